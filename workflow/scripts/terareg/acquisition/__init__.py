@@ -1,0 +1,1 @@
+"""Reading acquisitions: metadata, tiles and planes of COLM and other layouts."""

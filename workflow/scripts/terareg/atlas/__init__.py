@@ -1,0 +1,1 @@
+"""Atlases: template, annotation and ontology in one known frame."""

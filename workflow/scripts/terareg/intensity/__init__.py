@@ -1,0 +1,1 @@
+"""Flat-field of the tiles and bias field of the volume."""

@@ -1,0 +1,71 @@
+"""Run independent items on threads, with progress lines that a log file can hold."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def map_items(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    workers: int = 1,
+    what: str = "items",
+    every_s: float = 20.0,
+) -> Iterator[Result]:
+    """Yield ``function(item)`` in the order of ``items``; at most ``2 * workers`` in flight.
+
+    The first error cancels what has not started and is raised. Progress is logged every
+    ``every_s`` seconds as "fused blocks 120/512, 3.1 GiB peak, 4 min left".
+    """
+    items = list(items)
+    start = last = time.monotonic()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        pending = []
+        queue = iter(items)
+        try:
+            for done in range(len(items)):
+                while len(pending) < 2 * max(1, workers):
+                    try:
+                        pending.append(pool.submit(function, next(queue)))
+                    except StopIteration:
+                        break
+                yield pending.pop(0).result()
+                now = time.monotonic()
+                if now - last >= every_s and done + 1 < len(items):
+                    last = now
+                    left = (now - start) / (done + 1) * (len(items) - done - 1)
+                    logger.info(
+                        "%s %d/%d, %.1f GiB peak, %s left",
+                        what, done + 1, len(items), peak_memory_mb() / 1024, _duration(left),
+                    )  # fmt: skip
+        finally:
+            for future in pending:
+                future.cancel()
+    logger.info(
+        "%s %d/%d in %s, %.1f GiB peak",
+        what, len(items), len(items), _duration(time.monotonic() - start),
+        peak_memory_mb() / 1024,
+    )  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

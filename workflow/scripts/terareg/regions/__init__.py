@@ -1,0 +1,1 @@
+"""What is carried through a transform: labels, channels, points; region tables; meshes."""

@@ -1,0 +1,1 @@
+"""Displacements between tiles, their placement, and exchange with other stitchers."""

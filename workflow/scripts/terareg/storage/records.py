@@ -1,0 +1,104 @@
+"""Records: the small JSON files that say what was made, of what, and that it is complete.
+
+A record is written last and atomically. Its ``fingerprint`` covers the code, the settings and the
+content of everything it was made of; work is skipped only where a record with the same
+fingerprint lies beside the objects it names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from terareg.errors import StoreError
+from terareg.storage.store import Store, write_atomic
+
+
+def to_json(data: Any) -> bytes:
+    """Serialise deterministically: sorted keys, two spaces, final newline, NaN as null."""
+    text = json.dumps(_plain(data), indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    return (text + "\n").encode()
+
+
+def write_json(path: str | os.PathLike, data: Any) -> None:
+    """Write ``data`` to a local file, atomically, in the form of :func:`to_json`."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, to_json(data))
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read a local JSON file; an unreadable one is a :class:`StoreError` that names it."""
+    try:
+        return json.loads(Path(path).read_bytes())
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read ({error}); delete it and run again") from error
+
+
+def fingerprint(*parts: Any) -> str:
+    """SHA-256 over JSON-able values (code fingerprints, settings, hashes of inputs)."""
+    return hashlib.sha256(to_json(list(parts))).hexdigest()
+
+
+def content_hash(array: np.ndarray) -> str:
+    """SHA-256 of an array's dtype, shape and values in C order."""
+    array = np.ascontiguousarray(array)
+    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
+    digest.update(memoryview(array).cast("B") if array.size else b"")
+    return digest.hexdigest()
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """SHA-256 of a local file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_record(store: Store, key: str) -> dict | None:
+    """Return the record at ``key``, None where it is absent or damaged."""
+    try:
+        record = json.loads(store.read(key))
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def write_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
+    """Write a record. Call it when everything that the record names is in the store."""
+    store.write(key, to_json(record))
+
+
+def is_done(store: Store, key: str, wanted: str) -> dict | None:
+    """Return the record at ``key`` if it is still true, otherwise None.
+
+    It is true if its ``fingerprint`` equals ``wanted`` and every object under its ``objects``
+    (key to bytes) is in the store with that size.
+    """
+    record = read_record(store, key)
+    if record is None or record.get("fingerprint") != wanted:
+        return None
+    for name, size in record.get("objects", {}).items():
+        if store.size(name) != size:
+            return None
+    return record
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value

@@ -1,0 +1,316 @@
+"""A store is a folder or an ``s3://bucket/prefix``; keys are relative paths with ``/``.
+
+Small objects (JSON records, metadata) go through :class:`Store`; arrays go through tensorstore,
+which takes :meth:`Store.kvstore`. Both see the same keys. A write is atomic: readers see the old
+object or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+from terareg.errors import StoreError
+
+_MULTI_DELETE = 1000
+
+
+def check_key(key: str) -> str:
+    """Return ``key`` if it stays inside the store, otherwise raise :class:`StoreError`."""
+    path = PurePosixPath(key)
+    if not key or path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key:
+        raise StoreError(f"key {key!r} would leave the store; use a relative path without '..'")
+    return str(path)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One object of a listing: key relative to the store, size in bytes, change stamp."""
+
+    key: str
+    size: int
+    stamp: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects below a folder or an S3 prefix.
+
+    Parameters
+    ----------
+    url : str
+        Folder path, ``file://`` URL, or ``s3://bucket/prefix``. S3 uses boto3's standard
+        credential chain and honours ``AWS_ENDPOINT_URL``.
+    """
+
+    url: str
+    _local: threading.local = field(
+        default_factory=threading.local, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        url = str(self.url)
+        if url.startswith("file://"):
+            url = urlsplit(url).path
+        elif "://" in url and not url.startswith("s3://"):
+            raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
+        if url.startswith("s3://") and not urlsplit(url).netloc:
+            raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
+        object.__setattr__(self, "url", url.rstrip("/") or "/")
+
+    # ------------------------------------------------------------------ addresses
+    @property
+    def is_s3(self) -> bool:
+        """Whether this is an S3 prefix."""
+        return self.url.startswith("s3://")
+
+    @property
+    def bucket(self) -> str:
+        """Bucket of an S3 store."""
+        return urlsplit(self.url).netloc
+
+    @property
+    def prefix(self) -> str:
+        """Prefix of an S3 store, without slashes at its ends."""
+        return urlsplit(self.url).path.strip("/")
+
+    def child(self, key: str) -> Store:
+        """Store below ``key``."""
+        return Store(f"{self.url}/{check_key(key)}")
+
+    def path(self, key: str) -> Path:
+        """Path of a key in a folder store."""
+        return Path(self.url) / check_key(key)
+
+    def address(self, key: str) -> str:
+        """Full address for messages and links."""
+        return f"{self.url}/{check_key(key)}"
+
+    def kvstore(self, key: str) -> dict[str, Any]:
+        """Return the tensorstore key-value specification of the folder ``key``."""
+        key = check_key(key)
+        if not self.is_s3:
+            return {"driver": "file", "path": str(Path(self.url).absolute() / key) + "/"}
+        spec: dict[str, Any] = {
+            "driver": "s3",
+            "bucket": self.bucket,
+            "path": "/".join(p for p in (self.prefix, key) if p) + "/",
+            "aws_region": os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION")
+            or "us-east-1",
+        }
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if endpoint:
+            spec["endpoint"] = endpoint
+        return spec
+
+    # ------------------------------------------------------------------ objects
+    def read(self, key: str) -> bytes:
+        """Return an object, or raise :class:`FileNotFoundError`."""
+        if not self.is_s3:
+            return self.path(key).read_bytes()
+        with self._s3_errors(key):
+            return self._client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+
+    def write(self, key: str, data: bytes) -> None:
+        """Write an object atomically, making folders as needed."""
+        if self.is_s3:
+            with self._s3_errors(key):
+                self._client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+            return
+        path = self.path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, data)
+        except OSError as error:
+            raise self._os_error(key, error) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether an object (not a folder) is there."""
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object, None if it is not there."""
+        if not self.is_s3:
+            path = self.path(key)
+            return path.stat().st_size if path.is_file() else None
+        try:
+            with self._s3_errors(key):
+                head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
+                return int(head["ContentLength"])
+        except FileNotFoundError:
+            return None
+
+    def list(self, key: str = "") -> Iterator[Entry]:
+        """All objects below the folder ``key`` (everything if empty), sorted by key."""
+        if self.is_s3:
+            yield from self._list_s3(key)
+            return
+        root = Path(self.url)
+        top = self.path(key) if key else root
+        for folder, folders, files in os.walk(top):
+            folders.sort()
+            for name in sorted(files):
+                path = Path(folder) / name
+                stat = path.stat()
+                yield Entry(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+
+    def folders(self, key: str = "") -> list[str]:
+        """Names of the folders directly below ``key``, sorted."""
+        if not self.is_s3:
+            top = self.path(key) if key else Path(self.url)
+            return sorted(p.name for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
+        prefix = self._key(key) + "/" if key else (self.prefix + "/" if self.prefix else "")
+        names = []
+        with self._s3_errors(key or "."):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
+                names += [p["Prefix"][len(prefix) : -1] for p in page.get("CommonPrefixes", [])]
+        return sorted(names)
+
+    def delete(self, key: str) -> None:
+        """Remove one object; nothing happens if it is not there."""
+        if self.is_s3:
+            with self._s3_errors(key):
+                self._client().delete_object(Bucket=self.bucket, Key=self._key(key))
+        else:
+            self.path(key).unlink(missing_ok=True)
+
+    def delete_folder(self, key: str) -> None:
+        """Remove all objects below ``key``. The bucket itself is never removed."""
+        check_key(key)
+        if not self.is_s3:
+            path = self.path(key)
+            if path.is_dir():
+                shutil.rmtree(path)
+            return
+        keys = [{"Key": self._key(entry.key)} for entry in self.list(key)]
+        for first in range(0, len(keys), _MULTI_DELETE):
+            with self._s3_errors(key):
+                self._client().delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": keys[first : first + _MULTI_DELETE]}
+                )
+
+    def check_writable(self, needed_bytes: int = 0) -> None:
+        """Raise :class:`StoreError` unless an object can be written and removed here.
+
+        For a folder, ``needed_bytes`` must be free as well.
+        """
+        probe = f".probe-{uuid.uuid4().hex}"
+        self.write(probe, b"terareg")
+        self.delete(probe)
+        if not self.is_s3 and needed_bytes:
+            free = shutil.disk_usage(self.url).free
+            if free < needed_bytes:
+                raise StoreError(
+                    f"store {self.url} has {free / 1e9:.1f} GB free but this sample needs about "
+                    f"{needed_bytes / 1e9:.1f} GB; free some space or point store: elsewhere"
+                )
+
+    # ------------------------------------------------------------------ S3
+    def _client(self):
+        if not hasattr(self._local, "client"):
+            import boto3
+            from botocore.config import Config
+
+            self._local.client = boto3.session.Session().client(
+                "s3",
+                config=Config(
+                    retries={"max_attempts": 10, "mode": "adaptive"},
+                    region_name=os.environ.get("AWS_REGION")
+                    or os.environ.get("AWS_DEFAULT_REGION")
+                    or "us-east-1",
+                ),
+            )
+        return self._local.client
+
+    def _key(self, key: str) -> str:
+        return "/".join(part for part in (self.prefix, check_key(key)) if part)
+
+    def _list_s3(self, key: str) -> Iterator[Entry]:
+        strip = len(self.prefix) + 1 if self.prefix else 0
+        prefix = self._key(key) + "/" if key else (self.prefix + "/" if self.prefix else "")
+        with self._s3_errors(key or "."):
+            pages = self._client().get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
+                for item in page.get("Contents", []):
+                    yield Entry(item["Key"][strip:], item["Size"], item["ETag"].strip('"'))
+
+    def _s3_errors(self, key: str) -> _S3Errors:
+        return _S3Errors(self, key)
+
+    def _os_error(self, key: str, error: OSError) -> StoreError:
+        if error.errno == errno.ENOSPC:
+            return StoreError(
+                f"disk full while writing {self.address(key)}; free some space and run again, "
+                "finished blocks are kept"
+            )
+        return StoreError(
+            f"cannot write {self.address(key)} ({error.strerror}); "
+            "check the folder's permissions or point store: elsewhere"
+        )
+
+    def __getstate__(self) -> dict:
+        return {"url": self.url}
+
+    def __setstate__(self, state: dict) -> None:
+        object.__setattr__(self, "url", state["url"])
+        object.__setattr__(self, "_local", threading.local())
+
+
+@dataclass
+class _S3Errors:
+    """Turn botocore's errors into FileNotFoundError or one StoreError sentence."""
+
+    store: Store
+    key: str
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind, error, trace) -> bool:
+        if error is None:
+            return False
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        if isinstance(error, ClientError):
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if code in ("404", "NoSuchKey", "NotFound"):
+                raise FileNotFoundError(self.store.address(self.key)) from error
+            if code == "NoSuchBucket":
+                raise StoreError(
+                    f"bucket {self.store.bucket!r} does not exist; create it or correct the "
+                    f"address {self.store.url}"
+                ) from error
+            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+                raise StoreError(
+                    f"access to {self.store.url} is forbidden ({code}); check the AWS "
+                    "credentials and the bucket's policy (docs/aws.md)"
+                ) from error
+            raise StoreError(f"S3 answered {code} for {self.store.address(self.key)}") from error
+        if isinstance(error, BotoCoreError):
+            raise StoreError(f"cannot reach {self.store.url}: {error}") from error
+        return False
+
+
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+    """Write a local file so that it is either complete or absent, also after a power cut."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

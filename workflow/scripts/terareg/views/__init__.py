@@ -1,0 +1,1 @@
+"""Pictures, viewer state and the report."""

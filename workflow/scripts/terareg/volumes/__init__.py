@@ -1,0 +1,1 @@
+"""Multi-scale volumes: block plan, writers, fusion, reading at a resolution."""
