@@ -1,0 +1,50 @@
+# Two commands do everything on a fresh machine with Python 3.11:
+#   make demo [SEED=0]   generate an acquisition, run the whole chain on it, score it
+#   make test            all tests; what cannot run here is skipped by name
+SEED ?= 0
+CORES ?= $(shell nproc)
+PYTHON ?= python3.11
+BIN := .venv/bin
+DEMO := demo/seed-$(SEED)
+export PYTHONPATH := $(CURDIR)/workflow/scripts
+export MPLBACKEND := Agg
+
+.PHONY: help demo test quick lint clean
+
+help:
+	@sed -n '2,3s/^# *//p' Makefile
+	@echo "make quick           unit and workflow tests without engines and browser"
+	@echo "make lint            ruff, snakefmt, snakemake --lint"
+	@echo "make clean           remove the demo and its results"
+
+.venv/ready: requirements.lock
+	@echo "== installing into .venv (once, about 2 GB)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $@
+
+$(DEMO)/sample.yaml: .venv/ready
+	@echo "== generating an acquisition with known truth, seed $(SEED)"
+	$(BIN)/python -m terareg.phantom make --out $(DEMO) --seed $(SEED)
+
+demo: $(DEMO)/sample.yaml
+	@echo "== running the chain on $(CORES) cores"
+	$(BIN)/snakemake --configfile $(DEMO)/sample.yaml --cores $(CORES) --rerun-incomplete --quiet rules
+	@echo "== scoring every stage against the truth"
+	$(BIN)/python -m terareg.phantom score --truth $(DEMO)/truth --results results/demo --out results/demo/score.json
+
+test: .venv/ready
+	@echo "== tests: units, then workflow, then engines and browser"
+	$(BIN)/python -m pytest -q --durations=15
+
+quick: .venv/ready
+	$(BIN)/python -m pytest -q -m "not engine and not browser"
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+clean:
+	rm -rf demo results/demo results/atlases/phantom

@@ -1,0 +1,28 @@
+# Atlases: template, annotation and ontology, checked and put into one known frame.
+
+
+rule prepare_atlas:
+    """Check an atlas and copy it into the form that all later stages read."""
+    input:
+        unpack(atlas_sources),
+    output:
+        template=atlas_file("template.nrrd"),
+        annotation=atlas_file("annotation.nrrd"),
+        ontology=atlas_file("ontology.tsv"),
+        atlas=atlas_file("atlas.json"),
+    params:
+        code=code("prepare_atlas"),
+        settings=atlas_setting,
+    log:
+        f"{RESULTS}/atlases/logs/{{atlas}}.log",
+    benchmark:
+        f"{RESULTS}/atlases/benchmarks/{{atlas}}.tsv"
+    priority: 100
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/register.yaml"
+    script:
+        "../scripts/prepare_atlas.py"

@@ -1,0 +1,78 @@
+# Bias field of the fused volume (N4), and the volume corrected by it, in its own place.
+
+
+rule estimate_bias_field:
+    """Estimate the smooth bias field of a channel at low resolution."""
+    input:
+        plan=result("fused/{channel}/volume.json"),
+        complete=result("fused/{channel}/complete.json"),
+    output:
+        field=result("bias/{channel}.nrrd"),
+        info=result("bias/{channel}.json"),
+    params:
+        code=code("estimate_bias_field"),
+        store=setting("store"),
+        settings=setting("intensity.bias"),
+    log:
+        log_of("estimate_bias_field/{channel}"),
+    benchmark:
+        benchmark_of("estimate_bias_field/{channel}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=12)),
+        runtime=runtime(one_volume),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/estimate_bias_field.py"
+
+
+rule init_corrected_volume:
+    """Write the metadata of the corrected volume of a channel."""
+    input:
+        plan=result("fused/{channel}/volume.json"),
+        field=result("bias/{channel}.nrrd"),
+    output:
+        plan=result("corrected_volume/{channel}/volume.json"),
+    params:
+        code=code("init_corrected_volume"),
+        store=setting("store"),
+    log:
+        log_of("init_corrected_volume/{channel}"),
+    benchmark:
+        benchmark_of("init_corrected_volume/{channel}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/init_corrected_volume.py"
+
+
+rule correct_volume:
+    """Divide one batch of blocks of a channel by the bias field."""
+    input:
+        source=result("fused/{channel}/volume.json"),
+        complete=result("fused/{channel}/complete.json"),
+        plan=result("corrected_volume/{channel}/volume.json"),
+        field=result("bias/{channel}.nrrd"),
+    output:
+        batch=result("corrected_volume/{channel}/batches/{batch}.json"),
+    params:
+        code=code("correct_volume"),
+        store=setting("store"),
+        batches=of(block_batches),
+    log:
+        log_of("correct_volume/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("correct_volume/{channel}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/correct_volume.py"

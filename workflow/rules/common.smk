@@ -1,0 +1,285 @@
+# What all rules share: samples, paths, batches, requests for memory and time.
+# Standard library only, besides Snakemake's own dependencies: `snakemake --lint` needs no more.
+import re
+import sys
+from functools import cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+sys.path.append(str(Path(workflow.basedir) / "scripts"))
+
+from terareg import planning
+from terareg.acquisition import metadata, raw
+from terareg.code import code_fingerprint
+from terareg.config import load_samples
+from terareg.errors import TeraregError
+from terareg.storage.store import Store
+
+try:
+    SAMPLES = load_samples(config)
+except TeraregError as error:
+    raise WorkflowError(str(error))
+
+RESULTS = next((s["results"] for s in SAMPLES.values()), "results")
+CHANNELS = sorted({c for s in SAMPLES.values() for c in s["input"]["channels"]})
+ATLASES = sorted({a for s in SAMPLES.values() for a in s["atlases"]})
+POINTS = sorted({p for s in SAMPLES.values() for p in s["points"]})
+
+
+def one_of(names):
+    """Regular expression that matches just these names (and nothing if there are none)."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    sample=one_of(SAMPLES),
+    channel=one_of(CHANNELS),
+    atlas=one_of(ATLASES),
+    points=one_of(POINTS),
+    batch=r"\d+",
+    volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
+
+
+# ------------------------------------------------------------------ paths
+def result(path):
+    """A tracked file of one sample."""
+    return f"{RESULTS}/{{sample}}/{path}"
+
+
+def log_of(name):
+    return result(f"logs/{name}.log")
+
+
+def benchmark_of(name):
+    return result(f"benchmarks/{name}.tsv")
+
+
+def atlas_file(name):
+    """A file of a prepared atlas; atlases are shared by the samples of a run."""
+    return f"{RESULTS}/atlases/{{atlas}}/{name}"
+
+
+# ------------------------------------------------------------------ configuration
+def code(rule_name):
+    """Fingerprint of the script of a rule and of the library code that it needs."""
+    return code_fingerprint(Path(workflow.basedir) / "scripts" / f"{rule_name}.py")
+
+
+def setting(path):
+    """Function of the wildcards: the value at a dotted path of the sample's configuration."""
+
+    def value(wildcards):
+        found = SAMPLES[wildcards.sample]
+        for key in path.split("."):
+            found = found[key]
+        return found
+
+    return value
+
+
+def atlas_setting(wildcards):
+    """Description of an atlas; the samples that use the name must agree."""
+    found = [s["atlases"][wildcards.atlas] for s in SAMPLES.values() if wildcards.atlas in s["atlases"]]
+    if any(other != found[0] for other in found[1:]):
+        raise WorkflowError(f"atlas {wildcards.atlas!r} is described differently in two samples")
+    return found[0]
+
+
+def alignment_channel(wildcards):
+    """The channel whose tiles are compared; the others take over its placement."""
+    sample = SAMPLES[wildcards.sample]
+    return sample["stitching"]["channel"] or next(iter(sample["input"]["channels"]))
+
+
+def registration_channel(wildcards):
+    sample = SAMPLES[wildcards.sample]
+    return sample["registration"]["channel"] or alignment_channel(wildcards)
+
+
+def registration_atlases(sample):
+    chosen = SAMPLES[sample]["registration"]["atlases"]
+    return list(SAMPLES[sample]["atlases"]) if chosen is None else chosen
+
+
+def measured_volume(wildcards):
+    """The volume that later stages read: bias-corrected unless that is switched off."""
+    corrected = SAMPLES[wildcards.sample]["intensity"]["bias"]["enabled"]
+    return "corrected_volume" if corrected else "fused"
+
+
+def streams(wildcards):
+    """Whether tiles are corrected on the fly instead of being rewritten."""
+    return SAMPLES[wildcards.sample]["intensity"]["corrected_tiles"] == "stream"
+
+
+# ------------------------------------------------------------------ raw data
+@cache
+def colm(sample):
+    """Metadata of a sample's acquisition, read while the workflow is loaded."""
+    source = SAMPLES[sample]["input"]
+    try:
+        return metadata.load_colm_metadata(Store(source["path"]), source["spacing_um"])
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+
+
+@cache
+def raw_state_of(sample, index):
+    source = SAMPLES[sample]["input"]
+    store = Store(source["path"])
+    folders = [f"{source['view']}/{name}" for name in metadata.tile_names(colm(sample))]
+    try:
+        return raw.raw_state(store, folders, index)
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+
+
+def raw_state(wildcards):
+    """Digest of names, sizes and times of the planes: of one channel, or of all."""
+    channel = getattr(wildcards, "channel", None)
+    channels = SAMPLES[wildcards.sample]["input"]["channels"]
+    return raw_state_of(wildcards.sample, None if channel is None else channels[channel])
+
+
+def alignment_raw_state(wildcards):
+    channels = SAMPLES[wildcards.sample]["input"]["channels"]
+    return raw_state_of(wildcards.sample, channels[alignment_channel(wildcards)])
+
+
+def metadata_files(wildcards):
+    """The two metadata files, where Snakemake can see them."""
+    source = SAMPLES[wildcards.sample]["input"]["path"]
+    remote = workflow.storage_settings and workflow.storage_settings.default_storage_provider
+    if source.startswith("s3://") or remote:
+        return []
+    return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
+
+
+# ------------------------------------------------------------------ sizes and batches
+@cache
+def size(sample):
+    """Amount of work of a sample, from its metadata."""
+    meta = colm(sample)
+    step = [n * (1 - o) for n, o in zip(meta.tile_pixels, meta.overlap)]
+    return planning.Size(
+        tiles=len(metadata.tile_names(meta)),
+        pairs=len(metadata.neighbour_pairs(meta.scanned)),
+        channels=len(SAMPLES[sample]["input"]["channels"]),
+        tile_shape=(meta.planes, *meta.tile_pixels),
+        volume_shape=(
+            meta.planes,
+            round(step[0] * (meta.rows - 1) + meta.tile_pixels[0]),
+            round(step[1] * (meta.columns - 1) + meta.tile_pixels[1]),
+        ),
+    )
+
+
+def tile_batches(sample):
+    work = size(sample)
+    return planning.batches(work.channel_gb, work.tiles, SAMPLES[sample]["jobs"]["gb_per_job"])
+
+
+def pair_batches(sample):
+    work = size(sample)
+    gb = 2 * work.tile_gb * max(1, work.pairs)
+    return planning.batches(gb, max(1, work.pairs), SAMPLES[sample]["jobs"]["gb_per_job"])
+
+
+def block_batches(sample):
+    work = size(sample)
+    block = SAMPLES[sample]["volume"]["block"]
+    blocks = planning.block_count(work.volume_shape, block)
+    return planning.batches(work.volume_gb, blocks, SAMPLES[sample]["jobs"]["gb_per_job"])
+
+
+def volume_batches(volume, sample):
+    """Batches of any volume: labels and atlas space are small, one job each."""
+    return block_batches(sample) if volume.split("/")[0] in ("fused", "corrected_volume") else 1
+
+
+def batch_files(pattern, count):
+    """Input function: the files of all batches of a stage, ``count(sample)`` many."""
+
+    def files(wildcards):
+        number = count(wildcards.sample)
+        return expand(result(pattern), batch=range(number), **wildcards)
+
+    return files
+
+
+def of(count):
+    """Function of the wildcards: number of batches of a stage."""
+    return lambda wildcards: count(wildcards.sample)
+
+
+# ------------------------------------------------------------------ memory, threads and time
+def threads_of(kind):
+    """Threads for heavy or light jobs, of a number that AWS Batch offers."""
+    light = kind == "light"
+    most = max((s["jobs"]["threads"] for s in SAMPLES.values()), default=4)
+    return 1 if light else planning.fit_threads(most)
+
+
+def memory(model):
+    """Request for memory: ``model(size, config, threads)`` in MB, more with each attempt."""
+
+    def mem_mb(wildcards, attempt, threads):
+        sample = getattr(wildcards, "sample", None)
+        mb = model(size(sample), SAMPLES[sample], threads) if sample else 4000
+        return planning.fit(planning.grow(mb, attempt), threads)
+
+    return mem_mb
+
+
+def runtime(gigabytes, least=30):
+    """Time limit in minutes from ``gigabytes(size, config)`` moved, doubled with each attempt."""
+
+    def limit(wildcards, attempt):
+        sample = getattr(wildcards, "sample", None)
+        gb = gigabytes(size(sample), SAMPLES[sample]) if sample else 1.0
+        return planning.minutes(gb, attempt, least=least)
+
+    return limit
+
+
+def small(work, config, threads):
+    return planning.small_job_mb()
+
+
+def planes(work, config, threads):
+    return planning.plane_job_mb(work, threads)
+
+
+def strips(work, config, threads):
+    return planning.pair_job_mb(work, threads)
+
+
+def blocks(work, config, threads):
+    return planning.block_job_mb(work, threads, config["volume"]["block"])
+
+
+def whole_image(resolution_key, copies):
+    """Model of a job that holds ``copies`` images of the sample at a working resolution."""
+
+    def model(work, config, threads):
+        spacing = colm(config["sample"]).spacing_um
+        resolution = config
+        for key in resolution_key.split("."):
+            resolution = resolution[key]
+        return planning.image_job_mb(work, spacing, resolution, copies)
+
+    return model
+
+
+def nothing(work, config):
+    return 0.0
+
+
+def one_batch(work, config):
+    """Raw gigabytes of the largest batch."""
+    return max(config["jobs"]["gb_per_job"], work.channel_gb / planning.MAX_BATCHES)
+
+
+def one_volume(work, config):
+    return work.volume_gb * work.channels / 8

@@ -1,0 +1,164 @@
+# Input functions: which files a job needs, given the configuration of its sample.
+
+
+def input_settings(sample):
+    """What index_acquisition checks: all input that the configuration names."""
+    config = SAMPLES[sample]
+    keys = ("sample", "store", "input", "fiducials", "points", "stitching")
+    return {key: config[key] for key in keys}
+
+
+def store_gb(sample):
+    """Rough size of what a sample adds to the store, with no compression counted on."""
+    work, config = size(sample), SAMPLES[sample]
+    volumes = len(config["volume"]["formats"]) * (2 if config["intensity"]["bias"]["enabled"] else 1)
+    tiles = 0 if config["intensity"]["corrected_tiles"] == "stream" else work.channel_gb
+    return work.channels * (work.volume_gb * volumes * 1.15 + tiles)
+
+
+# ------------------------------------------------------------------ tiles and stitching
+def corrected_output(path):
+    """Batches of corrected tiles are temporary files if the configuration says so."""
+    kinds = {s["intensity"]["corrected_tiles"] for s in SAMPLES.values()}
+    if kinds >= {"temporary", "keep"}:
+        raise WorkflowError(
+            "intensity.corrected_tiles: the samples of one run mix keep and temporary; "
+            "run them separately"
+        )
+    return temp(path) if "temporary" in kinds else path
+
+
+def tiles_of(wildcards, channel):
+    """What it takes to read a channel's tiles: the flat-field, or the corrected arrays."""
+    files = {
+        "profile": result(f"intensity/{channel}/flatfield.tif"),
+        "info": result(f"intensity/{channel}/flatfield.json"),
+    }
+    files = {name: path.format(sample=wildcards.sample) for name, path in files.items()}
+    if not streams(wildcards):
+        files["corrected"] = expand(
+            result("corrected/{channel}/batches/{batch}.json"),
+            sample=wildcards.sample,
+            channel=channel,
+            batch=range(tile_batches(wildcards.sample)),
+        )
+    return files
+
+
+def channel_tiles(wildcards):
+    return tiles_of(wildcards, wildcards.channel)
+
+
+def alignment_tiles(wildcards):
+    return tiles_of(wildcards, alignment_channel(wildcards))
+
+
+def own_xml(name):
+    """Input function: the user's own file for one TeraStitcher step, if there is one."""
+
+    def files(wildcards):
+        path = SAMPLES[wildcards.sample]["stitching"]["xml"].get(name)
+        return [path] if path else []
+
+    return files
+
+
+def measured_pairs(wildcards):
+    """Batches of measured displacements; none where the user brings displacements or positions."""
+    own = SAMPLES[wildcards.sample]["stitching"]["xml"]
+    if set(own) - {"xml_import"}:
+        return []
+    return batch_files("stitching/pairs/{batch}.json", pair_batches)(wildcards)
+
+
+# ------------------------------------------------------------------ volumes
+def blocks_of_volume(wildcards):
+    count = volume_batches(wildcards.volume, wildcards.sample)
+    return expand(
+        result("{volume}/batches/{batch}.json"),
+        sample=wildcards.sample,
+        volume=wildcards.volume,
+        batch=range(count),
+    )
+
+
+def measured_file(wildcards, name, channel=None):
+    """A file of the volume that later stages read of a channel."""
+    channel = channel or wildcards.channel
+    return result(f"{measured_volume(wildcards)}/{channel}/{name}").format(sample=wildcards.sample)
+
+
+def registration_volume(wildcards, name):
+    return measured_file(wildcards, name, registration_channel(wildcards))
+
+
+def every_channel(wildcards, name):
+    channels = SAMPLES[wildcards.sample]["input"]["channels"]
+    return [measured_file(wildcards, name, channel) for channel in channels]
+
+
+# ------------------------------------------------------------------ atlases and transforms
+def atlas_sources(wildcards):
+    settings = atlas_setting(wildcards)
+    keys = ("template", "annotation", "ontology", "hemispheres")
+    return {key: settings[key] for key in keys if settings[key]}
+
+
+def files_of_atlas(atlas):
+    names = {
+        "template": "template.nrrd",
+        "annotation": "annotation.nrrd",
+        "ontology": "ontology.tsv",
+        "atlas": "atlas.json",
+    }
+    return {key: f"{RESULTS}/atlases/{atlas}/{name}" for key, name in names.items()}
+
+
+def prepared_atlas(wildcards):
+    return files_of_atlas(wildcards.atlas)
+
+
+TRANSFORM_FILES = {
+    "affine": "affine.txt",
+    "forward": "forward.nrrd",
+    "inverse": "inverse.nrrd",
+    "transform": "transform.json",
+}
+REGISTRATION_FILES = TRANSFORM_FILES | {
+    "velocity": "velocity.nrrd",
+    "jacobian": "jacobian.nrrd",
+    "to_atlas": "sample_to_atlas_displacement.nrrd",
+    "to_sample": "atlas_to_sample_displacement.nrrd",
+    "contrast": "contrast.nrrd",
+    "posteriors": "posteriors.nrrd",
+    "predicted": "predicted.nrrd",
+    "energy": "energy.tsv",
+    "summary": "summary.json",
+}
+
+
+def registration_outputs():
+    return {key: result(f"registration/{{atlas}}/{name}") for key, name in REGISTRATION_FILES.items()}
+
+
+def files_of_transform(sample, atlas):
+    return {
+        key: f"{RESULTS}/{sample}/registration/{atlas}/{name}"
+        for key, name in TRANSFORM_FILES.items()
+    }
+
+
+def transform_files(wildcards):
+    return files_of_transform(wildcards.sample, wildcards.atlas)
+
+
+def atlas_of_points(wildcards):
+    return SAMPLES[wildcards.sample]["points"][wildcards.points]["atlas"]
+
+
+def points_atlas(wildcards):
+    return files_of_atlas(atlas_of_points(wildcards))
+
+
+def points_transform(wildcards):
+    return files_of_transform(wildcards.sample, atlas_of_points(wildcards))

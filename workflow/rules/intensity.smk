@@ -1,0 +1,105 @@
+# Intensity of the tiles: flat-field per channel, and tiles corrected by it.
+
+
+rule sum_tiles:
+    """Gather statistics of one batch of tiles of one channel, plane by plane."""
+    input:
+        acquisition=result("acquisition.json"),
+    output:
+        sums=result("intensity/{channel}/sums/{batch}.npz"),
+    params:
+        code=code("sum_tiles"),
+        settings=setting("intensity.flatfield"),
+        batches=of(tile_batches),
+        raw_state=raw_state,
+    log:
+        log_of("sum_tiles/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("sum_tiles/{channel}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/sum_tiles.py"
+
+
+rule estimate_flatfield:
+    """Estimate the flat-field profile and the dark offset of one channel."""
+    input:
+        acquisition=result("acquisition.json"),
+        sums=batch_files("intensity/{channel}/sums/{batch}.npz", tile_batches),
+    output:
+        profile=result("intensity/{channel}/flatfield.tif"),
+        info=result("intensity/{channel}/flatfield.json"),
+    params:
+        code=code("estimate_flatfield"),
+        settings=setting("intensity.flatfield"),
+    log:
+        log_of("estimate_flatfield/{channel}"),
+    benchmark:
+        benchmark_of("estimate_flatfield/{channel}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/estimate_flatfield.py"
+
+
+rule correct_tile:
+    """Write one batch of corrected tiles into the store (not with corrected_tiles: stream).
+
+    The arrays lie beside a record each in the store; the output lists them.
+    """
+    input:
+        acquisition=result("acquisition.json"),
+        profile=result("intensity/{channel}/flatfield.tif"),
+        info=result("intensity/{channel}/flatfield.json"),
+    output:
+        batch=corrected_output(result("corrected/{channel}/batches/{batch}.json")),
+    params:
+        code=code("correct_tile"),
+        store=setting("store"),
+        batches=of(tile_batches),
+        raw_state=raw_state,
+    log:
+        log_of("correct_tile/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("correct_tile/{channel}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/correct_tile.py"
+
+
+rule drop_corrected_tiles:
+    """Delete the corrected tiles of a channel once its volume is complete (temporary only)."""
+    input:
+        complete=result("fused/{channel}/complete.json"),
+        placement=result("stitching/placement.json"),
+    output:
+        dropped=result("corrected/{channel}/dropped.json"),
+    params:
+        code=code("drop_corrected_tiles"),
+        store=setting("store"),
+    log:
+        log_of("drop_corrected_tiles/{channel}"),
+    benchmark:
+        benchmark_of("drop_corrected_tiles/{channel}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/drop_corrected_tiles.py"

@@ -1,0 +1,62 @@
+# Registration: a first pose to look at, then EM-LDDMM.
+
+
+rule preview_alignment:
+    """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
+    input:
+        unpack(prepared_atlas),
+        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+    output:
+        affine=result("registration/{atlas}/initial_affine.txt"),
+        pose=result("registration/{atlas}/pose.json"),
+        preview=report(
+            result("registration/{atlas}/preview.png"),
+            caption="../report/preview.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "initial pose"},
+        ),
+    params:
+        code=code("preview_alignment"),
+        store=setting("store"),
+        settings=setting("registration"),
+    log:
+        log_of("preview_alignment/{atlas}"),
+    benchmark:
+        benchmark_of("preview_alignment/{atlas}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("registration.resolution_um", copies=30)),
+        runtime=runtime(one_volume),
+    conda:
+        "../envs/register.yaml"
+    script:
+        "../scripts/preview_alignment.py"
+
+
+rule register:
+    """Register the atlas to the sample: affine, velocity, contrast, posteriors, transforms."""
+    input:
+        unpack(prepared_atlas),
+        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+        affine=result("registration/{atlas}/initial_affine.txt"),
+    output:
+        **registration_outputs(),
+    params:
+        code=code("register"),
+        store=setting("store"),
+        settings=setting("registration"),
+        seed=setting("seed"),
+    log:
+        log_of("register/{atlas}"),
+    benchmark:
+        benchmark_of("register/{atlas}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("registration.resolution_um", copies=120)),
+        runtime=runtime(one_volume, least=240),
+    conda:
+        "../envs/register.yaml"
+    script:
+        "../scripts/register.py"

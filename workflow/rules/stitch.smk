@@ -1,0 +1,182 @@
+# Stitching: displacements of neighbouring tiles, their placement, TeraStitcher's five files.
+
+
+rule import_tiles:
+    """Write the nominal grid as TeraStitcher's xml_import.xml, or take over the user's."""
+    input:
+        acquisition=result("acquisition.json"),
+        own=own_xml("xml_import"),
+    output:
+        xml=result("stitching/xml_import.xml"),
+    params:
+        code=code("import_tiles"),
+        channel=alignment_channel,
+    log:
+        log_of("import_tiles"),
+    benchmark:
+        benchmark_of("import_tiles")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/import_tiles.py"
+
+
+rule measure_displacements:
+    """Measure the displacements of one batch of neighbouring tiles in the alignment channel."""
+    input:
+        unpack(alignment_tiles),
+        acquisition=result("acquisition.json"),
+        xml=result("stitching/xml_import.xml"),
+    output:
+        pairs=result("stitching/pairs/{batch}.json"),
+    params:
+        code=code("measure_displacements"),
+        channel=alignment_channel,
+        settings=setting("stitching.displacement"),
+        store=setting("store"),
+        batches=of(pair_batches),
+        raw_state=alignment_raw_state,
+    log:
+        log_of("measure_displacements/{batch}"),
+    benchmark:
+        benchmark_of("measure_displacements/{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(strips),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/measure_displacements.py"
+
+
+rule gather_displacements:
+    """Gather all measured displacements into xml_displcomp.xml, or take over the user's."""
+    input:
+        acquisition=result("acquisition.json"),
+        xml=result("stitching/xml_import.xml"),
+        pairs=measured_pairs,
+        own=own_xml("xml_displcomp"),
+    output:
+        xml=result("stitching/xml_displcomp.xml"),
+    params:
+        code=code("gather_displacements"),
+    log:
+        log_of("gather_displacements"),
+    benchmark:
+        benchmark_of("gather_displacements")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/gather_displacements.py"
+
+
+rule project_displacements:
+    """Reduce the displacements of each pair to one: xml_displproj.xml."""
+    input:
+        acquisition=result("acquisition.json"),
+        xml=result("stitching/xml_displcomp.xml"),
+        own=own_xml("xml_displproj"),
+    output:
+        xml=result("stitching/xml_displproj.xml"),
+    params:
+        code=code("project_displacements"),
+    log:
+        log_of("project_displacements"),
+    benchmark:
+        benchmark_of("project_displacements")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/project_displacements.py"
+
+
+rule threshold_displacements:
+    """Replace displacements that are not reliable by the nominal ones: xml_displthres.xml."""
+    input:
+        acquisition=result("acquisition.json"),
+        xml=result("stitching/xml_displproj.xml"),
+        own=own_xml("xml_displthres"),
+    output:
+        xml=result("stitching/xml_displthres.xml"),
+    params:
+        code=code("threshold_displacements"),
+        reliability=setting("stitching.min_reliability"),
+    log:
+        log_of("threshold_displacements"),
+    benchmark:
+        benchmark_of("threshold_displacements")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/threshold_displacements.py"
+
+
+rule place_tiles:
+    """Solve the placement of all tiles, robustly: xml_merging.xml and placement.json."""
+    input:
+        acquisition=result("acquisition.json"),
+        xml=result("stitching/xml_displthres.xml"),
+        pairs=measured_pairs,
+        own=own_xml("xml_merging"),
+    output:
+        xml=result("stitching/xml_merging.xml"),
+        placement=result("stitching/placement.json"),
+    params:
+        code=code("place_tiles"),
+        settings=setting("stitching.placement"),
+    log:
+        log_of("place_tiles"),
+    benchmark:
+        benchmark_of("place_tiles")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/place_tiles.py"
+
+
+rule export_render:
+    """Write tilespecs, point matches and the stack for Render."""
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+        pairs=measured_pairs,
+    output:
+        tilespecs=result("stitching/render/tilespecs.json.gz"),
+        matches=result("stitching/render/point_matches.json.gz"),
+        stack=result("stitching/render/stack.json"),
+    params:
+        code=code("export_render"),
+        channel=alignment_channel,
+    log:
+        log_of("export_render"),
+    benchmark:
+        benchmark_of("export_render")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/export_render.py"

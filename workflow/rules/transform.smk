@@ -1,0 +1,155 @@
+# What is carried through the transform: labels into the sample, channels into the atlas, points.
+
+
+rule init_labels:
+    """Plan the label volume of the sample and write its metadata and region names."""
+    input:
+        unpack(prepared_atlas),
+        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+    output:
+        plan=result("labels/{atlas}/volume.json"),
+    params:
+        code=code("init_labels"),
+        store=setting("store"),
+        volume=setting("volume"),
+        resolution_um=setting("labels.resolution_um"),
+    log:
+        log_of("init_labels/{atlas}"),
+    benchmark:
+        benchmark_of("init_labels/{atlas}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/init_labels.py"
+
+
+rule transform_labels:
+    """Carry the atlas annotation into the sample, block by block, nearest and lossless."""
+    input:
+        unpack(prepared_atlas),
+        unpack(transform_files),
+        plan=result("labels/{atlas}/volume.json"),
+    output:
+        batch=result("labels/{atlas}/batches/{batch}.json"),
+    params:
+        code=code("transform_labels"),
+        store=setting("store"),
+    log:
+        log_of("transform_labels/{atlas}_{batch}"),
+    benchmark:
+        benchmark_of("transform_labels/{atlas}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_volume),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/transform_labels.py"
+
+
+rule mesh_labels:
+    """Make a surface of every region in the sample."""
+    input:
+        unpack(prepared_atlas),
+        plan=result("labels/{atlas}/volume.json"),
+        complete=result("labels/{atlas}/complete.json"),
+    output:
+        meshes=result("labels/{atlas}/meshes.json"),
+    params:
+        code=code("mesh_labels"),
+        store=setting("store"),
+        resolution_um=setting("labels.mesh_resolution_um"),
+    log:
+        log_of("mesh_labels/{atlas}"),
+    benchmark:
+        benchmark_of("mesh_labels/{atlas}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("labels.mesh_resolution_um", copies=6)),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/mesh_labels.py"
+
+
+rule init_atlas_space:
+    """Plan the volume of a channel in the atlas and write its metadata."""
+    input:
+        unpack(prepared_atlas),
+    output:
+        plan=result("atlas_space/{atlas}/{channel}/volume.json"),
+    params:
+        code=code("init_atlas_space"),
+        store=setting("store"),
+        volume=setting("volume"),
+        resolution_um=setting("atlas_space.resolution_um"),
+    log:
+        log_of("init_atlas_space/{atlas}_{channel}"),
+    benchmark:
+        benchmark_of("init_atlas_space/{atlas}_{channel}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/init_atlas_space.py"
+
+
+rule transform_volume:
+    """Carry a channel into the atlas, block by block, linear."""
+    input:
+        unpack(transform_files),
+        source=lambda wildcards: measured_file(wildcards, "volume.json"),
+        complete=lambda wildcards: measured_file(wildcards, "complete.json"),
+        plan=result("atlas_space/{atlas}/{channel}/volume.json"),
+    output:
+        batch=result("atlas_space/{atlas}/{channel}/batches/{batch}.json"),
+    params:
+        code=code("transform_volume"),
+        store=setting("store"),
+    log:
+        log_of("transform_volume/{atlas}_{channel}_{batch}"),
+    benchmark:
+        benchmark_of("transform_volume/{atlas}_{channel}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_volume),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/transform_volume.py"
+
+
+rule transform_points:
+    """Carry a list of points through the transform and name the region of each."""
+    input:
+        unpack(points_atlas),
+        unpack(points_transform),
+        points=lambda wildcards: setting(f"points.{wildcards.points}.path")(wildcards),
+    output:
+        table=result("points/{points}.csv"),
+        annotations=result("points/{points}.json"),
+    params:
+        code=code("transform_points"),
+        settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
+    log:
+        log_of("transform_points/{points}"),
+    benchmark:
+        benchmark_of("transform_points/{points}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/regions.yaml"
+    script:
+        "../scripts/transform_points.py"

@@ -1,0 +1,106 @@
+# Volumes: metadata once, blocks that own whole shards, the small top of the pyramid, a check.
+# init_* rules differ by kind of volume; finish_pyramid and finalize_volume serve all of them.
+
+
+rule init_volume:
+    """Plan the fused volume of a channel and write its metadata."""
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+    output:
+        plan=result("fused/{channel}/volume.json"),
+    params:
+        code=code("init_volume"),
+        store=setting("store"),
+        fusion=setting("fusion"),
+        volume=setting("volume"),
+    log:
+        log_of("init_volume/{channel}"),
+    benchmark:
+        benchmark_of("init_volume/{channel}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/init_volume.py"
+
+
+rule fuse_block:
+    """Fuse one batch of blocks of a channel: read tiles, blend, write the finest levels."""
+    input:
+        unpack(channel_tiles),
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+        plan=result("fused/{channel}/volume.json"),
+    output:
+        batch=result("fused/{channel}/batches/{batch}.json"),
+    params:
+        code=code("fuse_block"),
+        store=setting("store"),
+        fusion=setting("fusion"),
+        batches=of(block_batches),
+        raw_state=raw_state,
+    log:
+        log_of("fuse_block/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("fuse_block/{channel}_{batch}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/fuse_block.py"
+
+
+rule finish_pyramid:
+    """Make the coarse levels of a volume from the finest that its blocks wrote."""
+    input:
+        plan=result("{volume}/volume.json"),
+        batches=blocks_of_volume,
+    output:
+        pyramid=result("{volume}/pyramid.json"),
+    params:
+        code=code("finish_pyramid"),
+        store=setting("store"),
+    log:
+        log_of("finish_pyramid/{volume}"),
+    benchmark:
+        benchmark_of("finish_pyramid/{volume}")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/finish_pyramid.py"
+
+
+rule finalize_volume:
+    """Check that every record and object of a volume is there, and set its display range."""
+    input:
+        plan=result("{volume}/volume.json"),
+        batches=blocks_of_volume,
+        pyramid=result("{volume}/pyramid.json"),
+    output:
+        complete=result("{volume}/complete.json"),
+    params:
+        code=code("finalize_volume"),
+        store=setting("store"),
+    log:
+        log_of("finalize_volume/{volume}"),
+    benchmark:
+        benchmark_of("finalize_volume/{volume}")
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    conda:
+        "../envs/volumes.yaml"
+    script:
+        "../scripts/finalize_volume.py"

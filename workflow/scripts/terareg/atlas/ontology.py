@@ -1,0 +1,365 @@
+"""Hierarchies of brain regions: :class:`Ontology`, its readers and its one written form.
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from terareg.errors import AtlasError
+
+Value = TypeVar("Value")
+
+_MAX_ID = 2**32 - 1
+_COLUMNS = ("id", "acronym", "name", "parent", "colour", "depth", "path")
+# names that the Allen Institute, BrainGlobe, ITK-SNAP tables and people use, in order of trust
+_ALIASES = {
+    "id": ("id", "structure_id", "label", "index"),
+    "acronym": ("acronym", "abbreviation", "abbrev"),
+    "name": ("name", "safe_name", "structure", "region"),
+    "parent": ("parent", "parent_id", "parent_structure_id"),
+    "path": ("structure_id_path", "path"),
+    "colour": ("colour", "color", "color_hex_triplet", "rgb_triplet"),
+}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One region.
+
+    Attributes
+    ----------
+    id : int
+        Value of the region's voxels in the annotation, 1 to 2**32 - 1.
+    acronym, name : str
+    parent : int or None
+        Id of the region that contains this one, None at the top.
+    colour : str
+        Six hexadecimal digits, RRGGBB.
+    """
+
+    id: int
+    acronym: str
+    name: str
+    parent: int | None = None
+    colour: str = ""
+
+
+class Ontology:
+    """Regions as a forest, in depth-first order.
+
+    Parameters
+    ----------
+    structures : iterable of Structure
+        Any order; children of one parent, and the tops, keep the order given here. A structure
+        without colour gets one derived from its id.
+
+    Raises
+    ------
+    AtlasError
+        If an id is out of range or there twice, a parent is not there, or parents form a circle.
+    """
+
+    def __init__(self, structures: Iterable[Structure]) -> None:
+        given: dict[int, Structure] = {}
+        for item in structures:
+            if not 1 <= item.id <= _MAX_ID:
+                raise AtlasError(
+                    f"ontology: id {item.id} of {item.name!r} is not between 1 and {_MAX_ID}; "
+                    "renumber it in the ontology and the annotation (0 is the background)"
+                )
+            if item.id in given:
+                raise AtlasError(
+                    f"ontology: id {item.id} is there twice ({given[item.id].name!r} and "
+                    f"{item.name!r}); keep one of them"
+                )
+            colour = item.colour or _default_colour(item.id)
+            given[item.id] = Structure(item.id, item.acronym, item.name, item.parent, colour)
+        if not given:
+            raise AtlasError("ontology: no regions found; give a table with id, acronym and name")
+
+        self._children: dict[int | None, list[int]] = {}
+        for item in given.values():
+            if item.parent is not None and item.parent not in given:
+                raise AtlasError(
+                    f"ontology: region {item.id} ({item.acronym}) names parent {item.parent}, "
+                    "which is not in the ontology; add it or leave the parent empty"
+                )
+            self._children.setdefault(item.parent, []).append(item.id)
+
+        self._structures: dict[int, Structure] = {}
+        self._depth: dict[int, int] = {}
+        stack = list(reversed(self._children.get(None, [])))
+        while stack:
+            item = given[stack.pop()]
+            self._structures[item.id] = item
+            self._depth[item.id] = 0 if item.parent is None else self._depth[item.parent] + 1
+            stack.extend(reversed(self._children.get(item.id, [])))
+        circle = [i for i in given if i not in self._structures]
+        if circle:
+            raise AtlasError(
+                f"ontology: the parents of region {circle[0]} ({given[circle[0]].acronym}) form a "
+                "circle; correct its parent"
+            )
+
+    def __len__(self) -> int:
+        return len(self._structures)
+
+    def __iter__(self) -> Iterator[Structure]:
+        """Structures depth first, every parent before its children."""
+        return iter(self._structures.values())
+
+    def __contains__(self, region: int) -> bool:
+        return region in self._structures
+
+    def __getitem__(self, region: int) -> Structure:
+        try:
+            return self._structures[region]
+        except KeyError:
+            raise AtlasError(f"ontology: there is no region with id {region}") from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ontology) and list(self) == list(other)
+
+    __hash__ = None
+
+    @property
+    def ids(self) -> list[int]:
+        """All ids, depth first."""
+        return list(self._structures)
+
+    def find(self, acronym: str) -> Structure:
+        """Return the first structure with this acronym (capitals matter)."""
+        for item in self:
+            if item.acronym == acronym:
+                return item
+        raise AtlasError(f"ontology: there is no region with acronym {acronym!r}")
+
+    def children(self, region: int | None) -> list[int]:
+        """Ids directly below a region; the tops for None."""
+        if region is not None:
+            self[region]
+        return list(self._children.get(region, []))
+
+    def depth(self, region: int) -> int:
+        """Steps from the top, 0 for a top."""
+        self[region]
+        return self._depth[region]
+
+    def level(self, depth: int) -> list[int]:
+        """Ids at one depth, in order."""
+        return [i for i, d in self._depth.items() if d == depth]
+
+    def path(self, region: int) -> list[int]:
+        """Ids from the top down to and including the region."""
+        return [*reversed(self.ancestors(region)), region]
+
+    def ancestors(self, region: int) -> list[int]:
+        """Ids above the region, nearest first."""
+        above = []
+        parent = self[region].parent
+        while parent is not None:
+            above.append(parent)
+            parent = self._structures[parent].parent
+        return above
+
+    def descendants(self, region: int) -> list[int]:
+        """Ids below the region (without itself), depth first."""
+        self[region]
+        below = []
+        stack = list(reversed(self._children.get(region, [])))
+        while stack:
+            below.append(stack.pop())
+            stack.extend(reversed(self._children.get(below[-1], [])))
+        return below
+
+    def roll_up(self, values: Mapping[int, Value]) -> dict[int, Value]:
+        """Add to every region what its descendants have.
+
+        Parameters
+        ----------
+        values : mapping of id to anything that adds
+            The regions' own values (numbers, arrays). Regions that are not in it have none.
+
+        Returns
+        -------
+        dict
+            For every region that has a value, or a descendant with one, its own value plus
+            those of all descendants; in the order of the ontology.
+
+        Raises
+        ------
+        AtlasError
+            If an id is not in the ontology.
+        """
+        for region in values:
+            self[region]
+        total: dict[int, Value] = {}
+        # children come after their parents, so that backwards every child is complete
+        for item in reversed(self._structures.values()):
+            below = [total[c] for c in self._children.get(item.id, []) if c in total]
+            parts = ([values[item.id]] if item.id in values else []) + below
+            if parts:
+                first, *rest = parts
+                for part in rest:
+                    first = first + part
+                total[item.id] = first
+        return {i: total[i] for i in self._structures if i in total}
+
+    def with_structures(self, extra: Iterable[Structure]) -> Ontology:
+        """Ontology with more structures at its end."""
+        return Ontology([*self, *extra])
+
+    def to_tsv(self) -> bytes:
+        """Table with columns id, acronym, name, parent, colour, depth and path (a/b/c)."""
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for item in self:
+            parent = "" if item.parent is None else item.parent
+            path = "/".join(map(str, self.path(item.id)))
+            depth = self._depth[item.id]
+            writer.writerow([item.id, item.acronym, item.name, parent, item.colour, depth, path])
+        return text.getvalue().encode()
+
+
+def read_ontology(path: str | os.PathLike) -> Ontology:
+    """Read an ontology.
+
+    Understood are JSON (the Allen API's ``{"msg": [...]}`` with nested ``children``, a nested or
+    flat list, BrainGlobe's ``structures.json``) and tables separated by tab, comma or semicolon
+    with a header (the Allen CSV with ``structure_id_path``, or id, acronym, name and, if wanted,
+    parent and colour). An annotation value 0 or less is the background; such rows are left out.
+
+    Raises
+    ------
+    AtlasError
+        If the file cannot be read or the hierarchy is not a forest.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise AtlasError(
+            f"ontology {path} cannot be read ({error.strerror}); correct atlas.ontology"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise AtlasError(f"ontology {path} is not UTF-8 text; save it as UTF-8") from error
+    rows = _json_rows(text, path) if text.lstrip()[:1] in ("{", "[") else _table_rows(text, path)
+    return Ontology(_structures(rows, path))
+
+
+def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise AtlasError(f"ontology {path} is not valid JSON ({error}); correct it") from error
+    if isinstance(data, dict):
+        data = data.get("msg", [data])
+    rows: list[tuple[str, dict[str, Any]]] = []
+    stack = [(item, None) for item in reversed(data)]
+    while stack:
+        item, parent = stack.pop()
+        if not isinstance(item, dict):
+            raise AtlasError(
+                f"ontology {path}: entry {len(rows) + 1} is {item!r}, not a region; each needs "
+                "id, acronym and name"
+            )
+        row = {str(k).strip().lower(): v for k, v in item.items() if k != "children"}
+        if parent is not None:
+            row["parent"] = parent
+        rows.append((f"entry {len(rows) + 1}", row))
+        stack += [(c, item.get("id")) for c in reversed(item.get("children") or [])]
+    return rows
+
+
+def _table_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    header = text.split("\n", 1)[0]
+    delimiter = next((d for d in "\t,;" if d in header), ",")
+    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    rows = []
+    for row in reader:
+        if any(value not in (None, "") for key, value in row.items() if key is not None):
+            lowered = {k.strip().lower(): v for k, v in row.items() if k is not None}
+            rows.append((f"line {reader.line_num}", lowered))
+    return rows
+
+
+def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Structure]:
+    structures = []
+    for where, row in rows:
+        values = {}
+        for key, aliases in _ALIASES.items():
+            found = (row[a] for a in aliases if row.get(a) not in (None, ""))
+            values[key] = next(found, None)
+        missing = [key for key in ("id", "acronym", "name") if values[key] is None]
+        if missing:
+            raise AtlasError(
+                f"ontology {path}, {where}: {' and '.join(missing)} missing; every region needs "
+                "columns id, acronym and name (parent and colour if you have them)"
+            )
+        region = _integer(values["id"], f"ontology {path}, {where}: id")
+        if region <= 0:
+            continue
+        parent = values["parent"]
+        if parent is not None:
+            parent = _integer(parent, f"ontology {path}, {where}: parent")
+        elif values["path"] is not None:
+            parent = _parent_in_path(values["path"], region, f"ontology {path}, {where}")
+        structures.append(
+            Structure(
+                region,
+                str(values["acronym"]).strip(),
+                str(values["name"]).strip(),
+                None if parent is None or parent <= 0 else parent,
+                _colour(values["colour"], f"ontology {path}, {where}"),
+            )
+        )
+    return structures
+
+
+def _integer(value: Any, name: str) -> int:
+    """Integer of ``997``, ``"997"`` or ``"997.0"`` (a spreadsheet's column with gaps)."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = re.fullmatch(r"\s*([+-]?\d+)(\.0*)?\s*", str(value))
+    if match is None:
+        raise AtlasError(f"{name} {value!r} is not an integer; correct it")
+    return int(match[1])
+
+
+def _parent_in_path(value: Any, region: int, name: str) -> int | None:
+    parts = value if isinstance(value, list) else [p for p in str(value).split("/") if p.strip()]
+    path = [_integer(p, f"{name}: path") for p in parts]
+    if not path or path[-1] != region:
+        raise AtlasError(f"{name}: path {value!r} does not end in the region's id {region}")
+    return path[-2] if len(path) > 1 else None
+
+
+def _colour(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (list, tuple)) and len(value) == 3:
+        return "".join(f"{_integer(v, f'{name}: colour') & 255:02X}" for v in value)
+    text = str(value).strip().lstrip("#").upper()
+    # spreadsheets drop the leading zeros of a colour that has digits only
+    text = text.zfill(6) if text.isdigit() else text
+    if re.fullmatch(r"[0-9A-F]{6}", text) is None:
+        raise AtlasError(f"{name}: colour {value!r} is not of the form RRGGBB; correct it")
+    return text
+
+
+def _default_colour(region: int) -> str:
+    """Colour whose hue is spread over ids by the golden ratio."""
+    rgb = colorsys.hsv_to_rgb((region * 0.6180339887498949) % 1.0, 0.6, 0.9)
+    return "".join(f"{round(255 * c):02X}" for c in rgb)

@@ -1,0 +1,67 @@
+"""Fingerprint of the code that a rule runs (standard library only).
+
+The fingerprint covers a script and every terareg module that it imports, directly or not, without
+comments, docstrings and layout. In a rule's ``params`` it makes Snakemake run the rule again when
+code that affects it has changed, and only then.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+_LIBRARY = Path(__file__).resolve().parent
+_ROOT = _LIBRARY.parent
+
+
+def code_fingerprint(script: str | Path) -> str:
+    """Return 16 hexadecimal digits for ``script`` and the library modules it needs."""
+    script = Path(script)
+    seen: set[Path] = set()
+    waiting = [script]
+    while waiting:
+        path = waiting.pop()
+        if path not in seen:
+            seen.add(path)
+            waiting += _parsed(path)[1]
+    digest = hashlib.sha256()
+    for path in sorted(seen, key=lambda p: p.as_posix()):
+        name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
+        digest.update(name.encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _parsed(path: Path) -> tuple[str, list[Path]]:
+    """Normalised source of a file and the library files that it imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imports: list[Path] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                imports += _files_of(alias.name)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            imports += _files_of(node.module)
+            for alias in node.names:
+                imports += _files_of(f"{node.module}.{alias.name}")
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            node.body = body[1:] or [ast.Pass()]
+    return ast.dump(tree), imports
+
+
+def _files_of(module: str) -> list[Path]:
+    """Files of a terareg module (its package's ``__init__`` holds no code), none if foreign."""
+    parts = module.split(".")
+    if parts[0] != "terareg":
+        return []
+    path = _ROOT.joinpath(*parts).with_suffix(".py")
+    return [path] if path.is_file() else []

@@ -1,0 +1,208 @@
+"""The configuration: one dictionary per sample, checked against the schema, defaults filled in.
+
+Every problem is one sentence that names the key, the value and the remedy. The module needs the
+standard library, PyYAML and jsonschema, which come with Snakemake.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+from terareg.errors import ConfigError
+from terareg.orientation import check_orientation
+
+SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[str, dict]:
+    """Return {sample name: complete configuration}.
+
+    Parameters
+    ----------
+    config : mapping
+        Either the configuration of one sample (key ``sample``) or a cohort: ``cohort`` lists
+        sample files, and every other key is a default for all of them. Neither: no samples.
+    folder : path
+        Paths of a cohort's files are relative to it.
+
+    Raises
+    ------
+    ConfigError
+        For anything that the schema or the checks below do not allow.
+    """
+    config = copy.deepcopy(dict(config))
+    files = config.pop("cohort", None)
+    if files is None:
+        parts = [("the configuration", config)] if "sample" in config else []
+        if not parts:
+            check(config | {"sample": "none", "input": {"path": ".", "orientation": "SAR",
+                                                        "channels": {"none": 0}}})  # fmt: skip
+    else:
+        if "sample" in config:
+            raise ConfigError(
+                "the configuration has both sample: and cohort:; move the sample into a file of "
+                "its own and list it under cohort:"
+            )
+        if not isinstance(files, list) or not files:
+            raise ConfigError(f"cohort: {files!r} must be a list of sample files")
+        parts = [(str(f), merge(config, read_yaml(Path(folder) / str(f)))) for f in files]
+    samples: dict[str, dict] = {}
+    for source, part in parts:
+        if "sample" not in part:
+            raise ConfigError(f"{source}: key sample is missing; give the brain a name")
+        complete = check(part)
+        name = complete["sample"]
+        if name in samples:
+            raise ConfigError(
+                f"sample {name!r} is described twice (second time in {source}); "
+                "two samples may not share a name, since they would share a folder"
+            )
+        samples[name] = complete
+    for key in ("results",):
+        values = sorted({s[key] for s in samples.values()})
+        if len(values) > 1:
+            raise ConfigError(f"{key}: the samples of one run must agree, found {values}")
+    return samples
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict:
+    """Merge two configurations key by key; ``over`` wins, lists are replaced."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def read_yaml(path: Path) -> dict:
+    """Read a YAML mapping."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); correct the path") from error
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+        raise ConfigError(f"{path} is not valid YAML (line {line}); correct it there") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings; it must be a mapping of keys to values")
+    return data
+
+
+def check(config: Mapping[str, Any]) -> dict:
+    """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    complete = copy.deepcopy(dict(config))
+    _fill_defaults(complete, schema)
+    errors = sorted(
+        jsonschema.Draft202012Validator(schema).iter_errors(complete),
+        key=lambda e: (list(map(str, e.absolute_path)), e.validator or ""),
+    )
+    if errors:
+        raise ConfigError(_sentence(jsonschema.exceptions.best_match(errors)))
+    _check_meaning(complete)
+    return complete
+
+
+def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
+    if not isinstance(value, dict):
+        return
+    for key, part in schema.get("properties", {}).items():
+        if key not in value and "default" in part:
+            value[key] = copy.deepcopy(part["default"])
+        if key in value:
+            _fill_defaults(value[key], part)
+    extra = schema.get("additionalProperties")
+    if isinstance(extra, Mapping):
+        for key in value.keys() - schema.get("properties", {}).keys():
+            _fill_defaults(value[key], extra)
+
+
+def _sentence(error: jsonschema.ValidationError) -> str:
+    where = ".".join(map(str, error.absolute_path)) or "configuration"
+    value, schema = error.instance, error.schema
+    hint = schema.get("description", "see config/README.md") if isinstance(schema, Mapping) else ""
+    if error.validator == "additionalProperties" and isinstance(value, dict):
+        known = list(schema.get("properties", {}))
+        unknown = sorted(set(value) - set(known))[0]
+        near = difflib.get_close_matches(unknown, known, 1, 0.6)
+        advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
+        prefix = "" if where == "configuration" else where + "."
+        return f"{prefix}{unknown} is not a known key; {advice}"
+    if error.validator == "required":
+        missing = re.match(r"'(.*)' is a required", error.message)
+        return f"{where}: key {missing.group(1) if missing else '?'} is missing; {hint}"
+    if error.validator == "enum":
+        near = difflib.get_close_matches(str(value), [str(v) for v in error.validator_value], 1)
+        options = ", ".join(map(str, error.validator_value))
+        advice = f"did you mean {near[0]}? (possible: {options})" if near else f"use {options}"
+        return f"{where}: {value!r} is not possible; {advice}"
+    if error.validator == "type":
+        return (
+            f"{where}: {value!r} is not of type {_words(error.validator_value)}; {hint}"
+            + (" (write the number alone, units are fixed by the key's name)"
+               if isinstance(value, str) and re.match(r"\s*[\d.]+\s*\S+", value) else "")
+        )  # fmt: skip
+    limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
+              "exclusiveMaximum": "less than"}  # fmt: skip
+    if error.validator in limits:
+        return f"{where}: {value!r} must be {limits[error.validator]} {error.validator_value}; {hint}"
+    return f"{where}: {value!r} does not fit; {hint}"
+
+
+def _words(kind: Any) -> str:
+    return " or ".join(kind) if isinstance(kind, list) else str(kind)
+
+
+def _check_meaning(config: dict) -> None:
+    for what, name in _names(config):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{what} {name!r} would make a bad folder name; use letters, digits, _ and -"
+            )
+    source = config["input"]
+    check_orientation(source["orientation"], "input.orientation")
+    channels = source["channels"]
+    indices = list(channels.values())
+    if len(set(indices)) != len(indices):
+        raise ConfigError(f"input.channels: {channels} gives two names to one channel number")
+    for key, name in (
+        ("stitching.channel", config["stitching"]["channel"]),
+        ("registration.channel", config["registration"]["channel"]),
+    ):
+        if name is not None and name not in channels:
+            raise ConfigError(
+                f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
+            )
+    for name, atlas in config["atlases"].items():
+        check_orientation(atlas["orientation"], f"atlases.{name}.orientation")
+    for name in config["registration"]["atlases"] or []:
+        if name not in config["atlases"]:
+            raise ConfigError(
+                f"registration.atlases: atlas {name!r} is not described under atlases: "
+                f"({', '.join(config['atlases']) or 'none are'})"
+            )
+    fiducials = config["fiducials"]
+    if fiducials and set(fiducials) - set(config["atlases"]):
+        wrong = sorted(set(fiducials) - set(config["atlases"]))[0]
+        raise ConfigError(f"fiducials: atlas {wrong!r} is not described under atlases:")
+
+
+def _names(config: dict) -> Iterator[tuple[str, str]]:
+    yield "sample", config["sample"]
+    for name in config["input"]["channels"]:
+        yield "input.channels:", name
+    for name in config["atlases"]:
+        yield "atlases:", name
+    for name in config["points"]:
+        yield "points:", name

@@ -1,0 +1,366 @@
+"""The transform between an atlas and a sample, in both directions, on points and on grids.
+
+phi, a diffeomorphism of atlas space, is followed by the affine A::
+
+    x_sample = A @ phi(x_atlas)            x_atlas = phi^-1(A^-1 @ x_sample)
+
+Points go forward with it. Images are pulled back with its inverse: the atlas image seen at the
+sample voxel x is I(phi^-1(A^-1 x)). Every name says from where to where points are mapped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame
+from terareg.registration import fields
+from terareg.storage.records import read_json, write_json
+from terareg.storage.store import write_atomic
+
+_SLAB_VOXELS = 1 << 19
+_AFFINE_HEADER = (
+    "# affine matrix, atlas micrometres -> sample micrometres, axis order z y x\n"
+    "# x_sample = A @ phi(x_atlas); rows are z, y, x and the homogeneous row\n"
+)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Points of atlas space to points of sample space, and back.
+
+    Attributes
+    ----------
+    affine : numpy.ndarray, float64, shape (4, 4)
+        A, atlas um to sample um, axis order z, y, x, homogeneous.
+    frame : Frame
+        Grid of the deformation in atlas space, with a margin around the atlas.
+    forward : numpy.ndarray, float32, shape (3, z, y, x)
+        phi(p) - p in um at the voxels of ``frame``, components z, y, x.
+    inverse : numpy.ndarray, float32, shape (3, z, y, x)
+        phi^-1(q) - q in um at the voxels of ``frame``.
+    atlas_frame, sample_frame : Frame
+        Working grids of the two images; grids of the exported displacement fields.
+    velocity : numpy.ndarray, float32, optional
+        v with phi = exp(v), shape (3, z, y, x), um per unit time, or (t, 3, z, y, x) for a
+        flow of t steps in time.
+
+    Notes
+    -----
+    Between voxels of ``frame`` displacements are interpolated linearly; outside they keep the
+    value of the nearest face.
+    """
+
+    affine: np.ndarray
+    frame: Frame
+    forward: np.ndarray
+    inverse: np.ndarray
+    atlas_frame: Frame
+    sample_frame: Frame
+    velocity: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        affine = check_affine(self.affine, "transform")
+        object.__setattr__(self, "affine", affine)
+        for name in ("forward", "inverse"):
+            value = np.ascontiguousarray(getattr(self, name), np.float32)
+            if value.shape != (3, *self.frame.shape):
+                raise RegistrationError(
+                    f"{name} displacement has shape {value.shape} but its grid needs "
+                    f"{(3, *self.frame.shape)}; the files do not belong together"
+                )
+            if not np.isfinite(value).all():
+                raise RegistrationError(
+                    f"{name} displacement holds values that are not numbers; "
+                    "run the registration again"
+                )
+            object.__setattr__(self, name, value)
+
+    # ------------------------------------------------------------------ points
+    def to_sample(self, points_um: np.ndarray) -> np.ndarray:
+        """Map atlas points to sample points, A @ phi(p).
+
+        Parameters
+        ----------
+        points_um : array_like, shape (n, 3)
+            Micrometres, order z, y, x.
+
+        Returns
+        -------
+        numpy.ndarray, float64, shape (n, 3)
+        """
+        p = _points(points_um)
+        return _apply(self.affine, _displaced(self.forward, self.frame, p)).T
+
+    def to_atlas(self, points_um: np.ndarray) -> np.ndarray:
+        """Map sample points to atlas points, phi^-1(A^-1 @ x); shapes as in :meth:`to_sample`."""
+        q = _apply(np.linalg.inv(self.affine), _points(points_um))
+        return _displaced(self.inverse, self.frame, q).T
+
+    # ------------------------------------------------------------------ grids
+    def to_atlas_grid(self, block: Frame) -> np.ndarray:
+        """Atlas position of every voxel of a block of sample space.
+
+        Parameters
+        ----------
+        block : Frame
+            Any grid in sample space (micrometres of the sample), of any resolution.
+
+        Returns
+        -------
+        numpy.ndarray, float32, shape (3, z, y, x)
+            Atlas um, components z, y, x. A block gives the same bits as the same voxels of the
+            whole grid; working memory beyond the result is bounded.
+        """
+        return self._grid(block, np.linalg.inv(self.affine), None, self.inverse)
+
+    def to_sample_grid(self, block: Frame) -> np.ndarray:
+        """Sample position of every voxel of a block of atlas space, see :meth:`to_atlas_grid`."""
+        return self._grid(block, None, self.affine, self.forward)
+
+    def _grid(self, block, before, after, displacement) -> np.ndarray:
+        out = np.empty((3, *block.shape), np.float32)
+        # rounding the axes to a picometre makes a block's positions those of the whole grid
+        z, y, x = (np.round(axis, 6) for axis in block.axes_um())
+        plane = block.shape[1] * block.shape[2]
+        step = max(1, _SLAB_VOXELS // plane)
+        for z0 in range(0, block.shape[0], step):
+            slab = np.empty((3, len(z[z0 : z0 + step]), *block.shape[1:]))
+            slab[0], slab[1], slab[2] = z[z0 : z0 + step, None, None], y[:, None], x
+            shape = slab.shape
+            points = slab.reshape(3, -1)
+            if before is not None:
+                points = _apply(before, points)
+            points = _displaced(displacement, self.frame, points)
+            if after is not None:
+                points = _apply(after, points)
+            out[:, z0 : z0 + step] = points.reshape(shape)
+        return out
+
+    # ------------------------------------------------------------------ quality
+    def jacobian(self) -> np.ndarray:
+        """Determinant of the derivative of phi on ``frame``, float32, without the affine's part.
+
+        Above 1 the sample is larger than the atlas there; at or below 0 it would be folded.
+        """
+        return jacobian_determinant(self.forward, self.frame)
+
+    def inverse_error_um(self) -> float:
+        """Largest distance of phi^-1(phi(p)) from p over the voxels p of the atlas grid."""
+        worst = 0.0
+        z, y, x = self.atlas_frame.axes_um()
+        for position in z:
+            plane = np.stack(np.meshgrid([position], y, x, indexing="ij")).reshape(3, -1)
+            there = _displaced(self.forward, self.frame, plane)
+            back = _displaced(self.inverse, self.frame, there)
+            worst = max(worst, float(np.sqrt(((back - plane) ** 2).sum(0)).max()))
+        return worst
+
+    # ------------------------------------------------------------------ other tools
+    def sample_to_atlas_displacement(self) -> np.ndarray:
+        """phi^-1(A^-1 x) - x in um at the voxels x of ``sample_frame``, shape (3, z, y, x)."""
+        return self.to_atlas_grid(self.sample_frame) - _positions(self.sample_frame)
+
+    def atlas_to_sample_displacement(self) -> np.ndarray:
+        """A phi(p) - p in um at the voxels p of ``atlas_frame``, shape (3, z, y, x)."""
+        return self.to_sample_grid(self.atlas_frame) - _positions(self.atlas_frame)
+
+    def itk_sample_to_atlas(self) -> sitk.Transform:
+        """ITK composite (millimetres, x, y, z) that maps sample points to atlas points.
+
+        It is what ``SimpleITK.Resample(atlas, sample, ...)`` needs to bring the atlas image onto
+        the sample's grid.
+        """
+        return sitk.CompositeTransform(
+            [
+                _itk_displacement(self.inverse, self.frame),
+                _itk_affine(np.linalg.inv(self.affine)),
+            ]
+        )
+
+    def itk_atlas_to_sample(self) -> sitk.Transform:
+        """ITK composite that maps atlas points to sample points, see the other direction."""
+        return sitk.CompositeTransform(
+            [_itk_affine(self.affine), _itk_displacement(self.forward, self.frame)]
+        )
+
+    # ------------------------------------------------------------------ files
+    def save(self, folder: str | Path) -> None:
+        """Write the transform into a folder.
+
+        ``affine.txt`` (A, um), ``forward.nrrd`` and ``inverse.nrrd`` (displacements of phi and
+        phi^-1), ``velocity.nrrd`` (if known), ``jacobian.nrrd``, ``transform.json`` (frames), and
+        for other tools ``sample_to_atlas_displacement.nrrd`` (on the sample grid; ITK resamples
+        the *atlas into the sample* with it) and ``atlas_to_sample_displacement.nrrd`` (on the
+        atlas grid; resamples the *sample into the atlas*). Fields are in mm, components x, y, z.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_affine(folder / "affine.txt", self.affine)
+        fields.write_field(folder / "forward.nrrd", self.forward, self.frame)
+        fields.write_field(folder / "inverse.nrrd", self.inverse, self.frame)
+        if self.velocity is not None:
+            fields.write_field(folder / "velocity.nrrd", self.velocity, self.frame)
+        fields.write_scalar(folder / "jacobian.nrrd", self.jacobian(), self.frame)
+        fields.write_field(
+            folder / "sample_to_atlas_displacement.nrrd",
+            self.sample_to_atlas_displacement(),
+            self.sample_frame,
+        )
+        fields.write_field(
+            folder / "atlas_to_sample_displacement.nrrd",
+            self.atlas_to_sample_displacement(),
+            self.atlas_frame,
+        )
+        frames = {
+            "direction": "x_sample = affine @ phi(x_atlas); forward = phi - id, um, z y x",
+            "frame": self.frame.to_json(),
+            "atlas_frame": self.atlas_frame.to_json(),
+            "sample_frame": self.sample_frame.to_json(),
+        }
+        write_json(folder / "transform.json", frames)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Transform:
+        """Read what :meth:`save` wrote; needs affine, forward, inverse and transform.json."""
+        folder = Path(folder)
+        frames = read_json(folder / "transform.json")
+        forward, _ = fields.read_field(folder / "forward.nrrd")
+        inverse, _ = fields.read_field(folder / "inverse.nrrd")
+        velocity = None
+        if (folder / "velocity.nrrd").exists():
+            velocity, _ = fields.read_field(folder / "velocity.nrrd")
+        return cls(
+            read_affine(folder / "affine.txt"),
+            Frame.from_json(frames["frame"]),
+            forward,
+            inverse,
+            Frame.from_json(frames["atlas_frame"]),
+            Frame.from_json(frames["sample_frame"]),
+            velocity,
+        )
+
+    @classmethod
+    def from_affine(cls, affine: np.ndarray, atlas_frame: Frame, sample_frame: Frame) -> Transform:
+        """Transform without deformation: phi is the identity."""
+        frame = Frame(
+            (2, 2, 2),
+            tuple(max(e, s) for e, s in zip(atlas_frame.extent_um, atlas_frame.spacing_um)),
+            atlas_frame.origin_um,
+            atlas_frame.orientation,
+        )
+        zero = np.zeros((3, 2, 2, 2), np.float32)
+        return cls(affine, frame, zero, zero, atlas_frame, sample_frame)
+
+
+def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
+    """Return a 4 x 4 float64 affine, or raise :class:`RegistrationError` saying what is wrong.
+
+    Mirrored matrices (negative determinant) are allowed: array axes may be left-handed.
+    """
+    matrix = np.array(affine, np.float64)
+    if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+        raise RegistrationError(
+            f"{name}: an affine of shape {matrix.shape} with every entry a number was expected as "
+            "4 x 4; correct the file"
+        )
+    if not np.allclose(matrix[3], [0, 0, 0, 1]):
+        raise RegistrationError(
+            f"{name}: the last row of the affine is {matrix[3].tolist()} instead of 0 0 0 1; "
+            "correct the file"
+        )
+    sizes = np.linalg.svd(matrix[:3, :3], compute_uv=False)
+    if sizes[-1] <= 1e-6 * max(sizes[0], 1e-300):
+        raise RegistrationError(
+            f"{name}: the affine is singular (scales {sizes[0]:.3g} to {sizes[-1]:.3g}); "
+            "give an invertible matrix"
+        )
+    return matrix
+
+
+def write_affine(path: str | Path, affine: np.ndarray) -> None:
+    """Write a 4 x 4 matrix (atlas um to sample um, z y x) as text that gives the same numbers."""
+    rows = "\n".join(" ".join(f"{value:.17g}" for value in row) for row in affine)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, (_AFFINE_HEADER + rows + "\n").encode())
+
+
+def read_affine(path: str | Path) -> np.ndarray:
+    """Read a text file of 4 x 4 numbers; lines that start with # are comments."""
+    try:
+        matrix = np.loadtxt(path, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise RegistrationError(
+            f"{path} cannot be read as a matrix ({error}); write four lines of four numbers, "
+            "atlas um to sample um in order z y x"
+        ) from error
+    return check_affine(matrix, str(path))
+
+
+def jacobian_determinant(displacement_um: np.ndarray, frame: Frame) -> np.ndarray:
+    """Determinant of id + D u by central differences (one-sided at the faces), float32."""
+    rows = [
+        [
+            np.gradient(component, frame.spacing_um[axis], axis=axis)
+            if frame.shape[axis] > 1
+            else np.zeros_like(component)
+            for axis in range(3)
+        ]
+        for component in displacement_um
+    ]
+    for axis in range(3):
+        rows[axis][axis] = rows[axis][axis] + 1.0
+    (a, b, c), (d, e, f), (g, h, i) = rows
+    return (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).astype(np.float32)
+
+
+def _points(points_um: np.ndarray) -> np.ndarray:
+    points = np.asarray(points_um, np.float64)
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise RegistrationError(
+            f"points have shape {points.shape}; give n rows of z, y, x in micrometres"
+        )
+    return points.T
+
+
+def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
+    # sums written out: a matrix product may round differently for other block sizes
+    z, y, x = points
+    return np.stack([row[0] * z + row[1] * y + row[2] * x + row[3] for row in matrix[:3]])
+
+
+def _displaced(displacement: np.ndarray, frame: Frame, points: np.ndarray) -> np.ndarray:
+    index = np.stack(
+        [(p - o) / s for p, o, s in zip(points, frame.origin_um, frame.spacing_um)]
+    )
+    moved = np.array(points, copy=True)
+    for axis in range(3):
+        moved[axis] += ndimage.map_coordinates(
+            displacement[axis], index, order=1, mode="nearest", output=np.float64
+        )
+    return moved
+
+
+def _positions(frame: Frame) -> np.ndarray:
+    return np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).astype(np.float32)
+
+
+def _itk_affine(matrix: np.ndarray) -> sitk.AffineTransform:
+    flip = np.eye(3)[::-1]
+    affine = sitk.AffineTransform(3)
+    affine.SetMatrix((flip @ matrix[:3, :3] @ flip).ravel().tolist())
+    affine.SetTranslation((matrix[:3, 3][::-1] / 1000.0).tolist())
+    return affine
+
+
+def _itk_displacement(field_um: np.ndarray, frame: Frame) -> sitk.DisplacementFieldTransform:
+    data = np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000.0
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=True)
+    image.SetSpacing([s / 1000.0 for s in frame.spacing_um[::-1]])
+    image.SetOrigin([o / 1000.0 for o in frame.origin_um[::-1]])
+    return sitk.DisplacementFieldTransform(image)

@@ -1,0 +1,143 @@
+"""Pictures of the flat-field and of what it does to the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from terareg.views.figures import canvas
+
+
+def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> bytes:
+    """Draw a flat-field with its row and column profiles and what it was made of.
+
+    Parameters
+    ----------
+    profile : numpy.ndarray, float, shape (y, x)
+        Relative sensitivity, mean 1.
+    info : mapping
+        Shown as far as present: method, background (counts), tiles, planes, residual (fraction),
+        tissue_fraction.
+    channel : str
+        Name in the heading.
+
+    Returns
+    -------
+    bytes
+        PNG.
+    """
+    small, factor = canvas.shrink(np.asarray(profile) * 100)
+    height, width = profile.shape
+    low, high = canvas.window(small, 0.1, 99.9)
+    figure = canvas.new_figure(8.6, 6.0, f"Flat-field of channel {channel}")
+    axes = canvas.axes_grid(figure, 2, 2, width_ratios=(3, 1.35), height_ratios=(3, 1.2))
+    picture = axes[0, 0].imshow(
+        small, cmap="cividis", vmin=low, vmax=high, extent=(0, width, height, 0), aspect="auto"
+    )
+    lines = axes[0, 0].contour(
+        (np.arange(small.shape[1]) + 0.5) * factor, (np.arange(small.shape[0]) + 0.5) * factor,
+        small, levels=6, colors="white", linewidths=0.7,
+    )  # fmt: skip
+    axes[0, 0].clabel(lines, fmt="%.0f %%", fontsize=7)
+    axes[0, 0].set_ylabel("camera row (pixel)")
+    axes[0, 0].set_title("Sensitivity, 100 % = mean")
+    figure.colorbar(picture, ax=axes[0, 0], label="percent of the mean", fraction=0.05, pad=0.02)
+    _profiles(axes[1, 0], small, factor, across=True)
+    _profiles(axes[0, 1], small, factor, across=False)
+    axes[0, 1].sharey(axes[0, 0])
+    canvas.note(axes[1, 1], _flatfield_facts(profile, info))
+    return canvas.to_png(figure)
+
+
+def _profiles(axes, image: np.ndarray, factor: int, *, across: bool) -> None:
+    """Mean, first and last tenth of the camera along one axis."""
+    lines = image if across else image.T
+    tenth = max(1, len(lines) // 10)
+    position = (np.arange(lines.shape[1]) + 0.5) * factor
+    ends = ("top tenth", "bottom tenth") if across else ("left tenth", "right tenth")
+    parts = (
+        ("mean", lines.mean(axis=0), canvas.BLUE, "-"),
+        (ends[0], lines[:tenth].mean(axis=0), canvas.ORANGE, "--"),
+        (ends[1], lines[-tenth:].mean(axis=0), canvas.GREEN, ":"),
+    )
+    for label, values, colour, style in parts:
+        pair = (position, values) if across else (values, position)
+        axes.plot(*pair, style, color=colour, label=label, lw=1.4)
+    if across:
+        axes.set_xlabel("camera column (pixel)")
+        axes.set_ylabel("percent")
+        axes.set_xlim(0, lines.shape[1] * factor)
+    else:
+        axes.set_xlabel("percent")
+        axes.set_title("Along rows")
+    axes.legend(fontsize=7, frameon=False)
+    axes.grid(alpha=0.3)
+
+
+def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
+    lines = [f"brightest / darkest: {profile.max() / max(profile.min(), 1e-9):.2f}"]
+    texts = {
+        "method": "method: {}",
+        "background": "dark offset: {:.1f} counts",
+        "tiles": "tiles used: {:d}",
+        "planes": "planes used: {:d}",
+        "tissue_fraction": "planes with tissue: {:.0%}",
+        "residual": "residual: {:.2%}",
+    }
+    for key, text in texts.items():
+        value = info.get(key)
+        if value is None:
+            continue
+        try:
+            lines.append(text.format(value))
+        except (TypeError, ValueError):
+            lines.append(f"{text.split(':')[0]}: {value}")
+    return lines
+
+
+def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> bytes:
+    """Draw the mean over all tiles before and after the flat-field correction.
+
+    What all tiles have in common belongs to the microscope, not to the sample: the right picture
+    should be even.
+
+    Parameters
+    ----------
+    before, after : numpy.ndarray, shape (y, x)
+        Means of the raw planes (dark offset removed, if known) and of the corrected ones.
+    channel : str
+        Name in the heading.
+    """
+    images = [np.asarray(i, np.float64) for i in (before, after)]
+    relative = [100 * i / max(float(np.nanmean(i)), 1e-9) for i in images]
+    small = [canvas.shrink(i) for i in relative]
+    low, high = canvas.window(small[0][0])
+    height, width = images[0].shape
+    figure = canvas.new_figure(8.6, 5.6, f"Mean of all tiles, channel {channel}")
+    axes = canvas.axes_grid(figure, 2, 2, height_ratios=(3, 1.3))
+    for column, (name, (image, _)) in enumerate(zip(("before", "after"), small)):
+        spread = float(np.nanstd(image))
+        picture = axes[0, column].imshow(
+            image, cmap="cividis", vmin=low, vmax=high, extent=(0, width, height, 0), aspect="auto"
+        )
+        axes[0, column].set_title(f"{name}: unevenness (SD) {spread:.1f} %")
+    axes[0, 0].set_ylabel("camera row (pixel)")
+    figure.colorbar(
+        picture, ax=list(axes[0]), label="percent of the mean", fraction=0.03, pad=0.01
+    )
+    for column, (label, axis, size) in enumerate((("column", 0, width), ("row", 1, height))):
+        for name, (image, factor), colour, style in zip(
+            ("before", "after"), small, (canvas.ORANGE, canvas.BLUE), ("--", "-")
+        ):
+            values = np.nanmean(image, axis=axis)
+            axes[1, column].plot(
+                (np.arange(len(values)) + 0.5) * factor, values, style, color=colour, label=name
+            )
+        axes[1, column].axhline(100, color=canvas.GREY, lw=0.8)
+        axes[1, column].set_xlim(0, size)
+        axes[1, column].set_xlabel(f"camera {label} (pixel)")
+        axes[1, column].grid(alpha=0.3)
+    axes[1, 0].set_ylabel("percent of the mean")
+    axes[1, 0].legend(fontsize=8, frameon=False)
+    return canvas.to_png(figure)

@@ -1,0 +1,234 @@
+"""Pictures of the stitching: where the tiles lie, which links hold them, how seams look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+from terareg.views.figures import canvas
+
+# state of a link -> colour, line style, words
+_STATES = {
+    "kept": (canvas.BLUE, "-", "kept"),
+    "rejected": (canvas.RED, "--", "rejected"),
+    "no_signal": (canvas.GREY, ":", "no signal"),
+    "disagree": (canvas.ORANGE, "-.", "windows disagree"),
+}
+_SYNONYMS = {"ok": "kept", "used": "kept", "dropped": "rejected", "outlier": "rejected"}
+
+
+def placement_map(
+    placement: Mapping[str, Any],
+    tile_shape: Sequence[int],
+    spacing_um: Sequence[float],
+    nominal: Mapping[str, Sequence[float]] | None = None,
+) -> bytes:
+    """Draw the tiles at their solved positions with the links between them.
+
+    Parameters
+    ----------
+    placement : mapping
+        ``tiles``: name to origin in voxels (z, y, x) or to a mapping with ``origin_vox``;
+        ``links``: mappings with a, b, state and residual (voxels, z, y, x or a number or None).
+    tile_shape : sequence of int
+        (z, y, x) voxels of a tile.
+    spacing_um : sequence of float
+        (z, y, x).
+    nominal : mapping, optional
+        Name to the stage's position in voxels (z, y, x), drawn as grey outlines.
+    """
+    tiles = {name: _origin(value) for name, value in placement["tiles"].items()}
+    scale = np.array(spacing_um[1:]) / 1000
+    size = np.array(tile_shape[1:]) * scale
+    places = {name: origin[1:] * scale for name, origin in tiles.items()}
+    corner = np.min(list(places.values()), axis=0)
+    reach = np.max(list(places.values()), axis=0) + size - corner
+    ratio = float(np.clip(reach[0] / reach[1], 0.3, 1.8))
+    figure = canvas.new_figure(9.6, 1.5 + 6.2 * ratio, "Placement of the tiles, seen along z")
+    axes = canvas.axes_grid(figure, 1, 2, width_ratios=(3.2, 1))
+    field = axes[0, 0]
+    if nominal:
+        shapes = [
+            Rectangle((o[2] * scale[1], o[1] * scale[0]), size[1], size[0])
+            for o in (_origin(nominal[name]) for name in sorted(nominal) if name in tiles)
+        ]
+        field.add_collection(
+            PatchCollection(shapes, facecolor="none", edgecolor="#999999", ls="--", lw=0.8)
+        )
+    shapes = [Rectangle((p[1], p[0]), size[1], size[0]) for p in places.values()]
+    field.add_collection(
+        PatchCollection(shapes, facecolor="#56b4e922", edgecolor="#222222", lw=0.9)
+    )
+    if len(tiles) <= 150:
+        for name, place in places.items():
+            field.text(
+                place[1] + size[1] / 2, place[0] + size[0] / 2, name,
+                ha="center", va="center", fontsize=7 if len(tiles) <= 60 else 5,
+            )  # fmt: skip
+    used = _draw_links(field, placement.get("links", ()), places, size)
+    field.set_xlim(corner[1] - 0.05 * size[1], corner[1] + reach[1] + 0.05 * size[1])
+    field.set_ylim(corner[0] + reach[0] + 0.05 * size[0], corner[0] - 0.05 * size[0])
+    field.set_aspect("equal")
+    field.set_xlabel("x (mm)")
+    field.set_ylabel("y (mm)")
+    handles = [
+        Line2D([], [], color=_STATES[s][0], ls=_STATES[s][1], lw=2, label=f"link {_STATES[s][2]}: {n}")
+        for s, n in used.items()
+    ]
+    if nominal:
+        handles.append(Line2D([], [], color="#999999", ls="--", label="position told by the stage"))
+    field.legend(
+        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False,
+        fontsize=8,
+    )  # fmt: skip
+    _residual_histogram(axes[0, 1], placement.get("links", ()))
+    return canvas.to_png(figure)
+
+
+def _origin(value: Any) -> np.ndarray:
+    return np.asarray(value["origin_vox"] if isinstance(value, Mapping) else value, float)
+
+
+def link_state(link: Mapping[str, Any]) -> str:
+    """One of kept, rejected, no_signal, disagree."""
+    state = str(link.get("state", link.get("status", "kept")))
+    state = _SYNONYMS.get(state, state)
+    return state if state in _STATES else "rejected"
+
+
+def residual_vox(link: Mapping[str, Any]) -> float | None:
+    """Length of a link's residual in voxels, None where there is none."""
+    residual = link.get("residual", link.get("residual_vox"))
+    if residual is None:
+        return None
+    values = np.atleast_1d(np.asarray(residual, float))
+    return float(np.linalg.norm(values)) if np.all(np.isfinite(values)) else None
+
+
+def _draw_links(field, links, places, size) -> dict[str, int]:
+    segments: dict[str, list] = {}
+    for link in links:
+        if link["a"] not in places or link["b"] not in places:
+            continue
+        ends = [(places[link[k]] + size / 2)[::-1] for k in ("a", "b")]
+        # the middle third only, so that tile names stay readable
+        start, stop = ends[0] + (ends[1] - ends[0]) * 0.3, ends[0] + (ends[1] - ends[0]) * 0.7
+        segments.setdefault(link_state(link), []).append((start, stop))
+    for state in _STATES:
+        if state in segments:
+            colour, style, _ = _STATES[state]
+            field.add_collection(
+                LineCollection(segments[state], colors=colour, linestyles=style, linewidths=2.4)
+            )
+    return {state: len(segments[state]) for state in _STATES if state in segments}
+
+
+def _residual_histogram(axes, links) -> None:
+    kept = [r for link in links if link_state(link) == "kept" for r in [residual_vox(link)] if r is not None]
+    if not kept:
+        canvas.note(axes, ["No link was measured:", "all tiles lie where", "the stage model says."])
+        return
+    top = max(1.0, float(np.max(kept)) * 1.05)
+    axes.hist(kept, bins=np.linspace(0, top, 21), color=canvas.BLUE)
+    axes.set_xlabel("residual of kept links (voxel)")
+    axes.set_ylabel("links")
+    axes.set_title(f"median {np.median(kept):.2f}, worst {np.max(kept):.2f}")
+    axes.grid(alpha=0.3)
+
+
+def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> bytes:
+    """Draw the worst seams before and after the placement.
+
+    Parameters
+    ----------
+    seams : sequence of mapping
+        ``title``; ``before`` and ``after``: pairs of 2-D crops (tile a, tile b) of the same place,
+        by the stage's positions and by the solved ones; ``spacing_um`` (row, column) optional.
+    most : int
+        Seams shown, from the first.
+
+    Notes
+    -----
+    Tile a is magenta and tile b green: where they agree the picture is grey, coloured fringes are
+    a shift.
+    """
+    seams = list(seams)[:most]
+    if not seams:
+        raise ValueError("seam_pairs needs at least one seam")
+    figure = canvas.new_figure(8.6, 0.9 + 2.1 * len(seams), "Worst seams: magenta + green = grey")
+    axes = canvas.axes_grid(figure, len(seams), 2)
+    for row, seam in zip(axes, seams):
+        limits = canvas.window(np.concatenate([np.ravel(i) for i in (*seam["before"], *seam["after"])]))
+        for cell, key, words in zip(row, ("before", "after"), ("stage position", "solved position")):
+            first, second = (canvas.shrink(i, 400)[0] for i in seam[key])
+            if first.shape[0] > 1.5 * first.shape[1]:
+                first, second = first.T, second.T
+            picture = canvas.composite(first, second, limits)
+            cell.imshow(picture, interpolation="nearest", aspect="equal")
+            cell.set_xticks([])
+            cell.set_yticks([])
+            cell.set_title(
+                f"{words}: correlation {_correlation(*seam[key]):.2f}", fontsize=9, fontweight="normal"
+            )
+        row[0].set_ylabel(seam["title"], fontsize=8)
+    return canvas.to_png(figure)
+
+
+def _correlation(first: np.ndarray, second: np.ndarray) -> float:
+    a, b = (np.ravel(i).astype(np.float64) for i in (first, second))
+    good = np.isfinite(a) & np.isfinite(b)
+    a, b = a[good] - a[good].mean(), b[good] - b[good].mean()
+    norm = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / norm) if norm > 0 else 0.0
+
+
+def loop_closure(loops: Sequence[Mapping[str, Any]]) -> bytes:
+    """Draw how well the four links around each 2 x 2 cell of tiles close.
+
+    Parameters
+    ----------
+    loops : sequence of mapping
+        ``row`` and ``column`` of the upper left tile, ``closure_vox`` (z, y, x): the sum of the
+        four measured displacements around the cell, zero if none is wrong.
+    """
+    if not loops:
+        raise ValueError("loop_closure needs at least one loop of four measured links")
+    vectors = np.array([np.asarray(loop["closure_vox"], float) for loop in loops])
+    length = np.linalg.norm(vectors, axis=1)
+    cells = np.array([(int(loop["row"]), int(loop["column"])) for loop in loops])
+    grid = np.full(cells.max(axis=0) + 1, np.nan)
+    grid[tuple(cells.T)] = length
+    figure = canvas.new_figure(8.6, 4.0, "Loop closure: an error measure that needs no truth")
+    axes = canvas.axes_grid(figure, 1, 2)
+    top = max(1.0, float(length.max()))
+    picture = axes[0, 0].imshow(grid, cmap="cividis", vmin=0, vmax=top)
+    if grid.size <= 200:
+        for (row, column), value in zip(cells, length):
+            axes[0, 0].text(
+                column, row, f"{value:.2g}", ha="center", va="center", fontsize=8,
+                color="black" if value > 0.55 * top else "white",
+            )  # fmt: skip
+    figure.colorbar(picture, ax=axes[0, 0], label="closure (voxel)", fraction=0.05)
+    axes[0, 0].set_xticks(np.arange(grid.shape[1])[:: max(1, grid.shape[1] // 12)])
+    axes[0, 0].set_yticks(np.arange(grid.shape[0])[:: max(1, grid.shape[0] // 12)])
+    axes[0, 0].set_xlabel("column of the cell's first tile")
+    axes[0, 0].set_ylabel("row")
+    axes[0, 0].set_title("per 2 x 2 cell (white: not measured)")
+    ordered = np.sort(length)
+    share = 100 * (np.arange(len(ordered)) + 1) / len(ordered)
+    axes[0, 1].step(ordered, share, where="post", color=canvas.BLUE)
+    axes[0, 1].axvline(1.0, color=canvas.RED, ls="--", lw=1, label="1 voxel")
+    axes[0, 1].set_ylim(0, 101)
+    axes[0, 1].set_xlim(0, top * 1.03)
+    axes[0, 1].set_xlabel("closure (voxel)")
+    axes[0, 1].set_ylabel("percent of cells below")
+    worst = np.abs(vectors).max(axis=0)
+    axes[0, 1].set_title("worst z, y, x: " + ", ".join(f"{v:.2g}" for v in worst))
+    axes[0, 1].grid(alpha=0.3)
+    axes[0, 1].legend(frameon=False, fontsize=8)
+    return canvas.to_png(figure)

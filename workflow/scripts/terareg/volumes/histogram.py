@@ -1,0 +1,94 @@
+"""Compact histograms that blocks can keep in their record and that add up exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+# sign, exponent and five bits of the mantissa of a float32: 32 bins per doubling
+_SHIFT = 18
+_NEGATIVE = 1 << (31 - _SHIFT)
+_PLANE_VOXELS = 1 << 20
+
+
+def histogram(array: np.ndarray) -> dict[int, int]:
+    """Count voxels in bins of 3 % relative width.
+
+    The bin of a value is the upper 14 bits of its float32 representation; negative values get
+    negative bins. Integers below 64 have a bin of their own. Not-a-number is left out.
+
+    Returns
+    -------
+    dict
+        Bin to count, bins ascending, no zero counts.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    if flat.dtype in (np.uint8, np.uint16):
+        counts = np.zeros(np.iinfo(flat.dtype).max + 1, np.int64)
+        for first in range(0, flat.size, _PLANE_VOXELS):
+            counts += np.bincount(flat[first : first + _PLANE_VOXELS], minlength=counts.size)
+        bins = _bins(np.arange(counts.size))
+        used, where = np.unique(bins, return_inverse=True)
+        totals = np.bincount(where, weights=counts).astype(np.int64)
+        return {int(b): int(n) for b, n in zip(used, totals) if n}
+    merged: dict[int, int] = {}
+    for first in range(0, flat.size, _PLANE_VOXELS):
+        part = flat[first : first + _PLANE_VOXELS].astype(np.float32)
+        used, counts = np.unique(_bins(part[~np.isnan(part)]), return_counts=True)
+        merged = merge([merged, dict(zip(used.tolist(), counts.tolist()))])
+    return merged
+
+
+def merge(histograms: Iterable[dict[int, int]]) -> dict[int, int]:
+    """Add histograms."""
+    total: dict[int, int] = {}
+    for one in histograms:
+        for where, count in one.items():
+            total[where] = total.get(where, 0) + count
+    return dict(sorted(total.items()))
+
+
+def percentile(counts: dict[int, int], percent: float) -> float:
+    """Value below which ``percent`` of the voxels lie, exact to the width of a bin."""
+    bins = np.array(sorted(counts))
+    sizes = np.array([counts[b] for b in bins], np.float64)
+    if not bins.size:
+        return 0.0
+    rank = percent / 100 * sizes.sum()
+    last = min(int(np.searchsorted(np.cumsum(sizes), rank)), bins.size - 1)
+    low, high = _edges(int(bins[last]))
+    inside = (rank - (np.cumsum(sizes)[last] - sizes[last])) / sizes[last]
+    return float(low + min(max(inside, 0.0), 1.0) * (high - low))
+
+
+def pack(counts: dict[int, int]) -> dict[str, str]:
+    """Turn a histogram into two short strings for a JSON record."""
+    ordered = sorted(counts.items())
+    return {
+        "bins": " ".join(str(b) for b, _ in ordered),
+        "counts": " ".join(str(n) for _, n in ordered),
+    }
+
+
+def unpack(data: dict[str, str]) -> dict[int, int]:
+    """Inverse of :func:`pack`."""
+    return {
+        int(b): int(n) for b, n in zip(data["bins"].split(), data["counts"].split(), strict=True)
+    }
+
+
+def _bins(values: np.ndarray) -> np.ndarray:
+    bits = np.asarray(values, np.float32).view(np.uint32) >> _SHIFT
+    index = bits.astype(np.int64)
+    return np.where(index >= _NEGATIVE, -(index - _NEGATIVE) - 1, index)
+
+
+def _edges(index: int) -> tuple[float, float]:
+    """Lowest and highest value of a bin; integers below 64 are bins without width."""
+    magnitude = index if index >= 0 else -index - 1
+    ends = (np.array([magnitude, magnitude + 1], np.uint32) << _SHIFT).view(np.float32)
+    low, high = float(ends[0]), float(ends[1])
+    if high - low <= 1.0 and low.is_integer():
+        high = low
+    return (low, high) if index >= 0 else (-high, -low)

@@ -1,0 +1,317 @@
+"""The layout of a multi-resolution volume: levels, chunks, shards, blocks and batches.
+
+One *block* is the unit of work: a box of level-0 voxels whose edges are chunk x 2^k, so that it
+covers whole shards at each of the finest ``block_levels`` levels. Jobs that write different
+blocks therefore never touch the same object. The few levels above are small and are made from
+the last block level, see :func:`terareg.volumes.writer.finish_pyramid`.
+
+Nothing here reads or writes an array: the workflow calls it when it plans its jobs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from terareg.errors import ConfigError, VolumeError
+from terareg.frames import Frame
+
+FORMATS = ("ome-zarr", "precomputed")
+CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "none")
+PRECOMPUTED_ENCODINGS = ("raw", "gzip")
+KINDS = ("image", "segmentation")
+DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32",)}
+
+Box = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class VolumeSettings:
+    """How a volume is laid out and encoded.
+
+    Attributes
+    ----------
+    chunk : int
+        Edge of a chunk (the unit of reading), voxels, a power of two from 4 to 256.
+    block : int
+        Edge of a block (the unit of work and of storage), voxels, chunk x 2^k.
+    formats : tuple of str
+        Any of "ome-zarr" (0.5, Zarr 3, sharded) and "precomputed" (Neuroglancer, sharded).
+    codec : str
+        OME-Zarr compression: "blosc-zstd" (level 1, bit shuffle), "blosc-lz4", "zstd" (level 1)
+        or "none".
+    precomputed : str
+        Encoding of precomputed chunks inside their shard: "raw" (fast) or "gzip" (a third
+        smaller, ten times the CPU time). Segmentations are always gzip over
+        compressed_segmentation.
+    kind : str
+        "image" (mean downsampling) or "segmentation" (most frequent label).
+    """
+
+    chunk: int = 64
+    block: int = 512
+    formats: tuple[str, ...] = FORMATS
+    codec: str = "blosc-zstd"
+    precomputed: str = "raw"
+    kind: str = "image"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "formats", tuple(self.formats))
+        if self.chunk not in (4, 8, 16, 32, 64, 128, 256):
+            raise ConfigError(
+                f"chunk {self.chunk} is not possible; use a power of two from 4 to 256"
+            )
+        ratio = self.block / self.chunk
+        if ratio < 1 or not math.log2(ratio).is_integer():
+            raise ConfigError(
+                f"block {self.block} is not chunk {self.chunk} times a power of two; "
+                f"use for example {self.chunk * 8}"
+            )
+        if not self.formats:
+            raise ConfigError("formats is empty; name ome-zarr, precomputed or both")
+        for name in self.formats:
+            _check("formats", name, FORMATS)
+        if len(set(self.formats)) != len(self.formats):
+            raise ConfigError(f"formats {list(self.formats)} names one twice; name each once")
+        _check("codec", self.codec, CODECS)
+        _check("precomputed", self.precomputed, PRECOMPUTED_ENCODINGS)
+        _check("kind", self.kind, KINDS)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box of level-0 voxels, ``start <= index < stop``, at ``index`` in the grid of blocks."""
+
+    index: Box
+    start: Box
+    stop: Box
+
+    @property
+    def shape(self) -> Box:
+        """Voxels along (z, y, x)."""
+        return tuple(b - a for a, b in zip(self.start, self.stop))
+
+    @property
+    def name(self) -> str:
+        """Name of the block's record, "z_y_x"."""
+        return "_".join(str(i) for i in self.index)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One resolution.
+
+    Attributes
+    ----------
+    factor : tuple of int
+        Level-0 voxels per voxel along (z, y, x).
+    frame : Frame
+        Grid of this level; sizes are rounded up.
+    shard : tuple of int
+        Voxels of this level that one work item writes at once.
+    """
+
+    factor: Box
+    frame: Frame
+    shard: Box
+
+    @property
+    def shape(self) -> Box:
+        """Voxels along (z, y, x)."""
+        return self.frame.shape
+
+    def shards(self) -> list[Block]:
+        """Boxes of this level that cover it, in z, y, x order."""
+        return _boxes(self.shape, self.shard)
+
+
+@dataclass(frozen=True)
+class VolumePlan:
+    """Everything that jobs have to agree on before one voxel is written.
+
+    Attributes
+    ----------
+    name : str
+        Shown by viewers.
+    frame : Frame
+        Grid of level 0.
+    dtype : str
+        NumPy name of the voxel type.
+    chunk, block : tuple of int
+        Voxels along (z, y, x); thin volumes get thin chunks.
+    levels : tuple of Level
+        Finest first.
+    block_levels : int
+        How many of the finest levels a block writes; at least 1.
+    settings : VolumeSettings
+    """
+
+    name: str
+    frame: Frame
+    dtype: str
+    chunk: Box
+    block: Box
+    levels: tuple[Level, ...]
+    block_levels: int
+    settings: VolumeSettings
+
+    def blocks(self) -> list[Block]:
+        """All blocks in z, y, x order: neighbours along x, which share tiles, come together."""
+        return _boxes(self.frame.shape, self.block)
+
+    def batch(self, index: int, count: int) -> list[Block]:
+        """Blocks of batch ``index`` of ``count``; consecutive, sizes differ by one at most."""
+        if not 0 <= index < count:
+            raise VolumeError(f"batch {index} of {count} does not exist; count from 0")
+        blocks = self.blocks()
+        return blocks[index * len(blocks) // count : (index + 1) * len(blocks) // count]
+
+    def level_box(self, block: Block, level: int) -> tuple[Box, Box]:
+        """Start and stop of a block in voxels of one of the block levels."""
+        factor = self.levels[level].factor
+        start = tuple(a // f for a, f in zip(block.start, factor))
+        stop = tuple(-(-b // f) for b, f in zip(block.stop, factor))
+        return start, stop
+
+    def step(self, level: int) -> Box:
+        """Voxels of ``level - 1`` per voxel of ``level``, each 1 or 2."""
+        fine, coarse = self.levels[level - 1].factor, self.levels[level].factor
+        return tuple(c // f for f, c in zip(fine, coarse))
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether voxels are labels."""
+        return self.settings.kind == "segmentation"
+
+    def to_json(self) -> dict:
+        """Return a JSON-able dictionary, see :meth:`from_json`."""
+        settings = asdict(self.settings)
+        settings["formats"] = list(self.settings.formats)
+        return {
+            "name": self.name,
+            "frame": self.frame.to_json(),
+            "dtype": self.dtype,
+            "settings": settings,
+            "chunk": list(self.chunk),
+            "block": list(self.block),
+            "block_levels": self.block_levels,
+            "levels": [
+                {"factor": list(v.factor), "shape": list(v.shape), "shard": list(v.shard)}
+                for v in self.levels
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, data: dict) -> VolumePlan:
+        """Inverse of :meth:`to_json`.
+
+        The layout follows from frame, type and settings; a file that says otherwise was made by
+        another version and is a :class:`VolumeError`.
+        """
+        try:
+            known = {f.name for f in fields(VolumeSettings)}
+            settings = VolumeSettings(**{k: v for k, v in data["settings"].items() if k in known})
+            frame = Frame.from_json(data["frame"])
+            plan = make_plan(data["name"], frame, data["dtype"], settings)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise VolumeError(f"volume plan cannot be read ({error!r}); make it anew") from error
+        if plan.to_json() != data:
+            raise VolumeError(
+                f"volume {plan.name!r} was laid out by another version of terareg; "
+                "remove it and run again"
+            )
+        return plan
+
+
+def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> VolumePlan:
+    """Lay out a volume.
+
+    From level to level the axes whose spacing is within a factor of sqrt(2) of the finest one
+    are halved, so that a coarse z axis is left alone until voxels are nearly cubes; sizes round
+    up. Levels are added until one chunk holds the whole volume.
+
+    Parameters
+    ----------
+    name : str
+        Shown by viewers.
+    frame : Frame
+        Grid of level 0.
+    dtype : str
+        "uint8", "uint16" or "float32" for images, "uint32" for segmentations.
+    settings : VolumeSettings
+
+    Raises
+    ------
+    ConfigError
+        If the type does not fit the kind of volume.
+    """
+    if dtype not in DTYPES[settings.kind]:
+        raise ConfigError(
+            f"{name}: dtype {dtype} cannot be stored as {settings.kind}; "
+            f"use {' or '.join(DTYPES[settings.kind])}"
+        )
+    factors = level_factors(frame.shape, frame.spacing_um, settings.chunk)
+    chunk = tuple(min(settings.chunk, _power_of_two(n)) for n in frame.shape)
+    depth = int(math.log2(settings.block // settings.chunk))
+    last = min(depth, len(factors) - 1)
+    # A block need not be larger than the volume, but must stay whole shards at its last level.
+    block = tuple(
+        max(c * f, min(settings.block, _power_of_two(n)))
+        for c, f, n in zip(chunk, factors[last], frame.shape)
+    )
+    top = tuple(c * 2 ** max(depth - 1, 0) for c in chunk)
+    levels = []
+    for i, factor in enumerate(factors):
+        shard = tuple(b // f for b, f in zip(block, factor)) if i <= last else top
+        levels.append(Level(factor, frame.downsampled(factor), shard))
+    return VolumePlan(name, frame, dtype, chunk, block, tuple(levels), last + 1, settings)
+
+
+def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
+    """Cumulative downsampling factors (z, y, x), (1, 1, 1) first, see :func:`make_plan`."""
+    factors = [(1, 1, 1)]
+    while True:
+        factor = factors[-1]
+        sizes = [-(-n // f) for n, f in zip(shape, factor)]
+        if max(sizes) <= chunk:
+            return factors
+        spacing = [s * f for s, f in zip(spacing_um, factor)]
+        finest = min(s for s, n in zip(spacing, sizes) if n > 1)
+        limit = finest * math.sqrt(2) * (1 + 1e-9)
+        factors.append(
+            tuple(
+                f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing)
+            )
+        )
+
+
+def estimate_blocks(
+    shape: Sequence[int], spacing_um: Sequence[float], settings: VolumeSettings
+) -> int:
+    """Number of blocks of a volume of about this shape, before its exact frame is known."""
+    frame = Frame(tuple(shape), tuple(spacing_um))
+    plan = make_plan("estimate", frame, DTYPES[settings.kind][0], settings)
+    return math.prod(-(-n // b) for n, b in zip(frame.shape, plan.block))
+
+
+def _boxes(shape: Box, edge: Box) -> list[Block]:
+    counts = [-(-n // e) for n, e in zip(shape, edge)]
+    boxes = []
+    for z in range(counts[0]):
+        for y in range(counts[1]):
+            for x in range(counts[2]):
+                start = (z * edge[0], y * edge[1], x * edge[2])
+                stop = tuple(min(a + e, n) for a, e, n in zip(start, edge, shape))
+                boxes.append(Block((z, y, x), start, stop))
+    return boxes
+
+
+def _power_of_two(n: int) -> int:
+    """Smallest power of two that is not below ``n``."""
+    return 1 << (n - 1).bit_length()
+
+
+def _check(key: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}: {value!r} is unknown; use {', '.join(allowed)}")
