@@ -4,7 +4,7 @@
 rule estimate_bias_field:
     """Estimate the smooth bias field of a channel at low resolution."""
     input:
-        plan=result("fused/{channel}/volume.json"),
+        plan=result("fused/{channel}/plan.json"),
         complete=result("fused/{channel}/complete.json"),
     output:
         field=result("bias/{channel}.nrrd"),
@@ -30,10 +30,10 @@ rule estimate_bias_field:
 rule init_corrected_volume:
     """Write the metadata of the corrected volume of a channel."""
     input:
-        plan=result("fused/{channel}/volume.json"),
+        plan=result("fused/{channel}/plan.json"),
         field=result("bias/{channel}.nrrd"),
     output:
-        plan=result("corrected_volume/{channel}/volume.json"),
+        plan=result("corrected_volume/{channel}/plan.json"),
     params:
         code=code("init_corrected_volume"),
         store=setting("store"),
@@ -54,9 +54,9 @@ rule init_corrected_volume:
 rule correct_volume:
     """Divide one batch of blocks of a channel by the bias field."""
     input:
-        source=result("fused/{channel}/volume.json"),
+        source=result("fused/{channel}/plan.json"),
         complete=result("fused/{channel}/complete.json"),
-        plan=result("corrected_volume/{channel}/volume.json"),
+        plan=result("corrected_volume/{channel}/plan.json"),
         field=result("bias/{channel}.nrrd"),
     output:
         batch=result("corrected_volume/{channel}/batches/{batch}.json"),

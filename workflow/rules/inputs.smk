@@ -92,6 +92,16 @@ def registration_volume(wildcards, name):
     return measured_file(wildcards, name, registration_channel(wildcards))
 
 
+def registration_source(wildcards):
+    return f"{measured_volume(wildcards)}/{registration_channel(wildcards)}"
+
+
+def registration_settings(wildcards):
+    """Options of the registration itself, without what other rules read of that section."""
+    others = ("channel", "atlases", "pose", "threads")
+    return {k: v for k, v in setting("registration")(wildcards).items() if k not in others}
+
+
 def every_channel(wildcards, name):
     channels = SAMPLES[wildcards.sample]["input"]["channels"]
     return [measured_file(wildcards, name, channel) for channel in channels]

@@ -6,15 +6,17 @@ rule measure_regions:
     input:
         unpack(prepared_atlas),
         unpack(transform_files),
-        labels=result("labels/{atlas}/volume.json"),
+        labels=result("labels/{atlas}/plan.json"),
         complete=result("labels/{atlas}/complete.json"),
-        channels=lambda wildcards: every_channel(wildcards, "volume.json"),
+        channels=lambda wildcards: every_channel(wildcards, "plan.json"),
         channels_complete=lambda wildcards: every_channel(wildcards, "complete.json"),
     output:
         table=result("regions/{atlas}.tsv"),
     params:
         code=code("measure_regions"),
         store=setting("store"),
+        source=measured_volume,
+        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
     log:
         log_of("measure_regions/{atlas}"),
     benchmark:

@@ -5,7 +5,7 @@ rule preview_alignment:
     """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
     input:
         unpack(prepared_atlas),
-        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
     output:
         affine=result("registration/{atlas}/initial_affine.txt"),
@@ -19,7 +19,9 @@ rule preview_alignment:
     params:
         code=code("preview_alignment"),
         store=setting("store"),
-        settings=setting("registration"),
+        source=registration_source,
+        pose=setting("registration.pose"),
+        resolution_um=setting("registration.resolution_um"),
     log:
         log_of("preview_alignment/{atlas}"),
     benchmark:
@@ -38,16 +40,18 @@ rule register:
     """Register the atlas to the sample: affine, velocity, contrast, posteriors, transforms."""
     input:
         unpack(prepared_atlas),
-        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
         affine=result("registration/{atlas}/initial_affine.txt"),
+        pose=result("registration/{atlas}/pose.json"),
     output:
         **registration_outputs(),
     params:
         code=code("register"),
         store=setting("store"),
-        settings=setting("registration"),
-        seed=setting("seed"),
+        source=registration_source,
+        settings=registration_settings,
+        threads=setting("registration.threads"),
     log:
         log_of("register/{atlas}"),
     benchmark:

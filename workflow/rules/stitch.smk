@@ -25,12 +25,39 @@ rule import_tiles:
         "../scripts/import_tiles.py"
 
 
+rule estimate_steps:
+    """Find the true step of the stage, where the metadata's overlap may be wrong."""
+    input:
+        unpack(alignment_tiles),
+        acquisition=result("acquisition.json"),
+    output:
+        steps=result("stitching/steps.json"),
+    params:
+        code=code("estimate_steps"),
+        channel=alignment_channel,
+        settings=setting("stitching.displacement"),
+        store=setting("store"),
+        raw_state=alignment_raw_state,
+    log:
+        log_of("estimate_steps"),
+    benchmark:
+        benchmark_of("estimate_steps")
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(strips),
+        runtime=runtime(one_batch),
+    conda:
+        "../envs/tiles.yaml"
+    script:
+        "../scripts/estimate_steps.py"
+
+
 rule measure_displacements:
     """Measure the displacements of one batch of neighbouring tiles in the alignment channel."""
     input:
         unpack(alignment_tiles),
         acquisition=result("acquisition.json"),
-        xml=result("stitching/xml_import.xml"),
+        steps=result("stitching/steps.json"),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     params:

@@ -5,9 +5,9 @@ rule init_labels:
     """Plan the label volume of the sample and write its metadata and region names."""
     input:
         unpack(prepared_atlas),
-        plan=lambda wildcards: registration_volume(wildcards, "volume.json"),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
     output:
-        plan=result("labels/{atlas}/volume.json"),
+        plan=result("labels/{atlas}/plan.json"),
     params:
         code=code("init_labels"),
         store=setting("store"),
@@ -32,7 +32,7 @@ rule transform_labels:
     input:
         unpack(prepared_atlas),
         unpack(transform_files),
-        plan=result("labels/{atlas}/volume.json"),
+        plan=result("labels/{atlas}/plan.json"),
     output:
         batch=result("labels/{atlas}/batches/{batch}.json"),
     params:
@@ -56,7 +56,7 @@ rule mesh_labels:
     """Make a surface of every region in the sample."""
     input:
         unpack(prepared_atlas),
-        plan=result("labels/{atlas}/volume.json"),
+        plan=result("labels/{atlas}/plan.json"),
         complete=result("labels/{atlas}/complete.json"),
     output:
         meshes=result("labels/{atlas}/meshes.json"),
@@ -83,7 +83,7 @@ rule init_atlas_space:
     input:
         unpack(prepared_atlas),
     output:
-        plan=result("atlas_space/{atlas}/{channel}/volume.json"),
+        plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     params:
         code=code("init_atlas_space"),
         store=setting("store"),
@@ -107,14 +107,15 @@ rule transform_volume:
     """Carry a channel into the atlas, block by block, linear."""
     input:
         unpack(transform_files),
-        source=lambda wildcards: measured_file(wildcards, "volume.json"),
+        source=lambda wildcards: measured_file(wildcards, "plan.json"),
         complete=lambda wildcards: measured_file(wildcards, "complete.json"),
-        plan=result("atlas_space/{atlas}/{channel}/volume.json"),
+        plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     output:
         batch=result("atlas_space/{atlas}/{channel}/batches/{batch}.json"),
     params:
         code=code("transform_volume"),
         store=setting("store"),
+        source=measured_volume,
     log:
         log_of("transform_volume/{atlas}_{channel}_{batch}"),
     benchmark:

@@ -8,7 +8,7 @@ rule init_volume:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
     output:
-        plan=result("fused/{channel}/volume.json"),
+        plan=result("fused/{channel}/plan.json"),
     params:
         code=code("init_volume"),
         store=setting("store"),
@@ -34,7 +34,7 @@ rule fuse_block:
         unpack(channel_tiles),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
-        plan=result("fused/{channel}/volume.json"),
+        plan=result("fused/{channel}/plan.json"),
     output:
         batch=result("fused/{channel}/batches/{batch}.json"),
     params:
@@ -60,10 +60,10 @@ rule fuse_block:
 rule finish_pyramid:
     """Make the coarse levels of a volume from the finest that its blocks wrote."""
     input:
-        plan=result("{volume}/volume.json"),
+        plan=result("{volume}/plan.json"),
         batches=blocks_of_volume,
     output:
-        pyramid=result("{volume}/pyramid.json"),
+        levels=result("{volume}/levels.json"),
     params:
         code=code("finish_pyramid"),
         store=setting("store"),
@@ -84,9 +84,9 @@ rule finish_pyramid:
 rule finalize_volume:
     """Check that every record and object of a volume is there, and set its display range."""
     input:
-        plan=result("{volume}/volume.json"),
+        plan=result("{volume}/plan.json"),
         batches=blocks_of_volume,
-        pyramid=result("{volume}/pyramid.json"),
+        levels=result("{volume}/levels.json"),
     output:
         complete=result("{volume}/complete.json"),
     params:

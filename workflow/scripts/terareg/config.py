@@ -156,7 +156,9 @@ def _sentence(error: jsonschema.ValidationError) -> str:
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
               "exclusiveMaximum": "less than"}  # fmt: skip
     if error.validator in limits:
-        return f"{where}: {value!r} must be {limits[error.validator]} {error.validator_value}; {hint}"
+        return (
+            f"{where}: {value!r} must be {limits[error.validator]} {error.validator_value}; {hint}"
+        )
     return f"{where}: {value!r} does not fit; {hint}"
 
 

@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from terareg.errors import AcquisitionError
+from terareg.storage.store import Store
 
 SPACING_RANGE_UM = (0.05, 100.0)
+_INI = "Experiment.ini"
+_CELLS = "Scanned Cells.txt"
 _PIXEL_UM = {4: 1.46, 10: 0.585, 25: 0.234}
 _PIXEL_UM_WIDTH = 2048
 _MAX_CELLS = 100_000
@@ -44,7 +47,7 @@ class ColmMetadata:
         Voxel size (z, y, x).
     overlap : tuple of float
         Overlap of neighbouring tiles (y, x) as a fraction of the tile; 0 along an axis with a
-        single tile if nothing else is known.
+        single tile.
     channels_stated : int or None
         "Num Enabled Channels", if it is there.
     problems : tuple of str
@@ -82,11 +85,34 @@ def decode_text(data: bytes, name: str) -> str:
     return text
 
 
+def load_colm_metadata(
+    raw: Store,
+    spacing_um: Sequence[float] | None = None,
+    overlap: Sequence[float] | None = None,
+) -> ColmMetadata:
+    """Read the metadata files below ``raw``; see :func:`read_colm_metadata`."""
+    texts = []
+    for name in (_INI, _CELLS):
+        try:
+            texts.append(decode_text(raw.read(name), name))
+        except FileNotFoundError as error:
+            raise AcquisitionError(
+                f"there is no {name} in {raw.url}; point input.path at the folder that holds "
+                f"{_INI}, {_CELLS} and the view folder (VW0)"
+            ) from error
+        except OSError as error:
+            raise AcquisitionError(
+                f"{raw.address(name)} cannot be read ({error.strerror}); check its permissions or "
+                "copy it again"
+            ) from error
+    return read_colm_metadata(texts[0], texts[1], spacing_um=spacing_um, overlap=overlap)
+
+
 def read_colm_metadata(
     ini_text: str,
     cells_text: str,
     *,
-    name: str = "Experiment.ini",
+    name: str = _INI,
     spacing_um: Sequence[float] | None = None,
     overlap: Sequence[float] | None = None,
 ) -> ColmMetadata:
@@ -213,7 +239,7 @@ class _Ini:
         if not self.has(section, key):
             state = "is empty" if (_fold(section), _fold(key)) in self.values else "is missing"
             raise AcquisitionError(
-                f"{name_of(self.name, section, key)} {state}; add it, or copy the file from the "
+                f"{_key_name(self.name, section, key)} {state}; add it, or copy the file from the "
                 "microscope again"
             )
         return self.values[_fold(section), _fold(key)]
@@ -227,7 +253,7 @@ class _Ini:
             value = math.nan
         if not math.isfinite(value):
             raise AcquisitionError(
-                f"{name_of(self.name, section, key)} is {text!r}, not a number; correct it"
+                f"{_key_name(self.name, section, key)} is {text!r}, not a number; correct it"
             )
         return value
 
@@ -235,13 +261,13 @@ class _Ini:
         value = self.number(section, key)
         if value != int(value) or not low <= value <= high:
             raise AcquisitionError(
-                f"{name_of(self.name, section, key)} is {value:g}, but must be a whole number "
+                f"{_key_name(self.name, section, key)} is {value:g}, but must be a whole number "
                 f"from {low} to {high}; correct it"
             )
         return int(value)
 
 
-def name_of(file: str, section: str, key: str) -> str:
+def _key_name(file: str, section: str, key: str) -> str:
     """How messages write a key: ``Experiment.ini [Section] Key``."""
     return f"{file} [{section}] {key}"
 
@@ -264,10 +290,8 @@ def _list(values: object) -> str:
         return repr(values)
 
 
-def _read_cells(
-    text: str, rows: int, columns: int, ini_name: str
-) -> tuple[tuple[bool, ...], ...]:
-    name = "Scanned Cells.txt"
+def _read_cells(text: str, rows: int, columns: int, ini_name: str) -> tuple[tuple[bool, ...], ...]:
+    name = _CELLS
     lines = [line.strip() for line in text.lstrip("\ufeff").splitlines()]
     lines = [line for line in lines if line]
     table = []
@@ -307,7 +331,7 @@ def _magnification(ini: _Ini) -> int:
     value = float(match.group(1).replace(",", ".")) if match else math.nan
     if value not in _PIXEL_UM:
         raise AcquisitionError(
-            f"{name_of(ini.name, _OBJECTIVES, 'North')} is {text!r}, but only the pixel sizes of "
+            f"{_key_name(ini.name, _OBJECTIVES, 'North')} is {text!r}, but only the pixel sizes of "
             f"{', '.join(f'{m}x' for m in _PIXEL_UM)} are known; set input.spacing_um"
         )
     return int(value)
@@ -316,9 +340,10 @@ def _magnification(ini: _Ini) -> int:
 def _stated_spacing(ini: _Ini, width: int) -> tuple[float, float, float]:
     step_um = round(ini.number(_REGION, "Stack Step (mm)") * 1000.0, 6)
     if not SPACING_RANGE_UM[0] <= step_um <= SPACING_RANGE_UM[1]:
+        where = _key_name(ini.name, _REGION, "Stack Step (mm)")
         raise AcquisitionError(
-            f"{name_of(ini.name, _REGION, 'Stack Step (mm)')} is {step_um / 1000:g}, a voxel size "
-            f"of {step_um:g} um in z, which is implausible; correct it or set input.spacing_um"
+            f"{where} is {step_um / 1000:g}, an implausible voxel size of {step_um:g} um in z; "
+            "correct it or set input.spacing_um"
         )
     pixel_um = _PIXEL_UM[_magnification(ini)] * _PIXEL_UM_WIDTH / width
     return (step_um, pixel_um, pixel_um)
@@ -361,23 +386,21 @@ def _overlap(
     result = []
     for axis, (word, count) in enumerate(zip(("Vertical", "Horizontal"), grid)):
         key = f"Actual {word} Overlap (%)"
-        where = name_of(ini.name, _STATISTICS, key)
-        stated = None
-        if ini.has(_STATISTICS, key) and (count > 1 or wanted is None):
-            stated = ini.number(_STATISTICS, key) / 100.0
-        if wanted is not None:
-            value, source = float(wanted[axis]), f"input.overlap ({word.lower()})"
-            if stated is not None and count > 1 and abs(stated - value) > 0.005:
-                problems.append(
-                    f"{source} is {value:.1%} but {where} is {stated:.1%}; input.overlap was used"
-                )
-        elif stated is None and count > 1:
-            ini.text(_STATISTICS, key)
-        else:
-            value, source = stated or 0.0, where
+        where = _key_name(ini.name, _STATISTICS, key)
         if count == 1:
-            result.append(value if 0.0 <= value < _MAX_OVERLAP else 0.0)
+            result.append(0.0)
             continue
+        if wanted is None:
+            value, source = ini.number(_STATISTICS, key) / 100.0, where
+        else:
+            value, source = float(wanted[axis]), f"input.overlap ({word.lower()})"
+            if ini.has(_STATISTICS, key):
+                stated = ini.number(_STATISTICS, key) / 100.0
+                if abs(stated - value) > 0.005:
+                    problems.append(
+                        f"{source} is {value:.1%} but {where} is {stated:.1%}; input.overlap was "
+                        "used"
+                    )
         if not 0.0 < value < _MAX_OVERLAP:
             raise AcquisitionError(
                 f"{source} is {value:.3g} of a tile, but neighbours can only be aligned with an "

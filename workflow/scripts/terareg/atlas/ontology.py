@@ -266,6 +266,8 @@ def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         raise AtlasError(f"ontology {path} is not valid JSON ({error}); correct it") from error
     if isinstance(data, dict):
         data = data.get("msg", [data])
+    if not isinstance(data, list):
+        raise AtlasError(f"ontology {path} is not a list of regions; give the Allen API's JSON")
     rows: list[tuple[str, dict[str, Any]]] = []
     stack = [(item, None) for item in reversed(data)]
     while stack:

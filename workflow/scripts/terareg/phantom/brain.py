@@ -55,10 +55,10 @@ _TREE = (
     Structure("grey", "Grey matter", "root", 0.55),
     Structure("CH", "Cerebrum", "grey", 0.30),
     Structure("CTX", "Cortex", "CH", 0.33),
-    Structure("SPF", "Superficial cortex", "CTX", 0.35, 0.62, 9),
-    Structure("DEP", "Deep cortex", "CTX", 0.40, 0.76, 8),
+    Structure("SPF", "Superficial cortex", "CTX", 0.35, 0.62, 11),
+    Structure("DEP", "Deep cortex", "CTX", 0.40, 0.76, 9),
     Structure("HPF", "Hippocampal formation", "CH", 0.27, 0.66, 4),
-    Structure("VCX", "Ventral cortex", "CH", 0.22, 0.70, 6),
+    Structure("VCX", "Ventral cortex", "CH", 0.22, 0.70, 7),
     Structure("STR", "Striatum", "CH", 0.52, 0.86, 6),
     Structure("OB", "Olfactory bulb", "CH", 0.42),
     Structure("OBo", "Olfactory bulb, outer layer", "OB", 0.43, 0.92),
@@ -71,7 +71,7 @@ _TREE = (
     Structure("P", "Pons", "HB", 0.08, 0.55, 4),
     Structure("MY", "Medulla", "HB", 0.11, 0.60, 5),
     Structure("CB", "Cerebellum", "grey", 0.15),
-    Structure("CBX", "Cerebellar cortex", "CB", 0.16, 0.84, 6),
+    Structure("CBX", "Cerebellar cortex", "CB", 0.16, 0.84, 7),
     Structure("CBN", "Cerebellar nuclei", "CB", 0.13, 0.62),
     Structure("fiber", "Fibre tracts", "root", 0.6),
     Structure("cc", "Callosal white matter", "fiber", 0.61, 0.36),
@@ -99,7 +99,7 @@ class BrainSettings:
 
     seed: int = 0
     atlas_spacing_um: float = 50.0
-    smallest_region_mm3: float = 0.3
+    smallest_region_mm3: float = 0.35
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def make_atlas(settings: BrainSettings) -> PhantomAtlas:
     """
     rng = np.random.default_rng([settings.seed, 1])
     spacing_mm = settings.atlas_spacing_um / 1000
-    shape = tuple(int(round(s / spacing_mm / 2)) * 2 for s in _SIZE_MM)
+    shape = tuple(round(s / spacing_mm / 2) * 2 for s in _SIZE_MM)
     frame = Frame(shape, (settings.atlas_spacing_um,) * 3, (0, 0, 0), ATLAS_ORIENTATION)
     structures = _paint_structures(frame, rng)
     annotation, ontology, level = _divide(structures, frame, settings, rng)
@@ -197,7 +197,7 @@ def _paint_structures(frame: Frame, rng: np.random.Generator) -> np.ndarray:
         paint[mask] = index[acronym]
 
     put(bulb < 0, "OBo")
-    put(bulb < -0.3, "OBi")
+    put(bulb < -0.26, "OBi")
     put(stem < 0, "MY")
     put((stem < 0) & (front > -2.9), "P")
     put(floor < 0, "HY")
@@ -218,9 +218,15 @@ def _paint_structures(frame: Frame, rng: np.random.Generator) -> np.ndarray:
     # ventricles: a curved sheet in each hemisphere, slits on the midline
     sheet = np.abs(side - 1.05 - 0.25 * (front + 0.4) ** 2 * 0.3)
     put((sheet < 0.2) & (np.abs(front + 0.2) < 1.7) & (up > 0.1) & (up < 1.15) & core, "VL")
-    put((side < 0.16) & (np.abs(front + 0.7) < 1.3) & (up > -1.9) & (up < 0.55)
-        & ((between < 0) | (floor < 0)), "V3")
-    put(_ellipsoid(here, (0.0, -3.75, -0.35), (0.75, 0.85, 0.3)) < 0, "V4")
+    put(
+        (side < 0.16)
+        & (np.abs(front + 0.7) < 1.3)
+        & (up > -1.9)
+        & (up < 0.55)
+        & ((between < 0) | (floor < 0)),
+        "V3",
+    )
+    put(_ellipsoid(here, (0.0, -3.7, -0.35), (0.85, 0.9, 0.36)) < 0, "V4")
     # the fissure between the hemispheres
     paint[(np.abs(right) < 0.09) & (up > 0.9) & (front > -2.2)] = 0
     return paint
@@ -232,7 +238,6 @@ def _divide(
     """Voronoi parts, sparse ids; returns annotation, ontology, intensity per voxel."""
     voxel_mm3 = frame.voxel_volume_um3 / 1e9
     middle = frame.shape[0] // 2
-    right, front, up = _anatomical_mm(frame)
     half = structures[middle:]
     wobble = SplineField.random(rng, np.array(frame.extent_um) / 1000, (0.9, 0.9, 0.9), 3)
     annotation_half = np.zeros(half.shape, np.uint32)
@@ -401,13 +406,13 @@ class SampleSettings:
     rotation_deg: float = 5.0
     scale: float = 0.04
     shift_um: float = 150.0
-    coarse_um: float = 220.0
-    fine_um: float = 60.0
+    coarse_um: float = 380.0
+    fine_um: float = 80.0
     coarse_spacing_um: float = 2400.0
     fine_spacing_um: float = 1000.0
     region_factor: float = 0.06
     bias: float = 0.15
-    texture: float = 0.22
+    texture: float = 0.12
     cells: int = 6000
     tissue_counts: tuple[float, float] = (5000.0, 3500.0)
 
@@ -449,6 +454,7 @@ class Sample:
         ]
         self._images = self._make_images(rng)
         self._missing, self._artefact = self._make_damage(rng)
+        self._ragged = SplineField.random(rng, extent, (420.0,) * 3)
         self._cells = self._make_cells(rng)
 
     # -------------------------------------------------------------- transform
@@ -560,7 +566,7 @@ class Sample:
         voxels = rng.uniform(0, 1, (8 * count, 3)) * np.array(self.frame.shape)
         points = self.frame.to_um(voxels)
         here = self.labels_at(points) > 0
-        here &= np.linalg.norm(points - self._missing[0], axis=1) > self._missing[1]
+        here &= ~self.damaged(points)
         voxels = voxels[here][:count]
         amplitude = rng.uniform(0.8, 3.0, len(voxels))
         cells = np.column_stack([voxels, amplitude])
@@ -591,13 +597,23 @@ class Sample:
     def damage_grid(self, axes: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Missing tissue and artefact on a grid, float32 0..1 each (soft edges)."""
         soft = []
+        ragged = self._ragged.grid(axes)[0]
         for (centre, radius), width in ((self._missing, 60.0), (self._artefact, 40.0)):
-            squares = [(np.asarray(a, float) - c) ** 2 for a, c in zip(axes, centre)]
+            squares = [(np.asarray(a, np.float32) - c) ** 2 for a, c in zip(axes, centre)]
             distance = np.sqrt(
                 squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
             )
+            distance += 0.12 * radius * ragged
             soft.append(np.clip((radius - distance) / width + 0.5, 0, 1).astype(np.float32))
         return soft[0], soft[1]
+
+    def damaged(self, sample_um: np.ndarray) -> np.ndarray:
+        """Whether points (n, 3) may lie in the missing patch or the artefact (with a margin)."""
+        points = np.asarray(sample_um, float)
+        out = np.zeros(len(points), bool)
+        for centre, radius in (self._missing, self._artefact):
+            out |= np.linalg.norm(points - centre, axis=1) < 1.35 * radius
+        return out
 
     def block(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """Counts above the dark offset of voxels ``start <= index < stop``, (2, z, y, x) float32.
@@ -748,9 +764,7 @@ def _landmarks(sample: Sample, count: int) -> tuple[np.ndarray, np.ndarray]:
     chosen = voxels[rng.permutation(len(voxels))[: 2 * count]]
     atlas_um = sample.atlas.frame.to_um(chosen + rng.uniform(-0.5, 0.5, chosen.shape))
     sample_um = sample.to_sample(atlas_um)
-    good = sample.frame.contains(sample_um)
-    for centre, radius in (sample._missing, sample._artefact):
-        good &= np.linalg.norm(sample_um - centre, axis=1) > radius
+    good = sample.frame.contains(sample_um) & ~sample.damaged(sample_um)
     return atlas_um[good][:count], sample_um[good][:count]
 
 

@@ -156,12 +156,10 @@ class Store:
             return
         root = Path(self.url)
         top = self.path(key) if key else root
-        for folder, folders, files in os.walk(top):
-            folders.sort()
-            for name in sorted(files):
-                path = Path(folder) / name
-                stat = path.stat()
-                yield Entry(path.relative_to(root).as_posix(), stat.st_size, str(stat.st_mtime_ns))
+        paths = (Path(folder) / name for folder, _, files in os.walk(top) for name in files)
+        for name, path in sorted((path.relative_to(root).as_posix(), path) for path in paths):
+            stat = path.stat()
+            yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
 
     def folders(self, key: str = "") -> list[str]:
         """Names of the folders directly below ``key``, sorted."""

@@ -280,9 +280,7 @@ def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int)
         finest = min(s for s, n in zip(spacing, sizes) if n > 1)
         limit = finest * math.sqrt(2) * (1 + 1e-9)
         factors.append(
-            tuple(
-                f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing)
-            )
+            tuple(f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing))
         )
 
 

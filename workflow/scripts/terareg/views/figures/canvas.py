@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import ParamSpec
 
 import matplotlib
 import numpy as np
@@ -14,12 +16,18 @@ from PIL import Image
 
 from terareg.frames import Frame
 
+P = ParamSpec("P")
+
 # Okabe and Ito's palette: told apart with every common kind of colour blindness
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 RED, PURPLE, SKY, GREY = "#d55e00", "#cc79a7", "#56b4e9", "#6b6b6b"
 
 AXES = ("z", "y", "x")
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+_VIEWS = {
+    "S": "horizontal", "I": "horizontal", "A": "coronal", "P": "coronal",
+    "R": "sagittal", "L": "sagittal",
+}  # fmt: skip
 _DPI = 100
 _STYLE = {
     "font.size": 9.0,
@@ -34,36 +42,43 @@ _STYLE = {
 }
 
 
-def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Return a figure of ``width`` x ``height`` inches with terareg's settings and a heading."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
-        figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
-        if title:
-            figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
+def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """Turn a function that draws a figure into one that returns PNG bytes.
+
+    It runs with terareg's own settings, whatever matplotlibrc says. The PNG carries no metadata,
+    so that equal figures give equal bytes; one without colour is stored as 8-bit grey, a third of
+    the size.
+    """
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
+        with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
+            figure = draw(*args, **kwargs)
+            figure.canvas.draw()
+        return _png(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+
+    return drawn
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    grey = (pixels == pixels[..., :1]).all()
+    image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return stream.getvalue()
+
+
+def new_figure(width: float, height: float, title: str) -> Figure:
+    """Return a figure of ``width`` x ``height`` inches with a heading; see :func:`picture`."""
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
     FigureCanvasAgg(figure)
     return figure
 
 
-def axes_grid(figure: Figure, rows: int, columns: int, **options) -> np.ndarray:
-    """Return an object array (rows, columns) of axes drawn with terareg's settings."""
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
-        return figure.subplots(rows, columns, squeeze=False, gridspec_kw=options or None)
-
-
-def to_png(figure: Figure) -> bytes:
-    """Return the figure as PNG without any metadata; equal figures give equal bytes.
-
-    Pictures without colour are stored as 8-bit grey, which is a third of the size.
-    """
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
-        figure.canvas.draw()
-    picture = Image.fromarray(np.asarray(figure.canvas.buffer_rgba())[..., :3].copy(), "RGB")
-    bands = np.asarray(picture)
-    if np.array_equal(bands[..., 0], bands[..., 1]) and np.array_equal(bands[..., 1], bands[..., 2]):
-        picture = picture.convert("L")
-    stream = io.BytesIO()
-    picture.save(stream, "PNG", optimize=True)
-    return stream.getvalue()
+def axes_grid(figure: Figure, rows: int, columns: int, **ratios) -> np.ndarray:
+    """Return axes as an object array (rows, columns); ``ratios``: width_ratios, height_ratios."""
+    return figure.subplots(rows, columns, squeeze=False, gridspec_kw=ratios or None)
 
 
 def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[float, float]:
@@ -122,7 +137,8 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     ----------
     axes : matplotlib axes
     image : numpy.ndarray
-        2-D, or 2-D with RGB; rows run down, as :func:`plane` returns it.
+        2-D, or 2-D with RGB; rows run down, as :func:`plane` returns it. It may be sampled more
+        finely than the frame, but covers the same extent.
     frame : Frame
         Frame of the whole volume; gives pixel sizes and letters.
     axis : int
@@ -131,7 +147,7 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
         For ``imshow``: cmap, vmin, vmax. Defaults to grey in the window of the image.
     """
     down, right = plane_axes(axis)
-    height, width = (n * frame.spacing_um[a] for n, a in zip(image.shape[:2], (down, right)))
+    height, width = frame.extent_um[down], frame.extent_um[right]
     if image.ndim == 2 and "cmap" not in options and "norm" not in options:
         options["cmap"] = "gray"
         if "vmin" not in options:
@@ -144,7 +160,7 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     for spine in axes.spines.values():
         spine.set_visible(False)
     letters(axes, frame.orientation[down], frame.orientation[right])
-    scale_bar(axes, width, height)
+    scale_bar(axes, width, height, round_length(min(frame.extent_um) / 3))
     return drawn
 
 
@@ -163,14 +179,13 @@ def letters(axes, down: str, right: str) -> None:
     axes.text(0.985, 0.5, right, ha="right", va="center", **style)
 
 
-def scale_bar(axes, width_um: float, height_um: float) -> None:
-    """Draw a bar of a round length, about a quarter of the picture, at its lower left."""
-    length = round_length(width_um / 4)
+def scale_bar(axes, width_um: float, height_um: float, length_um: float) -> None:
+    """Draw a bar of a known length at the lower left of a picture with axes in micrometres."""
     x, y = 0.04 * width_um, 0.93 * height_um
     for colour, thickness in (("black", 5.5), ("white", 3.0)):
-        axes.plot([x, x + length], [y, y], color=colour, lw=thickness, solid_capstyle="butt")
+        axes.plot([x, x + length_um], [y, y], color=colour, lw=thickness, solid_capstyle="butt")
     axes.text(
-        x, y - 0.02 * height_um, length_text(length), color="black", fontsize=8, va="bottom",
+        x, y - 0.02 * height_um, length_text(length_um), color="black", fontsize=8, va="bottom",
         bbox={"boxstyle": "round,pad=0.12", "fc": "white", "ec": "none", "alpha": 0.8},
     )  # fmt: skip
     axes.set_xlim(0, width_um)
@@ -199,26 +214,75 @@ def boundaries(labels: np.ndarray) -> np.ndarray:
     return edge
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, colour: str, limits: Sequence[float]) -> np.ndarray:
-    """Return an 8-bit RGB picture of a grey image with the mask's pixels in one colour."""
+def outlined(image: np.ndarray, labels: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+    """Draw the boundaries of labelled regions on a grey image.
+
+    Parameters
+    ----------
+    image, labels : numpy.ndarray, shape (rows, columns)
+        Both are enlarged by repetition, so that lines stay thin. Label 0 is outside.
+    limits : (low, high)
+        Display range of the image.
+
+    Returns
+    -------
+    numpy.ndarray, uint8, RGB
+        The outline of the whole in full colour, inner boundaries half transparent.
+    """
+    image, labels = (enlarge(i) for i in (image, labels))
     low, high = limits
     grey = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1)
-    picture = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=2)
-    picture[mask] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return picture
+    picture = np.repeat((grey * 255)[..., None], 3, axis=2)
+    colour = np.array([int(ORANGE[i : i + 2], 16) for i in (1, 3, 5)], float)
+    inner = boundaries(labels)
+    picture[inner] = 0.5 * picture[inner] + 0.5 * colour
+    outer = boundaries(labels > 0)
+    picture[outer | np.roll(outer, 1, 0) | np.roll(outer, 1, 1)] = colour
+    return picture.astype(np.uint8)
 
 
 def composite(first: np.ndarray, second: np.ndarray, limits: Sequence[float]) -> np.ndarray:
     """Show two images as magenta and green; where they agree the picture is grey."""
     low, high = limits
-    a, b = (np.clip((np.nan_to_num(i, nan=low) - low) / (high - low), 0, 1) for i in (first, second))
+    a, b = (
+        np.clip((np.nan_to_num(i, nan=low) - low) / (high - low), 0, 1) for i in (first, second)
+    )
     return (np.stack([a, b, a], axis=-1) * 255).astype(np.uint8)
 
 
-def enlarge(image: np.ndarray, smallest: int = 240) -> np.ndarray:
+def enlarge(image: np.ndarray, smallest: int = 360) -> np.ndarray:
     """Repeat pixels of a small picture so that one-pixel lines stay visible when it is scaled."""
     factor = max(1, math.ceil(smallest / max(image.shape[:2])))
     return np.repeat(np.repeat(image, factor, axis=0), factor, axis=1)
+
+
+def plane_rows(frame: Frame, names: Sequence[str], title: str, *, bar: bool = False):
+    """Return a figure and axes (rows, 3) for rows of three orthogonal planes.
+
+    Parameters
+    ----------
+    frame : Frame
+        Gives the proportions.
+    names : sequence of str
+        Label of each row.
+    title : str
+        Heading.
+    bar : bool
+        Leave room for a colour bar at the right.
+    """
+    widths = [frame.extent_um[plane_axes(axis)[1]] for axis in range(3)]
+    tallest = max(frame.extent_um[plane_axes(axis)[0]] for axis in range(3))
+    height = (8.8 if bar else 9.7) * tallest / sum(widths)
+    figure = new_figure(10, 0.9 + len(names) * (min(max(height, 1.2), 7.0) + 0.08), title)
+    axes = axes_grid(figure, len(names), 3, width_ratios=widths)
+    for row, name in zip(axes, names):
+        row[0].set_ylabel(name, fontsize=10, fontweight="bold")
+    return figure, axes
+
+
+def view_name(frame: Frame, axis: int) -> str:
+    """Anatomical name of the planes perpendicular to an array axis."""
+    return _VIEWS[frame.orientation[axis]]
 
 
 def note(axes, lines: Iterable[str]) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from terareg.views.figures import canvas
 
 
-def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> bytes:
+@canvas.picture
+def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure:
     """Draw a flat-field with its row and column profiles and what it was made of.
 
     Parameters
@@ -22,10 +24,6 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> bytes:
     channel : str
         Name in the heading.
 
-    Returns
-    -------
-    bytes
-        PNG.
     """
     small, factor = canvas.shrink(np.asarray(profile) * 100)
     height, width = profile.shape
@@ -47,7 +45,7 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> bytes:
     _profiles(axes[0, 1], small, factor, across=False)
     axes[0, 1].sharey(axes[0, 0])
     canvas.note(axes[1, 1], _flatfield_facts(profile, info))
-    return canvas.to_png(figure)
+    return figure
 
 
 def _profiles(axes, image: np.ndarray, factor: int, *, across: bool) -> None:
@@ -96,7 +94,8 @@ def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
     return lines
 
 
-def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> bytes:
+@canvas.picture
+def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> Figure:
     """Draw the mean over all tiles before and after the flat-field correction.
 
     What all tiles have in common belongs to the microscope, not to the sample: the right picture
@@ -123,9 +122,7 @@ def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> bytes:
         )
         axes[0, column].set_title(f"{name}: unevenness (SD) {spread:.1f} %")
     axes[0, 0].set_ylabel("camera row (pixel)")
-    figure.colorbar(
-        picture, ax=list(axes[0]), label="percent of the mean", fraction=0.03, pad=0.01
-    )
+    figure.colorbar(picture, ax=list(axes[0]), label="percent of the mean", fraction=0.03, pad=0.01)
     for column, (label, axis, size) in enumerate((("column", 0, width), ("row", 1, height))):
         for name, (image, factor), colour, style in zip(
             ("before", "after"), small, (canvas.ORANGE, canvas.BLUE), ("--", "-")
@@ -140,4 +137,4 @@ def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> bytes:
         axes[1, column].grid(alpha=0.3)
     axes[1, 0].set_ylabel("percent of the mean")
     axes[1, 0].legend(fontsize=8, frameon=False)
-    return canvas.to_png(figure)
+    return figure

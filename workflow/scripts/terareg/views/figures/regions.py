@@ -6,24 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from terareg.views.figures import canvas
 
 
+@canvas.picture
 def region_bars(
     rows: Sequence[Mapping[str, Any]],
     *,
     value: str = "volume_mm3",
     label: str = "volume (mm³)",
     most: int = 20,
-) -> bytes:
+) -> Figure:
     """Draw the largest regions, left against right.
 
     Parameters
     ----------
     rows : sequence of mapping
-        ``acronym`` (or ``name``), ``hemisphere`` (left, right, or another word for both) and the
-        column ``value``.
+        As in ``regions/*.tsv``: ``acronym``, ``hemisphere`` (left, right, both), the column
+        ``value``; where there is a ``scope``, the rows of "own" are drawn.
     value : str
         Column of the bars.
     label : str
@@ -33,6 +35,8 @@ def region_bars(
     """
     table: dict[str, dict[str, float]] = {}
     for row in rows:
+        if row.get("scope", "own") != "own":
+            continue
         name = str(row.get("acronym") or row.get("name"))
         side = str(row.get("hemisphere", "both")).lower()
         try:
@@ -43,7 +47,9 @@ def region_bars(
             table.setdefault(name, {})[side] = amount
     sided = any({"left", "right"} & set(v) for v in table.values())
     if sided:
-        table = {n: {s: v for s, v in d.items() if s in ("left", "right")} for n, d in table.items()}
+        table = {
+            n: {s: v for s, v in d.items() if s in ("left", "right")} for n, d in table.items()
+        }
     table = {n: d for n, d in table.items() if sum(d.values()) > 0}
     if not table:
         raise ValueError(f"region_bars needs rows with a positive {value}")
@@ -68,33 +74,38 @@ def region_bars(
     axes.set_xlabel(label + ("; number: right minus left, percent of their mean" if sided else ""))
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.grid(axis="x", alpha=0.3)
-    return canvas.to_png(figure)
+    return figure
 
 
-def fiducial_errors(rows: Sequence[Mapping[str, Any]], *, voxel_um: float | None = None) -> bytes:
+@canvas.picture
+def fiducial_errors(rows: Sequence[Mapping[str, Any]], *, voxel_um: float | None = None) -> Figure:
     """Draw the distance of every named point from its partner, before and after registration.
 
     Parameters
     ----------
     rows : sequence of mapping
-        ``name``, ``error_um``, and ``error_before_um`` (initial affine) where known.
+        As in ``accuracy/*.tsv``: ``name``, ``error_um``, and ``affine_error_um`` (before the
+        deformation) where known; rows of a ``kind`` other than "fiducial" are left out.
     voxel_um : float, optional
         Working resolution, drawn as a line.
     """
-    rows = [r for r in rows if _finite(r.get("error_um"))]
+    rows = [
+        r for r in rows
+        if r.get("kind", "fiducial") == "fiducial" and _finite(r.get("error_um"))
+    ]  # fmt: skip
     if not rows:
         raise ValueError("fiducial_errors needs at least one row with error_um")
     rows = sorted(rows, key=lambda r: (-float(r["error_um"]), str(r["name"])))
     errors = np.array([float(r["error_um"]) for r in rows])
     before = np.array(
-        [float(r["error_before_um"]) if _finite(r.get("error_before_um")) else np.nan for r in rows]
+        [float(r["affine_error_um"]) if _finite(r.get("affine_error_um")) else np.nan for r in rows]
     )
     named = len(rows) <= 40
     figure = canvas.new_figure(8.6, 1.6 + (0.24 * len(rows) if named else 4.0), "Fiducial errors")
     axes = canvas.axes_grid(figure, 1, 1)[0, 0]
     place = np.arange(len(rows))
     if np.isfinite(before).any():
-        axes.plot(before, place, "s", ms=4, mfc="none", color=canvas.GREY, label="initial affine")
+        axes.plot(before, place, "s", ms=4, mfc="none", color=canvas.GREY, label="affine alone")
     axes.plot(errors, place, "o", ms=5, color=canvas.BLUE, label="registered")
     axes.axvline(errors.mean(), color=canvas.ORANGE, ls="--", label=f"mean {errors.mean():.0f} µm")
     if voxel_um:
@@ -109,7 +120,7 @@ def fiducial_errors(rows: Sequence[Mapping[str, Any]], *, voxel_um: float | None
     axes.set_title(f"{len(rows)} points, 95th percentile {np.percentile(errors, 95):.0f} µm")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.grid(axis="x", alpha=0.3)
-    return canvas.to_png(figure)
+    return figure
 
 
 def _finite(value: Any) -> bool:

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from scipy import ndimage
 
 from terareg.frames import Frame
 from terareg.views.figures import canvas
-from terareg.views.figures.volume import plane_widths, planes_size, view_name
 
 _ANATOMY = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
-# times an image is shown larger before lines are drawn on it
-_LINE_PIXELS = 360
 
 
+@canvas.picture
 def preview_alignment(
     sample: np.ndarray,
     sample_frame: Frame,
@@ -25,7 +25,7 @@ def preview_alignment(
     annotation: np.ndarray,
     atlas_frame: Frame,
     affine: np.ndarray,
-) -> bytes:
+) -> Figure:
     """Draw the sample with the atlas laid on it by the initial affine: look before hours of work.
 
     Left, the sample with the atlas's region boundaries; middle, the atlas as the affine puts it
@@ -47,28 +47,29 @@ def preview_alignment(
         Maps atlas points to sample points, micrometres, (z, y, x).
     """
     figure = canvas.new_figure(
-        9.6, 1.4 + 3 * _row_height(sample_frame, atlas_frame), "Initial alignment: does it look right?"
+        9.6,
+        1.4 + 3 * _row_height(sample_frame, atlas_frame),
+        "Initial alignment: does it look right?",
     )
     axes = canvas.axes_grid(figure, 3, 3)
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(sample, a)) for a in range(3)]))
     shown = canvas.window(template)
     for axis in range(3):
         image = canvas.plane(sample, axis)
-        points = _plane_points(sample_frame, axis, sample.shape[axis] // 2)
-        where = _to_index(points, affine, atlas_frame)
+        where = _to_index(_plane_points(sample_frame, axis), affine, atlas_frame)
         labels = _nearest(annotation, where)
-        atlas = ndimage.map_coordinates(
-            np.asarray(template, np.float32), where, order=1, cval=0.0
-        )
-        canvas.show_plane(axes[axis, 0], _outlined(image, labels, limits), sample_frame, axis)
-        canvas.show_plane(axes[axis, 1], _outlined(atlas, labels, shown), sample_frame, axis)
+        atlas = ndimage.map_coordinates(np.asarray(template, np.float32), where, order=1, cval=0.0)
+        canvas.show_plane(axes[axis, 0], canvas.outlined(image, labels, limits), sample_frame, axis)
+        canvas.show_plane(axes[axis, 1], canvas.outlined(atlas, labels, shown), sample_frame, axis)
         own = _matching_axis(sample_frame, atlas_frame, axis)
         canvas.show_plane(
             axes[axis, 2],
-            _outlined(canvas.plane(template, own), canvas.plane(annotation, own), shown),
+            canvas.outlined(canvas.plane(template, own), canvas.plane(annotation, own), shown),
             atlas_frame, own,
         )  # fmt: skip
-        axes[axis, 0].set_ylabel(view_name(sample_frame, axis), fontsize=10, fontweight="bold")
+        axes[axis, 0].set_ylabel(
+            canvas.view_name(sample_frame, axis), fontsize=10, fontweight="bold"
+        )
     for cell, words in zip(
         axes[0],
         (
@@ -79,7 +80,7 @@ def preview_alignment(
     ):
         cell.set_title(words)
     figure.supxlabel(_affine_text(affine), fontsize=8, x=0.01, ha="left")
-    return canvas.to_png(figure)
+    return figure
 
 
 def _row_height(*frames: Frame) -> float:
@@ -92,10 +93,19 @@ def _row_height(*frames: Frame) -> float:
     return tall + 0.25
 
 
-def _plane_points(frame: Frame, axis: int, index: int) -> np.ndarray:
-    """Micrometres of the voxels of one plane, shape (3, rows, columns)."""
-    lines = frame.axes_um()
-    lines[axis] = lines[axis][index : index + 1]
+def _plane_points(frame: Frame, axis: int) -> np.ndarray:
+    """Micrometres on the middle plane, finer than its voxels, shape (3, rows, columns)."""
+    longest = max(frame.shape[a] for a in canvas.plane_axes(axis))
+    factor = max(1, -(-360 // longest))
+    lines = []
+    for number, (count, spacing, origin) in enumerate(
+        zip(frame.shape, frame.spacing_um, frame.origin_um)
+    ):
+        if number == axis:
+            lines.append(np.array([origin + spacing * (count // 2)]))
+        else:
+            steps = (np.arange(count * factor) + 0.5) / factor - 0.5
+            lines.append(origin + spacing * steps)
     return np.take(np.stack(np.meshgrid(*lines, indexing="ij")), 0, axis=axis + 1)
 
 
@@ -115,11 +125,6 @@ def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(inside, picked, 0)
 
 
-def _outlined(image: np.ndarray, labels: np.ndarray, limits: Sequence[float]) -> np.ndarray:
-    image, labels = (canvas.enlarge(i, _LINE_PIXELS) for i in (image, labels))
-    return canvas.overlay(image, canvas.boundaries(labels), canvas.ORANGE, limits)
-
-
 def _matching_axis(sample: Frame, atlas: Frame, axis: int) -> int:
     """Atlas array axis that runs along the same anatomical line as a sample axis."""
     wanted = _ANATOMY[sample.orientation[axis]]
@@ -135,9 +140,10 @@ def _affine_text(affine: np.ndarray) -> str:
     )
 
 
+@canvas.picture
 def registration_overlay(
     sample: np.ndarray, frame: Frame, before: np.ndarray, after: np.ndarray, *, title: str = ""
-) -> bytes:
+) -> Figure:
     """Draw region boundaries on the sample in three planes, by the initial affine and at the end.
 
     Parameters
@@ -149,27 +155,26 @@ def registration_overlay(
         Atlas labels on the sample's grid, by the initial affine and by the final transform.
     """
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(sample, a)) for a in range(3)]))
-    figure = canvas.new_figure(
-        10, 1.1 + 2 * (0.3 + planes_size(frame, 9.6)),
+    figure, axes = canvas.plane_rows(
+        frame,
+        ("initial affine", "registered"),
         title or "Region boundaries before and after registration",
-    )  # fmt: skip
-    axes = canvas.axes_grid(figure, 2, 3, width_ratios=plane_widths(frame))
-    for row, labels, words in zip(axes, (before, after), ("initial affine", "registered")):
+    )
+    for row, labels in zip(axes, (before, after)):
         for axis, cell in enumerate(row):
-            canvas.show_plane(
-                cell,
-                _outlined(canvas.plane(sample, axis), canvas.plane(labels, axis), limits),
-                frame, axis,
-            )  # fmt: skip
-        row[0].set_ylabel(words, fontsize=10, fontweight="bold")
+            picture = canvas.outlined(
+                canvas.plane(sample, axis), canvas.plane(labels, axis), limits
+            )
+            canvas.show_plane(cell, picture, frame, axis)
     for axis, cell in enumerate(axes[0]):
-        cell.set_title(view_name(frame, axis))
-    return canvas.to_png(figure)
+        cell.set_title(canvas.view_name(frame, axis))
+    return figure
 
 
+@canvas.picture
 def prediction(
     sample: np.ndarray, predicted: np.ndarray, frame: Frame, *, title: str = "", squares: int = 8
-) -> bytes:
+) -> Figure:
     """Draw the sample, the atlas as the registration predicts it, a checkerboard, the difference.
 
     Parameters
@@ -184,10 +189,12 @@ def prediction(
     planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
     limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
     spread = limits[1] - limits[0]
-    figure = canvas.new_figure(
-        10, 1.2 + 4 * (0.25 + planes_size(frame, 8.8)), title or "Sample against prediction"
+    figure, axes = canvas.plane_rows(
+        frame,
+        ("sample", "prediction", "checkerboard", "difference"),
+        title or "Sample against prediction",
+        bar=True,
     )
-    axes = canvas.axes_grid(figure, 4, 3, width_ratios=plane_widths(frame))
     for axis, (image, guess) in enumerate(planes):
         rows = (image, guess, _checkerboard(image, guess, frame, axis, squares))
         for cell, picture in zip(axes[:3, axis], rows):
@@ -196,13 +203,11 @@ def prediction(
             axes[3, axis], image - guess, frame, axis, cmap="PuOr_r",
             vmin=-spread / 2, vmax=spread / 2,
         )  # fmt: skip
-        axes[0, axis].set_title(view_name(frame, axis))
-    for row, words in zip(axes, ("sample", "prediction", "checkerboard", "difference")):
-        row[0].set_ylabel(words, fontsize=10, fontweight="bold")
+        axes[0, axis].set_title(canvas.view_name(frame, axis))
     figure.colorbar(
         drawn, ax=list(axes[3]), fraction=0.03, pad=0.01, label="sample - prediction (counts)"
     )
-    return canvas.to_png(figure)
+    return figure
 
 
 def _checkerboard(image, guess, frame: Frame, axis: int, squares: int) -> np.ndarray:
@@ -213,9 +218,10 @@ def _checkerboard(image, guess, frame: Frame, axis: int, squares: int) -> np.nda
     return np.where((rows[:, None] + columns[None]) % 2 == 0, image, guess)
 
 
+@canvas.picture
 def posterior_maps(
     posteriors: Mapping[str, np.ndarray], frame: Frame, sample: np.ndarray | None = None
-) -> bytes:
+) -> Figure:
     """Draw where the sample matches the atlas, where it is an artefact, where tissue is missing.
 
     Parameters
@@ -227,80 +233,63 @@ def posterior_maps(
     sample : numpy.ndarray, optional
         Shown in the first row.
     """
-    rows = list(posteriors)
-    extra = 0 if sample is None else 1
-    height = len(rows) + extra
-    figure = canvas.new_figure(
-        10, 1.0 + height * (0.25 + planes_size(frame, 8.8)), "What the registration believes"
-    )
-    axes = canvas.axes_grid(figure, height, 3, width_ratios=plane_widths(frame))
+    maps = {f"{n}\n{float(np.mean(p)):.1%}": p for n, p in posteriors.items()}
+    first = 0 if sample is None else 1
+    figure, axes = canvas.plane_rows(
+        frame, ["sample"] * first + list(maps), "Does the sample match the atlas? Probabilities",
+        bar=True,
+    )  # fmt: skip
     for axis in range(3):
         if sample is not None:
             canvas.show_plane(axes[0, axis], canvas.plane(sample, axis), frame, axis)
-        for row, name in enumerate(rows, extra):
+        for cell, values in zip(axes[first:, axis], maps.values()):
             drawn = canvas.show_plane(
-                axes[row, axis], canvas.plane(posteriors[name], axis), frame, axis,
-                cmap="cividis", vmin=0, vmax=1,
-            )  # fmt: skip
-        axes[0, axis].set_title(view_name(frame, axis))
-    if sample is not None:
-        axes[0, 0].set_ylabel("sample", fontsize=10, fontweight="bold")
-    for row, name in enumerate(rows, extra):
-        share = float(np.mean(posteriors[name]))
-        axes[row, 0].set_ylabel(f"{name}\n{share:.1%}", fontsize=10, fontweight="bold")
-    figure.colorbar(drawn, ax=list(axes[extra:].ravel()), fraction=0.03, pad=0.01, label="probability")
-    return canvas.to_png(figure)
+                cell, canvas.plane(values, axis), frame, axis, cmap="cividis", vmin=0, vmax=1
+            )
+        axes[0, axis].set_title(canvas.view_name(frame, axis))
+    figure.colorbar(
+        drawn, ax=list(axes[first:].ravel()), fraction=0.03, pad=0.01, label="probability"
+    )
+    return figure
 
 
-def energy_curve(rows: Sequence[Mapping[str, Any]]) -> bytes:
+@canvas.picture
+def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the energy against the iteration, one panel per resolution level.
 
     Parameters
     ----------
     rows : sequence of mapping
-        ``level`` and ``iteration``, and one or more columns of numbers whose names contain
-        "energy" or "total", "match", "regulari"; rows in the order of the run.
+        As in ``energy.tsv``, one per step in the order of the run: ``level``, ``total`` and, as
+        far as present, ``match``, ``regularisation``, ``voxel_um``.
     """
     if not rows:
         raise ValueError("energy_curve needs at least one row")
     levels = list(dict.fromkeys(str(row["level"]) for row in rows))
-    names = energy_columns(rows)
+    names = [n for n in ("total", "match", "regularisation") if n in rows[0]]
     figure = canvas.new_figure(
         max(5.0, min(10.0, 3.4 * len(levels))), 3.6, "Energy of the registration (lower is better)"
     )
     axes = canvas.axes_grid(figure, 1, len(levels))
-    colours = (canvas.BLUE, canvas.ORANGE, canvas.GREEN, canvas.PURPLE, canvas.GREY)
-    styles = ("-", "--", ":", "-.", "-")
     for cell, level in zip(axes[0], levels):
         part = [row for row in rows if str(row["level"]) == level]
-        for name, colour, style in zip(names, colours, styles):
-            values = [_number(row.get(name)) for row in part]
-            cell.plot(range(len(part)), values, style, color=colour, label=name.replace("_", " "))
-        resolution = part[0].get("resolution_um")
-        cell.set_title(f"level {level}" + (f" ({resolution} µm)" if resolution else ""))
-        cell.set_xlabel("iteration")
+        for name, colour, style in zip(
+            names, (canvas.BLUE, canvas.ORANGE, canvas.GREEN), ("-", "--", ":")
+        ):
+            values = [float(row[name]) for row in part]
+            cell.plot(range(len(part)), values, style, color=colour, label=name)
+        voxel = part[0].get("voxel_um")
+        cell.set_title(f"level {level}" + (f" ({float(voxel):g} µm)" if voxel else ""))
+        cell.set_xlabel("step")
         cell.grid(alpha=0.3)
     axes[0, 0].set_ylabel("energy")
     axes[0, 0].legend(fontsize=7, frameon=False)
-    return canvas.to_png(figure)
+    return figure
 
 
-def energy_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Columns of an energy table that hold energies, the total first."""
-    words = ("total", "energy", "match", "regular")
-    names = [n for n in rows[0] if any(w in n.lower() for w in words)]
-    return sorted(names, key=lambda n: min(i for i, w in enumerate(words) if w in n.lower()))[:5]
-
-
-def _number(value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return float("nan")
-
-
-def jacobian_map(jacobian: np.ndarray, frame: Frame, image: np.ndarray | None = None) -> bytes:
-    """Draw the local change of volume: a histogram and three planes.
+@canvas.picture
+def jacobian_map(jacobian: np.ndarray, frame: Frame) -> Figure:
+    """Draw the local change of volume: three planes.
 
     Parameters
     ----------
@@ -308,17 +297,10 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame, image: np.ndarray | None = 
         Determinant of the deformation; 1 keeps volume, 2 doubles it, zero or less is a fold.
     frame : Frame
         Of ``jacobian``.
-    image : numpy.ndarray, optional
-        Template on the same grid; the histogram counts the voxels above its mean only.
     """
     log = np.log2(np.maximum(jacobian, 2.0**-4))
     strong = float(np.clip(np.percentile(np.abs(log), 99.5), 0.1, 3.0))
-    folds = int(np.count_nonzero(jacobian <= 0))
-    figure = canvas.new_figure(
-        10, 4.0 + planes_size(frame, 9.0), "Local change of volume (Jacobian)"
-    )
-    parts = figure.subfigures(2, 1, height_ratios=(planes_size(frame, 9.0) + 0.4, 2.6))
-    axes = canvas.axes_grid(parts[0], 1, 3, width_ratios=plane_widths(frame))
+    figure, axes = canvas.plane_rows(frame, [""], "Local change of volume (Jacobian)", bar=True)
     for axis, cell in enumerate(axes[0]):
         drawn = canvas.show_plane(
             cell, canvas.plane(log, axis), frame, axis, cmap="PuOr_r", vmin=-strong, vmax=strong
@@ -328,17 +310,40 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame, image: np.ndarray | None = 
             canvas.show_plane(
                 cell, np.ma.masked_equal(fold, 0), frame, axis, cmap=ListedColormap(["black"])
             )
-        cell.set_title(view_name(frame, axis))
-    bar = parts[0].colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, label="sample / atlas")
+        cell.set_title(canvas.view_name(frame, axis))
+    bar = figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, label="sample / atlas")
     ticks = np.linspace(-strong, strong, 5)
     bar.set_ticks(ticks, labels=[f"{2.0**t:.2f}" for t in ticks])
-    cell = canvas.axes_grid(parts[1], 1, 1)[0, 0]
-    inside = jacobian if image is None else jacobian[image > image.mean()]
-    cell.hist(np.ravel(inside), bins=80, color=canvas.BLUE, log=True)
-    cell.axvline(1, color="black", lw=1, ls="--", label="1: volume kept")
-    cell.axvline(0, color=canvas.RED, lw=1.5, label=f"0: fold ({folds} voxels at or below)")
-    cell.set_xlabel("Jacobian determinant (volume in sample / volume in atlas)")
-    cell.set_ylabel("voxels")
-    cell.set_title(f"smallest {jacobian.min():.3f}, largest {jacobian.max():.3f}")
-    cell.legend(frameon=False, fontsize=8)
-    return canvas.to_png(figure)
+    figure.supxlabel(
+        "orange: larger in the sample, purple: smaller, black: folded",
+        fontsize=8,
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+@canvas.picture
+def jacobian_histogram(jacobian: np.ndarray, mask: np.ndarray | None = None) -> Figure:
+    """Draw how often each local change of volume occurs.
+
+    Parameters
+    ----------
+    jacobian : numpy.ndarray, any shape
+        As for :func:`jacobian_map`.
+    mask : numpy.ndarray of bool, optional
+        Voxels that count, for example the atlas's tissue.
+    """
+    values = np.ravel(jacobian if mask is None else jacobian[mask])
+    figure = canvas.new_figure(8.6, 3.4, "How often each change of volume occurs")
+    axes = canvas.axes_grid(figure, 1, 1)[0, 0]
+    axes.hist(values, bins=80, color=canvas.BLUE, log=True)
+    axes.axvline(1, color="black", lw=1, ls="--", label="1: volume kept")
+    folds = int(np.count_nonzero(values <= 0))
+    axes.axvline(0, color=canvas.RED, lw=1.5, label=f"0: fold ({folds} voxels at or below)")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))
+    axes.set_xlabel("Jacobian determinant (volume in sample / volume in atlas)")
+    axes.set_ylabel("voxels")
+    axes.set_title(f"smallest {values.min():.3f}, largest {values.max():.3f}")
+    axes.legend(frameon=False, fontsize=8)
+    return figure

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.collections import LineCollection, PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from terareg.views.figures import canvas
 
@@ -16,25 +18,24 @@ from terareg.views.figures import canvas
 _STATES = {
     "kept": (canvas.BLUE, "-", "kept"),
     "rejected": (canvas.RED, "--", "rejected"),
-    "no_signal": (canvas.GREY, ":", "no signal"),
-    "disagree": (canvas.ORANGE, "-.", "windows disagree"),
+    "unused": (canvas.GREY, ":", "not usable"),
 }
-_SYNONYMS = {"ok": "kept", "used": "kept", "dropped": "rejected", "outlier": "rejected"}
 
 
+@canvas.picture
 def placement_map(
     placement: Mapping[str, Any],
     tile_shape: Sequence[int],
     spacing_um: Sequence[float],
     nominal: Mapping[str, Sequence[float]] | None = None,
-) -> bytes:
+) -> Figure:
     """Draw the tiles at their solved positions with the links between them.
 
     Parameters
     ----------
     placement : mapping
-        ``tiles``: name to origin in voxels (z, y, x) or to a mapping with ``origin_vox``;
-        ``links``: mappings with a, b, state and residual (voxels, z, y, x or a number or None).
+        As in ``placement.json``: ``tiles``, name to a mapping with ``origin_vox`` (z, y, x);
+        ``links``, mappings with a, b, state (kept, rejected, unused) and residual_vox (z, y, x).
     tile_shape : sequence of int
         (z, y, x) voxels of a tile.
     spacing_um : sequence of float
@@ -42,7 +43,7 @@ def placement_map(
     nominal : mapping, optional
         Name to the stage's position in voxels (z, y, x), drawn as grey outlines.
     """
-    tiles = {name: _origin(value) for name, value in placement["tiles"].items()}
+    tiles = {n: np.asarray(t["origin_vox"], float) for n, t in placement["tiles"].items()}
     scale = np.array(spacing_um[1:]) / 1000
     size = np.array(tile_shape[1:]) * scale
     places = {name: origin[1:] * scale for name, origin in tiles.items()}
@@ -55,7 +56,7 @@ def placement_map(
     if nominal:
         shapes = [
             Rectangle((o[2] * scale[1], o[1] * scale[0]), size[1], size[0])
-            for o in (_origin(nominal[name]) for name in sorted(nominal) if name in tiles)
+            for o in (nominal[name] for name in sorted(nominal) if name in tiles)
         ]
         field.add_collection(
             PatchCollection(shapes, facecolor="none", edgecolor="#999999", ls="--", lw=0.8)
@@ -70,44 +71,23 @@ def placement_map(
                 place[1] + size[1] / 2, place[0] + size[0] / 2, name,
                 ha="center", va="center", fontsize=7 if len(tiles) <= 60 else 5,
             )  # fmt: skip
-    used = _draw_links(field, placement.get("links", ()), places, size)
+    used = _draw_links(field, placement["links"], places, size)
     field.set_xlim(corner[1] - 0.05 * size[1], corner[1] + reach[1] + 0.05 * size[1])
     field.set_ylim(corner[0] + reach[0] + 0.05 * size[0], corner[0] - 0.05 * size[0])
     field.set_aspect("equal")
     field.set_xlabel("x (mm)")
     field.set_ylabel("y (mm)")
     handles = [
-        Line2D([], [], color=_STATES[s][0], ls=_STATES[s][1], lw=2, label=f"link {_STATES[s][2]}: {n}")
+        Line2D(
+            [], [], color=_STATES[s][0], ls=_STATES[s][1], lw=2, label=f"link {_STATES[s][2]}: {n}"
+        )
         for s, n in used.items()
     ]
     if nominal:
         handles.append(Line2D([], [], color="#999999", ls="--", label="position told by the stage"))
-    field.legend(
-        handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=False,
-        fontsize=8,
-    )  # fmt: skip
-    _residual_histogram(axes[0, 1], placement.get("links", ()))
-    return canvas.to_png(figure)
-
-
-def _origin(value: Any) -> np.ndarray:
-    return np.asarray(value["origin_vox"] if isinstance(value, Mapping) else value, float)
-
-
-def link_state(link: Mapping[str, Any]) -> str:
-    """One of kept, rejected, no_signal, disagree."""
-    state = str(link.get("state", link.get("status", "kept")))
-    state = _SYNONYMS.get(state, state)
-    return state if state in _STATES else "rejected"
-
-
-def residual_vox(link: Mapping[str, Any]) -> float | None:
-    """Length of a link's residual in voxels, None where there is none."""
-    residual = link.get("residual", link.get("residual_vox"))
-    if residual is None:
-        return None
-    values = np.atleast_1d(np.asarray(residual, float))
-    return float(np.linalg.norm(values)) if np.all(np.isfinite(values)) else None
+    figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=8)
+    _residual_histogram(axes[0, 1], placement["links"])
+    return figure
 
 
 def _draw_links(field, links, places, size) -> dict[str, int]:
@@ -118,7 +98,7 @@ def _draw_links(field, links, places, size) -> dict[str, int]:
         ends = [(places[link[k]] + size / 2)[::-1] for k in ("a", "b")]
         # the middle third only, so that tile names stay readable
         start, stop = ends[0] + (ends[1] - ends[0]) * 0.3, ends[0] + (ends[1] - ends[0]) * 0.7
-        segments.setdefault(link_state(link), []).append((start, stop))
+        segments.setdefault(link["state"], []).append((start, stop))
     for state in _STATES:
         if state in segments:
             colour, style, _ = _STATES[state]
@@ -129,7 +109,7 @@ def _draw_links(field, links, places, size) -> dict[str, int]:
 
 
 def _residual_histogram(axes, links) -> None:
-    kept = [r for link in links if link_state(link) == "kept" for r in [residual_vox(link)] if r is not None]
+    kept = [np.linalg.norm(link["residual_vox"]) for link in links if link["state"] == "kept"]
     if not kept:
         canvas.note(axes, ["No link was measured:", "all tiles lie where", "the stage model says."])
         return
@@ -137,11 +117,13 @@ def _residual_histogram(axes, links) -> None:
     axes.hist(kept, bins=np.linspace(0, top, 21), color=canvas.BLUE)
     axes.set_xlabel("residual of kept links (voxel)")
     axes.set_ylabel("links")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"median {np.median(kept):.2f}, worst {np.max(kept):.2f}")
     axes.grid(alpha=0.3)
 
 
-def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> bytes:
+@canvas.picture
+def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
     """Draw the worst seams before and after the placement.
 
     Parameters
@@ -160,23 +142,37 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> bytes:
     seams = list(seams)[:most]
     if not seams:
         raise ValueError("seam_pairs needs at least one seam")
-    figure = canvas.new_figure(8.6, 0.9 + 2.1 * len(seams), "Worst seams: magenta + green = grey")
-    axes = canvas.axes_grid(figure, len(seams), 2)
+    heights = [
+        0.35 + 4.0 * min(seam["after"][0].shape) / max(seam["after"][0].shape) for seam in seams
+    ]
+    figure = canvas.new_figure(
+        8.6, 0.8 + sum(heights), "Worst seams: grey fits, coloured fringes do not"
+    )
+    axes = canvas.axes_grid(figure, len(seams), 2, height_ratios=heights)
     for row, seam in zip(axes, seams):
-        limits = canvas.window(np.concatenate([np.ravel(i) for i in (*seam["before"], *seam["after"])]))
-        for cell, key, words in zip(row, ("before", "after"), ("stage position", "solved position")):
-            first, second = (canvas.shrink(i, 400)[0] for i in seam[key])
-            if first.shape[0] > 1.5 * first.shape[1]:
-                first, second = first.T, second.T
+        limits = canvas.window(
+            np.concatenate([np.ravel(i) for i in (*seam["before"], *seam["after"])])
+        )
+        for cell, key, words in zip(
+            row, ("before", "after"), ("stage position", "solved position")
+        ):
+            first, second = (_lying(canvas.shrink(i, 400)[0]) for i in seam[key])
             picture = canvas.composite(first, second, limits)
             cell.imshow(picture, interpolation="nearest", aspect="equal")
             cell.set_xticks([])
             cell.set_yticks([])
             cell.set_title(
-                f"{words}: correlation {_correlation(*seam[key]):.2f}", fontsize=9, fontweight="normal"
+                f"{words}: correlation {_correlation(*seam[key]):.2f}",
+                fontsize=9,
+                fontweight="normal",
             )
         row[0].set_ylabel(seam["title"], fontsize=8)
-    return canvas.to_png(figure)
+    return figure
+
+
+def _lying(image: np.ndarray) -> np.ndarray:
+    """Turn a high crop on its side, as a seam between left and right tiles is."""
+    return image.T if image.shape[0] > image.shape[1] else image
 
 
 def _correlation(first: np.ndarray, second: np.ndarray) -> float:
@@ -187,7 +183,8 @@ def _correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(a @ b / norm) if norm > 0 else 0.0
 
 
-def loop_closure(loops: Sequence[Mapping[str, Any]]) -> bytes:
+@canvas.picture
+def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw how well the four links around each 2 x 2 cell of tiles close.
 
     Parameters
@@ -231,4 +228,4 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> bytes:
     axes[0, 1].set_title("worst z, y, x: " + ", ".join(f"{v:.2g}" for v in worst))
     axes[0, 1].grid(alpha=0.3)
     axes[0, 1].legend(frameon=False, fontsize=8)
-    return canvas.to_png(figure)
+    return figure

@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from terareg.frames import Frame
 from terareg.views.figures import canvas
 
-_VIEW = {"S": "horizontal", "I": "horizontal", "A": "coronal", "P": "coronal", "R": "sagittal", "L": "sagittal"}
 
-
-def view_name(frame: Frame, axis: int) -> str:
-    """Anatomical name of the planes perpendicular to an array axis."""
-    return _VIEW[frame.orientation[axis]]
-
-
-def plane_widths(frame: Frame) -> tuple[float, float, float]:
-    """Relative widths for three planes side by side, from the frame's proportions."""
-    return tuple(frame.extent_um[canvas.plane_axes(axis)[1]] for axis in range(3))
-
-
-def planes_size(frame: Frame, width: float) -> float:
-    """Height in inches of three planes that fill ``width`` inches side by side."""
-    tallest = max(frame.extent_um[canvas.plane_axes(axis)[0]] for axis in range(3))
-    return float(np.clip(width * tallest / sum(plane_widths(frame)), 1.2, 7.0))
-
-
+@canvas.picture
 def mid_planes(
     volume: np.ndarray,
     frame: Frame,
@@ -35,7 +19,7 @@ def mid_planes(
     title: str,
     limits: Sequence[float] | None = None,
     index: Sequence[int] | None = None,
-) -> bytes:
+) -> Figure:
     """Draw the three middle planes of a volume with scale bar and orientation letters.
 
     Parameters
@@ -55,26 +39,31 @@ def mid_planes(
     planes = [canvas.plane(volume, axis, index[axis]) for axis in range(3)]
     if limits is None:
         limits = canvas.window(np.concatenate([np.ravel(p) for p in planes]))
-    figure = canvas.new_figure(10, 1.1 + planes_size(frame, 9.8), title)
-    axes = canvas.axes_grid(figure, 1, 3, width_ratios=plane_widths(frame))
+    figure, axes = canvas.plane_rows(frame, [""], title)
     for axis, cell in enumerate(axes[0]):
         canvas.show_plane(cell, planes[axis], frame, axis, vmin=limits[0], vmax=limits[1])
         cell.set_title(plane_title(frame, axis, index[axis]))
     figure.supxlabel(
         f"black = {limits[0]:.4g}, white = {limits[1]:.4g} counts", fontsize=8, x=0.01, ha="left"
     )
-    return canvas.to_png(figure)
+    return figure
 
 
 def plane_title(frame: Frame, axis: int, index: int) -> str:
     """Heading of one plane: anatomical view, axis and depth."""
     depth = frame.spacing_um[axis] * index
-    return f"{view_name(frame, axis)} ({canvas.AXES[axis]} = {depth / 1000:.2f} mm)"
+    return f"{canvas.view_name(frame, axis)} ({canvas.AXES[axis]} = {depth / 1000:.2f} mm)"
 
 
+@canvas.picture
 def bias_field(
-    before: np.ndarray, field: np.ndarray, frame: Frame, info: Mapping | None = None, *, channel: str
-) -> bytes:
+    before: np.ndarray,
+    field: np.ndarray,
+    frame: Frame,
+    info: Mapping | None = None,
+    *,
+    channel: str,
+) -> Figure:
     """Draw the smooth multiplicative field and its effect on the middle plane of each axis.
 
     Parameters
@@ -94,20 +83,21 @@ def bias_field(
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(before, a)) for a in range(3)]))
     strong = float(np.max(np.abs(np.log2(np.maximum(field, 1e-6)))))
     strong = max(0.05, min(strong, 3.0))
-    figure = canvas.new_figure(
-        10, 1.3 + 3 * (0.3 + planes_size(frame, 8.8)), f"Bias field of channel {channel}"
+    figure, axes = canvas.plane_rows(
+        frame, ("before", "field", "after"), f"Bias field of channel {channel}", bar=True
     )
-    axes = canvas.axes_grid(figure, 3, 3, width_ratios=plane_widths(frame))
     for axis in range(3):
-        canvas.show_plane(axes[0, axis], canvas.plane(before, axis), frame, axis, vmin=limits[0], vmax=limits[1])
+        canvas.show_plane(
+            axes[0, axis], canvas.plane(before, axis), frame, axis, vmin=limits[0], vmax=limits[1]
+        )
         drawn = canvas.show_plane(
             axes[1, axis], np.log2(np.maximum(canvas.plane(field, axis), 1e-6)), frame, axis,
             cmap="PuOr_r", vmin=-strong, vmax=strong,
         )  # fmt: skip
-        canvas.show_plane(axes[2, axis], canvas.plane(after, axis), frame, axis, vmin=limits[0], vmax=limits[1])
-        axes[0, axis].set_title(view_name(frame, axis))
-    for row, words in zip(axes, ("before", "field", "after")):
-        row[0].set_ylabel(words, fontsize=10, fontweight="bold")
+        canvas.show_plane(
+            axes[2, axis], canvas.plane(after, axis), frame, axis, vmin=limits[0], vmax=limits[1]
+        )
+        axes[0, axis].set_title(canvas.view_name(frame, axis))
     bar = figure.colorbar(drawn, ax=list(axes[1]), fraction=0.03, pad=0.01, label="times the mean")
     ticks = np.linspace(-strong, strong, 5)
     bar.set_ticks(ticks, labels=[f"{2.0**t:.2f}" for t in ticks])
@@ -119,4 +109,4 @@ def bias_field(
         ", ".join(facts) + "; orange = brighter than it should be, divided out", fontsize=8,
         x=0.01, ha="left",
     )  # fmt: skip
-    return canvas.to_png(figure)
+    return figure

@@ -1,4 +1,7 @@
-"""File names of COLM planes, and a cheap digest of the raw data. Standard library only."""
+"""Raw planes of a COLM acquisition: their file names, and a cheap digest of their state.
+
+Standard library only, so that a workflow can compute the digest while it is being parsed.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,63 @@
+"""The code fingerprint follows imports and ignores what does not matter."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+MODULE = '''"""Docstring."""
+import math
+
+def value(x):
+    """What it does."""
+    # a comment
+    return math.sin(x)
+'''
+
+
+@pytest.fixture
+def scripts(tmp_path, root):
+    """A copy of the scripts folder with one small module of its own."""
+    library = tmp_path / "scripts" / "terareg"
+    shutil.copytree(root / "workflow/scripts/terareg/storage", library / "storage")
+    for name in ("__init__", "code", "errors"):
+        shutil.copy(root / f"workflow/scripts/terareg/{name}.py", library)
+    (library / "maths.py").write_text(MODULE)
+    (library / "other.py").write_text("x = 1\n")
+    (tmp_path / "scripts/job.py").write_text("from terareg.maths import value\nvalue(1)\n")
+    return tmp_path / "scripts"
+
+
+def fingerprint(scripts):
+    program = "from terareg.code import code_fingerprint; print(code_fingerprint('job.py'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=scripts, env={"PYTHONPATH": str(scripts)}, text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_comments_docstrings_layout_and_foreign_modules_do_not_count(scripts):
+    before = fingerprint(scripts)
+    text = (
+        MODULE.replace("# a comment", "# another")
+        .replace("What it does", "Says")
+        .replace("def value(x):", "\n\ndef value(  x ):")
+    )
+    (scripts / "terareg/maths.py").write_text(text)
+    (scripts / "terareg/other.py").write_text("x = 2\n")
+    assert fingerprint(scripts) == before
+
+
+def test_a_change_in_an_imported_module_counts(scripts):
+    before = fingerprint(scripts)
+    (scripts / "terareg/maths.py").write_text(MODULE.replace("sin", "cos"))
+    assert fingerprint(scripts) != before
+
+
+def test_a_change_behind_an_import_of_an_import_counts(scripts):
+    (scripts / "terareg/maths.py").write_text("from terareg import other\n" + MODULE)
+    before = fingerprint(scripts)
+    (scripts / "terareg/other.py").write_text("x = 3\n")
+    assert fingerprint(scripts) != before

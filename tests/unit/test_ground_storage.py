@@ -1,0 +1,89 @@
+"""Stores and records on a folder: atomic, contained, honest about what is complete."""
+
+import os
+
+import numpy as np
+import pytest
+
+from terareg.errors import StoreError
+from terareg.storage import records
+from terareg.storage.store import Store
+
+
+def test_write_read_list_delete(tmp_path):
+    store = Store(str(tmp_path / "store"))
+    store.write("a/b/one.bin", b"1")
+    store.write("a/two.bin", b"22")
+    assert store.read("a/b/one.bin") == b"1"
+    assert [(e.key, e.size) for e in store.list()] == [("a/b/one.bin", 1), ("a/two.bin", 2)]
+    assert store.folders("a") == ["b"]
+    assert store.size("a/two.bin") == 2 and store.size("a/none") is None
+    store.delete("a/two.bin")
+    store.delete_folder("a/b")
+    assert list(store.list()) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "", "a\\b"])
+def test_keys_cannot_leave_the_store(tmp_path, key):
+    with pytest.raises(StoreError, match="would leave the store"):
+        Store(str(tmp_path)).write(key, b"")
+
+
+def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.write("x.json", b"old")
+
+    def fail(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(StoreError, match=r"disk full while writing .*x\.json"):
+        store.write("x.json", b"new")
+    monkeypatch.undo()
+    assert store.read("x.json") == b"old"
+    assert [e.key for e in store.list()] == ["x.json"]
+
+
+def test_store_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match=r"cannot write .*point store: elsewhere"):
+        Store(str(tmp_path / "file")).check_writable()
+
+
+def test_too_little_space_is_named_with_numbers(tmp_path):
+    with pytest.raises(StoreError, match=r"GB free but this sample needs about 1000000000"):
+        Store(str(tmp_path)).check_writable(needed_bytes=10**18)
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/x", "s3:///prefix"])
+def test_unsupported_addresses(url):
+    with pytest.raises(StoreError, match=r"store '.*'"):
+        Store(url)
+
+
+def test_json_is_deterministic_and_plain():
+    data = {"b": np.float32(0.5), "a": [np.int64(3), float("nan")], "c": np.arange(2)}
+    assert records.to_json(data) == records.to_json(dict(reversed(data.items())))
+    assert b"NaN" not in records.to_json(data)
+
+
+def test_done_means_same_fingerprint_and_every_object_with_its_size(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("data", b"1234")
+    records.write_record(store, "r.json", {"fingerprint": "f", "objects": {"data": 4}})
+    assert records.is_done(store, "r.json", "f")
+    assert records.is_done(store, "r.json", "g") is None
+    store.write("data", b"123")
+    assert records.is_done(store, "r.json", "f") is None
+    store.write("r.json", b'{"fingerprint": "f", "obj')
+    assert records.is_done(store, "r.json", "f") is None
+
+
+def test_content_hash_sees_values_shape_and_type():
+    array = np.arange(6, dtype=np.uint16)
+    hashes = {
+        records.content_hash(a)
+        for a in (array, array.reshape(2, 3), array.astype(np.uint8), array + np.uint16(1))
+    }
+    assert len(hashes) == 4
+    assert records.content_hash(array[::2]) == records.content_hash(array[::2].copy())

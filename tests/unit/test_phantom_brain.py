@@ -1,0 +1,232 @@
+"""The phantom brain: its atlas, its truth, and that blocks of it agree."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from terareg.errors import AtlasError
+from terareg.frames import Frame
+from terareg.phantom.brain import (
+    BrainSettings,
+    Sample,
+    SampleSettings,
+    TruthSettings,
+    make_atlas,
+    write_atlas,
+    write_fiducials,
+    write_sample_truth,
+)
+from terareg.phantom.fields import SplineField
+
+FRAME = Frame((24, 86, 112), (240.0, 93.0, 93.0), (0, 0, 0), "ILA")
+
+
+@pytest.fixture(scope="module")
+def atlas():
+    return make_atlas(BrainSettings(seed=3, atlas_spacing_um=100.0))
+
+
+@pytest.fixture(scope="module")
+def sample(atlas):
+    return Sample(atlas, FRAME, SampleSettings(seed=3, cells=300))
+
+
+# ------------------------------------------------------------------ fields
+@pytest.mark.parametrize("periodic", [False, True])
+def test_field_on_a_grid_equals_the_field_at_its_points(periodic):
+    rng = np.random.default_rng(0)
+    nodes = rng.standard_normal((2, 7, 8, 9)).astype(np.float32)
+    field = SplineField(nodes, (2.0, 3.0, 1.5), (-2.0, -3.0, -1.5), periodic)
+    axes = [np.linspace(-3, 25, 6), np.linspace(0, 30, 5), np.linspace(1, 20, 7)]
+    grid = field.grid(axes)
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    assert np.allclose(grid.reshape(2, -1), field.points(points), atol=1e-5)
+
+
+def test_random_field_has_mean_zero_and_variance_one():
+    field = SplineField.random(np.random.default_rng(1), (60, 60, 60), (2.0, 2.0, 2.0))
+    values = field.grid([np.arange(60.0)] * 3)
+    assert abs(values.mean()) < 0.05
+    assert values.var() == pytest.approx(1, abs=0.06)
+
+
+def test_random_field_bounds_its_memory():
+    field = SplineField.random(np.random.default_rng(1), (1e6, 10, 10), (1.0, 1.0, 1.0))
+    assert field.nodes.shape == (1, 256, 15, 15)
+    assert field.periodic
+
+
+# ------------------------------------------------------------------ atlas
+@pytest.mark.parametrize("seed", [0, 1, 2, 4])
+def test_atlas_has_regions_of_sufficient_size_on_both_sides(seed):
+    atlas = make_atlas(BrainSettings(seed=seed, atlas_spacing_um=100.0))
+    assert np.array_equal(atlas.annotation, atlas.annotation[::-1])
+    assert np.array_equal(atlas.template, atlas.template[::-1])
+    ids, count = np.unique(atlas.annotation[: atlas.frame.shape[0] // 2], return_counts=True)
+    assert 60 <= len(ids) - 1 <= 120
+    assert ids.max() == 614454277
+    assert np.diff(ids.astype(np.int64)).min() >= 1 and np.float32(ids.max()) != ids.max()
+    assert count[1:].min() * atlas.frame.voxel_volume_um3 / 1e9 >= 0.3
+    edge = np.ones(atlas.annotation.shape, bool)
+    edge[1:-1, 1:-1, 1:-1] = False
+    assert not atlas.annotation[edge].any()
+
+
+def test_ontology_is_a_tree_over_the_annotation(atlas):
+    ids = [node["id"] for node in atlas.ontology]
+    assert len(set(ids)) == len(ids)
+    assert len({node["acronym"] for node in atlas.ontology}) == len(ids)
+    assert set(atlas.region_ids().tolist()) <= set(ids)
+    for position, node in enumerate(atlas.ontology):
+        assert node["parent_id"] == "" if position == 0 else node["parent_id"] in ids[:position]
+        assert len(node["color"]) == 6 and int(node["color"], 16) >= 0
+
+
+def test_regions_of_the_annotation_are_leaves(atlas):
+    parents = {node["parent_id"] for node in atlas.ontology}
+    assert not parents & set(atlas.region_ids().tolist())
+
+
+def test_atlas_files_are_lossless_and_in_millimetres(atlas, tmp_path):
+    files = write_atlas(atlas, tmp_path)
+    image = sitk.ReadImage(str(tmp_path / files["annotation"]))
+    assert image.GetSpacing() == pytest.approx((0.1, 0.1, 0.1))
+    assert image.GetPixelID() == sitk.sitkUInt32
+    assert np.array_equal(sitk.GetArrayFromImage(image), atlas.annotation)
+    template = sitk.ReadImage(str(tmp_path / files["template"]))
+    assert template.GetPixelID() == sitk.sitkUInt16
+    assert len(json.loads((tmp_path / files["ontology"]).read_text())) == len(atlas.ontology)
+
+
+def test_same_seed_same_bytes_other_seed_other_brain(atlas, tmp_path):
+    again = make_atlas(BrainSettings(seed=3, atlas_spacing_um=100.0))
+    write_atlas(atlas, tmp_path / "a")
+    write_atlas(again, tmp_path / "b")
+    for name in ("template.nrrd", "annotation.nrrd", "ontology.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    other = make_atlas(BrainSettings(seed=5, atlas_spacing_um=100.0))
+    assert not np.array_equal(other.annotation, atlas.annotation)
+
+
+def test_too_coarse_an_atlas_is_refused():
+    with pytest.raises(AtlasError, match=r"phantom structure \w+ has .* choose another seed or"):
+        make_atlas(BrainSettings(seed=0, atlas_spacing_um=400.0, smallest_region_mm3=3.0))
+
+
+# ------------------------------------------------------------------ transform
+def test_inverse_transform_undoes_the_transform(sample):
+    rng = np.random.default_rng(0)
+    atlas_um = rng.uniform(0, 1, (500, 3)) * sample.atlas.frame.extent_um
+    there = sample.to_sample(atlas_um)
+    assert np.abs(sample.to_atlas(there) - atlas_um).max() < 0.01
+
+
+def test_grid_and_points_see_the_same_transform(sample):
+    axes = [np.linspace(100, 5000, 5), np.linspace(0, 8000, 6), np.linspace(0, 10000, 7)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    grid = sample.atlas_grid(axes).reshape(3, -1).T
+    assert np.abs(grid - sample.to_atlas(points)).max() < 0.05
+
+
+def test_deformation_does_not_fold(sample):
+    axes = [np.arange(0, e, 120.0) for e in FRAME.extent_um]
+    field = sample.atlas_grid(axes).astype(float)
+    gradient = np.stack([np.stack(np.gradient(field[k], 120.0), -1) for k in range(3)], -2)
+    determinant = np.linalg.det(gradient) * np.linalg.det(sample.affine[:3, :3])
+    assert determinant.min() > 0.3
+
+
+def test_pose_turns_the_axes_as_declared(atlas):
+    still = SampleSettings(seed=1, rotation_deg=0, scale=0, shift_um=0, coarse_um=0, fine_um=0)
+    sample = Sample(atlas, FRAME, replace(still, cells=10))
+    centre, ahead = atlas.frame.centre_um, np.array([0, 0, -1000.0])
+    step = sample.to_sample((centre + ahead)[None])[0] - FRAME.centre_um
+    # RIP to ILA: anterior is towards higher x of the sample
+    assert step == pytest.approx([0, 0, 1000], abs=1e-3)
+    right = sample.to_sample((centre + [1000.0, 0, 0])[None])[0] - FRAME.centre_um
+    assert right == pytest.approx([0, -1000, 0], abs=1e-3)
+
+
+# ------------------------------------------------------------------ appearance
+def test_blocks_agree_with_the_whole(sample):
+    whole = sample.block((0, 0, 0), FRAME.shape)
+    assert whole.shape == (2, *FRAME.shape) and whole.dtype == np.float32
+    for start, stop in (((3, 17, 40), (9, 50, 71)), ((20, 60, 100), FRAME.shape)):
+        inner = tuple(slice(a, b) for a, b in zip(start, stop))
+        part = sample.block(start, stop)
+        assert np.allclose(part, whole[(slice(None), *inner)], rtol=1e-3, atol=2)
+
+
+def test_tissue_is_brighter_than_the_medium_and_no_single_map_explains_it(sample):
+    whole = sample.block((0, 0, 0), FRAME.shape)
+    axes = FRAME.axes_um()
+    labels, _ = sample.labels_grid(axes)
+    missing, artefact = sample.damage_grid(axes)
+    tissue = (labels > 0) & (missing == 0) & (artefact == 0)
+    outside = whole[0][(labels == 0) & (artefact == 0)]
+    assert np.median(whole[0][tissue]) > 20 * np.median(outside)
+    assert np.median(whole[0][(missing == 1) & (labels > 0)]) < 0.1 * np.median(whole[0][tissue])
+    assert np.median(whole[0][artefact == 1]) > 2 * np.median(whole[0][tissue])
+    index = np.rint(
+        sample.atlas_grid(axes) / np.array(sample.atlas.frame.spacing_um)[:, None, None, None]
+    ).astype(int)
+    template = sample.atlas.template[
+        tuple(np.clip(i, 0, n - 1) for i, n in zip(index, sample.atlas.frame.shape))
+    ]
+    # the slope of intensity over template has either sign, depending on the place
+    slopes = []
+    bright = tissue & (template > 0.45)
+    for block in np.ndindex(3, 4, 4):
+        cut = tuple(slice(8 * b, 8 * b + 8) if k == 0 else slice(28 * b, 28 * b + 28)
+                    for k, b in enumerate(block))  # fmt: skip
+        here = bright[cut]
+        if here.sum() > 300:
+            slopes.append(np.corrcoef(template[cut][here], whole[0][cut][here])[0, 1])
+    assert min(slopes) < -0.2 and max(slopes) > 0.2
+
+
+def test_cells_are_in_the_second_channel_only(sample):
+    drawn = sample._draw_cells((0, 0, 0), FRAME.shape)
+    quiet = Sample(sample.atlas, FRAME, replace(sample.settings, cells=0))
+    with_cells, without = (s.block((0, 0, 0), FRAME.shape) for s in (sample, quiet))
+    assert drawn.max() > 0.5
+    assert np.array_equal(with_cells[0], without[0])
+    brighter = with_cells[1] - without[1]
+    assert not brighter[drawn == 0].any() and (brighter[drawn > 0.01] > 0).all()
+
+
+# ------------------------------------------------------------------ truth files
+def test_truth_files_tell_what_the_sample_is(sample, tmp_path):
+    settings = TruthSettings(label_stride=(2, 3, 3), volume_stride=(1, 1, 1), landmarks=200)
+    truth = write_sample_truth(sample, tmp_path, settings)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / truth["labels"])))
+    whole, right = sample.labels_grid(FRAME.axes_um())
+    assert np.array_equal(labels, whole[::2, ::3, ::3])
+    pairs = np.loadtxt(tmp_path / truth["landmarks"], delimiter=",", skiprows=1)
+    assert pairs.shape == (200, 6)
+    assert np.abs(sample.to_atlas(pairs[:, 3:]) - pairs[:, :3]).max() < 0.01
+    assert (sample.labels_at(pairs[:, 3:]) > 0).all() and not sample.damaged(pairs[:, 3:]).any()
+    rows = [r.split("\t") for r in (tmp_path / truth["region_volumes"]).read_text().splitlines()]
+    left = {int(r[0]): float(r[3]) for r in rows[1:] if r[2] == "left"}
+    number = int(sample.atlas.region_ids()[4])
+    expected = np.count_nonzero((whole == number) & ~right) * FRAME.voxel_volume_um3 / 1e9
+    assert left[number] == pytest.approx(expected, abs=1e-6)
+    assert sum(float(r[3]) for r in rows[1:]) == pytest.approx(
+        np.count_nonzero(whole) * FRAME.voxel_volume_um3 / 1e9, abs=1e-3
+    )
+
+
+def test_fiducials_have_partners(sample, tmp_path):
+    atlas_csv, sample_csv = write_fiducials(sample, tmp_path, 12)
+    tables = [
+        [line.split(",") for line in path.read_text().splitlines()]
+        for path in (atlas_csv, sample_csv)
+    ]
+    assert tables[0][0] == ["name", "z_um", "y_um", "x_um"]
+    assert [r[0] for r in tables[0]] == [r[0] for r in tables[1]] and len(tables[0]) == 13
+    atlas_um, sample_um = (np.array([r[1:] for r in t[1:]], float) for t in tables)
+    assert np.abs(sample.to_sample(atlas_um) - sample_um).max() < 0.01
+    assert FRAME.contains(sample_um).all()

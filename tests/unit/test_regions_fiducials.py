@@ -1,0 +1,99 @@
+"""Fiducial errors by name (D38, F3)."""
+
+import csv
+import logging
+
+import numpy as np
+import pytest
+from regions_helpers import AffineMap, rotation
+
+from terareg.errors import PointsError
+from terareg.frames import Frame
+from terareg.regions.fiducials import score_fiducials, write_fiducial_table
+from terareg.regions.points import Points
+
+FRAME = Frame((400, 400, 400), (10, 10, 10), (-500, -500, -500))
+NAMES = tuple(f"landmark {n}" for n in range(9))
+
+
+class Bent(AffineMap):
+    """Adds a known displacement after the affine."""
+
+    def __init__(self, affine, bend_um):
+        super().__init__(affine, FRAME, FRAME)
+        self.bend = np.array(bend_um, float)
+
+    def to_sample(self, points_um):
+        return super().to_sample(points_um) + self.bend
+
+    def to_atlas(self, points_um):
+        return super().to_atlas(np.asarray(points_um) - self.bend)
+
+
+@pytest.fixture
+def case():
+    atlas = Points(NAMES, np.random.default_rng(0).uniform(0, 1500, (9, 3)))
+    transform = Bent(rotation(15, (2.0, 1.0, 1.0)), (0, 30, 40))
+    known = np.zeros((9, 3))
+    known[:, 0] = np.arange(9) * 10.0
+    sample = Points(NAMES, transform.to_sample(atlas.position_um) + known)
+    return atlas, sample, transform
+
+
+def test_known_errors_are_recovered(case, tmp_path):
+    atlas, sample, transform = case
+    order = np.random.default_rng(1).permutation(9)
+    shuffled = Points(tuple(NAMES[n] for n in order), sample.position_um[order])
+    rows = score_fiducials(atlas, shuffled, transform)
+    fiducials, summary = rows[:9], {r["name"]: r for r in rows[9:]}
+    assert [r["name"] for r in fiducials] == list(NAMES)
+    assert np.allclose([r["error_um"] for r in fiducials], np.arange(9) * 10)
+    # z is stretched by 2, so that the atlas sees half of it
+    assert np.allclose([r["error_atlas_um"] for r in fiducials], np.arange(9) * 5)
+    wanted = np.hypot(np.arange(9) * 10, 50)
+    assert np.allclose([r["affine_error_um"] for r in fiducials], wanted)
+    assert np.allclose([r["residual_z_um"] for r in fiducials], np.arange(9) * 10)
+    assert np.allclose([r["residual_x_um"] for r in fiducials], 0)
+    assert summary["mean"]["error_um"] == pytest.approx(40)
+    assert summary["median"]["error_um"] == pytest.approx(40)
+    assert summary["p95"]["error_um"] == pytest.approx(76)
+    assert summary["max"]["error_um"] == pytest.approx(80)
+    write_fiducial_table(tmp_path / "a.tsv", rows)
+    with open(tmp_path / "a.tsv", newline="") as stream:
+        read = list(csv.DictReader(stream, delimiter="\t"))
+    assert read[-1]["kind"] == "summary" and read[-1]["error_um"] == "80.000"
+    assert read[-1]["residual_z_um"] == ""
+
+
+def test_missing_partners_are_named_or_warned_of(case, caplog):
+    atlas, sample, transform = case
+    fewer = Points(("extra", *NAMES[2:]), sample.position_um[1:])
+    message = (
+        r"3 without partner: 'landmark 0' \(atlas only\), 'landmark 1' \(atlas only\), "
+        r"'extra' \(sample only\)"
+    )
+    with pytest.raises(PointsError, match=message):
+        score_fiducials(atlas, fewer, transform)
+    with caplog.at_level(logging.WARNING):
+        rows = score_fiducials(atlas, fewer, transform, unpaired="warn")
+    assert "3 without partner" in caplog.text
+    assert [r["name"] for r in rows if r["kind"] == "fiducial"] == list(NAMES[2:])
+    none = Points(("other",), sample.position_um[:1])
+    with pytest.raises(PointsError, match="no name is both in the atlas's"):
+        score_fiducials(atlas, none, transform, unpaired="warn")
+
+
+def test_outside_twice_and_unnamed(case):
+    atlas, sample, transform = case
+    far = Points(NAMES, sample.position_um + [9e5, 0, 0])
+    with pytest.raises(PointsError, match=r"fiducials of the sample: 9 of 9 points lie outside"):
+        score_fiducials(atlas, far, transform)
+    with pytest.raises(PointsError, match=r"fiducials of the atlas: 9 of 9 points lie outside"):
+        score_fiducials(Points(NAMES, atlas.position_um - 1e5), sample, transform)
+    twice = Points(("a", "a", *NAMES[2:]), atlas.position_um)
+    with pytest.raises(PointsError, match=r"fiducials of the atlas: 'a' is there twice"):
+        score_fiducials(twice, sample, transform)
+    with pytest.raises(PointsError, match=r"fiducials of the sample: number 2 has no name"):
+        score_fiducials(atlas, Points(("a", "", *NAMES[2:]), sample.position_um), transform)
+    with pytest.raises(PointsError, match="policy 'skip' is not known"):
+        score_fiducials(atlas, sample, transform, unpaired="skip")

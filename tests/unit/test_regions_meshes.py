@@ -1,0 +1,180 @@
+"""Meshes: closed, of the right volume, in the right place, readable by others."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from regions_helpers import BIG_IDS, toy_atlas
+
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.regions.meshes import (
+    MeshSettings,
+    decode_fragment,
+    encode_fragment,
+    mesh_volume_um3,
+    region_mesh,
+    segment_properties,
+    write_meshes,
+    write_segment_properties,
+)
+from terareg.storage.store import Store
+
+FRAME = Frame((31, 33, 29), (20.0, 30.0, 25.0), (100.0, -50.0, 7.0))
+
+
+def ball(radius=10.0, centre=(15, 16, 14), shape=FRAME.shape):
+    distance = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - centre, axis=-1)
+    return distance < radius
+
+
+def is_closed(faces):
+    """Whether every directed edge has its opposite, as often."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    forward, counts = np.unique(edges, axis=0, return_counts=True)
+    backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
+    return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
+
+
+@pytest.mark.parametrize("smoothing", [0.5, 0.7, 1.0])
+@pytest.mark.parametrize("radius", [3.0, 6.5, 12.0])
+def test_volume_is_that_of_the_voxels(radius, smoothing):
+    mask = ball(radius)
+    vertices, faces = region_mesh(mask, FRAME, smoothing_vox=smoothing)
+    wanted = mask.sum() * FRAME.voxel_volume_um3
+    assert mesh_volume_um3(vertices, faces) == pytest.approx(wanted, rel=0.011)
+    assert is_closed(faces)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.7])
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((1, 1, 1), bool),
+        np.ones((1, 1, 9), bool),
+        np.ones((1, 8, 9), bool),
+        np.ones((5, 5, 5), bool),
+        np.eye(6, dtype=bool)[None],
+        np.random.default_rng(0).random((9, 9, 9)) < 0.3,
+        ball(13, (0, 0, 0)),
+    ],
+)
+def test_thin_and_cut_regions_stay_closed_and_do_not_vanish(mask, smoothing):
+    frame = Frame(mask.shape, (10, 10, 10))
+    vertices, faces = region_mesh(mask, frame, smoothing_vox=smoothing)
+    assert is_closed(faces)
+    ratio = mesh_volume_um3(vertices, faces) / (mask.sum() * 1000)
+    assert ratio > 0.1 if smoothing == 0 else ratio == pytest.approx(1, abs=0.1)
+
+
+def test_place_of_the_surface():
+    mask = np.zeros(FRAME.shape, bool)
+    mask[5:20, 8:28, 3:23] = True
+    vertices, _ = region_mesh(mask, FRAME, smoothing_vox=0)
+    assert np.allclose(vertices.min(0), FRAME.to_um([4.5, 7.5, 2.5]))
+    assert np.allclose(vertices.max(0), FRAME.to_um([19.5, 27.5, 22.5]))
+    smooth, _ = region_mesh(mask, FRAME)
+    middle = (smooth.min(0) + smooth.max(0)) / 2
+    assert np.allclose(middle, FRAME.to_um([12, 17.5, 12.5]), atol=1)
+
+
+def test_fragments_round_trip():
+    vertices = np.random.default_rng(0).random((7, 3)).astype(np.float32)
+    faces = np.arange(12, dtype=np.uint32).reshape(4, 3) % 7
+    data = encode_fragment(vertices, faces)
+    assert len(data) == 4 + 7 * 12 + 4 * 12
+    for got, wanted in zip(decode_fragment(data), (vertices, faces)):
+        assert np.array_equal(got, wanted)
+
+
+@pytest.fixture
+def layer(tmp_path):
+    """Precomputed segmentation of two balls with meshes made at a quarter of its resolution."""
+    fine = Frame((64, 60, 56), (10, 12, 8), (0, 0, 0))
+    coarse = fine.downsampled((2, 2, 2))
+    index = np.moveaxis(np.indices(coarse.shape), 0, -1)
+    labels = np.zeros(coarse.shape, np.uint32)
+    labels[np.linalg.norm(index - (10, 12, 9), axis=-1) < 8] = 614454277
+    labels[np.linalg.norm(index - (24, 18, 20), axis=-1) < 6] = 7
+    store = Store(str(tmp_path))
+    written = write_meshes(store, "seg/mesh", labels, coarse, fine)
+    written |= write_segment_properties(
+        store, "seg/segment_properties", np.unique(labels), toy_atlas().ontology
+    )
+    return store, written, labels, coarse, fine
+
+
+def test_written_objects(layer):
+    store, written, *_ = layer
+    assert set(written) == {
+        "seg/mesh/info", "seg/mesh/7.mesh", "seg/mesh/7:0", "seg/mesh/614454277.mesh",
+        "seg/mesh/614454277:0", "seg/segment_properties/info",
+    }  # fmt: skip
+    assert all(store.size(key) == size for key, size in written.items())
+    assert json.loads(store.read("seg/mesh/info")) == {"@type": "neuroglancer_legacy_mesh"}
+    assert json.loads(store.read("seg/mesh/7:0")) == {"fragments": ["7.mesh"]}
+    properties = json.loads(store.read("seg/segment_properties/info"))
+    assert properties["inline"]["ids"] == ["7", "614454277"]
+    label, name = properties["inline"]["properties"]
+    assert label == {"id": "label", "type": "label", "values": ["A2", "C"]}
+    assert name["values"] == ["Part two of A", "Alone"]
+
+
+def test_vertices_count_from_the_corner_of_the_finest_voxel(layer):
+    store, _, labels, coarse, fine = layer
+    vertices, faces = decode_fragment(store.read("seg/mesh/7.mesh"))
+    # centre of the ball in fine voxel corners: (coarse index + 1/2) voxels, two fine ones each
+    centre = (np.array([24, 18, 20]) + 0.5) * 2 * fine.spacing_um * 1000
+    middle = (vertices.min(0) + vertices.max(0)) / 2
+    assert np.allclose(middle, centre[::-1], atol=500)
+    volume = mesh_volume_um3(vertices[:, ::-1], faces) / 1e9
+    wanted = (labels == 7).sum() * coarse.voxel_volume_um3
+    assert volume == pytest.approx(wanted, rel=0.02)
+
+
+def test_cloud_volume_reads_the_meshes(layer):
+    cloudvolume = pytest.importorskip("cloudvolume")
+    store, _, labels, coarse, fine = layer
+    info = cloudvolume.CloudVolume.create_new_info(
+        1, "segmentation", "uint32", "raw", [s * 1000 for s in reversed(fine.spacing_um)],
+        [0, 0, 0], list(reversed(fine.shape)), mesh="mesh",
+    )  # fmt: skip
+    store.write("seg/info", json.dumps(info).encode())
+    volume = cloudvolume.CloudVolume("file://" + str(Path(store.url) / "seg"), progress=False)
+    for region in (7, 614454277):
+        mesh = volume.mesh.get(region)
+        mesh = mesh[region] if isinstance(mesh, dict) else mesh
+        low, high = np.argwhere(labels == region).min(0), np.argwhere(labels == region).max(0)
+        corner = np.array(coarse.spacing_um) * 1000
+        assert np.allclose(mesh.vertices.min(0)[::-1], low * corner, atol=corner.max())
+        assert np.allclose(mesh.vertices.max(0)[::-1], (high + 1) * corner, atol=corner.max())
+
+
+def test_result_does_not_depend_on_workers(tmp_path):
+    atlas = toy_atlas()
+    folders = []
+    for workers in (1, 3):
+        store = Store(str(tmp_path / str(workers)))
+        settings = MeshSettings(workers=workers)
+        folders.append(
+            {
+                key: store.read(key)
+                for key in write_meshes(
+                    store, "mesh", atlas.annotation, atlas.frame, atlas.frame, settings
+                )
+            }
+        )
+    assert folders[0] == folders[1] and list(folders[0]) == list(folders[1])
+    assert f"mesh/{BIG_IDS[-1]}:0" in folders[0]
+
+
+def test_errors(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(VolumeError, match="no labelled voxel; check the registration"):
+        write_meshes(store, "m", np.zeros(FRAME.shape, np.uint32), FRAME, FRAME)
+    with pytest.raises(VolumeError, match="labels have shape"):
+        write_meshes(store, "m", np.zeros((2, 2, 2), np.uint32), FRAME, FRAME)
+    with pytest.raises(VolumeError, match="labels hold id 99, which the ontology lacks"):
+        segment_properties([0, 7, 99], toy_atlas().ontology)
+    assert not list(store.list())

@@ -1,0 +1,35 @@
+"""Write one batch of corrected tiles into the store."""
+
+from terareg import planning
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tiles import TileSource, corrected_key, load_flatfield, write_corrected
+from terareg.job import run_job
+from terareg.storage.records import file_hash, fingerprint, write_json
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    channel, sample = snakemake.wildcards.channel, snakemake.wildcards.sample
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
+    source = TileSource(acquisition, channel, flatfield=flatfield)
+    store = Store(snakemake.params.store).child(sample)
+    state = fingerprint(
+        snakemake.params.code,
+        snakemake.params.raw_state,
+        file_hash(snakemake.input.profile),
+        flatfield.background,
+    )
+    batch = planning.batch_range(
+        len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
+    )
+    records = {}
+    for index in batch:
+        tile = acquisition.tiles[index].name
+        key = corrected_key(channel, tile)
+        record = write_corrected(source, store, key, tile, state, snakemake.threads)
+        records[tile] = {k: v for k, v in record.items() if k != "run"}
+    write_json(snakemake.output.batch, {"tiles": records})
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

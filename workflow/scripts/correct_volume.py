@@ -1,0 +1,35 @@
+"""Divide one batch of blocks of a channel by its bias field."""
+
+from terareg.intensity.bias import BiasField
+from terareg.job import run_job
+from terareg.storage.records import file_hash, fingerprint, read_json, write_json
+from terareg.storage.store import Store
+from terareg.volumes.correction import correct_block
+from terareg.volumes.plan import VolumePlan
+from terareg.volumes.reader import Volume
+from terareg.volumes.writer import write_blocks
+
+
+def main() -> None:
+    sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
+    store = Store(snakemake.params.store)
+    source = Volume(store, f"{sample}/fused/{channel}")
+    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    bias = BiasField.load(snakemake.input.field)
+    complete = read_json(snakemake.input.complete)
+    state = fingerprint(
+        snakemake.params.code, complete["sha256"], file_hash(snakemake.input.field)
+    )
+    summary = write_blocks(
+        store,
+        f"{sample}/corrected_volume/{channel}",
+        plan,
+        plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches),
+        lambda block: correct_block(source, bias.evaluate, block),
+        fingerprint=state,
+        workers=snakemake.threads,
+    )
+    write_json(snakemake.output.batch, summary)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,21 @@
+"""Estimate the bias field of a channel at low resolution."""
+
+from terareg.intensity.bias import BiasSettings, estimate_bias
+from terareg.job import run_job
+from terareg.storage.records import write_json
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
+
+def main() -> None:
+    options = {k: v for k, v in snakemake.params.settings.items() if k != "enabled"}
+    settings = BiasSettings(**options)
+    key = f"{snakemake.wildcards.sample}/fused/{snakemake.wildcards.channel}"
+    volume = Volume(Store(snakemake.params.store), key)
+    image, frame = volume.resampled(settings.resolution_um, snakemake.threads)
+    field = estimate_bias(image, frame, settings)
+    field.save(snakemake.output.field)
+    write_json(snakemake.output.info, field.info)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,25 @@
+"""Find the true step of the stage where the metadata's overlap may be wrong."""
+
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.job import run_job
+from terareg.stitching.displacement import DisplacementSettings, estimate_steps
+from terareg.storage.records import write_json
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    channel = snakemake.params.channel
+    if snakemake.input.get("corrected"):
+        store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+        source = TileSource(acquisition, channel, corrected=store)
+    else:
+        flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
+        source = TileSource(acquisition, channel, flatfield=flatfield)
+    settings = DisplacementSettings(**snakemake.params.settings)
+    steps = estimate_steps(source, acquisition, settings, workers=snakemake.threads)
+    write_json(snakemake.output.steps, steps.to_json())
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,50 @@
+"""Fuse one batch of blocks of one channel."""
+
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.job import run_job
+from terareg.stitching.placement import load_placement
+from terareg.storage.records import file_hash, fingerprint, read_json, write_json
+from terareg.storage.store import Store
+from terareg.volumes.fusion import FusionSettings, fuse_block, fused_origins
+from terareg.volumes.plan import VolumePlan
+from terareg.volumes.writer import write_blocks
+
+
+def main() -> None:
+    sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
+    store = Store(snakemake.params.store)
+    if snakemake.input.get("corrected"):
+        source = TileSource(acquisition, channel, corrected=store.child(sample))
+    else:
+        source = TileSource(acquisition, channel, flatfield=flatfield)
+    planned = read_json(snakemake.input.plan)
+    plan = VolumePlan.from_json(planned["plan"])
+    settings = FusionSettings(**snakemake.params.fusion)
+    placement = load_placement(snakemake.input.placement)
+    origins = fused_origins(placement.origins(), planned["offset_vox"], settings)
+    # the bytes are the same whether tiles were corrected before or are corrected now
+    state = fingerprint(
+        snakemake.params.code,
+        snakemake.params.raw_state,
+        snakemake.params.fusion,
+        planned,
+        origins,
+        file_hash(snakemake.input.profile),
+        flatfield.background,
+    )
+    summary = write_blocks(
+        store,
+        f"{sample}/fused/{channel}",
+        plan,
+        plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches),
+        lambda block: fuse_block(source, origins, plan, block, settings),
+        fingerprint=state,
+        workers=snakemake.threads,
+    )
+    write_json(snakemake.output.batch, summary)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,38 @@
+"""Check all input of a sample and describe its acquisition."""
+
+from terareg.acquisition.colm import IndexSettings, index_colm
+from terareg.job import run_job
+from terareg.regions.fiducials import check_fiducials
+from terareg.regions.points import read_points
+from terareg.stitching.terastitcher import check_fits, read_xml
+from terareg.storage.records import write_json
+from terareg.storage.store import Store
+from terareg.volumes.fusion import FusionSettings, fused_frame
+
+
+def main() -> None:
+    config = dict(snakemake.params.config)
+    source = config["input"]
+    settings = IndexSettings(
+        sample=config["sample"],
+        orientation=source["orientation"],
+        channels=[{"name": n, "index": i} for n, i in source["channels"].items()],
+        missing_planes=source["missing_planes"],
+        spacing_um=source["spacing_um"],
+        overlap=source["overlap"],
+        view=source["view"],
+    )
+    acquisition = index_colm(Store(source["path"]), settings)
+    Store(config["store"]).check_writable(round(snakemake.params.needed_gb * 1e9))
+    for path in config["stitching"]["xml"].values():
+        check_fits(read_xml(path), acquisition)
+    nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
+    frame, _ = fused_frame(acquisition, nominal, FusionSettings())
+    for pair in config["fiducials"].values():
+        check_fiducials(pair["sample"], pair["atlas"], frame)
+    for points in config["points"].values():
+        read_points(points["path"])
+    write_json(snakemake.output.acquisition, acquisition.to_json())
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,24 @@
+"""Plan the volume of a channel in the atlas and write its metadata."""
+
+from terareg.frames import Frame
+from terareg.job import run_job
+from terareg.storage.records import read_json, write_json
+from terareg.storage.store import Store
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume
+
+
+def main() -> None:
+    sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
+    name = snakemake.wildcards.atlas
+    frame = Frame.from_json(read_json(snakemake.input.atlas)["frame"])
+    if snakemake.params.resolution_um is not None:
+        frame = frame.resampled((snakemake.params.resolution_um,) * 3)
+    settings = VolumeSettings(**snakemake.params.volume)
+    plan = make_plan(f"{sample} {channel} in {name}", frame, "uint16", settings)
+    key = f"{sample}/atlas_space/{name}/{channel}"
+    init_volume(Store(snakemake.params.store), key, plan, {"channel": channel}, replace=True)
+    write_json(snakemake.output.plan, {"plan": plan.to_json()})
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

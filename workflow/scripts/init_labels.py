@@ -1,0 +1,34 @@
+"""Plan the label volume of the sample and write its metadata and region names."""
+
+from pathlib import Path
+
+from terareg.atlas.prepare import load_atlas
+from terareg.job import run_job
+from terareg.regions.meshes import write_segment_properties
+from terareg.storage.records import read_json, write_json
+from terareg.storage.store import Store
+from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
+from terareg.volumes.reader import Volume
+from terareg.volumes.writer import init_volume
+
+
+def main() -> None:
+    sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
+    source = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    store = Store(snakemake.params.store)
+    level = Volume(store, "", source).level_for(snakemake.params.resolution_um)
+    frame = source.levels[level].frame
+    settings = VolumeSettings(**snakemake.params.volume | {"kind": "segmentation"})
+    plan = make_plan(f"{sample} {name}", frame, "uint32", settings)
+    key = f"{sample}/labels/{name}"
+    names = {"mesh": "mesh", "segment_properties": "segment_properties"}
+    init_volume(store, key, plan, {"precomputed": names}, replace=True)
+    atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
+    folder = f"{key}/precomputed/segment_properties"
+    ids = [i for i in atlas.ids.tolist() if i]
+    if "precomputed" in settings.formats:
+        write_segment_properties(store, folder, ids, atlas.ontology)
+    write_json(snakemake.output.plan, {"plan": plan.to_json(), "source_level": level})
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,38 @@
+"""Measure the displacements of one batch of neighbouring tiles."""
+
+from terareg import planning
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.job import run_job
+from terareg.stitching.displacement import (
+    DisplacementSettings,
+    Steps,
+    measure_batch,
+    neighbours,
+    save_pairs,
+)
+from terareg.storage.records import read_json
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    channel = snakemake.params.channel
+    if snakemake.input.get("corrected"):
+        store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+        source = TileSource(acquisition, channel, corrected=store)
+    else:
+        flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
+        source = TileSource(acquisition, channel, flatfield=flatfield)
+    steps = Steps.from_json(read_json(snakemake.input.steps))
+    settings = steps.apply(DisplacementSettings(**snakemake.params.settings))
+    pairs = neighbours(acquisition)
+    batch = planning.batch_range(
+        len(pairs), int(snakemake.wildcards.batch), snakemake.params.batches
+    )
+    chosen = [pairs[i] for i in batch]
+    measured = measure_batch(source, acquisition, chosen, settings, snakemake.threads)
+    save_pairs(snakemake.output.pairs, measured)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

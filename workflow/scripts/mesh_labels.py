@@ -1,0 +1,23 @@
+"""Make a surface of every region in the sample."""
+
+from terareg.job import run_job
+from terareg.regions.meshes import MeshSettings, write_meshes
+from terareg.storage.records import write_json
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
+
+def main() -> None:
+    key = f"{snakemake.wildcards.sample}/labels/{snakemake.wildcards.atlas}"
+    store = Store(snakemake.params.store)
+    volume = Volume(store, key)
+    level = volume.level_for(snakemake.params.resolution_um)
+    frame = volume.level_frame(level)
+    labels = volume.read(level, (0, 0, 0), frame.shape)
+    folder = f"{key}/precomputed/mesh"
+    settings = MeshSettings(workers=snakemake.threads)
+    objects = write_meshes(store, folder, labels, frame, volume.frame, settings)
+    write_json(snakemake.output.meshes, {"level": level, "objects": objects})
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,22 @@
+"""Compare fiducials of the sample with those of the atlas."""
+
+from pathlib import Path
+
+from terareg.job import run_job
+from terareg.regions.fiducials import score_fiducials, write_fiducial_table
+from terareg.regions.points import read_points
+from terareg.registration.transform import Transform
+from terareg.storage.records import write_json
+
+
+def main() -> None:
+    transform = Transform.load(Path(snakemake.input.transform).parent)
+    atlas_points = read_points(snakemake.input.atlas, transform.atlas_frame)
+    sample_points = read_points(snakemake.input.sample, transform.sample_frame)
+    rows = score_fiducials(atlas_points, sample_points, transform)
+    write_fiducial_table(snakemake.output.table, rows)
+    summary = {row["name"]: row["error_um"] for row in rows if row["kind"] == "summary"}
+    write_json(snakemake.output.summary, {"error_um": summary, "fiducials": len(atlas_points)})
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

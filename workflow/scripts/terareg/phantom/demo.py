@@ -1,0 +1,154 @@
+"""Put the pieces together: brain, acquisition, fiducials, truth and ``sample.yaml``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import yaml
+
+from terareg.errors import AcquisitionError
+from terareg.phantom.brain import (
+    ATLAS_ORIENTATION,
+    BrainSettings,
+    Sample,
+    SampleSettings,
+    TruthSettings,
+    make_atlas,
+    write_atlas,
+    write_fiducials,
+    write_sample_truth,
+)
+from terareg.phantom.colm import ColmSettings, place_tiles, write_colm
+from terareg.storage.records import write_json
+
+logger = logging.getLogger(__name__)
+
+#: planes from superior to inferior, rows from right to left, columns from posterior to anterior
+SAMPLE_ORIENTATION = "ILA"
+CHANNELS = ("ch0", "ch1")
+_ANTERIOR_CORNERS = ((0, 3), (2, 3))
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Everything that ``make_demo`` needs.
+
+    Attributes
+    ----------
+    brain, sample, colm, truth
+        Settings of the parts; their seeds should be equal.
+    clean_stride : int
+        Every n-th plane of the clean fused volume is kept as truth.
+    """
+
+    brain: BrainSettings
+    sample: SampleSettings
+    colm: ColmSettings
+    truth: TruthSettings
+    clean_stride: int = 8
+
+
+def demo_settings(seed: int, small: bool = False, names: str = "long") -> DemoSettings:
+    """Settings of the demo (about 160 MB raw), or of its small form for tests (about 18 MB)."""
+    full = DemoSettings(
+        brain=BrainSettings(seed=seed),
+        sample=SampleSettings(seed=seed),
+        colm=ColmSettings(seed=seed, empty=_ANTERIOR_CORNERS, names=names),
+        truth=TruthSettings(),
+    )
+    if not small:
+        return full
+    return DemoSettings(
+        brain=replace(full.brain, atlas_spacing_um=100.0),
+        sample=replace(full.sample, cells=2500),
+        colm=replace(
+            full.colm,
+            tile_pixels=(96, 96),
+            planes=48,
+            step_um=120.0,
+            overlap=0.18,
+            jitter_vox=(1, 2, 2),
+            drift_row_vox=(0.3, 0.0, 1.0),
+            drift_column_vox=(-0.3, -1.0, 0.0),
+        ),
+        truth=replace(full.truth, label_stride=(1, 3, 3), volume_stride=(1, 1, 1)),
+        clean_stride=4,
+    )
+
+
+def make_demo(out: Path, settings: DemoSettings) -> dict:
+    """Write ``raw/``, ``atlas/``, ``fiducials/``, ``truth/`` and ``sample.yaml`` under ``out``.
+
+    Returns
+    -------
+    dict
+        What ``truth/truth.json`` holds.
+
+    Raises
+    ------
+    AcquisitionError
+        If ``out`` already holds an acquisition.
+    """
+    out = Path(out)
+    if (out / "raw" / "VW0").exists():
+        raise AcquisitionError(
+            f"{out / 'raw'} already holds an acquisition; delete it or choose another folder"
+        )
+    atlas = make_atlas(settings.brain)
+    files = write_atlas(atlas, out / "atlas")
+    frame = place_tiles(settings.colm).frame(settings.colm, SAMPLE_ORIENTATION)
+    sample = Sample(atlas, frame, settings.sample)
+    truth = {
+        "seed": settings.brain.seed,
+        "frame": frame.to_json(),
+        "point_zero": "centre of the first voxel of the union of all tiles (smallest true origin)",
+    }
+    truth |= write_colm(
+        sample.block, out / "raw", out / "truth", settings.colm, CHANNELS, settings.clean_stride
+    )
+    truth |= write_sample_truth(sample, out / "truth", settings.truth)
+    atlas_points, sample_points = write_fiducials(
+        sample, out / "fiducials", settings.truth.fiducials
+    )
+    write_json(out / "truth" / "truth.json", truth)
+    config = sample_config(out, "demo", SAMPLE_ORIENTATION, CHANNELS)
+    config["atlas"] = [
+        {
+            "name": "phantom",
+            **{role: str(out / "atlas" / name) for role, name in files.items()},
+            "orientation": ATLAS_ORIENTATION,
+        }
+    ]
+    config["fiducials"] = {"atlas": str(atlas_points), "sample": str(sample_points)}
+    write_config(out / "sample.yaml", config)
+    return truth
+
+
+def sample_config(
+    out: Path, sample: str, orientation: str, channels: Sequence[str], spacing_um=None
+) -> dict:
+    """Configuration of the workflow for an acquisition under ``out/raw``."""
+    config = {
+        "sample": sample,
+        "input": {
+            "kind": "colm",
+            "path": str(Path(out) / "raw"),
+            "orientation": orientation,
+            "channels": [{"name": name, "index": k} for k, name in enumerate(channels)],
+        },
+        "store": str(Path(out) / "store"),
+        "results": "results",
+    }
+    if spacing_um is not None:
+        config["input"]["spacing_um"] = [float(s) for s in spacing_um]
+    return config
+
+
+def write_config(path: Path, config: dict) -> None:
+    """Write a configuration as YAML, keys in the order given."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")

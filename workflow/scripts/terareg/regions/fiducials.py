@@ -1,0 +1,150 @@
+"""Accuracy of a registration by fiducials: points marked by name in the atlas and the sample."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terareg.errors import PointsError
+from terareg.regions.points import Points, check_inside
+from terareg.storage.store import write_atomic
+
+if TYPE_CHECKING:
+    from terareg.registration.transform import Transform
+
+logger = logging.getLogger(__name__)
+
+_SUMMARIES = (
+    ("mean", np.mean),
+    ("median", np.median),
+    ("p95", lambda values: np.percentile(values, 95)),
+    ("max", np.max),
+)
+
+
+def score_fiducials(
+    atlas_points: Points, sample_points: Points, transform: Transform, *, unpaired: str = "error"
+) -> list[dict]:
+    """Target registration error of every fiducial.
+
+    Parameters
+    ----------
+    atlas_points : Points
+        In atlas space, with names.
+    sample_points : Points
+        The same places in sample space, any order.
+    transform : Transform
+        Maps atlas points to sample points; its ``affine``, ``atlas_frame`` and ``sample_frame``
+        are used too.
+    unpaired : {"error", "warn"}
+        What to do with names that only one side has; "warn" logs and leaves them out.
+
+    Returns
+    -------
+    list of dict
+        First the fiducials in the atlas's order, then rows "mean", "median", "p95" and "max".
+        Keys: kind ("fiducial" or "summary"), name, error_um (distance in the sample between the
+        marked point and the transformed atlas point), error_atlas_um (distance in the atlas
+        between the marked point and the sample point carried back), affine_error_um (as error_um,
+        with the affine part alone: before the deformation), and the residual in the sample,
+        marked minus transformed, residual_z_um, residual_y_um, residual_x_um (None in summaries).
+
+    Raises
+    ------
+    PointsError
+        If a name is empty, there twice, or without partner; no pair is left; a point lies outside
+        its volume.
+    """
+    if unpaired not in ("error", "warn"):
+        raise PointsError(f"fiducials: policy {unpaired!r} is not known; write error or warn")
+    for points, where in ((atlas_points, "atlas"), (sample_points, "sample")):
+        _check_names(points, where)
+    partner = {name: n for n, name in enumerate(sample_points.names)}
+    _check_partners(atlas_points, sample_points, unpaired)
+    names = [name for name in atlas_points.names if name in partner]
+    if not names:
+        raise PointsError(
+            "fiducials: no name is both in the atlas's and in the sample's list; write the same "
+            "names on both sides"
+        )
+    check_inside(atlas_points, transform.atlas_frame, "fiducials of the atlas")
+    check_inside(sample_points, transform.sample_frame, "fiducials of the sample")
+
+    in_atlas = np.array([p for n, p in zip(atlas_points.names, atlas_points.position_um)
+                         if n in partner])  # fmt: skip
+    in_sample = sample_points.position_um[[partner[name] for name in names]]
+    affine = transform.affine
+    residual = in_sample - transform.to_sample(in_atlas)
+    errors = {
+        "error_um": _length(residual),
+        "error_atlas_um": _length(transform.to_atlas(in_sample) - in_atlas),
+        "affine_error_um": _length(in_sample - (in_atlas @ affine[:3, :3].T + affine[:3, 3])),
+    }
+    rows = [
+        {"kind": "fiducial", "name": name}
+        | {key: float(values[n]) for key, values in errors.items()}
+        | {f"residual_{axis}_um": float(residual[n, a]) for a, axis in enumerate("zyx")}
+        for n, name in enumerate(names)
+    ]
+    rows += [
+        {"kind": "summary", "name": name}
+        | {key: float(summary(values)) for key, values in errors.items()}
+        | dict.fromkeys(("residual_z_um", "residual_y_um", "residual_x_um"))
+        for name, summary in _SUMMARIES
+    ]
+    return rows
+
+
+def write_fiducial_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
+    """Write the rows of :func:`score_fiducials` as TSV, micrometres with three decimals."""
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    writer.writerow(rows[0])
+    for row in rows:
+        cells = ("" if v is None else f"{v:.3f}" if isinstance(v, float) else v
+                 for v in row.values())  # fmt: skip
+        writer.writerow(cells)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue().encode())
+
+
+def _check_names(points: Points, where: str) -> None:
+    unnamed = [n for n, name in enumerate(points.names, 1) if not name]
+    if unnamed:
+        raise PointsError(
+            f"fiducials of the {where}: number {unnamed[0]} has no name; name every fiducial, the "
+            "same in atlas and sample"
+        )
+    twice = [name for name, count in Counter(points.names).items() if count > 1]
+    if twice:
+        raise PointsError(
+            f"fiducials of the {where}: {twice[0]!r} is there twice; give every fiducial its own "
+            "name"
+        )
+
+
+def _check_partners(atlas_points: Points, sample_points: Points, unpaired: str) -> None:
+    a, s = set(atlas_points.names), set(sample_points.names)
+    lonely = [f"{name!r} (atlas only)" for name in atlas_points.names if name not in s]
+    lonely += [f"{name!r} (sample only)" for name in sample_points.names if name not in a]
+    if not lonely:
+        return
+    message = (
+        f"fiducials: {len(lonely)} without partner: {', '.join(lonely[:5])}"
+        f"{', ...' if len(lonely) > 5 else ''}; mark them on both sides or remove them"
+    )
+    if unpaired == "error":
+        raise PointsError(message)
+    logger.warning("%s", message)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors, axis=-1)

@@ -1,0 +1,124 @@
+"""Region ids and hemispheres of an atlas, seen on any grid of the sample.
+
+An image of the atlas is pulled back: the label at a sample voxel is the label of the atlas voxel
+that holds the voxel's position in the atlas. Ids are looked up, never interpolated, so that they
+come through unchanged; every output block is computed by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terareg.frames import Frame
+
+if TYPE_CHECKING:
+    from terareg.atlas.prepare import Atlas
+    from terareg.registration.transform import Transform
+
+# Positions this close below the face between two voxels count as beyond it. A face is where grids
+# of commensurate spacing meet, and there rounding errors must not decide (differently per block).
+_FACE_VOX = 1e-4
+_SLAB_VOXELS = 2**20
+
+
+def label_block(transform: Transform, atlas: Atlas, block_frame: Frame) -> np.ndarray:
+    """Region id of every voxel of a sample block.
+
+    Parameters
+    ----------
+    transform : Transform
+        Maps atlas points to sample points; its ``to_atlas_grid`` is used.
+    atlas : Atlas
+    block_frame : Frame
+        Grid of the block in sample space.
+
+    Returns
+    -------
+    numpy.ndarray of uint32, shape ``block_frame.shape``
+        The nearest atlas voxel's id, 0 outside the atlas.
+    """
+    return region_block(transform, atlas, block_frame)[0]
+
+
+def hemisphere_block(transform: Transform, atlas: Atlas, block_frame: Frame) -> np.ndarray:
+    """Hemisphere of every voxel of a sample block, by the side of the atlas it maps to.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, shape ``block_frame.shape``
+        1 left, 2 right, 0 outside the atlas (or neither, if an image of hemispheres says so).
+    """
+    return region_block(transform, atlas, block_frame)[1]
+
+
+def region_block(
+    transform: Transform, atlas: Atlas, block_frame: Frame
+) -> tuple[np.ndarray, np.ndarray]:
+    """Region ids and hemispheres of a sample block in one pass.
+
+    Returns
+    -------
+    labels : numpy.ndarray of uint32
+        As :func:`label_block`.
+    hemispheres : numpy.ndarray of uint8
+        As :func:`hemisphere_block`.
+    """
+    labels = np.empty(block_frame.shape, np.uint32)
+    sides = np.empty(block_frame.shape, np.uint8)
+    for start, stop in slabs(block_frame):
+        part = block_frame.cropped((start, 0, 0), (stop, *block_frame.shape[1:]))
+        labels[start:stop], sides[start:stop] = regions_at(atlas, transform.to_atlas_grid(part))
+    return labels, sides
+
+
+def regions_at(atlas: Atlas, position_um: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Region ids and hemispheres at positions in the atlas.
+
+    Parameters
+    ----------
+    atlas : Atlas
+    position_um : numpy.ndarray, shape (3, ...)
+        Positions in atlas space, order z, y, x.
+
+    Returns
+    -------
+    labels : numpy.ndarray of uint32, shape (...)
+        0 outside the outer faces of the atlas and where a position is not finite.
+    hemispheres : numpy.ndarray of uint8, shape (...)
+        1 left, 2 right, 0 outside.
+    """
+    frame = atlas.frame
+    shape = position_um.shape[1:]
+    flat = np.zeros(shape, np.int64)
+    inside = np.ones(shape, bool)
+    upper = None
+    for axis, size in enumerate(frame.shape):
+        position = np.asarray(position_um[axis], np.float64)
+        index = (position - frame.origin_um[axis]) / frame.spacing_um[axis]
+        if axis == atlas.midplane.axis:
+            upper = index >= atlas.midplane.index - _FACE_VOX
+        index += 0.5 + _FACE_VOX
+        np.floor(index, out=index)
+        inside &= (index >= 0) & (index < size)
+        flat *= size
+        flat += np.where(inside, index, 0).astype(np.int64)
+    flat[~inside] = 0
+    labels = atlas.ids[atlas.index.reshape(-1)[flat]]
+    labels[~inside] = 0
+    if atlas.sides is None:
+        plane = atlas.midplane
+        sides = np.where(upper, np.uint8(plane.upper), np.uint8(plane.lower))
+    else:
+        sides = atlas.sides.reshape(-1)[flat]
+    sides[~inside] = 0
+    return labels, sides
+
+
+def slabs(frame: Frame) -> Iterator[tuple[int, int]]:
+    """First and last plane of parts of a grid that are small enough for temporary arrays."""
+    planes = max(1, _SLAB_VOXELS // (frame.shape[1] * frame.shape[2]))
+    for start in range(0, frame.shape[0], planes):
+        yield start, min(start + planes, frame.shape[0])

@@ -1,0 +1,219 @@
+"""Surfaces of regions in Neuroglancer's precomputed form, and the names of segments.
+
+The legacy mesh format: ``info`` is ``{"@type": "neuroglancer_legacy_mesh"}``; the manifest of a
+segment, object ``<id>:0``, lists its fragments; a fragment is the number of vertices (uint32), the
+vertices x, y, z in nanometres (float32) and the triangles (uint32), little-endian. Like
+precomputed voxels, vertices count from the outer corner of the volume's first voxel.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from terareg.atlas.ontology import Ontology
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.parallel import map_items
+from terareg.storage.store import Store
+
+logger = logging.getLogger(__name__)
+
+_VOLUME_TOLERANCE = 0.01
+_LEVEL_STEPS = 8
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """How regions become surfaces.
+
+    Attributes
+    ----------
+    smoothing_vox : float
+        Standard deviation of the Gaussian that rounds the staircase of the voxels; 0 leaves it.
+        The surface is put where it encloses the volume of the voxels.
+    workers : int
+        Threads.
+    """
+
+    smoothing_vox: float = 0.7
+    workers: int = 1
+
+
+def region_mesh(
+    mask: np.ndarray, frame: Frame, *, smoothing_vox: float = 0.7
+) -> tuple[np.ndarray, np.ndarray]:
+    """Closed surface around the voxels of a mask.
+
+    Marching cubes (Lewiner et al. 2003) on the smoothed mask, padded so that surfaces close at
+    the border of the volume. The level is searched for which the surface encloses the volume of
+    the mask's voxels to 1 %, so that thin regions neither vanish nor shrink.
+
+    Parameters
+    ----------
+    mask : numpy.ndarray of bool, shape (z, y, x)
+        At least one voxel.
+    frame : Frame
+    smoothing_vox : float
+        See :class:`MeshSettings`.
+
+    Returns
+    -------
+    vertices_um : numpy.ndarray of float32, shape (n, 3)
+        Order z, y, x, in the frame's micrometres.
+    faces : numpy.ndarray of uint32, shape (m, 3)
+        Triangles, counter-clockwise seen from outside in the coordinates x, y, z.
+    """
+    margin = 1 + math.ceil(4 * smoothing_vox)
+    field = np.pad(mask, margin).astype(np.float32)
+    if smoothing_vox > 0:
+        field = ndimage.gaussian_filter(field, smoothing_vox, mode="constant", truncate=4)
+    wanted = np.count_nonzero(mask) * frame.voxel_volume_um3
+    spacing = np.array(frame.spacing_um)
+    low, level, high = 0.0, 0.5 * min(1.0, float(field.max())), float(field.max())
+    for _ in range(_LEVEL_STEPS):
+        vertices, faces, _, _ = marching_cubes(field, level)
+        ratio = mesh_volume_um3(vertices * spacing, faces) / wanted
+        if smoothing_vox == 0 or abs(ratio - 1) <= _VOLUME_TOLERANCE:
+            break
+        low, high = (level, high) if ratio > 1 else (low, level)
+        level = (low + high) / 2
+    return frame.to_um(vertices - margin).astype(np.float32), faces.astype(np.uint32)
+
+
+def mesh_volume_um3(vertices_um: np.ndarray, faces: np.ndarray) -> float:
+    """Volume inside a closed surface, positive if its triangles face outwards in x, y, z."""
+    a, b, c = (vertices_um[faces[:, n]].astype(np.float64)[:, ::-1] for n in range(3))
+    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+
+def write_meshes(
+    store: Store,
+    key: str,
+    labels: np.ndarray,
+    frame: Frame,
+    volume_frame: Frame,
+    settings: MeshSettings | None = None,
+) -> dict[str, int]:
+    """Write a mesh for every id of a label volume.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        Folder of the meshes; the volume's ``info`` names it as ``mesh``.
+    labels : numpy.ndarray of uint32, shape ``frame.shape``
+        The regions at a resolution that suits meshes, say 50 um; 0 is left out.
+    frame : Frame
+        Grid of ``labels``.
+    volume_frame : Frame
+        Grid of the finest level of the precomputed volume that the meshes belong to.
+    settings : MeshSettings, optional
+
+    Returns
+    -------
+    dict of str to int
+        Object keys and bytes, ascending by id.
+
+    Raises
+    ------
+    VolumeError
+        If no voxel has a label.
+    """
+    settings = settings or MeshSettings()
+    if labels.shape != frame.shape:
+        raise VolumeError(f"labels have shape {labels.shape}, their frame {frame.shape}")
+    ids = np.unique(labels)
+    ids = ids[ids != 0]
+    if not ids.size:
+        raise VolumeError(
+            "the label volume has no labelled voxel; check the registration and the orientation"
+        )
+    compact = np.searchsorted(ids, labels).astype(np.int32) + 1
+    compact[labels == 0] = 0
+    boxes = ndimage.find_objects(compact)
+    corner_um = volume_frame.to_um(np.full(3, -0.5))
+
+    def write(number: int) -> dict[str, int]:
+        box = boxes[number]
+        mask = compact[box] == number + 1
+        part = frame.cropped([s.start for s in box], [s.stop for s in box])
+        vertices_um, faces = region_mesh(mask, part, smoothing_vox=settings.smoothing_vox)
+        vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
+        region = int(ids[number])
+        objects = {
+            f"{key}/{region}.mesh": encode_fragment(vertices_nm, faces),
+            f"{key}/{region}:0": _json({"fragments": [f"{region}.mesh"]}),
+        }
+        for name, data in objects.items():
+            store.write(name, data)
+        return {name: len(data) for name, data in objects.items()}
+
+    info = _json({"@type": "neuroglancer_legacy_mesh"})
+    written = {f"{key}/info": len(info)}
+    for part in map_items(write, range(len(ids)), workers=settings.workers, what="meshes"):
+        written |= part
+    store.write(f"{key}/info", info)
+    return written
+
+
+def encode_fragment(vertices_nm: np.ndarray, faces: np.ndarray) -> bytes:
+    """Bytes of a legacy fragment: vertices (n, 3) in order x, y, z, triangles (m, 3)."""
+    count = np.array([len(vertices_nm)], "<u4")
+    return (
+        count.tobytes()
+        + np.ascontiguousarray(vertices_nm, "<f4").tobytes()
+        + np.ascontiguousarray(faces, "<u4").tobytes()
+    )
+
+
+def decode_fragment(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Inverse of :func:`encode_fragment`."""
+    count = int(np.frombuffer(data, "<u4", 1)[0])
+    vertices = np.frombuffer(data, "<f4", 3 * count, 4).reshape(-1, 3)
+    return vertices, np.frombuffer(data, "<u4", offset=4 + 12 * count).reshape(-1, 3)
+
+
+def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
+    """Neuroglancer's inline segment properties: acronym as label, name as description.
+
+    Ids are in the ontology's order, so that the viewer lists a region beside its neighbours.
+    """
+    wanted = {int(i) for i in ids} - {0}
+    listed = [region for region in ontology if region.id in wanted]
+    missing = wanted - {region.id for region in listed}
+    if missing:
+        raise VolumeError(
+            f"labels hold id {min(missing)}, which the ontology lacks; make the labels again from "
+            "this atlas"
+        )
+    return {
+        "@type": "neuroglancer_segment_properties",
+        "inline": {
+            "ids": [str(region.id) for region in listed],
+            "properties": [
+                {"id": "label", "type": "label", "values": [r.acronym for r in listed]},
+                {"id": "name", "type": "description", "values": [r.name for r in listed]},
+            ],
+        },
+    }
+
+
+def write_segment_properties(
+    store: Store, key: str, ids: Iterable[int], ontology: Ontology
+) -> dict[str, int]:
+    """Write ``<key>/info``; the volume's ``info`` names the folder as ``segment_properties``."""
+    data = _json(segment_properties(ids, ontology))
+    store.write(f"{key}/info", data)
+    return {f"{key}/info": len(data)}
+
+
+def _json(data: dict) -> bytes:
+    return json.dumps(data, separators=(",", ":"), ensure_ascii=False).encode()

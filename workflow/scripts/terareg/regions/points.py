@@ -1,0 +1,419 @@
+"""Points: CSV files and Neuroglancer annotations, both ways through a transform.
+
+Inside the library points are micrometres in a :class:`~terareg.frames.Frame`, order z, y, x, with
+the centre of the first voxel at the frame's origin. Every reader, transform and writer keeps the
+number and the order of the points.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from terareg.errors import PointsError
+from terareg.frames import Frame
+from terareg.regions.labels import regions_at
+from terareg.storage.store import write_atomic
+
+if TYPE_CHECKING:
+    from terareg.atlas.prepare import Atlas
+    from terareg.registration.transform import Transform
+
+SIDE_NAMES = ("", "left", "right")
+
+_AXES = ("z", "y", "x")
+# micrometres per unit; a voxel is known from the frame only
+_UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
+_RESULT_COLUMNS = ("region_id", "acronym", "hemisphere")
+_METRE_PREFIXES_UM = {
+    "": 1e6, "c": 1e4, "m": 1e3, "u": 1.0, "µ": 1.0, "μ": 1.0, "n": 1e-3, "p": 1e-6,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Named points.
+
+    Attributes
+    ----------
+    names : tuple of str
+        May be empty strings.
+    position_um : numpy.ndarray of float64, shape (n, 3)
+        Order z, y, x.
+    region_ids : numpy.ndarray of uint32, shape (n,), or None
+        0 outside every region.
+    acronyms : tuple of str or None
+    hemispheres : tuple of str or None
+        "left", "right", or empty outside the atlas.
+    """
+
+    names: tuple[str, ...]
+    position_um: np.ndarray
+    region_ids: np.ndarray | None = None
+    acronyms: tuple[str, ...] | None = None
+    hemispheres: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def check_inside(points: Points, frame: Frame, what: str) -> None:
+    """Raise :class:`PointsError` if points lie outside the outer faces of ``frame``.
+
+    ``what`` names the file and the volume, for example "cells.csv against the sample".
+    """
+    outside = np.flatnonzero(~frame.contains(points.position_um))
+    if outside.size:
+        first = int(outside[0])
+        low = frame.to_um(np.full(3, -0.5))
+        high = frame.to_um(np.array(frame.shape) - 0.5)
+        raise PointsError(
+            f"{what}: {outside.size} of {len(points)} points lie outside the volume, first "
+            f"number {first + 1} ({points.names[first]!r}) at z, y, x = "
+            f"{_triple(points.position_um[first])} um, volume {_triple(low)} to {_triple(high)} "
+            "um; check units, axis order and voxel size"
+        )
+
+
+def transform_points(points: Points, transform: Transform, *, to: str) -> Points:
+    """Carry points from the atlas to the sample or back.
+
+    Parameters
+    ----------
+    points : Points
+        In atlas space if ``to`` is "sample", in sample space if it is "atlas".
+    transform : Transform
+        Maps atlas points to sample points.
+    to : {"sample", "atlas"}
+
+    Returns
+    -------
+    Points
+        As many, in the same order, with the same names and labels.
+    """
+    if to not in ("sample", "atlas"):
+        raise PointsError(f"points can be carried to 'sample' or 'atlas', not to {to!r}")
+    if not len(points):
+        return points
+    carry = transform.to_sample if to == "sample" else transform.to_atlas
+    return replace(points, position_um=np.asarray(carry(points.position_um), float))
+
+
+def label_points(points: Points, atlas_position_um: np.ndarray, atlas: Atlas) -> Points:
+    """Add region id, acronym and hemisphere by the positions of the points in the atlas.
+
+    Parameters
+    ----------
+    points : Points
+        In any space.
+    atlas_position_um : numpy.ndarray, shape (n, 3)
+        The same points in atlas space.
+    atlas : Atlas
+    """
+    ids, sides = regions_at(atlas, np.asarray(atlas_position_um, float).reshape(-1, 3).T)
+    return replace(
+        points,
+        region_ids=ids,
+        acronyms=tuple(atlas.ontology[i].acronym if i else "" for i in ids.tolist()),
+        hemispheres=tuple(SIDE_NAMES[s] for s in sides.tolist()),
+    )
+
+
+def carry_points(points: Points, transform: Transform, atlas: Atlas, *, to: str) -> Points:
+    """Transform points and label them, see :func:`transform_points` and :func:`label_points`."""
+    carried = transform_points(points, transform, to=to)
+    in_atlas = carried if to == "atlas" else points
+    return label_points(carried, in_atlas.position_um, atlas)
+
+
+def read_points(path: str | os.PathLike, frame: Frame, *, layer: str | None = None) -> Points:
+    """Read points from a CSV file or, if the name ends in ``.json``, a Neuroglancer state."""
+    if Path(path).suffix.lower() == ".json":
+        return read_neuroglancer_points(path, layer=layer)
+    return read_points_csv(path, frame)
+
+
+# ---------------------------------------------------------------------- CSV
+def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
+    """Read points from a CSV file with a header.
+
+    Columns, in any order: ``z_um, y_um, x_um`` (or ``_mm``, ``_nm``), or ``z_vox, y_vox, x_vox``
+    (index of the voxel whose centre it is, from 0, fractions allowed); ``name`` if wanted. The
+    columns that :func:`write_points_csv` adds are passed over.
+
+    Parameters
+    ----------
+    path : path
+    frame : Frame
+        Volume that voxel columns count in.
+
+    Raises
+    ------
+    PointsError
+        If the file cannot be read, a column is unknown or missing, or a value is no number.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PointsError(f"points {path} cannot be read ({error}); give a CSV file") from error
+    reader = csv.reader(io.StringIO(text))
+    header = [c.strip().lower() for c in next(reader, [])]
+    columns, unit = _csv_columns(header, path)
+    names, rows = [], []
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        if len(row) != len(header):
+            raise PointsError(
+                f"points {path}, line {reader.line_num}: {len(row)} values for {len(header)} "
+                "columns; correct the line"
+            )
+        try:
+            rows.append([float(row[c]) for c in columns])
+        except ValueError:
+            rows.append([np.nan])
+        if not np.isfinite(rows[-1]).all():
+            raise PointsError(
+                f"points {path}, line {reader.line_num}: {[row[c] for c in columns]} are not three "
+                "numbers; correct the line"
+            )
+        names.append(row[header.index("name")].strip() if "name" in header else "")
+    values = np.array(rows, float).reshape(-1, 3)
+    scale = _UNITS_UM[unit]
+    return Points(tuple(names), frame.to_um(values) if scale is None else values * scale)
+
+
+def _csv_columns(header: list[str], path: Path) -> tuple[list[int], str]:
+    """Positions of z, y, x among the columns, and their unit."""
+    help_text = "use name (optional) and z_um, y_um, x_um, or z_vox, y_vox, x_vox"
+    known = {f"{a}_{u}" for a in _AXES for u in _UNITS_UM} | {"name", *_RESULT_COLUMNS}
+    unknown = [c for c in header if c not in known]
+    if unknown or not header:
+        listed = ", ".join(map(repr, unknown)) or "no header"
+        raise PointsError(f"points {path}: unknown columns {listed}; {help_text}")
+    if len(set(header)) != len(header):
+        raise PointsError(f"points {path}: a column is there twice in {header}; {help_text}")
+    units = {c.split("_")[1] for c in header if c[:2] in ("z_", "y_", "x_")}
+    if len(units) != 1 or any(f"{a}_{u}" not in header for a in _AXES for u in units):
+        raise PointsError(
+            f"points {path}: columns {header} are not one set of three coordinates in one unit; "
+            f"{help_text}"
+        )
+    unit = units.pop()
+    return [header.index(f"{a}_{unit}") for a in _AXES], unit
+
+
+def write_points_csv(path: str | os.PathLike, points: Points) -> None:
+    """Write points as CSV: name, z_um, y_um, x_um and, if labelled, region and hemisphere.
+
+    Coordinates have four decimals (0.1 nm).
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    labelled = points.region_ids is not None
+    writer.writerow(["name", *(f"{a}_um" for a in _AXES), *(_RESULT_COLUMNS if labelled else ())])
+    for n, (name, position) in enumerate(zip(points.names, points.position_um)):
+        row = [name, *(f"{v:.4f}" for v in position)]
+        if labelled:
+            row += [int(points.region_ids[n]), points.acronyms[n], points.hemispheres[n]]
+        writer.writerow(row)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue().encode())
+
+
+# ---------------------------------------------------------------------- Neuroglancer
+def read_neuroglancer_points(
+    path: str | os.PathLike,
+    *,
+    layer: str | None = None,
+    offset_um: tuple[float, float, float] = (0.0, 0.0, 0.0),
+) -> Points:
+    """Read the point annotations of a Neuroglancer state.
+
+    Points count in the input dimensions of the layer's source, or in its output dimensions if the
+    state gives no others, or in those of the whole state if the source is a plain string. The
+    linear part of a source's matrix acts on lengths, its last column counts in output
+    dimensions, as in Neuroglancer. The name of a point is its description, or else its id.
+
+    Parameters
+    ----------
+    path : path
+        JSON state of the viewer, or of one layer.
+    layer : str, optional
+        Name of the layer; not needed if the state has one layer with annotations.
+    offset_um : tuple of float
+        Added to every point (z, y, x). In terareg's own states, the viewer's position is that of
+        the frame; where a precomputed layer was shown as it is, counted from voxel corners, give
+        minus half its voxel.
+
+    Raises
+    ------
+    PointsError
+        If the file is no state, no such layer is in it, it has other annotations than points, or
+        its dimensions x, y, z are no lengths.
+    """
+    path = Path(path)
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PointsError(
+            f"points {path} cannot be read as JSON ({error}); save the viewer's state"
+        ) from error
+    if not isinstance(state, dict):
+        raise PointsError(f"points {path} is no Neuroglancer state; save the viewer's state")
+    chosen = _annotation_layer(state, layer, path)
+    where = f"points {path}, layer {chosen.get('name', '')!r}"
+    to_um = _layer_transform(chosen, state, where)
+    names, rows = [], []
+    for number, item in enumerate(chosen.get("annotations", []), 1):
+        kind = item.get("type", "point") if isinstance(item, dict) else item
+        if kind != "point" or not isinstance(item.get("point"), list):
+            raise PointsError(
+                f"{where}: annotation {number} is {kind!r}, not a point; remove it or put the "
+                "points into a layer of their own"
+            )
+        point = item["point"]
+        if len(point) != to_um.shape[1] - 1 or not _are_numbers(point):
+            raise PointsError(
+                f"{where}: annotation {number} has point {point}, but the layer has "
+                f"{to_um.shape[1] - 1} dimensions; save the viewer's state again"
+            )
+        names.append(str(item.get("description") or item.get("id") or ""))
+        rows.append(point)
+    homogeneous = np.ones((len(rows), to_um.shape[1]))
+    homogeneous[:, :-1] = np.array(rows, float).reshape(len(rows), -1)
+    return Points(tuple(names), homogeneous @ to_um.T + np.array(offset_um, float))
+
+
+def annotation_layer(points: Points, name: str, *, colour: str = "#ffff00") -> dict[str, Any]:
+    """Neuroglancer layer of points as local annotations, in micrometres, order x, y, z.
+
+    Labelled points carry their region as the property ``region_id``.
+    """
+    entries = []
+    for number, (label, position) in enumerate(zip(points.names, points.position_um), 1):
+        entry: dict[str, Any] = {
+            "type": "point",
+            "id": str(number),
+            "point": [round(float(v), 4) for v in position[::-1]],
+        }
+        if label:
+            entry["description"] = label
+        if points.region_ids is not None:
+            entry["props"] = [int(points.region_ids[number - 1])]
+        entries.append(entry)
+    layer: dict[str, Any] = {
+        "type": "annotation",
+        "name": name,
+        "source": {
+            "url": "local://annotations",
+            "transform": {"outputDimensions": _dimensions()},
+        },
+        "annotationColor": colour,
+        "annotations": entries,
+    }
+    if points.region_ids is not None:
+        layer["annotationProperties"] = [{"id": "region_id", "type": "uint32", "default": 0}]
+    return layer
+
+
+def write_neuroglancer_points(path: str | os.PathLike, points: Points, *, name: str) -> None:
+    """Write a Neuroglancer state with one layer of points, see :func:`annotation_layer`."""
+    state = {"dimensions": _dimensions(), "layers": [annotation_layer(points, name)]}
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # dimensions are an ordered object in Neuroglancer: keys are not sorted here
+    write_atomic(path, (json.dumps(state, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def _dimensions() -> dict[str, list]:
+    return {axis: [1e-6, "m"] for axis in reversed(_AXES)}
+
+
+def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
+    layers = state.get("layers", [state] if "annotations" in state else [])
+    if isinstance(layers, dict):  # the oldest states name layers by key
+        layers = [{"name": key, **value} for key, value in layers.items()]
+    found = [x for x in layers if isinstance(x, dict) and x.get("type") == "annotation"]
+    if wanted is not None:
+        named = [x for x in found if x.get("name") == wanted]
+    else:
+        named = [x for x in found if x.get("annotations")] or found
+    if len(named) != 1:
+        listed = ", ".join(repr(x.get("name", "")) for x in found) or "none"
+        what = "there are several annotation layers" if named else "there is no annotation layer"
+        asked = f" named {wanted!r}" if wanted is not None else ""
+        raise PointsError(f"points {path}: {what}{asked} (found: {listed}); name one of them")
+    if not isinstance(named[0].get("annotations", []), list):
+        raise PointsError(f"points {path}: the annotations of the layer are no list")
+    return named[0]
+
+
+def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
+    """Matrix, shape (3, n + 1), from homogeneous annotation coordinates to z, y, x in um."""
+    source = layer.get("source")
+    if isinstance(source, list):
+        local = [s for s in source if _source_url(s).startswith("local://")]
+        source = local[0] if local else (source[0] if source else None)
+    transform = source.get("transform") if isinstance(source, dict) else None
+    transform = transform or {}
+    output = transform.get("outputDimensions") or state.get("dimensions")
+    if not isinstance(output, dict):
+        raise PointsError(f"{where}: the state gives no dimensions; save the viewer's state again")
+    names = list(output)
+    absent = [axis for axis in reversed(_AXES) if axis not in names]
+    if absent:
+        raise PointsError(
+            f"{where}: dimensions {names} lack {', '.join(absent)}; name the axes x, y and z"
+        )
+    given = list((transform.get("inputDimensions") or output).values())
+    matrix = transform.get("matrix")
+    if matrix is None:
+        matrix = np.eye(len(names), len(given) + 1)
+    matrix = np.array(matrix, float)
+    if matrix.shape != (len(names), len(given) + 1):
+        raise PointsError(
+            f"{where}: the source's matrix has shape {matrix.shape} for {len(given)} input and "
+            f"{len(names)} output dimensions; save the viewer's state again"
+        )
+    rows = [names.index(axis) for axis in _AXES]
+    # an axis that x, y and z do not depend on (time, channel) needs no unit of length
+    used = np.any(matrix[rows, :-1] != 0, axis=0)
+    input_um = [_length_um(d, where) if u else 0.0 for d, u in zip(given, used)]
+    output_um = [_length_um(output[axis], where) for axis in _AXES]
+    result = matrix[rows]
+    result[:, :-1] *= input_um
+    result[:, -1] *= output_um
+    return result
+
+
+def _source_url(source: Any) -> str:
+    return str(source.get("url", "")) if isinstance(source, dict) else str(source)
+
+
+def _length_um(dimension: Any, where: str) -> float:
+    """Micrometres of one step of a dimension such as ``[4e-9, "m"]``."""
+    if isinstance(dimension, list) and len(dimension) == 2 and _are_numbers(dimension[:1]):
+        match = re.fullmatch(r"(.?)m", str(dimension[1]))
+        if match and match[1] in _METRE_PREFIXES_UM and dimension[0] > 0:
+            return dimension[0] * _METRE_PREFIXES_UM[match[1]]
+    raise PointsError(
+        f"{where}: dimension {dimension!r} is no length; x, y and z must be [scale, 'm']"
+    )
+
+
+def _are_numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
+def _triple(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{v:.1f}" for v in values) + ")"

@@ -1,0 +1,92 @@
+"""The state of a registration between levels, as one npz file without pickle."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from terareg.storage.store import write_atomic
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything that the next level needs, in the internal units of the registration.
+
+    Attributes
+    ----------
+    inverse : numpy.ndarray, float64, shape (3, 4)
+        Sample to atlas, B = A^-1.
+    level : int
+        Levels done.
+    affine_inverse : numpy.ndarray, optional
+        B of the affine alone.
+    velocity : numpy.ndarray, float32, shape (times, 3, z, y, x), optional
+    sigma : float, optional
+        Standard deviation of the match.
+    energy, facts : list of dict
+        Rows of the energy table and facts per level so far.
+    """
+
+    inverse: np.ndarray
+    level: int = 0
+    affine_inverse: np.ndarray | None = None
+    velocity: np.ndarray | None = None
+    sigma: float | None = None
+    energy: list[dict] = field(default_factory=list)
+    facts: list[dict] = field(default_factory=list)
+
+
+def save(path: Path | None, fingerprint: str, state: State) -> None:
+    """Write the state atomically; nothing happens without a path."""
+    if path is None:
+        return
+    facts = {
+        "fingerprint": fingerprint,
+        "level": state.level,
+        "sigma": state.sigma,
+        "energy": state.energy,
+        "facts": state.facts,
+    }
+    arrays = {"inverse": state.inverse, "json": np.frombuffer(json.dumps(facts).encode(), "u1")}
+    if state.affine_inverse is not None:
+        arrays["affine_inverse"] = state.affine_inverse
+    if state.velocity is not None:
+        arrays["velocity"] = state.velocity
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, buffer.getvalue())
+
+
+def load(path: Path | None, fingerprint: str) -> State | None:
+    """Read a state; None if there is none or it belongs to other images or settings."""
+    if path is None or not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        facts = json.loads(arrays["json"].tobytes())
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        logger.warning("checkpoint %s cannot be read (%s); starting anew", path, error)
+        return None
+    if facts["fingerprint"] != fingerprint:
+        logger.warning("checkpoint %s is of other images or settings; starting anew", path)
+        return None
+    logger.info("resuming after level %d from %s", facts["level"], path)
+    return State(
+        inverse=arrays["inverse"],
+        level=facts["level"],
+        affine_inverse=arrays.get("affine_inverse"),
+        velocity=arrays.get("velocity"),
+        sigma=facts["sigma"],
+        energy=facts["energy"],
+        facts=facts["facts"],
+    )

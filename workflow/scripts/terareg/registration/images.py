@@ -1,0 +1,282 @@
+"""Images that enter a registration: checks, robust normalisation, tissue mask, resampling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import ndimage
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame
+
+_MINIMUM_VOXELS = 4
+_STRONG_ANISOTROPY = 20.0
+
+
+@dataclass(frozen=True)
+class Image:
+    """A scalar volume with its grid.
+
+    Attributes
+    ----------
+    data : numpy.ndarray, shape (z, y, x)
+        Kept as float32. Not-a-number marks voxels without data.
+    frame : Frame
+        Grid in micrometres.
+    mask : numpy.ndarray, shape (z, y, x), optional
+        Weight between 0 and 1 of every voxel; 0 where nothing was imaged or the data are not to
+        be trusted.
+    name : str
+        What messages call it.
+    """
+
+    data: np.ndarray
+    frame: Frame
+    mask: np.ndarray | None = None
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        data = np.asarray(self.data, np.float32)
+        object.__setattr__(self, "data", data)
+        if data.shape != self.frame.shape:
+            raise RegistrationError(
+                f"{self.name}: the array has shape {data.shape} but its frame says "
+                f"{self.frame.shape}; give the frame of this array"
+            )
+        if self.mask is not None:
+            mask = np.asarray(self.mask, np.float32)
+            if mask.shape != data.shape:
+                raise RegistrationError(
+                    f"{self.name}: the mask has shape {mask.shape} but the image has {data.shape}; "
+                    "resample the mask to the image's grid"
+                )
+            if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
+                raise RegistrationError(
+                    f"{self.name}: the mask holds values outside 0 to 1; give weights between "
+                    "0 (ignore) and 1 (use)"
+                )
+            object.__setattr__(self, "mask", mask)
+
+
+@dataclass(frozen=True)
+class WorkingImage:
+    """An image ready for registration.
+
+    Attributes
+    ----------
+    values : numpy.ndarray, float32, shape (z, y, x)
+        Background 0, bright tissue (98th percentile) about 1.
+    weight : numpy.ndarray, float32
+        0 where there are no data, otherwise up to 1.
+    tissue : numpy.ndarray of bool
+        Voxels that hold tissue.
+    frame : Frame
+    warnings : tuple of str
+        Named findings that a user should see, "name: sentence".
+    """
+
+    values: np.ndarray
+    weight: np.ndarray
+    tissue: np.ndarray
+    frame: Frame
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def tissue_volume_um3(self) -> float:
+        """Volume of the tissue."""
+        return float(self.tissue.sum()) * self.frame.voxel_volume_um3
+
+    @property
+    def tissue_centre_um(self) -> np.ndarray:
+        """Centre of mass of the tissue mask, shape (3,)."""
+        return self.frame.to_um(np.array(ndimage.center_of_mass(self.tissue)))
+
+
+def prepare(image: Image) -> WorkingImage:
+    """Check an image, find its tissue and bring its intensities to a common scale.
+
+    Background is the median of the outer faces, so bright-field images (tissue darker than its
+    surroundings) work as well; their tissue comes out positive.
+
+    Raises
+    ------
+    RegistrationError
+        If the image is too small, constant, without valid voxels, or all background.
+    """
+    data, frame, name = image.data, image.frame, image.name
+    if min(frame.shape) < _MINIMUM_VOXELS:
+        raise RegistrationError(
+            f"{name}: {frame.shape} voxels are too few to register; give a volume of at least "
+            f"{_MINIMUM_VOXELS} voxels along every axis"
+        )
+    valid = np.isfinite(data)
+    weight = np.ones(data.shape, np.float32) if image.mask is None else image.mask.copy()
+    weight[~valid] = 0
+    warnings = []
+    if not valid.all():
+        share = 100 * (1 - valid.mean())
+        if not valid.any():
+            raise RegistrationError(
+                f"{name}: all {data.size} voxels are not a number; check how the file was read"
+            )
+        warnings.append(f"not_a_number: {name} has {share:.3g} % voxels without a value; ignored")
+        data = np.where(valid, data, np.median(data[valid]))
+    if not (weight > 0).any():
+        raise RegistrationError(
+            f"{name}: the mask leaves no voxel; give a mask that is positive on the tissue"
+        )
+    low, high = float(data.min()), float(data.max())
+    if high - low <= 1e-6 * max(abs(low), abs(high), 1e-30):
+        raise RegistrationError(
+            f"{name}: every voxel has the value {low:g}; check the channel and how it was read"
+        )
+    ratio = max(frame.spacing_um) / min(frame.spacing_um)
+    if ratio >= _STRONG_ANISOTROPY:
+        warnings.append(
+            f"anisotropy: {name} has voxels of {frame.spacing_um} um, {ratio:.0f}:1; "
+            "the result is no finer than the longest side"
+        )
+    background = _background(data)
+    contrast = np.abs(data - background)
+    tissue = tissue_mask(contrast)
+    share = tissue.mean()
+    if tissue.sum() < 32:
+        raise RegistrationError(
+            f"{name}: no tissue stands out of the background ({background:g}); check the channel, "
+            "or give an image with contrast"
+        )
+    if share > 0.98:
+        warnings.append(f"no_background: {name} shows hardly any background ({share:.0%} tissue)")
+    scale = float(np.percentile(contrast[tissue], 98))
+    sign = 1.0 if np.median(data[tissue]) >= background else -1.0
+    values = np.clip(sign * (data - background) / scale, -0.5, 2.0).astype(np.float32)
+    values[weight == 0] = 0
+    return WorkingImage(values, weight, tissue, frame, tuple(warnings))
+
+
+def tissue_mask(contrast: np.ndarray) -> np.ndarray:
+    """Voxels whose contrast with the background is above Otsu's threshold (1979), cleaned.
+
+    The threshold is sought among square roots, which keeps dim tissue beside bright artefacts.
+    Holes are filled, and pieces smaller than 2 % of the largest one are dropped.
+    """
+    root = np.sqrt(ndimage.gaussian_filter(contrast, 0.7))
+    root = np.minimum(root, np.percentile(root, 99.5))
+    counts, edges = np.histogram(root, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    total = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (total / below - (total[-1] - total) / above) ** 2
+    cut = centres[int(np.nanargmax(between[:-1]))]
+    mask = ndimage.binary_fill_holes(root > cut)
+    labels, n = ndimage.label(mask)
+    if n > 1:
+        sizes = np.bincount(labels.ravel())
+        sizes[0] = 0
+        mask = (sizes >= 0.02 * sizes.max())[labels]
+    return mask
+
+
+def resample(image: WorkingImage, spacing_um: float | Sequence[float]) -> WorkingImage:
+    """Bring an image to another spacing: area mean where coarser, linear where finer.
+
+    The new grid covers the same outer faces (:meth:`terareg.frames.Frame.resampled`). Voxels
+    without data do not contribute to the means.
+    """
+    spacing = tuple(float(s) for s in np.broadcast_to(spacing_um, 3))
+    if np.allclose(spacing, image.frame.spacing_um, rtol=1e-6):
+        return image
+    frame = image.frame.resampled(spacing)
+    matrices = [
+        _resampling_matrix(image.frame, frame, axis).astype(np.float32) for axis in range(3)
+    ]
+    weight = _along_axes(image.weight, matrices)
+    values = _along_axes(image.values * image.weight, matrices) / np.maximum(weight, 1e-6)
+    tissue = _along_axes(image.tissue.astype(np.float32), matrices) >= 0.5
+    values[weight < 1e-3] = 0
+    return replace(image, values=values, weight=weight, tissue=tissue, frame=frame)
+
+
+def crop_to_tissue(image: WorkingImage, margin_um: float) -> WorkingImage:
+    """Cut off what is farther than ``margin_um`` from the tissue's bounding box."""
+    start, stop = [], []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        index = np.flatnonzero(image.tissue.any(axis=others))
+        margin = math.ceil(margin_um / image.frame.spacing_um[axis])
+        start.append(max(0, int(index[0]) - margin))
+        stop.append(min(image.frame.shape[axis], int(index[-1]) + 1 + margin))
+    box = tuple(slice(a, b) for a, b in zip(start, stop))
+    return replace(
+        image,
+        values=np.ascontiguousarray(image.values[box]),
+        weight=np.ascontiguousarray(image.weight[box]),
+        tissue=np.ascontiguousarray(image.tissue[box]),
+        frame=image.frame.cropped(start, stop),
+    )
+
+
+def correct_grid(image: Image, sigma_um: float = 150.0) -> Image:
+    """Divide out a pattern that is the same in every plane (a stitching grid).
+
+    The pattern is the sum S over z divided by S blurred with ``sigma_um`` (Gaussian); the image
+    is multiplied by blurred S / S.
+    """
+    data = np.nan_to_num(image.data)
+    total = data.sum(0, dtype=np.float64)
+    sigma = [sigma_um / s for s in image.frame.spacing_um[1:]]
+    smooth = ndimage.gaussian_filter(total, sigma, mode="nearest")
+    floor = 1e-3 * max(float(smooth.max()), 1e-30)
+    factor = np.where(total > floor, smooth / np.maximum(total, floor), 1.0)
+    return replace(image, data=(image.data * factor).astype(np.float32))
+
+
+def check_overlap(atlas: Frame, sample: Frame, affine: np.ndarray) -> None:
+    """Raise :class:`RegistrationError` if the moved atlas and the sample have nothing in common.
+
+    ``affine`` maps atlas um to sample um; boxes are compared, so this finds gross errors only.
+    """
+    faces = np.array([[o - s / 2, o - s / 2 + e] for o, s, e in
+                      zip(atlas.origin_um, atlas.spacing_um, atlas.extent_um)])  # fmt: skip
+    corners = np.array(np.meshgrid(*faces, indexing="ij")).reshape(3, -1)
+    moved = affine[:3, :3] @ corners + affine[:3, 3:]
+    low = np.array(sample.origin_um) - np.array(sample.spacing_um) / 2
+    high = low + np.array(sample.extent_um)
+    if np.any(moved.max(1) <= low) or np.any(moved.min(1) >= high):
+        raise RegistrationError(
+            f"the initial affine puts the atlas at {np.rint(moved.min(1)).tolist()} to "
+            f"{np.rint(moved.max(1)).tolist()} um, outside the sample "
+            f"({np.rint(low).tolist()} to {np.rint(high).tolist()} um); correct the translation"
+        )
+
+
+def _background(data: np.ndarray) -> float:
+    faces = [data[0], data[-1], data[:, 0], data[:, -1], data[:, :, 0], data[:, :, -1]]
+    return float(np.median(np.concatenate([face.ravel() for face in faces])))
+
+
+def _resampling_matrix(source: Frame, target: Frame, axis: int) -> np.ndarray:
+    """Matrix (target voxels, source voxels) whose rows sum to 1."""
+    n, s, o = source.shape[axis], source.spacing_um[axis], source.origin_um[axis]
+    m, t, p = target.shape[axis], target.spacing_um[axis], target.origin_um[axis]
+    if t >= s * (1 - 1e-9):
+        left = p + t * (np.arange(m)[:, None] - 0.5)
+        cells = o + s * (np.arange(n) - 0.5)
+        overlap = np.minimum(left + t, cells + s) - np.maximum(left, cells)
+        matrix = np.maximum(overlap, 0.0)
+        matrix[matrix < 1e-9 * s] = 0.0
+    else:
+        index = np.clip((p + t * np.arange(m) - o) / s, 0, n - 1)
+        matrix = np.maximum(0.0, 1.0 - np.abs(index[:, None] - np.arange(n)))
+    return matrix / matrix.sum(1, keepdims=True)
+
+
+def _along_axes(array: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
+    for axis, matrix in enumerate(matrices):
+        array = np.moveaxis(np.tensordot(matrix, array, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(array, np.float32)

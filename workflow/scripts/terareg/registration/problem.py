@@ -1,0 +1,278 @@
+"""The registration energy at one resolution, and its expectation-maximisation updates.
+
+Unknowns are one vector x = (white velocity u, 12 affine numbers). With v = K^(1/2) u,
+phi^-1 = exp(-v) and B = A^-1::
+
+    E(x) = 1/V sum_y w(y) (-log p(J(y) | f(I(phi^-1(B y))))) dy  +  lambda/2 1/V ||L v||^2
+
+V is the sample's tissue volume, f the local contrast transform (refitted for every x), p the
+mixture of match, artefact and missing. Positions are divided by the characteristic length
+(a tenth of the cube root of the atlas volume) and centred, so that no unit enters.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from terareg.registration.contrast import LocalContrast, Mixture
+from terareg.registration.flow import Flow, Grid, Kernel, good_size
+from terareg.registration.images import WorkingImage
+
+
+@dataclass(frozen=True)
+class Space:
+    """Internal coordinates: (micrometres - centre) / length, of atlas and of sample."""
+
+    length: float
+    atlas_centre: np.ndarray
+    sample_centre: np.ndarray
+    radius: float
+
+    def grid(self, frame, centre: np.ndarray) -> Grid:
+        """Grid of a frame in internal coordinates."""
+        return Grid(
+            frame.shape,
+            tuple(s / self.length for s in frame.spacing_um),
+            tuple((o - c) / self.length for o, c in zip(frame.origin_um, centre)),
+        )
+
+    def inverse_affine(self, affine_um: np.ndarray) -> np.ndarray:
+        """B = A^-1 as 3 x 4 in internal coordinates, from A (atlas um to sample um)."""
+        linear = np.linalg.inv(affine_um[:3, :3])
+        offset = linear @ (self.sample_centre - affine_um[:3, 3]) - self.atlas_centre
+        return np.concatenate([linear, offset[:, None] / self.length], axis=1)
+
+    def affine_um(self, inverse: np.ndarray) -> np.ndarray:
+        """A (atlas um to sample um, 4 x 4) from B in internal coordinates."""
+        affine = np.eye(4)
+        affine[:3, :3] = np.linalg.inv(inverse[:, :3])
+        offset = self.atlas_centre + self.length * inverse[:, 3]
+        affine[:3, 3] = self.sample_centre - affine[:3, :3] @ offset
+        return affine
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a level needs beside the images, in internal units (see RegistrationSettings)."""
+
+    kernel: Kernel
+    velocity_spacing: float
+    squarings: int
+    times: int
+    order: int
+    window: float
+    regularisation: float
+    affine: str
+    prior: tuple[float, float, float]
+    sigma_floor: float
+    prior_window: float
+
+
+def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: float) -> Grid:
+    """Periodic box around the atlas tissue, about ``spacing`` apart, sizes good for the FFT.
+
+    The box is the same for every spacing; voxel 0 lies on its low corner.
+    """
+    shape, steps, origin = [], [], []
+    for axis in range(3):
+        others = tuple(a for a in range(3) if a != axis)
+        index = np.flatnonzero(atlas.tissue.any(axis=others))
+        positions = atlas.frame.axes_um()[axis][index[[0, -1]]]
+        low, high = (positions - space.atlas_centre[axis]) / space.length
+        low, high = low - margin, high + margin
+        n = good_size(max(8, math.ceil((high - low) / spacing)))
+        shape.append(n)
+        steps.append((high - low) / n)
+        origin.append(low)
+    return Grid(tuple(shape), tuple(steps), tuple(origin))
+
+
+class Problem:
+    """Energy, gradient and EM updates for two images at one resolution."""
+
+    def __init__(
+        self,
+        atlas: WorkingImage,
+        sample: WorkingImage,
+        presence: np.ndarray,
+        space: Space,
+        model: Model,
+        grid: Grid,
+        device: torch.device,
+    ) -> None:
+        self.space, self.model, self.device = space, model, device
+        self.flow = Flow(
+            grid, model.kernel, steps=model.squarings, times=model.times, device=device
+        )
+        self.atlas_grid = space.grid(atlas.frame, space.atlas_centre)
+        self.sample_grid = space.grid(sample.frame, space.sample_centre)
+        self.atlas = self._tensor(np.clip(atlas.values, 0, 1.2))[None]
+        self.presence = self._tensor(presence)[None]
+        self.target = self._tensor(np.clip(sample.values, -0.3, 2.0))
+        self.weight = self._tensor(sample.weight)
+        self.points = self.sample_grid.points(device)
+        self.contrast = LocalContrast(self.sample_grid, model.order, model.window, device)
+        self.priors = LocalContrast(self.sample_grid, 0, model.prior_window, device)
+        voxel = math.prod(self.sample_grid.spacing)
+        volume = max(1, int(sample.tissue.sum())) * voxel
+        self.data_weight = voxel / volume
+        box = math.prod(grid.spacing) * math.prod(grid.shape)
+        # white values are scaled so that |z|^2 = ||L v||^2 / V (times average over unit time)
+        self.white_scale = math.sqrt(
+            math.prod(grid.shape) * model.times * volume / box
+        )
+        self.velocity_shape = (model.times, 3, *grid.shape)
+        self.n_velocity = math.prod(self.velocity_shape)
+        self.base = None
+        self.mixture: Mixture | None = None
+        self.match = self.weight
+        background = sample.values[~sample.tissue & (sample.weight > 0)]
+        bright = sample.values[sample.tissue]
+        self.background = float(np.median(background)) if background.size else 0.0
+        self.bright = float(np.percentile(bright, 99)) * 1.2
+        self.evaluations = 0
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    # ------------------------------------------------------------------ unknowns
+    def start(self, inverse: np.ndarray, velocity: torch.Tensor | None) -> torch.Tensor:
+        """Vector of unknowns for B (3 x 4) and velocities on this grid (internal units)."""
+        self.base = torch.tensor(inverse, dtype=torch.float32, device=self.device)
+        x = torch.zeros(self.n_velocity + 12, device=self.device)
+        if velocity is not None:
+            axes = (-3, -2, -1)
+            spectrum = torch.fft.rfftn(velocity.double(), dim=axes)
+            root = self.flow.root.double()
+            # a wider kernel than before cannot carry the finest waves: damp instead of divide
+            white = spectrum * root / (root**2 + 1e-8)
+            u = torch.fft.irfftn(white, s=self.flow.grid.shape, dim=axes).float()
+            x[: self.n_velocity] = (u / self.white_scale).reshape(-1)
+        return x
+
+    def inverse(self, x: torch.Tensor) -> torch.Tensor:
+        """B (3 x 4), internal coordinates."""
+        theta = x[self.n_velocity :].reshape(3, 4)
+        linear, shift = theta[:, :3], theta[:, 3:]
+        if self.model.affine == "fixed":
+            return self.base
+        if self.model.affine == "rigid":
+            linear = (linear - linear.T) / 2
+        generator = torch.cat([linear / self.space.radius, shift], 1)
+        if self.model.affine == "affine":
+            change = torch.eye(3, device=self.device) + generator[:, :3]
+        else:
+            change = torch.linalg.matrix_exp(generator[:, :3])
+        turned = change @ self.base
+        return torch.cat([turned[:, :3], turned[:, 3:] + generator[:, 3:]], 1)
+
+    def velocity(self, x: torch.Tensor) -> torch.Tensor:
+        """Velocities, shape (times, 3, z, y, x), internal units."""
+        white = x[: self.n_velocity].reshape(self.velocity_shape) * self.white_scale
+        return self.flow.velocity(white)
+
+    # ------------------------------------------------------------------ energy
+    def pulled_points(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
+        """phi^-1(B y) for every sample voxel y, shape (3, z, y, x)."""
+        b = self.inverse(x)
+        points = torch.einsum("ij,jzyx->izyx", b[:, :3], self.points) + b[:, 3, None, None, None]
+        if deform:
+            displacement = self.flow.displacement(self.velocity(x), -1.0)
+            points = points + self.flow.grid.sample(displacement, points)
+        return points
+
+    def predict(self, x: torch.Tensor, deform: bool = True):
+        """Contrast-transformed atlas on the sample grid, and its coefficients."""
+        image = self.atlas_grid.sample(self.atlas, self.pulled_points(x, deform))[0]
+        coefficients = self.contrast.fit(image, self.target, self.match)
+        return self.contrast.apply(coefficients, image), coefficients, image
+
+    def energy(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
+        """Match term and regularisation at x."""
+        predicted, _, _ = self.predict(x, deform)
+        nll = self.mixture.negative_log_likelihood(predicted - self.target, self.target)
+        data = (nll * self.weight).sum(dtype=torch.float64) * self.data_weight
+        z = x[: self.n_velocity]
+        smooth = 0.5 * self.model.regularisation * z.double().square().sum()
+        return data, smooth
+
+    def objective(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Total energy and its gradient, for the minimiser."""
+        self.evaluations += 1
+        y = x.detach().requires_grad_(True)
+        data, smooth = self.energy(y)
+        total = data + smooth
+        (gradient,) = torch.autograd.grad(total, y)
+        return float(total.detach()), gradient
+
+    def affine_objective(self, theta: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Energy and gradient in the 12 affine numbers alone, without deformation."""
+        self.evaluations += 1
+        y = theta.detach().requires_grad_(True)
+        still = torch.zeros(self.n_velocity, device=self.device)
+        data, _ = self.energy(torch.cat([still, y]), deform=False)
+        (gradient,) = torch.autograd.grad(data, y)
+        return float(data.detach()), gradient
+
+    def regularisation(self, x: torch.Tensor) -> float:
+        """lambda/2 1/V ||L v||^2 at x."""
+        z = x[: self.n_velocity].double()
+        return float(0.5 * self.model.regularisation * z.square().sum())
+
+    # ------------------------------------------------------------------ expectation-maximisation
+    @torch.no_grad()
+    def initial_mixture(self, x: torch.Tensor, sigma: float | None = None) -> None:
+        """Start of EM: sigma from the residuals, priors from the settings and the presence map."""
+        predicted, _, _ = self.predict(x)
+        residual = predicted - self.target
+        if sigma is None:
+            share = (self.weight * residual.square()).sum() / self.weight.sum()
+            sigma = 1.5 * float(share.sqrt())
+        prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
+        there = self.presence_on_sample(x)
+        prior = prior.expand(3, *self.target.shape)
+        absent = torch.tensor([0.02, 0.005, 0.975], device=self.device)[:, None, None, None]
+        prior = there * prior + (1 - there) * absent
+        self.mixture = self._mixture(sigma, (self.bright, self.background), prior)
+        self.match = self.weight * self.posterior(x)[0]
+
+    def presence_on_sample(self, x: torch.Tensor) -> torch.Tensor:
+        """Presence of the atlas at the sample's voxels, without the deformation."""
+        return self.atlas_grid.sample(self.presence, self.pulled_points(x, deform=False))[0]
+
+    @torch.no_grad()
+    def posterior(self, x: torch.Tensor) -> torch.Tensor:
+        """Probabilities of match, artefact, missing at every voxel, shape (3, z, y, x)."""
+        predicted, _, _ = self.predict(x)
+        return self.mixture.posterior(predicted - self.target, self.target)
+
+    @torch.no_grad()
+    def update_mixture(self, x: torch.Tensor) -> None:
+        """One E step and one M step: sigmas, means and (smoothly varying) priors."""
+        predicted, _, _ = self.predict(x)
+        residual = predicted - self.target
+        posterior = self.mixture.posterior(residual, self.target)
+        mass = posterior * self.weight
+        total = mass.sum((1, 2, 3)).clamp_min(1e-6)
+        tissue = mass[0] * (self.target > 0.1)
+        sigma = float(((tissue * residual.square()).sum() / tissue.sum().clamp_min(1e-6)).sqrt())
+        sigma = min(max(sigma, self.model.sigma_floor), self.mixture.sigma[0])
+        bright = float((mass[1] * self.target).sum() / total[1])
+        mean_artefact = bright if float(total[1]) > 20 else self.mixture.mean[0]
+        smoothed = self.priors.smooth(posterior, self.weight)
+        prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
+        there = self.presence_on_sample(x)
+        absent = torch.tensor([0.02, 0.005, 0.975], device=self.device)[:, None, None, None]
+        expected = there * prior + (1 - there) * absent
+        prior = (0.5 * smoothed + 0.5 * expected).clamp_min(1e-4)
+        prior = prior / prior.sum(0)
+        self.mixture = self._mixture(sigma, (mean_artefact, self.background), prior)
+        posterior = self.mixture.posterior(residual, self.target)
+        self.match = self.weight * posterior[0]
+
+    def _mixture(self, sigma: float, mean, prior) -> Mixture:
+        return Mixture((sigma, max(5 * sigma, 0.5), sigma), tuple(mean), prior)

@@ -1,0 +1,122 @@
+"""Options of a registration (standard library only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terareg.errors import RegistrationError
+
+FLOWS = ("stationary", "time_dependent")
+AFFINES = ("affine", "rigid", "fixed")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class RegistrationSettings:
+    """Options of :func:`terareg.registration.emlddmm.register`.
+
+    Lengths left at None follow the atlas: its size is the cube root of its tissue volume (8 mm
+    for an adult mouse brain), so that the same defaults serve any species and any unit.
+
+    Attributes
+    ----------
+    resolution_um : float, optional
+        Finest working voxel; None is size / 80 (100 um for the mouse). Never finer than the
+        images themselves.
+    levels : int, optional
+        Resolutions, each twice as coarse as the next. None starts near size / 20.
+    flow : str
+        "stationary" (one velocity, scaling and squaring) or "time_dependent".
+    time_steps : int
+        Velocities in unit time of the time-dependent flow.
+    kernel_um : float, optional
+        Width a of L = (1 - a^2 Laplacian)^power; None is size / 10 (800 um).
+    kernel_power : float
+        Power of L.
+    velocity_um : float, optional
+        Voxel of the velocity grid at the finest level; None is 0.45 of the kernel's width.
+    margin_um : float, optional
+        Room for the flow around the atlas tissue; None is size / 5.
+    regularisation : float
+        Weight of the flow's energy against the match term, without unit; larger is stiffer.
+    affine : str
+        "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
+        "fixed".
+    contrast_order : int
+        Degree of the polynomial that turns atlas into sample intensity.
+    contrast_window_um : float, optional
+        Standard deviation of the window in which its coefficients are fitted; None is 0.15 of the
+        size (1.2 mm). Infinity gives one polynomial for the whole brain.
+    priors : tuple of float
+        Expected shares of matching, artefact and missing voxels; sum 1.
+    sigma_floor : float
+        Smallest standard deviation of the match, in units of the bright tissue's intensity.
+    iterations : int
+        Largest number of minimiser steps per level.
+    tolerance : float
+        A level ends when a round of eight steps lowers the energy by less (nats per tissue voxel).
+    missing_data_correction : bool
+        Sample voxels that are exactly 0 hold no data.
+    grid_correction : bool
+        Divide the sample by its column pattern (stitching grid), see images.correct_grid.
+    device : str
+        "auto" (CUDA where there is one), "cpu" or "cuda".
+    threads : int
+        CPU threads of PyTorch. The result is reproducible bit by bit for the same number.
+    """
+
+    resolution_um: float | None = None
+    levels: int | None = None
+    flow: str = "stationary"
+    time_steps: int = 5
+    kernel_um: float | None = None
+    kernel_power: float = 2.0
+    velocity_um: float | None = None
+    margin_um: float | None = None
+    regularisation: float = 0.05
+    affine: str = "affine"
+    contrast_order: int = 3
+    contrast_window_um: float | None = None
+    priors: tuple[float, float, float] = (0.79, 0.01, 0.2)
+    sigma_floor: float = 0.04
+    iterations: int = 64
+    tolerance: float = 0.004
+    missing_data_correction: bool = False
+    grid_correction: bool = False
+    device: str = "auto"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("flow", FLOWS), ("affine", AFFINES), ("device", DEVICES)):
+            if getattr(self, name) not in allowed:
+                raise RegistrationError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"
+                )
+        positive = ("resolution_um", "kernel_um", "velocity_um", "margin_um", "contrast_window_um")
+        for name in positive:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise RegistrationError(
+                    f"{name} {value} is impossible; give a positive length in micrometres"
+                )
+        if not self.regularisation > 0:
+            raise RegistrationError(
+                f"regularisation {self.regularisation} is impossible; give a positive number "
+                "(0.05 is the default, larger is stiffer)"
+            )
+        if not 0 <= self.contrast_order <= 5:
+            raise RegistrationError(
+                f"contrast_order {self.contrast_order} is out of range; choose 0 to 5"
+            )
+        if len(self.priors) != 3 or min(self.priors) <= 0 or abs(sum(self.priors) - 1) > 1e-6:
+            raise RegistrationError(
+                f"priors {self.priors} are no probabilities; give three positive numbers "
+                "(match, artefact, missing) that sum to 1"
+            )
+        for name, least in (("iterations", 1), ("time_steps", 2), ("threads", 1)):
+            if getattr(self, name) < least:
+                raise RegistrationError(
+                    f"{name} {getattr(self, name)} is out of range; give at least {least}"
+                )
+        if self.levels is not None and not 1 <= self.levels <= 8:
+            raise RegistrationError(f"levels {self.levels} is out of range; choose 1 to 8")

@@ -1,0 +1,403 @@
+"""Neuroglancer state: what a link or ``neuroglancer.json`` shows, in plain dictionaries.
+
+Neuroglancer places voxel i of a precomputed volume at [i, i + 1] and voxel i of an OME-Zarr
+volume at [i - 1/2, i + 1/2]. terareg counts from voxel centres everywhere, so precomputed layers
+get a translation of half a voxel here, and volumes of both formats lie exactly on one another.
+
+A state that is written to a file names its volumes relative to the array store, as
+``precomputed://{store}/brain/fused/ch0/precomputed``; :func:`with_store` puts the address in that
+holds where the state is opened. Coordinates in a state are listed x, y, z.
+Format: https://github.com/google/neuroglancer, python/neuroglancer/viewer_state.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+
+from terareg.errors import ConfigError
+from terareg.frames import Frame
+from terareg.storage.store import check_key
+
+STORE = "{store}"
+PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
+FORMATS = ("ome-zarr", "precomputed")
+# colours of channels in order, told apart also by colour-blind readers
+CHANNEL_COLOURS = ("#ffffff", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442")
+
+_FOLDER = {"ome-zarr": ("zarr", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
+_M_PER_UM = 1e-6
+_SHADER = """#uicontrol invlerp contrast
+#uicontrol vec3 colour color(default="{colour}")
+void main() {{
+  emitRGB(colour * contrast());
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A volume in the array store.
+
+    Attributes
+    ----------
+    key : str
+        Folder of the volume in the store, for example "brain/fused/ch0".
+    format : str
+        "ome-zarr" or "precomputed": which of the two copies is shown.
+    frame : Frame
+        Of level 0.
+    affine : 4 x 4 nested sequence, optional
+        Maps the volume's micrometres to those of the viewer, (z, y, x); the identity if absent.
+    """
+
+    key: str
+    format: str
+    frame: Frame
+    affine: Sequence[Sequence[float]] | None = None
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+        if self.format not in FORMATS:
+            raise ConfigError(
+                f"volume format {self.format!r} cannot be shown; use ome-zarr or precomputed"
+            )
+
+
+def image_layer(
+    name: str,
+    source: Source,
+    *,
+    window: Sequence[float],
+    colour: str = "#ffffff",
+    visible: bool = True,
+) -> dict:
+    """Layer of a grey or coloured volume; several of them add up.
+
+    Parameters
+    ----------
+    name : str
+    source : Source
+    window : (low, high)
+        Counts shown black and in full colour.
+    colour : str
+        "#rrggbb".
+    visible : bool
+    """
+    if not re.fullmatch(r"#[0-9a-fA-F]{6}", colour):
+        raise ConfigError(f"layer {name}: colour {colour!r} is not of the form #rrggbb")
+    low, high = float(window[0]), float(window[1])
+    if not high > low:
+        raise ConfigError(f"layer {name}: display window {low} to {high} is empty; give low < high")
+    return {
+        "type": "image",
+        "name": name,
+        "source": _source(source),
+        "blend": "additive",
+        "opacity": 1,
+        "shader": _SHADER.format(colour=colour.lower()),
+        "shaderControls": {"contrast": {"range": [low, high]}},
+        "visible": bool(visible),
+    }
+
+
+def segmentation_layer(
+    name: str,
+    source: Source,
+    *,
+    segments: Iterable[int] = (),
+    colours: Mapping[int, str] | None = None,
+    visible: bool = True,
+) -> dict:
+    """Layer of atlas labels; meshes and names come with the precomputed folder itself.
+
+    Parameters
+    ----------
+    name : str
+    source : Source
+    segments : iterable of int
+        Regions drawn in full and as meshes; the others stay faint.
+    colours : mapping, optional
+        Region id to "#rrggbb".
+    visible : bool
+    """
+    layer = {
+        "type": "segmentation",
+        "name": name,
+        "source": _source(source),
+        "segments": [str(int(s)) for s in segments],
+        "selectedAlpha": 0.35,
+        "notSelectedAlpha": 0.12,
+        "objectAlpha": 0.6,
+        "visible": bool(visible),
+    }
+    if colours:
+        layer["segmentColors"] = {str(int(k)): colours[k] for k in sorted(colours)}
+    return layer
+
+
+def point_layer(
+    name: str, points_um: Mapping[str, Sequence[float]], *, colour: str = "#f0e442"
+) -> dict:
+    """Layer of named points, micrometres (z, y, x)."""
+    return _annotations(
+        name,
+        colour,
+        [
+            {"type": "point", "id": str(key), "description": str(key), "point": _xyz(point)}
+            for key, point in points_um.items()
+        ],
+    )
+
+
+def box_layer(
+    name: str,
+    boxes_um: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    colour: str = "#56b4e9",
+    visible: bool = False,
+) -> dict:
+    """Layer of named boxes, each two opposite corners in micrometres (z, y, x)."""
+    return _annotations(
+        name,
+        colour,
+        [
+            {
+                "type": "axis_aligned_bounding_box",
+                "id": str(key),
+                "description": str(key),
+                "pointA": _xyz(first),
+                "pointB": _xyz(last),
+            }
+            for key, (first, last) in boxes_um.items()
+        ],
+        visible,
+    )
+
+
+def tile_boxes(
+    origins_vox: Mapping[str, Sequence[float]],
+    tile_shape: Sequence[int],
+    frame: Frame,
+    offset_vox: Sequence[float] = (0, 0, 0),
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Outer corners of the tiles in the fused volume, micrometres (z, y, x).
+
+    Parameters
+    ----------
+    origins_vox : mapping
+        Tile name to solved position of its first voxel, (z, y, x) voxels.
+    tile_shape : sequence of int
+        (z, y, x).
+    frame : Frame
+        Of the fused volume's level 0.
+    offset_vox : sequence of float
+        Position at which the fused volume's first voxel lies in the coordinates of
+        ``origins_vox``.
+    """
+    boxes = {}
+    for name, origin in origins_vox.items():
+        start = np.asarray(origin, float) - np.asarray(offset_vox, float) - 0.5
+        corners = frame.to_um(np.stack([start, start + np.asarray(tile_shape)]))
+        boxes[name] = (corners[0].tolist(), corners[1].tolist())
+    return boxes
+
+
+def build_state(
+    layers: Sequence[Mapping[str, Any]],
+    frame: Frame,
+    *,
+    title: str = "",
+    position_um: Sequence[float] | None = None,
+    layout: str = "4panel",
+) -> dict:
+    """Return the state of a viewer with these layers.
+
+    Parameters
+    ----------
+    layers : sequence of mapping
+        As the functions above return them; names must differ.
+    frame : Frame
+        Level 0 of the volume in whose voxels the viewer counts.
+    title : str
+        Of the browser's tab.
+    position_um : (z, y, x), optional
+        What is in the middle; the volume's middle voxel where absent.
+    layout : str
+        "4panel", "xy", "xz", "yz" or "3d".
+
+    Returns
+    -------
+    dict
+        With ``dimensions`` in metres per voxel, the only unit that every version reads.
+    """
+    names = [layer["name"] for layer in layers]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"two layers have one name among {', '.join(sorted(names))}; rename one")
+    if position_um is None:
+        position_um = frame.to_um(np.array([n // 2 for n in frame.shape]))
+    voxels = np.asarray(position_um, float) / np.array(frame.spacing_um)
+    across = max(n * s for n, s in zip(frame.shape, frame.spacing_um)) / min(frame.spacing_um)
+    state: dict[str, Any] = {
+        "dimensions": _dimensions(frame.spacing_um),
+        "position": _xyz(voxels),
+        "crossSectionScale": _number(max(across / 500, 1e-3)),
+        "projectionScale": _number(across * 1.3),
+        "crossSectionBackgroundColor": "#000000",
+        "showDefaultAnnotations": False,
+        "layers": [dict(layer) for layer in layers],
+        "layout": layout,
+    }
+    if names:
+        state["selectedLayer"] = {"visible": False, "layer": names[0]}
+    if title:
+        state["title"] = title
+    return state
+
+
+def with_store(state: Mapping[str, Any], url: str, cdn: Mapping[str, str] | None = None) -> dict:
+    """Return the state with the store's address in place of ``{store}``.
+
+    Parameters
+    ----------
+    state : mapping
+        Of :func:`build_state`.
+    url : str
+        Address of the store: ``http://127.0.0.1:8000``, ``https://...`` or
+        ``s3://bucket/prefix``.
+    cdn : mapping, optional
+        Beginning of an address to the one that serves it, for example
+        ``{"s3://bucket": "https://d111.cloudfront.net"}``; the longest match counts.
+    """
+    address = public_address(url, cdn)
+    return json.loads(json.dumps(state).replace(STORE, json.dumps(address)[1:-1]))
+
+
+def public_address(url: str, cdn: Mapping[str, str] | None = None) -> str:
+    """Replace the beginning of an address by that of the server in front of it, see above."""
+    url = url.rstrip("/")
+    for start in sorted(cdn or {}, key=len, reverse=True):
+        stem = start.rstrip("/")
+        if url == stem or url.startswith(stem + "/"):
+            return cdn[start].rstrip("/") + url[len(stem) :]
+    return url
+
+
+def link(state: Mapping[str, Any], viewer: str = PUBLIC_VIEWER) -> str:
+    """Return a URL that opens the state in a viewer."""
+    if STORE in json.dumps(state):
+        raise ConfigError("the state has no store address yet; apply with_store first")
+    text = json.dumps(state, separators=(",", ":"), ensure_ascii=False)
+    return f"{viewer.split('#')[0]}#!{quote(text, safe='/:,@!$&()*+;=')}"
+
+
+def read_state(text: str) -> dict:
+    """Read a state from a link, from its fragment, or from JSON."""
+    if "#!" in text:
+        text = unquote(text.split("#!", 1)[1])
+    try:
+        state = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"this is no Neuroglancer state or link ({error}); copy it whole"
+        ) from None
+    if not isinstance(state, dict) or not isinstance(state.get("layers", []), list):
+        raise ConfigError("this is no Neuroglancer state: it has no list of layers")
+    return state
+
+
+def layer_sources(layer: Mapping[str, Any]) -> list[tuple[str, dict | None]]:
+    """List (url, transform) of a layer's sources: one string, one mapping, or a list of both."""
+    source = layer.get("source", [])
+    found = []
+    for item in source if isinstance(source, list) else [source]:
+        if isinstance(item, str):
+            found.append((item, None))
+        else:
+            found.append((item["url"], item.get("transform")))
+    return found
+
+
+def source_to_um(transform: Mapping[str, Any], point: Sequence[float]) -> np.ndarray:
+    """Apply a source's transform to a point in the source's coordinates.
+
+    Returns
+    -------
+    numpy.ndarray, shape (3,)
+        Micrometres in the viewer, in the order of ``outputDimensions``.
+    """
+    matrix = np.asarray(transform["matrix"], float)
+    scale = [_metres(v) for v in transform["outputDimensions"].values()]
+    return (matrix[:, :3] @ np.asarray(point, float) + matrix[:, 3]) * scale / _M_PER_UM
+
+
+def _metres(dimension: Sequence[Any]) -> float:
+    scale, unit = dimension
+    if unit != "m":
+        raise ConfigError(f"unit {unit!r} of a Neuroglancer dimension is not metre")
+    return float(scale)
+
+
+def _source(source: Source) -> Any:
+    scheme, folder = _FOLDER[source.format]
+    url = f"{scheme}://{STORE}/{check_key(source.key)}/{folder}"
+    if source.format == "ome-zarr" and source.affine is None:
+        return url
+    # x, y, z in precomputed, z, y, x in OME-Zarr: rows and columns follow the source
+    order = [0, 1, 2] if source.format == "ome-zarr" else [2, 1, 0]
+    spacing = np.array(source.frame.spacing_um)
+    origin = np.zeros(3)
+    if source.format == "precomputed":
+        origin = np.array(source.frame.origin_um) - spacing / 2
+    affine = np.eye(4) if source.affine is None else np.asarray(source.affine, np.float64)
+    linear = affine[:3, :3] * spacing[None] / spacing[:, None]
+    shift = (affine[:3, :3] @ origin + affine[:3, 3]) / spacing
+    matrix = [
+        [_number(linear[row, column]) for column in order] + [_number(shift[row])] for row in order
+    ]
+    dimensions = _dimensions(spacing)
+    return {
+        "url": url,
+        "transform": {
+            "matrix": matrix,
+            "outputDimensions": {"zyx"[axis]: dimensions["zyx"[axis]] for axis in order},
+        },
+    }
+
+
+def _annotations(name: str, colour: str, items: list[dict], visible: bool = True) -> dict:
+    return {
+        "type": "annotation",
+        "name": name,
+        "source": {
+            "url": "local://annotations",
+            # annotations are in micrometres, so that people can read and edit them
+            "transform": {"outputDimensions": _dimensions((1.0, 1.0, 1.0))},
+        },
+        "annotationColor": colour,
+        "annotations": items,
+        "visible": visible,
+    }
+
+
+def _dimensions(spacing_um: Sequence[float]) -> dict[str, list]:
+    return {
+        name: [_number(float(s) * _M_PER_UM), "m"]
+        for name, s in zip("xyz", tuple(spacing_um)[::-1])
+    }
+
+
+def _xyz(point: Sequence[float]) -> list[float]:
+    return [_number(v) for v in tuple(point)[::-1]]
+
+
+def _number(value: float) -> float | int:
+    """Twelve significant digits, so that the last bits of a product do not show in the file."""
+    value = float(f"{float(value):.12g}")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value

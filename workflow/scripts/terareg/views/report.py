@@ -1,0 +1,561 @@
+"""``report.html``: what a run did, judged, with pictures, in one file without outside parts.
+
+:func:`gather_report` collects what is there (a panel appears only if its files exist, failed
+checks come first), :func:`render_report` makes the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import importlib.metadata
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from terareg.storage.records import read_json
+from terareg.storage.store import write_atomic
+from terareg.views import thresholds
+
+_TEMPLATE = "report.html.j2"
+_MOST_ROWS = 20
+_PACKAGES = (
+    "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
+    "terareg",
+)  # fmt: skip
+
+# stage, heading
+STAGES = (
+    ("acquisition", "Acquisition"),
+    ("intensity", "Flat-field"),
+    ("stitching", "Stitching"),
+    ("fused", "Fused volume"),
+    ("bias", "Bias field"),
+    ("registration", "Registration"),
+    ("regions", "Regions"),
+    ("accuracy", "Accuracy"),
+    ("other", "Further pictures"),
+)
+
+# file name without .png (the group names channel or atlas), stage, what the picture shows
+FIGURES = (
+    (r"flatfield_(?P<of>.+)", "intensity", "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
+    (r"tile_means_(?P<of>.+)", "intensity", "Mean of all tiles before and after the correction; after, it should be even."),
+    (r"placement", "stitching", "Map of the tiles at their solved positions; colour and dash of a link tell whether it was kept."),
+    (r"seams", "stitching", "Worst seams before and after the placement; one tile is magenta, the other green, so that a good fit is grey."),
+    (r"loop_closure", "stitching", "Loop closure of each cell of four tiles; zero is perfect."),
+    (r"fused_(?P<of>.+)", "fused", "Three middle planes of the fused volume with orientation letters and scale bar."),
+    (r"corrected_volume_(?P<of>.+)", "bias", "Three middle planes of the volume after bias correction."),
+    (r"bias_(?P<of>.+)", "bias", "Bias field: image before, field that is divided out, image after."),
+    (r"preview_(?P<of>.+)", "registration", "Initial alignment: region boundaries of the atlas on the sample, and the atlas beside it."),
+    (r"overlay_(?P<of>.+)", "registration", "Region boundaries on the sample by the initial affine and after registration."),
+    (r"prediction_(?P<of>.+)", "registration", "Sample, atlas as the registration predicts it, checkerboard of both, and difference."),
+    (r"posteriors_(?P<of>.+)", "registration", "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
+    (r"energy_(?P<of>.+)", "registration", "Energy against iteration for each level; it should fall and level off."),
+    (r"jacobian_histogram_(?P<of>.+)", "registration", "How often each local change of volume occurs; zero or less would be a fold."),
+    (r"jacobian_(?P<of>.+)", "registration", "Map of the local change of volume in three planes."),
+    (r"regions_(?P<of>.+)", "regions", "Volumes of the largest regions, left against right."),
+    (r"fiducials_(?P<of>.+)", "accuracy", "Distance of every fiducial from its partner, before and after registration."),
+)  # fmt: skip
+
+# pattern of files under the results folder, what they are
+ARTEFACTS = (
+    ("acquisition.json", "index of the raw data"),
+    ("intensity/*/flatfield.tif", "flat-field, mean 1 (float32)"),
+    ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
+    ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
+    ("stitching/placement.json", "positions, links and residuals"),
+    ("stitching/render/*", "Render: tile specifications and point matches"),
+    ("fused/*/complete.json", "summary of the fused volume"),
+    ("bias/*.nrrd", "log of the bias field"),
+    ("corrected_volume/*/complete.json", "summary of the corrected volume"),
+    ("registration/*/*.nrrd", "fields of the registration, readable by ITK tools"),
+    ("registration/*/*.txt", "affine matrices, atlas to sample, micrometres, (z, y, x)"),
+    ("registration/*/energy.tsv", "energy of every iteration"),
+    ("registration/*/summary.json", "summary of the registration"),
+    ("labels/*/complete.json", "summary of the label volume"),
+    ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
+    ("points/*/*", "transformed points"),
+    ("regions/*.tsv", "volume and intensity per region"),
+    ("accuracy/*.tsv", "fiducial errors"),
+    ("views/neuroglancer.json", "state for Neuroglancer"),
+)
+
+
+def gather_report(
+    results: str | os.PathLike,
+    *,
+    sample: str,
+    provenance: Mapping[str, Any] | None = None,
+    limits: Mapping[str, Mapping[str, float | None]] | None = None,
+    store_url: str = "",
+) -> dict:
+    """Collect what the report shows from the small files of one sample.
+
+    Parameters
+    ----------
+    results : path
+        ``results/{sample}``. Nothing is needed in it: what is absent is left out.
+    sample : str
+        Name in the heading.
+    provenance : mapping, optional
+        Shown as it is, for example config_hash, code_version; nested mappings become "a b".
+    limits : mapping, optional
+        Changes of :data:`terareg.views.thresholds.THRESHOLDS`.
+    store_url : str
+        Array store, for the line that says how to look at the volumes.
+
+    Returns
+    -------
+    dict
+        For :func:`render_report`: sample, provenance, verdicts, counts, stages, resources, files,
+        viewer.
+    """
+    folder = Path(results)
+    stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
+              for key, title in STAGES}  # fmt: skip
+    measured: list[tuple[str, str, float | None]] = []
+    _acquisition(folder, stages["acquisition"], measured)
+    _intensity(folder, stages["intensity"], measured)
+    _stitching(folder, stages["stitching"], measured)
+    _volumes(folder, "fused", stages["fused"], measured)
+    _bias(folder, stages["bias"])
+    _volumes(folder, "corrected_volume", stages["bias"], measured)
+    _registration(folder, stages["registration"], measured)
+    _regions(folder, stages["regions"], measured)
+    _accuracy(folder, stages["accuracy"], measured)
+    _figures(folder, stages)
+    verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
+    for verdict in verdicts:
+        verdict["shown"] = " ".join(p for p in (show(verdict["value"]), verdict["unit"]) if p)
+    return {
+        "sample": sample,
+        "provenance": _flat(provenance or {}),
+        "verdicts": verdicts,
+        "counts": {s: sum(v["status"] == s for v in verdicts) for s in ("fail", "warn", "pass")},
+        "stages": [s for s in stages.values() if s["warnings"] or s["tables"] or s["figures"]],
+        "resources": read_benchmarks(folder / "benchmarks"),
+        "files": _files(folder),
+        "viewer": _viewer(folder, store_url),
+    }
+
+
+def render_report(data: Mapping[str, Any]) -> str:
+    """Return the page for what :func:`gather_report` collected."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(_TEMPLATE).render(**data)
+
+
+def write_report(path: str | os.PathLike, data: Mapping[str, Any]) -> None:
+    """Write the page, whole or not at all."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, render_report(data).encode())
+
+
+def software_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Installed versions of the packages that decide about results."""
+    found = {}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def read_benchmarks(folder: str | os.PathLike) -> list[dict]:
+    """Sum up Snakemake's benchmark files ``{rule}.tsv`` and ``{rule}/*.tsv``.
+
+    Returns
+    -------
+    list of dict
+        Per rule: rule, jobs, seconds (sum of all jobs), longest_s, cpu_s, peak_mb; by rule name.
+        What Snakemake could not measure (very short jobs) is None.
+    """
+    folder = Path(folder)
+    rules: dict[str, list[dict]] = {}
+    for path in sorted(folder.glob("**/*.tsv")):
+        name = path.relative_to(folder).with_suffix("").parts[0]
+        rules.setdefault(name, []).extend(_table(path))
+    summary = []
+    for name, rows in sorted(rules.items()):
+        columns = {c: [v for r in rows if (v := _number(r.get(c))) is not None]
+                   for c in ("s", "cpu_time", "max_rss")}  # fmt: skip
+        summary.append(
+            {
+                "rule": name,
+                "jobs": len(rows),
+                "seconds": sum(columns["s"]) if columns["s"] else None,
+                "longest_s": max(columns["s"], default=None),
+                "cpu_s": sum(columns["cpu_time"]) if columns["cpu_time"] else None,
+                "peak_mb": max(columns["max_rss"], default=None),
+            }
+        )
+    return summary
+
+
+def show(value: Any) -> str:
+    """Write a value for people: four significant digits, narrow gaps between thousands."""
+    if value is None or value == "":
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}".replace(",", "\u202f")
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return "–"
+        if value.is_integer() and abs(value) < 1e15:
+            return show(int(value))
+        return (
+            f"{value:.4g}"
+            if 1e-3 <= abs(value) < 1e4
+            else f"{value:.3e}"
+            if abs(value) < 1e-3
+            else show(round(value))
+        )
+    if isinstance(value, (list, tuple)):
+        return ", ".join(show(v) for v in value)
+    return str(value)
+
+
+# ---------------------------------------------------------------------- stages
+def _acquisition(folder: Path, stage: dict, measured: list) -> None:
+    path = folder / "acquisition.json"
+    if not path.exists():
+        return
+    data = read_json(path)
+    problems = [str(p) for p in data.get("problems", ())]
+    stage["warnings"] += problems
+    measured.append(("acquisition.problems", "", len(problems)))
+    shape, spacing = data.get("tile_shape"), data.get("spacing_um")
+    tiles = data.get("tiles", ())
+    facts = {
+        "tiles": len(tiles),
+        "grid (rows, columns)": [data.get("rows"), data.get("columns")],
+        "tile (planes, y, x)": shape,
+        "data type": data.get("dtype"),
+        "voxel size z, y, x (µm)": spacing,
+        "orientation of the array axes z, y, x": data.get("orientation"),
+        "overlap y, x (%)": [100 * v for v in data.get("overlap") or ()],
+        "channels": [c["name"] if isinstance(c, Mapping) else c for c in data.get("channels", ())],
+        "missing planes are": data.get("missing_planes"),
+    }
+    if shape and data.get("dtype"):
+        size = math.prod(shape) * len(tiles) * len(facts["channels"])
+        facts["raw voxels"] = size
+    stage["tables"].append(_facts("What was acquired", facts))
+
+
+def _intensity(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("intensity/*/flatfield.json")):
+        channel, info = path.parent.name, read_json(path)
+        seams = info.get("seam_percent")
+        after = seams.get("after") if isinstance(seams, Mapping) else seams
+        measured.append(("intensity.seam_percent", channel, _number(after)))
+        stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
+        stage["tables"].append(_facts(f"Flat-field of channel {channel}", _scalars(info)))
+
+
+def _stitching(folder: Path, stage: dict, measured: list) -> None:
+    path = folder / "stitching" / "placement.json"
+    if not path.exists():
+        return
+    from terareg.views.figures.stitching import link_state, residual_vox
+
+    data = read_json(path)
+    links = data.get("links", ())
+    states = [link_state(link) for link in links]
+    counts = {s: states.count(s) for s in ("kept", "rejected", "disagree", "no_signal")}
+    usable = counts["kept"] + counts["rejected"]
+    residuals = sorted(
+        r for link, s in zip(links, states) if s == "kept" for r in [residual_vox(link)]
+        if r is not None
+    )  # fmt: skip
+    loops = [
+        math.hypot(*loop["closure_vox"])
+        for loop in data.get("loops", ())
+        if loop.get("closure_vox") is not None
+    ]
+    closure = max(loops, default=None)
+    measured += [
+        ("stitching.kept_percent", "", 100 * counts["kept"] / usable if usable else None),
+        ("stitching.residual_p95_vox", "", _percentile(residuals, 0.95)),
+        ("stitching.loop_closure_vox", "", closure),
+    ]
+    stage["warnings"] += [str(w) for w in data.get("warnings", ())]
+    stage["tables"].append(
+        _facts(
+            "Placement",
+            {
+                "tiles": len(data.get("tiles", ())),
+                "links kept": counts["kept"],
+                "links rejected": counts["rejected"],
+                "links whose windows disagree": counts["disagree"],
+                "links without signal": counts["no_signal"],
+                "residual of kept links, median (voxel)": _percentile(residuals, 0.5),
+                "residual of kept links, worst (voxel)": residuals[-1] if residuals else None,
+                "loops measured": len(loops),
+                "loop closure, median (voxel)": _percentile(sorted(loops), 0.5),
+                "loop closure, worst (voxel)": closure,
+            },
+        )
+    )
+    refused = [
+        [link["a"], link["b"], s.replace("_", " "), residual_vox(link), link.get("reason")]
+        for link, s in zip(links, states)
+        if s in ("rejected", "disagree")
+    ]
+    if refused:
+        stage["tables"].append(
+            _table_of(
+                "Links that were measured but not used",
+                ("tile", "neighbour", "state", "residual (voxel)", "reason"),
+                refused,
+            )
+        )
+
+
+def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob(f"{kind}/*/complete.json")):
+        channel, data = path.parent.name, read_json(path)
+        data = data.get("summary", data)
+        voxels = _number(data.get("voxels"))
+        words = "fused" if kind == "fused" else "corrected"
+        if voxels:
+            for key, names in (
+                ("volume.saturated_percent", ("saturated",)),
+                ("volume.clipped_percent", ("clipped_low", "clipped_high")),
+            ):
+                found = [v for n in names if (v := _number(data.get(n))) is not None]
+                value = 100 * sum(found) / voxels if found else None
+                measured.append((key, f"{channel}, {words}", value))
+        title = f"{words.capitalize()} volume of channel {channel}"
+        stage["tables"].append(_facts(title, _scalars(data)))
+
+
+def _bias(folder: Path, stage: dict) -> None:
+    for path in sorted(folder.glob("bias/*.json")):
+        data = read_json(path)
+        stage["warnings"] += [f"{path.stem}: {text}" for text in data.get("warnings", ())]
+        stage["tables"].append(_facts(f"Bias field of channel {path.stem}", _scalars(data)))
+
+
+def _registration(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("registration/*/summary.json")):
+        atlas, data = path.parent.name, read_json(path)
+        stage["warnings"] += [f"{atlas}: {text}" for text in data.get("warnings", ())]
+        for key in ("jacobian_min", "inverse_error_um", "improved_percent", "matching_percent"):
+            measured.append((f"registration.{key}", atlas, _number(data.get(key))))
+        stage["tables"].append(_facts(f"Registration to {atlas}", _scalars(data)))
+    for path in sorted(folder.glob("registration/*/energy.tsv")):
+        rows = _table(path)
+        if not rows or "level" not in rows[0]:
+            continue
+        last = {row["level"]: row for row in rows}
+        stage["tables"].append(
+            _table_of(
+                f"Last iteration of each level, {path.parent.name}",
+                [c.replace("_", " ") for c in rows[0]],
+                [[_parse(v) for v in row.values()] for row in last.values()],
+            )
+        )
+
+
+def _regions(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("regions/*.tsv")):
+        rows = _table(path)
+        own = [r for r in rows if r.get("scope", "own") == "own"]
+        both = [r for r in own if r.get("hemisphere", "both") == "both"]
+        weights = [
+            (v, c) for r in both
+            if (v := _number(r.get("atlas_volume_mm3"))) and (c := _number(r.get("coverage"))) is not None
+        ]  # fmt: skip
+        total = sum(v for v, _ in weights)
+        share = 100 * sum(v * c for v, c in weights) / total if total else None
+        measured.append(("regions.coverage_percent", path.stem, share))
+        largest = sorted(both, key=lambda r: -(_number(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
+        columns = [
+            c for c in (rows[0] if rows else ())
+            if c in ("acronym", "name", "volume_mm3", "coverage") or c.endswith("_mean")
+        ]  # fmt: skip
+        if largest and columns:
+            stage["tables"].append(
+                _table_of(
+                    f"Largest of {len(both)} regions, {path.stem} "
+                    f"(all of them: {path.relative_to(folder)})",
+                    [_label(c) for c in columns],
+                    [[_parse(r[c]) for c in columns] for r in largest],
+                )
+            )
+
+
+def _accuracy(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("accuracy/*.tsv")):
+        rows = _table(path)
+        points = [r for r in rows if r.get("kind", "fiducial") == "fiducial"]
+        errors = [v for r in points if (v := _number(r.get("error_um"))) is not None]
+        if not errors:
+            continue
+        measured.append(("accuracy.mean_um", path.stem, sum(errors) / len(errors)))
+        worst = sorted(points, key=lambda r: -(_number(r.get("error_um")) or 0))[:_MOST_ROWS]
+        columns = [c for c in rows[0] if c == "name" or c.endswith("error_um")]
+        stage["tables"].append(
+            _table_of(
+                f"Fiducials, {path.stem}: worst of {len(errors)}",
+                [_label(c) for c in columns],
+                [[_parse(r[c]) for c in columns] for r in worst],
+            )
+        )
+
+
+def _figures(folder: Path, stages: dict) -> None:
+    paths = sorted(folder.glob("views/*.png"))
+    shown = {p.stem for p in paths}
+    previews = [
+        p for p in sorted(folder.glob("registration/*/preview.png"))
+        if f"preview_{p.parent.name}" not in shown
+    ]  # fmt: skip
+    found = [(f"preview_{p.parent.name}", p) for p in previews] + [(p.stem, p) for p in paths]
+    placed = {stage: [] for stage in stages}
+    for stem, path in found:
+        for rank, (pattern, stage, text) in enumerate(FIGURES):
+            match = re.fullmatch(pattern, stem)
+            if match:
+                break
+        else:
+            rank, stage, text, match = len(FIGURES), "other", stem.replace("_", " "), None
+        of = match.groupdict().get("of") if match else None
+        data = base64.b64encode(path.read_bytes()).decode()
+        placed[stage].append(
+            (
+                (of or "", rank),
+                {
+                    "source": f"data:image/png;base64,{data}",
+                    "alt": f"{of}: {text}" if of else text,
+                    "caption": f"{of}. {text}" if of else text,
+                    "file": path.relative_to(folder).as_posix(),
+                },
+            )
+        )
+    for stage, items in placed.items():
+        stages[stage]["figures"] = [f for _, f in sorted(items, key=lambda item: item[0])]
+
+
+def _files(folder: Path) -> list[dict]:
+    return [
+        {"path": p.relative_to(folder).as_posix(), "size": _bytes(p.stat().st_size), "what": what}
+        for pattern, what in ARTEFACTS
+        for p in sorted(folder.glob(pattern))
+        if p.is_file()
+    ]
+
+
+def _viewer(folder: Path, store_url: str) -> dict:
+    state = folder / "views" / "neuroglancer.json"
+    if not state.exists():
+        return {}
+    return {"state": state.relative_to(folder).as_posix(), "store": store_url or "STORE"}
+
+
+# ---------------------------------------------------------------------- tables and words
+_UNITS = {
+    "um": "µm", "um3": "µm³", "mm3": "mm³", "vox": "voxel", "percent": "%", "mb": "MB", "s": "s",
+    "nm": "nm", "mm": "mm",
+}  # fmt: skip
+
+
+def _label(key: str) -> str:
+    """Words of a key: "error_before_um" becomes "error before (µm)"."""
+    words = str(key).split("_")
+    unit = _UNITS.get(words[-1]) if len(words) > 1 else None
+    return " ".join(words[:-1]) + f" ({unit})" if unit else " ".join(words)
+
+
+def _scalars(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a JSON object fits into a table: numbers, words, short lists, two levels deep."""
+    found = {}
+    for key, value in data.items():
+        if key in ("warnings", "problems", "fingerprint", "sha256", "run", "settings", "schema"):
+            continue
+        if isinstance(value, Mapping):
+            inner = {k: v for k, v in value.items() if _fits(v)}
+            if 0 < len(inner) == len(value) <= 4:
+                found |= {f"{key} {k}": v for k, v in inner.items()}
+        elif _fits(value):
+            found[key] = value
+    return {_label(k): v for k, v in found.items()}
+
+
+def _fits(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return len(value) <= 4 and all(_fits(v) and not isinstance(v, (list, tuple)) for v in value)
+    return isinstance(value, (int, float, str)) and len(str(value)) <= 200
+
+
+def _facts(title: str, facts: Mapping[str, Any]) -> dict:
+    rows = [[key, show(value)] for key, value in facts.items() if value not in (None, [], ())]
+    return {"title": title, "columns": (), "rows": rows}
+
+
+def _table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict:
+    return {"title": title, "columns": columns, "rows": [[show(v) for v in r] for r in rows]}
+
+
+def _table(path: Path) -> list[dict]:
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _parse(text: str | None) -> Any:
+    number = _number(text)
+    return text if number is None else number
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float | None:
+    """Linear percentile of a sorted sequence, None if it is empty."""
+    if not ordered:
+        return None
+    place = share * (len(ordered) - 1)
+    low = int(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, value in data.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{name} ")
+        else:
+            rows.append((name, show(value)))
+    return rows
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"

@@ -1,0 +1,220 @@
+"""Limits of quality: which figures of a run are judged, and from where on they warn or fail.
+
+The table is plain data, so that a configuration can replace any number in it. A person at the
+microscope reads ``text`` and ``advice``; ``key`` is what :mod:`terareg.views.report` measures.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from terareg.errors import ConfigError
+
+FAIL, WARN, PASS = "fail", "warn", "pass"
+_ORDER = {FAIL: 0, WARN: 1, PASS: 2}
+
+# key: text, unit, worse (above or below the limits), warn, fail, advice
+THRESHOLDS: dict[str, dict[str, Any]] = {
+    "acquisition.problems": {
+        "text": "Problems found in the raw data",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Read the list in section Acquisition; metadata and files disagree.",
+    },
+    "acquisition.missing_planes": {
+        "text": "Missing planes",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Copy the planes again, or accept that they are blank or interpolated.",
+    },
+    "intensity.seam_percent": {
+        "text": "Brightness step left between neighbouring tiles",
+        "unit": "%",
+        "worse": "above",
+        "warn": 1.0,
+        "fail": 5.0,
+        "advice": "Look at the flat-field: use more planes, or give the dark offset or an image.",
+    },
+    "stitching.kept_percent": {
+        "text": "Measured links that the placement kept",
+        "unit": "%",
+        "worse": "below",
+        "warn": 95.0,
+        "fail": 70.0,
+        "advice": "Look at the placement map: are the rejected links in one row or column?",
+    },
+    "stitching.loop_closure_vox": {
+        "text": "Worst loop closure of kept links",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 1.5,
+        "fail": 5.0,
+        "advice": "Look at the worst seams; a stage that drifts needs a larger search radius.",
+    },
+    "stitching.residual_p95_vox": {
+        "text": "Residual of kept links, 95th percentile",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 1.0,
+        "fail": 3.0,
+        "advice": "Tiles may be warped or tilted; look at the worst seams.",
+    },
+    "volume.saturated_percent": {
+        "text": "Saturated voxels",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 5.0,
+        "advice": "Lower the exposure next time; intensities of bright regions are too small.",
+    },
+    "volume.clipped_percent": {
+        "text": "Voxels clipped by a correction",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 5.0,
+        "advice": "Compare dark offset and flat-field with the raw images.",
+    },
+    "registration.jacobian_min": {
+        "text": "Smallest local change of volume (Jacobian)",
+        "unit": "",
+        "worse": "below",
+        "warn": 0.1,
+        "fail": 0.0,
+        "advice": "Zero or less is a fold: raise the smoothness of the deformation.",
+    },
+    "registration.inverse_error_um": {
+        "text": "Largest error of there and back again through the transform",
+        "unit": "µm",
+        "worse": "above",
+        "warn": 50.0,
+        "fail": 200.0,
+        "advice": "Raise the resolution or the number of time steps.",
+    },
+    "registration.gain": {
+        "text": "Better fit by the deformation than by the affine alone",
+        "unit": "nats per voxel",
+        "worse": "below",
+        "warn": 0.01,
+        "fail": 0.0,
+        "advice": "The deformation does not explain the data better: check the initial pose.",
+    },
+    "registration.matching_percent": {
+        "text": "Sample tissue that matches the atlas",
+        "unit": "%",
+        "worse": "below",
+        "warn": 70.0,
+        "fail": 30.0,
+        "advice": "Look at the map of missing tissue and artefacts.",
+    },
+    "regions.coverage_percent": {
+        "text": "Atlas volume that lies inside the sample",
+        "unit": "%",
+        "worse": "below",
+        "warn": 95.0,
+        "fail": 50.0,
+        "advice": "Expected for a part of a brain; otherwise check orientation and pose.",
+    },
+    "accuracy.mean_um": {
+        "text": "Fiducial error, mean",
+        "unit": "µm",
+        "worse": "above",
+        "warn": 150.0,
+        "fail": 500.0,
+        "advice": "Look at the worst points in the accuracy table: are they marked right?",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judged figure.
+
+    Attributes
+    ----------
+    status : str
+        "pass", "warn" or "fail".
+    key, text, unit, advice : str
+        From the table of thresholds.
+    subject : str
+        What was measured: a channel, an atlas, or empty.
+    value : float
+    limits : str
+        The limits in words.
+    """
+
+    status: str
+    key: str
+    text: str
+    unit: str
+    advice: str
+    subject: str
+    value: float
+    limits: str
+
+
+def merge_thresholds(changes: Mapping[str, Mapping[str, float | None]] | None) -> dict[str, dict]:
+    """Return the table with the ``warn`` and ``fail`` of ``changes`` in place of the defaults."""
+    table = {key: dict(row) for key, row in THRESHOLDS.items()}
+    for key, limits in (changes or {}).items():
+        if key not in table:
+            raise ConfigError(f"threshold {key!r} is not known; choose among {', '.join(table)}")
+        for name, value in limits.items():
+            if name not in ("warn", "fail"):
+                raise ConfigError(f"threshold {key}: {name!r} is not known; give warn or fail")
+            if value is not None and not isinstance(value, (int, float)):
+                raise ConfigError(f"threshold {key}: {name} {value!r} is not a number")
+            table[key][name] = value
+    return table
+
+
+def judge(
+    measured: Iterable[tuple[str, str, float | None]],
+    changes: Mapping[str, Mapping[str, float | None]] | None = None,
+) -> list[Verdict]:
+    """Judge figures; failures come first, then warnings, each in the order of ``measured``.
+
+    Parameters
+    ----------
+    measured : iterable of (key, subject, value)
+        Values that are None or not a number were not measured and get no verdict.
+    changes : mapping, optional
+        See :func:`merge_thresholds`.
+    """
+    table = merge_thresholds(changes)
+    verdicts = []
+    for key, subject, value in measured:
+        if value is None or not math.isfinite(value):
+            continue
+        row = table[key]
+        words = {name: row[name] for name in ("text", "unit", "advice")}
+        status = _status(float(value), row)
+        verdicts.append(
+            Verdict(status, key, **words, subject=subject, value=float(value), limits=_limits(row))
+        )
+    return sorted(verdicts, key=lambda v: _ORDER[v.status])
+
+
+def _status(value: float, row: Mapping[str, Any]) -> str:
+    for status in (FAIL, WARN):
+        limit = row[status]
+        if limit is None:
+            continue
+        # at the limit itself a smallest allowed value has failed, a largest one has not
+        if value > limit if row["worse"] == "above" else value <= limit:
+            return status
+    return PASS
+
+
+def _limits(row: Mapping[str, Any]) -> str:
+    words = "above" if row["worse"] == "above" else "at or below"
+    unit = f" {row['unit']}" if row["unit"] else ""
+    parts = [f"{s}s {words} {row[s]:g}{unit}" for s in (WARN, FAIL) if row[s] is not None]
+    return ", ".join(parts)

@@ -1,0 +1,68 @@
+"""Dividing a volume by a smooth multiplicative field, block by block, into another volume."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.numeric import Clipped, to_integer
+from terareg.volumes.plan import Block
+from terareg.volumes.reader import Volume
+
+_SLAB_VOXELS = 1 << 22
+
+
+def correct_block(
+    volume: Volume, bias_evaluate: Callable[[Frame], np.ndarray], block: Block
+) -> tuple[np.ndarray, Clipped]:
+    """Level-0 voxels of a block, divided by a field.
+
+    Parameters
+    ----------
+    volume : Volume
+        Never written to.
+    bias_evaluate : callable
+        Gives the field, float32 and positive, at the voxels of a frame.
+    block : Block
+        One of ``volume.plan.blocks()``.
+
+    Returns
+    -------
+    array : numpy.ndarray of the volume's type
+        Computed in float32; integers are rounded and clipped.
+    clipped : Clipped
+        Voxels outside the type's range.
+
+    Raises
+    ------
+    VolumeError
+        If the field is not positive and finite, or not of the block's shape.
+    """
+    result = volume.read(0, block.start, block.stop)
+    clipped = Clipped()
+    planes = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
+    for first in range(0, block.shape[0], planes):
+        part = result[first : first + planes]
+        start = (block.start[0] + first, *block.start[1:])
+        stop = (start[0] + part.shape[0], *block.stop[1:])
+        field = bias_evaluate(volume.frame.cropped(start, stop))
+        if field.shape != part.shape:
+            raise VolumeError(
+                f"the bias field has shape {field.shape} where block {block.name} of "
+                f"{volume.plan.name} has {part.shape}"
+            )
+        if not (np.isfinite(field).all() and field.min() > 0):
+            raise VolumeError(
+                f"the bias field of {volume.plan.name} is not positive in block {block.name}; "
+                "estimate it again"
+            )
+        values = np.divide(part, field, dtype=np.float32)
+        if volume.dtype.kind == "f":
+            part[...] = values
+        else:
+            part[...], more = to_integer(values, volume.dtype)
+            clipped += more
+    return result, clipped

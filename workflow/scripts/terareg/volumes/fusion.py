@@ -1,0 +1,364 @@
+"""Fusing tiles into blocks of one volume.
+
+Where one tile lies, its voxels are copied. Where tiles overlap, they are averaged with weights
+that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of the n that a
+tile shares with its neighbour; the weight of a tile is the product of its ramps along y and x,
+and the weights of the tiles that are there add up to 1. In an overlap of two tiles this is the
+sine blending of TeraStitcher (Bria and Iannello, BMC Bioinformatics 13:316, 2012). What is
+there is decided by the tiles' boxes, never by a voxel's value.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from terareg.errors import ConfigError, StitchingError
+from terareg.frames import Frame
+from terareg.numeric import Clipped, to_integer
+from terareg.volumes.plan import Block, VolumePlan
+
+Origin = tuple[float, float, float]
+
+# keeps the two ends of a ramp above zero, so that a lone tile always has a weight; 1e-5 of
+# full scale is below the rounding of 16 bits
+_LEAST_WEIGHT = 1e-6
+_SLAB_PLANES = 32
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """How tiles become one volume.
+
+    Attributes
+    ----------
+    blending : str
+        "cosine", or "none": the mean of the tiles that overlap.
+    z_extent : str
+        "union" of the tiles' planes (0 where there is none), or "intersection": only planes
+        that every tile has.
+    subpixel : bool
+        Interpolate tiles linearly at their fractional origins instead of rounding these.
+    """
+
+    blending: str = "cosine"
+    z_extent: str = "union"
+    subpixel: bool = False
+
+    def __post_init__(self) -> None:
+        if self.blending not in ("cosine", "none"):
+            raise ConfigError(f"blending: {self.blending!r} is unknown; use cosine or none")
+        if self.z_extent not in ("union", "intersection"):
+            raise ConfigError(f"z_extent: {self.z_extent!r} is unknown; use union or intersection")
+
+
+def fused_frame(
+    acquisition: Any, origins: Mapping[str, Sequence[float]], settings: FusionSettings
+) -> tuple[Frame, tuple[int, int, int]]:
+    """Grid of the fused volume.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        Gives tile shape, spacing and orientation.
+    origins : mapping
+        Tile name to its placement (z, y, x) in voxels, any zero.
+    settings : FusionSettings
+
+    Returns
+    -------
+    frame : Frame
+        Covers all tiles; the centre of its first voxel is at 0 um.
+    offset_vox : tuple of int
+        Placement of voxel (0, 0, 0); see :func:`fused_origins`.
+
+    Raises
+    ------
+    StitchingError
+        If there is no tile, or no plane that every tile has.
+    """
+    if not origins:
+        raise StitchingError("the placement has no tile; nothing can be fused")
+    shape = acquisition.tile_shape
+    starts, stops = zip(*(_extent(origins[n], shape, settings) for n in sorted(origins)))
+    start, stop = np.min(starts, axis=0), np.max(stops, axis=0)
+    if settings.z_extent == "intersection":
+        start[0], stop[0] = np.max(starts, axis=0)[0], np.min(stops, axis=0)[0]
+        if start[0] >= stop[0]:
+            first = max(origins, key=lambda n: origins[n][0])
+            raise StitchingError(
+                f"no plane lies in every tile (tile {first} starts at plane "
+                f"{origins[first][0]:g}); use z_extent: union or check its placement"
+            )
+    frame = Frame(
+        tuple(int(n) for n in stop - start),
+        acquisition.spacing_um,
+        (0.0, 0.0, 0.0),
+        acquisition.orientation,
+    )
+    return frame, tuple(int(a) for a in start)
+
+
+def fused_origins(
+    origins: Mapping[str, Sequence[float]], offset_vox: Sequence[int], settings: FusionSettings
+) -> dict[str, Origin]:
+    """Placements relative to the fused volume; whole voxels unless ``settings.subpixel``."""
+    return {
+        name: tuple(
+            (float(o) if settings.subpixel else _nearest(o)) - a for o, a in zip(origin, offset_vox)
+        )
+        for name, origin in origins.items()
+    }
+
+
+def fuse_block(
+    source: Any,
+    origins: Mapping[str, Sequence[float]],
+    plan: VolumePlan,
+    block: Block,
+    settings: FusionSettings,
+) -> tuple[np.ndarray, Clipped]:
+    """Fuse one block, reading only the parts of tiles that lie in it.
+
+    Parameters
+    ----------
+    source : TileSource
+        Has ``acquisition`` and ``read(tile, z0, z1, y, x)``.
+    origins : mapping
+        Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
+    plan : VolumePlan
+    block : Block
+    settings : FusionSettings
+
+    Returns
+    -------
+    array : numpy.ndarray of the plan's type, shape ``block.shape``
+        0 where no tile lies.
+    clipped : Clipped
+        Voxels outside the type's range.
+    """
+    result = np.zeros(block.shape, plan.dtype)
+    shape = source.acquisition.tile_shape
+    tiles = [
+        tile
+        for tile in _tiles(source.acquisition, origins, shape, settings)
+        if all(max(a, s) < min(b, e) for a, b, s, e in
+               zip(tile.start, tile.stop, block.start, block.stop))
+    ]  # fmt: skip
+    clipped = Clipped()
+    for z0, z1 in _slabs(tiles, block):
+        here = [t for t in tiles if t.start[0] <= z0 and z1 <= t.stop[0]]
+        windows = {t.name: _read(source, t, (z0, z1), block, shape) for t in here}
+        for y, x in itertools.product(_cuts(here, block, 1), _cuts(here, block, 2)):
+            cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
+            if cell:
+                where = (slice(z0 - block.start[0], z1 - block.start[0]),
+                         slice(y[0] - block.start[1], y[1] - block.start[1]),
+                         slice(x[0] - block.start[2], x[1] - block.start[2]))  # fmt: skip
+                result[where], more = _blend(cell, windows, y, x, block, plan.dtype)
+                clipped += more
+    return result, clipped
+
+
+def fuse_memory_mb(
+    plan: VolumePlan, tile_shape: Sequence[int], workers: int = 1, plane_mb: float | None = None
+) -> float:
+    """Peak memory of a job that fuses and writes ``workers`` blocks at a time.
+
+    Parameters
+    ----------
+    plan : VolumePlan
+    tile_shape : sequence of int
+        (planes, y, x) of a tile.
+    workers : int
+    plane_mb : float, optional
+        Memory in which the source holds one decoded plane; a plane of four bytes per voxel by
+        default, which covers flat-field correction on the fly.
+    """
+    size = np.dtype(plan.dtype).itemsize
+    voxels = math.prod(plan.block)
+    plane = math.prod(plan.block[1:])
+    if plane_mb is None:
+        plane_mb = tile_shape[1] * tile_shape[2] * 4 / 1e6
+    # the block, its half-resolution copy, and the largest shard twice (encoded and in flight)
+    block_mb = voxels * size * (1 + 1 / 4 + 2) / 1e6
+    # up to four tiles' windows of a slab, and two float32 copies of it
+    slab_mb = min(_SLAB_PLANES, plan.block[0]) * plane * (4 * size + 2 * 4) / 1e6
+    return 250.0 + max(1, workers) * (block_mb + slab_mb + 2 * plane_mb)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A tile in the volume: its box, the fraction by which it is shifted, its ramps."""
+
+    name: str
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+    origin: Origin
+    ramps: tuple[np.ndarray, np.ndarray]  # weights along y and x, float64, one per voxel
+
+
+def _nearest(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def _extent(
+    origin: Sequence[float], shape: Sequence[int], settings: FusionSettings
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Voxels of the volume whose centres lie between the first and last centre of a tile."""
+    if not settings.subpixel:
+        start = tuple(_nearest(o) for o in origin)
+        return start, tuple(a + n for a, n in zip(start, shape))
+    # a hair inside, so that 2.9999999999 counts as 3
+    start = tuple(math.ceil(o - 1e-6) for o in origin)
+    return start, tuple(math.floor(o + n - 1 + 1e-6) + 1 for o, n in zip(origin, shape))
+
+
+def _tiles(
+    acquisition: Any,
+    origins: Mapping[str, Sequence[float]],
+    shape: Sequence[int],
+    settings: FusionSettings,
+) -> list[_Tile]:
+    boxes = {n: _extent(o, shape, settings) for n, o in origins.items()}
+    cells = {(t.row, t.column): t.name for t in acquisition.tiles if t.name in origins}
+    tiles = []
+    for tile in acquisition.tiles:
+        if tile.name not in origins:
+            continue
+        start, stop = boxes[tile.name]
+        ramps = []
+        for axis, along, across in ((1, (1, 0), (0, 1)), (2, (0, 1), (1, 0))):
+            weights = np.ones(stop[axis] - start[axis])
+            if settings.blending == "cosine":
+                for sign in (-1, 1):
+                    n = _overlap(tile, sign, along, across, (cells, boxes, axis))
+                    if n:
+                        ramp = _ramp(min(n, weights.size))
+                        if sign < 0:
+                            weights[: ramp.size] *= ramp[::-1]
+                        else:
+                            weights[weights.size - ramp.size :] *= ramp
+            ramps.append(np.maximum(weights, _LEAST_WEIGHT))
+        origin = tuple(float(o) for o in origins[tile.name])
+        tiles.append(_Tile(tile.name, start, stop, origin, tuple(ramps)))
+    return tiles
+
+
+def _overlap(tile: Any, sign: int, along: Sequence[int], across: Sequence[int], grid: Any) -> int:
+    """Voxels along an axis that a tile shares with its neighbour in one direction.
+
+    Where that neighbour was not scanned, the diagonal ones take its place: their corners need a
+    ramp as well, and where they do not reach, a ramp changes nothing.
+    """
+    cells, boxes, axis = grid
+    here = boxes[tile.name]
+    for sides in ((0,), (-1, 1)):
+        shared = []
+        for side in sides:
+            cell = (tile.row + sign * along[0] + side * across[0],
+                    tile.column + sign * along[1] + side * across[1])  # fmt: skip
+            if cell in cells:
+                other = boxes[cells[cell]]
+                low, high = (other, here) if sign < 0 else (here, other)
+                shared.append(low[1][axis] - high[0][axis])
+        if shared:
+            return max(0, *shared)
+    return 0
+
+
+def _ramp(n: int) -> np.ndarray:
+    """(1 + cos(k pi / (n - 1))) / 2 for k = 0 to n - 1; 1/2 for a single voxel."""
+    if n == 1:
+        return np.array([0.5])
+    return (1 + np.cos(np.arange(n) * np.pi / (n - 1))) / 2
+
+
+def _slabs(tiles: Sequence[_Tile], block: Block) -> list[tuple[int, int]]:
+    """Ranges of planes in which the set of tiles does not change, of bounded depth."""
+    slabs = []
+    for low, high in _cuts(tiles, block, 0):
+        slabs += [(z, min(z + _SLAB_PLANES, high)) for z in range(low, high, _SLAB_PLANES)]
+    return slabs
+
+
+def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, int]]:
+    """Ranges along an axis between the ends of tiles that lie in the block."""
+    low, high = block.start[axis], block.stop[axis]
+    ends = {low, high}
+    for tile in tiles:
+        ends |= {e for e in (tile.start[axis], tile.stop[axis]) if low < e < high}
+    return list(itertools.pairwise(sorted(ends)))
+
+
+def _covers(tile: _Tile, axis: int, part: tuple[int, int]) -> bool:
+    return tile.start[axis] <= part[0] and part[1] <= tile.stop[axis]
+
+
+def _window(tile: _Tile, block: Block, axis: int) -> tuple[int, int]:
+    return max(tile.start[axis], block.start[axis]), min(tile.stop[axis], block.stop[axis])
+
+
+def _read(
+    source: Any, tile: _Tile, planes: tuple[int, int], block: Block, shape: Sequence[int]
+) -> np.ndarray:
+    """A tile's part of a slab of the block, interpolated if its origin is fractional."""
+    ranges = [planes, _window(tile, block, 1), _window(tile, block, 2)]
+    first, last, fractions = [], [], []
+    for (low, high), origin, n in zip(ranges, tile.origin, shape):
+        begin = low - origin
+        whole = math.floor(begin + 1e-6)
+        fraction = begin - whole
+        if abs(fraction) < 1e-5:
+            fraction = 0.0
+        first.append(whole)
+        last.append(min(whole + high - low + (fraction > 0), n))
+        fractions.append(fraction)
+    data = source.read(
+        tile.name, first[0], last[0], slice(first[1], last[1]), slice(first[2], last[2])
+    )
+    for axis, fraction in enumerate(fractions):
+        if fraction:
+            data = np.moveaxis(data.astype(np.float32, copy=False), axis, 0)
+            # in place of np.interp: the fraction is the same for all voxels of an axis
+            data = data[:-1] + np.float32(fraction) * (data[1:] - data[:-1])
+            data = np.moveaxis(data, 0, axis)
+    return data
+
+
+def _blend(
+    tiles: Sequence[_Tile],
+    windows: Mapping[str, np.ndarray],
+    y: tuple[int, int],
+    x: tuple[int, int],
+    block: Block,
+    dtype: str,
+) -> tuple[np.ndarray, Clipped]:
+    """Values of a cell of constant tiles."""
+    parts, weights = [], []
+    for tile in tiles:
+        y0, x0 = _window(tile, block, 1)[0], _window(tile, block, 2)[0]
+        parts.append(windows[tile.name][:, y[0] - y0 : y[1] - y0, x[0] - x0 : x[1] - x0])
+        weights.append(
+            np.outer(
+                tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]],
+                tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]],
+            )
+        )
+    if len(parts) == 1:
+        total = parts[0]
+        if total.dtype == np.dtype(dtype):
+            return total, Clipped()
+    else:
+        sum_of_weights = np.sum(weights, axis=0)
+        total = np.zeros(parts[0].shape, np.float32)
+        for part, weight in zip(parts, weights):
+            total += part * (weight / sum_of_weights).astype(np.float32)
+    if np.dtype(dtype).kind == "f":
+        return total.astype(dtype, copy=False), Clipped()
+    return to_integer(total, dtype)

@@ -1,0 +1,164 @@
+"""OME-Zarr 0.5: metadata of a volume and tensorstore specifications of its levels.
+
+Axes are z, y, x in micrometres. Level l has a scale (its spacing) and a translation (the centre
+of its first voxel), so that levels of the pyramid lie exactly over one another.
+Specification: https://ngff.openmicroscopy.org/0.5/ and the Zarr 3 core and sharding codecs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from terareg.storage.store import Store
+from terareg.volumes.plan import VolumePlan
+
+FOLDER = "ome.zarr"
+_CODECS = {
+    "blosc-zstd": ("zstd", "bitshuffle"),
+    "blosc-lz4": ("lz4", "bitshuffle"),
+}
+
+
+def group_json(
+    plan: VolumePlan, metadata: Mapping[str, Any], window: tuple[float, float] | None = None
+) -> dict:
+    """Contents of the group's ``zarr.json``.
+
+    Parameters
+    ----------
+    plan : VolumePlan
+    metadata : mapping
+        ``colour`` ("RRGGBB", default white) for images; ``label_colours`` ({id: "RRGGBB"}) and
+        ``label_names`` ({id: str}) for segmentations.
+    window : (float, float), optional
+        Display range; the whole range of the type if not known yet.
+    """
+    scale = [
+        [
+            {"type": "scale", "scale": list(level.frame.spacing_um)},
+            {"type": "translation", "translation": list(level.frame.origin_um)},
+        ]
+        for level in plan.levels
+    ]
+    multiscale = {
+        "name": plan.name,
+        "type": "mode" if plan.is_segmentation else "mean",
+        "axes": [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"],
+        "datasets": [{"path": str(i), "coordinateTransformations": t} for i, t in enumerate(scale)],
+    }
+    ome: dict[str, Any] = {"version": "0.5", "multiscales": [multiscale]}
+    if plan.is_segmentation:
+        ome["image-label"] = _image_label(metadata)
+    else:
+        low, high = type_range(plan.dtype) if window is None else window
+        bottom, top = type_range(plan.dtype)
+        ome["omero"] = {
+            "name": plan.name,
+            "channels": [
+                {
+                    "label": plan.name,
+                    "color": str(metadata.get("colour", "FFFFFF")),
+                    "active": True,
+                    "coefficient": 1.0,
+                    "family": "linear",
+                    "inverted": False,
+                    "window": {
+                        "min": min(bottom, low),
+                        "max": max(top, high),
+                        "start": low,
+                        "end": high,
+                    },
+                }
+            ],
+            "rdefs": {"defaultT": 0, "defaultZ": plan.frame.shape[0] // 2, "model": "greyscale"},
+        }
+    return {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+
+
+def array_json(plan: VolumePlan, level: int) -> dict:
+    """Contents of ``zarr.json`` of one level: shards of the plan, inner chunks, codec."""
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    inner = [little] if np.dtype(plan.dtype).itemsize > 1 else [{"name": "bytes"}]
+    codec = plan.settings.codec
+    if codec in _CODECS:
+        name, shuffle = _CODECS[codec]
+        options = {
+            "typesize": np.dtype(plan.dtype).itemsize,
+            "cname": name,
+            "clevel": 1,
+            "shuffle": shuffle,
+            "blocksize": 0,
+        }
+        inner.append({"name": "blosc", "configuration": options})
+    elif codec == "zstd":
+        inner.append({"name": "zstd", "configuration": {"level": 1, "checksum": False}})
+    # a checksum per chunk: damage is an error of every reader, not noise
+    inner.append({"name": "crc32c"})
+    sharding = {
+        "chunk_shape": list(plan.chunk),
+        "codecs": inner,
+        "index_codecs": [little, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    shard = plan.levels[level].shard
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": list(plan.levels[level].shape),
+        "data_type": plan.dtype,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": 0.0 if plan.dtype == "float32" else 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": ["z", "y", "x"],
+        "attributes": {},
+    }
+
+
+def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
+    """Tensorstore specification of a level.
+
+    Metadata come from the plan, so that a job makes no request before it writes. Chunks of zeros
+    are stored and absent ones are an error: nothing that was lost reads as background.
+    """
+    return {
+        "driver": "zarr3",
+        "kvstore": store.kvstore(f"{key}/{FOLDER}/{level}"),
+        "metadata": array_json(plan, level),
+        "open": True,
+        "assume_metadata": True,
+        "store_data_equal_to_fill_value": True,
+        "fill_missing_data_reads": False,
+    }
+
+
+def shard_key(key: str, level: int, index: tuple[int, int, int]) -> str:
+    """Key of the object that holds shard ``index`` (z, y, x) of a level."""
+    return f"{key}/{FOLDER}/{level}/c/" + "/".join(str(i) for i in index)
+
+
+def type_range(dtype: str) -> tuple[float, float]:
+    """Smallest and largest value of an integer type; 0 and 1 for floats."""
+    if np.dtype(dtype).kind == "f":
+        return 0.0, 1.0
+    info = np.iinfo(dtype)
+    return float(info.min), float(info.max)
+
+
+def _image_label(metadata: Mapping[str, Any]) -> dict:
+    label: dict[str, Any] = {"version": "0.5"}
+    colours = metadata.get("label_colours", {})
+    if colours:
+        label["colors"] = [
+            {"label-value": int(i), "rgba": [*bytes.fromhex(colours[i]), 255]}
+            for i in sorted(colours, key=int)
+        ]
+    names = metadata.get("label_names", {})
+    if names:
+        label["properties"] = [
+            {"label-value": int(i), "name": str(names[i])} for i in sorted(names, key=int)
+        ]
+    return label

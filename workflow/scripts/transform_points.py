@@ -1,0 +1,32 @@
+"""Carry a list of points through the transform and name the region of each."""
+
+from pathlib import Path
+
+from terareg.atlas.prepare import load_atlas
+from terareg.job import run_job
+from terareg.regions.points import (
+    carry_points,
+    check_inside,
+    read_points,
+    write_neuroglancer_points,
+    write_points_csv,
+)
+from terareg.registration.transform import Transform
+
+
+def main() -> None:
+    transform = Transform.load(Path(snakemake.input.transform).parent)
+    atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
+    settings = snakemake.params.settings
+    source, target = settings["space"], {"sample": "atlas", "atlas": "sample"}[settings["space"]]
+    frame = transform.sample_frame if source == "sample" else transform.atlas_frame
+    points = read_points(snakemake.input.points, frame)
+    check_inside(points, frame, f"{settings['path']} against the {source}")
+    carried = carry_points(points, transform, atlas, to=target)
+    write_points_csv(snakemake.output.table, carried)
+    write_neuroglancer_points(
+        snakemake.output.annotations, carried, name=snakemake.wildcards.points
+    )
+
+
+run_job(snakemake.rule, snakemake.log[0], main)
