@@ -59,13 +59,69 @@ def write_raw(root: Path, size: int, planes: int, compression: str | None) -> No
 
 
 def measure(name: str, megabytes: float, work, reference: float | None = None) -> float:
-    """Print MB per second of wall time and of processor time; returns the latter."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    relative = "" if reference is None else f"{megabytes / cpu / reference:8.2f}"
-    print(f"{name:34s}{megabytes / wall:10.0f}{megabytes / cpu:10.0f}{relative}", flush=True)
-    return megabytes / cpu
+    """Print MB per second of wall and of processor time, the best of three; returns the latter."""
+    best = [np.inf, np.inf]
+    for _ in range(3):
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        best[0] = min(best[0], time.perf_counter() - wall)
+        best[1] = min(best[1], time.process_time() - cpu)
+    rate = megabytes / best[1]
+    relative = "" if reference is None else f"{rate / reference:8.2f}"
+    print(f"{name:34s}{megabytes / best[0]:10.0f}{rate:10.0f}{relative}", flush=True)
+    return rate
+
+
+def bench_files(root: Path, label: str, flatfield: Flatfield, pool: ThreadPoolExecutor) -> float:
+    """Raw and streamed reading of one set; returns the rate of reading its files as bytes."""
+    acquisition = index_colm(Store(str(root)), IndexSettings("bench", "SAR"))
+    files = sorted((root / "VW0" / "LOC000").iterdir())
+    megabytes = np.prod(acquisition.tile_shape) * 2 / 1e6
+    file_mb = sum(path.stat().st_size for path in files) / 1e6
+    base = measure(
+        f"{label}: files as bytes",
+        file_mb,
+        lambda: list(pool.map(lambda path: len(path.read_bytes()), files)),
+    )
+    raw = TileSource(acquisition, "ch0")
+    measure(f"{label}: raw", megabytes, lambda: read_slabs(raw, pool), base)
+    stream = TileSource(acquisition, "ch0", flatfield=flatfield)
+    measure(f"{label}: stream", megabytes, lambda: read_slabs(stream, pool), base)
+    part = slice(0, acquisition.tile_shape[1] // 8)
+    measure(
+        f"{label}: eighth of the rows", megabytes / 8, lambda: read_slabs(raw, pool, part), base
+    )
+    return base
+
+
+def read_slabs(source: TileSource, pool: ThreadPoolExecutor, y=slice(None), x=slice(None)) -> None:
+    """Read a tile 16 planes at a time."""
+    depth = source.acquisition.tile_shape[0]
+    starts = range(0, depth, 16)
+    list(pool.map(lambda z: source.read("LOC000", z, min(z + 16, depth), y, x).shape, starts))
+
+
+def bench_kept(
+    root: Path, flatfield: Flatfield, pool: ThreadPoolExecutor, threads: int, base: float
+) -> None:
+    """Writing and reading a corrected tile."""
+    acquisition = index_colm(Store(str(root)), IndexSettings("bench", "SAR"))
+    megabytes = np.prod(acquisition.tile_shape) * 2 / 1e6
+    store, key = Store(f"{root}/store"), corrected_key("ch0", "LOC000")
+    stream = TileSource(acquisition, "ch0", flatfield=flatfield)
+    runs = iter("abc")
+    measure(
+        "write_corrected",
+        megabytes,
+        lambda: write_corrected(stream, store, key, "LOC000", next(runs), threads),
+        base,
+    )
+    kept = TileSource(acquisition, "ch0", corrected=store)
+    measure("kept", megabytes, lambda: read_slabs(kept, pool), base)
+    part = slice(0, acquisition.tile_shape[2] // 8)
+    measure(
+        "kept: eighth of the columns", megabytes / 8, lambda: read_slabs(kept, pool, x=part), base
+    )
 
 
 def main() -> None:
@@ -74,58 +130,18 @@ def main() -> None:
     parser.add_argument("--planes", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
-    megabytes = args.size**2 * args.planes * 2 / 1e6
     y = np.linspace(-1, 1, args.size)
     profile = np.exp(-(y[:, None] ** 2 + y**2) / 2)
     flatfield = Flatfield(profile / profile.mean(), 100.0)
-    starts = range(0, args.planes, 16)
+    print(f"{args.threads} threads".ljust(34) + "   MB/s  MB/cpu-s  / file")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.threads) as pool:
-
-        def in_slabs(source: TileSource, y=slice(None), x=slice(None)) -> None:
-            list(
-                pool.map(lambda z: source.read("LOC000", z, min(z + 16, args.planes), y, x), starts)
-            )
-
-        print(f"{megabytes:.0f} MB, {args.threads} threads".ljust(34) + "   MB/s  MB/cpu-s  / file")
         for compression in (None, "zlib"):
             root = Path(folder) / str(compression)
             write_raw(root, args.size, args.planes, compression)
-            acquisition = index_colm(Store(str(root)), IndexSettings("bench", "SAR"))
-            files = sorted((root / "VW0" / "LOC000").iterdir())
-            label = compression or "plain"
-
-            def read_files(files=files) -> None:
-                list(pool.map(lambda path: len(path.read_bytes()), files))
-
-            read_files()
-            file_mb = sum(path.stat().st_size for path in files) / 1e6
-            base = measure(f"{label}: files as bytes", file_mb, read_files)
-            raw = TileSource(acquisition, "ch0")
-            measure(f"{label}: TileSource raw", megabytes, lambda s=raw: in_slabs(s), base)
-            stream = TileSource(acquisition, "ch0", flatfield=flatfield)
-            measure(f"{label}: TileSource stream", megabytes, lambda s=stream: in_slabs(s), base)
-            if compression:
-                continue
-            part = slice(0, args.size // 8)
-            measure(
-                "plain: an eighth of the rows", megabytes / 8, lambda: in_slabs(raw, part), base
-            )
-            store, key = Store(f"{folder}/store"), corrected_key("ch0", "LOC000")
-            measure(
-                "write_corrected",
-                megabytes,
-                lambda: write_corrected(stream, store, key, "LOC000", "f", args.threads),
-                base,
-            )
-            kept = TileSource(acquisition, "ch0", corrected=store)
-            measure("TileSource kept", megabytes, lambda: in_slabs(kept), base)
-            measure(
-                "kept: an eighth of the columns",
-                megabytes / 8,
-                lambda: in_slabs(kept, x=part),
-                base,
-            )
-        print(f"peak memory {peak_memory_mb():.0f} MB")
+            base = bench_files(root, compression or "plain", flatfield, pool)
+            if compression is None:
+                bench_kept(root, flatfield, pool, args.threads, base)
+    print(f"peak memory {peak_memory_mb():.0f} MB")
 
 
 if __name__ == "__main__":

@@ -111,6 +111,8 @@ class Chromium:
         shot = await call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         visit.png = base64.b64decode(shot["data"])
         await call("Page.close")
+        while await socket.read_message() is not None:
+            pass
         socket.close()
         return visit
 

@@ -190,6 +190,8 @@ def test_choice_and_order_of_channels(tmp_path: Path) -> None:
     acquisition = index(tmp_path, channels={"signal": 2, "auto": 0})
     assert acquisition.channels == (Channel("signal", 2), Channel("auto", 0))
     assert set(acquisition.planes["LOC000"]) == {"signal", "auto"}
+    pairs = [{"name": "signal", "index": 2}, Channel("auto", 0)]
+    assert index(tmp_path, channels=pairs) == acquisition
     assert acquisition.problems == ()
     with pytest.raises(AcquisitionError, match=r"no channel 'nuclei'; channels are signal, auto"):
         acquisition.channel("nuclei")
@@ -200,7 +202,8 @@ def test_choice_and_order_of_channels(tmp_path: Path) -> None:
 def test_files_of_unused_channels_are_not_looked_at(tmp_path: Path) -> None:
     write_colm(tmp_path, [[1]], channels=(0, 1))
     (tmp_path / "VW0" / "LOC000" / LONG.format(tile="LOC000", channel=1, plane=1)).write_bytes(b"")
-    assert len(index(tmp_path, channels={"a": 0}).channels) == 1
+    acquisition = index(tmp_path, channels={"a": 0})
+    assert len(acquisition.channels) == 1 and acquisition.problems == ()
 
 
 def test_json_round_trip_and_load(tmp_path: Path) -> None:
@@ -433,7 +436,7 @@ BAD_INPUT = {
     "channel not there": (
         lambda r: None,
         {"channels": {"auto": 0, "signal": 1}},
-        r"channel 'signal' \(index 1\) has no file CHN01_PLN\* in any tile; correct input.channels",
+        r"channel 'signal' \(index 1\) has no file CHN01_PLN\* in any tile, only 0 are there",
     ),
     "no signal": (flatten, {}, "channel ch0: no tile has signal, every plane looked at"),
     "own voxel size": (

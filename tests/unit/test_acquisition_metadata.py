@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terareg.acquisition.metadata import (
+    SPACING_RANGE_UM,
     check_spacing,
     decode_text,
     load_colm_metadata,
@@ -203,7 +204,9 @@ def test_errors(ini: str, cells: str, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("spacing", [(0, 1, 1), (1, 1, 101), (1, 1), (1, 1, float("nan")), "abc"])
+@pytest.mark.parametrize(
+    "spacing", [(0, 1, 1), (1, 1, 1.01 * SPACING_RANGE_UM[1]), (1, 1), (1, 1, float("nan")), "abc"]
+)
 def test_implausible_own_spacing(spacing) -> None:
     with pytest.raises(AcquisitionError, match=r"from here is implausible; set input.spacing_um"):
         check_spacing(spacing, "here")

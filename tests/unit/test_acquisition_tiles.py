@@ -71,7 +71,9 @@ ENCODINGS = {
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16"])
 @pytest.mark.parametrize("options", ENCODINGS.values(), ids=ENCODINGS)
-def test_every_encoding_reads_back(tmp_path: Path, options: dict, dtype: str) -> None:
+def test_d24_d25_every_encoding_and_type_reads_back(
+    tmp_path: Path, options: dict, dtype: str
+) -> None:
     data = write_colm(tmp_path, [[1]], planes=3, shape=(37, 21), dtype=dtype, **options)
     source = TileSource(index(tmp_path), "ch0")
     whole = source.read("LOC000", 0, 3)

@@ -9,7 +9,8 @@ import tifffile
 
 from terareg.atlas.prepare import AtlasSettings, load_atlas, make_atlas, prepare_atlas
 from terareg.errors import AtlasError, ConfigError
-from terareg.frames import Frame, all_orientations
+from terareg.frames import Frame, orientation_matrix
+from terareg.orientation import all_orientations
 
 ALLEN = Path(__file__).parents[3] / "shared" / "data" / "allen_ccf"
 SHAPE = (5, 7, 6)
@@ -56,7 +57,7 @@ def source(tmp_path, labels):
     [
         (".nrrd", (30, 20, 10), None),  # micrometres, as in the Allen Institute's files
         (".nrrd", (0.03, 0.02, 0.01), None),
-        (".nii.gz", (0.03, 0.02, 0.01), None),
+        (".mhd", (0.03, 0.02, 0.01), None),
         (".mha", (0.03, 0.02, 0.01), None),
         (".tif", None, (30, 20, 10)),
         (".nrrd", (7, 7, 7), (30, 20, 10)),
@@ -87,7 +88,11 @@ def test_output_is_deterministic_and_names_no_folder(tmp_path, source):
     for name in ("one", "two"):
         prepare_atlas(settings, tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "one").iterdir())
-    assert files == ["annotation.nrrd", "atlas.json", "ontology.tsv", "template.nrrd"]
+    assert files == [
+        "annotation.nrrd", "atlas.json", "hemispheres.nrrd", "ontology.tsv", "template.nrrd",
+    ]  # fmt: skip
+    sides = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "one" / "hemispheres.nrrd")))
+    assert np.array_equal(sides, load_atlas(tmp_path / "one").hemispheres)
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert str(tmp_path) not in (tmp_path / "one" / "atlas.json").read_text()
@@ -195,6 +200,23 @@ def test_template_and_annotation_in_different_frames(tmp_path, source, change, w
     prepare_atlas(stated, tmp_path / "out")
 
 
+@pytest.mark.parametrize("orientation", ["SAR", "RIP", "ILA"])
+def test_orientation_that_contradicts_a_nifti_header(tmp_path, source, orientation):
+    settings = source(".nii", spacing=(0.03, 0.02, 0.01), orientation=orientation)
+    # ITK's axes grow to left, posterior and up
+    matrix = orientation_matrix(orientation[::-1], "LPS")
+    for name in (settings.template, settings.annotation):
+        image = sitk.ReadImage(name)
+        image.SetDirection(matrix.ravel())
+        sitk.WriteImage(image, name)
+    prepare_atlas(settings, tmp_path / "out")
+    wrong = AtlasSettings(**{**vars(settings), "orientation": "SPR"})
+    message = rf"array axes are {orientation}, not SPR; correct atlas\.orientation"
+    with pytest.raises(AtlasError, match=message):
+        prepare_atlas(wrong, tmp_path / "out")
+    prepare_atlas(AtlasSettings(**{**vars(wrong), "spacing_um": (30, 20, 10)}), tmp_path / "out")
+
+
 def test_unit_in_a_nrrd_header_is_believed(tmp_path, source):
     settings = source(spacing=(2, 2, 2))
     for name in (settings.template, settings.annotation):
@@ -253,6 +275,8 @@ def test_real_allen_atlas(tmp_path, resolution):
     # the CCF is symmetric about the plane between its voxels at 25 um; these coarser files keep
     # every second of them, which moves that plane by less than half a voxel
     brain = atlas.index > 0
-    left, right = ((brain & (atlas.hemispheres == side)).sum() for side in (1, 2))
-    one_plane = brain.sum((1, 2)).max()
-    assert abs(int(left) - int(right)) < one_plane
+    difference = 0
+    for hemispheres in (atlas.hemispheres, atlas.hemispheres_below):
+        left, right = (np.count_nonzero(brain & (hemispheres == side)) for side in (1, 2))
+        difference += (left - right) / 2
+    assert abs(difference) < brain.sum((1, 2)).max()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import yaml
 import zarr
 from cloudvolume import CloudVolume
 
@@ -273,6 +274,24 @@ def test_missing_volumes_and_stages_are_named(run, tmp_path):
         score(run, ["fuse"])
 
 
+def test_truth_of_a_cut_volume_judges_what_it_can(run, tmp_path):
+    volume = np.random.default_rng(0).integers(0, 900, (8, 60, 60)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "v.tif", volume)
+    out = tmp_path / "cut"
+    arguments = f"cut --volume {tmp_path}/v.tif --spacing 5,2,2 --grid 1 2 --noise 0 --out {out}"
+    assert cli.main(arguments.split()) == 0
+    truth = json.loads((out / "truth" / "truth.json").read_text())
+    first = truth["volume_offset_vox"]
+    fused = np.zeros(truth["shape"], np.uint16)
+    inner = tuple(slice(o, o + n) for o, n in zip(first, volume.shape))
+    fused[inner] = volume
+    write_zarr(tmp_path / "demo" / "fused" / "ch0", fused)
+    paths = ScorePaths(out / "truth", tmp_path / "results", tmp_path)
+    assert score(paths, ["fused"])["fused_psnr_db"] > 100
+    with pytest.raises(ScoreError, match="knows no landmarks, as its volume was cut"):
+        score(paths, ["registration"])
+
+
 def test_command_writes_the_score_and_the_table(run, capsys):
     out = run.results / "score.json"
     arguments = ["score", "--truth", run.truth, "--results", run.results, "--store", run.store]
@@ -303,8 +322,6 @@ def test_scorer_uses_no_reader_of_the_library():
 
 
 def test_demo_writes_a_configuration_and_refuses_to_overwrite(phantom, capsys):
-    import yaml
-
     out, _, _ = phantom
     config = yaml.safe_load((out / "sample.yaml").read_text())
     assert config["input"]["orientation"] == "ILA"

@@ -8,8 +8,8 @@ import pytest
 from regions_helpers import AffineMap, rotation
 
 from terareg.errors import PointsError
-from terareg.frames import Frame
-from terareg.regions.fiducials import score_fiducials, write_fiducial_table
+from terareg.frames import Frame, orientation_matrix
+from terareg.regions.fiducials import check_fiducials, score_fiducials, write_fiducial_table
 from terareg.regions.points import Points
 
 FRAME = Frame((400, 400, 400), (10, 10, 10), (-500, -500, -500))
@@ -65,6 +65,20 @@ def test_known_errors_are_recovered(case, tmp_path):
     assert read[-1]["residual_z_um"] == ""
 
 
+@pytest.mark.parametrize("orientation", ["RIP", "SAL", "PIR"])
+def test_d38_the_orientation_of_the_sample_counts(orientation):
+    atlas = Points(NAMES, np.random.default_rng(3).uniform(0, 2000, (9, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = orientation_matrix("RIP", orientation)
+    affine[:3, 3] = 1000
+    frame = Frame((400, 400, 400), (20, 20, 20), (-4000, -4000, -4000), orientation)
+    transform = AffineMap(affine, frame, frame)
+    sample = Points(NAMES, transform.to_sample(atlas.position_um))
+    assert score_fiducials(atlas, sample, transform)[-1]["error_um"] < 1e-9
+    wrong = AffineMap(np.eye(4), frame, frame)
+    assert score_fiducials(atlas, sample, wrong)[-1]["error_um"] > 500
+
+
 def test_missing_partners_are_named_or_warned_of(case, caplog):
     atlas, sample, transform = case
     fewer = Points(("extra", *NAMES[2:]), sample.position_um[1:])
@@ -79,7 +93,9 @@ def test_missing_partners_are_named_or_warned_of(case, caplog):
     assert "3 without partner" in caplog.text
     assert [r["name"] for r in rows if r["kind"] == "fiducial"] == list(NAMES[2:])
     none = Points(("other",), sample.position_um[:1])
-    with pytest.raises(PointsError, match="no name is both in the atlas's"):
+    with pytest.raises(
+        PointsError, match=r"none of the 9 names of the atlas \(first: 'landmark 0'\) is in the"
+    ):
         score_fiducials(atlas, none, transform, unpaired="warn")
 
 
@@ -97,3 +113,19 @@ def test_outside_twice_and_unnamed(case):
         score_fiducials(atlas, Points(("a", "", *NAMES[2:]), sample.position_um), transform)
     with pytest.raises(PointsError, match="policy 'skip' is not known"):
         score_fiducials(atlas, sample, transform, unpaired="skip")
+
+
+def test_files_are_checked_before_anything_is_registered(tmp_path):
+    sample, atlas = tmp_path / "sample.csv", tmp_path / "atlas.csv"
+    atlas.write_text("name,z_vox,y_vox,x_vox\na,1,2,3\nb,4,5,6\n")
+    sample.write_text("name,z_vox,y_vox,x_vox\nb,399,0,0\na,1,2,3\n")
+    check_fiducials(sample, atlas, FRAME)
+    sample.write_text("name,z_vox,y_vox,x_vox\nb,400,0,0\na,1,2,3\n")
+    with pytest.raises(PointsError, match=r"sample.csv against the sample: 1 of 2 points lie out"):
+        check_fiducials(sample, atlas, FRAME)
+    sample.write_text("name,z_vox,y_vox,x_vox\nc,1,2,3\na,1,2,3\n")
+    with pytest.raises(PointsError, match=r"'b' \(atlas only\), 'c' \(sample only\)"):
+        check_fiducials(sample, atlas, FRAME)
+    atlas.write_text("name,z,y,x\na,1,2,3\n")
+    with pytest.raises(PointsError, match="unknown columns 'z', 'y', 'x'"):
+        check_fiducials(sample, atlas, FRAME)

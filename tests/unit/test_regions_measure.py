@@ -1,4 +1,4 @@
-"""Region table: exact, independent of the cutting, nothing left out (D36, D37, F4)."""
+"""Region table: exact, independent of the cutting, nothing left out (D37, F4, F5)."""
 
 import csv
 
@@ -74,7 +74,7 @@ def test_table_equals_plain_numpy(case):
     assert (10, "own", "both") not in rows
 
 
-def test_d36_both_is_the_sum_of_sides_and_tree_the_sum_of_children(case):
+def test_both_is_the_sum_of_sides_and_tree_the_sum_of_children(case):
     rows = table(case, measured(case)[0])
     for key in ("voxels", "red_sum", "atlas_volume_mm3"):
         for region, scope in {k[:2] for k in rows}:
@@ -206,7 +206,7 @@ def test_written_table(case, tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [
+    [  # D37: ids that the atlas lacks are not merged into a nameless row
         ({"labels": 99}, r"labels hold id 99 \(3 voxels here\), which the atlas lacks"),
         ({"labels": 2**32 - 2}, "labels hold id 4294967294"),
         ({"channels": {"red": np.zeros((2, 2, 2), np.uint16)}}, r"channels \['red'\], the measu"),

@@ -169,6 +169,16 @@ def test_result_does_not_depend_on_workers(tmp_path):
     assert f"mesh/{BIG_IDS[-1]}:0" in folders[0]
 
 
+def test_meshes_of_an_earlier_run_do_not_stay(tmp_path):
+    store = Store(str(tmp_path))
+    frame = Frame((6, 6, 6), (10, 10, 10))
+    for region in (3, 4):
+        labels = np.zeros(frame.shape, np.uint32)
+        labels[2:4, 2:4, 2:4] = region
+        written = write_meshes(store, "mesh", labels, frame, frame)
+    assert sorted(written) == [entry.key for entry in store.list()]
+
+
 def test_errors(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(VolumeError, match="no labelled voxel; check the registration"):

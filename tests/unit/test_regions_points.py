@@ -1,4 +1,4 @@
-"""Points: CSV and Neuroglancer, both directions, all of them in order (D35, F1)."""
+"""Points: CSV and Neuroglancer, both directions, all of them in order (D35, D36, F1)."""
 
 import json
 from dataclasses import replace
@@ -14,6 +14,7 @@ from terareg.regions.points import (
     annotation_layer,
     carry_points,
     check_inside,
+    point_names,
     read_neuroglancer_points,
     read_points,
     read_points_csv,
@@ -59,6 +60,20 @@ def test_points_are_labelled_by_their_place_in_the_atlas():
         assert result.hemispheres[0] == "left" and result.hemispheres[2:] == ("right", "")
 
 
+def test_d36_the_centre_of_a_voxel_is_one_place_in_every_file(tmp_path):
+    atlas = toy_atlas()
+    index = np.argwhere(atlas.annotation > 0)[::7]
+    rows = "".join(f"p,{z},{y},{x}\n" for z, y, x in index)
+    (tmp_path / "vox.csv").write_text("name,z_vox,y_vox,x_vox\n" + rows)
+    points = read_points(tmp_path / "vox.csv", atlas.frame)
+    labelled = carry_points(points, AffineMap(), atlas, to="atlas")
+    assert np.array_equal(labelled.region_ids, atlas.annotation[tuple(index.T)])
+    assert np.allclose(atlas.frame.to_index(labelled.position_um), index)
+    write_neuroglancer_points(tmp_path / "ng.json", labelled, name="p")
+    again = read_points(tmp_path / "ng.json", atlas.frame)
+    assert np.allclose(again.position_um, atlas.frame.to_um(index), atol=1e-4)
+
+
 def test_units_and_column_orders_of_csv(tmp_path):
     path = tmp_path / "p.csv"
     wanted = FRAME.to_um([[1, 2.5, 3], [4, 5, 6]])
@@ -72,7 +87,7 @@ def test_units_and_column_orders_of_csv(tmp_path):
     for text in texts.values():
         path.write_text(text)
         points = read_points_csv(path, FRAME)
-        assert points.names == ("A", "B")
+        assert points.names == point_names(path) == ("A", "B")
         assert np.allclose(points.position_um, wanted)
 
 
@@ -85,6 +100,7 @@ def test_units_and_column_orders_of_csv(tmp_path):
         ("z_um,y_um\n1,2\n", "not one set of three coordinates"),
         ("z_um,y_um,x_vox\n1,2,3\n", "not one set of three coordinates in one unit"),
         ("z_um,y_um,x_um,x_um\n1,2,3,3\n", "a column is there twice"),
+        ("z_um,y_um,x_um\n\n", "has no points below its header"),
         ("z_um,y_um,x_um\n1,2\n", "line 2: 2 values for 3 columns"),
         ("z_um,y_um,x_um\n1,2,3\n1,2,abc\n", "line 3: .* are not three numbers"),
         ("z_um,y_um,x_um\n1,2,nan\n", "line 2: .* are not three numbers"),
@@ -145,7 +161,7 @@ def test_both_forms_of_a_source_and_its_transform(tmp_path, source, wanted):
     path = tmp_path / "state.json"
     path.write_text(json.dumps(state(source)))
     points = read_neuroglancer_points(path)
-    assert points.names == ("A",)
+    assert points.names == point_names(path) == ("A",)
     assert np.allclose(points.position_um, [wanted])
     shifted = read_neuroglancer_points(path, layer="cells", offset_um=(-1, -2, -3))
     assert np.allclose(shifted.position_um, np.array([wanted]) - (1, 2, 3))
@@ -178,6 +194,10 @@ def test_further_dimensions_are_passed_over(tmp_path):
         (
             state("local://annotations", [{"type": "line", "pointA": [1, 2, 3]}]),
             "annotation 1 is 'line', not a point",
+        ),
+        (
+            state("precomputed://x", []),
+            r"holds no annotations of this layer; copy them into a local",
         ),
         (state("local://annotations", ["x"]), "annotation 1 is 'x', not a point"),
         (

@@ -1,7 +1,9 @@
 """Volumes: three readers agree with a plain NumPy pyramid; crashes and rewrites leave no trace."""
 
 import json
+import multiprocessing
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import tensorstore as ts
 import zarr
 from cloudvolume import CloudVolume
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ome_zarr_models.v05 import Image
 
@@ -19,7 +21,7 @@ from terareg.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, precomputed
 from terareg.volumes.downsample import downsample
-from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.plan import VolumeSettings, estimate_blocks, make_plan
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import (
     delete_volume,
@@ -28,6 +30,7 @@ from terareg.volumes.writer import (
     finish_pyramid,
     init_volume,
     record_key,
+    remove_damaged_blocks,
     write_block,
     write_blocks,
 )
@@ -86,9 +89,7 @@ def make(store, array, plan, key="v", workers=2, metadata=None):
 
 
 def cut(array, block):
-    return np.ascontiguousarray(
-        array[tuple(slice(a, b) for a, b in zip(block.start, block.stop))]
-    )
+    return np.ascontiguousarray(array[tuple(slice(a, b) for a, b in zip(block.start, block.stop))])
 
 
 def image(shape=SHAPE, dtype="uint16", seed=0):
@@ -127,9 +128,9 @@ def read_everywhere(folder, plan, level):
     ("shape", "spacing", "changes"),
     [
         ((75, 141, 97), SPACING, {"chunk": 16, "block": 64}),
-        (SHAPE, (5.0, 0.585, 0.585), {"block": 16}),
-        (SHAPE, (1.0, 1.0, 1.0), {"chunk": 4, "block": 64, "codec": "zstd"}),
-        (SHAPE, (1.0, 3.0, 1.0), {"block": 16, "codec": "none", "precomputed": "gzip"}),
+        ((20, 45, 33), (5.0, 0.585, 0.585), {"block": 16}),
+        ((19, 41, 23), (1.0, 1.0, 1.0), {"chunk": 4, "block": 64, "codec": "zstd"}),
+        ((37, 30, 25), (1.0, 3.0, 1.0), {"block": 16, "codec": "none", "precomputed": "gzip"}),
         ((1, 71, 49), (5.0, 1.0, 1.0), {}),
         ((100, 3, 21), (1.0, 1.0, 1.0), {"codec": "blosc-lz4"}),
         ((5, 5, 5), (1.0, 1.0, 1.0), {}),
@@ -162,7 +163,7 @@ def test_labels_keep_their_ids(tmp_path):
     rng = np.random.default_rng(1)
     ids = np.array([0, 7, 614454277, 4294967295], np.uint32)
     array = ids[rng.integers(0, 4, (10, 18, 13))].repeat(4, 0).repeat(4, 1).repeat(4, 2)
-    array = np.ascontiguousarray(array[:SHAPE[0], :SHAPE[1], :SHAPE[2]])
+    array = np.ascontiguousarray(array[: SHAPE[0], : SHAPE[1], : SHAPE[2]])
     plan = make_plan("v", Frame(SHAPE, SPACING), "uint32", small(kind="segmentation"))
     metadata = {
         "label_colours": {614454277: "FF8000", 7: "00FF00"},
@@ -199,7 +200,9 @@ def test_ome_zarr_metadata(tmp_path):
         assert tuple(translation.translation) == level.frame.origin_um
     array = json.loads((tmp_path / "v/ome.zarr/0/zarr.json").read_text())
     assert array["dimension_names"] == ["z", "y", "x"]
-    omero = json.loads((tmp_path / "v/ome.zarr/zarr.json").read_text())["attributes"]["ome"]["omero"]
+    omero = json.loads((tmp_path / "v/ome.zarr/zarr.json").read_text())["attributes"]["ome"][
+        "omero"
+    ]
     window = omero["channels"][0]["window"]
     assert [window["start"], window["end"]] == summary["window"]
     assert omero["channels"][0]["color"] == "00FF00"
@@ -255,6 +258,13 @@ def test_blocks_own_whole_shards_and_cover_each_level_once(shape, spacing, edges
             assert inside == np.prod(box.shape), "a shard leaves its block"
         assert volume == np.prod(plan.levels[level].shape)
         assert len(set(names)) == len(names)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.tuples(*[st.integers(1, 5000)] * 3), st.sampled_from([(1.0, 1.0, 1.0), (5.0, 0.6, 0.6)]))
+def test_estimated_number_of_blocks_is_the_plan_s(shape, spacing):
+    plan = make_plan("v", Frame(shape, spacing), "uint16", VolumeSettings())
+    assert estimate_blocks(shape, spacing, VolumeSettings()) == len(plan.blocks())
 
 
 def test_batches_are_consecutive_and_complete():
@@ -415,7 +425,7 @@ def test_what_is_lost_is_named_and_comes_back_equal(written, lost):
 
 
 def test_blocks_of_other_data_are_rewritten_and_mixed_volumes_refused(written):
-    store, plan, array, tmp_path = written
+    store, plan, array, _ = written
     other = array.copy()
     other[0] += 1
     first = plan.batch(0, 2)
@@ -452,8 +462,53 @@ def test_damage_is_an_error_of_the_reader(written):
     data = bytearray(store.read(name))
     data[len(data) // 3] ^= 1
     store.write(name, bytes(data))
-    with pytest.raises(VolumeError, match="cannot be read.*Digest mismatch"):
+    with pytest.raises(VolumeError, match=r"cannot be read.*Digest mismatch"):
         Volume(store, "v").read(0)
+
+
+@pytest.mark.parametrize("form", ["ome.zarr", "precomputed"])
+def test_damaged_blocks_are_found_and_rewritten(written, form):
+    store, plan, array, tmp_path = written
+    before = files(tmp_path / "a")
+    block = plan.blocks()[5]
+    record = json.loads(store.read(record_key("v", block)))
+    name = next(n for n in record["objects"] if f"{form}/0" in n)
+    data = bytearray(store.read(name))
+    data[100] ^= 1
+    store.write(name, bytes(data))
+    assert remove_damaged_blocks(store, "v", plan, 2) == [block.name]
+    write_blocks(
+        store, "v", plan, plan.blocks(), lambda b: (cut(array, b), Clipped()), fingerprint="f"
+    )
+    finalize_volume(store, "v", plan)
+    assert remove_damaged_blocks(store, "v", plan) == []
+    assert files(tmp_path / "a") == before
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_ends_in_the_same_bytes(tmp_path):
+    """SIGKILL while blocks are being written; a later run leaves no trace of it."""
+    plan = make_plan("v", Frame(SHAPE, SPACING), "uint16", small(block=16))
+    array = image()
+    make(Store(str(tmp_path / "a")), array, plan)
+    store = Store(str(tmp_path / "b"))
+    init_volume(store, "v", plan)
+    context = multiprocessing.get_context("spawn")
+    for delay in (0.0, 0.05, 0.2):
+        process = context.Process(target=_write_slowly, args=(store, plan, array))
+        process.start()
+        while process.is_alive() and not list((tmp_path / "b/v").rglob("*.shard")):
+            time.sleep(0.01)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+    make(store, array, plan)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+
+
+def _write_slowly(store, plan, array):
+    for block in plan.blocks() * 20:
+        write_block(store, "v", plan, block, cut(array, block), fingerprint="f")
 
 
 def test_init_is_idempotent_and_refuses_another_volume(written):
@@ -481,9 +536,7 @@ def test_records_say_what_the_block_holds(written):
     block = plan.blocks()[-1]
     data = cut(array, block)
     data[0, 0, 0] = 65535
-    record = write_block(
-        store, "v", plan, block, data, fingerprint="f", clipped=Clipped(2, 3)
-    )
+    record = write_block(store, "v", plan, block, data, fingerprint="f", clipped=Clipped(2, 3))
     assert record["min"] == data.min() and record["max"] == 65535
     assert record["sum"] == data.sum(dtype=np.int64) and record["voxels"] == data.size
     assert (record["saturated"], record["clipped_low"], record["clipped_high"]) == (1, 2, 3)
@@ -533,8 +586,8 @@ def bucket(monkeypatch):
 
 @pytest.mark.engine
 def test_s3_holds_the_same_bytes(bucket, tmp_path):
-    array = image()
-    plan = make_plan("v", Frame(SHAPE, SPACING), "uint16", small())
+    array = image((20, 40, 33))
+    plan = make_plan("v", Frame(array.shape, SPACING), "uint16", small())
     local = make(Store(str(tmp_path)), array, plan)
     assert make(bucket, array, plan) == local
     assert {e.key for e in bucket.list()} == {e.key for e in Store(str(tmp_path)).list()}
@@ -559,6 +612,4 @@ def test_a_volume_can_be_moved(written):
     store, _, _, tmp_path = written
     expected = Volume(store, "v").read(1)
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
-    np.testing.assert_array_equal(
-        Volume(Store(str(tmp_path / "elsewhere")), "v").read(1), expected
-    )
+    np.testing.assert_array_equal(Volume(Store(str(tmp_path / "elsewhere")), "v").read(1), expected)

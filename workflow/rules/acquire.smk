@@ -10,21 +10,21 @@ rule index_acquisition:
         metadata=metadata_files,
     output:
         acquisition=result("acquisition.json"),
-    params:
-        code=code("index_acquisition"),
-        config=lambda wildcards: input_settings(wildcards.sample),
-        raw_state=raw_state,
-        needed_gb=lambda wildcards: store_gb(wildcards.sample),
     log:
         log_of("index_acquisition"),
     benchmark:
         benchmark_of("index_acquisition")
     priority: 100
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("index_acquisition"),
+        config=lambda wildcards: input_settings(wildcards.sample),
+        raw_state=raw_state,
+        needed_gb=lambda wildcards: store_gb(wildcards.sample),
     script:
         "../scripts/index_acquisition.py"

@@ -8,21 +8,22 @@ rule prepare_atlas:
     output:
         template=atlas_file("template.nrrd"),
         annotation=atlas_file("annotation.nrrd"),
+        hemispheres=atlas_file("hemispheres.nrrd"),
         ontology=atlas_file("ontology.tsv"),
         atlas=atlas_file("atlas.json"),
-    params:
-        code=code("prepare_atlas"),
-        settings=atlas_setting,
     log:
         f"{RESULTS}/atlases/logs/{{atlas}}.log",
     benchmark:
         f"{RESULTS}/atlases/benchmarks/{{atlas}}.tsv"
     priority: 100
+    conda:
+        "../envs/register.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/register.yaml"
+    params:
+        code=code("prepare_atlas"),
+        settings=atlas_setting,
     script:
         "../scripts/prepare_atlas.py"

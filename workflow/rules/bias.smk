@@ -9,20 +9,20 @@ rule estimate_bias_field:
     output:
         field=result("bias/{channel}.nrrd"),
         info=result("bias/{channel}.json"),
-    params:
-        code=code("estimate_bias_field"),
-        store=setting("store"),
-        settings=setting("intensity.bias"),
     log:
         log_of("estimate_bias_field/{channel}"),
     benchmark:
         benchmark_of("estimate_bias_field/{channel}")
+    conda:
+        "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=12)),
         runtime=runtime(one_volume),
-    conda:
-        "../envs/volumes.yaml"
+    params:
+        code=code("estimate_bias_field"),
+        store=setting("store"),
+        settings=setting("intensity.bias"),
     script:
         "../scripts/estimate_bias_field.py"
 
@@ -34,19 +34,19 @@ rule init_corrected_volume:
         field=result("bias/{channel}.nrrd"),
     output:
         plan=result("corrected_volume/{channel}/plan.json"),
-    params:
-        code=code("init_corrected_volume"),
-        store=setting("store"),
     log:
         log_of("init_corrected_volume/{channel}"),
     benchmark:
         benchmark_of("init_corrected_volume/{channel}")
+    conda:
+        "../envs/volumes.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/volumes.yaml"
+    params:
+        code=code("init_corrected_volume"),
+        store=setting("store"),
     script:
         "../scripts/init_corrected_volume.py"
 
@@ -60,19 +60,19 @@ rule correct_volume:
         field=result("bias/{channel}.nrrd"),
     output:
         batch=result("corrected_volume/{channel}/batches/{batch}.json"),
-    params:
-        code=code("correct_volume"),
-        store=setting("store"),
-        batches=of(block_batches),
     log:
         log_of("correct_volume/{channel}_{batch}"),
     benchmark:
         benchmark_of("correct_volume/{channel}_{batch}")
+    conda:
+        "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(blocks),
         runtime=runtime(one_batch),
-    conda:
-        "../envs/volumes.yaml"
+    params:
+        code=code("correct_volume"),
+        store=setting("store"),
+        batches=of(block_batches),
     script:
         "../scripts/correct_volume.py"

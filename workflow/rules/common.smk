@@ -1,5 +1,8 @@
 # What all rules share: samples, paths, batches, requests for memory and time.
 # Standard library only, besides Snakemake's own dependencies: `snakemake --lint` needs no more.
+import hashlib
+import json
+import math
 import re
 import sys
 from functools import cache
@@ -21,6 +24,7 @@ try:
 except TeraregError as error:
     raise WorkflowError(str(error))
 
+VERSION = "0.1.0"
 RESULTS = next((s["results"] for s in SAMPLES.values()), "results")
 CHANNELS = sorted({c for s in SAMPLES.values() for c in s["input"]["channels"]})
 ATLASES = sorted({a for s in SAMPLES.values() for a in s["atlases"]})
@@ -33,6 +37,7 @@ def one_of(names):
 
 
 wildcard_constraints:
+    kind="fused|corrected_volume",
     sample=one_of(SAMPLES),
     channel=one_of(CHANNELS),
     atlas=one_of(ATLASES),
@@ -80,9 +85,15 @@ def setting(path):
 
 def atlas_setting(wildcards):
     """Description of an atlas; the samples that use the name must agree."""
-    found = [s["atlases"][wildcards.atlas] for s in SAMPLES.values() if wildcards.atlas in s["atlases"]]
+    found = [
+        s["atlases"][wildcards.atlas]
+        for s in SAMPLES.values()
+        if wildcards.atlas in s["atlases"]
+    ]
     if any(other != found[0] for other in found[1:]):
-        raise WorkflowError(f"atlas {wildcards.atlas!r} is described differently in two samples")
+        raise WorkflowError(
+            f"atlas {wildcards.atlas!r} is described differently in two samples"
+        )
     return found[0]
 
 
@@ -118,10 +129,15 @@ def streams(wildcards):
 def colm(sample):
     """Metadata of a sample's acquisition, read while the workflow is loaded."""
     source = SAMPLES[sample]["input"]
+    options = {"spacing_um": source["spacing_um"], "overlap": source["overlap"]}
     try:
-        return metadata.load_colm_metadata(Store(source["path"]), source["spacing_um"])
+        return metadata.load_colm_metadata(Store(source["path"]), **options)
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
+
+
+for _name in SAMPLES:
+    colm(_name)  # what is wrong with the metadata shows at once, not in an input function
 
 
 @cache
@@ -139,7 +155,9 @@ def raw_state(wildcards):
     """Digest of names, sizes and times of the planes: of one channel, or of all."""
     channel = getattr(wildcards, "channel", None)
     channels = SAMPLES[wildcards.sample]["input"]["channels"]
-    return raw_state_of(wildcards.sample, None if channel is None else channels[channel])
+    return raw_state_of(
+        wildcards.sample, None if channel is None else channels[channel]
+    )
 
 
 def alignment_raw_state(wildcards):
@@ -150,7 +168,9 @@ def alignment_raw_state(wildcards):
 def metadata_files(wildcards):
     """The two metadata files, where Snakemake can see them."""
     source = SAMPLES[wildcards.sample]["input"]["path"]
-    remote = workflow.storage_settings and workflow.storage_settings.default_storage_provider
+    remote = (
+        workflow.storage_settings and workflow.storage_settings.default_storage_provider
+    )
     if source.startswith("s3://") or remote:
         return []
     return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
@@ -177,25 +197,35 @@ def size(sample):
 
 def tile_batches(sample):
     work = size(sample)
-    return planning.batches(work.channel_gb, work.tiles, SAMPLES[sample]["jobs"]["gb_per_job"])
+    return planning.batches(
+        work.channel_gb, work.tiles, SAMPLES[sample]["jobs"]["gb_per_job"]
+    )
 
 
 def pair_batches(sample):
     work = size(sample)
     gb = 2 * work.tile_gb * max(1, work.pairs)
-    return planning.batches(gb, max(1, work.pairs), SAMPLES[sample]["jobs"]["gb_per_job"])
+    return planning.batches(
+        gb, max(1, work.pairs), SAMPLES[sample]["jobs"]["gb_per_job"]
+    )
 
 
 def block_batches(sample):
     work = size(sample)
     block = SAMPLES[sample]["volume"]["block"]
-    blocks = planning.block_count(work.volume_shape, block)
-    return planning.batches(work.volume_gb, blocks, SAMPLES[sample]["jobs"]["gb_per_job"])
+    blocks = math.prod(-(-n // block) for n in work.volume_shape)
+    return planning.batches(
+        work.volume_gb, blocks, SAMPLES[sample]["jobs"]["gb_per_job"]
+    )
 
 
 def volume_batches(volume, sample):
     """Batches of any volume: labels and atlas space are small, one job each."""
-    return block_batches(sample) if volume.split("/")[0] in ("fused", "corrected_volume") else 1
+    return (
+        block_batches(sample)
+        if volume.split("/")[0] in ("fused", "corrected_volume")
+        else 1
+    )
 
 
 def batch_files(pattern, count):
@@ -252,11 +282,15 @@ def planes(work, config, threads):
 
 
 def strips(work, config, threads):
-    return planning.pair_job_mb(work, threads)
+    options = config["stitching"]["displacement"]
+    overlap = max(colm(config["sample"]).overlap)
+    return planning.pair_job_mb(work, threads, overlap, options["window_planes"])
 
 
 def blocks(work, config, threads):
-    return planning.block_job_mb(work, threads, config["volume"]["block"])
+    return planning.block_job_mb(
+        work, threads, (config["volume"]["block"],) * 3, extra=1.5
+    )
 
 
 def whole_image(resolution_key, copies):
@@ -267,7 +301,9 @@ def whole_image(resolution_key, copies):
         resolution = config
         for key in resolution_key.split("."):
             resolution = resolution[key]
-        return planning.image_job_mb(work, spacing, resolution, copies)
+        # None is a share of the brain: 1/160 of its length is finer than that
+        length = max(n * s for n, s in zip(work.volume_shape, spacing))
+        return planning.image_job_mb(work, spacing, resolution or length / 160, copies)
 
     return model
 

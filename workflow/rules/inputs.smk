@@ -11,7 +11,9 @@ def input_settings(sample):
 def store_gb(sample):
     """Rough size of what a sample adds to the store, with no compression counted on."""
     work, config = size(sample), SAMPLES[sample]
-    volumes = len(config["volume"]["formats"]) * (2 if config["intensity"]["bias"]["enabled"] else 1)
+    volumes = len(config["volume"]["formats"]) * (
+        2 if config["intensity"]["bias"]["enabled"] else 1
+    )
     tiles = 0 if config["intensity"]["corrected_tiles"] == "stream" else work.channel_gb
     return work.channels * (work.volume_gb * volumes * 1.15 + tiles)
 
@@ -85,7 +87,9 @@ def blocks_of_volume(wildcards):
 def measured_file(wildcards, name, channel=None):
     """A file of the volume that later stages read of a channel."""
     channel = channel or wildcards.channel
-    return result(f"{measured_volume(wildcards)}/{channel}/{name}").format(sample=wildcards.sample)
+    return result(f"{measured_volume(wildcards)}/{channel}/{name}").format(
+        sample=wildcards.sample
+    )
 
 
 def registration_volume(wildcards, name):
@@ -99,7 +103,9 @@ def registration_source(wildcards):
 def registration_settings(wildcards):
     """Options of the registration itself, without what other rules read of that section."""
     others = ("channel", "atlases", "pose", "threads")
-    return {k: v for k, v in setting("registration")(wildcards).items() if k not in others}
+    return {
+        k: v for k, v in setting("registration")(wildcards).items() if k not in others
+    }
 
 
 def every_channel(wildcards, name):
@@ -118,6 +124,7 @@ def files_of_atlas(atlas):
     names = {
         "template": "template.nrrd",
         "annotation": "annotation.nrrd",
+        "hemispheres": "hemispheres.nrrd",
         "ontology": "ontology.tsv",
         "atlas": "atlas.json",
     }
@@ -148,7 +155,10 @@ REGISTRATION_FILES = TRANSFORM_FILES | {
 
 
 def registration_outputs():
-    return {key: result(f"registration/{{atlas}}/{name}") for key, name in REGISTRATION_FILES.items()}
+    return {
+        key: result(f"registration/{{atlas}}/{name}")
+        for key, name in REGISTRATION_FILES.items()
+    }
 
 
 def files_of_transform(sample, atlas):
@@ -172,3 +182,82 @@ def points_atlas(wildcards):
 
 def points_transform(wildcards):
     return files_of_transform(wildcards.sample, atlas_of_points(wildcards))
+
+
+# ------------------------------------------------------------------ report
+def of_channels(sample, path):
+    channels = SAMPLES[sample]["input"]["channels"]
+    return expand(result(path), sample=sample, channel=channels)
+
+
+def fiducials_of(wildcards, side):
+    return SAMPLES[wildcards.sample]["fiducials"][wildcards.atlas][side]
+
+
+def of_atlases(sample, path):
+    return expand(result(path), sample=sample, atlas=registration_atlases(sample))
+
+
+def scored(sample):
+    """Atlases with fiducials."""
+    return [
+        a for a in registration_atlases(sample) if a in SAMPLES[sample]["fiducials"]
+    ]
+
+
+def reported_files(sample):
+    """Tables and pictures that the report shows."""
+    bias = SAMPLES[sample]["intensity"]["bias"]["enabled"]
+    per_channel = [
+        "intensity/{channel}/flatfield.json",
+        "fused/{channel}/complete.json",
+    ]
+    per_channel += ["views/flatfield_{channel}.png", "views/tile_means_{channel}.png"]
+    per_channel += ["views/fused_{channel}.png"]
+    if bias:
+        per_channel += [
+            "bias/{channel}.json",
+            "corrected_volume/{channel}/complete.json",
+        ]
+        per_channel += [
+            "views/bias_{channel}.png",
+            "views/corrected_volume_{channel}.png",
+        ]
+    names = ("overlay", "prediction", "posteriors", "energy", "jacobian")
+    per_atlas = [f"views/{name}_{{atlas}}.png" for name in names]
+    per_atlas += ["registration/{atlas}/preview.png", "registration/{atlas}/pose.json"]
+    per_atlas += [
+        "registration/{atlas}/summary.json",
+        "registration/{atlas}/energy.tsv",
+    ]
+    per_atlas += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
+    files = expand(
+        result("{name}"),
+        sample=sample,
+        name=(
+            "stitching/placement.json",
+            "views/placement.png",
+            "views/seams.png",
+            "views/loop_closure.png",
+            "views/neuroglancer.json",
+        ),
+    )
+    for path in per_channel:
+        files += of_channels(sample, path)
+    for path in per_atlas:
+        files += of_atlases(sample, path)
+    for path in ("accuracy/{atlas}.tsv", "views/fiducials_{atlas}.png"):
+        files += expand(result(path), sample=sample, atlas=scored(sample))
+    return files
+
+
+def provenance(wildcards):
+    """What the report says about how a result came about."""
+    complete = SAMPLES[wildcards.sample]
+    text = json.dumps(complete, sort_keys=True, default=str)
+    return {
+        "terareg": VERSION,
+        "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "raw_data": complete["input"]["path"],
+        "store": complete["store"],
+    }

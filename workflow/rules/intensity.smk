@@ -7,21 +7,21 @@ rule sum_tiles:
         acquisition=result("acquisition.json"),
     output:
         sums=result("intensity/{channel}/sums/{batch}.npz"),
+    log:
+        log_of("sum_tiles/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("sum_tiles/{channel}_{batch}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(one_batch),
     params:
         code=code("sum_tiles"),
         settings=setting("intensity.flatfield"),
         batches=of(tile_batches),
         raw_state=raw_state,
-    log:
-        log_of("sum_tiles/{channel}_{batch}"),
-    benchmark:
-        benchmark_of("sum_tiles/{channel}_{batch}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
-    conda:
-        "../envs/tiles.yaml"
     script:
         "../scripts/sum_tiles.py"
 
@@ -34,19 +34,19 @@ rule estimate_flatfield:
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
-    params:
-        code=code("estimate_flatfield"),
-        settings=setting("intensity.flatfield"),
     log:
         log_of("estimate_flatfield/{channel}"),
     benchmark:
         benchmark_of("estimate_flatfield/{channel}")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(planes),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("estimate_flatfield"),
+        settings=setting("intensity.flatfield"),
     script:
         "../scripts/estimate_flatfield.py"
 
@@ -62,21 +62,21 @@ rule correct_tile:
         info=result("intensity/{channel}/flatfield.json"),
     output:
         batch=corrected_output(result("corrected/{channel}/batches/{batch}.json")),
+    log:
+        log_of("correct_tile/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("correct_tile/{channel}_{batch}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(one_batch),
     params:
         code=code("correct_tile"),
         store=setting("store"),
         batches=of(tile_batches),
         raw_state=raw_state,
-    log:
-        log_of("correct_tile/{channel}_{batch}"),
-    benchmark:
-        benchmark_of("correct_tile/{channel}_{batch}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
-    conda:
-        "../envs/tiles.yaml"
     script:
         "../scripts/correct_tile.py"
 
@@ -88,18 +88,18 @@ rule drop_corrected_tiles:
         placement=result("stitching/placement.json"),
     output:
         dropped=result("corrected/{channel}/dropped.json"),
-    params:
-        code=code("drop_corrected_tiles"),
-        store=setting("store"),
     log:
         log_of("drop_corrected_tiles/{channel}"),
     benchmark:
         benchmark_of("drop_corrected_tiles/{channel}")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("drop_corrected_tiles"),
+        store=setting("store"),
     script:
         "../scripts/drop_corrected_tiles.py"

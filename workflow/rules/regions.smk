@@ -12,21 +12,21 @@ rule measure_regions:
         channels_complete=lambda wildcards: every_channel(wildcards, "complete.json"),
     output:
         table=result("regions/{atlas}.tsv"),
+    log:
+        log_of("measure_regions/{atlas}"),
+    benchmark:
+        benchmark_of("measure_regions/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_volume),
     params:
         code=code("measure_regions"),
         store=setting("store"),
         source=measured_volume,
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
-    log:
-        log_of("measure_regions/{atlas}"),
-    benchmark:
-        benchmark_of("measure_regions/{atlas}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
-    conda:
-        "../envs/regions.yaml"
     script:
         "../scripts/measure_regions.py"
 
@@ -35,23 +35,24 @@ rule score_registration:
     """Compare fiducials of the sample with those of the atlas, by name."""
     input:
         unpack(transform_files),
-        sample=lambda wildcards: setting(f"fiducials.{wildcards.atlas}.sample")(wildcards),
-        atlas=lambda wildcards: setting(f"fiducials.{wildcards.atlas}.atlas")(wildcards),
-        initial=result("registration/{atlas}/initial_affine.txt"),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        frame=atlas_file("atlas.json"),
+        sample_points=lambda wildcards: fiducials_of(wildcards, "sample"),
+        atlas_points=lambda wildcards: fiducials_of(wildcards, "atlas"),
     output:
         table=result("accuracy/{atlas}.tsv"),
         summary=result("accuracy/{atlas}.json"),
-    params:
-        code=code("score_registration"),
     log:
         log_of("score_registration/{atlas}"),
     benchmark:
         benchmark_of("score_registration/{atlas}")
+    conda:
+        "../envs/regions.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/regions.yaml"
+    params:
+        code=code("score_registration"),
     script:
         "../scripts/score_registration.py"

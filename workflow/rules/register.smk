@@ -14,24 +14,28 @@ rule preview_alignment:
             result("registration/{atlas}/preview.png"),
             caption="../report/preview.rst",
             category="Registration",
-            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "initial pose"},
+            labels={
+                "sample": "{sample}",
+                "atlas": "{atlas}",
+                "figure": "initial pose",
+            },
         ),
+    log:
+        log_of("preview_alignment/{atlas}"),
+    benchmark:
+        benchmark_of("preview_alignment/{atlas}")
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("registration.resolution_um", copies=30)),
+        runtime=runtime(one_volume),
     params:
         code=code("preview_alignment"),
         store=setting("store"),
         source=registration_source,
         pose=setting("registration.pose"),
         resolution_um=setting("registration.resolution_um"),
-    log:
-        log_of("preview_alignment/{atlas}"),
-    benchmark:
-        benchmark_of("preview_alignment/{atlas}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=30)),
-        runtime=runtime(one_volume),
-    conda:
-        "../envs/register.yaml"
     script:
         "../scripts/preview_alignment.py"
 
@@ -46,21 +50,21 @@ rule register:
         pose=result("registration/{atlas}/pose.json"),
     output:
         **registration_outputs(),
+    log:
+        log_of("register/{atlas}"),
+    benchmark:
+        benchmark_of("register/{atlas}")
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(whole_image("registration.resolution_um", copies=120)),
+        runtime=runtime(one_volume, least=240),
     params:
         code=code("register"),
         store=setting("store"),
         source=registration_source,
         settings=registration_settings,
         threads=setting("registration.threads"),
-    log:
-        log_of("register/{atlas}"),
-    benchmark:
-        benchmark_of("register/{atlas}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=120)),
-        runtime=runtime(one_volume, least=240),
-    conda:
-        "../envs/register.yaml"
     script:
         "../scripts/register.py"

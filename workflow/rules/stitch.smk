@@ -8,19 +8,19 @@ rule import_tiles:
         own=own_xml("xml_import"),
     output:
         xml=result("stitching/xml_import.xml"),
-    params:
-        code=code("import_tiles"),
-        channel=alignment_channel,
     log:
         log_of("import_tiles"),
     benchmark:
         benchmark_of("import_tiles")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("import_tiles"),
+        channel=alignment_channel,
     script:
         "../scripts/import_tiles.py"
 
@@ -32,22 +32,22 @@ rule estimate_steps:
         acquisition=result("acquisition.json"),
     output:
         steps=result("stitching/steps.json"),
+    log:
+        log_of("estimate_steps"),
+    benchmark:
+        benchmark_of("estimate_steps")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(strips),
+        runtime=runtime(one_batch),
     params:
         code=code("estimate_steps"),
         channel=alignment_channel,
         settings=setting("stitching.displacement"),
         store=setting("store"),
         raw_state=alignment_raw_state,
-    log:
-        log_of("estimate_steps"),
-    benchmark:
-        benchmark_of("estimate_steps")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
-    conda:
-        "../envs/tiles.yaml"
     script:
         "../scripts/estimate_steps.py"
 
@@ -60,6 +60,16 @@ rule measure_displacements:
         steps=result("stitching/steps.json"),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
+    log:
+        log_of("measure_displacements/{batch}"),
+    benchmark:
+        benchmark_of("measure_displacements/{batch}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(strips),
+        runtime=runtime(one_batch),
     params:
         code=code("measure_displacements"),
         channel=alignment_channel,
@@ -67,16 +77,6 @@ rule measure_displacements:
         store=setting("store"),
         batches=of(pair_batches),
         raw_state=alignment_raw_state,
-    log:
-        log_of("measure_displacements/{batch}"),
-    benchmark:
-        benchmark_of("measure_displacements/{batch}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
-    conda:
-        "../envs/tiles.yaml"
     script:
         "../scripts/measure_displacements.py"
 
@@ -90,18 +90,18 @@ rule gather_displacements:
         own=own_xml("xml_displcomp"),
     output:
         xml=result("stitching/xml_displcomp.xml"),
-    params:
-        code=code("gather_displacements"),
     log:
         log_of("gather_displacements"),
     benchmark:
         benchmark_of("gather_displacements")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("gather_displacements"),
     script:
         "../scripts/gather_displacements.py"
 
@@ -114,18 +114,18 @@ rule project_displacements:
         own=own_xml("xml_displproj"),
     output:
         xml=result("stitching/xml_displproj.xml"),
-    params:
-        code=code("project_displacements"),
     log:
         log_of("project_displacements"),
     benchmark:
         benchmark_of("project_displacements")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("project_displacements"),
     script:
         "../scripts/project_displacements.py"
 
@@ -138,19 +138,19 @@ rule threshold_displacements:
         own=own_xml("xml_displthres"),
     output:
         xml=result("stitching/xml_displthres.xml"),
-    params:
-        code=code("threshold_displacements"),
-        reliability=setting("stitching.min_reliability"),
     log:
         log_of("threshold_displacements"),
     benchmark:
         benchmark_of("threshold_displacements")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("threshold_displacements"),
+        reliability=setting("stitching.min_reliability"),
     script:
         "../scripts/threshold_displacements.py"
 
@@ -165,19 +165,19 @@ rule place_tiles:
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),
-    params:
-        code=code("place_tiles"),
-        settings=setting("stitching.placement"),
     log:
         log_of("place_tiles"),
     benchmark:
         benchmark_of("place_tiles")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("place_tiles"),
+        settings=setting("stitching.placement"),
     script:
         "../scripts/place_tiles.py"
 
@@ -192,18 +192,18 @@ rule export_render:
         tilespecs=result("stitching/render/tilespecs.json.gz"),
         matches=result("stitching/render/point_matches.json.gz"),
         stack=result("stitching/render/stack.json"),
-    params:
-        code=code("export_render"),
-        channel=alignment_channel,
     log:
         log_of("export_render"),
     benchmark:
         benchmark_of("export_render")
+    conda:
+        "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/tiles.yaml"
+    params:
+        code=code("export_render"),
+        channel=alignment_channel,
     script:
         "../scripts/export_render.py"

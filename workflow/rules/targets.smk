@@ -6,15 +6,6 @@ def for_samples(files):
     return lambda wildcards: [path for sample in SAMPLES for path in files(sample)]
 
 
-def of_channels(sample, path):
-    channels = SAMPLES[sample]["input"]["channels"]
-    return expand(result(path), sample=sample, channel=channels)
-
-
-def of_atlases(sample, path):
-    return expand(result(path), sample=sample, atlas=registration_atlases(sample))
-
-
 def tile_files(sample):
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
@@ -52,31 +43,29 @@ def region_files(sample):
     config = SAMPLES[sample]
     files = of_atlases(sample, "regions/{atlas}.tsv")
     files += of_atlases(sample, "labels/{atlas}/meshes.json")
-    scored = [a for a in registration_atlases(sample) if a in config["fiducials"]]
-    files += expand(result("accuracy/{atlas}.tsv"), sample=sample, atlas=scored)
-    files += expand(result("points/{points}.csv"), sample=sample, points=config["points"])
+    files += expand(result("accuracy/{atlas}.tsv"), sample=sample, atlas=scored(sample))
+    files += expand(
+        result("points/{points}.csv"), sample=sample, points=config["points"]
+    )
     if config["atlas_space"]["enabled"]:
         files += [
             path
             for atlas in registration_atlases(sample)
-            for path in of_channels(sample, f"atlas_space/{atlas}/{{channel}}/complete.json")
+            for path in of_channels(
+                sample, f"atlas_space/{atlas}/{{channel}}/complete.json"
+            )
         ]
     return files
 
 
 def all_files(sample):
-    files = stitching_files(sample) + fused_files(sample) + corrected_volume_files(sample)
+    files = (
+        stitching_files(sample) + fused_files(sample) + corrected_volume_files(sample)
+    )
     files += registration_files(sample) + region_files(sample)
     if SAMPLES[sample]["intensity"]["corrected_tiles"] == "temporary":
         files += of_channels(sample, "corrected/{channel}/dropped.json")
     return files + [result("report.html").format(sample=sample)]
-
-
-rule all:
-    """Everything: from raw tiles to the report."""
-    default_target: True
-    input:
-        for_samples(all_files),
 
 
 rule corrected_tiles:
@@ -106,7 +95,9 @@ rule corrected_volumes:
 rule previews:
     """Initial poses with their pictures: look before the registration runs."""
     input:
-        for_samples(lambda sample: of_atlases(sample, "registration/{atlas}/preview.png")),
+        for_samples(
+            lambda sample: of_atlases(sample, "registration/{atlas}/preview.png")
+        ),
 
 
 rule registration:
@@ -122,7 +113,6 @@ rule regions:
 
 
 localrules:
-    all,
     corrected_tiles,
     stitching,
     fused_volumes,

@@ -8,21 +8,21 @@ rule init_labels:
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
     output:
         plan=result("labels/{atlas}/plan.json"),
+    log:
+        log_of("init_labels/{atlas}"),
+    benchmark:
+        benchmark_of("init_labels/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
     params:
         code=code("init_labels"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("labels.resolution_um"),
-    log:
-        log_of("init_labels/{atlas}"),
-    benchmark:
-        benchmark_of("init_labels/{atlas}")
-    threads: threads_of("light")
-    resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
-    conda:
-        "../envs/regions.yaml"
     script:
         "../scripts/init_labels.py"
 
@@ -35,19 +35,19 @@ rule transform_labels:
         plan=result("labels/{atlas}/plan.json"),
     output:
         batch=result("labels/{atlas}/batches/{batch}.json"),
-    params:
-        code=code("transform_labels"),
-        store=setting("store"),
     log:
         log_of("transform_labels/{atlas}_{batch}"),
     benchmark:
         benchmark_of("transform_labels/{atlas}_{batch}")
+    conda:
+        "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(blocks),
         runtime=runtime(one_volume),
-    conda:
-        "../envs/regions.yaml"
+    params:
+        code=code("transform_labels"),
+        store=setting("store"),
     script:
         "../scripts/transform_labels.py"
 
@@ -60,20 +60,20 @@ rule mesh_labels:
         complete=result("labels/{atlas}/complete.json"),
     output:
         meshes=result("labels/{atlas}/meshes.json"),
-    params:
-        code=code("mesh_labels"),
-        store=setting("store"),
-        resolution_um=setting("labels.mesh_resolution_um"),
     log:
         log_of("mesh_labels/{atlas}"),
     benchmark:
         benchmark_of("mesh_labels/{atlas}")
+    conda:
+        "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(whole_image("labels.mesh_resolution_um", copies=6)),
         runtime=runtime(nothing),
-    conda:
-        "../envs/regions.yaml"
+    params:
+        code=code("mesh_labels"),
+        store=setting("store"),
+        resolution_um=setting("labels.mesh_resolution_um"),
     script:
         "../scripts/mesh_labels.py"
 
@@ -84,21 +84,21 @@ rule init_atlas_space:
         unpack(prepared_atlas),
     output:
         plan=result("atlas_space/{atlas}/{channel}/plan.json"),
+    log:
+        log_of("init_atlas_space/{atlas}_{channel}"),
+    benchmark:
+        benchmark_of("init_atlas_space/{atlas}_{channel}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
     params:
         code=code("init_atlas_space"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("atlas_space.resolution_um"),
-    log:
-        log_of("init_atlas_space/{atlas}_{channel}"),
-    benchmark:
-        benchmark_of("init_atlas_space/{atlas}_{channel}")
-    threads: threads_of("light")
-    resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
-    conda:
-        "../envs/regions.yaml"
     script:
         "../scripts/init_atlas_space.py"
 
@@ -112,20 +112,20 @@ rule transform_volume:
         plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     output:
         batch=result("atlas_space/{atlas}/{channel}/batches/{batch}.json"),
-    params:
-        code=code("transform_volume"),
-        store=setting("store"),
-        source=measured_volume,
     log:
         log_of("transform_volume/{atlas}_{channel}_{batch}"),
     benchmark:
         benchmark_of("transform_volume/{atlas}_{channel}_{batch}")
+    conda:
+        "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(blocks),
         runtime=runtime(one_volume),
-    conda:
-        "../envs/regions.yaml"
+    params:
+        code=code("transform_volume"),
+        store=setting("store"),
+        source=measured_volume,
     script:
         "../scripts/transform_volume.py"
 
@@ -135,22 +135,23 @@ rule transform_points:
     input:
         unpack(points_atlas),
         unpack(points_transform),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         points=lambda wildcards: setting(f"points.{wildcards.points}.path")(wildcards),
     output:
         table=result("points/{points}.csv"),
         annotations=result("points/{points}.json"),
-    params:
-        code=code("transform_points"),
-        settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
     log:
         log_of("transform_points/{points}"),
     benchmark:
         benchmark_of("transform_points/{points}")
+    conda:
+        "../envs/regions.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/regions.yaml"
+    params:
+        code=code("transform_points"),
+        settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
     script:
         "../scripts/transform_points.py"

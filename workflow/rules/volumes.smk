@@ -9,21 +9,21 @@ rule init_volume:
         placement=result("stitching/placement.json"),
     output:
         plan=result("fused/{channel}/plan.json"),
+    log:
+        log_of("init_volume/{channel}"),
+    benchmark:
+        benchmark_of("init_volume/{channel}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
     params:
         code=code("init_volume"),
         store=setting("store"),
         fusion=setting("fusion"),
         volume=setting("volume"),
-    log:
-        log_of("init_volume/{channel}"),
-    benchmark:
-        benchmark_of("init_volume/{channel}")
-    threads: threads_of("light")
-    resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
-    conda:
-        "../envs/volumes.yaml"
     script:
         "../scripts/init_volume.py"
 
@@ -37,22 +37,22 @@ rule fuse_block:
         plan=result("fused/{channel}/plan.json"),
     output:
         batch=result("fused/{channel}/batches/{batch}.json"),
+    log:
+        log_of("fuse_block/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("fuse_block/{channel}_{batch}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(one_batch),
     params:
         code=code("fuse_block"),
         store=setting("store"),
         fusion=setting("fusion"),
         batches=of(block_batches),
         raw_state=raw_state,
-    log:
-        log_of("fuse_block/{channel}_{batch}"),
-    benchmark:
-        benchmark_of("fuse_block/{channel}_{batch}")
-    threads: threads_of("heavy")
-    resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_batch),
-    conda:
-        "../envs/volumes.yaml"
     script:
         "../scripts/fuse_block.py"
 
@@ -64,19 +64,19 @@ rule finish_pyramid:
         batches=blocks_of_volume,
     output:
         levels=result("{volume}/levels.json"),
-    params:
-        code=code("finish_pyramid"),
-        store=setting("store"),
     log:
         log_of("finish_pyramid/{volume}"),
     benchmark:
         benchmark_of("finish_pyramid/{volume}")
+    conda:
+        "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
         mem_mb=memory(blocks),
         runtime=runtime(nothing),
-    conda:
-        "../envs/volumes.yaml"
+    params:
+        code=code("finish_pyramid"),
+        store=setting("store"),
     script:
         "../scripts/finish_pyramid.py"
 
@@ -89,18 +89,18 @@ rule finalize_volume:
         levels=result("{volume}/levels.json"),
     output:
         complete=result("{volume}/complete.json"),
-    params:
-        code=code("finalize_volume"),
-        store=setting("store"),
     log:
         log_of("finalize_volume/{volume}"),
     benchmark:
         benchmark_of("finalize_volume/{volume}")
+    conda:
+        "../envs/volumes.yaml"
     threads: threads_of("light")
     resources:
         mem_mb=memory(small),
         runtime=runtime(nothing),
-    conda:
-        "../envs/volumes.yaml"
+    params:
+        code=code("finalize_volume"),
+        store=setting("store"),
     script:
         "../scripts/finalize_volume.py"

@@ -19,6 +19,7 @@ def main() -> None:
         snakemake.params.raw_state,
         file_hash(snakemake.input.profile),
         flatfield.background,
+        acquisition.missing_planes,
     )
     batch = planning.batch_range(
         len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches

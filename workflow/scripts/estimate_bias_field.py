@@ -1,5 +1,7 @@
 """Estimate the bias field of a channel at low resolution."""
 
+import numpy as np
+
 from terareg.intensity.bias import BiasSettings, estimate_bias
 from terareg.job import run_job
 from terareg.storage.records import write_json
@@ -15,7 +17,9 @@ def main() -> None:
     image, frame = volume.resampled(settings.resolution_um, snakemake.threads)
     field = estimate_bias(image, frame, settings)
     field.save(snakemake.output.field)
-    write_json(snakemake.output.info, field.info)
+    low, high = np.exp(np.percentile(field.log_field, (1, 99)))
+    info = {"iterations": settings.iterations, "resolution_um": settings.resolution_um}
+    write_json(snakemake.output.info, info | {"field_1_percent": low, "field_99_percent": high})
 
 
 run_job(snakemake.rule, snakemake.log[0], main)

@@ -23,8 +23,11 @@ def main() -> None:
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
-    placement = load_placement(snakemake.input.placement)
-    origins = fused_origins(placement.origins(), planned["offset_vox"], settings)
+    places = load_placement(snakemake.input.placement).tiles
+    exact = {name: tile.origin_vox for name, tile in places.items()}
+    whole = {name: tile.integer for name, tile in places.items()}
+    chosen = exact if settings.subpixel else whole
+    origins = fused_origins(chosen, planned["offset_vox"], settings)
     # the bytes are the same whether tiles were corrected before or are corrected now
     state = fingerprint(
         snakemake.params.code,
@@ -34,6 +37,7 @@ def main() -> None:
         origins,
         file_hash(snakemake.input.profile),
         flatfield.background,
+        acquisition.missing_planes,
     )
     summary = write_blocks(
         store,

@@ -1,9 +1,11 @@
 """Check all input of a sample and describe its acquisition."""
 
+import numpy as np
+
 from terareg.acquisition.colm import IndexSettings, index_colm
 from terareg.job import run_job
 from terareg.regions.fiducials import check_fiducials
-from terareg.regions.points import read_points
+from terareg.regions.points import point_names
 from terareg.stitching.terastitcher import check_fits, read_xml
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
@@ -28,10 +30,13 @@ def main() -> None:
         check_fits(read_xml(path), acquisition)
     nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
     frame, _ = fused_frame(acquisition, nominal, FusionSettings())
+    # tiles may end up a little outside their nominal places
+    low, high = (np.array(frame.shape) * share for share in (-0.1, 1.1))
+    frame = frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
     for pair in config["fiducials"].values():
         check_fiducials(pair["sample"], pair["atlas"], frame)
     for points in config["points"].values():
-        read_points(points["path"])
+        point_names(points["path"])
     write_json(snakemake.output.acquisition, acquisition.to_json())
 
 

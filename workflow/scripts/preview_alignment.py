@@ -4,8 +4,9 @@ from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
 from terareg.job import run_job
-from terareg.registration.images import Image, reading_resolution
+from terareg.registration.images import Image
 from terareg.registration.pose import PoseSettings, initial_affine
+from terareg.registration.reading import reading_resolution
 from terareg.registration.transform import write_affine
 from terareg.storage.records import write_json
 from terareg.storage.store import Store, write_atomic

@@ -6,7 +6,8 @@ from pathlib import Path
 from terareg.atlas.prepare import load_atlas
 from terareg.job import run_job
 from terareg.registration.emlddmm import register
-from terareg.registration.images import Image, reading_resolution
+from terareg.registration.images import Image
+from terareg.registration.reading import reading_resolution
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import read_affine
 from terareg.storage.records import read_json

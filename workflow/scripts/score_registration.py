@@ -2,17 +2,21 @@
 
 from pathlib import Path
 
+from terareg.frames import Frame
 from terareg.job import run_job
 from terareg.regions.fiducials import score_fiducials, write_fiducial_table
 from terareg.regions.points import read_points
 from terareg.registration.transform import Transform
-from terareg.storage.records import write_json
+from terareg.storage.records import read_json, write_json
+from terareg.volumes.plan import VolumePlan
 
 
 def main() -> None:
     transform = Transform.load(Path(snakemake.input.transform).parent)
-    atlas_points = read_points(snakemake.input.atlas, transform.atlas_frame)
-    sample_points = read_points(snakemake.input.sample, transform.sample_frame)
+    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    atlas_frame = Frame.from_json(read_json(snakemake.input.frame)["frame"])
+    atlas_points = read_points(snakemake.input.atlas_points, atlas_frame)
+    sample_points = read_points(snakemake.input.sample_points, plan.frame)
     rows = score_fiducials(atlas_points, sample_points, transform)
     write_fiducial_table(snakemake.output.table, rows)
     summary = {row["name"]: row["error_um"] for row in rows if row["kind"] == "summary"}

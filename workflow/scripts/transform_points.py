@@ -12,6 +12,8 @@ from terareg.regions.points import (
     write_points_csv,
 )
 from terareg.registration.transform import Transform
+from terareg.storage.records import read_json
+from terareg.volumes.plan import VolumePlan
 
 
 def main() -> None:
@@ -19,7 +21,8 @@ def main() -> None:
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     settings = snakemake.params.settings
     source, target = settings["space"], {"sample": "atlas", "atlas": "sample"}[settings["space"]]
-    frame = transform.sample_frame if source == "sample" else transform.atlas_frame
+    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    frame = plan.frame if source == "sample" else atlas.frame
     points = read_points(snakemake.input.points, frame)
     check_inside(points, frame, f"{settings['path']} against the {source}")
     carried = carry_points(points, transform, atlas, to=target)

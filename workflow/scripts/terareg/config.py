@@ -18,6 +18,7 @@ import yaml
 
 from terareg.errors import ConfigError
 from terareg.orientation import check_orientation
+from terareg.storage.store import Store
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -172,7 +173,11 @@ def _check_meaning(config: dict) -> None:
             raise ConfigError(
                 f"{what} {name!r} would make a bad folder name; use letters, digits, _ and -"
             )
+    if config["sample"] == "atlases":
+        raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
     source = config["input"]
+    for address in (config["store"], source["path"]):
+        Store(address)  # an address of another kind is an error
     check_orientation(source["orientation"], "input.orientation")
     channels = source["channels"]
     indices = list(channels.values())
@@ -208,3 +213,37 @@ def _names(config: dict) -> Iterator[tuple[str, str]]:
         yield "atlases:", name
     for name in config["points"]:
         yield "points:", name
+
+
+def describe() -> str:
+    """The keys of the configuration as a Markdown table (kept in config/README.md)."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    rows = ["| key | default | meaning |", "|---|---|---|"]
+    rows += [f"| `{k}` | {d} | {m} |" for k, d, m in _keys(schema, "")]
+    return "\n".join(rows) + "\n"
+
+
+def _keys(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for key, part in schema.get("properties", {}).items():
+        name = prefix + key
+        inner = part.get("properties")
+        extra = part.get("additionalProperties")
+        if inner:
+            yield from _keys(part, name + ".")
+            continue
+        needed = key in schema.get("required", [])
+        default = "required" if needed else f"`{_yaml(part.get('default'))}`"
+        yield name, default, " ".join(part.get("description", "").split()).replace("|", "\\|")
+        if isinstance(extra, Mapping) and extra.get("properties"):
+            yield from _keys(extra, f"{name}.NAME.")
+
+
+def _yaml(value: Any) -> str:
+    text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return text.removesuffix("...").strip()
+
+
+if __name__ == "__main__":
+    import sys
+
+    sys.stdout.write(describe())

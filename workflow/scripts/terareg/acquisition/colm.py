@@ -59,7 +59,7 @@ class IndexSettings:
         Name of the sample.
     orientation : str
         Code of the array axes z, y, x, see :mod:`terareg.frames`; never guessed.
-    channels : mapping of str to int, or sequence of Channel, optional
+    channels : mapping of str to int, or sequence of Channel or {"name", "index"}, optional
         Channels to use, name to number in the file names; all that are found, as "ch0", "ch1",
         ..., by default.
     missing_planes : str
@@ -76,7 +76,7 @@ class IndexSettings:
 
     sample: str
     orientation: str
-    channels: Mapping[str, int] | Sequence[Channel] | None = None
+    channels: Mapping[str, int] | Sequence[Channel | Mapping] | None = None
     missing_planes: str = "error"
     spacing_um: Sequence[float] | None = None
     overlap: Sequence[float] | None = None
@@ -108,10 +108,12 @@ class IndexSettings:
             object.__setattr__(self, "channels", self._parse_channels())
 
     def _parse_channels(self) -> tuple[Channel, ...]:
-        channels = self.channels
-        if isinstance(channels, Mapping):
-            channels = (Channel(name, index) for name, index in channels.items())
-        channels = tuple(channels)
+        given = self.channels
+        if isinstance(given, Mapping):
+            given = [{"name": name, "index": index} for name, index in given.items()]
+        channels = tuple(
+            c if isinstance(c, Channel) else Channel(c["name"], c["index"]) for c in given
+        )
         if not channels:
             raise ConfigError(
                 f"{self.sample}: input.channels is empty; name a channel, or leave the key out to "
@@ -170,12 +172,12 @@ def index_colm(raw: Store, settings: IndexSettings) -> Acquisition:
     meta = load_colm_metadata(raw, settings.spacing_um, settings.overlap)
     problems = list(meta.problems)
     folders = _find_folders(raw, settings.view, meta, problems)
-    stacks = _scan(raw, folders, settings)
-    channels = _choose_channels(stacks, settings)
-    if settings.channels is None and meta.channels_stated not in (None, len(channels)):
+    stacks, found = _scan(raw, folders, settings)
+    channels = _choose_channels(found, settings)
+    if meta.channels_stated not in (None, len(found)):
         problems.append(
             f"{_INI} says {meta.channels_stated} channels (Num Enabled Channels) but files of "
-            f"{len(channels)} were found ({', '.join(f'CHN{c.index:02d}' for c in channels)})"
+            f"{len(found)} were found ({', '.join(f'CHN{index:02d}' for index in found)})"
         )
     _check_stacks(stacks, channels)
     shape, dtype = _check_layouts(stacks, channels, meta, problems)
@@ -239,15 +241,20 @@ def _find_folders(raw: Store, view: str, meta: ColmMetadata, problems: list[str]
 
 def _scan(
     raw: Store, folders: Mapping[str, str], settings: IndexSettings
-) -> dict[str, dict[int, _Stack]]:
+) -> tuple[dict[str, dict[int, _Stack]], list[int]]:
+    """Stacks of the wanted channels by tile and channel number, and all channel numbers found."""
     wanted = None if settings.channels is None else {c.index for c in settings.channels}
 
-    def scan(folder: str) -> dict[int, _Stack]:
-        groups = group_planes(raw.list(folder), folder, wanted)
-        return {index: _scan_stack(raw, group) for index, group in sorted(groups.items())}
+    def scan(folder: str) -> tuple[dict[int, _Stack], set[int]]:
+        groups = group_planes(raw.list(folder), folder)
+        used = sorted(groups) if wanted is None else sorted(wanted & set(groups))
+        return {index: _scan_stack(raw, groups[index]) for index in used}, set(groups)
 
-    found = map_items(scan, folders.values(), workers=settings.workers, what="indexed tiles")
-    return dict(zip(folders, found))
+    scanned = list(
+        map_items(scan, folders.values(), workers=settings.workers, what="indexed tiles")
+    )
+    stacks = {tile: found for tile, (found, _) in zip(folders, scanned)}
+    return stacks, sorted(set().union(*(indices for _, indices in scanned)))
 
 
 def _scan_stack(raw: Store, files: Mapping[int, Entry]) -> _Stack:
@@ -289,10 +296,7 @@ def _most_common(counts: Counter):
     return min(counts.items(), key=lambda item: (-item[1], item[0]))[0]
 
 
-def _choose_channels(
-    stacks: Mapping[str, Mapping[int, _Stack]], settings: IndexSettings
-) -> tuple[Channel, ...]:
-    found = sorted({index for tile in stacks.values() for index in tile})
+def _choose_channels(found: Sequence[int], settings: IndexSettings) -> tuple[Channel, ...]:
     if settings.channels is None:
         if not found:
             raise AcquisitionError(
@@ -304,7 +308,8 @@ def _choose_channels(
         if channel.index not in found:
             raise AcquisitionError(
                 f"{settings.sample}: channel {channel.name!r} (index {channel.index}) has no file "
-                f"CHN{channel.index:02d}_PLN* in any tile; correct input.channels"
+                f"CHN{channel.index:02d}_PLN* in any tile, only "
+                f"{', '.join(map(str, found)) or 'none'} are there; correct input.channels"
             )
     return settings.channels
 

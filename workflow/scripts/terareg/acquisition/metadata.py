@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from terareg.errors import AcquisitionError
 from terareg.storage.store import Store
 
-SPACING_RANGE_UM = (0.05, 100.0)
+SPACING_RANGE_UM = (0.05, 200.0)
 _INI = "Experiment.ini"
 _CELLS = "Scanned Cells.txt"
 _PIXEL_UM = {4: 1.46, 10: 0.585, 25: 0.234}
@@ -198,7 +198,7 @@ def neighbour_pairs(
 def check_spacing(spacing_um: Sequence[float], source: str) -> tuple[float, float, float]:
     """Return a voxel size (z, y, x) as floats, or raise :class:`AcquisitionError`.
 
-    Sizes outside 0.05 to 100 um are mistakes of unit; ``source`` says where the value is from.
+    Sizes outside 0.05 to 200 um are mistakes of unit; ``source`` says where the value is from.
     """
     try:
         values = tuple(float(value) for value in spacing_um)

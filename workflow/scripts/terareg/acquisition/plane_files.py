@@ -13,7 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+import imagecodecs
 import numpy as np
+import tifffile
 
 from terareg.errors import AcquisitionError
 from terareg.storage.store import Store
@@ -331,9 +333,6 @@ def _read_directory(
 
 def _decode(file: _File, key: str, expected: tuple[tuple[int, int], str]) -> np.ndarray:
     """Decode a whole image that is compressed, tiled or scattered over its file."""
-    import imagecodecs
-    import tifffile
-
     data = file.all()
     try:
         if data[:8] == _PNG_SIGNATURE:

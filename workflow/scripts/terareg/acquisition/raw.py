@@ -89,9 +89,7 @@ def plane_of(name: str) -> tuple[int, int] | None:
     return (int(match["channel"]), int(match["plane"])) if match else None
 
 
-def group_planes(
-    entries: Iterable[Entry], folder: str, channels: set[int] | None
-) -> dict[int, dict[int, Entry]]:
+def group_planes(entries: Iterable[Entry], folder: str) -> dict[int, dict[int, Entry]]:
     """Sort the files of a tile's folder into channels and plane numbers.
 
     Parameters
@@ -100,8 +98,11 @@ def group_planes(
         Listing; what is no plane of ``folder`` itself is passed over.
     folder : str
         Key of the tile's folder.
-    channels : set of int or None
-        Channels to keep; None keeps all.
+
+    Returns
+    -------
+    dict
+        ``[channel][plane]``, numbers as in the file names.
 
     Raises
     ------
@@ -115,8 +116,6 @@ def group_planes(
         if found is None or path.parent != PurePosixPath(folder):
             continue
         channel, plane = found
-        if channels is not None and channel not in channels:
-            continue
         stack = stacks.setdefault(channel, {})
         if plane in stack:
             raise AcquisitionError(

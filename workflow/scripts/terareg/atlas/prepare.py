@@ -4,7 +4,7 @@
 
 - ``template.nrrd``: intensities, source type if 8 or 16 bit or float32, otherwise float32;
 - ``annotation.nrrd``: region ids, uint32, value for value those of the source;
-- ``hemispheres.nrrd``: uint8, 1 left and 2 right, only if an image of them was given;
+- ``hemispheres.nrrd``: uint8, 1 left, 2 right, 0 neither;
 - ``ontology.tsv``: see :meth:`terareg.atlas.ontology.Ontology.to_tsv`;
 - ``atlas.json``: frame, ids and their voxel counts, checksums of sources and files.
 
@@ -30,7 +30,8 @@ import tifffile
 
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
 from terareg.errors import AtlasError
-from terareg.frames import Frame, check_orientation
+from terareg.frames import Frame
+from terareg.orientation import check_orientation
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
 
@@ -45,7 +46,7 @@ _NRRD_TYPES = {
     "unsigned char": "u1", "signed char": "i1", "unsigned short": "u2", "short": "i2",
     "unsigned int": "u4", "int": "i4", "float": "f4",
 }  # fmt: skip
-_SLAB_BYTES = 2**25
+_SLAB_BYTES = 2**23
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class AtlasSettings:
         Code of the axes (z, y, x) of the arrays, see :mod:`terareg.frames`; the Allen CCF's NRRD
         files are ``RIP``.
     spacing_um : tuple of float or None
-        Voxel size (z, y, x). Overrides what the headers say; needed for TIFF.
+        Voxel size (z, y, x). Needed for TIFF. Where given, nothing that the headers say of the
+        grid is believed.
     hemispheres : str or None
         Image of hemispheres on the same grid. None: the middle plane of the right-left axis.
     hemisphere_values : tuple of int
@@ -155,12 +157,7 @@ class Atlas:
     def _sides(self, is_lower: np.ufunc) -> np.ndarray:
         if self.sides is not None:
             return self.sides
-        plane = self.midplane
-        lower = is_lower(np.arange(self.frame.shape[plane.axis]), plane.index)
-        line = np.where(lower, plane.lower, plane.upper).astype(np.uint8)
-        shape = [1, 1, 1]
-        shape[plane.axis] = -1
-        return np.broadcast_to(line.reshape(shape), self.frame.shape)
+        return _plane_sides(self.midplane, self.frame, is_lower)
 
 
 def midplane(frame: Frame) -> Midplane:
@@ -168,6 +165,14 @@ def midplane(frame: Frame) -> Midplane:
     axis = next(a for a, letter in enumerate(frame.orientation) if letter in "RL")
     lower, upper = (LEFT, RIGHT) if frame.orientation[axis] == "R" else (RIGHT, LEFT)
     return Midplane(axis, (frame.shape[axis] - 1) / 2, lower, upper)
+
+
+def _plane_sides(plane: Midplane, frame: Frame, is_lower: np.ufunc = np.less) -> np.ndarray:
+    lower = is_lower(np.arange(frame.shape[plane.axis]), plane.index)
+    line = np.where(lower, plane.lower, plane.upper).astype(np.uint8)
+    shape = [1, 1, 1]
+    shape[plane.axis] = -1
+    return np.broadcast_to(line.reshape(shape), frame.shape)
 
 
 def make_atlas(
@@ -237,6 +242,8 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     annotation = _read_image(settings.annotation, "annotation")
     sources = {"template": settings.template, "annotation": settings.annotation}
     _check_same_grid(template, annotation, stated=settings.spacing_um is not None)
+    if settings.spacing_um is None:
+        _check_header_orientation(orientation, (template, annotation))
     spacing_um, spacing_source = _spacing(settings.spacing_um, (template, annotation))
     frame = Frame(template.array.shape, spacing_um, orientation=orientation)
 
@@ -264,11 +271,11 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "atlas.json").unlink(missing_ok=True)
-    images = {"template.nrrd": intensities, "annotation.nrrd": labels}
-    if sides is None:
-        (out / "hemispheres.nrrd").unlink(missing_ok=True)
-    else:
-        images["hemispheres.nrrd"] = sides
+    images = {
+        "template.nrrd": intensities,
+        "annotation.nrrd": labels,
+        "hemispheres.nrrd": _plane_sides(midplane(frame), frame) if sides is None else sides,
+    }
     for name, array in images.items():
         _write_nrrd(out / name, array, frame)
     write_atomic(out / "ontology.tsv", ontology.to_tsv())
@@ -363,6 +370,7 @@ class _Image:
     unit: str | None = None
     origin: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
+    orientation: str | None = None
 
 
 def _read_image(path: str | os.PathLike, key: str) -> _Image:
@@ -393,6 +401,7 @@ def _read_image(path: str | os.PathLike, key: str) -> _Image:
             _unit(path, read),
             read.GetOrigin(),
             read.GetDirection(),
+            _nifti_orientation(read),
         )
         if read.GetNumberOfComponentsPerPixel() != 1:
             raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
@@ -423,6 +432,20 @@ def _unit(path: Path, image: sitk.Image) -> str | None:
     return None
 
 
+def _nifti_orientation(image: sitk.Image) -> str | None:
+    """Orientation code of the array axes where the format defines them: NIfTI with a form code."""
+    codes = [key for key in ("qform_code", "sform_code") if image.HasMetaDataKey(key)]
+    if not any(image.GetMetaData(key).strip() not in ("", "0") for key in codes):
+        return None
+    # columns are the directions of x, y and z in ITK's axes, which grow to left, posterior, up
+    columns = np.array(image.GetDirection()).reshape(3, 3).T
+    letters = []
+    for column in reversed(columns):
+        axis = int(np.argmax(np.abs(column)))
+        letters.append(("LPS" if column[axis] > 0 else "RAI")[axis])
+    return "".join(letters)
+
+
 def _check_same_grid(first: _Image, second: _Image, *, stated: bool) -> None:
     """Raise unless two images lie on one grid; headers count unless the spacing was stated."""
     pair = f"{first.name} and {second.name}"
@@ -443,6 +466,16 @@ def _check_same_grid(first: _Image, second: _Image, *, stated: bool) -> None:
             raise AtlasError(
                 f"{pair} have different {what} in their headers, {_numbers(a)} and {_numbers(b)}; "
                 f"give files on one grid, or set atlas.spacing_um to state that they are"
+            )
+
+
+def _check_header_orientation(stated: str, images: tuple[_Image, ...]) -> None:
+    for image in images:
+        if image.orientation not in (None, stated):
+            raise AtlasError(
+                f"{image.name} says in its NIfTI header that its array axes are "
+                f"{image.orientation}, not {stated}; correct atlas.orientation (axes z, y, x), or "
+                "set atlas.spacing_um to overrule the header"
             )
 
 

@@ -41,9 +41,10 @@ class BiasSettings:
     ----------
     resolution_um : float
         Voxel size at which N4 runs; a finer image is averaged over whole voxels to this size, a
-        coarser one used as it is.
+        coarser one used as it is. 200 is no more accurate and eight times slower.
     spline_distance_mm : float
-        Distance of B-spline knots on the coarsest level; every further level halves it.
+        Distance of B-spline knots on the coarsest level; every further level halves it. More
+        levels than two begin to take anatomy for bias.
     iterations : tuple of int
         Most iterations on each level, coarsest first.
     convergence : float
@@ -52,10 +53,10 @@ class BiasSettings:
         Intensity above which a voxel is tissue; None takes Otsu's threshold of the logarithm.
     """
 
-    resolution_um: float = 100.0
+    resolution_um: float = 400.0
     spline_distance_mm: float = 8.0
-    iterations: tuple[int, ...] = (50, 50, 50)
-    convergence: float = 1e-3
+    iterations: tuple[int, ...] = (50, 50)
+    convergence: float = 3e-3
     threshold: float | None = None
 
     def __post_init__(self) -> None:
@@ -138,8 +139,7 @@ class BiasField:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the log field as NRRD (float32, millimetres, gzip), deterministic bytes."""
-        write_atomic_folder = Path(path).parent
-        write_atomic_folder.mkdir(parents=True, exist_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, _nrrd(self.log_field, self.frame))
 
     @classmethod
@@ -239,9 +239,7 @@ def estimate_bias(
     return BiasField(low_frame, log_field.astype(np.float32))
 
 
-def _n4(
-    image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSettings
-) -> np.ndarray:
+def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSettings) -> np.ndarray:
     spacing_mm = [s / 1000 for s in reversed(frame.spacing_um)]
     # outside the mask values do not count, but a logarithm is taken of them
     picture = sitk.GetImageFromArray(np.where(tissue, image, image[tissue].mean()))

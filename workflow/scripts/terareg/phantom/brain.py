@@ -387,7 +387,7 @@ class SampleSettings:
         Rotation angle about a random axis; largest deviation of the scale from 1 along an axis;
         largest translation along an axis, micrometres.
     coarse_um, fine_um : float
-        Root mean square displacement of the two scales, micrometres.
+        Root mean square displacement of the two scales, beyond an affine map, micrometres.
     coarse_spacing_um, fine_spacing_um : float
         Distance of the lattice nodes of the two scales.
     region_factor : float
@@ -406,18 +406,42 @@ class SampleSettings:
     rotation_deg: float = 5.0
     scale: float = 0.04
     shift_um: float = 150.0
-    coarse_um: float = 380.0
+    coarse_um: float = 200.0
     fine_um: float = 80.0
     coarse_spacing_um: float = 2400.0
     fine_spacing_um: float = 1000.0
     region_factor: float = 0.06
     bias: float = 0.15
-    texture: float = 0.12
+    texture: float = 0.17
     cells: int = 6000
     tissue_counts: tuple[float, float] = (5000.0, 3500.0)
 
 
 _MEDIUM_COUNTS = 25.0
+
+
+def _without_affine_part(field: SplineField, extent: np.ndarray, size: float) -> SplineField:
+    """Remove the best affine map over the middle of the volume; scale the rest to ``size`` rms.
+
+    A cubic B-spline reproduces linear functions from their values at the nodes, so the affine part
+    can be taken out of the nodes themselves, and pose and deformation stay two different things.
+    """
+    axes = [np.linspace(0, e, 25) for e in extent]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+    middle = (((points / extent - 0.5) / 0.48) ** 2).sum(-1) < 1
+    values = np.moveaxis(field.grid(axes), 0, -1)[middle]
+    matrix = np.linalg.lstsq(_homogeneous(points[middle]), values, rcond=None)[0]
+    nodes = [o + s * np.arange(n) for o, s, n in
+             zip(field.origin, field.spacing, field.nodes.shape[1:])]  # fmt: skip
+    places = np.stack(np.meshgrid(*nodes, indexing="ij"), -1)
+    affine = np.moveaxis(_homogeneous(places) @ matrix, -1, 0)
+    rest = replace(field, nodes=(field.nodes - affine).astype(np.float32))
+    values = np.moveaxis(rest.grid(axes), 0, -1)[middle]
+    return rest.scaled(size / np.sqrt((values**2).sum(-1).mean()))
+
+
+def _homogeneous(points: np.ndarray) -> np.ndarray:
+    return np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)
 
 
 class Sample:
@@ -448,8 +472,8 @@ class Sample:
         self._bias = SplineField.random(rng, extent, middle, 2).scaled(settings.bias)
         voxels = frame.shape
         self._texture = [
-            SplineField.random(rng, voxels, (1.6, 2.2, 2.2)),
-            SplineField.random(rng, voxels, (1.6, 2.6, 2.6)),
+            SplineField.random(rng, voxels, (1.2, 1.5, 1.5), max_nodes=512),
+            SplineField.random(rng, voxels, (1.2, 1.8, 1.8), max_nodes=512),
             SplineField.random(rng, voxels, (2.5, 7.0, 7.0)),
         ]
         self._images = self._make_images(rng)
@@ -480,7 +504,7 @@ class Sample:
     def _make_displacement(self, rng, extent) -> tuple[SplineField, SplineField]:
         s = self.settings
         fields = tuple(
-            SplineField.random(rng, extent, (spacing,) * 3, 3).scaled(size / np.sqrt(3))
+            _without_affine_part(SplineField.random(rng, extent, (spacing,) * 3, 3), extent, size)
             for spacing, size in (
                 (s.coarse_spacing_um, s.coarse_um),
                 (s.fine_spacing_um, s.fine_um),
@@ -488,14 +512,13 @@ class Sample:
         )
         # keep clear of folding: the Jacobian of the map stays above 0.4 everywhere
         axes = [np.arange(0.0, e + 150, 150.0) for e in extent]
+        inverse = self._inverse_affine[:3, :3]
         while True:
             total = sum(f.grid(axes) for f in fields).astype(float)
             gradient = np.stack(
                 [np.stack(np.gradient(total[k], 150.0), -1) for k in range(3)], axis=-2
             )
-            relative = np.linalg.det(self._inverse_affine[:3, :3] + gradient) / np.linalg.det(
-                self._inverse_affine[:3, :3]
-            )
+            relative = np.linalg.det(inverse + gradient) / np.linalg.det(inverse)
             if relative.min() > 0.4:
                 return fields
             fields = tuple(f.scaled(0.9) for f in fields)
@@ -632,7 +655,7 @@ class Sample:
         bias = self.bias_grid(axes)
         missing, artefact = self.damage_grid(axes)
         fine, other, blobs = (f.grid(voxels)[0] for f in self._texture)
-        textures = (0.8 * fine + 0.6 * blobs, 0.6 * fine + 0.65 * other + 0.45 * blobs)
+        textures = (0.9 * fine + 0.4 * blobs, 0.65 * fine + 0.65 * other + 0.35 * blobs)
         cells = self._draw_cells(start, stop)
         out = np.empty((2, *missing.shape), np.float32)
         for channel in range(2):

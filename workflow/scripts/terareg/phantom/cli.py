@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     make = command("make", _make, "generate a brain, its atlas, its acquisition and the truth")
     make.add_argument("--out", type=Path, required=True, help="new folder")
     make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--small", action="store_true", help="small form for tests (18 MB)")
+    make.add_argument("--small", action="store_true", help="small form for tests (40 MB)")
     make.add_argument("--names", choices=sorted(colm.NAME_SCHEMES), default="long")
 
     cut = command("cut", _cut, "cut a real volume into an acquisition with known tile positions")
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         "--spacing", type=_three(float), required=True, metavar="Z,Y,X", help="micrometres"
     )
     cut.add_argument("--grid", type=int, nargs=2, default=(3, 3), metavar=("ROWS", "COLUMNS"))
-    cut.add_argument("--overlap", type=float, default=0.15, help="fraction (default 0.15)")
+    cut.add_argument("--overlap", type=float, default=0.2, help="fraction (default 0.2)")
     cut.add_argument("--orientation", default="SAR", help="of the array axes z, y, x")
     cut.add_argument("--sample", default="cut", help="name in sample.yaml")
     cut.add_argument("--jitter", type=_three(int), default=(2, 4, 4), metavar="Z,Y,X")

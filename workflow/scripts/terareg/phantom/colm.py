@@ -88,9 +88,9 @@ class ColmSettings:
     overlap: float = 0.15
     step_um: float = 50.0
     empty: tuple[tuple[int, int], ...] = ()
-    jitter_vox: tuple[int, int, int] = (2, 4, 4)
-    drift_row_vox: tuple[float, float, float] = (0.5, 0.0, 1.5)
-    drift_column_vox: tuple[float, float, float] = (-0.5, -1.5, 0.0)
+    jitter_vox: tuple[int, int, int] = (1, 3, 3)
+    drift_row_vox: tuple[float, float, float] = (0.5, 0.0, 1.0)
+    drift_column_vox: tuple[float, float, float] = (-0.5, -1.0, 0.0)
     vignetting: tuple[float, ...] = (0.35, 0.4, 0.3)
     dark: tuple[float, ...] = (180.0, 240.0, 120.0)
     stripes: float = 0.025

@@ -52,7 +52,7 @@ class DemoSettings:
 
 
 def demo_settings(seed: int, small: bool = False, names: str = "long") -> DemoSettings:
-    """Settings of the demo (about 160 MB raw), or of its small form for tests (about 18 MB)."""
+    """Settings of the demo (about 160 MB raw), or of its small form for tests (about 40 MB)."""
     full = DemoSettings(
         brain=BrainSettings(seed=seed),
         sample=SampleSettings(seed=seed),
@@ -66,15 +66,12 @@ def demo_settings(seed: int, small: bool = False, names: str = "long") -> DemoSe
         sample=replace(full.sample, cells=2500),
         colm=replace(
             full.colm,
-            tile_pixels=(96, 96),
-            planes=48,
-            step_um=120.0,
-            overlap=0.18,
-            jitter_vox=(1, 2, 2),
-            drift_row_vox=(0.3, 0.0, 1.0),
-            drift_column_vox=(-0.3, -1.0, 0.0),
+            tile_pixels=(128, 128),
+            planes=58,
+            step_um=100.0,
+            overlap=0.2,
         ),
-        truth=replace(full.truth, label_stride=(1, 3, 3), volume_stride=(1, 1, 1)),
+        truth=replace(full.truth, label_stride=(1, 4, 4), volume_stride=(1, 2, 2)),
         clean_stride=4,
     )
 
@@ -122,9 +119,19 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
             "orientation": ATLAS_ORIENTATION,
         }
     ]
+    config["stitching"] = {"search_um": _search_um(settings.colm, frame.spacing_um)}
     config["fiducials"] = {"atlas": str(atlas_points), "sample": str(sample_points)}
     write_config(out / "sample.yaml", config)
     return truth
+
+
+def _search_um(colm: ColmSettings, spacing_um: Sequence[float]) -> list[float]:
+    """Largest deviation of two neighbours from the stage's step, and one voxel more."""
+    drift = [max(abs(r), abs(c)) for r, c in zip(colm.drift_row_vox, colm.drift_column_vox)]
+    return [
+        float(round((2 * jitter + d + 1) * spacing))
+        for jitter, d, spacing in zip(colm.jitter_vox, drift, spacing_um)
+    ]
 
 
 def sample_config(

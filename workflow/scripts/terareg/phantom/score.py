@@ -111,6 +111,13 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
     if unknown:
         raise ScoreError(f"stage {unknown[0]!r} is unknown; choose from {', '.join(STAGES)}")
     truth = _read_truth(paths.truth)
+    for name, key in (("bias", "bias"), ("registration", "landmarks"), ("labels", "labels"),
+                      ("regions", "region_volumes")):  # fmt: skip
+        if name in wanted and key not in truth:
+            raise ScoreError(
+                f"{paths.truth} knows no {key.replace('_', ' ')}, as its volume was cut and not "
+                f"generated; leave stage {name} out (stages: tiles flatfield fused)"
+            )
     result: dict[str, Any] = {key: None for keys in STAGES.values() for key in keys}
     result["details"] = {}
     # the frame's offset belongs to every later stage; without an XML file it is taken as zero
@@ -157,7 +164,7 @@ def _read_nrrd(path: Path) -> tuple[np.ndarray, Frame]:
     return array, Frame(array.shape[:3], spacing, origin)
 
 
-def _open_volume(folder: Path, made_by: str) -> np.ndarray:
+def _open_volume(folder: Path, made_by: str) -> _Lazy | _Precomputed:
     """Finest level of an OME-Zarr or precomputed volume as a lazy array (z, y, x)."""
     if (folder / "ome.zarr").exists():
         group = zarr.open_group(str(folder / "ome.zarr"), mode="r")
@@ -288,7 +295,6 @@ def _at(array: np.ndarray, frame: Frame, points_um: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------ fused volume
 def _score_fused(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dict) -> None:
-    tissue, tissue_frame = _read_nrrd(paths.truth / truth["tissue"])
     shift = np.rint(offset).astype(int)
     details = {}
     for channel in truth["channels"]:
@@ -296,14 +302,14 @@ def _score_fused(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dic
             paths.store / paths.sample / "fused" / channel["name"], "finalize_volume"
         )
         clean = tifffile.imread(paths.truth / channel["clean"])
+        clean = clean.reshape(-1, *clean.shape[-2:])
+        tissue = _tissue_planes(paths, truth, clean, channel["clean_stride"])
         pairs = []
         for number, plane in enumerate(clean):
             z = number * channel["clean_stride"]
             if not 0 <= z + shift[0] < volume.shape[0]:
                 continue
-            mask = _scorable(truth, channel["index"], z) & _tissue_plane(
-                tissue, tissue_frame, truth, z
-            )
+            mask = _scorable(truth, channel["index"], z) & tissue(number)
             measured = volume.read(slice(int(z + shift[0]), int(z + shift[0]) + 1))[0]
             moved = np.zeros(plane.shape, np.float32)
             inside = np.zeros(plane.shape, bool)
@@ -321,7 +327,7 @@ def _score_fused(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dic
         rmse = math.sqrt(np.mean((gain * found + base - true) ** 2))
         peak = float(np.percentile(true, 99.9))
         details[channel["name"]] = {
-            "psnr_db": 20 * math.log10(peak / rmse) if rmse else math.inf,
+            "psnr_db": 20 * math.log10(peak / max(rmse, 1e-6 * peak)),
             "rmse_counts": rmse,
             "peak_counts": peak,
             "gain": float(gain),
@@ -360,27 +366,39 @@ def _scorable(truth: dict, channel: int, z: int) -> np.ndarray:
     return mask
 
 
-def _tissue_plane(tissue, frame: Frame, truth: dict, z: int) -> np.ndarray:
-    """Tissue mask of a plane at full resolution, nearest neighbour."""
+def _tissue_planes(
+    paths: ScorePaths, truth: dict, clean: np.ndarray, clean_stride: int
+) -> Callable[[int], np.ndarray]:
+    """Function that gives the tissue mask of the n-th clean plane, at full resolution.
+
+    Without a tissue map (a real volume that was cut) tissue is what is brighter than the mean.
+    """
+    if "tissue" not in truth:
+        mean = clean.mean(dtype=float)
+        return lambda number: clean[number] > mean
+    tissue, frame = _read_nrrd(paths.truth / truth["tissue"])
     stride = truth["label_stride"]
-    index = [
-        np.minimum((np.arange(n) + k // 2) // k, m - 1)
-        for n, k, m in zip(truth["shape"][1:], stride[1:], frame.shape[1:])
-    ]
-    layer = min((z + stride[0] // 2) // stride[0], frame.shape[0] - 1)
-    return tissue[layer][np.ix_(*index)] == _TISSUE
+    index = np.ix_(
+        *(
+            np.minimum((np.arange(n) + k // 2) // k, m - 1)
+            for n, k, m in zip(truth["shape"][1:], stride[1:], frame.shape[1:])
+        )
+    )
+
+    def mask(number: int) -> np.ndarray:
+        layer = (number * clean_stride + stride[0] // 2) // stride[0]
+        return tissue[min(layer, frame.shape[0] - 1)][index] == _TISSUE
+
+    return mask
 
 
 # ------------------------------------------------------------------ registration
-def _frame(data: dict) -> Frame:
-    return Frame.from_json(data)
-
-
 def _score_registration(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dict) -> None:
     folder = paths.results / "registration" / paths.atlas
     landmarks = np.loadtxt(paths.truth / truth["landmarks"], delimiter=",", skiprows=1)
     atlas_um, sample_um = landmarks[:, :3], landmarks[:, 3:]
-    atlas_frame, sample_frame = _frame(truth["atlas_frame"]), _frame(truth["frame"])
+    atlas_frame = Frame.from_json(truth["atlas_frame"])
+    sample_frame = Frame.from_json(truth["frame"])
     sample_um = sample_um + offset * np.array(sample_frame.spacing_um)
     matrix = orientation_matrix(atlas_frame.orientation, sample_frame.orientation)
     start = (atlas_um - atlas_frame.centre_um) @ matrix.T + sample_frame.centre_um

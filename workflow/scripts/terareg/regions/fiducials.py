@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.errors import PointsError
-from terareg.regions.points import Points, check_inside
+from terareg.frames import Frame
+from terareg.regions.points import Points, check_inside, point_names, read_points
 from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
@@ -65,21 +66,14 @@ def score_fiducials(
     """
     if unpaired not in ("error", "warn"):
         raise PointsError(f"fiducials: policy {unpaired!r} is not known; write error or warn")
-    for points, where in ((atlas_points, "atlas"), (sample_points, "sample")):
-        _check_names(points, where)
+    _check_partners(atlas_points.names, sample_points.names, unpaired)
     partner = {name: n for n, name in enumerate(sample_points.names)}
-    _check_partners(atlas_points, sample_points, unpaired)
-    names = [name for name in atlas_points.names if name in partner]
-    if not names:
-        raise PointsError(
-            "fiducials: no name is both in the atlas's and in the sample's list; write the same "
-            "names on both sides"
-        )
+    paired = [n for n, name in enumerate(atlas_points.names) if name in partner]
+    names = [atlas_points.names[n] for n in paired]
     check_inside(atlas_points, transform.atlas_frame, "fiducials of the atlas")
     check_inside(sample_points, transform.sample_frame, "fiducials of the sample")
 
-    in_atlas = np.array([p for n, p in zip(atlas_points.names, atlas_points.position_um)
-                         if n in partner])  # fmt: skip
+    in_atlas = atlas_points.position_um[paired]
     in_sample = sample_points.position_um[[partner[name] for name in names]]
     affine = transform.affine
     residual = in_sample - transform.to_sample(in_atlas)
@@ -116,25 +110,51 @@ def write_fiducial_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
-def _check_names(points: Points, where: str) -> None:
-    unnamed = [n for n, name in enumerate(points.names, 1) if not name]
-    if unnamed:
-        raise PointsError(
-            f"fiducials of the {where}: number {unnamed[0]} has no name; name every fiducial, the "
-            "same in atlas and sample"
-        )
-    twice = [name for name, count in Counter(points.names).items() if count > 1]
-    if twice:
-        raise PointsError(
-            f"fiducials of the {where}: {twice[0]!r} is there twice; give every fiducial its own "
-            "name"
-        )
+def check_fiducials(
+    sample_path: str | os.PathLike, atlas_path: str | os.PathLike, sample_frame: Frame
+) -> None:
+    """Check both files of fiducials before anything is registered.
+
+    Parameters
+    ----------
+    sample_path, atlas_path : path
+        See :func:`terareg.regions.points.read_points`.
+    sample_frame : Frame
+        Volume of the sample, in whose voxels the sample's file may count.
+
+    Raises
+    ------
+    PointsError
+        If a file cannot be read, a name is empty, there twice or without partner, or a point of
+        the sample lies outside its volume.
+    """
+    sample_points = read_points(sample_path, sample_frame)
+    _check_partners(point_names(atlas_path), sample_points.names, "error")
+    check_inside(sample_points, sample_frame, f"fiducials {sample_path} against the sample")
 
 
-def _check_partners(atlas_points: Points, sample_points: Points, unpaired: str) -> None:
-    a, s = set(atlas_points.names), set(sample_points.names)
-    lonely = [f"{name!r} (atlas only)" for name in atlas_points.names if name not in s]
-    lonely += [f"{name!r} (sample only)" for name in sample_points.names if name not in a]
+def _check_partners(atlas: Sequence[str], sample: Sequence[str], unpaired: str) -> None:
+    """Raise unless every name is once in the atlas and once in the sample."""
+    for names, where in ((atlas, "atlas"), (sample, "sample")):
+        unnamed = [n for n, name in enumerate(names, 1) if not name]
+        if unnamed:
+            raise PointsError(
+                f"fiducials of the {where}: number {unnamed[0]} has no name; name every fiducial, "
+                "the same in atlas and sample"
+            )
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise PointsError(
+                f"fiducials of the {where}: {twice[0]!r} is there twice; give every fiducial its "
+                "own name"
+            )
+    if not set(atlas) & set(sample):
+        raise PointsError(
+            f"fiducials: none of the {len(atlas)} names of the atlas (first: {atlas[0]!r}) is in "
+            f"the sample's list (first: {sample[0]!r}); write the same names on both sides"
+        )
+    lonely = [f"{name!r} (atlas only)" for name in atlas if name not in set(sample)]
+    lonely += [f"{name!r} (sample only)" for name in sample if name not in set(atlas)]
     if not lonely:
         return
     message = (

@@ -104,7 +104,8 @@ def regions_at(atlas: Atlas, position_um: np.ndarray) -> tuple[np.ndarray, np.nd
         np.floor(index, out=index)
         inside &= (index >= 0) & (index < size)
         flat *= size
-        flat += np.where(inside, index, 0).astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            flat += index.astype(np.int64)  # meaningless outside, and reset below
     flat[~inside] = 0
     labels = atlas.ids[atlas.index.reshape(-1)[flat]]
     labels[~inside] = 0

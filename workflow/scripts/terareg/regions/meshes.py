@@ -102,7 +102,7 @@ def write_meshes(
     volume_frame: Frame,
     settings: MeshSettings | None = None,
 ) -> dict[str, int]:
-    """Write a mesh for every id of a label volume.
+    """Write a mesh for every id of a label volume, in place of all that was there.
 
     Parameters
     ----------
@@ -139,6 +139,7 @@ def write_meshes(
     compact = np.searchsorted(ids, labels).astype(np.int32) + 1
     compact[labels == 0] = 0
     boxes = ndimage.find_objects(compact)
+    store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))
 
     def write(number: int) -> dict[str, int]:

@@ -136,10 +136,20 @@ def carry_points(points: Points, transform: Transform, atlas: Atlas, *, to: str)
 
 
 def read_points(path: str | os.PathLike, frame: Frame, *, layer: str | None = None) -> Points:
-    """Read points from a CSV file or, if the name ends in ``.json``, a Neuroglancer state."""
+    """Read points from a CSV file or, if the name ends in ``.json``, a Neuroglancer state.
+
+    See :func:`read_points_csv` and :func:`read_neuroglancer_points`.
+    """
     if Path(path).suffix.lower() == ".json":
         return read_neuroglancer_points(path, layer=layer)
     return read_points_csv(path, frame)
+
+
+def point_names(path: str | os.PathLike, *, layer: str | None = None) -> tuple[str, ...]:
+    """Check a file as :func:`read_points` does, before any volume is known; return the names."""
+    if Path(path).suffix.lower() == ".json":
+        return read_neuroglancer_points(path, layer=layer).names
+    return _csv_values(Path(path))[0]
 
 
 # ---------------------------------------------------------------------- CSV
@@ -159,9 +169,16 @@ def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
     Raises
     ------
     PointsError
-        If the file cannot be read, a column is unknown or missing, or a value is no number.
+        If the file cannot be read or has no points, a column is unknown or missing, or a value
+        is no number.
     """
-    path = Path(path)
+    names, values, unit = _csv_values(Path(path))
+    scale = _UNITS_UM[unit]
+    return Points(names, frame.to_um(values) if scale is None else values * scale)
+
+
+def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
+    """Names, coordinates z, y, x as they stand, and their unit."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -188,9 +205,9 @@ def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
                 "numbers; correct the line"
             )
         names.append(row[header.index("name")].strip() if "name" in header else "")
-    values = np.array(rows, float).reshape(-1, 3)
-    scale = _UNITS_UM[unit]
-    return Points(tuple(names), frame.to_um(values) if scale is None else values * scale)
+    if not rows:
+        raise PointsError(f"points {path} has no points below its header; add some or remove it")
+    return tuple(names), np.array(rows, float), unit
 
 
 def _csv_columns(header: list[str], path: Path) -> tuple[list[int], str]:
@@ -259,8 +276,8 @@ def read_neuroglancer_points(
     Raises
     ------
     PointsError
-        If the file is no state, no such layer is in it, it has other annotations than points, or
-        its dimensions x, y, z are no lengths.
+        If the file is no state, no such layer is in it, it has no annotations or others than
+        points, or its dimensions x, y, z are no lengths.
     """
     path = Path(path)
     try:
@@ -290,8 +307,13 @@ def read_neuroglancer_points(
             )
         names.append(str(item.get("description") or item.get("id") or ""))
         rows.append(point)
+    if not rows:
+        raise PointsError(
+            f"{where}: the state holds no annotations of this layer; copy them into a local layer "
+            "(source local://annotations) and save the viewer's state"
+        )
     homogeneous = np.ones((len(rows), to_um.shape[1]))
-    homogeneous[:, :-1] = np.array(rows, float).reshape(len(rows), -1)
+    homogeneous[:, :-1] = rows
     return Points(tuple(names), homogeneous @ to_um.T + np.array(offset_um, float))
 
 

@@ -13,7 +13,8 @@ matching tissue, artefact (bright, anything), and missing tissue (background val
 
 References
 ----------
-Tward, D. et al. Front. Neurosci. 14, 52 (2020). Golub, G. & Pereyra, V. Inverse Probl. 19, R1 (2003).
+Tward, D. et al. Front. Neurosci. 14, 52 (2020).
+Golub, G. & Pereyra, V. Inverse Probl. 19, R1 (2003).
 """
 
 from __future__ import annotations

@@ -88,9 +88,7 @@ def _write(path: str | Path, array: np.ndarray, frame: Frame, kind: str | None) 
         "dimension": str(len(sizes)),
         "space": "left-posterior-superior",
         "sizes": " ".join(map(str, sizes)),
-        "space directions": " ".join(
-            none * (kind is not None) + directions + none * timed
-        ),
+        "space directions": " ".join(none * (kind is not None) + directions + none * timed),
         "kinds": " ".join(kinds),
         "endian": "little",
         "encoding": "gzip",

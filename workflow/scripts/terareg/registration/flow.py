@@ -12,7 +12,9 @@ Arsigny, V. et al. MICCAI 2006. Risser, L. et al. IEEE Trans. Med. Imaging 30, 1
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +44,8 @@ class Grid:
         ``points`` has shape (3, ...) with components z, y, x; the result has shape (c, ...).
         """
         scaled = [
-            (points[i] - self.origin[i]) * (2.0 / (self.spacing[i] * (self.shape[i] - 1))) - 1.0
+            (points[i] - self.origin[i]) * (2.0 / (self.spacing[i] * max(1, self.shape[i] - 1)))
+            - 1.0
             for i in (2, 1, 0)
         ]
         index = torch.stack(scaled, -1)
@@ -156,6 +159,17 @@ def inverse_displacement(grid: Grid, displacement: torch.Tensor, start: torch.Te
     for _ in range(n):
         f = -grid.sample(displacement, points + f)
     return f
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Set PyTorch's CPU threads within a block: sums depend on their number in the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def good_size(n: int) -> int:

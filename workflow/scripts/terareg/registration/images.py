@@ -14,6 +14,7 @@ from terareg.frames import Frame
 
 _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
+_MANY_VOXELS = 320
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,42 @@ def prepare(image: Image) -> WorkingImage:
     values = np.clip(sign * (data - background) / scale, -0.5, 2.0).astype(np.float32)
     values[weight == 0] = 0
     return WorkingImage(values, weight, tissue, frame, tuple(warnings))
+
+
+def reduced(image: Image, voxel_um: float | None = None) -> Image:
+    """Average whole voxels until no finer than ``voxel_um``, holding one output plane at a time.
+
+    Without ``voxel_um``, until the longest side has at most 320 voxels, which is finer than any
+    default needs.
+    """
+    if voxel_um is None:
+        voxel_um = max(image.frame.extent_um) / _MANY_VOXELS
+    factor = [max(1, math.floor(voxel_um / s + 1e-6)) for s in image.frame.spacing_um]
+    factor = [min(f, max(1, n // _MINIMUM_VOXELS)) for f, n in zip(factor, image.frame.shape)]
+    if max(factor) == 1:
+        return image
+    frame = image.frame.downsampled(factor)
+    data, mask = np.empty(frame.shape, np.float32), np.empty(frame.shape, np.float32)
+    for z in range(frame.shape[0]):
+        planes = slice(z * factor[0], (z + 1) * factor[0])
+        part = image.data[planes]
+        weight = np.isfinite(part).astype(np.float32)
+        if image.mask is not None:
+            weight *= image.mask[planes]
+        total = _block_sums(weight, factor)
+        value = _block_sums(np.nan_to_num(part) * weight, factor)
+        data[z] = np.where(total > 0, value / np.maximum(total, 1e-6), np.nan)
+        mask[z] = total / _block_sums(np.ones_like(weight), factor)
+    return Image(data, frame, np.clip(mask, 0, 1), image.name)
+
+
+def _block_sums(planes: np.ndarray, factor: Sequence[int]) -> np.ndarray:
+    """Sum over z, and over blocks of y and x; a partial block at the end counts."""
+    sums = planes.sum(0)
+    for axis in (0, 1):
+        starts = np.arange(0, sums.shape[axis], factor[axis + 1])
+        sums = np.add.reduceat(sums, starts, axis=axis)
+    return sums
 
 
 def tissue_mask(contrast: np.ndarray) -> np.ndarray:

@@ -25,12 +25,17 @@ from terareg.registration.images import WorkingImage
 
 @dataclass(frozen=True)
 class Space:
-    """Internal coordinates: (micrometres - centre) / length, of atlas and of sample."""
+    """Internal coordinates: (micrometres - centre) / length, of atlas and of sample.
+
+    ``radius`` is that of the brain in these units (scales the affine unknowns), ``device`` where
+    the tensors live.
+    """
 
     length: float
     atlas_centre: np.ndarray
     sample_centre: np.ndarray
     radius: float
+    device: torch.device
 
     def grid(self, frame, centre: np.ndarray) -> Grid:
         """Grid of a frame in internal coordinates."""
@@ -102,9 +107,9 @@ class Problem:
         space: Space,
         model: Model,
         grid: Grid,
-        device: torch.device,
     ) -> None:
-        self.space, self.model, self.device = space, model, device
+        self.space, self.model = space, model
+        self.device = device = space.device
         self.flow = Flow(
             grid, model.kernel, steps=model.squarings, times=model.times, device=device
         )
@@ -122,9 +127,7 @@ class Problem:
         self.data_weight = voxel / volume
         box = math.prod(grid.spacing) * math.prod(grid.shape)
         # white values are scaled so that |z|^2 = ||L v||^2 / V (times average over unit time)
-        self.white_scale = math.sqrt(
-            math.prod(grid.shape) * model.times * volume / box
-        )
+        self.white_scale = math.sqrt(math.prod(grid.shape) * model.times * volume / box)
         self.velocity_shape = (model.times, 3, *grid.shape)
         self.n_velocity = math.prod(self.velocity_shape)
         self.base = None

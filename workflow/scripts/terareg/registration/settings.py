@@ -30,7 +30,9 @@ class RegistrationSettings:
     time_steps : int
         Velocities in unit time of the time-dependent flow.
     kernel_um : float, optional
-        Width a of L = (1 - a^2 Laplacian)^power; None is size / 10 (800 um).
+        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is size / 10 (800 um).
+    kernel_continuation : float
+        Factor by which the kernel widens with every coarser level, at least 1.
     kernel_power : float
         Power of L.
     velocity_um : float, optional
@@ -70,6 +72,7 @@ class RegistrationSettings:
     flow: str = "stationary"
     time_steps: int = 5
     kernel_um: float | None = None
+    kernel_continuation: float = 1.0
     kernel_power: float = 2.0
     velocity_um: float | None = None
     margin_um: float | None = None
@@ -103,6 +106,10 @@ class RegistrationSettings:
             raise RegistrationError(
                 f"regularisation {self.regularisation} is impossible; give a positive number "
                 "(0.05 is the default, larger is stiffer)"
+            )
+        if not self.kernel_continuation >= 1:
+            raise RegistrationError(
+                f"kernel_continuation {self.kernel_continuation} is out of range; give at least 1"
             )
         if not 0 <= self.contrast_order <= 5:
             raise RegistrationError(

@@ -335,9 +335,7 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _displaced(displacement: np.ndarray, frame: Frame, points: np.ndarray) -> np.ndarray:
-    index = np.stack(
-        [(p - o) / s for p, o, s in zip(points, frame.origin_um, frame.spacing_um)]
-    )
+    index = np.stack([(p - o) / s for p, o, s in zip(points, frame.origin_um, frame.spacing_um)])
     moved = np.array(points, copy=True)
     for axis in range(3):
         moved[axis] += ndimage.map_coordinates(

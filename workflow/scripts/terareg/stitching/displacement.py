@@ -37,7 +37,8 @@ _SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis along which the two tiles follo
 _MIN_OVERLAP = 4  # coarse pixels that must overlap, per axis, for a correlation to count
 _MIN_SEGMENT = 48  # shortest stretch of a seam that is a window of its own, pixels
 _MIN_PLANES = 16  # fewest planes of a window where the stack has more
-_HIGH_PASS = 15  # edge of the box whose mean is subtracted, pixels
+_HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
+_LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
 
@@ -436,6 +437,7 @@ class _Pair:
         self.axis = _SEAM_AXIS[direction]
         self.along = 3 - self.axis  # the axis along the seam
         self.bytes = 0
+        self.dense = False  # whether the windows cover the whole stack
 
     def read(self, which: int, box) -> np.ndarray:
         """Pixels of a box ((z0, z1), (y0, y1), (x0, x1)) of tile a (0) or b (1)."""
@@ -453,8 +455,9 @@ class _Pair:
                 box_b.append((0, min(n, n - d + s)))
             else:
                 low, high = z if axis == 0 else seam
-                # in z the two windows have equal depth: planes cost reading time
-                margin = 0 if axis == 0 and high - low > 1 else s
+                # planes cost reading time: only where windows lie side by side are more of them
+                # taken, since they are read for the next window anyway
+                margin = s if axis > 0 or self.dense else 0
                 box_a.append((low, high))
                 box_b.append((max(0, low - d - margin), min(n, high - d + margin)))
         return box_a, box_b
@@ -552,7 +555,8 @@ def _windows(pair: _Pair, settings: DisplacementSettings):
     # thin stacks get thinner windows, the thinnest get windows side by side along the seam
     depth = max(min(depth, _MIN_PLANES), min(depth, (last - first) // settings.windows))
     number = max(1, min(settings.windows, (last - first) // depth))
-    if number == settings.windows and last - first > 2 * number * depth:
+    pair.dense = last - first < (number + 1) * depth
+    if last - first > 2 * number * depth:
         starts = _signal_starts(pair, first, last, depth, settings)
     else:
         starts = [int(v) for v in np.linspace(first, last - depth, number).round()]
@@ -626,10 +630,10 @@ def _prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray
     log = np.log(np.maximum(image - dark, 0) + soft)
     log -= np.median(log, axis=(0, 2), keepdims=True)
     log -= np.median(log, axis=(0, 1), keepdims=True)
-    size = [1, min(_HIGH_PASS, log.shape[1]), min(_HIGH_PASS, log.shape[2])]
+    size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
     log -= ndimage.uniform_filter(log, size, mode="nearest")
     signal = _has_signal(log)
-    sigma = [0.6 if log.shape[0] > 1 else 0, 0.8, 0.8]
+    sigma = [g if n > 1 else 0 for g, n in zip(_LOW_PASS, log.shape)]
     return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=3.0), signal
 
 

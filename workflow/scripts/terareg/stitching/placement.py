@@ -448,9 +448,13 @@ def _report(grid, pairs, kept, usable, x, model, stage_sigma, enough, settings) 
             state, reason = "unused", _unusable(pair, settings)
         elif not kept[k]:
             state = "rejected"
+            length = np.linalg.norm(residual)
+            off = np.array(pair.displ_vox) - model[pair.direction]
+            listed = ", ".join(f"{v:.1f}" for v in (residual if length > 1 else off))
             reason = (
-                f"contradicts its neighbours by {np.linalg.norm(residual):.1f} voxels "
-                f"({', '.join(f'{v:.1f}' for v in residual)} in z, y, x)"
+                f"contradicts its neighbours by {length:.1f} voxels ({listed} in z, y, x)"
+                if length > 1
+                else f"({listed}) voxels off the stage's usual step, and no loop confirms it"
             )
         else:
             count[a] += 1

@@ -116,7 +116,14 @@ class Store:
     def read(self, key: str) -> bytes:
         """Return an object, or raise :class:`FileNotFoundError`."""
         if not self.is_s3:
-            return self.path(key).read_bytes()
+            try:
+                return self.path(key).read_bytes()
+            except NotADirectoryError as error:
+                raise FileNotFoundError(self.address(key)) from error
+            except PermissionError as error:
+                raise StoreError(
+                    f"cannot read {self.address(key)} ({error.strerror}); check its permissions"
+                ) from error
         with self._s3_errors(key):
             return self._client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
 

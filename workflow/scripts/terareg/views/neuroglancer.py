@@ -31,7 +31,7 @@ FORMATS = ("ome-zarr", "precomputed")
 # colours of channels in order, told apart also by colour-blind readers
 CHANNEL_COLOURS = ("#ffffff", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442")
 
-_FOLDER = {"ome-zarr": ("zarr", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
+_FOLDER = {"ome-zarr": ("zarr3", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
 _M_PER_UM = 1e-6
 _SHADER = """#uicontrol invlerp contrast
 #uicontrol vec3 colour color(default="{colour}")
@@ -222,7 +222,7 @@ def build_state(
     Parameters
     ----------
     layers : sequence of mapping
-        As the functions above return them; names must differ.
+        As the functions above return them; names must differ. Annotation layers are put first.
     frame : Frame
         Level 0 of the volume in whose voxels the viewer counts.
     title : str
@@ -240,6 +240,9 @@ def build_state(
     names = [layer["name"] for layer in layers]
     if len(set(names)) != len(names):
         raise ConfigError(f"two layers have one name among {', '.join(sorted(names))}; rename one")
+    # Neuroglancer drops a layer if a slow machine makes it write its state while it reads one and
+    # annotation layers are not read yet (AnnotationUserLayer.toJSON): they come first
+    ordered = sorted(layers, key=lambda layer: layer["type"] != "annotation")
     if position_um is None:
         position_um = frame.to_um(np.array([n // 2 for n in frame.shape]))
     voxels = np.asarray(position_um, float) / np.array(frame.spacing_um)
@@ -251,7 +254,7 @@ def build_state(
         "projectionScale": _number(across * 1.3),
         "crossSectionBackgroundColor": "#000000",
         "showDefaultAnnotations": False,
-        "layers": [dict(layer) for layer in layers],
+        "layers": [dict(layer) for layer in ordered],
         "layout": layout,
     }
     if names:

@@ -12,7 +12,7 @@ import importlib.metadata
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,23 +45,42 @@ STAGES = (
 
 # file name without .png (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
-    (r"flatfield_(?P<of>.+)", "intensity", "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
-    (r"tile_means_(?P<of>.+)", "intensity", "Mean of all tiles before and after the correction; after, it should be even."),
-    (r"placement", "stitching", "Map of the tiles at their solved positions; colour and dash of a link tell whether it was kept."),
-    (r"seams", "stitching", "Worst seams before and after the placement; one tile is magenta, the other green, so that a good fit is grey."),
-    (r"loop_closure", "stitching", "Loop closure of each cell of four tiles; zero is perfect."),
-    (r"fused_(?P<of>.+)", "fused", "Three middle planes of the fused volume with orientation letters and scale bar."),
-    (r"corrected_volume_(?P<of>.+)", "bias", "Three middle planes of the volume after bias correction."),
-    (r"bias_(?P<of>.+)", "bias", "Bias field: image before, field that is divided out, image after."),
-    (r"preview_(?P<of>.+)", "registration", "Initial alignment: region boundaries of the atlas on the sample, and the atlas beside it."),
-    (r"overlay_(?P<of>.+)", "registration", "Region boundaries on the sample by the initial affine and after registration."),
-    (r"prediction_(?P<of>.+)", "registration", "Sample, atlas as the registration predicts it, checkerboard of both, and difference."),
-    (r"posteriors_(?P<of>.+)", "registration", "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
-    (r"energy_(?P<of>.+)", "registration", "Energy against iteration for each level; it should fall and level off."),
-    (r"jacobian_histogram_(?P<of>.+)", "registration", "How often each local change of volume occurs; zero or less would be a fold."),
-    (r"jacobian_(?P<of>.+)", "registration", "Map of the local change of volume in three planes."),
-    (r"regions_(?P<of>.+)", "regions", "Volumes of the largest regions, left against right."),
-    (r"fiducials_(?P<of>.+)", "accuracy", "Distance of every fiducial from its partner, before and after registration."),
+    (r"flatfield_(?P<of>.+)", "intensity",
+     "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
+    (r"tile_means_(?P<of>.+)", "intensity",
+     "Mean of all tiles before and after the correction; after, it should be even."),
+    (r"placement", "stitching",
+     "Map of the tiles at their solved positions; colour and dash of a link tell "
+     "whether it was kept."),
+    (r"seams", "stitching",
+     "Worst seams before and after the placement; one tile is magenta, the other "
+     "green, so that a good fit is grey."),
+    (r"loop_closure", "stitching",
+     "Loop closure of each cell of four tiles; zero is perfect."),
+    (r"fused_(?P<of>.+)", "fused",
+     "Three middle planes of the fused volume with orientation letters and scale bar."),
+    (r"corrected_volume_(?P<of>.+)", "bias",
+     "Three middle planes of the volume after bias correction."),
+    (r"bias_(?P<of>.+)", "bias",
+     "Bias field: image before, field that is divided out, image after."),
+    (r"preview_(?P<of>.+)", "registration",
+     "Initial alignment: region boundaries of the atlas on the sample, and the atlas beside it."),
+    (r"overlay_(?P<of>.+)", "registration",
+     "Region boundaries on the sample by the initial affine and after registration."),
+    (r"prediction_(?P<of>.+)", "registration",
+     "Sample, atlas as the registration predicts it, checkerboard of both, and difference."),
+    (r"posteriors_(?P<of>.+)", "registration",
+     "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
+    (r"energy_(?P<of>.+)", "registration",
+     "Energy against iteration for each level; it should fall and level off."),
+    (r"jacobian_histogram_(?P<of>.+)", "registration",
+     "How often each local change of volume occurs; zero or less would be a fold."),
+    (r"jacobian_(?P<of>.+)", "registration",
+     "Map of the local change of volume in three planes."),
+    (r"regions_(?P<of>.+)", "regions",
+     "Volumes of the largest regions, left against right."),
+    (r"fiducials_(?P<of>.+)", "accuracy",
+     "Distance of every fiducial from its partner, before and after registration."),
 )  # fmt: skip
 
 # pattern of files under the results folder, what they are
@@ -219,13 +238,9 @@ def show(value: Any) -> str:
             return "–"
         if value.is_integer() and abs(value) < 1e15:
             return show(int(value))
-        return (
-            f"{value:.4g}"
-            if 1e-3 <= abs(value) < 1e4
-            else f"{value:.3e}"
-            if abs(value) < 1e-3
-            else show(round(value))
-        )
+        if abs(value) >= 1e4:
+            return show(round(value))
+        return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.2e}"
     if isinstance(value, (list, tuple)):
         return ", ".join(show(v) for v in value)
     return str(value)
@@ -240,6 +255,10 @@ def _acquisition(folder: Path, stage: dict, measured: list) -> None:
     problems = [str(p) for p in data.get("problems", ())]
     stage["warnings"] += problems
     measured.append(("acquisition.problems", "", len(problems)))
+    stacks = [stack for tile in data.get("planes", {}).values() for stack in tile.values()]
+    if stacks:
+        missing = sum(len(stack.get("missing", ())) for stack in stacks)
+        measured.append(("acquisition.missing_planes", "", missing))
     shape, spacing = data.get("tile_shape"), data.get("spacing_um")
     tiles = data.get("tiles", ())
     facts = {
@@ -273,59 +292,33 @@ def _stitching(folder: Path, stage: dict, measured: list) -> None:
     path = folder / "stitching" / "placement.json"
     if not path.exists():
         return
-    from terareg.views.figures.stitching import link_state, residual_vox
-
     data = read_json(path)
-    links = data.get("links", ())
-    states = [link_state(link) for link in links]
-    counts = {s: states.count(s) for s in ("kept", "rejected", "disagree", "no_signal")}
+    links = data["links"]
+    counts = {s: sum(link["state"] == s for link in links) for s in ("kept", "rejected", "unused")}
+    residuals = sorted(math.hypot(*k["residual_vox"]) for k in links if k["state"] == "kept")
+    loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
     usable = counts["kept"] + counts["rejected"]
-    residuals = sorted(
-        r for link, s in zip(links, states) if s == "kept" for r in [residual_vox(link)]
-        if r is not None
-    )  # fmt: skip
-    loops = [
-        math.hypot(*loop["closure_vox"])
-        for loop in data.get("loops", ())
-        if loop.get("closure_vox") is not None
-    ]
-    closure = max(loops, default=None)
     measured += [
         ("stitching.kept_percent", "", 100 * counts["kept"] / usable if usable else None),
         ("stitching.residual_p95_vox", "", _percentile(residuals, 0.95)),
-        ("stitching.loop_closure_vox", "", closure),
+        ("stitching.loop_closure_vox", "", _percentile(loops, 1)),
     ]
-    stage["warnings"] += [str(w) for w in data.get("warnings", ())]
-    stage["tables"].append(
-        _facts(
-            "Placement",
-            {
-                "tiles": len(data.get("tiles", ())),
-                "links kept": counts["kept"],
-                "links rejected": counts["rejected"],
-                "links whose windows disagree": counts["disagree"],
-                "links without signal": counts["no_signal"],
-                "residual of kept links, median (voxel)": _percentile(residuals, 0.5),
-                "residual of kept links, worst (voxel)": residuals[-1] if residuals else None,
-                "loops measured": len(loops),
-                "loop closure, median (voxel)": _percentile(sorted(loops), 0.5),
-                "loop closure, worst (voxel)": closure,
-            },
-        )
-    )
+    stage["warnings"] += [str(w) for w in data["warnings"]]
+    facts = {f"links {state}": count for state, count in counts.items()}
+    facts["residual of kept links, median, worst (voxel)"] = _median_worst(residuals)
+    facts["loop closure, median, worst (voxel)"] = _median_worst(loops)
+    facts |= {f"tiles {s}": n for s, n in _count(t["state"] for t in data["tiles"].values())}
+    model = data.get("model", {})
+    facts |= {f"{d} step z, y, x (voxel)": model.get(d) for d in ("EAST", "SOUTH")}
+    stage["tables"].append(_facts("Placement", facts))
     refused = [
-        [link["a"], link["b"], s.replace("_", " "), residual_vox(link), link.get("reason")]
-        for link, s in zip(links, states)
-        if s in ("rejected", "disagree")
+        [link["a"], link["b"], link["state"], math.hypot(*link["residual_vox"]), link["reason"]]
+        for link in links
+        if link["state"] != "kept"
     ]
     if refused:
-        stage["tables"].append(
-            _table_of(
-                "Links that were measured but not used",
-                ("tile", "neighbour", "state", "residual (voxel)", "reason"),
-                refused,
-            )
-        )
+        columns = ("tile", "neighbour", "state", "residual (voxel)", "reason")
+        stage["tables"].append(_table_of("Links that were not used", columns, refused))
 
 
 def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
@@ -357,9 +350,18 @@ def _registration(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("registration/*/summary.json")):
         atlas, data = path.parent.name, read_json(path)
         stage["warnings"] += [f"{atlas}: {text}" for text in data.get("warnings", ())]
-        for key in ("jacobian_min", "inverse_error_um", "improved_percent", "matching_percent"):
+        for key in ("jacobian_min", "inverse_error_um"):
             measured.append((f"registration.{key}", atlas, _number(data.get(key))))
-        stage["tables"].append(_facts(f"Registration to {atlas}", _scalars(data)))
+        before, after = (_number(data.get(f"match_{k}")) for k in ("affine", "deformed"))
+        if before is not None and after is not None:
+            measured.append(("registration.gain", atlas, before - after))
+        shares = (data.get("mixture") or {}).get("shares") or {}
+        share = _number(shares.get("match"))
+        measured.append(
+            ("registration.matching_percent", atlas, None if share is None else 100 * share)
+        )
+        facts = _scalars(data) | {f"tissue: {k}": f"{v:.1%}" for k, v in shares.items()}
+        stage["tables"].append(_facts(f"Registration to {atlas}", facts))
     for path in sorted(folder.glob("registration/*/energy.tsv")):
         rows = _table(path)
         if not rows or "level" not in rows[0]:
@@ -367,8 +369,8 @@ def _registration(folder: Path, stage: dict, measured: list) -> None:
         last = {row["level"]: row for row in rows}
         stage["tables"].append(
             _table_of(
-                f"Last iteration of each level, {path.parent.name}",
-                [c.replace("_", " ") for c in rows[0]],
+                f"Last step of each level, {path.parent.name}",
+                [_label(c) for c in rows[0]],
                 [[_parse(v) for v in row.values()] for row in last.values()],
             )
         )
@@ -379,10 +381,8 @@ def _regions(folder: Path, stage: dict, measured: list) -> None:
         rows = _table(path)
         own = [r for r in rows if r.get("scope", "own") == "own"]
         both = [r for r in own if r.get("hemisphere", "both") == "both"]
-        weights = [
-            (v, c) for r in both
-            if (v := _number(r.get("atlas_volume_mm3"))) and (c := _number(r.get("coverage"))) is not None
-        ]  # fmt: skip
+        extents = [(_number(r.get("atlas_volume_mm3")), _number(r.get("coverage"))) for r in both]
+        weights = [(v, c) for v, c in extents if v and c is not None]
         total = sum(v for v, _ in weights)
         share = 100 * sum(v * c for v, c in weights) / total if total else None
         measured.append(("regions.coverage_percent", path.stem, share))
@@ -431,12 +431,12 @@ def _figures(folder: Path, stages: dict) -> None:
     found = [(f"preview_{p.parent.name}", p) for p in previews] + [(p.stem, p) for p in paths]
     placed = {stage: [] for stage in stages}
     for stem, path in found:
-        for rank, (pattern, stage, text) in enumerate(FIGURES):
+        rank, stage, text, match = len(FIGURES), "other", stem.replace("_", " "), None
+        for number, (pattern, *rest) in enumerate(FIGURES):
             match = re.fullmatch(pattern, stem)
             if match:
+                rank, (stage, text) = number, rest
                 break
-        else:
-            rank, stage, text, match = len(FIGURES), "other", stem.replace("_", " "), None
         of = match.groupdict().get("of") if match else None
         data = base64.b64encode(path.read_bytes()).decode()
         placed[stage].append(
@@ -445,7 +445,7 @@ def _figures(folder: Path, stages: dict) -> None:
                 {
                     "source": f"data:image/png;base64,{data}",
                     "alt": f"{of}: {text}" if of else text,
-                    "caption": f"{of}. {text}" if of else text,
+                    "caption": f"{of}: {text}" if of else text,
                     "file": path.relative_to(folder).as_posix(),
                 },
             )
@@ -467,7 +467,9 @@ def _viewer(folder: Path, store_url: str) -> dict:
     state = folder / "views" / "neuroglancer.json"
     if not state.exists():
         return {}
-    return {"state": state.relative_to(folder).as_posix(), "store": store_url or "STORE"}
+    # inside a workflow the path is relative and can be copied; an absolute one stays out
+    shown = state.relative_to(folder) if folder.is_absolute() else state
+    return {"state": shown.as_posix(), "store": store_url or "STORE"}
 
 
 # ---------------------------------------------------------------------- tables and words
@@ -540,6 +542,15 @@ def _percentile(ordered: Sequence[float], share: float) -> float | None:
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
     return ordered[low] + (place - low) * (ordered[high] - ordered[low])
+
+
+def _median_worst(ordered: Sequence[float]) -> list[float] | None:
+    return [_percentile(ordered, 0.5), ordered[-1]] if ordered else None
+
+
+def _count(items: Iterable[str]) -> list[tuple[str, int]]:
+    items = list(items)
+    return [(item, items.count(item)) for item in sorted(set(items))]
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

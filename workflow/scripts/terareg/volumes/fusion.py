@@ -5,7 +5,7 @@ that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of
 tile shares with its neighbour; the weight of a tile is the product of its ramps along y and x,
 and the weights of the tiles that are there add up to 1. In an overlap of two tiles this is the
 sine blending of TeraStitcher (Bria and Iannello, BMC Bioinformatics 13:316, 2012). What is
-there is decided by the tiles' boxes, never by a voxel's value.
+there is decided by the tiles' boxes and their missing planes, never by a voxel's value.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from terareg.volumes.plan import Block, VolumePlan
 
 Origin = tuple[float, float, float]
 
-# keeps the two ends of a ramp above zero, so that a lone tile always has a weight; 1e-5 of
-# full scale is below the rounding of 16 bits
-_LEAST_WEIGHT = 1e-6
+# keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
+_LEAST_WEIGHT = 1e-9
 _SLAB_PLANES = 32
 
 
@@ -128,7 +127,8 @@ def fuse_block(
     Parameters
     ----------
     source : TileSource
-        Has ``acquisition`` and ``read(tile, z0, z1, y, x)``.
+        Has ``acquisition``, ``read(tile, z0, z1, y, x)`` and ``missing_planes(tile)``. Missing
+        planes that read as blank are left to the other tiles there.
     origins : mapping
         Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
     plan : VolumePlan
@@ -146,13 +146,13 @@ def fuse_block(
     shape = source.acquisition.tile_shape
     tiles = [
         tile
-        for tile in _tiles(source.acquisition, origins, shape, settings)
+        for tile in _tiles(source, origins, shape, settings)
         if all(max(a, s) < min(b, e) for a, b, s, e in
                zip(tile.start, tile.stop, block.start, block.stop))
     ]  # fmt: skip
     clipped = Clipped()
     for z0, z1 in _slabs(tiles, block):
-        here = [t for t in tiles if t.start[0] <= z0 and z1 <= t.stop[0]]
+        here = [t for t in tiles if _covers(t, 0, (z0, z1)) and z0 not in t.blank]
         windows = {t.name: _read(source, t, (z0, z1), block, shape) for t in here}
         for y, x in itertools.product(_cuts(here, block, 1), _cuts(here, block, 2)):
             cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
@@ -185,21 +185,22 @@ def fuse_memory_mb(
     plane = math.prod(plan.block[1:])
     if plane_mb is None:
         plane_mb = tile_shape[1] * tile_shape[2] * 4 / 1e6
-    # the block, its half-resolution copy, and the largest shard twice (encoded and in flight)
-    block_mb = voxels * size * (1 + 1 / 4 + 2) / 1e6
+    # the block, what tensorstore holds of it until the shard is written, and the encoded shard
+    block_mb = 2.6 * voxels * size / 1e6
     # up to four tiles' windows of a slab, and two float32 copies of it
     slab_mb = min(_SLAB_PLANES, plan.block[0]) * plane * (4 * size + 2 * 4) / 1e6
-    return 250.0 + max(1, workers) * (block_mb + slab_mb + 2 * plane_mb)
+    return 130.0 + max(1, workers) * (block_mb + slab_mb + 2 * plane_mb)
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """A tile in the volume: its box, the fraction by which it is shifted, its ramps."""
+    """A tile in the volume: its box, its planes without data, its ramps."""
 
     name: str
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
     origin: Origin
+    blank: frozenset[int]  # planes of the volume
     ramps: tuple[np.ndarray, np.ndarray]  # weights along y and x, float64, one per voxel
 
 
@@ -220,11 +221,12 @@ def _extent(
 
 
 def _tiles(
-    acquisition: Any,
+    source: Any,
     origins: Mapping[str, Sequence[float]],
     shape: Sequence[int],
     settings: FusionSettings,
 ) -> list[_Tile]:
+    acquisition = source.acquisition
     boxes = {n: _extent(o, shape, settings) for n, o in origins.items()}
     cells = {(t.row, t.column): t.name for t in acquisition.tiles if t.name in origins}
     tiles = []
@@ -246,7 +248,12 @@ def _tiles(
                             weights[weights.size - ramp.size :] *= ramp
             ramps.append(np.maximum(weights, _LEAST_WEIGHT))
         origin = tuple(float(o) for o in origins[tile.name])
-        tiles.append(_Tile(tile.name, start, stop, origin, tuple(ramps)))
+        blank = frozenset()
+        if acquisition.missing_planes == "blank":
+            # between two planes, a fractional origin needs both
+            missing = [z + origin[0] for z in source.missing_planes(tile.name)]
+            blank = frozenset(p for z in missing for p in (math.floor(z), math.ceil(z)))
+        tiles.append(_Tile(tile.name, start, stop, origin, blank, tuple(ramps)))
     return tiles
 
 
@@ -281,8 +288,12 @@ def _ramp(n: int) -> np.ndarray:
 
 def _slabs(tiles: Sequence[_Tile], block: Block) -> list[tuple[int, int]]:
     """Ranges of planes in which the set of tiles does not change, of bounded depth."""
+    ends = {block.start[0], block.stop[0]}
+    for tile in tiles:
+        ends |= {tile.start[0], tile.stop[0], *tile.blank, *(z + 1 for z in tile.blank)}
+    inside = sorted(z for z in ends if block.start[0] <= z <= block.stop[0])
     slabs = []
-    for low, high in _cuts(tiles, block, 0):
+    for low, high in itertools.pairwise(inside):
         slabs += [(z, min(z + _SLAB_PLANES, high)) for z in range(low, high, _SLAB_PLANES)]
     return slabs
 

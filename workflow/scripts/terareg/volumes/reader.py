@@ -20,66 +20,68 @@ logger = logging.getLogger(__name__)
 _BLOCK_VOXELS = 1 << 21
 
 
-class Volume:
-    """A volume in a store.
-
-    Parameters
-    ----------
-    store : Store
-    key : str
-        Folder of the volume.
-    plan : VolumePlan, optional
-        Read from the store if not given.
+class Levels:
+    """One image at several resolutions; subclasses say where the voxels come from.
 
     Attributes
     ----------
-    plan : VolumePlan
-    frame : Frame
-        Grid of level 0.
+    name : str
+        For messages.
+    frames : tuple of Frame
+        Grid of each level, finest first; all have the outer faces of level 0 (the last voxel of
+        an axis may reach beyond).
     dtype : numpy.dtype
+    is_segmentation : bool
+        Whether voxels are labels.
     """
 
-    def __init__(self, store: Store, key: str, plan: VolumePlan | None = None) -> None:
-        self.store, self.key = store, key
-        self.plan = read_plan(store, key) if plan is None else plan
-        self.frame = self.plan.frame
-        self.dtype = np.dtype(self.plan.dtype)
+    name: str
+    frames: tuple[Frame, ...]
+    dtype: np.dtype
+    is_segmentation: bool
+
+    def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        raise NotImplementedError
+
+    @property
+    def frame(self) -> Frame:
+        """Grid of level 0."""
+        return self.frames[0]
 
     @property
     def levels(self) -> int:
         """Number of levels."""
-        return len(self.plan.levels)
+        return len(self.frames)
 
     def level_frame(self, level: int) -> Frame:
         """Grid of a level."""
         if not 0 <= level < self.levels:
             raise VolumeError(
-                f"{self.plan.name} has levels 0 to {self.levels - 1}, there is no level {level}"
+                f"{self.name} has levels 0 to {self.levels - 1}, there is no level {level}"
             )
-        return self.plan.levels[level].frame
+        return self.frames[level]
 
     def read(
         self, level: int, start: Sequence[int] | None = None, stop: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Voxels ``start <= index < stop`` of a level, all of them by default.
+        """Voxels ``start <= index < stop`` of a level, (z, y, x), all of them by default.
 
         Raises
         ------
         VolumeError
-            If the box leaves the volume, or an object is missing or damaged. What was never
-            written is never read as zeros.
+            If the box leaves the volume, or an object is missing or damaged. In a volume of
+            terareg, what was lost is never read as zeros.
         """
         shape = self.level_frame(level).shape
         start = (0, 0, 0) if start is None else tuple(int(a) for a in start)
         stop = shape if stop is None else tuple(int(b) for b in stop)
         if not all(0 <= a <= b <= n for a, b, n in zip(start, stop, shape)):
             raise VolumeError(
-                f"box {start} to {stop} leaves level {level} of {self.plan.name}, "
-                f"whose shape is {shape}"
+                f"box {start} to {stop} leaves level {level} of {self.name}, whose shape is {shape}"
             )
         if any(a == b for a, b in zip(start, stop)):
             return np.zeros([b - a for a, b in zip(start, stop)], self.dtype)
-        return read_level(self.store, self.key, self.plan, level, start, stop)
+        return self._read(level, start, stop)
 
     def level_for(self, resolution_um: float | Sequence[float]) -> int:
         """Coarsest level that is at least as fine as ``resolution_um`` on every axis.
@@ -93,7 +95,7 @@ class Volume:
         if not axes:
             logger.warning(
                 "%s: no level is as fine as %s um; level 0 (%s um) is used",
-                self.plan.name, wanted, finest,
+                self.name, wanted, finest,
             )  # fmt: skip
             return 0
         best = 0
@@ -130,13 +132,11 @@ class Volume:
         frame : Frame
         """
         frame = target if isinstance(target, Frame) else self.frame.resampled(_three(target))
-        if self.plan.is_segmentation:
-            raise VolumeError(
-                f"{self.plan.name} holds labels, which have no mean; read a level instead"
-            )
+        if self.is_segmentation:
+            raise VolumeError(f"{self.name} holds labels, which have no mean; read a level instead")
         if frame.orientation != self.frame.orientation:
             raise VolumeError(
-                f"{self.plan.name} is oriented {self.frame.orientation}, not {frame.orientation}; "
+                f"{self.name} is oriented {self.frame.orientation}, not {frame.orientation}; "
                 "ask for a grid in its orientation"
             )
         level = self.level_for(frame.spacing_um)
@@ -156,12 +156,36 @@ class Volume:
             result[box] = values
 
         boxes = _output_boxes(frame, source)
-        for _ in map_items(one, boxes, workers=workers, what=f"{self.plan.name}: resampled boxes"):
+        for _ in map_items(one, boxes, workers=workers, what=f"{self.name}: resampled boxes"):
             pass
         if self.dtype.kind == "u":
             # the slopes at an edge may undershoot where all voxels are near zero
             np.maximum(result, 0, out=result)
         return result, frame
+
+
+class Volume(Levels):
+    """A volume that terareg wrote.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        Folder of the volume.
+    plan : VolumePlan, optional
+        Read from the store if not given.
+    """
+
+    def __init__(self, store: Store, key: str, plan: VolumePlan | None = None) -> None:
+        self.store, self.key = store, key
+        self.plan = read_plan(store, key) if plan is None else plan
+        self.name = self.plan.name
+        self.frames = tuple(level.frame for level in self.plan.levels)
+        self.dtype = np.dtype(self.plan.dtype)
+        self.is_segmentation = self.plan.is_segmentation
+
+    def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        return read_level(self.store, self.key, self.plan, level, start, stop)
 
 
 class _AxisWeights:

@@ -11,10 +11,14 @@ A volume at ``key`` of a store has
 :func:`init_volume` is the only writer of metadata, :func:`write_block` of the fine levels,
 :func:`finish_pyramid` of the coarse ones. Every object is written whole and has one writer, so
 that blocks may be written concurrently, again, or after a crash, and end in the same bytes.
+
+Chunks of zeros are stored like others (a few bytes each in OME-Zarr; whole in raw precomputed,
+whose readers would otherwise have to guess), so that an absent object is always an error.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -324,6 +328,11 @@ def finalize_volume(
                 "run again to have it rewritten"
             )
 
+    for name in present:
+        # what a killed process left behind; nobody writes here any more
+        if name.endswith((".part", ".__lock")) and name not in wanted:
+            store.delete(name)
+
     summary: dict[str, Any] = {
         "sha256": _pyramid_fingerprint(plan, records),
         "blocks": len(records),
@@ -346,6 +355,38 @@ def finalize_volume(
             group = ngff.group_json(plan, metadata, tuple(summary["window"]))
             store.write(f"{key}/{ngff.FOLDER}/zarr.json", to_json(group))
     return summary
+
+
+def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:
+    """Read every block back and remove the records of those that are not what was written.
+
+    Level 0 is compared in every format. The next run writes these blocks again.
+
+    Returns
+    -------
+    list of str
+        Names of the damaged blocks.
+    """
+    forms = [
+        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
+        for form in plan.settings.formats
+    ]
+
+    def damaged(pair: tuple[Block, dict]) -> bool:
+        block, record = pair
+        try:
+            arrays = (read_level(store, key, form, 0, block.start, block.stop) for form in forms)
+            return any(content_hash(array) != record["sha256"] for array in arrays)
+        except VolumeError:
+            return True
+
+    pairs = list(zip(plan.blocks(), read_block_records(store, key, plan)))
+    found = map_items(damaged, pairs, workers=workers, what=f"{plan.name}: checked blocks")
+    bad = [block for (block, _), is_bad in zip(pairs, found) if is_bad]
+    for block in bad:
+        logger.warning("%s: block %s is damaged", store.address(key), block.name)
+        store.delete(record_key(key, block))
+    return [block.name for block in bad]
 
 
 def display_window(

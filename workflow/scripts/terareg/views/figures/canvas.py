@@ -64,7 +64,7 @@ def _png(pixels: np.ndarray) -> bytes:
     grey = (pixels == pixels[..., :1]).all()
     image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey else pixels))
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", compress_level=6)
     return stream.getvalue()
 
 
@@ -283,6 +283,16 @@ def plane_rows(frame: Frame, names: Sequence[str], title: str, *, bar: bool = Fa
 def view_name(frame: Frame, axis: int) -> str:
     """Anatomical name of the planes perpendicular to an array axis."""
     return _VIEWS[frame.orientation[axis]]
+
+
+def nothing(title: str, reason: str) -> Figure:
+    """Return a small figure that says why there is nothing to draw.
+
+    Workflows promise their pictures before they know the data; an empty one has to explain itself.
+    """
+    figure = new_figure(8.6, 2.0, title)
+    note(axes_grid(figure, 1, 1)[0, 0], ["Nothing to draw: " + reason])
+    return figure
 
 
 def note(axes, lines: Iterable[str]) -> None:

@@ -52,9 +52,9 @@ def region_bars(
         }
     table = {n: d for n, d in table.items() if sum(d.values()) > 0}
     if not table:
-        raise ValueError(f"region_bars needs rows with a positive {value}")
+        return canvas.nothing(f"Largest regions: {label}", "no region has any.")
     names = sorted(table, key=lambda n: (-sum(table[n].values()), n))[:most]
-    figure = canvas.new_figure(8.6, 1.4 + 0.34 * len(names), f"Largest regions: {label}")
+    figure = canvas.new_figure(8.6, 1.7 + 0.33 * len(names), f"Largest regions: {label}")
     axes = canvas.axes_grid(figure, 1, 1)[0, 0]
     place = np.arange(len(names))
     sides = ("left", "right") if sided else sorted({s for d in table.values() for s in d})
@@ -94,14 +94,14 @@ def fiducial_errors(rows: Sequence[Mapping[str, Any]], *, voxel_um: float | None
         if r.get("kind", "fiducial") == "fiducial" and _finite(r.get("error_um"))
     ]  # fmt: skip
     if not rows:
-        raise ValueError("fiducial_errors needs at least one row with error_um")
+        return canvas.nothing("Fiducial errors", "no fiducial was scored.")
     rows = sorted(rows, key=lambda r: (-float(r["error_um"]), str(r["name"])))
     errors = np.array([float(r["error_um"]) for r in rows])
     before = np.array(
         [float(r["affine_error_um"]) if _finite(r.get("affine_error_um")) else np.nan for r in rows]
     )
     named = len(rows) <= 40
-    figure = canvas.new_figure(8.6, 1.6 + (0.24 * len(rows) if named else 4.0), "Fiducial errors")
+    figure = canvas.new_figure(8.6, 2.0 + (0.24 * len(rows) if named else 4.0), "Fiducial errors")
     axes = canvas.axes_grid(figure, 1, 1)[0, 0]
     place = np.arange(len(rows))
     if np.isfinite(before).any():

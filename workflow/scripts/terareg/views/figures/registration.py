@@ -180,7 +180,7 @@ def prediction(
     Parameters
     ----------
     sample, predicted : numpy.ndarray, shape (z, y, x)
-        In the same counts: the prediction has the sample's contrast.
+        In the same unit: the prediction has the sample's contrast.
     frame : Frame
         Of both.
     squares : int
@@ -204,9 +204,7 @@ def prediction(
             vmin=-spread / 2, vmax=spread / 2,
         )  # fmt: skip
         axes[0, axis].set_title(canvas.view_name(frame, axis))
-    figure.colorbar(
-        drawn, ax=list(axes[3]), fraction=0.03, pad=0.01, label="sample - prediction (counts)"
-    )
+    figure.colorbar(drawn, ax=list(axes[3]), fraction=0.03, pad=0.01, label="sample - prediction")
     return figure
 
 
@@ -264,7 +262,7 @@ def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
         far as present, ``match``, ``regularisation``, ``voxel_um``.
     """
     if not rows:
-        raise ValueError("energy_curve needs at least one row")
+        return canvas.nothing("Energy of the registration", "the table has no step.")
     levels = list(dict.fromkeys(str(row["level"]) for row in rows))
     names = [n for n in ("total", "match", "regularisation") if n in rows[0]]
     figure = canvas.new_figure(

@@ -141,7 +141,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
     """
     seams = list(seams)[:most]
     if not seams:
-        raise ValueError("seam_pairs needs at least one seam")
+        return canvas.nothing("Worst seams", "no two tiles were compared.")
     heights = [
         0.35 + 4.0 * min(seam["after"][0].shape) / max(seam["after"][0].shape) for seam in seams
     ]
@@ -191,21 +191,28 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
     ----------
     loops : sequence of mapping
         ``row`` and ``column`` of the upper left tile, ``closure_vox`` (z, y, x): the sum of the
-        four measured displacements around the cell, zero if none is wrong.
+        four measured displacements around the cell, zero if none is wrong; ``kept``: whether the
+        placement used all four links.
     """
+    title = "Loop closure: an error measure that needs no truth"
     if not loops:
-        raise ValueError("loop_closure needs at least one loop of four measured links")
+        return canvas.nothing(title, "no four neighbouring tiles were all compared.")
     vectors = np.array([np.asarray(loop["closure_vox"], float) for loop in loops])
+    kept = np.array([bool(loop.get("kept", True)) for loop in loops])
     length = np.linalg.norm(vectors, axis=1)
     cells = np.array([(int(loop["row"]), int(loop["column"])) for loop in loops])
     grid = np.full(cells.max(axis=0) + 1, np.nan)
     grid[tuple(cells.T)] = length
-    figure = canvas.new_figure(8.6, 4.0, "Loop closure: an error measure that needs no truth")
+    figure = canvas.new_figure(8.6, 4.0, title)
     axes = canvas.axes_grid(figure, 1, 2)
-    top = max(1.0, float(length.max()))
+    # cells with a rejected link may be far off and must not hide the others
+    top = max(1.0, float(length[kept].max(initial=0)))
     picture = axes[0, 0].imshow(grid, cmap="cividis", vmin=0, vmax=top)
-    if grid.size <= 200:
-        for (row, column), value in zip(cells, length):
+    for (row, column), value, good in zip(cells, length, kept):
+        if not good:
+            frame = (column - 0.46, row - 0.46)
+            axes[0, 0].add_patch(Rectangle(frame, 0.92, 0.92, fill=False, ec=canvas.RED, lw=2))
+        if grid.size <= 200:
             axes[0, 0].text(
                 column, row, f"{value:.2g}", ha="center", va="center", fontsize=8,
                 color="black" if value > 0.55 * top else "white",
@@ -216,15 +223,17 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
     axes[0, 0].set_xlabel("column of the cell's first tile")
     axes[0, 0].set_ylabel("row")
     axes[0, 0].set_title("per 2 x 2 cell (white: not measured)")
-    ordered = np.sort(length)
-    share = 100 * (np.arange(len(ordered)) + 1) / len(ordered)
+    if not kept.all():
+        figure.supxlabel("red frame: a cell with a rejected link", fontsize=8, x=0.01, ha="left")
+    ordered = np.concatenate([[0.0], np.sort(length[kept])])
+    share = 100 * np.arange(len(ordered)) / max(1, len(ordered) - 1)
     axes[0, 1].step(ordered, share, where="post", color=canvas.BLUE)
     axes[0, 1].axvline(1.0, color=canvas.RED, ls="--", lw=1, label="1 voxel")
     axes[0, 1].set_ylim(0, 101)
     axes[0, 1].set_xlim(0, top * 1.03)
     axes[0, 1].set_xlabel("closure (voxel)")
-    axes[0, 1].set_ylabel("percent of cells below")
-    worst = np.abs(vectors).max(axis=0)
+    axes[0, 1].set_ylabel("percent of cells below, kept links")
+    worst = np.abs(vectors[kept]).max(axis=0, initial=0)
     axes[0, 1].set_title("worst z, y, x: " + ", ".join(f"{v:.2g}" for v in worst))
     axes[0, 1].grid(alpha=0.3)
     axes[0, 1].legend(frameon=False, fontsize=8)

@@ -1,0 +1,283 @@
+"""How accurate and how dear a registration is: terareg, and ANTs where antspyx is installed.
+
+    python tests/benchmarks/bench_registration.py phantom --seeds 0 1
+    python tests/benchmarks/bench_registration.py cases --folder CASES      # made by regbench.py
+    python tests/benchmarks/bench_registration.py real --data ../shared/data
+
+``phantom`` needs nothing but this repository: the phantom brain with contrast that changes by
+region, a missing patch and a bright artefact. ``cases`` are folders with ``case.npz`` and
+``truth/truth.npz``. ``real`` registers pairs that have labels on both sides. Every method gets the
+same arrays in the same run; the table is written to standard output as markdown. Settings are the
+defaults for every case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
+
+from terareg.frames import Frame
+from terareg.registration.emlddmm import register
+from terareg.registration.images import Image
+from terareg.registration.pose import initial_affine
+from terareg.registration.settings import RegistrationSettings
+from terareg.registration.transform import Transform
+from terareg.storage.records import read_json
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images, labels of the atlas, and what is known of the truth.
+
+    ``points_um`` are (sample, atlas) landmark arrays (n, 3), or None; ``labels`` are those of the
+    sample on its own grid, ``scored`` the voxels and ``ids`` the regions over which Dice is taken.
+    """
+
+    name: str
+    atlas: Image
+    sample: Image
+    atlas_labels: np.ndarray
+    atlas_label_frame: Frame
+    labels: np.ndarray
+    label_frame: Frame
+    scored: np.ndarray
+    ids: np.ndarray
+    points_um: tuple[np.ndarray, np.ndarray] | None = None
+
+
+Mapper = Callable[[np.ndarray], np.ndarray]
+
+
+def phantom_pairs(seeds: list[int], voxel_um: float) -> Iterator[Pair]:
+    """The phantom brain, 8 x 11.5 x 6 mm, seen by the channel with the stranger contrast."""
+    from terareg.phantom.brain import BrainSettings, Sample, SampleSettings, make_atlas
+
+    for seed in seeds:
+        atlas = make_atlas(BrainSettings(seed=seed, atlas_spacing_um=100.0))
+        shape = tuple(round(mm * 1000 / voxel_um) for mm in (6.0, 8.4, 11.7))
+        frame = Frame(shape, (voxel_um,) * 3, (0.0, 0.0, 0.0), "ILA")
+        sample = Sample(atlas, frame, SampleSettings(seed=seed, cells=200))
+        axes = frame.axes_um()
+        labels, _ = sample.labels_grid(axes)
+        true = np.stack(sample.atlas_grid(axes)).reshape(3, -1).T
+        points = np.stack(np.meshgrid(*axes, indexing="ij")).reshape(3, -1).T
+        inside = (labels.ravel() > 0) & ~sample.damaged(points)
+        rng = np.random.default_rng(seed)
+        pick = np.flatnonzero(inside)[rng.permutation(int(inside.sum()))[:3000]]
+        for channel in (0, 1):
+            yield Pair(
+                f"phantom {seed} ch{channel}",
+                Image(atlas.template, atlas.frame, name="atlas"),
+                Image(sample.block((0, 0, 0), shape)[channel], frame, name="sample"),
+                atlas.annotation, atlas.frame, labels, frame,
+                inside.reshape(shape), _regions(labels, 50), (points[pick], true[pick]),
+            )  # fmt: skip
+
+
+def case_pairs(folder: Path) -> Iterator[Pair]:
+    """Cases of regbench.py: Allen atlas against a known pose, deformation and contrast."""
+    for path in sorted(folder.glob("*/case.npz")):
+        case, truth = np.load(path), np.load(path.parent / "truth" / "truth.npz")
+        spacing = tuple(case["spacing"])
+        atlas = Frame(case["atlas"].shape, spacing, tuple(case["origin_atlas"]), "RIP")
+        sample = Frame(case["target"].shape, spacing, tuple(case["origin_target"]), "RIP")
+        labels = truth["labels"]
+        seen = truth["lm_visible"]
+        yield Pair(
+            path.parent.name,
+            Image(case["atlas"], atlas, name="atlas"),
+            Image(case["target"], sample, name="sample"),
+            truth["atlas_labels"], Frame(truth["atlas_labels"].shape, (100.0,) * 3),
+            labels, Frame(labels.shape, (100.0,) * 3),
+            ~truth["missing"], _regions(np.where(truth["missing"], 0, labels), 100),
+            (truth["lm_t"][:, seen].T, truth["lm_a"][:, seen].T),
+        )  # fmt: skip
+
+
+def real_pairs(data: Path) -> Iterator[Pair]:
+    """CCF to DeMBA P14, and the three FVB brains, with labels on both sides."""
+    ccf, p14 = data / "allen_ccf", data / "demba_p14"
+    parents = {row["id"]: row["parent_id"] for row in read_json(ccf / "ontology.json")}
+    atlas = _read(ccf / "average_template_200.nrrd", "RIP", "CCF")
+    sample = _read(p14 / "demba_P14_reference_200.nrrd", "RIP", "P14")
+    own = _ancestors(_read_labels(ccf / "annotation_200.nrrd"), parents)
+    other = _ancestors(_read_labels(p14 / "demba_P14_annotation_200.nrrd"), parents)
+    ids = np.intersect1d(_regions(own, 50), _regions(other, 50))
+    largest = sorted(ids, key=lambda i: -int((other == i).sum()))[:40]
+    everywhere = np.ones(other.shape, bool)
+    yield Pair("CCF to P14", atlas, sample, own, atlas.frame, other, sample.frame, everywhere,
+               np.array(largest))  # fmt: skip
+    mri = data / "mouse_mri_fvb"
+    for first, second in ((1, 2), (1, 3), (2, 3)):
+        a = _read(mri / f"fvb{first}_template.nii.gz", "SAR", f"fvb{first}")
+        b = _read(mri / f"fvb{second}_template.nii.gz", "SAR", f"fvb{second}")
+        own = _read_labels(mri / f"fvb{first}_label.nii.gz")
+        other = _read_labels(mri / f"fvb{second}_label.nii.gz")
+        yield Pair(f"fvb{first} to fvb{second}", a, b, own, a.frame, other, b.frame,
+                   np.ones(other.shape, bool), _regions(other, 1))  # fmt: skip
+
+
+# ---------------------------------------------------------------------- methods
+def terareg_method(pair: Pair) -> tuple[Mapper, dict]:
+    """Pose search and EM-LDDMM with the defaults."""
+    affine, info = initial_affine(pair.atlas, pair.sample)
+    settings = RegistrationSettings(device="cpu")
+    result = register(pair.atlas, pair.sample, settings, affine, extent=info["extent"])
+    summary = result.summary
+    return result.transform.to_atlas, {"jacobian_min": summary["jacobian_min"]}
+
+
+def pose_method(pair: Pair) -> tuple[Mapper, dict]:
+    """The initial affine alone."""
+    affine, _ = initial_affine(pair.atlas, pair.sample)
+    transform = Transform.from_affine(affine, pair.atlas.frame, pair.sample.frame)
+    return transform.to_atlas, {}
+
+
+def ants_method(kind: str) -> Callable[[Pair], tuple[Mapper, dict]]:
+    """ANTs through antspyx; needs images whose axes run alike."""
+
+    def run(pair: Pair) -> tuple[Mapper, dict]:
+        import ants
+        import pandas
+
+        def convert(image: Image):
+            f = image.frame
+            return ants.from_numpy(
+                image.data.astype(np.float32),
+                origin=[o / 1000 for o in f.origin_um], spacing=[s / 1000 for s in f.spacing_um],
+            )  # fmt: skip
+
+        found = ants.registration(convert(pair.sample), convert(pair.atlas), kind)
+
+        def to_atlas(points_um):
+            table = pandas.DataFrame(points_um / 1000, columns=list("xyz"))
+            moved = ants.apply_transforms_to_points(3, table, found["fwdtransforms"])
+            return moved[list("xyz")].to_numpy() * 1000
+
+        return to_atlas, {}
+
+    return run
+
+
+def methods() -> dict[str, Callable[[Pair], tuple[Mapper, dict]]]:
+    """terareg always, ANTs if it can be imported."""
+    table = {"terareg pose": pose_method, "terareg": terareg_method}
+    try:
+        import ants  # noqa: F401
+    except ImportError:
+        return table
+    return table | {
+        "ANTs affine": ants_method("Affine"),
+        "ANTs SyN (MI)": ants_method("SyN"),
+        "ANTs SyN (CC)": ants_method("SyNCC"),
+    }
+
+
+# ---------------------------------------------------------------------- scores
+def score(pair: Pair, to_atlas: Mapper) -> dict[str, float]:
+    """Landmark error (um) and mean Dice over regions."""
+    figures = {}
+    if pair.points_um is not None:
+        sample, atlas = pair.points_um
+        error = np.linalg.norm(to_atlas(sample) - atlas, axis=1)
+        figures["tre"] = float(error.mean())
+        figures["tre95"] = float(np.percentile(error, 95))
+    points = np.stack(np.meshgrid(*pair.label_frame.axes_um(), indexing="ij")).reshape(3, -1).T
+    index = pair.atlas_label_frame.to_index(to_atlas(points)).T
+    found = ndimage.map_coordinates(
+        pair.atlas_labels.astype(np.float64), index, order=0, mode="constant"
+    ).reshape(pair.label_frame.shape)
+    a, b = pair.labels[pair.scored], found[pair.scored]
+    dice = [2 * np.sum((a == i) & (b == i)) / (np.sum(a == i) + np.sum(b == i)) for i in pair.ids]
+    figures["dice"] = float(np.mean(dice))
+    figures["dice10"] = float(np.percentile(dice, 10))
+    return figures
+
+
+def _regions(labels: np.ndarray, least: int) -> np.ndarray:
+    ids, counts = np.unique(labels, return_counts=True)
+    return ids[(ids > 0) & (counts >= least)]
+
+
+def _ancestors(labels: np.ndarray, parents: dict[int, int], depth: int = 6) -> np.ndarray:
+    """Replace ids by their ancestors at most ``depth`` steps below the root."""
+    ids, inverse = np.unique(labels, return_inverse=True)
+    out = []
+    for i in ids:
+        path = [int(i)]
+        while parents.get(path[-1]) is not None:
+            path.append(parents[path[-1]])
+        path.reverse()
+        out.append(path[min(len(path), depth) - 1])
+    return np.array(out)[inverse].reshape(labels.shape)
+
+
+def _read(path: Path, code: str, name: str) -> Image:
+    import SimpleITK as sitk
+
+    image = sitk.ReadImage(str(path))
+    spacing = np.array(image.GetSpacing()[::-1])
+    spacing = spacing * (1000 if spacing.max() < 10 else 1)
+    data = sitk.GetArrayFromImage(image)
+    return Image(data, Frame(data.shape, tuple(spacing), (0.0, 0.0, 0.0), code), name=name)
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path))).astype(np.int64)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("phantom", "cases", "real"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--voxel-um", type=float, default=150.0)
+    parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--json", type=Path, help="also write the figures here")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    pairs = {
+        "phantom": lambda: phantom_pairs(options.seeds, options.voxel_um),
+        "cases": lambda: case_pairs(options.folder),
+        "real": lambda: real_pairs(options.data),
+    }[options.what]()
+    rows = []
+    write = sys.stdout.write
+    write("| pair | method | TRE mean / 95 % (um) | Dice mean / 10 % | min J | CPU-s | MB |\n")
+    write("|---|---|---|---|---|---|---|\n")
+    for pair in pairs:
+        for name, method in methods().items():
+            start = time.process_time()
+            to_atlas, facts = method(pair)
+            seconds = time.process_time() - start
+            figures = score(pair, to_atlas) | facts | {"cpu_s": seconds}
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            tre = f"{figures['tre']:.0f} / {figures['tre95']:.0f}" if "tre" in figures else "-"
+            jacobian = f"{figures['jacobian_min']:.2f}" if "jacobian_min" in figures else "-"
+            write(
+                f"| {pair.name} | {name} | {tre} | {figures['dice']:.3f} / "
+                f"{figures['dice10']:.3f} | {jacobian} | {seconds:.0f} | {peak:.0f} |\n"
+            )
+            sys.stdout.flush()
+            rows.append({"pair": pair.name, "method": name, **figures})
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

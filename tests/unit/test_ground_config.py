@@ -1,0 +1,159 @@
+"""The configuration: strict, with one sentence for every mistake."""
+
+import dataclasses
+import importlib
+
+import pytest
+import yaml
+
+from terareg.config import SCHEMA, check, describe, load_samples, merge
+from terareg.errors import ConfigError
+
+BASE = {
+    "sample": "brain",
+    "input": {"path": "raw", "orientation": "SAR", "channels": {"auto": 0, "signal": 1}},
+    "atlases": {
+        "mouse": {"template": "t", "annotation": "a", "ontology": "o", "orientation": "RIP"}
+    },
+}
+
+
+def changed(path, value):
+    config = merge(BASE, {})
+    part = config
+    *parents, last = path.split(".")
+    for key in parents:
+        part = part.setdefault(key, {})
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("sampel", "x", "sampel is not a known key; did you mean sample?"),
+        ("stitching.chanel", "auto", "stitching.chanel is not a known key; did you mean channel?"),
+        ("input.orientation", "RAX", "input.orientation: 'RAX' is not an orientation"),
+        ("input.orientation", "RLS", "input.orientation: 'RLS' names one anatomical axis twice"),
+        ("atlases.mouse.orientation", "RIPX", r"atlases.mouse.orientation: 'RIPX' is not"),
+        ("input.orientation", None, "input: key orientation is missing"),
+        ("input.path", None, "input: key path is missing"),
+        ("input.channels", {}, "input.channels"),
+        ("input.channels", {"a": 0, "b": 0}, "gives two names to one channel number"),
+        ("input.channels", {"a": -1}, "input.channels.a: -1 must be at least 0"),
+        ("input.spacing_um", [0, 1, 1], r"input.spacing_um.0: 0 must be at least 0.05"),
+        ("input.spacing_um", [5000, 1, 1], r"input.spacing_um.0: 5000 must be at most 200"),
+        ("input.overlap", [0, 0.1], r"input.overlap.0: 0 must be more than 0"),
+        ("input.missing_planes", "blnk", "did you mean blank?"),
+        ("intensity.corrected_tiles", "kept", "did you mean keep?"),
+        ("intensity.bias.resolution_um", "100 um", "write the number alone"),
+        ("stitching.channel", "green", "channel 'green' is not among input.channels"),
+        ("registration.channel", "green", "channel 'green' is not among input.channels"),
+        ("registration.atlases", ["rat"], "atlas 'rat' is not described under atlases"),
+        ("fiducials", {"rat": {"sample": "s", "atlas": "a"}}, "atlas 'rat' is not described"),
+        ("fiducials", {"mouse": {"sample": "s"}}, "fiducials.mouse: key atlas is missing"),
+        ("sample", "a/b", "would make a bad folder name"),
+        ("sample", "atlases", "is reserved"),
+        ("volume.formats", ["zarr"], "volume.formats"),
+        ("jobs.threads", 64, "jobs.threads: 64 must be at most 16"),
+    ],
+)
+def test_mistakes_are_one_sentence_with_key_value_and_remedy(path, value, words):
+    with pytest.raises(ConfigError) as error:
+        check(changed(path, value))
+    message = str(error.value)
+    assert words in message
+    assert "\n" not in message and len(message) < 400
+
+
+def test_defaults_are_filled_in_deeply():
+    config = check(BASE)
+    assert config["intensity"]["corrected_tiles"] == "stream"
+    assert config["atlases"]["mouse"]["unlisted"] == "error"
+    assert config["registration"]["pose"]["extent"] == "auto"
+    assert "intensity" not in BASE
+
+
+def test_two_samples_with_one_name(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(BASE))
+    with pytest.raises(ConfigError, match=r"sample 'brain' is described twice .*two\.yaml"):
+        load_samples({"cohort": ["one.yaml", "two.yaml"]}, tmp_path)
+
+
+def test_a_cohort_shares_defaults_and_a_sample_wins(tmp_path):
+    for name in ("one", "two"):
+        sample = merge(BASE, {"sample": name})
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(sample))
+    samples = load_samples({"cohort": ["one.yaml", "two.yaml"], "results": "out"}, tmp_path)
+    assert list(samples) == ["one", "two"]
+    assert samples["two"]["results"] == "out"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("sample: [", "is not valid YAML"), ("- a\n", "holds no settings"), (None, "cannot be read")],
+)
+def test_broken_sample_files(tmp_path, text, words):
+    if text is not None:
+        (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_samples({"cohort": ["s.yaml"]}, tmp_path)
+
+
+def test_no_sample_is_no_error_but_a_typo_is():
+    assert load_samples({}) == {}
+    with pytest.raises(ConfigError, match="stiching is not a known key"):
+        load_samples({"stiching": {}})
+
+
+SETTINGS = {
+    "intensity.flatfield": "intensity.flatfield.FlatfieldSettings",
+    "intensity.bias": "intensity.bias.BiasSettings",
+    "stitching.displacement": "stitching.displacement.DisplacementSettings",
+    "stitching.placement": "stitching.placement.PlacementSettings",
+    "fusion": "volumes.fusion.FusionSettings",
+    "volume": "volumes.plan.VolumeSettings",
+    "registration": "registration.settings.RegistrationSettings",
+    "registration.pose": "registration.pose.PoseSettings",
+}
+OUTSIDE = {
+    "intensity.bias": {"enabled"},
+    "registration": {"channel", "atlases", "pose"},
+}
+
+
+@pytest.mark.parametrize("path", SETTINGS)
+def test_schema_and_settings_classes_agree(path):
+    config = check(BASE)
+    for key in path.split("."):
+        config = config[key]
+    module, name = SETTINGS[path].rsplit(".", 1)
+    settings = getattr(importlib.import_module(f"terareg.{module}"), name)
+    here = {k: v for k, v in config.items() if k not in OUTSIDE.get(path, ())}
+    # what the rules read of a section besides
+    defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name != "kind"}
+    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
+    assert here == plain
+    assert settings(**here) == settings()
+
+
+def test_every_key_is_documented(root):
+    assert describe() in (root / "config/README.md").read_text()
+    schema = yaml.safe_load(SCHEMA.read_text())
+    stack = [schema]
+    while stack:
+        part = stack.pop()
+        if part.get("type") == "object" and "properties" in part:
+            assert part.get("additionalProperties") is False
+            stack += part["properties"].values()
+
+
+@pytest.mark.parametrize("name", ["sample.yaml", "cohort.yaml"])
+def test_shipped_examples_are_valid(root, name):
+    example = yaml.safe_load((root / "config" / name).read_text())
+    example.pop("cohort", None)
+    check(merge(BASE, example))

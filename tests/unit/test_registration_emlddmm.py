@@ -1,0 +1,334 @@
+"""EM-LDDMM on small phantoms with known truth."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame
+from terareg.registration import lbfgs
+from terareg.registration.contrast import LocalContrast, Mixture
+from terareg.registration.emlddmm import register
+from terareg.registration.flow import (
+    Flow,
+    Grid,
+    Kernel,
+    change_grid,
+    inverse_displacement,
+)
+from terareg.registration.images import Image
+from terareg.registration.plan import choose_device
+from terareg.registration.settings import RegistrationSettings
+from terareg.registration.transform import Transform
+
+CPU = torch.device("cpu")
+SETTINGS = RegistrationSettings(
+    resolution_um=250.0, levels=2, iterations=24, kernel_um=900.0, velocity_um=480.0, device="cpu"
+)
+BOX = Grid((24, 20, 30), (0.4, 0.5, 0.35), (-3.0, 1.0, 0.0))
+
+
+# ---------------------------------------------------------------------- building blocks
+def test_flow_and_its_inverse_cancel():
+    flow = Flow(BOX, Kernel((1.0,)), steps=6, times=1, device=CPU)
+    torch.manual_seed(0)
+    v = flow.velocity(6 * torch.randn(1, 3, *BOX.shape))
+    assert v.abs().max() > 0.3
+    inverse, forward = flow.displacement(v, -1.0), flow.displacement(v, 1.0)
+    points = BOX.points(CPU)
+    inner = (slice(None), *[slice(4, -4)] * 3)
+    there = points + forward
+    back = there + BOX.sample(inverse, there)
+    assert (back - points)[inner].abs().max() < 0.03
+    exact = inverse_displacement(BOX, inverse, forward)
+    there = points + exact
+    assert (there + BOX.sample(inverse, there) - points)[inner].abs().max() < 1e-4
+
+
+def test_constant_velocities_in_time_are_the_stationary_flow():
+    torch.manual_seed(0)
+    still = Flow(BOX, Kernel((1.5,)), steps=6, times=1, device=CPU)
+    timed = Flow(BOX, Kernel((1.5,)), steps=6, times=24, device=CPU)
+    v = still.velocity(4 * torch.randn(1, 3, *BOX.shape))
+    for sign in (1.0, -1.0):
+        a = still.displacement(v, sign)
+        b = timed.displacement(v.expand(24, -1, -1, -1, -1), sign)
+        inner = (slice(None), *[slice(4, -4)] * 3)
+        assert (a - b)[inner].abs().max() < 0.05 * a.abs().max()
+
+
+def test_kernel_smooths_by_its_width():
+    torch.manual_seed(0)
+    noise = torch.randn(1, 3, *BOX.shape)
+    rough = [
+        Flow(BOX, Kernel((a,)), steps=1, times=1, device=CPU).velocity(noise) for a in (0.5, 1, 2)
+    ]
+    change = [float((v.diff(dim=-1) ** 2).mean() / (v**2).mean()) for v in rough]
+    assert change[0] > change[1] > change[2]
+
+
+@pytest.mark.parametrize("shape", [(24, 20, 30), (36, 30, 45), (25, 27, 32)])
+def test_changing_the_grid_of_a_smooth_field_is_exact(shape):
+    def wave(n):
+        z, y, x = np.meshgrid(*[np.arange(m) / m for m in n], indexing="ij")
+        return torch.tensor(np.cos(2 * np.pi * (z + 2 * y)) + np.sin(4 * np.pi * x)).float()
+
+    result = change_grid(wave((16, 18, 15))[None], shape)
+    assert torch.allclose(result[0], wave(shape), atol=1e-5)
+    assert torch.allclose(change_grid(result, (16, 18, 15))[0], wave((16, 18, 15)), atol=1e-5)
+
+
+def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
+    size = Grid((20, 18, 22), (0.25, 0.25, 0.25), (0.0, 0.0, 0.0))
+    rng = np.random.default_rng(0)
+    image = torch.tensor(rng.random(size.shape), dtype=torch.float32)
+    z = size.points(CPU)[0]
+    target = (0.2 + 0.1 * z) - (0.8 - 0.05 * z) * image + 0.3 * image**2
+    contrast = LocalContrast(size, 2, 1.0, CPU)
+    predicted = contrast.apply(contrast.fit(image, target, torch.ones(size.shape)), image)
+    local = (predicted - target).square().mean().sqrt()
+    whole = LocalContrast(size, 2, float("inf"), CPU)
+    rest = whole.apply(whole.fit(image, target, torch.ones(size.shape)), image) - target
+    assert local < 0.5 * rest.square().mean().sqrt()
+
+
+def test_contrast_ignores_voxels_without_weight():
+    size = Grid((16, 16, 16), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
+    image = torch.rand(size.shape, generator=torch.Generator().manual_seed(0))
+    target = 1 - image
+    broken = target.clone()
+    broken[:, :, 10:] = 5.0
+    weight = torch.ones(size.shape)
+    weight[:, :, 10:] = 0
+    contrast = LocalContrast(size, 1, 1.2, CPU)
+    predicted = contrast.apply(contrast.fit(image, broken, weight), image)
+    assert (predicted - target).abs().max() < 0.02
+
+
+def test_mixture_posteriors_sum_to_one_and_name_the_class():
+    prior = torch.tensor([0.8, 0.1, 0.1])[:, None, None, None]
+    mixture = Mixture((0.1, 0.5, 0.1), (1.8, 0.0), prior)
+    residual = torch.tensor([0.0, -1.0, 0.8]).reshape(1, 1, 3)
+    target = torch.tensor([0.7, 1.9, 0.0]).reshape(1, 1, 3)
+    posterior = mixture.posterior(residual, target)
+    torch.testing.assert_close(posterior.sum(0), torch.ones(1, 1, 3))
+    assert posterior.argmax(0).ravel().tolist() == [0, 1, 2]
+
+
+def test_minimiser_solves_rosenbrock():
+    def rosenbrock(x):
+        a, b = x[0::2].double(), x[1::2].double()
+        value = (100 * (b - a**2) ** 2 + (1 - a) ** 2).sum()
+        g = torch.empty_like(x)
+        g[0::2] = (-400 * a * (b - a**2) - 2 * (1 - a)).float()
+        g[1::2] = (200 * (b - a**2)).float()
+        return float(value), g
+
+    values = []
+    end = lbfgs.minimise(
+        rosenbrock, torch.tensor([-1.2, 1.0] * 5), lbfgs.Memory(), iterations=200,
+        tolerance=1e-10, report=lambda x, value, n: values.append(value),
+    )  # fmt: skip
+    assert (end.x - 1).abs().max() < 1e-2
+    assert all(b <= a for a, b in itertools.pairwise(values))
+
+
+# ---------------------------------------------------------------------- registrations
+def varied(value, label, points):
+    """Contrast inverted in half of the parts and shaded across the field."""
+    inverted = np.where(label % 2 == 0, 1.0 - 0.8 * value, value)
+    shade = 1 + 0.25 * (points[2] - points[2].mean()) / 4000
+    return np.where(label > 0, inverted * shade, 0.0)
+
+
+def test_known_affine_is_recovered():
+    true = affine_about_centre((6, -4, 5), (1.05, 0.96, 1.02), (300, -200, 250))
+    truth = Truth(true)
+    start = affine_about_centre((4, -4, 7), shift_um=(200, -100, 350))
+    result = register(atlas(), truth.sample(), SETTINGS, start)
+    assert truth.error_um(Transform.from_affine(start, ATLAS_FRAME, ATLAS_FRAME)) > 150
+    assert truth.error_um(result.transform) < 0.5 * 250
+
+
+@pytest.mark.parametrize("contrast", [None, varied], ids=["same", "varied"])
+def test_known_deformation_is_recovered(contrast):
+    truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
+    result = register(atlas(), truth.sample(contrast=contrast), SETTINGS, np.eye(4))
+    before = truth.error_um(Transform.from_affine(np.eye(4), ATLAS_FRAME, ATLAS_FRAME))
+    after = truth.error_um(result.transform)
+    assert before > 380 and after < 0.75 * 250
+    assert result.summary["kept"] == "deformation"
+    assert result.summary["jacobian_min"] > 0.3
+    assert result.summary["inverse_error_um"] < 250 / 4
+
+
+def test_time_dependent_flow_recovers_it_as_well():
+    truth = Truth(amplitude_um=450.0)
+    settings = replace(SETTINGS, flow="time_dependent", time_steps=4)
+    result = register(atlas(), truth.sample(), settings, np.eye(4))
+    assert truth.error_um(result.transform) < 0.6 * 250
+    assert result.transform.velocity.shape[:2] == (4, 3)
+
+
+def test_posteriors_find_the_missing_patch_and_the_artefact():
+    truth = Truth(amplitude_um=300.0)
+    points = grid(ATLAS_FRAME)
+    hole_at = np.array([2200.0, 2000.0, 5200.0])[:, None, None, None]
+    blob_at = np.array([5000.0, 3800.0, 2600.0])[:, None, None, None]
+    hole = np.linalg.norm(points - hole_at, axis=0) < 1100
+    blob = np.linalg.norm(points - blob_at, axis=0) < 700
+
+    def damaged(value, label, points):
+        return np.where(blob, 3.0, np.where(hole, 0.0, varied(value, label, points)))
+
+    result = register(atlas(), truth.sample(contrast=damaged), SETTINGS, np.eye(4))
+    match, artefact, missing = result.posteriors
+    np.testing.assert_allclose(result.posteriors.sum(0), 1, atol=1e-5)
+    tissue = np.linalg.norm(points - ATLAS_FRAME.centre_um[:, None, None, None], axis=0) < 1800
+    assert artefact[blob].mean() > 0.9
+    assert match[tissue & ~hole & ~blob].mean() > 0.8
+    inside = np.linalg.norm(points - hole_at, axis=0) < 700
+    assert missing[inside].mean() > 0.5
+    assert truth.error_um(result.transform) < 0.8 * 250
+
+
+def test_masked_voxels_do_not_count():
+    truth = Truth(amplitude_um=300.0)
+    sample = truth.sample()
+    mask = np.ones(ATLAS_FRAME.shape, np.float32)
+    mask[:, :, :10] = 0
+    other = sample.data.copy()
+    other[:, :, :10] = 3.0 * sample.data[:, :, 20:30]
+    spoiled = Image(other, ATLAS_FRAME, mask, "sample")
+    result = register(atlas(), spoiled, SETTINGS, np.eye(4))
+    found = result.transform.to_atlas_grid(ATLAS_FRAME)
+    error = np.linalg.norm(found - truth.to_atlas(grid(ATLAS_FRAME)), axis=0)
+    assert error[8:22, 8:18, 14:26].mean() < 0.6 * 250
+
+
+def test_resuming_gives_the_same_bytes(tmp_path):
+    truth = Truth(amplitude_um=300.0)
+    sample, settings = truth.sample(), replace(SETTINGS, iterations=8)
+    register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz").save(tmp_path / "a")
+    # a run that ended after the first level: forget the second one
+    register(atlas(), sample, settings, np.eye(4)).save(tmp_path / "b")
+    from terareg.registration import checkpoint
+
+    written = []
+    original = checkpoint.save
+
+    def keep(path, fingerprint, state):
+        written.append((fingerprint, state))
+        original(path, fingerprint, state)
+
+    checkpoint.save = keep
+    try:
+        register(atlas(), sample, settings, np.eye(4), tmp_path / "other.npz")
+    finally:
+        checkpoint.save = original
+    fingerprint, state = written[1]
+    assert state.level == 1
+    checkpoint.save(tmp_path / "half.npz", fingerprint, state)
+    resumed = register(atlas(), sample, settings, np.eye(4), tmp_path / "half.npz")
+    resumed.save(tmp_path / "c")
+    for name in sorted(p.name for p in (tmp_path / "a").iterdir()):
+        first = (tmp_path / "a" / name).read_bytes()
+        assert (tmp_path / "b" / name).read_bytes() == first, name
+        assert (tmp_path / "c" / name).read_bytes() == first, name
+    assert (tmp_path / "state.npz").read_bytes() == (tmp_path / "half.npz").read_bytes()
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, caplog):
+    sample, settings = Truth().sample(), replace(SETTINGS, iterations=2, levels=1)
+    register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz")
+    stiff = replace(settings, regularisation=0.5)
+    register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz")
+    assert "other images or settings" in caplog.text
+    (tmp_path / "state.npz").write_bytes(b"broken")
+    register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz")
+    assert "cannot be read" in caplog.text
+
+
+def test_saved_tables_are_readable(tmp_path):
+    settings = replace(SETTINGS, iterations=6)
+    result = register(atlas(), Truth(amplitude_um=200.0).sample(), settings, np.eye(4))
+    result.save(tmp_path)
+    lines = (tmp_path / "energy.tsv").read_text().splitlines()
+    assert lines[0].split("\t")[:3] == ["level", "voxel_um", "round"]
+    assert len(lines) == 1 + len(result.energy)
+    rows = result.energy
+    for a, b in itertools.pairwise(rows):
+        if (a["level"], a["round"]) == (b["level"], b["round"]):
+            assert b["total"] <= a["total"]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["levels"][0]["voxel_um"] == 500.0
+    assert summary["match_deformed"] < summary["match_affine"]
+    loaded = Transform.load(tmp_path)
+    points = np.array([[3000.0, 3000.0, 4000.0]])
+    np.testing.assert_allclose(loaded.to_atlas(points), result.transform.to_atlas(points), atol=0.1)
+
+
+def test_ten_times_larger_gives_the_same_result():
+    truth = Truth(amplitude_um=300.0)
+    settings = RegistrationSettings(levels=1, iterations=8, device="cpu")
+
+    def scaled(image):
+        frame = Frame(image.frame.shape, (2500.0,) * 3, (0, 0, 0), "RIP")
+        return Image(image.data, frame, name=image.name)
+
+    small = register(atlas(), truth.sample(), settings, np.eye(4))
+    large = register(scaled(atlas()), scaled(truth.sample()), settings, np.eye(4))
+    np.testing.assert_allclose(large.transform.inverse / 10, small.transform.inverse, atol=10.0)
+    assert abs(large.summary["match_deformed"] - small.summary["match_deformed"]) < 0.01
+
+
+def test_stiffer_settings_deform_less():
+    sample = Truth(amplitude_um=450.0).sample()
+    settings = replace(SETTINGS, levels=1, iterations=16)
+    soft = register(atlas(), sample, settings, np.eye(4))
+    stiff = register(atlas(), sample, replace(settings, regularisation=5.0), np.eye(4))
+    assert np.abs(stiff.transform.inverse).max() < 0.7 * np.abs(soft.transform.inverse).max()
+
+
+def test_fixed_and_rigid_affines_stay_so():
+    sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()
+    settings = replace(SETTINGS, levels=1, iterations=8)
+    fixed = register(atlas(), sample, replace(settings, affine="fixed"), np.eye(4))
+    np.testing.assert_allclose(fixed.transform.affine, np.eye(4), atol=1e-6)
+    rigid = register(atlas(), sample, replace(settings, affine="rigid"), np.eye(4))
+    np.testing.assert_allclose(np.linalg.svd(rigid.transform.affine[:3, :3])[1], 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"flow": "fast"}, "flow 'fast' is unknown"),
+        ({"regularisation": 0.0}, "regularisation 0.0 is impossible"),
+        ({"contrast_order": 9}, "choose 0 to 5"),
+        ({"priors": (0.5, 0.5, 0.5)}, "no probabilities"),
+        ({"resolution_um": -1.0}, "positive length"),
+        ({"levels": 0}, "choose 1 to 8"),
+        ({"iterations": 0}, "at least 1"),
+    ],
+)
+def test_impossible_settings_are_named(change, message):
+    with pytest.raises(RegistrationError, match=message):
+        RegistrationSettings(**change)
+
+
+def test_bad_input_is_named():
+    sample = Truth().sample()
+    with pytest.raises(RegistrationError, match="singular"):
+        register(atlas(), sample, SETTINGS, np.zeros((4, 4)) + np.diag([0, 0, 0, 1.0]))
+    away = np.eye(4)
+    away[2, 3] = -1e5
+    with pytest.raises(RegistrationError, match="outside the sample"):
+        register(atlas(), sample, SETTINGS, away)
+    if not torch.cuda.is_available():
+        with pytest.raises(RegistrationError, match="finds no CUDA device"):
+            choose_device("cuda")

@@ -1,0 +1,168 @@
+"""Preparation of images: scale, tissue, resampling, and everything that cannot be registered."""
+
+import numpy as np
+import pytest
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame
+from terareg.registration.images import (
+    Image,
+    check_overlap,
+    correct_grid,
+    crop_to_tissue,
+    prepare,
+    reduced,
+    resample,
+)
+
+FRAME = Frame((20, 24, 22), (100.0, 100.0, 100.0))
+
+
+def ball(shape=(20, 24, 22), radius=7.0):
+    z, y, x = np.indices(shape) - (np.array(shape)[:, None, None, None] - 1) / 2
+    return (z**2 + y**2 + x**2) < radius**2
+
+
+def ball_image(gain=1.0, offset=0.0, noise=0.02):
+    rng = np.random.default_rng(0)
+    data = ball() * 1.0 + noise * rng.standard_normal(FRAME.shape)
+    return Image((gain * data + offset).astype(np.float32), FRAME, name="ball")
+
+
+@pytest.mark.parametrize("gain, offset", [(1, 0), (500, 120), (-300, 4000), (1e-4, 0)])
+def test_scale_does_not_depend_on_gain_offset_or_bright_field(gain, offset):
+    prepared = prepare(ball_image(gain, offset))
+    truth = ball()
+    dice = 2 * (prepared.tissue & truth).sum() / (prepared.tissue.sum() + truth.sum())
+    assert dice > 0.9
+    assert abs(np.median(prepared.values[truth]) - 1) < 0.1
+    assert abs(np.median(prepared.values[~truth])) < 0.05
+
+
+def test_bright_artefact_does_not_hide_dim_tissue():
+    data = ball_image().data.copy()
+    data[9:12, 11:14, 10:13] = 10.0
+    prepared = prepare(Image(data, FRAME))
+    assert prepared.tissue.sum() > 0.8 * ball().sum()
+
+
+def test_voxels_without_value_get_no_weight_and_a_warning():
+    data = ball_image().data.copy()
+    data[:3] = np.nan
+    prepared = prepare(Image(data, FRAME, name="scan"))
+    assert (prepared.weight[:3] == 0).all() and np.isfinite(prepared.values).all()
+    assert prepared.warnings[0].startswith("not_a_number: scan")
+
+
+def test_strong_anisotropy_is_a_named_warning():
+    frame = Frame(FRAME.shape, (2000.0, 100.0, 100.0))
+    prepared = prepare(Image(ball_image().data, frame))
+    assert any(w.startswith("anisotropy:") for w in prepared.warnings)
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (np.zeros((1, 1, 1)), "too few"),
+        (np.full((8, 8, 8), 7.0), "every voxel has the value 7"),
+        (np.full((8, 8, 8), np.nan), "not a number"),
+    ],
+)
+def test_images_that_cannot_be_registered(data, message):
+    frame = Frame(data.shape, (10.0, 10.0, 10.0))
+    with pytest.raises(RegistrationError, match=message):
+        prepare(Image(data, frame, name="brain"))
+
+
+def test_all_background_is_named():
+    data = np.zeros((12, 12, 12))
+    data[5, 5, 5] = 1.0
+    with pytest.raises(RegistrationError, match="no tissue stands out"):
+        prepare(Image(data, Frame(data.shape, (1, 1, 1)), name="empty"))
+
+
+def test_masks_and_frames_must_fit():
+    with pytest.raises(RegistrationError, match="its frame says"):
+        Image(np.zeros((3, 4, 5)), FRAME)
+    with pytest.raises(RegistrationError, match="resample the mask"):
+        Image(np.zeros(FRAME.shape), FRAME, np.zeros((2, 2, 2)))
+    with pytest.raises(RegistrationError, match="weights between 0"):
+        Image(np.zeros(FRAME.shape), FRAME, np.full(FRAME.shape, 2.0))
+    with pytest.raises(RegistrationError, match="leaves no voxel"):
+        prepare(Image(ball_image().data, FRAME, np.zeros(FRAME.shape)))
+
+
+@pytest.mark.parametrize(
+    "spacing, within", [(100.0, 0.5), (200.0, 0.5), (250.0, 25), ((300.0, 100.0, 50.0), 0.5)]
+)
+def test_resampling_keeps_means_and_positions(spacing, within):
+    """A linear ramp stays that ramp, away from the edges; exactly so where voxels nest."""
+    z, y, x = np.meshgrid(*FRAME.axes_um(), indexing="ij")
+    prepared = prepare(ball_image())
+    ramp = type(prepared)(
+        (z + 2 * y - x).astype(np.float32), np.ones(FRAME.shape, np.float32),
+        prepared.tissue, FRAME,
+    )  # fmt: skip
+    coarse = resample(ramp, spacing)
+    z, y, x = np.meshgrid(*coarse.frame.axes_um(), indexing="ij")
+    inner = tuple(slice(1, -2) for _ in range(3))
+    np.testing.assert_allclose(coarse.values[inner], (z + 2 * y - x)[inner], atol=within)
+    assert np.allclose(coarse.weight, 1)
+
+
+def test_voxels_without_data_do_not_darken_the_mean():
+    prepared = prepare(ball_image())
+    weight = np.ones(FRAME.shape, np.float32)
+    weight[::2] = 0
+    values = np.where(weight > 0, 1.0, 0.0).astype(np.float32)
+    coarse = resample(type(prepared)(values, weight, prepared.tissue, FRAME), 200.0)
+    np.testing.assert_allclose(coarse.values, 1.0, atol=1e-5)
+    np.testing.assert_allclose(coarse.weight, 0.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(20, 24, 22), (21, 23, 25), (9, 30, 17)])
+def test_reduction_is_the_block_mean_without_invalid_voxels(shape):
+    rng = np.random.default_rng(0)
+    data = rng.random(shape).astype(np.float32)
+    data[3, 5, 6] = np.nan
+    small = reduced(Image(data, Frame(shape, (50.0, 50.0, 100.0))), 100.0)
+    assert small.frame == Frame(shape, (50.0, 50.0, 100.0)).downsampled((2, 2, 1))
+    np.testing.assert_allclose(small.data[0, 0], data[:2, :2].mean((0, 1)), rtol=1e-5)
+    block = data[2:4, 4:6, 6]
+    assert abs(small.data[1, 2, 6] - np.nanmean(block)) < 1e-6
+    assert small.mask[1, 2, 6] == 0.75 and small.mask[-1, -1, -1] == 1
+    last = data[2 * (small.data.shape[0] - 1) :, :2, 0].mean()
+    assert abs(small.data[-1, 0, 0] - last) < 1e-6
+
+
+def test_reduction_leaves_coarse_images_alone():
+    image = ball_image()
+    assert reduced(image) is image and reduced(image, 150.0) is image
+
+
+def test_crop_keeps_the_tissue_and_its_position():
+    prepared = prepare(ball_image())
+    cropped = crop_to_tissue(prepared, 150.0)
+    assert cropped.tissue.sum() == prepared.tissue.sum()
+    assert all(a <= b for a, b in zip(cropped.frame.shape, FRAME.shape))
+    np.testing.assert_allclose(cropped.tissue_centre_um, prepared.tissue_centre_um)
+
+
+def test_grid_pattern_is_removed():
+    rng = np.random.default_rng(0)
+    image = np.ones((10, 60, 60)) + 0.01 * rng.standard_normal((10, 60, 60))
+    pattern = np.ones((60, 60))
+    pattern[::10] = 0.7
+    frame = Frame(image.shape, (50.0, 50.0, 50.0))
+    corrected = correct_grid(Image(image * pattern, frame), sigma_um=1000.0)
+    lines = corrected.data.mean(0)[::10, 10:50].mean()
+    between = corrected.data.mean(0)[5::10, 10:50].mean()
+    assert abs(lines / between - 1) < 0.2 * 0.3
+
+
+def test_no_overlap_of_extents_is_named():
+    affine = np.eye(4)
+    check_overlap(FRAME, FRAME, affine)
+    affine[1, 3] = 5000.0
+    with pytest.raises(RegistrationError, match="outside the sample"):
+        check_overlap(FRAME, FRAME, affine)

@@ -1,0 +1,167 @@
+"""The initial affine: orientations, poses, halves, and the user's own word."""
+
+import numpy as np
+import pytest
+from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame, all_orientations, orientation_matrix
+from terareg.registration.images import Image, prepare
+from terareg.registration.pose import PoseSettings, initial_affine
+from terareg.registration.search import presence
+from terareg.registration.transform import Transform
+
+QUICK = PoseSettings(extent="whole", check_orientation=False)
+
+
+def reoriented(image, code):
+    """The same brain with its array axes stored in another orientation."""
+    matrix = orientation_matrix(image.frame.orientation, code)
+    order = [int(np.flatnonzero(row)[0]) for row in matrix]
+    signs = [row[axis] for row, axis in zip(matrix, order)]
+    data = np.transpose(image.data, order)[tuple(slice(None, None, int(s)) for s in signs)]
+    frame = Frame(data.shape, image.frame.spacing_um, (0.0, 0.0, 0.0), code)
+    affine = np.eye(4)
+    affine[:3, :3] = matrix
+    size = np.array(image.frame.shape)[order] - 1
+    shift = np.where(np.array(signs) < 0, size, 0) * np.array(image.frame.spacing_um)
+    affine[:3, 3] = shift - matrix @ np.array(image.frame.origin_um)
+    return Image(np.ascontiguousarray(data), frame, name="sample"), affine
+
+
+def corner_error_um(found, true):
+    corners = np.array(np.meshgrid(*[[1000.0, 6000.0]] * 3, indexing="ij")).reshape(3, -1)
+    corners = np.concatenate([corners, np.ones((1, 8))])
+    return float(np.linalg.norm(((found - true) @ corners)[:3], axis=0).max())
+
+
+@pytest.mark.parametrize("code", all_orientations())
+def test_every_orientation_code_starts_right(code):
+    """All 48 codes, mirrored ones too: with the code given, the pose is the permutation."""
+    sample, true = reoriented(atlas(), code)
+    settings = PoseSettings(search=False, extent="whole", check_orientation=False)
+    found, info = initial_affine(atlas(), sample, settings)
+    assert corner_error_um(found, true) < 1.0
+    assert info["unexplained"] < 0.01 and info["extent"] == "whole"
+
+
+@pytest.mark.parametrize("code", ["PIR", "LSA", "SAL"])
+def test_search_after_an_orientation_code(code):
+    sample, true = reoriented(atlas(), code)
+    found, _ = initial_affine(atlas(), sample, QUICK)
+    assert corner_error_um(found, true) < 250.0
+
+
+@pytest.mark.parametrize(
+    "rotation, scale, shift",
+    [
+        ((30, 0, 0), (1, 1, 1), (0, 0, 0)),
+        ((0, -30, 0), (1.2, 1.2, 1.2), (1500, 0, 0)),
+        ((10, 20, -15), (0.8, 0.85, 0.9), (0, -800, 700)),
+    ],
+)
+def test_wide_poses_are_found_in_inverted_contrast(rotation, scale, shift):
+    true = affine_about_centre(rotation, scale, shift)
+    frame = Frame((44, 40, 46), (250.0,) * 3, (-1700.0, -1700.0, -1500.0), "RIP")
+    sample = Truth(true, frame=frame).sample(
+        contrast=lambda v, label, p: np.where(label > 0, 1.1 - v, 0)
+    )
+    found, info = initial_affine(atlas(), sample, QUICK)
+    assert corner_error_um(found, true) < 700.0
+    assert info["unexplained"] < 0.35
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_hemisphere_is_recognised(side):
+    true = affine_about_centre((5, 0, 4), shift_um=(300, 200, 0))
+    x_middle = ATLAS_FRAME.centre_um[0]
+
+    def half(value, label, points):
+        there = Truth(true).to_atlas(points)[0] > x_middle
+        return np.where(there if side == "right" else ~there, value, 0)
+
+    sample = Truth(true).sample(contrast=half)
+    settings = PoseSettings(check_orientation=False)
+    found, info = initial_affine(atlas(), sample, settings)
+    assert info["extent"] == side
+    assert corner_error_um(found, true) < 800.0
+    there = presence(prepare(atlas()), side)
+    assert there[-1 if side == "right" else 0].min() == 1
+    assert there[0 if side == "right" else -1].max() == 0
+
+
+def test_wrong_orientation_is_named():
+    sample, _ = reoriented(atlas(), "PIR")
+    wrong = Image(
+        sample.data,
+        Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), "ASR"),
+        name="brain7",
+    )
+    _, info = initial_affine(atlas(), wrong, PoseSettings(extent="whole"))
+    assert info["best_orientation"] in ("PIR", "PIL")
+    assert any(w.startswith("orientation: brain7 is declared ASR") for w in info["warnings"])
+    _, right = initial_affine(atlas(), sample, PoseSettings(extent="whole"))
+    assert not any(w.startswith("orientation") for w in right["warnings"])
+
+
+def test_fixed_scale_stays_fixed():
+    sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()
+    settings = PoseSettings(extent="whole", scale=(1.0, 1.0, 1.0), check_orientation=False)
+    found, _ = initial_affine(atlas(), sample, settings)
+    np.testing.assert_allclose(np.linalg.svd(found[:3, :3])[1], 1.0, atol=1e-6)
+    free, _ = initial_affine(atlas(), sample, QUICK)
+    np.testing.assert_allclose(np.linalg.svd(free[:3, :3])[1], 1.1, atol=0.02)
+
+
+def test_own_affine_is_taken_as_it_is():
+    own = affine_about_centre((3, 2, 1), shift_um=(100, 0, -50))
+    settings = PoseSettings(affine=tuple(map(tuple, own)), check_orientation=False)
+    found, info = initial_affine(atlas(), Truth(own).sample(), settings)
+    np.testing.assert_array_equal(found, own)
+    assert info["extent"] == "whole"
+
+
+def test_bad_affines_are_errors_and_mirrored_ones_are_named():
+    sample = Truth().sample()
+    with pytest.raises(RegistrationError, match="singular"):
+        initial_affine(atlas(), sample, PoseSettings(affine=np.diag([1, 1, 0, 1.0])))
+    away = np.eye(4)
+    away[0, 3] = 1e6
+    with pytest.raises(RegistrationError, match="outside the sample"):
+        initial_affine(atlas(), sample, PoseSettings(affine=away))
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    mirrored[0, 3] = 2 * ATLAS_FRAME.centre_um[0]
+    settings = PoseSettings(affine=mirrored, check_orientation=False)
+    _, info = initial_affine(atlas(), sample, settings)
+    assert any(w.startswith("mirrored_affine") for w in info["warnings"])
+
+
+def test_settings_are_checked():
+    with pytest.raises(RegistrationError, match="extent 'front' is unknown"):
+        PoseSettings(extent="front")
+    with pytest.raises(RegistrationError, match="three positive numbers"):
+        PoseSettings(scale=(1, 0, 1))
+
+
+def test_units_do_not_matter():
+    true = affine_about_centre((5, -4, 8), shift_um=(200, 0, 100))
+    sample = Truth(true).sample()
+    found, _ = initial_affine(atlas(), sample, QUICK)
+
+    def ten_times(image):
+        f = image.frame
+        frame = Frame(f.shape, [10 * s for s in f.spacing_um], [10 * o for o in f.origin_um],
+                      f.orientation)  # fmt: skip
+        return Image(image.data, frame, name=image.name)
+
+    large, _ = initial_affine(ten_times(atlas()), ten_times(sample), QUICK)
+    np.testing.assert_allclose(large[:3, :3], found[:3, :3], atol=2e-3)
+    np.testing.assert_allclose(large[:3, 3] / 10, found[:3, 3], atol=15)
+
+
+def test_pose_of_the_phantom_is_not_trivial():
+    """The phantom itself is asymmetric: mirrored along any axis it looks different."""
+    value, _ = intensity(grid(ATLAS_FRAME))
+    for axis in range(3):
+        assert np.abs(value - np.flip(value, axis)).mean() > 0.002
+    assert Transform.from_affine(np.eye(4), ATLAS_FRAME, ATLAS_FRAME).inverse_error_um() == 0

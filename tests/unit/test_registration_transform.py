@@ -1,0 +1,243 @@
+"""Transform: directions, blocks, round trips, files, and what ITK makes of them."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+
+from terareg.errors import RegistrationError
+from terareg.frames import Frame
+from terareg.registration import fields
+from terareg.registration.transform import (
+    Transform,
+    jacobian_determinant,
+    read_affine,
+    write_affine,
+)
+
+ATLAS = Frame((12, 14, 10), (100.0, 90.0, 110.0), (50.0, -20.0, 5.0), "RIP")
+SAMPLE = Frame((13, 11, 15), (95.0, 105.0, 100.0), (-200.0, 30.0, 400.0), "PIR")
+GRID = Frame((18, 19, 17), (100.0, 100.0, 100.0), (-150.0, -250.0, -200.0), "RIP")
+
+
+def smooth_displacement(frame, seed, size_um=60.0):
+    rng = np.random.default_rng(seed)
+    field = np.stack(
+        [ndimage.gaussian_filter(rng.standard_normal(frame.shape), 3.0) for _ in range(3)]
+    )
+    return (size_um * field / np.abs(field).max()).astype(np.float32)
+
+
+def inverse_of(displacement, frame):
+    points = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
+    inverse = np.zeros_like(displacement)
+    for _ in range(40):
+        index = [
+            (p + f - o) / s
+            for p, f, o, s in zip(points, inverse, frame.origin_um, frame.spacing_um)
+        ]
+        inverse = -np.stack(
+            [ndimage.map_coordinates(d, index, order=1, mode="nearest") for d in displacement]
+        )
+    return inverse.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def transform():
+    forward = smooth_displacement(GRID, 0)
+    affine = np.array(
+        [[0.05, 1.1, 0.02, -180.0], [0.03, -0.04, 0.95, 60.0], [1.02, 0.1, -0.03, 380.0],
+         [0, 0, 0, 1]]
+    )  # fmt: skip
+    return Transform(affine, GRID, forward, inverse_of(forward, GRID), ATLAS, SAMPLE)
+
+
+def test_points_follow_the_documented_order(transform):
+    """x = A @ phi(p): at a voxel of the grid, phi adds that voxel's displacement."""
+    index = (7, 9, 6)
+    p = GRID.to_um(np.array(index))
+    moved = p + transform.forward[(slice(None), *index)]
+    expected = transform.affine[:3, :3] @ moved + transform.affine[:3, 3]
+    np.testing.assert_allclose(transform.to_sample(p[None])[0], expected, atol=1e-3)
+
+
+def test_round_trip_of_points_is_within_a_quarter_voxel(transform):
+    rng = np.random.default_rng(1)
+    low = np.array(ATLAS.origin_um)
+    points = low + rng.random((500, 3)) * np.array(ATLAS.extent_um)
+    back = transform.to_atlas(transform.to_sample(points))
+    assert np.linalg.norm(back - points, axis=1).max() < 25.0
+    there = transform.to_sample(points)
+    again = transform.to_sample(transform.to_atlas(there))
+    assert np.linalg.norm(again - there, axis=1).max() < 25.0
+    assert transform.inverse_error_um() < 25.0
+
+
+@pytest.mark.parametrize("method, frame", [("to_atlas_grid", SAMPLE), ("to_sample_grid", ATLAS)])
+@pytest.mark.parametrize("factor", [(1, 1, 1), (3, 2, 1)])
+def test_blocks_equal_the_whole_grid_bit_for_bit(transform, method, frame, factor):
+    frame = Frame(
+        tuple(n * 2 for n in frame.shape),
+        tuple(s / 2 * f * 1.01 for s, f in zip(frame.spacing_um, factor)),
+        frame.origin_um,
+    )
+    whole = getattr(transform, method)(frame)
+    assert whole.shape == (3, *frame.shape) and whole.dtype == np.float32
+    for start, stop in (((0, 0, 0), (5, 7, 9)), ((5, 7, 9), frame.shape), ((3, 0, 2), (4, 1, 3))):
+        block = getattr(transform, method)(frame.cropped(start, stop))
+        box = tuple(slice(a, b) for a, b in zip(start, stop))
+        np.testing.assert_array_equal(block, whole[(slice(None), *box)])
+
+
+def test_grid_equals_points(transform):
+    grid = transform.to_atlas_grid(SAMPLE)
+    points = np.stack(np.meshgrid(*SAMPLE.axes_um(), indexing="ij")).reshape(3, -1).T
+    np.testing.assert_allclose(grid.reshape(3, -1).T, transform.to_atlas(points), atol=1e-3)
+
+
+def test_jacobian_is_the_volume_ratio():
+    points = np.stack(np.meshgrid(*GRID.axes_um(), indexing="ij"))
+    stretched = points * np.array([0.1, -0.05, 0.2])[:, None, None, None]
+    jacobian = jacobian_determinant(stretched, GRID)
+    np.testing.assert_allclose(jacobian, 1.1 * 0.95 * 1.2, rtol=1e-5)
+
+
+def test_files_give_the_same_transform_and_the_same_bytes(transform, tmp_path):
+    transform.save(tmp_path / "a")
+    transform.save(tmp_path / "b")
+    names = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert names == [
+        "affine.txt", "atlas_to_sample_displacement.nrrd", "forward.nrrd", "inverse.nrrd",
+        "jacobian.nrrd", "sample_to_atlas_displacement.nrrd", "transform.json",
+    ]  # fmt: skip
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    loaded = Transform.load(tmp_path / "a")
+    assert loaded.frame == transform.frame
+    np.testing.assert_array_equal(loaded.affine, transform.affine)
+    np.testing.assert_allclose(loaded.forward, transform.forward, rtol=1e-6, atol=1e-6)
+    points = np.array([[300.0, 400.0, 500.0], [-1e4, 0.0, 2e4]])
+    np.testing.assert_allclose(loaded.to_atlas(points), transform.to_atlas(points), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name, frame, method",
+    [
+        ("sample_to_atlas_displacement", SAMPLE, "to_atlas"),
+        ("atlas_to_sample_displacement", ATLAS, "to_sample"),
+    ],
+)
+def test_itk_reproduces_the_transform(transform, tmp_path, name, frame, method):
+    """SimpleITK applies the exported field (mm, x y z) and lands where the transform does."""
+    transform.save(tmp_path)
+    image = sitk.ReadImage(str(tmp_path / f"{name}.nrrd"), sitk.sitkVectorFloat64)
+    np.testing.assert_allclose(image.GetSpacing()[::-1], np.array(frame.spacing_um) / 1000)
+    np.testing.assert_allclose(image.GetOrigin()[::-1], np.array(frame.origin_um) / 1000)
+    np.testing.assert_allclose(image.GetDirection(), np.eye(3).ravel(), atol=1e-12)
+    displacement = sitk.DisplacementFieldTransform(image)
+    composite = getattr(
+        transform, "itk_" + ("sample_to_atlas" if method == "to_atlas" else "atlas_to_sample")
+    )()
+    for index in ((0, 0, 0), (5, 6, 7), tuple(n - 1 for n in frame.shape)):
+        point = frame.to_um(np.array(index))
+        expected = getattr(transform, method)(point[None])[0]
+        got = np.array(displacement.TransformPoint((point[::-1] / 1000).tolist()))[::-1] * 1000
+        np.testing.assert_allclose(got, expected, atol=0.1)
+    inside = np.array([frame.centre_um + [3.0, -11.0, 17.0]])
+    got = np.array(composite.TransformPoint((inside[0][::-1] / 1000).tolist()))[::-1] * 1000
+    np.testing.assert_allclose(got, getattr(transform, method)(inside)[0], atol=1e-2)
+
+
+def test_resampling_the_atlas_into_the_sample_with_itk(transform, tmp_path):
+    """The field named sample_to_atlas is the one for sitk.Resample(atlas, sample grid)."""
+    z, y, x = np.meshgrid(*ATLAS.axes_um(), indexing="ij")
+    atlas = (z + 2 * y - x).astype(np.float64)
+    transform.save(tmp_path)
+    field = sitk.ReadImage(
+        str(tmp_path / "sample_to_atlas_displacement.nrrd"), sitk.sitkVectorFloat64
+    )
+    moving = sitk.GetImageFromArray(atlas)
+    moving.SetSpacing([s / 1000 for s in ATLAS.spacing_um[::-1]])
+    moving.SetOrigin([o / 1000 for o in ATLAS.origin_um[::-1]])
+    reference = sitk.Image(SAMPLE.shape[::-1], sitk.sitkFloat64)
+    reference.SetSpacing([s / 1000 for s in SAMPLE.spacing_um[::-1]])
+    reference.SetOrigin([o / 1000 for o in SAMPLE.origin_um[::-1]])
+    warped = sitk.Resample(
+        moving, reference, sitk.DisplacementFieldTransform(field), sitk.sitkLinear, -1e6
+    )
+    warped = sitk.GetArrayFromImage(warped)
+    positions = transform.to_atlas_grid(SAMPLE)
+    # ITK clamps within half a voxel of the faces, so compare where the ramp is interpolated
+    index = ATLAS.to_index(np.moveaxis(positions, 0, -1))
+    inside = np.all((index >= 0) & (index <= np.array(ATLAS.shape) - 1), axis=-1)
+    assert inside.sum() > 200
+    expected = positions[0] + 2 * positions[1] - positions[2]
+    np.testing.assert_allclose(warped[inside], expected[inside], atol=0.5)
+
+
+def test_affine_only_transform_is_exact_everywhere():
+    affine = np.eye(4)
+    affine[:3, 3] = (10, 20, 30)
+    transform = Transform.from_affine(affine, ATLAS, SAMPLE)
+    points = np.array([[0.0, 0, 0], [1e5, -1e5, 3.0]])
+    np.testing.assert_allclose(transform.to_sample(points), points + [10, 20, 30])
+    np.testing.assert_allclose(transform.to_atlas(points), points - [10, 20, 30])
+    np.testing.assert_allclose(transform.jacobian(), 1)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.float32, np.float64])
+def test_scalar_files_keep_every_value(tmp_path, dtype):
+    rng = np.random.default_rng(0)
+    array = rng.integers(0, 60000, (3, 4, 5)).astype(dtype)
+    frame = Frame((3, 4, 5), (1.3, 2.6, 0.7), (-4.0, 0.1, 9.0), "AIR")
+    fields.write_scalar(tmp_path / "a.nrrd", array, frame)
+    read, read_frame = fields.read_scalar(tmp_path / "a.nrrd")
+    np.testing.assert_array_equal(read, array)
+    assert read.dtype == dtype and read_frame.orientation == "AIR"
+    np.testing.assert_allclose(read_frame.spacing_um, frame.spacing_um)
+    itk = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nrrd")))
+    np.testing.assert_array_equal(itk, array)
+
+
+def test_velocity_in_time_survives_the_file(tmp_path):
+    velocity = np.random.default_rng(0).standard_normal((4, 3, 5, 6, 7)).astype(np.float32)
+    frame = Frame((5, 6, 7), (1, 1, 1))
+    fields.write_field(tmp_path / "v.nrrd", velocity, frame)
+    read, _ = fields.read_field(tmp_path / "v.nrrd")
+    np.testing.assert_allclose(read, velocity, rtol=1e-6)
+
+
+def test_affine_text_round_trip(tmp_path):
+    affine = np.eye(4) + np.triu(np.random.default_rng(0).standard_normal((4, 4)), 1) / 3
+    write_affine(tmp_path / "affine.txt", affine)
+    assert "atlas micrometres -> sample micrometres" in (tmp_path / "affine.txt").read_text()
+    np.testing.assert_array_equal(read_affine(tmp_path / "affine.txt"), affine)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("1 0 0\n0 1 0\n", "4 x 4"),
+        ("1 0 0 0\n1 0 0 0\n0 0 1 0\n0 0 0 1\n", "singular"),
+        ("1 0 0 0\n0 1 0 0\n0 0 1 0\n0 0 5 1\n", "last row"),
+        ("1 0 0 a\n", "cannot be read as a matrix"),
+    ],
+)
+def test_bad_affines_are_named(tmp_path, text, message):
+    (tmp_path / "affine.txt").write_text(text)
+    with pytest.raises(RegistrationError, match=message):
+        read_affine(tmp_path / "affine.txt")
+
+
+def test_bad_fields_and_points_are_named(transform, tmp_path):
+    broken = transform.forward.copy()
+    broken[0, 1, 2, 3] = np.nan
+    with pytest.raises(RegistrationError, match="not numbers"):
+        Transform(transform.affine, GRID, broken, transform.inverse, ATLAS, SAMPLE)
+    with pytest.raises(RegistrationError, match="do not belong together"):
+        Transform(transform.affine, ATLAS, broken, transform.inverse, ATLAS, SAMPLE)
+    with pytest.raises(RegistrationError, match="n rows"):
+        transform.to_atlas(np.zeros((3, 2)))
+    (tmp_path / "x.nrrd").write_bytes(b"NRRD0004\ntype: float\n\nxx")
+    with pytest.raises(RegistrationError, match="not a field that terareg wrote"):
+        fields.read_field(tmp_path / "x.nrrd")

@@ -1,0 +1,200 @@
+"""Pictures: deterministic, small, any shape; letters, bars and positions are right."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from terareg.frames import Frame, orientation_matrix
+from terareg.views.figures import canvas, intensity, regions, registration, stitching, volume
+
+RNG = np.random.default_rng(0)
+SHAPE = (9, 17, 12)
+FRAME = Frame(SHAPE, (50.0, 20.0, 30.0), (0, 0, 0), "AIR")
+BRAIN = RNG.integers(0, 900, SHAPE).astype(np.float32)
+LABELS = RNG.integers(0, 3, SHAPE).astype(np.uint32) * 614454277 % 4294967291
+LABELS = LABELS.astype(np.uint32)
+
+PLACEMENT = {
+    "tiles": {
+        "LOC000": {"origin_vox": [0, 0, 0]},
+        "LOC001": {"origin_vox": [1, 2, 90.5]},
+        "LOC002": {"origin_vox": [0, 88, 1]},
+    },
+    "links": [
+        {"a": "LOC000", "b": "LOC001", "state": "kept", "residual_vox": [0.1, 0.2, 0]},
+        {"a": "LOC000", "b": "LOC002", "state": "rejected", "residual_vox": [4, 0, 9]},
+    ],
+}
+
+
+def seams(height=11, width=40):
+    first = RNG.normal(100, 9, (height, width))
+    return [
+        {"title": "LOC000 - LOC001", "before": (first, first[::-1]), "after": (first, first + 1)},
+        {"title": "LOC000 - LOC002", "before": (first.T, first.T), "after": (first.T, first.T)},
+    ]
+
+
+DRAWINGS = {
+    "flatfield": lambda: intensity.flatfield_map(
+        np.linspace(0.5, 1.5, 20 * 33).reshape(20, 33),
+        {"method": "statistics", "tiles": 3},
+        channel="ch$0_1",
+    ),
+    "tile_means": lambda: intensity.tile_means(BRAIN[0], BRAIN[1], channel="ch0"),
+    "placement": lambda: stitching.placement_map(
+        PLACEMENT, (10, 100, 120), (5, 1, 1), dict.fromkeys(PLACEMENT["tiles"], (0, 0, 0))
+    ),
+    "seams": lambda: stitching.seam_pairs(seams()),
+    "loops": lambda: stitching.loop_closure(
+        [
+            {"row": 0, "column": 2, "closure_vox": [0, 0.1, 0.3], "kept": True},
+            {"row": 1, "column": 0, "closure_vox": [0, 70, 0.3], "kept": False},
+        ]
+    ),
+    "planes": lambda: volume.mid_planes(BRAIN, FRAME, title="Fused"),
+    "bias": lambda: volume.bias_field(
+        BRAIN, np.exp(BRAIN / 2000), FRAME, {"resolution_um": 50}, channel="ch0"
+    ),
+    "preview": lambda: registration.preview_alignment(
+        BRAIN, FRAME, BRAIN, LABELS, FRAME, np.eye(4)
+    ),
+    "overlay": lambda: registration.registration_overlay(BRAIN, FRAME, LABELS, LABELS),
+    "prediction": lambda: registration.prediction(BRAIN, BRAIN * 0.9, FRAME),
+    "posteriors": lambda: registration.posterior_maps(
+        {"match": BRAIN / 900, "missing": 1 - BRAIN / 900}, FRAME, BRAIN
+    ),
+    "energy": lambda: registration.energy_curve(
+        [{"level": 0, "voxel_um": "200", "total": "3.5", "match": "3"}] * 4
+        + [{"level": 1, "voxel_um": "100", "total": "2", "match": "1"}]
+    ),
+    "jacobian": lambda: registration.jacobian_map(BRAIN / 450 - 0.1, FRAME),
+    "histogram": lambda: registration.jacobian_histogram(BRAIN / 450 - 0.1, BRAIN > 100),
+    "regions": lambda: regions.region_bars(
+        [
+            {"acronym": "CP", "hemisphere": h, "scope": s, "volume_mm3": v}
+            for h, s, v in (("left", "own", "2.5"), ("right", "own", 3), ("both", "tree", 99))
+        ]
+    ),
+    "fiducials": lambda: regions.fiducial_errors(
+        [
+            {"kind": "fiducial", "name": "a", "error_um": "12", "affine_error_um": "80"},
+            {"kind": "summary", "name": "mean", "error_um": "12", "affine_error_um": "80"},
+        ],
+        voxel_um=50,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(DRAWINGS))
+def test_every_picture_is_a_small_png_without_metadata(name):
+    data = DRAWINGS[name]()
+    assert len(data) < 400_000
+    picture = Image.open(io.BytesIO(data))
+    assert picture.format == "PNG" and picture.info == {}
+    assert 500 <= picture.width <= 1000 and 200 <= picture.height <= 2000
+
+
+@pytest.mark.parametrize("name", ["fiducials", "loops", "planes"])
+def test_equal_input_gives_equal_bytes_whatever_the_users_matplotlib_settings(name):
+    first = DRAWINGS[name]()
+    with matplotlib.rc_context({"font.size": 30, "image.cmap": "jet", "axes.grid": True}):
+        assert DRAWINGS[name]() == first
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.tuples(*[st.floats(0.5, 80)] * 3))
+def test_planes_of_any_shape_and_anisotropy_are_drawn(shape, spacing):
+    frame = Frame(shape, spacing)
+    picture = Image.open(io.BytesIO(volume.mid_planes(np.zeros(shape), frame, title="t")))
+    assert picture.height <= 2000
+
+
+def test_letters_name_the_direction_in_which_the_picture_grows():
+    figure = canvas.new_figure(3, 3, "")
+    axes = canvas.axes_grid(figure, 1, 1)[0, 0]
+    canvas.show_plane(axes, BRAIN[4], FRAME, 0)
+    place = {t.get_text(): t.get_position() for t in axes.texts}
+    # FRAME is AIR: in the plane across z, rows go to I and columns to R
+    assert place["I"][1] < 0.5 < place["S"][1]
+    assert place["L"][0] < 0.5 < place["R"][0]
+
+
+def test_scale_bar_has_the_length_it_says_also_on_a_finer_picture():
+    figure = canvas.new_figure(3, 3, "")
+    axes = canvas.axes_grid(figure, 1, 1)[0, 0]
+    canvas.show_plane(axes, np.zeros((170, 120, 3), np.uint8), FRAME, 0)
+    assert axes.get_xlim() == (0, 12 * 30) and axes.get_ylim() == (17 * 20, 0)
+    bar = axes.lines[0].get_xdata()
+    assert bar[1] - bar[0] == 100
+    assert "100 µm" in [t.get_text() for t in axes.texts]
+
+
+@given(st.floats(1e-3, 1e6))
+def test_round_length_is_one_two_or_five_times_a_power_of_ten(length):
+    found = canvas.round_length(length)
+    assert found <= length * (1 + 1e-6) < found * 2.6
+    assert f"{found:.0e}"[0] in "125"
+
+
+def test_preview_puts_the_atlas_where_the_affine_says():
+    atlas_frame = Frame((12, 10, 14), (100,) * 3, (0, 0, 0), "RIP")
+    annotation = RNG.integers(0, 4_000_000_000, atlas_frame.shape).astype(np.uint32)
+    sample_frame = Frame((14, 10, 12), (100,) * 3, (0, 0, 0), "AIR")
+    affine = np.eye(4)
+    affine[:3, :3] = orientation_matrix("RIP", "AIR")
+    affine[:3, 3] = sample_frame.centre_um - affine[:3, :3] @ atlas_frame.centre_um
+    expected = annotation.transpose(2, 1, 0)[::-1]
+    for axis in range(3):
+        points = registration._plane_points(sample_frame, axis)
+        where = registration._to_index(points, affine, atlas_frame)
+        labels = registration._nearest(annotation, where)
+        factor = labels.shape[0] // canvas.plane(expected, axis).shape[0]
+        middle = labels[factor // 2 :: factor, factor // 2 :: factor]
+        assert np.array_equal(middle, canvas.plane(expected, axis))
+    assert registration._matching_axis(sample_frame, atlas_frame, 0) == 2
+
+
+def test_labels_outside_the_atlas_are_zero():
+    index = np.array([[[-0.6, 0.4]], [[0, 0]], [[0, 0]]])
+    assert registration._nearest(np.full((2, 2, 2), 7), index).tolist() == [[0, 7]]
+
+
+def test_shrink_averages_what_is_there():
+    image = np.arange(7 * 5, dtype=float).reshape(7, 5)
+    small, factor = canvas.shrink(image, 3)
+    assert factor == 3 and small.shape == (3, 2)
+    assert small[0, 0] == image[:3, :3].mean() and small[2, 1] == image[6:, 3:].mean()
+
+
+def test_window_of_constant_empty_and_nan_images_is_never_empty():
+    for image in (np.zeros(5), np.full(3, np.nan), np.array([]), np.array([1.0, np.nan, 9])):
+        low, high = canvas.window(image)
+        assert high > low
+
+
+def test_composite_is_grey_where_both_agree():
+    image = RNG.normal(0, 1, (6, 6))
+    picture = canvas.composite(image, image, (-1, 1))
+    assert np.ptp(picture, axis=2).max() == 0
+    assert np.ptp(canvas.composite(image, -image, (-1, 1)), axis=2).max() > 0
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: stitching.seam_pairs([]),
+        lambda: stitching.loop_closure([]),
+        lambda: registration.energy_curve([]),
+        lambda: regions.region_bars([{"acronym": "CP", "hemisphere": "left", "volume_mm3": "0"}]),
+        lambda: regions.fiducial_errors([{"name": "a", "error_um": ""}]),
+        lambda: stitching.placement_map({**PLACEMENT, "links": []}, (9, 9, 9), (1, 1, 1)),
+    ],
+)
+def test_a_picture_of_nothing_says_so_instead_of_failing(draw):
+    assert Image.open(io.BytesIO(draw())).width > 500

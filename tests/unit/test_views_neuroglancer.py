@@ -1,0 +1,224 @@
+"""Neuroglancer state: physical places, both formats, links; serving: what a viewer asks for."""
+
+import http.client
+import json
+import threading
+
+import numpy as np
+import pytest
+
+from terareg.errors import ConfigError, StoreError
+from terareg.frames import Frame
+from terareg.views import neuroglancer as ng
+from terareg.views import serve
+
+FRAME = Frame((20, 60, 80), (4.0, 1.5, 2.0), (8.0, 3.0, -2.0))
+AFFINE = np.array([[0, 1.1, 0, 5], [0.9, 0, 0.1, -7], [0, 0.2, 1, 30], [0, 0, 0, 1.0]])
+
+
+def image(name="ch0", form="precomputed", affine=None):
+    source = ng.Source(f"brain/fused/{name}", form, FRAME, affine)
+    return ng.image_layer(name, source, window=(10, 900))
+
+
+def test_dimensions_are_metres_and_positions_voxels():
+    state = ng.build_state([image()], FRAME)
+    assert state["dimensions"] == {"x": [2e-6, "m"], "y": [1.5e-6, "m"], "z": [4e-6, "m"]}
+    assert state["position"] == [39, 32, 12]
+
+
+@pytest.mark.parametrize("affine", [None, AFFINE])
+def test_a_voxel_of_a_precomputed_layer_lands_at_its_micrometres(affine):
+    (_, transform), *_ = ng.layer_sources(image(affine=affine))
+    index = np.array([3, 7, 11])
+    # Neuroglancer calls the middle of precomputed voxel i (in x, y, z) i + 1/2
+    found = ng.source_to_um(transform, index[::-1] + 0.5)[::-1]
+    expected = FRAME.to_um(index)
+    if affine is not None:
+        expected = affine[:3, :3] @ expected + affine[:3, 3]
+    assert np.allclose(found, expected, atol=1e-9)
+
+
+def test_a_voxel_of_an_ome_zarr_layer_lands_at_its_micrometres():
+    (_, transform), *_ = ng.layer_sources(image(form="ome-zarr", affine=AFFINE))
+    index = np.array([3, 7, 11])
+    # source coordinates are z, y, x, voxel centres, and contain the translation of the metadata
+    found = ng.source_to_um(transform, FRAME.to_um(index) / np.array(FRAME.spacing_um))
+    assert list(transform["outputDimensions"]) == ["z", "y", "x"]
+    assert np.allclose(found, AFFINE[:3, :3] @ FRAME.to_um(index) + AFFINE[:3, 3])
+
+
+def test_plain_ome_zarr_needs_no_transform():
+    assert ng.layer_sources(image(form="ome-zarr")) == [
+        ("zarr3://{store}/brain/fused/ch0/ome.zarr", None)
+    ]
+
+
+def test_points_are_in_micrometres_x_y_z():
+    layer = ng.point_layer("fiducials", {"bregma": (1.5, 2, 3)})
+    assert layer["annotations"][0]["point"] == [3, 2, 1.5]
+    assert layer["source"]["transform"]["outputDimensions"]["x"] == [1e-6, "m"]
+
+
+def test_tile_boxes_are_the_outer_faces_of_the_tiles():
+    boxes = ng.tile_boxes({"a": (2, 5, 7)}, (10, 20, 30), FRAME, offset_vox=(2, 0, 7))
+    start, stop = boxes["a"]
+    assert np.allclose(start, FRAME.to_um([-0.5, 4.5, -0.5]))
+    assert np.allclose(stop, FRAME.to_um([9.5, 24.5, 29.5]))
+    layer = ng.box_layer("tiles", boxes)
+    assert layer["annotations"][0]["pointA"] == start[::-1]
+
+
+def test_labels_select_segments_and_keep_large_ids():
+    layer = ng.segmentation_layer(
+        "allen", ng.Source("brain/labels/allen", "precomputed", FRAME),
+        segments=[614454277, 315], colours={315: "#70ff71"},
+    )  # fmt: skip
+    assert layer["segments"] == ["614454277", "315"]
+    assert layer["segmentColors"] == {"315": "#70ff71"}
+
+
+def test_annotation_layers_come_first_because_of_a_fault_of_the_viewer():
+    layers = [image("a"), ng.point_layer("p", {}), image("b"), ng.box_layer("t", {})]
+    state = ng.build_state(layers, FRAME)
+    assert [layer["name"] for layer in state["layers"]] == ["p", "t", "a", "b"]
+    assert state["selectedLayer"]["layer"] == "a"
+
+
+def test_link_round_trip_with_awkward_names():
+    state = ng.build_state([image()], FRAME, title='brain "7" #1 é %20')
+    state = ng.with_store(state, "http://127.0.0.1:80/a b")
+    url = ng.link(state)
+    assert " " not in url and url.startswith(ng.PUBLIC_VIEWER + "#!")
+    assert ng.read_state(url) == state == ng.read_state(json.dumps(state))
+
+
+def test_store_address_is_put_in_and_buckets_are_mapped_to_their_server():
+    state = ng.build_state([image()], FRAME)
+    cdn = {"s3://lab": "https://a.example", "s3://lab/open": "https://b.example/"}
+    for url, start in (
+        ("s3://lab/open/x/", "precomputed://https://b.example/x/"),
+        ("s3://lab/closed", "precomputed://https://a.example/closed/"),
+        ("s3://laboratory", "precomputed://s3://laboratory/"),
+    ):
+        found = ng.with_store(state, url, cdn)["layers"][0]["source"]["url"]
+        assert found == start + "brain/fused/ch0/precomputed"
+    with pytest.raises(ConfigError, match="no store address yet"):
+        ng.link(state)
+
+
+def test_sources_of_all_three_forms_are_read():
+    entry = {"url": "b", "transform": {"matrix": []}}
+    assert ng.layer_sources({"source": "a"}) == [("a", None)]
+    assert ng.layer_sources({"source": entry}) == [("b", {"matrix": []})]
+    assert len(ng.layer_sources({"source": ["a", entry]})) == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: ng.Source("a", "tiff", FRAME), "format 'tiff' cannot be shown"),
+        (lambda: ng.Source("../a", "precomputed", FRAME), "would leave the store"),
+        (lambda: ng.image_layer("c", image, window=(5, 5)), "window 5.0 to 5.0 is empty"),
+        (lambda: ng.image_layer("c", image, window=(0, 5), colour="red"), "'red' is not"),
+        (lambda: ng.build_state([image(), image()], FRAME), "two layers have one name"),
+        (lambda: ng.read_state("{"), "no Neuroglancer state or link"),
+        (lambda: ng.read_state("[]"), "no list of layers"),
+        (lambda: serve.read_cdn(["s3://b"]), "is not START=ADDRESS"),
+    ],
+)
+def test_mistakes_are_named(make, message):
+    with pytest.raises((ConfigError, StoreError), match=message):
+        make()
+
+
+# ---------------------------------------------------------------------- server
+@pytest.fixture
+def server(tmp_path):
+    root = tmp_path / "store"
+    (root / "a").mkdir(parents=True)
+    (root / "a" / "data.bin").write_bytes(bytes(range(100)))
+    (root / "a" / "packed.gz").write_bytes(b"gzipped")
+    (tmp_path / "secret").write_text("no")
+    (root / "link").symlink_to(tmp_path / "secret")
+    server = serve.FolderServer(root)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def ask(server, path, method="GET", **headers):
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    found = answer.status, dict(answer.getheaders()), answer.read()
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "stop"),
+    [("bytes=0-9", 0, 10), ("bytes=90-", 90, 100), ("bytes=-7", 93, 100), ("bytes=95-500", 95, 100),
+     ("bytes=-500", 0, 100)],
+)  # fmt: skip
+def test_byte_ranges(server, wanted, start, stop):
+    status, headers, body = ask(server, "/a/data.bin", Range=wanted)
+    assert status == 206 and body == bytes(range(100))[start:stop]
+    assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/100"
+    assert headers["Access-Control-Allow-Origin"] == "*"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=100-", "bytes=9-3", "bytes=-", "bytes=-0", "lines=1-2"])
+def test_ranges_without_bytes_are_refused(server, wanted):
+    status, headers, _ = ask(server, "/a/data.bin", Range=wanted)
+    assert status == 416 and headers["Content-Range"] == "bytes */100"
+
+
+def test_head_and_preflight(server):
+    status, headers, body = ask(server, "/a/data.bin", "HEAD")
+    assert (status, headers["Content-Length"], body) == (200, "100", b"")
+    status, headers, _ = ask(server, "/a/data.bin", "OPTIONS")
+    assert status == 204 and "Range" in headers["Access-Control-Allow-Headers"]
+
+
+def test_packed_files_are_found_under_their_plain_name(server):
+    status, headers, body = ask(server, "/a/packed")
+    assert (status, headers["Content-Encoding"], body) == (200, "gzip", b"gzipped")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/../secret", "/%2e%2e/secret", "/a/../../secret", "/link", "/a", "/none", "//etc/passwd",
+     "/a%00b", "/v/terareg/../../../__init__.py"],
+)  # fmt: skip
+def test_nothing_outside_the_folder_is_served(server, path):
+    assert ask(server, path)[0] == 404
+
+
+def test_it_listens_on_the_loopback_address_only(server):
+    assert server.server_address[0] == "127.0.0.1"
+
+
+def test_the_first_page_lists_links_escaped(server):
+    server.pages = [("<b>", "http://x/?a=1&b=2")]
+    status, _, body = ask(server, "/")
+    assert status == 200 and b"&lt;b&gt;" in body and b"a=1&amp;b=2" in body
+
+
+def test_command_names_a_missing_folder(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        serve.main([str(tmp_path / "absent")])
+    assert error.value.code == 1 and "is not a folder" in capsys.readouterr().err
+
+
+def test_command_makes_links_into_a_bucket(tmp_path, capsys):
+    path = tmp_path / "neuroglancer.json"
+    path.write_text(json.dumps(ng.build_state([image()], FRAME)))
+    cdn = "s3://lab=https://a.example"
+    assert serve.main(["s3://lab/x", "--state", str(path), "--cdn", cdn]) == 0
+    link = capsys.readouterr().out.split()[-1]
+    assert ng.read_state(link)["layers"][0]["source"]["url"].startswith(
+        "precomputed://https://a.example/x/"
+    )

@@ -1,0 +1,288 @@
+"""Report: failures on top, only what exists, everything escaped, nothing from outside."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from terareg.errors import ConfigError
+from terareg.views import report, thresholds
+from terareg.views.figures import intensity
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Page(HTMLParser):
+    """Collects elements and checks that they are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.open, self.words = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag):
+        return [a for t, a in self.elements if t == tag]
+
+
+def link(a, b, state, residual, reason=""):
+    return {"a": a, "b": b, "direction": "EAST", "state": state, "residual_vox": residual,
+            "displ_vox": [0, 0, 1], "reason": reason}  # fmt: skip
+
+
+def write(folder, name, data):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(data if isinstance(data, str) else json.dumps(data))
+
+
+@pytest.fixture(scope="module")
+def picture():
+    return intensity.flatfield_map(np.ones((9, 8)), {}, channel="ch0")
+
+
+@pytest.fixture
+def results(tmp_path, picture):
+    folder = tmp_path / "brain7"
+    write(folder, "acquisition.json", {
+        "rows": 1, "columns": 2, "tiles": [{"name": "LOC000"}, {"name": "LOC001"}],
+        "channels": [{"name": "ch0", "index": 0}], "tile_shape": [64, 100, 120],
+        "dtype": "uint16", "spacing_um": [5, 1.8, 1.8], "orientation": "SAR",
+        "overlap": [0.15, 0.15], "missing_planes": "blank",
+        "planes": {"LOC000": {"ch0": {"missing": [3, 4]}}, "LOC001": {"ch0": {"missing": []}}},
+        "problems": ["Experiment.ini says <3> channels, the files hold 1"],
+    })  # fmt: skip
+    write(folder, "intensity/ch0/flatfield.json", {
+        "method": "statistics", "background": 101.25, "tiles": 2, "planes": 128,
+        "seam_percent": {"before": 14.2, "after": 0.4}, "warnings": ["few planes"],
+    })  # fmt: skip
+    write(folder, "stitching/placement.json", {
+        "tiles": {n: {"origin_vox": [0, 0, 0], "state": "linked"} for n in ("LOC000", "LOC001")},
+        "links": [link("LOC000", "LOC001", "kept", [0, 0.3, 0.4]),
+                  link("LOC001", "LOC002", "rejected", [0, 30, 40], "residual 50 > 3"),
+                  link("LOC002", "LOC003", "unused", [0, 0, 0], "no signal")],
+        "loops": [{"row": 0, "column": 0, "closure_vox": [0, 3, 4], "kept": False},
+                  {"row": 0, "column": 1, "closure_vox": [0, 0, 6], "kept": True}],
+        "model": {"EAST": [0, 0, 102.5]}, "summary": {}, "warnings": ["one tile by the model"],
+    })  # fmt: skip
+    write(folder, "fused/ch0/complete.json", {
+        "shape": [64, 100, 222], "voxels": 1000, "saturated": 1, "clipped_low": 0,
+        "clipped_high": 0, "sha256": "abc", "bytes": 2_000_000,
+    })  # fmt: skip
+    write(folder, "registration/allen/summary.json", {
+        "kept": "deformation", "jacobian_min": -0.05, "jacobian_max": 1.9,
+        "inverse_error_um": 12.5, "match_affine": 1.5, "match_deformed": 1.2,
+        "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05}},
+        "levels": [{"a": 1}], "warnings": [],
+    })  # fmt: skip
+    write(
+        folder,
+        "registration/allen/energy.tsv",
+        "level\tvoxel_um\tround\tmatch\ttotal\n0\t400\t0\t5\t5\n0\t400\t1\t4\t4.5\n1\t200\t0\t3\t3.5\n",
+    )
+    write(
+        folder,
+        "regions/allen.tsv",
+        "id\tacronym\tname\tscope\themisphere\tvolume_mm3\tatlas_volume_mm3\tcoverage\tch0_mean\n"
+        "1\tCP\tCaudoputamen\town\tboth\t25.5\t30\t1\t312.5\n"
+        "2\tTH\tThalamus\town\tboth\t12\t10\t0.8\t200\n"
+        "2\tTH\tThalamus\ttree\tboth\t99\t99\t0\t1\n",
+    )
+    write(
+        folder,
+        "accuracy/allen.tsv",
+        "kind\tname\terror_um\taffine_error_um\nfiducial\ta\t30\t90\nfiducial\tb\t50\t80\n"
+        "summary\tmean\t40\t85\n",
+    )
+    header = "s\th:m:s\tmax_rss\tmax_vms\tcpu_time\n"
+    write(folder, "benchmarks/fuse_block/ch0_0.tsv", header + "10.5\t0\t800\t1\t9\n")
+    write(folder, "benchmarks/fuse_block/ch0_1.tsv", header + "20\t0\t900\t1\t19\n")
+    write(folder, "benchmarks/place_tiles.tsv", header + "0.2\t0\t-\t-\t-\n")
+    (folder / "views").mkdir()
+    (folder / "views" / "flatfield_ch0.png").write_bytes(picture)
+    write(folder, "views/neuroglancer.json", {"layers": []})
+    return folder
+
+
+def gather(folder, **options):
+    return report.gather_report(folder, sample="brain7", **options)
+
+
+def test_measures_are_taken_from_the_files(results):
+    found = {(v["key"], v["subject"]): v for v in gather(results)["verdicts"]}
+    values = {key: v["value"] for key, v in found.items()}
+    assert values["acquisition.problems", ""] == 1
+    assert values["acquisition.missing_planes", ""] == 2
+    assert values["intensity.seam_percent", "ch0"] == 0.4
+    assert values["stitching.kept_percent", ""] == 50
+    assert values["stitching.residual_p95_vox", ""] == 0.5
+    assert values["stitching.loop_closure_vox", ""] == 6
+    assert values["volume.saturated_percent", "ch0, fused"] == pytest.approx(0.1)
+    assert values["registration.jacobian_min", "allen"] == -0.05
+    assert values["registration.gain", "allen"] == pytest.approx(0.3)
+    assert values["registration.matching_percent", "allen"] == 93
+    assert values["regions.coverage_percent", "allen"] == pytest.approx(95)
+    assert values["accuracy.mean_um", "allen"] == 40
+    assert found["registration.jacobian_min", "allen"]["status"] == "fail"
+
+
+def test_failures_come_first(results):
+    order = [v["status"] for v in gather(results)["verdicts"]]
+    assert order == sorted(order, key=["fail", "warn", "pass"].index)
+    assert set(order) == {"fail", "warn", "pass"}
+    text = report.render_report(gather(results))
+    assert text.index("✗ failed") < text.index("! look") < text.index("✓ passed")
+    assert text.index("✗ failed") < text.index('id="acquisition"')
+
+
+def test_page_is_self_contained_and_accessible(results):
+    text = report.render_report(
+        gather(results, provenance={"config_hash": "a1", "software": {"numpy": "2"}})
+    )
+    page = Page(text)
+    for tag, attributes in page.elements:
+        for name in ("src", "href"):
+            value = attributes.get(name, "#")
+            assert value.startswith(("#", "data:")), (tag, value)
+    assert "url(" not in text and "@import" not in text and "<script" not in text
+    assert page.all("html")[0]["lang"] == "en"
+    assert len(page.all("h1")) == 1
+    assert all(image["alt"].strip() for image in page.all("img"))
+    assert page.all("th") and all(th["scope"] in ("row", "col") for th in page.all("th"))
+    assert any("width=device-width" in m.get("content", "") for m in page.all("meta"))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a")} <= set(ids)
+    assert "software numpy" in page.words and "a1" in page.words
+
+
+def test_what_came_from_files_is_escaped(results):
+    text = report.render_report(gather(results) | {"sample": "<img src=x onerror=alert(1)>"})
+    assert "<img src=x" not in text
+    assert "says &lt;3&gt; channels" in text
+
+
+def test_a_panel_appears_only_if_its_files_exist(results, tmp_path):
+    data = gather(results)
+    assert [s["id"] for s in data["stages"]] == [
+        "acquisition", "intensity", "stitching", "fused", "registration", "regions", "accuracy",
+    ]  # fmt: skip
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    data = gather(empty)
+    assert data["stages"] == [] and data["verdicts"] == [] and data["files"] == []
+    text = report.render_report(data)
+    Page(text)
+    assert "No figure of this run has been judged yet" in text
+    assert "Time and memory" not in text
+
+
+def test_figures_are_embedded_beside_their_stage(results):
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "intensity")
+    (figure,) = stage["figures"]
+    assert figure["source"].startswith("data:image/png;base64,iVBOR")
+    assert figure["caption"].startswith("ch0: Flat-field")
+    (results / "views" / "something_new.png").write_bytes(b"\x89PNG")
+    assert gather(results)["stages"][-1]["figures"][0]["alt"] == "something new"
+
+
+def test_unused_links_are_listed_with_their_reason(results):
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    rows = stage["tables"][1]["rows"]
+    assert rows == [
+        ["LOC001", "LOC002", "rejected", "50", "residual 50 > 3"],
+        ["LOC002", "LOC003", "unused", "0", "no signal"],
+    ]
+    assert stage["warnings"] == ["one tile by the model"]
+
+
+def test_resources_are_summed_per_rule(results):
+    assert gather(results)["resources"] == [
+        {"rule": "fuse_block", "jobs": 2, "seconds": 30.5, "longest_s": 20, "cpu_s": 28,
+         "peak_mb": 900},
+        {"rule": "place_tiles", "jobs": 1, "seconds": 0.2, "longest_s": 0.2, "cpu_s": None,
+         "peak_mb": None},
+    ]  # fmt: skip
+
+
+def test_equal_results_give_equal_pages_in_any_folder(results, tmp_path):
+    text = report.render_report(gather(results))
+    moved = results.rename(tmp_path / "elsewhere")
+    assert report.render_report(gather(moved)) == text
+    assert str(tmp_path) not in text
+
+
+def test_thresholds_can_be_changed_and_mistakes_are_named(results):
+    limits = {"registration.jacobian_min": {"fail": -1, "warn": -0.5}}
+    found = {v["key"]: v["status"] for v in gather(results, limits=limits)["verdicts"]}
+    assert found["registration.jacobian_min"] == "pass"
+    for wrong, message in (
+        ({"a": {}}, "threshold 'a' is not known"),
+        ({"accuracy.mean_um": {"alarm": 1}}, "'alarm' is not known; give warn or fail"),
+        ({"accuracy.mean_um": {"warn": "1"}}, "warn '1' is not a number"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            gather(results, limits=wrong)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "status"),
+    [
+        ("registration.jacobian_min", 0.0, "fail"),
+        ("registration.jacobian_min", 0.05, "warn"),
+        ("registration.jacobian_min", 0.3, "pass"),
+        ("accuracy.mean_um", 150.0, "pass"),
+        ("accuracy.mean_um", 151.0, "warn"),
+        ("accuracy.mean_um", 501.0, "fail"),
+        ("acquisition.problems", 0, "pass"),
+        ("acquisition.problems", 99, "warn"),
+    ],
+)
+def test_limits(key, value, status):
+    (verdict,) = thresholds.judge([(key, "", value)])
+    assert verdict.status == status
+
+
+def test_what_was_not_measured_gets_no_verdict():
+    assert (
+        thresholds.judge([("accuracy.mean_um", "", None), ("accuracy.mean_um", "", np.nan)]) == []
+    )
+
+
+def test_every_threshold_is_complete():
+    for key, row in thresholds.THRESHOLDS.items():
+        assert set(row) == {"text", "unit", "worse", "warn", "fail", "advice"}, key
+        assert row["worse"] in ("above", "below") and row["text"] and row["advice"]
+        limits = [v for v in (row["warn"], row["fail"]) if v is not None]
+        assert limits == sorted(limits, reverse=row["worse"] == "below"), key
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(3, "3"), (1234567, "1\u202f234\u202f567"), (0.123456, "0.1235"), (12.0, "12"),
+     (54321.7, "54\u202f322"), (1.5e-7, "1.50e-07"), (None, "–"), (float("nan"), "–"),
+     (True, "yes"), ([1, 2.5], "1, 2.5"), ("x", "x"), (0.0, "0")],
+)  # fmt: skip
+def test_numbers_are_written_for_people(value, shown):
+    assert report.show(value) == shown
+
+
+def test_written_page_is_the_rendered_one(results, tmp_path):
+    data = gather(results)
+    report.write_report(tmp_path / "new" / "report.html", data)
+    written = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert written == report.render_report(data)
+    assert re.search(r"Content-Security-Policy.*default-src 'none'", written)

@@ -1,0 +1,89 @@
+"""Bad input stops a run as a user starts it: one sentence, status not 0, nothing written over.
+
+What the readers themselves find is tested by message in tests/unit; here it is shown that such
+an error arrives at the user's terminal through Snakemake, and before hours of work.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+
+def all_files(folder):
+    return {
+        p: p.stat().st_mtime_ns
+        for p in folder.rglob("*")
+        if p.is_file() and ".snakemake" not in p.parts and not p.is_symlink()
+    }
+
+
+def break_ini(old, new):
+    def change(workspace):
+        path = workspace.folder / "raw-brain/Experiment.ini"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    return change
+
+
+def remove(name):
+    return lambda workspace: (workspace.folder / name).unlink()
+
+
+def write(name, text):
+    return lambda workspace: (workspace.folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "over", "words"),
+    [
+        (remove("raw-brain/Experiment.ini"), {}, "there is no Experiment.ini in"),
+        (remove("raw-brain/Scanned Cells.txt"), {}, "there is no Scanned Cells.txt in"),
+        (break_ini("Stack Step (mm)", "Stock Step"), {}, "Stack Step (mm)"),
+        (break_ini('"0.0050"', '"0"'), {}, "Stack Step (mm)"),
+        (break_ini('"15.0"', '"0"'), {}, "Overlap"),
+        (break_ini('"04x"', '"7x"'), {}, "objective"),
+        (write("raw-brain/Scanned Cells.txt", "1,1\n1,1\n"), {}, "Scanned Cells.txt"),
+        (None, {"input__path": "nowhere"}, "there is no Experiment.ini in nowhere"),
+        (None, {"input__orientation": "RRS"}, "names one anatomical axis twice"),
+        (None, {"input__spacing_um": [0, 1, 1]}, "input.spacing_um.0: 0 must be at least"),
+        (None, {"stitching__chanel": "signal"}, "did you mean channel?"),
+        (None, {"registration__channel": "green"}, "channel 'green' is not among"),
+        (None, {"store": "gs://bucket"}, "store 'gs://bucket' is not supported"),
+    ],
+)
+def test_the_workflow_does_not_load(workspace, change, over, words):
+    workspace.write(workspace.sample(**over))
+    if change:
+        change(workspace)
+    before = all_files(workspace.folder)
+    start = time.monotonic()
+    done = workspace.snakemake("--cores", "1")
+    assert time.monotonic() - start < 60  # 10 s on a machine of its own
+    assert done.returncode != 0
+    sentence = [line for line in (done.stdout + done.stderr).splitlines() if words in line]
+    assert len(sentence) >= 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert all_files(workspace.folder) == before
+
+
+def test_two_samples_with_one_name(workspace):
+    for name in ("one", "two"):
+        workspace.write(workspace.sample("brain"), f"{name}.yaml")
+    workspace.write({"cohort": ["one.yaml", "two.yaml"]})
+    done = workspace.snakemake("--cores", "1")
+    assert done.returncode != 0
+    assert "sample 'brain' is described twice" in done.stdout + done.stderr
+
+
+def test_an_error_in_a_job_is_one_sentence_that_names_rule_and_log(workspace):
+    workspace.write(workspace.sample(input__channels={"only": 0}))
+    (workspace.folder / "raw-brain/VW0").mkdir()
+    done = workspace.snakemake("--cores", "1", "results/brain/acquisition.json")
+    assert done.returncode != 0
+    lines = [x for x in done.stderr.splitlines() if x.startswith("index_acquisition: ")]
+    assert len(lines) == 1, done.stderr
+    assert "LOC000" in lines[0] and "(log: results/brain/logs/index_acquisition.log)" in lines[0]
+    assert not (workspace.folder / "results/brain/acquisition.json").exists()

@@ -1,0 +1,127 @@
+"""Dry runs over configurations and profiles: the right jobs, and only those."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+CHAIN = {
+    "index_acquisition", "sum_tiles", "estimate_flatfield", "import_tiles", "estimate_steps",
+    "measure_displacements", "gather_displacements", "project_displacements",
+    "threshold_displacements", "place_tiles", "init_volume", "fuse_block", "finish_pyramid",
+    "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
+    "preview_alignment", "register", "transform_labels", "measure_regions", "make_report",
+}  # fmt: skip
+
+
+def job_counts(done) -> dict[str, int]:
+    """Jobs per rule from the table that a dry run prints."""
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    table = text[text.index("Job stats:") :]
+    return {name: int(n) for name, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+
+
+def dry_run(workspace, config, *arguments):
+    workspace.write(config)
+    return job_counts(workspace.snakemake("-n", *arguments, "--quiet", "rules"))
+
+
+def test_the_whole_chain(workspace):
+    jobs = dry_run(workspace, workspace.sample())
+    assert CHAIN <= jobs.keys()
+    assert jobs["estimate_flatfield"] == 2 and jobs["register"] == 1
+    assert "correct_tile" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("target", "there", "absent"),
+    [
+        ("corrected_tiles", "estimate_flatfield", "import_tiles"),
+        ("stitching", "place_tiles", "init_volume"),
+        ("fused_volumes", "fuse_block", "estimate_bias_field"),
+        ("corrected_volumes", "correct_volume", "prepare_atlas"),
+        ("previews", "preview_alignment", "register"),
+        ("registration", "register", "transform_labels"),
+        ("regions", "measure_regions", "make_report"),
+        ("results/brain/stitching/xml_merging.xml", "place_tiles", "export_render"),
+        ("results/brain/regions/mouse.tsv", "measure_regions", "mesh_labels"),
+    ],
+)
+def test_targets_do_a_part_of_the_work(workspace, target, there, absent):
+    jobs = dry_run(workspace, workspace.sample(), target)
+    assert there in jobs and absent not in jobs
+
+
+def test_until_stops_there(workspace):
+    jobs = dry_run(workspace, workspace.sample(), "--until", "place_tiles")
+    assert "place_tiles" in jobs and "fuse_block" not in jobs
+
+
+@pytest.mark.parametrize(
+    ("over", "more", "less"),
+    [
+        ({"intensity__corrected_tiles": "keep"}, {"correct_tile"}, {"drop_corrected_tiles"}),
+        (
+            {"intensity__corrected_tiles": "temporary"},
+            {"correct_tile", "drop_corrected_tiles"},
+            set(),
+        ),
+        ({"intensity__bias": {"enabled": False}}, set(), {"correct_volume", "init_corrected_volume"}),
+        ({"atlases": {}}, set(), {"register", "prepare_atlas"}),
+        ({"atlas_space": {"enabled": False}}, set(), {"transform_volume"}),
+        ({"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}}}, {"score_registration"}, set()),
+        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
+        (
+            {"stitching__xml": {"xml_merging": "own.xml"}},
+            {"place_tiles"},
+            {"measure_displacements", "estimate_steps"},
+        ),
+        ({"stitching__xml": {"xml_import": "own.xml"}}, {"measure_displacements"}, set()),
+        ({"volume__formats": ["precomputed"]}, CHAIN, set()),
+        ({"stitching__channel": "signal", "registration": {"channel": "signal"}}, CHAIN, set()),
+    ],
+)
+def test_configurations(workspace, over, more, less):
+    for name in ("s.csv", "a.csv", "c.csv", "own.xml"):
+        (workspace.folder / name).touch()
+    jobs = dry_run(workspace, workspace.sample(**over))
+    assert more <= jobs.keys()
+    assert less.isdisjoint(jobs)
+
+
+def test_a_cohort_runs_several_samples(workspace):
+    for name in ("one", "two"):
+        workspace.write(workspace.sample(name), f"{name}.yaml")
+    jobs = dry_run(workspace, {"cohort": ["one.yaml", "two.yaml"]})
+    assert jobs["register"] == 2 and jobs["estimate_flatfield"] == 4
+    assert jobs["prepare_atlas"] == 1, "an atlas is shared"
+
+
+@pytest.mark.parametrize("grid", [(6, 10), (20, 30)])
+def test_one_and_two_terabytes_are_a_few_hundred_jobs(workspace, grid):
+    jobs = dry_run(workspace, workspace.sample(grid=grid, planes=2000))
+    assert jobs["total"] <= 700, jobs
+    assert max(n for name, n in jobs.items() if name != "total") <= 120
+
+
+def test_the_slurm_profile_gives_the_same_jobs(workspace):
+    alone = dry_run(workspace, workspace.sample())
+    assert dry_run(workspace, workspace.sample(), "--profile", "slurm") == alone
+
+
+@pytest.mark.parametrize(
+    ("flags", "mark"),
+    [(("--dag",), "digraph"), (("--rulegraph",), "digraph"), (("--d3dag",), '"nodes"')],
+)
+def test_graphs_are_printed_clean(workspace, flags, mark):
+    workspace.write(workspace.sample())
+    done = workspace.snakemake(*flags)
+    assert done.returncode == 0 and mark in done.stdout.lower()
+    assert done.stdout.lstrip()[0] in "d{"
+
+
+def test_without_a_sample_there_is_nothing_to_do(workspace):
+    done = workspace.snakemake("-n", configfile=None)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,346 @@
+# Pictures of every stage, the viewer's state, and the report.
+
+
+rule draw_flatfield:
+    """Draw the flat-field of a channel and the mean tile before and after it."""
+    input:
+        acquisition=result("acquisition.json"),
+        profile=result("intensity/{channel}/flatfield.tif"),
+        info=result("intensity/{channel}/flatfield.json"),
+    output:
+        profile=report(
+            result("views/flatfield_{channel}.png"),
+            caption="../report/flatfield.rst",
+            category="Intensity",
+            labels={
+                "sample": "{sample}",
+                "channel": "{channel}",
+                "figure": "flat-field",
+            },
+        ),
+        means=report(
+            result("views/tile_means_{channel}.png"),
+            caption="../report/tile_means.rst",
+            category="Intensity",
+            labels={
+                "sample": "{sample}",
+                "channel": "{channel}",
+                "figure": "mean tile",
+            },
+        ),
+    log:
+        log_of("draw_flatfield/{channel}"),
+    benchmark:
+        benchmark_of("draw_flatfield/{channel}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_flatfield"),
+        raw_state=raw_state,
+    script:
+        "../scripts/draw_flatfield.py"
+
+
+rule draw_stitching:
+    """Draw the placement, the worst seams before and after it, and the loop closure."""
+    input:
+        unpack(alignment_tiles),
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+    output:
+        placement=report(
+            result("views/placement.png"),
+            caption="../report/placement.rst",
+            category="Stitching",
+            labels={"sample": "{sample}", "figure": "placement"},
+        ),
+        seams=report(
+            result("views/seams.png"),
+            caption="../report/seams.rst",
+            category="Stitching",
+            labels={"sample": "{sample}", "figure": "worst seams"},
+        ),
+        loops=report(
+            result("views/loop_closure.png"),
+            caption="../report/loop_closure.rst",
+            category="Stitching",
+            labels={"sample": "{sample}", "figure": "loop closure"},
+        ),
+    log:
+        log_of("draw_stitching"),
+    benchmark:
+        benchmark_of("draw_stitching")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(planes),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_stitching"),
+        channel=alignment_channel,
+        store=setting("store"),
+        raw_state=alignment_raw_state,
+    script:
+        "../scripts/draw_stitching.py"
+
+
+rule draw_volume:
+    """Draw the middle planes of a volume."""
+    input:
+        plan=result("{kind}/{channel}/plan.json"),
+        complete=result("{kind}/{channel}/complete.json"),
+    output:
+        picture=report(
+            result("views/{kind}_{channel}.png"),
+            caption="../report/volume.rst",
+            category="Volumes",
+            labels={"sample": "{sample}", "channel": "{channel}", "figure": "{kind}"},
+        ),
+    log:
+        log_of("draw_volume/{kind}_{channel}"),
+    benchmark:
+        benchmark_of("draw_volume/{kind}_{channel}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(blocks),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_volume"),
+        store=setting("store"),
+    script:
+        "../scripts/draw_volume.py"
+
+
+rule draw_bias_field:
+    """Draw the bias field of a channel and its effect."""
+    input:
+        complete=result("fused/{channel}/complete.json"),
+        field=result("bias/{channel}.nrrd"),
+        info=result("bias/{channel}.json"),
+    output:
+        picture=report(
+            result("views/bias_{channel}.png"),
+            caption="../report/bias.rst",
+            category="Volumes",
+            labels={
+                "sample": "{sample}",
+                "channel": "{channel}",
+                "figure": "bias field",
+            },
+        ),
+    log:
+        log_of("draw_bias_field/{channel}"),
+    benchmark:
+        benchmark_of("draw_bias_field/{channel}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=8)),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_bias_field"),
+        store=setting("store"),
+    script:
+        "../scripts/draw_bias_field.py"
+
+
+rule draw_registration:
+    """Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+    input:
+        unpack(prepared_atlas),
+        **registration_outputs(),
+        initial=result("registration/{atlas}/initial_affine.txt"),
+        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+    output:
+        overlay=report(
+            result("views/overlay_{atlas}.png"),
+            caption="../report/overlay.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "overlay"},
+        ),
+        prediction=report(
+            result("views/prediction_{atlas}.png"),
+            caption="../report/prediction.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "prediction"},
+        ),
+        posteriors=report(
+            result("views/posteriors_{atlas}.png"),
+            caption="../report/posteriors.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "posteriors"},
+        ),
+        energy=report(
+            result("views/energy_{atlas}.png"),
+            caption="../report/energy.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "energy"},
+        ),
+        jacobian=report(
+            result("views/jacobian_{atlas}.png"),
+            caption="../report/jacobian.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "Jacobian"},
+        ),
+        histogram=report(
+            result("views/jacobian_histogram_{atlas}.png"),
+            caption="../report/jacobian.rst",
+            category="Registration",
+            labels={
+                "sample": "{sample}",
+                "atlas": "{atlas}",
+                "figure": "Jacobian histogram",
+            },
+        ),
+    log:
+        log_of("draw_registration/{atlas}"),
+    benchmark:
+        benchmark_of("draw_registration/{atlas}")
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(whole_image("registration.resolution_um", copies=40)),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_registration"),
+        store=setting("store"),
+        source=registration_source,
+    script:
+        "../scripts/draw_registration.py"
+
+
+rule draw_regions:
+    """Draw the volumes of the largest regions."""
+    input:
+        table=result("regions/{atlas}.tsv"),
+    output:
+        picture=report(
+            result("views/regions_{atlas}.png"),
+            caption="../report/regions.rst",
+            category="Regions",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "volumes"},
+        ),
+    log:
+        log_of("draw_regions/{atlas}"),
+    benchmark:
+        benchmark_of("draw_regions/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_regions"),
+    script:
+        "../scripts/draw_regions.py"
+
+
+rule draw_fiducials:
+    """Draw the error of every fiducial."""
+    input:
+        table=result("accuracy/{atlas}.tsv"),
+    output:
+        picture=report(
+            result("views/fiducials_{atlas}.png"),
+            caption="../report/fiducials.rst",
+            category="Registration",
+            labels={
+                "sample": "{sample}",
+                "atlas": "{atlas}",
+                "figure": "fiducial errors",
+            },
+        ),
+    log:
+        log_of("draw_fiducials/{atlas}"),
+    benchmark:
+        benchmark_of("draw_fiducials/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("draw_fiducials"),
+    script:
+        "../scripts/draw_fiducials.py"
+
+
+rule neuroglancer_state:
+    """Write the state of a Neuroglancer viewer that shows everything of a sample."""
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+        channels=lambda wildcards: every_channel(wildcards, "plan.json"),
+        complete=lambda wildcards: every_channel(wildcards, "complete.json"),
+        labels=lambda wildcards: of_atlases(
+            wildcards.sample, "labels/{atlas}/plan.json"
+        ),
+        labels_complete=lambda wildcards: of_atlases(
+            wildcards.sample, "labels/{atlas}/complete.json"
+        ),
+        fiducials=lambda wildcards: [
+            SAMPLES[wildcards.sample]["fiducials"][a]["sample"]
+            for a in scored(wildcards.sample)
+        ],
+    output:
+        state=result("views/neuroglancer.json"),
+    log:
+        log_of("neuroglancer_state"),
+    benchmark:
+        benchmark_of("neuroglancer_state")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("neuroglancer_state"),
+        source=measured_volume,
+        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
+        atlases=lambda wildcards: registration_atlases(wildcards.sample),
+        scored=lambda wildcards: scored(wildcards.sample),
+        viewer=setting("viewer"),
+    script:
+        "../scripts/neuroglancer_state.py"
+
+
+rule make_report:
+    """Make one self-contained page: verdicts, pictures, numbers, time and memory."""
+    input:
+        acquisition=result("acquisition.json"),
+        files=lambda wildcards: reported_files(wildcards.sample),
+    output:
+        report=report(
+            result("report.html"),
+            caption="../report/report.rst",
+            category="Report",
+            labels={"sample": "{sample}"},
+        ),
+    log:
+        log_of("make_report"),
+    benchmark:
+        benchmark_of("make_report")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("make_report"),
+        store=setting("store"),
+        provenance=provenance,
+    script:
+        "../scripts/make_report.py"

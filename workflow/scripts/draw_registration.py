@@ -1,0 +1,49 @@
+"""Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from terareg.atlas.prepare import load_atlas
+from terareg.job import run_job
+from terareg.regions.labels import label_block, regions_at
+from terareg.registration import fields
+from terareg.registration.contrast import CLASSES
+from terareg.registration.images import Image, prepare
+from terareg.registration.transform import Transform, read_affine
+from terareg.storage.store import Store, write_atomic
+from terareg.views.figures import registration as draw
+from terareg.volumes.reader import Volume
+
+
+def main() -> None:
+    sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
+    atlas = load_atlas(Path(snakemake.input.atlas).parent)
+    transform = Transform.load(Path(snakemake.input.affine).parent)
+    volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
+    data, frame = volume.resampled(transform.sample_frame, snakemake.threads)
+    inverse = np.linalg.inv(read_affine(snakemake.input.initial))
+    grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
+    initial = np.einsum("ij,j...->i...", inverse[:3, :3], grid) + inverse[:3, 3, None, None, None]
+    before, _ = regions_at(atlas, initial)
+    after = label_block(transform, atlas, frame)
+    title = f"{sample}, {name}"
+    pictures = snakemake.output
+    overlay = draw.registration_overlay(data, frame, before, after, title=title)
+    write_atomic(pictures.overlay, overlay)
+    predicted, _ = fields.read_scalar(snakemake.input.predicted)
+    seen = prepare(Image(data, frame, name=f"sample {sample}")).values
+    write_atomic(pictures.prediction, draw.prediction(seen, predicted, frame, title=title))
+    posteriors, _ = fields.read_scalar(snakemake.input.posteriors)
+    maps = draw.posterior_maps(dict(zip(CLASSES, posteriors)), frame, seen)
+    write_atomic(pictures.posteriors, maps)
+    with open(snakemake.input.energy, newline="") as stream:
+        rows = list(csv.DictReader(stream, delimiter="\t"))
+    write_atomic(pictures.energy, draw.energy_curve(rows))
+    jacobian, jacobian_frame = fields.read_scalar(snakemake.input.jacobian)
+    write_atomic(pictures.jacobian, draw.jacobian_map(jacobian, jacobian_frame))
+    write_atomic(pictures.histogram, draw.jacobian_histogram(jacobian))
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,24 @@
+"""Draw the middle planes of a volume."""
+
+from terareg.job import run_job
+from terareg.storage.records import read_json
+from terareg.storage.store import Store, write_atomic
+from terareg.views.figures.volume import mid_planes
+from terareg.volumes.reader import Volume
+
+VOXELS = 400  # along the longest side of the picture
+
+
+def main() -> None:
+    sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
+    kind = snakemake.wildcards.kind
+    volume = Volume(Store(snakemake.params.store), f"{sample}/{kind}/{channel}")
+    level = volume.level_for(max(volume.frame.extent_um) / VOXELS)
+    frame = volume.level_frame(level)
+    window = read_json(snakemake.input.complete)["window"]
+    title = f"{sample}, {channel}: {kind.replace('_', ' ')}"
+    picture = mid_planes(volume.read(level, (0, 0, 0), frame.shape), frame, title=title, limits=window)
+    write_atomic(snakemake.output.picture, picture)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

@@ -1,0 +1,20 @@
+"""Write tilespecs, point matches and the stack for Render."""
+
+from terareg.acquisition.model import load_acquisition
+from terareg.job import run_job
+from terareg.stitching.displacement import load_pairs
+from terareg.stitching.placement import load_placement
+from terareg.stitching.render import write_point_matches, write_stack, write_tilespecs
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    placement = load_placement(snakemake.input.placement)
+    pairs = load_pairs(snakemake.input.pairs) if snakemake.input.get("pairs") else []
+    channel = snakemake.params.channel
+    write_tilespecs(snakemake.output.tilespecs, acquisition, placement, channel)
+    write_point_matches(snakemake.output.matches, acquisition, placement, channel, pairs)
+    write_stack(snakemake.output.stack, acquisition)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

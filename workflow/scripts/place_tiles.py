@@ -1,0 +1,33 @@
+"""Solve the placement of all tiles, or take over the user's."""
+
+from dataclasses import replace
+
+from terareg.acquisition.model import load_acquisition
+from terareg.job import run_job
+from terareg.stitching import terastitcher
+from terareg.stitching.displacement import load_pairs
+from terareg.stitching.placement import PlacementSettings, place, save_placement
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    settings = PlacementSettings(**snakemake.params.settings)
+    if snakemake.input.get("own"):
+        xml = terastitcher.read_xml(snakemake.input.own[0])
+        terastitcher.check_fits(xml, acquisition, snakemake.input.own[0])
+        placement = terastitcher.to_placement(xml, acquisition)
+    else:
+        xml = terastitcher.read_xml(snakemake.input.xml)
+        if snakemake.input.get("pairs"):
+            pairs = load_pairs(snakemake.input.pairs)
+        else:
+            # the reliability of TeraStitcher's measure is no probability
+            pairs = terastitcher.to_pairs(xml, acquisition)
+            settings = replace(settings, min_reliability=settings.min_reliability_xml)
+        placement = place(acquisition, pairs, settings)
+        xml = terastitcher.with_placement(xml, placement)
+    terastitcher.write_xml(snakemake.output.xml, xml)
+    save_placement(snakemake.output.placement, placement)
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

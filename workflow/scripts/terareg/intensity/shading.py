@@ -1,0 +1,611 @@
+"""The estimate behind :mod:`terareg.intensity.flatfield`: profile, gains and dark offset.
+
+Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile) and a log
+gain of each tile and slab. Each equation is the difference of two log block means: of the same
+tile, ``y = (P(u) - P(v)) c + tissue``, or of two tiles in their overlap,
+``y = (P(u) - P(v)) c + gain_a - gain_b + noise``. They are solved by iteratively reweighted least
+squares; the precision of the roughness prior and the spread of the gains are re-estimated on the
+way (empirical Bayes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.polynomial import legendre
+from scipy.fft import dct, idct
+from scipy.optimize import minimize_scalar
+
+from terareg.errors import IntensityError
+
+_LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
+_LINE_LAGS = (1, 2, 4, 8)  # pixels
+# differences within a tile are not independent of each other: this is what one of them counts
+_TISSUE_WEIGHT = 0.02
+_FLOOR = 0.004  # relative error that no block mean falls below
+_DARK_ERROR = 1.0  # counts; how well the dark offset can be known
+_SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
+
+
+def block_sums(plane: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
+    """Sums of an image over the blocks between ``edges`` (y, x)."""
+    return np.add.reduceat(np.add.reduceat(plane, edges[0][:-1], axis=0), edges[1][:-1], axis=1)
+
+
+def line_sections(size: int) -> np.ndarray:
+    """Where the parts of a line of ``size`` pixels begin, and its end."""
+    return np.unique(np.arange(_SECTIONS + 1) * size // _SECTIONS)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Pairs of neighbours along one axis, and the blocks of the first and second that coincide."""
+
+    first: np.ndarray  # tile indices (pairs,)
+    second: np.ndarray
+    blocks_first: tuple[slice, slice]
+    blocks_second: tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """Block statistics as the solver wants them: float32 (tiles, slabs, blocks y, blocks x)."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    valid: np.ndarray  # bool (tiles, slabs)
+    edges: tuple[np.ndarray, np.ndarray]
+    overlaps: tuple[Overlap, ...]
+
+    @classmethod
+    def of(cls, stats: Mapping[str, np.ndarray], overlaps: Sequence[Overlap]) -> BlockData:
+        """Take the statistics of :func:`terareg.intensity.flatfield.merge_sums`."""
+        valid = stats["planes"] > 0
+        if not valid.any():
+            raise IntensityError(
+                f"none of {len(valid)} tiles holds signal (every plane is constant); check the "
+                "channel and its exposure"
+            )
+        edges = stats["edges_y"], stats["edges_x"]
+        return cls(stats["mean"], stats["error"], valid, edges, tuple(overlaps))
+
+    def block_means(self, image: np.ndarray) -> np.ndarray:
+        area = np.outer(np.diff(self.edges[0]), np.diff(self.edges[1]))
+        return block_sums(image, self.edges) / area
+
+    def lowest(self) -> float:
+        """Level of the darkest blocks, the fallback for the dark offset."""
+        return float(max(0.0, np.quantile(self.mean[self.valid], 0.002)))
+
+    def check_signal(self, background: float) -> None:
+        """Raise where no block is brighter than the background by more than its noise."""
+        signal = self.mean[self.valid] - background
+        if np.mean(signal > 10 * self.error[self.valid]) < 1e-3:
+            raise IntensityError(
+                f"none of {len(self.mean)} tiles holds signal above the background of "
+                f"{background:.4g} counts; check the channel and its exposure, or set a smaller "
+                "background"
+            )
+
+    def tissue_fraction(self, background: float) -> float:
+        """Part of the blocks brighter than a tenth of the brightest."""
+        signal = self.mean[self.valid] - background
+        return float(np.mean(signal > 0.1 * np.quantile(signal, 0.99)))
+
+
+def find_overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
+    """Pairs of neighbours that share blocks at their nominal positions, one entry per axis."""
+    index = {tuple(place): i for i, place in enumerate(stats["grid"].tolist())}
+    everything = slice(None)
+    found = []
+    for axis, move in enumerate(((1, 0), (0, 1))):
+        edges, step = stats["edges_y" if axis == 0 else "edges_x"], int(stats["steps"][axis])
+        size = int(edges[-1])
+        pairs = [
+            (i, index[row + move[0], column + move[1]])
+            for (row, column), i in index.items()
+            if (row + move[0], column + move[1]) in index
+        ]
+        if not pairs or not 0 < step < size:
+            continue
+        number = int(np.searchsorted(edges, min(size - step, step)))
+        start = int(np.searchsorted(edges, step))
+        ahead, behind = slice(start, start + number), slice(0, number)
+        first, second = np.array(sorted(pairs)).T
+        if axis == 0:
+            blocks = (ahead, everything), (behind, everything)
+        else:
+            blocks = (everything, ahead), (everything, behind)
+        found.append(Overlap(first, second, *blocks))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Legendre products of total degree 1 to ``degree`` on the tile, without the constant."""
+
+    edges: tuple[np.ndarray, np.ndarray]
+    degree: int
+
+    @cached_property
+    def orders(self) -> list[tuple[int, int]]:
+        top = self.degree + 1
+        return [(a, b) for a in range(top) for b in range(top - a) if a + b]
+
+    @cached_property
+    def axes(self) -> list[np.ndarray]:
+        """Polynomials at the pixels, one (degree + 1, pixels) per axis."""
+        sizes = [int(edges[-1]) for edges in self.edges]
+        grids = [(2 * np.arange(n) + 1) / n - 1 for n in sizes]
+        return [legendre.legvander(grid, self.degree).T for grid in grids]
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """Block means, float64 (terms, blocks y, blocks x)."""
+        y, x = (
+            np.add.reduceat(values, edges[:-1], axis=1) / np.diff(edges)
+            for values, edges in zip(self.axes, self.edges)
+        )
+        return np.stack([np.outer(y[a], x[b]) for a, b in self.orders])
+
+    def line_variance(self, power: Sequence[float]) -> np.ndarray:
+        """Variance that lines of white spectrum add to each coefficient.
+
+        ``power`` is the mean square of a line, y and x, per cosine coefficient.
+        """
+        return np.array(
+            [
+                power[0] * (2 * a + 1) if b == 0 and a > 2 else
+                power[1] * (2 * b + 1) if a == 0 and b > 2 else 0.0
+                for a, b in self.orders
+            ]
+        )  # fmt: skip
+
+    def pixels(self, coefficients: np.ndarray) -> np.ndarray:
+        """The series at every pixel, float64 (y, x)."""
+        matrix = np.zeros((self.degree + 1, self.degree + 1))
+        for value, (a, b) in zip(coefficients.tolist(), self.orders):
+            matrix[a, b] = value
+        y, x = self.axes
+        return np.einsum("ay,ax->yx", y, np.einsum("ab,bx->ax", matrix, x))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Log profile as coefficients, log gains (tiles, slabs), and the variances found for both."""
+
+    coefficients: np.ndarray
+    gains: np.ndarray
+    roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
+    tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
+    slab_spread: float = 0.02  # and of the slabs of a tile around it
+
+
+@dataclass(frozen=True)
+class _Equations:
+    """Differences of log intensity: ``value = basis @ coefficients (+ gain first - gain second)``.
+
+    ``value`` and ``variance`` are float32 (..., blocks); with ``overlap`` the leading axes are
+    pairs and slabs.
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    basis: np.ndarray
+    overlap: Overlap | None
+
+
+def _equations(
+    data: BlockData, basis: Basis, background: float, log_lines: np.ndarray
+) -> list[_Equations]:
+    signal = data.mean - np.float32(background)
+    usable = (signal > 3 * data.error) & data.valid[..., None, None]
+    signal = np.where(usable, signal, np.float32(1))
+    log = np.log(signal) - log_lines.astype(np.float32)
+    error = (data.error**2 + np.float32(_DARK_ERROR**2)) / signal**2
+    error = np.where(usable, error, np.float32(np.inf))
+    found = []
+    everything = slice(None)
+    for lag in _LAGS:
+        for axis in (0, 1):
+            if lag >= log.shape[axis + 2]:
+                continue
+            a, b = [everything, everything], [everything, everything]
+            a[axis], b[axis] = slice(lag, None), slice(None, -lag)
+            found.append(_difference(log, error, basis, (log, error), (tuple(a), tuple(b)), None))
+    for overlap in data.overlaps:
+        found.append(
+            _difference(
+                log[overlap.first], error[overlap.first], basis,
+                (log[overlap.second], error[overlap.second]),
+                (overlap.blocks_first, overlap.blocks_second), overlap,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _difference(log, error, basis, other, blocks, overlap) -> _Equations:
+    a, b = ((Ellipsis, *part) for part in blocks)
+    value = log[a] - other[0][b]
+    variance = error[a] + other[1][b] + np.float32(_FLOOR**2)
+    change = basis.blocks[a] - basis.blocks[b]
+    lead = value.shape[:2]
+    return _Equations(
+        value.reshape(*lead, -1), variance.reshape(*lead, -1),
+        change.reshape(len(change), -1), overlap,
+    )  # fmt: skip
+
+
+def _solve(
+    data: BlockData,
+    basis: Basis,
+    equations: list[_Equations],
+    start: _Fit | None = None,
+    line_power: Sequence[float] = (0.0, 0.0),
+) -> _Fit:
+    """Reweighted least squares, from wide to narrow weights unless ``start`` is given.
+
+    A start also keeps its priors, so that fits of different dark offsets can be compared.
+    """
+    fit = start or _Fit(np.zeros(len(basis.orders)), np.zeros(data.valid.shape))
+    for step in range(6 if start else 30):
+        blur = 0.0 if start else 0.3 * 0.5**step
+        normal = _normal_equations(data, basis, equations, fit, blur)
+        old, fit = fit, _step(basis, normal, fit, line_power, adapt=step >= 2 and not start)
+        change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
+        if np.abs(change).max() < 2e-4 and (start or step >= 10):
+            break
+    return fit
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """Weighted sums over all equations.
+
+    ``shape`` (terms, terms) and ``shape_right`` (terms,) belong to the coefficients alone;
+    ``links`` (slabs, tiles, terms + tiles) and ``links_right`` (slabs, tiles) are the rows of the
+    gains, which couple to the coefficients and to other tiles of the same slab.
+    """
+
+    shape: np.ndarray
+    shape_right: np.ndarray
+    links: np.ndarray
+    links_right: np.ndarray
+
+
+def _normal_equations(
+    data: BlockData, basis: Basis, equations: list[_Equations], fit: _Fit, blur: float
+) -> _Normal:
+    terms = len(basis.orders)
+    tiles, slabs = data.valid.shape
+    normal = _Normal(
+        np.zeros((terms, terms)), np.zeros(terms),
+        np.zeros((slabs, tiles, terms + tiles)), np.zeros((slabs, tiles)),
+    )  # fmt: skip
+    for part in equations:
+        weight = _weights(part, fit, blur)
+        weighted = weight * part.value
+        total = weight.sum((0, 1), dtype=np.float64)
+        right = weighted.sum((0, 1), dtype=np.float64)
+        normal.shape[:] += np.einsum("ik,jk->ij", part.basis * total, part.basis)
+        normal.shape_right[:] += np.einsum("ik,k->i", part.basis, right)
+        if part.overlap is None:
+            continue
+        against = np.einsum("psk,ik->psi", weight.astype(np.float64), part.basis)
+        sums = weight.sum(2, dtype=np.float64)
+        values = weighted.sum(2, dtype=np.float64)
+        pairs = zip(part.overlap.first.tolist(), part.overlap.second.tolist())
+        for pair, (i, j) in enumerate(pairs):
+            normal.links[:, i, :terms] += against[pair]
+            normal.links[:, j, :terms] -= against[pair]
+            for a, b, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
+                normal.links[:, a, terms + b] += sign * sums[pair]
+            normal.links_right[:, i] += values[pair]
+            normal.links_right[:, j] -= values[pair]
+    return normal
+
+
+def _step(
+    basis: Basis, normal: _Normal, fit: _Fit, line_power: Sequence[float], adapt: bool
+) -> _Fit:
+    """Solve the normal equations under the priors of ``fit``, and adapt these to the solution.
+
+    The gain of a slab is the gain of its tile plus a deviation. Deviations are eliminated slab by
+    slab; coefficients and gains of tiles are solved together.
+    """
+    terms, tiles = len(basis.orders), normal.links.shape[1]
+    penalty = np.array([float(a + b) ** 6 for a, b in basis.orders])
+    lined = basis.line_variance(line_power)
+    matrix = np.zeros((terms + tiles, terms + tiles))
+    matrix[:terms, :terms] = normal.shape
+    matrix[terms:] = normal.links.sum(0)
+    matrix[:terms, terms:] = matrix[terms:, :terms].T
+    right = np.concatenate([normal.shape_right, normal.links_right.sum(0)])
+    prior = np.concatenate(
+        [1 / (1 / (fit.roughness * penalty) + lined), np.full(tiles, fit.tile_spread**-2)]
+    )
+    inverse = np.linalg.inv(normal.links[:, :, terms:] + np.eye(tiles) * fit.slab_spread**-2)
+    eliminated = np.einsum("sij,sjk->sik", inverse, normal.links)
+    matrix -= np.einsum("sij,sik->jk", normal.links, eliminated)
+    right -= np.einsum("sij,si->j", eliminated, normal.links_right)
+    covariance = np.linalg.inv(matrix + np.diag(prior))
+    answer = np.einsum("ij,j->i", covariance, right)
+    deviations = np.einsum("sij,sj->si", inverse, normal.links_right)
+    deviations -= np.einsum("sij,j->si", eliminated, answer)
+    fit = replace(fit, coefficients=answer[:terms], gains=(answer[terms:] + deviations).T)
+    if not adapt:
+        return fit
+    square = answer**2 + np.diag(covariance)
+    rough = np.mean((penalty * square[:terms])[lined == 0])
+    return replace(
+        fit,
+        roughness=float(np.clip(1 / rough, 1e-2, 10)),
+        tile_spread=_spread(square[terms:]),
+        slab_spread=_spread(deviations**2 + np.einsum("sii->si", inverse)),
+    )
+
+
+def _spread(squares: np.ndarray) -> float:
+    return float(np.clip(np.sqrt(np.mean(squares)), 0.002, 0.5))
+
+
+def _residual(part: _Equations, fit: _Fit) -> np.ndarray:
+    residual = part.value - np.einsum("i,ik->k", fit.coefficients, part.basis).astype(np.float32)
+    if part.overlap is not None:
+        gains = fit.gains[part.overlap.first] - fit.gains[part.overlap.second]
+        residual -= gains[..., None].astype(np.float32)
+    return residual
+
+
+def _weights(part: _Equations, fit: _Fit, blur: float) -> np.ndarray:
+    """Robust weights, float32.
+
+    Within tiles the loss is log(variance + residual^2), a location estimate that needs no scale
+    of the tissue. In overlaps it is a Cauchy loss whose scale, set by misplaced tiles and by
+    shadows, is the median of what is found.
+    """
+    square = _residual(part, fit) ** 2
+    variance = part.variance + np.float32(blur**2)
+    if part.overlap is None:
+        return np.float32(_TISSUE_WEIGHT / len(_LAGS)) / (variance + square)
+    ratio = square / variance
+    seen = ratio[part.variance < 0.01]
+    scale = np.float32(max(1.0, float(np.median(seen)) / 0.455) if seen.size else 1.0)
+    return 1 / (variance * scale * (1 + ratio / (9 * scale)))
+
+
+@dataclass(frozen=True)
+class Shading:
+    """What :func:`fit_shading` finds.
+
+    Attributes
+    ----------
+    profile : numpy.ndarray of float32, shape (y, x)
+        Mean 1.
+    background : float
+        Dark offset, counts.
+    background_from : str
+        "given", "overlaps" or "darkest blocks".
+    gains : numpy.ndarray of float64, shape (tiles,)
+        Relative brightness of the tiles, 1 where overlaps do not tell.
+    line_percent : tuple of float
+        Standard deviation of the line patterns over rows and over columns.
+    seam_percent : dict or None
+        See :func:`seam_percent`.
+    """
+
+    profile: np.ndarray
+    background: float
+    background_from: str
+    gains: np.ndarray
+    line_percent: tuple[float, float]
+    seam_percent: dict[str, float] | None
+
+
+def fit_shading(
+    data: BlockData,
+    stats: Mapping[str, np.ndarray],
+    degree: int,
+    *,
+    background: float | None = None,
+    lines: bool = True,
+) -> Shading:
+    """Find profile, dark offset and gains.
+
+    Parameters
+    ----------
+    data : BlockData
+    stats : mapping
+        The same statistics, of which the means of lines are used.
+    degree : int
+        Highest total degree of the smooth part.
+    background : float, optional
+        Dark offset in counts, where it is known.
+    lines : bool
+        Whether fixed line patterns are looked for.
+
+    Raises
+    ------
+    IntensityError
+        If no tile holds signal.
+    """
+    basis = Basis(data.edges, degree)
+    source = "given"
+    if background is None:
+        background, source = data.lowest(), "darkest blocks"
+        data.check_signal(background)
+        searched = _search_background(data, basis, background)
+        if searched is not None:
+            background, source = searched, "overlaps"
+    data.check_signal(background)
+    patterns = [np.zeros(int(edges[-1])) for edges in data.edges]
+    power = [0.0, 0.0]
+    # lines need the smooth part and the smooth part is fitted beside the lines: in turn
+    for _ in range(3 if lines else 1):
+        log_lines = patterns[0][:, None] + patterns[1][None, :]
+        log_line_blocks = data.block_means(log_lines)
+        equations = _equations(data, basis, background, log_line_blocks)
+        fit = _solve(data, basis, equations, line_power=power)
+        if lines:
+            found = [_line(stats, axis, background, basis, fit.coefficients) for axis in (0, 1)]
+            patterns, power = [line for line, _ in found], [value for _, value in found]
+    log_lines = patterns[0][:, None] + patterns[1][None, :]
+    profile = np.exp(basis.pixels(fit.coefficients) + log_lines)
+    log_blocks = np.tensordot(fit.coefficients, basis.blocks, 1) + data.block_means(log_lines)
+    known = data.valid.sum(1)
+    gains = np.exp(np.where(data.valid, fit.gains, 0).sum(1) / np.maximum(known, 1))
+    return Shading(
+        profile=(profile / profile.mean()).astype(np.float32),
+        background=float(background),
+        background_from=source,
+        gains=gains,
+        line_percent=(100 * float(patterns[0].std()), 100 * float(patterns[1].std())),
+        seam_percent=seam_percent(data, background, log_blocks, fit.gains),
+    )
+
+
+def _search_background(data: BlockData, basis: Basis, highest: float) -> float | None:
+    """Dark offset at which bright and dark tissue agree on the profile in the overlaps.
+
+    None where the overlaps do not tell.
+    """
+    zero = np.zeros(data.mean.shape[2:])
+    start: list[_Fit | None] = [None]
+
+    def cost(background: float) -> float:
+        equations = _equations(data, basis, background, zero)
+        fit = _solve(data, basis, equations, start[0])
+        start[0] = start[0] or fit
+        return _disagreement(data, background, fit, basis)
+
+    highest += 1.0
+    coarse = np.linspace(0.0, highest, 9)[::-1]
+    costs = [cost(float(value)) for value in coarse]
+    if max(costs) - min(costs) < 1e-3 * max(costs) or max(costs) == 0:
+        return None
+    best = int(np.argmin(costs))
+    low, high = coarse[min(best + 1, 8)], coarse[max(best - 1, 0)]
+    found = minimize_scalar(
+        cost, bounds=(low, high), method="bounded", options={"xatol": 0.1, "maxiter": 25}
+    )
+    return float(found.x)
+
+
+def _disagreement(data: BlockData, background: float, fit: _Fit, basis: Basis) -> float:
+    """Robust sum of squares over overlaps, in counts, so that empty blocks count as well."""
+    field = np.exp(np.tensordot(fit.coefficients, basis.blocks, 1))
+    gains = np.exp(fit.gains)[..., None, None]
+    total = 0.0
+    for overlap in data.overlaps:
+        a, b = overlap.first, overlap.second
+        one, two = ((Ellipsis, *part) for part in (overlap.blocks_first, overlap.blocks_second))
+        scale_one = (gains[a] * field[one]).astype(np.float32)
+        scale_two = (gains[b] * field[two]).astype(np.float32)
+        size = np.sqrt(scale_one * scale_two)
+        ratio_one, ratio_two = scale_two / size, scale_one / size
+        x = (data.mean[a][one] - np.float32(background)) * ratio_one
+        y = (data.mean[b][two] - np.float32(background)) * ratio_two
+        variance = (data.error[a][one] * ratio_one) ** 2 + (data.error[b][two] * ratio_two) ** 2
+        variance += (0.5 * _FLOOR * (x + y)) ** 2
+        valid = (data.valid[a] & data.valid[b])[..., None, None]
+        total += float(np.where(valid, np.log1p((x - y) ** 2 / variance), 0).sum(dtype=np.float64))
+    return total
+
+
+def seam_percent(
+    data: BlockData, background: float, log_profile: np.ndarray, gains: np.ndarray | None = None
+) -> dict[str, float] | None:
+    """Median contrast of tissue in overlaps, percent of one tile, before and after correction.
+
+    ``log_profile`` is given at the blocks, ``gains`` are logarithms (tiles, slabs). Overlaps are
+    those of the nominal positions, so misplaced tiles set a floor that no profile can lower. None
+    without overlaps that hold tissue.
+    """
+    raw, corrected = [], []
+    tissue = max(0.0, 0.1 * float(np.quantile(data.mean[data.valid] - background, 0.99)))
+    for overlap in data.overlaps:
+        a, b = overlap.first, overlap.second
+        one, two = ((Ellipsis, *part) for part in (overlap.blocks_first, overlap.blocks_second))
+        x, y = data.mean[a][one] - background, data.mean[b][two] - background
+        valid = (data.valid[a] & data.valid[b])[..., None, None]
+        seen = (np.minimum(x, y) > tissue) & valid
+        ratio = np.log(np.where(seen, x, 1)) - np.log(np.where(seen, y, 1))
+        raw.append(ratio[seen])
+        ratio = ratio - (log_profile[one] - log_profile[two])
+        if gains is not None:
+            ratio = ratio - (gains[a] - gains[b])[..., None, None]
+        corrected.append(ratio[seen])
+    if not sum(part.size for part in raw):
+        return None
+    before, after = (
+        100 * float(np.median(np.abs(np.concatenate(part)))) / np.sqrt(2)
+        for part in (raw, corrected)
+    )
+    return {"before": float(before), "after": float(after)}
+
+
+def _line(
+    stats: Mapping[str, np.ndarray],
+    axis: int,
+    background: float,
+    basis: Basis,
+    coefficients: np.ndarray,
+) -> tuple[np.ndarray, float]:
+    """Log line profile along one axis, free of what the smooth part can hold.
+
+    Estimated from each half of the tiles. Octave by octave, what the halves do not share is
+    noise: a line that both show is kept with the weight of a Wiener filter, any other dropped.
+    """
+    values = stats["rows" if axis == 0 else "columns"].astype(np.float64) - background
+    seen = (stats["line_planes"] > 0)[..., None, None] & (values > 0)
+    smooth = basis.pixels(coefficients)
+    cuts = line_sections(smooth.shape[1 - axis])
+    means = np.add.reduceat(np.exp(smooth), cuts[:-1], axis=1 - axis)
+    model = np.log(means if axis == 1 else means.T)
+    tissue = 0.1 * np.quantile(values, 0.99)
+    log = np.where(seen & (values > tissue), np.log(np.maximum(values, 1e-3)) - model, np.nan)
+    # tiles that are neighbours share tissue, so the halves are two parts of the grid
+    middle = len(log) // 2 if len(log) > 1 else None
+    halves = (log[:middle], log[middle:]) if middle else (log[:, ::2], log[:, 1::2])
+    one, two, both = (
+        dct(_robust_line(part.reshape(-1, part.shape[-1]), basis.axes[axis]), norm="ortho")
+        for part in (*halves, log)
+    )
+    start = basis.degree + 1
+    while start < len(both):
+        band = slice(start, min(2 * start, len(both)))
+        power = 0.5 * float(np.sum(one[band] ** 2) + np.sum(two[band] ** 2))
+        shared = float(np.sum(one[band] * two[band])) / power if power > 0 else 0.0
+        # few coefficients agree by chance more easily than many
+        certain = shared > max(0.5, 2.4 / np.sqrt(band.stop - band.start))
+        both[band] *= 2 * shared / (1 + shared) if certain else 0.0
+        start *= 2
+    both[: basis.degree + 1] = 0.0
+    lowest = both[basis.degree + 1 : 4 * (basis.degree + 1)]
+    return idct(both, norm="ortho"), float(np.mean(lowest**2)) / len(both)
+
+
+def _robust_line(log: np.ndarray, polynomials: np.ndarray) -> np.ndarray:
+    """Line whose differences are the medians of the lines' differences, least squares."""
+    size = log.shape[1]
+    matrix, right = 1e-6 * np.eye(size), np.zeros(size)
+    for lag in _LINE_LAGS:
+        if lag >= size:
+            continue
+        difference = log[:, lag:] - log[:, :-lag]
+        enough = np.isfinite(difference).sum(0) >= 4
+        median = np.zeros(size - lag)
+        if enough.any():
+            median[enough] = np.nanmedian(difference[:, enough], axis=0)
+        index = np.flatnonzero(enough)
+        np.add.at(right, index + lag, median[index])
+        np.add.at(right, index, -median[index])
+        for i, j, sign in ((0, 0, 1), (lag, lag, 1), (0, lag, -1), (lag, 0, -1)):
+            np.add.at(matrix, (index + i, index + j), sign)
+    line = np.linalg.solve(matrix, right)
+    # Legendre polynomials up to the basis' degree belong to the smooth part
+    orthogonal = np.linalg.qr(polynomials.T)[0]
+    return line - orthogonal @ (orthogonal.T @ line)

@@ -1,0 +1,149 @@
+"""Turn the state at the end of the last level into a :class:`RegistrationResult`."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from terareg.frames import Frame
+from terareg.registration.checkpoint import State
+from terareg.registration.contrast import CLASSES
+from terareg.registration.flow import Flow, Grid, change_grid, inverse_displacement
+from terareg.registration.images import WorkingImage
+from terareg.registration.plan import Plan
+from terareg.registration.problem import Problem
+from terareg.registration.result import RegistrationResult
+from terareg.registration.transform import Transform
+
+
+def assemble(plan: Plan, state: State) -> RegistrationResult:
+    """Final E step, the comparison with the affine alone, and the transform both ways.
+
+    The deformation is kept only if it explains the data better than the affine alone did, by the
+    match term under the same mixture.
+    """
+    problem, seen = plan.problem(len(plan.voxels_um) - 1)
+    velocity = torch.tensor(state.velocity, device=plan.device)
+    x = problem.start(state.inverse, velocity)
+    problem.initial_mixture(x, state.sigma)
+    problem.update_mixture(x)
+    before = state.affine_inverse
+    if before is None:
+        before = plan.space.inverse_affine(plan.affine)
+    with torch.no_grad():
+        deformed = float(problem.energy(x)[0])
+        still = problem.start(before, None)
+        affine_only = float(problem.energy(still)[0])
+    kept = "deformation"
+    warnings = list(plan.warnings)
+    inverse = state.inverse
+    if not deformed < affine_only:
+        kept, inverse, x = "affine", before, still
+        velocity = torch.zeros_like(velocity)
+        warnings.append(
+            f"deformation_rejected: it explains the data worse ({deformed:.4f}) than the "
+            f"affine alone ({affine_only:.4f}); the affine was kept"
+        )
+    transform = _transform(plan, problem, inverse, velocity)
+    jacobian = transform.jacobian()
+    if jacobian.min() <= 0.1:
+        warnings.append(
+            f"jacobian: the volume ratio falls to {jacobian.min():.3f}; raise regularisation "
+            "or look at the damage map there"
+        )
+    with torch.no_grad():
+        predicted, coefficients, _ = problem.predict(x)
+        posteriors = problem.posterior(x)
+    error = transform.inverse_error_um()
+    summary = {
+        "kept": kept,
+        "stopped": state.facts[-1]["stopped"],
+        "extent": plan.extent,
+        "levels": state.facts,
+        "mixture": {
+            "sigma": list(problem.mixture.sigma),
+            "mean_artefact": problem.mixture.mean[0],
+            "mean_missing": problem.mixture.mean[1],
+            "shares": _shares(posteriors, seen),
+        },
+        "match_affine": affine_only,
+        "match_deformed": deformed,
+        "jacobian_min": float(jacobian.min()),
+        "jacobian_max": float(jacobian.max()),
+        "inverse_error_um": error,
+        "atlas_size_um": plan.size,
+        "fingerprint": plan.fingerprint,
+        "warnings": warnings,
+    }
+    full = transform.sample_frame
+    return RegistrationResult(
+        transform=transform,
+        posteriors=_embed(posteriors.cpu().numpy(), seen.frame, full, (1.0, 0.0, 0.0)),
+        contrast=coefficients.cpu().numpy(),
+        contrast_frame=_contrast_frame(plan, problem, seen),
+        predicted=_embed(predicted[None].cpu().numpy(), seen.frame, full, (0.0,))[0],
+        energy=state.energy,
+        summary=summary,
+    )
+
+
+def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> Transform:
+    # on twice as many voxels, so that linear interpolation of the files costs no accuracy
+    unit, model = plan.space.length, problem.model
+    coarse = problem.flow.grid
+    grid = Grid(
+        tuple(2 * n for n in coarse.shape), tuple(s / 2 for s in coarse.spacing), coarse.origin
+    )
+    flow = Flow(grid, model.kernel, steps=model.squarings, times=model.times, device=plan.device)
+    with torch.no_grad():
+        velocity = change_grid(velocity, grid.shape)
+        pulled = flow.displacement(velocity, -1.0)
+        guess = flow.displacement(velocity, 1.0)
+        pushed = inverse_displacement(grid, pulled, guess)
+    finest = plan.voxels_um[-1]
+    return Transform(
+        affine=plan.space.affine_um(inverse),
+        frame=Frame(
+            grid.shape,
+            tuple(s * unit for s in grid.spacing),
+            tuple(o * unit + c for o, c in zip(grid.origin, plan.space.atlas_centre)),
+            plan.atlas.frame.orientation,
+        ),
+        forward=pushed.cpu().numpy() * np.float32(unit),
+        inverse=pulled.cpu().numpy() * np.float32(unit),
+        atlas_frame=plan.working(plan.atlas, finest).frame,
+        sample_frame=plan.working(plan.sample, finest).frame,
+        velocity=_stationary_or_timed(velocity.cpu().numpy() * np.float32(unit)),
+    )
+
+
+def _contrast_frame(plan: Plan, problem: Problem, seen: WorkingImage) -> Frame:
+    unit = plan.space.length
+    spacing, origin = [], []
+    for axis, nodes in enumerate(problem.contrast.axes):
+        step = (nodes[1] - nodes[0]) * unit if len(nodes) > 1 else seen.frame.extent_um[axis]
+        spacing.append(step)
+        origin.append(seen.frame.origin_um[axis] + nodes[0] * unit)
+    shape = tuple(len(nodes) for nodes in problem.contrast.axes)
+    return Frame(shape, tuple(spacing), tuple(origin), seen.frame.orientation)
+
+
+def _stationary_or_timed(velocity: np.ndarray) -> np.ndarray:
+    return velocity[0] if len(velocity) == 1 else velocity
+
+
+def _shares(posteriors: torch.Tensor, seen: WorkingImage) -> dict[str, float]:
+    """Mean posterior of each class over the sample's tissue."""
+    tissue = torch.tensor(seen.tissue, device=posteriors.device)
+    means = posteriors[:, tissue].mean(1).tolist()
+    return dict(zip(CLASSES, means))
+
+
+def _embed(values: np.ndarray, part: Frame, whole: Frame, fill: tuple[float, ...]) -> np.ndarray:
+    """Put (c, z, y, x) of a cropped frame into the whole frame."""
+    out = np.empty((len(values), *whole.shape), np.float32)
+    out[:] = np.array(fill, np.float32)[:, None, None, None]
+    start = np.rint(whole.to_index(np.array(part.origin_um))).astype(int)
+    box = tuple(slice(a, a + n) for a, n in zip(start, part.shape))
+    out[(slice(None), *box)] = values
+    return out

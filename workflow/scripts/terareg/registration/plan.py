@@ -1,0 +1,149 @@
+"""What a registration is about to do: prepared images, resolutions, and the energy at each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+
+from terareg.errors import RegistrationError
+from terareg.registration.flow import Kernel
+from terareg.registration.images import (
+    Image,
+    WorkingImage,
+    correct_grid,
+    crop_to_tissue,
+    prepare,
+    reduced,
+    resample,
+)
+from terareg.registration.problem import Model, Problem, Space, velocity_grid
+from terareg.registration.search import presence
+from terareg.registration.settings import RegistrationSettings
+from terareg.storage.records import content_hash, fingerprint
+
+_SQUARINGS = 6
+
+
+class Plan:
+    """Images, resolutions and energies of one registration.
+
+    Parameters
+    ----------
+    atlas, sample : Image
+    settings : RegistrationSettings
+    affine : numpy.ndarray, shape (4, 4)
+        Start, atlas um to sample um.
+    extent : str
+        "whole", "left" or "right".
+
+    Attributes
+    ----------
+    size : float
+        Cube root of the atlas tissue's volume, um.
+    voxels_um : list of float
+        Working voxel of every level, coarse to fine.
+    fingerprint : str
+        Of images, settings and start; a checkpoint is valid for one fingerprint.
+    """
+
+    def __init__(
+        self,
+        atlas: Image,
+        sample: Image,
+        settings: RegistrationSettings,
+        affine: np.ndarray,
+        extent: str,
+    ) -> None:
+        if settings.missing_data_correction:
+            sample = _without_zeros(sample)
+        if settings.grid_correction:
+            sample = correct_grid(sample)
+        self.settings, self.affine, self.extent = settings, affine, extent
+        self.device = choose_device(settings.device)
+        self.atlas, self.sample = (
+            prepare(reduced(image, settings.resolution_um)) for image in (atlas, sample)
+        )
+        self.warnings = [*self.atlas.warnings, *self.sample.warnings]
+        self.size = self.atlas.tissue_volume_um3 ** (1 / 3)
+        self.space = Space(
+            self.size / 10,
+            self.atlas.tissue_centre_um,
+            self.sample.tissue_centre_um,
+            radius=5.0,
+            device=self.device,
+        )
+        finest = max(
+            settings.resolution_um or self.size / 80,
+            min(self.atlas.frame.spacing_um),
+            min(self.sample.frame.spacing_um),
+        )
+        count = settings.levels
+        if count is None:
+            count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
+        self.voxels_um = [finest * 2**i for i in reversed(range(count))]
+        self.fingerprint = fingerprint(
+            {k: v for k, v in asdict(settings).items() if k != "device"},
+            [content_hash(a) for a in (self.atlas.values, self.atlas.weight)],
+            [content_hash(a) for a in (self.sample.values, self.sample.weight)],
+            [self.atlas.frame.to_json(), self.sample.frame.to_json()],
+            [affine.tolist(), extent, str(self.device)],
+        )
+
+    def model(self, level: int) -> Model:
+        """Settings of one level in internal units."""
+        s, unit = self.settings, self.space.length
+        wider = s.kernel_continuation ** (len(self.voxels_um) - 1 - level)
+        kernel = (s.kernel_um or self.size / 10) / unit * wider
+        velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
+        window = (s.contrast_window_um or 0.15 * self.size) / unit
+        return Model(
+            kernel=Kernel((kernel,), (1.0,), s.kernel_power),
+            velocity_spacing=velocity,
+            squarings=_SQUARINGS,
+            times=1 if s.flow == "stationary" else s.time_steps,
+            order=s.contrast_order,
+            window=window,
+            regularisation=s.regularisation,
+            affine=s.affine,
+            prior=s.priors,
+            sigma_floor=s.sigma_floor,
+            prior_window=0.06 * self.size / unit,
+        )
+
+    def working(self, image: WorkingImage, voxel_um: float) -> WorkingImage:
+        """Image at a level: as isotropic as the data allow, at least four voxels along an axis."""
+        spacing = [
+            min(max(voxel_um, s), max(s, e / 4))
+            for s, e in zip(image.frame.spacing_um, image.frame.extent_um)
+        ]
+        return resample(image, spacing)
+
+    def problem(self, level: int) -> tuple[Problem, WorkingImage]:
+        """Energy at a level, and the part of the sample that it looks at."""
+        voxel, model = self.voxels_um[level], self.model(level)
+        atlas = self.working(self.atlas, voxel)
+        near = 0.15 * self.size
+        sample = crop_to_tissue(self.working(self.sample, voxel), near)
+        margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
+        # the box follows from the atlas as given, so that it is the same at every level
+        grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
+        there = presence(atlas, self.extent)
+        return Problem(atlas, sample, there, self.space, model, grid), sample
+
+
+def choose_device(name: str) -> torch.device:
+    """Turn "auto", "cpu" or "cuda" into a device; "cuda" without one is an error."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RegistrationError(
+            "device cuda was asked for but PyTorch finds no CUDA device; set device: auto or cpu"
+        )
+    wanted = "cuda" if name == "auto" and torch.cuda.is_available() else name
+    return torch.device("cpu" if wanted == "auto" else wanted)
+
+
+def _without_zeros(sample: Image) -> Image:
+    mask = np.ones(sample.data.shape, np.float32) if sample.mask is None else sample.mask
+    return replace(sample, mask=mask * (sample.data != 0))

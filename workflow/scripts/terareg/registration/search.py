@@ -1,0 +1,251 @@
+"""Search for rotation, scale and position at two coarse resolutions.
+
+The criterion is the part of the sample's variance that no curve of the atlas intensity explains:
+one minus the correlation ratio of Roche 1998, with hat functions of intensity so that it can be
+differentiated. It is the same for inverted, saturated or arbitrary contrast.
+
+References
+----------
+Roche, A. et al. MICCAI 1998, 1115.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from terareg.frames import all_orientations, orientation_matrix
+from terareg.registration import lbfgs
+from terareg.registration.flow import Grid
+from terareg.registration.images import WorkingImage, resample
+
+EXTENTS = ("whole", "right", "left")
+_VOXELS_PER_SIZE = (9, 18)
+_BINS = 8
+_BRIGHTEST = 1.3
+# one standard deviation of the mean log scale and of its differences, and what it costs
+_SCALE_PRIOR = (0.3, 0.15, 0.02)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """y = position + R O S (x - centre), x in atlas um and y in sample um.
+
+    ``permutation`` is O (orientation codes), ``rotation`` the vector of R (radians, axes z, y, x
+    of the sample), ``log_scale`` that of S along the atlas axes.
+    """
+
+    permutation: np.ndarray
+    rotation: np.ndarray
+    log_scale: np.ndarray
+    centre: np.ndarray
+    position: np.ndarray
+
+    def affine(self) -> np.ndarray:
+        """4 x 4 matrix, atlas um to sample um."""
+        turn = rotation_matrix(torch.tensor(self.rotation)).numpy()
+        matrix = np.eye(4)
+        matrix[:3, :3] = turn @ self.permutation @ np.diag(np.exp(self.log_scale))
+        matrix[:3, 3] = self.position - matrix[:3, :3] @ self.centre
+        return matrix
+
+
+def presence(image: WorkingImage, extent: str) -> np.ndarray:
+    """Part of the atlas that is expected in the sample, float32 (z, y, x), 1 = there.
+
+    For one hemisphere it falls from 1 to 0 across two voxels about the middle of the tissue.
+    """
+    shape, frame = image.frame.shape, image.frame
+    if extent == "whole":
+        return np.ones(shape, np.float32)
+    letter = {"right": "R", "left": "L"}[extent]
+    axis = next(i for i, c in enumerate(frame.orientation) if c in "RL")
+    sign = 1.0 if frame.orientation[axis] == letter else -1.0
+    middle = image.tissue_centre_um[axis]
+    distance = sign * (frame.axes_um()[axis] - middle) / frame.spacing_um[axis]
+    ramp = np.clip(0.5 + distance / 2, 0, 1).astype(np.float32)
+    return np.broadcast_to(ramp.reshape([-1 if a == axis else 1 for a in range(3)]), shape).copy()
+
+
+class Search:
+    """Poses of one atlas in one sample.
+
+    Parameters
+    ----------
+    atlas, sample : WorkingImage
+    scale : tuple of float, optional
+        Fixed scale along the atlas axes; searched if None.
+    """
+
+    def __init__(
+        self, atlas: WorkingImage, sample: WorkingImage, scale: tuple[float, ...] | None
+    ) -> None:
+        self.scale = scale
+        self.size = atlas.tissue_volume_um3 ** (1 / 3)
+        self.unit = self.size / 10
+        self.levels = [_Level(atlas, sample, self.size / n, self.unit) for n in _VOXELS_PER_SIZE]
+        self.sample_centre = sample.tissue_centre_um
+        self.sample_size = sample.tissue_volume_um3 ** (1 / 3)
+        self.parts = {name: _centre_and_size(atlas, presence(atlas, name)) for name in EXTENTS}
+
+    def pose(
+        self,
+        permutation: np.ndarray,
+        extent: str,
+        rotation_deg: np.ndarray,
+        shift_um: np.ndarray,
+        scale: float = 1.0,
+    ) -> Pose:
+        """Pose with the centres of the tissue aligned, then turned and shifted."""
+        return Pose(
+            permutation,
+            np.deg2rad(np.asarray(rotation_deg, float)),
+            np.log(np.array(self.scale or (scale,) * 3, float)),
+            self.parts[extent][0],
+            self.sample_centre + np.asarray(shift_um, float),
+        )
+
+    def unexplained(self, affine: np.ndarray, extent: str, level: int = -1) -> float:
+        """Criterion of an affine (atlas um to sample um), 0 best, about 1 for no relation."""
+        inverse = torch.tensor(np.linalg.inv(affine))
+        with torch.no_grad():
+            value = self.levels[level].unexplained(inverse[:3, :3], inverse[:3, 3], extent)
+        return float(value)
+
+    def best(
+        self, permutation: np.ndarray, extent: str, rotation_deg: np.ndarray, shift_um: np.ndarray
+    ) -> tuple[float, Pose]:
+        """Best pose near the given start: many starts ranked coarsely, the best descended."""
+        starts = self._starts(permutation, extent, rotation_deg, shift_um)
+        ranked = sorted(
+            (self.unexplained(pose.affine(), extent, 0), i) for i, pose in enumerate(starts)
+        )
+        coarse = [self.descend(starts[i], extent, 0, 25) for _, i in ranked[:6]]
+        coarse.sort(key=lambda item: item[0])
+        fine = [self.descend(pose, extent, 1, 30) for _, pose in coarse[:2]]
+        return min(fine, key=lambda item: item[0])
+
+    def _starts(self, permutation, extent, rotation_deg, shift_um) -> list[Pose]:
+        turns = [np.zeros(3)]
+        for angle, axis, sign in itertools.product((15.0, 30.0), range(3), (1, -1)):
+            turns.append(sign * angle * np.eye(3)[axis])
+        turns += [12.0 * np.array(signs) for signs in itertools.product((1, -1), repeat=3)]
+        ratio = self.sample_size / self.parts[extent][1]
+        scales = (1.0, min(max(ratio, 0.6), 1.6)) if self.scale is None else (1.0,)
+        base = np.asarray(rotation_deg, float)
+        return [
+            self.pose(permutation, extent, base + turn, shift_um, scale)
+            for scale in scales
+            for turn in turns
+        ]
+
+    def descend(self, pose: Pose, extent: str, level: int, iterations: int) -> tuple[float, Pose]:
+        """Minimise over rotation, scale and position; returns criterion plus prior, and pose."""
+        problem = self.levels[level]
+        permutation, centre = torch.tensor(pose.permutation), torch.tensor(pose.centre)
+        wide, narrow, cost = _SCALE_PRIOR
+
+        def parts(x):
+            logs = torch.tensor(pose.log_scale) + (x[3:6] / 4 if self.scale is None else 0)
+            position = torch.tensor(pose.position) + x[6:9] * self.unit
+            return torch.tensor(pose.rotation) + x[:3] / 4, logs, position
+
+        def objective(x32):
+            x = x32.double().requires_grad_(True)
+            rotation, logs, position = parts(x)
+            forward = rotation_matrix(rotation) @ permutation @ torch.diag(torch.exp(logs))
+            inverse = torch.linalg.inv(forward)
+            value = problem.unexplained(inverse, centre - inverse @ position, extent)
+            if self.scale is None:
+                mean = logs.mean()
+                prior = (mean / wide) ** 2 + ((logs - mean) / narrow).square().sum()
+                value = value + cost * prior
+            (gradient,) = torch.autograd.grad(value, x)
+            return float(value.detach()), gradient.float()
+
+        end = lbfgs.minimise(
+            objective, torch.zeros(9), lbfgs.Memory(), iterations=iterations, first_step=0.3
+        )
+        rotation, logs, position = (part.numpy() for part in parts(end.x.double()))
+        return end.value, replace(pose, rotation=rotation, log_scale=logs, position=position)
+
+    def best_other_orientation(
+        self, atlas_code: str, sample_code: str, extent: str
+    ) -> tuple[str, float]:
+        """Best of the 23 codes that are not mirrored against the declared one, and its value."""
+        declared = orientation_matrix(atlas_code, sample_code)
+        zero = np.zeros(3)
+        ranked = []
+        for code in all_orientations():
+            permutation = orientation_matrix(atlas_code, code)
+            if code == sample_code or np.linalg.det(permutation @ declared.T) < 0:
+                continue
+            start = self.pose(permutation, extent, zero, zero)
+            ranked.append((*self.descend(start, extent, 0, 12), code))
+        ranked.sort(key=lambda item: (item[0], item[2]))
+        best = (math.inf, sample_code)
+        for _, pose, code in ranked[:2]:
+            _, found = self.descend(pose, extent, 1, 15)
+            best = min(best, (self.unexplained(found.affine(), extent), code))
+        return best[1], best[0]
+
+
+class _Level:
+    """Both images at one coarse voxel size, and the criterion on them."""
+
+    def __init__(
+        self, atlas: WorkingImage, sample: WorkingImage, voxel_um: float, unit: float
+    ) -> None:
+        atlas, sample = resample(atlas, voxel_um), resample(sample, voxel_um)
+        frame, self.unit = atlas.frame, unit
+        self.grid = Grid(
+            frame.shape,
+            tuple(s / unit for s in frame.spacing_um),
+            tuple(o / unit for o in frame.origin_um),
+        )
+        axes = [torch.tensor(axis) for axis in sample.frame.axes_um()]
+        self.points = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
+        self.target = torch.tensor(np.clip(sample.values, -0.2, _BRIGHTEST)).reshape(-1)
+        self.weight = torch.tensor(sample.weight).reshape(-1)
+        self.volumes = {
+            name: torch.tensor(np.clip(atlas.values * presence(atlas, name), 0, _BRIGHTEST))[None]
+            for name in EXTENTS
+        }
+        mean = (self.weight * self.target).sum() / self.weight.sum()
+        self.variance = (self.weight * (self.target - mean) ** 2).sum().clamp_min(1e-9)
+
+    def unexplained(self, linear: torch.Tensor, offset: torch.Tensor, extent: str):
+        """1 - correlation ratio for the map x_atlas = linear @ y_sample + offset (um)."""
+        points = ((linear @ self.points + offset[:, None]) / self.unit).float()
+        image = self.grid.sample(self.volumes[extent], points)[0]
+        position = image * ((_BINS - 1) / _BRIGHTEST)
+        hats = (1 - (position - torch.arange(_BINS)[:, None]).abs()).clamp_min(0)
+        weighted = hats * self.weight
+        normal = weighted @ hats.T
+        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(_BINS)
+        curve = torch.linalg.solve(normal + ridge, weighted @ self.target)
+        residual = self.target - curve @ hats
+        return ((self.weight * residual**2).sum() / self.variance).double()
+
+
+def rotation_matrix(vector: torch.Tensor) -> torch.Tensor:
+    """Rotation about a vector by its length (radians), float64, differentiable."""
+    zero = torch.zeros((), dtype=vector.dtype)
+    z, y, x = vector
+    rows = [[zero, -x, y], [x, zero, -z], [-y, z, zero]]
+    return torch.linalg.matrix_exp(torch.stack([torch.stack(row) for row in rows]))
+
+
+def _centre_and_size(atlas: WorkingImage, weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre of mass (um) and cube root of the volume of the weighted tissue."""
+    mass = atlas.tissue * weight
+    total = float(mass.sum())
+    centre = [
+        float(mass.sum(tuple(b for b in range(3) if b != a)) @ axis) / total
+        for a, axis in enumerate(atlas.frame.axes_um())
+    ]
+    return np.array(centre), (total * atlas.frame.voxel_volume_um3) ** (1 / 3)
