@@ -342,5 +342,6 @@ rule make_report:
         code=code("make_report"),
         store=setting("store"),
         provenance=provenance,
+        thresholds=setting("report.thresholds"),
     script:
         "../scripts/make_report.py"

@@ -7,7 +7,6 @@ from terareg.acquisition.tiles import TileSource, load_flatfield
 from terareg.job import run_job
 from terareg.stitching.placement import Link, load_placement
 from terareg.storage.store import Store, write_atomic
-from terareg.views.figures.blank import blank
 from terareg.views.figures.stitching import loop_closure, placement_map, seam_pairs
 
 SEAMS = 6
@@ -40,11 +39,7 @@ def main() -> None:
         placement.to_json(), acquisition.tile_shape, acquisition.spacing_um, nominal
     )
     write_atomic(snakemake.output.placement, picture)
-    if placement.loops:
-        loops = loop_closure(placement.loops)
-    else:
-        loops = blank("Loop closure", "No cell of 2 x 2 tiles has four measured links.")
-    write_atomic(snakemake.output.loops, loops)
+    write_atomic(snakemake.output.loops, loop_closure(placement.loops))
     channel = snakemake.params.channel
     if snakemake.input.get("corrected"):
         store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
@@ -67,8 +62,7 @@ def main() -> None:
                     "spacing_um": acquisition.spacing_um[1:],
                 }
             )
-    picture = seam_pairs(seams) if seams else blank("Seams", "No two tiles overlap.")
-    write_atomic(snakemake.output.seams, picture)
+    write_atomic(snakemake.output.seams, seam_pairs(seams))
 
 
 run_job(snakemake.rule, snakemake.log[0], main)

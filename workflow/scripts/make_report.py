@@ -11,6 +11,7 @@ def main() -> None:
         Path(snakemake.input.acquisition).parent,
         sample=snakemake.wildcards.sample,
         provenance=dict(snakemake.params.provenance) | {"software": software_versions()},
+        limits=snakemake.params.thresholds,
         store_url=snakemake.params.store,
     )
     write_report(snakemake.output.report, data)

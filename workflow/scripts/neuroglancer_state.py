@@ -11,8 +11,6 @@ from terareg.storage.store import write_atomic
 from terareg.views import neuroglancer
 from terareg.volumes.plan import VolumePlan
 
-COLOURS = ("#ffffff", "#56d364", "#ff7b72", "#58a6ff")
-
 
 def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
@@ -23,7 +21,7 @@ def main() -> None:
     for n, (channel, plan) in enumerate(zip(settings.channels, plans)):
         source = neuroglancer.Source(f"{sample}/{settings.source}/{channel}", form, plan.frame)
         window = read_json(snakemake.input.complete[n])["window"]
-        colour = COLOURS[n % len(COLOURS)]
+        colour = neuroglancer.CHANNEL_COLOURS[n % len(neuroglancer.CHANNEL_COLOURS)]
         layers.append(neuroglancer.image_layer(channel, source, window=window, colour=colour))
     for atlas, path in zip(settings.atlases, snakemake.input.labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])

@@ -85,7 +85,7 @@ class Plan:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
         self.voxels_um = [finest * 2**i for i in reversed(range(count))]
         self.fingerprint = fingerprint(
-            {k: v for k, v in asdict(settings).items() if k != "device"},
+            {k: repr(v) for k, v in asdict(settings).items() if k != "device"},
             [content_hash(a) for a in (self.atlas.values, self.atlas.weight)],
             [content_hash(a) for a in (self.sample.values, self.sample.weight)],
             [self.atlas.frame.to_json(), self.sample.frame.to_json()],

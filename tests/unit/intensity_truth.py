@@ -1,0 +1,118 @@
+"""Tiles with a known profile, dark offset and tissue, as a stand-in for a tile source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+from scipy import ndimage
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is imaged, and how."""
+
+    seed: int = 0
+    pixels: int = 96
+    planes: int = 16
+    rows: int = 3
+    columns: int = 4
+    empty: tuple[tuple[int, int], ...] = ((0, 0), (2, 3))
+    overlap: float = 0.16
+    jitter: int = 1
+    vignetting: float = 0.35
+    stripes: float = 0.0  # relative, the same in every tile, constant along x
+    shadows: float = 0.0  # relative, new in every tile
+    drift: float = 0.02  # relative brightness of a tile
+    dark: float = 150.0
+    medium: float = 30.0
+    tissue: float = 2500.0
+
+
+class TruthSource:
+    """Looks like a raw ``TileSource``; ``profile`` and ``scene.dark`` are the truth."""
+
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        self.bytes_read = 0
+        rng = np.random.default_rng(scene.seed)
+        self.profile = _profile(scene, rng)
+        step = round(scene.pixels * (1 - scene.overlap))
+        cells = [
+            (row, column)
+            for row in range(scene.rows)
+            for column in range(scene.columns)
+            if (row, column) not in scene.empty
+        ]
+        self.gains = {cell: 1 + scene.drift * rng.standard_normal() for cell in cells}
+        places = {cell: rng.integers(-scene.jitter, scene.jitter + 1, 2) for cell in cells}
+        size = [
+            step * (n - 1) + scene.pixels + 2 * scene.jitter for n in (scene.rows, scene.columns)
+        ]
+        self.data = {}
+        brain = list(_brain(scene, size, rng))
+        tiles = []
+        for row, column in cells:
+            name = f"LOC{column + row * scene.columns:03d}"
+            y, x = (np.array((row, column)) * step + scene.jitter + places[row, column]).tolist()
+            shadows = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.5)
+            shadows = 1 + scene.shadows * shadows / shadows.std()
+            planes = []
+            for plane in brain:
+                tissue = plane[y : y + scene.pixels, x : x + scene.pixels]
+                signal = tissue * self.profile * self.gains[row, column] * shadows[:, None]
+                noise = rng.standard_normal(signal.shape) * np.sqrt(9 + 0.6 * signal)
+                planes.append(np.clip(np.rint(scene.dark + signal + noise), 0, 65535))
+            self.data[name] = np.array(planes, np.uint16)
+            origin = (0.0, float(row * step), float(column * step))
+            tiles.append(SimpleNamespace(name=name, row=row, column=column, origin_vox=origin))
+        self.acquisition = SimpleNamespace(
+            tiles=tuple(tiles),
+            tile_shape=(scene.planes, scene.pixels, scene.pixels),
+            dtype="uint16",
+            tile=lambda name: next(tile for tile in tiles if tile.name == name),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        return [tile.name for tile in self.acquisition.tiles]
+
+    def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
+        self.bytes_read += self.data[tile][z0:z1, y, x].nbytes
+        return self.data[tile][z0:z1, y, x]
+
+
+def profile_error(estimate: np.ndarray, truth: np.ndarray) -> float:
+    """Root mean square of estimate / truth - 1, percent, both scaled to mean 1."""
+    ratio = (estimate / estimate.mean()) / (truth / truth.mean()) - 1
+    return 100 * float(np.sqrt(np.mean(ratio**2)))
+
+
+def _profile(scene: Scene, rng: np.random.Generator) -> np.ndarray:
+    y, x = np.meshgrid(*[np.linspace(-1, 1, scene.pixels)] * 2, indexing="ij")
+    cy, cx = rng.uniform(-0.15, 0.15, 2)
+    profile = 1 - scene.vignetting / 2 * ((y - cy) ** 2 + 0.9 * (x - cx) ** 2)
+    lines = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.0)
+    profile = profile * (1 + scene.stripes * lines / lines.std())[:, None]
+    return profile / profile.mean()
+
+
+def _brain(scene: Scene, size: list[int], rng: np.random.Generator):
+    """Planes of an ellipsoid of regions, bright in the middle, with texture; medium outside."""
+    height, width = size
+    y, x = np.meshgrid(np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij")
+    coarse = _smooth(rng, (scene.planes, height, width), (3, height / 12, height / 12))
+    regions = 0.6 + 0.25 * np.sign(coarse) + 0.15 * np.sign(coarse - 0.8)
+    texture = _smooth(rng, (scene.planes, height, width), (1, 1.3, 1.3))
+    for plane in range(scene.planes):
+        z = 1.6 * (plane + 0.5) / scene.planes - 0.8
+        radius = np.sqrt((y / 0.92) ** 2 + (x / 0.92) ** 2 + z * z)
+        inside = np.clip((1 - radius) * 15, 0, 1)
+        bright = regions[plane] * np.clip(1 + 0.12 * texture[plane], 0.2, None) * (1.2 - radius)
+        yield scene.medium + scene.tissue * inside * np.clip(bright, 0, None)
+
+
+def _smooth(rng: np.random.Generator, shape: tuple, sigma: tuple) -> np.ndarray:
+    field = ndimage.gaussian_filter(rng.standard_normal(shape), sigma, mode="reflect")
+    return field / field.std()

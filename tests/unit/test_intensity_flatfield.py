@@ -1,0 +1,276 @@
+"""Flat-field: a known profile and dark offset are recovered, whatever the batches."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+from intensity_truth import Scene, TruthSource, profile_error
+
+from terareg.acquisition.tiles import load_flatfield
+from terareg.errors import ConfigError, IntensityError
+from terareg.intensity.flatfield import (
+    FlatfieldSettings,
+    estimate_flatfield,
+    load_sums,
+    merge_sums,
+    read_profile,
+    sample_tiles,
+    save_flatfield,
+    save_sums,
+    sum_tiles,
+)
+
+
+@pytest.fixture(scope="module")
+def brain():
+    return TruthSource(Scene())
+
+
+@pytest.fixture(scope="module")
+def sums(brain):
+    return sum_tiles(brain, brain.names)
+
+
+@pytest.fixture(scope="module")
+def estimate(sums):
+    return estimate_flatfield([sums])
+
+
+def scene_estimate(settings=None, **scene):
+    source = TruthSource(Scene(**scene))
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, settings)], settings)
+    return profile_error(flatfield.profile, source.profile), flatfield.background, info
+
+
+def test_profile_and_dark_offset_of_a_brain(brain, sums, estimate):
+    flatfield, info = estimate
+    assert flatfield.profile.dtype == np.float32
+    assert flatfield.profile.mean(dtype=float) == pytest.approx(1, abs=1e-5)
+    error = profile_error(flatfield.profile, brain.profile)
+    assert error < 2.0
+    # D11: the background is the camera's, not the mean of the darkest tile
+    assert flatfield.background == pytest.approx(brain.scene.dark, abs=2)
+    assert info["background_from"] == "overlaps"
+    assert info["seam_percent"]["after"] < 0.6 * info["seam_percent"]["before"]
+    mean_tile = np.mean([planes.mean(0) for planes in brain.data.values()], 0) - brain.scene.dark
+    assert profile_error(mean_tile, brain.profile) > 5 * error
+
+
+def test_a_third_of_the_tiles_may_be_empty():
+    error, background, info = scene_estimate(
+        seed=1, rows=4, columns=5, empty=(), pixels=64, overlap=0.2, tissue=1500.0
+    )
+    assert error < 3
+    assert background == pytest.approx(150, abs=2)
+    assert info["tissue_fraction"] < 0.7
+
+
+def test_brightness_that_drifts_from_tile_to_tile():
+    error, _, info = scene_estimate(seed=2, drift=0.15)
+    assert error < 3
+    gains = np.array(list(info["gains"].values()))
+    truth = np.array(list(TruthSource(Scene(seed=2, drift=0.15)).gains.values()))
+    assert np.corrcoef(gains, truth)[0, 1] > 0.95
+
+
+def test_fixed_lines_are_part_of_the_profile():
+    with_lines, _, info = scene_estimate(seed=3, stripes=0.04)
+    without, _, _ = scene_estimate(FlatfieldSettings(lines=False), seed=3, stripes=0.04)
+    assert with_lines < 2.5 < without
+    assert info["line_percent"]["rows"] > 2
+    assert info["line_percent"]["columns"] < 0.5
+
+
+def test_shadows_of_single_tiles_are_not_part_of_the_profile():
+    error, background, info = scene_estimate(seed=4, shadows=0.05)
+    assert error < 3
+    assert background == pytest.approx(150, abs=5)
+    assert info["line_percent"]["rows"] < 1
+
+
+def test_dark_offset_where_everything_outside_the_brain_is_empty():
+    _, background, _ = scene_estimate(seed=5, medium=0.0)
+    assert background == pytest.approx(150, abs=2)
+
+
+def test_given_dark_offset_is_used(sums):
+    flatfield, info = estimate_flatfield([sums], FlatfieldSettings(background=140.0))
+    assert flatfield.background == 140
+    assert info["background_from"] == "given"
+
+
+def test_without_overlaps_the_darkest_blocks_are_the_documented_fallback(brain, sums):
+    flatfield, info = estimate_flatfield([sums], FlatfieldSettings(overlaps=False))
+    assert info["background_from"] == "darkest blocks"
+    assert info["seam_percent"] is None
+    assert "set background if the camera's offset is known" in info["warnings"][0]
+    assert brain.scene.dark < flatfield.background < brain.scene.dark + brain.scene.medium
+
+
+def test_a_single_tile_gives_an_estimate():
+    source = TruthSource(Scene(rows=1, columns=1, empty=(), planes=4, pixels=48))
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names)])
+    assert flatfield.profile.shape == (48, 48)
+    assert info["warnings"]
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 10, (3, 7), (9, 1), (2, 3, 5)])
+def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):
+    names = brain.names
+    starts = np.cumsum((0, *sizes))
+    batches = [names[a:b] for a, b in zip(starts, starts[1:])]
+    parts = [sum_tiles(brain, batch) for batch in reversed(batches)]
+    merged, whole = merge_sums(parts), merge_sums([sums])
+    assert all(np.array_equal(merged[key], whole[key]) for key in whole)
+    if len(sizes) == 3:
+        flatfield, info = estimate_flatfield(parts)
+        assert flatfield.profile.tobytes() == estimate[0].profile.tobytes()
+        assert info == estimate[1]
+
+
+def test_sampled_planes_and_tiles_agree_with_all(brain, estimate):
+    # row B2: every n-th plane
+    some = FlatfieldSettings(planes=8, slabs=4)
+    brain.bytes_read = 0
+    flatfield, info = estimate_flatfield([sum_tiles(brain, brain.names, some)], some)
+    assert brain.bytes_read == 10 * 8 * 96 * 96 * 2
+    assert info["planes"] == 80
+    assert profile_error(flatfield.profile, estimate[0].profile) < 1
+    assert sample_tiles(brain.acquisition, replace(some, tiles=3)) == brain.names[::3]
+    assert sample_tiles(brain.acquisition, some) == brain.names
+
+
+def test_planes_that_were_filled_in_do_not_count(brain):
+    source = TruthSource(brain.scene)
+    first = source.names[0]
+    source.data[first][:3] = 0
+    sums = sum_tiles(source, source.names)
+    assert sums["planes"][0].sum() == brain.scene.planes - 3
+    flatfield, _ = estimate_flatfield([sums])
+    assert profile_error(flatfield.profile, brain.profile) < 2
+
+
+@pytest.mark.parametrize("shape", [(48, 80), (61, 47)])
+def test_tiles_need_not_be_square(shape):
+    source = TruthSource(Scene(pixels=96, planes=6, seed=6))
+    height, width = shape
+    source.data = {name: planes[:, :height, :width] for name, planes in source.data.items()}
+    source.acquisition.tile_shape = (6, *shape)
+    sums = sum_tiles(source, source.names)
+    assert sums["edges_y"][-1] == height and sums["edges_x"][-1] == width
+    assert estimate_flatfield([sums], FlatfieldSettings(degree=3))[0].profile.shape == shape
+
+
+@pytest.mark.parametrize("size", [33, 64, 97, 192])
+@pytest.mark.parametrize("overlap", [0.05, 0.15, 0.4, 0.6])
+def test_blocks_of_overlaps_coincide(size, overlap):
+    from terareg.intensity.flatfield import _block_edges
+
+    step = round(size * (1 - overlap))
+    edges = _block_edges(size, step, 16)
+    assert edges[0] == 0 and edges[-1] == size and np.all(np.diff(edges) > 0)
+    strip = min(size - step, step)
+    moved = edges[edges <= strip] + step
+    assert set(moved.tolist()) <= set(edges.tolist())
+    # and no block of the other tile begins between them
+    assert len(edges[(edges >= step) & (edges <= step + strip)]) == len(moved)
+
+
+def test_files_are_deterministic_and_come_back(tmp_path, sums, estimate):
+    save_sums(tmp_path / "a.npz", sums)
+    save_sums(tmp_path / "b.npz", dict(reversed(sums.items())))
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = load_sums(tmp_path / "a.npz")
+    assert all(np.array_equal(loaded[key], sums[key]) for key in sums)
+    for folder in ("x", "y"):
+        save_flatfield(tmp_path / folder / "f.tif", tmp_path / folder / "f.json", *estimate)
+    for name in ("f.tif", "f.json"):
+        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
+    flatfield = load_flatfield(tmp_path / "x" / "f.tif", tmp_path / "x" / "f.json")
+    assert flatfield.profile.tobytes() == estimate[0].profile.tobytes()
+    assert flatfield.background == estimate[0].background
+
+
+def test_users_image_becomes_the_profile(tmp_path, brain, sums):
+    path = tmp_path / "flat.tif"
+    tifffile.imwrite(path, (brain.profile * 700).astype(np.float32))
+    settings = FlatfieldSettings(method="image", image=str(path))
+    flatfield, info = estimate_flatfield([sums], settings)
+    assert profile_error(flatfield.profile, brain.profile) < 1e-3
+    assert info["background_from"] == "darkest blocks"
+    assert info["seam_percent"]["after"] < info["seam_percent"]["before"]
+
+
+def test_no_flat_field(sums):
+    flatfield, info = estimate_flatfield([sums], FlatfieldSettings(method="none"))
+    assert np.all(flatfield.profile == 1) and flatfield.background == 0
+    assert info["background_from"] == "none"
+
+
+def test_users_image_that_does_not_fit(tmp_path):
+    path = tmp_path / "flat.tif"
+    tifffile.imwrite(path, np.ones((8, 9), np.float32))
+    with pytest.raises(IntensityError, match=r"has shape \(8, 9\), the tiles \(9, 8\)"):
+        read_profile(path, (9, 8))
+    tifffile.imwrite(path, np.zeros((9, 8), np.float32))
+    with pytest.raises(IntensityError, match="zero, negative or not finite"):
+        read_profile(path, (9, 8))
+    path.write_bytes(b"no image")
+    with pytest.raises(IntensityError, match="cannot be read"):
+        read_profile(path, (9, 8))
+
+
+def test_no_tile_with_signal():
+    source = TruthSource(Scene(tissue=0.0, medium=0.0, planes=4, pixels=48))
+    with pytest.raises(IntensityError, match="none of 10 tiles holds signal above the background"):
+        estimate_flatfield([sum_tiles(source, source.names)])
+    source.data = {name: np.zeros_like(planes) for name, planes in source.data.items()}
+    with pytest.raises(IntensityError, match="every plane is constant"):
+        estimate_flatfield([sum_tiles(source, source.names)])
+
+
+def test_background_above_the_signal(sums):
+    with pytest.raises(IntensityError, match="set a smaller background"):
+        estimate_flatfield([sums], FlatfieldSettings(background=60000.0))
+
+
+def test_statistics_that_do_not_fit_together(brain, sums):
+    with pytest.raises(IntensityError, match="no tile statistics were given"):
+        estimate_flatfield([])
+    with pytest.raises(IntensityError, match="tile LOC001 occurs twice"):
+        estimate_flatfield([sums, sum_tiles(brain, ["LOC001"])])
+    other = sum_tiles(brain, ["LOC001"], FlatfieldSettings(blocks=8))
+    with pytest.raises(IntensityError, match="come from different acquisitions or settings"):
+        estimate_flatfield([sums, other])
+    broken = {**sums, "mean": np.full_like(sums["mean"], np.nan)}
+    with pytest.raises(IntensityError, match="tile LOC001: its statistics hold values"):
+        estimate_flatfield([broken])
+
+
+def test_statistics_file_that_is_damaged(tmp_path, sums):
+    path = tmp_path / "sums.npz"
+    path.write_bytes(b"PK nothing")
+    with pytest.raises(IntensityError, match=r"sums\.npz: tile statistics cannot be read"):
+        load_sums(path)
+    save_sums(path, {key: sums[key] for key in sums if key != "mean"})
+    with pytest.raises(IntensityError, match="mean is missing"):
+        load_sums(path)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"method": "basic"}, "method 'basic' is unknown"),
+        ({"tiles": 0}, "tiles 0 is not a choice"),
+        ({"planes": -1}, "planes -1 is below 0"),
+        ({"degree": 0}, "degree 0 is below 1"),
+        ({"background": -3.0}, "background -3.0 counts is impossible"),
+        ({"background": float("nan")}, "is impossible"),
+        ({"method": "image"}, "needs the path of a TIFF"),
+        ({"image": "flat.tif"}, "contradict each other"),
+    ],
+)
+def test_settings_out_of_range(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        FlatfieldSettings(**settings)

@@ -1,0 +1,339 @@
+"""Displacements of neighbouring tiles with known truth, on arrays in memory."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from terareg.errors import StitchingError
+from terareg.stitching import displacement
+from terareg.stitching.displacement import (
+    DisplacementSettings,
+    PairResult,
+    Steps,
+    estimate_steps,
+    load_pairs,
+    measure_batch,
+    measure_pair,
+    neighbours,
+    save_pairs,
+)
+
+SPACING = (4.0, 2.0, 2.0)
+SMALL = DisplacementSettings(search_um=(16.0, 16.0, 16.0), windows=4, window_planes=16)
+
+
+class Memory:
+    """A tile source whose tiles are arrays."""
+
+    def __init__(self, tiles):
+        self.tiles = tiles
+        self.asked = []
+
+    def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
+        part = self.tiles[tile][z0:z1, y, x]
+        assert part.size, "nothing asked for"
+        self.asked.append(part.nbytes)
+        return part
+
+
+def texture(shape, seed, fine=1.5):
+    """Blobs on a smooth background, positive, about 300 counts."""
+    rng = np.random.default_rng(seed)
+    smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 8, mode="wrap")
+    detail = ndimage.gaussian_filter(rng.standard_normal(shape), fine, mode="wrap")
+    return 300 + 60 * smooth / smooth.std() + 60 * detail / detail.std()
+
+
+def camera(image, seed, noise=6.0):
+    rng = np.random.default_rng(seed)
+    return np.clip(np.rint(image + rng.normal(0, noise, image.shape)), 0, 65535).astype(np.uint16)
+
+
+def cut(canvas, origin, shape):
+    """A tile at a fractional origin, by a Fourier shift of the periodic canvas."""
+    whole = np.floor(origin).astype(int)
+    part = np.asarray(origin) - whole
+    if np.any(part):
+        spectrum = ndimage.fourier_shift(np.fft.fftn(canvas), -part)
+        canvas = np.fft.ifftn(spectrum).real
+    return canvas[tuple(slice(o, o + n) for o, n in zip(whole, shape))]
+
+
+def grid(tiles, shape, step, rows=1, columns=2):
+    """Acquisition stand-in; names are "r,c"."""
+    listed = tuple(
+        SimpleNamespace(
+            name=f"{r},{c}", row=r, column=c, origin_vox=(0.0, r * step[0], c * step[1])
+        )
+        for r in range(rows)
+        for c in range(columns)
+        if f"{r},{c}" in tiles
+    )
+    return SimpleNamespace(
+        tiles=listed, tile_shape=shape, spacing_um=SPACING, rows=rows, columns=columns
+    )
+
+
+def pair_of(true, direction="EAST", shape=(48, 96, 96), step=72.0, seed=1, **image):
+    """Two overlapping tiles with independent noise, displaced by ``true`` from the nominal."""
+    size = np.array(shape)
+    size[2 if direction == "EAST" else 1] *= 2
+    canvas = texture(tuple(size + 24), seed, **image)
+    nominal = np.array([0, 0, step] if direction == "EAST" else [0, step, 0])
+    first = np.array([10.0, 10.0, 10.0])
+    a = cut(canvas, first, shape)
+    b = cut(canvas, first + nominal + true, shape)
+    names = ("0,0", "0,1") if direction == "EAST" else ("0,0", "1,0")
+    return dict(zip(names, (a, b))), names, nominal + true
+
+
+def measure(tiles, names, direction, settings=SMALL, step=72.0, shape=None):
+    shape = shape or next(iter(tiles.values())).shape
+    rows, columns = (1, 2) if direction == "EAST" else (2, 1)
+    acquisition = grid(tiles, shape, (step, step), rows, columns)
+    return measure_pair(Memory(tiles), acquisition, *names, direction, settings)
+
+
+@pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
+@pytest.mark.parametrize("true", [(0, 0, 0), (2.0, -3.0, 4.0), (-1.35, 2.6, -3.45)])
+def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
+    images, names, expected = pair_of(np.array(true), direction)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    result = measure(tiles, names, direction)
+    assert result.status == "ok"
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+    assert result.reliability > 0.99
+    assert result.agree == result.of
+
+
+def test_sigma_is_of_the_size_of_the_error():
+    images, names, expected = pair_of(np.array([1.0, 2.0, -2.0]))
+    tiles = {n: camera(i, k, noise=120) for k, (n, i) in enumerate(images.items())}
+    result = measure(tiles, names, "EAST")
+    error = np.abs(np.array(result.displ_vox) - expected)
+    assert result.status == "ok"
+    assert np.all(error < 5 * np.array(result.sigma_vox) + 0.05)
+
+
+@pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
+def test_patterns_fixed_in_the_tile_do_not_win(direction):
+    """D44: stripes and shading pull towards the nominal shift unless they are removed."""
+    true = np.array([1.0, 4.0, -5.0] if direction == "EAST" else [1.0, -5.0, 4.0])
+    images, names, expected = pair_of(true, direction)
+    shape = (48, 96, 96)
+    y, x = np.mgrid[: shape[1], : shape[2]] / 95 - 0.5
+    shading = 1 - 0.8 * (y**2 + x**2)
+    rng = np.random.default_rng(7)
+    stripes = 1 + 0.3 * ndimage.gaussian_filter1d(rng.standard_normal(96), 1.5)
+    fixed = shading * stripes[:, None] * stripes[None, ::-1]
+    tiles = {n: camera(100 + 0.5 * i * fixed, k) for k, (n, i) in enumerate(images.items())}
+    result = measure(tiles, names, direction)
+    assert result.status == "ok"
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.2
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_empty_pair_has_no_signal(constant):
+    tiles = {
+        n: camera(np.full((48, 96, 96), 100.0), k, 0 if constant else 5)
+        for k, n in enumerate(("0,0", "0,1"))
+    }
+    result = measure(tiles, ("0,0", "0,1"), "EAST")
+    assert result.status == "no_signal"
+    assert result.displ_vox == (0.0, 0.0, 72.0)
+    assert result.reliability < 0.99
+
+
+def test_tiles_without_common_content_give_no_link():
+    """The null test of the reliability: unrelated pairs must not agree by chance."""
+    links = 0
+    for seed in range(25):
+        tiles = {
+            n: camera(texture((32, 64, 64), 100 + 2 * seed + k, fine=1.0), seed)
+            for k, n in enumerate(("0,0", "0,1"))
+        }
+        settings = replace(SMALL, widen=1.0, windows=4)
+        result = measure(tiles, ("0,0", "0,1"), "EAST", settings, step=48.0)
+        links += result.status == "ok"
+    assert links == 0
+
+
+def test_wider_search_finds_what_lies_outside_the_first():
+    images, names, expected = pair_of(np.array([0.0, 11.0, -4.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    narrow = replace(SMALL, widen=1.0)
+    assert measure(tiles, names, "EAST", narrow).status == "disagree"
+    result = measure(tiles, names, "EAST", replace(SMALL, widen=2.0))
+    assert result.status == "ok"
+    assert result.search_vox == (8, 16, 16)
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+
+
+def test_single_plane_votes_along_the_seam():
+    canvas = texture((1, 300, 300), 3)
+    tiles = {
+        "0,0": camera(canvas[:, 20:276, 0:150], 1),
+        "0,1": camera(canvas[:, 23:279, 116:266], 2),
+    }
+    result = measure(tiles, ("0,0", "0,1"), "EAST", step=120.0, shape=(1, 256, 150))
+    assert result.status == "ok"
+    assert result.search_vox[0] == 0
+    assert np.abs(np.array(result.displ_vox) - [0, 3, 116]).max() < 0.1
+    assert result.of >= 4
+
+
+def test_tiny_overlap():
+    images, names, expected = pair_of(np.array([0.0, 1.0, -1.0]), step=86.0)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    result = measure(tiles, names, "EAST", step=86.0)
+    assert result.status == "ok"
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(17, 83, 97), (5, 64, 71), (3, 120, 90), (33, 61, 66)])
+def test_odd_shapes(shape):
+    canvas = texture(tuple(n + 60 for n in shape), 5)
+    step = shape[2] - 24
+    tiles = {
+        "0,0": camera(cut(canvas, (8, 8, 8), shape), 1),
+        "0,1": camera(cut(canvas, (8 + (shape[0] > 3), 6, 9 + step), shape), 2),
+    }
+    result = measure(tiles, ("0,0", "0,1"), "EAST", step=float(step), shape=shape)
+    expected = [int(shape[0] > 3), -2, step + 1]
+    assert result.status == "ok"
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.15
+
+
+def test_binned_search_agrees_with_unbinned():
+    images, names, expected = pair_of(np.array([1.0, 5.0, -3.0]), shape=(32, 160, 160), step=100.0)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    for binning in (1, 2, 4):
+        settings = replace(SMALL, binning=binning)
+        result = measure(tiles, names, "EAST", settings, step=100.0)
+        assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1, binning
+
+
+def test_reads_only_windows_and_counts_bytes():
+    images, names, _ = pair_of(np.zeros(3), shape=(160, 64, 64), step=48.0)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (160, 64, 64), (48.0, 48.0))
+    source = Memory(tiles)
+    settings = replace(SMALL, windows=3, window_planes=16)
+    result = measure_pair(source, acquisition, *names, "EAST", settings)
+    assert result.status == "ok"
+    assert result.bytes == sum(source.asked)
+    assert result.bytes < 0.35 * sum(t.nbytes for t in tiles.values())
+
+
+def test_windows_avoid_planes_without_signal():
+    images, names, expected = pair_of(np.array([0.0, 1.0, 2.0]), shape=(160, 64, 64), step=48.0)
+    for image in images.values():
+        image[:80] = 100.0
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    settings = replace(SMALL, windows=3)
+    result = measure(tiles, names, "EAST", settings, step=48.0)
+    assert result.status == "ok"
+    assert min(w.z[0] for w in result.windows) > 60
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+
+
+def test_equal_results_whatever_the_workers(tmp_path):
+    images, _, _ = pair_of(np.array([1.0, 2.0, 3.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    tiles |= {"1,0": tiles["0,1"], "1,1": tiles["0,0"]}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0), 2, 2)
+    pairs = neighbours(acquisition)
+    assert pairs == [
+        ("0,0", "0,1", "EAST"), ("0,0", "1,0", "SOUTH"),
+        ("0,1", "1,1", "SOUTH"), ("1,0", "1,1", "EAST"),
+    ]  # fmt: skip
+    for workers in (1, 3):
+        found = measure_batch(Memory(tiles), acquisition, pairs, SMALL, workers)
+        save_pairs(tmp_path / f"{workers}.json", found)
+    assert (tmp_path / "1.json").read_bytes() == (tmp_path / "3.json").read_bytes()
+    assert load_pairs([tmp_path / "1.json"]) == found
+    assert load_pairs(tmp_path / "1.json") == found
+
+
+def test_true_step_is_found_when_the_metadata_are_wrong():
+    """Issue 98 of TeraStitcher: the stated overlap puts the true step outside the search range."""
+    shape, step = (20, 128, 128), 92
+    canvas = texture((26, 2 * step + 160, 2 * step + 160), 11)
+    rng = np.random.default_rng(4)
+    tiles = {}
+    for r in range(2):
+        for c in range(3):
+            jitter = rng.integers(-1, 2, 3)
+            origin = np.array([3, 10 + r * step, 6 + 2 * c + c * step * 0.7]) + jitter
+            tiles[f"{r},{c}"] = camera(cut(canvas, np.rint(origin), shape), r * 3 + c)
+    acquisition = grid(tiles, shape, (118.0, 118.0), 2, 3)
+    settings = replace(SMALL, search_um=(8.0, 16.0, 16.0))
+    steps = estimate_steps(Memory(tiles), acquisition, settings)
+    assert steps.used == {"EAST": True, "SOUTH": True}
+    assert np.abs(np.array(steps.measured_vox["SOUTH"]) - [0, step, 0]).max() < 3
+    assert np.abs(np.array(steps.measured_vox["EAST"]) - [0, 0, 2 + 0.7 * step]).max() < 3
+    assert any("the metadata say" in text for text in steps.warnings)
+    changed = steps.apply(settings)
+    assert changed.step_south_vox == steps.measured_vox["SOUTH"]
+    result = measure_pair(Memory(tiles), acquisition, "0,0", "1,0", "SOUTH", changed)
+    assert result.status == "ok"
+    assert Steps.from_json(steps.to_json()) == steps
+
+
+def test_right_metadata_are_left_alone():
+    images, _, _ = pair_of(np.array([0.0, 1.0, 1.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
+    steps = estimate_steps(Memory(tiles), acquisition, SMALL)
+    assert steps.used == {"EAST": False, "SOUTH": False}
+    assert steps.apply(SMALL) == SMALL
+
+
+def test_correlation_is_pearson_of_the_overlap():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((7, 9, 8)), rng.standard_normal((6, 11, 8))
+    low, high = (-2, -3, 1), (3, 2, 4)
+    _, ncc = displacement._correlation(a, b, low, high)
+    for index in np.ndindex(ncc.shape):
+        lag = np.array(index) + low
+        first = np.maximum(lag, 0)
+        last = np.minimum(a.shape, np.array(b.shape) + lag)
+        if np.any(last - first < 4):
+            continue
+        part_a = a[tuple(slice(f, t) for f, t in zip(first, last))]
+        part_b = b[tuple(slice(f, t) for f, t in zip(first - lag, last - lag))]
+        wanted = np.corrcoef(part_a.ravel(), part_b.ravel())[0, 1]
+        assert ncc[index] == pytest.approx(wanted, abs=1e-6)
+
+
+def test_errors_name_the_object_and_the_remedy():
+    tiles = {"0,0": np.zeros((8, 32, 32), np.uint16), "0,1": np.zeros((8, 32, 32), np.uint16)}
+    acquisition = grid(tiles, (8, 32, 32), (60.0, 60.0))
+    with pytest.raises(StitchingError, match=r"0,0 and 0,1 \(EAST\) do not overlap.*input.overlap"):
+        measure_pair(Memory(tiles), acquisition, "0,0", "0,1", "EAST", SMALL)
+    with pytest.raises(StitchingError, match="direction 'UP' is not one of EAST, SOUTH"):
+        measure_pair(Memory(tiles), acquisition, "0,0", "0,1", "UP", SMALL)
+    with pytest.raises(StitchingError, match="engine 'magic' is unknown; choose one of ncc"):
+        DisplacementSettings(engine="magic")
+    with pytest.raises(StitchingError, match="search_um .* is no search range"):
+        DisplacementSettings(search_um=(0.0, 0.0, 0.0))
+    twice = SimpleNamespace(tiles=acquisition.tiles + acquisition.tiles[:1])
+    with pytest.raises(StitchingError, match="both at row 0, column 0; remove one"):
+        neighbours(twice)
+
+
+def test_damaged_file_is_named(tmp_path):
+    path = tmp_path / "pairs.json"
+    path.write_text('{"pairs": [{"a": 1}]}')
+    with pytest.raises(StitchingError, match=r"pairs.json is no file of measured pairs"):
+        load_pairs([path])
+
+
+def test_json_round_trip_of_a_pair():
+    images, names, _ = pair_of(np.zeros(3))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    result = measure(tiles, names, "EAST")
+    assert PairResult.from_json(result.to_json()) == result
