@@ -93,6 +93,7 @@ def run(folder: Path, settings: DisplacementSettings, workers: int) -> dict:
         placed = np.array(placement.tiles[b].origin_vox) - placement.tiles[a].origin_vox
         seams.append(np.abs(placed - true).max())
     stored = np.prod([float(n) for n in acquisition.tile_shape]) * len(acquisition.tiles)
+    stored *= np.dtype(acquisition.dtype).itemsize
     return {
         "set": folder.name,
         "seam_mean": float(np.mean(seams)),
@@ -103,8 +104,7 @@ def run(folder: Path, settings: DisplacementSettings, workers: int) -> dict:
         "false": false,
         "closure": placement.summary["closure_max_vox"],
         "cpu_s_per_pair": seconds / len(pairs),
-        "asked_share": sum(p.bytes for p in pairs)
-        / (stored * np.dtype(acquisition.dtype).itemsize),
+        "asked_share": sum(p.bytes for p in pairs) / stored,
     }
 
 
@@ -145,7 +145,8 @@ def mosaic(folder: Path) -> None:
         print(
             pair.a, pair.b, pair.direction, link.state, f"{pair.agree}/{pair.of}",
             f"{pair.reliability:.4f} peak {pair.peak:.2f}",
-            np.round(pair.displ_vox, 2).tolist(), "residual", np.round(link.residual_vox, 2).tolist(),
+            np.round(pair.displ_vox, 2).tolist(),
+            "residual", np.round(link.residual_vox, 2).tolist(),
         )  # fmt: skip
     for loop in placement.loops:
         print(loop)

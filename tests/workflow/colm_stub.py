@@ -24,7 +24,13 @@ Actual Vertical Overlap (%) = "15.0"
 
 
 def write_metadata(
-    folder: Path, rows: int, columns: int, *, pixels: int = 2048, planes: int = 2000, channels: int = 2
+    folder: Path,
+    rows: int,
+    columns: int,
+    *,
+    pixels: int = 2048,
+    planes: int = 2000,
+    channels: int = 2,
 ) -> Path:
     """Write Experiment.ini and Scanned Cells.txt of a full grid into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)

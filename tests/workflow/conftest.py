@@ -102,7 +102,6 @@ def loaded_workflow(folder: Path, configfile: Path):
                 config_settings=ConfigSettings(configfiles=[configfile]),
                 snakefile=Path("workflow/Snakefile"),
             )._workflow
-            workflow.include(Path("workflow/Snakefile"), overwrite_default_target=True)
             yield workflow
     finally:
         os.chdir(here)

@@ -68,10 +68,14 @@ def test_until_stops_there(workspace):
             {"correct_tile", "drop_corrected_tiles"},
             set(),
         ),
-        ({"intensity__bias": {"enabled": False}}, set(), {"correct_volume", "init_corrected_volume"}),
+        ({"intensity__bias": {"enabled": False}}, set(), {"correct_volume"}),
         ({"atlases": {}}, set(), {"register", "prepare_atlas"}),
         ({"atlas_space": {"enabled": False}}, set(), {"transform_volume"}),
-        ({"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}}}, {"score_registration"}, set()),
+        (
+            {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}}},
+            {"score_registration"},
+            set(),
+        ),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
         (
             {"stitching__xml": {"xml_merging": "own.xml"}},

@@ -137,7 +137,9 @@ def colm(sample):
 
 
 for _name in SAMPLES:
-    colm(_name)  # what is wrong with the metadata shows at once, not in an input function
+    colm(
+        _name
+    )  # what is wrong with the metadata shows at once, not in an input function
 
 
 @cache

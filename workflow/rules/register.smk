@@ -35,6 +35,7 @@ rule preview_alignment:
         store=setting("store"),
         source=registration_source,
         pose=setting("registration.pose"),
+        threads=setting("registration.threads"),
         resolution_um=setting("registration.resolution_um"),
     script:
         "../scripts/preview_alignment.py"

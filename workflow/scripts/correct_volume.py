@@ -17,9 +17,7 @@ def main() -> None:
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     bias = BiasField.load(snakemake.input.field)
     complete = read_json(snakemake.input.complete)
-    state = fingerprint(
-        snakemake.params.code, complete["sha256"], file_hash(snakemake.input.field)
-    )
+    state = fingerprint(snakemake.params.code, complete["sha256"], file_hash(snakemake.input.field))
     summary = write_blocks(
         store,
         f"{sample}/corrected_volume/{channel}",

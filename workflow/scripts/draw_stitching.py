@@ -27,7 +27,7 @@ def crops(source: TileSource, link: Link, shift_vox: np.ndarray) -> tuple[np.nda
 
 def overlapping(acquisition: Acquisition, shift_vox: np.ndarray) -> bool:
     sizes = zip(acquisition.tile_shape, np.rint(shift_vox))
-    return all(n - abs(s) > 4 or n <= 4 and abs(s) < n for n, s in sizes)
+    return all(n - abs(s) > 4 or (n <= 4 and abs(s) < n) for n, s in sizes)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ def main() -> None:
     frame = volume.level_frame(level)
     window = read_json(snakemake.input.complete)["window"]
     title = f"{sample}, {channel}: {kind.replace('_', ' ')}"
-    picture = mid_planes(volume.read(level, (0, 0, 0), frame.shape), frame, title=title, limits=window)
+    picture = mid_planes(volume.read(level), frame, title=title, limits=window)
     write_atomic(snakemake.output.picture, picture)
 
 

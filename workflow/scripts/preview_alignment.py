@@ -16,7 +16,7 @@ from terareg.volumes.reader import Volume
 
 def main() -> None:
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
-    settings = PoseSettings(**snakemake.params.pose)
+    settings = PoseSettings(**snakemake.params.pose, threads=snakemake.params.threads)
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
     volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
     resolution = reading_resolution(atlas.frame, snakemake.params.resolution_um)
@@ -26,9 +26,7 @@ def main() -> None:
         Image(data, frame, name=f"sample {sample}"),
         settings,
     )
-    picture = preview_alignment(
-        data, frame, atlas.template, atlas.annotation, atlas.frame, affine
-    )
+    picture = preview_alignment(data, frame, atlas.template, atlas.annotation, atlas.frame, affine)
     write_affine(snakemake.output.affine, affine)
     write_json(snakemake.output.pose, info)
     write_atomic(snakemake.output.preview, picture)

@@ -218,7 +218,9 @@ def estimate_bias(
     if mask is None:
         tissue = _tissue(low, settings.threshold)
     else:
-        tissue = (_block_means(mask.astype(np.float32), factor) > 0.5) & (low > 0)
+        part = _block_means(mask.astype(np.float32), factor)
+        low = _block_means(np.where(mask, image, 0), factor) / np.maximum(part, 1e-6)
+        tissue = (part > 0.5) & (low > 0)
     if np.count_nonzero(tissue) < _MINIMUM_TISSUE:
         raise IntensityError(
             f"image holds {np.count_nonzero(tissue)} voxels of tissue at "

@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 
 _METHODS = ("statistics", "image", "none")
 _LINE_SLABS = 4  # depth ranges for which means of lines are kept
+_LEAST_BLOCK = 4.0  # pixels; the noise of a block is found from its own pixels
 _LEAST_PROFILE = 0.02  # of the mean; noise is multiplied by its inverse
 
 
@@ -68,7 +69,8 @@ class FlatfieldSettings:
     slabs : int
         Depth ranges whose planes are averaged before tiles are compared.
     blocks : int
-        Blocks along each axis of a tile in which pixels are averaged.
+        Blocks along each axis of a tile in which pixels are averaged; blocks have at least 4
+        pixels a side.
     degree : int
         Highest total degree of the smooth part.
     lines : bool
@@ -234,7 +236,7 @@ def _block_edges(size: int, step: int, blocks: int) -> np.ndarray:
     The blocks of the strip that a tile shares with its next neighbour are those of the
     neighbour's opposite strip moved by ``step``, so that overlaps compare equal pixels.
     """
-    wanted = max(1.0, size / blocks)
+    wanted = max(_LEAST_BLOCK, size / blocks)
     cuts = {0, size}
     if 0 < step < size:
         strip = min(size - step, step)

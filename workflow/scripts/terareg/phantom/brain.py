@@ -412,7 +412,7 @@ class SampleSettings:
     fine_spacing_um: float = 1000.0
     region_factor: float = 0.06
     bias: float = 0.15
-    texture: float = 0.17
+    texture: float = 0.15
     cells: int = 6000
     tissue_counts: tuple[float, float] = (5000.0, 3500.0)
 
@@ -472,8 +472,8 @@ class Sample:
         self._bias = SplineField.random(rng, extent, middle, 2).scaled(settings.bias)
         voxels = frame.shape
         self._texture = [
-            SplineField.random(rng, voxels, (1.2, 1.5, 1.5), max_nodes=512),
-            SplineField.random(rng, voxels, (1.2, 1.8, 1.8), max_nodes=512),
+            SplineField.random(rng, voxels, (1.3, 1.8, 1.8), max_nodes=512),
+            SplineField.random(rng, voxels, (1.3, 2.2, 2.2), max_nodes=512),
             SplineField.random(rng, voxels, (2.5, 7.0, 7.0)),
         ]
         self._images = self._make_images(rng)

@@ -112,15 +112,16 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     )
     write_json(out / "truth" / "truth.json", truth)
     config = sample_config(out, "demo", SAMPLE_ORIENTATION, CHANNELS)
-    config["atlas"] = [
-        {
-            "name": "phantom",
+    config["stitching"] = {
+        "displacement": {"search_um": _search_um(settings.colm, frame.spacing_um)}
+    }
+    config["atlases"] = {
+        "phantom": {
             **{role: str(out / "atlas" / name) for role, name in files.items()},
             "orientation": ATLAS_ORIENTATION,
         }
-    ]
-    config["stitching"] = {"search_um": _search_um(settings.colm, frame.spacing_um)}
-    config["fiducials"] = {"atlas": str(atlas_points), "sample": str(sample_points)}
+    }
+    config["fiducials"] = {"phantom": {"atlas": str(atlas_points), "sample": str(sample_points)}}
     write_config(out / "sample.yaml", config)
     return truth
 
@@ -144,10 +145,8 @@ def sample_config(
             "kind": "colm",
             "path": str(Path(out) / "raw"),
             "orientation": orientation,
-            "channels": [{"name": name, "index": k} for k, name in enumerate(channels)],
+            "channels": {name: number for number, name in enumerate(channels)},
         },
-        "store": str(Path(out) / "store"),
-        "results": "results",
     }
     if spacing_um is not None:
         config["input"]["spacing_um"] = [float(s) for s in spacing_um]

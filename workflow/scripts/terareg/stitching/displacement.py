@@ -35,9 +35,12 @@ DIRECTIONS = ("EAST", "SOUTH")
 ENGINES = ("ncc",)
 _SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis along which the two tiles follow each other
 _MIN_OVERLAP = 4  # coarse pixels that must overlap, per axis, for a correlation to count
-_MIN_SEGMENT = 48  # shortest stretch of a seam that is a window of its own, pixels
+_MIN_SEGMENT = 24  # shortest stretch of a seam that is a window of its own, pixels
+_MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
 _MIN_PLANES = 16  # fewest planes of a window where the stack has more
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
+_BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
+_SOFTENING = 2.0  # times its level
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
@@ -595,10 +598,16 @@ def _binning(pair: _Pair, settings: DisplacementSettings) -> np.ndarray:
 
 # ---------------------------------------------------------------------- filters
 def _levels(raw, dark: float | None) -> tuple[float, float]:
-    """Dark level and softening constant of the logarithm, common to both tiles."""
+    """Dark level and softening constant of the logarithm, common to both tiles.
+
+    The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of
+    bright and dim tissue alike but the step from tissue to dark medium, which is smooth along the
+    surface and says little about the displacement, does not outweigh it.
+    """
     sample = [r[:: max(1, r.shape[0] // 8), ::2, ::2].astype(np.float32) for r in raw]
     if dark is None:
         dark = min(float(np.percentile(s, 0.1)) for s in sample)
+    bright = max(float(np.percentile(s, _BRIGHT_PERCENT)) for s in sample) - dark
     noise = []
     for s, r in zip(sample, raw):
         step = r[:: max(1, r.shape[0] // 8), :, :].astype(np.float32)
@@ -607,7 +616,7 @@ def _levels(raw, dark: float | None) -> tuple[float, float]:
             noise.append(1.4826 * float(np.median(np.abs(second))) / math.sqrt(6))
         else:
             noise.append(float(s.std()))
-    return float(dark), 3 * max(noise) + 1
+    return float(dark), 3 * max(noise) + _SOFTENING * max(0.0, bright) + 1
 
 
 def _bin(raw: np.ndarray, bins) -> np.ndarray:
@@ -628,8 +637,10 @@ def _prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray
     """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal."""
     dark, soft = levels
     log = np.log(np.maximum(image - dark, 0) + soft)
-    log -= np.median(log, axis=(0, 2), keepdims=True)
-    log -= np.median(log, axis=(0, 1), keepdims=True)
+    for axis in (1, 2):
+        others = log.shape[0] * log.shape[3 - axis]
+        some = log[:: max(1, min(log.shape[0], others // _MEDIAN_OF))]
+        log -= np.median(some, axis=(0, 3 - axis), keepdims=True)
     size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
     log -= ndimage.uniform_filter(log, size, mode="nearest")
     signal = _has_signal(log)
@@ -761,7 +772,7 @@ def _keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[_Pat
         )
         if span_b[1] - span_b[0] < 8:
             continue
-        contrast = 1.0
+        contrast = math.inf
         for image, box, span in zip(coarse, boxes, (span_a, span_b)):
             k = bins[pair.along]
             part = slice(
@@ -770,7 +781,7 @@ def _keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[_Pat
             )
             cut = [slice(None)] * 3
             cut[pair.along] = part
-            contrast = min(contrast, float(np.var(image[tuple(cut)]))) if contrast else 0.0
+            contrast = min(contrast, float(np.var(image[tuple(cut)])))
         patches.append((contrast, span_a, span_b))
     patches.sort(key=lambda p: (-p[0], p[1]))
     kept = []

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_STAGE_SIGMAS = 5.0  # how far the stage may stray from its model where no loop confirms it
+# How far, in standard deviations, a link that no loop confirms may stray from the stage model, and
+# how far if it contradicts the robust solution as well.
+_STRAYS = 5.0
+_STRAYS_AND_WRONG = 3.0
 _TIE = 1e-7  # weight of the model, relative, once links have been judged
 
 
@@ -261,17 +264,18 @@ def place(
         x = _solve(grid.cells, ends, tie_step, stage, measured, displ, weight * trust)
 
     kept = usable.copy()
+    in_loop = _corroborated(grid, measured, pairs, usable)
+    steps = np.array([model[p.direction] for p in pairs], float).reshape(-1, 3)
+    strays = np.abs(displ - steps).max(axis=1, initial=0) / stage_sigma
     for _ in range(3):  # a rejected link may have bent the others
         residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
         length = np.linalg.norm(residual, axis=1)
         limit = max(settings.reject_vox, settings.reject_sigmas * floor / 2)
         sigmas = settings.reject_sigmas * np.sqrt(variance)
-        now = usable & (length <= np.maximum(limit, sigmas))
-        # nothing but the stage model can refute a link that closes no loop
-        alone = now & ~_corroborated(grid, measured, pairs, now)
-        for k in np.flatnonzero(alone):
-            far = np.abs(displ[k] - model[pairs[k].direction]).max()
-            now[k] = far <= max(settings.reject_vox, _STAGE_SIGMAS * stage_sigma)
+        wrong = length > np.maximum(limit, sigmas)
+        now = usable & ~(wrong & (in_loop | (strays > _STRAYS_AND_WRONG)))
+        # where no loop confirms a link that alone may refute it
+        now &= _corroborated(grid, measured, pairs, now) | (strays <= _STRAYS)
         x = _solve(grid.cells, ends, tie_step, stage * _TIE, measured, displ, weight * now)
         if np.array_equal(now, kept):
             break
@@ -378,7 +382,9 @@ def _stage_model(grid, pairs, displ, usable):
             deviations.append(displ[own] - model[direction])
     sigma = 1.0
     if deviations:
-        sigma = max(1.0, 1.4826 * float(np.median(np.abs(np.concatenate(deviations)))))
+        deviations = np.concatenate(deviations)
+        sigma = max(1.0, 1.4826 * float(np.median(np.abs(deviations))))
+        sigma *= 1 + 10 / len(deviations)  # few links say little about the stage
     return model, sigma, enough
 
 
@@ -440,6 +446,7 @@ def _solve(cells, ends, step, tie, measured, displ, weight) -> np.ndarray:
 def _report(grid, pairs, kept, usable, x, model, stage_sigma, enough, settings) -> Placement:
     measured = grid.links(pairs)
     links, count = [], np.zeros(grid.cells, int)
+    in_loop = _corroborated(grid, measured, pairs, usable)
     for k, pair in enumerate(pairs):
         a, b = measured[k]
         residual = np.array(pair.displ_vox) - (x[b] - x[a])
@@ -448,14 +455,7 @@ def _report(grid, pairs, kept, usable, x, model, stage_sigma, enough, settings) 
             state, reason = "unused", _unusable(pair, settings)
         elif not kept[k]:
             state = "rejected"
-            length = np.linalg.norm(residual)
-            off = np.array(pair.displ_vox) - model[pair.direction]
-            listed = ", ".join(f"{v:.1f}" for v in (residual if length > 1 else off))
-            reason = (
-                f"contradicts its neighbours by {length:.1f} voxels ({listed} in z, y, x)"
-                if length > 1
-                else f"({listed}) voxels off the stage's usual step, and no loop confirms it"
-            )
+            reason = _why_rejected(residual, pair, model, in_loop[k])
         else:
             count[a] += 1
             count[b] += 1
@@ -505,6 +505,19 @@ def _report(grid, pairs, kept, usable, x, model, stage_sigma, enough, settings) 
         },
         summary,
         tuple(warnings),
+    )
+
+
+def _why_rejected(residual, pair: PairResult, model, in_loop: bool) -> str:
+    if in_loop:
+        listed = ", ".join(f"{v:.1f}" for v in residual)
+        length = np.linalg.norm(residual)
+        return f"contradicts its neighbours by {length:.1f} voxels ({listed} in z, y, x)"
+    off = np.array(pair.displ_vox) - model[pair.direction]
+    listed = ", ".join(f"{v:.1f}" for v in off)
+    return (
+        f"{np.abs(off).max():.1f} voxels off the stage's usual step ({listed} in z, y, x), and no "
+        "loop confirms it"
     )
 
 

@@ -830,7 +830,7 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
     """Raise :class:`StitchingError` if the project is one of another acquisition."""
     if (xml.rows, xml.columns) != (acquisition.rows, acquisition.columns):
         raise StitchingError(
-            f"{name} has {project.rows} x {project.columns} tiles but the acquisition has "
+            f"{name} has {xml.rows} x {xml.columns} tiles but the acquisition has "
             f"{acquisition.rows} x {acquisition.columns}; give the XML of this acquisition"
         )
     spacing = acquisition.spacing_um
@@ -843,7 +843,7 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
     planes = acquisition.tile_shape[0]
     if xml.slices > 0 and xml.slices != planes:
         raise StitchingError(
-            f"{name} has {project.slices} slices per tile but the files have {planes}; give the "
+            f"{name} has {xml.slices} slices per tile but the files have {planes}; give the "
             "XML of this acquisition"
         )
     at = {(tile.row, tile.column): tile for tile in acquisition.tiles}

@@ -1,0 +1,103 @@
+"""Accuracy of the flat-field beside a plain smoothed mean, on generated tiles of known truth.
+
+    PYTHONPATH=workflow/scripts python tests/benchmarks/bench_flatfield.py [--seeds 0 1 2]
+    ... --flatbench FOLDER [FOLDER ...]      # sets made by shared/tools/flatbench.py
+
+Prints a table: root mean square error of the profile (percent), error of the dark offset (counts),
+CPU seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from scipy import ndimage
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+
+from intensity_truth import Scene, TruthSource, profile_error
+
+from terareg.intensity.flatfield import estimate_flatfield, sum_tiles
+
+KINDS = {
+    "brain": {},
+    "stripes 4 %": {"stripes": 0.04},
+    "shadows 5 %": {"shadows": 0.05},
+    "drift 15 %": {"drift": 0.15},
+    "dark outside": {"medium": 0.0},
+    "4 tiles": {"rows": 2, "columns": 2, "empty": ()},
+    "30 tiles": {"rows": 5, "columns": 6, "empty": ()},
+}
+
+
+def plain_mean(tiles: np.ndarray) -> tuple[np.ndarray, float]:
+    """Smoothed mean of all planes (n, y, x) above a low percentile."""
+    low = [np.percentile(plane[::4, ::4], 1) for plane in tiles]
+    dark = float(np.percentile(low, 2))
+    mean = tiles.mean(0, dtype=np.float64) - dark
+    return ndimage.gaussian_filter(mean, tiles.shape[-1] / 20, mode="nearest"), dark
+
+
+def flatbench_source(folder: Path) -> tuple[SimpleNamespace, np.ndarray, float]:
+    """Tile source, profile and dark offset of a set made by flatbench."""
+    with np.load(folder / "tiles.npz") as archive:
+        planes, places, step = archive["tiles"], archive["pos"], int(archive["step"])
+    with np.load(folder / "truth" / "truth.npz") as archive:
+        profile, dark = archive["V"], float(archive["dark"])
+    cells = sorted({(int(row), int(column)) for _, row, column in places})
+    data, tiles = {}, {}
+    for row, column in cells:
+        name = f"LOC{column + row * 100:03d}"
+        data[name] = planes[(places[:, 1] == row) & (places[:, 2] == column)]
+        origin = (0.0, float(row * step), float(column * step))
+        tiles[name] = SimpleNamespace(name=name, row=row, column=column, origin_vox=origin)
+    source = SimpleNamespace(
+        names=list(data),
+        data=data,
+        read=lambda tile, z0, z1: data[tile][z0:z1],
+        acquisition=SimpleNamespace(
+            tiles=tuple(tiles.values()),
+            tile_shape=next(iter(data.values())).shape,
+            tile=tiles.__getitem__,
+        ),
+    )
+    return source, profile, dark
+
+
+def row(name: str, source, profile: np.ndarray, dark: float) -> str:
+    mean, low = plain_mean(np.concatenate(list(source.data.values())))
+    start = time.process_time()
+    flatfield, _ = estimate_flatfield([sum_tiles(source, source.names)])
+    seconds = time.process_time() - start
+    return (
+        f"| {name} | {profile_error(flatfield.profile, profile):.2f} | "
+        f"{flatfield.background - dark:+.1f} | {profile_error(mean, profile):.1f} | "
+        f"{low - dark:+.1f} | {seconds:.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--flatbench", type=Path, nargs="+", default=[])
+    options = parser.parse_args()
+    print("| tiles | profile error % | dark offset | plain mean: error % | dark offset | CPU s |")
+    print("|---|---|---|---|---|---|")
+    if options.flatbench:
+        for folder in options.flatbench:
+            print(row(folder.name, *flatbench_source(folder)), flush=True)
+        return
+    for name, changes in KINDS.items():
+        for seed in options.seeds:
+            source = TruthSource(Scene(seed=seed, pixels=128, planes=24, **changes))
+            truth = source.profile, source.scene.dark
+            print(row(f"{name}, seed {seed}", source, *truth), flush=True)
+
+
+if __name__ == "__main__":
+    main()

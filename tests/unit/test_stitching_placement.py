@@ -1,0 +1,251 @@
+"""The global solution: exact where links agree, sane where they do not or are not there."""
+
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from terareg.errors import StitchingError
+from terareg.stitching.displacement import PairResult, WindowResult
+from terareg.stitching.placement import load_placement, place, save_placement
+
+STEP = {"EAST": np.array([0.0, 0.0, 217.0]), "SOUTH": np.array([0.0, 217.0, 0.0])}
+
+
+def acquisition_of(rows, columns, missing=()):
+    tiles = tuple(
+        SimpleNamespace(
+            name=f"T{r}_{c}",
+            row=r,
+            column=c,
+            origin_vox=tuple(r * STEP["SOUTH"] + c * STEP["EAST"]),
+        )
+        for r in range(rows)
+        for c in range(columns)
+        if (r, c) not in missing
+    )
+    return SimpleNamespace(
+        tiles=tiles,
+        rows=rows,
+        columns=columns,
+        tile_shape=(100, 256, 256),
+        overlap=(1 - 217 / 256,) * 2,
+    )
+
+
+def link(a, b, direction, displ, status="ok", reliability=0.9999, windows=()):
+    return PairResult(
+        a, b, direction, status, tuple(float(v) for v in displ), (0.05, 0.05, 0.05), reliability,
+        0.5, 6, 6, tuple(STEP[direction]), (10, 30, 30), windows,
+    )  # fmt: skip
+
+
+def simulate(rows, columns, seed=0, missing=(), jitter=4.0, drift=True):
+    """Acquisition, true positions relative to cell (0, 0), and perfect links in grid order."""
+    rng = np.random.default_rng(seed)
+    acquisition = acquisition_of(rows, columns, missing)
+    true = {}
+    for tile in acquisition.tiles:
+        bend = tile.row * np.array([1, 2, 3]) + tile.column * np.array([-1, -3, 2])
+        true[tile.row, tile.column] = (
+            np.array(tile.origin_vox) + drift * bend + rng.uniform(-jitter, jitter, 3)
+        )
+    if (0, 0) in true:
+        first = true[0, 0]
+        true = {cell: value - first for cell, value in true.items()}
+    links = [
+        link(f"T{r}_{c}", f"T{r2}_{c2}", direction, true[r2, c2] - true[r, c])
+        for (r, c) in true
+        for direction, (r2, c2) in (("EAST", (r, c + 1)), ("SOUTH", (r + 1, c)))
+        if (r2, c2) in true
+    ]
+    return acquisition, true, links
+
+
+def positions(placement):
+    return {(t.row, t.column): np.array(t.origin_vox) for t in placement.tiles.values()}
+
+
+def worst(placement, true):
+    found = positions(placement)
+    return max(np.abs(found[cell] - true[cell]).max() for cell in true)
+
+
+def seams(placement, true):
+    found = positions(placement)
+    return np.array(
+        [
+            np.abs((found[b] - found[a]) - (true[b] - true[a])).max()
+            for a in true
+            for b in ((a[0], a[1] + 1), (a[0] + 1, a[1]))
+            if b in true
+        ]
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6), st.integers(0, 1000))
+def test_exact_on_consistent_links(rows, columns, seed):
+    acquisition, true, links = simulate(rows, columns, seed)
+    placement = place(acquisition, links)
+    assert worst(placement, true) < 1e-3
+    assert placement.tiles["T0_0"].origin_vox == (0.0, 0.0, 0.0)
+    assert all(state.state == "kept" for state in placement.links)
+    for tile in placement.tiles.values():
+        assert tile.integer == tuple(int(v) for v in np.rint(np.round(tile.origin_vox, 6)))
+
+
+def test_does_not_depend_on_where_the_stage_starts():
+    acquisition, _, links = simulate(3, 4)
+    moved = SimpleNamespace(**vars(acquisition))
+    moved.tiles = tuple(
+        SimpleNamespace(**{**vars(t), "origin_vox": tuple(np.array(t.origin_vox) + [5, -7, 1000])})
+        for t in acquisition.tiles
+    )
+    assert place(acquisition, links).to_json() == place(moved, links).to_json()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outliers_are_rejected_and_named(seed):
+    acquisition, true, links = simulate(6, 8, seed)
+    rng = np.random.default_rng(seed)
+    links = [
+        link(p.a, p.b, p.direction, np.array(p.displ_vox) + rng.normal(0, 0.1, 3)) for p in links
+    ]
+    bad = rng.choice(len(links), len(links) // 12, replace=False)
+    for k in bad:
+        p = links[k]
+        links[k] = link(p.a, p.b, p.direction, np.array(p.displ_vox) + rng.choice([-20, 20], 3))
+    placement = place(acquisition, links)
+    rejected = [k for k, item in enumerate(placement.links) if item.state == "rejected"]
+    assert rejected == sorted(bad)
+    assert all("voxels" in placement.links[k].reason for k in rejected)
+    assert seams(placement, true).max() < 0.5
+    assert any("contradict the others and were rejected" in text for text in placement.warnings)
+    broken = [loop for loop in placement.loops if not loop["kept"]]
+    assert broken and max(np.abs(loop["closure_vox"]).max() for loop in broken) > 15
+    assert placement.summary["closure_max_vox"] < 1.5
+
+
+def test_lone_outlier_that_closes_no_loop_cannot_carry_a_tile_away():
+    acquisition, true, links = simulate(4, 4, 2)
+    links = [p for p in links if p.b != "T3_3"]
+    links.append(link("T3_2", "T3_3", "EAST", STEP["EAST"] + [0, 90, -60]))
+    placement = place(acquisition, links)
+    assert placement.links[-1].state == "rejected"
+    assert "no loop confirms it" in placement.links[-1].reason
+    assert np.abs(positions(placement)[3, 3] - true[3, 3]).max() < 15
+    assert placement.tiles["T3_3"].state == "model"
+
+
+def test_tile_without_links_follows_with_the_true_step():
+    acquisition, true, links = simulate(4, 4, 3, jitter=0.0)
+    links = [
+        link(p.a, p.b, p.direction, STEP[p.direction], "no_signal", 0.0)
+        if "T2_2" in (p.a, p.b)
+        else p
+        for p in links
+    ]
+    placement = place(acquisition, links)
+    assert placement.tiles["T2_2"].state == "model"
+    assert worst(placement, true) < 0.01
+    assert {item.reason for item in placement.links if item.state == "unused"} == {
+        "no signal in the overlap"
+    }
+    assert any("T2_2" in text and "stage model" in text for text in placement.warnings)
+
+
+def test_separated_columns_are_joined_by_the_model():
+    gone = {(r, 2) for r in range(4)}
+    acquisition, true, links = simulate(4, 5, 4, missing=gone, jitter=0.0)
+    placement = place(acquisition, links)
+    assert worst(placement, true) < 0.01
+    assert {t.state for t in placement.tiles.values()} == {"linked", "group"}
+    assert set(placement.unscanned) == {f"{r},2" for r in range(4)}
+    assert any("2 groups of tiles" in text for text in placement.warnings)
+
+
+def test_grid_whose_first_cell_is_missing():
+    acquisition, true, links = simulate(3, 3, 5, missing={(0, 0)}, jitter=0.0)
+    placement = place(acquisition, links)
+    assert worst(placement, true) < 0.01
+    assert placement.unscanned == {"0,0": (0, 0, 0)}
+
+
+def test_one_tile_and_no_links_at_all():
+    placement = place(acquisition_of(1, 1), [])
+    assert placement.origins() == {"T0_0": (0, 0, 0)}
+    placement = place(acquisition_of(2, 3), [])
+    assert placement.origins()["T1_2"] == (0, 217, 434)
+    assert all(tile.state == "model" for tile in placement.tiles.values())
+    placement = place(acquisition_of(1, 4), [])
+    assert placement.origins()["T0_3"] == (0, 0, 651)
+
+
+def test_unreliable_links_are_not_used():
+    acquisition, _, links = simulate(2, 2)
+    links[0] = link(links[0].a, links[0].b, "EAST", [9, 9, 250], reliability=0.5)
+    links[1] = link(links[1].a, links[1].b, "SOUTH", [9, 250, 9], "disagree")
+    placement = place(acquisition, links)
+    assert placement.links[0].reason == "reliability 0.500 below 0.99"
+    assert placement.links[1].reason.startswith("windows disagree")
+
+
+def test_wobble_is_reported():
+    acquisition, _, links = simulate(1, 2)
+    windows = tuple(
+        WindowResult((z, z + 10), (0, 10), (0.0, z / 10, 217.0), 0.5, 0.1, True, True)
+        for z in range(0, 100, 10)
+    )
+    links = [link("T0_0", "T0_1", "EAST", links[0].displ_vox, windows=windows)]
+    assert any("change with depth" in text for text in place(acquisition, links).warnings)
+
+
+def test_errors():
+    acquisition, _, links = simulate(2, 2)
+    with pytest.raises(StitchingError, match="tile X is not in the acquisition; measure"):
+        place(acquisition, [link("T0_0", "X", "EAST", [0, 0, 1])])
+    with pytest.raises(StitchingError, match="T0_0 - T1_1: not neighbours in direction EAST"):
+        place(acquisition, [link("T0_0", "T1_1", "EAST", [0, 0, 1])])
+    with pytest.raises(StitchingError, match="T0_1 - T1_0: not neighbours"):
+        place(acquisition, [link("T0_1", "T1_0", "EAST", [0, 0, 1])])
+    with pytest.raises(StitchingError, match="given twice"):
+        place(acquisition, [links[0], links[0]])
+    with pytest.raises(StitchingError, match="no tiles"):
+        place(SimpleNamespace(tiles=(), rows=1, columns=1), [])
+    acquisition.tiles += acquisition.tiles[:1]
+    with pytest.raises(StitchingError, match="both at row 0, column 0; remove one"):
+        place(acquisition, [])
+
+
+def test_file_round_trip(tmp_path):
+    acquisition, _, links = simulate(3, 3, missing={(1, 1)})
+    placement = place(acquisition, links)
+    save_placement(tmp_path / "p.json", placement)
+    assert load_placement(tmp_path / "p.json") == placement
+    (tmp_path / "q.json").write_text('{"tiles": []}')
+    with pytest.raises(StitchingError, match=r"q.json is no placement"):
+        load_placement(tmp_path / "q.json")
+
+
+def test_five_thousand_tiles_within_five_seconds():
+    acquisition, true, links = simulate(50, 100, 1)
+    rng = np.random.default_rng(0)
+    damaged = []
+    for p in links:
+        u = rng.random()
+        displ = np.array(p.displ_vox) + rng.normal(0, 0.25, 3)
+        if u < 0.1:
+            damaged.append(link(p.a, p.b, p.direction, STEP[p.direction], "no_signal", 0.0))
+        else:
+            displ += (u < 0.12) * rng.uniform(-25, 25, 3)
+            damaged.append(link(p.a, p.b, p.direction, displ))
+    start = time.process_time()
+    placement = place(acquisition, damaged)
+    assert time.process_time() - start < 5
+    error = seams(placement, true)
+    assert np.sqrt(np.mean(error**2)) < 0.5
+    assert np.mean(error > 2) < 0.005
