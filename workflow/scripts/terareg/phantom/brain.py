@@ -99,7 +99,7 @@ class BrainSettings:
 
     seed: int = 0
     atlas_spacing_um: float = 50.0
-    smallest_region_mm3: float = 0.35
+    smallest_region_mm3: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,7 @@ def _divide(
             rng,
         )
         # neighbouring parts should differ: spread the factors evenly, then shuffle
-        factors = rng.permutation(np.linspace(-0.16, 0.16, parts)) + 0.01 * rng.standard_normal(
+        factors = rng.permutation(np.linspace(-0.28, 0.28, parts)) + 0.01 * rng.standard_normal(
             parts
         )
         for part in range(parts):

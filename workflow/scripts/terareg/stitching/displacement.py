@@ -36,6 +36,7 @@ ENGINES = ("ncc",)
 _SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis along which the two tiles follow each other
 _MIN_OVERLAP = 4  # coarse pixels that must overlap, per axis, for a correlation to count
 _MIN_SEGMENT = 24  # shortest stretch of a seam that is a window of its own, pixels
+_CLEAR_PEAK = 2.0  # how many times higher than the next one a peak is that noise does not make
 _MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
 _MIN_PLANES = 16  # fewest planes of a window where the stack has more
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
@@ -507,8 +508,13 @@ def _consensus(pair, windows, patches, lags, bins, tolerance, settings) -> PairR
         tuple(float(e) for e in pair.expected), (0.0, 0.0, 0.0), 0.0, 0.0, 0, len(seen),
         tuple(float(e) for e in pair.expected), pair.search, tuple(windows), pair.bytes,
     )  # fmt: skip
-    # sparse tissue agrees although single windows look like noise; empty windows only dilute
-    electorates = [e for e in (seen, usable if usable != seen else []) if len(e) > 1]
+    # empty windows only dilute, but sparse tissue agrees although windows look like noise; which
+    # windows vote is decided without looking at where their peaks lie, so chance stays computable
+    clear = [i for i in usable if windows[i].peak > _CLEAR_PEAK * windows[i].second]
+    electorates = []
+    for voters in (seen, clear, usable):
+        if len(voters) > 1 and voters not in electorates:
+            electorates.append(voters)
     box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
     best, members, of = 1.0, [], 0
     for voters in electorates:

@@ -48,9 +48,9 @@ class PlacementSettings:
         The same for links read from TeraStitcher files, whose reliability is no probability.
     reject_vox, reject_sigmas : float
         A link is rejected if its residual is larger than both, in voxels and in multiples of the
-        links' scatter.
+        links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
     anneal_vox : float
-        Scale of the robust error at the start, voxels; it shrinks to the scatter of the links.
+        Largest scale of the robust error at the start, voxels.
     sigma_floor_vox : float
         Smallest standard error that a link is credited with, voxels.
     """
@@ -211,10 +211,11 @@ def place(
     """Place all tiles by a robust global solution.
 
     Minimises the sum over links of ``w * s^2 |r|^2 / (s^2 + |r|^2)``, r the residual and s a scale
-    annealed from ``anneal_vox`` to the scatter of the links (Geman and McClure 1985, by iteratively
-    reweighted least squares), plus ``|x_j - x_i - m|^2 / sigma_stage^2`` over neighbouring cells, m
-    the stage model. Links that this first solution contradicts are rejected; the second keeps the
-    others and lowers the model's weight until it only says what the links leave open.
+    annealed from ``anneal_vox`` to ``reject_vox`` or twice the scatter of the links (Geman
+    and McClure 1985, by iteratively reweighted least squares), plus
+    ``|x_j - x_i - m|^2 / sigma_stage^2`` over neighbouring cells, m the stage model. Links that
+    this first solution contradicts are rejected; the second keeps the others and lowers the
+    model's weight until it only says what the links leave open.
 
     Parameters
     ----------
@@ -254,7 +255,8 @@ def place(
         length = np.linalg.norm(residual, axis=1)
         trust = (scale**2 / (scale**2 + length**2)) ** 2
         x = _solve(grid.cells, ends, tie_step, stage, measured, displ, weight * trust)
-        floor = _scatter(grid, measured, displ, x, usable)
+        scatter = _scatter(measured, displ, x, usable)
+        floor = max(settings.reject_vox, 2 * scatter)
         if scale <= floor:
             break
         scale = max(floor, scale / 1.6)
@@ -270,7 +272,7 @@ def place(
     for _ in range(3):  # a rejected link may have bent the others
         residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
         length = np.linalg.norm(residual, axis=1)
-        limit = max(settings.reject_vox, settings.reject_sigmas * floor / 2)
+        limit = max(settings.reject_vox, settings.reject_sigmas * scatter)
         sigmas = settings.reject_sigmas * np.sqrt(variance)
         wrong = length > np.maximum(limit, sigmas)
         now = usable & ~(wrong & (in_loop | (strays > _STRAYS_AND_WRONG)))
@@ -388,12 +390,12 @@ def _stage_model(grid, pairs, displ, usable):
     return model, sigma, enough
 
 
-def _scatter(grid, measured, displ, x, usable) -> float:
-    """Scale at which the annealing ends: twice the robust scatter of links that close loops."""
+def _scatter(measured, displ, x, usable) -> float:
+    """Robust standard deviation of the usable links' residuals."""
     if not usable.any():
-        return 1.0
+        return 0.0
     length = np.linalg.norm(displ - (x[measured[:, 1]] - x[measured[:, 0]]), axis=1)[usable]
-    return max(1.0, 2 * 1.4826 * float(np.median(length)))
+    return 1.4826 * float(np.median(length))
 
 
 def _corroborated(grid, measured, pairs, kept) -> np.ndarray:
