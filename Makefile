@@ -9,11 +9,12 @@ DEMO := demo/seed-$(SEED)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
 
-.PHONY: help demo test quick lint clean
+.PHONY: help demo test quick docs lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
 	@echo "make quick           unit and workflow tests without engines and browser"
+	@echo "make docs            renew the table of keys in config/README.md"
 	@echo "make lint            ruff, snakefmt, snakemake --lint"
 	@echo "make clean           remove the demo and its results"
 
@@ -31,7 +32,7 @@ demo: $(DEMO)/sample.yaml
 	@echo "== running the chain on $(CORES) cores"
 	$(BIN)/snakemake --configfile $(DEMO)/sample.yaml --cores $(CORES) --rerun-incomplete --quiet rules
 	@echo "== scoring every stage against the truth"
-	$(BIN)/python -m terareg.phantom score --truth $(DEMO)/truth --results results/demo --out results/demo/score.json
+	$(BIN)/python -m terareg.phantom score --truth $(DEMO)/truth --results results/demo --store results --out results/demo/score.json
 
 test: .venv/ready
 	@echo "== tests: units, then workflow, then engines and browser"
@@ -39,6 +40,11 @@ test: .venv/ready
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -q -m "not engine and not browser"
+
+docs: .venv/ready
+	$(BIN)/python -c "import pathlib; from terareg.config import describe; \
+	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
+	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

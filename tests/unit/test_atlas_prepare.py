@@ -154,7 +154,7 @@ def bad(**more):
         (bad(spacing=(9000, 9000, 9000)), r"\(9000, 9000, 9000\) um .* is implausible"),
         (bad(spacing_um=(0, 10, 10)), r"\(0, 10, 10\) um \(configuration\) is implausible"),
         (bad(spacing_um=(10, 10)), "is implausible, not three values"),
-        (bad(suffix=".tif"), r"states no voxel size; set atlas\.spacing_um"),
+        (bad(suffix=".tif"), r"states no voxel size; set atlases.NAME.spacing_um"),
         (bad(template=np.zeros((5, 7, 5), np.uint8)), "have different shapes"),
         (bad(template=np.zeros(SHAPE, np.uint8)), "is 0 everywhere"),
         (bad(template=np.full(SHAPE, np.nan, np.float32)), "values that are not finite"),
@@ -211,7 +211,7 @@ def test_orientation_that_contradicts_a_nifti_header(tmp_path, source, orientati
         sitk.WriteImage(image, name)
     prepare_atlas(settings, tmp_path / "out")
     wrong = AtlasSettings(**{**vars(settings), "orientation": "SPR"})
-    message = rf"array axes are {orientation}, not SPR; correct atlas\.orientation"
+    message = rf"array axes are {orientation}, not SPR; correct atlases.NAME.orientation"
     with pytest.raises(AtlasError, match=message):
         prepare_atlas(wrong, tmp_path / "out")
     prepare_atlas(AtlasSettings(**{**vars(wrong), "spacing_um": (30, 20, 10)}), tmp_path / "out")

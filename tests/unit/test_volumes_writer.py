@@ -21,7 +21,7 @@ from terareg.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, precomputed
 from terareg.volumes.downsample import downsample
-from terareg.volumes.plan import VolumeSettings, estimate_blocks, make_plan
+from terareg.volumes.plan import FORMATS, VolumeSettings, estimate_blocks, make_plan
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import (
     delete_volume,
@@ -99,7 +99,7 @@ def image(shape=SHAPE, dtype="uint16", seed=0):
 
 
 def small(**changes):
-    return VolumeSettings(**{"chunk": 8, "block": 32, **changes})
+    return VolumeSettings(**{"chunk": 8, "block": 32, "formats": FORMATS, **changes})
 
 
 def read_everywhere(folder, plan, level):

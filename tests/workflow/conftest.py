@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,10 +14,14 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import running
 from colm_stub import write_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+# the small phantom's structures are large enough for its checks with this seed, and the
+# measured displacements of its tiles are exact
+SEED = 0
 
 ATLAS = {
     "template": "atlas/template.nrrd",
@@ -33,12 +38,20 @@ def pytest_collection_modifyitems(items):
 
 
 class Workspace:
-    """A folder with links to the workflow, as a clone has them, and samples described in it."""
+    """A folder with links to the workflow, as a clone has them, and samples described in it.
 
-    def __init__(self, folder: Path) -> None:
+    With ``own_code`` the workflow is a copy, whose code a test may change.
+    """
+
+    def __init__(self, folder: Path, *, own_code: bool = False) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         for name in ("workflow", "profiles", "config"):
-            (folder / name).symlink_to(ROOT / name)
+            if own_code and name == "workflow":
+                ignore = shutil.ignore_patterns("__pycache__", ".snakemake")
+                shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+            else:
+                (folder / name).symlink_to(ROOT / name)
         for name in ("slurm", "aws-batch"):
             (folder / name).symlink_to(f"profiles/{name}")
 
@@ -70,21 +83,59 @@ class Workspace:
         path.write_text(yaml.safe_dump(config, sort_keys=False))
         return path
 
+    def command(self, *arguments: str, configfile: str | None = "sample.yaml") -> list[str]:
+        """Command line of snakemake."""
+        chosen = ["--configfile", configfile] if configfile else []
+        return [str(BIN / "snakemake"), *chosen, *arguments]
+
+    def environment(self, **env: str) -> dict[str, str]:
+        """Environment in which a user has activated the one of the workflow."""
+        path = f"{BIN}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **env}
+
     def snakemake(self, *arguments: str, configfile: str | None = "sample.yaml", **env: str):
         """Run snakemake in the folder; returns the finished process with text output."""
-        command = [str(BIN / "snakemake")]
-        if configfile:
-            command += ["--configfile", configfile]
         return subprocess.run(
-            [*command, *arguments],
+            self.command(*arguments, configfile=configfile),
             cwd=self.folder, text=True, capture_output=True, timeout=600,
-            env={**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **env},
+            env=self.environment(**env),
         )  # fmt: skip
 
 
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
     return Workspace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def acquired(tmp_path_factory) -> Path:
+    """A small generated acquisition with known truth, in ``demo/`` of an otherwise empty folder.
+
+    Paths in its configuration are relative, so that the folder can be copied with its results.
+    Nothing may be written to it: copies share its files.
+    """
+    folder = tmp_path_factory.mktemp("acquired")
+    subprocess.run(
+        [sys.executable, "-m", "terareg.phantom", "make", "--small", "--out", "demo",
+         "--seed", str(SEED)],
+        cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")},
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="session")
+def raw_before(acquired) -> dict[str, tuple[int, str]]:
+    """Time and content of every raw file before anything has run."""
+    return running.states(acquired / "demo/raw")
+
+
+@pytest.fixture(scope="session")
+def finished(acquired, raw_before, tmp_path_factory) -> Workspace:
+    """The whole chain over the generated acquisition, run once; nothing may be written to it."""
+    workspace = running.with_acquisition(Workspace(tmp_path_factory.mktemp("finished")), acquired)
+    done = workspace.snakemake("--cores", "2", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return workspace
 
 
 @contextmanager

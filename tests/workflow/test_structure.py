@@ -78,9 +78,9 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         points="cells",
     )  # fmt: skip
     for name, rule in jobs.items():
-        threads = rule.resources["_cores"]
+        threads = rule.resources["_cores"].value
         assert threads in planning._BATCH_MEMORY, name
-        mem, time = rule.resources["mem_mb"], rule.resources["runtime"]
+        mem, time = (rule.resources[name]._evaluator for name in ("mem_mb", "runtime"))
         assert callable(mem) and callable(time), f"{name}: a request is not a formula"
         now = mem(wildcards, attempt=attempt, threads=threads)
         least, most, step = planning._BATCH_MEMORY[threads]

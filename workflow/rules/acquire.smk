@@ -8,6 +8,7 @@ rule index_acquisition:
     """
     input:
         metadata=metadata_files,
+        own=own_files,
     output:
         acquisition=result("acquisition.json"),
     log:
@@ -24,6 +25,7 @@ rule index_acquisition:
     params:
         code=code("index_acquisition"),
         config=lambda wildcards: input_settings(wildcards.sample),
+        own=own_files,
         raw_state=raw_state,
         needed_gb=lambda wildcards: store_gb(wildcards.sample),
     script:

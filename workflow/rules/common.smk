@@ -197,37 +197,59 @@ def size(sample):
     )
 
 
+def gb_per_job(sample):
+    return SAMPLES[sample]["jobs"]["gb_per_job"]
+
+
 def tile_batches(sample):
     work = size(sample)
-    return planning.batches(
-        work.channel_gb, work.tiles, SAMPLES[sample]["jobs"]["gb_per_job"]
-    )
+    return planning.batches(work.channel_gb, work.tiles, gb_per_job(sample))
+
+
+def sum_batches(sample):
+    """Batches of the flat-field's statistics: sampled tiles, sampled planes."""
+    work, options = size(sample), SAMPLES[sample]["intensity"]["flatfield"]
+    step = 1 if options["tiles"] == "all" else options["tiles"]
+    tiles = -(-work.tiles // step)
+    share = min(1.0, (options["planes"] or work.tile_shape[0]) / work.tile_shape[0])
+    return planning.batches(work.tile_gb * tiles * share, tiles, gb_per_job(sample))
+
+
+def label_batches(sample):
+    """Batches of the label volume, whose voxels are coarser and take four bytes."""
+    config, work = SAMPLES[sample], size(sample)
+    resolution = config["labels"]["resolution_um"]
+    factor = math.prod(max(1.0, resolution / s) for s in colm(sample).spacing_um)
+    blocks = max(1, round(block_count(sample) / factor))
+    return planning.batches(2 * work.volume_gb / factor, blocks, gb_per_job(sample))
 
 
 def pair_batches(sample):
     work = size(sample)
-    gb = 2 * work.tile_gb * max(1, work.pairs)
-    return planning.batches(
-        gb, max(1, work.pairs), SAMPLES[sample]["jobs"]["gb_per_job"]
-    )
+    pairs = max(1, work.pairs)
+    return planning.batches(2 * work.tile_gb * pairs, pairs, gb_per_job(sample))
+
+
+def block_count(sample):
+    block = SAMPLES[sample]["volume"]["block"]
+    return math.prod(-(-n // block) for n in size(sample).volume_shape)
 
 
 def block_batches(sample):
-    work = size(sample)
-    block = SAMPLES[sample]["volume"]["block"]
-    blocks = math.prod(-(-n // block) for n in work.volume_shape)
     return planning.batches(
-        work.volume_gb, blocks, SAMPLES[sample]["jobs"]["gb_per_job"]
+        size(sample).volume_gb, block_count(sample), gb_per_job(sample)
     )
 
 
 def volume_batches(volume, sample):
-    """Batches of any volume: labels and atlas space are small, one job each."""
-    return (
-        block_batches(sample)
-        if volume.split("/")[0] in ("fused", "corrected_volume")
-        else 1
-    )
+    """Batches of any volume; a channel in the atlas is one job."""
+    count = {
+        "fused": block_batches,
+        "corrected_volume": block_batches,
+        "labels": label_batches,
+    }
+    kind = volume.split("/")[0]
+    return count[kind](sample) if kind in count else 1
 
 
 def batch_files(pattern, count):

@@ -20,7 +20,7 @@ rule sum_tiles:
     params:
         code=code("sum_tiles"),
         settings=setting("intensity.flatfield"),
-        batches=of(tile_batches),
+        batches=of(sum_batches),
         raw_state=raw_state,
     script:
         "../scripts/sum_tiles.py"
@@ -30,7 +30,7 @@ rule estimate_flatfield:
     """Estimate the flat-field profile and the dark offset of one channel."""
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/sums/{batch}.npz", tile_batches),
+        sums=batch_files("intensity/{channel}/sums/{batch}.npz", sum_batches),
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
@@ -86,6 +86,7 @@ rule drop_corrected_tiles:
     input:
         complete=result("fused/{channel}/complete.json"),
         placement=result("stitching/placement.json"),
+        seams=result("views/seams.png"),
     output:
         dropped=result("corrected/{channel}/dropped.json"),
     log:

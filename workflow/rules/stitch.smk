@@ -30,6 +30,7 @@ rule estimate_steps:
     input:
         unpack(alignment_tiles),
         acquisition=result("acquisition.json"),
+        nominal=own_xml("xml_import"),
     output:
         steps=result("stitching/steps.json"),
     log:
@@ -58,6 +59,7 @@ rule measure_displacements:
         unpack(alignment_tiles),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
+        nominal=own_xml("xml_import"),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     log:
@@ -162,6 +164,7 @@ rule place_tiles:
         xml=result("stitching/xml_displthres.xml"),
         pairs=measured_pairs,
         own=own_xml("xml_merging"),
+        nominal=own_xml("xml_import"),
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),

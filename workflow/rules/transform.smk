@@ -47,6 +47,7 @@ rule transform_labels:
         runtime=runtime(one_volume),
     params:
         code=code("transform_labels"),
+        batches=of(label_batches),
         store=setting("store"),
     script:
         "../scripts/transform_labels.py"

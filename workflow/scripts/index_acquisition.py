@@ -25,18 +25,22 @@ def main() -> None:
         view=source["view"],
     )
     acquisition = index_colm(Store(source["path"]), settings)
-    Store(config["store"]).check_writable(round(snakemake.params.needed_gb * 1e9))
+    store = Store(config["store"])
+    there = 0 if store.is_s3 else sum(entry.size for entry in store.list(config["sample"]))
+    store.check_writable(max(0, round(snakemake.params.needed_gb * 1e9) - there))
+    # on remote storage a file lies elsewhere than the configuration says
+    local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
     for path in config["stitching"]["xml"].values():
-        check_fits(read_xml(path), acquisition)
+        check_fits(read_xml(local[path]), acquisition, path)
     nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
     frame, _ = fused_frame(acquisition, nominal, FusionSettings())
     # tiles may end up a little outside their nominal places
     low, high = (np.array(frame.shape) * share for share in (-0.1, 1.1))
     frame = frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
     for pair in config["fiducials"].values():
-        check_fiducials(pair["sample"], pair["atlas"], frame)
+        check_fiducials(local[pair["sample"]], local[pair["atlas"]], frame)
     for points in config["points"].values():
-        point_names(points["path"])
+        point_names(local[points["path"]])
     write_json(snakemake.output.acquisition, acquisition.to_json())
 
 

@@ -18,7 +18,10 @@ def main() -> None:
     store = Store(snakemake.params.store)
     level = Volume(store, "", source).level_for(snakemake.params.resolution_um)
     frame = source.levels[level].frame
-    settings = VolumeSettings(**snakemake.params.volume | {"kind": "segmentation"})
+    # names and meshes belong to the precomputed copy
+    options = dict(snakemake.params.volume) | {"kind": "segmentation"}
+    options["formats"] = sorted({*options["formats"], "precomputed"})
+    settings = VolumeSettings(**options)
     plan = make_plan(f"{sample} {name}", frame, "uint32", settings)
     key = f"{sample}/labels/{name}"
     names = {"mesh": "mesh", "segment_properties": "segment_properties"}
@@ -26,8 +29,7 @@ def main() -> None:
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     folder = f"{key}/precomputed/segment_properties"
     ids = [i for i in atlas.ids.tolist() if i]
-    if "precomputed" in settings.formats:
-        write_segment_properties(store, folder, ids, atlas.ontology)
+    write_segment_properties(store, folder, ids, atlas.ontology)
     write_json(snakemake.output.plan, {"plan": plan.to_json(), "source_level": level})
 
 

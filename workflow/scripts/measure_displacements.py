@@ -4,6 +4,7 @@ from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, load_flatfield
 from terareg.job import run_job
+from terareg.stitching import terastitcher
 from terareg.stitching.displacement import (
     DisplacementSettings,
     Steps,
@@ -17,6 +18,9 @@ from terareg.storage.store import Store
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
+    if snakemake.input.get("nominal"):
+        xml = terastitcher.read_xml(snakemake.input.nominal[0])
+        acquisition = terastitcher.with_nominal(acquisition, xml)
     channel = snakemake.params.channel
     if snakemake.input.get("corrected"):
         store = Store(snakemake.params.store).child(snakemake.wildcards.sample)

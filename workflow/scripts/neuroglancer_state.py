@@ -26,8 +26,7 @@ def main() -> None:
     for atlas, path in zip(settings.atlases, snakemake.input.labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
-        form = "precomputed" if "precomputed" in plan.settings.formats else "ome-zarr"
-        source = neuroglancer.Source(f"{sample}/labels/{atlas}", form, plan.frame)
+        source = neuroglancer.Source(f"{sample}/labels/{atlas}", "precomputed", plan.frame)
         layers.append(neuroglancer.segmentation_layer(atlas, source))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):
         points = read_points(path, frame)

@@ -11,6 +11,9 @@ from terareg.stitching.placement import PlacementSettings, place, save_placement
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
+    if snakemake.input.get("nominal"):
+        xml = terastitcher.read_xml(snakemake.input.nominal[0])
+        acquisition = terastitcher.with_nominal(acquisition, xml)
     settings = PlacementSettings(**snakemake.params.settings)
     if snakemake.input.get("own"):
         xml = terastitcher.read_xml(snakemake.input.own[0])

@@ -29,7 +29,7 @@ def main() -> None:
         Store(snakemake.params.store),
         f"{sample}/labels/{name}",
         plan,
-        plan.blocks(),
+        plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches),
         labels,
         fingerprint=state,
         workers=snakemake.threads,

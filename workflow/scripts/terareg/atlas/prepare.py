@@ -232,10 +232,10 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     ConfigError
         If the orientation is invalid.
     """
-    orientation = check_orientation(settings.orientation, "atlas.orientation")
+    orientation = check_orientation(settings.orientation, "atlases.NAME.orientation")
     if settings.unlisted not in ("error", "accept"):
         raise AtlasError(
-            f"atlas.unlisted: {settings.unlisted!r} is not known; write error or accept"
+            f"atlases.NAME.unlisted: {settings.unlisted!r} is not known; write error or accept"
         )
     ontology = read_ontology(settings.ontology)
     template = _read_image(settings.template, "template")
@@ -465,7 +465,7 @@ def _check_same_grid(first: _Image, second: _Image, *, stated: bool) -> None:
         if np.any(np.abs(np.subtract(a, b)) > tolerance):
             raise AtlasError(
                 f"{pair} have different {what} in their headers, {_numbers(a)} and {_numbers(b)}; "
-                f"give files on one grid, or set atlas.spacing_um to state that they are"
+                f"give files on one grid, or set atlases.NAME.spacing_um to state that they are"
             )
 
 
@@ -474,8 +474,8 @@ def _check_header_orientation(stated: str, images: tuple[_Image, ...]) -> None:
         if image.orientation not in (None, stated):
             raise AtlasError(
                 f"{image.name} says in its NIfTI header that its array axes are "
-                f"{image.orientation}, not {stated}; correct atlas.orientation (axes z, y, x), or "
-                "set atlas.spacing_um to overrule the header"
+                f"{image.orientation}, not {stated}; correct atlases.NAME.orientation (axes z, y, "
+                "x), or set atlases.NAME.spacing_um to overrule the header"
             )
 
 
@@ -485,20 +485,20 @@ def _spacing(
     """Voxel size (z, y, x) in micrometres, and where it comes from."""
     if stated is not None:
         spacing, source = tuple(float(s) for s in stated), "configuration"
-        remedy = "correct atlas.spacing_um (micrometres, z, y, x)"
+        remedy = "correct atlases.NAME.spacing_um (micrometres, z, y, x)"
     else:
         image = next((i for i in images if i.spacing is not None), None)
         if image is None:
             raise AtlasError(
-                f"{images[0].name} is a TIFF file and states no voxel size; set atlas.spacing_um "
-                "to [z, y, x] in micrometres"
+                f"{images[0].name} is a TIFF file and states no voxel size; set "
+                "atlases.NAME.spacing_um to [z, y, x] in micrometres"
             )
         unit = image.unit or _likely_unit(image)
         factor = 1000.0 if unit == "mm" else 1.0
         # NIfTI keeps 0.15 as float32 0.14999999
         spacing = tuple(float(f"{s * factor:.6g}") for s in reversed(image.spacing))
         source = f"header of {image.name} in {unit}" + ("" if image.unit else " (by magnitude)")
-        remedy = "set atlas.spacing_um to [z, y, x] in micrometres"
+        remedy = "set atlases.NAME.spacing_um to [z, y, x] in micrometres"
         logger.info("atlas: voxel size %s um from the %s", _numbers(spacing), source)
     low, high = _PLAUSIBLE_UM
     if len(spacing) != 3 or not all(low <= s <= high for s in spacing):
@@ -517,7 +517,7 @@ def _likely_unit(image: _Image) -> str:
         return "mm"
     raise AtlasError(
         f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be millimetres or "
-        "micrometres; set atlas.spacing_um to [z, y, x] in micrometres"
+        "micrometres; set atlases.NAME.spacing_um to [z, y, x] in micrometres"
     )
 
 
@@ -589,7 +589,7 @@ def _unlisted_message(name: str, missing: list[int], counts: dict[int, int]) -> 
     return (
         f"{name} has {len(missing)} ids without ontology entry, {total} voxels: {first}"
         f"{', ...' if len(missing) > 5 else ''}; add them to the ontology or set "
-        "atlas.unlisted: accept"
+        "atlases.NAME.unlisted: accept"
     )
 
 

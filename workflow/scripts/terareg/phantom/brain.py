@@ -282,7 +282,7 @@ def _divide(
                 "choose another seed or a finer atlas"
             )
         where = tuple(voxels.T)
-        parts = max(1, min(structure.parts, int(volume / (2 * settings.smallest_region_mm3))))
+        parts = max(1, min(structure.parts, int(volume / (4 * settings.smallest_region_mm3))))
         if parts == 1:
             annotation_half[where] = number
             level_half[where] = structure.level * (1 + 0.04 * rng.standard_normal())
@@ -407,7 +407,7 @@ class SampleSettings:
     scale: float = 0.04
     shift_um: float = 150.0
     coarse_um: float = 200.0
-    fine_um: float = 80.0
+    fine_um: float = 50.0
     coarse_spacing_um: float = 2400.0
     fine_spacing_um: float = 1000.0
     region_factor: float = 0.06

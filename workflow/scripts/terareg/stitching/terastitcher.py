@@ -815,6 +815,13 @@ def to_placement(xml: ProjectXml, acquisition: Acquisition | None = None) -> Pla
     return Placement(tiles, unscanned, summary={"tiles": len(tiles)})
 
 
+def with_nominal(acquisition: Acquisition, xml: ProjectXml) -> Acquisition:
+    """The acquisition with the positions of an import file as its stage positions."""
+    places = to_placement(xml, acquisition).tiles
+    tiles = (replace(t, origin_vox=places[t.name].origin_vox) for t in acquisition.tiles)
+    return replace(acquisition, tiles=tuple(tiles))
+
+
 def has_positions(xml: ProjectXml) -> bool:
     """Whether the positions differ from the nominal grid, as in a merging file."""
     south, east = xml.default_displ

@@ -51,7 +51,7 @@ class VolumeSettings:
 
     chunk: int = 64
     block: int = 512
-    formats: tuple[str, ...] = FORMATS
+    formats: tuple[str, ...] = ("ome-zarr",)
     codec: str = "blosc-zstd"
     precomputed: str = "raw"
     kind: str = "image"

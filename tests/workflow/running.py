@@ -1,0 +1,125 @@
+"""Runs of the workflow on the generated acquisition: copies, comparisons, what a dry run says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+#: volumes, which Snakemake does not track: a dry run needs none of them
+VOLUMES = ("ome.zarr", "precomputed", "blocks")
+
+
+def with_acquisition(workspace, acquired: Path, **over):
+    """Put the generated acquisition (links to its files) and its configuration into a workspace."""
+    shutil.copytree(acquired / "demo", workspace.folder / "demo", copy_function=os.link)
+    config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
+    workspace.write(changed(config, **over))
+    return workspace
+
+
+def copy_of(finished, workspace, *, volumes: bool = False):
+    """Put a finished run with everything Snakemake knows about it into a fresh workspace."""
+    with_acquisition(workspace, finished.folder)
+    ignore = None if volumes else shutil.ignore_patterns(*VOLUMES)
+    for name in ("results", ".snakemake"):
+        shutil.copytree(finished.folder / name, workspace.folder / name, ignore=ignore)
+    return workspace
+
+
+def changed(config: dict, **over) -> dict:
+    """The configuration with other values, given as section__key=value; None removes a section."""
+    for path, value in over.items():
+        part = config
+        *parents, last = path.split("__")
+        for key in parents:
+            part = part.setdefault(key, {})
+        if value is None:
+            part.pop(last, None)
+        else:
+            part[last] = value
+    return config
+
+
+def configure(workspace, **over) -> None:
+    """Change the configuration of a workspace."""
+    path = workspace.folder / "sample.yaml"
+    workspace.write(changed(yaml.safe_load(path.read_text()), **over))
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file anew: links to the old one keep the old content."""
+    assert path.read_bytes() != data, f"{path} would not change"
+    path.unlink()
+    path.write_bytes(data)
+
+
+def planned(workspace, *arguments: str) -> dict[str, int]:
+    """Jobs per rule that a dry run announces, without targets."""
+    done = workspace.snakemake("-n", *arguments, "--quiet", "rules")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    if "Job stats:" not in text:
+        assert "Nothing to be done" in text, text
+        return {}
+    table = text[text.index("Job stats:") :]
+    counts = {name: int(n) for name, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+    return {name: n for name, n in counts.items() if name not in ("all", "total")}
+
+
+def states(folder: Path) -> dict[str, tuple[int, str]]:
+    """Time of change and digest of every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, _digest(path.read_bytes()))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def artefacts(folder: Path, *without: str) -> dict[str, str]:
+    """Digest of every artefact below a folder: no logs, no benchmarks, no wall clock.
+
+    ``without`` are beginnings of paths that are left out as well.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith(("logs/", "benchmarks/", *without)):
+            data = path.read_bytes()
+            if path.suffix == ".json":
+                data = json.dumps(_without_run(json.loads(data)), sort_keys=True).encode()
+            found[name] = _digest(data)
+    return found
+
+
+def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
+    """Names of the artefacts that only one has, or that differ."""
+    return sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
+
+
+def phantom(workspace, *arguments: str):
+    """Run the phantom's command line in a workspace."""
+    return subprocess.run(
+        [sys.executable, "-m", "terareg.phantom", *arguments],
+        cwd=workspace.folder, text=True, capture_output=True, timeout=300,
+        env=workspace.environment(PYTHONPATH=str(workspace.folder / "workflow/scripts")),
+    )  # fmt: skip
+
+
+def _without_run(data):
+    if isinstance(data, dict):
+        return {k: _without_run(v) for k, v in data.items() if k != "run"}
+    if isinstance(data, list):
+        return [_without_run(v) for v in data]
+    return data
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
