@@ -19,10 +19,15 @@ VOLUMES = ("ome.zarr", "precomputed", "blocks")
 
 def with_acquisition(workspace, acquired: Path, **over):
     """Put the generated acquisition (links to its files) and its configuration into a workspace."""
-    shutil.copytree(acquired / "demo", workspace.folder / "demo", copy_function=os.link)
+    shutil.copytree(acquired / "demo", workspace.folder / "demo", copy_function=link)
     config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
     workspace.write(changed(config, **over))
     return workspace
+
+
+def link(source, target) -> None:
+    """Copy a file by a second name for it."""
+    os.link(source, target)
 
 
 def copy_of(finished, workspace, *, volumes: bool = False):
@@ -59,6 +64,12 @@ def replace(path: Path, data: bytes) -> None:
     assert path.read_bytes() != data, f"{path} would not change"
     path.unlink()
     path.write_bytes(data)
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder, which may be there or not."""
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def planned(workspace, *arguments: str) -> dict[str, int]:

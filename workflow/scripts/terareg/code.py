@@ -27,10 +27,14 @@ def code_fingerprint(script: str | Path) -> str:
             seen.add(path)
             waiting += _parsed(path)[1]
     digest = hashlib.sha256()
-    for path in sorted(seen, key=lambda p: p.as_posix()):
-        name = path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
-        digest.update(name.encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
+    # by name, not by path: the fingerprint is the same wherever the folders lie
+    for path in sorted(seen, key=_name):
+        digest.update(_name(path).encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(_ROOT).as_posix() if path.is_relative_to(_ROOT) else path.name
 
 
 @cache

@@ -112,8 +112,9 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     )
     write_json(out / "truth" / "truth.json", truth)
     config = sample_config(out, "demo", SAMPLE_ORIENTATION, CHANNELS)
+    # planes are 50 um apart, so windows are thin to have several of them in a small lobe
     config["stitching"] = {
-        "displacement": {"search_um": _search_um(settings.colm, frame.spacing_um)}
+        "displacement": {"search_um": _search_um(settings.colm, frame.spacing_um), "windows": 10}
     }
     config["atlases"] = {
         "phantom": {

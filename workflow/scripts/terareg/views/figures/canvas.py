@@ -160,7 +160,7 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     for spine in axes.spines.values():
         spine.set_visible(False)
     letters(axes, frame.orientation[down], frame.orientation[right])
-    scale_bar(axes, width, height, round_length(min(frame.extent_um) / 3))
+    scale_bar(axes, width, height, round_length(width / 3))
     return drawn
 
 

@@ -143,7 +143,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
     if not seams:
         return canvas.nothing("Worst seams", "no two tiles were compared.")
     heights = [
-        0.35 + 4.0 * min(seam["after"][0].shape) / max(seam["after"][0].shape) for seam in seams
+        0.5 + 4.0 * min(seam["after"][0].shape) / max(seam["after"][0].shape) for seam in seams
     ]
     figure = canvas.new_figure(
         8.6, 0.8 + sum(heights), "Worst seams: grey fits, coloured fringes do not"
@@ -162,11 +162,11 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
             cell.set_xticks([])
             cell.set_yticks([])
             cell.set_title(
+                f"{seam['title'] if key == 'before' else ''}\n"
                 f"{words}: correlation {_correlation(*seam[key]):.2f}",
                 fontsize=9,
                 fontweight="normal",
             )
-        row[0].set_ylabel(seam["title"], fontsize=8)
     return figure
 
 

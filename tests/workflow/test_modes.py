@@ -1,0 +1,159 @@
+"""Other ways through the workflow: kept tiles, own positions, another channel, several brains."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import running
+import tifffile
+import yaml
+
+pytestmark = pytest.mark.slow
+
+PLACEMENT = "results/{}/stitching/placement.json"
+
+
+def run(workspace, *arguments: str):
+    done = workspace.snakemake("--cores", "2", *arguments, "--quiet")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def placement(workspace, sample="demo") -> dict[str, list[int]]:
+    """Whole-voxel position of every tile."""
+    data = json.loads((workspace.folder / PLACEMENT.format(sample)).read_text())
+    return {name: tile["integer"] for name, tile in data["tiles"].items()}
+
+
+def voxels_of(workspace) -> dict[str, str]:
+    """Digests of all objects of the fused volume of channel 0, in both formats."""
+    found = running.artefacts(workspace.folder / "results/demo/fused/ch0")
+    return {k: v for k, v in found.items() if k.startswith(("ome.zarr/", "precomputed/"))}
+
+
+# ---------------------------------------------------------------- corrected tiles, own positions
+@pytest.fixture(scope="module")
+def kept(finished, acquired, tmp_path_factory):
+    """Tiles corrected once and kept; everything else as in the finished run, which streams."""
+    workspace = running.with_acquisition(
+        type(finished)(tmp_path_factory.mktemp("kept")), acquired,
+        input__channels={"ch0": 0}, intensity__corrected_tiles="keep",
+    )  # fmt: skip
+    run(workspace, "fused_volumes")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def temporary(finished, acquired, tmp_path_factory):
+    """Tiles deleted when the volume is complete, placed by the user's own file."""
+    workspace = running.with_acquisition(
+        type(finished)(tmp_path_factory.mktemp("temporary")), acquired,
+        input__channels={"ch0": 0}, intensity__corrected_tiles="temporary",
+        stitching__xml={"xml_merging": "own.xml"},
+    )  # fmt: skip
+    own = finished.folder / "results/demo/stitching/xml_merging.xml"
+    shutil.copy(own, workspace.folder / "own.xml")
+    run(workspace, "fused_volumes", "results/demo/corrected/ch0/dropped.json")
+    return workspace
+
+
+def test_tiles_that_are_kept_give_the_bytes_of_tiles_that_are_not(finished, kept):
+    assert "zarr.json" in {p.name for p in (kept.folder / "results/demo/corrected").rglob("*")}
+    assert len(voxels_of(kept)) > 6
+    assert voxels_of(kept) == voxels_of(finished)
+
+
+def test_temporary_tiles_give_the_same_bytes_and_are_gone(finished, temporary):
+    assert voxels_of(temporary) == voxels_of(finished)
+    left = [p.name for p in (temporary.folder / "results/demo/corrected").rglob("*") if p.is_file()]
+    assert left == ["dropped.json"]
+
+
+def test_own_positions_replace_the_measurement(finished, temporary):
+    assert not (temporary.folder / "results/demo/stitching/pairs").exists()
+    assert placement(temporary) == placement(finished)
+
+
+def test_temporary_tiles_do_not_come_back_without_need(temporary):
+    targets = ("fused_volumes", "results/demo/corrected/ch0/dropped.json")
+    assert running.planned(temporary, *targets) == {}
+
+
+# ---------------------------------------------------------------- several samples in one run
+@pytest.fixture(scope="module")
+def cohort(finished, acquired, tmp_path_factory):
+    """Four samples in one run with --keep-going; returns the workspace and the finished process.
+
+    plain: as generated. broken: a plane is missing. aligned, misled: channel 0 shows only noise,
+    and is the alignment channel of the latter.
+    """
+    workspace = running.with_acquisition(
+        type(finished)(tmp_path_factory.mktemp("cohort")), acquired
+    )
+    config = yaml.safe_load((workspace.folder / "sample.yaml").read_text())
+    raw = workspace.folder / "demo/raw"
+    _link(raw, workspace.folder / "broken")
+    sorted((workspace.folder / "broken").rglob("*CHN00_PLN*"))[5].unlink()
+    _link(raw, workspace.folder / "blank")
+    rng = np.random.default_rng(12)
+    for path in sorted((workspace.folder / "blank").rglob("*CHN00_PLN*")):
+        stream = io.BytesIO()
+        noise = rng.normal(200, 5, tifffile.imread(path).shape)
+        tifffile.imwrite(stream, noise.round().astype(np.uint16))
+        running.replace(path, stream.getvalue())
+    samples = {
+        "plain": {},
+        "broken": {"input__path": "broken"},
+        "aligned": {"input__path": "blank", "stitching__channel": "ch1"},
+        "misled": {"input__path": "blank"},
+    }
+    for name, over in samples.items():
+        own = {key: json.loads(json.dumps(config[key])) for key in ("input", "stitching")}
+        workspace.write(running.changed({"sample": name, **own}, **over), f"{name}.yaml")
+    workspace.write({"cohort": [f"{name}.yaml" for name in samples]})
+    done = workspace.snakemake("--cores", "2", "--keep-going", "stitching", "--quiet")
+    return workspace, done
+
+
+def _link(source, target):
+    shutil.copytree(source, target, copy_function=running.link)
+
+
+def test_samples_of_one_run_end_in_folders_of_their_own(cohort, finished):
+    workspace, _ = cohort
+    assert placement(workspace, "plain") == placement(finished)
+    mine = running.artefacts(workspace.folder / "results/plain/intensity")
+    assert mine == {
+        k: v for k, v in running.artefacts(finished.folder / "results/demo/intensity").items()
+        if k in mine
+    }  # fmt: skip
+
+
+def test_a_sample_that_fails_does_not_stop_the_others_and_fails_the_run(cohort):
+    """D21: the run's status says that something failed."""
+    workspace, done = cohort
+    assert done.returncode != 0
+    lines = [x for x in done.stderr.splitlines() if x.startswith("index_acquisition: ")]
+    assert len(lines) == 1 and "LOC" in lines[0] and "results/broken/logs" in lines[0]
+    assert not list((workspace.folder / "results/broken").rglob("*.json"))
+    for sample in ("plain", "aligned"):
+        assert (workspace.folder / f"results/{sample}/stitching/render/tilespecs.json.gz").exists()
+
+
+def test_the_alignment_channel_is_the_one_that_is_named(cohort, finished):
+    """D12: where only channel 1 shows anything, naming it recovers every position."""
+    workspace, _ = cohort
+    assert placement(workspace, "aligned") == placement(finished)
+    flatfields = workspace.folder / "results/aligned/intensity"
+    assert sorted(p.name for p in flatfields.iterdir()) == ["ch1"]
+    misled = workspace.folder / PLACEMENT.format("misled")
+    if misled.exists():
+        assert placement(workspace, "misled") != placement(finished)
+
+
+def test_no_way_through_writes_to_the_raw_data(kept, temporary, cohort, acquired, raw_before):
+    assert running.states(acquired / "demo/raw") == raw_before

@@ -1,0 +1,159 @@
+"""A change runs again what depends on it, and nothing else: dry runs over a finished run."""
+
+from __future__ import annotations
+
+import pytest
+import running
+
+pytestmark = pytest.mark.slow
+
+AFTER_REGISTRATION = {
+    "transform_labels", "transform_volume", "measure_regions", "mesh_labels", "score_registration",
+    "draw_registration", "draw_regions", "draw_fiducials", "neuroglancer_state", "make_report",
+    "finish_pyramid", "finalize_volume",
+}  # fmt: skip
+FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
+PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_block", "draw_flatfield"}
+TILES = PIXELS | {"index_acquisition", "estimate_flatfield", "import_tiles", "place_tiles"}
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return running.copy_of(finished, type(finished)(tmp_path / "copy"))
+
+
+@pytest.fixture
+def own_code(finished, tmp_path):
+    """A copy of the run with a copy of the workflow's code."""
+    return running.copy_of(finished, type(finished)(tmp_path / "copy", own_code=True))
+
+
+def plane(workspace, channel=1):
+    pattern = f"*CHN{channel:02d}_PLN*"
+    return sorted((workspace.folder / "demo/raw").rglob(pattern))[0]
+
+
+def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
+    assert running.planned(own_code) == {}
+
+
+# ---------------------------------------------------------------- parameters
+@pytest.mark.parametrize(
+    ("over", "jobs"),
+    [
+        ({"registration__regularisation": 0.1}, {"register"} | AFTER_REGISTRATION),
+        ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
+        ({"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}}, {"make_report"}),
+        ({"labels__mesh_resolution_um": 100}, {"mesh_labels", "make_report"}),
+        ({"atlas_space__enabled": False}, {"make_report"}),
+    ],
+)  # fmt: skip
+def test_a_parameter(copy, over, jobs):
+    running.configure(copy, **over)
+    planned = running.planned(copy)
+    assert set(planned) == jobs
+    # those of the labels and of the channels in the atlas, not of the sample's volumes
+    assert planned.get("finalize_volume", 0) in (0, 3)
+
+
+def test_a_parameter_of_the_bias_field_leaves_the_fused_volume_alone(copy):
+    running.configure(copy, intensity__bias={"resolution_um": 300.0})
+    planned = running.planned(copy)
+    assert {"estimate_bias_field", "correct_volume"} | FROM_POSE <= planned.keys()
+    assert planned["finalize_volume"] == 5, "corrected, labels, channels in the atlas; not fused"
+    assert not planned.keys() & (TILES | {"init_volume", "fuse_block"})
+
+
+def test_threads_change_no_result(copy):
+    running.configure(copy, jobs__threads=2)
+    assert set(running.planned(copy)) <= {"make_report"}
+
+
+# ---------------------------------------------------------------- input
+def test_a_changed_plane_is_noticed(copy):
+    running.replace(plane(copy), plane(copy, channel=0).read_bytes())
+    assert running.planned(copy).keys() >= TILES
+
+
+def test_a_changed_plane_of_one_channel_leaves_the_pixels_of_the_other_alone(copy):
+    running.replace(plane(copy), plane(copy, channel=0).read_bytes())
+    done = copy.snakemake("-n", "--quiet", "progress")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    changed = [x for x in text.split("\n[") if "Params have changed" in x]
+    names = {line.split()[1].rstrip(":") for x in changed for line in x.splitlines()[1:2]}
+    assert {"sum_tiles", "fuse_block", "draw_flatfield"} <= names
+    assert {"measure_displacements", "estimate_steps"}.isdisjoint(names), "these read channel 0"
+    channels = [x for x in changed if "channel=" in x]
+    assert channels and all("channel=ch1" in x for x in channels)
+
+
+def test_a_plane_written_again_with_the_same_content_counts_as_changed(copy):
+    """Size and time stand for the content: hashing terabytes at each start is no option."""
+    path = plane(copy)
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    assert running.planned(copy).keys() >= TILES
+
+
+def test_changed_metadata_run_everything_and_touched_metadata_nothing(copy):
+    path = copy.folder / "demo/raw/Experiment.ini"
+    text = path.read_bytes()
+    path.unlink()
+    path.write_bytes(text)
+    assert running.planned(copy) == {}
+    running.replace(path, text + b"\n")
+    assert running.planned(copy).keys() >= TILES
+
+
+def test_fiducials_run_their_score_again(copy):
+    path = copy.folder / "demo/fiducials/sample.csv"
+    lines = path.read_text().splitlines()
+    running.replace(path, "\n".join(lines[:-1]).encode() + b"\n")
+    planned = running.planned(copy)
+    assert {"score_registration", "draw_fiducials", "make_report"} <= planned.keys()
+
+
+# ---------------------------------------------------------------- code
+def test_comments_count_for_nothing_and_code_for_what_runs_it(own_code):
+    path = own_code.folder / "workflow/scripts/terareg/registration/pose.py"
+    text = path.read_text()
+    path.write_text(text.replace("\n\n\n", "\n\n\n# a remark\n\n", 1))
+    assert running.planned(own_code) == {}
+    path.write_text(text + "\nUNUSED = 1\n")
+    assert set(running.planned(own_code)) == FROM_POSE
+
+
+def test_code_of_the_bias_field_leaves_the_fused_volume_alone(own_code):
+    path = own_code.folder / "workflow/scripts/terareg/intensity/bias.py"
+    path.write_text(path.read_text() + "\nUNUSED = 1\n")
+    planned = running.planned(own_code)
+    assert {"estimate_bias_field", "correct_volume", "register"} <= planned.keys()
+    assert not planned.keys() & (TILES | {"init_volume", "fuse_block"})
+
+
+# ---------------------------------------------------------------- flags and lost files
+def test_forcing_a_rule_forces_what_follows(copy):
+    assert set(running.planned(copy, "-R", "register")) == {"register"} | AFTER_REGISTRATION
+
+
+@pytest.mark.parametrize(
+    ("lost", "jobs"),
+    [
+        ("report.html", {"make_report"}),
+        ("regions/phantom.tsv", {"measure_regions", "draw_regions", "make_report"}),
+        ("labels/phantom/meshes.json", {"mesh_labels"}),
+        ("registration/phantom/transform.json", {"register"} | AFTER_REGISTRATION),
+    ],
+)
+def test_a_lost_file_comes_back_with_what_follows_from_it(copy, lost, jobs):
+    (copy.folder / "results/demo" / lost).unlink()
+    assert set(running.planned(copy)) == jobs
+
+
+def test_a_lost_volume_of_one_channel_leaves_the_registration_of_the_other_alone(copy):
+    (copy.folder / "results/demo/corrected_volume/ch1/complete.json").unlink()
+    planned = running.planned(copy)
+    assert planned["finalize_volume"] == 2, "of the channel, in the sample and in the atlas"
+    assert "measure_regions" in planned and "register" not in planned
