@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_d43_a_dark_offset_that_is_given_is_used():
     source = TruthSource(Scene())
     given = source.scene.dark - 40.0
     settings = FlatfieldSettings(background=given)
-    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, settings)], settings)
+    flatfield, _ = estimate_flatfield([sum_tiles(source, source.names, settings)], settings)
     assert flatfield.background == given
     free, _ = estimate_flatfield([sum_tiles(source, source.names)])
     assert abs(free.background - given) > 30
@@ -294,4 +295,4 @@ def test_d34_a_registration_goes_from_coarse_to_fine(finished):
     path = finished.folder / "results/demo/registration/phantom/summary.json"
     voxels = [level["voxel_um"] for level in json.loads(path.read_text())["levels"]]
     assert len(voxels) >= 2 and voxels == sorted(voxels, reverse=True)
-    assert all(coarse == pytest.approx(2 * fine) for coarse, fine in zip(voxels, voxels[1:]))
+    assert all(coarse == pytest.approx(2 * fine) for coarse, fine in pairwise(voxels))

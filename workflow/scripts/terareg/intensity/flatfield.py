@@ -48,6 +48,7 @@ from terareg.storage.store import write_atomic
 
 logger = logging.getLogger(__name__)
 
+_LEAST_DARK = 1.0  # counts; an offset found below is the bound of the search
 _METHODS = ("statistics", "image", "none")
 _LINE_SLABS = 4  # depth ranges for which means of lines are kept
 _LEAST_BLOCK = 4.0  # pixels; the noise of a block is found from its own pixels
@@ -373,6 +374,12 @@ def estimate_flatfield(
         info["gains"] = dict(zip(stats["tiles"].tolist(), shading.gains.tolist()))
         info["line_percent"] = dict(zip(("rows", "columns"), shading.line_percent))
         info["seam_percent"] = shading.seam_percent
+        if shading.background_from == "overlaps" and shading.background < _LEAST_DARK:
+            info["warnings"].append(
+                f"the search for the dark offset ended at its lower bound "
+                f"({shading.background:.1f} counts), which cameras do not have; look at the "
+                "flat-field and give intensity.flatfield.background"
+            )
         if shading.background_from == "darkest blocks":
             info["warnings"].append(
                 f"no overlaps with signal, so the background of {background:.4g} counts is the "
