@@ -120,6 +120,9 @@ def acquired(tmp_path_factory) -> Path:
          "--seed", str(SEED)],
         cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")},
     )  # fmt: skip
+    config = yaml.safe_load((folder / "demo/sample.yaml").read_text())
+    config["volume"] = {"formats": ["ome-zarr", "precomputed"]}
+    (folder / "demo/sample.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     return folder
 
 

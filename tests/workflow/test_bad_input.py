@@ -44,7 +44,7 @@ def write(name, text):
         (break_ini("Stack Step (mm)", "Stock Step"), {}, "Stack Step (mm)"),
         (break_ini('"0.0050"', '"0"'), {}, "Stack Step (mm)"),
         (break_ini('"15.0"', '"0"'), {}, "Overlap"),
-        (break_ini('"04x"', '"7x"'), {}, "objective"),
+        (break_ini('"04x"', '"7x"'), {}, "[Objectives] North is '7x'"),
         (write("raw-brain/Scanned Cells.txt", "1,1\n1,1\n"), {}, "Scanned Cells.txt"),
         (None, {"input__path": "nowhere"}, "there is no Experiment.ini in nowhere"),
         (None, {"input__orientation": "RRS"}, "names one anatomical axis twice"),

@@ -78,7 +78,8 @@ def test_ten_kills_change_no_byte(finished, acquired, tmp_path):
             continue
         kills.pop()
         if victim == "snakemake":
-            locked = workspace.snakemake("--cores", "1", "corrected_volumes", "--quiet")
+            again = ("--cores", "1", "--rerun-incomplete", "corrected_volumes", "--quiet")
+            locked = workspace.snakemake(*again)
             assert locked.returncode != 0 and "--unlock" in locked.stderr
             assert workspace.snakemake("--unlock").returncode == 0
     done = workspace.snakemake("--cores", "2", "--rerun-incomplete", "corrected_volumes", "--quiet")

@@ -112,7 +112,7 @@ def cohort(finished, acquired, tmp_path_factory):
         "misled": {"input__path": "blank"},
     }
     for name, over in samples.items():
-        own = {key: json.loads(json.dumps(config[key])) for key in ("input", "stitching")}
+        own = {key: json.loads(json.dumps(config[key])) for key in ("input", "stitching", "volume")}
         workspace.write(running.changed({"sample": name, **own}, **over), f"{name}.yaml")
     workspace.write({"cohort": [f"{name}.yaml" for name in samples]})
     done = workspace.snakemake("--cores", "2", "--keep-going", "stitching", "--quiet")

@@ -282,7 +282,7 @@ def _divide(
                 "choose another seed or a finer atlas"
             )
         where = tuple(voxels.T)
-        parts = max(1, min(structure.parts, int(volume / (6 * settings.smallest_region_mm3))))
+        parts = max(1, min(structure.parts, int(volume / (2 * settings.smallest_region_mm3))))
         if parts == 1:
             annotation_half[where] = number
             level_half[where] = structure.level * (1 + 0.04 * rng.standard_normal())
