@@ -75,8 +75,8 @@ def remove(folder: Path) -> None:
 def planned(workspace, *arguments: str) -> dict[str, int]:
     """Jobs per rule that a dry run announces, without targets."""
     done = workspace.snakemake("-n", *arguments, "--quiet", "rules")
-    assert done.returncode == 0, done.stderr
     text = done.stdout + done.stderr
+    assert done.returncode == 0, f"status {done.returncode}: {text}"
     if "Job stats:" not in text:
         assert "Nothing to be done" in text, text
         return {}
