@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
+from scipy import ndimage
 
 from terareg.errors import RegistrationError
 from terareg.frames import Frame
@@ -21,7 +22,7 @@ from terareg.registration.flow import (
     change_grid,
     inverse_displacement,
 )
-from terareg.registration.images import Image
+from terareg.registration.images import Image, prepare, tissue_fraction
 from terareg.registration.plan import choose_device
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
@@ -88,12 +89,13 @@ def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
     rng = np.random.default_rng(0)
     image = torch.tensor(rng.random(size.shape), dtype=torch.float32)
     z = size.points(CPU)[0]
+    full = torch.ones(size.shape)
     target = (0.2 + 0.1 * z) - (0.8 - 0.05 * z) * image + 0.3 * image**2
     contrast = LocalContrast(size, 2, 1.0, CPU)
-    predicted = contrast.apply(contrast.fit(image, target, torch.ones(size.shape)), image)
+    predicted = contrast.apply(contrast.fit(image, full, target, full), image, full)
     local = (predicted - target).square().mean().sqrt()
     whole = LocalContrast(size, 2, float("inf"), CPU)
-    rest = whole.apply(whole.fit(image, target, torch.ones(size.shape)), image) - target
+    rest = whole.apply(whole.fit(image, full, target, full), image, full) - target
     assert local < 0.5 * rest.square().mean().sqrt()
 
 
@@ -105,9 +107,38 @@ def test_contrast_ignores_voxels_without_weight():
     broken[:, :, 10:] = 5.0
     weight = torch.ones(size.shape)
     weight[:, :, 10:] = 0
+    full = torch.ones(size.shape)
     contrast = LocalContrast(size, 1, 1.2, CPU)
-    predicted = contrast.apply(contrast.fit(image, broken, weight), image)
+    predicted = contrast.apply(contrast.fit(image, full, broken, weight), image, full)
     assert (predicted - target).abs().max() < 0.02
+
+
+def test_a_surface_stays_where_it_is_when_dark_tissue_turns_bright():
+    """Partial volume: the sample at a surface is as bright as the share of tissue, not brighter."""
+    n = 48
+    spacing = (0.1,) * 3
+    z, y, x = np.meshgrid(*[np.arange(n) - n / 2] * 3, indexing="ij")
+    depth = 17.3 - np.sqrt(z**2 + y**2 + x**2)
+    level = np.where(np.cos(z / 5) * np.cos(y / 6) > 0, 0.55, 0.95)
+    inside = depth > 0
+    atlas = ndimage.gaussian_filter(np.where(inside, level, 0), 1.0)
+    sample = ndimage.gaussian_filter(np.where(inside, 1.4 - level, 0), 1.0)
+    image = prepare(Image(atlas, Frame(atlas.shape, (100.0,) * 3)))
+    fraction = tissue_fraction(image)
+    assert fraction[depth > 4].min() == 1 and fraction[depth < -6].max() < 1e-3
+    truth = ndimage.gaussian_filter(inside.astype(float), 1.0)
+    assert np.abs(fraction - truth).mean() < 0.02
+    grid = Grid(atlas.shape, spacing, (0.0, 0.0, 0.0))
+    contrast = LocalContrast(grid, 3, 1.2, CPU)
+    values, full, target = (torch.tensor(a, dtype=torch.float32)
+                            for a in (image.values, fraction, sample))  # fmt: skip
+    weight = torch.ones_like(target)
+    edge = torch.tensor(np.abs(depth) < 1.5)
+    bias = []
+    for share in (full, torch.ones_like(full)):
+        rest = contrast.apply(contrast.fit(values, share, target, weight), values, share) - target
+        bias.append(float(rest[edge].mean()))
+    assert abs(bias[0]) < 0.5 * bias[1], bias
 
 
 def test_mixture_posteriors_sum_to_one_and_name_the_class():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.append(str(Path(workflow.basedir) / "scripts"))
+sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from terareg import planning
 from terareg.acquisition import metadata, raw

@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 ATLAS_ORIENTATION = "RIP"
 _SIZE_MM = (8.0, 5.8, 10.8)
 _LARGE_ID = 614454277
+_BLUR_UM = 35.0
 
 
 # ------------------------------------------------------------------ ontology
@@ -109,7 +110,9 @@ class PhantomAtlas:
     Attributes
     ----------
     template : numpy.ndarray, float32 (z, y, x)
-        Intensity 0..1.
+        Intensity 0..1, seen with a blur.
+    tissue : numpy.ndarray, float32 (z, y, x)
+        The same before the blur: what a voxel is made of.
     annotation : numpy.ndarray, uint32 (z, y, x)
         Ids of leaf regions, 0 outside.
     frame : Frame
@@ -119,6 +122,7 @@ class PhantomAtlas:
     """
 
     template: np.ndarray
+    tissue: np.ndarray
     annotation: np.ndarray
     frame: Frame
     ontology: list[dict]
@@ -147,8 +151,8 @@ def make_atlas(settings: BrainSettings) -> PhantomAtlas:
     frame = Frame(shape, (settings.atlas_spacing_um,) * 3, (0, 0, 0), ATLAS_ORIENTATION)
     structures = _paint_structures(frame, rng)
     annotation, ontology, level = _divide(structures, frame, settings, rng)
-    template = _template(annotation, level, structures, frame, rng)
-    return PhantomAtlas(template, annotation, frame, ontology)
+    tissue = _tissue(annotation, level, frame, rng)
+    return PhantomAtlas(_blurred(tissue, frame), tissue, annotation, frame, ontology)
 
 
 def _anatomical_mm(frame: Frame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -334,8 +338,8 @@ def _voronoi(
         parts -= 1
 
 
-def _template(annotation, level, structures, frame, rng) -> np.ndarray:
-    """Region intensities, mirrored texture, gradients, partial volume; float32 in 0..1."""
+def _tissue(annotation, level, frame, rng) -> np.ndarray:
+    """Region intensities, mirrored texture, gradients; float32 in 0..1.3."""
     axes = [a / 1000 for a in frame.axes_um()]
     axes[0] = np.abs(axes[0] - frame.centre_um[0] / 1000)
     extent = np.array(frame.extent_um) / 1000
@@ -344,8 +348,12 @@ def _template(annotation, level, structures, frame, rng) -> np.ndarray:
     depth = ndimage.distance_transform_edt(annotation > 0, frame.spacing_um) / 1000
     gradient = 1 + 0.08 * np.tanh(depth - 0.8)
     image = level * (1 + 0.06 * fine + 0.05 * coarse) * gradient
-    image = ndimage.gaussian_filter(image.astype(np.float32), 35.0 / frame.spacing_um[0])
     return np.clip(image, 0, 1.3).astype(np.float32)
+
+
+def _blurred(image: np.ndarray, frame: Frame) -> np.ndarray:
+    """What a microscope makes of it: contrast comes first, then tissues mix within its focus."""
+    return ndimage.gaussian_filter(image, _BLUR_UM / frame.spacing_um[0])
 
 
 def write_atlas(atlas: PhantomAtlas, folder: Path) -> dict[str, str]:
@@ -560,7 +568,7 @@ class Sample:
     def _make_images(self, rng: np.random.Generator) -> np.ndarray:
         """Two looks of the atlas per channel, between which the sample varies in space."""
         ids, inverse = np.unique(self.atlas.annotation, return_inverse=True)
-        t = self.atlas.template
+        t = self.atlas.tissue
         gate = np.clip((t - 0.2) / 0.15, 0, 1)
         gate = gate * gate * (3 - 2 * gate)
         looks = []
@@ -568,9 +576,9 @@ class Sample:
             factor = np.exp(self.settings.region_factor * rng.standard_normal(len(ids)))
             factor[ids == 0] = 1
             factor = factor[inverse].reshape(t.shape).astype(np.float32)
-            factor = ndimage.gaussian_filter(factor, 0.7)
             direct = (t ** (0.9 if channel == 0 else 1.4)) * factor
             inverted = (gate * (1.38 - t) + (1 - gate) * 0.5 * t) * factor
+            direct, inverted = (_blurred(look, self.atlas.frame) for look in (direct, inverted))
             looks += [direct, inverted] if channel == 0 else [inverted, direct]
         return np.stack(looks).astype(np.float32)
 

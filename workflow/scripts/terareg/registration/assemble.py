@@ -52,7 +52,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
             "or look at the damage map there"
         )
     with torch.no_grad():
-        predicted, coefficients, _ = problem.predict(x)
+        predicted, coefficients = problem.predict(x)
         posteriors = problem.posterior(x)
     error = transform.inverse_error_um()
     summary = {

@@ -1,11 +1,15 @@
 """A contrast transform that varies smoothly in space, and the mixture that judges its residuals.
 
 Around every node s of a coarse grid the sample J is regressed on Chebyshev polynomials T_k of the
-pulled-back atlas I, weighted by a Gaussian window g and by the probability W that a voxel
-matches::
+pulled-back atlas I and on the fraction a of tissue in the voxel, weighted by a Gaussian window g
+and by the probability W that a voxel matches::
 
-    c(s) = argmin_c  sum_x g(x - s) W(x) (J(x) - sum_k c_k T_k(I(x)))^2  +  n0 * (global mean of it)
+    c(s) = argmin_c  sum_x g(x - s) W(x) (J(x) - sum_k c_k T_k(I(x)) - c_a a(x))^2
+                     + n0 * (global mean of it)
 
+The fraction is there for surfaces: a voxel half full of tissue is half as bright, whatever the
+contrast, and where dark tissue is bright in the sample no smooth polynomial of I says so. Without
+it the fit bends there, and the surface moves to straighten it.
 (the normal equations of the model of Tward 2020, smoothed). The fit is solved exactly and can be
 differentiated, so the deformation is found with the contrast projected out (variable projection,
 Golub & Pereyra 2003). Residuals are judged by a mixture of three classes, Tward 2020 section 2.2:
@@ -62,31 +66,54 @@ class LocalContrast:
         full = [float(p.sum(1).max()) for p in pool]
         self._pseudo_count = 0.02 * math.prod(full)
 
-    def fit(self, image: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """Coefficients, shape (order + 1, nodes z, y, x); differentiable in ``image``."""
+    def fit(
+        self,
+        image: torch.Tensor,
+        fraction: torch.Tensor,
+        target: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> torch.Tensor:
+        """Coefficients, shape (order + 2, nodes z, y, x), that of the fraction last.
+
+        Differentiable in ``image`` (the intensity) and ``fraction`` (of tissue, 0 to 1).
+        """
         k = self.order + 1
         basis = self._chebyshev(image, 2 * self.order)
-        moments = _along_axes(weight * basis, self._pool).double()
-        cross = _along_axes((weight * target) * basis[:k], self._pool).double()
+        part = weight * fraction
+        sums = _along_axes(
+            torch.cat([
+                weight * basis,
+                (weight * target) * basis[:k],
+                part * basis[:k],
+                part * torch.stack([fraction, target]),
+            ]),
+            self._pool,
+        ).double()  # fmt: skip
+        moments, cross, mixed, own = sums.split([2 * k - 1, k, k, 2])
         # T_i T_j = (T_(i+j) + T_|i-j|) / 2
         rows = [
-            torch.stack([(moments[i + j] + moments[abs(i - j)]) / 2 for j in range(k)], -1)
+            [*((moments[i + j] + moments[abs(i - j)]) / 2 for j in range(k)), mixed[i]]
             for i in range(k)
         ]
-        normal = torch.stack(rows, -2)
-        right = torch.stack(list(cross), -1)
+        rows.append([*mixed, own[0]])
+        normal = torch.stack([torch.stack(row, -1) for row in rows], -2)
+        right = torch.stack([*cross, own[1]], -1)
         total = normal[..., 0, 0].sum().clamp_min(1e-12)
         prior = self._pseudo_count / total
         normal = normal + prior * normal.sum((0, 1, 2))
         right = right + prior * right.sum((0, 1, 2))
         ridge = 1e-4 * normal[..., 0, 0].clamp_min(1e-12)
-        eye = torch.eye(k, dtype=normal.dtype, device=normal.device)
+        eye = torch.eye(k + 1, dtype=normal.dtype, device=normal.device)
         solution = torch.linalg.solve(normal + ridge[..., None, None] * eye, right)
         return solution.movedim(-1, 0).float()
 
-    def apply(self, coefficients: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+    def apply(
+        self, coefficients: torch.Tensor, image: torch.Tensor, fraction: torch.Tensor
+    ) -> torch.Tensor:
         """Predicted sample, shape of ``image``."""
-        return (self.spread(coefficients) * self._chebyshev(image, self.order)).sum(0)
+        *intensity, tissue = self.spread(coefficients)
+        polynomial = (torch.stack(intensity) * self._chebyshev(image, self.order)).sum(0)
+        return polynomial + fraction * tissue
 
     def spread(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Linear interpolation of node values (c, nodes) to voxels (c, z, y, x)."""

@@ -15,6 +15,7 @@ from terareg.frames import Frame
 _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
 _MANY_VOXELS = 320
+_SURFACE_VOXELS = 1
 
 
 @dataclass(frozen=True)
@@ -194,11 +195,11 @@ def _block_sums(planes: np.ndarray, factor: Sequence[int]) -> np.ndarray:
     return sums
 
 
-def tissue_mask(contrast: np.ndarray) -> np.ndarray:
+def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
     """Voxels whose contrast with the background is above Otsu's threshold (1979), cleaned.
 
     The threshold is sought among square roots, which keeps dim tissue beside bright artefacts.
-    Holes are filled, and pieces smaller than 2 % of the largest one are dropped.
+    Holes are filled if wanted, and pieces smaller than 2 % of the largest one are dropped.
     """
     root = np.sqrt(ndimage.gaussian_filter(contrast, 0.7))
     root = np.minimum(root, np.percentile(root, 99.5))
@@ -210,13 +211,33 @@ def tissue_mask(contrast: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         between = below * above * (total / below - (total[-1] - total) / above) ** 2
     cut = centres[int(np.nanargmax(between[:-1]))]
-    mask = ndimage.binary_fill_holes(root > cut)
+    mask = ndimage.binary_fill_holes(root > cut) if fill else root > cut
     labels, n = ndimage.label(mask)
     if n > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         mask = (sizes >= 0.02 * sizes.max())[labels]
     return mask
+
+
+def tissue_fraction(image: WorkingImage) -> np.ndarray:
+    """How much of every voxel is bright tissue, float32 in 0..1.
+
+    Deep in tissue it is 1. Where the image fades over a voxel or two (at the surface, at the walls
+    of ventricles) and in what is dark, it is the intensity relative to the nearest bright tissue.
+    """
+    half = 0.5 * np.median(image.values[image.tissue])
+    bright = image.tissue & (image.values > half)
+    core = ndimage.binary_erosion(bright, iterations=_SURFACE_VOXELS, border_value=1)
+    if not core.any():
+        core = bright
+    share = ndimage.gaussian_filter(core.astype(np.float32), _SURFACE_VOXELS)
+    mean = ndimage.gaussian_filter(image.values * core, _SURFACE_VOXELS) / np.maximum(share, 1e-6)
+    nearest = ndimage.distance_transform_edt(
+        ~core, image.frame.spacing_um, return_distances=False, return_indices=True
+    )
+    level = np.maximum(mean[tuple(nearest)], 1e-3)
+    return np.where(core, 1, np.clip(image.values / level, 0, 1)).astype(np.float32)
 
 
 def resample(image: WorkingImage, spacing_um: float | Sequence[float]) -> WorkingImage:

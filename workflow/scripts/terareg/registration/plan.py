@@ -18,6 +18,7 @@ from terareg.registration.images import (
     prepare,
     reduced,
     resample,
+    tissue_fraction,
 )
 from terareg.registration.problem import Model, Problem, Space, velocity_grid
 from terareg.registration.search import presence
@@ -66,6 +67,7 @@ class Plan:
         self.atlas, self.sample = (
             prepare(reduced(image, settings.resolution_um)) for image in (atlas, sample)
         )
+        self.fraction = replace(self.atlas, values=tissue_fraction(self.atlas))
         self.warnings = [*self.atlas.warnings, *self.sample.warnings]
         self.size = self.atlas.tissue_volume_um3 ** (1 / 3)
         self.space = Space(
@@ -131,7 +133,8 @@ class Plan:
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
         there = presence(atlas, self.extent)
-        return Problem(atlas, sample, there, self.space, model, grid), sample
+        fraction = self.working(self.fraction, voxel).values
+        return Problem(atlas, sample, fraction, there, self.space, model, grid), sample
 
 
 def choose_device(name: str) -> torch.device:

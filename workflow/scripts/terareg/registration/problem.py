@@ -103,6 +103,7 @@ class Problem:
         self,
         atlas: WorkingImage,
         sample: WorkingImage,
+        fraction: np.ndarray,
         presence: np.ndarray,
         space: Space,
         model: Model,
@@ -115,7 +116,8 @@ class Problem:
         )
         self.atlas_grid = space.grid(atlas.frame, space.atlas_centre)
         self.sample_grid = space.grid(sample.frame, space.sample_centre)
-        self.atlas = self._tensor(np.clip(atlas.values, 0, 1.2))[None]
+        # intensity, and the fraction of the voxel that is tissue
+        self.atlas = self._tensor(np.stack([np.clip(atlas.values, 0, 1.2), fraction]))
         self.presence = self._tensor(presence)[None]
         self.target = self._tensor(np.clip(sample.values, -0.3, 2.0))
         self.weight = self._tensor(sample.weight)
@@ -188,15 +190,15 @@ class Problem:
             points = points + self.flow.grid.sample(displacement, points)
         return points
 
-    def predict(self, x: torch.Tensor, deform: bool = True):
+    def predict(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Contrast-transformed atlas on the sample grid, and its coefficients."""
-        image = self.atlas_grid.sample(self.atlas, self.pulled_points(x, deform))[0]
-        coefficients = self.contrast.fit(image, self.target, self.match)
-        return self.contrast.apply(coefficients, image), coefficients, image
+        image, fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x, deform))
+        coefficients = self.contrast.fit(image, fraction, self.target, self.match)
+        return self.contrast.apply(coefficients, image, fraction), coefficients
 
     def energy(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Match term and regularisation at x."""
-        predicted, _, _ = self.predict(x, deform)
+        predicted, _ = self.predict(x, deform)
         nll = self.mixture.negative_log_likelihood(predicted - self.target, self.target)
         data = (nll * self.weight).sum(dtype=torch.float64) * self.data_weight
         z = x[: self.n_velocity]
@@ -230,7 +232,7 @@ class Problem:
     @torch.no_grad()
     def initial_mixture(self, x: torch.Tensor, sigma: float | None = None) -> None:
         """Start of EM: sigma from the residuals, priors from the settings and the presence map."""
-        predicted, _, _ = self.predict(x)
+        predicted, _ = self.predict(x)
         residual = predicted - self.target
         if sigma is None:
             share = (self.weight * residual.square()).sum() / self.weight.sum()
@@ -250,13 +252,13 @@ class Problem:
     @torch.no_grad()
     def posterior(self, x: torch.Tensor) -> torch.Tensor:
         """Probabilities of match, artefact, missing at every voxel, shape (3, z, y, x)."""
-        predicted, _, _ = self.predict(x)
+        predicted, _ = self.predict(x)
         return self.mixture.posterior(predicted - self.target, self.target)
 
     @torch.no_grad()
     def update_mixture(self, x: torch.Tensor) -> None:
         """One E step and one M step: sigmas, means and (smoothly varying) priors."""
-        predicted, _, _ = self.predict(x)
+        predicted, _ = self.predict(x)
         residual = predicted - self.target
         posterior = self.mixture.posterior(residual, self.target)
         mass = posterior * self.weight

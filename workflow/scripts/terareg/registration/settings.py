@@ -82,8 +82,8 @@ class RegistrationSettings:
     contrast_window_um: float | None = None
     priors: tuple[float, float, float] = (0.79, 0.01, 0.2)
     sigma_floor: float = 0.04
-    iterations: int = 64
-    tolerance: float = 0.004
+    iterations: int = 80
+    tolerance: float = 0.002
     missing_data_correction: bool = False
     grid_correction: bool = False
     device: str = "auto"
