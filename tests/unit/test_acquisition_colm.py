@@ -524,15 +524,17 @@ def test_signal_in_a_single_tile_is_enough(tmp_path: Path) -> None:
 def test_raw_state_changes_with_the_files_and_only_then(tmp_path: Path) -> None:
     write_colm(tmp_path, [[1, 1]], channels=(0, 1))
     store, folders = Store(str(tmp_path)), ["VW0/LOC000", "VW0/LOC001"]
-    first, other = raw_state(store, folders, 0), raw_state(store, folders, 1)
-    whole = raw_state(store, folders, None)
-    assert len({first, other, whole}) == 3
+    before = raw_state(store, folders)
+    assert len({before.layout, *before.channels.values()}) == 3
     (tmp_path / "VW0" / "LOC000" / "Thumbs.db").write_bytes(b"x")
-    assert raw_state(store, folders, 0) == first
-    os.utime(plane_path(tmp_path, "LOC001"), (1, 1))
-    assert raw_state(store, folders, 0) != first
-    assert raw_state(store, folders, 1) == other
-    assert raw_state(store, folders, None) != whole
+    assert raw_state(store, folders) == before
+    path = plane_path(tmp_path, "LOC001")
+    os.utime(path, (1, 1))
+    touched = raw_state(store, folders)
+    assert touched.channels[0] != before.channels[0]
+    assert (touched.channels[1], touched.layout) == (before.channels[1], before.layout)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert raw_state(store, folders).layout != before.layout
 
 
 @pytest.mark.parametrize(
@@ -611,7 +613,7 @@ def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     remote = index_colm(Store("s3://scope/run 1"), options).to_json()
     assert remote.pop("raw") == "s3://scope/run 1" and local.pop("raw") == str(tmp_path)
     assert remote == local
-    assert len(raw_state(Store("s3://scope/run 1"), ["VW0/LOC000"], 10)) == 64
+    assert len(raw_state(Store("s3://scope/run 1"), ["VW0/LOC000"]).layout) == 64
 
 
 def test_s3_errors(bucket) -> None:

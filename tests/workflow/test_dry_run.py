@@ -7,7 +7,8 @@ import re
 import pytest
 
 CHAIN = {
-    "index_acquisition", "sum_tiles", "estimate_flatfield", "import_tiles", "estimate_steps",
+    "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
+    "estimate_steps",
     "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "init_volume", "fuse_block", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",

@@ -2,13 +2,9 @@
 
 
 rule index_acquisition:
-    """Check the raw data and all other input of a sample, and describe the acquisition.
-
-    Everything that can be wrong with a sample and shows without hours of work shows here.
-    """
+    """Check the raw data of a sample against its metadata, and describe the acquisition."""
     input:
         metadata=metadata_files,
-        own=own_files,
     output:
         acquisition=result("acquisition.json"),
     log:
@@ -24,9 +20,39 @@ rule index_acquisition:
         runtime=runtime(nothing),
     params:
         code=code("index_acquisition"),
-        config=lambda wildcards: input_settings(wildcards.sample),
-        own=own_files,
-        raw_state=raw_state,
-        needed_gb=lambda wildcards: store_gb(wildcards.sample),
+        settings=setting("input"),
+        raw_layout=raw_layout,
     script:
         "../scripts/index_acquisition.py"
+
+
+rule check_inputs:
+    """Check what the user gives beside the raw data, and that the store has room for the results.
+
+    Every target asks for it, and its priority puts it before all work; no other rule reads it, so
+    that nothing runs again for it. (An edge marked ancient would not do: Snakemake 9 does not look
+    for other reasons to run what lies behind one.)
+    """
+    input:
+        acquisition=result("acquisition.json"),
+        own=own_files,
+    output:
+        checked=result("inputs.json"),
+    log:
+        log_of("check_inputs"),
+    benchmark:
+        benchmark_of("check_inputs")
+    priority: 100
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("check_inputs"),
+        config=lambda wildcards: checked_settings(wildcards.sample),
+        own=own_files,
+        needed_gb=lambda wildcards: store_gb(wildcards.sample),
+    script:
+        "../scripts/check_inputs.py"

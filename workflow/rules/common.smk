@@ -143,28 +143,30 @@ for _name in SAMPLES:
 
 
 @cache
-def raw_state_of(sample, index):
+def raw_state_of(sample):
     source = SAMPLES[sample]["input"]
     store = Store(source["path"])
     folders = [f"{source['view']}/{name}" for name in metadata.tile_names(colm(sample))]
     try:
-        return raw.raw_state(store, folders, index)
+        return raw.raw_state(store, folders)
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
 
 
-def raw_state(wildcards):
-    """Digest of names, sizes and times of the planes: of one channel, or of all."""
-    channel = getattr(wildcards, "channel", None)
+def raw_layout(wildcards):
+    """Digest of names and sizes of all planes."""
+    return raw_state_of(wildcards.sample).layout
+
+
+def raw_state(wildcards, channel=None):
+    """Digest of names, sizes and times of the planes of one channel."""
     channels = SAMPLES[wildcards.sample]["input"]["channels"]
-    return raw_state_of(
-        wildcards.sample, None if channel is None else channels[channel]
-    )
+    number = channels[channel or wildcards.channel]
+    return raw_state_of(wildcards.sample).channels.get(number, "no such plane")
 
 
 def alignment_raw_state(wildcards):
-    channels = SAMPLES[wildcards.sample]["input"]["channels"]
-    return raw_state_of(wildcards.sample, channels[alignment_channel(wildcards)])
+    return raw_state(wildcards, alignment_channel(wildcards))
 
 
 def metadata_files(wildcards):

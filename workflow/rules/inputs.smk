@@ -1,11 +1,13 @@
 # Input functions: which files a job needs, given the configuration of its sample.
 
 
-def input_settings(sample):
-    """What index_acquisition checks: all input that the configuration names."""
+def checked_settings(sample):
+    """What check_inputs checks: all input that the configuration names beside the raw data."""
     config = SAMPLES[sample]
-    keys = ("sample", "store", "input", "fiducials", "points", "stitching")
-    return {key: config[key] for key in keys}
+    keys = ("store", "fiducials", "points")
+    return {key: config[key] for key in keys} | {
+        "stitching": {"xml": config["stitching"]["xml"]}
+    }
 
 
 def own_files(wildcards):
@@ -274,8 +276,13 @@ def provenance(wildcards):
 
 # ------------------------------------------------------------------ targets
 def for_samples(files):
-    """Input function: ``files(sample)`` for all samples of the run, in one list."""
-    return lambda wildcards: [path for sample in SAMPLES for path in files(sample)]
+    """Input function: checked input and ``files(sample)`` for all samples, in one list."""
+
+    def wanted(wildcards):
+        checked = expand(result("inputs.json"), sample=SAMPLES)
+        return checked + [path for sample in SAMPLES for path in files(sample)]
+
+    return wanted
 
 
 def tile_files(sample):

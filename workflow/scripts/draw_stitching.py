@@ -3,7 +3,7 @@
 import numpy as np
 
 from terareg.acquisition.model import Acquisition, load_acquisition
-from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.acquisition.tiles import TileSource, open_tiles
 from terareg.job import run_job
 from terareg.stitching.placement import Link, load_placement
 from terareg.storage.store import Store, write_atomic
@@ -41,12 +41,8 @@ def main() -> None:
     write_atomic(snakemake.output.placement, picture)
     write_atomic(snakemake.output.loops, loop_closure(placement.loops))
     channel = snakemake.params.channel
-    if snakemake.input.get("corrected"):
-        store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
-        source = TileSource(acquisition, channel, corrected=store)
-    else:
-        flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
-        source = TileSource(acquisition, channel, flatfield=flatfield)
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    source = open_tiles(acquisition, channel, snakemake.input, store)
     worst = sorted(placement.links, key=lambda k: -float(np.linalg.norm(k.residual_vox)))
     seams = []
     for link in worst:

@@ -1,7 +1,7 @@
 """Find the true step of the stage where the metadata's overlap may be wrong."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
 from terareg.stitching import terastitcher
 from terareg.stitching.displacement import DisplacementSettings, estimate_steps
@@ -15,12 +15,8 @@ def main() -> None:
         xml = terastitcher.read_xml(snakemake.input.nominal[0])
         acquisition = terastitcher.with_nominal(acquisition, xml)
     channel = snakemake.params.channel
-    if snakemake.input.get("corrected"):
-        store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
-        source = TileSource(acquisition, channel, corrected=store)
-    else:
-        flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
-        source = TileSource(acquisition, channel, flatfield=flatfield)
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    source = open_tiles(acquisition, channel, snakemake.input, store)
     settings = DisplacementSettings(**snakemake.params.settings)
     steps = estimate_steps(source, acquisition, settings, workers=snakemake.threads)
     write_json(snakemake.output.steps, steps.to_json())

@@ -1,7 +1,9 @@
 """Fuse one batch of blocks of one channel."""
 
+from dataclasses import asdict
+
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
@@ -14,12 +16,8 @@ from terareg.volumes.writer import write_blocks
 def main() -> None:
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     acquisition = load_acquisition(snakemake.input.acquisition)
-    flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
     store = Store(snakemake.params.store)
-    if snakemake.input.get("corrected"):
-        source = TileSource(acquisition, channel, corrected=store.child(sample))
-    else:
-        source = TileSource(acquisition, channel, flatfield=flatfield)
+    source = open_tiles(acquisition, channel, snakemake.input, store.child(sample))
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
@@ -36,7 +34,7 @@ def main() -> None:
         planned,
         origins,
         file_hash(snakemake.input.profile),
-        flatfield.background,
+        read_json(snakemake.input.info)["background"],
         acquisition.missing_planes,
     )
     summary = write_blocks(
@@ -48,7 +46,9 @@ def main() -> None:
         fingerprint=state,
         workers=snakemake.threads,
     )
-    write_json(snakemake.output.batch, summary)
+    # of this job: pixels clipped by the flat-field on the fly, counted at each reading
+    run = {"bytes_read": source.bytes_read, "tile_pixels_clipped": asdict(source.clipped)}
+    write_json(snakemake.output.batch, summary | {"run": run})
 
 
 run_job(snakemake.rule, snakemake.log[0], main)

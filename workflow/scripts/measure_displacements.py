@@ -2,7 +2,7 @@
 
 from terareg import planning
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
 from terareg.stitching import terastitcher
 from terareg.stitching.displacement import (
@@ -22,12 +22,8 @@ def main() -> None:
         xml = terastitcher.read_xml(snakemake.input.nominal[0])
         acquisition = terastitcher.with_nominal(acquisition, xml)
     channel = snakemake.params.channel
-    if snakemake.input.get("corrected"):
-        store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
-        source = TileSource(acquisition, channel, corrected=store)
-    else:
-        flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
-        source = TileSource(acquisition, channel, flatfield=flatfield)
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    source = open_tiles(acquisition, channel, snakemake.input, store)
     steps = Steps.from_json(read_json(snakemake.input.steps))
     settings = steps.apply(DisplacementSettings(**snakemake.params.settings))
     pairs = neighbours(acquisition)

@@ -30,14 +30,11 @@ from terareg.acquisition.raw import (
     folder_number,
     group_planes,
     name_pattern,
-    raw_state,
 )
 from terareg.errors import AcquisitionError, ConfigError
 from terareg.frames import check_orientation
 from terareg.parallel import map_items
 from terareg.storage.store import Entry, Store, check_key
-
-__all__ = ["IndexSettings", "index_colm", "raw_state"]
 
 logger = logging.getLogger(__name__)
 _INI = "Experiment.ini"

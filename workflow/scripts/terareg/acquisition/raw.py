@@ -153,10 +153,24 @@ def name_pattern(names: Mapping[int, str], first: int) -> PlaneFiles:
     return PlaneFiles(prefix, suffix, pattern.digits, first, (), odd)
 
 
-def raw_state(raw: Store, folders: Iterable[str], channel_index: int | None) -> str:
-    """Digest of the names, sizes and change stamps of raw planes, without opening one.
+@dataclass(frozen=True)
+class RawState:
+    """State of the raw planes; a rule that carries a digest as a parameter reruns when it changes.
 
-    A rule that carries it as a parameter reruns when the raw files change.
+    Attributes
+    ----------
+    layout : str
+        SHA-256 of the names and sizes of all planes: what an index of them depends on.
+    channels : dict of int to str
+        For each channel number, SHA-256 of names, sizes and change stamps of its planes.
+    """
+
+    layout: str
+    channels: dict[int, str]
+
+
+def raw_state(raw: Store, folders: Iterable[str]) -> RawState:
+    """State of the planes in tile folders, without opening one.
 
     Parameters
     ----------
@@ -164,19 +178,15 @@ def raw_state(raw: Store, folders: Iterable[str], channel_index: int | None) -> 
         Root of the acquisition.
     folders : iterable of str
         Keys of tile folders, in the order they count.
-    channel_index : int or None
-        Channel number in the file names; None takes all channels.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal digits.
     """
-    digest = hashlib.sha256()
+    layout = hashlib.sha256()
+    channels = {}
     for folder in folders:
-        digest.update(f"{folder}\n".encode())
+        layout.update(f"{folder}\n".encode())
         for entry in raw.list(folder):
             found = plane_of(PurePosixPath(entry.key).name)
-            if found is not None and channel_index in (None, found[0]):
+            if found is not None:
+                layout.update(f"{entry.key}\t{entry.size}\n".encode())
+                digest = channels.setdefault(found[0], hashlib.sha256())
                 digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
-    return digest.hexdigest()
+    return RawState(layout.hexdigest(), {c: d.hexdigest() for c, d in channels.items()})

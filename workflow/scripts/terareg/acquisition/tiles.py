@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -314,6 +315,25 @@ class TileSource:
             f"{self.acquisition.sample}: corrected tile {tile} of channel {self.channel.name} "
             f"{state}; run correct_tile for it again"
         )
+
+
+def open_tiles(acquisition: Acquisition, channel: str, files: Mapping, store: Store) -> TileSource:
+    """Tiles of a channel as the stages after the flat-field read them.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+    channel : str
+    files : mapping
+        ``corrected`` names batches of corrected tiles: then their arrays are read from ``store``
+        (of the sample). Otherwise raw planes are corrected on the fly by the flat-field in
+        ``profile`` and ``info``. The pixels are the same.
+    store : Store
+    """
+    if files.get("corrected"):
+        return TileSource(acquisition, channel, corrected=store)
+    flatfield = load_flatfield(files["profile"], files["info"])
+    return TileSource(acquisition, channel, flatfield=flatfield)
 
 
 def write_corrected(
