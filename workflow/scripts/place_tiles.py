@@ -21,10 +21,10 @@ def main() -> None:
         placement = terastitcher.to_placement(xml, acquisition)
     else:
         xml = terastitcher.read_xml(snakemake.input.xml)
-        if snakemake.input.get("pairs"):
-            pairs = load_pairs(snakemake.input.pairs)
-        else:
-            # the reliability of TeraStitcher's measure is no probability
+        measured = bool(snakemake.input.get("pairs"))
+        pairs = load_pairs(snakemake.input.pairs) if measured else []
+        if not measured or any(pair.engine == "mip_ncc" for pair in pairs):
+            # TeraStitcher's measure is thresholded axis by axis, and is no probability
             pairs = terastitcher.to_pairs(xml, acquisition)
             settings = replace(settings, min_reliability=settings.min_reliability_xml)
         placement = place(acquisition, pairs, settings)
