@@ -6,14 +6,12 @@ from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.stitching import terastitcher
 from terareg.stitching.displacement import load_pairs
+from terareg.stitching.nominal import own_positions
 from terareg.stitching.placement import PlacementSettings, place, save_placement
 
 
 def main() -> None:
-    acquisition = load_acquisition(snakemake.input.acquisition)
-    if snakemake.input.get("nominal"):
-        xml = terastitcher.read_xml(snakemake.input.nominal[0])
-        acquisition = terastitcher.with_nominal(acquisition, xml)
+    acquisition = own_positions(load_acquisition(snakemake.input.acquisition), snakemake.input)
     settings = PlacementSettings(**snakemake.params.settings)
     if snakemake.input.get("own"):
         xml = terastitcher.read_xml(snakemake.input.own[0])
