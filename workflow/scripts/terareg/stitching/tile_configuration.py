@@ -18,6 +18,7 @@ from terareg.storage.store import write_atomic
 
 _MAX_BYTES = 64 * 2**20
 _MAX_PIXELS = 1e9
+_DECIMALS = 6  # the solver leaves a few nanovoxels
 _DIM = re.compile(r"dim\s*=\s*(\S+)", re.IGNORECASE)
 _SERIES = re.compile(r"multiseries\s*=\s*(true|false)", re.IGNORECASE)
 _TILE = re.compile(r"([^;]+);([^;]*);\s*\(([^()]*)\)\s*")
@@ -118,7 +119,10 @@ def read_tile_configuration(path: str | os.PathLike) -> TileConfiguration:
 def write_tile_configuration(
     path: str | os.PathLike, origins: Mapping[str, tuple[float, float, float]]
 ) -> None:
-    """Write positions (z, y, x) in voxels by name, in three dimensions, atomically."""
+    """Write positions (z, y, x) in voxels by name, in three dimensions, atomically.
+
+    They are rounded to a millionth of a voxel.
+    """
     lines = [
         "# Define the number of dimensions we are working on",
         "dim = 3",
@@ -126,7 +130,8 @@ def write_tile_configuration(
         "# Define the image coordinates (x, y, z) in pixels",
     ]
     for name, (z, y, x) in origins.items():
-        lines.append(f"{name}; ; ({float(x)!r}, {float(y)!r}, {float(z)!r})")
+        x, y, z = (round(float(v), _DECIMALS) + 0.0 for v in (x, y, z))
+        lines.append(f"{name}; ; ({x!r}, {y!r}, {z!r})")
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     write_atomic(path, ("\n".join(lines) + "\n").encode())
 
