@@ -205,11 +205,13 @@ def test_noise_without_common_content_is_not_reliable():
 
 def test_too_small_an_overlap_is_an_error_that_says_what_to_do():
     tiles = {n: np.full(SHAPE, 100, np.uint16) for n in ("0,0", "0,1")}
-    message = r"0,0 and 0,1 \(EAST\) overlap by \[120, 128, 25\] .*engine: .ncc."
+    message = r"0,0 and 0,1 \(EAST\) overlap in sub-volumes of \[60, 128, 25\] .*engine: .ncc."
     with pytest.raises(StitchingError, match=message):
         run(tiles, ("0,0", "0,1"), step=103.0)
-    with pytest.raises(StitchingError, match=r"\[120, 128, 0\]"):
+    with pytest.raises(StitchingError, match=r"\[60, 128, 0\]"):
         run(tiles, ("0,0", "0,1"), step=140.0)
+    with pytest.raises(StitchingError, match=r"\[24, 128, 48\] .* more subvolume_planes"):
+        run(tiles, ("0,0", "0,1"), settings=replace(SETTINGS, subvolume_planes=29))
 
 
 @pytest.mark.parametrize(

@@ -469,14 +469,16 @@ def _measure_projections(source, acquisition, pair, expected, settings) -> PairR
     )
     box_a = [(max(0, d), min(n, n + d)) for d, n in zip(nominal, shape)]
     overlap = tuple(max(0, high - low) for low, high in box_a)
-    if min(mip_ncc.search_ranges(overlap, search)) < 1:
-        raise StitchingError(
-            f"{name_a} and {name_b} ({direction}) overlap by {list(overlap)} voxels (z, y, x) and "
-            f"search_um is {list(settings.search_um)}: mip_ncc leaves {mip_ncc.MIN_OVERLAP} voxels "
-            'and so has nothing to search; set stitching.displacement.engine: "ncc"'
-        )
-    number = -(-overlap[0] // settings.subvolume_planes)
+    number = max(1, -(-overlap[0] // settings.subvolume_planes))
     sizes = [overlap[0] // number + (k < overlap[0] % number) for k in range(number)]
+    thinnest = (sizes[-1], *overlap[1:])
+    if min(mip_ncc.search_ranges(thinnest, search)) < 1:
+        raise StitchingError(
+            f"{name_a} and {name_b} ({direction}) overlap in sub-volumes of {list(thinnest)} "
+            f"voxels (z, y, x) and search_um is {list(settings.search_um)}: mip_ncc must leave "
+            f"{mip_ncc.MIN_OVERLAP} voxels and so has nothing to search on one axis; set "
+            'stitching.displacement.engine: "ncc", or more subvolume_planes'
+        )
     starts = [box_a[0][0] + sum(sizes[:k]) for k in range(number)]
     windows, size = [], 0
     for z0, planes in zip(starts, sizes):
