@@ -51,6 +51,11 @@ def changed(path, value):
         ("intensity.corrected_tiles", "kept", "did you mean keep?"),
         ("intensity.bias.resolution_um", "100 um", "write the number alone"),
         ("stitching.channel", "green", "channel 'green' is not among input.channels"),
+        (
+            "stitching",
+            {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
+            "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
+        ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.atlases", ["rat"], "atlas 'rat' is not described under atlases"),
         ("fiducials", {"rat": {"sample": "s", "atlas": "a"}}, "atlas 'rat' is not described"),

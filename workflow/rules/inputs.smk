@@ -6,14 +6,17 @@ def checked_settings(sample):
     config = SAMPLES[sample]
     keys = ("store", "fiducials", "points")
     return {key: config[key] for key in keys} | {
-        "stitching": {"xml": config["stitching"]["xml"]}
+        "stitching": {
+            key: config["stitching"][key] for key in ("xml", "tile_configuration")
+        }
     }
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, fiducials, points."""
+    """Files of the user beside the raw data: XML, positions, fiducials, points."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
+    files += own_tile_configuration(wildcards)
     for pair in config["fiducials"].values():
         files += [pair["sample"], pair["atlas"]]
     return files + [points["path"] for points in config["points"].values()]
@@ -74,6 +77,12 @@ def own_xml(name):
         return [path] if path else []
 
     return files
+
+
+def own_tile_configuration(wildcards):
+    """The user's own nominal positions from Fiji or Render, if there are any."""
+    path = SAMPLES[wildcards.sample]["stitching"]["tile_configuration"]
+    return [path] if path else []
 
 
 def measured_pairs(wildcards):

@@ -6,6 +6,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.regions.fiducials import check_fiducials
 from terareg.regions.points import point_names
+from terareg.stitching.nominal import read_positions, with_positions
 from terareg.stitching.terastitcher import check_fits, read_xml
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
@@ -22,6 +23,8 @@ def main() -> None:
     local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
     for path in config["stitching"]["xml"].values():
         check_fits(read_xml(local[path]), acquisition, path)
+    if path := config["stitching"]["tile_configuration"]:
+        with_positions(acquisition, read_positions(local[path], acquisition, path), path)
     nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
     frame, _ = fused_frame(acquisition, nominal, FusionSettings())
     # tiles may end up a little outside their nominal places

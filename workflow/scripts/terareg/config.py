@@ -191,6 +191,13 @@ def _check_meaning(config: dict) -> None:
             raise ConfigError(
                 f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
             )
+    stitching = config["stitching"]
+    if stitching["tile_configuration"] and "xml_import" in stitching["xml"]:
+        raise ConfigError(
+            f"stitching.tile_configuration: {stitching['tile_configuration']!r} and "
+            f"stitching.xml.xml_import {stitching['xml']['xml_import']!r} both give nominal "
+            "positions; remove one of them"
+        )
     for name, atlas in config["atlases"].items():
         check_orientation(atlas["orientation"], f"atlases.{name}.orientation")
     for name in config["registration"]["atlases"] or []:
