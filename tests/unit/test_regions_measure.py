@@ -211,7 +211,7 @@ def test_written_table(case, tmp_path):
         ({"labels": 2**32 - 2}, "labels hold id 4294967294"),
         ({"channels": {"red": np.zeros((2, 2, 2), np.uint16)}}, r"channels \['red'\], the measu"),
         ({"red": np.zeros((2, 2, 3), np.uint16)}, r"red has shape \(2, 2, 3\) but the labels"),
-        ({"red": np.zeros((2, 2, 2), np.float32)}, "red has type float32"),
+        ({"red": np.zeros((2, 2, 2), np.float64)}, "red has type float64"),
     ],
 )
 def test_bad_blocks(case, change, message):

@@ -15,14 +15,19 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from terareg import planning
 from terareg.acquisition import metadata, raw
 from terareg.code import code_fingerprint
-from terareg.config import load_samples
+from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
 from terareg.storage.store import Store
+from terareg.volumes import headers
 
 try:
     SAMPLES = load_samples(config)
 except TeraregError as error:
     raise WorkflowError(str(error))
+
+# samples that are volumes already; the others are tiles that have to be stitched
+IMPORTED = [n for n, s in SAMPLES.items() if s["input"]["kind"] == "volume"]
+TILED = [n for n in SAMPLES if n not in IMPORTED]
 
 VERSION = "0.1.0"
 RESULTS = next((s["results"] for s in SAMPLES.values()), "results")
@@ -136,12 +141,6 @@ def colm(sample):
         raise WorkflowError(f"sample {sample}: {error}")
 
 
-for _name in SAMPLES:
-    colm(
-        _name
-    )  # what is wrong with the metadata shows at once, not in an input function
-
-
 @cache
 def raw_state_of(sample):
     source = SAMPLES[sample]["input"]
@@ -180,10 +179,71 @@ def metadata_files(wildcards):
     return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
 
 
+# ------------------------------------------------------------------ input that is a volume already
+def image_of(sample, channel):
+    """Address of the image of a channel."""
+    return channel_image(SAMPLES[sample], channel)["path"]
+
+
+@cache
+def image_headers(sample):
+    """Headers of a sample's images by channel, on one grid."""
+    source = SAMPLES[sample]["input"]
+    try:
+        found = {
+            name: headers.read_header(image_of(sample, name), source["spacing_um"])
+            for name in source["channels"]
+        }
+        headers.check_channels(found, source["orientation"])
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+    return found
+
+
+def sample_images(wildcards):
+    """Local files of a sample's images, where Snakemake can see them."""
+    names = SAMPLES[wildcards.sample]["input"]["channels"]
+    found = [headers.image_files(image_of(wildcards.sample, name)) for name in names]
+    return sorted({path for paths in found for path in paths})
+
+
+def channel_files(wildcards):
+    return headers.image_files(image_of(wildcards.sample, wildcards.channel))
+
+
+def channel_state(wildcards):
+    """Digest of names, sizes and times of what the image of a channel consists of."""
+    return headers.image_state(image_of(wildcards.sample, wildcards.channel))
+
+
+# what is wrong with metadata or headers shows at once, not in an input function
+for _name in SAMPLES:
+    image_headers(_name) if _name in IMPORTED else colm(_name)
+
+
 # ------------------------------------------------------------------ sizes and batches
+def spacing_of(sample):
+    """Voxel size (z, y, x) of the volume, micrometres."""
+    if sample in IMPORTED:
+        return next(iter(image_headers(sample).values())).spacing_um
+    return colm(sample).spacing_um
+
+
 @cache
 def size(sample):
     """Amount of work of a sample, from its metadata."""
+    if sample in IMPORTED:
+        images = list(image_headers(sample).values())
+        stored = {"uint8": 1, "uint16": 2, "float32": 4}
+        return planning.Size(
+            tiles=0,
+            pairs=0,
+            channels=len(images),
+            tile_shape=(0, 0, 0),
+            volume_shape=images[0].shape,
+            bytes_per_voxel=max(stored[image.stored_dtype] for image in images),
+            held_gb=max(image.held_bytes for image in images) / 1e9,
+        )
     meta = colm(sample)
     step = [n * (1 - o) for n, o in zip(meta.tile_pixels, meta.overlap)]
     return planning.Size(
@@ -221,7 +281,7 @@ def label_batches(sample):
     """Batches of the label volume, whose voxels are coarser and take four bytes."""
     config, work = SAMPLES[sample], size(sample)
     resolution = config["labels"]["resolution_um"]
-    factor = math.prod(max(1.0, resolution / s) for s in colm(sample).spacing_um)
+    factor = math.prod(max(1.0, resolution / s) for s in spacing_of(sample))
     blocks = max(1, round(block_count(sample) / factor))
     return planning.batches(2 * work.volume_gb / factor, blocks, gb_per_job(sample))
 
@@ -319,11 +379,16 @@ def blocks(work, config, threads):
     )
 
 
+def held_image(work, config, threads):
+    """Blocks, beside an image file that is read whole."""
+    return blocks(work, config, threads) + 1000 * work.held_gb
+
+
 def whole_image(resolution_key, copies):
     """Model of a job that holds ``copies`` images of the sample at a working resolution."""
 
     def model(work, config, threads):
-        spacing = colm(config["sample"]).spacing_um
+        spacing = spacing_of(config["sample"])
         resolution = config
         for key in resolution_key.split("."):
             resolution = resolution[key]
