@@ -177,7 +177,7 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         "input": {"kind": "volume", "orientation": "IPL", "channels": {"t1": "scan.nii.gz"}},
         "intensity": {"bias": {"enabled": False}},
         "registration": {"iterations": 3, "levels": 1, "resolution_um": 500,
-                         "pose": {"check_orientation": False, "extent": "whole"}},
+                         "pose": {"search": False, "extent": "whole"}},
         "labels": {"resolution_um": 250},
         "volume": {"chunk": 16, "block": 32},
     }  # fmt: skip

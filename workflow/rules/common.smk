@@ -141,6 +141,12 @@ def colm(sample):
         raise WorkflowError(f"sample {sample}: {error}")
 
 
+def remote_storage():
+    """Whether Snakemake keeps files in remote storage, so that jobs see no local ones."""
+    settings = workflow.storage_settings
+    return bool(settings and settings.default_storage_provider)
+
+
 @cache
 def raw_state_of(sample):
     source = SAMPLES[sample]["input"]
@@ -171,10 +177,7 @@ def alignment_raw_state(wildcards):
 def metadata_files(wildcards):
     """The two metadata files, where Snakemake can see them."""
     source = SAMPLES[wildcards.sample]["input"]["path"]
-    remote = (
-        workflow.storage_settings and workflow.storage_settings.default_storage_provider
-    )
-    if source.startswith("s3://") or remote:
+    if source.startswith("s3://") or remote_storage():
         return []
     return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
 
@@ -182,7 +185,16 @@ def metadata_files(wildcards):
 # ------------------------------------------------------------------ input that is a volume already
 def image_of(sample, channel):
     """Address of the image of a channel."""
-    return channel_image(SAMPLES[sample], channel)["path"]
+    address = channel_image(SAMPLES[sample], channel)["path"]
+    if remote_storage() and not address.startswith("s3://"):
+        raise WorkflowError(
+            f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
+            "machines cannot read; give an OME-Zarr or precomputed volume on s3://"
+        )
+    return address
+
+
+image_state = cache(headers.image_state)
 
 
 @cache
@@ -207,18 +219,24 @@ def sample_images(wildcards):
     return sorted({path for paths in found for path in paths})
 
 
+def sample_state(wildcards):
+    """Digests of what the images of a sample consist of, by channel."""
+    addresses = raw_addresses(wildcards.sample)
+    return {name: image_state(address) for name, address in addresses.items()}
+
+
 def channel_files(wildcards):
     return headers.image_files(image_of(wildcards.sample, wildcards.channel))
 
 
 def channel_state(wildcards):
     """Digest of names, sizes and times of what the image of a channel consists of."""
-    return headers.image_state(image_of(wildcards.sample, wildcards.channel))
+    return image_state(image_of(wildcards.sample, wildcards.channel))
 
 
 # what is wrong with metadata or headers shows at once, not in an input function
 for _name in SAMPLES:
-    image_headers(_name) if _name in IMPORTED else colm(_name)
+    (image_headers if _name in IMPORTED else colm)(_name)
 
 
 # ------------------------------------------------------------------ sizes and batches

@@ -23,6 +23,7 @@ rule index_input:
     params:
         code=code("index_input"),
         images=lambda wildcards: raw_addresses(wildcards.sample),
+        raw_state=sample_state,
         spacing_um=setting("input.spacing_um"),
         orientation=setting("input.orientation"),
     script:
