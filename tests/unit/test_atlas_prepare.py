@@ -83,6 +83,15 @@ def test_d1_ids_are_lossless_in_every_type(tmp_path, source, labels, dtype):
     assert np.array_equal(load_atlas(tmp_path / "out").annotation, labels)
 
 
+def test_a_nifti_file_that_was_cut_off_is_an_error(tmp_path, source):
+    settings = source(".nii", spacing=(0.03, 0.02, 0.01), orientation="SPL")
+    prepare_atlas(settings, tmp_path / "whole")
+    path = Path(settings.annotation)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(AtlasError, match=r"annotation\.nii cannot be read"):
+        prepare_atlas(settings, tmp_path / "out")
+
+
 def test_output_is_deterministic_and_names_no_folder(tmp_path, source):
     settings = source()
     for name in ("one", "two"):

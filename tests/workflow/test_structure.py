@@ -6,6 +6,7 @@ import ast
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import yaml
 from conftest import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning
+from terareg.code import _parsed
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
 TARGETS = {
@@ -174,7 +176,10 @@ def test_environments_pin_what_the_lock_pins(root):
         for line in (root / "requirements.lock").read_text().splitlines()
         if "==" in line
     )
-    pypi = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+    pypi = {
+        "pytorch": "torch", "matplotlib-base": "matplotlib",
+        "compressed-segmentation": "compressed_segmentation",
+    }  # fmt: skip
     for path in (root / "workflow/envs").glob("*.yaml"):
         env = yaml.safe_load(path.read_text())
         assert env["channels"] == ["conda-forge", "nodefaults"], path
@@ -182,6 +187,45 @@ def test_environments_pin_what_the_lock_pins(root):
             name, version = item.split("=")
             if name != "python":
                 assert lock[pypi.get(name, name)] == version, f"{path}: {item}"
+
+
+def foreign_imports(script: Path) -> set[str]:
+    """Top-level packages that a script and the library code it needs import, anywhere in it."""
+    seen, waiting, found = set(), [script], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        waiting += _parsed(path)[1]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - set(sys.stdlib_module_names) - {"terareg", "snakemake"}
+
+
+def test_environments_name_all_that_their_rules_import(root):
+    packages = {
+        "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
+        "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
+        "compressed_segmentation": "compressed-segmentation",
+    }  # fmt: skip
+    rules = re.compile(r"^rule (\w+):(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
+    checked = 0
+    for rule_file in (root / "workflow/rules").glob("*.smk"):
+        for name, body in rules.findall(rule_file.read_text()):
+            env = re.search(r"envs/(\w+)\.yaml", body)
+            if env is None:
+                continue
+            text = (root / "workflow/envs" / f"{env[1]}.yaml").read_text()
+            named = {item.split("=")[0] for item in yaml.safe_load(text)["dependencies"]}
+            needed = foreign_imports(root / "workflow/scripts" / f"{name}.py")
+            lacking = {packages.get(p, p) for p in needed} - named
+            assert not lacking, f"{env[1]}.yaml lacks {sorted(lacking)} for {name}"
+            checked += 1
+    assert checked > 30
 
 
 def test_profiles_name_no_empty_value_and_resolve_by_bare_name(root):

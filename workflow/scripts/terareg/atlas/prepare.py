@@ -29,11 +29,12 @@ import SimpleITK as sitk
 import tifffile
 
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
-from terareg.errors import AtlasError
+from terareg.errors import AtlasError, VolumeError
 from terareg.frames import Frame
 from terareg.orientation import check_orientation
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
+from terareg.volumes.images import NIFTI, nifti_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -373,6 +374,15 @@ class _Image:
     orientation: str | None = None
 
 
+def _own_nifti(path: Path, array: np.ndarray) -> np.ndarray:
+    """Voxels of a NIfTI file without ITK, which takes what was cut off for zeros."""
+    try:
+        own = nifti_voxels(str(path))
+    except VolumeError as error:
+        raise AtlasError(str(error)) from error
+    return array if own is None else own
+
+
 def _read_image(path: str | os.PathLike, key: str) -> _Image:
     path = Path(path)
     name = f"{key} {path.name}"
@@ -393,10 +403,13 @@ def _read_image(path: str | os.PathLike, key: str) -> _Image:
                 f"{name} cannot be read by SimpleITK ({_last_line(error)}); convert it to NRRD, "
                 "NIfTI or TIFF"
             ) from error
+        array = sitk.GetArrayFromImage(read)
+        if path.name.lower().endswith(NIFTI) and read.GetDimension() == 3:
+            array = _own_nifti(path, array)
         image = _Image(
             name,
             key,
-            sitk.GetArrayFromImage(read),
+            array,
             read.GetSpacing(),
             _unit(path, read),
             read.GetOrigin(),

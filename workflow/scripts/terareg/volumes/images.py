@@ -31,7 +31,7 @@ from terareg.volumes.reader import Levels
 logger = logging.getLogger(__name__)
 
 _ITK = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-_NIFTI = (".nii", ".nii.gz")
+NIFTI = (".nii", ".nii.gz")
 _NIFTI_TYPES = {
     2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
     1280: "u8",
@@ -143,7 +143,7 @@ def _open_itk(path: str, settings: ImageSettings) -> Image:
             raise VolumeError(
                 f"{path} has {image.GetDimension()} dimensions; give one volume of three"
             )
-        array = _nifti_voxels(path) if path.lower().endswith(_NIFTI) else None
+        array = nifti_voxels(path) if path.lower().endswith(NIFTI) else None
         if array is None:
             array = sitk.GetArrayFromImage(image.Execute())
     except RuntimeError as error:
@@ -161,7 +161,7 @@ def _open_itk(path: str, settings: ImageSettings) -> Image:
     return Image(path, [Frame(array.shape, spacing, orientation=orientation)], [array])
 
 
-def _nifti_voxels(path: str) -> np.ndarray | None:
+def nifti_voxels(path: str) -> np.ndarray | None:
     """Voxels of a NIfTI-1 file, (z, y, x); None where they are not plain numbers.
 
     ITK reads a file that was cut off without an error, and turns what is not finite into zeros.
