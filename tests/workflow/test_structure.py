@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import BIN, ROOT, Workspace, loaded_workflow
+from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning
 
