@@ -72,9 +72,9 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def planned(workspace, *arguments: str) -> dict[str, int]:
+def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
     """Jobs per rule that a dry run announces, without targets."""
-    done = workspace.snakemake("-n", *arguments, "--quiet", "rules")
+    done = workspace.snakemake("-n", *arguments, "--quiet", "rules", **env)
     text = done.stdout + done.stderr
     assert done.returncode == 0, f"status {done.returncode}: {text}"
     if "Job stats:" not in text:
@@ -94,10 +94,11 @@ def states(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-def artefacts(folder: Path, *without: str) -> dict[str, str]:
+def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) -> dict[str, str]:
     """Digest of every artefact below a folder: no logs, no benchmarks, no wall clock.
 
-    ``without`` are beginnings of paths that are left out as well.
+    ``without`` are beginnings of paths that are left out as well, ``facts`` the keys of JSON
+    files that do not count.
     """
     found = {}
     for path in sorted(folder.rglob("*")):
@@ -105,9 +106,15 @@ def artefacts(folder: Path, *without: str) -> dict[str, str]:
         if path.is_file() and not name.startswith(("logs/", "benchmarks/", *without)):
             data = path.read_bytes()
             if path.suffix == ".json":
-                data = json.dumps(_without_run(json.loads(data)), sort_keys=True).encode()
+                data = json_without(data, facts)
             found[name] = _digest(data)
     return found
+
+
+def in_store(name: str) -> bool:
+    """Whether an artefact lies in the store, and not among the files that Snakemake tracks."""
+    *folders, file = name.split("/")
+    return bool(set(VOLUMES) & set(folders)) or file in ("volume.json", "pyramid.json")
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
@@ -124,12 +131,15 @@ def phantom(workspace, *arguments: str):
     )  # fmt: skip
 
 
-def _without_run(data):
-    if isinstance(data, dict):
-        return {k: _without_run(v) for k, v in data.items() if k != "run"}
-    if isinstance(data, list):
-        return [_without_run(v) for v in data]
-    return data
+def json_without(data: bytes, facts: tuple[str, ...]) -> bytes:
+    """A JSON file without the values of some keys, at any depth."""
+
+    def rest(value):
+        if isinstance(value, dict):
+            return {k: rest(v) for k, v in value.items() if k not in facts}
+        return [rest(v) for v in value] if isinstance(value, list) else value
+
+    return json.dumps(rest(json.loads(data)), sort_keys=True).encode()
 
 
 def _digest(data: bytes) -> str:
