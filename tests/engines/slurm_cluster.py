@@ -154,13 +154,14 @@ class Cluster:
 
     def lose_node(self, name: str) -> None:
         """End a node as a power cut does: its daemon and all that runs on it, without a word."""
-        daemon = self._daemons.pop(name)
-        daemon.kill()
-        daemon.wait(10)
-        for process in self._marked():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURMD_NODENAME") == name:
-                    process.kill()
+        del self._daemons[name]
+        on_node = self._marked("SLURMD_NODENAME", name)
+        # all at once: none may live to tell of the end of another
+        for order in (signal.SIGSTOP, signal.SIGKILL):
+            for process in on_node:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(order)
+        psutil.wait_procs(on_node, timeout=10)
 
     def stop(self) -> None:
         """End every process that carries the mark of this cluster."""
@@ -202,12 +203,7 @@ class Cluster:
 
     def processes(self, job: str) -> list[psutil.Process]:
         """Processes of a job on its node."""
-        found = []
-        for process in self._marked():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("SLURM_JOB_ID") == job:
-                    found.append(process)
-        return found
+        return self._marked("SLURM_JOB_ID", job)
 
     def logs(self) -> str:
         """Ends of all logs of the daemons."""
@@ -268,13 +264,23 @@ class Cluster:
             return states == ["idle"] * len(self.names)
         return False
 
-    def _marked(self) -> list[psutil.Process]:
-        found = []
+    def _marked(self, key: str = MARK, value: str = "") -> list[psutil.Process]:
+        """Processes of this cluster, or those among them with a value in their environment.
+
+        ``slurmstepd`` writes its title over its environment; it is known by its children.
+        """
+        found = set()
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                if process.pid != os.getpid() and process.environ().get(MARK) == str(self.folder):
-                    found.append(process)
-        return found
+                environ = process.environ()
+                if process.pid == os.getpid() or environ.get(MARK) != str(self.folder):
+                    continue
+                if environ.get(key) == (value or str(self.folder)):
+                    found.add(process)
+                    parent = process.parent()
+                    if parent is not None and parent.name() == "slurmstepd":
+                        found.add(parent)
+        return list(found)
 
 
 def _path() -> str:
