@@ -117,13 +117,21 @@ def test_killed_jobs_are_tried_again_with_more(cluster, finished, acquired, tmp_
 
 
 def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, acquired, tmp_path):
-    """SLURM notices, and the job starts again on the node that is left."""
+    """SLURM notices, and the same job starts again on the node that is left."""
     workspace = running.with_acquisition(Workspace(tmp_path / "lost"), acquired)
     with Run(workspace, cluster, f"results/demo/{FLATFIELD}") as run:
-        lost = run.job_at_work("sum_tiles")["NodeList"]
-        cluster.lose_node(lost)
+        job = run.job_at_work("sum_tiles")
+        cluster.lose_node(job["NodeList"])
+        end = time.monotonic() + 120
+        while cluster.jobs("sum_tiles")[0]["State"] != "PENDING":
+            assert time.monotonic() < end, f"{cluster.jobs()}\n{cluster.logs()}"
+            time.sleep(0.5)
+        # SLURM holds it back for two minutes, which teach nothing
+        cluster.ask("scontrol", "update", f"JobId={job['JobID']}", "StartTime=now")
         run.success()
-    assert cluster.jobs("sum_tiles")[-1]["NodeList"] in set(cluster.names) - {lost}
+    jobs = cluster.jobs("sum_tiles")
+    assert [(j["JobID"], j["State"]) for j in jobs] == [(job["JobID"], "COMPLETED")]
+    assert jobs[0]["NodeList"] in set(cluster.names) - {job["NodeList"]}
     assert same_flatfield(workspace, finished)
 
 
