@@ -33,6 +33,7 @@ from terareg.acquisition.colm import IndexSettings, index_colm  # noqa: E402
 from terareg.acquisition.model import Acquisition, Channel, Tile  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
 from terareg.stitching.displacement import (  # noqa: E402
+    ENGINES,
     DisplacementSettings,
     estimate_steps,
     measure_batch,
@@ -166,6 +167,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/bench_stitching"))
     parser.add_argument("--mosaic", type=Path, help="folder of the real 2-D mosaic")
     parser.add_argument("--search-um", nargs=3, type=float, default=(40.0, 60.0, 60.0))
+    parser.add_argument("--engine", default="ncc", choices=ENGINES)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.mosaic:
@@ -176,7 +178,7 @@ def main() -> None:
             folders.append(arguments.work / f"s{arguments.seed}" / name)
             make(arguments.tool, name, arguments.seed, folders[-1])
     writer, failed = None, 0
-    settings = DisplacementSettings(search_um=tuple(arguments.search_um))
+    settings = DisplacementSettings(arguments.engine, tuple(arguments.search_um))
     for folder in folders:
         row = run(folder, settings, arguments.workers)
         mean, worst = _LIMITS.get(folder.name, (0.1, 0.5))

@@ -6,7 +6,7 @@ import importlib
 import pytest
 import yaml
 
-from terareg.config import SCHEMA, check, describe, load_samples, merge
+from terareg.config import SCHEMA, channel_image, check, describe, load_samples, merge
 from terareg.errors import ConfigError
 
 BASE = {
@@ -51,12 +51,20 @@ def changed(path, value):
         ("intensity.corrected_tiles", "kept", "did you mean keep?"),
         ("intensity.bias.resolution_um", "100 um", "write the number alone"),
         ("stitching.channel", "green", "channel 'green' is not among input.channels"),
+        (
+            "stitching",
+            {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
+            "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
+        ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.atlases", ["rat"], "atlas 'rat' is not described under atlases"),
         ("fiducials", {"rat": {"sample": "s", "atlas": "a"}}, "atlas 'rat' is not described"),
         ("fiducials", {"mouse": {"sample": "s"}}, "fiducials.mouse: key atlas is missing"),
         ("sample", "a/b", "would make a bad folder name"),
         ("sample", "atlases", "is reserved"),
+        ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
+        ("input.channels", {"a": "a.nii"}, "'a.nii' is no channel number; write the number"),
+        ("input.spacing_um", [300, 1, 1], "input.spacing_um.0: 300 must be at most 200"),
         ("volume.formats", ["zarr"], "volume.formats"),
         ("jobs.threads", 64, "jobs.threads: 64 must be at most 16"),
     ],
@@ -67,6 +75,43 @@ def test_mistakes_are_one_sentence_with_key_value_and_remedy(path, value, words)
     message = str(error.value)
     assert words in message
     assert "\n" not in message and len(message) < 400
+
+
+VOLUME = {
+    "sample": "scan",
+    "input": {"kind": "volume", "orientation": "SAR", "channels": {"t1": "t1.nii.gz"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("channels", {"t1": 0}, "input.channels.t1: 0 is no image; with input.kind: volume write"),
+        ("channels", {"t1": {"channel": 1}}, "input.channels.t1: key path is missing"),
+        ("channels", {"t1": {"path": "a", "chanel": 1}}, "did you mean channel?"),
+        ("channels", {"a": "x", "b": {"path": "x"}}, "gives two names to one image"),
+        ("overlap", [0.1, 0.1], "input.overlap: [0.1, 0.1] belongs to tiles"),
+        ("spacing_um", [0, 1, 1], "input.spacing_um.0: 0 must be at least 0.05"),
+        ("kind", "volumes", "did you mean volume?"),
+    ],
+)
+def test_mistakes_in_an_input_that_is_a_volume(key, value, words):
+    with pytest.raises(ConfigError) as error:
+        check(VOLUME | {"input": VOLUME["input"] | {key: value}})
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_own_xml_does_not_go_with_a_volume():
+    with pytest.raises(ConfigError, match=r"stitching.xml belongs to tiles"):
+        check(VOLUME | {"stitching": {"xml": {"xml_merging": "x.xml"}}})
+
+
+def test_images_of_an_input_that_is_a_volume():
+    several = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
+    source = VOLUME["input"] | {"channels": several, "spacing_um": [1000, 1000, 1000]}
+    config = check(VOLUME | {"input": source})
+    assert channel_image(config, "a") == {"path": "brain.zarr", "channel": 0}
+    assert channel_image(config, "b") == {"path": "brain.zarr", "channel": 1}
 
 
 def test_defaults_are_filled_in_deeply():
@@ -160,3 +205,17 @@ def test_shipped_examples_are_valid(root, name):
     if example.pop("cohort", None):
         example = merge({"sample": "one", "input": BASE["input"]}, example)
     check(example)
+
+
+SAMPLES = ("mouse-lightsheet", "serial-two-photon", "mouse-mri", "human-mri")
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_samples_for_each_kind_of_image_are_valid(root, name):
+    config = check(yaml.safe_load((root / f"config/samples/{name}.yaml").read_text()))
+    assert config["input"]["kind"] == ("colm" if name == "mouse-lightsheet" else "volume")
+    assert config["atlases"]
+
+
+def test_every_shipped_sample_is_tested(root):
+    assert {p.stem for p in (root / "config/samples").iterdir()} == set(SAMPLES)

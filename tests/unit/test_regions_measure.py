@@ -74,6 +74,30 @@ def test_table_equals_plain_numpy(case):
     assert (10, "own", "both") not in rows
 
 
+def test_floating_point_channels_equal_plain_numpy(case):
+    atlas, transform, labels, sides, _ = case
+    values = np.random.default_rng(6).normal(-3, 1e4, SAMPLE.shape).astype(np.float32)
+    whole, part = (
+        measured((atlas, transform, labels, sides, {"red": values, "green": values * 0 + 2.5}), b)
+        for b in (SAMPLE.shape, (5, 7, 6))
+    )
+    for other in part[1:]:
+        part[0].merge(other)
+    rows, cut = table(case, whole[0]), table(case, part[0])
+    mask = (labels == 7) & (sides == 1)
+    row = rows[7, "own", "left"]
+    inside = values[mask].astype(np.float64)
+    assert row["red_mean"] == pytest.approx(inside.mean(), rel=1e-12)
+    assert row["red_sd"] == pytest.approx(inside.std(), rel=1e-12)
+    assert (row["red_min"], row["red_max"]) == (inside.min(), inside.max())
+    assert (row["green_mean"], row["green_sd"]) == (2.5, 0)
+    for key, row in rows.items():
+        for name, value in row.items():
+            assert cut[key][name] == (
+                pytest.approx(value, rel=1e-9) if name[:4] == "red_" else value
+            )
+
+
 def test_both_is_the_sum_of_sides_and_tree_the_sum_of_children(case):
     rows = table(case, measured(case)[0])
     for key in ("voxels", "red_sum", "atlas_volume_mm3"):
@@ -211,7 +235,7 @@ def test_written_table(case, tmp_path):
         ({"labels": 2**32 - 2}, "labels hold id 4294967294"),
         ({"channels": {"red": np.zeros((2, 2, 2), np.uint16)}}, r"channels \['red'\], the measu"),
         ({"red": np.zeros((2, 2, 3), np.uint16)}, r"red has shape \(2, 2, 3\) but the labels"),
-        ({"red": np.zeros((2, 2, 2), np.float32)}, "red has type float32"),
+        ({"red": np.zeros((2, 2, 2), np.float64)}, "red has type float64"),
     ],
 )
 def test_bad_blocks(case, change, message):

@@ -10,10 +10,13 @@ import pytest
 from terareg.acquisition.model import Acquisition, Channel, Tile
 from terareg.acquisition.raw import PlaneFiles
 from terareg.errors import StitchingError
+from terareg.stitching import render
 from terareg.stitching.displacement import PairResult
 from terareg.stitching.placement import place
 from terareg.stitching.render import (
     RenderSettings,
+    read_tilespecs,
+    tile_origins,
     write_point_matches,
     write_stack,
     write_tilespecs,
@@ -137,3 +140,115 @@ def test_stack_and_thinned_sections(tmp_path, stitched):
     assert {spec["z"] % 2 for spec in read(tmp_path / "t.json")} == {0}
     with pytest.raises(StitchingError, match=r"z_step 0 .* too small"):
         RenderSettings(z_step=0)
+
+
+# ---------------------------------------------------------------- import
+def foreign(name, z, row, column, *leaves):
+    """A tile specification as another program writes it."""
+    return {
+        "tileId": name, "z": z, "width": 50.0, "height": 60.0,
+        "layout": {"imageRow": row, "imageCol": column},
+        "transforms": {"type": "list", "specList": list(leaves)},
+    }  # fmt: skip
+
+
+def leaf(kind, data):
+    return {"type": "leaf", "className": f"mpicbg.trakem2.transform.{kind}", "dataString": data}
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.json.gz", "renamed"])
+def test_what_is_written_is_read_as_the_same_positions(tmp_path, stitched, name, monkeypatch):
+    acquisition, placement, _ = stitched
+    packed = tmp_path / "t.json.gz" if name == "renamed" else tmp_path / name
+    count = write_tilespecs(packed, acquisition, placement, "ch0")
+    packed.rename(tmp_path / name)
+    monkeypatch.setattr(render, "_CHUNK", 100)  # less than an item
+    specs = read_tilespecs(tmp_path / name)
+    assert len(specs) == count
+    origins = tile_origins(specs, acquisition)
+    assert origins.keys() == placement.tiles.keys()
+    for tile, (z, y, x) in origins.items():
+        assert (y, x) == placement.tiles[tile].origin_vox[1:]
+        assert z == placement.tiles[tile].integer[0] + 1  # sections count from the first plane
+
+
+def test_planes_that_are_missing_at_the_start_do_not_move_a_tile(tmp_path, stitched):
+    acquisition, placement, _ = stitched
+    write_tilespecs(tmp_path / "t.json", acquisition, placement, "ch0")
+    specs = [s for s in read(tmp_path / "t.json") if "z0000" not in s["tileId"]]
+    (tmp_path / "t.json").write_text(json.dumps(specs, indent=1))
+    origins = tile_origins(read_tilespecs(tmp_path / "t.json"), acquisition)
+    assert [o[0] for o in origins.values()] == [
+        placement.tiles[name].integer[0] + 1 for name in origins
+    ]
+
+
+def test_foreign_specifications_are_placed_by_their_layout(tmp_path, stitched):
+    acquisition, _, _ = stitched
+    shift = leaf("TranslationModel2D", "1.5 -2")
+    turn, back = leaf("AffineModel2D", "0 1 -1 0 10 0"), leaf("AffineModel2D", "0 -1 1 0 0 10")
+    nested = {"type": "list", "specList": [turn, back, shift]}
+    specs = [
+        foreign(
+            f"img{z}-{k}", z, k // 2, k % 2, leaf("AffineModel2D", f"1 0 0 1 {40 * k} 7"), nested
+        )
+        for z in (12.0, 11.0)
+        for k in range(4)
+    ]
+    (tmp_path / "t.json").write_text(json.dumps(specs))
+    origins = tile_origins(read_tilespecs(tmp_path / "t.json"), acquisition)
+    # (x, y) -> (10 - y, x) -> (x, 10 - 10 + y) -> shifted
+    assert origins["LOC000"] == (11.0, 5.0, 1.5)
+    assert origins["LOC003"] == (11.0, 5.0, 121.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", r"no complete JSON list of tile specifications \(at ''\)"),
+        ('{"tileId": "a"}', "no complete JSON list"),
+        ('[{"tileId": "a"', "no complete JSON list"),
+        ("[" * 5000, "cannot be read|no complete"),
+        ("[]", "empty list"),
+        ("[1]", "item 1 is no tile specification"),
+        ('[{"tileId": "a"}]', "item 1 is no tile specification .*'z'"),
+        ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 2"))], "item 1 .'a'. is no tile"),
+        ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 nan 0"))], "no number of pixels"),
+        (
+            [foreign("a", 0, 0, 0, leaf("AffineModel2D", "1.1 0 0 1 0 0"))],
+            "by 4.9 pixels at a corner",
+        ),
+        ([foreign("a", 0, 0, 0, leaf("PolynomialTransform2D", "1"))], "Poly.* AffineModel2D or"),
+        ([foreign("a", 0, 0, 0, {"type": "ref", "refId": "lens"})], "transform 'ref'"),
+    ],
+)
+def test_what_cannot_be_a_position_is_one_sentence(tmp_path, text, words):
+    (tmp_path / "t.json").write_text(text if isinstance(text, str) else json.dumps(text))
+    with pytest.raises(StitchingError, match=words) as error:
+        read_tilespecs(tmp_path / "t.json")
+    assert "t.json" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_broken_gzip_and_absent_files(tmp_path, stitched):
+    acquisition, placement, _ = stitched
+    write_tilespecs(tmp_path / "t.json.gz", acquisition, placement, "ch0")
+    (tmp_path / "t.json.gz").write_bytes((tmp_path / "t.json.gz").read_bytes()[:200])
+    for name in ("t.json.gz", "absent.json"):
+        with pytest.raises(StitchingError, match=f"{name} cannot be read"):
+            read_tilespecs(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s + [replace(s[0], tile_id="x", row=7)], r"'x' \(row 7, column 0\) is no tile"),
+        (lambda s: [x for x in s if x.column == 0], "has nothing for LOC001, LOC003;"),
+        (lambda s: s + [replace(s[0], origin_yx_vox=(9.0, 0.0))], "moves LOC002 by 42.5 pixels"),
+    ],
+)
+def test_specifications_must_fit_the_acquisition(tmp_path, stitched, change, words):
+    acquisition, placement, _ = stitched
+    write_tilespecs(tmp_path / "t.json", acquisition, placement, "ch0")
+    specs = change(list(read_tilespecs(tmp_path / "t.json")))
+    with pytest.raises(StitchingError, match=words):
+        tile_origins(specs, acquisition, "t.json")

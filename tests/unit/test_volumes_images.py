@@ -1,6 +1,7 @@
 """Foreign images: the same voxels, spacing and orientation from every format."""
 
 import logging
+import struct
 
 import numpy as np
 import pytest
@@ -46,6 +47,49 @@ def test_itk_files(tmp_path, values, suffix, orientation):
     np.testing.assert_allclose(image.frame.spacing_um, SPACING, rtol=1e-6)
     assert (image.frame.orientation, image.dtype) == (orientation, np.uint16)
     assert image.frame.origin_um == (0, 0, 0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_nifti_equals_what_itk_reads(tmp_path, values, suffix, dtype):
+    path = str(tmp_path / f"image{suffix}")
+    sitk.WriteImage(itk((values % 200).astype(dtype)), path)
+    image = open_image(path)
+    expected = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    assert image.dtype == expected.dtype
+    np.testing.assert_array_equal(image.read(0), expected)
+
+
+def test_scale_and_byte_order_of_nifti(tmp_path, values):
+    path = tmp_path / "image.nii"
+    sitk.WriteImage(itk((values % 2000).astype(np.int16)), str(path))
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<2f", data, 112, 0.25, -3.0)
+    path.write_bytes(data)
+    np.testing.assert_array_equal(open_image(str(path)).read(0), (values % 2000) * 0.25 - 3)
+    # the same numbers, all of them turned round
+    for start, count, size in ((0, 1, 4), (40, 8, 2), (70, 2, 2), (76, 11, 4), (252, 2, 2),
+                               (256, 18, 4), (352, values.size, 2)):  # fmt: skip
+        part = np.frombuffer(bytes(data[start : start + count * size]), f"<u{size}")
+        data[start : start + count * size] = part.astype(f">u{size}").tobytes()
+    path.write_bytes(data)
+    np.testing.assert_array_equal(open_image(str(path)).read(0), (values % 2000) * 0.25 - 3)
+
+
+def test_nifti_keeps_what_is_not_a_number(tmp_path):
+    values = np.full((3, 4, 5), np.nan, np.float32)
+    values[1, 2, 3], values[0, 0, 0] = 4, np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.nii.gz"))
+    np.testing.assert_array_equal(open_image(str(tmp_path / "a.nii.gz")).read(0), values)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd", ".mha"])
+def test_a_file_that_was_cut_off(tmp_path, values, suffix):
+    path = tmp_path / f"image{suffix}"
+    sitk.WriteImage(itk(values), str(path), suffix == ".nrrd")
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(VolumeError, match="cannot be read"):
+        open_image(str(path))
 
 
 def test_all_orientations_of_nrrd(tmp_path):

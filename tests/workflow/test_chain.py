@@ -25,6 +25,7 @@ def promised_files() -> list[str]:
     names += [f"stitching/{x}" for x in ("placement.json", "steps.json", "pairs/0.json")]
     steps = ("import", "displcomp", "displproj", "displthres", "merging")
     names += [f"stitching/xml_{step}.xml" for step in steps]
+    names += ["stitching/TileConfiguration.txt", "stitching/TileConfiguration.registered.txt"]
     render = ("tilespecs.json.gz", "point_matches.json.gz", "stack.json")
     names += [f"stitching/render/{x}" for x in render]
     for c in CHANNELS:

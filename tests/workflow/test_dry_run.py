@@ -84,12 +84,13 @@ def test_until_stops_there(workspace):
             {"measure_displacements", "estimate_steps"},
         ),
         ({"stitching__xml": {"xml_import": "own.xml"}}, {"measure_displacements"}, set()),
+        ({"stitching__tile_configuration": "t.txt"}, {"measure_displacements"}, set()),
         ({"volume__formats": ["precomputed"]}, CHAIN, set()),
         ({"stitching__channel": "signal", "registration": {"channel": "signal"}}, CHAIN, set()),
     ],
 )
 def test_configurations(workspace, over, more, less):
-    for name in ("s.csv", "a.csv", "c.csv", "own.xml"):
+    for name in ("s.csv", "a.csv", "c.csv", "own.xml", "t.txt"):
         (workspace.folder / name).touch()
     jobs = dry_run(workspace, workspace.sample(**over))
     assert more <= jobs.keys()

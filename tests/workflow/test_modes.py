@@ -12,6 +12,8 @@ import running
 import tifffile
 import yaml
 
+from terareg.stitching import terastitcher
+
 pytestmark = pytest.mark.slow
 
 PLACEMENT = "results/{}/stitching/placement.json"
@@ -81,6 +83,33 @@ def test_own_positions_replace_the_measurement(finished, temporary):
 def test_temporary_tiles_do_not_come_back_without_need(temporary):
     targets = ("fused_volumes", "results/demo/corrected/ch0/dropped.json")
     assert running.planned(temporary, *targets) == {}
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_positions_from_fiji_are_checked_and_become_the_nominal_ones(acquired, workspace, wrong):
+    running.with_acquisition(workspace, acquired, stitching__tile_configuration="own.txt")
+    tiles = sorted(p.name for p in (workspace.folder / "demo/raw/VW0").iterdir())
+    places = {name: divmod(int(name[3:]), 4) for name in tiles}
+    lines = [f"{n}.tif; ; ({99 * c}, {101 * r}, {c})" for n, (r, c) in places.items()]
+    lines[-1] = lines[-1].replace(tiles[-1], "LOC777") if wrong else lines[-1]
+    (workspace.folder / "own.txt").write_text("\r\n".join(["dim = 3", *lines]))
+    results = workspace.folder / "results/demo"
+    targets = ("results/demo/inputs.json", "results/demo/stitching/xml_import.xml")
+    done = workspace.snakemake("--cores", "2", *targets, "--quiet")
+    if wrong:
+        (line,) = [x for x in done.stderr.splitlines() if x.startswith("check_inputs: ")]
+        assert f"own.txt line {len(lines) + 1}: 'LOC777.tif' is no tile" in line
+        assert done.returncode != 0 and not (results / "inputs.json").exists()
+        return
+    assert done.returncode == 0, done.stderr
+    assert "own.txt" in json.loads((results / "inputs.json").read_text())["checked"]
+    xml = terastitcher.read_xml(results / "stitching/xml_import.xml")
+    first = places[tiles[0]]
+    found = {(s.row, s.column): s.abs_vhd for s in xml.stacks if s.dir_name}
+    assert len(found) == len(tiles)
+    for r, c in places.values():
+        step = np.subtract(found[r, c], found[first])
+        assert tuple(step) == (101 * (r - first[0]), 99 * (c - first[1]), c - first[1])
 
 
 # ---------------------------------------------------------------- several samples in one run

@@ -11,6 +11,8 @@ rule index_acquisition:
         log_of("index_acquisition"),
     benchmark:
         benchmark_of("index_acquisition")
+    wildcard_constraints:
+        sample=one_of(TILED),
     priority: 100
     conda:
         "../envs/tiles.yaml"
@@ -34,7 +36,7 @@ rule check_inputs:
     for other reasons to run what lies behind one.)
     """
     input:
-        acquisition=result("acquisition.json"),
+        index=index_of,
         own=own_files,
     output:
         checked=result("inputs.json"),
@@ -51,6 +53,7 @@ rule check_inputs:
         runtime=runtime(nothing),
     params:
         code=code("check_inputs"),
+        kind=setting("input.kind"),
         config=lambda wildcards: checked_settings(wildcards.sample),
         own=own_files,
         needed_gb=lambda wildcards: store_gb(wildcards.sample),

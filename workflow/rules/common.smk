@@ -15,14 +15,19 @@ sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 from terareg import planning
 from terareg.acquisition import metadata, raw
 from terareg.code import code_fingerprint
-from terareg.config import load_samples
+from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
 from terareg.storage.store import Store
+from terareg.volumes import headers
 
 try:
     SAMPLES = load_samples(config)
 except TeraregError as error:
     raise WorkflowError(str(error))
+
+# samples that are volumes already; the others are tiles that have to be stitched
+IMPORTED = [n for n, s in SAMPLES.items() if s["input"]["kind"] == "volume"]
+TILED = [n for n in SAMPLES if n not in IMPORTED]
 
 VERSION = "0.1.0"
 RESULTS = next((s["results"] for s in SAMPLES.values()), "results")
@@ -136,10 +141,10 @@ def colm(sample):
         raise WorkflowError(f"sample {sample}: {error}")
 
 
-for _name in SAMPLES:
-    colm(
-        _name
-    )  # what is wrong with the metadata shows at once, not in an input function
+def remote_storage():
+    """Whether Snakemake keeps files in remote storage, so that jobs see no local ones."""
+    settings = workflow.storage_settings
+    return bool(settings and settings.default_storage_provider)
 
 
 @cache
@@ -172,18 +177,91 @@ def alignment_raw_state(wildcards):
 def metadata_files(wildcards):
     """The two metadata files, where Snakemake can see them."""
     source = SAMPLES[wildcards.sample]["input"]["path"]
-    remote = (
-        workflow.storage_settings and workflow.storage_settings.default_storage_provider
-    )
-    if source.startswith("s3://") or remote:
+    if source.startswith("s3://") or remote_storage():
         return []
     return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
 
 
+# ------------------------------------------------------------------ input that is a volume already
+def image_of(sample, channel):
+    """Address of the image of a channel."""
+    address = channel_image(SAMPLES[sample], channel)["path"]
+    if remote_storage() and not address.startswith("s3://"):
+        raise WorkflowError(
+            f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
+            "machines cannot read; give an OME-Zarr or precomputed volume on s3://"
+        )
+    return address
+
+
+image_state = cache(headers.image_state)
+
+
+@cache
+def image_headers(sample):
+    """Headers of a sample's images by channel, on one grid."""
+    source = SAMPLES[sample]["input"]
+    try:
+        found = {
+            name: headers.read_header(image_of(sample, name), source["spacing_um"])
+            for name in source["channels"]
+        }
+        headers.check_channels(found, source["orientation"])
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+    return found
+
+
+def sample_images(wildcards):
+    """Local files of a sample's images, where Snakemake can see them."""
+    names = SAMPLES[wildcards.sample]["input"]["channels"]
+    found = [headers.image_files(image_of(wildcards.sample, name)) for name in names]
+    return sorted({path for paths in found for path in paths})
+
+
+def sample_state(wildcards):
+    """Digests of what the images of a sample consist of, by channel."""
+    addresses = raw_addresses(wildcards.sample)
+    return {name: image_state(address) for name, address in addresses.items()}
+
+
+def channel_files(wildcards):
+    return headers.image_files(image_of(wildcards.sample, wildcards.channel))
+
+
+def channel_state(wildcards):
+    """Digest of names, sizes and times of what the image of a channel consists of."""
+    return image_state(image_of(wildcards.sample, wildcards.channel))
+
+
+# what is wrong with metadata or headers shows at once, not in an input function
+for _name in SAMPLES:
+    (image_headers if _name in IMPORTED else colm)(_name)
+
+
 # ------------------------------------------------------------------ sizes and batches
+def spacing_of(sample):
+    """Voxel size (z, y, x) of the volume, micrometres."""
+    if sample in IMPORTED:
+        return next(iter(image_headers(sample).values())).spacing_um
+    return colm(sample).spacing_um
+
+
 @cache
 def size(sample):
     """Amount of work of a sample, from its metadata."""
+    if sample in IMPORTED:
+        images = list(image_headers(sample).values())
+        stored = {"uint8": 1, "uint16": 2, "float32": 4}
+        return planning.Size(
+            tiles=0,
+            pairs=0,
+            channels=len(images),
+            tile_shape=(0, 0, 0),
+            volume_shape=images[0].shape,
+            bytes_per_voxel=max(stored[image.stored_dtype] for image in images),
+            held_gb=max(image.held_bytes for image in images) / 1e9,
+        )
     meta = colm(sample)
     step = [n * (1 - o) for n, o in zip(meta.tile_pixels, meta.overlap)]
     return planning.Size(
@@ -221,7 +299,7 @@ def label_batches(sample):
     """Batches of the label volume, whose voxels are coarser and take four bytes."""
     config, work = SAMPLES[sample], size(sample)
     resolution = config["labels"]["resolution_um"]
-    factor = math.prod(max(1.0, resolution / s) for s in colm(sample).spacing_um)
+    factor = math.prod(max(1.0, resolution / s) for s in spacing_of(sample))
     blocks = max(1, round(block_count(sample) / factor))
     return planning.batches(2 * work.volume_gb / factor, blocks, gb_per_job(sample))
 
@@ -320,11 +398,16 @@ def blocks(work, config, threads):
     )
 
 
+def held_image(work, config, threads):
+    """Blocks, beside an image file that is read whole."""
+    return blocks(work, config, threads) + 1000 * work.held_gb
+
+
 def whole_image(resolution_key, copies):
     """Model of a job that holds ``copies`` images of the sample at a working resolution."""
 
     def model(work, config, threads):
-        spacing = colm(config["sample"]).spacing_um
+        spacing = spacing_of(config["sample"])
         resolution = config
         for key in resolution_key.split("."):
             resolution = resolution[key]

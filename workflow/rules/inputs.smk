@@ -1,19 +1,39 @@
 # Input functions: which files a job needs, given the configuration of its sample.
 
 
+def index_of(wildcards):
+    """The description of a sample's input, which everything about a whole sample hangs on."""
+    name = "input.json" if wildcards.sample in IMPORTED else "acquisition.json"
+    return result(name).format(sample=wildcards.sample)
+
+
+def tiles_drawn(wildcards):
+    """Files that the outlines of the tiles are drawn from; a volume has no tiles."""
+    if wildcards.sample in IMPORTED:
+        return {}
+    names = {
+        "acquisition": "acquisition.json",
+        "placement": "stitching/placement.json",
+    }
+    return {k: result(v).format(sample=wildcards.sample) for k, v in names.items()}
+
+
 def checked_settings(sample):
     """What check_inputs checks: all input that the configuration names beside the raw data."""
     config = SAMPLES[sample]
     keys = ("store", "fiducials", "points")
     return {key: config[key] for key in keys} | {
-        "stitching": {"xml": config["stitching"]["xml"]}
+        "stitching": {
+            key: config["stitching"][key] for key in ("xml", "tile_configuration")
+        }
     }
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, fiducials, points."""
+    """Files of the user beside the raw data: XML, positions, fiducials, points."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
+    files += own_tile_configuration(wildcards)
     for pair in config["fiducials"].values():
         files += [pair["sample"], pair["atlas"]]
     return files + [points["path"] for points in config["points"].values()]
@@ -74,6 +94,12 @@ def own_xml(name):
         return [path] if path else []
 
     return files
+
+
+def own_tile_configuration(wildcards):
+    """The user's own nominal positions from Fiji or Render, if there are any."""
+    path = SAMPLES[wildcards.sample]["stitching"]["tile_configuration"]
+    return [path] if path else []
 
 
 def measured_pairs(wildcards):
@@ -219,12 +245,20 @@ def scored(sample):
 def reported_files(sample):
     """Tables and pictures that the report shows."""
     bias = SAMPLES[sample]["intensity"]["bias"]["enabled"]
-    per_channel = [
-        "intensity/{channel}/flatfield.json",
-        "fused/{channel}/complete.json",
-    ]
-    per_channel += ["views/flatfield_{channel}.png", "views/tile_means_{channel}.png"]
-    per_channel += ["views/fused_{channel}.png"]
+    per_channel = ["fused/{channel}/complete.json", "views/fused_{channel}.png"]
+    names = ["views/neuroglancer.json"]
+    if sample in TILED:
+        per_channel += [
+            "intensity/{channel}/flatfield.json",
+            "views/flatfield_{channel}.png",
+            "views/tile_means_{channel}.png",
+        ]
+        names += [
+            "stitching/placement.json",
+            "views/placement.png",
+            "views/seams.png",
+            "views/loop_closure.png",
+        ]
     if bias:
         per_channel += [
             "bias/{channel}.json",
@@ -234,25 +268,15 @@ def reported_files(sample):
             "views/bias_{channel}.png",
             "views/corrected_volume_{channel}.png",
         ]
-    names = ("overlay", "prediction", "posteriors", "energy", "jacobian")
-    per_atlas = [f"views/{name}_{{atlas}}.png" for name in names]
+    figures = ("overlay", "prediction", "posteriors", "energy", "jacobian")
+    per_atlas = [f"views/{name}_{{atlas}}.png" for name in figures]
     per_atlas += ["registration/{atlas}/preview.png", "registration/{atlas}/pose.json"]
     per_atlas += [
         "registration/{atlas}/summary.json",
         "registration/{atlas}/energy.tsv",
     ]
     per_atlas += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
-    files = expand(
-        result("{name}"),
-        sample=sample,
-        name=(
-            "stitching/placement.json",
-            "views/placement.png",
-            "views/seams.png",
-            "views/loop_closure.png",
-            "views/neuroglancer.json",
-        ),
-    )
+    files = expand(result("{name}"), sample=sample, name=names)
     for path in per_channel:
         files += of_channels(sample, path)
     for path in per_atlas:
@@ -262,6 +286,14 @@ def reported_files(sample):
     return files
 
 
+def raw_addresses(sample):
+    """Where a sample's raw data lie: one folder of tiles, or an image for each channel."""
+    source = SAMPLES[sample]["input"]
+    if sample in IMPORTED:
+        return {name: image_of(sample, name) for name in source["channels"]}
+    return source["path"]
+
+
 def provenance(wildcards):
     """What the report says about how a result came about."""
     complete = SAMPLES[wildcards.sample]
@@ -269,7 +301,7 @@ def provenance(wildcards):
     return {
         "terareg": VERSION,
         "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
-        "raw_data": complete["input"]["path"],
+        "raw_data": raw_addresses(wildcards.sample),
         "store": complete["store"],
     }
 
@@ -286,6 +318,8 @@ def for_samples(files):
 
 
 def tile_files(sample):
+    if sample in IMPORTED:
+        return []
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
         batches = range(tile_batches(sample))
@@ -300,6 +334,8 @@ def tile_files(sample):
 
 
 def stitching_files(sample):
+    if sample in IMPORTED:
+        return []
     names = ("xml_merging.xml", "placement.json", "render/tilespecs.json.gz")
     return expand(result("stitching/{name}"), sample=sample, name=names)
 
@@ -342,6 +378,7 @@ def all_files(sample):
         stitching_files(sample) + fused_files(sample) + corrected_volume_files(sample)
     )
     files += registration_files(sample) + region_files(sample)
-    if SAMPLES[sample]["intensity"]["corrected_tiles"] == "temporary":
+    temporary = SAMPLES[sample]["intensity"]["corrected_tiles"] == "temporary"
+    if temporary and sample in TILED:
         files += of_channels(sample, "corrected/{channel}/dropped.json")
     return files + [result("report.html").format(sample=sample)]

@@ -6,6 +6,7 @@ rule import_tiles:
     input:
         acquisition=result("acquisition.json"),
         own=own_xml("xml_import"),
+        configuration=own_tile_configuration,
     output:
         xml=result("stitching/xml_import.xml"),
     log:
@@ -31,6 +32,7 @@ rule estimate_steps:
         unpack(alignment_tiles),
         acquisition=result("acquisition.json"),
         nominal=own_xml("xml_import"),
+        configuration=own_tile_configuration,
     output:
         steps=result("stitching/steps.json"),
     log:
@@ -60,6 +62,7 @@ rule measure_displacements:
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
         nominal=own_xml("xml_import"),
+        configuration=own_tile_configuration,
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     log:
@@ -165,6 +168,7 @@ rule place_tiles:
         pairs=measured_pairs,
         own=own_xml("xml_merging"),
         nominal=own_xml("xml_import"),
+        configuration=own_tile_configuration,
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),
@@ -186,15 +190,19 @@ rule place_tiles:
 
 
 rule export_render:
-    """Write tilespecs, point matches and the stack for Render."""
+    """Write tilespecs, point matches and the stack for Render, and Fiji's tile configurations."""
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         pairs=measured_pairs,
+        nominal=own_xml("xml_import"),
+        configuration=own_tile_configuration,
     output:
         tilespecs=result("stitching/render/tilespecs.json.gz"),
         matches=result("stitching/render/point_matches.json.gz"),
         stack=result("stitching/render/stack.json"),
+        nominal=result("stitching/TileConfiguration.txt"),
+        registered=result("stitching/TileConfiguration.registered.txt"),
     log:
         log_of("export_render"),
     benchmark:

@@ -60,6 +60,7 @@ localrules:
     project_displacements,
     threshold_displacements,
     init_volume,
+    init_import,
     init_corrected_volume,
     init_labels,
     init_atlas_space,

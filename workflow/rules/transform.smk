@@ -83,6 +83,7 @@ rule init_atlas_space:
     """Plan the volume of a channel in the atlas and write its metadata."""
     input:
         unpack(prepared_atlas),
+        source=lambda wildcards: measured_file(wildcards, "plan.json"),
     output:
         plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     log:

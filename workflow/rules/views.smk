@@ -279,8 +279,7 @@ rule draw_fiducials:
 rule neuroglancer_state:
     """Write the state of a Neuroglancer viewer that shows everything of a sample."""
     input:
-        acquisition=result("acquisition.json"),
-        placement=result("stitching/placement.json"),
+        unpack(tiles_drawn),
         channels=lambda wildcards: every_channel(wildcards, "plan.json"),
         complete=lambda wildcards: every_channel(wildcards, "complete.json"),
         labels=lambda wildcards: of_atlases(
@@ -319,7 +318,7 @@ rule neuroglancer_state:
 rule make_report:
     """Make one self-contained page: verdicts, pictures, numbers, time and memory."""
     input:
-        acquisition=result("acquisition.json"),
+        index=index_of,
         files=lambda wildcards: reported_files(wildcards.sample),
     output:
         report=report(

@@ -13,6 +13,8 @@ rule init_volume:
         log_of("init_volume/{channel}"),
     benchmark:
         benchmark_of("init_volume/{channel}")
+    wildcard_constraints:
+        sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("light")
@@ -41,6 +43,8 @@ rule fuse_block:
         log_of("fuse_block/{channel}_{batch}"),
     benchmark:
         benchmark_of("fuse_block/{channel}_{batch}")
+    wildcard_constraints:
+        sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("heavy")

@@ -6,27 +6,39 @@ from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.regions.fiducials import check_fiducials
 from terareg.regions.points import point_names
+from terareg.stitching.nominal import read_positions, with_positions
 from terareg.stitching.terastitcher import check_fits, read_xml
-from terareg.storage.records import write_json
+from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.fusion import FusionSettings, fused_frame
+from terareg.volumes.importing import frame_of_input
+
+
+def frame_of_tiles(path, stitching, local):
+    """Where points may lie, from the nominal places of the tiles; checks the user's positions."""
+    acquisition = load_acquisition(path)
+    for xml in stitching["xml"].values():
+        check_fits(read_xml(local[xml]), acquisition, xml)
+    if own := stitching["tile_configuration"]:
+        with_positions(acquisition, read_positions(local[own], acquisition, own), own)
+    nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
+    frame, _ = fused_frame(acquisition, nominal, FusionSettings())
+    # tiles may end up a little outside their nominal places
+    low, high = (np.array(frame.shape) * share for share in (-0.1, 1.1))
+    return frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
 
 
 def main() -> None:
-    acquisition = load_acquisition(snakemake.input.acquisition)
     config = snakemake.params.config
     store = Store(config["store"])
     there = 0 if store.is_s3 else sum(e.size for e in store.list(snakemake.wildcards.sample))
     store.check_writable(max(0, round(snakemake.params.needed_gb * 1e9) - there))
     # on remote storage a file lies elsewhere than the configuration says
     local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
-    for path in config["stitching"]["xml"].values():
-        check_fits(read_xml(local[path]), acquisition, path)
-    nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
-    frame, _ = fused_frame(acquisition, nominal, FusionSettings())
-    # tiles may end up a little outside their nominal places
-    low, high = (np.array(frame.shape) * share for share in (-0.1, 1.1))
-    frame = frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
+    if snakemake.params.kind == "volume":
+        frame = frame_of_input(read_json(snakemake.input.index))
+    else:
+        frame = frame_of_tiles(snakemake.input.index, config["stitching"], local)
     for pair in config["fiducials"].values():
         check_fiducials(local[pair["sample"]], local[pair["atlas"]], frame)
     for points in config["points"].values():

@@ -1,10 +1,12 @@
-"""Write tilespecs, point matches and the stack for Render."""
+"""Write tilespecs, point matches and the stack for Render, and Fiji's tile configurations."""
 
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.stitching.displacement import load_pairs
+from terareg.stitching.nominal import own_positions
 from terareg.stitching.placement import load_placement
 from terareg.stitching.render import write_point_matches, write_stack, write_tilespecs
+from terareg.stitching.tile_configuration import write_tile_configuration
 
 
 def main() -> None:
@@ -15,6 +17,12 @@ def main() -> None:
     write_tilespecs(snakemake.output.tilespecs, acquisition, placement, channel)
     write_point_matches(snakemake.output.matches, acquisition, placement, channel, pairs)
     write_stack(snakemake.output.stack, acquisition)
+    nominal = own_positions(acquisition, snakemake.input)
+    for path, origins in (
+        (snakemake.output.nominal, {t.name: t.origin_vox for t in nominal.tiles}),
+        (snakemake.output.registered, {n: t.origin_vox for n, t in placement.tiles.items()}),
+    ):
+        write_tile_configuration(path, origins)
 
 
 run_job(snakemake.rule, snakemake.log[0], main)

@@ -3,6 +3,7 @@
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.stitching import terastitcher
+from terareg.stitching.nominal import own_positions
 
 
 def main() -> None:
@@ -11,6 +12,7 @@ def main() -> None:
         xml = terastitcher.read_xml(snakemake.input.own[0])
         terastitcher.check_fits(xml, acquisition, snakemake.input.own[0])
     else:
+        acquisition = own_positions(acquisition, snakemake.input)
         xml = terastitcher.from_acquisition(acquisition, snakemake.params.channel)
     terastitcher.write_xml(snakemake.output.xml, xml)
 

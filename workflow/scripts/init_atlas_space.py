@@ -4,7 +4,7 @@ from terareg.frames import Frame
 from terareg.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
-from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
 from terareg.volumes.writer import init_volume
 
 
@@ -15,7 +15,10 @@ def main() -> None:
     if snakemake.params.resolution_um is not None:
         frame = frame.resampled((snakemake.params.resolution_um,) * 3)
     settings = VolumeSettings(**snakemake.params.volume)
-    plan = make_plan(f"{sample} {channel} in {name}", frame, "uint16", settings)
+    source = VolumePlan.from_json(read_json(snakemake.input.source)["plan"])
+    # averages of integers keep some digits in 16 bits
+    dtype = "float32" if source.dtype == "float32" else "uint16"
+    plan = make_plan(f"{sample} {channel} in {name}", frame, dtype, settings)
     key = f"{sample}/atlas_space/{name}/{channel}"
     init_volume(Store(snakemake.params.store), key, plan, {"channel": channel}, replace=True)
     write_json(snakemake.output.plan, {"plan": plan.to_json()})

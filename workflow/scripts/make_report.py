@@ -8,7 +8,7 @@ from terareg.views.report import gather_report, software_versions, write_report
 
 def main() -> None:
     data = gather_report(
-        Path(snakemake.input.acquisition).parent,
+        Path(snakemake.input.index).parent,
         sample=snakemake.wildcards.sample,
         provenance=dict(snakemake.params.provenance) | {"software": software_versions()},
         limits=snakemake.params.thresholds,

@@ -4,7 +4,6 @@ from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
-from terareg.stitching import terastitcher
 from terareg.stitching.displacement import (
     DisplacementSettings,
     Steps,
@@ -12,15 +11,13 @@ from terareg.stitching.displacement import (
     neighbours,
     save_pairs,
 )
+from terareg.stitching.nominal import own_positions
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
 
 
 def main() -> None:
-    acquisition = load_acquisition(snakemake.input.acquisition)
-    if snakemake.input.get("nominal"):
-        xml = terastitcher.read_xml(snakemake.input.nominal[0])
-        acquisition = terastitcher.with_nominal(acquisition, xml)
+    acquisition = own_positions(load_acquisition(snakemake.input.acquisition), snakemake.input)
     channel = snakemake.params.channel
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     source = open_tiles(acquisition, channel, snakemake.input, store)

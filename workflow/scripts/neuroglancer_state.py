@@ -32,14 +32,14 @@ def main() -> None:
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))
         layers.append(neuroglancer.point_layer(f"fiducials {atlas}", named))
-    acquisition = load_acquisition(snakemake.input.acquisition)
-    boxes = neuroglancer.tile_boxes(
-        load_placement(snakemake.input.placement).origins(),
-        acquisition.tile_shape,
-        frame,
-        planned[0]["offset_vox"],
-    )
-    layers.append(neuroglancer.box_layer("tiles", boxes))
+    if "placement" in snakemake.input.keys():
+        boxes = neuroglancer.tile_boxes(
+            load_placement(snakemake.input.placement).origins(),
+            load_acquisition(snakemake.input.acquisition).tile_shape,
+            frame,
+            planned[0]["offset_vox"],
+        )
+        layers.append(neuroglancer.box_layer("tiles", boxes))
     state = neuroglancer.build_state(layers, frame, title=sample)
     if settings.viewer["url"]:
         state = neuroglancer.with_store(state, settings.viewer["url"], settings.viewer["cdn"])

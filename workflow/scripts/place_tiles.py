@@ -6,14 +6,12 @@ from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
 from terareg.stitching import terastitcher
 from terareg.stitching.displacement import load_pairs
+from terareg.stitching.nominal import own_positions
 from terareg.stitching.placement import PlacementSettings, place, save_placement
 
 
 def main() -> None:
-    acquisition = load_acquisition(snakemake.input.acquisition)
-    if snakemake.input.get("nominal"):
-        xml = terastitcher.read_xml(snakemake.input.nominal[0])
-        acquisition = terastitcher.with_nominal(acquisition, xml)
+    acquisition = own_positions(load_acquisition(snakemake.input.acquisition), snakemake.input)
     settings = PlacementSettings(**snakemake.params.settings)
     if snakemake.input.get("own"):
         xml = terastitcher.read_xml(snakemake.input.own[0])
@@ -21,10 +19,10 @@ def main() -> None:
         placement = terastitcher.to_placement(xml, acquisition)
     else:
         xml = terastitcher.read_xml(snakemake.input.xml)
-        if snakemake.input.get("pairs"):
-            pairs = load_pairs(snakemake.input.pairs)
-        else:
-            # the reliability of TeraStitcher's measure is no probability
+        measured = bool(snakemake.input.get("pairs"))
+        pairs = load_pairs(snakemake.input.pairs) if measured else []
+        if not measured or any(pair.engine == "mip_ncc" for pair in pairs):
+            # TeraStitcher's measure is thresholded axis by axis, and is no probability
             pairs = terastitcher.to_pairs(xml, acquisition)
             settings = replace(settings, min_reliability=settings.min_reliability_xml)
         placement = place(acquisition, pairs, settings)

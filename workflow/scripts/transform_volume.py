@@ -2,10 +2,8 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from terareg.job import run_job
-from terareg.numeric import to_integer
+from terareg.numeric import Clipped, to_integer
 from terareg.regions.warp import LevelReader, channel_block
 from terareg.registration.transform import Transform
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
@@ -31,7 +29,8 @@ def main() -> None:
 
     def warped(block):
         frame = plan.frame.cropped(block.start, block.stop)
-        return to_integer(channel_block(transform, reader, frame), np.uint16)
+        values = channel_block(transform, reader, frame)
+        return (values, Clipped()) if plan.dtype == "float32" else to_integer(values, plan.dtype)
 
     summary = write_blocks(
         store,

@@ -22,6 +22,7 @@ from terareg.storage.store import Store
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LARGEST_TILE_VOXEL_UM = 200
 
 
 def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[str, dict]:
@@ -176,13 +177,13 @@ def _check_meaning(config: dict) -> None:
     if config["sample"] == "atlases":
         raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
     source = config["input"]
-    for address in (config["store"], source["path"]):
-        Store(address)  # an address of another kind is an error
+    Store(config["store"])  # an address of another kind is an error
     check_orientation(source["orientation"], "input.orientation")
     channels = source["channels"]
-    indices = list(channels.values())
-    if len(set(indices)) != len(indices):
-        raise ConfigError(f"input.channels: {channels} gives two names to one channel number")
+    if source["kind"] == "volume":
+        _check_volume_input(config)
+    else:
+        _check_tiles_input(source)
     for key, name in (
         ("stitching.channel", config["stitching"]["channel"]),
         ("registration.channel", config["registration"]["channel"]),
@@ -191,6 +192,13 @@ def _check_meaning(config: dict) -> None:
             raise ConfigError(
                 f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
             )
+    stitching = config["stitching"]
+    if stitching["tile_configuration"] and "xml_import" in stitching["xml"]:
+        raise ConfigError(
+            f"stitching.tile_configuration: {stitching['tile_configuration']!r} and "
+            f"stitching.xml.xml_import {stitching['xml']['xml_import']!r} both give nominal "
+            "positions; remove one of them"
+        )
     for name, atlas in config["atlases"].items():
         check_orientation(atlas["orientation"], f"atlases.{name}.orientation")
     for name in config["registration"]["atlases"] or []:
@@ -203,6 +211,64 @@ def _check_meaning(config: dict) -> None:
     if fiducials and set(fiducials) - set(config["atlases"]):
         wrong = sorted(set(fiducials) - set(config["atlases"]))[0]
         raise ConfigError(f"fiducials: atlas {wrong!r} is not described under atlases:")
+
+
+def _check_tiles_input(source: dict) -> None:
+    if source["path"] is None:
+        raise ConfigError(
+            "input: key path is missing; give the folder that holds the raw tiles, or set "
+            "input.kind: volume where the channels are volumes already"
+        )
+    Store(source["path"])
+    for name, number in source["channels"].items():
+        if not isinstance(number, int):
+            raise ConfigError(
+                f"input.channels.{name}: {number!r} is no channel number; write the number in the "
+                "file names, or set input.kind: volume for an image file"
+            )
+    indices = list(source["channels"].values())
+    if len(set(indices)) != len(indices):
+        raise ConfigError(
+            f"input.channels: {source['channels']} gives two names to one channel number"
+        )
+    for i, size in enumerate(source["spacing_um"] or ()):
+        if size > _LARGEST_TILE_VOXEL_UM:
+            raise ConfigError(
+                f"input.spacing_um.{i}: {size} must be at most {_LARGEST_TILE_VOXEL_UM}; a voxel "
+                "size of tiles in micrometres"
+            )
+
+
+def _check_volume_input(config: dict) -> None:
+    source = config["input"]
+    for key in ("path", "overlap"):
+        if source[key] is not None:
+            raise ConfigError(
+                f"input.{key}: {source[key]!r} belongs to tiles, not to input.kind: volume; remove "
+                "it, images are listed under input.channels"
+            )
+    if config["stitching"]["xml"]:
+        raise ConfigError(
+            "stitching.xml belongs to tiles, not to input.kind: volume; remove it, nothing is "
+            "stitched"
+        )
+    for name, image in source["channels"].items():
+        if isinstance(image, int):
+            raise ConfigError(
+                f"input.channels.{name}: {image} is no image; with input.kind: volume write its "
+                "path, for example brain.nii.gz"
+            )
+        Store(channel_image(config, name)["path"])
+    images = [channel_image(config, name) for name in source["channels"]]
+    images = [(image["path"], image["channel"]) for image in images]
+    if len(set(images)) != len(images):
+        raise ConfigError(f"input.channels: {source['channels']} gives two names to one image")
+
+
+def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    image = config["input"]["channels"][name]
+    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
 
 
 def _names(config: dict) -> Iterator[tuple[str, str]]:

@@ -38,6 +38,8 @@ class Size:
     volume_shape : tuple of int
         Nominal (z, y, x) voxels of the fused volume.
     bytes_per_voxel : int
+    held_gb : float
+        The largest image file that is read into memory whole; none where tiles are read.
     """
 
     tiles: int
@@ -46,6 +48,7 @@ class Size:
     tile_shape: tuple[int, int, int]
     volume_shape: tuple[int, int, int]
     bytes_per_voxel: int = 2
+    held_gb: float = 0.0
 
     @property
     def tile_gb(self) -> float:

@@ -1,9 +1,10 @@
 """Volume and intensity of every region and hemisphere.
 
-Blocks are added one by one to :class:`RegionSums`. Counts, sums and sums of squares are exact
-integers of any size, so that the result does not depend on how the volume was cut, on the order
-of the blocks, or on the number of jobs; means and standard deviations are formed from them once,
-at the end.
+Blocks are added one by one to :class:`RegionSums`. Counts, sums and sums of squares of integer
+voxels are exact integers of any size, so that the result does not depend on how the volume was
+cut, on the order of the blocks, or on the number of jobs; those of float32 voxels are float64
+numbers, which the cutting changes in their last digits only. Means and standard deviations are
+formed from them once, at the end.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ _EXACT_VOXELS = 2**20
 
 @dataclass(frozen=True)
 class _Intensity:
-    """Exact sums over one channel in one set of voxels; adds."""
+    """Sums over one channel in one set of voxels, exact for integers; adds."""
 
-    total: int
-    squares: int
-    low: int
-    high: int
+    total: int | float
+    squares: int | float
+    low: int | float
+    high: int | float
 
     def __add__(self, other: _Intensity) -> _Intensity:
         return _Intensity(
@@ -96,26 +97,30 @@ class RegionSums:
         labels : numpy.ndarray of uint32
         hemispheres : numpy.ndarray of uint8, same shape
             0 neither, 1 left, 2 right.
-        channels : mapping of name to numpy.ndarray of uint8 or uint16, same shape
+        channels : mapping of name to numpy.ndarray of uint8, uint16 or float32, same shape
 
         Raises
         ------
         VolumeError
-            If shapes differ, a channel is missing or not uint8 or uint16, or a label is unknown.
+            If shapes differ, a channel is missing or of another type, or a label is unknown.
         """
         if set(channels) != set(self.channels):
             raise VolumeError(
                 f"block has channels {sorted(channels)}, the measurement needs "
                 f"{sorted(self.channels)}; give every block the same"
             )
+        if hemispheres.dtype != np.uint8:
+            raise VolumeError(f"hemispheres have type {hemispheres.dtype}; give uint8")
         for name, array in {"hemispheres": hemispheres, **channels}.items():
             if array.shape != labels.shape:
                 raise VolumeError(
                     f"{name} has shape {array.shape} but the labels {labels.shape}; make labels "
                     "and channels on one grid"
                 )
-            if array.dtype not in (np.uint8, np.uint16):
-                raise VolumeError(f"{name} has type {array.dtype}; measure uint8 or uint16 voxels")
+            if array.dtype not in (np.uint8, np.uint16, np.float32):
+                raise VolumeError(
+                    f"{name} has type {array.dtype}; measure uint8, uint16 or float32 voxels"
+                )
         flat = labels.reshape(-1)
         arrays = [channels[name].reshape(-1) for name in self.channels]
         sides = hemispheres.reshape(-1)
@@ -143,20 +148,22 @@ class RegionSums:
         columns = []
         for array in arrays:
             values = array.astype(np.float64)
-            low = np.full(size, np.iinfo(array.dtype).max, array.dtype)
-            high = np.zeros(size, array.dtype)
+            whole = array.dtype.kind == "u"
+            limits = np.iinfo(array.dtype) if whole else np.finfo(array.dtype)
+            low = np.full(size, limits.max, array.dtype)
+            high = np.full(size, limits.min, array.dtype)
             np.minimum.at(low, bins, array)
             np.maximum.at(high, bins, array)
             total = np.bincount(bins, values, size)
             squares = np.bincount(bins, values * values, size)
+            if whole:
+                # every sum of a part is below 2**53
+                total, squares = total.astype(np.int64), squares.astype(np.int64)
             columns.append([a[seen].tolist() for a in (total, squares, low, high)])
         for n, position in enumerate(seen.tolist()):
             cell = _Cell(
                 int(counts[position]),
-                tuple(
-                    _Intensity(int(t[n]), int(q[n]), int(lo[n]), int(hi[n]))
-                    for t, q, lo, hi in columns
-                ),
+                tuple(_Intensity(*(column[n] for column in part)) for part in columns),
             )
             self._put((int(self.ids[position // 3]), position % 3), cell)
 
@@ -379,8 +386,8 @@ def _statistics(channels: Sequence[str], cells: list[_Cell]) -> dict[str, float 
         else:
             parts = [c.channels[n] for c in cells]
             total = sum(p.total for p in parts)
-            # n * sum(x^2) - sum(x)^2 in integers: nothing cancels
-            variance = voxels * sum(p.squares for p in parts) - total * total
+            # n * sum(x^2) - sum(x)^2 in integers: nothing cancels; in floats it may fall below 0
+            variance = max(0, voxels * sum(p.squares for p in parts) - total * total)
             values = (
                 total / voxels,
                 math.sqrt(variance / (voxels * voxels)),

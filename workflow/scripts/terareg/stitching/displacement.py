@@ -7,6 +7,8 @@ chance; the reliability of a pair is 1 minus that and needs no threshold of the 
 
 Conventions: ``displ_vox`` is origin(b) - origin(a) in voxels (z, y, x), TeraStitcher's ``displ``.
 "EAST" means that b lies to the right of a (larger x), "SOUTH" that b lies below (larger y).
+
+The other engine, ``mip_ncc``, is TeraStitcher's measure, see :mod:`~terareg.stitching.mip_ncc`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from scipy import fft, ndimage
 
 from terareg.errors import StitchingError
 from terareg.parallel import map_items
+from terareg.stitching import mip_ncc
+from terareg.stitching.mip_ncc import AxisMeasure
 from terareg.storage.records import read_json, write_json
 
 if TYPE_CHECKING:
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DIRECTIONS = ("EAST", "SOUTH")
-ENGINES = ("ncc",)
+ENGINES = ("ncc", "mip_ncc")
 _SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis along which the two tiles follow each other
 _MIN_OVERLAP = 4  # coarse pixels that must overlap, per axis, for a correlation to count
 _MIN_SEGMENT = 24  # shortest stretch of a seam that is a window of its own, pixels
@@ -43,6 +47,7 @@ _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
 _SOFTENING = 2.0  # times its level
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
+_SLAB_PLANES = 16  # read at once for projections
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
 
@@ -53,7 +58,8 @@ class DisplacementSettings:
     Attributes
     ----------
     engine : str
-        "ncc": normalised cross-correlation of band-passed windows.
+        "ncc": normalised cross-correlation of band-passed windows, whose agreement is counted;
+        "mip_ncc": TeraStitcher's measure, correlation of maximum intensity projections.
     search_um : tuple of float
         Largest deviation from the expected displacement, micrometres (z, y, x).
     widen : float
@@ -73,6 +79,9 @@ class DisplacementSettings:
         Reliability, 0 to 1, from which a pair has status "ok".
     dark : float or None
         Counts of a pixel without light; None estimates it (0 for corrected tiles).
+    subvolume_planes : int
+        Most planes of a sub-volume that mip_ncc measures by itself; ncc does not use it, and
+        mip_ncc uses nothing else of these options but ``search_um``.
     step_east_vox, step_south_vox : tuple of float or None
         Measured stage steps (z, y, x) that replace the acquisition's nominal ones,
         see :func:`estimate_steps`.
@@ -89,6 +98,7 @@ class DisplacementSettings:
     tolerance_vox: float = 1.5
     min_reliability: float = 0.99
     dark: float | None = None
+    subvolume_planes: int = 200
     step_east_vox: tuple[float, float, float] | None = None
     step_south_vox: tuple[float, float, float] | None = None
 
@@ -106,6 +116,11 @@ class DisplacementSettings:
             raise StitchingError(
                 f"windows {self.windows}, window_planes {self.window_planes}, patches "
                 f"{self.patches}, widen {self.widen}: need at least 2, 1, 1, 1"
+            )
+        if self.subvolume_planes <= mip_ncc.MIN_OVERLAP:
+            raise StitchingError(
+                f"subvolume_planes {self.subvolume_planes} leaves no search along z; give more "
+                f"than {mip_ncc.MIN_OVERLAP}, for example 200"
             )
 
 
@@ -127,6 +142,8 @@ class WindowResult:
         Whether both tiles hold structure above the noise here.
     agrees : bool
         Whether the window supports the pair's displacement.
+    axes : tuple of AxisMeasure
+        With engine mip_ncc: TeraStitcher's attributes of the axes z, y, x; otherwise empty.
     """
 
     z: tuple[int, int]
@@ -136,6 +153,13 @@ class WindowResult:
     second: float
     signal: bool
     agrees: bool
+    axes: tuple[AxisMeasure, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: dict) -> WindowResult:
+        """Inverse of :func:`dataclasses.asdict`, also after a way through JSON."""
+        axes = tuple(AxisMeasure(**axis) for axis in data.get("axes", ()))
+        return cls(**{k: _tuple(v) for k, v in data.items() if k != "axes"}, axes=axes)
 
 
 @dataclass(frozen=True)
@@ -147,16 +171,17 @@ class PairResult:
     a, b, direction : str
         Tile names, and "EAST" or "SOUTH".
     status : str
-        "ok"; "no_signal": fewer than two windows with structure in both tiles;
-        "disagree": windows with structure that do not agree.
+        "ok"; "no_signal": fewer than two windows with structure in both tiles (mip_ncc: an axis
+        without a peak); "disagree": windows with structure that do not agree.
     displ_vox : tuple of float
         origin(b) - origin(a), voxels (z, y, x); the expected value unless status is "ok".
     sigma_vox : tuple of float
         Standard error of ``displ_vox`` from the scatter of the patches.
     reliability : float
-        1 - P(the windows agree by chance), 0 to 1.
+        1 - P(the windows agree by chance), 0 to 1; with mip_ncc TeraStitcher's measure of peak
+        and width, the least of the three axes, which is no probability.
     peak : float
-        Correlation at the refined displacement.
+        Correlation at the refined displacement; with mip_ncc the least of the three axes.
     agree, of : int
         Windows that agree, and windows with signal.
     expected_vox, search_vox : tuple
@@ -165,7 +190,7 @@ class PairResult:
     bytes : int
         Bytes of pixels asked from the source.
     engine : str
-        "ncc", or "xml" for values read from a TeraStitcher file.
+        "ncc", "mip_ncc", or "xml" for values read from a TeraStitcher file.
     """
 
     a: str
@@ -192,9 +217,7 @@ class PairResult:
     def from_json(cls, data: dict) -> PairResult:
         """Inverse of :meth:`to_json`."""
         data = dict(data)
-        data["windows"] = tuple(
-            WindowResult(**{k: _tuple(v) for k, v in w.items()}) for w in data["windows"]
-        )
+        data["windows"] = tuple(WindowResult.from_json(w) for w in data["windows"])
         return cls(**{k: _tuple(v) for k, v in data.items()})
 
 
@@ -267,6 +290,9 @@ def measure_pair(
     binned in y and x. Patches at full resolution around the place where the windows agree give
     the fraction of a voxel.
 
+    With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
+    whole voxels, and the most reliable sub-volume of each axis counts.
+
     Parameters
     ----------
     source : TileSource
@@ -286,9 +312,14 @@ def measure_pair(
     Raises
     ------
     StitchingError
-        If the tiles do not overlap even at the limit of the search range.
+        If the tiles do not overlap even at the limit of the search range, or for mip_ncc not by
+        more than 25 voxels on every axis.
     """
     expected = _expected(acquisition, tile_a, tile_b, direction, settings)
+    if settings.engine == "mip_ncc":
+        return _measure_projections(
+            source, acquisition, (tile_a, tile_b, direction), expected, settings
+        )
     spacing = acquisition.spacing_um
     shape = tuple(int(n) for n in acquisition.tile_shape)
     result = None
@@ -424,6 +455,66 @@ def estimate_steps(
     for text in warnings:
         logger.warning("%s", text)
     return Steps(found, used, agree, of, tuple(warnings))
+
+
+# ---------------------------------------------------------------------- TeraStitcher's measure
+def _measure_projections(source, acquisition, pair, expected, settings) -> PairResult:
+    """Measure a pair (a, b, direction) by projections of sub-volumes of the nominal overlap."""
+    name_a, name_b, direction = pair
+    shape = tuple(int(n) for n in acquisition.tile_shape)
+    # TeraStitcher truncates the nominal displacement
+    nominal = [math.trunc(e + math.copysign(1e-6, e)) for e in expected]
+    search = tuple(
+        math.ceil(s / p - 1e-9) for s, p in zip(settings.search_um, acquisition.spacing_um)
+    )
+    box_a = [(max(0, d), min(n, n + d)) for d, n in zip(nominal, shape)]
+    overlap = tuple(max(0, high - low) for low, high in box_a)
+    number = max(1, -(-overlap[0] // settings.subvolume_planes))
+    sizes = [overlap[0] // number + (k < overlap[0] % number) for k in range(number)]
+    thinnest = (sizes[-1], *overlap[1:])
+    if min(mip_ncc.search_ranges(thinnest, search)) < 1:
+        raise StitchingError(
+            f"{name_a} and {name_b} ({direction}) overlap in sub-volumes of {list(thinnest)} "
+            f"voxels (z, y, x) and search_um is {list(settings.search_um)}: mip_ncc must leave "
+            f"{mip_ncc.MIN_OVERLAP} voxels and so has nothing to search on one axis; set "
+            'stitching.displacement.engine: "ncc", or more subvolume_planes'
+        )
+    starts = [box_a[0][0] + sum(sizes[:k]) for k in range(number)]
+    windows, size = [], 0
+    for z0, planes in zip(starts, sizes):
+        box = [(z0, z0 + planes), *box_a[1:]]
+        mips = []
+        for name, shift in ((name_a, (0, 0, 0)), (name_b, nominal)):
+            own = [(low - d, high - d) for (low, high), d in zip(box, shift)]
+            mips.append(mip_ncc.project(_slabs(source, name, own)))
+            size += planes * overlap[1] * overlap[2] * np.dtype(acquisition.dtype).itemsize
+        axes = tuple(
+            replace(axis, displ_vox=axis.displ_vox + d)
+            for axis, d in zip(mip_ncc.measure_axes(*mips, search), nominal)
+        )
+        seam = box[3 - _SEAM_AXIS[direction]]
+        displ = tuple(float(axis.displ_vox) for axis in axes)
+        peak = min(axis.peak for axis in axes)
+        windows.append(WindowResult(box[0], seam, displ, peak, 0.0, peak > 0, False, axes))
+    best = mip_ncc.most_reliable([window.axes for window in windows])
+    ok = all(axis.reliability > 0 for axis in best)
+    displ = tuple(float(axis.displ_vox) for axis in best) if ok else expected
+    windows = tuple(
+        replace(w, agrees=ok and all(abs(p - q) <= 1 for p, q in zip(w.displ_vox, displ)))
+        for w in windows
+    )
+    return PairResult(
+        name_a, name_b, direction, "ok" if ok else "no_signal", displ, (0.5, 0.5, 0.5),
+        min(axis.reliability for axis in best), min(axis.peak for axis in best),
+        sum(w.agrees for w in windows), len(windows), expected, search, windows, size, "mip_ncc",
+    )  # fmt: skip
+
+
+def _slabs(source, name, box) -> Iterable[np.ndarray]:
+    """Pixels of a box ((z0, z1), (y0, y1), (x0, x1)) of a tile, a few planes at a time."""
+    (first, last), y, x = box
+    for z in range(first, last, _SLAB_PLANES):
+        yield source.read(name, z, min(last, z + _SLAB_PLANES), slice(*y), slice(*x))
 
 
 # ---------------------------------------------------------------------- one pair

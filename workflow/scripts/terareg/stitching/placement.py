@@ -45,7 +45,8 @@ class PlacementSettings:
     min_reliability : float
         Least reliability, 0 to 1, of a measured link.
     min_reliability_xml : float
-        The same for links read from TeraStitcher files, whose reliability is no probability.
+        The same for links read from TeraStitcher files or measured by mip_ncc, whose reliability
+        is no probability.
     reject_vox, reject_sigmas : float
         A link is rejected if its residual is larger than both, in voxels and in multiples of the
         links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
@@ -363,7 +364,8 @@ def _unusable(pair: PairResult, settings: PlacementSettings) -> str:
         return "no signal in the overlap"
     if pair.status != "ok":
         return f"windows disagree ({pair.agree} of {pair.of} agree)"
-    least = settings.min_reliability_xml if pair.engine == "xml" else settings.min_reliability
+    probability = pair.engine == "ncc"
+    least = settings.min_reliability if probability else settings.min_reliability_xml
     if pair.reliability < least:
         return f"reliability {pair.reliability:.3f} below {least:g}"
     if not np.all(np.isfinite(pair.displ_vox)):

@@ -4,14 +4,20 @@ Render works on 2-D tiles in sections: every plane of every tile is a tile of it
 is the plane of the fused volume in which it lies. Only ``AffineModel2D`` is written, whose data
 string lists M00 M10 M01 M11 B0 B1. A file whose name ends in ``.gz`` is compressed; equal input
 gives equal bytes.
+
+Tile specifications of any origin can be read as positions, as long as their transforms only move.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
+import math
 import os
+import re
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +34,12 @@ if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
 
 _AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
+_TRANSLATION = "mpicbg.trakem2.transform.TranslationModel2D"
+_OWN_ID = re.compile(r"(.+)_z(\d{1,9})_.+")  # see tile_id
+_STRAIGHT = 0.5  # pixels that a corner may lie off a mere translation, and a tile off its others
+_CHUNK = 2**16  # characters read at once
+_MAX_ITEM = 2**20  # characters of one tile specification
+_MAX_PIXELS = 1e9
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,28 @@ class RenderSettings:
             )
 
 
+@dataclass(frozen=True)
+class TileSpec:
+    """Place of one picture in a section.
+
+    Attributes
+    ----------
+    tile_id : str
+    section : float
+        Render's z.
+    row, column : int or None
+        Cell of the grid, from the layout; None where it does not say.
+    origin_yx_vox : tuple of float
+        Position (y, x) of the first pixel.
+    """
+
+    tile_id: str
+    section: float
+    row: int | None
+    column: int | None
+    origin_yx_vox: tuple[float, float]
+
+
 def write_tilespecs(
     path: str | os.PathLike,
     acquisition: Acquisition,
@@ -70,6 +104,89 @@ def write_tilespecs(
     positions are those of the global solution before rounding, in pixels.
     """
     return _write_list(path, _tilespecs(acquisition, placement, channel, settings))
+
+
+def read_tilespecs(path: str | os.PathLike) -> tuple[TileSpec, ...]:
+    """Read tile specifications, a JSON list, plain or compressed by gzip, of any program.
+
+    Raises
+    ------
+    StitchingError
+        If the file cannot be read, or for the first item that is no tile specification or does
+        more than move its tile (affine transforms that only move are understood).
+    """
+    name = os.fspath(path)
+    try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            stream = gzip.GzipFile(fileobj=raw) if packed else raw
+            with io.TextIOWrapper(stream, encoding="utf-8") as text:
+                specs = tuple(
+                    _tilespec(item, f"{name} item {number}")
+                    for number, item in enumerate(_items(text, name), 1)
+                )
+    except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:
+        raise StitchingError(
+            f"{name} cannot be read ({error}); give a JSON list of tile specifications, plain or "
+            "gzip"
+        ) from error
+    if not specs:
+        raise StitchingError(f"{name} is an empty list; export the tile specifications again")
+    return specs
+
+
+def tile_origins(
+    specs: Iterable[TileSpec], acquisition: Acquisition, name: str = "tile specifications"
+) -> dict[str, tuple[float, float, float]]:
+    """Position (z, y, x) of every tile of an acquisition in voxels.
+
+    Specifications belong to the tile in their identity (:func:`tile_id`), or else to the one in
+    their layout's row and column. In the first case the identity tells the plane, so that missing
+    ones do not matter; in the second the tile's first section is that of its first plane. z is in
+    whole planes.
+
+    Raises
+    ------
+    StitchingError
+        If a specification belongs to no tile, a tile has none, or a tile is not in one place in
+        all sections; ``name`` is that of the file.
+    """
+    own = {tile.name for tile in acquisition.tiles}
+    at = {(tile.row, tile.column): tile.name for tile in acquisition.tiles}
+    places: dict[str, list[tuple[float, float]]] = {}
+    starts: dict[str, float] = {}
+    for spec in specs:
+        match = _OWN_ID.fullmatch(spec.tile_id)
+        if match and match[1] in own:
+            tile, start = match[1], spec.section - int(match[2])
+        elif (spec.row, spec.column) in at:
+            tile, start = at[spec.row, spec.column], spec.section
+        else:
+            raise StitchingError(
+                f"{name}: {spec.tile_id[:80]!r} (row {spec.row}, column {spec.column}) is no tile "
+                "of the acquisition; give the tile specifications of this acquisition"
+            )
+        places.setdefault(tile, []).append(spec.origin_yx_vox)
+        starts[tile] = min(start, starts.get(tile, math.inf))
+    absent = sorted(own - places.keys())
+    if absent:
+        raise StitchingError(
+            f"{name} has nothing for {', '.join(absent[:6])}"
+            f"{' and others' if len(absent) > 6 else ''}; give the tile specifications of this "
+            "acquisition"
+        )
+    origins = {}
+    for tile, found in places.items():
+        y, x = np.median(found, axis=0)
+        off = float(np.abs(np.subtract(found, (y, x))).max())
+        if off > _STRAIGHT:
+            raise StitchingError(
+                f"{name} moves {tile} by {off:.1f} pixels between sections; give tile "
+                "specifications in which a tile has one place"
+            )
+        origins[tile] = (float(starts[tile]), float(y), float(x))
+    return origins
 
 
 def write_point_matches(
@@ -157,6 +274,79 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
                     ],
                 },
             }
+
+
+def _items(text, name: str) -> Iterator:
+    """Items of a JSON list, one by one: a brain's list does not fit in a small job's memory."""
+    decoder = json.JSONDecoder()
+    buffer = text.read(_CHUNK).lstrip()
+    listed = buffer.startswith("[")
+    buffer = buffer[1:]
+    while listed:
+        buffer = buffer.lstrip(", \t\r\n")
+        if buffer.startswith("]"):
+            return
+        try:
+            item, end = decoder.raw_decode(buffer)
+        except ValueError:
+            chunk = text.read(_CHUNK) if len(buffer) < _MAX_ITEM else ""
+            listed = bool(chunk)
+            buffer += chunk
+            continue
+        yield item
+        buffer = buffer[end:]
+    raise StitchingError(
+        f"{name} is no complete JSON list of tile specifications (at {buffer[:40]!r}); export it "
+        "again"
+    )
+
+
+def _tilespec(item: dict, where: str) -> TileSpec:
+    try:
+        key, section = str(item["tileId"]), float(item["z"])
+        where = f"{where} ({key[:80]!r})"
+        width, height = float(item["width"]), float(item["height"])
+        layout = item.get("layout") or {}
+        row, column = (
+            None if layout.get(k) is None else int(layout[k]) for k in ("imageRow", "imageCol")
+        )
+        matrix = np.eye(3)
+        for leaf in _leaves(item["transforms"], where):
+            matrix = leaf @ matrix
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StitchingError(
+            f"{where} is no tile specification ({type(error).__name__}: {error}); export it again"
+        ) from error
+    corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1]]).T
+    moved = (matrix @ corners)[:2]
+    if not (np.abs(moved) <= _MAX_PIXELS).all() or not abs(section) <= _MAX_PIXELS:
+        raise StitchingError(f"{where} lies at no number of pixels; correct its transform")
+    off = float(np.abs(moved - moved[:, :1] - (corners - corners[:, :1])[:2]).max())
+    if off > _STRAIGHT:
+        raise StitchingError(
+            f"{where} is not only moved but bent or turned by {off:.1f} pixels at a corner; give "
+            "tile specifications with translations"
+        )
+    return TileSpec(key, section, row, column, (float(moved[1, 0]), float(moved[0, 0])))
+
+
+def _leaves(transform: dict, where: str) -> Iterator[np.ndarray]:
+    """Matrices (x, y, 1) of a transform and of the lists in it, in the order of application."""
+    if transform.get("type") == "list" or "specList" in transform:
+        for part in transform["specList"]:
+            yield from _leaves(part, where)
+        return
+    kind = transform.get("className", transform.get("type"))
+    if kind not in (_AFFINE, _TRANSLATION):
+        raise StitchingError(
+            f"{where} has a transform {str(kind)[:80]!r}; give tile specifications with "
+            "AffineModel2D or TranslationModel2D alone"
+        )
+    numbers = [float(v) for v in transform["dataString"].split()]
+    if kind == _TRANSLATION:
+        numbers = [1.0, 0.0, 0.0, 1.0, *numbers]
+    m00, m10, m01, m11, x, y = numbers
+    yield np.array([[m00, m01, x], [m10, m11, y], [0.0, 0.0, 1.0]])
 
 
 def _matches(acquisition, placement, channel, pairs, settings) -> Iterator[dict]:

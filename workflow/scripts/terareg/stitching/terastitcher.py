@@ -633,9 +633,10 @@ def from_acquisition(
 def with_displacements(xml: ProjectXml, pairs: Sequence[PairResult]) -> ProjectXml:
     """``xml_displcomp``: one Displacement per window of every measured pair.
 
-    Windows that support the pair's displacement carry its reliability, the one nearest to it a
-    little more, so that :func:`project` (and TeraStitcher's ``-3``) choose that one;
-    the others carry 0.
+    Pairs of the engine mip_ncc are written with the attributes that TeraStitcher gives them.
+    Of others, windows that support the pair's displacement carry its reliability, the one nearest
+    to it a little more, so that :func:`project` (and TeraStitcher's ``-3``) choose that one; the
+    rest carry 0.
     """
     names = {_name(s): (s.row, s.column) for s in xml.stacks if s.dir_name}
     sides: dict[tuple[int, int], dict[str, tuple]] = {}
@@ -645,6 +646,11 @@ def with_displacements(xml: ProjectXml, pairs: Sequence[PairResult]) -> ProjectX
                 f"pair {pair.a} - {pair.b} is not in the project; import the tiles again"
             )
         default = _default(xml, pair.direction)
+        if pair.engine == "mip_ncc":
+            sides.setdefault(names[pair.a], {})[pair.direction] = tuple(
+                _as_measured(window, default) for window in pair.windows
+            )
+            continue
         found = []
         windows = pair.windows or (
             WindowResult((0, 0), (0, 0), pair.displ_vox, pair.peak, 0.0, True, pair.status == "ok"),
@@ -918,6 +924,18 @@ def _round(value: float) -> int:
 def _default(xml: ProjectXml, direction: str) -> tuple[int, int, int]:
     south, east = xml.default_displ
     return (0, east, 0) if direction == "EAST" else (south, 0, 0)
+
+
+def _as_measured(window: WindowResult, default) -> Displacement:
+    """A sub-volume of mip_ncc with all its attributes."""
+    return Displacement(
+        *(
+            Axis(
+                a.displ_vox, d, a.reliability, a.peak, a.width, a.width_range, a.inf_width, a.delay
+            )
+            for a, d in zip(_vhd(window.axes), default)
+        )
+    )
 
 
 def _most_reliable(found, default) -> tuple[Displacement]:

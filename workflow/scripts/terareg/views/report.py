@@ -32,6 +32,7 @@ _PACKAGES = (
 
 # stage, heading
 STAGES = (
+    ("input", "Input"),
     ("acquisition", "Acquisition"),
     ("intensity", "Flat-field"),
     ("stitching", "Stitching"),
@@ -58,7 +59,7 @@ FIGURES = (
     (r"loop_closure", "stitching",
      "Loop closure of each cell of four tiles; zero is perfect."),
     (r"fused_(?P<of>.+)", "fused",
-     "Three middle planes of the fused volume with orientation letters and scale bar."),
+     "Three middle planes of the volume with orientation letters and scale bar."),
     (r"corrected_volume_(?P<of>.+)", "bias",
      "Three middle planes of the volume after bias correction."),
     (r"bias_(?P<of>.+)", "bias",
@@ -85,13 +86,14 @@ FIGURES = (
 
 # pattern of files under the results folder, what they are
 ARTEFACTS = (
+    ("input.json", "images that the sample was imported from"),
     ("acquisition.json", "index of the raw data"),
     ("intensity/*/flatfield.tif", "flat-field, mean 1 (float32)"),
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
     ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
     ("stitching/placement.json", "positions, links and residuals"),
     ("stitching/render/*", "Render: tile specifications and point matches"),
-    ("fused/*/complete.json", "summary of the fused volume"),
+    ("fused/*/complete.json", "summary of the fused or imported volume"),
     ("bias/*.nrrd", "log of the bias field"),
     ("corrected_volume/*/complete.json", "summary of the corrected volume"),
     ("registration/*/*.nrrd", "fields of the registration, readable by ITK tools"),
@@ -140,6 +142,7 @@ def gather_report(
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
               for key, title in STAGES}  # fmt: skip
     measured: list[tuple[str, str, float | None]] = []
+    _input(folder, stages["input"])
     _acquisition(folder, stages["acquisition"], measured)
     _intensity(folder, stages["intensity"], measured)
     _stitching(folder, stages["stitching"], measured)
@@ -150,6 +153,8 @@ def gather_report(
     _regions(folder, stages["regions"], measured)
     _accuracy(folder, stages["accuracy"], measured)
     _figures(folder, stages)
+    if _imported(folder):
+        stages["fused"]["title"] = "Imported volume"
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
         verdict["shown"] = " ".join(p for p in (show(verdict["value"]), verdict["unit"]) if p)
@@ -247,6 +252,28 @@ def show(value: Any) -> str:
 
 
 # ---------------------------------------------------------------------- stages
+def _imported(folder: Path) -> bool:
+    """Whether the sample was a volume already: no tiles, nothing fused."""
+    return (folder / "input.json").exists()
+
+
+def _input(folder: Path, stage: dict) -> None:
+    if not _imported(folder):
+        return
+    data = read_json(folder / "input.json")
+    frame = data["frame"]
+    facts = {
+        "shape z, y, x (voxel)": frame["shape"],
+        "voxel size z, y, x (µm)": frame["spacing_um"],
+        "orientation of the array axes z, y, x": frame["orientation"],
+    }
+    stage["tables"].append(_facts("Grid of all channels", facts))
+    columns = ("channel", "image", "form", "its type", "stored as")
+    keys = ("source", "form", "source_dtype", "dtype")
+    rows = [[name, *(image[k] for k in keys)] for name, image in data["channels"].items()]
+    stage["tables"].append(_table_of("Images", columns, rows))
+
+
 def _acquisition(folder: Path, stage: dict, measured: list) -> None:
     path = folder / "acquisition.json"
     if not path.exists():
@@ -326,11 +353,14 @@ def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
         channel, data = path.parent.name, read_json(path)
         data = data.get("summary", data)
         voxels = _number(data.get("voxels"))
-        words = "fused" if kind == "fused" else "corrected"
+        imported = kind == "fused" and _imported(folder)
+        words = "imported" if imported else "fused" if kind == "fused" else "corrected"
         if voxels:
+            # nothing was computed when an image was imported: what counts as clipped had no value
+            clipped = "input.not_finite_percent" if imported else "volume.clipped_percent"
             for key, names in (
                 ("volume.saturated_percent", ("saturated",)),
-                ("volume.clipped_percent", ("clipped_low", "clipped_high")),
+                (clipped, ("clipped_low", "clipped_high")),
             ):
                 found = [v for n in names if (v := _number(data.get(n))) is not None]
                 value = 100 * sum(found) / voxels if found else None

@@ -18,6 +18,14 @@ _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
 
 # key: text, unit, worse (above or below the limits), warn, fail, advice
 THRESHOLDS: dict[str, dict[str, Any]] = {
+    "input.not_finite_percent": {
+        "text": "Voxels without a finite value, stored as 0",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0,
+        "fail": 50.0,
+        "advice": "Harmless outside the brain; inside, see registration.missing_data_correction.",
+    },
     "acquisition.problems": {
         "text": "Problems found in the raw data",
         "unit": "",

@@ -7,10 +7,12 @@ knows better.
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import math
 import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -29,6 +31,11 @@ from terareg.volumes.reader import Levels
 logger = logging.getLogger(__name__)
 
 _ITK = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
+_NIFTI = (".nii", ".nii.gz")
+_NIFTI_TYPES = {
+    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
+    1280: "u8",
+}  # fmt: skip
 _TIFF = (".tif", ".tiff", ".btf")
 _UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "micron": 1.0, "millimeter": 1e3,
@@ -128,15 +135,21 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
 
 
 def _open_itk(path: str, settings: ImageSettings) -> Image:
+    image = sitk.ImageFileReader()
+    image.SetFileName(path)
     try:
-        image = sitk.ReadImage(path)
+        image.ReadImageInformation()
+        if image.GetDimension() != 3:
+            raise VolumeError(
+                f"{path} has {image.GetDimension()} dimensions; give one volume of three"
+            )
+        array = _nifti_voxels(path) if path.lower().endswith(_NIFTI) else None
+        if array is None:
+            array = sitk.GetArrayFromImage(image.Execute())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise VolumeError(f"{path} cannot be read: {reason}") from error
-    if image.GetDimension() != 3:
-        raise VolumeError(f"{path} has {image.GetDimension()} dimensions; give one volume of three")
-    array = sitk.GetArrayFromImage(image)
-    if image.GetNumberOfComponentsPerPixel() > 1:
+    if image.GetNumberOfComponents() > 1:
         array = np.ascontiguousarray(_channel(path, array, -1, settings.channel))
     found = _orientation_of(path, np.array(image.GetDirection()).reshape(3, 3))
     orientation = settings.orientation or found
@@ -146,6 +159,40 @@ def _open_itk(path: str, settings: ImageSettings) -> Image:
         )
     spacing = settings.spacing_um or tuple(s * 1e3 for s in image.GetSpacing()[::-1])
     return Image(path, [Frame(array.shape, spacing, orientation=orientation)], [array])
+
+
+def _nifti_voxels(path: str) -> np.ndarray | None:
+    """Voxels of a NIfTI-1 file, (z, y, x); None where they are not plain numbers.
+
+    ITK reads a file that was cut off without an error, and turns what is not finite into zeros.
+    """
+    opener = gzip.open if path.lower().endswith(".gz") else open
+    try:
+        with opener(path, "rb") as stream:
+            head = stream.read(348)
+            order = "<" if struct.unpack_from("<i", head)[0] == 348 else ">"
+            dim = struct.unpack_from(f"{order}8h", head, 40)
+            code = struct.unpack_from(f"{order}h", head, 70)[0]
+            offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
+            if code not in _NIFTI_TYPES:
+                return None
+            dtype = np.dtype(order + _NIFTI_TYPES[code])
+            shape = dim[3:0:-1]
+            wanted = math.prod(shape) * dtype.itemsize
+            stream.seek(int(offset))
+            data = stream.read(wanted)
+            stream.read()  # the end of a compressed file has its checksum
+    except (OSError, EOFError, zlib.error, struct.error) as error:
+        raise VolumeError(f"{path} cannot be read ({error}); copy it again") from error
+    if len(data) != wanted:
+        raise VolumeError(
+            f"{path} cannot be read: it has {len(data)} bytes of voxels instead of {wanted}; copy "
+            "it again"
+        )
+    array = np.frombuffer(data, dtype).reshape(shape)
+    if math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
+        return array * np.float64(slope) + np.float64(intercept)
+    return array.astype(dtype.newbyteorder("="), copy=False)
 
 
 def _orientation_of(path: str, direction: np.ndarray) -> str:

@@ -1,0 +1,288 @@
+"""Headers read without a numeric package agree with the libraries that wrote the files."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+import zarr
+
+from terareg.errors import ConfigError, VolumeError
+from terareg.frames import Frame, all_orientations, orientation_matrix
+from terareg.storage.store import Store
+from terareg.volumes.headers import check_channels, image_files, image_state, read_header
+from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume
+
+SHAPE = (11, 23, 17)
+SPACING = (150.0, 120.0, 110.0)
+TYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+
+
+def itk(array, orientation="SPL", spacing_um=SPACING):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([s / 1000 for s in spacing_um[::-1]])
+    # rows L, P, S; columns image axes x, y, z
+    matrix = orientation_matrix(orientation, "SPL")[::-1, ::-1]
+    image.SetDirection(matrix.flatten().tolist())
+    return image
+
+
+def zeros(dtype="uint16", shape=SHAPE):
+    return np.zeros(shape, dtype)
+
+
+def patched(path, *changes):
+    """Overwrite bytes of a NIfTI header: (offset, format, value)."""
+    data = bytearray(path.read_bytes())
+    for offset, form, value in changes:
+        struct.pack_into(form, data, offset, value)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".nrrd"])
+def test_itk_files_of_every_type(tmp_path, suffix, dtype):
+    path = str(tmp_path / f"image{suffix}")
+    sitk.WriteImage(itk(zeros(dtype)), path)
+    header = read_header(path)
+    assert (header.shape, header.dtype) == (SHAPE, dtype)
+    assert header.stored_dtype == (dtype if dtype in ("uint8", "uint16") else "float32")
+    image = open_image(path)
+    assert header.held_bytes == 2 * image.read(0).nbytes
+    assert image.dtype == np.dtype(dtype)
+    if suffix != ".nrrd":  # ITK writes no unit into NRRD, 0.15 can only be millimetres
+        assert header.orientation == image.frame.orientation == "SPL"
+    np.testing.assert_allclose(header.spacing_um, SPACING, rtol=1e-5)
+
+
+def test_all_orientations_of_nifti(tmp_path):
+    path = str(tmp_path / "a.nii")
+    for orientation in all_orientations():
+        sitk.WriteImage(itk(zeros("uint8", (3, 3, 3)), orientation), path)
+        assert read_header(path).orientation == orientation
+        # the quaternion alone says the same
+        patched(tmp_path / "a.nii", (254, "<h", 0))
+        assert read_header(path).orientation == orientation
+
+
+def test_nifti_without_form_or_with_a_scale(tmp_path):
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(itk(zeros("int16")), str(path))
+    patched(path, (252, "<h", 0), (254, "<h", 0), (112, "<f", 0.5), (116, "<f", 3.0))
+    header = read_header(str(path))
+    assert header.orientation is None
+    assert header.dtype == "float64"
+    assert open_image(str(path), ImageSettings(orientation="SAR")).dtype.kind == "f"
+
+
+@pytest.mark.parametrize(
+    ("code", "value", "expected"),
+    [(1, 0.0001, 100.0), (2, 1.0, 1000.0), (3, 40.0, 40.0), (0, 40.0, 40.0), (0, 0.04, 40.0)],
+)
+def test_units_of_nifti(tmp_path, code, value, expected):
+    path = tmp_path / "a.nii"
+    sitk.WriteImage(itk(zeros()), str(path))
+    patched(path, (123, "<B", code), *[(80 + 4 * i, "<f", value) for i in range(3)])
+    assert read_header(str(path)).spacing_um == (expected,) * 3
+
+
+@pytest.mark.parametrize("unit", ["mm", "um", None])
+def test_units_of_nrrd(tmp_path, unit):
+    path = tmp_path / "a.nrrd"
+    text = (
+        "NRRD0005\n# a comment\ntype: unsigned short\ndimension: 3\nsizes: 3 4 5\n"
+        "spacings: 25 20 50\nencoding: raw\nendian: little\n"
+    )
+    if unit:
+        text += f'units: "{unit}" "{unit}" "{unit}"\n'
+    path.write_bytes(text.encode() + b"\n" + bytes(120))
+    factor = 1000 if unit == "mm" else 1
+    header = read_header(str(path))
+    assert header.shape == (5, 4, 3)
+    assert header.spacing_um == (50 * factor, 20 * factor, 25 * factor)
+
+
+def write_tiff(path, kind):
+    data = zeros()
+    if kind == "plain pages":
+        with tifffile.TiffWriter(path) as writer:
+            for plane in data:
+                writer.write(plane, contiguous=False, metadata=None)
+    elif kind == "imagej":
+        tifffile.imwrite(path, data, imagej=True, metadata={"axes": "ZYX"})
+    elif kind == "ome":
+        tifffile.imwrite(path, data, ome=True, metadata={"axes": "ZYX"})
+    elif kind == "ome channels":
+        tifffile.imwrite(path, zeros(shape=(2, *SHAPE)), ome=True, metadata={"axes": "CZYX"})
+    elif kind == "big-endian":
+        tifffile.imwrite(path, data, byteorder=">")
+    else:
+        tifffile.imwrite(path, data, **{"shaped": {}, "compressed": {"compression": "zlib"},
+                                        "big": {"bigtiff": True}}[kind])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["shaped", "compressed", "big", "big-endian", "plain pages", "imagej", "ome", "ome channels"],
+)
+def test_tiff_of_every_writer(tmp_path, kind):
+    path = str(tmp_path / "a.tif")
+    write_tiff(path, kind)
+    header = read_header(path, SPACING)
+    assert (header.shape, header.dtype) == (SHAPE, "uint16")
+    assert header.spacing_um == SPACING
+    settings = ImageSettings(SPACING, "SAR")
+    assert open_image(path, settings).frame.shape == SHAPE
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("axes", ["zyx", "czyx"])
+def test_ome_zarr(tmp_path, zarr_format, axes):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=zarr_format)
+    shape = SHAPE if axes == "zyx" else (2, *SHAPE)
+    group.create_array("0", shape=shape, chunks=shape, dtype="uint16")
+    scale = [1.0] * (len(axes) - 3) + [0.15, 0.12, 0.11]
+    multiscale = {
+        "axes": [{"name": a, **({"unit": "millimeter"} if a != "c" else {})} for a in axes],
+        "datasets": [
+            {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        ],
+    }
+    group.attrs.update(
+        {"multiscales": [multiscale]}
+        if zarr_format == 2
+        else {"ome": {"multiscales": [multiscale]}}
+    )
+    address = str(tmp_path / "a.zarr")
+    header = read_header(address)
+    assert (header.form, header.shape, header.dtype) == ("OME-Zarr", SHAPE, "uint16")
+    np.testing.assert_allclose(header.spacing_um, SPACING)
+    assert header.held_bytes == 0
+    image = open_image(address, ImageSettings(orientation="SAR"))
+    np.testing.assert_allclose(image.frame.spacing_um, header.spacing_um)
+    assert [p.rpartition("/")[2] for p in image_files(address)] == [
+        ".zattrs" if zarr_format == 2 else "zarr.json"
+    ]
+
+
+def test_precomputed_and_state(tmp_path):
+    plan = make_plan("p", Frame(SHAPE, SPACING), "uint16", VolumeSettings(32, 32, ("precomputed",)))
+    init_volume(Store(str(tmp_path)), "v", plan)
+    address = str(tmp_path / "v/precomputed")
+    header = read_header(address)
+    assert (header.form, header.shape, header.dtype) == ("precomputed", SHAPE, "uint16")
+    assert header.spacing_um == SPACING
+    before = image_state(address)
+    assert image_state(address) == before
+    (tmp_path / "v/precomputed/0").mkdir(exist_ok=True)
+    (tmp_path / "v/precomputed/0/0.shard").write_bytes(b"x")
+    assert image_state(address) != before
+
+
+def absent(folder):
+    return folder / "absent.nii.gz"
+
+
+def empty_folder(folder):
+    return folder
+
+
+def truncated(folder):
+    path = folder / "cut.nii.gz"
+    sitk.WriteImage(itk(zeros()), str(path))
+    path.write_bytes(path.read_bytes()[:40])
+    return path
+
+
+def text_file(name):
+    def make(folder):
+        (folder / name).write_text("not an image")
+        return folder / name
+
+    return make
+
+
+def four_dimensions(folder):
+    path = folder / "series.nii"
+    sitk.WriteImage(sitk.Image([4, 5, 6, 7], sitk.sitkUInt8), str(path))
+    return path
+
+
+def one_plane(folder):
+    tifffile.imwrite(folder / "plane.tif", zeros(shape=(20, 30)))
+    return folder / "plane.tif"
+
+
+def tiff_without_spacing(folder):
+    tifffile.imwrite(folder / "stack.tif", zeros())
+    return folder / "stack.tif"
+
+
+def one_millimetre(folder):
+    (folder / "a.nrrd").write_text(
+        "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nspacings: 1 1 1\nencoding: raw\n\n"
+    )
+    return folder / "a.nrrd"
+
+
+def implausible(folder):
+    sitk.WriteImage(itk(zeros(), spacing_um=(1e6, 1e6, 1e6)), str(folder / "a.nii"))
+    return folder / "a.nii"
+
+
+def plain_zarr(folder):
+    (folder / ".zattrs").write_text(json.dumps({"a": 1}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (absent, VolumeError, "absent.nii.gz does not exist; correct the path"),
+        (empty_folder, VolumeError, "is no image that terareg reads; give a NIfTI"),
+        (truncated, VolumeError, "cut.nii.gz cannot be read as NIfTI"),
+        (text_file("a.nii"), VolumeError, "a.nii cannot be read as NIfTI"),
+        (text_file("a.nrrd"), VolumeError, "a.nrrd cannot be read as NRRD (not an NRRD file)"),
+        (text_file("a.tif"), VolumeError, "a.tif cannot be read as TIFF"),
+        (four_dimensions, VolumeError, "4 dimensions (4, 5, 6, 7); give one volume of three"),
+        (one_plane, VolumeError, "has shape (1, 20, 30) (z, y, x), which is no volume"),
+        (tiff_without_spacing, ConfigError, "stack.tif does not say how large its voxels are; "
+         "set input.spacing_um"),
+        (one_millimetre, ConfigError, "may be millimetres or micrometres; set input.spacing_um"),
+        (implausible, ConfigError, "(1e+06, 1e+06, 1e+06) um (z, y, x), which is implausible"),
+        (plain_zarr, VolumeError, "without an OME-Zarr image in it"),
+    ],
+)  # fmt: skip
+def test_bad_images_are_one_sentence(tmp_path, make, error, words):
+    spacing = SPACING if make is one_plane else None
+    with pytest.raises(error) as raised:
+        read_header(str(make(tmp_path)), spacing)
+    message = str(raised.value)
+    assert words in message and "\n" not in message
+
+
+def test_files_on_s3_are_refused():
+    with pytest.raises(VolumeError, match="is a NIfTI file on S3; give a local copy"):
+        read_header("s3://bucket/brain.nii.gz")
+
+
+def test_channels_have_to_lie_on_one_grid(tmp_path):
+    def header(name, **over):
+        array = zeros(shape=over.pop("shape", SHAPE))
+        sitk.WriteImage(itk(array, **over), str(tmp_path / name))
+        return read_header(str(tmp_path / name))
+
+    first = header("a.nii")
+    check_channels({"a": first, "b": header("b.nii")}, "SPL")
+    with pytest.raises(VolumeError, match=r"channel b has shape \(4, 5, 6\) .* channel a has"):
+        check_channels({"a": first, "b": header("c.nii", shape=(4, 5, 6))}, "SPL")
+    with pytest.raises(VolumeError, match=r"channel b has voxels of \(100, 100, 100\) um"):
+        check_channels({"a": first, "b": header("d.nii", spacing_um=(100, 100, 100))}, "SPL")
+    with pytest.raises(ConfigError, match=r"are SPL \(written LPS .*not SAR; correct input.orie"):
+        check_channels({"a": first}, "SAR")
+    # a voxel size by the user overrules what the header says of the grid
+    check_channels({"a": read_header(str(tmp_path / "a.nii"), SPACING)}, "SAR")

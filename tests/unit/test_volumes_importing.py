@@ -1,0 +1,120 @@
+"""Images become volumes value for value; what a volume cannot hold is an error or is counted."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.numeric import Clipped
+from terareg.storage.store import Store
+from terareg.volumes.headers import read_header
+from terareg.volumes.images import Image, ImageSettings, open_image
+from terareg.volumes.importing import describe_input, frame_of_input, import_block
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.reader import Volume
+from terareg.volumes.writer import finalize_volume, finish_pyramid, init_volume, write_blocks
+
+SHAPE = (20, 33, 17)
+FRAME = Frame(SHAPE, (50.0, 20.0, 10.0), orientation="RIP")
+
+
+def image_of(array):
+    return Image("picture.nii", [Frame(array.shape, FRAME.spacing_um)], [array])
+
+
+def imported(array, dtype="float32"):
+    plan = make_plan("s c", FRAME, dtype, VolumeSettings(16, 16))
+    result = np.empty(SHAPE, dtype)
+    clipped = Clipped()
+    for block in plan.blocks():
+        box = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
+        result[box], more = import_block(image_of(array), plan, block)
+        clipped += more
+    return result, clipped
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float16", "float32", ">u2"]
+)
+def test_values_survive_every_type(dtype):
+    rng = np.random.default_rng(3)
+    values = rng.integers(0, 100, SHAPE).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        values = (values * np.array(-1.37, dtype)).astype(dtype)
+    stored = "uint16" if dtype in ("uint16", ">u2") else "uint8" if dtype == "uint8" else "float32"
+    result, clipped = imported(values, stored)
+    np.testing.assert_array_equal(result.astype(np.float64), values.astype(np.float64))
+    assert clipped == Clipped()
+
+
+def test_float64_keeps_24_bits():
+    values = np.random.default_rng(3).normal(0, 1e5, SHAPE)
+    result, _ = imported(values)
+    np.testing.assert_allclose(result, values, rtol=2.0**-24)
+
+
+def test_what_is_not_finite_is_zero_and_counted():
+    values = np.full(SHAPE, 7.0, np.float32)
+    values[3, :2, 0] = np.nan
+    values[4, :3, 0] = np.inf
+    values[5, 0, 0] = -np.inf
+    result, clipped = imported(values)
+    assert clipped == Clipped(low=3, high=3)
+    assert (result == 0).sum() == 6 and (result == 7).sum() == result.size - 6
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "stored", "words"),
+    [
+        (2**24 + 1, "uint32", "float32", "holds the integer 16777217, which float32 cannot tell"),
+        (-(2**25), "int32", "float32", "holds the integer -33554432"),
+        (1e300, "float64", "float32", "holds 1e[+]300, which is beyond float32; scale the image"),
+        (1, "float32", "uint16", "holds voxels of type float32 though its header says uint16"),
+        (1, "complex64", "float32", "holds voxels of type complex64"),
+    ],
+)
+def test_what_cannot_be_held_is_an_error(value, dtype, stored, words):
+    values = np.zeros(SHAPE, dtype)
+    values[-1, -1, -1] = value
+    with pytest.raises(VolumeError, match=f"picture.nii {words}"):
+        imported(values, stored)
+
+
+def test_an_image_that_is_not_what_its_header_says():
+    with pytest.raises(VolumeError, match=r"has \(3, 3, 3\) voxels .* its header says \(20, 33"):
+        imported(np.zeros((3, 3, 3), np.float32))
+
+
+def test_a_file_becomes_a_volume(tmp_path):
+    values = np.random.default_rng(3).normal(0, 10, SHAPE).astype(np.float32)
+    picture = sitk.GetImageFromArray(values)
+    picture.SetSpacing([0.01, 0.02, 0.05])
+    path = str(tmp_path / "t1.nii.gz")
+    sitk.WriteImage(picture, path)
+
+    data = describe_input({"t1": read_header(path)}, "spl")
+    frame = frame_of_input(data)
+    assert frame == Frame(SHAPE, (50.0, 20.0, 10.0), orientation="SPL")
+    assert data["channels"]["t1"] == {
+        "source": path, "form": "NIfTI", "source_dtype": "float32", "dtype": "float32",
+    }  # fmt: skip
+
+    store, settings = Store(str(tmp_path)), VolumeSettings(16, 16, ("ome-zarr", "precomputed"))
+    plan = make_plan("s t1", frame, "float32", settings)
+    init_volume(store, "v", plan, {"source": data["channels"]["t1"]})
+    image = open_image(path, ImageSettings(frame.spacing_um, frame.orientation))
+    write_blocks(
+        store, "v", plan, plan.blocks(), lambda b: import_block(image, plan, b), fingerprint="f"
+    )
+    finish_pyramid(store, "v", plan)
+    summary = finalize_volume(store, "v", plan)
+    np.testing.assert_array_equal(Volume(store, "v").read(0), values)
+    assert summary["min"] == values.min() and summary["max"] == values.max()
+    low, high = summary["window"]
+    assert values.min() <= low < np.median(values) < high <= values.max() * 1.04
+
+
+def test_a_description_of_another_version():
+    with pytest.raises(VolumeError, match="has version 0, not 1; delete it and run index_input"):
+        frame_of_input({"version": 0})

@@ -1,0 +1,205 @@
+"""A sample that is a volume already: the right jobs, one sentence for bad images, true labels."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+from test_dry_run import job_counts
+
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
+OF_TILES = {
+    "index_acquisition", "sum_tiles", "estimate_flatfield", "correct_tile", "import_tiles",
+    "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
+    "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_block",
+    "draw_flatfield", "draw_stitching",
+}  # fmt: skip
+OF_VOLUMES = {
+    "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
+    "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
+    "transform_labels", "mesh_labels", "measure_regions", "transform_volume", "check_inputs",
+    "neuroglancer_state", "draw_registration", "make_report",
+}  # fmt: skip
+
+
+def write_nifti(path, array, spacing_um=(250.0, 250.0, 250.0), flipped=False):
+    """NIfTI file whose array axes are SAR, or all of them turned round: IPL."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([s / 1000 for s in spacing_um[::-1]])
+    right, anterior, superior = (1, 1, -1) if flipped else (-1, -1, 1)
+    image.SetDirection([right, 0, 0, 0, anterior, 0, 0, 0, superior])
+    sitk.WriteImage(image, str(path))
+
+
+def described(workspace, channels=None, **over):
+    """Configuration of a sample of one or more images beside an atlas that is named only."""
+    config = workspace.sample("scan")
+    if channels is None:
+        write_nifti(workspace.folder / "t1.nii.gz", np.zeros((30, 40, 50), np.float32))
+        channels = {"t1": "t1.nii.gz"}
+    config["input"] = {"kind": "volume", "orientation": "SAR", "channels": channels} | over
+    return config
+
+
+def dry_run(workspace, config, *arguments):
+    workspace.write(config)
+    return job_counts(workspace.snakemake("-n", *arguments, "--quiet", "rules"))
+
+
+def test_no_rule_about_tiles_is_needed(workspace):
+    jobs = dry_run(workspace, described(workspace))
+    assert jobs.keys() >= OF_VOLUMES
+    assert OF_TILES.isdisjoint(jobs)
+    assert jobs["import_volume"] == jobs["register"] == 1
+
+
+def test_a_cohort_of_tiles_and_volumes(workspace):
+    workspace.write(workspace.sample("brain"), "tiles.yaml")
+    write_nifti(workspace.folder / "t2.nii.gz", np.zeros((30, 40, 50), np.uint16))
+    channels = {"t1": "t1.nii.gz", "t2": "t2.nii.gz"}
+    described(workspace)
+    workspace.write(described(workspace, channels), "scan.yaml")
+    jobs = dry_run(workspace, {"cohort": ["tiles.yaml", "scan.yaml"]})
+    assert jobs["index_acquisition"] == jobs["index_input"] == 1
+    assert jobs["init_volume"] == jobs["init_import"] == 2
+    assert jobs["place_tiles"] == 1 and jobs["register"] == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("stitching", {"index_input", "check_inputs"}),
+        ("fused_volumes", {"index_input", "check_inputs", "init_import", "import_volume",
+                           "finish_pyramid", "finalize_volume"}),
+    ],
+)  # fmt: skip
+def test_targets(workspace, target, expected):
+    jobs = dry_run(workspace, described(workspace), target)
+    assert jobs.keys() - {target, "total"} == expected
+
+
+def test_a_large_ome_zarr_is_sized_from_its_metadata(workspace):
+    """Two channels of 400 GB each, of which there is nothing but metadata."""
+    folder = workspace.folder / "brain.zarr"
+    (folder / "0").mkdir(parents=True)
+    scale = [{"type": "scale", "scale": [1, 4, 2, 2]}]
+    axes = [{"name": a, "unit": "micrometer"} for a in "czyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    (folder / ".zattrs").write_text(json.dumps({"multiscales": [image]}))
+    (folder / "0/.zarray").write_text(json.dumps({"shape": [2, 2000, 10000, 10000],
+                                                  "dtype": "<u2"}))  # fmt: skip
+    channels = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
+    jobs = dry_run(workspace, described(workspace, channels))
+    assert jobs["import_volume"] == 2 * 20, "20 GB a job"
+    assert jobs["total"] <= 500
+
+
+def test_loading_reads_headers_without_a_numeric_package(workspace):
+    blocker = workspace.folder / "sitecustomize.py"
+    blocked = ("torch", "SimpleITK", "tensorstore", "zarr", "tifffile", "scipy", "skimage")
+    blocker.write_text(f"import sys\nfor name in {blocked!r}:\n    sys.modules[name] = None\n")
+    workspace.write(described(workspace))
+    done = workspace.snakemake("-n", "--quiet", "all", PYTHONPATH=str(workspace.folder))
+    assert done.returncode == 0, done.stderr
+
+
+def absent(workspace):
+    return described(workspace, {"t1": "absent.nii.gz"})
+
+
+def tiff_without_spacing(workspace):
+    tifffile.imwrite(workspace.folder / "a.tif", np.zeros((5, 6, 7), np.uint8))
+    return described(workspace, {"t1": "a.tif"})
+
+
+def two_shapes(workspace):
+    described(workspace)
+    write_nifti(workspace.folder / "t2.nii.gz", np.zeros((30, 40, 51), np.float32))
+    return described(workspace, {"t1": "t1.nii.gz", "t2": "t2.nii.gz"})
+
+
+def another_orientation(workspace):
+    return described(workspace, orientation="RAS")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (absent, "sample scan: absent.nii.gz does not exist; correct the path"),
+        (tiff_without_spacing, "a.tif does not say how large its voxels are; set input.spacing_um"),
+        (two_shapes, "channel t2 has shape (30, 40, 51) (z, y, x) but channel t1 has (30, 40, 50)"),
+        (another_orientation, "are SAR (written RAS where axes are listed x, y, z), not RAS"),
+    ],
+)
+def test_bad_images_stop_the_workflow_before_any_job(workspace, make, words):
+    workspace.write(make(workspace))
+    done = workspace.snakemake("--cores", "1")
+    assert done.returncode != 0
+    assert [line for line in (done.stdout + done.stderr).splitlines() if words in line]
+    assert "Traceback" not in done.stderr
+    assert not (workspace.folder / "results").exists()
+
+
+def toy_brain():
+    """Intensities and labels of a toy brain of 40 voxels a side, no two axes alike."""
+    z, y, x = np.meshgrid(*[np.arange(40) - 19.5] * 3, indexing="ij")
+    inside = (z / 11) ** 2 + (y / 17) ** 2 + (x / 13) ** 2 < 1
+    front = ((z - 3) / 5) ** 2 + ((y - 8) / 5) ** 2 + (x / 9) ** 2 < 1
+    low = ((z + 5) / 3) ** 2 + ((y + 4) / 7) ** 2 + (x / 6) ** 2 < 1
+    labels = inside.astype(np.uint16)
+    labels[front], labels[low] = 2, 3
+    return np.array([0, 100, 180, 40], np.float32)[labels], labels
+
+
+@pytest.mark.slow
+def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
+    """Small numbers around zero, not a number outside, moved, and every axis turned round."""
+    values, labels = toy_brain()
+    config = workspace.sample("scan")
+    for name, image in (("template", values), ("annotation", labels)):
+        path = workspace.folder / "atlas" / f"{name}.nii.gz"
+        write_nifti(path, image)
+        config["atlases"]["mouse"][name] = str(path)
+    ontology = workspace.folder / "atlas/ontology.csv"
+    ontology.write_text("id,acronym,name\n1,B,brain\n2,F,front\n3,L,low\n")
+    config["atlases"]["mouse"] |= {"ontology": str(ontology), "orientation": "SAR"}
+    moved = [np.roll(a, (1, -2, 2), (0, 1, 2))[::-1, ::-1, ::-1] for a in (values, labels)]
+    scan = moved[0] * 1e-3 - 0.05
+    scan[:, :, :2] = np.nan
+    write_nifti(workspace.folder / "scan.nii.gz", scan, flipped=True)
+    config |= {
+        "input": {"kind": "volume", "orientation": "IPL", "channels": {"t1": "scan.nii.gz"}},
+        "intensity": {"bias": {"enabled": False}},
+        "registration": {"iterations": 3, "levels": 1, "resolution_um": 500,
+                         "pose": {"search": False, "extent": "whole"}},
+        "labels": {"resolution_um": 250},
+        "volume": {"chunk": 16, "block": 32},
+    }  # fmt: skip
+    workspace.write(config)
+    done = workspace.snakemake("--cores", "2", "results/scan/regions/mouse.tsv", "--quiet")
+    assert done.returncode == 0, done.stderr
+
+    store = Store(str(workspace.folder / "results"))
+    volume = Volume(store, "scan/fused/t1")
+    stored = volume.read(0)
+    assert volume.dtype == np.float32 and volume.frame.orientation == "IPL"
+    np.testing.assert_array_equal(stored, np.nan_to_num(scan))
+    complete = json.loads((workspace.folder / "results/scan/fused/t1/complete.json").read_text())
+    assert complete["clipped_low"] == 40 * 40 * 2
+
+    found = Volume(store, "scan/labels/mouse").read(0)
+    for region in (1, 2, 3):
+        both = np.count_nonzero((found == region) & (moved[1] == region))
+        dice = 2 * both / (np.count_nonzero(found == region) + np.count_nonzero(moved[1] == region))
+        assert dice > 0.8, f"region {region}: {dice:.2f}"
+    with open(workspace.folder / "results/scan/regions/mouse.tsv", newline="") as stream:
+        rows = {(r["acronym"], r["hemisphere"]): r for r in csv.DictReader(stream, delimiter="\t")
+                if r["scope"] == "own"}  # fmt: skip
+    front, low = (float(rows[name, "both"]["t1_mean"]) for name in "FL")
+    assert front == pytest.approx(0.13, abs=0.02) and low == pytest.approx(-0.01, abs=0.02)

@@ -1,0 +1,87 @@
+# Input that is a volume already: its images, written into the store as fused volumes are.
+
+
+rule index_input:
+    """Describe the images of a sample that is a volume already, from their headers."""
+    input:
+        images=sample_images,
+    output:
+        index=result("input.json"),
+    log:
+        log_of("index_input"),
+    benchmark:
+        benchmark_of("index_input")
+    wildcard_constraints:
+        sample=one_of(IMPORTED),
+    priority: 100
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("index_input"),
+        images=lambda wildcards: raw_addresses(wildcards.sample),
+        raw_state=sample_state,
+        spacing_um=setting("input.spacing_um"),
+        orientation=setting("input.orientation"),
+    script:
+        "../scripts/index_input.py"
+
+
+rule init_import:
+    """Plan the volume of an imported channel and write its metadata."""
+    input:
+        index=result("input.json"),
+    output:
+        plan=result("fused/{channel}/plan.json"),
+    log:
+        log_of("init_import/{channel}"),
+    benchmark:
+        benchmark_of("init_import/{channel}")
+    wildcard_constraints:
+        sample=one_of(IMPORTED),
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("init_import"),
+        store=setting("store"),
+        volume=setting("volume"),
+    script:
+        "../scripts/init_import.py"
+
+
+rule import_volume:
+    """Import one batch of blocks of a channel: read the image, write the finest levels."""
+    input:
+        image=channel_files,
+        plan=result("fused/{channel}/plan.json"),
+    output:
+        batch=result("fused/{channel}/batches/{batch}.json"),
+    log:
+        log_of("import_volume/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("import_volume/{channel}_{batch}")
+    wildcard_constraints:
+        sample=one_of(IMPORTED),
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("heavy")
+    resources:
+        mem_mb=memory(held_image),
+        runtime=runtime(one_batch),
+    params:
+        code=code("import_volume"),
+        store=setting("store"),
+        image=lambda wildcards: channel_image(
+            SAMPLES[wildcards.sample], wildcards.channel
+        ),
+        batches=of(block_batches),
+        raw_state=channel_state,
+    script:
+        "../scripts/import_volume.py"

@@ -1,0 +1,18 @@
+"""Describe the images of a sample that is a volume already."""
+
+from terareg.job import run_job
+from terareg.storage.records import write_json
+from terareg.volumes.headers import check_channels, read_header
+from terareg.volumes.importing import describe_input
+
+
+def main() -> None:
+    settings = snakemake.params
+    headers = {
+        name: read_header(address, settings.spacing_um) for name, address in settings.images.items()
+    }
+    check_channels(headers, settings.orientation)
+    write_json(snakemake.output.index, describe_input(headers, settings.orientation))
+
+
+run_job(snakemake.rule, snakemake.log[0], main)

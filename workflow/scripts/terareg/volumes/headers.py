@@ -1,0 +1,502 @@
+"""What image files say of themselves: shape, voxel size, type (standard library only).
+
+The workflow sizes its jobs while it is being loaded, before any numeric package may be imported.
+Only headers are read: a few hundred bytes of NIfTI and NRRD, the directory of TIFF, the metadata
+of OME-Zarr and precomputed. Voxels are read by :mod:`terareg.volumes.images`.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from terareg.errors import ConfigError, StoreError, VolumeError
+from terareg.storage.store import Store
+
+FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
+_UM_PER = {
+    "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
+    "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
+    "meter": 1e6, "m": 1e6,
+}  # fmt: skip
+_PLAUSIBLE_UM = (0.01, 50_000.0)
+_NIFTI_TYPES = {
+    2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 128: "uint8", 256: "int8",
+    512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64", 2304: "uint8",
+}  # fmt: skip
+_NRRD_TYPES = {
+    "signed char": "int8", "int8": "int8", "int8_t": "int8",
+    "unsigned char": "uint8", "uchar": "uint8", "uint8": "uint8", "uint8_t": "uint8",
+    "short": "int16", "short int": "int16", "signed short": "int16", "int16": "int16",
+    "int16_t": "int16", "unsigned short": "uint16", "ushort": "uint16", "uint16": "uint16",
+    "unsigned short int": "uint16", "uint16_t": "uint16", "int": "int32", "signed int": "int32",
+    "int32": "int32", "int32_t": "int32", "unsigned int": "uint32", "uint": "uint32",
+    "uint32": "uint32", "uint32_t": "uint32", "long long": "int64", "int64": "int64",
+    "int64_t": "int64", "longlong": "int64", "unsigned long long": "uint64", "uint64": "uint64",
+    "uint64_t": "uint64", "ulonglong": "uint64", "float": "float32", "double": "float64",
+}  # fmt: skip
+_TIFF_KINDS = {1: "uint", 2: "int", 3: "float"}
+_TIFF_SIZES = {1: "B", 3: "H", 4: "I", 16: "Q", 13: "I", 18: "Q"}
+_STORED = ("uint8", "uint16", "float32")
+_BROKEN = (OSError, EOFError, ValueError, LookupError, struct.error, zlib.error)
+_SPACING_REMEDY = "set input.spacing_um to [z, y, x] in micrometres"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image says of itself.
+
+    Attributes
+    ----------
+    name : str
+        Address, for messages.
+    form : str
+        "NIfTI", "NRRD", "TIFF", "OME-Zarr" or "precomputed".
+    shape : tuple of int
+        Voxels along (z, y, x).
+    dtype : str
+        NumPy name of the voxels' type as they are read ("float64" where a NIfTI file scales its
+        values).
+    spacing_um : tuple of float or None
+        Voxel size (z, y, x); None where the image does not say it.
+    orientation : str or None
+        Code of the axes (z, y, x), see :mod:`terareg.frames`; only NIfTI files with a form code
+        are believed.
+    """
+
+    name: str
+    form: str
+    shape: tuple[int, int, int]
+    dtype: str
+    spacing_um: tuple[float, float, float] | None = None
+    orientation: str | None = None
+
+    @property
+    def stored_dtype(self) -> str:
+        """Type in which the voxels are stored: their own if volumes have it, else "float32"."""
+        return self.dtype if self.dtype in _STORED else "float32"
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that a reader holds in memory: files are read whole, volumes box by box."""
+        if self.form not in FILE_FORMS:
+            return 0
+        # the file's own copy, and the array made from it
+        return 2 * math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
+
+
+def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Header:
+    """Header of an image file, or of the folder of an OME-Zarr or precomputed volume.
+
+    Parameters
+    ----------
+    address : str
+        Path, or ``s3://`` address for OME-Zarr and precomputed.
+    spacing_um : sequence of 3 float, optional
+        Voxel size (z, y, x) by the user, micrometres. Where given, nothing that the header says
+        of the grid is believed: neither voxel size nor orientation.
+
+    Raises
+    ------
+    VolumeError
+        If there is nothing at ``address``, or nothing of a known form, or no single volume of
+        three dimensions.
+    ConfigError
+        If the voxel size is unknown, ambiguous or implausible.
+    """
+    address = str(address).rstrip("/")
+    form = _form_of_file(address)
+    if form is None:
+        header = _volume_header(address)
+    else:
+        if address.startswith("s3://"):
+            raise VolumeError(
+                f"{address} is a {form} file on S3; give a local copy of it, or an OME-Zarr or "
+                "precomputed volume"
+            )
+        if not Path(address).is_file():
+            raise VolumeError(f"{address} does not exist; correct the path")
+        reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
+        try:
+            header = reader(address, believed=spacing_um is None)
+        except _BROKEN as error:
+            raise VolumeError(
+                f"{address} cannot be read as {form} ({error or type(error).__name__}); "
+                "check that the file is complete"
+            ) from error
+    if min(header.shape) < 2:
+        raise VolumeError(
+            f"{address} has shape {header.shape} (z, y, x), which is no volume; give one image of "
+            "three dimensions"
+        )
+    if spacing_um is not None:
+        return replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
+    low, high = _PLAUSIBLE_UM
+    if header.spacing_um is None:
+        raise ConfigError(f"{address} does not say how large its voxels are; {_SPACING_REMEDY}")
+    if not all(low <= s <= high for s in header.spacing_um):
+        raise ConfigError(
+            f"{address} says that its voxels measure {_list(header.spacing_um)} um (z, y, x), "
+            f"which is implausible; {_SPACING_REMEDY}"
+        )
+    return header
+
+
+def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
+    """Raise unless the channels of a sample lie on one grid of this orientation.
+
+    Raises
+    ------
+    VolumeError
+        If two channels differ in shape or voxel size.
+    ConfigError
+        If a header states another orientation.
+    """
+    (first_name, first), *others = headers.items()
+    for name, header in others:
+        if header.shape != first.shape:
+            raise VolumeError(
+                f"channel {name} has shape {header.shape} (z, y, x) but channel {first_name} has "
+                f"{first.shape}; give channels on one grid"
+            )
+        if any(abs(a / b - 1) > 1e-3 for a, b in zip(header.spacing_um, first.spacing_um)):
+            raise VolumeError(
+                f"channel {name} has voxels of {_list(header.spacing_um)} um (z, y, x) but channel "
+                f"{first_name} of {_list(first.spacing_um)} um; give channels on one grid, or "
+                f"{_SPACING_REMEDY}"
+            )
+    for header in headers.values():
+        if header.orientation not in (None, orientation.upper()):
+            raise ConfigError(
+                f"{header.name} says in its header that its array axes z, y, x are "
+                f"{header.orientation} (written {header.orientation[::-1]} where axes are listed "
+                f"x, y, z), not {orientation}; correct input.orientation, or set input.spacing_um "
+                "to overrule the header"
+            )
+
+
+def image_state(address: str) -> str:
+    """Digest of names, sizes and change stamps of what an image consists of."""
+    store, name = _store_and_name(address)
+    digest = hashlib.sha256()
+    if name is not None:
+        stat = Path(address).stat()
+        digest.update(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
+    else:
+        for entry in store.list():
+            digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
+    return digest.hexdigest()
+
+
+def image_files(address: str) -> list[str]:
+    """Local files that stand for an image: the file itself, or the metadata of a volume."""
+    store, name = _store_and_name(address)
+    if name is not None:
+        return [address]
+    if store.is_s3:
+        return []
+    names = ("zarr.json", ".zattrs", "info")
+    return [str(store.path(n)) for n in names if store.exists(n)][:1]
+
+
+def _store_and_name(address: str) -> tuple[Store, str | None]:
+    if _form_of_file(address) is not None:
+        return Store(str(Path(address).parent)), Path(address).name
+    return Store(address), None
+
+
+def _form_of_file(address: str) -> str | None:
+    lower = address.lower()
+    if lower.endswith((".nii", ".nii.gz")):
+        return "NIfTI"
+    if lower.endswith((".nrrd", ".nhdr")):
+        return "NRRD"
+    return "TIFF" if lower.endswith((".tif", ".tiff", ".btf")) else None
+
+
+# ---------------------------------------------------------------------- NIfTI
+def _nifti(path: str, *, believed: bool) -> Header:
+    opener = gzip.open if path.lower().endswith(".gz") else open
+    with opener(path, "rb") as stream:
+        data = stream.read(348)
+    order = "<" if struct.unpack_from("<i", data)[0] == 348 else ">"
+    if struct.unpack_from(f"{order}i", data)[0] != 348:
+        raise ValueError("not NIfTI-1; convert it to NIfTI-1 or NRRD")
+    dim = struct.unpack_from(f"{order}8h", data, 40)
+    code = struct.unpack_from(f"{order}h", data, 70)[0]
+    pixdim = struct.unpack_from(f"{order}8f", data, 76)
+    slope, intercept = struct.unpack_from(f"{order}2f", data, 112)
+    count = dim[0]
+    while count > 3 and dim[count] == 1:
+        count -= 1
+    if count != 3:
+        raise ValueError(f"{count} dimensions {dim[1 : count + 1]}; give one volume of three")
+    if code not in _NIFTI_TYPES:
+        raise ValueError(f"voxel type {code}; give integers or floating-point numbers")
+    scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
+    unit = {1: "m", 2: "mm", 3: "um"}.get(data[123] & 7)
+    spacing = _spacing_um(path, [abs(p) for p in pixdim[3:0:-1]], unit) if believed else None
+    dtype = "float64" if scaled else _NIFTI_TYPES[code]
+    shape = (dim[3], dim[2], dim[1])
+    return Header(path, "NIfTI", shape, dtype, spacing, _nifti_orientation(data, order))
+
+
+def _nifti_orientation(data: bytes, order: str) -> str | None:
+    """Code of (z, y, x) from the form matrices, whose rows are right, anterior, superior."""
+    qform, sform = struct.unpack_from(f"{order}2h", data, 252)
+    if sform > 0:
+        rows = [struct.unpack_from(f"{order}3f", data, 280 + 16 * i) for i in range(3)]
+    elif qform > 0:
+        b, c, d = struct.unpack_from(f"{order}3f", data, 256)
+        a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+        flip = -1.0 if struct.unpack_from(f"{order}f", data, 76)[0] < 0 else 1.0
+        rows = [
+            (a * a + b * b - c * c - d * d, 2 * (b * c - a * d), flip * 2 * (b * d + a * c)),
+            (2 * (b * c + a * d), a * a + c * c - b * b - d * d, flip * 2 * (c * d - a * b)),
+            (2 * (b * d - a * c), 2 * (c * d + a * b), flip * (a * a + d * d - b * b - c * c)),
+        ]
+    else:
+        return None
+    letters = ""
+    for axis in (2, 1, 0):
+        column = [row[axis] for row in rows]
+        main = max(range(3), key=lambda i: abs(column[i]))
+        letters += ("RAS" if column[main] > 0 else "LPI")[main]
+    # a matrix of zeros, or turned by 45 degrees, names an axis twice and says nothing
+    axes = {letter.translate(str.maketrans("LPI", "RAS")) for letter in letters}
+    return letters if len(axes) == 3 else None
+
+
+# ---------------------------------------------------------------------- NRRD
+def _nrrd(path: str, *, believed: bool) -> Header:
+    with open(path, "rb") as stream:
+        head = stream.read(1 << 16).replace(b"\r\n", b"\n")
+    if not head.startswith(b"NRRD"):
+        raise ValueError("not an NRRD file")
+    text = head.split(b"\n\n", 1)[0].decode("utf-8", "replace")
+    fields = {
+        k.strip().lower(): v.strip() for k, v in re.findall(r"^([^#:\n]+):\s(.*)$", text, re.M)
+    }
+    sizes = [int(n) for n in fields["sizes"].split()]
+    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", ""))
+    kinds = fields.get("kinds", "").split()
+    spatial = list(range(len(sizes)))
+    if len(directions) == len(sizes):
+        spatial = [i for i in spatial if directions[i] != "none"]
+    elif len(kinds) == len(sizes):
+        spatial = [i for i in spatial if kinds[i] in ("domain", "space", "???")]
+    if len(spatial) != 3:
+        raise ValueError(f"{len(spatial)} dimensions {tuple(sizes)}; give one volume of three")
+    word = fields["type"].lower()
+    if word not in _NRRD_TYPES:
+        raise ValueError(f"voxel type {word!r}; give integers or floating-point numbers")
+    given = None
+    if len(directions) == len(sizes):
+        vectors = [[float(v) for v in directions[i][1:-1].split(",")] for i in spatial]
+        given = [math.hypot(*v) for v in vectors]
+    elif "spacings" in fields:
+        given = [float(fields["spacings"].split()[i]) for i in spatial]
+    units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
+    spacing = None
+    if believed and given is not None and all(math.isfinite(s) for s in given):
+        spacing = _spacing_um(path, given[::-1], units[0].lower() if units else None)
+    shape = tuple(sizes[i] for i in reversed(spatial))
+    return Header(path, "NRRD", shape, _NRRD_TYPES[word], spacing)
+
+
+# ---------------------------------------------------------------------- TIFF
+def _tiff(path: str, *, believed: bool) -> Header:
+    """TIFF files are asked for their voxel size by name: what they say of it is rarely true."""
+    with open(path, "rb") as stream:
+        pages = list(_tiff_pages(stream))
+    first = pages[0]
+    description = first.get(270, "")
+    height, width, samples = first[257], first[256], first.get(277, 1)
+    same = [p for p in pages if (p[257], p[256]) == (height, width)]
+    depth = _tiff_depth(description, len(same), height, width, samples)
+    kind = _TIFF_KINDS.get(first.get(339, 1))
+    if kind is None:
+        raise ValueError(f"sample format {first[339]}; give integers or floating-point numbers")
+    bits = first.get(258, 1)
+    return Header(path, "TIFF", (depth, height, width), f"{kind}{max(bits, 8)}")
+
+
+def _tiff_depth(description: str, pages: int, height: int, width: int, samples: int) -> int:
+    """Planes of the volume, by what common writers note in the first page's description."""
+    if description.startswith("ImageJ="):
+        noted = {k: int(v) for k, v in re.findall(r"^(\w+)=(\d+)$", description, re.M)}
+        several = [noted[k] for k in ("slices", "frames") if noted.get(k, 1) > 1]
+        return several[0] if several else noted.get("images", pages) // noted.get("channels", 1)
+    if description.lstrip().startswith("{") and '"shape"' in description:
+        noted = json.loads(description)
+        shape = list(noted["shape"])
+        axes = noted.get("axes")
+        if axes and len(axes) == len(shape):
+            sizes = dict(zip(axes, shape))
+            several = [sizes[a] for a in "ZT" if sizes.get(a, 1) > 1]
+            others = [n for a, n in sizes.items() if a not in "ZTYXCS" and n > 1]
+            return (several + others + [1])[0]
+        if samples > 1 and shape[-1] == samples:
+            shape.pop()
+        outer = [n for n in shape[:-2] if n > 1]
+        if len(outer) > 1:
+            raise ValueError(f"{len(outer) + 2} dimensions {tuple(shape)}; give one volume")
+        return (outer + [1])[0]
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", description)
+    if pixels:  # OME-XML; one element of it needs no parser
+        noted = {k: int(v) for k, v in re.findall(r'\bSize([ZT])="(\d+)"', pixels[0])}
+        return ([noted[a] for a in "ZT" if noted.get(a, 1) > 1] + [1])[0]
+    return pages
+
+
+def _tiff_pages(stream: BinaryIO):
+    """Yield {tag: value} of each page; numbers, and the text of the description."""
+    head = stream.read(16)
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
+    version = struct.unpack_from(f"{order}H", head, 2)[0]
+    big = {42: False, 43: True}[version]
+    offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)[0]
+    word, count_format, size = ("Q", "Q", 20) if big else ("I", "H", 12)
+    seen = set()
+    while offset and offset not in seen:
+        seen.add(offset)
+        stream.seek(offset)
+        wide = struct.calcsize(count_format)
+        count = struct.unpack(f"{order}{count_format}", stream.read(wide))[0]
+        table = stream.read(count * size)
+        following = stream.read(struct.calcsize(word))
+        tags: dict[int, Any] = {}
+        for i in range(count):
+            entry = table[i * size : (i + 1) * size]
+            tag, kind = struct.unpack_from(f"{order}HH", entry)
+            number = struct.unpack_from(f"{order}{word}", entry, 4)[0]
+            place = 4 + struct.calcsize(word)
+            if tag == 270 and kind == 2:
+                value = entry[place:]
+                if number > len(value):
+                    stream.seek(struct.unpack_from(f"{order}{word}", entry, place)[0])
+                    value = stream.read(number)
+                tags[tag] = value.split(b"\0", 1)[0].decode("utf-8", "replace")
+            elif tag in (256, 257, 258, 277, 339) and kind in _TIFF_SIZES:
+                item = _TIFF_SIZES[kind]
+                if number * struct.calcsize(f"={item}") > struct.calcsize(word):
+                    # one value for each sample: the first stands for all
+                    stream.seek(struct.unpack_from(f"{order}{word}", entry, place)[0])
+                    data = stream.read(struct.calcsize(f"={item}"))
+                    tags[tag] = struct.unpack(f"{order}{item}", data)[0]
+                else:
+                    tags[tag] = struct.unpack_from(f"{order}{item}", entry, place)[0]
+        yield tags
+        offset = struct.unpack(f"{order}{word}", following)[0]
+
+
+# ---------------------------------------------------------------------- volumes in folders
+def _volume_header(address: str) -> Header:
+    store = Store(address)
+    for name, reader in (
+        ("zarr.json", _ome_zarr),
+        (".zattrs", _ome_zarr),
+        ("info", _precomputed),
+    ):
+        try:
+            metadata = json.loads(store.read(name))
+        except (FileNotFoundError, IsADirectoryError):
+            continue
+        except ValueError as error:
+            raise VolumeError(
+                f"{store.address(name)} cannot be read ({error}); check that it is complete"
+            ) from error
+        try:
+            return reader(store, metadata)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise VolumeError(
+                f"{address} holds no image that can be read ({error!r}); give an OME-Zarr or "
+                "precomputed volume with complete metadata"
+            ) from error
+    if not store.is_s3 and not os.path.exists(address):
+        raise VolumeError(f"{address} does not exist; correct the path")
+    raise VolumeError(
+        f"{address} is no image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
+        "folder of an OME-Zarr or precomputed volume"
+    )
+
+
+def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
+    third = "zarr_format" in metadata
+    attributes = metadata.get("attributes", {}) if third else metadata
+    multiscales = attributes.get("ome", attributes).get("multiscales")
+    if not multiscales:
+        raise VolumeError(
+            f"{store.url} is a Zarr group without an OME-Zarr image in it; give the group that "
+            "has multiscales"
+        )
+    image = multiscales[0]
+    axes = [a["name"].lower() if isinstance(a, dict) else a for a in image.get("axes", "tczyx")]
+    if not {"x", "y", "z"} <= set(axes):
+        raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
+    units = {a["name"].lower(): a.get("unit") for a in image.get("axes", []) if isinstance(a, dict)}
+    dataset = image["datasets"][0]
+    scale = [1.0] * len(axes)
+    stated = False
+    for part in (image, dataset):
+        for transform in part.get("coordinateTransformations", []):
+            if transform["type"] == "scale":
+                stated = True
+                scale = [a * b for a, b in zip(scale, transform["scale"], strict=True)]
+    name = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
+    try:
+        array = json.loads(store.read(name))
+    except (FileNotFoundError, ValueError, StoreError) as error:
+        raise VolumeError(
+            f"{store.address(name)} cannot be read ({error}); check that the volume is complete"
+        ) from error
+    sizes = dict(zip(axes, array["shape"], strict=True))
+    dtype = array["data_type"] if third else _zarr_type(array["dtype"])
+    factors = [_UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
+    spacing = None
+    if stated and None not in factors:
+        spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
+    shape = tuple(int(sizes[a]) for a in "zyx")
+    return Header(store.url, "OME-Zarr", shape, dtype, spacing)
+
+
+def _zarr_type(code: str) -> str:
+    """NumPy name of a type code of Zarr 2, for example "<u2"."""
+    return f"{ {'u': 'uint', 'i': 'int', 'f': 'float', 'b': 'bool'}[code[1]] }{8 * int(code[2:])}"
+
+
+def _precomputed(store: Store, info: Mapping[str, Any]) -> Header:
+    scale = info["scales"][0]
+    spacing = tuple(r / 1e3 for r in scale["resolution"][::-1])
+    shape = tuple(int(n) for n in scale["size"][::-1])
+    return Header(store.url, "precomputed", shape, info["data_type"], spacing)
+
+
+# ---------------------------------------------------------------------- voxel size
+def _spacing_um(name: str, spacing: Sequence[float], unit: str | None) -> tuple[float, ...]:
+    """Micrometres from a spacing whose unit a file may not state, by the rules for atlases."""
+    if unit is not None and unit not in _UM_PER:
+        raise ConfigError(f"{name} gives its voxel size in {unit!r}; {_SPACING_REMEDY}")
+    if unit is None:
+        if 1 <= max(spacing) and min(spacing) < 5:
+            raise ConfigError(
+                f"{name}: voxel size {_list(spacing)} (z, y, x) in its header may be millimetres "
+                f"or micrometres; {_SPACING_REMEDY}"
+            )
+        unit = "um" if min(spacing) >= 5 else "mm"
+    # headers keep 0.15 as float32 0.14999999
+    return tuple(float(f"{s * _UM_PER[unit]:.6g}") for s in spacing)
+
+
+def _list(values: Sequence[float]) -> str:
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"

@@ -1,0 +1,133 @@
+"""Turning an image that others made into blocks of a volume, without losing a value.
+
+Volumes hold uint8, uint16 or float32. Images of these types are stored as they are, value for
+value; all others become float32: small integers exactly, float64 rounded to its 24 bits. Integers
+that float32 cannot hold, and numbers beyond its range, are errors. What is not finite is stored
+as 0 and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.numeric import Clipped
+from terareg.volumes.headers import Header
+from terareg.volumes.images import Image
+from terareg.volumes.plan import Block, VolumePlan
+
+_VERSION = 1
+_SLAB_VOXELS = 1 << 22
+_EXACT_INTEGER = 1 << 24
+
+
+def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
+    """Content of ``input.json``: grid and channels of a sample that is a volume already.
+
+    Parameters
+    ----------
+    headers : mapping of channel name to Header
+        On one grid, see :func:`terareg.volumes.headers.check_channels`.
+    orientation : str
+        Code of the array axes (z, y, x).
+    """
+    first = next(iter(headers.values()))
+    frame = Frame(first.shape, first.spacing_um, orientation=orientation)
+    return {
+        "version": _VERSION,
+        "frame": frame.to_json(),
+        "channels": {
+            name: {
+                "source": header.name,
+                "form": header.form,
+                "source_dtype": header.dtype,
+                "dtype": header.stored_dtype,
+            }
+            for name, header in headers.items()
+        },
+    }
+
+
+def frame_of_input(data: Mapping[str, Any]) -> Frame:
+    """Grid that an ``input.json`` describes."""
+    if data.get("version") != _VERSION:
+        raise VolumeError(
+            f"this description of the input has version {data.get('version')!r}, not {_VERSION}; "
+            "delete it and run index_input again"
+        )
+    return Frame.from_json(data["frame"])
+
+
+def import_block(image: Image, plan: VolumePlan, block: Block) -> tuple[np.ndarray, Clipped]:
+    """Level-0 voxels of a block of an image, in the type of the plan.
+
+    Parameters
+    ----------
+    image : Image
+        Of the plan's shape.
+    plan : VolumePlan
+    block : Block
+        One of ``plan.blocks()``.
+
+    Returns
+    -------
+    array : numpy.ndarray of the plan's type, shape ``block.shape``
+    clipped : Clipped
+        Voxels that are not finite, stored as 0: ``high`` counts positive infinity, ``low`` not a
+        number and negative infinity.
+
+    Raises
+    ------
+    VolumeError
+        If the image is not what its header said, or a value cannot be held by the type.
+    """
+    if image.frame.shape != plan.frame.shape:
+        raise VolumeError(
+            f"{image.name} has {image.frame.shape} voxels (z, y, x) though its header says "
+            f"{plan.frame.shape}; write it anew, for example as NRRD"
+        )
+    voxels = image.read(0, block.start, block.stop)
+    wanted = np.dtype(plan.dtype)
+    if voxels.dtype.newbyteorder("=") == wanted and wanted.kind == "u":
+        return np.ascontiguousarray(voxels, wanted), Clipped()
+    if wanted.kind == "u" or voxels.dtype.kind not in "buif":
+        raise VolumeError(
+            f"{image.name} holds voxels of type {voxels.dtype} though its header says "
+            f"{plan.dtype}; write it anew, for example as NRRD"
+        )
+    result = np.empty(block.shape, np.float32)
+    clipped = Clipped()
+    planes = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
+    for first in range(0, block.shape[0], planes):
+        part = slice(first, first + planes)
+        result[part], more = _as_float32(image.name, voxels[part])
+        clipped += more
+    return result, clipped
+
+
+def _as_float32(name: str, voxels: np.ndarray) -> tuple[np.ndarray, Clipped]:
+    if voxels.dtype.kind in "ui":
+        for value in (voxels.min().item(), voxels.max().item()):
+            if abs(value) > _EXACT_INTEGER:
+                raise VolumeError(
+                    f"{name} holds the integer {value}, which float32 cannot tell from its "
+                    "neighbours; scale the image to uint16, or convert it to float32 yourself"
+                )
+        return voxels.astype(np.float32), Clipped()
+    finite = np.isfinite(voxels)
+    with np.errstate(over="ignore"):
+        result = voxels.astype(np.float32)
+    beyond = finite & ~np.isfinite(result)
+    if beyond.any():
+        raise VolumeError(
+            f"{name} holds {voxels[beyond][0]:g}, which is beyond float32; scale the image"
+        )
+    if finite.all():
+        return result, Clipped()
+    result[~finite] = 0
+    high = int(np.count_nonzero(voxels == np.inf))
+    return result, Clipped(int(np.count_nonzero(~finite)) - high, high)
