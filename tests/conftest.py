@@ -1,12 +1,20 @@
-"""What all tests share: the repository's paths and the order of cost."""
+"""What all tests share: the repository's paths, the order of cost, one finished run."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import running
+import yaml
+from workspaces import ROOT, Workspace
 
-ROOT = Path(__file__).resolve().parents[1]
+# the small phantom's structures are large enough for its checks with this seed, and the
+# measured displacements of its tiles are exact
+SEED = 0
 _ORDER = {"unit": 0, "workflow": 1, "engines": 2, "browser": 3}
 
 
@@ -24,3 +32,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def workspace(tmp_path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def acquired(tmp_path_factory) -> Path:
+    """A small generated acquisition with known truth, in ``demo/`` of an otherwise empty folder.
+
+    Paths in its configuration are relative, so that the folder can be copied with its results.
+    Nothing may be written to it: copies share its files.
+    """
+    folder = tmp_path_factory.mktemp("acquired")
+    subprocess.run(
+        [sys.executable, "-m", "terareg.phantom", "make", "--small", "--out", "demo",
+         "--seed", str(SEED)],
+        cwd=folder, check=True, env={**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")},
+    )  # fmt: skip
+    config = yaml.safe_load((folder / "demo/sample.yaml").read_text())
+    config["volume"] = {"formats": ["ome-zarr", "precomputed"]}
+    (folder / "demo/sample.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def raw_before(acquired) -> dict[str, tuple[int, str]]:
+    """Time and content of every raw file before anything has run."""
+    return running.states(acquired / "demo/raw")
+
+
+@pytest.fixture(scope="session")
+def finished(acquired, raw_before, tmp_path_factory) -> Workspace:
+    """The whole chain over the generated acquisition, run once; nothing may be written to it."""
+    workspace = running.with_acquisition(Workspace(tmp_path_factory.mktemp("finished")), acquired)
+    done = workspace.snakemake("--cores", "2", "--quiet")
+    assert done.returncode == 0, done.stderr
+    return workspace

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import running
-from conftest import BIN, ROOT
+from workspaces import BIN, ROOT
 
 from terareg.config import load_samples
 from terareg.errors import TeraregError

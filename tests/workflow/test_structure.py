@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import BIN, ROOT, Workspace, loaded_workflow
+from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning
 from terareg.code import _parsed
@@ -87,7 +87,8 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         now = mem(wildcards, attempt=attempt, threads=threads)
         least, most, step = planning._BATCH_MEMORY[threads]
         assert least <= now <= most and now % step == 0, name
-        assert now >= mem(wildcards, attempt=1, threads=threads), name
+        before = mem(wildcards, attempt=max(1, attempt - 1), threads=threads)
+        assert now > before or attempt == 1 or now == most, name
         assert time(wildcards, attempt=attempt) > 0
         assert time(wildcards, attempt=2) > time(wildcards, attempt=1), name
 

@@ -361,7 +361,8 @@ def memory(model):
     def mem_mb(wildcards, attempt, threads):
         sample = getattr(wildcards, "sample", None)
         mb = model(size(sample), SAMPLES[sample], threads) if sample else 4000
-        return planning.fit(planning.grow(mb, attempt), threads)
+        # what is granted grows: a first attempt may have been given more than the model asks
+        return planning.fit(planning.grow(planning.fit(mb, threads), attempt), threads)
 
     return mem_mb
 

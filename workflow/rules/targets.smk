@@ -45,6 +45,8 @@ rule regions:
         for_samples(region_files),
 
 
+# Targets have nothing to run. The others write one small file of metadata in a second: where they
+# stand between two jobs, waiting in a queue would cost far more than they do.
 localrules:
     corrected_tiles,
     stitching,
@@ -53,3 +55,12 @@ localrules:
     previews,
     registration,
     regions,
+    import_tiles,
+    gather_displacements,
+    project_displacements,
+    threshold_displacements,
+    init_volume,
+    init_import,
+    init_corrected_volume,
+    init_labels,
+    init_atlas_space,
