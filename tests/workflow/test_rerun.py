@@ -109,7 +109,9 @@ def test_fiducials_run_their_score_again(copy):
     lines = path.read_text().splitlines()
     running.replace(path, "\n".join(lines[:-1]).encode() + b"\n")
     planned = running.planned(copy)
-    assert set(planned) == {"check_inputs", "score_registration", "draw_fiducials", "make_report"}
+    assert set(planned) == {
+        "check_inputs", "score_registration", "draw_fiducials", "neuroglancer_state", "make_report",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- code
