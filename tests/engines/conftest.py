@@ -1,4 +1,4 @@
-"""Engines other than this machine alone: real SLURM."""
+"""Engines other than this machine and its folders: real SLURM, an S3 server."""
 
 from __future__ import annotations
 

@@ -101,9 +101,12 @@ def test_mistakes_in_an_input_that_is_a_volume(key, value, words):
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
-def test_own_xml_does_not_go_with_a_volume():
-    with pytest.raises(ConfigError, match=r"stitching.xml belongs to tiles"):
-        check(VOLUME | {"stitching": {"xml": {"xml_merging": "x.xml"}}})
+@pytest.mark.parametrize(
+    ("key", "value"), [("xml", {"xml_merging": "x.xml"}), ("tile_configuration", "tiles.txt")]
+)
+def test_own_positions_do_not_go_with_a_volume(key, value):
+    with pytest.raises(ConfigError, match=f"stitching.{key} belongs to tiles"):
+        check(VOLUME | {"stitching": {key: value}})
 
 
 def test_images_of_an_input_that_is_a_volume():

@@ -296,6 +296,8 @@ def test_saved_tables_are_readable(tmp_path):
     for a, b in itertools.pairwise(rows):
         if (a["level"], a["round"]) == (b["level"], b["round"]):
             assert b["total"] <= a["total"]
+    contrast = json.loads((tmp_path / "contrast.json").read_text())
+    assert contrast["order"] == settings.contrast_order
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["levels"][0]["voxel_um"] == 500.0
     assert summary["match_deformed"] < summary["match_affine"]

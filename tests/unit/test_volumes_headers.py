@@ -12,7 +12,13 @@ import zarr
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame, all_orientations, orientation_matrix
 from terareg.storage.store import Store
-from terareg.volumes.headers import check_channels, image_files, image_state, read_header
+from terareg.volumes.headers import (
+    check_channels,
+    image_files,
+    image_state,
+    ome_scale,
+    read_header,
+)
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import init_volume
@@ -263,6 +269,13 @@ def test_bad_images_are_one_sentence(tmp_path, make, error, words):
         read_header(str(make(tmp_path)), spacing)
     message = str(raised.value)
     assert words in message and "\n" not in message
+
+
+def test_a_level_with_a_scale_too_few_is_an_error():
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [4, 2]}]}
+    with pytest.raises(VolumeError, match=r"level 0 of an OME-Zarr image has 2 scales for 3 axes"):
+        ome_scale({}, level, 3)
+    assert ome_scale({}, {"path": "0"}, 3) is None
 
 
 def test_files_on_s3_are_refused():

@@ -15,7 +15,7 @@ import yaml
 from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning
-from terareg.code import _parsed
+from terareg.code import files_behind
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
 TARGETS = {
@@ -192,13 +192,8 @@ def test_environments_pin_what_the_lock_pins(root):
 
 def foreign_imports(script: Path) -> set[str]:
     """Top-level packages that a script and the library code it needs import, anywhere in it."""
-    seen, waiting, found = set(), [script], set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        waiting += _parsed(path)[1]
+    found = set()
+    for path in files_behind(script):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 found |= {alias.name.split(".")[0] for alias in node.names}

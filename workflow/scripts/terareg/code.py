@@ -18,19 +18,23 @@ _ROOT = _LIBRARY.parent
 
 def code_fingerprint(script: str | Path) -> str:
     """Return 16 hexadecimal digits for ``script`` and the library modules it needs."""
-    script = Path(script)
+    digest = hashlib.sha256()
+    # by name, not by path: the fingerprint is the same wherever the folders lie
+    for path in sorted(files_behind(script), key=_name):
+        digest.update(_name(path).encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def files_behind(script: str | Path) -> set[Path]:
+    """The script and the files of all library modules that it imports, directly or not."""
     seen: set[Path] = set()
-    waiting = [script]
+    waiting = [Path(script)]
     while waiting:
         path = waiting.pop()
         if path not in seen:
             seen.add(path)
             waiting += _parsed(path)[1]
-    digest = hashlib.sha256()
-    # by name, not by path: the fingerprint is the same wherever the folders lie
-    for path in sorted(seen, key=_name):
-        digest.update(_name(path).encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
-    return digest.hexdigest()[:16]
+    return seen
 
 
 def _name(path: Path) -> str:

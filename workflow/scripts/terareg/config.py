@@ -247,11 +247,12 @@ def _check_volume_input(config: dict) -> None:
                 f"input.{key}: {source[key]!r} belongs to tiles, not to input.kind: volume; remove "
                 "it, images are listed under input.channels"
             )
-    if config["stitching"]["xml"]:
-        raise ConfigError(
-            "stitching.xml belongs to tiles, not to input.kind: volume; remove it, nothing is "
-            "stitched"
-        )
+    for key in ("xml", "tile_configuration"):
+        if config["stitching"][key]:
+            raise ConfigError(
+                f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
+                "is stitched"
+            )
     for name, image in source["channels"].items():
         if isinstance(image, int):
             raise ConfigError(

@@ -34,7 +34,8 @@ from terareg.frames import Frame
 from terareg.orientation import check_orientation
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
-from terareg.volumes.images import NIFTI, nifti_voxels
+from terareg.volumes.headers import NIFTI, likely_unit
+from terareg.volumes.images import nifti_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -506,7 +507,13 @@ def _spacing(
                 f"{images[0].name} is a TIFF file and states no voxel size; set "
                 "atlases.NAME.spacing_um to [z, y, x] in micrometres"
             )
-        unit = image.unit or _likely_unit(image)
+        unit = image.unit or likely_unit(image.spacing)
+        if unit is None:
+            raise AtlasError(
+                f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
+                "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
+                "micrometres"
+            )
         factor = 1000.0 if unit == "mm" else 1.0
         # NIfTI keeps 0.15 as float32 0.14999999
         spacing = tuple(float(f"{s * factor:.6g}") for s in reversed(image.spacing))
@@ -520,18 +527,6 @@ def _spacing(
             f"from {low:g} to {high:g}; {remedy}"
         )
     return spacing, source
-
-
-def _likely_unit(image: _Image) -> str:
-    """Unit of a spacing whose file does not state it; no atlas has voxels of 5 mm or 5 nm."""
-    if min(image.spacing) >= 5:
-        return "um"
-    if max(image.spacing) < 1:
-        return "mm"
-    raise AtlasError(
-        f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be millimetres or "
-        "micrometres; set atlases.NAME.spacing_um to [z, y, x] in micrometres"
-    )
 
 
 def _numbers(values) -> str:

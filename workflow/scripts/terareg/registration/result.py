@@ -29,8 +29,9 @@ class RegistrationResult:
         Atlas to sample and back.
     posteriors : numpy.ndarray, float32, shape (3, z, y, x)
         Probability of match, artefact and missing at the voxels of ``transform.sample_frame``.
-    contrast : numpy.ndarray, float32, shape (order + 1, z, y, x)
-        Chebyshev coefficients of the contrast transform on ``contrast_frame``.
+    contrast : numpy.ndarray, float32, shape (order + 2, z, y, x)
+        Chebyshev coefficients of the contrast transform on ``contrast_frame``, and last that of
+        the fraction of tissue in a voxel.
     contrast_frame : Frame
         Grid of the coefficients, sample um.
     predicted : numpy.ndarray, float32, shape (z, y, x)
@@ -67,8 +68,9 @@ class RegistrationResult:
         fields.write_scalar(folder / "predicted.nrrd", self.predicted, frame)
         fields.write_scalar(folder / "contrast.nrrd", self.contrast, self.contrast_frame)
         basis = {
-            "basis": "Chebyshev polynomials of t = 2 I / 1.2 - 1, I = normalised atlas in 0..1.2",
-            "order": len(self.contrast) - 1,
+            "basis": "Chebyshev polynomials of t = 2 I / 1.2 - 1, I = normalised atlas in 0..1.2; "
+            "last the fraction of tissue in the voxel",
+            "order": len(self.contrast) - 2,
             "frame": self.contrast_frame.to_json(),
             "classes": list(CLASSES),
             "mixture": self.summary.get("mixture", {}),

@@ -49,7 +49,8 @@ FIGURES = (
     (r"flatfield_(?P<of>.+)", "intensity",
      "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
     (r"tile_means_(?P<of>.+)", "intensity",
-     "Mean of all tiles before and after the correction; after, it should be even."),
+     "Mean of all tiles before and after the correction. After, it should be even; where "
+     "tiles are few, the sample's own structure stays in it."),
     (r"placement", "stitching",
      "Map of the tiles at their solved positions; colour and dash of a link tell "
      "whether it was kept."),

@@ -23,17 +23,21 @@ from typing import Any, BinaryIO
 from terareg.errors import ConfigError, StoreError, VolumeError
 from terareg.storage.store import Store
 
+NIFTI = (".nii", ".nii.gz")
+NRRD = (".nrrd", ".nhdr")
+TIFF = (".tif", ".tiff", ".btf")
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
-_UM_PER = {
+UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
     "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
     "meter": 1e6, "m": 1e6,
 }  # fmt: skip
 _PLAUSIBLE_UM = (0.01, 50_000.0)
 _NIFTI_TYPES = {
-    2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 128: "uint8", 256: "int8",
-    512: "uint16", 768: "uint32", 1024: "int64", 1280: "uint64", 2304: "uint8",
+    2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16",
+    768: "uint32", 1024: "int64", 1280: "uint64",
 }  # fmt: skip
+_NIFTI_COLOURS = (128, 2304)  # three or four bytes to a voxel
 _NRRD_TYPES = {
     "signed char": "int8", "int8": "int8", "int8_t": "int8",
     "unsigned char": "uint8", "uchar": "uint8", "uint8": "uint8", "uint8_t": "uint8",
@@ -217,38 +221,92 @@ def _store_and_name(address: str) -> tuple[Store, str | None]:
 
 def _form_of_file(address: str) -> str | None:
     lower = address.lower()
-    if lower.endswith((".nii", ".nii.gz")):
-        return "NIfTI"
-    if lower.endswith((".nrrd", ".nhdr")):
-        return "NRRD"
-    return "TIFF" if lower.endswith((".tif", ".tiff", ".btf")) else None
+    for form, endings in zip(FILE_FORMS, (NIFTI, NRRD, TIFF)):
+        if lower.endswith(endings):
+            return form
+    return None
 
 
 # ---------------------------------------------------------------------- NIfTI
+@dataclass(frozen=True)
+class NiftiLayout:
+    """How a NIfTI-1 file keeps its voxels.
+
+    Attributes
+    ----------
+    order : str
+        Byte order, "<" or ">".
+    dim : tuple of int
+        Number of dimensions, and the size of each of seven (x first).
+    code : int
+        Type of the voxels.
+    offset : int
+        Byte (after decompression) of the first voxel.
+    slope, intercept : float
+        Value = slope * stored + intercept, if ``scaled``.
+    """
+
+    order: str
+    dim: tuple[int, ...]
+    code: int
+    offset: int
+    slope: float
+    intercept: float
+
+    @classmethod
+    def of(cls, head: bytes) -> NiftiLayout | None:
+        """From the first 348 bytes; None if they are no NIfTI-1 header."""
+        for order in "<>":
+            if struct.unpack_from(f"{order}i", head)[0] == 348:
+                dim = struct.unpack_from(f"{order}8h", head, 40)
+                code = struct.unpack_from(f"{order}h", head, 70)[0]
+                offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
+                return cls(order, dim, code, int(offset), slope, intercept)
+        return None
+
+    @property
+    def dtype(self) -> str | None:
+        """NumPy name of the stored type; None if it is not one number to a voxel."""
+        return _NIFTI_TYPES.get(self.code)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along (z, y, x)."""
+        return self.dim[3], self.dim[2], self.dim[1]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether slope and intercept change a value."""
+        given = math.isfinite(self.slope) and self.slope != 0
+        return given and (self.slope, self.intercept) != (1.0, 0.0)
+
+
+def open_nifti(path: str) -> BinaryIO:
+    """The bytes of a NIfTI file, decompressed."""
+    return (gzip.open if path.lower().endswith(".gz") else open)(path, "rb")
+
+
 def _nifti(path: str, *, believed: bool) -> Header:
-    opener = gzip.open if path.lower().endswith(".gz") else open
-    with opener(path, "rb") as stream:
+    with open_nifti(path) as stream:
         data = stream.read(348)
-    order = "<" if struct.unpack_from("<i", data)[0] == 348 else ">"
-    if struct.unpack_from(f"{order}i", data)[0] != 348:
+    layout = NiftiLayout.of(data)
+    if layout is None:
         raise ValueError("not NIfTI-1; convert it to NIfTI-1 or NRRD")
-    dim = struct.unpack_from(f"{order}8h", data, 40)
-    code = struct.unpack_from(f"{order}h", data, 70)[0]
-    pixdim = struct.unpack_from(f"{order}8f", data, 76)
-    slope, intercept = struct.unpack_from(f"{order}2f", data, 112)
-    count = dim[0]
-    while count > 3 and dim[count] == 1:
+    count = layout.dim[0]
+    while count > 3 and layout.dim[count] == 1:
         count -= 1
     if count != 3:
-        raise ValueError(f"{count} dimensions {dim[1 : count + 1]}; give one volume of three")
-    if code not in _NIFTI_TYPES:
-        raise ValueError(f"voxel type {code}; give integers or floating-point numbers")
-    scaled = math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0)
+        sizes = layout.dim[1 : count + 1]
+        raise ValueError(f"{count} dimensions {sizes}; give one volume of three")
+    dtype = "uint8" if layout.code in _NIFTI_COLOURS else layout.dtype
+    if dtype is None:
+        raise ValueError(f"voxel type {layout.code}; give integers or floating-point numbers")
+    pixdim = struct.unpack_from(f"{layout.order}8f", data, 76)
     unit = {1: "m", 2: "mm", 3: "um"}.get(data[123] & 7)
     spacing = _spacing_um(path, [abs(p) for p in pixdim[3:0:-1]], unit) if believed else None
-    dtype = "float64" if scaled else _NIFTI_TYPES[code]
-    shape = (dim[3], dim[2], dim[1])
-    return Header(path, "NIfTI", shape, dtype, spacing, _nifti_orientation(data, order))
+    dtype = "float64" if layout.scaled else dtype
+    orientation = _nifti_orientation(data, layout.order)
+    return Header(path, "NIfTI", layout.shape, dtype, spacing, orientation)
 
 
 def _nifti_orientation(data: bytes, order: str) -> str | None:
@@ -441,18 +499,11 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
             "has multiscales"
         )
     image = multiscales[0]
-    axes = [a["name"].lower() if isinstance(a, dict) else a for a in image.get("axes", "tczyx")]
+    axes, units = ome_axes(image)
     if not {"x", "y", "z"} <= set(axes):
         raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
-    units = {a["name"].lower(): a.get("unit") for a in image.get("axes", []) if isinstance(a, dict)}
     dataset = image["datasets"][0]
-    scale = [1.0] * len(axes)
-    stated = False
-    for part in (image, dataset):
-        for transform in part.get("coordinateTransformations", []):
-            if transform["type"] == "scale":
-                stated = True
-                scale = [a * b for a, b in zip(scale, transform["scale"], strict=True)]
+    scale = ome_scale(image, dataset, len(axes))
     name = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
     try:
         array = json.loads(store.read(name))
@@ -462,12 +513,35 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
-    factors = [_UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
+    factors = [UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
     spacing = None
-    if stated and None not in factors:
+    if scale is not None and None not in factors:
         spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
     shape = tuple(int(sizes[a]) for a in "zyx")
     return Header(store.url, "OME-Zarr", shape, dtype, spacing)
+
+
+def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
+    """Names of the axes of an OME-Zarr image in order, and their units by name."""
+    axes = image.get("axes", "tczyx")  # version 0.3 and earlier: names alone, or none
+    names = [a["name"].lower() if isinstance(a, dict) else a for a in axes]
+    return names, {a["name"].lower(): a.get("unit") for a in axes if isinstance(a, dict)}
+
+
+def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
+    """Step of every axis of a level, in the axis' unit; None where the metadata do not say it."""
+    scale = None
+    for part in (image, dataset):
+        for transform in part.get("coordinateTransformations", []):
+            if transform["type"] == "scale":
+                factors = transform["scale"]
+                if len(factors) != axes:
+                    raise VolumeError(
+                        f"level {dataset['path']} of an OME-Zarr image has {len(factors)} scales "
+                        f"for {axes} axes; correct its coordinateTransformations"
+                    )
+                scale = [a * b for a, b in zip(scale or [1.0] * axes, factors)]
+    return scale
 
 
 def _zarr_type(code: str) -> str:
@@ -484,18 +558,27 @@ def _precomputed(store: Store, info: Mapping[str, Any]) -> Header:
 
 # ---------------------------------------------------------------------- voxel size
 def _spacing_um(name: str, spacing: Sequence[float], unit: str | None) -> tuple[float, ...]:
-    """Micrometres from a spacing whose unit a file may not state, by the rules for atlases."""
-    if unit is not None and unit not in _UM_PER:
+    """Micrometres from a spacing whose unit a file may not state."""
+    if unit is not None and unit not in UM_PER:
         raise ConfigError(f"{name} gives its voxel size in {unit!r}; {_SPACING_REMEDY}")
+    unit = unit or likely_unit(spacing)
     if unit is None:
-        if 1 <= max(spacing) and min(spacing) < 5:
-            raise ConfigError(
-                f"{name}: voxel size {_list(spacing)} (z, y, x) in its header may be millimetres "
-                f"or micrometres; {_SPACING_REMEDY}"
-            )
-        unit = "um" if min(spacing) >= 5 else "mm"
+        raise ConfigError(
+            f"{name}: voxel size {_list(spacing)} (z, y, x) in its header may be millimetres "
+            f"or micrometres; {_SPACING_REMEDY}"
+        )
     # headers keep 0.15 as float32 0.14999999
-    return tuple(float(f"{s * _UM_PER[unit]:.6g}") for s in spacing)
+    return tuple(float(f"{s * UM_PER[unit]:.6g}") for s in spacing)
+
+
+def likely_unit(spacing: Sequence[float]) -> str | None:
+    """Unit of a spacing without one, "um" or "mm": nothing has voxels of 5 mm or 5 nm.
+
+    None where either could be meant.
+    """
+    if min(spacing) >= 5:
+        return "um"
+    return "mm" if max(spacing) < 1 else None
 
 
 def _list(values: Sequence[float]) -> str:

@@ -7,7 +7,6 @@ knows better.
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
 import math
@@ -26,21 +25,21 @@ import tifffile
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame, check_orientation
 from terareg.storage.store import Store
+from terareg.volumes.headers import (
+    NIFTI,
+    NRRD,
+    TIFF,
+    UM_PER,
+    NiftiLayout,
+    ome_axes,
+    ome_scale,
+    open_nifti,
+)
 from terareg.volumes.reader import Levels
 
 logger = logging.getLogger(__name__)
 
-_ITK = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-NIFTI = (".nii", ".nii.gz")
-_NIFTI_TYPES = {
-    2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4", 1024: "i8",
-    1280: "u8",
-}  # fmt: skip
-_TIFF = (".tif", ".tiff", ".btf")
-_UM_PER = {
-    "angstrom": 1e-4, "nanometer": 1e-3, "micrometer": 1.0, "micron": 1.0, "millimeter": 1e3,
-    "centimeter": 1e4, "meter": 1e6, "nm": 1e-3, "um": 1.0, "µm": 1.0, "mm": 1e3, "m": 1e6,
-}  # fmt: skip
+_ITK = (*NIFTI, *NRRD, ".mha", ".mhd")
 _MOST_OBLIQUE_DEGREES = 1.0
 
 
@@ -113,7 +112,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
     lower = address.lower()
     if lower.endswith(_ITK):
         return _open_itk(address, settings)
-    if lower.endswith(_TIFF):
+    if lower.endswith(TIFF):
         return _open_tiff(address, settings)
     store = Store(address)
     for name, opener in (
@@ -166,20 +165,14 @@ def nifti_voxels(path: str) -> np.ndarray | None:
 
     ITK reads a file that was cut off without an error, and turns what is not finite into zeros.
     """
-    opener = gzip.open if path.lower().endswith(".gz") else open
     try:
-        with opener(path, "rb") as stream:
-            head = stream.read(348)
-            order = "<" if struct.unpack_from("<i", head)[0] == 348 else ">"
-            dim = struct.unpack_from(f"{order}8h", head, 40)
-            code = struct.unpack_from(f"{order}h", head, 70)[0]
-            offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
-            if code not in _NIFTI_TYPES:
+        with open_nifti(path) as stream:
+            layout = NiftiLayout.of(stream.read(348))
+            if layout is None or layout.dtype is None:
                 return None
-            dtype = np.dtype(order + _NIFTI_TYPES[code])
-            shape = dim[3:0:-1]
-            wanted = math.prod(shape) * dtype.itemsize
-            stream.seek(int(offset))
+            dtype = np.dtype(layout.dtype).newbyteorder(layout.order)
+            wanted = math.prod(layout.shape) * dtype.itemsize
+            stream.seek(layout.offset)
             data = stream.read(wanted)
             stream.read()  # the end of a compressed file has its checksum
     except (OSError, EOFError, zlib.error, struct.error) as error:
@@ -189,9 +182,9 @@ def nifti_voxels(path: str) -> np.ndarray | None:
             f"{path} cannot be read: it has {len(data)} bytes of voxels instead of {wanted}; copy "
             "it again"
         )
-    array = np.frombuffer(data, dtype).reshape(shape)
-    if math.isfinite(slope) and slope != 0 and (slope, intercept) != (1.0, 0.0):
-        return array * np.float64(slope) + np.float64(intercept)
+    array = np.frombuffer(data, dtype).reshape(layout.shape)
+    if layout.scaled:
+        return array * np.float64(layout.slope) + np.float64(layout.intercept)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -244,15 +237,10 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ima
         raise VolumeError(f"{store.url} is a Zarr group without an OME-Zarr image in it")
     image = ome["multiscales"][0]
     driver = "zarr3" if "zarr_format" in metadata else "zarr"
-    axes = [a["name"].lower() if isinstance(a, dict) else a for a in image.get("axes", "tczyx")]
-    units = {a["name"].lower(): a.get("unit") for a in image.get("axes", []) if isinstance(a, dict)}
+    axes, units = ome_axes(image)
     spacing, sources = [], []
     for dataset in image["datasets"]:
-        scale = [1.0] * len(axes)
-        for transforms in (image, dataset):
-            for transform in transforms.get("coordinateTransformations", []):
-                if transform["type"] == "scale":
-                    scale = [a * b for a, b in zip(scale, transform["scale"])]
+        scale = ome_scale(image, dataset, len(axes)) or [1.0] * len(axes)
         array = _open(store, {"driver": driver, "kvstore": store.kvstore(dataset["path"])})
         for name in reversed(axes):
             if name not in "zyx":
@@ -262,7 +250,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ima
         if sorted(kept) != ["x", "y", "z"]:
             raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
         sources.append(array[ts.d[[kept.index(a) for a in "zyx"]].transpose[:]])
-        factors = [_UM_PER.get(units.get(a) or "micrometer", math.nan) for a in "zyx"]
+        factors = [UM_PER.get(units.get(a) or "micrometer", math.nan) for a in "zyx"]
         spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", factors)])
     return _pyramid(store.url, sources, spacing, settings)
 

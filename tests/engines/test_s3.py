@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import running
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 # what names the place of the raw data
 NAMES_ITS_PLACE = {
@@ -135,48 +135,3 @@ def test_a_bucket_that_refuses_stops_the_run_in_one_sentence(
     made = [p.name for p in (workspace.folder / "results/demo").rglob("*.json")]
     assert made == ["acquisition.json"]
     assert "testing" not in done.stderr, "credentials are never shown"
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 200 MB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_disk_that_is_too_small_is_noticed_before_any_work(acquired, workspace, small_disk):
-    running.with_acquisition(workspace, acquired, store=str(small_disk / "store"))
-    (small_disk / "filler").write_bytes(bytes(199 * 2**20))
-    done = workspace.snakemake("--cores", "1", "--quiet")
-    assert done.returncode != 0
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("check_inputs: ")]
-    assert "GB free but this sample needs about" in line
-    assert not list(small_disk.rglob("*.json"))
-
-
-def test_a_disk_that_fills_up_stops_the_run_and_a_rerun_ends_with_the_same_bytes(
-    acquired, finished, workspace, small_disk
-):
-    running.with_acquisition(
-        workspace, acquired, store=str(small_disk / "store"), volume__formats=["ome-zarr"],
-        intensity__bias={"enabled": False},
-    )  # fmt: skip
-    done = workspace.snakemake("--cores", "1", "results/demo/inputs.json", "--quiet")
-    assert done.returncode == 0, done.stderr
-    (small_disk / "filler").write_bytes(bytes(196 * 2**20))
-    done = workspace.snakemake("--cores", "1", "fused_volumes", "--quiet")
-    assert done.returncode != 0
-    lines = [x for x in done.stderr.splitlines() if x.startswith("fuse_block: ")]
-    assert lines and "full" in lines[0] and "(log: " in lines[0], done.stderr
-    (small_disk / "filler").unlink()
-    done = workspace.snakemake("--cores", "2", "fused_volumes", "--quiet")
-    assert done.returncode == 0, done.stderr
-    for channel in ("ch0", "ch1"):
-        place = f"demo/fused/{channel}/ome.zarr"
-        mine = running.artefacts(small_disk / "store" / place)
-        assert mine == running.artefacts(finished.folder / "results" / place) and len(mine) > 3
