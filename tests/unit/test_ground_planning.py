@@ -20,7 +20,9 @@ def test_batches_cover_every_item_once_and_evenly(items, count):
 
 @pytest.mark.parametrize("terabytes", [0.001, 0.1, 1, 2, 20])
 def test_a_stage_never_has_more_jobs_than_the_limit(terabytes):
-    assert 1 <= planning.batches(terabytes * 1000, 10**6, 20) <= planning.MAX_BATCHES
+    for channels in (1, 2, 3, 4, 200):
+        jobs = channels * planning.batches(terabytes * 1000, 10**6, 20, channels)
+        assert channels <= jobs <= max(100, channels)
 
 
 @given(st.floats(1, 3e5), st.integers(1, 40))

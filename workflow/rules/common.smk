@@ -283,7 +283,9 @@ def gb_per_job(sample):
 
 def tile_batches(sample):
     work = size(sample)
-    return planning.batches(work.channel_gb, work.tiles, gb_per_job(sample))
+    return planning.batches(
+        work.channel_gb, work.tiles, gb_per_job(sample), work.channels
+    )
 
 
 def sum_batches(sample):
@@ -292,7 +294,8 @@ def sum_batches(sample):
     step = 1 if options["tiles"] == "all" else options["tiles"]
     tiles = -(-work.tiles // step)
     share = min(1.0, (options["planes"] or work.tile_shape[0]) / work.tile_shape[0])
-    return planning.batches(work.tile_gb * tiles * share, tiles, gb_per_job(sample))
+    gigabytes = work.tile_gb * tiles * share
+    return planning.batches(gigabytes, tiles, gb_per_job(sample), work.channels)
 
 
 def label_batches(sample):
@@ -317,7 +320,10 @@ def block_count(sample):
 
 def block_batches(sample):
     return planning.batches(
-        size(sample).volume_gb, block_count(sample), gb_per_job(sample)
+        size(sample).volume_gb,
+        block_count(sample),
+        gb_per_job(sample),
+        size(sample).channels,
     )
 
 
@@ -424,7 +430,10 @@ def nothing(work, config):
 
 def one_batch(work, config):
     """Raw gigabytes of the largest batch."""
-    return max(config["jobs"]["gb_per_job"], work.channel_gb / planning.MAX_BATCHES)
+    return max(
+        config["jobs"]["gb_per_job"],
+        work.channel_gb / planning.max_batches(work.channels),
+    )
 
 
 def one_volume(work, config):

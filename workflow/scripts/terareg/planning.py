@@ -2,8 +2,8 @@
 
 Sizes come from the metadata at the time the workflow is loaded, before any file exists; they set
 the number of batches and the requests for memory and time, never a result. One brain is at most
-about :data:`MAX_BATCHES` jobs per stage, at 100 GB as at 2 TB: a job costs seconds of start-up and
-a tracked file some 24 requests on S3.
+about 500 jobs, at 100 GB as at 40 TB and with any number of channels: a job costs seconds of
+start-up and a tracked file some 24 requests on S3.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-MAX_BATCHES = 60
+MAX_BATCHES = 60  # of a stage and channel
+_MAX_OF_ALL_CHANNELS = 100  # of a stage
 _START_MB = 700  # interpreter, libraries and Snakemake's own two processes
 _MINUTES_PER_GB = 1.5  # decode, work and encode on one thread, with a factor of three in hand
 
@@ -71,9 +72,17 @@ class Size:
         return math.prod(self.volume_shape) * self.bytes_per_voxel / 1e9
 
 
-def batches(total_gb: float, items: int, gb_per_job: float) -> int:
-    """Number of batches for ``items`` pieces of work of ``total_gb`` together, at least 1."""
-    return max(1, min(items, MAX_BATCHES, math.ceil(total_gb / gb_per_job)))
+def max_batches(channels: int) -> int:
+    """Most batches of a stage for each of so many channels."""
+    return max(1, min(MAX_BATCHES, _MAX_OF_ALL_CHANNELS // max(1, channels)))
+
+
+def batches(total_gb: float, items: int, gb_per_job: float, channels: int = 1) -> int:
+    """Number of batches for ``items`` pieces of work of ``total_gb`` together, at least 1.
+
+    Every one of ``channels`` is cut into as many.
+    """
+    return max(1, min(items, max_batches(channels), math.ceil(total_gb / gb_per_job)))
 
 
 def batch_range(items: int, batch: int, count: int) -> range:

@@ -161,12 +161,9 @@ class Store:
         if self.is_s3:
             yield from self._list_s3(key)
             return
-        root = Path(self.url)
-        top = self.path(key) if key else root
-        paths = (Path(folder) / name for folder, _, files in os.walk(top) for name in files)
-        for name, path in sorted((path.relative_to(root).as_posix(), path) for path in paths):
-            stat = path.stat()
-            yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
+        top = str(self.path(key) if key else Path(self.url))
+        entries = _files_below(top, f"{check_key(key)}/" if key else "")
+        yield from sorted(entries, key=lambda entry: entry.key)
 
     def folders(self, key: str = "") -> list[str]:
         """Names of the folders directly below ``key``, sorted."""
@@ -304,6 +301,25 @@ class _S3Errors:
         if isinstance(error, BotoCoreError):
             raise StoreError(f"cannot reach {self.store.url}: {error}") from error
         return False
+
+
+def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
+    """Files below a local folder; an acquisition has a million of them, so without Path."""
+    try:
+        found = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError as error:
+        raise StoreError(
+            f"cannot read {folder} ({error.strerror}); check its permissions"
+        ) from error
+    with found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                yield from _files_below(item.path, f"{prefix}{item.name}/")
+            elif not item.is_dir():
+                stat = item.stat()
+                yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
