@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import running
 from colm_stub import write_linked_planes
+from workspaces import loaded_workflow
+
+from terareg import workload
 
 CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
@@ -136,6 +139,39 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
 def test_two_and_forty_terabytes_are_a_few_hundred_jobs(workspace, grid, channels):
     described(workspace, grid, channels)
     limited_jobs_and_files(workspace)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {},
+        {"intensity__corrected_tiles": "temporary", "atlas_space": {"enabled": False}},
+        {"intensity__bias": {"enabled": False}, "stitching__xml": {"xml_merging": "own.xml"}},
+        {"atlases": {}, "jobs": {"gb_per_job": 5}},
+        {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
+         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+    ],
+)  # fmt: skip
+def test_the_plan_counts_the_jobs_that_run(workspace, over):
+    for name in ("s.csv", "a.csv", "c.csv", "own.xml"):
+        (workspace.folder / name).touch()
+    path = workspace.write(workspace.sample(**over))
+    counted = running.planned(workspace)
+    with loaded_workflow(workspace.folder, path) as workflow:
+        brain = workflow.globals["brain"]("brain")
+    planned = {name: jobs for name, jobs in workload.jobs_of_rules(brain).items() if jobs}
+    assert planned == {name: n for name, n in counted.items() if name != "all"}
+
+
+def test_the_plan_is_printed_and_runs_nothing(workspace):
+    workspace.write(workspace.sample())
+    done = workspace.snakemake("--cores", "1", "--quiet", "all", "--", "plan")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["brain", "jobs", "CPU", "h", "longest", "min"] == lines[0][:6]
+    (fused,) = [line for line in lines if line[:2] == ["Fused", "volume"]]
+    assert int(fused[2]) > 10 and float(fused[5]) > 400, "twelve tiles of 33.6 GB"
+    assert [p.name for p in (workspace.folder / "results").iterdir()] == ["plan.txt"]
 
 
 def test_the_slurm_profile_gives_the_same_jobs(workspace):

@@ -14,17 +14,17 @@ import pytest
 import yaml
 from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
-from terareg import planning
+from terareg import planning, workload
 from terareg.code import files_behind
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions",
+    "registration", "regions", "plan",
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,
-    "planning": 0, "code": 0, "config": 0, "job": 0,
+    "planning": 0, "workload": 0, "code": 0, "config": 0, "job": 0,
     "acquisition": 1, "volumes": 1,
     "intensity": 2, "stitching": 2, "registration": 2, "atlas": 2,
     "regions": 3, "views": 3, "phantom": 4,
@@ -91,6 +91,15 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         assert now > before or attempt == 1 or now == most, name
         assert time(wildcards, attempt=attempt) > 0
         assert time(wildcards, attempt=2) > time(wildcards, attempt=1), name
+
+
+def test_the_work_of_every_job_is_known_and_recorded(jobs):
+    assert set(workload.RULES) >= jobs.keys()
+    for name, rule in jobs.items():
+        if name != "prepare_atlas":  # of no sample
+            assert "record" in rule.params.keys(), name
+            script = (ROOT / f"workflow/scripts/{name}.py").read_text()
+            assert "main, snakemake.params.record)" in script, name
 
 
 def test_every_job_carries_the_fingerprint_of_its_code(jobs):

@@ -18,10 +18,11 @@ rule index_acquisition:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("index_acquisition"),
+        runtime=runtime("index_acquisition"),
     params:
         code=code("index_acquisition"),
+        record=record_of("index_acquisition"),
         settings=setting("input"),
         raw_layout=raw_layout,
     script:
@@ -49,13 +50,14 @@ rule check_inputs:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("check_inputs"),
+        runtime=runtime("check_inputs"),
     params:
         code=code("check_inputs"),
+        record=record_of("check_inputs"),
         kind=setting("input.kind"),
         config=lambda wildcards: checked_settings(wildcards.sample),
         own=own_files,
-        needed_gb=lambda wildcards: store_gb(wildcards.sample),
+        needed_gb=lambda wildcards: workload.store_gb(brain(wildcards.sample)),
     script:
         "../scripts/check_inputs.py"

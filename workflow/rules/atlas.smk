@@ -20,8 +20,8 @@ rule prepare_atlas:
         "../envs/register.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("prepare_atlas"),
+        runtime=runtime("prepare_atlas"),
     params:
         code=code("prepare_atlas"),
         settings=atlas_setting,

@@ -17,10 +17,11 @@ rule estimate_bias_field:
         "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=12)),
-        runtime=runtime(one_volume),
+        mem_mb=memory("estimate_bias_field"),
+        runtime=runtime("estimate_bias_field"),
     params:
         code=code("estimate_bias_field"),
+        record=record_of("estimate_bias_field/{channel}"),
         store=setting("store"),
         settings=setting("intensity.bias"),
     script:
@@ -42,10 +43,11 @@ rule init_corrected_volume:
         "../envs/volumes.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_corrected_volume"),
+        runtime=runtime("init_corrected_volume"),
     params:
         code=code("init_corrected_volume"),
+        record=record_of("init_corrected_volume/{channel}"),
         store=setting("store"),
     script:
         "../scripts/init_corrected_volume.py"
@@ -68,11 +70,12 @@ rule correct_volume:
         "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_batch),
+        mem_mb=memory("correct_volume"),
+        runtime=runtime("correct_volume"),
     params:
         code=code("correct_volume"),
+        record=record_of("correct_volume/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(block_batches),
+        batches=of(planning.block_batches),
     script:
         "../scripts/correct_volume.py"

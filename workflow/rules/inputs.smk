@@ -39,16 +39,6 @@ def own_files(wildcards):
     return files + [points["path"] for points in config["points"].values()]
 
 
-def store_gb(sample):
-    """Rough size of what a sample adds to the store, with no compression counted on."""
-    work, config = size(sample), SAMPLES[sample]
-    volumes = len(config["volume"]["formats"]) * (
-        2 if config["intensity"]["bias"]["enabled"] else 1
-    )
-    tiles = 0 if config["intensity"]["corrected_tiles"] == "stream" else work.channel_gb
-    return work.channels * (work.volume_gb * volumes * 1.15 + tiles)
-
-
 # ------------------------------------------------------------------ tiles and stitching
 def corrected_output(path):
     """Batches of corrected tiles are temporary files if the configuration says so."""
@@ -73,7 +63,7 @@ def tiles_of(wildcards, channel):
             result("corrected/{channel}/batches/{batch}.json"),
             sample=wildcards.sample,
             channel=channel,
-            batch=range(tile_batches(wildcards.sample)),
+            batch=range(planning.tile_batches(brain(wildcards.sample))),
         )
     return files
 
@@ -107,7 +97,7 @@ def measured_pairs(wildcards):
     own = SAMPLES[wildcards.sample]["stitching"]["xml"]
     if set(own) - {"xml_import"}:
         return []
-    return batch_files("stitching/pairs/{batch}.json", pair_batches)(wildcards)
+    return batch_files("stitching/pairs/{batch}.json", planning.pair_batches)(wildcards)
 
 
 # ------------------------------------------------------------------ volumes
@@ -322,7 +312,7 @@ def tile_files(sample):
         return []
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
-        batches = range(tile_batches(sample))
+        batches = range(planning.tile_batches(brain(sample)))
         channels = SAMPLES[sample]["input"]["channels"]
         files += expand(
             result("corrected/{channel}/batches/{batch}.json"),

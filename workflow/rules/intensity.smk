@@ -15,12 +15,13 @@ rule sum_tiles:
         "../envs/tiles.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
+        mem_mb=memory("sum_tiles"),
+        runtime=runtime("sum_tiles"),
     params:
         code=code("sum_tiles"),
+        record=record_of("sum_tiles/{channel}_{batch}"),
         settings=setting("intensity.flatfield"),
-        batches=of(sum_batches),
+        batches=of(planning.sum_batches),
         raw_state=raw_state,
     script:
         "../scripts/sum_tiles.py"
@@ -30,7 +31,7 @@ rule estimate_flatfield:
     """Estimate the flat-field profile and the dark offset of one channel."""
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/sums/{batch}.npz", sum_batches),
+        sums=batch_files("intensity/{channel}/sums/{batch}.npz", planning.sum_batches),
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
@@ -42,10 +43,11 @@ rule estimate_flatfield:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("estimate_flatfield"),
+        runtime=runtime("estimate_flatfield"),
     params:
         code=code("estimate_flatfield"),
+        record=record_of("estimate_flatfield/{channel}"),
         settings=setting("intensity.flatfield"),
     script:
         "../scripts/estimate_flatfield.py"
@@ -70,12 +72,13 @@ rule correct_tile:
         "../envs/tiles.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
+        mem_mb=memory("correct_tile"),
+        runtime=runtime("correct_tile"),
     params:
         code=code("correct_tile"),
+        record=record_of("correct_tile/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(tile_batches),
+        batches=of(planning.tile_batches),
         raw_state=raw_state,
     script:
         "../scripts/correct_tile.py"
@@ -97,10 +100,11 @@ rule drop_corrected_tiles:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("drop_corrected_tiles"),
+        runtime=runtime("drop_corrected_tiles"),
     params:
         code=code("drop_corrected_tiles"),
+        record=record_of("drop_corrected_tiles/{channel}"),
         store=setting("store"),
     script:
         "../scripts/drop_corrected_tiles.py"

@@ -28,10 +28,11 @@ rule preview_alignment:
         "../envs/register.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=30)),
-        runtime=runtime(one_volume),
+        mem_mb=memory("preview_alignment"),
+        runtime=runtime("preview_alignment"),
     params:
         code=code("preview_alignment"),
+        record=record_of("preview_alignment/{atlas}"),
         store=setting("store"),
         source=registration_source,
         pose=setting("registration.pose"),
@@ -59,10 +60,11 @@ rule register:
         "../envs/register.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=120)),
-        runtime=runtime(one_volume, least=240),
+        mem_mb=memory("register"),
+        runtime=runtime("register"),
     params:
         code=code("register"),
+        record=record_of("register/{atlas}"),
         store=setting("store"),
         source=registration_source,
         settings=registration_settings,

@@ -17,10 +17,11 @@ rule import_tiles:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("import_tiles"),
+        runtime=runtime("import_tiles"),
     params:
         code=code("import_tiles"),
+        record=record_of("import_tiles"),
         channel=alignment_channel,
     script:
         "../scripts/import_tiles.py"
@@ -43,10 +44,11 @@ rule estimate_steps:
         "../envs/tiles.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
+        mem_mb=memory("estimate_steps"),
+        runtime=runtime("estimate_steps"),
     params:
         code=code("estimate_steps"),
+        record=record_of("estimate_steps"),
         channel=alignment_channel,
         settings=setting("stitching.displacement"),
         store=setting("store"),
@@ -73,14 +75,15 @@ rule measure_displacements:
         "../envs/tiles.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
+        mem_mb=memory("measure_displacements"),
+        runtime=runtime("measure_displacements"),
     params:
         code=code("measure_displacements"),
+        record=record_of("measure_displacements/{batch}"),
         channel=alignment_channel,
         settings=setting("stitching.displacement"),
         store=setting("store"),
-        batches=of(pair_batches),
+        batches=of(planning.pair_batches),
         raw_state=alignment_raw_state,
     script:
         "../scripts/measure_displacements.py"
@@ -103,10 +106,11 @@ rule gather_displacements:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("gather_displacements"),
+        runtime=runtime("gather_displacements"),
     params:
         code=code("gather_displacements"),
+        record=record_of("gather_displacements"),
     script:
         "../scripts/gather_displacements.py"
 
@@ -127,10 +131,11 @@ rule project_displacements:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("project_displacements"),
+        runtime=runtime("project_displacements"),
     params:
         code=code("project_displacements"),
+        record=record_of("project_displacements"),
     script:
         "../scripts/project_displacements.py"
 
@@ -151,10 +156,11 @@ rule threshold_displacements:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("threshold_displacements"),
+        runtime=runtime("threshold_displacements"),
     params:
         code=code("threshold_displacements"),
+        record=record_of("threshold_displacements"),
         reliability=setting("stitching.min_reliability"),
     script:
         "../scripts/threshold_displacements.py"
@@ -180,10 +186,11 @@ rule place_tiles:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("place_tiles"),
+        runtime=runtime("place_tiles"),
     params:
         code=code("place_tiles"),
+        record=record_of("place_tiles"),
         settings=setting("stitching.placement"),
     script:
         "../scripts/place_tiles.py"
@@ -211,10 +218,11 @@ rule export_render:
         "../envs/tiles.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("export_render"),
+        runtime=runtime("export_render"),
     params:
         code=code("export_render"),
+        record=record_of("export_render"),
         channel=alignment_channel,
     script:
         "../scripts/export_render.py"

@@ -45,6 +45,16 @@ rule regions:
         for_samples(region_files),
 
 
+rule plan:
+    """Print what a run of everything takes: jobs, hours, bytes, memory, room. Runs nothing else."""
+    log:
+        f"{RESULTS}/plan.txt",
+    run:
+        text = "\n".join(workload.plan_text(n, brain(n)) for n in SAMPLES)
+        Path(log[0]).write_text(text)
+        print(text, flush=True)
+
+
 # Targets have nothing to run. The others write one small file of metadata in a second: where they
 # stand between two jobs, waiting in a queue would cost far more than they do.
 localrules:
@@ -55,6 +65,7 @@ localrules:
     previews,
     registration,
     regions,
+    plan,
     import_tiles,
     gather_displacements,
     project_displacements,

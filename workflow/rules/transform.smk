@@ -16,10 +16,11 @@ rule init_labels:
         "../envs/regions.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_labels"),
+        runtime=runtime("init_labels"),
     params:
         code=code("init_labels"),
+        record=record_of("init_labels/{atlas}"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("labels.resolution_um"),
@@ -43,11 +44,12 @@ rule transform_labels:
         "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
+        mem_mb=memory("transform_labels"),
+        runtime=runtime("transform_labels"),
     params:
         code=code("transform_labels"),
-        batches=of(label_batches),
+        record=record_of("transform_labels/{atlas}_{batch}"),
+        batches=of(planning.label_batches),
         store=setting("store"),
     script:
         "../scripts/transform_labels.py"
@@ -69,10 +71,11 @@ rule mesh_labels:
         "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(whole_image("labels.mesh_resolution_um", copies=6)),
-        runtime=runtime(nothing),
+        mem_mb=memory("mesh_labels"),
+        runtime=runtime("mesh_labels"),
     params:
         code=code("mesh_labels"),
+        record=record_of("mesh_labels/{atlas}"),
         store=setting("store"),
         resolution_um=setting("labels.mesh_resolution_um"),
     script:
@@ -94,10 +97,11 @@ rule init_atlas_space:
         "../envs/regions.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_atlas_space"),
+        runtime=runtime("init_atlas_space"),
     params:
         code=code("init_atlas_space"),
+        record=record_of("init_atlas_space/{atlas}_{channel}"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("atlas_space.resolution_um"),
@@ -122,10 +126,11 @@ rule transform_volume:
         "../envs/regions.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
+        mem_mb=memory("transform_volume"),
+        runtime=runtime("transform_volume"),
     params:
         code=code("transform_volume"),
+        record=record_of("transform_volume/{atlas}_{channel}_{batch}"),
         store=setting("store"),
         source=measured_volume,
     script:
@@ -150,10 +155,11 @@ rule transform_points:
         "../envs/regions.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("transform_points"),
+        runtime=runtime("transform_points"),
     params:
         code=code("transform_points"),
+        record=record_of("transform_points/{points}"),
         settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
     script:
         "../scripts/transform_points.py"

@@ -36,10 +36,11 @@ rule draw_flatfield:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_flatfield"),
+        runtime=runtime("draw_flatfield"),
     params:
         code=code("draw_flatfield"),
+        record=record_of("draw_flatfield/{channel}"),
         raw_state=raw_state,
     script:
         "../scripts/draw_flatfield.py"
@@ -78,10 +79,11 @@ rule draw_stitching:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_stitching"),
+        runtime=runtime("draw_stitching"),
     params:
         code=code("draw_stitching"),
+        record=record_of("draw_stitching"),
         channel=alignment_channel,
         store=setting("store"),
         raw_state=alignment_raw_state,
@@ -109,10 +111,11 @@ rule draw_volume:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_volume"),
+        runtime=runtime("draw_volume"),
     params:
         code=code("draw_volume"),
+        record=record_of("draw_volume/{kind}_{channel}"),
         store=setting("store"),
     script:
         "../scripts/draw_volume.py"
@@ -143,10 +146,11 @@ rule draw_bias_field:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=8)),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_bias_field"),
+        runtime=runtime("draw_bias_field"),
     params:
         code=code("draw_bias_field"),
+        record=record_of("draw_bias_field/{channel}"),
         store=setting("store"),
     script:
         "../scripts/draw_bias_field.py"
@@ -208,10 +212,11 @@ rule draw_registration:
         "../envs/register.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=40)),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_registration"),
+        runtime=runtime("draw_registration"),
     params:
         code=code("draw_registration"),
+        record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
         source=registration_source,
     script:
@@ -237,10 +242,11 @@ rule draw_regions:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_regions"),
+        runtime=runtime("draw_regions"),
     params:
         code=code("draw_regions"),
+        record=record_of("draw_regions/{atlas}"),
     script:
         "../scripts/draw_regions.py"
 
@@ -268,10 +274,11 @@ rule draw_fiducials:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_fiducials"),
+        runtime=runtime("draw_fiducials"),
     params:
         code=code("draw_fiducials"),
+        record=record_of("draw_fiducials/{atlas}"),
     script:
         "../scripts/draw_fiducials.py"
 
@@ -302,10 +309,11 @@ rule neuroglancer_state:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("neuroglancer_state"),
+        runtime=runtime("neuroglancer_state"),
     params:
         code=code("neuroglancer_state"),
+        record=record_of("neuroglancer_state"),
         source=measured_volume,
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
@@ -335,10 +343,11 @@ rule make_report:
         "../envs/views.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("make_report"),
+        runtime=runtime("make_report"),
     params:
         code=code("make_report"),
+        record=record_of("make_report"),
         store=setting("store"),
         provenance=provenance,
         thresholds=setting("report.thresholds"),

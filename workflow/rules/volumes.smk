@@ -19,10 +19,11 @@ rule init_volume:
         "../envs/volumes.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_volume"),
+        runtime=runtime("init_volume"),
     params:
         code=code("init_volume"),
+        record=record_of("init_volume/{channel}"),
         store=setting("store"),
         fusion=setting("fusion"),
         volume=setting("volume"),
@@ -49,13 +50,14 @@ rule fuse_block:
         "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_batch),
+        mem_mb=memory("fuse_block"),
+        runtime=runtime("fuse_block"),
     params:
         code=code("fuse_block"),
+        record=record_of("fuse_block/{channel}_{batch}"),
         store=setting("store"),
         fusion=setting("fusion"),
-        batches=of(block_batches),
+        batches=of(planning.block_batches),
         raw_state=raw_state,
     script:
         "../scripts/fuse_block.py"
@@ -76,10 +78,11 @@ rule finish_pyramid:
         "../envs/volumes.yaml"
     threads: threads_of("heavy")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(nothing),
+        mem_mb=memory("finish_pyramid"),
+        runtime=runtime("finish_pyramid"),
     params:
         code=code("finish_pyramid"),
+        record=record_of("finish_pyramid/{volume}"),
         store=setting("store"),
     script:
         "../scripts/finish_pyramid.py"
@@ -101,10 +104,11 @@ rule finalize_volume:
         "../envs/volumes.yaml"
     threads: threads_of("light")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("finalize_volume"),
+        runtime=runtime("finalize_volume"),
     params:
         code=code("finalize_volume"),
+        record=record_of("finalize_volume/{volume}"),
         store=setting("store"),
     script:
         "../scripts/finalize_volume.py"

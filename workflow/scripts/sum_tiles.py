@@ -1,6 +1,5 @@
 """Gather statistics of one batch of tiles of one channel."""
 
-from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource
 from terareg.intensity.flatfield import (
@@ -10,6 +9,7 @@ from terareg.intensity.flatfield import (
     sum_tiles,
 )
 from terareg.job import run_job
+from terareg.parallel import batch_range
 
 
 def main() -> None:
@@ -17,11 +17,9 @@ def main() -> None:
     source = TileSource(acquisition, snakemake.wildcards.channel)
     settings = FlatfieldSettings(**snakemake.params.settings)
     tiles = sample_tiles(acquisition, settings)
-    batch = planning.batch_range(
-        len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches
-    )
+    batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]
     save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings))
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

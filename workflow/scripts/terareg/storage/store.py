@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from terareg.errors import StoreError
+from terareg.storage import traffic
 
 _MULTI_DELETE = 1000
 
@@ -115,6 +116,11 @@ class Store:
     # ------------------------------------------------------------------ objects
     def read(self, key: str) -> bytes:
         """Return an object, or raise :class:`FileNotFoundError`."""
+        data = self._read(key)
+        traffic.tell(read=len(data))
+        return data
+
+    def _read(self, key: str) -> bytes:
         if not self.is_s3:
             try:
                 return self.path(key).read_bytes()
@@ -129,6 +135,7 @@ class Store:
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically, making folders as needed."""
+        traffic.tell(written=len(data))
         if self.is_s3:
             with self._s3_errors(key):
                 self._client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
