@@ -15,6 +15,7 @@ from terareg.planning import (
     Brain,
     Grid,
     block_batches,
+    block_count,
     fit,
     fit_threads,
     label_batches,
@@ -82,9 +83,18 @@ def _blocks(per_byte: float, per_atlas: float = 0) -> Callable[[Brain, int], flo
 
     def memory(brain: Brain, threads: int) -> float:
         block_mb = brain.block_mvox * brain.size.bytes_per_voxel
-        return _ITK_MB + threads * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
+        at_once = min(threads, block_count(brain))
+        return _ITK_MB + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
 
     return memory
+
+
+def _coarse_blocks(brain: Brain, threads: int) -> float:
+    """A job that makes the levels above the blocks, of the last level that these wrote."""
+    steps = brain.option("volume.block") / brain.option("volume.chunk")
+    coarse_mb = 1000 * brain.size.volume_gb / steps**3
+    block_mb = brain.block_mvox * brain.size.bytes_per_voxel
+    return _ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
 
 
 def _held_image(brain: Brain, threads: int) -> float:
@@ -101,12 +111,12 @@ def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
     return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels
 
 
-def _registration(per_voxel: float) -> Callable[[Brain, int], float]:
+def _registration(per_voxel: float, per_atlas: float = 19) -> Callable[[Brain, int], float]:
     """A job that holds the atlas, and images of the sample at the registration's finest voxel."""
 
     def memory(brain: Brain, threads: int) -> float:
         needs = (
-            per_voxel * _working_mvox(brain, atlas) + 19 * atlas.megavoxels
+            per_voxel * _working_mvox(brain, atlas) + per_atlas * atlas.megavoxels
             for atlas in brain.atlases.values()
         )
         return _TORCH_MB + max(needs, default=0)
@@ -423,12 +433,12 @@ RULES = {
     "fuse_block": Rule("fused", _blocks(2.75), _fuse_block, heavy=True, needs="tiles"),
     "init_import": Rule("fused", load=_per_channel(1.0), needs="volume"),
     "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
-    "finish_pyramid": Rule("fused", _blocks(2.75), _per_volume(2.0), heavy=True),
+    "finish_pyramid": Rule("fused", _coarse_blocks, _per_volume(2.0), heavy=True),
     "finalize_volume": Rule("fused", load=_per_volume(1.0)),
     "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
     "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _per_bias_field(2.0)),
     "init_corrected_volume": Rule("bias", load=_per_bias_field(1.0)),
-    "correct_volume": Rule("bias", _blocks(2.75), _correct_volume, heavy=True),
+    "correct_volume": Rule("bias", _blocks(3.1), _correct_volume, heavy=True),
     "prepare_atlas": Rule("registration", _atlas(14), _per_atlas(5.0)),
     "preview_alignment": Rule("registration", _registration(60), _of_atlases(2.0, 5.0), heavy=True),
     "register": Rule(
@@ -436,13 +446,13 @@ RULES = {
     ),
     "draw_registration": Rule("registration", _registration(60), _of_atlases(2.0, 5.0)),
     "init_labels": Rule("regions", _atlas(4), _per_atlas(1.0)),
-    "transform_labels": Rule("regions", _blocks(8, 4), _transform_labels, heavy=True),
+    "transform_labels": Rule("regions", _blocks(6, 4), _transform_labels, heavy=True),
     "mesh_labels": Rule(
-        "regions", _whole("labels.mesh_resolution_um", 24), _per_atlas(60.0), heavy=True
+        "regions", _whole("labels.mesh_resolution_um", 10), _per_atlas(60.0), heavy=True
     ),
     "init_atlas_space": Rule("regions", load=_atlas_spaces),
-    "transform_volume": Rule("regions", _blocks(5), _transform_volume, heavy=True),
-    "measure_regions": Rule("regions", _blocks(8, 20), _measure_regions, heavy=True),
+    "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
+    "measure_regions": Rule("regions", _blocks(5, 6), _measure_regions, heavy=True),
     "transform_points": Rule("regions", _atlas(4), _points),
     "score_registration": Rule("regions", load=_scored),
     "draw_flatfield": Rule("views", _planes(24), _per_channel(3.0), needs="tiles"),
