@@ -5,6 +5,7 @@ import json
 import math
 import re
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 

@@ -296,6 +296,16 @@ def provenance(wildcards):
     }
 
 
+def planned_work(wildcards):
+    """What the report holds against the jobs' records."""
+    sample = brain(wildcards.sample)
+    return {
+        "plan": [asdict(stage) for stage in workload.make_plan(sample)],
+        "jobs": workload.jobs_of_rules(sample),
+        "raw_gb": sample.raw_gb,
+    }
+
+
 # ------------------------------------------------------------------ targets
 def for_samples(files):
     """Input function: checked input and ``files(sample)`` for all samples, in one list."""

@@ -350,6 +350,7 @@ rule make_report:
         record=record_of("make_report"),
         store=setting("store"),
         provenance=provenance,
+        work=planned_work,
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/make_report.py"

@@ -127,6 +127,11 @@ class Brain:
         return found
 
     @property
+    def raw_gb(self) -> float:
+        """Raw data of all channels."""
+        return self.size.channels * self.size.channel_gb
+
+    @property
     def tiled(self) -> bool:
         """Whether there are tiles to be stitched."""
         return self.size.tiles > 0

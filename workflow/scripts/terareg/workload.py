@@ -266,7 +266,7 @@ def _sum_tiles(brain: Brain) -> Load:
 def _correct_tile(brain: Brain) -> Load:
     if brain.streams:
         return Load(0)
-    raw = brain.size.channels * brain.size.channel_gb
+    raw = brain.raw_gb
     return Load(brain.size.channels * tile_batches(brain), raw, 0.6 * raw, 3 * raw)
 
 
@@ -530,7 +530,7 @@ def plan_text(name: str, brain: Brain) -> str:
         values = (f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}", f"{row.read_gb:.1f}")
         values = (str(row.jobs), *values, f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}")
         lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
-    raw = brain.size.channels * brain.size.channel_gb
+    raw = brain.raw_gb
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
