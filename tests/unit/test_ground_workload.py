@@ -31,9 +31,9 @@ def brain(rows=5, columns=6, channels=2, atlas=ATLAS, **over) -> planning.Brain:
 
 def test_memory_follows_block_tile_and_threads_and_not_the_brain():
     small, large = brain(2, 3), brain(20, 30)
-    same = {"sum_tiles", "correct_tile", "estimate_steps", "measure_displacements", "fuse_block",
-            "correct_volume", "transform_labels", "register", "prepare_atlas"}  # fmt: skip
-    for rule in same - {"register"}:
+    same = ("sum_tiles", "correct_tile", "estimate_steps", "measure_displacements", "fuse_block",
+            "correct_volume", "transform_labels", "prepare_atlas")  # fmt: skip
+    for rule in same:
         assert workload.request_mb(rule, small, 4) == workload.request_mb(rule, large, 4), rule
     assert workload.request_mb("fuse_block", small, 4) > 2.5 * RULES["fuse_block"].memory_mb(
         small, 1
@@ -47,7 +47,7 @@ def test_memory_follows_block_tile_and_threads_and_not_the_brain():
 def test_requests_know_the_size_of_the_atlas(rule):
     fine = replace(ATLAS, shape=(1320, 800, 1140), spacing_um=(10.0, 10.0, 10.0))
     at_25, at_10 = (workload.request_mb(rule, brain(atlas=a), 4) for a in (ATLAS, fine))
-    assert at_10 - at_25 >= 4 * (fine.megavoxels - ATLAS.megavoxels)
+    assert at_10 - at_25 >= 2 * (fine.megavoxels - ATLAS.megavoxels)
 
 
 def test_a_retry_of_a_job_gets_twice_the_time():

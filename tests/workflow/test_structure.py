@@ -20,7 +20,7 @@ from terareg.code import files_behind
 LIBRARY = ROOT / "workflow/scripts/terareg"
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "plan",
+    "registration", "regions", "plan", "remove_intermediates", "remove_sample",
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
@@ -18,6 +19,7 @@ from terareg.acquisition import metadata, raw
 from terareg.code import code_fingerprint
 from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
+from terareg.storage import removal
 from terareg.storage.store import Store
 from terareg.volumes import headers
 

@@ -141,10 +141,12 @@ def every_channel(wildcards, name):
 
 
 # ------------------------------------------------------------------ atlases and transforms
+ATLAS_SOURCES = ("template", "annotation", "ontology", "hemispheres")
+
+
 def atlas_sources(wildcards):
     settings = atlas_setting(wildcards)
-    keys = ("template", "annotation", "ontology", "hemispheres")
-    return {key: settings[key] for key in keys if settings[key]}
+    return {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
 
 
 def files_of_atlas(atlas):
@@ -382,3 +384,44 @@ def all_files(sample):
     if temporary and sample in TILED:
         files += of_channels(sample, "corrected/{channel}/dropped.json")
     return files + [result("report.html").format(sample=sample)]
+
+
+# ------------------------------------------------------------------ removal
+def places_of(sample):
+    """Where a sample's files lie: the results that Snakemake tracks, and the store."""
+    root = RESULTS
+    if remote_storage():
+        root = f"{workflow.storage_settings.default_storage_prefix}/{RESULTS}"
+    return [Store(root).child(sample), Store(SAMPLES[sample]["store"]).child(sample)]
+
+
+def users_files(sample):
+    """Addresses of everything that a sample is made of."""
+    config = SAMPLES[sample]
+    files = own_files(SimpleNamespace(sample=sample))
+    for atlas in config["atlases"].values():
+        files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
+    if sample in IMPORTED:
+        return files + list(raw_addresses(sample).values())
+    source = config["input"]
+    names = (source["view"], "Experiment.ini", "Scanned Cells.txt")
+    return files + [f"{source['path']}/{name}" for name in names]
+
+
+def remove_files(find, log):
+    """List what ``find`` finds of every sample; remove it of the sample that is confirmed."""
+    texts = []
+    try:
+        for sample, config in SAMPLES.items():
+            found = find(places_of(sample))
+            removal.protect(found, users_files(sample))
+            confirmed = config["confirm_removal"] == sample
+            if confirmed:
+                removal.remove(found)
+            how = f"--config confirm_removal={sample}"
+            text = removal.removal_text(found, confirmed, how)
+            texts.append(f"sample {sample}:\n{text}")
+    except TeraregError as error:
+        raise WorkflowError(str(error))
+    Path(log).write_text("\n".join(texts))
+    print("\n".join(texts), flush=True)

@@ -111,12 +111,14 @@ def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
     return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels
 
 
-def _registration(per_voxel: float, per_atlas: float = 19) -> Callable[[Brain, int], float]:
+def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
     """A job that holds the atlas, and images of the sample at the registration's finest voxel."""
 
     def memory(brain: Brain, threads: int) -> float:
         needs = (
-            per_voxel * _working_mvox(brain, atlas) + per_atlas * atlas.megavoxels
+            per_voxel * _working_mvox(brain, atlas)
+            + per_atlas * atlas.megavoxels
+            + 12 * atlas.at(atlas.length_um / 320)
             for atlas in brain.atlases.values()
         )
         return _TORCH_MB + max(needs, default=0)
@@ -440,19 +442,21 @@ RULES = {
     "init_corrected_volume": Rule("bias", load=_per_bias_field(1.0)),
     "correct_volume": Rule("bias", _blocks(3.1), _correct_volume, heavy=True),
     "prepare_atlas": Rule("registration", _atlas(14), _per_atlas(5.0)),
-    "preview_alignment": Rule("registration", _registration(60), _of_atlases(2.0, 5.0), heavy=True),
+    "preview_alignment": Rule(
+        "registration", _registration(60, 15), _of_atlases(2.0, 5.0), heavy=True
+    ),
     "register": Rule(
         "registration", _registration(700), _of_atlases(36.0, 5.0), heavy=True, least_minutes=240
     ),
-    "draw_registration": Rule("registration", _registration(60), _of_atlases(2.0, 5.0)),
+    "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
     "init_labels": Rule("regions", _atlas(4), _per_atlas(1.0)),
-    "transform_labels": Rule("regions", _blocks(6, 4), _transform_labels, heavy=True),
+    "transform_labels": Rule("regions", _blocks(5, 2), _transform_labels, heavy=True),
     "mesh_labels": Rule(
         "regions", _whole("labels.mesh_resolution_um", 10), _per_atlas(60.0), heavy=True
     ),
     "init_atlas_space": Rule("regions", load=_atlas_spaces),
     "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
-    "measure_regions": Rule("regions", _blocks(5, 6), _measure_regions, heavy=True),
+    "measure_regions": Rule("regions", _blocks(5, 2), _measure_regions, heavy=True),
     "transform_points": Rule("regions", _atlas(4), _points),
     "score_registration": Rule("regions", load=_scored),
     "draw_flatfield": Rule("views", _planes(24), _per_channel(3.0), needs="tiles"),

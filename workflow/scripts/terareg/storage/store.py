@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -201,12 +201,19 @@ class Store:
             if path.is_dir():
                 shutil.rmtree(path)
             return
-        keys = [{"Key": self._key(entry.key)} for entry in self.list(key)]
+        self.delete_all([entry.key for entry in self.list(key)])
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects in this order; nothing happens for those that are not there."""
+        if not self.is_s3:
+            for key in keys:
+                self.delete(key)
+            return
         for first in range(0, len(keys), _MULTI_DELETE):
-            with self._s3_errors(key):
-                self._client().delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": keys[first : first + _MULTI_DELETE]}
-                )
+            part = keys[first : first + _MULTI_DELETE]
+            objects = [{"Key": self._key(key)} for key in part]
+            with self._s3_errors(part[0]):
+                self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise :class:`StoreError` unless an object can be written and removed here.
