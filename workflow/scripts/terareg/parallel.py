@@ -16,7 +16,13 @@ Result = TypeVar("Result")
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        # not on Linux; there, this would count the process that started this one as well
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def batch_range(items: int, batch: int, count: int) -> range:

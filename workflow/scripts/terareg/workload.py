@@ -75,7 +75,9 @@ def _strips(brain: Brain, threads: int) -> float:
     return _PYTHON_MB + threads * min(planes, size.tile_shape[0]) * strip * 4.5 / 1e6
 
 
-def _blocks(per_byte: float, per_atlas: float = 0) -> Callable[[Brain, int], float]:
+def _blocks(
+    per_byte: float, per_atlas: float = 0, base_mb: float = _ITK_MB
+) -> Callable[[Brain, int], float]:
     """A job that makes blocks: ``per_byte`` bytes for each byte of one per thread.
 
     ``per_atlas`` bytes for each voxel of the atlas come on top.
@@ -84,7 +86,7 @@ def _blocks(per_byte: float, per_atlas: float = 0) -> Callable[[Brain, int], flo
     def memory(brain: Brain, threads: int) -> float:
         block_mb = brain.block_mvox * brain.size.bytes_per_voxel
         at_once = min(threads, block_count(brain))
-        return _ITK_MB + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
+        return base_mb + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
 
     return memory
 
@@ -450,13 +452,13 @@ RULES = {
     ),
     "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
     "init_labels": Rule("regions", _atlas(4), _per_atlas(1.0)),
-    "transform_labels": Rule("regions", _blocks(5, 2), _transform_labels, heavy=True),
+    "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(
         "regions", _whole("labels.mesh_resolution_um", 10), _per_atlas(60.0), heavy=True
     ),
     "init_atlas_space": Rule("regions", load=_atlas_spaces),
     "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
-    "measure_regions": Rule("regions", _blocks(5, 2), _measure_regions, heavy=True),
+    "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
     "transform_points": Rule("regions", _atlas(4), _points),
     "score_registration": Rule("regions", load=_scored),
     "draw_flatfield": Rule("views", _planes(24), _per_channel(3.0), needs="tiles"),
