@@ -261,10 +261,16 @@ def _volumes(brain: Brain) -> int:
     return count + (channels * atlases if brain.option("atlas_space.enabled") else 0)
 
 
-def _sum_tiles(brain: Brain) -> Load:
-    tiles, share = sampled(brain)
-    read = brain.size.channels * brain.size.tile_gb * tiles * share
-    return Load(brain.size.channels * sum_batches(brain), read, cpu_s=8 * read)
+def _sum_tiles(channels: int | None = None) -> Callable[[Brain], Load]:
+    """Statistics of so many channels, all of them by default."""
+
+    def load(brain: Brain) -> Load:
+        tiles, share = sampled(brain)
+        count = brain.size.channels if channels is None else channels
+        read = count * brain.size.tile_gb * tiles * share
+        return Load(count * sum_batches(brain), read, cpu_s=8 * read)
+
+    return load
 
 
 def _correct_tile(brain: Brain) -> Load:
@@ -417,8 +423,12 @@ RULES = {
     "index_acquisition": Rule("acquisition", load=_per_sample(10.0), needs="tiles"),
     "index_input": Rule("acquisition", needs="volume"),
     "check_inputs": Rule("acquisition"),
-    "sum_tiles": Rule("intensity", _planes(8), _sum_tiles, heavy=True, needs="tiles"),
-    "estimate_flatfield": Rule("intensity", _planes(16), _per_channel(5.0), needs="tiles"),
+    "sum_tiles": Rule("intensity", _planes(8), _measured(_sum_tiles(1)), heavy=True, needs="tiles"),
+    "estimate_flatfield": Rule(
+        "intensity", _planes(16), _measured(_per_sample(5.0)), needs="tiles"
+    ),
+    "sum_placed_tiles": Rule("intensity", _planes(8), _sum_tiles(), heavy=True, needs="tiles"),
+    "refine_flatfield": Rule("intensity", _planes(16), _per_channel(5.0), needs="tiles"),
     "correct_tile": Rule("intensity", _planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
     "drop_corrected_tiles": Rule("intensity", load=_drop_corrected, needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
