@@ -61,10 +61,16 @@ def test_failure_is_one_sentence_with_the_log(tmp_path, root, last, sentence):
 
 
 def test_the_log_of_a_failed_attempt_survives_its_retry(tmp_path, root):
+    """Also if the attempt was killed, and the log removed before the next, as Snakemake does."""
+    run(tmp_path, root, "os.kill(os.getpid(), 9)")
+    (tmp_path / "job.log").unlink()
     run(tmp_path, root, "1 / 0")
+    (tmp_path / "job.log").unlink()
     run(tmp_path, root, "pass")
     log = (tmp_path / "job.log").read_text()
+    assert log.count("demo_rule started") == 3
     assert "ZeroDivisionError" in log and "done in" in log
+    assert [p.name for p in tmp_path.iterdir()] == ["job.log"], "no second name is left"
 
 
 def test_what_a_job_took_is_recorded_in_the_store(tmp_path, root):

@@ -100,7 +100,7 @@ def test_the_work_of_every_job_is_known_and_recorded(jobs):
     for name, rule in jobs.items():
         if name != "prepare_atlas":  # of no sample
             assert "record" in rule.params.keys(), name
-            script = (ROOT / f"workflow/scripts/{name}.py").read_text()
+            script = (ROOT / "workflow/scripts" / Path(rule.script).name).read_text()
             assert "main, snakemake.params.record)" in script, name
 
 

@@ -32,11 +32,12 @@ def run_job(
     and ``bytes_written``, see :mod:`terareg.storage.traffic`. It is written when the work is done;
     :func:`read_job_records` finds it.
 
-    The log is opened for appending, so that what a failed attempt wrote survives its retry.
+    What a failed or killed attempt wrote survives its retry, although Snakemake removes the log
+    before it: the file has a second name until the work is done.
     A :class:`TeraregError` ends the process with status 1 and one sentence on the original
     stderr that names the job and the log; any other exception shows its traceback in both.
     """
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    kept = _keep(Path(log))
     console = os.fdopen(os.dup(2), "w", buffering=1)
     with open(log, "a", buffering=1, encoding="utf-8") as stream:
         # the descriptor itself, so that what compiled libraries print lands there too
@@ -66,9 +67,26 @@ def run_job(
             logger.exception("%s failed", name)
             console.write(f"{name}: {type(error).__name__}: {error} (traceback in {log})\n")
             sys.exit(1)
+        kept.unlink(missing_ok=True)
         logger.info(
             "%s done in %.1f s, %.0f MB peak", name, time.monotonic() - start, peak_memory_mb()
         )
+
+
+def _keep(log: Path) -> Path:
+    """Give a log, or what is left of that of an earlier attempt, a second name; return it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.with_name(f".{log.name}.kept")
+    try:
+        if not log.exists() and kept.exists():
+            os.link(kept, log)
+        else:
+            log.touch()
+            kept.unlink(missing_ok=True)
+            os.link(log, kept)
+    except OSError:
+        pass  # a file system without second names: the log is that of the last attempt
+    return kept
 
 
 def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) -> list[dict]:

@@ -21,7 +21,7 @@ OWN_NAMES = (
     "labels", "atlas_space", "points", "regions", "accuracy", "views", "logs", "benchmarks",
 )  # fmt: skip
 _CORRECTED = "corrected"
-_LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz")
+_LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz", ".log.kept")
 
 
 @dataclass(frozen=True)
