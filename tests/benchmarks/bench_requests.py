@@ -73,7 +73,7 @@ def main() -> None:
             if rule not in workload.RULES or not peak:
                 continue
             one = workload.RULES[rule]
-            threads = planning.fit_threads(brain.option("jobs.threads")) if one.heavy else 1
+            threads = workload.threads_of(rule, brain)
             model = one.memory_mb(brain, threads)
             request = planning.fit(workload.request_mb(rule, brain, threads), threads)
             size = model - one.memory_mb(without_data(brain), threads)

@@ -50,6 +50,16 @@ def test_requests_know_the_size_of_the_atlas(rule):
     assert at_10 - at_25 >= 2 * (fine.megavoxels - ATLAS.megavoxels)
 
 
+def test_a_large_atlas_gets_the_cpus_that_its_memory_takes_on_aws_batch():
+    fine = replace(ATLAS, shape=(1320, 800, 1140), spacing_um=(10.0, 10.0, 10.0))
+    assert workload.threads_of("prepare_atlas", brain()) == 1
+    threads = workload.threads_of("prepare_atlas", brain(atlas=fine))
+    needed = workload.request_mb("prepare_atlas", brain(atlas=fine), threads)
+    assert threads > 1 and planning.fit(1.5 * needed, threads) >= 1.5 * needed > 20_000
+    one = brain(atlas=fine, jobs={"threads": 1})
+    assert workload.threads_of("preview_alignment", one) >= 4
+
+
 def test_a_retry_of_a_job_gets_twice_the_time():
     assert workload.minutes("fuse_block", brain(), 2) == pytest.approx(
         2 * workload.minutes("fuse_block", brain(), 1), abs=1

@@ -86,7 +86,7 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         points="cells",
     )  # fmt: skip
     for name, rule in jobs.items():
-        threads = rule.resources["_cores"].value
+        threads = rule.resources["_cores"]._evaluator(wildcards)
         assert threads in planning._BATCH_MEMORY, name
         mem, time = (rule.resources[name]._evaluator for name in ("mem_mb", "runtime"))
         assert callable(mem) and callable(time), f"{name}: a request is not a formula"

@@ -16,7 +16,7 @@ rule index_acquisition:
     priority: 100
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("index_acquisition")
     resources:
         mem_mb=memory("index_acquisition"),
         runtime=runtime("index_acquisition"),
@@ -48,7 +48,7 @@ rule check_inputs:
     priority: 100
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("check_inputs")
     resources:
         mem_mb=memory("check_inputs"),
         runtime=runtime("check_inputs"),

@@ -15,7 +15,7 @@ rule estimate_bias_field:
         benchmark_of("estimate_bias_field/{channel}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("estimate_bias_field")
     resources:
         mem_mb=memory("estimate_bias_field"),
         runtime=runtime("estimate_bias_field"),
@@ -41,7 +41,7 @@ rule init_corrected_volume:
         benchmark_of("init_corrected_volume/{channel}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_corrected_volume")
     resources:
         mem_mb=memory("init_corrected_volume"),
         runtime=runtime("init_corrected_volume"),
@@ -68,7 +68,7 @@ rule correct_volume:
         benchmark_of("correct_volume/{channel}_{batch}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("correct_volume")
     resources:
         mem_mb=memory("correct_volume"),
         runtime=runtime("correct_volume"),

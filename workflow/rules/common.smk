@@ -348,18 +348,20 @@ def of(count):
 
 
 # ------------------------------------------------------------------ memory, threads and time
-def threads_of(kind):
-    """Threads for heavy or light jobs, of a number that AWS Batch offers."""
-    light = kind == "light"
-    most = max((s["jobs"]["threads"] for s in SAMPLES.values()), default=4)
-    return 1 if light else planning.fit_threads(most)
-
-
 def brains(wildcards):
     """The sample of a job; all samples that use an atlas, for a job of the atlas."""
     if hasattr(wildcards, "sample"):
         return [brain(wildcards.sample)]
     return [brain(n) for n, s in SAMPLES.items() if wildcards.atlas in s["atlases"]]
+
+
+def threads_of(rule_name):
+    """CPUs of a job, of a number that AWS Batch offers."""
+
+    def threads(wildcards):
+        return max(workload.threads_of(rule_name, b) for b in brains(wildcards))
+
+    return threads
 
 
 def memory(rule_name):

@@ -16,7 +16,7 @@ rule index_input:
     priority: 100
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("index_input")
     resources:
         mem_mb=memory("index_input"),
         runtime=runtime("index_input"),
@@ -45,7 +45,7 @@ rule init_import:
         sample=one_of(IMPORTED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_import")
     resources:
         mem_mb=memory("init_import"),
         runtime=runtime("init_import"),
@@ -73,7 +73,7 @@ rule import_volume:
         sample=one_of(IMPORTED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("import_volume")
     resources:
         mem_mb=memory("import_volume"),
         runtime=runtime("import_volume"),

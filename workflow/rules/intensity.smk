@@ -13,7 +13,7 @@ rule sum_tiles:
         benchmark_of("sum_tiles/{channel}_{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("sum_tiles")
     resources:
         mem_mb=memory("sum_tiles"),
         runtime=runtime("sum_tiles"),
@@ -43,7 +43,7 @@ rule estimate_flatfield:
         benchmark_of("estimate_flatfield/{channel}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("estimate_flatfield")
     resources:
         mem_mb=memory("estimate_flatfield"),
         runtime=runtime("estimate_flatfield"),
@@ -101,7 +101,7 @@ rule correct_tile:
         benchmark_of("correct_tile/{channel}_{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("correct_tile")
     resources:
         mem_mb=memory("correct_tile"),
         runtime=runtime("correct_tile"),
@@ -129,7 +129,7 @@ rule drop_corrected_tiles:
         benchmark_of("drop_corrected_tiles/{channel}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("drop_corrected_tiles")
     resources:
         mem_mb=memory("drop_corrected_tiles"),
         runtime=runtime("drop_corrected_tiles"),

@@ -18,7 +18,7 @@ rule measure_regions:
         benchmark_of("measure_regions/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("measure_regions")
     resources:
         mem_mb=memory("measure_regions"),
         runtime=runtime("measure_regions"),
@@ -49,7 +49,7 @@ rule score_registration:
         benchmark_of("score_registration/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("score_registration")
     resources:
         mem_mb=memory("score_registration"),
         runtime=runtime("score_registration"),

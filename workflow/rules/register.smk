@@ -26,7 +26,7 @@ rule preview_alignment:
         benchmark_of("preview_alignment/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("preview_alignment")
     resources:
         mem_mb=memory("preview_alignment"),
         runtime=runtime("preview_alignment"),
@@ -58,7 +58,7 @@ rule register:
         benchmark_of("register/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("register")
     resources:
         mem_mb=memory("register"),
         runtime=runtime("register"),

@@ -15,7 +15,7 @@ rule import_tiles:
         benchmark_of("import_tiles")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("import_tiles")
     resources:
         mem_mb=memory("import_tiles"),
         runtime=runtime("import_tiles"),
@@ -42,7 +42,7 @@ rule estimate_steps:
         benchmark_of("estimate_steps")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("estimate_steps")
     resources:
         mem_mb=memory("estimate_steps"),
         runtime=runtime("estimate_steps"),
@@ -73,7 +73,7 @@ rule measure_displacements:
         benchmark_of("measure_displacements/{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("measure_displacements")
     resources:
         mem_mb=memory("measure_displacements"),
         runtime=runtime("measure_displacements"),
@@ -104,7 +104,7 @@ rule gather_displacements:
         benchmark_of("gather_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("gather_displacements")
     resources:
         mem_mb=memory("gather_displacements"),
         runtime=runtime("gather_displacements"),
@@ -129,7 +129,7 @@ rule project_displacements:
         benchmark_of("project_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("project_displacements")
     resources:
         mem_mb=memory("project_displacements"),
         runtime=runtime("project_displacements"),
@@ -154,7 +154,7 @@ rule threshold_displacements:
         benchmark_of("threshold_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("threshold_displacements")
     resources:
         mem_mb=memory("threshold_displacements"),
         runtime=runtime("threshold_displacements"),
@@ -184,7 +184,7 @@ rule place_tiles:
         benchmark_of("place_tiles")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("place_tiles")
     resources:
         mem_mb=memory("place_tiles"),
         runtime=runtime("place_tiles"),
@@ -216,7 +216,7 @@ rule export_render:
         benchmark_of("export_render")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("export_render")
     resources:
         mem_mb=memory("export_render"),
         runtime=runtime("export_render"),

@@ -14,7 +14,7 @@ rule init_labels:
         benchmark_of("init_labels/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_labels")
     resources:
         mem_mb=memory("init_labels"),
         runtime=runtime("init_labels"),
@@ -42,7 +42,7 @@ rule transform_labels:
         benchmark_of("transform_labels/{atlas}_{batch}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("transform_labels")
     resources:
         mem_mb=memory("transform_labels"),
         runtime=runtime("transform_labels"),
@@ -69,7 +69,7 @@ rule mesh_labels:
         benchmark_of("mesh_labels/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("mesh_labels")
     resources:
         mem_mb=memory("mesh_labels"),
         runtime=runtime("mesh_labels"),
@@ -95,7 +95,7 @@ rule init_atlas_space:
         benchmark_of("init_atlas_space/{atlas}_{channel}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_atlas_space")
     resources:
         mem_mb=memory("init_atlas_space"),
         runtime=runtime("init_atlas_space"),
@@ -124,7 +124,7 @@ rule transform_volume:
         benchmark_of("transform_volume/{atlas}_{channel}_{batch}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("transform_volume")
     resources:
         mem_mb=memory("transform_volume"),
         runtime=runtime("transform_volume"),
@@ -153,7 +153,7 @@ rule transform_points:
         benchmark_of("transform_points/{points}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("transform_points")
     resources:
         mem_mb=memory("transform_points"),
         runtime=runtime("transform_points"),

@@ -34,7 +34,7 @@ rule draw_flatfield:
         benchmark_of("draw_flatfield/{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_flatfield")
     resources:
         mem_mb=memory("draw_flatfield"),
         runtime=runtime("draw_flatfield"),
@@ -77,7 +77,7 @@ rule draw_stitching:
         benchmark_of("draw_stitching")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_stitching")
     resources:
         mem_mb=memory("draw_stitching"),
         runtime=runtime("draw_stitching"),
@@ -109,7 +109,7 @@ rule draw_volume:
         benchmark_of("draw_volume/{kind}_{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_volume")
     resources:
         mem_mb=memory("draw_volume"),
         runtime=runtime("draw_volume"),
@@ -144,7 +144,7 @@ rule draw_bias_field:
         benchmark_of("draw_bias_field/{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_bias_field")
     resources:
         mem_mb=memory("draw_bias_field"),
         runtime=runtime("draw_bias_field"),
@@ -210,7 +210,7 @@ rule draw_registration:
         benchmark_of("draw_registration/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_registration")
     resources:
         mem_mb=memory("draw_registration"),
         runtime=runtime("draw_registration"),
@@ -240,7 +240,7 @@ rule draw_regions:
         benchmark_of("draw_regions/{atlas}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_regions")
     resources:
         mem_mb=memory("draw_regions"),
         runtime=runtime("draw_regions"),
@@ -272,7 +272,7 @@ rule draw_fiducials:
         benchmark_of("draw_fiducials/{atlas}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_fiducials")
     resources:
         mem_mb=memory("draw_fiducials"),
         runtime=runtime("draw_fiducials"),
@@ -307,7 +307,7 @@ rule neuroglancer_state:
         benchmark_of("neuroglancer_state")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("neuroglancer_state")
     resources:
         mem_mb=memory("neuroglancer_state"),
         runtime=runtime("neuroglancer_state"),
@@ -341,7 +341,7 @@ rule make_report:
         benchmark_of("make_report")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("make_report")
     resources:
         mem_mb=memory("make_report"),
         runtime=runtime("make_report"),

@@ -17,7 +17,7 @@ rule init_volume:
         sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_volume")
     resources:
         mem_mb=memory("init_volume"),
         runtime=runtime("init_volume"),
@@ -48,7 +48,7 @@ rule fuse_block:
         sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("fuse_block")
     resources:
         mem_mb=memory("fuse_block"),
         runtime=runtime("fuse_block"),
@@ -76,7 +76,7 @@ rule finish_pyramid:
         benchmark_of("finish_pyramid/{volume}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("finish_pyramid")
     resources:
         mem_mb=memory("finish_pyramid"),
         runtime=runtime("finish_pyramid"),
@@ -102,7 +102,7 @@ rule finalize_volume:
         benchmark_of("finalize_volume/{volume}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("finalize_volume")
     resources:
         mem_mb=memory("finalize_volume"),
         runtime=runtime("finalize_volume"),

@@ -17,6 +17,7 @@ from typing import Any
 
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage
+_LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
 _BATCH_MEMORY = {
@@ -212,7 +213,8 @@ def sum_batches(brain: Brain) -> int:
 def pair_batches(brain: Brain) -> int:
     """Batches of pairs of neighbours, by what is read of them."""
     pairs = max(1, brain.size.pairs)
-    return batches(pair_gb(brain) * pairs, pairs, brain.option("jobs.gb_per_job"))
+    gb_per_job = _LIGHT * brain.option("jobs.gb_per_job")
+    return batches(pair_gb(brain) * pairs, pairs, gb_per_job)
 
 
 def block_batches(brain: Brain) -> int:

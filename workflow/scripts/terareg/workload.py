@@ -18,6 +18,7 @@ from terareg.planning import (
     block_count,
     fit,
     fit_threads,
+    grow,
     label_batches,
     pair_batches,
     pair_gb,
@@ -36,6 +37,15 @@ _FAST_DISK_GB_PER_S = 0.5  # for plans
 def request_mb(rule: str, brain: Brain, threads: int) -> float:
     """Memory that a job of a rule needs, Snakemake's own processes included."""
     return _ENGINE_MB + RULES[rule].memory_mb(brain, threads)
+
+
+def threads_of(rule: str, brain: Brain) -> int:
+    """CPUs of a job: what it computes with, and as many as its memory takes on AWS Batch.
+
+    There is room for one retry with more memory.
+    """
+    least = fit_threads(brain.option("jobs.threads") if RULES[rule].heavy else 1)
+    return fit_threads(least, grow(request_mb(rule, brain, least), 2))
 
 
 def minutes(rule: str, brain: Brain, attempt: int) -> int:
@@ -524,7 +534,7 @@ def make_plan(brain: Brain) -> list[Planned]:
             if rule.stage != stage or not counts.get(name):
                 continue
             load = rule.load(brain)
-            threads = fit_threads(brain.option("jobs.threads")) if rule.heavy else 1
+            threads = threads_of(name, brain)
             disk = (load.read_gb + load.written_gb) / _FAST_DISK_GB_PER_S
             seconds = max(load.cpu_s / threads, disk) / load.jobs
             jobs += load.jobs
