@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from terareg import planning, workload
+from terareg import planning, runplan, workload
 from terareg.config import check
 from terareg.workload import RULES
 
@@ -77,7 +77,7 @@ def test_time_limits_leave_room_for_the_planned_time_on_a_slow_disk():
 @pytest.mark.parametrize(("rows", "columns", "channels"), [(2, 3, 1), (5, 6, 2), (6, 10, 4)])
 def test_plans_grow_with_the_data_and_jobs_are_worth_their_start(rows, columns, channels):
     sample = brain(rows, columns, channels)
-    plan = {row.stage: row for row in workload.make_plan(sample)}
+    plan = {row.stage: row for row in runplan.make_plan(sample)}
     raw = sample.raw_gb
     assert plan["fused"].read_gb >= raw and 0.3 * raw < plan["fused"].written_gb < raw
     assert sum(row.jobs for row in plan.values()) <= 500
@@ -88,15 +88,15 @@ def test_plans_grow_with_the_data_and_jobs_are_worth_their_start(rows, columns, 
 
 
 def test_what_is_left_out_is_not_planned():
-    plan = {r.stage: r for r in workload.make_plan(brain(atlas=None))}
+    plan = {r.stage: r for r in runplan.make_plan(brain(atlas=None))}
     assert "registration" not in plan and "regions" not in plan
     without = brain(intensity={"bias": {"enabled": False}})
-    assert "bias" not in {r.stage for r in workload.make_plan(without)}
+    assert "bias" not in {r.stage for r in runplan.make_plan(without)}
     assert workload.store_gb(without) == pytest.approx(workload.store_gb(brain()) / 2)
 
 
 def test_the_table_ends_with_the_sum():
-    lines = workload.plan_text("brain7", brain()).splitlines()
+    lines = runplan.plan_text("brain7", brain()).splitlines()
     assert lines[0].split()[0] == "brain7"
-    jobs = sum(row.jobs for row in workload.make_plan(brain()))
+    jobs = sum(row.jobs for row in runplan.make_plan(brain()))
     assert lines[-1].startswith(f"{jobs} jobs, ") and "1006.6 GB of raw data" in lines[-1]

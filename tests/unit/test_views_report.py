@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from terareg.errors import ConfigError
+from terareg.runplan import Planned
 from terareg.views import report, thresholds
 from terareg.views.costs import cost_table
 from terareg.views.figures import intensity
-from terareg.workload import Planned
 
 VOID = {"meta", "link", "img", "br"}
 

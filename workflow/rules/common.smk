@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from terareg import planning, workload
+from terareg import planning, runplan, workload
 from terareg.acquisition import metadata, raw
 from terareg.code import code_fingerprint
 from terareg.config import channel_image, load_samples

@@ -310,7 +310,7 @@ def planned_work(wildcards):
     """What the report holds against the jobs' records."""
     sample = brain(wildcards.sample)
     return {
-        "plan": [asdict(stage) for stage in workload.make_plan(sample)],
+        "plan": [asdict(stage) for stage in runplan.make_plan(sample)],
         "jobs": workload.jobs_of_rules(sample),
         "raw_gb": sample.raw_gb,
     }

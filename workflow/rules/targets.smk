@@ -50,7 +50,7 @@ rule plan:
     log:
         f"{RESULTS}/plan.txt",
     run:
-        text = "\n".join(workload.plan_text(n, brain(n)) for n in SAMPLES)
+        text = "\n".join(runplan.plan_text(n, brain(n)) for n in SAMPLES)
         Path(log[0]).write_text(text)
         print(text, flush=True)
 

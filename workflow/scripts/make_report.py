@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from terareg.job import read_job_records, run_job
+from terareg.runplan import Planned
 from terareg.storage.store import Store
 from terareg.views.costs import cost_table
 from terareg.views.report import gather_report, software_versions, write_report
-from terareg.workload import Planned
 
 
 def main() -> None:

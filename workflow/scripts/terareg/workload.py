@@ -16,7 +16,6 @@ from terareg.planning import (
     Grid,
     block_batches,
     block_count,
-    fit,
     fit_threads,
     grow,
     label_batches,
@@ -28,9 +27,7 @@ from terareg.planning import (
 )
 
 _ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
-_START_CPU_S = 5.0  # of a job, those included
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
-_FAST_DISK_GB_PER_S = 0.5  # for plans
 
 
 # ------------------------------------------------------------------ requests
@@ -206,69 +203,64 @@ def _read_share(brain: Brain) -> float:
     return _share(brain, "ome-zarr" if "ome-zarr" in formats else "precomputed")
 
 
-def _once(brain: Brain) -> Load:
-    return Load()
+# how many there are of something
+def _sample(brain: Brain) -> int:
+    return 1
 
 
-def _per_sample(cpu_s: float):
-    return lambda brain: Load(cpu_s=cpu_s)
+def _channels(brain: Brain) -> int:
+    return brain.size.channels
 
 
-def _per_bias_field(cpu_s: float):
-    def load(brain: Brain) -> Load:
-        count = brain.size.channels if brain.corrects_bias else 0
-        return Load(count, cpu_s=cpu_s * count)
-
-    return load
+def _bias_fields(brain: Brain) -> int:
+    return brain.size.channels if brain.corrects_bias else 0
 
 
-def _scored(brain: Brain) -> Load:
-    return Load(sum(atlas in brain.option("fiducials") for atlas in brain.atlases))
+def _image_volumes(brain: Brain) -> int:
+    return _channels(brain) + _bias_fields(brain)
 
 
-def _points(brain: Brain) -> Load:
-    return Load(len(brain.option("points")))
+def _atlases(brain: Brain) -> int:
+    return len(brain.atlases)
 
 
-def _atlas_spaces(brain: Brain) -> Load:
-    count = brain.size.channels * len(brain.atlases)
-    return Load(count if brain.option("atlas_space.enabled") else 0)
-
-
-def _drop_corrected(brain: Brain) -> Load:
-    dropped = brain.option("intensity.corrected_tiles") == "temporary"
-    return Load(brain.size.channels if dropped else 0)
-
-
-def _measured(load: Callable[[Brain], Load]):
-    """The measurement of displacements, unless the user brings them or the positions."""
-    return lambda brain: (
-        Load(0) if set(brain.option("stitching.xml")) - {"xml_import"} else load(brain)
-    )
-
-
-def _pictures(brain: Brain) -> Load:
-    count = brain.size.channels * (2 if brain.corrects_bias else 1)
-    return Load(count, cpu_s=4.0 * count)
-
-
-def _per_channel(cpu_s: float):
-    return lambda brain: Load(brain.size.channels, cpu_s=cpu_s * brain.size.channels)
-
-
-def _per_atlas(cpu_s: float):
-    return lambda brain: Load(len(brain.atlases), cpu_s=cpu_s * len(brain.atlases))
-
-
-def _per_volume(cpu_s: float):
-    return lambda brain: Load(_volumes(brain), cpu_s=cpu_s * _volumes(brain))
+def _atlas_spaces(brain: Brain) -> int:
+    return _channels(brain) * _atlases(brain) if brain.option("atlas_space.enabled") else 0
 
 
 def _volumes(brain: Brain) -> int:
-    """Volumes of a sample: fused, corrected, labels, channels in the atlases."""
-    channels, atlases = brain.size.channels, len(brain.atlases)
-    count = channels * (2 if brain.corrects_bias else 1) + atlases
-    return count + (channels * atlases if brain.option("atlas_space.enabled") else 0)
+    return _image_volumes(brain) + _atlases(brain) + _atlas_spaces(brain)
+
+
+def _scored(brain: Brain) -> int:
+    return sum(atlas in brain.option("fiducials") for atlas in brain.atlases)
+
+
+def _points(brain: Brain) -> int:
+    return len(brain.option("points"))
+
+
+def _dropped(brain: Brain) -> int:
+    temporary = brain.option("intensity.corrected_tiles") == "temporary"
+    return brain.size.channels if temporary else 0
+
+
+def _for_each(count: Callable[[Brain], int], cpu_s: float = 1.0) -> Callable[[Brain], Load]:
+    """One job for each, of so much processor time."""
+    return lambda brain: Load(count(brain), cpu_s=cpu_s * count(brain))
+
+
+_once = _for_each(_sample)
+
+
+def _if_measured(load: Callable[[Brain], Load]) -> Callable[[Brain], Load]:
+    """Work for the displacements, unless the user brings them or the positions."""
+
+    def measured(brain: Brain) -> Load:
+        own = set(brain.option("stitching.xml")) - {"xml_import"}
+        return Load(0) if own else load(brain)
+
+    return measured
 
 
 def _sum_tiles(channels: int | None = None) -> Callable[[Brain], Load]:
@@ -417,75 +409,66 @@ class Rule:
     needs: str = ""
 
 
-STAGES = {
-    "acquisition": "Input",
-    "intensity": "Flat-field",
-    "stitching": "Stitching",
-    "fused": "Fused volume",
-    "bias": "Bias field",
-    "registration": "Registration",
-    "regions": "Regions",
-    "views": "Pictures and report",
-}
-
 _BIAS_UM = "intensity.bias.resolution_um"
 RULES = {
-    "index_acquisition": Rule("acquisition", load=_per_sample(10.0), needs="tiles"),
+    "index_acquisition": Rule("acquisition", load=_for_each(_sample, 10.0), needs="tiles"),
     "index_input": Rule("acquisition", needs="volume"),
     "check_inputs": Rule("acquisition"),
-    "sum_tiles": Rule("intensity", _planes(8), _measured(_sum_tiles(1)), heavy=True, needs="tiles"),
+    "sum_tiles": Rule(
+        "intensity", _planes(8), _if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
+    ),
     "estimate_flatfield": Rule(
-        "intensity", _planes(16), _measured(_per_sample(5.0)), needs="tiles"
+        "intensity", _planes(16), _if_measured(_for_each(_sample, 5.0)), needs="tiles"
     ),
     "sum_placed_tiles": Rule("intensity", _planes(8), _sum_tiles(), heavy=True, needs="tiles"),
-    "refine_flatfield": Rule("intensity", _planes(16), _per_channel(5.0), needs="tiles"),
+    "refine_flatfield": Rule("intensity", _planes(16), _for_each(_channels, 5.0), needs="tiles"),
     "correct_tile": Rule("intensity", _planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
-    "drop_corrected_tiles": Rule("intensity", load=_drop_corrected, needs="tiles"),
+    "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
     "estimate_steps": Rule(
-        "stitching", _planes(0, 100), _measured(_estimate_steps), heavy=True, needs="tiles"
+        "stitching", _planes(0, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
     ),
     "measure_displacements": Rule(
-        "stitching", _strips, _measured(_measure_displacements), heavy=True, needs="tiles"
+        "stitching", _strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"
     ),
     "gather_displacements": Rule("stitching", needs="tiles"),
     "project_displacements": Rule("stitching", needs="tiles"),
     "threshold_displacements": Rule("stitching", needs="tiles"),
     "place_tiles": Rule("stitching", needs="tiles"),
     "export_render": Rule("stitching", needs="tiles"),
-    "init_volume": Rule("fused", load=_per_channel(1.0), needs="tiles"),
+    "init_volume": Rule("fused", load=_for_each(_channels), needs="tiles"),
     "fuse_block": Rule("fused", _blocks(2.75), _fuse_block, heavy=True, needs="tiles"),
-    "init_import": Rule("fused", load=_per_channel(1.0), needs="volume"),
+    "init_import": Rule("fused", load=_for_each(_channels), needs="volume"),
     "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
-    "finish_pyramid": Rule("fused", _coarse_blocks, _per_volume(2.0), heavy=True),
-    "finalize_volume": Rule("fused", load=_per_volume(1.0)),
+    "finish_pyramid": Rule("fused", _coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
+    "finalize_volume": Rule("fused", load=_for_each(_volumes)),
     "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
-    "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _per_bias_field(2.0)),
-    "init_corrected_volume": Rule("bias", load=_per_bias_field(1.0)),
+    "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
+    "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
     "correct_volume": Rule("bias", _blocks(3.1), _correct_volume, heavy=True),
-    "prepare_atlas": Rule("registration", _atlas(14), _per_atlas(5.0)),
+    "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
     "preview_alignment": Rule(
-        "registration", _registration(60, 15), _of_atlases(2.0, 5.0), heavy=True
+        "registration", _registration(0, 15), _of_atlases(2.0, 5.0), heavy=True
     ),
     "register": Rule(
         "registration", _registration(700), _of_atlases(36.0, 5.0), heavy=True, least_minutes=240
     ),
     "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
-    "init_labels": Rule("regions", _atlas(4), _per_atlas(1.0)),
+    "init_labels": Rule("regions", _atlas(4), _for_each(_atlases)),
     "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(
-        "regions", _whole("labels.mesh_resolution_um", 10), _per_atlas(60.0), heavy=True
+        "regions", _whole("labels.mesh_resolution_um", 10), _for_each(_atlases, 60.0), heavy=True
     ),
-    "init_atlas_space": Rule("regions", load=_atlas_spaces),
+    "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
     "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
     "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
-    "transform_points": Rule("regions", _atlas(4), _points),
-    "score_registration": Rule("regions", load=_scored),
-    "draw_flatfield": Rule("views", _planes(24), _per_channel(3.0), needs="tiles"),
+    "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
+    "score_registration": Rule("regions", load=_for_each(_scored)),
+    "draw_flatfield": Rule("views", _planes(24), _for_each(_channels, 3.0), needs="tiles"),
     "draw_stitching": Rule("views", _planes(8), needs="tiles"),
-    "draw_volume": Rule("views", _flat(230), _pictures),
-    "draw_regions": Rule("views", load=_per_atlas(1.0)),
-    "draw_fiducials": Rule("views", load=_scored),
+    "draw_volume": Rule("views", _flat(230), _for_each(_image_volumes, 4.0)),
+    "draw_regions": Rule("views", load=_for_each(_atlases)),
+    "draw_fiducials": Rule("views", load=_for_each(_scored)),
     "neuroglancer_state": Rule("views"),
     "make_report": Rule("views"),
 }
@@ -495,73 +478,3 @@ def jobs_of_rules(brain: Brain) -> dict[str, int]:
     """Number of jobs of every rule that a sample of this kind has, in the order of the work."""
     kind = "tiles" if brain.tiled else "volume"
     return {n: r.load(brain).jobs for n, r in RULES.items() if r.needs in ("", kind)}
-
-
-# ------------------------------------------------------------------ the plan
-@dataclass(frozen=True)
-class Planned:
-    """A stage, or all stages, of one sample's plan.
-
-    Attributes
-    ----------
-    stage : str
-    jobs : int
-    cpu_hours : float
-        Processor time, the start of every job included.
-    longest_minutes : float
-        Of the longest job, on its threads.
-    read_gb, written_gb : float
-    memory_mb : float
-        Request of the largest job.
-    """
-
-    stage: str
-    jobs: int
-    cpu_hours: float
-    longest_minutes: float
-    read_gb: float
-    written_gb: float
-    memory_mb: float
-
-
-def make_plan(brain: Brain) -> list[Planned]:
-    """Plan of a sample, stage by stage in the order of the work."""
-    counts = jobs_of_rules(brain)
-    rows = []
-    for stage in STAGES:
-        jobs, cpu, longest, read, written, memory = 0, 0.0, 0.0, 0.0, 0.0, 0.0
-        for name, rule in RULES.items():
-            if rule.stage != stage or not counts.get(name):
-                continue
-            load = rule.load(brain)
-            threads = threads_of(name, brain)
-            disk = (load.read_gb + load.written_gb) / _FAST_DISK_GB_PER_S
-            seconds = max(load.cpu_s / threads, disk) / load.jobs
-            jobs += load.jobs
-            cpu += load.cpu_s + load.jobs * _START_CPU_S
-            longest = max(longest, seconds / 60)
-            read, written = read + load.read_gb, written + load.written_gb
-            memory = max(memory, fit(request_mb(name, brain, threads), threads))
-        if jobs:
-            rows.append(Planned(stage, jobs, cpu / 3600, longest, read, written, memory))
-    return rows
-
-
-def plan_text(name: str, brain: Brain) -> str:
-    """The plan of a sample as a table for people."""
-    rows = make_plan(brain)
-    columns = ("jobs", "CPU h", "longest min", "read GB", "written GB", "memory MB")
-    lines = [f"{name:22}" + "".join(f"{c:>13}" for c in columns)]
-    for row in rows:
-        values = (f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}", f"{row.read_gb:.1f}")
-        values = (str(row.jobs), *values, f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}")
-        lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
-    raw = brain.raw_gb
-    moved = sum(row.read_gb + row.written_gb for row in rows)
-    jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
-    lines.append(
-        f"{jobs} jobs, {hours:.1f} CPU hours; "
-        f"{raw:.1f} GB of raw data, {moved / raw:.1f} bytes moved for each of theirs; "
-        f"room in the store: {store_gb(brain):.1f} GB"
-    )
-    return "\n".join(lines) + "\n"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from terareg.workload import RULES, STAGES, Planned
+from terareg.runplan import STAGES, Planned
+from terareg.workload import RULES
 
 #: bytes moved for each byte of raw data that a chain without waste needs: raw data once, volumes
 #: written, read and written again
@@ -43,7 +44,7 @@ def cost_table(
     Parameters
     ----------
     plan : sequence of Planned
-        See :func:`terareg.workload.make_plan`.
+        See :func:`terareg.runplan.make_plan`.
     records : iterable of mapping
         Of all jobs so far.
     raw_gb : float
