@@ -90,6 +90,17 @@ def test_what_a_job_took_is_recorded_in_the_store(tmp_path, root):
     assert record["seconds"] >= 0 and record["cpu_s"] > 0 and record["peak_mb"] > 10
 
 
+def test_a_store_that_takes_no_record_does_not_undo_the_work(tmp_path, root):
+    (tmp_path / "store").write_text("in the way")
+    program = PROGRAM.replace("work)", 'work, "store/brain/logs/demo_rule.json")')
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(last="pass")],
+        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "no record of this job: cannot write" in (tmp_path / "job.log").read_text()
+
+
 def test_a_failed_job_leaves_no_record(tmp_path, root):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM.replace("work)", 'work, "r.json")').format(last="1 / 0")],

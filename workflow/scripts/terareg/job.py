@@ -122,4 +122,8 @@ def _write_job_record(address: str, facts: dict, start: float) -> None:
         "cpu_s": round(time.process_time(), 2),
         "peak_mb": round(peak_memory_mb()),
     }
-    write_record(Store(folder), name, facts | took | traffic.totals())
+    try:
+        write_record(Store(folder), name, facts | took | traffic.totals())
+    except TeraregError as error:
+        # the work is done; whether the store can be written is for check_inputs to say
+        logging.getLogger("terareg").warning("no record of this job: %s", error)
