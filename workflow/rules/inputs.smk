@@ -109,6 +109,18 @@ def measured_pairs(wildcards):
 
 
 # ------------------------------------------------------------------ volumes
+def writer_of_volume(wildcards):
+    """Rule that writes the blocks of a volume."""
+    imported = wildcards.sample in IMPORTED
+    writers = {
+        "fused": "import_volume" if imported else "fuse_block",
+        "corrected_volume": "correct_volume",
+        "labels": "transform_labels",
+        "atlas_space": "transform_volume",
+    }
+    return writers[wildcards.volume.split("/")[0]]
+
+
 def blocks_of_volume(wildcards):
     count = volume_batches(wildcards.volume, wildcards.sample)
     return expand(
@@ -392,6 +404,13 @@ def all_files(sample):
     if temporary and sample in TILED:
         files += of_channels(sample, "corrected/{channel}/dropped.json")
     return files + [result("report.html").format(sample=sample)]
+
+
+def verified_files(sample):
+    """Records of having read every volume back."""
+    name = "complete.json"
+    ends = (f for f in all_files(sample) if f.endswith(f"/{name}"))
+    return [f.removesuffix(name) + "verified.json" for f in ends]
 
 
 # ------------------------------------------------------------------ removal
