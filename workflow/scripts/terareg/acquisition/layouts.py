@@ -1,0 +1,30 @@
+"""The layouts of raw tiles that ``input.kind`` can name. Standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from terareg.acquisition.colm import ColmLayout
+from terareg.acquisition.layout import Layout, LayoutOptions
+from terareg.storage.store import Store
+
+
+def _colm(raw: Store, source: Mapping, options: LayoutOptions) -> Layout:
+    return ColmLayout(raw, options, source["view"])
+
+
+_LAYOUTS: dict[str, Callable[[Store, Mapping, LayoutOptions], Layout]] = {
+    "colm": _colm,
+}
+
+
+def open_layout(source: Mapping) -> Layout:
+    """Layout of a sample's raw tiles.
+
+    Parameters
+    ----------
+    source : mapping
+        ``input`` of the sample's complete configuration.
+    """
+    options = LayoutOptions(source["channels"], source["spacing_um"], source["overlap"])
+    return _LAYOUTS[source["kind"]](Store(source["path"]), source, options)
