@@ -144,7 +144,7 @@ def layout(sample):
 def survey(sample):
     """What is known of a sample's acquisition while the workflow is loaded."""
     try:
-        return layout(sample).survey()
+        return layout(sample).survey
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
 

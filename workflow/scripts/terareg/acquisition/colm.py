@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cached_property
 from pathlib import PurePosixPath
 
 from terareg.acquisition.layout import Layout, LayoutOptions, RawTile, Series, Survey
@@ -57,10 +57,13 @@ class ColmLayout(Layout):
         super().__init__(raw, options)
         self.view = check_key(view)
         self._folders: dict[str, str] = {}
-        self._metadata = cache(lambda: load_colm_metadata(raw, options.spacing_um, options.overlap))
 
-    def survey(self) -> Survey:
-        meta: ColmMetadata = self._metadata()
+    @cached_property
+    def _metadata(self) -> ColmMetadata:
+        return load_colm_metadata(self.raw, self.options.spacing_um, self.options.overlap)
+
+    def look(self) -> Survey:
+        meta = self._metadata
         places = ((name, *divmod(int(name[3:]), meta.columns)) for name in tile_names(meta))
         return Survey(
             meta.rows,
@@ -86,7 +89,7 @@ class ColmLayout(Layout):
                     f"{folder}); remove one of them"
                 )
             found[number] = folder
-        tiles = self.survey().tiles
+        tiles = self.survey.tiles
         absent = [tile.name for tile in tiles if int(tile.name[3:]) not in found]
         if len(absent) == len(tiles):
             raise AcquisitionError(
@@ -143,7 +146,7 @@ class ColmLayout(Layout):
     def disagreements(
         self, found: Sequence[int], shape: tuple[int, int], depth: int
     ) -> Iterator[str]:
-        meta: ColmMetadata = self._metadata()
+        meta = self._metadata
         if meta.channels_stated not in (None, len(found)):
             names = ", ".join(map(self.channel_mark, found))
             yield (

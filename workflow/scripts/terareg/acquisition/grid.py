@@ -22,8 +22,9 @@ Position = tuple[float, float]
 _CONE = math.tan(math.radians(30))
 # share of a step by which a position may lie off its grid point
 _OFF = 0.25
-# two positions nearer than this share of the typical step are one
-_SAME = 0.25
+# two positions nearer than this share of the median step are one
+_SAME = 0.15
+_REMEDY = "correct the positions, or list the tiles in a table with columns row and column"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Grid:
     cells : dict of str to (row, column)
         By the names that the positions had.
     origin : (y, x)
-        Of cell (0, 0), whether or not there is a tile.
+        Of cell (0, 0): its tile's position or, without a tile, where the grid has it.
     down, right : (y, x)
         Step from a row to the next, and from a column to the next; (0, 0) where there is one only.
     """
@@ -145,13 +146,13 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     places = [tuple(map(float, positions[name])) for name in names]
     next_right = [_nearest(places, i, 1) for i in range(len(places))]
     next_down = [_nearest(places, i, 0) for i in range(len(places))]
-    right = _typical(places, next_right)
-    down = _typical(places, next_down)
-    _check_apart(names, places, [step for step in (right, down) if step])
+    _check_apart(names, places, [*_steps(places, next_right), *_steps(places, next_down)])
+    right = _typical(_steps(places, next_right))
+    down = _typical(_steps(places, next_down))
     if right is None and down is None and len(places) > 1:
         raise AcquisitionError(
-            f"positions of {_few(names)} form no grid: no tile lies beside or below another; give "
-            "columns row and column in place of positions"
+            f"positions of {_few(names)} form no grid: no tile lies beside or below another; "
+            f"{_REMEDY}"
         )
     steps = _complete(down, right)
     cells = _count(places, steps, next_right, next_down)
@@ -168,13 +169,19 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     at: dict[Cell, str] = {}
     for name, cell in zip(names, cells):
         if cell in at:
-            raise _one_place(at[cell], name)
+            raise AcquisitionError(
+                f"positions form no grid: {at[cell]} and {name} would both be row {cell[0]}, "
+                f"column {cell[1]}; {_REMEDY}"
+            )
         at[cell] = name
+    first = next((place for place, cell in zip(places, cells) if cell == (0, 0)), None)
+    if first is None:
+        first = tuple(o + top * d + left * r for o, d, r in zip(origin, *steps))
     return Grid(
         rows,
         columns,
         dict(zip(names, cells)),
-        tuple(o + top * d + left * r for o, d, r in zip(origin, *steps)),
+        first,
         steps[0] if rows > 1 else (0.0, 0.0),
         steps[1] if columns > 1 else (0.0, 0.0),
     )
@@ -191,13 +198,18 @@ def _nearest(places: Sequence[Position], i: int, axis: int) -> int | None:
     return best
 
 
-def _typical(places: Sequence[Position], following: Sequence[int | None]) -> Position | None:
-    """Median step to the next position; gaps, which are several steps, do not count."""
-    found = [
-        (places[j][0] - places[i][0], places[j][1] - places[i][1])
-        for i, j in enumerate(following)
-        if j is not None
-    ]
+def _steps(places: Sequence[Position], following: Sequence[int | None]) -> list[Position]:
+    """Steps to the next position; what is next to several belongs to the nearest of them."""
+    nearest: dict[int, Position] = {}
+    for i, j in enumerate(following):
+        if j is not None:
+            step = (places[j][0] - places[i][0], places[j][1] - places[i][1])
+            nearest[j] = min(step, nearest.get(j, step), key=lambda s: math.hypot(*s))
+    return list(nearest.values())
+
+
+def _typical(found: Sequence[Position]) -> Position | None:
+    """Median step; gaps, which are several steps, do not count."""
     if not found:
         return None
     lengths = [math.hypot(*step) for step in found]
@@ -214,7 +226,7 @@ def _lower_median(lengths: Sequence[float]) -> float:
 
 
 def _check_apart(names: list[str], places: list[Position], steps: list[Position]) -> None:
-    least = _SAME * min((math.hypot(*step) for step in steps), default=0.0)
+    least = _SAME * median(math.hypot(*step) for step in steps) if steps else 0.0
     ordered = sorted(range(len(places)), key=lambda i: places[i])
     for number, i in enumerate(ordered):
         for j in ordered[number + 1 :]:
@@ -316,8 +328,7 @@ def _check_regular(names, places, cells, origin, steps) -> None:
         worst = max(off, key=off.get)
         raise AcquisitionError(
             f"positions form no grid: {_few(list(off))} lie{'s' if len(off) == 1 else ''} off it, "
-            f"{worst} by {off[worst]:.0%} of a step (at most {_OFF:.0%}); correct the positions, "
-            "or give columns row and column in place of them"
+            f"{worst} by {off[worst]:.0%} of a step (at most {_OFF:.0%}); {_REMEDY}"
         )
 
 

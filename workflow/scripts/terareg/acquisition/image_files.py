@@ -56,6 +56,8 @@ class PlaneLayout:
         Whether the size of the file depends on the content of the image.
     directory : int
         Byte at which the directory of a TIFF page begins.
+    more : bool
+        Whether another directory follows.
     """
 
     shape: tuple[int, int]
@@ -64,6 +66,7 @@ class PlaneLayout:
     byteorder: str
     compressed: bool
     directory: int = 0
+    more: bool = False
 
     @property
     def kind(self) -> Kind:
@@ -232,13 +235,17 @@ def read_pages(store: Store, key: str) -> list[PlaneLayout]:
 
 
 def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
-    """First page of a TIFF and about how many there are, without looking at all of them."""
+    """What an image file holds, and about how many planes (exactly 1 if there is just one).
+
+    On S3, where looking at every page takes a request, the number of pages that are not
+    compressed follows from the size of the file.
+    """
     try:
         with ImageFile(store, key, ranged=True) as file:
             first = layout_of(file, key, 0, believed=True)
-            if first.compressed:
-                return first, len(_pages(file, key))
-            return first, max(1, file.size // first.image_bytes)
+            if store.is_s3 and first.more and not first.compressed:
+                return first, max(2, file.size // first.image_bytes)
+            return first, len(_pages(file, key))
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
 
@@ -377,7 +384,9 @@ def _tiff_layout(
     if page.skip and not plain:
         raise _foreign(key, "is a TIFF of several images with one directory that are not plain")
     data_start = starts[0] + page.skip if plain else None
-    return PlaneLayout(shape, f"uint{bits}", data_start, order, compressed, page.directory)
+    return PlaneLayout(
+        shape, f"uint{bits}", data_start, order, compressed, page.directory, following != 0
+    )
 
 
 _pages_of: OrderedDict[tuple, tuple[_Page, ...]] = OrderedDict()

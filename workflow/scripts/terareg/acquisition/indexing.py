@@ -117,7 +117,7 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
         Metadata, tiles, channels or planes that are absent, damaged or contradictory; or
         channels without any signal.
     """
-    survey = layout.survey()
+    survey = layout.survey
     problems = list(survey.problems)
     tiles = layout.find_tiles(problems)
     stacks, found = _scan(layout, tiles, settings)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 from terareg.acquisition.grid import Grid
@@ -154,15 +155,6 @@ class LayoutOptions:
                 "are found"
             )
 
-    def needed_spacing(self, kind: str) -> tuple[float, float, float]:
-        """Voxel size, for layouts whose files do not state one."""
-        if self.spacing_um is None:
-            raise ConfigError(
-                f"input.spacing_um is missing: files of input.kind: {kind} do not say how large "
-                "a voxel is; give [z, y, x] in micrometres"
-            )
-        return self.spacing_um
-
 
 class Layout(ABC):
     """Raw tiles on disk or S3.
@@ -185,9 +177,14 @@ class Layout(ABC):
         self.raw = raw
         self.options = options
 
-    @abstractmethod
+    @cached_property
     def survey(self) -> Survey:
-        """What there is. Asked for often, so it is cheap or remembered.
+        """What there is, see :meth:`look`."""
+        return self.look()
+
+    @abstractmethod
+    def look(self) -> Survey:
+        """Look at metadata and names of files; cheap, since every job does it.
 
         Raises
         ------
@@ -197,7 +194,7 @@ class Layout(ABC):
 
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
         """The tiles, after a look at what is there; adds to ``problems``."""
-        return self.survey().tiles
+        return self.survey.tiles
 
     @abstractmethod
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:

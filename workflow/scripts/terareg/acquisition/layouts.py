@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from terareg.acquisition.colm import ColmLayout
+from terareg.acquisition.folders import FolderLayout
 from terareg.acquisition.layout import Layout, LayoutOptions
 from terareg.storage.store import Store
 
@@ -13,8 +14,13 @@ def _colm(raw: Store, source: Mapping, options: LayoutOptions) -> Layout:
     return ColmLayout(raw, options, source["view"])
 
 
+def _folders(raw: Store, source: Mapping, options: LayoutOptions) -> Layout:
+    return FolderLayout(raw, options, source["first_level"])
+
+
 _LAYOUTS: dict[str, Callable[[Store, Mapping, LayoutOptions], Layout]] = {
     "colm": _colm,
+    "terastitcher": _folders,
 }
 
 

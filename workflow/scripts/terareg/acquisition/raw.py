@@ -200,7 +200,7 @@ def raw_state(layout: Layout) -> RawState:
     """State of the files of all tiles, without opening one."""
     digest = hashlib.sha256()
     channels = {}
-    for tile in layout.survey().tiles:
+    for tile in layout.survey.tiles:
         digest.update(f"{tile.name}\n".encode())
         for channel, entry in layout.entries(tile):
             digest.update(f"{entry.key}\t{entry.size}\n".encode())
