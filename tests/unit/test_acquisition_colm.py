@@ -592,21 +592,6 @@ def test_any_grid_with_holes(rows: int, columns: int, data) -> None:
 
 
 # ------------------------------------------------------------------ S3
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch):
-    moto = pytest.importorskip("moto")
-    boto3 = pytest.importorskip("boto3")
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    with moto.mock_aws():
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="scope")
-        yield client
-
-
 def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     write_colm(tmp_path, [[1, 1], [1, 0]], channels=(0, 10))
     for path in sorted(tmp_path.rglob("*")):

@@ -187,6 +187,18 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     )
 
 
+def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Grid:
+    """Fit a grid to positions whose cells are known; the smallest row and column become 0."""
+    names = list(positions)
+    top, left = (min(cell[axis] for cell in cells.values()) for axis in (0, 1))
+    placed = {name: (cells[name][0] - top, cells[name][1] - left) for name in names}
+    rows, columns = (1 + max(cell[axis] for cell in placed.values()) for axis in (0, 1))
+    still = ((0.0, 0.0), (0.0, 0.0))
+    origin, (down, right) = _fit(list(positions.values()), list(placed.values()), still)
+    first = next((positions[name] for name, cell in placed.items() if cell == (0, 0)), origin)
+    return Grid(rows, columns, placed, first, down, right)
+
+
 def _nearest(places: Sequence[Position], i: int, axis: int) -> int | None:
     """The next position from ``i`` on in the direction of an axis (0 is y)."""
     best, distance = None, math.inf

@@ -283,15 +283,10 @@ def layout_of(
 
     With ``believed``, page 0 is taken without looking for others.
     """
-    head = file.get(0, 16)
-    if len(head) < 16:
-        raise _truncated(key, file.size)
-    if head[:8] == PNG_SIGNATURE:
+    if file.get(0, 8) == PNG_SIGNATURE:
         return _png_layout(file, key)
-    if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        raise _foreign(key, "is no TIFF or PNG file")
     try:
-        order, big, first = _tiff_header(file)
+        order, big, first = _tiff_header(file, key)
         if page is None or believed:
             return _tiff_layout(file, key, order, big, _Page(first), alone=page is None)
         pages = _pages(file, key)
@@ -334,8 +329,13 @@ def _png_layout(file: ImageFile, key: str) -> PlaneLayout:
 
 
 # ---------------------------------------------------------------------- TIFF
-def _tiff_header(file: ImageFile) -> tuple[str, bool, int]:
+def _tiff_header(file: ImageFile, key: str) -> tuple[str, bool, int]:
     """Byte order, whether it is BigTIFF, and the offset of the first directory."""
+    head = file.get(0, 16)
+    if len(head) < 16:
+        raise _truncated(key, file.size)
+    if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        raise _foreign(key, "is no TIFF or PNG file")
     order = "<" if file.get(0, 1) == b"I" else ">"
     big = file.get(0, 4)[2:].strip(b"\0") == b"+"
     (offset,) = _unpack(file, order, "Q" if big else "I", 8 if big else 4)
@@ -414,7 +414,7 @@ def _pages(file: ImageFile, key: str) -> tuple[_Page, ...]:
 def _find_pages(file: ImageFile, key: str) -> tuple[_Page, ...]:
     if file.get(0, 8) == PNG_SIGNATURE:
         return (_Page(0),)
-    order, big, first = _tiff_header(file)
+    order, big, first = _tiff_header(file, key)
     entry_bytes, count_letter, word = (20, "Q", "Q") if big else (12, "H", "I")
     offsets, offset, seen = [], first, set()
     while offset:

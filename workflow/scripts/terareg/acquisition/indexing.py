@@ -123,7 +123,7 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     stacks, found = _scan(layout, tiles, settings)
     channels = _choose_channels(layout, found, settings)
     _check_stacks(layout, stacks, channels)
-    shape, dtype = _check_kinds(stacks, channels)
+    shape, dtype = _check_kinds(layout, stacks, channels)
     used = [tile[channel.index] for tile in stacks.values() for channel in channels]
     first = min(stack.planes[0] for stack in used)
     last = max(stack.planes[-1] for stack in used)
@@ -172,7 +172,13 @@ def _scan(
     def scan(tile: RawTile) -> tuple[dict[int, _Scanned], set[int]]:
         found = layout.stacks(tile)
         used = sorted(found) if wanted is None else sorted(wanted & set(found))
-        return {index: _scan_stack(layout.raw, found[index]) for index in used}, set(found)
+        scanned = {}
+        for index in used:
+            try:
+                scanned[index] = _scan_stack(layout.raw, found[index])
+            except AcquisitionError as error:
+                raise AcquisitionError(f"{layout.where(tile.name, index)}{error}") from error
+        return scanned, set(found)
 
     scanned = list(map_items(scan, tiles, workers=settings.workers, what="indexed tiles"))
     stacks = {tile.name: found for tile, (found, _) in zip(tiles, scanned)}
@@ -290,18 +296,20 @@ def _check_stacks(
                 )
 
 
-def _check_kinds(stacks: Mapping[str, Mapping[int, _Scanned]], channels: Sequence[Channel]) -> Kind:
+def _check_kinds(
+    layout: Layout, stacks: Mapping[str, Mapping[int, _Scanned]], channels: Sequence[Channel]
+) -> Kind:
     counts: Counter = Counter()
     examples: dict = {}
-    for tile in stacks.values():
+    for tile, found in stacks.items():
         for channel in channels:
-            for kind, (count, example) in tile[channel.index].kinds.items():
+            for kind, (count, key) in found[channel.index].kinds.items():
                 counts[kind] += count
-                examples.setdefault(kind, example)
+                examples.setdefault(kind, (key, layout.where(tile, channel.index)))
     usual = most_common(counts)
-    for kind, example in examples.items():
+    for kind, (key, where) in examples.items():
         if kind != usual:
-            check_kind(kind, example, usual)
+            check_kind(kind, f"{where}{key}", usual)
     return usual
 
 

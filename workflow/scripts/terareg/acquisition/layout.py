@@ -213,6 +213,10 @@ class Layout(ABC):
         """What tells a channel apart, for messages."""
         return str(list(self.options.channels.values())[number])
 
+    def where(self, tile: str, channel: int) -> str:
+        """Beginning of messages about the files of a tile."""
+        return ""
+
     def disagreements(
         self, found: Sequence[int], shape: tuple[int, int], depth: int
     ) -> Iterator[str]:
@@ -233,7 +237,7 @@ def survey_grid(
     ----------
     tiles : sequence of RawTile
     grid : Grid
-        Through their positions.
+        Through their positions; without any its steps are 0 and the overlap must be given.
     first : (PlaneLayout, int)
         What one file holds, and the number of planes of its stack.
     options : LayoutOptions
@@ -258,7 +262,7 @@ def survey_grid(
         value, words = 1 - apart / size, f"{source}: overlap in {name}"
         if options.overlap is not None:
             own = options.overlap[axis]
-            if abs(own - value) > 0.005:
+            if apart and abs(own - value) > 0.005:
                 problems.append(
                     f"input.overlap ({name}) is {own:.1%} but {source} amount to {value:.1%}; "
                     "input.overlap was used"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from terareg.acquisition.colm import ColmLayout
 from terareg.acquisition.folders import FolderLayout
 from terareg.acquisition.layout import Layout, LayoutOptions
+from terareg.acquisition.table import GridOrder, TableLayout
 from terareg.storage.store import Store
 
 
@@ -18,9 +19,15 @@ def _folders(raw: Store, source: Mapping, options: LayoutOptions) -> Layout:
     return FolderLayout(raw, options, source["first_level"])
 
 
+def _table(raw: Store, source: Mapping, options: LayoutOptions) -> Layout:
+    grid = source["grid"]
+    return TableLayout(raw, options, source["table"], None if grid is None else GridOrder(**grid))
+
+
 _LAYOUTS: dict[str, Callable[[Store, Mapping, LayoutOptions], Layout]] = {
     "colm": _colm,
     "terastitcher": _folders,
+    "table": _table,
 }
 
 

@@ -165,13 +165,21 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None if it is not there."""
+        entry = self.entry(key)
+        return None if entry is None else entry.size
+
+    def entry(self, key: str) -> Entry | None:
+        """Listing of one object, None if it is not there."""
         if not self.is_s3:
             path = self.path(key)
-            return path.stat().st_size if path.is_file() else None
+            if not path.is_file():
+                return None
+            stat = path.stat()
+            return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
         try:
             with self._s3_errors(key):
                 head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
-                return int(head["ContentLength"])
+                return Entry(check_key(key), int(head["ContentLength"]), head["ETag"].strip('"'))
         except FileNotFoundError:
             return None
 
