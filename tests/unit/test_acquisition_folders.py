@@ -191,6 +191,14 @@ def test_a_missing_block(tmp_path):
     assert stack.blocks_abs_d == (0, 6)
 
 
+def test_an_empty_row_between_rows_is_seen_by_the_steps_of_others(tmp_path):
+    write_folders(tmp_path, [(0, 0), (0, 1), (1, 0), (3, 0), (3, 1)])
+    acquisition = index(tmp_path)
+    assert acquisition.scanned() == ((1, 1), (1, 0), (0, 0), (1, 1))
+    assert [t.origin_vox[1] for t in acquisition.tiles] == pytest.approx([0, 0, 16, 48, 48])
+    assert [p.split(" (")[0] for p in acquisition.problems] == ["row 2 of the grid"]
+
+
 def test_decoys_are_left_out(tmp_path):
     write_folders(tmp_path, GRID[:4])
     folder = tmp_path / "001000" / "001000_001000"
@@ -280,3 +288,5 @@ def test_a_single_line_has_no_overlap_along_the_other_axis(tmp_path, cells):
     expected = [o if n > 1 else 0 for o, n in zip((0.2, 0.25), (acquisition.rows, len(cells)))]
     assert acquisition.overlap[0] == pytest.approx(expected[0])
     assert len(acquisition.pairs()) == len(cells) - 1
+    alone = ("there is one tile only; nothing is stitched",) if len(cells) == 1 else ()
+    assert acquisition.problems == alone

@@ -193,6 +193,10 @@ def test_holes_and_an_empty_column_between_columns(tmp_path):
     acquisition = index(tmp_path, overlap=(0.2, 0.25))
     assert acquisition.scanned() == ((False, True, False, True), (True, True, False, True))
     assert len(acquisition.pairs()) == 3
+    assert acquisition.problems == (
+        "column 2 of the grid (counted from 0) without any tile: what lies on the two sides is "
+        "placed by the stage's steps alone",
+    )
     xml = terastitcher.from_acquisition(acquisition, "signal")
     assert [s.dir_name for s in xml.stacks] == ["", ".", "", ".", ".", ".", "", "."]
 

@@ -116,7 +116,7 @@ TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "
             TABLE,
             "grid",
             {"order": "zigzag"},
-            "input.grid.order: 'zigzag' is not possible; use horiz",
+            "input.grid.order: 'zigzag' is not possible; us",
         ),
         (TABLE, "grid", {"rows": 0}, "input.grid.rows: 0 must be at least 1"),
         (TABLE, "grid", {"row": 3}, "input.grid.row is not a known key; did you mean rows?"),

@@ -56,7 +56,6 @@ class ColmLayout(Layout):
     def __init__(self, raw: Store, options: LayoutOptions, view: str = "VW0") -> None:
         super().__init__(raw, options)
         self.view = check_key(view)
-        self._folders: dict[str, str] = {}
 
     @cached_property
     def _metadata(self) -> ColmMetadata:
@@ -76,7 +75,9 @@ class ColmLayout(Layout):
             meta.problems,
         )
 
-    def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
+    @cached_property
+    def _folders(self) -> dict[int, str]:
+        """Folder of each location."""
         found: dict[int, str] = {}
         for folder in self.raw.folders(self.view):
             match = _FOLDER.fullmatch(folder)
@@ -89,8 +90,11 @@ class ColmLayout(Layout):
                     f"{folder}); remove one of them"
                 )
             found[number] = folder
-        tiles = self.survey.tiles
-        absent = [tile.name for tile in tiles if int(tile.name[3:]) not in found]
+        return found
+
+    def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
+        tiles, found = self.survey.tiles, self._folders
+        absent = [tile.name for tile in tiles if _location(tile) not in found]
         if len(absent) == len(tiles):
             raise AcquisitionError(
                 f"there is no tile folder such as {self.view}/{absent[0]} in {self.raw.url}; copy "
@@ -101,28 +105,27 @@ class ColmLayout(Layout):
                 f"{len(absent)} of {len(tiles)} tiles have no folder in {self.view} (first: "
                 f"{absent[0]}); copy them, or write 0 for them in {_CELLS}"
             )
-        extra = sorted(set(found) - {int(tile.name[3:]) for tile in tiles})
+        extra = sorted(set(found) - set(map(_location, tiles)))
         if extra:
             problems.append(
                 f"{len(extra)} folders of {self.view} are not scanned according to {_CELLS} and "
                 f"were left out (first: {found[extra[0]]})"
             )
-        self._folders = {tile.name: found[int(tile.name[3:])] for tile in tiles}
         return tiles
 
-    def _folder(self, tile: RawTile) -> str:
-        return f"{self.view}/{self._folders.get(tile.name, tile.name)}"
-
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
-        for entry in self.raw.list(self._folder(tile)):
+        return self._list(f"{self.view}/{tile.name}")
+
+    def _list(self, folder: str) -> Iterator[tuple[int, Entry]]:
+        for entry in self.raw.list(folder):
             found = plane_of(PurePosixPath(entry.key).name)
             if found is not None:
                 yield found[0], entry
 
     def stacks(self, tile: RawTile) -> dict[int, Series]:
-        folder = self._folder(tile)
+        folder = f"{self.view}/{self._folders[_location(tile)]}"
         files: dict[int, dict[int, Entry]] = {}
-        for channel, entry in self.entries(tile):
+        for channel, entry in self._list(folder):
             path = PurePosixPath(entry.key)
             if path.parent != PurePosixPath(folder):
                 continue
@@ -164,6 +167,10 @@ class ColmLayout(Layout):
                 f"{_INI} says {meta.planes} planes (Num in stack) but the files have {depth}; the "
                 "files were believed"
             )
+
+
+def _location(tile: RawTile) -> int:
+    return int(tile.name.removeprefix("LOC"))
 
 
 def _spans(files: dict[int, Entry]) -> dict[int, tuple[int, int]]:

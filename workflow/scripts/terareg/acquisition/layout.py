@@ -224,6 +224,25 @@ class Layout(ABC):
         return iter(())
 
 
+def _gaps(tiles: Sequence[RawTile], grid: Grid) -> list[str]:
+    """What a grid is odd in that can still be stitched."""
+    if len(tiles) == 1:
+        return ["there is one tile only; nothing is stitched"]
+    problems = []
+    for what, number, there in (
+        ("row", grid.rows, {tile.row for tile in tiles}),
+        ("column", grid.columns, {tile.column for tile in tiles}),
+    ):
+        empty = [k for k in range(number) if k not in there]
+        if empty:
+            problems.append(
+                f"{what}{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the grid "
+                "(counted from 0) without any tile: what lies on the two sides is placed by the "
+                "stage's steps alone"
+            )
+    return problems
+
+
 def survey_grid(
     tiles: Sequence[RawTile],
     grid: Grid,
@@ -251,7 +270,7 @@ def survey_grid(
         If neighbours do not overlap, or almost entirely.
     """
     layout, planes = first
-    problems: list[str] = []
+    problems = _gaps(tiles, grid)
     overlap = []
     for axis, count, step in zip((0, 1), (grid.rows, grid.columns), (grid.down, grid.right)):
         name, size = "yx"[axis], layout.shape[axis]
