@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -290,3 +291,19 @@ def test_a_single_line_has_no_overlap_along_the_other_axis(tmp_path, cells):
     assert len(acquisition.pairs()) == len(cells) - 1
     alone = ("there is one tile only; nothing is stitched",) if len(cells) == 1 else ()
     assert acquisition.problems == alone
+
+
+# ------------------------------------------------------------------ S3
+@pytest.mark.parametrize("blocks", [(1,) * 6, (4, 2)], ids=["planes", "blocks"])
+def test_s3_equals_folder(tmp_path, bucket, blocks):
+    data = write_folders(tmp_path / "Ex1", GRID, blocks=blocks)
+    for path in sorted(tmp_path.rglob("*.tif")):
+        key = f"run 1/{path.relative_to(tmp_path).as_posix()}"
+        bucket.put_object(Bucket="scope", Key=key, Body=path.read_bytes())
+    local, remote = (index(root, {"a": "Ex1"}) for root in (tmp_path, "s3://scope/run 1"))
+    assert replace(remote, raw=local.raw) == local
+    np.testing.assert_array_equal(
+        TileSource(remote, "a").read("001080_001060", 2, 5), data["001080_001060"][2:5]
+    )
+    states = [raw_state(layout(root, {"a": "Ex1"})) for root in (tmp_path, "s3://scope/run 1")]
+    assert states[0].layout == states[1].layout

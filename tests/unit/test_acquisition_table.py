@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,9 @@ BAD = {
                   "positions in tiles.tsv are 27 pixels apart in y but tiles have 20"),
     "too near": (YX, POSITIONS, {"overlap": None, "spacing_um": (2.5, 8, 0.5)},
                  "positions in tiles.tsv: overlap in y is 0.95 of a tile, but neighbours can"),
+    "backwards": (f"{RC} y_um x_um", [(f"{name_of(c)}.tif", *c, -y, x) for c, (y, x) in
+                                     ((c, position(c)) for c in CELLS)], {},
+                  "positions in tiles.tsv fall in y from one row to the next; turn the sign"),
     "one place": (YX, [*POSITIONS[:5], ("t12.tif", *position((1, 1), (0.1, 0)))], {},
                   "tiles.tsv: tiles line 6 and line 7 are in one place of the grid; remove one"),
     "no grid": (YX, [*POSITIONS[:4], ("t11.tif", *position((1, 1), (3.6, 0))), POSITIONS[5]], {},
@@ -329,3 +333,19 @@ def test_the_number_that_differs_is_that_of_the_plane(names, spans):
 def test_names_that_do_not_tell_the_plane(names, message):
     with pytest.raises(AcquisitionError, match=message):
         number_spans(names)
+
+
+# ------------------------------------------------------------------ S3
+@pytest.mark.parametrize("pages", [True, False], ids=["pages", "planes"])
+def test_s3_equals_folder(tmp_path, bucket, pages):
+    write_pages(tmp_path) if pages else write_planes(tmp_path)
+    lines = [(f"{name_of(c)}{'.tif' if pages else ''}", *position(c)) for c in CELLS]
+    write_table(tmp_path, YX, lines)
+    for path in sorted(p for p in tmp_path.rglob("*") if p.is_file()):
+        key = f"run 1/{path.relative_to(tmp_path).as_posix()}"
+        bucket.put_object(Bucket="scope", Key=key, Body=path.read_bytes())
+    local, remote = (index(root) for root in (tmp_path, "s3://scope/run 1"))
+    assert replace(remote, raw=local.raw) == local
+    check_pixels(remote)
+    states = [raw_state(layout(root)) for root in (tmp_path, "s3://scope/run 1")]
+    assert states[0].layout == states[1].layout

@@ -144,8 +144,7 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     """
     names = list(positions)
     places = [tuple(map(float, positions[name])) for name in names]
-    next_right = [_nearest(places, i, 1) for i in range(len(places))]
-    next_down = [_nearest(places, i, 0) for i in range(len(places))]
+    next_right, next_down = _nearest(places, 1), _nearest(places, 0)
     _check_apart(names, places, [*_steps(places, next_right), *_steps(places, next_down)])
     right = _typical(_steps(places, next_right))
     down = _typical(_steps(places, next_down))
@@ -199,15 +198,20 @@ def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Gr
     return Grid(rows, columns, placed, first, down, right)
 
 
-def _nearest(places: Sequence[Position], i: int, axis: int) -> int | None:
-    """The next position from ``i`` on in the direction of an axis (0 is y)."""
-    best, distance = None, math.inf
-    for j, place in enumerate(places):
-        along = place[axis] - places[i][axis]
-        aside = abs(place[1 - axis] - places[i][1 - axis])
-        if along > 0 and aside <= _CONE * along and math.hypot(along, aside) < distance:
-            best, distance = j, math.hypot(along, aside)
-    return best
+def _nearest(places: Sequence[Position], axis: int) -> list[int | None]:
+    """The next position from each one on in the direction of an axis (0 is y)."""
+    ordered = sorted(range(len(places)), key=lambda i: places[i][axis])
+    found: list[int | None] = [None] * len(places)
+    for number, i in enumerate(ordered):
+        distance = math.inf
+        for j in ordered[number + 1 :]:
+            along = places[j][axis] - places[i][axis]
+            if along >= distance:
+                break
+            aside = abs(places[j][1 - axis] - places[i][1 - axis])
+            if along > 0 and aside <= _CONE * along and math.hypot(along, aside) < distance:
+                found[i], distance = j, math.hypot(along, aside)
+    return found
 
 
 def _steps(places: Sequence[Position], following: Sequence[int | None]) -> list[Position]:

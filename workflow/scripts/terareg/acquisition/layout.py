@@ -278,6 +278,11 @@ def survey_grid(
             overlap.append(0.0)
             continue
         apart = step[axis] / options.spacing_um[1 + axis]
+        if apart < 0:
+            raise AcquisitionError(
+                f"{source} fall in {name} from one {('row', 'column')[axis]} to the next; turn the "
+                "sign of the positions, or the order of rows and columns"
+            )
         value, words = 1 - apart / size, f"{source}: overlap in {name}"
         if options.overlap is not None:
             own = options.overlap[axis]
