@@ -83,7 +83,7 @@ class _Scanned:
     def files(self, folder: str, first: int, depth: int) -> StackFiles:
         """How to open the planes, counted from plane ``first``; names relative to ``folder``."""
         stack = self.stack
-        names = {n: os.path.relpath(entry.key, folder) for n, entry in stack.files.items()}
+        names = {n: str(PurePosixPath(e.key).relative_to(folder)) for n, e in stack.files.items()}
         missing = missing_of([plane - first for plane in self.planes], depth)
         if isinstance(stack, Blocks):
             page = stack.pages[0] if stack.pages else 0
