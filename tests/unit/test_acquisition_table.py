@@ -218,8 +218,8 @@ BAD = {
     "column twice": ("path row row", lines_of(), {}, "line 1: column row is there twice"),
     "half a pair": ("path row", [("a.tif", 1)], {}, "line 1: column column is missing; add it"),
     "no path": ("row column", [(0, 0)], {}, "line 1: column path is missing"),
-    "no places": ("path", [("a.tif",)], {}, "line 1: there are neither columns row and column nor"),
-    "two places": (RC, lines_of(), {"grid": GridOrder()}, "and so does input.grid; remove one"),
+    "no places": ("path", [("a.tif",)], {}, "tiles.tsv has neither columns row and c"),
+    "two places": (RC, lines_of(), {"grid": GridOrder()}, "says where tiles are, and so does inp"),
     "no channel": (RC, lines_of(), {"channels": {"a": 0, "b": 1}}, "line 1: column channel is mis"),
     "other channels": (f"{RC} channel", [("t00.tif", 0, 0, 5)], {}, "lists no tile of channels 0"),
     "short line": (RC, lines_of(l4=("a.tif", 0)), {}, "line 4: 2 values for 3 columns"),
@@ -306,6 +306,7 @@ def test_no_table_and_another_kind_of_file(tmp_path):
     (tmp_path / "tiles.tsv").write_text("\n")
     with pytest.raises(AcquisitionError, match=r"tiles.tsv is empty; list a tile on each line"):
         index(tmp_path)
+    (tmp_path / "tiles.xlsx").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"'tiles.xlsx' must be a .tsv or .csv file"):
         index(tmp_path, None, "tiles.xlsx")
 

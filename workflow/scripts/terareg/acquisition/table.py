@@ -1,26 +1,10 @@
-"""Raw tiles that a table lists: one line per tile and channel.
-
-===========  =====================================================================================
-column       what
-===========  =====================================================================================
-path         folder of planes, pattern such as ``t1/img_*.tif``, or TIFF of several pages
-channel      as in ``input.channels``; may be left out with one channel
-tile         a name; by default made from row and column
-row, column  cell of the grid
-x_um, y_um   stage position
-z_um         stage position of the first plane
-z_first,     first and last plane to use: numbers in file names, or pages from 0
-z_last
-===========  =====================================================================================
+"""Raw tiles that a table lists, see :mod:`terareg.acquisition.table_lines` for its columns.
 
 Standard library only, see :mod:`terareg.acquisition.layout`.
 """
 
 from __future__ import annotations
 
-import csv
-import difflib
-import io
 import logging
 import math
 import re
@@ -39,7 +23,6 @@ from terareg.acquisition.grid import (
     guess_shape,
 )
 from terareg.acquisition.image_files import (
-    TIFF_SUFFIXES,
     PlaneLayout,
     estimate_pages,
     read_layout,
@@ -54,18 +37,12 @@ from terareg.acquisition.layout import (
     Survey,
     survey_grid,
 )
-from terareg.acquisition.metadata import decode_text
-from terareg.errors import AcquisitionError, ConfigError, StoreError
+from terareg.acquisition.table_lines import TileLine, read_table
+from terareg.errors import AcquisitionError, ConfigError
 from terareg.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
-_COLUMNS = (
-    "path", "channel", "tile", "row", "column", "x_um", "y_um", "z_um", "z_first", "z_last",
-)  # fmt: skip
-_TOGETHER = (("row", "column"), ("x_um", "y_um"), ("z_first", "z_last"))
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _IMAGE = re.compile(r"[^.].*\.(?:tiff?|png)", re.IGNORECASE)
-_DELIMITERS = {".tsv": "\t", ".csv": ","}
 _MAX_CELLS = 100_000
 
 
@@ -91,29 +68,6 @@ class GridOrder:
                 "add columns row and column"
             )
         return cells_in_order(rows, columns, self.order, self.start)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """A line of the table."""
-
-    number: int
-    path: str
-    channel: int
-    tile: str | None
-    cell: tuple[int, int] | None
-    yx_um: tuple[float, float] | None
-    z_um: float
-    planes: tuple[int, int] | None
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the path is one file of several planes."""
-        return self.path.lower().endswith(TIFF_SUFFIXES) and not self.is_pattern
-
-    @property
-    def is_pattern(self) -> bool:
-        return any(sign in self.path for sign in "*?[")
 
 
 class TableLayout(Layout):
@@ -144,134 +98,32 @@ class TableLayout(Layout):
     def _fail(self, number: int, what: str) -> AcquisitionError:
         return AcquisitionError(f"{self.table} line {number}: {what}")
 
-    # ------------------------------------------------------------------ reading
-    def _read(self) -> list[_Line]:
-        delimiter = _DELIMITERS.get(PurePosixPath(self.table).suffix.lower())
-        if delimiter is None:
-            raise ConfigError(f"input.table: {self.table!r} must be a .tsv or .csv file")
+    # ------------------------------------------------------------------ tiles
+    def _read(self) -> list[TileLine]:
         try:
-            text = decode_text(self.raw.read(self.table), self.table)
+            data = self.raw.read(self.table)
         except FileNotFoundError as error:
             raise AcquisitionError(
                 f"there is no {self.table} in {self.raw.url}; correct input.path or input.table"
             ) from error
-        reader = csv.reader(io.StringIO(text.lstrip("\ufeff"), newline=""), delimiter=delimiter)
-        rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-        if not rows:
-            raise AcquisitionError(f"{self.table} is empty; list a tile on each line")
-        columns = self._check_header(*rows[0])
-        lines = []
-        for number, row in rows[1:]:
-            if len(row) != len(columns):
-                raise self._fail(
-                    number, f"{len(row)} values for {len(columns)} columns; correct the line"
-                )
-            line = self._parse(number, dict(zip(columns, row)))
-            if line is not None:
-                lines.append(line)
-        if not lines:
-            raise AcquisitionError(
-                f"{self.table} lists no tile of channels "
-                f"{', '.join(map(str, self.options.channels.values()))}; correct input.channels"
-            )
-        self._check_paths(lines)
-        return lines
-
-    def _check_header(self, number: int, columns: list[str]) -> list[str]:
-        for name in columns:
-            if name not in _COLUMNS:
-                near = difflib.get_close_matches(name, _COLUMNS, 1, 0.6)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COLUMNS)}"
-                raise self._fail(number, f"{name!r} is not a known column; {hint}")
-            if columns.count(name) > 1:
-                raise self._fail(number, f"column {name} is there twice; remove one")
-        for pair in (*_TOGETHER, ("path", "path")):
-            absent = [name for name in pair if name not in columns]
-            if absent and (len(absent) < len(pair) or pair[0] == "path"):
-                raise self._fail(number, f"column {absent[0]} is missing; add it")
-        if "channel" not in columns and len(self.options.channels) > 1:
-            raise self._fail(number, "column channel is missing but input.channels names several")
-        placed = {"row", "x_um"} & set(columns)
+        lines = read_table(data, self.table, list(map(str, self.options.channels.values())))
+        placed = lines[0].cell is not None or lines[0].yx_um is not None
         if not placed and self.grid is None:
-            raise self._fail(
-                number,
-                "there are neither columns row and column nor x_um and y_um; add them, or set "
-                "input.grid",
+            raise AcquisitionError(
+                f"{self.table} has neither columns row and column nor x_um and y_um; add them, or "
+                "set input.grid"
             )
         if placed and self.grid is not None:
-            raise self._fail(
-                number, "the table says where tiles are, and so does input.grid; remove one of them"
+            raise ConfigError(
+                f"{self.table} says where tiles are, and so does input.grid; remove one of them"
             )
-        return columns
+        return lines
 
-    def _parse(self, number: int, row: dict[str, str]) -> _Line | None:
-        """A line; None if it is of a channel that is not used."""
-        empty = [name for name, value in row.items() if not value]
-        if empty:
-            raise self._fail(number, f"{empty[0]} is empty; fill it in or remove the column")
-        marks = [str(mark) for mark in self.options.channels.values()]
-        channel = row.get("channel", marks[0])
-        if channel not in marks:
-            return None
-        try:
-            path = check_key(row["path"])
-        except StoreError as error:
-            raise self._fail(
-                number, f"path {row['path']!r} leaves input.path; use a path below it"
-            ) from error
-        line = _Line(
-            number, path, marks.index(channel), row.get("tile"),
-            self._pair(number, row, "row", "column"), self._pair(number, row, "y_um", "x_um"),
-            self._number(number, row, "z_um") if "z_um" in row else 0.0,
-            self._pair(number, row, "z_first", "z_last"),
-        )  # fmt: skip
-        if line.tile is not None and not _NAME.fullmatch(line.tile):
-            raise self._fail(number, f"tile {line.tile!r}: use letters, digits, _ and -")
-        if line.planes is not None and line.planes[0] > line.planes[1]:
-            raise self._fail(number, "z_first is above z_last; exchange them")
-        if line.is_pattern and any(sign in str(PurePosixPath(path).parent) for sign in "*?["):
-            raise self._fail(number, f"path {path!r}: only the file's name may be a pattern")
-        if path.lower().endswith(".png") and not line.is_pattern:
-            raise self._fail(number, f"path {path!r} is one plane; give its folder or a pattern")
-        return line
-
-    def _pair(self, number: int, row: dict[str, str], first: str, second: str):
-        if first not in row:
-            return None
-        return tuple(self._number(number, row, name) for name in (first, second))
-
-    def _number(self, number: int, row: dict[str, str], name: str) -> float:
-        text, whole = row[name], not name.endswith("_um")
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or (whole and not 0 <= value <= 1_000_000):
-            what = "a whole number from 0 to 1000000" if whole else "a number of micrometres"
-            raise self._fail(number, f"{name} is {text!r}; write {what}")
-        return value
-
-    def _check_paths(self, lines: list[_Line]) -> None:
-        seen: dict[tuple, int] = {}
-        for line in lines:
-            if line.is_file != lines[0].is_file:
-                raise self._fail(
-                    line.number,
-                    f"{line.path} and {lines[0].path} (line {lines[0].number}) are a file of "
-                    "several planes and files of one plane; bring all tiles into one form",
-                )
-            before = seen.setdefault((line.path, line.planes), line.number)
-            if before != line.number:
-                raise self._fail(
-                    line.number, f"{line.path} is that of line {before} as well; remove one of them"
-                )
-
-    # ------------------------------------------------------------------ tiles
     @cached_property
-    def _found(self) -> tuple[Grid, dict[str, dict[int, _Line]]]:
+    def _found(self) -> tuple[Grid, dict[str, dict[int, TileLine]]]:
         """The grid, by names of tiles, and the lines of each tile by channel."""
         groups = self._group(self._read())
-        labels = {key: self._label(next(iter(own.values()))) for key, own in groups.items()}
+        labels = {key: next(iter(own.values())).label for key, own in groups.items()}
         firsts = {key: next(iter(own.values())) for key, own in groups.items()}
         try:
             grid = self._grid(firsts, labels)
@@ -282,8 +134,8 @@ class TableLayout(Layout):
                 f"{self.table}: a grid of {grid.rows} x {grid.columns} cells is too large; correct "
                 "row and column, or the positions"
             )
-        at: dict[tuple[int, int], _Line] = {}
-        named: dict[str, dict[int, _Line]] = {}
+        at: dict[tuple[int, int], TileLine] = {}
+        named: dict[str, dict[int, TileLine]] = {}
         cells = {}
         for key, own in groups.items():
             line, cell = firsts[key], grid.cells[labels[key]]
@@ -298,9 +150,9 @@ class TableLayout(Layout):
             named[name], cells[name] = own, cell
         return Grid(grid.rows, grid.columns, cells, grid.origin, grid.down, grid.right), named
 
-    def _group(self, lines: list[_Line]) -> dict[object, dict[int, _Line]]:
+    def _group(self, lines: list[TileLine]) -> dict[object, dict[int, TileLine]]:
         """Lines of each tile by channel: by name, or cell, or position, or order."""
-        groups: dict[object, dict[int, _Line]] = {}
+        groups: dict[object, dict[int, TileLine]] = {}
         counts: dict[int, int] = {}
         for line in lines:
             count = counts[line.channel] = counts.get(line.channel, -1) + 1
@@ -323,10 +175,7 @@ class TableLayout(Layout):
             own[line.channel] = line
         return groups
 
-    def _label(self, line: _Line) -> str:
-        return f"line {line.number}" if line.tile is None else f"{line.tile} (line {line.number})"
-
-    def _grid(self, firsts: dict[object, _Line], labels: dict[object, str]) -> Grid:
+    def _grid(self, firsts: dict[object, TileLine], labels: dict[object, str]) -> Grid:
         lines = {labels[key]: line for key, line in firsts.items()}
         sample = next(iter(lines.values()))
         if sample.cell is None and sample.yx_um is not None:
@@ -360,7 +209,7 @@ class TableLayout(Layout):
         first = self._look_at(line)
         return survey_grid(tiles, grid, first, self.options, f"positions in {self.table}")
 
-    def _look_at(self, line: _Line) -> tuple[PlaneLayout, int]:
+    def _look_at(self, line: TileLine) -> tuple[PlaneLayout, int]:
         """What a file of a line holds, and about how many planes there are."""
         files = self._files(line)
         try:
@@ -394,7 +243,7 @@ class TableLayout(Layout):
             for entry in self._list(own[channel]):
                 yield channel, entry
 
-    def _list(self, line: _Line) -> Iterable[Entry]:
+    def _list(self, line: TileLine) -> Iterable[Entry]:
         if line.is_file:
             entry = self.raw.entry(line.path)
             return [] if entry is None else [entry]
@@ -410,7 +259,7 @@ class TableLayout(Layout):
                     found.append(entry)
         return found
 
-    def _files(self, line: _Line) -> list[Entry]:
+    def _files(self, line: TileLine) -> list[Entry]:
         files = list(self._list(line))
         if not files:
             what = "is not there" if line.is_file else "holds no TIFF or PNG file"
@@ -420,7 +269,7 @@ class TableLayout(Layout):
     def stacks(self, tile: RawTile) -> dict[int, Stack]:
         return {channel: self._stack(line) for channel, line in self._found[1][tile.name].items()}
 
-    def _stack(self, line: _Line) -> Stack:
+    def _stack(self, line: TileLine) -> Stack:
         files = self._files(line)
         if line.is_file:
             return Blocks({0: files[0]}, line.planes)
