@@ -54,7 +54,7 @@ def table(workspace, text="path\tchannel\n0.tif\t1\n1.tif\t1\n0b.tif\t2\n1b.tif\
 def test_the_chain_is_that_of_any_tiles(workspace, make):
     workspace.write(make(workspace))
     jobs = job_counts(workspace.snakemake("-n", "--quiet", "rules"))
-    assert CHAIN <= jobs.keys() and jobs["estimate_flatfield"] == 2
+    assert CHAIN <= jobs.keys() and jobs["init_volume"] == 2
 
 
 @pytest.mark.parametrize(
