@@ -145,6 +145,16 @@ def test_positions_of_a_stage_that_strays_are_kept(tmp_path):
     assert [s.abs_vhd[2] for s in xml.stacks] == [0, 1, 2, 0, 1, 2]
 
 
+def test_tiles_of_one_plane_whose_names_number_the_tiles(tmp_path):
+    for k, cell in enumerate(CELLS):
+        tifffile.imwrite(tmp_path / f"{name_of(cell)}_{k:02d}.tif", STACKS[cell][0])
+    lines = [(f"{name_of(c)}_*.tif", *position(c)) for c in CELLS]
+    write_table(tmp_path, "path y_um x_um", lines)
+    acquisition = index(tmp_path)
+    assert acquisition.tile_shape[0] == 1 and acquisition.problems == ()
+    check_pixels(acquisition, depth=1)
+
+
 def test_a_range_of_planes_begins_a_tile(tmp_path):
     write_planes(tmp_path, first=10)
     lines = [(name_of(c), *c, 11, 13) for c in CELLS]
@@ -233,6 +243,8 @@ BAD = {
     "absent first": (RC, lines_of(l2=("t77.tif", 0, 0)), {}, "line 2: t77.tif is not there in"),
     "empty folder": (RC, [("none", 0, 0)], {}, "line 2: none holds no TIFF or PNG file in"),
     "one cell": (RC, lines_of(l6=("t11.tif", 0, 1)), {}, "line 6: the tile of line 3 is listed"),
+    "one cell by name": (f"{RC} tile", [("t00.tif", 0, 0, "a"), ("t01.tif", 0, 0, "b")], {},
+                         "line 3: the tile is in row 0, column 0 of the grid, as that of line 2"),
     "one file": (RC, lines_of(l6=("t01.tif", 1, 1)), {}, "line 6: t01.tif is that of line 3 as w"),
     "two forms": (RC, lines_of(l6=("t11", 1, 1)), {}, r"line 6: t11 and t00.tif \(line 2\) are a"),
     "huge grid": (RC, lines_of(l6=("t11.tif", 999999, 1)), {}, "1000000 x 3 cells is too large"),

@@ -280,9 +280,11 @@ class TableLayout(Layout):
         found: dict[int, Entry] = {}
         places: dict[int, tuple[int, int]] = {}
         first, last = line.planes or (0, 1_000_000_000)
+        # a number that is not followed by another may be that of the tile
+        alone = len(files) == self.survey.planes == 1 and line.planes is None
         for entry, (begin, end) in zip(files, spans):
             text = PurePosixPath(entry.key).name[begin:end]
-            number = int(text) if text else first
+            number = int(text) if text and not alone else first
             if not first <= number <= last:
                 continue
             if number - first in found:
@@ -311,10 +313,11 @@ def number_spans(names: list[str]) -> list[tuple[int, int]]:
     """
     stems = [name[: -len(PurePosixPath(name).suffix)] for name in names]
     groups = [list(re.finditer(r"\d+", stem)) for stem in stems]
-    texts = {tuple(re.split(r"\d+", stem)) for stem in stems}
-    if len(texts) > 1:
-        one, other = sorted(names[[re.split(r"\d+", s) for s in stems].index(list(t))]
-                            for t in sorted(texts)[:2])  # fmt: skip
+    kinds: dict[tuple[str, ...], str] = {}
+    for name, stem in zip(names, stems):
+        kinds.setdefault(tuple(re.split(r"\d+", stem)), name)
+    if len(kinds) > 1:
+        one, other, *_ = sorted(kinds.values())
         raise AcquisitionError(
             f"{one} and {other} are files of several kinds; give a pattern that one kind matches"
         )
