@@ -6,8 +6,6 @@ Only headers and directories are read here; :mod:`terareg.acquisition.plane_file
 
 from __future__ import annotations
 
-import io
-import os
 import re
 import struct
 import threading
@@ -16,26 +14,20 @@ from dataclasses import dataclass
 
 from terareg.errors import AcquisitionError
 from terareg.storage.store import Store
+from terareg.storage.tiff import ObjectFile, Tiff
 
 #: what a file holds: its rows and columns, and its type
 Kind = tuple[tuple[int, int], str]
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
-_HEAD_BYTES = 4096
-_REMOTE_BYTES = 65536  # what a request fetches at least: directories often follow each other
-_MAX_TAGS = 4096
-_MAX_STRIPS = 1_000_000
-_MAX_PAGES = 1_000_000
 _KEPT_FILES = 256
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
 _STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PREDICTOR = 273, 277, 279, 317
-_TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT, _DESCRIPTION = 324, 325, 339, 270
+_TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
 _TAGS = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER, _STRIP_STARTS, _SAMPLES, _STRIP_BYTES,
     _PREDICTOR, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
 }  # fmt: skip
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# byte count and struct letter of the TIFF field types that hold whole numbers
-_FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 
 
 @dataclass(frozen=True)
@@ -87,123 +79,6 @@ class _Page:
     skip: int = 0
 
 
-class ImageFile(io.RawIOBase):
-    """Random access to an object, also as a stream.
-
-    On disk, bytes are read by position. On S3 the object is one download, or with ``ranged`` the
-    parts that are asked for.
-
-    Attributes
-    ----------
-    size : int
-    stamp : str
-        Changes with the content.
-    bytes_read : int
-        Bytes of pixels, or of whatever was fetched from S3.
-    """
-
-    def __init__(self, store: Store, key: str, *, ranged: bool = False) -> None:
-        super().__init__()
-        self._store, self._key = store, key
-        self._data: bytes | None = None
-        self._descriptor = -1
-        self._window, self._window_start = b"", 0
-        self._position = 0
-        self.bytes_read = 0
-        if not store.is_s3:
-            self._descriptor = os.open(store.path(key), os.O_RDONLY)
-            stat = os.fstat(self._descriptor)
-            self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
-        elif ranged:
-            self._window, entry = store.read_range(key, 0, _REMOTE_BYTES)
-            self.size, self.stamp = entry.size, entry.stamp
-            self.bytes_read = len(self._window)
-        else:
-            self._data = store.read(key)
-            self.size, self.stamp = len(self._data), ""
-            self.bytes_read = self.size
-
-    def get(self, start: int, count: int) -> bytes:
-        """Bytes from ``start``; fewer than ``count`` at the end of the file."""
-        if self._data is not None:
-            return self._data[start : start + count]
-        offset = start - self._window_start
-        if offset < 0 or offset + count > len(self._window):
-            if self._descriptor >= 0:
-                self._window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
-            else:
-                wanted = min(max(count, _REMOTE_BYTES), max(0, self.size - start))
-                self._window = self._fetch(start, wanted)
-            self._window_start, offset = start, 0
-        return self._window[offset : offset + count]
-
-    def fill(self, start: int, view: memoryview) -> None:
-        """Fill a buffer of bytes with what lies from ``start``."""
-        if self._data is not None:
-            view[:] = self._data[start : start + len(view)]
-            return
-        if self._descriptor < 0:
-            data = self._fetch(start, len(view))
-            if len(data) < len(view):
-                raise EOFError("the file ends too early")
-            view[:] = data
-            return
-        done = 0
-        while done < len(view):
-            count = os.preadv(self._descriptor, [view[done:]], start + done)
-            if count == 0:
-                raise EOFError("the file ends too early")
-            done += count
-        self.bytes_read += done
-
-    def all(self) -> bytes:
-        """The whole object."""
-        if self._data is not None:
-            return self._data
-        out = bytearray(self.size)
-        self.fill(0, memoryview(out))
-        return bytes(out)
-
-    def _fetch(self, start: int, count: int) -> bytes:
-        if count <= 0:
-            return b""
-        data, _ = self._store.read_range(self._key, start, count)
-        self.bytes_read += len(data)
-        return data
-
-    # ------------------------------------------------------------------ as a stream
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
-        self._position = base + offset
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readinto(self, buffer) -> int:
-        view = memoryview(buffer).cast("B")
-        count = max(0, min(len(view), self.size - self._position))
-        if count <= _HEAD_BYTES:
-            view[:count] = self.get(self._position, count)
-            self.bytes_read += count if self._descriptor >= 0 else 0
-        else:
-            self.fill(self._position, view[:count])
-        self._position += count
-        return count
-
-    def close(self) -> None:
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-        super().close()
-
-
 def read_layout(store: Store, key: str) -> PlaneLayout:
     """Read what an image file holds, from its header.
 
@@ -213,7 +88,7 @@ def read_layout(store: Store, key: str) -> PlaneLayout:
         If the file is empty, truncated, no TIFF or PNG, or not one plane of 8 or 16 bit integers.
     """
     try:
-        with ImageFile(store, key) as file:
+        with ObjectFile(store, key) as file:
             return layout_of(file, key)
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
@@ -228,7 +103,7 @@ def read_pages(store: Store, key: str) -> list[PlaneLayout]:
         As :func:`read_layout`, and if the file holds several channels or times.
     """
     try:
-        with ImageFile(store, key, ranged=True) as file:
+        with ObjectFile(store, key, ranged=True) as file:
             return [layout_of(file, key, page) for page in range(len(_pages(file, key)))]
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
@@ -241,7 +116,7 @@ def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
     compressed follows from the size of the file.
     """
     try:
-        with ImageFile(store, key, ranged=True) as file:
+        with ObjectFile(store, key, ranged=True) as file:
             first = layout_of(file, key, 0, believed=True)
             if store.is_s3 and first.more and not first.compressed:
                 return first, max(2, file.size // first.image_bytes)
@@ -277,7 +152,7 @@ def unreadable(key: str, error: Exception) -> AcquisitionError:
 
 
 def layout_of(
-    file: ImageFile, key: str, page: int | None = None, *, believed: bool = False
+    file: ObjectFile, key: str, page: int | None = None, *, believed: bool = False
 ) -> PlaneLayout:
     """Layout of an open file that must hold one plane, or of a page of a TIFF.
 
@@ -286,16 +161,16 @@ def layout_of(
     if file.get(0, 8) == PNG_SIGNATURE:
         return _png_layout(file, key)
     try:
-        order, big, first = _tiff_header(file, key)
+        tiff = _open(file, key)
         if page is None or believed:
-            return _tiff_layout(file, key, order, big, _Page(first), alone=page is None)
+            return _tiff_layout(tiff, key, _Page(tiff.first), alone=page is None)
         pages = _pages(file, key)
         if page >= len(pages):
             raise AcquisitionError(
                 f"{key} has {len(pages)} pages but page {page} (counted from 0) was asked for; "
                 "copy it again, or run index_acquisition again"
             )
-        return _tiff_layout(file, key, order, big, pages[page], alone=False)
+        return _tiff_layout(tiff, key, pages[page], alone=False)
     except struct.error as error:
         raise _truncated(key, file.size) from error
 
@@ -318,7 +193,7 @@ def _foreign(key: str, what: str) -> AcquisitionError:
     )
 
 
-def _png_layout(file: ImageFile, key: str) -> PlaneLayout:
+def _png_layout(file: ObjectFile, key: str) -> PlaneLayout:
     header = file.get(8, 21)
     if len(header) < 21 or file.get(file.size - 8, 4) != b"IEND":
         raise _truncated(key, file.size)
@@ -329,23 +204,19 @@ def _png_layout(file: ImageFile, key: str) -> PlaneLayout:
 
 
 # ---------------------------------------------------------------------- TIFF
-def _tiff_header(file: ImageFile, key: str) -> tuple[str, bool, int]:
-    """Byte order, whether it is BigTIFF, and the offset of the first directory."""
-    head = file.get(0, 16)
-    if len(head) < 16:
+def _open(file: ObjectFile, key: str) -> Tiff:
+    if len(file.get(0, 16)) < 16:
         raise _truncated(key, file.size)
-    if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        raise _foreign(key, "is no TIFF or PNG file")
-    order = "<" if file.get(0, 1) == b"I" else ">"
-    big = file.get(0, 4)[2:].strip(b"\0") == b"+"
-    (offset,) = _unpack(file, order, "Q" if big else "I", 8 if big else 4)
-    return order, big, offset
+    try:
+        return Tiff.open(file)
+    except ValueError as error:
+        raise _foreign(key, "is no TIFF or PNG file") from error
 
 
-def _tiff_layout(
-    file: ImageFile, key: str, order: str, big: bool, page: _Page, *, alone: bool
-) -> PlaneLayout:
-    tags, following = _read_directory(file, order, big, page.directory)
+def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayout:
+    size = tiff.file.size
+    tags = tiff.tags(page.directory, _TAGS)
+    following = tiff.following(page.directory)
 
     def value(tag: int, default: int) -> int:
         return tags.get(tag, (default,))[0]
@@ -368,10 +239,10 @@ def _tiff_layout(
         counts = (image_bytes,)
     if not starts or len(starts) != len(counts):
         raise _foreign(key, "is a TIFF without a table of its strips")
-    if max(start + count for start, count in zip(starts, counts)) + page.skip > file.size:
-        raise _truncated(key, file.size)
+    if max(start + count for start, count in zip(starts, counts)) + page.skip > size:
+        raise _truncated(key, size)
     if not compressed and sum(counts) < image_bytes:
-        raise _truncated(key, file.size)
+        raise _truncated(key, size)
     plain = (
         not compressed
         and not tiled
@@ -385,7 +256,7 @@ def _tiff_layout(
         raise _foreign(key, "is a TIFF of several images with one directory that are not plain")
     data_start = starts[0] + page.skip if plain else None
     return PlaneLayout(
-        shape, f"uint{bits}", data_start, order, compressed, page.directory, following != 0
+        shape, f"uint{bits}", data_start, tiff.order, compressed, page.directory, following != 0
     )
 
 
@@ -393,9 +264,9 @@ _pages_of: OrderedDict[tuple, tuple[_Page, ...]] = OrderedDict()
 _pages_lock = threading.Lock()
 
 
-def _pages(file: ImageFile, key: str) -> tuple[_Page, ...]:
+def _pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
     """All pages of a TIFF; remembered, because a directory is found only through the one before."""
-    name = (file._store.url, key, file.size, file.stamp)
+    name = file.state
     with _pages_lock:
         if name in _pages_of:
             _pages_of.move_to_end(name)
@@ -411,32 +282,21 @@ def _pages(file: ImageFile, key: str) -> tuple[_Page, ...]:
     return found
 
 
-def _find_pages(file: ImageFile, key: str) -> tuple[_Page, ...]:
+def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
     if file.get(0, 8) == PNG_SIGNATURE:
         return (_Page(0),)
-    order, big, first = _tiff_header(file, key)
-    entry_bytes, count_letter, word = (20, "Q", "Q") if big else (12, "H", "I")
-    offsets, offset, seen = [], first, set()
-    while offset:
-        if offset in seen or len(offsets) >= _MAX_PAGES:
-            raise AcquisitionError(
-                f"{key} is damaged (its pages go round in a circle); copy it again"
-            )
-        seen.add(offset)
-        offsets.append(offset)
-        (count,) = _unpack(file, order, count_letter, offset)
-        if count > _MAX_TAGS:
-            raise struct.error("too many tags")
-        after = offset + struct.calcsize(f"={count_letter}") + count * entry_bytes
-        (offset,) = _unpack(file, order, word, after)
-    noted = _read_description(file, order, big, first)
-    images = _check_one_channel(noted, key)
+    tiff = _open(file, key)
+    try:
+        offsets = list(tiff.directories())
+    except ValueError as error:
+        raise AcquisitionError(f"{key} is damaged ({error}); copy it again") from error
+    images = _check_one_channel(tiff.description(tiff.first), key)
     if len(offsets) == 1 and images > 1:
         # ImageJ writes a single directory where the file would be larger than 4 GiB
-        one = _tiff_layout(file, key, order, big, _Page(first), alone=False)
+        one = _tiff_layout(tiff, key, _Page(tiff.first), alone=False)
         if one.data_start is None or one.data_start + images * one.image_bytes > file.size:
             raise _truncated(key, file.size)
-        return tuple(_Page(first, k * one.image_bytes) for k in range(images))
+        return tuple(_Page(tiff.first, k * one.image_bytes) for k in range(images))
     return tuple(map(_Page, offsets))
 
 
@@ -467,53 +327,3 @@ def _check_one_channel(description: str, key: str) -> int:
             "of a tile into a file of its own"
         )
     return numbers.get("images", 1)
-
-
-def _unpack(file: ImageFile, order: str, letters: str, start: int) -> tuple[int, ...]:
-    form = order + letters
-    return struct.unpack(form, file.get(start, struct.calcsize(form)))
-
-
-def _entries(file: ImageFile, order: str, big: bool, offset: int):
-    """Entries of a TIFF directory: (tag, field type, number of values, place of the values).
-
-    The values stand in the entry itself if they fit, else at the offset that it holds.
-    """
-    entry_bytes, word = (20, "Q") if big else (12, "I")
-    (count,) = _unpack(file, order, "Q" if big else "H", offset)
-    if count > _MAX_TAGS:
-        raise struct.error("too many tags")
-    start = offset + (8 if big else 2)
-    for index in range(count):
-        place = start + index * entry_bytes
-        yield *_unpack(file, order, "HH" + word, place), place + (12 if big else 8)
-
-
-def _read_directory(
-    file: ImageFile, order: str, big: bool, offset: int
-) -> tuple[dict[int, tuple[int, ...]], int]:
-    """Whole-number tags of a TIFF directory, and the offset of the next one (0 if none)."""
-    entry_bytes, inline_bytes, word = (20, 8, "Q") if big else (12, 4, "I")
-    tags: dict[int, tuple[int, ...]] = {}
-    after = offset + (8 if big else 2)
-    for tag, kind, number, at in _entries(file, order, big, offset):
-        after += entry_bytes
-        if tag not in _TAGS or tag in tags or kind not in _FIELD_TYPES:
-            continue
-        if not 1 <= number <= _MAX_STRIPS:
-            continue
-        width, letter = _FIELD_TYPES[kind]
-        if number * width > inline_bytes:
-            (at,) = _unpack(file, order, word, at)
-        tags[tag] = _unpack(file, order, f"{number}{letter}", at)
-    (following,) = _unpack(file, order, word, after)
-    return tags, following
-
-
-def _read_description(file: ImageFile, order: str, big: bool, offset: int) -> str:
-    for tag, kind, number, at in _entries(file, order, big, offset):
-        if tag == _DESCRIPTION and kind == 2 and number > (8 if big else 4):
-            (at,) = _unpack(file, order, "Q" if big else "I", at)
-            text = file.get(at, min(number, _MAX_STRIPS))
-            return text.split(b"\0", 1)[0].decode("utf-8", "replace")
-    return ""

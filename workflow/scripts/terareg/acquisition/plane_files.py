@@ -16,7 +16,6 @@ import tifffile
 
 from terareg.acquisition.image_files import (
     PNG_SIGNATURE,
-    ImageFile,
     Kind,
     PlaneLayout,
     check_kind,
@@ -25,6 +24,7 @@ from terareg.acquisition.image_files import (
 )
 from terareg.errors import AcquisitionError
 from terareg.storage.store import Store
+from terareg.storage.tiff import ObjectFile
 
 _NATIVE = "<" if sys.byteorder == "little" else ">"
 
@@ -71,7 +71,7 @@ def read_rows(
     if out is None:
         out = np.empty((stop - start, shape[1]), dtype)
     try:
-        with ImageFile(store, key, ranged=page is not None) as file:
+        with ObjectFile(store, key, ranged=page is not None) as file:
             layout = layout_of(file, key, page)
             check_kind(layout.kind, key, expected)
             if layout.data_start is None:
@@ -88,7 +88,7 @@ def read_rows(
         raise unreadable(key, error) from error
 
 
-def _decode(file: ImageFile, key: str, expected: Kind, page: PlaneLayout | None) -> np.ndarray:
+def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None) -> np.ndarray:
     """Decode an image that is compressed, tiled or scattered over its file."""
     name = PurePosixPath(key).name
     try:
@@ -114,7 +114,7 @@ def _decode(file: ImageFile, key: str, expected: Kind, page: PlaneLayout | None)
     return image
 
 
-def _decode_page(file: ImageFile, name: str, page: PlaneLayout) -> np.ndarray:
+def _decode_page(file: ObjectFile, name: str, page: PlaneLayout) -> np.ndarray:
     with tifffile.TiffFile(file, name=name) as tiff:
         tiff.filehandle.seek(page.directory)
         return tifffile.TiffPage(tiff, index=0).asarray(maxworkers=1)
