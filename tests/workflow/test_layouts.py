@@ -50,18 +50,21 @@ def table(workspace, text="path\tchannel\n0.tif\t1\n1.tif\t1\n0b.tif\t2\n1b.tif\
     return describe(workspace, "table", **own | source)
 
 
-@pytest.mark.parametrize("make", [folders, table])
-def test_the_chain_is_that_of_any_tiles(workspace, make):
-    workspace.write(make(workspace))
+def test_the_chain_is_that_of_any_tiles(workspace):
+    samples = {"colm": workspace.sample(), "folders": folders(workspace), "table": table(workspace)}
+    for name, config in samples.items():
+        workspace.write(config, f"{name}.yaml")
+    workspace.write({"cohort": [f"{name}.yaml" for name in samples]})
     jobs = job_counts(workspace.snakemake("-n", "--quiet", "rules"))
-    assert CHAIN <= jobs.keys() and jobs["init_volume"] == 2
+    assert CHAIN <= jobs.keys()
+    assert jobs["index_acquisition"] == jobs["place_tiles"] == jobs["register"] == 3
+    assert jobs["init_volume"] == 6, "two channels each"
 
 
 @pytest.mark.parametrize(
     ("make", "source", "words"),
     [
         (folders, {"spacing_um": [100, 10, 23]}, "names of tile folders are 239 pixels apart in y"),
-        (table, {"text": "pat\n0.tif\n"}, "tiles.tsv line 1: 'pat' is not a known column; did you"),
         (table, {"text": "path\tchannel\n5.tif\t1\n6.tif\t1\n"}, "line 2: 5.tif is not there in"),
     ],
 )  # fmt: skip
@@ -126,7 +129,8 @@ def laid_out(finished, acquired, tmp_path_factory):
     before = running.states(workspace.folder / "folders") | running.states(
         workspace.folder / "pages"
     )
-    done = workspace.snakemake("--cores", "2", "fused_volumes", "stitching", "--quiet")
+    volumes = [f"results/{name}/fused/ch0/complete.json" for name in samples]
+    done = workspace.snakemake("--cores", "2", *volumes, "--quiet")
     assert done.returncode == 0, done.stderr
     after = running.states(workspace.folder / "folders") | running.states(
         workspace.folder / "pages"
