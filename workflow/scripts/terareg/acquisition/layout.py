@@ -3,7 +3,8 @@
 A layout says which tiles there are, where they lie, and which files hold their planes. Everything
 else (headers, missing planes, types, signal) is the same for all and done by
 :mod:`terareg.acquisition.indexing`. A new layout is a subclass of :class:`Layout` in a module of
-its own and a line in :mod:`terareg.acquisition.layouts`.
+its own, a line in :mod:`terareg.acquisition.layouts`, its name in the schema, and in
+:mod:`terareg.config` what tells its channels apart.
 
 Standard library only, so that a workflow can survey its samples while it is being parsed.
 """
