@@ -118,7 +118,7 @@ class ColmLayout(Layout):
 
     def _list(self, folder: str) -> Iterator[tuple[int, Entry]]:
         for entry in self.raw.list(folder):
-            found = plane_of(PurePosixPath(entry.key).name)
+            found = plane_of(entry.key.rpartition("/")[2])
             if found is not None:
                 yield found[0], entry
 

@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from terareg.storage import traffic
 from terareg.storage.store import Store
 
 _HEAD_BYTES = 4096
@@ -96,7 +97,7 @@ class ObjectFile(io.RawIOBase):
             if count == 0:
                 raise EOFError("the file ends too early")
             done += count
-        self.bytes_read += done
+        self._tell(done)
 
     def all(self) -> bytes:
         """The whole object."""
@@ -105,6 +106,11 @@ class ObjectFile(io.RawIOBase):
         out = bytearray(self.size)
         self.fill(0, memoryview(out))
         return bytes(out)
+
+    def _tell(self, count: int) -> None:
+        """Count bytes read from disk; the store counts its own."""
+        self.bytes_read += count
+        traffic.tell(read=count)
 
     def _fetch(self, start: int, count: int) -> bytes:
         if count <= 0:
@@ -133,7 +139,8 @@ class ObjectFile(io.RawIOBase):
         count = max(0, min(len(view), self.size - self._position))
         if count <= _HEAD_BYTES:
             view[:count] = self.get(self._position, count)
-            self.bytes_read += count if self._descriptor >= 0 else 0
+            if self._descriptor >= 0:
+                self._tell(count)
         else:
             self.fill(self._position, view[:count])
         self._position += count
