@@ -194,6 +194,11 @@ def test_d18_more_than_a_thousand_locations(tmp_path: Path) -> None:
     assert acquisition.tile("LOC1039").row == 25
 
 
+def test_what_belongs_to_the_raw_data(tmp_path: Path) -> None:
+    names = layout(tmp_path, view="VW1").raw_keys()
+    assert names == ["VW1", "Experiment.ini", "Scanned Cells.txt"]
+
+
 def test_choice_and_order_of_channels(tmp_path: Path) -> None:
     write_colm(tmp_path, [[1, 1]], channels=(0, 1, 2))
     acquisition = index(tmp_path, channels={"signal": 2, "auto": 0})

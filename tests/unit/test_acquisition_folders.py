@@ -200,6 +200,14 @@ def test_an_empty_row_between_rows_is_seen_by_the_steps_of_others(tmp_path):
     assert [p.split(" (")[0] for p in acquisition.problems] == ["row 2 of the grid"]
 
 
+def test_what_belongs_to_the_raw_data(tmp_path):
+    write_folders(tmp_path, GRID[:4])
+    write_folders(tmp_path / "Ex1", GRID[:4])
+    (tmp_path / "results").mkdir()
+    assert layout(tmp_path, {"a": "Ex1", "b": "."}).raw_keys() == ["001000", "001080", "Ex1"]
+    assert layout(tmp_path, {"a": "Ex1"}).raw_keys() == ["Ex1"]
+
+
 def test_decoys_are_left_out(tmp_path):
     write_folders(tmp_path, GRID[:4])
     folder = tmp_path / "001000" / "001000_001000"

@@ -128,6 +128,19 @@ def test_channels_names_and_separators(tmp_path):
     assert touched.channels[0] == state.channels[0] and touched.channels[1] != state.channels[1]
 
 
+def test_what_belongs_to_the_raw_data(tmp_path):
+    write_pages(tmp_path)
+    (tmp_path / "other.tif").touch()
+    write_table(tmp_path, YX, POSITIONS)
+    assert layout(tmp_path).raw_keys() == [*(f"{name_of(c)}.tif" for c in CELLS), "tiles.tsv"]
+    write_planes(tmp_path, "in/{tile}_{z}.tif")
+    write_planes(tmp_path, "{tile}_{z}.tif")
+    lines = [("in/t00_*", 0, 0), ("t01_*", 0, 1)]
+    write_table(tmp_path, RC, lines)
+    keys = [f"t01_{z}.tif" for z in range(5)]
+    assert layout(tmp_path, overlap=(0.1, 0.1)).raw_keys() == ["in", *keys, "tiles.tsv"]
+
+
 def test_positions_of_a_stage_that_strays_are_kept(tmp_path):
     write_pages(tmp_path)
     rng = np.random.default_rng(3)

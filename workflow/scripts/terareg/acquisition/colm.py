@@ -113,6 +113,9 @@ class ColmLayout(Layout):
             )
         return tiles
 
+    def raw_keys(self) -> list[str]:
+        return [self.view, *self.metadata]
+
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
         return self._list(f"{self.view}/{tile.name}")
 

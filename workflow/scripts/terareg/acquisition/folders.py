@@ -118,6 +118,13 @@ class FolderLayout(Layout):
                 )
         return tiles
 
+    def raw_keys(self) -> list[str]:
+        keys = {root for root in self._roots if root}
+        if "" in self._roots:  # of the raw folder itself, the outer folders of tiles
+            places = self._folders(self._roots.index("")).values()
+            keys |= {folder.split("/")[0] for folder, _, _ in places}
+        return sorted(keys)
+
     # ------------------------------------------------------------------ planes
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
         for channel in range(len(self._roots)):

@@ -198,6 +198,10 @@ class Layout(ABC):
         return self.survey.tiles
 
     @abstractmethod
+    def raw_keys(self) -> list[str]:
+        """Files and folders that raw data consist of: nobody may remove anything in them."""
+
+    @abstractmethod
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
         """Number of the channel and listing of every file of a tile, unchecked, in fixed order."""
 

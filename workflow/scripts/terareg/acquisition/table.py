@@ -236,6 +236,19 @@ class TableLayout(Layout):
     def where(self, tile: str, channel: int) -> str:
         return f"{self.table} line {self._found[1][tile][channel].number}: "
 
+    def raw_keys(self) -> list[str]:
+        keys = {self.table}
+        for own in self._found[1].values():
+            for line in own.values():
+                folder = str(self._folder(line))
+                keys |= {folder} if folder != "." else {e.key for e in self._list(line)}
+        return sorted(keys)
+
+    def _folder(self, line: TileLine) -> PurePosixPath:
+        """The folder of the images, or the file of all of them."""
+        path = PurePosixPath(line.path)
+        return path.parent if line.is_pattern else path
+
     # ------------------------------------------------------------------ planes
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
         own = self._found[1][tile.name]
@@ -247,10 +260,9 @@ class TableLayout(Layout):
         if line.is_file:
             entry = self.raw.entry(line.path)
             return [] if entry is None else [entry]
-        path = PurePosixPath(line.path)
-        folder = path.parent if line.is_pattern else path
+        folder = self._folder(line)
         key = "" if folder == PurePosixPath(".") else folder.as_posix()
-        pattern = path.name if line.is_pattern else "*"
+        pattern = PurePosixPath(line.path).name if line.is_pattern else "*"
         found = []
         for entry in self.raw.list(key):
             name = PurePosixPath(entry.key)
