@@ -430,9 +430,8 @@ def users_files(sample):
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
     if sample in IMPORTED:
         return files + list(raw_addresses(sample).values())
-    source = config["input"]
-    names = (source["view"], "Experiment.ini", "Scanned Cells.txt")
-    return files + [f"{source['path']}/{name}" for name in names]
+    names = layout(sample).raw_keys()
+    return files + [f"{config['input']['path']}/{name}" for name in names]
 
 
 def remove_files(find, log):
