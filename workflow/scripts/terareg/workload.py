@@ -189,7 +189,7 @@ class Load:
 
 _PYRAMID = 1.15  # all levels, of the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
-_WRITE_CPU = {"ome-zarr": 6.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_WRITE_CPU = {"ome-zarr": 7.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
 
 
@@ -342,7 +342,7 @@ def _correct_volume(brain: Brain) -> Load:
         return Load(0)
     n = brain.size.channels
     read = n * brain.size.volume_gb * _read_share(brain)
-    cpu = n * (3 * brain.size.volume_gb + _write_cpu(brain))
+    cpu = n * (9 * brain.size.volume_gb + _write_cpu(brain))
     return Load(n * block_batches(brain), read, n * stored_gb(brain), cpu)
 
 
