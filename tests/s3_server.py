@@ -1,0 +1,129 @@
+"""S3 on loopback: moto in this process, behind a door where a test can stand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable
+
+import running
+
+REGION = "us-east-1"
+KEY_ID = "AKIATERAREGTESTS"
+SECRET = "terareg-secret-of-the-tests"
+
+
+class Server:
+    """A context: an empty AWS on a port of its own, with the real protocols over HTTP.
+
+    Every request passes :meth:`answer`, which a subclass may replace.
+    """
+
+    def __enter__(self) -> Server:
+        from moto.moto_server import werkzeug_app
+        from werkzeug.serving import make_server
+
+        class Handler(werkzeug_app.MotoRequestHandler):
+            def log(self, *_) -> None:
+                """Say nothing: thousands of requests."""
+
+        self._moto = werkzeug_app.DomainDispatcherApplication(werkzeug_app.create_backend_app)
+        self._http = make_server(
+            "127.0.0.1", 0, self.answer, threaded=True, request_handler=Handler
+        )
+        self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        self._thread.start()
+        self._forget()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._forget()
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._http.server_port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What somebody who works with this AWS has in the environment."""
+        return {
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_ACCESS_KEY_ID": KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def client(self, service: str = "s3"):
+        """A client of boto3 with the keys of :attr:`env`."""
+        import boto3
+
+        return boto3.client(
+            service, endpoint_url=self.url, region_name=REGION,
+            aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
+        )  # fmt: skip
+
+    def answer(self, environ: dict, start_response) -> Iterable[bytes]:
+        """WSGI application: answer one request."""
+        return self._moto(environ, start_response)
+
+    def _forget(self) -> None:
+        """Empty moto's state, which all its servers of one process share."""
+        request = urllib.request.Request(f"{self.url}/moto-api/reset", data=b"")
+        urllib.request.urlopen(request, timeout=30).close()
+
+
+def action_of(environ: dict) -> tuple[str, str, str]:
+    """Action, bucket and key of a request for S3, as a policy names them."""
+    method = environ["REQUEST_METHOD"]
+    path = environ["PATH_INFO"].encode("latin-1").decode()
+    bucket, _, key = path.lstrip("/").partition("/")
+    query = urllib.parse.parse_qs(environ.get("QUERY_STRING", ""), keep_blank_values=True)
+    if key:
+        of_object = {"GET": "GetObject", "HEAD": "GetObject", "DELETE": "DeleteObject"}
+        action = of_object.get(method, "PutObject")
+        if method == "DELETE" and "uploadId" in query:
+            action = "AbortMultipartUpload"
+    elif "location" in query:
+        action = "GetBucketLocation"
+    elif "delete" in query:
+        action = "DeleteObject"
+    else:
+        of_bucket = {"PUT": "CreateBucket", "DELETE": "DeleteBucket"}
+        action = of_bucket.get(method, "ListBucket")
+    return action, bucket, key
+
+
+def key_id_of(environ: dict) -> str:
+    """Whose key a request was signed with."""
+    found = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+    return found[1] if found else ""
+
+
+def put_folder(client, bucket: str, prefix: str, folder) -> None:
+    """Copy all files below a folder to keys below a prefix."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            key = f"{prefix}{path.relative_to(folder).as_posix()}"
+            client.put_object(Bucket=bucket, Key=key, Body=path.read_bytes())
+
+
+def objects(client, bucket: str, prefix: str, facts: tuple[str, ...]) -> dict[str, str]:
+    """Digest of every object below a prefix; JSON files without the keys in ``facts``."""
+    found = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            data = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+            if item["Key"].endswith(".json"):
+                data = running.json_without(data, facts)
+            found[item["Key"][len(prefix) :]] = hashlib.sha256(data).hexdigest()
+    return found
