@@ -7,20 +7,31 @@ import re
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import running
 
 REGION = "us-east-1"
 KEY_ID = "AKIATERAREGTESTS"
 SECRET = "terareg-secret-of-the-tests"
+FOR_EVER = 10**6
+
+
+Answer = Callable[[dict, Callable], Iterable[bytes]]
 
 
 class Server:
     """A context: an empty AWS on a port of its own, with the real protocols over HTTP.
 
-    Every request passes :meth:`answer`, which a subclass may replace.
+    Attributes
+    ----------
+    asked : list of str
+        Actions of all requests for S3, in order.
     """
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._faults: list[list] = []
 
     def __enter__(self) -> Server:
         from moto.moto_server import werkzeug_app
@@ -35,12 +46,14 @@ class Server:
             "127.0.0.1", 0, self.answer, threaded=True, request_handler=Handler
         )
         self._thread = threading.Thread(target=self._http.serve_forever, daemon=True)
+        # a reset is sent only where no orderly end was announced
+        self._http.shutdown_request = self._http.close_request
         self._thread.start()
-        self._forget()
+        self.forget()
         return self
 
     def __exit__(self, *_) -> None:
-        self._forget()
+        self.forget()
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
@@ -72,14 +85,43 @@ class Server:
             aws_access_key_id=KEY_ID, aws_secret_access_key=SECRET,
         )  # fmt: skip
 
+    def fail(self, action: str, fault, times: int = 1) -> None:
+        """Have the next requests of an action answered by a fault.
+
+        ``fault(good, environ, start_response)`` gets the WSGI application that answers well.
+        """
+        self._faults.append([action, fault, times])
+
     def answer(self, environ: dict, start_response) -> Iterable[bytes]:
         """WSGI application: answer one request."""
+        action, _, _ = action_of(environ)
+        self.asked.append(action)
+        for plan in self._faults:
+            if plan[0] == action and plan[2] > 0:
+                plan[2] -= 1
+                return plan[1](self._moto, environ, start_response)
         return self._moto(environ, start_response)
 
-    def _forget(self) -> None:
-        """Empty moto's state, which all its servers of one process share."""
+    def forget(self) -> None:
+        """Empty moto's state, which all its servers of one process share, and all faults."""
+        self._faults.clear()
         request = urllib.request.Request(f"{self.url}/moto-api/reset", data=b"")
         urllib.request.urlopen(request, timeout=30).close()
+        self.asked.clear()
+
+
+def refuses(status: int, code: str):
+    """A fault: an answer that says no."""
+
+    def fault(good: Answer, environ: dict, start_response) -> Iterable[bytes]:
+        environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        text = f"<Error><Code>{code}</Code><Message>Please wait.</Message></Error>".encode()
+        body = b"" if environ["REQUEST_METHOD"] == "HEAD" else text
+        start_response(f"{status} no", [("Content-Length", str(len(body)))])
+        return [body]
+
+    fault.__name__ = code
+    return fault
 
 
 def action_of(environ: dict) -> tuple[str, str, str]:

@@ -113,6 +113,16 @@ class Job:
         return self.definition["containerProperties"]
 
     @property
+    def asked(self) -> dict[str, int]:
+        """What it asks for: VCPU, MEMORY in MiB."""
+        return {r["type"]: int(r["value"]) for r in self.container["resourceRequirements"]}
+
+    @property
+    def target(self) -> str:
+        """What it has to make: Snakemake's name of the job with its wildcards."""
+        return re.search(r"--target-jobs '([^']+)'", self.container["command"][-1])[1]
+
+    @property
     def environment(self) -> dict[str, str]:
         return {e["name"]: e["value"] for e in self.container["environment"]}
 
@@ -139,6 +149,7 @@ class Cloud(Server):
     """
 
     def __init__(self, policies: dict[str, dict], *, jobs_at_once: int = 3):
+        super().__init__()
         self.jobs: list[Job] = []
         self.requests: Counter[tuple[str, str]] = Counter()
         self.refused: list[tuple[str, str, str]] = []
@@ -307,8 +318,9 @@ class Cloud(Server):
         pip.write_text(PIP)
         pip.chmod(0o755)
         kept, hidden = _mounts(job.folder)
+        image = Path(sys.prefix).resolve()
         surroundings = {
-            "PATH": f"{job.folder}/bin:{Path(sys.prefix).resolve()}/bin:/usr/local/bin:/usr/bin:/bin",
+            "PATH": f"{job.folder}/bin:{image}/bin:/usr/local/bin:/usr/bin:/bin",
             "HOME": f"{job.folder}/home",
             "LANG": "C.UTF-8",
             # where the names of AWS lead to, and what ECS gives
@@ -354,7 +366,9 @@ class Cloud(Server):
 # ---------------------------------------------------------------- rules of AWS
 def check_definition(data: dict) -> None:
     """Refuse a job definition that Batch would refuse, or silently change."""
-    asked = {r["type"]: int(r["value"]) for r in data["containerProperties"]["resourceRequirements"]}
+    asked = {
+        r["type"]: int(r["value"]) for r in data["containerProperties"]["resourceRequirements"]
+    }
     if asked["MEMORY"] not in MEMORY.get(asked["VCPU"], ()):
         raise Refused(400, "ClientException", f"{asked} is nothing that can be had")
     if not data["containerProperties"]["image"] or data["timeout"]["attemptDurationSeconds"] < 60:

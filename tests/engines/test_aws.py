@@ -10,13 +10,22 @@ from pathlib import Path
 import pytest
 import running
 import yaml
-from aws_batch import ACCOUNT, Cloud
+from aws_batch import ACCOUNT, MEMORY, RECLAIMED, Cloud
 from s3_server import REGION, objects, put_folder
 from workspaces import ROOT, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 BUCKET = "brains"
+RAW, TRACKED, VOLUMES = "raw/run 1", "terareg", "terareg-volumes"
+
+# The executor asks for its jobs every 5 s: right for jobs of minutes, idle with jobs of seconds.
+SOON = """\
+import sys
+if any(part.endswith("bin/snakemake") for part in sys.orig_argv):
+    from snakemake_executor_plugin_aws_batch import Executor
+    Executor.next_seconds_between_status_checks = property(lambda _: 0.5, lambda _, seconds: None)
+"""
 
 
 def policy(name: str) -> dict:
@@ -40,51 +49,132 @@ def clone(folder: Path) -> Workspace:
 
 @pytest.fixture(scope="module")
 def cloud():
+    """An empty bucket and a queue; skips, saying why, where no job can be shut in."""
     pytest.importorskip("moto")
     if reason := Cloud.missing():
         pytest.skip(reason)
     policies = {"job": policy("policy-jobs.json"), "submitter": policy("policy-submit.json")}
+    # who submits reads and writes the same data: small rules run there
     policies["submitter"]["Statement"] += policies["job"]["Statement"]
-    with Cloud(policies) as running_cloud:
-        running_cloud.client().create_bucket(Bucket=BUCKET)
-        yield running_cloud
+    with Cloud(policies) as started:
+        started.client().create_bucket(Bucket=BUCKET)
+        yield started
 
 
-def described(workspace: Workspace, acquired: Path, **over) -> Workspace:
-    """The generated acquisition, whose data are in the bucket, in a workspace."""
-    config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
-    changes = {"input__path": f"s3://{BUCKET}/raw/run 1", "store": f"s3://{BUCKET}/terareg-volumes"}
-    workspace.write(running.changed(config, **changes, **over))
-    return workspace
+class Submitter:
+    """A user who has cloned the repository, and whose data are in the bucket."""
 
+    def __init__(self, folder: Path, cloud: Cloud, acquired: Path) -> None:
+        self.workspace = clone(folder)
+        config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
+        where = {"input__path": f"s3://{BUCKET}/{RAW}", "store": f"s3://{BUCKET}/{VOLUMES}"}
+        self.workspace.write(running.changed(config, **where))
+        (folder / "soon").mkdir()
+        (folder / "soon/sitecustomize.py").write_text(SOON)
+        self._keys = cloud.env | {
+            "TERAREG_IMAGE": "terareg:test",
+            "TERAREG_PREFIX": f"s3://{BUCKET}/{TRACKED}",
+            "PYTHONPATH": str(folder / "soon"),
+        }
 
-def submit(workspace: Workspace, cloud: Cloud, *arguments: str):
-    """``snakemake --profile aws-batch --configfile sample.yaml`` in a workspace."""
-    keys = cloud.env | {"TERAREG_IMAGE": "terareg:test", "TERAREG_PREFIX": f"s3://{BUCKET}/terareg"}
-    return subprocess.run(
-        workspace.command("--profile", "aws-batch", *arguments),
-        cwd=workspace.folder, text=True, capture_output=True, timeout=1400,
-        env=workspace.environment(**keys),
-    )  # fmt: skip
+    def snakemake(self, *arguments: str):
+        """``snakemake --profile aws-batch --configfile sample.yaml``, as typed."""
+        return subprocess.run(
+            self.workspace.command("--profile", "aws-batch", *arguments),
+            cwd=self.workspace.folder, text=True, capture_output=True, timeout=1400,
+            env=self.workspace.environment(**self._keys),
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def uploaded(cloud, acquired):
+def submitter(cloud, acquired, tmp_path_factory):
     client = cloud.client()
-    put_folder(client, BUCKET, "raw/run 1/", acquired / "demo/raw")
+    put_folder(client, BUCKET, f"{RAW}/", acquired / "demo/raw")
     for name in ("atlas", "fiducials"):
-        put_folder(client, BUCKET, f"terareg/demo/{name}/", acquired / "demo" / name)
+        put_folder(client, BUCKET, f"{TRACKED}/demo/{name}/", acquired / "demo" / name)
+    return Submitter(tmp_path_factory.mktemp("submitter"), cloud, acquired)
 
 
 @pytest.fixture(scope="module")
-def run(cloud, uploaded, acquired, tmp_path_factory):
-    workspace = described(clone(tmp_path_factory.mktemp("cloud")), acquired)
-    cloud.reclaim("fuse_block", f"{BUCKET}/terareg-volumes/")
-    done = submit(workspace, cloud)
-    Path("/tmp/hA_story").write_text(done.stdout + done.stderr + cloud.story() + str(cloud.requests))
+def printed(cloud, submitter):
+    """What the run of the whole chain printed; one job loses its machine in the middle."""
+    cloud.reclaim("fuse_block", f"{BUCKET}/{VOLUMES}/")
+    done = submitter.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr + cloud.story()
-    return done
+    return done.stdout + done.stderr
 
 
-def test_dummy(run):
-    pass
+def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
+    results = finished.folder / "results"
+    for name, least in (("demo", 300), ("atlases", 5)):
+        here = running.artefacts(results / name, facts=running.FACTS_OF_FILES)
+        there = {
+            path: digest
+            for prefix in (f"{TRACKED}/results/{name}/", f"{VOLUMES}/{name}/")
+            for path, digest in objects(
+                cloud.client(), BUCKET, prefix, running.FACTS_OF_FILES
+            ).items()
+            if not path.startswith(("logs/", "benchmarks/"))
+        }
+        assert len(here) >= least
+        assert set(running.differing(here, there)) <= running.NAMES_ITS_PLACE
+
+
+def test_a_job_that_loses_its_machine_is_tried_again_with_more(printed, cloud):
+    """It had begun to write; that the bytes are right in the end is what the test above says."""
+    lost, *others = sorted(cloud.of_rule("fuse_block"), key=lambda job: job.reason != RECLAIMED)
+    assert (lost.status, lost.reason) == ("FAILED", RECLAIMED)
+    again = [job for job in others if job.target == lost.target]
+    assert [job.status for job in again] == ["SUCCEEDED"]
+    assert again[0].asked["MEMORY"] > lost.asked["MEMORY"]
+    assert "Error in rule fuse_block" in printed and RECLAIMED in printed
+    assert sum(job.status == "FAILED" for job in cloud.jobs) == 1
+
+
+def test_jobs_get_what_they_ask_for_and_need_no_more(printed, cloud):
+    """The executor silently takes less memory when it does not know a number."""
+    assert "is invalid for vCPU" not in printed
+    assert len(cloud.jobs) > 50
+    for job in cloud.jobs:
+        assert job.asked["MEMORY"] in MEMORY[job.asked["VCPU"]], job.name
+        assert job.largest_process_mb < job.asked["MEMORY"], job.name
+        assert job.definition["timeout"]["attemptDurationSeconds"] >= 86400
+        assert job.container["image"] == "terareg:test"
+        assert set(job.environment) == {"AWS_REGION", "SNAKEMAKE_STORAGE_S3_REGION"}
+
+
+def test_the_policies_of_the_documentation_suffice_and_nothing_is_left(printed, cloud):
+    assert cloud.refused == []
+    assert cloud.requests["job", "s3:PutObject"] > 100
+    names = objects(cloud.client(), BUCKET, "", ())
+    assert {name.split("/")[0] for name in names} == {RAW.split("/")[0], TRACKED, VOLUMES}
+    assert not any("snakemake-workflow-sources" in name for name in names)
+    assert not any(name.endswith((".part", ".lock")) for name in names)
+
+
+def test_a_second_run_has_nothing_to_do(printed, submitter):
+    done = submitter.snakemake("-n")
+    assert "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+def test_a_failing_job_names_rule_object_and_log(printed, submitter, cloud):
+    """One plane is damaged; its size is what it was."""
+    client = cloud.client()
+    (plane,) = [
+        key for key in objects(client, BUCKET, f"{RAW}/", ()) if key.endswith("CHN01_PLN0003.tif")
+    ][:1]
+    body = client.get_object(Bucket=BUCKET, Key=f"{RAW}/{plane}")["Body"].read()
+    client.put_object(Bucket=BUCKET, Key=f"{RAW}/{plane}", Body=bytes(len(body)))
+    before = len(cloud.jobs)
+    done = submitter.snakemake("--retries", "0", "results/demo/intensity/ch1/flatfield.tif")
+    said = done.stdout + done.stderr
+    Path("/tmp/hA_fail").write_text(said + cloud.story())
+    assert done.returncode == 1
+    log = f"{TRACKED}/results/demo/logs/sum_tiles/ch1_0.log"
+    assert "Error in rule sum_tiles" in said and f"s3://{BUCKET}/{log}" in said
+    assert [job.status for job in cloud.jobs[before:]] == ["FAILED"]
+    # the sentence is in CloudWatch, and in the log that the job left in the bucket
+    for text in (
+        cloud.jobs[-1].log, client.get_object(Bucket=BUCKET, Key=log)["Body"].read().decode()
+    ):  # fmt: skip
+        assert plane in text, text

@@ -44,6 +44,36 @@ def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path, monkeypatch)
     assert [e.key for e in store.list()] == ["x.json"]
 
 
+def test_deleting_what_cannot_be_there_is_nothing_and_what_cannot_be_deleted_is_named(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("file", b"1")
+    store.delete("file/below")
+    store.delete("none")
+    store.delete_folder("file/below")
+    assert store.read("file") == b"1"
+    store.write("folder/x", b"1")
+    with pytest.raises(StoreError, match=r"cannot delete .*folder \(.*\)"):
+        store.delete("folder")
+    assert store.read("folder/x") == b"1"
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.write("open/a", b"1")
+    store.write("closed/b", b"1")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreError, match=r"cannot list .*Permission denied"):
+        list(store.list())
+    assert list(store.list("none")) == []
+
+
 def test_store_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*point store: elsewhere"):
