@@ -58,21 +58,19 @@ ISOLATE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-pro
 # Everything hidden becomes an empty folder; what is kept is put back where it was.
 ENTER = """
 set -e
+mapfile -t kept <<<"$KEPT"
+mapfile -t hidden <<<"$HIDDEN"
 mount -t tmpfs none /mnt
-number=0
-for path in $KEPT; do
-    mkdir "/mnt/$number"
-    mount --bind "$path" "/mnt/$number"
-    number=$((number + 1))
+for i in "${!kept[@]}"; do
+    mkdir "/mnt/$i"
+    mount --bind "${kept[i]}" "/mnt/$i"
 done
-for path in $HIDDEN; do
+for path in "${hidden[@]}"; do
     mount -t tmpfs -o mode=1777 none "$path"
 done
-number=0
-for path in $KEPT; do
-    mkdir -p "$path"
-    mount --bind "/mnt/$number" "$path"
-    number=$((number + 1))
+for i in "${!kept[@]}"; do
+    mkdir -p "${kept[i]}"
+    mount --bind "/mnt/$i" "${kept[i]}"
 done
 umount --recursive --lazy /mnt
 unset KEPT HIDDEN
@@ -162,7 +160,9 @@ class Cloud(Server):
     # ------------------------------------------------------------ what is needed
     @staticmethod
     def missing() -> str:
-        """Why jobs cannot be shut in here; nothing if they can."""
+        """Why this cannot run here; nothing if it can."""
+        if shutil.which("git") is None:
+            return "git is not installed, by which Snakemake finds what to send with a run"
         if not _isolation():
             return "no process can get namespaces of its own here (unshare --mount --pid)"
         return ""
@@ -411,11 +411,11 @@ def _isolation() -> list[str]:
 
 def _mounts(folder: Path) -> tuple[str, str]:
     """Folders that a job must see although they lie in hidden ones, and the hidden ones."""
-    hidden = {Path(tempfile.gettempdir()).resolve(), ROOT}
+    hidden = {Path("/tmp"), Path(tempfile.gettempdir()).resolve(), ROOT}
     hidden = {h for h in hidden if not any(h != o and h.is_relative_to(o) for o in hidden)}
     image = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix)}
     kept = [p for p in (folder, *sorted(image)) if any(p.is_relative_to(h) for h in hidden)]
-    return " ".join(map(str, kept)), " ".join(map(str, sorted(hidden)))
+    return "\n".join(map(str, kept)), "\n".join(map(str, sorted(hidden)))
 
 
 def _resources(call: str, data: dict) -> list[str]:

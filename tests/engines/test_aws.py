@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import signal
 import subprocess
+import time
+import uuid
 from pathlib import Path
 
 import pytest
 import running
 import yaml
-from aws_batch import ACCOUNT, MEMORY, RECLAIMED, Cloud
+from aws_batch import ACCOUNT, MEMORY, QUEUE, RECLAIMED, ROLE, Cloud
 from s3_server import REGION, objects, put_folder
 from workspaces import ROOT, Workspace
 
@@ -18,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 BUCKET = "brains"
 RAW, TRACKED, VOLUMES = "raw/run 1", "terareg", "terareg-volumes"
+FLATFIELD = "results/demo/intensity/ch1/flatfield.tif"
 
 # The executor asks for its jobs every 5 s: right for jobs of minutes, idle with jobs of seconds.
 SOON = """\
@@ -77,13 +82,24 @@ class Submitter:
             "PYTHONPATH": str(folder / "soon"),
         }
 
-    def snakemake(self, *arguments: str):
+    def start(self, *arguments: str) -> subprocess.Popen:
         """``snakemake --profile aws-batch --configfile sample.yaml``, as typed."""
-        return subprocess.run(
+        return subprocess.Popen(
             self.workspace.command("--profile", "aws-batch", *arguments),
-            cwd=self.workspace.folder, text=True, capture_output=True, timeout=1400,
+            cwd=self.workspace.folder, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=self.workspace.environment(**self._keys),
         )  # fmt: skip
+
+    def snakemake(self, *arguments: str) -> tuple[int, str]:
+        """Run it to its end; status, and what it printed."""
+        with self.start(*arguments) as run:
+            try:
+                said, _ = run.communicate(timeout=1400)
+            except BaseException:
+                run.kill()
+                raise
+        return run.returncode, said
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +115,38 @@ def submitter(cloud, acquired, tmp_path_factory):
 def printed(cloud, submitter):
     """What the run of the whole chain printed; one job loses its machine in the middle."""
     cloud.reclaim("fuse_block", f"{BUCKET}/{VOLUMES}/")
-    done = submitter.snakemake()
-    assert done.returncode == 0, done.stdout + done.stderr + cloud.story()
-    return done.stdout + done.stderr
+    status, said = submitter.snakemake()
+    assert status == 0, said + cloud.story()
+    return said
+
+
+def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
+    """Without this, a job that reads the submitter's disk would pass all tests below."""
+    looks = f"ls -A . '{ROOT}/workflow' '{tmp_path}'; env; echo $$ > /tmp/mine; exit 3"
+    batch = cloud.client("batch")
+    batch.register_job_definition(
+        jobDefinitionName="snakejob-def-look", type="container",
+        timeout={"attemptDurationSeconds": 60},
+        containerProperties={
+            "image": "terareg:test", "command": ["/bin/bash", "-c", looks],
+            "environment": [{"name": "GIVEN", "value": "1"}], "jobRoleArn": ROLE,
+            "resourceRequirements": [
+                {"type": "VCPU", "value": "1"}, {"type": "MEMORY", "value": "2048"}
+            ],
+        },
+    )  # fmt: skip
+    batch.submit_job(
+        jobName=f"snakejob-look-{uuid.uuid4()}", jobQueue=QUEUE, jobDefinition="snakejob-def-look:1"
+    )
+    (job,) = cloud.of_rule("look")
+    assert job.over.wait(60)
+    assert (job.status, job.exit_code) == ("FAILED", 3), job.log
+    assert job.log.count("No such file or directory") == 2, job.log
+    names = set(re.findall(r"^(\w+)=", job.log, re.MULTILINE))
+    assert "GIVEN" in names and "OMP_NUM_THREADS" in names
+    assert not names & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "VIRTUAL_ENV"}
+    assert not Path("/tmp/mine").exists()
+    cloud.jobs.clear()
 
 
 def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
@@ -153,28 +198,47 @@ def test_the_policies_of_the_documentation_suffice_and_nothing_is_left(printed, 
 
 
 def test_a_second_run_has_nothing_to_do(printed, submitter):
-    done = submitter.snakemake("-n")
-    assert "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
+    _, said = submitter.snakemake("-n")
+    assert "Nothing to be done" in said, said
 
 
-def test_a_failing_job_names_rule_object_and_log(printed, submitter, cloud):
-    """One plane is damaged; its size is what it was."""
+@pytest.fixture
+def damaged(printed, cloud):
+    """A plane whose bytes are zeros, of the size that it had."""
     client = cloud.client()
-    (plane,) = [
-        key for key in objects(client, BUCKET, f"{RAW}/", ()) if key.endswith("CHN01_PLN0003.tif")
-    ][:1]
-    body = client.get_object(Bucket=BUCKET, Key=f"{RAW}/{plane}")["Body"].read()
-    client.put_object(Bucket=BUCKET, Key=f"{RAW}/{plane}", Body=bytes(len(body)))
+    names = objects(client, BUCKET, f"{RAW}/", ())
+    key = f"{RAW}/{next(name for name in names if name.endswith('CHN01_PLN0003.tif'))}"
+    body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+    client.put_object(Bucket=BUCKET, Key=key, Body=bytes(len(body)))
+    yield key.removeprefix(f"{RAW}/")
+    client.put_object(Bucket=BUCKET, Key=key, Body=body)
+
+
+def test_a_failing_job_names_rule_object_and_log(damaged, submitter, cloud):
     before = len(cloud.jobs)
-    done = submitter.snakemake("--retries", "0", "results/demo/intensity/ch1/flatfield.tif")
-    said = done.stdout + done.stderr
-    Path("/tmp/hA_fail").write_text(said + cloud.story())
-    assert done.returncode == 1
+    status, said = submitter.snakemake("--retries", "0", FLATFIELD)
+    assert status == 1, said
     log = f"{TRACKED}/results/demo/logs/sum_tiles/ch1_0.log"
-    assert "Error in rule sum_tiles" in said and f"s3://{BUCKET}/{log}" in said
-    assert [job.status for job in cloud.jobs[before:]] == ["FAILED"]
-    # the sentence is in CloudWatch, and in the log that the job left in the bucket
-    for text in (
-        cloud.jobs[-1].log, client.get_object(Bucket=BUCKET, Key=log)["Body"].read().decode()
-    ):  # fmt: skip
-        assert plane in text, text
+    assert "Error in rule sum_tiles" in said and f"log: s3://{BUCKET}/{log}" in said
+    (job,) = cloud.jobs[before:]
+    assert job.status == "FAILED" and f"external_jobid: {job.id}" in said
+    # the sentence is in CloudWatch, and in the log that the job has left in the bucket
+    left = cloud.client().get_object(Bucket=BUCKET, Key=log)["Body"].read().decode()
+    for text in (job.log, left):
+        assert f"{damaged} is no TIFF or PNG file" in text, text
+
+
+def test_an_interrupted_run_leaves_no_job(printed, submitter, cloud):
+    before = len(cloud.jobs)
+    with submitter.start("--forcerun", "sum_tiles", "--", FLATFIELD) as run:
+        end = time.monotonic() + 120
+        while not any(job.status == "RUNNING" for job in cloud.jobs[before:]):
+            assert run.poll() is None and time.monotonic() < end, cloud.story()
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=120)
+    assert run.returncode != 0
+    for job in cloud.jobs[before:]:
+        assert job.over.wait(30), job
+        assert (job.status, job.reason) == ("FAILED", "terminated by snakemake")
+        assert job.process.poll() is not None

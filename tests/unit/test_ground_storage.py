@@ -85,6 +85,28 @@ def test_too_little_space_is_named_with_numbers(tmp_path):
         Store(str(tmp_path)).check_writable(needed_bytes=10**18)
 
 
+@pytest.mark.parametrize(
+    ("environment", "region"),
+    [
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "us-east-1"),
+        # tensorstore asks AWS where the bucket is
+        ({}, None),
+    ],
+)
+def test_arrays_are_sought_in_the_region_of_the_environment(monkeypatch, environment, region):
+    names = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    spec = Store("s3://bucket/some/prefix").kvstore("v")
+    assert (spec["bucket"], spec["path"]) == ("bucket", "some/prefix/v/")
+    assert spec.get("aws_region") == region
+    assert spec.get("endpoint") == environment.get("AWS_ENDPOINT_URL")
+
+
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3:///prefix"])
 def test_unsupported_addresses(url):
     with pytest.raises(StoreError, match=r"store '.*'"):
