@@ -7,7 +7,7 @@ import pytest
 
 from terareg.errors import StoreError
 from terareg.storage import records
-from terareg.storage.store import Store
+from terareg.storage.store import Store, outage
 
 
 def test_write_read_list_delete(tmp_path):
@@ -78,6 +78,16 @@ def test_store_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*point store: elsewhere"):
         Store(str(tmp_path / "file")).check_writable()
+
+
+def test_faults_of_the_store_are_told_from_faults_of_an_object():
+    full = outage("/data/v", OSError("RESOURCE_EXHAUSTED: write: No space left on device"))
+    assert "disk full while writing /data/v" in str(full)
+    refused = ValueError("PERMISSION_DENIED: AccessDenied [http_response_code='403']")
+    assert "check the AWS credentials" in str(outage("s3://brains/v", refused))
+    # a folder has permissions, and no credentials
+    assert outage("/data/v", refused) is None
+    assert outage("s3://brains/v", ValueError("DATA_LOSS: Digest mismatch")) is None
 
 
 def test_too_little_space_is_named_with_numbers(tmp_path):

@@ -382,7 +382,7 @@ def outage(address: str, error: Exception) -> StoreError | None:
     text = _line(error)
     if "No space left" in text:
         return _disk_full(address)
-    if "PERMISSION_DENIED" in text:
+    if "PERMISSION_DENIED" in text and "s3://" in address:
         return _forbidden(address, "PERMISSION_DENIED")
     if "retry attempts failed" not in text:
         return None
