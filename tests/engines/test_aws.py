@@ -197,8 +197,8 @@ def test_the_policies_of_the_documentation_suffice_and_nothing_is_left(printed, 
     assert not any(name.endswith((".part", ".lock")) for name in names)
 
 
-def test_a_second_run_has_nothing_to_do(printed, submitter):
-    _, said = submitter.snakemake("-n")
+def test_a_second_run_from_another_clone_has_nothing_to_do(printed, cloud, acquired, tmp_path):
+    _, said = Submitter(tmp_path / "clone", cloud, acquired).snakemake("-n")
     assert "Nothing to be done" in said, said
 
 
