@@ -1,7 +1,7 @@
 """AWS Batch on this machine: jobs run as processes that see the image and an empty folder.
 
-S3, the job queue and the job definitions are moto's. What moto would give to Docker is done here:
-a job waits for a free processor, then its command runs
+S3 and the job definitions are moto's; the queue, and what moto would give to Docker, are here: a
+job waits for a free machine, then its command runs
 
 - in namespaces of its own, where the folder of temporary files and the checkout are empty: what
   the submitting side has on its disk is not there, nor are its processes;
