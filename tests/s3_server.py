@@ -162,10 +162,15 @@ def put_folder(client, bucket: str, prefix: str, folder) -> None:
 def objects(client, bucket: str, prefix: str, facts: tuple[str, ...]) -> dict[str, str]:
     """Digest of every object below a prefix; JSON files without the keys in ``facts``."""
     found = {}
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            data = client.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
-            if item["Key"].endswith(".json"):
-                data = running.json_without(data, facts)
-            found[item["Key"][len(prefix) :]] = hashlib.sha256(data).hexdigest()
+    for key in keys(client, bucket, prefix):
+        data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
+        if key.endswith(".json"):
+            data = running.json_without(data, facts)
+        found[key[len(prefix) :]] = hashlib.sha256(data).hexdigest()
     return found
+
+
+def keys(client, bucket: str, prefix: str = "") -> list[str]:
+    """All keys that begin with a prefix."""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return [item["Key"] for page in pages for item in page.get("Contents", [])]
