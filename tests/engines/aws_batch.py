@@ -220,7 +220,13 @@ class Cloud(Server):
 
     def _s3(self, environ: dict, start_response) -> Iterable[bytes]:
         action, bucket, key = action_of(environ)
-        who = self._permit(environ, f"s3:{action}", f"arn:aws:s3:::{bucket}/{key}".rstrip("/"))
+        named = [key]
+        if action == "DeleteObject" and not key:
+            # a deletion of many names them in its body
+            named = re.findall(r"<Key>(.*?)</Key>", _body(environ).decode())
+        for key in named:
+            resource = f"arn:aws:s3:::{bucket}/{key}".rstrip("/")
+            who = self._permit(environ, f"s3:{action}", resource)
         done = super().answer(environ, start_response)
         job = self._job(who)
         if job and action == "PutObject":
@@ -231,9 +237,7 @@ class Cloud(Server):
         return done
 
     def _batch(self, environ: dict, start_response) -> Iterable[bytes]:
-        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-        environ["wsgi.input"] = io.BytesIO(body)
-        data, call = json.loads(body), environ["PATH_INFO"].rpartition("/")[2]
+        data, call = json.loads(_body(environ)), environ["PATH_INFO"].rpartition("/")[2]
         actions = {
             "registerjobdefinition": "RegisterJobDefinition",
             "deregisterjobdefinition": "DeregisterJobDefinition",
@@ -416,6 +420,13 @@ def _mounts(folder: Path) -> tuple[str, str]:
     image = {Path(p).resolve() for p in (sys.prefix, sys.base_prefix)}
     kept = [p for p in (folder, *sorted(image)) if any(p.is_relative_to(h) for h in hidden)]
     return "\n".join(map(str, kept)), "\n".join(map(str, sorted(hidden)))
+
+
+def _body(environ: dict) -> bytes:
+    """The body of a request, which whoever answers it can still read."""
+    body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    environ["wsgi.input"] = io.BytesIO(body)
+    return body
 
 
 def _resources(call: str, data: dict) -> list[str]:

@@ -153,14 +153,10 @@ def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
     results = finished.folder / "results"
     for name, least in (("demo", 300), ("atlases", 5)):
         here = running.artefacts(results / name, facts=running.FACTS_OF_FILES)
-        there = {
-            path: digest
-            for prefix in (f"{TRACKED}/results/{name}/", f"{VOLUMES}/{name}/")
-            for path, digest in objects(
-                cloud.client(), BUCKET, prefix, running.FACTS_OF_FILES
-            ).items()
-            if not path.startswith(("logs/", "benchmarks/"))
-        }
+        there = {}
+        for prefix in (f"{TRACKED}/results/{name}/", f"{VOLUMES}/{name}/"):
+            there |= objects(cloud.client(), BUCKET, prefix, running.FACTS_OF_FILES)
+        there = {k: v for k, v in there.items() if not k.startswith(("logs/", "benchmarks/"))}
         assert len(here) >= least
         assert set(running.differing(here, there)) <= running.NAMES_ITS_PLACE
 
@@ -240,4 +236,4 @@ def test_an_interrupted_run_leaves_no_job(submitter, cloud):
     for job in cloud.jobs[before:]:
         assert job.over.wait(30), job
         assert (job.status, job.reason) == ("FAILED", "terminated by snakemake")
-        assert job.process.poll() is not None
+        assert job.process is None or job.process.poll() is not None
