@@ -160,9 +160,11 @@ def put_folder(client, bucket: str, prefix: str, folder) -> None:
 
 
 def objects(client, bucket: str, prefix: str, facts: tuple[str, ...]) -> dict[str, str]:
-    """Digest of every object below a prefix; JSON files without the keys in ``facts``."""
+    """Digest of every artefact below a prefix, as in :func:`running.artefacts`."""
     found = {}
     for key in keys(client, bucket, prefix):
+        if key.removeprefix(prefix).startswith(("logs/", "benchmarks/")):
+            continue
         data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         if key.endswith(".json"):
             data = running.json_without(data, facts)

@@ -117,3 +117,18 @@ def test_a_site_of_aws_that_cannot_work_is_named_before_anything_is_asked(
     said = (done.stdout + done.stderr).splitlines()
     (line,) = [line for line in said if words in line]
     assert "docs/aws.md" in line or "s3://" in line
+
+
+def test_the_log_keeps_every_attempt_and_each_names_rule_object_and_log(workspace):
+    workspace.write(workspace.sample())
+    log = "results/brain/logs/index_acquisition.log"
+    done = workspace.snakemake(
+        "--cores", "1", "--retries", "2", "--quiet", "--", "results/brain/acquisition.json"
+    )
+    assert done.returncode != 0
+    lines = [x for x in done.stderr.splitlines() if x.startswith("index_acquisition: ")]
+    assert len(lines) == 3 and all("LOC000" in x and f"(log: {log})" in x for x in lines)
+    text = (workspace.folder / log).read_text()
+    assert text.count("index_acquisition started") == 3
+    assert text.count("index_acquisition failed: ") == 3
+    assert not list((workspace.folder / "results").rglob("index_acquisition.json")), "no record"
