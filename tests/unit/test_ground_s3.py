@@ -109,6 +109,16 @@ def test_what_is_read_is_whole_after_faults(server, store, fault, monkeypatch):
     assert server.asked.count("GetObject") >= 3
 
 
+@pytest.mark.parametrize("fault", BROKEN, ids=name_of)
+def test_a_range_is_whole_after_faults(server, store, fault):
+    store.write("a", BODY)
+    server.fail("GetObject", fault, 2)
+    data, entry = store.read_range("a", 100, 5000)
+    assert data == BODY[100:5100] and entry.size == len(BODY)
+    with pytest.raises(EOFError, match="s3://brains/lab/a ends too early"):
+        store.read_range("a", len(BODY) + 1, 10)
+
+
 @pytest.mark.parametrize("fault", [*BUSY, hangs_up], ids=name_of)
 def test_what_is_written_is_whole_after_faults(server, store, fault, monkeypatch):
     impatient(monkeypatch, fault)

@@ -147,7 +147,28 @@ class Store:
                     f"cannot read {self.address(key)} ({error.strerror}); check its permissions"
                 ) from error
         with self._s3_errors(key):
-            return self._body(key)
+            return self._got(key)[0]
+
+    def read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
+        """Return up to ``count`` bytes of an object from ``start`` on, and what the object is.
+
+        Raises :class:`FileNotFoundError` if it is not there, and from S3 :class:`EOFError` if it
+        ends before ``start``.
+        """
+        data, entry = self._read_range(key, start, count)
+        traffic.tell(read=len(data))
+        return data, entry
+
+    def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
+        if not self.is_s3:
+            with open(self.path(key), "rb") as stream:
+                stat = os.fstat(stream.fileno())
+                stream.seek(start)
+                return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
+        with self._s3_errors(key):
+            data, found = self._got(key, Range=f"bytes={start}-{start + count - 1}")
+            size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
+            return data, Entry(key, size, found["ETag"].strip('"'))
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically, making folders as needed."""
@@ -169,13 +190,21 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None if it is not there."""
+        entry = self.entry(key)
+        return None if entry is None else entry.size
+
+    def entry(self, key: str) -> Entry | None:
+        """Listing of one object, None if it is not there."""
         if not self.is_s3:
             path = self.path(key)
-            return path.stat().st_size if path.is_file() else None
+            if not path.is_file():
+                return None
+            stat = path.stat()
+            return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
         try:
             with self._s3_errors(key):
                 head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
-                return int(head["ContentLength"])
+                return Entry(check_key(key), int(head["ContentLength"]), head["ETag"].strip('"'))
         except FileNotFoundError:
             return None
 
@@ -279,16 +308,19 @@ class Store:
             )
         return self._local.client
 
-    def _body(self, key: str) -> bytes:
-        """An object's bytes. boto3 asks again until an answer begins, this until it is whole."""
+    def _got(self, key: str, **more: str) -> tuple[bytes, dict]:
+        """Bytes of an object, and the answer that they came with.
+
+        boto3 asks again until an answer begins, this until it is whole.
+        """
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         delay, left = _FIRST_DELAY_S, _ATTEMPTS
         while True:
-            answer = self._client().get_object(Bucket=self.bucket, Key=self._key(key))
+            answer = self._client().get_object(Bucket=self.bucket, Key=self._key(key), **more)
             left -= 1
             try:
-                return answer["Body"].read()
+                return answer["Body"].read(), answer
             except (HTTPClientError, IncompleteReadError):
                 if not left:
                     raise
@@ -346,6 +378,8 @@ class _S3Errors:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey", "NotFound"):
                 raise FileNotFoundError(address) from error
+            if code in ("416", "InvalidRange"):
+                raise EOFError(f"{address} ends too early") from error
             raise self._refusal(code, address) from error
         if isinstance(error, (exceptions.ResponseStreamingError, exceptions.IncompleteReadError)):
             raise StoreError(
