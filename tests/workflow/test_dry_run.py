@@ -77,6 +77,11 @@ def test_until_stops_there(workspace):
             {"score_registration"},
             set(),
         ),
+        (
+            {"registration": {"landmarks": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}}}},
+            {"pair_landmarks"},
+            {"score_registration"},
+        ),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
         (
             {"stitching__xml": {"xml_merging": "own.xml"}},

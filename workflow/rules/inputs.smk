@@ -23,19 +23,21 @@ def checked_settings(sample):
     config = SAMPLES[sample]
     keys = ("store", "fiducials", "points")
     return {key: config[key] for key in keys} | {
+        "landmarks": config["registration"]["landmarks"],
         "stitching": {
             key: config["stitching"][key] for key in ("xml", "tile_configuration")
-        }
+        },
     }
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, positions, fiducials, points."""
+    """Files of the user beside the raw data: XML, positions, fiducials, landmarks, points."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(wildcards)
-    for pair in config["fiducials"].values():
-        files += [pair["sample"], pair["atlas"]]
+    for pairs in (config["fiducials"], config["registration"]["landmarks"]):
+        for pair in pairs.values():
+            files += [pair["sample"], pair["atlas"]]
     return files + [points["path"] for points in config["points"].values()]
 
 
@@ -139,10 +141,23 @@ def registration_source(wildcards):
 
 def registration_settings(wildcards):
     """Options of the registration itself, without what other rules read of that section."""
-    others = ("channel", "atlases", "pose", "threads")
+    others = ("channel", "atlases", "pose", "threads", "landmarks", "landmark_um")
     return {
         k: v for k, v in setting("registration")(wildcards).items() if k not in others
     }
+
+
+def landmarks_of(wildcards):
+    """The paired landmarks that a registration reads, if there are any."""
+    if wildcards.atlas not in SAMPLES[wildcards.sample]["registration"]["landmarks"]:
+        return {}
+    path = result("registration/{atlas}/landmarks.json")
+    return {"landmarks": path.format(sample=wildcards.sample, atlas=wildcards.atlas)}
+
+
+def landmark_file(wildcards, side):
+    pairs = SAMPLES[wildcards.sample]["registration"]["landmarks"]
+    return pairs[wildcards.atlas][side]
 
 
 def every_channel(wildcards, name):

@@ -1,10 +1,37 @@
 # Registration: a first pose to look at, then EM-LDDMM.
 
 
+rule pair_landmarks:
+    """Read the landmarks of the sample and of the atlas and pair them by name."""
+    input:
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        frame=atlas_file("atlas.json"),
+        sample_points=lambda wildcards: landmark_file(wildcards, "sample"),
+        atlas_points=lambda wildcards: landmark_file(wildcards, "atlas"),
+    output:
+        landmarks=result("registration/{atlas}/landmarks.json"),
+    log:
+        log_of("pair_landmarks/{atlas}"),
+    benchmark:
+        benchmark_of("pair_landmarks/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("pair_landmarks"),
+        landmark_um=setting("registration.landmark_um"),
+    script:
+        "../scripts/pair_landmarks.py"
+
+
 rule preview_alignment:
     """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
     input:
         unpack(prepared_atlas),
+        unpack(landmarks_of),
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
     output:
@@ -45,6 +72,7 @@ rule register:
     """Register the atlas to the sample: affine, velocity, contrast, posteriors, transforms."""
     input:
         unpack(prepared_atlas),
+        unpack(landmarks_of),
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
         affine=result("registration/{atlas}/initial_affine.txt"),

@@ -64,3 +64,4 @@ localrules:
     init_corrected_volume,
     init_labels,
     init_atlas_space,
+    pair_landmarks,
