@@ -191,7 +191,7 @@ SETTINGS = {
 }
 OUTSIDE = {
     "intensity.bias": {"enabled"},
-    "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um"},
+    "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
 }
 
 

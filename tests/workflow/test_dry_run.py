@@ -82,6 +82,7 @@ def test_until_stops_there(workspace):
             {"pair_landmarks"},
             {"score_registration"},
         ),
+        ({"registration": {"export": True}}, {"export_transform"}, {"pair_landmarks"}),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
         (
             {"stitching__xml": {"xml_merging": "own.xml"}},

@@ -141,7 +141,15 @@ def registration_source(wildcards):
 
 def registration_settings(wildcards):
     """Options of the registration itself, without what other rules read of that section."""
-    others = ("channel", "atlases", "pose", "threads", "landmarks", "landmark_um")
+    others = (
+        "channel",
+        "atlases",
+        "pose",
+        "threads",
+        "landmarks",
+        "landmark_um",
+        "export",
+    )
     return {
         k: v for k, v in setting("registration")(wildcards).items() if k not in others
     }
@@ -366,7 +374,11 @@ def corrected_volume_files(sample):
 
 
 def registration_files(sample):
-    return of_atlases(sample, "registration/{atlas}/transform.json")
+    files = of_atlases(sample, "registration/{atlas}/transform.json")
+    if SAMPLES[sample]["registration"]["export"]:
+        path = "registration/{atlas}/itk/sample_to_atlas_composite.tfm"
+        files += of_atlases(sample, path)
+    return files
 
 
 def region_files(sample):

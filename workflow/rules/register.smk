@@ -97,3 +97,36 @@ rule register:
         threads=setting("registration.threads"),
     script:
         "../scripts/register.py"
+
+
+rule export_transform:
+    """Write the transform for ITK, ANTs and other programs, in both directions."""
+    input:
+        unpack(transform_files),
+    output:
+        composite_to_atlas=result(
+            "registration/{atlas}/itk/sample_to_atlas_composite.tfm"
+        ),
+        composite_to_sample=result(
+            "registration/{atlas}/itk/atlas_to_sample_composite.tfm"
+        ),
+        field_to_atlas=result(
+            "registration/{atlas}/itk/sample_to_atlas_displacement.nii.gz"
+        ),
+        field_to_sample=result(
+            "registration/{atlas}/itk/atlas_to_sample_displacement.nii.gz"
+        ),
+    log:
+        log_of("export_transform/{atlas}"),
+    benchmark:
+        benchmark_of("export_transform/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(small),
+        runtime=runtime(nothing),
+    params:
+        code=code("export_transform"),
+    script:
+        "../scripts/export_transform.py"
