@@ -86,7 +86,10 @@ def results(tmp_path, picture):
         "kept": "deformation", "jacobian_min": -0.05, "jacobian_max": 1.9,
         "inverse_error_um": 12.5, "match_affine": 1.5, "match_deformed": 1.2,
         "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05}},
-        "levels": [{"a": 1}], "warnings": [],
+        "levels": [{"a": 1}], "warnings": ["anisotropy: 25:1"],
+    })  # fmt: skip
+    write(folder, "registration/allen/pose.json", {
+        "warnings": ["anisotropy: 25:1", "mirrored_affine: left and right"],
     })  # fmt: skip
     write(
         folder,
@@ -207,6 +210,14 @@ def test_unused_links_are_listed_with_their_reason(results):
         ["LOC002", "LOC003", "unused", "0", "no signal"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
+
+
+def test_warnings_of_pose_and_registration_are_shown_once(results):
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "registration")
+    assert stage["warnings"] == [
+        "allen: anisotropy: 25:1",
+        "allen: mirrored_affine: left and right",
+    ]
 
 
 def test_resources_are_summed_per_rule(results):

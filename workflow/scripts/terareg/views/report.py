@@ -380,7 +380,11 @@ def _bias(folder: Path, stage: dict) -> None:
 def _registration(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("registration/*/summary.json")):
         atlas, data = path.parent.name, read_json(path)
-        stage["warnings"] += [f"{atlas}: {text}" for text in data.get("warnings", ())]
+        pose = path.with_name("pose.json")
+        texts = read_json(pose).get("warnings", []) if pose.exists() else []
+        # both name what is odd about the images
+        texts = dict.fromkeys([*texts, *data.get("warnings", ())])
+        stage["warnings"] += [f"{atlas}: {text}" for text in texts]
         for key in ("jacobian_min", "inverse_error_um"):
             measured.append((f"registration.{key}", atlas, _number(data.get(key))))
         before, after = (_number(data.get(f"match_{k}")) for k in ("affine", "deformed"))
