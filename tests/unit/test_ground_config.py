@@ -70,6 +70,8 @@ def changed(path, value):
             {"mouse": {"sample": "s"}},
             "registration.landmarks.mouse: key atlas is missing",
         ),
+        ("sample_labels", {"rat": {"path": "l.nrrd"}}, "sample_labels: atlas 'rat' is not"),
+        ("sample_labels", {"mouse": {}}, "sample_labels.mouse: key path is missing"),
         ("registration.landmark_um", 0, "registration.landmark_um: 0 must be more than 0"),
         ("sample", "a/b", "would make a bad folder name"),
         ("sample", "atlases", "is reserved"),

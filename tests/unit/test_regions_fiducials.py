@@ -13,9 +13,9 @@ from terareg.regions.fiducials import (
     check_pairs,
     pair_landmarks,
     score_fiducials,
-    write_fiducial_table,
 )
 from terareg.regions.points import Points
+from terareg.storage.records import write_table
 
 FRAME = Frame((400, 400, 400), (10, 10, 10), (-500, -500, -500))
 NAMES = tuple(f"landmark {n}" for n in range(9))
@@ -63,7 +63,7 @@ def test_known_errors_are_recovered(case, tmp_path):
     assert summary["median"]["error_um"] == pytest.approx(40)
     assert summary["p95"]["error_um"] == pytest.approx(76)
     assert summary["max"]["error_um"] == pytest.approx(80)
-    write_fiducial_table(tmp_path / "a.tsv", rows)
+    write_table(tmp_path / "a.tsv", rows, ".3f")
     with open(tmp_path / "a.tsv", newline="") as stream:
         read = list(csv.DictReader(stream, delimiter="\t"))
     assert read[-1]["kind"] == "summary" and read[-1]["error_um"] == "80.000"

@@ -110,6 +110,12 @@ def results(tmp_path, picture):
         "kind\tname\terror_um\taffine_error_um\nfiducial\ta\t30\t90\nfiducial\tb\t50\t80\n"
         "summary\tmean\t40\t85\n",
     )
+    write(
+        folder,
+        "overlap/allen.tsv",
+        "kind\tid\tacronym\tname\tdice\taffine_dice\nregion\t1\tCP\tCaudoputamen\t0.9\t0.7\n"
+        "region\t2\tTH\tThalamus\t0.8\t0.6\nsummary\t\t\tmean\t0.85\t0.65\n",
+    )
     header = "s\th:m:s\tmax_rss\tmax_vms\tcpu_time\n"
     write(folder, "benchmarks/fuse_block/ch0_0.tsv", header + "10.5\t0\t800\t1\t9\n")
     write(folder, "benchmarks/fuse_block/ch0_1.tsv", header + "20\t0\t900\t1\t19\n")
@@ -128,6 +134,7 @@ def test_measures_are_taken_from_the_files(results):
     found = {(v["key"], v["subject"]): v for v in gather(results)["verdicts"]}
     values = {key: v["value"] for key, v in found.items()}
     assert values["acquisition.problems", ""] == 1
+    assert values["overlap.dice_mean", "allen"] == 0.85
     assert values["acquisition.missing_planes", ""] == 2
     assert values["intensity.seam_percent", "ch0"] == 0.4
     assert values["stitching.kept_percent", ""] == 50

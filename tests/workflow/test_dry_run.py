@@ -82,6 +82,7 @@ def test_until_stops_there(workspace):
             {"pair_landmarks"},
             {"score_registration"},
         ),
+        ({"sample_labels": {"mouse": {"path": "a.csv"}}}, {"score_labels"}, {"pair_landmarks"}),
         ({"registration": {"export": True}}, {"export_transform"}, {"pair_landmarks"}),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
         (

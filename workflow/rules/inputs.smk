@@ -254,6 +254,11 @@ def fiducials_of(wildcards, side):
     return SAMPLES[wildcards.sample]["fiducials"][wildcards.atlas][side]
 
 
+def sample_labels(wildcards):
+    """Entry of the configuration that describes the sample's own labels."""
+    return SAMPLES[wildcards.sample]["sample_labels"][wildcards.atlas]
+
+
 def of_atlases(sample, path):
     return expand(result(path), sample=sample, atlas=registration_atlases(sample))
 
@@ -263,6 +268,12 @@ def scored(sample):
     return [
         a for a in registration_atlases(sample) if a in SAMPLES[sample]["fiducials"]
     ]
+
+
+def labelled(sample):
+    """Atlases that the sample's own labels are compared with."""
+    entries = SAMPLES[sample]["sample_labels"]
+    return [a for a in registration_atlases(sample) if a in entries]
 
 
 def reported_files(sample):
@@ -306,6 +317,9 @@ def reported_files(sample):
         files += of_atlases(sample, path)
     for path in ("accuracy/{atlas}.tsv", "views/fiducials_{atlas}.png"):
         files += expand(result(path), sample=sample, atlas=scored(sample))
+    files += expand(
+        result("overlap/{atlas}.tsv"), sample=sample, atlas=labelled(sample)
+    )
     return files
 
 
@@ -386,6 +400,9 @@ def region_files(sample):
     files = of_atlases(sample, "regions/{atlas}.tsv")
     files += of_atlases(sample, "labels/{atlas}/meshes.json")
     files += expand(result("accuracy/{atlas}.tsv"), sample=sample, atlas=scored(sample))
+    files += expand(
+        result("overlap/{atlas}.tsv"), sample=sample, atlas=labelled(sample)
+    )
     files += expand(
         result("points/{points}.csv"), sample=sample, points=config["points"]
     )

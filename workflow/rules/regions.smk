@@ -1,4 +1,4 @@
-# Numbers: per region and hemisphere, and the registration's error where fiducials are given.
+# Numbers: per region and hemisphere, and the registration's error where fiducials or labels are given.
 
 
 rule measure_regions:
@@ -56,3 +56,30 @@ rule score_registration:
         code=code("score_registration"),
     script:
         "../scripts/score_registration.py"
+
+
+rule score_labels:
+    """Compare labels of the sample with the atlas's regions there: Dice of every region."""
+    input:
+        unpack(prepared_atlas),
+        unpack(transform_files),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        labels=lambda wildcards: sample_labels(wildcards)["path"],
+    output:
+        table=result("overlap/{atlas}.tsv"),
+        summary=result("overlap/{atlas}.json"),
+    log:
+        log_of("score_labels/{atlas}"),
+    benchmark:
+        benchmark_of("score_labels/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("light")
+    resources:
+        mem_mb=memory(whole_image("labels.resolution_um", copies=4)),
+        runtime=runtime(one_volume),
+    params:
+        code=code("score_labels"),
+        settings=sample_labels,
+    script:
+        "../scripts/score_labels.py"

@@ -208,8 +208,12 @@ def _check_meaning(config: dict) -> None:
                 f"({', '.join(config['atlases']) or 'none are'})"
             )
     landmarks = config["registration"]["landmarks"]
-    for key, pairs in (("fiducials", config["fiducials"]), ("registration.landmarks", landmarks)):
-        for name in sorted(set(pairs) - set(config["atlases"])):
+    for key, entries in (
+        ("fiducials", config["fiducials"]),
+        ("registration.landmarks", landmarks),
+        ("sample_labels", config["sample_labels"]),
+    ):
+        for name in sorted(set(entries) - set(config["atlases"])):
             raise ConfigError(f"{key}: atlas {name!r} is not described under atlases:")
     for name, pair in config["fiducials"].items():
         if pair["sample"] == landmarks.get(name, {}).get("sample"):

@@ -6,13 +6,10 @@ and checked alike.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +18,6 @@ from terareg.errors import PointsError
 from terareg.frames import Frame
 from terareg.regions.points import Points, check_inside, point_names, read_points
 from terareg.registration.landmarks import Landmarks
-from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
     from terareg.registration.transform import Transform
@@ -94,19 +90,6 @@ def score_fiducials(
         for name, summary in _SUMMARIES
     ]
     return rows
-
-
-def write_fiducial_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write the rows of :func:`score_fiducials` as TSV, micrometres with three decimals."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        cells = ("" if v is None else f"{v:.3f}" if isinstance(v, float) else v
-                 for v in row.values())  # fmt: skip
-        writer.writerow(cells)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue().encode())
 
 
 def pair_landmarks(
