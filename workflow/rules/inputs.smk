@@ -21,7 +21,7 @@ def tiles_drawn(wildcards):
 def checked_settings(sample):
     """What check_inputs checks: all input that the configuration names beside the raw data."""
     config = SAMPLES[sample]
-    keys = ("store", "fiducials", "points")
+    keys = ("store", "fiducials", "points", "sample_labels")
     return {key: config[key] for key in keys} | {
         "landmarks": config["registration"]["landmarks"],
         "stitching": {
@@ -31,14 +31,16 @@ def checked_settings(sample):
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, positions, fiducials, landmarks, points."""
+    """Files of the user beside the raw data: XML, positions, marked points, labels."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(wildcards)
     for pairs in (config["fiducials"], config["registration"]["landmarks"]):
         for pair in pairs.values():
             files += [pair["sample"], pair["atlas"]]
-    return files + [points["path"] for points in config["points"].values()]
+    for entries in (config["points"], config["sample_labels"]):
+        files += [entry["path"] for entry in entries.values()]
+    return files
 
 
 def store_gb(sample):
