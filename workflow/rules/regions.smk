@@ -1,4 +1,4 @@
-# Numbers: per region and hemisphere, and the registration's error where fiducials or labels are given.
+# Numbers: per region and hemisphere, and the registration's error by fiducials and labels.
 
 
 rule measure_regions:

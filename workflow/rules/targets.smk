@@ -40,7 +40,7 @@ rule registration:
 
 
 rule regions:
-    """Labels, meshes, region tables, errors by fiducials and labels, points, channels in the atlas."""
+    """Labels, meshes, region tables, registration errors, points, channels in the atlas."""
     input:
         for_samples(region_files),
 
