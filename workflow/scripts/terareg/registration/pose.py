@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.errors import RegistrationError
-from terareg.frames import orientation_matrix
+from terareg.frames import all_orientations, orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
 from terareg.registration.landmarks import Landmarks, fit_similarity
@@ -21,6 +21,8 @@ logger = logging.getLogger(__name__)
 # difference of unexplained variance from which one explanation is clearly better than another
 _BETTER = 0.03
 _POOR = 0.8
+# a start that the user turned farther than this may well lie nearer to another code
+_TURNED_DEG = 30.0
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,19 @@ def _initial_affine(
     best_code = codes[1]
     if settings.check_orientation:
         other, other_value = search.best_other_orientation(*codes, extent)
+        nearest = _nearest_code(affine, *codes)
         if other_value < value - _BETTER:
             best_code = other
             warnings.append(
                 f"orientation: {sample.name} is declared {codes[1]} but fits the atlas much "
                 f"better as {other} (unexplained {other_value:.2f} against {value:.2f}); check "
                 "input.orientation"
+            )
+        elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
+            best_code = nearest
+            warnings.append(
+                f"orientation: {sample.name} is declared {codes[1]} but the pose is turned so far "
+                f"that {nearest} is nearer; check input.orientation"
             )
     if value > _POOR:
         warnings.append(
@@ -205,6 +214,20 @@ def _best_extent(scores: dict[str, float]) -> str:
     if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
         return "whole"
     return best
+
+
+def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
+    """Code of the sample whose axes a pose comes nearest to, among those of its handedness.
+
+    The declared one where the pose is mirrored against it, which is another finding.
+    """
+    linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.linalg.det(linear) * np.linalg.det(orientation_matrix(atlas_code, declared)) < 0:
+        return declared
+    fits = {code: float((orientation_matrix(atlas_code, code) * linear).sum())
+            for code in all_orientations()}  # fmt: skip
+    best = max(fits, key=fits.get)
+    return best if fits[best] > fits[declared] + 1e-6 else declared
 
 
 def _decompose(affine: np.ndarray, permutation: np.ndarray) -> dict:
