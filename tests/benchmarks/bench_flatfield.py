@@ -22,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from intensity_truth import Scene, TruthSource, profile_error
 
-from terareg.intensity.flatfield import estimate_flatfield, sum_tiles
+from terareg.intensity.flatfield import estimate_flatfield
+from terareg.intensity.sums import sum_tiles
 
 KINDS = {
     "brain": {},

@@ -14,7 +14,7 @@ from workspaces import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-FLATFIELD = "intensity/ch0/flatfield.tif"
+FLATFIELD = "intensity/ch0/nominal/flatfield.tif"
 # the cluster's squeue answers when something has happened (slurm_cluster.py): no need to wait first
 SOON = ("--slurm-init-seconds-before-status-checks", "1")
 

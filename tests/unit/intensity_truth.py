@@ -31,7 +31,10 @@ class Scene:
 
 
 class TruthSource:
-    """Looks like a raw ``TileSource``; ``profile`` and ``scene.dark`` are the truth."""
+    """Looks like a raw ``TileSource`` at the stage's positions.
+
+    ``profile``, ``gains``, ``scene.dark`` and ``origins`` (z, y, x by name) are the truth.
+    """
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
@@ -50,12 +53,13 @@ class TruthSource:
         size = [
             step * (n - 1) + scene.pixels + 2 * scene.jitter for n in (scene.rows, scene.columns)
         ]
-        self.data = {}
+        self.data, self.origins = {}, {}
         brain = list(_brain(scene, size, rng))
         tiles = []
         for row, column in cells:
             name = f"LOC{column + row * scene.columns:03d}"
             y, x = (np.array((row, column)) * step + scene.jitter + places[row, column]).tolist()
+            self.origins[name] = (0, y, x)
             shadows = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.5)
             shadows = 1 + scene.shadows * shadows / shadows.std()
             planes = []
@@ -77,6 +81,12 @@ class TruthSource:
     @property
     def names(self) -> list[str]:
         return [tile.name for tile in self.acquisition.tiles]
+
+    def blank(self, name: str) -> np.ndarray:
+        """A plane of a tile in which all of the tissue is as bright as ``scene.tissue``."""
+        tile = self.acquisition.tile(name)
+        gain = self.gains[tile.row, tile.column]
+        return np.rint(self.scene.dark + self.scene.tissue * gain * self.profile).astype(np.uint16)
 
     def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
         self.bytes_read += self.data[tile][z0:z1, y, x].nbytes

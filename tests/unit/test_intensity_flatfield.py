@@ -10,17 +10,9 @@ from intensity_truth import Scene, TruthSource, profile_error
 
 from terareg.acquisition.tiles import load_flatfield
 from terareg.errors import ConfigError, IntensityError
-from terareg.intensity.flatfield import (
-    FlatfieldSettings,
-    estimate_flatfield,
-    load_sums,
-    merge_sums,
-    read_profile,
-    sample_tiles,
-    save_flatfield,
-    save_sums,
-    sum_tiles,
-)
+from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
+from terareg.intensity.settings import FlatfieldSettings, sample_tiles
+from terareg.intensity.sums import Layout, load_sums, merge_sums, save_sums, sum_tiles
 
 
 @pytest.fixture(scope="module")
@@ -165,17 +157,70 @@ def test_tiles_need_not_be_square(shape):
 
 @pytest.mark.parametrize("size", [33, 64, 97, 192])
 @pytest.mark.parametrize("overlap", [0.05, 0.15, 0.4, 0.6])
-def test_blocks_of_overlaps_coincide(size, overlap):
-    from terareg.intensity.flatfield import _block_edges
-
+@pytest.mark.parametrize("aside", [0, 3, -5])
+def test_blocks_of_overlaps_hold_the_same_pixels(size, overlap, aside):
     step = round(size * (1 - overlap))
-    edges = _block_edges(size, step, 16)
-    assert edges[0] == 0 and edges[-1] == size and np.all(np.diff(edges) > 0)
-    strip = min(size - step, step)
-    moved = edges[edges <= strip] + step
-    assert set(moved.tolist()) <= set(edges.tolist())
-    # and no block of the other tile begins between them
-    assert len(edges[(edges >= step) & (edges <= step + strip)]) == len(moved)
+    places = np.array([[0, 0, 0, 0, 0], [0, 1, 2, aside, step], [1, 0, -1, step, aside]])
+    layout = Layout(places, (size, size), 16)
+    for side, other in (("east", 1), ("south", 2)):
+        ((first, second, edges),) = layout.pairs(side)
+        assert (first, second) == (0, other)
+        shift = places[other, 3:] - places[0, 3:]
+        for axis in (0, 1):
+            in_first, in_second = edges[0][axis], edges[1][axis]
+            assert np.array_equal(in_first - in_second, np.full(len(in_first), shift[axis]))
+            assert np.all(np.diff(in_first) > 0)
+            for inside in (in_first, in_second):
+                assert 0 <= inside[0] and inside[-1] <= size
+            assert in_first[-1] - in_first[0] == size - abs(shift[axis])
+
+
+def test_tiles_that_hardly_overlap_have_no_blocks():
+    places = np.array([[0, 0, 0, 0, 0], [0, 1, 0, 0, 63], [0, 2, 0, 0, 200]])
+    assert Layout(places, (64, 64), 16).pairs("east") == []
+
+
+def test_true_positions_make_a_better_profile_than_the_stage_s():
+    """Overlaps that are compared where they lie hold the same tissue."""
+    source = TruthSource(Scene(seed=8, jitter=6))
+    errors, dark, seams = {}, {}, {}
+    for name, origins in (("stage", None), ("true", source.origins)):
+        flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, origins)])
+        errors[name] = profile_error(flatfield.profile, source.profile)
+        dark[name] = abs(flatfield.background - source.scene.dark)
+        seams[name] = info["seam_percent"]["after"]
+    assert errors["true"] < 1 < 2 < errors["stage"]
+    assert dark["true"] < 2 < 10 < dark["stage"]
+    assert seams["true"] < 0.7 < 5 < seams["stage"]
+
+
+def test_planes_of_one_height_are_compared_where_tiles_lie_at_different_heights():
+    source = TruthSource(Scene(seed=9, planes=12))
+    origins = {name: (i % 5, *yx[1:]) for i, (name, yx) in enumerate(source.origins.items())}
+    for name, (z, _, _) in origins.items():
+        source.data[name] = source.data[name][z : z + 8]  # what a tile of 8 planes at z holds
+    source.acquisition.tile_shape = (8, *source.acquisition.tile_shape[1:])
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, origins)])
+    assert info["seam_percent"]["after"] < 0.7
+    assert flatfield.background == pytest.approx(150, abs=2)
+
+
+def test_gains_of_tiles_are_corrected_where_that_is_asked_for(tmp_path):
+    source = TruthSource(Scene(seed=2, drift=0.15))
+    spread = {}
+    for wanted in (False, True):
+        settings = FlatfieldSettings(tile_gains=wanted)
+        sums = sum_tiles(source, source.names, settings, source.origins)
+        files = tmp_path / "flat.tif", tmp_path / "flat.json"
+        save_flatfield(*files, *estimate_flatfield([sums], settings))
+        flatfield = load_flatfield(*files)
+        left = [
+            np.mean(flatfield.correct(source.blank(name), tile=name)[0] / source.scene.tissue)
+            for name in source.names
+        ]
+        spread[wanted] = np.std(left) / np.mean(left)
+    assert spread[False] > 0.1
+    assert spread[True] < 0.02
 
 
 def test_files_are_deterministic_and_come_back(tmp_path, sums, estimate):
@@ -270,6 +315,7 @@ def test_statistics_file_that_is_damaged(tmp_path, sums):
         ({"background": float("nan")}, "is impossible"),
         ({"method": "image"}, "needs the path of a TIFF"),
         ({"image": "flat.tif"}, "contradict each other"),
+        ({"method": "none", "tile_gains": True}, "'none' finds no gains of tiles"),
     ],
 )
 def test_settings_out_of_range(settings, message):

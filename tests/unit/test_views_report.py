@@ -70,10 +70,19 @@ def results(tmp_path, picture):
         "seam_percent": {"before": 14.2, "after": 0.4}, "warnings": ["few planes"],
     })  # fmt: skip
     write(folder, "stitching/placement.json", {
-        "tiles": {n: {"origin_vox": [0, 0, 0], "state": "linked"} for n in ("LOC000", "LOC001")},
+        "tiles": {
+            n: {"origin_vox": [0, 0, 0], "state": state}
+            for n, state in (
+                ("LOC000", "linked"), ("LOC001", "linked"), ("LOC002", "model"),
+                ("LOC003", "linked"), ("LOC004", "model"),
+            )
+        },
         "links": [link("LOC000", "LOC001", "kept", [0, 0.3, 0.4]),
                   link("LOC001", "LOC002", "rejected", [0, 30, 40], "residual 50 > 3"),
-                  link("LOC002", "LOC003", "unused", [0, 0, 0], "no signal")],
+                  link("LOC000", "LOC002", "unused", [0, 0, 0], "windows disagree (1 of 6 agree)"),
+                  link("LOC001", "LOC003", "kept", [0, 0.3, 0.4]),
+                  link("LOC002", "LOC003", "empty", [0, 0, 0], "no signal in the overlap"),
+                  link("LOC003", "LOC004", "empty", [0, 0, 0], "no signal in the overlap")],
         "loops": [{"row": 0, "column": 0, "closure_vox": [0, 3, 4], "kept": False},
                   {"row": 0, "column": 1, "closure_vox": [0, 0, 6], "kept": True}],
         "model": {"EAST": [0, 0, 102.5]}, "summary": {}, "warnings": ["one tile by the model"],
@@ -137,7 +146,8 @@ def test_measures_are_taken_from_the_files(results):
     assert values["overlap.dice_mean", "allen"] == 0.85
     assert values["acquisition.missing_planes", ""] == 2
     assert values["intensity.seam_percent", "ch0"] == 0.4
-    assert values["stitching.kept_percent", ""] == 50
+    assert values["stitching.kept_percent", ""] == 50, "links without signal are not missed"
+    assert values["stitching.loose_tiles", ""] == 1, "LOC002: nothing shows that LOC004 has tissue"
     assert values["stitching.residual_p95_vox", ""] == 0.5
     assert values["stitching.loop_closure_vox", ""] == 6
     assert values["volume.saturated_percent", "ch0, fused"] == pytest.approx(0.1)
@@ -214,7 +224,7 @@ def test_unused_links_are_listed_with_their_reason(results):
     rows = stage["tables"][1]["rows"]
     assert rows == [
         ["LOC001", "LOC002", "rejected", "50", "residual 50 > 3"],
-        ["LOC002", "LOC003", "unused", "0", "no signal"],
+        ["LOC000", "LOC002", "unused", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
 

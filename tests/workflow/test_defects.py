@@ -223,7 +223,9 @@ def test_d33_every_axis_is_averaged_by_its_own_factor(tmp_path):
 def test_d43_a_dark_offset_that_is_given_is_used():
     from intensity_truth import Scene, TruthSource
 
-    from terareg.intensity.flatfield import FlatfieldSettings, estimate_flatfield, sum_tiles
+    from terareg.intensity.flatfield import estimate_flatfield
+    from terareg.intensity.settings import FlatfieldSettings
+    from terareg.intensity.sums import sum_tiles
 
     source = TruthSource(Scene())
     given = source.scene.dark - 40.0

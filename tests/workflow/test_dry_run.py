@@ -8,9 +8,9 @@ import pytest
 
 CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
-    "estimate_steps",
-    "measure_displacements", "gather_displacements", "project_displacements",
-    "threshold_displacements", "place_tiles", "init_volume", "fuse_block", "finish_pyramid",
+    "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
+    "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
+    "init_volume", "fuse_block", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
     "preview_alignment", "register", "transform_labels", "measure_regions", "make_report",
 }  # fmt: skip
@@ -32,14 +32,14 @@ def dry_run(workspace, config, *arguments):
 def test_the_whole_chain(workspace):
     jobs = dry_run(workspace, workspace.sample())
     assert CHAIN <= jobs.keys()
-    assert jobs["estimate_flatfield"] == 2 and jobs["register"] == 1
+    assert jobs["estimate_flatfield"] == 1 and jobs["refine_flatfield"] == 2
     assert "correct_tile" not in jobs
 
 
 @pytest.mark.parametrize(
     ("target", "there", "absent"),
     [
-        ("corrected_tiles", "estimate_flatfield", "import_tiles"),
+        ("corrected_tiles", "refine_flatfield", "init_volume"),
         ("stitching", "place_tiles", "init_volume"),
         ("fused_volumes", "fuse_block", "estimate_bias_field"),
         ("corrected_volumes", "correct_volume", "prepare_atlas"),
@@ -108,7 +108,7 @@ def test_a_cohort_runs_several_samples(workspace):
     for name in ("one", "two"):
         workspace.write(workspace.sample(name), f"{name}.yaml")
     jobs = dry_run(workspace, {"cohort": ["one.yaml", "two.yaml"]})
-    assert jobs["register"] == 2 and jobs["estimate_flatfield"] == 4
+    assert jobs["register"] == 2 and jobs["refine_flatfield"] == 4
     assert jobs["prepare_atlas"] == 1, "an atlas is shared"
 
 

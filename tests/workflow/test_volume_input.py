@@ -15,7 +15,8 @@ from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
 OF_TILES = {
-    "index_acquisition", "sum_tiles", "estimate_flatfield", "correct_tile", "import_tiles",
+    "index_acquisition", "sum_tiles", "estimate_flatfield", "sum_placed_tiles",
+    "refine_flatfield", "correct_tile", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_block",
     "draw_flatfield", "draw_stitching",

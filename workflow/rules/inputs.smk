@@ -90,6 +90,14 @@ def alignment_tiles(wildcards):
     return tiles_of(wildcards, alignment_channel(wildcards))
 
 
+def unplaced_tiles(wildcards):
+    """What it takes to read tiles whose positions are not known yet: a first flat-field."""
+    folder = result(f"intensity/{alignment_channel(wildcards)}/nominal").format(
+        sample=wildcards.sample
+    )
+    return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
+
+
 def own_xml(name):
     """Input function: the user's own file for one TeraStitcher step, if there is one."""
 

@@ -2,11 +2,11 @@
 
 
 rule sum_tiles:
-    """Gather statistics of one batch of tiles of one channel, plane by plane."""
+    """Gather statistics of one batch of tiles of one channel, at the stage's positions."""
     input:
         acquisition=result("acquisition.json"),
     output:
-        sums=result("intensity/{channel}/sums/{batch}.npz"),
+        sums=result("intensity/{channel}/nominal/sums/{batch}.npz"),
     log:
         log_of("sum_tiles/{channel}_{batch}"),
     benchmark:
@@ -27,13 +27,13 @@ rule sum_tiles:
 
 
 rule estimate_flatfield:
-    """Estimate the flat-field profile and the dark offset of one channel."""
+    """Estimate the flat-field of one channel, well enough to measure displacements with it."""
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/sums/{batch}.npz", sum_batches),
+        sums=batch_files("intensity/{channel}/nominal/sums/{batch}.npz", sum_batches),
     output:
-        profile=result("intensity/{channel}/flatfield.tif"),
-        info=result("intensity/{channel}/flatfield.json"),
+        profile=result("intensity/{channel}/nominal/flatfield.tif"),
+        info=result("intensity/{channel}/nominal/flatfield.json"),
     log:
         log_of("estimate_flatfield/{channel}"),
     benchmark:
@@ -49,6 +49,31 @@ rule estimate_flatfield:
         settings=setting("intensity.flatfield"),
     script:
         "../scripts/estimate_flatfield.py"
+
+
+use rule sum_tiles as sum_placed_tiles with:
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+    output:
+        sums=result("intensity/{channel}/sums/{batch}.npz"),
+    log:
+        log_of("sum_placed_tiles/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("sum_placed_tiles/{channel}_{batch}")
+
+
+use rule estimate_flatfield as refine_flatfield with:
+    input:
+        acquisition=result("acquisition.json"),
+        sums=batch_files("intensity/{channel}/sums/{batch}.npz", sum_batches),
+    output:
+        profile=result("intensity/{channel}/flatfield.tif"),
+        info=result("intensity/{channel}/flatfield.json"),
+    log:
+        log_of("refine_flatfield/{channel}"),
+    benchmark:
+        benchmark_of("refine_flatfield/{channel}")
 
 
 rule correct_tile:

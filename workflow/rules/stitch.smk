@@ -29,7 +29,7 @@ rule import_tiles:
 rule estimate_steps:
     """Find the true step of the stage, where the metadata's overlap may be wrong."""
     input:
-        unpack(alignment_tiles),
+        unpack(unplaced_tiles),
         acquisition=result("acquisition.json"),
         nominal=own_xml("xml_import"),
         configuration=own_tile_configuration,
@@ -58,7 +58,7 @@ rule estimate_steps:
 rule measure_displacements:
     """Measure the displacements of one batch of neighbouring tiles in the alignment channel."""
     input:
-        unpack(alignment_tiles),
+        unpack(unplaced_tiles),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
         nominal=own_xml("xml_import"),

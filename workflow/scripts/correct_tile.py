@@ -4,7 +4,7 @@ from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, corrected_key, load_flatfield, write_corrected
 from terareg.job import run_job
-from terareg.storage.records import file_hash, fingerprint, write_json
+from terareg.storage.records import fingerprint, write_json
 from terareg.storage.store import Store
 
 
@@ -17,8 +17,7 @@ def main() -> None:
     state = fingerprint(
         snakemake.params.code,
         snakemake.params.raw_state,
-        file_hash(snakemake.input.profile),
-        flatfield.background,
+        flatfield.state,
         acquisition.missing_planes,
     )
     batch = planning.batch_range(

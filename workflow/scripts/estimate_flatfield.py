@@ -1,11 +1,8 @@
 """Estimate the flat-field and the dark offset of one channel."""
 
-from terareg.intensity.flatfield import (
-    FlatfieldSettings,
-    estimate_flatfield,
-    load_sums,
-    save_flatfield,
-)
+from terareg.intensity.flatfield import estimate_flatfield, save_flatfield
+from terareg.intensity.settings import FlatfieldSettings
+from terareg.intensity.sums import load_sums
 from terareg.job import run_job
 
 

@@ -3,10 +3,10 @@
 from dataclasses import asdict
 
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import open_tiles
+from terareg.acquisition.tiles import load_flatfield, open_tiles
 from terareg.job import run_job
 from terareg.stitching.placement import load_placement
-from terareg.storage.records import file_hash, fingerprint, read_json, write_json
+from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.fusion import FusionSettings, fuse_block, fused_origins
 from terareg.volumes.plan import VolumePlan
@@ -33,8 +33,7 @@ def main() -> None:
         snakemake.params.fusion,
         planned,
         origins,
-        file_hash(snakemake.input.profile),
-        read_json(snakemake.input.info)["background"],
+        load_flatfield(snakemake.input.profile, snakemake.input.info).state,
         acquisition.missing_planes,
     )
     summary = write_blocks(

@@ -3,25 +3,26 @@
 from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource
-from terareg.intensity.flatfield import (
-    FlatfieldSettings,
-    sample_tiles,
-    save_sums,
-    sum_tiles,
-)
+from terareg.intensity.settings import FlatfieldSettings, sample_tiles
+from terareg.intensity.sums import save_sums, sum_tiles
 from terareg.job import run_job
+from terareg.stitching.placement import load_placement
 
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
     source = TileSource(acquisition, snakemake.wildcards.channel)
     settings = FlatfieldSettings(**snakemake.params.settings)
+    origins = None
+    if snakemake.input.get("placement"):
+        places = load_placement(snakemake.input.placement).tiles
+        origins = {name: tile.origin_vox for name, tile in places.items()}
     tiles = sample_tiles(acquisition, settings)
     batch = planning.batch_range(
         len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches
     )
     chosen = [tiles[i] for i in batch]
-    save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings))
+    save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings, origins))
 
 
 run_job(snakemake.rule, snakemake.log[0], main)

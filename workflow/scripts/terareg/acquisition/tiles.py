@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorstore
@@ -24,7 +24,14 @@ from terareg.acquisition.plane_files import read_rows
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
 from terareg.numeric import Clipped, to_integer
 from terareg.parallel import map_items, peak_memory_mb
-from terareg.storage.records import content_hash, is_done, read_json, read_record, write_record
+from terareg.storage.records import (
+    content_hash,
+    fingerprint,
+    is_done,
+    read_json,
+    read_record,
+    write_record,
+)
 from terareg.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -38,7 +45,7 @@ _BAND_ROWS = 128  # rows corrected at a time, so that the float32 copies stay in
 
 @dataclass(frozen=True, eq=False)
 class Flatfield:
-    """Shading of a channel: ``raw = true * profile + background``.
+    """Shading of a channel: ``raw = true * gain * profile + background``.
 
     Attributes
     ----------
@@ -46,10 +53,13 @@ class Flatfield:
         Relative sensitivity, mean 1, positive everywhere.
     background : float
         Dark offset of the camera in counts.
+    gains : mapping of str to float
+        Relative brightness of tiles by name; 1 for those that are not in it.
     """
 
     profile: np.ndarray
     background: float
+    gains: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         profile = np.ascontiguousarray(self.profile, np.float32)
@@ -68,11 +78,27 @@ class Flatfield:
             raise IntensityError(
                 f"dark offset {self.background} is not finite; give it in counts of the camera"
             )
+        for tile, gain in self.gains.items():
+            if not 0 < gain < np.inf:
+                raise IntensityError(
+                    f"gain {gain} of tile {tile} is impossible; give a positive number, or set "
+                    "intensity.flatfield.tile_gains to false"
+                )
+
+    @property
+    def state(self) -> str:
+        """Digest of all that decides how pixels are corrected."""
+        profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
+        return fingerprint(profile, self.profile.shape, self.background, dict(self.gains))
 
     def correct(
-        self, plane: np.ndarray, y: slice = slice(None), x: slice = slice(None)
+        self,
+        plane: np.ndarray,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        tile: str | None = None,
     ) -> tuple[np.ndarray, Clipped]:
-        """Remove dark offset and shading: ``(plane - background) / profile``, in float32.
+        """Remove dark offset and shading: ``(plane - background) / (profile * gain)``, in float32.
 
         Parameters
         ----------
@@ -80,6 +106,8 @@ class Flatfield:
             A whole plane, or the part of it that ``y`` and ``x`` cut out.
         y, x : slice
             Where the part lies in the plane.
+        tile : str, optional
+            Name of the tile, whose gain is removed as well.
 
         Returns
         -------
@@ -101,6 +129,9 @@ class Flatfield:
             )
         out = np.empty_like(plane)
         background = np.float32(self.background)
+        gain = self.gains.get(tile, 1.0)
+        if gain != 1.0:
+            profile = profile * np.float32(gain)
         clipped = Clipped()
         for start in range(0, plane.shape[0], _BAND_ROWS):
             band = slice(start, start + _BAND_ROWS)
@@ -113,7 +144,10 @@ class Flatfield:
 
 
 def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield:
-    """Read a flat-field: the profile from a TIFF, ``background`` from the JSON beside it."""
+    """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
+
+    ``gains`` count where ``tile_gains`` says so.
+    """
     info = read_json(json)
     if not isinstance(info, dict) or not isinstance(info.get("background"), (int, float)):
         raise IntensityError(f"{json} has no number 'background'; run estimate_flatfield again")
@@ -123,7 +157,8 @@ def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield
         raise IntensityError(
             f"{tif} cannot be read ({error}); run estimate_flatfield again"
         ) from error
-    return Flatfield(profile, info["background"])
+    gains = info.get("gains", {}) if info.get("tile_gains") else {}
+    return Flatfield(profile, info["background"], gains)
 
 
 def corrected_key(channel: str, tile: str) -> str:
@@ -250,7 +285,7 @@ class TileSource:
                 continue
             values = values[:, x]
             if self.flatfield is not None:
-                values, part = self.flatfield.correct(values, y, x)
+                values, part = self.flatfield.correct(values, y, x, tile)
                 clipped += part
             target[...] = values
         return out, clipped, count

@@ -20,6 +20,7 @@ from scipy.fft import dct, idct
 from scipy.optimize import minimize_scalar
 
 from terareg.errors import IntensityError
+from terareg.intensity.sums import SIDES, Layout, line_sections
 
 _LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
@@ -27,27 +28,22 @@ _LINE_LAGS = (1, 2, 4, 8)  # pixels
 _TISSUE_WEIGHT = 0.02
 _FLOOR = 0.004  # relative error that no block mean falls below
 _DARK_ERROR = 1.0  # counts; how well the dark offset can be known
-_SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
-
-
-def block_sums(plane: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
-    """Sums of an image over the blocks between ``edges`` (y, x)."""
-    return np.add.reduceat(np.add.reduceat(plane, edges[0][:-1], axis=0), edges[1][:-1], axis=1)
-
-
-def line_sections(size: int) -> np.ndarray:
-    """Where the parts of a line of ``size`` pixels begin, and its end."""
-    return np.unique(np.arange(_SECTIONS + 1) * size // _SECTIONS)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pairs of neighbours along one axis, and the blocks of the first and second that coincide."""
+    """Block statistics of all overlaps on one side: float32 (pairs, slabs, blocks y, blocks x).
+
+    ``mean``, ``error`` and ``edges`` are given for the first and for the second tile of each pair;
+    edges are (pairs, blocks + 1) along y and along x, pixels of that tile.
+    """
 
     first: np.ndarray  # tile indices (pairs,)
     second: np.ndarray
-    blocks_first: tuple[slice, slice]
-    blocks_second: tuple[slice, slice]
+    mean: tuple[np.ndarray, np.ndarray]
+    error: tuple[np.ndarray, np.ndarray]
+    edges: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    valid: np.ndarray  # bool (pairs, slabs): both averaged the same planes
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,8 @@ class BlockData:
     overlaps: tuple[Overlap, ...]
 
     @classmethod
-    def of(cls, stats: Mapping[str, np.ndarray], overlaps: Sequence[Overlap]) -> BlockData:
-        """Take the statistics of :func:`terareg.intensity.flatfield.merge_sums`."""
+    def of(cls, stats: Mapping[str, np.ndarray], overlaps: bool = True) -> BlockData:
+        """Take the statistics of :func:`terareg.intensity.sums.merge_sums`."""
         valid = stats["planes"] > 0
         if not valid.any():
             raise IntensityError(
@@ -70,11 +66,8 @@ class BlockData:
                 "channel and its exposure"
             )
         edges = stats["edges_y"], stats["edges_x"]
-        return cls(stats["mean"], stats["error"], valid, edges, tuple(overlaps))
-
-    def block_means(self, image: np.ndarray) -> np.ndarray:
-        area = np.outer(np.diff(self.edges[0]), np.diff(self.edges[1]))
-        return block_sums(image, self.edges) / area
+        found = _overlaps(stats) if overlaps else ()
+        return cls(stats["mean"], stats["error"], valid, edges, found)
 
     def lowest(self) -> float:
         """Level of the darkest blocks, the fallback for the dark offset."""
@@ -96,30 +89,29 @@ class BlockData:
         return float(np.mean(signal > 0.1 * np.quantile(signal, 0.99)))
 
 
-def find_overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
-    """Pairs of neighbours that share blocks at their nominal positions, one entry per axis."""
-    index = {tuple(place): i for i, place in enumerate(stats["grid"].tolist())}
-    everything = slice(None)
+def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
+    """Overlaps of tiles that are both in the statistics, one entry per side."""
+    size = int(stats["edges_y"][-1]), int(stats["edges_x"][-1])
+    layout = Layout(stats["places"], size, int(stats["blocks"]))
+    index = {tuple(cell): i for i, cell in enumerate(stats["grid"].tolist())}
+    known = {k: index[cell] for cell, k in layout.cells.items() if cell in index}
     found = []
-    for axis, move in enumerate(((1, 0), (0, 1))):
-        edges, step = stats["edges_y" if axis == 0 else "edges_x"], int(stats["steps"][axis])
-        size = int(edges[-1])
-        pairs = [
-            (i, index[row + move[0], column + move[1]])
-            for (row, column), i in index.items()
-            if (row + move[0], column + move[1]) in index
-        ]
-        if not pairs or not 0 < step < size:
+    for side in SIDES:
+        pairs = [p for p in layout.pairs(side) if p[0] in known and p[1] in known]
+        if not pairs:
             continue
-        number = int(np.searchsorted(edges, min(size - step, step)))
-        start = int(np.searchsorted(edges, step))
-        ahead, behind = slice(start, start + number), slice(0, number)
-        first, second = np.array(sorted(pairs)).T
-        if axis == 0:
-            blocks = (ahead, everything), (behind, everything)
-        else:
-            blocks = (everything, ahead), (everything, behind)
-        found.append(Overlap(first, second, *blocks))
+        first, second = (np.array([known[pair[role]] for pair in pairs]) for role in (0, 1))
+        mean, error = (
+            (stats[f"{side}_{key}"][first, 0], stats[f"{side}_{key}"][second, 1])
+            for key in ("mean", "error")
+        )
+        edges = tuple(
+            tuple(np.stack([pair[2][role][axis] for pair in pairs]) for axis in (0, 1))
+            for role in (0, 1)
+        )
+        planes = stats["planes"][first], stats["planes"][second]
+        valid = (planes[0] == planes[1]) & (planes[0] > 0)
+        found.append(Overlap(first, second, mean, error, edges, valid))
     return tuple(found)
 
 
@@ -144,12 +136,13 @@ class Basis:
 
     @cached_property
     def blocks(self) -> np.ndarray:
-        """Block means, float64 (terms, blocks y, blocks x)."""
-        y, x = (
-            np.add.reduceat(values, edges[:-1], axis=1) / np.diff(edges)
-            for values, edges in zip(self.axes, self.edges)
-        )
-        return np.stack([np.outer(y[a], x[b]) for a, b in self.orders])
+        """Means over the blocks of a whole tile, float64 (terms, blocks y, blocks x)."""
+        return self.over(tuple(edges[None] for edges in self.edges))[:, 0]
+
+    def over(self, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Block means between edges (pairs, blocks + 1): float64 (terms, pairs, blocks y, x)."""
+        y, x = (interval_means(values, e) for values, e in zip(self.axes, edges))
+        return np.stack([y[a][:, :, None] * x[b][:, None, :] for a, b in self.orders])
 
     def line_variance(self, power: Sequence[float]) -> np.ndarray:
         """Variance that lines of white spectrum add to each coefficient.
@@ -173,6 +166,28 @@ class Basis:
         return np.einsum("ay,ax->yx", y, np.einsum("ab,bx->ax", matrix, x))
 
 
+def interval_means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Means of the last axis of ``values`` between edges (pairs, n + 1): (..., pairs, n)."""
+    total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], axis=-1)
+    return np.diff(total[..., edges], axis=-1) / np.diff(edges, axis=-1)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """Log line patterns: one value per pixel along y, and along x."""
+
+    y: np.ndarray
+    x: np.ndarray
+
+    def over(self, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Block means between edges (pairs, blocks + 1): float64 (pairs, blocks y, blocks x)."""
+        y, x = interval_means(self.y, edges[0]), interval_means(self.x, edges[1])
+        return y[:, :, None] + x[:, None, :]
+
+    def pixels(self) -> np.ndarray:
+        return self.y[:, None] + self.x[None, :]
+
+
 @dataclass(frozen=True)
 class _Fit:
     """Log profile as coefficients, log gains (tiles, slabs), and the variances found for both."""
@@ -188,8 +203,8 @@ class _Fit:
 class _Equations:
     """Differences of log intensity: ``value = basis @ coefficients (+ gain first - gain second)``.
 
-    ``value`` and ``variance`` are float32 (..., blocks); with ``overlap`` the leading axes are
-    pairs and slabs.
+    ``value`` and ``variance`` are float32 (a, slabs, blocks), ``basis`` is (terms, b, blocks). Of
+    equations within tiles a is tiles and b is 1, of those in overlaps both are pairs.
     """
 
     value: np.ndarray
@@ -197,16 +212,26 @@ class _Equations:
     basis: np.ndarray
     overlap: Overlap | None
 
+    def of_all(self, weights: np.ndarray) -> np.ndarray:
+        """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
+        axes = 1 if self.overlap is not None else (0, 1)
+        return weights.sum(axes, dtype=np.float64).ravel()
 
-def _equations(
-    data: BlockData, basis: Basis, background: float, log_lines: np.ndarray
-) -> list[_Equations]:
-    signal = data.mean - np.float32(background)
-    usable = (signal > 3 * data.error) & data.valid[..., None, None]
+
+def _logarithm(
+    mean: np.ndarray, error: np.ndarray, valid: np.ndarray, background: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log of the signal and its variance, infinite where there is none; float32."""
+    signal = mean - np.float32(background)
+    usable = (signal > 3 * error) & valid[..., None, None]
     signal = np.where(usable, signal, np.float32(1))
-    log = np.log(signal) - log_lines.astype(np.float32)
-    error = (data.error**2 + np.float32(_DARK_ERROR**2)) / signal**2
-    error = np.where(usable, error, np.float32(np.inf))
+    variance = (error**2 + np.float32(_DARK_ERROR**2)) / signal**2
+    return np.log(signal), np.where(usable, variance, np.float32(np.inf))
+
+
+def _equations(data: BlockData, basis: Basis, background: float, lines: _Lines) -> list[_Equations]:
+    log, error = _logarithm(data.mean, data.error, data.valid, background)
+    log -= lines.over(tuple(edges[None] for edges in data.edges))[0].astype(np.float32)
     found = []
     everything = slice(None)
     for lag in _LAGS:
@@ -215,28 +240,30 @@ def _equations(
                 continue
             a, b = [everything, everything], [everything, everything]
             a[axis], b[axis] = slice(lag, None), slice(None, -lag)
-            found.append(_difference(log, error, basis, (log, error), (tuple(a), tuple(b)), None))
+            one, two = (..., *a), (..., *b)
+            change = (basis.blocks[one] - basis.blocks[two])[:, None]
+            found.append(_flat(log[one] - log[two], error[one] + error[two], change, None))
     for overlap in data.overlaps:
-        found.append(
-            _difference(
-                log[overlap.first], error[overlap.first], basis,
-                (log[overlap.second], error[overlap.second]),
-                (overlap.blocks_first, overlap.blocks_second), overlap,
-            )
-        )  # fmt: skip
+        sides = [
+            _logarithm(mean, error, overlap.valid, background)
+            for mean, error in zip(overlap.mean, overlap.error)
+        ]
+        (log_a, error_a), (log_b, error_b) = sides
+        smooth, fixed = (
+            part.over(overlap.edges[0]) - part.over(overlap.edges[1]) for part in (basis, lines)
+        )
+        value = log_a - log_b - fixed[:, None].astype(np.float32)
+        found.append(_flat(value, error_a + error_b, smooth, overlap))
     return found
 
 
-def _difference(log, error, basis, other, blocks, overlap) -> _Equations:
-    a, b = ((Ellipsis, *part) for part in blocks)
-    value = log[a] - other[0][b]
-    variance = error[a] + other[1][b] + np.float32(_FLOOR**2)
-    change = basis.blocks[a] - basis.blocks[b]
-    lead = value.shape[:2]
-    return _Equations(
-        value.reshape(*lead, -1), variance.reshape(*lead, -1),
-        change.reshape(len(change), -1), overlap,
-    )  # fmt: skip
+def _flat(
+    value: np.ndarray, variance: np.ndarray, basis: np.ndarray, overlap: Overlap | None
+) -> _Equations:
+    value, variance, basis = (
+        part.reshape(*part.shape[:2], -1) for part in (value, variance, basis)
+    )
+    return _Equations(value, variance + np.float32(_FLOOR**2), basis, overlap)
 
 
 def _solve(
@@ -288,13 +315,12 @@ def _normal_equations(
     for part in equations:
         weight = _weights(part, fit, blur)
         weighted = weight * part.value
-        total = weight.sum((0, 1), dtype=np.float64)
-        right = weighted.sum((0, 1), dtype=np.float64)
-        normal.shape[:] += np.einsum("ik,jk->ij", part.basis * total, part.basis)
-        normal.shape_right[:] += np.einsum("ik,k->i", part.basis, right)
+        columns = part.basis.reshape(terms, -1)
+        normal.shape[:] += (columns * part.of_all(weight)) @ columns.T
+        normal.shape_right[:] += columns @ part.of_all(weighted)
         if part.overlap is None:
             continue
-        against = np.einsum("psk,ik->psi", weight.astype(np.float64), part.basis)
+        against = np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis)
         sums = weight.sum(2, dtype=np.float64)
         values = weighted.sum(2, dtype=np.float64)
         pairs = zip(part.overlap.first.tolist(), part.overlap.second.tolist())
@@ -353,7 +379,8 @@ def _spread(squares: np.ndarray) -> float:
 
 
 def _residual(part: _Equations, fit: _Fit) -> np.ndarray:
-    residual = part.value - np.einsum("i,ik->k", fit.coefficients, part.basis).astype(np.float32)
+    smooth = np.tensordot(fit.coefficients, part.basis, 1)
+    residual = part.value - smooth[:, None].astype(np.float32)
     if part.overlap is not None:
         gains = fit.gains[part.overlap.first] - fit.gains[part.overlap.second]
         residual -= gains[..., None].astype(np.float32)
@@ -441,29 +468,26 @@ def fit_shading(
         if searched is not None:
             background, source = searched, "overlaps"
     data.check_signal(background)
-    patterns = [np.zeros(int(edges[-1])) for edges in data.edges]
+    patterns = _Lines(*(np.zeros(int(edges[-1])) for edges in data.edges))
     power = [0.0, 0.0]
     # lines need the smooth part and the smooth part is fitted beside the lines: in turn
     for _ in range(3 if lines else 1):
-        log_lines = patterns[0][:, None] + patterns[1][None, :]
-        log_line_blocks = data.block_means(log_lines)
-        equations = _equations(data, basis, background, log_line_blocks)
+        equations = _equations(data, basis, background, patterns)
         fit = _solve(data, basis, equations, line_power=power)
         if lines:
             found = [_line(stats, axis, background, basis, fit.coefficients) for axis in (0, 1)]
-            patterns, power = [line for line, _ in found], [value for _, value in found]
-    log_lines = patterns[0][:, None] + patterns[1][None, :]
-    profile = np.exp(basis.pixels(fit.coefficients) + log_lines)
-    log_blocks = np.tensordot(fit.coefficients, basis.blocks, 1) + data.block_means(log_lines)
+            patterns, power = _Lines(*(line for line, _ in found)), [value for _, value in found]
+    profile = np.exp(basis.pixels(fit.coefficients) + patterns.pixels())
+    profile = (profile / profile.mean()).astype(np.float32)
     known = data.valid.sum(1)
     gains = np.exp(np.where(data.valid, fit.gains, 0).sum(1) / np.maximum(known, 1))
     return Shading(
-        profile=(profile / profile.mean()).astype(np.float32),
+        profile=profile,
         background=float(background),
         background_from=source,
         gains=gains,
-        line_percent=(100 * float(patterns[0].std()), 100 * float(patterns[1].std())),
-        seam_percent=seam_percent(data, background, log_blocks, fit.gains),
+        line_percent=(100 * float(patterns.y.std()), 100 * float(patterns.x.std())),
+        seam_percent=seam_percent(data, background, profile, fit.gains),
     )
 
 
@@ -472,11 +496,11 @@ def _search_background(data: BlockData, basis: Basis, highest: float) -> float |
 
     None where the overlaps do not tell.
     """
-    zero = np.zeros(data.mean.shape[2:])
+    none = _Lines(*(np.zeros(int(edges[-1])) for edges in data.edges))
     start: list[_Fit | None] = [None]
 
     def cost(background: float) -> float:
-        equations = _equations(data, basis, background, zero)
+        equations = _equations(data, basis, background, none)
         fit = _solve(data, basis, equations, start[0])
         start[0] = start[0] or fit
         return _disagreement(data, background, fit, basis)
@@ -496,47 +520,58 @@ def _search_background(data: BlockData, basis: Basis, highest: float) -> float |
 
 def _disagreement(data: BlockData, background: float, fit: _Fit, basis: Basis) -> float:
     """Robust sum of squares over overlaps, in counts, so that empty blocks count as well."""
-    field = np.exp(np.tensordot(fit.coefficients, basis.blocks, 1))
     gains = np.exp(fit.gains)[..., None, None]
     total = 0.0
     for overlap in data.overlaps:
-        a, b = overlap.first, overlap.second
-        one, two = ((Ellipsis, *part) for part in (overlap.blocks_first, overlap.blocks_second))
-        scale_one = (gains[a] * field[one]).astype(np.float32)
-        scale_two = (gains[b] * field[two]).astype(np.float32)
-        size = np.sqrt(scale_one * scale_two)
-        ratio_one, ratio_two = scale_two / size, scale_one / size
-        x = (data.mean[a][one] - np.float32(background)) * ratio_one
-        y = (data.mean[b][two] - np.float32(background)) * ratio_two
-        variance = (data.error[a][one] * ratio_one) ** 2 + (data.error[b][two] * ratio_two) ** 2
+        tiles = overlap.first, overlap.second
+        # each side is brought to the geometric mean of both sensitivities
+        scales = [
+            (gains[t] * np.exp(np.tensordot(fit.coefficients, basis.over(e), 1))[:, None])
+            for t, e in zip(tiles, overlap.edges)
+        ]
+        ratio = np.sqrt(scales[1] / scales[0]).astype(np.float32)
+        x = (overlap.mean[0] - np.float32(background)) * ratio
+        y = (overlap.mean[1] - np.float32(background)) / ratio
+        variance = (overlap.error[0] * ratio) ** 2 + (overlap.error[1] / ratio) ** 2
         variance += (0.5 * _FLOOR * (x + y)) ** 2
-        valid = (data.valid[a] & data.valid[b])[..., None, None]
+        valid = overlap.valid[..., None, None]
         total += float(np.where(valid, np.log1p((x - y) ** 2 / variance), 0).sum(dtype=np.float64))
     return total
 
 
 def seam_percent(
-    data: BlockData, background: float, log_profile: np.ndarray, gains: np.ndarray | None = None
+    data: BlockData, background: float, profile: np.ndarray, gains: np.ndarray | None = None
 ) -> dict[str, float] | None:
     """Median contrast of tissue in overlaps, percent of one tile, before and after correction.
 
-    ``log_profile`` is given at the blocks, ``gains`` are logarithms (tiles, slabs). Overlaps are
-    those of the nominal positions, so misplaced tiles set a floor that no profile can lower. None
-    without overlaps that hold tissue.
+    Overlaps are those of the positions at which the statistics were gathered, so misplaced tiles
+    set a floor that no profile can lower.
+
+    Parameters
+    ----------
+    data : BlockData
+    background : float
+        Counts.
+    profile : numpy.ndarray, shape (y, x)
+    gains : numpy.ndarray, shape (tiles, slabs), optional
+        Logarithms of the gains that are corrected as well.
+
+    Returns
+    -------
+    dict or None
+        ``before``, ``after``; None without overlaps that hold tissue.
     """
     raw, corrected = [], []
     tissue = max(0.0, 0.1 * float(np.quantile(data.mean[data.valid] - background, 0.99)))
     for overlap in data.overlaps:
-        a, b = overlap.first, overlap.second
-        one, two = ((Ellipsis, *part) for part in (overlap.blocks_first, overlap.blocks_second))
-        x, y = data.mean[a][one] - background, data.mean[b][two] - background
-        valid = (data.valid[a] & data.valid[b])[..., None, None]
-        seen = (np.minimum(x, y) > tissue) & valid
+        x, y = (mean - background for mean in overlap.mean)
+        seen = (np.minimum(x, y) > tissue) & overlap.valid[..., None, None]
         ratio = np.log(np.where(seen, x, 1)) - np.log(np.where(seen, y, 1))
         raw.append(ratio[seen])
-        ratio = ratio - (log_profile[one] - log_profile[two])
+        shading = [np.log(_block_means(profile, *edges)) for edges in overlap.edges]
+        ratio = ratio - (shading[0] - shading[1])[:, None]
         if gains is not None:
-            ratio = ratio - (gains[a] - gains[b])[..., None, None]
+            ratio = ratio - (gains[overlap.first] - gains[overlap.second])[..., None, None]
         corrected.append(ratio[seen])
     if not sum(part.size for part in raw):
         return None
@@ -545,6 +580,15 @@ def seam_percent(
         for part in (raw, corrected)
     )
     return {"before": float(before), "after": float(after)}
+
+
+def _block_means(image: np.ndarray, edges_y: np.ndarray, edges_x: np.ndarray) -> np.ndarray:
+    """Means of an image (y, x) over blocks of each pair: (pairs, blocks y, blocks x)."""
+    total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
+    total[1:, 1:] = image.cumsum(0, dtype=np.float64).cumsum(1)
+    corners = total[edges_y[:, :, None], edges_x[:, None, :]]
+    area = np.diff(edges_y)[:, :, None] * np.diff(edges_x)[:, None, :]
+    return np.diff(np.diff(corners, axis=1), axis=2) / area
 
 
 def _line(

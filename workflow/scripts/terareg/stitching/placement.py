@@ -105,7 +105,8 @@ class Link:
     sigma_vox : tuple of float
     reliability : float
     state : str
-        "kept", "rejected", or "unused" (no signal, windows disagree, low reliability).
+        "kept"; "rejected": contradicts the others; "unused": windows disagree, low reliability;
+        "empty": no signal in the overlap.
     reason : str
         Why it was not kept.
     """
@@ -139,7 +140,7 @@ class Placement:
         ``EAST``, ``SOUTH``: step (z, y, x) in voxels; ``sigma_vox``: scatter of the stage about it;
         ``nominal``: the acquisition's steps.
     summary : dict
-        Numbers for the report: links kept, rejected, unused; residual and closure statistics.
+        Numbers for the report: links by state; residual and closure statistics.
     warnings : tuple of str
     """
 
@@ -456,7 +457,8 @@ def _report(grid, pairs, kept, usable, x, model, stage_sigma, enough, settings) 
         residual = np.array(pair.displ_vox) - (x[b] - x[a])
         state, reason = "kept", ""
         if not usable[k]:
-            state, reason = "unused", _unusable(pair, settings)
+            state = "empty" if pair.status == "no_signal" else "unused"
+            reason = _unusable(pair, settings)
         elif not kept[k]:
             state = "rejected"
             reason = _why_rejected(residual, pair, model, in_loop[k])
@@ -564,6 +566,7 @@ def _summary(links, loops, tiles) -> dict:
         "links_kept": states.count("kept"),
         "links_rejected": states.count("rejected"),
         "links_unused": states.count("unused"),
+        "links_empty": states.count("empty"),
         "residual_median_vox": _statistic(np.median, residual),
         "residual_max_vox": _statistic(np.max, residual),
         "loops": len(closure),

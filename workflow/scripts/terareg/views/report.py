@@ -324,12 +324,17 @@ def _stitching(folder: Path, stage: dict, measured: list) -> None:
         return
     data = read_json(path)
     links = data["links"]
-    counts = {s: sum(link["state"] == s for link in links) for s in ("kept", "rejected", "unused")}
+    counts = dict(_count(link["state"] for link in links))
     residuals = sorted(math.hypot(*k["residual_vox"]) for k in links if k["state"] == "kept")
     loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
-    usable = counts["kept"] + counts["rejected"]
+    structured = [link for link in links if link["state"] != "empty"]
+    share = 100 * counts.get("kept", 0) / len(structured) if structured else None
+    # tiles without any structure follow their neighbours, and rightly so
+    visible = {name for link in structured for name in (link["a"], link["b"])}
+    loose = [n for n, t in data["tiles"].items() if t["state"] in ("model", "group")]
     measured += [
-        ("stitching.kept_percent", "", 100 * counts["kept"] / usable if usable else None),
+        ("stitching.kept_percent", "", share),
+        ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
         ("stitching.residual_p95_vox", "", _percentile(residuals, 0.95)),
         ("stitching.loop_closure_vox", "", _percentile(loops, 1)),
     ]
@@ -344,7 +349,7 @@ def _stitching(folder: Path, stage: dict, measured: list) -> None:
     refused = [
         [link["a"], link["b"], link["state"], math.hypot(*link["residual_vox"]), link["reason"]]
         for link in links
-        if link["state"] != "kept"
+        if link["state"] not in ("kept", "empty")
     ]
     if refused:
         columns = ("tile", "neighbour", "state", "residual (voxel)", "reason")

@@ -51,12 +51,20 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look at the flat-field: use more planes, or give the dark offset or an image.",
     },
     "stitching.kept_percent": {
-        "text": "Measured links that the placement kept",
+        "text": "Links with structure in the overlap that the placement kept",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
         "advice": "Look at the placement map: are the rejected links in one row or column?",
+    },
+    "stitching.loose_tiles": {
+        "text": "Tiles with structure that no link ties to the others",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "They are where the stage model puts them: look at their seams.",
     },
     "stitching.loop_closure_vox": {
         "text": "Worst loop closure of kept links",

@@ -18,7 +18,8 @@ from terareg.views.figures import canvas
 _STATES = {
     "kept": (canvas.BLUE, "-", "kept"),
     "rejected": (canvas.RED, "--", "rejected"),
-    "unused": (canvas.GREY, ":", "not usable"),
+    "unused": (canvas.ORANGE, ":", "not usable"),
+    "empty": (canvas.GREY, ":", "no signal"),
 }
 
 
@@ -35,7 +36,8 @@ def placement_map(
     ----------
     placement : mapping
         As in ``placement.json``: ``tiles``, name to a mapping with ``origin_vox`` (z, y, x);
-        ``links``, mappings with a, b, state (kept, rejected, unused) and residual_vox (z, y, x).
+        ``links``, mappings with a, b, state (kept, rejected, unused, empty) and residual_vox
+        (z, y, x).
     tile_shape : sequence of int
         (z, y, x) voxels of a tile.
     spacing_um : sequence of float
