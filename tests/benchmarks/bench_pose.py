@@ -143,8 +143,9 @@ def main() -> None:
 
     def run(kind: str, sample: Image, *truths: np.ndarray) -> dict:
         score = scores.setdefault(kind, Score())
+        settings = PoseSettings(extent="whole", check_orientation=kind.endswith("code"))
         start = time.process_time()
-        found, info = initial_affine(atlas, sample, PoseSettings(extent="whole"))
+        found, info = initial_affine(atlas, sample, settings)
         score.seconds += time.process_time() - start
         moved = [tissue @ (found - t)[:3, :3].T + (found - t)[:3, 3] for t in truths]
         score.errors.append(min(float(np.linalg.norm(m, axis=1).mean()) for m in moved))
