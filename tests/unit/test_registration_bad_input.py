@@ -96,11 +96,11 @@ def test_boxes_that_overlap_without_tissue_keep_the_affine_and_say_so():
     assert any(w.startswith("deformation_rejected") for w in result.summary["warnings"])
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf])
-def test_voxels_without_a_value_give_a_warning_and_finite_fields(value):
+def test_voxels_without_a_value_give_a_warning_and_finite_fields():
     truth = Truth(amplitude_um=300.0)
     data = truth.sample().data
-    data[8:13, 5:12, 10:18] = value
+    data[8:13, 5:12, 10:18] = np.nan
+    data[9, 6, 10:18:2], data[9, 6, 11:18:2] = np.inf, -np.inf
     broken = Image(data, ATLAS_FRAME, name="sample")
     affine, info = initial_affine(atlas(), broken, POSE)
     assert np.isfinite(affine).all()
