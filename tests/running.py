@@ -85,6 +85,19 @@ def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
     return {name: n for name, n in counts.items() if name not in ("all", "total")}
 
 
+def tracked_files(text: str) -> tuple[int, int]:
+    """Output files that the text of a dry run names, and the same with logs and benchmarks."""
+    found = {
+        kind: {
+            name.strip()
+            for line in re.findall(rf"^    {kind}: (.+)$", text, re.MULTILINE)
+            for name in line.split(",")
+        }
+        for kind in ("output", "log", "benchmark")
+    }
+    return len(found["output"]), sum(map(len, found.values()))
+
+
 def states(folder: Path) -> dict[str, tuple[int, str]]:
     """Time of change and digest of every file below a folder."""
     return {

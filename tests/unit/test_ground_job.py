@@ -3,7 +3,16 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tensorstore
+import tifffile
+
+from terareg.acquisition.plane_files import read_rows
+from terareg.job import read_job_records
+from terareg.storage import traffic
+from terareg.storage.records import write_record
+from terareg.storage.store import Store
 
 PROGRAM = """
 import logging, os, warnings
@@ -52,7 +61,78 @@ def test_failure_is_one_sentence_with_the_log(tmp_path, root, last, sentence):
 
 
 def test_the_log_of_a_failed_attempt_survives_its_retry(tmp_path, root):
+    """Also if the attempt was killed, and the log removed before the next, as Snakemake does."""
+    run(tmp_path, root, "os.kill(os.getpid(), 9)")
+    (tmp_path / "job.log").unlink()
     run(tmp_path, root, "1 / 0")
+    (tmp_path / "job.log").unlink()
     run(tmp_path, root, "pass")
     log = (tmp_path / "job.log").read_text()
+    assert log.count("demo_rule started") == 3
     assert "ZeroDivisionError" in log and "done in" in log
+    assert [p.name for p in tmp_path.iterdir()] == ["job.log"], "no second name is left"
+
+
+def test_what_a_job_took_is_recorded_in_the_store(tmp_path, root):
+    last = """from terareg.storage.store import Store
+    store = Store("store")
+    store.write("a", bytes(3000)); store.write("b", bytes(50)); store.read("a")"""
+    program = PROGRAM.replace("work)", 'work, "store/brain/logs/demo_rule/ch0_1.json")')
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(last=last)],
+        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
+        text=True, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (record,) = read_job_records(Store(str(tmp_path / "store/brain")), {"demo_rule": 1})
+    assert record["rule"] == "demo_rule"
+    assert (record["bytes_read"], record["bytes_written"]) == (3000, 3050)
+    assert record["seconds"] >= 0 and record["cpu_s"] > 0 and record["peak_mb"] > 10
+
+
+def test_a_store_that_takes_no_record_does_not_undo_the_work(tmp_path, root):
+    (tmp_path / "store").write_text("in the way")
+    program = PROGRAM.replace("work)", 'work, "store/brain/logs/demo_rule.json")')
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(last="pass")],
+        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "no record of this job: cannot write" in (tmp_path / "job.log").read_text()
+
+
+def test_a_failed_job_leaves_no_record(tmp_path, root):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("work)", 'work, "r.json")').format(last="1 / 0")],
+        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
+    )  # fmt: skip
+    assert done.returncode == 1 and not (tmp_path / "r.json").exists()
+
+
+def test_records_of_an_older_division_into_batches_do_not_count(tmp_path):
+    store = Store(str(tmp_path))
+    for batch, (day, rule) in enumerate([(1, "fuse_block"), (3, "fuse_block"), (2, "fuse_block"),
+                                         (1, "register"), (9, "unknown")]):  # fmt: skip
+        facts = {"rule": rule, "started": f"2026-01-0{day}", "batch": batch}
+        write_record(store, f"logs/{rule}/{batch}.json", facts)
+    found = read_job_records(store, {"fuse_block": 2, "register": 1, "other": 4})
+    assert [(r["rule"], r["batch"]) for r in found] == [
+        ("fuse_block", 2), ("fuse_block", 1), ("register", 3),
+    ]  # fmt: skip
+
+
+def test_bytes_of_planes_and_of_volumes_count(tmp_path):
+    tifffile.imwrite(tmp_path / "p.tif", np.zeros((64, 32), np.uint16))
+    before = traffic.totals()
+    read_rows(Store(str(tmp_path)), "p.tif", ((64, 32), "uint16"), slice(0, 16))
+    after = traffic.totals()
+    assert after["bytes_read"] - before["bytes_read"] == 16 * 32 * 2
+    array = tensorstore.open(
+        {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{tmp_path}/a/"}},
+        create=True, dtype="uint16", shape=[100, 100],
+    ).result()  # fmt: skip
+    array[...] = np.random.default_rng(0).integers(0, 65536, (100, 100), np.uint16)
+    array[...].read().result()
+    moved = traffic.totals()
+    for way in ("bytes_read", "bytes_written"):
+        assert 20_000 <= moved[way] - after[way] < 30_000

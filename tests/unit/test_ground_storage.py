@@ -23,6 +23,17 @@ def test_write_read_list_delete(tmp_path):
     assert list(store.list()) == []
 
 
+def test_a_listing_follows_links_to_files_and_not_to_folders(tmp_path):
+    (tmp_path / "there/in").mkdir(parents=True)
+    (tmp_path / "there/in/x").write_bytes(b"123")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/file").symlink_to(tmp_path / "there/in/x")
+    (tmp_path / "store/folder").symlink_to(tmp_path / "there/in")
+    store = Store(str(tmp_path / "store"))
+    assert [(e.key, e.size) for e in store.list()] == [("file", 3)]
+    assert list(store.list("none")) == []
+
+
 @pytest.mark.parametrize("key", ["../x", "/etc/passwd", "a/../../x", "", "a\\b"])
 def test_keys_cannot_leave_the_store(tmp_path, key):
     with pytest.raises(StoreError, match="would leave the store"):

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from terareg.errors import ConfigError
+from terareg.runplan import Planned
 from terareg.views import report, thresholds
+from terareg.views.costs import cost_table
 from terareg.views.figures import intensity
 
 VOID = {"meta", "link", "img", "br"}
@@ -137,6 +139,18 @@ def results(tmp_path, picture):
 
 def gather(folder, **options):
     return report.gather_report(folder, sample="brain7", **options)
+
+
+def test_what_the_run_took_stands_beside_its_plan(results):
+    assert "Per stage" not in report.render_report(gather(results))
+    plan = [Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192)]
+    record = {"rule": "fuse_block", "seconds": 90, "cpu_s": 360, "peak_mb": 777,
+              "bytes_read": 3 * 10**9, "bytes_written": 10**9}  # fmt: skip
+    page = report.render_report(gather(results, costs=cost_table(plan, [record], 2.0)))
+    for words in ("Per stage", "Fused volume", "1 (4)", "777 (8192)", "<strong>2.0</strong>"):
+        assert words in page, words
+    page = report.render_report(gather(results, costs=cost_table(plan, [], 2.0)))
+    assert "<strong>–</strong>" in page
 
 
 def test_measures_are_taken_from_the_files(results):

@@ -87,3 +87,18 @@ def test_an_error_in_a_job_is_one_sentence_that_names_rule_and_log(workspace):
     assert len(lines) == 1, done.stderr
     assert "LOC000" in lines[0] and "(log: results/brain/logs/index_acquisition.log)" in lines[0]
     assert not (workspace.folder / "results/brain/acquisition.json").exists()
+
+
+def test_the_log_keeps_every_attempt_and_each_names_rule_object_and_log(workspace):
+    workspace.write(workspace.sample())
+    log = "results/brain/logs/index_acquisition.log"
+    done = workspace.snakemake(
+        "--cores", "1", "--retries", "2", "--quiet", "--", "results/brain/acquisition.json"
+    )
+    assert done.returncode != 0
+    lines = [x for x in done.stderr.splitlines() if x.startswith("index_acquisition: ")]
+    assert len(lines) == 3 and all("LOC000" in x and f"(log: {log})" in x for x in lines)
+    text = (workspace.folder / log).read_text()
+    assert text.count("index_acquisition started") == 3
+    assert text.count("index_acquisition failed: ") == 3
+    assert not list((workspace.folder / "results").rglob("index_acquisition.json")), "no record"

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+import running
+from colm_stub import write_linked_planes
+from workspaces import loaded_workflow
+
+from terareg import workload
 
 CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
@@ -112,11 +118,64 @@ def test_a_cohort_runs_several_samples(workspace):
     assert jobs["prepare_atlas"] == 1, "an atlas is shared"
 
 
-@pytest.mark.parametrize("grid", [(5, 6), (6, 10)])  # of 2 channels, 33.6 GB a tile
-def test_one_and_two_terabytes_are_a_few_hundred_jobs(workspace, grid):
-    jobs = dry_run(workspace, workspace.sample(grid=grid, planes=2000))
-    assert jobs["total"] <= 500, jobs
-    assert max(n for name, n in jobs.items() if name != "total") <= 120
+def described(workspace, grid, channels):
+    config = workspace.sample(grid=grid, planes=2000)
+    config["input"]["channels"] = {f"ch{c}": c for c in range(channels)}
+    workspace.write(config)
+    return Path(config["input"]["path"])
+
+
+def limited_jobs_and_files(workspace):
+    done = workspace.snakemake("-n")
+    jobs = job_counts(done)
+    outputs, _ = running.tracked_files(done.stdout)
+    assert jobs["total"] <= 500 and 0.9 * jobs["total"] < outputs <= 500, jobs
+    assert max(n for name, n in jobs.items() if name != "total") <= 100
+    return jobs
+
+
+@pytest.mark.slow
+def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
+    """A name for each of 120 000 planes, 33.6 GB a tile position, as a microscope leaves them."""
+    write_linked_planes(described(workspace, (5, 6), 2), 5, 6, channels=2)
+    jobs = limited_jobs_and_files(workspace)
+    assert jobs["fuse_block"] > 20 and jobs["sum_tiles"] >= 2
+
+
+def test_forty_terabytes_are_no_more(workspace):
+    described(workspace, (20, 30), 4)
+    limited_jobs_and_files(workspace)
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
+         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+        {"intensity": {"corrected_tiles": "temporary", "bias": {"enabled": False}},
+         "atlas_space": {"enabled": False}, "stitching__xml": {"xml_merging": "own.xml"}},
+    ],
+)  # fmt: skip
+def test_the_plan_counts_the_jobs_that_run(workspace, over):
+    for name in ("s.csv", "a.csv", "c.csv", "own.xml"):
+        (workspace.folder / name).touch()
+    path = workspace.write(workspace.sample(**over))
+    counted = running.planned(workspace)
+    with loaded_workflow(workspace.folder, path) as workflow:
+        brain = workflow.globals["brain"]("brain")
+    planned = {name: jobs for name, jobs in workload.jobs_of_rules(brain).items() if jobs}
+    assert planned == {name: n for name, n in counted.items() if name != "all"}
+
+
+def test_the_plan_is_printed_and_runs_nothing(workspace):
+    workspace.write(workspace.sample())
+    done = workspace.snakemake("--cores", "1", "--quiet", "all", "--", "plan")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["brain", "jobs", "CPU", "h", "longest", "min"] == lines[0][:6]
+    (fused,) = [line for line in lines if line[:2] == ["Fused", "volume"]]
+    assert int(fused[2]) > 10 and float(fused[5]) > 400, "twelve tiles of 33.6 GB"
+    assert [p.name for p in (workspace.folder / "results").iterdir()] == ["plan.txt"]
 
 
 def test_the_slurm_profile_gives_the_same_jobs(workspace):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -12,9 +13,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
-from terareg import planning
+from terareg import planning, workload
 from terareg.code import files_behind
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
@@ -22,11 +26,11 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions",
+    "registration", "regions", "plan", "remove_intermediates", "remove_sample",
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,
-    "planning": 0, "code": 0, "config": 0, "job": 0,
+    "planning": 0, "workload": 0, "runplan": 0, "code": 0, "config": 0, "job": 0,
     "acquisition": 1, "volumes": 1,
     "intensity": 2, "stitching": 2, "registration": 2, "atlas": 2,
     "regions": 3, "views": 3, "phantom": 4,
@@ -82,7 +86,7 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         points="cells",
     )  # fmt: skip
     for name, rule in jobs.items():
-        threads = rule.resources["_cores"].value
+        threads = rule.resources["_cores"]._evaluator(wildcards)
         assert threads in planning._BATCH_MEMORY, name
         mem, time = (rule.resources[name]._evaluator for name in ("mem_mb", "runtime"))
         assert callable(mem) and callable(time), f"{name}: a request is not a formula"
@@ -93,6 +97,15 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
         assert now > before or attempt == 1 or now == most, name
         assert time(wildcards, attempt=attempt) > 0
         assert time(wildcards, attempt=2) > time(wildcards, attempt=1), name
+
+
+def test_the_work_of_every_job_is_known_and_recorded(jobs):
+    assert set(workload.RULES) >= jobs.keys()
+    for name, rule in jobs.items():
+        if name != "prepare_atlas":  # of no sample
+            assert "record" in rule.params.keys(), name
+            script = (ROOT / "workflow/scripts" / Path(rule.script).name).read_text()
+            assert "main, snakemake.params.record)" in script, name
 
 
 def test_every_job_carries_the_fingerprint_of_its_code(jobs):
@@ -173,23 +186,86 @@ def test_ruff_is_clean(root):
         assert done.returncode == 0, done.stdout
 
 
-def test_environments_pin_what_the_lock_pins(root):
-    lock = dict(
-        line.strip().lower().split("==")
-        for line in (root / "requirements.lock").read_text().splitlines()
-        if "==" in line
-    )
-    pypi = {
-        "pytorch": "torch", "matplotlib-base": "matplotlib",
-        "compressed-segmentation": "compressed_segmentation",
-    }  # fmt: skip
-    for path in (root / "workflow/envs").glob("*.yaml"):
+#: names of packages on conda-forge that differ on PyPI
+PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+
+
+def locked_versions(root) -> dict[str, str]:
+    """Version of every package of requirements.lock, by canonical name."""
+    lines = (root / "requirements.lock").read_text().splitlines()
+    pairs = (line.strip().split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def environments(root) -> dict[str, dict[str, str]]:
+    """Pins of every conda environment: {file: {name on PyPI: version}}."""
+    found = {}
+    for path in sorted((root / "workflow/envs").glob("*.yaml")):
         env = yaml.safe_load(path.read_text())
         assert env["channels"] == ["conda-forge", "nodefaults"], path
-        for item in env["dependencies"]:
-            name, version = item.split("=")
+        pins = dict(item.split("=") for item in env["dependencies"])
+        found[path.name] = {canonicalize_name(PYPI.get(n, n)): v for n, v in pins.items()}
+    return found
+
+
+def needs_of(name: str, locked: dict[str, str]) -> list[Requirement]:
+    """What the locked version of a package says that it needs here."""
+    distribution = importlib.metadata.distribution(name)
+    assert Version(distribution.version).public == Version(locked[name]).public, (
+        f"{name} is installed as {distribution.version}, but requirements.lock has {locked[name]}"
+    )
+    needs = [Requirement(text) for text in distribution.requires or ()]
+    return [n for n in needs if n.marker is None or n.marker.evaluate({"extra": ""})]
+
+
+def test_environments_pin_what_the_lock_pins(root):
+    locked = locked_versions(root)
+    for file, pins in environments(root).items():
+        for name, version in pins.items():
             if name != "python":
-                assert lock[pypi.get(name, name)] == version, f"{path}: {item}"
+                assert locked[name] == version, f"{file}: {name}"
+
+
+def test_pins_of_every_environment_can_be_solved_to_the_lock(root):
+    """Each package that is named, and all that these need, down to the last: every requirement is
+    met by the version in the lock, so a solver finds a solution that is the tested one."""
+    locked = locked_versions(root)
+    for file, pins in environments(root).items():
+        waiting, seen = sorted(set(pins) - {"python"}), set()
+        while waiting:
+            name = waiting.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            for need in needs_of(name, locked):
+                other = canonicalize_name(need.name)
+                assert other in locked, f"{file}: {name} needs {other}, which the lock lacks"
+                allowed = need.specifier.contains(locked[other], prereleases=True)
+                assert allowed, f"{file}: {name} needs {need}, the lock has {locked[other]}"
+                waiting.append(other)
+        assert len(seen) > len(pins), file
+
+
+def test_image_lock_and_environments_are_made_of_the_same_lists(root):
+    locked = locked_versions(root)
+    lines = (root / "requirements.in").read_text().splitlines()
+    asked = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    for requirement in asked:
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    direct = {canonicalize_name(requirement.name) for requirement in asked}
+    needed = {canonicalize_name(n.name) for name in direct for n in needs_of(name, locked)}
+    for file, pins in environments(root).items():
+        assert set(pins) - {"python"} <= direct | needed, f"{file}: not asked for by anything"
+    image = (root / "Dockerfile").read_text()
+    (base,) = re.findall(r"^FROM python:([\d.]+)", image, re.MULTILINE)
+    assert {pins["python"] for pins in environments(root).values()} == {base}
+    assert (
+        "COPY requirements.lock" in image
+        and "--requirement /opt/terareg/requirements.lock" in image
+    )
+    named = re.findall(r"^ +([a-z][\w-]+)$", image, re.MULTILINE)
+    assert named and {canonicalize_name(name) for name in named} <= locked.keys(), "not locked"
 
 
 def foreign_imports(script: Path) -> set[str]:

@@ -16,12 +16,13 @@ rule index_acquisition:
     priority: 100
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("index_acquisition")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("index_acquisition"),
+        runtime=runtime("index_acquisition"),
     params:
         code=code("index_acquisition"),
+        record=record_of("index_acquisition"),
         settings=setting("input"),
         raw_layout=raw_layout,
     script:
@@ -47,15 +48,16 @@ rule check_inputs:
     priority: 100
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("check_inputs")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("check_inputs"),
+        runtime=runtime("check_inputs"),
     params:
         code=code("check_inputs"),
+        record=record_of("check_inputs"),
         kind=setting("input.kind"),
         config=lambda wildcards: checked_settings(wildcards.sample),
         own=own_files,
-        needed_gb=lambda wildcards: store_gb(wildcards.sample),
+        needed_gb=lambda wildcards: workload.store_gb(brain(wildcards.sample)),
     script:
         "../scripts/check_inputs.py"

@@ -18,10 +18,10 @@ rule prepare_atlas:
     priority: 100
     conda:
         "../envs/register.yaml"
-    threads: threads_of("light")
+    threads: threads_of("prepare_atlas")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("prepare_atlas"),
+        runtime=runtime("prepare_atlas"),
     params:
         code=code("prepare_atlas"),
         settings=atlas_setting,

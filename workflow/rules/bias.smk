@@ -15,12 +15,13 @@ rule estimate_bias_field:
         benchmark_of("estimate_bias_field/{channel}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("estimate_bias_field")
     resources:
-        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=12)),
-        runtime=runtime(one_volume),
+        mem_mb=memory("estimate_bias_field"),
+        runtime=runtime("estimate_bias_field"),
     params:
         code=code("estimate_bias_field"),
+        record=record_of("estimate_bias_field/{channel}"),
         store=setting("store"),
         settings=setting("intensity.bias"),
     script:
@@ -40,12 +41,13 @@ rule init_corrected_volume:
         benchmark_of("init_corrected_volume/{channel}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_corrected_volume")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_corrected_volume"),
+        runtime=runtime("init_corrected_volume"),
     params:
         code=code("init_corrected_volume"),
+        record=record_of("init_corrected_volume/{channel}"),
         store=setting("store"),
     script:
         "../scripts/init_corrected_volume.py"
@@ -66,13 +68,14 @@ rule correct_volume:
         benchmark_of("correct_volume/{channel}_{batch}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("correct_volume")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_batch),
+        mem_mb=memory("correct_volume"),
+        runtime=runtime("correct_volume"),
     params:
         code=code("correct_volume"),
+        record=record_of("correct_volume/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(block_batches),
+        batches=of(planning.block_batches),
     script:
         "../scripts/correct_volume.py"

@@ -5,18 +5,21 @@ import json
 import math
 import re
 import sys
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from terareg import planning
+from terareg import planning, runplan, workload
 from terareg.acquisition import metadata, raw
 from terareg.code import code_fingerprint
 from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
+from terareg.storage import removal
 from terareg.storage.store import Store
 from terareg.volumes import headers
 
@@ -63,6 +66,16 @@ def log_of(name):
 
 def benchmark_of(name):
     return result(f"benchmarks/{name}.tsv")
+
+
+def record_of(name):
+    """Address in the store where a job writes what it took."""
+
+    def address(wildcards):
+        store = SAMPLES[wildcards.sample]["store"]
+        return f"{store}/{wildcards.sample}/logs/{name.format(**wildcards)}.json"
+
+    return address
 
 
 def atlas_file(name):
@@ -277,66 +290,53 @@ def size(sample):
     )
 
 
-def gb_per_job(sample):
-    return SAMPLES[sample]["jobs"]["gb_per_job"]
+ALLEN_25_UM = planning.Grid((528, 320, 456), (25.0, 25.0, 25.0))
 
 
-def tile_batches(sample):
-    work = size(sample)
-    return planning.batches(work.channel_gb, work.tiles, gb_per_job(sample))
+def grid_of_atlas(atlas, settings):
+    """Grid of an atlas from the header of its annotation, for plans.
+
+    What is wrong with a file, prepare_atlas says; until then it counts as a common one.
+    """
+    try:
+        header = headers.read_header(settings["annotation"], settings["spacing_um"])
+    except (TeraregError, OSError):
+        return ALLEN_25_UM
+    return planning.Grid(header.shape, header.spacing_um)
 
 
-def sum_batches(sample):
-    """Batches of the flat-field's statistics: sampled tiles, sampled planes."""
-    work, options = size(sample), SAMPLES[sample]["intensity"]["flatfield"]
-    step = 1 if options["tiles"] == "all" else options["tiles"]
-    tiles = -(-work.tiles // step)
-    share = min(1.0, (options["planes"] or work.tile_shape[0]) / work.tile_shape[0])
-    return planning.batches(work.tile_gb * tiles * share, tiles, gb_per_job(sample))
-
-
-def label_batches(sample):
-    """Batches of the label volume, whose voxels are coarser and take four bytes."""
-    config, work = SAMPLES[sample], size(sample)
-    resolution = config["labels"]["resolution_um"]
-    factor = math.prod(max(1.0, resolution / s) for s in spacing_of(sample))
-    blocks = max(1, round(block_count(sample) / factor))
-    return planning.batches(2 * work.volume_gb / factor, blocks, gb_per_job(sample))
-
-
-def pair_batches(sample):
-    work = size(sample)
-    pairs = max(1, work.pairs)
-    return planning.batches(2 * work.tile_gb * pairs, pairs, gb_per_job(sample))
-
-
-def block_count(sample):
-    block = SAMPLES[sample]["volume"]["block"]
-    return math.prod(-(-n // block) for n in size(sample).volume_shape)
-
-
-def block_batches(sample):
-    return planning.batches(
-        size(sample).volume_gb, block_count(sample), gb_per_job(sample)
+@cache
+def brain(sample):
+    """A sample as plans see it."""
+    tiled = sample in TILED
+    settings = SAMPLES[sample]["atlases"]
+    return planning.Brain(
+        size=size(sample),
+        config=SAMPLES[sample],
+        grid=planning.Grid(size(sample).volume_shape, spacing_of(sample)),
+        overlap=max(colm(sample).overlap) if tiled else 0.0,
+        atlases={
+            a: grid_of_atlas(a, settings[a]) for a in registration_atlases(sample)
+        },
     )
 
 
 def volume_batches(volume, sample):
     """Batches of any volume; a channel in the atlas is one job."""
     count = {
-        "fused": block_batches,
-        "corrected_volume": block_batches,
-        "labels": label_batches,
+        "fused": planning.block_batches,
+        "corrected_volume": planning.block_batches,
+        "labels": planning.label_batches,
     }
     kind = volume.split("/")[0]
-    return count[kind](sample) if kind in count else 1
+    return count[kind](brain(sample)) if kind in count else 1
 
 
 def batch_files(pattern, count):
-    """Input function: the files of all batches of a stage, ``count(sample)`` many."""
+    """Input function: the files of all batches of a stage, ``count(brain)`` many."""
 
     def files(wildcards):
-        number = count(wildcards.sample)
+        number = count(brain(wildcards.sample))
         return expand(result(pattern), batch=range(number), **wildcards)
 
     return files
@@ -344,88 +344,41 @@ def batch_files(pattern, count):
 
 def of(count):
     """Function of the wildcards: number of batches of a stage."""
-    return lambda wildcards: count(wildcards.sample)
+    return lambda wildcards: count(brain(wildcards.sample))
 
 
 # ------------------------------------------------------------------ memory, threads and time
-def threads_of(kind):
-    """Threads for heavy or light jobs, of a number that AWS Batch offers."""
-    light = kind == "light"
-    most = max((s["jobs"]["threads"] for s in SAMPLES.values()), default=4)
-    return 1 if light else planning.fit_threads(most)
+def brains(wildcards):
+    """The sample of a job; all samples that use an atlas, for a job of the atlas."""
+    if hasattr(wildcards, "sample"):
+        return [brain(wildcards.sample)]
+    return [brain(n) for n, s in SAMPLES.items() if wildcards.atlas in s["atlases"]]
 
 
-def memory(model):
-    """Request for memory: ``model(size, config, threads)`` in MB, more with each attempt."""
+def threads_of(rule_name):
+    """CPUs of a job, of a number that AWS Batch offers."""
+
+    def threads(wildcards):
+        return max(workload.threads_of(rule_name, b) for b in brains(wildcards))
+
+    return threads
+
+
+def memory(rule_name):
+    """Request for memory in MB, more with each attempt."""
 
     def mem_mb(wildcards, attempt, threads):
-        sample = getattr(wildcards, "sample", None)
-        mb = model(size(sample), SAMPLES[sample], threads) if sample else 4000
-        # what is granted grows: a first attempt may have been given more than the model asks
+        mb = max(workload.request_mb(rule_name, b, threads) for b in brains(wildcards))
+        # what is granted grows: a first attempt may have been given more than the job needs
         return planning.fit(planning.grow(planning.fit(mb, threads), attempt), threads)
 
     return mem_mb
 
 
-def runtime(gigabytes, least=30):
-    """Time limit in minutes from ``gigabytes(size, config)`` moved, doubled with each attempt."""
+def runtime(rule_name):
+    """Time limit in minutes, doubled with each attempt."""
 
     def limit(wildcards, attempt):
-        sample = getattr(wildcards, "sample", None)
-        gb = gigabytes(size(sample), SAMPLES[sample]) if sample else 1.0
-        return planning.minutes(gb, attempt, least=least)
+        return max(workload.minutes(rule_name, b, attempt) for b in brains(wildcards))
 
     return limit
-
-
-def small(work, config, threads):
-    return planning.small_job_mb()
-
-
-def planes(work, config, threads):
-    return planning.plane_job_mb(work, threads)
-
-
-def strips(work, config, threads):
-    options = config["stitching"]["displacement"]
-    overlap = max(colm(config["sample"]).overlap)
-    return planning.pair_job_mb(work, threads, overlap, options["window_planes"])
-
-
-def blocks(work, config, threads):
-    return planning.block_job_mb(
-        work, threads, (config["volume"]["block"],) * 3, extra=1.5
-    )
-
-
-def held_image(work, config, threads):
-    """Blocks, beside an image file that is read whole."""
-    return blocks(work, config, threads) + 1000 * work.held_gb
-
-
-def whole_image(resolution_key, copies):
-    """Model of a job that holds ``copies`` images of the sample at a working resolution."""
-
-    def model(work, config, threads):
-        spacing = spacing_of(config["sample"])
-        resolution = config
-        for key in resolution_key.split("."):
-            resolution = resolution[key]
-        # None is a share of the brain: 1/160 of its length is finer than that
-        length = max(n * s for n, s in zip(work.volume_shape, spacing))
-        return planning.image_job_mb(work, spacing, resolution or length / 160, copies)
-
-    return model
-
-
-def nothing(work, config):
-    return 0.0
-
-
-def one_batch(work, config):
-    """Raw gigabytes of the largest batch."""
-    return max(config["jobs"]["gb_per_job"], work.channel_gb / planning.MAX_BATCHES)
-
-
-def one_volume(work, config):
-    return work.volume_gb * work.channels / 8

@@ -16,12 +16,13 @@ rule index_input:
     priority: 100
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("index_input")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("index_input"),
+        runtime=runtime("index_input"),
     params:
         code=code("index_input"),
+        record=record_of("index_input"),
         images=lambda wildcards: raw_addresses(wildcards.sample),
         raw_state=sample_state,
         spacing_um=setting("input.spacing_um"),
@@ -44,12 +45,13 @@ rule init_import:
         sample=one_of(IMPORTED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_import")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_import"),
+        runtime=runtime("init_import"),
     params:
         code=code("init_import"),
+        record=record_of("init_import/{channel}"),
         store=setting("store"),
         volume=setting("volume"),
     script:
@@ -71,17 +73,18 @@ rule import_volume:
         sample=one_of(IMPORTED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("import_volume")
     resources:
-        mem_mb=memory(held_image),
-        runtime=runtime(one_batch),
+        mem_mb=memory("import_volume"),
+        runtime=runtime("import_volume"),
     params:
         code=code("import_volume"),
+        record=record_of("import_volume/{channel}_{batch}"),
         store=setting("store"),
         image=lambda wildcards: channel_image(
             SAMPLES[wildcards.sample], wildcards.channel
         ),
-        batches=of(block_batches),
+        batches=of(planning.block_batches),
         raw_state=channel_state,
     script:
         "../scripts/import_volume.py"

@@ -43,16 +43,6 @@ def own_files(wildcards):
     return files
 
 
-def store_gb(sample):
-    """Rough size of what a sample adds to the store, with no compression counted on."""
-    work, config = size(sample), SAMPLES[sample]
-    volumes = len(config["volume"]["formats"]) * (
-        2 if config["intensity"]["bias"]["enabled"] else 1
-    )
-    tiles = 0 if config["intensity"]["corrected_tiles"] == "stream" else work.channel_gb
-    return work.channels * (work.volume_gb * volumes * 1.15 + tiles)
-
-
 # ------------------------------------------------------------------ tiles and stitching
 def corrected_output(path):
     """Batches of corrected tiles are temporary files if the configuration says so."""
@@ -77,7 +67,7 @@ def tiles_of(wildcards, channel):
             result("corrected/{channel}/batches/{batch}.json"),
             sample=wildcards.sample,
             channel=channel,
-            batch=range(tile_batches(wildcards.sample)),
+            batch=range(planning.tile_batches(brain(wildcards.sample))),
         )
     return files
 
@@ -119,7 +109,7 @@ def measured_pairs(wildcards):
     own = SAMPLES[wildcards.sample]["stitching"]["xml"]
     if set(own) - {"xml_import"}:
         return []
-    return batch_files("stitching/pairs/{batch}.json", pair_batches)(wildcards)
+    return batch_files("stitching/pairs/{batch}.json", planning.pair_batches)(wildcards)
 
 
 # ------------------------------------------------------------------ volumes
@@ -184,10 +174,12 @@ def every_channel(wildcards, name):
 
 
 # ------------------------------------------------------------------ atlases and transforms
+ATLAS_SOURCES = ("template", "annotation", "ontology", "hemispheres")
+
+
 def atlas_sources(wildcards):
     settings = atlas_setting(wildcards)
-    keys = ("template", "annotation", "ontology", "hemispheres")
-    return {key: settings[key] for key in keys if settings[key]}
+    return {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
 
 
 def files_of_atlas(atlas):
@@ -353,6 +345,16 @@ def provenance(wildcards):
     }
 
 
+def planned_work(wildcards):
+    """What the report holds against the jobs' records."""
+    sample = brain(wildcards.sample)
+    return {
+        "plan": [asdict(stage) for stage in runplan.make_plan(sample)],
+        "jobs": workload.jobs_of_rules(sample),
+        "raw_gb": sample.raw_gb,
+    }
+
+
 # ------------------------------------------------------------------ targets
 def for_samples(files):
     """Input function: checked input and ``files(sample)`` for all samples, in one list."""
@@ -369,7 +371,7 @@ def tile_files(sample):
         return []
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
-        batches = range(tile_batches(sample))
+        batches = range(planning.tile_batches(brain(sample)))
         channels = SAMPLES[sample]["input"]["channels"]
         files += expand(
             result("corrected/{channel}/batches/{batch}.json"),
@@ -436,3 +438,44 @@ def all_files(sample):
     if temporary and sample in TILED:
         files += of_channels(sample, "corrected/{channel}/dropped.json")
     return files + [result("report.html").format(sample=sample)]
+
+
+# ------------------------------------------------------------------ removal
+def places_of(sample):
+    """Where a sample's files lie: the results that Snakemake tracks, and the store."""
+    root = RESULTS
+    if remote_storage():
+        root = f"{workflow.storage_settings.default_storage_prefix}/{RESULTS}"
+    return [Store(root).child(sample), Store(SAMPLES[sample]["store"]).child(sample)]
+
+
+def users_files(sample):
+    """Addresses of everything that a sample is made of."""
+    config = SAMPLES[sample]
+    files = own_files(SimpleNamespace(sample=sample))
+    for atlas in config["atlases"].values():
+        files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
+    if sample in IMPORTED:
+        return files + list(raw_addresses(sample).values())
+    source = config["input"]
+    names = (source["view"], "Experiment.ini", "Scanned Cells.txt")
+    return files + [f"{source['path']}/{name}" for name in names]
+
+
+def remove_files(find, log):
+    """List what ``find`` finds of every sample; remove it of the sample that is confirmed."""
+    texts = []
+    try:
+        for sample, config in SAMPLES.items():
+            found = find(places_of(sample))
+            removal.protect(found, users_files(sample))
+            confirmed = config["confirm_removal"] == sample
+            if confirmed:
+                removal.remove(found)
+            how = f"--config confirm_removal={sample}"
+            text = removal.removal_text(found, confirmed, how)
+            texts.append(f"sample {sample}:\n{text}")
+    except TeraregError as error:
+        raise WorkflowError(str(error))
+    Path(log).write_text("\n".join(texts))
+    print("\n".join(texts), flush=True)

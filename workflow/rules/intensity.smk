@@ -13,14 +13,15 @@ rule sum_tiles:
         benchmark_of("sum_tiles/{channel}_{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("sum_tiles")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
+        mem_mb=memory("sum_tiles"),
+        runtime=runtime("sum_tiles"),
     params:
         code=code("sum_tiles"),
+        record=record_of("sum_tiles/{channel}_{batch}"),
         settings=setting("intensity.flatfield"),
-        batches=of(sum_batches),
+        batches=of(planning.sum_batches),
         raw_state=raw_state,
     script:
         "../scripts/sum_tiles.py"
@@ -30,7 +31,9 @@ rule estimate_flatfield:
     """Estimate the flat-field of one channel, well enough to measure displacements with it."""
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/nominal/sums/{batch}.npz", sum_batches),
+        sums=batch_files(
+            "intensity/{channel}/nominal/sums/{batch}.npz", planning.sum_batches
+        ),
     output:
         profile=result("intensity/{channel}/nominal/flatfield.tif"),
         info=result("intensity/{channel}/nominal/flatfield.json"),
@@ -40,12 +43,13 @@ rule estimate_flatfield:
         benchmark_of("estimate_flatfield/{channel}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("estimate_flatfield")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("estimate_flatfield"),
+        runtime=runtime("estimate_flatfield"),
     params:
         code=code("estimate_flatfield"),
+        record=record_of("estimate_flatfield/{channel}"),
         settings=setting("intensity.flatfield"),
     script:
         "../scripts/estimate_flatfield.py"
@@ -61,12 +65,14 @@ use rule sum_tiles as sum_placed_tiles with:
         log_of("sum_placed_tiles/{channel}_{batch}"),
     benchmark:
         benchmark_of("sum_placed_tiles/{channel}_{batch}")
+    params:
+        record=record_of("sum_placed_tiles/{channel}_{batch}"),
 
 
 use rule estimate_flatfield as refine_flatfield with:
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/sums/{batch}.npz", sum_batches),
+        sums=batch_files("intensity/{channel}/sums/{batch}.npz", planning.sum_batches),
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
@@ -74,6 +80,8 @@ use rule estimate_flatfield as refine_flatfield with:
         log_of("refine_flatfield/{channel}"),
     benchmark:
         benchmark_of("refine_flatfield/{channel}")
+    params:
+        record=record_of("refine_flatfield/{channel}"),
 
 
 rule correct_tile:
@@ -93,14 +101,15 @@ rule correct_tile:
         benchmark_of("correct_tile/{channel}_{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("correct_tile")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(one_batch),
+        mem_mb=memory("correct_tile"),
+        runtime=runtime("correct_tile"),
     params:
         code=code("correct_tile"),
+        record=record_of("correct_tile/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(tile_batches),
+        batches=of(planning.tile_batches),
         raw_state=raw_state,
     script:
         "../scripts/correct_tile.py"
@@ -120,12 +129,13 @@ rule drop_corrected_tiles:
         benchmark_of("drop_corrected_tiles/{channel}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("drop_corrected_tiles")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("drop_corrected_tiles"),
+        runtime=runtime("drop_corrected_tiles"),
     params:
         code=code("drop_corrected_tiles"),
+        record=record_of("drop_corrected_tiles/{channel}"),
         store=setting("store"),
     script:
         "../scripts/drop_corrected_tiles.py"

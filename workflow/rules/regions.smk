@@ -18,12 +18,13 @@ rule measure_regions:
         benchmark_of("measure_regions/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("measure_regions")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
+        mem_mb=memory("measure_regions"),
+        runtime=runtime("measure_regions"),
     params:
         code=code("measure_regions"),
+        record=record_of("measure_regions/{atlas}"),
         store=setting("store"),
         source=measured_volume,
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
@@ -48,12 +49,13 @@ rule score_registration:
         benchmark_of("score_registration/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("score_registration")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("score_registration"),
+        runtime=runtime("score_registration"),
     params:
         code=code("score_registration"),
+        record=record_of("score_registration/{atlas}"),
     script:
         "../scripts/score_registration.py"
 

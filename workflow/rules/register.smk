@@ -53,12 +53,13 @@ rule preview_alignment:
         benchmark_of("preview_alignment/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("preview_alignment")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=30)),
-        runtime=runtime(one_volume),
+        mem_mb=memory("preview_alignment"),
+        runtime=runtime("preview_alignment"),
     params:
         code=code("preview_alignment"),
+        record=record_of("preview_alignment/{atlas}"),
         store=setting("store"),
         source=registration_source,
         pose=setting("registration.pose"),
@@ -85,12 +86,13 @@ rule register:
         benchmark_of("register/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("register")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=120)),
-        runtime=runtime(one_volume, least=240),
+        mem_mb=memory("register"),
+        runtime=runtime("register"),
     params:
         code=code("register"),
+        record=record_of("register/{atlas}"),
         store=setting("store"),
         source=registration_source,
         settings=registration_settings,

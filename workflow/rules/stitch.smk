@@ -15,12 +15,13 @@ rule import_tiles:
         benchmark_of("import_tiles")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("import_tiles")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("import_tiles"),
+        runtime=runtime("import_tiles"),
     params:
         code=code("import_tiles"),
+        record=record_of("import_tiles"),
         channel=alignment_channel,
     script:
         "../scripts/import_tiles.py"
@@ -41,12 +42,13 @@ rule estimate_steps:
         benchmark_of("estimate_steps")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("estimate_steps")
     resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
+        mem_mb=memory("estimate_steps"),
+        runtime=runtime("estimate_steps"),
     params:
         code=code("estimate_steps"),
+        record=record_of("estimate_steps"),
         channel=alignment_channel,
         settings=setting("stitching.displacement"),
         store=setting("store"),
@@ -71,16 +73,17 @@ rule measure_displacements:
         benchmark_of("measure_displacements/{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("measure_displacements")
     resources:
-        mem_mb=memory(strips),
-        runtime=runtime(one_batch),
+        mem_mb=memory("measure_displacements"),
+        runtime=runtime("measure_displacements"),
     params:
         code=code("measure_displacements"),
+        record=record_of("measure_displacements/{batch}"),
         channel=alignment_channel,
         settings=setting("stitching.displacement"),
         store=setting("store"),
-        batches=of(pair_batches),
+        batches=of(planning.pair_batches),
         raw_state=alignment_raw_state,
     script:
         "../scripts/measure_displacements.py"
@@ -101,12 +104,13 @@ rule gather_displacements:
         benchmark_of("gather_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("gather_displacements")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("gather_displacements"),
+        runtime=runtime("gather_displacements"),
     params:
         code=code("gather_displacements"),
+        record=record_of("gather_displacements"),
     script:
         "../scripts/gather_displacements.py"
 
@@ -125,12 +129,13 @@ rule project_displacements:
         benchmark_of("project_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("project_displacements")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("project_displacements"),
+        runtime=runtime("project_displacements"),
     params:
         code=code("project_displacements"),
+        record=record_of("project_displacements"),
     script:
         "../scripts/project_displacements.py"
 
@@ -149,12 +154,13 @@ rule threshold_displacements:
         benchmark_of("threshold_displacements")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("threshold_displacements")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("threshold_displacements"),
+        runtime=runtime("threshold_displacements"),
     params:
         code=code("threshold_displacements"),
+        record=record_of("threshold_displacements"),
         reliability=setting("stitching.min_reliability"),
     script:
         "../scripts/threshold_displacements.py"
@@ -178,12 +184,13 @@ rule place_tiles:
         benchmark_of("place_tiles")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("place_tiles")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("place_tiles"),
+        runtime=runtime("place_tiles"),
     params:
         code=code("place_tiles"),
+        record=record_of("place_tiles"),
         settings=setting("stitching.placement"),
     script:
         "../scripts/place_tiles.py"
@@ -209,12 +216,13 @@ rule export_render:
         benchmark_of("export_render")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("light")
+    threads: threads_of("export_render")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("export_render"),
+        runtime=runtime("export_render"),
     params:
         code=code("export_render"),
+        record=record_of("export_render"),
         channel=alignment_channel,
     script:
         "../scripts/export_render.py"

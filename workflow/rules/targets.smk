@@ -45,6 +45,32 @@ rule regions:
         for_samples(region_files),
 
 
+rule plan:
+    """Print what a run of everything takes: jobs, hours, bytes, memory, room. Runs nothing else."""
+    log:
+        f"{RESULTS}/plan.txt",
+    run:
+        text = "\n".join(runplan.plan_text(n, brain(n)) for n in SAMPLES)
+        Path(log[0]).write_text(text)
+        print(text, flush=True)
+
+
+rule remove_intermediates:
+    """List corrected tiles, checkpoints and rests of killed jobs; remove them when confirmed."""
+    log:
+        f"{RESULTS}/remove_intermediates.txt",
+    run:
+        remove_files(removal.find_intermediates, log[0])
+
+
+rule remove_sample:
+    """List all results of a sample and its part of the store; remove them when confirmed."""
+    log:
+        f"{RESULTS}/remove_sample.txt",
+    run:
+        remove_files(removal.find_sample, log[0])
+
+
 # Targets have nothing to run. The others write one small file of metadata in a second: where they
 # stand between two jobs, waiting in a queue would cost far more than they do.
 localrules:
@@ -55,6 +81,9 @@ localrules:
     previews,
     registration,
     regions,
+    plan,
+    remove_intermediates,
+    remove_sample,
     import_tiles,
     gather_displacements,
     project_displacements,

@@ -14,12 +14,13 @@ rule init_labels:
         benchmark_of("init_labels/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_labels")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_labels"),
+        runtime=runtime("init_labels"),
     params:
         code=code("init_labels"),
+        record=record_of("init_labels/{atlas}"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("labels.resolution_um"),
@@ -41,13 +42,14 @@ rule transform_labels:
         benchmark_of("transform_labels/{atlas}_{batch}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("transform_labels")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
+        mem_mb=memory("transform_labels"),
+        runtime=runtime("transform_labels"),
     params:
         code=code("transform_labels"),
-        batches=of(label_batches),
+        record=record_of("transform_labels/{atlas}_{batch}"),
+        batches=of(planning.label_batches),
         store=setting("store"),
     script:
         "../scripts/transform_labels.py"
@@ -67,12 +69,13 @@ rule mesh_labels:
         benchmark_of("mesh_labels/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("mesh_labels")
     resources:
-        mem_mb=memory(whole_image("labels.mesh_resolution_um", copies=6)),
-        runtime=runtime(nothing),
+        mem_mb=memory("mesh_labels"),
+        runtime=runtime("mesh_labels"),
     params:
         code=code("mesh_labels"),
+        record=record_of("mesh_labels/{atlas}"),
         store=setting("store"),
         resolution_um=setting("labels.mesh_resolution_um"),
     script:
@@ -92,12 +95,13 @@ rule init_atlas_space:
         benchmark_of("init_atlas_space/{atlas}_{channel}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_atlas_space")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_atlas_space"),
+        runtime=runtime("init_atlas_space"),
     params:
         code=code("init_atlas_space"),
+        record=record_of("init_atlas_space/{atlas}_{channel}"),
         store=setting("store"),
         volume=setting("volume"),
         resolution_um=setting("atlas_space.resolution_um"),
@@ -120,12 +124,13 @@ rule transform_volume:
         benchmark_of("transform_volume/{atlas}_{channel}_{batch}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("transform_volume")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_volume),
+        mem_mb=memory("transform_volume"),
+        runtime=runtime("transform_volume"),
     params:
         code=code("transform_volume"),
+        record=record_of("transform_volume/{atlas}_{channel}_{batch}"),
         store=setting("store"),
         source=measured_volume,
     script:
@@ -148,12 +153,13 @@ rule transform_points:
         benchmark_of("transform_points/{points}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("transform_points")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("transform_points"),
+        runtime=runtime("transform_points"),
     params:
         code=code("transform_points"),
+        record=record_of("transform_points/{points}"),
         settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
     script:
         "../scripts/transform_points.py"

@@ -34,12 +34,13 @@ rule draw_flatfield:
         benchmark_of("draw_flatfield/{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_flatfield")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_flatfield"),
+        runtime=runtime("draw_flatfield"),
     params:
         code=code("draw_flatfield"),
+        record=record_of("draw_flatfield/{channel}"),
         raw_state=raw_state,
     script:
         "../scripts/draw_flatfield.py"
@@ -76,12 +77,13 @@ rule draw_stitching:
         benchmark_of("draw_stitching")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_stitching")
     resources:
-        mem_mb=memory(planes),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_stitching"),
+        runtime=runtime("draw_stitching"),
     params:
         code=code("draw_stitching"),
+        record=record_of("draw_stitching"),
         channel=alignment_channel,
         store=setting("store"),
         raw_state=alignment_raw_state,
@@ -107,12 +109,13 @@ rule draw_volume:
         benchmark_of("draw_volume/{kind}_{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_volume")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_volume"),
+        runtime=runtime("draw_volume"),
     params:
         code=code("draw_volume"),
+        record=record_of("draw_volume/{kind}_{channel}"),
         store=setting("store"),
     script:
         "../scripts/draw_volume.py"
@@ -141,12 +144,13 @@ rule draw_bias_field:
         benchmark_of("draw_bias_field/{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_bias_field")
     resources:
-        mem_mb=memory(whole_image("intensity.bias.resolution_um", copies=8)),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_bias_field"),
+        runtime=runtime("draw_bias_field"),
     params:
         code=code("draw_bias_field"),
+        record=record_of("draw_bias_field/{channel}"),
         store=setting("store"),
     script:
         "../scripts/draw_bias_field.py"
@@ -206,12 +210,13 @@ rule draw_registration:
         benchmark_of("draw_registration/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_registration")
     resources:
-        mem_mb=memory(whole_image("registration.resolution_um", copies=40)),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_registration"),
+        runtime=runtime("draw_registration"),
     params:
         code=code("draw_registration"),
+        record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
         source=registration_source,
     script:
@@ -235,12 +240,13 @@ rule draw_regions:
         benchmark_of("draw_regions/{atlas}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_regions")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_regions"),
+        runtime=runtime("draw_regions"),
     params:
         code=code("draw_regions"),
+        record=record_of("draw_regions/{atlas}"),
     script:
         "../scripts/draw_regions.py"
 
@@ -266,12 +272,13 @@ rule draw_fiducials:
         benchmark_of("draw_fiducials/{atlas}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("draw_fiducials")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("draw_fiducials"),
+        runtime=runtime("draw_fiducials"),
     params:
         code=code("draw_fiducials"),
+        record=record_of("draw_fiducials/{atlas}"),
     script:
         "../scripts/draw_fiducials.py"
 
@@ -300,12 +307,13 @@ rule neuroglancer_state:
         benchmark_of("neuroglancer_state")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("neuroglancer_state")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("neuroglancer_state"),
+        runtime=runtime("neuroglancer_state"),
     params:
         code=code("neuroglancer_state"),
+        record=record_of("neuroglancer_state"),
         source=measured_volume,
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
@@ -333,14 +341,16 @@ rule make_report:
         benchmark_of("make_report")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("light")
+    threads: threads_of("make_report")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("make_report"),
+        runtime=runtime("make_report"),
     params:
         code=code("make_report"),
+        record=record_of("make_report"),
         store=setting("store"),
         provenance=provenance,
+        work=planned_work,
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/make_report.py"

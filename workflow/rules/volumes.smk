@@ -17,12 +17,13 @@ rule init_volume:
         sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("init_volume")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("init_volume"),
+        runtime=runtime("init_volume"),
     params:
         code=code("init_volume"),
+        record=record_of("init_volume/{channel}"),
         store=setting("store"),
         fusion=setting("fusion"),
         volume=setting("volume"),
@@ -47,15 +48,16 @@ rule fuse_block:
         sample=one_of(TILED),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("fuse_block")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(one_batch),
+        mem_mb=memory("fuse_block"),
+        runtime=runtime("fuse_block"),
     params:
         code=code("fuse_block"),
+        record=record_of("fuse_block/{channel}_{batch}"),
         store=setting("store"),
         fusion=setting("fusion"),
-        batches=of(block_batches),
+        batches=of(planning.block_batches),
         raw_state=raw_state,
     script:
         "../scripts/fuse_block.py"
@@ -74,12 +76,13 @@ rule finish_pyramid:
         benchmark_of("finish_pyramid/{volume}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("heavy")
+    threads: threads_of("finish_pyramid")
     resources:
-        mem_mb=memory(blocks),
-        runtime=runtime(nothing),
+        mem_mb=memory("finish_pyramid"),
+        runtime=runtime("finish_pyramid"),
     params:
         code=code("finish_pyramid"),
+        record=record_of("finish_pyramid/{volume}"),
         store=setting("store"),
     script:
         "../scripts/finish_pyramid.py"
@@ -99,12 +102,13 @@ rule finalize_volume:
         benchmark_of("finalize_volume/{volume}")
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("light")
+    threads: threads_of("finalize_volume")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("finalize_volume"),
+        runtime=runtime("finalize_volume"),
     params:
         code=code("finalize_volume"),
+        record=record_of("finalize_volume/{volume}"),
         store=setting("store"),
     script:
         "../scripts/finalize_volume.py"

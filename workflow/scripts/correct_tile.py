@@ -1,9 +1,9 @@
 """Write one batch of corrected tiles into the store."""
 
-from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, corrected_key, load_flatfield, write_corrected
 from terareg.job import run_job
+from terareg.parallel import batch_range
 from terareg.storage.records import fingerprint, write_json
 from terareg.storage.store import Store
 
@@ -20,7 +20,7 @@ def main() -> None:
         flatfield.state,
         acquisition.missing_planes,
     )
-    batch = planning.batch_range(
+    batch = batch_range(
         len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
     )
     records = {}
@@ -32,4 +32,4 @@ def main() -> None:
     write_json(snakemake.output.batch, {"tiles": records})
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -2,19 +2,27 @@
 
 from pathlib import Path
 
-from terareg.job import run_job
+from terareg.job import read_job_records, run_job
+from terareg.runplan import Planned
+from terareg.storage.store import Store
+from terareg.views.costs import cost_table
 from terareg.views.report import gather_report, software_versions, write_report
 
 
 def main() -> None:
+    work = snakemake.params.work
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    records = read_job_records(store, work["jobs"])
+    plan = [Planned(**stage) for stage in work["plan"]]
     data = gather_report(
         Path(snakemake.input.index).parent,
         sample=snakemake.wildcards.sample,
         provenance=dict(snakemake.params.provenance) | {"software": software_versions()},
         limits=snakemake.params.thresholds,
         store_url=snakemake.params.store,
+        costs=cost_table(plan, records, work["raw_gb"]),
     )
     write_report(snakemake.output.report, data)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

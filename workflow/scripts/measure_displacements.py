@@ -1,9 +1,9 @@
 """Measure the displacements of one batch of neighbouring tiles."""
 
-from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
+from terareg.parallel import batch_range
 from terareg.stitching.displacement import (
     DisplacementSettings,
     Steps,
@@ -24,12 +24,10 @@ def main() -> None:
     steps = Steps.from_json(read_json(snakemake.input.steps))
     settings = steps.apply(DisplacementSettings(**snakemake.params.settings))
     pairs = neighbours(acquisition)
-    batch = planning.batch_range(
-        len(pairs), int(snakemake.wildcards.batch), snakemake.params.batches
-    )
+    batch = batch_range(len(pairs), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [pairs[i] for i in batch]
     measured = measure_batch(source, acquisition, chosen, settings, snakemake.threads)
     save_pairs(snakemake.output.pairs, measured)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

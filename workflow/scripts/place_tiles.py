@@ -31,4 +31,4 @@ def main() -> None:
     save_placement(snakemake.output.placement, placement)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

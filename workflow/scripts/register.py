@@ -36,4 +36,4 @@ def main() -> None:
     result.save(Path(snakemake.output.affine).parent)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -1,11 +1,11 @@
 """Gather statistics of one batch of tiles of one channel."""
 
-from terareg import planning
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
 from terareg.intensity.sums import save_sums, sum_tiles
 from terareg.job import run_job
+from terareg.parallel import batch_range
 from terareg.stitching.placement import load_placement
 
 
@@ -18,11 +18,9 @@ def main() -> None:
         places = load_placement(snakemake.input.placement).tiles
         origins = {name: tile.origin_vox for name, tile in places.items()}
     tiles = sample_tiles(acquisition, settings)
-    batch = planning.batch_range(
-        len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches
-    )
+    batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]
     save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings, origins))
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

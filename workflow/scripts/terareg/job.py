@@ -1,4 +1,4 @@
-"""What every job does around its one call: logging to a file, and one sentence on failure."""
+"""What every job does around its one call: a log, a record of its cost, a sentence on failure."""
 
 from __future__ import annotations
 
@@ -8,22 +8,36 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from terareg.errors import TeraregError
-from terareg.parallel import peak_memory_mb
+from terareg.parallel import map_items, peak_memory_mb
+from terareg.storage import traffic
+from terareg.storage.records import read_record, write_record
+from terareg.storage.store import Store
+
+#: of the job records, below a sample's folder of the store
+RECORD_FOLDER = "logs"
 
 
-def run_job(name: str, log: str | os.PathLike, work: Callable[[], None]) -> None:
+def run_job(
+    name: str, log: str | os.PathLike, work: Callable[[], None], record: str | None = None
+) -> None:
     """Call ``work()`` with logging, warnings and stderr appended to the file ``log``.
 
-    The log is opened for appending, so that what a failed attempt wrote survives its retry.
+    ``record`` is the address (folder or ``s3://``) of a small JSON file in the store that says what
+    the job took: ``rule``, ``started`` (UTC), ``seconds``, ``cpu_s``, ``peak_mb``, ``bytes_read``
+    and ``bytes_written``, see :mod:`terareg.storage.traffic`. It is written when the work is done;
+    :func:`read_job_records` finds it.
+
+    What a failed or killed attempt wrote survives its retry, although Snakemake removes the log
+    before it: the file has a second name until the work is done.
     A :class:`TeraregError` ends the process with status 1 and one sentence on the original
     stderr that names the job and the log; any other exception shows its traceback in both.
     """
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    kept = _keep(Path(log))
     console = os.fdopen(os.dup(2), "w", buffering=1)
     with open(log, "a", buffering=1, encoding="utf-8") as stream:
         # the descriptor itself, so that what compiled libraries print lands there too
@@ -34,13 +48,12 @@ def run_job(name: str, log: str | os.PathLike, work: Callable[[], None]) -> None
         logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
         logging.captureWarnings(True)
         logger = logging.getLogger("terareg")
-        start = time.monotonic()
-        logger.info(
-            "%s started %s on %s, process %d",
-            name, datetime.now(UTC).isoformat(timespec="seconds"), platform.node(), os.getpid(),
-        )  # fmt: skip
+        start, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
+        logger.info("%s started %s on %s, process %d", name, started, platform.node(), os.getpid())
         try:
             work()
+            if record is not None:
+                _write_job_record(record, {"rule": name, "started": started}, start)
         except TeraregError as error:
             logger.error("%s failed: %s", name, error)
             logger.debug("%s", traceback.format_exc())
@@ -54,6 +67,63 @@ def run_job(name: str, log: str | os.PathLike, work: Callable[[], None]) -> None
             logger.exception("%s failed", name)
             console.write(f"{name}: {type(error).__name__}: {error} (traceback in {log})\n")
             sys.exit(1)
+        kept.unlink(missing_ok=True)
         logger.info(
             "%s done in %.1f s, %.0f MB peak", name, time.monotonic() - start, peak_memory_mb()
         )
+
+
+def _keep(log: Path) -> Path:
+    """Give a log, or what is left of that of an earlier attempt, a second name; return it."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    kept = log.with_name(f".{log.name}.kept")
+    try:
+        if not log.exists() and kept.exists():
+            os.link(kept, log)
+        else:
+            log.touch()
+            kept.unlink(missing_ok=True)
+            os.link(log, kept)
+    except OSError:
+        pass  # a file system without second names: the log is that of the last attempt
+    return kept
+
+
+def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) -> list[dict]:
+    """Records of a sample's jobs, see :func:`run_job`.
+
+    Parameters
+    ----------
+    store : Store
+        Of the sample.
+    jobs : mapping of str to int
+        Number of jobs of each rule. Older records than the newest so many are of another division
+        into batches, and are left out.
+    workers : int
+        Threads that read.
+    """
+    keys = [e.key for e in store.list(RECORD_FOLDER) if e.key.endswith(".json")]
+    read = map_items(lambda key: read_record(store, key), keys, workers=workers, what="job records")
+    found: dict[str, list[dict]] = {}
+    for record in read:
+        if record is not None and record.get("rule") in jobs:
+            found.setdefault(record["rule"], []).append(record)
+    return [
+        record
+        for rule, records in sorted(found.items())
+        for record in sorted(records, key=lambda r: r["started"])[-jobs[rule] :]
+    ]
+
+
+def _write_job_record(address: str, facts: dict, start: float) -> None:
+    folder, _, name = address.rpartition("/")
+    took = {
+        "seconds": round(time.monotonic() - start, 2),
+        "cpu_s": round(time.process_time(), 2),
+        "peak_mb": round(peak_memory_mb()),
+    }
+    try:
+        write_record(Store(folder), name, facts | took | traffic.totals())
+    except TeraregError as error:
+        # the work is done; whether the store can be written is for check_inputs to say
+        logging.getLogger("terareg").warning("no record of this job: %s", error)

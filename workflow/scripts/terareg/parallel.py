@@ -1,4 +1,4 @@
-"""Run independent items on threads, with progress lines that a log file can hold."""
+"""Cut items into batches and run them on threads, with progress lines that a log file can hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,18 @@ Result = TypeVar("Result")
 
 def peak_memory_mb() -> float:
     """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    try:
+        with open("/proc/self/status", encoding="ascii") as status:
+            line = next(line for line in status if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    except (OSError, StopIteration):
+        # not on Linux; there, this would count the process that started this one as well
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def batch_range(items: int, batch: int, count: int) -> range:
+    """Indices of batch ``batch`` of ``count``: contiguous, sizes differ by one at most."""
+    return range(items * batch // count, items * (batch + 1) // count)
 
 
 def map_items(

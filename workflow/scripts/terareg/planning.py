@@ -2,18 +2,22 @@
 
 Sizes come from the metadata at the time the workflow is loaded, before any file exists; they set
 the number of batches and the requests for memory and time, never a result. One brain is at most
-about :data:`MAX_BATCHES` jobs per stage, at 100 GB as at 2 TB: a job costs seconds of start-up and
-a tracked file some 24 requests on S3.
+about 500 jobs, at 100 GB as at 40 TB and with any number of channels: a job costs seconds of
+start-up and a tracked file some 24 requests on S3.
+
+What the rules need of time, memory and storage is in :mod:`terareg.workload`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-MAX_BATCHES = 60
-_START_MB = 700  # interpreter, libraries and Snakemake's own two processes
-_MINUTES_PER_GB = 1.5  # decode, work and encode on one thread, with a factor of three in hand
+MAX_BATCHES = 60  # of a stage and channel
+_MAX_OF_ALL_CHANNELS = 100  # of a stage
+_LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
 _BATCH_MEMORY = {
@@ -62,8 +66,8 @@ class Size:
 
     @property
     def channel_gb(self) -> float:
-        """All raw tiles of one channel."""
-        return self.tile_gb * self.tiles
+        """All raw tiles of one channel, or its image."""
+        return self.tile_gb * self.tiles if self.tiles else self.volume_gb
 
     @property
     def volume_gb(self) -> float:
@@ -71,16 +75,187 @@ class Size:
         return math.prod(self.volume_shape) * self.bytes_per_voxel / 1e9
 
 
-def batches(total_gb: float, items: int, gb_per_job: float) -> int:
-    """Number of batches for ``items`` pieces of work of ``total_gb`` together, at least 1."""
-    return max(1, min(items, MAX_BATCHES, math.ceil(total_gb / gb_per_job)))
+@dataclass(frozen=True)
+class Grid:
+    """Voxels along (z, y, x) and their size in micrometres."""
+
+    shape: tuple[int, int, int]
+    spacing_um: tuple[float, float, float]
+
+    @property
+    def megavoxels(self) -> float:
+        """Number of voxels in millions."""
+        return math.prod(self.shape) / 1e6
+
+    @property
+    def length_um(self) -> float:
+        """Longest side."""
+        return max(n * s for n, s in zip(self.shape, self.spacing_um))
+
+    def at(self, resolution_um: float) -> float:
+        """Millions of voxels where the grid is averaged to ``resolution_um``."""
+        return self.megavoxels / math.prod(max(1.0, resolution_um / s) for s in self.spacing_um)
 
 
-def batch_range(items: int, batch: int, count: int) -> range:
-    """Indices of batch ``batch`` of ``count``: contiguous, sizes differ by one at most."""
-    return range(items * batch // count, items * (batch + 1) // count)
+@dataclass(frozen=True)
+class Brain:
+    """A sample as plans see it.
+
+    Attributes
+    ----------
+    size : Size
+    config : mapping
+        Its complete configuration.
+    grid : Grid
+        Of the fused or imported volume.
+    overlap : float
+        Largest nominal overlap of neighbours, a fraction of the tile.
+    atlases : mapping of str to Grid
+        Grids of the atlases that it is registered to.
+    """
+
+    size: Size
+    config: Mapping[str, Any]
+    grid: Grid
+    overlap: float = 0.0
+    atlases: Mapping[str, Grid] = field(default_factory=dict)
+
+    def option(self, path: str) -> Any:
+        """Value at a dotted path of the configuration."""
+        found: Any = self.config
+        for key in path.split("."):
+            found = found[key]
+        return found
+
+    @property
+    def raw_gb(self) -> float:
+        """Raw data of all channels."""
+        return self.size.channels * self.size.channel_gb
+
+    @property
+    def tiled(self) -> bool:
+        """Whether there are tiles to be stitched."""
+        return self.size.tiles > 0
+
+    @property
+    def streams(self) -> bool:
+        """Whether tiles are corrected wherever they are read."""
+        return self.option("intensity.corrected_tiles") == "stream"
+
+    @property
+    def corrects_bias(self) -> bool:
+        """Whether there is a corrected volume beside the fused one."""
+        return self.option("intensity.bias.enabled")
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Voxels of the largest block."""
+        return tuple(min(self.option("volume.block"), n) for n in self.size.volume_shape)
+
+    @property
+    def block_mvox(self) -> float:
+        """Millions of voxels of the largest block."""
+        return math.prod(self.block) / 1e6
+
+    @property
+    def largest_atlas(self) -> Grid:
+        """The atlas with most voxels; a point if there is none."""
+        return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
+
+    @property
+    def label_factor(self) -> float:
+        """Voxels of the volume for each voxel of the labels."""
+        return self.grid.megavoxels / self.grid.at(self.option("labels.resolution_um"))
+
+    @property
+    def label_mvox(self) -> float:
+        """Millions of voxels of the labels."""
+        return self.grid.megavoxels / self.label_factor
+
+    def atlas_space_mvox(self, atlas: Grid) -> float:
+        """Millions of voxels of a channel in an atlas."""
+        resolution = self.option("atlas_space.resolution_um")
+        if resolution is None:
+            return atlas.megavoxels
+        return atlas.megavoxels * math.prod(s / resolution for s in atlas.spacing_um)
 
 
+_POINT = Grid((1, 1, 1), (1.0, 1.0, 1.0))
+
+
+# ------------------------------------------------------------------ batches
+def max_batches(channels: int) -> int:
+    """Most batches of a stage for each of so many channels."""
+    return max(1, min(MAX_BATCHES, _MAX_OF_ALL_CHANNELS // max(1, channels)))
+
+
+def batches(total_gb: float, items: int, gb_per_job: float, channels: int = 1) -> int:
+    """Number of batches for ``items`` pieces of work of ``total_gb`` together, at least 1.
+
+    Every one of ``channels`` is cut into as many.
+    """
+    return max(1, min(items, max_batches(channels), math.ceil(total_gb / gb_per_job)))
+
+
+def tile_batches(brain: Brain) -> int:
+    """Batches of the tiles of one channel."""
+    size = brain.size
+    return batches(size.channel_gb, size.tiles, brain.option("jobs.gb_per_job"), size.channels)
+
+
+def sum_batches(brain: Brain) -> int:
+    """Batches of the flat-field's statistics of one channel: sampled tiles, sampled planes."""
+    tiles, share = sampled(brain)
+    gigabytes = brain.size.tile_gb * tiles * share
+    return batches(gigabytes, tiles, brain.option("jobs.gb_per_job"), brain.size.channels)
+
+
+def pair_batches(brain: Brain) -> int:
+    """Batches of pairs of neighbours, by what is read of them."""
+    pairs = max(1, brain.size.pairs)
+    gb_per_job = _LIGHT * brain.option("jobs.gb_per_job")
+    return batches(pair_gb(brain) * pairs, pairs, gb_per_job)
+
+
+def block_batches(brain: Brain) -> int:
+    """Batches of the blocks of one channel."""
+    size = brain.size
+    return batches(
+        size.volume_gb, block_count(brain), brain.option("jobs.gb_per_job"), size.channels
+    )
+
+
+def label_batches(brain: Brain) -> int:
+    """Batches of the label volume, whose voxels are coarser and take four bytes."""
+    blocks = max(1, round(block_count(brain) / brain.label_factor))
+    return batches(4e-3 * brain.label_mvox, blocks, brain.option("jobs.gb_per_job"))
+
+
+def block_count(brain: Brain) -> int:
+    """Blocks of one channel."""
+    edge = brain.option("volume.block")
+    return math.prod(-(-n // edge) for n in brain.size.volume_shape)
+
+
+def sampled(brain: Brain) -> tuple[int, float]:
+    """Tiles that the flat-field's statistics read, and the share of their planes."""
+    options, planes = brain.option("intensity.flatfield"), brain.size.tile_shape[0]
+    step = 1 if options["tiles"] == "all" else options["tiles"]
+    return -(-brain.size.tiles // step), min(1.0, (options["planes"] or planes) / planes)
+
+
+def pair_gb(brain: Brain) -> float:
+    """What is read of a pair: whole rows where tiles lie side by side, strips where one is below.
+
+    mip_ncc reads the whole depth.
+    """
+    options, size = brain.option("stitching.displacement"), brain.size
+    planes = options["windows"] * options["window_planes"]
+    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, planes / size.tile_shape[0])
+    return 2 * size.tile_gb * share * (1 + 2 * brain.overlap) / 2
+
+
+# ------------------------------------------------------------------ requests
 def fit(mem_mb: float, threads: int = 1) -> int:
     """Round a request for memory up to what AWS Batch accepts with ``threads`` CPUs.
 
@@ -102,39 +277,3 @@ def fit_threads(threads: int, mem_mb: float = 0) -> int:
 def grow(mem_mb: float, attempt: int) -> float:
     """Memory for a retry: half as much again for each attempt."""
     return mem_mb * 1.5 ** (attempt - 1)
-
-
-# ---------------------------------------------------------------- memory and time of the stages
-def small_job_mb() -> float:
-    """A job that reads and writes tables and metadata."""
-    return _START_MB
-
-
-def plane_job_mb(size: Size, threads: int) -> float:
-    """A job that streams planes: a few float32 copies of a plane for each thread."""
-    return _START_MB + 12 * 2 * size.plane_mb * (threads + 2)
-
-
-def pair_job_mb(size: Size, threads: int, overlap: float, planes: int) -> float:
-    """A job that compares strips of two tiles: raw, float32 and complex copies of one window."""
-    strip = max(64.0, 2 * overlap * max(size.tile_shape[1:])) * max(size.tile_shape[1:])
-    return _START_MB + threads * planes * (strip * 4 * 10 + 2 * size.plane_mb * 1e6) / 1e6
-
-
-def block_job_mb(size: Size, threads: int, block: tuple[int, int, int], extra: float) -> float:
-    """A job that makes output blocks: ``extra`` float32-sized copies of a block per thread."""
-    voxels = math.prod(min(b, n) for b, n in zip(block, size.volume_shape))
-    return _START_MB + threads * voxels * (4 * extra + 3.5 * size.bytes_per_voxel) / 1e6
-
-
-def image_job_mb(size: Size, spacing_um: tuple, resolution_um: float, copies: float) -> float:
-    """A job that holds ``copies`` float32 images of the whole sample at ``resolution_um``."""
-    voxels = math.prod(
-        max(1.0, n * s / max(s, resolution_um)) for n, s in zip(size.volume_shape, spacing_um)
-    )
-    return _START_MB + voxels * 4 * copies / 1e6
-
-
-def minutes(gb: float, attempt: int, *, per_gb: float = _MINUTES_PER_GB, least: int = 30) -> int:
-    """Time limit of a job that moves ``gb``; doubles with each attempt."""
-    return math.ceil((least + gb * per_gb) * 2 ** (attempt - 1))

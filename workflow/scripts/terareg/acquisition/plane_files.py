@@ -18,6 +18,7 @@ import numpy as np
 import tifffile
 
 from terareg.errors import AcquisitionError
+from terareg.storage import traffic
 from terareg.storage.store import Store
 
 DTYPES = ("uint8", "uint16")
@@ -105,6 +106,7 @@ class _File:
                 raise EOFError("the file ends too early")
             done += count
         self.bytes_read += done
+        traffic.tell(read=done)
 
     def all(self) -> bytes:
         """The whole object."""

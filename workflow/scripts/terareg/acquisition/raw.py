@@ -184,7 +184,7 @@ def raw_state(raw: Store, folders: Iterable[str]) -> RawState:
     for folder in folders:
         layout.update(f"{folder}\n".encode())
         for entry in raw.list(folder):
-            found = plane_of(PurePosixPath(entry.key).name)
+            found = plane_of(entry.key.rpartition("/")[2])
             if found is not None:
                 layout.update(f"{entry.key}\t{entry.size}\n".encode())
                 digest = channels.setdefault(found[0], hashlib.sha256())

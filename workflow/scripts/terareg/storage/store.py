@@ -12,13 +12,14 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from terareg.errors import StoreError
+from terareg.storage import traffic
 
 _MULTI_DELETE = 1000
 
@@ -115,6 +116,11 @@ class Store:
     # ------------------------------------------------------------------ objects
     def read(self, key: str) -> bytes:
         """Return an object, or raise :class:`FileNotFoundError`."""
+        data = self._read(key)
+        traffic.tell(read=len(data))
+        return data
+
+    def _read(self, key: str) -> bytes:
         if not self.is_s3:
             try:
                 return self.path(key).read_bytes()
@@ -129,6 +135,7 @@ class Store:
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically, making folders as needed."""
+        traffic.tell(written=len(data))
         if self.is_s3:
             with self._s3_errors(key):
                 self._client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
@@ -161,12 +168,9 @@ class Store:
         if self.is_s3:
             yield from self._list_s3(key)
             return
-        root = Path(self.url)
-        top = self.path(key) if key else root
-        paths = (Path(folder) / name for folder, _, files in os.walk(top) for name in files)
-        for name, path in sorted((path.relative_to(root).as_posix(), path) for path in paths):
-            stat = path.stat()
-            yield Entry(name, stat.st_size, str(stat.st_mtime_ns))
+        top = str(self.path(key) if key else Path(self.url))
+        entries = _files_below(top, f"{check_key(key)}/" if key else "")
+        yield from sorted(entries, key=lambda entry: entry.key)
 
     def folders(self, key: str = "") -> list[str]:
         """Names of the folders directly below ``key``, sorted."""
@@ -197,12 +201,19 @@ class Store:
             if path.is_dir():
                 shutil.rmtree(path)
             return
-        keys = [{"Key": self._key(entry.key)} for entry in self.list(key)]
+        self.delete_all([entry.key for entry in self.list(key)])
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Remove objects in this order; nothing happens for those that are not there."""
+        if not self.is_s3:
+            for key in keys:
+                self.delete(key)
+            return
         for first in range(0, len(keys), _MULTI_DELETE):
-            with self._s3_errors(key):
-                self._client().delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": keys[first : first + _MULTI_DELETE]}
-                )
+            part = keys[first : first + _MULTI_DELETE]
+            objects = [{"Key": self._key(key)} for key in part]
+            with self._s3_errors(part[0]):
+                self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise :class:`StoreError` unless an object can be written and removed here.
@@ -304,6 +315,25 @@ class _S3Errors:
         if isinstance(error, BotoCoreError):
             raise StoreError(f"cannot reach {self.store.url}: {error}") from error
         return False
+
+
+def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
+    """Files below a local folder; an acquisition has a million of them, so without Path."""
+    try:
+        found = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except PermissionError as error:
+        raise StoreError(
+            f"cannot read {folder} ({error.strerror}); check its permissions"
+        ) from error
+    with found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                yield from _files_below(item.path, f"{prefix}{item.name}/")
+            elif not item.is_dir():
+                stat = item.stat()
+                yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:

@@ -118,6 +118,7 @@ def gather_report(
     provenance: Mapping[str, Any] | None = None,
     limits: Mapping[str, Mapping[str, float | None]] | None = None,
     store_url: str = "",
+    costs: Mapping[str, Any] | None = None,
 ) -> dict:
     """Collect what the report shows from the small files of one sample.
 
@@ -133,12 +134,14 @@ def gather_report(
         Changes of :data:`terareg.views.thresholds.THRESHOLDS`.
     store_url : str
         Array store, for the line that says how to look at the volumes.
+    costs : mapping, optional
+        What the run took beside its plan, see :func:`terareg.views.costs.cost_table`.
 
     Returns
     -------
     dict
-        For :func:`render_report`: sample, provenance, verdicts, counts, stages, resources, files,
-        viewer.
+        For :func:`render_report`: sample, provenance, verdicts, counts, stages, costs, resources,
+        files, viewer.
     """
     folder = Path(results)
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
@@ -167,6 +170,7 @@ def gather_report(
         "verdicts": verdicts,
         "counts": {s: sum(v["status"] == s for v in verdicts) for s in ("fail", "warn", "pass")},
         "stages": [s for s in stages.values() if s["warnings"] or s["tables"] or s["figures"]],
+        "costs": costs,
         "resources": read_benchmarks(folder / "benchmarks"),
         "files": _files(folder),
         "viewer": _viewer(folder, store_url),

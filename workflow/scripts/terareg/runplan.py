@@ -1,0 +1,92 @@
+"""The plan of a run: what each stage of a sample takes (standard library only)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terareg.planning import Brain, fit
+from terareg.workload import RULES, jobs_of_rules, request_mb, store_gb, threads_of
+
+_START_CPU_S = 5.0  # of a job, Snakemake's own processes included
+_DISK_GB_PER_S = 0.5
+
+#: headings of the stages, in the order of the work
+STAGES = {
+    "acquisition": "Input",
+    "intensity": "Flat-field",
+    "stitching": "Stitching",
+    "fused": "Fused volume",
+    "bias": "Bias field",
+    "registration": "Registration",
+    "regions": "Regions",
+    "views": "Pictures and report",
+}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage, or all stages, of one sample's plan.
+
+    Attributes
+    ----------
+    stage : str
+    jobs : int
+    cpu_hours : float
+        Processor time, the start of every job included.
+    longest_minutes : float
+        Of the longest job, on its threads.
+    read_gb, written_gb : float
+    memory_mb : float
+        Request of the largest job.
+    """
+
+    stage: str
+    jobs: int
+    cpu_hours: float
+    longest_minutes: float
+    read_gb: float
+    written_gb: float
+    memory_mb: float
+
+
+def make_plan(brain: Brain) -> list[Planned]:
+    """Plan of a sample, stage by stage in the order of the work."""
+    counts = jobs_of_rules(brain)
+    rows = []
+    for stage in STAGES:
+        jobs, cpu, longest, read, written, memory = 0, 0.0, 0.0, 0.0, 0.0, 0.0
+        for name, rule in RULES.items():
+            if rule.stage != stage or not counts.get(name):
+                continue
+            load = rule.load(brain)
+            threads = threads_of(name, brain)
+            disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
+            seconds = max(load.cpu_s / threads, disk) / load.jobs
+            jobs += load.jobs
+            cpu += load.cpu_s + load.jobs * _START_CPU_S
+            longest = max(longest, seconds / 60)
+            read, written = read + load.read_gb, written + load.written_gb
+            memory = max(memory, fit(request_mb(name, brain, threads), threads))
+        if jobs:
+            rows.append(Planned(stage, jobs, cpu / 3600, longest, read, written, memory))
+    return rows
+
+
+def plan_text(name: str, brain: Brain) -> str:
+    """The plan of a sample as a table for people."""
+    rows = make_plan(brain)
+    columns = ("jobs", "CPU h", "longest min", "read GB", "written GB", "memory MB")
+    lines = [f"{name:22}" + "".join(f"{c:>13}" for c in columns)]
+    for row in rows:
+        values = (f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}", f"{row.read_gb:.1f}")
+        values = (str(row.jobs), *values, f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}")
+        lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
+    raw = brain.raw_gb
+    moved = sum(row.read_gb + row.written_gb for row in rows)
+    jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
+    lines.append(
+        f"{jobs} jobs, {hours:.1f} CPU hours; "
+        f"{raw:.1f} GB of raw data, {moved / raw:.1f} bytes moved for each of theirs; "
+        f"room in the store: {store_gb(brain):.1f} GB"
+    )
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,480 @@
+"""What every rule reads, writes, computes and holds (standard library only).
+
+:data:`RULES` is the one place for it: requests for memory and time, the plan of a run, and the
+report's comparison with what was measured come from there. Rates are those of one thread of a
+server of 2026, measured as docs/scaling.md says; bytes are counted as asked of the storage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from terareg.planning import (
+    Brain,
+    Grid,
+    block_batches,
+    block_count,
+    fit_threads,
+    grow,
+    label_batches,
+    pair_batches,
+    pair_gb,
+    sampled,
+    sum_batches,
+    tile_batches,
+)
+
+_ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
+_DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
+
+
+# ------------------------------------------------------------------ requests
+def request_mb(rule: str, brain: Brain, threads: int) -> float:
+    """Memory that a job of a rule needs, Snakemake's own processes included."""
+    return _ENGINE_MB + RULES[rule].memory_mb(brain, threads)
+
+
+def threads_of(rule: str, brain: Brain) -> int:
+    """CPUs of a job: what it computes with, and as many as its memory takes on AWS Batch.
+
+    There is room for one retry with more memory.
+    """
+    least = fit_threads(brain.option("jobs.threads") if RULES[rule].heavy else 1)
+    return fit_threads(least, grow(request_mb(rule, brain, least), 2))
+
+
+def minutes(rule: str, brain: Brain, attempt: int) -> int:
+    """Time limit of a job of a rule: four times the plan on a slow disk; doubles when retried."""
+    one, load = RULES[rule], RULES[rule].load(brain)
+    disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
+    seconds = max(load.cpu_s, disk) / max(1, load.jobs)
+    return math.ceil((one.least_minutes + 4 * seconds / 60) * 2 ** (attempt - 1))
+
+
+# ------------------------------------------------------------------ memory of the rules, MB
+# Each is the peak of the job's process: interpreter and libraries, and what its data amount to.
+# tests/benchmarks/bench_requests.py holds them against what finished runs measured.
+_PYTHON_MB = 120  # interpreter, NumPy, SciPy, tensorstore
+_ITK_MB = 190  # the same with SimpleITK
+_TORCH_MB = 420  # the same with PyTorch
+
+
+def _table(brain: Brain, threads: int) -> float:
+    return _ITK_MB
+
+
+def _flat(mb: float) -> Callable[[Brain, int], float]:
+    return lambda brain, threads: mb
+
+
+def _planes(count: float, per_thread: float = 0) -> Callable[[Brain, int], float]:
+    """A job that holds ``count`` planes as stored, and ``per_thread`` more for each thread."""
+    return lambda brain, threads: _PYTHON_MB + (count + per_thread * threads) * brain.size.plane_mb
+
+
+def _strips(brain: Brain, threads: int) -> float:
+    """Strips of one window of two tiles for each thread: raw, binned, filtered."""
+    size, planes = brain.size, brain.option("stitching.displacement")["window_planes"]
+    side = max(size.tile_shape[1:])
+    strip = max(64.0, 2 * brain.overlap * side) * side
+    return _PYTHON_MB + threads * min(planes, size.tile_shape[0]) * strip * 4.5 / 1e6
+
+
+def _blocks(
+    per_byte: float, per_atlas: float = 0, base_mb: float = _ITK_MB
+) -> Callable[[Brain, int], float]:
+    """A job that makes blocks: ``per_byte`` bytes for each byte of one per thread.
+
+    ``per_atlas`` bytes for each voxel of the atlas come on top.
+    """
+
+    def memory(brain: Brain, threads: int) -> float:
+        block_mb = brain.block_mvox * brain.size.bytes_per_voxel
+        at_once = min(threads, block_count(brain))
+        return base_mb + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
+
+    return memory
+
+
+def _coarse_blocks(brain: Brain, threads: int) -> float:
+    """A job that makes the levels above the blocks, of the last level that these wrote."""
+    steps = brain.option("volume.block") / brain.option("volume.chunk")
+    coarse_mb = 1000 * brain.size.volume_gb / steps**3
+    block_mb = brain.block_mvox * brain.size.bytes_per_voxel
+    return _ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
+
+
+def _held_image(brain: Brain, threads: int) -> float:
+    return _blocks(2.75)(brain, threads) + 1000 * brain.size.held_gb
+
+
+def _whole(resolution: str, per_voxel: float) -> Callable[[Brain, int], float]:
+    """A job that holds the sample at a working resolution."""
+    return lambda brain, threads: _ITK_MB + per_voxel * brain.grid.at(brain.option(resolution))
+
+
+def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
+    """A job that holds the atlas."""
+    return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels
+
+
+def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
+    """A job that holds the atlas, and images of the sample at the registration's finest voxel."""
+
+    def memory(brain: Brain, threads: int) -> float:
+        needs = (
+            per_voxel * _working_mvox(brain, atlas)
+            + per_atlas * atlas.megavoxels
+            + 12 * atlas.at(atlas.length_um / 320)
+            for atlas in brain.atlases.values()
+        )
+        return _TORCH_MB + max(needs, default=0)
+
+    return memory
+
+
+def _working_mvox(brain: Brain, atlas: Grid) -> float:
+    """Millions of voxels of the sample at the finest level of its registration.
+
+    That level's voxel is 1/80 of the cube root of the tissue's volume, which is taken for 0.42 of
+    the atlas's box.
+    """
+    box_um3 = math.prod(n * s for n, s in zip(atlas.shape, atlas.spacing_um))
+    voxel_um = brain.option("registration.resolution_um") or (0.42 * box_um3) ** (1 / 3) / 80
+    return brain.grid.at(max(voxel_um, *atlas.spacing_um))
+
+
+# ------------------------------------------------------------------ work of the rules
+@dataclass(frozen=True)
+class Load:
+    """Work of all jobs of a rule for one sample.
+
+    Attributes
+    ----------
+    jobs : int
+    read_gb, written_gb : float
+        Of planes and volumes; tables and metadata do not count.
+    cpu_s : float
+        Processor time without the start of the jobs.
+    """
+
+    jobs: int = 1
+    read_gb: float = 0.0
+    written_gb: float = 0.0
+    cpu_s: float = 1.0
+
+
+_PYRAMID = 1.15  # all levels, of the finest
+_SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
+_WRITE_CPU = {"ome-zarr": 6.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
+
+
+def _share(brain: Brain, form: str) -> float:
+    gzip = form == "precomputed" and brain.option("volume.precomputed") == "gzip"
+    return _GZIP_SHARE if gzip else _SHARE[form]
+
+
+def stored_gb(brain: Brain) -> float:
+    """A volume of one channel with all its levels and formats, compressed."""
+    shares = (_share(brain, form) for form in brain.option("volume.formats"))
+    return brain.size.volume_gb * _PYRAMID * sum(shares)
+
+
+def store_gb(brain: Brain) -> float:
+    """What a sample adds to the store at most, with no compression counted on."""
+    volumes = len(brain.option("volume.formats"))
+    volumes *= 2 if brain.corrects_bias else 1
+    tiles = 0 if brain.streams or not brain.tiled else brain.size.channel_gb
+    return brain.size.channels * (brain.size.volume_gb * volumes * _PYRAMID + tiles)
+
+
+def _write_cpu(brain: Brain) -> float:
+    gzip = brain.option("volume.precomputed") == "gzip"
+    rates = {**_WRITE_CPU, "precomputed": _GZIP_CPU} if gzip else _WRITE_CPU
+    return brain.size.volume_gb * sum(rates[form] for form in brain.option("volume.formats"))
+
+
+def _read_share(brain: Brain) -> float:
+    """Bytes read of the finest level for each byte of its voxels."""
+    formats = brain.option("volume.formats")
+    return _share(brain, "ome-zarr" if "ome-zarr" in formats else "precomputed")
+
+
+# how many there are of something
+def _sample(brain: Brain) -> int:
+    return 1
+
+
+def _channels(brain: Brain) -> int:
+    return brain.size.channels
+
+
+def _bias_fields(brain: Brain) -> int:
+    return brain.size.channels if brain.corrects_bias else 0
+
+
+def _image_volumes(brain: Brain) -> int:
+    return _channels(brain) + _bias_fields(brain)
+
+
+def _atlases(brain: Brain) -> int:
+    return len(brain.atlases)
+
+
+def _atlas_spaces(brain: Brain) -> int:
+    return _channels(brain) * _atlases(brain) if brain.option("atlas_space.enabled") else 0
+
+
+def _volumes(brain: Brain) -> int:
+    return _image_volumes(brain) + _atlases(brain) + _atlas_spaces(brain)
+
+
+def _scored(brain: Brain) -> int:
+    return sum(atlas in brain.option("fiducials") for atlas in brain.atlases)
+
+
+def _points(brain: Brain) -> int:
+    return len(brain.option("points"))
+
+
+def _dropped(brain: Brain) -> int:
+    temporary = brain.option("intensity.corrected_tiles") == "temporary"
+    return brain.size.channels if temporary else 0
+
+
+def _for_each(count: Callable[[Brain], int], cpu_s: float = 1.0) -> Callable[[Brain], Load]:
+    """One job for each, of so much processor time."""
+    return lambda brain: Load(count(brain), cpu_s=cpu_s * count(brain))
+
+
+_once = _for_each(_sample)
+
+
+def _if_measured(load: Callable[[Brain], Load]) -> Callable[[Brain], Load]:
+    """Work for the displacements, unless the user brings them or the positions."""
+
+    def measured(brain: Brain) -> Load:
+        own = set(brain.option("stitching.xml")) - {"xml_import"}
+        return Load(0) if own else load(brain)
+
+    return measured
+
+
+def _sum_tiles(channels: int | None = None) -> Callable[[Brain], Load]:
+    """Statistics of so many channels, all of them by default."""
+
+    def load(brain: Brain) -> Load:
+        tiles, share = sampled(brain)
+        count = brain.size.channels if channels is None else channels
+        read = count * brain.size.tile_gb * tiles * share
+        return Load(count * sum_batches(brain), read, cpu_s=8 * read)
+
+    return load
+
+
+def _correct_tile(brain: Brain) -> Load:
+    if brain.streams:
+        return Load(0)
+    raw = brain.raw_gb
+    return Load(brain.size.channels * tile_batches(brain), raw, 0.6 * raw, 3 * raw)
+
+
+def _estimate_steps(brain: Brain) -> Load:
+    pairs = min(brain.size.pairs, 48)
+    read = pairs * 32 * brain.size.plane_mb / 1e3
+    return Load(1, read, cpu_s=6 * read)
+
+
+def _measure_displacements(brain: Brain) -> Load:
+    read = brain.size.pairs * pair_gb(brain)
+    return Load(pair_batches(brain), read, cpu_s=6 * read)
+
+
+def _fuse_block(brain: Brain) -> Load:
+    size, edge = brain.size, brain.option("volume.block")
+    if brain.streams:
+        # rows are read whole by each of the blocks along them
+        blocks = min(1 + size.tile_shape[2] / edge, -(-size.volume_shape[2] // edge))
+        read, cpu = size.channel_gb * blocks, 2.0 * size.channel_gb
+    else:
+        # chunks of 256 x 256 pixels are read whole by each of the blocks that they lie in
+        read, cpu = 0.6 * size.channel_gb * (1 + 255 / edge) ** 2, 1.5 * size.channel_gb
+    cpu += 2.0 * size.volume_gb + _write_cpu(brain)
+    n = size.channels
+    return Load(n * block_batches(brain), n * read, n * stored_gb(brain), n * cpu)
+
+
+def _import_volume(brain: Brain) -> Load:
+    n, size = brain.size.channels, brain.size
+    jobs = n * block_batches(brain)
+    # a file is read whole by every job
+    read = jobs * size.held_gb / 2 if size.held_gb else n * size.volume_gb
+    cpu = n * (size.volume_gb + _write_cpu(brain))
+    return Load(jobs, read, n * stored_gb(brain), cpu)
+
+
+def _correct_volume(brain: Brain) -> Load:
+    if not brain.corrects_bias:
+        return Load(0)
+    n = brain.size.channels
+    read = n * brain.size.volume_gb * _read_share(brain)
+    cpu = n * (3 * brain.size.volume_gb + _write_cpu(brain))
+    return Load(n * block_batches(brain), read, n * stored_gb(brain), cpu)
+
+
+def _level_gb(brain: Brain, resolution_um: float) -> float:
+    """What is read of a channel for a resolution: the level below it, up to twice as fine."""
+    levels = 2 * brain.size.bytes_per_voxel * 1e-3 * _read_share(brain)
+    return min(brain.size.volume_gb, levels * brain.grid.at(resolution_um))
+
+
+def _estimate_bias(brain: Brain) -> Load:
+    if not brain.corrects_bias:
+        return Load(0)
+    n, resolution = brain.size.channels, brain.option("intensity.bias.resolution_um")
+    return Load(n, n * _level_gb(brain, resolution), cpu_s=n * (1 + 60 * brain.grid.at(resolution)))
+
+
+def _of_atlases(cpu_per_mvox: float, cpu_s: float) -> Callable[[Brain], Load]:
+    """Work for each atlas, in proportion to the sample at the registration's finest voxel."""
+
+    def load(brain: Brain) -> Load:
+        read = cpu = 0.0
+        for atlas in brain.atlases.values():
+            working = _working_mvox(brain, atlas)
+            voxel_um = (brain.grid.megavoxels / working) ** (1 / 3) * min(brain.grid.spacing_um)
+            read += _level_gb(brain, voxel_um) + 6e-3 * atlas.megavoxels
+            cpu += cpu_s + cpu_per_mvox * working
+        return Load(len(brain.atlases), read, cpu_s=cpu)
+
+    return load
+
+
+def _transform_labels(brain: Brain) -> Load:
+    n, voxels = len(brain.atlases), brain.label_mvox
+    formats = len({*brain.option("volume.formats"), "precomputed"})
+    written = 0.05 * 4e-3 * voxels * formats
+    read = n * label_batches(brain) * 2e-3 * brain.largest_atlas.megavoxels
+    return Load(n * label_batches(brain), read, n * written, n * 0.6 * voxels)
+
+
+def _transform_volume(brain: Brain) -> Load:
+    if not brain.option("atlas_space.enabled"):
+        return Load(0)
+    n, jobs, read, written, cpu = brain.size.channels, 0, 0.0, 0.0, 0.0
+    for atlas in brain.atlases.values():
+        voxels = brain.atlas_space_mvox(atlas)
+        resolution = brain.option("atlas_space.resolution_um") or min(atlas.spacing_um)
+        jobs, cpu = jobs + n, cpu + n * 0.6 * voxels
+        read += n * _level_gb(brain, resolution)
+        written += n * 2e-3 * voxels * _PYRAMID * _read_share(brain)
+    return Load(jobs, read, written, cpu)
+
+
+def _measure_regions(brain: Brain) -> Load:
+    n = len(brain.atlases)
+    channels = 2e-3 * brain.label_mvox * brain.size.channels * _read_share(brain)
+    read = n * (channels + 0.05 * 4e-3 * brain.label_mvox)
+    return Load(n, read, cpu_s=n * (1 + 0.4 * brain.label_mvox * (1 + brain.size.channels / 2)))
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a rule needs.
+
+    Attributes
+    ----------
+    stage : str
+        Under which plans and reports list it.
+    memory_mb : callable
+        Peak of one job's process, of the brain and the threads.
+    load : callable
+        Work of all its jobs, of the brain.
+    heavy : bool
+        Whether it uses the threads of ``jobs.threads``, or one.
+    least_minutes : int
+        Time limit of a job that has next to nothing to do.
+    needs : str
+        "tiles" or "volume": samples that have the rule; "" for all.
+    """
+
+    stage: str
+    memory_mb: Callable[[Brain, int], float] = _table
+    load: Callable[[Brain], Load] = _once
+    heavy: bool = False
+    least_minutes: int = 30
+    needs: str = ""
+
+
+_BIAS_UM = "intensity.bias.resolution_um"
+RULES = {
+    "index_acquisition": Rule("acquisition", load=_for_each(_sample, 10.0), needs="tiles"),
+    "index_input": Rule("acquisition", needs="volume"),
+    "check_inputs": Rule("acquisition"),
+    "sum_tiles": Rule(
+        "intensity", _planes(8), _if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
+    ),
+    "estimate_flatfield": Rule(
+        "intensity", _planes(16), _if_measured(_for_each(_sample, 5.0)), needs="tiles"
+    ),
+    "sum_placed_tiles": Rule("intensity", _planes(8), _sum_tiles(), heavy=True, needs="tiles"),
+    "refine_flatfield": Rule("intensity", _planes(16), _for_each(_channels, 5.0), needs="tiles"),
+    "correct_tile": Rule("intensity", _planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
+    "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
+    "import_tiles": Rule("stitching", needs="tiles"),
+    "estimate_steps": Rule(
+        "stitching", _planes(0, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
+    ),
+    "measure_displacements": Rule(
+        "stitching", _strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"
+    ),
+    "gather_displacements": Rule("stitching", needs="tiles"),
+    "project_displacements": Rule("stitching", needs="tiles"),
+    "threshold_displacements": Rule("stitching", needs="tiles"),
+    "place_tiles": Rule("stitching", needs="tiles"),
+    "export_render": Rule("stitching", needs="tiles"),
+    "init_volume": Rule("fused", load=_for_each(_channels), needs="tiles"),
+    "fuse_block": Rule("fused", _blocks(2.75), _fuse_block, heavy=True, needs="tiles"),
+    "init_import": Rule("fused", load=_for_each(_channels), needs="volume"),
+    "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
+    "finish_pyramid": Rule("fused", _coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
+    "finalize_volume": Rule("fused", load=_for_each(_volumes)),
+    "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
+    "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
+    "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
+    "correct_volume": Rule("bias", _blocks(3.1), _correct_volume, heavy=True),
+    "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
+    "preview_alignment": Rule(
+        "registration", _registration(0, 15), _of_atlases(2.0, 5.0), heavy=True
+    ),
+    "register": Rule(
+        "registration", _registration(700), _of_atlases(36.0, 5.0), heavy=True, least_minutes=240
+    ),
+    "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
+    "init_labels": Rule("regions", _atlas(4), _for_each(_atlases)),
+    "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
+    "mesh_labels": Rule(
+        "regions", _whole("labels.mesh_resolution_um", 10), _for_each(_atlases, 60.0), heavy=True
+    ),
+    "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
+    "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
+    "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
+    "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
+    "score_registration": Rule("regions", load=_for_each(_scored)),
+    "draw_flatfield": Rule("views", _planes(24), _for_each(_channels, 3.0), needs="tiles"),
+    "draw_stitching": Rule("views", _planes(8), needs="tiles"),
+    "draw_volume": Rule("views", _flat(230), _for_each(_image_volumes, 4.0)),
+    "draw_regions": Rule("views", load=_for_each(_atlases)),
+    "draw_fiducials": Rule("views", load=_for_each(_scored)),
+    "neuroglancer_state": Rule("views"),
+    "make_report": Rule("views"),
+}
+
+
+def jobs_of_rules(brain: Brain) -> dict[str, int]:
+    """Number of jobs of every rule that a sample of this kind has, in the order of the work."""
+    kind = "tiles" if brain.tiled else "volume"
+    return {n: r.load(brain).jobs for n, r in RULES.items() if r.needs in ("", kind)}
