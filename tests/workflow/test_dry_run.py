@@ -151,7 +151,10 @@ def test_forty_terabytes_are_no_more(workspace):
     "over",
     [
         {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
-         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
+         "sample_labels": {"mouse": {"path": "c.csv"}},
+         "registration": {"landmarks": {"mouse": {"sample": "c.csv", "atlas": "a.csv"}},
+                          "export": True}},
         {"intensity": {"corrected_tiles": "temporary", "bias": {"enabled": False}},
          "atlas_space": {"enabled": False}, "stitching__xml": {"xml_merging": "own.xml"}},
     ],

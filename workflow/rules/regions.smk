@@ -76,12 +76,13 @@ rule score_labels:
         benchmark_of("score_labels/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("score_labels")
     resources:
-        mem_mb=memory(whole_image("labels.resolution_um", copies=4)),
-        runtime=runtime(one_volume),
+        mem_mb=memory("score_labels"),
+        runtime=runtime("score_labels"),
     params:
         code=code("score_labels"),
+        record=record_of("score_labels/{atlas}"),
         settings=sample_labels,
     script:
         "../scripts/score_labels.py"

@@ -16,12 +16,13 @@ rule pair_landmarks:
         benchmark_of("pair_landmarks/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("pair_landmarks")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("pair_landmarks"),
+        runtime=runtime("pair_landmarks"),
     params:
         code=code("pair_landmarks"),
+        record=record_of("pair_landmarks/{atlas}"),
         landmark_um=setting("registration.landmark_um"),
     script:
         "../scripts/pair_landmarks.py"
@@ -124,11 +125,12 @@ rule export_transform:
         benchmark_of("export_transform/{atlas}")
     conda:
         "../envs/regions.yaml"
-    threads: threads_of("light")
+    threads: threads_of("export_transform")
     resources:
-        mem_mb=memory(small),
-        runtime=runtime(nothing),
+        mem_mb=memory("export_transform"),
+        runtime=runtime("export_transform"),
     params:
         code=code("export_transform"),
+        record=record_of("export_transform/{atlas}"),
     script:
         "../scripts/export_transform.py"
