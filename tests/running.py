@@ -124,6 +124,12 @@ def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) ->
     return found
 
 
+def voxels_of(workspace, sample: str = "demo") -> dict[str, str]:
+    """Digests of all objects of the fused volume of channel 0, in both formats."""
+    found = artefacts(workspace.folder / f"results/{sample}/fused/ch0")
+    return {k: v for k, v in found.items() if k.startswith(("ome.zarr/", "precomputed/"))}
+
+
 def in_store(name: str) -> bool:
     """Whether an artefact lies in the store, and not among the files that Snakemake tracks."""
     *folders, file = name.split("/")

@@ -35,7 +35,9 @@ import tifffile
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from terareg.acquisition.colm import IndexSettings, index_colm  # noqa: E402
+from terareg.acquisition.colm import ColmLayout  # noqa: E402
+from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
+from terareg.acquisition.layout import LayoutOptions  # noqa: E402
 from terareg.acquisition.model import Acquisition, Channel, Tile  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
 from terareg.stitching.displacement import (  # noqa: E402
@@ -77,7 +79,9 @@ def run(
     """Measure and place one set, and compare with its truth; the peer's row follows ours."""
     truth = json.loads((folder / "truth.json").read_text())
     store = Store(str(folder / "colm"))
-    acquisition = index_colm(store, IndexSettings(folder.name, "SAR"))
+    acquisition = index_acquisition(
+        ColmLayout(store, LayoutOptions()), IndexSettings(folder.name, "SAR")
+    )
     source = TileSource(acquisition, acquisition.channels[0].name)
     start = time.process_time()
     pairs = measure_batch(source, acquisition, neighbours(acquisition), settings, workers)

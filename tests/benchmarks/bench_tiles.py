@@ -21,7 +21,9 @@ import tifffile
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
-from terareg.acquisition.colm import IndexSettings, index_colm  # noqa: E402
+from terareg.acquisition.colm import ColmLayout  # noqa: E402
+from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
+from terareg.acquisition.layout import LayoutOptions  # noqa: E402
 from terareg.acquisition.tiles import (  # noqa: E402
     Flatfield,
     TileSource,
@@ -74,7 +76,9 @@ def measure(name: str, megabytes: float, work, reference: float | None = None) -
 
 def bench_files(root: Path, label: str, flatfield: Flatfield, pool: ThreadPoolExecutor) -> float:
     """Raw and streamed reading of one set; returns the rate of reading its files as bytes."""
-    acquisition = index_colm(Store(str(root)), IndexSettings("bench", "SAR"))
+    acquisition = index_acquisition(
+        ColmLayout(Store(str(root)), LayoutOptions()), IndexSettings("bench", "SAR")
+    )
     files = sorted((root / "VW0" / "LOC000").iterdir())
     megabytes = np.prod(acquisition.tile_shape) * 2 / 1e6
     file_mb = sum(path.stat().st_size for path in files) / 1e6
@@ -105,7 +109,9 @@ def bench_kept(
     root: Path, flatfield: Flatfield, pool: ThreadPoolExecutor, threads: int, base: float
 ) -> None:
     """Writing and reading a corrected tile."""
-    acquisition = index_colm(Store(str(root)), IndexSettings("bench", "SAR"))
+    acquisition = index_acquisition(
+        ColmLayout(Store(str(root)), LayoutOptions()), IndexSettings("bench", "SAR")
+    )
     megabytes = np.prod(acquisition.tile_shape) * 2 / 1e6
     store, key = Store(f"{root}/store"), corrected_key("ch0", "LOC000")
     stream = TileSource(acquisition, "ch0", flatfield=flatfield)

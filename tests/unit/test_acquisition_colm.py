@@ -18,9 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from terareg.acquisition.colm import IndexSettings, index_colm
+from terareg.acquisition.colm import ColmLayout, plane_of
+from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition, Channel, load_acquisition
-from terareg.acquisition.raw import PlaneFiles, plane_of, raw_state
+from terareg.acquisition.raw import PlaneFiles, raw_state
 from terareg.errors import AcquisitionError, ConfigError, StoreError, TeraregError
 from terareg.storage.records import to_json, write_json
 from terareg.storage.store import Store
@@ -89,9 +91,16 @@ def write_colm(
     return data
 
 
-def index(root: Path, **options) -> Acquisition:
-    return index_colm(
-        Store(str(root)), IndexSettings(**{"sample": "s", "orientation": "SAR"} | options)
+def layout(root: Path | str, **options) -> ColmLayout:
+    view = options.pop("view", "VW0")
+    return ColmLayout(Store(str(root)), LayoutOptions(**options), view)
+
+
+def index(root: Path | str, **options) -> Acquisition:
+    names = ("orientation", "missing_planes", "workers")
+    settings = {name: options.pop(name) for name in names if name in options}
+    return index_acquisition(
+        layout(root, **options), IndexSettings(**{"sample": "s", "orientation": "SAR"} | settings)
     )
 
 
@@ -185,13 +194,16 @@ def test_d18_more_than_a_thousand_locations(tmp_path: Path) -> None:
     assert acquisition.tile("LOC1039").row == 25
 
 
+def test_what_belongs_to_the_raw_data(tmp_path: Path) -> None:
+    names = layout(tmp_path, view="VW1").raw_keys()
+    assert names == ["VW1", "Experiment.ini", "Scanned Cells.txt"]
+
+
 def test_choice_and_order_of_channels(tmp_path: Path) -> None:
     write_colm(tmp_path, [[1, 1]], channels=(0, 1, 2))
     acquisition = index(tmp_path, channels={"signal": 2, "auto": 0})
     assert acquisition.channels == (Channel("signal", 2), Channel("auto", 0))
     assert set(acquisition.planes["LOC000"]) == {"signal", "auto"}
-    pairs = [{"name": "signal", "index": 2}, Channel("auto", 0)]
-    assert index(tmp_path, channels=pairs) == acquisition
     assert acquisition.problems == ()
     with pytest.raises(AcquisitionError, match=r"no channel 'nuclei'; channels are signal, auto"):
         acquisition.channel("nuclei")
@@ -436,13 +448,13 @@ BAD_INPUT = {
     "channel not there": (
         lambda r: None,
         {"channels": {"auto": 0, "signal": 1}},
-        r"channel 'signal' \(index 1\) has no file CHN01_PLN\* in any tile, only 0 are there",
+        r"channel 'signal' \(CHN01\) has no file in any tile, found was CHN00; correct",
     ),
     "no signal": (flatten, {}, "channel ch0: no tile has signal, every plane looked at"),
     "own voxel size": (
         lambda r: None,
         {"spacing_um": (2.5, 0.0, 0.5)},
-        r"voxel size 2.5, 0, 0.5 um \(z, y, x\) from s: input.spacing_um is implausible",
+        r"voxel size 2.5, 0, 0.5 um \(z, y, x\) from input.spacing_um is implausible",
     ),
     "orientation": (lambda r: None, {"orientation": "XYZ"}, "'XYZ' is not an orientation"),
     "missing_planes": (
@@ -523,18 +535,17 @@ def test_signal_in_a_single_tile_is_enough(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ state of the raw data
 def test_raw_state_changes_with_the_files_and_only_then(tmp_path: Path) -> None:
     write_colm(tmp_path, [[1, 1]], channels=(0, 1))
-    store, folders = Store(str(tmp_path)), ["VW0/LOC000", "VW0/LOC001"]
-    before = raw_state(store, folders)
+    before = raw_state(layout(tmp_path))
     assert len({before.layout, *before.channels.values()}) == 3
     (tmp_path / "VW0" / "LOC000" / "Thumbs.db").write_bytes(b"x")
-    assert raw_state(store, folders) == before
+    assert raw_state(layout(tmp_path)) == before
     path = plane_path(tmp_path, "LOC001")
     os.utime(path, (1, 1))
-    touched = raw_state(store, folders)
+    touched = raw_state(layout(tmp_path))
     assert touched.channels[0] != before.channels[0]
     assert (touched.channels[1], touched.layout) == (before.channels[1], before.layout)
     path.write_bytes(path.read_bytes() + b" ")
-    assert raw_state(store, folders).layout != before.layout
+    assert raw_state(layout(tmp_path)).layout != before.layout
 
 
 @pytest.mark.parametrize(
@@ -586,21 +597,6 @@ def test_any_grid_with_holes(rows: int, columns: int, data) -> None:
 
 
 # ------------------------------------------------------------------ S3
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch):
-    moto = pytest.importorskip("moto")
-    boto3 = pytest.importorskip("boto3")
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    with moto.mock_aws():
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="scope")
-        yield client
-
-
 def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     write_colm(tmp_path, [[1, 1], [1, 0]], channels=(0, 10))
     for path in sorted(tmp_path.rglob("*")):
@@ -608,19 +604,18 @@ def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
             key = f"run 1/{path.relative_to(tmp_path).as_posix()}"
             bucket.put_object(Bucket="scope", Key=key, Body=path.read_bytes())
     bucket.put_object(Bucket="scope", Key="run 1/VW01/LOC003/CHN00_PLN0000.tif", Body=b"")
-    options = IndexSettings("s", "SAR")
-    local = index_colm(Store(str(tmp_path)), options).to_json()
-    remote = index_colm(Store("s3://scope/run 1"), options).to_json()
+    local = index(tmp_path).to_json()
+    remote = index("s3://scope/run 1").to_json()
     assert remote.pop("raw") == "s3://scope/run 1" and local.pop("raw") == str(tmp_path)
     assert remote == local
-    assert len(raw_state(Store("s3://scope/run 1"), ["VW0/LOC000"]).layout) == 64
+    assert raw_state(layout("s3://scope/run 1")).layout == raw_state(layout(tmp_path)).layout
 
 
 def test_s3_errors(bucket) -> None:
     with pytest.raises(AcquisitionError, match=r"there is no Experiment.ini in s3://scope/none"):
-        index_colm(Store("s3://scope/none"), IndexSettings("s", "SAR"))
+        index("s3://scope/none")
     with pytest.raises(StoreError, match="bucket 'other' does not exist"):
-        index_colm(Store("s3://other/none"), IndexSettings("s", "SAR"))
+        index("s3://other/none")
 
 
 def test_settings_are_checked_first() -> None:

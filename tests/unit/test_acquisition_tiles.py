@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_acquisition_colm import LONG, index, write_colm
 
-from terareg.acquisition.plane_files import read_layout, read_rows
+from terareg.acquisition.image_files import read_layout
+from terareg.acquisition.plane_files import read_rows
 from terareg.acquisition.tiles import (
     Flatfield,
     TileSource,

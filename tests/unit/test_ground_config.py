@@ -100,6 +100,64 @@ def test_landmarks_cannot_be_fiducials_as_well():
     check(config)
 
 
+FOLDERS = {"kind": "terastitcher", "path": "raw", "orientation": "SAR", "channels": {"a": "."},
+           "spacing_um": [2, 1, 1]}  # fmt: skip
+TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "tiles.tsv"}
+
+
+@pytest.mark.parametrize(
+    ("source", "key", "value", "words"),
+    [
+        (
+            FOLDERS,
+            "spacing_um",
+            None,
+            "input: key spacing_um is missing; files of input.kind: te",
+        ),
+        (TABLE, "spacing_um", None, "input: key spacing_um is missing; files of input.kind: table"),
+        (FOLDERS, "path", None, "input: key path is missing"),
+        (
+            FOLDERS,
+            "channels",
+            {"a": 0},
+            "input.channels.a: 0 is no folder; write the folder of i",
+        ),
+        (FOLDERS, "channels", {"a": "x", "b": "x"}, "gives two names to one folder"),
+        (TABLE, "channels", {"a": 1, "b": "1"}, "gives two names to one channel of a table"),
+        (
+            TABLE,
+            "channels",
+            {"a": {"path": "x"}},
+            "is no channel of a table; write what the",
+        ),
+        (TABLE, "table", None, "input: key table is missing; give the name of the table of tiles"),
+        (FOLDERS, "first_level", "X", "use V, H"),
+        (TABLE, "first_level", "H", "input.first_level: 'H' belongs to input.kind: terastitcher"),
+        (FOLDERS, "table", "t.tsv", "input.table: 't.tsv' belongs to input.kind: table, not to t"),
+        (TABLE, "view", "VW1", "input.view: 'VW1' belongs to input.kind: colm, not to table"),
+        (
+            TABLE,
+            "grid",
+            {"order": "zigzag"},
+            "input.grid.order: 'zigzag' is not possible; us",
+        ),
+        (TABLE, "grid", {"rows": 0}, "input.grid.rows: 0 must be at least 1"),
+        (TABLE, "grid", {"row": 3}, "input.grid.row is not a known key; did you mean rows?"),
+    ],
+)
+def test_mistakes_in_other_layouts_of_tiles(source, key, value, words):
+    complete = check(BASE | {"input": source})["input"]
+    assert complete["first_level"] == "V" and complete["grid"] is None
+    with pytest.raises(ConfigError) as error:
+        check(BASE | {"input": source | {key: value}, "stitching": {}, "registration": {}})
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_grid_has_defaults():
+    grid = check(BASE | {"input": TABLE | {"grid": {"rows": 2}}})["input"]["grid"]
+    assert grid == {"rows": 2, "columns": None, "order": "horizontal", "start": "top_left"}
+
+
 VOLUME = {
     "sample": "scan",
     "input": {"kind": "volume", "orientation": "SAR", "channels": {"t1": "t1.nii.gz"}},
@@ -233,13 +291,20 @@ def test_shipped_examples_are_valid(root, name):
     check(example)
 
 
-SAMPLES = ("mouse-lightsheet", "serial-two-photon", "mouse-mri", "human-mri")
+SAMPLES = {
+    "mouse-lightsheet": "colm",
+    "smartspim-tiles": "terastitcher",
+    "tile-table": "table",
+    "serial-two-photon": "volume",
+    "mouse-mri": "volume",
+    "human-mri": "volume",
+}
 
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_for_each_kind_of_image_are_valid(root, name):
     config = check(yaml.safe_load((root / f"config/samples/{name}.yaml").read_text()))
-    assert config["input"]["kind"] == ("colm" if name == "mouse-lightsheet" else "volume")
+    assert config["input"]["kind"] == SAMPLES[name]
     assert config["atlases"]
 
 

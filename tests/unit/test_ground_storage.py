@@ -23,6 +23,19 @@ def test_write_read_list_delete(tmp_path):
     assert list(store.list()) == []
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_part_of_an_object(tmp_path, bucket, remote):
+    store = Store("s3://scope/lab" if remote else str(tmp_path))
+    store.write("a/b.bin", bytes(range(100)))
+    entry = store.entry("a/b.bin")
+    assert (entry.key, entry.size) == ("a/b.bin", 100) and entry in list(store.list("a"))
+    assert store.read_range("a/b.bin", 10, 5) == (bytes(range(10, 15)), entry)
+    assert store.read_range("a/b.bin", 95, 50) == (bytes(range(95, 100)), entry)
+    with pytest.raises(FileNotFoundError):
+        store.read_range("a/none", 0, 1)
+    assert store.entry("a/none") is None
+
+
 def test_a_listing_follows_links_to_files_and_not_to_folders(tmp_path):
     (tmp_path / "there/in").mkdir(parents=True)
     (tmp_path / "there/in/x").write_bytes(b"123")

@@ -31,12 +31,6 @@ def placement(workspace, sample="demo") -> dict[str, list[int]]:
     return {name: tile["integer"] for name, tile in data["tiles"].items()}
 
 
-def voxels_of(workspace) -> dict[str, str]:
-    """Digests of all objects of the fused volume of channel 0, in both formats."""
-    found = running.artefacts(workspace.folder / "results/demo/fused/ch0")
-    return {k: v for k, v in found.items() if k.startswith(("ome.zarr/", "precomputed/"))}
-
-
 # ---------------------------------------------------------------- corrected tiles, own positions
 @pytest.fixture(scope="module")
 def kept(finished, acquired, tmp_path_factory):
@@ -65,12 +59,12 @@ def temporary(finished, acquired, tmp_path_factory):
 
 def test_tiles_that_are_kept_give_the_bytes_of_tiles_that_are_not(finished, kept):
     assert "zarr.json" in {p.name for p in (kept.folder / "results/demo/corrected").rglob("*")}
-    assert len(voxels_of(kept)) > 6
-    assert voxels_of(kept) == voxels_of(finished)
+    assert len(running.voxels_of(kept)) > 6
+    assert running.voxels_of(kept) == running.voxels_of(finished)
 
 
 def test_temporary_tiles_give_the_same_bytes_and_are_gone(finished, temporary):
-    assert voxels_of(temporary) == voxels_of(finished)
+    assert running.voxels_of(temporary) == running.voxels_of(finished)
     left = [p.name for p in (temporary.folder / "results/demo/corrected").rglob("*") if p.is_file()]
     assert left == ["dropped.json"]
 

@@ -26,7 +26,7 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "plan", "remove_intermediates", "remove_sample",
+    "registration", "regions", "verified_volumes", "plan", "remove_intermediates", "remove_sample",
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,

@@ -15,7 +15,8 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
 from terareg import planning, runplan, workload
-from terareg.acquisition import metadata, raw
+from terareg.acquisition import raw
+from terareg.acquisition.layouts import open_layout
 from terareg.code import code_fingerprint
 from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
@@ -144,12 +145,19 @@ def streams(wildcards):
 
 # ------------------------------------------------------------------ raw data
 @cache
-def colm(sample):
-    """Metadata of a sample's acquisition, read while the workflow is loaded."""
-    source = SAMPLES[sample]["input"]
-    options = {"spacing_um": source["spacing_um"], "overlap": source["overlap"]}
+def layout(sample):
+    """Where a sample's raw tiles lie."""
     try:
-        return metadata.load_colm_metadata(Store(source["path"]), **options)
+        return open_layout(SAMPLES[sample]["input"])
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+
+
+@cache
+def survey(sample):
+    """What is known of a sample's acquisition while the workflow is loaded."""
+    try:
+        return layout(sample).survey
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
 
@@ -162,11 +170,8 @@ def remote_storage():
 
 @cache
 def raw_state_of(sample):
-    source = SAMPLES[sample]["input"]
-    store = Store(source["path"])
-    folders = [f"{source['view']}/{name}" for name in metadata.tile_names(colm(sample))]
     try:
-        return raw.raw_state(store, folders)
+        return raw.raw_state(layout(sample))
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
 
@@ -178,8 +183,7 @@ def raw_layout(wildcards):
 
 def raw_state(wildcards, channel=None):
     """Digest of names, sizes and times of the planes of one channel."""
-    channels = SAMPLES[wildcards.sample]["input"]["channels"]
-    number = channels[channel or wildcards.channel]
+    number = layout(wildcards.sample).numbers()[channel or wildcards.channel]
     return raw_state_of(wildcards.sample).channels.get(number, "no such plane")
 
 
@@ -188,11 +192,11 @@ def alignment_raw_state(wildcards):
 
 
 def metadata_files(wildcards):
-    """The two metadata files, where Snakemake can see them."""
+    """Files that say what tiles there are, where Snakemake can see them."""
     source = SAMPLES[wildcards.sample]["input"]["path"]
     if source.startswith("s3://") or remote_storage():
         return []
-    return [f"{source}/Experiment.ini", f"{source}/Scanned Cells.txt"]
+    return [f"{source}/{name}" for name in layout(wildcards.sample).metadata]
 
 
 # ------------------------------------------------------------------ input that is a volume already
@@ -249,7 +253,7 @@ def channel_state(wildcards):
 
 # what is wrong with metadata or headers shows at once, not in an input function
 for _name in SAMPLES:
-    (image_headers if _name in IMPORTED else colm)(_name)
+    (image_headers if _name in IMPORTED else survey)(_name)
 
 
 # ------------------------------------------------------------------ sizes and batches
@@ -257,7 +261,7 @@ def spacing_of(sample):
     """Voxel size (z, y, x) of the volume, micrometres."""
     if sample in IMPORTED:
         return next(iter(image_headers(sample).values())).spacing_um
-    return colm(sample).spacing_um
+    return survey(sample).spacing_um
 
 
 @cache
@@ -275,17 +279,17 @@ def size(sample):
             bytes_per_voxel=max(stored[image.stored_dtype] for image in images),
             held_gb=max(image.held_bytes for image in images) / 1e9,
         )
-    meta = colm(sample)
-    step = [n * (1 - o) for n, o in zip(meta.tile_pixels, meta.overlap)]
+    found = survey(sample)
+    step = [n * (1 - o) for n, o in zip(found.tile_pixels, found.overlap)]
     return planning.Size(
-        tiles=len(metadata.tile_names(meta)),
-        pairs=len(metadata.neighbour_pairs(meta.scanned)),
+        tiles=len(found.tiles),
+        pairs=found.pairs(),
         channels=len(SAMPLES[sample]["input"]["channels"]),
-        tile_shape=(meta.planes, *meta.tile_pixels),
+        tile_shape=(found.planes, *found.tile_pixels),
         volume_shape=(
-            meta.planes,
-            round(step[0] * (meta.rows - 1) + meta.tile_pixels[0]),
-            round(step[1] * (meta.columns - 1) + meta.tile_pixels[1]),
+            found.planes,
+            round(step[0] * (found.rows - 1) + found.tile_pixels[0]),
+            round(step[1] * (found.columns - 1) + found.tile_pixels[1]),
         ),
     )
 
@@ -314,7 +318,7 @@ def brain(sample):
         size=size(sample),
         config=SAMPLES[sample],
         grid=planning.Grid(size(sample).volume_shape, spacing_of(sample)),
-        overlap=max(colm(sample).overlap) if tiled else 0.0,
+        overlap=max(survey(sample).overlap) if tiled else 0.0,
         atlases={
             a: grid_of_atlas(a, settings[a]) for a in registration_atlases(sample)
         },

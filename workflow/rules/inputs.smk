@@ -113,6 +113,18 @@ def measured_pairs(wildcards):
 
 
 # ------------------------------------------------------------------ volumes
+def writer_of_volume(wildcards):
+    """Rule that writes the blocks of a volume."""
+    imported = wildcards.sample in IMPORTED
+    writers = {
+        "fused": "import_volume" if imported else "fuse_block",
+        "corrected_volume": "correct_volume",
+        "labels": "transform_labels",
+        "atlas_space": "transform_volume",
+    }
+    return writers[wildcards.volume.split("/")[0]]
+
+
 def blocks_of_volume(wildcards):
     count = volume_batches(wildcards.volume, wildcards.sample)
     return expand(
@@ -440,6 +452,13 @@ def all_files(sample):
     return files + [result("report.html").format(sample=sample)]
 
 
+def verified_files(sample):
+    """Records of having read every volume back."""
+    name = "complete.json"
+    ends = (f for f in all_files(sample) if f.endswith(f"/{name}"))
+    return [f.removesuffix(name) + "verified.json" for f in ends]
+
+
 # ------------------------------------------------------------------ removal
 def places_of(sample):
     """Where a sample's files lie: the results that Snakemake tracks, and the store."""
@@ -457,9 +476,8 @@ def users_files(sample):
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
     if sample in IMPORTED:
         return files + list(raw_addresses(sample).values())
-    source = config["input"]
-    names = (source["view"], "Experiment.ini", "Scanned Cells.txt")
-    return files + [f"{source['path']}/{name}" for name in names]
+    names = layout(sample).raw_keys()
+    return files + [f"{config['input']['path']}/{name}" for name in names]
 
 
 def remove_files(find, log):

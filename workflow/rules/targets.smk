@@ -45,6 +45,12 @@ rule regions:
         for_samples(region_files),
 
 
+rule verified_volumes:
+    """All volumes read back and compared with what was written. Not part of the usual work."""
+    input:
+        for_samples(verified_files),
+
+
 rule plan:
     """Print what a run of everything takes: jobs, hours, bytes, memory, room. Runs nothing else."""
     log:
@@ -81,6 +87,7 @@ localrules:
     previews,
     registration,
     regions,
+    verified_volumes,
     plan,
     remove_intermediates,
     remove_sample,

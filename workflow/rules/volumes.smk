@@ -112,3 +112,29 @@ rule finalize_volume:
         store=setting("store"),
     script:
         "../scripts/finalize_volume.py"
+
+
+rule verify_volume:
+    """Read the finest level of a volume back and compare it with what was written."""
+    input:
+        plan=result("{volume}/plan.json"),
+        complete=result("{volume}/complete.json"),
+    output:
+        verified=result("{volume}/verified.json"),
+    log:
+        log_of("verify_volume/{volume}"),
+    benchmark:
+        benchmark_of("verify_volume/{volume}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("verify_volume")
+    resources:
+        mem_mb=memory("verify_volume"),
+        runtime=runtime("verify_volume"),
+    params:
+        code=code("verify_volume"),
+        record=record_of("verify_volume/{volume}"),
+        store=setting("store"),
+        writer=writer_of_volume,
+    script:
+        "../scripts/verify_volume.py"

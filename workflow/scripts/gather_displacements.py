@@ -14,7 +14,7 @@ def main() -> None:
     else:
         xml = terastitcher.read_xml(snakemake.input.xml)
         pairs = load_pairs(snakemake.input.pairs) if snakemake.input.get("pairs") else []
-        xml = terastitcher.with_displacements(xml, pairs)
+        xml = terastitcher.with_displacements(xml, pairs, acquisition)
     terastitcher.write_xml(snakemake.output.xml, xml)
 
 

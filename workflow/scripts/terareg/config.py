@@ -23,6 +23,18 @@ from terareg.storage.store import Store
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
+# what tells channels apart, by kind of input
+_CHANNEL_TYPES = {
+    "colm": (int, "channel number; write the number in the file names"),
+    "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
+    "table": ((int, str), "channel of a table; write what the column channel says"),
+}
+_KEYS_OF_KIND = {
+    "view": ("colm", "VW0"),
+    "first_level": ("terastitcher", "V"),
+    "table": ("table", None),
+    "grid": ("table", None),
+}
 
 
 def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[str, dict]:
@@ -184,6 +196,7 @@ def _check_meaning(config: dict) -> None:
         _check_volume_input(config)
     else:
         _check_tiles_input(source)
+    _check_kind_of_keys(source)
     for key, name in (
         ("stitching.channel", config["stitching"]["channel"]),
         ("registration.channel", config["registration"]["channel"]),
@@ -231,22 +244,44 @@ def _check_tiles_input(source: dict) -> None:
             "input.kind: volume where the channels are volumes already"
         )
     Store(source["path"])
-    for name, number in source["channels"].items():
-        if not isinstance(number, int):
+    kind = source["kind"]
+    types, what = _CHANNEL_TYPES[kind]
+    for name, value in source["channels"].items():
+        if not isinstance(value, types):
             raise ConfigError(
-                f"input.channels.{name}: {number!r} is no channel number; write the number in the "
-                "file names, or set input.kind: volume for an image file"
+                f"input.channels.{name}: {value!r} is no {what}, or set input.kind: volume for an "
+                "image file"
             )
-    indices = list(source["channels"].values())
-    if len(set(indices)) != len(indices):
+    values = [str(value) for value in source["channels"].values()]
+    if len(set(values)) != len(values):
         raise ConfigError(
-            f"input.channels: {source['channels']} gives two names to one channel number"
+            f"input.channels: {source['channels']} gives two names to one "
+            f"{what.split(';', maxsplit=1)[0]}"
+        )
+    if kind != "colm" and source["spacing_um"] is None:
+        raise ConfigError(
+            f"input: key spacing_um is missing; files of input.kind: {kind} do not say how large a "
+            "voxel is, give [z, y, x] in micrometres"
+        )
+    if kind == "table" and source["table"] is None:
+        raise ConfigError(
+            "input: key table is missing; give the name of the table of tiles below input.path"
         )
     for i, size in enumerate(source["spacing_um"] or ()):
         if size > _LARGEST_TILE_VOXEL_UM:
             raise ConfigError(
                 f"input.spacing_um.{i}: {size} must be at most {_LARGEST_TILE_VOXEL_UM}; a voxel "
                 "size of tiles in micrometres"
+            )
+
+
+def _check_kind_of_keys(source: dict) -> None:
+    """Keys of another kind of input are mistakes."""
+    for key, (kind, default) in _KEYS_OF_KIND.items():
+        if source["kind"] != kind and source[key] != default:
+            raise ConfigError(
+                f"input.{key}: {source[key]!r} belongs to input.kind: {kind}, not to "
+                f"{source['kind']}; remove it or correct input.kind"
             )
 
 

@@ -267,6 +267,12 @@ def _for_each(count: Callable[[Brain], int], cpu_s: float = 1.0) -> Callable[[Br
 _once = _for_each(_sample)
 
 
+def _verify(brain: Brain) -> Load:
+    """No part of the usual work; the time that one job takes to read a volume in every format."""
+    formats = len(brain.option("volume.formats"))
+    return Load(0, formats * brain.size.volume_gb, cpu_s=10 * formats * brain.size.volume_gb)
+
+
 def _if_measured(load: Callable[[Brain], Load]) -> Callable[[Brain], Load]:
     """Work for the displacements, unless the user brings them or the positions."""
 
@@ -456,6 +462,7 @@ RULES = {
     "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
     "finish_pyramid": Rule("fused", _coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
     "finalize_volume": Rule("fused", load=_for_each(_volumes)),
+    "verify_volume": Rule("fused", _blocks(2.75), _verify, heavy=True),
     "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
     "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
     "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),

@@ -1,14 +1,14 @@
 """What a COLM microscope says about an acquisition: ``Experiment.ini`` and ``Scanned Cells.txt``.
 
 Standard library only, so that a workflow can read the grid while it is being parsed. Nothing here
-looks at an image; :mod:`terareg.acquisition.colm` compares these statements with the files.
+looks at an image; :mod:`terareg.acquisition.indexing` compares these statements with the files.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from terareg.errors import AcquisitionError
@@ -172,6 +172,12 @@ def tile_names(meta: ColmMetadata) -> list[str]:
     ]
 
 
+def scanned_cells(tiles: Iterable, rows: int, columns: int) -> tuple[tuple[bool, ...], ...]:
+    """``[row][column]``: whether the cell holds one of the tiles, which have row and column."""
+    places = {(tile.row, tile.column) for tile in tiles}
+    return tuple(tuple((r, c) in places for c in range(columns)) for r in range(rows))
+
+
 def neighbour_pairs(
     scanned: Sequence[Sequence[bool]],
 ) -> list[tuple[tuple[int, int], tuple[int, int], str]]:
@@ -211,6 +217,21 @@ def check_spacing(spacing_um: Sequence[float], source: str) -> tuple[float, floa
             f"input.spacing_um to three numbers between {low:g} and {high:g} micrometres"
         )
     return values
+
+
+def check_overlap(value: float, source: str, problems: list[str]) -> float:
+    """Return an overlap, a fraction of the tile, or raise :class:`AcquisitionError`.
+
+    An unusual one is added to ``problems``; ``source`` says where the value is from.
+    """
+    if not 0.0 < value < _MAX_OVERLAP:
+        raise AcquisitionError(
+            f"{source} is {value:.3g} of a tile, but neighbours can only be aligned with an "
+            f"overlap above 0 and below {_MAX_OVERLAP:g}; correct it or set input.overlap"
+        )
+    if not _USUAL_OVERLAP[0] <= value <= _USUAL_OVERLAP[1]:
+        problems.append(f"{source} of {value:.1%} is unusual; 5 to 30 % is common")
+    return value
 
 
 class _Ini:
@@ -401,12 +422,5 @@ def _overlap(
                         f"{source} is {value:.1%} but {where} is {stated:.1%}; input.overlap was "
                         "used"
                     )
-        if not 0.0 < value < _MAX_OVERLAP:
-            raise AcquisitionError(
-                f"{source} is {value:.3g} of a tile, but neighbours can only be aligned with an "
-                f"overlap above 0 and below {_MAX_OVERLAP:g}; correct it or set input.overlap"
-            )
-        if not _USUAL_OVERLAP[0] <= value <= _USUAL_OVERLAP[1]:
-            problems.append(f"{source} of {value:.1%} is unusual; 5 to 30 % is common")
-        result.append(value)
+        result.append(check_overlap(value, source, problems))
     return (result[0], result[1])

@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from terareg.acquisition.metadata import neighbour_pairs
-from terareg.acquisition.raw import PlaneFiles
+from terareg.acquisition.metadata import neighbour_pairs, scanned_cells
+from terareg.acquisition.raw import StackFiles, stack_from_json
 from terareg.errors import AcquisitionError, ConfigError
 from terareg.frames import Frame
 from terareg.storage.records import read_json
@@ -29,7 +30,7 @@ class Tile:
     row, column : int
         Position in the grid.
     folder : str
-        Key of the folder of its planes in the raw store.
+        Key of the folder in the raw store that names of its files are relative to.
     origin_vox : tuple of float
         Nominal stage position (z, y, x) in voxels; tile (0, 0) is at 0.
     """
@@ -43,7 +44,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel: the user's name for it, and its number in the file names."""
+    """A channel: the user's name for it, and its number in the file names, or among all."""
 
     name: str
     index: int
@@ -69,7 +70,7 @@ class Acquisition:
     ----------
     sample : str
     layout : str
-        "colm".
+        "colm", "terastitcher" or "table".
     raw : str
         Address of the raw store that tile folders are relative to.
     rows, columns : int
@@ -87,8 +88,8 @@ class Acquisition:
         Code of the array axes, see :mod:`terareg.frames`.
     overlap : tuple of float
         Nominal overlap of neighbours (y, x) as a fraction of the tile.
-    planes : dict of str to dict of str to PlaneFiles
-        File names: ``planes[tile][channel]``.
+    planes : dict of str to dict of str to StackFiles
+        Files of the planes: ``planes[tile][channel]``.
     missing_planes : str
         What a missing plane reads as: "blank" (zeros) or "interpolate" (from the nearest planes
         above and below); with "error" there is none.
@@ -108,7 +109,7 @@ class Acquisition:
     spacing_um: tuple[float, float, float]
     orientation: str
     overlap: tuple[float, float]
-    planes: dict[str, dict[str, PlaneFiles]]
+    planes: dict[str, dict[str, StackFiles]]
     missing_planes: str = "error"
     problems: tuple[str, ...] = ()
 
@@ -130,6 +131,11 @@ class Acquisition:
             f"{', '.join(c.name for c in self.channels)}"
         )
 
+    def plane_file(self, tile: Tile, channel: str, plane: int) -> tuple[str, int | None]:
+        """Key of the file that holds a plane, and the page in it; None where it has no pages."""
+        name, page = self.planes[tile.name][channel].locate(plane)
+        return PurePosixPath(tile.folder, name).as_posix(), page
+
     def frame_of_tile(self) -> Frame:
         """Grid of one tile, its first voxel at 0."""
         return Frame(self.tile_shape, self.spacing_um, orientation=self.orientation)
@@ -144,11 +150,7 @@ class Acquisition:
 
     def scanned(self) -> tuple[tuple[bool, ...], ...]:
         """``scanned[row][column]``: whether the position holds a tile."""
-        places = {(tile.row, tile.column) for tile in self.tiles}
-        return tuple(
-            tuple((row, column) in places for column in range(self.columns))
-            for row in range(self.rows)
-        )
+        return scanned_cells(self.tiles, self.rows, self.columns)
 
     def pairs(self) -> list[tuple[Tile, Tile, str]]:
         """Neighbouring tiles in the order of :func:`~.metadata.neighbour_pairs`."""
@@ -213,7 +215,7 @@ class Acquisition:
             orientation=data["orientation"],
             overlap=tuple(data["overlap"]),
             planes={
-                tile: {channel: PlaneFiles.from_json(files) for channel, files in stacks.items()}
+                tile: {channel: stack_from_json(files) for channel, files in stacks.items()}
                 for tile, stacks in data["planes"].items()
             },
             missing_planes=data["missing_planes"],

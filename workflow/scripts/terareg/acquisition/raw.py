@@ -1,4 +1,4 @@
-"""Raw planes of a COLM acquisition: their file names, and a cheap digest of their state.
+"""Where the planes of a stack (one tile in one channel) lie, and a cheap digest of their state.
 
 Standard library only, so that a workflow can compute the digest while it is being parsed.
 """
@@ -6,38 +6,34 @@ Standard library only, so that a workflow can compute the digest while it is bei
 from __future__ import annotations
 
 import hashlib
-import re
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
-from terareg.errors import AcquisitionError
-from terareg.storage.store import Entry, Store
-
-# CHN00_PLN0000.tif, or VW0_LOC000D_CM0_CHN00_PLN0000.tif
-_PLANE = re.compile(
-    r"(?P<head>(?:[^.].*?)?)CHN(?P<channel>\d+)_PLN(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE
-)
-_FOLDER = re.compile(r"LOC(\d+)", re.IGNORECASE)
+if TYPE_CHECKING:
+    from terareg.acquisition.layout import Layout
 
 
 @dataclass(frozen=True)
 class PlaneFiles:
-    """How to open any plane of one stack (one tile in one channel) without listing it again.
+    """Planes that are files of their own, named by a pattern with a number.
 
     Attributes
     ----------
     prefix, suffix : str
-        File name around the plane number, e.g. ``"CHN00_PLN"`` and ``".tif"``.
+        File name around the number, e.g. ``"CHN00_PLN"`` and ``".tif"``.
     digits : int
-        Least number of digits of the plane number.
+        Least number of digits of the number.
     first : int
         Number of plane 0 in the file name.
     missing : tuple of int
         Planes (counted from 0) without a file.
     odd : dict of int to str
         Names of the planes that do not follow the pattern.
+    step : float
+        What the number grows by from plane to plane; names hold it rounded.
     """
 
     prefix: str
@@ -46,16 +42,22 @@ class PlaneFiles:
     first: int = 0
     missing: tuple[int, ...] = ()
     odd: dict[int, str] = field(default_factory=dict)
+    step: float = 1
 
     def name(self, plane: int) -> str:
         """File name of a plane, counted from 0, whether or not it is there."""
         if plane in self.odd:
             return self.odd[plane]
-        return f"{self.prefix}{plane + self.first:0{self.digits}d}{self.suffix}"
+        number = math.floor(self.first + plane * self.step + 0.5)
+        return f"{self.prefix}{number:0{self.digits}d}{self.suffix}"
+
+    def locate(self, plane: int) -> tuple[str, None]:
+        """File name of a plane; the file has no pages."""
+        return self.name(plane), None
 
     def to_json(self) -> dict:
-        """Return a JSON-able dictionary, see :meth:`from_json`."""
-        return {
+        """Return a JSON-able dictionary, see :func:`stack_from_json`."""
+        data = {
             "prefix": self.prefix,
             "suffix": self.suffix,
             "digits": self.digits,
@@ -63,6 +65,7 @@ class PlaneFiles:
             "missing": list(self.missing),
             "odd": {str(plane): name for plane, name in sorted(self.odd.items())},
         }
+        return data if self.step == 1 else data | {"step": self.step}
 
     @classmethod
     def from_json(cls, data: Mapping) -> PlaneFiles:
@@ -74,83 +77,107 @@ class PlaneFiles:
             int(data["first"]),
             tuple(data["missing"]),
             {int(plane): name for plane, name in data["odd"].items()},
+            data.get("step", 1),
         )
 
 
-def folder_number(name: str) -> int | None:
-    """Location number of a folder ``LOC012``, None if it is no such folder."""
-    match = _FOLDER.fullmatch(name)
-    return int(match.group(1)) if match else None
+@dataclass(frozen=True)
+class Block:
+    """Consecutive planes in one file.
 
-
-def plane_of(name: str) -> tuple[int, int] | None:
-    """Channel and plane number of a file name, None if it is no plane."""
-    match = _PLANE.fullmatch(name)
-    return (int(match["channel"]), int(match["plane"])) if match else None
-
-
-def group_planes(entries: Iterable[Entry], folder: str) -> dict[int, dict[int, Entry]]:
-    """Sort the files of a tile's folder into channels and plane numbers.
-
-    Parameters
+    Attributes
     ----------
-    entries : iterable of Entry
-        Listing; what is no plane of ``folder`` itself is passed over.
-    folder : str
-        Key of the tile's folder.
-
-    Returns
-    -------
-    dict
-        ``[channel][plane]``, numbers as in the file names.
-
-    Raises
-    ------
-    AcquisitionError
-        If two files are the same plane of the same channel.
+    name : str
+    plane : int
+        The first plane of the stack that the file holds, from 0.
+    planes : int
+        How many.
+    page : int
+        Page of the first one in the file, from 0.
     """
-    stacks: dict[int, dict[int, Entry]] = {}
-    for entry in entries:
-        path = PurePosixPath(entry.key)
-        found = plane_of(path.name)
-        if found is None or path.parent != PurePosixPath(folder):
-            continue
-        channel, plane = found
-        stack = stacks.setdefault(channel, {})
-        if plane in stack:
-            raise AcquisitionError(
-                f"{folder} holds plane {plane} of channel {channel} twice "
-                f"({PurePosixPath(stack[plane].key).name} and {path.name}); remove one of them"
-            )
-        stack[plane] = entry
-    return stacks
+
+    name: str
+    plane: int
+    planes: int
+    page: int = 0
 
 
-def name_pattern(names: Mapping[int, str], first: int) -> PlaneFiles:
+@dataclass(frozen=True)
+class PageFiles:
+    """Planes that are pages of TIFF files.
+
+    Attributes
+    ----------
+    blocks : tuple of Block
+        In the order of their planes.
+    missing : tuple of int
+        Planes (counted from 0) that no file holds.
+    """
+
+    blocks: tuple[Block, ...]
+    missing: tuple[int, ...] = ()
+
+    def locate(self, plane: int) -> tuple[str, int]:
+        """File name and page of a plane, counted from 0, that is not missing."""
+        for block in self.blocks:
+            if block.plane <= plane < block.plane + block.planes:
+                return block.name, plane - block.plane + block.page
+        raise KeyError(f"plane {plane} is in none of {len(self.blocks)} files")
+
+    def to_json(self) -> dict:
+        """Return a JSON-able dictionary, see :func:`stack_from_json`."""
+        blocks = [[b.name, b.plane, b.planes, b.page] for b in self.blocks]
+        return {"blocks": blocks, "missing": list(self.missing)}
+
+    @classmethod
+    def from_json(cls, data: Mapping) -> PageFiles:
+        """Inverse of :meth:`to_json`."""
+        return cls(tuple(Block(*block) for block in data["blocks"]), tuple(data["missing"]))
+
+
+#: how to open any plane of one stack without listing it again
+StackFiles = PlaneFiles | PageFiles
+
+
+def stack_from_json(data: Mapping) -> StackFiles:
+    """Inverse of the ``to_json`` of :class:`PlaneFiles` and :class:`PageFiles`."""
+    return (PageFiles if "blocks" in data else PlaneFiles).from_json(data)
+
+
+def name_pattern(
+    names: Mapping[int, tuple[str, tuple[int, int]]], start: float = 0, step: float = 1
+) -> PlaneFiles:
     """Describe the file names of a stack by one pattern and its exceptions.
 
     Parameters
     ----------
-    names : mapping of int to str
-        File name of each plane number, not empty.
-    first : int
-        Plane number that counts as plane 0.
+    names : mapping of int to (str, (int, int))
+        File name of each plane (counted from 0), and where its number stands in it. Not empty.
+    start, step : float
+        The number of plane 0, and what it grows by from plane to plane.
     """
     heads: Counter[tuple[str, str]] = Counter()
     digits: dict[tuple[str, str], int] = {}
-    for name in names.values():
-        start, stop = _PLANE.fullmatch(name).span("plane")
-        head = (name[:start], name[stop:])
+    for name, (begin, end) in names.values():
+        head = (name[:begin], name[end:])
         heads[head] += 1
-        digits[head] = min(digits.get(head, stop - start), stop - start)
-    (prefix, suffix), _ = min(heads.items(), key=lambda item: (-item[1], item[0]))
-    pattern = PlaneFiles(prefix, suffix, digits[prefix, suffix], first)
-    odd = {
-        number - first: name
-        for number, name in sorted(names.items())
-        if pattern.name(number - first) != name
-    }
-    return PlaneFiles(prefix, suffix, pattern.digits, first, (), odd)
+        digits[head] = min(digits.get(head, end - begin), end - begin)
+    prefix, suffix = most_common(heads)
+    first = math.floor(start + 0.5)
+    pattern = PlaneFiles(prefix, suffix, digits[prefix, suffix], first, step=step)
+    odd = {plane: name for plane, (name, _) in sorted(names.items()) if pattern.name(plane) != name}
+    return PlaneFiles(prefix, suffix, pattern.digits, first, (), odd, step)
+
+
+def most_common(counts: Counter):
+    """The most frequent item; of several, the first in order."""
+    return min(counts.items(), key=lambda item: (-item[1], item[0]))[0]
+
+
+def missing_of(planes: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Planes below ``depth`` that are not there."""
+    there = set(planes)
+    return tuple(z for z in range(depth) if z not in there)
 
 
 @dataclass(frozen=True)
@@ -169,24 +196,14 @@ class RawState:
     channels: dict[int, str]
 
 
-def raw_state(raw: Store, folders: Iterable[str]) -> RawState:
-    """State of the planes in tile folders, without opening one.
-
-    Parameters
-    ----------
-    raw : Store
-        Root of the acquisition.
-    folders : iterable of str
-        Keys of tile folders, in the order they count.
-    """
-    layout = hashlib.sha256()
+def raw_state(layout: Layout) -> RawState:
+    """State of the files of all tiles, without opening one."""
+    digest = hashlib.sha256()
     channels = {}
-    for folder in folders:
-        layout.update(f"{folder}\n".encode())
-        for entry in raw.list(folder):
-            found = plane_of(entry.key.rpartition("/")[2])
-            if found is not None:
-                layout.update(f"{entry.key}\t{entry.size}\n".encode())
-                digest = channels.setdefault(found[0], hashlib.sha256())
-                digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
-    return RawState(layout.hexdigest(), {c: d.hexdigest() for c, d in channels.items()})
+    for tile in layout.survey.tiles:
+        digest.update(f"{tile.name}\n".encode())
+        for channel, entry in layout.entries(tile):
+            digest.update(f"{entry.key}\t{entry.size}\n".encode())
+            own = channels.setdefault(channel, hashlib.sha256())
+            own.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
+    return RawState(digest.hexdigest(), {c: d.hexdigest() for c, d in channels.items()})

@@ -293,9 +293,9 @@ class TileSource:
     def _read_rows(
         self, tile: Tile, plane: int, rows: slice, out: np.ndarray | None = None
     ) -> tuple[np.ndarray, int]:
-        name = self.acquisition.planes[tile.name][self.channel.name].name(plane)
+        key, page = self.acquisition.plane_file(tile, self.channel.name, plane)
         expected = (self.acquisition.tile_shape[1:], self.acquisition.dtype)
-        return read_rows(self._raw, f"{tile.folder}/{name}", expected, rows, out)
+        return read_rows(self._raw, key, expected, rows, out, page)
 
     def _interpolate(self, tile: Tile, plane: int, rows: slice) -> tuple[np.ndarray, int]:
         """Raw rows between the nearest planes that are there; a copy of the only one at an end."""

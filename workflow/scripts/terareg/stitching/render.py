@@ -237,7 +237,7 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
             if plane in files.missing:
                 continue
             _, y, x = (float(v) for v in placement.tiles[tile.name].origin_vox)
-            key = f"{tile.folder}/{files.name(plane)}"
+            key, page = acquisition.plane_file(tile, channel, plane)
             yield {
                 "tileId": tile_id(tile.name, plane, channel),
                 "z": float(section),
@@ -262,7 +262,7 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
                     "pixelsize": float(spacing[2]),
                     "distanceZ": float(spacing[0]),
                 },
-                "mipmapLevels": {"0": {"imageUrl": _url(acquisition.raw, key)}},
+                "mipmapLevels": {"0": {"imageUrl": _url(acquisition.raw, key, page)}},
                 "transforms": {
                     "type": "list",
                     "specList": [
@@ -417,10 +417,11 @@ def _group(section: int) -> str:
     return f"{float(section)}"
 
 
-def _url(raw: str, key: str) -> str:
+def _url(raw: str, key: str, page: int | None) -> str:
+    fragment = "" if page is None else f"#page={page}"
     if "://" in raw:
-        return f"{raw.rstrip('/')}/{quote(key)}"
-    return "file:" + quote(f"{raw.rstrip('/')}/{key}")
+        return f"{raw.rstrip('/')}/{quote(key)}{fragment}"
+    return "file:" + quote(f"{raw.rstrip('/')}/{key}") + fragment
 
 
 def _write_list(path, items: Iterable[dict]) -> int:

@@ -18,7 +18,7 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from xml.etree.ElementTree import Element, ParseError
@@ -28,13 +28,15 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
+from terareg.acquisition.raw import PageFiles
 from terareg.errors import StitchingError
 from terareg.stitching.displacement import PairResult, WindowResult
 from terareg.stitching.placement import PlacedTile, Placement
 from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
-    from terareg.acquisition.model import Acquisition
+    from terareg.acquisition.model import Acquisition, Tile
+    from terareg.acquisition.raw import StackFiles
 
 _SIDES = ("NORTH", "EAST", "SOUTH", "WEST")
 _FORMATS = ("TiledXY|2Dseries", "TiledXY|3Dseries")
@@ -586,7 +588,10 @@ def from_acquisition(
     ProjectXml
     """
     acquisition.channel(channel)
-    parents = {PurePosixPath(tile.folder).parent.as_posix() for tile in acquisition.tiles}
+    stacks_of = {tile.name: acquisition.planes[tile.name][channel] for tile in acquisition.tiles}
+    folders = {t.name: _folder_of(t, stacks_of[t.name]) for t in acquisition.tiles}
+    in_blocks = any(isinstance(files, PageFiles) for files in stacks_of.values())
+    parents = {folder.parent.as_posix() for folder in folders.values()}
     common = os.path.commonpath(sorted(parents)) if len(parents) > 1 else parents.pop()
     common = "" if common == "." else common
     at = {(tile.row, tile.column): tile for tile in acquisition.tiles}
@@ -602,9 +607,10 @@ def from_acquisition(
                 nominal = (_round(row * step[0]), _round(column * step[1]), 0)
                 stacks.append(Stack(row, column, nominal, "", (), _NO_FILE, bytes_per_channel=size))
                 continue
-            files = acquisition.planes[tile.name][channel]
+            files = stacks_of[tile.name]
+            blocks = files.blocks if isinstance(files, PageFiles) else ()
             z, y, x = tile.origin_vox
-            folder = PurePosixPath(tile.folder)
+            folder = folders[tile.name]
             stacks.append(
                 Stack(
                     row,
@@ -614,10 +620,12 @@ def from_acquisition(
                     _present(acquisition.tile_shape[0], files.missing),
                     _file_regex(files),
                     bytes_per_channel=size,
+                    block_sizes=tuple(b.planes for b in blocks) if in_blocks else None,
+                    blocks_abs_d=tuple(b.plane for b in blocks) if in_blocks else None,
                 )
             )
     return ProjectXml(
-        "TiledXY|2Dseries",
+        "TiledXY|3Dseries" if in_blocks else "TiledXY|2Dseries",
         f"{acquisition.raw.rstrip('/')}/{common}" if common else acquisition.raw,
         voxel,
         (_mechanical(step[0], voxel[0]), _mechanical(step[1], voxel[1])),
@@ -625,20 +633,24 @@ def from_acquisition(
         acquisition.columns,
         acquisition.tile_shape[0],
         tuple(stacks),
-        input_plugin="tiff2D",
+        input_plugin="tiff3D" if in_blocks else "tiff2D",
         mdata_bin=mdata_bin,
     )
 
 
-def with_displacements(xml: ProjectXml, pairs: Sequence[PairResult]) -> ProjectXml:
+def with_displacements(
+    xml: ProjectXml, pairs: Sequence[PairResult], acquisition: Acquisition | None = None
+) -> ProjectXml:
     """``xml_displcomp``: one Displacement per window of every measured pair.
+
+    Tiles have the names of the acquisition, or without one those of their folders.
 
     Pairs of the engine mip_ncc are written with the attributes that TeraStitcher gives them.
     Of others, windows that support the pair's displacement carry its reliability, the one nearest
     to it a little more, so that :func:`project` (and TeraStitcher's ``-3``) choose that one; the
     rest carry 0.
     """
-    names = {_name(s): (s.row, s.column) for s in xml.stacks if s.dir_name}
+    names = {name: cell for cell, name in _names(xml, acquisition).items()}
     sides: dict[tuple[int, int], dict[str, tuple]] = {}
     for pair in pairs:
         if pair.a not in names or pair.b not in names:
@@ -895,15 +907,11 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
 
 
 # ---------------------------------------------------------------------- helpers
-def _name(stack: Stack) -> str:
-    return PurePosixPath(stack.dir_name).name
-
-
 def _names(xml: ProjectXml, acquisition: Acquisition | None) -> dict[tuple[int, int], str]:
     if acquisition is not None:
         check_fits(xml, acquisition)
         return {(tile.row, tile.column): tile.name for tile in acquisition.tiles}
-    names = {(s.row, s.column): _name(s) for s in xml.stacks if s.dir_name}
+    names = {(s.row, s.column): PurePosixPath(s.dir_name).name for s in xml.stacks if s.dir_name}
     if len(set(names.values())) != len(names):
         raise StitchingError("two stacks of the XML have the same DIR_NAME; correct one")
     return names
@@ -1015,18 +1023,27 @@ def _present(planes: int, missing: Iterable[int]) -> tuple[tuple[int, int], ...]
     return tuple(ranges)
 
 
-def _file_regex(files) -> str:
-    """Regular expression that matches the planes of one stack and nothing else in the folder.
+def _folder_of(tile: Tile, files: StackFiles) -> PurePosixPath:
+    """Folder of the files of a stack, whose names may begin with folders themselves."""
+    name, _ = files.locate(next(z for z in count() if z not in files.missing))
+    return PurePosixPath(tile.folder, name).parent
+
+
+def _file_regex(files: StackFiles) -> str:
+    """Regular expression that matches the files of one stack and nothing else in the folder.
 
     Characters that Perl-like expressions treat specially are put in brackets, which TeraStitcher's
     library reads as Python's does.
     """
 
     def literal(text: str) -> str:
-        return re.sub(r"[^A-Za-z0-9_ -]", _literal, text)
+        return re.sub(r"[^A-Za-z0-9_ -]", _literal, text.rsplit("/", 1)[-1])
 
-    patterns = [f"{literal(files.prefix)}[0-9]+{literal(files.suffix)}"]
-    patterns += [literal(name) for _, name in sorted(files.odd.items())]
+    if isinstance(files, PageFiles):
+        patterns = [literal(block.name) for block in files.blocks]
+    else:
+        patterns = [f"{literal(files.prefix)}[0-9]+{literal(files.suffix)}"]
+        patterns += [literal(name) for _, name in sorted(files.odd.items())]
     return patterns[0] if len(patterns) == 1 else "(" + "|".join(patterns) + ")"
 
 

@@ -133,6 +133,30 @@ class Store:
         with self._s3_errors(key):
             return self._client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
 
+    def read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
+        """Return up to ``count`` bytes of an object from ``start`` on, and what the object is.
+
+        Raises :class:`FileNotFoundError` if it is not there, and from S3 :class:`EOFError` if it
+        ends before ``start``.
+        """
+        data, entry = self._read_range(key, start, count)
+        traffic.tell(read=len(data))
+        return data, entry
+
+    def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
+        if not self.is_s3:
+            with open(self.path(key), "rb") as stream:
+                stat = os.fstat(stream.fileno())
+                stream.seek(start)
+                return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
+        with self._s3_errors(key):
+            found = self._client().get_object(
+                Bucket=self.bucket, Key=self._key(key), Range=f"bytes={start}-{start + count - 1}"
+            )
+            data = found["Body"].read()
+            size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
+            return data, Entry(key, size, found["ETag"].strip('"'))
+
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically, making folders as needed."""
         traffic.tell(written=len(data))
@@ -153,13 +177,21 @@ class Store:
 
     def size(self, key: str) -> int | None:
         """Bytes of an object, None if it is not there."""
+        entry = self.entry(key)
+        return None if entry is None else entry.size
+
+    def entry(self, key: str) -> Entry | None:
+        """Listing of one object, None if it is not there."""
         if not self.is_s3:
             path = self.path(key)
-            return path.stat().st_size if path.is_file() else None
+            if not path.is_file():
+                return None
+            stat = path.stat()
+            return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
         try:
             with self._s3_errors(key):
                 head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
-                return int(head["ContentLength"])
+                return Entry(check_key(key), int(head["ContentLength"]), head["ETag"].strip('"'))
         except FileNotFoundError:
             return None
 
@@ -301,6 +333,8 @@ class _S3Errors:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey", "NotFound"):
                 raise FileNotFoundError(self.store.address(self.key)) from error
+            if code in ("416", "InvalidRange"):
+                raise EOFError(f"{self.store.address(self.key)} ends too early") from error
             if code == "NoSuchBucket":
                 raise StoreError(
                     f"bucket {self.store.bucket!r} does not exist; create it or correct the "

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from terareg.errors import ConfigError, StoreError, VolumeError
 from terareg.storage.store import Store
+from terareg.storage.tiff import ObjectFile, Tiff
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
@@ -50,7 +51,7 @@ _NRRD_TYPES = {
     "uint64_t": "uint64", "ulonglong": "uint64", "float": "float32", "double": "float64",
 }  # fmt: skip
 _TIFF_KINDS = {1: "uint", 2: "int", 3: "float"}
-_TIFF_SIZES = {1: "B", 3: "H", 4: "I", 16: "Q", 13: "I", 18: "Q"}
+_TIFF_TAGS = {256, 257, 258, 277, 339}  # width, height, bits, samples, their format
 _STORED = ("uint8", "uint16", "float32")
 _BROKEN = (OSError, EOFError, ValueError, LookupError, struct.error, zlib.error)
 _SPACING_REMEDY = "set input.spacing_um to [z, y, x] in micrometres"
@@ -375,12 +376,14 @@ def _nrrd(path: str, *, believed: bool) -> Header:
 # ---------------------------------------------------------------------- TIFF
 def _tiff(path: str, *, believed: bool) -> Header:
     """TIFF files are asked for their voxel size by name: what they say of it is rarely true."""
-    with open(path, "rb") as stream:
-        pages = list(_tiff_pages(stream))
-    first = pages[0]
-    description = first.get(270, "")
+    where = Path(path)
+    with ObjectFile(Store(str(where.parent)), where.name) as file:
+        tiff = Tiff.open(file)
+        pages = [tiff.tags(offset, _TIFF_TAGS) for offset in tiff.directories()]
+        description = tiff.description(tiff.first)
+    first = {tag: values[0] for tag, values in pages[0].items()}
     height, width, samples = first[257], first[256], first.get(277, 1)
-    same = [p for p in pages if (p[257], p[256]) == (height, width)]
+    same = [page for page in pages if (page[257][0], page[256][0]) == (height, width)]
     depth = _tiff_depth(description, len(same), height, width, samples)
     kind = _TIFF_KINDS.get(first.get(339, 1))
     if kind is None:
@@ -415,47 +418,6 @@ def _tiff_depth(description: str, pages: int, height: int, width: int, samples: 
         noted = {k: int(v) for k, v in re.findall(r'\bSize([ZT])="(\d+)"', pixels[0])}
         return ([noted[a] for a in "ZT" if noted.get(a, 1) > 1] + [1])[0]
     return pages
-
-
-def _tiff_pages(stream: BinaryIO):
-    """Yield {tag: value} of each page; numbers, and the text of the description."""
-    head = stream.read(16)
-    order = {b"II": "<", b"MM": ">"}[head[:2]]
-    version = struct.unpack_from(f"{order}H", head, 2)[0]
-    big = {42: False, 43: True}[version]
-    offset = struct.unpack_from(f"{order}Q" if big else f"{order}I", head, 8 if big else 4)[0]
-    word, count_format, size = ("Q", "Q", 20) if big else ("I", "H", 12)
-    seen = set()
-    while offset and offset not in seen:
-        seen.add(offset)
-        stream.seek(offset)
-        wide = struct.calcsize(count_format)
-        count = struct.unpack(f"{order}{count_format}", stream.read(wide))[0]
-        table = stream.read(count * size)
-        following = stream.read(struct.calcsize(word))
-        tags: dict[int, Any] = {}
-        for i in range(count):
-            entry = table[i * size : (i + 1) * size]
-            tag, kind = struct.unpack_from(f"{order}HH", entry)
-            number = struct.unpack_from(f"{order}{word}", entry, 4)[0]
-            place = 4 + struct.calcsize(word)
-            if tag == 270 and kind == 2:
-                value = entry[place:]
-                if number > len(value):
-                    stream.seek(struct.unpack_from(f"{order}{word}", entry, place)[0])
-                    value = stream.read(number)
-                tags[tag] = value.split(b"\0", 1)[0].decode("utf-8", "replace")
-            elif tag in (256, 257, 258, 277, 339) and kind in _TIFF_SIZES:
-                item = _TIFF_SIZES[kind]
-                if number * struct.calcsize(f"={item}") > struct.calcsize(word):
-                    # one value for each sample: the first stands for all
-                    stream.seek(struct.unpack_from(f"{order}{word}", entry, place)[0])
-                    data = stream.read(struct.calcsize(f"={item}"))
-                    tags[tag] = struct.unpack(f"{order}{item}", data)[0]
-                else:
-                    tags[tag] = struct.unpack_from(f"{order}{item}", entry, place)[0]
-        yield tags
-        offset = struct.unpack(f"{order}{word}", following)[0]
 
 
 # ---------------------------------------------------------------------- volumes in folders

@@ -1,0 +1,205 @@
+"""Planes that are pages of TIFF files: any writer, no more bytes than asked for, also on S3."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from terareg.acquisition.image_files import estimate_pages, read_pages
+from terareg.acquisition.plane_files import read_rows
+from terareg.errors import AcquisitionError
+from terareg.storage.store import Store
+
+SHAPE = (7, 40, 30)
+STACK = np.random.default_rng(0).integers(0, 4000, SHAPE, "uint16")
+PLANE = SHAPE[1] * SHAPE[2] * 2
+EXPECTED = (SHAPE[1:], "uint16")
+
+WRITERS = {
+    "contiguous": {},
+    "plain pages": {"metadata": None},
+    "big endian": {"byteorder": ">"},
+    "big tiff": {"bigtiff": True},
+    "strips": {"rowsperstrip": 7},
+    "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "zlib": {"compression": "zlib"},
+    "lzw with predictor": {"compression": "lzw", "predictor": True},
+    "in tiles": {"tile": (16, 16)},
+    "ome, zlib": {"ome": True, "compression": "zlib", "metadata": {"axes": "ZYX"}},
+}
+
+
+def write(path: Path, stack=STACK, **options) -> None:
+    tifffile.imwrite(path, stack, **{"photometric": "minisblack"} | options)
+
+
+def write_imagej_beyond_4_gb(path: Path) -> None:
+    """One directory and all pixels behind it, as ImageJ writes stacks of more than 4 GiB."""
+    note = f"ImageJ=1.53t\nimages={SHAPE[0]}\nslices={SHAPE[0]}\n\0".encode()
+    tags = [(256, 4, 1, SHAPE[2]), (257, 4, 1, SHAPE[1]), (258, 3, 1, 16), (259, 3, 1, 1),
+            (262, 3, 1, 1), (270, 2, len(note), 200), (273, 4, 1, 400), (277, 3, 1, 1),
+            (278, 4, 1, SHAPE[1]), (279, 4, 1, PLANE)]  # fmt: skip
+    entries = b"".join(
+        struct.pack(">HHI", tag, kind, count)
+        + (struct.pack(">HH", value, 0) if kind == 3 else struct.pack(">I", value))
+        for tag, kind, count, value in tags
+    )
+    head = b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", len(tags)) + entries + bytes(4)
+    head = head.ljust(200, b"\0") + note
+    path.write_bytes(head.ljust(400, b"\0") + STACK.astype(">u2").tobytes())
+
+
+@pytest.mark.parametrize("options", WRITERS.values(), ids=WRITERS)
+def test_pages_of_every_writer_read_back_alone(tmp_path, options):
+    write(tmp_path / "a.tif", **options)
+    store = Store(str(tmp_path))
+    pages = read_pages(store, "a.tif")
+    assert [page.kind for page in pages] == [EXPECTED] * SHAPE[0]
+    assert estimate_pages(store, "a.tif")[1] == SHAPE[0]
+    size = (tmp_path / "a.tif").stat().st_size
+    for page in (0, 6, 3):
+        plane, count = read_rows(store, "a.tif", EXPECTED, page=page)
+        np.testing.assert_array_equal(plane, STACK[page])
+        assert count <= size / 4, "a seventh of the file, and directories"
+        rows, count = read_rows(store, "a.tif", EXPECTED, slice(11, 14), page=page)
+        np.testing.assert_array_equal(rows, STACK[page, 11:14])
+        if pages[page].data_start is not None:
+            assert count == 3 * SHAPE[2] * 2
+
+
+def test_one_directory_for_many_images(tmp_path):
+    write_imagej_beyond_4_gb(tmp_path / "a.tif")
+    store = Store(str(tmp_path))
+    assert len(read_pages(store, "a.tif")) == estimate_pages(store, "a.tif")[1] == SHAPE[0]
+    for page in range(SHAPE[0]):
+        plane, count = read_rows(store, "a.tif", EXPECTED, page=page)
+        np.testing.assert_array_equal(plane, STACK[page])
+        assert count == PLANE
+    data = (tmp_path / "a.tif").read_bytes()
+    (tmp_path / "a.tif").write_bytes(data[:-1])
+    with pytest.raises(AcquisitionError, match=r"a.tif is truncated at \d+ bytes"):
+        read_pages(store, "a.tif")
+
+
+def test_a_file_of_one_page_is_a_stack_of_one_plane(tmp_path):
+    write(tmp_path / "a.tif", STACK[0])
+    store = Store(str(tmp_path))
+    assert len(read_pages(store, "a.tif")) == 1
+    np.testing.assert_array_equal(read_rows(store, "a.tif", EXPECTED, page=0)[0], STACK[0])
+
+
+def test_a_file_that_was_written_anew_is_looked_at_anew(tmp_path):
+    store = Store(str(tmp_path))
+    for stack in (STACK, STACK[::-1][:3], STACK[1:]):
+        write(tmp_path / "a.tif", stack, compression="zlib")
+        assert len(read_pages(store, "a.tif")) == len(stack)
+        plane, _ = read_rows(store, "a.tif", EXPECTED, page=2)
+        np.testing.assert_array_equal(plane, stack[2])
+    with pytest.raises(AcquisitionError, match=r"a.tif has 6 pages but page 6 .* was asked for"):
+        read_rows(store, "a.tif", EXPECTED, page=6)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: 3 * PLANE])
+
+
+def circle(path: Path) -> None:
+    """The last directory points at the first."""
+    data = bytearray(path.read_bytes())
+    offset, start = struct.unpack_from("<I", data, 4)[0], 4
+    first = offset
+    while offset:
+        start = offset + 2 + 12 * struct.unpack_from("<H", data, offset)[0]
+        (offset,) = struct.unpack_from("<I", data, start)
+    struct.pack_into("<I", data, start, first)
+    path.write_bytes(data)
+
+
+def another_size(path: Path) -> None:
+    with tifffile.TiffWriter(path) as tiff:
+        tiff.write(STACK[0], photometric="minisblack", metadata=None)
+        tiff.write(STACK[0, :9], photometric="minisblack", metadata=None)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "options", "message"),
+    [
+        (cut, {}, r"a.tif is truncated at \d+ bytes; copy it again"),
+        (cut, {"metadata": None}, r"a.tif is truncated at \d+ bytes; copy it again"),
+        (circle, {"metadata": None}, r"a.tif is damaged \(its pages go round in a circle\)"),
+        (lambda p: p.write_bytes(b""), {}, "a.tif is empty"),
+        (lambda p: p.write_bytes(b"no image at all, but text"), {}, "is no TIFF or PNG file"),
+        (lambda p: p.unlink(), {}, "a.tif is gone"),
+        (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), imagej=True,
+                         metadata={"axes": "ZCYX"}), {}, "a.tif holds 3 channels; write each"),
+        (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), ome=True,
+                         metadata={"axes": "CZYX"}), {}, "a.tif holds 2 channels; write each"),
+        (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), ome=True,
+                         metadata={"axes": "TZYX"}), {}, "a.tif holds 2 times of 3 planes"),
+        (lambda p: write(p, STACK.astype("float32")), {}, "32 bit floating-point samples"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_stack(tmp_path, spoil, options, message):
+    write(tmp_path / "a.tif", **options)
+    spoil(tmp_path / "a.tif")
+    with pytest.raises(AcquisitionError, match=message) as caught:
+        read_pages(Store(str(tmp_path)), "a.tif")
+    assert "\n" not in str(caught.value)
+
+
+def test_one_file_of_several_of_an_ome_tiff(tmp_path):
+    names = "".join(f'<UUID FileName="{name}.tif">x</UUID>' for name in "ab")
+    note = f'<OME><Pixels SizeC="1" SizeT="1" SizeZ="7">{names}</Pixels></OME>'
+    write(tmp_path / "a.tif", metadata=None, description=note)
+    with pytest.raises(AcquisitionError, match=r"a.tif is one of several files of an OME-TIFF"):
+        read_pages(Store(str(tmp_path)), "a.tif")
+
+
+def test_a_page_of_another_size_or_damaged(tmp_path):
+    store = Store(str(tmp_path))
+    another_size(tmp_path / "a.tif")
+    read_rows(store, "a.tif", EXPECTED, page=0)
+    with pytest.raises(AcquisitionError, match=r"a.tif has 9 x 30 pixels \(y, x\) but the other"):
+        read_rows(store, "a.tif", EXPECTED, page=1)
+    write(tmp_path / "b.tif", compression="zlib", metadata=None)
+    with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+        offset, count = tiff.pages[3].dataoffsets[0], tiff.pages[3].databytecounts[0]
+    data = bytearray((tmp_path / "b.tif").read_bytes())
+    data[offset + 20 : offset + count] = bytes(count - 20)
+    (tmp_path / "b.tif").write_bytes(data)
+    with pytest.raises(AcquisitionError, match=r"b.tif is damaged \(.*\); copy it again"):
+        read_rows(store, "b.tif", EXPECTED, page=3)
+    np.testing.assert_array_equal(read_rows(store, "b.tif", EXPECTED, page=4)[0], STACK[4])
+
+
+# ------------------------------------------------------------------ S3
+BIG = np.random.default_rng(1).integers(0, 60000, (6, 400, 300), "uint16")
+
+
+@pytest.mark.parametrize("options", [{}, {"metadata": None}, {"compression": "zlib"}], ids=str)
+def test_pages_are_read_from_s3_by_ranges(tmp_path, bucket, options):
+    write(tmp_path / "a.tif", BIG, **options)
+    data = (tmp_path / "a.tif").read_bytes()
+    bucket.put_object(Bucket="scope", Key="raw/a.tif", Body=data)
+    store, expected = Store("s3://scope/raw"), (BIG.shape[1:], "uint16")
+    assert len(read_pages(store, "a.tif")) == estimate_pages(store, "a.tif")[1] == 6
+    rows, count = read_rows(store, "a.tif", expected, slice(100, 104), page=4)
+    np.testing.assert_array_equal(rows, BIG[4, 100:104])
+    plane, count = read_rows(store, "a.tif", expected, page=4)
+    np.testing.assert_array_equal(plane, BIG[4])
+    assert count < len(data) / 2, "one page of 6, and directories in pieces of 64 KiB"
+
+
+def test_s3_files_that_are_empty_or_gone(bucket):
+    bucket.put_object(Bucket="scope", Key="raw/a.tif", Body=b"")
+    store = Store("s3://scope/raw")
+    with pytest.raises(AcquisitionError, match=r"a.tif cannot be read \(.* ends too early\)"):
+        read_pages(store, "a.tif")
+    with pytest.raises(AcquisitionError, match=r"b.tif is gone"):
+        read_pages(store, "b.tif")
+    assert store.entry("a.tif").size == 0 and store.entry("b.tif") is None

@@ -1,0 +1,206 @@
+"""TeraStitcher's two levels of folders, as light-sheet microscopes of several makers write them::
+
+    VVVVVV/VVVVVV_HHHHHH/VVVVVV_HHHHHH_ZZZZZZ.tif
+
+Numbers are stage positions in tenths of micrometres, V along y, H along x, Z along z. Files hold
+one plane each ("2Dseries") or several ("3Dseries"); their names may be shortened to ``ZZZZZZ.tif``.
+Channels are such trees in folders of their own. Bria and Iannello, BMC Bioinformatics 13:316
+(2012). Standard library only, see :mod:`terareg.acquisition.layout`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from functools import cache, cached_property
+from itertools import pairwise
+from pathlib import PurePosixPath
+from statistics import fmean, median
+
+from terareg.acquisition.grid import find_grid
+from terareg.acquisition.image_files import estimate_pages, read_pages
+from terareg.acquisition.layout import (
+    Blocks,
+    Layout,
+    LayoutOptions,
+    RawTile,
+    Series,
+    Stack,
+    Survey,
+    survey_grid,
+)
+from terareg.errors import AcquisitionError
+from terareg.storage.store import Entry, Store, check_key
+
+_NUMBER = r"0*-?\d+"
+_OUTER = re.compile(_NUMBER)
+_INNER = re.compile(rf"({_NUMBER})_({_NUMBER})")
+_PLANE = re.compile(r"(?:[^.].*\D)?(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE)
+_PER_UM = 10
+
+
+class FolderLayout(Layout):
+    """Raw tiles in TeraStitcher's two levels of folders.
+
+    Parameters
+    ----------
+    raw : Store
+    options : LayoutOptions
+        Channels are named by the folder below ``raw`` that holds their tree, "." for ``raw``
+        itself. The voxel size must be given.
+    first_level : str
+        Which position the outer folders are named by: "V" (y) or "H" (x).
+    """
+
+    kind = "terastitcher"
+    leave_out = "remove the tile's folder in all channels"
+
+    def __init__(self, raw: Store, options: LayoutOptions, first_level: str = "V") -> None:
+        super().__init__(raw, options)
+        self.first_level = first_level
+        roots = [check_key(str(root)) for root in options.channels.values()]
+        self._roots = ["" if root == "." else root for root in roots]
+        self._folders = cache(self._find_folders)
+
+    # ------------------------------------------------------------------ tiles
+    def look(self) -> Survey:
+        places = self._folders(0)
+        if not places:
+            where = self.raw.address(self._roots[0]) if self._roots[0] else self.raw.url
+            raise AcquisitionError(
+                f"{where} holds no folder of a tile such as 000000/000000_000000 (positions in "
+                "tenths of micrometres); correct input.path or input.channels"
+            )
+        grid = find_grid({name: (v / _PER_UM, h / _PER_UM) for name, (_, v, h) in places.items()})
+        tiles = []
+        for name, (_, v, h) in places.items():
+            yx = (v / _PER_UM - grid.origin[0], h / _PER_UM - grid.origin[1])
+            tiles.append(RawTile(name, *grid.cells[name], yx))
+        first = min(tiles, key=lambda t: (t.row, t.column))
+        numbers = self._numbers(first)
+        layout, pages = estimate_pages(self.raw, numbers[min(numbers)].key)
+        step = self._step(numbers, pages)
+        planes = round((max(numbers) - min(numbers)) / step) + pages
+        return survey_grid(tiles, grid, (layout, planes), self.options, "names of tile folders")
+
+    def _find_folders(self, channel: int) -> dict[str, tuple[str, int, int]]:
+        """Folder, V and H of each tile of a channel, by name of the folder."""
+        root = self._roots[channel]
+        found: dict[str, tuple[str, int, int]] = {}
+        for outer in filter(_OUTER.fullmatch, self.raw.folders(root)):
+            for inner in self.raw.folders(_join(root, outer)):
+                match = _INNER.fullmatch(inner)
+                if match is None or _number(match[1]) != _number(outer):
+                    continue
+                v, h = _number(match[1]), _number(match[2])
+                if self.first_level == "H":
+                    v, h = h, v
+                found[inner] = (_join(root, outer, inner), v, h)
+        return found
+
+    def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
+        _, step, _ = self._counting
+        stated, dz = step / _PER_UM, self.options.spacing_um[0]
+        # names that merely count planes say nothing
+        if step != 1 and abs(stated / dz - 1) > 0.01:
+            problems.append(
+                f"input.spacing_um (z) is {dz:g} um but planes are {stated:g} um apart by the "
+                "names of their files; input.spacing_um was used"
+            )
+        tiles = self.survey.tiles
+        names = {tile.name for tile in tiles}
+        for number in range(1, len(self._roots)):
+            extra = sorted(set(self._folders(number)) - names)
+            if extra:
+                problems.append(
+                    f"{len(extra)} tiles of channel {self.channel_mark(number)} are not in "
+                    f"channel {self.channel_mark(0)} and were left out (first: {extra[0]})"
+                )
+        return tiles
+
+    def raw_keys(self) -> list[str]:
+        keys = {root for root in self._roots if root}
+        if "" in self._roots:  # of the raw folder itself, the outer folders of tiles
+            places = self._folders(self._roots.index("")).values()
+            keys |= {folder.split("/")[0] for folder, _, _ in places}
+        return sorted(keys)
+
+    # ------------------------------------------------------------------ planes
+    def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
+        for channel in range(len(self._roots)):
+            place = self._folders(channel).get(tile.name)
+            for entry in self.raw.list(place[0]) if place else ():
+                path = PurePosixPath(entry.key)
+                if path.parent == PurePosixPath(place[0]) and _PLANE.fullmatch(path.name):
+                    yield channel, entry
+
+    def stacks(self, tile: RawTile) -> dict[int, Stack]:
+        start, step, in_blocks = self._counting
+        found: dict[int, dict[int, Entry]] = {}
+        spans: dict[int, dict[int, tuple[int, int]]] = {}
+        for channel, entry in self.entries(tile):
+            match = _PLANE.fullmatch(PurePosixPath(entry.key).name)
+            number = int(match["plane"])
+            plane = round((number - start) / step)
+            off = abs(number - start - plane * step)
+            # names are rounded, or cut, to tenths of micrometres
+            if off > max(0.25 * step, min(1.0, 0.5 * step)):
+                raise AcquisitionError(
+                    f"{entry.key} lies between two planes: planes are {step / _PER_UM:g} um apart, "
+                    f"from {start / _PER_UM:g} um on; correct input.spacing_um or remove it"
+                )
+            files = found.setdefault(channel, {})
+            if plane in files:
+                raise AcquisitionError(
+                    f"{files[plane].key} and {PurePosixPath(entry.key).name} are one plane; remove "
+                    "one of them or correct input.spacing_um"
+                )
+            files[plane] = entry
+            spans.setdefault(channel, {})[plane] = match.span("plane")
+        if in_blocks:
+            return {channel: Blocks(files) for channel, files in found.items()}
+        return {c: Series(files, spans[c], start, step) for c, files in found.items()}
+
+    def _numbers(self, tile: RawTile) -> dict[int, Entry]:
+        """Files of a tile in the first channel by the number in their names."""
+        files = {}
+        for channel, entry in self.entries(tile):
+            if channel == 0:
+                match = _PLANE.fullmatch(PurePosixPath(entry.key).name)
+                files[int(match["plane"])] = entry
+        if not files:
+            raise AcquisitionError(
+                f"{self._folders(0)[tile.name][0]} holds no image such as {tile.name}_000000.tif; "
+                "copy the planes or remove the folder"
+            )
+        return files
+
+    @cached_property
+    def _counting(self) -> tuple[float, float, bool]:
+        """Number in the name of a plane, its growth, and whether files hold several planes."""
+        numbers = self._numbers(self.survey.tiles[0])
+        key = numbers[min(numbers)].key
+        _, pages = estimate_pages(self.raw, key)
+        pages = len(read_pages(self.raw, key)) if pages > 1 else 1
+        return float(min(numbers)), self._step(numbers, pages), pages > 1
+
+    def _step(self, numbers: Iterable[int], pages: int) -> float:
+        """What the number in names grows by from plane to plane."""
+        ordered = sorted(numbers)
+        if len(ordered) == 1:
+            return _PER_UM * self.options.spacing_um[0]
+        apart = [b - a for a, b in pairwise(ordered)]
+        # without what is missing; the mean, because names are rounded unless they count planes
+        usual = median(apart)
+        single = fmean(d for d in apart if d < 1.5 * usual + (usual > 1))
+        length = ordered[-1] - ordered[0]
+        return length / round(length / single) / pages
+
+
+def _number(text: str) -> int:
+    """A position; negative ones have their sign behind leading zeros."""
+    return int(re.sub(r"^0*-", "-", text))
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part)

@@ -1,0 +1,329 @@
+"""Layout of image files: TIFF of one page or many, and PNG; one sample of 8 or 16 bits per pixel.
+
+Standard library only, so that a workflow can ask for the size of tiles while it is being parsed.
+Only headers and directories are read here; :mod:`terareg.acquisition.plane_files` reads pixels.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from terareg.errors import AcquisitionError
+from terareg.storage.store import Store
+from terareg.storage.tiff import ObjectFile, Tiff
+
+#: what a file holds: its rows and columns, and its type
+Kind = tuple[tuple[int, int], str]
+TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
+_KEPT_FILES = 256
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
+_STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PREDICTOR = 273, 277, 279, 317
+_TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
+_TAGS = {
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER, _STRIP_STARTS, _SAMPLES, _STRIP_BYTES,
+    _PREDICTOR, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
+}  # fmt: skip
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class PlaneLayout:
+    """What an image file, or a page of one, holds, and where.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    dtype : str
+        "uint8" or "uint16".
+    data_start : int or None
+        Byte at which uncompressed rows begin, one after the other; None if they do not.
+    byteorder : str
+        "<" or ">".
+    compressed : bool
+        Whether the size of the file depends on the content of the image.
+    directory : int
+        Byte at which the directory of a TIFF page begins.
+    more : bool
+        Whether another directory follows.
+    """
+
+    shape: tuple[int, int]
+    dtype: str
+    data_start: int | None
+    byteorder: str
+    compressed: bool
+    directory: int = 0
+    more: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        """Shape and dtype."""
+        return self.shape, self.dtype
+
+    @property
+    def image_bytes(self) -> int:
+        """Size of the pixels."""
+        return self.shape[0] * self.shape[1] * (2 if self.dtype == "uint16" else 1)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A page of a TIFF: where its directory is, and how far its pixels lie behind those of it."""
+
+    directory: int
+    skip: int = 0
+
+
+def read_layout(store: Store, key: str) -> PlaneLayout:
+    """Read what an image file holds, from its header.
+
+    Raises
+    ------
+    AcquisitionError
+        If the file is empty, truncated, no TIFF or PNG, or not one plane of 8 or 16 bit integers.
+    """
+    try:
+        with ObjectFile(store, key) as file:
+            return layout_of(file, key)
+    except (OSError, EOFError) as error:
+        raise unreadable(key, error) from error
+
+
+def read_pages(store: Store, key: str) -> list[PlaneLayout]:
+    """Read what every page of a TIFF holds, from its directories.
+
+    Raises
+    ------
+    AcquisitionError
+        As :func:`read_layout`, and if the file holds several channels or times.
+    """
+    try:
+        with ObjectFile(store, key, ranged=True) as file:
+            return [layout_of(file, key, page) for page in range(len(_pages(file, key)))]
+    except (OSError, EOFError) as error:
+        raise unreadable(key, error) from error
+
+
+def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
+    """What an image file holds, and about how many planes (exactly 1 if there is just one).
+
+    On S3, where looking at every page takes a request, the number of pages that are not
+    compressed follows from the size of the file.
+    """
+    try:
+        with ObjectFile(store, key, ranged=True) as file:
+            first = layout_of(file, key, 0, believed=True)
+            if store.is_s3 and first.more and not first.compressed:
+                return first, max(2, file.size // first.image_bytes)
+            return first, len(_pages(file, key))
+    except (OSError, EOFError) as error:
+        raise unreadable(key, error) from error
+
+
+def check_kind(kind: Kind, key: str, expected: Kind) -> None:
+    """Raise :class:`AcquisitionError` if a file has not the expected shape and dtype."""
+    if kind[0] != tuple(expected[0]):
+        raise AcquisitionError(
+            f"{key} has {_size(kind[0])} pixels (y, x) but the other planes have "
+            f"{_size(expected[0])}; copy it again, or delete it and set "
+            "input.missing_planes: interpolate"
+        )
+    if kind[1] != expected[1]:
+        raise AcquisitionError(
+            f"{key} is {kind[1]} but the other planes are {expected[1]}; copy it again, or convert "
+            "all planes to one type"
+        )
+
+
+def unreadable(key: str, error: Exception) -> AcquisitionError:
+    """What is said of a file that cannot be read."""
+    if isinstance(error, FileNotFoundError):
+        return AcquisitionError(
+            f"{key} is gone since the acquisition was indexed; copy it back or run "
+            "index_acquisition again"
+        )
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return AcquisitionError(f"{key} cannot be read ({reason}); copy it again")
+
+
+def layout_of(
+    file: ObjectFile, key: str, page: int | None = None, *, believed: bool = False
+) -> PlaneLayout:
+    """Layout of an open file that must hold one plane, or of a page of a TIFF.
+
+    With ``believed``, page 0 is taken without looking for others.
+    """
+    if file.get(0, 8) == PNG_SIGNATURE:
+        return _png_layout(file, key)
+    try:
+        tiff = _open(file, key)
+        if page is None or believed:
+            return _tiff_layout(tiff, key, _Page(tiff.first), alone=page is None)
+        pages = _pages(file, key)
+        if page >= len(pages):
+            raise AcquisitionError(
+                f"{key} has {len(pages)} pages but page {page} (counted from 0) was asked for; "
+                "copy it again, or run index_acquisition again"
+            )
+        return _tiff_layout(tiff, key, pages[page], alone=False)
+    except struct.error as error:
+        raise _truncated(key, file.size) from error
+
+
+def _size(shape: tuple[int, int]) -> str:
+    return f"{shape[0]} x {shape[1]}"
+
+
+def _truncated(key: str, size: int) -> AcquisitionError:
+    state = "is empty" if size == 0 else f"is truncated at {size} bytes"
+    return AcquisitionError(
+        f"{key} {state}; copy it again, or delete it and set input.missing_planes: interpolate"
+    )
+
+
+def _foreign(key: str, what: str) -> AcquisitionError:
+    return AcquisitionError(
+        f"{key} {what}, but planes must be TIFF or PNG files of one image with one unsigned 8 or "
+        "16 bit integer per pixel; convert or remove it"
+    )
+
+
+def _png_layout(file: ObjectFile, key: str) -> PlaneLayout:
+    header = file.get(8, 21)
+    if len(header) < 21 or file.get(file.size - 8, 4) != b"IEND":
+        raise _truncated(key, file.size)
+    width, height, bits, colour = struct.unpack(">IIBB", header[8:18])
+    if colour != 0 or bits not in (8, 16):
+        raise _foreign(key, f"is a PNG of colour type {colour} with {bits} bits")
+    return PlaneLayout((height, width), f"uint{bits}", None, ">", True)
+
+
+# ---------------------------------------------------------------------- TIFF
+def _open(file: ObjectFile, key: str) -> Tiff:
+    if len(file.get(0, 16)) < 16:
+        raise _truncated(key, file.size)
+    try:
+        return Tiff.open(file)
+    except ValueError as error:
+        raise _foreign(key, "is no TIFF or PNG file") from error
+
+
+def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayout:
+    size = tiff.file.size
+    tags = tiff.tags(page.directory, _TAGS)
+    following = tiff.following(page.directory)
+
+    def value(tag: int, default: int) -> int:
+        return tags.get(tag, (default,))[0]
+
+    shape = (value(_HEIGHT, 0), value(_WIDTH, 0))
+    samples, bits, kind = value(_SAMPLES, 1), value(_BITS, 1), value(_SAMPLE_FORMAT, 1)
+    if min(shape) < 1:
+        raise _foreign(key, "is a TIFF without an image size")
+    if following and alone:
+        raise _foreign(key, "is a TIFF of several images")
+    if samples != 1 or bits not in (8, 16) or kind != 1:
+        name = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(kind, "unknown")
+        raise _foreign(key, f"is a TIFF of {samples} x {bits} bit {name} samples per pixel")
+    compressed = value(_COMPRESSION, 1) != 1
+    tiled = _TILE_STARTS in tags
+    starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
+    counts = tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
+    image_bytes = shape[0] * shape[1] * bits // 8
+    if not counts and not compressed and len(starts) == 1:
+        counts = (image_bytes,)
+    if not starts or len(starts) != len(counts):
+        raise _foreign(key, "is a TIFF without a table of its strips")
+    if max(start + count for start, count in zip(starts, counts)) + page.skip > size:
+        raise _truncated(key, size)
+    if not compressed and sum(counts) < image_bytes:
+        raise _truncated(key, size)
+    plain = (
+        not compressed
+        and not tiled
+        and value(_FILL_ORDER, 1) == 1
+        and value(_PREDICTOR, 1) == 1
+        # a program that writes one directory for many images may count the bytes of all of them
+        and (sum(counts) == image_bytes or (len(counts) == 1 and not alone))
+        and all(start + n == after for start, n, after in zip(starts, counts, starts[1:]))
+    )
+    if page.skip and not plain:
+        raise _foreign(key, "is a TIFF of several images with one directory that are not plain")
+    data_start = starts[0] + page.skip if plain else None
+    return PlaneLayout(
+        shape, f"uint{bits}", data_start, tiff.order, compressed, page.directory, following != 0
+    )
+
+
+_pages_of: OrderedDict[tuple, tuple[_Page, ...]] = OrderedDict()
+_pages_lock = threading.Lock()
+
+
+def _pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
+    """All pages of a TIFF; remembered, because a directory is found only through the one before."""
+    name = file.state
+    with _pages_lock:
+        if name in _pages_of:
+            _pages_of.move_to_end(name)
+            return _pages_of[name]
+    try:
+        found = _find_pages(file, key)
+    except struct.error as error:
+        raise _truncated(key, file.size) from error
+    with _pages_lock:
+        _pages_of[name] = found
+        while len(_pages_of) > _KEPT_FILES:
+            _pages_of.popitem(last=False)
+    return found
+
+
+def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
+    if file.get(0, 8) == PNG_SIGNATURE:
+        return (_Page(0),)
+    tiff = _open(file, key)
+    try:
+        offsets = list(tiff.directories())
+    except ValueError as error:
+        raise AcquisitionError(f"{key} is damaged ({error}); copy it again") from error
+    images = _check_one_channel(tiff.description(tiff.first), key)
+    if len(offsets) == 1 and images > 1:
+        # ImageJ writes a single directory where the file would be larger than 4 GiB
+        one = _tiff_layout(tiff, key, _Page(tiff.first), alone=False)
+        if one.data_start is None or one.data_start + images * one.image_bytes > file.size:
+            raise _truncated(key, file.size)
+        return tuple(_Page(tiff.first, k * one.image_bytes) for k in range(images))
+    return tuple(map(_Page, offsets))
+
+
+def _check_one_channel(description: str, key: str) -> int:
+    """Images that ImageJ says the file holds (1 if it does not); several channels are an error."""
+    numbers: dict[str, int] = {}
+    if description.startswith("ImageJ="):
+        found = re.findall(r"^(images|channels|frames|slices)=(\d{1,9})$", description, re.M)
+        numbers = {name: int(value) for name, value in found}
+    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", description)
+    if pixels:
+        names = {"C": "channels", "T": "frames", "Z": "slices"}
+        found = re.findall(r'\bSize([CTZ])="(\d{1,9})"', pixels[0])
+        numbers = {names[axis]: int(value) for axis, value in found}
+        if len(set(re.findall(r'<(?:\w+:)?UUID\b[^>]*\bFileName="([^"]*)"', description))) > 1:
+            raise AcquisitionError(
+                f"{key} is one of several files of an OME-TIFF; give the folder of the planes, or "
+                "write each tile into one file"
+            )
+    if numbers.get("channels", 1) > 1:
+        raise AcquisitionError(
+            f"{key} holds {numbers['channels']} channels; write each channel of a tile into a file "
+            "of its own"
+        )
+    if min(numbers.get("frames", 1), numbers.get("slices", 1)) > 1:
+        raise AcquisitionError(
+            f"{key} holds {numbers['frames']} times of {numbers['slices']} planes; write one time "
+            "of a tile into a file of its own"
+        )
+    return numbers.get("images", 1)

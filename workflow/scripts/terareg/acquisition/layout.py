@@ -1,0 +1,318 @@
+"""What a layout of raw tiles has to tell, whatever the microscope.
+
+A layout says which tiles there are, where they lie, and which files hold their planes. Everything
+else (headers, missing planes, types, signal) is the same for all and done by
+:mod:`terareg.acquisition.indexing`. A new layout is a subclass of :class:`Layout` in a module of
+its own, a line in :mod:`terareg.acquisition.layouts`, its name in the schema, and in
+:mod:`terareg.config` what tells its channels apart.
+
+Standard library only, so that a workflow can survey its samples while it is being parsed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar
+
+from terareg.acquisition.grid import Grid
+from terareg.acquisition.image_files import PlaneLayout
+from terareg.acquisition.metadata import (
+    check_overlap,
+    check_spacing,
+    neighbour_pairs,
+    scanned_cells,
+)
+from terareg.errors import AcquisitionError, ConfigError
+from terareg.storage.store import Entry, Store
+
+
+@dataclass(frozen=True)
+class RawTile:
+    """A tile and where it was taken.
+
+    Attributes
+    ----------
+    name : str
+    row, column : int
+    yx_um : tuple of float, optional
+        Stage position relative to cell (0, 0); without it the tile lies on the nominal grid.
+    z_um : float
+        Stage position of plane 0.
+    """
+
+    name: str
+    row: int
+    column: int
+    yx_um: tuple[float, float] | None = None
+    z_um: float = 0.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of an acquisition before its planes are looked at.
+
+    Attributes
+    ----------
+    rows, columns : int
+    tiles : tuple of RawTile
+        Row by row.
+    tile_pixels : tuple of int
+        (y, x), as stated, or as found in one file.
+    planes : int
+        Of a stack; as stated, or about as many as one stack has.
+    spacing_um : tuple of float
+        (z, y, x)
+    overlap : tuple of float
+        Of neighbours (y, x) as a fraction of the tile; 0 along an axis with a single tile.
+    problems : tuple of str
+        What is readable but contradictory or unusual.
+    """
+
+    rows: int
+    columns: int
+    tiles: tuple[RawTile, ...]
+    tile_pixels: tuple[int, int]
+    planes: int
+    spacing_um: tuple[float, float, float]
+    overlap: tuple[float, float]
+    problems: tuple[str, ...] = ()
+
+    def pairs(self) -> int:
+        """Number of pairs of neighbours."""
+        return len(neighbour_pairs(scanned_cells(self.tiles, self.rows, self.columns)))
+
+
+@dataclass(frozen=True)
+class Series:
+    """A stack of which every plane is a file.
+
+    Attributes
+    ----------
+    files : dict of int to Entry
+        By number of the plane, as the layout counts.
+    spans : dict of int to (int, int)
+        Where the number stands in the file's name.
+    start, step : float
+        The number in the name is ``start + plane * step``, rounded.
+    """
+
+    files: Mapping[int, Entry]
+    spans: Mapping[int, tuple[int, int]]
+    start: float = 0.0
+    step: float = 1.0
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A stack whose planes are pages of TIFF files.
+
+    Attributes
+    ----------
+    files : dict of int to Entry
+        By number of the first plane that the file holds.
+    pages : (int, int), optional
+        First and last page to use of every file; all by default.
+    """
+
+    files: Mapping[int, Entry]
+    pages: tuple[int, int] | None = None
+
+
+Stack = Series | Blocks
+
+
+@dataclass(frozen=True)
+class LayoutOptions:
+    """Keys of ``input`` in the configuration that several layouts share.
+
+    Attributes
+    ----------
+    channels : dict of str to int or str, optional
+        Names of channels, and how the layout tells them apart.
+    spacing_um : sequence of 3 float, optional
+        Voxel size (z, y, x).
+    overlap : sequence of 2 float, optional
+        Fractions (y, x) of the tile, in place of those that follow from metadata or positions.
+    """
+
+    channels: Mapping[str, int | str] | None = None
+    spacing_um: Sequence[float] | None = None
+    overlap: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.spacing_um is not None:
+            spacing = check_spacing(self.spacing_um, "input.spacing_um")
+            object.__setattr__(self, "spacing_um", spacing)
+        if self.overlap is not None:
+            if len(self.overlap) != 2:
+                raise ConfigError(f"input.overlap is {self.overlap!r}; give two fractions (y, x)")
+            object.__setattr__(self, "overlap", tuple(float(v) for v in self.overlap))
+        if self.channels is not None and not self.channels:
+            raise ConfigError(
+                "input.channels is empty; name a channel, or leave the key out to use all that "
+                "are found"
+            )
+
+
+class Layout(ABC):
+    """Raw tiles on disk or S3.
+
+    Attributes
+    ----------
+    kind : str
+        Value of ``input.kind``.
+    metadata : tuple of str
+        Keys of files that say what there is.
+    leave_out : str
+        How a user leaves a tile out, for messages.
+    """
+
+    kind: ClassVar[str]
+    metadata: tuple[str, ...] = ()
+    leave_out: str = "remove its files"
+
+    def __init__(self, raw: Store, options: LayoutOptions) -> None:
+        self.raw = raw
+        self.options = options
+
+    @cached_property
+    def survey(self) -> Survey:
+        """What there is, see :meth:`look`."""
+        return self.look()
+
+    @abstractmethod
+    def look(self) -> Survey:
+        """Look at metadata and names of files; cheap, since every job does it.
+
+        Raises
+        ------
+        AcquisitionError, ConfigError
+            Metadata or names of files that make no acquisition.
+        """
+
+    def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
+        """The tiles, after a look at what is there; adds to ``problems``."""
+        return self.survey.tiles
+
+    @abstractmethod
+    def raw_keys(self) -> list[str]:
+        """Files and folders that raw data consist of: nobody may remove anything in them."""
+
+    @abstractmethod
+    def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
+        """Number of the channel and listing of every file of a tile, unchecked, in fixed order."""
+
+    @abstractmethod
+    def stacks(self, tile: RawTile) -> dict[int, Stack]:
+        """Files of a tile by number of the channel; channels without any are left out."""
+
+    def numbers(self) -> dict[str, int] | None:
+        """Number of each channel that is to be used; None for all that are found."""
+        names = self.options.channels
+        return None if names is None else {name: k for k, name in enumerate(names)}
+
+    def channel_mark(self, number: int) -> str:
+        """What tells a channel apart, for messages."""
+        return str(list(self.options.channels.values())[number])
+
+    def where(self, tile: str, channel: int) -> str:
+        """Beginning of messages about the files of a tile."""
+        return ""
+
+    def disagreements(
+        self, found: Sequence[int], shape: tuple[int, int], depth: int
+    ) -> Iterator[str]:
+        """Sentences where metadata and files differ in channels, pixels or planes."""
+        return iter(())
+
+
+def _gaps(tiles: Sequence[RawTile], grid: Grid) -> list[str]:
+    """What a grid is odd in that can still be stitched."""
+    if len(tiles) == 1:
+        return ["there is one tile only; nothing is stitched"]
+    problems = []
+    for what, number, there in (
+        ("row", grid.rows, {tile.row for tile in tiles}),
+        ("column", grid.columns, {tile.column for tile in tiles}),
+    ):
+        empty = [k for k in range(number) if k not in there]
+        if empty:
+            problems.append(
+                f"{what}{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the grid "
+                "(counted from 0) without any tile: what lies on the two sides is placed by the "
+                "stage's steps alone"
+            )
+    return problems
+
+
+def survey_grid(
+    tiles: Sequence[RawTile],
+    grid: Grid,
+    first: tuple[PlaneLayout, int],
+    options: LayoutOptions,
+    source: str,
+) -> Survey:
+    """Survey of tiles on a grid of stage positions in micrometres.
+
+    Parameters
+    ----------
+    tiles : sequence of RawTile
+    grid : Grid
+        Through their positions; without any its steps are 0 and the overlap must be given.
+    first : (PlaneLayout, int)
+        What one file holds, and the number of planes of its stack.
+    options : LayoutOptions
+        With a voxel size. An overlap takes the place of the positions.
+    source : str
+        Where the positions are from, in the plural, for messages.
+
+    Raises
+    ------
+    AcquisitionError
+        If neighbours do not overlap, or almost entirely.
+    """
+    layout, planes = first
+    problems = _gaps(tiles, grid)
+    overlap = []
+    for axis, count, step in zip((0, 1), (grid.rows, grid.columns), (grid.down, grid.right)):
+        name, size = "yx"[axis], layout.shape[axis]
+        if count == 1:
+            overlap.append(0.0)
+            continue
+        apart = step[axis] / options.spacing_um[1 + axis]
+        if apart < 0:
+            raise AcquisitionError(
+                f"{source} fall in {name} from one {('row', 'column')[axis]} to the next; turn the "
+                "sign of the positions, or the order of rows and columns"
+            )
+        value, words = 1 - apart / size, f"{source}: overlap in {name}"
+        if options.overlap is not None:
+            own = options.overlap[axis]
+            if apart and abs(own - value) > 0.005:
+                problems.append(
+                    f"input.overlap ({name}) is {own:.1%} but {source} amount to {value:.1%}; "
+                    "input.overlap was used"
+                )
+            value, words = own, f"input.overlap ({name})"
+        elif value <= 0:
+            raise AcquisitionError(
+                f"{source} are {apart:.0f} pixels apart in {name} but tiles have {size}, so that "
+                "neighbours do not overlap; correct the positions or input.spacing_um, or set "
+                "input.overlap"
+            )
+        overlap.append(check_overlap(value, words, problems))
+    if options.overlap is not None:
+        tiles = [replace(tile, yx_um=None) for tile in tiles]
+    return Survey(
+        grid.rows,
+        grid.columns,
+        tuple(sorted(tiles, key=lambda t: (t.row, t.column))),
+        layout.shape,
+        planes,
+        options.spacing_um,
+        (overlap[0], overlap[1]),
+        tuple(problems),
+    )

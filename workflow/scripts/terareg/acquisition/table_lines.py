@@ -1,0 +1,221 @@
+"""Tables of tiles: one line per tile and channel, strictly read.
+
+===========  =====================================================================================
+column       what
+===========  =====================================================================================
+path         folder of planes, pattern such as ``t1/img_*.tif``, or TIFF of several pages
+channel      as in ``input.channels``; may be left out with one channel
+tile         a name; by default made from row and column
+row, column  cell of the grid
+x_um, y_um   stage position
+z_um         stage position of the first plane
+z_first,     first and last plane to use: numbers in file names, or pages from 0
+z_last
+===========  =====================================================================================
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from terareg.acquisition.image_files import TIFF_SUFFIXES
+from terareg.acquisition.metadata import decode_text
+from terareg.errors import AcquisitionError, ConfigError, StoreError
+from terareg.storage.store import check_key
+
+_COLUMNS = (
+    "path", "channel", "tile", "row", "column", "x_um", "y_um", "z_um", "z_first", "z_last",
+)  # fmt: skip
+_TOGETHER = (("row", "column"), ("x_um", "y_um"), ("z_first", "z_last"))
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
+_SIGNS = "*?["
+
+
+@dataclass(frozen=True)
+class TileLine:
+    """A line of the table: the files of a tile in one channel.
+
+    Attributes
+    ----------
+    number : int
+        Of the line, from 1.
+    path : str
+    channel : int
+        Place of the channel among those that are used.
+    tile : str or None
+    cell : (row, column) or None
+    yx_um : (y, x) or None
+    z_um : float
+    planes : (first, last) or None
+    """
+
+    number: int
+    path: str
+    channel: int
+    tile: str | None = None
+    cell: tuple[int, int] | None = None
+    yx_um: tuple[float, float] | None = None
+    z_um: float = 0.0
+    planes: tuple[int, int] | None = None
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the path is one file of several planes."""
+        return self.path.lower().endswith(TIFF_SUFFIXES) and not self.is_pattern
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the path stands for the files that match it."""
+        return any(sign in self.path for sign in _SIGNS)
+
+    @property
+    def label(self) -> str:
+        """What messages call the tile."""
+        return f"line {self.number}" if self.tile is None else f"{self.tile} (line {self.number})"
+
+
+def read_table(data: bytes, name: str, channels: Sequence[str]) -> list[TileLine]:
+    """Lines of a table that are of the channels that are used.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of the file.
+    name : str
+        Its name, which ends in ``.tsv`` (tabs) or ``.csv`` (commas).
+    channels : sequence of str
+        What the column channel says of each channel that is used; with one channel the column may
+        be left out.
+
+    Raises
+    ------
+    AcquisitionError, ConfigError
+        For the first mistake, with the number of its line.
+    """
+    return _Reader(name, channels).read(data)
+
+
+class _Reader:
+    """Turns text into lines, with messages that name the file and the line."""
+
+    def __init__(self, name: str, channels: Sequence[str]) -> None:
+        self.name = name
+        self.channels = list(channels)
+
+    def fail(self, number: int, what: str) -> AcquisitionError:
+        return AcquisitionError(f"{self.name} line {number}: {what}")
+
+    def read(self, data: bytes) -> list[TileLine]:
+        delimiter = _DELIMITERS.get(PurePosixPath(self.name).suffix.lower())
+        if delimiter is None:
+            raise ConfigError(f"input.table: {self.name!r} must be a .tsv or .csv file")
+        text = decode_text(data, self.name).lstrip("\ufeff")
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        try:
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
+        except csv.Error as error:
+            raise self.fail(reader.line_num, f"{error}; write plain text in columns") from error
+        if not rows:
+            raise AcquisitionError(f"{self.name} is empty; list a tile on each line")
+        columns = self.header(*rows[0])
+        lines = []
+        for number, row in rows[1:]:
+            if len(row) != len(columns):
+                raise self.fail(
+                    number, f"{len(row)} values for {len(columns)} columns; correct the line"
+                )
+            values = dict(zip(columns, row))
+            if values.get("channel", self.channels[0]) in self.channels:
+                lines.append(self.line(number, values))
+        if not lines:
+            raise AcquisitionError(
+                f"{self.name} lists no tile of channels {', '.join(self.channels)}; correct "
+                "input.channels"
+            )
+        self.check_paths(lines)
+        return lines
+
+    def header(self, number: int, columns: list[str]) -> list[str]:
+        for name in columns:
+            if name not in _COLUMNS:
+                near = difflib.get_close_matches(name, _COLUMNS, 1, 0.6)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COLUMNS)}"
+                raise self.fail(number, f"{name!r} is not a known column; {hint}")
+            if columns.count(name) > 1:
+                raise self.fail(number, f"column {name} is there twice; remove one")
+        needed = ["path", *(b for a, b in _TOGETHER if a in columns)]
+        needed += [a for a, b in _TOGETHER if b in columns]
+        for name in needed:
+            if name not in columns:
+                raise self.fail(number, f"column {name} is missing; add it")
+        if "channel" not in columns and len(self.channels) > 1:
+            raise self.fail(number, "column channel is missing but input.channels names several")
+        return columns
+
+    def line(self, number: int, row: dict[str, str]) -> TileLine:
+        empty = [name for name, value in row.items() if not value]
+        if empty:
+            raise self.fail(number, f"{empty[0]} is empty; fill it in or remove the column")
+        try:
+            path = check_key(row["path"])
+        except StoreError as error:
+            raise self.fail(
+                number, f"path {row['path']!r} leaves input.path; use a path below it"
+            ) from error
+        line = TileLine(
+            number, path, self.channels.index(row.get("channel", self.channels[0])),
+            row.get("tile"),
+            self.pair(number, row, "row", "column"), self.pair(number, row, "y_um", "x_um"),
+            self.value(number, row, "z_um") if "z_um" in row else 0.0,
+            self.pair(number, row, "z_first", "z_last"),
+        )  # fmt: skip
+        if line.tile is not None and not _NAME.fullmatch(line.tile):
+            raise self.fail(number, f"tile {line.tile!r}: use letters, digits, _ and -")
+        if line.planes is not None and line.planes[0] > line.planes[1]:
+            raise self.fail(number, "z_first is above z_last; exchange them")
+        if line.is_pattern and any(sign in str(PurePosixPath(path).parent) for sign in _SIGNS):
+            raise self.fail(number, f"path {path!r}: only the file's name may be a pattern")
+        if path.lower().endswith(".png") and not line.is_pattern:
+            raise self.fail(number, f"path {path!r} is one plane; give its folder or a pattern")
+        return line
+
+    def pair(self, number: int, row: dict[str, str], first: str, second: str):
+        if first not in row:
+            return None
+        return tuple(self.value(number, row, name) for name in (first, second))
+
+    def value(self, number: int, row: dict[str, str], name: str) -> float:
+        text, whole = row[name], not name.endswith("_um")
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (whole and not 0 <= value <= 1_000_000):
+            what = "a whole number from 0 to 1000000" if whole else "a number of micrometres"
+            raise self.fail(number, f"{name} is {text!r}; write {what}")
+        return value
+
+    def check_paths(self, lines: list[TileLine]) -> None:
+        seen: dict[tuple, int] = {}
+        for line in lines:
+            if line.is_file != lines[0].is_file:
+                raise self.fail(
+                    line.number,
+                    f"{line.path} and {lines[0].path} (line {lines[0].number}) are a file of "
+                    "several planes and files of one plane; bring all tiles into one form",
+                )
+            before = seen.setdefault((line.path, line.planes), line.number)
+            if before != line.number:
+                raise self.fail(
+                    line.number, f"{line.path} is that of line {before} as well; remove one of them"
+                )

@@ -1,0 +1,254 @@
+"""Files of a store by parts, and the directories of TIFF files among them (standard library only).
+
+TIFF 6.0 (Adobe, 1992) and BigTIFF, in both byte orders. Only structure is read here: what tags mean
+is up to the readers of images.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from terareg.storage import traffic
+from terareg.storage.store import Store
+
+_HEAD_BYTES = 4096
+_REMOTE_BYTES = 65536  # what a request fetches at least: directories often follow each other
+_MAX_TAGS = 4096
+_MAX_VALUES = 1_000_000
+_MAX_PAGES = 1_000_000
+_DESCRIPTION = 270
+# byte count and struct letter of the field types that hold whole numbers
+_FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
+
+
+class ObjectFile(io.RawIOBase):
+    """Random access to an object, also as a stream.
+
+    On disk, bytes are read by position. On S3 the object is one download, or with ``ranged`` the
+    parts that are asked for.
+
+    Attributes
+    ----------
+    size : int
+    stamp : str
+        Changes with the content.
+    bytes_read : int
+        Bytes of pixels, or of whatever was fetched from S3.
+    """
+
+    def __init__(self, store: Store, key: str, *, ranged: bool = False) -> None:
+        super().__init__()
+        self._store, self._key = store, key
+        self._data: bytes | None = None
+        self._descriptor = -1
+        self._window, self._window_start = b"", 0
+        self._position = 0
+        self.bytes_read = 0
+        if not store.is_s3:
+            self._descriptor = os.open(store.path(key), os.O_RDONLY)
+            stat = os.fstat(self._descriptor)
+            self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
+        elif ranged:
+            self._window, entry = store.read_range(key, 0, _REMOTE_BYTES)
+            self.size, self.stamp = entry.size, entry.stamp
+            self.bytes_read = len(self._window)
+        else:
+            self._data = store.read(key)
+            self.size, self.stamp = len(self._data), ""
+            self.bytes_read = self.size
+
+    @property
+    def state(self) -> tuple[str, int, str]:
+        """Address, size and stamp: the same for the same content."""
+        return self._store.address(self._key), self.size, self.stamp
+
+    def get(self, start: int, count: int) -> bytes:
+        """Bytes from ``start``; fewer than ``count`` at the end of the file."""
+        if self._data is not None:
+            return self._data[start : start + count]
+        offset = start - self._window_start
+        if offset < 0 or offset + count > len(self._window):
+            if self._descriptor >= 0:
+                self._window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
+            else:
+                wanted = min(max(count, _REMOTE_BYTES), max(0, self.size - start))
+                self._window = self._fetch(start, wanted)
+            self._window_start, offset = start, 0
+        return self._window[offset : offset + count]
+
+    def fill(self, start: int, view: memoryview) -> None:
+        """Fill a buffer of bytes with what lies from ``start``."""
+        if self._data is not None:
+            view[:] = self._data[start : start + len(view)]
+            return
+        if self._descriptor < 0:
+            data = self._fetch(start, len(view))
+            if len(data) < len(view):
+                raise EOFError("the file ends too early")
+            view[:] = data
+            return
+        done = 0
+        while done < len(view):
+            count = os.preadv(self._descriptor, [view[done:]], start + done)
+            if count == 0:
+                raise EOFError("the file ends too early")
+            done += count
+        self._tell(done)
+
+    def all(self) -> bytes:
+        """The whole object."""
+        if self._data is not None:
+            return self._data
+        out = bytearray(self.size)
+        self.fill(0, memoryview(out))
+        return bytes(out)
+
+    def _tell(self, count: int) -> None:
+        """Count bytes read from disk; the store counts its own."""
+        self.bytes_read += count
+        traffic.tell(read=count)
+
+    def _fetch(self, start: int, count: int) -> bytes:
+        if count <= 0:
+            return b""
+        data, _ = self._store.read_range(self._key, start, count)
+        self.bytes_read += len(data)
+        return data
+
+    # ------------------------------------------------------------------ as a stream
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        count = max(0, min(len(view), self.size - self._position))
+        if count <= _HEAD_BYTES:
+            view[:count] = self.get(self._position, count)
+            if self._descriptor >= 0:
+                self._tell(count)
+        else:
+            self.fill(self._position, view[:count])
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        super().close()
+
+
+@dataclass(frozen=True)
+class Tiff:
+    """Structure of a TIFF file: reads fail with :class:`struct.error` where the file ends.
+
+    Attributes
+    ----------
+    file : ObjectFile
+    order : str
+        "<" or ">".
+    big : bool
+        Whether it is a BigTIFF.
+    first : int
+        Where the first directory is.
+    """
+
+    file: ObjectFile
+    order: str
+    big: bool
+    first: int
+
+    @classmethod
+    def open(cls, file: ObjectFile) -> Tiff:
+        """Read the header; :class:`ValueError` if it is none."""
+        head = file.get(0, 16)
+        if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            raise ValueError("no TIFF file")
+        order, big = "<" if head[:1] == b"I" else ">", b"+" in head[2:4]
+        (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
+        return cls(file, order, big, first)
+
+    def directories(self) -> Iterator[int]:
+        """Where the directories are, one after the other; :class:`ValueError` for a circle."""
+        offset, seen = self.first, set()
+        while offset:
+            if offset in seen or len(seen) >= _MAX_PAGES:
+                raise ValueError("its pages go round in a circle")
+            seen.add(offset)
+            yield offset
+            offset = self.following(offset)
+
+    def following(self, offset: int) -> int:
+        """Where the directory behind that at ``offset`` is; 0 if there is none."""
+        return self._unpack(self._word, self._start(offset) + self._count(offset) * self._entry)[0]
+
+    def tags(self, offset: int, wanted: set[int]) -> dict[int, tuple[int, ...]]:
+        """Values of those wanted tags of a directory that are whole numbers."""
+        found: dict[int, tuple[int, ...]] = {}
+        for tag, kind, number, at in self._entries(offset):
+            if tag not in wanted or tag in found or kind not in _FIELD_TYPES:
+                continue
+            if not 1 <= number <= _MAX_VALUES:
+                continue
+            width, letter = _FIELD_TYPES[kind]
+            if number * width > self._inline:
+                (at,) = self._unpack(self._word, at)
+            found[tag] = self._unpack(f"{number}{letter}", at)
+        return found
+
+    def description(self, offset: int) -> str:
+        """Text of the tag ImageDescription of a directory; empty without one."""
+        for tag, kind, number, at in self._entries(offset):
+            if tag == _DESCRIPTION and kind == 2:
+                if number > self._inline:
+                    (at,) = self._unpack(self._word, at)
+                text = self.file.get(at, min(number, _MAX_VALUES))
+                return text.split(b"\0", 1)[0].decode("utf-8", "replace")
+        return ""
+
+    @property
+    def _entry(self) -> int:
+        return 20 if self.big else 12
+
+    @property
+    def _inline(self) -> int:
+        return 8 if self.big else 4
+
+    @property
+    def _word(self) -> str:
+        return "Q" if self.big else "I"
+
+    def _start(self, offset: int) -> int:
+        return offset + (8 if self.big else 2)
+
+    def _count(self, offset: int) -> int:
+        (count,) = self._unpack("Q" if self.big else "H", offset)
+        if count > _MAX_TAGS:
+            raise struct.error("too many tags")
+        return count
+
+    def _entries(self, offset: int) -> Iterator[tuple[int, int, int, int]]:
+        """Tag, field type, number of values, and place of the values or of their offset."""
+        for index in range(self._count(offset)):
+            place = self._start(offset) + index * self._entry
+            tag, kind, number = self._unpack("HH" + self._word, place)
+            yield tag, kind, number, place + self._entry - self._inline
+
+    def _unpack(self, letters: str, start: int) -> tuple[int, ...]:
+        form = self.order + letters
+        return struct.unpack(form, self.file.get(start, struct.calcsize(form)))
