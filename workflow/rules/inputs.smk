@@ -455,7 +455,7 @@ def all_files(sample):
 def verified_files(sample):
     """Records of having read every volume back."""
     name = "complete.json"
-    ends = (f for f in all_files(sample) if f.endswith(f"/{name}"))
+    ends = (f for f in all_files(sample) if Path(f).name == name)
     return [f.removesuffix(name) + "verified.json" for f in ends]
 
 
