@@ -1,8 +1,9 @@
-"""How accurate and how dear a registration is: terareg, and ANTs where antspyx is installed.
+"""How accurate and how dear a registration is: terareg, and ANTs beside it.
 
     python tests/benchmarks/bench_registration.py phantom --seeds 0 1
     python tests/benchmarks/bench_registration.py cases --folder CASES      # made by regbench.py
     python tests/benchmarks/bench_registration.py real --data ../shared/data
+    ... --ants /elsewhere/bin/python      # of another environment, made with pip install antspyx
 
 ``phantom`` needs nothing but this repository: the phantom brain with contrast that changes by
 region, a missing patch and a bright artefact. ``cases`` are folders with ``case.npz`` and
@@ -16,8 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -146,44 +150,45 @@ def pose_method(pair: Pair) -> tuple[Mapper, dict]:
     return transform.to_atlas, {}
 
 
-def ants_method(kind: str) -> Callable[[Pair], tuple[Mapper, dict]]:
-    """ANTs through antspyx; needs images whose axes run alike."""
+def ants_method(python: str, kind: str) -> Callable[[Pair], tuple[Mapper, dict]]:
+    """ANTs through antspyx in an environment of its own, one thread; axes must run alike."""
+    worker = str(Path(__file__).with_name("ants_worker.py"))
+    alone = os.environ | {"ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS": "1"}
+    alone.pop("PYTHONPATH", None)
+
+    def call(*arguments: str | Path) -> None:
+        command = [python, worker, *map(str, arguments)]
+        subprocess.run(command, check=True, env=alone, stdout=subprocess.DEVNULL)
 
     def run(pair: Pair) -> tuple[Mapper, dict]:
-        import ants
-        import pandas
+        folder = Path(tempfile.mkdtemp(prefix="ants_"))
+        arrays = {}
+        for side, image in (("sample", pair.sample), ("atlas", pair.atlas)):
+            arrays |= {
+                side: image.data,
+                f"{side}_origin_um": np.array(image.frame.origin_um),
+                f"{side}_spacing_um": np.array(image.frame.spacing_um),
+            }
+        np.savez(folder / "pair.npz", **arrays)
+        call("register", kind, folder / "pair.npz", folder)
+        facts = read_json(folder / "found.json")
 
-        def convert(image: Image):
-            f = image.frame
-            return ants.from_numpy(
-                image.data.astype(np.float32),
-                origin=[o / 1000 for o in f.origin_um], spacing=[s / 1000 for s in f.spacing_um],
-            )  # fmt: skip
+        def to_atlas(points_um: np.ndarray) -> np.ndarray:
+            np.save(folder / "points.npy", points_um)
+            call("map", folder, folder / "points.npy", folder / "mapped.npy")
+            return np.load(folder / "mapped.npy")
 
-        found = ants.registration(convert(pair.sample), convert(pair.atlas), kind)
-
-        def to_atlas(points_um):
-            table = pandas.DataFrame(points_um / 1000, columns=list("xyz"))
-            moved = ants.apply_transforms_to_points(3, table, found["fwdtransforms"])
-            return moved[list("xyz")].to_numpy() * 1000
-
-        return to_atlas, {}
+        return to_atlas, {key: facts[key] for key in ("cpu_s", "mb")}
 
     return run
 
 
-def methods() -> dict[str, Callable[[Pair], tuple[Mapper, dict]]]:
-    """terareg always, ANTs if it can be imported."""
+def methods(ants: str | None, kinds: list[str]) -> dict[str, Callable[[Pair], tuple[Mapper, dict]]]:
+    """terareg always, ANTs if an interpreter that has it is given."""
     table = {"terareg pose": pose_method, "terareg": terareg_method}
-    try:
-        import ants  # noqa: F401
-    except ImportError:
-        return table
-    return table | {
-        "ANTs affine": ants_method("Affine"),
-        "ANTs SyN (MI)": ants_method("SyN"),
-        "ANTs SyN (CC)": ants_method("SyNCC"),
-    }
+    if ants:
+        table |= {f"ANTs {kind}": ants_method(ants, kind) for kind in kinds}
+    return table
 
 
 # ---------------------------------------------------------------------- scores
@@ -248,6 +253,8 @@ def main() -> None:
     parser.add_argument("--voxel-um", type=float, default=150.0)
     parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--ants", metavar="PYTHON", help="interpreter that has antspyx")
+    parser.add_argument("--ants-kinds", nargs="+", default=["Affine", "SyN"], metavar="KIND")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -261,17 +268,20 @@ def main() -> None:
     write("| pair | method | TRE mean / 95 % (um) | Dice mean / 10 % | min J | CPU-s | MB |\n")
     write("|---|---|---|---|---|---|---|\n")
     for pair in pairs:
-        for name, method in methods().items():
+        for name, method in methods(options.ants, options.ants_kinds).items():
             start = time.process_time()
             to_atlas, facts = method(pair)
-            seconds = time.process_time() - start
-            figures = score(pair, to_atlas) | facts | {"cpu_s": seconds}
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            own = {
+                "cpu_s": time.process_time() - start,
+                "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+            figures = own | score(pair, to_atlas) | facts
             tre = f"{figures['tre']:.0f} / {figures['tre95']:.0f}" if "tre" in figures else "-"
             jacobian = f"{figures['jacobian_min']:.2f}" if "jacobian_min" in figures else "-"
             write(
                 f"| {pair.name} | {name} | {tre} | {figures['dice']:.3f} / "
-                f"{figures['dice10']:.3f} | {jacobian} | {seconds:.0f} | {peak:.0f} |\n"
+                f"{figures['dice10']:.3f} | {jacobian} | {figures['cpu_s']:.0f} | "
+                f"{figures['mb']:.0f} |\n"
             )
             sys.stdout.flush()
             rows.append({"pair": pair.name, "method": name, **figures})

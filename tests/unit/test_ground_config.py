@@ -60,6 +60,19 @@ def changed(path, value):
         ("registration.atlases", ["rat"], "atlas 'rat' is not described under atlases"),
         ("fiducials", {"rat": {"sample": "s", "atlas": "a"}}, "atlas 'rat' is not described"),
         ("fiducials", {"mouse": {"sample": "s"}}, "fiducials.mouse: key atlas is missing"),
+        (
+            "registration.landmarks",
+            {"rat": {"sample": "s", "atlas": "a"}},
+            "registration.landmarks: atlas 'rat' is not described",
+        ),
+        (
+            "registration.landmarks",
+            {"mouse": {"sample": "s"}},
+            "registration.landmarks.mouse: key atlas is missing",
+        ),
+        ("sample_labels", {"rat": {"path": "l.nrrd"}}, "sample_labels: atlas 'rat' is not"),
+        ("sample_labels", {"mouse": {}}, "sample_labels.mouse: key path is missing"),
+        ("registration.landmark_um", 0, "registration.landmark_um: 0 must be more than 0"),
         ("sample", "a/b", "would make a bad folder name"),
         ("sample", "atlases", "is reserved"),
         ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
@@ -75,6 +88,16 @@ def test_mistakes_are_one_sentence_with_key_value_and_remedy(path, value, words)
     message = str(error.value)
     assert words in message
     assert "\n" not in message and len(message) < 400
+
+
+def test_landmarks_cannot_be_fiducials_as_well():
+    pair = {"mouse": {"sample": "marks.csv", "atlas": "atlas.csv"}}
+    config = changed("fiducials", pair)
+    config["registration"] = {"landmarks": pair}
+    with pytest.raises(ConfigError, match=r"fiducials.mouse.sample: 'marks.csv' is among regist"):
+        check(config)
+    config["registration"] = {"landmarks": {"mouse": pair["mouse"] | {"sample": "others.csv"}}}
+    check(config)
 
 
 FOLDERS = {"kind": "terastitcher", "path": "raw", "orientation": "SAR", "channels": {"a": "."},
@@ -228,7 +251,7 @@ SETTINGS = {
 }
 OUTSIDE = {
     "intensity.bias": {"enabled"},
-    "registration": {"channel", "atlases", "pose"},
+    "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
 }
 
 

@@ -9,8 +9,13 @@ from regions_helpers import AffineMap, rotation
 
 from terareg.errors import PointsError
 from terareg.frames import Frame, orientation_matrix
-from terareg.regions.fiducials import check_fiducials, score_fiducials, write_fiducial_table
+from terareg.regions.fiducials import (
+    check_pairs,
+    pair_landmarks,
+    score_fiducials,
+)
 from terareg.regions.points import Points
+from terareg.storage.records import write_table
 
 FRAME = Frame((400, 400, 400), (10, 10, 10), (-500, -500, -500))
 NAMES = tuple(f"landmark {n}" for n in range(9))
@@ -58,7 +63,7 @@ def test_known_errors_are_recovered(case, tmp_path):
     assert summary["median"]["error_um"] == pytest.approx(40)
     assert summary["p95"]["error_um"] == pytest.approx(76)
     assert summary["max"]["error_um"] == pytest.approx(80)
-    write_fiducial_table(tmp_path / "a.tsv", rows)
+    write_table(tmp_path / "a.tsv", rows, ".3f")
     with open(tmp_path / "a.tsv", newline="") as stream:
         read = list(csv.DictReader(stream, delimiter="\t"))
     assert read[-1]["kind"] == "summary" and read[-1]["error_um"] == "80.000"
@@ -119,13 +124,35 @@ def test_files_are_checked_before_anything_is_registered(tmp_path):
     sample, atlas = tmp_path / "sample.csv", tmp_path / "atlas.csv"
     atlas.write_text("name,z_vox,y_vox,x_vox\na,1,2,3\nb,4,5,6\n")
     sample.write_text("name,z_vox,y_vox,x_vox\nb,399,0,0\na,1,2,3\n")
-    check_fiducials(sample, atlas, FRAME)
+    check_pairs(sample, atlas, FRAME)
     sample.write_text("name,z_vox,y_vox,x_vox\nb,400,0,0\na,1,2,3\n")
     with pytest.raises(PointsError, match=r"sample.csv against the sample: 1 of 2 points lie out"):
-        check_fiducials(sample, atlas, FRAME)
+        check_pairs(sample, atlas, FRAME)
     sample.write_text("name,z_vox,y_vox,x_vox\nc,1,2,3\na,1,2,3\n")
     with pytest.raises(PointsError, match=r"'b' \(atlas only\), 'c' \(sample only\)"):
-        check_fiducials(sample, atlas, FRAME)
+        check_pairs(sample, atlas, FRAME)
     atlas.write_text("name,z,y,x\na,1,2,3\n")
     with pytest.raises(PointsError, match="unknown columns 'z', 'y', 'x'"):
-        check_fiducials(sample, atlas, FRAME)
+        check_pairs(sample, atlas, FRAME)
+
+
+def test_landmarks_are_paired_by_name_and_checked_alike(tmp_path):
+    paths = {"sample": tmp_path / "sample.csv", "atlas": tmp_path / "atlas.csv"}
+    frames = {"sample": FRAME, "atlas": Frame((50, 60, 70), (20, 20, 20))}
+    paths["atlas"].write_text("name,z_vox,y_vox,x_vox\na,1,2,3\nb,4,5,6\nc,7,8,9\n")
+    paths["sample"].write_text("name,x_um,y_um,z_um\nc,30,20,10\na,6,5,4\nb,9,8,7\n")
+    landmarks = pair_landmarks(paths, frames, 80.0)
+    assert landmarks.names == ("a", "b", "c") and landmarks.sigma_um == 80.0
+    np.testing.assert_allclose(landmarks.atlas_um, [[20, 40, 60], [80, 100, 120], [140, 160, 180]])
+    np.testing.assert_allclose(landmarks.sample_um, [[4, 5, 6], [7, 8, 9], [10, 20, 30]])
+    paths["sample"].write_text("name,x_um,y_um,z_um\nc,30,20,10\na,6,5,4\n")
+    with pytest.raises(PointsError, match=r"landmarks: 1 without partner: 'b' \(atlas only\)"):
+        pair_landmarks(paths, frames, 80.0)
+    with pytest.raises(PointsError, match=r"landmarks: 1 without partner"):
+        check_pairs(paths["sample"], paths["atlas"], FRAME, "landmark")
+    paths["sample"].write_text("name,x_um,y_um,z_um\nc,30,20,10\na,6,5,4\nb,9e9,8,7\n")
+    with pytest.raises(PointsError, match=r"landmarks .*sample.csv against the sample: 1 of 3 poi"):
+        pair_landmarks(paths, frames, 80.0)
+    paths["atlas"].write_text("name,z_vox,y_vox,x_vox\na,1,2,3\nb,4,5,6\nc,7,8,70\n")
+    with pytest.raises(PointsError, match=r"landmarks .*atlas.csv against the atlas: 1 of 3 point"):
+        pair_landmarks(paths, frames, 80.0)

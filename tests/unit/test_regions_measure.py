@@ -17,8 +17,8 @@ from terareg.regions.measure import (
     region_coverage,
     region_table,
     save_sums,
-    write_region_table,
 )
+from terareg.storage.records import write_table
 
 SAMPLE = Frame((13, 12, 17), (20.0, 22.0, 18.0), (-10.0, 5.0, 0.0))
 CHANNELS = ("red", "green")
@@ -219,7 +219,7 @@ def test_written_table(case, tmp_path):
     rows = region_table(
         measured(case)[0], atlas.ontology, region_coverage(transform, atlas, SAMPLE)
     )
-    write_region_table(tmp_path / "a.tsv", rows)
+    write_table(tmp_path / "a.tsv", rows)
     with open(tmp_path / "a.tsv", newline="") as stream:
         read = list(csv.DictReader(stream, delimiter="\t"))
     assert len(read) == len(rows)

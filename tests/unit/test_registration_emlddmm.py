@@ -354,14 +354,7 @@ def test_impossible_settings_are_named(change, message):
         RegistrationSettings(**change)
 
 
-def test_bad_input_is_named():
-    sample = Truth().sample()
-    with pytest.raises(RegistrationError, match="singular"):
-        register(atlas(), sample, SETTINGS, np.zeros((4, 4)) + np.diag([0, 0, 0, 1.0]))
-    away = np.eye(4)
-    away[2, 3] = -1e5
-    with pytest.raises(RegistrationError, match="outside the sample"):
-        register(atlas(), sample, SETTINGS, away)
-    if not torch.cuda.is_available():
-        with pytest.raises(RegistrationError, match="finds no CUDA device"):
-            choose_device("cuda")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(RegistrationError, match="finds no CUDA device"):
+        choose_device("cuda")

@@ -60,27 +60,6 @@ def test_strong_anisotropy_is_a_named_warning():
     assert any(w.startswith("anisotropy:") for w in prepared.warnings)
 
 
-@pytest.mark.parametrize(
-    "data, message",
-    [
-        (np.zeros((1, 1, 1)), "too few"),
-        (np.full((8, 8, 8), 7.0), "every voxel has the value 7"),
-        (np.full((8, 8, 8), np.nan), "not a number"),
-    ],
-)
-def test_images_that_cannot_be_registered(data, message):
-    frame = Frame(data.shape, (10.0, 10.0, 10.0))
-    with pytest.raises(RegistrationError, match=message):
-        prepare(Image(data, frame, name="brain"))
-
-
-def test_all_background_is_named():
-    data = np.zeros((12, 12, 12))
-    data[5, 5, 5] = 1.0
-    with pytest.raises(RegistrationError, match="no tissue stands out"):
-        prepare(Image(data, Frame(data.shape, (1, 1, 1)), name="empty"))
-
-
 def test_masks_and_frames_must_fit():
     with pytest.raises(RegistrationError, match="its frame says"):
         Image(np.zeros((3, 4, 5)), FRAME)

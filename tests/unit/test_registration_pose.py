@@ -104,6 +104,21 @@ def test_wrong_orientation_is_named():
     assert not any(w.startswith("orientation") for w in right["warnings"])
 
 
+def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
+    """The search may reach a neighbouring orientation by itself; the code is wrong all the same."""
+    sample, true = reoriented(atlas(), "ILP")
+    declared = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), "RIP")
+    wrong = Image(sample.data, declared, name="brain7")
+    settings = PoseSettings(extent="whole", affine=true)
+    found, info = initial_affine(atlas(), wrong, settings)
+    np.testing.assert_array_equal(found, true)
+    assert info["best_orientation"] == "ILP"
+    assert any("turned so far that ILP is nearer" in w for w in info["warnings"])
+    turned = PoseSettings(extent="whole", affine=true, rotation_deg=(90.0, 0.0, 0.0))
+    _, info = initial_affine(atlas(), wrong, turned)
+    assert not any("is nearer" in w for w in info["warnings"])
+
+
 def test_fixed_scale_stays_fixed():
     sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()
     settings = PoseSettings(extent="whole", scale=(1.0, 1.0, 1.0), check_orientation=False)
@@ -119,21 +134,6 @@ def test_own_affine_is_taken_as_it_is():
     found, info = initial_affine(atlas(), Truth(own).sample(), settings)
     np.testing.assert_array_equal(found, own)
     assert info["extent"] == "whole"
-
-
-def test_bad_affines_are_errors_and_mirrored_ones_are_named():
-    sample = Truth().sample()
-    with pytest.raises(RegistrationError, match="singular"):
-        initial_affine(atlas(), sample, PoseSettings(affine=np.diag([1, 1, 0, 1.0])))
-    away = np.eye(4)
-    away[0, 3] = 1e6
-    with pytest.raises(RegistrationError, match="outside the sample"):
-        initial_affine(atlas(), sample, PoseSettings(affine=away))
-    mirrored = np.diag([-1.0, 1, 1, 1])
-    mirrored[0, 3] = 2 * ATLAS_FRAME.centre_um[0]
-    settings = PoseSettings(affine=mirrored, check_orientation=False)
-    _, info = initial_affine(atlas(), sample, settings)
-    assert any(w.startswith("mirrored_affine") for w in info["warnings"])
 
 
 def test_settings_are_checked():

@@ -1,5 +1,7 @@
 """Transform: directions, blocks, round trips, files, and what ITK makes of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -7,7 +9,9 @@ from scipy import ndimage
 
 from terareg.errors import RegistrationError
 from terareg.frames import Frame
+from terareg.regions.warp import channel_block
 from terareg.registration import fields
+from terareg.registration.export import COMPOSITES, FIELDS, write_itk
 from terareg.registration.transform import (
     Transform,
     jacobian_determinant,
@@ -173,6 +177,125 @@ def test_resampling_the_atlas_into_the_sample_with_itk(transform, tmp_path):
     assert inside.sum() > 200
     expected = positions[0] + 2 * positions[1] - positions[2]
     np.testing.assert_allclose(warped[inside], expected[inside], atol=0.5)
+
+
+def itk_image(array, frame):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing([s / 1000 for s in frame.spacing_um[::-1]])
+    image.SetOrigin([o / 1000 for o in frame.origin_um[::-1]])
+    return image
+
+
+def itk_points(itk, points_um):
+    moved = [itk.TransformPoint((p[::-1] / 1000).tolist()) for p in points_um]
+    return np.array(moved)[:, ::-1] * 1000
+
+
+def inside(frame, n=200, seed=0):
+    """Random points anywhere between the outer faces of a frame."""
+    rng = np.random.default_rng(seed)
+    return frame.to_um(rng.random((n, 3)) * np.array(frame.shape) - 0.5)
+
+
+@pytest.mark.parametrize(
+    "name, frame, method",
+    [("sample_to_atlas", SAMPLE, "to_atlas"), ("atlas_to_sample", ATLAS, "to_sample")],
+)
+def test_exported_composites_move_points_like_the_transform(
+    transform, tmp_path, name, frame, method
+):
+    """Also where the volumes reach beyond the grid of the deformation, and for every file."""
+    write_itk(tmp_path, transform)
+    points = inside(frame)
+    expected = getattr(transform, method)(points)
+    composite = sitk.ReadTransform(str(tmp_path / f"{name}_composite.tfm"))
+    np.testing.assert_allclose(itk_points(composite, points), expected, atol=0.01)
+    field = sitk.ReadImage(str(tmp_path / f"{name}_displacement.nii.gz"))
+    assert field.GetPixelIDTypeAsString() == "vector of 32-bit float"
+    nodes = frame.to_um(np.array([[0, 0, 0], [3, 5, 2], [n - 1 for n in frame.shape]]))
+    displacement = sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
+    at_nodes = getattr(transform, method)(nodes)
+    np.testing.assert_allclose(itk_points(displacement, nodes), at_nodes, atol=0.05)
+    first = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert set(first) == {*COMPOSITES, *FIELDS}
+    write_itk(tmp_path, transform)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == first
+
+
+def test_fields_reach_beyond_their_grid_like_the_transform(transform):
+    """A sample much larger than the deformation's box: ITK alone would move nothing out there."""
+    far = Frame((30, 30, 30), (150.0,) * 3, (-1500.0, -1500.0, -1500.0))
+    wide = replace(transform, sample_frame=far, atlas_frame=far)
+    points = inside(far)
+    assert not GRID.contains(points).all()
+    for itk, method in (
+        (wide.itk_sample_to_atlas(), wide.to_atlas),
+        (wide.itk_atlas_to_sample(), wide.to_sample),
+    ):
+        np.testing.assert_allclose(itk_points(itk, points), method(points), atol=0.01)
+
+
+class ArrayReader:
+    def __init__(self, array, frame):
+        self.array, self.frame = array, frame
+
+    def read(self, start, stop):
+        return self.array[tuple(slice(a, b) for a, b in zip(start, stop))]
+
+
+def test_resampling_the_sample_into_the_atlas_with_itk_is_transform_volume(transform, tmp_path):
+    rng = np.random.default_rng(3)
+    sample = ndimage.gaussian_filter(rng.random(SAMPLE.shape), 1).astype(np.float32)
+    write_itk(tmp_path, transform)
+    to_sample = sitk.ReadTransform(str(tmp_path / "atlas_to_sample_composite.tfm"))
+    grid = itk_image(np.zeros(ATLAS.shape, np.float32), ATLAS)
+    moved = sitk.Resample(itk_image(sample, SAMPLE), grid, to_sample, sitk.sitkLinear, -1.0)
+    ours = channel_block(transform, ArrayReader(sample, SAMPLE), ATLAS, outside=-1.0)
+    both = (sitk.GetArrayFromImage(moved) != -1) & (ours != -1)
+    assert both.mean() > 0.3
+    np.testing.assert_allclose(sitk.GetArrayFromImage(moved)[both], ours[both], atol=1e-4)
+    assert ((sitk.GetArrayFromImage(moved) != -1) != (ours != -1)).mean() < 0.01
+
+
+def test_inverted_exchanges_atlas_and_sample(transform):
+    back = transform.inverted()
+    assert (back.atlas_frame, back.sample_frame) == (SAMPLE, ATLAS)
+    points = inside(ATLAS)
+    there = transform.to_sample(points)
+    # what is left is linear interpolation between the voxels of two grids
+    assert np.linalg.norm(back.to_atlas(points) - there, axis=1).max() < 5
+    assert np.linalg.norm(back.to_sample(there) - transform.to_atlas(there), axis=1).max() < 5
+    assert np.linalg.norm(there - points, axis=1).min() > 50
+    assert back.jacobian().min() > 0.5
+
+
+def test_then_is_one_after_the_other(transform):
+    third = Frame((20, 20, 20), (80.0,) * 3, (-300.0, -100.0, 0.0), "SAR")
+    affine = np.eye(4)
+    affine[:3, :3] = [[0, 0.9, 0.1], [1.1, 0, 0], [0, 0.05, -1]]
+    affine[:3, 3] = (40, 90, 1500)
+    grid = Frame((22, 22, 26), (100.0,) * 3, (-500.0, -300.0, 0.0), "PIR")
+    forward = smooth_displacement(grid, 5)
+    second = Transform(affine, grid, forward, inverse_of(forward, grid), SAMPLE, third)
+    both = transform.then(second)
+    assert (both.atlas_frame, both.sample_frame) == (ATLAS, third)
+    points = inside(ATLAS)
+    wanted = second.to_sample(transform.to_sample(points))
+    assert np.linalg.norm(both.to_sample(points) - wanted, axis=1).max() < 8
+    back = transform.to_atlas(second.to_atlas(wanted))
+    assert np.linalg.norm(both.to_atlas(wanted) - back, axis=1).max() < 8
+    other_order = transform.to_sample(second.to_sample(points))
+    assert np.linalg.norm(both.to_sample(points) - other_order, axis=1).min() > 50
+
+
+def test_there_and_back_again_is_nothing(transform):
+    nothing = transform.then(transform.inverted())
+    np.testing.assert_allclose(nothing.affine, np.eye(4), atol=1e-9)
+    points = inside(ATLAS)
+    assert np.linalg.norm(nothing.to_sample(points) - points, axis=1).max() < 15
+    affine = Transform.from_affine(transform.affine, ATLAS, SAMPLE)
+    exact = affine.then(affine.inverted())
+    np.testing.assert_allclose(exact.to_sample(points), points, atol=1e-3)
 
 
 def test_affine_only_transform_is_exact_everywhere():

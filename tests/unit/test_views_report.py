@@ -97,7 +97,10 @@ def results(tmp_path, picture):
         "kept": "deformation", "jacobian_min": -0.05, "jacobian_max": 1.9,
         "inverse_error_um": 12.5, "match_affine": 1.5, "match_deformed": 1.2,
         "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05}},
-        "levels": [{"a": 1}], "warnings": [],
+        "levels": [{"a": 1}], "warnings": ["anisotropy: 25:1"],
+    })  # fmt: skip
+    write(folder, "registration/allen/pose.json", {
+        "warnings": ["anisotropy: 25:1", "mirrored_affine: left and right"],
     })  # fmt: skip
     write(
         folder,
@@ -117,6 +120,12 @@ def results(tmp_path, picture):
         "accuracy/allen.tsv",
         "kind\tname\terror_um\taffine_error_um\nfiducial\ta\t30\t90\nfiducial\tb\t50\t80\n"
         "summary\tmean\t40\t85\n",
+    )
+    write(
+        folder,
+        "overlap/allen.tsv",
+        "kind\tid\tacronym\tname\tdice\taffine_dice\nregion\t1\tCP\tCaudoputamen\t0.9\t0.7\n"
+        "region\t2\tTH\tThalamus\t0.8\t0.6\nsummary\t\t\tmean\t0.85\t0.65\n",
     )
     header = "s\th:m:s\tmax_rss\tmax_vms\tcpu_time\n"
     write(folder, "benchmarks/fuse_block/ch0_0.tsv", header + "10.5\t0\t800\t1\t9\n")
@@ -148,6 +157,7 @@ def test_measures_are_taken_from_the_files(results):
     found = {(v["key"], v["subject"]): v for v in gather(results)["verdicts"]}
     values = {key: v["value"] for key, v in found.items()}
     assert values["acquisition.problems", ""] == 1
+    assert values["overlap.dice_mean", "allen"] == 0.85
     assert values["acquisition.missing_planes", ""] == 2
     assert values["intensity.seam_percent", "ch0"] == 0.4
     assert values["stitching.kept_percent", ""] == 50, "links without signal are not missed"
@@ -231,6 +241,14 @@ def test_unused_links_are_listed_with_their_reason(results):
         ["LOC000", "LOC002", "unused", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
+
+
+def test_warnings_of_pose_and_registration_are_shown_once(results):
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "registration")
+    assert stage["warnings"] == [
+        "allen: anisotropy: 25:1",
+        "allen: mirrored_affine: left and right",
+    ]
 
 
 def test_resources_are_summed_per_rule(results):

@@ -83,6 +83,13 @@ def test_until_stops_there(workspace):
             {"score_registration"},
             set(),
         ),
+        (
+            {"registration": {"landmarks": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}}}},
+            {"pair_landmarks"},
+            {"score_registration"},
+        ),
+        ({"sample_labels": {"mouse": {"path": "a.csv"}}}, {"score_labels"}, {"pair_landmarks"}),
+        ({"registration": {"export": True}}, {"export_transform"}, {"pair_landmarks"}),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
         (
             {"stitching__xml": {"xml_merging": "own.xml"}},
@@ -144,7 +151,10 @@ def test_forty_terabytes_are_no_more(workspace):
     "over",
     [
         {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
-         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+         "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
+         "sample_labels": {"mouse": {"path": "c.csv"}},
+         "registration": {"landmarks": {"mouse": {"sample": "c.csv", "atlas": "a.csv"}},
+                          "export": True}},
         {"intensity": {"corrected_tiles": "temporary", "bias": {"enabled": False}},
          "atlas_space": {"enabled": False}, "stitching__xml": {"xml_merging": "own.xml"}},
     ],

@@ -21,22 +21,26 @@ def tiles_drawn(wildcards):
 def checked_settings(sample):
     """What check_inputs checks: all input that the configuration names beside the raw data."""
     config = SAMPLES[sample]
-    keys = ("store", "fiducials", "points")
+    keys = ("store", "fiducials", "points", "sample_labels")
     return {key: config[key] for key in keys} | {
+        "landmarks": config["registration"]["landmarks"],
         "stitching": {
             key: config["stitching"][key] for key in ("xml", "tile_configuration")
-        }
+        },
     }
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, positions, fiducials, points."""
+    """Files of the user beside the raw data: XML, positions, marked points, labels."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(wildcards)
-    for pair in config["fiducials"].values():
-        files += [pair["sample"], pair["atlas"]]
-    return files + [points["path"] for points in config["points"].values()]
+    for pairs in (config["fiducials"], config["registration"]["landmarks"]):
+        for pair in pairs.values():
+            files += [pair["sample"], pair["atlas"]]
+    for entries in (config["points"], config["sample_labels"]):
+        files += [entry["path"] for entry in entries.values()]
+    return files
 
 
 # ------------------------------------------------------------------ tiles and stitching
@@ -149,10 +153,31 @@ def registration_source(wildcards):
 
 def registration_settings(wildcards):
     """Options of the registration itself, without what other rules read of that section."""
-    others = ("channel", "atlases", "pose", "threads")
+    others = (
+        "channel",
+        "atlases",
+        "pose",
+        "threads",
+        "landmarks",
+        "landmark_um",
+        "export",
+    )
     return {
         k: v for k, v in setting("registration")(wildcards).items() if k not in others
     }
+
+
+def landmarks_of(wildcards):
+    """The paired landmarks that a registration reads, if there are any."""
+    if wildcards.atlas not in SAMPLES[wildcards.sample]["registration"]["landmarks"]:
+        return {}
+    path = result("registration/{atlas}/landmarks.json")
+    return {"landmarks": path.format(sample=wildcards.sample, atlas=wildcards.atlas)}
+
+
+def landmark_file(wildcards, side):
+    pairs = SAMPLES[wildcards.sample]["registration"]["landmarks"]
+    return pairs[wildcards.atlas][side]
 
 
 def every_channel(wildcards, name):
@@ -244,6 +269,11 @@ def fiducials_of(wildcards, side):
     return SAMPLES[wildcards.sample]["fiducials"][wildcards.atlas][side]
 
 
+def sample_labels(wildcards):
+    """Entry of the configuration that describes the sample's own labels."""
+    return SAMPLES[wildcards.sample]["sample_labels"][wildcards.atlas]
+
+
 def of_atlases(sample, path):
     return expand(result(path), sample=sample, atlas=registration_atlases(sample))
 
@@ -253,6 +283,12 @@ def scored(sample):
     return [
         a for a in registration_atlases(sample) if a in SAMPLES[sample]["fiducials"]
     ]
+
+
+def labelled(sample):
+    """Atlases that the sample's own labels are compared with."""
+    entries = SAMPLES[sample]["sample_labels"]
+    return [a for a in registration_atlases(sample) if a in entries]
 
 
 def reported_files(sample):
@@ -296,6 +332,9 @@ def reported_files(sample):
         files += of_atlases(sample, path)
     for path in ("accuracy/{atlas}.tsv", "views/fiducials_{atlas}.png"):
         files += expand(result(path), sample=sample, atlas=scored(sample))
+    files += expand(
+        result("overlap/{atlas}.tsv"), sample=sample, atlas=labelled(sample)
+    )
     return files
 
 
@@ -374,7 +413,11 @@ def corrected_volume_files(sample):
 
 
 def registration_files(sample):
-    return of_atlases(sample, "registration/{atlas}/transform.json")
+    files = of_atlases(sample, "registration/{atlas}/transform.json")
+    if SAMPLES[sample]["registration"]["export"]:
+        path = "registration/{atlas}/itk/sample_to_atlas_composite.tfm"
+        files += of_atlases(sample, path)
+    return files
 
 
 def region_files(sample):
@@ -382,6 +425,9 @@ def region_files(sample):
     files = of_atlases(sample, "regions/{atlas}.tsv")
     files += of_atlases(sample, "labels/{atlas}/meshes.json")
     files += expand(result("accuracy/{atlas}.tsv"), sample=sample, atlas=scored(sample))
+    files += expand(
+        result("overlap/{atlas}.tsv"), sample=sample, atlas=labelled(sample)
+    )
     files += expand(
         result("points/{points}.csv"), sample=sample, points=config["points"]
     )

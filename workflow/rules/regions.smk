@@ -1,4 +1,4 @@
-# Numbers: per region and hemisphere, and the registration's error where fiducials are given.
+# Numbers: per region and hemisphere, and the registration's error by fiducials and labels.
 
 
 rule measure_regions:
@@ -58,3 +58,31 @@ rule score_registration:
         record=record_of("score_registration/{atlas}"),
     script:
         "../scripts/score_registration.py"
+
+
+rule score_labels:
+    """Compare labels of the sample with the atlas's regions there: Dice of every region."""
+    input:
+        unpack(prepared_atlas),
+        unpack(transform_files),
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        labels=lambda wildcards: sample_labels(wildcards)["path"],
+    output:
+        table=result("overlap/{atlas}.tsv"),
+        summary=result("overlap/{atlas}.json"),
+    log:
+        log_of("score_labels/{atlas}"),
+    benchmark:
+        benchmark_of("score_labels/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("score_labels")
+    resources:
+        mem_mb=memory("score_labels"),
+        runtime=runtime("score_labels"),
+    params:
+        code=code("score_labels"),
+        record=record_of("score_labels/{atlas}"),
+        settings=sample_labels,
+    script:
+        "../scripts/score_labels.py"

@@ -1,10 +1,38 @@
 # Registration: a first pose to look at, then EM-LDDMM.
 
 
+rule pair_landmarks:
+    """Read the landmarks of the sample and of the atlas and pair them by name."""
+    input:
+        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        frame=atlas_file("atlas.json"),
+        sample_points=lambda wildcards: landmark_file(wildcards, "sample"),
+        atlas_points=lambda wildcards: landmark_file(wildcards, "atlas"),
+    output:
+        landmarks=result("registration/{atlas}/landmarks.json"),
+    log:
+        log_of("pair_landmarks/{atlas}"),
+    benchmark:
+        benchmark_of("pair_landmarks/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("pair_landmarks")
+    resources:
+        mem_mb=memory("pair_landmarks"),
+        runtime=runtime("pair_landmarks"),
+    params:
+        code=code("pair_landmarks"),
+        record=record_of("pair_landmarks/{atlas}"),
+        landmark_um=setting("registration.landmark_um"),
+    script:
+        "../scripts/pair_landmarks.py"
+
+
 rule preview_alignment:
     """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
     input:
         unpack(prepared_atlas),
+        unpack(landmarks_of),
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
     output:
@@ -46,6 +74,7 @@ rule register:
     """Register the atlas to the sample: affine, velocity, contrast, posteriors, transforms."""
     input:
         unpack(prepared_atlas),
+        unpack(landmarks_of),
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
         complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
         affine=result("registration/{atlas}/initial_affine.txt"),
@@ -71,3 +100,37 @@ rule register:
         threads=setting("registration.threads"),
     script:
         "../scripts/register.py"
+
+
+rule export_transform:
+    """Write the transform for ITK, ANTs and other programs, in both directions."""
+    input:
+        unpack(transform_files),
+    output:
+        composite_to_atlas=result(
+            "registration/{atlas}/itk/sample_to_atlas_composite.tfm"
+        ),
+        composite_to_sample=result(
+            "registration/{atlas}/itk/atlas_to_sample_composite.tfm"
+        ),
+        field_to_atlas=result(
+            "registration/{atlas}/itk/sample_to_atlas_displacement.nii.gz"
+        ),
+        field_to_sample=result(
+            "registration/{atlas}/itk/atlas_to_sample_displacement.nii.gz"
+        ),
+    log:
+        log_of("export_transform/{atlas}"),
+    benchmark:
+        benchmark_of("export_transform/{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("export_transform")
+    resources:
+        mem_mb=memory("export_transform"),
+        runtime=runtime("export_transform"),
+    params:
+        code=code("export_transform"),
+        record=record_of("export_transform/{atlas}"),
+    script:
+        "../scripts/export_transform.py"

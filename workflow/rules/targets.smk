@@ -40,7 +40,7 @@ rule registration:
 
 
 rule regions:
-    """Labels, meshes, region tables, fiducial errors, points, channels in the atlas."""
+    """Labels, meshes, region tables, registration errors, points, channels in the atlas."""
     input:
         for_samples(region_files),
 
@@ -100,3 +100,4 @@ localrules:
     init_corrected_volume,
     init_labels,
     init_atlas_space,
+    pair_landmarks,

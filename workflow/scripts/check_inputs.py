@@ -4,7 +4,8 @@ import numpy as np
 
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
-from terareg.regions.fiducials import check_fiducials
+from terareg.regions.fiducials import check_pairs
+from terareg.regions.overlap import read_sample_labels
 from terareg.regions.points import point_names
 from terareg.stitching.nominal import read_positions, with_positions
 from terareg.stitching.terastitcher import check_fits, read_xml
@@ -39,8 +40,12 @@ def main() -> None:
         frame = frame_of_input(read_json(snakemake.input.index))
     else:
         frame = frame_of_tiles(snakemake.input.index, config["stitching"], local)
-    for pair in config["fiducials"].values():
-        check_fiducials(local[pair["sample"]], local[pair["atlas"]], frame)
+    for what in ("fiducial", "landmark"):
+        for pair in config[f"{what}s"].values():
+            check_pairs(local[pair["sample"]], local[pair["atlas"]], frame, what)
+    for labels in config["sample_labels"].values():
+        if snakemake.params.kind == "volume":  # of tiles the field of view is not yet known
+            read_sample_labels(local[labels["path"]], frame, labels["spacing_um"])
     for points in config["points"].values():
         point_names(local[points["path"]])
     write_json(snakemake.output.checked, {"checked": sorted(local)})

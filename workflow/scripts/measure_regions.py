@@ -12,10 +12,9 @@ from terareg.regions.measure import (
     RegionSums,
     region_coverage,
     region_table,
-    write_region_table,
 )
 from terareg.registration.transform import Transform
-from terareg.storage.records import read_json
+from terareg.storage.records import read_json, write_table
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
@@ -47,7 +46,7 @@ def main() -> None:
     for part in map_items(measure, blocks, workers=snakemake.threads, what="measured blocks"):
         sums.merge(part)
     coverage = region_coverage(transform, atlas, labels.frame)
-    write_region_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage))
+    write_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage))
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

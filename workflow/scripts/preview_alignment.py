@@ -5,6 +5,7 @@ from pathlib import Path
 from terareg.atlas.prepare import load_atlas
 from terareg.job import run_job
 from terareg.registration.images import Image
+from terareg.registration.landmarks import read_landmarks
 from terareg.registration.pose import PoseSettings, initial_affine
 from terareg.registration.reading import reading_resolution
 from terareg.registration.transform import write_affine
@@ -25,6 +26,7 @@ def main() -> None:
         Image(atlas.template, atlas.frame, name=f"atlas {name}"),
         Image(data, frame, name=f"sample {sample}"),
         settings,
+        read_landmarks(snakemake.input.get("landmarks")),
     )
     picture = preview_alignment(data, frame, atlas.template, atlas.annotation, atlas.frame, affine)
     write_affine(snakemake.output.affine, affine)

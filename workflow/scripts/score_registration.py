@@ -4,10 +4,10 @@ from pathlib import Path
 
 from terareg.frames import Frame
 from terareg.job import run_job
-from terareg.regions.fiducials import score_fiducials, write_fiducial_table
+from terareg.regions.fiducials import score_fiducials
 from terareg.regions.points import read_points
 from terareg.registration.transform import Transform
-from terareg.storage.records import read_json, write_json
+from terareg.storage.records import read_json, write_json, write_table
 from terareg.volumes.plan import VolumePlan
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     atlas_points = read_points(snakemake.input.atlas_points, atlas_frame)
     sample_points = read_points(snakemake.input.sample_points, plan.frame)
     rows = score_fiducials(atlas_points, sample_points, transform)
-    write_fiducial_table(snakemake.output.table, rows)
+    write_table(snakemake.output.table, rows, ".3f")
     summary = {row["name"]: row["error_um"] for row in rows if row["kind"] == "summary"}
     write_json(snakemake.output.summary, {"error_um": summary, "fiducials": len(atlas_points)})
 

@@ -220,10 +220,21 @@ def _check_meaning(config: dict) -> None:
                 f"registration.atlases: atlas {name!r} is not described under atlases: "
                 f"({', '.join(config['atlases']) or 'none are'})"
             )
-    fiducials = config["fiducials"]
-    if fiducials and set(fiducials) - set(config["atlases"]):
-        wrong = sorted(set(fiducials) - set(config["atlases"]))[0]
-        raise ConfigError(f"fiducials: atlas {wrong!r} is not described under atlases:")
+    landmarks = config["registration"]["landmarks"]
+    for key, entries in (
+        ("fiducials", config["fiducials"]),
+        ("registration.landmarks", landmarks),
+        ("sample_labels", config["sample_labels"]),
+    ):
+        for name in sorted(set(entries) - set(config["atlases"])):
+            raise ConfigError(f"{key}: atlas {name!r} is not described under atlases:")
+    for name, pair in config["fiducials"].items():
+        if pair["sample"] == landmarks.get(name, {}).get("sample"):
+            raise ConfigError(
+                f"fiducials.{name}.sample: {pair['sample']!r} is among registration.landmarks too; "
+                "points that take part in a registration cannot measure its error, so divide them "
+                "between two files"
+            )
 
 
 def _check_tiles_input(source: dict) -> None:

@@ -141,6 +141,11 @@ def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
     return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels
 
 
+def _drawn_labels(brain: Brain, threads: int) -> float:
+    """A job that holds the atlas, and an image of the user's about as fine as the labels."""
+    return _atlas(4)(brain, threads) + 8 * brain.grid.at(brain.option("labels.resolution_um"))
+
+
 def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
     """A job that holds the atlas, and images of the sample at the registration's finest voxel."""
 
@@ -253,8 +258,17 @@ def _volumes(brain: Brain) -> int:
     return _image_volumes(brain) + _atlases(brain) + _atlas_spaces(brain)
 
 
-def _scored(brain: Brain) -> int:
-    return sum(atlas in brain.option("fiducials") for atlas in brain.atlases)
+def _given(key: str) -> Callable[[Brain], int]:
+    """Atlases for which the configuration gives something of the user's."""
+    return lambda brain: sum(atlas in brain.option(key) for atlas in brain.atlases)
+
+
+_scored = _given("fiducials")
+_labelled = _given("sample_labels")
+
+
+def _exported(brain: Brain) -> int:
+    return len(brain.atlases) if brain.option("registration.export") else 0
 
 
 def _points(brain: Brain) -> int:
@@ -475,12 +489,14 @@ RULES = {
     "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
     "correct_volume": Rule("bias", _blocks(3.5), _correct_volume, heavy=True),
     "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
+    "pair_landmarks": Rule("registration", load=_for_each(_given("registration.landmarks"))),
     "preview_alignment": Rule(
         "registration", _registration(0, 15), _of_atlases(2.0, 5.0), heavy=True
     ),
     "register": Rule(
         "registration", _registration(700), _of_atlases(36.0, 5.0), heavy=True, least_minutes=240
     ),
+    "export_transform": Rule("registration", _registration(60, 0), _for_each(_exported, 5.0)),
     "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
     "init_labels": Rule("regions", _atlas(4), _for_each(_atlases)),
     "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
@@ -492,6 +508,7 @@ RULES = {
     "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
     "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
     "score_registration": Rule("regions", load=_for_each(_scored)),
+    "score_labels": Rule("regions", _drawn_labels, _for_each(_labelled, 10.0)),
     "draw_flatfield": Rule("views", _planes(24), _for_each(_channels, 3.0), needs="tiles"),
     "draw_stitching": Rule("views", _planes(8), needs="tiles"),
     "draw_volume": Rule("views", _flat(230), _for_each(_image_volumes, 4.0)),

@@ -250,7 +250,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     frame = Frame(template.array.shape, spacing_um, orientation=orientation)
 
     intensities = _intensities(template)
-    labels = _lossless_ids(annotation)
+    labels = lossless_ids(annotation.array, annotation.name)
     counts = _count_ids(labels)
     unlisted = [i for i in counts if i and i not in ontology]
     if unlisted and settings.unlisted == "error":
@@ -554,28 +554,27 @@ def _intensities(image: _Image) -> np.ndarray:
     return array
 
 
-def _lossless_ids(image: _Image) -> np.ndarray:
-    """Annotation as uint32 without changing a value."""
-    array = image.array
+def lossless_ids(array: np.ndarray, name: str) -> np.ndarray:
+    """Region ids as uint32 without changing a value; ``name`` is what messages call the image."""
     if array.dtype.kind not in "uif":
-        raise AtlasError(f"{image.name} has type {array.dtype}; give integer region ids")
+        raise AtlasError(f"{name} has type {array.dtype}; give integer region ids")
     for slab in array:
         if array.dtype.kind == "f":
             broken = slab[~np.isfinite(slab) | (slab != np.rint(slab))]
             if broken.size:
                 raise AtlasError(
-                    f"{image.name} has value {broken[0]}, not an integer region id; give the "
+                    f"{name} has value {broken[0]}, not an integer region id; give the "
                     "annotation without interpolation"
                 )
             if np.abs(slab).max() >= 2 ** (np.finfo(array.dtype).nmant + 1):
                 raise AtlasError(
-                    f"{image.name} has id {slab.max():.0f} in type {array.dtype}, which cannot "
+                    f"{name} has id {slab.max():.0f} in type {array.dtype}, which cannot "
                     "tell it from its neighbours; give the annotation as uint32"
                 )
         for value in (slab.min(), slab.max()):
             if not 0 <= value <= _MAX_ID:
                 raise AtlasError(
-                    f"{image.name} has id {value:.0f}, outside 0 to {_MAX_ID}; renumber it in the "
+                    f"{name} has id {value:.0f}, outside 0 to {_MAX_ID}; renumber it in the "
                     "annotation and the ontology"
                 )
     return array.astype(np.uint32)

@@ -1,14 +1,15 @@
-"""Accuracy of a registration by fiducials: points marked by name in the atlas and the sample."""
+"""Points marked by name in the atlas and in the sample.
+
+Fiducials measure the accuracy of a registration, landmarks take part in it. Both are read, paired
+and checked alike.
+"""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from terareg.errors import PointsError
 from terareg.frames import Frame
 from terareg.regions.points import Points, check_inside, point_names, read_points
-from terareg.storage.store import write_atomic
+from terareg.registration.landmarks import Landmarks
 
 if TYPE_CHECKING:
     from terareg.registration.transform import Transform
@@ -66,15 +67,9 @@ def score_fiducials(
     """
     if unpaired not in ("error", "warn"):
         raise PointsError(f"fiducials: policy {unpaired!r} is not known; write error or warn")
-    _check_partners(atlas_points.names, sample_points.names, unpaired)
-    partner = {name: n for n, name in enumerate(sample_points.names)}
-    paired = [n for n, name in enumerate(atlas_points.names) if name in partner]
-    names = [atlas_points.names[n] for n in paired]
+    names, in_atlas, in_sample = _paired(atlas_points, sample_points, "fiducial", unpaired)
     check_inside(atlas_points, transform.atlas_frame, "fiducials of the atlas")
     check_inside(sample_points, transform.sample_frame, "fiducials of the sample")
-
-    in_atlas = atlas_points.position_um[paired]
-    in_sample = sample_points.position_um[[partner[name] for name in names]]
     affine = transform.affine
     residual = in_sample - transform.to_sample(in_atlas)
     errors = {
@@ -97,23 +92,45 @@ def score_fiducials(
     return rows
 
 
-def write_fiducial_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write the rows of :func:`score_fiducials` as TSV, micrometres with three decimals."""
-    text = io.StringIO()
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(rows[0])
-    for row in rows:
-        cells = ("" if v is None else f"{v:.3f}" if isinstance(v, float) else v
-                 for v in row.values())  # fmt: skip
-        writer.writerow(cells)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue().encode())
+def pair_landmarks(
+    paths: Mapping[str, str | os.PathLike], frames: Mapping[str, Frame], sigma_um: float
+) -> Landmarks:
+    """Read and pair landmarks, for the registration.
+
+    Parameters
+    ----------
+    paths : mapping
+        "atlas" and "sample": files, see :func:`terareg.regions.points.read_points`.
+    frames : mapping
+        "atlas" and "sample": the volumes that the points lie in.
+    sigma_um : float
+        Standard deviation of a mark along each axis.
+
+    Returns
+    -------
+    terareg.registration.landmarks.Landmarks
+        In the order of the atlas's file.
+
+    Raises
+    ------
+    PointsError
+        As :func:`score_fiducials`.
+    """
+    points = {}
+    for side in ("atlas", "sample"):
+        points[side] = read_points(paths[side], frames[side])
+        check_inside(points[side], frames[side], f"landmarks {paths[side]} against the {side}")
+    names, in_atlas, in_sample = _paired(points["atlas"], points["sample"], "landmark", "error")
+    return Landmarks(in_atlas, in_sample, sigma_um, tuple(names))
 
 
-def check_fiducials(
-    sample_path: str | os.PathLike, atlas_path: str | os.PathLike, sample_frame: Frame
+def check_pairs(
+    sample_path: str | os.PathLike,
+    atlas_path: str | os.PathLike,
+    sample_frame: Frame,
+    what: str = "fiducial",
 ) -> None:
-    """Check both files of fiducials before anything is registered.
+    """Check both files of fiducials or landmarks before anything is registered.
 
     Parameters
     ----------
@@ -121,6 +138,8 @@ def check_fiducials(
         See :func:`terareg.regions.points.read_points`.
     sample_frame : Frame
         Volume of the sample, in whose voxels the sample's file may count.
+    what : str
+        What messages call one of them.
 
     Raises
     ------
@@ -129,28 +148,40 @@ def check_fiducials(
         the sample lies outside its volume.
     """
     sample_points = read_points(sample_path, sample_frame)
-    _check_partners(point_names(atlas_path), sample_points.names, "error")
-    check_inside(sample_points, sample_frame, f"fiducials {sample_path} against the sample")
+    _check_partners(point_names(atlas_path), sample_points.names, what, "error")
+    check_inside(sample_points, sample_frame, f"{what}s {sample_path} against the sample")
 
 
-def _check_partners(atlas: Sequence[str], sample: Sequence[str], unpaired: str) -> None:
+def _paired(
+    atlas: Points, sample: Points, what: str, unpaired: str
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Names on both sides, in the atlas's order, and their positions there and in the sample."""
+    _check_partners(atlas.names, sample.names, what, unpaired)
+    partner = {name: n for n, name in enumerate(sample.names)}
+    pairs = [(n, partner[name]) for n, name in enumerate(atlas.names) if name in partner]
+    in_atlas, in_sample = (list(numbers) for numbers in zip(*pairs))
+    names = [atlas.names[n] for n in in_atlas]
+    return names, atlas.position_um[in_atlas], sample.position_um[in_sample]
+
+
+def _check_partners(atlas: Sequence[str], sample: Sequence[str], what: str, unpaired: str) -> None:
     """Raise unless every name is once in the atlas and once in the sample."""
     for names, where in ((atlas, "atlas"), (sample, "sample")):
         unnamed = [n for n, name in enumerate(names, 1) if not name]
         if unnamed:
             raise PointsError(
-                f"fiducials of the {where}: number {unnamed[0]} has no name; name every fiducial, "
+                f"{what}s of the {where}: number {unnamed[0]} has no name; name every {what}, "
                 "the same in atlas and sample"
             )
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise PointsError(
-                f"fiducials of the {where}: {twice[0]!r} is there twice; give every fiducial its "
+                f"{what}s of the {where}: {twice[0]!r} is there twice; give every {what} its "
                 "own name"
             )
     if not set(atlas) & set(sample):
         raise PointsError(
-            f"fiducials: none of the {len(atlas)} names of the atlas (first: {atlas[0]!r}) is in "
+            f"{what}s: none of the {len(atlas)} names of the atlas (first: {atlas[0]!r}) is in "
             f"the sample's list (first: {sample[0]!r}); write the same names on both sides"
         )
     lonely = [f"{name!r} (atlas only)" for name in atlas if name not in set(sample)]
@@ -158,7 +189,7 @@ def _check_partners(atlas: Sequence[str], sample: Sequence[str], unpaired: str) 
     if not lonely:
         return
     message = (
-        f"fiducials: {len(lonely)} without partner: {', '.join(lonely[:5])}"
+        f"{what}s: {len(lonely)} without partner: {', '.join(lonely[:5])}"
         f"{', ...' if len(lonely) > 5 else ''}; mark them on both sides or remove them"
     )
     if unpaired == "error":

@@ -9,13 +9,10 @@ formed from them once, at the end.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +21,6 @@ from terareg.errors import VolumeError
 from terareg.frames import Frame
 from terareg.regions.labels import slabs
 from terareg.storage.records import read_json, write_json
-from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
     from terareg.atlas.ontology import Ontology
@@ -341,18 +337,6 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
     return rows
 
 
-def write_region_table(path: str | os.PathLike, rows: Sequence[dict]) -> None:
-    """Write the rows of :func:`region_table` as TSV; what there is not stays empty."""
-    text = io.StringIO()
-    columns = list(rows[0])
-    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([_text(row[c]) for c in columns])
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, text.getvalue().encode())
-
-
 @dataclass(frozen=True)
 class _Row:
     """Sums and atlas extent per hemisphere of one region; adds."""
@@ -397,9 +381,3 @@ def _statistics(channels: Sequence[str], cells: list[_Cell]) -> dict[str, float 
             )
         result |= {f"{name}_{key}": value for key, value in zip(_STATISTICS, values)}
     return result
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(value)

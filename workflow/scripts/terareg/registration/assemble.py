@@ -19,8 +19,8 @@ from terareg.registration.transform import Transform
 def assemble(plan: Plan, state: State) -> RegistrationResult:
     """Final E step, the comparison with the affine alone, and the transform both ways.
 
-    The deformation is kept only if it explains the data better than the affine alone did, by the
-    match term under the same mixture.
+    The deformation is kept only if it explains the data (and the landmarks, if there are any)
+    better than the affine alone did, by the match term under the same mixture.
     """
     problem, seen = plan.problem(len(plan.voxels_um) - 1)
     velocity = torch.tensor(state.velocity, device=plan.device)
@@ -31,13 +31,13 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     if before is None:
         before = plan.space.inverse_affine(plan.affine)
     with torch.no_grad():
-        deformed = float(problem.energy(x)[0])
+        deformed, pull = (float(term) for term in problem.energy(x)[::2])
         still = problem.start(before, None)
-        affine_only = float(problem.energy(still)[0])
+        affine_only, affine_pull = (float(term) for term in problem.energy(still)[::2])
     kept = "deformation"
     warnings = list(plan.warnings)
     inverse = state.inverse
-    if not deformed < affine_only:
+    if not deformed + pull < affine_only + affine_pull:
         kept, inverse, x = "affine", before, still
         velocity = torch.zeros_like(velocity)
         warnings.append(
@@ -75,6 +75,11 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         "fingerprint": plan.fingerprint,
         "warnings": warnings,
     }
+    if plan.landmarks is not None:
+        summary |= _landmark_facts(plan, transform, before)
+        warnings += plan.landmarks.far(
+            np.array(list(summary["landmark_um"].values())), plan.landmarks.sigma_um
+        )
     full = transform.sample_frame
     return RegistrationResult(
         transform=transform,
@@ -115,6 +120,23 @@ def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> T
         sample_frame=plan.working(plan.sample, finest).frame,
         velocity=_stationary_or_timed(velocity.cpu().numpy() * np.float32(unit)),
     )
+
+
+def _landmark_facts(plan: Plan, transform: Transform, before: np.ndarray) -> dict:
+    """How far landmarks stay from their partners, um in the sample."""
+    marks = plan.landmarks
+    left = np.linalg.norm(transform.to_sample(marks.atlas_um) - marks.sample_um, axis=1)
+    affine = plan.space.affine_um(before)
+    start = marks.atlas_um @ affine[:3, :3].T + affine[:3, 3] - marks.sample_um
+    return {
+        "landmarks": {
+            "count": len(marks),
+            "sigma_um": marks.sigma_um,
+            "affine_mean_um": float(np.linalg.norm(start, axis=1).mean()),
+            "mean_um": float(left.mean()),
+        },
+        "landmark_um": dict(zip(marks.names, left.tolist())),
+    }
 
 
 def _contrast_frame(plan: Plan, problem: Problem, seen: WorkingImage) -> Frame:

@@ -30,6 +30,7 @@ from terareg.registration.assemble import assemble
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
+from terareg.registration.landmarks import Landmarks
 from terareg.registration.plan import Plan
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.settings import RegistrationSettings
@@ -47,6 +48,7 @@ def register(
     initial_affine: np.ndarray,
     checkpoint: str | Path | None = None,
     extent: str = "whole",
+    landmarks: Landmarks | None = None,
 ) -> RegistrationResult:
     """Register an atlas to a sample.
 
@@ -62,6 +64,8 @@ def register(
         settings, the levels in it are not computed again. The result is the same.
     extent : str
         Part of the atlas that the sample shows: "whole", "left" or "right" (``info["extent"]``).
+    landmarks : Landmarks, optional
+        Points that pull beside the images. Without them every result is that of the images.
 
     Returns
     -------
@@ -76,7 +80,7 @@ def register(
     affine = check_affine(initial_affine, "initial affine")
     check_overlap(atlas.frame, sample.frame, affine)
     with cpu_threads(settings.threads):
-        plan = Plan(atlas, sample, settings, affine, extent)
+        plan = Plan(atlas, sample, settings, affine, extent, landmarks)
         return _solve(plan, None if checkpoint is None else Path(checkpoint))
 
 
@@ -132,11 +136,16 @@ def _level(plan: Plan, level: int, state: State) -> State:
 
         def report(x, total, evaluations, number=number):
             smooth = problem.regularisation(x)
+            row = {}
+            if plan.landmarks is not None:
+                with torch.no_grad():
+                    row["landmarks"] = float(problem.landmark_energy(x))
+            match = total - smooth - row.get("landmarks", 0.0)
             values = (
-                level, voxel, number, problem.evaluations, total - smooth, smooth, total,
+                level, voxel, number, problem.evaluations, match, smooth, total,
                 problem.mixture.sigma[0],
             )  # fmt: skip
-            rows.append(dict(zip(ENERGY_COLUMNS, values)))
+            rows.append(dict(zip(ENERGY_COLUMNS, values)) | row)
 
         steps = min(_STEPS_PER_ROUND, plan.settings.iterations - number * _STEPS_PER_ROUND)
         end = lbfgs.minimise(

@@ -145,14 +145,18 @@ def prepare(image: Image) -> WorkingImage:
     contrast = np.abs(data - background)
     tissue = tissue_mask(contrast)
     share = tissue.mean()
-    if tissue.sum() < 32:
+    scale = float(np.percentile(contrast[tissue], 98)) if tissue.sum() >= 32 else 0.0
+    if not scale > 0:
         raise RegistrationError(
             f"{name}: no tissue stands out of the background ({background:g}); check the channel, "
             "or give an image with contrast"
         )
+    if not (weight[tissue] > 0).any():
+        raise RegistrationError(
+            f"{name}: the mask leaves no tissue; give a mask that is positive on the tissue"
+        )
     if share > 0.98:
         warnings.append(f"no_background: {name} shows hardly any background ({share:.0%} tissue)")
-    scale = float(np.percentile(contrast[tissue], 98))
     sign = 1.0 if np.median(data[tissue]) >= background else -1.0
     values = np.clip(sign * (data - background) / scale, -0.5, 2.0).astype(np.float32)
     values[weight == 0] = 0

@@ -20,7 +20,8 @@ from terareg.registration.images import (
     resample,
     tissue_fraction,
 )
-from terareg.registration.problem import Model, Problem, Space, velocity_grid
+from terareg.registration.landmarks import Landmarks
+from terareg.registration.problem import LandmarkTerm, Model, Problem, Space, velocity_grid
 from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
@@ -39,6 +40,7 @@ class Plan:
         Start, atlas um to sample um.
     extent : str
         "whole", "left" or "right".
+    landmarks : Landmarks, optional
 
     Attributes
     ----------
@@ -57,12 +59,14 @@ class Plan:
         settings: RegistrationSettings,
         affine: np.ndarray,
         extent: str,
+        landmarks: Landmarks | None = None,
     ) -> None:
         if settings.missing_data_correction:
             sample = _without_zeros(sample)
         if settings.grid_correction:
             sample = correct_grid(sample)
         self.settings, self.affine, self.extent = settings, affine, extent
+        self.landmarks = landmarks
         self.device = choose_device(settings.device)
         self.atlas, self.sample = (
             prepare(reduced(image, settings.resolution_um)) for image in (atlas, sample)
@@ -92,6 +96,7 @@ class Plan:
             [content_hash(a) for a in (self.sample.values, self.sample.weight)],
             [self.atlas.frame.to_json(), self.sample.frame.to_json()],
             [affine.tolist(), extent, str(self.device)],
+            *([] if landmarks is None else [landmarks.to_json()]),
         )
 
     def model(self, level: int) -> Model:
@@ -113,6 +118,17 @@ class Plan:
             prior=s.priors,
             sigma_floor=s.sigma_floor,
             prior_window=0.06 * self.size / unit,
+            landmarks=self._landmark_term(),
+        )
+
+    def _landmark_term(self) -> LandmarkTerm | None:
+        marks, space = self.landmarks, self.space
+        if marks is None:
+            return None
+        return LandmarkTerm(
+            (marks.atlas_um - space.atlas_centre).T / space.length,
+            (marks.sample_um - space.sample_centre).T / space.length,
+            marks.sigma_um / space.length,
         )
 
     def working(self, image: WorkingImage, voxel_um: float) -> WorkingImage:

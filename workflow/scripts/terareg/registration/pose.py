@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.errors import RegistrationError
-from terareg.frames import orientation_matrix
+from terareg.frames import all_orientations, orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
+from terareg.registration.landmarks import Landmarks, fit_similarity
 from terareg.registration.search import EXTENTS, Search
 from terareg.registration.transform import check_affine
 
@@ -20,6 +21,8 @@ logger = logging.getLogger(__name__)
 # difference of unexplained variance from which one explanation is clearly better than another
 _BETTER = 0.03
 _POOR = 0.8
+# a start that the user turned farther than this may well lie nearer to another code
+_TURNED_DEG = 30.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,8 @@ class PoseSettings:
     Attributes
     ----------
     search : bool
-        False: orientation codes, centres and the values given below are taken as they are.
+        False: orientation codes, centres and the values given below are taken as they are; three
+        landmarks or more stand in for centres and values.
     extent : str
         Part of the atlas that the sample shows: "whole", "left", "right" (one hemisphere), or
         "auto", which tries all three.
@@ -69,7 +73,10 @@ class PoseSettings:
 
 
 def initial_affine(
-    atlas: Image, sample: Image, settings: PoseSettings | None = None
+    atlas: Image,
+    sample: Image,
+    settings: PoseSettings | None = None,
+    landmarks: Landmarks | None = None,
 ) -> tuple[np.ndarray, dict]:
     """Find the affine to start from.
 
@@ -78,6 +85,9 @@ def initial_affine(
     atlas, sample : Image
         Their frames' orientation codes say which way the axes run.
     settings : PoseSettings, optional
+    landmarks : Landmarks, optional
+        Three or more, not on one line, give a start by themselves; any number counts beside the
+        images in the search.
 
     Returns
     -------
@@ -87,7 +97,8 @@ def initial_affine(
         ``unexplained`` (share of the sample's variance that the pose leaves unexplained, with
         ``unexplained_at_start``), ``extent`` (part of the atlas found in the sample),
         ``orientation`` and ``best_orientation`` (codes of the sample: declared, best fitting),
-        ``rotation_deg``, ``scale``, ``warnings`` (list of "name: sentence").
+        ``rotation_deg``, ``scale``, ``warnings`` (list of "name: sentence"); with landmarks
+        ``landmark_um`` (distance of each from its partner in the sample, by name).
 
     Raises
     ------
@@ -96,13 +107,15 @@ def initial_affine(
     """
     settings = settings or PoseSettings()
     with cpu_threads(settings.threads):
-        return _initial_affine(atlas, sample, settings)
+        return _initial_affine(atlas, sample, settings, landmarks)
 
 
-def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, dict]:
+def _initial_affine(
+    atlas: Image, sample: Image, settings: PoseSettings, landmarks: Landmarks | None
+) -> tuple[np.ndarray, dict]:
     small_atlas, small_sample = prepare(reduced(atlas)), prepare(reduced(sample))
     warnings = [*small_atlas.warnings, *small_sample.warnings]
-    search = Search(small_atlas, small_sample, settings.scale)
+    search = Search(small_atlas, small_sample, settings.scale, landmarks)
     codes = atlas.frame.orientation, sample.frame.orientation
     declared = orientation_matrix(*codes)
     extents = EXTENTS if settings.extent == "auto" else (settings.extent,)
@@ -118,7 +131,8 @@ def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, 
         start = search.unexplained(affine, extent)
     else:
         given = np.array(settings.rotation_deg, float), np.array(settings.translation_um, float)
-        affine = search.pose(declared, extents[0], *given).affine()
+        pose = search.pose(declared, extents[0], *given)
+        affine = (search.pose_of_landmarks(declared, extents[0]) or pose).affine()
         start = search.unexplained(affine, extents[0])
         extent = extents[0]
         if settings.search:
@@ -129,6 +143,7 @@ def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, 
     best_code = codes[1]
     if settings.check_orientation:
         other, other_value = search.best_other_orientation(*codes, extent)
+        nearest = _nearest_code(affine, *codes)
         if other_value < value - _BETTER:
             best_code = other
             warnings.append(
@@ -136,11 +151,22 @@ def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, 
                 f"better as {other} (unexplained {other_value:.2f} against {value:.2f}); check "
                 "input.orientation"
             )
+        elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
+            best_code = nearest
+            warnings.append(
+                f"orientation: {sample.name} is declared {codes[1]} but the pose is turned so far "
+                f"that {nearest} is nearer; check input.orientation"
+            )
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the sample's contrast; look "
             "at the preview, and give rotation and translation if it is wrong"
         )
+    marks = {}
+    if landmarks is not None:
+        distances, findings = _judge_landmarks(search, declared, affine)
+        marks = {"landmark_um": dict(zip(landmarks.names, distances.tolist()))}
+        warnings += findings
     info = {
         "unexplained": value,
         "unexplained_at_start": start,
@@ -148,6 +174,7 @@ def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, 
         "orientation": codes[1],
         "best_orientation": best_code,
         **_decompose(affine, declared),
+        **marks,
         "warnings": warnings,
     }
     logger.info(
@@ -156,12 +183,51 @@ def _initial_affine(atlas, sample, settings: PoseSettings) -> tuple[np.ndarray, 
     return affine, info
 
 
+def _judge_landmarks(
+    search: Search, declared: np.ndarray, affine: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Distances of the landmarks under the pose, um, and warnings about them."""
+    landmarks, spread = search.landmarks, search.spread_um
+    moved = landmarks.atlas_um @ affine[:3, :3].T + affine[:3, 3]
+    distances = np.linalg.norm(moved - landmarks.sample_um, axis=1)
+    warnings = landmarks.far(distances, spread)
+    fits = [fit_similarity(landmarks, axes, spread, search.scale) for axes in (declared, -declared)]
+    if fits[0] is None:
+        warnings.append(
+            f"few_landmarks: {len(landmarks)} landmarks, or all on one line, do not give a pose; "
+            "they count beside the images; mark three or more that span a plane"
+        )
+        return distances, warnings
+    as_declared, mirrored = (float(np.median(fit.distances(landmarks))) for fit in fits)
+    if as_declared > 2 * spread and mirrored < 0.5 * as_declared:
+        warnings.append(
+            f"mirrored_landmarks: the landmarks fit a mirrored brain better ({mirrored:.0f} um "
+            f"against {as_declared:.0f} um); check input.orientation and left and right of the "
+            "marks"
+        )
+    return distances, warnings
+
+
 def _best_extent(scores: dict[str, float]) -> str:
     """A half is chosen only where it explains clearly more than the whole."""
     best = min(scores, key=scores.get)
     if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
         return "whole"
     return best
+
+
+def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
+    """Code of the sample whose axes a pose comes nearest to, among those of its handedness.
+
+    The declared one where the pose is mirrored against it, which is another finding.
+    """
+    linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.linalg.det(linear) * np.linalg.det(orientation_matrix(atlas_code, declared)) < 0:
+        return declared
+    fits = {code: float((orientation_matrix(atlas_code, code) * linear).sum())
+            for code in all_orientations()}  # fmt: skip
+    best = max(fits, key=fits.get)
+    return best if fits[best] > fits[declared] + 1e-6 else declared
 
 
 def _decompose(affine: np.ndarray, permutation: np.ndarray) -> dict:

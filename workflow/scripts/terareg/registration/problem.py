@@ -4,10 +4,12 @@ Unknowns are one vector x = (white velocity u, 12 affine numbers). With v = K^(1
 phi^-1 = exp(-v) and B = A^-1::
 
     E(x) = 1/V sum_y w(y) (-log p(J(y) | f(I(phi^-1(B y))))) dy  +  lambda/2 1/V ||L v||^2
+           + 1/V sum_i |B^-1 phi(a_i) - s_i|^2 / (2 sigma^2)
 
 V is the sample's tissue volume, f the local contrast transform (refitted for every x), p the
-mixture of match, artefact and missing. Positions are divided by the characteristic length
-(a tenth of the cube root of the atlas volume) and centred, so that no unit enters.
+mixture of match, artefact and missing; a_i and s_i are landmarks, if there are any. Positions are
+divided by the characteristic length (a tenth of the cube root of the atlas volume) and centred, so
+that no unit enters.
 """
 
 from __future__ import annotations
@@ -61,6 +63,15 @@ class Space:
 
 
 @dataclass(frozen=True)
+class LandmarkTerm:
+    """Landmarks in internal coordinates: points, shape (3, n), and their standard deviation."""
+
+    atlas: np.ndarray
+    sample: np.ndarray
+    sigma: float
+
+
+@dataclass(frozen=True)
 class Model:
     """What a level needs beside the images, in internal units (see RegistrationSettings)."""
 
@@ -75,6 +86,7 @@ class Model:
     prior: tuple[float, float, float]
     sigma_floor: float
     prior_window: float
+    landmarks: LandmarkTerm | None = None
 
 
 def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: float) -> Grid:
@@ -127,6 +139,11 @@ class Problem:
         voxel = math.prod(self.sample_grid.spacing)
         volume = max(1, int(sample.tissue.sum())) * voxel
         self.data_weight = voxel / volume
+        if model.landmarks is not None:
+            self.marks = tuple(
+                self._tensor(points) for points in (model.landmarks.atlas, model.landmarks.sample)
+            )
+            self.mark_weight = 0.5 / (volume * model.landmarks.sigma**2)
         box = math.prod(grid.spacing) * math.prod(grid.shape)
         # white values are scaled so that |z|^2 = ||L v||^2 / V (times average over unit time)
         self.white_scale = math.sqrt(math.prod(grid.shape) * model.times * volume / box)
@@ -196,21 +213,35 @@ class Problem:
         coefficients = self.contrast.fit(image, fraction, self.target, self.match)
         return self.contrast.apply(coefficients, image, fraction), coefficients
 
-    def energy(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Match term and regularisation at x."""
+    def energy(
+        self, x: torch.Tensor, deform: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
+        """Match term, regularisation and landmark term at x."""
         predicted, _ = self.predict(x, deform)
         nll = self.mixture.negative_log_likelihood(predicted - self.target, self.target)
         data = (nll * self.weight).sum(dtype=torch.float64) * self.data_weight
         z = x[: self.n_velocity]
         smooth = 0.5 * self.model.regularisation * z.double().square().sum()
-        return data, smooth
+        return data, smooth, self.landmark_energy(x, deform)
+
+    def landmark_energy(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor | float:
+        """1/V sum |B^-1 phi(a) - s|^2 / (2 sigma^2) over the landmarks; 0.0 without any."""
+        if self.model.landmarks is None:
+            return 0.0
+        points, partners = self.marks
+        if deform:
+            displacement = self.flow.displacement(self.velocity(x), 1.0)
+            points = points + self.flow.grid.sample(displacement, points)
+        b = self.inverse(x)
+        moved = torch.linalg.solve(b[:, :3], points - b[:, 3:])
+        return (moved - partners).double().square().sum() * self.mark_weight
 
     def objective(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Total energy and its gradient, for the minimiser."""
         self.evaluations += 1
         y = x.detach().requires_grad_(True)
-        data, smooth = self.energy(y)
-        total = data + smooth
+        data, smooth, marks = self.energy(y)
+        total = data + smooth + marks
         (gradient,) = torch.autograd.grad(total, y)
         return float(total.detach()), gradient
 
@@ -219,9 +250,10 @@ class Problem:
         self.evaluations += 1
         y = theta.detach().requires_grad_(True)
         still = torch.zeros(self.n_velocity, device=self.device)
-        data, _ = self.energy(torch.cat([still, y]), deform=False)
-        (gradient,) = torch.autograd.grad(data, y)
-        return float(data.detach()), gradient
+        data, _, marks = self.energy(torch.cat([still, y]), deform=False)
+        total = data + marks
+        (gradient,) = torch.autograd.grad(total, y)
+        return float(total.detach()), gradient
 
     def regularisation(self, x: torch.Tensor) -> float:
         """lambda/2 1/V ||L v||^2 at x."""

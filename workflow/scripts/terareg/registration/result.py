@@ -38,12 +38,14 @@ class RegistrationResult:
         Atlas in the sample's place and contrast, on ``transform.sample_frame``, in units of the
         normalised sample.
     energy : list of dict
-        One row per minimiser step, keys :data:`ENERGY_COLUMNS`.
+        One row per minimiser step, keys :data:`ENERGY_COLUMNS`, and ``landmarks`` where there
+        were any.
     summary : dict
         Deterministic facts: ``stopped`` (reason), ``kept`` ("deformation" or "affine"), ``levels``
         (per level: voxel, velocity grid, evaluations, Jacobian range, energies), ``mixture``,
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,
-        ``warnings``.
+        ``warnings``; with landmarks ``landmarks`` (how many, ``sigma_um``, mean distance in the
+        sample after the affine alone and in the end) and ``landmark_um`` (distances by name).
     """
 
     transform: Transform
@@ -76,8 +78,9 @@ class RegistrationResult:
             "mixture": self.summary.get("mixture", {}),
         }
         write_json(folder / "contrast.json", basis)
-        lines = ["\t".join(ENERGY_COLUMNS)]
-        lines += ["\t".join(_text(row[name]) for name in ENERGY_COLUMNS) for row in self.energy]
+        columns = list(self.energy[0]) if self.energy else ENERGY_COLUMNS
+        lines = ["\t".join(columns)]
+        lines += ["\t".join(_text(row[name]) for name in columns) for row in self.energy]
         write_atomic(folder / "energy.tsv", ("\n".join(lines) + "\n").encode())
         write_json(folder / "summary.json", self.summary)
 

@@ -17,11 +17,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
 from terareg.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
 from terareg.registration.flow import Grid
 from terareg.registration.images import WorkingImage, resample
+from terareg.registration.landmarks import Landmarks, fit_similarity
 
 EXTENTS = ("whole", "right", "left")
 _VOXELS_PER_SIZE = (9, 18)
@@ -29,6 +31,10 @@ _BINS = 8
 _BRIGHTEST = 1.3
 # one standard deviation of the mean log scale and of its differences, and what it costs
 _SCALE_PRIOR = (0.3, 0.15, 0.02)
+# what an affine leaves between brains (share of the brain's size), and what a landmark at that
+# distance costs, in units of unexplained variance
+_DEFORMATION = 0.03
+_LANDMARK_COST = 0.02
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,27 @@ class Search:
     atlas, sample : WorkingImage
     scale : tuple of float, optional
         Fixed scale along the atlas axes; searched if None.
+    landmarks : Landmarks, optional
+        Their distances count beside the images; three or more give a start of their own.
+
+    Attributes
+    ----------
+    spread_um : float
+        Distance of a landmark from its partner that is expected after the best affine.
     """
 
     def __init__(
-        self, atlas: WorkingImage, sample: WorkingImage, scale: tuple[float, ...] | None
+        self,
+        atlas: WorkingImage,
+        sample: WorkingImage,
+        scale: tuple[float, ...] | None,
+        landmarks: Landmarks | None = None,
     ) -> None:
-        self.scale = scale
+        self.scale, self.landmarks = scale, landmarks
         self.size = atlas.tissue_volume_um3 ** (1 / 3)
+        self.spread_um = _DEFORMATION * self.size
+        if landmarks is not None:
+            self.spread_um = math.hypot(self.spread_um, landmarks.sigma_um)
         self.unit = self.size / 10
         self.levels = [_Level(atlas, sample, self.size / n, self.unit) for n in _VOXELS_PER_SIZE]
         self.sample_centre = sample.tissue_centre_um
@@ -121,13 +141,38 @@ class Search:
     ) -> tuple[float, Pose]:
         """Best pose near the given start: many starts ranked coarsely, the best descended."""
         starts = self._starts(permutation, extent, rotation_deg, shift_um)
-        ranked = sorted(
-            (self.unexplained(pose.affine(), extent, 0), i) for i, pose in enumerate(starts)
-        )
+        marked = self.pose_of_landmarks(permutation, extent)
+        starts += [] if marked is None else [marked]
+        ranked = sorted((self._cost(pose.affine(), extent), i) for i, pose in enumerate(starts))
         coarse = [self.descend(starts[i], extent, 0, 25) for _, i in ranked[:6]]
         coarse.sort(key=lambda item: item[0])
         fine = [self.descend(pose, extent, 1, 30) for _, pose in coarse[:2]]
         return min(fine, key=lambda item: item[0])
+
+    def pose_of_landmarks(self, permutation: np.ndarray, extent: str) -> Pose | None:
+        """Pose by the landmarks alone; None where they are too few, or on one line."""
+        if self.landmarks is None:
+            return None
+        found = fit_similarity(self.landmarks, permutation, self.spread_um, self.scale)
+        if found is None:
+            return None
+        centre = self.parts[extent][0]
+        rotation = Rotation.from_matrix(found.turn).as_rotvec()
+        position = found.matrix() @ centre + found.shift
+        return Pose(permutation, rotation, np.log(found.scale), centre, position)
+
+    def _cost(self, affine: np.ndarray, extent: str) -> float:
+        value = self.unexplained(affine, extent, 0)
+        if self.landmarks is None:
+            return value
+        linear, offset = torch.tensor(affine[:3, :3]), torch.tensor(affine[:3, 3])
+        return value + float(self._landmark_cost(linear, offset))
+
+    def _landmark_cost(self, linear: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Pseudo-Huber cost of the map y = linear @ x + offset: wrong marks pull, but weakly."""
+        moved = torch.tensor(self.landmarks.atlas_um) @ linear.T + offset
+        squares = (moved - torch.tensor(self.landmarks.sample_um)).square().sum(1)
+        return _LANDMARK_COST * ((1 + squares / self.spread_um**2).sqrt() - 1).sum()
 
     def _starts(self, permutation, extent, rotation_deg, shift_um) -> list[Pose]:
         turns = [np.zeros(3)]
@@ -164,6 +209,9 @@ class Search:
                 mean = logs.mean()
                 prior = (mean / wide) ** 2 + ((logs - mean) / narrow).square().sum()
                 value = value + cost * prior
+            if self.landmarks is not None:
+                offset = position - forward @ centre
+                value = value + self._landmark_cost(forward, offset)
             (gradient,) = torch.autograd.grad(value, x)
             return float(value.detach()), gradient.float()
 

@@ -10,6 +10,7 @@ sample voxel x is I(phi^-1(A^-1 x)). Every name says from where to where points 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -171,22 +172,72 @@ class Transform:
         return self.to_sample_grid(self.atlas_frame) - _positions(self.atlas_frame)
 
     def itk_sample_to_atlas(self) -> sitk.Transform:
-        """ITK composite (millimetres, x, y, z) that maps sample points to atlas points.
+        """ITK composite (millimetres, x, y, z) that maps **sample points to atlas points**.
 
         It is what ``SimpleITK.Resample(atlas, sample, ...)`` needs to bring the atlas image onto
-        the sample's grid.
+        the sample's grid. The field is continued beyond its faces, so that the composite equals
+        :meth:`to_atlas` everywhere in ``sample_frame``.
         """
-        return sitk.CompositeTransform(
-            [
-                _itk_displacement(self.inverse, self.frame),
-                _itk_affine(np.linalg.inv(self.affine)),
-            ]
+        inverse = np.linalg.inv(self.affine)
+        field = _itk_displacement(
+            self.inverse, self.frame, _apply(inverse, _corners(self.sample_frame))
         )
+        return sitk.CompositeTransform([field, _itk_affine(inverse)])
 
     def itk_atlas_to_sample(self) -> sitk.Transform:
-        """ITK composite that maps atlas points to sample points, see the other direction."""
-        return sitk.CompositeTransform(
-            [_itk_affine(self.affine), _itk_displacement(self.forward, self.frame)]
+        """ITK composite that maps **atlas points to sample points**, see the other direction.
+
+        It brings the sample's image onto the atlas's grid, and equals :meth:`to_sample` everywhere
+        in ``atlas_frame``.
+        """
+        field = _itk_displacement(self.forward, self.frame, _corners(self.atlas_frame))
+        return sitk.CompositeTransform([_itk_affine(self.affine), field])
+
+    # ------------------------------------------------------------------ inversion, composition
+    def inverted(self) -> Transform:
+        """The same transform with atlas and sample exchanged.
+
+        Its ``to_sample`` is this one's ``to_atlas`` and the other way round. The deformation,
+        A phi A^-1, is sampled anew on a grid of sample space that is no coarser; within the box
+        of ``frame`` the two agree to the error of linear interpolation.
+        """
+        stretch = np.linalg.norm(self.affine[:3, :3], axis=0)
+        spacing = float((stretch * self.frame.spacing_um).min())
+        box = _apply(self.affine, _corners(self.frame))
+        frame = _frame_around(box, spacing, self.sample_frame.orientation)
+        return _resampled(
+            np.linalg.inv(self.affine), (self.to_atlas, self.to_sample), frame,
+            (self.sample_frame, self.atlas_frame),
+        )  # fmt: skip
+
+    def then(self, second: Transform) -> Transform:
+        """First this transform, then another one whose atlas is this one's sample.
+
+        ``first.then(second).to_sample(p)`` is ``second.to_sample(first.to_sample(p))``. With an
+        atlas in common, ``one.inverted().then(other)`` leads from one sample to another.
+
+        Parameters
+        ----------
+        second : Transform
+            From the space of this one's sample to a third space.
+
+        Returns
+        -------
+        Transform
+            From this one's atlas to the second's sample, on a grid around both deformations that
+            is no coarser than either; without velocity.
+        """
+        back = np.linalg.inv(self.affine)
+        shrink = np.linalg.norm(back[:3, :3], axis=0)
+        spacing = min(*self.frame.spacing_um, *(shrink * second.frame.spacing_um))
+        box = np.concatenate([_corners(self.frame), _apply(back, _corners(second.frame))], axis=1)
+        frame = _frame_around(box, spacing, self.frame.orientation)
+        maps = (
+            lambda points: second.to_sample(self.to_sample(points)),
+            lambda points: self.to_atlas(second.to_atlas(points)),
+        )
+        return _resampled(
+            second.affine @ self.affine, maps, frame, (self.atlas_frame, second.sample_frame)
         )
 
     # ------------------------------------------------------------------ files
@@ -348,6 +399,29 @@ def _positions(frame: Frame) -> np.ndarray:
     return np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).astype(np.float32)
 
 
+def _corners(frame: Frame) -> np.ndarray:
+    """Outermost voxel centres widened to the outer faces, shape (3, 8)."""
+    ends = [(-0.5, n - 0.5) for n in frame.shape]
+    return frame.to_um(np.array(list(itertools.product(*ends)))).T
+
+
+def _frame_around(points: np.ndarray, spacing_um: float, orientation: str) -> Frame:
+    """Isotropic grid whose voxel centres reach around points, shape (3, n)."""
+    low, high = points.min(1), points.max(1)
+    shape = tuple(int(n) + 1 for n in np.maximum(1, np.ceil((high - low) / spacing_um)))
+    return Frame(shape, (spacing_um,) * 3, tuple(low), orientation)
+
+
+def _resampled(affine, maps, frame: Frame, frames: tuple[Frame, Frame]) -> Transform:
+    """Transform of this form for two point maps, there and back, (n, 3) to (n, 3)."""
+    there, back = maps
+    grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).reshape(3, -1)
+    forward = _apply(np.linalg.inv(affine), there(grid.T).T) - grid
+    inverse = back(_apply(affine, grid).T).T - grid
+    forward, inverse = (d.reshape(3, *frame.shape).astype(np.float32) for d in (forward, inverse))
+    return Transform(affine, frame, forward, inverse, *frames)
+
+
 def _itk_affine(matrix: np.ndarray) -> sitk.AffineTransform:
     flip = np.eye(3)[::-1]
     affine = sitk.AffineTransform(3)
@@ -356,9 +430,26 @@ def _itk_affine(matrix: np.ndarray) -> sitk.AffineTransform:
     return affine
 
 
-def _itk_displacement(field_um: np.ndarray, frame: Frame) -> sitk.DisplacementFieldTransform:
-    data = np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000.0
+def _itk_displacement(
+    field_um: np.ndarray, frame: Frame, points: np.ndarray
+) -> sitk.DisplacementFieldTransform:
+    """ITK's form of a field that reaches around points, shape (3, n).
+
+    ITK moves nothing outside a field; here the values of the faces go on.
+    """
+    index = frame.to_index(points.T)
+    before = np.maximum(0, np.ceil(-index.min(0))).astype(int)
+    after = np.maximum(0, np.ceil(index.max(0) - np.array(frame.shape) + 1)).astype(int)
+    wider = frame.cropped(-before, np.array(frame.shape) + after)
+    field_um = np.pad(field_um, [(0, 0), *zip(before, after)], mode="edge")
+    return sitk.DisplacementFieldTransform(itk_vectors(field_um, wider, np.float64))
+
+
+def itk_vectors(field_um: np.ndarray, frame: Frame, dtype: type) -> sitk.Image:
+    """Field (3, z, y, x), components z, y, x in um, as an ITK image of vectors x, y, z in mm."""
+    # to the nanometre: composites are written as text
+    data = np.round(np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000, 6).astype(dtype)
     image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=True)
     image.SetSpacing([s / 1000.0 for s in frame.spacing_um[::-1]])
     image.SetOrigin([o / 1000.0 for o in frame.origin_um[::-1]])
-    return sitk.DisplacementFieldTransform(image)
+    return image

@@ -7,10 +7,12 @@ fingerprint lies beside the objects it names.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,25 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
     """Write ``data`` to a local file, atomically, in the form of :func:`to_json`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json(data))
+
+
+def write_table(path: str | os.PathLike, rows: Sequence[Mapping], number: str = ".9g") -> None:
+    """Write rows with the keys of the first as TSV, atomically.
+
+    ``number`` is the format of floats; None is written as an empty cell.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+    columns = list(rows[0])
+    writer.writerow(columns)
+    for row in rows:
+        values = (row[column] for column in columns)
+        writer.writerow(
+            "" if v is None else format(v, number) if isinstance(v, float) else str(v)
+            for v in values
+        )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue().encode())
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -106,6 +106,7 @@ ARTEFACTS = (
     ("points/*/*", "transformed points"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
+    ("overlap/*.tsv", "overlap of regions with the sample's own labels"),
     ("views/neuroglancer.json", "state for Neuroglancer"),
 )
 
@@ -156,6 +157,7 @@ def gather_report(
     _registration(folder, stages["registration"], measured)
     _regions(folder, stages["regions"], measured)
     _accuracy(folder, stages["accuracy"], measured)
+    _overlap(folder, stages["accuracy"], measured)
     _figures(folder, stages)
     if _imported(folder):
         stages["fused"]["title"] = "Imported volume"
@@ -389,7 +391,11 @@ def _bias(folder: Path, stage: dict) -> None:
 def _registration(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("registration/*/summary.json")):
         atlas, data = path.parent.name, read_json(path)
-        stage["warnings"] += [f"{atlas}: {text}" for text in data.get("warnings", ())]
+        pose = path.with_name("pose.json")
+        texts = read_json(pose).get("warnings", []) if pose.exists() else []
+        # both name what is odd about the images
+        texts = dict.fromkeys([*texts, *data.get("warnings", ())])
+        stage["warnings"] += [f"{atlas}: {text}" for text in texts]
         for key in ("jacobian_min", "inverse_error_um"):
             measured.append((f"registration.{key}", atlas, _number(data.get(key))))
         before, after = (_number(data.get(f"match_{k}")) for k in ("affine", "deformed"))
@@ -455,6 +461,23 @@ def _accuracy(folder: Path, stage: dict, measured: list) -> None:
         stage["tables"].append(
             _table_of(
                 f"Fiducials, {path.stem}: worst of {len(errors)}",
+                [_label(c) for c in columns],
+                [[_parse(r[c]) for c in columns] for r in worst],
+            )
+        )
+
+
+def _overlap(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("overlap/*.tsv")):
+        rows = _table(path)
+        means = {r["name"]: _number(r["dice"]) for r in rows if r["kind"] == "summary"}
+        measured.append(("overlap.dice_mean", path.stem, means.get("mean")))
+        regions = [r for r in rows if r["kind"] == "region"]
+        worst = sorted(regions, key=lambda r: _number(r["dice"]) or 0)[:_MOST_ROWS]
+        columns = [c for c in rows[0] if c not in ("kind", "id")]
+        stage["tables"].append(
+            _table_of(
+                f"Regions against the sample's own labels, {path.stem}: worst of {len(regions)}",
                 [_label(c) for c in columns],
                 [[_parse(r[c]) for c in columns] for r in worst],
             )

@@ -146,6 +146,14 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 500.0,
         "advice": "Look at the worst points in the accuracy table: are they marked right?",
     },
+    "overlap.dice_mean": {
+        "text": "Overlap with the sample's own labels (Dice), mean of the regions",
+        "unit": "",
+        "worse": "below",
+        "warn": 0.7,
+        "fail": 0.4,
+        "advice": "Look at the worst regions; thin ones are low by nature.",
+    },
 }
 
 

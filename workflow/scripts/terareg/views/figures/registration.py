@@ -259,21 +259,20 @@ def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
     ----------
     rows : sequence of mapping
         As in ``energy.tsv``, one per step in the order of the run: ``level``, ``total`` and, as
-        far as present, ``match``, ``regularisation``, ``voxel_um``.
+        far as present, ``match``, ``regularisation``, ``landmarks``, ``voxel_um``.
     """
     if not rows:
         return canvas.nothing("Energy of the registration", "the table has no step.")
     levels = list(dict.fromkeys(str(row["level"]) for row in rows))
-    names = [n for n in ("total", "match", "regularisation") if n in rows[0]]
+    names = [n for n in ("total", "match", "regularisation", "landmarks") if n in rows[0]]
     figure = canvas.new_figure(
         max(5.0, min(10.0, 3.4 * len(levels))), 3.6, "Energy of the registration (lower is better)"
     )
     axes = canvas.axes_grid(figure, 1, len(levels))
     for cell, level in zip(axes[0], levels):
         part = [row for row in rows if str(row["level"]) == level]
-        for name, colour, style in zip(
-            names, (canvas.BLUE, canvas.ORANGE, canvas.GREEN), ("-", "--", ":")
-        ):
+        colours = (canvas.BLUE, canvas.ORANGE, canvas.GREEN, canvas.PURPLE)
+        for name, colour, style in zip(names, colours, ("-", "--", ":", "-.")):
             values = [float(row[name]) for row in part]
             cell.plot(range(len(part)), values, style, color=colour, label=name)
         voxel = part[0].get("voxel_um")

@@ -1,0 +1,26 @@
+"""Compare labels of the sample with those that the registration gives it."""
+
+from pathlib import Path
+
+from terareg.atlas.prepare import load_atlas
+from terareg.job import run_job
+from terareg.regions.overlap import read_sample_labels, score_labels
+from terareg.registration.transform import Transform
+from terareg.storage.records import read_json, write_json, write_table
+from terareg.volumes.plan import VolumePlan
+
+
+def main() -> None:
+    settings = snakemake.params.settings
+    atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
+    transform = Transform.load(Path(snakemake.input.transform).parent)
+    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    labels, frame = read_sample_labels(snakemake.input.labels, plan.frame, settings["spacing_um"])
+    rows = score_labels(labels, frame, transform, atlas, settings["groups"])
+    write_table(snakemake.output.table, rows, ".4f")
+    dice = {row["name"]: row["dice"] for row in rows if row["kind"] == "summary"}
+    regions = sum(row["kind"] == "region" for row in rows)
+    write_json(snakemake.output.summary, {"dice": dice, "regions": regions})
+
+
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

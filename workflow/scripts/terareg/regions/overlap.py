@@ -1,0 +1,209 @@
+"""Accuracy of a registration by regions: labels of the sample against those of the atlas."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terareg.atlas.prepare import lossless_ids
+from terareg.errors import VolumeError
+from terareg.frames import Frame
+from terareg.regions.labels import label_block, slabs
+from terareg.registration.transform import Transform
+from terareg.volumes.images import ImageSettings, open_image
+
+if TYPE_CHECKING:
+    from terareg.atlas.ontology import Ontology
+    from terareg.atlas.prepare import Atlas
+
+logger = logging.getLogger(__name__)
+
+
+def read_sample_labels(
+    path: str | os.PathLike, sample: Frame, spacing_um: Sequence[float] | None = None
+) -> tuple[np.ndarray, Frame]:
+    """Read an image of regions that covers a sample.
+
+    Parameters
+    ----------
+    path : path
+        NIfTI, NRRD or TIFF, its axes those of the sample's volume, its voxels of any size.
+    sample : Frame
+        Volume of the sample; the image has the same outer faces.
+    spacing_um : sequence of 3 float, optional
+        Voxel size (z, y, x), for a file that does not say it, or says it wrong.
+
+    Returns
+    -------
+    labels : numpy.ndarray of uint32, shape (z, y, x)
+    frame : Frame
+        In sample space.
+
+    Raises
+    ------
+    VolumeError
+        If the image does not cover what the sample covers.
+    AtlasError
+        If its values are no ids.
+    """
+    spacing = tuple(spacing_um) if spacing_um else None
+    image = open_image(str(path), ImageSettings(spacing, sample.orientation))
+    given = image.frames[0]
+    labels = lossless_ids(image.read(0, (0, 0, 0), given.shape), f"labels {path}")
+    slack = np.maximum(given.spacing_um, sample.spacing_um)
+    if np.any(np.abs(np.subtract(given.extent_um, sample.extent_um)) > slack):
+        raise VolumeError(
+            f"labels {path} cover {_sizes(given)} um (z, y, x), the sample {_sizes(sample)} um; "
+            "give an image of the same field of view with the same axes, or its voxel size"
+        )
+    origin = (
+        o - s / 2 + t / 2 for o, s, t in zip(sample.origin_um, sample.spacing_um, given.spacing_um)
+    )
+    return labels, Frame(given.shape, given.spacing_um, tuple(origin), sample.orientation)
+
+
+def score_labels(
+    labels: np.ndarray,
+    frame: Frame,
+    transform: Transform,
+    atlas: Atlas,
+    groups: Sequence[int] = (),
+) -> list[dict]:
+    """Dice coefficient of every region that the sample's labels hold.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of uint32, shape (z, y, x)
+        Region ids in the sample, 0 where nothing was labelled. They may be those of some regions
+        only; what the atlas has beyond them is not judged.
+    frame : Frame
+        Grid of ``labels`` in sample space.
+    transform : Transform
+        Maps atlas points to sample points.
+    atlas : Atlas
+    groups : sequence of int
+        Regions of the ontology. On both sides every id becomes the nearest of them among itself
+        and its ancestors, or nothing.
+
+    Returns
+    -------
+    list of dict
+        One row per region in the order of the ontology, then rows "mean", "median" and "p10" over
+        them. Keys: kind ("region" or "summary"), id, acronym, name, dice, affine_dice (by the
+        affine part alone: before the deformation), sample_mm3, atlas_mm3 (volume of the atlas's
+        region in the sample) and common_mm3.
+
+    Raises
+    ------
+    VolumeError
+        If an id is not in the ontology, or no labelled voxel is left.
+    """
+    to_group = _grouping(atlas.ontology, groups)
+    unknown = [int(i) for i in np.unique(labels) if i and int(i) not in atlas.ontology]
+    if unknown:
+        raise VolumeError(
+            f"labels of the sample: id {unknown[0]} is not in the atlas's ontology "
+            f"({len(unknown)} in all); use the ids of the atlas"
+        )
+    affine = Transform.from_affine(transform.affine, transform.atlas_frame, transform.sample_frame)
+    counts = [_counts(labels, frame, t, atlas, to_group) for t in (transform, affine)]
+    (own, found, common), (_, affine_found, affine_common) = counts
+    if not own:
+        raise VolumeError(
+            "labels of the sample: no voxel has a label"
+            + (
+                " below the groups; name groups that hold labelled regions"
+                if groups
+                else "; check it"
+            )
+        )
+    cube = frame.voxel_volume_um3 / 1e9
+    rows = []
+    for region in atlas.ontology.ids:
+        if region not in own:
+            continue
+        structure = atlas.ontology[region]
+        rows.append(
+            {
+                "kind": "region",
+                "id": region,
+                "acronym": structure.acronym,
+                "name": structure.name,
+                "dice": _dice(own, found, common, region),
+                "affine_dice": _dice(own, affine_found, affine_common, region),
+                "sample_mm3": own[region] * cube,
+                "atlas_mm3": found[region] * cube,
+                "common_mm3": common[region] * cube,
+            }
+        )
+    absent = [row["acronym"] for row in rows if not found[row["id"]]]
+    if absent:
+        logger.warning(
+            "%d labelled regions have no voxel of the atlas in the sample: %s",
+            len(absent),
+            ", ".join(absent[:5]),
+        )
+    return rows + _summary(rows)
+
+
+def _grouping(ontology: Ontology, groups: Sequence[int]) -> dict[int, int]:
+    """Which id every id becomes; ids that become nothing are left out."""
+    if not groups:
+        return {i: i for i in ontology.ids}
+    missing = [g for g in groups if g not in ontology]
+    if missing:
+        raise VolumeError(
+            f"groups: region {missing[0]} is not in the atlas's ontology; name ids that it has"
+        )
+    chosen = set(groups)
+    nearest = {}
+    for item in ontology:
+        found = next((i for i in (item.id, *ontology.ancestors(item.id)) if i in chosen), None)
+        if found is not None:
+            nearest[item.id] = found
+    return nearest
+
+
+def _counts(labels, frame, transform, atlas, to_group) -> tuple[Counter, Counter, Counter]:
+    """Voxels by region: in the sample's labels, in the atlas's, and where they are the same."""
+    own, found, common = Counter(), Counter(), Counter()
+    for start, stop in slabs(frame):
+        part = frame.cropped((start, 0, 0), (stop, *frame.shape[1:]))
+        pairs = labels[start:stop].astype(np.uint64) << np.uint64(32)
+        pairs |= label_block(transform, atlas, part).astype(np.uint64)
+        for pair, voxels in zip(*(a.tolist() for a in np.unique(pairs, return_counts=True))):
+            mine, other = to_group.get(pair >> 32), to_group.get(pair & 0xFFFFFFFF)
+            if mine:
+                own[mine] += voxels
+            if other:
+                found[other] += voxels
+            if mine and mine == other:
+                common[mine] += voxels
+    return own, found, common
+
+
+def _dice(own: Counter, found: Counter, common: Counter, region: int) -> float:
+    return 2 * common[region] / (own[region] + found[region])
+
+
+def _summary(rows: list[dict]) -> list[dict]:
+    empty = dict.fromkeys(rows[0])
+    return [
+        empty
+        | {"kind": "summary", "name": name}
+        | {key: float(of([row[key] for row in rows])) for key in ("dice", "affine_dice")}
+        for name, of in (
+            ("mean", np.mean),
+            ("median", np.median),
+            ("p10", lambda values: np.percentile(values, 10)),
+        )
+    ]
+
+
+def _sizes(frame: Frame) -> str:
+    return " x ".join(f"{e:.0f}" for e in frame.extent_um)
