@@ -32,8 +32,9 @@ import tifffile
 
 from terareg.acquisition.tiles import Flatfield
 from terareg.errors import IntensityError
+from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.settings import FlatfieldSettings
-from terareg.intensity.shading import BlockData, fit_shading, seam_percent
+from terareg.intensity.shading import fit_shading
 from terareg.intensity.sums import merge_sums
 from terareg.storage.records import write_json
 from terareg.storage.store import write_atomic

@@ -1,0 +1,223 @@
+"""Block statistics of tiles and overlaps, and smooth series and lines over such blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.polynomial import legendre
+
+from terareg.errors import IntensityError
+from terareg.intensity.sums import SIDES, Layout
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Block statistics of all overlaps on one side: float32 (pairs, slabs, blocks y, blocks x).
+
+    ``mean``, ``error`` and ``edges`` are given for the first and for the second tile of each pair;
+    edges are (pairs, blocks + 1) along y and along x, pixels of that tile.
+    """
+
+    first: np.ndarray  # tile indices (pairs,)
+    second: np.ndarray
+    mean: tuple[np.ndarray, np.ndarray]
+    error: tuple[np.ndarray, np.ndarray]
+    edges: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    valid: np.ndarray  # bool (pairs, slabs): both averaged the same planes
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """Block statistics as the solver wants them: float32 (tiles, slabs, blocks y, blocks x)."""
+
+    mean: np.ndarray
+    error: np.ndarray
+    valid: np.ndarray  # bool (tiles, slabs)
+    edges: tuple[np.ndarray, np.ndarray]
+    overlaps: tuple[Overlap, ...]
+
+    @classmethod
+    def of(cls, stats: Mapping[str, np.ndarray], overlaps: bool = True) -> BlockData:
+        """Take the statistics of :func:`terareg.intensity.sums.merge_sums`."""
+        valid = stats["planes"] > 0
+        if not valid.any():
+            raise IntensityError(
+                f"none of {len(valid)} tiles holds signal (every plane is constant); check the "
+                "channel and its exposure"
+            )
+        edges = stats["edges_y"], stats["edges_x"]
+        found = _overlaps(stats) if overlaps else ()
+        return cls(stats["mean"], stats["error"], valid, edges, found)
+
+    def lowest(self) -> float:
+        """Level of the darkest blocks, the fallback for the dark offset."""
+        return float(max(0.0, np.quantile(self.mean[self.valid], 0.002)))
+
+    def check_signal(self, background: float) -> None:
+        """Raise where no block is brighter than the background by more than its noise."""
+        signal = self.mean[self.valid] - background
+        if np.mean(signal > 10 * self.error[self.valid]) < 1e-3:
+            raise IntensityError(
+                f"none of {len(self.mean)} tiles holds signal above the background of "
+                f"{background:.4g} counts; check the channel and its exposure, or set a smaller "
+                "background"
+            )
+
+    def tissue_fraction(self, background: float) -> float:
+        """Part of the blocks brighter than a tenth of the brightest."""
+        signal = self.mean[self.valid] - background
+        return float(np.mean(signal > 0.1 * np.quantile(signal, 0.99)))
+
+
+def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
+    """Overlaps of tiles that are both in the statistics, one entry per side."""
+    size = int(stats["edges_y"][-1]), int(stats["edges_x"][-1])
+    layout = Layout(stats["places"], size, int(stats["blocks"]))
+    index = {tuple(cell): i for i, cell in enumerate(stats["grid"].tolist())}
+    known = {k: index[cell] for cell, k in layout.cells.items() if cell in index}
+    found = []
+    for side in SIDES:
+        pairs = [p for p in layout.pairs(side) if p[0] in known and p[1] in known]
+        if not pairs:
+            continue
+        first, second = (np.array([known[pair[role]] for pair in pairs]) for role in (0, 1))
+        mean, error = (
+            (stats[f"{side}_{key}"][first, 0], stats[f"{side}_{key}"][second, 1])
+            for key in ("mean", "error")
+        )
+        edges = tuple(
+            tuple(np.stack([pair[2][role][axis] for pair in pairs]) for axis in (0, 1))
+            for role in (0, 1)
+        )
+        planes = stats["planes"][first], stats["planes"][second]
+        valid = (planes[0] == planes[1]) & (planes[0] > 0)
+        found.append(Overlap(first, second, mean, error, edges, valid))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Basis:
+    """Legendre products of total degree 1 to ``degree`` on the tile, without the constant."""
+
+    edges: tuple[np.ndarray, np.ndarray]
+    degree: int
+
+    @cached_property
+    def orders(self) -> list[tuple[int, int]]:
+        top = self.degree + 1
+        return [(a, b) for a in range(top) for b in range(top - a) if a + b]
+
+    @cached_property
+    def axes(self) -> list[np.ndarray]:
+        """Polynomials at the pixels, one (degree + 1, pixels) per axis."""
+        sizes = [int(edges[-1]) for edges in self.edges]
+        grids = [(2 * np.arange(n) + 1) / n - 1 for n in sizes]
+        return [legendre.legvander(grid, self.degree).T for grid in grids]
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """Means over the blocks of a whole tile, float64 (terms, blocks y, blocks x)."""
+        return self.over(tuple(edges[None] for edges in self.edges))[:, 0]
+
+    def over(self, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Block means between edges (pairs, blocks + 1): float64 (terms, pairs, blocks y, x)."""
+        y, x = (interval_means(values, e) for values, e in zip(self.axes, edges))
+        return np.stack([y[a][:, :, None] * x[b][:, None, :] for a, b in self.orders])
+
+    def line_variance(self, power: Sequence[float]) -> np.ndarray:
+        """Variance that lines of white spectrum add to each coefficient.
+
+        ``power`` is the mean square of a line, y and x, per cosine coefficient.
+        """
+        return np.array(
+            [
+                power[0] * (2 * a + 1) if b == 0 and a > 2 else
+                power[1] * (2 * b + 1) if a == 0 and b > 2 else 0.0
+                for a, b in self.orders
+            ]
+        )  # fmt: skip
+
+    def pixels(self, coefficients: np.ndarray) -> np.ndarray:
+        """The series at every pixel, float64 (y, x)."""
+        matrix = np.zeros((self.degree + 1, self.degree + 1))
+        for value, (a, b) in zip(coefficients.tolist(), self.orders):
+            matrix[a, b] = value
+        y, x = self.axes
+        return np.einsum("ay,ax->yx", y, np.einsum("ab,bx->ax", matrix, x))
+
+
+def interval_means(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Means of the last axis of ``values`` between edges (pairs, n + 1): (..., pairs, n)."""
+    total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], axis=-1)
+    return np.diff(total[..., edges], axis=-1) / np.diff(edges, axis=-1)
+
+
+@dataclass(frozen=True)
+class LinePatterns:
+    """Log line patterns: one value per pixel along y, and along x."""
+
+    y: np.ndarray
+    x: np.ndarray
+
+    def over(self, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """Block means between edges (pairs, blocks + 1): float64 (pairs, blocks y, blocks x)."""
+        y, x = interval_means(self.y, edges[0]), interval_means(self.x, edges[1])
+        return y[:, :, None] + x[:, None, :]
+
+    def pixels(self) -> np.ndarray:
+        return self.y[:, None] + self.x[None, :]
+
+
+def seam_percent(
+    data: BlockData, background: float, profile: np.ndarray, gains: np.ndarray | None = None
+) -> dict[str, float] | None:
+    """Median contrast of tissue in overlaps, percent of one tile, before and after correction.
+
+    Overlaps are those of the positions at which the statistics were gathered, so misplaced tiles
+    set a floor that no profile can lower.
+
+    Parameters
+    ----------
+    data : BlockData
+    background : float
+        Counts.
+    profile : numpy.ndarray, shape (y, x)
+    gains : numpy.ndarray, shape (tiles, slabs), optional
+        Logarithms of the gains that are corrected as well.
+
+    Returns
+    -------
+    dict or None
+        ``before``, ``after``; None without overlaps that hold tissue.
+    """
+    raw, corrected = [], []
+    tissue = max(0.0, 0.1 * float(np.quantile(data.mean[data.valid] - background, 0.99)))
+    for overlap in data.overlaps:
+        x, y = (mean - background for mean in overlap.mean)
+        seen = (np.minimum(x, y) > tissue) & overlap.valid[..., None, None]
+        ratio = np.log(np.where(seen, x, 1)) - np.log(np.where(seen, y, 1))
+        raw.append(ratio[seen])
+        shading = [np.log(block_means(profile, *edges)) for edges in overlap.edges]
+        ratio = ratio - (shading[0] - shading[1])[:, None]
+        if gains is not None:
+            ratio = ratio - (gains[overlap.first] - gains[overlap.second])[..., None, None]
+        corrected.append(ratio[seen])
+    if not sum(part.size for part in raw):
+        return None
+    before, after = (
+        100 * float(np.median(np.abs(np.concatenate(part)))) / np.sqrt(2)
+        for part in (raw, corrected)
+    )
+    return {"before": float(before), "after": float(after)}
+
+
+def block_means(image: np.ndarray, edges_y: np.ndarray, edges_x: np.ndarray) -> np.ndarray:
+    """Means of an image (y, x) over blocks of each pair: (pairs, blocks y, blocks x)."""
+    total = np.zeros((image.shape[0] + 1, image.shape[1] + 1))
+    total[1:, 1:] = image.cumsum(0, dtype=np.float64).cumsum(1)
+    corners = total[edges_y[:, :, None], edges_x[:, None, :]]
+    area = np.diff(edges_y)[:, :, None] * np.diff(edges_x)[:, None, :]
+    return np.diff(np.diff(corners, axis=1), axis=2) / area

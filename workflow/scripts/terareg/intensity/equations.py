@@ -1,0 +1,359 @@
+"""Equations for profile and gains from differences of log intensity, and their solution.
+
+Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile) and a log
+gain of each tile and slab. Each equation is the difference of two log block means: of the same
+tile, ``y = (P(u) - P(v)) c + tissue``, or of two tiles in their overlap,
+``y = (P(u) - P(v)) c + gain_a - gain_b + shadow of the line + noise``. They are solved by
+iteratively reweighted least squares; the precision of the roughness prior and the spreads of gains
+and shadows are re-estimated on the way (empirical Bayes).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from terareg.intensity.blocks import Basis, BlockData, LinePatterns, Overlap
+
+_LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
+# differences within a tile are not independent of each other: this is what one of them counts
+_TISSUE_WEIGHT = 0.02
+_CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
+_LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about shadows
+_DEEPEST_SHADOW = 0.3  # standard deviation of logarithms
+RELATIVE_FLOOR = 0.004  # error that no block mean falls below
+_DARK_ERROR = 1.0  # counts; how well the dark offset can be known
+
+
+@dataclass(frozen=True)
+class _Shadows:
+    """Log shadows in one overlap: what all blocks of a line share, beyond profile and gains.
+
+    Dirt and bubbles in the sheet's way shade whole lines of a tile, others in every plane. The
+    blocks of a line are therefore not independent of each other, and are weighted together.
+    """
+
+    axis: int  # 2: rows are shaded, 3: columns
+    values: np.ndarray  # (pairs, slabs, lines)
+    spread: float  # their standard deviation
+
+    def of_blocks(self) -> np.ndarray:
+        """Broadcastable to (pairs, slabs, rows, columns)."""
+        return np.expand_dims(self.values, 3 if self.axis == 2 else 2)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Log profile as coefficients, log gains (tiles, slabs), and the variances found for both."""
+
+    coefficients: np.ndarray
+    gains: np.ndarray
+    roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
+    tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
+    slab_spread: float = 0.02  # and of the slabs of a tile around it
+    shadows: tuple[_Shadows, ...] = ()  # of the overlaps, in their order
+
+
+@dataclass(frozen=True)
+class Equations:
+    """Differences of log intensity: ``value = basis @ coefficients (+ gain first - gain second)``.
+
+    ``value`` and ``variance`` are float32 (a, slabs, blocks), ``basis`` is (terms, b, blocks). Of
+    equations within tiles a is tiles and b is 1, of those in overlaps both are pairs.
+    """
+
+    value: np.ndarray
+    variance: np.ndarray
+    basis: np.ndarray
+    overlap: Overlap | None
+    index: int = 0  # of the overlap
+
+    def of_all(self, weights: np.ndarray) -> np.ndarray:
+        """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
+        axes = 1 if self.overlap is not None else (0, 1)
+        return weights.sum(axes, dtype=np.float64).ravel()
+
+
+def _logarithm(
+    mean: np.ndarray, error: np.ndarray, valid: np.ndarray, background: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log of the signal and its variance, infinite where there is none; float32."""
+    signal = mean - np.float32(background)
+    usable = (signal > 3 * error) & valid[..., None, None]
+    signal = np.where(usable, signal, np.float32(1))
+    variance = (error**2 + np.float32(_DARK_ERROR**2)) / signal**2
+    return np.log(signal), np.where(usable, variance, np.float32(np.inf))
+
+
+def make_equations(
+    data: BlockData, basis: Basis, background: float, lines: LinePatterns
+) -> list[Equations]:
+    """Equations of neighbouring blocks within tiles, and of blocks that coincide in overlaps."""
+    log, error = _logarithm(data.mean, data.error, data.valid, background)
+    log -= lines.over(tuple(edges[None] for edges in data.edges))[0].astype(np.float32)
+    found = []
+    everything = slice(None)
+    for lag in _LAGS:
+        for axis in (0, 1):
+            if lag >= log.shape[axis + 2]:
+                continue
+            a, b = [everything, everything], [everything, everything]
+            a[axis], b[axis] = slice(lag, None), slice(None, -lag)
+            one, two = (..., *a), (..., *b)
+            change = (basis.blocks[one] - basis.blocks[two])[:, None]
+            found.append(_flat(log[one] - log[two], error[one] + error[two], change, None))
+    for index, overlap in enumerate(data.overlaps):
+        sides = [
+            _logarithm(mean, error, overlap.valid, background)
+            for mean, error in zip(overlap.mean, overlap.error)
+        ]
+        (log_a, error_a), (log_b, error_b) = sides
+        smooth, fixed = (
+            part.over(overlap.edges[0]) - part.over(overlap.edges[1]) for part in (basis, lines)
+        )
+        value = log_a - log_b - fixed[:, None].astype(np.float32)
+        part = _flat(value, error_a + error_b, smooth, overlap)
+        found.append(replace(part, index=index))
+    return found
+
+
+def _flat(
+    value: np.ndarray, variance: np.ndarray, basis: np.ndarray, overlap: Overlap | None
+) -> Equations:
+    value, variance, basis = (
+        part.reshape(*part.shape[:2], -1) for part in (value, variance, basis)
+    )
+    return Equations(value, variance + np.float32(RELATIVE_FLOOR**2), basis, overlap)
+
+
+def solve(
+    data: BlockData,
+    basis: Basis,
+    equations: list[Equations],
+    start: Fit | None = None,
+    line_power: Sequence[float] = (0.0, 0.0),
+) -> Fit:
+    """Reweighted least squares, from wide to narrow weights unless ``start`` is given.
+
+    A start also keeps its priors, so that fits of different dark offsets can be compared.
+    """
+    fit = start or Fit(np.zeros(len(basis.orders)), np.zeros(data.valid.shape))
+    for step in range(6 if start else 30):
+        blur = 0.0 if start else 0.3 * 0.5**step
+        normal = _normal_equations(data, basis, equations, fit, blur)
+        old, fit = fit, _step(basis, normal, fit, line_power, adapt=step >= 2 and not start)
+        if step >= 2 or start:
+            fit = replace(fit, shadows=_find_shadows(equations, fit, adapt=not start))
+        change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
+        if np.abs(change).max() < 2e-4 and (start or step >= 10):
+            break
+    return fit
+
+
+@dataclass(frozen=True)
+class _Normal:
+    """Weighted sums over all equations.
+
+    ``shape`` (terms, terms) and ``shape_right`` (terms,) belong to the coefficients alone;
+    ``links`` (slabs, tiles, terms + tiles) and ``links_right`` (slabs, tiles) are the rows of the
+    gains, which couple to the coefficients and to other tiles of the same slab.
+    """
+
+    shape: np.ndarray
+    shape_right: np.ndarray
+    links: np.ndarray
+    links_right: np.ndarray
+
+
+def _normal_equations(
+    data: BlockData, basis: Basis, equations: list[Equations], fit: Fit, blur: float
+) -> _Normal:
+    terms = len(basis.orders)
+    tiles, slabs = data.valid.shape
+    normal = _Normal(
+        np.zeros((terms, terms)), np.zeros(terms),
+        np.zeros((slabs, tiles, terms + tiles)), np.zeros((slabs, tiles)),
+    )  # fmt: skip
+    for part in equations:
+        weight = _weights(part, fit, blur)
+        weighted = weight * part.value
+        columns = part.basis.reshape(terms, -1)
+        normal.shape[:] += (columns * part.of_all(weight)) @ columns.T
+        normal.shape_right[:] += columns @ part.of_all(weighted)
+        if part.overlap is None:
+            continue
+        against = np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis)
+        sums = weight.sum(2, dtype=np.float64)
+        values = weighted.sum(2, dtype=np.float64)
+        if fit.shadows:
+            _leave_to_shadows(part, weight, fit, normal, (against, sums, values))
+        pairs = zip(part.overlap.first.tolist(), part.overlap.second.tolist())
+        for pair, (i, j) in enumerate(pairs):
+            normal.links[:, i, :terms] += against[pair]
+            normal.links[:, j, :terms] -= against[pair]
+            for a, b, sign in ((i, i, 1), (j, j, 1), (i, j, -1), (j, i, -1)):
+                normal.links[:, a, terms + b] += sign * sums[pair]
+            normal.links_right[:, i] += values[pair]
+            normal.links_right[:, j] -= values[pair]
+    return normal
+
+
+def _by_lines(part: Equations, values: np.ndarray, axis: int) -> np.ndarray:
+    """Sums over the lines along ``axis`` of (..., blocks): (..., lines), float64."""
+    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
+    return values.reshape(*values.shape[:-1], rows, columns).sum(
+        -1 if axis == 2 else -2, dtype=np.float64
+    )
+
+
+def _leave_to_shadows(
+    part: Equations,
+    weight: np.ndarray,
+    fit: Fit,
+    normal: _Normal,
+    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Take from the normal equations what a shadow of each line can explain (Schur complement)."""
+    shadows = fit.shadows[part.index]
+    against, total, values = sums
+    for slab in range(weight.shape[1]):
+        w = weight[:, slab].astype(np.float64)
+        of_line = _by_lines(part, w, shadows.axis)  # (pairs, lines)
+        share = 1 / (shadows.spread**-2 + of_line)
+        shape = _by_lines(part, w * part.basis, shadows.axis)  # (terms, pairs, lines)
+        right = _by_lines(part, w * part.value[:, slab], shadows.axis)
+        flat = shape.reshape(len(shape), -1)
+        normal.shape[:] -= (flat * share.ravel()) @ flat.T
+        normal.shape_right[:] -= flat @ (share * right).ravel()
+        against[:, slab] -= np.einsum("ipl,pl->pi", shape, share * of_line)
+        total[:, slab] -= (share * of_line**2).sum(1)
+        values[:, slab] -= (share * of_line * right).sum(1)
+
+
+def _find_shadows(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_Shadows, ...]:
+    """Shadows of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
+    parts = [part for part in equations if part.overlap is not None]
+    if adapt:
+        spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (3, 2))
+    else:
+        spread, axis = (fit.shadows[0].spread, fit.shadows[0].axis) if fit.shadows else (0.0, 2)
+    if spread == 0:
+        return ()
+    found = []
+    for part in parts:
+        weight = _weights(part, fit, 0.0)
+        total = _by_lines(part, weight, axis)
+        values = _by_lines(part, weight * _residual(part, fit), axis) / (spread**-2 + total)
+        found.append(_Shadows(axis, values, spread))
+    return tuple(found)
+
+
+def _line_spread(parts: list[Equations], fit: Fit, axis: int) -> float:
+    """Standard deviation of what the blocks of a line along ``axis`` share, robust.
+
+    It is the spread of the lines' means less that which the scatter within lines explains.
+    """
+    squares, expected = [], []
+    for part in parts:
+        residual = _residual(part, fit)
+        weight = np.where(part.variance < _CERTAIN, 1 / part.variance, np.float32(0))
+        count = _by_lines(part, (weight > 0).astype(np.float32), axis)
+        total = np.maximum(_by_lines(part, weight, axis), 1e-9)
+        mean = _by_lines(part, weight * residual, axis) / total
+        within = _blocks_less_lines(part, residual, mean, axis) ** 2 * weight
+        seen = (count >= 3) & (total > _LEAST_LINE**-2)
+        if seen.sum() < 32:
+            continue
+        freedom = float(np.median(count[seen]))
+        scale = float(np.median(within[within > 0])) / 0.455 * freedom / (freedom - 1)
+        squares.append(mean[seen] ** 2)
+        expected.append(max(1.0, scale) / total[seen])
+    if not squares:
+        return 0.0
+    excess = np.median(np.concatenate(squares)) / 0.455 - np.median(np.concatenate(expected))
+    return math.sqrt(min(max(0.0, float(excess)), _DEEPEST_SHADOW**2))
+
+
+def _blocks_less_lines(
+    part: Equations, values: np.ndarray, lines: np.ndarray, axis: int
+) -> np.ndarray:
+    """Values (pairs, slabs, blocks) less what is given for the line of each block."""
+    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
+    grid = values.reshape(*values.shape[:2], rows, columns)
+    shared = _Shadows(axis, lines, 0.0).of_blocks().astype(np.float32)
+    return (grid - shared).reshape(values.shape)
+
+
+def _step(basis: Basis, normal: _Normal, fit: Fit, line_power: Sequence[float], adapt: bool) -> Fit:
+    """Solve the normal equations under the priors of ``fit``, and adapt these to the solution.
+
+    The gain of a slab is the gain of its tile plus a deviation. Deviations are eliminated slab by
+    slab; coefficients and gains of tiles are solved together.
+    """
+    terms, tiles = len(basis.orders), normal.links.shape[1]
+    penalty = np.array([float(a + b) ** 6 for a, b in basis.orders])
+    lined = basis.line_variance(line_power)
+    matrix = np.zeros((terms + tiles, terms + tiles))
+    matrix[:terms, :terms] = normal.shape
+    matrix[terms:] = normal.links.sum(0)
+    matrix[:terms, terms:] = matrix[terms:, :terms].T
+    right = np.concatenate([normal.shape_right, normal.links_right.sum(0)])
+    prior = np.concatenate(
+        [1 / (1 / (fit.roughness * penalty) + lined), np.full(tiles, fit.tile_spread**-2)]
+    )
+    inverse = np.linalg.inv(normal.links[:, :, terms:] + np.eye(tiles) * fit.slab_spread**-2)
+    eliminated = np.einsum("sij,sjk->sik", inverse, normal.links)
+    matrix -= np.einsum("sij,sik->jk", normal.links, eliminated)
+    right -= np.einsum("sij,si->j", eliminated, normal.links_right)
+    covariance = np.linalg.inv(matrix + np.diag(prior))
+    answer = np.einsum("ij,j->i", covariance, right)
+    deviations = np.einsum("sij,sj->si", inverse, normal.links_right)
+    deviations -= np.einsum("sij,j->si", eliminated, answer)
+    fit = replace(fit, coefficients=answer[:terms], gains=(answer[terms:] + deviations).T)
+    if not adapt:
+        return fit
+    square = answer**2 + np.diag(covariance)
+    rough = np.mean((penalty * square[:terms])[lined == 0])
+    return replace(
+        fit,
+        roughness=float(np.clip(1 / rough, 1e-2, 10)),
+        tile_spread=_spread(square[terms:]),
+        slab_spread=_spread(deviations**2 + np.einsum("sii->si", inverse)),
+    )
+
+
+def _spread(squares: np.ndarray) -> float:
+    return float(np.clip(np.sqrt(np.mean(squares)), 0.002, 0.5))
+
+
+def _residual(part: Equations, fit: Fit) -> np.ndarray:
+    smooth = np.tensordot(fit.coefficients, part.basis, 1)
+    residual = part.value - smooth[:, None].astype(np.float32)
+    if part.overlap is not None:
+        gains = fit.gains[part.overlap.first] - fit.gains[part.overlap.second]
+        residual -= gains[..., None].astype(np.float32)
+    return residual
+
+
+def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
+    """Robust weights, float32.
+
+    Within tiles the loss is log(variance + residual^2), a location estimate that needs no scale
+    of the tissue. In overlaps it is a Cauchy loss whose scale, set by misplaced tiles and by
+    shadows, is the median of what is found.
+    """
+    residual = _residual(part, fit)
+    if part.overlap is not None and fit.shadows:
+        shadows = fit.shadows[part.index]
+        residual = _blocks_less_lines(part, residual, shadows.values, shadows.axis)
+    square = residual**2
+    variance = part.variance + np.float32(blur**2)
+    if part.overlap is None:
+        return np.float32(_TISSUE_WEIGHT / len(_LAGS)) / (variance + square)
+    ratio = square / variance
+    seen = ratio[part.variance < _CERTAIN]
+    scale = np.float32(max(1.0, float(np.median(seen)) / 0.455) if seen.size else 1.0)
+    return 1 / (variance * scale * (1 + ratio / (9 * scale)))
