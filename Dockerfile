@@ -10,6 +10,8 @@ COPY requirements.lock /opt/terareg/requirements.lock
 RUN pip install --no-cache-dir --requirement /opt/terareg/requirements.lock \
  && pip download --quiet --dest /opt/wheels --constraint /opt/terareg/requirements.lock \
         snakemake-storage-plugin-s3
+# jobs unpack the workflow where they start
+WORKDIR /work
 ENV PIP_NO_INDEX=1 \
     PIP_FIND_LINKS=/opt/wheels \
     OMP_NUM_THREADS=1 \

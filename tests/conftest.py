@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import running
 import yaml
+from s3_server import Server
 from workspaces import ROOT, Workspace
 
 # the small phantom's structures are large enough for its checks with this seed, and the
@@ -37,6 +38,18 @@ def root() -> Path:
 @pytest.fixture
 def workspace(tmp_path) -> Workspace:
     return Workspace(tmp_path)
+
+
+@pytest.fixture
+def s3(monkeypatch) -> Server:
+    """An empty S3, which the environment leads to."""
+    pytest.importorskip("moto")
+    with Server() as server:
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture(scope="session")

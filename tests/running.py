@@ -16,6 +16,15 @@ import yaml
 #: volumes, which Snakemake does not track: a dry run needs none of them
 VOLUMES = ("ome.zarr", "precomputed", "blocks")
 
+#: artefacts that name the place of the raw data
+NAMES_ITS_PLACE = {
+    "acquisition.json", "report.html", "stitching/render/tilespecs.json.gz",
+    *(f"stitching/xml_{step}.xml" for step in ("import", "displcomp", "displproj", "displthres",
+                                               "merging")),
+}  # fmt: skip
+#: a fingerprint covers the state of the raw files: tags on S3, times in a folder
+FACTS_OF_FILES = ("run", "fingerprint")
+
 
 def with_acquisition(workspace, acquired: Path, **over):
     """Put the generated acquisition (links to its files) and its configuration into a workspace."""

@@ -21,12 +21,12 @@ from terareg.storage.store import Store
 from terareg.volumes.fusion import (
     FusionSettings,
     fuse_block,
-    fuse_memory_mb,
     fused_frame,
     fused_origins,
 )
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import init_volume, write_blocks
+from terareg.workload import fuse_job_mb
 
 GRID = (2, 2)
 EDGE, OVERLAP = 600, 60
@@ -79,7 +79,7 @@ def job(path: Path, planes: int, block: int, workers: int, pipe) -> None:
     seconds = time.process_time() - cpu, time.perf_counter() - wall
     voxels = sum(np.prod(b.shape) for b in blocks)
     shutil.rmtree(folder)
-    model = fuse_memory_mb(plan, source.acquisition.tile_shape, workers, plane_mb=0)
+    model = fuse_job_mb(plan.block, 0, workers)
     pipe.send((model, peak_memory_mb(), voxels * 2 / 1e6 / seconds[0], seconds[1]))
 
 

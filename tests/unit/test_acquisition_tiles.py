@@ -17,6 +17,7 @@ import pytest
 import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from s3_server import put_folder
 from test_acquisition_colm import LONG, index, write_colm
 
 from terareg.acquisition.image_files import read_layout
@@ -465,36 +466,20 @@ def test_flatfield_and_corrected_exclude_each_other(kept: tuple[TileSource, Stor
 
 
 @pytest.mark.engine
-def test_s3_keeps_the_same_bytes(kept: tuple[TileSource, Store], monkeypatch) -> None:
-    server = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
+def test_s3_keeps_the_same_bytes(kept: tuple[TileSource, Store], s3) -> None:
     source, store = kept
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    moto = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    moto.start()
-    try:
-        host, port = moto.get_host_and_port()
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket="store")
-        remote = Store("s3://store/brain")
-        record = write_corrected(source, remote, KEY, "LOC000", "f1", workers=2)
-        assert record["sha256"] == read_record(store, f"{KEY}.json")["sha256"]
-        for key in record["objects"]:
-            assert remote.read(key) == store.read(key)
-        reader = TileSource(source.acquisition, "ch0", corrected=remote)
-        np.testing.assert_array_equal(reader.read("LOC000", 3, 40), source.read("LOC000", 3, 40))
-        shutil.rmtree(store.path(KEY))
-        raw = source.acquisition.raw
-        for path in Path(raw).rglob("*.tif"):
-            key = f"raw/{path.relative_to(raw).as_posix()}"
-            client.put_object(Bucket="store", Key=key, Body=path.read_bytes())
-        streamed = TileSource(
-            replace(source.acquisition, raw="s3://store/raw"), "ch0", flatfield=source.flatfield
-        )
-        np.testing.assert_array_equal(streamed.read("LOC000", 3, 40), source.read("LOC000", 3, 40))
-    finally:
-        moto.stop()
+    client = s3.client()
+    client.create_bucket(Bucket="store")
+    remote = Store("s3://store/brain")
+    record = write_corrected(source, remote, KEY, "LOC000", "f1", workers=2)
+    assert record["sha256"] == read_record(store, f"{KEY}.json")["sha256"]
+    for key in record["objects"]:
+        assert remote.read(key) == store.read(key)
+    reader = TileSource(source.acquisition, "ch0", corrected=remote)
+    np.testing.assert_array_equal(reader.read("LOC000", 3, 40), source.read("LOC000", 3, 40))
+    shutil.rmtree(store.path(KEY))
+    put_folder(client, "store", "raw/", Path(source.acquisition.raw))
+    streamed = TileSource(
+        replace(source.acquisition, raw="s3://store/raw"), "ch0", flatfield=source.flatfield
+    )
+    np.testing.assert_array_equal(streamed.read("LOC000", 3, 40), source.read("LOC000", 3, 40))

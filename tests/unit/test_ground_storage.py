@@ -7,7 +7,7 @@ import pytest
 
 from terareg.errors import StoreError
 from terareg.storage import records
-from terareg.storage.store import Store
+from terareg.storage.store import Store, outage
 
 
 def test_write_read_list_delete(tmp_path):
@@ -68,15 +68,77 @@ def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path, monkeypatch)
     assert [e.key for e in store.list()] == ["x.json"]
 
 
+def test_deleting_what_cannot_be_there_is_nothing_and_what_cannot_be_deleted_is_named(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("file", b"1")
+    store.delete("file/below")
+    store.delete("none")
+    store.delete_folder("file/below")
+    assert store.read("file") == b"1"
+    store.write("folder/x", b"1")
+    with pytest.raises(StoreError, match=r"cannot delete .*folder \(.*\)"):
+        store.delete("folder")
+    assert store.read("folder/x") == b"1"
+
+
+def test_a_folder_that_cannot_be_listed_is_not_empty(tmp_path, monkeypatch):
+    store = Store(str(tmp_path))
+    store.write("open/a", b"1")
+    store.write("closed/b", b"1")
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.fspath(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(StoreError, match=r"cannot read .*closed .*Permission denied"):
+        list(store.list())
+    assert list(store.list("none")) == []
+
+
 def test_store_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StoreError, match=r"cannot write .*point store: elsewhere"):
         Store(str(tmp_path / "file")).check_writable()
 
 
+def test_faults_of_the_store_are_told_from_faults_of_an_object():
+    full = outage("/data/v", OSError("RESOURCE_EXHAUSTED: write: No space left on device"))
+    assert "disk full while writing /data/v" in str(full)
+    refused = ValueError("PERMISSION_DENIED: AccessDenied [http_response_code='403']")
+    assert "check the AWS credentials" in str(outage("s3://brains/v", refused))
+    # a folder has permissions, and no credentials
+    assert outage("/data/v", refused) is None
+    assert outage("s3://brains/v", ValueError("DATA_LOSS: Digest mismatch")) is None
+
+
 def test_too_little_space_is_named_with_numbers(tmp_path):
     with pytest.raises(StoreError, match=r"GB free but this sample needs about 1000000000"):
         Store(str(tmp_path)).check_writable(needed_bytes=10**18)
+
+
+@pytest.mark.parametrize(
+    ("environment", "region"),
+    [
+        ({"AWS_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_DEFAULT_REGION": "eu-west-1"}, "eu-west-1"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "us-east-1"),
+        # tensorstore asks AWS where the bucket is
+        ({}, None),
+    ],
+)
+def test_arrays_are_sought_in_the_region_of_the_environment(monkeypatch, environment, region):
+    names = ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    spec = Store("s3://bucket/some/prefix").kvstore("v")
+    assert (spec["bucket"], spec["path"]) == ("bucket", "some/prefix/v/")
+    assert spec.get("aws_region") == region
+    assert spec.get("endpoint") == environment.get("AWS_ENDPOINT_URL")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3:///prefix"])

@@ -35,9 +35,8 @@ def test_memory_follows_block_tile_and_threads_and_not_the_brain():
             "correct_volume", "transform_labels", "prepare_atlas")  # fmt: skip
     for rule in same:
         assert workload.request_mb(rule, small, 4) == workload.request_mb(rule, large, 4), rule
-    assert workload.request_mb("fuse_block", small, 4) > 2.5 * RULES["fuse_block"].memory_mb(
-        small, 1
-    )
+    one, four = (RULES["fuse_block"].memory_mb(small, threads) for threads in (1, 4))
+    assert four > 2.5 * one
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from terareg.frames import Frame
 from terareg.volumes.fusion import (
     FusionSettings,
     fuse_block,
-    fuse_memory_mb,
     fused_frame,
     fused_origins,
 )
@@ -275,13 +274,3 @@ def test_plain_mean_and_types(dtype):
     a, b = (v.astype(float) for v in source.arrays.values())
     assert fused.dtype == dtype
     np.testing.assert_array_equal(fused[..., 7:12], np.rint((a[..., 7:] + b[..., :5]) / 2))
-
-
-def test_memory_grows_with_the_block_and_not_with_the_volume():
-    small, large = (
-        make_plan("v", Frame((n, 20000, 20000), (5, 0.6, 0.6)), "uint16", VolumeSettings())
-        for n in (600, 6000)
-    )
-    tile = (2000, 2048, 2048)
-    assert fuse_memory_mb(small, tile) == fuse_memory_mb(large, tile)
-    assert fuse_memory_mb(large, tile, 4) > 2 * fuse_memory_mb(large, tile, 1)

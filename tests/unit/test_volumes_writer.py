@@ -561,27 +561,11 @@ def test_values_that_are_not_finite_are_refused(tmp_path):
 
 # ---------------------------------------------------------------- S3
 @pytest.fixture
-def bucket(monkeypatch):
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_SESSION_TOKEN": "",
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    import boto3
-
-    boto3.client("s3").create_bucket(Bucket="brains")
-    yield Store("s3://brains/lab/one")
-    server.stop()
+def bucket(s3, monkeypatch):
+    # cloud-volume asks for it
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "")
+    s3.client().create_bucket(Bucket="brains")
+    return Store("s3://brains/lab/one")
 
 
 @pytest.mark.engine

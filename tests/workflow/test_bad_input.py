@@ -89,6 +89,36 @@ def test_an_error_in_a_job_is_one_sentence_that_names_rule_and_log(workspace):
     assert not (workspace.folder / "results/brain/acquisition.json").exists()
 
 
+SITE = {
+    "AWS_REGION": "eu-central-1",
+    "SNAKEMAKE_AWS_BATCH_JOB_QUEUE": "arn:aws:batch:eu-central-1:123456789012:job-queue/terareg",
+    "SNAKEMAKE_AWS_BATCH_JOB_ROLE": "arn:aws:iam::123456789012:role/terareg-job",
+    "TERAREG_IMAGE": "terareg:test",
+    "TERAREG_PREFIX": "s3://brains/terareg",
+}
+ON_S3 = {"input__path": "s3://brains/raw/brain", "store": "s3://brains/terareg-volumes"}
+
+
+@pytest.mark.parametrize(
+    ("site", "over", "words"),
+    [
+        ({"TERAREG_IMAGE": "", "AWS_REGION": ""}, {}, "set AWS_REGION, TERAREG_IMAGE in the env"),
+        ({"TERAREG_PREFIX": "s3://brains"}, {}, "TERAREG_PREFIX must be s3://bucket/prefix"),
+        ({}, {"store": "results"}, "store: results is a local folder, which jobs on other"),
+        ({}, {"store": "s3://brains/terareg/x"}, "lies among the tracked files"),
+    ],
+)
+def test_a_site_of_aws_that_cannot_work_is_named_before_anything_is_asked(
+    workspace, site, over, words
+):
+    workspace.write(workspace.sample(**{**ON_S3, **over}))
+    done = workspace.snakemake("--profile", "aws-batch", "-n", **{**SITE, **site})
+    assert done.returncode != 0
+    said = (done.stdout + done.stderr).splitlines()
+    (line,) = [line for line in said if words in line]
+    assert "docs/aws.md" in line or "s3://" in line
+
+
 def test_the_log_keeps_every_attempt_and_each_names_rule_object_and_log(workspace):
     workspace.write(workspace.sample())
     log = "results/brain/logs/index_acquisition.log"

@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import running
 
-VOLUME = "results/demo/fused/ch1"
-FUSE = ("--cores", "2", "--quiet", "rules", "--rerun-incomplete")
+CHANNELS = ("ch0", "ch1")
 
 
 @pytest.fixture
@@ -21,18 +21,22 @@ def fused(finished, workspace):
     return running.copy_of(finished, workspace, volumes=True)
 
 
-def blocks_of(workspace) -> list:
-    """Records of the blocks of a volume, in order."""
-    return sorted((workspace.folder / VOLUME / "blocks").glob("*.json"))
+def volume(workspace, channel: str) -> Path:
+    return workspace.folder / "results/demo/fused" / channel
 
 
-def finest_shard(workspace, record) -> object:
-    """Path of the object that holds the finest level of a block."""
-    names = json.loads(record.read_text())["objects"]
+def record(workspace, channel: str) -> Path:
+    """Record of the first block of a volume."""
+    return min((volume(workspace, channel) / "blocks").glob("*.json"))
+
+
+def finest_shard(workspace, channel: str) -> Path:
+    """The object that holds the finest level of that block."""
+    names = json.loads(record(workspace, channel).read_text())["objects"]
     return workspace.folder / "results" / next(n for n in names if "ome.zarr/0/" in n)
 
 
-def spoil(path) -> None:
+def spoil(path: Path) -> None:
     """Change one bit of a file; its size stays."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -41,27 +45,28 @@ def spoil(path) -> None:
 
 def test_spoiled_and_lost_blocks_are_found_and_written_again(fused, finished):
     """A corrupted block, a record without its array, an array without its record."""
-    corrupted, without_array, without_record = blocks_of(fused)[:3]
-    spoil(finest_shard(fused, corrupted))
-    finest_shard(fused, without_array).unlink()
-    without_record.unlink()
-    target = f"{VOLUME}/verified.json"
-    done = fused.snakemake(*FUSE, target)
+    run = ("--cores", "2", "--quiet", "rules", "--keep-going")
+    verified, complete = (
+        [f"results/demo/fused/{channel}/{name}.json" for channel in CHANNELS]
+        for name in ("verified", "complete")
+    )
+    spoil(finest_shard(fused, "ch0"))
+    finest_shard(fused, "ch1").unlink()
+    done = fused.snakemake(*run, *verified)
     assert done.returncode != 0
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("verify_volume: ")]
-    assert "blocks missing" in line or "not what was written" in line
-    done = fused.snakemake(*FUSE, "-R", "fuse_block", "--", f"{VOLUME}/complete.json")
+    lines = sorted(x for x in done.stderr.splitlines() if x.startswith("verify_volume: "))
+    assert len(lines) == 2 and "fused/ch0" in lines[0] and "fused/ch1" in lines[1]
+    for line in lines:
+        assert "1 of 1 blocks are not what was written (first: 0_0_0)" in line
+        assert "-R fuse_block" in line
+    done = fused.snakemake(*run, "-R", "fuse_block", "--", *complete)
     assert done.returncode == 0, done.stderr
-    done = fused.snakemake(*FUSE, target)
-    assert done.returncode != 0, "the corrupted block has its record and its size"
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("verify_volume: ")]
-    assert f"1 of {len(blocks_of(fused)) + 1} blocks are not what was written" in line
-    assert "-R fuse_block" in line
-    done = fused.snakemake(*FUSE, "-R", "fuse_block", "--", target)
+    record(fused, "ch0").unlink()
+    done = fused.snakemake(*run, "-R", "fuse_block", "--", *verified)
     assert done.returncode == 0, done.stderr
-    assert json.loads((fused.folder / target).read_text())["blocks"] == len(blocks_of(fused))
-    mine = running.artefacts(fused.folder / VOLUME, "verified.json")
-    assert running.differing(mine, running.artefacts(finished.folder / VOLUME)) == []
+    for channel in CHANNELS:
+        mine = running.artefacts(volume(fused, channel), "verified.json")
+        assert running.differing(mine, running.artefacts(volume(finished, channel))) == []
 
 
 def test_two_runs_on_one_sample_are_refused(fused):

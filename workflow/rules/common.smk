@@ -143,6 +143,38 @@ def streams(wildcards):
     return SAMPLES[wildcards.sample]["intensity"]["corrected_tiles"] == "stream"
 
 
+# ------------------------------------------------------------------ other machines
+def remote_storage():
+    """Whether Snakemake keeps files in remote storage, so that jobs see no local ones."""
+    settings = workflow.storage_settings
+    return bool(settings and settings.default_storage_provider)
+
+
+def check_reach(sample):
+    """What jobs write and read must be where they run, and apart from the tracked files."""
+    config = SAMPLES[sample]
+    tracked = f"{workflow.storage_settings.default_storage_prefix}".rstrip("/")
+    for key, address in (
+        ("store", config["store"]),
+        ("input.path", config["input"]["path"]),
+    ):
+        if address is not None and not address.startswith("s3://"):
+            raise WorkflowError(
+                f"sample {sample}: {key}: {address} is a local folder, which jobs on other "
+                "machines do not share; give s3://bucket/prefix"
+            )
+    if f"{config['store']}/".startswith(f"{tracked}/"):
+        raise WorkflowError(
+            f"sample {sample}: store: {config['store']} lies among the tracked files in {tracked}, "
+            f"which Snakemake lists one by one; give it a prefix of its own ({tracked}-volumes)"
+        )
+
+
+if remote_storage():
+    for _name in SAMPLES:
+        check_reach(_name)
+
+
 # ------------------------------------------------------------------ raw data
 @cache
 def layout(sample):
@@ -160,12 +192,6 @@ def survey(sample):
         return layout(sample).survey
     except TeraregError as error:
         raise WorkflowError(f"sample {sample}: {error}")
-
-
-def remote_storage():
-    """Whether Snakemake keeps files in remote storage, so that jobs see no local ones."""
-    settings = workflow.storage_settings
-    return bool(settings and settings.default_storage_provider)
 
 
 @cache

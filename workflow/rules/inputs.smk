@@ -221,6 +221,7 @@ REGISTRATION_FILES = TRANSFORM_FILES | {
     "to_atlas": "sample_to_atlas_displacement.nrrd",
     "to_sample": "atlas_to_sample_displacement.nrrd",
     "contrast": "contrast.nrrd",
+    "basis": "contrast.json",
     "posteriors": "posteriors.nrrd",
     "predicted": "predicted.nrrd",
     "energy": "energy.tsv",

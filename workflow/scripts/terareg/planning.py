@@ -251,7 +251,8 @@ def pair_gb(brain: Brain) -> float:
     """
     options, size = brain.option("stitching.displacement"), brain.size
     planes = options["windows"] * options["window_planes"]
-    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, planes / size.tile_shape[0])
+    # windows without signal are not read whole
+    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, 0.5 * planes / size.tile_shape[0])
     return 2 * size.tile_gb * share * (1 + 2 * brain.overlap) / 2
 
 

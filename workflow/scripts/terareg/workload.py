@@ -59,6 +59,7 @@ def minutes(rule: str, brain: Brain, attempt: int) -> int:
 _PYTHON_MB = 120  # interpreter, NumPy, SciPy, tensorstore
 _ITK_MB = 190  # the same with SimpleITK
 _TORCH_MB = 420  # the same with PyTorch
+_SLAB_PLANES = 32  # that fusion works through at once
 
 
 def _table(brain: Brain, threads: int) -> float:
@@ -96,6 +97,26 @@ def _blocks(
         return base_mb + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
 
     return memory
+
+
+def fuse_job_mb(
+    block: tuple[int, int, int], plane_mb: float, threads: int, bytes_per_voxel: int = 2
+) -> float:
+    """Peak of a job that fuses and writes blocks, MB.
+
+    Each thread holds its block, what tensorstore keeps of it until the shard is written, and the
+    encoded shard; of a slab of planes, up to four tiles' windows and two float32 copies; and a
+    plane as it is corrected.
+    """
+    block_mb = math.prod(block) * bytes_per_voxel / 1e6
+    slab = min(_SLAB_PLANES, block[0]) * block[1] * block[2]
+    slab_mb = slab * (4 * bytes_per_voxel + 2 * 4) / 1e6
+    return _ITK_MB + threads * (2.3 * block_mb + slab_mb + 4 * plane_mb)
+
+
+def _fusion(brain: Brain, threads: int) -> float:
+    at_once, size = min(threads, block_count(brain)), brain.size
+    return fuse_job_mb(brain.block, size.plane_mb, at_once, size.bytes_per_voxel)
 
 
 def _coarse_blocks(brain: Brain, threads: int) -> float:
@@ -173,7 +194,7 @@ class Load:
 
 _PYRAMID = 1.15  # all levels, of the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
-_WRITE_CPU = {"ome-zarr": 6.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_WRITE_CPU = {"ome-zarr": 7.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
 
 
@@ -290,7 +311,7 @@ def _sum_tiles(channels: int | None = None) -> Callable[[Brain], Load]:
         tiles, share = sampled(brain)
         count = brain.size.channels if channels is None else channels
         read = count * brain.size.tile_gb * tiles * share
-        return Load(count * sum_batches(brain), read, cpu_s=8 * read)
+        return Load(count * sum_batches(brain), read, cpu_s=10 * read)
 
     return load
 
@@ -341,7 +362,7 @@ def _correct_volume(brain: Brain) -> Load:
         return Load(0)
     n = brain.size.channels
     read = n * brain.size.volume_gb * _read_share(brain)
-    cpu = n * (3 * brain.size.volume_gb + _write_cpu(brain))
+    cpu = n * (9 * brain.size.volume_gb + _write_cpu(brain))
     return Load(n * block_batches(brain), read, n * stored_gb(brain), cpu)
 
 
@@ -457,7 +478,7 @@ RULES = {
     "place_tiles": Rule("stitching", needs="tiles"),
     "export_render": Rule("stitching", needs="tiles"),
     "init_volume": Rule("fused", load=_for_each(_channels), needs="tiles"),
-    "fuse_block": Rule("fused", _blocks(2.75), _fuse_block, heavy=True, needs="tiles"),
+    "fuse_block": Rule("fused", _fusion, _fuse_block, heavy=True, needs="tiles"),
     "init_import": Rule("fused", load=_for_each(_channels), needs="volume"),
     "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
     "finish_pyramid": Rule("fused", _coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
@@ -466,7 +487,7 @@ RULES = {
     "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
     "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
     "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
-    "correct_volume": Rule("bias", _blocks(3.1), _correct_volume, heavy=True),
+    "correct_volume": Rule("bias", _blocks(3.5), _correct_volume, heavy=True),
     "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
     "pair_landmarks": Rule("registration", load=_for_each(_given("registration.landmarks"))),
     "preview_alignment": Rule(

@@ -32,7 +32,7 @@ from terareg.storage.records import (
     read_record,
     write_record,
 )
-from terareg.storage.store import Store
+from terareg.storage.store import Store, outage
 
 logger = logging.getLogger(__name__)
 # A shard is a slab of whole planes, written once by one worker; its chunks are small enough that
@@ -317,7 +317,9 @@ class TileSource:
         try:
             values = array[tuple(box)].read().result()
         except (ValueError, OSError, RuntimeError) as error:
-            raise self._incomplete(tile, f"is damaged ({error})") from error
+            address = self.corrected.address(corrected_key(self.channel.name, tile))
+            damaged = self._incomplete(tile, f"is damaged ({error})")
+            raise outage(address, error) or damaged from error
         count = values.itemsize
         for part, chunk in zip(box, _chunk_shape(self.acquisition.tile_shape)):
             count *= (-(-part.stop // chunk) - part.start // chunk) * chunk
@@ -518,12 +520,7 @@ def _spec(
 
 
 def _write_error(store: Store, key: str, error: Exception) -> StoreError:
-    if "No space left" in str(error):
-        return StoreError(
-            f"disk full while writing {store.address(key)}; free some space and run again, "
-            "finished tiles are kept"
-        )
-    return StoreError(
+    return outage(store.address(key), error) or StoreError(
         f"cannot write {store.address(key)} ({error}); check the permissions or point store: "
         "elsewhere"
     )

@@ -10,6 +10,7 @@ way (empirical Bayes).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,6 +27,9 @@ _LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
 # differences within a tile are not independent of each other: this is what one of them counts
 _TISSUE_WEIGHT = 0.02
+_CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
+_LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about shadows
+_DEEPEST_SHADOW = 0.3  # standard deviation of logarithms
 _FLOOR = 0.004  # relative error that no block mean falls below
 _DARK_ERROR = 1.0  # counts; how well the dark offset can be known
 
@@ -189,6 +193,23 @@ class _Lines:
 
 
 @dataclass(frozen=True)
+class _Shadows:
+    """Log shadows in one overlap: what all blocks of a line share, beyond profile and gains.
+
+    Dirt and bubbles in the sheet's way shade whole lines of a tile, others in every plane. The
+    blocks of a line are therefore not independent of each other, and are weighted together.
+    """
+
+    axis: int  # 2: rows are shaded, 3: columns
+    values: np.ndarray  # (pairs, slabs, lines)
+    spread: float  # their standard deviation
+
+    def of_blocks(self) -> np.ndarray:
+        """Broadcastable to (pairs, slabs, rows, columns)."""
+        return np.expand_dims(self.values, 3 if self.axis == 2 else 2)
+
+
+@dataclass(frozen=True)
 class _Fit:
     """Log profile as coefficients, log gains (tiles, slabs), and the variances found for both."""
 
@@ -197,6 +218,7 @@ class _Fit:
     roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
     tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
     slab_spread: float = 0.02  # and of the slabs of a tile around it
+    shadows: tuple[_Shadows, ...] = ()  # of the overlaps, in their order
 
 
 @dataclass(frozen=True)
@@ -211,6 +233,7 @@ class _Equations:
     variance: np.ndarray
     basis: np.ndarray
     overlap: Overlap | None
+    index: int = 0  # of the overlap
 
     def of_all(self, weights: np.ndarray) -> np.ndarray:
         """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
@@ -243,7 +266,7 @@ def _equations(data: BlockData, basis: Basis, background: float, lines: _Lines) 
             one, two = (..., *a), (..., *b)
             change = (basis.blocks[one] - basis.blocks[two])[:, None]
             found.append(_flat(log[one] - log[two], error[one] + error[two], change, None))
-    for overlap in data.overlaps:
+    for index, overlap in enumerate(data.overlaps):
         sides = [
             _logarithm(mean, error, overlap.valid, background)
             for mean, error in zip(overlap.mean, overlap.error)
@@ -253,7 +276,8 @@ def _equations(data: BlockData, basis: Basis, background: float, lines: _Lines) 
             part.over(overlap.edges[0]) - part.over(overlap.edges[1]) for part in (basis, lines)
         )
         value = log_a - log_b - fixed[:, None].astype(np.float32)
-        found.append(_flat(value, error_a + error_b, smooth, overlap))
+        part = _flat(value, error_a + error_b, smooth, overlap)
+        found.append(replace(part, index=index))
     return found
 
 
@@ -282,6 +306,8 @@ def _solve(
         blur = 0.0 if start else 0.3 * 0.5**step
         normal = _normal_equations(data, basis, equations, fit, blur)
         old, fit = fit, _step(basis, normal, fit, line_power, adapt=step >= 2 and not start)
+        if step >= 2 or start:
+            fit = replace(fit, shadows=_find_shadows(equations, fit, adapt=not start))
         change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
         if np.abs(change).max() < 2e-4 and (start or step >= 10):
             break
@@ -323,6 +349,8 @@ def _normal_equations(
         against = np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis)
         sums = weight.sum(2, dtype=np.float64)
         values = weighted.sum(2, dtype=np.float64)
+        if fit.shadows:
+            _leave_to_shadows(part, weight, fit, normal, (against, sums, values))
         pairs = zip(part.overlap.first.tolist(), part.overlap.second.tolist())
         for pair, (i, j) in enumerate(pairs):
             normal.links[:, i, :terms] += against[pair]
@@ -332,6 +360,92 @@ def _normal_equations(
             normal.links_right[:, i] += values[pair]
             normal.links_right[:, j] -= values[pair]
     return normal
+
+
+def _by_lines(part: _Equations, values: np.ndarray, axis: int) -> np.ndarray:
+    """Sums over the lines along ``axis`` of (..., blocks): (..., lines), float64."""
+    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
+    return values.reshape(*values.shape[:-1], rows, columns).sum(
+        -1 if axis == 2 else -2, dtype=np.float64
+    )
+
+
+def _leave_to_shadows(
+    part: _Equations,
+    weight: np.ndarray,
+    fit: _Fit,
+    normal: _Normal,
+    sums: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Take from the normal equations what a shadow of each line can explain (Schur complement)."""
+    shadows = fit.shadows[part.index]
+    against, total, values = sums
+    for slab in range(weight.shape[1]):
+        w = weight[:, slab].astype(np.float64)
+        of_line = _by_lines(part, w, shadows.axis)  # (pairs, lines)
+        share = 1 / (shadows.spread**-2 + of_line)
+        shape = _by_lines(part, w * part.basis, shadows.axis)  # (terms, pairs, lines)
+        right = _by_lines(part, w * part.value[:, slab], shadows.axis)
+        flat = shape.reshape(len(shape), -1)
+        normal.shape[:] -= (flat * share.ravel()) @ flat.T
+        normal.shape_right[:] -= flat @ (share * right).ravel()
+        against[:, slab] -= np.einsum("ipl,pl->pi", shape, share * of_line)
+        total[:, slab] -= (share * of_line**2).sum(1)
+        values[:, slab] -= (share * of_line * right).sum(1)
+
+
+def _find_shadows(equations: list[_Equations], fit: _Fit, adapt: bool) -> tuple[_Shadows, ...]:
+    """Shadows of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
+    parts = [part for part in equations if part.overlap is not None]
+    if adapt:
+        spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (3, 2))
+    else:
+        spread, axis = (fit.shadows[0].spread, fit.shadows[0].axis) if fit.shadows else (0.0, 2)
+    if spread == 0:
+        return ()
+    found = []
+    for part in parts:
+        weight = _weights(part, fit, 0.0)
+        total = _by_lines(part, weight, axis)
+        values = _by_lines(part, weight * _residual(part, fit), axis) / (spread**-2 + total)
+        found.append(_Shadows(axis, values, spread))
+    return tuple(found)
+
+
+def _line_spread(parts: list[_Equations], fit: _Fit, axis: int) -> float:
+    """Standard deviation of what the blocks of a line along ``axis`` share, robust.
+
+    It is the spread of the lines' means less that which the scatter within lines explains.
+    """
+    squares, expected = [], []
+    for part in parts:
+        residual = _residual(part, fit)
+        weight = np.where(part.variance < _CERTAIN, 1 / part.variance, np.float32(0))
+        count = _by_lines(part, (weight > 0).astype(np.float32), axis)
+        total = np.maximum(_by_lines(part, weight, axis), 1e-9)
+        mean = _by_lines(part, weight * residual, axis) / total
+        within = _blocks_less_lines(part, residual, mean, axis) ** 2 * weight
+        seen = (count >= 3) & (total > _LEAST_LINE**-2)
+        if seen.sum() < 32:
+            continue
+        freedom = float(np.median(count[seen]))
+        scale = float(np.median(within[within > 0])) / 0.455 * freedom / (freedom - 1)
+        squares.append(mean[seen] ** 2)
+        expected.append(max(1.0, scale) / total[seen])
+    if not squares:
+        return 0.0
+    excess = np.median(np.concatenate(squares)) / 0.455 - np.median(np.concatenate(expected))
+    return math.sqrt(min(max(0.0, float(excess)), _DEEPEST_SHADOW**2))
+
+
+def _blocks_less_lines(
+    part: _Equations, values: np.ndarray, lines: np.ndarray, axis: int
+) -> np.ndarray:
+    """Values (pairs, slabs, blocks) less what is given for the line of each block."""
+    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
+    grid = values.reshape(*values.shape[:2], rows, columns)
+    shared = _Shadows(axis, lines, 0.0).of_blocks().astype(np.float32)
+    return (grid - shared).reshape(values.shape)
 
 
 def _step(
@@ -394,12 +508,16 @@ def _weights(part: _Equations, fit: _Fit, blur: float) -> np.ndarray:
     of the tissue. In overlaps it is a Cauchy loss whose scale, set by misplaced tiles and by
     shadows, is the median of what is found.
     """
-    square = _residual(part, fit) ** 2
+    residual = _residual(part, fit)
+    if part.overlap is not None and fit.shadows:
+        shadows = fit.shadows[part.index]
+        residual = _blocks_less_lines(part, residual, shadows.values, shadows.axis)
+    square = residual**2
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:
         return np.float32(_TISSUE_WEIGHT / len(_LAGS)) / (variance + square)
     ratio = square / variance
-    seen = ratio[part.variance < 0.01]
+    seen = ratio[part.variance < _CERTAIN]
     scale = np.float32(max(1.0, float(np.median(seen)) / 0.455) if seen.size else 1.0)
     return 1 / (variance * scale * (1 + ratio / (9 * scale)))
 
@@ -522,14 +640,17 @@ def _disagreement(data: BlockData, background: float, fit: _Fit, basis: Basis) -
     """Robust sum of squares over overlaps, in counts, so that empty blocks count as well."""
     gains = np.exp(fit.gains)[..., None, None]
     total = 0.0
-    for overlap in data.overlaps:
+    for index, overlap in enumerate(data.overlaps):
         tiles = overlap.first, overlap.second
         # each side is brought to the geometric mean of both sensitivities
         scales = [
             (gains[t] * np.exp(np.tensordot(fit.coefficients, basis.over(e), 1))[:, None])
             for t, e in zip(tiles, overlap.edges)
         ]
-        ratio = np.sqrt(scales[1] / scales[0]).astype(np.float32)
+        ratio = np.sqrt(scales[1] / scales[0])
+        if fit.shadows:
+            ratio = ratio * np.exp(-0.5 * fit.shadows[index].of_blocks())
+        ratio = ratio.astype(np.float32)
         x = (overlap.mean[0] - np.float32(background)) * ratio
         y = (overlap.mean[1] - np.float32(background)) / ratio
         variance = (overlap.error[0] * ratio) ** 2 + (overlap.error[1] / ratio) ** 2

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -22,6 +25,13 @@ from terareg.errors import StoreError
 from terareg.storage import traffic
 
 _MULTI_DELETE = 1000
+# Errors 500 and 503, resets and silence pass: a request is made this often in all, with waits
+# that double from the first to the longest. The same holds for small objects and for arrays.
+_ATTEMPTS = 10
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 20.0
+_CONNECT_TIMEOUT_S = 20.0
+_READ_TIMEOUT_S = 60.0
 
 
 def check_key(key: str) -> str:
@@ -104,13 +114,19 @@ class Store:
             "driver": "s3",
             "bucket": self.bucket,
             "path": "/".join(p for p in (self.prefix, key) if p) + "/",
-            "aws_region": os.environ.get("AWS_REGION")
-            or os.environ.get("AWS_DEFAULT_REGION")
-            or "us-east-1",
+            "s3_request_retries": {
+                "max_retries": _ATTEMPTS,
+                "initial_delay": f"{_FIRST_DELAY_S}s",
+                "max_delay": f"{_LONGEST_DELAY_S}s",
+            },
         }
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if endpoint:
             spec["endpoint"] = endpoint
+        # without a region tensorstore asks AWS for the bucket's, which other servers do not tell
+        region = _region() or ("us-east-1" if endpoint else None)
+        if region:
+            spec["aws_region"] = region
         return spec
 
     # ------------------------------------------------------------------ objects
@@ -131,7 +147,7 @@ class Store:
                     f"cannot read {self.address(key)} ({error.strerror}); check its permissions"
                 ) from error
         with self._s3_errors(key):
-            return self._client().get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+            return self._got(key)[0]
 
     def read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
         """Return up to ``count`` bytes of an object from ``start`` on, and what the object is.
@@ -150,10 +166,7 @@ class Store:
                 stream.seek(start)
                 return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
         with self._s3_errors(key):
-            found = self._client().get_object(
-                Bucket=self.bucket, Key=self._key(key), Range=f"bytes={start}-{start + count - 1}"
-            )
-            data = found["Body"].read()
+            data, found = self._got(key, Range=f"bytes={start}-{start + count - 1}")
             size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
             return data, Entry(key, size, found["ETag"].strip('"'))
 
@@ -169,7 +182,7 @@ class Store:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, data)
         except OSError as error:
-            raise self._os_error(key, error) from error
+            raise self._os_error("write", key, error) from error
 
     def exists(self, key: str) -> bool:
         """Whether an object (not a folder) is there."""
@@ -222,16 +235,23 @@ class Store:
         if self.is_s3:
             with self._s3_errors(key):
                 self._client().delete_object(Bucket=self.bucket, Key=self._key(key))
-        else:
-            self.path(key).unlink(missing_ok=True)
+            return
+        try:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                self.path(key).unlink()
+        except OSError as error:
+            raise self._os_error("delete", key, error) from error
 
     def delete_folder(self, key: str) -> None:
         """Remove all objects below ``key``. The bucket itself is never removed."""
         check_key(key)
         if not self.is_s3:
             path = self.path(key)
-            if path.is_dir():
-                shutil.rmtree(path)
+            try:
+                if path.is_dir():
+                    shutil.rmtree(path)
+            except OSError as error:
+                raise self._os_error("delete", key, error) from error
             return
         self.delete_all([entry.key for entry in self.list(key)])
 
@@ -245,7 +265,14 @@ class Store:
             part = keys[first : first + _MULTI_DELETE]
             objects = [{"Key": self._key(key)} for key in part]
             with self._s3_errors(part[0]):
-                self._client().delete_objects(Bucket=self.bucket, Delete={"Objects": objects})
+                done = self._client().delete_objects(
+                    Bucket=self.bucket, Delete={"Objects": objects}
+                )
+            for left in done.get("Errors", []):
+                raise StoreError(
+                    f"s3://{self.bucket}/{left.get('Key')} could not be deleted "
+                    f"({left.get('Code')}); check the bucket's policy (docs/aws.md)"
+                )
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise :class:`StoreError` unless an object can be written and removed here.
@@ -269,16 +296,36 @@ class Store:
             import boto3
             from botocore.config import Config
 
-            self._local.client = boto3.session.Session().client(
+            session = boto3.session.Session()
+            self._local.client = session.client(
                 "s3",
                 config=Config(
-                    retries={"max_attempts": 10, "mode": "adaptive"},
-                    region_name=os.environ.get("AWS_REGION")
-                    or os.environ.get("AWS_DEFAULT_REGION")
-                    or "us-east-1",
+                    retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
+                    connect_timeout=_CONNECT_TIMEOUT_S,
+                    read_timeout=_READ_TIMEOUT_S,
+                    region_name=_region() or session.region_name or "us-east-1",
                 ),
             )
         return self._local.client
+
+    def _got(self, key: str, **more: str) -> tuple[bytes, dict]:
+        """Bytes of an object, and the answer that they came with.
+
+        boto3 asks again until an answer begins, this until it is whole.
+        """
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        delay, left = _FIRST_DELAY_S, _ATTEMPTS
+        while True:
+            answer = self._client().get_object(Bucket=self.bucket, Key=self._key(key), **more)
+            left -= 1
+            try:
+                return answer["Body"].read(), answer
+            except (HTTPClientError, IncompleteReadError):
+                if not left:
+                    raise
+            time.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY_S)
 
     def _key(self, key: str) -> str:
         return "/".join(part for part in (self.prefix, check_key(key)) if part)
@@ -295,14 +342,11 @@ class Store:
     def _s3_errors(self, key: str) -> _S3Errors:
         return _S3Errors(self, key)
 
-    def _os_error(self, key: str, error: OSError) -> StoreError:
+    def _os_error(self, verb: str, key: str, error: OSError) -> StoreError:
         if error.errno == errno.ENOSPC:
-            return StoreError(
-                f"disk full while writing {self.address(key)}; free some space and run again, "
-                "finished blocks are kept"
-            )
+            return _disk_full(self.address(key))
         return StoreError(
-            f"cannot write {self.address(key)} ({error.strerror}); "
+            f"cannot {verb} {self.address(key)} ({error.strerror}); "
             "check the folder's permissions or point store: elsewhere"
         )
 
@@ -327,28 +371,88 @@ class _S3Errors:
     def __exit__(self, kind, error, trace) -> bool:
         if error is None:
             return False
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore import exceptions
 
-        if isinstance(error, ClientError):
+        address = self.store.address(self.key)
+        if isinstance(error, exceptions.ClientError):
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in ("404", "NoSuchKey", "NotFound"):
-                raise FileNotFoundError(self.store.address(self.key)) from error
+                raise FileNotFoundError(address) from error
             if code in ("416", "InvalidRange"):
-                raise EOFError(f"{self.store.address(self.key)} ends too early") from error
-            if code == "NoSuchBucket":
-                raise StoreError(
-                    f"bucket {self.store.bucket!r} does not exist; create it or correct the "
-                    f"address {self.store.url}"
-                ) from error
-            if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-                raise StoreError(
-                    f"access to {self.store.url} is forbidden ({code}); check the AWS "
-                    "credentials and the bucket's policy (docs/aws.md)"
-                ) from error
-            raise StoreError(f"S3 answered {code} for {self.store.address(self.key)}") from error
-        if isinstance(error, BotoCoreError):
-            raise StoreError(f"cannot reach {self.store.url}: {error}") from error
+                raise EOFError(f"{address} ends too early") from error
+            raise self._refusal(code, address) from error
+        if isinstance(error, (exceptions.ResponseStreamingError, exceptions.IncompleteReadError)):
+            raise StoreError(
+                f"reading {address} ended early {_ATTEMPTS} times ({_line(error)}); "
+                "check the network and run again"
+            ) from error
+        if isinstance(error, exceptions.BotoCoreError):
+            raise StoreError(
+                f"cannot reach {address}: {_line(error)}; check network, credentials and region "
+                "(AWS_REGION), and run again"
+            ) from error
         return False
+
+    def _refusal(self, code: str, address: str) -> StoreError:
+        url = self.store.url
+        if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
+            return _forbidden(url, code)
+        if code == "NoSuchBucket":
+            advice = f"bucket {self.store.bucket!r} does not exist; create it or correct {url}"
+        elif code in ("ExpiredToken", "RequestExpired", "TokenRefreshRequired"):
+            advice = f"the AWS credentials for {url} have expired ({code}); log in and run again"
+        else:
+            advice = (
+                f"S3 answered {code} for {address}; run again later, what is finished is kept; "
+                "if it goes on, let fewer jobs run at once (--jobs)"
+            )
+        return StoreError(advice)
+
+
+def outage(address: str, error: Exception) -> StoreError | None:
+    """What to raise where the store made tensorstore fail, None where an object did.
+
+    Parameters
+    ----------
+    address : str
+        What was read or written.
+    error : Exception
+        Of tensorstore, which tells causes by its text alone.
+    """
+    text = _line(error)
+    if "No space left" in text:
+        return _disk_full(address)
+    if "PERMISSION_DENIED" in text and "s3://" in address:
+        return _forbidden(address, "PERMISSION_DENIED")
+    if "retry attempts failed" not in text:
+        return None
+    cause = re.sub(r" \[\w+='.*", "", text.rpartition("failed: ")[2])
+    return StoreError(
+        f"S3 or the network failed {_ATTEMPTS} times for {address} ({cause}); run again, what is "
+        "finished is kept"
+    )
+
+
+def _disk_full(address: str) -> StoreError:
+    return StoreError(
+        f"disk full while writing {address}; free some space and run again, what is finished is "
+        "kept"
+    )
+
+
+def _forbidden(address: str, code: str) -> StoreError:
+    return StoreError(
+        f"access to {address} is forbidden ({code}); check the AWS credentials and the bucket's "
+        "policy (docs/aws.md)"
+    )
+
+
+def _region() -> str | None:
+    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[Entry]:

@@ -165,33 +165,6 @@ def fuse_block(
     return result, clipped
 
 
-def fuse_memory_mb(
-    plan: VolumePlan, tile_shape: Sequence[int], workers: int = 1, plane_mb: float | None = None
-) -> float:
-    """Peak memory of a job that fuses and writes ``workers`` blocks at a time.
-
-    Parameters
-    ----------
-    plan : VolumePlan
-    tile_shape : sequence of int
-        (planes, y, x) of a tile.
-    workers : int
-    plane_mb : float, optional
-        Memory in which the source holds one decoded plane; a plane of four bytes per voxel by
-        default, which covers flat-field correction on the fly.
-    """
-    size = np.dtype(plan.dtype).itemsize
-    voxels = math.prod(plan.block)
-    plane = math.prod(plan.block[1:])
-    if plane_mb is None:
-        plane_mb = tile_shape[1] * tile_shape[2] * 4 / 1e6
-    # the block, what tensorstore holds of it until the shard is written, and the encoded shard
-    block_mb = 2.6 * voxels * size / 1e6
-    # up to four tiles' windows of a slab, and two float32 copies of it
-    slab_mb = min(_SLAB_PLANES, plan.block[0]) * plane * (4 * size + 2 * 4) / 1e6
-    return 130.0 + max(1, workers) * (block_mb + slab_mb + 2 * plane_mb)
-
-
 @dataclass(frozen=True)
 class _Tile:
     """A tile in the volume: its box, its planes without data, its ramps."""

@@ -24,7 +24,7 @@ import tifffile
 
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame, check_orientation
-from terareg.storage.store import Store
+from terareg.storage.store import Store, outage
 from terareg.volumes.headers import (
     NIFTI,
     NRRD,
@@ -82,7 +82,9 @@ class Image(Levels):
         try:
             return np.ascontiguousarray(source[box].read().result())
         except (ValueError, OSError) as error:
-            raise VolumeError(f"{self.name} cannot be read: {error}") from error
+            raise outage(self.name, error) or VolumeError(
+                f"{self.name} cannot be read: {error}"
+            ) from error
 
 
 def open_image(address: str, settings: ImageSettings | None = None) -> Image:
@@ -318,4 +320,6 @@ def _open(store: Store, spec: dict) -> ts.TensorStore:
         context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         return ts.open(spec, open=True, read=True, context=context).result()
     except (ValueError, OSError) as error:
-        raise VolumeError(f"{store.url} cannot be opened: {error}") from error
+        raise outage(store.url, error) or VolumeError(
+            f"{store.url} cannot be opened: {error}"
+        ) from error

@@ -30,12 +30,12 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from terareg.errors import StoreError, TeraregError, VolumeError
+from terareg.errors import VolumeError
 from terareg.numeric import Clipped
 from terareg.parallel import map_items, peak_memory_mb
 from terareg.storage.records import content_hash, is_done, read_record, to_json, write_record
 from terareg.storage.records import fingerprint as fingerprint_of
-from terareg.storage.store import Store
+from terareg.storage.store import Store, outage
 from terareg.volumes import histogram, ngff, precomputed
 from terareg.volumes.downsample import downsample
 from terareg.volumes.plan import Block, VolumePlan
@@ -422,7 +422,7 @@ def read_level(
         voxels = array[box[2], box[1], box[0], 0].read(order="F").result()
         return np.ascontiguousarray(voxels.transpose(2, 1, 0))
     except (ValueError, OSError) as error:
-        raise VolumeError(f"{address} cannot be read: {error}") from error
+        raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
 
 
 def read_block_records(store: Store, key: str, plan: VolumePlan, workers: int = 4) -> list[dict]:
@@ -483,7 +483,10 @@ def _write_box(
             with ts.Transaction() as transaction:
                 target.with_transaction(transaction)[where] = array
         except (ValueError, OSError) as error:
-            raise _write_error(store, name, error) from error
+            address = store.address(name)
+            raise outage(address, error) or VolumeError(
+                f"{address} cannot be written: {error}"
+            ) from error
         size = store.size(name)
         if size is None:
             raise VolumeError(f"{store.address(name)} was written but is not there")
@@ -541,12 +544,3 @@ def _open(spec: bytes) -> ts.TensorStore:
 def _context() -> ts.Context:
     # without a cache, memory is bounded by what is being read or written
     return ts.Context({"cache_pool": {"total_bytes_limit": 0}})
-
-
-def _write_error(store: Store, name: str, error: Exception) -> TeraregError:
-    if "No space left" in str(error):
-        return StoreError(
-            f"disk full while writing {store.address(name)}; free some space and run again, "
-            "finished blocks are kept"
-        )
-    return VolumeError(f"{store.address(name)} cannot be written: {error}")
