@@ -79,8 +79,8 @@ def test_shadows_of_single_tiles_are_not_part_of_the_profile():
     source = TruthSource(Scene(seed=4, shadows=0.05))
     sums = sum_tiles(source, source.names, None, source.origins)
     flatfield, info = estimate_flatfield([sums])
-    assert profile_error(flatfield.profile, source.profile) < 1.5
-    assert flatfield.background == pytest.approx(150, abs=1)
+    assert profile_error(flatfield.profile, source.profile) < 2.5
+    assert flatfield.background == pytest.approx(150, abs=3)
     assert info["line_percent"]["rows"] < 1
 
 
