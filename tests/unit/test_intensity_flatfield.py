@@ -12,7 +12,7 @@ from terareg.acquisition.tiles import load_flatfield
 from terareg.errors import ConfigError, IntensityError
 from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
-from terareg.intensity.sums import Layout, load_sums, merge_sums, save_sums, sum_tiles
+from terareg.intensity.sums import BlockLayout, load_sums, merge_sums, save_sums, sum_tiles
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +163,7 @@ def test_tiles_need_not_be_square(shape):
 def test_blocks_of_overlaps_hold_the_same_pixels(size, overlap, aside):
     step = round(size * (1 - overlap))
     places = np.array([[0, 0, 0, 0, 0], [0, 1, 2, aside, step], [1, 0, -1, step, aside]])
-    layout = Layout(places, (size, size), 16)
+    layout = BlockLayout(places, (size, size), 16)
     for side, other in (("east", 1), ("south", 2)):
         ((first, second, edges),) = layout.pairs(side)
         assert (first, second) == (0, other)
@@ -179,7 +179,7 @@ def test_blocks_of_overlaps_hold_the_same_pixels(size, overlap, aside):
 
 def test_tiles_that_hardly_overlap_have_no_blocks():
     places = np.array([[0, 0, 0, 0, 0], [0, 1, 0, 0, 63], [0, 2, 0, 0, 200]])
-    assert Layout(places, (64, 64), 16).pairs("east") == []
+    assert BlockLayout(places, (64, 64), 16).pairs("east") == []
 
 
 def test_true_positions_make_a_better_profile_than_the_stage_s():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, load_flatfield
+from terareg.acquisition.tiles import Flatfield, TileSource, load_flatfield
 from terareg.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
@@ -12,15 +12,19 @@ from terareg.views.figures.intensity import flatfield_map, tile_means
 PLANES = 4  # planes of every tile that the means are made of
 
 
-def mean_plane(source: TileSource) -> np.ndarray:
-    acquisition = source.acquisition
+def mean_planes(raw: TileSource, flatfield: Flatfield) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over all tiles, raw and corrected."""
+    acquisition = raw.acquisition
     depth = acquisition.tile_shape[0]
     planes = sorted({(2 * n + 1) * depth // (2 * PLANES) for n in range(PLANES)})
-    total = np.zeros(acquisition.tile_shape[1:])
+    before, after = np.zeros((2, *acquisition.tile_shape[1:]))
     for tile in acquisition.tiles:
         for z in planes:
-            total += source.read(tile.name, z, z + 1)[0]
-    return total / (len(acquisition.tiles) * len(planes))
+            plane = raw.read(tile.name, z, z + 1)[0]
+            before += plane
+            after += flatfield.correct(plane, tile=tile.name)[0]
+    count = len(acquisition.tiles) * len(planes)
+    return before / count, after / count
 
 
 def main() -> None:
@@ -29,9 +33,9 @@ def main() -> None:
     flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
     picture = flatfield_map(flatfield.profile, read_json(snakemake.input.info), channel=channel)
     write_atomic(snakemake.output.profile, picture)
-    before = mean_plane(TileSource(acquisition, channel)) - flatfield.background
-    after = mean_plane(TileSource(acquisition, channel, flatfield=flatfield))
-    write_atomic(snakemake.output.means, tile_means(before, after, channel=channel))
+    before, after = mean_planes(TileSource(acquisition, channel), flatfield)
+    picture = tile_means(before - flatfield.background, after, channel=channel)
+    write_atomic(snakemake.output.means, picture)
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

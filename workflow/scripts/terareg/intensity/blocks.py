@@ -10,7 +10,7 @@ import numpy as np
 from numpy.polynomial import legendre
 
 from terareg.errors import IntensityError
-from terareg.intensity.sums import SIDES, Layout
+from terareg.intensity.sums import SIDES, BlockLayout
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class Overlap:
     error: tuple[np.ndarray, np.ndarray]
     edges: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
     valid: np.ndarray  # bool (pairs, slabs): both averaged the same planes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Blocks along y and x."""
+        return self.mean[0].shape[2], self.mean[0].shape[3]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class BlockData:
 def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
     """Overlaps of tiles that are both in the statistics, one entry per side."""
     size = int(stats["edges_y"][-1]), int(stats["edges_x"][-1])
-    layout = Layout(stats["places"], size, int(stats["blocks"]))
+    layout = BlockLayout(stats["places"], size, int(stats["blocks"]))
     index = {tuple(cell): i for i, cell in enumerate(stats["grid"].tolist())}
     known = {k: index[cell] for cell, k in layout.cells.items() if cell in index}
     found = []

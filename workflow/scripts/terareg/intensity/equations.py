@@ -36,13 +36,13 @@ class _Shadows:
     blocks of a line are therefore not independent of each other, and are weighted together.
     """
 
-    axis: int  # 2: rows are shaded, 3: columns
+    axis: int  # along which a line runs: -1, a row of blocks, or -2, a column
     values: np.ndarray  # (pairs, slabs, lines)
     spread: float  # their standard deviation
 
     def of_blocks(self) -> np.ndarray:
-        """Broadcastable to (pairs, slabs, rows, columns)."""
-        return np.expand_dims(self.values, 3 if self.axis == 2 else 2)
+        """Broadcastable to (pairs, slabs, blocks y, blocks x)."""
+        return np.expand_dims(self.values, self.axis)
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,9 @@ class Fit:
 
 @dataclass(frozen=True)
 class Equations:
-    """Differences of log intensity: ``value = basis @ coefficients (+ gain first - gain second)``.
+    """Differences of log intensity, within tiles or in the overlaps on one side.
 
+    ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + shadow``.
     ``value`` and ``variance`` are float32 (a, slabs, blocks), ``basis`` is (terms, b, blocks). Of
     equations within tiles a is tiles and b is 1, of those in overlaps both are pairs.
     """
@@ -68,8 +69,8 @@ class Equations:
     value: np.ndarray
     variance: np.ndarray
     basis: np.ndarray
-    overlap: Overlap | None
-    index: int = 0  # of the overlap
+    overlap: Overlap | None = None
+    index: int = 0  # of the overlap among those of the data
 
     def of_all(self, weights: np.ndarray) -> np.ndarray:
         """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
@@ -104,7 +105,7 @@ def make_equations(
             a[axis], b[axis] = slice(lag, None), slice(None, -lag)
             one, two = (..., *a), (..., *b)
             change = (basis.blocks[one] - basis.blocks[two])[:, None]
-            found.append(_flat(log[one] - log[two], error[one] + error[two], change, None))
+            found.append(Equations(*_flat(log[one] - log[two], error[one] + error[two], change)))
     for index, overlap in enumerate(data.overlaps):
         sides = [
             _logarithm(mean, error, overlap.valid, background)
@@ -115,18 +116,18 @@ def make_equations(
             part.over(overlap.edges[0]) - part.over(overlap.edges[1]) for part in (basis, lines)
         )
         value = log_a - log_b - fixed[:, None].astype(np.float32)
-        part = _flat(value, error_a + error_b, smooth, overlap)
-        found.append(replace(part, index=index))
+        found.append(Equations(*_flat(value, error_a + error_b, smooth), overlap, index))
     return found
 
 
 def _flat(
-    value: np.ndarray, variance: np.ndarray, basis: np.ndarray, overlap: Overlap | None
-) -> Equations:
+    value: np.ndarray, variance: np.ndarray, basis: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The same with the blocks along one axis, and the least variance added."""
     value, variance, basis = (
         part.reshape(*part.shape[:2], -1) for part in (value, variance, basis)
     )
-    return Equations(value, variance + np.float32(RELATIVE_FLOOR**2), basis, overlap)
+    return value, variance + np.float32(RELATIVE_FLOOR**2), basis
 
 
 def solve(
@@ -202,11 +203,9 @@ def _normal_equations(
 
 
 def _by_lines(part: Equations, values: np.ndarray, axis: int) -> np.ndarray:
-    """Sums over the lines along ``axis`` of (..., blocks): (..., lines), float64."""
-    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
-    return values.reshape(*values.shape[:-1], rows, columns).sum(
-        -1 if axis == 2 else -2, dtype=np.float64
-    )
+    """Sums of (..., blocks) over lines that run along ``axis``: (..., lines), float64."""
+    grid = values.reshape(*values.shape[:-1], *part.overlap.grid)
+    return grid.sum(axis, dtype=np.float64)
 
 
 def _leave_to_shadows(
@@ -237,9 +236,11 @@ def _find_shadows(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_S
     """Shadows of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
     parts = [part for part in equations if part.overlap is not None]
     if adapt:
-        spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (3, 2))
+        spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (-1, -2))
+    elif fit.shadows:
+        spread, axis = fit.shadows[0].spread, fit.shadows[0].axis
     else:
-        spread, axis = (fit.shadows[0].spread, fit.shadows[0].axis) if fit.shadows else (0.0, 2)
+        return ()
     if spread == 0:
         return ()
     found = []
@@ -281,8 +282,7 @@ def _blocks_less_lines(
     part: Equations, values: np.ndarray, lines: np.ndarray, axis: int
 ) -> np.ndarray:
     """Values (pairs, slabs, blocks) less what is given for the line of each block."""
-    rows, columns = (e.shape[1] - 1 for e in part.overlap.edges[0])
-    grid = values.reshape(*values.shape[:2], rows, columns)
+    grid = values.reshape(*values.shape[:2], *part.overlap.grid)
     shared = _Shadows(axis, lines, 0.0).of_blocks().astype(np.float32)
     return (grid - shared).reshape(values.shape)
 
@@ -342,8 +342,8 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     """Robust weights, float32.
 
     Within tiles the loss is log(variance + residual^2), a location estimate that needs no scale
-    of the tissue. In overlaps it is a Cauchy loss whose scale, set by misplaced tiles and by
-    shadows, is the median of what is found.
+    of the tissue. In overlaps it is a Cauchy loss of what shadows leave, whose scale, set by
+    misplaced tiles, is the median of what is found.
     """
     residual = _residual(part, fit)
     if part.overlap is not None and fit.shadows:

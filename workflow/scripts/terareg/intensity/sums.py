@@ -23,7 +23,7 @@ from terareg.errors import IntensityError
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.storage.store import write_atomic
 
-SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
+_SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
 SIDES = ("east", "south")  # where the second tile of a pair lies
 _MOVES = {"east": (0, 1), "south": (1, 0)}  # rows and columns
 _LINE_SLABS = 4  # depth ranges for which means of lines are kept
@@ -33,7 +33,7 @@ _PER_TILE = (
     "tiles", "grid", "planes", "mean", "error", "rows", "columns", "line_planes",
     "east_mean", "east_error", "south_mean", "south_error",
 )  # fmt: skip
-_SHARED = ("edges_y", "edges_x", "places", "planes_of", "blocks")
+_SHARED = ("edges_y", "edges_x", "places", "planes_sampled", "blocks")
 
 
 def block_sums(plane: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
@@ -43,11 +43,15 @@ def block_sums(plane: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
 
 def line_sections(size: int) -> np.ndarray:
     """Where the parts of a line of ``size`` pixels begin, and its end."""
-    return np.unique(np.arange(SECTIONS + 1) * size // SECTIONS)
+    return np.unique(np.arange(_SECTIONS + 1) * size // _SECTIONS)
+
+
+# edges of blocks along y and x, in the first tile of a pair and in the second
+Edges = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
-class Layout:
+class BlockLayout:
     """Where tiles overlap, and the blocks into which tiles and overlaps are divided.
 
     Attributes
@@ -65,7 +69,9 @@ class Layout:
     blocks: int
 
     @classmethod
-    def of(cls, acquisition: Any, origins: Mapping[str, Sequence[float]], blocks: int) -> Layout:
+    def of(
+        cls, acquisition: Any, origins: Mapping[str, Sequence[float]], blocks: int
+    ) -> BlockLayout:
         """Lay out an acquisition at ``origins`` (z, y, x) by tile name, voxels."""
         places = [(t.row, t.column, *np.rint(origins[t.name])) for t in acquisition.tiles]
         size = int(acquisition.tile_shape[1]), int(acquisition.tile_shape[2])
@@ -136,10 +142,6 @@ class Layout:
         return found
 
 
-# edges of blocks along y and x, in the first tile of a pair and in the second
-Edges = tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
 class _BlockSums:
     """Sums and sums of squares over blocks, slab by slab."""
 
@@ -199,8 +201,8 @@ def sum_tiles(
         south_mean,         float32 (n, 2, s, p, q)      the same for columns
         south_error
         edges_y, edges_x    int64 (b + 1,), (c + 1,)     where the blocks begin and end, pixels
-        places              int64 (all tiles, 5)         :class:`Layout` of the acquisition
-        planes_of           int64 ()                     planes sampled over the whole depth
+        places              int64 (all tiles, 5)         :class:`BlockLayout` of the acquisition
+        planes_sampled      int64 ()                     planes sampled over the whole depth
         blocks              int64 ()                     blocks along a tile that were asked for
         =================== ============================ ==========================================
     """
@@ -208,7 +210,7 @@ def sum_tiles(
     acquisition = source.acquisition
     if origins is None:
         origins = {tile.name: tile.origin_vox for tile in acquisition.tiles}
-    layout = Layout.of(acquisition, origins, settings.blocks)
+    layout = BlockLayout.of(acquisition, origins, settings.blocks)
     heights = layout.places[:, 2]
     first, last = int(heights.min()), int(heights.max()) + int(acquisition.tile_shape[0])
     number = min(settings.planes, last - first) if settings.planes else last - first
@@ -224,7 +226,7 @@ def sum_tiles(
         "edges_y": edges_y,
         "edges_x": edges_x,
         "places": layout.places,
-        "planes_of": np.int64(number),
+        "planes_sampled": np.int64(number),
         "blocks": np.int64(settings.blocks),
     }
     for key in _PER_TILE[2:]:
@@ -233,7 +235,7 @@ def sum_tiles(
 
 
 def _tile_sums(
-    source: Any, name: str, chosen: np.ndarray, slabs: int, layout: Layout
+    source: Any, name: str, chosen: np.ndarray, slabs: int, layout: BlockLayout
 ) -> dict[str, np.ndarray]:
     height, width = layout.size
     tile = source.acquisition.tile(name)
@@ -289,7 +291,7 @@ def _tile_sums(
     return found
 
 
-def _roles(layout: Layout, side: str, tile: Any) -> dict[int, Edges]:
+def _roles(layout: BlockLayout, side: str, tile: Any) -> dict[int, Edges]:
     """Overlaps of a tile on one side: as the first tile of a pair (0) and as the second (1)."""
     index = layout.cells[tile.row, tile.column]
     down, right = _MOVES[side]
