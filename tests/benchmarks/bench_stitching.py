@@ -40,14 +40,11 @@ from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noq
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
 from terareg.acquisition.model import Acquisition, Channel, Tile  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
-from terareg.stitching.displacement import (  # noqa: E402
-    ENGINES,
-    DisplacementSettings,
-    estimate_steps,
-    measure_batch,
-    neighbours,
-)
-from terareg.stitching.placement import place  # noqa: E402
+from terareg.stitching.displacement import measure_batch  # noqa: E402
+from terareg.stitching.pairs import neighbours  # noqa: E402
+from terareg.stitching.settings import ENGINES, DisplacementSettings  # noqa: E402
+from terareg.stitching.solver import place  # noqa: E402
+from terareg.stitching.steps import estimate_steps  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 
 _COMMON = "--tile-size 256 256 --depth 120 --overlap .15 --layout colm --vignetting .4"

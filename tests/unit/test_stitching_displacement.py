@@ -8,18 +8,11 @@ import pytest
 from scipy import ndimage
 
 from terareg.errors import StitchingError
-from terareg.stitching import displacement
-from terareg.stitching.displacement import (
-    DisplacementSettings,
-    PairResult,
-    Steps,
-    estimate_steps,
-    load_pairs,
-    measure_batch,
-    measure_pair,
-    neighbours,
-    save_pairs,
-)
+from terareg.stitching.correlation import correlate
+from terareg.stitching.displacement import measure_batch, measure_pair
+from terareg.stitching.pairs import PairResult, load_pairs, neighbours, save_pairs
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.steps import Steps, estimate_steps
 
 SPACING = (4.0, 2.0, 2.0)
 SMALL = DisplacementSettings(search_um=(16.0, 16.0, 16.0), windows=4, window_planes=16)
@@ -297,7 +290,7 @@ def test_correlation_is_pearson_of_the_overlap():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((7, 9, 8)), rng.standard_normal((6, 11, 8))
     low, high = (-2, -3, 1), (3, 2, 4)
-    _, ncc = displacement._correlation(a, b, low, high)
+    _, ncc = correlate(a, b, low, high)
     for index in np.ndindex(ncc.shape):
         lag = np.array(index) + low
         first = np.maximum(lag, 0)

@@ -1,0 +1,81 @@
+"""What is correlated: binned, band-passed logarithm of the intensity, free of fixed patterns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import ndimage
+
+_MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
+_HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
+_LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
+_BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
+_SOFTENING = 2.0  # times its level
+_CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
+
+
+def levels_of(raw, dark: float | None) -> tuple[float, float]:
+    """Dark level and softening constant of the logarithm, common to both tiles.
+
+    The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of
+    bright and dim tissue alike but the step from tissue to dark medium, which is smooth along the
+    surface and says little about the displacement, does not outweigh it.
+    """
+    sample = [r[:: max(1, r.shape[0] // 8), ::2, ::2].astype(np.float32) for r in raw]
+    if dark is None:
+        dark = min(float(np.percentile(s, 0.1)) for s in sample)
+    bright = max(float(np.percentile(s, _BRIGHT_PERCENT)) for s in sample) - dark
+    noise = []
+    for s, r in zip(sample, raw):
+        step = r[:: max(1, r.shape[0] // 8), :, :].astype(np.float32)
+        if step.shape[2] >= 3:
+            second = step[..., 2:] - 2 * step[..., 1:-1] + step[..., :-2]
+            noise.append(1.4826 * float(np.median(np.abs(second))) / math.sqrt(6))
+        else:
+            noise.append(float(s.std()))
+    return float(dark), 3 * max(noise) + _SOFTENING * max(0.0, bright) + 1
+
+
+def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:
+    """Mean over bins of y and x, float32; what does not fill a bin is left out."""
+    k = int(bins[1])
+    if k == 1:
+        return raw.astype(np.float32)
+    z, y, x = raw.shape
+    if y < k or x < k:
+        return raw.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    raw = raw[:, : y // k * k, : x // k * k]
+    rows = np.add.reduce(raw.reshape(z, y // k, k, -1), axis=2, dtype=np.uint32)
+    both = np.add.reduce(rows.reshape(z, y // k, x // k, k), axis=3, dtype=np.uint32)
+    return both.astype(np.float32) / (k * k)
+
+
+def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray, bool]:
+    """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal."""
+    dark, soft = levels
+    log = np.log(np.maximum(image - dark, 0) + soft)
+    for axis in (1, 2):
+        others = log.shape[0] * log.shape[3 - axis]
+        some = log[:: max(1, min(log.shape[0], others // _MEDIAN_OF))]
+        log -= np.median(some, axis=(0, 3 - axis), keepdims=True)
+    size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
+    log -= ndimage.uniform_filter(log, size, mode="nearest")
+    signal = _has_signal(log)
+    sigma = [g if n > 1 else 0 for g, n in zip(_LOW_PASS, log.shape)]
+    return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=3.0), signal
+
+
+def _has_signal(image: np.ndarray) -> bool:
+    """Whether neighbouring pixels are correlated, which noise of the camera is not."""
+    energy = float(np.einsum("ijk,ijk->", image, image, dtype=np.float64))
+    if energy <= 0 or image.size < 64:
+        return False
+    best = -1.0
+    for axis in (1, 2):
+        a = np.moveaxis(image, axis, 0)
+        if len(a) > 2:
+            product_ = float(np.einsum("ijk,ijk->", a[1:], a[:-1], dtype=np.float64))
+            best = max(best, product_ / energy)
+    # the high-pass alone makes noise anticorrelated by 1/225; the floor of 1 % is for patterns
+    return best > max(0.01, _CHANCE_SIGNAL / math.sqrt(image.size))

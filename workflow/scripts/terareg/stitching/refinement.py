@@ -1,0 +1,134 @@
+"""Displacement to a fraction of a voxel, from patches at full resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from terareg.stitching.correlation import best_peak, correlate, subvoxel
+from terareg.stitching.filters import prepare
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Raw pixels of a stretch of the seam in both tiles, where they start, and their contrast."""
+
+    pixels: tuple[np.ndarray, np.ndarray]
+    start: tuple[tuple[int, ...], tuple[int, ...]]
+    levels: tuple[float, float]
+    contrast: float
+    z: tuple[int, int]
+
+
+def keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[Patch]:
+    """Copy the two stretches of a window with most structure in both tiles."""
+    box_a, box_b = boxes
+    first, last = box_a[pair.along]
+    number = max(1, round((last - first) / settings.patch_px))
+    edges = [int(v) for v in np.linspace(first, last, number + 1).round()]
+    margin = pair.search[pair.along] + 8
+    patches = []
+    for low, high in pairwise(edges):
+        span_a = (low, high)
+        span_b = (
+            max(box_b[pair.along][0], low - pair.centre[pair.along] - margin),
+            min(box_b[pair.along][1], high - pair.centre[pair.along] + margin),
+        )
+        if span_b[1] - span_b[0] < 8:
+            continue
+        contrast = math.inf
+        for image, box, span in zip(coarse, boxes, (span_a, span_b)):
+            k = bins[pair.along]
+            part = slice(
+                (span[0] - box[pair.along][0]) // k,
+                max(1, (span[1] - box[pair.along][0]) // k),
+            )
+            cut = [slice(None)] * 3
+            cut[pair.along] = part
+            contrast = min(contrast, float(np.var(image[tuple(cut)])))
+        patches.append((contrast, span_a, span_b))
+    patches.sort(key=lambda p: (-p[0], p[1]))
+    kept = []
+    for contrast, span_a, span_b in patches[:2]:
+        pixels, start = [], []
+        for image, box, span in zip(raw, boxes, (span_a, span_b)):
+            cut = [slice(None)] * 3
+            offset = box[pair.along][0]
+            cut[pair.along] = slice(span[0] - offset, span[1] - offset)
+            origin = [b[0] for b in box]
+            origin[pair.along] = span[0]
+            pixels.append(image[tuple(cut)].copy())
+            start.append(tuple(origin))
+        kept.append(Patch(tuple(pixels), tuple(start), levels, contrast, box_a[0]))
+    return kept
+
+
+def choose_patches(patches, number: int):
+    """The best patch of every window, then the best of the rest, up to ``number``."""
+    best, rest, seen = [], [], set()
+    for item in sorted(patches, key=lambda p: -p[1].contrast):
+        (rest if item[0] in seen else best).append(item)
+        seen.add(item[0])
+    return sorted((best + rest)[:number], key=lambda p: (p[0], p[1].start))
+
+
+def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
+    """Sub-voxel displacement from the sum of the patches' correlation maps.
+
+    Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
+    maximum inside the radius.
+    """
+    total, maps = 0.0, []
+    for patch in patches:
+        prepared = [prepare(p.astype(np.float32), patch.levels)[0] for p in patch.pixels]
+        start = np.array(patch.start[0]) - np.array(patch.start[1])
+        low = [int(c - s - r) for c, s, r in zip(coarse, start, radius)]
+        high = [int(c - s + r) for c, s, r in zip(coarse, start, radius)]
+        # only what overlaps at the coarse displacement and its surroundings need be correlated
+        cut_a, cut_b, shift = [], [], []
+        for na, nb, lo, hi in zip(prepared[0].shape, prepared[1].shape, low, high):
+            a0, a1 = max(0, lo), min(na, nb + hi)
+            b0, b1 = max(0, -hi), min(nb, na - lo)
+            cut_a.append(slice(a0, a1))
+            cut_b.append(slice(b0, b1))
+            shift.append(a0 - b0)
+        a, b = prepared[0][tuple(cut_a)], prepared[1][tuple(cut_b)]
+        if min(a.shape) < 1 or min(b.shape) < 1:
+            maps.append(None)
+            continue
+        low = [lo - s for lo, s in zip(low, shift)]
+        high = [hi - s for hi, s in zip(high, shift)]
+        # not the score: its slope would pull the maximum towards the larger overlap
+        _, ncc = correlate(a, b, low, high)
+        total = total + math.sqrt(a.size) * ncc
+        maps.append(ncc)
+    if not isinstance(total, np.ndarray):
+        return None
+    index, _, _ = best_peak(total, total)
+    if total[index] <= 0 or any(n > 2 and i in (0, n - 1) for i, n in zip(index, total.shape)):
+        return None
+    place = subvoxel(total, index)
+    origin = coarse - np.array(radius)
+    displ = origin + place
+    own = []
+    for ncc in maps:
+        own.append(None)
+        if ncc is None:
+            continue
+        near = tuple(slice(max(0, i - 2), i + 3) for i in index)
+        local = np.unravel_index(int(np.argmax(ncc[near])), ncc[near].shape)
+        at = tuple(int(k + s.start) for k, s in zip(local, near))
+        if all(n < 3 or 0 < i < n - 1 for i, n in zip(at, ncc.shape)):
+            own[-1] = origin + subvoxel(ncc, at)
+    good = np.array([o for o in own if o is not None])
+    sigma = np.full(3, 0.25)
+    if len(good) >= 2:
+        spread = 1.4826 * np.median(np.abs(good - displ), axis=0)
+        sigma = np.maximum(spread / math.sqrt(len(good)), 0.02)
+    sigma[np.array(radius) == 0] = 0.0
+    peaks = [m[index] for m in maps if m is not None]
+    return displ, sigma, float(np.mean(peaks)), own
