@@ -47,11 +47,11 @@ def measure_pair(
     """Measure the displacement of two neighbouring tiles.
 
     Strips of both tiles, wide enough for every displacement in the search range, are read for a
-    few windows only. In the logarithm of the intensity the median of every row and column is
-    removed, because patterns fixed in the tile (shading, stripes) correlate at the nominal
-    displacement of zero; a band-pass follows, and an exact normalised correlation by FFT on pixels
-    binned in y and x. Patches at full resolution around the place where the windows agree give
-    the fraction of a voxel.
+    few windows only. Every row and column is divided by its median, because patterns fixed in the
+    tile (shading, stripes) correlate at the nominal displacement of zero; a band-pass of the
+    logarithm follows, and an exact normalised correlation by FFT on pixels binned in y and x.
+    Patches at full resolution around the place where the windows agree give the fraction of a
+    voxel, by correlation and then by least squares, in which voxels with signal count more.
 
     With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
     whole voxels, and the most reliable sub-volume of each axis counts.
@@ -176,7 +176,7 @@ def _result(pair, windows, patches, lags, bins, tolerance, settings) -> PairResu
     coarse = np.average(
         [windows[i].displ_vox for i in members], axis=0, weights=[windows[i].peak for i in members]
     )
-    radius = [0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)]
+    radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
     chosen = choose_patches([(i, p) for i in members for p in patches[i]], settings.patches)
     fine = refine([p for _, p in chosen], np.rint(coarse).astype(int), radius)
     if fine is None:

@@ -12,6 +12,8 @@ _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
 _BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
 _SOFTENING = 2.0  # times its level
+_DIM = 0.05  # share of the softening constant below which a median says little about the gain
+_MOST_GAIN = 2.0  # of a row or column; more is the border of the tissue
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
 
@@ -52,13 +54,25 @@ def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:
 
 
 def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray, bool]:
-    """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal."""
+    """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal.
+
+    Shading and stripes are factors: each row and each column is divided by its median, so that they
+    neither correlate by themselves nor move the centre of a cell that lies on their slope.
+    """
     dark, soft = levels
-    log = np.log(np.maximum(image - dark, 0) + soft)
+    image = np.maximum(image - dark, 0)
+    dim = _DIM * soft
+    offsets = []
     for axis in (1, 2):
-        others = log.shape[0] * log.shape[3 - axis]
-        some = log[:: max(1, min(log.shape[0], others // _MEDIAN_OF))]
-        log -= np.median(some, axis=(0, 3 - axis), keepdims=True)
+        others = image.shape[0] * image.shape[3 - axis]
+        some = image[:: max(1, min(image.shape[0], others // _MEDIAN_OF))]
+        level = np.median(some, axis=(0, 3 - axis), keepdims=True)
+        gain = np.clip((level + dim) / (level.mean() + dim), 1 / _MOST_GAIN, _MOST_GAIN)
+        image /= gain
+        offsets.append(np.log(level / gain + soft))
+    log = np.log(image + soft)
+    for offset in offsets:
+        log -= offset
     size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
     log -= ndimage.uniform_filter(log, size, mode="nearest")
     signal = _has_signal(log)

@@ -11,6 +11,7 @@ import numpy as np
 
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
 from terareg.stitching.filters import prepare
+from terareg.stitching.least_squares import Cut, fit
 
 
 @dataclass(frozen=True)
@@ -77,58 +78,73 @@ def choose_patches(patches, number: int):
 
 
 def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
-    """Sub-voxel displacement from the sum of the patches' correlation maps.
+    """Sub-voxel displacement from all patches jointly.
+
+    The maximum of the sum of the patches' correlation maps, good to a fraction of a voxel, is
+    where the least-squares fit over their voxels starts.
 
     Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
     maximum inside the radius.
     """
-    total, maps = 0.0, []
-    for patch in patches:
-        prepared = [prepare(p.astype(np.float32), patch.levels)[0] for p in patch.pixels]
-        start = np.array(patch.start[0]) - np.array(patch.start[1])
-        low = [int(c - s - r) for c, s, r in zip(coarse, start, radius)]
-        high = [int(c - s + r) for c, s, r in zip(coarse, start, radius)]
-        # only what overlaps at the coarse displacement and its surroundings need be correlated
-        cut_a, cut_b, shift = [], [], []
-        for na, nb, lo, hi in zip(prepared[0].shape, prepared[1].shape, low, high):
-            a0, a1 = max(0, lo), min(na, nb + hi)
-            b0, b1 = max(0, -hi), min(nb, na - lo)
-            cut_a.append(slice(a0, a1))
-            cut_b.append(slice(b0, b1))
-            shift.append(a0 - b0)
-        a, b = prepared[0][tuple(cut_a)], prepared[1][tuple(cut_b)]
-        if min(a.shape) < 1 or min(b.shape) < 1:
+    cuts = [_cut(patch, coarse, radius) for patch in patches]
+    maps, total = [], 0.0
+    for cut in cuts:
+        if cut is None:
             maps.append(None)
             continue
-        low = [lo - s for lo, s in zip(low, shift)]
-        high = [hi - s for hi, s in zip(high, shift)]
+        lag = coarse - cut.start
         # not the score: its slope would pull the maximum towards the larger overlap
-        _, ncc = correlate(a, b, low, high)
-        total = total + math.sqrt(a.size) * ncc
+        _, ncc = correlate(cut.a, cut.b, lag - radius, lag + radius)
+        total = total + math.sqrt(cut.a.size) * ncc
         maps.append(ncc)
     if not isinstance(total, np.ndarray):
         return None
     index, _, _ = best_peak(total, total)
     if total[index] <= 0 or any(n > 2 and i in (0, n - 1) for i, n in zip(index, total.shape)):
         return None
-    place = subvoxel(total, index)
-    origin = coarse - np.array(radius)
-    displ = origin + place
-    own = []
-    for ncc in maps:
-        own.append(None)
-        if ncc is None:
-            continue
-        near = tuple(slice(max(0, i - 2), i + 3) for i in index)
-        local = np.unravel_index(int(np.argmax(ncc[near])), ncc[near].shape)
-        at = tuple(int(k + s.start) for k, s in zip(local, near))
-        if all(n < 3 or 0 < i < n - 1 for i, n in zip(at, ncc.shape)):
-            own[-1] = origin + subvoxel(ncc, at)
-    good = np.array([o for o in own if o is not None])
-    sigma = np.full(3, 0.25)
-    if len(good) >= 2:
-        spread = 1.4826 * np.median(np.abs(good - displ), axis=0)
-        sigma = np.maximum(spread / math.sqrt(len(good)), 0.02)
-    sigma[np.array(radius) == 0] = 0.0
-    peaks = [m[index] for m in maps if m is not None]
-    return displ, sigma, float(np.mean(peaks)), own
+    origin = coarse - radius
+    displ = origin + subvoxel(total, index)
+    own = [None if ncc is None else _own_peak(ncc, index) for ncc in maps]
+    own = [None if place is None else origin + place for place in own]
+    fitted = fit(
+        [cut for cut in cuts if cut is not None],
+        displ,
+        [k for k, n in enumerate(total.shape) if n > 1],
+    )
+    if fitted is None:
+        sigma = _scatter([place for place in own if place is not None], displ)
+        sigma[np.array(radius) == 0] = 0.0
+    else:
+        displ, sigma = fitted
+    return displ, sigma, float(np.mean([m[index] for m in maps if m is not None])), own
+
+
+def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
+    """The prepared voxels that overlap at the coarse displacement and its surroundings."""
+    prepared = [prepare(p.astype(np.float32), patch.levels)[0] for p in patch.pixels]
+    start = np.array(patch.start[0]) - np.array(patch.start[1])
+    spans_a, spans_b = [], []
+    for na, nb, lag, r in zip(prepared[0].shape, prepared[1].shape, coarse - start, radius):
+        spans_a.append(slice(max(0, lag - r), min(na, nb + lag + r)))
+        spans_b.append(slice(max(0, -lag - r), min(nb, na - lag + r)))
+    a, b = prepared[0][tuple(spans_a)], prepared[1][tuple(spans_b)]
+    if min(a.shape) < 1 or min(b.shape) < 1:
+        return None
+    return Cut(a, b, start + [p.start - q.start for p, q in zip(spans_a, spans_b)])
+
+
+def _own_peak(ncc: np.ndarray, index) -> np.ndarray | None:
+    """Place of a patch's maximum near that of all, None where it lies on the border."""
+    near = tuple(slice(max(0, i - 2), i + 3) for i in index)
+    local = np.unravel_index(int(np.argmax(ncc[near])), ncc[near].shape)
+    at = tuple(int(k + s.start) for k, s in zip(local, near))
+    inside = all(n < 3 or 0 < i < n - 1 for i, n in zip(at, ncc.shape))
+    return subvoxel(ncc, at) if inside else None
+
+
+def _scatter(places, displ) -> np.ndarray:
+    """Standard error of the displacement from that of each patch."""
+    if len(places) < 2:
+        return np.full(3, 0.25)
+    spread = 1.4826 * np.median(np.abs(np.array(places) - displ), axis=0)
+    return np.maximum(spread / math.sqrt(len(places)), 0.02)
