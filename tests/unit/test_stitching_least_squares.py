@@ -6,8 +6,8 @@ import pytest
 from terareg.stitching.filters import prepare
 from terareg.stitching.least_squares import Cut, fit
 
-SHAPE = (20, 96, 48)
-LEVEL, CELL, NOISE, WIDTH = 200.0, 150.0, 12.0, 2.0
+SHAPE = (32, 160, 64)
+LEVEL, CELL, NOISE, WIDTH = 200.0, 150.0, 25.0, 2.0
 LEVELS = (0.0, 400.0)
 
 
@@ -21,13 +21,13 @@ def cells(shift, places):
     return total
 
 
-def fitted(shift, places, rng, gain=1.0, start=(0.0, 0.0, 0.0)):
+def fitted(shift, places, rng, gain=1.0, noise=NOISE):
     noisy = [
-        cells(s, places) * g + rng.normal(0, NOISE, SHAPE)
+        cells(s, places) * g + rng.normal(0, noise, SHAPE)
         for s, g in (((0, 0, 0), 1.0), (shift, gain))
     ]
     a, b = (prepare(image.astype(np.float32), LEVELS)[0] for image in noisy)
-    return fit([Cut(a, b, np.zeros(3))], np.array(start), (0, 1, 2))
+    return fit([Cut(a, b, np.zeros(3))], np.zeros(3), (0, 1, 2))
 
 
 def scattered(rng, number):
@@ -38,24 +38,24 @@ def test_sparse_cells_are_placed_nearly_as_well_as_the_noise_allows():
     rng = np.random.default_rng(1)
     errors, bounds = [], []
     for _ in range(8):
-        places, shift = scattered(rng, 6), rng.uniform(-0.8, 0.8, 3)
+        places, shift = scattered(rng, 4), rng.uniform(-0.8, 0.8, 3)
         found, _ = fitted(shift, places, rng)
         errors.append(found - shift)
         slopes = np.stack(np.gradient(cells((0, 0, 0), places)))
         fisher = np.einsum("izyx,jzyx->ij", slopes, slopes) / (2 * NOISE**2)
         bounds.append(np.diag(np.linalg.inv(fisher)))
     error, bound = (np.sqrt(np.mean(v)) for v in (np.square(errors), bounds))
-    assert error < 1.6 * bound
+    assert error < 1.4 * bound  # counting all voxels alike gives 1.5
     assert error > 0.5 * bound  # less would mean that the bound is not one
 
 
 def test_stripes_do_not_move_cells_that_lie_on_their_slopes():
     rng = np.random.default_rng(2)
-    stripes = 1 + 0.2 * np.sin(np.arange(SHAPE[1]) / 2.5)[None, :, None]
+    stripes = 1 + 0.35 * np.sin(np.arange(SHAPE[1]) / 2.5)[None, :, None]
     errors = [
-        fitted((0.0, 0.0, 0.0), scattered(rng, 6), rng, gain=stripes)[0][1] for _ in range(6)
+        fitted(np.zeros(3), scattered(rng, 6), rng, gain=stripes, noise=2.0)[0][1] for _ in range(4)
     ]
-    assert np.sqrt(np.mean(np.square(errors))) < 0.1
+    assert np.sqrt(np.mean(np.square(errors))) < 0.04
 
 
 def test_axes_that_are_not_fitted_stay_and_one_axis_is_enough():
