@@ -324,8 +324,7 @@ def _correct_tile(brain: Brain) -> Load:
 
 
 def _estimate_steps(brain: Brain) -> Load:
-    pairs = min(brain.size.pairs, 48)
-    read = pairs * 32 * brain.size.plane_mb / 1e3
+    read = min(brain.size.tiles, 96) * 16 * brain.size.plane_mb / 1e3
     return Load(1, read, cpu_s=6 * read)
 
 
@@ -467,7 +466,7 @@ RULES = {
     "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
     "estimate_steps": Rule(
-        "stitching", _planes(0, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
+        "stitching", _planes(40, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
     ),
     "measure_displacements": Rule(
         "stitching", _strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"

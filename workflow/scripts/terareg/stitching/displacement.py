@@ -24,7 +24,7 @@ from terareg.errors import StitchingError
 from terareg.parallel import map_items
 from terareg.stitching.consensus import find_consensus
 from terareg.stitching.correlation import MIN_OVERLAP, best_peak, correlate
-from terareg.stitching.filters import bin_pixels, levels_of, prepare
+from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, WindowResult
 from terareg.stitching.projections import measure_projections
 from terareg.stitching.refinement import choose_patches, keep_patches, refine
@@ -139,7 +139,7 @@ def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
         if any(b[1] - b[0] < 1 for b in box_b):
             continue
         raw = pair.read(0, box_a), pair.read(1, box_b)
-        levels = levels_of(raw, settings.dark)
+        levels = common_levels(map(levels_of, raw), settings.dark)
         coarse = [bin_pixels(r, bins) for r in raw]
         coarse, signal = zip(*(prepare(c, levels) for c in coarse))
         start = [a[0] - b[0] for a, b in zip(box_a, box_b)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
@@ -10,6 +12,7 @@ from scipy import ndimage
 _MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
+_DARK_PERCENT = 0.1  # of an image, taken for its dark level
 _BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
 _SOFTENING = 2.0  # times its level
 _DIM = 0.05  # share of the softening constant below which a median says little about the gain
@@ -17,26 +20,41 @@ _MOST_GAIN = 2.0  # of a row or column; more is the border of the tissue
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
 
-def levels_of(raw, dark: float | None) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Levels:
+    """Intensities of one image, counts: darkest, bright tissue, and the noise of the camera."""
+
+    dark: float
+    bright: float
+    noise: float
+
+
+def levels_of(raw: np.ndarray) -> Levels:
+    """Intensities of some of the planes of ``raw`` (z, y, x)."""
+    planes = raw[:: max(1, raw.shape[0] // 8)].astype(np.float32)
+    sample = planes[:, ::2, ::2]
+    if planes.shape[2] >= 3:
+        second = planes[..., 2:] - 2 * planes[..., 1:-1] + planes[..., :-2]
+        noise = 1.4826 * float(np.median(np.abs(second))) / math.sqrt(6)
+    else:
+        noise = float(sample.std())
+    dark, bright = np.percentile(sample, (_DARK_PERCENT, _BRIGHT_PERCENT))
+    return Levels(float(dark), float(bright), noise)
+
+
+def common_levels(levels: Iterable[Levels], dark: float | None) -> tuple[float, float]:
     """Dark level and softening constant of the logarithm, common to both tiles.
 
     The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of
     bright and dim tissue alike but the step from tissue to dark medium, which is smooth along the
     surface and says little about the displacement, does not outweigh it.
     """
-    sample = [r[:: max(1, r.shape[0] // 8), ::2, ::2].astype(np.float32) for r in raw]
+    levels = list(levels)
     if dark is None:
-        dark = min(float(np.percentile(s, 0.1)) for s in sample)
-    bright = max(float(np.percentile(s, _BRIGHT_PERCENT)) for s in sample) - dark
-    noise = []
-    for s, r in zip(sample, raw):
-        step = r[:: max(1, r.shape[0] // 8), :, :].astype(np.float32)
-        if step.shape[2] >= 3:
-            second = step[..., 2:] - 2 * step[..., 1:-1] + step[..., :-2]
-            noise.append(1.4826 * float(np.median(np.abs(second))) / math.sqrt(6))
-        else:
-            noise.append(float(s.std()))
-    return float(dark), 3 * max(noise) + _SOFTENING * max(0.0, bright) + 1
+        dark = min(each.dark for each in levels)
+    bright = max(each.bright for each in levels) - dark
+    noise = max(each.noise for each in levels)
+    return float(dark), 3 * noise + _SOFTENING * max(0.0, bright) + 1
 
 
 def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.stitching.filters import bin_pixels, levels_of, prepare
+from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
 from terareg.stitching.pairs import SEAM_AXIS
 
 if TYPE_CHECKING:
@@ -31,12 +31,33 @@ class Strips:
         self.axis = SEAM_AXIS[direction]
         self.along = 3 - self.axis  # the axis along the seam
         self.bytes = 0
+        self._held: dict[int, tuple] = {}  # first plane, pixels and place of what was read last
         self.dense = False  # whether the windows cover the whole stack
 
     def read(self, which: int, box) -> np.ndarray:
-        """Pixels of a box ((z0, z1), (y0, y1), (x0, x1)) of tile a (0) or b (1)."""
-        (z0, z1), y, x = box
-        pixels = self.source.read(self.names[which], z0, z1, slice(*y), slice(*x))
+        """Pixels of a box ((z0, z1), (y0, y1), (x0, x1)) of tile a (0) or b (1).
+
+        Planes are read from end to end of the seam and held until the next box of the tile, so
+        that windows that share planes read them once.
+        """
+        (z0, z1), *_ = box
+        reach = [slice(*span) for span in box[1:]]
+        cut = [slice(None), *reach]
+        reach[self.along - 1] = slice(0, self.shape[self.along])
+        first, held, where = self._held.get(which, (0, None, None))
+        if where != reach or not first <= z0 < first + len(held):
+            pixels = self._read(which, z0, z1, reach)
+        else:
+            last = first + len(held)
+            pixels = held[z0 - first : z1 - first]
+            if z1 > last:
+                pixels = np.concatenate([pixels, self._read(which, last, z1, reach)])
+        self._held[which] = (z0, pixels, reach)
+        cut[self.axis] = slice(None)
+        return pixels[tuple(cut)]
+
+    def _read(self, which: int, z0: int, z1: int, reach) -> np.ndarray:
+        pixels = self.source.read(self.names[which], z0, z1, *reach)
         self.bytes += pixels.nbytes
         return pixels
 
@@ -88,7 +109,7 @@ def _signal_starts(pair, first, last, depth, settings) -> list[int]:
         box_a, box_b = pair.boxes((middle, middle + 1), (0, pair.shape[pair.along]))
         box_b[0] = (middle - pair.centre[0], middle - pair.centre[0] + 1)
         raw = pair.read(0, box_a), pair.read(1, box_b)
-        levels = levels_of(raw, settings.dark)
+        levels = common_levels(map(levels_of, raw), settings.dark)
         bins = binning_of(pair, settings)
         if all(prepare(bin_pixels(r, bins), levels)[1] for r in raw):
             good.append(z0)
