@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PLANES = 16  # from the middle of a tile, looked at
+_PLANES = (12, 16)  # from the middle of a tile, looked at: in thin stacks, at most
+_PLANES_SHARE = 0.1  # of the stack's
 _BINNED_TO = 192  # pixels, about, of the shorter edge
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
 
@@ -127,7 +128,9 @@ def estimate_steps(
     }
     names = list(dict.fromkeys(name for pairs in tried.values() for p in pairs for name in p[:2]))
     depth, *size = (int(n) for n in acquisition.tile_shape)
-    planes, bins = min(depth, _PLANES), max(1, min(size) // _BINNED_TO)
+    least, most = _PLANES
+    planes = min(depth, most, max(least, int(_PLANES_SHARE * depth)))
+    bins = max(1, min(size) // _BINNED_TO)
     z0 = (depth - planes) // 2
 
     def overview(name: str) -> _Overview:
