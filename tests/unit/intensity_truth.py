@@ -34,7 +34,7 @@ class Scene:
 class TruthSource:
     """Looks like a raw ``TileSource`` at the stage's positions.
 
-    ``profile``, ``gains`` and ``fades`` (by row and column), ``scene.dark`` and ``origins`` (z, y, x
+    ``profile``, ``gains`` and ``fades`` (by row, column), ``scene.dark`` and ``origins`` (z, y, x
     by name) are the truth.
     """
 

@@ -135,28 +135,33 @@ def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
     tolerance = np.maximum(settings.tolerance_vox, bins)
     windows, patches, lags = [], [], [1, 1, 1]
     for z, seam in windows_of(pair, settings):
-        box_a, box_b = pair.boxes(z, seam)
-        if any(b[1] - b[0] < 1 for b in box_b):
-            continue
-        raw = pair.read(0, box_a), pair.read(1, box_b)
-        levels = common_levels(map(levels_of, raw), settings.dark)
-        coarse = [bin_pixels(r, bins) for r in raw]
-        coarse, signal = zip(*(prepare(c, levels) for c in coarse))
-        start = [a[0] - b[0] for a, b in zip(box_a, box_b)]
-        low = [math.floor((c - s - o) / k) - 1 for c, s, o, k in _search(pair, start, bins)]
-        high = [math.ceil((c + s - o) / k) + 1 for c, s, o, k in _search(pair, start, bins)]
-        for axis in range(3):
-            if pair.search[axis] == 0:
-                low[axis] = high[axis] = round((pair.centre[axis] - start[axis]) / bins[axis])
-        score, ncc = correlate(*coarse, low, high)
-        lag, peak, second = best_peak(score, ncc)
-        lags = [max(1, n - 2) for n in score.shape]
-        displ = [o + (i + first) * k for o, i, first, k in zip(start, lag, low, bins)]
-        windows.append(
-            WindowResult(z, seam, tuple(map(float, displ)), peak, second, all(signal), False)
-        )
-        patches.append(keep_patches(pair, raw, (box_a, box_b), coarse, bins, levels, settings))
+        boxes = pair.boxes(z, seam)
+        if all(high > low for low, high in boxes[1]):
+            window, lags, kept = _measure_window(pair, boxes, bins, settings)
+            windows.append(window)
+            patches.append(kept)
+    pair.release()
     return _result(pair, windows, patches, lags, bins, tolerance, settings)
+
+
+def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
+    """What one window says, how many displacements it was asked about, and its best patches."""
+    raw = [pair.read(which, box) for which, box in enumerate(boxes)]
+    levels = common_levels(map(levels_of, raw), settings.dark)
+    coarse, signal = zip(*(prepare(bin_pixels(r, bins), levels) for r in raw))
+    start = [a[0] - b[0] for a, b in zip(*boxes)]
+    low, high = [], []
+    for c, s, o, k in zip(pair.centre, pair.search, start, bins):
+        first, last = math.floor((c - s - o) / k) - 1, math.ceil((c + s - o) / k) + 1
+        low.append(first if s else round((c - o) / k))
+        high.append(last if s else round((c - o) / k))
+    score, ncc = correlate(*coarse, low, high)
+    lag, peak, second = best_peak(score, ncc)
+    displ = [o + (i + first) * k for o, i, first, k in zip(start, lag, low, bins)]
+    z, seam = boxes[0][0], boxes[0][pair.along]
+    window = WindowResult(z, seam, tuple(map(float, displ)), peak, second, all(signal), False)
+    kept = keep_patches(pair, raw, boxes, coarse, bins, levels, settings)
+    return window, [max(1, n - 2) for n in score.shape], kept
 
 
 def _result(pair, windows, patches, lags, bins, tolerance, settings) -> PairResult:
@@ -197,10 +202,6 @@ def _result(pair, windows, patches, lags, bins, tolerance, settings) -> PairResu
         agree=len(members),
         windows=tuple(result),
     )
-
-
-def _search(pair: Strips, start, bins):
-    return zip(pair.centre, pair.search, start, bins)
 
 
 def _expected(acquisition, a, b, direction, settings) -> tuple[float, float, float]:

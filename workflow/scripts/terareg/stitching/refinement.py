@@ -127,7 +127,8 @@ def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
     for na, nb, lag, r in zip(prepared[0].shape, prepared[1].shape, coarse - start, radius):
         spans_a.append(slice(max(0, lag - r), min(na, nb + lag + r)))
         spans_b.append(slice(max(0, -lag - r), min(nb, na - lag + r)))
-    a, b = prepared[0][tuple(spans_a)], prepared[1][tuple(spans_b)]
+    # copies: the rest is not kept
+    a, b = prepared[0][tuple(spans_a)].copy(), prepared[1][tuple(spans_b)].copy()
     if min(a.shape) < 1 or min(b.shape) < 1:
         return None
     return Cut(a, b, start + [p.start - q.start for p, q in zip(spans_a, spans_b)])

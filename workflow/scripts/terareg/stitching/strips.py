@@ -46,6 +46,8 @@ class Strips:
         reach[self.along - 1] = slice(0, self.shape[self.along])
         first, held, where = self._held.get(which, (0, None, None))
         if where != reach or not first <= z0 < first + len(held):
+            self._held.pop(which, None)
+            held = None
             pixels = self._read(which, z0, z1, reach)
         else:
             last = first + len(held)
@@ -55,6 +57,10 @@ class Strips:
         self._held[which] = (z0, pixels, reach)
         cut[self.axis] = slice(None)
         return pixels[tuple(cut)]
+
+    def release(self) -> None:
+        """Let go of what is held."""
+        self._held.clear()
 
     def _read(self, which: int, z0: int, z1: int, reach) -> np.ndarray:
         pixels = self.source.read(self.names[which], z0, z1, *reach)
