@@ -31,12 +31,21 @@ def brain(rows=5, columns=6, channels=2, atlas=ATLAS, **over) -> planning.Brain:
 
 def test_memory_follows_block_tile_and_threads_and_not_the_brain():
     small, large = brain(2, 3), brain(20, 30)
-    same = ("sum_tiles", "correct_tile", "estimate_steps", "measure_displacements", "fuse_block",
+    same = ("sum_tiles", "correct_tile", "estimate_steps", "measure_displacements",
             "correct_volume", "transform_labels", "prepare_atlas")  # fmt: skip
     for rule in same:
         assert workload.request_mb(rule, small, 4) == workload.request_mb(rule, large, 4), rule
-    one, four = (RULES["fuse_block"].memory_mb(small, threads) for threads in (1, 4))
+    one, four = (RULES["correct_volume"].memory_mb(small, threads) for threads in (1, 4))
     assert four > 2.5 * one
+
+
+def test_a_row_of_blocks_is_cut_where_memory_ends():
+    blocks = {columns: planning.row_blocks(brain(5, columns)) for columns in (1, 6, 30)}
+    assert blocks == {1: 4, 6: 16, 30: 16}
+    requests = [workload.request_mb("fuse_block", brain(5, columns), 4) for columns in (6, 30)]
+    assert requests[0] == requests[1] < 8192, "what AWS Batch gives with four CPUs"
+    share = [RULES["fuse_block"].load(b).read_gb / b.raw_gb for b in (brain(5, 4), brain(5, 30))]
+    assert share[0] == 1 < share[1] < 1.25, "tiles where a row is cut are read twice"
 
 
 @pytest.mark.parametrize(
@@ -82,7 +91,7 @@ def test_plans_grow_with_the_data_and_jobs_are_worth_their_start(rows, columns, 
     assert sum(row.jobs for row in plan.values()) <= 500
     hours = sum(row.cpu_hours for row in plan.values())
     assert 2 < hours / raw * 1000 < 20, "hours of a terabyte"
-    assert plan["fused"].longest_minutes > 2
+    assert plan["fused"].longest_minutes > 1.5
     assert max(row.memory_mb for row in plan.values()) <= 30720
 
 

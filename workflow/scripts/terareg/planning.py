@@ -17,6 +17,7 @@ from typing import Any
 
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage
+_ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
 _LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
@@ -218,23 +219,33 @@ def pair_batches(brain: Brain) -> int:
 
 
 def block_batches(brain: Brain) -> int:
-    """Batches of the blocks of one channel."""
-    size = brain.size
-    return batches(
-        size.volume_gb, block_count(brain), brain.option("jobs.gb_per_job"), size.channels
-    )
+    """Batches of the blocks of one channel, by whole rows along x."""
+    size, (planes, rows, _) = brain.size, _blocks_along(brain)
+    return batches(size.volume_gb, planes * rows, brain.option("jobs.gb_per_job"), size.channels)
 
 
 def label_batches(brain: Brain) -> int:
     """Batches of the label volume, whose voxels are coarser and take four bytes."""
-    blocks = max(1, round(block_count(brain) / brain.label_factor))
-    return batches(4e-3 * brain.label_mvox, blocks, brain.option("jobs.gb_per_job"))
+    planes, rows, _ = _blocks_along(brain, brain.option("labels.resolution_um"))
+    return batches(4e-3 * brain.label_mvox, planes * rows, brain.option("jobs.gb_per_job"))
 
 
 def block_count(brain: Brain) -> int:
     """Blocks of one channel."""
+    return math.prod(_blocks_along(brain))
+
+
+def row_blocks(brain: Brain) -> int:
+    """Most blocks of a row that are in memory at once where tiles are fused."""
+    block_gb = brain.block_mvox * brain.size.bytes_per_voxel / 1e3
+    return max(1, min(_blocks_along(brain)[2], int(_ROW_GB / block_gb)))
+
+
+def _blocks_along(brain: Brain, resolution_um: float = 0.0) -> tuple[int, int, int]:
+    """Blocks along (z, y, x) of a volume of about this resolution, the finest by default."""
     edge = brain.option("volume.block")
-    return math.prod(-(-n // edge) for n in brain.size.volume_shape)
+    steps = (max(1.0, resolution_um / s) for s in brain.grid.spacing_um)
+    return tuple(math.ceil(n / step / edge) for n, step in zip(brain.size.volume_shape, steps))
 
 
 def sampled(brain: Brain) -> tuple[int, float]:

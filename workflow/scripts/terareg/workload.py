@@ -21,6 +21,7 @@ from terareg.planning import (
     label_batches,
     pair_batches,
     pair_gb,
+    row_blocks,
     sampled,
     sum_batches,
     tile_batches,
@@ -100,23 +101,29 @@ def _blocks(
 
 
 def fuse_job_mb(
-    block: tuple[int, int, int], plane_mb: float, threads: int, bytes_per_voxel: int = 2
+    block: tuple[int, int, int],
+    row_blocks: int,
+    tile_width: int,
+    threads: int,
+    bytes_per_voxel: int = 2,
 ) -> float:
-    """Peak of a job that fuses and writes blocks, MB.
+    """Peak of a job that fuses and writes rows of blocks, MB.
 
-    Each thread holds its block, what tensorstore keeps of it until the shard is written, and the
-    encoded shard; of a slab of planes, up to four tiles' windows and two float32 copies; and a
-    plane as it is corrected.
+    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
+    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
+    tensorstore keeps of a block until the shard is written, and the encoded shard.
     """
     block_mb = math.prod(block) * bytes_per_voxel / 1e6
-    slab = min(_SLAB_PLANES, block[0]) * block[1] * block[2]
-    slab_mb = slab * (4 * bytes_per_voxel + 2 * 4) / 1e6
-    return _ITK_MB + threads * (2.3 * block_mb + slab_mb + 4 * plane_mb)
+    slab_mb = min(_SLAB_PLANES, block[0]) * block[1] / 1e6
+    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
+    at_once = min(threads, row_blocks)
+    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.3 * at_once * block_mb)
 
 
 def _fusion(brain: Brain, threads: int) -> float:
-    at_once, size = min(threads, block_count(brain)), brain.size
-    return fuse_job_mb(brain.block, size.plane_mb, at_once, size.bytes_per_voxel)
+    size = brain.size
+    row, width = row_blocks(brain), size.tile_shape[2]
+    return fuse_job_mb(brain.block, row, width, threads, size.bytes_per_voxel)
 
 
 def _coarse_blocks(brain: Brain, threads: int) -> float:
@@ -337,12 +344,15 @@ def _measure_displacements(brain: Brain) -> Load:
 def _fuse_block(brain: Brain) -> Load:
     size, edge = brain.size, brain.option("volume.block")
     if brain.streams:
-        # rows are read whole by each of the blocks along them
-        blocks = min(1 + size.tile_shape[2] / edge, -(-size.volume_shape[2] // edge))
-        read, cpu = size.channel_gb * blocks, 2.0 * size.channel_gb
+        # a tile at the end of a part of a row is read for the next part as well
+        parts = math.ceil(size.volume_shape[2] / edge / row_blocks(brain))
+        across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
+        read = size.channel_gb * (1 + (parts - 1) / across)
+        cpu = 2.0 * size.channel_gb
     else:
-        # chunks of 256 x 256 pixels are read whole by each of the blocks that they lie in
-        read, cpu = 0.6 * size.channel_gb * (1 + 255 / edge) ** 2, 1.5 * size.channel_gb
+        # chunks of 16 x 256 x 256 pixels are read whole for each slab and row that they lie in
+        read = 0.6 * size.channel_gb * (1 + 15 / _SLAB_PLANES) * (1 + 255 / edge)
+        cpu = 1.5 * size.channel_gb
     cpu += 2.0 * size.volume_gb + _write_cpu(brain)
     n = size.channels
     return Load(n * block_batches(brain), n * read, n * stored_gb(brain), n * cpu)
