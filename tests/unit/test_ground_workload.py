@@ -100,7 +100,18 @@ def test_what_is_left_out_is_not_planned():
     assert "registration" not in plan and "regions" not in plan
     without = brain(intensity={"bias": {"enabled": False}})
     assert "bias" not in {r.stage for r in runplan.make_plan(without)}
-    assert workload.store_gb(without) == pytest.approx(workload.store_gb(brain()) / 2)
+    whole = brain(intensity={"bias": {"volume_um": None}})
+    assert workload.store_gb(without) == pytest.approx(workload.store_gb(whole) / 2)
+    # levels of 5 x 1.46 x 1.46 um: 5 x 5.84 x 5.84 is the last that is as fine as 10
+    ratio = workload.store_gb(brain()) / workload.store_gb(without)
+    assert ratio == pytest.approx(1 + 1 / 16, rel=1e-3)
+
+
+def test_the_usual_chain_moves_few_bytes():
+    for sample in (brain(2, 3, 1), brain(), brain(6, 10, 4)):
+        plan = runplan.make_plan(sample)
+        moved = sum(row.read_gb + row.written_gb for row in plan)
+        assert moved / sample.raw_gb < 2.3
 
 
 def test_the_table_ends_with_the_sum():

@@ -355,7 +355,7 @@ def volume_batches(volume, sample):
     """Batches of any volume; a channel in the atlas is one job."""
     count = {
         "fused": planning.block_batches,
-        "corrected_volume": planning.block_batches,
+        "corrected_volume": planning.corrected_batches,
         "labels": planning.label_batches,
     }
     kind = volume.split("/")[0]

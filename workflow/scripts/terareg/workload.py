@@ -16,6 +16,7 @@ from terareg.planning import (
     Grid,
     block_batches,
     block_count,
+    corrected_batches,
     fit_threads,
     grow,
     label_batches,
@@ -150,7 +151,7 @@ def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
 
 def _drawn_labels(brain: Brain, threads: int) -> float:
     """A job that holds the atlas, and an image of the user's about as fine as the labels."""
-    return _atlas(4)(brain, threads) + 8 * brain.grid.at(brain.option("labels.resolution_um"))
+    return _atlas(4)(brain, threads) + 8 * brain.labels.megavoxels
 
 
 def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
@@ -210,24 +211,24 @@ def _share(brain: Brain, form: str) -> float:
     return _GZIP_SHARE if gzip else _SHARE[form]
 
 
-def stored_gb(brain: Brain) -> float:
-    """A volume of one channel with all its levels and formats, compressed."""
+def stored_gb(brain: Brain, volume_gb: float) -> float:
+    """A volume with all its levels and formats, compressed."""
     shares = (_share(brain, form) for form in brain.option("volume.formats"))
-    return brain.size.volume_gb * _PYRAMID * sum(shares)
+    return volume_gb * _PYRAMID * sum(shares)
 
 
 def store_gb(brain: Brain) -> float:
     """What a sample adds to the store at most, with no compression counted on."""
-    volumes = len(brain.option("volume.formats"))
-    volumes *= 2 if brain.corrects_bias else 1
+    volumes = brain.size.volume_gb + (brain.corrected_gb if brain.corrects_bias else 0)
+    volumes *= len(brain.option("volume.formats")) * _PYRAMID
     tiles = 0 if brain.streams or not brain.tiled else brain.size.channel_gb
-    return brain.size.channels * (brain.size.volume_gb * volumes * _PYRAMID + tiles)
+    return brain.size.channels * (volumes + tiles)
 
 
-def _write_cpu(brain: Brain) -> float:
+def _write_cpu(brain: Brain, volume_gb: float) -> float:
     gzip = brain.option("volume.precomputed") == "gzip"
     rates = {**_WRITE_CPU, "precomputed": _GZIP_CPU} if gzip else _WRITE_CPU
-    return brain.size.volume_gb * sum(rates[form] for form in brain.option("volume.formats"))
+    return volume_gb * sum(rates[form] for form in brain.option("volume.formats"))
 
 
 def _read_share(brain: Brain) -> float:
@@ -353,9 +354,9 @@ def _fuse_block(brain: Brain) -> Load:
         # chunks of 16 x 256 x 256 pixels are read whole for each slab and row that they lie in
         read = 0.6 * size.channel_gb * (1 + 15 / _SLAB_PLANES) * (1 + 255 / edge)
         cpu = 1.5 * size.channel_gb
-    cpu += 2.0 * size.volume_gb + _write_cpu(brain)
-    n = size.channels
-    return Load(n * block_batches(brain), n * read, n * stored_gb(brain), n * cpu)
+    cpu += 2.0 * size.volume_gb + _write_cpu(brain, size.volume_gb)
+    n, written = size.channels, stored_gb(brain, size.volume_gb)
+    return Load(n * block_batches(brain), n * read, n * written, n * cpu)
 
 
 def _import_volume(brain: Brain) -> Load:
@@ -363,23 +364,23 @@ def _import_volume(brain: Brain) -> Load:
     jobs = n * block_batches(brain)
     # a file is read whole by every job
     read = jobs * size.held_gb / 2 if size.held_gb else n * size.volume_gb
-    cpu = n * (size.volume_gb + _write_cpu(brain))
-    return Load(jobs, read, n * stored_gb(brain), cpu)
+    cpu = n * (size.volume_gb + _write_cpu(brain, size.volume_gb))
+    return Load(jobs, read, n * stored_gb(brain, size.volume_gb), cpu)
 
 
 def _correct_volume(brain: Brain) -> Load:
     if not brain.corrects_bias:
         return Load(0)
-    n = brain.size.channels
-    read = n * brain.size.volume_gb * _read_share(brain)
-    cpu = n * (9 * brain.size.volume_gb + _write_cpu(brain))
-    return Load(n * block_batches(brain), read, n * stored_gb(brain), cpu)
+    n, volume_gb = brain.size.channels, brain.corrected_gb
+    read = n * volume_gb * _read_share(brain)
+    cpu = n * (9 * volume_gb + _write_cpu(brain, volume_gb))
+    return Load(n * corrected_batches(brain), read, n * stored_gb(brain, volume_gb), cpu)
 
 
 def _level_gb(brain: Brain, resolution_um: float) -> float:
-    """What is read of a channel for a resolution: the level below it, up to twice as fine."""
-    levels = 2 * brain.size.bytes_per_voxel * 1e-3 * _read_share(brain)
-    return min(brain.size.volume_gb, levels * brain.grid.at(resolution_um))
+    """What is read of a channel for a resolution."""
+    voxel_gb = brain.size.bytes_per_voxel * 1e-3
+    return voxel_gb * brain.level(resolution_um).megavoxels * _read_share(brain)
 
 
 def _estimate_bias(brain: Brain) -> Load:
@@ -405,7 +406,7 @@ def _of_atlases(cpu_per_mvox: float, cpu_s: float) -> Callable[[Brain], Load]:
 
 
 def _transform_labels(brain: Brain) -> Load:
-    n, voxels = len(brain.atlases), brain.label_mvox
+    n, voxels = len(brain.atlases), brain.labels.megavoxels
     formats = len({*brain.option("volume.formats"), "precomputed"})
     written = 0.05 * 4e-3 * voxels * formats
     read = n * label_batches(brain) * 2e-3 * brain.largest_atlas.megavoxels
@@ -427,9 +428,11 @@ def _transform_volume(brain: Brain) -> Load:
 
 def _measure_regions(brain: Brain) -> Load:
     n = len(brain.atlases)
-    channels = 2e-3 * brain.label_mvox * brain.size.channels * _read_share(brain)
-    read = n * (channels + 0.05 * 4e-3 * brain.label_mvox)
-    return Load(n, read, cpu_s=n * (1 + 0.4 * brain.label_mvox * (1 + brain.size.channels / 2)))
+    channels = 2e-3 * brain.labels.megavoxels * brain.size.channels * _read_share(brain)
+    read = n * (channels + 0.05 * 4e-3 * brain.labels.megavoxels)
+    return Load(
+        n, read, cpu_s=n * (1 + 0.4 * brain.labels.megavoxels * (1 + brain.size.channels / 2))
+    )
 
 
 @dataclass(frozen=True)

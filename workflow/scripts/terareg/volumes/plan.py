@@ -17,14 +17,13 @@ from itertools import groupby
 
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame
+from terareg.levels import Box, level_factors
 
 FORMATS = ("ome-zarr", "precomputed")
 CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "none")
 PRECOMPUTED_ENCODINGS = ("raw", "gzip")
 KINDS = ("image", "segmentation")
 DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32",)}
-
-Box = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -232,9 +231,7 @@ class VolumePlan:
 def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> VolumePlan:
     """Lay out a volume.
 
-    From level to level the axes whose spacing is within a factor of sqrt(2) of the finest one
-    are halved, so that a coarse z axis is left alone until voxels are nearly cubes; sizes round
-    up. Levels are added until one chunk holds the whole volume.
+    Its levels are those of :func:`terareg.levels.level_factors`.
 
     Parameters
     ----------
@@ -271,22 +268,6 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
         shard = tuple(b // f for b, f in zip(block, factor)) if i <= last else top
         levels.append(Level(factor, frame.downsampled(factor), shard))
     return VolumePlan(name, frame, dtype, chunk, block, tuple(levels), last + 1, settings)
-
-
-def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
-    """Cumulative downsampling factors (z, y, x), (1, 1, 1) first, see :func:`make_plan`."""
-    factors = [(1, 1, 1)]
-    while True:
-        factor = factors[-1]
-        sizes = [-(-n // f) for n, f in zip(shape, factor)]
-        if max(sizes) <= chunk:
-            return factors
-        spacing = [s * f for s, f in zip(spacing_um, factor)]
-        finest = min(s for s, n in zip(spacing, sizes) if n > 1)
-        limit = finest * math.sqrt(2) * (1 + 1e-9)
-        factors.append(
-            tuple(f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing))
-        )
 
 
 def rows_of(blocks: Sequence[Block], longest: int) -> list[list[Block]]:
