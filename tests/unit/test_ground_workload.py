@@ -50,7 +50,7 @@ def test_a_row_of_blocks_is_cut_where_memory_ends():
 
 @pytest.mark.parametrize(
     "rule", ["prepare_atlas", "preview_alignment", "register", "draw_registration", "init_labels",
-             "transform_labels", "measure_regions", "transform_points"]
+             "transform_labels", "sum_regions", "measure_regions", "transform_points"]
 )  # fmt: skip
 def test_requests_know_the_size_of_the_atlas(rule):
     fine = replace(ATLAS, shape=(1320, 800, 1140), spacing_um=(10.0, 10.0, 10.0))

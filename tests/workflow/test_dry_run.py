@@ -18,7 +18,8 @@ CHAIN = {
     "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
     "init_volume", "fuse_block", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
-    "preview_alignment", "register", "transform_labels", "measure_regions", "make_report",
+    "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
+    "make_report",
 }  # fmt: skip
 
 

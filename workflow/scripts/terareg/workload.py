@@ -426,13 +426,12 @@ def _transform_volume(brain: Brain) -> Load:
     return Load(jobs, read, written, cpu)
 
 
-def _measure_regions(brain: Brain) -> Load:
+def _sum_regions(brain: Brain) -> Load:
     n = len(brain.atlases)
     channels = 2e-3 * brain.labels.megavoxels * brain.size.channels * _read_share(brain)
     read = n * (channels + 0.05 * 4e-3 * brain.labels.megavoxels)
-    return Load(
-        n, read, cpu_s=n * (1 + 0.4 * brain.labels.megavoxels * (1 + brain.size.channels / 2))
-    )
+    cpu = n * 0.4 * brain.labels.megavoxels * (1 + brain.size.channels / 2)
+    return Load(n * label_batches(brain), read, cpu_s=cpu)
 
 
 @dataclass(frozen=True)
@@ -518,7 +517,8 @@ RULES = {
     ),
     "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
     "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
-    "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
+    "sum_regions": Rule("regions", _blocks(5, 2, 240), _sum_regions, heavy=True),
+    "measure_regions": Rule("regions", _atlas(4), _for_each(_atlases, 2.0)),
     "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
     "score_registration": Rule("regions", load=_for_each(_scored)),
     "score_labels": Rule("regions", _drawn_labels, _for_each(_labelled, 10.0)),
