@@ -328,8 +328,11 @@ def grid_of_atlas(atlas, settings):
 
     What is wrong with a file, prepare_atlas says; until then it counts as a common one.
     """
+    address = settings["annotation"]
+    if remote_storage() and "://" not in address:
+        address = f"{workflow.storage_settings.default_storage_prefix}/{address}"
     try:
-        header = headers.read_header(settings["annotation"], settings["spacing_um"])
+        header = headers.read_header(address, settings["spacing_um"])
     except (TeraregError, OSError):
         return ALLEN_25_UM
     return planning.Grid(header.shape, header.spacing_um)
