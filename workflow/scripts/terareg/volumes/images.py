@@ -31,9 +31,9 @@ from terareg.volumes.headers import (
     TIFF,
     UM_PER,
     NiftiLayout,
+    nifti_stream,
     ome_axes,
     ome_scale,
-    nifti_stream,
 )
 from terareg.volumes.reader import Levels
 
