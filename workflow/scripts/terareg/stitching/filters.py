@@ -80,22 +80,29 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
     dark, soft = levels
     image = np.maximum(image - dark, 0)
     dim = _DIM * soft
-    offsets = []
+    offsets: list[np.ndarray | None] = []
     for axis in (1, 2):
-        others = image.shape[0] * image.shape[3 - axis]
-        some = image[:: max(1, min(image.shape[0], others // _MEDIAN_OF))]
-        level = np.median(some, axis=(0, 3 - axis), keepdims=True)
+        if image.shape[0] * image.shape[3 - axis] < _MEDIAN_OF:
+            offsets.append(None)  # too few pixels for a gain
+            continue
+        level = _medians(image, axis)
         gain = np.clip((level + dim) / (level.mean() + dim), 1 / _MOST_GAIN, _MOST_GAIN)
         image /= gain
         offsets.append(np.log(level / gain + soft))
     log = np.log(image + soft)
-    for offset in offsets:
-        log -= offset
+    for axis, offset in zip((1, 2), offsets):
+        log -= _medians(log, axis) if offset is None else offset
     size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
     log -= ndimage.uniform_filter(log, size, mode="nearest")
     signal = _has_signal(log)
     sigma = [g if n > 1 else 0 for g, n in zip(_LOW_PASS, log.shape)]
     return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=3.0), signal
+
+
+def _medians(image: np.ndarray, axis: int) -> np.ndarray:
+    """Median of every row (axis 1) or column (axis 2), of as many planes as it takes."""
+    step = max(1, min(image.shape[0], image.shape[0] * image.shape[3 - axis] // _MEDIAN_OF))
+    return np.median(image[::step], axis=(0, 3 - axis), keepdims=True)
 
 
 def _has_signal(image: np.ndarray) -> bool:

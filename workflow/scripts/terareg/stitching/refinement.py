@@ -106,11 +106,9 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
     displ = origin + subvoxel(total, index)
     own = [None if ncc is None else _own_peak(ncc, index) for ncc in maps]
     own = [None if place is None else origin + place for place in own]
-    fitted = fit(
-        [cut for cut in cuts if cut is not None],
-        displ,
-        [k for k, n in enumerate(total.shape) if n > 1],
-    )
+    axes = [k for k, n in enumerate(total.shape) if n > 1]
+    # single planes are warped more than they are noisy: there every voxel counts alike
+    fitted = fit([cut for cut in cuts if cut is not None], displ, axes) if len(axes) == 3 else None
     if fitted is None:
         sigma = _scatter([place for place in own if place is not None], displ)
         sigma[np.array(radius) == 0] = 0.0
