@@ -132,7 +132,6 @@ def measure_batch(
 
 def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
     bins = binning_of(pair, settings)
-    tolerance = np.maximum(settings.tolerance_vox, bins)
     windows, patches, lags = [], [], [1, 1, 1]
     for z, seam in windows_of(pair, settings):
         boxes = pair.boxes(z, seam)
@@ -141,7 +140,7 @@ def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
             windows.append(window)
             patches.append(kept)
     pair.release()
-    return _result(pair, windows, patches, lags, bins, tolerance, settings)
+    return _result(pair, windows, patches, lags, bins, settings)
 
 
 def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
@@ -164,7 +163,7 @@ def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
     return window, [max(1, n - 2) for n in score.shape], kept
 
 
-def _result(pair, windows, patches, lags, bins, tolerance, settings) -> PairResult:
+def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     """What the windows say together, refined to a fraction of a voxel where they agree."""
     signal = sum(w.peak > 0 and w.signal for w in windows)
     expected = tuple(float(e) for e in pair.expected)
@@ -173,6 +172,7 @@ def _result(pair, windows, patches, lags, bins, tolerance, settings) -> PairResu
         expected, (0.0, 0.0, 0.0), 0.0, 0.0, 0, signal, expected, pair.search, tuple(windows),
         pair.bytes,
     )  # fmt: skip
+    tolerance = np.maximum(settings.tolerance_vox, bins)
     found = find_consensus(windows, tolerance, bins, lags)
     members, reliability = found.members, 1 - found.chance
     if len(members) < 2 or reliability < settings.min_reliability:
