@@ -1,16 +1,19 @@
 # What all rules share: samples, paths, batches, requests for memory and time.
 # Standard library only, besides Snakemake's own dependencies: `snakemake --lint` needs no more.
+import atexit
 import hashlib
 import json
 import math
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import Quietness
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
