@@ -20,6 +20,12 @@ SEED = 0
 _ORDER = {"unit": 0, "workflow": 1, "engines": 2, "browser": 3}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=3, help="how often Snakemake is killed on each engine"
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: units, then workflow, then engines and browser."""
 
@@ -34,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def kills(request) -> int:
+    """How often to kill Snakemake."""
+    return request.config.getoption("--kills")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import running
+from kills import Engine, assert_same, disturb
 from workspaces import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -31,20 +33,25 @@ if any(".snakemake/scripts" in part and "sum_tiles" in part for part in sys.orig
 """
 
 
+def submit(workspace: Workspace, cluster, *arguments: str, stdout, **env: str):
+    """Start Snakemake on the cluster; its output goes to an open file."""
+    environment = workspace.environment(**cluster.environment(), **env)
+    # the workflow's environment, behind the programs of the cluster
+    environment["PATH"] = f"{cluster.folder / 'bin'}:{workspace.environment()['PATH']}"
+    return subprocess.Popen(
+        workspace.command("--profile", "slurm", *SOON, *arguments),
+        cwd=workspace.folder, stdout=stdout, stderr=stdout, env=environment,
+    )  # fmt: skip
+
+
 class Run:
     """Snakemake at work on the cluster; a context that ends it if it is still there."""
 
     def __init__(self, workspace: Workspace, cluster, *arguments: str, **env: str) -> None:
-        environment = workspace.environment(**cluster.environment(), **env)
-        # the workflow's environment, behind the programs of the cluster
-        environment["PATH"] = f"{cluster.folder / 'bin'}:{workspace.environment()['PATH']}"
         self._cluster = cluster
         self._log = workspace.folder / "run.log"
         with open(self._log, "ab") as log:
-            self.process = subprocess.Popen(
-                workspace.command("--profile", "slurm", *SOON, *arguments),
-                cwd=workspace.folder, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
+            self.process = submit(workspace, cluster, *arguments, stdout=log, **env)
 
     def __enter__(self) -> Run:
         return self
@@ -89,6 +96,11 @@ def script_of(cluster, job: dict[str, str]) -> list[psutil.Process]:
             if any(".snakemake/scripts" in part for part in process.cmdline()):
                 found.append(process)
     return found
+
+
+def unlock(workspace) -> None:
+    done = workspace.snakemake("--unlock")
+    assert done.returncode == 0, done.stderr
 
 
 def without_sums(finished, folder: Path) -> Workspace:
@@ -180,7 +192,7 @@ def test_a_killed_snakemake_leaves_jobs_that_disturb_nobody(cluster, finished, t
         run.process.kill()
     with Run(workspace, cluster, SUMS) as run:
         assert "--unlock" in run.failure()
-    assert workspace.snakemake("--unlock").returncode == 0
+    unlock(workspace)
     with Run(workspace, cluster, SUMS) as run:
         run.job_at_work("sum_tiles", beyond=1)
         for process in script_of(cluster, orphan):
@@ -189,6 +201,23 @@ def test_a_killed_snakemake_leaves_jobs_that_disturb_nobody(cluster, finished, t
     assert {job["State"] for job in cluster.jobs()} == {"COMPLETED"}
     assert same_sums(workspace, finished)
     assert running.planned(workspace, SUMS) == {}
+
+
+@pytest.mark.timeout(3000)
+def test_kills_change_no_byte(cluster, finished, workspace, kills):
+    """Of Snakemake, whose jobs go on and meet those of the next one."""
+    running.copy_of(finished, workspace, volumes=True)
+    results = workspace.folder / "results/demo"
+    engine = Engine(
+        start=functools.partial(submit, workspace, cluster),
+        unlock=lambda: unlock(workspace),
+        lose=lambda names: [running.remove(results / name) for name in names],
+        artefacts=lambda: running.artefacts(results),
+        within_s=30,
+    )
+    disturb(engine, ["snakemake"] * kills, workspace.folder / "run.log")
+    assert_same(engine.artefacts(), running.artefacts(finished.folder / "results/demo"))
+    assert {job["State"] for job in cluster.jobs()} <= {"COMPLETED", "RUNNING"}
 
 
 def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, tmp_path):
