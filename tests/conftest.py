@@ -22,7 +22,7 @@ _ORDER = {"unit": 0, "workflow": 1, "engines": 2, "browser": 3}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--kills", type=int, default=3, help="how often Snakemake is killed on each engine"
+        "--kills", type=int, default=2, help="how often Snakemake is killed on each engine"
     )
 
 
