@@ -61,30 +61,6 @@ rule plan:
         print(text, flush=True)
 
 
-def jobs_to_run():
-    """Jobs of the run by sample and rule; those of an atlas count for its first sample."""
-    found = {name: Counter() for name in SAMPLES}
-    for job in workflow.dag.needrun_jobs(exclude_finished=False):
-        of_job = job.wildcards_dict
-        users = (n for n, s in SAMPLES.items() if of_job.get("atlas") in s["atlases"])
-        sample = of_job.get("sample") or next(users, None)
-        if sample is not None:
-            found[sample][job.rule.name] += 1
-    return found
-
-
-def print_plan():
-    """Say at the end of a dry run what the run would take."""
-    if workflow.dryrun and Quietness.ALL not in (workflow.output_settings.quiet or ()):
-        for name, jobs in jobs_to_run().items():
-            if jobs:
-                print(runplan.plan_text(name, brain(name), jobs), file=sys.stderr)
-
-
-# Snakemake calls no handler in a dry run; when it ends, the jobs are known
-atexit.register(print_plan)
-
-
 rule remove_intermediates:
     """List corrected tiles, checkpoints and rests of killed jobs; remove them when confirmed."""
     log:
