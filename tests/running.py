@@ -95,17 +95,14 @@ def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
 
 
 def tracked_files(text: str) -> tuple[int, int]:
-    """Output files that the text of a dry run names, and the same with logs.
-
-    Benchmarks are not tracked where that costs requests: in remote storage.
-    """
+    """Output files that the text of a dry run names, and the same with logs and benchmarks."""
     found = {
         kind: {
             name.strip()
             for line in re.findall(rf"^    {kind}: (.+)$", text, re.MULTILINE)
             for name in line.split(",")
         }
-        for kind in ("output", "log")
+        for kind in ("output", "log", "benchmark")
     }
     return len(found["output"]), sum(map(len, found.values()))
 

@@ -69,12 +69,7 @@ def log_of(name):
 
 
 def benchmark_of(name):
-    """Snakemake's own benchmark of a job: only for who looks, since the job's record holds as much.
-
-    In remote storage it would be a third of all tracked files; there it ends with its job.
-    """
-    path = result(f"benchmarks/{name}.tsv")
-    return local(path) if remote_storage() else path
+    return result(f"benchmarks/{name}.tsv")
 
 
 def record_of(name):
