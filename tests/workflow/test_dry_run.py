@@ -143,6 +143,14 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
     assert jobs["fuse_block"] >= 20 and jobs["sum_placed_tiles"] >= 2
 
 
+@pytest.mark.parametrize(("grid", "channels"), [((6, 10), 2), ((5, 6), 4)])
+def test_two_terabytes_are_at_most_500_tracked_files(workspace, grid, channels):
+    """Outputs, logs and benchmarks, each of which costs requests on S3."""
+    described(workspace, grid, channels)
+    _, tracked = running.tracked_files(workspace.snakemake("-n").stdout)
+    assert 200 < tracked <= 500
+
+
 def test_forty_terabytes_are_no_more(workspace):
     described(workspace, (20, 30), 4)
     limited_jobs_and_files(workspace)
