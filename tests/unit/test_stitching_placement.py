@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terareg.errors import StitchingError
-from terareg.stitching.displacement import PairResult, WindowResult
-from terareg.stitching.placement import load_placement, place, save_placement
+from terareg.stitching.pairs import PairResult, WindowResult
+from terareg.stitching.placement import load_placement, save_placement
+from terareg.stitching.solver import place
 
 STEP = {"EAST": np.array([0.0, 0.0, 217.0]), "SOUTH": np.array([0.0, 217.0, 0.0])}
 
