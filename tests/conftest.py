@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import running
 import yaml
+from read_only import shut_in
 from s3_server import Server
 from workspaces import ROOT, Workspace
 
@@ -17,6 +18,12 @@ from workspaces import ROOT, Workspace
 # measured displacements of its tiles are exact
 SEED = 0
 _ORDER = {"unit": 0, "workflow": 1, "engines": 2, "browser": 3}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--kills", type=int, default=2, help="how often Snakemake is killed on each engine"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,6 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def kills(request) -> int:
+    """How often to kill Snakemake."""
+    return request.config.getoption("--kills")
 
 
 @pytest.fixture
@@ -78,9 +91,33 @@ def raw_before(acquired) -> dict[str, tuple[int, str]]:
 
 
 @pytest.fixture(scope="session")
-def finished(acquired, raw_before, tmp_path_factory) -> Workspace:
-    """The whole chain over the generated acquisition, run once; nothing may be written to it."""
+def _run(acquired, raw_before, tmp_path_factory) -> tuple[Workspace, Path | None]:
+    """The finished run, and its home folder if it was shut in."""
     workspace = running.with_acquisition(Workspace(tmp_path_factory.mktemp("finished")), acquired)
-    done = workspace.snakemake("--cores", "2", "--quiet")
+    own = [tmp_path_factory.mktemp(name) for name in ("home", "temporary")]
+    configured = [workspace.folder / name for name in ("results", ".snakemake")]
+    for folder in configured:
+        folder.mkdir()
+    within = shut_in((*configured, *own))
+    done = workspace.snakemake(
+        "--cores", "2", "--quiet", within=within, HOME=str(own[0]), TMPDIR=str(own[1])
+    )
     assert done.returncode == 0, done.stderr
-    return workspace
+    return workspace, own[0] if within else None
+
+
+@pytest.fixture(scope="session")
+def finished(_run) -> Workspace:
+    """The whole chain over the generated acquisition, run once; nothing may be written to it.
+
+    Where that can be had, the file system lets it write into ``results`` and ``.snakemake`` only.
+    """
+    return _run[0]
+
+
+@pytest.fixture(scope="session")
+def home(_run) -> Path:
+    """The home folder of the finished run; skips where that could write anywhere."""
+    if _run[1] is None:
+        pytest.skip("no process can get a mount namespace of its own here (unshare --mount)")
+    return _run[1]

@@ -79,10 +79,15 @@ class Workspace:
         path = f"{BIN}:{os.environ['PATH']}"
         return {**os.environ, "PATH": path, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **env}
 
-    def snakemake(self, *arguments: str, configfile: str | None = "sample.yaml", **env: str):
-        """Run snakemake in the folder; returns the finished process with text output."""
+    def snakemake(
+        self, *arguments: str, configfile: str | None = "sample.yaml", within=(), **env: str
+    ):
+        """Run snakemake in the folder; returns the finished process with text output.
+
+        ``within`` is the beginning of a command that runs others.
+        """
         return subprocess.run(
-            self.command(*arguments, configfile=configfile),
+            [*within, *self.command(*arguments, configfile=configfile)],
             cwd=self.folder, text=True, capture_output=True, timeout=600,
             env=self.environment(**env),
         )  # fmt: skip

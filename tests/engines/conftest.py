@@ -16,9 +16,9 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.engine)
 
 
-@pytest.fixture
-def cluster():
-    """A fresh SLURM cluster of two nodes; skips, saying why, where SLURM is not installed."""
+@pytest.fixture(scope="session")
+def _cluster():
+    """A SLURM cluster of two nodes; skips, saying why, where SLURM is not installed."""
     missing = Cluster.missing()
     if missing:
         pytest.skip(f"SLURM is not installed (apt-get install {missing})")
@@ -28,3 +28,10 @@ def cluster():
             yield running
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def cluster(_cluster):
+    """The SLURM cluster of all tests, with no job and no node lost."""
+    _cluster.renew()
+    return _cluster

@@ -57,6 +57,7 @@ JobAcctGatherParams=OverMemoryKill
 # nodes claim more than the machine has; lost ones are noticed soon, jobs are placed at once
 SlurmdParameters=config_overrides
 ReturnToService=2
+MinJobAge=3600
 SlurmdTimeout=10
 KillWait=2
 SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0,sched_min_interval=0
@@ -105,6 +106,7 @@ class Cluster:
         self.names = [f"node{i}" for i in range(1, nodes + 1)]
         self._shape = (cpus, memory_mb)
         self._daemons: dict[str, subprocess.Popen] = {}
+        self._first = 0  # job that counts
 
     # ------------------------------------------------------------ what is needed
     @staticmethod
@@ -154,7 +156,7 @@ class Cluster:
 
     def lose_node(self, name: str) -> None:
         """End a node as a power cut does: its daemon and all that runs on it, without a word."""
-        del self._daemons[name]
+        daemon = self._daemons.pop(name)
         on_node = self._marked("SLURMD_NODENAME", name)
         # all at once: none may live to tell of the end of another
         for order in (signal.SIGSTOP, signal.SIGKILL):
@@ -162,6 +164,16 @@ class Cluster:
                 with contextlib.suppress(psutil.Error):
                     process.send_signal(order)
         psutil.wait_procs(on_node, timeout=10)
+        daemon.wait(10)
+
+    def renew(self) -> None:
+        """A cluster as if just started: all jobs ended and forgotten, lost nodes back."""
+        self._first = 1 + max((int(job["JobID"]) for job in self.jobs()), default=self._first)
+        self.ask("scancel", f"--user={getpass.getuser()}")
+        for name in self.names:
+            if name not in self._daemons:
+                self.start_node(name)
+        self._until(self._all_idle, "all nodes are idle")
 
     def stop(self) -> None:
         """End every process that carries the mark of this cluster."""
@@ -188,7 +200,7 @@ class Cluster:
         return done.stdout
 
     def jobs(self, rule: str = "") -> list[dict[str, str]]:
-        """All jobs the controller remembers, in order of submission, of one rule if named."""
+        """Jobs since the cluster was renewed, in order of submission, of one rule if named."""
         keys = ("JobID", "State", "Comment", "MinMemory", "TimeLimit", "NodeList", "NumCPUs")
         lines = self.ask(
             "squeue", "--noheader", "--states=all", "--sort=i",
@@ -199,7 +211,12 @@ class Cluster:
             for line in lines
         ]
         wanted = f"rule_{rule}"
-        return [job for job in found if job["Comment"].split("_wildcards_")[0].startswith(wanted)]
+        return [
+            job
+            for job in found
+            if int(job["JobID"]) >= self._first
+            and job["Comment"].split("_wildcards_")[0].startswith(wanted)
+        ]
 
     def processes(self, job: str) -> list[psutil.Process]:
         """Processes of a job on its node."""

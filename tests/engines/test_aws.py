@@ -15,6 +15,7 @@ import pytest
 import running
 import yaml
 from aws_batch import ACCOUNT, MEMORY, QUEUE, RECLAIMED, ROLE, Cloud
+from kills import Engine, assert_same, disturb
 from s3_server import REGION, keys, objects, put_folder
 from workspaces import ROOT, Workspace
 
@@ -82,12 +83,12 @@ class Submitter:
             "PYTHONPATH": str(folder / "soon"),
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen:
+    def start(self, *arguments: str, stdout=subprocess.PIPE) -> subprocess.Popen:
         """``snakemake --profile aws-batch --configfile sample.yaml``, as typed."""
         return subprocess.Popen(
             self.workspace.command("--profile", "aws-batch", *arguments),
             cwd=self.workspace.folder, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=stdout, stderr=subprocess.STDOUT,
             env=self.workspace.environment(**self._keys),
         )  # fmt: skip
 
@@ -149,13 +150,19 @@ def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
     cloud.jobs.clear()
 
 
+def artefacts_of(client, name: str) -> dict[str, str]:
+    """Digests of all artefacts of a sample, or of the atlases."""
+    found = {}
+    for prefix in (f"{TRACKED}/results/{name}/", f"{VOLUMES}/{name}/"):
+        found |= objects(client, BUCKET, prefix, running.FACTS_OF_FILES)
+    return found
+
+
 def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
     results = finished.folder / "results"
     for name, least in (("demo", 300), ("atlases", 5)):
         here = running.artefacts(results / name, facts=running.FACTS_OF_FILES)
-        there = {}
-        for prefix in (f"{TRACKED}/results/{name}/", f"{VOLUMES}/{name}/"):
-            there |= objects(cloud.client(), BUCKET, prefix, running.FACTS_OF_FILES)
+        there = artefacts_of(cloud.client(), name)
         assert len(here) >= least
         assert set(running.differing(here, there)) <= running.NAMES_ITS_PLACE
 
@@ -236,3 +243,33 @@ def test_an_interrupted_run_leaves_no_job(submitter, cloud):
         assert job.over.wait(30), job
         assert (job.status, job.reason) == ("FAILED", "terminated by snakemake")
         assert job.process is None or job.process.poll() is not None
+
+
+def lose(client, names) -> None:
+    """Delete what the sample has below names."""
+    for name in names:
+        for prefix in (f"{TRACKED}/results/demo/{name}/", f"{VOLUMES}/demo/{name}/"):
+            for key in keys(client, BUCKET, prefix):
+                client.delete_object(Bucket=BUCKET, Key=key)
+
+
+def unlock(submitter) -> None:
+    status, said = submitter.snakemake("--unlock")
+    assert status == 0, said
+
+
+@pytest.mark.timeout(6000)
+def test_kills_change_no_byte(printed, submitter, cloud, finished, kills):
+    """Of Snakemake, whose jobs go on and meet those of the next one."""
+    client, before = cloud.client(), len(cloud.jobs)
+    engine = Engine(
+        start=submitter.start,
+        unlock=lambda: unlock(submitter),
+        lose=lambda names: lose(client, names),
+        artefacts=lambda: artefacts_of(client, "demo"),
+        within_s=30,
+    )
+    disturb(engine, ["snakemake"] * kills, submitter.workspace.folder / "run.log")
+    once = running.artefacts(finished.folder / "results/demo", facts=running.FACTS_OF_FILES)
+    assert_same(engine.artefacts(), once, but=running.NAMES_ITS_PLACE)
+    assert {job.status for job in cloud.jobs[before:]} <= {"SUCCEEDED", "RUNNING"}, cloud.story()

@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 import running
+from kills import Engine, assert_same, disturb
 from workspaces import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-FLATFIELD = "intensity/ch0/nominal/flatfield.tif"
+SUMS = "results/demo/intensity/ch0/nominal/sums/0.npz"
 # the cluster's squeue answers when something has happened (slurm_cluster.py): no need to wait first
 SOON = ("--slurm-init-seconds-before-status-checks", "1")
+
+#: a script of ``sum_tiles`` that needs more than the 2048 MB of its first attempt, and less than
+#: the 3072 MB of its second one, for longer than SLURM leaves unseen
+LARGE = """\
+import sys, time
+if any(".snakemake/scripts" in part and "sum_tiles" in part for part in sys.orig_argv):
+    held = bytes([1]) * (1900 << 20)
+    time.sleep(5)
+    del held
+"""
+
+
+def submit(workspace: Workspace, cluster, *arguments: str, stdout, **env: str):
+    """Start Snakemake on the cluster; its output goes to an open file."""
+    environment = workspace.environment(**cluster.environment(), **env)
+    # the workflow's environment, behind the programs of the cluster
+    environment["PATH"] = f"{cluster.folder / 'bin'}:{workspace.environment()['PATH']}"
+    return subprocess.Popen(
+        workspace.command("--profile", "slurm", *SOON, *arguments),
+        cwd=workspace.folder, stdout=stdout, stderr=stdout, env=environment,
+    )  # fmt: skip
 
 
 class Run:
     """Snakemake at work on the cluster; a context that ends it if it is still there."""
 
-    def __init__(self, workspace: Workspace, cluster, *arguments: str) -> None:
-        environment = workspace.environment(**cluster.environment())
-        # the workflow's environment, behind the programs of the cluster
-        environment["PATH"] = f"{cluster.folder / 'bin'}:{workspace.environment()['PATH']}"
+    def __init__(self, workspace: Workspace, cluster, *arguments: str, **env: str) -> None:
         self._cluster = cluster
         self._log = workspace.folder / "run.log"
         with open(self._log, "ab") as log:
-            self.process = subprocess.Popen(
-                workspace.command("--profile", "slurm", *SOON, *arguments),
-                cwd=workspace.folder, stdout=log, stderr=log, env=environment,
-            )  # fmt: skip
+            self.process = submit(workspace, cluster, *arguments, stdout=log, **env)
 
     def __enter__(self) -> Run:
         return self
@@ -51,6 +70,11 @@ class Run:
             self.process.wait(limit_s)
         state = f"{self.text}\n{self._cluster.jobs()}\n{self._cluster.logs()}"
         assert self.process.returncode == 0, state
+        return self.text
+
+    def failure(self, limit_s: float = 300) -> str:
+        """Wait for the end, which must be a bad one; returns what was printed."""
+        assert self.process.wait(limit_s) == 1, self.text
         return self.text
 
     def job_at_work(self, rule: str, beyond: int = 0, limit_s: float = 120) -> dict[str, str]:
@@ -74,9 +98,20 @@ def script_of(cluster, job: dict[str, str]) -> list[psutil.Process]:
     return found
 
 
-def same_flatfield(workspace, finished) -> bool:
-    one, other = (w.folder / "results/demo" / FLATFIELD for w in (workspace, finished))
-    return one.read_bytes() == other.read_bytes()
+def unlock(workspace) -> None:
+    done = workspace.snakemake("--unlock")
+    assert done.returncode == 0, done.stderr
+
+
+def without_sums(finished, folder: Path) -> Workspace:
+    """A finished run that lacks what one job of ``sum_tiles`` makes."""
+    workspace = running.copy_of(finished, Workspace(folder))
+    (workspace.folder / SUMS).unlink()
+    return workspace
+
+
+def same_sums(workspace, finished) -> bool:
+    return (workspace.folder / SUMS).read_bytes() == (finished.folder / SUMS).read_bytes()
 
 
 def test_a_cluster_gives_the_bytes_of_one_machine(
@@ -98,10 +133,10 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
     assert {job["NodeList"] for job in jobs} <= set(cluster.names)
 
 
-def test_killed_jobs_are_tried_again_with_more(cluster, finished, acquired, tmp_path):
+def test_killed_jobs_are_tried_again_with_more(cluster, finished, tmp_path):
     """Cancelled once, its script killed once; each new attempt has more memory and time."""
-    workspace = running.with_acquisition(Workspace(tmp_path / "killed"), acquired)
-    with Run(workspace, cluster, f"results/demo/{FLATFIELD}") as run:
+    workspace = without_sums(finished, tmp_path / "killed")
+    with Run(workspace, cluster, SUMS) as run:
         cluster.ask("scancel", run.job_at_work("sum_tiles")["JobID"])
         job = run.job_at_work("sum_tiles", beyond=1)
         for process in script_of(cluster, job):
@@ -113,13 +148,82 @@ def test_killed_jobs_are_tried_again_with_more(cluster, finished, acquired, tmp_
         asked = [unit(job[key]) for job in jobs]
         assert asked[0] < asked[1] < asked[2], (key, asked)
     assert "sum_tiles" in text and ".snakemake/slurm_logs/rule_sum_tiles" in text
-    assert same_flatfield(workspace, finished)
+    assert same_sums(workspace, finished)
 
 
-def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, acquired, tmp_path):
+def test_a_job_that_needs_more_memory_than_it_asked_for_gets_it(cluster, finished, tmp_path):
+    """SLURM kills what is above its request; the next attempt asks for half as much again."""
+    workspace = without_sums(finished, tmp_path / "memory")
+    running.configure(workspace, jobs__threads=1)
+    (tmp_path / "sitecustomize.py").write_text(LARGE)
+    with Run(workspace, cluster, SUMS, PYTHONPATH=str(tmp_path)) as run:
+        text = run.success()
+    jobs = cluster.jobs("sum_tiles")
+    assert [(job["State"], megabytes(job["MinMemory"])) for job in jobs] == [
+        ("FAILED", 2048), ("COMPLETED", 3072)
+    ]  # fmt: skip
+    assert_named(text, jobs[0], "FAILED")
+    assert "exceeded memory limit" in said_by_slurm(workspace, jobs[0])
+    assert same_sums(workspace, finished)
+
+
+def test_a_job_over_its_time_limit_is_named_and_gets_longer(cluster, finished, tmp_path):
+    workspace = without_sums(finished, tmp_path / "time")
+    with Run(workspace, cluster, SUMS) as run:
+        job = run.job_at_work("sum_tiles")
+        let_time_run_out(cluster, job)
+        text = run.success()
+    jobs = cluster.jobs("sum_tiles")
+    assert [job["State"] for job in jobs] == ["TIMEOUT", "COMPLETED"]
+    # rounded up to minutes after it has been doubled
+    assert minutes(jobs[1]["TimeLimit"]) >= 2 * minutes(job["TimeLimit"]) - 1
+    assert_named(text, jobs[0], "TIMEOUT")
+    assert "DUE TO TIME LIMIT" in said_by_slurm(workspace, jobs[0])
+    assert same_sums(workspace, finished)
+
+
+def test_a_killed_snakemake_leaves_jobs_that_disturb_nobody(cluster, finished, tmp_path):
+    """The next run starts beside the jobs of the killed one; both write the same files."""
+    workspace = without_sums(finished, tmp_path / "orphans")
+    with Run(workspace, cluster, SUMS) as run:
+        orphan = run.job_at_work("sum_tiles")
+        for process in script_of(cluster, orphan):
+            process.send_signal(signal.SIGSTOP)
+        run.process.kill()
+    with Run(workspace, cluster, SUMS) as run:
+        assert "--unlock" in run.failure()
+    unlock(workspace)
+    with Run(workspace, cluster, SUMS) as run:
+        run.job_at_work("sum_tiles", beyond=1)
+        for process in script_of(cluster, orphan):
+            process.send_signal(signal.SIGCONT)
+        run.success()
+    assert {job["State"] for job in cluster.jobs()} == {"COMPLETED"}
+    assert same_sums(workspace, finished)
+    assert running.planned(workspace, SUMS) == {}
+
+
+@pytest.mark.timeout(3000)
+def test_kills_change_no_byte(cluster, finished, workspace, kills):
+    """Of Snakemake, whose jobs go on and meet those of the next one."""
+    running.copy_of(finished, workspace, volumes=True)
+    results = workspace.folder / "results/demo"
+    engine = Engine(
+        start=functools.partial(submit, workspace, cluster),
+        unlock=lambda: unlock(workspace),
+        lose=lambda names: [running.remove(results / name) for name in names],
+        artefacts=lambda: running.artefacts(results),
+        within_s=30,
+    )
+    disturb(engine, ["snakemake"] * kills, workspace.folder / "run.log")
+    assert_same(engine.artefacts(), running.artefacts(finished.folder / "results/demo"))
+    assert {job["State"] for job in cluster.jobs()} <= {"COMPLETED", "RUNNING"}
+
+
+def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, tmp_path):
     """SLURM notices, and the same job starts again on the node that is left."""
-    workspace = running.with_acquisition(Workspace(tmp_path / "lost"), acquired)
-    with Run(workspace, cluster, f"results/demo/{FLATFIELD}") as run:
+    workspace = without_sums(finished, tmp_path / "lost")
+    with Run(workspace, cluster, SUMS) as run:
         job = run.job_at_work("sum_tiles")
         cluster.lose_node(job["NodeList"])
         end = time.monotonic() + 120
@@ -132,7 +236,28 @@ def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, acquired, tmp_
     jobs = cluster.jobs("sum_tiles")
     assert [(j["JobID"], j["State"]) for j in jobs] == [(job["JobID"], "COMPLETED")]
     assert jobs[0]["NodeList"] in set(cluster.names) - {job["NodeList"]}
-    assert same_flatfield(workspace, finished)
+    assert same_sums(workspace, finished)
+
+
+def let_time_run_out(cluster, job: dict[str, str]) -> None:
+    """Stop the work of a job and let its time limit be now."""
+    for process in script_of(cluster, job):
+        process.send_signal(signal.SIGSTOP)
+    cluster.ask("scontrol", "update", f"JobId={job['JobID']}", "EndTime=now")
+
+
+def assert_named(text: str, job: dict[str, str], state: str) -> None:
+    """What Snakemake printed tells of the end of a job, and where its logs are."""
+    told = text[text.index(f"SLURM-job '{job['JobID']}' failed, SLURM status is: '{state}'") :]
+    assert "Error in rule sum_tiles" in text
+    assert re.search(r"log: results/demo/logs/sum_tiles/ch0_0\.log", text), text
+    assert re.search(rf"\.snakemake/slurm_logs/rule_sum_tiles/\S*/{job['JobID']}\.log", told), told
+
+
+def said_by_slurm(workspace, job: dict[str, str]) -> str:
+    """SLURM's own log of a job, which stays when it has failed."""
+    (path,) = workspace.folder.glob(f".snakemake/slurm_logs/rule_*/*/{job['JobID']}.log")
+    return path.read_text()
 
 
 def megabytes(text: str) -> float:

@@ -27,7 +27,18 @@ def test_stages_are_summed_and_stand_beside_the_plan():
     assert table["planned"] == pytest.approx(161 / 2)
 
 
+def test_jobs_are_summed_by_rule():
+    records = [record("register"), record("fuse_block"), record("fuse_block", seconds=120)]
+    fused, registered = cost_table(PLAN, records, raw_gb=2.0)["rules"]
+    assert fused == {
+        "rule": "fuse_block", "jobs": 2, "seconds": 180, "longest_s": 120, "cpu_s": 7200,
+        "peak_mb": 900,
+    }  # fmt: skip
+    assert (registered["rule"], registered["jobs"]) == ("register", 1)
+
+
 def test_without_records_only_the_plan_is_there():
     table = cost_table(PLAN, [], raw_gb=2.0)
     assert table["bytes_per_raw_byte"] is None
     assert table["rows"][0][1] == "– (4)"
+    assert table["rules"] == []

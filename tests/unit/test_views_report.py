@@ -127,10 +127,6 @@ def results(tmp_path, picture):
         "kind\tid\tacronym\tname\tdice\taffine_dice\nregion\t1\tCP\tCaudoputamen\t0.9\t0.7\n"
         "region\t2\tTH\tThalamus\t0.8\t0.6\nsummary\t\t\tmean\t0.85\t0.65\n",
     )
-    header = "s\th:m:s\tmax_rss\tmax_vms\tcpu_time\n"
-    write(folder, "benchmarks/fuse_block/ch0_0.tsv", header + "10.5\t0\t800\t1\t9\n")
-    write(folder, "benchmarks/fuse_block/ch0_1.tsv", header + "20\t0\t900\t1\t19\n")
-    write(folder, "benchmarks/place_tiles.tsv", header + "0.2\t0\t-\t-\t-\n")
     (folder / "views").mkdir()
     (folder / "views" / "flatfield_ch0.png").write_bytes(picture)
     write(folder, "views/neuroglancer.json", {"layers": []})
@@ -249,15 +245,6 @@ def test_warnings_of_pose_and_registration_are_shown_once(results):
         "allen: anisotropy: 25:1",
         "allen: mirrored_affine: left and right",
     ]
-
-
-def test_resources_are_summed_per_rule(results):
-    assert gather(results)["resources"] == [
-        {"rule": "fuse_block", "jobs": 2, "seconds": 30.5, "longest_s": 20, "cpu_s": 28,
-         "peak_mb": 900},
-        {"rule": "place_tiles", "jobs": 1, "seconds": 0.2, "longest_s": 0.2, "cpu_s": None,
-         "peak_mb": None},
-    ]  # fmt: skip
 
 
 def test_equal_results_give_equal_pages_in_any_folder(results, tmp_path):

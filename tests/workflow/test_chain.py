@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import running
 import tensorstore
 import zarr
 from cloudvolume import CloudVolume
+from read_only import shut_in
 
 pytestmark = pytest.mark.slow
 
@@ -151,3 +153,21 @@ def test_the_page_of_results_needs_no_other_file_and_no_network(finished):
 
 def test_raw_data_are_only_read(finished, acquired, raw_before):
     assert running.states(acquired / "demo/raw") == raw_before
+
+
+def test_nothing_outside_the_configured_folders_is_touched(finished, acquired, home):
+    """The run could not write there; nor has it, where mounts do not say so, or left anything."""
+    probe = subprocess.run(
+        [*shut_in([finished.folder / "results"]), "touch", "demo/raw/new"],
+        cwd=finished.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert probe.returncode != 0 and "Read-only file system" in probe.stderr
+    outside = {
+        name: state
+        for name, state in running.states(finished.folder).items()
+        if not name.startswith(("results/", ".snakemake/"))
+    }
+    given = {f"demo/{name}": s for name, s in running.states(acquired / "demo").items()}
+    assert outside == given | {"sample.yaml": outside.get("sample.yaml")}
+    # caches of Snakemake and of matplotlib, which any program has there
+    assert {path.name for path in home.iterdir()} <= {".cache", ".config"}

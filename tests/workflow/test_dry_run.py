@@ -10,7 +10,7 @@ import running
 from colm_stub import write_linked_planes
 from workspaces import loaded_workflow
 
-from terareg import workload
+from terareg import runplan, workload
 
 CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
@@ -143,9 +143,23 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
     assert jobs["fuse_block"] >= 20 and jobs["sum_placed_tiles"] >= 2
 
 
+@pytest.mark.parametrize(("grid", "channels"), [((6, 10), 2), ((5, 6), 4)])
+def test_two_terabytes_are_at_most_500_tracked_files(workspace, grid, channels):
+    """Outputs, logs and benchmarks, each of which costs requests on S3."""
+    described(workspace, grid, channels)
+    _, tracked = running.tracked_files(workspace.snakemake("-n").stdout)
+    assert 200 < tracked <= 500
+
+
 def test_forty_terabytes_are_no_more(workspace):
     described(workspace, (20, 30), 4)
     limited_jobs_and_files(workspace)
+
+
+def brain_of(workspace):
+    """The sample of a workspace as plans see it."""
+    with loaded_workflow(workspace.folder, workspace.folder / "sample.yaml") as workflow:
+        return workflow.globals["brain"]("brain")
 
 
 @pytest.mark.parametrize(
@@ -163,11 +177,10 @@ def test_forty_terabytes_are_no_more(workspace):
 def test_the_plan_counts_the_jobs_that_run(workspace, over):
     for name in ("s.csv", "a.csv", "c.csv", "own.xml"):
         (workspace.folder / name).touch()
-    path = workspace.write(workspace.sample(**over))
+    workspace.write(workspace.sample(**over))
     counted = running.planned(workspace)
-    with loaded_workflow(workspace.folder, path) as workflow:
-        brain = workflow.globals["brain"]("brain")
-    planned = {name: jobs for name, jobs in workload.jobs_of_rules(brain).items() if jobs}
+    jobs = workload.jobs_of_rules(brain_of(workspace))
+    planned = {name: n for name, n in jobs.items() if n}
     assert planned == {name: n for name, n in counted.items() if name != "all"}
 
 
@@ -180,6 +193,35 @@ def test_the_plan_is_printed_and_runs_nothing(workspace):
     (fused,) = [line for line in lines if line[:2] == ["Fused", "volume"]]
     assert int(fused[2]) > 10 and float(fused[5]) > 400, "twelve tiles of 33.6 GB"
     assert [p.name for p in (workspace.folder / "results").iterdir()] == ["plan.txt"]
+
+
+def stages_of(text: str) -> dict[str, list[float]]:
+    """Numbers of a printed plan, by stage."""
+    lines = re.findall(r"^([A-Z][A-Za-z -]+?) {2,}([0-9. ]+)$", text, re.MULTILINE)
+    return {stage: [float(n) for n in numbers.split()] for stage, numbers in lines}
+
+
+def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
+    """Jobs, hours, bytes and room; of a part of the work, what the part takes."""
+    workspace.write(workspace.sample())
+    brain = brain_of(workspace)
+    whole = stages_of(runplan.plan_text("brain", brain))
+    done = workspace.snakemake("-n")
+    assert done.returncode == 0 and stages_of(done.stderr) == whole and len(whole) == 8
+    assert "room in the store: " in done.stderr
+    one = workspace.snakemake("-n", "--", "results/brain/fused/signal/batches/0.json")
+    found = stages_of(one.stderr)
+    assert found["Fused volume"][0] == 2 and "Bias field" not in found
+    jobs = workload.jobs_of_rules(brain)["fuse_block"]
+    read = [stages["Fused volume"][3] for stages in (found, whole)]
+    assert read[0] == pytest.approx(read[1] / jobs, abs=0.1)
+
+
+@pytest.mark.parametrize("arguments", [("-n", "--quiet", "all"), ("--summary",)])
+def test_nothing_else_prints_a_plan(workspace, arguments):
+    workspace.write(workspace.sample())
+    done = workspace.snakemake(*arguments)
+    assert done.returncode == 0 and "room in the store" not in done.stdout + done.stderr
 
 
 def test_the_slurm_profile_gives_the_same_jobs(workspace):

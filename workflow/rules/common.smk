@@ -1,16 +1,19 @@
 # What all rules share: samples, paths, batches, requests for memory and time.
 # Standard library only, besides Snakemake's own dependencies: `snakemake --lint` needs no more.
+import atexit
 import hashlib
 import json
 import math
 import re
 import sys
+from collections import Counter
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import Quietness
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
@@ -415,3 +418,28 @@ def runtime(rule_name):
         return max(workload.minutes(rule_name, b, attempt) for b in brains(wildcards))
 
     return limit
+
+
+# ------------------------------------------------------------------ dry runs
+def jobs_to_run():
+    """Jobs of the run by sample and rule; those of an atlas count for its first sample."""
+    found = {name: Counter() for name in SAMPLES}
+    for job in workflow.dag.needrun_jobs(exclude_finished=False):
+        of_job = job.wildcards_dict
+        users = (n for n, s in SAMPLES.items() if of_job.get("atlas") in s["atlases"])
+        sample = of_job.get("sample") or next(users, None)
+        if sample is not None:
+            found[sample][job.rule.name] += 1
+    return found
+
+
+def print_plan():
+    """Say at the end of a dry run what the run would take."""
+    if workflow.dryrun and Quietness.ALL not in (workflow.output_settings.quiet or ()):
+        for name, jobs in jobs_to_run().items():
+            if jobs:
+                print(runplan.plan_text(name, brain(name), jobs), file=sys.stderr)
+
+
+# Snakemake calls no handler in a dry run; when it ends, the jobs are known
+atexit.register(print_plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from terareg.planning import Brain, fit
@@ -49,32 +50,36 @@ class Planned:
     memory_mb: float
 
 
-def make_plan(brain: Brain) -> list[Planned]:
-    """Plan of a sample, stage by stage in the order of the work."""
-    counts = jobs_of_rules(brain)
+def make_plan(brain: Brain, counts: Mapping[str, int] | None = None) -> list[Planned]:
+    """Plan of a sample, stage by stage in the order of the work.
+
+    ``counts`` are the jobs of each rule that are to run; by default all from raw data to report.
+    """
+    counts = jobs_of_rules(brain) if counts is None else counts
     rows = []
     for stage in STAGES:
         jobs, cpu, longest, read, written, memory = 0, 0.0, 0.0, 0.0, 0.0, 0.0
         for name, rule in RULES.items():
             if rule.stage != stage or not counts.get(name):
                 continue
-            load = rule.load(brain)
+            load, count = rule.load(brain), counts[name]
+            share = count / max(1, load.jobs)
             threads = threads_of(name, brain)
             disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
-            seconds = max(load.cpu_s / threads, disk) / load.jobs
-            jobs += load.jobs
-            cpu += load.cpu_s + load.jobs * _START_CPU_S
+            seconds = max(load.cpu_s / threads, disk) / max(1, load.jobs)
+            jobs += count
+            cpu += share * load.cpu_s + count * _START_CPU_S
             longest = max(longest, seconds / 60)
-            read, written = read + load.read_gb, written + load.written_gb
+            read, written = read + share * load.read_gb, written + share * load.written_gb
             memory = max(memory, fit(request_mb(name, brain, threads), threads))
         if jobs:
             rows.append(Planned(stage, jobs, cpu / 3600, longest, read, written, memory))
     return rows
 
 
-def plan_text(name: str, brain: Brain) -> str:
-    """The plan of a sample as a table for people."""
-    rows = make_plan(brain)
+def plan_text(name: str, brain: Brain, counts: Mapping[str, int] | None = None) -> str:
+    """The plan of a sample (:func:`make_plan`) as a table for people."""
+    rows = make_plan(brain, counts)
     columns = ("jobs", "CPU h", "longest min", "read GB", "written GB", "memory MB")
     lines = [f"{name:22}" + "".join(f"{c:>13}" for c in columns)]
     for row in rows:

@@ -36,6 +36,30 @@ def measured_stages(records: Iterable[Mapping[str, Any]]) -> dict[str, Planned]:
     }
 
 
+def measured_rules(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sum up job records by rule, in alphabetical order.
+
+    Returns
+    -------
+    list of dict
+        rule, jobs, seconds and cpu_s of all its jobs, longest_s, peak_mb of the largest one.
+    """
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        found.setdefault(record["rule"], []).append(record)
+    return [
+        {
+            "rule": rule,
+            "jobs": len(jobs),
+            "seconds": sum(r["seconds"] for r in jobs),
+            "longest_s": max(r["seconds"] for r in jobs),
+            "cpu_s": sum(r["cpu_s"] for r in jobs),
+            "peak_mb": max(r["peak_mb"] for r in jobs),
+        }
+        for rule, jobs in sorted(found.items())
+    ]
+
+
 def cost_table(
     plan: Sequence[Planned], records: Iterable[Mapping[str, Any]], raw_gb: float
 ) -> dict:
@@ -54,8 +78,9 @@ def cost_table(
     -------
     dict
         ``columns`` and ``rows`` of text, ``bytes_per_raw_byte`` measured and ``planned`` (None
-        without records), and the ``wanted`` figure.
+        without records), the ``wanted`` figure, and ``rules``, see :func:`measured_rules`.
     """
+    records = list(records)
     measured = measured_stages(records)
     columns = (
         "stage", "jobs", "processor (h)", "longest job (min)", "read (GB)", "written (GB)",
@@ -71,6 +96,7 @@ def cost_table(
         "bytes_per_raw_byte": moved / raw_gb if done else None,
         "planned": sum(p.read_gb + p.written_gb for p in plan) / raw_gb,
         "wanted": WANTED_BYTES,
+        "rules": measured_rules(records),
     }
 
 

@@ -140,8 +140,8 @@ def gather_report(
     Returns
     -------
     dict
-        For :func:`render_report`: sample, provenance, verdicts, counts, stages, costs, resources,
-        files, viewer.
+        For :func:`render_report`: sample, provenance, verdicts, counts, stages, costs, files,
+        viewer.
     """
     folder = Path(results)
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
@@ -171,7 +171,6 @@ def gather_report(
         "counts": {s: sum(v["status"] == s for v in verdicts) for s in ("fail", "warn", "pass")},
         "stages": [s for s in stages.values() if s["warnings"] or s["tables"] or s["figures"]],
         "costs": costs,
-        "resources": read_benchmarks(folder / "benchmarks"),
         "files": _files(folder),
         "viewer": _viewer(folder, store_url),
     }
@@ -204,37 +203,6 @@ def software_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def read_benchmarks(folder: str | os.PathLike) -> list[dict]:
-    """Sum up Snakemake's benchmark files ``{rule}.tsv`` and ``{rule}/*.tsv``.
-
-    Returns
-    -------
-    list of dict
-        Per rule: rule, jobs, seconds (sum of all jobs), longest_s, cpu_s, peak_mb; by rule name.
-        What Snakemake could not measure (very short jobs) is None.
-    """
-    folder = Path(folder)
-    rules: dict[str, list[dict]] = {}
-    for path in sorted(folder.glob("**/*.tsv")):
-        name = path.relative_to(folder).with_suffix("").parts[0]
-        rules.setdefault(name, []).extend(_table(path))
-    summary = []
-    for name, rows in sorted(rules.items()):
-        columns = {c: [v for r in rows if (v := _number(r.get(c))) is not None]
-                   for c in ("s", "cpu_time", "max_rss")}  # fmt: skip
-        summary.append(
-            {
-                "rule": name,
-                "jobs": len(rows),
-                "seconds": sum(columns["s"]) if columns["s"] else None,
-                "longest_s": max(columns["s"], default=None),
-                "cpu_s": sum(columns["cpu_time"]) if columns["cpu_time"] else None,
-                "peak_mb": max(columns["max_rss"], default=None),
-            }
-        )
-    return summary
 
 
 def show(value: Any) -> str:
