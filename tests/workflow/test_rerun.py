@@ -158,10 +158,6 @@ def test_forcing_a_rule_forces_what_follows(copy):
     [
         ("report.html", {"make_report"}),
         ("regions/phantom.tsv", {"measure_regions", "draw_regions", "make_report"}),
-        (
-            "regions/phantom/sums/0.json",
-            {"sum_regions", "measure_regions", "draw_regions", "make_report"},
-        ),
         ("labels/phantom/meshes.json", {"mesh_labels"}),
         ("registration/phantom/transform.json", {"register"} | AFTER_REGISTRATION),
     ],
