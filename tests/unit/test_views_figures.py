@@ -65,7 +65,10 @@ DRAWINGS = {
         BRAIN, FRAME, BRAIN, LABELS, FRAME, np.eye(4)
     ),
     "overlay": lambda: registration.registration_overlay(BRAIN, FRAME, LABELS, LABELS),
-    "prediction": lambda: registration.prediction(BRAIN, BRAIN * 0.9, FRAME),
+    "prediction": lambda: registration.prediction({"a": (BRAIN, BRAIN * 0.9)}, FRAME),
+    "predictions": lambda: registration.prediction(
+        dict.fromkeys(("a", "b"), (BRAIN, BRAIN * 0.9)), FRAME
+    ),
     "posteriors": lambda: registration.posterior_maps(
         {"match": BRAIN / 900, "missing": 1 - BRAIN / 900}, FRAME, BRAIN
     ),

@@ -162,7 +162,7 @@ rule draw_registration:
         unpack(prepared_atlas),
         **registration_outputs(),
         initial=result("registration/{atlas}/initial_affine.txt"),
-        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+        complete=registration_volumes,
     output:
         overlay=report(
             result("views/overlay_{atlas}.png"),
@@ -218,7 +218,7 @@ rule draw_registration:
         code=code("draw_registration"),
         record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
-        source=registration_source,
+        sources=registration_sources,
     script:
         "../scripts/draw_registration.py"
 

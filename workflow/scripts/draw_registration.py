@@ -21,8 +21,11 @@ def main() -> None:
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
     transform = Transform.load(Path(snakemake.input.affine).parent)
-    volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
-    data, frame = volume.resampled(transform.sample_frame, snakemake.threads)
+    store, channels = Store(snakemake.params.store), {}
+    for channel, source in snakemake.params.sources.items():
+        volume = Volume(store, f"{sample}/{source}")
+        channels[channel], frame = volume.resampled(transform.sample_frame, snakemake.threads)
+    data = next(iter(channels.values()))
     inverse = np.linalg.inv(read_affine(snakemake.input.initial))
     grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
     initial = np.einsum("ij,j...->i...", inverse[:3, :3], grid) + inverse[:3, 3, None, None, None]
@@ -33,10 +36,13 @@ def main() -> None:
     overlay = draw.registration_overlay(data, frame, before, after, title=title)
     write_atomic(pictures.overlay, overlay)
     predicted, _ = fields.read_scalar(snakemake.input.predicted)
-    seen = prepare(Image(data, frame, name=f"sample {sample}")).values
-    write_atomic(pictures.prediction, draw.prediction(seen, predicted, frame, title=title))
+    seen = {
+        c: prepare(Image(data, frame, name=f"channel {c}")).values for c, data in channels.items()
+    }
+    pairs = dict(zip(seen, zip(seen.values(), predicted.reshape(-1, *frame.shape))))
+    write_atomic(pictures.prediction, draw.prediction(pairs, frame, title=title))
     posteriors, _ = fields.read_scalar(snakemake.input.posteriors)
-    maps = draw.posterior_maps(dict(zip(CLASSES, posteriors)), frame, seen)
+    maps = draw.posterior_maps(dict(zip(CLASSES, posteriors)), frame, next(iter(seen.values())))
     write_atomic(pictures.posteriors, maps)
     with open(snakemake.input.energy, newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))

@@ -173,38 +173,47 @@ def registration_overlay(
 
 @canvas.picture
 def prediction(
-    sample: np.ndarray, predicted: np.ndarray, frame: Frame, *, title: str = "", squares: int = 8
+    channels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    frame: Frame,
+    *,
+    title: str = "",
+    squares: int = 8,
 ) -> Figure:
     """Draw the sample, the atlas as the registration predicts it, a checkerboard, the difference.
 
+    Of several channels only checkerboard and difference are drawn.
+
     Parameters
     ----------
-    sample, predicted : numpy.ndarray, shape (z, y, x)
-        In the same unit: the prediction has the sample's contrast.
+    channels : mapping
+        Name of a channel to the sample and its prediction, both of shape (z, y, x) and in one
+        unit: the prediction has the sample's contrast.
     frame : Frame
-        Of both.
+        Of all arrays.
     squares : int
         Checkerboard fields along the longer side.
     """
-    planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
-    limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
-    spread = limits[1] - limits[0]
-    figure, axes = canvas.plane_rows(
-        frame,
-        ("sample", "prediction", "checkerboard", "difference"),
-        title or "Sample against prediction",
-        bar=True,
-    )
-    for axis, (image, guess) in enumerate(planes):
-        rows = (image, guess, _checkerboard(image, guess, frame, axis, squares))
-        for cell, picture in zip(axes[:3, axis], rows):
-            canvas.show_plane(cell, picture, frame, axis, vmin=limits[0], vmax=limits[1])
-        drawn = canvas.show_plane(
-            axes[3, axis], image - guess, frame, axis, cmap="PuOr_r",
-            vmin=-spread / 2, vmax=spread / 2,
-        )  # fmt: skip
-        axes[0, axis].set_title(canvas.view_name(frame, axis))
-    figure.colorbar(drawn, ax=list(axes[3]), fraction=0.03, pad=0.01, label="sample - prediction")
+    kinds = ["sample", "prediction", "checkerboard", "difference"]
+    names = kinds
+    if len(channels) > 1:
+        kinds = kinds[2:]
+        names = [f"{name}\n{kind}" for name in channels for kind in kinds]
+    figure, axes = canvas.plane_rows(frame, names, title or "Sample against prediction", bar=True)
+    for number, (sample, predicted) in enumerate(channels.values()):
+        planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
+        limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
+        half = (limits[1] - limits[0]) / 2
+        *rows, last = axes[len(kinds) * number :][: len(kinds)]
+        for axis, (image, guess) in enumerate(planes):
+            pictures = (image, guess, _checkerboard(image, guess, frame, axis, squares))
+            for row, picture in zip(rows, pictures[-len(rows) :]):
+                canvas.show_plane(row[axis], picture, frame, axis, vmin=limits[0], vmax=limits[1])
+            drawn = canvas.show_plane(
+                last[axis], image - guess, frame, axis, cmap="PuOr_r", vmin=-half, vmax=half
+            )
+        figure.colorbar(drawn, ax=list(last), fraction=0.03, pad=0.01, label="sample - prediction")
+    for axis, cell in enumerate(axes[0]):
+        cell.set_title(canvas.view_name(frame, axis))
     return figure
 
 
