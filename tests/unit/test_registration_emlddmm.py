@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
+from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 from scipy import ndimage
 
 from terareg.errors import RegistrationError
@@ -226,6 +226,12 @@ def test_posteriors_find_the_missing_patch_and_the_artefact():
     assert match[tissue & ~hole & ~blob].mean() > 0.8
     inside = np.linalg.norm(points - hole_at, axis=0) < 700
     assert missing[inside].mean() > 0.5
+    expected = intensity(truth.to_atlas(points))[1] > 0
+    shares = result.summary["expected_tissue"]
+    for name, damage in (("missing", hole & ~blob), ("artefact", blob)):
+        true = (expected & damage).sum() / expected.sum()
+        assert shares[name] == pytest.approx(true, abs=0.04), name
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert truth.error_um(result.transform) < 0.8 * 250
 
 

@@ -72,7 +72,7 @@ def test_too_few_or_on_a_line_give_no_map(points):
 # ---------------------------------------------------------------------- the energy
 def problem(flow="stationary", landmarks=None):
     settings = replace(SETTINGS, flow=flow, time_steps=3)
-    plan = Plan(atlas(), Truth().sample(), settings, np.eye(4), "whole", landmarks)
+    plan = Plan([atlas()], [Truth().sample()], settings, np.eye(4), "whole", landmarks)
     return plan, plan.problem(0)[0]
 
 

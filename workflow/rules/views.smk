@@ -157,13 +157,14 @@ rule draw_bias_field:
 
 
 rule draw_registration:
-    """Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+    """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
     input:
         unpack(prepared_atlas),
         **registration_outputs(),
         initial=result("registration/{atlas}/initial_affine.txt"),
         complete=registration_volumes,
     output:
+        verdicts=result("registration/{atlas}/verdicts.json"),
         overlay=report(
             result("views/overlay_{atlas}.png"),
             caption="../report/overlay.rst",
@@ -219,6 +220,7 @@ rule draw_registration:
         record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
         sources=registration_sources,
+        thresholds=setting("report.thresholds"),
     script:
         "../scripts/draw_registration.py"
 

@@ -1,6 +1,7 @@
 """Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from terareg.registration import fields
 from terareg.registration.contrast import CLASSES
 from terareg.registration.images import Image, prepare
 from terareg.registration.transform import Transform, read_affine
+from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store, write_atomic
+from terareg.views import thresholds
 from terareg.views.figures import registration as draw
 from terareg.volumes.reader import Volume
 
@@ -41,8 +44,13 @@ def main() -> None:
     }
     pairs = dict(zip(seen, zip(seen.values(), predicted.reshape(-1, *frame.shape))))
     write_atomic(pictures.prediction, draw.prediction(pairs, frame, title=title))
+    figures = thresholds.of_registration(read_json(snakemake.input.summary), name)
+    verdicts = thresholds.judge(figures, snakemake.params.thresholds)
+    write_json(pictures.verdicts, [asdict(verdict) for verdict in verdicts])
     posteriors, _ = fields.read_scalar(snakemake.input.posteriors)
-    maps = draw.posterior_maps(dict(zip(CLASSES, posteriors)), frame, next(iter(seen.values())))
+    maps = dict(zip(CLASSES, posteriors))
+    first = next(iter(seen.values()))
+    maps = draw.posterior_maps(maps, frame, first, verdicts)
     write_atomic(pictures.posteriors, maps)
     with open(snakemake.input.energy, newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))

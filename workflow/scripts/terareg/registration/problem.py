@@ -290,6 +290,12 @@ class Problem:
         return self.atlas_grid.sample(self.presence, self.pulled_points(x, deform=False))[0]
 
     @torch.no_grad()
+    def expected_tissue(self, x: torch.Tensor) -> torch.Tensor:
+        """Tissue that the atlas expects at the sample's voxels, 0 to 1; 0 without data."""
+        fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
+        return fraction * self.presence_on_sample(x) * self.weight
+
+    @torch.no_grad()
     def posterior(self, x: torch.Tensor) -> torch.Tensor:
         """Probabilities of match, artefact, missing at every voxel, shape (3, z, y, x)."""
         predicted, _ = self.predict(x)

@@ -46,7 +46,9 @@ class RegistrationResult:
     summary : dict
         Deterministic facts: ``stopped`` (reason), ``kept`` ("deformation" or "affine"), ``levels``
         (per level: voxel, velocity grid, evaluations, Jacobian range, energies), ``images`` (names
-        on either side), ``mixture`` (by channel, and the shares of the classes),
+        on either side), ``mixture`` (by channel, and the shares of the classes in the
+        sample's tissue), ``expected_tissue`` (the same shares in the tissue that the atlas expects
+        in the sample: how much of it is missing),
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,
         ``warnings``; with landmarks ``landmarks`` (how many, ``sigma_um``, mean distance in the
         sample after the affine alone and in the end) and ``landmark_um`` (distances by name).

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from terareg.frames import Frame
 from terareg.views.figures import canvas
+from terareg.views.thresholds import Verdict
 
 _ANATOMY = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
@@ -227,7 +228,10 @@ def _checkerboard(image, guess, frame: Frame, axis: int, squares: int) -> np.nda
 
 @canvas.picture
 def posterior_maps(
-    posteriors: Mapping[str, np.ndarray], frame: Frame, sample: np.ndarray | None = None
+    posteriors: Mapping[str, np.ndarray],
+    frame: Frame,
+    sample: np.ndarray | None = None,
+    verdicts: Sequence[Verdict] = (),
 ) -> Figure:
     """Draw where the sample matches the atlas, where it is an artefact, where tissue is missing.
 
@@ -239,13 +243,16 @@ def posterior_maps(
         Of all arrays.
     sample : numpy.ndarray, optional
         Shown in the first row.
+    verdicts : sequence of Verdict, optional
+        Of the registration; those on missing tissue and artefacts stand in the title.
     """
+    title = "Does the sample match the atlas? Probabilities"
+    for name in ("missing", "artefact"):
+        for verdict in (v for v in verdicts if v.key == f"registration.{name}_percent"):
+            title += f"\n{verdict.text}: {verdict.value:.1f} %, {verdict.status}"
     maps = {f"{n}\n{float(np.mean(p)):.1%}": p for n, p in posteriors.items()}
     first = 0 if sample is None else 1
-    figure, axes = canvas.plane_rows(
-        frame, ["sample"] * first + list(maps), "Does the sample match the atlas? Probabilities",
-        bar=True,
-    )  # fmt: skip
+    figure, axes = canvas.plane_rows(frame, ["sample"] * first + list(maps), title, bar=True)
     for axis in range(3):
         if sample is not None:
             canvas.show_plane(axes[0, axis], canvas.plane(sample, axis), frame, axis)
