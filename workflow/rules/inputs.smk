@@ -312,6 +312,12 @@ def scored(sample):
     ]
 
 
+def marked(sample):
+    """Atlases whose registration landmarks take part in."""
+    entries = SAMPLES[sample]["registration"]["landmarks"]
+    return [a for a in registration_atlases(sample) if a in entries]
+
+
 def labelled(sample):
     """Atlases that the sample's own labels are compared with."""
     entries = SAMPLES[sample]["sample_labels"]

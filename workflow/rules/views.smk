@@ -301,6 +301,11 @@ rule neuroglancer_state:
             SAMPLES[wildcards.sample]["fiducials"][a]["sample"]
             for a in scored(wildcards.sample)
         ],
+        landmarks=lambda wildcards: expand(
+            result("registration/{atlas}/landmarks.json"),
+            sample=wildcards.sample,
+            atlas=marked(wildcards.sample),
+        ),
     output:
         state=result("views/neuroglancer.json"),
     log:
@@ -320,6 +325,7 @@ rule neuroglancer_state:
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
         scored=lambda wildcards: scored(wildcards.sample),
+        marked=lambda wildcards: marked(wildcards.sample),
         viewer=setting("viewer"),
     script:
         "../scripts/neuroglancer_state.py"
