@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
 from terareg.frames import Frame
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
+from terareg.registration.plan import Hints
 from terareg.registration.pose import initial_affine
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
@@ -143,7 +144,7 @@ def terareg_method(pair: Pair) -> tuple[Mapper, dict]:
     """Pose search and EM-LDDMM with the defaults."""
     affine, info = initial_affine(pair.atlas, pair.sample)
     settings = RegistrationSettings(device="cpu")
-    result = register(pair.atlas, pair.sample, settings, affine, extent=info["extent"])
+    result = register(pair.atlas, pair.sample, settings, affine, hints=Hints(info["extent"]))
     summary = result.summary
     return result.transform.to_atlas, {"jacobian_min": summary["jacobian_min"]}
 

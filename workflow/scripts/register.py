@@ -8,6 +8,7 @@ from terareg.job import run_job
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
+from terareg.registration.plan import Hints
 from terareg.registration.reading import reading_resolution
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import read_affine
@@ -36,8 +37,10 @@ def main() -> None:
         read_affine(snakemake.input.affine),
         # beside the log, where a killed job's next attempt finds it
         checkpoint=Path(snakemake.log[0]).with_suffix(".checkpoint.npz"),
-        extent=read_json(snakemake.input.pose)["extent"],
-        landmarks=read_landmarks(snakemake.input.get("landmarks")),
+        hints=Hints(
+            read_json(snakemake.input.pose)["extent"],
+            read_landmarks(snakemake.input.get("landmarks")),
+        ),
     )
     result.save(Path(snakemake.output.affine).parent)
 

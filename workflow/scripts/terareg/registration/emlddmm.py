@@ -31,8 +31,7 @@ from terareg.registration.assemble import assemble
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
-from terareg.registration.landmarks import Landmarks
-from terareg.registration.plan import Plan, check_grids
+from terareg.registration.plan import Hints, Plan, check_grids
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import check_affine, jacobian_determinant
@@ -48,8 +47,7 @@ def register(
     settings: RegistrationSettings,
     initial_affine: np.ndarray,
     checkpoint: str | Path | None = None,
-    extent: str = "whole",
-    landmarks: Landmarks | None = None,
+    hints: Hints | None = None,
 ) -> RegistrationResult:
     """Register an atlas to a sample.
 
@@ -67,10 +65,8 @@ def register(
     checkpoint : path, optional
         File that is written after every level; if it is there and belongs to the same images and
         settings, the levels in it are not computed again. The result is the same.
-    extent : str
-        Part of the atlas that the sample shows: "whole", "left" or "right" (``info["extent"]``).
-    landmarks : Landmarks, optional
-        Points that pull beside the images. Without them every result is that of the images.
+    hints : Hints, optional
+        Part of the atlas that the sample shows (the pose's ``info["extent"]``), and landmarks.
 
     Returns
     -------
@@ -86,7 +82,7 @@ def register(
     atlas, sample = ([i] if isinstance(i, Image) else list(i) for i in (atlas, sample))
     check_overlap(check_grids(atlas)[0].frame, check_grids(sample)[0].frame, affine)
     with cpu_threads(settings.threads):
-        plan = Plan(atlas, sample, settings, affine, extent, landmarks)
+        plan = Plan(atlas, sample, settings, affine, hints or Hints())
         return _solve(plan, None if checkpoint is None else Path(checkpoint))
 
 

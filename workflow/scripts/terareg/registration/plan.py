@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -31,6 +31,22 @@ from terareg.storage.records import content_hash, fingerprint
 _SQUARINGS = 6
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What is known beside the images.
+
+    Attributes
+    ----------
+    extent : str
+        Part of the atlas that the sample shows: "whole", "left" or "right".
+    landmarks : Landmarks, optional
+        Points that pull beside the images. Without them every result is that of the images.
+    """
+
+    extent: str = "whole"
+    landmarks: Landmarks | None = None
+
+
 class Plan:
     """Images, resolutions and energies of one registration.
 
@@ -42,9 +58,7 @@ class Plan:
     settings : RegistrationSettings
     affine : numpy.ndarray, shape (4, 4)
         Start, atlas um to sample um.
-    extent : str
-        "whole", "left" or "right".
-    landmarks : Landmarks, optional
+    hints : Hints
 
     Attributes
     ----------
@@ -64,16 +78,15 @@ class Plan:
         sample: Sequence[Image],
         settings: RegistrationSettings,
         affine: np.ndarray,
-        extent: str,
-        landmarks: Landmarks | None = None,
+        hints: Hints,
     ) -> None:
         if settings.missing_data_correction:
             sample = [_without_zeros(channel) for channel in sample]
         if settings.grid_correction:
             sample = [correct_grid(channel) for channel in sample]
         self.names = {"atlas": [i.name for i in atlas], "sample": [i.name for i in sample]}
-        self.settings, self.affine, self.extent = settings, affine, extent
-        self.landmarks = landmarks
+        self.settings, self.affine = settings, affine
+        self.extent, self.landmarks = hints.extent, hints.landmarks
         self.device = choose_device(settings.device)
         self.atlases, self.samples = (
             _joint([prepare(reduced(image, settings.resolution_um)) for image in check_grids(side)])
@@ -104,8 +117,8 @@ class Plan:
             [content_hash(a) for i in self.atlases for a in (i.values, i.weight)],
             [content_hash(a) for i in self.samples for a in (i.values, i.weight)],
             [self.atlas.frame.to_json(), self.sample.frame.to_json()],
-            [affine.tolist(), extent, str(self.device)],
-            *([] if landmarks is None else [landmarks.to_json()]),
+            [affine.tolist(), self.extent, str(self.device)],
+            *([] if self.landmarks is None else [self.landmarks.to_json()]),
         )
 
     def model(self, level: int) -> Model:
