@@ -20,15 +20,15 @@ from terareg.parallel import peak_memory_mb
 from terareg.storage.store import Store
 from terareg.volumes.fusion import (
     FusionSettings,
-    fuse_block,
+    fuse_row,
     fused_frame,
     fused_origins,
 )
-from terareg.volumes.plan import VolumeSettings, make_plan
-from terareg.volumes.writer import init_volume, write_blocks
+from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
+from terareg.volumes.writer import init_volume, write_rows
 from terareg.workload import fuse_job_mb
 
-GRID = (2, 2)
+GRID = (2, 4)
 EDGE, OVERLAP = 600, 60
 
 
@@ -58,7 +58,7 @@ class Planes:
 
 
 def job(path: Path, planes: int, block: int, workers: int, pipe) -> None:
-    """Fuse and write ``2 * workers`` blocks; send model, measured peak and seconds."""
+    """Fuse and write a row of blocks; send model, measured peak and seconds."""
     source = Planes(path, planes)
     step = EDGE - OVERLAP
     origins = {t.name: (0, t.row * step, t.column * step) for t in source.acquisition.tiles}
@@ -69,17 +69,17 @@ def job(path: Path, planes: int, block: int, workers: int, pipe) -> None:
     folder = tempfile.mkdtemp(prefix="bench-fusion-")
     store = Store(folder)
     init_volume(store, "v", plan)
-    blocks = sorted(plan.blocks(), key=lambda b: -np.prod(b.shape))[: 2 * workers]
+    row = rows_of(plan.blocks(), longest=99)[0]
     cpu, wall = time.process_time(), time.perf_counter()
-    write_blocks(
-        store, "v", plan, blocks,
-        lambda b: fuse_block(source, relative, plan, b, settings),
+    write_rows(
+        store, "v", plan, [row],
+        lambda blocks: fuse_row(source, relative, plan, blocks, settings, workers),
         fingerprint="f", workers=workers,
     )  # fmt: skip
     seconds = time.process_time() - cpu, time.perf_counter() - wall
-    voxels = sum(np.prod(b.shape) for b in blocks)
+    voxels = sum(np.prod(b.shape) for b in row)
     shutil.rmtree(folder)
-    model = fuse_job_mb(plan.block, 0, workers)
+    model = fuse_job_mb(plan.block, len(row), EDGE, workers)
     pipe.send((model, peak_memory_mb(), voxels * 2 / 1e6 / seconds[0], seconds[1]))
 
 
@@ -116,9 +116,10 @@ def main() -> None:
             frame, offset = fused_frame(source.acquisition, origins, options)
             relative = fused_origins(origins, offset, options)
             plan = make_plan("v", frame, "uint16", VolumeSettings(block=block))
-            for one in plan.blocks():
+            for row in rows_of(plan.blocks(), longest=99):
                 start = time.process_time()
-                megabytes += fuse_block(source, relative, plan, one, options)[0].nbytes / 1e6
+                made = fuse_row(source, relative, plan, row, options)
+                megabytes += sum(array.nbytes for array, _ in made) / 1e6
                 cpu += time.process_time() - start
         speeds[name] = megabytes / cpu
         print(f"{name:40}{speeds[name]:9.0f}{speeds[name] / speeds['copy']:8.2f}")

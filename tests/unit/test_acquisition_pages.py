@@ -195,6 +195,20 @@ def test_pages_are_read_from_s3_by_ranges(tmp_path, bucket, options):
     assert count < len(data) / 2, "one page of 6, and directories in pieces of 64 KiB"
 
 
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"tile": (16, 16)}], ids=str)
+def test_a_few_rows_of_a_plane_are_read_from_s3_by_ranges(tmp_path, bucket, options):
+    write(tmp_path / "a.tif", BIG[0], **options)
+    data = (tmp_path / "a.tif").read_bytes()
+    bucket.put_object(Bucket="scope", Key="raw/a.tif", Body=data)
+    store, expected = Store("s3://scope/raw"), (BIG.shape[1:], "uint16")
+    rows, count = read_rows(store, "a.tif", expected, slice(300, 304))
+    np.testing.assert_array_equal(rows, BIG[0, 300:304])
+    assert options or count < len(data) / 2, "what is not compressed is read from its place"
+    plane, count = read_rows(store, "a.tif", expected)
+    np.testing.assert_array_equal(plane, BIG[0])
+    assert count == len(data), "whole planes take one request"
+
+
 def test_s3_files_that_are_empty_or_gone(bucket):
     bucket.put_object(Bucket="scope", Key="raw/a.tif", Body=b"")
     store = Store("s3://scope/raw")

@@ -70,6 +70,14 @@ def changed(path, value):
             {"a": "n.nrrd", "b": "n.nrrd"},
             "n.nrrd, n.nrrd names a file twice",
         ),
+        (
+            "labels.resolution_um",
+            5,
+            "labels.resolution_um: 5 is finer than the corrected volume that it is made from "
+            "(intensity.bias.volume_um 10.0); lower that as well, or set it to null",
+        ),
+        ("registration.resolution_um", 9, "registration.resolution_um: 9 is finer than the corr"),
+        ("atlas_space.resolution_um", 9, "atlas_space.resolution_um: 9 is finer than the corr"),
         ("registration.atlases", ["rat"], "atlas 'rat' is not described under atlases"),
         ("fiducials", {"rat": {"sample": "s", "atlas": "a"}}, "atlas 'rat' is not described"),
         ("fiducials", {"mouse": {"sample": "s"}}, "fiducials.mouse: key atlas is missing"),
@@ -263,7 +271,7 @@ SETTINGS = {
     "registration.pose": "registration.pose.PoseSettings",
 }
 OUTSIDE = {
-    "intensity.bias": {"enabled"},
+    "intensity.bias": {"enabled", "volume_um"},
     "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
 }
 

@@ -1,6 +1,6 @@
 """Fusion: blocks equal the whole, lone tiles are copied, overlaps follow the formula."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,11 +12,11 @@ from terareg.errors import ConfigError, StitchingError
 from terareg.frames import Frame
 from terareg.volumes.fusion import (
     FusionSettings,
-    fuse_block,
+    fuse_row,
     fused_frame,
     fused_origins,
 )
-from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
 
 COSINE = FusionSettings()
 
@@ -29,6 +29,7 @@ class Memory:
     acquisition: SimpleNamespace
     blank: dict
     voxels: int = 0
+    reads: list = field(default_factory=list)
 
     def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
         planes, rows, columns = self.acquisition.tile_shape
@@ -36,6 +37,7 @@ class Memory:
             assert part == slice(None) or 0 <= part.start < part.stop <= n
         data = self.arrays[tile][z0:z1, y, x]
         self.voxels += data.size
+        self.reads.append((tile, z0, y.start))
         return data
 
     def missing_planes(self, tile):
@@ -69,16 +71,17 @@ def placed(source, step, jitter=0, seed=1):
     }
 
 
-def fuse(source, origins, options=COSINE, edges=(16, 512), dtype="uint16"):
+def fuse(source, origins, options=COSINE, edges=(16, 512), dtype="uint16", longest=99):
     """The whole volume, from blocks of one size."""
     frame, offset = fused_frame(source.acquisition, origins, options)
     relative = fused_origins(origins, offset, options)
     plan = make_plan("v", frame, dtype, VolumeSettings(*edges))
     out = np.full(frame.shape, 123, dtype)
-    for block in plan.blocks():
-        where = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
-        out[where], clipped = fuse_block(source, relative, plan, block, options)
-        assert (clipped.low, clipped.high) == (0, 0)
+    for row in rows_of(plan.blocks(), longest):
+        for block, made in zip(row, fuse_row(source, relative, plan, row, options), strict=True):
+            where = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
+            out[where], clipped = made
+            assert (clipped.low, clipped.high) == (0, 0)
     return out, offset
 
 
@@ -93,9 +96,11 @@ def terastitcher(n):
 @given(
     st.integers(1, 3), st.integers(1, 3), st.tuples(*[st.integers(9, 23)] * 3),
     st.integers(0, 4), st.integers(0, 99), st.sampled_from([(4, 4), (8, 16), (4, 16)]),
-    st.booleans(), st.sampled_from(["union", "intersection"]),
+    st.integers(1, 3), st.booleans(), st.sampled_from(["union", "intersection"]),
 )  # fmt: skip
-def test_blocks_equal_the_whole(rows, columns, shape, jitter, seed, edges, subpixel, z_extent):
+def test_blocks_equal_the_whole(
+    rows, columns, shape, jitter, seed, edges, longest, subpixel, z_extent
+):
     source = grid(rows, columns, shape, seed=seed)
     origins = placed(source, (shape[1] - 4, shape[2] - 5), jitter, seed)
     if subpixel:
@@ -105,7 +110,7 @@ def test_blocks_equal_the_whole(rows, columns, shape, jitter, seed, edges, subpi
     if z_extent == "intersection" and np.ptp([o[0] for o in origins.values()]) >= shape[0] - 1:
         return
     whole, _ = fuse(source, origins, options)
-    parts, _ = fuse(source, origins, options, edges)
+    parts, _ = fuse(source, origins, options, edges, longest=longest)
     np.testing.assert_array_equal(parts, whole)
 
 
@@ -242,11 +247,13 @@ def test_a_block_reads_only_what_lies_in_it():
     plan = make_plan("v", frame, "uint16", VolumeSettings(8, 16))
     for block in plan.blocks():
         source.voxels = 0
-        fuse_block(source, fused_origins(origins, offset, options), plan, block, options)
+        fuse_row(source, fused_origins(origins, offset, options), plan, [block], options)
         assert source.voxels <= 4 * np.prod(block.shape)
     source.voxels = 0
+    source.reads.clear()
     fuse(source, origins, edges=(8, 16))
     assert source.voxels == 9 * 16 * 40 * 40, "every voxel of every tile exactly once"
+    assert len(set(source.reads)) == len(source.reads), "rows of tiles are read whole, once"
 
 
 def test_frame_covers_all_tiles_and_starts_at_zero():

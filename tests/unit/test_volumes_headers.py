@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -278,9 +279,20 @@ def test_a_level_with_a_scale_too_few_is_an_error():
     assert ome_scale({}, {"path": "0"}, 3) is None
 
 
-def test_files_on_s3_are_refused():
-    with pytest.raises(VolumeError, match="is a NIfTI file on S3; give a local copy"):
-        read_header("s3://bucket/brain.nii.gz")
+@pytest.mark.parametrize("name", ["brain.nii.gz", "brain.nrrd", "brain.tif"])
+def test_headers_of_files_on_s3_are_read_but_channels_refused(tmp_path, bucket, name):
+    if name.endswith("tif"):
+        tifffile.imwrite(tmp_path / name, zeros(), photometric="minisblack")
+    else:
+        sitk.WriteImage(itk(zeros()), str(tmp_path / name), True)
+    bucket.upload_file(str(tmp_path / name), "scope", f"atlas/{name}")
+    here, there = str(tmp_path / name), f"s3://scope/atlas/{name}"
+    found = read_header(there, SPACING)
+    assert replace(found, name=here) == read_header(here, SPACING)
+    with pytest.raises(VolumeError, match=f"{there} is a .* file on S3, which is read from disk"):
+        check_channels({"a": found}, "SAR")
+    with pytest.raises(VolumeError, match=r"atlas/other.nrrd does not exist"):
+        read_header("s3://scope/atlas/other.nrrd")
 
 
 def test_channels_have_to_lie_on_one_grid(tmp_path):

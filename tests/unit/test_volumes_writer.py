@@ -21,7 +21,12 @@ from terareg.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, precomputed
 from terareg.volumes.downsample import downsample
-from terareg.volumes.plan import FORMATS, VolumeSettings, estimate_blocks, make_plan
+from terareg.volumes.plan import (
+    FORMATS,
+    VolumeSettings,
+    make_plan,
+    rows_of,
+)
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import (
     delete_volume,
@@ -33,6 +38,7 @@ from terareg.volumes.writer import (
     remove_damaged_blocks,
     write_block,
     write_blocks,
+    write_rows,
 )
 
 SHAPE = (37, 71, 49)
@@ -260,20 +266,37 @@ def test_blocks_own_whole_shards_and_cover_each_level_once(shape, spacing, edges
         assert len(set(names)) == len(names)
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.tuples(*[st.integers(1, 5000)] * 3), st.sampled_from([(1.0, 1.0, 1.0), (5.0, 0.6, 0.6)]))
-def test_estimated_number_of_blocks_is_the_plan_s(shape, spacing):
-    plan = make_plan("v", Frame(shape, spacing), "uint16", VolumeSettings())
-    assert estimate_blocks(shape, spacing, VolumeSettings()) == len(plan.blocks())
-
-
 def test_batches_are_consecutive_and_complete():
     plan = make_plan("v", Frame(SHAPE, SPACING), "uint16", small(block=16))
-    batches = [plan.batch(i, 7) for i in range(7)]
-    assert [b for batch in batches for b in batch] == plan.blocks()
-    assert max(map(len, batches)) - min(map(len, batches)) <= 1
+    rows = rows_of(plan.blocks(), longest=99)
+    assert all(len({b.index[:2] for b in row}) == 1 for row in rows) and len(rows[0]) > 2
+    for count in (1, 4, len(rows), len(rows) + 3):
+        batches = [plan.batch(i, count) for i in range(count)]
+        assert [b for batch in batches for b in batch] == plan.blocks()
+        lengths = [len(rows_of(batch, longest=99)) for batch in batches]
+        assert max(lengths) - min(lengths) <= 1 and sum(lengths) == len(rows), "no row is cut"
+    parts = [len(part) for part in rows_of(plan.blocks(), longest=2)]
+    assert max(parts) == 2 and sum(parts) == len(plan.blocks())
     with pytest.raises(VolumeError, match="batch 7 of 7 does not exist"):
         plan.batch(7, 7)
+
+
+def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
+    store, plan, array, folder = written
+    before = files(folder / "a")
+    made = []
+
+    def row(blocks):
+        made.extend(blocks)
+        return [(cut(array, b), Clipped()) for b in blocks]
+
+    rows = rows_of(plan.blocks(), longest=2)
+    lost = [rows[0][1], *rows[2]]
+    for block in lost:
+        store.delete(record_key("v", block))
+    found = write_rows(store, "v", plan, rows, row, fingerprint="f", workers=2)
+    assert made == lost and files(folder / "a") == before
+    assert found == write_blocks(store, "v", plan, plan.blocks(), row, fingerprint="f")
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ CHAIN = {
     "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
     "init_volume", "fuse_block", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
-    "preview_alignment", "register", "transform_labels", "measure_regions", "make_report",
+    "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
+    "make_report",
 }  # fmt: skip
 
 
@@ -147,7 +148,7 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
     """A name for each of 120 000 planes, 33.6 GB a tile position, as a microscope leaves them."""
     write_linked_planes(described(workspace, (5, 6), 2), 5, 6, channels=2)
     jobs = limited_jobs_and_files(workspace)
-    assert jobs["fuse_block"] > 20 and jobs["sum_placed_tiles"] >= 2
+    assert jobs["fuse_block"] >= 20 and jobs["sum_placed_tiles"] >= 2
 
 
 def test_forty_terabytes_are_no_more(workspace):

@@ -8,9 +8,9 @@ import running
 pytestmark = pytest.mark.slow
 
 AFTER_REGISTRATION = {
-    "transform_labels", "transform_volume", "measure_regions", "mesh_labels", "score_registration",
-    "draw_registration", "draw_regions", "draw_fiducials", "neuroglancer_state", "make_report",
-    "finish_pyramid", "finalize_volume",
+    "transform_labels", "transform_volume", "sum_regions", "measure_regions", "mesh_labels",
+    "score_registration", "draw_registration", "draw_regions", "draw_fiducials",
+    "neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
 }  # fmt: skip
 FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
 PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_block", "draw_flatfield"}
@@ -158,6 +158,10 @@ def test_forcing_a_rule_forces_what_follows(copy):
     [
         ("report.html", {"make_report"}),
         ("regions/phantom.tsv", {"measure_regions", "draw_regions", "make_report"}),
+        (
+            "regions/phantom/sums/0.json",
+            {"sum_regions", "measure_regions", "draw_regions", "make_report"},
+        ),
         ("labels/phantom/meshes.json", {"mesh_labels"}),
         ("registration/phantom/transform.json", {"register"} | AFTER_REGISTRATION),
     ],

@@ -24,8 +24,8 @@ OF_TILES = {
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
     "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
-    "transform_labels", "mesh_labels", "measure_regions", "transform_volume", "check_inputs",
-    "neuroglancer_state", "draw_registration", "make_report",
+    "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
+    "check_inputs", "neuroglancer_state", "draw_registration", "make_report",
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ rule estimate_bias_field:
         code=code("estimate_bias_field"),
         record=record_of("estimate_bias_field/{channel}"),
         store=setting("store"),
-        settings=setting("intensity.bias"),
+        settings=bias_settings,
     script:
         "../scripts/estimate_bias_field.py"
 
@@ -49,6 +49,7 @@ rule init_corrected_volume:
         code=code("init_corrected_volume"),
         record=record_of("init_corrected_volume/{channel}"),
         store=setting("store"),
+        volume_um=setting("intensity.bias.volume_um"),
     script:
         "../scripts/init_corrected_volume.py"
 
@@ -76,6 +77,6 @@ rule correct_volume:
         code=code("correct_volume"),
         record=record_of("correct_volume/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(planning.block_batches),
+        batches=of(planning.corrected_batches),
     script:
         "../scripts/correct_volume.py"

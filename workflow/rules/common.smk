@@ -331,8 +331,11 @@ def grid_of_atlas(atlas, settings):
 
     What is wrong with a file, prepare_atlas says; until then it counts as a common one.
     """
+    address = settings["annotation"]
+    if remote_storage() and "://" not in address:
+        address = f"{workflow.storage_settings.default_storage_prefix}/{address}"
     try:
-        header = headers.read_header(settings["annotation"], settings["spacing_um"])
+        header = headers.read_header(address, settings["spacing_um"])
     except (TeraregError, OSError):
         return ALLEN_25_UM
     return planning.Grid(header.shape, header.spacing_um)
@@ -358,7 +361,7 @@ def volume_batches(volume, sample):
     """Batches of any volume; a channel in the atlas is one job."""
     count = {
         "fused": planning.block_batches,
-        "corrected_volume": planning.block_batches,
+        "corrected_volume": planning.corrected_batches,
         "labels": planning.label_batches,
     }
     kind = volume.split("/")[0]

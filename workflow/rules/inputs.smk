@@ -173,6 +173,12 @@ def images_of_atlas(wildcards):
     return [path.format(atlas=wildcards.atlas, image=name) for name in names]
 
 
+def bias_settings(wildcards):
+    """Options of the estimate, without what other rules read of that section."""
+    options = setting("intensity.bias")(wildcards)
+    return {k: v for k, v in options.items() if k not in ("enabled", "volume_um")}
+
+
 def registration_settings(wildcards):
     """Options of the registration itself, without what other rules read of that section."""
     others = (
@@ -200,6 +206,20 @@ def landmarks_of(wildcards):
 def landmark_file(wildcards, side):
     pairs = SAMPLES[wildcards.sample]["registration"]["landmarks"]
     return pairs[wildcards.atlas][side]
+
+
+def images_of_channels(wildcards):
+    """Plans and summaries of the volumes of all channels, with bias and without."""
+    kinds = ["fused"]
+    if measured_volume(wildcards) != "fused":
+        kinds.append("corrected_volume")
+    files = {"corrected_volume": [], "corrected_volume_complete": []}
+    for kind in kinds:
+        for key, name in ((kind, "plan"), (f"{kind}_complete", "complete")):
+            files[key] = of_channels(
+                wildcards.sample, f"{kind}/{{channel}}/{name}.json"
+            )
+    return files
 
 
 def every_channel(wildcards, name):

@@ -1,8 +1,8 @@
 # Numbers: per region and hemisphere, and the registration's error by fiducials and labels.
 
 
-rule measure_regions:
-    """Measure volume and intensity of every region and hemisphere, with hierarchy roll-up."""
+rule sum_regions:
+    """Add up voxels and intensities of every region and hemisphere in one batch of blocks."""
     input:
         unpack(prepared_atlas),
         unpack(transform_files),
@@ -10,6 +10,36 @@ rule measure_regions:
         complete=result("labels/{atlas}/complete.json"),
         channels=lambda wildcards: every_channel(wildcards, "plan.json"),
         channels_complete=lambda wildcards: every_channel(wildcards, "complete.json"),
+    output:
+        sums=result("regions/{atlas}/sums/{batch}.json"),
+    log:
+        log_of("sum_regions/{atlas}_{batch}"),
+    benchmark:
+        benchmark_of("sum_regions/{atlas}_{batch}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("sum_regions")
+    resources:
+        mem_mb=memory("sum_regions"),
+        runtime=runtime("sum_regions"),
+    params:
+        code=code("sum_regions"),
+        record=record_of("sum_regions/{atlas}_{batch}"),
+        store=setting("store"),
+        source=measured_volume,
+        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
+        batches=of(planning.label_batches),
+    script:
+        "../scripts/sum_regions.py"
+
+
+rule measure_regions:
+    """Make the table of volume and intensity per region, with hierarchy roll-up."""
+    input:
+        unpack(prepared_atlas),
+        unpack(transform_files),
+        labels=result("labels/{atlas}/plan.json"),
+        sums=batch_files("regions/{atlas}/sums/{batch}.json", planning.label_batches),
     output:
         table=result("regions/{atlas}.tsv"),
     log:
@@ -25,9 +55,6 @@ rule measure_regions:
     params:
         code=code("measure_regions"),
         record=record_of("measure_regions/{atlas}"),
-        store=setting("store"),
-        source=measured_volume,
-        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
     script:
         "../scripts/measure_regions.py"
 

@@ -289,8 +289,7 @@ rule neuroglancer_state:
     """Write the state of a Neuroglancer viewer that shows everything of a sample."""
     input:
         unpack(tiles_drawn),
-        channels=lambda wildcards: every_channel(wildcards, "plan.json"),
-        complete=lambda wildcards: every_channel(wildcards, "complete.json"),
+        unpack(images_of_channels),
         labels=lambda wildcards: of_atlases(
             wildcards.sample, "labels/{atlas}/plan.json"
         ),
@@ -321,7 +320,6 @@ rule neuroglancer_state:
     params:
         code=code("neuroglancer_state"),
         record=record_of("neuroglancer_state"),
-        source=measured_volume,
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
         scored=lambda wildcards: scored(wildcards.sample),

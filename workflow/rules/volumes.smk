@@ -32,7 +32,7 @@ rule init_volume:
 
 
 rule fuse_block:
-    """Fuse one batch of blocks of a channel: read tiles, blend, write the finest levels."""
+    """Fuse one batch of rows of blocks: read tiles, blend, write the finest levels."""
     input:
         unpack(channel_tiles),
         acquisition=result("acquisition.json"),
@@ -58,6 +58,7 @@ rule fuse_block:
         store=setting("store"),
         fusion=setting("fusion"),
         batches=of(planning.block_batches),
+        row_blocks=of(planning.row_blocks),
         raw_state=raw_state,
     script:
         "../scripts/fuse_block.py"

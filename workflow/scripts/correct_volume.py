@@ -14,16 +14,18 @@ def main() -> None:
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     store = Store(snakemake.params.store)
     source = Volume(store, f"{sample}/fused/{channel}")
-    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    planned = read_json(snakemake.input.plan)
+    plan = VolumePlan.from_json(planned["plan"])
     bias = BiasField.load(snakemake.input.field)
     complete = read_json(snakemake.input.complete)
-    state = fingerprint(snakemake.params.code, complete["sha256"], file_hash(snakemake.input.field))
+    of = (complete["sha256"], file_hash(snakemake.input.field), planned["source_level"])
+    state = fingerprint(snakemake.params.code, *of)
     summary = write_blocks(
         store,
         f"{sample}/corrected_volume/{channel}",
         plan,
         plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches),
-        lambda block: correct_block(source, bias.evaluate, block),
+        lambda block: correct_block(source, planned["source_level"], bias.evaluate, block),
         fingerprint=state,
         workers=snakemake.threads,
     )

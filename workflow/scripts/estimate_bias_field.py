@@ -10,8 +10,7 @@ from terareg.volumes.reader import Volume
 
 
 def main() -> None:
-    options = {k: v for k, v in snakemake.params.settings.items() if k != "enabled"}
-    settings = BiasSettings(**options)
+    settings = BiasSettings(**snakemake.params.settings)
     key = f"{snakemake.wildcards.sample}/fused/{snakemake.wildcards.channel}"
     volume = Volume(Store(snakemake.params.store), key)
     image, frame = volume.resampled(settings.resolution_um, snakemake.threads)

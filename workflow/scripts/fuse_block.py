@@ -8,9 +8,9 @@ from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
-from terareg.volumes.fusion import FusionSettings, fuse_block, fused_origins
-from terareg.volumes.plan import VolumePlan
-from terareg.volumes.writer import write_blocks
+from terareg.volumes.fusion import FusionSettings, fuse_row, fused_origins
+from terareg.volumes.plan import VolumePlan, rows_of
+from terareg.volumes.writer import write_rows
 
 
 def main() -> None:
@@ -36,12 +36,13 @@ def main() -> None:
         load_flatfield(snakemake.input.profile, snakemake.input.info).state,
         acquisition.missing_planes,
     )
-    summary = write_blocks(
+    blocks = plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches)
+    summary = write_rows(
         store,
         f"{sample}/fused/{channel}",
         plan,
-        plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches),
-        lambda block: fuse_block(source, origins, plan, block, settings),
+        rows_of(blocks, snakemake.params.row_blocks),
+        lambda row: fuse_row(source, origins, plan, row, settings, snakemake.threads),
         fingerprint=state,
         workers=snakemake.threads,
     )

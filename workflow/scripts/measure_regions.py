@@ -1,51 +1,21 @@
-"""Measure volume and intensity of every region and hemisphere."""
+"""Make the table of volume and intensity of every region and hemisphere."""
 
 from pathlib import Path
 
-import numpy as np
-
 from terareg.atlas.prepare import load_atlas
 from terareg.job import run_job
-from terareg.parallel import map_items
-from terareg.regions.labels import hemisphere_block
-from terareg.regions.measure import (
-    RegionSums,
-    region_coverage,
-    region_table,
-)
+from terareg.regions.measure import load_sums, region_coverage, region_table
 from terareg.registration.transform import Transform
 from terareg.storage.records import read_json, write_table
-from terareg.storage.store import Store
-from terareg.volumes.reader import Volume
+from terareg.volumes.plan import VolumePlan
 
 
 def main() -> None:
-    sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
-    store = Store(snakemake.params.store)
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     transform = Transform.load(Path(snakemake.input.transform).parent)
-    labels = Volume(store, f"{sample}/labels/{name}")
-    channels = {
-        channel: Volume(store, f"{sample}/{snakemake.params.source}/{channel}")
-        for channel in snakemake.params.channels
-    }
-    level = read_json(snakemake.input.labels)["source_level"]
-    sums = RegionSums(atlas.ids, list(channels), labels.frame.voxel_volume_um3)
-
-    def measure(block):
-        values = labels.read(0, block.start, block.stop)
-        part = RegionSums(atlas.ids, list(channels), labels.frame.voxel_volume_um3)
-        if values.any():
-            frame = labels.frame.cropped(block.start, block.stop)
-            sides = hemisphere_block(transform, atlas, frame)
-            images = {c: v.read(level, block.start, block.stop) for c, v in channels.items()}
-            part.add_block(values, sides.astype(np.uint8), images)
-        return part
-
-    blocks = labels.plan.blocks()
-    for part in map_items(measure, blocks, workers=snakemake.threads, what="measured blocks"):
-        sums.merge(part)
+    labels = VolumePlan.from_json(read_json(snakemake.input.labels)["plan"])
     coverage = region_coverage(transform, atlas, labels.frame)
+    sums = load_sums(snakemake.input.sums)
     write_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage))
 
 

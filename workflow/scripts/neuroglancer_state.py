@@ -12,17 +12,29 @@ from terareg.views import neuroglancer
 from terareg.volumes.plan import VolumePlan
 
 
+def volume_source(key: str, file: str) -> neuroglancer.Source:
+    """A volume of the store, in the first of its formats."""
+    plan = VolumePlan.from_json(read_json(file)["plan"])
+    return neuroglancer.Source(key, plan.settings.formats[0], plan.frame)
+
+
 def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
-    planned = [read_json(path) for path in snakemake.input.channels]
-    plans = [VolumePlan.from_json(p["plan"]) for p in planned]
-    frame, form = plans[0].frame, plans[0].settings.formats[0]
+    planned = read_json(snakemake.input.fused[0])
+    frame = VolumePlan.from_json(planned["plan"]).frame
     layers = []
-    for n, (channel, plan) in enumerate(zip(settings.channels, plans)):
-        source = neuroglancer.Source(f"{sample}/{settings.source}/{channel}", form, plan.frame)
-        window = read_json(snakemake.input.complete[n])["window"]
-        colour = neuroglancer.CHANNEL_COLOURS[n % len(neuroglancer.CHANNEL_COLOURS)]
-        layers.append(neuroglancer.image_layer(channel, source, window=window, colour=colour))
+    for kind, suffix in (("fused", ""), ("corrected_volume", " corrected")):
+        files = zip(snakemake.input[kind], snakemake.input[f"{kind}_complete"])
+        for n, (channel, (plan, complete)) in enumerate(zip(settings.channels, files)):
+            layers.append(
+                neuroglancer.image_layer(
+                    f"{channel}{suffix}",
+                    volume_source(f"{sample}/{kind}/{channel}", plan),
+                    window=read_json(complete)["window"],
+                    colour=neuroglancer.CHANNEL_COLOURS[n % len(neuroglancer.CHANNEL_COLOURS)],
+                    visible=not suffix,
+                )
+            )
     for atlas, path in zip(settings.atlases, snakemake.input.labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
@@ -41,7 +53,7 @@ def main() -> None:
             load_placement(snakemake.input.placement).origins(),
             load_acquisition(snakemake.input.acquisition).tile_shape,
             frame,
-            planned[0]["offset_vox"],
+            planned["offset_vox"],
         )
         layers.append(neuroglancer.box_layer("tiles", boxes))
     state = neuroglancer.build_state(layers, frame, title=sample)

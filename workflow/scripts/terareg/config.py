@@ -232,6 +232,7 @@ def _check_meaning(config: dict) -> None:
                 f"registration.atlases: atlas {name!r} is not described under atlases: "
                 f"({', '.join(config['atlases']) or 'none are'})"
             )
+    _check_resolutions(config)
     landmarks = config["registration"]["landmarks"]
     for key, entries in (
         ("fiducials", config["fiducials"]),
@@ -246,6 +247,25 @@ def _check_meaning(config: dict) -> None:
                 f"fiducials.{name}.sample: {pair['sample']!r} is among registration.landmarks too; "
                 "points that take part in a registration cannot measure its error, so divide them "
                 "between two files"
+            )
+
+
+def _check_resolutions(config: dict) -> None:
+    """The corrected volume must be as fine as what is made from it."""
+    bias = config["intensity"]["bias"]
+    if not bias["enabled"] or bias["volume_um"] is None:
+        return
+    for section, key in (
+        ("registration", "resolution_um"),
+        ("labels", "resolution_um"),
+        ("atlas_space", "resolution_um"),
+    ):
+        wanted = config[section][key]
+        if wanted is not None and wanted < bias["volume_um"]:
+            raise ConfigError(
+                f"{section}.{key}: {wanted} is finer than the corrected volume that it is made "
+                f"from (intensity.bias.volume_um {bias['volume_um']}); lower that as well, or set "
+                "it to null for the full resolution"
             )
 
 

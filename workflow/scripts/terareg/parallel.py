@@ -35,13 +35,14 @@ def map_items(
     items: Iterable[Item],
     *,
     workers: int = 1,
-    what: str = "items",
+    what: str = "",
     every_s: float = 20.0,
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in the order of ``items``; at most ``2 * workers`` in flight.
 
     The first error cancels what has not started and is raised. Progress is logged every
-    ``every_s`` seconds as "fused blocks 120/512, 3.1 GiB peak, 4 min left".
+    ``every_s`` seconds as "fused blocks 120/512, 3.1 GiB peak, 4 min left", if it is said
+    ``what`` the items are.
     """
     items = list(items)
     start = last = time.monotonic()
@@ -57,7 +58,7 @@ def map_items(
                         break
                 yield pending.pop(0).result()
                 now = time.monotonic()
-                if now - last >= every_s and done + 1 < len(items):
+                if what and now - last >= every_s and done + 1 < len(items):
                     last = now
                     left = (now - start) / (done + 1) * (len(items) - done - 1)
                     logger.info(
@@ -67,11 +68,12 @@ def map_items(
         finally:
             for future in pending:
                 future.cancel()
-    logger.info(
-        "%s %d/%d in %s, %.1f GiB peak",
-        what, len(items), len(items), _duration(time.monotonic() - start),
-        peak_memory_mb() / 1024,
-    )  # fmt: skip
+    if what:
+        logger.info(
+            "%s %d/%d in %s, %.1f GiB peak",
+            what, len(items), len(items), _duration(time.monotonic() - start),
+            peak_memory_mb() / 1024,
+        )  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

@@ -15,8 +15,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from terareg.levels import coarsest_level, level_factors
+
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage
+_ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
 _LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
@@ -173,15 +176,30 @@ class Brain:
         """The atlas with most voxels; a point if there is none."""
         return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
 
-    @property
-    def label_factor(self) -> float:
-        """Voxels of the volume for each voxel of the labels."""
-        return self.grid.megavoxels / self.grid.at(self.option("labels.resolution_um"))
+    def level(self, resolution_um: float) -> Grid:
+        """Grid of the coarsest level of the volume that is at least this fine."""
+        shape, spacing = self.grid.shape, self.grid.spacing_um
+        factors = level_factors(shape, spacing, self.option("volume.chunk"))
+        spacings = [tuple(s * f for s, f in zip(spacing, factor)) for factor in factors]
+        level = coarsest_level(spacings, (resolution_um,) * 3) or 0
+        sizes = (-(-n // f) for n, f in zip(shape, factors[level]))
+        return Grid(tuple(sizes), spacings[level])
 
     @property
-    def label_mvox(self) -> float:
-        """Millions of voxels of the labels."""
-        return self.grid.megavoxels / self.label_factor
+    def labels(self) -> Grid:
+        """Grid of the labels."""
+        return self.level(self.option("labels.resolution_um"))
+
+    @property
+    def corrected(self) -> Grid:
+        """Grid of the volume without bias."""
+        resolution = self.option("intensity.bias.volume_um")
+        return self.grid if resolution is None else self.level(resolution)
+
+    @property
+    def corrected_gb(self) -> float:
+        """The volume of one channel without bias, at its finest level."""
+        return self.corrected.megavoxels * self.size.bytes_per_voxel / 1e3
 
     def atlas_space_mvox(self, atlas: Grid) -> float:
         """Millions of voxels of a channel in an atlas."""
@@ -229,23 +247,40 @@ def pair_batches(brain: Brain) -> int:
 
 
 def block_batches(brain: Brain) -> int:
-    """Batches of the blocks of one channel."""
-    size = brain.size
-    return batches(
-        size.volume_gb, block_count(brain), brain.option("jobs.gb_per_job"), size.channels
-    )
+    """Batches of the blocks of one channel, by whole rows along x."""
+    size, (planes, rows, _) = brain.size, _blocks_along(brain, brain.grid)
+    return batches(size.volume_gb, planes * rows, brain.option("jobs.gb_per_job"), size.channels)
 
 
 def label_batches(brain: Brain) -> int:
     """Batches of the label volume, whose voxels are coarser and take four bytes."""
-    blocks = max(1, round(block_count(brain) / brain.label_factor))
-    return batches(4e-3 * brain.label_mvox, blocks, brain.option("jobs.gb_per_job"))
+    planes, rows, _ = _blocks_along(brain, brain.labels)
+    gigabytes = 4e-3 * brain.labels.megavoxels
+    return batches(gigabytes, planes * rows, brain.option("jobs.gb_per_job"))
+
+
+def corrected_batches(brain: Brain) -> int:
+    """Batches of the blocks of one channel without bias."""
+    planes, rows, _ = _blocks_along(brain, brain.corrected)
+    gigabytes = brain.corrected_gb
+    return batches(gigabytes, planes * rows, brain.option("jobs.gb_per_job"), brain.size.channels)
 
 
 def block_count(brain: Brain) -> int:
     """Blocks of one channel."""
+    return math.prod(_blocks_along(brain, brain.grid))
+
+
+def row_blocks(brain: Brain) -> int:
+    """Most blocks of a row that are in memory at once where tiles are fused."""
+    block_gb = brain.block_mvox * brain.size.bytes_per_voxel / 1e3
+    return max(1, min(_blocks_along(brain, brain.grid)[2], int(_ROW_GB / block_gb)))
+
+
+def _blocks_along(brain: Brain, grid: Grid) -> tuple[int, int, int]:
+    """Blocks along (z, y, x) of a volume of the sample."""
     edge = brain.option("volume.block")
-    return math.prod(-(-n // edge) for n in brain.size.volume_shape)
+    return tuple(-(-n // edge) for n in grid.shape)
 
 
 def sampled(brain: Brain) -> tuple[int, float]:

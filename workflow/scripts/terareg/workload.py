@@ -16,12 +16,14 @@ from terareg.planning import (
     Grid,
     block_batches,
     block_count,
+    corrected_batches,
     fit_threads,
     grow,
     label_batches,
     pair_batches,
     pair_gb,
     registered_channels,
+    row_blocks,
     sampled,
     sum_batches,
     tile_batches,
@@ -103,23 +105,29 @@ def _blocks(
 
 
 def fuse_job_mb(
-    block: tuple[int, int, int], plane_mb: float, threads: int, bytes_per_voxel: int = 2
+    block: tuple[int, int, int],
+    row_blocks: int,
+    tile_width: int,
+    threads: int,
+    bytes_per_voxel: int = 2,
 ) -> float:
-    """Peak of a job that fuses and writes blocks, MB.
+    """Peak of a job that fuses and writes rows of blocks, MB.
 
-    Each thread holds its block, what tensorstore keeps of it until the shard is written, and the
-    encoded shard; of a slab of planes, up to four tiles' windows and two float32 copies; and a
-    plane as it is corrected.
+    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
+    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
+    tensorstore keeps of a block until the shard is written, and the encoded shard.
     """
     block_mb = math.prod(block) * bytes_per_voxel / 1e6
-    slab = min(_SLAB_PLANES, block[0]) * block[1] * block[2]
-    slab_mb = slab * (4 * bytes_per_voxel + 2 * 4) / 1e6
-    return _ITK_MB + threads * (2.3 * block_mb + slab_mb + 4 * plane_mb)
+    slab_mb = min(_SLAB_PLANES, block[0]) * block[1] / 1e6
+    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
+    at_once = min(threads, row_blocks)
+    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.3 * at_once * block_mb)
 
 
 def _fusion(brain: Brain, threads: int) -> float:
-    at_once, size = min(threads, block_count(brain)), brain.size
-    return fuse_job_mb(brain.block, size.plane_mb, at_once, size.bytes_per_voxel)
+    size = brain.size
+    row, width = row_blocks(brain), size.tile_shape[2]
+    return fuse_job_mb(brain.block, row, width, threads, size.bytes_per_voxel)
 
 
 def _coarse_blocks(brain: Brain, threads: int) -> float:
@@ -146,7 +154,7 @@ def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
 
 def _drawn_labels(brain: Brain, threads: int) -> float:
     """A job that holds the atlas, and an image of the user's about as fine as the labels."""
-    return _atlas(4)(brain, threads) + 8 * brain.grid.at(brain.option("labels.resolution_um"))
+    return _atlas(4)(brain, threads) + 8 * brain.labels.megavoxels
 
 
 def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
@@ -234,24 +242,24 @@ def _share(brain: Brain, form: str) -> float:
     return _GZIP_SHARE if gzip else _SHARE[form]
 
 
-def stored_gb(brain: Brain) -> float:
-    """A volume of one channel with all its levels and formats, compressed."""
+def stored_gb(brain: Brain, volume_gb: float) -> float:
+    """A volume with all its levels and formats, compressed."""
     shares = (_share(brain, form) for form in brain.option("volume.formats"))
-    return brain.size.volume_gb * _PYRAMID * sum(shares)
+    return volume_gb * _PYRAMID * sum(shares)
 
 
 def store_gb(brain: Brain) -> float:
     """What a sample adds to the store at most, with no compression counted on."""
-    volumes = len(brain.option("volume.formats"))
-    volumes *= 2 if brain.corrects_bias else 1
+    volumes = brain.size.volume_gb + (brain.corrected_gb if brain.corrects_bias else 0)
+    volumes *= len(brain.option("volume.formats")) * _PYRAMID
     tiles = 0 if brain.streams or not brain.tiled else brain.size.channel_gb
-    return brain.size.channels * (brain.size.volume_gb * volumes * _PYRAMID + tiles)
+    return brain.size.channels * (volumes + tiles)
 
 
-def _write_cpu(brain: Brain) -> float:
+def _write_cpu(brain: Brain, volume_gb: float) -> float:
     gzip = brain.option("volume.precomputed") == "gzip"
     rates = {**_WRITE_CPU, "precomputed": _GZIP_CPU} if gzip else _WRITE_CPU
-    return brain.size.volume_gb * sum(rates[form] for form in brain.option("volume.formats"))
+    return volume_gb * sum(rates[form] for form in brain.option("volume.formats"))
 
 
 def _read_share(brain: Brain) -> float:
@@ -372,15 +380,18 @@ def _measure_displacements(brain: Brain) -> Load:
 def _fuse_block(brain: Brain) -> Load:
     size, edge = brain.size, brain.option("volume.block")
     if brain.streams:
-        # rows are read whole by each of the blocks along them
-        blocks = min(1 + size.tile_shape[2] / edge, -(-size.volume_shape[2] // edge))
-        read, cpu = size.channel_gb * blocks, 2.0 * size.channel_gb
+        # a tile at the end of a part of a row is read for the next part as well
+        parts = math.ceil(size.volume_shape[2] / edge / row_blocks(brain))
+        across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
+        read = size.channel_gb * (1 + (parts - 1) / across)
+        cpu = 2.0 * size.channel_gb
     else:
-        # chunks of 256 x 256 pixels are read whole by each of the blocks that they lie in
-        read, cpu = 0.6 * size.channel_gb * (1 + 255 / edge) ** 2, 1.5 * size.channel_gb
-    cpu += 2.0 * size.volume_gb + _write_cpu(brain)
-    n = size.channels
-    return Load(n * block_batches(brain), n * read, n * stored_gb(brain), n * cpu)
+        # chunks of 16 x 256 x 256 pixels are read whole for each slab and row that they lie in
+        read = 0.6 * size.channel_gb * (1 + 15 / _SLAB_PLANES) * (1 + 255 / edge)
+        cpu = 1.5 * size.channel_gb
+    cpu += 2.0 * size.volume_gb + _write_cpu(brain, size.volume_gb)
+    n, written = size.channels, stored_gb(brain, size.volume_gb)
+    return Load(n * block_batches(brain), n * read, n * written, n * cpu)
 
 
 def _import_volume(brain: Brain) -> Load:
@@ -388,23 +399,23 @@ def _import_volume(brain: Brain) -> Load:
     jobs = n * block_batches(brain)
     # a file is read whole by every job
     read = jobs * size.held_gb / 2 if size.held_gb else n * size.volume_gb
-    cpu = n * (size.volume_gb + _write_cpu(brain))
-    return Load(jobs, read, n * stored_gb(brain), cpu)
+    cpu = n * (size.volume_gb + _write_cpu(brain, size.volume_gb))
+    return Load(jobs, read, n * stored_gb(brain, size.volume_gb), cpu)
 
 
 def _correct_volume(brain: Brain) -> Load:
     if not brain.corrects_bias:
         return Load(0)
-    n = brain.size.channels
-    read = n * brain.size.volume_gb * _read_share(brain)
-    cpu = n * (9 * brain.size.volume_gb + _write_cpu(brain))
-    return Load(n * block_batches(brain), read, n * stored_gb(brain), cpu)
+    n, volume_gb = brain.size.channels, brain.corrected_gb
+    read = n * volume_gb * _read_share(brain)
+    cpu = n * (9 * volume_gb + _write_cpu(brain, volume_gb))
+    return Load(n * corrected_batches(brain), read, n * stored_gb(brain, volume_gb), cpu)
 
 
 def _level_gb(brain: Brain, resolution_um: float) -> float:
-    """What is read of a channel for a resolution: the level below it, up to twice as fine."""
-    levels = 2 * brain.size.bytes_per_voxel * 1e-3 * _read_share(brain)
-    return min(brain.size.volume_gb, levels * brain.grid.at(resolution_um))
+    """What is read of a channel for a resolution."""
+    voxel_gb = brain.size.bytes_per_voxel * 1e-3
+    return voxel_gb * brain.level(resolution_um).megavoxels * _read_share(brain)
 
 
 def _estimate_bias(brain: Brain) -> Load:
@@ -437,7 +448,7 @@ def _of_atlases(
 
 
 def _transform_labels(brain: Brain) -> Load:
-    n, voxels = len(brain.atlases), brain.label_mvox
+    n, voxels = len(brain.atlases), brain.labels.megavoxels
     formats = len({*brain.option("volume.formats"), "precomputed"})
     written = 0.05 * 4e-3 * voxels * formats
     read = n * label_batches(brain) * 2e-3 * brain.largest_atlas.megavoxels
@@ -457,11 +468,12 @@ def _transform_volume(brain: Brain) -> Load:
     return Load(jobs, read, written, cpu)
 
 
-def _measure_regions(brain: Brain) -> Load:
+def _sum_regions(brain: Brain) -> Load:
     n = len(brain.atlases)
-    channels = 2e-3 * brain.label_mvox * brain.size.channels * _read_share(brain)
-    read = n * (channels + 0.05 * 4e-3 * brain.label_mvox)
-    return Load(n, read, cpu_s=n * (1 + 0.4 * brain.label_mvox * (1 + brain.size.channels / 2)))
+    channels = 2e-3 * brain.labels.megavoxels * brain.size.channels * _read_share(brain)
+    read = n * (channels + 0.05 * 4e-3 * brain.labels.megavoxels)
+    cpu = n * 0.4 * brain.labels.megavoxels * (1 + brain.size.channels / 2)
+    return Load(n * label_batches(brain), read, cpu_s=cpu)
 
 
 @dataclass(frozen=True)
@@ -561,7 +573,8 @@ RULES = {
     ),
     "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
     "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
-    "measure_regions": Rule("regions", _blocks(5, 2, 240), _measure_regions, heavy=True),
+    "sum_regions": Rule("regions", _blocks(5, 2, 240), _sum_regions, heavy=True),
+    "measure_regions": Rule("regions", _atlas(4), _for_each(_atlases, 2.0)),
     "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
     "score_registration": Rule("regions", load=_for_each(_scored)),
     "score_labels": Rule("regions", _drawn_labels, _for_each(_labelled, 10.0)),

@@ -16,18 +16,19 @@ _SLAB_VOXELS = 1 << 22
 
 
 def correct_block(
-    volume: Volume, bias_evaluate: Callable[[Frame], np.ndarray], block: Block
+    volume: Volume, level: int, bias_evaluate: Callable[[Frame], np.ndarray], block: Block
 ) -> tuple[np.ndarray, Clipped]:
-    """Level-0 voxels of a block, divided by a field.
+    """Voxels of a block of a level, divided by a field.
 
     Parameters
     ----------
     volume : Volume
         Never written to.
+    level : int
     bias_evaluate : callable
         Gives the field, float32 and positive, at the voxels of a frame.
     block : Block
-        One of ``volume.plan.blocks()``.
+        In voxels of the level.
 
     Returns
     -------
@@ -41,14 +42,14 @@ def correct_block(
     VolumeError
         If the field is not positive and finite, or not of the block's shape.
     """
-    result = volume.read(0, block.start, block.stop)
+    result = volume.read(level, block.start, block.stop)
     clipped = Clipped()
     planes = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
     for first in range(0, block.shape[0], planes):
         part = result[first : first + planes]
         start = (block.start[0] + first, *block.start[1:])
         stop = (start[0] + part.shape[0], *block.stop[1:])
-        field = bias_evaluate(volume.frame.cropped(start, stop))
+        field = bias_evaluate(volume.level_frame(level).cropped(start, stop))
         if field.shape != part.shape:
             raise VolumeError(
                 f"the bias field has shape {field.shape} where block {block.name} of "

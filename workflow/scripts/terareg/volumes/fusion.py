@@ -1,4 +1,4 @@
-"""Fusing tiles into blocks of one volume.
+"""Fusing tiles into rows of blocks of one volume.
 
 Where one tile lies, its voxels are copied. Where tiles overlap, they are averaged with weights
 that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of the n that a
@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import numpy as np
 from terareg.errors import ConfigError, StitchingError
 from terareg.frames import Frame
 from terareg.numeric import Clipped, to_integer
+from terareg.parallel import map_items
 from terareg.volumes.plan import Block, VolumePlan
 
 Origin = tuple[float, float, float]
@@ -115,14 +116,18 @@ def fused_origins(
     }
 
 
-def fuse_block(
+def fuse_row(
     source: Any,
     origins: Mapping[str, Sequence[float]],
     plan: VolumePlan,
-    block: Block,
+    blocks: Sequence[Block],
     settings: FusionSettings,
-) -> tuple[np.ndarray, Clipped]:
-    """Fuse one block, reading only the parts of tiles that lie in it.
+    workers: int = 1,
+) -> list[tuple[np.ndarray, Clipped]]:
+    """Fuse neighbouring blocks of a row along x, reading each part of a tile once.
+
+    Slabs of planes are worked through on threads; of a slab, the tiles at one place of the row
+    are in memory, beside all of the blocks.
 
     Parameters
     ----------
@@ -132,37 +137,51 @@ def fuse_block(
     origins : mapping
         Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
     plan : VolumePlan
-    block : Block
+    blocks : sequence of Block
+        Of one row, from left to right; blocks between them may be absent.
     settings : FusionSettings
+    workers : int
 
     Returns
     -------
-    array : numpy.ndarray of the plan's type, shape ``block.shape``
-        0 where no tile lies.
-    clipped : Clipped
-        Voxels outside the type's range.
+    list of (array, clipped)
+        For each block a numpy.ndarray of the plan's type, shape ``block.shape``, 0 where no tile
+        lies; and the voxels outside the type's range.
     """
-    result = np.zeros(block.shape, plan.dtype)
     shape = source.acquisition.tile_shape
+    row = replace(blocks[0], stop=blocks[-1].stop)
     tiles = [
         tile
         for tile in _tiles(source, origins, shape, settings)
         if all(max(a, s) < min(b, e) for a, b, s, e in
-               zip(tile.start, tile.stop, block.start, block.stop))
+               zip(tile.start, tile.stop, row.start, row.stop))
     ]  # fmt: skip
-    clipped = Clipped()
-    for z0, z1 in _slabs(tiles, block):
-        here = [t for t in tiles if _covers(t, 0, (z0, z1)) and z0 not in t.blank]
-        windows = {t.name: _read(source, t, (z0, z1), block, shape) for t in here}
-        for y, x in itertools.product(_cuts(here, block, 1), _cuts(here, block, 2)):
-            cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
-            if cell:
-                where = (slice(z0 - block.start[0], z1 - block.start[0]),
-                         slice(y[0] - block.start[1], y[1] - block.start[1]),
-                         slice(x[0] - block.start[2], x[1] - block.start[2]))  # fmt: skip
-                result[where], more = _blend(cell, windows, y, x, block, plan.dtype)
-                clipped += more
-    return result, clipped
+    arrays = [np.zeros(block.shape, plan.dtype) for block in blocks]
+
+    def fuse_slab(planes: tuple[int, int]) -> list[Clipped]:
+        here = [t for t in tiles if _covers(t, 0, planes) and planes[0] not in t.blank]
+        windows: dict[str, np.ndarray] = {}
+        clipped = [Clipped()] * len(blocks)
+        for index, block in enumerate(blocks):
+            for x in _cuts(here, block, 2):
+                for tile in here:
+                    if tile.stop[2] <= x[0]:
+                        windows.pop(tile.name, None)
+                    elif _covers(tile, 2, x) and tile.name not in windows:
+                        windows[tile.name] = _read(source, tile, planes, row, shape)
+                for y in _cuts(here, row, 1):
+                    cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
+                    if cell:
+                        where = tuple(slice(low - start, high - start) for (low, high), start in
+                                      zip((planes, y, x), block.start))  # fmt: skip
+                        arrays[index][where], more = _blend(cell, windows, y, x, row, plan.dtype)
+                        clipped[index] += more
+        return clipped
+
+    counts = [Clipped()] * len(blocks)
+    for slab in map_items(fuse_slab, _slabs(tiles, row), workers=workers):
+        counts = [a + b for a, b in zip(counts, slab)]
+    return list(zip(arrays, counts))
 
 
 @dataclass(frozen=True)

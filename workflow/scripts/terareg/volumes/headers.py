@@ -106,7 +106,7 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     Parameters
     ----------
     address : str
-        Path, or ``s3://`` address for OME-Zarr and precomputed.
+        Path or ``s3://`` address.
     spacing_um : sequence of 3 float, optional
         Voxel size (z, y, x) by the user, micrometres. Where given, nothing that the header says
         of the grid is believed: neither voxel size nor orientation.
@@ -124,16 +124,13 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     if form is None:
         header = _volume_header(address)
     else:
-        if address.startswith("s3://"):
-            raise VolumeError(
-                f"{address} is a {form} file on S3; give a local copy of it, or an OME-Zarr or "
-                "precomputed volume"
-            )
-        if not Path(address).is_file():
+        store, name = _store_and_name(address)
+        if store.entry(name) is None:
             raise VolumeError(f"{address} does not exist; correct the path")
         reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
         try:
-            header = reader(address, believed=spacing_um is None)
+            with ObjectFile(store, name, ranged=True) as file:
+                header = reader(file, address, believed=spacing_um is None)
         except _BROKEN as error:
             raise VolumeError(
                 f"{address} cannot be read as {form} ({error or type(error).__name__}); "
@@ -158,15 +155,21 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
 
 
 def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
-    """Raise unless the channels of a sample lie on one grid of this orientation.
+    """Raise unless the channels of a sample can be read and lie on one grid of this orientation.
 
     Raises
     ------
     VolumeError
-        If two channels differ in shape or voxel size.
+        If a channel is a file on S3, or two channels differ in shape or voxel size.
     ConfigError
         If a header states another orientation.
     """
+    for header in headers.values():
+        if header.form in FILE_FORMS and header.name.startswith("s3://"):
+            raise VolumeError(
+                f"{header.name} is a {header.form} file on S3, which is read from disk only; give "
+                "a local copy of it, or an OME-Zarr or precomputed volume"
+            )
     (first_name, first), *others = headers.items()
     for name, header in others:
         if header.shape != first.shape:
@@ -215,9 +218,10 @@ def image_files(address: str) -> list[str]:
 
 
 def _store_and_name(address: str) -> tuple[Store, str | None]:
-    if _form_of_file(address) is not None:
-        return Store(str(Path(address).parent)), Path(address).name
-    return Store(address), None
+    if _form_of_file(address) is None:
+        return Store(address), None
+    folder, _, name = address.rpartition("/")
+    return Store(folder or ("/" if address.startswith("/") else ".")), name
 
 
 def _form_of_file(address: str) -> str | None:
@@ -282,14 +286,13 @@ class NiftiLayout:
         return given and (self.slope, self.intercept) != (1.0, 0.0)
 
 
-def open_nifti(path: str) -> BinaryIO:
-    """The bytes of a NIfTI file, decompressed."""
-    return (gzip.open if path.lower().endswith(".gz") else open)(path, "rb")
+def nifti_stream(file: BinaryIO, name: str) -> BinaryIO:
+    """The bytes of a NIfTI file of this name, decompressed."""
+    return gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
 
 
-def _nifti(path: str, *, believed: bool) -> Header:
-    with open_nifti(path) as stream:
-        data = stream.read(348)
+def _nifti(file: ObjectFile, name: str, *, believed: bool) -> Header:
+    data = nifti_stream(file, name).read(348)
     layout = NiftiLayout.of(data)
     if layout is None:
         raise ValueError("not NIfTI-1; convert it to NIfTI-1 or NRRD")
@@ -304,10 +307,10 @@ def _nifti(path: str, *, believed: bool) -> Header:
         raise ValueError(f"voxel type {layout.code}; give integers or floating-point numbers")
     pixdim = struct.unpack_from(f"{layout.order}8f", data, 76)
     unit = {1: "m", 2: "mm", 3: "um"}.get(data[123] & 7)
-    spacing = _spacing_um(path, [abs(p) for p in pixdim[3:0:-1]], unit) if believed else None
+    spacing = _spacing_um(name, [abs(p) for p in pixdim[3:0:-1]], unit) if believed else None
     dtype = "float64" if layout.scaled else dtype
     orientation = _nifti_orientation(data, layout.order)
-    return Header(path, "NIfTI", layout.shape, dtype, spacing, orientation)
+    return Header(name, "NIfTI", layout.shape, dtype, spacing, orientation)
 
 
 def _nifti_orientation(data: bytes, order: str) -> str | None:
@@ -337,9 +340,8 @@ def _nifti_orientation(data: bytes, order: str) -> str | None:
 
 
 # ---------------------------------------------------------------------- NRRD
-def _nrrd(path: str, *, believed: bool) -> Header:
-    with open(path, "rb") as stream:
-        head = stream.read(1 << 16).replace(b"\r\n", b"\n")
+def _nrrd(file: ObjectFile, name: str, *, believed: bool) -> Header:
+    head = file.get(0, 1 << 16).replace(b"\r\n", b"\n")
     if not head.startswith(b"NRRD"):
         raise ValueError("not an NRRD file")
     text = head.split(b"\n\n", 1)[0].decode("utf-8", "replace")
@@ -368,19 +370,17 @@ def _nrrd(path: str, *, believed: bool) -> Header:
     units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
     spacing = None
     if believed and given is not None and all(math.isfinite(s) for s in given):
-        spacing = _spacing_um(path, given[::-1], units[0].lower() if units else None)
+        spacing = _spacing_um(name, given[::-1], units[0].lower() if units else None)
     shape = tuple(sizes[i] for i in reversed(spatial))
-    return Header(path, "NRRD", shape, _NRRD_TYPES[word], spacing)
+    return Header(name, "NRRD", shape, _NRRD_TYPES[word], spacing)
 
 
 # ---------------------------------------------------------------------- TIFF
-def _tiff(path: str, *, believed: bool) -> Header:
+def _tiff(file: ObjectFile, name: str, *, believed: bool) -> Header:
     """TIFF files are asked for their voxel size by name: what they say of it is rarely true."""
-    where = Path(path)
-    with ObjectFile(Store(str(where.parent)), where.name) as file:
-        tiff = Tiff.open(file)
-        pages = [tiff.tags(offset, _TIFF_TAGS) for offset in tiff.directories()]
-        description = tiff.description(tiff.first)
+    tiff = Tiff.open(file)
+    pages = [tiff.tags(offset, _TIFF_TAGS) for offset in tiff.directories()]
+    description = tiff.description(tiff.first)
     first = {tag: values[0] for tag, values in pages[0].items()}
     height, width, samples = first[257], first[256], first.get(277, 1)
     same = [page for page in pages if (page[257][0], page[256][0]) == (height, width)]
@@ -389,7 +389,7 @@ def _tiff(path: str, *, believed: bool) -> Header:
     if kind is None:
         raise ValueError(f"sample format {first[339]}; give integers or floating-point numbers")
     bits = first.get(258, 1)
-    return Header(path, "TIFF", (depth, height, width), f"{kind}{max(bits, 8)}")
+    return Header(name, "TIFF", (depth, height, width), f"{kind}{max(bits, 8)}")
 
 
 def _tiff_depth(description: str, pages: int, height: int, width: int, samples: int) -> int:

@@ -31,9 +31,9 @@ from terareg.volumes.headers import (
     TIFF,
     UM_PER,
     NiftiLayout,
+    nifti_stream,
     ome_axes,
     ome_scale,
-    open_nifti,
 )
 from terareg.volumes.reader import Levels
 
@@ -168,7 +168,8 @@ def nifti_voxels(path: str) -> np.ndarray | None:
     ITK reads a file that was cut off without an error, and turns what is not finite into zeros.
     """
     try:
-        with open_nifti(path) as stream:
+        with open(path, "rb") as file:
+            stream = nifti_stream(file, path)
             layout = NiftiLayout.of(stream.read(348))
             if layout is None or layout.dtype is None:
                 return None

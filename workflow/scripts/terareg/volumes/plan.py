@@ -13,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from itertools import groupby
 
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame
+from terareg.levels import Box, level_factors
 
 FORMATS = ("ome-zarr", "precomputed")
 CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "none")
 PRECOMPUTED_ENCODINGS = ("raw", "gzip")
 KINDS = ("image", "segmentation")
 DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32",)}
-
-Box = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -157,15 +157,19 @@ class VolumePlan:
     settings: VolumeSettings
 
     def blocks(self) -> list[Block]:
-        """All blocks in z, y, x order: neighbours along x, which share tiles, come together."""
+        """All blocks in z, y, x order."""
         return _boxes(self.frame.shape, self.block)
 
     def batch(self, index: int, count: int) -> list[Block]:
-        """Blocks of batch ``index`` of ``count``; consecutive, sizes differ by one at most."""
+        """Blocks of batch ``index`` of ``count``: consecutive whole rows.
+
+        The batches' numbers of rows differ by one at most; more batches than rows leave some empty.
+        """
         if not 0 <= index < count:
             raise VolumeError(f"batch {index} of {count} does not exist; count from 0")
-        blocks = self.blocks()
-        return blocks[index * len(blocks) // count : (index + 1) * len(blocks) // count]
+        rows = rows_of(self.blocks(), longest=math.prod(self.frame.shape))
+        chosen = rows[index * len(rows) // count : (index + 1) * len(rows) // count]
+        return [block for row in chosen for block in row]
 
     def level_box(self, block: Block, level: int) -> tuple[Box, Box]:
         """Start and stop of a block in voxels of one of the block levels."""
@@ -227,9 +231,7 @@ class VolumePlan:
 def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> VolumePlan:
     """Lay out a volume.
 
-    From level to level the axes whose spacing is within a factor of sqrt(2) of the finest one
-    are halved, so that a coarse z axis is left alone until voxels are nearly cubes; sizes round
-    up. Levels are added until one chunk holds the whole volume.
+    Its levels are those of :func:`terareg.levels.level_factors`.
 
     Parameters
     ----------
@@ -268,29 +270,14 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
     return VolumePlan(name, frame, dtype, chunk, block, tuple(levels), last + 1, settings)
 
 
-def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
-    """Cumulative downsampling factors (z, y, x), (1, 1, 1) first, see :func:`make_plan`."""
-    factors = [(1, 1, 1)]
-    while True:
-        factor = factors[-1]
-        sizes = [-(-n // f) for n, f in zip(shape, factor)]
-        if max(sizes) <= chunk:
-            return factors
-        spacing = [s * f for s, f in zip(spacing_um, factor)]
-        finest = min(s for s, n in zip(spacing, sizes) if n > 1)
-        limit = finest * math.sqrt(2) * (1 + 1e-9)
-        factors.append(
-            tuple(f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing))
-        )
-
-
-def estimate_blocks(
-    shape: Sequence[int], spacing_um: Sequence[float], settings: VolumeSettings
-) -> int:
-    """Number of blocks of a volume of about this shape, before its exact frame is known."""
-    frame = Frame(tuple(shape), tuple(spacing_um))
-    plan = make_plan("estimate", frame, DTYPES[settings.kind][0], settings)
-    return math.prod(-(-n // b) for n, b in zip(frame.shape, plan.block))
+def rows_of(blocks: Sequence[Block], longest: int) -> list[list[Block]]:
+    """Rows along x of blocks in z, y, x order, cut into equal parts of ``longest`` at most."""
+    parts = []
+    for _, found in groupby(blocks, key=lambda b: b.index[:2]):
+        row = list(found)
+        count = -(-len(row) // longest)
+        parts += [row[i * len(row) // count : (i + 1) * len(row) // count] for i in range(count)]
+    return parts
 
 
 def _boxes(shape: Box, edge: Box) -> list[Block]:

@@ -10,6 +10,7 @@ import scipy.sparse
 
 from terareg.errors import VolumeError
 from terareg.frames import Frame
+from terareg.levels import coarsest_level
 from terareg.parallel import map_items
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan
@@ -84,28 +85,18 @@ class Levels:
         return self._read(level, start, stop)
 
     def level_for(self, resolution_um: float | Sequence[float]) -> int:
-        """Coarsest level that is at least as fine as ``resolution_um`` on every axis.
+        """Coarsest level that is fine enough, see :func:`terareg.levels.coarsest_level`.
 
-        An axis that is coarser than asked at level 0 already sets no limit: no level helps it.
-        Level 0 is the answer, with a warning, where it is coarser than asked on every axis.
+        Level 0 is the answer, with a warning, where none is.
         """
         wanted = _three(resolution_um)
-        finest = self.frame.spacing_um
-        axes = [a for a in range(3) if finest[a] <= wanted[a] * (1 + 1e-6)]
-        if not axes:
+        level = coarsest_level([frame.spacing_um for frame in self.frames], wanted)
+        if level is None:
             logger.warning(
                 "%s: no level is as fine as %s um; level 0 (%s um) is used",
-                self.name, wanted, finest,
+                self.name, wanted, self.frame.spacing_um,
             )  # fmt: skip
-            return 0
-        best = 0
-        for level in range(self.levels):
-            spacing = self.level_frame(level).spacing_um
-            fine = all(spacing[a] <= wanted[a] * (1 + 1e-6) for a in axes)
-            kept = all(spacing[a] <= finest[a] for a in range(3) if a not in axes)
-            if fine and kept:
-                best = level
-        return best
+        return level or 0
 
     def resampled(
         self, target: float | Sequence[float] | Frame, workers: int = 1

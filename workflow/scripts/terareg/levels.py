@@ -1,0 +1,61 @@
+"""Levels of a multi-resolution volume (standard library only)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Box = tuple[int, int, int]
+
+
+def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
+    """Cumulative downsampling factors (z, y, x), (1, 1, 1) first.
+
+    From level to level the axes whose spacing is within a factor of sqrt(2) of the finest one are
+    halved, so that a coarse z axis is left alone until voxels are nearly cubes; sizes round up.
+    Levels are added until one chunk of ``chunk`` voxels along each axis holds the whole volume.
+    """
+    factors = [(1, 1, 1)]
+    while True:
+        factor = factors[-1]
+        sizes = [-(-n // f) for n, f in zip(shape, factor)]
+        if max(sizes) <= chunk:
+            return factors
+        spacing = [s * f for s, f in zip(spacing_um, factor)]
+        finest = min(s for s, n in zip(spacing, sizes) if n > 1)
+        limit = finest * math.sqrt(2) * (1 + 1e-9)
+        factors.append(
+            tuple(f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing))
+        )
+
+
+def coarsest_level(
+    spacings_um: Sequence[Sequence[float]], wanted_um: Sequence[float]
+) -> int | None:
+    """Coarsest of levels that is at least as fine as wanted on every axis.
+
+    An axis that is coarser than wanted at level 0 already sets no limit: no level helps it.
+
+    Parameters
+    ----------
+    spacings_um : sequence of (z, y, x)
+        Of each level, finest first.
+    wanted_um : sequence of float
+        (z, y, x).
+
+    Returns
+    -------
+    int or None
+        None where level 0 is coarser than wanted on every axis.
+    """
+    finest = spacings_um[0]
+    axes = [a for a in range(3) if finest[a] <= wanted_um[a] * (1 + 1e-6)]
+    if not axes:
+        return None
+    best = 0
+    for level, spacing in enumerate(spacings_um):
+        fine = all(spacing[a] <= wanted_um[a] * (1 + 1e-6) for a in axes)
+        kept = all(spacing[a] <= finest[a] for a in range(3) if a not in axes)
+        if fine and kept:
+            best = level
+    return best
