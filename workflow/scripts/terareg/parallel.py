@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import resource
 import time
@@ -23,6 +24,13 @@ def peak_memory_mb() -> float:
     except (OSError, StopIteration):
         # not on Linux; there, this would count the process that started this one as well
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system; the C library keeps much of it otherwise."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)
 
 
 def batch_range(items: int, batch: int, count: int) -> range:

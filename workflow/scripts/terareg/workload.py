@@ -80,6 +80,13 @@ def _planes(count: float, per_thread: float = 0) -> Callable[[Brain, int], float
     return lambda brain, threads: _PYTHON_MB + (count + per_thread * threads) * brain.size.plane_mb
 
 
+def _equations(brain: Brain, threads: int) -> float:
+    """Statistics of all tiles, and the equations that are made of them."""
+    options = brain.option("intensity.flatfield")
+    blocks = brain.size.tiles * options["slabs"] * options["blocks"] ** 2
+    return _planes(16)(brain, threads) + 300e-6 * blocks
+
+
 def _strips(brain: Brain, threads: int) -> float:
     """Strips of one window of two tiles for each thread: raw, binned, filtered."""
     size, planes = brain.size, brain.option("stitching.displacement")["window_planes"]
@@ -121,7 +128,7 @@ def fuse_job_mb(
     slab_mb = min(_SLAB_PLANES, block[0]) * block[1] / 1e6
     making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
     at_once = min(threads, row_blocks)
-    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.3 * at_once * block_mb)
+    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.45 * at_once * block_mb)
 
 
 def _fusion(brain: Brain, threads: int) -> float:
@@ -359,6 +366,16 @@ def _sum_tiles(channels: int | None = None) -> Callable[[Brain], Load]:
     return load
 
 
+def _solve_flatfield(channels: int | None = None) -> Callable[[Brain], Load]:
+    """Flat-fields of so many channels from their statistics, all of them by default."""
+
+    def load(brain: Brain) -> Load:
+        count = brain.size.channels if channels is None else channels
+        return Load(count, cpu_s=count * (5 + 0.3 * sampled(brain)[0]))
+
+    return load
+
+
 def _correct_tile(brain: Brain) -> Load:
     if brain.streams:
         return Load(0)
@@ -513,10 +530,10 @@ RULES = {
         "intensity", _planes(8), _if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
     ),
     "estimate_flatfield": Rule(
-        "intensity", _planes(16), _if_measured(_for_each(_sample, 5.0)), needs="tiles"
+        "intensity", _equations, _if_measured(_solve_flatfield(1)), needs="tiles"
     ),
     "sum_placed_tiles": Rule("intensity", _planes(8), _sum_tiles(), heavy=True, needs="tiles"),
-    "refine_flatfield": Rule("intensity", _planes(16), _for_each(_channels, 5.0), needs="tiles"),
+    "refine_flatfield": Rule("intensity", _equations, _solve_flatfield(), needs="tiles"),
     "correct_tile": Rule("intensity", _planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
     "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),

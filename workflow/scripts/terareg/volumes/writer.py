@@ -32,7 +32,7 @@ import tensorstore as ts
 
 from terareg.errors import VolumeError
 from terareg.numeric import Clipped
-from terareg.parallel import map_items, peak_memory_mb
+from terareg.parallel import map_items, peak_memory_mb, release_memory
 from terareg.storage.records import content_hash, is_done, read_record, to_json, write_record
 from terareg.storage.records import fingerprint as fingerprint_of
 from terareg.storage.store import Store, outage
@@ -238,8 +238,9 @@ def write_rows(
                 store, key, plan, block, array, fingerprint=fingerprint, clipped=clipped
             )
 
-        written = map_items(write, left, workers=workers)
-        return [next(written) if record is None else record for record in records]
+        written = list(map_items(write, left, workers=workers))
+        release_memory()
+        return [written.pop(0) if record is None else record for record in records]
 
     found = map_items(one, rows, what=f"{plan.name}: rows of blocks")
     return _summary([record for records in found for record in records], fingerprint)
