@@ -114,12 +114,12 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 10.0,
         "advice": "Raise registration.regularisation, or look whether tissue is swollen or torn.",
     },
-    "registration.inverse_error_um": {
+    "registration.inverse_error_vox": {
         "text": "Largest error of there and back again through the transform",
-        "unit": "µm",
+        "unit": "working voxels",
         "worse": "above",
-        "warn": 50.0,
-        "fail": 200.0,
+        "warn": 0.5,
+        "fail": 2.0,
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
@@ -260,8 +260,10 @@ def judge(
 
 def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
     """Figures of a registration to be judged, from its ``summary.json``."""
-    keys = ("jacobian_min", "jacobian_max", "inverse_error_um")
-    figures = {key: finite(summary.get(key)) for key in keys}
+    figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
+    levels = summary.get("levels") or [{}]
+    error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
+    figures["inverse_error_vox"] = error / voxel if error is not None and voxel else None
     before, after = (finite(summary.get(f"match_{k}")) for k in ("affine", "deformed"))
     if before is not None and after is not None:
         figures["gain"] = before - after
