@@ -1,4 +1,4 @@
-"""Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+"""Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
 
 import csv
 from dataclasses import asdict
