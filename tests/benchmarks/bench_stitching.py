@@ -11,8 +11,8 @@ make_tiles.py), or the generator itself, and sets are made first:
 
 Prints one line per set: seam errors (largest of the three axes, voxels), measured pairs, false
 links kept, usable links lost, CPU seconds per pair of the measurement, and the share of the data
-set that was read. ``--peer PYTHON``, the interpreter of an environment with multiview-stitcher,
-registers the same tiles with that library in the same run.
+set that was read for the steps and the displacements. ``--peer PYTHON``, the interpreter of an
+environment with multiview-stitcher, registers the same tiles with that library in the same run.
 
 ``--crop`` cuts 2 x 2 tiles at known places out of a real volume and adds noise of its own to each.
 """
@@ -40,14 +40,11 @@ from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noq
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
 from terareg.acquisition.model import Acquisition, Channel, Tile  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
-from terareg.stitching.displacement import (  # noqa: E402
-    ENGINES,
-    DisplacementSettings,
-    estimate_steps,
-    measure_batch,
-    neighbours,
-)
-from terareg.stitching.placement import place  # noqa: E402
+from terareg.stitching.displacement import measure_batch  # noqa: E402
+from terareg.stitching.pairs import neighbours  # noqa: E402
+from terareg.stitching.settings import ENGINES, DisplacementSettings  # noqa: E402
+from terareg.stitching.solver import place  # noqa: E402
+from terareg.stitching.steps import estimate_steps  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 
 _COMMON = "--tile-size 256 256 --depth 120 --overlap .15 --layout colm --vignetting .4"
@@ -83,6 +80,8 @@ def run(
         ColmLayout(store, LayoutOptions()), IndexSettings(folder.name, "SAR")
     )
     source = TileSource(acquisition, acquisition.channels[0].name)
+    steps = estimate_steps(source, acquisition, settings)
+    settings = steps.apply(settings)
     start = time.process_time()
     pairs = measure_batch(source, acquisition, neighbours(acquisition), settings, workers)
     seconds = time.process_time() - start
@@ -119,7 +118,7 @@ def run(
         "false": false,
         "closure": placement.summary["closure_max_vox"],
         "cpu_s_per_pair": seconds / len(pairs),
-        "asked_share": sum(p.bytes for p in pairs) / stored,
+        "asked_share": (steps.bytes + sum(p.bytes for p in pairs)) / stored,
     }
     if peer_python:
         origins, seconds = peer(peer_python, source, acquisition)

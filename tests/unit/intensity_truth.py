@@ -25,6 +25,7 @@ class Scene:
     stripes: float = 0.0  # relative, the same in every tile, constant along x
     shadows: float = 0.0  # relative, new in every tile
     drift: float = 0.02  # relative brightness of a tile
+    fade: float = 0.0  # by which it changes, up or down, from the first plane to the last
     dark: float = 150.0
     medium: float = 30.0
     tissue: float = 2500.0
@@ -33,7 +34,8 @@ class Scene:
 class TruthSource:
     """Looks like a raw ``TileSource`` at the stage's positions.
 
-    ``profile``, ``gains``, ``scene.dark`` and ``origins`` (z, y, x by name) are the truth.
+    ``profile``, ``gains`` and ``fades`` (by row, column), ``scene.dark`` and ``origins`` (z, y, x
+    by name) are the truth.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -49,6 +51,8 @@ class TruthSource:
             if (row, column) not in scene.empty
         ]
         self.gains = {cell: 1 + scene.drift * rng.standard_normal() for cell in cells}
+        signs = np.random.default_rng([scene.seed, 1]).uniform(-1, 1, len(cells))
+        self.fades = dict(zip(cells, scene.fade * signs))
         places = {cell: rng.integers(-scene.jitter, scene.jitter + 1, 2) for cell in cells}
         size = [
             step * (n - 1) + scene.pixels + 2 * scene.jitter for n in (scene.rows, scene.columns)
@@ -63,9 +67,9 @@ class TruthSource:
             shadows = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.5)
             shadows = 1 + scene.shadows * shadows / shadows.std()
             planes = []
-            for plane in brain:
+            for z, plane in enumerate(brain):
                 tissue = plane[y : y + scene.pixels, x : x + scene.pixels]
-                signal = tissue * self.profile * self.gains[row, column] * shadows[:, None]
+                signal = tissue * self.profile * self.gain((row, column), z) * shadows[:, None]
                 noise = rng.standard_normal(signal.shape) * np.sqrt(9 + 0.6 * signal)
                 planes.append(np.clip(np.rint(scene.dark + signal + noise), 0, 65535))
             self.data[name] = np.array(planes, np.uint16)
@@ -82,10 +86,14 @@ class TruthSource:
     def names(self) -> list[str]:
         return [tile.name for tile in self.acquisition.tiles]
 
-    def blank(self, name: str) -> np.ndarray:
+    def gain(self, cell: tuple[int, int], z: int) -> float:
+        """Relative brightness of plane ``z`` of the tile in a cell."""
+        return self.gains[cell] * (1 + self.fades[cell] * (z / max(1, self.scene.planes - 1) - 0.5))
+
+    def blank(self, name: str, z: int = 0) -> np.ndarray:
         """A plane of a tile in which all of the tissue is as bright as ``scene.tissue``."""
         tile = self.acquisition.tile(name)
-        gain = self.gains[tile.row, tile.column]
+        gain = self.gain((tile.row, tile.column), z)
         return np.rint(self.scene.dark + self.scene.tissue * gain * self.profile).astype(np.uint16)
 
     def read(self, tile, z0, z1, y=slice(None), x=slice(None)):

@@ -20,7 +20,7 @@ from terareg.acquisition.model import Acquisition
 from terareg.acquisition.raw import Block, PageFiles, raw_state
 from terareg.acquisition.tiles import TileSource
 from terareg.errors import AcquisitionError
-from terareg.stitching import terastitcher
+from terareg.stitching.terastitcher import reading, stages, writing
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
 
@@ -103,7 +103,7 @@ def test_channels_are_trees_of_their_own(tmp_path):
             np.testing.assert_array_equal(read, data[folder][tile.name])
     key, page = acquisition.plane_file(acquisition.tiles[1], "signal", 2)
     assert (key, page) == ("Ex_561/001000/001000_001060/000050.tif", None)
-    xml = terastitcher.from_acquisition(acquisition, "signal")
+    xml = stages.from_acquisition(acquisition, "signal")
     assert xml.stacks_dir == f"{tmp_path}/Ex_561"
     assert xml.stacks[1].dir_name == "001000/001000_001060"
     state = raw_state(layout(tmp_path, channels))
@@ -118,10 +118,10 @@ def test_channels_are_trees_of_their_own(tmp_path):
 )
 def test_the_project_file_says_what_the_files_are(tmp_path, blocks, kind, plugin):
     write_folders(tmp_path, GRID, blocks=blocks)
-    xml = terastitcher.from_acquisition(index(tmp_path), "signal")
+    xml = stages.from_acquisition(index(tmp_path), "signal")
     assert (xml.volume_format, xml.input_plugin, xml.slices) == (kind, plugin, 6)
     assert (xml.rows, xml.columns, len(xml.stacks)) == (3, 2, 6)
-    again = terastitcher.parse_xml(terastitcher.format_xml(xml))
+    again = reading.parse_xml(writing.format_xml(xml))
     for stack in again.stacks:
         if (stack.row, stack.column) == (2, 0):
             assert stack.dir_name == "" and stack.z_ranges == ()
@@ -170,7 +170,7 @@ def test_sparse_planes_are_missing_ones(tmp_path):
     expected = data[folder.name].copy()
     expected[[0, 3, 5]] = 0
     np.testing.assert_array_equal(read, expected)
-    xml = terastitcher.from_acquisition(acquisition, "signal")
+    xml = stages.from_acquisition(acquisition, "signal")
     assert xml.stacks[1].z_ranges == ((1, 3), (4, 5))
 
 
@@ -186,7 +186,7 @@ def test_a_missing_block(tmp_path):
     assert PageFiles.from_json(files.to_json()) == files
     read = TileSource(acquisition, "signal").read(folder.name, 0, 8)
     np.testing.assert_array_equal(read[[0, 2, 6, 7]], data[folder.name][[0, 2, 6, 7]])
-    xml = terastitcher.from_acquisition(acquisition, "signal")
+    xml = stages.from_acquisition(acquisition, "signal")
     stack = xml.stack(1, 0)
     assert (stack.z_ranges, stack.block_sizes) == (((0, 3), (6, 8)), (3, 2))
     assert stack.blocks_abs_d == (0, 6)

@@ -18,7 +18,7 @@ from terareg.acquisition.raw import raw_state
 from terareg.acquisition.table import GridOrder, TableLayout, number_spans
 from terareg.acquisition.tiles import TileSource
 from terareg.errors import AcquisitionError, ConfigError, TeraregError
-from terareg.stitching import terastitcher
+from terareg.stitching.terastitcher import reading, stages, writing
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
 
@@ -154,7 +154,7 @@ def test_positions_of_a_stage_that_strays_are_kept(tmp_path):
         cell = (tile.row, tile.column)
         y, x = np.subtract(position(cell, off[cell]), position((0, 0), first)) / 0.5
         assert tile.origin_vox == pytest.approx((depth[cell] / 2.5, y, x))
-    xml = terastitcher.from_acquisition(acquisition, "signal")
+    xml = stages.from_acquisition(acquisition, "signal")
     assert [s.abs_vhd[2] for s in xml.stacks] == [0, 1, 2, 0, 1, 2]
 
 
@@ -193,9 +193,9 @@ def test_a_range_of_pages(tmp_path):
 def test_files_of_pages_are_a_series_of_3d_files_in_the_project(tmp_path):
     write_pages(tmp_path)
     write_table(tmp_path, "path y_um x_um", [(f"{name_of(c)}.tif", *position(c)) for c in CELLS])
-    xml = terastitcher.from_acquisition(index(tmp_path), "signal")
+    xml = stages.from_acquisition(index(tmp_path), "signal")
     assert (xml.volume_format, xml.input_plugin) == ("TiledXY|3Dseries", "tiff3D")
-    stack = terastitcher.parse_xml(terastitcher.format_xml(xml)).stack(1, 2)
+    stack = reading.parse_xml(writing.format_xml(xml)).stack(1, 2)
     assert (stack.dir_name, stack.img_regex) == (".", "t12[.]tif")
     assert (stack.block_sizes, stack.blocks_abs_d) == ((5,), (0,))
 
@@ -221,7 +221,7 @@ def test_holes_and_an_empty_column_between_columns(tmp_path):
         "column 2 of the grid (counted from 0) without any tile: what lies on the two sides is "
         "placed by the stage's steps alone",
     )
-    xml = terastitcher.from_acquisition(acquisition, "signal")
+    xml = stages.from_acquisition(acquisition, "signal")
     assert [s.dir_name for s in xml.stacks] == ["", ".", "", ".", ".", ".", "", "."]
 
 

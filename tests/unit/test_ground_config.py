@@ -263,8 +263,8 @@ def test_no_sample_is_no_error_but_a_typo_is():
 SETTINGS = {
     "intensity.flatfield": "intensity.flatfield.FlatfieldSettings",
     "intensity.bias": "intensity.bias.BiasSettings",
-    "stitching.displacement": "stitching.displacement.DisplacementSettings",
-    "stitching.placement": "stitching.placement.PlacementSettings",
+    "stitching.displacement": "stitching.settings.DisplacementSettings",
+    "stitching.placement": "stitching.solver.PlacementSettings",
     "fusion": "volumes.fusion.FusionSettings",
     "volume": "volumes.plan.VolumeSettings",
     "registration": "registration.settings.RegistrationSettings",

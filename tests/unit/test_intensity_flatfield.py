@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from intensity_truth import Scene, TruthSource, profile_error
 
-from terareg.acquisition.tiles import load_flatfield
+from terareg.acquisition.tiles import Flatfield, Gain, load_flatfield
 from terareg.errors import ConfigError, IntensityError
 from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
@@ -217,12 +217,41 @@ def test_gains_of_tiles_are_corrected_where_that_is_asked_for(tmp_path):
         save_flatfield(*files, *estimate_flatfield([sums], settings))
         flatfield = load_flatfield(*files)
         left = [
-            np.mean(flatfield.correct(source.blank(name), tile=name)[0] / source.scene.tissue)
+            np.mean(flatfield.correct(source.blank(name), place=(name, 0))[0] / source.scene.tissue)
             for name in source.names
         ]
         spread[wanted] = np.std(left) / np.mean(left)
     assert spread[False] > 0.1
     assert spread[True] < 0.02
+
+
+def test_gains_that_change_with_depth_are_corrected_where_that_is_asked_for(tmp_path):
+    source = TruthSource(Scene(seed=2, drift=0.1, fade=0.4))
+    last = source.scene.planes - 1
+    spread = {}
+    for wanted in (True, "depth"):
+        settings = FlatfieldSettings(tile_gains=wanted)
+        sums = sum_tiles(source, source.names, settings, source.origins)
+        files = tmp_path / "flat.tif", tmp_path / "flat.json"
+        save_flatfield(*files, *estimate_flatfield([sums], settings))
+        flatfield = load_flatfield(*files)
+        left = np.array([
+            [
+                np.mean(flatfield.correct(source.blank(name, z), place=(name, z))[0])
+                for name in source.names
+            ]
+            for z in (0, last // 2, last)
+        ])  # fmt: skip
+        spread[wanted] = np.max(left.std(1) / left.mean(1))
+    assert spread[True] > 0.08
+    assert spread["depth"] < 0.03
+
+
+def test_gain_is_linear_between_planes_and_constant_beyond():
+    gain = Gain((2.0, 6.0), (1.0, 2.0))
+    assert [gain.at(z) for z in (0, 2, 3, 6, 9)] == [1, 1, 1.25, 2, 2]
+    with pytest.raises(IntensityError, match=r"gain 0\.0 of tile LOC001 is impossible"):
+        Flatfield(np.ones((4, 4)), 0.0, {"LOC001": Gain((0.0,), (0.0,))})
 
 
 def test_files_are_deterministic_and_come_back(tmp_path, sums, estimate):
@@ -318,6 +347,7 @@ def test_statistics_file_that_is_damaged(tmp_path, sums):
         ({"method": "image"}, "needs the path of a TIFF"),
         ({"image": "flat.tif"}, "contradict each other"),
         ({"method": "none", "tile_gains": True}, "'none' finds no gains of tiles"),
+        ({"tile_gains": "slab"}, "tile_gains 'slab' is unknown; set false, true or depth"),
     ],
 )
 def test_settings_out_of_range(settings, message):

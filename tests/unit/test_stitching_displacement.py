@@ -1,5 +1,6 @@
 """Displacements of neighbouring tiles with known truth, on arrays in memory."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,18 +9,11 @@ import pytest
 from scipy import ndimage
 
 from terareg.errors import StitchingError
-from terareg.stitching import displacement
-from terareg.stitching.displacement import (
-    DisplacementSettings,
-    PairResult,
-    Steps,
-    estimate_steps,
-    load_pairs,
-    measure_batch,
-    measure_pair,
-    neighbours,
-    save_pairs,
-)
+from terareg.stitching.correlation import correlate
+from terareg.stitching.displacement import measure_batch, measure_pair
+from terareg.stitching.pairs import PairResult, load_pairs, neighbours, save_pairs
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.steps import Steps, estimate_steps
 
 SPACING = (4.0, 2.0, 2.0)
 SMALL = DisplacementSettings(search_um=(16.0, 16.0, 16.0), windows=4, window_planes=16)
@@ -284,6 +278,45 @@ def test_true_step_is_found_when_the_metadata_are_wrong():
     assert Steps.from_json(steps.to_json()) == steps
 
 
+@pytest.mark.parametrize(
+    "name, text", [
+        ("mirrored", "next column of the layout should lie right in the images but lies left"),
+        ("upside down", "next row of the layout should lie below in the images but lies above"),
+        ("transposed", "next column of the layout should lie right in the images but lies below"),
+    ],
+)  # fmt: skip
+def test_a_layout_that_contradicts_the_images_is_an_error(name, text):
+    shape, step = (20, 96, 96), 72
+    canvas = texture((26, 3 * step + 60, 3 * step + 60), 11)
+    places = {
+        "mirrored": lambda r, c: (r, 2 - c),
+        "upside down": lambda r, c: (2 - r, c),
+        "transposed": lambda r, c: (c, r),
+    }
+    tiles = {}
+    for r in range(3):
+        for c in range(3):
+            down, right = places[name](r, c)
+            origin = (3, 5 + down * step, 5 + right * step)
+            tiles[f"{r},{c}"] = camera(cut(canvas, origin, shape), r * 3 + c)
+    acquisition = grid(tiles, shape, (step, step), 3, 3)
+    with pytest.raises(StitchingError, match=re.escape(text)):
+        estimate_steps(Memory(tiles), acquisition, SMALL)
+
+
+def test_tiles_are_read_once_for_the_steps_and_windows_share_planes():
+    images, names, _ = pair_of(np.array([1.0, 2.0, -2.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
+    source = Memory(tiles)
+    steps = estimate_steps(source, acquisition, SMALL)
+    assert steps.bytes == sum(source.asked) == 2 * 12 * 96 * 96 * 2
+    source = Memory(tiles)
+    result = measure_pair(source, acquisition, *names, "EAST", SMALL)
+    # strips as wide as the overlap and the search range, over the whole depth, once
+    assert result.bytes == sum(source.asked) <= 2 * 48 * 96 * (96 - 72 + 8) * 2
+
+
 def test_right_metadata_are_left_alone():
     images, _, _ = pair_of(np.array([0.0, 1.0, 1.0]))
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
@@ -297,7 +330,7 @@ def test_correlation_is_pearson_of_the_overlap():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((7, 9, 8)), rng.standard_normal((6, 11, 8))
     low, high = (-2, -3, 1), (3, 2, 4)
-    _, ncc = displacement._correlation(a, b, low, high)
+    _, ncc = correlate(a, b, low, high)
     for index in np.ndindex(ncc.shape):
         lag = np.array(index) + low
         first = np.maximum(lag, 0)

@@ -11,15 +11,11 @@ from test_stitching_displacement import Memory, camera, cut, grid, texture
 
 from terareg.errors import StitchingError
 from terareg.stitching import mip_ncc
-from terareg.stitching import terastitcher as ts
-from terareg.stitching.displacement import (
-    DisplacementSettings,
-    PairResult,
-    load_pairs,
-    measure_pair,
-    save_pairs,
-)
-from terareg.stitching.placement import PlacementSettings, place
+from terareg.stitching.displacement import measure_pair
+from terareg.stitching.pairs import PairResult, load_pairs, save_pairs
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.solver import PlacementSettings, place
+from terareg.stitching.terastitcher import exchange, reading, stages, writing
 
 # 8, 10, 10 voxels at 4, 2, 2 um
 SETTINGS = DisplacementSettings("mip_ncc", search_um=(32.0, 20.0, 20.0), subvolume_planes=60)
@@ -244,9 +240,9 @@ def test_xml_holds_the_measure_and_is_thresholded_axis_by_axis(tmp_path):
     none = replace(x, displ_vox=0, reliability=0.0, peak=0.0, width=11)
     second = replace(second, axes=(none, none, none))
     result = replace(result, a=names[0], b=names[1], windows=(first, second))
-    xml = ts.with_displacements(ts.from_acquisition(acquisition, "ch0"), [result])
-    ts.write_xml(tmp_path / "x.xml", xml)
-    found = ts.read_xml(tmp_path / "x.xml").stack(0, 0).displacements["EAST"]
+    xml = stages.with_displacements(stages.from_acquisition(acquisition, "ch0"), [result])
+    writing.write_xml(tmp_path / "x.xml", xml)
+    found = reading.read_xml(tmp_path / "x.xml").stack(0, 0).displacements["EAST"]
     assert len(found) == 2
     for axis, mine, default in zip(found[0].axes, (y, x, z), (0, 85, 0)):
         assert (axis.displ, axis.default, axis.peak) == (mine.displ_vox, default, mine.peak)
@@ -255,12 +251,12 @@ def test_xml_holds_the_measure_and_is_thresholded_axis_by_axis(tmp_path):
         )  # fmt: skip
         # TeraStitcher computes the reliability anew; it must find the same one
         assert axis.recomputed == pytest.approx(mine.reliability, abs=1e-6)
-    (kept,) = ts.threshold(xml, 0.5).stack(0, 0).displacements["EAST"]
+    (kept,) = stages.threshold(xml, 0.5).stack(0, 0).displacements["EAST"]
     assert [a.displ for a in kept.axes] == [y.displ_vox, 85, z.displ_vox]
     assert kept.h.reliability == 0 and kept.v.reliability == y.reliability
-    (pair,) = ts.to_pairs(ts.threshold(xml, 0.3), acquisition)
+    (pair,) = exchange.to_pairs(stages.threshold(xml, 0.3), acquisition)
     assert pair.status == "ok" and pair.displ_vox == result.displ_vox
-    (pair,) = ts.to_pairs(ts.threshold(xml, 0.5), acquisition)
+    (pair,) = exchange.to_pairs(stages.threshold(xml, 0.5), acquisition)
     assert pair.status == "no_signal"
 
 

@@ -11,8 +11,7 @@ from terareg.acquisition.model import Acquisition, Channel, Tile
 from terareg.acquisition.raw import PlaneFiles
 from terareg.errors import StitchingError
 from terareg.stitching import render
-from terareg.stitching.displacement import PairResult
-from terareg.stitching.placement import place
+from terareg.stitching.pairs import PairResult
 from terareg.stitching.render import (
     RenderSettings,
     read_tilespecs,
@@ -21,6 +20,7 @@ from terareg.stitching.render import (
     write_stack,
     write_tilespecs,
 )
+from terareg.stitching.solver import place
 
 SHAPE = (4, 60, 50)
 TRUE = {(0, 0): (0, 0, 0), (0, 1): (1, -2.25, 40.5), (1, 0): (-1, 51.5, 3.0), (1, 1): (0, 49, 43.5)}

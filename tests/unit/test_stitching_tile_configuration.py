@@ -8,10 +8,10 @@ import pytest
 from test_stitching_terastitcher import acquisition_of
 
 from terareg.errors import StitchingError
-from terareg.stitching import terastitcher as ts
 from terareg.stitching.nominal import own_positions, read_positions, with_positions
-from terareg.stitching.placement import place
 from terareg.stitching.render import write_tilespecs
+from terareg.stitching.solver import place
+from terareg.stitching.terastitcher import stages, writing
 from terareg.stitching.tile_configuration import (
     match_tiles,
     read_tile_configuration,
@@ -142,7 +142,7 @@ def test_lines_find_their_tiles_and_the_first_tile_stays(tmp_path, pattern):
     }
     # tiles have 100 pixels; the steps are 89.5 (y) and 84 (x)
     assert found.overlap == pytest.approx((0.105, 0.16))
-    assert ts.from_acquisition(found, "ch0").default_displ == (89, 84)
+    assert stages.from_acquisition(found, "ch0").default_displ == (89, 84)
 
 
 def test_without_a_file_nothing_changes():
@@ -152,9 +152,9 @@ def test_without_a_file_nothing_changes():
 
 def test_xml_is_taken_as_before(tmp_path):
     acquisition = acquisition_of(1, 2)
-    xml = ts.from_acquisition(acquisition, "ch0")
+    xml = stages.from_acquisition(acquisition, "ch0")
     stacks = (xml.stacks[0], replace(xml.stacks[1], abs_vhd=(3, 80, 1)))
-    ts.write_xml(tmp_path / "i.xml", replace(xml, stacks=stacks))
+    writing.write_xml(tmp_path / "i.xml", replace(xml, stacks=stacks))
     found = own_positions(acquisition, {"nominal": [tmp_path / "i.xml"]})
     assert found.tiles[1].origin_vox == (1.0, 3.0, 80.0)
 

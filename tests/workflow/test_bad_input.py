@@ -6,8 +6,6 @@ an error arrives at the user's terminal through Snakemake, and before hours of w
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 
@@ -59,9 +57,7 @@ def test_the_workflow_does_not_load(workspace, change, over, words):
     if change:
         change(workspace)
     before = all_files(workspace.folder)
-    start = time.monotonic()
     done = workspace.snakemake("--cores", "1")
-    assert time.monotonic() - start < 60  # 10 s on a machine of its own
     assert done.returncode != 0
     sentence = [line for line in (done.stdout + done.stderr).splitlines() if words in line]
     assert len(sentence) >= 1, done.stderr

@@ -13,7 +13,7 @@ import tifffile
 import yaml
 from test_dry_run import CHAIN, job_counts
 
-from terareg.stitching import terastitcher
+from terareg.stitching.terastitcher import reading
 
 SPACING = [100, 23.36, 23.36]
 STEP = 0.8 * 128 * 23.36
@@ -154,9 +154,9 @@ def test_the_same_tiles_give_the_same_volume_in_every_layout(finished, laid_out,
 @pytest.mark.slow
 def test_the_project_files_say_what_the_files_are(laid_out):
     results = laid_out.folder / "results"
-    planes = terastitcher.read_xml(results / "folders/stitching/xml_merging.xml")
+    planes = reading.read_xml(results / "folders/stitching/xml_merging.xml")
     assert (planes.volume_format, planes.input_plugin) == ("TiledXY|2Dseries", "tiff2D")
-    pages = terastitcher.read_xml(results / "pages/stitching/xml_merging.xml")
+    pages = reading.read_xml(results / "pages/stitching/xml_merging.xml")
     assert (pages.volume_format, pages.input_plugin) == ("TiledXY|3Dseries", "tiff3D")
     assert [s.abs_vhd for s in planes.stacks] == [s.abs_vhd for s in pages.stacks]
     for xml, count in ((planes, 58), (pages, 1)):

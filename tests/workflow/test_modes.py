@@ -12,7 +12,7 @@ import running
 import tifffile
 import yaml
 
-from terareg.stitching import terastitcher
+from terareg.stitching.terastitcher import reading
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_positions_from_fiji_are_checked_and_become_the_nominal_ones(acquired, w
         return
     assert done.returncode == 0, done.stderr
     assert "own.txt" in json.loads((results / "inputs.json").read_text())["checked"]
-    xml = terastitcher.read_xml(results / "stitching/xml_import.xml")
+    xml = reading.read_xml(results / "stitching/xml_import.xml")
     first = places[tiles[0]]
     found = {(s.row, s.column): s.abs_vhd for s in xml.stacks if s.dir_name}
     assert len(found) == len(tiles)

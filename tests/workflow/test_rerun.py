@@ -127,7 +127,7 @@ def test_comments_count_for_nothing_and_code_for_what_runs_it(own_code):
 
 
 def test_code_of_the_stitching_leaves_the_index_and_the_flatfields_alone(own_code):
-    path = own_code.folder / "workflow/scripts/terareg/stitching/terastitcher.py"
+    path = own_code.folder / "workflow/scripts/terareg/stitching/terastitcher/reading.py"
     path.write_text(path.read_text() + "\nUNUSED = 1\n")
     planned = running.planned(own_code)
     assert {"check_inputs", "import_tiles", "place_tiles", "fuse_block"} <= planned.keys()

@@ -8,7 +8,8 @@ from terareg.regions.fiducials import check_pairs
 from terareg.regions.overlap import read_sample_labels
 from terareg.regions.points import point_names
 from terareg.stitching.nominal import read_positions, with_positions
-from terareg.stitching.terastitcher import check_fits, read_xml
+from terareg.stitching.terastitcher.exchange import check_fits
+from terareg.stitching.terastitcher.reading import read_xml
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.fusion import FusionSettings, fused_frame

@@ -22,7 +22,7 @@ def mean_planes(raw: TileSource, flatfield: Flatfield) -> tuple[np.ndarray, np.n
         for z in planes:
             plane = raw.read(tile.name, z, z + 1)[0]
             before += plane
-            after += flatfield.correct(plane, tile=tile.name)[0]
+            after += flatfield.correct(plane, place=(tile.name, z))[0]
     count = len(acquisition.tiles) * len(planes)
     return before / count, after / count
 

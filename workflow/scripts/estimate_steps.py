@@ -3,8 +3,9 @@
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
-from terareg.stitching.displacement import DisplacementSettings, estimate_steps
 from terareg.stitching.nominal import own_positions
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.steps import estimate_steps
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
 

@@ -2,8 +2,8 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
-from terareg.stitching.displacement import load_pairs
 from terareg.stitching.nominal import own_positions
+from terareg.stitching.pairs import load_pairs
 from terareg.stitching.placement import load_placement
 from terareg.stitching.render import write_point_matches, write_stack, write_tilespecs
 from terareg.stitching.tile_configuration import write_tile_configuration

@@ -4,14 +4,11 @@ from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
 from terareg.parallel import batch_range
-from terareg.stitching.displacement import (
-    DisplacementSettings,
-    Steps,
-    measure_batch,
-    neighbours,
-    save_pairs,
-)
+from terareg.stitching.displacement import measure_batch
 from terareg.stitching.nominal import own_positions
+from terareg.stitching.pairs import neighbours, save_pairs
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.steps import Steps
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
 

@@ -4,30 +4,34 @@ from dataclasses import replace
 
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
-from terareg.stitching import terastitcher
-from terareg.stitching.displacement import load_pairs
 from terareg.stitching.nominal import own_positions
-from terareg.stitching.placement import PlacementSettings, place, save_placement
+from terareg.stitching.pairs import load_pairs
+from terareg.stitching.placement import save_placement
+from terareg.stitching.solver import PlacementSettings, place
+from terareg.stitching.terastitcher.exchange import check_fits, to_pairs, to_placement
+from terareg.stitching.terastitcher.reading import read_xml
+from terareg.stitching.terastitcher.stages import with_placement
+from terareg.stitching.terastitcher.writing import write_xml
 
 
 def main() -> None:
     acquisition = own_positions(load_acquisition(snakemake.input.acquisition), snakemake.input)
     settings = PlacementSettings(**snakemake.params.settings)
     if snakemake.input.get("own"):
-        xml = terastitcher.read_xml(snakemake.input.own[0])
-        terastitcher.check_fits(xml, acquisition, snakemake.input.own[0])
-        placement = terastitcher.to_placement(xml, acquisition)
+        xml = read_xml(snakemake.input.own[0])
+        check_fits(xml, acquisition, snakemake.input.own[0])
+        placement = to_placement(xml, acquisition)
     else:
-        xml = terastitcher.read_xml(snakemake.input.xml)
+        xml = read_xml(snakemake.input.xml)
         measured = bool(snakemake.input.get("pairs"))
         pairs = load_pairs(snakemake.input.pairs) if measured else []
         if not measured or any(pair.engine == "mip_ncc" for pair in pairs):
             # TeraStitcher's measure is thresholded axis by axis, and is no probability
-            pairs = terastitcher.to_pairs(xml, acquisition)
+            pairs = to_pairs(xml, acquisition)
             settings = replace(settings, min_reliability=settings.min_reliability_xml)
         placement = place(acquisition, pairs, settings)
-        xml = terastitcher.with_placement(xml, placement)
-    terastitcher.write_xml(snakemake.output.xml, xml)
+        xml = with_placement(xml, placement)
+    write_xml(snakemake.output.xml, xml)
     save_placement(snakemake.output.placement, placement)
 
 

@@ -2,17 +2,20 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.job import run_job
-from terareg.stitching import terastitcher
+from terareg.stitching.terastitcher.exchange import check_fits
+from terareg.stitching.terastitcher.reading import read_xml
+from terareg.stitching.terastitcher.stages import project
+from terareg.stitching.terastitcher.writing import write_xml
 
 
 def main() -> None:
     if snakemake.input.get("own"):
         acquisition = load_acquisition(snakemake.input.acquisition)
-        xml = terastitcher.read_xml(snakemake.input.own[0])
-        terastitcher.check_fits(xml, acquisition, snakemake.input.own[0])
+        xml = read_xml(snakemake.input.own[0])
+        check_fits(xml, acquisition, snakemake.input.own[0])
     else:
-        xml = terastitcher.project(terastitcher.read_xml(snakemake.input.xml))
-    terastitcher.write_xml(snakemake.output.xml, xml)
+        xml = project(read_xml(snakemake.input.xml))
+    write_xml(snakemake.output.xml, xml)
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -43,6 +43,18 @@ _CODEC = {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuff
 _BAND_ROWS = 128  # rows corrected at a time, so that the float32 copies stay in the cache
 
 
+@dataclass(frozen=True)
+class Gain:
+    """Relative brightness of a tile at some of its planes, linear between and constant beyond."""
+
+    planes: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, z: int) -> float:
+        """Gain of plane ``z``."""
+        return float(np.interp(z, self.planes, self.values))
+
+
 @dataclass(frozen=True, eq=False)
 class Flatfield:
     """Shading of a channel: ``raw = true * gain * profile + background``.
@@ -53,13 +65,13 @@ class Flatfield:
         Relative sensitivity, mean 1, positive everywhere.
     background : float
         Dark offset of the camera in counts.
-    gains : mapping of str to float
+    gains : mapping of str to Gain
         Relative brightness of tiles by name; 1 for those that are not in it.
     """
 
     profile: np.ndarray
     background: float
-    gains: Mapping[str, float] = field(default_factory=dict)
+    gains: Mapping[str, Gain] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         profile = np.ascontiguousarray(self.profile, np.float32)
@@ -79,9 +91,10 @@ class Flatfield:
                 f"dark offset {self.background} is not finite; give it in counts of the camera"
             )
         for tile, gain in self.gains.items():
-            if not 0 < gain < np.inf:
+            wrong = [value for value in gain.values if not 0 < value < np.inf]
+            if wrong:
                 raise IntensityError(
-                    f"gain {gain} of tile {tile} is impossible; give a positive number, or set "
+                    f"gain {wrong[0]} of tile {tile} is impossible; give a positive number, or set "
                     "intensity.flatfield.tile_gains to false"
                 )
 
@@ -89,14 +102,15 @@ class Flatfield:
     def state(self) -> str:
         """Digest of all that decides how pixels are corrected."""
         profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
-        return fingerprint(profile, self.profile.shape, self.background, dict(self.gains))
+        gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
+        return fingerprint(profile, self.profile.shape, self.background, gains)
 
     def correct(
         self,
         plane: np.ndarray,
         y: slice = slice(None),
         x: slice = slice(None),
-        tile: str | None = None,
+        place: tuple[str, int] | None = None,
     ) -> tuple[np.ndarray, Clipped]:
         """Remove dark offset and shading: ``(plane - background) / (profile * gain)``, in float32.
 
@@ -106,8 +120,8 @@ class Flatfield:
             A whole plane, or the part of it that ``y`` and ``x`` cut out.
         y, x : slice
             Where the part lies in the plane.
-        tile : str, optional
-            Name of the tile, whose gain is removed as well.
+        place : (str, int), optional
+            Name of the tile and number of the plane, whose gain is removed as well.
 
         Returns
         -------
@@ -129,9 +143,8 @@ class Flatfield:
             )
         out = np.empty_like(plane)
         background = np.float32(self.background)
-        gain = self.gains.get(tile, 1.0)
-        if gain != 1.0:
-            profile = profile * np.float32(gain)
+        if place is not None and place[0] in self.gains:
+            profile = profile * np.float32(self.gains[place[0]].at(place[1]))
         clipped = Clipped()
         for start in range(0, plane.shape[0], _BAND_ROWS):
             band = slice(start, start + _BAND_ROWS)
@@ -146,7 +159,7 @@ class Flatfield:
 def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield:
     """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
 
-    ``gains`` count where ``tile_gains`` says so.
+    Gains count where ``tile_gains`` says so: one for each tile, or one for each of its depths.
     """
     info = read_json(json)
     if not isinstance(info, dict) or not isinstance(info.get("background"), (int, float)):
@@ -157,7 +170,11 @@ def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield
         raise IntensityError(
             f"{tif} cannot be read ({error}); run estimate_flatfield again"
         ) from error
-    gains = info.get("gains", {}) if info.get("tile_gains") else {}
+    gains = {}
+    if info.get("tile_gains") == "depth":
+        gains = {tile: Gain(**gain) for tile, gain in info["depth_gains"].items()}
+    elif info.get("tile_gains"):
+        gains = {tile: Gain((0.0,), (gain,)) for tile, gain in info["gains"].items()}
     return Flatfield(profile, info["background"], gains)
 
 
@@ -285,7 +302,7 @@ class TileSource:
                 continue
             values = values[:, x]
             if self.flatfield is not None:
-                values, part = self.flatfield.correct(values, y, x, tile)
+                values, part = self.flatfield.correct(values, y, x, (tile.name, plane))
                 clipped += part
             target[...] = values
         return out, clipped, count

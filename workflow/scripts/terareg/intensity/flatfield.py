@@ -87,6 +87,14 @@ def estimate_flatfield(
         info["background_from"] = shading.background_from
         info["tile_gains"] = settings.tile_gains
         info["gains"] = dict(zip(stats["tiles"].tolist(), shading.gains.tolist()))
+        if settings.tile_gains == "depth":
+            info["depth_gains"] = {
+                str(name): {"planes": planes[seen].tolist(), "values": gains[seen].tolist()}
+                for name, planes, gains, seen in zip(
+                    stats["tiles"], stats["depths"], shading.slab_gains, data.valid
+                )
+                if seen.any()
+            }
         info["line_percent"] = dict(zip(("rows", "columns"), shading.line_percent))
         info["seam_percent"] = shading.seam_percent
         if shading.background_from == "overlaps" and shading.background < _LEAST_DARK:

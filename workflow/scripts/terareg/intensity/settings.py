@@ -35,9 +35,9 @@ class FlatfieldSettings:
         Whether fixed line patterns along the axes are estimated.
     overlaps : bool
         Whether overlaps of neighbours are used.
-    tile_gains : bool
-        Whether the relative brightness of each tile, found in its overlaps, is corrected as well;
-        only with method="statistics".
+    tile_gains : bool or "depth"
+        Whether the relative brightness of each tile, found in its overlaps, is corrected as well:
+        one gain for each tile, or gains that change with the plane; only with method="statistics".
     background : float or None
         Dark offset in counts; None estimates it.
     image : str or None
@@ -52,7 +52,7 @@ class FlatfieldSettings:
     degree: int = 8
     lines: bool = True
     overlaps: bool = True
-    tile_gains: bool = False
+    tile_gains: bool | str = False
     background: float | None = None
     image: str | None = None
 
@@ -74,6 +74,10 @@ class FlatfieldSettings:
             raise ConfigError(
                 f"flat-field background {self.background} counts is impossible; give a number "
                 "from 0, or leave it out to have it estimated"
+            )
+        if self.tile_gains not in (False, True, "depth"):
+            raise ConfigError(
+                f"flat-field tile_gains {self.tile_gains!r} is unknown; set false, true or depth"
             )
         if self.tile_gains and self.method != "statistics":
             raise ConfigError(

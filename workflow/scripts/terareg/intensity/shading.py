@@ -34,6 +34,8 @@ class Shading:
         "given", "overlaps" or "darkest blocks".
     gains : numpy.ndarray of float64, shape (tiles,)
         Relative brightness of the tiles, 1 where overlaps do not tell.
+    slab_gains : numpy.ndarray of float64, shape (tiles, slabs)
+        The same for each depth of a tile; that of the tile where overlaps do not tell.
     line_percent : tuple of float
         Standard deviation of the line patterns over rows and over columns.
     seam_percent : dict or None
@@ -44,6 +46,7 @@ class Shading:
     background: float
     background_from: str
     gains: np.ndarray
+    slab_gains: np.ndarray
     line_percent: tuple[float, float]
     seam_percent: dict[str, float] | None
 
@@ -105,6 +108,7 @@ def fit_shading(
         background=float(background),
         background_from=source,
         gains=gains,
+        slab_gains=np.exp(fit.gains),
         line_percent=(100 * float(patterns.y.std()), 100 * float(patterns.x.std())),
         seam_percent=seam_percent(data, background, profile, fit.gains),
     )

@@ -30,7 +30,7 @@ _LINE_SLABS = 4  # depth ranges for which means of lines are kept
 _LEAST_BLOCK = 4.0  # pixels; the noise of a block is found from its own pixels
 
 _PER_TILE = (
-    "tiles", "grid", "planes", "mean", "error", "rows", "columns", "line_planes",
+    "tiles", "grid", "planes", "depths", "mean", "error", "rows", "columns", "line_planes",
     "east_mean", "east_error", "south_mean", "south_error",
 )  # fmt: skip
 _SHARED = ("edges_y", "edges_x", "places", "planes_sampled", "blocks")
@@ -191,6 +191,7 @@ def sum_tiles(
         tiles               str (n,)                     names
         grid                int64 (n, 2)                 row, column
         planes              int64 (n, s)                 planes averaged; blank ones do not count
+        depths              float32 (n, s)               mean of their numbers in the tile
         mean                float32 (n, s, b, c)         mean of the block, counts
         error               float32 (n, s, b, c)         standard error of that mean, counts
         rows, columns       float32 (n, 4, 8, y or x)    means of eighths of each pixel row and
@@ -252,6 +253,7 @@ def _tile_sums(
     in_rows = np.zeros((groups, len(section_x) - 1, height))
     in_columns = np.zeros((groups, len(section_y) - 1, width))
     planes, line_planes = np.zeros(slabs, np.int64), np.zeros(groups, np.int64)
+    depths = np.zeros(slabs)
     for k, z in enumerate((chosen - bottom).tolist()):
         if not 0 <= z < source.acquisition.tile_shape[0]:
             continue
@@ -271,11 +273,13 @@ def _tile_sums(
         in_rows[group] += np.add.reduceat(plane, section_x[:-1], axis=1).T
         in_columns[group] += np.add.reduceat(plane, section_y[:-1], axis=0)
         planes[slab] += 1
+        depths[slab] += z
         line_planes[group] += 1
     lines = np.maximum(line_planes, 1)[:, None, None]
     mean, error = whole.result(planes)
     found = {
         "planes": planes,
+        "depths": (depths / np.maximum(planes, 1)).astype(np.float32),
         "mean": mean,
         "error": error,
         "rows": (in_rows / (lines * np.diff(section_x)[:, None])).astype(np.float32),

@@ -14,8 +14,9 @@ import numpy as np
 
 from terareg.acquisition.model import Acquisition
 from terareg.errors import StitchingError
-from terareg.stitching import terastitcher
 from terareg.stitching.render import read_tilespecs, tile_origins
+from terareg.stitching.terastitcher.exchange import with_nominal
+from terareg.stitching.terastitcher.reading import read_xml
 from terareg.stitching.tile_configuration import match_tiles, read_tile_configuration
 
 
@@ -30,8 +31,8 @@ def own_positions(acquisition: Acquisition, files: Mapping) -> Acquisition:
         :func:`read_positions`.
     """
     if files.get("nominal"):
-        xml = terastitcher.read_xml(files["nominal"][0])
-        return terastitcher.with_nominal(acquisition, xml)
+        xml = read_xml(files["nominal"][0])
+        return with_nominal(acquisition, xml)
     if files.get("configuration"):
         path = files["configuration"][0]
         return with_positions(acquisition, read_positions(path, acquisition), path)

@@ -27,7 +27,7 @@ from urllib.parse import quote
 import numpy as np
 
 from terareg.errors import StitchingError
-from terareg.stitching.displacement import PairResult
+from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import Placement
 
 if TYPE_CHECKING:

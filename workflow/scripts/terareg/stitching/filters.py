@@ -1,0 +1,120 @@
+"""What is correlated: binned, band-passed logarithm of the intensity, free of fixed patterns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+_MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
+_HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
+_LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
+_DARK_PERCENT = 0.1  # of an image, taken for its dark level
+_BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
+_SOFTENING = 2.0  # times its level
+_DIM = 0.05  # share of the softening constant below which a median says little about the gain
+_MOST_GAIN = 2.0  # of a row or column; more is the border of the tissue
+_CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Intensities of one image, counts: darkest, bright tissue, and the noise of the camera."""
+
+    dark: float
+    bright: float
+    noise: float
+
+
+def levels_of(raw: np.ndarray) -> Levels:
+    """Intensities of some of the planes of ``raw`` (z, y, x)."""
+    planes = raw[:: max(1, raw.shape[0] // 8)].astype(np.float32)
+    sample = planes[:, ::2, ::2]
+    if planes.shape[2] >= 3:
+        second = planes[..., 2:] - 2 * planes[..., 1:-1] + planes[..., :-2]
+        noise = 1.4826 * float(np.median(np.abs(second))) / math.sqrt(6)
+    else:
+        noise = float(sample.std())
+    dark, bright = np.percentile(sample, (_DARK_PERCENT, _BRIGHT_PERCENT))
+    return Levels(float(dark), float(bright), noise)
+
+
+def common_levels(levels: Iterable[Levels], dark: float | None) -> tuple[float, float]:
+    """Dark level and softening constant of the logarithm, common to both tiles.
+
+    The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of
+    bright and dim tissue alike but the step from tissue to dark medium, which is smooth along the
+    surface and says little about the displacement, does not outweigh it.
+    """
+    levels = list(levels)
+    if dark is None:
+        dark = min(each.dark for each in levels)
+    bright = max(each.bright for each in levels) - dark
+    noise = max(each.noise for each in levels)
+    return float(dark), 3 * noise + _SOFTENING * max(0.0, bright) + 1
+
+
+def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:
+    """Mean over bins of y and x, float32; what does not fill a bin is left out."""
+    k = int(bins[1])
+    if k == 1:
+        return raw.astype(np.float32)
+    z, y, x = raw.shape
+    if y < k or x < k:
+        return raw.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    raw = raw[:, : y // k * k, : x // k * k]
+    rows = np.add.reduce(raw.reshape(z, y // k, k, -1), axis=2, dtype=np.uint32)
+    both = np.add.reduce(rows.reshape(z, y // k, x // k, k), axis=3, dtype=np.uint32)
+    return both.astype(np.float32) / (k * k)
+
+
+def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray, bool]:
+    """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal.
+
+    Shading and stripes are factors: each row and each column is divided by its median, so that they
+    neither correlate by themselves nor move the centre of a cell that lies on their slope.
+    """
+    dark, soft = levels
+    image = np.maximum(image - dark, 0)
+    dim = _DIM * soft
+    offsets: list[np.ndarray | None] = []
+    for axis in (1, 2):
+        if image.shape[0] * image.shape[3 - axis] < _MEDIAN_OF:
+            offsets.append(None)  # too few pixels for a gain
+            continue
+        level = _medians(image, axis)
+        gain = np.clip((level + dim) / (level.mean() + dim), 1 / _MOST_GAIN, _MOST_GAIN)
+        image /= gain
+        offsets.append(np.log(level / gain + soft))
+    log = np.log(image + soft)
+    for axis, offset in zip((1, 2), offsets):
+        log -= _medians(log, axis) if offset is None else offset
+    size = [min(h, n) if n > 1 else 1 for h, n in zip(_HIGH_PASS, log.shape)]
+    log -= ndimage.uniform_filter(log, size, mode="nearest")
+    signal = _has_signal(log)
+    sigma = [g if n > 1 else 0 for g, n in zip(_LOW_PASS, log.shape)]
+    return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=3.0), signal
+
+
+def _medians(image: np.ndarray, axis: int) -> np.ndarray:
+    """Median of every row (axis 1) or column (axis 2), of as many planes as it takes."""
+    step = max(1, min(image.shape[0], image.shape[0] * image.shape[3 - axis] // _MEDIAN_OF))
+    return np.median(image[::step], axis=(0, 3 - axis), keepdims=True)
+
+
+def _has_signal(image: np.ndarray) -> bool:
+    """Whether neighbouring pixels are correlated, which noise of the camera is not."""
+    energy = float(np.einsum("ijk,ijk->", image, image, dtype=np.float64))
+    if energy <= 0 or image.size < 64:
+        return False
+    best = -1.0
+    for axis in (1, 2):
+        a = np.moveaxis(image, axis, 0)
+        if len(a) > 2:
+            product_ = float(np.einsum("ijk,ijk->", a[1:], a[:-1], dtype=np.float64))
+            best = max(best, product_ / energy)
+    # the high-pass alone makes noise anticorrelated by 1/225; the floor of 1 % is for patterns
+    return best > max(0.01, _CHANCE_SIGNAL / math.sqrt(image.size))

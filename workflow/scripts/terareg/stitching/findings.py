@@ -1,0 +1,260 @@
+"""What a placement says about itself: the state of every link, loops, warnings."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from terareg.stitching.grid import corroborated, sides_of
+from terareg.stitching.pairs import DIRECTIONS, PairResult
+from terareg.stitching.placement import Link, PlacedTile, Placement
+
+if TYPE_CHECKING:
+    from terareg.stitching.grid import Grid
+    from terareg.stitching.solver import PlacementSettings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the solver found.
+
+    Attributes
+    ----------
+    positions : array of float, (cells, 3)
+        Of all cells, voxels (z, y, x).
+    usable, kept : array of bool
+        Pairs good enough to count, and those of them that the others do not contradict.
+    model : dict of str to array
+        Stage step (z, y, x) per direction.
+    sigma_vox : float
+        Scatter of the stage about the model.
+    enough : dict of str to int
+        Usable pairs per direction.
+    """
+
+    positions: np.ndarray
+    usable: np.ndarray
+    kept: np.ndarray
+    model: dict[str, np.ndarray]
+    sigma_vox: float
+    enough: dict[str, int]
+
+
+def report(
+    grid: Grid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings
+) -> Placement:
+    """The placement, with the state of every link and what the user should know about it."""
+    kept, usable, x, model = found.kept, found.usable, found.positions, found.model
+    measured = grid.links(pairs)
+    links, count = [], np.zeros(grid.cells, int)
+    in_loop = corroborated(grid, measured, pairs, usable)
+    for k, pair in enumerate(pairs):
+        a, b = measured[k]
+        residual = np.array(pair.displ_vox) - (x[b] - x[a])
+        state, reason = "kept", ""
+        if not usable[k]:
+            state = "empty" if pair.status == "no_signal" else "unused"
+            reason = why_unusable(pair, settings)
+        elif not kept[k]:
+            state = "rejected"
+            reason = _why_rejected(residual, pair, model, in_loop[k])
+        else:
+            count[a] += 1
+            count[b] += 1
+        links.append(
+            Link(
+                pair.a, pair.b, pair.direction, _floats(pair.displ_vox), _floats(residual),
+                _floats(pair.sigma_vox), float(pair.reliability), state, reason,
+            )
+        )  # fmt: skip
+    accepted = measured[kept]
+    graph = sparse.coo_matrix(
+        (np.ones(len(accepted)), (accepted[:, 0], accepted[:, 1])), shape=(grid.cells,) * 2
+    )
+    _, group = connected_components(graph, directed=False)
+    sizes = np.bincount(group[sorted(grid.names)], minlength=group.max() + 1)
+    largest = int(np.argmax(sizes))
+    tiles = {}
+    for cell, name in grid.names.items():
+        state = "model"
+        if count[cell]:
+            state = "linked" if group[cell] == largest else "group"
+        tiles[name] = PlacedTile(
+            cell // grid.columns, cell % grid.columns, _floats(x[cell]), _integers(x[cell]),
+            state, int(count[cell]),
+        )  # fmt: skip
+    unscanned = {
+        f"{cell // grid.columns},{cell % grid.columns}": _integers(x[cell])
+        for cell in range(grid.cells)
+        if cell not in grid.names
+    }
+    loops = _loops(grid, pairs, measured, kept, usable)
+    summary = _summary(links, loops, tiles)
+    groups = len({int(group[c]) for c in grid.names if count[c]})
+    warnings = _warnings(grid, pairs, links, tiles, groups, found)
+    for text in warnings:
+        logger.warning("%s", text)
+    return Placement(
+        tiles,
+        unscanned,
+        tuple(links),
+        tuple(loops),
+        {
+            **{d: _floats(model[d]) for d in DIRECTIONS},
+            "sigma_vox": float(found.sigma_vox),
+            "nominal": {d: _floats(grid.nominal[d]) for d in DIRECTIONS},
+            "links": found.enough,
+        },
+        summary,
+        tuple(warnings),
+    )
+
+
+def why_unusable(pair: PairResult, settings: PlacementSettings) -> str:
+    """Why a pair is no link; empty if it is one."""
+    if pair.status == "no_signal":
+        return "no signal in the overlap"
+    if pair.status != "ok":
+        return f"windows disagree ({pair.agree} of {pair.of} agree)"
+    probability = pair.engine == "ncc"
+    least = settings.min_reliability if probability else settings.min_reliability_xml
+    if pair.reliability < least:
+        return f"reliability {pair.reliability:.3f} below {least:g}"
+    if not np.all(np.isfinite(pair.displ_vox)):
+        return "displacement is not finite"
+    return ""
+
+
+def _why_rejected(residual, pair: PairResult, model, in_loop: bool) -> str:
+    if in_loop:
+        listed = ", ".join(f"{v:.1f}" for v in residual)
+        length = np.linalg.norm(residual)
+        return f"contradicts its neighbours by {length:.1f} voxels ({listed} in z, y, x)"
+    off = np.array(pair.displ_vox) - model[pair.direction]
+    listed = ", ".join(f"{v:.1f}" for v in off)
+    return (
+        f"{np.abs(off).max():.1f} voxels off the stage's usual step ({listed} in z, y, x), and no "
+        "loop confirms it"
+    )
+
+
+def _loops(grid, pairs, measured, kept, usable) -> list[dict]:
+    at = {
+        (int(a), pair.direction): k
+        for k, ((a, _), pair) in enumerate(zip(measured, pairs))
+        if usable[k]
+    }
+    loops = []
+    for row in range(grid.rows - 1):
+        for column in range(grid.columns - 1):
+            cell = row * grid.columns + column
+            sides = sides_of(grid, cell)
+            if not all(side in at for side in sides):
+                continue
+            top, right, bottom, left = (np.array(pairs[at[s]].displ_vox) for s in sides)
+            loops.append(
+                {
+                    "row": row,
+                    "column": column,
+                    "closure_vox": _floats(top + right - bottom - left),
+                    "kept": bool(all(kept[at[s]] for s in sides)),
+                }
+            )
+    return loops
+
+
+def _summary(links, loops, tiles) -> dict:
+    states = [link.state for link in links]
+    residual = [np.linalg.norm(link.residual_vox) for link in links if link.state == "kept"]
+    closure = [np.linalg.norm(loop["closure_vox"]) for loop in loops if loop["kept"]]
+    placed = [tile.state for tile in tiles.values()]
+    return {
+        "tiles": len(tiles),
+        "tiles_linked": placed.count("linked"),
+        "tiles_in_groups": placed.count("group"),
+        "tiles_by_model": placed.count("model"),
+        "links": len(links),
+        "links_kept": states.count("kept"),
+        "links_rejected": states.count("rejected"),
+        "links_unused": states.count("unused"),
+        "links_empty": states.count("empty"),
+        "residual_median_vox": _statistic(np.median, residual),
+        "residual_max_vox": _statistic(np.max, residual),
+        "loops": len(closure),
+        "closure_median_vox": _statistic(np.median, closure),
+        "closure_max_vox": _statistic(np.max, closure),
+    }
+
+
+def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
+    warnings, model, enough = [], found.model, found.enough
+    by_model = [name for name, tile in tiles.items() if tile.state == "model"]
+    if by_model and len(tiles) > 1:
+        warnings.append(
+            f"{len(by_model)} of {len(tiles)} tiles have no accepted link and are placed by the "
+            f"stage model: {_few(by_model)}"
+        )
+    if groups > 1:
+        warnings.append(
+            f"{groups} groups of tiles are linked within but not to each other; the stage model "
+            "places them"
+        )
+    rejected = [f"{link.a}-{link.b}" for link in links if link.state == "rejected"]
+    if rejected:
+        warnings.append(
+            f"{len(rejected)} links contradict the others and were rejected: {_few(rejected)}"
+        )
+    for direction in DIRECTIONS:
+        off = np.array(model[direction]) - grid.nominal[direction]
+        if enough[direction] >= 3 and np.abs(off).max() > 3:
+            warnings.append(
+                f"the {direction} step is ({', '.join(f'{v:.1f}' for v in model[direction])}) "
+                f"voxels (z, y, x), not the nominal "
+                f"({', '.join(f'{v:.1f}' for v in grid.nominal[direction])})"
+            )
+    wobble = [name for name in map(_wobbles, pairs) if name]
+    if wobble:
+        warnings.append(
+            f"displacements change with depth by more than 1.5 voxels in {len(wobble)} pairs "
+            f"(tilt or wobble of the stage): {_few(wobble)}"
+        )
+    return warnings
+
+
+def _wobbles(pair: PairResult) -> str:
+    """Name of the pair if its agreeing windows drift with z by more than 1.5 voxels rms."""
+    windows = [w for w in pair.windows if w.agrees]
+    if pair.status != "ok" or len({w.z for w in windows}) < 3:
+        return ""
+    depth: dict[tuple[int, int], list] = {}
+    for window in windows:
+        depth.setdefault(window.z, []).append(window.displ_vox)
+    means = np.array([np.mean(v, axis=0) for _, v in sorted(depth.items())])
+    rms = math.sqrt(float(((means - means.mean(0)) ** 2).mean(0).max()))
+    return f"{pair.a}-{pair.b}" if rms > 1.5 else ""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _statistic(function, values) -> float | None:
+    return float(function(values)) if values else None
+
+
+def _floats(values) -> tuple[float, float, float]:
+    # rounded to a nanovoxel: the last bits of a sparse solution are not worth a rerun
+    return tuple(round(float(v), 9) + 0.0 for v in values)
+
+
+def _integers(values) -> tuple[int, int, int]:
+    return tuple(int(v) for v in np.rint(np.round(np.asarray(values, float), 6)))

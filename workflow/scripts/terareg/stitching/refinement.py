@@ -1,0 +1,149 @@
+"""Displacement to a fraction of a voxel, from patches at full resolution."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from terareg.stitching.correlation import best_peak, correlate, subvoxel
+from terareg.stitching.filters import prepare
+from terareg.stitching.least_squares import Cut, fit
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Raw pixels of a stretch of the seam in both tiles, where they start, and their contrast."""
+
+    pixels: tuple[np.ndarray, np.ndarray]
+    start: tuple[tuple[int, ...], tuple[int, ...]]
+    levels: tuple[float, float]
+    contrast: float
+    z: tuple[int, int]
+
+
+def keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[Patch]:
+    """Copy the two stretches of a window with most structure in both tiles."""
+    box_a, box_b = boxes
+    first, last = box_a[pair.along]
+    number = max(1, round((last - first) / settings.patch_px))
+    edges = [int(v) for v in np.linspace(first, last, number + 1).round()]
+    margin = pair.search[pair.along] + 8
+    patches = []
+    for low, high in pairwise(edges):
+        span_a = (low, high)
+        span_b = (
+            max(box_b[pair.along][0], low - pair.centre[pair.along] - margin),
+            min(box_b[pair.along][1], high - pair.centre[pair.along] + margin),
+        )
+        if span_b[1] - span_b[0] < 8:
+            continue
+        contrast = math.inf
+        for image, box, span in zip(coarse, boxes, (span_a, span_b)):
+            k = bins[pair.along]
+            part = slice(
+                (span[0] - box[pair.along][0]) // k,
+                max(1, (span[1] - box[pair.along][0]) // k),
+            )
+            cut = [slice(None)] * 3
+            cut[pair.along] = part
+            contrast = min(contrast, float(np.var(image[tuple(cut)])))
+        patches.append((contrast, span_a, span_b))
+    patches.sort(key=lambda p: (-p[0], p[1]))
+    kept = []
+    for contrast, span_a, span_b in patches[:2]:
+        pixels, start = [], []
+        for image, box, span in zip(raw, boxes, (span_a, span_b)):
+            cut = [slice(None)] * 3
+            offset = box[pair.along][0]
+            cut[pair.along] = slice(span[0] - offset, span[1] - offset)
+            origin = [b[0] for b in box]
+            origin[pair.along] = span[0]
+            pixels.append(image[tuple(cut)].copy())
+            start.append(tuple(origin))
+        kept.append(Patch(tuple(pixels), tuple(start), levels, contrast, box_a[0]))
+    return kept
+
+
+def choose_patches(patches, number: int):
+    """The best patch of every window, then the best of the rest, up to ``number``."""
+    best, rest, seen = [], [], set()
+    for item in sorted(patches, key=lambda p: -p[1].contrast):
+        (rest if item[0] in seen else best).append(item)
+        seen.add(item[0])
+    return sorted((best + rest)[:number], key=lambda p: (p[0], p[1].start))
+
+
+def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
+    """Sub-voxel displacement from all patches jointly.
+
+    The maximum of the sum of the patches' correlation maps, good to a fraction of a voxel, is
+    where the least-squares fit over their voxels starts.
+
+    Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
+    maximum inside the radius.
+    """
+    cuts = [_cut(patch, coarse, radius) for patch in patches]
+    maps, total = [], 0.0
+    for cut in cuts:
+        if cut is None:
+            maps.append(None)
+            continue
+        lag = coarse - cut.start
+        # not the score: its slope would pull the maximum towards the larger overlap
+        _, ncc = correlate(cut.a, cut.b, lag - radius, lag + radius)
+        total = total + math.sqrt(cut.a.size) * ncc
+        maps.append(ncc)
+    if not isinstance(total, np.ndarray):
+        return None
+    index, _, _ = best_peak(total, total)
+    if total[index] <= 0 or any(n > 2 and i in (0, n - 1) for i, n in zip(index, total.shape)):
+        return None
+    origin = coarse - radius
+    displ = origin + subvoxel(total, index)
+    own = [None if ncc is None else _own_peak(ncc, index) for ncc in maps]
+    own = [None if place is None else origin + place for place in own]
+    axes = [k for k, n in enumerate(total.shape) if n > 1]
+    # single planes are warped more than they are noisy: there every voxel counts alike
+    fitted = fit([cut for cut in cuts if cut is not None], displ, axes) if len(axes) == 3 else None
+    if fitted is None:
+        sigma = _scatter([place for place in own if place is not None], displ)
+        sigma[np.array(radius) == 0] = 0.0
+    else:
+        displ, sigma = fitted
+    return displ, sigma, float(np.mean([m[index] for m in maps if m is not None])), own
+
+
+def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
+    """The prepared voxels that overlap at the coarse displacement and its surroundings."""
+    prepared = [prepare(p.astype(np.float32), patch.levels)[0] for p in patch.pixels]
+    start = np.array(patch.start[0]) - np.array(patch.start[1])
+    spans_a, spans_b = [], []
+    for na, nb, lag, r in zip(prepared[0].shape, prepared[1].shape, coarse - start, radius):
+        spans_a.append(slice(max(0, lag - r), min(na, nb + lag + r)))
+        spans_b.append(slice(max(0, -lag - r), min(nb, na - lag + r)))
+    # copies: the rest is not kept
+    a, b = prepared[0][tuple(spans_a)].copy(), prepared[1][tuple(spans_b)].copy()
+    if min(a.shape) < 1 or min(b.shape) < 1:
+        return None
+    return Cut(a, b, start + [p.start - q.start for p, q in zip(spans_a, spans_b)])
+
+
+def _own_peak(ncc: np.ndarray, index) -> np.ndarray | None:
+    """Place of a patch's maximum near that of all, None where it lies on the border."""
+    near = tuple(slice(max(0, i - 2), i + 3) for i in index)
+    local = np.unravel_index(int(np.argmax(ncc[near])), ncc[near].shape)
+    at = tuple(int(k + s.start) for k, s in zip(local, near))
+    inside = all(n < 3 or 0 < i < n - 1 for i, n in zip(at, ncc.shape))
+    return subvoxel(ncc, at) if inside else None
+
+
+def _scatter(places, displ) -> np.ndarray:
+    """Standard error of the displacement from that of each patch."""
+    if len(places) < 2:
+        return np.full(3, 0.25)
+    spread = 1.4826 * np.median(np.abs(np.array(places) - displ), axis=0)
+    return np.maximum(spread / math.sqrt(len(places)), 0.02)

@@ -1,0 +1,83 @@
+"""Options of the measurement of displacements."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from terareg.errors import StitchingError
+from terareg.stitching import mip_ncc
+
+ENGINES = ("ncc", "mip_ncc")
+
+
+@dataclass(frozen=True)
+class DisplacementSettings:
+    """Options of :func:`measure_pair`.
+
+    Attributes
+    ----------
+    engine : str
+        "ncc": normalised cross-correlation of band-passed windows, whose agreement is counted;
+        "mip_ncc": TeraStitcher's measure, correlation of maximum intensity projections.
+    search_um : tuple of float
+        Largest deviation from the expected displacement, micrometres (z, y, x).
+    widen : float
+        A pair with signal whose windows disagree is searched once more over a range this many
+        times larger; 1 switches that off.
+    windows : int
+        Windows per pair whose agreement is counted.
+    window_planes : int
+        Planes per window.
+    binning : int
+        Pixels of y and x that the coarse search averages; 0 chooses 1, 2 or 4 by the overlap.
+    patches, patch_px : int
+        Number of patches of the sub-voxel refinement and their length along the seam, pixels.
+    tolerance_vox : float
+        Largest difference of two windows that agree, voxels (at least one coarse pixel).
+    min_reliability : float
+        Reliability, 0 to 1, from which a pair has status "ok".
+    dark : float or None
+        Counts of a pixel without light; None estimates it (0 for corrected tiles).
+    subvolume_planes : int
+        Most planes of a sub-volume that mip_ncc measures by itself; ncc does not use it, and
+        mip_ncc uses nothing else of these options but ``search_um``.
+    step_east_vox, step_south_vox : tuple of float or None
+        Measured stage steps (z, y, x) that replace the acquisition's nominal ones,
+        see :func:`estimate_steps`.
+    """
+
+    engine: str = "ncc"
+    search_um: tuple[float, float, float] = (40.0, 60.0, 60.0)
+    widen: float = 2.0
+    windows: int = 6
+    window_planes: int = 32
+    binning: int = 0
+    patches: int = 8
+    patch_px: int = 192
+    tolerance_vox: float = 1.5
+    min_reliability: float = 0.99
+    dark: float | None = None
+    subvolume_planes: int = 200
+    step_east_vox: tuple[float, float, float] | None = None
+    step_south_vox: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise StitchingError(
+                f"stitching engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}"
+            )
+        if len(self.search_um) != 3 or min(self.search_um) < 0 or max(self.search_um) == 0:
+            raise StitchingError(
+                f"search_um {list(self.search_um)} is no search range; give three distances "
+                "(z, y, x) in micrometres, for example [40, 60, 60]"
+            )
+        if self.windows < 2 or self.window_planes < 1 or self.patches < 1 or self.widen < 1:
+            raise StitchingError(
+                f"windows {self.windows}, window_planes {self.window_planes}, patches "
+                f"{self.patches}, widen {self.widen}: need at least 2, 1, 1, 1"
+            )
+        if self.subvolume_planes <= mip_ncc.MIN_OVERLAP:
+            raise StitchingError(
+                f"subvolume_planes {self.subvolume_planes} leaves no search along z; give more "
+                f"than {mip_ncc.MIN_OVERLAP}, for example 200"
+            )

@@ -1,0 +1,196 @@
+"""Positions of all tiles from the displacements of neighbours.
+
+Unknown are the positions of all cells of the grid, acquired or not. Every measured displacement is
+a spring whose pull fades where it contradicts the others (Geman-McClure, annealed); every pair of
+neighbouring cells is tied, weakly, by the stage model: the median measured step per direction. So
+tiles without signal follow their neighbours with the true step, groups of tiles without a link to
+each other are placed by the model, and nothing can fly away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import splu
+
+from terareg.stitching.findings import Solution, report, why_unusable
+from terareg.stitching.grid import Grid, corroborated
+from terareg.stitching.pairs import DIRECTIONS, PairResult
+from terareg.stitching.placement import Placement
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition
+
+# How far, in standard deviations, a link that no loop confirms may stray from the stage model, and
+# how far if it contradicts the robust solution as well.
+_STRAYS = 5.0
+_STRAYS_AND_WRONG = 3.0
+_TIE = 1e-7  # weight of the model, relative, once links have been judged
+
+
+@dataclass(frozen=True)
+class PlacementSettings:
+    """Options of :func:`place`.
+
+    Attributes
+    ----------
+    min_reliability : float
+        Least reliability, 0 to 1, of a measured link.
+    min_reliability_xml : float
+        The same for links read from TeraStitcher files or measured by mip_ncc, whose reliability
+        is no probability.
+    reject_vox, reject_sigmas : float
+        A link is rejected if its residual is larger than both, in voxels and in multiples of the
+        links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
+    anneal_vox : float
+        Largest scale of the robust error at the start, voxels.
+    sigma_floor_vox : float
+        Smallest standard error that a link is credited with, voxels.
+    """
+
+    min_reliability: float = 0.99
+    min_reliability_xml: float = 0.3
+    reject_vox: float = 3.0
+    reject_sigmas: float = 4.0
+    anneal_vox: float = 60.0
+    sigma_floor_vox: float = 0.2
+
+
+def place(
+    acquisition: Acquisition,
+    pairs: Sequence[PairResult],
+    settings: PlacementSettings | None = None,
+) -> Placement:
+    """Place all tiles by a robust global solution.
+
+    Minimises the sum over links of ``w * s^2 |r|^2 / (s^2 + |r|^2)``, r the residual and s a scale
+    annealed from ``anneal_vox`` to ``reject_vox`` or twice the scatter of the links (Geman
+    and McClure 1985, by iteratively reweighted least squares), plus
+    ``|x_j - x_i - m|^2 / sigma_stage^2`` over neighbouring cells, m the stage model. Links that
+    this first solution contradicts are rejected; the second keeps the others and lowers the
+    model's weight until it only says what the links leave open.
+
+    Parameters
+    ----------
+    acquisition : Acquisition
+        Tiles with nominal positions.
+    pairs : sequence of PairResult
+        At most one per pair of neighbours; pairs may be missing.
+    settings : PlacementSettings, optional
+
+    Returns
+    -------
+    Placement
+
+    Raises
+    ------
+    StitchingError
+        If two tiles share a cell, or a pair names unknown tiles or no neighbours.
+    """
+    settings = settings or PlacementSettings()
+    grid = Grid(acquisition)
+    measured = grid.links(pairs)
+    usable = np.array([not why_unusable(p, settings) for p in pairs], bool)
+    displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
+    sigma = np.array([p.sigma_vox for p in pairs], float).reshape(-1, 3)
+    variance = (np.maximum(sigma, 0) ** 2).max(axis=1, initial=0) + settings.sigma_floor_vox**2
+    model, stage_sigma, enough = _stage_model(grid, pairs, displ, usable)
+
+    ties = grid.neighbours
+    tie_step = np.array([model[d] for _, _, d in ties], float).reshape(-1, 3)
+    ends = np.array([(i, j) for i, j, _ in ties], int).reshape(-1, 2)
+    stage = np.full(len(ties), 1.0 / stage_sigma**2)
+    weight = np.where(usable, 1.0 / variance, 0.0)
+
+    x = _solve(grid.cells, ends, tie_step, stage, measured, displ, weight * 0)
+    scale = min(settings.anneal_vox, 6 * stage_sigma)
+    while True:
+        residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
+        length = np.linalg.norm(residual, axis=1)
+        trust = (scale**2 / (scale**2 + length**2)) ** 2
+        x = _solve(grid.cells, ends, tie_step, stage, measured, displ, weight * trust)
+        scatter = _scatter(measured, displ, x, usable)
+        floor = max(settings.reject_vox, 2 * scatter)
+        if scale <= floor:
+            break
+        scale = max(floor, scale / 1.6)
+    for _ in range(5):
+        residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
+        trust = (scale**2 / (scale**2 + np.linalg.norm(residual, axis=1) ** 2)) ** 2
+        x = _solve(grid.cells, ends, tie_step, stage, measured, displ, weight * trust)
+
+    kept = usable.copy()
+    in_loop = corroborated(grid, measured, pairs, usable)
+    steps = np.array([model[p.direction] for p in pairs], float).reshape(-1, 3)
+    strays = np.abs(displ - steps).max(axis=1, initial=0) / stage_sigma
+    for _ in range(3):  # a rejected link may have bent the others
+        residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
+        length = np.linalg.norm(residual, axis=1)
+        limit = max(settings.reject_vox, settings.reject_sigmas * scatter)
+        sigmas = settings.reject_sigmas * np.sqrt(variance)
+        wrong = length > np.maximum(limit, sigmas)
+        now = usable & ~(wrong & (in_loop | (strays > _STRAYS_AND_WRONG)))
+        # where no loop confirms a link that alone may refute it
+        now &= corroborated(grid, measured, pairs, now) | (strays <= _STRAYS)
+        x = _solve(grid.cells, ends, tie_step, stage * _TIE, measured, displ, weight * now)
+        if np.array_equal(now, kept):
+            break
+        kept = now
+    found = Solution(x, usable, kept, model, stage_sigma, enough)
+    return report(grid, pairs, found, settings)
+
+
+def _stage_model(grid, pairs, displ, usable):
+    """Median step per direction, scatter of the stage about it, and where links determine it."""
+    model, deviations, enough = {}, [], {}
+    for direction in DIRECTIONS:
+        own = np.array([p.direction == direction for p in pairs], bool) & usable
+        enough[direction] = int(own.sum())
+        model[direction] = grid.nominal[direction]
+        if own.sum() >= 3:
+            model[direction] = np.median(displ[own], axis=0)
+        if own.any():
+            deviations.append(displ[own] - model[direction])
+    sigma = 1.0
+    if deviations:
+        deviations = np.concatenate(deviations)
+        sigma = max(1.0, 1.4826 * float(np.median(np.abs(deviations))))
+        sigma *= 1 + 10 / len(deviations)  # few links say little about the stage
+    return model, sigma, enough
+
+
+def _scatter(measured, displ, x, usable) -> float:
+    """Robust standard deviation of the usable links' residuals."""
+    if not usable.any():
+        return 0.0
+    length = np.linalg.norm(displ - (x[measured[:, 1]] - x[measured[:, 0]]), axis=1)[usable]
+    return 1.4826 * float(np.median(length))
+
+
+def _solve(cells, ends, step, tie, measured, displ, weight) -> np.ndarray:
+    """Weighted least squares for the positions of all cells, float64 (cells, 3); cell 0 at 0."""
+    i = np.concatenate([ends[:, 0], measured[:, 0]])
+    j = np.concatenate([ends[:, 1], measured[:, 1]])
+    w = np.concatenate([tie, weight])
+    d = np.concatenate([step, displ])
+    if cells == 1:
+        return np.zeros((1, 3))
+    # cell 0 is not an unknown
+    rows = np.concatenate([i, j, i, j])
+    columns = np.concatenate([i, j, j, i])
+    values = np.concatenate([w, w, -w, -w])
+    normal = sparse.csc_matrix((values, (rows, columns)), shape=(cells, cells))[1:, 1:]
+    right = np.zeros((cells, 3))
+    np.add.at(right, j, w[:, None] * d)
+    np.subtract.at(right, i, w[:, None] * d)
+    factor = splu(normal.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0,
+                  options={"SymmetricMode": True})  # fmt: skip
+    x = np.zeros((cells, 3))
+    x[1:] = factor.solve(right[1:])
+    # one step of refinement: ties are many orders of magnitude weaker than links
+    x[1:] += factor.solve(right[1:] - normal @ x[1:])
+    return x

@@ -1,0 +1,248 @@
+"""The true step of the stage, where the metadata's overlap may be wrong."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terareg.errors import StitchingError
+from terareg.parallel import map_items
+from terareg.stitching.consensus import largest_cluster
+from terareg.stitching.correlation import best_peak, correlate, subvoxel
+from terareg.stitching.filters import Levels, bin_pixels, common_levels, levels_of, prepare
+from terareg.stitching.pairs import DIRECTIONS, as_tuples, neighbours
+from terareg.stitching.settings import DisplacementSettings
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition
+    from terareg.acquisition.tiles import TileSource
+
+logger = logging.getLogger(__name__)
+
+_PLANES = (12, 16)  # from the middle of a tile, looked at: in thin stacks, at most
+_PLANES_SHARE = 0.1  # of the stack's
+_BINNED_TO = 192  # pixels, about, of the shorter edge
+_ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
+
+
+class Side(Enum):
+    """Where a neighbour lies: axis of the array and direction along it."""
+
+    RIGHT = (2, 1)
+    LEFT = (2, -1)
+    BELOW = (1, 1)
+    ABOVE = (1, -1)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Stage steps found by :func:`estimate_steps`.
+
+    Attributes
+    ----------
+    measured_vox : dict of str to tuple of float, or None
+        Displacement (z, y, x) per step for "EAST" and "SOUTH"; None where pairs do not agree.
+    used : dict of str to bool
+        Whether it replaces the nominal step, from which it differs by more than half the search
+        range.
+    agree, of : dict of str to int
+        Pairs that agree and pairs tried, per direction.
+    warnings : tuple of str
+    bytes : int
+        Bytes of pixels asked from the source.
+    """
+
+    measured_vox: dict[str, tuple[float, float, float] | None]
+    used: dict[str, bool]
+    agree: dict[str, int]
+    of: dict[str, int]
+    warnings: tuple[str, ...] = ()
+    bytes: int = 0
+
+    def apply(self, settings: DisplacementSettings) -> DisplacementSettings:
+        """Return the settings with the measured steps in place of the nominal ones."""
+        east, south = (self.measured_vox[d] if self.used[d] else None for d in DIRECTIONS)
+        return replace(settings, step_east_vox=east, step_south_vox=south)
+
+    def to_json(self) -> dict:
+        """Return a JSON-able dictionary, see :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> Steps:
+        """Inverse of :meth:`to_json`."""
+        measured = {k: as_tuples(v) for k, v in data["measured_vox"].items()}
+        return cls(**{**data, "measured_vox": measured, "warnings": tuple(data["warnings"])})
+
+
+@dataclass(frozen=True)
+class _Overview:
+    """The middle planes of a tile, binned, their intensities, and the bytes read for them."""
+
+    image: np.ndarray
+    levels: Levels
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """Displacement of a pair in voxels, how clear its peak is, and displacements searched."""
+
+    displ: np.ndarray
+    clear: float
+    lags: np.ndarray
+
+
+def estimate_steps(
+    source: TileSource,
+    acquisition: Acquisition,
+    settings: DisplacementSettings | None = None,
+    pairs_per_direction: int = 8,
+    workers: int = 1,
+) -> Steps:
+    """Find the true stage step where the metadata's overlap may be wrong.
+
+    Whole planes, strongly binned, of a few pairs spread over the grid are correlated over every
+    step that leaves 4 to 60 % of the tile overlapping, and 12 % sideways. The pairs vote as windows
+    do in :func:`measure_pair`. Where they do not agree, the other sides of the tile are tried.
+
+    Returns
+    -------
+    Steps
+
+    Raises
+    ------
+    StitchingError
+        If the images say that neighbours lie on another side of each other than the layout does.
+    """
+    settings = settings or DisplacementSettings()
+    everyone = neighbours(acquisition)
+    tried = {
+        direction: _spread([p for p in everyone if p[2] == direction], 3 * pairs_per_direction)
+        for direction in DIRECTIONS
+    }
+    names = list(dict.fromkeys(name for pairs in tried.values() for p in pairs for name in p[:2]))
+    depth, *size = (int(n) for n in acquisition.tile_shape)
+    least, most = _PLANES
+    planes = min(depth, most, max(least, int(_PLANES_SHARE * depth)))
+    bins = max(1, min(size) // _BINNED_TO)
+    z0 = (depth - planes) // 2
+
+    def overview(name: str) -> _Overview:
+        raw = source.read(name, z0, z0 + planes, slice(None), slice(None))
+        return _Overview(bin_pixels(raw, (1, bins, bins)), levels_of(raw), raw.nbytes)
+
+    views = dict(zip(names, map_items(overview, names, workers=workers, what="looked at tiles")))
+    search = np.array(settings.search_um) / np.array(acquisition.spacing_um)
+    found, used, agree, of, warnings = {}, {}, {}, {}, []
+    for direction, pairs in tried.items():
+
+        def votes_for(side, pairs=pairs):
+            return [
+                vote
+                for vote in map_items(
+                    lambda pair: _vote(views[pair[0]], views[pair[1]], side, bins, settings.dark),
+                    pairs,
+                    workers=workers,
+                    what=f"tried pairs, {side.name}",
+                )
+                if vote is not None
+            ]
+
+        own = Side.RIGHT if direction == "EAST" else Side.BELOW
+        step, agree[direction], of[direction] = _agreement(
+            votes_for(own), pairs_per_direction, bins, search, 1 - settings.min_reliability
+        )
+        found[direction], used[direction] = None, False
+        if step is None:
+            for side in (side for side in Side if side is not own and of[direction] > 1):
+                other, *_ = _agreement(votes_for(side), pairs_per_direction, bins, search, _ABSURD)
+                if other is not None:
+                    raise StitchingError(_contradiction(direction, side, other))
+            logger.info(
+                "%s step: %d of %d pairs agree, the nominal one is used",
+                direction, agree[direction], of[direction],
+            )  # fmt: skip
+            agree[direction] = 0
+            continue
+        found[direction] = tuple(float(v) for v in step)
+        nominal = _nominal_step(acquisition, [p for p in everyone if p[2] == direction])
+        used[direction] = bool(np.any(np.abs(step - nominal)[1:] > 0.5 * search[1:]))
+        if used[direction]:
+            warnings.append(
+                f"{direction} step is {step[1]:.0f}, {step[2]:.0f} px (y, x) but the metadata say "
+                f"{nominal[1]:.0f}, {nominal[2]:.0f}; the measured step is used"
+            )
+    for text in warnings:
+        logger.warning("%s", text)
+    read = sum(view.bytes for view in views.values())
+    return Steps(found, used, agree, of, tuple(warnings), read)
+
+
+def _agreement(votes, number, bins, search, chance_limit):
+    """(step or None, pairs that agree, pairs that vote)."""
+    # the pairs with the clearest peak vote; empty tiles have none
+    votes = sorted(votes, key=lambda v: -v.clear)[:number]
+    if not votes:
+        return None, 0, 0
+    shifts, lags = np.array([v.displ for v in votes]), votes[0].lags
+    bins = np.array([1, bins, bins])
+    # stages jitter; it is enough that every true displacement falls into the search range
+    tolerance = np.maximum(2 * bins, 0.75 * search)
+    members = largest_cluster(shifts, np.array([v.clear for v in votes]), tolerance)
+    share = np.prod(np.minimum(2 * tolerance / bins + 1, lags) / lags)
+    chance = math.comb(len(votes), len(members)) * share ** (len(members) - 1)
+    agreed = len(members) > 1 and chance <= chance_limit
+    return np.median(shifts[members], axis=0) if agreed else None, len(members), len(votes)
+
+
+def _vote(a: _Overview, b: _Overview, side: Side, bins: int, dark: float | None) -> _Vote | None:
+    """Displacement of whole planes over every plausible step; None without structure."""
+    levels = common_levels((a.levels, b.levels), dark)
+    images, signal = zip(*(prepare(v.image, levels) for v in (a, b)))
+    if not all(signal):
+        return None
+    planes = len(images[0])
+    deep = 0 if planes < 4 else planes // 2
+    low, high = [-deep, 0, 0], [deep, 0, 0]
+    axis, sign = side.value
+    for k in (1, 2):
+        n = images[0].shape[k]
+        low[k], high[k] = -round(0.12 * n) - 1, round(0.12 * n) + 1
+        if k == axis:
+            low[k], high[k] = sorted((sign * (round(0.4 * n) - 1), sign * (round(0.96 * n) + 1)))
+    score, ncc = correlate(*images, low, high)
+    index, _, _ = best_peak(score, ncc)
+    value = float(score[index])
+    if value <= 0:
+        return None
+    displ = (subvoxel(ncc, index) + np.array(low)) * np.array([1, bins, bins])
+    # how far the peak stands out of the map, in standard deviations
+    return _Vote(displ, value / max(float(score.std()), 1e-12), np.array(score.shape, float))
+
+
+def _contradiction(direction: str, side: Side, step: np.ndarray) -> str:
+    line, expected = ("column", "right") if direction == "EAST" else ("row", "below")
+    return (
+        f"the next {line} of the layout should lie {expected} in the images but lies "
+        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): an axis of the stage "
+        "runs against the pixels or the axes are exchanged; list the tiles in a table (input.kind: "
+        "table) whose rows and columns follow the pixels, or there correct input.grid.start and "
+        "order or the signs of the positions"
+    )
+
+
+def _nominal_step(acquisition, pairs) -> np.ndarray:
+    origin = {t.name: np.array(t.origin_vox, float) for t in acquisition.tiles}
+    return np.median([origin[b] - origin[a] for a, b, _ in pairs], axis=0)
+
+
+def _spread(items: list, number: int) -> list:
+    if len(items) <= number:
+        return items
+    return [items[int(i)] for i in np.linspace(0, len(items) - 1, number).round()]

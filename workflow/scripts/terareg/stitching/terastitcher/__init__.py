@@ -1,0 +1,1 @@
+"""TeraStitcher's project files."""
