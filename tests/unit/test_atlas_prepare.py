@@ -7,7 +7,14 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 
-from terareg.atlas.prepare import AtlasSettings, load_atlas, make_atlas, prepare_atlas
+from terareg.atlas.prepare import (
+    AtlasSettings,
+    load_atlas,
+    load_image,
+    make_atlas,
+    prepare_atlas,
+    prepare_image,
+)
 from terareg.errors import AtlasError, ConfigError
 from terareg.frames import Frame, orientation_matrix
 from terareg.orientation import all_orientations
@@ -190,6 +197,24 @@ def test_bad_input_is_one_sentence_and_writes_nothing(tmp_path, source, more, me
     assert not (tmp_path / "out").exists()
 
 
+def test_a_further_image_lies_on_the_grid_of_the_template(tmp_path, source):
+    settings = source()
+    more = np.random.default_rng(5).random(SHAPE).astype(np.float32)
+    for name, array in (("same", more), ("other", more[1:]), ("flat", 0 * more)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((10.0, 20.0, 30.0))
+        sitk.WriteImage(image, str(tmp_path / f"{name}.nrrd"))
+    out = tmp_path / "out" / "images" / "nissl.nrrd"
+    prepare_image(settings, tmp_path / "same.nrrd", "nissl", out)
+    prepare_atlas(settings, tmp_path / "out")
+    assert np.array_equal(load_image(out, load_atlas(tmp_path / "out").frame), more)
+    for name, message in (("other", "images.nissl other.nrrd have different shapes"),
+                          ("flat", "is 0.0 everywhere"), ("none", "does not exist")):  # fmt: skip
+        with pytest.raises(AtlasError, match=message):
+            prepare_image(settings, tmp_path / f"{name}.nrrd", "nissl", tmp_path / "no.nrrd")
+    assert not (tmp_path / "no.nrrd").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -259,7 +284,7 @@ def test_incomplete_or_damaged_folders(tmp_path, source):
 def test_loading_in_slabs_equals_loading_at_once(tmp_path, source, labels, monkeypatch):
     prepare_atlas(source(), tmp_path / "out")
     for size in (1, SHAPE[1] * SHAPE[2] * 4 * 2, 2**20):
-        monkeypatch.setattr("terareg.atlas.prepare._SLAB_BYTES", size)
+        monkeypatch.setattr("terareg.atlas.files._SLAB_BYTES", size)
         assert np.array_equal(load_atlas(tmp_path / "out").annotation, labels)
 
 

@@ -57,6 +57,19 @@ def changed(path, value):
             "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
         ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
+        ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
+        (
+            "registration.channel",
+            ["signal", "signal"],
+            "signal, signal names a channel twice; name",
+        ),
+        ("registration.channel", [], "registration.channel"),
+        ("atlases.mouse.images", {"n b": "n.nrrd"}, "'n b' would make a bad folder name"),
+        (
+            "atlases.mouse.images",
+            {"a": "n.nrrd", "b": "n.nrrd"},
+            "n.nrrd, n.nrrd names a file twice",
+        ),
         (
             "labels.resolution_um",
             5,

@@ -58,6 +58,19 @@ def test_requests_know_the_size_of_the_atlas(rule):
     assert at_10 - at_25 >= 2 * (fine.megavoxels - ATLAS.megavoxels)
 
 
+def test_requests_know_how_many_images_are_registered_together():
+    two = brain(registration={"channel": ["ch0", "ch1"]})
+    of_two = {f"i{n}": f"{n}.nrrd" for n in range(2)}
+    more = brain(atlases={"mouse": {"template": "t", "annotation": "a", "ontology": "o",
+                                    "orientation": "RIP", "images": of_two}})  # fmt: skip
+    one = RULES["register"].memory_mb(brain(), 1)
+    assert one < RULES["register"].memory_mb(two, 1) < RULES["register"].memory_mb(more, 1)
+    loads = [RULES["register"].load(b) for b in (brain(), two, more)]
+    assert loads[0].cpu_s < loads[1].cpu_s < loads[2].cpu_s
+    assert loads[1].read_gb > loads[0].read_gb
+    assert RULES["prepare_atlas_image"].load(more).jobs == 2
+
+
 def test_a_large_atlas_gets_the_cpus_that_its_memory_takes_on_aws_batch():
     fine = replace(ATLAS, shape=(1320, 800, 1140), spacing_um=(10.0, 10.0, 10.0))
     assert workload.threads_of("prepare_atlas", brain()) == 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
+from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 from scipy import ndimage
 
 from terareg.errors import RegistrationError
@@ -87,7 +87,7 @@ def test_changing_the_grid_of_a_smooth_field_is_exact(shape):
 def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
     size = Grid((20, 18, 22), (0.25, 0.25, 0.25), (0.0, 0.0, 0.0))
     rng = np.random.default_rng(0)
-    image = torch.tensor(rng.random(size.shape), dtype=torch.float32)
+    image = torch.tensor(rng.random((1, *size.shape)), dtype=torch.float32)
     z = size.points(CPU)[0]
     full = torch.ones(size.shape)
     target = (0.2 + 0.1 * z) - (0.8 - 0.05 * z) * image + 0.3 * image**2
@@ -101,10 +101,10 @@ def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
 
 def test_contrast_ignores_voxels_without_weight():
     size = Grid((16, 16, 16), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
-    image = torch.rand(size.shape, generator=torch.Generator().manual_seed(0))
+    image = torch.rand((1, *size.shape), generator=torch.Generator().manual_seed(0))
     target = 1 - image
     broken = target.clone()
-    broken[:, :, 10:] = 5.0
+    broken[..., 10:] = 5.0
     weight = torch.ones(size.shape)
     weight[:, :, 10:] = 0
     full = torch.ones(size.shape)
@@ -136,16 +136,17 @@ def test_a_surface_stays_where_it_is_when_dark_tissue_turns_bright():
     edge = torch.tensor(np.abs(depth) < 1.5)
     bias = []
     for share in (full, torch.ones_like(full)):
-        rest = contrast.apply(contrast.fit(values, share, target, weight), values, share) - target
+        found = contrast.fit(values[None], share, target[None], weight)
+        rest = contrast.apply(found, values[None], share)[0] - target
         bias.append(float(rest[edge].mean()))
     assert abs(bias[0]) < 0.5 * bias[1], bias
 
 
 def test_mixture_posteriors_sum_to_one_and_name_the_class():
     prior = torch.tensor([0.8, 0.1, 0.1])[:, None, None, None]
-    mixture = Mixture((0.1, 0.5, 0.1), (1.8, 0.0), prior)
-    residual = torch.tensor([0.0, -1.0, 0.8]).reshape(1, 1, 3)
-    target = torch.tensor([0.7, 1.9, 0.0]).reshape(1, 1, 3)
+    mixture = Mixture(((0.1, 0.5, 0.1),), ((1.8, 0.0),), prior)
+    residual = torch.tensor([0.0, -1.0, 0.8]).reshape(1, 1, 1, 3)
+    target = torch.tensor([0.7, 1.9, 0.0]).reshape(1, 1, 1, 3)
     posterior = mixture.posterior(residual, target)
     torch.testing.assert_close(posterior.sum(0), torch.ones(1, 1, 3))
     assert posterior.argmax(0).ravel().tolist() == [0, 1, 2]
@@ -225,6 +226,12 @@ def test_posteriors_find_the_missing_patch_and_the_artefact():
     assert match[tissue & ~hole & ~blob].mean() > 0.8
     inside = np.linalg.norm(points - hole_at, axis=0) < 700
     assert missing[inside].mean() > 0.5
+    expected = intensity(truth.to_atlas(points))[1] > 0
+    shares = result.summary["expected_tissue"]
+    for name, damage in (("missing", hole & ~blob), ("artefact", blob)):
+        true = (expected & damage).sum() / expected.sum()
+        assert shares[name] == pytest.approx(true, abs=0.04), name
+    assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert truth.error_um(result.transform) < 0.8 * 250
 
 
@@ -297,7 +304,7 @@ def test_saved_tables_are_readable(tmp_path):
         if (a["level"], a["round"]) == (b["level"], b["round"]):
             assert b["total"] <= a["total"]
     contrast = json.loads((tmp_path / "contrast.json").read_text())
-    assert contrast["order"] == settings.contrast_order
+    assert len(contrast["terms"]) == settings.contrast_order + 2
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["levels"][0]["voxel_um"] == 500.0
     assert summary["match_deformed"] < summary["match_affine"]

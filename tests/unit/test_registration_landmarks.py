@@ -12,7 +12,7 @@ from terareg.errors import RegistrationError
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import Landmarks, fit_similarity, read_landmarks
-from terareg.registration.plan import Plan
+from terareg.registration.plan import Hints, Plan
 from terareg.registration.pose import PoseSettings, initial_affine
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
@@ -72,7 +72,7 @@ def test_too_few_or_on_a_line_give_no_map(points):
 # ---------------------------------------------------------------------- the energy
 def problem(flow="stationary", landmarks=None):
     settings = replace(SETTINGS, flow=flow, time_steps=3)
-    plan = Plan(atlas(), Truth().sample(), settings, np.eye(4), "whole", landmarks)
+    plan = Plan([atlas()], [Truth().sample()], settings, np.eye(4), Hints("whole", landmarks))
     return plan, plan.problem(0)[0]
 
 
@@ -149,7 +149,7 @@ def test_inside_a_constant_region_landmarks_tell_what_images_cannot():
     landmarks = Landmarks(places, swirl(places), 20.0)
     settings = replace(SETTINGS, iterations=16)
     blind = register(image, sample, SETTINGS, np.eye(4)).transform
-    result = register(image, sample, settings, np.eye(4), landmarks=landmarks)
+    result = register(image, sample, settings, np.eye(4), hints=Hints(landmarks=landmarks))
     truth = swirl(held_out)
     before = np.linalg.norm(blind.to_sample(held_out) - truth, axis=1).mean()
     after = np.linalg.norm(result.transform.to_sample(held_out) - truth, axis=1).mean()
@@ -210,7 +210,9 @@ def test_landmarks_are_in_the_affine_the_table_and_the_checkpoint(tmp_path):
     image, sample = ball(), ball(noise=0.03)
     landmarks = marked(true)
     path = tmp_path / "state.npz"
-    with_marks = register(image, sample, SETTINGS, np.eye(4), path, landmarks=landmarks)
+    with_marks = register(
+        image, sample, SETTINGS, np.eye(4), path, hints=Hints(landmarks=landmarks)
+    )
     rows = with_marks.energy
     for row in rows:
         parts = row["match"] + row["regularisation"] + row["landmarks"]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from terareg.frames import Frame, orientation_matrix
+from terareg.views import thresholds
 from terareg.views.figures import canvas, intensity, regions, registration, stitching, volume
 
 RNG = np.random.default_rng(0)
@@ -65,9 +66,15 @@ DRAWINGS = {
         BRAIN, FRAME, BRAIN, LABELS, FRAME, np.eye(4)
     ),
     "overlay": lambda: registration.registration_overlay(BRAIN, FRAME, LABELS, LABELS),
-    "prediction": lambda: registration.prediction(BRAIN, BRAIN * 0.9, FRAME),
+    "prediction": lambda: registration.prediction({"a": (BRAIN, BRAIN * 0.9)}, FRAME),
+    "predictions": lambda: registration.prediction(
+        dict.fromkeys(("a", "b"), (BRAIN, BRAIN * 0.9)), FRAME
+    ),
     "posteriors": lambda: registration.posterior_maps(
-        {"match": BRAIN / 900, "missing": 1 - BRAIN / 900}, FRAME, BRAIN
+        {"match": BRAIN / 900, "missing": 1 - BRAIN / 900},
+        FRAME,
+        BRAIN,
+        thresholds.judge([("registration.missing_percent", "atlas", 12.0)]),
     ),
     "energy": lambda: registration.energy_curve(
         [{"level": 0, "voxel_um": "200", "total": "3.5", "match": "3"}] * 4

@@ -96,8 +96,10 @@ def results(tmp_path, picture):
     write(folder, "registration/allen/summary.json", {
         "kept": "deformation", "jacobian_min": -0.05, "jacobian_max": 1.9,
         "inverse_error_um": 12.5, "match_affine": 1.5, "match_deformed": 1.2,
-        "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05}},
-        "levels": [{"a": 1}], "warnings": ["anisotropy: 25:1"],
+        "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05},
+                    "sigma": [[0.06, 0.5, 0.06], [0.2, 1.0, 0.2]]},
+        "expected_tissue": {"match": 0.35, "artefact": 0.05, "missing": 0.6},
+        "levels": [{"voxel_um": 200.0}, {"voxel_um": 100.0}], "warnings": ["anisotropy: 25:1"],
     })  # fmt: skip
     write(folder, "registration/allen/pose.json", {
         "warnings": ["anisotropy: 25:1", "mirrored_affine: left and right"],
@@ -164,6 +166,12 @@ def test_measures_are_taken_from_the_files(results):
     assert values["registration.jacobian_min", "allen"] == -0.05
     assert values["registration.gain", "allen"] == pytest.approx(0.3)
     assert values["registration.matching_percent", "allen"] == 93
+    judged = {"missing": (60, "fail"), "artefact": (5, "pass"), "residual": (20, "warn")}
+    for name, (value, status) in judged.items():
+        assert values[f"registration.{name}_percent", "allen"] == pytest.approx(value)
+        assert found[f"registration.{name}_percent", "allen"]["status"] == status
+    assert values["registration.jacobian_max", "allen"] == 1.9
+    assert values["registration.inverse_error_vox", "allen"] == pytest.approx(0.125)
     assert values["regions.coverage_percent", "allen"] == pytest.approx(95)
     assert values["accuracy.mean_um", "allen"] == 40
     assert found["registration.jacobian_min", "allen"]["status"] == "fail"

@@ -41,7 +41,7 @@ def promised_files() -> list[str]:
     registration = (
         "initial_affine.txt", "pose.json", "preview.png", "affine.txt", "velocity.nrrd",
         "forward.nrrd", "inverse.nrrd", "transform.json", "jacobian.nrrd", "contrast.nrrd",
-        "posteriors.nrrd", "predicted.nrrd", "energy.tsv", "summary.json",
+        "posteriors.nrrd", "predicted.nrrd", "energy.tsv", "summary.json", "verdicts.json",
         "sample_to_atlas_displacement.nrrd", "atlas_to_sample_displacement.nrrd",
     )  # fmt: skip
     names += [f"registration/phantom/{x}" for x in registration]

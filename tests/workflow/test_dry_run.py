@@ -101,10 +101,18 @@ def test_until_stops_there(workspace):
         ({"stitching__tile_configuration": "t.txt"}, {"measure_displacements"}, set()),
         ({"volume__formats": ["precomputed"]}, CHAIN, set()),
         ({"stitching__channel": "signal", "registration": {"channel": "signal"}}, CHAIN, set()),
+        (
+            {
+                "registration": {"channel": ["signal", "autofluorescence"]},
+                "atlases__mouse__images": {"nissl": "n.nrrd"},
+            },
+            {*CHAIN, "prepare_atlas_image"},
+            set(),
+        ),
     ],
 )
 def test_configurations(workspace, over, more, less):
-    for name in ("s.csv", "a.csv", "c.csv", "own.xml", "t.txt"):
+    for name in ("s.csv", "a.csv", "c.csv", "own.xml", "t.txt", "n.nrrd"):
         (workspace.folder / name).touch()
     jobs = dry_run(workspace, workspace.sample(**over))
     assert more <= jobs.keys()

@@ -24,6 +24,31 @@ rule prepare_atlas:
         runtime=runtime("prepare_atlas"),
     params:
         code=code("prepare_atlas"),
-        settings=atlas_setting,
+        settings=atlas_settings,
     script:
         "../scripts/prepare_atlas.py"
+
+
+rule prepare_atlas_image:
+    """Check a further image of an atlas, on the grid of its template, and copy it likewise."""
+    input:
+        template=lambda wildcards: atlas_setting(wildcards)["template"],
+        image=lambda wildcards: atlas_setting(wildcards)["images"][wildcards.image],
+    output:
+        image=atlas_file("images/{image}.nrrd"),
+    log:
+        f"{RESULTS}/atlases/logs/{{atlas}}_{{image}}.log",
+    benchmark:
+        f"{RESULTS}/atlases/benchmarks/{{atlas}}_{{image}}.tsv"
+    priority: 100
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("prepare_atlas_image")
+    resources:
+        mem_mb=memory("prepare_atlas_image"),
+        runtime=runtime("prepare_atlas_image"),
+    params:
+        code=code("prepare_atlas_image"),
+        settings=atlas_settings,
+    script:
+        "../scripts/prepare_atlas_image.py"

@@ -40,6 +40,9 @@ VERSION = "0.1.0"
 RESULTS = next((s["results"] for s in SAMPLES.values()), "results")
 CHANNELS = sorted({c for s in SAMPLES.values() for c in s["input"]["channels"]})
 ATLASES = sorted({a for s in SAMPLES.values() for a in s["atlases"]})
+ATLAS_IMAGES = sorted(
+    {i for s in SAMPLES.values() for a in s["atlases"].values() for i in a["images"]}
+)
 POINTS = sorted({p for s in SAMPLES.values() for p in s["points"]})
 
 
@@ -53,6 +56,7 @@ wildcard_constraints:
     sample=one_of(SAMPLES),
     channel=one_of(CHANNELS),
     atlas=one_of(ATLASES),
+    image=one_of(ATLAS_IMAGES),
     points=one_of(POINTS),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
@@ -121,13 +125,12 @@ def atlas_setting(wildcards):
 
 def alignment_channel(wildcards):
     """The channel whose tiles are compared; the others take over its placement."""
-    sample = SAMPLES[wildcards.sample]
-    return sample["stitching"]["channel"] or next(iter(sample["input"]["channels"]))
+    return planning.aligned_channel(SAMPLES[wildcards.sample])
 
 
-def registration_channel(wildcards):
-    sample = SAMPLES[wildcards.sample]
-    return sample["registration"]["channel"] or alignment_channel(wildcards)
+def registration_channels(wildcards):
+    """The channels that are registered together; the first finds the pose."""
+    return planning.registered_channels(SAMPLES[wildcards.sample])
 
 
 def registration_atlases(sample):

@@ -144,11 +144,33 @@ def measured_file(wildcards, name, channel=None):
 
 
 def registration_volume(wildcards, name):
-    return measured_file(wildcards, name, registration_channel(wildcards))
+    """A file of the first registered channel, whose grid is that of all channels."""
+    return measured_file(wildcards, name, registration_channels(wildcards)[0])
+
+
+def registration_volumes(wildcards):
+    """The last file of every registered channel: the volumes are complete."""
+    channels = registration_channels(wildcards)
+    return [measured_file(wildcards, "complete.json", channel) for channel in channels]
+
+
+def registration_sources(wildcards):
+    """Volumes of the registered channels, by channel."""
+    volume = measured_volume(wildcards)
+    return {
+        channel: f"{volume}/{channel}" for channel in registration_channels(wildcards)
+    }
 
 
 def registration_source(wildcards):
-    return f"{measured_volume(wildcards)}/{registration_channel(wildcards)}"
+    return next(iter(registration_sources(wildcards).values()))
+
+
+def images_of_atlas(wildcards):
+    """Further images of an atlas, by name, in terareg's form."""
+    names = atlas_setting(wildcards)["images"]
+    path = atlas_file("images/{image}.nrrd")
+    return [path.format(atlas=wildcards.atlas, image=name) for name in names]
 
 
 def bias_settings(wildcards):
@@ -207,6 +229,11 @@ def every_channel(wildcards, name):
 
 # ------------------------------------------------------------------ atlases and transforms
 ATLAS_SOURCES = ("template", "annotation", "ontology", "hemispheres")
+
+
+def atlas_settings(wildcards):
+    """Description of an atlas without its further images, which a rule of their own prepares."""
+    return {k: v for k, v in atlas_setting(wildcards).items() if k != "images"}
 
 
 def atlas_sources(wildcards):
@@ -303,6 +330,12 @@ def scored(sample):
     return [
         a for a in registration_atlases(sample) if a in SAMPLES[sample]["fiducials"]
     ]
+
+
+def marked(sample):
+    """Atlases whose registration landmarks take part in."""
+    entries = SAMPLES[sample]["registration"]["landmarks"]
+    return [a for a in registration_atlases(sample) if a in entries]
 
 
 def labelled(sample):

@@ -76,7 +76,8 @@ rule register:
         unpack(prepared_atlas),
         unpack(landmarks_of),
         plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
-        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+        images=images_of_atlas,
+        complete=registration_volumes,
         affine=result("registration/{atlas}/initial_affine.txt"),
         pose=result("registration/{atlas}/pose.json"),
     output:
@@ -95,7 +96,8 @@ rule register:
         code=code("register"),
         record=record_of("register/{atlas}"),
         store=setting("store"),
-        source=registration_source,
+        sources=registration_sources,
+        images=lambda wildcards: list(atlas_setting(wildcards)["images"]),
         settings=registration_settings,
         threads=setting("registration.threads"),
     script:

@@ -157,13 +157,14 @@ rule draw_bias_field:
 
 
 rule draw_registration:
-    """Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+    """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
     input:
         unpack(prepared_atlas),
         **registration_outputs(),
         initial=result("registration/{atlas}/initial_affine.txt"),
-        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+        complete=registration_volumes,
     output:
+        verdicts=result("registration/{atlas}/verdicts.json"),
         overlay=report(
             result("views/overlay_{atlas}.png"),
             caption="../report/overlay.rst",
@@ -218,7 +219,8 @@ rule draw_registration:
         code=code("draw_registration"),
         record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
-        source=registration_source,
+        sources=registration_sources,
+        thresholds=setting("report.thresholds"),
     script:
         "../scripts/draw_registration.py"
 
@@ -298,6 +300,11 @@ rule neuroglancer_state:
             SAMPLES[wildcards.sample]["fiducials"][a]["sample"]
             for a in scored(wildcards.sample)
         ],
+        landmarks=lambda wildcards: expand(
+            result("registration/{atlas}/landmarks.json"),
+            sample=wildcards.sample,
+            atlas=marked(wildcards.sample),
+        ),
     output:
         state=result("views/neuroglancer.json"),
     log:
@@ -316,6 +323,7 @@ rule neuroglancer_state:
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
         scored=lambda wildcards: scored(wildcards.sample),
+        marked=lambda wildcards: marked(wildcards.sample),
         viewer=setting("viewer"),
     script:
         "../scripts/neuroglancer_state.py"

@@ -1,6 +1,7 @@
-"""Draw what a registration did: overlay, prediction, posteriors, energy, Jacobian."""
+"""Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
 
 import csv
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from terareg.registration import fields
 from terareg.registration.contrast import CLASSES
 from terareg.registration.images import Image, prepare
 from terareg.registration.transform import Transform, read_affine
+from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store, write_atomic
+from terareg.views import thresholds
 from terareg.views.figures import registration as draw
 from terareg.volumes.reader import Volume
 
@@ -21,8 +24,11 @@ def main() -> None:
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
     transform = Transform.load(Path(snakemake.input.affine).parent)
-    volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
-    data, frame = volume.resampled(transform.sample_frame, snakemake.threads)
+    store, channels = Store(snakemake.params.store), {}
+    for channel, source in snakemake.params.sources.items():
+        volume = Volume(store, f"{sample}/{source}")
+        channels[channel], frame = volume.resampled(transform.sample_frame, snakemake.threads)
+    data = next(iter(channels.values()))
     inverse = np.linalg.inv(read_affine(snakemake.input.initial))
     grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
     initial = np.einsum("ij,j...->i...", inverse[:3, :3], grid) + inverse[:3, 3, None, None, None]
@@ -33,10 +39,18 @@ def main() -> None:
     overlay = draw.registration_overlay(data, frame, before, after, title=title)
     write_atomic(pictures.overlay, overlay)
     predicted, _ = fields.read_scalar(snakemake.input.predicted)
-    seen = prepare(Image(data, frame, name=f"sample {sample}")).values
-    write_atomic(pictures.prediction, draw.prediction(seen, predicted, frame, title=title))
+    seen = {
+        c: prepare(Image(data, frame, name=f"channel {c}")).values for c, data in channels.items()
+    }
+    pairs = dict(zip(seen, zip(seen.values(), predicted.reshape(-1, *frame.shape))))
+    write_atomic(pictures.prediction, draw.prediction(pairs, frame, title=title))
+    figures = thresholds.of_registration(read_json(snakemake.input.summary), name)
+    verdicts = thresholds.judge(figures, snakemake.params.thresholds)
+    write_json(pictures.verdicts, [asdict(verdict) for verdict in verdicts])
     posteriors, _ = fields.read_scalar(snakemake.input.posteriors)
-    maps = draw.posterior_maps(dict(zip(CLASSES, posteriors)), frame, seen)
+    maps = dict(zip(CLASSES, posteriors))
+    first = next(iter(seen.values()))
+    maps = draw.posterior_maps(maps, frame, first, verdicts)
     write_atomic(pictures.posteriors, maps)
     with open(snakemake.input.energy, newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))

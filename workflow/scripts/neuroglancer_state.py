@@ -1,4 +1,4 @@
-"""Write the viewer's state: channels, labels, fiducials, tiles."""
+"""Write the viewer's state: channels, labels, fiducials, landmarks, tiles."""
 
 import json
 
@@ -44,6 +44,10 @@ def main() -> None:
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))
         layers.append(neuroglancer.point_layer(f"fiducials {atlas}", named))
+    for atlas, path in zip(settings.marked, snakemake.input.landmarks):
+        pairs = read_json(path)
+        named = dict(zip(pairs["names"], pairs["sample_um"]))
+        layers.append(neuroglancer.point_layer(f"landmarks {atlas}", named, colour="#d55e00"))
     if "placement" in snakemake.input.keys():
         boxes = neuroglancer.tile_boxes(
             load_placement(snakemake.input.placement).origins(),

@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from terareg.atlas.prepare import load_atlas
+from terareg.atlas.prepare import load_atlas, load_image
 from terareg.job import run_job
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
+from terareg.registration.plan import Hints
 from terareg.registration.reading import reading_resolution
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import read_affine
@@ -20,18 +21,26 @@ def main() -> None:
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
     settings = RegistrationSettings(**snakemake.params.settings)
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
-    volume = Volume(Store(snakemake.params.store), f"{sample}/{snakemake.params.source}")
+    templates = [Image(atlas.template, atlas.frame, name=f"atlas {name}")]
+    for key, path in zip(snakemake.params.images, snakemake.input.images):
+        image = load_image(path, atlas.frame)
+        templates.append(Image(image, atlas.frame, name=f"image {key} of atlas {name}"))
     resolution = reading_resolution(atlas.frame, settings.resolution_um)
-    data, frame = volume.resampled(resolution, snakemake.threads)
+    store, channels = Store(snakemake.params.store), []
+    for channel, source in snakemake.params.sources.items():
+        data, frame = Volume(store, f"{sample}/{source}").resampled(resolution, snakemake.threads)
+        channels.append(Image(data, frame, name=f"channel {channel} of sample {sample}"))
     result = register(
-        Image(atlas.template, atlas.frame, name=f"atlas {name}"),
-        Image(data, frame, name=f"sample {sample}"),
+        templates,
+        channels,
         replace(settings, threads=snakemake.params.threads),
         read_affine(snakemake.input.affine),
         # beside the log, where a killed job's next attempt finds it
         checkpoint=Path(snakemake.log[0]).with_suffix(".checkpoint.npz"),
-        extent=read_json(snakemake.input.pose)["extent"],
-        landmarks=read_landmarks(snakemake.input.get("landmarks")),
+        hints=Hints(
+            read_json(snakemake.input.pose)["extent"],
+            read_landmarks(snakemake.input.get("landmarks")),
+        ),
     )
     result.save(Path(snakemake.output.affine).parent)
 

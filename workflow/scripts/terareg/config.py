@@ -18,6 +18,7 @@ import yaml
 
 from terareg.errors import ConfigError
 from terareg.orientation import check_orientation
+from terareg.planning import aligned_channel, registered_channels
 from terareg.storage.store import Store
 
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
@@ -198,13 +199,18 @@ def _check_meaning(config: dict) -> None:
         _check_tiles_input(source)
     _check_kind_of_keys(source)
     for key, name in (
-        ("stitching.channel", config["stitching"]["channel"]),
-        ("registration.channel", config["registration"]["channel"]),
+        ("stitching.channel", aligned_channel(config)),
+        *(("registration.channel", name) for name in registered_channels(config)),
     ):
-        if name is not None and name not in channels:
+        if name not in channels:
             raise ConfigError(
                 f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
             )
+    if len(set(registered_channels(config))) < len(registered_channels(config)):
+        raise ConfigError(
+            f"registration.channel: {', '.join(registered_channels(config))} names a channel "
+            "twice; name every channel once"
+        )
     stitching = config["stitching"]
     if stitching["tile_configuration"] and "xml_import" in stitching["xml"]:
         raise ConfigError(
@@ -214,6 +220,12 @@ def _check_meaning(config: dict) -> None:
         )
     for name, atlas in config["atlases"].items():
         check_orientation(atlas["orientation"], f"atlases.{name}.orientation")
+        files = [atlas["template"], *atlas["images"].values()]
+        if len(set(files)) < len(files):
+            raise ConfigError(
+                f"atlases.{name}.images: {', '.join(files)} names a file twice, template "
+                "included; give every image once"
+            )
     for name in config["registration"]["atlases"] or []:
         if name not in config["atlases"]:
             raise ConfigError(
@@ -342,8 +354,10 @@ def _names(config: dict) -> Iterator[tuple[str, str]]:
     yield "sample", config["sample"]
     for name in config["input"]["channels"]:
         yield "input.channels:", name
-    for name in config["atlases"]:
+    for name, atlas in config["atlases"].items():
         yield "atlases:", name
+        for image in atlas["images"]:
+            yield f"atlases.{name}.images:", image
     for name in config["points"]:
         yield "points:", name
 

@@ -100,6 +100,17 @@ class Grid:
         return self.megavoxels / math.prod(max(1.0, resolution_um / s) for s in self.spacing_um)
 
 
+def aligned_channel(config: Mapping[str, Any]) -> str:
+    """The channel whose tiles are compared."""
+    return config["stitching"]["channel"] or next(iter(config["input"]["channels"]))
+
+
+def registered_channels(config: Mapping[str, Any]) -> list[str]:
+    """The channels that are registered together, the one that finds the pose first."""
+    chosen = config["registration"]["channel"] or aligned_channel(config)
+    return [chosen] if isinstance(chosen, str) else list(chosen)
+
+
 @dataclass(frozen=True)
 class Brain:
     """A sample as plans see it.

@@ -22,11 +22,14 @@ from terareg.planning import (
     label_batches,
     pair_batches,
     pair_gb,
+    registered_channels,
     row_blocks,
     sampled,
     sum_batches,
     tile_batches,
 )
+
+PerAtlas = Callable[[Brain, str], float]  # something of a sample and the name of one of its atlases
 
 _ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
@@ -163,18 +166,46 @@ def _drawn_labels(brain: Brain, threads: int) -> float:
 
 
 def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
-    """A job that holds the atlas, and images of the sample at the registration's finest voxel."""
+    """A job that holds the atlas, and one image of the sample at the registration's finest voxel.
 
+    ``per_voxel`` of the sample, ``per_atlas`` of the atlas.
+    """
+    return _registered(lambda brain, name: per_voxel, lambda brain, name: per_atlas)
+
+
+def _registered(per_voxel: PerAtlas, per_atlas: PerAtlas) -> Callable[[Brain, int], float]:
     def memory(brain: Brain, threads: int) -> float:
         needs = (
-            per_voxel * _working_mvox(brain, atlas)
-            + per_atlas * atlas.megavoxels
+            per_voxel(brain, name) * _working_mvox(brain, atlas)
+            + per_atlas(brain, name) * atlas.megavoxels
             + 12 * atlas.at(atlas.length_um / 320)
-            for atlas in brain.atlases.values()
+            for name, atlas in brain.atlases.items()
         )
         return _TORCH_MB + max(needs, default=0)
 
     return memory
+
+
+def _images(brain: Brain, atlas: str) -> int:
+    """Images of an atlas that are registered, the template among them."""
+    return 1 + len(brain.config["atlases"].get(atlas, {}).get("images", ()))
+
+
+def _channels_registered(brain: Brain) -> int:
+    return len(registered_channels(brain.config))
+
+
+def _contrast_sums(brain: Brain, atlas: str) -> int:
+    """Sums over windows that the contrast transform makes at every voxel; 17 by default.
+
+    Moments of every image, products of every two, images times channels, and those with the
+    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`).
+    """
+    order = brain.option("registration.contrast_order")
+    images, channels = _images(brain, atlas), _channels_registered(brain)
+    terms = order * images + 1
+    pairs = images * (images - 1) // 2
+    return 2 * order * images + order**2 * pairs + (terms + 1) * (channels + 1) + 1
 
 
 def _working_mvox(brain: Brain, atlas: Grid) -> float:
@@ -264,6 +295,10 @@ def _image_volumes(brain: Brain) -> int:
 
 def _atlases(brain: Brain) -> int:
     return len(brain.atlases)
+
+
+def _atlas_images(brain: Brain) -> int:
+    return sum(_images(brain, atlas) - 1 for atlas in brain.atlases)
 
 
 def _atlas_spaces(brain: Brain) -> int:
@@ -407,16 +442,23 @@ def _estimate_bias(brain: Brain) -> Load:
     return Load(n, n * _level_gb(brain, resolution), cpu_s=n * (1 + 60 * brain.grid.at(resolution)))
 
 
-def _of_atlases(cpu_per_mvox: float, cpu_s: float) -> Callable[[Brain], Load]:
-    """Work for each atlas, in proportion to the sample at the registration's finest voxel."""
+def _of_atlases(
+    cpu_per_mvox: float, channels: Callable[[Brain], int], sums: float = 0.0
+) -> Callable[[Brain], Load]:
+    """Work for each atlas, in proportion to the sample at the registration's finest voxel.
+
+    ``channels`` of the sample are read; the share ``sums`` of the processor time grows with the
+    sums of the contrast transform.
+    """
 
     def load(brain: Brain) -> Load:
-        read = cpu = 0.0
-        for atlas in brain.atlases.values():
+        read, cpu = 0.0, 5.0 * len(brain.atlases)
+        for name, atlas in brain.atlases.items():
             working = _working_mvox(brain, atlas)
             voxel_um = (brain.grid.megavoxels / working) ** (1 / 3) * min(brain.grid.spacing_um)
-            read += _level_gb(brain, voxel_um) + 6e-3 * atlas.megavoxels
-            cpu += cpu_s + cpu_per_mvox * working
+            read += channels(brain) * _level_gb(brain, voxel_um) + 6e-3 * atlas.megavoxels
+            more = sums * (_contrast_sums(brain, name) / 17 - 1)
+            cpu += cpu_per_mvox * working * (1 + more)
         return Load(len(brain.atlases), read, cpu_s=cpu)
 
     return load
@@ -518,15 +560,29 @@ RULES = {
     "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
     "correct_volume": Rule("bias", _blocks(3.5), _correct_volume, heavy=True),
     "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
+    "prepare_atlas_image": Rule("registration", _atlas(14), _for_each(_atlas_images, 3.0)),
     "pair_landmarks": Rule("registration", load=_for_each(_given("registration.landmarks"))),
     "preview_alignment": Rule(
-        "registration", _registration(0, 15), _of_atlases(2.0, 5.0), heavy=True
+        "registration", _registration(0, 15), _of_atlases(2.0, _sample), heavy=True
     ),
     "register": Rule(
-        "registration", _registration(700), _of_atlases(36.0, 5.0), heavy=True, least_minutes=240
+        "registration",
+        _registered(
+            lambda brain, name: 377 + 19 * _contrast_sums(brain, name),
+            lambda brain, name: 1.5 + 6 * _images(brain, name),
+        ),
+        _of_atlases(36.0, _channels_registered, sums=0.4),
+        heavy=True,
+        least_minutes=240,
     ),
     "export_transform": Rule("registration", _registration(60, 0), _for_each(_exported, 5.0)),
-    "draw_registration": Rule("registration", _registration(60, 15), _of_atlases(2.0, 5.0)),
+    "draw_registration": Rule(
+        "registration",
+        _registered(
+            lambda brain, name: 35 + 25 * _channels_registered(brain), lambda brain, name: 15
+        ),
+        _of_atlases(2.0, _channels_registered),
+    ),
     "init_labels": Rule("regions", _atlas(4), _for_each(_atlases)),
     "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(

@@ -8,6 +8,8 @@
 - ``ontology.tsv``: see :meth:`terareg.atlas.ontology.Ontology.to_tsv`;
 - ``atlas.json``: frame, ids and their voxel counts, checksums of sources and files.
 
+:func:`prepare_image` adds further images on the template's grid, one file for each.
+
 The images are NRRD files with spacing in millimetres and identity direction: array axes, not
 anatomy; the anatomical orientation stands in ``atlas.json`` only, because headers often lie (the
 Allen Institute's do).
@@ -17,38 +19,32 @@ from __future__ import annotations
 
 import logging
 import os
-import re
-import uuid
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-import tifffile
 
+from terareg.atlas.files import RUN_AGAIN, nrrd_slabs, read_nrrd, write_nrrd
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
-from terareg.errors import AtlasError, VolumeError
+from terareg.atlas.sources import (
+    SourceImage,
+    check_header_orientation,
+    check_same_grid,
+    intensities_of,
+    read_image,
+    spacing_of,
+)
+from terareg.errors import AtlasError
 from terareg.frames import Frame
 from terareg.orientation import check_orientation
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
-from terareg.volumes.headers import NIFTI, likely_unit
-from terareg.volumes.images import nifti_voxels
 
 logger = logging.getLogger(__name__)
 
 LEFT, RIGHT = 1, 2
 
 _MAX_ID = 2**32 - 1
-_PLAUSIBLE_UM = (0.1, 2000.0)
-_KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
-_NRRD_TYPES = {
-    "unsigned char": "u1", "signed char": "i1", "unsigned short": "u2", "short": "i2",
-    "unsigned int": "u4", "int": "i4", "float": "f4",
-}  # fmt: skip
-_SLAB_BYTES = 2**23
 
 
 @dataclass(frozen=True)
@@ -240,16 +236,16 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
             f"atlases.NAME.unlisted: {settings.unlisted!r} is not known; write error or accept"
         )
     ontology = read_ontology(settings.ontology)
-    template = _read_image(settings.template, "template")
-    annotation = _read_image(settings.annotation, "annotation")
+    template = read_image(settings.template, "template")
+    annotation = read_image(settings.annotation, "annotation")
     sources = {"template": settings.template, "annotation": settings.annotation}
-    _check_same_grid(template, annotation, stated=settings.spacing_um is not None)
+    check_same_grid(template, annotation, stated=settings.spacing_um is not None)
     if settings.spacing_um is None:
-        _check_header_orientation(orientation, (template, annotation))
-    spacing_um, spacing_source = _spacing(settings.spacing_um, (template, annotation))
+        check_header_orientation(orientation, (template, annotation))
+    spacing_um, spacing_source = spacing_of(settings.spacing_um, (template, annotation))
     frame = Frame(template.array.shape, spacing_um, orientation=orientation)
 
-    intensities = _intensities(template)
+    intensities = intensities_of(template)
     labels = lossless_ids(annotation.array, annotation.name)
     counts = _count_ids(labels)
     unlisted = [i for i in counts if i and i not in ontology]
@@ -266,8 +262,8 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     sides = None
     if settings.hemispheres is not None:
         sources["hemispheres"] = settings.hemispheres
-        image = _read_image(settings.hemispheres, "hemispheres")
-        _check_same_grid(annotation, image, stated=settings.spacing_um is not None)
+        image = read_image(settings.hemispheres, "hemispheres")
+        check_same_grid(annotation, image, stated=settings.spacing_um is not None)
         sides = _sides(image, settings.hemisphere_values)
 
     out = Path(out_folder)
@@ -279,7 +275,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         "hemispheres.nrrd": _plane_sides(midplane(frame), frame) if sides is None else sides,
     }
     for name, array in images.items():
-        _write_nrrd(out / name, array, frame)
+        write_nrrd(out / name, array, frame)
     write_atomic(out / "ontology.tsv", ontology.to_tsv())
 
     plane = midplane(frame)
@@ -314,6 +310,42 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     return info
 
 
+def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.PathLike) -> None:
+    """Check a further image of an atlas and write it beside the prepared atlas.
+
+    Parameters
+    ----------
+    settings : AtlasSettings
+        Of the atlas; the image lies on the grid of its template.
+    path : str
+        Image file.
+    name : str
+        What messages call it.
+    out : path
+        The file ``NAME.nrrd`` to write.
+
+    Raises
+    ------
+    AtlasError
+        If the file cannot be read, is constant, or lies on another grid than the template.
+    """
+    template = read_image(settings.template, "template")
+    image = read_image(path, f"images.{name}")
+    check_same_grid(template, image, stated=settings.spacing_um is not None)
+    if settings.spacing_um is None:
+        check_header_orientation(settings.orientation, (image,))
+    spacing_um, _ = spacing_of(settings.spacing_um, (template, image))
+    frame = Frame(image.array.shape, spacing_um, orientation=settings.orientation)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_nrrd(out, intensities_of(image), frame)
+
+
+def load_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
+    """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame."""
+    return read_nrrd(Path(path), frame)
+
+
 def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     """Load what :func:`prepare_atlas` wrote.
 
@@ -338,14 +370,16 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
     index = np.empty(frame.shape, _index_type(ids))
-    for start, slab in _nrrd_slabs(folder / "annotation.nrrd", frame):
+    for start, slab in nrrd_slabs(folder / "annotation.nrrd", frame):
         found = np.minimum(np.searchsorted(ids, slab), len(ids) - 1)
         if not np.array_equal(ids[found], slab):
-            raise AtlasError(f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; " + _RUN)
+            raise AtlasError(
+                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; {RUN_AGAIN}"
+            )
         index[start : start + len(slab)] = found
     sides = None
     if info["hemispheres"]["source"] == "image":
-        sides = _read_nrrd(folder / "hemispheres.nrrd", frame)
+        sides = read_nrrd(folder / "hemispheres.nrrd", frame)
     return Atlas(
         frame,
         read_ontology(folder / "ontology.tsv"),
@@ -353,207 +387,11 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         index,
         midplane(frame),
         sides,
-        _read_nrrd(folder / "template.nrrd", frame) if template else None,
+        read_nrrd(folder / "template.nrrd", frame) if template else None,
     )
 
 
-_RUN = "delete the folder and run prepare_atlas again"
-
-
-# ---------------------------------------------------------------------- reading sources
-@dataclass(frozen=True, eq=False)
-class _Image:
-    """An image as read: array, and what its header says of the grid (x, y, z), if anything."""
-
-    name: str
-    key: str
-    array: np.ndarray
-    spacing: tuple[float, ...] | None = None
-    unit: str | None = None
-    origin: tuple[float, ...] | None = None
-    direction: tuple[float, ...] | None = None
-    orientation: str | None = None
-
-
-def _own_nifti(path: Path, array: np.ndarray) -> np.ndarray:
-    """Voxels of a NIfTI file without ITK, which takes what was cut off for zeros."""
-    try:
-        own = nifti_voxels(str(path))
-    except VolumeError as error:
-        raise AtlasError(str(error)) from error
-    return array if own is None else own
-
-
-def _read_image(path: str | os.PathLike, key: str) -> _Image:
-    path = Path(path)
-    name = f"{key} {path.name}"
-    if not path.is_file():
-        raise AtlasError(f"{key} {path} does not exist; correct atlas.{key}")
-    if path.suffix.lower() in (".tif", ".tiff"):
-        try:
-            image = _Image(name, key, tifffile.imread(path))
-        except Exception as error:
-            raise AtlasError(
-                f"{name} cannot be read as TIFF ({_last_line(error)}); correct atlas.{key}"
-            ) from error
-    else:
-        try:
-            read = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            raise AtlasError(
-                f"{name} cannot be read by SimpleITK ({_last_line(error)}); convert it to NRRD, "
-                "NIfTI or TIFF"
-            ) from error
-        array = sitk.GetArrayFromImage(read)
-        if path.name.lower().endswith(NIFTI) and read.GetDimension() == 3:
-            array = _own_nifti(path, array)
-        image = _Image(
-            name,
-            key,
-            array,
-            read.GetSpacing(),
-            _unit(path, read),
-            read.GetOrigin(),
-            read.GetDirection(),
-            _nifti_orientation(read),
-        )
-        if read.GetNumberOfComponentsPerPixel() != 1:
-            raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
-    if image.array.ndim != 3:
-        raise AtlasError(
-            f"{name} has shape {image.array.shape}; give one volume with three dimensions"
-        )
-    return image
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__
-
-
-def _unit(path: Path, image: sitk.Image) -> str | None:
-    """Unit of the spacing where the format states it: "mm", "um", or None."""
-    if image.HasMetaDataKey("xyzt_units"):  # NIfTI; ITK has converted metres and micrometres to mm
-        stated = image.GetMetaData("xyzt_units").strip()
-        return "mm" if stated.isdigit() and int(stated) & 7 else None
-    if path.suffix.lower() in (".nrrd", ".nhdr"):
-        units = re.search(r'^space units:\s*"([^"]*)"', _nrrd_header(path)[0], re.MULTILINE)
-        word = units[1].strip().lower() if units else ""
-        if word in ("mm", "millimeter", "millimetre", "millimeters", "millimetres"):
-            return "mm"
-        if word in ("um", "µm", "micron", "microns", "micrometer", "micrometre", "micrometers"):
-            return "um"
-    return None
-
-
-def _nifti_orientation(image: sitk.Image) -> str | None:
-    """Orientation code of the array axes where the format defines them: NIfTI with a form code."""
-    codes = [key for key in ("qform_code", "sform_code") if image.HasMetaDataKey(key)]
-    if not any(image.GetMetaData(key).strip() not in ("", "0") for key in codes):
-        return None
-    # columns are the directions of x, y and z in ITK's axes, which grow to left, posterior, up
-    columns = np.array(image.GetDirection()).reshape(3, 3).T
-    letters = []
-    for column in reversed(columns):
-        axis = int(np.argmax(np.abs(column)))
-        letters.append(("LPS" if column[axis] > 0 else "RAI")[axis])
-    return "".join(letters)
-
-
-def _check_same_grid(first: _Image, second: _Image, *, stated: bool) -> None:
-    """Raise unless two images lie on one grid; headers count unless the spacing was stated."""
-    pair = f"{first.name} and {second.name}"
-    if first.array.shape != second.array.shape:
-        raise AtlasError(
-            f"{pair} have different shapes, {first.array.shape} and {second.array.shape}; give "
-            "both at one resolution"
-        )
-    if stated or first.spacing is None or second.spacing is None:
-        return
-    scale = np.array(first.spacing)
-    for what, a, b, tolerance in (
-        ("spacings", first.spacing, second.spacing, 1e-3 * scale),
-        ("origins", first.origin, second.origin, 1e-2 * scale),
-        ("directions", first.direction, second.direction, 1e-3),
-    ):
-        if np.any(np.abs(np.subtract(a, b)) > tolerance):
-            raise AtlasError(
-                f"{pair} have different {what} in their headers, {_numbers(a)} and {_numbers(b)}; "
-                f"give files on one grid, or set atlases.NAME.spacing_um to state that they are"
-            )
-
-
-def _check_header_orientation(stated: str, images: tuple[_Image, ...]) -> None:
-    for image in images:
-        if image.orientation not in (None, stated):
-            raise AtlasError(
-                f"{image.name} says in its NIfTI header that its array axes are "
-                f"{image.orientation}, not {stated}; correct atlases.NAME.orientation (axes z, y, "
-                "x), or set atlases.NAME.spacing_um to overrule the header"
-            )
-
-
-def _spacing(
-    stated: tuple[float, float, float] | None, images: tuple[_Image, ...]
-) -> tuple[tuple[float, float, float], str]:
-    """Voxel size (z, y, x) in micrometres, and where it comes from."""
-    if stated is not None:
-        spacing, source = tuple(float(s) for s in stated), "configuration"
-        remedy = "correct atlases.NAME.spacing_um (micrometres, z, y, x)"
-    else:
-        image = next((i for i in images if i.spacing is not None), None)
-        if image is None:
-            raise AtlasError(
-                f"{images[0].name} is a TIFF file and states no voxel size; set "
-                "atlases.NAME.spacing_um to [z, y, x] in micrometres"
-            )
-        unit = image.unit or likely_unit(image.spacing)
-        if unit is None:
-            raise AtlasError(
-                f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
-                "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
-                "micrometres"
-            )
-        factor = 1000.0 if unit == "mm" else 1.0
-        # NIfTI keeps 0.15 as float32 0.14999999
-        spacing = tuple(float(f"{s * factor:.6g}") for s in reversed(image.spacing))
-        source = f"header of {image.name} in {unit}" + ("" if image.unit else " (by magnitude)")
-        remedy = "set atlases.NAME.spacing_um to [z, y, x] in micrometres"
-        logger.info("atlas: voxel size %s um from the %s", _numbers(spacing), source)
-    low, high = _PLAUSIBLE_UM
-    if len(spacing) != 3 or not all(low <= s <= high for s in spacing):
-        raise AtlasError(
-            f"atlas: voxel size {_numbers(spacing)} um ({source}) is implausible, not three values "
-            f"from {low:g} to {high:g}; {remedy}"
-        )
-    return spacing, source
-
-
-def _numbers(values) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
-
-
-def _extent_mm(frame: Frame) -> dict[str, float]:
-    names = {"R": "left-right", "A": "anterior-posterior", "S": "superior-inferior"}
-    names |= {"L": names["R"], "P": names["A"], "I": names["S"]}
-    return {
-        names[letter]: round(extent / 1000, 6)
-        for letter, extent in zip(frame.orientation, frame.extent_um)
-    }
-
-
 # ---------------------------------------------------------------------- checking values
-def _intensities(image: _Image) -> np.ndarray:
-    array = image.array
-    if array.dtype.name not in _KEPT_TYPES:
-        array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise AtlasError(f"{image.name} has values that are not finite; replace them by 0")
-    if array.min() == array.max():
-        raise AtlasError(f"{image.name} is {array.min()} everywhere; give the atlas's template")
-    return array
-
-
 def lossless_ids(array: np.ndarray, name: str) -> np.ndarray:
     """Region ids as uint32 without changing a value; ``name`` is what messages call the image."""
     if array.dtype.kind not in "uif":
@@ -600,7 +438,7 @@ def _unlisted_message(name: str, missing: list[int], counts: dict[int, int]) -> 
     )
 
 
-def _sides(image: _Image, values: tuple[int, int]) -> np.ndarray:
+def _sides(image: SourceImage, values: tuple[int, int]) -> np.ndarray:
     left, right = values
     for side, value in (("left", left), ("right", right)):
         if not np.any(image.array == value):
@@ -614,70 +452,19 @@ def _sides(image: _Image, values: tuple[int, int]) -> np.ndarray:
     return sides
 
 
-# ---------------------------------------------------------------------- own files
+def _extent_mm(frame: Frame) -> dict[str, float]:
+    names = {"R": "left-right", "A": "anterior-posterior", "S": "superior-inferior"}
+    names |= {"L": names["R"], "P": names["A"], "I": names["S"]}
+    return {
+        names[letter]: round(extent / 1000, 6)
+        for letter, extent in zip(frame.orientation, frame.extent_um)
+    }
+
+
+# ---------------------------------------------------------------------- index of the regions
 def _id_table(ids) -> np.ndarray:
     return np.array(sorted({0, *ids}), np.uint32)
 
 
 def _index_type(ids: np.ndarray) -> type:
     return np.uint16 if len(ids) <= 2**16 else np.uint32
-
-
-def _write_nrrd(path: Path, array: np.ndarray, frame: Frame) -> None:
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([s / 1000 for s in reversed(frame.spacing_um)])
-    image.SetOrigin([o / 1000 for o in reversed(frame.origin_um)])
-    part = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
-    try:
-        sitk.WriteImage(image, str(part), True)
-        os.replace(part, path)
-    except (OSError, RuntimeError) as error:
-        raise AtlasError(
-            f"cannot write {path} ({_last_line(error)}); check space and permissions"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _nrrd_header(path: Path) -> tuple[str, int]:
-    """Header text of a NRRD file and the position of its data."""
-    with open(path, "rb") as stream:
-        head = stream.read(2**16).replace(b"\r\n", b"\n")
-    end = head.find(b"\n\n")
-    end = len(head) if end < 0 else end
-    return head[:end].decode("ascii", "replace") + "\n", end + 2
-
-
-def _nrrd_slabs(path: Path, frame: Frame) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first plane, planes) of a NRRD file that :func:`_write_nrrd` wrote."""
-    try:
-        header, start = _nrrd_header(path)
-        fields = dict(re.findall(r"^([\w ]+): (.*)$", header, re.MULTILINE))
-        shape = tuple(int(n) for n in reversed(fields["sizes"].split()))
-        dtype = np.dtype(_NRRD_TYPES[fields["type"]]).newbyteorder("<")
-        if shape != frame.shape or fields["encoding"] not in ("gzip", "gz"):
-            raise ValueError("not the file that was written")
-        plane = shape[1] * shape[2] * dtype.itemsize
-        size = max(1, _SLAB_BYTES // plane) * plane
-        inflate = zlib.decompressobj(wbits=31)
-        done, buffer = 0, bytearray()
-        with open(path, "rb") as stream:
-            stream.seek(start)
-            while done < shape[0]:
-                while len(buffer) < min(size, (shape[0] - done) * plane):
-                    chunk = inflate.unconsumed_tail or stream.read(2**20)
-                    if not chunk:
-                        raise ValueError("truncated")
-                    buffer += inflate.decompress(chunk, size)
-                whole = min(len(buffer), size) // plane * plane
-                slab = np.frombuffer(bytes(buffer[:whole]), dtype).reshape(-1, *shape[1:])
-                del buffer[:whole]
-                yield done, slab
-                done += len(slab)
-    except (OSError, KeyError, ValueError, zlib.error) as error:
-        raise AtlasError(f"{path} is damaged ({error}); {_RUN}") from error
-
-
-def _read_nrrd(path: Path, frame: Frame) -> np.ndarray:
-    planes = [slab for _, slab in _nrrd_slabs(path, frame)]
-    return np.concatenate(planes)

@@ -54,18 +54,21 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     with torch.no_grad():
         predicted, coefficients = problem.predict(x)
         posteriors = problem.posterior(x)
+        expected = problem.expected_tissue(x)
     error = transform.inverse_error_um()
     summary = {
         "kept": kept,
         "stopped": state.facts[-1]["stopped"],
         "extent": plan.extent,
         "levels": state.facts,
+        "images": plan.names,
         "mixture": {
-            "sigma": list(problem.mixture.sigma),
-            "mean_artefact": problem.mixture.mean[0],
-            "mean_missing": problem.mixture.mean[1],
-            "shares": _shares(posteriors, seen),
+            "sigma": [list(sigma) for sigma in problem.mixture.sigma],
+            "mean_artefact": [artefact for artefact, _ in problem.mixture.mean],
+            "mean_missing": [missing for _, missing in problem.mixture.mean],
+            "shares": _shares(posteriors, torch.tensor(seen.tissue, device=posteriors.device)),
         },
+        "expected_tissue": _shares(posteriors, expected),
         "match_affine": affine_only,
         "match_deformed": deformed,
         "jacobian_min": float(jacobian.min()),
@@ -86,7 +89,8 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         posteriors=_embed(posteriors.cpu().numpy(), seen.frame, full, (1.0, 0.0, 0.0)),
         contrast=coefficients.cpu().numpy(),
         contrast_frame=_contrast_frame(plan, problem, seen),
-        predicted=_embed(predicted[None].cpu().numpy(), seen.frame, full, (0.0,))[0],
+        terms=problem.contrast.terms(len(plan.atlases)),
+        predicted=_embed(predicted.cpu().numpy(), seen.frame, full, (0.0,)),
         energy=state.energy,
         summary=summary,
     )
@@ -154,11 +158,10 @@ def _stationary_or_timed(velocity: np.ndarray) -> np.ndarray:
     return velocity[0] if len(velocity) == 1 else velocity
 
 
-def _shares(posteriors: torch.Tensor, seen: WorkingImage) -> dict[str, float]:
-    """Mean posterior of each class over the sample's tissue."""
-    tissue = torch.tensor(seen.tissue, device=posteriors.device)
-    means = posteriors[:, tissue].mean(1).tolist()
-    return dict(zip(CLASSES, means))
+def _shares(posteriors: torch.Tensor, tissue: torch.Tensor) -> dict[str, float]:
+    """Mean posterior of each class over some tissue, a mask or weights."""
+    sums = (posteriors * tissue).sum((1, 2, 3), dtype=torch.float64)
+    return dict(zip(CLASSES, (sums / tissue.sum().clamp_min(1e-6)).tolist()))
 
 
 def _embed(values: np.ndarray, part: Frame, whole: Frame, fill: tuple[float, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,8 +30,8 @@ class State:
     affine_inverse : numpy.ndarray, optional
         B of the affine alone.
     velocity : numpy.ndarray, float32, shape (times, 3, z, y, x), optional
-    sigma : float, optional
-        Standard deviation of the match.
+    sigma : sequence of float, optional
+        Standard deviation of the match in every channel of the sample.
     energy, facts : list of dict
         Rows of the energy table and facts per level so far.
     """
@@ -39,7 +40,7 @@ class State:
     level: int = 0
     affine_inverse: np.ndarray | None = None
     velocity: np.ndarray | None = None
-    sigma: float | None = None
+    sigma: Sequence[float] | None = None
     energy: list[dict] = field(default_factory=list)
     facts: list[dict] = field(default_factory=list)
 

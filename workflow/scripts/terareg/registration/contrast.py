@@ -7,13 +7,17 @@ and by the probability W that a voxel matches::
     c(s) = argmin_c  sum_x g(x - s) W(x) (J(x) - sum_k c_k T_k(I(x)) - c_a a(x))^2
                      + n0 * (global mean of it)
 
+With several images of the atlas the sum runs over the polynomials of each; with several channels
+of the sample every channel has coefficients of its own.
+
 The fraction is there for surfaces: a voxel half full of tissue is half as bright, whatever the
 contrast, and where dark tissue is bright in the sample no smooth polynomial of I says so. Without
 it the fit bends there, and the surface moves to straighten it.
-(the normal equations of the model of Tward 2020, smoothed). The fit is solved exactly and can be
-differentiated, so the deformation is found with the contrast projected out (variable projection,
-Golub & Pereyra 2003). Residuals are judged by a mixture of three classes, Tward 2020 section 2.2:
-matching tissue, artefact (bright, anything), and missing tissue (background value).
+
+These are the normal equations of the model of Tward 2020, smoothed. The fit is solved exactly and
+can be differentiated, so the deformation is found with the contrast projected out (variable
+projection, Golub & Pereyra 2003). Residuals are judged by a mixture of three classes, Tward 2020
+section 2.2: matching tissue, artefact (bright, anything), and missing tissue (background value).
 
 References
 ----------
@@ -23,6 +27,7 @@ Golub, G. & Pereyra, V. Inverse Probl. 19, R1 (2003).
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -35,14 +40,14 @@ CLASSES = ("match", "artefact", "missing")
 
 
 class LocalContrast:
-    """Polynomials of the atlas intensity with coefficients on a coarse grid of nodes.
+    """Polynomials of the atlas intensities with coefficients on a coarse grid of nodes.
 
     Parameters
     ----------
     grid : Grid
         Voxels of the sample.
     order : int
-        Degree of the polynomial; 0 fits the local mean only.
+        Degree of the polynomials; 0 fits the local mean only.
     width : float
         Standard deviation of the window in the grid's unit; infinity gives one global polynomial.
     device : torch.device
@@ -68,36 +73,58 @@ class LocalContrast:
 
     def fit(
         self,
-        image: torch.Tensor,
+        images: torch.Tensor,
         fraction: torch.Tensor,
-        target: torch.Tensor,
+        targets: torch.Tensor,
         weight: torch.Tensor,
     ) -> torch.Tensor:
-        """Coefficients, shape (order + 2, nodes z, y, x), that of the fraction last.
+        """Coefficients, shape (targets, terms, nodes z, y, x), see :meth:`terms`.
 
-        Differentiable in ``image`` (the intensity) and ``fraction`` (of tissue, 0 to 1).
+        ``images`` are the intensities of the atlas, shape (images, z, y, x), ``targets`` the
+        channels of the sample, (targets, z, y, x). Differentiable in ``images`` and in
+        ``fraction`` (of tissue, 0 to 1).
         """
-        k = self.order + 1
-        basis = self._chebyshev(image, 2 * self.order)
+        n = self.order
+        bases = [self._chebyshev(image, 2 * n) for image in images]
+        features = self._features(bases)
+        k = len(features)
         part = weight * fraction
+        couples = list(itertools.combinations(range(len(bases)), 2))
         sums = _along_axes(
             torch.cat([
-                weight * basis,
-                (weight * target) * basis[:k],
-                part * basis[:k],
-                part * torch.stack([fraction, target]),
+                weight * bases[0],
+                *(weight * basis[1:] for basis in bases[1:]),
+                *((weight * bases[a][i]) * bases[b][1 : n + 1]
+                  for a, b in couples for i in range(1, n + 1)),
+                *((weight * target) * features for target in targets),
+                part * features,
+                part * torch.stack([fraction, *targets]),
             ]),
             self._pool,
         ).double()  # fmt: skip
-        moments, cross, mixed, own = sums.split([2 * k - 1, k, k, 2])
-        # T_i T_j = (T_(i+j) + T_|i-j|) / 2
+        first, others, paired, cross, mixed, own = sums.split(
+            [2 * n + 1, (len(bases) - 1) * 2 * n, len(couples) * n**2, len(targets) * k, k,
+             1 + len(targets)]
+        )  # fmt: skip
+        moments = [first, *(torch.cat([first[:1], m]) for m in _parts(others, len(bases) - 1))]
+        products = dict(zip(couples, _parts(paired, len(couples))))
+
+        def inner(a: int, i: int, b: int, j: int) -> torch.Tensor:
+            """Weighted sum of T_i of image a times T_j of image b, a <= b."""
+            if a == b or i == 0:  # T_i T_j = (T_(i+j) + T_|i-j|) / 2
+                return (moments[b][i + j] + moments[b][abs(i - j)]) / 2
+            return products[a, b][(i - 1) * n + j - 1]
+
+        degrees = [(0, 0), *((a, i) for a in range(len(bases)) for i in range(1, n + 1))]
         rows = [
-            [*((moments[i + j] + moments[abs(i - j)]) / 2 for j in range(k)), mixed[i]]
-            for i in range(k)
+            [*(inner(*min(p, q), *max(p, q)) for q in degrees), mixed[row]]
+            for row, p in enumerate(degrees)
         ]
         rows.append([*mixed, own[0]])
         normal = torch.stack([torch.stack(row, -1) for row in rows], -2)
-        right = torch.stack([*cross, own[1]], -1)
+        right = torch.stack(
+            [torch.stack([*one, last], -1) for one, last in zip(cross.split(k), own[1:])], -1
+        )
         total = normal[..., 0, 0].sum().clamp_min(1e-12)
         prior = self._pseudo_count / total
         normal = normal + prior * normal.sum((0, 1, 2))
@@ -105,15 +132,25 @@ class LocalContrast:
         ridge = 1e-4 * normal[..., 0, 0].clamp_min(1e-12)
         eye = torch.eye(k + 1, dtype=normal.dtype, device=normal.device)
         solution = torch.linalg.solve(normal + ridge[..., None, None] * eye, right)
-        return solution.movedim(-1, 0).float()
+        return solution.movedim((-1, -2), (0, 1)).float()
 
     def apply(
-        self, coefficients: torch.Tensor, image: torch.Tensor, fraction: torch.Tensor
+        self, coefficients: torch.Tensor, images: torch.Tensor, fraction: torch.Tensor
     ) -> torch.Tensor:
-        """Predicted sample, shape of ``image``."""
-        *intensity, tissue = self.spread(coefficients)
-        polynomial = (torch.stack(intensity) * self._chebyshev(image, self.order)).sum(0)
-        return polynomial + fraction * tissue
+        """Predicted channels of the sample, shape (targets, z, y, x)."""
+        features = self._features([self._chebyshev(image, self.order) for image in images])
+        fields = (self.spread(one) for one in coefficients)
+        return torch.stack([(f[:-1] * features).sum(0) + fraction * f[-1] for f in fields])
+
+    def terms(self, images: int) -> list[str]:
+        """Names of the coefficients, in order, for a number of images."""
+        names = [f"T{i}(I{a})" for a in range(1, images + 1) for i in range(1, self.order + 1)]
+        return ["1", *names, "fraction"]
+
+    def _features(self, bases: list[torch.Tensor]) -> torch.Tensor:
+        """1, and T_1 to T_order of every image."""
+        first, *others = (basis[: self.order + 1] for basis in bases)
+        return torch.cat([first, *(basis[1:] for basis in others)])
 
     def spread(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Linear interpolation of node values (c, nodes) to voxels (c, z, y, x)."""
@@ -140,23 +177,35 @@ class Mixture:
 
     Attributes
     ----------
-    sigma : tuple of float
-        Standard deviations of match, artefact, missing, in units of the normalised sample.
-    mean : tuple of float
-        Mean of artefact and of missing (background) intensities.
+    sigma : tuple of tuple of float
+        For every channel of the sample the standard deviations of match, artefact, missing, in
+        units of the normalised channel. Channels are independent, given the class of a voxel.
+    mean : tuple of tuple of float
+        For every channel the mean of artefact and of missing (background) intensities.
     prior : torch.Tensor, float32, shape (3, z, y, x) or (3, 1, 1, 1)
         Probability of each class before the intensity is seen; may vary in space.
     """
 
-    sigma: tuple[float, float, float]
-    mean: tuple[float, float]
+    sigma: tuple[tuple[float, float, float], ...]
+    mean: tuple[tuple[float, float], ...]
     prior: torch.Tensor
 
+    @property
+    def matching(self) -> tuple[float, ...]:
+        """Standard deviation of the match in every channel."""
+        return tuple(sigma[0] for sigma in self.sigma)
+
     def log_joint(self, residual: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """log(prior_k) + log N_k without the constant, shape (3, z, y, x)."""
-        deviations = (residual, target - self.mean[0], target - self.mean[1])
-        logs = [-0.5 * (d / s) ** 2 - math.log(s) for d, s in zip(deviations, self.sigma)]
-        return torch.stack(logs) + self.prior.log()
+        """log(prior_k) + log N_k without the constant, shape (3, z, y, x).
+
+        ``residual`` and ``target`` are (channels, z, y, x).
+        """
+        channels = []
+        for r, t, sigma, (artefact, missing) in zip(residual, target, self.sigma, self.mean):
+            deviations = (r, t - artefact, t - missing)
+            logs = [-0.5 * (d / s) ** 2 - math.log(s) for d, s in zip(deviations, sigma)]
+            channels.append(torch.stack(logs))
+        return sum(channels[1:], channels[0]) + self.prior.log()
 
     def negative_log_likelihood(self, residual, target) -> torch.Tensor:
         """Per voxel, shape (z, y, x); its gradient is that of EM at the current posteriors."""
@@ -165,6 +214,11 @@ class Mixture:
     def posterior(self, residual: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Probability of each class, shape (3, z, y, x), sums to 1."""
         return torch.softmax(self.log_joint(residual, target), 0)
+
+
+def _parts(volumes: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
+    """Split along the first axis into parts of one size; none of nothing."""
+    return volumes.chunk(count) if count else ()
 
 
 def _along_axes(volumes: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +31,7 @@ from terareg.registration.assemble import assemble
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
-from terareg.registration.landmarks import Landmarks
-from terareg.registration.plan import Plan
+from terareg.registration.plan import Hints, Plan, check_grids
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import check_affine, jacobian_determinant
@@ -42,30 +42,31 @@ _STEPS_PER_ROUND = 8
 
 
 def register(
-    atlas: Image,
-    sample: Image,
+    atlas: Image | Sequence[Image],
+    sample: Image | Sequence[Image],
     settings: RegistrationSettings,
     initial_affine: np.ndarray,
     checkpoint: str | Path | None = None,
-    extent: str = "whole",
-    landmarks: Landmarks | None = None,
+    hints: Hints | None = None,
 ) -> RegistrationResult:
     """Register an atlas to a sample.
 
     Parameters
     ----------
-    atlas, sample : Image
-        At the resolution wanted or finer; anything finer is averaged.
+    atlas, sample : Image or sequence of Image
+        At the resolution wanted or finer; anything finer is averaged. With several images of the
+        atlas, on one grid and its template first, the contrast transform is the sum of their
+        polynomials. With several channels of the sample, on one grid, every channel is predicted
+        from all images of the atlas and has variances of its own; deformation, affine and
+        posteriors are common, and a voxel counts as far as all channels have data there.
     settings : RegistrationSettings
     initial_affine : numpy.ndarray, shape (4, 4)
         Atlas um to sample um, see :func:`terareg.registration.pose.initial_affine`.
     checkpoint : path, optional
         File that is written after every level; if it is there and belongs to the same images and
         settings, the levels in it are not computed again. The result is the same.
-    extent : str
-        Part of the atlas that the sample shows: "whole", "left" or "right" (``info["extent"]``).
-    landmarks : Landmarks, optional
-        Points that pull beside the images. Without them every result is that of the images.
+    hints : Hints, optional
+        Part of the atlas that the sample shows (the pose's ``info["extent"]``), and landmarks.
 
     Returns
     -------
@@ -78,9 +79,10 @@ def register(
         Images that cannot be registered, or an energy that is not a number.
     """
     affine = check_affine(initial_affine, "initial affine")
-    check_overlap(atlas.frame, sample.frame, affine)
+    atlas, sample = ([i] if isinstance(i, Image) else list(i) for i in (atlas, sample))
+    check_overlap(check_grids(atlas)[0].frame, check_grids(sample)[0].frame, affine)
     with cpu_threads(settings.threads):
-        plan = Plan(atlas, sample, settings, affine, extent, landmarks)
+        plan = Plan(atlas, sample, settings, affine, hints or Hints())
         return _solve(plan, None if checkpoint is None else Path(checkpoint))
 
 
@@ -114,7 +116,7 @@ def _affine_stage(plan: Plan, state: State) -> State:
         x = torch.cat([x[: problem.n_velocity], theta])
         _check(end.value, "affine")
         problem.update_mixture(x)
-    logger.info("affine: match %.4f, sigma %.3f", end.value, problem.mixture.sigma[0])
+    logger.info("affine: match %.4f, sigma %s", end.value, _text(problem.mixture.matching))
     inverse = problem.inverse(x).cpu().numpy().astype(np.float64)
     return replace(state, inverse=inverse, affine_inverse=inverse)
 
@@ -143,8 +145,10 @@ def _level(plan: Plan, level: int, state: State) -> State:
             match = total - smooth - row.get("landmarks", 0.0)
             values = (
                 level, voxel, number, problem.evaluations, match, smooth, total,
-                problem.mixture.sigma[0],
+                problem.mixture.matching[0],
             )  # fmt: skip
+            more = enumerate(problem.mixture.matching[1:], 2)
+            row |= {f"sigma_{channel}": sigma for channel, sigma in more}
             rows.append(dict(zip(ENERGY_COLUMNS, values)) | row)
 
         steps = min(_STEPS_PER_ROUND, plan.settings.iterations - number * _STEPS_PER_ROUND)
@@ -166,19 +170,19 @@ def _level(plan: Plan, level: int, state: State) -> State:
     jacobian = 1 / jacobian_determinant(displacement, unit_frame)
     facts = {
         "voxel_um": voxel,
-        "sample_shape": list(problem.target.shape),
+        "sample_shape": list(problem.weight.shape),
         "velocity_shape": list(problem.flow.grid.shape),
         "evaluations": problem.evaluations,
         "stopped": reason,
         "total": end.value,
-        "sigma_match": problem.mixture.sigma[0],
+        "sigma_match": list(problem.mixture.matching),
         "jacobian_min": float(jacobian.min()),
         "jacobian_max": float(jacobian.max()),
     }
     logger.info(
-        "level %d (%.4g um): %s after %d evaluations, energy %.4f, sigma %.3f, "
+        "level %d (%.4g um): %s after %d evaluations, energy %.4f, sigma %s, "
         "Jacobian %.2f to %.2f",
-        level, voxel, reason, problem.evaluations, end.value, problem.mixture.sigma[0],
+        level, voxel, reason, problem.evaluations, end.value, _text(problem.mixture.matching),
         facts["jacobian_min"], facts["jacobian_max"],
     )  # fmt: skip
     return replace(
@@ -186,10 +190,14 @@ def _level(plan: Plan, level: int, state: State) -> State:
         level=level + 1,
         inverse=inverse,
         velocity=velocity.cpu().numpy(),
-        sigma=problem.mixture.sigma[0],
+        sigma=problem.mixture.matching,
         energy=[*state.energy, *rows],
         facts=[*state.facts, facts],
     )
+
+
+def _text(sigmas: Sequence[float]) -> str:
+    return ", ".join(f"{sigma:.3f}" for sigma in sigmas)
 
 
 def _check(value: float, where: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
 
 from terareg.errors import RegistrationError
+from terareg.frames import Frame
 from terareg.registration.flow import Kernel
 from terareg.registration.images import (
     Image,
@@ -29,21 +31,39 @@ from terareg.storage.records import content_hash, fingerprint
 _SQUARINGS = 6
 
 
+@dataclass(frozen=True)
+class Hints:
+    """What is known beside the images.
+
+    Attributes
+    ----------
+    extent : str
+        Part of the atlas that the sample shows: "whole", "left" or "right".
+    landmarks : Landmarks, optional
+        Points that pull beside the images. Without them every result is that of the images.
+    """
+
+    extent: str = "whole"
+    landmarks: Landmarks | None = None
+
+
 class Plan:
     """Images, resolutions and energies of one registration.
 
     Parameters
     ----------
-    atlas, sample : Image
+    atlas, sample : sequence of Image
+        Images of the atlas, its template first, and channels of the sample; those of one side
+        share a grid.
     settings : RegistrationSettings
     affine : numpy.ndarray, shape (4, 4)
         Start, atlas um to sample um.
-    extent : str
-        "whole", "left" or "right".
-    landmarks : Landmarks, optional
+    hints : Hints
 
     Attributes
     ----------
+    names : dict of str to list of str
+        Of the images on either side ("atlas", "sample").
     size : float
         Cube root of the atlas tissue's volume, um.
     voxels_um : list of float
@@ -54,25 +74,27 @@ class Plan:
 
     def __init__(
         self,
-        atlas: Image,
-        sample: Image,
+        atlas: Sequence[Image],
+        sample: Sequence[Image],
         settings: RegistrationSettings,
         affine: np.ndarray,
-        extent: str,
-        landmarks: Landmarks | None = None,
+        hints: Hints,
     ) -> None:
         if settings.missing_data_correction:
-            sample = _without_zeros(sample)
+            sample = [_without_zeros(channel) for channel in sample]
         if settings.grid_correction:
-            sample = correct_grid(sample)
-        self.settings, self.affine, self.extent = settings, affine, extent
-        self.landmarks = landmarks
+            sample = [correct_grid(channel) for channel in sample]
+        self.names = {"atlas": [i.name for i in atlas], "sample": [i.name for i in sample]}
+        self.settings, self.affine = settings, affine
+        self.extent, self.landmarks = hints.extent, hints.landmarks
         self.device = choose_device(settings.device)
-        self.atlas, self.sample = (
-            prepare(reduced(image, settings.resolution_um)) for image in (atlas, sample)
+        self.atlases, self.samples = (
+            _joint([prepare(reduced(image, settings.resolution_um)) for image in check_grids(side)])
+            for side in (atlas, sample)
         )
+        self.atlas, self.sample = self.atlases[0], self.samples[0]
         self.fraction = replace(self.atlas, values=tissue_fraction(self.atlas))
-        self.warnings = [*self.atlas.warnings, *self.sample.warnings]
+        self.warnings = [text for i in (*self.atlases, *self.samples) for text in i.warnings]
         self.size = self.atlas.tissue_volume_um3 ** (1 / 3)
         self.space = Space(
             self.size / 10,
@@ -92,11 +114,11 @@ class Plan:
         self.voxels_um = [finest * 2**i for i in reversed(range(count))]
         self.fingerprint = fingerprint(
             {k: repr(v) for k, v in asdict(settings).items() if k != "device"},
-            [content_hash(a) for a in (self.atlas.values, self.atlas.weight)],
-            [content_hash(a) for a in (self.sample.values, self.sample.weight)],
+            [content_hash(a) for i in self.atlases for a in (i.values, i.weight)],
+            [content_hash(a) for i in self.samples for a in (i.values, i.weight)],
             [self.atlas.frame.to_json(), self.sample.frame.to_json()],
-            [affine.tolist(), extent, str(self.device)],
-            *([] if landmarks is None else [landmarks.to_json()]),
+            [affine.tolist(), self.extent, str(self.device)],
+            *([] if self.landmarks is None else [self.landmarks.to_json()]),
         )
 
     def model(self, level: int) -> Model:
@@ -142,15 +164,52 @@ class Plan:
     def problem(self, level: int) -> tuple[Problem, WorkingImage]:
         """Energy at a level, and the part of the sample that it looks at."""
         voxel, model = self.voxels_um[level], self.model(level)
-        atlas = self.working(self.atlas, voxel)
+        atlases = tuple(self.working(image, voxel) for image in self.atlases)
         near = 0.15 * self.size
-        sample = crop_to_tissue(self.working(self.sample, voxel), near)
+        samples = tuple(crop_to_tissue(self.working(i, voxel), near) for i in self.samples)
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
-        there = presence(atlas, self.extent)
+        there = presence(atlases[0], self.extent)
         fraction = self.working(self.fraction, voxel).values
-        return Problem(atlas, sample, fraction, there, self.space, model, grid), sample
+        problem = Problem(atlases, samples, fraction, there, self.space, model, grid)
+        return problem, samples[0]
+
+
+def check_grids(images: Sequence[Image]) -> Sequence[Image]:
+    """The images as they are, if there are any and all lie on one grid.
+
+    Raises
+    ------
+    RegistrationError
+        There is none, one lies elsewhere, or two have one name.
+    """
+    if not images:
+        raise RegistrationError("there is no image to register; give at least one on either side")
+    first = images[0]
+    for number, image in enumerate(images[1:], 1):
+        if image.name in [earlier.name for earlier in images[:number]]:
+            raise RegistrationError(
+                f"{image.name} is given twice; give every image and channel once"
+            )
+        if not same_grid(first.frame, image.frame):
+            raise RegistrationError(
+                f"{image.name} has {image.frame.shape} voxels of {image.frame.spacing_um} um at "
+                f"{image.frame.origin_um}, {first.name} {first.frame.shape} of "
+                f"{first.frame.spacing_um} um at {first.frame.origin_um}; images that are "
+                "registered together need one grid, so resample one of them"
+            )
+    return images
+
+
+def same_grid(a: Frame, b: Frame) -> bool:
+    """Whether voxels coincide to a thousandth of their size."""
+    step = 1e-3 * np.array(a.spacing_um)
+    return (
+        (a.shape, a.orientation) == (b.shape, b.orientation)
+        and bool(np.all(np.abs(np.subtract(a.origin_um, b.origin_um)) <= step))
+        and bool(np.allclose(a.spacing_um, b.spacing_um, rtol=1e-6))
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -161,6 +220,15 @@ def choose_device(name: str) -> torch.device:
         )
     wanted = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if wanted == "auto" else wanted)
+
+
+def _joint(images: Sequence[WorkingImage]) -> tuple[WorkingImage, ...]:
+    """The images with one weight (data in all of them) and one tissue (of any of them)."""
+    if len(images) == 1:
+        return tuple(images)
+    weight = np.minimum.reduce([image.weight for image in images])
+    tissue = np.logical_or.reduce([image.tissue for image in images])
+    return tuple(replace(image, weight=weight, tissue=tissue) for image in images)
 
 
 def _without_zeros(sample: Image) -> Image:

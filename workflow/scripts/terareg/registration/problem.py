@@ -6,15 +6,16 @@ phi^-1 = exp(-v) and B = A^-1::
     E(x) = 1/V sum_y w(y) (-log p(J(y) | f(I(phi^-1(B y))))) dy  +  lambda/2 1/V ||L v||^2
            + 1/V sum_i |B^-1 phi(a_i) - s_i|^2 / (2 sigma^2)
 
-V is the sample's tissue volume, f the local contrast transform (refitted for every x), p the
-mixture of match, artefact and missing; a_i and s_i are landmarks, if there are any. Positions are
-divided by the characteristic length (a tenth of the cube root of the atlas volume) and centred, so
-that no unit enters.
+V is the sample's tissue volume, J its channels and I the atlas's images, f the local contrast
+transform (refitted for every x), p the mixture of match, artefact and missing; a_i and s_i are
+landmarks, if there are any. Positions are divided by the characteristic length (a tenth of the cube
+root of the atlas volume) and centred, so that no unit enters.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,12 +110,16 @@ def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: flo
 
 
 class Problem:
-    """Energy, gradient and EM updates for two images at one resolution."""
+    """Energy, gradient and EM updates for an atlas and a sample at one resolution.
+
+    Each is a tuple of images that share frame, weight and tissue; ``fraction`` (of tissue) and
+    ``presence`` (see :func:`terareg.registration.search.presence`) lie on the atlas's grid.
+    """
 
     def __init__(
         self,
-        atlas: WorkingImage,
-        sample: WorkingImage,
+        atlases: tuple[WorkingImage, ...],
+        samples: tuple[WorkingImage, ...],
         fraction: np.ndarray,
         presence: np.ndarray,
         space: Space,
@@ -122,16 +127,18 @@ class Problem:
         grid: Grid,
     ) -> None:
         self.space, self.model = space, model
+        atlas, sample = atlases[0], samples[0]
         self.device = device = space.device
         self.flow = Flow(
             grid, model.kernel, steps=model.squarings, times=model.times, device=device
         )
         self.atlas_grid = space.grid(atlas.frame, space.atlas_centre)
         self.sample_grid = space.grid(sample.frame, space.sample_centre)
-        # intensity, and the fraction of the voxel that is tissue
-        self.atlas = self._tensor(np.stack([np.clip(atlas.values, 0, 1.2), fraction]))
+        # intensities, and the fraction of the voxel that is tissue
+        values = [np.clip(image.values, 0, 1.2) for image in atlases]
+        self.atlas = self._tensor(np.stack([*values, fraction]))
         self.presence = self._tensor(presence)[None]
-        self.target = self._tensor(np.clip(sample.values, -0.3, 2.0))
+        self.target = self._tensor(np.stack([np.clip(s.values, -0.3, 2.0) for s in samples]))
         self.weight = self._tensor(sample.weight)
         self.points = self.sample_grid.points(device)
         self.contrast = LocalContrast(self.sample_grid, model.order, model.window, device)
@@ -152,10 +159,10 @@ class Problem:
         self.base = None
         self.mixture: Mixture | None = None
         self.match = self.weight
-        background = sample.values[~sample.tissue & (sample.weight > 0)]
-        bright = sample.values[sample.tissue]
-        self.background = float(np.median(background)) if background.size else 0.0
-        self.bright = float(np.percentile(bright, 99)) * 1.2
+        around = ~sample.tissue & (sample.weight > 0)
+        self.background = [float(np.median(s.values[around])) if around.any() else 0.0
+                           for s in samples]  # fmt: skip
+        self.bright = [float(np.percentile(s.values[s.tissue], 99)) * 1.2 for s in samples]
         self.evaluations = 0
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
@@ -208,10 +215,11 @@ class Problem:
         return points
 
     def predict(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contrast-transformed atlas on the sample grid, and its coefficients."""
-        image, fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x, deform))
-        coefficients = self.contrast.fit(image, fraction, self.target, self.match)
-        return self.contrast.apply(coefficients, image, fraction), coefficients
+        """Contrast-transformed atlas on the sample grid, (channels, z, y, x); coefficients."""
+        pulled = self.atlas_grid.sample(self.atlas, self.pulled_points(x, deform))
+        images, fraction = pulled[:-1], pulled[-1]
+        coefficients = self.contrast.fit(images, fraction, self.target, self.match)
+        return self.contrast.apply(coefficients, images, fraction), coefficients
 
     def energy(
         self, x: torch.Tensor, deform: bool = True
@@ -262,24 +270,30 @@ class Problem:
 
     # ------------------------------------------------------------------ expectation-maximisation
     @torch.no_grad()
-    def initial_mixture(self, x: torch.Tensor, sigma: float | None = None) -> None:
-        """Start of EM: sigma from the residuals, priors from the settings and the presence map."""
-        predicted, _ = self.predict(x)
-        residual = predicted - self.target
+    def initial_mixture(self, x: torch.Tensor, sigma: Sequence[float] | None = None) -> None:
+        """Start of EM: sigmas from the residuals, priors from the settings and presence map."""
         if sigma is None:
-            share = (self.weight * residual.square()).sum() / self.weight.sum()
-            sigma = 1.5 * float(share.sqrt())
+            predicted, _ = self.predict(x)
+            shares = [(self.weight * (p - t).square()).sum() / self.weight.sum()
+                      for p, t in zip(predicted, self.target)]  # fmt: skip
+            sigma = [1.5 * float(share.sqrt()) for share in shares]
         prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
         there = self.presence_on_sample(x)
-        prior = prior.expand(3, *self.target.shape)
+        prior = prior.expand(3, *self.weight.shape)
         absent = torch.tensor([0.02, 0.005, 0.975], device=self.device)[:, None, None, None]
         prior = there * prior + (1 - there) * absent
-        self.mixture = self._mixture(sigma, (self.bright, self.background), prior)
+        self.mixture = self._mixture(sigma, self.bright, prior)
         self.match = self.weight * self.posterior(x)[0]
 
     def presence_on_sample(self, x: torch.Tensor) -> torch.Tensor:
         """Presence of the atlas at the sample's voxels, without the deformation."""
         return self.atlas_grid.sample(self.presence, self.pulled_points(x, deform=False))[0]
+
+    @torch.no_grad()
+    def expected_tissue(self, x: torch.Tensor) -> torch.Tensor:
+        """Tissue that the atlas expects at the sample's voxels, 0 to 1; 0 without data."""
+        fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
+        return fraction * self.presence_on_sample(x) * self.weight
 
     @torch.no_grad()
     def posterior(self, x: torch.Tensor) -> torch.Tensor:
@@ -295,11 +309,13 @@ class Problem:
         posterior = self.mixture.posterior(residual, self.target)
         mass = posterior * self.weight
         total = mass.sum((1, 2, 3)).clamp_min(1e-6)
-        tissue = mass[0] * (self.target > 0.1)
-        sigma = float(((tissue * residual.square()).sum() / tissue.sum().clamp_min(1e-6)).sqrt())
-        sigma = min(max(sigma, self.model.sigma_floor), self.mixture.sigma[0])
-        bright = float((mass[1] * self.target).sum() / total[1])
-        mean_artefact = bright if float(total[1]) > 20 else self.mixture.mean[0]
+        sigmas, artefacts = [], []
+        for channel, (rest, target) in enumerate(zip(residual, self.target)):
+            tissue = mass[0] * (target > 0.1)
+            sigma = float(((tissue * rest.square()).sum() / tissue.sum().clamp_min(1e-6)).sqrt())
+            sigmas.append(min(max(sigma, self.model.sigma_floor), self.mixture.sigma[channel][0]))
+            bright = float((mass[1] * target).sum() / total[1])
+            artefacts.append(bright if float(total[1]) > 20 else self.mixture.mean[channel][0])
         smoothed = self.priors.smooth(posterior, self.weight)
         prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
         there = self.presence_on_sample(x)
@@ -307,9 +323,13 @@ class Problem:
         expected = there * prior + (1 - there) * absent
         prior = (0.5 * smoothed + 0.5 * expected).clamp_min(1e-4)
         prior = prior / prior.sum(0)
-        self.mixture = self._mixture(sigma, (mean_artefact, self.background), prior)
+        self.mixture = self._mixture(sigmas, artefacts, prior)
         posterior = self.mixture.posterior(residual, self.target)
         self.match = self.weight * posterior[0]
 
-    def _mixture(self, sigma: float, mean, prior) -> Mixture:
-        return Mixture((sigma, max(5 * sigma, 0.5), sigma), tuple(mean), prior)
+    def _mixture(self, sigmas: Sequence[float], artefacts: Sequence[float], prior) -> Mixture:
+        return Mixture(
+            tuple((sigma, max(5 * sigma, 0.5), sigma) for sigma in sigmas),
+            tuple(zip(artefacts, self.background)),
+            prior,
+        )

@@ -29,20 +29,26 @@ class RegistrationResult:
         Atlas to sample and back.
     posteriors : numpy.ndarray, float32, shape (3, z, y, x)
         Probability of match, artefact and missing at the voxels of ``transform.sample_frame``.
-    contrast : numpy.ndarray, float32, shape (order + 2, z, y, x)
-        Chebyshev coefficients of the contrast transform on ``contrast_frame``, and last that of
-        the fraction of tissue in a voxel.
+    contrast : numpy.ndarray, float32, shape (channels, terms, z, y, x)
+        Coefficients of the contrast transform on ``contrast_frame``, for every channel of the
+        sample.
     contrast_frame : Frame
         Grid of the coefficients, sample um.
-    predicted : numpy.ndarray, float32, shape (z, y, x)
+    terms : list of str
+        What the coefficients multiply: "T2(I1)" is the second Chebyshev polynomial of the first
+        image of the atlas, "fraction" that of tissue in a voxel.
+    predicted : numpy.ndarray, float32, shape (channels, z, y, x)
         Atlas in the sample's place and contrast, on ``transform.sample_frame``, in units of the
         normalised sample.
     energy : list of dict
-        One row per minimiser step, keys :data:`ENERGY_COLUMNS`, and ``landmarks`` where there
-        were any.
+        One row per minimiser step, keys :data:`ENERGY_COLUMNS`, ``landmarks`` where there were
+        any, and ``sigma_2``, ... of further channels.
     summary : dict
         Deterministic facts: ``stopped`` (reason), ``kept`` ("deformation" or "affine"), ``levels``
-        (per level: voxel, velocity grid, evaluations, Jacobian range, energies), ``mixture``,
+        (per level: voxel, velocity grid, evaluations, Jacobian range, energies), ``images`` (names
+        on either side), ``mixture`` (by channel, and the shares of the classes in the
+        sample's tissue), ``expected_tissue`` (the same shares in the tissue that the atlas expects
+        in the sample: how much of it is missing),
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,
         ``warnings``; with landmarks ``landmarks`` (how many, ``sigma_um``, mean distance in the
         sample after the affine alone and in the end) and ``landmark_um`` (distances by name).
@@ -52,6 +58,7 @@ class RegistrationResult:
     posteriors: np.ndarray
     contrast: np.ndarray
     contrast_frame: Frame
+    terms: list[str]
     predicted: np.ndarray
     energy: list[dict] = field(default_factory=list)
     summary: dict = field(default_factory=dict)
@@ -60,19 +67,23 @@ class RegistrationResult:
         """Write everything into a folder.
 
         Files of :meth:`terareg.registration.transform.Transform.save`, and ``posteriors.nrrd``
-        (three components: match, artefact, missing), ``predicted.nrrd``, ``contrast.nrrd`` and
+        (three components: match, artefact, missing), ``predicted.nrrd`` (a component for every
+        channel), ``contrast.nrrd`` (the terms of the first channel, then those of the next) and
         ``contrast.json``, ``energy.tsv``, ``summary.json``.
         """
         folder = Path(folder)
         self.transform.save(folder)
         frame = self.transform.sample_frame
         fields.write_scalar(folder / "posteriors.nrrd", self.posteriors, frame)
-        fields.write_scalar(folder / "predicted.nrrd", self.predicted, frame)
-        fields.write_scalar(folder / "contrast.nrrd", self.contrast, self.contrast_frame)
+        predicted = self.predicted[0] if len(self.predicted) == 1 else self.predicted
+        fields.write_scalar(folder / "predicted.nrrd", predicted, frame)
+        listed = self.contrast.reshape(-1, *self.contrast_frame.shape)
+        fields.write_scalar(folder / "contrast.nrrd", listed, self.contrast_frame)
         basis = {
-            "basis": "Chebyshev polynomials of t = 2 I / 1.2 - 1, I = normalised atlas in 0..1.2; "
-            "last the fraction of tissue in the voxel",
-            "order": len(self.contrast) - 2,
+            "basis": "Chebyshev polynomials of t = 2 I / 1.2 - 1, I = normalised image of the "
+            "atlas in 0..1.2; last the fraction of tissue in the voxel",
+            "terms": self.terms,
+            "images": self.summary.get("images", {}),
             "frame": self.contrast_frame.to_json(),
             "classes": list(CLASSES),
             "mixture": self.summary.get("mixture", {}),

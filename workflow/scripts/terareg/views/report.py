@@ -22,6 +22,7 @@ import jinja2
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views import thresholds
+from terareg.views.thresholds import finite
 
 _TEMPLATE = "report.html.j2"
 _MOST_ROWS = 20
@@ -285,7 +286,7 @@ def _intensity(folder: Path, stage: dict, measured: list) -> None:
         channel, info = path.parent.name, read_json(path)
         seams = info.get("seam_percent")
         after = seams.get("after") if isinstance(seams, Mapping) else seams
-        measured.append(("intensity.seam_percent", channel, _number(after)))
+        measured.append(("intensity.seam_percent", channel, finite(after)))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
         stage["tables"].append(_facts(f"Flat-field of channel {channel}", _scalars(info)))
 
@@ -332,7 +333,7 @@ def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob(f"{kind}/*/complete.json")):
         channel, data = path.parent.name, read_json(path)
         data = data.get("summary", data)
-        voxels = _number(data.get("voxels"))
+        voxels = finite(data.get("voxels"))
         imported = kind == "fused" and _imported(folder)
         words = "imported" if imported else "fused" if kind == "fused" else "corrected"
         if voxels:
@@ -342,7 +343,7 @@ def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
                 ("volume.saturated_percent", ("saturated",)),
                 (clipped, ("clipped_low", "clipped_high")),
             ):
-                found = [v for n in names if (v := _number(data.get(n))) is not None]
+                found = [v for n in names if (v := finite(data.get(n))) is not None]
                 value = 100 * sum(found) / voxels if found else None
                 measured.append((key, f"{channel}, {words}", value))
         title = f"{words.capitalize()} volume of channel {channel}"
@@ -364,16 +365,8 @@ def _registration(folder: Path, stage: dict, measured: list) -> None:
         # both name what is odd about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
-        for key in ("jacobian_min", "inverse_error_um"):
-            measured.append((f"registration.{key}", atlas, _number(data.get(key))))
-        before, after = (_number(data.get(f"match_{k}")) for k in ("affine", "deformed"))
-        if before is not None and after is not None:
-            measured.append(("registration.gain", atlas, before - after))
+        measured += thresholds.of_registration(data, atlas)
         shares = (data.get("mixture") or {}).get("shares") or {}
-        share = _number(shares.get("match"))
-        measured.append(
-            ("registration.matching_percent", atlas, None if share is None else 100 * share)
-        )
         facts = _scalars(data) | {f"tissue: {k}": f"{v:.1%}" for k, v in shares.items()}
         stage["tables"].append(_facts(f"Registration to {atlas}", facts))
     for path in sorted(folder.glob("registration/*/energy.tsv")):
@@ -395,12 +388,12 @@ def _regions(folder: Path, stage: dict, measured: list) -> None:
         rows = _table(path)
         own = [r for r in rows if r.get("scope", "own") == "own"]
         both = [r for r in own if r.get("hemisphere", "both") == "both"]
-        extents = [(_number(r.get("atlas_volume_mm3")), _number(r.get("coverage"))) for r in both]
+        extents = [(finite(r.get("atlas_volume_mm3")), finite(r.get("coverage"))) for r in both]
         weights = [(v, c) for v, c in extents if v and c is not None]
         total = sum(v for v, _ in weights)
         share = 100 * sum(v * c for v, c in weights) / total if total else None
         measured.append(("regions.coverage_percent", path.stem, share))
-        largest = sorted(both, key=lambda r: -(_number(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
+        largest = sorted(both, key=lambda r: -(finite(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
         columns = [
             c for c in (rows[0] if rows else ())
             if c in ("acronym", "name", "volume_mm3", "coverage") or c.endswith("_mean")
@@ -420,11 +413,11 @@ def _accuracy(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("accuracy/*.tsv")):
         rows = _table(path)
         points = [r for r in rows if r.get("kind", "fiducial") == "fiducial"]
-        errors = [v for r in points if (v := _number(r.get("error_um"))) is not None]
+        errors = [v for r in points if (v := finite(r.get("error_um"))) is not None]
         if not errors:
             continue
         measured.append(("accuracy.mean_um", path.stem, sum(errors) / len(errors)))
-        worst = sorted(points, key=lambda r: -(_number(r.get("error_um")) or 0))[:_MOST_ROWS]
+        worst = sorted(points, key=lambda r: -(finite(r.get("error_um")) or 0))[:_MOST_ROWS]
         columns = [c for c in rows[0] if c == "name" or c.endswith("error_um")]
         stage["tables"].append(
             _table_of(
@@ -438,10 +431,10 @@ def _accuracy(folder: Path, stage: dict, measured: list) -> None:
 def _overlap(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("overlap/*.tsv")):
         rows = _table(path)
-        means = {r["name"]: _number(r["dice"]) for r in rows if r["kind"] == "summary"}
+        means = {r["name"]: finite(r["dice"]) for r in rows if r["kind"] == "summary"}
         measured.append(("overlap.dice_mean", path.stem, means.get("mean")))
         regions = [r for r in rows if r["kind"] == "region"]
-        worst = sorted(regions, key=lambda r: _number(r["dice"]) or 0)[:_MOST_ROWS]
+        worst = sorted(regions, key=lambda r: finite(r["dice"]) or 0)[:_MOST_ROWS]
         columns = [c for c in rows[0] if c not in ("kind", "id")]
         stage["tables"].append(
             _table_of(
@@ -552,16 +545,8 @@ def _table(path: Path) -> list[dict]:
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _parse(text: str | None) -> Any:
-    number = _number(text)
+    number = finite(text)
     return text if number is None else number
 
 

@@ -106,12 +106,20 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 0.0,
         "advice": "Zero or less is a fold: raise the smoothness of the deformation.",
     },
-    "registration.inverse_error_um": {
-        "text": "Largest error of there and back again through the transform",
-        "unit": "µm",
+    "registration.jacobian_max": {
+        "text": "Largest local change of volume (Jacobian)",
+        "unit": "",
         "worse": "above",
-        "warn": 50.0,
-        "fail": 200.0,
+        "warn": 4.0,
+        "fail": 10.0,
+        "advice": "Raise registration.regularisation, or look whether tissue is swollen or torn.",
+    },
+    "registration.inverse_error_vox": {
+        "text": "Largest error of there and back again through the transform",
+        "unit": "working voxels",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 2.0,
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
@@ -129,6 +137,30 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "warn": 70.0,
         "fail": 30.0,
         "advice": "Look at the map of missing tissue and artefacts.",
+    },
+    "registration.missing_percent": {
+        "text": "Tissue that the atlas expects and the sample lacks",
+        "unit": "%",
+        "worse": "above",
+        "warn": 10.0,
+        "fail": 50.0,
+        "advice": "Volumes of the regions there are of the atlas's shape, not of this brain's.",
+    },
+    "registration.artefact_percent": {
+        "text": "Expected tissue that looks like nothing in the atlas",
+        "unit": "%",
+        "worse": "above",
+        "warn": 15.0,
+        "fail": 40.0,
+        "advice": "Look at the map: bubbles, debris, stain; or the contrast differs too much.",
+    },
+    "registration.residual_percent": {
+        "text": "Standard deviation of sample against prediction, of bright tissue",
+        "unit": "%",
+        "worse": "above",
+        "warn": 15.0,
+        "fail": 30.0,
+        "advice": "Noise, or structures that the atlas lacks: register another channel.",
     },
     "regions.coverage_percent": {
         "text": "Atlas volume that lies inside the sample",
@@ -224,6 +256,35 @@ def judge(
             Verdict(status, key, **words, subject=subject, value=float(value), limits=_limits(row))
         )
     return sorted(verdicts, key=lambda v: _ORDER[v.status])
+
+
+def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
+    """Figures of a registration to be judged, from its ``summary.json``."""
+    figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
+    levels = summary.get("levels") or [{}]
+    error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
+    figures["inverse_error_vox"] = error / voxel if error is not None and voxel else None
+    before, after = (finite(summary.get(f"match_{k}")) for k in ("affine", "deformed"))
+    if before is not None and after is not None:
+        figures["gain"] = before - after
+    mixture = summary.get("mixture") or {}
+    expected = summary.get("expected_tissue") or {}
+    shares = {"matching": (mixture.get("shares") or {}).get("match")}
+    shares |= {name: expected.get(name) for name in ("missing", "artefact")}
+    sigmas = [sigma[0] for sigma in mixture.get("sigma", ())]
+    shares["residual"] = max(sigmas, default=None)
+    for name, share in shares.items():
+        figures[f"{name}_percent"] = None if finite(share) is None else 100 * share
+    return [(f"registration.{key}", atlas, value) for key, value in figures.items()]
+
+
+def finite(value: Any) -> float | None:
+    """The value as a number if it is a finite one, or the text of one, else None."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _status(value: float, row: Mapping[str, Any]) -> str:

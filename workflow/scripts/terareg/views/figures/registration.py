@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from terareg.frames import Frame
 from terareg.views.figures import canvas
+from terareg.views.thresholds import Verdict
 
 _ANATOMY = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
@@ -173,38 +174,47 @@ def registration_overlay(
 
 @canvas.picture
 def prediction(
-    sample: np.ndarray, predicted: np.ndarray, frame: Frame, *, title: str = "", squares: int = 8
+    channels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    frame: Frame,
+    *,
+    title: str = "",
+    squares: int = 8,
 ) -> Figure:
     """Draw the sample, the atlas as the registration predicts it, a checkerboard, the difference.
 
+    Of several channels only checkerboard and difference are drawn.
+
     Parameters
     ----------
-    sample, predicted : numpy.ndarray, shape (z, y, x)
-        In the same unit: the prediction has the sample's contrast.
+    channels : mapping
+        Name of a channel to the sample and its prediction, both of shape (z, y, x) and in one
+        unit: the prediction has the sample's contrast.
     frame : Frame
-        Of both.
+        Of all arrays.
     squares : int
         Checkerboard fields along the longer side.
     """
-    planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
-    limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
-    spread = limits[1] - limits[0]
-    figure, axes = canvas.plane_rows(
-        frame,
-        ("sample", "prediction", "checkerboard", "difference"),
-        title or "Sample against prediction",
-        bar=True,
-    )
-    for axis, (image, guess) in enumerate(planes):
-        rows = (image, guess, _checkerboard(image, guess, frame, axis, squares))
-        for cell, picture in zip(axes[:3, axis], rows):
-            canvas.show_plane(cell, picture, frame, axis, vmin=limits[0], vmax=limits[1])
-        drawn = canvas.show_plane(
-            axes[3, axis], image - guess, frame, axis, cmap="PuOr_r",
-            vmin=-spread / 2, vmax=spread / 2,
-        )  # fmt: skip
-        axes[0, axis].set_title(canvas.view_name(frame, axis))
-    figure.colorbar(drawn, ax=list(axes[3]), fraction=0.03, pad=0.01, label="sample - prediction")
+    kinds = ["sample", "prediction", "checkerboard", "difference"]
+    names = kinds
+    if len(channels) > 1:
+        kinds = kinds[2:]
+        names = [f"{name}\n{kind}" for name in channels for kind in kinds]
+    figure, axes = canvas.plane_rows(frame, names, title or "Sample against prediction", bar=True)
+    for number, (sample, predicted) in enumerate(channels.values()):
+        planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
+        limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
+        half = (limits[1] - limits[0]) / 2
+        *rows, last = axes[len(kinds) * number :][: len(kinds)]
+        for axis, (image, guess) in enumerate(planes):
+            pictures = (image, guess, _checkerboard(image, guess, frame, axis, squares))
+            for row, picture in zip(rows, pictures[-len(rows) :]):
+                canvas.show_plane(row[axis], picture, frame, axis, vmin=limits[0], vmax=limits[1])
+            drawn = canvas.show_plane(
+                last[axis], image - guess, frame, axis, cmap="PuOr_r", vmin=-half, vmax=half
+            )
+        figure.colorbar(drawn, ax=list(last), fraction=0.03, pad=0.01, label="sample - prediction")
+    for axis, cell in enumerate(axes[0]):
+        cell.set_title(canvas.view_name(frame, axis))
     return figure
 
 
@@ -218,7 +228,10 @@ def _checkerboard(image, guess, frame: Frame, axis: int, squares: int) -> np.nda
 
 @canvas.picture
 def posterior_maps(
-    posteriors: Mapping[str, np.ndarray], frame: Frame, sample: np.ndarray | None = None
+    posteriors: Mapping[str, np.ndarray],
+    frame: Frame,
+    sample: np.ndarray | None = None,
+    verdicts: Sequence[Verdict] = (),
 ) -> Figure:
     """Draw where the sample matches the atlas, where it is an artefact, where tissue is missing.
 
@@ -230,13 +243,16 @@ def posterior_maps(
         Of all arrays.
     sample : numpy.ndarray, optional
         Shown in the first row.
+    verdicts : sequence of Verdict, optional
+        Of the registration; those on missing tissue and artefacts stand in the title.
     """
+    title = "Does the sample match the atlas? Probabilities"
+    for name in ("missing", "artefact"):
+        for verdict in (v for v in verdicts if v.key == f"registration.{name}_percent"):
+            title += f"\n{verdict.text}: {verdict.value:.1f} %, {verdict.status}"
     maps = {f"{n}\n{float(np.mean(p)):.1%}": p for n, p in posteriors.items()}
     first = 0 if sample is None else 1
-    figure, axes = canvas.plane_rows(
-        frame, ["sample"] * first + list(maps), "Does the sample match the atlas? Probabilities",
-        bar=True,
-    )  # fmt: skip
+    figure, axes = canvas.plane_rows(frame, ["sample"] * first + list(maps), title, bar=True)
     for axis in range(3):
         if sample is not None:
             canvas.show_plane(axes[0, axis], canvas.plane(sample, axis), frame, axis)
