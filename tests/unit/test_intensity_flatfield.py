@@ -186,14 +186,18 @@ def test_true_positions_make_a_better_profile_than_the_stage_s():
     """Overlaps that are compared where they lie hold the same tissue."""
     source = TruthSource(Scene(seed=8, jitter=6))
     errors, dark, seams = {}, {}, {}
+    gains = FlatfieldSettings(tile_gains=True)
     for name, origins in (("stage", None), ("true", source.origins)):
-        flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, origins)])
+        sums = sum_tiles(source, source.names, None, origins)
+        flatfield, info = estimate_flatfield([sums], gains)
         errors[name] = profile_error(flatfield.profile, source.profile)
         dark[name] = abs(flatfield.background - source.scene.dark)
         seams[name] = info["seam_percent"]["after"]
     assert errors["true"] < 1 < 2 < errors["stage"]
     assert dark["true"] < 2 < 10 < dark["stage"]
     assert seams["true"] < 0.7 < 5 < seams["stage"]
+    left = estimate_flatfield([sums])[1]["seam_percent"]["after"]
+    assert left > 2 * seams["true"], "gains that are not corrected are seams"
 
 
 def test_planes_of_one_height_are_compared_where_tiles_lie_at_different_heights():
@@ -202,7 +206,8 @@ def test_planes_of_one_height_are_compared_where_tiles_lie_at_different_heights(
     for name, (z, _, _) in origins.items():
         source.data[name] = source.data[name][z : z + 8]  # what a tile of 8 planes at z holds
     source.acquisition.tile_shape = (8, *source.acquisition.tile_shape[1:])
-    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, origins)])
+    sums = sum_tiles(source, source.names, None, origins)
+    flatfield, info = estimate_flatfield([sums], FlatfieldSettings(tile_gains=True))
     assert info["seam_percent"]["after"] < 0.7
     assert flatfield.background == pytest.approx(150, abs=2)
 

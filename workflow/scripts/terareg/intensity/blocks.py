@@ -191,7 +191,7 @@ def seam_percent(
         Counts.
     profile : numpy.ndarray, shape (y, x)
     gains : numpy.ndarray, shape (tiles, slabs), optional
-        Logarithms of the gains that are corrected as well.
+        Those that are corrected as well.
 
     Returns
     -------
@@ -208,7 +208,8 @@ def seam_percent(
         shading = [np.log(block_means(profile, *edges)) for edges in overlap.edges]
         ratio = ratio - (shading[0] - shading[1])[:, None]
         if gains is not None:
-            ratio = ratio - (gains[overlap.first] - gains[overlap.second])[..., None, None]
+            gain = np.log(gains[overlap.first]) - np.log(gains[overlap.second])
+            ratio = ratio - gain[..., None, None]
         corrected.append(ratio[seen])
     if not sum(part.size for part in raw):
         return None

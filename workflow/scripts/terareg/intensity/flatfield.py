@@ -84,6 +84,9 @@ def estimate_flatfield(
             data, stats, settings.degree, background=settings.background, lines=settings.lines
         )
         profile, background = shading.profile, shading.background
+        gains = shading.slab_gains if settings.tile_gains == "depth" else shading.gains[:, None]
+        gains = np.broadcast_to(gains, data.valid.shape) if settings.tile_gains else None
+        info["seam_percent"] = seam_percent(data, background, profile, gains)
         info["background_from"] = shading.background_from
         info["tile_gains"] = settings.tile_gains
         info["gains"] = dict(zip(stats["tiles"].tolist(), shading.gains.tolist()))
@@ -91,12 +94,11 @@ def estimate_flatfield(
             info["depth_gains"] = {
                 str(name): {"planes": planes[seen].tolist(), "values": gains[seen].tolist()}
                 for name, planes, gains, seen in zip(
-                    stats["tiles"], stats["depths"], shading.slab_gains, data.valid
+                    stats["tiles"], stats["depths"], gains, data.valid
                 )
                 if seen.any()
             }
         info["line_percent"] = dict(zip(("rows", "columns"), shading.line_percent))
-        info["seam_percent"] = shading.seam_percent
         if shading.background_from == "overlaps" and shading.background < _LEAST_DARK:
             info["warnings"].append(
                 f"the search for the dark offset ended at its lower bound "

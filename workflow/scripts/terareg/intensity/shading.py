@@ -13,7 +13,7 @@ import numpy as np
 from scipy.fft import dct, idct
 from scipy.optimize import minimize_scalar
 
-from terareg.intensity.blocks import Basis, BlockData, LinePatterns, seam_percent
+from terareg.intensity.blocks import Basis, BlockData, LinePatterns
 from terareg.intensity.equations import RELATIVE_FLOOR, Fit, make_equations, solve
 from terareg.intensity.sums import line_sections
 
@@ -38,8 +38,6 @@ class Shading:
         The same for each depth of a tile; that of the tile where overlaps do not tell.
     line_percent : tuple of float
         Standard deviation of the line patterns over rows and over columns.
-    seam_percent : dict or None
-        See :func:`seam_percent`.
     """
 
     profile: np.ndarray
@@ -48,7 +46,6 @@ class Shading:
     gains: np.ndarray
     slab_gains: np.ndarray
     line_percent: tuple[float, float]
-    seam_percent: dict[str, float] | None
 
 
 def fit_shading(
@@ -110,7 +107,6 @@ def fit_shading(
         gains=gains,
         slab_gains=np.exp(fit.gains),
         line_percent=(100 * float(patterns.y.std()), 100 * float(patterns.x.std())),
-        seam_percent=seam_percent(data, background, profile, fit.gains),
     )
 
 
