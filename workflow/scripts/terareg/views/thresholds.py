@@ -48,8 +48,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 1.0,
         "fail": 5.0,
-        "advice": "Look at the flat-field: use more planes, or give the dark offset or an image; for "
-        "tiles that differ as a whole set intensity.flatfield.tile_gains.",
+        "advice": "Look at the flat-field: use more planes, or give the dark offset or an image. "
+        "Where tiles differ as a whole, set intensity.flatfield.tile_gains.",
     },
     "stitching.kept_percent": {
         "text": "Links with structure in the overlap that the placement kept",
