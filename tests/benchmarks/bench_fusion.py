@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from terareg.parallel import peak_memory_mb
+from terareg.peaks import fuse_job_mb
 from terareg.storage.store import Store
 from terareg.volumes.fusion import (
     FusionSettings,
@@ -26,7 +27,6 @@ from terareg.volumes.fusion import (
 )
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
 from terareg.volumes.writer import init_volume, write_rows
-from terareg.workload import fuse_job_mb
 
 GRID = (2, 4)
 EDGE, OVERLAP = 600, 60

@@ -30,7 +30,8 @@ TARGETS = {
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,
-    "planning": 0, "levels": 0, "workload": 0, "runplan": 0, "code": 0, "config": 0, "job": 0,
+    "planning": 0, "peaks": 0, "levels": 0, "workload": 0, "runplan": 0, "code": 0, "config": 0,
+    "job": 0,
     "acquisition": 1, "volumes": 1,
     "intensity": 2, "stitching": 2, "registration": 2, "atlas": 2,
     "regions": 3, "views": 3, "phantom": 4,

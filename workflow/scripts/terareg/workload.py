@@ -11,25 +11,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from terareg import peaks
 from terareg.planning import (
     Brain,
-    Grid,
     block_batches,
-    block_count,
     corrected_batches,
     fit_threads,
     grow,
     label_batches,
     pair_batches,
     pair_gb,
-    registered_channels,
     row_blocks,
     sampled,
     sum_batches,
     tile_batches,
 )
-
-PerAtlas = Callable[[Brain, str], float]  # something of a sample and the name of one of its atlases
 
 _ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
@@ -56,167 +52,6 @@ def minutes(rule: str, brain: Brain, attempt: int) -> int:
     disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
     seconds = max(load.cpu_s, disk) / max(1, load.jobs)
     return math.ceil((one.least_minutes + 4 * seconds / 60) * 2 ** (attempt - 1))
-
-
-# ------------------------------------------------------------------ memory of the rules, MB
-# Each is the peak of the job's process: interpreter and libraries, and what its data amount to.
-# tests/benchmarks/bench_requests.py holds them against what finished runs measured.
-_PYTHON_MB = 120  # interpreter, NumPy, SciPy, tensorstore
-_ITK_MB = 190  # the same with SimpleITK
-_TORCH_MB = 420  # the same with PyTorch
-_SLAB_PLANES = 32  # that fusion works through at once
-
-
-def _table(brain: Brain, threads: int) -> float:
-    return _ITK_MB
-
-
-def _flat(mb: float) -> Callable[[Brain, int], float]:
-    return lambda brain, threads: mb
-
-
-def _planes(count: float, per_thread: float = 0) -> Callable[[Brain, int], float]:
-    """A job that holds ``count`` planes as stored, and ``per_thread`` more for each thread."""
-    return lambda brain, threads: _PYTHON_MB + (count + per_thread * threads) * brain.size.plane_mb
-
-
-def _equations(brain: Brain, threads: int) -> float:
-    """Statistics of all tiles, and the equations that are made of them."""
-    options = brain.option("intensity.flatfield")
-    blocks = brain.size.tiles * options["slabs"] * options["blocks"] ** 2
-    return _planes(16)(brain, threads) + 300e-6 * blocks
-
-
-def _strips(brain: Brain, threads: int) -> float:
-    """For each thread strips of one window of two tiles, and the patches for the refinement."""
-    size, planes = brain.size, brain.option("stitching.displacement")["window_planes"]
-    side = max(size.tile_shape[1:])
-    strip = max(64.0, 2 * brain.overlap * side) * side
-    # measured: 326 MB with tiles of 2048 pixels, 10 % overlap and 60 pixels of search
-    return _PYTHON_MB + threads * min(planes, size.tile_shape[0]) * strip * 12.5 / 1e6
-
-
-def _blocks(
-    per_byte: float, per_atlas: float = 0, base_mb: float = _ITK_MB
-) -> Callable[[Brain, int], float]:
-    """A job that makes blocks: ``per_byte`` bytes for each byte of one per thread.
-
-    ``per_atlas`` bytes for each voxel of the atlas come on top.
-    """
-
-    def memory(brain: Brain, threads: int) -> float:
-        block_mb = brain.block_mvox * brain.size.bytes_per_voxel
-        at_once = min(threads, block_count(brain))
-        return base_mb + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
-
-    return memory
-
-
-def fuse_job_mb(
-    block: tuple[int, int, int],
-    row_blocks: int,
-    tile_width: int,
-    threads: int,
-    bytes_per_voxel: int = 2,
-) -> float:
-    """Peak of a job that fuses and writes rows of blocks, MB.
-
-    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
-    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
-    tensorstore keeps of a block until the shard is written, and the encoded shard.
-    """
-    block_mb = math.prod(block) * bytes_per_voxel / 1e6
-    slab_mb = min(_SLAB_PLANES, block[0]) * block[1] / 1e6
-    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
-    at_once = min(threads, row_blocks)
-    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.45 * at_once * block_mb)
-
-
-def _fusion(brain: Brain, threads: int) -> float:
-    size = brain.size
-    row, width = row_blocks(brain), size.tile_shape[2]
-    return fuse_job_mb(brain.block, row, width, threads, size.bytes_per_voxel)
-
-
-def _coarse_blocks(brain: Brain, threads: int) -> float:
-    """A job that makes the levels above the blocks, of the last level that these wrote."""
-    steps = brain.option("volume.block") / brain.option("volume.chunk")
-    coarse_mb = 1000 * brain.size.volume_gb / steps**3
-    block_mb = brain.block_mvox * brain.size.bytes_per_voxel
-    return _ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
-
-
-def _held_image(brain: Brain, threads: int) -> float:
-    return _blocks(2.75)(brain, threads) + 1000 * brain.size.held_gb
-
-
-def _whole(resolution: str, per_voxel: float) -> Callable[[Brain, int], float]:
-    """A job that holds the sample at a working resolution."""
-    return lambda brain, threads: _ITK_MB + per_voxel * brain.grid.at(brain.option(resolution))
-
-
-def _atlas(per_voxel: float) -> Callable[[Brain, int], float]:
-    """A job that holds the atlas."""
-    return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels
-
-
-def _drawn_labels(brain: Brain, threads: int) -> float:
-    """A job that holds the atlas, and an image of the user's about as fine as the labels."""
-    return _atlas(4)(brain, threads) + 8 * brain.labels.megavoxels
-
-
-def _registration(per_voxel: float, per_atlas: float = 7.5) -> Callable[[Brain, int], float]:
-    """A job that holds the atlas, and one image of the sample at the registration's finest voxel.
-
-    ``per_voxel`` of the sample, ``per_atlas`` of the atlas.
-    """
-    return _registered(lambda brain, name: per_voxel, lambda brain, name: per_atlas)
-
-
-def _registered(per_voxel: PerAtlas, per_atlas: PerAtlas) -> Callable[[Brain, int], float]:
-    def memory(brain: Brain, threads: int) -> float:
-        needs = (
-            per_voxel(brain, name) * _working_mvox(brain, atlas)
-            + per_atlas(brain, name) * atlas.megavoxels
-            + 12 * atlas.at(atlas.length_um / 320)
-            for name, atlas in brain.atlases.items()
-        )
-        return _TORCH_MB + max(needs, default=0)
-
-    return memory
-
-
-def _images(brain: Brain, atlas: str) -> int:
-    """Images of an atlas that are registered, the template among them."""
-    return 1 + len(brain.config["atlases"].get(atlas, {}).get("images", ()))
-
-
-def _channels_registered(brain: Brain) -> int:
-    return len(registered_channels(brain.config))
-
-
-def _contrast_sums(brain: Brain, atlas: str) -> int:
-    """Sums over windows that the contrast transform makes at every voxel; 17 by default.
-
-    Moments of every image, products of every two, images times channels, and those with the
-    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`).
-    """
-    order = brain.option("registration.contrast_order")
-    images, channels = _images(brain, atlas), _channels_registered(brain)
-    terms = order * images + 1
-    pairs = images * (images - 1) // 2
-    return 2 * order * images + order**2 * pairs + (terms + 1) * (channels + 1) + 1
-
-
-def _working_mvox(brain: Brain, atlas: Grid) -> float:
-    """Millions of voxels of the sample at the finest level of its registration.
-
-    That level's voxel is 1/80 of the cube root of the tissue's volume, which is taken for 0.42 of
-    the atlas's box.
-    """
-    box_um3 = math.prod(n * s for n, s in zip(atlas.shape, atlas.spacing_um))
-    voxel_um = brain.option("registration.resolution_um") or (0.42 * box_um3) ** (1 / 3) / 80
-    return brain.grid.at(max(voxel_um, *atlas.spacing_um))
 
 
 # ------------------------------------------------------------------ work of the rules
@@ -298,7 +133,7 @@ def _atlases(brain: Brain) -> int:
 
 
 def _atlas_images(brain: Brain) -> int:
-    return sum(_images(brain, atlas) - 1 for atlas in brain.atlases)
+    return sum(peaks.images(brain, atlas) - 1 for atlas in brain.atlases)
 
 
 def _atlas_spaces(brain: Brain) -> int:
@@ -404,7 +239,7 @@ def _fuse_block(brain: Brain) -> Load:
         cpu = 2.0 * size.channel_gb
     else:
         # chunks of 16 x 256 x 256 pixels are read whole for each slab and row that they lie in
-        read = 0.6 * size.channel_gb * (1 + 15 / _SLAB_PLANES) * (1 + 255 / edge)
+        read = 0.6 * size.channel_gb * (1 + 15 / peaks.SLAB_PLANES) * (1 + 255 / edge)
         cpu = 1.5 * size.channel_gb
     cpu += 2.0 * size.volume_gb + _write_cpu(brain, size.volume_gb)
     n, written = size.channels, stored_gb(brain, size.volume_gb)
@@ -454,10 +289,10 @@ def _of_atlases(
     def load(brain: Brain) -> Load:
         read, cpu = 0.0, 5.0 * len(brain.atlases)
         for name, atlas in brain.atlases.items():
-            working = _working_mvox(brain, atlas)
+            working = peaks.working_mvox(brain, atlas)
             voxel_um = (brain.grid.megavoxels / working) ** (1 / 3) * min(brain.grid.spacing_um)
             read += channels(brain) * _level_gb(brain, voxel_um) + 6e-3 * atlas.megavoxels
-            more = sums * (_contrast_sums(brain, name) / 17 - 1)
+            more = sums * (peaks.contrast_sums(brain, name) / 17 - 1)
             cpu += cpu_per_mvox * working * (1 + more)
         return Load(len(brain.atlases), read, cpu_s=cpu)
 
@@ -514,7 +349,7 @@ class Rule:
     """
 
     stage: str
-    memory_mb: Callable[[Brain, int], float] = _table
+    memory_mb: peaks.Memory = peaks.table
     load: Callable[[Brain], Load] = _once
     heavy: bool = False
     least_minutes: int = 30
@@ -527,21 +362,23 @@ RULES = {
     "index_input": Rule("acquisition", needs="volume"),
     "check_inputs": Rule("acquisition"),
     "sum_tiles": Rule(
-        "intensity", _planes(8), _if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
+        "intensity", peaks.planes(8), _if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
     ),
     "estimate_flatfield": Rule(
-        "intensity", _equations, _if_measured(_solve_flatfield(1)), needs="tiles"
+        "intensity", peaks.equations, _if_measured(_solve_flatfield(1)), needs="tiles"
     ),
-    "sum_placed_tiles": Rule("intensity", _planes(8), _sum_tiles(), heavy=True, needs="tiles"),
-    "refine_flatfield": Rule("intensity", _equations, _solve_flatfield(), needs="tiles"),
-    "correct_tile": Rule("intensity", _planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
+    "sum_placed_tiles": Rule("intensity", peaks.planes(8), _sum_tiles(), heavy=True, needs="tiles"),
+    "refine_flatfield": Rule("intensity", peaks.equations, _solve_flatfield(), needs="tiles"),
+    "correct_tile": Rule(
+        "intensity", peaks.planes(0, 40), _correct_tile, heavy=True, needs="tiles"
+    ),
     "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
     "estimate_steps": Rule(
-        "stitching", _planes(40, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
+        "stitching", peaks.planes(40, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
     ),
     "measure_displacements": Rule(
-        "stitching", _strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"
+        "stitching", peaks.strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"
     ),
     "gather_displacements": Rule("stitching", needs="tiles"),
     "project_displacements": Rule("stitching", needs="tiles"),
@@ -549,55 +386,58 @@ RULES = {
     "place_tiles": Rule("stitching", needs="tiles"),
     "export_render": Rule("stitching", needs="tiles"),
     "init_volume": Rule("fused", load=_for_each(_channels), needs="tiles"),
-    "fuse_block": Rule("fused", _fusion, _fuse_block, heavy=True, needs="tiles"),
+    "fuse_block": Rule("fused", peaks.fusion, _fuse_block, heavy=True, needs="tiles"),
     "init_import": Rule("fused", load=_for_each(_channels), needs="volume"),
-    "import_volume": Rule("fused", _held_image, _import_volume, heavy=True, needs="volume"),
-    "finish_pyramid": Rule("fused", _coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
+    "import_volume": Rule("fused", peaks.held_image, _import_volume, heavy=True, needs="volume"),
+    "finish_pyramid": Rule("fused", peaks.coarse_blocks, _for_each(_volumes, 2.0), heavy=True),
     "finalize_volume": Rule("fused", load=_for_each(_volumes)),
-    "verify_volume": Rule("fused", _blocks(2.75), _verify, heavy=True),
-    "estimate_bias_field": Rule("bias", _whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
-    "draw_bias_field": Rule("bias", _whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
+    "verify_volume": Rule("fused", peaks.blocks(2.75), _verify, heavy=True),
+    "estimate_bias_field": Rule("bias", peaks.whole(_BIAS_UM, 48), _estimate_bias, heavy=True),
+    "draw_bias_field": Rule("bias", peaks.whole(_BIAS_UM, 32), _for_each(_bias_fields, 2.0)),
     "init_corrected_volume": Rule("bias", load=_for_each(_bias_fields)),
-    "correct_volume": Rule("bias", _blocks(3.5), _correct_volume, heavy=True),
-    "prepare_atlas": Rule("registration", _atlas(14), _for_each(_atlases, 5.0)),
-    "prepare_atlas_image": Rule("registration", _atlas(14), _for_each(_atlas_images, 3.0)),
+    "correct_volume": Rule("bias", peaks.blocks(3.5), _correct_volume, heavy=True),
+    "prepare_atlas": Rule("registration", peaks.atlas(14), _for_each(_atlases, 5.0)),
+    "prepare_atlas_image": Rule("registration", peaks.atlas(14), _for_each(_atlas_images, 3.0)),
     "pair_landmarks": Rule("registration", load=_for_each(_given("registration.landmarks"))),
     "preview_alignment": Rule(
-        "registration", _registration(0, 15), _of_atlases(2.0, _sample), heavy=True
+        "registration", peaks.registration(0, 15), _of_atlases(2.0, _sample), heavy=True
     ),
     "register": Rule(
         "registration",
-        _registered(
-            lambda brain, name: 377 + 19 * _contrast_sums(brain, name),
-            lambda brain, name: 1.5 + 6 * _images(brain, name),
+        peaks.registered(
+            lambda brain, name: 377 + 19 * peaks.contrast_sums(brain, name),
+            lambda brain, name: 1.5 + 6 * peaks.images(brain, name),
         ),
-        _of_atlases(36.0, _channels_registered, sums=0.4),
+        _of_atlases(36.0, peaks.channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
     ),
-    "export_transform": Rule("registration", _registration(60, 0), _for_each(_exported, 5.0)),
+    "export_transform": Rule("registration", peaks.registration(60, 0), _for_each(_exported, 5.0)),
     "draw_registration": Rule(
         "registration",
-        _registered(
-            lambda brain, name: 35 + 25 * _channels_registered(brain), lambda brain, name: 15
+        peaks.registered(
+            lambda brain, name: 35 + 25 * peaks.channels_registered(brain), lambda brain, name: 15
         ),
-        _of_atlases(2.0, _channels_registered),
+        _of_atlases(2.0, peaks.channels_registered),
     ),
-    "init_labels": Rule("regions", _atlas(4), _for_each(_atlases)),
-    "transform_labels": Rule("regions", _blocks(5, 2, 240), _transform_labels, heavy=True),
+    "init_labels": Rule("regions", peaks.atlas(4), _for_each(_atlases)),
+    "transform_labels": Rule("regions", peaks.blocks(5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(
-        "regions", _whole("labels.mesh_resolution_um", 10), _for_each(_atlases, 60.0), heavy=True
+        "regions",
+        peaks.whole("labels.mesh_resolution_um", 10),
+        _for_each(_atlases, 60.0),
+        heavy=True,
     ),
     "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
-    "transform_volume": Rule("regions", _blocks(4), _transform_volume, heavy=True),
-    "sum_regions": Rule("regions", _blocks(5, 2, 240), _sum_regions, heavy=True),
-    "measure_regions": Rule("regions", _atlas(4), _for_each(_atlases, 2.0)),
-    "transform_points": Rule("regions", _atlas(4), _for_each(_points)),
+    "transform_volume": Rule("regions", peaks.blocks(4), _transform_volume, heavy=True),
+    "sum_regions": Rule("regions", peaks.blocks(5, 2, 240), _sum_regions, heavy=True),
+    "measure_regions": Rule("regions", peaks.atlas(4), _for_each(_atlases, 2.0)),
+    "transform_points": Rule("regions", peaks.atlas(4), _for_each(_points)),
     "score_registration": Rule("regions", load=_for_each(_scored)),
-    "score_labels": Rule("regions", _drawn_labels, _for_each(_labelled, 10.0)),
-    "draw_flatfield": Rule("views", _planes(24), _for_each(_channels, 3.0), needs="tiles"),
-    "draw_stitching": Rule("views", _planes(8), needs="tiles"),
-    "draw_volume": Rule("views", _flat(230), _for_each(_image_volumes, 4.0)),
+    "score_labels": Rule("regions", peaks.drawn_labels, _for_each(_labelled, 10.0)),
+    "draw_flatfield": Rule("views", peaks.planes(24), _for_each(_channels, 3.0), needs="tiles"),
+    "draw_stitching": Rule("views", peaks.planes(8), needs="tiles"),
+    "draw_volume": Rule("views", peaks.flat(230), _for_each(_image_volumes, 4.0)),
     "draw_regions": Rule("views", load=_for_each(_atlases)),
     "draw_fiducials": Rule("views", load=_for_each(_scored)),
     "neuroglancer_state": Rule("views"),
