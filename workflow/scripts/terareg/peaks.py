@@ -48,7 +48,7 @@ def strips(brain: Brain, threads: int) -> float:
     side = max(size.tile_shape[1:])
     strip = max(64.0, 2 * brain.overlap * side) * side
     # measured: 326 MB with tiles of 2048 pixels, 10 % overlap and 60 pixels of search
-    return _PYTHON_MB + threads * min(depth, size.tile_shape[0]) * strip * 12.5 / 1e6
+    return _ITK_MB + threads * min(depth, size.tile_shape[0]) * strip * 12.5 / 1e6
 
 
 def blocks(per_byte: float, per_atlas: float = 0, base_mb: float = _ITK_MB) -> Memory:

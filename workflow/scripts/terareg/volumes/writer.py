@@ -177,6 +177,7 @@ def write_block(
     record["objects"] = objects
     record["run"] = {"seconds": time.monotonic() - begin, "peak_memory_mb": peak_memory_mb()}
     write_record(store, where, record)
+    release_memory()  # of encoded chunks, which otherwise adds up from block to block
     return record
 
 
@@ -238,9 +239,8 @@ def write_rows(
                 store, key, plan, block, array, fingerprint=fingerprint, clipped=clipped
             )
 
-        written = list(map_items(write, left, workers=workers))
-        release_memory()
-        return [written.pop(0) if record is None else record for record in records]
+        written = map_items(write, left, workers=workers)
+        return [next(written) if record is None else record for record in records]
 
     found = map_items(one, rows, what=f"{plan.name}: rows of blocks")
     return _summary([record for records in found for record in records], fingerprint)
