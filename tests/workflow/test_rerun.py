@@ -43,7 +43,10 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
     [
         ({"registration__regularisation": 0.1}, {"register"} | AFTER_REGISTRATION),
         ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
-        ({"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}}, {"make_report"}),
+        (
+            {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
+            {"draw_registration", "make_report"},
+        ),
         ({"labels__mesh_resolution_um": 100}, {"mesh_labels", "make_report"}),
         ({"atlas_space__enabled": False}, {"make_report"}),
     ],
