@@ -97,7 +97,7 @@ def test_a_large_ome_zarr_is_sized_from_its_metadata(workspace):
                                                   "dtype": "<u2"}))  # fmt: skip
     channels = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
     jobs = dry_run(workspace, described(workspace, channels))
-    assert jobs["import_volume"] == 2 * 20, "20 GB a job"
+    assert jobs["import_volume"] == 2 * 10, "40 GB a job"
     assert jobs["total"] <= 500
 
 
