@@ -16,7 +16,7 @@ _DARK_PERCENT = 0.1  # of an image, taken for its dark level
 _BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
 _SOFTENING = 2.0  # times its level
 _DIM = 0.05  # share of the softening constant below which a median says little about the gain
-_MOST_GAIN = 2.0  # of a row or column; more is the border of the tissue
+_MOST_GAIN = 1.5  # of a row or column; more is the border of the tissue
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
 
@@ -75,7 +75,8 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
     """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal.
 
     Shading and stripes are factors: each row and each column is divided by its median, so that they
-    neither correlate by themselves nor move the centre of a cell that lies on their slope.
+    neither correlate by themselves nor move the centre of a cell that lies on their slope. Where
+    the border of the tissue makes the medians, they are subtracted from the logarithm only.
     """
     dark, soft = levels
     image = np.maximum(image - dark, 0)
@@ -86,7 +87,10 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
             offsets.append(None)  # too few pixels for a gain
             continue
         level = _medians(image, axis)
-        gain = np.clip((level + dim) / (level.mean() + dim), 1 / _MOST_GAIN, _MOST_GAIN)
+        gain = (level + dim) / (level.mean() + dim)
+        if gain.max() > _MOST_GAIN or gain.min() < 1 / _MOST_GAIN:
+            offsets.append(None)
+            continue
         image /= gain
         offsets.append(np.log(level / gain + soft))
     log = np.log(image + soft)

@@ -13,6 +13,9 @@ from terareg.stitching.correlation import best_peak, correlate, subvoxel
 from terareg.stitching.filters import prepare
 from terareg.stitching.least_squares import Cut, fit
 
+_BELIEVED = 2.0  # standard errors of the maximum that a fit may lie from it
+_LEAST_SCATTER = 0.1  # voxels; a few patches agree better by chance
+
 
 @dataclass(frozen=True)
 class Patch:
@@ -81,7 +84,8 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
     """Sub-voxel displacement from all patches jointly.
 
     The maximum of the sum of the patches' correlation maps, good to a fraction of a voxel, is
-    where the least-squares fit over their voxels starts.
+    where the least-squares fit over their voxels starts. A fit that ends further from it than the
+    patches scatter is not believed: edges of the tissue lead it astray.
 
     Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
     maximum inside the radius.
@@ -106,14 +110,15 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
     displ = origin + subvoxel(total, index)
     own = [None if ncc is None else _own_peak(ncc, index) for ncc in maps]
     own = [None if place is None else origin + place for place in own]
+    sigma = _scatter([place for place in own if place is not None], displ)
+    sigma[np.array(radius) == 0] = 0.0
     axes = [k for k, n in enumerate(total.shape) if n > 1]
     # single planes are warped more than they are noisy: there every voxel counts alike
     fitted = fit([cut for cut in cuts if cut is not None], displ, axes) if len(axes) == 3 else None
-    if fitted is None:
-        sigma = _scatter([place for place in own if place is not None], displ)
-        sigma[np.array(radius) == 0] = 0.0
-    else:
-        displ, sigma = fitted
+    if fitted is not None:
+        away = np.abs(fitted[0] - displ)
+        if np.all(away <= _BELIEVED * np.maximum(sigma, _LEAST_SCATTER)):
+            displ, sigma = fitted
     return displ, sigma, float(np.mean([m[index] for m in maps if m is not None])), own
 
 
