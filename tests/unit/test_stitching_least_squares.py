@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from terareg.stitching import refinement
 from terareg.stitching.filters import prepare
 from terareg.stitching.least_squares import Cut, fit
+from terareg.stitching.refinement import Patch
 
 SHAPE = (32, 160, 64)
 LEVEL, CELL, NOISE, WIDTH = 200.0, 150.0, 25.0, 2.0
@@ -85,3 +87,31 @@ def test_nothing_to_see_is_no_displacement():
     assert fit([Cut(flat, flat, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
     thin = np.zeros((3, 20, 20), np.float32)
     assert fit([Cut(thin, thin, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
+
+
+def patches_of(shift, number=6):
+    """Patches of the two images, with the same cells in other noise each."""
+    rng = np.random.default_rng(5)
+    places = scattered(rng, 12)
+    return [
+        Patch(
+            tuple(
+                (cells(s, places) + rng.normal(0, 5, SHAPE)).astype(np.uint16)
+                for s in ((0, 0, 0), shift)
+            ),
+            ((0, 0, 0), (0, 0, 0)), LEVELS, 1.0, (0, SHAPE[0]),
+        )
+        for _ in range(number)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("away", [0.05, 0.6])
+def test_a_fit_far_from_the_maximum_of_the_correlations_is_not_believed(monkeypatch, away):
+    shift = np.array([0.3, -0.4, 0.2])
+    arguments = patches_of(shift), np.zeros(3, int), np.full(3, 3)
+    wrong = shift + (0, away, 0), np.full(3, 0.02)
+    monkeypatch.setattr(refinement, "fit", lambda *_: wrong)
+    found, *_ = refinement.refine(*arguments)
+    believed = away < 0.1
+    assert np.array_equal(found, wrong[0]) == believed
+    assert found == pytest.approx(wrong[0] if believed else shift, abs=0.15)
