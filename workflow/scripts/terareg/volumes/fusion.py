@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -162,20 +162,19 @@ def fuse_row(
         here = [t for t in tiles if _covers(t, 0, planes) and planes[0] not in t.blank]
         windows: dict[str, np.ndarray] = {}
         clipped = [Clipped()] * len(blocks)
-        for index, block in enumerate(blocks):
-            for x in _cuts(here, block, 2):
-                for tile in here:
-                    if tile.stop[2] <= x[0]:
-                        windows.pop(tile.name, None)
-                    elif _covers(tile, 2, x) and tile.name not in windows:
-                        windows[tile.name] = _read(source, tile, planes, row, shape)
-                for y in _cuts(here, row, 1):
-                    cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
-                    if cell:
-                        where = tuple(slice(low - start, high - start) for (low, high), start in
-                                      zip((planes, y, x), block.start))  # fmt: skip
-                        arrays[index][where], more = _blend(cell, windows, y, x, row, plan.dtype)
-                        clipped[index] += more
+        for index, y, x in _cells(here, row, blocks):
+            cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
+            for tile in here:
+                if tile.stop[2] <= x[0]:
+                    windows.pop(tile.name, None)
+            for tile in cell:
+                if tile.name not in windows:
+                    windows[tile.name] = _read(source, tile, planes, row, shape)
+            if cell:
+                start = blocks[index].start
+                where = tuple(slice(a - s, b - s) for (a, b), s in zip((planes, y, x), start))
+                arrays[index][where], more = _blend(cell, windows, y, x, row, plan.dtype)
+                clipped[index] += more
         return clipped
 
     counts = [Clipped()] * len(blocks)
@@ -288,6 +287,19 @@ def _slabs(tiles: Sequence[_Tile], block: Block) -> list[tuple[int, int]]:
     for low, high in itertools.pairwise(inside):
         slabs += [(z, min(z + _SLAB_PLANES, high)) for z in range(low, high, _SLAB_PLANES)]
     return slabs
+
+
+def _cells(
+    tiles: Sequence[_Tile], row: Block, blocks: Sequence[Block]
+) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
+    """Number of the block and range along y and x of every part of a row whose tiles are the same.
+
+    From left to right.
+    """
+    for index, block in enumerate(blocks):
+        for x in _cuts(tiles, block, 2):
+            for y in _cuts(tiles, row, 1):
+                yield index, y, x
 
 
 def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, int]]:
