@@ -13,7 +13,7 @@ def main() -> None:
     source = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     level, resolution = 0, snakemake.params.volume_um
     if resolution is not None:
-        spacings = [level.frame.spacing_um for level in source.levels]
+        spacings = [each.frame.spacing_um for each in source.levels]
         level = coarsest_level(spacings, (resolution,) * 3) or 0
     frame = source.levels[level].frame
     plan = make_plan(source.name, frame, source.dtype, source.settings)

@@ -247,23 +247,24 @@ def pair_batches(brain: Brain) -> int:
 
 
 def block_batches(brain: Brain) -> int:
-    """Batches of the blocks of one channel, by whole rows along x."""
-    size, (planes, rows, _) = brain.size, _blocks_along(brain, brain.grid)
-    return batches(size.volume_gb, planes * rows, brain.option("jobs.gb_per_job"), size.channels)
-
-
-def label_batches(brain: Brain) -> int:
-    """Batches of the label volume, whose voxels are coarser and take four bytes."""
-    planes, rows, _ = _blocks_along(brain, brain.labels)
-    gigabytes = 4e-3 * brain.labels.megavoxels
-    return batches(gigabytes, planes * rows, brain.option("jobs.gb_per_job"))
+    """Batches of the blocks of one channel."""
+    return _row_batches(brain, brain.grid, brain.size.volume_gb, brain.size.channels)
 
 
 def corrected_batches(brain: Brain) -> int:
     """Batches of the blocks of one channel without bias."""
-    planes, rows, _ = _blocks_along(brain, brain.corrected)
-    gigabytes = brain.corrected_gb
-    return batches(gigabytes, planes * rows, brain.option("jobs.gb_per_job"), brain.size.channels)
+    return _row_batches(brain, brain.corrected, brain.corrected_gb, brain.size.channels)
+
+
+def label_batches(brain: Brain) -> int:
+    """Batches of the label volume, whose voxels are coarser and take four bytes."""
+    return _row_batches(brain, brain.labels, 4e-3 * brain.labels.megavoxels)
+
+
+def _row_batches(brain: Brain, grid: Grid, gigabytes: float, channels: int = 1) -> int:
+    """Batches of a volume by whole rows of blocks along x."""
+    planes, rows, _ = _blocks_along(brain, grid)
+    return batches(gigabytes, planes * rows, brain.option("jobs.gb_per_job"), channels)
 
 
 def block_count(brain: Brain) -> int:

@@ -25,6 +25,7 @@ _SLAB_BYTES = 2**23
 
 
 def write_nrrd(path: Path, array: np.ndarray, frame: Frame) -> None:
+    """Write an image (z, y, x) with the grid of ``frame``, compressed, whole or not at all."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([s / 1000 for s in reversed(frame.spacing_um)])
     image.SetOrigin([o / 1000 for o in reversed(frame.origin_um)])
@@ -80,10 +81,12 @@ def nrrd_slabs(path: Path, frame: Frame) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def read_nrrd(path: Path, frame: Frame) -> np.ndarray:
+    """The whole image (z, y, x) of a file that :func:`write_nrrd` wrote."""
     planes = [slab for _, slab in nrrd_slabs(path, frame)]
     return np.concatenate(planes)
 
 
 def last_line(error: Exception) -> str:
+    """What a library's error says at the end of its message, which is the point of it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -47,6 +47,7 @@ def _own_nifti(path: Path, array: np.ndarray) -> np.ndarray:
 
 
 def read_image(path: str | os.PathLike, key: str) -> SourceImage:
+    """Read an image of three dimensions; ``key`` of the atlas's settings is for messages."""
     path = Path(path)
     name = f"{key} {path.name}"
     if not path.is_file():
@@ -141,6 +142,7 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
 
 
 def check_header_orientation(stated: str, images: tuple[SourceImage, ...]) -> None:
+    """Raise if a header says another orientation than the user stated."""
     for image in images:
         if image.orientation not in (None, stated):
             raise AtlasError(
@@ -191,6 +193,7 @@ def _numbers(values) -> str:
 
 
 def intensities_of(image: SourceImage) -> np.ndarray:
+    """Voxels in a type that is kept, float32 otherwise; raise if they show nothing."""
     array = image.array
     if array.dtype.name not in _KEPT_TYPES:
         array = array.astype(np.float32)

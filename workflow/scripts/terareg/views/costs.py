@@ -8,8 +8,8 @@ from typing import Any
 from terareg.runplan import STAGES, Planned
 from terareg.workload import RULES
 
-#: bytes moved for each byte of raw data that a chain without waste needs: raw data once, volumes
-#: written, read and written again
+#: bytes moved for each byte of raw data that deep tiles should not exceed: raw data once, some
+#: planes for statistics and displacements, volumes written
 WANTED_BYTES = 2.3
 
 

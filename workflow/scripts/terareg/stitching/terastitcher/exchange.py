@@ -147,6 +147,7 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
 
 
 def names_of(xml: ProjectXml, acquisition: Acquisition | None) -> dict[tuple[int, int], str]:
+    """Names of the tiles by row and column: the acquisition's, or else of the stacks' folders."""
     if acquisition is not None:
         check_fits(xml, acquisition)
         return {(tile.row, tile.column): tile.name for tile in acquisition.tiles}

@@ -204,11 +204,13 @@ def with_sides(xml: ProjectXml, sides) -> ProjectXml:
 
 
 def default_of(xml: ProjectXml, direction: str) -> tuple[int, int, int]:
+    """Nominal step (V, H, D) of a project in a direction."""
     south, east = xml.default_displ
     return (0, east, 0) if direction == "EAST" else (south, 0, 0)
 
 
 def most_reliable(found, default) -> tuple[Displacement]:
+    """One displacement, each axis from the most reliable of those found; else the default."""
     if not found:
         return (Displacement(*(Axis.encoded(d, d, 0.0) for d in default)),)
     axes = []
@@ -219,12 +221,15 @@ def most_reliable(found, default) -> tuple[Displacement]:
 
 
 def vhd(zyx) -> tuple:
+    """Values in TeraStitcher's order of axes (y, x, z)."""
     return (zyx[1], zyx[2], zyx[0])
 
 
 def zyx(vhd) -> tuple:
+    """Values in this project's order of axes; inverse of :func:`vhd`."""
     return (vhd[2], vhd[0], vhd[1])
 
 
 def rounded(value: float) -> int:
+    """Nearest whole number, half to even, blind to rounding errors."""
     return int(np.rint(np.round(float(value), 6)))
