@@ -78,7 +78,7 @@ def test_round_trip_of_points_is_within_a_quarter_voxel(transform):
 
 
 @pytest.mark.parametrize("method, frame", [("to_atlas_grid", SAMPLE), ("to_sample_grid", ATLAS)])
-@pytest.mark.parametrize("factor", [(1, 1, 1), (3, 2, 1)])
+@pytest.mark.parametrize("factor", [(1, 1, 1), (3, 2, 1), (0.3, 1, 0.25)])
 def test_blocks_equal_the_whole_grid_bit_for_bit(transform, method, frame, factor):
     frame = Frame(
         tuple(n * 2 for n in frame.shape),
@@ -97,6 +97,19 @@ def test_grid_equals_points(transform):
     grid = transform.to_atlas_grid(SAMPLE)
     points = np.stack(np.meshgrid(*SAMPLE.axes_um(), indexing="ij")).reshape(3, -1).T
     np.testing.assert_allclose(grid.reshape(3, -1).T, transform.to_atlas(points), atol=1e-3)
+
+
+def test_a_fine_grid_differs_from_points_by_less_than_the_field_bends(transform):
+    fine = Frame((40, 30, 50), (9.0, 11.0, 8.0), (310.0, 420.0, 530.0))
+    points = np.stack(np.meshgrid(*fine.axes_um(), indexing="ij")).reshape(3, -1).T
+    for grid, exact, field in (
+        (transform.to_atlas_grid, transform.to_atlas, transform.inverse),
+        (transform.to_sample_grid, transform.to_sample, transform.forward),
+    ):
+        error = np.linalg.norm(grid(fine).reshape(3, -1).T - exact(points), axis=1)
+        bends = [np.linalg.norm(np.diff(field, 2, axis=axis), axis=0).max() for axis in (1, 2, 3)]
+        assert 0 < error.max() < 0.1 * max(bends)
+        assert error.mean() < 0.01 * max(bends)
 
 
 def test_jacobian_is_the_volume_ratio():

@@ -304,7 +304,7 @@ def _transform_labels(brain: Brain) -> Load:
     formats = len({*brain.option("volume.formats"), "precomputed"})
     written = 0.05 * 4e-3 * voxels * formats
     read = n * label_batches(brain) * 2e-3 * brain.largest_atlas.megavoxels
-    return Load(n * label_batches(brain), read, n * written, n * 0.6 * voxels)
+    return Load(n * label_batches(brain), read, n * written, n * 0.15 * voxels)
 
 
 def _transform_volume(brain: Brain) -> Load:
@@ -314,7 +314,7 @@ def _transform_volume(brain: Brain) -> Load:
     for atlas in brain.atlases.values():
         voxels = brain.atlas_space_mvox(atlas)
         resolution = brain.option("atlas_space.resolution_um") or min(atlas.spacing_um)
-        jobs, cpu = jobs + n, cpu + n * 0.6 * voxels
+        jobs, cpu = jobs + n, cpu + n * 0.4 * voxels
         read += n * _level_gb(brain, resolution)
         written += n * 2e-3 * voxels * _PYRAMID * _read_share(brain)
     return Load(jobs, read, written, cpu)
@@ -324,7 +324,7 @@ def _sum_regions(brain: Brain) -> Load:
     n = len(brain.atlases)
     channels = 2e-3 * brain.labels.megavoxels * brain.size.channels * _read_share(brain)
     read = n * (channels + 0.05 * 4e-3 * brain.labels.megavoxels)
-    cpu = n * 0.4 * brain.labels.megavoxels * (1 + brain.size.channels / 2)
+    cpu = n * brain.labels.megavoxels * (0.1 + 0.05 * brain.size.channels)
     return Load(n * label_batches(brain), read, cpu_s=cpu)
 
 

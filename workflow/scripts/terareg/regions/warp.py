@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from scipy import ndimage
 
 from terareg.frames import Frame
 from terareg.regions.labels import slabs
@@ -67,47 +67,24 @@ def channel_block(
     numpy.ndarray of float32, shape ``atlas_block_frame.shape``
     """
     result = np.full(atlas_block_frame.shape, outside, np.float32)
+    frame = reader.frame
+    sizes, origin, spacing = (
+        np.array(values)[:, None] for values in (frame.shape, frame.origin_um, frame.spacing_um)
+    )
     for first, last in slabs(atlas_block_frame):
         part = atlas_block_frame.cropped((first, 0, 0), (last, *atlas_block_frame.shape[1:]))
-        positions = transform.to_sample_grid(part)
-        inside, lower, weight = _cells(positions, reader.frame)
+        index = transform.to_sample_grid(part).reshape(3, -1).astype(np.float64)
+        index -= origin
+        index /= spacing
+        inside = ((index >= -0.5) & (index <= sizes - 0.5)).all(0)
         if not inside.any():
             continue
-        start = tuple(int(low.min()) for low in lower)
-        stop = tuple(min(int(low.max()) + 2, size) for low, size in zip(lower, reader.frame.shape))
-        values = np.asarray(reader.read(start, stop))
-        result[first:last][inside] = _interpolate(values, start, lower, weight)
+        index = index[:, inside]
+        start = np.maximum(0, np.floor(index.min(1))).astype(int)
+        stop = np.minimum(index.max(1).astype(int) + 2, frame.shape)
+        values = np.asarray(reader.read(tuple(start.tolist()), tuple(stop.tolist())))
+        # whole numbers are taken off exactly: where the box begins changes no bit
+        index -= start[:, None]
+        found = ndimage.map_coordinates(values, index, np.float32, order=1, mode="nearest")
+        result[first:last].reshape(-1)[inside] = found
     return result
-
-
-def _cells(positions: np.ndarray, frame: Frame) -> tuple[np.ndarray, list, list]:
-    """Which positions lie inside, and for those the lower voxel and the weight of the upper."""
-    index = [
-        (np.asarray(positions[a], np.float64) - frame.origin_um[a]) / frame.spacing_um[a]
-        for a in range(3)
-    ]
-    inside = np.ones(positions.shape[1:], bool)
-    for axis, size in enumerate(frame.shape):
-        inside &= (index[axis] >= -0.5) & (index[axis] <= size - 0.5)
-    lower, weight = [], []
-    for axis, size in enumerate(frame.shape):
-        clamped = np.clip(index[axis][inside], 0, size - 1)
-        low = np.minimum(clamped.astype(np.int64), max(size - 2, 0))
-        lower.append(low)
-        weight.append((clamped - low).astype(np.float32))
-    return inside, lower, weight
-
-
-def _interpolate(values: np.ndarray, start: tuple, lower: list, weight: list) -> np.ndarray:
-    """Trilinear interpolation in a box that begins at ``start``."""
-    total = np.zeros(lower[0].shape, np.float32)
-    low = [axis - first for axis, first in zip(lower, start)]
-    for corner in itertools.product((0, 1), repeat=3):
-        share = np.ones(lower[0].shape, np.float32)
-        at = []
-        for axis, upper in enumerate(corner):
-            share *= weight[axis] if upper else 1 - weight[axis]
-            # an axis of one voxel has no upper neighbour; its weight is 0
-            at.append(np.minimum(low[axis] + upper, values.shape[axis] - 1))
-        total += share * values[tuple(at)].astype(np.float32)
-    return total

@@ -24,7 +24,7 @@ from terareg.registration import fields
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import write_atomic
 
-_SLAB_VOXELS = 1 << 19
+_NODES = 4  # along a voxel of the deformation, at which fine grids are mapped exactly
 _AFFINE_HEADER = (
     "# affine matrix, atlas micrometres -> sample micrometres, axis order z y x\n"
     "# x_sample = A @ phi(x_atlas); rows are z, y, x and the homogeneous row\n"
@@ -54,7 +54,10 @@ class Transform:
     Notes
     -----
     Between voxels of ``frame`` displacements are interpolated linearly; outside they keep the
-    value of the nearest face.
+    value of the nearest face. Grids finer than a quarter of such a voxel are mapped at the nodes
+    of a lattice of that width and linearly between them. That misses the map of points at the
+    faces between voxels of ``frame`` only, by less than a tenth of the change of displacement from
+    one voxel's step to the next (in the phantom brain .03 um in the mean, .5 um at most).
     """
 
     affine: np.ndarray
@@ -125,22 +128,32 @@ class Transform:
         return self._grid(block, None, self.affine, self.forward)
 
     def _grid(self, block, before, after, displacement) -> np.ndarray:
-        out = np.empty((3, *block.shape), np.float32)
+        step = min(self.frame.spacing_um) / _NODES
+        if before is not None:
+            step /= np.linalg.norm(before[:3, :3], axis=0).max()
         # rounding the axes to a picometre makes a block's positions those of the whole grid
-        z, y, x = (np.round(axis, 6) for axis in block.axes_um())
-        plane = block.shape[1] * block.shape[2]
-        step = max(1, _SLAB_VOXELS // plane)
-        for z0 in range(0, block.shape[0], step):
-            slab = np.empty((3, len(z[z0 : z0 + step]), *block.shape[1:]))
-            slab[0], slab[1], slab[2] = z[z0 : z0 + step, None, None], y[:, None], x
-            shape = slab.shape
-            points = slab.reshape(3, -1)
+        z, y, x = (
+            _Lattice.along(np.round(axis, 6), spacing, step)
+            for axis, spacing in zip(block.axes_um(), block.spacing_um)
+        )
+        rows, columns = np.meshgrid(y.nodes, x.nodes, indexing="ij")
+
+        def plane(node: int) -> np.ndarray:
+            points = np.stack([np.full(rows.shape, z.nodes[node]), rows, columns]).reshape(3, -1)
             if before is not None:
                 points = _apply(before, points)
             points = _displaced(displacement, self.frame, points)
             if after is not None:
                 points = _apply(after, points)
-            out[:, z0 : z0 + step] = points.reshape(shape)
+            mapped = points.reshape(3, *rows.shape)
+            mapped = _between(mapped[..., x.below], mapped[..., x.below + 1], x.weights)
+            return _between(mapped[:, y.below], mapped[:, y.below + 1], y.weights[:, None])
+
+        out = np.empty((3, *block.shape), np.float32)
+        planes: dict[int, np.ndarray] = {}
+        for index, (low, weight) in enumerate(zip(z.below.tolist(), z.weights)):
+            planes = {n: planes[n] if n in planes else plane(n) for n in (low, low + 1)}
+            out[:, index] = _between(planes[low], planes[low + 1], weight)
         return out
 
     # ------------------------------------------------------------------ quality
@@ -368,6 +381,34 @@ def jacobian_determinant(displacement_um: np.ndarray, frame: Frame) -> np.ndarra
         rows[axis][axis] = rows[axis][axis] + 1.0
     (a, b, c), (d, e, f), (g, h, i) = rows
     return (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """Nodes along an axis (um), and for every voxel the node below it and the next one's weight."""
+
+    nodes: np.ndarray
+    below: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def along(cls, axis_um: np.ndarray, spacing_um: float, step_um: float) -> _Lattice:
+        """Nodes at multiples of a step, or at the voxels themselves where these are no finer."""
+        if spacing_um >= step_um:
+            below = np.arange(len(axis_um))
+            return cls(np.append(axis_um, axis_um[-1]), below, np.zeros(len(axis_um)))
+        place = axis_um / step_um
+        below = np.floor(place).astype(np.int64)
+        first = int(below[0])
+        nodes = step_um * np.arange(first, int(below[-1]) + 2)
+        return cls(nodes, below - first, place - below)
+
+
+def _between(low: np.ndarray, high: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
+    mixed = high - low
+    mixed *= weight
+    mixed += low
+    return mixed
 
 
 def _points(points_um: np.ndarray) -> np.ndarray:
