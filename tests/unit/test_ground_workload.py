@@ -31,12 +31,14 @@ def brain(rows=5, columns=6, channels=2, atlas=ATLAS, **over) -> planning.Brain:
 
 def test_memory_follows_block_tile_and_threads_and_not_the_brain():
     small, large = brain(2, 3), brain(20, 30)
-    same = ("sum_tiles", "correct_tile", "estimate_steps", "measure_displacements",
-            "correct_volume", "transform_labels", "prepare_atlas")  # fmt: skip
+    same = ("sum_tiles", "correct_tile", "measure_displacements", "correct_volume",
+            "transform_labels", "prepare_atlas")  # fmt: skip
     for rule in same:
         assert workload.request_mb(rule, small, 4) == workload.request_mb(rule, large, 4), rule
     one, four = (RULES["correct_volume"].memory_mb(small, threads) for threads in (1, 4))
     assert four > 2.5 * one
+    looked_at = [RULES["estimate_steps"].memory_mb(b, 1) for b in (small, large, brain(40, 50))]
+    assert looked_at[0] < looked_at[1] == looked_at[2] < 700
 
 
 def test_a_row_of_blocks_is_cut_where_memory_ends():

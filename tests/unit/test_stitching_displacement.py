@@ -310,7 +310,7 @@ def test_tiles_are_read_once_for_the_steps_and_windows_share_planes():
     acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
     source = Memory(tiles)
     steps = estimate_steps(source, acquisition, SMALL)
-    assert steps.bytes == sum(source.asked) == 2 * 12 * 96 * 96 * 2
+    assert steps.bytes == sum(source.asked) == 2 * 8 * 96 * 96 * 2
     source = Memory(tiles)
     result = measure_pair(source, acquisition, *names, "EAST", SMALL)
     # strips as wide as the overlap and the search range, over the whole depth, once

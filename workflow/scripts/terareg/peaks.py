@@ -42,6 +42,16 @@ def equations(brain: Brain, threads: int) -> float:
     return planes(16)(brain, threads) + 300e-6 * means
 
 
+def overviews(brain: Brain, threads: int) -> float:
+    """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
+    size = brain.size
+    depth, *sides = size.tile_shape
+    count = min(depth, 16, max(8, 0.07 * depth))
+    binned = math.prod(sides) / max(1, min(sides) // 192) ** 2
+    held_mb = min(size.tiles, 96) * count * binned * 4e-6
+    return _PYTHON_MB + held_mb + 25 * threads * size.plane_mb
+
+
 def strips(brain: Brain, threads: int) -> float:
     """For each thread strips of one window of two tiles, and the patches for the refinement."""
     size, depth = brain.size, brain.option("stitching.displacement")["window_planes"]

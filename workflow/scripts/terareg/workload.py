@@ -375,7 +375,7 @@ RULES = {
     "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
     "estimate_steps": Rule(
-        "stitching", peaks.planes(40, 100), _if_measured(_estimate_steps), heavy=True, needs="tiles"
+        "stitching", peaks.overviews, _if_measured(_estimate_steps), heavy=True, needs="tiles"
     ),
     "measure_displacements": Rule(
         "stitching", peaks.strips, _if_measured(_measure_displacements), heavy=True, needs="tiles"
