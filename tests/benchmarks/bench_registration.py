@@ -69,7 +69,8 @@ Mapper = Callable[[np.ndarray], np.ndarray]
 
 def phantom_pairs(seeds: list[int], voxel_um: float) -> Iterator[Pair]:
     """The phantom brain, 8 x 11.5 x 6 mm, seen by the channel with the stranger contrast."""
-    from terareg.phantom.brain import BrainSettings, Sample, SampleSettings, make_atlas
+    from terareg.phantom.atlas import BrainSettings, make_atlas
+    from terareg.phantom.sample import Sample, SampleSettings
 
     for seed in seeds:
         atlas = make_atlas(BrainSettings(seed=seed, atlas_spacing_um=100.0))

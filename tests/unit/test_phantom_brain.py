@@ -9,17 +9,10 @@ import SimpleITK as sitk
 
 from terareg.errors import AtlasError
 from terareg.frames import Frame
-from terareg.phantom.brain import (
-    BrainSettings,
-    Sample,
-    SampleSettings,
-    TruthSettings,
-    make_atlas,
-    write_atlas,
-    write_fiducials,
-    write_sample_truth,
-)
+from terareg.phantom.atlas import BrainSettings, make_atlas, write_atlas
 from terareg.phantom.fields import SplineField
+from terareg.phantom.sample import Sample, SampleSettings
+from terareg.phantom.truth import TruthSettings, write_fiducials, write_sample_truth
 
 FRAME = Frame((24, 86, 112), (240.0, 93.0, 93.0), (0, 0, 0), "ILA")
 

@@ -15,7 +15,8 @@ from cloudvolume import CloudVolume
 
 from terareg.frames import Frame
 from terareg.phantom import cli, demo
-from terareg.phantom.brain import Sample, make_atlas
+from terareg.phantom.atlas import make_atlas
+from terareg.phantom.sample import Sample
 from terareg.phantom.score import ScoreError, ScorePaths, score
 from terareg.phantom.verdict import Floors, format_table, verdicts
 

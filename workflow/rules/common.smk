@@ -93,8 +93,12 @@ def atlas_file(name):
 
 # ------------------------------------------------------------------ configuration
 def code(rule_name):
-    """Fingerprint of the script of a rule and of the library code that it needs."""
-    return code_fingerprint(Path(workflow.basedir) / "scripts" / f"{rule_name}.py")
+    """Function of the wildcards: fingerprint of a rule's script and the library code it needs.
+
+    A function, so that a job on a cluster reads the sources of its own rule only.
+    """
+    script = Path(workflow.basedir) / "scripts" / f"{rule_name}.py"
+    return lambda wildcards: code_fingerprint(script)
 
 
 def setting(path):

@@ -16,6 +16,7 @@ _LIBRARY = Path(__file__).resolve().parent
 _ROOT = _LIBRARY.parent
 
 
+@cache
 def code_fingerprint(script: str | Path) -> str:
     """Return 16 hexadecimal digits for ``script`` and the library modules it needs."""
     digest = hashlib.sha256()

@@ -10,18 +10,10 @@ from pathlib import Path
 import yaml
 
 from terareg.errors import AcquisitionError
-from terareg.phantom.brain import (
-    ATLAS_ORIENTATION,
-    BrainSettings,
-    Sample,
-    SampleSettings,
-    TruthSettings,
-    make_atlas,
-    write_atlas,
-    write_fiducials,
-    write_sample_truth,
-)
+from terareg.phantom.atlas import ATLAS_ORIENTATION, BrainSettings, make_atlas, write_atlas
 from terareg.phantom.colm import ColmSettings, place_tiles, write_colm
+from terareg.phantom.sample import Sample, SampleSettings
+from terareg.phantom.truth import TruthSettings, write_fiducials, write_sample_truth
 from terareg.storage.records import write_json
 
 logger = logging.getLogger(__name__)
