@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,16 +175,24 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     scan = moved[0] * 1e-3 - 0.05
     scan[:, :, :2] = np.nan
     write_nifti(workspace.folder / "scan.nii.gz", scan, flipped=True)
+    marks = np.array([[12, 20, 20], [20, 30, 16], [25, 12, 24]])
+    landmarks = {}
+    for side, places in (("atlas", marks), ("sample", 39 - (marks + (1, -2, 2)))):
+        rows = [f"P{n},{','.join(map(str, um))}" for n, um in enumerate((places * 250).tolist())]
+        landmarks[side] = str(workspace.folder / f"{side}.csv")
+        Path(landmarks[side]).write_text("\n".join(["name,z_um,y_um,x_um", *rows, ""]))
     config |= {
         "input": {"kind": "volume", "orientation": "IPL", "channels": {"t1": "scan.nii.gz"}},
         "intensity": {"bias": {"enabled": False}},
         "registration": {"iterations": 3, "levels": 1, "resolution_um": 500,
-                         "pose": {"search": False, "extent": "whole"}},
+                         "pose": {"search": False, "extent": "whole"},
+                         "landmarks": {"mouse": landmarks}},
         "labels": {"resolution_um": 250},
         "volume": {"chunk": 16, "block": 32},
     }  # fmt: skip
     workspace.write(config)
-    done = workspace.snakemake("--cores", "2", "results/scan/regions/mouse.tsv", "--quiet")
+    wanted = ("results/scan/regions/mouse.tsv", "results/scan/views/neuroglancer.json")
+    done = workspace.snakemake("--cores", "2", *wanted, "--quiet")
     assert done.returncode == 0, done.stderr
 
     store = Store(str(workspace.folder / "results"))
@@ -204,3 +213,9 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
                 if r["scope"] == "own"}  # fmt: skip
     front, low = (float(rows[name, "both"]["t1_mean"]) for name in "FL")
     assert front == pytest.approx(0.13, abs=0.02) and low == pytest.approx(-0.01, abs=0.02)
+
+    layers = json.loads((workspace.folder / wanted[1]).read_text())["layers"]
+    (layer,) = [layer for layer in layers if layer["name"] == "landmarks mouse"]
+    shown = {each["description"]: each["point"] for each in layer["annotations"]}
+    places = (39 - (marks + (1, -2, 2)))[:, ::-1] * 250  # x, y, z
+    assert shown == {f"P{n}": place for n, place in enumerate(places.tolist())}

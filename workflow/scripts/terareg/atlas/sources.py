@@ -200,5 +200,5 @@ def intensities_of(image: SourceImage) -> np.ndarray:
     if not np.isfinite(array).all():
         raise AtlasError(f"{image.name} has values that are not finite; replace them by 0")
     if array.min() == array.max():
-        raise AtlasError(f"{image.name} is {array.min()} everywhere; give the atlas's template")
+        raise AtlasError(f"{image.name} is {array.min()} everywhere; give an image of the atlas")
     return array
