@@ -8,12 +8,13 @@ from terareg.errors import VolumeError
 from terareg.frames import Frame
 from terareg.numeric import Clipped
 from terareg.storage.store import Store
+from terareg.volumes.finishing import finalize_volume
 from terareg.volumes.headers import read_header
 from terareg.volumes.images import Image, ImageSettings, open_image
 from terareg.volumes.importing import describe_input, frame_of_input, import_block
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.reader import Volume
-from terareg.volumes.writer import finalize_volume, finish_pyramid, init_volume, write_blocks
+from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
 
 SHAPE = (20, 33, 17)
 FRAME = Frame(SHAPE, (50.0, 20.0, 10.0), orientation="RIP")

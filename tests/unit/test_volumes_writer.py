@@ -21,6 +21,8 @@ from terareg.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, precomputed
 from terareg.volumes.downsample import downsample
+from terareg.volumes.finishing import display_window, finalize_volume, remove_damaged_blocks
+from terareg.volumes.objects import record_key
 from terareg.volumes.plan import (
     FORMATS,
     VolumeSettings,
@@ -30,12 +32,8 @@ from terareg.volumes.plan import (
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import (
     delete_volume,
-    display_window,
-    finalize_volume,
     finish_pyramid,
     init_volume,
-    record_key,
-    remove_damaged_blocks,
     write_block,
     write_blocks,
     write_rows,

@@ -24,8 +24,9 @@ from terareg.config import load_samples
 from terareg.errors import TeraregError
 from terareg.frames import Frame
 from terareg.storage.store import Store
+from terareg.volumes.objects import record_key
 from terareg.volumes.plan import VolumeSettings, make_plan
-from terareg.volumes.writer import init_volume, record_key, write_block
+from terareg.volumes.writer import init_volume, write_block
 
 sys.path.insert(0, str(ROOT / "tests/unit"))
 

@@ -3,8 +3,8 @@
 from terareg.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
+from terareg.volumes.finishing import finalize_volume
 from terareg.volumes.plan import VolumePlan
-from terareg.volumes.writer import finalize_volume
 
 
 def main() -> None:

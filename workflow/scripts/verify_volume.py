@@ -4,8 +4,8 @@ from terareg.errors import VolumeError
 from terareg.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
+from terareg.volumes.finishing import remove_damaged_blocks
 from terareg.volumes.plan import VolumePlan
-from terareg.volumes.writer import remove_damaged_blocks
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from terareg.frames import Frame
 from terareg.levels import coarsest_level
 from terareg.parallel import map_items
 from terareg.storage.store import Store
+from terareg.volumes.objects import read_level, read_plan
 from terareg.volumes.plan import VolumePlan
-from terareg.volumes.writer import read_level, read_plan
 
 logger = logging.getLogger(__name__)
 

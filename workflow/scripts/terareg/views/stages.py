@@ -1,0 +1,265 @@
+"""What each stage of a run left in the sample's folder, as the report shows it.
+
+Each function takes the folder and the stage's entry (``warnings``, ``tables``), and most add to
+``measured`` what :func:`terareg.views.thresholds.judge` judges: check, of what, value. What is
+absent is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from terareg.storage.records import read_json
+from terareg.views import thresholds
+from terareg.views.tables import (
+    counted,
+    facts_table,
+    label,
+    median_worst,
+    parse,
+    percentile,
+    read_table,
+    rows_table,
+    scalars,
+)
+from terareg.views.thresholds import finite
+
+_MOST_ROWS = 20
+
+
+def gather_stages(folder: Path, stages: Mapping[str, dict]) -> list[tuple[str, str, float | None]]:
+    """Fill the entries of all stages; return what was measured."""
+    measured: list[tuple[str, str, float | None]] = []
+    _input(folder, stages["input"])
+    _acquisition(folder, stages["acquisition"], measured)
+    _intensity(folder, stages["intensity"], measured)
+    _stitching(folder, stages["stitching"], measured)
+    _volumes(folder, "fused", stages["fused"], measured)
+    _bias(folder, stages["bias"])
+    _volumes(folder, "corrected_volume", stages["bias"], measured)
+    _registration(folder, stages["registration"], measured)
+    _regions(folder, stages["regions"], measured)
+    _accuracy(folder, stages["accuracy"], measured)
+    _overlap(folder, stages["accuracy"], measured)
+    if _imported(folder):
+        stages["fused"]["title"] = "Imported volume"
+    return measured
+
+
+def _imported(folder: Path) -> bool:
+    """Whether the sample was a volume already: no tiles, nothing fused."""
+    return (folder / "input.json").exists()
+
+
+def _input(folder: Path, stage: dict) -> None:
+    if not _imported(folder):
+        return
+    data = read_json(folder / "input.json")
+    frame = data["frame"]
+    facts = {
+        "shape z, y, x (voxel)": frame["shape"],
+        "voxel size z, y, x (µm)": frame["spacing_um"],
+        "orientation of the array axes z, y, x": frame["orientation"],
+    }
+    stage["tables"].append(facts_table("Grid of all channels", facts))
+    columns = ("channel", "image", "form", "its type", "stored as")
+    keys = ("source", "form", "source_dtype", "dtype")
+    rows = [[name, *(image[k] for k in keys)] for name, image in data["channels"].items()]
+    stage["tables"].append(rows_table("Images", columns, rows))
+
+
+def _acquisition(folder: Path, stage: dict, measured: list) -> None:
+    path = folder / "acquisition.json"
+    if not path.exists():
+        return
+    data = read_json(path)
+    problems = [str(p) for p in data.get("problems", ())]
+    stage["warnings"] += problems
+    measured.append(("acquisition.problems", "", len(problems)))
+    stacks = [stack for tile in data.get("planes", {}).values() for stack in tile.values()]
+    if stacks:
+        missing = sum(len(stack.get("missing", ())) for stack in stacks)
+        measured.append(("acquisition.missing_planes", "", missing))
+    shape, spacing = data.get("tile_shape"), data.get("spacing_um")
+    tiles = data.get("tiles", ())
+    facts = {
+        "tiles": len(tiles),
+        "grid (rows, columns)": [data.get("rows"), data.get("columns")],
+        "tile (planes, y, x)": shape,
+        "data type": data.get("dtype"),
+        "voxel size z, y, x (µm)": spacing,
+        "orientation of the array axes z, y, x": data.get("orientation"),
+        "overlap y, x (%)": [100 * v for v in data.get("overlap") or ()],
+        "channels": [c["name"] if isinstance(c, Mapping) else c for c in data.get("channels", ())],
+        "missing planes are": data.get("missing_planes"),
+    }
+    if shape and data.get("dtype"):
+        size = math.prod(shape) * len(tiles) * len(facts["channels"])
+        facts["raw voxels"] = size
+    stage["tables"].append(facts_table("What was acquired", facts))
+
+
+def _intensity(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("intensity/*/flatfield.json")):
+        channel, info = path.parent.name, read_json(path)
+        seams = info.get("seam_percent")
+        after = seams.get("after") if isinstance(seams, Mapping) else seams
+        measured.append(("intensity.seam_percent", channel, finite(after)))
+        stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
+        stage["tables"].append(facts_table(f"Flat-field of channel {channel}", scalars(info)))
+
+
+def _stitching(folder: Path, stage: dict, measured: list) -> None:
+    path = folder / "stitching" / "placement.json"
+    if not path.exists():
+        return
+    data = read_json(path)
+    links = data["links"]
+    counts = dict(counted(link["state"] for link in links))
+    residuals = sorted(math.hypot(*k["residual_vox"]) for k in links if k["state"] == "kept")
+    loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
+    structured = [link for link in links if link["state"] != "empty"]
+    share = 100 * counts.get("kept", 0) / len(structured) if structured else None
+    # tiles without any structure follow their neighbours, and rightly so
+    visible = {name for link in structured for name in (link["a"], link["b"])}
+    loose = [n for n, t in data["tiles"].items() if t["state"] in ("model", "group")]
+    measured += [
+        ("stitching.kept_percent", "", share),
+        ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
+        ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
+        ("stitching.loop_closure_vox", "", percentile(loops, 1)),
+    ]
+    stage["warnings"] += [str(w) for w in data["warnings"]]
+    facts = {f"links {state}": count for state, count in counts.items()}
+    facts["residual of kept links, median, worst (voxel)"] = median_worst(residuals)
+    facts["loop closure, median, worst (voxel)"] = median_worst(loops)
+    facts |= {f"tiles {s}": n for s, n in counted(t["state"] for t in data["tiles"].values())}
+    model = data.get("model", {})
+    facts |= {f"{d} step z, y, x (voxel)": model.get(d) for d in ("EAST", "SOUTH")}
+    stage["tables"].append(facts_table("Placement", facts))
+    refused = [
+        [link["a"], link["b"], link["state"], math.hypot(*link["residual_vox"]), link["reason"]]
+        for link in links
+        if link["state"] not in ("kept", "empty")
+    ]
+    if refused:
+        columns = ("tile", "neighbour", "state", "residual (voxel)", "reason")
+        stage["tables"].append(rows_table("Links that were not used", columns, refused))
+
+
+def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob(f"{kind}/*/complete.json")):
+        channel, data = path.parent.name, read_json(path)
+        data = data.get("summary", data)
+        voxels = finite(data.get("voxels"))
+        imported = kind == "fused" and _imported(folder)
+        words = "imported" if imported else "fused" if kind == "fused" else "corrected"
+        if voxels:
+            # nothing was computed when an image was imported: what counts as clipped had no value
+            clipped = "input.not_finite_percent" if imported else "volume.clipped_percent"
+            for key, names in (
+                ("volume.saturated_percent", ("saturated",)),
+                (clipped, ("clipped_low", "clipped_high")),
+            ):
+                found = [v for n in names if (v := finite(data.get(n))) is not None]
+                value = 100 * sum(found) / voxels if found else None
+                measured.append((key, f"{channel}, {words}", value))
+        title = f"{words.capitalize()} volume of channel {channel}"
+        stage["tables"].append(facts_table(title, scalars(data)))
+
+
+def _bias(folder: Path, stage: dict) -> None:
+    for path in sorted(folder.glob("bias/*.json")):
+        data = read_json(path)
+        stage["warnings"] += [f"{path.stem}: {text}" for text in data.get("warnings", ())]
+        stage["tables"].append(facts_table(f"Bias field of channel {path.stem}", scalars(data)))
+
+
+def _registration(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("registration/*/summary.json")):
+        atlas, data = path.parent.name, read_json(path)
+        pose = path.with_name("pose.json")
+        texts = read_json(pose).get("warnings", []) if pose.exists() else []
+        # both name what is odd about the images
+        texts = dict.fromkeys([*texts, *data.get("warnings", ())])
+        stage["warnings"] += [f"{atlas}: {text}" for text in texts]
+        measured += thresholds.of_registration(data, atlas)
+        shares = (data.get("mixture") or {}).get("shares") or {}
+        facts = scalars(data) | {f"tissue: {k}": f"{v:.1%}" for k, v in shares.items()}
+        stage["tables"].append(facts_table(f"Registration to {atlas}", facts))
+    for path in sorted(folder.glob("registration/*/energy.tsv")):
+        rows = read_table(path)
+        if not rows or "level" not in rows[0]:
+            continue
+        last = {row["level"]: row for row in rows}
+        stage["tables"].append(
+            rows_table(
+                f"Last step of each level, {path.parent.name}",
+                [label(c) for c in rows[0]],
+                [[parse(v) for v in row.values()] for row in last.values()],
+            )
+        )
+
+
+def _regions(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("regions/*.tsv")):
+        rows = read_table(path)
+        own = [r for r in rows if r.get("scope", "own") == "own"]
+        both = [r for r in own if r.get("hemisphere", "both") == "both"]
+        extents = [(finite(r.get("atlas_volume_mm3")), finite(r.get("coverage"))) for r in both]
+        weights = [(v, c) for v, c in extents if v and c is not None]
+        total = sum(v for v, _ in weights)
+        share = 100 * sum(v * c for v, c in weights) / total if total else None
+        measured.append(("regions.coverage_percent", path.stem, share))
+        largest = sorted(both, key=lambda r: -(finite(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
+        columns = [
+            c for c in (rows[0] if rows else ())
+            if c in ("acronym", "name", "volume_mm3", "coverage") or c.endswith("_mean")
+        ]  # fmt: skip
+        if largest and columns:
+            stage["tables"].append(
+                rows_table(
+                    f"Largest of {len(both)} regions, {path.stem} "
+                    f"(all of them: {path.relative_to(folder)})",
+                    [label(c) for c in columns],
+                    [[parse(r[c]) for c in columns] for r in largest],
+                )
+            )
+
+
+def _accuracy(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("accuracy/*.tsv")):
+        rows = read_table(path)
+        points = [r for r in rows if r.get("kind", "fiducial") == "fiducial"]
+        errors = [v for r in points if (v := finite(r.get("error_um"))) is not None]
+        if not errors:
+            continue
+        measured.append(("accuracy.mean_um", path.stem, sum(errors) / len(errors)))
+        worst = sorted(points, key=lambda r: -(finite(r.get("error_um")) or 0))[:_MOST_ROWS]
+        columns = [c for c in rows[0] if c == "name" or c.endswith("error_um")]
+        stage["tables"].append(
+            rows_table(
+                f"Fiducials, {path.stem}: worst of {len(errors)}",
+                [label(c) for c in columns],
+                [[parse(r[c]) for c in columns] for r in worst],
+            )
+        )
+
+
+def _overlap(folder: Path, stage: dict, measured: list) -> None:
+    for path in sorted(folder.glob("overlap/*.tsv")):
+        rows = read_table(path)
+        means = {r["name"]: finite(r["dice"]) for r in rows if r["kind"] == "summary"}
+        measured.append(("overlap.dice_mean", path.stem, means.get("mean")))
+        regions = [r for r in rows if r["kind"] == "region"]
+        worst = sorted(regions, key=lambda r: finite(r["dice"]) or 0)[:_MOST_ROWS]
+        columns = [c for c in rows[0] if c not in ("kind", "id")]
+        stage["tables"].append(
+            rows_table(
+                f"Regions against the sample's own labels, {path.stem}: worst of {len(regions)}",
+                [label(c) for c in columns],
+                [[parse(r[c]) for c in columns] for r in worst],
+            )
+        )

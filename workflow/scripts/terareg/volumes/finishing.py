@@ -1,0 +1,174 @@
+"""The end of a volume: whether all of it is there, its summary, and the search for damage."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from terareg.errors import VolumeError
+from terareg.parallel import map_items
+from terareg.storage.records import content_hash, read_record, to_json
+from terareg.storage.store import Store
+from terareg.volumes import histogram, ngff
+from terareg.volumes.objects import (
+    PYRAMID_FILE,
+    SUMS,
+    block_name,
+    metadata_files,
+    pyramid_fingerprint,
+    read_block_records,
+    read_level,
+    record_key,
+    volume_file,
+)
+from terareg.volumes.plan import Block, VolumePlan
+
+logger = logging.getLogger(__name__)
+
+# an almost empty channel is not stretched over the whole display range
+_LEAST_WINDOW = {"uint8": 32.0, "uint16": 255.0}
+
+
+def finalize_volume(
+    store: Store,
+    key: str,
+    plan: VolumePlan,
+    *,
+    fingerprint: str | None = None,
+    workers: int = 4,
+    display_percent: tuple[float, float] = (0.1, 99.9),
+) -> dict:
+    """Check that a volume is complete and write its display window.
+
+    Every block must have a record, every object that a record names must lie in the store with
+    its size, and the top of the pyramid must be of these blocks.
+
+    Parameters
+    ----------
+    store, key, plan
+        The volume.
+    fingerprint : str, optional
+        If given, every block must have been made with it.
+    workers : int
+        Threads that read records.
+    display_percent : (float, float)
+        Percentiles of the voxels that viewers show as black and white.
+
+    Returns
+    -------
+    dict
+        Deterministic summary: ``sha256`` over the blocks, ``blocks``, ``objects``, ``bytes``,
+        ``shape``, ``spacing_um``, ``levels``, ``formats``, ``min``, ``max``, ``mean``,
+        ``voxels``, ``saturated``, ``clipped_low``, ``clipped_high`` and, for images,
+        ``window``.
+
+    Raises
+    ------
+    VolumeError
+        Naming the first record or object that is missing or false.
+    """
+    records = read_block_records(store, key, plan, workers)
+    for record in records:
+        if fingerprint is not None and record.get("fingerprint") != fingerprint:
+            raise VolumeError(
+                f"block {block_name(record)} of {store.address(key)} was made from other "
+                "data or settings than the rest; run again to have it rewritten"
+            )
+    pyramid = read_record(store, f"{key}/{PYRAMID_FILE}")
+    if pyramid is None or pyramid.get("fingerprint") != pyramid_fingerprint(plan, records):
+        raise VolumeError(
+            f"{store.address(key)} has no coarse levels of its present blocks; "
+            "run again to have them written"
+        )
+    present = {entry.key: entry.size for entry in store.list(key)}
+    wanted: dict[str, int] = {}
+    for record in [*records, pyramid]:
+        wanted |= record["objects"]
+    files = metadata_files(plan, volume_file(store, key)["metadata"])
+    for name, size in [*wanted.items(), *((f"{key}/{name}", None) for name in files)]:
+        if name not in present:
+            raise VolumeError(
+                f"{store.address(name)} is missing though its block was finished; "
+                "run again to have it rewritten"
+            )
+        if size is not None and present[name] != size:
+            raise VolumeError(
+                f"{store.address(name)} has {present[name]} bytes instead of {size}; "
+                "run again to have it rewritten"
+            )
+
+    for name in present:
+        # what a killed process left behind; nobody writes here any more
+        if name.endswith((".part", ".__lock")) and name not in wanted:
+            store.delete(name)
+
+    summary: dict[str, Any] = {
+        "sha256": pyramid_fingerprint(plan, records),
+        "blocks": len(records),
+        "objects": len(wanted),
+        "bytes": sum(wanted.values()),
+        "shape": list(plan.frame.shape),
+        "spacing_um": list(plan.frame.spacing_um),
+        "levels": len(plan.levels),
+        "formats": list(plan.settings.formats),
+        "min": min(r["min"] for r in records),
+        "max": max(r["max"] for r in records),
+        "mean": math.fsum(r["sum"] for r in records) / math.prod(plan.frame.shape),
+        **{k: sum(r[k] for r in records) for k in SUMS},
+    }
+    if not plan.is_segmentation:
+        counts = histogram.merge(histogram.unpack(r["histogram"]) for r in records)
+        summary["window"] = list(display_window(counts, plan.dtype, display_percent))
+        if "ome-zarr" in plan.settings.formats:
+            metadata = volume_file(store, key)["metadata"]
+            group = ngff.group_json(plan, metadata, tuple(summary["window"]))
+            store.write(f"{key}/{ngff.FOLDER}/zarr.json", to_json(group))
+    return summary
+
+
+def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:
+    """Read every block back and remove the records of those that are not what was written.
+
+    Level 0 is compared in every format. The next run writes these blocks again.
+
+    Returns
+    -------
+    list of str
+        Names of the damaged blocks.
+    """
+    forms = [
+        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
+        for form in plan.settings.formats
+    ]
+
+    def damaged(pair: tuple[Block, dict]) -> bool:
+        block, record = pair
+        try:
+            arrays = (read_level(store, key, form, 0, block.start, block.stop) for form in forms)
+            return any(content_hash(array) != record["sha256"] for array in arrays)
+        except VolumeError:
+            return True
+
+    pairs = list(zip(plan.blocks(), read_block_records(store, key, plan)))
+    found = map_items(damaged, pairs, workers=workers, what=f"{plan.name}: checked blocks")
+    bad = [block for (block, _), is_bad in zip(pairs, found) if is_bad]
+    for block in bad:
+        logger.warning("%s: block %s is damaged", store.address(key), block.name)
+        store.delete(record_key(key, block))
+    return [block.name for block in bad]
+
+
+def display_window(
+    counts: Mapping[int, int], dtype: str, percent: tuple[float, float] = (0.1, 99.9)
+) -> tuple[float, float]:
+    """Display range of a merged histogram; an almost empty channel keeps a range of counts."""
+    low, high = (histogram.percentile(dict(counts), p) for p in percent)
+    if dtype == "float32":
+        return low, high if high > low else low + 1.0
+    bottom, top = ngff.type_range(dtype)
+    low = min(max(math.floor(low), bottom), top - _LEAST_WINDOW[dtype])
+    high = min(max(math.ceil(high), low + _LEAST_WINDOW[dtype]), top)
+    return float(low), float(high)

@@ -1,0 +1,174 @@
+"""What a volume has in a store: its files, its records, and its levels in every format.
+
+A volume at ``key`` of a store has
+
+- ``volume.json``: its plan and metadata,
+- ``ome.zarr/``: an OME-Zarr 0.5 image,
+- ``precomputed/``: a Neuroglancer precomputed volume,
+- ``blocks/{z}_{y}_{x}.json``: one record per block, written after everything the block wrote,
+- ``pyramid.json``: the record of the levels above the blocks.
+
+Chunks of zeros are stored like others (a few bytes each in OME-Zarr; whole in raw precomputed,
+whose readers would otherwise have to guess), so that an absent object is always an error.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorstore as ts
+
+from terareg.errors import VolumeError
+from terareg.parallel import map_items
+from terareg.storage.records import fingerprint as fingerprint_of
+from terareg.storage.records import read_record, to_json
+from terareg.storage.store import Store, outage
+from terareg.volumes import ngff, precomputed
+from terareg.volumes.plan import Block, VolumePlan
+
+PLAN_FILE = "volume.json"
+PYRAMID_FILE = "pyramid.json"
+RECORD_FOLDER = "blocks"
+#: what records of blocks count, and summaries add up
+SUMS = ("voxels", "saturated", "clipped_low", "clipped_high")
+
+
+def record_key(key: str, block: Block) -> str:
+    """Key of a block's record."""
+    return f"{key}/{RECORD_FOLDER}/{block.name}.json"
+
+
+def read_plan(store: Store, key: str) -> VolumePlan:
+    """Plan of the volume at ``key``, or :class:`VolumeError` if there is none."""
+    return VolumePlan.from_json(volume_file(store, key)["plan"])
+
+
+def volume_file(store: Store, key: str) -> dict:
+    """Content of ``volume.json``: ``plan`` and ``metadata``."""
+    content = read_record(store, f"{key}/{PLAN_FILE}")
+    if content is None or "plan" not in content:
+        raise VolumeError(f"{store.address(key)} is no volume of terareg ({PLAN_FILE} is missing)")
+    return content
+
+
+def metadata_files(plan: VolumePlan, metadata: Mapping[str, Any]) -> dict[str, bytes]:
+    """Metadata of all formats, by name below the volume's folder."""
+    files = {}
+    if "ome-zarr" in plan.settings.formats:
+        files[f"{ngff.FOLDER}/zarr.json"] = to_json(ngff.group_json(plan, metadata))
+        for level in range(len(plan.levels)):
+            files[f"{ngff.FOLDER}/{level}/zarr.json"] = to_json(ngff.array_json(plan, level))
+    if "precomputed" in plan.settings.formats:
+        files[f"{precomputed.FOLDER}/info"] = to_json(precomputed.info_json(plan, metadata))
+    return files
+
+
+def read_block_records(store: Store, key: str, plan: VolumePlan, workers: int = 4) -> list[dict]:
+    """Records of all blocks in order; the first that is missing is a :class:`VolumeError`."""
+    blocks = plan.blocks()
+    names = [record_key(key, b) for b in blocks]
+    records = list(
+        map_items(
+            lambda name: read_record(store, name),
+            names,
+            workers=workers,
+            what=f"{plan.name}: records",
+        )
+    )
+    missing = [b for b, r in zip(blocks, records) if r is None]
+    if missing:
+        raise VolumeError(
+            f"{store.address(key)}: {len(missing)} of {len(blocks)} blocks missing "
+            f"(first: {missing[0].name}); run again to have them written"
+        )
+    return records
+
+
+def block_name(record: Mapping[str, Any]) -> str:
+    """Name of the block that a record is of."""
+    return "_".join(str(i) for i in record["block"])
+
+
+def pyramid_fingerprint(plan: VolumePlan, records: Sequence[Mapping[str, Any]]) -> str:
+    """Of the levels above blocks with these records."""
+    return fingerprint_of(plan.to_json(), [r["sha256"] for r in records])
+
+
+def read_level(
+    store: Store,
+    key: str,
+    plan: VolumePlan,
+    level: int,
+    start: Sequence[int],
+    stop: Sequence[int],
+) -> np.ndarray:
+    """Voxels of a box of a level, (z, y, x); an object that is missing is an error."""
+    box = tuple(slice(a, b) for a, b in zip(start, stop))
+    address = f"level {level} of {store.address(key)}, box {tuple(start)} to {tuple(stop)}"
+    try:
+        if "ome-zarr" in plan.settings.formats:
+            array = _open(to_json(ngff.spec(store, key, plan, level)))
+            return array[box].read().result()
+        _check_shards(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
+        array = _open(to_json(precomputed.spec(store, key, plan, level)))
+        voxels = array[box[2], box[1], box[0], 0].read(order="F").result()
+        return np.ascontiguousarray(voxels.transpose(2, 1, 0))
+    except (ValueError, OSError) as error:
+        raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
+
+
+def write_box(
+    store: Store, key: str, plan: VolumePlan, level: int, box: Block, array: np.ndarray
+) -> dict[str, int]:
+    """Write a box of whole shards of a level in all formats; return {key: bytes}."""
+    objects = {}
+    if "ome-zarr" in plan.settings.formats:
+        target = _open(to_json(ngff.spec(store, key, plan, level)))
+        where = tuple(slice(a, b) for a, b in zip(box.start, box.stop))
+        name = ngff.shard_key(key, level, box.index)
+        # tensorstore would merge with a shard that is there, and fail if that one is damaged
+        store.delete(name)
+        try:
+            # in one transaction, so that the shard is written once and not chunk by chunk
+            with ts.Transaction() as transaction:
+                target.with_transaction(transaction)[where] = array
+        except (ValueError, OSError) as error:
+            address = store.address(name)
+            raise outage(address, error) or VolumeError(
+                f"{address} cannot be written: {error}"
+            ) from error
+        size = store.size(name)
+        if size is None:
+            raise VolumeError(f"{store.address(name)} was written but is not there")
+        objects[name] = size
+    if "precomputed" in plan.settings.formats:
+        for name, shard in precomputed.shards_in(plan, level, box):
+            name = f"{key}/{precomputed.FOLDER}/{name}"
+            data = precomputed.encode_shard(plan, level, shard, array, box.start)
+            store.write(name, data)
+            objects[name] = len(data)
+    return objects
+
+
+def _check_shards(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+    """Raise VolumeError where a precomputed shard is absent: tensorstore would read zeros."""
+    for name, _ in precomputed.shards_in(plan, level, box):
+        full = f"{key}/{precomputed.FOLDER}/{name}"
+        if store.size(full) is None:
+            raise VolumeError(f"{store.address(full)} is missing; run again to have it rewritten")
+
+
+@functools.lru_cache(maxsize=256)
+def _open(spec: bytes) -> ts.TensorStore:
+    """Open a level; specifications hold all metadata, so that a kept handle is never stale."""
+    return ts.open(json.loads(spec), context=_context()).result()
+
+
+@functools.cache
+def _context() -> ts.Context:
+    # without a cache, memory is bounded by what is being read or written
+    return ts.Context({"cache_pool": {"total_bytes_limit": 0}})
