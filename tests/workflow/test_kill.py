@@ -23,7 +23,7 @@ def on_this_machine(workspace) -> Engine:
         )  # fmt: skip
 
     def unlock():
-        if not any((workspace.folder / ".snakemake/locks").iterdir()):
+        if not list((workspace.folder / ".snakemake/locks").glob("*")):
             return  # killed after its work
         locked = workspace.snakemake("--cores", "1", "--rerun-incomplete")
         assert locked.returncode != 0 and "--unlock" in locked.stderr
