@@ -22,14 +22,10 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from terareg.acquisition.colm import ColmLayout  # noqa: E402
+from terareg.acquisition.flatfield import Flatfield  # noqa: E402
 from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
-from terareg.acquisition.tiles import (  # noqa: E402
-    Flatfield,
-    TileSource,
-    corrected_key,
-    write_corrected,
-)
+from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected  # noqa: E402
 from terareg.parallel import peak_memory_mb  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 

@@ -20,15 +20,10 @@ from hypothesis import strategies as st
 from s3_server import put_folder
 from test_acquisition_colm import LONG, index, write_colm
 
+from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.image_files import read_layout
 from terareg.acquisition.plane_files import read_rows
-from terareg.acquisition.tiles import (
-    Flatfield,
-    TileSource,
-    corrected_key,
-    load_flatfield,
-    write_corrected,
-)
+from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
 from terareg.numeric import Clipped
 from terareg.storage.records import read_record

@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from intensity_truth import Scene, TruthSource, profile_error
 
-from terareg.acquisition.tiles import Flatfield, Gain, load_flatfield
+from terareg.acquisition.flatfield import Flatfield, Gain, load_flatfield
 from terareg.errors import ConfigError, IntensityError
 from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles

@@ -1,7 +1,8 @@
 """Write one batch of corrected tiles into the store."""
 
+from terareg.acquisition.flatfield import load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, corrected_key, load_flatfield, write_corrected
+from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
 from terareg.job import run_job
 from terareg.parallel import batch_range
 from terareg.storage.records import fingerprint, write_json

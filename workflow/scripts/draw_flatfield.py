@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import Flatfield, TileSource, load_flatfield
+from terareg.acquisition.tiles import TileSource
 from terareg.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic

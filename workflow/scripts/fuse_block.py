@@ -2,8 +2,9 @@
 
 from dataclasses import asdict
 
+from terareg.acquisition.flatfield import load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import load_flatfield, open_tiles
+from terareg.acquisition.tiles import open_tiles
 from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from terareg.acquisition.tiles import Flatfield
+from terareg.acquisition.flatfield import Flatfield
 from terareg.errors import IntensityError
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.settings import FlatfieldSettings

@@ -1,0 +1,152 @@
+"""The shading of a channel, and how it is removed from its planes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import tifffile
+
+from terareg.errors import IntensityError
+from terareg.numeric import Clipped, to_integer
+from terareg.storage.records import fingerprint, read_json
+
+_BAND_ROWS = 128  # rows corrected at a time, so that the float32 copies stay in the cache
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Relative brightness of a tile at some of its planes, linear between and constant beyond."""
+
+    planes: tuple[float, ...]
+    values: tuple[float, ...]
+
+    def at(self, z: int) -> float:
+        """Gain of plane ``z``."""
+        return float(np.interp(z, self.planes, self.values))
+
+
+@dataclass(frozen=True, eq=False)
+class Flatfield:
+    """Shading of a channel: ``raw = true * gain * profile + background``.
+
+    Attributes
+    ----------
+    profile : numpy.ndarray of float32, shape (y, x)
+        Relative sensitivity, mean 1, positive everywhere.
+    background : float
+        Dark offset of the camera in counts.
+    gains : mapping of str to Gain
+        Relative brightness of tiles by name; 1 for those that are not in it.
+    """
+
+    profile: np.ndarray
+    background: float
+    gains: Mapping[str, Gain] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        profile = np.ascontiguousarray(self.profile, np.float32)
+        object.__setattr__(self, "profile", profile)
+        object.__setattr__(self, "background", float(self.background))
+        if profile.ndim != 2 or profile.size == 0:
+            raise IntensityError(
+                f"flat-field of shape {profile.shape} is no image; give one of two dimensions"
+            )
+        if not np.all(np.isfinite(profile)) or profile.min() <= 0:
+            raise IntensityError(
+                "flat-field has values that are zero, negative or not finite; give a profile that "
+                "is positive everywhere, with mean 1"
+            )
+        if not np.isfinite(self.background):
+            raise IntensityError(
+                f"dark offset {self.background} is not finite; give it in counts of the camera"
+            )
+        for tile, gain in self.gains.items():
+            wrong = [value for value in gain.values if not 0 < value < np.inf]
+            if wrong:
+                raise IntensityError(
+                    f"gain {wrong[0]} of tile {tile} is impossible; give a positive number, or set "
+                    "intensity.flatfield.tile_gains to false"
+                )
+
+    @property
+    def state(self) -> str:
+        """Digest of all that decides how pixels are corrected."""
+        profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
+        gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
+        return fingerprint(profile, self.profile.shape, self.background, gains)
+
+    def correct(
+        self,
+        plane: np.ndarray,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        place: tuple[str, int] | None = None,
+    ) -> tuple[np.ndarray, Clipped]:
+        """Remove dark offset and shading: ``(plane - background) / (profile * gain)``, in float32.
+
+        Parameters
+        ----------
+        plane : numpy.ndarray of uint8 or uint16, shape (rows, columns)
+            A whole plane, or the part of it that ``y`` and ``x`` cut out.
+        y, x : slice
+            Where the part lies in the plane.
+        place : (str, int), optional
+            Name of the tile and number of the plane, whose gain is removed as well.
+
+        Returns
+        -------
+        corrected : numpy.ndarray
+            Same shape and dtype; rounded, clipped, never wrapped. The dark level becomes 0.
+        clipped : Clipped
+            Pixels that fell below 0 or above the type's largest value.
+
+        Raises
+        ------
+        IntensityError
+            If the flat-field has another size than the plane.
+        """
+        profile = self.profile[y, x]
+        if plane.shape != profile.shape:
+            raise IntensityError(
+                f"flat-field has {self.profile.shape} pixels but the plane has {plane.shape}; "
+                "estimate it from tiles of this acquisition"
+            )
+        out = np.empty_like(plane)
+        background = np.float32(self.background)
+        if place is not None and place[0] in self.gains:
+            profile = profile * np.float32(self.gains[place[0]].at(place[1]))
+        clipped = Clipped()
+        for start in range(0, plane.shape[0], _BAND_ROWS):
+            band = slice(start, start + _BAND_ROWS)
+            values = plane[band].astype(np.float32)
+            values -= background
+            values /= profile[band]
+            out[band], part = to_integer(values, plane.dtype)
+            clipped += part
+        return out, clipped
+
+
+def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield:
+    """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
+
+    Gains count where ``tile_gains`` says so: one for each tile, or one for each of its depths.
+    """
+    info = read_json(json)
+    if not isinstance(info, dict) or not isinstance(info.get("background"), (int, float)):
+        raise IntensityError(f"{json} has no number 'background'; run estimate_flatfield again")
+    try:
+        profile = tifffile.imread(tif)
+    except (OSError, ValueError) as error:
+        raise IntensityError(
+            f"{tif} cannot be read ({error}); run estimate_flatfield again"
+        ) from error
+    gains = {}
+    if info.get("tile_gains") == "depth":
+        gains = {tile: Gain(**gain) for tile, gain in info["depth_gains"].items()}
+    elif info.get("tile_gains"):
+        gains = {tile: Gain((0.0,), (gain,)) for tile, gain in info["gains"].items()}
+    return Flatfield(profile, info["background"], gains)
