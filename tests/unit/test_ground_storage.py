@@ -42,6 +42,7 @@ def test_a_listing_follows_links_to_files_and_not_to_folders(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store/file").symlink_to(tmp_path / "there/in/x")
     (tmp_path / "store/folder").symlink_to(tmp_path / "there/in")
+    (tmp_path / "store/lost").symlink_to(tmp_path / "there/nothing")
     store = Store(str(tmp_path / "store"))
     assert [(e.key, e.size) for e in store.list()] == [("file", 3)]
     assert list(store.list("none")) == []
@@ -139,6 +140,14 @@ def test_arrays_are_sought_in_the_region_of_the_environment(monkeypatch, environ
     assert (spec["bucket"], spec["path"]) == ("bucket", "some/prefix/v/")
     assert spec.get("aws_region") == region
     assert spec.get("endpoint") == environment.get("AWS_ENDPOINT_URL")
+
+
+def test_signs_of_urls_are_part_of_a_prefix_and_of_a_folder(tmp_path):
+    assert Store("s3://bucket/run#1/a?b%20c/").prefix == "run#1/a?b%20c"
+    assert Store("s3://bucket").prefix == "" and Store("s3://bucket").bucket == "bucket"
+    (tmp_path / "my brain").mkdir()
+    (tmp_path / "my brain/x").write_bytes(b"1")
+    assert Store((tmp_path / "my brain").as_uri()).exists("x")
 
 
 @pytest.mark.parametrize("url", ["gs://bucket/x", "s3:///prefix"])

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from regions_helpers import AffineMap, blocks, grid, rotation, toy_atlas
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from terareg.frames import Frame
 from terareg.regions import labels as labels_module
+from terareg.regions import warp as warp_module
 from terareg.regions.labels import hemisphere_block, label_block, region_block, regions_at
 from terareg.regions.warp import LevelReader, channel_block
 
@@ -124,6 +126,25 @@ def test_e17_channel_equals_scipy(monkeypatch, slab):
         box = tuple(slice(a, b) for a, b in zip(start, stop))
         part = channel_block(transform, reader, atlas_frame.cropped(start, stop))
         assert np.allclose(part, result[box], rtol=1e-6, atol=0.01)
+
+
+def test_the_box_around_an_oblique_plane_is_read_in_parts(monkeypatch):
+    array = np.random.default_rng(3).integers(0, 65536, SAMPLE.shape).astype(np.uint16)
+    turned = np.eye(4)
+    turned[:3, :3] = Rotation.from_euler("z", 45, degrees=True).as_matrix()
+    turned[:3, 3] = SAMPLE.to_um(np.array(SAMPLE.shape) / 2)
+    plane = Frame((1, 100, 60), (2.0, 2.0, 2.0), (0.0, -100.0, -60.0))
+
+    def sampled(least: int) -> tuple[np.ndarray, int]:
+        monkeypatch.setattr(warp_module, "_LEAST_POINTS", least)
+        monkeypatch.setattr(warp_module, "_MOST_VOXELS", 0.05)
+        reader = ArrayReader(array, SAMPLE)
+        found = channel_block(AffineMap(turned), reader, plane)
+        return found, max(np.prod(np.subtract(stop, start)) for start, stop in reader.boxes)
+
+    (whole, largest), (parts, part) = sampled(10**9), sampled(50)
+    np.testing.assert_array_equal(parts, whole)
+    assert whole.any() and part < largest / 4
 
 
 def test_channel_reads_no_more_than_it_needs():

@@ -104,6 +104,7 @@ def test_units_and_column_orders_of_csv(tmp_path):
         ("z_um,y_um,x_um\n1,2\n", "line 2: 2 values for 3 columns"),
         ("z_um,y_um,x_um\n1,2,3\n1,2,abc\n", "line 3: .* are not three numbers"),
         ("z_um,y_um,x_um\n1,2,nan\n", "line 2: .* are not three numbers"),
+        ('z_um,y_um,x_um,name\n1,2,3,"a\n4,5,6,b\n', "line 3: unexpected end of data"),
     ],
 )
 def test_bad_csv(tmp_path, text, message):

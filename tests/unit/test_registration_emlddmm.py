@@ -281,12 +281,18 @@ def test_resuming_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "state.npz").read_bytes() == (tmp_path / "half.npz").read_bytes()
 
 
-def test_a_checkpoint_of_other_settings_is_not_used(tmp_path, caplog):
+def test_a_checkpoint_of_other_settings_or_code_is_not_used(tmp_path, caplog):
+    caplog.set_level("INFO")
     sample, settings = Truth().sample(), replace(SETTINGS, iterations=2, levels=1)
     register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz")
     stiff = replace(settings, regularisation=0.5)
     register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz")
-    assert "other images or settings" in caplog.text
+    assert "other images, settings or code" in caplog.text
+    caplog.clear()
+    register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz")
+    assert "resuming after level 1" in caplog.text
+    register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz", code="newer")
+    assert "other images, settings or code" in caplog.text
     (tmp_path / "state.npz").write_bytes(b"broken")
     register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz")
     assert "cannot be read" in caplog.text

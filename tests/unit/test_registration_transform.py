@@ -112,6 +112,20 @@ def test_a_fine_grid_differs_from_points_by_less_than_the_field_bends(transform)
         assert error.mean() < 0.01 * max(bends)
 
 
+def test_the_bound_of_a_fine_grid_is_that_of_a_field_with_kinks_on_all_axes():
+    grid = Frame((18, 18, 18), (100.0,) * 3, (-137.5,) * 3, "RIP")
+    z, y, x = np.meshgrid(*grid.axes_um(), indexing="ij")
+    # nodes lie at multiples of 25 um: the kinks fall in the middle between two of them
+    kinked = np.stack([sum(np.abs(axis - 662.5) for axis in (z, y, x))] * 3) * 0.1
+    transform = Transform(np.eye(4), grid, kinked, -kinked, ATLAS, SAMPLE)
+    fine = Frame((15, 15, 15), (3.0, 3.0, 3.0), (641.5, 641.5, 641.5))
+    points = np.stack(np.meshgrid(*fine.axes_um(), indexing="ij")).reshape(3, -1).T
+    found = transform.to_sample_grid(fine).reshape(3, -1).T
+    bend = np.abs(np.diff(kinked, 2, axis=1)).max()
+    error = np.abs(found - transform.to_sample(points)).max()
+    assert 2 / 16 * bend < error <= 3 / 16 * bend + 1e-3
+
+
 def test_jacobian_is_the_volume_ratio():
     points = np.stack(np.meshgrid(*GRID.axes_um(), indexing="ij"))
     stretched = points * np.array([0.1, -0.05, 0.2])[:, None, None, None]

@@ -20,6 +20,7 @@ from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning, workload
 from terareg.code import files_behind
+from terareg.storage.removal import OWN_NAMES
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
 # rules that do with more what another one did before
@@ -30,8 +31,8 @@ TARGETS = {
 }  # fmt: skip
 FLOORS = {
     "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,
-    "planning": 0, "peaks": 0, "levels": 0, "workload": 0, "runplan": 0, "code": 0, "config": 0,
-    "job": 0,
+    "planning": 0, "peaks": 0, "levels": 0, "overview": 0, "workload": 0, "runplan": 0,
+    "code": 0, "config": 0, "job": 0,
     "acquisition": 1, "volumes": 1,
     "intensity": 2, "stitching": 2, "registration": 2, "atlas": 2,
     "regions": 3, "views": 3, "phantom": 4,
@@ -78,6 +79,13 @@ def test_inputs_and_outputs_are_named_and_no_directory_is_an_output(jobs):
     for name, rule in jobs.items():
         assert len(list(rule.output.keys())) == len(rule.output), name
         assert not any("directory" in getattr(o, "flags", {}) for o in rule.output), name
+
+
+def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
+    outputs = [str(o) for rule in jobs.values() for o in rule.output]
+    made = {m[1] for o in outputs if (m := re.match(r"results/\{sample,[^/]*\}/([^/{]+)", o))}
+    assert len(made) > 12
+    assert made <= set(OWN_NAMES)
 
 
 @pytest.mark.parametrize("attempt", [1, 2, 3])

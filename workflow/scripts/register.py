@@ -30,19 +30,22 @@ def main() -> None:
     for channel, source in snakemake.params.sources.items():
         data, frame = Volume(store, f"{sample}/{source}").resampled(resolution, snakemake.threads)
         channels.append(Image(data, frame, name=f"channel {channel} of sample {sample}"))
+    # beside the log, where a killed job's next attempt finds it
+    checkpoint = Path(snakemake.log[0]).with_suffix(".checkpoint.npz")
     result = register(
         templates,
         channels,
         replace(settings, threads=snakemake.params.threads),
         read_affine(snakemake.input.affine),
-        # beside the log, where a killed job's next attempt finds it
-        checkpoint=Path(snakemake.log[0]).with_suffix(".checkpoint.npz"),
+        checkpoint=checkpoint,
         hints=Hints(
             read_json(snakemake.input.pose)["extent"],
             read_landmarks(snakemake.input.get("landmarks")),
         ),
+        code=snakemake.params.code,
     )
     result.save(Path(snakemake.output.affine).parent)
+    checkpoint.unlink(missing_ok=True)
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -56,7 +56,7 @@ def run_job(
                 _write_job_record(record, {"rule": name, "started": started}, start)
         except TeraregError as error:
             logger.error("%s failed: %s", name, error)
-            logger.debug("%s", traceback.format_exc())
+            logger.info("%s", traceback.format_exc())
             console.write(f"{name}: {error} (log: {log})\n")
             sys.exit(1)
         except MemoryError:
@@ -108,11 +108,11 @@ def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) ->
     for record in read:
         if record is not None and record.get("rule") in jobs:
             found.setdefault(record["rule"], []).append(record)
-    return [
-        record
-        for rule, records in sorted(found.items())
-        for record in sorted(records, key=lambda r: r["started"])[-jobs[rule] :]
-    ]
+    newest = []
+    for rule, records in sorted(found.items()):
+        records.sort(key=lambda r: r["started"])
+        newest += records[max(0, len(records) - jobs[rule]) :]
+    return newest
 
 
 def _write_job_record(address: str, facts: dict, start: float) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from terareg.overview import overview_planes
 from terareg.planning import Brain, Grid, block_count, registered_channels, row_blocks
 
 Memory = Callable[[Brain, int], float]  # of the sample and the number of threads
@@ -46,7 +47,7 @@ def overviews(brain: Brain, threads: int) -> float:
     """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
     size = brain.size
     depth, *sides = size.tile_shape
-    count = min(depth, 16, max(8, 0.07 * depth))
+    count = overview_planes(depth)
     binned = math.prod(sides) / max(1, min(sides) // 192) ** 2
     held_mb = min(size.tiles, 96) * count * binned * 4e-6
     return _PYTHON_MB + held_mb + 25 * threads * size.plane_mb
@@ -126,8 +127,8 @@ def atlas(per_voxel: float) -> Memory:
 
 
 def drawn_labels(brain: Brain, threads: int) -> float:
-    """A job that holds the atlas, and an image of the user's about as fine as the labels."""
-    return atlas(4)(brain, threads) + 8 * brain.labels.megavoxels
+    """A job that holds the atlas, and an image of the user's of 25 um or coarser."""
+    return atlas(4)(brain, threads) + 8 * brain.grid.at(25.0)
 
 
 def registration(per_voxel: float, per_atlas: float = 7.5) -> Memory:

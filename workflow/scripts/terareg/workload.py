@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from terareg import peaks
+from terareg.overview import overview_planes
 from terareg.planning import (
     Brain,
     block_batches,
@@ -220,7 +221,8 @@ def _correct_tile(brain: Brain) -> Load:
 
 
 def _estimate_steps(brain: Brain) -> Load:
-    read = min(brain.size.tiles, 96) * 16 * brain.size.plane_mb / 1e3
+    planes = overview_planes(brain.size.tile_shape[0])
+    read = min(brain.size.tiles, 96) * planes * brain.size.plane_mb / 1e3
     return Load(1, read, cpu_s=6 * read)
 
 
@@ -421,7 +423,7 @@ RULES = {
         _of_atlases(2.0, peaks.channels_registered),
     ),
     "init_labels": Rule("regions", peaks.atlas(4), _for_each(_atlases)),
-    "transform_labels": Rule("regions", peaks.blocks(5, 2, 240), _transform_labels, heavy=True),
+    "transform_labels": Rule("regions", peaks.blocks(4.5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(
         "regions",
         peaks.whole("labels.mesh_resolution_um", 10),
@@ -430,7 +432,7 @@ RULES = {
     ),
     "init_atlas_space": Rule("regions", load=_for_each(_atlas_spaces)),
     "transform_volume": Rule("regions", peaks.blocks(4), _transform_volume, heavy=True),
-    "sum_regions": Rule("regions", peaks.blocks(5, 2, 240), _sum_regions, heavy=True),
+    "sum_regions": Rule("regions", peaks.blocks(4.5, 2, 240), _sum_regions, heavy=True),
     "measure_regions": Rule("regions", peaks.atlas(4), _for_each(_atlases, 2.0)),
     "transform_points": Rule("regions", peaks.atlas(4), _for_each(_points)),
     "score_registration": Rule("regions", load=_for_each(_scored)),

@@ -28,7 +28,7 @@ from terareg.storage.records import (
     read_record,
     write_record,
 )
-from terareg.storage.store import Store, outage
+from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
 logger = logging.getLogger(__name__)
 # A shard is a slab of whole planes, written once by one worker; its chunks are small enough that
@@ -193,7 +193,7 @@ class TileSource:
         array = self._open(tile)
         try:
             values = array[tuple(box)].read().result()
-        except (ValueError, OSError, RuntimeError) as error:
+        except ARRAY_ERRORS as error:
             address = self.corrected.address(corrected_key(self.channel.name, tile))
             damaged = self._incomplete(tile, f"is damaged ({error})")
             raise outage(address, error) or damaged from error
@@ -219,7 +219,7 @@ class TileSource:
                 raise self._incomplete(tile, f"is damaged ({name} is absent or changed)")
         try:
             array = tensorstore.open(_spec(self.corrected, key)).result()
-        except (ValueError, OSError, RuntimeError) as error:
+        except ARRAY_ERRORS as error:
             raise self._incomplete(tile, f"is damaged ({error})") from error
         with self._lock:
             return self._arrays.setdefault(tile, array)
@@ -227,7 +227,7 @@ class TileSource:
     def _incomplete(self, tile: str, state: str) -> VolumeError:
         return VolumeError(
             f"{self.acquisition.sample}: corrected tile {tile} of channel {self.channel.name} "
-            f"{state}; run correct_tile for it again"
+            f"{state}; run again with -R correct_tile"
         )
 
 
@@ -294,7 +294,7 @@ def write_corrected(
     store.delete_folder(key)
     try:
         array = tensorstore.open(_spec(store, key, shape, dtype), create=True).result()
-    except (ValueError, OSError, RuntimeError) as error:
+    except ARRAY_ERRORS as error:
         raise _write_error(store, key, error) from error
     depth = _chunk_shape(shape)[0]
 
@@ -303,7 +303,7 @@ def write_corrected(
         slab, clipped, count = source.read_counted(tile, z0, z1)
         try:
             array[z0:z1].write(slab, can_reference_source_data_indefinitely=True).result()
-        except (ValueError, OSError, RuntimeError) as error:
+        except ARRAY_ERRORS as error:
             raise _write_error(store, key, error) from error
         return content_hash(slab), int(slab.min()), int(slab.max()), clipped, count
 

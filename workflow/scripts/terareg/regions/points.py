@@ -183,16 +183,22 @@ def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PointsError(f"points {path} cannot be read ({error}); give a CSV file") from error
-    reader = csv.reader(io.StringIO(text))
-    header = [c.strip().lower() for c in next(reader, [])]
+    reader = csv.reader(io.StringIO(text), strict=True)
+    try:
+        header, lines = next(reader, []), [(row, reader.line_num) for row in reader]
+    except csv.Error as error:
+        raise PointsError(
+            f"points {path}, line {reader.line_num}: {error}; correct the line"
+        ) from error
+    header = [c.strip().lower() for c in header]
     columns, unit = _csv_columns(header, path)
     names, rows = [], []
-    for row in reader:
+    for row, line in lines:
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
             raise PointsError(
-                f"points {path}, line {reader.line_num}: {len(row)} values for {len(header)} "
+                f"points {path}, line {line}: {len(row)} values for {len(header)} "
                 "columns; correct the line"
             )
         try:
@@ -201,7 +207,7 @@ def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
             rows.append([np.nan])
         if not np.isfinite(rows[-1]).all():
             raise PointsError(
-                f"points {path}, line {reader.line_num}: {[row[c] for c in columns]} are not three "
+                f"points {path}, line {line}: {[row[c] for c in columns]} are not three "
                 "numbers; correct the line"
             )
         names.append(row[header.index("name")].strip() if "name" in header else "")

@@ -13,6 +13,9 @@ from terareg.regions.labels import slabs
 if TYPE_CHECKING:
     from terareg.registration.transform import Transform
 
+_LEAST_POINTS = 1 << 14  # that are worth a box of their own
+_MOST_VOXELS = 32  # read for each point
+
 
 class BlockReader(Protocol):
     """What :func:`channel_block` reads from: an array on a grid, box by box."""
@@ -79,12 +82,20 @@ def channel_block(
         inside = ((index >= -0.5) & (index <= sizes - 0.5)).all(0)
         if not inside.any():
             continue
-        index = index[:, inside]
-        start = np.maximum(0, np.floor(index.min(1))).astype(int)
-        stop = np.minimum(index.max(1).astype(int) + 2, frame.shape)
-        values = np.asarray(reader.read(tuple(start.tolist()), tuple(stop.tolist())))
-        # whole numbers are taken off exactly: where the box begins changes no bit
-        index -= start[:, None]
-        found = ndimage.map_coordinates(values, index, np.float32, order=1, mode="nearest")
-        result[first:last].reshape(-1)[inside] = found
+        result[first:last].reshape(-1)[inside] = _sampled(reader, index[:, inside])
     return result
+
+
+def _sampled(reader: BlockReader, index: np.ndarray) -> np.ndarray:
+    """Linear interpolation at voxel indices (3, n), float32 (n,)."""
+    count = index.shape[1]
+    start = np.maximum(0, np.floor(index.min(1))).astype(int)
+    stop = np.minimum(index.max(1).astype(int) + 2, reader.frame.shape)
+    if count > _LEAST_POINTS and np.prod(stop - start) > _MOST_VOXELS * count:
+        # the box around an oblique plane is mostly not of the plane
+        halves = index[:, : count // 2], index[:, count // 2 :]
+        return np.concatenate([_sampled(reader, half) for half in halves])
+    values = np.asarray(reader.read(tuple(start.tolist()), tuple(stop.tolist())))
+    # whole numbers are taken off exactly: where the box begins changes no bit
+    index = index - start[:, None]
+    return ndimage.map_coordinates(values, index, np.float32, order=1, mode="nearest")

@@ -68,7 +68,7 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
 
 
 def load(path: Path | None, fingerprint: str) -> State | None:
-    """Read a state; None if there is none or it belongs to other images or settings."""
+    """Read a state; None if there is none or it belongs to other images, settings or code."""
     if path is None or not path.exists():
         return None
     try:
@@ -79,7 +79,7 @@ def load(path: Path | None, fingerprint: str) -> State | None:
         logger.warning("checkpoint %s cannot be read (%s); starting anew", path, error)
         return None
     if facts["fingerprint"] != fingerprint:
-        logger.warning("checkpoint %s is of other images or settings; starting anew", path)
+        logger.warning("checkpoint %s is of other images, settings or code; starting anew", path)
         return None
     logger.info("resuming after level %d from %s", facts["level"], path)
     return State(

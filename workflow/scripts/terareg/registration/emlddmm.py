@@ -35,6 +35,7 @@ from terareg.registration.plan import Hints, Plan, check_grids
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import check_affine, jacobian_determinant
+from terareg.storage.records import fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def register(
     initial_affine: np.ndarray,
     checkpoint: str | Path | None = None,
     hints: Hints | None = None,
+    code: str = "",
 ) -> RegistrationResult:
     """Register an atlas to a sample.
 
@@ -63,10 +65,12 @@ def register(
     initial_affine : numpy.ndarray, shape (4, 4)
         Atlas um to sample um, see :func:`terareg.registration.pose.initial_affine`.
     checkpoint : path, optional
-        File that is written after every level; if it is there and belongs to the same images and
-        settings, the levels in it are not computed again. The result is the same.
+        File that is written after every level; if it is there and belongs to the same images,
+        settings and code, the levels in it are not computed again. The result is the same.
     hints : Hints, optional
         Part of the atlas that the sample shows (the pose's ``info["extent"]``), and landmarks.
+    code : str
+        Fingerprint of this code; levels that other code has computed are not used.
 
     Returns
     -------
@@ -83,20 +87,21 @@ def register(
     check_overlap(check_grids(atlas)[0].frame, check_grids(sample)[0].frame, affine)
     with cpu_threads(settings.threads):
         plan = Plan(atlas, sample, settings, affine, hints or Hints())
-        return _solve(plan, None if checkpoint is None else Path(checkpoint))
+        return _solve(plan, None if checkpoint is None else Path(checkpoint), code)
 
 
-def _solve(plan: Plan, path: Path | None) -> RegistrationResult:
+def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
     """Run all levels, from the checkpoint where it fits, and assemble the result."""
-    state = checkpoints.load(path, plan.fingerprint)
+    made_of = fingerprint(plan.fingerprint, code)
+    state = checkpoints.load(path, made_of)
     if state is None:
         state = State(inverse=plan.space.inverse_affine(plan.affine))
         if plan.settings.affine != "fixed":
             state = _affine_stage(plan, state)
-        checkpoints.save(path, plan.fingerprint, state)
+        checkpoints.save(path, made_of, state)
     for level in range(state.level, len(plan.voxels_um)):
         state = _level(plan, level, state)
-        checkpoints.save(path, plan.fingerprint, state)
+        checkpoints.save(path, made_of, state)
     return assemble(plan, state)
 
 

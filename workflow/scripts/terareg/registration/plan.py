@@ -69,7 +69,7 @@ class Plan:
     voxels_um : list of float
         Working voxel of every level, coarse to fine.
     fingerprint : str
-        Of images, settings and start; a checkpoint is valid for one fingerprint.
+        Of images, settings and start.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.errors import StitchingError
+from terareg.overview import overview_planes
 from terareg.parallel import map_items
 from terareg.stitching.consensus import largest_cluster
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PLANES = (8, 16)  # from the middle of a tile, looked at: in thin stacks, at most
-_PLANES_SHARE = 0.07  # of the stack's
 _BINNED_TO = 192  # pixels, about, of the shorter edge
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
 
@@ -128,8 +127,7 @@ def estimate_steps(
     }
     names = list(dict.fromkeys(name for pairs in tried.values() for p in pairs for name in p[:2]))
     depth, *size = (int(n) for n in acquisition.tile_shape)
-    least, most = _PLANES
-    planes = min(depth, most, max(least, int(_PLANES_SHARE * depth)))
+    planes = overview_planes(depth)
     bins = max(1, min(size) // _BINNED_TO)
     z0 = (depth - planes) // 2
 

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote
 
 from terareg.errors import StoreError
 from terareg.storage import traffic
@@ -70,10 +70,10 @@ class Store:
     def __post_init__(self) -> None:
         url = str(self.url)
         if url.startswith("file://"):
-            url = urlsplit(url).path
+            url = unquote(url.removeprefix("file://"))
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
-        if url.startswith("s3://") and not urlsplit(url).netloc:
+        if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
             raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
         object.__setattr__(self, "url", url.rstrip("/") or "/")
 
@@ -86,12 +86,12 @@ class Store:
     @property
     def bucket(self) -> str:
         """Bucket of an S3 store."""
-        return urlsplit(self.url).netloc
+        return self.url.removeprefix("s3://").partition("/")[0]
 
     @property
     def prefix(self) -> str:
         """Prefix of an S3 store, without slashes at its ends."""
-        return urlsplit(self.url).path.strip("/")
+        return self.url.removeprefix("s3://").partition("/")[2].strip("/")
 
     def child(self, key: str) -> Store:
         """Store below ``key``."""
@@ -409,6 +409,10 @@ class _S3Errors:
         return StoreError(advice)
 
 
+#: what tensorstore raises
+ARRAY_ERRORS = (ValueError, OSError, RuntimeError)
+
+
 def outage(address: str, error: Exception) -> StoreError | None:
     """What to raise where the store made tensorstore fail, None where an object did.
 
@@ -470,7 +474,10 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
             if item.is_dir(follow_symlinks=False):
                 yield from _files_below(item.path, f"{prefix}{item.name}/")
             elif not item.is_dir():
-                stat = item.stat()
+                try:
+                    stat = item.stat()
+                except FileNotFoundError:  # renamed since, or a link to nothing
+                    continue
                 yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
 
 

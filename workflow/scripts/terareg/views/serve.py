@@ -67,7 +67,7 @@ class FolderServer(ThreadingHTTPServer):
         self.closing = threading.Event()
         try:
             super().__init__(("127.0.0.1", port), _Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"port {port} is not free ({error}); give another one or 0"
             ) from error

@@ -24,7 +24,7 @@ import tifffile
 
 from terareg.errors import ConfigError, VolumeError
 from terareg.frames import Frame, check_orientation
-from terareg.storage.store import Store, outage
+from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.volumes.headers import (
     NIFTI,
     NRRD,
@@ -81,7 +81,7 @@ class Image(Levels):
             return np.ascontiguousarray(source[box])
         try:
             return np.ascontiguousarray(source[box].read().result())
-        except (ValueError, OSError) as error:
+        except ARRAY_ERRORS as error:
             raise outage(self.name, error) or VolumeError(
                 f"{self.name} cannot be read: {error}"
             ) from error
@@ -320,7 +320,7 @@ def _open(store: Store, spec: dict) -> ts.TensorStore:
     try:
         context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         return ts.open(spec, open=True, read=True, context=context).result()
-    except (ValueError, OSError) as error:
+    except ARRAY_ERRORS as error:
         raise outage(store.url, error) or VolumeError(
             f"{store.url} cannot be opened: {error}"
         ) from error

@@ -26,7 +26,7 @@ from terareg.errors import VolumeError
 from terareg.parallel import map_items
 from terareg.storage.records import fingerprint as fingerprint_of
 from terareg.storage.records import read_record, to_json
-from terareg.storage.store import Store, outage
+from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.volumes import ngff, precomputed
 from terareg.volumes.plan import Block, VolumePlan
 
@@ -117,7 +117,7 @@ def read_level(
         array = _open(to_json(precomputed.spec(store, key, plan, level)))
         voxels = array[box[2], box[1], box[0], 0].read(order="F").result()
         return np.ascontiguousarray(voxels.transpose(2, 1, 0))
-    except (ValueError, OSError) as error:
+    except ARRAY_ERRORS as error:
         raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
 
 
@@ -136,7 +136,7 @@ def write_box(
             # in one transaction, so that the shard is written once and not chunk by chunk
             with ts.Transaction() as transaction:
                 target.with_transaction(transaction)[where] = array
-        except (ValueError, OSError) as error:
+        except ARRAY_ERRORS as error:
             address = store.address(name)
             raise outage(address, error) or VolumeError(
                 f"{address} cannot be written: {error}"

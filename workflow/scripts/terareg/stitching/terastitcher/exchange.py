@@ -103,7 +103,7 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
         if abs(abs(theirs) - own) > 0.01 * own:
             raise StitchingError(
                 f"{name} has voxel size {theirs:g} um along {axis} but the acquisition has "
-                f"{own:g}; give the XML of this acquisition or correct input.voxel_size_um"
+                f"{own:g}; give the XML of this acquisition or correct input.spacing_um"
             )
     planes = acquisition.tile_shape[0]
     if xml.slices > 0 and xml.slices != planes:
