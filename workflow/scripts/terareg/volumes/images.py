@@ -30,11 +30,10 @@ from terareg.volumes.headers import (
     NRRD,
     TIFF,
     UM_PER,
-    NiftiLayout,
-    nifti_stream,
     ome_axes,
     ome_scale,
 )
+from terareg.volumes.nifti import NiftiLayout, nifti_stream
 from terareg.volumes.reader import Levels
 
 logger = logging.getLogger(__name__)
