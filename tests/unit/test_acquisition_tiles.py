@@ -382,7 +382,8 @@ def test_resume_gives_the_same_bytes(kept: tuple[TileSource, Store], damage) -> 
     complete = tree(Path(store.url))
     damage(store)
     reader = TileSource(source.acquisition, "ch0", corrected=store)
-    with pytest.raises(VolumeError, match=r"corrected tile LOC000 of channel ch0 is .*run again with -R correct"):
+    message = r"corrected tile LOC000 of channel ch0 is .*run again with -R correct_tile"
+    with pytest.raises(VolumeError, match=message):
         reader.read("LOC000", 0, 50)
     write_corrected(source, store, KEY, "LOC000", "f1")
     assert tree(Path(store.url)) == complete
