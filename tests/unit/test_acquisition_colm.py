@@ -540,7 +540,22 @@ def test_raw_state_changes_with_the_files_and_only_then(tmp_path: Path) -> None:
     assert touched.channels[0] != before.channels[0]
     assert (touched.channels[1], touched.layout) == (before.channels[1], before.layout)
     path.write_bytes(path.read_bytes() + b" ")
-    assert raw_state(layout(tmp_path)).layout != before.layout
+    longer = raw_state(layout(tmp_path))
+    assert longer.layout != before.layout
+    with open(tmp_path / "Experiment.ini", "a", encoding="utf-8") as stream:
+        stream.write("\n")
+    corrected = raw_state(layout(tmp_path))
+    assert corrected.layout != longer.layout and corrected.channels == longer.channels
+
+
+def test_raw_state_sees_folders_that_are_named_in_another_way(tmp_path: Path) -> None:
+    write_colm(tmp_path, [[1, 1]])
+    (tmp_path / "VW0" / "LOC001").rename(tmp_path / "VW0" / "loc0001")
+    before = raw_state(layout(tmp_path))
+    path = next((tmp_path / "VW0" / "loc0001").iterdir())
+    path.write_bytes(path.read_bytes() + b" ")
+    after = raw_state(layout(tmp_path))
+    assert after.layout != before.layout and after.channels[0] != before.channels[0]
 
 
 @pytest.mark.parametrize(

@@ -175,9 +175,9 @@ ERRORS = {
         r"Actual Vertical Overlap \(%\) is 0 of a tile.* correct it or set input.overlap",
     ),
     "overlap too large": (
-        change("Actual Horizontal Overlap (%)", '"90"'),
+        change("Actual Horizontal Overlap (%)", '"91"'),
         CELLS,
-        "is 0.9 of a tile, but neighbours",
+        "is 0.91 of a tile, but neighbours",
     ),
     "overlap missing": (
         change("Actual Vertical Overlap (%)", None),

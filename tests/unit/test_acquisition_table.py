@@ -270,6 +270,9 @@ BAD = {
     "backwards": (f"{RC} y_um x_um", [(f"{name_of(c)}.tif", *c, -y, x) for c, (y, x) in
                                      ((c, position(c)) for c in CELLS)], {},
                   "positions in tiles.tsv fall in y from one row to the next; turn the sign"),
+    "exchanged": (f"{RC} y_um x_um",
+                  [(f"{name_of(c)}.tif", *c, *position({(0, 0): (0, 1), (0, 1): (0, 0)}.get(c, c)))
+                   for c in CELLS], {}, r"tiles.tsv: positions form no grid: .* off it"),
     "one place": (YX, [*POSITIONS[:5], ("t12.tif", *position((1, 1), (0.1, 0)))], {},
                   "tiles.tsv: tiles line 6 and line 7 are in one place of the grid; remove one"),
     "no grid": (YX, [*POSITIONS[:4], ("t11.tif", *position((1, 1), (3.6, 0))), POSITIONS[5]], {},

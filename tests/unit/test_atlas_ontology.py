@@ -138,7 +138,7 @@ def test_errors_name_the_line_and_the_remedy(tmp_path, text, message):
 
 
 def test_absent_file(tmp_path):
-    with pytest.raises(AtlasError, match=r"cannot be read .*correct atlas\.ontology"):
+    with pytest.raises(AtlasError, match=r"cannot be read .*correct atlases.NAME.ontology"):
         read_ontology(tmp_path / "none.csv")
 
 

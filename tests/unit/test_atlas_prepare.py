@@ -1,5 +1,6 @@
 """Atlas preparation: any format, lossless ids, one frame (defects D1, D3; feature A13)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,7 @@ def bad(**more):
         (bad(orientation="RIX"), "'RIX' is not an orientation"),
         (bad(orientation="RLP"), "names one anatomical axis twice"),
         (bad(unlisted="maybe"), "write error or accept"),
-        (bad(template="/none.nrrd"), r"/none.nrrd does not exist; correct atlas\.template"),
+        (bad(template="/none.nrrd"), r"/none.nrrd does not exist; correct atlases.NAME.template"),
         (bad(spacing=(2, 2, 2)), r"voxel size \(2, 2, 2\) .* may be millimetres or micrometres"),
         (bad(spacing=(9000, 9000, 9000)), r"\(9000, 9000, 9000\) um .* is implausible"),
         (bad(spacing_um=(0, 10, 10)), r"\(0, 10, 10\) um \(configuration\) is implausible"),
@@ -208,6 +209,9 @@ def test_a_further_image_lies_on_the_grid_of_the_template(tmp_path, source):
     prepare_image(settings, tmp_path / "same.nrrd", "nissl", out)
     prepare_atlas(settings, tmp_path / "out")
     assert np.array_equal(load_image(out, load_atlas(tmp_path / "out").frame), more)
+    written = replace(settings, orientation=settings.orientation.lower())
+    prepare_image(written, tmp_path / "same.nrrd", "nissl", tmp_path / "again.nrrd")
+    assert (tmp_path / "again.nrrd").read_bytes() == out.read_bytes()
     for name, message in (("other", "images.nissl other.nrrd have different shapes"),
                           ("flat", "is 0.0 everywhere"), ("none", "does not exist")):  # fmt: skip
         with pytest.raises(AtlasError, match=message):

@@ -352,6 +352,7 @@ def test_statistics_file_that_is_damaged(tmp_path, sums):
         ({"method": "image"}, "needs the path of a TIFF"),
         ({"image": "flat.tif"}, "contradict each other"),
         ({"method": "none", "tile_gains": True}, "'none' finds no gains of tiles"),
+        ({"tile_gains": True, "tiles": 2}, "tile_gains need every tile, but tiles is 2"),
         ({"tile_gains": "slab"}, "tile_gains 'slab' is unknown; set false, true or depth"),
     ],
 )

@@ -103,6 +103,16 @@ def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
     assert result.agree == result.of
 
 
+@pytest.mark.parametrize("planes", [15, 20, 25, -20, -25])
+def test_tiles_that_share_few_planes_or_none_have_no_signal(planes):
+    images, names, _ = pair_of(np.zeros(3), shape=(20, 96, 96))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (20, 96, 96), (72.0, 72.0))
+    acquisition.tiles[1].origin_vox = (float(planes), 0.0, 72.0)
+    result = measure_pair(Memory(tiles), acquisition, *names, "EAST", SMALL)
+    assert result.status in ("no_signal", "disagree")
+
+
 def test_sigma_is_of_the_size_of_the_error():
     images, names, expected = pair_of(np.array([1.0, 2.0, -2.0]))
     tiles = {n: camera(i, k, noise=120) for k, (n, i) in enumerate(images.items())}

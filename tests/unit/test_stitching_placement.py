@@ -175,6 +175,15 @@ def test_grid_whose_first_cell_is_missing():
     assert placement.unscanned == {"0,0": (0, 0, 0)}
 
 
+def test_origins_are_whole_voxels_or_exact():
+    acquisition, _, links = simulate(2, 2, 3, jitter=2.0)
+    placement = place(acquisition, links)
+    exact, whole = placement.origins(subpixel=True), placement.origins()
+    assert exact == {name: tile.origin_vox for name, tile in placement.tiles.items()} != whole
+    for name, place_of in whole.items():
+        assert np.abs(np.subtract(exact[name], place_of)).max() < 2
+
+
 def test_one_tile_and_no_links_at_all():
     placement = place(acquisition_of(1, 1), [])
     assert placement.origins() == {"T0_0": (0, 0, 0)}

@@ -167,7 +167,24 @@ def test_byte_ranges(server, wanted, start, stop):
     status, headers, body = ask(server, "/a/data.bin", Range=wanted)
     assert status == 206 and body == bytes(range(100))[start:stop]
     assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/100"
-    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Origin" not in headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [("https://neuroglancer-demo.appspot.com", True), ("http://localhost:8000", True),
+     ("http://127.0.0.1:9999", True), ("https://example.org", False), ("null", False)],
+)  # fmt: skip
+def test_only_the_viewers_may_read(server, origin, allowed):
+    status, headers, _ = ask(server, "/a/data.bin", Origin=origin)
+    assert status == 200 and headers["Vary"] == "Origin"
+    assert headers.get("Access-Control-Allow-Origin") == (origin if allowed else None)
+    assert ("Access-Control-Allow-Private-Network" in headers) == allowed
+
+
+def test_another_name_of_this_address_is_refused(server):
+    assert ask(server, "/a/data.bin", Host="example.org:80")[0] == 403
+    assert ask(server, "/a/data.bin", Host="localhost:1234")[0] == 200
 
 
 @pytest.mark.parametrize("wanted", ["bytes=100-", "bytes=9-3", "bytes=-", "bytes=-0", "lines=1-2"])
@@ -179,7 +196,8 @@ def test_ranges_without_bytes_are_refused(server, wanted):
 def test_head_and_preflight(server):
     status, headers, body = ask(server, "/a/data.bin", "HEAD")
     assert (status, headers["Content-Length"], body) == (200, "100", b"")
-    status, headers, _ = ask(server, "/a/data.bin", "OPTIONS")
+    viewer = "https://neuroglancer-demo.appspot.com"
+    status, headers, _ = ask(server, "/a/data.bin", "OPTIONS", Origin=viewer)
     assert status == 204 and "Range" in headers["Access-Control-Allow-Headers"]
 
 

@@ -25,6 +25,7 @@ from terareg.config import channel_image, load_samples
 from terareg.errors import TeraregError
 from terareg.storage import removal
 from terareg.storage.store import Store
+from terareg.views.thresholds import merge_thresholds
 from terareg.volumes import headers
 
 try:
@@ -160,6 +161,14 @@ def remote_storage():
     return bool(settings and settings.default_storage_provider)
 
 
+def check_thresholds(sample):
+    """Limits of the report are known before anything is judged by them."""
+    try:
+        merge_thresholds(SAMPLES[sample]["report"]["thresholds"])
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+
+
 def check_reach(sample):
     """What jobs write and read must be where they run, and apart from the tracked files."""
     config = SAMPLES[sample]
@@ -180,8 +189,9 @@ def check_reach(sample):
         )
 
 
-if remote_storage():
-    for _name in SAMPLES:
+for _name in SAMPLES:
+    check_thresholds(_name)
+    if remote_storage():
         check_reach(_name)
 
 

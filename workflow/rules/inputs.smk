@@ -35,6 +35,7 @@ def own_files(wildcards):
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(wildcards)
+    files += own_profile(wildcards)
     for pairs in (config["fiducials"], config["registration"]["landmarks"]):
         for pair in pairs.values():
             files += [pair["sample"], pair["atlas"]]
@@ -102,6 +103,24 @@ def own_tile_configuration(wildcards):
     """The user's own nominal positions from Fiji or Render, if there are any."""
     path = SAMPLES[wildcards.sample]["stitching"]["tile_configuration"]
     return [path] if path else []
+
+
+def own_profile(wildcards):
+    """The user's own flat-field, if there is one."""
+    path = SAMPLES[wildcards.sample]["intensity"]["flatfield"]["image"]
+    return [path] if path else []
+
+
+def sum_settings(wildcards):
+    """Options of the statistics of tiles, without what only the estimate reads."""
+    options = setting("intensity.flatfield")(wildcards)
+    return {k: options[k] for k in ("tiles", "planes", "slabs", "blocks")}
+
+
+def report_page(wildcards):
+    """Digest of the page that reports are poured into."""
+    page = Path(workflow.basedir) / "scripts/terareg/views/report.html.j2"
+    return hashlib.sha256(page.read_bytes()).hexdigest()[:16]
 
 
 def measured_pairs(wildcards):
@@ -528,6 +547,7 @@ def users_files(sample):
     files = own_files(SimpleNamespace(sample=sample))
     for atlas in config["atlases"].values():
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
+        files += atlas["images"].values()
     if sample in IMPORTED:
         return files + list(raw_addresses(sample).values())
     names = layout(sample).raw_keys()
@@ -538,9 +558,11 @@ def remove_files(find, log):
     """List what ``find`` finds of every sample; remove it of the sample that is confirmed."""
     texts = []
     try:
+        # a sample may be made of another one's results
+        own = [address for sample in SAMPLES for address in users_files(sample)]
         for sample, config in SAMPLES.items():
             found = find(places_of(sample))
-            removal.protect(found, users_files(sample))
+            removal.protect(found, own)
             confirmed = config["confirm_removal"] == sample
             if confirmed:
                 removal.remove(found)

@@ -20,7 +20,7 @@ rule sum_tiles:
     params:
         code=code("sum_tiles"),
         record=record_of("sum_tiles/{channel}_{batch}"),
-        settings=setting("intensity.flatfield"),
+        settings=sum_settings,
         batches=of(planning.sum_batches),
         raw_state=raw_state,
     script:
@@ -34,6 +34,7 @@ rule estimate_flatfield:
         sums=batch_files(
             "intensity/{channel}/nominal/sums/{batch}.npz", planning.sum_batches
         ),
+        image=own_profile,
     output:
         profile=result("intensity/{channel}/nominal/flatfield.tif"),
         info=result("intensity/{channel}/nominal/flatfield.json"),
@@ -73,6 +74,7 @@ use rule estimate_flatfield as refine_flatfield with:
     input:
         acquisition=result("acquisition.json"),
         sums=batch_files("intensity/{channel}/sums/{batch}.npz", planning.sum_batches),
+        image=own_profile,
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),

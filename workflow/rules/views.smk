@@ -353,6 +353,7 @@ rule make_report:
         runtime=runtime("make_report"),
     params:
         code=code("make_report"),
+        page=report_page,
         record=record_of("make_report"),
         store=setting("store"),
         provenance=provenance,

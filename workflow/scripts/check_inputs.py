@@ -3,6 +3,7 @@
 import numpy as np
 
 from terareg.acquisition.model import load_acquisition
+from terareg.intensity.flatfield import read_profile
 from terareg.job import run_job
 from terareg.regions.fiducials import check_pairs
 from terareg.regions.overlap import read_sample_labels
@@ -16,9 +17,11 @@ from terareg.volumes.fusion import FusionSettings, fused_frame
 from terareg.volumes.importing import frame_of_input
 
 
-def frame_of_tiles(path, stitching, local):
-    """Where points may lie, from the nominal places of the tiles; checks the user's positions."""
-    acquisition = load_acquisition(path)
+def frame_of_tiles(path, config, local):
+    """Where points may lie, by the nominal places of tiles; checks own positions, flat-field."""
+    acquisition, stitching = load_acquisition(path), config["stitching"]
+    if own := config["intensity"]["flatfield"]["image"]:
+        read_profile(local[own], acquisition.tile_shape[1:])
     for xml in stitching["xml"].values():
         check_fits(read_xml(local[xml]), acquisition, xml)
     if own := stitching["tile_configuration"]:
@@ -40,7 +43,7 @@ def main() -> None:
     if snakemake.params.kind == "volume":
         frame = frame_of_input(read_json(snakemake.input.index))
     else:
-        frame = frame_of_tiles(snakemake.input.index, config["stitching"], local)
+        frame = frame_of_tiles(snakemake.input.index, config, local)
     for what in ("fiducial", "landmark"):
         for pair in config[f"{what}s"].values():
             check_pairs(local[pair["sample"]], local[pair["atlas"]], frame, what)

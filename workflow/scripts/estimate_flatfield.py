@@ -8,7 +8,10 @@ from terareg.job import run_job
 
 def main() -> None:
     sums = [load_sums(path) for path in snakemake.input.sums]
-    flatfield, info = estimate_flatfield(sums, FlatfieldSettings(**snakemake.params.settings))
+    options = dict(snakemake.params.settings)
+    if snakemake.input.get("image"):  # on remote storage it lies elsewhere than the key says
+        options["image"] = str(snakemake.input.image)
+    flatfield, info = estimate_flatfield(sums, FlatfieldSettings(**options))
     save_flatfield(snakemake.output.profile, snakemake.output.info, flatfield, info)
 
 

@@ -22,11 +22,8 @@ def main() -> None:
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
-    places = load_placement(snakemake.input.placement).tiles
-    exact = {name: tile.origin_vox for name, tile in places.items()}
-    whole = {name: tile.integer for name, tile in places.items()}
-    chosen = exact if settings.subpixel else whole
-    origins = fused_origins(chosen, planned["offset_vox"], settings)
+    places = load_placement(snakemake.input.placement).origins(settings.subpixel)
+    origins = fused_origins(places, planned["offset_vox"], settings)
     # the bytes are the same whether tiles were corrected before or are corrected now
     state = fingerprint(
         snakemake.params.code,

@@ -13,8 +13,9 @@ from terareg.volumes.writer import init_volume
 def main() -> None:
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     acquisition = load_acquisition(snakemake.input.acquisition)
-    origins = load_placement(snakemake.input.placement).origins()
-    frame, offset = fused_frame(acquisition, origins, FusionSettings(**snakemake.params.fusion))
+    fusion = FusionSettings(**snakemake.params.fusion)
+    origins = load_placement(snakemake.input.placement).origins(fusion.subpixel)
+    frame, offset = fused_frame(acquisition, origins, fusion)
     settings = VolumeSettings(**snakemake.params.volume)
     plan = make_plan(f"{sample} {channel}", frame, acquisition.dtype, settings)
     store = Store(snakemake.params.store)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -118,6 +119,7 @@ def check(config: Mapping[str, Any]) -> dict:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     complete = copy.deepcopy(dict(config))
+    _check_words(complete, "")
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -127,6 +129,25 @@ def check(config: Mapping[str, Any]) -> dict:
         raise ConfigError(_sentence(jsonschema.exceptions.best_match(errors)))
     _check_meaning(complete)
     return complete
+
+
+def _check_words(value: Any, where: str) -> None:
+    """Names that YAML takes for numbers, homes that nobody looks up, numbers that are none."""
+    if isinstance(value, str) and value.startswith("~"):
+        raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
+    if isinstance(value, float) and math.isnan(value):
+        raise ConfigError(f"{where}: {value} is not a number")
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise ConfigError(
+                    f"{where or 'configuration'}: the name {key} is no text; write it in quotes, "
+                    f'"{key}"'
+                )
+            _check_words(part, f"{where}.{key}" if where else key)
+    elif isinstance(value, (list, tuple)):
+        for number, part in enumerate(value):
+            _check_words(part, f"{where}.{number}")
 
 
 def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
@@ -191,6 +212,11 @@ def _check_meaning(config: dict) -> None:
         raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
     source = config["input"]
     Store(config["store"])  # an address of another kind is an error
+    if not re.fullmatch(r"[^{}:]+", config["results"]):
+        raise ConfigError(
+            f"results: {config['results']!r} is no folder for Snakemake; give a path without colon "
+            "and braces (volumes may go elsewhere: store)"
+        )
     check_orientation(source["orientation"], "input.orientation")
     channels = source["channels"]
     if source["kind"] == "volume":
@@ -233,6 +259,27 @@ def _check_meaning(config: dict) -> None:
                 f"({', '.join(config['atlases']) or 'none are'})"
             )
     _check_resolutions(config)
+    registered = config["registration"]["atlases"] or list(config["atlases"])
+    for name, points in config["points"].items():
+        if points["atlas"] not in registered:
+            raise ConfigError(
+                f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
+                f"({', '.join(registered) or 'none are'})"
+            )
+    layers = [*channels, *registered, "tiles"]
+    for name in layers:
+        if layers.count(name) > 1:
+            raise ConfigError(
+                f"{name!r} is the name of two layers of the viewer (channels, atlases, tiles); "
+                "rename one of them"
+            )
+    volume = config["volume"]
+    steps = math.log2(volume["block"] / volume["chunk"])
+    if steps < 0 or steps % 1:
+        raise ConfigError(
+            f"volume.block: {volume['block']} is not chunk {volume['chunk']} doubled some times; "
+            f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
+        )
     landmarks = config["registration"]["landmarks"]
     for key, entries in (
         ("fiducials", config["fiducials"]),

@@ -121,6 +121,12 @@ def whole(resolution: str, per_voxel: float) -> Memory:
     return lambda brain, threads: _ITK_MB + per_voxel * brain.grid.at(brain.option(resolution))
 
 
+def mesh_labels(brain: Brain, threads: int) -> float:
+    """A job that holds the level of the labels that meshes are made from."""
+    level = brain.level(brain.option("labels.mesh_resolution_um")).megavoxels
+    return _ITK_MB + 11 * min(level, brain.labels.megavoxels)
+
+
 def atlas(per_voxel: float) -> Memory:
     """A job that holds the atlas."""
     return lambda brain, threads: _ITK_MB + per_voxel * brain.largest_atlas.megavoxels

@@ -426,7 +426,7 @@ RULES = {
     "transform_labels": Rule("regions", peaks.blocks(4.5, 2, 240), _transform_labels, heavy=True),
     "mesh_labels": Rule(
         "regions",
-        peaks.whole("labels.mesh_resolution_um", 10),
+        peaks.mesh_labels,
         _for_each(_atlases, 60.0),
         heavy=True,
     ),

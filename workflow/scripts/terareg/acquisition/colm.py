@@ -117,11 +117,13 @@ class ColmLayout(Layout):
         return [self.view, *self.metadata]
 
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
-        return self._list(f"{self.view}/{tile.name}")
+        folder = self._folders.get(_location(tile))
+        return iter(()) if folder is None else self._list(f"{self.view}/{folder}")
 
     def _list(self, folder: str) -> Iterator[tuple[int, Entry]]:
         for entry in self.raw.list(folder):
-            found = plane_of(entry.key.rpartition("/")[2])
+            within, _, name = entry.key.rpartition("/")
+            found = plane_of(name) if within == folder else None
             if found is not None:
                 yield found[0], entry
 
@@ -130,8 +132,6 @@ class ColmLayout(Layout):
         files: dict[int, dict[int, Entry]] = {}
         for channel, entry in self._list(folder):
             path = PurePosixPath(entry.key)
-            if path.parent != PurePosixPath(folder):
-                continue
             plane = plane_of(path.name)[1]
             stack = files.setdefault(channel, {})
             if plane in stack:

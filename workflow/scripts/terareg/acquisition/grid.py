@@ -194,6 +194,9 @@ def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Gr
     rows, columns = (1 + max(cell[axis] for cell in placed.values()) for axis in (0, 1))
     still = ((0.0, 0.0), (0.0, 0.0))
     origin, (down, right) = _fit(list(positions.values()), list(placed.values()), still)
+    if len(set(positions.values())) > 1:
+        steps = _complete(down if rows > 1 else None, right if columns > 1 else None)
+        _check_regular(names, list(positions.values()), list(placed.values()), origin, steps)
     first = next((positions[name] for name, cell in placed.items() if cell == (0, 0)), origin)
     return Grid(rows, columns, placed, first, down, right)
 

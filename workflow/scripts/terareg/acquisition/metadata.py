@@ -224,10 +224,10 @@ def check_overlap(value: float, source: str, problems: list[str]) -> float:
 
     An unusual one is added to ``problems``; ``source`` says where the value is from.
     """
-    if not 0.0 < value < _MAX_OVERLAP:
+    if not 0.0 < value <= _MAX_OVERLAP:
         raise AcquisitionError(
             f"{source} is {value:.3g} of a tile, but neighbours can only be aligned with an "
-            f"overlap above 0 and below {_MAX_OVERLAP:g}; correct it or set input.overlap"
+            f"overlap above 0 and at most {_MAX_OVERLAP:g}; correct it or set input.overlap"
         )
     if not _USUAL_OVERLAP[0] <= value <= _USUAL_OVERLAP[1]:
         problems.append(f"{source} of {value:.1%} is unusual; 5 to 30 % is common")

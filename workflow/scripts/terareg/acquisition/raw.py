@@ -197,8 +197,10 @@ class RawState:
 
 
 def raw_state(layout: Layout) -> RawState:
-    """State of the files of all tiles, without opening one."""
+    """State of the files of all tiles, of which only the metadata are read."""
     digest = hashlib.sha256()
+    for name in layout.metadata:
+        digest.update(f"{name}\n".encode() + hashlib.sha256(layout.raw.read(name)).digest())
     channels = {}
     for tile in layout.survey.tiles:
         digest.update(f"{tile.name}\n".encode())

@@ -251,7 +251,7 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise AtlasError(
-            f"ontology {path} cannot be read ({error.strerror}); correct atlas.ontology"
+            f"ontology {path} cannot be read ({error.strerror}); correct atlases.NAME.ontology"
         ) from error
     except UnicodeDecodeError as error:
         raise AtlasError(f"ontology {path} is not UTF-8 text; save it as UTF-8") from error

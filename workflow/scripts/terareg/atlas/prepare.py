@@ -329,13 +329,14 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     AtlasError
         If the file cannot be read, is constant, or lies on another grid than the template.
     """
+    orientation = check_orientation(settings.orientation, "atlases.NAME.orientation")
     template = read_image(settings.template, "template")
     image = read_image(path, f"images.{name}")
     check_same_grid(template, image, stated=settings.spacing_um is not None)
     if settings.spacing_um is None:
-        check_header_orientation(settings.orientation, (image,))
+        check_header_orientation(orientation, (image,))
     spacing_um, _ = spacing_of(settings.spacing_um, (template, image))
-    frame = Frame(image.array.shape, spacing_um, orientation=settings.orientation)
+    frame = Frame(image.array.shape, spacing_um, orientation=orientation)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_nrrd(out, intensities_of(image), frame)
@@ -443,8 +444,8 @@ def _sides(image: SourceImage, values: tuple[int, int]) -> np.ndarray:
     for side, value in (("left", left), ("right", right)):
         if not np.any(image.array == value):
             raise AtlasError(
-                f"{image.name} has no voxel of value {value} ({side}); set atlas.hemisphere_values "
-                "to the values of [left, right]"
+                f"{image.name} has no voxel of value {value} ({side}); set "
+                "atlases.NAME.hemisphere_values to the values of [left, right]"
             )
     sides = np.zeros(image.array.shape, np.uint8)
     sides[image.array == left] = LEFT

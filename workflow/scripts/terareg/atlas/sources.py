@@ -51,13 +51,13 @@ def read_image(path: str | os.PathLike, key: str) -> SourceImage:
     path = Path(path)
     name = f"{key} {path.name}"
     if not path.is_file():
-        raise AtlasError(f"{key} {path} does not exist; correct atlas.{key}")
+        raise AtlasError(f"{key} {path} does not exist; correct atlases.NAME.{key}")
     if path.suffix.lower() in (".tif", ".tiff"):
         try:
             image = SourceImage(name, key, tifffile.imread(path))
         except Exception as error:
             raise AtlasError(
-                f"{name} cannot be read as TIFF ({last_line(error)}); correct atlas.{key}"
+                f"{name} cannot be read as TIFF ({last_line(error)}); correct atlases.NAME.{key}"
             ) from error
     else:
         try:

@@ -211,9 +211,12 @@ def estimate_bias(
     low_frame = frame.downsampled(factor)
     low = _block_means(image, factor)
     if min(low.shape) < _MINIMUM_SIZE:
+        thin = min(image.shape) < _MINIMUM_SIZE
+        smaller = "a smaller intensity.bias.resolution_um"
+        remedy = "intensity.bias.enabled: false" if thin else smaller
         raise IntensityError(
             f"image has {low.shape} voxels of {settings.resolution_um:g} um, N4 needs at least "
-            f"{_MINIMUM_SIZE} along each axis; give a smaller bias resolution_um"
+            f"{_MINIMUM_SIZE} along each axis; set {remedy}"
         )
     if mask is None:
         tissue = _tissue(low, settings.threshold)

@@ -84,6 +84,11 @@ class FlatfieldSettings:
                 f"flat-field method {self.method!r} finds no gains of tiles; set tile_gains to "
                 "false or method to statistics"
             )
+        if self.tile_gains and self.tiles not in ("all", 1):
+            raise ConfigError(
+                f"flat-field tile_gains need every tile, but tiles is {self.tiles}; set "
+                "intensity.flatfield.tiles to all or tile_gains to false"
+            )
         if (self.method == "image") != (self.image is not None):
             raise ConfigError(
                 f"flat-field method {self.method!r} and image {self.image!r} contradict each "

@@ -160,6 +160,7 @@ def _tiles2d(options: argparse.Namespace) -> int:
     orientation = check_orientation(options.orientation)
     settings = colm.colm_from_tiles(options.folder, options.out / "raw", options.spacing[0])
     config = demo.sample_config(options.out, options.sample, orientation, ("ch0",), options.spacing)
+    config["intensity"] = {"bias": {"enabled": False}}  # one plane has no field
     demo.write_config(options.out / "sample.yaml", config)
     sys.stdout.write(
         f"{len(settings.scanned_cells())} tiles, {settings.rows} rows of {settings.columns}, "

@@ -96,9 +96,9 @@ class Placement:
     summary: dict = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
-    def origins(self) -> dict[str, tuple[int, int, int]]:
-        """Integer origin (z, y, x) of every tile."""
-        return {name: tile.integer for name, tile in self.tiles.items()}
+    def origins(self, subpixel: bool = False) -> dict[str, tuple[float, float, float]]:
+        """Origin (z, y, x) of every tile, voxels: whole ones, or exact with ``subpixel``."""
+        return {n: t.origin_vox if subpixel else t.integer for n, t in self.tiles.items()}
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from terareg.errors import StitchingError
@@ -66,15 +67,26 @@ class DisplacementSettings:
             raise StitchingError(
                 f"stitching engine {self.engine!r} is unknown; choose one of {', '.join(ENGINES)}"
             )
-        if len(self.search_um) != 3 or min(self.search_um) < 0 or max(self.search_um) == 0:
+        search = self.search_um
+        possible = all(map(math.isfinite, search)) and any(search) and min(search) >= 0
+        if len(search) != 3 or not possible:
             raise StitchingError(
-                f"search_um {list(self.search_um)} is no search range; give three distances "
+                f"search_um {list(search)} is no search range; give three distances "
                 "(z, y, x) in micrometres, for example [40, 60, 60]"
             )
         if self.windows < 2 or self.window_planes < 1 or self.patches < 1 or self.widen < 1:
             raise StitchingError(
                 f"windows {self.windows}, window_planes {self.window_planes}, patches "
                 f"{self.patches}, widen {self.widen}: need at least 2, 1, 1, 1"
+            )
+        if self.binning < 0 or self.patch_px < 8 or self.tolerance_vox < 0:
+            raise StitchingError(
+                f"binning {self.binning}, patch_px {self.patch_px}, tolerance_vox "
+                f"{self.tolerance_vox}: need at least 0, 8, 0"
+            )
+        if not 0 <= self.min_reliability <= 1:
+            raise StitchingError(
+                f"min_reliability {self.min_reliability} is no probability; give 0 to 1"
             )
         if self.subvolume_planes <= mip_ncc.MIN_OVERLAP:
             raise StitchingError(

@@ -9,6 +9,7 @@ each other are placed by the model, and nothing can fly away.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from terareg.errors import StitchingError
 from terareg.stitching.findings import Solution, report, why_unusable
 from terareg.stitching.grid import Grid, corroborated
 from terareg.stitching.pairs import DIRECTIONS, PairResult
@@ -58,6 +60,18 @@ class PlacementSettings:
     reject_sigmas: float = 4.0
     anneal_vox: float = 60.0
     sigma_floor_vox: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("reject_vox", "reject_sigmas", "anneal_vox", "sigma_floor_vox"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise StitchingError(
+                    f"placement {name} {getattr(self, name)} is impossible; give a positive number"
+                )
+        for name in ("min_reliability", "min_reliability_xml"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise StitchingError(
+                    f"placement {name} {getattr(self, name)} is out of range; give 0 to 1"
+                )
 
 
 def place(

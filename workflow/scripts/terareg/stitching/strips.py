@@ -90,6 +90,8 @@ def windows_of(pair: Strips, settings: DisplacementSettings):
     # planes of a that b can have as well
     first = max(0, pair.centre[0])
     last = planes + min(0, pair.centre[0])
+    if last <= first:
+        return
     depth = min(settings.window_planes, max(1, last - first))
     # thin stacks get thinner windows, the thinnest get windows side by side along the seam
     depth = max(min(depth, _MIN_PLANES), min(depth, (last - first) // settings.windows))

@@ -101,7 +101,7 @@ ARTEFACTS = (
     ("registration/*/summary.json", "summary of the registration"),
     ("labels/*/complete.json", "summary of the label volume"),
     ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
-    ("points/*/*", "transformed points"),
+    ("points/*.*", "transformed points"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
     ("overlap/*.tsv", "overlap of regions with the sample's own labels"),

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # the bundled client reads the part after /v/ as the name of a session; the state is in the link
 _CLIENT_PATH = "/v/terareg/"
+_PUBLIC_ORIGIN = neuroglancer.PUBLIC_VIEWER.rstrip("/")
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVENTS_PATH = "/events/terareg"
 _HEARTBEAT_S = 15.0
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
@@ -121,18 +123,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def end_headers(self) -> None:
-        self.send_header("Access-Control-Allow-Origin", "*")
-        self.send_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
-        self.send_header("Access-Control-Allow-Headers", "Range, Content-Type, X-Requested-With")
-        self.send_header("Access-Control-Expose-Headers", "Content-Range, Content-Length, ETag")
-        # a public page asks this before it may read from the loopback address
-        self.send_header("Access-Control-Allow-Private-Network", "true")
+        # the public viewer may read here, no other page that happens to be open
+        origin = self._header("Origin")
+        if origin == _PUBLIC_ORIGIN or urlsplit(origin).hostname in _LOOPBACK:
+            self.send_header("Access-Control-Allow-Origin", origin)
+            self.send_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
+            allowed = "Range, Content-Type, X-Requested-With"
+            self.send_header("Access-Control-Allow-Headers", allowed)
+            self.send_header("Access-Control-Expose-Headers", "Content-Range, Content-Length, ETag")
+            # a public page asks this before it may read from the loopback address
+            self.send_header("Access-Control-Allow-Private-Network", "true")
+        self.send_header("Vary", "Origin")
         super().end_headers()
+
+    def _header(self, name: str) -> str:
+        return (getattr(self, "headers", None) or {}).get(name) or ""
 
     def log_message(self, text: str, *values) -> None:
         logger.debug("%s " + text, self.address_string(), *values)
 
     def _answer(self, *, body: bool) -> None:
+        # a name that somebody else's server gave this address (DNS rebinding)
+        if urlsplit(f"//{self._header('Host')}").hostname not in _LOOPBACK:
+            return self._empty(HTTPStatus.FORBIDDEN, {})
         path = unquote(urlsplit(self.path).path)
         if path == "/":
             return self._page(body)

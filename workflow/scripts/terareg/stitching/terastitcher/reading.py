@@ -93,7 +93,7 @@ def read_channels(path: str | os.PathLike) -> list[str]:
     if not root.get("volume_format", "").startswith("MultiVolume"):
         raise StitchingError(
             f"{name} is no MultiVolume file but {root.get('volume_format')!r}; give it as "
-            "stitching.xml itself"
+            "one of stitching.xml itself, for example stitching.xml.xml_import"
         )
     found = [
         value
