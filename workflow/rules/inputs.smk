@@ -24,6 +24,7 @@ def checked_settings(sample):
     keys = ("store", "fiducials", "points", "sample_labels")
     return {key: config[key] for key in keys} | {
         "landmarks": config["registration"]["landmarks"],
+        "profile": config["intensity"]["flatfield"]["image"],
         "stitching": {
             key: config["stitching"][key] for key in ("xml", "tile_configuration")
         },
@@ -31,7 +32,7 @@ def checked_settings(sample):
 
 
 def own_files(wildcards):
-    """Files of the user beside the raw data: XML, positions, marked points, labels."""
+    """Files of the user beside the raw data: XML, positions, flat-field, marked points, labels."""
     config = SAMPLES[wildcards.sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(wildcards)

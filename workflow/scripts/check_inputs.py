@@ -20,7 +20,7 @@ from terareg.volumes.importing import frame_of_input
 def frame_of_tiles(path, config, local):
     """Where points may lie, by the nominal places of tiles; checks own positions, flat-field."""
     acquisition, stitching = load_acquisition(path), config["stitching"]
-    if own := config["intensity"]["flatfield"]["image"]:
+    if own := config["profile"]:
         read_profile(local[own], acquisition.tile_shape[1:])
     for xml in stitching["xml"].values():
         check_fits(read_xml(local[xml]), acquisition, xml)
