@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import running
+import tifffile
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +69,30 @@ def test_a_parameter_of_the_bias_field_leaves_the_fused_volume_alone(copy):
     assert {"estimate_bias_field", "correct_volume"} | FROM_POSE <= planned.keys()
     assert planned["finalize_volume"] == 5, "corrected, labels, channels in the atlas; not fused"
     assert not planned.keys() & (TILES | {"init_volume", "fuse_block"})
+
+
+def test_options_of_the_flatfield_alone_read_no_tile_again(copy):
+    running.configure(copy, intensity__flatfield={"degree": 6})
+    planned = running.planned(copy)
+    assert {"estimate_flatfield", "refine_flatfield", "fuse_block"} <= planned.keys()
+    assert not planned.keys() & {"index_acquisition", "sum_tiles"}
+
+
+def test_a_flatfield_of_the_users_is_checked_first_and_followed(copy):
+    path = copy.folder / "flat.tif"
+    tifffile.imwrite(path, np.ones((5, 6), np.float32))
+    running.configure(copy, intensity__flatfield={"method": "image", "image": str(path)})
+    done = copy.snakemake("--cores", "1", "results/demo/inputs.json")
+    assert done.returncode != 0 and "has shape (5, 6), the tiles" in done.stderr
+    shape = json.loads((copy.folder / "results/demo/acquisition.json").read_text())["tile_shape"]
+    tifffile.imwrite(path, np.ones(shape[1:], np.float32))
+    target = "results/demo/intensity/ch0/nominal/flatfield.json"
+    done = copy.snakemake("--cores", "1", "results/demo/inputs.json", target)
+    assert done.returncode == 0, done.stderr
+    assert running.planned(copy, target) == {}
+    path.unlink()
+    tifffile.imwrite(path, np.full(shape[1:], 2, np.float32))
+    assert "estimate_flatfield" in running.planned(copy, target)
 
 
 def test_threads_change_no_result(copy):
