@@ -173,7 +173,8 @@ def test_byte_ranges(server, wanted, start, stop):
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [("https://neuroglancer-demo.appspot.com", True), ("http://localhost:8000", True),
-     ("http://127.0.0.1:9999", True), ("https://example.org", False), ("null", False)],
+     ("http://127.0.0.1:9999", True), ("https://example.org", False), ("null", False),
+     ("http://[", False)],
 )  # fmt: skip
 def test_only_the_viewers_may_read(server, origin, allowed):
     status, headers, _ = ask(server, "/a/data.bin", Origin=origin)

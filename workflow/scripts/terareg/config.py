@@ -135,8 +135,10 @@ def _check_words(value: Any, where: str) -> None:
     """Names that YAML takes for numbers, homes that nobody looks up, numbers that are none."""
     if isinstance(value, str) and value.startswith("~"):
         raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
-    if isinstance(value, float) and math.isnan(value):
-        raise ConfigError(f"{where}: {value} is not a number")
+    # one polynomial for the whole brain is a window without an end
+    endless = where.endswith(".contrast_window_um") and value == math.inf
+    if isinstance(value, float) and not math.isfinite(value) and not endless:
+        raise ConfigError(f"{where}: {value} is not possible; give a number")
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):

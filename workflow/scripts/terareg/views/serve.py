@@ -108,6 +108,13 @@ def client_folder() -> Path | None:
     return folder.resolve() if (folder / "index.html").is_file() else None
 
 
+def _hostname(address: str) -> str | None:
+    try:
+        return urlsplit(address).hostname
+    except ValueError:
+        return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: FolderServer
@@ -125,7 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     def end_headers(self) -> None:
         # the public viewer may read here, no other page that happens to be open
         origin = self._header("Origin")
-        if origin == _PUBLIC_ORIGIN or urlsplit(origin).hostname in _LOOPBACK:
+        if origin == _PUBLIC_ORIGIN or _hostname(origin) in _LOOPBACK:
             self.send_header("Access-Control-Allow-Origin", origin)
             self.send_header("Access-Control-Allow-Methods", "GET, HEAD, OPTIONS")
             allowed = "Range, Content-Type, X-Requested-With"
@@ -144,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         # a name that somebody else's server gave this address (DNS rebinding)
-        if urlsplit(f"//{self._header('Host')}").hostname not in _LOOPBACK:
+        if _hostname(f"//{self._header('Host')}") not in _LOOPBACK:
             return self._empty(HTTPStatus.FORBIDDEN, {})
         path = unquote(urlsplit(self.path).path)
         if path == "/":
