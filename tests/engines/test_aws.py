@@ -90,6 +90,8 @@ class Submitter:
             cwd=self.workspace.folder, text=True,
             stdout=stdout, stderr=subprocess.STDOUT,
             env=self.workspace.environment(**self._keys),
+            # tests that a shell started in the background ignore Ctrl-C, and so would their child
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )  # fmt: skip
 
     def snakemake(self, *arguments: str) -> tuple[int, str]:
