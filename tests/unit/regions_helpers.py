@@ -27,6 +27,9 @@ class AffineMap:
     def to_atlas_grid(self, block):
         return np.moveaxis(self.to_atlas(grid(block)), -1, 0)
 
+    def to_atlas_planes(self, block):
+        yield from np.moveaxis(self.to_atlas_grid(block), 1, 0)
+
     def to_sample_grid(self, block):
         return np.moveaxis(self.to_sample(grid(block)), -1, 0)
 

@@ -118,12 +118,6 @@ def sum_settings(wildcards):
     return {k: options[k] for k in ("tiles", "planes", "slabs", "blocks")}
 
 
-def report_page(wildcards):
-    """Digest of the page that reports are poured into."""
-    page = Path(workflow.basedir) / "scripts/terareg/views/report.html.j2"
-    return hashlib.sha256(page.read_bytes()).hexdigest()[:16]
-
-
 def measured_pairs(wildcards):
     """Batches of measured displacements; none where the user brings displacements or positions."""
     own = SAMPLES[wildcards.sample]["stitching"]["xml"]
@@ -327,6 +321,12 @@ def points_transform(wildcards):
 
 
 # ------------------------------------------------------------------ report
+def report_page(wildcards):
+    """Digest of the page that reports are poured into."""
+    page = Path(workflow.basedir) / "scripts/terareg/views/report.html.j2"
+    return hashlib.sha256(page.read_bytes()).hexdigest()[:16]
+
+
 def of_channels(sample, path):
     channels = SAMPLES[sample]["input"]["channels"]
     return expand(result(path), sample=sample, channel=channels)

@@ -119,7 +119,7 @@ def check(config: Mapping[str, Any]) -> dict:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     complete = copy.deepcopy(dict(config))
-    _check_words(complete, "")
+    _check_plain(complete, "")
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -131,8 +131,8 @@ def check(config: Mapping[str, Any]) -> dict:
     return complete
 
 
-def _check_words(value: Any, where: str) -> None:
-    """Names that YAML takes for numbers, homes that nobody looks up, numbers that are none."""
+def _check_plain(value: Any, where: str) -> None:
+    """Refuse names that YAML takes for numbers, paths with ~, and numbers that are not finite."""
     if isinstance(value, str) and value.startswith("~"):
         raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
     # one polynomial for the whole brain is a window without an end
@@ -146,10 +146,10 @@ def _check_words(value: Any, where: str) -> None:
                     f"{where or 'configuration'}: the name {key} is no text; write it in quotes, "
                     f'"{key}"'
                 )
-            _check_words(part, f"{where}.{key}" if where else key)
+            _check_plain(part, f"{where}.{key}" if where else key)
     elif isinstance(value, (list, tuple)):
         for number, part in enumerate(value):
-            _check_words(part, f"{where}.{number}")
+            _check_plain(part, f"{where}.{number}")
 
 
 def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
@@ -268,7 +268,7 @@ def _check_meaning(config: dict) -> None:
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
                 f"({', '.join(registered) or 'none are'})"
             )
-    layers = [*channels, *registered, "tiles"]
+    layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
             raise ConfigError(

@@ -30,7 +30,7 @@ def label_block(transform: Transform, atlas: Atlas, block_frame: Frame) -> np.nd
     Parameters
     ----------
     transform : Transform
-        Maps atlas points to sample points; its ``to_atlas_grid`` is used.
+        Maps atlas points to sample points; its ``to_atlas_planes`` is used.
     atlas : Atlas
     block_frame : Frame
         Grid of the block in sample space.
@@ -68,9 +68,8 @@ def region_block(
     """
     labels = np.empty(block_frame.shape, np.uint32)
     sides = np.empty(block_frame.shape, np.uint8)
-    for start, stop in slabs(block_frame):
-        part = block_frame.cropped((start, 0, 0), (stop, *block_frame.shape[1:]))
-        labels[start:stop], sides[start:stop] = regions_at(atlas, transform.to_atlas_grid(part))
+    for z, position_um in enumerate(transform.to_atlas_planes(block_frame)):
+        labels[z], sides[z] = regions_at(atlas, position_um)
     return labels, sides
 
 

@@ -136,8 +136,10 @@ def write_meshes(
         raise VolumeError(
             "the label volume has no labelled voxel; check the registration and the orientation"
         )
-    compact = np.searchsorted(ids, labels).astype(np.int32) + 1
-    compact[labels == 0] = 0
+    compact = np.empty(labels.shape, np.int32)
+    for plane, numbers in zip(labels, compact):  # a search has indices of 64 bits
+        numbers[...] = np.searchsorted(ids, plane) + 1
+        numbers[plane == 0] = 0
     boxes = ndimage.find_objects(compact)
     store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))

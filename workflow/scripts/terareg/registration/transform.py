@@ -11,6 +11,7 @@ sample voxel x is I(phi^-1(A^-1 x)). Every name says from where to where points 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,13 +122,17 @@ class Transform:
             Atlas um, components z, y, x. A block gives the same bits as the same voxels of the
             whole grid; working memory beyond the result is bounded.
         """
-        return self._grid(block, np.linalg.inv(self.affine), None, self.inverse)
+        return _stacked(self.to_atlas_planes(block), block.shape)
+
+    def to_atlas_planes(self, block: Frame) -> Iterator[np.ndarray]:
+        """What :meth:`to_atlas_grid` returns plane by plane, float32 (3, y, x)."""
+        return self._planes(block, np.linalg.inv(self.affine), None, self.inverse)
 
     def to_sample_grid(self, block: Frame) -> np.ndarray:
         """Sample position of every voxel of a block of atlas space, see :meth:`to_atlas_grid`."""
-        return self._grid(block, None, self.affine, self.forward)
+        return _stacked(self._planes(block, None, self.affine, self.forward), block.shape)
 
-    def _grid(self, block, before, after, displacement) -> np.ndarray:
+    def _planes(self, block, before, after, displacement) -> Iterator[np.ndarray]:
         step = min(self.frame.spacing_um) / _NODES
         if before is not None:
             step /= np.linalg.norm(before[:3, :3], axis=0).max()
@@ -152,15 +157,13 @@ class Transform:
                 mapped = _between(mapped[:, y.below], mapped[:, y.below + 1], y.weights[:, None])
             return mapped
 
-        out = np.empty((3, *block.shape), np.float32)
-        planes: dict[int, np.ndarray] = {}
-        for index, (low, weight) in enumerate(zip(z.below.tolist(), z.weights)):
-            if z.exact:
-                out[:, index] = plane(low)
-                continue
-            planes = {n: planes[n] if n in planes else plane(n) for n in (low, low + 1)}
-            out[:, index] = _between(planes[low], planes[low + 1], weight)
-        return out
+        if z.exact:
+            yield from (plane(node).astype(np.float32) for node in range(len(z.nodes)))
+            return
+        held: dict[int, np.ndarray] = {}
+        for low, weight in zip(z.below.tolist(), z.weights):
+            held = {n: held[n] if n in held else plane(n) for n in (low, low + 1)}
+            yield _between(held[low], held[low + 1], weight).astype(np.float32)
 
     # ------------------------------------------------------------------ quality
     def jacobian(self) -> np.ndarray:
@@ -408,6 +411,13 @@ class _Lattice:
         first = int(below[0])
         nodes = step_um * np.arange(first, int(below[-1]) + 2)
         return cls(nodes, below - first, place - below)
+
+
+def _stacked(planes: Iterator[np.ndarray], shape: Sequence[int]) -> np.ndarray:
+    out = np.empty((3, *shape), np.float32)
+    for index, plane in enumerate(planes):
+        out[:, index] = plane
+    return out
 
 
 def _between(low: np.ndarray, high: np.ndarray, weight: np.ndarray | float) -> np.ndarray:

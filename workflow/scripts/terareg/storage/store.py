@@ -70,7 +70,7 @@ class Store:
     def __post_init__(self) -> None:
         url = str(self.url)
         if url.startswith("file://"):
-            url = unquote(url.removeprefix("file://"))
+            url = unquote(url.removeprefix("file://").removeprefix("localhost"))
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
