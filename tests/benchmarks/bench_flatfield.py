@@ -2,15 +2,18 @@
 
     PYTHONPATH=workflow/scripts python tests/benchmarks/bench_flatfield.py [--seeds 0 1 2]
     ... --flatbench FOLDER [FOLDER ...]      # sets made by shared/tools/flatbench.py
+    ... --flatbench FOLDER --shadows rows    # their tiles without shadows, for flatbench.py score
 
 Prints a table: root mean square error of the profile (percent), error of the dark offset (counts),
-CPU seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles.
+CPU seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles. With
+--shadows it prints the seams of lines (percent) instead, and writes FOLDER/corrected.npz.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +25,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from intensity_truth import Scene, TruthSource, profile_error
 
+from terareg.acquisition.shadows import LINES, load_shadows
 from terareg.intensity.flatfield import estimate_flatfield
+from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
 from terareg.intensity.sums import sum_tiles
+from terareg.storage.records import write_json
+from terareg.storage.store import Store
 
 KINDS = {
     "brain": {},
@@ -82,11 +89,53 @@ def row(name: str, source, profile: np.ndarray, dark: float) -> str:
     )
 
 
+def even_shadows(folder: Path, lines: str) -> str:
+    """Correct the tiles of a flatbench set, lines as well; a row of seams and CPU seconds."""
+    source, *_ = flatbench_source(folder)
+    start = time.process_time()
+    flatfield, _ = estimate_flatfield([sum_tiles(source, source.names)])
+    middle = time.process_time()
+    places = ((name, source.acquisition.tile(name).origin_vox) for name in source.names)
+    layout = LineLayout.of(source.acquisition, dict(places), lines)
+    with tempfile.TemporaryDirectory() as scratch:
+        sums, info, store = Path(scratch, "0.npz"), Path(scratch, "s.json"), Store(scratch)
+        shaded = SimpleNamespace(
+            acquisition=source.acquisition,
+            read=lambda tile, z0, z1: np.stack(
+                [flatfield.correct(plane)[0] for plane in source.data[tile][z0:z1]]
+            ),
+        )
+        sum_lines(sums, shaded, source.names, layout)
+        record = estimate_shadows([sums], layout, store, "gains", "bench")
+        seconds = time.process_time() - middle
+        write_json(info, record)
+        shadows = load_shadows(info, store)
+        with np.load(folder / "tiles.npz") as archive:
+            planes, places = archive["tiles"].astype(np.float32), archive["pos"].tolist()
+        names = {(tile.row, tile.column): tile.name for tile in source.acquisition.tiles}
+        for plane, (z, row, column) in zip(planes, places):
+            plane -= np.float32(flatfield.background)
+            plane /= flatfield.profile * shadows.of(names[row, column], z)
+    np.savez_compressed(folder / "corrected.npz", tiles=planes)
+    seams = record["seam_percent"]
+    return (
+        f"| {folder.name} | {seams['before']:.2f} | {seams['after']:.2f} | "
+        f"{middle - start:.1f} | {seconds:.2f} |"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--flatbench", type=Path, nargs="+", default=[])
+    parser.add_argument("--shadows", choices=LINES)
     options = parser.parse_args()
+    if options.shadows:
+        print("| tiles | seams of lines, before % | after % | flat-field, CPU s | lines, CPU s |")
+        print("|---|---|---|---|---|")
+        for folder in options.flatbench:
+            print(even_shadows(folder, options.shadows), flush=True)
+        return
     print("| tiles | profile error % | dark offset | plain mean: error % | dark offset | CPU s |")
     print("|---|---|---|---|---|---|")
     if options.flatbench:

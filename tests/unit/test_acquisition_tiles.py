@@ -23,10 +23,12 @@ from test_acquisition_colm import LONG, index, write_colm
 from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.image_files import read_layout
 from terareg.acquisition.plane_files import read_rows
+from terareg.acquisition.shadows import load_shadows
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
+from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
 from terareg.numeric import Clipped
-from terareg.storage.records import read_record
+from terareg.storage.records import read_record, write_json
 from terareg.storage.store import Store
 
 KEY = corrected_key("ch0", "LOC000")
@@ -298,6 +300,32 @@ def test_b6_kept_tiles_equal_streamed_ones(
         ]
         args = ("LOC000", *box[0], slice(*box[1]), slice(*box[2]))
         np.testing.assert_array_equal(keep.read(*args), stream.read(*args))
+
+
+@pytest.mark.parametrize("lines", ["rows", "columns"])
+def test_shadows_are_removed_from_kept_tiles_as_from_streamed_ones(
+    tmp_path: Path, lines: str
+) -> None:
+    write_colm(tmp_path / "raw", [[1, 1]], planes=40, shape=(30, 60))
+    acquisition = index(tmp_path / "raw")
+    store = Store(f"{tmp_path}/store")
+    names = [tile.name for tile in acquisition.tiles]
+    origins = {name: (i, 0.0, 30.0 * i) for i, name in enumerate(names)}
+    layout = LineLayout.of(acquisition, origins, lines)
+    plain_source = TileSource(acquisition, "ch0", flatfield=shading((30, 60)))
+    sum_lines(tmp_path / "lines.npz", plain_source, names, layout)
+    record = estimate_shadows([tmp_path / "lines.npz"], layout, store, "gains", "f")
+    write_json(tmp_path / "shadows.json", record)
+    found = load_shadows(tmp_path / "shadows.json", store)
+    flatfield = replace(shading((30, 60)), shadows=found)
+    stream = TileSource(acquisition, "ch0", flatfield=flatfield)
+    write_corrected(stream, store, KEY, "LOC000", "f", workers=2)
+    keep = TileSource(acquisition, "ch0", corrected=store)
+    pixels = stream.read("LOC000", 0, 40)
+    assert not np.array_equal(pixels, plain_source.read("LOC000", 0, 40))
+    np.testing.assert_array_equal(keep.read("LOC000", 0, 40), pixels)
+    box = ("LOC000", 5, 30, slice(3, 21), slice(2, 57))
+    np.testing.assert_array_equal(stream.read(*box), pixels[5:30, 3:21, 2:57])
 
 
 @pytest.fixture

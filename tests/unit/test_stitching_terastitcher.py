@@ -21,7 +21,7 @@ GOLDEN_IMPORT = """\
 <!DOCTYPE TeraStitcher SYSTEM "TeraStitcher.DTD">
 <TeraStitcher volume_format="TiledXY|2Dseries" input_plugin="tiff2D">
     <stacks_dir value="/raw/VW0" />
-    <mdata_bin value="mdata.bin" />
+    <mdata_bin value="./mdata.bin" />
     <ref_sys ref1="1" ref2="2" ref3="3" />
     <voxel_dims V="2" H="2" D="5" />
     <origin V="0" H="0" D="0" />

@@ -74,6 +74,29 @@ def test_own_positions_replace_the_measurement(finished, temporary):
     assert placement(temporary) == placement(finished)
 
 
+def test_shadows_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
+    workspace = running.with_acquisition(
+        type(finished)(tmp_path), acquired, intensity__shadows="rows"
+    )
+    run(workspace, "fused_volumes")
+    assert running.planned(workspace, "fused_volumes") == {}
+    for channel in ("ch0", "ch1"):
+        path = f"results/demo/intensity/{channel}/shadows.json"
+        seams = json.loads((workspace.folder / path).read_text())["seam_percent"]
+        assert seams["after"] < 0.75 * seams["before"]
+    assert fused_psnr(workspace) > fused_psnr(finished) + 0.3
+
+
+def fused_psnr(workspace) -> float:
+    """Peak signal-to-noise ratio of the fused volume against the truth, dB."""
+    done = running.phantom(
+        workspace, "score", "--truth", "demo/truth", "--results", "results/demo", "--store",
+        "results", "--stages", "fused", "--out", "fused.json",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((workspace.folder / "fused.json").read_text())["fused_psnr_db"]
+
+
 def test_temporary_tiles_do_not_come_back_without_need(temporary):
     targets = ("fused_volumes", "results/demo/corrected/ch0/dropped.json")
     assert running.planned(temporary, *targets) == {}

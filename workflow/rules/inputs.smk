@@ -57,13 +57,27 @@ def corrected_output(path):
     return temp(path) if "temporary" in kinds else path
 
 
+def evens_shadows(sample):
+    """Whether the brightness of lines is corrected."""
+    return SAMPLES[sample]["intensity"]["shadows"] != "none"
+
+
+def shading_of(wildcards, channel):
+    """What it takes to correct a channel's tiles: the flat-field, gains of lines if wanted."""
+    names = {"profile": "flatfield.tif", "info": "flatfield.json"}
+    if evens_shadows(wildcards.sample):
+        names["shadows"] = "shadows.json"
+    folder = result(f"intensity/{channel}").format(sample=wildcards.sample)
+    return {name: f"{folder}/{file}" for name, file in names.items()}
+
+
+def channel_shading(wildcards):
+    return shading_of(wildcards, wildcards.channel)
+
+
 def tiles_of(wildcards, channel):
-    """What it takes to read a channel's tiles: the flat-field, or the corrected arrays."""
-    files = {
-        "profile": result(f"intensity/{channel}/flatfield.tif"),
-        "info": result(f"intensity/{channel}/flatfield.json"),
-    }
-    files = {name: path.format(sample=wildcards.sample) for name, path in files.items()}
+    """What it takes to read a channel's tiles: their shading, or the corrected arrays."""
+    files = shading_of(wildcards, channel)
     if not streams(wildcards):
         files["corrected"] = expand(
             result("corrected/{channel}/batches/{batch}.json"),
@@ -375,6 +389,8 @@ def reported_files(sample):
             "views/flatfield_{channel}.png",
             "views/tile_means_{channel}.png",
         ]
+        if evens_shadows(sample):
+            per_channel.append("intensity/{channel}/shadows.json")
         names += [
             "stitching/placement.json",
             "views/placement.png",
@@ -456,6 +472,8 @@ def tile_files(sample):
     if sample in IMPORTED:
         return []
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
+    if evens_shadows(sample):
+        files += of_channels(sample, "intensity/{channel}/shadows.json")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
         batches = range(planning.tile_batches(brain(sample)))
         channels = SAMPLES[sample]["input"]["channels"]

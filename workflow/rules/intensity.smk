@@ -86,15 +86,76 @@ use rule estimate_flatfield as refine_flatfield with:
         record=record_of("refine_flatfield/{channel}"),
 
 
+rule sum_lines:
+    """Gather means of lines of one batch of tiles, where they overlap (intensity.shadows only)."""
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+        profile=result("intensity/{channel}/flatfield.tif"),
+        info=result("intensity/{channel}/flatfield.json"),
+    output:
+        lines=result("intensity/{channel}/lines/{batch}.npz"),
+    log:
+        log_of("sum_lines/{channel}_{batch}"),
+    benchmark:
+        benchmark_of("sum_lines/{channel}_{batch}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("sum_lines")
+    resources:
+        mem_mb=memory("sum_lines"),
+        runtime=runtime("sum_lines"),
+    params:
+        code=code("sum_lines"),
+        record=record_of("sum_lines/{channel}_{batch}"),
+        store=setting("store"),
+        lines=setting("intensity.shadows"),
+        batches=of(planning.tile_batches),
+        raw_state=raw_state,
+    script:
+        "../scripts/sum_lines.py"
+
+
+rule estimate_shadows:
+    """Find the brightness of every line of every plane from the overlaps of the tiles.
+
+    The gains lie beside their record in the store; the output describes them.
+    """
+    input:
+        acquisition=result("acquisition.json"),
+        placement=result("stitching/placement.json"),
+        lines=batch_files(
+            "intensity/{channel}/lines/{batch}.npz", planning.tile_batches
+        ),
+    output:
+        shadows=result("intensity/{channel}/shadows.json"),
+    log:
+        log_of("estimate_shadows/{channel}"),
+    benchmark:
+        benchmark_of("estimate_shadows/{channel}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("estimate_shadows")
+    resources:
+        mem_mb=memory("estimate_shadows"),
+        runtime=runtime("estimate_shadows"),
+    params:
+        code=code("estimate_shadows"),
+        record=record_of("estimate_shadows/{channel}"),
+        store=setting("store"),
+        lines=setting("intensity.shadows"),
+    script:
+        "../scripts/estimate_shadows.py"
+
+
 rule correct_tile:
     """Write one batch of corrected tiles into the store (not with corrected_tiles: stream).
 
     The arrays lie beside a record each in the store; the output lists them.
     """
     input:
+        unpack(channel_shading),
         acquisition=result("acquisition.json"),
-        profile=result("intensity/{channel}/flatfield.tif"),
-        info=result("intensity/{channel}/flatfield.json"),
     output:
         batch=corrected_output(result("corrected/{channel}/batches/{batch}.json")),
     log:

@@ -1,8 +1,7 @@
 """Write one batch of corrected tiles into the store."""
 
-from terareg.acquisition.flatfield import load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
+from terareg.acquisition.tiles import TileSource, corrected_key, open_shading, write_corrected
 from terareg.job import run_job
 from terareg.parallel import batch_range
 from terareg.storage.records import fingerprint, write_json
@@ -12,9 +11,9 @@ from terareg.storage.store import Store
 def main() -> None:
     channel, sample = snakemake.wildcards.channel, snakemake.wildcards.sample
     acquisition = load_acquisition(snakemake.input.acquisition)
-    flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
-    source = TileSource(acquisition, channel, flatfield=flatfield)
     store = Store(snakemake.params.store).child(sample)
+    flatfield = open_shading(snakemake.input, store)
+    source = TileSource(acquisition, channel, flatfield=flatfield)
     state = fingerprint(
         snakemake.params.code,
         snakemake.params.raw_state,

@@ -2,9 +2,8 @@
 
 from dataclasses import asdict
 
-from terareg.acquisition.flatfield import load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.tiles import open_tiles
+from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
@@ -18,7 +17,8 @@ def main() -> None:
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     acquisition = load_acquisition(snakemake.input.acquisition)
     store = Store(snakemake.params.store)
-    source = open_tiles(acquisition, channel, snakemake.input, store.child(sample))
+    place = store.child(sample)
+    source = open_tiles(acquisition, channel, snakemake.input, place)
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
@@ -31,7 +31,7 @@ def main() -> None:
         snakemake.params.fusion,
         planned,
         origins,
-        load_flatfield(snakemake.input.profile, snakemake.input.info).state,
+        open_shading(snakemake.input, place).state,
         acquisition.missing_planes,
     )
     blocks = plan.batch(int(snakemake.wildcards.batch), snakemake.params.batches)

@@ -43,6 +43,11 @@ def equations(brain: Brain, threads: int) -> float:
     return planes(16)(brain, threads) + 300e-6 * means
 
 
+def line_gains(brain: Brain, threads: int) -> float:
+    """A slab of planes of the lines of all tiles, and the equations of one plane."""
+    return _PYTHON_MB + 1.9e-3 * brain.size.tiles * max(brain.size.tile_shape[1:])
+
+
 def overviews(brain: Brain, threads: int) -> float:
     """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
     size = brain.size

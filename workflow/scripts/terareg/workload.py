@@ -213,6 +213,20 @@ def _solve_flatfield(channels: int | None = None) -> Callable[[Brain], Load]:
     return load
 
 
+def _sum_lines(brain: Brain) -> Load:
+    if brain.option("intensity.shadows") == "none":
+        return Load(0)
+    raw = brain.raw_gb
+    return Load(brain.size.channels * tile_batches(brain), raw, 0.008 * raw, 1.5 * raw)
+
+
+def _estimate_shadows(brain: Brain) -> Load:
+    if brain.option("intensity.shadows") == "none":
+        return Load(0)
+    raw, channels = brain.raw_gb, brain.size.channels
+    return Load(channels, 0.008 * raw, 0.001 * raw, channels * 5 + 0.4 * raw)
+
+
 def _correct_tile(brain: Brain) -> Load:
     if brain.streams:
         return Load(0)
@@ -371,6 +385,8 @@ RULES = {
     ),
     "sum_placed_tiles": Rule("intensity", peaks.planes(8), _sum_tiles(), heavy=True, needs="tiles"),
     "refine_flatfield": Rule("intensity", peaks.equations, _solve_flatfield(), needs="tiles"),
+    "sum_lines": Rule("intensity", peaks.planes(2, 5), _sum_lines, heavy=True, needs="tiles"),
+    "estimate_shadows": Rule("intensity", peaks.line_gains, _estimate_shadows, needs="tiles"),
     "correct_tile": Rule(
         "intensity", peaks.planes(0, 40), _correct_tile, heavy=True, needs="tiles"
     ),

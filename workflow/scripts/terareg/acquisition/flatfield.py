@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import tifffile
 
+from terareg.acquisition.shadows import Shadows
 from terareg.errors import IntensityError
 from terareg.numeric import Clipped, to_integer
 from terareg.storage.records import fingerprint, read_json
@@ -31,7 +32,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Flatfield:
-    """Shading of a channel: ``raw = true * gain * profile + background``.
+    """Shading of a channel: ``raw = true * gain * shadow * profile + background``.
 
     Attributes
     ----------
@@ -41,11 +42,14 @@ class Flatfield:
         Dark offset of the camera in counts.
     gains : mapping of str to Gain
         Relative brightness of tiles by name; 1 for those that are not in it.
+    shadows : Shadows, optional
+        Relative brightness of the lines of tiles.
     """
 
     profile: np.ndarray
     background: float
     gains: Mapping[str, Gain] = field(default_factory=dict)
+    shadows: Shadows | None = None
 
     def __post_init__(self) -> None:
         profile = np.ascontiguousarray(self.profile, np.float32)
@@ -77,7 +81,8 @@ class Flatfield:
         """Digest of all that decides how pixels are corrected."""
         profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
         gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
-        return fingerprint(profile, self.profile.shape, self.background, gains)
+        shadows = self.shadows.digest if self.shadows else None
+        return fingerprint(profile, self.profile.shape, self.background, gains, shadows)
 
     def correct(
         self,
@@ -86,7 +91,9 @@ class Flatfield:
         x: slice = slice(None),
         place: tuple[str, int] | None = None,
     ) -> tuple[np.ndarray, Clipped]:
-        """Remove dark offset and shading: ``(plane - background) / (profile * gain)``, in float32.
+        """Remove dark offset and shading, in float32.
+
+        It is ``(plane - background) / (profile * gain * shadow)``.
 
         Parameters
         ----------
@@ -95,7 +102,7 @@ class Flatfield:
         y, x : slice
             Where the part lies in the plane.
         place : (str, int), optional
-            Name of the tile and number of the plane, whose gain is removed as well.
+            Name of the tile and number of the plane, whose gain and shadows are removed as well.
 
         Returns
         -------
@@ -119,6 +126,9 @@ class Flatfield:
         background = np.float32(self.background)
         if place is not None and place[0] in self.gains:
             profile = profile * np.float32(self.gains[place[0]].at(place[1]))
+        if place is not None and self.shadows is not None:
+            lines = self.shadows.of(*place)
+            profile = profile * (lines[y] if lines.shape[1] == 1 else lines[:, x])
         clipped = Clipped()
         for start in range(0, plane.shape[0], _BAND_ROWS):
             band = slice(start, start + _BAND_ROWS)
@@ -130,7 +140,9 @@ class Flatfield:
         return out, clipped
 
 
-def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield:
+def load_flatfield(
+    tif: str | os.PathLike, json: str | os.PathLike, shadows: Shadows | None = None
+) -> Flatfield:
     """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
 
     Gains count where ``tile_gains`` says so: one for each tile, or one for each of its depths.
@@ -149,4 +161,4 @@ def load_flatfield(tif: str | os.PathLike, json: str | os.PathLike) -> Flatfield
         gains = {tile: Gain(**gain) for tile, gain in info["depth_gains"].items()}
     elif info.get("tile_gains"):
         gains = {tile: Gain((0.0,), (gain,)) for tile, gain in info["gains"].items()}
-    return Flatfield(profile, info["background"], gains)
+    return Flatfield(profile, info["background"], gains, shadows)

@@ -19,6 +19,7 @@ import tensorstore
 from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.plane_files import read_rows
+from terareg.acquisition.shadows import load_shadows
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
 from terareg.numeric import Clipped, to_integer
 from terareg.parallel import map_items, peak_memory_mb
@@ -240,14 +241,22 @@ def open_tiles(acquisition: Acquisition, channel: str, files: Mapping, store: St
     channel : str
     files : mapping
         ``corrected`` names batches of corrected tiles: then their arrays are read from ``store``
-        (of the sample). Otherwise raw planes are corrected on the fly by the flat-field in
-        ``profile`` and ``info``. The pixels are the same.
+        (of the sample). Otherwise raw planes are corrected on the fly, see :func:`open_shading`.
+        The pixels are the same.
     store : Store
     """
     if files.get("corrected"):
         return TileSource(acquisition, channel, corrected=store)
-    flatfield = load_flatfield(files["profile"], files["info"])
-    return TileSource(acquisition, channel, flatfield=flatfield)
+    return TileSource(acquisition, channel, flatfield=open_shading(files, store))
+
+
+def open_shading(files: Mapping, store: Store) -> Flatfield:
+    """The flat-field in ``profile`` and ``info``, with the gains of lines that ``shadows`` names.
+
+    The array of these gains is in ``store`` (of the sample).
+    """
+    shadows = load_shadows(files["shadows"], store) if files.get("shadows") else None
+    return load_flatfield(files["profile"], files["info"], shadows)
 
 
 def write_corrected(

@@ -89,6 +89,7 @@ ARTEFACTS = (
     ("acquisition.json", "index of the raw data"),
     ("intensity/*/flatfield.tif", "flat-field, mean 1 (float32)"),
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
+    ("intensity/*/shadows.json", "gains of lines: how large, and how well overlaps agree"),
     ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
     ("stitching/placement.json", "positions, links and residuals"),
     ("stitching/render/*", "Render: tile specifications and point matches"),

@@ -104,11 +104,17 @@ def _acquisition(folder: Path, stage: dict, measured: list) -> None:
 def _intensity(folder: Path, stage: dict, measured: list) -> None:
     for path in sorted(folder.glob("intensity/*/flatfield.json")):
         channel, info = path.parent.name, read_json(path)
+        tables = {f"Flat-field of channel {channel}": scalars(info)}
         seams = info.get("seam_percent")
+        if (lines := path.with_name("shadows.json")).exists():
+            gains = read_json(lines)
+            seams = gains["seam_percent"]
+            keys = ("lines", "spread_percent", "seam_percent")
+            tables[f"Shadows of channel {channel}"] = scalars({k: gains[k] for k in keys})
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
-        stage["tables"].append(facts_table(f"Flat-field of channel {channel}", scalars(info)))
+        stage["tables"] += [facts_table(*table) for table in tables.items()]
 
 
 def _stitching(folder: Path, stage: dict, measured: list) -> None:

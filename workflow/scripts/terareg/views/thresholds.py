@@ -49,7 +49,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "warn": 1.0,
         "fail": 5.0,
         "advice": "Look at the flat-field: use more planes, or give the dark offset or an image. "
-        "Where tiles differ as a whole, set intensity.flatfield.tile_gains.",
+        "Where tiles differ as a whole, set intensity.flatfield.tile_gains; where there are "
+        "streaks, intensity.shadows.",
     },
     "stitching.kept_percent": {
         "text": "Links with structure in the overlap that the placement kept",

@@ -39,7 +39,7 @@ NO_FILE = "^$"  # matches no file name
 
 
 def from_acquisition(
-    acquisition: Acquisition, channel: str, mdata_bin: str | None = "mdata.bin"
+    acquisition: Acquisition, channel: str, mdata_bin: str | None = "./mdata.bin"
 ) -> ProjectXml:
     """``xml_import``: nominal positions of all cells, no displacements.
 

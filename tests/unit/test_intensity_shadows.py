@@ -1,0 +1,273 @@
+"""Gains of lines: shadows of known depth are found in overlaps, at any position of the tiles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from terareg.acquisition.flatfield import Flatfield
+from terareg.acquisition.shadows import load_shadows
+from terareg.errors import IntensityError
+from terareg.intensity import shadows as module
+from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
+from terareg.storage.records import read_json, write_json
+from terareg.storage.store import Store
+
+
+@dataclass(frozen=True)
+class Streaks:
+    """Tiles of smooth tissue at fractional positions, each plane with shadows of its own."""
+
+    lines: str = "rows"
+    depth: float = 0.15
+    seed: int = 0
+    grid: tuple[int, int] = (3, 4)
+    empty: tuple[int, int] = (0, 0)
+    pixels: int = 120
+    planes: int = 40
+    overlap: float = 0.2
+    heights: int = 3  # by which tiles are displaced along z, at most
+    fine: int = 4  # positions in each line at which tiles may lie
+
+
+def make(streaks: Streaks) -> SimpleNamespace:
+    """A source of float pixels, with ``origins`` and ``gains`` (planes, lines) by tile."""
+    rng = np.random.default_rng(streaks.seed)
+    n, step = streaks.pixels, round(streaks.pixels * (1 - streaks.overlap))
+    (rows, columns), fine = streaks.grid, streaks.fine
+    height = streaks.planes + streaks.heights
+    across, along = fine * (step * rows + n), step * columns + n
+    tissue = ndimage.gaussian_filter(rng.standard_normal((across, along)), (2 * fine, 2))
+    tissue = 800 * np.clip(1 + 0.3 * tissue / tissue.std(), 0.2, 3)
+    tissue[:, : n // 3] = 2  # nothing but medium at one side
+    fade = 1 + 0.2 * np.sin(np.arange(height) / 5)
+    data, gains, origins, tiles = {}, {}, {}, []
+    for row in range(rows):
+        for column in range(columns):
+            if (row, column) == streaks.empty:
+                continue
+            name = f"T{row}{column}"
+            z = int(rng.integers(0, streaks.heights + 1))
+            y = row * step * fine + int(rng.integers(0, 3 * fine))
+            x = column * step + int(rng.integers(0, 3))
+            view = tissue[y : y + n * fine : fine, x : x + n]
+            lines = ndimage.gaussian_filter1d(rng.standard_normal((streaks.planes, n)), 2)
+            gain = 1 + streaks.depth * (lines / lines.std()).clip(-3, 3)
+            planes = view * fade[z : z + streaks.planes, None, None] * gain[..., None]
+            planes += rng.standard_normal(planes.shape) * np.sqrt(4 + 0.3 * planes)
+            place = (z, y / fine, x) if streaks.lines == "rows" else (z, x, y / fine)
+            data[name] = planes if streaks.lines == "rows" else planes.swapaxes(1, 2)
+            gains[name], origins[name] = gain, tuple(float(v) for v in place)
+            tiles.append(SimpleNamespace(name=name, row=row, column=column))
+            if streaks.lines == "columns":
+                tiles[-1] = SimpleNamespace(name=name, row=column, column=row)
+    acquisition = SimpleNamespace(tiles=tuple(tiles), tile_shape=(streaks.planes, n, n))
+    return SimpleNamespace(
+        acquisition=acquisition,
+        origins=origins,
+        gains=gains,
+        data=data,
+        read=lambda tile, z0, z1: data[tile][z0:z1],
+    )
+
+
+def solve(source, folder, lines="rows", batches=1, workers=1):
+    """Layout, record and gains by tile, all the way through the files."""
+    layout = LineLayout.of(source.acquisition, source.origins, lines)
+    names = [tile.name for tile in source.acquisition.tiles]
+    paths = [folder / f"{i}.npz" for i in range(batches)]
+    for i, path in enumerate(paths):
+        sum_lines(path, source, names[i::batches], layout, workers)
+    store = Store(folder / "store")
+    record = estimate_shadows(paths, layout, store, "intensity/ch0/line_gains", "state")
+    write_json(folder / "shadows.json", record)
+    shadows = load_shadows(folder / "shadows.json", store)
+    found = {
+        name: np.stack([shadows.of(name, z).ravel() for z in range(layout.shape[0])])
+        for name in names
+    }
+    return layout, record, found
+
+
+def seams(layout, gains) -> np.ndarray:
+    """Log ratio of the two gains of every line of every overlap, of planes that both have."""
+    left = []
+    for pair in layout.pairs:
+        first, second = (
+            np.log(gains[name])[
+                pair.planes.start - layout.bottoms[name] : pair.planes.stop - layout.bottoms[name]
+            ]
+            for name in (pair.first, pair.second)
+        )
+        where = np.array(pair.lines) - pair.shift
+        of_second = [np.interp(where, np.arange(second.shape[1]), line) for line in second]
+        left.append((first[:, pair.lines.start : pair.lines.stop] - np.array(of_second)).ravel())
+    return np.concatenate(left)
+
+
+def lit(layout) -> LineLayout:
+    """The same without the overlaps at whose side there is medium only."""
+    seen = [p for p in layout.pairs if not {p.first, p.second} & {"T10", "T20"}]
+    return replace(layout, pairs=tuple(seen))
+
+
+def percent(values: np.ndarray) -> float:
+    return 100 * float(np.sqrt(np.mean(values**2) / 2))
+
+
+@pytest.mark.parametrize("lines", ["rows", "columns"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_shadows_of_known_depth_are_evened_out(tmp_path, lines, seed):
+    source = make(Streaks(lines=lines, seed=seed))
+    layout, record, found = solve(source, tmp_path, lines)
+    ratio = {name: source.gains[name] / found[name] for name in found}
+    before, after = (percent(seams(lit(layout), gains)) for gains in (source.gains, ratio))
+    assert before > 14
+    # at half a line, interpolation blunts shadows that are two lines wide
+    assert after < 1.0
+    assert record["seam_percent"]["after"] < 1.2 < 8 < record["seam_percent"]["before"]
+
+
+def test_whole_positions_leave_almost_nothing(tmp_path):
+    source = make(Streaks(seed=3, fine=1))
+    layout, _, found = solve(source, tmp_path)
+    assert all(pair.fraction == 0 for pair in layout.pairs)
+    assert percent(seams(lit(layout), {n: source.gains[n] / found[n] for n in found})) < 0.5
+
+
+def test_tiles_without_shadows_stay_as_they_are(tmp_path):
+    source = make(Streaks(depth=0.0))
+    _, record, found = solve(source, tmp_path)
+    assert record["spread_percent"] < 0.3
+    assert max(np.abs(gains - 1).max() for gains in found.values()) < 0.03
+
+
+def test_dark_tiles_get_no_gains_of_noise(tmp_path):
+    source = make(Streaks(grid=(1, 2), empty=(9, 9), depth=0.1))
+    rng = np.random.default_rng(0)
+    for name in source.data:
+        source.data[name] = rng.poisson(3.0, source.data[name].shape).astype(float)
+    _, record, found = solve(source, tmp_path)
+    assert max(np.abs(gains - 1).max() for gains in found.values()) < 0.1
+    assert record["spread_percent"] < 2
+
+
+def test_spots_and_a_tile_that_shows_something_else_do_little_harm(tmp_path):
+    source = make(Streaks(seed=5))
+    expected = solve(source, tmp_path / "clean")[2]
+    source.data["T11"][20, 40:44, 5:9] += 30000  # a bright bead in one of two views
+    source.data["T12"][3, :, -30:] = source.data["T12"][3, ::-1, -30:]
+    _, _, found = solve(source, tmp_path / "spots")
+    change = np.stack([np.abs(np.log(found[n] / expected[n])).max(1) for n in found])
+    heights = [int(source.origins[n][0]) for n in found]
+    by_height = np.zeros(50)
+    for planes, height in zip(change, heights):
+        here = slice(height, height + len(planes))
+        by_height[here] = np.maximum(by_height[here], planes)
+    bead, mirrored = 20 + int(source.origins["T11"][0]), 3 + int(source.origins["T12"][0])
+    # it lies on two of the four parts of its lines
+    assert by_height[bead] < 0.3 and by_height[mirrored] < 0.5
+    assert np.delete(by_height, [bead, mirrored]).max() < 0.02
+
+
+def test_the_file_of_a_tile_depends_neither_on_threads_nor_on_batches(tmp_path):
+    source = make(Streaks(planes=40, pixels=60))
+    one = solve(source, tmp_path / "one")[1]
+    two = solve(source, tmp_path / "two", batches=3, workers=2)[1]
+    assert one == two
+    first = (tmp_path / "one/0.npz").read_bytes()
+    layout = LineLayout.of(source.acquisition, source.origins, "rows")
+    names = [tile.name for tile in source.acquisition.tiles]
+    sum_lines(tmp_path / "again.npz", source, names, layout, 2)
+    assert (tmp_path / "again.npz").read_bytes() == first
+    assert [p.name for p in tmp_path.glob("*.part")] == []
+
+
+def test_a_single_tile_has_nothing_to_compare_with(tmp_path):
+    source = make(Streaks(grid=(1, 1), empty=(9, 9)))
+    _, record, found = solve(source, tmp_path)
+    assert record["seam_percent"] is None
+    assert np.all(found["T00"] == 1)
+
+
+def test_a_killed_run_starts_again_and_a_finished_one_is_kept(tmp_path, monkeypatch):
+    source = make(Streaks(pixels=60))
+    wanted = solve(source, tmp_path / "whole")[1]
+    folder = tmp_path / "killed"
+    calls = iter(range(10))
+    solved = module._solved_slabs
+
+    def killed(*args):
+        for slab in solved(*args):
+            if next(calls) == 1:
+                raise KeyboardInterrupt
+            yield slab
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_solved_slabs", killed)
+        solve(source, folder)
+    assert not Store(folder / "store").exists("intensity/ch0/line_gains.json")
+    assert solve(source, folder)[1] == wanted
+    monkeypatch.setattr(module, "_solved_slabs", lambda *args: pytest.fail("solved again"))
+    assert solve(source, folder)[1] == wanted
+
+
+def test_means_of_other_positions_are_refused(tmp_path):
+    source = make(Streaks(pixels=60))
+    layout = LineLayout.of(source.acquisition, source.origins, "rows")
+    names = [tile.name for tile in source.acquisition.tiles]
+    sum_lines(tmp_path / "some.npz", source, names[:-1], layout)
+    store = Store(tmp_path / "store")
+    with pytest.raises(IntensityError, match=r"T13 and T23 are missing .*-R sum_lines"):
+        estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+    (tmp_path / "some.npz").write_bytes(b"PK nothing")
+    with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
+        estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+    with pytest.raises(IntensityError, match="lines 'diagonals' are unknown"):
+        LineLayout.of(source.acquisition, source.origins, "diagonals")
+
+
+def test_planes_are_divided_by_the_gains_of_their_lines(tmp_path):
+    source = make(Streaks(pixels=60))
+    found = solve(source, tmp_path)[2]
+    shadows = load_shadows(tmp_path / "shadows.json", Store(tmp_path / "store"))
+    flatfield = Flatfield(np.ones((60, 60)), 100.0, shadows=shadows)
+    plane = np.full((60, 60), 40100, np.uint16)
+    corrected, _ = flatfield.correct(plane, place=("T11", 7))
+    assert np.array_equal(corrected[:, 0], np.rint(40000 / found["T11"][7]).astype(np.uint16))
+    assert np.all(corrected == corrected[:, :1])
+    part, _ = flatfield.correct(plane[5:9, 3:4], slice(5, 9), slice(3, 4), ("T11", 7))
+    assert np.array_equal(part, corrected[5:9, 3:4])
+    assert flatfield.state != Flatfield(np.ones((60, 60)), 100.0).state
+    write_json(tmp_path / "columns.json", {**_info(tmp_path), "lines": "columns"})
+    turned = load_shadows(tmp_path / "columns.json", Store(tmp_path / "store"))
+    sideways, _ = Flatfield(np.ones((60, 60)), 100.0, shadows=turned).correct(
+        plane[3:4, 5:9], slice(3, 4), slice(5, 9), ("T11", 7)
+    )
+    assert np.array_equal(sideways, part.T)
+
+
+def test_damaged_gains_are_one_sentence(tmp_path):
+    source = make(Streaks(pixels=60))
+    solve(source, tmp_path)
+    store = Store(tmp_path / "store")
+    write_json(tmp_path / "other.json", {**_info(tmp_path), "sha256": "0" * 64})
+    with pytest.raises(IntensityError, match=r"line_gains cannot be read .*-R estimate_shadows"):
+        load_shadows(tmp_path / "other.json", store).of("T11", 0)
+    write_json(tmp_path / "less.json", {"lines": "rows"})
+    with pytest.raises(IntensityError, match=r"less\.json does not describe gains of lines"):
+        load_shadows(tmp_path / "less.json", store)
+    for entry in list(store.list("intensity/ch0/line_gains")):
+        if "/c/" in entry.key:
+            store.write(entry.key, b"\0" * entry.size)
+    with pytest.raises(IntensityError, match="cannot be read"):
+        load_shadows(tmp_path / "shadows.json", store).of("T11", 0)
+
+
+def _info(folder) -> dict:
+
+    return read_json(folder / "shadows.json")

@@ -1,0 +1,22 @@
+"""Find the gains of the lines of all tiles of one channel, and write them into the store."""
+
+from terareg.acquisition.model import load_acquisition
+from terareg.intensity.shadows import LineLayout, estimate_shadows
+from terareg.job import run_job
+from terareg.stitching.placement import load_placement
+from terareg.storage.records import file_hash, fingerprint, write_json
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    origins = load_placement(snakemake.input.placement).origins(subpixel=True)
+    layout = LineLayout.of(acquisition, origins, snakemake.params.lines)
+    sums = list(snakemake.input.lines)
+    state = fingerprint(snakemake.params.code, layout.lines, origins, [file_hash(p) for p in sums])
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    key = f"intensity/{snakemake.wildcards.channel}/line_gains"
+    write_json(snakemake.output.shadows, estimate_shadows(sums, layout, store, key, state))
+
+
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

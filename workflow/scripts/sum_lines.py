@@ -1,0 +1,26 @@
+"""Gather the means of lines of one batch of tiles of one channel, in their overlaps."""
+
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tiles import TileSource, open_shading
+from terareg.intensity.shadows import LineLayout, sum_lines
+from terareg.job import run_job
+from terareg.parallel import batch_range
+from terareg.stitching.placement import load_placement
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    flatfield = open_shading(snakemake.input, store)
+    source = TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield)
+    origins = load_placement(snakemake.input.placement).origins(subpixel=True)
+    layout = LineLayout.of(acquisition, origins, snakemake.params.lines)
+    batch = batch_range(
+        len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
+    )
+    tiles = [acquisition.tiles[i].name for i in batch]
+    sum_lines(snakemake.output.lines, source, tiles, layout, snakemake.threads)
+
+
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -1,0 +1,133 @@
+"""Brightness of single lines of tiles, in the planes in which shadows of the sheet change it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import tensorstore
+
+from terareg.errors import IntensityError
+from terareg.storage.records import read_json, read_record
+from terareg.storage.store import ARRAY_ERRORS, Store, outage
+
+LINES = ("rows", "columns")  # what shares a gain: pixels along x, or along y
+SLAB_PLANES = 32  # of a chunk, a shard, and of what is solved at once
+_CACHE_BYTES = 1 << 25  # chunks of the tiles that a job reads at the same time
+
+
+@dataclass(frozen=True)
+class Shadows:
+    """Relative brightness of every line of every plane of some tiles, 1 in the mean.
+
+    Attributes
+    ----------
+    lines : str
+        "rows": one number for each row of pixels, or "columns".
+    bottoms : mapping of str to int
+        Height of the first plane of each tile among the planes of the array.
+    store : Store
+        Of the sample.
+    key : str
+        Of the array in it: float32 (tiles, planes, lines), tiles in the order of ``bottoms``.
+    digest : str
+        SHA-256 of its content.
+    """
+
+    lines: str
+    bottoms: Mapping[str, int]
+    store: Store
+    key: str
+    digest: str
+
+    def of(self, tile: str, z: int) -> np.ndarray:
+        """Gains of plane ``z`` of a tile as float32 that multiplies (y, x): (y, 1) or (1, x)."""
+        index, bottom = self._places[tile]
+        try:
+            gains = self._array[index, bottom + z].read().result()
+        except ARRAY_ERRORS as error:
+            address = self.store.address(self.key)
+            raise outage(address, error) or self._damaged(str(error)) from error
+        return gains[:, None] if self.lines == "rows" else gains[None, :]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        return {tile: (i, bottom) for i, (tile, bottom) in enumerate(self.bottoms.items())}
+
+    @cached_property
+    def _array(self) -> tensorstore.TensorStore:
+        record = read_record(self.store, f"{self.key}.json")
+        if record is None or record.get("sha256") != self.digest:
+            raise self._damaged("its record is absent or belongs to another run")
+        try:
+            return tensorstore.open(array_spec(self.store, self.key, _CACHE_BYTES)).result()
+        except ARRAY_ERRORS as error:
+            raise self._damaged(str(error)) from error
+
+    def _damaged(self, why: str) -> IntensityError:
+        return IntensityError(
+            f"the gains of lines in {self.store.address(self.key)} cannot be read ({why}); run "
+            "again with -R estimate_shadows"
+        )
+
+
+def load_shadows(path: str | os.PathLike, store: Store) -> Shadows:
+    """The gains that a summary in ``path`` describes, whose array is in ``store`` (of a sample)."""
+    info = read_json(path)
+    try:
+        bottoms = {tile["name"]: int(tile["bottom"]) for tile in info["tiles"]}
+        return Shadows(info["lines"], bottoms, store, info["key"], info["sha256"])
+    except (KeyError, TypeError) as error:
+        raise IntensityError(
+            f"{path} does not describe gains of lines ({error} is missing); run estimate_shadows "
+            "again"
+        ) from error
+
+
+def array_spec(
+    store: Store, key: str, cache_bytes: int = 0, shape: Sequence[int] | None = None
+) -> dict:
+    """Tensorstore specification of the array; with a shape, of one to be created.
+
+    A shard holds a slab of planes of all tiles and is written at once.
+    """
+    spec = {
+        "driver": "zarr3",
+        "kvstore": store.kvstore(key),
+        "store_data_equal_to_fill_value": True,
+        "fill_missing_data_reads": False,
+        "recheck_cached_data": "open",
+        "context": {"cache_pool": {"total_bytes_limit": cache_bytes}},
+    }
+    if shape is None:
+        return spec
+    tiles, planes, lines = shape
+    depth = min(SLAB_PLANES, planes)
+    little = {"name": "bytes", "configuration": {"endian": "little"}}
+    codec = {
+        "name": "blosc",
+        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
+    }
+    checksum = {"name": "crc32c"}
+    spec["metadata"] = {
+        "shape": list(shape),
+        "data_type": "float32",
+        "dimension_names": ["tile", "z", "line"],
+        "fill_value": 1.0,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [tiles, depth, lines]}},
+        "codecs": [
+            {
+                "name": "sharding_indexed",
+                "configuration": {
+                    "chunk_shape": [1, depth, lines],
+                    "codecs": [little, codec, checksum],
+                    "index_codecs": [little, checksum],
+                    "index_location": "end",
+                },
+            }
+        ],
+    }
+    return spec
