@@ -47,6 +47,12 @@ DRAWINGS = {
         {"method": "statistics", "tiles": 3},
         channel="ch$0_1",
     ),
+    "shadows": lambda: intensity.shadows_map(
+        BRAIN[0], BRAIN[0] * 0.9, RNG.normal(1, 0.1, (7, BRAIN.shape[1])), place=("T", 3), rows=True
+    ),
+    "shadows of columns": lambda: intensity.shadows_map(
+        BRAIN[0], BRAIN[0], np.ones((700, BRAIN.shape[2])), place=("T", 600), rows=False
+    ),
     "tile_means": lambda: intensity.tile_means(BRAIN[0], BRAIN[1], channel="ch0"),
     "placement": lambda: stitching.placement_map(
         PLACEMENT, (10, 100, 120), (5, 1, 1), dict.fromkeys(PLACEMENT["tiles"], (0, 0, 0))

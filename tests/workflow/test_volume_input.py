@@ -17,10 +17,10 @@ from terareg.volumes.reader import Volume
 
 OF_TILES = {
     "index_acquisition", "sum_tiles", "estimate_flatfield", "sum_placed_tiles",
-    "refine_flatfield", "correct_tile", "import_tiles",
+    "refine_flatfield", "sum_lines", "estimate_shadows", "correct_tile", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_block",
-    "draw_flatfield", "draw_stitching",
+    "draw_flatfield", "draw_shadows", "draw_stitching",
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",

@@ -390,7 +390,10 @@ def reported_files(sample):
             "views/tile_means_{channel}.png",
         ]
         if evens_shadows(sample):
-            per_channel.append("intensity/{channel}/shadows.json")
+            per_channel += [
+                "intensity/{channel}/shadows.json",
+                "views/shadows_{channel}.png",
+            ]
         names += [
             "stitching/placement.json",
             "views/placement.png",

@@ -46,6 +46,41 @@ rule draw_flatfield:
         "../scripts/draw_flatfield.py"
 
 
+rule draw_shadows:
+    """Draw what intensity.shadows does to the tile whose lines differ most."""
+    input:
+        unpack(channel_shading),
+        acquisition=result("acquisition.json"),
+    output:
+        shadows=report(
+            result("views/shadows_{channel}.png"),
+            caption="../report/shadows.rst",
+            category="Intensity",
+            labels={
+                "sample": "{sample}",
+                "channel": "{channel}",
+                "figure": "shadows",
+            },
+        ),
+    log:
+        log_of("draw_shadows/{channel}"),
+    benchmark:
+        benchmark_of("draw_shadows/{channel}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_shadows")
+    resources:
+        mem_mb=memory("draw_shadows"),
+        runtime=runtime("draw_shadows"),
+    params:
+        code=code("draw_shadows"),
+        record=record_of("draw_shadows/{channel}"),
+        store=setting("store"),
+        raw_state=raw_state,
+    script:
+        "../scripts/draw_shadows.py"
+
+
 rule draw_stitching:
     """Draw the placement, the worst seams before and after it, and the loop closure."""
     input:

@@ -48,6 +48,12 @@ def line_gains(brain: Brain, threads: int) -> float:
     return _PYTHON_MB + 1.9e-3 * brain.size.tiles * max(brain.size.tile_shape[1:])
 
 
+def gains_of_a_tile(brain: Brain, threads: int) -> float:
+    """A plane in several forms, and the gains of all lines of a tile, float32 and float64."""
+    depth, *sides = brain.size.tile_shape
+    return planes(24)(brain, threads) + 32e-6 * depth * max(sides)
+
+
 def overviews(brain: Brain, threads: int) -> float:
     """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
     size = brain.size

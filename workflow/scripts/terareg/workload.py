@@ -213,17 +213,21 @@ def _solve_flatfield(channels: int | None = None) -> Callable[[Brain], Load]:
     return load
 
 
+def _shadowed(brain: Brain) -> int:
+    return 0 if brain.option("intensity.shadows") == "none" else brain.size.channels
+
+
 def _sum_lines(brain: Brain) -> Load:
-    if brain.option("intensity.shadows") == "none":
+    if not _shadowed(brain):
         return Load(0)
     raw = brain.raw_gb
     return Load(brain.size.channels * tile_batches(brain), raw, 0.008 * raw, 1.5 * raw)
 
 
 def _estimate_shadows(brain: Brain) -> Load:
-    if brain.option("intensity.shadows") == "none":
+    raw, channels = brain.raw_gb, _shadowed(brain)
+    if not channels:
         return Load(0)
-    raw, channels = brain.raw_gb, brain.size.channels
     return Load(channels, 0.008 * raw, 0.001 * raw, channels * 5 + 0.4 * raw)
 
 
@@ -454,6 +458,7 @@ RULES = {
     "score_registration": Rule("regions", load=_for_each(_scored)),
     "score_labels": Rule("regions", peaks.drawn_labels, _for_each(_labelled, 10.0)),
     "draw_flatfield": Rule("views", peaks.planes(24), _for_each(_channels, 3.0), needs="tiles"),
+    "draw_shadows": Rule("views", peaks.gains_of_a_tile, _for_each(_shadowed), needs="tiles"),
     "draw_stitching": Rule("views", peaks.planes(8), needs="tiles"),
     "draw_volume": Rule("views", peaks.flat(230), _for_each(_image_volumes, 4.0)),
     "draw_regions": Rule("views", load=_for_each(_atlases)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ import numpy as np
 import tensorstore
 
 from terareg.errors import IntensityError
+from terareg.storage.arrays import array_spec, new_array_spec
 from terareg.storage.records import read_json, read_record
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
@@ -87,47 +88,12 @@ def load_shadows(path: str | os.PathLike, store: Store) -> Shadows:
         ) from error
 
 
-def array_spec(
-    store: Store, key: str, cache_bytes: int = 0, shape: Sequence[int] | None = None
-) -> dict:
-    """Tensorstore specification of the array; with a shape, of one to be created.
+def gains_spec(store: Store, key: str, shape: tuple[int, int, int]) -> dict:
+    """Specification of the array to be created, of shape (tiles, planes, lines).
 
-    A shard holds a slab of planes of all tiles and is written at once.
+    A shard holds a slab of planes of all tiles.
     """
-    spec = {
-        "driver": "zarr3",
-        "kvstore": store.kvstore(key),
-        "store_data_equal_to_fill_value": True,
-        "fill_missing_data_reads": False,
-        "recheck_cached_data": "open",
-        "context": {"cache_pool": {"total_bytes_limit": cache_bytes}},
-    }
-    if shape is None:
-        return spec
     tiles, planes, lines = shape
     depth = min(SLAB_PLANES, planes)
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    codec = {
-        "name": "blosc",
-        "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"},
-    }
-    checksum = {"name": "crc32c"}
-    spec["metadata"] = {
-        "shape": list(shape),
-        "data_type": "float32",
-        "dimension_names": ["tile", "z", "line"],
-        "fill_value": 1.0,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [tiles, depth, lines]}},
-        "codecs": [
-            {
-                "name": "sharding_indexed",
-                "configuration": {
-                    "chunk_shape": [1, depth, lines],
-                    "codecs": [little, codec, checksum],
-                    "index_codecs": [little, checksum],
-                    "index_location": "end",
-                },
-            }
-        ],
-    }
-    return spec
+    names, chunk = ("tile", "z", "line"), (1, depth, lines)
+    return new_array_spec(store, key, shape, "float32", names, chunk, (tiles, depth, lines))

@@ -23,6 +23,7 @@ from terareg.acquisition.shadows import load_shadows
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
 from terareg.numeric import Clipped, to_integer
 from terareg.parallel import map_items, peak_memory_mb
+from terareg.storage.arrays import array_spec, new_array_spec
 from terareg.storage.records import (
     content_hash,
     is_done,
@@ -35,8 +36,6 @@ logger = logging.getLogger(__name__)
 # A shard is a slab of whole planes, written once by one worker; its chunks are small enough that
 # the strip shared by two neighbours, or a block of the fused volume, costs little more than itself.
 _CHUNK = (16, 256, 256)
-# LZ4 with bit shuffling: 0.59 of the size at 2.4 times the speed of Zstandard 1 (0.56)
-_CODEC = {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}}
 
 
 def corrected_key(channel: str, tile: str) -> str:
@@ -219,7 +218,7 @@ class TileSource:
             if there.get(name) != size:
                 raise self._incomplete(tile, f"is damaged ({name} is absent or changed)")
         try:
-            array = tensorstore.open(_spec(self.corrected, key)).result()
+            array = tensorstore.open(array_spec(self.corrected, key)).result()
         except ARRAY_ERRORS as error:
             raise self._incomplete(tile, f"is damaged ({error})") from error
         with self._lock:
@@ -302,7 +301,9 @@ def write_corrected(
     store.delete(record_key)
     store.delete_folder(key)
     try:
-        array = tensorstore.open(_spec(store, key, shape, dtype), create=True).result()
+        shards = _chunk_shape(shape), _shard_shape(shape)
+        spec = new_array_spec(store, key, shape, dtype, ("z", "y", "x"), *shards)
+        array = tensorstore.open(spec, create=True).result()
     except ARRAY_ERRORS as error:
         raise _write_error(store, key, error) from error
     depth = _chunk_shape(shape)[0]
@@ -362,47 +363,6 @@ def _chunk_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 def _shard_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     depth, rows, columns = _chunk_shape(shape)
     return (depth, -(-shape[1] // rows) * rows, -(-shape[2] // columns) * columns)
-
-
-def _spec(
-    store: Store, key: str, shape: tuple[int, int, int] | None = None, dtype: str = ""
-) -> dict:
-    """Tensorstore specification of a corrected array; with a shape, of one to be created."""
-    spec = {
-        "driver": "zarr3",
-        "kvstore": store.kvstore(key),
-        # a chunk that is not there is an error, not zeros
-        "store_data_equal_to_fill_value": True,
-        "fill_missing_data_reads": False,
-        "recheck_cached_data": "open",
-        "context": {"cache_pool": {"total_bytes_limit": 0}},
-    }
-    if shape is None:
-        return spec
-    little = {"name": "bytes", "configuration": {"endian": "little"}}
-    checksum = {"name": "crc32c"}  # a damaged chunk is an error, not noise
-    spec["metadata"] = {
-        "shape": list(shape),
-        "data_type": dtype,
-        "dimension_names": ["z", "y", "x"],
-        "fill_value": 0,
-        "chunk_grid": {
-            "name": "regular",
-            "configuration": {"chunk_shape": list(_shard_shape(shape))},
-        },
-        "codecs": [
-            {
-                "name": "sharding_indexed",
-                "configuration": {
-                    "chunk_shape": list(_chunk_shape(shape)),
-                    "codecs": [little, _CODEC, checksum],
-                    "index_codecs": [little, checksum],
-                    "index_location": "end",
-                },
-            }
-        ],
-    }
-    return spec
 
 
 def _write_error(store: Store, key: str, error: Exception) -> StoreError:

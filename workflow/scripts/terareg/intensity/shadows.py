@@ -32,7 +32,7 @@ import numpy as np
 import tensorstore
 from scipy import ndimage, sparse
 
-from terareg.acquisition.shadows import LINES, SLAB_PLANES, array_spec
+from terareg.acquisition.shadows import LINES, SLAB_PLANES, gains_spec
 from terareg.errors import IntensityError, StoreError
 from terareg.parallel import map_items
 from terareg.storage.records import is_done, write_record
@@ -271,10 +271,11 @@ def estimate_shadows(
     -------
     dict
         The record, which :func:`terareg.acquisition.shadows.load_shadows` reads: ``key``,
-        ``lines``, ``tiles`` (``name``, ``bottom``), ``sha256``, ``objects``, ``fingerprint``,
-        ``spread_percent`` (standard deviation of the gains), and ``seam_percent`` (``before``,
-        ``after``: median difference of lines with signal in overlaps, percent of one tile, with
-        gains that were found from another part of these lines; None without such lines).
+        ``lines``, ``tiles`` (``name``, ``bottom``, ``spread_percent``: standard deviation of its
+        gains), ``sha256``, ``objects``, ``fingerprint``, ``spread_percent`` (of all), and
+        ``seam_percent`` (``before``, ``after``: median difference of lines with signal in
+        overlaps, percent of one tile, with gains that were found from another part of these
+        lines; None without such lines).
 
     Raises
     ------
@@ -291,15 +292,15 @@ def estimate_shadows(
     store.delete(record_key)
     store.delete_folder(key)
     shape = (len(layout.bottoms), layout.planes, layout.shape[1])
-    digest, squares = hashlib.sha256(), 0.0
+    digest, squares = hashlib.sha256(), np.zeros(shape[0])
     seams: list[np.ndarray] = []
     try:
-        array = tensorstore.open(array_spec(store, key, shape=shape), create=True).result()
+        array = tensorstore.open(gains_spec(store, key, shape), create=True).result()
         with _LineMeans(sums) as means:
             for slab, gains, seam in _solved_slabs(means, layout):
                 heights = layout.slabs[slab]
                 digest.update(gains.tobytes())
-                squares += float(np.sum(np.square(gains - 1, dtype=np.float64)))
+                squares += np.sum(np.square(gains - 1, dtype=np.float64), axis=(1, 2))
                 seams.append(seam)
                 array[:, heights.start : heights.stop].write(gains).result()
                 logger.info("planes to %d of %d are solved", heights.stop, layout.planes)
@@ -310,14 +311,18 @@ def estimate_shadows(
         ) from error
     all_seams = np.concatenate(seams, axis=1)
     percent = 100 / math.sqrt(2) * np.median(np.abs(all_seams), axis=1) if all_seams.size else None
+    spreads = 100 * np.sqrt(squares / (shape[1] * shape[2]))
     record = {
         "key": key,
         "lines": layout.lines,
-        "tiles": [{"name": n, "bottom": bottom} for n, bottom in layout.bottoms.items()],
+        "tiles": [
+            {"name": name, "bottom": bottom, "spread_percent": spread}
+            for (name, bottom), spread in zip(layout.bottoms.items(), spreads.tolist())
+        ],
         "sha256": digest.hexdigest(),
         "objects": {entry.key: entry.size for entry in store.list(key)},
         "fingerprint": fingerprint,
-        "spread_percent": 100 * math.sqrt(squares / math.prod(shape)),
+        "spread_percent": math.sqrt(np.mean(spreads**2)),
         "seam_percent": None
         if percent is None
         else dict(zip(("before", "after"), percent.tolist())),

@@ -48,6 +48,64 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure
     return figure
 
 
+@canvas.picture
+def shadows_map(
+    before: np.ndarray, after: np.ndarray, gains: np.ndarray, *, place: tuple[str, int], rows: bool
+) -> Figure:
+    """Draw a plane with and without its shadows, and the gains of all lines of its tile.
+
+    Parameters
+    ----------
+    before, after : numpy.ndarray, shape (y, x)
+        The plane without and with division by the gains.
+    gains : numpy.ndarray of float, shape (planes, lines)
+        1 in the mean.
+    place : (str, int)
+        Name of the tile and number of the plane.
+    rows : bool
+        Whether a line is a row of pixels or a column.
+    """
+    tile, plane = place
+    line = int(np.abs(gains[plane] - 1).argmax())
+    height, width = before.shape
+    # averaged over pixels, streaks would fade: a part of the plane is shown as it is
+    y = _around(line if rows else height // 2, height)
+    x = _around(width // 2 if rows else line, width)
+    z, lines = _around(plane, len(gains)), y if rows else x
+    figure = canvas.new_figure(8.6, 7.2, f"Shadows of the light-sheet in tile {tile}")
+    axes = canvas.axes_grid(figure, 2, 2, height_ratios=(1.4, 1))
+    low, high = canvas.window(before[y, x])
+    for ax, image, title in zip(axes[0], (before, after), ("before", "after")):
+        ax.imshow(image[y, x], cmap="gray", vmin=low, vmax=high)
+        ax.set_title(f"plane {plane}, {title}")
+        ax.set_axis_off()
+    percent = 100 * gains[z, lines]
+    low, high = canvas.window(percent)
+    reach = max(100 - low, high - 100, 0.5)
+    picture = axes[1, 0].imshow(
+        percent, cmap="RdBu_r", vmin=100 - reach, vmax=100 + reach, aspect="auto",
+        extent=(lines.start, lines.stop, z.stop, z.start),
+    )  # fmt: skip
+    name = "row" if rows else "column"
+    axes[1, 0].set_xlabel(f"{name} (pixel)")
+    axes[1, 0].set_ylabel("plane")
+    axes[1, 0].set_title("brightness of lines")
+    figure.colorbar(picture, ax=axes[1, 0], label="percent", fraction=0.05, pad=0.02)
+    axes[1, 1].plot(np.arange(lines.start, lines.stop), 100 * gains[plane, lines],
+                    color=canvas.BLUE, lw=0.9)  # fmt: skip
+    axes[1, 1].set_xlabel(f"{name} of plane {plane} (pixel)")
+    axes[1, 1].set_ylabel("percent")
+    axes[1, 1].set_xlim(lines.start, lines.stop)
+    axes[1, 1].grid(alpha=0.3)
+    return figure
+
+
+def _around(middle: int, size: int, most: int = 512) -> slice:
+    """At most so many places around one of ``size``."""
+    start = min(max(0, middle - most // 2), max(0, size - most))
+    return slice(start, min(start + most, size))
+
+
 def _profiles(axes, image: np.ndarray, factor: int, *, across: bool) -> None:
     """Mean, first and last tenth of the camera along one axis."""
     lines = image if across else image.T

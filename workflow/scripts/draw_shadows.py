@@ -1,0 +1,38 @@
+"""Draw the tile whose lines differ most in brightness, before and after."""
+
+import numpy as np
+
+from terareg.acquisition.flatfield import load_flatfield
+from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.shadows import load_shadows
+from terareg.acquisition.tiles import TileSource, open_shading
+from terareg.job import run_job
+from terareg.storage.records import read_json
+from terareg.storage.store import Store, write_atomic
+from terareg.views.figures.intensity import shadows_map
+
+
+def main() -> None:
+    acquisition = load_acquisition(snakemake.input.acquisition)
+    store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
+    tiles = read_json(snakemake.input.shadows)["tiles"]
+    tile = max(tiles, key=lambda entry: entry["spread_percent"])["name"]
+    shadows = load_shadows(snakemake.input.shadows, store)
+    depth = acquisition.tile_shape[0]
+    gains = np.stack([shadows.of(tile, z).ravel() for z in range(depth)])
+    plane = int(gains.std(axis=1).argmax())
+    before, after = (
+        TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield).read(
+            tile, plane, plane + 1
+        )[0]
+        for flatfield in (
+            load_flatfield(snakemake.input.profile, snakemake.input.info),
+            open_shading(snakemake.input, store),
+        )
+    )
+    rows = shadows.lines == "rows"
+    picture = shadows_map(before, after, gains, place=(tile, plane), rows=rows)
+    write_atomic(snakemake.output.shadows, picture)
+
+
+run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
