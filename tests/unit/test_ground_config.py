@@ -116,6 +116,12 @@ def changed(path, value):
         ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
         ("input.channels", {"a": "a.nii"}, "'a.nii' is no channel number; write the number"),
         ("input.spacing_um", [300, 1, 1], "input.spacing_um.0: 300 must be at most 200"),
+        ("intensity.shadows", "lines", "intensity.shadows: 'lines'"),
+        (
+            "intensity",
+            {"shadows": "rows", "flatfield": {"method": "none"}},
+            "intensity.shadows needs the dark offset",
+        ),
         ("volume.formats", ["zarr"], "volume.formats"),
         ("jobs.threads", 64, "jobs.threads: 64 must be at most 16"),
     ],
@@ -226,6 +232,11 @@ def test_mistakes_in_an_input_that_is_a_volume(key, value, words):
 def test_own_positions_do_not_go_with_a_volume(key, value):
     with pytest.raises(ConfigError, match=f"stitching.{key} belongs to tiles"):
         check(VOLUME | {"stitching": {key: value}})
+
+
+def test_shadows_do_not_go_with_a_volume():
+    with pytest.raises(ConfigError, match=r"intensity\.shadows belongs to tiles"):
+        check(VOLUME | {"intensity": {"shadows": "rows"}})
 
 
 def test_images_of_an_input_that_is_a_volume():

@@ -139,6 +139,36 @@ def test_whole_positions_leave_almost_nothing(tmp_path):
     assert percent(seams(lit(layout), {n: source.gains[n] / found[n] for n in found})) < 0.5
 
 
+@pytest.mark.parametrize("columns", [8, 20])
+def test_errors_of_the_flatfield_do_not_add_up_along_a_row(tmp_path, columns):
+    source = make(Streaks(grid=(1, columns), empty=(9, 9), pixels=60, depth=0.05))
+    for name in source.data:  # a flat-field that is wrong by 1 % from the left to the right edge
+        source.data[name] = source.data[name] * np.linspace(0.995, 1.005, 60)
+    found = solve(source, tmp_path)[2]
+    lost = [np.median(found[n] / source.gains[n]) - 1 for n in list(found)[1:]]
+    assert np.abs(lost).max() < 0.015
+
+
+def test_planes_that_were_not_measured_are_left_alone(tmp_path):
+    source = make(Streaks(seed=2))
+    expected = solve(source, tmp_path / "whole")[2]
+    source.data["T12"][10:12] = 0
+    found = solve(source, tmp_path / "blank")[2]
+    assert np.all(found["T12"][10:12] == 1)
+    assert np.abs(np.log(found["T12"][20:] / expected["T12"][20:])).max() < 0.02
+
+
+def test_faint_lines_among_empty_ones_are_not_believed(tmp_path):
+    source = make(Streaks(grid=(1, 2), empty=(9, 9), depth=0.0, seed=4))
+    rng = np.random.default_rng(1)
+    for data in source.data.values():
+        faint = rng.poisson(8.0, data.shape)
+        data[:, np.arange(120) % 10 > 0] = 0
+        data[:, ::10] = faint[:, ::10]
+    found = solve(source, tmp_path)[2]
+    assert max(np.abs(gains - 1).max() for gains in found.values()) < 0.1
+
+
 def test_tiles_without_shadows_stay_as_they_are(tmp_path):
     source = make(Streaks(depth=0.0))
     _, record, found = solve(source, tmp_path)
@@ -194,26 +224,50 @@ def test_a_single_tile_has_nothing_to_compare_with(tmp_path):
     assert np.all(found["T00"] == 1)
 
 
-def test_a_killed_run_starts_again_and_a_finished_one_is_kept(tmp_path, monkeypatch):
-    source = make(Streaks(pixels=60))
+@pytest.mark.parametrize("kill", ["slab", "begin", "record"])
+def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
+    source = make(Streaks(pixels=60, planes=70))
     wanted = solve(source, tmp_path / "whole")[1]
-    folder = tmp_path / "killed"
-    calls = iter(range(10))
-    solved = module._solved_slabs
+    folder, solved, write = tmp_path / "killed", module._solve_slab, module.write_record
 
-    def killed(*args):
-        for slab in solved(*args):
-            if next(calls) == 1:
-                raise KeyboardInterrupt
-            yield slab
+    def killed(means, layout, number, system):
+        if number == 1:
+            raise KeyboardInterrupt
+        return solved(means, layout, number, system)
+
+    def unwritten(store, key, record):
+        if key.endswith({"begin": "begun.json", "record": "line_gains.json"}[kill]):
+            raise KeyboardInterrupt
+        write(store, key, record)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "_solved_slabs", killed)
+        if kill == "slab":
+            patch.setattr(module, "_solve_slab", killed)
+        else:
+            patch.setattr(module, "write_record", unwritten)
         solve(source, folder)
     assert not Store(folder / "store").exists("intensity/ch0/line_gains.json")
+    again = []
+
+    def counted(means, layout, number, system):
+        again.append(number)
+        return solved(means, layout, number, system)
+
+    monkeypatch.setattr(module, "_solve_slab", counted)
     assert solve(source, folder)[1] == wanted
-    monkeypatch.setattr(module, "_solved_slabs", lambda *args: pytest.fail("solved again"))
+    assert again == {"slab": [1, 2], "begin": [0, 1, 2], "record": []}[kill]
     assert solve(source, folder)[1] == wanted
+    assert len(again) == len(set(again))
+    assert not list(Store(folder / "store").list("intensity/ch0/line_gains.slabs"))
+
+
+def test_another_fingerprint_begins_again(tmp_path):
+    source = make(Streaks(pixels=60))
+    layout, record, _ = solve(source, tmp_path)
+    other = estimate_shadows(
+        [tmp_path / "0.npz"], layout, Store(tmp_path / "store"), record["key"], "other"
+    )
+    assert other == record | {"fingerprint": "other"}
 
 
 def test_means_of_other_positions_are_refused(tmp_path):
@@ -224,6 +278,12 @@ def test_means_of_other_positions_are_refused(tmp_path):
     store = Store(tmp_path / "store")
     with pytest.raises(IntensityError, match=r"T13 and T23 are missing .*-R sum_lines"):
         estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+    sum_lines(tmp_path / "some.npz", source, names, layout)
+    whole = (tmp_path / "some.npz").read_bytes()
+    for damaged in (whole.replace(b"NUMPY", b"NUMPI", 1), whole[:400] + b"??" + whole[402:]):
+        (tmp_path / "some.npz").write_bytes(damaged)
+        with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
+            estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
     (tmp_path / "some.npz").write_bytes(b"PK nothing")
     with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
         estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")

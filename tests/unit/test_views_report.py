@@ -139,6 +139,24 @@ def gather(folder, **options):
     return report.gather_report(folder, sample="brain7", **options)
 
 
+def test_what_an_earlier_run_left_is_not_shown(results, picture):
+    before = gather(results)
+    made = [p for p in results.rglob("*") if p.is_file()]
+    seams = {"before": 9.0, "after": 0.1}
+    write(results, "intensity/ch0/shadows.json",
+          {"lines": "rows", "spread_percent": 3.0, "seam_percent": seams})  # fmt: skip
+    (results / "views" / "shadows_ch0.png").write_bytes(picture)
+    assert gather(results, files=made) == before
+    shown = gather(results)
+    assert shown != before and "Shadows of channel ch0" in json.dumps(shown)
+    step = [v["value"] for v in shown["verdicts"] if v["key"] == "intensity.seam_percent"]
+    assert step == [0.1]
+    write(results, "intensity/ch0/shadows.json",
+          {"lines": "rows", "spread_percent": 0.0, "seam_percent": None})  # fmt: skip
+    step = [v["value"] for v in gather(results)["verdicts"] if v["key"] == "intensity.seam_percent"]
+    assert step == [v["value"] for v in before["verdicts"] if v["key"] == "intensity.seam_percent"]
+
+
 def test_what_the_run_took_stands_beside_its_plan(results):
     assert "Per stage" not in report.render_report(gather(results))
     plan = [Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192)]

@@ -80,11 +80,16 @@ def test_shadows_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
     )
     run(workspace, "fused_volumes")
     assert running.planned(workspace, "fused_volumes") == {}
+    assert not list(workspace.folder.glob("results/demo/intensity/*/lines/*"))
     for channel in ("ch0", "ch1"):
         path = f"results/demo/intensity/{channel}/shadows.json"
         seams = json.loads((workspace.folder / path).read_text())["seam_percent"]
         assert seams["after"] < 0.75 * seams["before"]
     assert fused_psnr(workspace) > fused_psnr(finished) + 0.3
+    config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
+    workspace.write(config)
+    planned = running.planned(workspace, "fused_volumes")
+    assert planned["fuse_block"] >= 2 and not planned.keys() & {"refine_flatfield", "sum_lines"}
 
 
 def fused_psnr(workspace) -> float:

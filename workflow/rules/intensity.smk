@@ -94,7 +94,7 @@ rule sum_lines:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
     output:
-        lines=result("intensity/{channel}/lines/{batch}.npz"),
+        lines=temp(result("intensity/{channel}/lines/{batch}.npz")),
     log:
         log_of("sum_lines/{channel}_{batch}"),
     benchmark:

@@ -21,6 +21,7 @@ def main() -> None:
         limits=snakemake.params.thresholds,
         store_url=snakemake.params.store,
         costs=cost_table(plan, records, work["raw_gb"]),
+        files=snakemake.input,
     )
     write_report(snakemake.output.report, data)
 

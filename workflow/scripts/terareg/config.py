@@ -226,6 +226,13 @@ def _check_meaning(config: dict) -> None:
     else:
         _check_tiles_input(source)
     _check_kind_of_keys(source)
+    flatfield = config["intensity"]["flatfield"]
+    offset = (flatfield["method"], flatfield["background"])
+    if config["intensity"]["shadows"] != "none" and offset == ("none", None):
+        raise ConfigError(
+            "intensity.shadows needs the dark offset of the camera, which "
+            "intensity.flatfield.method: none does not find; give intensity.flatfield.background"
+        )
     for key, name in (
         ("stitching.channel", aligned_channel(config)),
         *(("registration.channel", name) for name in registered_channels(config)),
@@ -380,6 +387,11 @@ def _check_volume_input(config: dict) -> None:
                 f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
                 "is stitched"
             )
+    if config["intensity"]["shadows"] != "none":
+        raise ConfigError(
+            "intensity.shadows belongs to tiles, not to input.kind: volume; remove it, there are "
+            "no overlaps to compare"
+        )
     for name, image in source["channels"].items():
         if isinstance(image, int):
             raise ConfigError(

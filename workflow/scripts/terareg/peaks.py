@@ -45,7 +45,7 @@ def equations(brain: Brain, threads: int) -> float:
 
 def line_gains(brain: Brain, threads: int) -> float:
     """A slab of planes of the lines of all tiles, and the equations of one plane."""
-    return _PYTHON_MB + 1.9e-3 * brain.size.tiles * max(brain.size.tile_shape[1:])
+    return _PYTHON_MB + 1.6e-3 * brain.size.tiles * max(brain.size.tile_shape[1:])
 
 
 def gains_of_a_tile(brain: Brain, threads: int) -> float:

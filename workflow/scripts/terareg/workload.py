@@ -221,14 +221,22 @@ def _sum_lines(brain: Brain) -> Load:
     if not _shadowed(brain):
         return Load(0)
     raw = brain.raw_gb
-    return Load(brain.size.channels * tile_batches(brain), raw, 0.008 * raw, 1.5 * raw)
+    jobs = brain.size.channels * tile_batches(brain)
+    return Load(jobs, raw, raw * _share_of_lines(brain), 1.5 * raw)
+
+
+def _share_of_lines(brain: Brain) -> float:
+    """Means of lines, per byte of raw data: 4 x 4 bytes for each line of each overlap."""
+    length = max(brain.size.tile_shape[1:])
+    return 32 * (1 + brain.overlap) / (length * brain.size.bytes_per_voxel)
 
 
 def _estimate_shadows(brain: Brain) -> Load:
     raw, channels = brain.raw_gb, _shadowed(brain)
     if not channels:
         return Load(0)
-    return Load(channels, 0.008 * raw, 0.001 * raw, channels * 5 + 0.4 * raw)
+    share = _share_of_lines(brain)
+    return Load(channels, 2 * raw * share, raw * share / 8, channels * 5 + 0.4 * raw)
 
 
 def _correct_tile(brain: Brain) -> Load:

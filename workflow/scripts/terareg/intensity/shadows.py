@@ -8,8 +8,11 @@ the ratio of the two gains::
 
 with d the distance of the tiles across the lines, between whole lines by linear interpolation.
 The gains of a plane are the solution of least squares, weighted by the scatter of the ratio along
-the line, with a prior around 0 whose width is found from the ratios. What all tiles of a row have
-in common cannot be seen in overlaps and stays as it is.
+the line, with a prior around 0 whose width is found from the ratios. What the ratios of an overlap
+have in common is known less well than the number of lines suggests, and what the overlaps on a side
+of all tiles have in common is no shadow but the flat-field's error: without these two, its errors
+would add up along a row of tiles. What all tiles of a row have in common cannot be seen
+in overlaps and stays as it is.
 
 It is one pass over the tiles (:func:`sum_lines`), in which they shrink to a hundredth, and a
 sparse system for each plane (:func:`estimate_shadows`).
@@ -22,9 +25,10 @@ import logging
 import math
 import os
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +39,9 @@ from scipy import ndimage, sparse
 from terareg.acquisition.shadows import LINES, SLAB_PLANES, gains_spec
 from terareg.errors import IntensityError, StoreError
 from terareg.parallel import map_items
-from terareg.storage.records import is_done, write_record
-from terareg.storage.store import ARRAY_ERRORS, Store, outage
+from terareg.storage.arrays import array_spec
+from terareg.storage.records import content_hash, is_done, write_record
+from terareg.storage.store import ARRAY_ERRORS, Store, atomic_file, outage
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +55,8 @@ _MEDIAN_ERROR = 1.1
 _FLOOR = 0.002  # error that no ratio falls below
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
+_SHARED = 0.003  # error that the ratios of an overlap have in common
+_CERTAIN = 0.05  # error of a ratio up to which it tells about all others
 _TOLERANCE = 1e-4  # of the residual, where the solution of a plane ends
 _STEPS = 2000  # of conjugate gradients at most; rows of 50 tiles take some 200
 
@@ -62,6 +69,8 @@ class LinePair:
     ----------
     first, second : str
         Names of the tiles.
+    side : int
+        0 where the second tile lies in the next column of the grid, 1 in the next row.
     planes : range
         Heights of the planes that both have.
     lines : range
@@ -76,6 +85,7 @@ class LinePair:
 
     first: str
     second: str
+    side: int
     planes: range
     lines: range
     shift: float
@@ -134,14 +144,14 @@ class LineLayout:
         cells = {(tile.row, tile.column): tile.name for tile in acquisition.tiles}
         pairs = []
         for (row, column), first in sorted(cells.items()):
-            for neighbour in ((row, column + 1), (row + 1, column)):
+            for side, neighbour in enumerate(((row, column + 1), (row + 1, column))):
                 second = cells.get(neighbour)
                 if second is None:
                     continue
                 shift = [origins[second][a] - origins[first][a] for a in (across, along)]
                 low = max(bottoms[first], bottoms[second])
                 high = min(bottoms[first], bottoms[second]) + depth
-                pair = _pair(first, second, range(low, high), shift, size)
+                pair = _pair((first, second, side), range(low, high), shift, size)
                 if pair is not None:
                     pairs.append(pair)
         return cls(lines, (depth, *size), bottoms, tuple(pairs))
@@ -159,7 +169,7 @@ class LineLayout:
 
 
 def _pair(
-    first: str, second: str, planes: range, shift: Sequence[float], size: Sequence[int]
+    tiles: tuple[str, str, int], planes: range, shift: Sequence[float], size: Sequence[int]
 ) -> LinePair | None:
     """The overlap of two tiles; None where it is too small."""
     (lines, length), (across, along) = size, (shift[0], round(shift[1]))
@@ -169,7 +179,7 @@ def _pair(
     if not planes or len(inside) < _LEAST_LINES or high - low < _SECTIONS * _LEAST_SECTION:
         return None
     edges = low + (high - low) * np.arange(_SECTIONS + 1) // _SECTIONS
-    return LinePair(first, second, planes, inside, across, edges, along)
+    return LinePair(*tiles, planes, inside, across, edges, along)
 
 
 # ------------------------------------------------------------------ one pass over the tiles
@@ -197,18 +207,16 @@ def sum_lines(
         Threads, each with a few planes.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    part = f"{path}.part"
     wanted = [(tile, slab) for tile in tiles for slab in range(len(layout.slabs))]
 
     def means(item: tuple[str, int]) -> dict[str, np.ndarray]:
         return _line_means(source, item[0], layout, item[1])
 
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for found in map_items(means, wanted, workers=workers, what="slabs of lines"):
             for name, array in found.items():
                 with archive.open(f"{name}.npy", "w") as stream:
                     np.lib.format.write_array(stream, array, allow_pickle=False)
-    os.replace(part, path)
 
 
 def _line_means(source: Any, tile: str, layout: LineLayout, slab: int) -> dict[str, np.ndarray]:
@@ -254,6 +262,8 @@ def estimate_shadows(
 ) -> dict[str, Any]:
     """Find the gains of all lines and write them into a store, unless that has been done.
 
+    A slab of planes is a shard with a record of its own, so that a killed job goes on where it was.
+
     Parameters
     ----------
     sums : sequence of path
@@ -273,9 +283,9 @@ def estimate_shadows(
         The record, which :func:`terareg.acquisition.shadows.load_shadows` reads: ``key``,
         ``lines``, ``tiles`` (``name``, ``bottom``, ``spread_percent``: standard deviation of its
         gains), ``sha256``, ``objects``, ``fingerprint``, ``spread_percent`` (of all), and
-        ``seam_percent`` (``before``, ``after``: median difference of lines with signal in
-        overlaps, percent of one tile, with gains that were found from another part of these
-        lines; None without such lines).
+        ``seam_percent`` (``before``, ``after``: difference of lines with signal in overlaps,
+        median of a slab and mean over slabs, percent of one tile, with gains that were found from
+        another part of these lines; None without such lines).
 
     Raises
     ------
@@ -290,28 +300,16 @@ def estimate_shadows(
         logger.info("%s is complete already", store.address(key))
         return done
     store.delete(record_key)
-    store.delete_folder(key)
-    shape = (len(layout.bottoms), layout.planes, layout.shape[1])
-    digest, squares = hashlib.sha256(), np.zeros(shape[0])
-    seams: list[np.ndarray] = []
-    try:
-        array = tensorstore.open(gains_spec(store, key, shape), create=True).result()
-        with _LineMeans(sums) as means:
-            for slab, gains, seam in _solved_slabs(means, layout):
-                heights = layout.slabs[slab]
-                digest.update(gains.tobytes())
-                squares += np.sum(np.square(gains - 1, dtype=np.float64), axis=(1, 2))
-                seams.append(seam)
-                array[:, heights.start : heights.stop].write(gains).result()
-                logger.info("planes to %d of %d are solved", heights.stop, layout.planes)
-    except ARRAY_ERRORS as error:
-        address = store.address(key)
-        raise outage(address, error) or StoreError(
-            f"cannot write {address} ({error}); check the permissions or point store: elsewhere"
-        ) from error
-    all_seams = np.concatenate(seams, axis=1)
-    percent = 100 / math.sqrt(2) * np.median(np.abs(all_seams), axis=1) if all_seams.size else None
-    spreads = 100 * np.sqrt(squares / (shape[1] * shape[2]))
+    array = _begin(layout, store, key, fingerprint)
+    system = _Plane.of(layout)
+    with _LineMeans(sums) as means:
+        slabs = [
+            _finish_slab(number, means, layout, system, (store, key, fingerprint, array))
+            for number in range(len(layout.slabs))
+        ]
+    squares = np.sum([slab["squares"] for slab in slabs], axis=0)
+    spreads = 100 * np.sqrt(squares / (layout.planes * layout.shape[1]))
+    seams = np.array([slab["seam_percent"] for slab in slabs if slab["seam_percent"]])
     record = {
         "key": key,
         "lines": layout.lines,
@@ -319,16 +317,76 @@ def estimate_shadows(
             {"name": name, "bottom": bottom, "spread_percent": spread}
             for (name, bottom), spread in zip(layout.bottoms.items(), spreads.tolist())
         ],
-        "sha256": digest.hexdigest(),
+        "sha256": hashlib.sha256("".join(s["sha256"] for s in slabs).encode()).hexdigest(),
         "objects": {entry.key: entry.size for entry in store.list(key)},
         "fingerprint": fingerprint,
         "spread_percent": math.sqrt(np.mean(spreads**2)),
-        "seam_percent": None
-        if percent is None
-        else dict(zip(("before", "after"), percent.tolist())),
+        "seam_percent": _percent(seams),
     }
     write_record(store, record_key, record)
+    store.delete_folder(f"{key}.slabs")
     return record
+
+
+def _begin(layout: LineLayout, store: Store, key: str, fingerprint: str) -> tensorstore.TensorStore:
+    """The array, new unless a job with the same fingerprint has begun to fill it."""
+    begun = f"{key}.slabs/begun.json"
+    shape = (len(layout.bottoms), layout.planes, layout.shape[1])
+    new = is_done(store, begun, fingerprint) is None
+    try:
+        if not new:
+            return tensorstore.open(array_spec(store, key)).result()
+        store.delete_folder(f"{key}.slabs")
+        store.delete_folder(key)
+        array = tensorstore.open(gains_spec(store, key, shape), create=True).result()
+    except ARRAY_ERRORS as error:
+        raise _write_error(store, key, error) from error
+    write_record(store, begun, {"fingerprint": fingerprint})
+    return array
+
+
+def _finish_slab(
+    number: int, means: _LineMeans, layout: LineLayout, system: _Plane, target: tuple
+) -> dict[str, Any]:
+    """Write the gains of a slab and its record, unless they are there; return the record."""
+    store, key, fingerprint, array = target
+    record_key = f"{key}.slabs/{number}.json"
+    record = is_done(store, record_key, fingerprint)
+    if record is not None:
+        return record
+    heights = layout.slabs[number]
+    gains, seams = _solve_slab(means, layout, number, system)
+    try:
+        array[:, heights.start : heights.stop].write(gains).result()
+    except ARRAY_ERRORS as error:
+        raise _write_error(store, key, error) from error
+    shard = f"{key}/c/0/{number}/0"
+    median = 100 / math.sqrt(2) * np.median(np.abs(seams), axis=1) if seams.size else np.zeros(0)
+    record = {
+        "fingerprint": fingerprint,
+        "objects": {shard: store.size(shard)},
+        "sha256": content_hash(gains),
+        "squares": np.sum(np.square(gains - 1, dtype=np.float64), axis=(1, 2)).tolist(),
+        "seam_percent": median.tolist(),
+    }
+    write_record(store, record_key, record)
+    logger.info("planes to %d of %d are solved", heights.stop, layout.planes)
+    return record
+
+
+def _percent(seams: np.ndarray) -> dict[str, float] | None:
+    """Mean over slabs (n, 2)."""
+    return dict(zip(("before", "after"), seams.mean(0).tolist())) if seams.size else None
+
+
+def _write_error(store: Store, key: str, error: Exception) -> StoreError:
+    address = store.address(key)
+    return outage(address, error) or StoreError(
+        f"cannot write {address} ({error}); check the permissions or point store: elsewhere"
+    )
+
+
+_ZIP_ERRORS = (OSError, ValueError, zipfile.BadZipFile)
 
 
 class _LineMeans:
@@ -343,13 +401,10 @@ class _LineMeans:
         for path in self._paths:
             try:
                 archive = self._open.enter_context(np.load(path, allow_pickle=False))
-            except (OSError, ValueError, zipfile.BadZipFile) as error:
+            except _ZIP_ERRORS as error:
                 self._open.close()
-                raise IntensityError(
-                    f"{path}: means of lines cannot be read ({error}); delete the file and run "
-                    "again"
-                ) from error
-            self._where |= dict.fromkeys(archive.files, archive)
+                raise _unreadable(path, error) from error
+            self._where |= dict.fromkeys(archive.files, (path, archive))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -357,7 +412,11 @@ class _LineMeans:
 
     def get(self, pair: LinePair, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """An array by name, checked against the shape that the layout demands."""
-        found = self._where[name][name] if name in self._where else None
+        path, archive = self._where.get(name, (None, {name: None}))
+        try:
+            found = archive[name]
+        except _ZIP_ERRORS as error:
+            raise _unreadable(path, error) from error
         if found is None or found.shape != shape:
             raise IntensityError(
                 f"means of lines of {pair.first} and {pair.second} are missing or of other "
@@ -366,33 +425,38 @@ class _LineMeans:
         return found
 
 
-def _solved_slabs(
-    means: _LineMeans, layout: LineLayout
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """For each slab its number, gains (tiles, planes, lines), and seams of one plane (2, n)."""
-    matrix = _differences(layout)
-    squared = matrix.multiply(matrix).T.tocsr()
-    plane = _Plane(matrix, matrix.T.tocsr(), squared, np.zeros(matrix.shape[0]), 1.0)
-    for number, heights in enumerate(layout.slabs):
-        slab = _Slab.of(means, layout, number)
-        plane = replace(plane, spread=_spread(slab.ratio, slab.variance))
-        logs = np.zeros((len(heights), matrix.shape[1]), np.float32)
-        for k, (ratio, variance) in enumerate(zip(slab.ratio, slab.variance)):
-            plane = replace(plane, weight=1 / variance.astype(np.float64))
-            found = plane.gains(ratio)
-            logs[k] = plane.doubting(ratio, found).gains(ratio, found)
-            if k == slab.middle:
-                seams = _held_out(slab, plane)
-        np.clip(logs, -_DEEPEST, _DEEPEST, out=logs)
-        gains = np.exp(logs).reshape(len(heights), len(layout.bottoms), -1).swapaxes(0, 1)
-        yield number, np.ascontiguousarray(gains), seams
+def _unreadable(path: str | os.PathLike, error: Exception) -> IntensityError:
+    return IntensityError(
+        f"{path}: means of lines cannot be read ({error}); delete the file and run again"
+    )
+
+
+def _solve_slab(
+    means: _LineMeans, layout: LineLayout, number: int, system: _Plane
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gains (tiles, planes, lines) of a slab, and the seams of one of its planes (2, n)."""
+    slab = _Slab.of(means, layout, number)
+    system = replace(system, spread=_spread(slab.ratio, slab.variance))
+    logs = np.zeros((len(slab.ratio), system.matrix.shape[1]), np.float32)
+    seams = np.zeros((2, 0), np.float32)
+    for k, (ratio, variance) in enumerate(zip(slab.ratio - slab.common, slab.variance)):
+        plane = replace(system, weight=1 / variance.astype(np.float64))
+        found = plane.gains(ratio)
+        logs[k] = plane.doubting(ratio, found).gains(ratio, found)
+        if k == slab.middle and ratio.size:
+            seams = _held_out(slab, plane)
+    np.clip(logs, -_DEEPEST, _DEEPEST, out=logs)
+    np.exp(logs, out=logs)
+    gains = logs.reshape(len(logs), len(layout.bottoms), -1).swapaxes(0, 1)
+    return np.ascontiguousarray(gains), seams
 
 
 def _held_out(slab: _Slab, plane: _Plane) -> np.ndarray:
     """Log ratios of one half of each line with signal, raw and by the gains of the other half."""
-    left = slab.halves[1] - plane.matrix @ plane.gains(slab.halves[0])
-    bright = slab.signal[slab.middle] > 0.1 * (np.quantile(slab.signal, 0.99) if left.size else 0)
-    return np.stack([slab.halves[1], left])[:, bright][:, ::4].astype(np.float32)
+    one, two = slab.halves
+    left = two - plane.matrix @ plane.gains(one - slab.common)
+    bright = slab.signal[slab.middle] > 0.1 * np.quantile(slab.signal, 0.99)
+    return np.stack([two, left])[:, bright].astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -402,8 +466,17 @@ class _Plane:
     matrix: sparse.csr_array
     transposed: sparse.csr_array
     squared: sparse.csr_array  # of the transposed, for the preconditioner
+    starts: np.ndarray  # first equation of each pair
     weight: np.ndarray  # of the ratios
-    spread: float  # of the gains
+    spread: float = 1.0  # of the gains
+
+    @classmethod
+    def of(cls, layout: LineLayout) -> _Plane:
+        matrix = _differences(layout)
+        squared = matrix.multiply(matrix).T.tocsr()
+        sizes = [len(pair.lines) for pair in layout.pairs]
+        starts = np.cumsum([0, *sizes])[:-1].astype(np.int64)
+        return cls(matrix, matrix.T.tocsr(), squared, starts, np.zeros(sum(sizes)))
 
     def doubting(self, ratio: np.ndarray, gains: np.ndarray) -> _Plane:
         """The same with less weight where a ratio agrees with nothing else."""
@@ -418,13 +491,14 @@ class _Plane:
         SciPy's own adds with BLAS, whose sums depend on the number of threads.
         """
         scale = 1 / (self.squared @ self.weight + self.spread**-2)
-        right = self.transposed @ (self.weight * ratio)
-        found = np.zeros_like(right) if start is None else start.copy()
+        right = self.transposed @ self._weighted(ratio)
+        found = np.zeros_like(right) if start is None else start.astype(np.float64)
         rest = right - self._apply(found)
         step = scaled = scale * rest
-        power, end = _dot(rest, scaled), _TOLERANCE**2 * _dot(right, right)
+        # in the preconditioner's norm dim lines count as much as bright ones
+        power, end = _dot(rest, scaled), _TOLERANCE**2 * _dot(right, scale * right)
         for _ in range(_STEPS):
-            if _dot(rest, rest) <= end:
+            if power <= end:
                 return found
             change = self._apply(step)
             length = power / _dot(step, change)
@@ -437,8 +511,20 @@ class _Plane:
         return found
 
     def _apply(self, gains: np.ndarray) -> np.ndarray:
-        ratio = self.matrix @ gains
-        return self.transposed @ (self.weight * ratio) + self.spread**-2 * gains
+        return self.transposed @ self._weighted(self.matrix @ gains) + self.spread**-2 * gains
+
+    def _weighted(self, ratio: np.ndarray) -> np.ndarray:
+        """Inverse covariance of the ratios times ``ratio``; those of a pair share an error."""
+        own = self.weight * ratio
+        if not len(self.starts):
+            return own
+        total = np.add.reduceat(self.weight, self.starts)
+        shared = np.add.reduceat(own, self.starts) / (_SHARED**-2 + total)
+        return own - self.weight * np.repeat(shared, self._sizes)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        return np.diff(np.append(self.starts, len(self.weight)))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
@@ -475,6 +561,8 @@ class _Slab:
     ----------
     ratio, variance, signal : numpy.ndarray
         Log ratios, their variances (infinite without signal), and the dimmer tile's mean.
+    common : numpy.ndarray of float32, (equations,)
+        What the ratios of all overlaps on a side have in common.
     middle : int
         A plane, of which ``halves`` (2, equations) are the ratios of either half of the parts.
     """
@@ -482,6 +570,7 @@ class _Slab:
     ratio: np.ndarray
     variance: np.ndarray
     signal: np.ndarray
+    common: np.ndarray
     middle: int
     halves: np.ndarray
 
@@ -511,13 +600,32 @@ class _Slab:
                 logs, seen = _log_ratios(first, second)
                 here = slice(low, high), slice(start, stop)
                 ratio[here] = np.median(logs, axis=1)
-                variance[here] = np.where(seen, _variance(logs, ratio[here]), np.float32(np.inf))
+                variance[here] = _variance(logs, ratio[here], seen)
                 signal[here] = np.minimum(first, second).mean(1) * seen
                 if low <= middle < high:
                     parts = logs[middle - low]
                     halves[:, start:stop] = parts[::2].mean(0), parts[1::2].mean(0)
             start = stop
-        return cls(ratio, variance, signal, middle, halves)
+        common = _common_ratio(layout, ratio, variance)
+        return cls(ratio, variance, signal, common, middle, halves)
+
+
+def _common_ratio(layout: LineLayout, ratio: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """For each equation the median over all overlaps on its side, of their medians by plane."""
+    sides = np.repeat([p.side for p in layout.pairs], [len(p.lines) for p in layout.pairs])
+    common = np.zeros(ratio.shape[1], np.float32)
+    medians: dict[int, list[float]] = {0: [], 1: []}
+    start = 0
+    for pair in layout.pairs:
+        stop = start + len(pair.lines)
+        known = variance[:, start:stop] < np.float32(_CERTAIN**2)
+        for values, seen in zip(ratio[:, start:stop], known):
+            if seen.sum() >= _LEAST_LINES:
+                medians[pair.side].append(float(np.median(values[seen])))
+        start = stop
+    for side, values in medians.items():
+        common[sides == side] = np.median(values) if values else 0.0
+    return common
 
 
 def _log_ratios(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -527,22 +635,27 @@ def _log_ratios(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
     return a - b, seen
 
 
-def _variance(logs: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+def _variance(logs: np.ndarray, ratio: np.ndarray, seen: np.ndarray) -> np.ndarray:
     """Variance of the ratios of lines (planes, lines), from the distances of their parts.
 
-    These are averaged over neighbouring lines: they are large where there is no tissue, or where
-    it is not the same. A line whose own parts disagree much more counts by these.
+    These are averaged over neighbouring lines with signal: they are large where there is little
+    tissue, or where it is not the same. A line whose own parts disagree much more counts by these.
     """
     own = np.median(np.abs(logs - ratio[:, None]), axis=1)
     size = min(_SMOOTH, own.shape[-1])
-    usual = ndimage.uniform_filter1d(own, size, axis=-1, mode="nearest")
+    total, count = (
+        ndimage.uniform_filter1d(part, size, axis=-1, mode="nearest")
+        for part in (own * seen, seen.astype(np.float32))
+    )
+    usual = total / np.maximum(count, np.float32(0.5 / size))
     distance = np.maximum(usual, own / _UNUSUAL)
-    return (_MEDIAN_ERROR * distance) ** 2 + np.float32(_FLOOR**2)
+    variance = (_MEDIAN_ERROR * distance) ** 2 + np.float32(_FLOOR**2)
+    return np.where(seen, variance, np.float32(np.inf))
 
 
 def _spread(ratio: np.ndarray, variance: np.ndarray) -> float:
     """Standard deviation of log gains in a slab: that of the ratios beyond their errors."""
-    known = variance < np.float32(0.05**2)
+    known = variance < np.float32(_CERTAIN**2)
     if known.sum() < 32:
         return _LEAST_SPREAD
     excess = np.median(ratio[known] ** 2) / 0.455 - np.median(variance[known])

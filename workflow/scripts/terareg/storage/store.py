@@ -15,10 +15,10 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from terareg.errors import StoreError
@@ -70,7 +70,8 @@ class Store:
     def __post_init__(self) -> None:
         url = str(self.url)
         if url.startswith("file://"):
-            url = unquote(url.removeprefix("file://").removeprefix("localhost"))
+            path = url.removeprefix("file://")
+            url = unquote(path.removeprefix("localhost") if path[9:10] == "/" else path)
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
@@ -483,11 +484,18 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
     """Write a local file so that it is either complete or absent, also after a power cut."""
+    with atomic_file(path) as stream:
+        stream.write(data)
+
+
+@contextmanager
+def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Open a local file to be written, which appears when the block ends without an error."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with open(part, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(part, path)

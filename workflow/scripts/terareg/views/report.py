@@ -10,7 +10,7 @@ import base64
 import importlib.metadata
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import jinja2
 
 from terareg.storage.store import write_atomic
 from terareg.views import thresholds
-from terareg.views.stages import gather_stages
+from terareg.views.stages import Results, gather_stages
 from terareg.views.tables import show
 
 _TEMPLATE = "report.html.j2"
@@ -92,7 +92,6 @@ ARTEFACTS = (
     ("acquisition.json", "index of the raw data"),
     ("intensity/*/flatfield.tif", "flat-field, mean 1 (float32)"),
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
-    ("intensity/*/shadows.json", "gains of lines: how large, and how well overlaps agree"),
     ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
     ("stitching/placement.json", "positions, links and residuals"),
     ("stitching/render/*", "Render: tile specifications and point matches"),
@@ -121,6 +120,7 @@ def gather_report(
     limits: Mapping[str, Mapping[str, float | None]] | None = None,
     store_url: str = "",
     costs: Mapping[str, Any] | None = None,
+    files: Iterable[str | os.PathLike] | None = None,
 ) -> dict:
     """Collect what the report shows from the small files of one sample.
 
@@ -138,6 +138,9 @@ def gather_report(
         Array store, for the line that says how to look at the volumes.
     costs : mapping, optional
         What the run took beside its plan, see :func:`terareg.views.costs.cost_table`.
+    files : iterable of path, optional
+        Tables and pictures of the present run in ``results``; those that an earlier one left
+        there, with other options, are not shown. All count unless given.
 
     Returns
     -------
@@ -148,8 +151,12 @@ def gather_report(
     folder = Path(results)
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
               for key, title in STAGES}  # fmt: skip
-    measured = gather_stages(folder, stages)
-    _figures(folder, stages)
+    names = None
+    if files is not None:
+        names = frozenset(Path(path).relative_to(folder).as_posix() for path in files)
+    own = Results(folder, names)
+    measured = gather_stages(own, stages)
+    _figures(own, stages)
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
         verdict["shown"] = " ".join(p for p in (show(verdict["value"]), verdict["unit"]) if p)
@@ -194,11 +201,11 @@ def software_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     return found
 
 
-def _figures(folder: Path, stages: dict) -> None:
-    paths = sorted(folder.glob("views/*.png"))
+def _figures(results: Results, stages: dict) -> None:
+    paths = results.glob("views/*.png")
     shown = {p.stem for p in paths}
     previews = [
-        p for p in sorted(folder.glob("registration/*/preview.png"))
+        p for p in results.glob("registration/*/preview.png")
         if f"preview_{p.parent.name}" not in shown
     ]  # fmt: skip
     found = [(f"preview_{p.parent.name}", p) for p in previews] + [(p.stem, p) for p in paths]
@@ -219,7 +226,7 @@ def _figures(folder: Path, stages: dict) -> None:
                     "source": f"data:image/png;base64,{data}",
                     "alt": f"{of}: {text}" if of else text,
                     "caption": f"{of}: {text}" if of else text,
-                    "file": path.relative_to(folder).as_posix(),
+                    "file": path.relative_to(results.folder).as_posix(),
                 },
             )
         )

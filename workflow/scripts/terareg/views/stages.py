@@ -1,6 +1,6 @@
 """What each stage of a run left in the sample's folder, as the report shows it.
 
-Each function takes the folder and the stage's entry (``warnings``, ``tables``), and most add to
+Each function takes the results and the stage's entry (``warnings``, ``tables``), and most add to
 ``measured`` what :func:`terareg.views.thresholds.judge` judges: check, of what, value. What is
 absent is left out.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from terareg.storage.records import read_json
@@ -29,34 +30,61 @@ from terareg.views.thresholds import finite
 _MOST_ROWS = 20
 
 
-def gather_stages(folder: Path, stages: Mapping[str, dict]) -> list[tuple[str, str, float | None]]:
+@dataclass(frozen=True)
+class Results:
+    """The small files of a sample, of which only those of the present run count.
+
+    Attributes
+    ----------
+    folder : Path
+    names : frozenset of str, optional
+        Relative paths of these; all files count without it.
+    """
+
+    folder: Path
+    names: frozenset[str] | None = None
+
+    def glob(self, pattern: str) -> list[Path]:
+        """Sorted paths that match and count."""
+        found = sorted(self.folder.glob(pattern))
+        if self.names is None:
+            return found
+        return [p for p in found if p.relative_to(self.folder).as_posix() in self.names]
+
+    def __truediv__(self, name: str) -> Path:
+        return self.folder / name
+
+
+def gather_stages(
+    results: Results, stages: Mapping[str, dict]
+) -> list[tuple[str, str, float | None]]:
     """Fill the entries of all stages; return what was measured."""
     measured: list[tuple[str, str, float | None]] = []
-    _input(folder, stages["input"])
-    _acquisition(folder, stages["acquisition"], measured)
-    _intensity(folder, stages["intensity"], measured)
-    _stitching(folder, stages["stitching"], measured)
-    _volumes(folder, "fused", stages["fused"], measured)
-    _bias(folder, stages["bias"])
-    _volumes(folder, "corrected_volume", stages["bias"], measured)
-    _registration(folder, stages["registration"], measured)
-    _regions(folder, stages["regions"], measured)
-    _accuracy(folder, stages["accuracy"], measured)
-    _overlap(folder, stages["accuracy"], measured)
-    if _imported(folder):
+    _input(results, stages["input"])
+    _acquisition(results, stages["acquisition"], measured)
+    _intensity(results, stages["intensity"], measured)
+    _stitching(results, stages["stitching"], measured)
+    _volumes(results, "fused", stages["fused"], measured)
+    _bias(results, stages["bias"])
+    _volumes(results, "corrected_volume", stages["bias"], measured)
+    _registration(results, stages["registration"], measured)
+    _regions(results, stages["regions"], measured)
+    _accuracy(results, stages["accuracy"], measured)
+    _overlap(results, stages["accuracy"], measured)
+    if _imported(results):
         stages["fused"]["title"] = "Imported volume"
     return measured
 
 
-def _imported(folder: Path) -> bool:
+def _imported(results: Results) -> bool:
     """Whether the sample was a volume already: no tiles, nothing fused."""
-    return (folder / "input.json").exists()
+    return (results / "input.json").exists()
 
 
-def _input(folder: Path, stage: dict) -> None:
-    if not _imported(folder):
+def _input(results: Results, stage: dict) -> None:
+    if not _imported(results):
         return
-    data = read_json(folder / "input.json")
+    data = read_json(results / "input.json")
     frame = data["frame"]
     facts = {
         "shape z, y, x (voxel)": frame["shape"],
@@ -70,8 +98,8 @@ def _input(folder: Path, stage: dict) -> None:
     stage["tables"].append(rows_table("Images", columns, rows))
 
 
-def _acquisition(folder: Path, stage: dict, measured: list) -> None:
-    path = folder / "acquisition.json"
+def _acquisition(results: Results, stage: dict, measured: list) -> None:
+    path = results / "acquisition.json"
     if not path.exists():
         return
     data = read_json(path)
@@ -101,14 +129,14 @@ def _acquisition(folder: Path, stage: dict, measured: list) -> None:
     stage["tables"].append(facts_table("What was acquired", facts))
 
 
-def _intensity(folder: Path, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob("intensity/*/flatfield.json")):
+def _intensity(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("intensity/*/flatfield.json"):
         channel, info = path.parent.name, read_json(path)
         tables = {f"Flat-field of channel {channel}": scalars(info)}
         seams = info.get("seam_percent")
-        if (lines := path.with_name("shadows.json")).exists():
+        for lines in results.glob(f"intensity/{channel}/shadows.json"):
             gains = read_json(lines)
-            seams = gains["seam_percent"]
+            seams = gains["seam_percent"] or seams
             keys = ("lines", "spread_percent", "seam_percent")
             tables[f"Shadows of channel {channel}"] = scalars({k: gains[k] for k in keys})
         after = seams.get("after") if isinstance(seams, Mapping) else seams
@@ -117,8 +145,8 @@ def _intensity(folder: Path, stage: dict, measured: list) -> None:
         stage["tables"] += [facts_table(*table) for table in tables.items()]
 
 
-def _stitching(folder: Path, stage: dict, measured: list) -> None:
-    path = folder / "stitching" / "placement.json"
+def _stitching(results: Results, stage: dict, measured: list) -> None:
+    path = results / "stitching" / "placement.json"
     if not path.exists():
         return
     data = read_json(path)
@@ -155,12 +183,12 @@ def _stitching(folder: Path, stage: dict, measured: list) -> None:
         stage["tables"].append(rows_table("Links that were not used", columns, refused))
 
 
-def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob(f"{kind}/*/complete.json")):
+def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
+    for path in results.glob(f"{kind}/*/complete.json"):
         channel, data = path.parent.name, read_json(path)
         data = data.get("summary", data)
         voxels = finite(data.get("voxels"))
-        imported = kind == "fused" and _imported(folder)
+        imported = kind == "fused" and _imported(results)
         words = "imported" if imported else "fused" if kind == "fused" else "corrected"
         if voxels:
             # nothing was computed when an image was imported: what counts as clipped had no value
@@ -176,15 +204,15 @@ def _volumes(folder: Path, kind: str, stage: dict, measured: list) -> None:
         stage["tables"].append(facts_table(title, scalars(data)))
 
 
-def _bias(folder: Path, stage: dict) -> None:
-    for path in sorted(folder.glob("bias/*.json")):
+def _bias(results: Results, stage: dict) -> None:
+    for path in results.glob("bias/*.json"):
         data = read_json(path)
         stage["warnings"] += [f"{path.stem}: {text}" for text in data.get("warnings", ())]
         stage["tables"].append(facts_table(f"Bias field of channel {path.stem}", scalars(data)))
 
 
-def _registration(folder: Path, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob("registration/*/summary.json")):
+def _registration(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("registration/*/summary.json"):
         atlas, data = path.parent.name, read_json(path)
         pose = path.with_name("pose.json")
         texts = read_json(pose).get("warnings", []) if pose.exists() else []
@@ -195,7 +223,7 @@ def _registration(folder: Path, stage: dict, measured: list) -> None:
         shares = (data.get("mixture") or {}).get("shares") or {}
         facts = scalars(data) | {f"tissue: {k}": f"{v:.1%}" for k, v in shares.items()}
         stage["tables"].append(facts_table(f"Registration to {atlas}", facts))
-    for path in sorted(folder.glob("registration/*/energy.tsv")):
+    for path in results.glob("registration/*/energy.tsv"):
         rows = read_table(path)
         if not rows or "level" not in rows[0]:
             continue
@@ -209,8 +237,8 @@ def _registration(folder: Path, stage: dict, measured: list) -> None:
         )
 
 
-def _regions(folder: Path, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob("regions/*.tsv")):
+def _regions(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("regions/*.tsv"):
         rows = read_table(path)
         own = [r for r in rows if r.get("scope", "own") == "own"]
         both = [r for r in own if r.get("hemisphere", "both") == "both"]
@@ -228,15 +256,15 @@ def _regions(folder: Path, stage: dict, measured: list) -> None:
             stage["tables"].append(
                 rows_table(
                     f"Largest of {len(both)} regions, {path.stem} "
-                    f"(all of them: {path.relative_to(folder)})",
+                    f"(all of them: {path.relative_to(results.folder)})",
                     [label(c) for c in columns],
                     [[parse(r[c]) for c in columns] for r in largest],
                 )
             )
 
 
-def _accuracy(folder: Path, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob("accuracy/*.tsv")):
+def _accuracy(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("accuracy/*.tsv"):
         rows = read_table(path)
         points = [r for r in rows if r.get("kind", "fiducial") == "fiducial"]
         errors = [v for r in points if (v := finite(r.get("error_um"))) is not None]
@@ -254,8 +282,8 @@ def _accuracy(folder: Path, stage: dict, measured: list) -> None:
         )
 
 
-def _overlap(folder: Path, stage: dict, measured: list) -> None:
-    for path in sorted(folder.glob("overlap/*.tsv")):
+def _overlap(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("overlap/*.tsv"):
         rows = read_table(path)
         means = {r["name"]: finite(r["dice"]) for r in rows if r["kind"] == "summary"}
         measured.append(("overlap.dice_mean", path.stem, means.get("mean")))
