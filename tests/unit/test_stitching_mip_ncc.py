@@ -75,6 +75,19 @@ def test_a_peak_outside_the_search_is_reached_by_moving_the_window():
     assert place == (0, 5) and peak > 0.999
 
 
+def test_a_peak_is_followed_no_further_than_twice_the_search():
+    rng = np.random.default_rng(3)
+    image = ndimage.gaussian_filter(rng.standard_normal((90, 90)), 6)
+    a, b = image[10:70, 10:70], image[10:70, 17:77]
+    assert mip_ncc._find_peak(a, b, [3, 3], [3, 3], 4)[1] == 0
+
+
+def test_a_peak_next_to_where_nothing_overlaps_is_no_peak():
+    image = ndimage.gaussian_filter(np.random.default_rng(4).standard_normal((80, 80)), 3)
+    a, b = image[:40, :40], image[:40, 26:66]
+    assert mip_ncc._find_peak(a, b, [15, 15], [15, 15], 16)[1] == 0
+
+
 def test_a_nominal_step_with_fraction_is_truncated_and_planes_may_be_offset():
     canvas = texture((160, 160, 290), 2, fine=2.0)
     names = ("0,0", "0,1")
@@ -122,14 +135,23 @@ def test_search_leaves_25_voxels_of_the_overlap():
     assert mip_ncc.search_ranges((10, 25, 26), (5, 5, 5)) == (0, 0, 1)
 
 
+STEEP = (0.9, 0.7, 0.5, 0.4, 0.2)
+
+
 @pytest.mark.parametrize(
     ("profile", "width"),
     [
         ([0.2, 0.5, 0.7, 0.9, 1.0, 0.9, 0.7, 0.5, 0.2], 2),  # both sides at once
         ([0.2, 0.5, 0.7, 0.9, 1.0, 0.95, 0.9, 0.85, 0.7], 4),  # the later side counts
         ([0.1, 0.2, 0.3, 0.4, 1.0, 0.4, 0.3, 0.2, 0.1], 30),  # a spike
-        ([0.2, 0.5, 0.7, 0.9, 1.0, 0.99, 0.97, 0.95, 0.9], 8),  # continued: 0.1 in 4, 0.2 in 8
-        ([0.2, 0.5, 0.7, 0.9, 1.0, 0.9, 0.95, 0.9, 0.9], 30),  # not falling all the way
+        ([*STEEP[::-1], 1.0, 0.99, 0.97, 0.95, 0.93, 0.9], 10),  # continued: 0.1 in 5, 0.2 in 10
+        ([*STEEP[::-1], 1.0, 0.99, 0.97, 0.95, 0.93, 0.89], 9),  # 9.09, rounded down
+        ([*STEEP[::-1], 1.0, 0.999, 0.998, 0.997, 0.996, 0.99], 29),  # never more than this
+        ([*STEEP[::-1], 0.3, 1.0, 0.99, 0.97, 0.95, 0.93, 0.9, 0.95], 10),  # falls, then rises
+        ([*STEEP[::-1], 1.0, 0.95, 0.97, 0.95, 0.93, 0.9], 10),  # unsteady near the peak
+        ([*STEEP[::-1], 1.0, 0.99, 0.97, 0.95, 0.93, 0.94], 30),  # does not fall far enough
+        ([0.2, 0.5, 0.7, 0.9, 1.0, 0.99, 0.97, 0.95, 0.9], 30),  # nor here
+        ([0.5, 0.9, 1.0, 0.9, 0.5], 30),  # too short a range
         ([1.0], 30),  # nothing was searched
     ],
 )
@@ -141,6 +163,7 @@ def test_half_width_at_80_percent(profile, width):
     ("found", "expected"),
     [
         ([(4, 0.6, 5), (1, 0.3, 5)], (3, 0.5, 5)),  # they agree: weighted by their peaks
+        ([(4, 0.6, 5), (3, 0.3, 9)], (4, 0.5, 9)),  # and the larger width
         ([(4, 0.6, 5), (-1, 0.5, 3)], (-1, 0.5, 3)),  # they do not: the sharper one
         ([(4, 0.09, 5), (1, 0.3, 5)], (1, 0.3, 5)),  # too low a peak
         ([(4, 0.9, 30), (1, 0.3, 5)], (1, 0.3, 5)),  # no width
