@@ -27,7 +27,8 @@ from intensity_truth import Scene, TruthSource, profile_error
 
 from terareg.acquisition.shadows import LINES, load_shadows
 from terareg.intensity.flatfield import estimate_flatfield
-from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
+from terareg.intensity.lines import LineLayout, sum_lines
+from terareg.intensity.shadows import estimate_shadows
 from terareg.intensity.sums import sum_tiles
 from terareg.storage.records import write_json
 from terareg.storage.store import Store

@@ -26,7 +26,8 @@ from terareg.acquisition.plane_files import read_rows
 from terareg.acquisition.shadows import load_shadows
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
 from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
-from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
+from terareg.intensity.lines import LineLayout, sum_lines
+from terareg.intensity.shadows import estimate_shadows
 from terareg.numeric import Clipped
 from terareg.storage.records import read_record, write_json
 from terareg.storage.store import Store

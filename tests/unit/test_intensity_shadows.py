@@ -13,7 +13,8 @@ from terareg.acquisition.flatfield import Flatfield
 from terareg.acquisition.shadows import load_shadows
 from terareg.errors import IntensityError
 from terareg.intensity import shadows as module
-from terareg.intensity.shadows import LineLayout, estimate_shadows, sum_lines
+from terareg.intensity.lines import LineLayout, sum_lines
+from terareg.intensity.shadows import estimate_shadows
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 

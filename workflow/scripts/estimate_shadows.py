@@ -1,7 +1,8 @@
 """Find the gains of the lines of all tiles of one channel, and write them into the store."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.intensity.shadows import LineLayout, estimate_shadows
+from terareg.intensity.lines import LineLayout
+from terareg.intensity.shadows import estimate_shadows
 from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, write_json

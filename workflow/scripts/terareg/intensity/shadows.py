@@ -14,8 +14,8 @@ of all tiles have in common is no shadow but the flat-field's error: without the
 would add up along a row of tiles. What all tiles of a row have in common cannot be seen
 in overlaps and stays as it is.
 
-It is one pass over the tiles (:func:`sum_lines`), in which they shrink to a hundredth, and a
-sparse system for each plane (:func:`estimate_shadows`).
+It is one pass over the tiles (:mod:`terareg.intensity.lines`), in which they shrink to a hundredth,
+and a sparse system for each plane (:mod:`terareg.intensity.line_system`).
 """
 
 from __future__ import annotations
@@ -24,235 +24,36 @@ import hashlib
 import logging
 import math
 import os
-import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorstore
-from scipy import ndimage, sparse
+from scipy import ndimage
 
-from terareg.acquisition.shadows import LINES, SLAB_PLANES, gains_spec
-from terareg.errors import IntensityError, StoreError
-from terareg.parallel import map_items
+from terareg.acquisition.shadows import gains_spec
+from terareg.errors import StoreError
+from terareg.intensity.line_system import LineSystem
+from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
 from terareg.storage.arrays import array_spec
 from terareg.storage.records import content_hash, is_done, write_record
-from terareg.storage.store import ARRAY_ERRORS, Store, atomic_file, outage
+from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
 logger = logging.getLogger(__name__)
 
-_SECTIONS = 4  # parts of a line in an overlap, so that a bright spot spoils one of them only
-_LEAST_LINES, _LEAST_SECTION = 4, 4  # pixels; smaller overlaps say nothing
 _LEAST_SIGNAL = 0.5  # counts, of every part of a line
 _SMOOTH = 33  # lines over which the scatter along lines is averaged
 _UNUSUAL = 3.0  # times that scatter, from which on a line is judged by itself
 # of the median of four normal values, in units of their median distance from it
 _MEDIAN_ERROR = 1.1
 _FLOOR = 0.002  # error that no ratio falls below
+_CERTAIN = 0.05  # error of a ratio up to which it tells about all others
+_KNOWN = 4  # lines of an overlap, at least, that tell about all others
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
-_SHARED = 0.003  # error that the ratios of an overlap have in common
-_CERTAIN = 0.05  # error of a ratio up to which it tells about all others
-_TOLERANCE = 1e-4  # of the residual, where the solution of a plane ends
-_STEPS = 2000  # of conjugate gradients at most; rows of 50 tiles take some 200
 
 
-@dataclass(frozen=True)
-class LinePair:
-    """The overlap of two neighbouring tiles, seen along its lines.
-
-    Attributes
-    ----------
-    first, second : str
-        Names of the tiles.
-    side : int
-        0 where the second tile lies in the next column of the grid, 1 in the next row.
-    planes : range
-        Heights of the planes that both have.
-    lines : range
-        Lines of the first tile that lie between lines of the second.
-    shift : float
-        Distance of the second tile's first line from the first one's, lines.
-    edges : numpy.ndarray of int64
-        Where the parts of a line begin in the first tile, and their end; pixels.
-    along : int
-        Distance of the second tile along the lines, pixels.
-    """
-
-    first: str
-    second: str
-    side: int
-    planes: range
-    lines: range
-    shift: float
-    edges: np.ndarray
-    along: int
-
-    @property
-    def below(self) -> int:
-        """Line of the second tile below the first of ``lines``."""
-        return math.floor(self.lines.start - self.shift)
-
-    @property
-    def fraction(self) -> float:
-        """How far the lines of the first tile lie above those of the second."""
-        return self.lines.start - self.shift - self.below
-
-    def cut(self, role: int) -> tuple[range, np.ndarray]:
-        """Lines and edges in the first tile (0), or in the second (1), there with one line more
-        where lines lie between lines."""
-        if role == 0:
-            return self.lines, self.edges
-        stop = self.below + len(self.lines) + (self.fraction > 0)
-        return range(self.below, stop), self.edges - self.along
-
-
-@dataclass(frozen=True)
-class LineLayout:
-    """Tiles at their positions, and the lines of all overlaps.
-
-    Attributes
-    ----------
-    lines : str
-        "rows" or "columns".
-    shape : tuple of int
-        Planes, lines and pixels of a line of a tile.
-    bottoms : dict of str to int
-        Height of the first plane of each tile; the lowest is 0.
-    pairs : tuple of LinePair
-    """
-
-    lines: str
-    shape: tuple[int, int, int]
-    bottoms: dict[str, int]
-    pairs: tuple[LinePair, ...]
-
-    @classmethod
-    def of(cls, acquisition: Any, origins: Mapping[str, Sequence[float]], lines: str) -> LineLayout:
-        """Lay out an acquisition at ``origins`` (z, y, x) by tile name, voxels."""
-        if lines not in LINES:
-            raise IntensityError(f"lines {lines!r} are unknown; use one of {', '.join(LINES)}")
-        across, along = (1, 2) if lines == "rows" else (2, 1)
-        depth, *size = (int(acquisition.tile_shape[axis]) for axis in (0, across, along))
-        heights = {tile.name: round(origins[tile.name][0]) for tile in acquisition.tiles}
-        lowest = min(heights.values())
-        bottoms = {name: height - lowest for name, height in heights.items()}
-        cells = {(tile.row, tile.column): tile.name for tile in acquisition.tiles}
-        pairs = []
-        for (row, column), first in sorted(cells.items()):
-            for side, neighbour in enumerate(((row, column + 1), (row + 1, column))):
-                second = cells.get(neighbour)
-                if second is None:
-                    continue
-                shift = [origins[second][a] - origins[first][a] for a in (across, along)]
-                low = max(bottoms[first], bottoms[second])
-                high = min(bottoms[first], bottoms[second]) + depth
-                pair = _pair((first, second, side), range(low, high), shift, size)
-                if pair is not None:
-                    pairs.append(pair)
-        return cls(lines, (depth, *size), bottoms, tuple(pairs))
-
-    @property
-    def planes(self) -> int:
-        """Planes from the lowest tile's first to the highest one's last."""
-        return max(self.bottoms.values()) + self.shape[0]
-
-    @property
-    def slabs(self) -> list[range]:
-        """Heights of the planes that are solved, and stored, together."""
-        starts = range(0, self.planes, SLAB_PLANES)
-        return [range(z, min(z + SLAB_PLANES, self.planes)) for z in starts]
-
-
-def _pair(
-    tiles: tuple[str, str, int], planes: range, shift: Sequence[float], size: Sequence[int]
-) -> LinePair | None:
-    """The overlap of two tiles; None where it is too small."""
-    (lines, length), (across, along) = size, (shift[0], round(shift[1]))
-    across = round(across, 6)  # a hair is no fraction
-    inside = range(max(0, math.ceil(across)), min(lines, math.floor(lines - 1 + across) + 1))
-    low, high = max(0, along), min(length, length + along)
-    if not planes or len(inside) < _LEAST_LINES or high - low < _SECTIONS * _LEAST_SECTION:
-        return None
-    edges = low + (high - low) * np.arange(_SECTIONS + 1) // _SECTIONS
-    return LinePair(*tiles, planes, inside, across, edges, along)
-
-
-# ------------------------------------------------------------------ one pass over the tiles
-def sum_lines(
-    path: str | os.PathLike,
-    source: Any,
-    tiles: Sequence[str],
-    layout: LineLayout,
-    workers: int = 1,
-) -> None:
-    """Write the means of lines of some tiles, in their overlaps with their neighbours.
-
-    Parameters
-    ----------
-    path : path
-        A zip of ``.npy`` files, readable with :func:`numpy.load`: for pair p, role r (0 for its
-        first tile, 1 for its second) and slab s the array ``p.r.s``, float32 (planes, 4 parts of
-        a line, lines). Equal means give equal bytes; the file appears when it is complete.
-    source : TileSource
-        With the flat-field.
-    tiles : sequence of str
-        The file depends on the tiles, not on how others are shared among files.
-    layout : LineLayout
-    workers : int
-        Threads, each with a few planes.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    wanted = [(tile, slab) for tile in tiles for slab in range(len(layout.slabs))]
-
-    def means(item: tuple[str, int]) -> dict[str, np.ndarray]:
-        return _line_means(source, item[0], layout, item[1])
-
-    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for found in map_items(means, wanted, workers=workers, what="slabs of lines"):
-            for name, array in found.items():
-                with archive.open(f"{name}.npy", "w") as stream:
-                    np.lib.format.write_array(stream, array, allow_pickle=False)
-
-
-def _line_means(source: Any, tile: str, layout: LineLayout, slab: int) -> dict[str, np.ndarray]:
-    """Means of a tile in a slab, by name of the array."""
-    heights = layout.slabs[slab]
-    roles = [
-        (f"{index}.{role}.{slab}", planes, *pair.cut(role))
-        for index, pair in enumerate(layout.pairs)
-        for role, name in enumerate((pair.first, pair.second))
-        if name == tile and (planes := _common(pair.planes, heights))
-    ]
-    found = {
-        name: np.zeros((len(planes), _SECTIONS, len(lines)), np.float32)
-        for name, planes, lines, _ in roles
-    }
-    used = [planes for _, planes, _, _ in roles]
-    if not used:
-        return found
-    for height in range(min(r.start for r in used), max(r.stop for r in used)):
-        z = height - layout.bottoms[tile]
-        plane = source.read(tile, z, z + 1)[0]
-        if layout.lines == "columns":
-            plane = plane.T
-        for name, planes, lines, edges in roles:
-            if height in planes:
-                box = plane[lines.start : lines.stop, edges[0] : edges[-1]]
-                sums = np.add.reduceat(box, edges[:-1] - edges[0], axis=1, dtype=np.float64)
-                found[name][height - planes.start] = (sums / np.diff(edges)).T
-    return found
-
-
-def _common(a: range, b: range) -> range:
-    return range(max(a.start, b.start), min(a.stop, b.stop))
-
-
-# ------------------------------------------------------------------ gains of all planes
 def estimate_shadows(
     sums: Sequence[str | os.PathLike],
     layout: LineLayout,
@@ -267,7 +68,7 @@ def estimate_shadows(
     Parameters
     ----------
     sums : sequence of path
-        Files of :func:`sum_lines`, of all tiles.
+        Files of :func:`terareg.intensity.lines.sum_lines`, of all tiles.
     layout : LineLayout
         That of the sums.
     store : Store
@@ -298,11 +99,12 @@ def estimate_shadows(
     done = is_done(store, record_key, fingerprint)
     if done is not None:
         logger.info("%s is complete already", store.address(key))
+        store.delete_folder(f"{key}.slabs")
         return done
     store.delete(record_key)
     array = _begin(layout, store, key, fingerprint)
-    system = _Plane.of(layout)
-    with _LineMeans(sums) as means:
+    system = LineSystem.of(layout)
+    with LineMeans(sums) as means:
         slabs = [
             _finish_slab(number, means, layout, system, (store, key, fingerprint, array))
             for number in range(len(layout.slabs))
@@ -346,7 +148,7 @@ def _begin(layout: LineLayout, store: Store, key: str, fingerprint: str) -> tens
 
 
 def _finish_slab(
-    number: int, means: _LineMeans, layout: LineLayout, system: _Plane, target: tuple
+    number: int, means: LineMeans, layout: LineLayout, system: LineSystem, target: tuple
 ) -> dict[str, Any]:
     """Write the gains of a slab and its record, unless they are there; return the record."""
     store, key, fingerprint, array = target
@@ -386,60 +188,16 @@ def _write_error(store: Store, key: str, error: Exception) -> StoreError:
     )
 
 
-_ZIP_ERRORS = (OSError, ValueError, zipfile.BadZipFile)
-
-
-class _LineMeans:
-    """Arrays of several files of :func:`sum_lines`."""
-
-    def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
-        self._paths = paths
-        self._open = ExitStack()
-        self._where: dict[str, Any] = {}
-
-    def __enter__(self) -> _LineMeans:
-        for path in self._paths:
-            try:
-                archive = self._open.enter_context(np.load(path, allow_pickle=False))
-            except _ZIP_ERRORS as error:
-                self._open.close()
-                raise _unreadable(path, error) from error
-            self._where |= dict.fromkeys(archive.files, (path, archive))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._open.close()
-
-    def get(self, pair: LinePair, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """An array by name, checked against the shape that the layout demands."""
-        path, archive = self._where.get(name, (None, {name: None}))
-        try:
-            found = archive[name]
-        except _ZIP_ERRORS as error:
-            raise _unreadable(path, error) from error
-        if found is None or found.shape != shape:
-            raise IntensityError(
-                f"means of lines of {pair.first} and {pair.second} are missing or of other "
-                "positions; run again with -R sum_lines"
-            )
-        return found
-
-
-def _unreadable(path: str | os.PathLike, error: Exception) -> IntensityError:
-    return IntensityError(
-        f"{path}: means of lines cannot be read ({error}); delete the file and run again"
-    )
-
-
 def _solve_slab(
-    means: _LineMeans, layout: LineLayout, number: int, system: _Plane
+    means: LineMeans, layout: LineLayout, number: int, system: LineSystem
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gains (tiles, planes, lines) of a slab, and the seams of one of its planes (2, n)."""
     slab = _Slab.of(means, layout, number)
-    system = replace(system, spread=_spread(slab.ratio, slab.variance))
-    logs = np.zeros((len(slab.ratio), system.matrix.shape[1]), np.float32)
+    ratios = slab.ratio - slab.common
+    system = replace(system, spread=_spread(ratios, slab.variance))
+    logs = np.zeros((len(ratios), system.matrix.shape[1]), np.float32)
     seams = np.zeros((2, 0), np.float32)
-    for k, (ratio, variance) in enumerate(zip(slab.ratio - slab.common, slab.variance)):
+    for k, (ratio, variance) in enumerate(zip(ratios, slab.variance)):
         plane = replace(system, weight=1 / variance.astype(np.float64))
         found = plane.gains(ratio)
         logs[k] = plane.doubting(ratio, found).gains(ratio, found)
@@ -451,106 +209,12 @@ def _solve_slab(
     return np.ascontiguousarray(gains), seams
 
 
-def _held_out(slab: _Slab, plane: _Plane) -> np.ndarray:
+def _held_out(slab: _Slab, plane: LineSystem) -> np.ndarray:
     """Log ratios of one half of each line with signal, raw and by the gains of the other half."""
     one, two = slab.halves
     left = two - plane.matrix @ plane.gains(one - slab.common)
     bright = slab.signal[slab.middle] > 0.1 * np.quantile(slab.signal, 0.99)
     return np.stack([two, left])[:, bright].astype(np.float32)
-
-
-@dataclass(frozen=True)
-class _Plane:
-    """The system of one plane: ``matrix`` takes log gains to log ratios."""
-
-    matrix: sparse.csr_array
-    transposed: sparse.csr_array
-    squared: sparse.csr_array  # of the transposed, for the preconditioner
-    starts: np.ndarray  # first equation of each pair
-    weight: np.ndarray  # of the ratios
-    spread: float = 1.0  # of the gains
-
-    @classmethod
-    def of(cls, layout: LineLayout) -> _Plane:
-        matrix = _differences(layout)
-        squared = matrix.multiply(matrix).T.tocsr()
-        sizes = [len(pair.lines) for pair in layout.pairs]
-        starts = np.cumsum([0, *sizes])[:-1].astype(np.int64)
-        return cls(matrix, matrix.T.tocsr(), squared, starts, np.zeros(sum(sizes)))
-
-    def doubting(self, ratio: np.ndarray, gains: np.ndarray) -> _Plane:
-        """The same with less weight where a ratio agrees with nothing else."""
-        error = np.abs(ratio - self.matrix @ gains) * np.sqrt(self.weight)
-        known = error[self.weight > 0]
-        scale = 3 * max(1.0, 1.4826 * float(np.median(known)) if known.size else 0.0)
-        return replace(self, weight=self.weight / (1 + (error / scale) ** 2))
-
-    def gains(self, ratio: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
-        """Log gains by preconditioned conjugate gradients.
-
-        SciPy's own adds with BLAS, whose sums depend on the number of threads.
-        """
-        scale = 1 / (self.squared @ self.weight + self.spread**-2)
-        right = self.transposed @ self._weighted(ratio)
-        found = np.zeros_like(right) if start is None else start.astype(np.float64)
-        rest = right - self._apply(found)
-        step = scaled = scale * rest
-        # in the preconditioner's norm dim lines count as much as bright ones
-        power, end = _dot(rest, scaled), _TOLERANCE**2 * _dot(right, scale * right)
-        for _ in range(_STEPS):
-            if power <= end:
-                return found
-            change = self._apply(step)
-            length = power / _dot(step, change)
-            found += length * step
-            rest = rest - length * change
-            scaled = scale * rest
-            power, old = _dot(rest, scaled), power
-            step = scaled + (power / old) * step
-        logger.warning("gains of lines are not settled after %d steps", _STEPS)
-        return found
-
-    def _apply(self, gains: np.ndarray) -> np.ndarray:
-        return self.transposed @ self._weighted(self.matrix @ gains) + self.spread**-2 * gains
-
-    def _weighted(self, ratio: np.ndarray) -> np.ndarray:
-        """Inverse covariance of the ratios times ``ratio``; those of a pair share an error."""
-        own = self.weight * ratio
-        if not len(self.starts):
-            return own
-        total = np.add.reduceat(self.weight, self.starts)
-        shared = np.add.reduceat(own, self.starts) / (_SHARED**-2 + total)
-        return own - self.weight * np.repeat(shared, self._sizes)
-
-    @cached_property
-    def _sizes(self) -> np.ndarray:
-        return np.diff(np.append(self.starts, len(self.weight)))
-
-
-def _dot(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.einsum("i,i->", a, b))
-
-
-def _differences(layout: LineLayout) -> sparse.csr_array:
-    """Matrix that takes the log gains of all lines of all tiles to the ratios of all pairs."""
-    number = {name: i * layout.shape[1] for i, name in enumerate(layout.bottoms)}
-    rows, columns, values, count = [], [], [], 0
-    for pair in layout.pairs:
-        n, fraction = len(pair.lines), pair.fraction
-        equation = count + np.arange(n)
-        below = number[pair.second] + pair.below + np.arange(n)
-        parts = [(number[pair.first] + pair.lines.start + np.arange(n), 1.0)]
-        parts += [(below, fraction - 1.0)] + [(below + 1, -fraction)] * (fraction > 0)
-        for column, value in parts:
-            rows.append(equation)
-            columns.append(column)
-            values.append(np.full(n, value))
-        count += n
-    shape = (count, len(layout.bottoms) * layout.shape[1])
-    if not layout.pairs:
-        return sparse.csr_array(shape)
-    where = (np.concatenate(rows), np.concatenate(columns))
-    return sparse.csr_array((np.concatenate(values), where), shape=shape)
 
 
 @dataclass(frozen=True)
@@ -575,7 +239,7 @@ class _Slab:
     halves: np.ndarray
 
     @classmethod
-    def of(cls, means: _LineMeans, layout: LineLayout, number: int) -> _Slab:
+    def of(cls, means: LineMeans, layout: LineLayout, number: int) -> _Slab:
         heights = layout.slabs[number]
         shape = len(heights), sum(len(pair.lines) for pair in layout.pairs)
         ratio, signal = np.zeros((2, *shape), np.float32)
@@ -584,12 +248,12 @@ class _Slab:
         start = 0
         for index, pair in enumerate(layout.pairs):
             stop = start + len(pair.lines)
-            if planes := _common(pair.planes, heights):
+            if planes := common_planes(pair.planes, heights):
                 first, second = (
                     means.get(
                         pair,
                         f"{index}.{role}.{number}",
-                        (len(planes), _SECTIONS, len(pair.cut(role)[0])),
+                        (len(planes), PARTS, len(pair.cut(role)[0])),
                     )
                     for role in (0, 1)
                 )
@@ -620,7 +284,7 @@ def _common_ratio(layout: LineLayout, ratio: np.ndarray, variance: np.ndarray) -
         stop = start + len(pair.lines)
         known = variance[:, start:stop] < np.float32(_CERTAIN**2)
         for values, seen in zip(ratio[:, start:stop], known):
-            if seen.sum() >= _LEAST_LINES:
+            if seen.sum() >= _KNOWN:
                 medians[pair.side].append(float(np.median(values[seen])))
         start = stop
     for side, values in medians.items():
