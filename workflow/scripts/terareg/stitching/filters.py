@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+_LEVELS_OF = 1 << 19  # pixels, about, of which levels are taken
 _MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
@@ -30,9 +31,11 @@ class Levels:
 
 
 def levels_of(raw: np.ndarray) -> Levels:
-    """Intensities of some of the planes of ``raw`` (z, y, x)."""
-    planes = raw[:: max(1, raw.shape[0] // 8)].astype(np.float32)
-    sample = planes[:, ::2, ::2]
+    """Intensities of some of the planes of ``raw`` (z, y, x), and of some rows of large ones."""
+    some = raw[:: max(1, raw.shape[0] // 8)]
+    step = max(1, some.size // _LEVELS_OF)
+    planes = some[:, ::step].astype(np.float32)
+    sample = planes[:, :: 2 if step == 1 else 1, ::2]
     if planes.shape[2] >= 3:
         second = planes[..., 2:] - 2 * planes[..., 1:-1] + planes[..., :-2]
         noise = 1.4826 * float(np.median(np.abs(second))) / math.sqrt(6)
