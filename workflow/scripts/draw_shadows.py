@@ -1,10 +1,10 @@
 """Draw the tile whose lines differ most in brightness, before and after."""
 
+from dataclasses import replace
+
 import numpy as np
 
-from terareg.acquisition.flatfield import load_flatfield
 from terareg.acquisition.model import load_acquisition
-from terareg.acquisition.shadows import load_shadows
 from terareg.acquisition.tiles import TileSource, open_shading
 from terareg.job import run_job
 from terareg.storage.records import read_json
@@ -17,18 +17,15 @@ def main() -> None:
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     tiles = read_json(snakemake.input.shadows)["tiles"]
     tile = max(tiles, key=lambda entry: entry["spread_percent"])["name"]
-    shadows = load_shadows(snakemake.input.shadows, store)
-    depth = acquisition.tile_shape[0]
+    flatfield = open_shading(snakemake.input, store)
+    shadows, depth = flatfield.shadows, acquisition.tile_shape[0]
     gains = np.stack([shadows.of(tile, z).ravel() for z in range(depth)])
     plane = int(gains.std(axis=1).argmax())
     before, after = (
-        TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield).read(
+        TileSource(acquisition, snakemake.wildcards.channel, flatfield=shading).read(
             tile, plane, plane + 1
         )[0]
-        for flatfield in (
-            load_flatfield(snakemake.input.profile, snakemake.input.info),
-            open_shading(snakemake.input, store),
-        )
+        for shading in (replace(flatfield, shadows=None), flatfield)
     )
     rows = shadows.lines == "rows"
     picture = shadows_map(before, after, gains, place=(tile, plane), rows=rows)

@@ -22,7 +22,7 @@ _CACHE_BYTES = 1 << 25  # chunks of the tiles that a job reads at the same time
 
 @dataclass(frozen=True)
 class Shadows:
-    """Relative brightness of every line of every plane of some tiles, 1 in the mean.
+    """Relative brightness of every line of every plane of some tiles, around 1.
 
     Attributes
     ----------

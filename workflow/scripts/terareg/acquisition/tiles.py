@@ -20,10 +20,10 @@ from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.plane_files import read_rows
 from terareg.acquisition.shadows import load_shadows
-from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
+from terareg.errors import AcquisitionError, IntensityError, VolumeError
 from terareg.numeric import Clipped, to_integer
 from terareg.parallel import map_items, peak_memory_mb
-from terareg.storage.arrays import array_spec, new_array_spec
+from terareg.storage.arrays import array_spec, new_array_spec, write_error
 from terareg.storage.records import (
     content_hash,
     is_done,
@@ -305,7 +305,7 @@ def write_corrected(
         spec = new_array_spec(store, key, shape, dtype, ("z", "y", "x"), *shards)
         array = tensorstore.open(spec, create=True).result()
     except ARRAY_ERRORS as error:
-        raise _write_error(store, key, error) from error
+        raise write_error(store, key, error) from error
     depth = _chunk_shape(shape)[0]
 
     def write_slab(z0: int) -> tuple[str, int, int, Clipped, int]:
@@ -314,7 +314,7 @@ def write_corrected(
         try:
             array[z0:z1].write(slab, can_reference_source_data_indefinitely=True).result()
         except ARRAY_ERRORS as error:
-            raise _write_error(store, key, error) from error
+            raise write_error(store, key, error) from error
         return content_hash(slab), int(slab.min()), int(slab.max()), clipped, count
 
     slabs = list(
@@ -363,10 +363,3 @@ def _chunk_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
 def _shard_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     depth, rows, columns = _chunk_shape(shape)
     return (depth, -(-shape[1] // rows) * rows, -(-shape[2] // columns) * columns)
-
-
-def _write_error(store: Store, key: str, error: Exception) -> StoreError:
-    return outage(store.address(key), error) or StoreError(
-        f"cannot write {store.address(key)} ({error}); check the permissions or point store: "
-        "elsewhere"
-    )

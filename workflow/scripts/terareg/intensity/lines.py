@@ -166,7 +166,7 @@ def sum_lines(
     source : TileSource
         With the flat-field.
     tiles : sequence of str
-        The file depends on the tiles, not on how others are shared among files.
+        What is kept of a tile does not depend on the others.
     layout : LineLayout
     workers : int
         Threads, each with a few planes.

@@ -33,12 +33,11 @@ import tensorstore
 from scipy import ndimage
 
 from terareg.acquisition.shadows import gains_spec
-from terareg.errors import StoreError
 from terareg.intensity.line_system import LineSystem
 from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
-from terareg.storage.arrays import array_spec
+from terareg.storage.arrays import array_spec, write_error
 from terareg.storage.records import content_hash, is_done, write_record
-from terareg.storage.store import ARRAY_ERRORS, Store, outage
+from terareg.storage.store import ARRAY_ERRORS, Store
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +141,7 @@ def _begin(layout: LineLayout, store: Store, key: str, fingerprint: str) -> tens
         store.delete_folder(key)
         array = tensorstore.open(gains_spec(store, key, shape), create=True).result()
     except ARRAY_ERRORS as error:
-        raise _write_error(store, key, error) from error
+        raise write_error(store, key, error) from error
     write_record(store, begun, {"fingerprint": fingerprint})
     return array
 
@@ -161,7 +160,7 @@ def _finish_slab(
     try:
         array[:, heights.start : heights.stop].write(gains).result()
     except ARRAY_ERRORS as error:
-        raise _write_error(store, key, error) from error
+        raise write_error(store, key, error) from error
     shard = f"{key}/c/0/{number}/0"
     median = 100 / math.sqrt(2) * np.median(np.abs(seams), axis=1) if seams.size else np.zeros(0)
     record = {
@@ -179,13 +178,6 @@ def _finish_slab(
 def _percent(seams: np.ndarray) -> dict[str, float] | None:
     """Mean over slabs (n, 2)."""
     return dict(zip(("before", "after"), seams.mean(0).tolist())) if seams.size else None
-
-
-def _write_error(store: Store, key: str, error: Exception) -> StoreError:
-    address = store.address(key)
-    return outage(address, error) or StoreError(
-        f"cannot write {address} ({error}); check the permissions or point store: elsewhere"
-    )
 
 
 def _solve_slab(

@@ -48,7 +48,7 @@ class AxisMeasure:
     width_range, inf_width : int
         Range searched for the width, and the width that stands for infinite.
     delay : int
-        Half-width of the search range, voxels.
+        Half-width of the search range that was asked for, voxels.
     """
 
     displ_vox: int
@@ -105,9 +105,10 @@ def measure_axes(
         For z, y, x. Positive: the content of ``first`` lies at smaller positions in ``second``.
     """
     shape = (first[1].shape[0], *first[0].shape)
-    delay = search_ranges(shape, search)
+    asked = [int(s) for s in search]
+    delay = search_ranges(shape, asked)
     spans = [min(d, _WIDTH_RANGE) for d in delay]
-    infinite = max(min(int(s), _WIDTH_RANGE) for s in search) + 1
+    infinite = max(min(s, _WIDTH_RANGE) for s in asked) + 1
     seen: list[list] = [[], [], []]
     for gone in range(3):
         axes = [k for k in range(3) if k != gone]
@@ -116,7 +117,7 @@ def measure_axes(
         )
         for axis, displ, width in zip(axes, place, widths):
             seen[axis].append((displ, peak, width))
-    return tuple(_combine(found, span, infinite, d) for found, span, d in zip(seen, spans, search))
+    return tuple(_combine(found, span, infinite, d) for found, span, d in zip(seen, spans, asked))
 
 
 def reliability(peak: float, width: int, infinite: int) -> float:

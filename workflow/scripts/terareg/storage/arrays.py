@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from terareg.storage.store import Store
+from terareg.errors import StoreError
+from terareg.storage.store import Store, outage
 
 _CODEC = {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}}
 _LITTLE = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -56,3 +57,11 @@ def new_array_spec(
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
     }
     return array_spec(store, key) | {"metadata": metadata}
+
+
+def write_error(store: Store, key: str, error: Exception) -> StoreError:
+    """What to raise where tensorstore could not write the array under ``key``."""
+    address = store.address(key)
+    return outage(address, error) or StoreError(
+        f"cannot write {address} ({error}); check the permissions or point store: elsewhere"
+    )

@@ -59,7 +59,7 @@ def shadows_map(
     before, after : numpy.ndarray, shape (y, x)
         The plane without and with division by the gains.
     gains : numpy.ndarray of float, shape (planes, lines)
-        1 in the mean.
+        Around 1.
     place : (str, int)
         Name of the tile and number of the plane.
     rows : bool
