@@ -54,10 +54,14 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
     for axis in order:
         low, high = spans[axis]
         high = np.maximum(high, low)
-        sums = np.cumsum(total, axis=axis, dtype=np.float64)
-        sums = np.concatenate([np.zeros_like(sums.take([0], axis)), sums], axis=axis)
-        n = sums.shape[axis] - 1
-        total = sums.take(np.clip(high, 0, n), axis) - sums.take(np.clip(low, 0, n), axis)
+        ends = np.unique(np.concatenate([low, high]))  # between them boxes do not differ
+        part = [slice(None)] * 3
+        part[axis] = slice(ends[0], ends[-1])
+        sums = np.add.reduceat(total[tuple(part)], ends[:-1] - ends[0], axis, dtype=np.float64)
+        none = np.zeros([1 if k == axis else n for k, n in enumerate(total.shape)])
+        sums = np.cumsum(np.concatenate([none, sums], axis), axis)
+        first, last = np.searchsorted(ends, low), np.searchsorted(ends, high)
+        total = sums.take(last, axis) - sums.take(first, axis)
     return total
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-_LEVELS_OF = 1 << 19  # pixels, about, of which levels are taken
+_LEVELS_OF = 1 << 17  # pixels, about, of which levels are taken
 _MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
+_TRUNCATE = 3.0  # standard deviations at which it ends
+REACH = tuple(h // 2 + round(_TRUNCATE * g) for h, g in zip(_HIGH_PASS, _LOW_PASS))  # of both
 _DARK_PERCENT = 0.1  # of an image, taken for its dark level
 _BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
 _SOFTENING = 2.0  # times its level
@@ -69,9 +71,13 @@ def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:
     if y < k or x < k:
         return raw.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
     raw = raw[:, : y // k * k, : x // k * k]
-    rows = np.add.reduce(raw.reshape(z, y // k, k, -1), axis=2, dtype=np.uint32)
-    both = np.add.reduce(rows.reshape(z, y // k, x // k, k), axis=3, dtype=np.uint32)
-    return both.astype(np.float32) / (k * k)
+    sums = np.empty((z, y // k, x // k), np.uint32)
+    for plane, total in zip(raw, sums):  # one after the other: a plane stays in the cache
+        rows = np.add.reduce(plane.reshape(y // k, k, -1), axis=1, dtype=np.uint32)
+        total[:] = rows[:, ::k]
+        for column in range(1, k):
+            total += rows[:, column::k]
+    return sums.astype(np.float32) / (k * k)
 
 
 def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray, bool]:
@@ -103,7 +109,7 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
     log -= ndimage.uniform_filter(log, size, mode="nearest")
     signal = _has_signal(log)
     sigma = [g if n > 1 else 0 for g, n in zip(_LOW_PASS, log.shape)]
-    return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=3.0), signal
+    return ndimage.gaussian_filter(log, sigma, mode="nearest", truncate=_TRUNCATE), signal
 
 
 def _medians(image: np.ndarray, axis: int) -> np.ndarray:

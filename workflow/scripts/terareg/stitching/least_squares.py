@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-_ITERATIONS = 3
+_ITERATIONS = 4
+_NOISE_OF = 1 << 16  # voxels, at most, of which the noise of a cut is taken
+_AT_REST = 2e-3  # voxels; a smaller step is the last
 _NEAR = 7  # edge of the box that is searched for signal around a voxel
 _EDGE = 3  # voxels at the border of a cut that do not count
 _LEAST_SIGMA = 0.02  # no displacement is credited with less, voxels
@@ -68,29 +70,27 @@ def fit(
         return None
     place = np.array(displ, float)
     lags = [np.rint(displ - cut.start).astype(int) for cut in cuts]
-    weights: list[np.ndarray] = []
-    for step in range(_ITERATIONS):
+    weights = [_weights(*_displaced(cut, lag, place, axes), axes) for cut, lag in zip(cuts, lags)]
+    for _ in range(_ITERATIONS):
         normals, rights = [], []
-        for k, (cut, lag) in enumerate(zip(cuts, lags)):
-            a, b = _matched(cut, lag)
-            for axis in axes:
-                b = _shifted(b, float((place - cut.start - lag)[axis]), axis)
-            if step == 0:
-                weights.append(_weights(a, b, axes))
-            slopes_a, slopes_b = np.gradient(a, axis=axes), np.gradient(b, axis=axes)
-            if len(axes) == 1:
-                slopes_a, slopes_b = [slopes_a], [slopes_b]
+        for cut, lag, weight in zip(cuts, lags, weights):
+            a, b = _displaced(cut, lag, place, axes, trim=_EDGE - 1)
+            slopes_a, slopes_b = _slopes(a, axes), _slopes(b, axes)
+            weighted = slopes_b * weight
             # in products of the two tiles' slopes noise averages out
-            normal = np.array([[_sum(weights[k], p, q) for q in slopes_b] for p in slopes_a])
+            normal = np.einsum("ik,jk", slopes_a, weighted)
             normals.append((normal + normal.T) / 2)
-            away = b - a
-            rights.append([_sum(weights[k], p + q, away) / 2 for p, q in zip(slopes_a, slopes_b)])
+            weighted += slopes_a * weight
+            rights.append(np.einsum("ik,k", weighted, _inside(b - a, axes, 1).ravel()) / 2)
         normal, right = np.sum(normals, axis=0), np.array(rights)
         if np.linalg.eigvalsh(normal)[0] <= 1e-3 * np.trace(normal) / len(axes):
             return None
-        place[axes] += np.linalg.solve(normal, right.sum(0))
+        change = np.linalg.solve(normal, right.sum(0))
+        place[axes] += change
         if np.abs(place - displ).max() > 1:
             return None
+        if np.abs(change).max() < _AT_REST:
+            break
     sigma = np.zeros(3)
     sigma[axes] = _UNKNOWN_SIGMA
     if len(cuts) > 1:
@@ -101,17 +101,25 @@ def fit(
     return place, sigma
 
 
-def _matched(cut: Cut, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels of a and b that meet where ``a[i]`` meets ``b[i - whole]``."""
-    spans = [(max(0, w), min(na, nb + w)) for w, na, nb in zip(whole, cut.a.shape, cut.b.shape)]
+def _displaced(
+    cut: Cut, lag: np.ndarray, place: np.ndarray, axes: Sequence[int], trim: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """The voxels of a, and b at the places where they lie at a displacement near the lag.
+
+    ``trim`` voxels are left out at every end of the fitted axes.
+    """
+    spans = [(max(0, w), min(na, nb + w)) for w, na, nb in zip(lag, cut.a.shape, cut.b.shape)]
     a = cut.a[tuple(slice(low, high) for low, high in spans)]
-    return a, cut.b[tuple(slice(low - w, high - w) for (low, high), w in zip(spans, whole))]
+    b = cut.b[tuple(slice(low - w, high - w) for (low, high), w in zip(spans, lag))]
+    for axis in axes:
+        b = _shifted(b, float((place - cut.start - lag)[axis]), axis, trim)
+    return _inside(a, axes, trim), b
 
 
-def _shifted(image: np.ndarray, by: float, axis: int) -> np.ndarray:
+def _shifted(image: np.ndarray, by: float, axis: int, trim: int) -> np.ndarray:
     """``image`` at ``i - by`` along an axis by the cubic through the four voxels around it."""
     first = math.floor(-by)
-    u = -by - first  # place between the second and the third of the four, 0 to 1
+    u = np.float32(-by - first)  # place between the second and the third of the four, 0 to 1
     factors = (
         -u * (u - 1) * (u - 2) / 6,
         (u + 1) * (u - 1) * (u - 2) / 2,
@@ -119,22 +127,32 @@ def _shifted(image: np.ndarray, by: float, axis: int) -> np.ndarray:
         (u + 1) * u * (u - 1) / 6,
     )
     n = image.shape[axis]
-    places = np.arange(n) + first - 1
+    places = np.arange(trim, n - trim) + first - 1
     return sum(
-        np.float32(factor) * image.take(np.clip(places + k, 0, n - 1), axis)
-        for k, factor in enumerate(factors)
+        factor * image.take(np.clip(places + k, 0, n - 1), axis) for k, factor in enumerate(factors)
     )
 
 
+def _inside(
+    image: np.ndarray, axes: Sequence[int], trim: int, axis: int | None = None, by: int = 0
+) -> np.ndarray:
+    """``image`` without ``trim`` voxels at every end of ``axes``, moved by ``by`` along one."""
+    return image[tuple(
+        slice(trim + by * (k == axis), n - trim + by * (k == axis)) if k in axes else slice(None)
+        for k, n in enumerate(image.shape)
+    )]  # fmt: skip
+
+
+def _slopes(image: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """Central differences along every axis, shape (axes, voxels without one at every end)."""
+    slopes = [_inside(image, axes, 1, k, 1) - _inside(image, axes, 1, k, -1) for k in axes]
+    return np.stack(slopes).reshape(len(axes), -1) / 2
+
+
 def _weights(a: np.ndarray, b: np.ndarray, axes: Sequence[int]) -> np.ndarray:
-    """Weight of every voxel, see :func:`fit`; 0 at the border."""
-    noise = (1.4826 * float(np.median(np.abs(a - b)))) ** 2 / 2 + 1e-20
-    signal = np.maximum(ndimage.uniform_filter(a * b, _NEAR, mode="nearest"), 0)
-    weights = np.zeros(a.shape, np.float32)
-    inside = tuple(slice(_EDGE, -_EDGE) if k in axes else slice(None) for k in range(3))
-    weights[inside] = (signal / (signal + noise / 2) / noise)[inside]
-    return weights
-
-
-def _sum(weights: np.ndarray, p: np.ndarray, q: np.ndarray) -> float:
-    return float(np.einsum("ijk,ijk,ijk->", weights, p, q, dtype=np.float64))
+    """Weight of every voxel that is ``_EDGE`` voxels inside, flat, see :func:`fit`."""
+    away = np.abs(a - b).ravel()[:: 1 + a.size // _NOISE_OF]
+    noise = (1.4826 * float(np.median(away))) ** 2 / 2 + 1e-20
+    signal = _inside(ndimage.uniform_filter(a * b, _NEAR, mode="nearest"), axes, _EDGE)
+    signal = np.maximum(signal, 0).ravel()
+    return signal / (signal + noise / 2) / noise

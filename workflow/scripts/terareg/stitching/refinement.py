@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
-from terareg.stitching.filters import prepare
+from terareg.stitching.filters import REACH, prepare
 from terareg.stitching.least_squares import Cut, fit
 
 _BELIEVED = 2.0  # standard errors of the maximum that a fit may lie from it
@@ -124,17 +124,30 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
 
 def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
     """The prepared voxels that overlap at the coarse displacement and its surroundings."""
-    prepared = [prepare(p.astype(np.float32), patch.levels)[0] for p in patch.pixels]
     start = np.array(patch.start[0]) - np.array(patch.start[1])
     spans_a, spans_b = [], []
-    for na, nb, lag, r in zip(prepared[0].shape, prepared[1].shape, coarse - start, radius):
-        spans_a.append(slice(max(0, lag - r), min(na, nb + lag + r)))
-        spans_b.append(slice(max(0, -lag - r), min(nb, na - lag + r)))
-    # copies: the rest is not kept
-    a, b = prepared[0][tuple(spans_a)].copy(), prepared[1][tuple(spans_b)].copy()
-    if min(a.shape) < 1 or min(b.shape) < 1:
+    shapes = (pixels.shape for pixels in patch.pixels)
+    for na, nb, lag, r in zip(*shapes, coarse - start, radius):
+        spans_a.append((max(0, lag - r), min(na, nb + lag + r)))
+        spans_b.append((max(0, -lag - r), min(nb, na - lag + r)))
+    if any(high <= low for low, high in spans_a + spans_b):
         return None
-    return Cut(a, b, start + [p.start - q.start for p, q in zip(spans_a, spans_b)])
+    a, b = (
+        _prepared(pixels, spans, patch.levels)
+        for pixels, spans in zip(patch.pixels, (spans_a, spans_b))
+    )
+    return Cut(a, b, start + [p[0] - q[0] for p, q in zip(spans_a, spans_b)])
+
+
+def _prepared(pixels: np.ndarray, spans, levels) -> np.ndarray:
+    """A box of ``pixels`` as :func:`prepare` makes it from the box and what its filters reach."""
+    around, inside = [], []
+    for (low, high), n, reach in zip(spans, pixels.shape, REACH):
+        first = max(0, low - reach)
+        around.append(slice(first, min(n, high + reach)))
+        inside.append(slice(low - first, high - first))
+    image, _ = prepare(pixels[tuple(around)].astype(np.float32), levels)
+    return image[tuple(inside)].copy()  # the rest is not kept
 
 
 def _own_peak(ncc: np.ndarray, index) -> np.ndarray | None:
