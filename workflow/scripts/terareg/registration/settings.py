@@ -45,7 +45,9 @@ class RegistrationSettings:
         "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
         "fixed".
     contrast_order : int
-        Degree of the polynomial that turns atlas into sample intensity.
+        Degree of the polynomial that turns atlas into sample intensity. 1 is best where both were
+        imaged alike: a higher one can bend where the intensity fades at a sharp surface, which
+        then lies up to half a voxel too far inside.
     contrast_window_um : float, optional
         Standard deviation of the window in which its coefficients are fitted; None is 0.15 of the
         size (1.2 mm). Infinity gives one polynomial for the whole brain.

@@ -37,13 +37,12 @@ def levels_of(raw: np.ndarray) -> Levels:
     some = raw[:: max(1, raw.shape[0] // 8)]
     step = max(1, some.size // _LEVELS_OF)
     planes = some[:, ::step].astype(np.float32)
-    sample = planes[:, :: 2 if step == 1 else 1, ::2]
     if planes.shape[2] >= 3:
         second = planes[..., 2:] - 2 * planes[..., 1:-1] + planes[..., :-2]
         noise = 1.4826 * float(np.median(np.abs(second))) / math.sqrt(6)
     else:
-        noise = float(sample.std())
-    dark, bright = np.percentile(sample, (_DARK_PERCENT, _BRIGHT_PERCENT))
+        noise = float(planes.std())
+    dark, bright = np.percentile(planes, (_DARK_PERCENT, _BRIGHT_PERCENT))
     return Levels(float(dark), float(bright), noise)
 
 

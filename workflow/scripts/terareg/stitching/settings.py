@@ -32,7 +32,8 @@ class DisplacementSettings:
     binning : int
         Pixels of y and x that the coarse search averages; 0 chooses 1, 2 or 4 by the overlap.
     patches, patch_px : int
-        Number of patches of the sub-voxel refinement and their length along the seam, pixels.
+        Number of patches of the sub-voxel refinement and their length along the seam, pixels
+        (down to half of it at seams that are wider than that).
     tolerance_vox : float
         Largest difference of two windows that agree, voxels (at least one coarse pixel).
     min_reliability : float

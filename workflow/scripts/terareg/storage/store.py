@@ -71,7 +71,9 @@ class Store:
         url = str(self.url)
         if url.startswith("file://"):
             path = url.removeprefix("file://")
-            url = unquote(path.removeprefix("localhost") if path[9:10] == "/" else path)
+            if path.startswith("localhost/"):
+                path = path.removeprefix("localhost")
+            url = unquote(path)
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
