@@ -52,7 +52,7 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
     order = sorted(range(3), key=lambda k: len(spans[k][0]) / image.shape[k])
     total = image
     for axis in order:
-        low, high = spans[axis]
+        low, high = (np.clip(span, 0, image.shape[axis]) for span in spans[axis])
         high = np.maximum(high, low)
         ends = np.unique(np.concatenate([low, high]))  # between them boxes do not differ
         part = [slice(None)] * 3
