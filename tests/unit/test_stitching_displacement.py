@@ -9,9 +9,11 @@ import pytest
 from scipy import ndimage
 
 from terareg.errors import StitchingError
+from terareg.stitching import displacement
 from terareg.stitching.correlation import correlate
 from terareg.stitching.displacement import measure_batch, measure_pair
 from terareg.stitching.pairs import PairResult, load_pairs, neighbours, save_pairs
+from terareg.stitching.refinement import refine
 from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.steps import Steps, estimate_steps
 
@@ -101,6 +103,23 @@ def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
     assert result.reliability > 0.99
     assert result.agree == result.of
+
+
+def test_wide_seam_is_refined_at_more_and_shorter_places(monkeypatch):
+    true = np.array([1.3, -2.6, 0.4])
+    images, names, expected = pair_of(true, shape=(20, 96, 224), step=100.0)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    lengths = []
+
+    def watched(patches, *rest):
+        lengths.extend(patch.pixels[0].shape[1] for patch in patches)
+        return refine(patches, *rest)
+
+    monkeypatch.setattr(displacement, "refine", watched)
+    settings = replace(SMALL, patch_px=48)
+    result = measure(tiles, names, "EAST", settings, step=100.0)
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+    assert set(lengths) == {24}, "half of patch_px where the seam is wider than twice that"
 
 
 @pytest.mark.parametrize("planes", [15, 20, 25, -20, -25])
@@ -339,8 +358,9 @@ def test_right_metadata_are_left_alone():
 def test_correlation_is_pearson_of_the_overlap():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((7, 9, 8)), rng.standard_normal((6, 11, 8))
-    low, high = (-2, -3, 1), (3, 2, 4)
+    low, high = (-2, -3, 1), (3, 2, 9)
     _, ncc = correlate(a, b, low, high)
+    assert not ncc[..., 7:].any(), "images of 8 columns, 8 or more apart"
     for index in np.ndindex(ncc.shape):
         lag = np.array(index) + low
         first = np.maximum(lag, 0)
