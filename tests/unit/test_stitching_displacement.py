@@ -105,7 +105,7 @@ def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
     assert result.agree == result.of
 
 
-def test_wide_seam_is_refined_at_more_and_shorter_places(monkeypatch):
+def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
     true = np.array([1.3, -2.6, 0.4])
     images, names, expected = pair_of(true, shape=(20, 96, 224), step=100.0)
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}

@@ -77,7 +77,8 @@ def fit(
             a, b = _displaced(cut, lag, place, axes, trim=_EDGE - 1)
             slopes_a, slopes_b = _slopes(a, axes), _slopes(b, axes)
             weighted = slopes_b * weight
-            # in products of the two tiles' slopes noise averages out
+            # in products of the two tiles' slopes noise averages out; einsum, because the threads
+            # of a matrix product cost more here than they save
             normal = np.einsum("ik,jk", slopes_a, weighted)
             normals.append((normal + normal.T) / 2)
             weighted += slopes_a * weight

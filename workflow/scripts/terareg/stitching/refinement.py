@@ -31,7 +31,8 @@ class Patch:
 def keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[Patch]:
     """Copy the two stretches of a window with most structure in both tiles.
 
-    Across wide seams they are shorter, by half at most: the voxels are as many, at more places.
+    Where the seam is wider than ``patch_px`` they are shorter, by half at most, so that a patch
+    does not hold many more voxels.
     """
     box_a, box_b = boxes
     first, last = box_a[pair.along]
