@@ -22,8 +22,8 @@ from terareg.registration.flow import (
     change_grid,
     inverse_displacement,
 )
-from terareg.registration.images import Image, prepare, tissue_fraction
-from terareg.registration.plan import choose_device
+from terareg.registration.images import Image, prepare, soften_cut, tissue_fraction
+from terareg.registration.plan import Hints, Plan, choose_device
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
 
@@ -230,7 +230,7 @@ def test_posteriors_find_the_missing_patch_and_the_artefact():
     shares = result.summary["expected_tissue"]
     for name, damage in (("missing", hole & ~blob), ("artefact", blob)):
         true = (expected & damage).sum() / expected.sum()
-        assert shares[name] == pytest.approx(true, abs=0.04), name
+        assert shares[name] == pytest.approx(true, abs=0.05), name
     assert sum(shares.values()) == pytest.approx(1, abs=1e-3)
     assert truth.error_um(result.transform) < 0.8 * 250
 
@@ -279,6 +279,26 @@ def test_resuming_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "b" / name).read_bytes() == first, name
         assert (tmp_path / "c" / name).read_bytes() == first, name
     assert (tmp_path / "state.npz").read_bytes() == (tmp_path / "half.npz").read_bytes()
+
+
+def test_images_cut_by_a_mask_enter_with_a_soft_surface():
+    image = atlas()
+    inside = ndimage.binary_erosion(prepare(image).tissue)
+    stripped = replace(image, data=np.where(inside, image.data + 50, 0), name="stripped")
+    plan = Plan([stripped], [replace(stripped, name="same")], SETTINGS, np.eye(4), Hints())
+    cut, soft = prepare(stripped), soften_cut(prepare(stripped))
+    assert np.abs(soft.values - cut.values).max() > 0.1
+    for working in (plan.atlas, plan.sample):
+        np.testing.assert_array_equal(working.values, soft.values)
+
+
+def test_sigma_keeps_to_its_floor_which_is_higher_at_coarse_levels():
+    same = atlas()
+    settings = replace(SETTINGS, iterations=16, sigma_floor=0.05)
+    result = register(same, replace(same, name="sample"), settings, np.eye(4))
+    coarse, fine = (level["sigma_match"][0] for level in result.summary["levels"])
+    assert coarse == pytest.approx(0.15)
+    assert fine == pytest.approx(0.05)
 
 
 def test_a_checkpoint_of_other_settings_or_code_is_not_used(tmp_path, caplog):

@@ -1,7 +1,10 @@
 """Preparation of images: scale, tissue, resampling, and everything that cannot be registered."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from terareg.errors import RegistrationError
 from terareg.frames import Frame
@@ -13,6 +16,7 @@ from terareg.registration.images import (
     prepare,
     reduced,
     resample,
+    soften_cut,
 )
 
 FRAME = Frame((20, 24, 22), (100.0, 100.0, 100.0))
@@ -145,3 +149,47 @@ def test_no_overlap_of_extents_is_named():
     affine[1, 3] = 5000.0
     with pytest.raises(RegistrationError, match="outside the sample"):
         check_overlap(FRAME, FRAME, affine)
+
+
+def cut_ball(radius=7.0):
+    """Textured tissue that ends at a mask, as after skull stripping."""
+    rng = np.random.default_rng(1)
+    texture = ndimage.gaussian_filter(rng.standard_normal(FRAME.shape), 1.5)
+    data = np.where(ball(radius=radius), 0.7 + texture, 0)
+    return prepare(Image(data.astype(np.float32), FRAME, name="stripped"))
+
+
+def test_a_surface_cut_by_a_mask_becomes_soft_and_nothing_else():
+    image = cut_ball()
+    soft = soften_cut(image)
+    inside = ndimage.distance_transform_edt(ball())
+    outside = ndimage.distance_transform_edt(~ball())
+    tissue = image.values[ball()].mean()
+    assert image.values[inside == 1].mean() > 0.9 * tissue
+    assert 0.5 < soft.values[inside == 1].mean() / tissue < 0.8
+    assert 0.2 < soft.values[outside == 1].mean() / tissue < 0.5
+    for far in (inside > 5.5, outside > 6):
+        assert far.any()
+        np.testing.assert_allclose(soft.values[far], image.values[far], atol=0.02)
+    # blur moves intensity across the surface and makes none
+    assert soft.values.sum() == pytest.approx(image.values.sum(), rel=0.02)
+    np.testing.assert_array_equal(soft.tissue, image.tissue)
+
+
+def test_a_surface_that_fades_or_lies_in_noise_stays_as_it_is():
+    faded = ndimage.gaussian_filter(ball().astype(np.float32), 1.5)
+    for image in (prepare(Image(faded, FRAME)), prepare(ball_image())):
+        assert soften_cut(image) is image
+
+
+def test_voxels_without_data_neither_count_as_a_cut_nor_darken_the_surface():
+    image = cut_ball()
+    rest = replace(image, weight=image.tissue.astype(np.float32))
+    assert soften_cut(rest) is rest
+    # a quarter of the ball borders on voxels without data instead of the mask's zeros
+    side = np.indices(FRAME.shape)[2] < 9
+    weight = np.where(side & ~ball(), 0, 1).astype(np.float32)
+    soft = soften_cut(replace(image, weight=weight))
+    edge = (ndimage.distance_transform_edt(ball()) == 1) & (np.indices(FRAME.shape)[2] < 5)
+    assert soft.values[edge].mean() == pytest.approx(image.values[edge].mean(), rel=0.05)
+    assert (soft.values[weight == 0] == 0).all()

@@ -16,6 +16,11 @@ _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
 _MANY_VOXELS = 320
 _SURFACE_VOXELS = 1
+# share of voxels around the tissue that have one value, from which on a mask must have made it;
+# how far the surface is blurred then, and how deep that reaches, voxels
+_CUT_SHARE = 0.9
+_CUT_BLUR = 1.0
+_CUT_DEPTH = 1.5
 
 
 @dataclass(frozen=True)
@@ -222,6 +227,31 @@ def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
         sizes[0] = 0
         mask = (sizes >= 0.02 * sizes.max())[labels]
     return mask
+
+
+def soften_cut(image: WorkingImage) -> WorkingImage:
+    """Blur the surface of an image that was cut out with a mask, as skull-stripped ones are.
+
+    Where it lies between two voxels is lost there: the intensity falls from tissue to one value
+    within a voxel, and a polynomial of interpolated intensities bends instead of following it.
+    Within two voxels or so of the cut the image becomes itself blurred by one voxel. An image
+    whose surface fades by itself is returned as it is.
+    """
+    tissue = image.tissue
+    around = ndimage.binary_dilation(tissue) & ~tissue & (image.weight > 0)
+    beside = image.values[around]
+    if beside.size == 0 or np.mean(beside == np.median(beside)) < _CUT_SHARE:
+        return image
+    distance = np.where(
+        tissue, ndimage.distance_transform_edt(tissue), ndimage.distance_transform_edt(~tissue)
+    )
+    near = np.exp(-0.5 * (np.maximum(distance - _CUT_DEPTH, 0) / _CUT_DEPTH) ** 2)
+    weight = ndimage.gaussian_filter(image.weight, _CUT_BLUR)
+    blurred = ndimage.gaussian_filter(image.values * image.weight, _CUT_BLUR)
+    blurred /= np.maximum(weight, 1e-6)
+    values = image.values + near.astype(np.float32) * (blurred - image.values)
+    values[image.weight == 0] = 0
+    return replace(image, values=values)
 
 
 def tissue_fraction(image: WorkingImage) -> np.ndarray:

@@ -20,6 +20,7 @@ from terareg.registration.images import (
     prepare,
     reduced,
     resample,
+    soften_cut,
     tissue_fraction,
 )
 from terareg.registration.landmarks import Landmarks
@@ -29,6 +30,10 @@ from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
 
 _SQUARINGS = 6
+# factor on the smallest sigma of the match at all levels but the finest: what is left there is
+# misplaced tissue, and a sigma that follows it down freezes the first match found
+# (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
+_ANNEALING = 3.0
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,12 @@ class Plan:
         self.settings, self.affine = settings, affine
         self.extent, self.landmarks = hints.extent, hints.landmarks
         self.device = choose_device(settings.device)
+
+        def ready(image: Image) -> WorkingImage:
+            return soften_cut(prepare(reduced(image, settings.resolution_um)))
+
         self.atlases, self.samples = (
-            _joint([prepare(reduced(image, settings.resolution_um)) for image in check_grids(side)])
-            for side in (atlas, sample)
+            _joint([ready(image) for image in check_grids(side)]) for side in (atlas, sample)
         )
         self.atlas, self.sample = self.atlases[0], self.samples[0]
         self.fraction = replace(self.atlas, values=tissue_fraction(self.atlas))
@@ -124,8 +132,9 @@ class Plan:
     def model(self, level: int) -> Model:
         """Settings of one level in internal units."""
         s, unit = self.settings, self.space.length
-        wider = s.kernel_continuation ** (len(self.voxels_um) - 1 - level)
-        kernel = (s.kernel_um or self.size / 10) / unit * wider
+        coarser = len(self.voxels_um) - 1 - level
+        wider = s.kernel_continuation**coarser
+        kernel = (s.kernel_um or 0.15 * self.size) / unit * wider
         velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
         window = (s.contrast_window_um or 0.15 * self.size) / unit
         return Model(
@@ -139,6 +148,7 @@ class Plan:
             affine=s.affine,
             prior=s.priors,
             sigma_floor=s.sigma_floor,
+            annealing=_ANNEALING if coarser else 1.0,
             prior_window=0.06 * self.size / unit,
             landmarks=self._landmark_term(),
         )

@@ -74,7 +74,10 @@ class LandmarkTerm:
 
 @dataclass(frozen=True)
 class Model:
-    """What a level needs beside the images, in internal units (see RegistrationSettings)."""
+    """What a level needs beside the images, in internal units (see RegistrationSettings).
+
+    ``annealing`` is a factor on the smallest sigma of the match.
+    """
 
     kernel: Kernel
     velocity_spacing: float
@@ -86,6 +89,7 @@ class Model:
     affine: str
     prior: tuple[float, float, float]
     sigma_floor: float
+    annealing: float
     prior_window: float
     landmarks: LandmarkTerm | None = None
 
@@ -163,6 +167,7 @@ class Problem:
         self.background = [float(np.median(s.values[around])) if around.any() else 0.0
                            for s in samples]  # fmt: skip
         self.bright = [float(np.percentile(s.values[s.tissue], 99)) * 1.2 for s in samples]
+        self.least_sigma = model.sigma_floor * model.annealing
         self.evaluations = 0
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
@@ -277,6 +282,7 @@ class Problem:
             shares = [(self.weight * (p - t).square()).sum() / self.weight.sum()
                       for p, t in zip(predicted, self.target)]  # fmt: skip
             sigma = [1.5 * float(share.sqrt()) for share in shares]
+        sigma = [max(one, self.least_sigma) for one in sigma]
         prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
         there = self.presence_on_sample(x)
         prior = prior.expand(3, *self.weight.shape)
@@ -313,7 +319,7 @@ class Problem:
         for channel, (rest, target) in enumerate(zip(residual, self.target)):
             tissue = mass[0] * (target > 0.1)
             sigma = float(((tissue * rest.square()).sum() / tissue.sum().clamp_min(1e-6)).sqrt())
-            sigmas.append(min(max(sigma, self.model.sigma_floor), self.mixture.sigma[channel][0]))
+            sigmas.append(max(min(sigma, self.mixture.sigma[channel][0]), self.least_sigma))
             bright = float((mass[1] * target).sum() / total[1])
             artefacts.append(bright if float(total[1]) > 20 else self.mixture.mean[channel][0])
         smoothed = self.priors.smooth(posterior, self.weight)
@@ -328,8 +334,10 @@ class Problem:
         self.match = self.weight * posterior[0]
 
     def _mixture(self, sigmas: Sequence[float], artefacts: Sequence[float], prior) -> Mixture:
+        # where tissue is missing nothing can be misplaced
+        empty = [sigma / self.model.annealing for sigma in sigmas]
         return Mixture(
-            tuple((sigma, max(5 * sigma, 0.5), sigma) for sigma in sigmas),
+            tuple((s, max(5 * s, 0.5), e) for s, e in zip(sigmas, empty)),
             tuple(zip(artefacts, self.background)),
             prior,
         )
