@@ -49,7 +49,7 @@ class RegistrationSettings:
     contrast_order : int
         Degree of the polynomial that turns atlas into sample intensity. 1 is best where both were
         imaged alike: a higher one can bend where the intensity fades at a sharp surface, which
-        then lies up to half a voxel too far inside.
+        then lies up to a quarter of a voxel too far inside.
     contrast_window_um : float, optional
         Standard deviation of the window in which its coefficients are fitted; None is 0.15 of the
         size (1.2 mm). Infinity gives one polynomial for the whole brain.
@@ -81,7 +81,7 @@ class RegistrationSettings:
     kernel_power: float = 1.5
     velocity_um: float | None = None
     margin_um: float | None = None
-    regularisation: float = 0.02
+    regularisation: float = 0.012
     affine: str = "affine"
     contrast_order: int = 3
     contrast_window_um: float | None = None
@@ -110,7 +110,7 @@ class RegistrationSettings:
         if not self.regularisation > 0:
             raise RegistrationError(
                 f"regularisation {self.regularisation} is impossible; give a positive number "
-                "(0.02 is the default, larger is stiffer)"
+                "(0.012 is the default, larger is stiffer)"
             )
         if not self.kernel_continuation >= 1:
             raise RegistrationError(
