@@ -1,5 +1,8 @@
 """Preparation of images: scale, tissue, resampling, and everything that cannot be registered."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +94,27 @@ def test_resampling_keeps_means_and_positions(spacing, within):
     inner = tuple(slice(1, -2) for _ in range(3))
     np.testing.assert_allclose(coarse.values[inner], (z + 2 * y - x)[inner], atol=within)
     assert np.allclose(coarse.weight, 1)
+
+
+def test_resampling_gives_the_same_bytes_with_any_number_of_threads():
+    """Snakemake gives a job as many threads of BLAS as it has cores."""
+    program = """
+import hashlib
+import numpy as np
+from terareg.frames import Frame
+from terareg.registration.images import WorkingImage, resample
+values = np.random.default_rng(0).random((90, 110, 130), np.float32)
+ones = np.ones_like(values)
+image = WorkingImage(values, ones, ones > 0, Frame(values.shape, (100.0,) * 3))
+print(hashlib.md5(resample(image, 470.0).values.tobytes()).hexdigest())
+"""
+    printed = set()
+    for threads in ("1", "2"):
+        env = os.environ | {"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads}
+        env["PYTHONPATH"] = os.pathsep.join(sys.path)
+        command = [sys.executable, "-c", program]
+        printed.add(subprocess.run(command, env=env, check=True, capture_output=True).stdout)
+    assert len(printed) == 1
 
 
 def test_voxels_without_data_do_not_darken_the_mean():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy.sparse
 from scipy import ndimage
 
 from terareg.errors import RegistrationError
@@ -369,6 +370,12 @@ def _resampling_matrix(source: Frame, target: Frame, axis: int) -> np.ndarray:
 
 
 def _along_axes(array: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
+    """Multiply matrices (rows, n) onto the axes, to the same bytes with any number of threads.
+
+    The sums of a dense product by BLAS depend on that number.
+    """
     for axis, matrix in enumerate(matrices):
-        array = np.moveaxis(np.tensordot(matrix, array, axes=(1, axis)), 0, axis)
+        moved = np.ascontiguousarray(np.moveaxis(array, axis, 0), np.float32)
+        product = scipy.sparse.csr_array(matrix) @ moved.reshape(len(moved), -1)
+        array = np.moveaxis(product.reshape(-1, *moved.shape[1:]), 0, axis)
     return np.ascontiguousarray(array, np.float32)
