@@ -45,6 +45,18 @@ def test_success_is_quiet_and_logged(tmp_path, root):
         assert words in log
 
 
+def test_linear_algebra_has_one_thread_whatever_the_environment_gives(tmp_path, root):
+    """NumPy and SciPy bring a BLAS each; PyTorch has its own setting."""
+    count = "[i['num_threads'] for i in threadpoolctl.threadpool_info() if i['user_api'] == 'blas']"
+    program = PROGRAM.format(last=f"print({count})") + f"\nprint({count})"
+    done = subprocess.run(
+        [sys.executable, "-c", "import threadpoolctl\n" + program],
+        cwd=tmp_path, text=True, capture_output=True,
+        env={"PYTHONPATH": str(root / "workflow/scripts"), "OPENBLAS_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.stdout.split("\n")[:2] == ["[1, 1]", "[2, 2]"], done.stderr
+
+
 @pytest.mark.parametrize(
     ("last", "sentence"),
     [

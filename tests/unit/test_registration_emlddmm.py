@@ -29,8 +29,9 @@ from terareg.registration.transform import Transform
 
 CPU = torch.device("cpu")
 SETTINGS = RegistrationSettings(
-    resolution_um=250.0, levels=2, iterations=24, kernel_um=1350.0, velocity_um=600.0, device="cpu"
-)
+    resolution_um=250.0, levels=2, iterations=24, kernel_um=900.0, kernel_power=2.0,
+    velocity_um=480.0, regularisation=0.05, device="cpu",
+)  # fmt: skip
 BOX = Grid((24, 20, 30), (0.4, 0.5, 0.35), (-3.0, 1.0, 0.0))
 
 

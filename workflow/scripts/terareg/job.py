@@ -12,6 +12,9 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+import scipy.linalg  # noqa: F401  SciPy's BLAS has to be there when its threads are limited
+import threadpoolctl
+
 from terareg.errors import TeraregError
 from terareg.parallel import map_items, peak_memory_mb
 from terareg.storage import traffic
@@ -34,6 +37,10 @@ def run_job(
 
     What a failed or killed attempt wrote survives its retry, although Snakemake removes the log
     before it: the file has a second name until the work is done.
+
+    Linear algebra (BLAS) runs on one thread in it, whatever the environment says, so that the cores
+    a job is given change no byte of its results.
+
     A :class:`TeraregError` ends the process with status 1 and one sentence on the original
     stderr that names the job and the log; any other exception shows its traceback in both.
     """
@@ -51,7 +58,9 @@ def run_job(
         start, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         logger.info("%s started %s on %s, process %d", name, started, platform.node(), os.getpid())
         try:
-            work()
+            # sums of a product by BLAS depend on the threads, which an executor sets as it likes
+            with threadpoolctl.threadpool_limits(1, user_api="blas"):
+                work()
             if record is not None:
                 _write_job_record(record, {"rule": name, "started": started}, start)
         except TeraregError as error:

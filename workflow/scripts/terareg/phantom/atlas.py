@@ -331,12 +331,15 @@ def _tissue(annotation, level, frame, rng) -> np.ndarray:
     """Region intensities, mirrored texture, gradients; float32 in 0..1.3."""
     axes = [a / 1000 for a in frame.axes_um()]
     axes[0] = np.abs(axes[0] - frame.centre_um[0] / 1000)
+    # of one side: what is computed for the other can differ in the last bit
+    axes[0] = axes[0][: len(axes[0]) // 2]
     extent = np.array(frame.extent_um) / 1000
     fine = SplineField.random(rng, extent, (0.28, 0.28, 0.28)).grid(axes)[0]
     coarse = SplineField.random(rng, extent, (1.1, 1.1, 1.1)).grid(axes)[0]
     depth = ndimage.distance_transform_edt(annotation > 0, frame.spacing_um) / 1000
     gradient = 1 + 0.08 * np.tanh(depth - 0.8)
-    image = level * (1 + 0.06 * fine + 0.05 * coarse) * gradient
+    texture = 0.06 * fine + 0.05 * coarse
+    image = level * (1 + np.concatenate([texture, texture[::-1]])) * gradient
     return np.clip(image, 0, 1.3).astype(np.float32)
 
 
