@@ -77,7 +77,9 @@ class Workspace:
     def environment(self, **env: str) -> dict[str, str]:
         """Environment in which a user has activated the one of the workflow."""
         path = f"{BIN}:{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **env}
+        # a kernel that jobs in the cloud do not have: the workflow sets one for all
+        around = {"MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", "OPENBLAS_CORETYPE": "Nehalem"}
+        return {**os.environ, "PATH": path, **around, **env}
 
     def snakemake(
         self, *arguments: str, configfile: str | None = "sample.yaml", within=(), **env: str

@@ -4,6 +4,7 @@ import atexit
 import hashlib
 import json
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -17,7 +18,7 @@ from snakemake.settings.types import Quietness
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from terareg import planning, runplan, workload
+from terareg import arithmetic, planning, runplan, workload
 from terareg.acquisition import raw
 from terareg.acquisition.layouts import open_layout
 from terareg.code import code_fingerprint
@@ -27,6 +28,9 @@ from terareg.storage import removal
 from terareg.storage.store import Store
 from terareg.views.thresholds import merge_thresholds
 from terareg.volumes import headers
+
+# of the jobs, which are processes of this one, wherever it runs
+arithmetic.pin_kernels(os.environ)
 
 try:
     SAMPLES = load_samples(config)
