@@ -43,7 +43,9 @@ TRUTH = Swirls()
 
 def blank(image, half, level):
     """The image with all tissue of one half at one level: no structure is left there."""
-    tissue = ndimage.binary_erosion(image.data > 0.5 * level, iterations=2)
+    # with what is dark inside
+    brain = ndimage.binary_fill_holes(image.data > 0.5 * level)
+    tissue = ndimage.binary_erosion(brain, iterations=2)
     return replace(image, data=np.where(half & tissue, np.float32(level), image.data))
 
 
@@ -75,7 +77,7 @@ def test_two_images_tell_what_neither_tells_alone(sides):
     """Structure in the left half is in the first image only, that in the right in the second."""
     together = errors_um(register(*sides, SETTINGS, np.eye(4)))
     alone = errors_um(register(sides[0][0], sides[1][0], SETTINGS, np.eye(4)))
-    assert max(together) < 100 and together[1] < 0.8 * alone[1], (
+    assert max(together) < 150 and alone[1] > 200 and together[1] < 0.6 * alone[1], (
         together,
         alone,
     )

@@ -282,6 +282,22 @@ def test_resuming_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "state.npz").read_bytes() == (tmp_path / "half.npz").read_bytes()
 
 
+def test_the_predicted_image_is_that_of_the_transform_and_not_of_the_first_affine():
+    truth = Truth(affine_about_centre((0, 0, 10), (1.1, 1, 0.95)), amplitude_um=500.0)
+    sample = truth.sample()
+    result = register(atlas(), sample, SETTINGS, np.eye(4))
+    places = result.transform.to_atlas_grid(result.transform.sample_frame)
+    index = [(p - o) / s for p, o, s in zip(places, ATLAS_FRAME.origin_um, ATLAS_FRAME.spacing_um)]
+    pulled = ndimage.map_coordinates(prepare(atlas()).values, index, order=1, mode="nearest")
+    seen = prepare(sample)
+    rest = {
+        name: float(np.sqrt(np.mean((image - seen.values)[seen.tissue] ** 2)))
+        for name, image in (("pulled", pulled), ("predicted", result.predicted[0]))
+    }
+    # the contrast transform makes of the atlas what the sample shows there
+    assert rest["predicted"] < 0.8 * rest["pulled"] < 0.08, rest
+
+
 def test_images_cut_by_a_mask_enter_with_a_soft_surface():
     image = atlas()
     inside = ndimage.binary_erosion(prepare(image).tissue)

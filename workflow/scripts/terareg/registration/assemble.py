@@ -30,20 +30,19 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     before = state.affine_inverse
     if before is None:
         before = plan.space.inverse_affine(plan.affine)
-    with torch.no_grad():
-        deformed, pull = (float(term) for term in problem.energy(x)[::2])
-        still = problem.start(before, None)
-        affine_only, affine_pull = (float(term) for term in problem.energy(still)[::2])
+    deformed, pull = problem.misfit(x)
+    affine_only, affine_pull = problem.misfit(problem.start(before, None))
     kept = "deformation"
     warnings = list(plan.warnings)
     inverse = state.inverse
     if not deformed + pull < affine_only + affine_pull:
-        kept, inverse, x = "affine", before, still
+        kept, inverse = "affine", before
         velocity = torch.zeros_like(velocity)
         warnings.append(
             f"deformation_rejected: it explains the data worse ({deformed:.4f}) than the "
             f"affine alone ({affine_only:.4f}); the affine was kept"
         )
+    x = problem.start(inverse, velocity)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()
     if jacobian.min() <= 0.1:

@@ -38,6 +38,14 @@ class Grid:
         ]
         return torch.stack(torch.meshgrid(*axes, indexing="ij"))
 
+    def contains(self, points: torch.Tensor) -> torch.Tensor:
+        """Whether points (3, ...) lie between the first and the last voxel's centre, bool (...)."""
+        inside = [
+            (p >= o) & (p <= o + s * (n - 1))
+            for p, n, s, o in zip(points, self.shape, self.spacing, self.origin)
+        ]
+        return inside[0] & inside[1] & inside[2]
+
     def sample(self, volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Linear interpolation of ``volume`` (c, z, y, x) on this grid, edges clamped.
 

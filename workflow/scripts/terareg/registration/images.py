@@ -275,6 +275,21 @@ def tissue_fraction(image: WorkingImage) -> np.ndarray:
     return np.where(core, 1, np.clip(image.values / level, 0, 1)).astype(np.float32)
 
 
+def noise(image: WorkingImage) -> float:
+    """Standard deviation of what is independent from voxel to voxel, inside tissue.
+
+    From the difference along all three axes at once, which leaves nothing of smooth structure, by
+    its median absolute value, which leaves little of edges. 0 where there is no room for it.
+    """
+    inside = ndimage.binary_erosion(image.tissue & (image.weight > 0), iterations=2)
+    if not inside.any():
+        return 0.0
+    difference = image.values
+    for axis in range(3):
+        difference = ndimage.convolve1d(difference, np.sqrt([0.5, 0.5]) * [1, -1], axis=axis)
+    return float(np.median(np.abs(difference[inside])) / 0.6745)
+
+
 def resample(image: WorkingImage, spacing_um: float | Sequence[float]) -> WorkingImage:
     """Bring an image to another spacing: area mean where coarser, linear where finer.
 

@@ -24,7 +24,14 @@ from terareg.registration.images import (
     tissue_fraction,
 )
 from terareg.registration.landmarks import Landmarks
-from terareg.registration.problem import LandmarkTerm, Model, Problem, Space, velocity_grid
+from terareg.registration.problem import (
+    LandmarkTerm,
+    Model,
+    Problem,
+    Side,
+    Space,
+    velocity_grid,
+)
 from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
@@ -34,6 +41,8 @@ _SQUARINGS = 6
 # misplaced tissue, and a sigma that follows it down freezes the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
 _ANNEALING = 3.0
+# width of the kernel over the geometric mean of the atlas's size and the finest voxel
+_KERNEL = 0.85
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,9 @@ class Plan:
             _joint([ready(image) for image in check_grids(side)]) for side in (atlas, sample)
         )
         self.atlas, self.sample = self.atlases[0], self.samples[0]
-        self.fraction = replace(self.atlas, values=tissue_fraction(self.atlas))
+        self.fractions = tuple(
+            replace(image, values=tissue_fraction(image)) for image in (self.atlas, self.sample)
+        )
         self.warnings = [text for i in (*self.atlases, *self.samples) for text in i.warnings]
         self.size = self.atlas.tissue_volume_um3 ** (1 / 3)
         self.space = Space(
@@ -134,7 +145,8 @@ class Plan:
         s, unit = self.settings, self.space.length
         coarser = len(self.voxels_um) - 1 - level
         wider = s.kernel_continuation**coarser
-        kernel = (s.kernel_um or 0.15 * self.size) / unit * wider
+        # finer voxels tell finer deformation
+        kernel = (s.kernel_um or _KERNEL * math.sqrt(self.size * self.voxels_um[-1])) / unit * wider
         velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
         window = (s.contrast_window_um or 0.15 * self.size) / unit
         return Model(
@@ -149,6 +161,8 @@ class Plan:
             prior=s.priors,
             sigma_floor=s.sigma_floor,
             annealing=_ANNEALING if coarser else 1.0,
+            # the coarser levels only have to come near
+            symmetric=s.symmetric and not coarser,
             prior_window=0.06 * self.size / unit,
             landmarks=self._landmark_term(),
         )
@@ -174,16 +188,17 @@ class Plan:
     def problem(self, level: int) -> tuple[Problem, WorkingImage]:
         """Energy at a level, and the part of the sample that it looks at."""
         voxel, model = self.voxels_um[level], self.model(level)
-        atlases = tuple(self.working(image, voxel) for image in self.atlases)
         near = 0.15 * self.size
-        samples = tuple(crop_to_tissue(self.working(i, voxel), near) for i in self.samples)
+        atlas, sample = (
+            [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]
+            for images, fraction in zip((self.atlases, self.samples), self.fractions)
+        )
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
-        there = presence(atlases[0], self.extent)
-        fraction = self.working(self.fraction, voxel).values
-        problem = Problem(atlases, samples, fraction, there, self.space, model, grid)
-        return problem, samples[0]
+        sides = (Side(tuple(images), fraction.values) for *images, fraction in (atlas, sample))
+        there = presence(atlas[0], self.extent)
+        return Problem(*sides, there, self.space, model, grid), sample[0]
 
 
 def check_grids(images: Sequence[Image]) -> Sequence[Image]:

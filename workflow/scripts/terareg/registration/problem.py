@@ -3,27 +3,33 @@
 Unknowns are one vector x = (white velocity u, 12 affine numbers). With v = K^(1/2) u,
 phi^-1 = exp(-v) and B = A^-1::
 
-    E(x) = 1/V sum_y w(y) (-log p(J(y) | f(I(phi^-1(B y))))) dy  +  lambda/2 1/V ||L v||^2
-           + 1/V sum_i |B^-1 phi(a_i) - s_i|^2 / (2 sigma^2)
+    E(x) = M(x) + lambda/2 1/V ||L v||^2 + 1/V sum_i |B^-1 phi(a_i) - s_i|^2 / (2 sigma^2)
+    M(x) = 1/V sum_y w(y) (-log p(J(y) | f(I(phi^-1(B y))))) dy
 
 V is the sample's tissue volume, J its channels and I the atlas's images, f the local contrast
 transform (refitted for every x), p the mixture of match, artefact and missing; a_i and s_i are
-landmarks, if there are any. Positions are divided by the characteristic length (a tenth of the cube
-root of the atlas volume) and centred, so that no unit enters.
+landmarks, if there are any. Where the model is symmetric, M is the weighted mean of this and of the
+same the other way round (:mod:`terareg.registration.backward`). Positions are divided by the
+characteristic length (a tenth of the cube root of the atlas volume) and centred, so that no unit
+enters.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.flow import Flow, Grid, Kernel, good_size
-from terareg.registration.images import WorkingImage
+from terareg.registration.images import WorkingImage, noise
+
+# below this weight the prediction of the atlas is not worth its time
+_LEAST_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -73,10 +79,23 @@ class LandmarkTerm:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Images of atlas or sample at one resolution.
+
+    They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue's in every
+    voxel, see :func:`terareg.registration.images.tissue_fraction`.
+    """
+
+    images: tuple[WorkingImage, ...]
+    fraction: np.ndarray
+
+
+@dataclass(frozen=True)
 class Model:
     """What a level needs beside the images, in internal units (see RegistrationSettings).
 
-    ``annealing`` is a factor on the smallest sigma of the match.
+    ``annealing`` is a factor on the smallest sigma of the match; ``symmetric`` says whether the
+    atlas is predicted from the sample as well.
     """
 
     kernel: Kernel
@@ -90,6 +109,7 @@ class Model:
     prior: tuple[float, float, float]
     sigma_floor: float
     annealing: float
+    symmetric: bool
     prior_window: float
     landmarks: LandmarkTerm | None = None
 
@@ -113,24 +133,36 @@ def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: flo
     return Grid(tuple(shape), tuple(steps), tuple(origin))
 
 
+def share_of_noise(atlases: tuple[WorkingImage, ...], samples: tuple[WorkingImage, ...]) -> float:
+    """Part of the noise that is the atlas's, 0 to 1; the weight of its prediction.
+
+    As in a regression with errors in both variables (Deming): each direction takes what it predicts
+    from for exact, so that noise there bends the prediction and draws the map to where
+    interpolation smooths it.
+    """
+    theirs, ours = (
+        np.mean([noise(image) ** 2 for image in images]) for images in (atlases, samples)
+    )
+    return float(theirs / (theirs + ours)) if theirs > 0 else 0.0
+
+
 class Problem:
     """Energy, gradient and EM updates for an atlas and a sample at one resolution.
 
-    Each is a tuple of images that share frame, weight and tissue; ``fraction`` (of tissue) and
-    ``presence`` (see :func:`terareg.registration.search.presence`) lie on the atlas's grid.
+    ``presence`` lies on the atlas's grid, see :func:`terareg.registration.search.presence`.
     """
 
     def __init__(
         self,
-        atlases: tuple[WorkingImage, ...],
-        samples: tuple[WorkingImage, ...],
-        fraction: np.ndarray,
+        atlas_side: Side,
+        sample_side: Side,
         presence: np.ndarray,
         space: Space,
         model: Model,
         grid: Grid,
     ) -> None:
         self.space, self.model = space, model
+        atlases, samples = atlas_side.images, sample_side.images
         atlas, sample = atlases[0], samples[0]
         self.device = device = space.device
         self.flow = Flow(
@@ -140,7 +172,7 @@ class Problem:
         self.sample_grid = space.grid(sample.frame, space.sample_centre)
         # intensities, and the fraction of the voxel that is tissue
         values = [np.clip(image.values, 0, 1.2) for image in atlases]
-        self.atlas = self._tensor(np.stack([*values, fraction]))
+        self.atlas = self._tensor(np.stack([*values, atlas_side.fraction]))
         self.presence = self._tensor(presence)[None]
         self.target = self._tensor(np.stack([np.clip(s.values, -0.3, 2.0) for s in samples]))
         self.weight = self._tensor(sample.weight)
@@ -169,6 +201,19 @@ class Problem:
         self.bright = [float(np.percentile(s.values[s.tissue], 99)) * 1.2 for s in samples]
         self.least_sigma = model.sigma_floor * model.annealing
         self.evaluations = 0
+        self.backward = None
+        self.backward_share = share_of_noise(atlases, samples) if model.symmetric else 0.0
+        if self.backward_share > _LEAST_SHARE:
+            self.backward = Backward(
+                self.atlas_grid,
+                self.atlas[:-1],
+                self.presence[0],
+                self.sample_grid,
+                torch.cat([self.target, self._tensor(sample_side.fraction)[None]]),
+                LocalContrast(self.atlas_grid, model.order, model.window, device),
+                scale=math.prod(self.atlas_grid.spacing) / volume,
+                least_sigma=self.least_sigma,
+            )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
@@ -226,47 +271,58 @@ class Problem:
         coefficients = self.contrast.fit(images, fraction, self.target, self.match)
         return self.contrast.apply(coefficients, images, fraction), coefficients
 
-    def energy(
-        self, x: torch.Tensor, deform: bool = True
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | float]:
-        """Match term, regularisation and landmark term at x."""
+    def pushed_points(
+        self, x: torch.Tensor, points: torch.Tensor, deform: bool = True
+    ) -> torch.Tensor:
+        """B^-1 phi(a) for points a of the atlas, shape (3, ...)."""
+        if deform:
+            displacement = self.flow.displacement(self.velocity(x), 1.0)
+            points = points + self.flow.grid.sample(displacement, points)
+        b = self.inverse(x)
+        shifted = points.reshape(3, -1) - b[:, 3:]
+        return torch.linalg.solve(b[:, :3], shifted).reshape(points.shape)
+
+    def match_terms(self, x: torch.Tensor, deform: bool = True) -> Iterator[torch.Tensor]:
+        """Parts of the match term at x, float64; their sum is M(x)."""
+        share = 1.0 if self.backward is None else 1 - self.backward_share
         predicted, _ = self.predict(x, deform)
         nll = self.mixture.negative_log_likelihood(predicted - self.target, self.target)
-        data = (nll * self.weight).sum(dtype=torch.float64) * self.data_weight
-        z = x[: self.n_velocity]
-        smooth = 0.5 * self.model.regularisation * z.double().square().sum()
-        return data, smooth, self.landmark_energy(x, deform)
+        yield (nll * self.weight).sum(dtype=torch.float64) * (self.data_weight * share)
+        if self.backward is not None:
+            moved = self.pushed_points(x, self.backward.points, deform)
+            yield self.backward.energy(moved) * (1 - share)
 
     def landmark_energy(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor | float:
         """1/V sum |B^-1 phi(a) - s|^2 / (2 sigma^2) over the landmarks; 0.0 without any."""
         if self.model.landmarks is None:
             return 0.0
         points, partners = self.marks
-        if deform:
-            displacement = self.flow.displacement(self.velocity(x), 1.0)
-            points = points + self.flow.grid.sample(displacement, points)
-        b = self.inverse(x)
-        moved = torch.linalg.solve(b[:, :3], points - b[:, 3:])
+        moved = self.pushed_points(x, points, deform)
         return (moved - partners).double().square().sum() * self.mark_weight
+
+    @torch.no_grad()
+    def misfit(self, x: torch.Tensor) -> tuple[float, float]:
+        """Match and landmark term at x."""
+        return sum(float(term) for term in self.match_terms(x)), float(self.landmark_energy(x))
 
     def objective(self, x: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Total energy and its gradient, for the minimiser."""
         self.evaluations += 1
-        y = x.detach().requires_grad_(True)
-        data, smooth, marks = self.energy(y)
-        total = data + smooth + marks
-        (gradient,) = torch.autograd.grad(total, y)
-        return float(total.detach()), gradient
+        return _value_and_gradient(self._terms, x)
 
     def affine_objective(self, theta: torch.Tensor) -> tuple[float, torch.Tensor]:
         """Energy and gradient in the 12 affine numbers alone, without deformation."""
         self.evaluations += 1
-        y = theta.detach().requires_grad_(True)
         still = torch.zeros(self.n_velocity, device=self.device)
-        data, _, marks = self.energy(torch.cat([still, y]), deform=False)
-        total = data + marks
-        (gradient,) = torch.autograd.grad(total, y)
-        return float(total.detach()), gradient
+        return _value_and_gradient(lambda y: self._terms(torch.cat([still, y]), False), theta)
+
+    def _terms(self, x: torch.Tensor, deform: bool = True) -> Iterator[torch.Tensor]:
+        """Parts of the total energy."""
+        yield from self.match_terms(x, deform)
+        if deform:
+            yield 0.5 * self.model.regularisation * x[: self.n_velocity].double().square().sum()
+        if self.model.landmarks is not None:
+            yield self.landmark_energy(x, deform)
 
     def regularisation(self, x: torch.Tensor) -> float:
         """lambda/2 1/V ||L v||^2 at x."""
@@ -290,6 +346,7 @@ class Problem:
         prior = there * prior + (1 - there) * absent
         self.mixture = self._mixture(sigma, self.bright, prior)
         self.match = self.weight * self.posterior(x)[0]
+        self._update_backward(x)
 
     def presence_on_sample(self, x: torch.Tensor) -> torch.Tensor:
         """Presence of the atlas at the sample's voxels, without the deformation."""
@@ -332,6 +389,13 @@ class Problem:
         self.mixture = self._mixture(sigmas, artefacts, prior)
         posterior = self.mixture.posterior(residual, self.target)
         self.match = self.weight * posterior[0]
+        self._update_backward(x)
+
+    def _update_backward(self, x: torch.Tensor) -> None:
+        if self.backward is not None:
+            moved = self.pushed_points(x, self.backward.points)
+            expansion = 1 / abs(float(torch.linalg.det(self.inverse(x)[:, :3])))
+            self.backward.update(moved, self.match, expansion)
 
     def _mixture(self, sigmas: Sequence[float], artefacts: Sequence[float], prior) -> Mixture:
         # where tissue is missing nothing can be misplaced
@@ -341,3 +405,15 @@ class Problem:
             tuple(zip(artefacts, self.background)),
             prior,
         )
+
+
+def _value_and_gradient(
+    terms: Callable[[torch.Tensor], Iterable[torch.Tensor]], x: torch.Tensor
+) -> tuple[float, torch.Tensor]:
+    """Sum of terms and its gradient, one after the other: what one holds for it is free again."""
+    y = x.detach().requires_grad_(True)
+    total, gradient = 0.0, torch.zeros_like(x)
+    for term in terms(y):
+        (part,) = torch.autograd.grad(term, y)
+        total, gradient = total + float(term.detach()), gradient + part
+    return total, gradient

@@ -30,10 +30,12 @@ class RegistrationSettings:
     time_steps : int
         Velocities in unit time of the time-dependent flow.
     kernel_um : float, optional
-        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is 0.15 of the
-        size (1.2 mm).
+        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is 0.85 of the
+        geometric mean of the size and the finest voxel (0.76 mm): finer images tell finer
+        deformation.
     kernel_continuation : float
-        Factor by which the kernel widens with every coarser level, at least 1.
+        Factor by which the kernel widens with every coarser level, at least 1; 2 keeps it alike
+        in voxels.
     kernel_power : float
         Power p of L. Flows of finite energy are diffeomorphic above 5/4; a small power leaves
         fine deformation cheaper beside coarse one.
@@ -46,6 +48,9 @@ class RegistrationSettings:
     affine : str
         "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
         "fixed".
+    symmetric : bool
+        At the finest level the atlas is predicted from the sample as well; the directions weigh as
+        the noise of what they predict.
     contrast_order : int
         Degree of the polynomial that turns atlas into sample intensity. 1 is best where both were
         imaged alike: a higher one can bend where the intensity fades at a sharp surface, which
@@ -77,12 +82,13 @@ class RegistrationSettings:
     flow: str = "stationary"
     time_steps: int = 5
     kernel_um: float | None = None
-    kernel_continuation: float = 1.0
+    kernel_continuation: float = 2.0
     kernel_power: float = 1.5
     velocity_um: float | None = None
     margin_um: float | None = None
     regularisation: float = 0.012
     affine: str = "affine"
+    symmetric: bool = True
     contrast_order: int = 3
     contrast_window_um: float | None = None
     priors: tuple[float, float, float] = (0.79, 0.01, 0.2)
