@@ -284,13 +284,18 @@ class Problem:
 
     def match_terms(self, x: torch.Tensor, deform: bool = True) -> Iterator[torch.Tensor]:
         """Parts of the match term at x, float64; their sum is M(x)."""
-        share = 1.0 if self.backward is None else 1 - self.backward_share
+        if self.backward is None:
+            yield self.forward_energy(x, deform)
+            return
+        yield (1 - self.backward_share) * self.forward_energy(x, deform)
+        moved = self.pushed_points(x, self.backward.points, deform)
+        yield self.backward_share * self.backward.energy(moved)
+
+    def forward_energy(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
+        """-log p of the sample, weighted mean per tissue volume, float64."""
         predicted, _ = self.predict(x, deform)
         nll = self.mixture.negative_log_likelihood(predicted - self.target, self.target)
-        yield (nll * self.weight).sum(dtype=torch.float64) * (self.data_weight * share)
-        if self.backward is not None:
-            moved = self.pushed_points(x, self.backward.points, deform)
-            yield self.backward.energy(moved) * (1 - share)
+        return (nll * self.weight).sum(dtype=torch.float64) * self.data_weight
 
     def landmark_energy(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor | float:
         """1/V sum |B^-1 phi(a) - s|^2 / (2 sigma^2) over the landmarks; 0.0 without any."""
