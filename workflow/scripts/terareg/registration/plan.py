@@ -41,8 +41,6 @@ _SQUARINGS = 6
 # misplaced tissue, and a sigma that follows it down freezes the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
 _ANNEALING = 3.0
-# width of the kernel over the geometric mean of the atlas's size and the finest voxel
-_KERNEL = 0.85
 
 
 @dataclass(frozen=True)
@@ -145,8 +143,7 @@ class Plan:
         s, unit = self.settings, self.space.length
         coarser = len(self.voxels_um) - 1 - level
         wider = s.kernel_continuation**coarser
-        # finer voxels tell finer deformation
-        kernel = (s.kernel_um or _KERNEL * math.sqrt(self.size * self.voxels_um[-1])) / unit * wider
+        kernel = (s.kernel_um or 0.15 * self.size) / unit * wider
         velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
         window = (s.contrast_window_um or 0.15 * self.size) / unit
         return Model(

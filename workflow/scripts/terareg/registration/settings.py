@@ -30,9 +30,8 @@ class RegistrationSettings:
     time_steps : int
         Velocities in unit time of the time-dependent flow.
     kernel_um : float, optional
-        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is 0.85 of the
-        geometric mean of the size and the finest voxel (0.76 mm): finer images tell finer
-        deformation.
+        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is 0.15 of the
+        size (1.2 mm).
     kernel_continuation : float
         Factor by which the kernel widens with every coarser level, at least 1; 2 keeps it alike
         in voxels.
