@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from registration_phantom import Truth, affine_about_centre, atlas
+from scipy import ndimage
 
 from terareg.frames import Frame
 from terareg.registration.emlddmm import register
@@ -25,7 +26,7 @@ def noisy(image, seed, sigma=0.03):
     return replace(image, data=image.data + sigma * image.data.max() * rest)
 
 
-def problem(sample=None, extent="whole", level=1, **settings):
+def problem(sample=None, extent="whole", level=2, **settings):
     """A problem, and its unknowns where nothing moves; both images are noisy alike."""
     sample = noisy(Truth().sample(noise=0), 1) if sample is None else sample
     plan = Plan([noisy(atlas(), 2)], [sample], replace(SETTINGS, **settings), np.eye(4),
@@ -58,8 +59,8 @@ def test_a_grid_contains_what_lies_between_its_outer_voxels():
     assert size.contains(inside).all() and not size.contains(outside).any()
 
 
-def test_only_the_finest_level_counts_both_directions():
-    for level, symmetric, terms in ((0, True, 1), (1, True, 2), (1, False, 1)):
+def test_only_the_last_level_counts_both_directions():
+    for level, symmetric, terms in ((0, True, 1), (1, True, 1), (2, True, 2), (2, False, 1)):
         at, x = problem(level=level, symmetric=symmetric)
         at.initial_mixture(x)
         assert len(list(at.match_terms(x))) == terms
@@ -162,7 +163,7 @@ def test_both_directions_have_the_same_total_whatever_the_scale(scale):
     frame = Frame((40, 36, 44), (250.0,) * 3, (-1250.0,) * 3, "RIP")
     sample = noisy(Truth(affine, frame=frame).sample(noise=0), 1)
     plan = Plan([noisy(atlas(), 2)], [sample], SETTINGS, affine, Hints())
-    at, seen = plan.problem(1)
+    at, seen = plan.problem(2)
     at.initial_mixture(at.start(plan.space.inverse_affine(affine), None))
     tissue = torch.tensor(crop_to_tissue(plan.atlas, 0.15 * plan.size).tissue)
     total = float((at.backward.weight * tissue).sum()) * at.backward.scale
@@ -194,3 +195,36 @@ def test_the_noise_of_neither_side_draws_the_map(noisy_side):
         for s in (True, False)
     )
     assert both < 0.8 * one if noisy_side == "atlas" else both == one, (both, one)
+
+
+# ---------------------------------------------------------------------- the last pass
+@pytest.mark.parametrize(("blur", "voxels"), [(0.0, 1.0), (1.0, 8.0)])
+def test_residuals_tell_the_length_along_which_they_are_alike(blur, voxels):
+    """White noise: one voxel. Blurred by s: neighbours correlate by r = exp(-1 / (4 s^2))."""
+    rest = np.random.default_rng(0).standard_normal(atlas().data.shape)
+    rest = ndimage.gaussian_filter(rest, blur) if blur else rest
+    same = replace(atlas(), data=(atlas().data + 0.05 * rest / rest.std()).astype(np.float32))
+    plan = Plan([atlas()], [replace(same, name="same")], SETTINGS, np.eye(4), Hints())
+    at, _ = plan.problem(1)
+    x = at.start(plan.space.inverse_affine(np.eye(4)), None)
+    at.initial_mixture(x)
+    found = at.residual_length(x) * at.space.length / 250.0
+    assert found == pytest.approx(voxels, rel=0.3)
+
+
+def test_the_last_kernel_follows_the_residuals_between_its_bounds():
+    plan = Plan([atlas()], [Truth().sample()], SETTINGS, np.eye(4), Hints())
+    assert plan.voxels_um == [500.0, 250.0, 250.0]
+    widest, narrowest = 0.15 * plan.size, 6 * 250.0
+    assert plan.kernel_um(0, None) == 2 * widest and plan.kernel_um(1, 1.0) == widest
+    assert plan.kernel_um(2, 1e9) == plan.kernel_um(2, None) == widest
+    assert plan.kernel_um(2, 1.0) == min(narrowest, widest)
+    fine = replace(SETTINGS, resolution_um=100.0)
+    image = atlas(Frame((75, 65, 85), (100.0,) * 3, (-75.0,) * 3, "RIP"))
+    plan = Plan([image], [replace(image, name="same")], fine, np.eye(4), Hints())
+    assert plan.kernel_um(2, 300.0) == pytest.approx(675.0)
+    assert plan.kernel_um(2, 10.0) == 600.0
+    given = replace(SETTINGS, kernel_um=900.0, kernel_continuation=1.5)
+    plan = Plan([atlas()], [Truth().sample()], given, np.eye(4), Hints())
+    assert plan.voxels_um == [500.0, 250.0]
+    assert [plan.kernel_um(level, 300.0) for level in (0, 1)] == [1350.0, 900.0]

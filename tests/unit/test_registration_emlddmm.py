@@ -250,11 +250,12 @@ def test_masked_voxels_do_not_count():
     assert error[8:22, 8:18, 14:26].mean() < 0.6 * 250
 
 
-def test_resuming_gives_the_same_bytes(tmp_path):
+@pytest.mark.parametrize(("kernel_um", "done"), [(900.0, 1), (None, 2)])
+def test_resuming_gives_the_same_bytes(tmp_path, kernel_um, done):
     truth = Truth(amplitude_um=300.0)
-    sample, settings = truth.sample(), replace(SETTINGS, iterations=8)
+    sample, settings = truth.sample(), replace(SETTINGS, iterations=8, kernel_um=kernel_um)
     register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz").save(tmp_path / "a")
-    # a run that ended after the first level: forget the second one
+    # a run that ended before the last level
     register(atlas(), sample, settings, np.eye(4)).save(tmp_path / "b")
     from terareg.registration import checkpoint
 
@@ -270,8 +271,8 @@ def test_resuming_gives_the_same_bytes(tmp_path):
         register(atlas(), sample, settings, np.eye(4), tmp_path / "other.npz")
     finally:
         checkpoint.save = original
-    fingerprint, state = written[1]
-    assert state.level == 1
+    fingerprint, state = written[done]
+    assert state.level == done == len(state.facts)
     checkpoint.save(tmp_path / "half.npz", fingerprint, state)
     resumed = register(atlas(), sample, settings, np.eye(4), tmp_path / "half.npz")
     resumed.save(tmp_path / "c")

@@ -438,7 +438,7 @@ RULES = {
             lambda brain, name: 377 + 19 * peaks.contrast_sums(brain, name),
             lambda brain, name: 1.5 + 6 * peaks.images(brain, name),
         ),
-        _of_atlases(75.0, peaks.channels_registered, sums=0.4),
+        _of_atlases(100.0, peaks.channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
     ),

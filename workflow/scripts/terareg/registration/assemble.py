@@ -22,7 +22,8 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     The deformation is kept only if it explains the data (and the landmarks, if there are any)
     better than the affine alone did, by the match term under the same mixture.
     """
-    problem, seen = plan.problem(len(plan.voxels_um) - 1)
+    last = len(plan.voxels_um) - 1
+    problem, seen = plan.problem(last, state.residual_um(last))
     velocity = torch.tensor(state.velocity, device=plan.device)
     x = problem.start(state.inverse, velocity)
     problem.initial_mixture(x, state.sigma)

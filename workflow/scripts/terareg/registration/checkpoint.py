@@ -44,6 +44,10 @@ class State:
     energy: list[dict] = field(default_factory=list)
     facts: list[dict] = field(default_factory=list)
 
+    def residual_um(self, level: int) -> float | None:
+        """Length along which residuals of the level before are alike; None for the first."""
+        return self.facts[level - 1]["residual_um"] if level else None
+
 
 def save(path: Path | None, fingerprint: str, state: State) -> None:
     """Write the state atomically; nothing happens without a path."""

@@ -128,7 +128,7 @@ def _affine_stage(plan: Plan, state: State) -> State:
 
 def _level(plan: Plan, level: int, state: State) -> State:
     """Rounds of minimiser steps and EM updates until the energy rests."""
-    problem, _ = plan.problem(level)
+    problem, _ = plan.problem(level, state.residual_um(level))
     voxel = plan.voxels_um[level]
     velocity = None
     if state.velocity is not None:
@@ -180,15 +180,17 @@ def _level(plan: Plan, level: int, state: State) -> State:
         "evaluations": problem.evaluations,
         "stopped": reason,
         "total": end.value,
+        "kernel_um": problem.model.kernel.widths[0] * plan.space.length,
+        "residual_um": problem.residual_length(x) * plan.space.length,
         "sigma_match": list(problem.mixture.matching),
         "jacobian_min": float(jacobian.min()),
         "jacobian_max": float(jacobian.max()),
     }
     logger.info(
-        "level %d (%.4g um): %s after %d evaluations, energy %.4f, sigma %s, "
+        "level %d (%.4g um, kernel %.4g um): %s after %d evaluations, energy %.4f, sigma %s, "
         "Jacobian %.2f to %.2f",
-        level, voxel, reason, problem.evaluations, end.value, _text(problem.mixture.matching),
-        facts["jacobian_min"], facts["jacobian_max"],
+        level, voxel, facts["kernel_um"], reason, problem.evaluations, end.value,
+        _text(problem.mixture.matching), facts["jacobian_min"], facts["jacobian_max"],
     )  # fmt: skip
     return replace(
         state,

@@ -37,10 +37,16 @@ from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
 
 _SQUARINGS = 6
-# factor on the smallest sigma of the match at all levels but the finest: what is left there is
+# factor on the smallest sigma of the match at all levels but the last: what is left there is
 # misplaced tissue, and a sigma that follows it down freezes the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
 _ANNEALING = 3.0
+# width of the kernel: over the size of the atlas; in the last pass over the length along which
+# residuals are alike (finer deformation would follow noise, or texture that only one side has),
+# and at least so many voxels
+_KERNEL = 0.15
+_KERNEL_OF_RESIDUALS = 2.25
+_KERNEL_VOXELS = 6
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,8 @@ class Plan:
     size : float
         Cube root of the atlas tissue's volume, um.
     voxels_um : list of float
-        Working voxel of every level, coarse to fine.
+        Working voxel of every level, coarse to fine; the finest twice if the last level has to find
+        the width of its kernel.
     fingerprint : str
         Of images, settings and start.
     """
@@ -129,6 +136,8 @@ class Plan:
         if count is None:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
         self.voxels_um = [finest * 2**i for i in reversed(range(count))]
+        if settings.kernel_um is None:
+            self.voxels_um.append(finest)
         self.fingerprint = fingerprint(
             {k: repr(v) for k, v in asdict(settings).items() if k != "device"},
             [content_hash(a) for i in self.atlases for a in (i.values, i.weight)],
@@ -138,12 +147,21 @@ class Plan:
             *([] if self.landmarks is None else [self.landmarks.to_json()]),
         )
 
-    def model(self, level: int) -> Model:
+    def kernel_um(self, level: int, residual_um: float | None) -> float:
+        """Width of the kernel at a level; residuals of the one before are alike along a length."""
+        given, finest = self.settings.kernel_um, self.voxels_um[-1]
+        widest = given or _KERNEL * self.size
+        last = level == len(self.voxels_um) - 1
+        if last and given is None and residual_um is not None:
+            return min(max(_KERNEL_OF_RESIDUALS * residual_um, _KERNEL_VOXELS * finest), widest)
+        doublings = round(math.log2(self.voxels_um[level] / finest))
+        return widest * self.settings.kernel_continuation**doublings
+
+    def model(self, level: int, residual_um: float | None = None) -> Model:
         """Settings of one level in internal units."""
         s, unit = self.settings, self.space.length
         coarser = len(self.voxels_um) - 1 - level
-        wider = s.kernel_continuation**coarser
-        kernel = (s.kernel_um or 0.15 * self.size) / unit * wider
+        kernel = self.kernel_um(level, residual_um) / unit
         velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
         window = (s.contrast_window_um or 0.15 * self.size) / unit
         return Model(
@@ -158,7 +176,7 @@ class Plan:
             prior=s.priors,
             sigma_floor=s.sigma_floor,
             annealing=_ANNEALING if coarser else 1.0,
-            # the coarser levels only have to come near
+            # the levels before only have to come near
             symmetric=s.symmetric and not coarser,
             prior_window=0.06 * self.size / unit,
             landmarks=self._landmark_term(),
@@ -182,9 +200,12 @@ class Plan:
         ]
         return resample(image, spacing)
 
-    def problem(self, level: int) -> tuple[Problem, WorkingImage]:
-        """Energy at a level, and the part of the sample that it looks at."""
-        voxel, model = self.voxels_um[level], self.model(level)
+    def problem(self, level: int, residual_um: float | None = None) -> tuple[Problem, WorkingImage]:
+        """Energy at a level, and the part of the sample that it looks at.
+
+        ``residual_um`` is the length along which residuals of the level before are alike.
+        """
+        voxel, model = self.voxels_um[level], self.model(level, residual_um)
         near = 0.15 * self.size
         atlas, sample = (
             [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]

@@ -24,14 +24,16 @@ class RegistrationSettings:
         Finest working voxel; None is size / 80 (100 um for the mouse). Never finer than the
         images themselves.
     levels : int, optional
-        Resolutions, each twice as coarse as the next. None starts near size / 20.
+        Resolutions, each twice as coarse as the next. None starts near size / 20. The finest is
+        gone through twice where ``kernel_um`` is None.
     flow : str
         "stationary" (one velocity, scaling and squaring) or "time_dependent".
     time_steps : int
         Velocities in unit time of the time-dependent flow.
     kernel_um : float, optional
-        Width a of L = (1 - a^2 Laplacian)^power at the finest level; None is 0.15 of the
-        size (1.2 mm).
+        Width a of L = (1 - a^2 Laplacian)^power at the finest level. None is 0.15 of the
+        size (1.2 mm) and then, in a last pass, 2.25 times the length along which the residuals are
+        alike, if that is less, but at least six voxels.
     kernel_continuation : float
         Factor by which the kernel widens with every coarser level, at least 1; 2 keeps it alike
         in voxels.
@@ -48,7 +50,7 @@ class RegistrationSettings:
         "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
         "fixed".
     symmetric : bool
-        At the finest level the atlas is predicted from the sample as well; the directions weigh as
+        At the last level the atlas is predicted from the sample as well; the directions weigh as
         the noise of what they predict.
     contrast_order : int
         Degree of the polynomial that turns atlas into sample intensity. 1 is best where both were
@@ -60,8 +62,8 @@ class RegistrationSettings:
     priors : tuple of float
         Expected shares of matching, artefact and missing voxels; sum 1.
     sigma_floor : float
-        Smallest standard deviation of the match at the finest level, in units of the bright
-        tissue's intensity; three times that at the coarser ones.
+        Smallest standard deviation of the match at the last level, in units of the bright
+        tissue's intensity; three times that at the others.
     iterations : int
         Largest number of minimiser steps per level.
     tolerance : float
