@@ -213,18 +213,21 @@ def test_residuals_tell_the_length_along_which_they_are_alike(blur, voxels):
 
 
 def test_the_last_kernel_follows_the_residuals_between_its_bounds():
-    plan = Plan([atlas()], [Truth().sample()], SETTINGS, np.eye(4), Hints())
-    assert plan.voxels_um == [500.0, 250.0, 250.0]
-    widest, narrowest = 0.15 * plan.size, 6 * 250.0
-    assert plan.kernel_um(0, None) == 2 * widest and plan.kernel_um(1, 1.0) == widest
-    assert plan.kernel_um(2, 1e9) == plan.kernel_um(2, None) == widest
-    assert plan.kernel_um(2, 1.0) == min(narrowest, widest)
-    fine = replace(SETTINGS, resolution_um=100.0)
-    image = atlas(Frame((75, 65, 85), (100.0,) * 3, (-75.0,) * 3, "RIP"))
-    plan = Plan([image], [replace(image, name="same")], fine, np.eye(4), Hints())
-    assert plan.kernel_um(2, 300.0) == pytest.approx(675.0)
-    assert plan.kernel_um(2, 10.0) == 600.0
-    given = replace(SETTINGS, kernel_um=900.0, kernel_continuation=1.5)
-    plan = Plan([atlas()], [Truth().sample()], given, np.eye(4), Hints())
-    assert plan.voxels_um == [500.0, 250.0]
+    def planned(**settings):
+        frame = Frame((75, 65, 85), (100.0,) * 3, (-75.0,) * 3, "RIP")
+        images = [atlas(frame)], [replace(atlas(frame), name="same")]
+        return Plan(*images, replace(SETTINGS, resolution_um=100.0, **settings), np.eye(4), Hints())
+
+    plan = planned()
+    assert plan.voxels_um == [200.0, 100.0, 100.0]
+    assert 4000 < plan.size < 5000
+    assert plan.kernel_um(0, None) == pytest.approx(0.3 * plan.size)
+    assert plan.kernel_um(1, 1.0) == plan.kernel_um(2, None) == pytest.approx(0.15 * plan.size)
+    assert plan.kernel_um(2, 1000.0) == pytest.approx(0.15 * plan.size)
+    assert plan.kernel_um(2, 280.0) == pytest.approx(630.0)
+    assert plan.kernel_um(2, 50.0) == 600.0  # six voxels
+    plan.voxels_um = [40.0, 20.0, 20.0]
+    assert plan.kernel_um(2, 50.0) == pytest.approx(0.1 * plan.size)
+    plan = planned(kernel_um=900.0, kernel_continuation=1.5)
+    assert plan.voxels_um == [200.0, 100.0]
     assert [plan.kernel_um(level, 300.0) for level in (0, 1)] == [1350.0, 900.0]

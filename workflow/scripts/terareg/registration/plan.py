@@ -41,10 +41,10 @@ _SQUARINGS = 6
 # misplaced tissue, and a sigma that follows it down freezes the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
 _ANNEALING = 3.0
-# width of the kernel: over the size of the atlas; in the last pass over the length along which
-# residuals are alike (finer deformation would follow noise, or texture that only one side has),
-# and at least so many voxels
-_KERNEL = 0.15
+# bounds of the kernel's width, over the size of the atlas; between them, in the last pass, over the
+# length along which residuals are alike (finer deformation would follow noise, or texture that only
+# one side has), and at least so many voxels
+_KERNELS = (0.1, 0.15)
 _KERNEL_OF_RESIDUALS = 2.25
 _KERNEL_VOXELS = 6
 
@@ -150,12 +150,13 @@ class Plan:
     def kernel_um(self, level: int, residual_um: float | None) -> float:
         """Width of the kernel at a level; residuals of the one before are alike along a length."""
         given, finest = self.settings.kernel_um, self.voxels_um[-1]
-        widest = given or _KERNEL * self.size
+        narrowest, widest = (share * self.size for share in _KERNELS)
         last = level == len(self.voxels_um) - 1
         if last and given is None and residual_um is not None:
-            return min(max(_KERNEL_OF_RESIDUALS * residual_um, _KERNEL_VOXELS * finest), widest)
+            followed = _KERNEL_OF_RESIDUALS * residual_um
+            return min(max(followed, narrowest, _KERNEL_VOXELS * finest), widest)
         doublings = round(math.log2(self.voxels_um[level] / finest))
-        return widest * self.settings.kernel_continuation**doublings
+        return (given or widest) * self.settings.kernel_continuation**doublings
 
     def model(self, level: int, residual_um: float | None = None) -> Model:
         """Settings of one level in internal units."""

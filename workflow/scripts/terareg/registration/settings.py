@@ -33,7 +33,7 @@ class RegistrationSettings:
     kernel_um : float, optional
         Width a of L = (1 - a^2 Laplacian)^power at the finest level. None is 0.15 of the
         size (1.2 mm) and then, in a last pass, 2.25 times the length along which the residuals are
-        alike, if that is less, but at least six voxels.
+        alike, if that is less, but at least 0.1 of the size and six voxels.
     kernel_continuation : float
         Factor by which the kernel widens with every coarser level, at least 1; 2 keeps it alike
         in voxels.
