@@ -298,5 +298,6 @@ def test_d32_weights_enter_the_affine():
 def test_d34_a_registration_goes_from_coarse_to_fine(finished):
     path = finished.folder / "results/demo/registration/phantom/summary.json"
     voxels = [level["voxel_um"] for level in json.loads(path.read_text())["levels"]]
-    assert len(voxels) >= 2 and voxels == sorted(voxels, reverse=True)
-    assert all(coarse == pytest.approx(2 * fine) for coarse, fine in pairwise(voxels))
+    *once, last = voxels
+    assert len(once) >= 2 and last == once[-1]  # the finest is gone through twice
+    assert all(coarse == pytest.approx(2 * fine) for coarse, fine in pairwise(once))
