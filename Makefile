@@ -42,7 +42,7 @@ quick: .venv/ready
 	$(BIN)/python -m pytest -q -m "not engine and not browser"
 
 docs: .venv/ready
-	$(BIN)/python -c "import pathlib; from terareg.config import describe; \
+	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
 

@@ -2,11 +2,11 @@
 
     PYTHONPATH=workflow/scripts python tests/benchmarks/bench_flatfield.py [--seeds 0 1 2]
     ... --flatbench FOLDER [FOLDER ...]      # sets made by shared/tools/flatbench.py
-    ... --flatbench FOLDER --shadows rows    # their tiles without shadows, for flatbench.py score
+    ... --flatbench FOLDER --stripes rows    # their tiles without stripes, for flatbench.py score
 
 Prints a table: root mean square error of the profile (percent), error of the dark offset (counts),
 CPU seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles. With
---shadows it prints the seams of lines (percent) instead, and writes FOLDER/corrected.npz.
+--stripes it prints the seams of lines (percent) instead, and writes FOLDER/corrected.npz.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
 from intensity_truth import Scene, TruthSource, profile_error
 
-from terareg.acquisition.shadows import LINES, load_shadows
+from terareg.acquisition.line_gains import LINES, load_line_gains
+from terareg.intensity.destriping import estimate_stripes
 from terareg.intensity.flatfield import estimate_flatfield
 from terareg.intensity.lines import LineLayout, sum_lines
-from terareg.intensity.shadows import estimate_shadows
 from terareg.intensity.sums import sum_tiles
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
 
 KINDS = {
     "brain": {},
-    "stripes 4 %": {"stripes": 0.04},
-    "shadows 5 %": {"shadows": 0.05},
+    "fixed_lines 4 %": {"fixed_lines": 0.04},
+    "stripes 5 %": {"stripes": 0.05},
     "drift 15 %": {"drift": 0.15},
     "dark outside": {"medium": 0.0},
     "4 tiles": {"rows": 2, "columns": 2, "empty": ()},
@@ -90,7 +90,7 @@ def row(name: str, source, profile: np.ndarray, dark: float) -> str:
     )
 
 
-def even_shadows(folder: Path, lines: str) -> str:
+def even_stripes(folder: Path, lines: str) -> str:
     """Correct the tiles of a flatbench set, lines as well; a row of seams and CPU seconds."""
     source, *_ = flatbench_source(folder)
     start = time.process_time()
@@ -107,16 +107,16 @@ def even_shadows(folder: Path, lines: str) -> str:
             ),
         )
         sum_lines(sums, shaded, source.names, layout)
-        record = estimate_shadows([sums], layout, store, "gains", "bench")
+        record = estimate_stripes([sums], layout, store, "gains", "bench")
         seconds = time.process_time() - middle
         write_json(info, record)
-        shadows = load_shadows(info, store)
+        stripes = load_line_gains(info, store)
         with np.load(folder / "tiles.npz") as archive:
             planes, places = archive["tiles"].astype(np.float32), archive["pos"].tolist()
         names = {(tile.row, tile.column): tile.name for tile in source.acquisition.tiles}
         for plane, (z, row, column) in zip(planes, places):
             plane -= np.float32(flatfield.background)
-            plane /= flatfield.profile * shadows.of(names[row, column], z)
+            plane /= flatfield.profile * stripes.of(names[row, column], z)
     np.savez_compressed(folder / "corrected.npz", tiles=planes)
     seams = record["seam_percent"]
     return (
@@ -129,13 +129,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--flatbench", type=Path, nargs="+", default=[])
-    parser.add_argument("--shadows", choices=LINES)
+    parser.add_argument("--stripes", choices=LINES)
     options = parser.parse_args()
-    if options.shadows:
+    if options.stripes:
         print("| tiles | seams of lines, before % | after % | flat-field, CPU s | lines, CPU s |")
         print("|---|---|---|---|---|")
         for folder in options.flatbench:
-            print(even_shadows(folder, options.shadows), flush=True)
+            print(even_stripes(folder, options.stripes), flush=True)
         return
     print("| tiles | profile error % | dark offset | plain mean: error % | dark offset | CPU s |")
     print("|---|---|---|---|---|---|")

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from terareg.parallel import peak_memory_mb
+from terareg.core.parallel import peak_memory_mb
 from terareg.peaks import fuse_job_mb
 from terareg.storage.store import Store
 from terareg.volumes.fusion import (

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from terareg.parallel import peak_memory_mb
+from terareg.core.parallel import peak_memory_mb
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.solver import place
 

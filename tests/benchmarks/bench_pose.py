@@ -34,7 +34,7 @@ from scipy.spatial.transform import Rotation
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
 
-from terareg.frames import Frame, all_orientations, orientation_matrix
+from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.registration.images import Image, prepare
 from terareg.registration.pose import PoseSettings, initial_affine
 

@@ -32,11 +32,11 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
-from terareg.registration.plan import Hints
 from terareg.registration.pose import initial_affine
+from terareg.registration.schedule import Hints
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
 from terareg.storage.records import read_json

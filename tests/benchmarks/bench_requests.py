@@ -22,7 +22,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow" / "scripts")]
 from workspaces import loaded_workflow  # noqa: E402
 
 from terareg import planning, workload  # noqa: E402
-from terareg.job import read_job_records  # noqa: E402
+from terareg.execution.job import read_job_records  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 
 

@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 
 from terareg.acquisition.colm import ColmLayout  # noqa: E402
-from terareg.acquisition.flatfield import Flatfield  # noqa: E402
 from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
+from terareg.acquisition.tile_correction import Flatfield  # noqa: E402
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected  # noqa: E402
-from terareg.parallel import peak_memory_mb  # noqa: E402
+from terareg.core.parallel import peak_memory_mb  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 
 INI = """[Experiment Settings]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.storage.store import Store
 from terareg.volumes.downsample import downsample
 from terareg.volumes.plan import VolumeSettings, make_plan

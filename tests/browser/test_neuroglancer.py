@@ -8,7 +8,7 @@ import pytest
 import tensorstore as ts
 from PIL import Image
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.views import neuroglancer as ng
 from terareg.views import serve
 

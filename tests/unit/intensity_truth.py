@@ -22,8 +22,8 @@ class Scene:
     overlap: float = 0.16
     jitter: int = 1
     vignetting: float = 0.35
-    stripes: float = 0.0  # relative, the same in every tile, constant along x
-    shadows: float = 0.0  # relative, new in every tile
+    fixed_lines: float = 0.0  # relative, the same in every tile, constant along x
+    stripes: float = 0.0  # relative, new in every tile
     drift: float = 0.02  # relative brightness of a tile
     fade: float = 0.0  # by which it changes, up or down, from the first plane to the last
     dark: float = 150.0
@@ -64,12 +64,12 @@ class TruthSource:
             name = f"LOC{column + row * scene.columns:03d}"
             y, x = (np.array((row, column)) * step + scene.jitter + places[row, column]).tolist()
             self.origins[name] = (0, y, x)
-            shadows = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.5)
-            shadows = 1 + scene.shadows * shadows / shadows.std()
+            stripes = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.5)
+            stripes = 1 + scene.stripes * stripes / stripes.std()
             planes = []
             for z, plane in enumerate(brain):
                 tissue = plane[y : y + scene.pixels, x : x + scene.pixels]
-                signal = tissue * self.profile * self.gain((row, column), z) * shadows[:, None]
+                signal = tissue * self.profile * self.gain((row, column), z) * stripes[:, None]
                 noise = rng.standard_normal(signal.shape) * np.sqrt(9 + 0.6 * signal)
                 planes.append(np.clip(np.rint(scene.dark + signal + noise), 0, 65535))
             self.data[name] = np.array(planes, np.uint16)
@@ -112,7 +112,7 @@ def _profile(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     cy, cx = rng.uniform(-0.15, 0.15, 2)
     profile = 1 - scene.vignetting / 2 * ((y - cy) ** 2 + 0.9 * (x - cx) ** 2)
     lines = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.0)
-    profile = profile * (1 + scene.stripes * lines / lines.std())[:, None]
+    profile = profile * (1 + scene.fixed_lines * lines / lines.std())[:, None]
     return profile / profile.mean()
 
 

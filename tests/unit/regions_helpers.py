@@ -6,7 +6,7 @@ import numpy as np
 
 from terareg.atlas.ontology import Ontology, Structure
 from terareg.atlas.prepare import make_atlas
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 
 
 class AffineMap:

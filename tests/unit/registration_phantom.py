@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration.images import Image
 
 VOXEL_UM = 250.0

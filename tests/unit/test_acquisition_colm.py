@@ -22,7 +22,7 @@ from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition, Channel, load_acquisition
 from terareg.acquisition.raw import PlaneFiles, raw_state
-from terareg.errors import AcquisitionError, ConfigError, StoreError, TeraregError
+from terareg.core.errors import AcquisitionError, ConfigError, StoreError, TeraregError
 from terareg.storage.records import to_json, write_json
 from terareg.storage.store import Store
 

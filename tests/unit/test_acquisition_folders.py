@@ -17,9 +17,9 @@ from terareg.acquisition.folders import FolderLayout
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition
-from terareg.acquisition.raw import Block, PageFiles, raw_state
+from terareg.acquisition.raw import PageFiles, PlaneRange, raw_state
 from terareg.acquisition.tiles import TileSource
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.stitching.terastitcher import reading, stages, writing
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
@@ -182,7 +182,7 @@ def test_a_missing_block(tmp_path):
     files = acquisition.planes[folder.name]["signal"]
     assert files.missing == (3, 4, 5)
     names = [f"{folder.name}_{n}.tif" for n in ("000000", "000150")]
-    assert files.blocks == (Block(names[0], 0, 3), Block(names[1], 6, 2))
+    assert files.blocks == (PlaneRange(names[0], 0, 3), PlaneRange(names[1], 6, 2))
     assert PageFiles.from_json(files.to_json()) == files
     read = TileSource(acquisition, "signal").read(folder.name, 0, 8)
     np.testing.assert_array_equal(read[[0, 2, 6, 7]], data[folder.name][[0, 2, 6, 7]])

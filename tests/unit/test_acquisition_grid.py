@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terareg.acquisition.grid import (
+from terareg.acquisition.tile_grid import (
     ORDERS,
     STARTS,
     cells_in_order,
@@ -18,7 +18,7 @@ from terareg.acquisition.grid import (
     find_shape,
     guess_shape,
 )
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 
 SIDES = st.integers(1, 8)
 

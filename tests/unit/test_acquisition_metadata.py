@@ -15,7 +15,7 @@ from terareg.acquisition.metadata import (
     read_colm_metadata,
     tile_names,
 )
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
 
 INI = """[Experiment Settings]

@@ -11,7 +11,7 @@ import tifffile
 
 from terareg.acquisition.image_files import estimate_pages, read_pages
 from terareg.acquisition.plane_files import read_rows
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
 
 SHAPE = (7, 40, 30)

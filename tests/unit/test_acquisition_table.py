@@ -17,7 +17,7 @@ from terareg.acquisition.model import Acquisition
 from terareg.acquisition.raw import raw_state
 from terareg.acquisition.table import GridOrder, TableLayout, number_spans
 from terareg.acquisition.tiles import TileSource
-from terareg.errors import AcquisitionError, ConfigError, TeraregError
+from terareg.core.errors import AcquisitionError, ConfigError, TeraregError
 from terareg.stitching.terastitcher import reading, stages, writing
 from terareg.storage.records import to_json
 from terareg.storage.store import Store

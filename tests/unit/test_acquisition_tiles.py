@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 from s3_server import put_folder
 from test_acquisition_colm import LONG, index, write_colm
 
-from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.image_files import read_layout
+from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.plane_files import read_rows
-from terareg.acquisition.shadows import load_shadows
+from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
-from terareg.errors import AcquisitionError, IntensityError, StoreError, VolumeError
+from terareg.core.errors import AcquisitionError, IntensityError, StoreError, VolumeError
+from terareg.core.numeric import Clipped
+from terareg.intensity.destriping import estimate_stripes
 from terareg.intensity.lines import LineLayout, sum_lines
-from terareg.intensity.shadows import estimate_shadows
-from terareg.numeric import Clipped
 from terareg.storage.records import read_record, write_json
 from terareg.storage.store import Store
 
@@ -304,7 +304,7 @@ def test_b6_kept_tiles_equal_streamed_ones(
 
 
 @pytest.mark.parametrize("lines", ["rows", "columns"])
-def test_shadows_are_removed_from_kept_tiles_as_from_streamed_ones(
+def test_stripes_are_removed_from_kept_tiles_as_from_streamed_ones(
     tmp_path: Path, lines: str
 ) -> None:
     write_colm(tmp_path / "raw", [[1, 1]], planes=40, shape=(30, 60))
@@ -315,10 +315,10 @@ def test_shadows_are_removed_from_kept_tiles_as_from_streamed_ones(
     layout = LineLayout.of(acquisition, origins, lines)
     plain_source = TileSource(acquisition, "ch0", flatfield=shading((30, 60)))
     sum_lines(tmp_path / "lines.npz", plain_source, names, layout)
-    record = estimate_shadows([tmp_path / "lines.npz"], layout, store, "gains", "f")
-    write_json(tmp_path / "shadows.json", record)
-    found = load_shadows(tmp_path / "shadows.json", store)
-    flatfield = replace(shading((30, 60)), shadows=found)
+    record = estimate_stripes([tmp_path / "lines.npz"], layout, store, "gains", "f")
+    write_json(tmp_path / "stripes.json", record)
+    found = load_line_gains(tmp_path / "stripes.json", store)
+    flatfield = replace(shading((30, 60)), stripes=found)
     stream = TileSource(acquisition, "ch0", flatfield=flatfield)
     write_corrected(stream, store, KEY, "LOC000", "f", workers=2)
     keep = TileSource(acquisition, "ch0", corrected=store)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
-from terareg.errors import AtlasError
+from terareg.core.errors import AtlasError
 
 ALLEN = Path(__file__).parents[3] / "shared" / "data" / "allen_ccf"
 

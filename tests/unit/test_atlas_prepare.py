@@ -16,9 +16,9 @@ from terareg.atlas.prepare import (
     prepare_atlas,
     prepare_image,
 )
-from terareg.errors import AtlasError, ConfigError
-from terareg.frames import Frame, orientation_matrix
-from terareg.orientation import all_orientations
+from terareg.core.errors import AtlasError, ConfigError
+from terareg.core.frames import Frame, orientation_matrix
+from terareg.core.orientation import all_orientations
 
 ALLEN = Path(__file__).parents[3] / "shared" / "data" / "allen_ccf"
 SHAPE = (5, 7, 6)

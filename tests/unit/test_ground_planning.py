@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from terareg import planning
-from terareg.parallel import batch_range
+from terareg.core.parallel import batch_range
 
 SIZE = planning.Size(60, 107, 2, (2000, 2048, 2048), (2000, 12000, 18000))
 MB = {1: (2048, 8192), 2: (4096, 16384), 4: (8192, 30720), 8: (16384, 61440), 16: (32768, 122880)}

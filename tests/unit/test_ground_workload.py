@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from terareg import planning, runplan, workload
-from terareg.config import check
+from terareg.execution.config import check
 from terareg.workload import RULES
 
 ATLAS = planning.Grid((528, 320, 456), (25.0, 25.0, 25.0))

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from terareg.errors import ConfigError, IntensityError
-from terareg.frames import Frame
+from terareg.core.errors import ConfigError, IntensityError
+from terareg.core.frames import Frame
 from terareg.intensity.bias import BiasField, BiasSettings, estimate_bias
 
 FRAME = Frame((32, 40, 44), (200.0, 150.0, 150.0), (1000.0, -300.0, 50.0), "ILA")

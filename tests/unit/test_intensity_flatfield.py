@@ -8,8 +8,8 @@ import pytest
 import tifffile
 from intensity_truth import Scene, TruthSource, profile_error
 
-from terareg.acquisition.flatfield import Flatfield, Gain, load_flatfield
-from terareg.errors import ConfigError, IntensityError
+from terareg.acquisition.tile_correction import Flatfield, Gain, load_flatfield
+from terareg.core.errors import ConfigError, IntensityError
 from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
 from terareg.intensity.sums import BlockLayout, load_sums, merge_sums, save_sums, sum_tiles
@@ -68,15 +68,15 @@ def test_brightness_that_drifts_from_tile_to_tile():
 
 
 def test_fixed_lines_are_part_of_the_profile():
-    with_lines, _, info = scene_estimate(seed=3, stripes=0.04)
-    without, _, _ = scene_estimate(FlatfieldSettings(lines=False), seed=3, stripes=0.04)
+    with_lines, _, info = scene_estimate(seed=3, fixed_lines=0.04)
+    without, _, _ = scene_estimate(FlatfieldSettings(lines=False), seed=3, fixed_lines=0.04)
     assert with_lines < 2.5 < without
     assert info["line_percent"]["rows"] > 2
     assert info["line_percent"]["columns"] < 0.5
 
 
-def test_shadows_of_single_tiles_are_not_part_of_the_profile():
-    source = TruthSource(Scene(seed=4, shadows=0.05))
+def test_stripes_of_single_tiles_are_not_part_of_the_profile():
+    source = TruthSource(Scene(seed=4, stripes=0.05))
     sums = sum_tiles(source, source.names, None, source.origins)
     flatfield, info = estimate_flatfield([sums])
     assert profile_error(flatfield.profile, source.profile) < 2.5

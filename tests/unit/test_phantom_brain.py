@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from terareg.errors import AtlasError
-from terareg.frames import Frame
+from terareg.core.errors import AtlasError
+from terareg.core.frames import Frame
 from terareg.phantom.atlas import BrainSettings, make_atlas, write_atlas
 from terareg.phantom.fields import SplineField
 from terareg.phantom.sample import Sample, SampleSettings

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 import yaml
 
-from terareg.errors import AcquisitionError, ConfigError
+from terareg.core.errors import AcquisitionError, ConfigError
 from terareg.phantom import cli, colm
 from terareg.phantom.colm import ColmSettings
 

@@ -13,12 +13,12 @@ import yaml
 import zarr
 from cloudvolume import CloudVolume
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.phantom import cli, demo
 from terareg.phantom.atlas import make_atlas
+from terareg.phantom.floors import Floors, format_table, verdicts
 from terareg.phantom.sample import Sample
 from terareg.phantom.score import ScoreError, ScorePaths, score
-from terareg.phantom.verdict import Floors, format_table, verdicts
 
 XML_HEAD = '<?xml version="1.0" ?>\n<!DOCTYPE TeraStitcher SYSTEM "TeraStitcher.DTD">\n'
 
@@ -319,7 +319,7 @@ def test_command_fails_if_a_floor_is_not_kept(run, capsys):
 def test_scorer_uses_no_reader_of_the_library():
     source = (Path(cli.__file__).parent / "score.py").read_text()
     imported = {line.split()[1] for line in source.splitlines() if line.startswith("from terareg")}
-    assert imported == {"terareg.errors", "terareg.frames"}
+    assert imported == {"terareg.core.errors", "terareg.core.frames"}
 
 
 def test_demo_writes_a_configuration_and_refuses_to_overwrite(phantom, capsys):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from regions_helpers import AffineMap, rotation
 
-from terareg.errors import PointsError
-from terareg.frames import Frame, orientation_matrix
+from terareg.core.errors import PointsError
+from terareg.core.frames import Frame, orientation_matrix
 from terareg.regions.fiducials import (
     check_pairs,
     pair_landmarks,

@@ -6,7 +6,7 @@ from regions_helpers import AffineMap, blocks, grid, rotation, toy_atlas
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.regions import labels as labels_module
 from terareg.regions import warp as warp_module
 from terareg.regions.labels import hemisphere_block, label_block, region_block, regions_at

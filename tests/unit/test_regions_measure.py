@@ -8,8 +8,8 @@ from regions_helpers import BIG_IDS, AffineMap, blocks, rotation, toy_atlas
 
 from terareg.atlas.ontology import Ontology, Structure
 from terareg.atlas.prepare import make_atlas
-from terareg.errors import VolumeError
-from terareg.frames import Frame
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
 from terareg.regions.labels import region_block
 from terareg.regions.measure import (
     RegionSums,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from regions_helpers import BIG_IDS, toy_atlas
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
 from terareg.regions.meshes import (
     MeshSettings,
     decode_fragment,

@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from regions_helpers import BIG_IDS, rotation, toy_atlas
 
-from terareg.errors import AtlasError, VolumeError
-from terareg.frames import Frame
+from terareg.core.errors import AtlasError, VolumeError
+from terareg.core.frames import Frame
 from terareg.regions.labels import label_block
 from terareg.regions.overlap import read_sample_labels, score_labels
 from terareg.registration.transform import Transform

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from regions_helpers import AffineMap, rotation, toy_atlas
 
-from terareg.errors import PointsError
-from terareg.frames import Frame
+from terareg.core.errors import PointsError
+from terareg.core.frames import Frame
 from terareg.regions.points import (
     Points,
     annotation_layer,

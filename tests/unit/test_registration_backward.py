@@ -8,12 +8,12 @@ import torch
 from registration_phantom import Truth, affine_about_centre, atlas
 from scipy import ndimage
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration.emlddmm import register
-from terareg.registration.flow import Grid
+from terareg.registration.flow import SamplingGrid
 from terareg.registration.images import crop_to_tissue, noise, prepare
-from terareg.registration.plan import Hints, Plan
 from terareg.registration.problem import share_of_noise
+from terareg.registration.schedule import Hints, Plan
 from terareg.registration.settings import RegistrationSettings
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def test_noise_is_told_from_structure(sigma):
 
 
 def test_a_grid_contains_what_lies_between_its_outer_voxels():
-    size = Grid((3, 4, 5), (1.0, 0.5, 2.0), (0.0, -1.0, 10.0))
+    size = SamplingGrid((3, 4, 5), (1.0, 0.5, 2.0), (0.0, -1.0, 10.0))
     inside = torch.tensor([[0.0, 2.0, 1.0], [-1.0, 0.5, 0.0], [10.0, 18.0, 12.0]])
     outside = torch.tensor([[2.1, 1.0, 1.0, -0.1], [0.0, 0.6, 0.0, 0.0], [11.0, 11.0, 9.9, 11.0]])
     assert size.contains(inside).all() and not size.contains(outside).any()

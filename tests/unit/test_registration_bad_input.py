@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import Landmarks

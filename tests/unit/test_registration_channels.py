@@ -8,12 +8,12 @@ import torch
 from registration_phantom import ATLAS_FRAME, Truth, atlas, grid
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration import fields
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.emlddmm import register
-from terareg.registration.flow import Grid
+from terareg.registration.flow import SamplingGrid
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import read_json
 
@@ -109,7 +109,7 @@ def test_files_name_channels_and_terms(tmp_path):
 
 def test_polynomials_of_two_images_are_recovered_for_every_channel():
     """The windowed normal equations of two images, against least squares on all voxels."""
-    space = Grid((8, 9, 10), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
+    space = SamplingGrid((8, 9, 10), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
     images = torch.rand((2, *space.shape), generator=torch.Generator().manual_seed(0))
     a, b = 2 * images / 1.2 - 1
     targets = torch.stack([0.3 + 0.5 * a - 0.2 * b**2, 0.1 - 0.4 * a**2 + 0.6 * b])

@@ -10,20 +10,20 @@ import torch
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration import lbfgs
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.emlddmm import register
 from terareg.registration.flow import (
     Flow,
-    Grid,
     Kernel,
+    SamplingGrid,
     change_grid,
     inverse_displacement,
 )
 from terareg.registration.images import Image, prepare, soften_cut, tissue_fraction
-from terareg.registration.plan import Hints, Plan, choose_device
+from terareg.registration.schedule import Hints, Plan, choose_device
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
 
@@ -32,7 +32,7 @@ SETTINGS = RegistrationSettings(
     resolution_um=250.0, levels=2, iterations=24, kernel_um=900.0, kernel_power=2.0,
     velocity_um=480.0, regularisation=0.05, device="cpu",
 )  # fmt: skip
-BOX = Grid((24, 20, 30), (0.4, 0.5, 0.35), (-3.0, 1.0, 0.0))
+BOX = SamplingGrid((24, 20, 30), (0.4, 0.5, 0.35), (-3.0, 1.0, 0.0))
 
 
 # ---------------------------------------------------------------------- building blocks
@@ -86,7 +86,7 @@ def test_changing_the_grid_of_a_smooth_field_is_exact(shape):
 
 
 def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
-    size = Grid((20, 18, 22), (0.25, 0.25, 0.25), (0.0, 0.0, 0.0))
+    size = SamplingGrid((20, 18, 22), (0.25, 0.25, 0.25), (0.0, 0.0, 0.0))
     rng = np.random.default_rng(0)
     image = torch.tensor(rng.random((1, *size.shape)), dtype=torch.float32)
     z = size.points(CPU)[0]
@@ -101,7 +101,7 @@ def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
 
 
 def test_contrast_ignores_voxels_without_weight():
-    size = Grid((16, 16, 16), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
+    size = SamplingGrid((16, 16, 16), (0.3, 0.3, 0.3), (0.0, 0.0, 0.0))
     image = torch.rand((1, *size.shape), generator=torch.Generator().manual_seed(0))
     target = 1 - image
     broken = target.clone()
@@ -129,7 +129,7 @@ def test_a_surface_stays_where_it_is_when_dark_tissue_turns_bright():
     assert fraction[depth > 4].min() == 1 and fraction[depth < -6].max() < 1e-3
     truth = ndimage.gaussian_filter(inside.astype(float), 1.0)
     assert np.abs(fraction - truth).mean() < 0.02
-    grid = Grid(atlas.shape, spacing, (0.0, 0.0, 0.0))
+    grid = SamplingGrid(atlas.shape, spacing, (0.0, 0.0, 0.0))
     contrast = LocalContrast(grid, 3, 1.2, CPU)
     values, full, target = (torch.tensor(a, dtype=torch.float32)
                             for a in (image.values, fraction, sample))  # fmt: skip

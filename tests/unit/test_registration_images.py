@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration.images import (
     Image,
     check_overlap,
@@ -101,7 +101,7 @@ def test_resampling_gives_the_same_bytes_with_any_number_of_threads():
     program = """
 import hashlib
 import numpy as np
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration.images import WorkingImage, resample
 values = np.random.default_rng(0).random((90, 110, 130), np.float32)
 ones = np.ones_like(values)

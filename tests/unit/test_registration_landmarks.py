@@ -8,12 +8,12 @@ import torch
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
+from terareg.core.errors import RegistrationError
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import Landmarks, fit_similarity, read_landmarks
-from terareg.registration.plan import Hints, Plan
 from terareg.registration.pose import PoseSettings, initial_affine
+from terareg.registration.schedule import Hints, Plan
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform
 from terareg.storage.records import write_json

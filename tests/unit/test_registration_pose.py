@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame, all_orientations, orientation_matrix
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.registration.images import Image, prepare
 from terareg.registration.pose import PoseSettings, initial_affine
 from terareg.registration.search import presence

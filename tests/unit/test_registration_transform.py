@@ -7,8 +7,8 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.regions.warp import channel_block
 from terareg.registration import fields
 from terareg.registration.export import COMPOSITES, FIELDS, write_itk

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching import displacement
 from terareg.stitching.correlation import correlate
 from terareg.stitching.displacement import measure_batch, measure_pair

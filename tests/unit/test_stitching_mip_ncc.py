@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from test_stitching_displacement import Memory, camera, cut, grid, texture
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 from terareg.stitching.displacement import measure_pair
 from terareg.stitching.pairs import PairResult, load_pairs, save_pairs

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.placement import load_placement, save_placement
 from terareg.stitching.solver import place

@@ -9,7 +9,7 @@ import pytest
 
 from terareg.acquisition.model import Acquisition, Channel, Tile
 from terareg.acquisition.raw import PlaneFiles
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching import render
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.render import (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from terareg.acquisition.model import Acquisition, Channel, Tile
 from terareg.acquisition.raw import PlaneFiles
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.solver import place
 from terareg.stitching.terastitcher import exchange, model, reading, stages, writing

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_stitching_terastitcher import acquisition_of
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.nominal import own_positions, read_positions, with_positions
 from terareg.stitching.render import write_tilespecs
 from terareg.stitching.solver import place

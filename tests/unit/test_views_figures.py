@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from terareg.frames import Frame, orientation_matrix
+from terareg.core.frames import Frame, orientation_matrix
 from terareg.views import thresholds
 from terareg.views.figures import canvas, intensity, regions, registration, stitching, volume
 
@@ -47,10 +47,10 @@ DRAWINGS = {
         {"method": "statistics", "tiles": 3},
         channel="ch$0_1",
     ),
-    "shadows": lambda: intensity.shadows_map(
+    "stripes": lambda: intensity.stripes_map(
         BRAIN[0], BRAIN[0] * 0.9, RNG.normal(1, 0.1, (7, BRAIN.shape[1])), place=("T", 3), rows=True
     ),
-    "shadows of columns": lambda: intensity.shadows_map(
+    "stripes of columns": lambda: intensity.stripes_map(
         BRAIN[0], BRAIN[0], np.ones((700, BRAIN.shape[2])), place=("T", 600), rows=False
     ),
     "tile_means": lambda: intensity.tile_means(BRAIN[0], BRAIN[1], channel="ch0"),

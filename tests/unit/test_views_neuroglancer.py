@@ -7,8 +7,8 @@ import threading
 import numpy as np
 import pytest
 
-from terareg.errors import ConfigError, StoreError
-from terareg.frames import Frame
+from terareg.core.errors import ConfigError, StoreError
+from terareg.core.frames import Frame
 from terareg.views import neuroglancer as ng
 from terareg.views import serve
 

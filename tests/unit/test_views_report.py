@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from terareg.errors import ConfigError
+from terareg.core.errors import ConfigError
 from terareg.runplan import Planned
 from terareg.views import report, thresholds
 from terareg.views.costs import cost_table
@@ -143,15 +143,15 @@ def test_what_an_earlier_run_left_is_not_shown(results, picture):
     before = gather(results)
     made = [p for p in results.rglob("*") if p.is_file()]
     seams = {"before": 9.0, "after": 0.1}
-    write(results, "intensity/ch0/shadows.json",
+    write(results, "intensity/ch0/stripes.json",
           {"lines": "rows", "spread_percent": 3.0, "seam_percent": seams})  # fmt: skip
-    (results / "views" / "shadows_ch0.png").write_bytes(picture)
+    (results / "views" / "stripes_ch0.png").write_bytes(picture)
     assert gather(results, files=made) == before
     shown = gather(results)
-    assert shown != before and "Shadows of channel ch0" in json.dumps(shown)
+    assert shown != before and "Stripes of channel ch0" in json.dumps(shown)
     step = [v["value"] for v in shown["verdicts"] if v["key"] == "intensity.seam_percent"]
     assert step == [0.1]
-    write(results, "intensity/ch0/shadows.json",
+    write(results, "intensity/ch0/stripes.json",
           {"lines": "rows", "spread_percent": 0.0, "seam_percent": None})  # fmt: skip
     step = [v["value"] for v in gather(results)["verdicts"] if v["key"] == "intensity.seam_percent"]
     assert step == [v["value"] for v in before["verdicts"] if v["key"] == "intensity.seam_percent"]

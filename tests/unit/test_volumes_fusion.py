@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terareg.errors import ConfigError, StitchingError
-from terareg.frames import Frame
+from terareg.core.errors import ConfigError, StitchingError
+from terareg.core.frames import Frame
 from terareg.volumes.fusion import (
     FusionSettings,
     fuse_row,

@@ -10,8 +10,8 @@ import SimpleITK as sitk
 import tifffile
 import zarr
 
-from terareg.errors import ConfigError, VolumeError
-from terareg.frames import Frame, all_orientations, orientation_matrix
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.storage.store import Store
 from terareg.volumes.headers import (
     check_channels,

@@ -9,9 +9,9 @@ import SimpleITK as sitk
 import tifffile
 import zarr
 
-from terareg.errors import ConfigError, StoreError, VolumeError
-from terareg.frames import Frame, all_orientations, orientation_matrix
-from terareg.numeric import Clipped
+from terareg.core.errors import ConfigError, StoreError, VolumeError
+from terareg.core.frames import Frame, all_orientations, orientation_matrix
+from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.plan import VolumeSettings, make_plan

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.numeric import Clipped
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes.finishing import finalize_volume
 from terareg.volumes.headers import read_header

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.numeric import Clipped
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import reader
 from terareg.volumes.correction import correct_block

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ome_zarr_models.v05 import Image
 
-from terareg.errors import ConfigError, VolumeError
-from terareg.frames import Frame
-from terareg.numeric import Clipped
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, precomputed
 from terareg.volumes.downsample import downsample

@@ -20,9 +20,9 @@ import pytest
 import running
 from workspaces import BIN, ROOT
 
-from terareg.config import load_samples
-from terareg.errors import TeraregError
-from terareg.frames import Frame
+from terareg.core.errors import TeraregError
+from terareg.core.frames import Frame
+from terareg.execution.config import load_samples
 from terareg.storage.store import Store
 from terareg.volumes.objects import record_key
 from terareg.volumes.plan import VolumeSettings, make_plan
@@ -154,7 +154,9 @@ def test_d29_the_run_on_this_machine_alone_reaches_the_end(finished):
     assert (finished.folder / "results/demo/regions/phantom.tsv").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("command", ["terareg.phantom", "terareg.views.serve", "terareg.config"])
+@pytest.mark.parametrize(
+    "command", ["terareg.phantom", "terareg.views.serve", "terareg.execution.config"]
+)
 def test_d42_every_command_line_starts(command):
     assert 'if __name__ == "__main__":' in _main_of(command)
     done = subprocess.run(
@@ -176,7 +178,7 @@ def test_d42_no_other_module_claims_to_be_a_command():
         for p in (ROOT / "workflow/scripts/terareg").rglob("*.py")
         if 'if __name__ == "__main__"' in p.read_text()
     }
-    assert found == {"terareg.phantom.__main__", "terareg.views.serve", "terareg.config"}
+    assert found == {"terareg.phantom.__main__", "terareg.views.serve", "terareg.execution.config"}
 
 
 @pytest.mark.slow

@@ -74,15 +74,15 @@ def test_own_positions_replace_the_measurement(finished, temporary):
     assert placement(temporary) == placement(finished)
 
 
-def test_shadows_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
+def test_stripes_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
     workspace = running.with_acquisition(
-        type(finished)(tmp_path), acquired, intensity__shadows="rows"
+        type(finished)(tmp_path), acquired, intensity__stripes="rows"
     )
     run(workspace, "fused_volumes")
     assert running.planned(workspace, "fused_volumes") == {}
     assert not list(workspace.folder.glob("results/demo/intensity/*/lines/*"))
     for channel in ("ch0", "ch1"):
-        path = f"results/demo/intensity/{channel}/shadows.json"
+        path = f"results/demo/intensity/{channel}/stripes.json"
         seams = json.loads((workspace.folder / path).read_text())["seam_percent"]
         assert seams["after"] < 0.75 * seams["before"]
     assert fused_psnr(workspace) > fused_psnr(finished) + 0.3

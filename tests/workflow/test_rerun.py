@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 AFTER_REGISTRATION = {
     "transform_labels", "transform_volume", "sum_regions", "measure_regions", "mesh_labels",
     "score_registration", "draw_registration", "draw_regions", "draw_fiducials",
-    "neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
+    "write_neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
 }  # fmt: skip
 FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
 PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_block", "draw_flatfield"}
@@ -143,7 +143,7 @@ def test_fiducials_run_their_score_again(copy):
     running.replace(path, "\n".join(lines[:-1]).encode() + b"\n")
     planned = running.planned(copy)
     assert set(planned) == {
-        "check_inputs", "score_registration", "draw_fiducials", "neuroglancer_state", "make_report",
+        "check_inputs", "score_registration", "draw_fiducials", "write_neuroglancer_state", "make_report",
     }  # fmt: skip
 
 

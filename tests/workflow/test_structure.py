@@ -19,7 +19,7 @@ from packaging.version import Version
 from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
 from terareg import planning, workload
-from terareg.code import files_behind
+from terareg.execution.code_fingerprint import files_behind
 from terareg.storage.removal import OWN_NAMES
 
 LIBRARY = ROOT / "workflow/scripts/terareg"

@@ -18,19 +18,20 @@ from snakemake.settings.types import Quietness
 
 sys.path.insert(0, str(Path(workflow.basedir) / "scripts"))
 
-from terareg import arithmetic, planning, runplan, workload
+from terareg import planning, runplan, workload
+from terareg.core import blas
 from terareg.acquisition import raw
-from terareg.acquisition.layouts import open_layout
-from terareg.code import code_fingerprint
-from terareg.config import channel_image, load_samples
-from terareg.errors import TeraregError
+from terareg.acquisition.layout_kinds import open_layout
+from terareg.execution.code_fingerprint import code_fingerprint
+from terareg.execution.config import channel_image, load_samples
+from terareg.core.errors import TeraregError
 from terareg.storage import removal
 from terareg.storage.store import Store
 from terareg.views.thresholds import merge_thresholds
 from terareg.volumes import headers
 
 # of the jobs, which are processes of this one, wherever it runs
-arithmetic.pin_kernels(os.environ)
+blas.pin_kernels(os.environ)
 
 try:
     SAMPLES = load_samples(config)

@@ -57,16 +57,16 @@ def corrected_output(path):
     return temp(path) if "temporary" in kinds else path
 
 
-def evens_shadows(sample):
+def destripes(sample):
     """Whether the brightness of lines is corrected."""
-    return SAMPLES[sample]["intensity"]["shadows"] != "none"
+    return SAMPLES[sample]["intensity"]["destriping"] != "none"
 
 
 def shading_of(wildcards, channel):
     """What it takes to correct a channel's tiles: the flat-field, gains of lines if wanted."""
     names = {"profile": "flatfield.tif", "info": "flatfield.json"}
-    if evens_shadows(wildcards.sample):
-        names["shadows"] = "shadows.json"
+    if destripes(wildcards.sample):
+        names["stripes"] = "stripes.json"
     folder = result(f"intensity/{channel}").format(sample=wildcards.sample)
     return {name: f"{folder}/{file}" for name, file in names.items()}
 
@@ -389,10 +389,10 @@ def reported_files(sample):
             "views/flatfield_{channel}.png",
             "views/tile_means_{channel}.png",
         ]
-        if evens_shadows(sample):
+        if destripes(sample):
             per_channel += [
-                "intensity/{channel}/shadows.json",
-                "views/shadows_{channel}.png",
+                "intensity/{channel}/stripes.json",
+                "views/stripes_{channel}.png",
             ]
         names += [
             "stitching/placement.json",
@@ -475,8 +475,8 @@ def tile_files(sample):
     if sample in IMPORTED:
         return []
     files = of_channels(sample, "intensity/{channel}/flatfield.tif")
-    if evens_shadows(sample):
-        files += of_channels(sample, "intensity/{channel}/shadows.json")
+    if destripes(sample):
+        files += of_channels(sample, "intensity/{channel}/stripes.json")
     if SAMPLES[sample]["intensity"]["corrected_tiles"] != "stream":
         batches = range(planning.tile_batches(brain(sample)))
         channels = SAMPLES[sample]["input"]["channels"]

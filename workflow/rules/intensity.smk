@@ -87,7 +87,7 @@ use rule estimate_flatfield as refine_flatfield with:
 
 
 rule sum_lines:
-    """Gather means of lines of one batch of tiles, where they overlap (intensity.shadows only)."""
+    """Gather means of lines of one batch of tiles, where they overlap (intensity.destriping only)."""
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
@@ -109,14 +109,14 @@ rule sum_lines:
         code=code("sum_lines"),
         record=record_of("sum_lines/{channel}_{batch}"),
         store=setting("store"),
-        lines=setting("intensity.shadows"),
+        lines=setting("intensity.destriping"),
         batches=of(planning.tile_batches),
         raw_state=raw_state,
     script:
         "../scripts/sum_lines.py"
 
 
-rule estimate_shadows:
+rule estimate_stripes:
     """Find the brightness of every line of every plane from the overlaps of the tiles.
 
     The gains lie beside their record in the store; the output describes them.
@@ -128,24 +128,24 @@ rule estimate_shadows:
             "intensity/{channel}/lines/{batch}.npz", planning.tile_batches
         ),
     output:
-        shadows=result("intensity/{channel}/shadows.json"),
+        stripes=result("intensity/{channel}/stripes.json"),
     log:
-        log_of("estimate_shadows/{channel}"),
+        log_of("estimate_stripes/{channel}"),
     benchmark:
-        benchmark_of("estimate_shadows/{channel}")
+        benchmark_of("estimate_stripes/{channel}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("estimate_shadows")
+    threads: threads_of("estimate_stripes")
     resources:
-        mem_mb=memory("estimate_shadows"),
-        runtime=runtime("estimate_shadows"),
+        mem_mb=memory("estimate_stripes"),
+        runtime=runtime("estimate_stripes"),
     params:
-        code=code("estimate_shadows"),
-        record=record_of("estimate_shadows/{channel}"),
+        code=code("estimate_stripes"),
+        record=record_of("estimate_stripes/{channel}"),
         store=setting("store"),
-        lines=setting("intensity.shadows"),
+        lines=setting("intensity.destriping"),
     script:
-        "../scripts/estimate_shadows.py"
+        "../scripts/estimate_stripes.py"
 
 
 rule correct_tile:

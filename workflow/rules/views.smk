@@ -46,39 +46,39 @@ rule draw_flatfield:
         "../scripts/draw_flatfield.py"
 
 
-rule draw_shadows:
-    """Draw what intensity.shadows does to the tile whose lines differ most."""
+rule draw_stripes:
+    """Draw what intensity.destriping does to the tile whose lines differ most."""
     input:
         unpack(channel_shading),
         acquisition=result("acquisition.json"),
     output:
-        shadows=report(
-            result("views/shadows_{channel}.png"),
-            caption="../report/shadows.rst",
+        stripes=report(
+            result("views/stripes_{channel}.png"),
+            caption="../report/stripes.rst",
             category="Intensity",
             labels={
                 "sample": "{sample}",
                 "channel": "{channel}",
-                "figure": "shadows",
+                "figure": "stripes",
             },
         ),
     log:
-        log_of("draw_shadows/{channel}"),
+        log_of("draw_stripes/{channel}"),
     benchmark:
-        benchmark_of("draw_shadows/{channel}")
+        benchmark_of("draw_stripes/{channel}")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("draw_shadows")
+    threads: threads_of("draw_stripes")
     resources:
-        mem_mb=memory("draw_shadows"),
-        runtime=runtime("draw_shadows"),
+        mem_mb=memory("draw_stripes"),
+        runtime=runtime("draw_stripes"),
     params:
-        code=code("draw_shadows"),
-        record=record_of("draw_shadows/{channel}"),
+        code=code("draw_stripes"),
+        record=record_of("draw_stripes/{channel}"),
         store=setting("store"),
         raw_state=raw_state,
     script:
-        "../scripts/draw_shadows.py"
+        "../scripts/draw_stripes.py"
 
 
 rule draw_stitching:
@@ -320,7 +320,7 @@ rule draw_fiducials:
         "../scripts/draw_fiducials.py"
 
 
-rule neuroglancer_state:
+rule write_neuroglancer_state:
     """Write the state of a Neuroglancer viewer that shows everything of a sample."""
     input:
         unpack(tiles_drawn),
@@ -343,25 +343,25 @@ rule neuroglancer_state:
     output:
         state=result("views/neuroglancer.json"),
     log:
-        log_of("neuroglancer_state"),
+        log_of("write_neuroglancer_state"),
     benchmark:
-        benchmark_of("neuroglancer_state")
+        benchmark_of("write_neuroglancer_state")
     conda:
         "../envs/views.yaml"
-    threads: threads_of("neuroglancer_state")
+    threads: threads_of("write_neuroglancer_state")
     resources:
-        mem_mb=memory("neuroglancer_state"),
-        runtime=runtime("neuroglancer_state"),
+        mem_mb=memory("write_neuroglancer_state"),
+        runtime=runtime("write_neuroglancer_state"),
     params:
-        code=code("neuroglancer_state"),
-        record=record_of("neuroglancer_state"),
+        code=code("write_neuroglancer_state"),
+        record=record_of("write_neuroglancer_state"),
         channels=lambda wildcards: list(setting("input.channels")(wildcards)),
         atlases=lambda wildcards: registration_atlases(wildcards.sample),
         scored=lambda wildcards: scored(wildcards.sample),
         marked=lambda wildcards: marked(wildcards.sample),
         viewer=setting("viewer"),
     script:
-        "../scripts/neuroglancer_state.py"
+        "../scripts/write_neuroglancer_state.py"
 
 
 rule make_report:

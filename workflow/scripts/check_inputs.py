@@ -3,8 +3,8 @@
 import numpy as np
 
 from terareg.acquisition.model import load_acquisition
+from terareg.execution.job import run_job
 from terareg.intensity.flatfield import read_profile
-from terareg.job import run_job
 from terareg.regions.fiducials import check_pairs
 from terareg.regions.overlap import read_sample_labels
 from terareg.regions.points import point_names

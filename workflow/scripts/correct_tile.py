@@ -2,8 +2,8 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, corrected_key, open_shading, write_corrected
-from terareg.job import run_job
-from terareg.parallel import batch_range
+from terareg.core.parallel import batch_range
+from terareg.execution.job import run_job
 from terareg.storage.records import fingerprint, write_json
 from terareg.storage.store import Store
 

@@ -1,7 +1,7 @@
 """Divide one batch of blocks of a channel by its bias field."""
 
+from terareg.execution.job import run_job
 from terareg.intensity.bias import BiasField
-from terareg.job import run_job
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.correction import correct_block

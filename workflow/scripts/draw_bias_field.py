@@ -1,7 +1,7 @@
 """Draw the bias field of a channel and its effect."""
 
+from terareg.execution.job import run_job
 from terareg.intensity.bias import BiasField
-from terareg.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures.volume import bias_field

@@ -2,7 +2,7 @@
 
 import csv
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.store import write_atomic
 from terareg.views.figures.regions import fiducial_errors
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from terareg.acquisition.flatfield import Flatfield, load_flatfield
 from terareg.acquisition.model import load_acquisition
+from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.acquisition.tiles import TileSource
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views.figures.intensity import flatfield_map, tile_means

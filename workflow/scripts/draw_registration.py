@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.regions.labels import label_block, regions_at
 from terareg.registration import fields
 from terareg.registration.contrast import CLASSES

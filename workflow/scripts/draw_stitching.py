@@ -4,7 +4,7 @@ import numpy as np
 
 from terareg.acquisition.model import Acquisition, load_acquisition
 from terareg.acquisition.tiles import TileSource, open_tiles
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.placement import Link, load_placement
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures.stitching import loop_closure, placement_map, seam_pairs

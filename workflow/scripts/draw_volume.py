@@ -1,6 +1,6 @@
 """Draw the middle planes of a volume."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures.volume import mid_planes

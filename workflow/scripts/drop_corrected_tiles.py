@@ -2,7 +2,7 @@
 
 import logging
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import write_json
 from terareg.storage.removal import find_corrected_tiles, remove
 from terareg.storage.store import Store

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from terareg.execution.job import run_job
 from terareg.intensity.bias import BiasSettings, estimate_bias
-from terareg.job import run_job
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume

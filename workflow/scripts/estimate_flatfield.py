@@ -1,9 +1,9 @@
 """Estimate the flat-field and the dark offset of one channel."""
 
+from terareg.execution.job import run_job
 from terareg.intensity.flatfield import estimate_flatfield, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.sums import load_sums
-from terareg.job import run_job
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.steps import estimate_steps

@@ -1,7 +1,7 @@
 """Write tilespecs, point matches and the stack for Render, and Fiji's tile configurations."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import load_pairs
 from terareg.stitching.placement import load_placement

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.registration.export import write_itk
 from terareg.registration.transform import Transform
 

@@ -1,6 +1,6 @@
 """Check that a volume is complete, and set its display range."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.finishing import finalize_volume

@@ -1,6 +1,6 @@
 """Make the coarse levels of a volume."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan

@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store

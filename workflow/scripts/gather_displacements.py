@@ -1,7 +1,7 @@
 """Gather all measured displacements into xml_displcomp.xml, or take over the user's."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.pairs import load_pairs
 from terareg.stitching.terastitcher.exchange import check_fits
 from terareg.stitching.terastitcher.reading import read_xml

@@ -1,7 +1,7 @@
 """Write the nominal grid as xml_import.xml, or take over the user's."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.terastitcher.exchange import check_fits
 from terareg.stitching.terastitcher.reading import read_xml

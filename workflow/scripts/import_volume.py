@@ -1,6 +1,6 @@
 """Import one batch of blocks of a channel from its image."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.images import ImageSettings, open_image

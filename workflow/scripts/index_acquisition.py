@@ -1,8 +1,8 @@
 """Check the raw data of a sample and describe its acquisition."""
 
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
-from terareg.acquisition.layouts import open_layout
-from terareg.job import run_job
+from terareg.acquisition.layout_kinds import open_layout
+from terareg.execution.job import run_job
 from terareg.storage.records import write_json
 
 

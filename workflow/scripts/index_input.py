@@ -1,6 +1,6 @@
 """Describe the images of a sample that is a volume already."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import write_json
 from terareg.volumes.headers import check_channels, read_header
 from terareg.volumes.importing import describe_input

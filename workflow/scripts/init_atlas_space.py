@@ -1,7 +1,7 @@
 """Plan the volume of a channel in the atlas and write its metadata."""
 
-from terareg.frames import Frame
-from terareg.job import run_job
+from terareg.core.frames import Frame
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan

@@ -1,7 +1,7 @@
 """Plan the corrected volume of a channel, at a level of the fused one, and write its metadata."""
 
-from terareg.job import run_job
-from terareg.levels import coarsest_level
+from terareg.core.levels import coarsest_level
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan, make_plan

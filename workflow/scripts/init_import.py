@@ -1,6 +1,6 @@
 """Plan the volume of an imported channel and write its metadata."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.importing import frame_of_input

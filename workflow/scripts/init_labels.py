@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.regions.meshes import write_segment_properties
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store

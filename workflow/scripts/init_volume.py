@@ -1,7 +1,7 @@
 """Plan the fused volume of a channel and write its metadata."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import write_json
 from terareg.storage.store import Store

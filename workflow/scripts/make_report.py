@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from terareg.job import read_job_records, run_job
+from terareg.execution.job import read_job_records, run_job
 from terareg.runplan import Planned
 from terareg.storage.store import Store
 from terareg.views.costs import cost_table

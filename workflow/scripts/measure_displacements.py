@@ -2,8 +2,8 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
-from terareg.job import run_job
-from terareg.parallel import batch_range
+from terareg.core.parallel import batch_range
+from terareg.execution.job import run_job
 from terareg.stitching.displacement import measure_batch
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import neighbours, save_pairs

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.regions.measure import load_sums, region_coverage, region_table
 from terareg.registration.transform import Transform
 from terareg.storage.records import read_json, write_table

@@ -1,6 +1,6 @@
 """Make a surface of every region in the sample."""
 
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.regions.meshes import MeshSettings, write_meshes
 from terareg.storage.records import write_json
 from terareg.storage.store import Store

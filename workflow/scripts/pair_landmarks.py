@@ -1,7 +1,7 @@
 """Read the landmarks of the sample and of the atlas and pair them by name."""
 
-from terareg.frames import Frame
-from terareg.job import run_job
+from terareg.core.frames import Frame
+from terareg.execution.job import run_job
 from terareg.regions.fiducials import pair_landmarks
 from terareg.storage.records import read_json, write_json
 from terareg.volumes.plan import VolumePlan

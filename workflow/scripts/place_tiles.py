@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import load_pairs
 from terareg.stitching.placement import save_placement

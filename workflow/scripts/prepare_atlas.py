@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import AtlasSettings, prepare_atlas
-from terareg.job import run_job
+from terareg.execution.job import run_job
 
 
 def main() -> None:

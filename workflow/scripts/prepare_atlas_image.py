@@ -1,7 +1,7 @@
 """Check a further image of an atlas and copy it into the form that the registration reads."""
 
 from terareg.atlas.prepare import AtlasSettings, prepare_image
-from terareg.job import run_job
+from terareg.execution.job import run_job
 
 
 def main() -> None:

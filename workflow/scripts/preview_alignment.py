@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
 from terareg.registration.pose import PoseSettings, initial_affine

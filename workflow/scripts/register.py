@@ -4,12 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas, load_image
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
-from terareg.registration.plan import Hints
 from terareg.registration.reading import reading_resolution
+from terareg.registration.schedule import Hints
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import read_affine
 from terareg.storage.records import read_json

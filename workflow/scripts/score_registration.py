@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from terareg.frames import Frame
-from terareg.job import run_job
+from terareg.core.frames import Frame
+from terareg.execution.job import run_job
 from terareg.regions.fiducials import score_fiducials
 from terareg.regions.points import read_points
 from terareg.registration.transform import Transform

@@ -2,9 +2,9 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, open_shading
+from terareg.core.parallel import batch_range
+from terareg.execution.job import run_job
 from terareg.intensity.lines import LineLayout, sum_lines
-from terareg.job import run_job
-from terareg.parallel import batch_range
 from terareg.stitching.placement import load_placement
 from terareg.storage.store import Store
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
-from terareg.parallel import map_items
+from terareg.core.parallel import map_items
+from terareg.execution.job import run_job
 from terareg.regions.labels import hemisphere_block
 from terareg.regions.measure import RegionSums, save_sums
 from terareg.registration.transform import Transform

@@ -2,10 +2,10 @@
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource
+from terareg.core.parallel import batch_range
+from terareg.execution.job import run_job
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
 from terareg.intensity.sums import save_sums, sum_tiles
-from terareg.job import run_job
-from terareg.parallel import batch_range
 from terareg.stitching.placement import load_placement
 
 

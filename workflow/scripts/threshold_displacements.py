@@ -1,7 +1,7 @@
 """Replace displacements that are not reliable by the nominal ones, or take over the user's."""
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.stitching.terastitcher.exchange import check_fits
 from terareg.stitching.terastitcher.reading import read_xml
 from terareg.stitching.terastitcher.stages import threshold

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
-from terareg.job import run_job
-from terareg.numeric import Clipped
+from terareg.core.numeric import Clipped
+from terareg.execution.job import run_job
 from terareg.regions.labels import label_block
 from terareg.registration.transform import Transform
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json

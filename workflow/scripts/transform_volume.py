@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from terareg.job import run_job
-from terareg.numeric import Clipped, to_integer
+from terareg.core.numeric import Clipped, to_integer
+from terareg.execution.job import run_job
 from terareg.regions.warp import LevelReader, channel_block
 from terareg.registration.transform import Transform
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json

@@ -1,7 +1,7 @@
 """Read a volume back and compare it with what was written."""
 
-from terareg.errors import VolumeError
-from terareg.job import run_job
+from terareg.core.errors import VolumeError
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.finishing import remove_damaged_blocks

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from terareg.overview import overview_planes
 from terareg.planning import Brain, Grid, block_count, registered_channels, row_blocks
+from terareg.stitching.overview import overview_planes
 
 Memory = Callable[[Brain, int], float]  # of the sample and the number of threads
 PerAtlas = Callable[[Brain, str], float]  # something of a sample and the name of one of its atlases

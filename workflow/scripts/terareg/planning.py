@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from terareg.levels import coarsest_level, level_factors
+from terareg.core.levels import coarsest_level, level_factors
 
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from terareg import peaks
-from terareg.overview import overview_planes
 from terareg.planning import (
     Brain,
     block_batches,
@@ -27,6 +26,7 @@ from terareg.planning import (
     sum_batches,
     tile_batches,
 )
+from terareg.stitching.overview import overview_planes
 
 _ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
@@ -213,12 +213,12 @@ def _solve_flatfield(channels: int | None = None) -> Callable[[Brain], Load]:
     return load
 
 
-def _shadowed(brain: Brain) -> int:
-    return 0 if brain.option("intensity.shadows") == "none" else brain.size.channels
+def _striped(brain: Brain) -> int:
+    return 0 if brain.option("intensity.destriping") == "none" else brain.size.channels
 
 
 def _sum_lines(brain: Brain) -> Load:
-    if not _shadowed(brain):
+    if not _striped(brain):
         return Load(0)
     raw = brain.raw_gb
     jobs = brain.size.channels * tile_batches(brain)
@@ -231,8 +231,8 @@ def _share_of_lines(brain: Brain) -> float:
     return 32 * (1 + brain.overlap) / (length * brain.size.bytes_per_voxel)
 
 
-def _estimate_shadows(brain: Brain) -> Load:
-    raw, channels = brain.raw_gb, _shadowed(brain)
+def _estimate_stripes(brain: Brain) -> Load:
+    raw, channels = brain.raw_gb, _striped(brain)
     if not channels:
         return Load(0)
     share = _share_of_lines(brain)
@@ -398,7 +398,7 @@ RULES = {
     "sum_placed_tiles": Rule("intensity", peaks.planes(8), _sum_tiles(), heavy=True, needs="tiles"),
     "refine_flatfield": Rule("intensity", peaks.equations, _solve_flatfield(), needs="tiles"),
     "sum_lines": Rule("intensity", peaks.planes(2, 5), _sum_lines, heavy=True, needs="tiles"),
-    "estimate_shadows": Rule("intensity", peaks.line_gains, _estimate_shadows, needs="tiles"),
+    "estimate_stripes": Rule("intensity", peaks.line_gains, _estimate_stripes, needs="tiles"),
     "correct_tile": Rule(
         "intensity", peaks.planes(0, 40), _correct_tile, heavy=True, needs="tiles"
     ),
@@ -466,12 +466,12 @@ RULES = {
     "score_registration": Rule("regions", load=_for_each(_scored)),
     "score_labels": Rule("regions", peaks.drawn_labels, _for_each(_labelled, 10.0)),
     "draw_flatfield": Rule("views", peaks.planes(24), _for_each(_channels, 3.0), needs="tiles"),
-    "draw_shadows": Rule("views", peaks.gains_of_a_tile, _for_each(_shadowed), needs="tiles"),
+    "draw_stripes": Rule("views", peaks.gains_of_a_tile, _for_each(_striped), needs="tiles"),
     "draw_stitching": Rule("views", peaks.planes(8), needs="tiles"),
     "draw_volume": Rule("views", peaks.flat(230), _for_each(_image_volumes, 4.0)),
     "draw_regions": Rule("views", load=_for_each(_atlases)),
     "draw_fiducials": Rule("views", load=_for_each(_scored)),
-    "neuroglancer_state": Rule("views"),
+    "write_neuroglancer_state": Rule("views"),
     "make_report": Rule("views"),
 }
 

@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 from terareg.acquisition.layout import Layout, LayoutOptions, RawTile, Series, Survey
 from terareg.acquisition.metadata import ColmMetadata, load_colm_metadata, tile_names
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Entry, Store, check_key
 
 _INI = "Experiment.ini"

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from statistics import fmean, median
 
-from terareg.acquisition.grid import find_grid
 from terareg.acquisition.image_files import estimate_pages, read_pages
 from terareg.acquisition.layout import (
     Blocks,
@@ -29,7 +28,8 @@ from terareg.acquisition.layout import (
     Survey,
     survey_grid,
 )
-from terareg.errors import AcquisitionError
+from terareg.acquisition.tile_grid import find_grid
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Entry, Store, check_key
 
 _NUMBER = r"0*-?\d+"

@@ -17,16 +17,16 @@ from terareg.acquisition.layout import Blocks, Layout, RawTile, Series, Stack, S
 from terareg.acquisition.model import MISSING_PLANES, Acquisition, Channel, Tile
 from terareg.acquisition.plane_files import read_rows
 from terareg.acquisition.raw import (
-    Block,
     PageFiles,
+    PlaneRange,
     StackFiles,
     missing_of,
     most_common,
     name_pattern,
 )
-from terareg.errors import AcquisitionError, ConfigError
-from terareg.frames import check_orientation
-from terareg.parallel import map_items
+from terareg.core.errors import AcquisitionError, ConfigError
+from terareg.core.frames import check_orientation
+from terareg.core.parallel import map_items
 from terareg.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class IndexSettings:
     sample : str
         Name of the sample.
     orientation : str
-        Code of the array axes z, y, x, see :mod:`terareg.frames`; never guessed.
+        Code of the array axes z, y, x, see :mod:`terareg.core.frames`; never guessed.
     missing_planes : str
         "error", "blank" (zeros) or "interpolate" (between the nearest planes).
     workers : int
@@ -87,7 +87,7 @@ class _Scanned:
         missing = missing_of([plane - first for plane in self.planes], depth)
         if isinstance(stack, Blocks):
             page = stack.pages[0] if stack.pages else 0
-            blocks = [Block(names[n], n - first, self.pages[n], page) for n in sorted(names)]
+            blocks = [PlaneRange(names[n], n - first, self.pages[n], page) for n in sorted(names)]
             return PageFiles(tuple(blocks), missing)
         places = {}
         for n, name in names.items():

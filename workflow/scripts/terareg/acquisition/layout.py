@@ -3,8 +3,8 @@
 A layout says which tiles there are, where they lie, and which files hold their planes. Everything
 else (headers, missing planes, types, signal) is the same for all and done by
 :mod:`terareg.acquisition.indexing`. A new layout is a subclass of :class:`Layout` in a module of
-its own, a line in :mod:`terareg.acquisition.layouts`, its name in the schema, and in
-:mod:`terareg.config` what tells its channels apart.
+its own, a line in :mod:`terareg.acquisition.layout_kinds`, its name in the schema, and in
+:mod:`terareg.execution.config` what tells its channels apart.
 
 Standard library only, so that a workflow can survey its samples while it is being parsed.
 """
@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
 
-from terareg.acquisition.grid import Grid
 from terareg.acquisition.image_files import PlaneLayout
 from terareg.acquisition.metadata import (
     check_overlap,
@@ -25,7 +24,8 @@ from terareg.acquisition.metadata import (
     neighbour_pairs,
     scanned_cells,
 )
-from terareg.errors import AcquisitionError, ConfigError
+from terareg.acquisition.tile_grid import TileGrid
+from terareg.core.errors import AcquisitionError, ConfigError
 from terareg.storage.store import Entry, Store
 
 
@@ -229,7 +229,7 @@ class Layout(ABC):
         return iter(())
 
 
-def _gaps(tiles: Sequence[RawTile], grid: Grid) -> list[str]:
+def _gaps(tiles: Sequence[RawTile], grid: TileGrid) -> list[str]:
     """What a grid is odd in that can still be stitched."""
     if len(tiles) == 1:
         return ["there is one tile only; nothing is stitched"]
@@ -250,7 +250,7 @@ def _gaps(tiles: Sequence[RawTile], grid: Grid) -> list[str]:
 
 def survey_grid(
     tiles: Sequence[RawTile],
-    grid: Grid,
+    grid: TileGrid,
     first: tuple[PlaneLayout, int],
     options: LayoutOptions,
     source: str,
@@ -260,7 +260,7 @@ def survey_grid(
     Parameters
     ----------
     tiles : sequence of RawTile
-    grid : Grid
+    grid : TileGrid
         Through their positions; without any its steps are 0 and the overlap must be given.
     first : (PlaneLayout, int)
         What one file holds, and the number of planes of its stack.

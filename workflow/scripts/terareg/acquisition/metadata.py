@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
 
 SPACING_RANGE_UM = (0.05, 200.0)

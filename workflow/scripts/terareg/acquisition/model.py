@@ -10,8 +10,8 @@ from pathlib import PurePosixPath
 
 from terareg.acquisition.metadata import neighbour_pairs, scanned_cells
 from terareg.acquisition.raw import StackFiles, stack_from_json
-from terareg.errors import AcquisitionError, ConfigError
-from terareg.frames import Frame
+from terareg.core.errors import AcquisitionError, ConfigError
+from terareg.core.frames import Frame
 from terareg.storage.records import read_json
 
 MISSING_PLANES = ("error", "blank", "interpolate")
@@ -85,7 +85,7 @@ class Acquisition:
     spacing_um : tuple of float
         Voxel size (z, y, x).
     orientation : str
-        Code of the array axes, see :mod:`terareg.frames`.
+        Code of the array axes, see :mod:`terareg.core.frames`.
     overlap : tuple of float
         Nominal overlap of neighbours (y, x) as a fraction of the tile.
     planes : dict of str to dict of str to StackFiles

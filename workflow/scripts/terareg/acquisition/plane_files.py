@@ -22,7 +22,7 @@ from terareg.acquisition.image_files import (
     layout_of,
     unreadable,
 )
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
 

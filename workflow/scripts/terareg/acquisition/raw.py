@@ -82,7 +82,7 @@ class PlaneFiles:
 
 
 @dataclass(frozen=True)
-class Block:
+class PlaneRange:
     """Consecutive planes in one file.
 
     Attributes
@@ -108,13 +108,13 @@ class PageFiles:
 
     Attributes
     ----------
-    blocks : tuple of Block
+    blocks : tuple of PlaneRange
         In the order of their planes.
     missing : tuple of int
         Planes (counted from 0) that no file holds.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[PlaneRange, ...]
     missing: tuple[int, ...] = ()
 
     def locate(self, plane: int) -> tuple[str, int]:
@@ -132,7 +132,7 @@ class PageFiles:
     @classmethod
     def from_json(cls, data: Mapping) -> PageFiles:
         """Inverse of :meth:`to_json`."""
-        return cls(tuple(Block(*block) for block in data["blocks"]), tuple(data["missing"]))
+        return cls(tuple(PlaneRange(*block) for block in data["blocks"]), tuple(data["missing"]))
 
 
 #: how to open any plane of one stack without listing it again

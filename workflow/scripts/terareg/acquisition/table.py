@@ -14,14 +14,6 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from terareg.acquisition.grid import (
-    Grid,
-    cells_in_order,
-    find_grid,
-    find_order,
-    fit_grid,
-    guess_shape,
-)
 from terareg.acquisition.image_files import (
     PlaneLayout,
     estimate_pages,
@@ -38,7 +30,15 @@ from terareg.acquisition.layout import (
     survey_grid,
 )
 from terareg.acquisition.table_lines import TileLine, read_table
-from terareg.errors import AcquisitionError, ConfigError
+from terareg.acquisition.tile_grid import (
+    TileGrid,
+    cells_in_order,
+    find_grid,
+    find_order,
+    fit_grid,
+    guess_shape,
+)
+from terareg.core.errors import AcquisitionError, ConfigError
 from terareg.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class TableLayout(Layout):
         return lines
 
     @cached_property
-    def _found(self) -> tuple[Grid, dict[str, dict[int, TileLine]]]:
+    def _found(self) -> tuple[TileGrid, dict[str, dict[int, TileLine]]]:
         """The grid, by names of tiles, and the lines of each tile by channel."""
         groups = self._group(self._read())
         labels = {key: next(iter(own.values())).label for key, own in groups.items()}
@@ -148,7 +148,7 @@ class TableLayout(Layout):
                 )
             name = line.tile or f"R{cell[0]:02d}C{cell[1]:02d}"
             named[name], cells[name] = own, cell
-        return Grid(grid.rows, grid.columns, cells, grid.origin, grid.down, grid.right), named
+        return TileGrid(grid.rows, grid.columns, cells, grid.origin, grid.down, grid.right), named
 
     def _group(self, lines: list[TileLine]) -> dict[object, dict[int, TileLine]]:
         """Lines of each tile by channel: by name, or cell, or position, or order."""
@@ -175,7 +175,7 @@ class TableLayout(Layout):
             own[line.channel] = line
         return groups
 
-    def _grid(self, firsts: dict[object, TileLine], labels: dict[object, str]) -> Grid:
+    def _grid(self, firsts: dict[object, TileLine], labels: dict[object, str]) -> TileGrid:
         lines = {labels[key]: line for key, line in firsts.items()}
         sample = next(iter(lines.values()))
         if sample.cell is None and sample.yx_um is not None:

@@ -29,7 +29,7 @@ from pathlib import PurePosixPath
 
 from terareg.acquisition.image_files import TIFF_SUFFIXES
 from terareg.acquisition.metadata import decode_text
-from terareg.errors import AcquisitionError, ConfigError, StoreError
+from terareg.core.errors import AcquisitionError, ConfigError, StoreError
 from terareg.storage.store import check_key
 
 _COLUMNS = (

@@ -2,7 +2,7 @@
 
 :class:`TileSource` is the one way in which later stages read tiles. Correction on the fly
 ("stream") and reading what :func:`write_corrected` wrote ("keep") give the same bytes, because
-both go through :meth:`terareg.acquisition.flatfield.Flatfield.correct` plane by plane.
+both go through :meth:`terareg.acquisition.tile_correction.Flatfield.correct` plane by plane.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Mapping
 import numpy as np
 import tensorstore
 
-from terareg.acquisition.flatfield import Flatfield, load_flatfield
+from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.plane_files import read_rows
-from terareg.acquisition.shadows import load_shadows
-from terareg.errors import AcquisitionError, IntensityError, VolumeError
-from terareg.numeric import Clipped, to_integer
-from terareg.parallel import map_items, peak_memory_mb
+from terareg.acquisition.tile_correction import Flatfield, load_flatfield
+from terareg.core.errors import AcquisitionError, IntensityError, VolumeError
+from terareg.core.numeric import Clipped, to_integer
+from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.storage.arrays import array_spec, new_array_spec, write_error
 from terareg.storage.records import (
     content_hash,
@@ -250,12 +250,12 @@ def open_tiles(acquisition: Acquisition, channel: str, files: Mapping, store: St
 
 
 def open_shading(files: Mapping, store: Store) -> Flatfield:
-    """The flat-field in ``profile`` and ``info``, with the gains of lines that ``shadows`` names.
+    """The flat-field in ``profile`` and ``info``, with the gains of lines that ``stripes`` names.
 
     The array of these gains is in ``store`` (of the sample).
     """
-    shadows = load_shadows(files["shadows"], store) if files.get("shadows") else None
-    return load_flatfield(files["profile"], files["info"], shadows)
+    stripes = load_line_gains(files["stripes"], store) if files.get("stripes") else None
+    return load_flatfield(files["profile"], files["info"], stripes)
 
 
 def write_corrected(

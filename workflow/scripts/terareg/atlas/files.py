@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-from terareg.errors import AtlasError
-from terareg.frames import Frame
+from terareg.core.errors import AtlasError
+from terareg.core.frames import Frame
 
 RUN_AGAIN = "delete the folder and run prepare_atlas again"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from terareg.errors import AtlasError
+from terareg.core.errors import AtlasError
 
 Value = TypeVar("Value")
 

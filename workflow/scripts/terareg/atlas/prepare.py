@@ -34,9 +34,9 @@ from terareg.atlas.sources import (
     read_image,
     spacing_of,
 )
-from terareg.errors import AtlasError
-from terareg.frames import Frame
-from terareg.orientation import check_orientation
+from terareg.core.errors import AtlasError
+from terareg.core.frames import Frame
+from terareg.core.orientation import check_orientation
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
 
@@ -58,7 +58,7 @@ class AtlasSettings:
     ontology : str
         See :func:`terareg.atlas.ontology.read_ontology`.
     orientation : str
-        Code of the axes (z, y, x) of the arrays, see :mod:`terareg.frames`; the Allen CCF's NRRD
+        Code of the axes (z, y, x) of the arrays, see :mod:`terareg.core.frames`; the Allen CCF's NRRD
         files are ``RIP``.
     spacing_um : tuple of float or None
         Voxel size (z, y, x). Needed for TIFF. Where given, nothing that the headers say of the

@@ -13,7 +13,7 @@ import SimpleITK as sitk
 import tifffile
 
 from terareg.atlas.files import last_line, nrrd_header
-from terareg.errors import AtlasError, VolumeError
+from terareg.core.errors import AtlasError, VolumeError
 from terareg.volumes.headers import NIFTI, likely_unit
 from terareg.volumes.images import nifti_voxels
 

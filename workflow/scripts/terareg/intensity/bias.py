@@ -22,8 +22,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from terareg.errors import ConfigError, IntensityError
-from terareg.frames import Frame
+from terareg.core.errors import ConfigError, IntensityError
+from terareg.core.frames import Frame
 from terareg.storage.store import write_atomic
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 from numpy.polynomial import legendre
 
-from terareg.errors import IntensityError
+from terareg.core.errors import IntensityError
 from terareg.intensity.sums import SIDES, BlockLayout
 
 

@@ -3,9 +3,9 @@
 Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile) and a log
 gain of each tile and slab. Each equation is the difference of two log block means: of the same
 tile, ``y = (P(u) - P(v)) c + tissue``, or of two tiles in their overlap,
-``y = (P(u) - P(v)) c + gain_a - gain_b + shadow of the line + noise``. They are solved by
+``y = (P(u) - P(v)) c + gain_a - gain_b + stripe of the line + noise``. They are solved by
 iteratively reweighted least squares; the precision of the roughness prior and the spreads of gains
-and shadows are re-estimated on the way (empirical Bayes).
+and stripes are re-estimated on the way (empirical Bayes).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
 # differences within a tile are not independent of each other: this is what one of them counts
 _TISSUE_WEIGHT = 0.02
 _CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
-_LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about shadows
+_LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about stripes
 _DEEPEST_SHADOW = 0.3  # standard deviation of logarithms
 RELATIVE_FLOOR = 0.004  # error that no block mean falls below
 _DARK_ERROR = 1.0  # counts; how well the dark offset can be known
 
 
 @dataclass(frozen=True)
-class _Shadows:
-    """Log shadows in one overlap: what all blocks of a line share, beyond profile and gains.
+class _Stripes:
+    """Log stripes in one overlap: what all blocks of a line share, beyond profile and gains.
 
     Dirt and bubbles in the sheet's way shade whole lines of a tile, others in every plane. The
     blocks of a line are therefore not independent of each other, and are weighted together.
@@ -54,14 +54,14 @@ class Fit:
     roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
     tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
     slab_spread: float = 0.02  # and of the slabs of a tile around it
-    shadows: tuple[_Shadows, ...] = ()  # of the overlaps, in their order
+    stripes: tuple[_Stripes, ...] = ()  # of the overlaps, in their order
 
 
 @dataclass(frozen=True)
 class Equations:
     """Differences of log intensity, within tiles or in the overlaps on one side.
 
-    ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + shadow``.
+    ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + stripe``.
     ``value`` and ``variance`` are float32 (a, slabs, blocks), ``basis`` is (terms, b, blocks). Of
     equations within tiles a is tiles and b is 1, of those in overlaps both are pairs.
     """
@@ -147,7 +147,7 @@ def solve(
         normal = _normal_equations(data, basis, equations, fit, blur)
         old, fit = fit, _step(basis, normal, fit, line_power, adapt=step >= 2 and not start)
         if step >= 2 or start:
-            fit = replace(fit, shadows=_find_shadows(equations, fit, adapt=not start))
+            fit = replace(fit, stripes=_find_stripes(equations, fit, adapt=not start))
         change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
         if np.abs(change).max() < 2e-4 and (start or step >= 10):
             break
@@ -189,8 +189,8 @@ def _normal_equations(
         against = np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis)
         sums = weight.sum(2, dtype=np.float64)
         values = weighted.sum(2, dtype=np.float64)
-        if fit.shadows:
-            _leave_to_shadows(part, weight, fit, normal, (against, sums, values))
+        if fit.stripes:
+            _leave_to_stripes(part, weight, fit, normal, (against, sums, values))
         pairs = zip(part.overlap.first.tolist(), part.overlap.second.tolist())
         for pair, (i, j) in enumerate(pairs):
             normal.links[:, i, :terms] += against[pair]
@@ -208,22 +208,22 @@ def _by_lines(part: Equations, values: np.ndarray, axis: int) -> np.ndarray:
     return grid.sum(axis, dtype=np.float64)
 
 
-def _leave_to_shadows(
+def _leave_to_stripes(
     part: Equations,
     weight: np.ndarray,
     fit: Fit,
     normal: _Normal,
     sums: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Take from the normal equations what a shadow of each line can explain (Schur complement)."""
-    shadows = fit.shadows[part.index]
+    """Take from the normal equations what a stripe of each line can explain (Schur complement)."""
+    stripes = fit.stripes[part.index]
     against, total, values = sums
     for slab in range(weight.shape[1]):
         w = weight[:, slab].astype(np.float64)
-        of_line = _by_lines(part, w, shadows.axis)  # (pairs, lines)
-        share = 1 / (shadows.spread**-2 + of_line)
-        shape = _by_lines(part, w * part.basis, shadows.axis)  # (terms, pairs, lines)
-        right = _by_lines(part, w * part.value[:, slab], shadows.axis)
+        of_line = _by_lines(part, w, stripes.axis)  # (pairs, lines)
+        share = 1 / (stripes.spread**-2 + of_line)
+        shape = _by_lines(part, w * part.basis, stripes.axis)  # (terms, pairs, lines)
+        right = _by_lines(part, w * part.value[:, slab], stripes.axis)
         flat = shape.reshape(len(shape), -1)
         normal.shape[:] -= (flat * share.ravel()) @ flat.T
         normal.shape_right[:] -= flat @ (share * right).ravel()
@@ -232,13 +232,13 @@ def _leave_to_shadows(
         values[:, slab] -= (share * of_line * right).sum(1)
 
 
-def _find_shadows(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_Shadows, ...]:
-    """Shadows of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
+def _find_stripes(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_Stripes, ...]:
+    """Stripes of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
     parts = [part for part in equations if part.overlap is not None]
     if adapt:
         spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (-1, -2))
-    elif fit.shadows:
-        spread, axis = fit.shadows[0].spread, fit.shadows[0].axis
+    elif fit.stripes:
+        spread, axis = fit.stripes[0].spread, fit.stripes[0].axis
     else:
         return ()
     if spread == 0:
@@ -248,7 +248,7 @@ def _find_shadows(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_S
         weight = _weights(part, fit, 0.0)
         total = _by_lines(part, weight, axis)
         values = _by_lines(part, weight * _residual(part, fit), axis) / (spread**-2 + total)
-        found.append(_Shadows(axis, values, spread))
+        found.append(_Stripes(axis, values, spread))
     return tuple(found)
 
 
@@ -283,7 +283,7 @@ def _blocks_less_lines(
 ) -> np.ndarray:
     """Values (pairs, slabs, blocks) less what is given for the line of each block."""
     grid = values.reshape(*values.shape[:2], *part.overlap.grid)
-    shared = _Shadows(axis, lines, 0.0).of_blocks().astype(np.float32)
+    shared = _Stripes(axis, lines, 0.0).of_blocks().astype(np.float32)
     return (grid - shared).reshape(values.shape)
 
 
@@ -342,13 +342,13 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     """Robust weights, float32.
 
     Within tiles the loss is log(variance + residual^2), a location estimate that needs no scale
-    of the tissue. In overlaps it is a Cauchy loss of what shadows leave, whose scale, set by
+    of the tissue. In overlaps it is a Cauchy loss of what stripes leave, whose scale, set by
     misplaced tiles, is the median of what is found.
     """
     residual = _residual(part, fit)
-    if part.overlap is not None and fit.shadows:
-        shadows = fit.shadows[part.index]
-        residual = _blocks_less_lines(part, residual, shadows.values, shadows.axis)
+    if part.overlap is not None and fit.stripes:
+        stripes = fit.stripes[part.index]
+        residual = _blocks_less_lines(part, residual, stripes.values, stripes.axis)
     square = residual**2
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:

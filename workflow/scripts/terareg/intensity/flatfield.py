@@ -30,8 +30,8 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from terareg.acquisition.flatfield import Flatfield
-from terareg.errors import IntensityError
+from terareg.acquisition.tile_correction import Flatfield
+from terareg.core.errors import IntensityError
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.shading import fit_shading

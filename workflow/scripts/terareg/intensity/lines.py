@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from terareg.acquisition.shadows import LINES, SLAB_PLANES
-from terareg.errors import IntensityError
-from terareg.parallel import map_items
+from terareg.acquisition.line_gains import LINES, SLAB_PLANES
+from terareg.core.errors import IntensityError
+from terareg.core.parallel import map_items
 from terareg.storage.store import atomic_file
 
 PARTS = 4  # of a line in an overlap, so that a bright spot spoils one of them only

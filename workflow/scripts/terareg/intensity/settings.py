@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import ConfigError
+from terareg.core.errors import ConfigError
 
 _METHODS = ("statistics", "image", "none")
 

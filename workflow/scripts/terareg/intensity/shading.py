@@ -149,8 +149,8 @@ def _disagreement(data: BlockData, background: float, fit: Fit, basis: Basis) ->
             for t, e in zip(tiles, overlap.edges)
         ]
         ratio = np.sqrt(scales[1] / scales[0])
-        if fit.shadows:
-            ratio = ratio * np.exp(-0.5 * fit.shadows[index].of_blocks())
+        if fit.stripes:
+            ratio = ratio * np.exp(-0.5 * fit.stripes[index].of_blocks())
         ratio = ratio.astype(np.float32)
         x = (overlap.mean[0] - np.float32(background)) * ratio
         y = (overlap.mean[1] - np.float32(background)) / ratio

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import IntensityError
+from terareg.core.errors import IntensityError
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.storage.store import write_atomic
 

@@ -15,8 +15,8 @@ import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from terareg.errors import AtlasError
-from terareg.frames import Frame
+from terareg.core.errors import AtlasError
+from terareg.core.frames import Frame
 from terareg.phantom.fields import SplineField
 from terareg.storage.records import to_json
 
@@ -28,7 +28,7 @@ _BLUR_UM = 35.0
 
 # ------------------------------------------------------------------ ontology
 @dataclass(frozen=True)
-class Structure:
+class PhantomStructure:
     """One node of the hierarchy; ``parts`` > 0 divides its volume per hemisphere into cells."""
 
     acronym: str
@@ -41,35 +41,35 @@ class Structure:
 
 # acronym, name, parent, hue of the colour, template intensity, number of Voronoi parts
 _TREE = (
-    Structure("root", "Phantom brain", "", 0.0),
-    Structure("grey", "Grey matter", "root", 0.55),
-    Structure("CH", "Cerebrum", "grey", 0.30),
-    Structure("CTX", "Cortex", "CH", 0.33),
-    Structure("SPF", "Superficial cortex", "CTX", 0.35, 0.62, 11),
-    Structure("DEP", "Deep cortex", "CTX", 0.40, 0.76, 9),
-    Structure("HPF", "Hippocampal formation", "CH", 0.27, 0.66, 4),
-    Structure("VCX", "Ventral cortex", "CH", 0.22, 0.70, 7),
-    Structure("STR", "Striatum", "CH", 0.52, 0.86, 6),
-    Structure("OB", "Olfactory bulb", "CH", 0.42),
-    Structure("OBo", "Olfactory bulb, outer layer", "OB", 0.43, 0.92),
-    Structure("OBi", "Olfactory bulb, inner layer", "OB", 0.46, 0.64),
-    Structure("BS", "Brain stem", "grey", 0.97),
-    Structure("TH", "Thalamus", "BS", 0.98, 0.58, 8),
-    Structure("HY", "Hypothalamus", "BS", 0.02, 0.74, 5),
-    Structure("MB", "Midbrain", "BS", 0.84, 0.68, 8),
-    Structure("HB", "Hindbrain", "BS", 0.07),
-    Structure("P", "Pons", "HB", 0.08, 0.55, 4),
-    Structure("MY", "Medulla", "HB", 0.11, 0.60, 5),
-    Structure("CB", "Cerebellum", "grey", 0.15),
-    Structure("CBX", "Cerebellar cortex", "CB", 0.16, 0.84, 7),
-    Structure("CBN", "Cerebellar nuclei", "CB", 0.13, 0.62),
-    Structure("fiber", "Fibre tracts", "root", 0.6),
-    Structure("cc", "Callosal white matter", "fiber", 0.61, 0.36),
-    Structure("arb", "Arbor vitae", "fiber", 0.63, 0.40),
-    Structure("VS", "Ventricular system", "root", 0.68),
-    Structure("VL", "Lateral ventricle", "VS", 0.69, 0.14),
-    Structure("V3", "Third ventricle", "VS", 0.71, 0.15),
-    Structure("V4", "Fourth ventricle", "VS", 0.73, 0.16),
+    PhantomStructure("root", "Phantom brain", "", 0.0),
+    PhantomStructure("grey", "Grey matter", "root", 0.55),
+    PhantomStructure("CH", "Cerebrum", "grey", 0.30),
+    PhantomStructure("CTX", "Cortex", "CH", 0.33),
+    PhantomStructure("SPF", "Superficial cortex", "CTX", 0.35, 0.62, 11),
+    PhantomStructure("DEP", "Deep cortex", "CTX", 0.40, 0.76, 9),
+    PhantomStructure("HPF", "Hippocampal formation", "CH", 0.27, 0.66, 4),
+    PhantomStructure("VCX", "Ventral cortex", "CH", 0.22, 0.70, 7),
+    PhantomStructure("STR", "Striatum", "CH", 0.52, 0.86, 6),
+    PhantomStructure("OB", "Olfactory bulb", "CH", 0.42),
+    PhantomStructure("OBo", "Olfactory bulb, outer layer", "OB", 0.43, 0.92),
+    PhantomStructure("OBi", "Olfactory bulb, inner layer", "OB", 0.46, 0.64),
+    PhantomStructure("BS", "Brain stem", "grey", 0.97),
+    PhantomStructure("TH", "Thalamus", "BS", 0.98, 0.58, 8),
+    PhantomStructure("HY", "Hypothalamus", "BS", 0.02, 0.74, 5),
+    PhantomStructure("MB", "Midbrain", "BS", 0.84, 0.68, 8),
+    PhantomStructure("HB", "Hindbrain", "BS", 0.07),
+    PhantomStructure("P", "Pons", "HB", 0.08, 0.55, 4),
+    PhantomStructure("MY", "Medulla", "HB", 0.11, 0.60, 5),
+    PhantomStructure("CB", "Cerebellum", "grey", 0.15),
+    PhantomStructure("CBX", "Cerebellar cortex", "CB", 0.16, 0.84, 7),
+    PhantomStructure("CBN", "Cerebellar nuclei", "CB", 0.13, 0.62),
+    PhantomStructure("fiber", "Fibre tracts", "root", 0.6),
+    PhantomStructure("cc", "Callosal white matter", "fiber", 0.61, 0.36),
+    PhantomStructure("arb", "Arbor vitae", "fiber", 0.63, 0.40),
+    PhantomStructure("VS", "Ventricular system", "root", 0.68),
+    PhantomStructure("VL", "Lateral ventricle", "VS", 0.69, 0.14),
+    PhantomStructure("V3", "Third ventricle", "VS", 0.71, 0.15),
+    PhantomStructure("V4", "Fourth ventricle", "VS", 0.73, 0.16),
 )
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from terareg.errors import AcquisitionError, TeraregError
-from terareg.frames import check_orientation
+from terareg.core.errors import AcquisitionError, TeraregError
+from terareg.core.frames import check_orientation
 from terareg.phantom import colm, demo
 from terareg.storage.records import write_json
 
@@ -171,7 +171,7 @@ def _tiles2d(options: argparse.Namespace) -> int:
 
 def _score(options: argparse.Namespace) -> int:
     # zarr and SimpleITK are slow to import and not needed to make or cut
-    from terareg.phantom import score, verdict
+    from terareg.phantom import floors, score
 
     paths = score.ScorePaths(
         truth=options.truth,
@@ -182,11 +182,11 @@ def _score(options: argparse.Namespace) -> int:
         benchmarks=options.benchmarks,
     )
     result = score.score(paths, options.stages)
-    lines = verdict.verdicts(result, verdict.Floors(), options.working_voxel_um)
+    lines = floors.verdicts(result, floors.Floors(), options.working_voxel_um)
     if options.out:
         result["details"]["floors"] = {v.name: v.passed for v in lines if v.passed is not None}
         write_json(options.out, result)
-    sys.stdout.write(verdict.format_table(lines) + "\n\nlook at\n")
+    sys.stdout.write(floors.format_table(lines) + "\n\nlook at\n")
     places = (
         options.results / "report.html",
         options.results / "views",

@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-from terareg.errors import AcquisitionError, ConfigError
-from terareg.frames import Frame
-from terareg.numeric import to_integer
+from terareg.core.errors import AcquisitionError, ConfigError
+from terareg.core.frames import Frame
+from terareg.core.numeric import to_integer
 from terareg.phantom.fields import SplineField
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class ColmSettings:
 
 
 @dataclass(frozen=True)
-class Placement:
+class TrueOrigins:
     """True and nominal tile origins, voxels (z, y, x).
 
     Attributes
@@ -160,7 +160,7 @@ class Placement:
         )
 
 
-def place_tiles(settings: ColmSettings) -> Placement:
+def place_tiles(settings: ColmSettings) -> TrueOrigins:
     """Draw the true tile origins: nominal grid, drift per row and column, integer jitter."""
     rng = np.random.default_rng([settings.seed, 11])
     size = np.array([settings.planes, *settings.tile_pixels])
@@ -181,7 +181,7 @@ def place_tiles(settings: ColmSettings) -> Placement:
     first = np.min(list(true.values()), axis=0)
     last = np.max(list(true.values()), axis=0) + size
     origins = {name: tuple(int(v) for v in origin - first) for name, origin in true.items()}
-    return Placement(origins, nominal, tuple(int(v) for v in last - first))
+    return TrueOrigins(origins, nominal, tuple(int(v) for v in last - first))
 
 
 def from_array(array: np.ndarray, offset: Sequence[int] = (0, 0, 0)) -> VolumeFunction:

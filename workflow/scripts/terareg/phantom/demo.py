@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 from terareg.phantom.atlas import ATLAS_ORIENTATION, BrainSettings, make_atlas, write_atlas
 from terareg.phantom.colm import ColmSettings, place_tiles, write_colm
 from terareg.phantom.sample import Sample, SampleSettings

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import ndimage
 
-from terareg.errors import AtlasError
-from terareg.frames import Frame, orientation_matrix
+from terareg.core.errors import AtlasError
+from terareg.core.frames import Frame, orientation_matrix
 from terareg.phantom.atlas import PhantomAtlas, blurred
 from terareg.phantom.fields import SplineField
 

@@ -25,8 +25,8 @@ import zarr
 from defusedxml import ElementTree
 from scipy import ndimage
 
-from terareg.errors import TeraregError
-from terareg.frames import Frame, orientation_matrix
+from terareg.core.errors import TeraregError
+from terareg.core.frames import Frame, orientation_matrix
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import PointsError
-from terareg.frames import Frame
+from terareg.core.errors import PointsError
+from terareg.core.frames import Frame
 from terareg.regions.points import Points, check_inside, point_names, read_points
 from terareg.registration.landmarks import Landmarks
 

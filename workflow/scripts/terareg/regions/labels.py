@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 
 if TYPE_CHECKING:
     from terareg.atlas.prepare import Atlas

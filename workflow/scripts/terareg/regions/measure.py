@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
 from terareg.regions.labels import slabs
 from terareg.storage.records import read_json, write_json
 

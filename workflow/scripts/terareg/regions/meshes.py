@@ -19,9 +19,9 @@ from scipy import ndimage
 from skimage.measure import marching_cubes
 
 from terareg.atlas.ontology import Ontology
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.parallel import map_items
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.parallel import map_items
 from terareg.storage.store import Store
 
 logger = logging.getLogger(__name__)

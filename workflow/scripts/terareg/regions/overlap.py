@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.atlas.prepare import lossless_ids
-from terareg.errors import VolumeError
-from terareg.frames import Frame
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
 from terareg.regions.labels import label_block, slabs
 from terareg.registration.transform import Transform
 from terareg.volumes.images import ImageSettings, open_image

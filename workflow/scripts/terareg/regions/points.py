@@ -1,6 +1,6 @@
 """Points: CSV files and Neuroglancer annotations, both ways through a transform.
 
-Inside the library points are micrometres in a :class:`~terareg.frames.Frame`, order z, y, x, with
+Inside the library points are micrometres in a :class:`~terareg.core.frames.Frame`, order z, y, x, with
 the centre of the first voxel at the frame's origin. Every reader, transform and writer keeps the
 number and the order of the points.
 """
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from terareg.errors import PointsError
-from terareg.frames import Frame
+from terareg.core.errors import PointsError
+from terareg.core.frames import Frame
 from terareg.regions.labels import regions_at
 from terareg.storage.store import write_atomic
 

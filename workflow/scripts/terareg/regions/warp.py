@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy import ndimage
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.regions.labels import slabs
 
 if TYPE_CHECKING:

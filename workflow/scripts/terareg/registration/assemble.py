@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration.checkpoint import State
 from terareg.registration.contrast import CLASSES
-from terareg.registration.flow import Flow, Grid, change_grid, inverse_displacement
+from terareg.registration.flow import Flow, SamplingGrid, change_grid, inverse_displacement
 from terareg.registration.images import WorkingImage
-from terareg.registration.plan import Plan
 from terareg.registration.problem import Problem
 from terareg.registration.result import RegistrationResult
+from terareg.registration.schedule import Plan
 from terareg.registration.transform import Transform
 
 
@@ -100,7 +100,7 @@ def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> T
     # on twice as many voxels, so that linear interpolation of the files costs no accuracy
     unit, model = plan.space.length, problem.model
     coarse = problem.flow.grid
-    grid = Grid(
+    grid = SamplingGrid(
         tuple(2 * n for n in coarse.shape), tuple(s / 2 for s in coarse.spacing), coarse.origin
     )
     flow = Flow(grid, model.kernel, steps=model.squarings, times=model.times, device=plan.device)

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 
 from terareg.registration.contrast import LocalContrast
-from terareg.registration.flow import Grid
+from terareg.registration.flow import SamplingGrid
 
 _OUTLIERS = 0.05
 _OUTLIER_SIGMA = 0.5
@@ -40,13 +40,13 @@ class Backward:
 
     Parameters
     ----------
-    atlas_grid : Grid
+    atlas_grid : SamplingGrid
         Voxels of ``atlas``.
     atlas : torch.Tensor, float32, shape (images, z, y, x)
         Normalised images to predict.
     presence : torch.Tensor, float32, shape (z, y, x)
         Part of the atlas that is expected in the sample, 1 = there.
-    sample_grid : Grid
+    sample_grid : SamplingGrid
         Voxels of ``sample``.
     sample : torch.Tensor, float32, shape (channels + 1, z, y, x)
         Normalised channels, and the fraction of tissue.
@@ -65,10 +65,10 @@ class Backward:
 
     def __init__(
         self,
-        atlas_grid: Grid,
+        atlas_grid: SamplingGrid,
         atlas: torch.Tensor,
         presence: torch.Tensor,
-        sample_grid: Grid,
+        sample_grid: SamplingGrid,
         sample: torch.Tensor,
         contrast: LocalContrast,
         scale: float,

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from terareg.registration.flow import Grid
+from terareg.registration.flow import SamplingGrid
 
 CLASSES = ("match", "artefact", "missing")
 
@@ -44,7 +44,7 @@ class LocalContrast:
 
     Parameters
     ----------
-    grid : Grid
+    grid : SamplingGrid
         Voxels of the sample.
     order : int
         Degree of the polynomials; 0 fits the local mean only.
@@ -53,7 +53,7 @@ class LocalContrast:
     device : torch.device
     """
 
-    def __init__(self, grid: Grid, order: int, width: float, device: torch.device) -> None:
+    def __init__(self, grid: SamplingGrid, order: int, width: float, device: torch.device) -> None:
         self.order = order
         pool, spread, self.axes = [], [], []
         for n, spacing in zip(grid.shape, grid.spacing):

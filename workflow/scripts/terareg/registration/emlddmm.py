@@ -23,16 +23,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration import checkpoint as checkpoints
 from terareg.registration import lbfgs
 from terareg.registration.assemble import assemble
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
-from terareg.registration.plan import Hints, Plan, check_grids
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
+from terareg.registration.schedule import Hints, Plan, check_grids
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import check_affine, jacobian_determinant
 from terareg.storage.records import fingerprint

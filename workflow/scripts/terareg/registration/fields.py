@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.storage.store import write_atomic
 
 _TYPES = {

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
-class Grid:
+class SamplingGrid:
     """Regular grid for sampling: shape, spacing and origin along (z, y, x)."""
 
     shape: tuple[int, int, int]
@@ -82,7 +82,7 @@ class Flow:
 
     Parameters
     ----------
-    grid : Grid
+    grid : SamplingGrid
         Voxel (n) of the box would be voxel 0 again.
     kernel : Kernel
     steps : int
@@ -93,7 +93,7 @@ class Flow:
     """
 
     def __init__(
-        self, grid: Grid, kernel: Kernel, *, steps: int, times: int, device: torch.device
+        self, grid: SamplingGrid, kernel: Kernel, *, steps: int, times: int, device: torch.device
     ) -> None:
         self.grid, self.steps, self.times = grid, steps, times
         self.root = kernel_root(grid, kernel, device)
@@ -121,7 +121,7 @@ class Flow:
         return u
 
 
-def kernel_root(grid: Grid, kernel: Kernel, device: torch.device) -> torch.Tensor:
+def kernel_root(grid: SamplingGrid, kernel: Kernel, device: torch.device) -> torch.Tensor:
     """Multiplier K^(1/2) for rfftn, float32, from the exact Laplacian symbol."""
     nz, ny, nx = grid.shape
     frequencies = [
@@ -160,7 +160,9 @@ def change_grid(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tenso
     return (torch.fft.ifftn(result, dim=axes).real * scale).float()
 
 
-def inverse_displacement(grid: Grid, displacement: torch.Tensor, start: torch.Tensor, n: int = 20):
+def inverse_displacement(
+    grid: SamplingGrid, displacement: torch.Tensor, start: torch.Tensor, n: int = 20
+):
     """Fixed-point refinement of the inverse, f(p) = -d(p + f(p)); ``start`` is a good guess."""
     points = grid.points(displacement.device)
     f = start

@@ -10,8 +10,8 @@ import numpy as np
 import scipy.sparse
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 
 _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
@@ -293,7 +293,7 @@ def noise(image: WorkingImage) -> float:
 def resample(image: WorkingImage, spacing_um: float | Sequence[float]) -> WorkingImage:
     """Bring an image to another spacing: area mean where coarser, linear where finer.
 
-    The new grid covers the same outer faces (:meth:`terareg.frames.Frame.resampled`). Voxels
+    The new grid covers the same outer faces (:meth:`terareg.core.frames.Frame.resampled`). Voxels
     without data do not contribute to the means.
     """
     spacing = tuple(float(s) for s in np.broadcast_to(spacing_um, 3))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import RegistrationError
+from terareg.core.errors import RegistrationError
 from terareg.storage.records import read_json
 
 _MOST_TRIPLES = 500
@@ -139,7 +139,7 @@ def fit_similarity(
     ----------
     landmarks : Landmarks
     permutation : numpy.ndarray, shape (3, 3)
-        Axes of the atlas in those of the sample, see :func:`terareg.frames.orientation_matrix`;
+        Axes of the atlas in those of the sample, see :func:`terareg.core.frames.orientation_matrix`;
         says whether the map is mirrored.
     spread_um : float
         Distance that is expected to be left.

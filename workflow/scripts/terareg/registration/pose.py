@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terareg.errors import RegistrationError
-from terareg.frames import all_orientations, orientation_matrix
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
 from terareg.registration.landmarks import Landmarks, fit_similarity

@@ -25,7 +25,7 @@ import torch
 
 from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
-from terareg.registration.flow import Flow, Grid, Kernel, good_size
+from terareg.registration.flow import Flow, Kernel, SamplingGrid, good_size
 from terareg.registration.images import WorkingImage, noise
 
 # below this weight the prediction of the atlas is not worth its time
@@ -46,9 +46,9 @@ class Space:
     radius: float
     device: torch.device
 
-    def grid(self, frame, centre: np.ndarray) -> Grid:
-        """Grid of a frame in internal coordinates."""
-        return Grid(
+    def grid(self, frame, centre: np.ndarray) -> SamplingGrid:
+        """SamplingGrid of a frame in internal coordinates."""
+        return SamplingGrid(
             frame.shape,
             tuple(s / self.length for s in frame.spacing_um),
             tuple((o - c) / self.length for o, c in zip(frame.origin_um, centre)),
@@ -79,7 +79,7 @@ class LandmarkTerm:
 
 
 @dataclass(frozen=True)
-class Side:
+class ImageSet:
     """Images of atlas or sample at one resolution.
 
     They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue's in every
@@ -114,7 +114,7 @@ class Model:
     landmarks: LandmarkTerm | None = None
 
 
-def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: float) -> Grid:
+def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: float) -> SamplingGrid:
     """Periodic box around the atlas tissue, about ``spacing`` apart, sizes good for the FFT.
 
     The box is the same for every spacing; voxel 0 lies on its low corner.
@@ -130,7 +130,7 @@ def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: flo
         shape.append(n)
         steps.append((high - low) / n)
         origin.append(low)
-    return Grid(tuple(shape), tuple(steps), tuple(origin))
+    return SamplingGrid(tuple(shape), tuple(steps), tuple(origin))
 
 
 def share_of_noise(atlases: tuple[WorkingImage, ...], samples: tuple[WorkingImage, ...]) -> float:
@@ -154,12 +154,12 @@ class Problem:
 
     def __init__(
         self,
-        atlas_side: Side,
-        sample_side: Side,
+        atlas_side: ImageSet,
+        sample_side: ImageSet,
         presence: np.ndarray,
         space: Space,
         model: Model,
-        grid: Grid,
+        grid: SamplingGrid,
     ) -> None:
         self.space, self.model = space, model
         atlases, samples = atlas_side.images, sample_side.images

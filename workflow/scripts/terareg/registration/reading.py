@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 
 _SHARE = 160  # of the atlas's longest side; half the default working voxel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.registration import fields
 from terareg.registration.contrast import CLASSES
 from terareg.registration.transform import Transform

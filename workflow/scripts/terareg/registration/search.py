@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from terareg.frames import all_orientations, orientation_matrix
+from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
-from terareg.registration.flow import Grid
+from terareg.registration.flow import SamplingGrid
 from terareg.registration.images import WorkingImage, resample
 from terareg.registration.landmarks import Landmarks, fit_similarity
 
@@ -250,7 +250,7 @@ class _Level:
     ) -> None:
         atlas, sample = resample(atlas, voxel_um), resample(sample, voxel_um)
         frame, self.unit = atlas.frame, unit
-        self.grid = Grid(
+        self.grid = SamplingGrid(
             frame.shape,
             tuple(s / unit for s in frame.spacing_um),
             tuple(o / unit for o in frame.origin_um),

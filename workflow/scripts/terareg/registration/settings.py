@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from terareg.errors import RegistrationError
+from terareg.core.errors import RegistrationError
 
 FLOWS = ("stationary", "time_dependent")
 AFFINES = ("affine", "rigid", "fixed")

@@ -19,8 +19,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration import fields
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import write_atomic

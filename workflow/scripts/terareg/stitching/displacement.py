@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import StitchingError
-from terareg.parallel import map_items
+from terareg.core.errors import StitchingError
+from terareg.core.parallel import map_items
 from terareg.stitching.consensus import find_consensus
 from terareg.stitching.correlation import MIN_OVERLAP, best_peak, correlate
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare

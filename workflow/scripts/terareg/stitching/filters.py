@@ -24,7 +24,7 @@ _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard devia
 
 
 @dataclass(frozen=True)
-class Levels:
+class Intensities:
     """Intensities of one image, counts: darkest, bright tissue, and the noise of the camera."""
 
     dark: float
@@ -32,7 +32,7 @@ class Levels:
     noise: float
 
 
-def levels_of(raw: np.ndarray) -> Levels:
+def levels_of(raw: np.ndarray) -> Intensities:
     """Intensities of some of the planes of ``raw`` (z, y, x), and of some rows of large ones."""
     some = raw[:: max(1, raw.shape[0] // 8)]
     step = max(1, some.size // _LEVELS_OF)
@@ -43,10 +43,10 @@ def levels_of(raw: np.ndarray) -> Levels:
     else:
         noise = float(planes.std())
     dark, bright = np.percentile(planes, (_DARK_PERCENT, _BRIGHT_PERCENT))
-    return Levels(float(dark), float(bright), noise)
+    return Intensities(float(dark), float(bright), noise)
 
 
-def common_levels(levels: Iterable[Levels], dark: float | None) -> tuple[float, float]:
+def common_levels(levels: Iterable[Intensities], dark: float | None) -> tuple[float, float]:
     """Dark level and softening constant of the logarithm, common to both tiles.
 
     The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of

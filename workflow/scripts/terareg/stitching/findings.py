@@ -12,12 +12,12 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from terareg.stitching.grid import corroborated, sides_of
+from terareg.stitching.cells import corroborated, sides_of
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement
 
 if TYPE_CHECKING:
-    from terareg.stitching.grid import Grid
+    from terareg.stitching.cells import Grid
     from terareg.stitching.solver import PlacementSettings
 
 logger = logging.getLogger(__name__)

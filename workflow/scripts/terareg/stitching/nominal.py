@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from terareg.acquisition.model import Acquisition
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.render import read_tilespecs, tile_origins
 from terareg.stitching.terastitcher.exchange import with_nominal
 from terareg.stitching.terastitcher.reading import read_xml

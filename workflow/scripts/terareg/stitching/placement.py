@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.storage.records import read_json, write_json
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 from terareg.stitching.pairs import SEAM_AXIS, PairResult, WindowResult
 

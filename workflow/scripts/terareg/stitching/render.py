@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import Placement
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 
 ENGINES = ("ncc", "mip_ncc")

@@ -18,9 +18,9 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
+from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
-from terareg.stitching.grid import Grid, corroborated
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Placement
 
@@ -106,7 +106,7 @@ def place(
         If two tiles share a cell, or a pair names unknown tiles or no neighbours.
     """
     settings = settings or PlacementSettings()
-    grid = Grid(acquisition)
+    grid = CellGrid(acquisition)
     measured = grid.links(pairs)
     usable = np.array([not why_unusable(p, settings) for p in pairs], bool)
     displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)

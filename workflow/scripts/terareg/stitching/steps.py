@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import StitchingError
-from terareg.overview import overview_planes
-from terareg.parallel import map_items
+from terareg.core.errors import StitchingError
+from terareg.core.parallel import map_items
 from terareg.stitching.consensus import largest_cluster
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
-from terareg.stitching.filters import Levels, bin_pixels, common_levels, levels_of, prepare
+from terareg.stitching.filters import Intensities, bin_pixels, common_levels, levels_of, prepare
+from terareg.stitching.overview import overview_planes
 from terareg.stitching.pairs import DIRECTIONS, as_tuples, neighbours
 from terareg.stitching.settings import DisplacementSettings
 
@@ -29,7 +29,7 @@ _BINNED_TO = 192  # pixels, about, of the shorter edge
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
 
 
-class Side(Enum):
+class Neighbour(Enum):
     """Where a neighbour lies: axis of the array and direction along it."""
 
     RIGHT = (2, 1)
@@ -84,7 +84,7 @@ class _Overview:
     """The middle planes of a tile, binned, their intensities, and the bytes read for them."""
 
     image: np.ndarray
-    levels: Levels
+    levels: Intensities
     bytes: int
 
 
@@ -153,13 +153,13 @@ def estimate_steps(
                 if vote is not None
             ]
 
-        own = Side.RIGHT if direction == "EAST" else Side.BELOW
+        own = Neighbour.RIGHT if direction == "EAST" else Neighbour.BELOW
         step, agree[direction], of[direction] = _agreement(
             votes_for(own), pairs_per_direction, bins, search, 1 - settings.min_reliability
         )
         found[direction], used[direction] = None, False
         if step is None:
-            for side in (side for side in Side if side is not own and of[direction] > 1):
+            for side in (side for side in Neighbour if side is not own and of[direction] > 1):
                 other, *_ = _agreement(votes_for(side), pairs_per_direction, bins, search, _ABSURD)
                 if other is not None:
                     raise StitchingError(_contradiction(direction, side, other))
@@ -200,7 +200,9 @@ def _agreement(votes, number, bins, search, chance_limit):
     return np.median(shifts[members], axis=0) if agreed else None, len(members), len(votes)
 
 
-def _vote(a: _Overview, b: _Overview, side: Side, bins: int, dark: float | None) -> _Vote | None:
+def _vote(
+    a: _Overview, b: _Overview, side: Neighbour, bins: int, dark: float | None
+) -> _Vote | None:
     """Displacement of whole planes over every plausible step; None without structure."""
     levels = common_levels((a.levels, b.levels), dark)
     images, signal = zip(*(prepare(v.image, levels) for v in (a, b)))
@@ -225,7 +227,7 @@ def _vote(a: _Overview, b: _Overview, side: Side, bins: int, dark: float | None)
     return _Vote(displ, value / max(float(score.std()), 1e-12), np.array(score.shape, float))
 
 
-def _contradiction(direction: str, side: Side, step: np.ndarray) -> str:
+def _contradiction(direction: str, side: Neighbour, step: np.ndarray) -> str:
     line, expected = ("column", "right") if direction == "EAST" else ("row", "below")
     return (
         f"the next {line} of the layout should lie {expected} in the images but lies "

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.storage.store import write_atomic
 
 _MAX_BYTES = 64 * 2**20

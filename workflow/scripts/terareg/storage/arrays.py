@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage.store import Store, outage
 
 _CODEC = {"name": "blosc", "configuration": {"cname": "lz4", "clevel": 5, "shuffle": "bitshuffle"}}

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage.store import Store, write_atomic
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage.store import Entry, Store
 
 #: everything that terareg puts into a sample's folder, in the results or in the store

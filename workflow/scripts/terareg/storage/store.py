@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage import traffic
 
 _MULTI_DELETE = 1000

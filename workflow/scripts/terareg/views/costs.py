@@ -14,7 +14,7 @@ WANTED_BYTES = 2.3
 
 
 def measured_stages(records: Iterable[Mapping[str, Any]]) -> dict[str, Planned]:
-    """Sum up job records (:func:`terareg.job.run_job`) by stage.
+    """Sum up job records (:func:`terareg.execution.job.run_job`) by stage.
 
     ``memory_mb`` is the largest peak of a job's process; hours and minutes are as in a plan.
     """

@@ -21,8 +21,8 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
-from terareg.errors import ConfigError
-from terareg.frames import Frame
+from terareg.core.errors import ConfigError
+from terareg.core.frames import Frame
 from terareg.storage.store import check_key
 
 STORE = "{store}"

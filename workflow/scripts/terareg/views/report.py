@@ -49,8 +49,8 @@ FIGURES = (
     (r"tile_means_(?P<of>.+)", "intensity",
      "Mean of all tiles before and after the correction. After, it should be even; where "
      "tiles are few, the sample's own structure stays in it."),
-    (r"shadows_(?P<of>.+)", "intensity",
-     "Shadows of the light-sheet: the tile whose lines differ most, before and after, and the "
+    (r"stripes_(?P<of>.+)", "intensity",
+     "Stripes of the light-sheet: the tile whose lines differ most, before and after, and the "
      "brightness of its lines. Streaks should fade, and anatomy stay."),
     (r"placement", "stitching",
      "Map of the tiles at their solved positions; colour and dash of a link tell "

@@ -24,7 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from terareg.errors import ConfigError, StoreError, TeraregError
+from terareg.core.errors import ConfigError, StoreError, TeraregError
 from terareg.storage.records import read_json
 from terareg.views import neuroglancer
 

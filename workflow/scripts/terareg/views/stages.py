@@ -134,11 +134,11 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
         channel, info = path.parent.name, read_json(path)
         tables = {f"Flat-field of channel {channel}": scalars(info)}
         seams = info.get("seam_percent")
-        for lines in results.glob(f"intensity/{channel}/shadows.json"):
+        for lines in results.glob(f"intensity/{channel}/stripes.json"):
             gains = read_json(lines)
             seams = gains["seam_percent"] or seams
             keys = ("lines", "spread_percent", "seam_percent")
-            tables[f"Shadows of channel {channel}"] = scalars({k: gains[k] for k in keys})
+            tables[f"Stripes of channel {channel}"] = scalars({k: gains[k] for k in keys})
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from terareg.errors import ConfigError
+from terareg.core.errors import ConfigError
 
 FAIL, WARN, PASS = "fail", "warn", "pass"
 _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
@@ -50,7 +50,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 5.0,
         "advice": "Look at the flat-field: use more planes, or give the dark offset or an image. "
         "Where tiles differ as a whole, set intensity.flatfield.tile_gains; where there are "
-        "streaks, intensity.shadows.",
+        "streaks, intensity.destriping.",
     },
     "stitching.kept_percent": {
         "text": "Links with structure in the overlap that the placement kept",

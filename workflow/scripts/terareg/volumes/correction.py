@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.numeric import Clipped, to_integer
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped, to_integer
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Volume
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from terareg.errors import VolumeError
+from terareg.core.errors import VolumeError
 
 
 def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np.ndarray:

@@ -8,8 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from terareg.errors import VolumeError
-from terareg.parallel import map_items
+from terareg.core.errors import VolumeError
+from terareg.core.parallel import map_items
 from terareg.storage.records import content_hash, read_record, to_json
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import ConfigError, StitchingError
-from terareg.frames import Frame
-from terareg.numeric import Clipped, to_integer
-from terareg.parallel import map_items
+from terareg.core.errors import ConfigError, StitchingError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped, to_integer
+from terareg.core.parallel import map_items
 from terareg.volumes.plan import Block, VolumePlan
 
 Origin = tuple[float, float, float]

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terareg.errors import ConfigError, StoreError, VolumeError
+from terareg.core.errors import ConfigError, StoreError, VolumeError
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.volumes.nifti import NiftiLayout, nifti_orientation, nifti_stream
@@ -71,7 +71,7 @@ class Header:
     spacing_um : tuple of float or None
         Voxel size (z, y, x); None where the image does not say it.
     orientation : str or None
-        Code of the axes (z, y, x), see :mod:`terareg.frames`; only NIfTI files with a form code
+        Code of the axes (z, y, x), see :mod:`terareg.core.frames`; only NIfTI files with a form code
         are believed.
     """
 

@@ -22,8 +22,8 @@ import SimpleITK as sitk
 import tensorstore as ts
 import tifffile
 
-from terareg.errors import ConfigError, VolumeError
-from terareg.frames import Frame, check_orientation
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.core.frames import Frame, check_orientation
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.volumes.headers import (
     NIFTI,
@@ -51,7 +51,7 @@ class ImageSettings:
     spacing_um : tuple of float, optional
         Voxel size (z, y, x), micrometres; needed for plain TIFF.
     orientation : str, optional
-        Code of the array axes (z, y, x), see :mod:`terareg.frames`; needed where the file has
+        Code of the array axes (z, y, x), see :mod:`terareg.core.frames`; needed where the file has
         none (TIFF, OME-Zarr, precomputed).
     channel : int
         Channel of an image with several.

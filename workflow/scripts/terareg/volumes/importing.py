@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.numeric import Clipped
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.volumes.headers import Header
 from terareg.volumes.images import Image
 from terareg.volumes.plan import Block, VolumePlan

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from terareg.errors import VolumeError
-from terareg.parallel import map_items
+from terareg.core.errors import VolumeError
+from terareg.core.parallel import map_items
 from terareg.storage.records import fingerprint as fingerprint_of
 from terareg.storage.records import read_record, to_json
 from terareg.storage.store import ARRAY_ERRORS, Store, outage

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 
-from terareg.errors import ConfigError, VolumeError
-from terareg.frames import Frame
-from terareg.levels import Box, level_factors
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.core.frames import Frame
+from terareg.core.levels import Box, level_factors
 
 FORMATS = ("ome-zarr", "precomputed")
 CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "none")
@@ -231,7 +231,7 @@ class VolumePlan:
 def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> VolumePlan:
     """Lay out a volume.
 
-    Its levels are those of :func:`terareg.levels.level_factors`.
+    Its levels are those of :func:`terareg.core.levels.level_factors`.
 
     Parameters
     ----------

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse
 
-from terareg.errors import VolumeError
-from terareg.frames import Frame
-from terareg.levels import coarsest_level
-from terareg.parallel import map_items
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.levels import coarsest_level
+from terareg.core.parallel import map_items
 from terareg.storage.store import Store
 from terareg.volumes.objects import read_level, read_plan
 from terareg.volumes.plan import VolumePlan
@@ -85,7 +85,7 @@ class Levels:
         return self._read(level, start, stop)
 
     def level_for(self, resolution_um: float | Sequence[float]) -> int:
-        """Coarsest level that is fine enough, see :func:`terareg.levels.coarsest_level`.
+        """Coarsest level that is fine enough, see :func:`terareg.core.levels.coarsest_level`.
 
         Level 0 is the answer, with a warning, where none is.
         """

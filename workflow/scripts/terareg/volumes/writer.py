@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from terareg.errors import VolumeError
-from terareg.numeric import Clipped
-from terareg.parallel import map_items, peak_memory_mb, release_memory
+from terareg.core.errors import VolumeError
+from terareg.core.numeric import Clipped
+from terareg.core.parallel import map_items, peak_memory_mb, release_memory
 from terareg.storage.records import content_hash, is_done, read_record, to_json, write_record
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff, precomputed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import PlacedTile, Placement
 from terareg.stitching.terastitcher.model import ProjectXml, default_of, most_reliable, zyx

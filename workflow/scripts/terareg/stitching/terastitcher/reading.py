@@ -18,7 +18,7 @@ from xml.etree.ElementTree import Element, ParseError
 import defusedxml.ElementTree
 from defusedxml import DefusedXmlException
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.terastitcher.model import (
     FORMATS,
     SIDES,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.acquisition.raw import PageFiles
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.terastitcher.exchange import names_of
 from terareg.stitching.terastitcher.model import (

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 
 P = ParamSpec("P")
 

@@ -49,10 +49,10 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure
 
 
 @canvas.picture
-def shadows_map(
+def stripes_map(
     before: np.ndarray, after: np.ndarray, gains: np.ndarray, *, place: tuple[str, int], rows: bool
 ) -> Figure:
-    """Draw a plane with and without its shadows, and the gains of all lines of its tile.
+    """Draw a plane with and without its stripes, and the gains of all lines of its tile.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def shadows_map(
     y = _around(line if rows else height // 2, height)
     x = _around(width // 2 if rows else line, width)
     z, lines = _around(plane, len(gains)), y if rows else x
-    figure = canvas.new_figure(8.6, 7.2, f"Shadows of the light-sheet in tile {tile}")
+    figure = canvas.new_figure(8.6, 7.2, f"Stripes of the light-sheet in tile {tile}")
     axes = canvas.axes_grid(figure, 2, 2, height_ratios=(1.4, 1))
     low, high = canvas.window(before[y, x])
     for ax, image, title in zip(axes[0], (before, after), ("before", "after")):

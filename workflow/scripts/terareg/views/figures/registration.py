@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 from scipy import ndimage
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.views.figures import canvas
 from terareg.views.thresholds import Verdict
 

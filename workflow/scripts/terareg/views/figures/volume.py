@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from terareg.frames import Frame
+from terareg.core.frames import Frame
 from terareg.views.figures import canvas
 
 

@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage import records
 from terareg.storage.store import Store, outage
 

@@ -1,4 +1,4 @@
-"""Shadows of the light-sheet: one gain for each line of each plane of each tile.
+"""Stripes of the light-sheet: one gain for each line of each plane of each tile.
 
 Dirt, bubbles and dense tissue in the sheet's way darken whole lines of a plane, in every tile
 others. Where two tiles overlap the tissue is the same, so the ratio of their means over a line is
@@ -10,7 +10,7 @@ with d the distance of the tiles across the lines, between whole lines by linear
 The gains of a plane are the solution of least squares, weighted by the scatter of the ratio along
 the line, with a prior around 0 whose width is found from the ratios. What the ratios of an overlap
 have in common is known less well than the number of lines suggests, and what the overlaps on a side
-of all tiles have in common is no shadow but the flat-field's error: without these two, its errors
+of all tiles have in common is no stripe but the flat-field's error: without these two, its errors
 would add up along a row of tiles. What all tiles of a row have in common cannot be seen
 in overlaps and stays as it is.
 
@@ -32,7 +32,7 @@ import numpy as np
 import tensorstore
 from scipy import ndimage
 
-from terareg.acquisition.shadows import gains_spec
+from terareg.acquisition.line_gains import gains_spec
 from terareg.intensity.line_system import LineSystem
 from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
 from terareg.storage.arrays import array_spec, write_error
@@ -53,7 +53,7 @@ _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
 
 
-def estimate_shadows(
+def estimate_stripes(
     sums: Sequence[str | os.PathLike],
     layout: LineLayout,
     store: Store,
@@ -71,7 +71,7 @@ def estimate_shadows(
     layout : LineLayout
         That of the sums.
     store : Store
-        Of the sample; receives the array of :class:`terareg.acquisition.shadows.Shadows` under
+        Of the sample; receives the array of :class:`terareg.acquisition.line_gains.LineGains` under
         ``key`` and, last, its record at ``key + ".json"``.
     key : str
     fingerprint : str
@@ -80,7 +80,7 @@ def estimate_shadows(
     Returns
     -------
     dict
-        The record, which :func:`terareg.acquisition.shadows.load_shadows` reads: ``key``,
+        The record, which :func:`terareg.acquisition.line_gains.load_line_gains` reads: ``key``,
         ``lines``, ``tiles`` (``name``, ``bottom``, ``spread_percent``: standard deviation of its
         gains), ``sha256``, ``objects``, ``fingerprint``, ``spread_percent`` (of all), and
         ``seam_percent`` (``before``, ``after``: difference of lines with signal in overlaps,

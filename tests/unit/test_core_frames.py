@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from terareg.errors import ConfigError
-from terareg.frames import Frame, all_orientations, check_orientation, orientation_matrix
+from terareg.core.errors import ConfigError
+from terareg.core.frames import Frame, all_orientations, check_orientation, orientation_matrix
 
 
 def test_there_are_48_orientations_and_each_pair_of_matrices_is_inverse():

@@ -15,8 +15,8 @@ from pathlib import Path
 import scipy.linalg  # noqa: F401  SciPy's BLAS has to be there when its threads are limited
 import threadpoolctl
 
-from terareg.errors import TeraregError
-from terareg.parallel import map_items, peak_memory_mb
+from terareg.core.errors import TeraregError
+from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.storage import traffic
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.errors import StitchingError
+from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
 
 
-class Grid:
+class CellGrid:
     """All cells of the grid, numbered row by row, and which tiles lie in them."""
 
     def __init__(self, acquisition: Acquisition) -> None:

@@ -6,30 +6,30 @@ import numpy as np
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, open_shading
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import Store, write_atomic
-from terareg.views.figures.intensity import shadows_map
+from terareg.views.figures.intensity import stripes_map
 
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
-    tiles = read_json(snakemake.input.shadows)["tiles"]
+    tiles = read_json(snakemake.input.stripes)["tiles"]
     tile = max(tiles, key=lambda entry: entry["spread_percent"])["name"]
     flatfield = open_shading(snakemake.input, store)
-    shadows, depth = flatfield.shadows, acquisition.tile_shape[0]
-    gains = np.stack([shadows.of(tile, z).ravel() for z in range(depth)])
+    stripes, depth = flatfield.stripes, acquisition.tile_shape[0]
+    gains = np.stack([stripes.of(tile, z).ravel() for z in range(depth)])
     plane = int(gains.std(axis=1).argmax())
     before, after = (
         TileSource(acquisition, snakemake.wildcards.channel, flatfield=shading).read(
             tile, plane, plane + 1
         )[0]
-        for shading in (replace(flatfield, shadows=None), flatfield)
+        for shading in (replace(flatfield, stripes=None), flatfield)
     )
-    rows = shadows.lines == "rows"
-    picture = shadows_map(before, after, gains, place=(tile, plane), rows=rows)
-    write_atomic(snakemake.output.shadows, picture)
+    rows = stripes.lines == "rows"
+    picture = stripes_map(before, after, gains, place=(tile, plane), rows=rows)
+    write_atomic(snakemake.output.stripes, picture)
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -13,8 +13,8 @@ import pytest
 from s3_server import FOR_EVER, KEY_ID, SECRET, Answer, Server, refuses
 
 from terareg.acquisition import plane_files
-from terareg.errors import StoreError
-from terareg.frames import Frame
+from terareg.core.errors import StoreError
+from terareg.core.frames import Frame
 from terareg.storage import store as store_module
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store

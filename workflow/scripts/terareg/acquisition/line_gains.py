@@ -1,4 +1,4 @@
-"""Brightness of single lines of tiles, in the planes in which shadows of the sheet change it."""
+"""Brightness of single lines of tiles, in the planes in which stripes of the sheet change it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 import tensorstore
 
-from terareg.errors import IntensityError
+from terareg.core.errors import IntensityError
 from terareg.storage.arrays import array_spec, new_array_spec
 from terareg.storage.records import read_json, read_record
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
@@ -21,7 +21,7 @@ _CACHE_BYTES = 1 << 25  # chunks of the tiles that a job reads at the same time
 
 
 @dataclass(frozen=True)
-class Shadows:
+class LineGains:
     """Relative brightness of every line of every plane of some tiles, around 1.
 
     Attributes
@@ -71,19 +71,19 @@ class Shadows:
     def _damaged(self, why: str) -> IntensityError:
         return IntensityError(
             f"the gains of lines in {self.store.address(self.key)} cannot be read ({why}); run "
-            "again with -R estimate_shadows"
+            "again with -R estimate_stripes"
         )
 
 
-def load_shadows(path: str | os.PathLike, store: Store) -> Shadows:
+def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains:
     """The gains that a summary in ``path`` describes, whose array is in ``store`` (of a sample)."""
     info = read_json(path)
     try:
         bottoms = {tile["name"]: int(tile["bottom"]) for tile in info["tiles"]}
-        return Shadows(info["lines"], bottoms, store, info["key"], info["sha256"])
+        return LineGains(info["lines"], bottoms, store, info["key"], info["sha256"])
     except (KeyError, TypeError) as error:
         raise IntensityError(
-            f"{path} does not describe gains of lines ({error} is missing); run estimate_shadows "
+            f"{path} does not describe gains of lines ({error} is missing); run estimate_stripes "
             "again"
         ) from error
 

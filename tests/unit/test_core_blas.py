@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from terareg.arithmetic import pin_kernels
+from terareg.core.blas import pin_kernels
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 import torch
 
-from terareg.errors import RegistrationError
-from terareg.frames import Frame
+from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
 from terareg.registration.flow import Kernel
 from terareg.registration.images import (
     Image,
@@ -25,10 +25,10 @@ from terareg.registration.images import (
 )
 from terareg.registration.landmarks import Landmarks
 from terareg.registration.problem import (
+    ImageSet,
     LandmarkTerm,
     Model,
     Problem,
-    Side,
     Space,
     velocity_grid,
 )
@@ -215,7 +215,7 @@ class Plan:
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
-        sides = (Side(tuple(images), fraction.values) for *images, fraction in (atlas, sample))
+        sides = (ImageSet(tuple(images), fraction.values) for *images, fraction in (atlas, sample))
         there = presence(atlas[0], self.extent)
         return Problem(*sides, there, self.space, model, grid), sample[0]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import tifffile
 
-from terareg.acquisition.shadows import Shadows
-from terareg.errors import IntensityError
-from terareg.numeric import Clipped, to_integer
+from terareg.acquisition.line_gains import LineGains
+from terareg.core.errors import IntensityError
+from terareg.core.numeric import Clipped, to_integer
 from terareg.storage.records import fingerprint, read_json
 
 _BAND_ROWS = 128  # rows corrected at a time, so that the float32 copies stay in the cache
@@ -32,7 +32,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Flatfield:
-    """Shading of a channel: ``raw = true * gain * shadow * profile + background``.
+    """Shading of a channel: ``raw = true * gain * stripe * profile + background``.
 
     Attributes
     ----------
@@ -42,14 +42,14 @@ class Flatfield:
         Dark offset of the camera in counts.
     gains : mapping of str to Gain
         Relative brightness of tiles by name; 1 for those that are not in it.
-    shadows : Shadows, optional
+    stripes : LineGains, optional
         Relative brightness of the lines of tiles.
     """
 
     profile: np.ndarray
     background: float
     gains: Mapping[str, Gain] = field(default_factory=dict)
-    shadows: Shadows | None = None
+    stripes: LineGains | None = None
 
     def __post_init__(self) -> None:
         profile = np.ascontiguousarray(self.profile, np.float32)
@@ -81,8 +81,8 @@ class Flatfield:
         """Digest of all that decides how pixels are corrected."""
         profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
         gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
-        shadows = self.shadows.digest if self.shadows else None
-        return fingerprint(profile, self.profile.shape, self.background, gains, shadows)
+        stripes = self.stripes.digest if self.stripes else None
+        return fingerprint(profile, self.profile.shape, self.background, gains, stripes)
 
     def correct(
         self,
@@ -93,7 +93,7 @@ class Flatfield:
     ) -> tuple[np.ndarray, Clipped]:
         """Remove dark offset and shading, in float32.
 
-        It is ``(plane - background) / (profile * gain * shadow)``.
+        It is ``(plane - background) / (profile * gain * stripe)``.
 
         Parameters
         ----------
@@ -102,7 +102,7 @@ class Flatfield:
         y, x : slice
             Where the part lies in the plane.
         place : (str, int), optional
-            Name of the tile and number of the plane, whose gain and shadows are removed as well.
+            Name of the tile and number of the plane, whose gain and stripes are removed as well.
 
         Returns
         -------
@@ -126,8 +126,8 @@ class Flatfield:
         background = np.float32(self.background)
         if place is not None and place[0] in self.gains:
             profile = profile * np.float32(self.gains[place[0]].at(place[1]))
-        if place is not None and self.shadows is not None:
-            lines = self.shadows.of(*place)
+        if place is not None and self.stripes is not None:
+            lines = self.stripes.of(*place)
             profile = profile * (lines[y] if lines.shape[1] == 1 else lines[:, x])
         clipped = Clipped()
         for start in range(0, plane.shape[0], _BAND_ROWS):
@@ -141,7 +141,7 @@ class Flatfield:
 
 
 def load_flatfield(
-    tif: str | os.PathLike, json: str | os.PathLike, shadows: Shadows | None = None
+    tif: str | os.PathLike, json: str | os.PathLike, stripes: LineGains | None = None
 ) -> Flatfield:
     """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
 
@@ -161,4 +161,4 @@ def load_flatfield(
         gains = {tile: Gain(**gain) for tile, gain in info["depth_gains"].items()}
     elif info.get("tile_gains"):
         gains = {tile: Gain((0.0,), (gain,)) for tile, gain in info["gains"].items()}
-    return Flatfield(profile, info["background"], gains, shadows)
+    return Flatfield(profile, info["background"], gains, stripes)

@@ -3,7 +3,7 @@
 import json
 
 from terareg.acquisition.model import load_acquisition
-from terareg.job import run_job
+from terareg.execution.job import run_job
 from terareg.regions.points import read_points
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import read_json

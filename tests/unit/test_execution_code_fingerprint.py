@@ -30,7 +30,7 @@ def scripts(tmp_path, root):
 
 
 def fingerprint(scripts):
-    program = "from terareg.code import code_fingerprint; print(code_fingerprint('job.py'))"
+    program = "from terareg.execution.code_fingerprint import code_fingerprint; print(code_fingerprint('job.py'))"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=scripts, env={"PYTHONPATH": str(scripts)}, text=True, capture_output=True, check=True,

@@ -1,9 +1,9 @@
 """Find the gains of the lines of all tiles of one channel, and write them into the store."""
 
 from terareg.acquisition.model import load_acquisition
+from terareg.execution.job import run_job
+from terareg.intensity.destriping import estimate_stripes
 from terareg.intensity.lines import LineLayout
-from terareg.intensity.shadows import estimate_shadows
-from terareg.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, write_json
 from terareg.storage.store import Store
@@ -17,7 +17,7 @@ def main() -> None:
     state = fingerprint(snakemake.params.code, layout.lines, origins, [file_hash(p) for p in sums])
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     key = f"intensity/{snakemake.wildcards.channel}/line_gains"
-    write_json(snakemake.output.shadows, estimate_shadows(sums, layout, store, key, state))
+    write_json(snakemake.output.stripes, estimate_stripes(sums, layout, store, key, state))
 
 
 run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)

@@ -1,14 +1,14 @@
 """Anatomical orientation codes (standard library only: the workflow checks them while it loads).
 
 A code has one letter per array axis (z, y, x) and names the direction in which the index of that
-axis *increases*; see :mod:`terareg.frames`.
+axis *increases*; see :mod:`terareg.core.frames`.
 """
 
 from __future__ import annotations
 
 import itertools
 
-from terareg.errors import ConfigError
+from terareg.core.errors import ConfigError
 
 _AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}

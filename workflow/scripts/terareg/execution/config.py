@@ -17,8 +17,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from terareg.errors import ConfigError
-from terareg.orientation import check_orientation
+from terareg.core.errors import ConfigError
+from terareg.core.orientation import check_orientation
 from terareg.planning import aligned_channel, registered_channels
 from terareg.storage.store import Store
 
@@ -228,9 +228,9 @@ def _check_meaning(config: dict) -> None:
     _check_kind_of_keys(source)
     flatfield = config["intensity"]["flatfield"]
     offset = (flatfield["method"], flatfield["background"])
-    if config["intensity"]["shadows"] != "none" and offset == ("none", None):
+    if config["intensity"]["destriping"] != "none" and offset == ("none", None):
         raise ConfigError(
-            "intensity.shadows needs the dark offset of the camera, which "
+            "intensity.destriping needs the dark offset of the camera, which "
             "intensity.flatfield.method: none does not find; give intensity.flatfield.background"
         )
     for key, name in (
@@ -387,9 +387,9 @@ def _check_volume_input(config: dict) -> None:
                 f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
                 "is stitched"
             )
-    if config["intensity"]["shadows"] != "none":
+    if config["intensity"]["destriping"] != "none":
         raise ConfigError(
-            "intensity.shadows belongs to tiles, not to input.kind: volume; remove it, there are "
+            "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there are "
             "no overlaps to compare"
         )
     for name, image in source["channels"].items():

@@ -1,4 +1,4 @@
-"""Gains of lines: shadows of known depth are found in overlaps, at any position of the tiles."""
+"""Gains of lines: stripes of known depth are found in overlaps, at any position of the tiles."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from terareg.acquisition.flatfield import Flatfield
-from terareg.acquisition.shadows import load_shadows
-from terareg.errors import IntensityError
-from terareg.intensity import shadows as module
+from terareg.acquisition.line_gains import load_line_gains
+from terareg.acquisition.tile_correction import Flatfield
+from terareg.core.errors import IntensityError
+from terareg.intensity import destriping as module
+from terareg.intensity.destriping import estimate_stripes
 from terareg.intensity.lines import LineLayout, sum_lines
-from terareg.intensity.shadows import estimate_shadows
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 
 
 @dataclass(frozen=True)
 class Streaks:
-    """Tiles of smooth tissue at fractional positions, each plane with shadows of its own."""
+    """Tiles of smooth tissue at fractional positions, each plane with stripes of its own."""
 
     lines: str = "rows"
     depth: float = 0.15
@@ -84,11 +84,11 @@ def solve(source, folder, lines="rows", batches=1, workers=1):
     for i, path in enumerate(paths):
         sum_lines(path, source, names[i::batches], layout, workers)
     store = Store(folder / "store")
-    record = estimate_shadows(paths, layout, store, "intensity/ch0/line_gains", "state")
-    write_json(folder / "shadows.json", record)
-    shadows = load_shadows(folder / "shadows.json", store)
+    record = estimate_stripes(paths, layout, store, "intensity/ch0/line_gains", "state")
+    write_json(folder / "stripes.json", record)
+    stripes = load_line_gains(folder / "stripes.json", store)
     found = {
-        name: np.stack([shadows.of(name, z).ravel() for z in range(layout.shape[0])])
+        name: np.stack([destriping.of(name, z).ravel() for z in range(layout.shape[0])])
         for name in names
     }
     return layout, record, found
@@ -122,13 +122,13 @@ def percent(values: np.ndarray) -> float:
 
 @pytest.mark.parametrize("lines", ["rows", "columns"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_shadows_of_known_depth_are_evened_out(tmp_path, lines, seed):
+def test_stripes_of_known_depth_are_evened_out(tmp_path, lines, seed):
     source = make(Streaks(lines=lines, seed=seed))
     layout, record, found = solve(source, tmp_path, lines)
     ratio = {name: source.gains[name] / found[name] for name in found}
     before, after = (percent(seams(lit(layout), gains)) for gains in (source.gains, ratio))
     assert before > 14
-    # at half a line, interpolation blunts shadows that are two lines wide
+    # at half a line, interpolation blunts stripes that are two lines wide
     assert after < 1.0
     assert record["seam_percent"]["after"] < 1.2 < 8 < record["seam_percent"]["before"]
 
@@ -170,7 +170,7 @@ def test_faint_lines_among_empty_ones_are_not_believed(tmp_path):
     assert max(np.abs(gains - 1).max() for gains in found.values()) < 0.1
 
 
-def test_tiles_without_shadows_stay_as_they_are(tmp_path):
+def test_tiles_without_stripes_stay_as_they_are(tmp_path):
     source = make(Streaks(depth=0.0))
     _, record, found = solve(source, tmp_path)
     assert record["spread_percent"] < 0.3
@@ -265,7 +265,7 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
 def test_another_fingerprint_begins_again(tmp_path):
     source = make(Streaks(pixels=60))
     layout, record, _ = solve(source, tmp_path)
-    other = estimate_shadows(
+    other = estimate_stripes(
         [tmp_path / "0.npz"], layout, Store(tmp_path / "store"), record["key"], "other"
     )
     assert other == record | {"fingerprint": "other"}
@@ -278,16 +278,16 @@ def test_means_of_other_positions_are_refused(tmp_path):
     sum_lines(tmp_path / "some.npz", source, names[:-1], layout)
     store = Store(tmp_path / "store")
     with pytest.raises(IntensityError, match=r"T13 and T23 are missing .*-R sum_lines"):
-        estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+        estimate_stripes([tmp_path / "some.npz"], layout, store, "k", "state")
     sum_lines(tmp_path / "some.npz", source, names, layout)
     whole = (tmp_path / "some.npz").read_bytes()
     for damaged in (whole.replace(b"NUMPY", b"NUMPI", 1), whole[:400] + b"??" + whole[402:]):
         (tmp_path / "some.npz").write_bytes(damaged)
         with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
-            estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+            estimate_stripes([tmp_path / "some.npz"], layout, store, "k", "state")
     (tmp_path / "some.npz").write_bytes(b"PK nothing")
     with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
-        estimate_shadows([tmp_path / "some.npz"], layout, store, "k", "state")
+        estimate_stripes([tmp_path / "some.npz"], layout, store, "k", "state")
     with pytest.raises(IntensityError, match="lines 'diagonals' are unknown"):
         LineLayout.of(source.acquisition, source.origins, "diagonals")
 
@@ -295,8 +295,8 @@ def test_means_of_other_positions_are_refused(tmp_path):
 def test_planes_are_divided_by_the_gains_of_their_lines(tmp_path):
     source = make(Streaks(pixels=60))
     found = solve(source, tmp_path)[2]
-    shadows = load_shadows(tmp_path / "shadows.json", Store(tmp_path / "store"))
-    flatfield = Flatfield(np.ones((60, 60)), 100.0, shadows=shadows)
+    stripes = load_line_gains(tmp_path / "stripes.json", Store(tmp_path / "store"))
+    flatfield = Flatfield(np.ones((60, 60)), 100.0, stripes=stripes)
     plane = np.full((60, 60), 40100, np.uint16)
     corrected, _ = flatfield.correct(plane, place=("T11", 7))
     assert np.array_equal(corrected[:, 0], np.rint(40000 / found["T11"][7]).astype(np.uint16))
@@ -305,8 +305,8 @@ def test_planes_are_divided_by_the_gains_of_their_lines(tmp_path):
     assert np.array_equal(part, corrected[5:9, 3:4])
     assert flatfield.state != Flatfield(np.ones((60, 60)), 100.0).state
     write_json(tmp_path / "columns.json", {**_info(tmp_path), "lines": "columns"})
-    turned = load_shadows(tmp_path / "columns.json", Store(tmp_path / "store"))
-    sideways, _ = Flatfield(np.ones((60, 60)), 100.0, shadows=turned).correct(
+    turned = load_line_gains(tmp_path / "columns.json", Store(tmp_path / "store"))
+    sideways, _ = Flatfield(np.ones((60, 60)), 100.0, stripes=turned).correct(
         plane[3:4, 5:9], slice(3, 4), slice(5, 9), ("T11", 7)
     )
     assert np.array_equal(sideways, part.T)
@@ -317,18 +317,18 @@ def test_damaged_gains_are_one_sentence(tmp_path):
     solve(source, tmp_path)
     store = Store(tmp_path / "store")
     write_json(tmp_path / "other.json", {**_info(tmp_path), "sha256": "0" * 64})
-    with pytest.raises(IntensityError, match=r"line_gains cannot be read .*-R estimate_shadows"):
-        load_shadows(tmp_path / "other.json", store).of("T11", 0)
+    with pytest.raises(IntensityError, match=r"line_gains cannot be read .*-R estimate_stripes"):
+        load_line_gains(tmp_path / "other.json", store).of("T11", 0)
     write_json(tmp_path / "less.json", {"lines": "rows"})
     with pytest.raises(IntensityError, match=r"less\.json does not describe gains of lines"):
-        load_shadows(tmp_path / "less.json", store)
+        load_line_gains(tmp_path / "less.json", store)
     for entry in list(store.list("intensity/ch0/line_gains")):
         if "/c/" in entry.key:
             store.write(entry.key, b"\0" * entry.size)
     with pytest.raises(IntensityError, match="cannot be read"):
-        load_shadows(tmp_path / "shadows.json", store).of("T11", 0)
+        load_line_gains(tmp_path / "stripes.json", store).of("T11", 0)
 
 
 def _info(folder) -> dict:
 
-    return read_json(folder / "shadows.json")
+    return read_json(folder / "stripes.json")

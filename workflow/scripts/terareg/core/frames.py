@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from terareg.errors import ConfigError
-from terareg.orientation import all_orientations, check_orientation, opposite
+from terareg.core.errors import ConfigError
+from terareg.core.orientation import all_orientations, check_orientation, opposite
 
 __all__ = ["Frame", "all_orientations", "check_orientation", "orientation_matrix"]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from terareg.errors import StoreError
+from terareg.core.errors import StoreError
 from terareg.storage.removal import (
     find_intermediates,
     find_sample,

@@ -28,7 +28,7 @@ class Floors:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class FloorCheck:
     """One line of the table: name, value as text, limit as text, passed (None: no limit)."""
 
     name: str
@@ -39,7 +39,7 @@ class Verdict:
 
 def verdicts(
     result: dict[str, Any], floors: Floors, working_voxel_um: float | None = None
-) -> list[Verdict]:
+) -> list[FloorCheck]:
     """Compare a score with its floors.
 
     ``working_voxel_um`` is the voxel size of the registration; by default that of
@@ -49,7 +49,7 @@ def verdicts(
 
     def add(name: str, value: float | None, form: str, limit: str = "", passed=None) -> None:
         if value is not None:
-            lines.append(Verdict(name, form.format(value), limit, passed))
+            lines.append(FloorCheck(name, form.format(value), limit, passed))
 
     tiles = result["tile_error_vox"] or {"mean": None, "max": None}
     add("tile error, mean (voxels)", tiles["mean"], "{:.3f}")
@@ -93,7 +93,7 @@ def _at_most(value: float | None, limit: float) -> bool | None:
     return None if value is None else bool(value <= limit)
 
 
-def format_table(lines: Sequence[Verdict]) -> str:
+def format_table(lines: Sequence[FloorCheck]) -> str:
     """Return the verdicts as text, one per line."""
     head = ("figure", "value", "floor", "")
     words = {True: "pass", False: "FAIL", None: ""}

@@ -6,8 +6,8 @@ import importlib
 import pytest
 import yaml
 
-from terareg.config import SCHEMA, channel_image, check, describe, load_samples, merge
-from terareg.errors import ConfigError
+from terareg.core.errors import ConfigError
+from terareg.execution.config import SCHEMA, channel_image, check, describe, load_samples, merge
 
 BASE = {
     "sample": "brain",
@@ -116,11 +116,11 @@ def changed(path, value):
         ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
         ("input.channels", {"a": "a.nii"}, "'a.nii' is no channel number; write the number"),
         ("input.spacing_um", [300, 1, 1], "input.spacing_um.0: 300 must be at most 200"),
-        ("intensity.shadows", "lines", "intensity.shadows: 'lines'"),
+        ("intensity.destriping", "lines", "intensity.destriping: 'lines'"),
         (
             "intensity",
-            {"shadows": "rows", "flatfield": {"method": "none"}},
-            "intensity.shadows needs the dark offset",
+            {"destriping": "rows", "flatfield": {"method": "none"}},
+            "intensity.destriping needs the dark offset",
         ),
         ("volume.formats", ["zarr"], "volume.formats"),
         ("jobs.threads", 64, "jobs.threads: 64 must be at most 16"),
@@ -234,9 +234,9 @@ def test_own_positions_do_not_go_with_a_volume(key, value):
         check(VOLUME | {"stitching": {key: value}})
 
 
-def test_shadows_do_not_go_with_a_volume():
-    with pytest.raises(ConfigError, match=r"intensity\.shadows belongs to tiles"):
-        check(VOLUME | {"intensity": {"shadows": "rows"}})
+def test_stripes_do_not_go_with_a_volume():
+    with pytest.raises(ConfigError, match=r"intensity\.stripes belongs to tiles"):
+        check(VOLUME | {"intensity": {"destriping": "rows"}})
 
 
 def test_images_of_an_input_that_is_a_volume():

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from terareg.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError
 
 ORDERS = ("horizontal", "zigzag_horizontal", "vertical", "zigzag_vertical")
 STARTS = ("top_left", "top_right", "bottom_left", "bottom_right")
@@ -28,7 +28,7 @@ _REMEDY = "correct the positions, or list the tiles in a table with columns row 
 
 
 @dataclass(frozen=True)
-class Grid:
+class TileGrid:
     """A regular grid through positions, which may be turned against the axes.
 
     Attributes
@@ -124,7 +124,7 @@ def find_shape(positions: Mapping[str, Position]) -> tuple[int, int]:
     return grid.rows, grid.columns
 
 
-def find_grid(positions: Mapping[str, Position]) -> Grid:
+def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     """Put stage positions on a regular grid.
 
     The two steps are the medians of the distances to the next tile along each axis; then every
@@ -176,7 +176,7 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     first = next((place for place, cell in zip(places, cells) if cell == (0, 0)), None)
     if first is None:
         first = tuple(o + top * d + left * r for o, d, r in zip(origin, *steps))
-    return Grid(
+    return TileGrid(
         rows,
         columns,
         dict(zip(names, cells)),
@@ -186,7 +186,7 @@ def find_grid(positions: Mapping[str, Position]) -> Grid:
     )
 
 
-def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Grid:
+def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> TileGrid:
     """Fit a grid to positions whose cells are known; the smallest row and column become 0."""
     names = list(positions)
     top, left = (min(cell[axis] for cell in cells.values()) for axis in (0, 1))
@@ -198,7 +198,7 @@ def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Gr
         steps = _complete(down if rows > 1 else None, right if columns > 1 else None)
         _check_regular(names, list(positions.values()), list(placed.values()), origin, steps)
     first = next((positions[name] for name, cell in placed.items() if cell == (0, 0)), origin)
-    return Grid(rows, columns, placed, first, down, right)
+    return TileGrid(rows, columns, placed, first, down, right)
 
 
 def _nearest(places: Sequence[Position], axis: int) -> list[int | None]:

@@ -9,15 +9,15 @@ import tensorstore
 import tifffile
 
 from terareg.acquisition.plane_files import read_rows
-from terareg.job import read_job_records
+from terareg.execution.job import read_job_records
 from terareg.storage import traffic
 from terareg.storage.records import write_record
 from terareg.storage.store import Store
 
 PROGRAM = """
 import logging, os, warnings
-from terareg.errors import StoreError
-from terareg.job import run_job
+from terareg.core.errors import StoreError
+from terareg.execution.job import run_job
 
 def work():
     logging.getLogger(__name__).info("working")

@@ -2,7 +2,7 @@
 
 Every message is one sentence that names the object, its value and the remedy, for example
 "LOC012 channel 0: 3 of 512 planes missing (first: PLN0207); copy them or set
-input.missing_planes: interpolate". :mod:`terareg.job` prints it without a traceback.
+input.missing_planes: interpolate". :mod:`terareg.execution.job` prints it without a traceback.
 """
 
 

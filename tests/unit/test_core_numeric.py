@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terareg.numeric import Clipped, to_integer
+from terareg.core.numeric import Clipped, to_integer
 
 
 def test_d5_d6_saturated_values_do_not_wrap():
