@@ -21,8 +21,10 @@ sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow" / "scripts")]
 
 from workspaces import loaded_workflow  # noqa: E402
 
-from terareg import planning, workload  # noqa: E402
+from terareg.core.extents import Extent, Sample, Size  # noqa: E402
+from terareg.execution import requests, sizing  # noqa: E402
 from terareg.execution.job import read_job_records  # noqa: E402
+from terareg.execution.rule_table import RULES, jobs_of_rules  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 
 
@@ -46,10 +48,10 @@ def sampled(folder: Path) -> dict[str, float]:
     return peaks
 
 
-def without_data(brain: planning.Brain) -> planning.Brain:
+def without_data(brain: Sample) -> Sample:
     """The same sample of one voxel."""
-    point = planning.Grid((1, 1, 1), brain.grid.spacing_um)
-    size = planning.Size(1, 1, 1, (1, 1, 1), (1, 1, 1), brain.size.bytes_per_voxel)
+    point = Extent((1, 1, 1), brain.grid.spacing_um)
+    size = Size(1, 1, 1, (1, 1, 1), (1, 1, 1), brain.size.bytes_per_voxel)
     atlases = dict.fromkeys(brain.atlases, point)
     return replace(brain, size=size, grid=point, overlap=0.0, atlases=atlases)
 
@@ -61,21 +63,22 @@ def main() -> None:
     args = parser.parse_args()
     folder = Path(args.folder).absolute()
     with loaded_workflow(folder, folder / args.configfile) as workflow:
-        brains = {name: workflow.globals["brain"](name) for name in workflow.globals["SAMPLES"]}
+        run = workflow.globals["RUN"]
+        brains = {name: sizing.sized(run, name) for name in run.samples}
     print(f"{'rule':24}{'model MB':>10}{'of it size':>11}{'peak MB':>9}{'ratio':>7}{'request':>9}")
     for name, brain in brains.items():
-        jobs = workload.jobs_of_rules(brain)
+        jobs = jobs_of_rules(brain)
         address = Path(brain.option("store"))
         store = Store(str(folder / address if "://" not in str(address) else address))
         peaks = sampled(folder / brain.option("results") / name / "benchmarks")
         peaks |= recorded(store.child(name), jobs)
         for rule, peak in sorted(peaks.items()):
-            if rule not in workload.RULES or not peak:
+            if rule not in RULES or not peak:
                 continue
-            one = workload.RULES[rule]
-            threads = workload.threads_of(rule, brain)
+            one = RULES[rule]
+            threads = requests.threads_of(rule, brain)
             model = one.memory_mb(brain, threads)
-            request = planning.fit(workload.request_mb(rule, brain, threads), threads)
+            request = requests.granted_mb(requests.request_mb(rule, brain, threads), threads)
             size = model - one.memory_mb(without_data(brain), threads)
             print(f"{rule:24}{model:10.0f}{size:11.0f}{peak:9.0f}{model / peak:7.2f}{request:9d}")
 

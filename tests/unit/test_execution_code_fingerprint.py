@@ -20,9 +20,9 @@ def value(x):
 def scripts(tmp_path, root):
     """A copy of the scripts folder with one small module of its own."""
     library = tmp_path / "scripts" / "terareg"
-    shutil.copytree(root / "workflow/scripts/terareg/storage", library / "storage")
-    for name in ("__init__", "code", "errors"):
-        shutil.copy(root / f"workflow/scripts/terareg/{name}.py", library)
+    for name in ("core", "execution", "storage"):
+        shutil.copytree(root / f"workflow/scripts/terareg/{name}", library / name)
+    shutil.copy(root / "workflow/scripts/terareg/__init__.py", library)
     (library / "maths.py").write_text(MODULE)
     (library / "other.py").write_text("x = 1\n")
     (tmp_path / "scripts/job.py").write_text("from terareg.maths import value\nvalue(1)\n")
@@ -30,7 +30,10 @@ def scripts(tmp_path, root):
 
 
 def fingerprint(scripts):
-    program = "from terareg.execution.code_fingerprint import code_fingerprint; print(code_fingerprint('job.py'))"
+    program = (
+        "from terareg.execution.code_fingerprint import code_fingerprint; "
+        "print(code_fingerprint('job.py'))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=scripts, env={"PYTHONPATH": str(scripts)}, text=True, capture_output=True, check=True,

@@ -235,7 +235,7 @@ def test_own_positions_do_not_go_with_a_volume(key, value):
 
 
 def test_stripes_do_not_go_with_a_volume():
-    with pytest.raises(ConfigError, match=r"intensity\.stripes belongs to tiles"):
+    with pytest.raises(ConfigError, match=r"intensity\.destriping belongs to tiles"):
         check(VOLUME | {"intensity": {"destriping": "rows"}})
 
 

@@ -88,7 +88,7 @@ def solve(source, folder, lines="rows", batches=1, workers=1):
     write_json(folder / "stripes.json", record)
     stripes = load_line_gains(folder / "stripes.json", store)
     found = {
-        name: np.stack([destriping.of(name, z).ravel() for z in range(layout.shape[0])])
+        name: np.stack([stripes.of(name, z).ravel() for z in range(layout.shape[0])])
         for name in names
     }
     return layout, record, found

@@ -13,8 +13,9 @@ from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 from terareg.stitching.displacement import measure_pair
 from terareg.stitching.pairs import PairResult, load_pairs, save_pairs
+from terareg.stitching.placement import PlacementSettings
 from terareg.stitching.settings import DisplacementSettings
-from terareg.stitching.solver import PlacementSettings, place
+from terareg.stitching.solver import place
 from terareg.stitching.terastitcher import exchange, reading, stages, writing
 
 # 8, 10, 10 voxels at 4, 2, 2 um

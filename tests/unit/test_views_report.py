@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from terareg.core.errors import ConfigError
-from terareg.runplan import Planned
+from terareg.execution.measured_costs import cost_table
+from terareg.execution.run_plan import Planned
 from terareg.views import report, thresholds
-from terareg.views.costs import cost_table
 from terareg.views.figures import intensity
 
 VOID = {"meta", "link", "img", "br"}

@@ -10,7 +10,8 @@ import running
 from colm_stub import write_linked_planes
 from workspaces import loaded_workflow
 
-from terareg import runplan, workload
+from terareg.execution import run_plan, sizing
+from terareg.execution.rule_table import jobs_of_rules
 
 CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
@@ -168,7 +169,7 @@ def test_forty_terabytes_are_no_more(workspace):
 def brain_of(workspace):
     """The sample of a workspace as plans see it."""
     with loaded_workflow(workspace.folder, workspace.folder / "sample.yaml") as workflow:
-        return workflow.globals["brain"]("brain")
+        return sizing.sized(workflow.globals["RUN"], "brain")
 
 
 @pytest.mark.parametrize(
@@ -188,7 +189,7 @@ def test_the_plan_counts_the_jobs_that_run(workspace, over):
         (workspace.folder / name).touch()
     workspace.write(workspace.sample(**over))
     counted = running.planned(workspace)
-    jobs = workload.jobs_of_rules(brain_of(workspace))
+    jobs = jobs_of_rules(brain_of(workspace))
     planned = {name: n for name, n in jobs.items() if n}
     assert planned == {name: n for name, n in counted.items() if name != "all"}
 
@@ -214,14 +215,14 @@ def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
     """Jobs, hours, bytes and room; of a part of the work, what the part takes."""
     workspace.write(workspace.sample())
     brain = brain_of(workspace)
-    whole = stages_of(runplan.plan_text("brain", brain))
+    whole = stages_of(run_plan.plan_text("brain", brain))
     done = workspace.snakemake("-n")
     assert done.returncode == 0 and stages_of(done.stderr) == whole and len(whole) == 8
     assert "room in the store: " in done.stderr
     one = workspace.snakemake("-n", "--", "results/brain/fused/signal/batches/0.json")
     found = stages_of(one.stderr)
     assert found["Fused volume"][0] == 2 and "Bias field" not in found
-    jobs = workload.jobs_of_rules(brain)["fuse_block"]
+    jobs = jobs_of_rules(brain)["fuse_block"]
     read = [stages["Fused volume"][3] for stages in (found, whole)]
     assert read[0] == pytest.approx(read[1] / jobs, abs=0.1)
 
@@ -249,6 +250,9 @@ def test_graphs_are_printed_clean(workspace, flags, mark):
     assert done.stdout.lstrip()[0] in "d{"
 
 
-def test_without_a_sample_there_is_nothing_to_do(workspace):
-    done = workspace.snakemake("-n", configfile=None)
-    assert done.returncode == 0, done.stderr
+@pytest.mark.parametrize("target", ["all", "previews"])
+def test_without_a_sample_a_run_says_how_to_give_one(workspace, target):
+    done = workspace.snakemake("--cores", "1", "--", target, configfile=None)
+    assert done.returncode == 1
+    assert "no sample is configured, so there is nothing to do; give a sample" in done.stderr
+    assert "Traceback" not in done.stderr

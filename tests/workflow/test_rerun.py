@@ -143,7 +143,8 @@ def test_fiducials_run_their_score_again(copy):
     running.replace(path, "\n".join(lines[:-1]).encode() + b"\n")
     planned = running.planned(copy)
     assert set(planned) == {
-        "check_inputs", "score_registration", "draw_fiducials", "write_neuroglancer_state", "make_report",
+        "check_inputs", "score_registration", "draw_fiducials", "write_neuroglancer_state",
+        "make_report",
     }  # fmt: skip
 
 

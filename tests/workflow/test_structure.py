@@ -9,17 +9,18 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from snakemake.iocontainers import Wildcards
 from workspaces import BIN, ROOT, Workspace, loaded_workflow
 
-from terareg import planning, workload
 from terareg.execution.code_fingerprint import files_behind
+from terareg.execution.requests import BATCH_MEMORY
+from terareg.execution.rule_table import RULES
 from terareg.storage.removal import OWN_NAMES
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
@@ -29,14 +30,24 @@ TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
     "registration", "regions", "verified_volumes", "plan", "remove_intermediates", "remove_sample",
 }  # fmt: skip
-FLOORS = {
-    "errors": 0, "orientation": 0, "frames": 0, "numeric": 0, "parallel": 0, "storage": 0,
-    "planning": 0, "peaks": 0, "levels": 0, "overview": 0, "workload": 0, "runplan": 0,
-    "code": 0, "config": 0, "job": 0,
-    "acquisition": 1, "volumes": 1,
-    "intensity": 2, "stitching": 2, "registration": 2, "atlas": 2,
-    "regions": 3, "views": 3, "phantom": 4,
-}  # fmt: skip
+#: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
+FLOORS = (
+    ("core",),
+    ("storage",),
+    ("acquisition",),
+    ("volumes",),
+    ("intensity", "stitching", "atlas", "registration"),
+    ("regions",),
+    ("views",),
+    ("execution",),
+    ("phantom",),
+)
+#: order within the ground floor
+GROUND = (
+    ("errors", "levels", "parallel", "numeric", "blas"),
+    ("orientation", "extents"),
+    ("frames", "cost"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +101,18 @@ def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
 
 @pytest.mark.parametrize("attempt", [1, 2, 3])
 def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
-    wildcards = SimpleNamespace(
-        sample="brain", channel="signal", atlas="mouse", batch="0", volume="fused/signal",
-        points="cells",
-    )  # fmt: skip
+    names = {
+        "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
+        "volume": "fused/signal", "points": "cells",
+    }  # fmt: skip
+    wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():
         threads = rule.resources["_cores"]._evaluator(wildcards)
-        assert threads in planning._BATCH_MEMORY, name
+        assert threads in BATCH_MEMORY, name
         mem, time = (rule.resources[name]._evaluator for name in ("mem_mb", "runtime"))
         assert callable(mem) and callable(time), f"{name}: a request is not a formula"
         now = mem(wildcards, attempt=attempt, threads=threads)
-        least, most, step = planning._BATCH_MEMORY[threads]
+        least, most, step = BATCH_MEMORY[threads]
         assert least <= now <= most and now % step == 0, name
         before = mem(wildcards, attempt=max(1, attempt - 1), threads=threads)
         assert now > before or attempt == 1 or now == most, name
@@ -109,7 +121,7 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
 
 
 def test_the_work_of_every_job_is_known_and_recorded(jobs):
-    assert set(workload.RULES) >= jobs.keys()
+    assert set(RULES) >= jobs.keys()
     for name, rule in jobs.items():
         if name not in {"prepare_atlas", "prepare_atlas_image"}:  # of no sample
             assert "record" in rule.params.keys(), name
@@ -122,29 +134,105 @@ def test_every_job_carries_the_fingerprint_of_its_code(jobs):
 
 
 def _modules():
+    """Files of the library, with their parts: ("core", "frames")."""
     for path in sorted(LIBRARY.rglob("*.py")):
-        parts = path.relative_to(LIBRARY).with_suffix("").parts
-        yield path, parts[0]
+        yield path, path.relative_to(LIBRARY).with_suffix("").parts
 
 
 def _imports(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    """Names that a file imports: of a module, not of its package, where there is such a module."""
+    return list(_imported(ast.parse(path.read_text()), path))
+
+
+def _imported(tree, path="the source"):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+            assert node.level == 0, f"{path}: a relative import"
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from [name for name in inner if _file_of(name)] or [node.module]
 
 
-def test_the_library_knows_nothing_of_snakemake_and_imports_never_go_up():
-    for path, room in _modules():
-        for name in _imports(path):
-            assert not name.startswith("snakemake"), path
-            if name.startswith("terareg."):
-                other = name.split(".")[1]
-                if other != room and room in FLOORS:
-                    assert FLOORS[other] <= FLOORS[room], f"{path} imports {name}"
-                    equal_floor = FLOORS[other] == FLOORS[room] and FLOORS[room] == 2
-                    assert not equal_floor, f"{path} imports {name} of the same floor"
+def _file_of(name):
+    """The file or folder of a module of the library, None of anything else."""
+    path = LIBRARY.parent.joinpath(*name.split("."))
+    return next((p for p in (path.with_suffix(".py"), path) if p.exists()), None)
+
+
+def _own(names):
+    """Parts of the modules of the library among names."""
+    return [name.split(".")[1:] for name in names if name.startswith("terareg.")]
+
+
+def test_the_library_knows_nothing_of_snakemake():
+    for path, _ in _modules():
+        assert not any(name.startswith("snakemake") for name in _imports(path)), path
+
+
+def test_every_module_has_a_floor_and_imports_never_go_up():
+    floor = {room: i for i, rooms in enumerate(FLOORS) for room in rooms}
+    for path, (room, *_) in _modules():
+        if room == "__init__":
+            continue
+        for other, *_ in _own(_imports(path)):
+            if other != room:
+                assert floor[other] < floor[room], f"{path} imports {other}"
+    order = {module: i for i, modules in enumerate(GROUND) for module in modules}
+    for path, parts in _modules():
+        if parts[0] == "core" and parts[1] != "__init__":
+            for _, module in _own(_imports(path)):
+                assert order[module] < order[parts[1]], f"{path} imports {module}"
+
+
+def test_what_a_package_gives_counts_as_an_import_of_the_module():
+    tree = ast.parse("from terareg import views, __version__\nfrom terareg.views import report\n")
+    assert list(_imported(tree)) == ["terareg.views", "terareg.views.report"]
+
+
+def test_no_circle_of_imports_of_any_kind():
+    """Not inside functions and not for types only either."""
+    needs = {}
+    for path, _ in _modules():
+        found = (_file_of(name) for name in _imports(path) if name.startswith("terareg."))
+        needs[path] = {p for p in found if p.suffix == ".py"}
+    state = {}
+
+    def visit(path, trail):
+        assert state.get(path) != "open", " > ".join(p.stem for p in [*trail, path])
+        if path not in state:
+            state[path] = "open"
+            for other in sorted(needs[path]):
+                visit(other, [*trail, path])
+            state[path] = "done"
+
+    for path in needs:
+        visit(path, [])
+
+
+def test_no_algorithm_imports_a_cost():
+    """A changed rate would make its rules run again."""
+    plans = {"core", "execution", "phantom"}
+    for path, parts in _modules():
+        if parts[-1] != "cost" and parts[0] not in plans:
+            assert not [n for n in _imports(path) if n.endswith(".cost")], path
+
+
+def test_every_rule_asks_in_its_own_name():
+    """A rule made from another one inherits its requests, which may be of no work at all."""
+    rule = re.compile(r"^(?:use )?rule (?:\w+ as )?(\w+)(?: with)?:\n(.*?)(?=^\S|\Z)", re.M | re.S)
+    checked = set()
+    for file in (ROOT / "workflow/rules").glob("*.smk"):
+        for name, body in rule.findall(file.read_text()):
+            if name in TARGETS:
+                continue
+            for function in ("threads_of", "memory", "runtime"):
+                assert re.findall(rf'{function}\("(\w+)"\)', body) == [name], f"{name}: {function}"
+            for function in ("log_of", "benchmark_of", "record_of"):
+                given = re.findall(rf'{function}\("(\w+)', body)
+                assert set(given) <= {name}, f"{name}: {function}"
+            checked.add(name)
+    assert checked == set(RULES)
 
 
 def test_no_gpl_library_is_imported():

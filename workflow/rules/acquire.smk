@@ -4,7 +4,7 @@
 rule index_acquisition:
     """Check the raw data of a sample against its metadata, and describe the acquisition."""
     input:
-        metadata=metadata_files,
+        metadata=of_sample(raw_data.metadata_files),
     output:
         acquisition=result("acquisition.json"),
     log:
@@ -12,7 +12,7 @@ rule index_acquisition:
     benchmark:
         benchmark_of("index_acquisition")
     wildcard_constraints:
-        sample=one_of(TILED),
+        sample=one_of(RUN.tiled),
     priority: 100
     conda:
         "../envs/tiles.yaml"
@@ -24,7 +24,7 @@ rule index_acquisition:
         code=code("index_acquisition"),
         record=record_of("index_acquisition"),
         settings=setting("input"),
-        raw_layout=raw_layout,
+        raw_layout=of_sample(raw_data.raw_layout),
     script:
         "../scripts/index_acquisition.py"
 
@@ -37,8 +37,8 @@ rule check_inputs:
     for other reasons to run what lies behind one.)
     """
     input:
-        index=index_of,
-        own=own_files,
+        index=of_sample(inputs.index_file),
+        own=of_sample(inputs.own_files),
     output:
         checked=result("inputs.json"),
     log:
@@ -56,8 +56,8 @@ rule check_inputs:
         code=code("check_inputs"),
         record=record_of("check_inputs"),
         kind=setting("input.kind"),
-        config=lambda wildcards: checked_settings(wildcards.sample),
-        own=own_files,
-        needed_gb=lambda wildcards: workload.store_gb(brain(wildcards.sample)),
+        config=of_sample(inputs.checked_settings),
+        own=of_sample(inputs.own_files),
+        needed_gb=batches(run_plan.store_gb),
     script:
         "../scripts/check_inputs.py"

@@ -4,7 +4,7 @@
 rule prepare_atlas:
     """Check an atlas and copy it into the form that all later stages read."""
     input:
-        unpack(atlas_sources),
+        unpack(of_atlas(inputs.atlas_sources)),
     output:
         template=atlas_file("template.nrrd"),
         annotation=atlas_file("annotation.nrrd"),
@@ -12,9 +12,9 @@ rule prepare_atlas:
         ontology=atlas_file("ontology.tsv"),
         atlas=atlas_file("atlas.json"),
     log:
-        f"{RESULTS}/atlases/logs/{{atlas}}.log",
+        f"{RUN.results}/atlases/logs/{{atlas}}.log",
     benchmark:
-        f"{RESULTS}/atlases/benchmarks/{{atlas}}.tsv"
+        f"{RUN.results}/atlases/benchmarks/{{atlas}}.tsv"
     priority: 100
     conda:
         "../envs/register.yaml"
@@ -24,7 +24,7 @@ rule prepare_atlas:
         runtime=runtime("prepare_atlas"),
     params:
         code=code("prepare_atlas"),
-        settings=atlas_settings,
+        settings=of_atlas(inputs.atlas_settings),
     script:
         "../scripts/prepare_atlas.py"
 
@@ -32,14 +32,14 @@ rule prepare_atlas:
 rule prepare_atlas_image:
     """Check a further image of an atlas, on the grid of its template, and copy it likewise."""
     input:
-        template=lambda wildcards: atlas_setting(wildcards)["template"],
-        image=lambda wildcards: atlas_setting(wildcards)["images"][wildcards.image],
+        template=of_atlas(inputs.template_source),
+        image=of_image(inputs.image_source),
     output:
         image=atlas_file("images/{image}.nrrd"),
     log:
-        f"{RESULTS}/atlases/logs/{{atlas}}_{{image}}.log",
+        f"{RUN.results}/atlases/logs/{{atlas}}_{{image}}.log",
     benchmark:
-        f"{RESULTS}/atlases/benchmarks/{{atlas}}_{{image}}.tsv"
+        f"{RUN.results}/atlases/benchmarks/{{atlas}}_{{image}}.tsv"
     priority: 100
     conda:
         "../envs/register.yaml"
@@ -49,6 +49,6 @@ rule prepare_atlas_image:
         runtime=runtime("prepare_atlas_image"),
     params:
         code=code("prepare_atlas_image"),
-        settings=atlas_settings,
+        settings=of_atlas(inputs.atlas_settings),
     script:
         "../scripts/prepare_atlas_image.py"

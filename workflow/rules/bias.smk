@@ -23,7 +23,7 @@ rule estimate_bias_field:
         code=code("estimate_bias_field"),
         record=record_of("estimate_bias_field/{channel}"),
         store=setting("store"),
-        settings=bias_settings,
+        settings=of_sample(inputs.bias_settings),
     script:
         "../scripts/estimate_bias_field.py"
 
@@ -77,6 +77,6 @@ rule correct_volume:
         code=code("correct_volume"),
         record=record_of("correct_volume/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(planning.corrected_batches),
+        batches=batches(intensity_cost.corrected_batches),
     script:
         "../scripts/correct_volume.py"

@@ -4,7 +4,7 @@
 rule index_input:
     """Describe the images of a sample that is a volume already, from their headers."""
     input:
-        images=sample_images,
+        images=of_sample(raw_data.sample_images),
     output:
         index=result("input.json"),
     log:
@@ -12,7 +12,7 @@ rule index_input:
     benchmark:
         benchmark_of("index_input")
     wildcard_constraints:
-        sample=one_of(IMPORTED),
+        sample=one_of(RUN.imported),
     priority: 100
     conda:
         "../envs/volumes.yaml"
@@ -23,8 +23,8 @@ rule index_input:
     params:
         code=code("index_input"),
         record=record_of("index_input"),
-        images=lambda wildcards: raw_addresses(wildcards.sample),
-        raw_state=sample_state,
+        images=of_sample(raw_data.raw_addresses),
+        raw_state=of_sample(raw_data.sample_state),
         spacing_um=setting("input.spacing_um"),
         orientation=setting("input.orientation"),
     script:
@@ -42,7 +42,7 @@ rule init_import:
     benchmark:
         benchmark_of("init_import/{channel}")
     wildcard_constraints:
-        sample=one_of(IMPORTED),
+        sample=one_of(RUN.imported),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("init_import")
@@ -61,7 +61,7 @@ rule init_import:
 rule import_volume:
     """Import one batch of blocks of a channel: read the image, write the finest levels."""
     input:
-        image=channel_files,
+        image=of_channel(raw_data.channel_files),
         plan=result("fused/{channel}/plan.json"),
     output:
         batch=result("fused/{channel}/batches/{batch}.json"),
@@ -70,7 +70,7 @@ rule import_volume:
     benchmark:
         benchmark_of("import_volume/{channel}_{batch}")
     wildcard_constraints:
-        sample=one_of(IMPORTED),
+        sample=one_of(RUN.imported),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("import_volume")
@@ -81,10 +81,8 @@ rule import_volume:
         code=code("import_volume"),
         record=record_of("import_volume/{channel}_{batch}"),
         store=setting("store"),
-        image=lambda wildcards: channel_image(
-            SAMPLES[wildcards.sample], wildcards.channel
-        ),
-        batches=of(planning.block_batches),
-        raw_state=channel_state,
+        image=of_channel(raw_data.image_of_channel),
+        batches=batches(volumes_cost.block_batches),
+        raw_state=of_channel(raw_data.channel_state),
     script:
         "../scripts/import_volume.py"

@@ -20,9 +20,9 @@ rule sum_tiles:
     params:
         code=code("sum_tiles"),
         record=record_of("sum_tiles/{channel}_{batch}"),
-        settings=sum_settings,
-        batches=of(planning.sum_batches),
-        raw_state=raw_state,
+        settings=of_sample(inputs.sum_settings),
+        batches=batches(intensity_cost.sum_batches),
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/sum_tiles.py"
 
@@ -32,9 +32,9 @@ rule estimate_flatfield:
     input:
         acquisition=result("acquisition.json"),
         sums=batch_files(
-            "intensity/{channel}/nominal/sums/{batch}.npz", planning.sum_batches
+            "intensity/{channel}/nominal/sums/{batch}.npz", intensity_cost.sum_batches
         ),
-        image=own_profile,
+        image=of_sample(inputs.own_profile),
     output:
         profile=result("intensity/{channel}/nominal/flatfield.tif"),
         info=result("intensity/{channel}/nominal/flatfield.json"),
@@ -66,6 +66,10 @@ use rule sum_tiles as sum_placed_tiles with:
         log_of("sum_placed_tiles/{channel}_{batch}"),
     benchmark:
         benchmark_of("sum_placed_tiles/{channel}_{batch}")
+    threads: threads_of("sum_placed_tiles")
+    resources:
+        mem_mb=memory("sum_placed_tiles"),
+        runtime=runtime("sum_placed_tiles"),
     params:
         record=record_of("sum_placed_tiles/{channel}_{batch}"),
 
@@ -73,8 +77,10 @@ use rule sum_tiles as sum_placed_tiles with:
 use rule estimate_flatfield as refine_flatfield with:
     input:
         acquisition=result("acquisition.json"),
-        sums=batch_files("intensity/{channel}/sums/{batch}.npz", planning.sum_batches),
-        image=own_profile,
+        sums=batch_files(
+            "intensity/{channel}/sums/{batch}.npz", intensity_cost.sum_batches
+        ),
+        image=of_sample(inputs.own_profile),
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
@@ -82,6 +88,10 @@ use rule estimate_flatfield as refine_flatfield with:
         log_of("refine_flatfield/{channel}"),
     benchmark:
         benchmark_of("refine_flatfield/{channel}")
+    threads: threads_of("refine_flatfield")
+    resources:
+        mem_mb=memory("refine_flatfield"),
+        runtime=runtime("refine_flatfield"),
     params:
         record=record_of("refine_flatfield/{channel}"),
 
@@ -110,8 +120,8 @@ rule sum_lines:
         record=record_of("sum_lines/{channel}_{batch}"),
         store=setting("store"),
         lines=setting("intensity.destriping"),
-        batches=of(planning.tile_batches),
-        raw_state=raw_state,
+        batches=batches(intensity_cost.tile_batches),
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/sum_lines.py"
 
@@ -125,7 +135,7 @@ rule estimate_stripes:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         lines=batch_files(
-            "intensity/{channel}/lines/{batch}.npz", planning.tile_batches
+            "intensity/{channel}/lines/{batch}.npz", intensity_cost.tile_batches
         ),
     output:
         stripes=result("intensity/{channel}/stripes.json"),
@@ -154,10 +164,10 @@ rule correct_tile:
     The arrays lie beside a record each in the store; the output lists them.
     """
     input:
-        unpack(channel_shading),
+        unpack(of_channel(inputs.shading_files)),
         acquisition=result("acquisition.json"),
     output:
-        batch=corrected_output(result("corrected/{channel}/batches/{batch}.json")),
+        batch=possibly_temporary(result("corrected/{channel}/batches/{batch}.json")),
     log:
         log_of("correct_tile/{channel}_{batch}"),
     benchmark:
@@ -172,8 +182,8 @@ rule correct_tile:
         code=code("correct_tile"),
         record=record_of("correct_tile/{channel}_{batch}"),
         store=setting("store"),
-        batches=of(planning.tile_batches),
-        raw_state=raw_state,
+        batches=batches(intensity_cost.tile_batches),
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/correct_tile.py"
 

@@ -4,12 +4,12 @@
 rule sum_regions:
     """Add up voxels and intensities of every region and hemisphere in one batch of blocks."""
     input:
-        unpack(prepared_atlas),
-        unpack(transform_files),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
         labels=result("labels/{atlas}/plan.json"),
         complete=result("labels/{atlas}/complete.json"),
-        channels=lambda wildcards: every_channel(wildcards, "plan.json"),
-        channels_complete=lambda wildcards: every_channel(wildcards, "complete.json"),
+        channels=of_sample(inputs.every_channel, "plan.json"),
+        channels_complete=of_sample(inputs.every_channel, "complete.json"),
     output:
         sums=result("regions/{atlas}/sums/{batch}.json"),
     log:
@@ -26,9 +26,9 @@ rule sum_regions:
         code=code("sum_regions"),
         record=record_of("sum_regions/{atlas}_{batch}"),
         store=setting("store"),
-        source=measured_volume,
-        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
-        batches=of(planning.label_batches),
+        source=of_sample(Run.measured_volume),
+        channels=of_sample(Run.channels_of),
+        batches=batches(regions_cost.label_batches),
     script:
         "../scripts/sum_regions.py"
 
@@ -36,10 +36,12 @@ rule sum_regions:
 rule measure_regions:
     """Make the table of volume and intensity per region, with hierarchy roll-up."""
     input:
-        unpack(prepared_atlas),
-        unpack(transform_files),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
         labels=result("labels/{atlas}/plan.json"),
-        sums=batch_files("regions/{atlas}/sums/{batch}.json", planning.label_batches),
+        sums=batch_files(
+            "regions/{atlas}/sums/{batch}.json", regions_cost.label_batches
+        ),
     output:
         table=result("regions/{atlas}.tsv"),
     log:
@@ -62,11 +64,11 @@ rule measure_regions:
 rule score_registration:
     """Compare fiducials of the sample with those of the atlas, by name."""
     input:
-        unpack(transform_files),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        unpack(of_registration(inputs.transform_files)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
         frame=atlas_file("atlas.json"),
-        sample_points=lambda wildcards: fiducials_of(wildcards, "sample"),
-        atlas_points=lambda wildcards: fiducials_of(wildcards, "atlas"),
+        sample_points=of_registration(inputs.user_points, "fiducials", "sample"),
+        atlas_points=of_registration(inputs.user_points, "fiducials", "atlas"),
     output:
         table=result("accuracy/{atlas}.tsv"),
         summary=result("accuracy/{atlas}.json"),
@@ -90,10 +92,10 @@ rule score_registration:
 rule score_labels:
     """Compare labels of the sample with the atlas's regions there: Dice of every region."""
     input:
-        unpack(prepared_atlas),
-        unpack(transform_files),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
-        labels=lambda wildcards: sample_labels(wildcards)["path"],
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
+        labels=of_registration(inputs.user_labels_file),
     output:
         table=result("overlap/{atlas}.tsv"),
         summary=result("overlap/{atlas}.json"),
@@ -110,6 +112,6 @@ rule score_labels:
     params:
         code=code("score_labels"),
         record=record_of("score_labels/{atlas}"),
-        settings=sample_labels,
+        settings=of_registration(inputs.user_labels),
     script:
         "../scripts/score_labels.py"

@@ -4,10 +4,14 @@
 rule pair_landmarks:
     """Read the landmarks of the sample and of the atlas and pair them by name."""
     input:
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
         frame=atlas_file("atlas.json"),
-        sample_points=lambda wildcards: landmark_file(wildcards, "sample"),
-        atlas_points=lambda wildcards: landmark_file(wildcards, "atlas"),
+        sample_points=of_registration(
+            inputs.user_points, "registration.landmarks", "sample"
+        ),
+        atlas_points=of_registration(
+            inputs.user_points, "registration.landmarks", "atlas"
+        ),
     output:
         landmarks=result("registration/{atlas}/landmarks.json"),
     log:
@@ -31,10 +35,10 @@ rule pair_landmarks:
 rule preview_alignment:
     """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
     input:
-        unpack(prepared_atlas),
-        unpack(landmarks_of),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
-        complete=lambda wildcards: registration_volume(wildcards, "complete.json"),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.landmark_files)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
     output:
         affine=result("registration/{atlas}/initial_affine.txt"),
         pose=result("registration/{atlas}/pose.json"),
@@ -62,7 +66,7 @@ rule preview_alignment:
         code=code("preview_alignment"),
         record=record_of("preview_alignment/{atlas}"),
         store=setting("store"),
-        source=registration_source,
+        source=of_sample(inputs.registration_source),
         pose=setting("registration.pose"),
         threads=setting("registration.threads"),
         resolution_um=setting("registration.resolution_um"),
@@ -73,15 +77,15 @@ rule preview_alignment:
 rule register:
     """Register the atlas to the sample: affine, velocity, contrast, posteriors, transforms."""
     input:
-        unpack(prepared_atlas),
-        unpack(landmarks_of),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
-        images=images_of_atlas,
-        complete=registration_volumes,
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.landmark_files)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
+        images=of_atlas(inputs.prepared_images),
+        complete=of_sample(inputs.registration_volumes),
         affine=result("registration/{atlas}/initial_affine.txt"),
         pose=result("registration/{atlas}/pose.json"),
     output:
-        **registration_outputs(),
+        **registration_files(),
     log:
         log_of("register/{atlas}"),
     benchmark:
@@ -96,9 +100,9 @@ rule register:
         code=code("register"),
         record=record_of("register/{atlas}"),
         store=setting("store"),
-        sources=registration_sources,
-        images=lambda wildcards: list(atlas_setting(wildcards)["images"]),
-        settings=registration_settings,
+        sources=of_sample(inputs.registration_sources),
+        images=of_atlas(inputs.image_names),
+        settings=of_sample(inputs.registration_settings),
         threads=setting("registration.threads"),
     script:
         "../scripts/register.py"
@@ -107,7 +111,7 @@ rule register:
 rule export_transform:
     """Write the transform for ITK, ANTs and other programs, in both directions."""
     input:
-        unpack(transform_files),
+        unpack(of_registration(inputs.transform_files)),
     output:
         composite_to_atlas=result(
             "registration/{atlas}/itk/sample_to_atlas_composite.tfm"

@@ -5,8 +5,8 @@ rule import_tiles:
     """Write the nominal grid as TeraStitcher's xml_import.xml, or take over the user's."""
     input:
         acquisition=result("acquisition.json"),
-        own=own_xml("xml_import"),
-        configuration=own_tile_configuration,
+        own=of_sample(inputs.own_xml, "xml_import"),
+        configuration=of_sample(inputs.own_tile_configuration),
     output:
         xml=result("stitching/xml_import.xml"),
     log:
@@ -22,7 +22,7 @@ rule import_tiles:
     params:
         code=code("import_tiles"),
         record=record_of("import_tiles"),
-        channel=alignment_channel,
+        channel=of_sample(Run.alignment_channel),
     script:
         "../scripts/import_tiles.py"
 
@@ -30,10 +30,10 @@ rule import_tiles:
 rule estimate_steps:
     """Find the true step of the stage, where the metadata's overlap may be wrong."""
     input:
-        unpack(unplaced_tiles),
+        unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
-        nominal=own_xml("xml_import"),
-        configuration=own_tile_configuration,
+        nominal=of_sample(inputs.own_xml, "xml_import"),
+        configuration=of_sample(inputs.own_tile_configuration),
     output:
         steps=result("stitching/steps.json"),
     log:
@@ -49,10 +49,10 @@ rule estimate_steps:
     params:
         code=code("estimate_steps"),
         record=record_of("estimate_steps"),
-        channel=alignment_channel,
+        channel=of_sample(Run.alignment_channel),
         settings=setting("stitching.displacement"),
         store=setting("store"),
-        raw_state=alignment_raw_state,
+        raw_state=of_sample(raw_data.alignment_raw_state),
     script:
         "../scripts/estimate_steps.py"
 
@@ -60,11 +60,11 @@ rule estimate_steps:
 rule measure_displacements:
     """Measure the displacements of one batch of neighbouring tiles in the alignment channel."""
     input:
-        unpack(unplaced_tiles),
+        unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
-        nominal=own_xml("xml_import"),
-        configuration=own_tile_configuration,
+        nominal=of_sample(inputs.own_xml, "xml_import"),
+        configuration=of_sample(inputs.own_tile_configuration),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     log:
@@ -80,11 +80,11 @@ rule measure_displacements:
     params:
         code=code("measure_displacements"),
         record=record_of("measure_displacements/{batch}"),
-        channel=alignment_channel,
+        channel=of_sample(Run.alignment_channel),
         settings=setting("stitching.displacement"),
         store=setting("store"),
-        batches=of(planning.pair_batches),
-        raw_state=alignment_raw_state,
+        batches=batches(stitching_cost.pair_batches),
+        raw_state=of_sample(raw_data.alignment_raw_state),
     script:
         "../scripts/measure_displacements.py"
 
@@ -94,8 +94,8 @@ rule gather_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_import.xml"),
-        pairs=measured_pairs,
-        own=own_xml("xml_displcomp"),
+        pairs=of_sample(inputs.measured_pairs),
+        own=of_sample(inputs.own_xml, "xml_displcomp"),
     output:
         xml=result("stitching/xml_displcomp.xml"),
     log:
@@ -120,7 +120,7 @@ rule project_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displcomp.xml"),
-        own=own_xml("xml_displproj"),
+        own=of_sample(inputs.own_xml, "xml_displproj"),
     output:
         xml=result("stitching/xml_displproj.xml"),
     log:
@@ -145,7 +145,7 @@ rule threshold_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displproj.xml"),
-        own=own_xml("xml_displthres"),
+        own=of_sample(inputs.own_xml, "xml_displthres"),
     output:
         xml=result("stitching/xml_displthres.xml"),
     log:
@@ -171,10 +171,10 @@ rule place_tiles:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displthres.xml"),
-        pairs=measured_pairs,
-        own=own_xml("xml_merging"),
-        nominal=own_xml("xml_import"),
-        configuration=own_tile_configuration,
+        pairs=of_sample(inputs.measured_pairs),
+        own=of_sample(inputs.own_xml, "xml_merging"),
+        nominal=of_sample(inputs.own_xml, "xml_import"),
+        configuration=of_sample(inputs.own_tile_configuration),
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),
@@ -201,9 +201,9 @@ rule export_render:
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
-        pairs=measured_pairs,
-        nominal=own_xml("xml_import"),
-        configuration=own_tile_configuration,
+        pairs=of_sample(inputs.measured_pairs),
+        nominal=of_sample(inputs.own_xml, "xml_import"),
+        configuration=of_sample(inputs.own_tile_configuration),
     output:
         tilespecs=result("stitching/render/tilespecs.json.gz"),
         matches=result("stitching/render/point_matches.json.gz"),
@@ -223,6 +223,6 @@ rule export_render:
     params:
         code=code("export_render"),
         record=record_of("export_render"),
-        channel=alignment_channel,
+        channel=of_sample(Run.alignment_channel),
     script:
         "../scripts/export_render.py"

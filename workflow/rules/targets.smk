@@ -4,59 +4,57 @@
 rule corrected_tiles:
     """Flat-fields, and corrected tiles where they are kept."""
     input:
-        for_samples(tile_files),
+        for_samples(targets.flatfield_files),
 
 
 rule stitching:
     """Placement of the tiles, TeraStitcher's five files, Render's files."""
     input:
-        for_samples(stitching_files),
+        for_samples(targets.stitching_files),
 
 
 rule fused_volumes:
     """Fused volumes of all channels."""
     input:
-        for_samples(fused_files),
+        for_samples(targets.fused_files),
 
 
 rule corrected_volumes:
     """Fused volumes divided by their bias fields."""
     input:
-        for_samples(corrected_volume_files),
+        for_samples(targets.corrected_volume_files),
 
 
 rule previews:
     """Initial poses with their pictures: look before the registration runs."""
     input:
-        for_samples(
-            lambda sample: of_atlases(sample, "registration/{atlas}/preview.png")
-        ),
+        for_samples(targets.preview_files),
 
 
 rule registration:
     """Registrations of all atlases."""
     input:
-        for_samples(registration_files),
+        for_samples(targets.registration_files),
 
 
 rule regions:
     """Labels, meshes, region tables, registration errors, points, channels in the atlas."""
     input:
-        for_samples(region_files),
+        for_samples(targets.region_files),
 
 
 rule verified_volumes:
     """All volumes read back and compared with what was written. Not part of the usual work."""
     input:
-        for_samples(verified_files),
+        for_samples(targets.verified_files),
 
 
 rule plan:
     """Print what a run of everything takes: jobs, hours, bytes, memory, room. Runs nothing else."""
     log:
-        f"{RESULTS}/plan.txt",
+        f"{RUN.results}/plan.txt",
     run:
-        text = "\n".join(runplan.plan_text(n, brain(n)) for n in SAMPLES)
+        text = planned_run()
         Path(log[0]).write_text(text)
         print(text, flush=True)
 
@@ -64,17 +62,17 @@ rule plan:
 rule remove_intermediates:
     """List corrected tiles, checkpoints and rests of killed jobs; remove them when confirmed."""
     log:
-        f"{RESULTS}/remove_intermediates.txt",
+        f"{RUN.results}/remove_intermediates.txt",
     run:
-        remove_files(removal.find_intermediates, log[0])
+        removal_of(removal.find_intermediates, log[0])
 
 
 rule remove_sample:
     """List all results of a sample and its part of the store; remove them when confirmed."""
     log:
-        f"{RESULTS}/remove_sample.txt",
+        f"{RUN.results}/remove_sample.txt",
     run:
-        remove_files(removal.find_sample, log[0])
+        removal_of(removal.find_sample, log[0])
 
 
 # Targets have nothing to run. The others write one small file of metadata in a second: where they

@@ -4,8 +4,8 @@
 rule init_labels:
     """Plan the label volume of the sample and write its metadata and region names."""
     input:
-        unpack(prepared_atlas),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
     output:
         plan=result("labels/{atlas}/plan.json"),
     log:
@@ -31,8 +31,8 @@ rule init_labels:
 rule transform_labels:
     """Carry the atlas annotation into the sample, block by block, nearest and lossless."""
     input:
-        unpack(prepared_atlas),
-        unpack(transform_files),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
         plan=result("labels/{atlas}/plan.json"),
     output:
         batch=result("labels/{atlas}/batches/{batch}.json"),
@@ -49,7 +49,7 @@ rule transform_labels:
     params:
         code=code("transform_labels"),
         record=record_of("transform_labels/{atlas}_{batch}"),
-        batches=of(planning.label_batches),
+        batches=batches(regions_cost.label_batches),
         store=setting("store"),
     script:
         "../scripts/transform_labels.py"
@@ -58,7 +58,7 @@ rule transform_labels:
 rule mesh_labels:
     """Make a surface of every region in the sample."""
     input:
-        unpack(prepared_atlas),
+        unpack(of_atlas(inputs.prepared_atlas)),
         plan=result("labels/{atlas}/plan.json"),
         complete=result("labels/{atlas}/complete.json"),
     output:
@@ -85,8 +85,8 @@ rule mesh_labels:
 rule init_atlas_space:
     """Plan the volume of a channel in the atlas and write its metadata."""
     input:
-        unpack(prepared_atlas),
-        source=lambda wildcards: measured_file(wildcards, "plan.json"),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        source=of_channel(inputs.measured_file, "plan.json"),
     output:
         plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     log:
@@ -112,9 +112,9 @@ rule init_atlas_space:
 rule transform_volume:
     """Carry a channel into the atlas, block by block, linear."""
     input:
-        unpack(transform_files),
-        source=lambda wildcards: measured_file(wildcards, "plan.json"),
-        complete=lambda wildcards: measured_file(wildcards, "complete.json"),
+        unpack(of_registration(inputs.transform_files)),
+        source=of_channel(inputs.measured_file, "plan.json"),
+        complete=of_channel(inputs.measured_file, "complete.json"),
         plan=result("atlas_space/{atlas}/{channel}/plan.json"),
     output:
         batch=result("atlas_space/{atlas}/{channel}/batches/{batch}.json"),
@@ -132,7 +132,7 @@ rule transform_volume:
         code=code("transform_volume"),
         record=record_of("transform_volume/{atlas}_{channel}_{batch}"),
         store=setting("store"),
-        source=measured_volume,
+        source=of_sample(Run.measured_volume),
     script:
         "../scripts/transform_volume.py"
 
@@ -140,10 +140,10 @@ rule transform_volume:
 rule transform_points:
     """Carry a list of points through the transform and name the region of each."""
     input:
-        unpack(points_atlas),
-        unpack(points_transform),
-        plan=lambda wildcards: registration_volume(wildcards, "plan.json"),
-        points=lambda wildcards: setting(f"points.{wildcards.points}.path")(wildcards),
+        unpack(of_points(inputs.atlas_of_points)),
+        unpack(of_points(inputs.transform_of_points)),
+        plan=of_sample(inputs.registration_volume, "plan.json"),
+        points=of_points(inputs.point_file),
     output:
         table=result("points/{points}.csv"),
         annotations=result("points/{points}.json"),
@@ -160,6 +160,6 @@ rule transform_points:
     params:
         code=code("transform_points"),
         record=record_of("transform_points/{points}"),
-        settings=lambda wildcards: setting(f"points.{wildcards.points}")(wildcards),
+        settings=of_points(inputs.point_settings),
     script:
         "../scripts/transform_points.py"

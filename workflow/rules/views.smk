@@ -41,7 +41,7 @@ rule draw_flatfield:
     params:
         code=code("draw_flatfield"),
         record=record_of("draw_flatfield/{channel}"),
-        raw_state=raw_state,
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/draw_flatfield.py"
 
@@ -49,7 +49,7 @@ rule draw_flatfield:
 rule draw_stripes:
     """Draw what intensity.destriping does to the tile whose lines differ most."""
     input:
-        unpack(channel_shading),
+        unpack(of_channel(inputs.shading_files)),
         acquisition=result("acquisition.json"),
     output:
         stripes=report(
@@ -76,7 +76,7 @@ rule draw_stripes:
         code=code("draw_stripes"),
         record=record_of("draw_stripes/{channel}"),
         store=setting("store"),
-        raw_state=raw_state,
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/draw_stripes.py"
 
@@ -84,7 +84,7 @@ rule draw_stripes:
 rule draw_stitching:
     """Draw the placement, the worst seams before and after it, and the loop closure."""
     input:
-        unpack(alignment_tiles),
+        unpack(of_sample(inputs.alignment_tiles)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
     output:
@@ -119,9 +119,9 @@ rule draw_stitching:
     params:
         code=code("draw_stitching"),
         record=record_of("draw_stitching"),
-        channel=alignment_channel,
+        channel=of_sample(Run.alignment_channel),
         store=setting("store"),
-        raw_state=alignment_raw_state,
+        raw_state=of_sample(raw_data.alignment_raw_state),
     script:
         "../scripts/draw_stitching.py"
 
@@ -194,10 +194,10 @@ rule draw_bias_field:
 rule draw_registration:
     """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
     input:
-        unpack(prepared_atlas),
-        **registration_outputs(),
+        unpack(of_atlas(inputs.prepared_atlas)),
+        **registration_files(),
         initial=result("registration/{atlas}/initial_affine.txt"),
-        complete=registration_volumes,
+        complete=of_sample(inputs.registration_volumes),
     output:
         verdicts=result("registration/{atlas}/verdicts.json"),
         overlay=report(
@@ -254,7 +254,7 @@ rule draw_registration:
         code=code("draw_registration"),
         record=record_of("draw_registration/{atlas}"),
         store=setting("store"),
-        sources=registration_sources,
+        sources=of_sample(inputs.registration_sources),
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/draw_registration.py"
@@ -323,23 +323,12 @@ rule draw_fiducials:
 rule write_neuroglancer_state:
     """Write the state of a Neuroglancer viewer that shows everything of a sample."""
     input:
-        unpack(tiles_drawn),
-        unpack(images_of_channels),
-        labels=lambda wildcards: of_atlases(
-            wildcards.sample, "labels/{atlas}/plan.json"
-        ),
-        labels_complete=lambda wildcards: of_atlases(
-            wildcards.sample, "labels/{atlas}/complete.json"
-        ),
-        fiducials=lambda wildcards: [
-            SAMPLES[wildcards.sample]["fiducials"][a]["sample"]
-            for a in scored(wildcards.sample)
-        ],
-        landmarks=lambda wildcards: expand(
-            result("registration/{atlas}/landmarks.json"),
-            sample=wildcards.sample,
-            atlas=marked(wildcards.sample),
-        ),
+        unpack(of_sample(inputs.tiles_drawn)),
+        unpack(of_sample(inputs.images_of_channels)),
+        labels=of_sample(Run.of_atlases, "labels/{atlas}/plan.json"),
+        labels_complete=of_sample(Run.of_atlases, "labels/{atlas}/complete.json"),
+        fiducials=of_sample(inputs.marked_points),
+        landmarks=of_sample(inputs.paired_landmarks),
     output:
         state=result("views/neuroglancer.json"),
     log:
@@ -355,10 +344,10 @@ rule write_neuroglancer_state:
     params:
         code=code("write_neuroglancer_state"),
         record=record_of("write_neuroglancer_state"),
-        channels=lambda wildcards: list(setting("input.channels")(wildcards)),
-        atlases=lambda wildcards: registration_atlases(wildcards.sample),
-        scored=lambda wildcards: scored(wildcards.sample),
-        marked=lambda wildcards: marked(wildcards.sample),
+        channels=of_sample(Run.channels_of),
+        atlases=of_sample(Run.registered_atlases),
+        scored=of_sample(Run.atlases_with, "fiducials"),
+        marked=of_sample(Run.atlases_with, "registration.landmarks"),
         viewer=setting("viewer"),
     script:
         "../scripts/write_neuroglancer_state.py"
@@ -367,8 +356,8 @@ rule write_neuroglancer_state:
 rule make_report:
     """Make one self-contained page: verdicts, pictures, numbers, time and memory."""
     input:
-        index=index_of,
-        files=lambda wildcards: reported_files(wildcards.sample),
+        index=of_sample(inputs.index_file),
+        files=of_sample(targets.reported_files),
     output:
         report=report(
             result("report.html"),
@@ -388,11 +377,11 @@ rule make_report:
         runtime=runtime("make_report"),
     params:
         code=code("make_report"),
-        page=report_page,
+        page=lambda wildcards: provenance.report_page(),
         record=record_of("make_report"),
         store=setting("store"),
-        provenance=provenance,
-        work=planned_work,
+        provenance=of_sample(provenance.provenance),
+        work=of_sample(provenance.planned_work),
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/make_report.py"

@@ -14,7 +14,7 @@ rule init_volume:
     benchmark:
         benchmark_of("init_volume/{channel}")
     wildcard_constraints:
-        sample=one_of(TILED),
+        sample=one_of(RUN.tiled),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("init_volume")
@@ -34,7 +34,7 @@ rule init_volume:
 rule fuse_block:
     """Fuse one batch of rows of blocks: read tiles, blend, write the finest levels."""
     input:
-        unpack(channel_tiles),
+        unpack(of_channel(inputs.tile_files)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         plan=result("fused/{channel}/plan.json"),
@@ -45,7 +45,7 @@ rule fuse_block:
     benchmark:
         benchmark_of("fuse_block/{channel}_{batch}")
     wildcard_constraints:
-        sample=one_of(TILED),
+        sample=one_of(RUN.tiled),
     conda:
         "../envs/volumes.yaml"
     threads: threads_of("fuse_block")
@@ -57,9 +57,9 @@ rule fuse_block:
         record=record_of("fuse_block/{channel}_{batch}"),
         store=setting("store"),
         fusion=setting("fusion"),
-        batches=of(planning.block_batches),
-        row_blocks=of(planning.row_blocks),
-        raw_state=raw_state,
+        batches=batches(volumes_cost.block_batches),
+        row_blocks=batches(volumes_cost.row_blocks),
+        raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/fuse_block.py"
 
@@ -68,7 +68,7 @@ rule finish_pyramid:
     """Make the coarse levels of a volume from the finest that its blocks wrote."""
     input:
         plan=result("{volume}/plan.json"),
-        batches=blocks_of_volume,
+        batches=of_volume(inputs.blocks_of_volume),
     output:
         levels=result("{volume}/levels.json"),
     log:
@@ -93,7 +93,7 @@ rule finalize_volume:
     """Check that every record and object of a volume is there, and set its display range."""
     input:
         plan=result("{volume}/plan.json"),
-        batches=blocks_of_volume,
+        batches=of_volume(inputs.blocks_of_volume),
         levels=result("{volume}/levels.json"),
     output:
         complete=result("{volume}/complete.json"),
@@ -136,6 +136,6 @@ rule verify_volume:
         code=code("verify_volume"),
         record=record_of("verify_volume/{volume}"),
         store=setting("store"),
-        writer=writer_of_volume,
+        writer=of_volume(inputs.writer_of_volume),
     script:
         "../scripts/verify_volume.py"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from terareg.execution.job import read_job_records, run_job
-from terareg.runplan import Planned
+from terareg.execution.measured_costs import cost_table
+from terareg.execution.run_plan import Planned
 from terareg.storage.store import Store
-from terareg.views.costs import cost_table
 from terareg.views.report import gather_report, software_versions, write_report
 
 

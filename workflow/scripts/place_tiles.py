@@ -6,8 +6,8 @@ from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import load_pairs
-from terareg.stitching.placement import save_placement
-from terareg.stitching.solver import PlacementSettings, place
+from terareg.stitching.placement import PlacementSettings, save_placement
+from terareg.stitching.solver import place
 from terareg.stitching.terastitcher.exchange import check_fits, to_pairs, to_placement
 from terareg.stitching.terastitcher.reading import read_xml
 from terareg.stitching.terastitcher.stages import with_placement

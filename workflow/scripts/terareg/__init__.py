@@ -3,10 +3,16 @@
 Arrays are indexed (z, y, x); physical lengths are micrometres; names carry their unit
 (``spacing_um``, ``shift_vox``). Packages import downwards only:
 
-    regions, views
-    intensity, stitching, registration, atlas      (apart from each other)
-    acquisition, volumes
-    storage, frames, numeric, parallel, errors
+    execution
+    views
+    regions
+    intensity, stitching, atlas, registration      (apart from each other)
+    volumes
+    acquisition
+    storage
+    core
 
 ``phantom`` makes test data with known truth and is imported by nothing else.
 """
+
+__version__ = "0.1.0"

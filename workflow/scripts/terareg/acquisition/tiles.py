@@ -16,6 +16,7 @@ from collections.abc import Mapping
 import numpy as np
 import tensorstore
 
+from terareg.acquisition.chunking import CORRECTED_CHUNK
 from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.plane_files import read_rows
@@ -33,9 +34,6 @@ from terareg.storage.records import (
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
 logger = logging.getLogger(__name__)
-# A shard is a slab of whole planes, written once by one worker; its chunks are small enough that
-# the strip shared by two neighbours, or a block of the fused volume, costs little more than itself.
-_CHUNK = (16, 256, 256)
 
 
 def corrected_key(channel: str, tile: str) -> str:
@@ -357,7 +355,7 @@ def _check_range(part: slice, size: int, tile: str, what: str) -> slice:
 
 
 def _chunk_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    return tuple(min(n, c) for n, c in zip(shape, _CHUNK))
+    return tuple(min(n, c) for n, c in zip(shape, CORRECTED_CHUNK))
 
 
 def _shard_shape(shape: tuple[int, int, int]) -> tuple[int, int, int]:

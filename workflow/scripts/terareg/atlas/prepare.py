@@ -58,8 +58,8 @@ class AtlasSettings:
     ontology : str
         See :func:`terareg.atlas.ontology.read_ontology`.
     orientation : str
-        Code of the axes (z, y, x) of the arrays, see :mod:`terareg.core.frames`; the Allen CCF's NRRD
-        files are ``RIP``.
+        Code of the axes (z, y, x) of the arrays, see :mod:`terareg.core.frames`; the Allen CCF's
+        NRRD files are ``RIP``.
     spacing_um : tuple of float or None
         Voxel size (z, y, x). Needed for TIFF. Where given, nothing that the headers say of the
         grid is believed.

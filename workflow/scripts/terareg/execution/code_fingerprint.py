@@ -12,8 +12,7 @@ import hashlib
 from functools import cache
 from pathlib import Path
 
-_LIBRARY = Path(__file__).resolve().parent
-_ROOT = _LIBRARY.parent
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 @cache

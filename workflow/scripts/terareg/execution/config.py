@@ -18,11 +18,11 @@ import jsonschema
 import yaml
 
 from terareg.core.errors import ConfigError
+from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
-from terareg.planning import aligned_channel, registered_channels
 from terareg.storage.store import Store
 
-SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "config.schema.yaml"
+SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
 # what tells channels apart, by kind of input
@@ -389,8 +389,8 @@ def _check_volume_input(config: dict) -> None:
             )
     if config["intensity"]["destriping"] != "none":
         raise ConfigError(
-            "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there are "
-            "no overlaps to compare"
+            "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there "
+            "are no overlaps to compare"
         )
     for name, image in source["channels"].items():
         if isinstance(image, int):

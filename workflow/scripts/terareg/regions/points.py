@@ -1,8 +1,8 @@
 """Points: CSV files and Neuroglancer annotations, both ways through a transform.
 
-Inside the library points are micrometres in a :class:`~terareg.core.frames.Frame`, order z, y, x, with
-the centre of the first voxel at the frame's origin. Every reader, transform and writer keeps the
-number and the order of the points.
+Inside the library points are micrometres in a :class:`~terareg.core.frames.Frame`, order z, y, x,
+with the centre of the first voxel at the frame's origin. Every reader, transform and writer keeps
+the number and the order of the points.
 """
 
 from __future__ import annotations

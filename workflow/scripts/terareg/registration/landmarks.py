@@ -139,8 +139,8 @@ def fit_similarity(
     ----------
     landmarks : Landmarks
     permutation : numpy.ndarray, shape (3, 3)
-        Axes of the atlas in those of the sample, see :func:`terareg.core.frames.orientation_matrix`;
-        says whether the map is mirrored.
+        Axes of the atlas in those of the sample, see
+        :func:`terareg.core.frames.orientation_matrix`; says whether the map is mirrored.
     spread_um : float
         Distance that is expected to be left.
     scale : tuple of float, optional

@@ -32,6 +32,7 @@ from terareg.registration.problem import (
     Space,
     velocity_grid,
 )
+from terareg.registration.resolution import finest_voxel_um
 from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
@@ -128,7 +129,7 @@ class Plan:
             device=self.device,
         )
         finest = max(
-            settings.resolution_um or self.size / 80,
+            settings.resolution_um or finest_voxel_um(self.size),
             min(self.atlas.frame.spacing_um),
             min(self.sample.frame.spacing_um),
         )

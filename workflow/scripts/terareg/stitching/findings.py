@@ -6,19 +6,14 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from terareg.stitching.cells import corroborated, sides_of
+from terareg.stitching.cells import CellGrid, corroborated, sides_of
 from terareg.stitching.pairs import DIRECTIONS, PairResult
-from terareg.stitching.placement import Link, PlacedTile, Placement
-
-if TYPE_CHECKING:
-    from terareg.stitching.cells import Grid
-    from terareg.stitching.solver import PlacementSettings
+from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +45,7 @@ class Solution:
 
 
 def report(
-    grid: Grid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings
+    grid: CellGrid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings
 ) -> Placement:
     """The placement, with the state of every link and what the user should know about it."""
     kept, usable, x, model = found.kept, found.usable, found.positions, found.model

@@ -1,4 +1,8 @@
-"""What is looked at of a tile before displacements are measured (standard library only)."""
+"""What is looked at of the tiles before displacements are measured (standard library only)."""
+
+PAIRS_PER_DIRECTION = 8  # that have to show the step of the stage; three times as many are tried
+MAX_TILES = 2 * 2 * 3 * PAIRS_PER_DIRECTION  # two in a pair, two directions
+BINNED_TO = 192  # pixels, about, of a tile's shorter edge
 
 
 def overview_planes(depth: int) -> int:

@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 
 from terareg.core.errors import StitchingError
 from terareg.storage.records import read_json, write_json
+
+
+@dataclass(frozen=True)
+class PlacementSettings:
+    """Options of :func:`place`.
+
+    Attributes
+    ----------
+    min_reliability : float
+        Least reliability, 0 to 1, of a measured link.
+    min_reliability_xml : float
+        The same for links read from TeraStitcher files or measured by mip_ncc, whose reliability
+        is no probability.
+    reject_vox, reject_sigmas : float
+        A link is rejected if its residual is larger than both, in voxels and in multiples of the
+        links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
+    anneal_vox : float
+        Largest scale of the robust error at the start, voxels.
+    sigma_floor_vox : float
+        Smallest standard error that a link is credited with, voxels.
+    """
+
+    min_reliability: float = 0.99
+    min_reliability_xml: float = 0.3
+    reject_vox: float = 3.0
+    reject_sigmas: float = 4.0
+    anneal_vox: float = 60.0
+    sigma_floor_vox: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("reject_vox", "reject_sigmas", "anneal_vox", "sigma_floor_vox"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise StitchingError(
+                    f"placement {name} {getattr(self, name)} is impossible; give a positive number"
+                )
+        for name in ("min_reliability", "min_reliability_xml"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise StitchingError(
+                    f"placement {name} {getattr(self, name)} is out of range; give 0 to 1"
+                )
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,17 @@ each other are placed by the model, and nothing can fly away.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from terareg.core.errors import StitchingError
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
 from terareg.stitching.pairs import DIRECTIONS, PairResult
-from terareg.stitching.placement import Placement
+from terareg.stitching.placement import Placement, PlacementSettings
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
@@ -32,46 +29,6 @@ if TYPE_CHECKING:
 _STRAYS = 5.0
 _STRAYS_AND_WRONG = 3.0
 _TIE = 1e-7  # weight of the model, relative, once links have been judged
-
-
-@dataclass(frozen=True)
-class PlacementSettings:
-    """Options of :func:`place`.
-
-    Attributes
-    ----------
-    min_reliability : float
-        Least reliability, 0 to 1, of a measured link.
-    min_reliability_xml : float
-        The same for links read from TeraStitcher files or measured by mip_ncc, whose reliability
-        is no probability.
-    reject_vox, reject_sigmas : float
-        A link is rejected if its residual is larger than both, in voxels and in multiples of the
-        links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
-    anneal_vox : float
-        Largest scale of the robust error at the start, voxels.
-    sigma_floor_vox : float
-        Smallest standard error that a link is credited with, voxels.
-    """
-
-    min_reliability: float = 0.99
-    min_reliability_xml: float = 0.3
-    reject_vox: float = 3.0
-    reject_sigmas: float = 4.0
-    anneal_vox: float = 60.0
-    sigma_floor_vox: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("reject_vox", "reject_sigmas", "anneal_vox", "sigma_floor_vox"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise StitchingError(
-                    f"placement {name} {getattr(self, name)} is impossible; give a positive number"
-                )
-        for name in ("min_reliability", "min_reliability_xml"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise StitchingError(
-                    f"placement {name} {getattr(self, name)} is out of range; give 0 to 1"
-                )
 
 
 def place(

@@ -15,7 +15,7 @@ from terareg.core.parallel import map_items
 from terareg.stitching.consensus import largest_cluster
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
 from terareg.stitching.filters import Intensities, bin_pixels, common_levels, levels_of, prepare
-from terareg.stitching.overview import overview_planes
+from terareg.stitching.overview import BINNED_TO, PAIRS_PER_DIRECTION, overview_planes
 from terareg.stitching.pairs import DIRECTIONS, as_tuples, neighbours
 from terareg.stitching.settings import DisplacementSettings
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_BINNED_TO = 192  # pixels, about, of the shorter edge
 _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is held to be wrong
 
 
@@ -101,7 +100,7 @@ def estimate_steps(
     source: TileSource,
     acquisition: Acquisition,
     settings: DisplacementSettings | None = None,
-    pairs_per_direction: int = 8,
+    pairs_per_direction: int = PAIRS_PER_DIRECTION,
     workers: int = 1,
 ) -> Steps:
     """Find the true stage step where the metadata's overlap may be wrong.
@@ -128,7 +127,7 @@ def estimate_steps(
     names = list(dict.fromkeys(name for pairs in tried.values() for p in pairs for name in p[:2]))
     depth, *size = (int(n) for n in acquisition.tile_shape)
     planes = overview_planes(depth)
-    bins = max(1, min(size) // _BINNED_TO)
+    bins = max(1, min(size) // BINNED_TO)
     z0 = (depth - planes) // 2
 
     def overview(name: str) -> _Overview:

@@ -23,12 +23,12 @@ from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped, to_integer
 from terareg.core.parallel import map_items
 from terareg.volumes.plan import Block, VolumePlan
+from terareg.volumes.slabs import SLAB_PLANES
 
 Origin = tuple[float, float, float]
 
 # keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
 _LEAST_WEIGHT = 1e-9
-_SLAB_PLANES = 32
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _slabs(tiles: Sequence[_Tile], block: Block) -> list[tuple[int, int]]:
     inside = sorted(z for z in ends if block.start[0] <= z <= block.stop[0])
     slabs = []
     for low, high in itertools.pairwise(inside):
-        slabs += [(z, min(z + _SLAB_PLANES, high)) for z in range(low, high, _SLAB_PLANES)]
+        slabs += [(z, min(z + SLAB_PLANES, high)) for z in range(low, high, SLAB_PLANES)]
     return slabs
 
 

@@ -71,8 +71,8 @@ class Header:
     spacing_um : tuple of float or None
         Voxel size (z, y, x); None where the image does not say it.
     orientation : str or None
-        Code of the axes (z, y, x), see :mod:`terareg.core.frames`; only NIfTI files with a form code
-        are believed.
+        Code of the axes (z, y, x), see :mod:`terareg.core.frames`; only NIfTI files with a form
+        code are believed.
     """
 
     name: str

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from terareg.planning import Brain, fit
-from terareg.workload import RULES, jobs_of_rules, request_mb, store_gb, threads_of
+from terareg.core.extents import Sample
+from terareg.execution.requests import granted_mb, request_mb, threads_of
+from terareg.execution.rule_table import RULES, jobs_of_rules
+from terareg.volumes.cost import uncompressed_gb
 
 _START_CPU_S = 5.0  # of a job, Snakemake's own processes included
 _DISK_GB_PER_S = 0.5
@@ -50,48 +52,57 @@ class Planned:
     memory_mb: float
 
 
-def make_plan(brain: Brain, counts: Mapping[str, int] | None = None) -> list[Planned]:
+def store_gb(sample: Sample) -> float:
+    """What a sample adds to the store at most, with no compression counted on."""
+    volumes = uncompressed_gb(sample, sample.size.volume_gb)
+    if sample.corrects_bias:
+        volumes += uncompressed_gb(sample, sample.corrected_gb)
+    tiles = 0 if sample.streams or not sample.tiled else sample.size.channel_gb
+    return sample.size.channels * (volumes + tiles)
+
+
+def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[Planned]:
     """Plan of a sample, stage by stage in the order of the work.
 
     ``counts`` are the jobs of each rule that are to run; by default all from raw data to report.
     """
-    counts = jobs_of_rules(brain) if counts is None else counts
+    counts = jobs_of_rules(sample) if counts is None else counts
     rows = []
     for stage in STAGES:
         jobs, cpu, longest, read, written, memory = 0, 0.0, 0.0, 0.0, 0.0, 0.0
         for name, rule in RULES.items():
             if rule.stage != stage or not counts.get(name):
                 continue
-            load, count = rule.load(brain), counts[name]
+            load, count = rule.load(sample), counts[name]
             share = count / max(1, load.jobs)
-            threads = threads_of(name, brain)
+            threads = threads_of(name, sample)
             disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
             seconds = max(load.cpu_s / threads, disk) / max(1, load.jobs)
             jobs += count
             cpu += share * load.cpu_s + count * _START_CPU_S
             longest = max(longest, seconds / 60)
             read, written = read + share * load.read_gb, written + share * load.written_gb
-            memory = max(memory, fit(request_mb(name, brain, threads), threads))
+            memory = max(memory, granted_mb(request_mb(name, sample, threads), threads))
         if jobs:
             rows.append(Planned(stage, jobs, cpu / 3600, longest, read, written, memory))
     return rows
 
 
-def plan_text(name: str, brain: Brain, counts: Mapping[str, int] | None = None) -> str:
+def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None) -> str:
     """The plan of a sample (:func:`make_plan`) as a table for people."""
-    rows = make_plan(brain, counts)
+    rows = make_plan(sample, counts)
     columns = ("jobs", "CPU h", "longest min", "read GB", "written GB", "memory MB")
     lines = [f"{name:22}" + "".join(f"{c:>13}" for c in columns)]
     for row in rows:
         values = (f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}", f"{row.read_gb:.1f}")
         values = (str(row.jobs), *values, f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}")
         lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
-    raw = brain.raw_gb
+    raw = sample.raw_gb
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
         f"{jobs} jobs, {hours:.1f} CPU hours; "
         f"{raw:.1f} GB of raw data, {moved / raw:.1f} bytes moved for each of theirs; "
-        f"room in the store: {store_gb(brain):.1f} GB"
+        f"room in the store: {store_gb(sample):.1f} GB"
     )
     return "\n".join(lines) + "\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from terareg.runplan import STAGES, Planned
-from terareg.workload import RULES
+from terareg.execution.rule_table import RULES
+from terareg.execution.run_plan import STAGES, Planned
 
 #: bytes moved for each byte of raw data that deep tiles should not exceed: raw data once, some
 #: planes for statistics and displacements, volumes written
@@ -68,7 +68,7 @@ def cost_table(
     Parameters
     ----------
     plan : sequence of Planned
-        See :func:`terareg.runplan.make_plan`.
+        See :func:`terareg.execution.run_plan.make_plan`.
     records : iterable of mapping
         Of all jobs so far.
     raw_gb : float

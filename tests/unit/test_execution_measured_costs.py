@@ -2,8 +2,8 @@
 
 import pytest
 
-from terareg.runplan import Planned
-from terareg.views.costs import cost_table
+from terareg.execution.measured_costs import cost_table
+from terareg.execution.run_plan import Planned
 
 PLAN = [
     Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192),

@@ -1,0 +1,48 @@
+# The only place that looks into Snakemake itself; tests/workflow/test_engine.py says what broke
+# when an upgrade moves something.
+import sys
+from collections import Counter
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import Quietness
+
+
+def scripts_folder():
+    """Folder of the scripts and the library, also where another workflow uses this one as a module."""
+    here = workflow.current_basedir.get_path_or_uri(secret_free=True)
+    folder = Path(here).parent / "scripts"
+    if not folder.is_dir():
+        raise WorkflowError(
+            f"{here}: the library beside these rules cannot be read from there; clone the "
+            "repository and give the module the path of workflow/Snakefile in the clone"
+        )
+    return folder
+
+
+def remote_prefix():
+    """Prefix of the remote storage of tracked files, whose jobs see no local ones; or None."""
+    settings = workflow.storage_settings
+    if settings and settings.default_storage_provider:
+        return f"{settings.default_storage_prefix}"
+    return None
+
+
+def shows_plan():
+    """Whether this is a dry run that may print."""
+    return workflow.dryrun and Quietness.ALL not in (
+        workflow.output_settings.quiet or ()
+    )
+
+
+def jobs_to_run(sample_of):
+    """Jobs of the run by sample and rule; ``sample_of`` says whose a job's wildcards are."""
+    found = {}
+    for job in workflow.dag.needrun_jobs(exclude_finished=False):
+        name = sample_of(job.wildcards_dict)
+        if name is not None:
+            found.setdefault(name, Counter())[job.rule.name] += 1
+    return found
+
+
+sys.path.insert(0, str(scripts_folder()))

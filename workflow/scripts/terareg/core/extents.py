@@ -1,0 +1,212 @@
+"""How large a sample is, as plans see it before any file exists (standard library only).
+
+Sizes come from the metadata at the time the workflow is loaded; they set the number of batches and
+the requests for memory and time, never a result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from terareg.core.levels import coarsest_level, level_factors
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the metadata say about one sample.
+
+    Attributes
+    ----------
+    tiles, pairs, channels : int
+        Counts.
+    tile_shape : tuple of int
+        (z, y, x) voxels of one tile.
+    volume_shape : tuple of int
+        Nominal (z, y, x) voxels of the fused volume.
+    bytes_per_voxel : int
+    held_gb : float
+        The largest image file that is read into memory whole; none where tiles are read.
+    """
+
+    tiles: int
+    pairs: int
+    channels: int
+    tile_shape: tuple[int, int, int]
+    volume_shape: tuple[int, int, int]
+    bytes_per_voxel: int = 2
+    held_gb: float = 0.0
+
+    @property
+    def tile_gb(self) -> float:
+        """One tile of one channel."""
+        return math.prod(self.tile_shape) * self.bytes_per_voxel / 1e9
+
+    @property
+    def plane_mb(self) -> float:
+        """One plane of one tile."""
+        return self.tile_shape[1] * self.tile_shape[2] * self.bytes_per_voxel / 1e6
+
+    @property
+    def channel_gb(self) -> float:
+        """All raw tiles of one channel, or its image."""
+        return self.tile_gb * self.tiles if self.tiles else self.volume_gb
+
+    @property
+    def volume_gb(self) -> float:
+        """The fused volume of one channel at full resolution."""
+        return math.prod(self.volume_shape) * self.bytes_per_voxel / 1e9
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Voxels along (z, y, x) and their size in micrometres."""
+
+    shape: tuple[int, int, int]
+    spacing_um: tuple[float, float, float]
+
+    @property
+    def megavoxels(self) -> float:
+        """Number of voxels in millions."""
+        return math.prod(self.shape) / 1e6
+
+    @property
+    def length_um(self) -> float:
+        """Longest side."""
+        return max(n * s for n, s in zip(self.shape, self.spacing_um))
+
+    def at(self, resolution_um: float) -> float:
+        """Millions of voxels where the grid is averaged to ``resolution_um``."""
+        return self.megavoxels / math.prod(max(1.0, resolution_um / s) for s in self.spacing_um)
+
+
+def aligned_channel(config: Mapping[str, Any]) -> str:
+    """The channel whose tiles are compared."""
+    return config["stitching"]["channel"] or next(iter(config["input"]["channels"]))
+
+
+def registered_channels(config: Mapping[str, Any]) -> list[str]:
+    """The channels that are registered together, the one that finds the pose first."""
+    chosen = config["registration"]["channel"] or aligned_channel(config)
+    return [chosen] if isinstance(chosen, str) else list(chosen)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A sample as plans see it.
+
+    Attributes
+    ----------
+    size : Size
+    config : mapping
+        Its complete configuration.
+    grid : Extent
+        Of the fused or imported volume.
+    overlap : float
+        Largest nominal overlap of neighbours, a fraction of the tile.
+    atlases : mapping of str to Extent
+        Grids of the atlases that it is registered to.
+    """
+
+    size: Size
+    config: Mapping[str, Any]
+    grid: Extent
+    overlap: float = 0.0
+    atlases: Mapping[str, Extent] = field(default_factory=dict)
+
+    def option(self, path: str) -> Any:
+        """Value at a dotted path of the configuration."""
+        found: Any = self.config
+        for key in path.split("."):
+            found = found[key]
+        return found
+
+    @property
+    def raw_gb(self) -> float:
+        """Raw data of all channels."""
+        return self.size.channels * self.size.channel_gb
+
+    @property
+    def tiled(self) -> bool:
+        """Whether there are tiles to be stitched."""
+        return self.size.tiles > 0
+
+    @property
+    def measures_displacements(self) -> bool:
+        """Whether pairs of tiles are compared: the user brings neither displacements nor places."""
+        return not set(self.option("stitching.xml")) - {"xml_import"}
+
+    @property
+    def streams(self) -> bool:
+        """Whether tiles are corrected wherever they are read."""
+        return self.option("intensity.corrected_tiles") == "stream"
+
+    @property
+    def corrects_bias(self) -> bool:
+        """Whether there is a corrected volume beside the fused one."""
+        return self.option("intensity.bias.enabled")
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Voxels of the largest block."""
+        return tuple(min(self.option("volume.block"), n) for n in self.size.volume_shape)
+
+    @property
+    def block_mvox(self) -> float:
+        """Millions of voxels of the largest block."""
+        return math.prod(self.block) / 1e6
+
+    @property
+    def largest_atlas(self) -> Extent:
+        """The atlas with most voxels; a point if there is none."""
+        return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
+
+    def atlas_images(self, atlas: str) -> int:
+        """Images of an atlas that are registered, the template among them."""
+        return 1 + len(self.config["atlases"].get(atlas, {}).get("images", ()))
+
+    def level(self, resolution_um: float) -> Extent:
+        """Grid of the coarsest level of the volume that is at least this fine."""
+        shape, spacing = self.grid.shape, self.grid.spacing_um
+        factors = level_factors(shape, spacing, self.option("volume.chunk"))
+        spacings = [tuple(s * f for s, f in zip(spacing, factor)) for factor in factors]
+        level = coarsest_level(spacings, (resolution_um,) * 3) or 0
+        sizes = (-(-n // f) for n, f in zip(shape, factors[level]))
+        return Extent(tuple(sizes), spacings[level])
+
+    @property
+    def labels(self) -> Extent:
+        """Grid of the labels."""
+        return self.level(self.option("labels.resolution_um"))
+
+    @property
+    def corrected(self) -> Extent:
+        """Grid of the volume without bias."""
+        resolution = self.option("intensity.bias.volume_um")
+        return self.grid if resolution is None else self.level(resolution)
+
+    @property
+    def corrected_gb(self) -> float:
+        """The volume of one channel without bias, at its finest level."""
+        return self.corrected.megavoxels * self.size.bytes_per_voxel / 1e3
+
+    def atlas_space_mvox(self, atlas: Extent) -> float:
+        """Millions of voxels of a channel in an atlas."""
+        resolution = self.option("atlas_space.resolution_um")
+        if resolution is None:
+            return atlas.megavoxels
+        return atlas.megavoxels * math.prod(s / resolution for s in atlas.spacing_um)
+
+    def blocks_along(self, extent: Extent) -> tuple[int, int, int]:
+        """Blocks along (z, y, x) of a volume of the sample."""
+        edge = self.option("volume.block")
+        return tuple(-(-n // edge) for n in extent.shape)
+
+    def block_count(self) -> int:
+        """Blocks of one channel."""
+        return math.prod(self.blocks_along(self.grid))
+
+
+_POINT = Extent((1, 1, 1), (1.0, 1.0, 1.0))

@@ -1,0 +1,57 @@
+"""Removal of what a run has made, never of what it is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from terareg.execution import raw_data
+from terareg.execution.inputs import ATLAS_SOURCES, own_files
+from terareg.execution.run import Run
+from terareg.storage import removal
+from terareg.storage.store import Store
+
+
+def clean_up(run: Run, find: Callable[[Sequence[Store]], list[removal.Removal]]) -> str:
+    """List what ``find`` finds of every sample; remove it of the sample that is confirmed.
+
+    Returns
+    -------
+    str
+        What was found, and removed or how to confirm it, for people.
+
+    Raises
+    ------
+    StoreError
+        If something that a sample is made of lies among what would be removed.
+    """
+    # a sample may be made of another one's results
+    own = [address for sample in run.samples for address in _users_files(run, sample)]
+    texts = []
+    for sample, config in run.samples.items():
+        found = find(_places(run, sample))
+        removal.protect(found, own)
+        confirmed = config["confirm_removal"] == sample
+        if confirmed:
+            removal.remove(found)
+        how = f"--config confirm_removal={sample}"
+        texts.append(f"sample {sample}:\n{removal.removal_text(found, confirmed, how)}")
+    return "\n".join(texts)
+
+
+def _places(run: Run, sample: str) -> list[Store]:
+    """Where a sample's files lie: the results that Snakemake tracks, and the store."""
+    root = run.results if run.remote is None else f"{run.remote}/{run.results}"
+    return [Store(root).child(sample), Store(run.samples[sample]["store"]).child(sample)]
+
+
+def _users_files(run: Run, sample: str) -> list[str]:
+    """Addresses of everything that a sample is made of."""
+    config = run.samples[sample]
+    files = own_files(run, sample)
+    for atlas in config["atlases"].values():
+        files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
+        files += atlas["images"].values()
+    addresses = raw_data.raw_addresses(run, sample)
+    if isinstance(addresses, dict):
+        return files + list(addresses.values())
+    return files + [f"{addresses}/{name}" for name in raw_data.layout(run, sample).raw_keys()]

@@ -1,0 +1,351 @@
+"""Files and settings that the jobs of every rule need, given the configuration of their sample.
+
+Functions take the run and what the rule's wildcards say: sample, channel, atlas. They return one
+path, a list of paths, or named paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from terareg.core.cost import Count
+from terareg.core.errors import ConfigError
+from terareg.execution.run import Run
+from terareg.execution.sizing import batches_of, volume_batches
+from terareg.intensity.cost import tile_batches
+from terareg.stitching.cost import pair_batches
+
+Files = list[str]
+NamedFiles = dict[str, str]
+
+ATLAS_SOURCES = ("template", "annotation", "ontology", "hemispheres")
+_ATLAS_FILES = {
+    "template": "template.nrrd",
+    "annotation": "annotation.nrrd",
+    "hemispheres": "hemispheres.nrrd",
+    "ontology": "ontology.tsv",
+    "atlas": "atlas.json",
+}
+_TRANSFORM_FILES = {
+    "affine": "affine.txt",
+    "forward": "forward.nrrd",
+    "inverse": "inverse.nrrd",
+    "transform": "transform.json",
+}
+#: what a registration writes, by the names that scripts use
+REGISTRATION_FILES = _TRANSFORM_FILES | {
+    "velocity": "velocity.nrrd",
+    "jacobian": "jacobian.nrrd",
+    "to_atlas": "sample_to_atlas_displacement.nrrd",
+    "to_sample": "atlas_to_sample_displacement.nrrd",
+    "contrast": "contrast.nrrd",
+    "basis": "contrast.json",
+    "posteriors": "posteriors.nrrd",
+    "predicted": "predicted.nrrd",
+    "energy": "energy.tsv",
+    "summary": "summary.json",
+}
+# keys of the section registration that other rules than `register` read
+_NOT_OF_REGISTER = (
+    "channel", "atlases", "pose", "threads", "landmarks", "landmark_um", "export",
+)  # fmt: skip
+
+
+def batch_files(
+    run: Run, sample: str, pattern: str, count: Count, names: Mapping[str, str]
+) -> Files:
+    """Files of all batches of a stage; ``pattern`` has a {batch}, and what ``names`` has."""
+    number = batches_of(run, sample, count)
+    return [run.path(sample, pattern.format_map({**names, "batch": i})) for i in range(number)]
+
+
+# ------------------------------------------------------------------ input
+def index_file(run: Run, sample: str) -> str:
+    """The description of a sample's input, which everything about a whole sample hangs on."""
+    return run.path(sample, "input.json" if run.is_imported(sample) else "acquisition.json")
+
+
+def checked_settings(run: Run, sample: str) -> dict[str, Any]:
+    """What check_inputs checks: all input that the configuration names beside the raw data."""
+    config = run.samples[sample]
+    keys = ("store", "fiducials", "points", "sample_labels")
+    return {key: config[key] for key in keys} | {
+        "landmarks": config["registration"]["landmarks"],
+        "profile": config["intensity"]["flatfield"]["image"],
+        "stitching": {key: config["stitching"][key] for key in ("xml", "tile_configuration")},
+    }
+
+
+def own_files(run: Run, sample: str) -> Files:
+    """Files of the user beside the raw data: XML, positions, flat-field, marked points, labels."""
+    config = run.samples[sample]
+    files = list(config["stitching"]["xml"].values())
+    files += own_tile_configuration(run, sample) + own_profile(run, sample)
+    for pairs in (config["fiducials"], config["registration"]["landmarks"]):
+        for pair in pairs.values():
+            files += [pair["sample"], pair["atlas"]]
+    for entries in (config["points"], config["sample_labels"]):
+        files += [entry["path"] for entry in entries.values()]
+    return files
+
+
+def own_xml(run: Run, sample: str, name: str) -> Files:
+    """The user's own file for one TeraStitcher step, if there is one."""
+    return _given(run.option(sample, "stitching.xml").get(name))
+
+
+def own_tile_configuration(run: Run, sample: str) -> Files:
+    """The user's own nominal positions from Fiji or Render, if there are any."""
+    return _given(run.option(sample, "stitching.tile_configuration"))
+
+
+def own_profile(run: Run, sample: str) -> Files:
+    """The user's own flat-field, if there is one."""
+    return _given(run.option(sample, "intensity.flatfield.image"))
+
+
+def _given(path: str | None) -> Files:
+    return [path] if path else []
+
+
+# ------------------------------------------------------------------ tiles
+def destripes(run: Run, sample: str) -> bool:
+    """Whether stripe artefacts are removed."""
+    return run.option(sample, "intensity.destriping") != "none"
+
+
+def shading_files(run: Run, sample: str, channel: str) -> NamedFiles:
+    """What it takes to correct a channel's tiles: the flat-field, gains of lines if wanted."""
+    names = {"profile": "flatfield.tif", "info": "flatfield.json"}
+    if destripes(run, sample):
+        names["stripes"] = "stripes.json"
+    return {k: run.path(sample, f"intensity/{channel}/{name}") for k, name in names.items()}
+
+
+def tile_files(run: Run, sample: str, channel: str) -> dict[str, Any]:
+    """What it takes to read a channel's tiles: their shading, or the corrected arrays."""
+    files: dict[str, Any] = dict(shading_files(run, sample, channel))
+    if run.option(sample, "intensity.corrected_tiles") != "stream":
+        files["corrected"] = corrected_batches(run, sample, channel)
+    return files
+
+
+def corrected_batches(run: Run, sample: str, channel: str) -> Files:
+    """Batches of the corrected tiles of a channel."""
+    pattern = "corrected/{channel}/batches/{batch}.json"
+    return batch_files(run, sample, pattern, tile_batches, {"channel": channel})
+
+
+def temporary_tiles(run: Run) -> bool:
+    """Whether corrected tiles are temporary files."""
+    kinds = {s["intensity"]["corrected_tiles"] for s in run.samples.values()}
+    if kinds >= {"temporary", "keep"}:
+        raise ConfigError(
+            "intensity.corrected_tiles: the samples of one run mix keep and temporary; "
+            "run them separately"
+        )
+    return "temporary" in kinds
+
+
+def alignment_tiles(run: Run, sample: str) -> dict[str, Any]:
+    """What it takes to read the tiles that are compared, once they are placed."""
+    return tile_files(run, sample, run.alignment_channel(sample))
+
+
+def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
+    """What it takes to read tiles whose positions are not known yet: a first flat-field."""
+    folder = run.path(sample, f"intensity/{run.alignment_channel(sample)}/nominal")
+    return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
+
+
+def tiles_drawn(run: Run, sample: str) -> NamedFiles:
+    """Files that the outlines of the tiles are drawn from; a volume has no tiles."""
+    if run.is_imported(sample):
+        return {}
+    names = {"acquisition": "acquisition.json", "placement": "stitching/placement.json"}
+    return {key: run.path(sample, name) for key, name in names.items()}
+
+
+def sum_settings(run: Run, sample: str) -> dict[str, Any]:
+    """Options of the statistics of tiles, without what only the estimate reads."""
+    options = run.option(sample, "intensity.flatfield")
+    return {k: options[k] for k in ("tiles", "planes", "slabs", "blocks")}
+
+
+def measured_pairs(run: Run, sample: str) -> Files:
+    """Batches of measured displacements; none where the user brings displacements or positions."""
+    if set(run.option(sample, "stitching.xml")) - {"xml_import"}:
+        return []
+    return batch_files(run, sample, "stitching/pairs/{batch}.json", pair_batches, {})
+
+
+# ------------------------------------------------------------------ volumes
+def writer_of_volume(run: Run, sample: str, volume: str) -> str:
+    """Rule that writes the blocks of a volume."""
+    writers = {
+        "fused": "import_volume" if run.is_imported(sample) else "fuse_block",
+        "corrected_volume": "correct_volume",
+        "labels": "transform_labels",
+        "atlas_space": "transform_volume",
+    }
+    return writers[volume.split("/")[0]]
+
+
+def blocks_of_volume(run: Run, sample: str, volume: str) -> Files:
+    """Batches of the blocks of a volume."""
+    count = volume_batches(run, sample, volume)
+    return [run.path(sample, f"{volume}/batches/{i}.json") for i in range(count)]
+
+
+def measured_file(run: Run, sample: str, channel: str, name: str) -> str:
+    """A file of the volume that later stages read of a channel."""
+    return run.path(sample, f"{run.measured_volume(sample)}/{channel}/{name}")
+
+
+def every_channel(run: Run, sample: str, name: str) -> Files:
+    """A file of the volume that later stages read, of every channel."""
+    return run.of_channels(sample, f"{run.measured_volume(sample)}/{{channel}}/{name}")
+
+
+def images_of_channels(run: Run, sample: str) -> dict[str, Files]:
+    """Plans and summaries of the volumes of all channels, with bias and without."""
+    files: dict[str, Files] = {"corrected_volume": [], "corrected_volume_complete": []}
+    for kind in dict.fromkeys(("fused", run.measured_volume(sample))):
+        for key, name in ((kind, "plan"), (f"{kind}_complete", "complete")):
+            files[key] = run.of_channels(sample, f"{kind}/{{channel}}/{name}.json")
+    return files
+
+
+def bias_settings(run: Run, sample: str) -> dict[str, Any]:
+    """Options of the estimate, without what other rules read of that section."""
+    return _without(run.option(sample, "intensity.bias"), ("enabled", "volume_um"))
+
+
+# ------------------------------------------------------------------ registration
+def registration_volume(run: Run, sample: str, name: str) -> str:
+    """A file of the first registered channel, whose grid is that of all channels."""
+    return measured_file(run, sample, run.registration_channels(sample)[0], name)
+
+
+def registration_volumes(run: Run, sample: str) -> Files:
+    """The last file of every registered channel: the volumes are complete."""
+    channels = run.registration_channels(sample)
+    return [measured_file(run, sample, channel, "complete.json") for channel in channels]
+
+
+def registration_sources(run: Run, sample: str) -> dict[str, str]:
+    """Volumes of the registered channels, by channel."""
+    volume = run.measured_volume(sample)
+    return {channel: f"{volume}/{channel}" for channel in run.registration_channels(sample)}
+
+
+def registration_source(run: Run, sample: str) -> str:
+    """Volume of the channel that finds the pose."""
+    return next(iter(registration_sources(run, sample).values()))
+
+
+def registration_settings(run: Run, sample: str) -> dict[str, Any]:
+    """Options of the registration itself, without what other rules read of that section."""
+    return _without(run.option(sample, "registration"), _NOT_OF_REGISTER)
+
+
+def landmark_files(run: Run, sample: str, atlas: str) -> NamedFiles:
+    """The paired landmarks that a registration reads, if there are any."""
+    if atlas not in run.option(sample, "registration.landmarks"):
+        return {}
+    return {"landmarks": run.path(sample, f"registration/{atlas}/landmarks.json")}
+
+
+def transform_files(run: Run, sample: str, atlas: str) -> NamedFiles:
+    """A registration's transform."""
+    folder = run.path(sample, f"registration/{atlas}")
+    return {key: f"{folder}/{name}" for key, name in _TRANSFORM_FILES.items()}
+
+
+def user_points(run: Run, sample: str, atlas: str, section: str, side: str) -> str:
+    """The user's points of one side ("sample" or "atlas"): landmarks or fiducials."""
+    return run.option(sample, section)[atlas][side]
+
+
+def user_labels(run: Run, sample: str, atlas: str) -> dict[str, Any]:
+    """Description of the sample's own labels."""
+    return run.option(sample, "sample_labels")[atlas]
+
+
+def user_labels_file(run: Run, sample: str, atlas: str) -> str:
+    """The image of the sample's own labels."""
+    return user_labels(run, sample, atlas)["path"]
+
+
+def marked_points(run: Run, sample: str) -> Files:
+    """Fiducials in the sample, of the registered atlases that have some."""
+    atlases = run.atlases_with(sample, "fiducials")
+    return [user_points(run, sample, atlas, "fiducials", "sample") for atlas in atlases]
+
+
+def paired_landmarks(run: Run, sample: str) -> Files:
+    """Paired landmarks, of the registered atlases that have some."""
+    atlases = run.atlases_with(sample, "registration.landmarks")
+    return run.of_atlases(sample, "registration/{atlas}/landmarks.json", atlases)
+
+
+def point_settings(run: Run, sample: str, points: str) -> dict[str, Any]:
+    """Description of a set of points."""
+    return run.option(sample, "points")[points]
+
+
+def point_file(run: Run, sample: str, points: str) -> str:
+    """The user's file of a set of points."""
+    return point_settings(run, sample, points)["path"]
+
+
+def atlas_of_points(run: Run, sample: str, points: str) -> NamedFiles:
+    """The atlas that a set of points is transformed to or from."""
+    return prepared_atlas(run, point_settings(run, sample, points)["atlas"])
+
+
+def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
+    """The transform that a set of points goes through."""
+    return transform_files(run, sample, point_settings(run, sample, points)["atlas"])
+
+
+def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key not in keys}
+
+
+# ------------------------------------------------------------------ atlases
+def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
+    """Description of an atlas without its further images, which a rule of their own prepares."""
+    return _without(run.atlas(atlas), ("images",))
+
+
+def atlas_sources(run: Run, atlas: str) -> NamedFiles:
+    """The user's files of an atlas."""
+    settings = run.atlas(atlas)
+    return {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
+
+
+def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
+    """Files of an atlas in terareg's form."""
+    return {key: run.atlas_path(atlas, name) for key, name in _ATLAS_FILES.items()}
+
+
+def image_names(run: Run, atlas: str) -> list[str]:
+    """Names of the further images of an atlas."""
+    return list(run.atlas(atlas)["images"])
+
+
+def image_source(run: Run, atlas: str, image: str) -> str:
+    """The user's file of a further image of an atlas."""
+    return run.atlas(atlas)["images"][image]
+
+
+def template_source(run: Run, atlas: str) -> str:
+    """The user's file of an atlas's template."""
+    return run.atlas(atlas)["template"]
+
+
+def prepared_images(run: Run, atlas: str) -> Files:
+    """Further images of an atlas, in terareg's form."""
+    return [run.atlas_path(atlas, f"images/{name}.nrrd") for name in image_names(run, atlas)]

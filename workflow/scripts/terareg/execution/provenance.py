@@ -1,0 +1,45 @@
+"""What the report says about how a result came about, and what was planned for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from terareg import __version__
+from terareg.execution.raw_data import raw_addresses
+from terareg.execution.rule_table import jobs_of_rules
+from terareg.execution.run import Run
+from terareg.execution.run_plan import make_plan
+from terareg.execution.sizing import sized
+
+_PAGE = Path(__file__).resolve().parents[1] / "views" / "report.html.j2"
+
+
+def provenance(run: Run, sample: str) -> dict[str, Any]:
+    """Version, digest of the complete configuration, and where the data lie."""
+    complete = run.samples[sample]
+    text = json.dumps(complete, sort_keys=True, default=str)
+    return {
+        "terareg": __version__,
+        "config_hash": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "raw_data": raw_addresses(run, sample),
+        "store": complete["store"],
+    }
+
+
+def planned_work(run: Run, sample: str) -> dict[str, Any]:
+    """What the report holds against the jobs' records."""
+    planned = sized(run, sample)
+    return {
+        "plan": [asdict(stage) for stage in make_plan(planned)],
+        "jobs": jobs_of_rules(planned),
+        "raw_gb": planned.raw_gb,
+    }
+
+
+def report_page() -> str:
+    """Digest of the page that reports are poured into."""
+    return hashlib.sha256(_PAGE.read_bytes()).hexdigest()[:16]

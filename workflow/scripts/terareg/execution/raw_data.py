@@ -1,0 +1,147 @@
+"""What is known of the samples' raw data while the workflow is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+
+from terareg.acquisition import raw
+from terareg.acquisition.layout import Layout, Survey
+from terareg.acquisition.layout_kinds import open_layout
+from terareg.core.errors import ConfigError, TeraregError
+from terareg.execution.config import channel_image
+from terareg.execution.run import Run
+from terareg.volumes import headers
+
+
+@contextmanager
+def _of_sample(sample: str) -> Iterator[None]:
+    """Name the sample in every error."""
+    try:
+        yield
+    except TeraregError as error:
+        raise type(error)(f"sample {sample}: {error}") from error
+
+
+def check(run: Run) -> None:
+    """Look at the metadata or headers of all samples, so that what is wrong shows at once."""
+    for sample in run.samples:
+        if run.is_imported(sample):
+            image_headers(run, sample)
+        else:
+            survey(run, sample)
+
+
+# ------------------------------------------------------------------ tiles
+@cache
+def layout(run: Run, sample: str) -> Layout:
+    """Where a sample's raw tiles lie."""
+    with _of_sample(sample):
+        return open_layout(run.samples[sample]["input"])
+
+
+@cache
+def survey(run: Run, sample: str) -> Survey:
+    """What is known of a sample's acquisition."""
+    with _of_sample(sample):
+        return layout(run, sample).survey
+
+
+@cache
+def _raw_state(run: Run, sample: str) -> raw.RawState:
+    with _of_sample(sample):
+        return raw.raw_state(layout(run, sample))
+
+
+def raw_layout(run: Run, sample: str) -> str:
+    """Digest of names and sizes of all planes."""
+    return _raw_state(run, sample).layout
+
+
+def raw_state(run: Run, sample: str, channel: str) -> str:
+    """Digest of names, sizes and times of the planes of one channel."""
+    number = layout(run, sample).numbers()[channel]
+    return _raw_state(run, sample).channels.get(number, "no such plane")
+
+
+def alignment_raw_state(run: Run, sample: str) -> str:
+    """The same of the channel whose tiles are compared."""
+    return raw_state(run, sample, run.alignment_channel(sample))
+
+
+def metadata_files(run: Run, sample: str) -> list[str]:
+    """Files that say what tiles there are, where Snakemake can see them."""
+    source = run.samples[sample]["input"]["path"]
+    if source.startswith("s3://") or run.remote is not None:
+        return []
+    return [f"{source}/{name}" for name in layout(run, sample).metadata]
+
+
+# ------------------------------------------------------------------ volumes
+def image_of_channel(run: Run, sample: str, channel: str) -> dict:
+    """Image of a channel: its address, and the channel's number in it."""
+    return channel_image(run.samples[sample], channel)
+
+
+def image_address(run: Run, sample: str, channel: str) -> str:
+    """Address of the image of a channel."""
+    address = image_of_channel(run, sample, channel)["path"]
+    if run.remote is not None and not address.startswith("s3://"):
+        raise ConfigError(
+            f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
+            "machines cannot read; give an OME-Zarr or precomputed volume on s3://"
+        )
+    return address
+
+
+_image_state = cache(headers.image_state)
+
+
+@cache
+def image_headers(run: Run, sample: str) -> dict[str, headers.Header]:
+    """Headers of a sample's images by channel, on one grid."""
+    source = run.samples[sample]["input"]
+    addresses = {name: image_address(run, sample, name) for name in source["channels"]}
+    with _of_sample(sample):
+        found = {
+            name: headers.read_header(address, source["spacing_um"])
+            for name, address in addresses.items()
+        }
+        headers.check_channels(found, source["orientation"])
+    return found
+
+
+def sample_images(run: Run, sample: str) -> list[str]:
+    """Local files of a sample's images, where Snakemake can see them."""
+    return sorted({path for c in run.channels_of(sample) for path in channel_files(run, sample, c)})
+
+
+def sample_state(run: Run, sample: str) -> dict[str, str]:
+    """Digests of what the images of a sample consist of, by channel."""
+    return {name: channel_state(run, sample, name) for name in run.channels_of(sample)}
+
+
+def channel_files(run: Run, sample: str, channel: str) -> list[str]:
+    """Local files of the image of a channel, where Snakemake can see them."""
+    return headers.image_files(image_address(run, sample, channel))
+
+
+def channel_state(run: Run, sample: str, channel: str) -> str:
+    """Digest of names, sizes and times of what the image of a channel consists of."""
+    return _image_state(image_address(run, sample, channel))
+
+
+# ------------------------------------------------------------------ both
+def raw_addresses(run: Run, sample: str) -> str | dict[str, str]:
+    """Where a sample's raw data lie: one folder of tiles, or an image for each channel."""
+    if not run.is_imported(sample):
+        return run.samples[sample]["input"]["path"]
+    return {name: image_address(run, sample, name) for name in run.channels_of(sample)}
+
+
+def spacing_um(run: Run, sample: str) -> tuple[float, float, float]:
+    """Voxel size (z, y, x) of the volume."""
+    if run.is_imported(sample):
+        return next(iter(image_headers(run, sample).values())).spacing_um
+    return survey(run, sample).spacing_um

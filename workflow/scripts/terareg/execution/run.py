@@ -1,0 +1,174 @@
+"""A run: the samples of one call of the workflow, and where their files lie.
+
+Everything in this room that is about files takes a :class:`Run` and names; nothing of it knows
+Snakemake. The module needs the standard library, PyYAML and jsonschema only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from terareg.core.errors import ConfigError
+from terareg.core.extents import aligned_channel, registered_channels
+from terareg.execution.config import load_samples
+from terareg.views.thresholds import merge_thresholds
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Samples of one call of the workflow.
+
+    Attributes
+    ----------
+    samples : mapping of str to dict
+        Complete configuration of every sample, see :func:`terareg.execution.config.load_samples`.
+    remote : str or None
+        Prefix of the remote storage that Snakemake keeps tracked files in, so that jobs see no
+        local ones; None where they are local.
+    """
+
+    samples: Mapping[str, dict]
+    remote: str | None = None
+
+    @property
+    def results(self) -> str:
+        """Folder of the tracked files."""
+        return next((s["results"] for s in self.samples.values()), "results")
+
+    @property
+    def imported(self) -> list[str]:
+        """Samples that are volumes already."""
+        return [n for n, s in self.samples.items() if s["input"]["kind"] == "volume"]
+
+    @property
+    def tiled(self) -> list[str]:
+        """Samples whose tiles have to be stitched."""
+        return [n for n in self.samples if not self.is_imported(n)]
+
+    @property
+    def channels(self) -> list[str]:
+        """Names of channels, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["input"]["channels"]})
+
+    @property
+    def atlases(self) -> list[str]:
+        """Names of atlases, of all samples."""
+        return sorted({a for s in self.samples.values() for a in s["atlases"]})
+
+    @property
+    def atlas_images(self) -> list[str]:
+        """Names of further images of atlases, of all samples."""
+        found = (a["images"] for s in self.samples.values() for a in s["atlases"].values())
+        return sorted({name for images in found for name in images})
+
+    @property
+    def points(self) -> list[str]:
+        """Names of sets of points, of all samples."""
+        return sorted({p for s in self.samples.values() for p in s["points"]})
+
+    def is_imported(self, sample: str) -> bool:
+        """Whether a sample is a volume already."""
+        return self.samples[sample]["input"]["kind"] == "volume"
+
+    def option(self, sample: str, path: str) -> Any:
+        """Value at a dotted path of a sample's configuration."""
+        found: Any = self.samples[sample]
+        for key in path.split("."):
+            found = found[key]
+        return found
+
+    def path(self, sample: str, name: str) -> str:
+        """A tracked file of a sample."""
+        return f"{self.results}/{sample}/{name}"
+
+    def channels_of(self, sample: str) -> list[str]:
+        """Names of the channels of a sample."""
+        return list(self.samples[sample]["input"]["channels"])
+
+    def of_channels(self, sample: str, pattern: str) -> list[str]:
+        """Tracked files of a sample whose ``pattern`` has a {channel}, of all channels."""
+        return [self.path(sample, pattern.format(channel=c)) for c in self.channels_of(sample)]
+
+    def of_atlases(self, sample: str, pattern: str, chosen: list[str] | None = None) -> list[str]:
+        """Tracked files whose ``pattern`` has an {atlas}, of the registered or chosen atlases."""
+        atlases = self.registered_atlases(sample) if chosen is None else chosen
+        return [self.path(sample, pattern.format(atlas=a)) for a in atlases]
+
+    def atlas_path(self, atlas: str, name: str) -> str:
+        """A file of a prepared atlas; atlases are shared by the samples of a run."""
+        return f"{self.results}/atlases/{atlas}/{name}"
+
+    def atlas(self, name: str) -> dict:
+        """Description of an atlas; the samples that use the name must agree."""
+        found = [s["atlases"][name] for s in self.samples.values() if name in s["atlases"]]
+        if any(other != found[0] for other in found[1:]):
+            raise ConfigError(
+                f"atlas {name!r} is described differently in two samples; give one of them "
+                "another name"
+            )
+        return found[0]
+
+    def users_of(self, atlas: str) -> list[str]:
+        """Samples that use an atlas."""
+        return [n for n, s in self.samples.items() if atlas in s["atlases"]]
+
+    def registered_atlases(self, sample: str) -> list[str]:
+        """Atlases that a sample is registered to."""
+        chosen = self.samples[sample]["registration"]["atlases"]
+        return list(self.samples[sample]["atlases"]) if chosen is None else chosen
+
+    def atlases_with(self, sample: str, key: str) -> list[str]:
+        """Registered atlases for which a section of the configuration gives something."""
+        given = self.option(sample, key)
+        return [a for a in self.registered_atlases(sample) if a in given]
+
+    def alignment_channel(self, sample: str) -> str:
+        """The channel whose tiles are compared; the others take over its placement."""
+        return aligned_channel(self.samples[sample])
+
+    def registration_channels(self, sample: str) -> list[str]:
+        """The channels that are registered together; the first finds the pose."""
+        return registered_channels(self.samples[sample])
+
+    def measured_volume(self, sample: str) -> str:
+        """The volume that later stages read: bias-corrected unless that is switched off."""
+        corrected = self.samples[sample]["intensity"]["bias"]["enabled"]
+        return "corrected_volume" if corrected else "fused"
+
+
+def load_run(config: Mapping[str, Any], remote: str | None = None) -> Run:
+    """The run that a configuration describes.
+
+    Raises
+    ------
+    ConfigError
+        For anything in the configuration that is not possible, alone or on machines that share
+        no local files (``remote``).
+    """
+    run = Run(load_samples(config), remote)
+    for sample, settings in run.samples.items():
+        try:
+            merge_thresholds(settings["report"]["thresholds"])
+        except ConfigError as error:
+            raise ConfigError(f"sample {sample}: {error}") from error
+        if remote is not None:
+            _check_reach(sample, settings, remote.rstrip("/"))
+    return run
+
+
+def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None:
+    """What jobs write and read must be where they run, and apart from the tracked files."""
+    store = settings["store"]
+    for key, address in (("store", store), ("input.path", settings["input"]["path"])):
+        if address is not None and not address.startswith("s3://"):
+            raise ConfigError(
+                f"sample {sample}: {key}: {address} is a local folder, which jobs on other "
+                "machines do not share; give s3://bucket/prefix"
+            )
+    if f"{store}/".startswith(f"{tracked}/"):
+        raise ConfigError(
+            f"sample {sample}: store: {store} lies among the tracked files in {tracked}, which "
+            f"Snakemake lists one by one; give it a prefix of its own ({tracked}-volumes)"
+        )

@@ -1,0 +1,100 @@
+"""Sizes of the samples, from their metadata, and numbers of batches that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from terareg.core.cost import Count
+from terareg.core.errors import TeraregError
+from terareg.core.extents import Extent, Sample, Size
+from terareg.execution import raw_data
+from terareg.execution.run import Run
+from terareg.intensity.cost import corrected_batches
+from terareg.regions.cost import label_batches
+from terareg.volumes import headers
+from terareg.volumes.cost import block_batches
+
+_ALLEN_25_UM = Extent((528, 320, 456), (25.0, 25.0, 25.0))
+_STORED_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
+_BATCHES = {
+    "fused": block_batches,
+    "corrected_volume": corrected_batches,
+    "labels": label_batches,
+}
+
+
+@cache
+def sized(run: Run, sample: str) -> Sample:
+    """A sample as plans see it."""
+    size = _imported_size(run, sample) if run.is_imported(sample) else _tiled_size(run, sample)
+    described = run.samples[sample]["atlases"]
+    return Sample(
+        size=size,
+        config=run.samples[sample],
+        grid=Extent(size.volume_shape, raw_data.spacing_um(run, sample)),
+        overlap=0.0 if run.is_imported(sample) else max(raw_data.survey(run, sample).overlap),
+        atlases={a: _atlas_extent(run, described[a]) for a in run.registered_atlases(sample)},
+    )
+
+
+def users_of_job(run: Run, sample: str | None, atlas: str | None) -> list[Sample]:
+    """The sample of a job; all samples that use an atlas, for a job of the atlas."""
+    names = [sample] if sample is not None else run.users_of(str(atlas))
+    return [sized(run, name) for name in names]
+
+
+def batches_of(run: Run, sample: str, count: Count) -> int:
+    """Number of batches of a stage, for example ``terareg.intensity.cost.tile_batches``."""
+    return count(sized(run, sample))
+
+
+def volume_batches(run: Run, sample: str, volume: str) -> int:
+    """Batches of any volume; a channel in the atlas is one job."""
+    count = _BATCHES.get(volume.split("/")[0])
+    return 1 if count is None else count(sized(run, sample))
+
+
+def _imported_size(run: Run, sample: str) -> Size:
+    images = list(raw_data.image_headers(run, sample).values())
+    return Size(
+        tiles=0,
+        pairs=0,
+        channels=len(images),
+        tile_shape=(0, 0, 0),
+        volume_shape=images[0].shape,
+        bytes_per_voxel=max(_STORED_BYTES[image.stored_dtype] for image in images),
+        held_gb=max(image.held_bytes for image in images) / 1e9,
+    )
+
+
+def _tiled_size(run: Run, sample: str) -> Size:
+    found = raw_data.survey(run, sample)
+    height, width = (n * (1 - o) for n, o in zip(found.tile_pixels, found.overlap))
+    return Size(
+        tiles=len(found.tiles),
+        pairs=found.pairs(),
+        channels=len(run.samples[sample]["input"]["channels"]),
+        tile_shape=(found.planes, *found.tile_pixels),
+        volume_shape=(
+            found.planes,
+            round(height * (found.rows - 1) + found.tile_pixels[0]),
+            round(width * (found.columns - 1) + found.tile_pixels[1]),
+        ),
+    )
+
+
+def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:
+    """Extent of an atlas from the header of its annotation.
+
+    What is wrong with a file, prepare_atlas says; until then it counts as a common one.
+    """
+    address = settings["annotation"]
+    if run.remote is not None and "://" not in address:
+        address = f"{run.remote}/{address}"
+    try:
+        header = headers.read_header(address, settings["spacing_um"])
+    except (TeraregError, OSError):
+        return _ALLEN_25_UM
+    return Extent(header.shape, header.spacing_um)

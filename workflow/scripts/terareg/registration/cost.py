@@ -1,0 +1,121 @@
+"""What the rules of registration need (standard library only), see :mod:`terareg.core.cost`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from terareg.core.cost import (
+    TORCH_MB,
+    Count,
+    Load,
+    Memory,
+    RuleCost,
+    atlases_given,
+    for_each,
+    one,
+)
+from terareg.core.extents import Extent, Sample, registered_channels
+from terareg.registration.resolution import finest_voxel_um
+from terareg.volumes.cost import level_gb
+
+PerAtlas = Callable[[Sample, str], float]  # of a sample and the name of one of its atlases
+
+_TISSUE_SHARE = 0.42  # of an atlas's box
+_USUAL_SUMS = 17  # of one image of each and the default order
+
+
+# ------------------------------------------------------------------ sizes
+def channels_registered(sample: Sample) -> int:
+    """Channels that are registered together."""
+    return len(registered_channels(sample.config))
+
+
+def _contrast_sums(sample: Sample, atlas: str) -> int:
+    """Sums over windows that the contrast transform makes at every voxel.
+
+    Moments of every image, products of every two, images times channels, and those with the
+    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`).
+    """
+    order = sample.option("registration.contrast_order")
+    count, channels = sample.atlas_images(atlas), channels_registered(sample)
+    terms = order * count + 1
+    pairs = count * (count - 1) // 2
+    return 2 * order * count + order**2 * pairs + (terms + 1) * (channels + 1) + 1
+
+
+def _working_mvox(sample: Sample, atlas: Extent) -> float:
+    """Millions of voxels of the sample at the finest level of its registration."""
+    box_um3 = math.prod(n * s for n, s in zip(atlas.shape, atlas.spacing_um))
+    chosen = sample.option("registration.resolution_um")
+    voxel_um = chosen or finest_voxel_um((_TISSUE_SHARE * box_um3) ** (1 / 3))
+    return sample.grid.at(max(voxel_um, *atlas.spacing_um))
+
+
+# ------------------------------------------------------------------ work
+def of_atlases(cpu_per_mvox: float, channels: Count, sums: float = 0.0) -> Callable[[Sample], Load]:
+    """Work for each atlas, in proportion to the sample at the registration's finest voxel.
+
+    ``channels`` of the sample are read; the share ``sums`` of the processor time grows with the
+    sums of the contrast transform.
+    """
+
+    def load(sample: Sample) -> Load:
+        read, cpu = 0.0, 5.0 * len(sample.atlases)
+        for name, atlas in sample.atlases.items():
+            working = _working_mvox(sample, atlas)
+            voxel_um = (sample.grid.megavoxels / working) ** (1 / 3) * min(sample.grid.spacing_um)
+            read += channels(sample) * level_gb(sample, voxel_um) + 6e-3 * atlas.megavoxels
+            more = sums * (_contrast_sums(sample, name) / _USUAL_SUMS - 1)
+            cpu += cpu_per_mvox * working * (1 + more)
+        return Load(len(sample.atlases), read, cpu_s=cpu)
+
+    return load
+
+
+def _exported(sample: Sample) -> int:
+    return len(sample.atlases) if sample.option("registration.export") else 0
+
+
+# ------------------------------------------------------------------ memory
+def registered(per_voxel: PerAtlas, per_atlas: PerAtlas) -> Memory:
+    """Memory of a job that holds an atlas, and the sample at the registration's finest voxel.
+
+    Bytes for each voxel of the sample and of the atlas, which both depend on the atlas.
+    """
+
+    def memory(sample: Sample, threads: int) -> float:
+        needs = (
+            per_voxel(sample, name) * _working_mvox(sample, atlas)
+            + per_atlas(sample, name) * atlas.megavoxels
+            + 12 * atlas.at(atlas.length_um / 320)
+            for name, atlas in sample.atlases.items()
+        )
+        return TORCH_MB + max(needs, default=0)
+
+    return memory
+
+
+def _one_image(per_voxel: float, per_atlas: float) -> Memory:
+    return registered(lambda sample, name: per_voxel, lambda sample, name: per_atlas)
+
+
+RULES = {
+    "pair_landmarks": RuleCost(
+        "registration", load=for_each(atlases_given("registration.landmarks"))
+    ),
+    "preview_alignment": RuleCost(
+        "registration", _one_image(0, 15), of_atlases(2.0, one), heavy=True
+    ),
+    "register": RuleCost(
+        "registration",
+        registered(
+            lambda sample, name: 377 + 19 * _contrast_sums(sample, name),
+            lambda sample, name: 1.5 + 6 * sample.atlas_images(name),
+        ),
+        of_atlases(100.0, channels_registered, sums=0.4),
+        heavy=True,
+        least_minutes=240,
+    ),
+    "export_transform": RuleCost("registration", _one_image(60, 0), for_each(_exported, 5.0)),
+}

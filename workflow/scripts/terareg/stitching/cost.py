@@ -1,0 +1,76 @@
+"""What the rules of stitching need (standard library only), see :mod:`terareg.core.cost`."""
+
+from __future__ import annotations
+
+import math
+
+from terareg.core.cost import ITK_MB, PYTHON_MB, Load, RuleCost, batches, if_measured
+from terareg.core.extents import Sample
+from terareg.stitching.overview import BINNED_TO, MAX_TILES, overview_planes
+
+_PAIRS_PER_JOB = 4  # gigabytes of pairs take as long as one that is read, computed with and written
+
+
+def pair_batches(sample: Sample) -> int:
+    """Batches of pairs of neighbours, by what is read of them."""
+    pairs = max(1, sample.size.pairs)
+    gb_per_job = _PAIRS_PER_JOB * sample.option("jobs.gb_per_job")
+    return batches(_pair_gb(sample) * pairs, pairs, gb_per_job)
+
+
+def _pair_gb(sample: Sample) -> float:
+    """What is read of a pair: whole rows where tiles lie side by side, strips where one is below.
+
+    mip_ncc reads the whole depth.
+    """
+    options, size = sample.option("stitching.displacement"), sample.size
+    planes = options["windows"] * options["window_planes"]
+    # windows without signal are not read whole
+    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, 0.5 * planes / size.tile_shape[0])
+    return 2 * size.tile_gb * share * (1 + 2 * sample.overlap) / 2
+
+
+def _estimate_steps(sample: Sample) -> Load:
+    planes = overview_planes(sample.size.tile_shape[0])
+    read = min(sample.size.tiles, MAX_TILES) * planes * sample.size.plane_mb / 1e3
+    return Load(1, read, cpu_s=6 * read)
+
+
+def _measure_displacements(sample: Sample) -> Load:
+    read = sample.size.pairs * _pair_gb(sample)
+    return Load(pair_batches(sample), read, cpu_s=6 * read)
+
+
+def _overviews(sample: Sample, threads: int) -> float:
+    """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
+    size = sample.size
+    depth, *sides = size.tile_shape
+    count = overview_planes(depth)
+    binned = math.prod(sides) / max(1, min(sides) // BINNED_TO) ** 2
+    held_mb = min(size.tiles, MAX_TILES) * count * binned * 4e-6
+    return PYTHON_MB + held_mb + 25 * threads * size.plane_mb
+
+
+def _strips(sample: Sample, threads: int) -> float:
+    """For each thread strips of one window of two tiles, and the patches for the refinement."""
+    size, depth = sample.size, sample.option("stitching.displacement")["window_planes"]
+    side = max(size.tile_shape[1:])
+    strip = max(64.0, 2 * sample.overlap * side) * side
+    # measured: 326 MB with tiles of 2048 pixels, 10 % overlap and 60 pixels of search
+    return ITK_MB + threads * min(depth, size.tile_shape[0]) * strip * 12.5 / 1e6
+
+
+RULES = {
+    "import_tiles": RuleCost("stitching", needs="tiles"),
+    "estimate_steps": RuleCost(
+        "stitching", _overviews, if_measured(_estimate_steps), heavy=True, needs="tiles"
+    ),
+    "measure_displacements": RuleCost(
+        "stitching", _strips, if_measured(_measure_displacements), heavy=True, needs="tiles"
+    ),
+    "gather_displacements": RuleCost("stitching", needs="tiles"),
+    "project_displacements": RuleCost("stitching", needs="tiles"),
+    "threshold_displacements": RuleCost("stitching", needs="tiles"),
+    "place_tiles": RuleCost("stitching", needs="tiles"),
+    "export_render": RuleCost("stitching", needs="tiles"),
+}

@@ -1,0 +1,46 @@
+"""What pictures and the report need (standard library only), see :mod:`terareg.core.cost`."""
+
+from __future__ import annotations
+
+from terareg.core.cost import (
+    RuleCost,
+    atlases,
+    atlases_given,
+    channels,
+    flat,
+    for_each,
+    planes,
+    whole,
+)
+from terareg.core.extents import Sample
+from terareg.intensity.cost import BIAS_RESOLUTION, bias_fields, destriped_channels
+from terareg.registration.cost import channels_registered, of_atlases, registered
+from terareg.volumes.cost import image_volumes
+
+
+def _gains_of_a_tile(sample: Sample, threads: int) -> float:
+    """A plane in several forms, and the gains of all lines of a tile, float32 and float64."""
+    depth, *sides = sample.size.tile_shape
+    return planes(24)(sample, threads) + 32e-6 * depth * max(sides)
+
+
+RULES = {
+    "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
+    "draw_stripes": RuleCost(
+        "views", _gains_of_a_tile, for_each(destriped_channels), needs="tiles"
+    ),
+    "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
+    "draw_volume": RuleCost("views", flat(230), for_each(image_volumes, 4.0)),
+    "draw_bias_field": RuleCost("bias", whole(BIAS_RESOLUTION, 32), for_each(bias_fields, 2.0)),
+    "draw_registration": RuleCost(
+        "registration",
+        registered(
+            lambda sample, name: 35 + 25 * channels_registered(sample), lambda sample, name: 15
+        ),
+        of_atlases(2.0, channels_registered),
+    ),
+    "draw_regions": RuleCost("views", load=for_each(atlases)),
+    "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
+    "write_neuroglancer_state": RuleCost("views"),
+    "make_report": RuleCost("views"),
+}

@@ -1,0 +1,180 @@
+"""What the rules of volumes need (standard library only), see :mod:`terareg.core.cost`."""
+
+from __future__ import annotations
+
+import math
+
+from terareg.acquisition.chunking import CORRECTED_CHUNK
+from terareg.core.cost import (
+    ITK_MB,
+    Load,
+    RuleCost,
+    atlases,
+    batches,
+    blocks,
+    channels,
+    for_each,
+)
+from terareg.core.extents import Extent, Sample
+from terareg.volumes.slabs import SLAB_PLANES
+
+PYRAMID = 1.15  # all levels, of the finest
+_SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
+_WRITE_CPU = {"ome-zarr": 7.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
+_ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
+
+
+# ------------------------------------------------------------------ batches
+def row_batches(sample: Sample, extent: Extent, gigabytes: float, of_channels: int = 1) -> int:
+    """Batches of a volume by whole rows of blocks along x."""
+    planes, rows, _ = sample.blocks_along(extent)
+    return batches(gigabytes, planes * rows, sample.option("jobs.gb_per_job"), of_channels)
+
+
+def block_batches(sample: Sample) -> int:
+    """Batches of the blocks of one channel."""
+    return row_batches(sample, sample.grid, sample.size.volume_gb, sample.size.channels)
+
+
+def row_blocks(sample: Sample) -> int:
+    """Most blocks of a row that are in memory at once where tiles are fused."""
+    block_gb = sample.block_mvox * sample.size.bytes_per_voxel / 1e3
+    return max(1, min(sample.blocks_along(sample.grid)[2], int(_ROW_GB / block_gb)))
+
+
+# ------------------------------------------------------------------ counts and bytes
+def image_volumes(sample: Sample) -> int:
+    """Volumes of the channels, without labels and atlas spaces."""
+    return channels(sample) * (2 if sample.corrects_bias else 1)
+
+
+def atlas_spaces(sample: Sample) -> int:
+    """Channels transformed into atlases."""
+    return channels(sample) * atlases(sample) if sample.option("atlas_space.enabled") else 0
+
+
+def volumes(sample: Sample) -> int:
+    """Volumes of all kinds."""
+    return image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
+
+
+def _share(sample: Sample, form: str) -> float:
+    gzip = form == "precomputed" and sample.option("volume.precomputed") == "gzip"
+    return _GZIP_SHARE if gzip else _SHARE[form]
+
+
+def stored_gb(sample: Sample, volume_gb: float) -> float:
+    """A volume with all its levels and formats, compressed."""
+    shares = (_share(sample, form) for form in sample.option("volume.formats"))
+    return volume_gb * PYRAMID * sum(shares)
+
+
+def uncompressed_gb(sample: Sample, volume_gb: float) -> float:
+    """A volume with all its levels and formats, with no compression counted on."""
+    return volume_gb * PYRAMID * len(sample.option("volume.formats"))
+
+
+def write_cpu(sample: Sample, volume_gb: float) -> float:
+    """Seconds to encode and write a volume with its pyramid, in every format."""
+    gzip = sample.option("volume.precomputed") == "gzip"
+    rates = {**_WRITE_CPU, "precomputed": _GZIP_CPU} if gzip else _WRITE_CPU
+    return volume_gb * sum(rates[form] for form in sample.option("volume.formats"))
+
+
+def read_share(sample: Sample) -> float:
+    """Bytes read of the finest level for each byte of its voxels."""
+    formats = sample.option("volume.formats")
+    return _share(sample, "ome-zarr" if "ome-zarr" in formats else "precomputed")
+
+
+def level_gb(sample: Sample, resolution_um: float) -> float:
+    """What is read of a channel for a resolution."""
+    voxel_gb = sample.size.bytes_per_voxel * 1e-3
+    return voxel_gb * sample.level(resolution_um).megavoxels * read_share(sample)
+
+
+# ------------------------------------------------------------------ work
+def _fuse_block(sample: Sample) -> Load:
+    size, edge = sample.size, sample.option("volume.block")
+    if sample.streams:
+        # a tile at the end of a part of a row is read for the next part as well
+        parts = math.ceil(size.volume_shape[2] / edge / row_blocks(sample))
+        across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
+        read = size.channel_gb * (1 + (parts - 1) / across)
+        cpu = 2.0 * size.channel_gb
+    else:
+        # chunks are read whole for each slab and row that they lie in
+        depth, height, _ = CORRECTED_CHUNK
+        more = (1 + (depth - 1) / SLAB_PLANES) * (1 + (height - 1) / edge)
+        read, cpu = 0.6 * size.channel_gb * more, 1.5 * size.channel_gb
+    cpu += 2.0 * size.volume_gb + write_cpu(sample, size.volume_gb)
+    n, written = size.channels, stored_gb(sample, size.volume_gb)
+    return Load(n * block_batches(sample), n * read, n * written, n * cpu)
+
+
+def _import_volume(sample: Sample) -> Load:
+    n, size = sample.size.channels, sample.size
+    jobs = n * block_batches(sample)
+    # a file is read whole by every job
+    read = jobs * size.held_gb / 2 if size.held_gb else n * size.volume_gb
+    cpu = n * (size.volume_gb + write_cpu(sample, size.volume_gb))
+    return Load(jobs, read, n * stored_gb(sample, size.volume_gb), cpu)
+
+
+def _verify(sample: Sample) -> Load:
+    """No part of the usual work; the time that one job takes to read a volume in every format."""
+    formats = len(sample.option("volume.formats"))
+    gigabytes = formats * sample.size.volume_gb
+    return Load(0, gigabytes, cpu_s=10 * gigabytes)
+
+
+# ------------------------------------------------------------------ memory
+def fuse_job_mb(
+    block: tuple[int, int, int],
+    row_blocks: int,
+    tile_width: int,
+    threads: int,
+    bytes_per_voxel: int = 2,
+) -> float:
+    """Peak of a job that fuses and writes rows of blocks, MB.
+
+    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
+    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
+    tensorstore keeps of a block until the shard is written, and the encoded shard.
+    """
+    block_mb = math.prod(block) * bytes_per_voxel / 1e6
+    slab_mb = min(SLAB_PLANES, block[0]) * block[1] / 1e6
+    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
+    at_once = min(threads, row_blocks)
+    return ITK_MB + row_blocks * block_mb + max(threads * making, 1.45 * at_once * block_mb)
+
+
+def _fusion(sample: Sample, threads: int) -> float:
+    size = sample.size
+    row, width = row_blocks(sample), size.tile_shape[2]
+    return fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
+
+
+def _coarse_blocks(sample: Sample, threads: int) -> float:
+    """A job that makes the levels above the blocks, of the last level that these wrote."""
+    steps = sample.option("volume.block") / sample.option("volume.chunk")
+    coarse_mb = 1000 * sample.size.volume_gb / steps**3
+    block_mb = sample.block_mvox * sample.size.bytes_per_voxel
+    return ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
+
+
+def _held_image(sample: Sample, threads: int) -> float:
+    """A job that imports blocks of an image, which may be held whole."""
+    return blocks(2.75)(sample, threads) + 1000 * sample.size.held_gb
+
+
+RULES = {
+    "init_volume": RuleCost("fused", load=for_each(channels), needs="tiles"),
+    "fuse_block": RuleCost("fused", _fusion, _fuse_block, heavy=True, needs="tiles"),
+    "init_import": RuleCost("fused", load=for_each(channels), needs="volume"),
+    "import_volume": RuleCost("fused", _held_image, _import_volume, heavy=True, needs="volume"),
+    "finish_pyramid": RuleCost("fused", _coarse_blocks, for_each(volumes, 2.0), heavy=True),
+    "finalize_volume": RuleCost("fused", load=for_each(volumes)),
+    "verify_volume": RuleCost("fused", blocks(2.75), _verify, heavy=True),
+}
