@@ -10,11 +10,11 @@ from scipy import ndimage
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
-from terareg.registration import fields
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.emlddmm import register
 from terareg.registration.flow import SamplingGrid
 from terareg.registration.settings import RegistrationSettings
+from terareg.storage import nrrd
 from terareg.storage.records import read_json
 
 CPU = torch.device("cpu")
@@ -99,9 +99,9 @@ def test_files_name_channels_and_terms(tmp_path):
     basis = read_json(tmp_path / "contrast.json")
     assert basis["terms"] == ["1", "T1(I1)", "T2(I1)", "T1(I2)", "T2(I2)", "fraction"]
     assert basis["images"]["sample"] == ["sample one", "sample two"]
-    coefficients, _ = fields.read_scalar(tmp_path / "contrast.nrrd")
+    coefficients, _ = nrrd.read_scalar(tmp_path / "contrast.nrrd")
     assert np.array_equal(coefficients[6:], result.contrast[1])
-    predicted, _ = fields.read_scalar(tmp_path / "predicted.nrrd")
+    predicted, _ = nrrd.read_scalar(tmp_path / "predicted.nrrd")
     assert predicted.shape == (2, *ATLAS_FRAME.shape)
     header, first = (tmp_path / "energy.tsv").read_text().splitlines()[:2]
     assert header.endswith("sigma\tsigma_2") and float(first.split("\t")[-1]) > 0

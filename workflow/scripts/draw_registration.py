@@ -9,10 +9,10 @@ import numpy as np
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
 from terareg.regions.labels import label_block, regions_at
-from terareg.registration import fields
 from terareg.registration.contrast import CLASSES
 from terareg.registration.images import Image, prepare
 from terareg.registration.transform import Transform, read_affine
+from terareg.storage import nrrd
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store, write_atomic
 from terareg.views import thresholds
@@ -38,7 +38,7 @@ def main() -> None:
     pictures = snakemake.output
     overlay = draw.registration_overlay(data, frame, before, after, title=title)
     write_atomic(pictures.overlay, overlay)
-    predicted, _ = fields.read_scalar(snakemake.input.predicted)
+    predicted, _ = nrrd.read_scalar(snakemake.input.predicted)
     seen = {
         c: prepare(Image(data, frame, name=f"channel {c}")).values for c, data in channels.items()
     }
@@ -47,7 +47,7 @@ def main() -> None:
     figures = thresholds.of_registration(read_json(snakemake.input.summary), name)
     verdicts = thresholds.judge(figures, snakemake.params.thresholds)
     write_json(pictures.verdicts, [asdict(verdict) for verdict in verdicts])
-    posteriors, _ = fields.read_scalar(snakemake.input.posteriors)
+    posteriors, _ = nrrd.read_scalar(snakemake.input.posteriors)
     maps = dict(zip(CLASSES, posteriors))
     first = next(iter(seen.values()))
     maps = draw.posterior_maps(maps, frame, first, verdicts)
@@ -55,7 +55,7 @@ def main() -> None:
     with open(snakemake.input.energy, newline="") as stream:
         rows = list(csv.DictReader(stream, delimiter="\t"))
     write_atomic(pictures.energy, draw.energy_curve(rows))
-    jacobian, jacobian_frame = fields.read_scalar(snakemake.input.jacobian)
+    jacobian, jacobian_frame = nrrd.read_scalar(snakemake.input.jacobian)
     write_atomic(pictures.jacobian, draw.jacobian_map(jacobian, jacobian_frame))
     write_atomic(pictures.histogram, draw.jacobian_histogram(jacobian))
 

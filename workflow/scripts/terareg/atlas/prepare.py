@@ -24,7 +24,6 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.atlas.files import RUN_AGAIN, nrrd_slabs, read_nrrd, write_nrrd
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
 from terareg.atlas.sources import (
     SourceImage,
@@ -37,6 +36,7 @@ from terareg.atlas.sources import (
 from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame
 from terareg.core.orientation import check_orientation
+from terareg.storage import nrrd
 from terareg.storage.records import file_hash, read_json, write_json
 from terareg.storage.store import write_atomic
 
@@ -275,7 +275,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         "hemispheres.nrrd": _plane_sides(midplane(frame), frame) if sides is None else sides,
     }
     for name, array in images.items():
-        write_nrrd(out / name, array, frame)
+        nrrd.write_image(out / name, array, frame)
     write_atomic(out / "ontology.tsv", ontology.to_tsv())
 
     plane = midplane(frame)
@@ -339,12 +339,12 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     frame = Frame(image.array.shape, spacing_um, orientation=orientation)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_nrrd(out, intensities_of(image), frame)
+    nrrd.write_image(out, intensities_of(image), frame)
 
 
 def load_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
     """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame."""
-    return read_nrrd(Path(path), frame)
+    return nrrd.read_image(path, frame)
 
 
 def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
@@ -371,16 +371,17 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
     index = np.empty(frame.shape, _index_type(ids))
-    for start, slab in nrrd_slabs(folder / "annotation.nrrd", frame):
+    for start, slab in nrrd.image_slabs(folder / "annotation.nrrd", frame):
         found = np.minimum(np.searchsorted(ids, slab), len(ids) - 1)
         if not np.array_equal(ids[found], slab):
             raise AtlasError(
-                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; {RUN_AGAIN}"
+                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; delete the "
+                "folder and run prepare_atlas again"
             )
         index[start : start + len(slab)] = found
     sides = None
     if info["hemispheres"]["source"] == "image":
-        sides = read_nrrd(folder / "hemispheres.nrrd", frame)
+        sides = nrrd.read_image(folder / "hemispheres.nrrd", frame)
     return Atlas(
         frame,
         read_ontology(folder / "ontology.tsv"),
@@ -388,7 +389,7 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         index,
         midplane(frame),
         sides,
-        read_nrrd(folder / "template.nrrd", frame) if template else None,
+        nrrd.read_image(folder / "template.nrrd", frame) if template else None,
     )
 
 

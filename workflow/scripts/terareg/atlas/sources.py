@@ -12,8 +12,8 @@ import numpy as np
 import SimpleITK as sitk
 import tifffile
 
-from terareg.atlas.files import last_line, nrrd_header
-from terareg.core.errors import AtlasError, VolumeError
+from terareg.core.errors import AtlasError, VolumeError, last_line
+from terareg.storage import nrrd
 from terareg.volumes.headers import NIFTI, likely_unit
 from terareg.volumes.images import nifti_voxels
 
@@ -95,7 +95,7 @@ def _unit(path: Path, image: sitk.Image) -> str | None:
         stated = image.GetMetaData("xyzt_units").strip()
         return "mm" if stated.isdigit() and int(stated) & 7 else None
     if path.suffix.lower() in (".nrrd", ".nhdr"):
-        units = re.search(r'^space units:\s*"([^"]*)"', nrrd_header(path)[0], re.MULTILINE)
+        units = re.match(r'"([^"]*)"', nrrd.header_keys(path).get("space units", ""))
         word = units[1].strip().lower() if units else ""
         if word in ("mm", "millimeter", "millimetre", "millimeters", "millimetres"):
             return "mm"

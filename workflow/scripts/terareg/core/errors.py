@@ -44,3 +44,9 @@ class RegistrationError(TeraregError):
 
 class PointsError(TeraregError):
     """Point files that cannot be read, or points outside their volume."""
+
+
+def last_line(error: Exception) -> str:
+    """What a library's error says at the end of its message, which is the point of it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__

@@ -9,28 +9,32 @@ evaluation gives.
 
 from __future__ import annotations
 
-import gzip
-import json
 import logging
 import math
 import os
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from terareg.core.errors import ConfigError, IntensityError
+from terareg.core.errors import ConfigError, IntensityError, last_line
 from terareg.core.frames import Frame
-from terareg.storage.store import write_atomic
+from terareg.storage import nrrd
 
 logger = logging.getLogger(__name__)
 
 _MINIMUM_TISSUE = 200  # voxels at the working resolution
 _MINIMUM_SIZE = 4
-_FRAME_KEY = "terareg_frame"
+_DIALECT = nrrd.Dialect(
+    "NRRD0005",
+    "natural logarithm of the bias field",
+    number="",
+    states_unit=False,
+    whole_frame=True,
+    level=6,
+)
 
 
 @dataclass(frozen=True)
@@ -139,21 +143,13 @@ class BiasField:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the log field as NRRD (float32, millimetres, gzip), deterministic bytes."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, _nrrd(self.log_field, self.frame))
+        nrrd.write_scalar(path, self.log_field, self.frame, _DIALECT)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> BiasField:
         """Read what :meth:`save` wrote, bit-equal."""
-        try:
-            image = sitk.ReadImage(os.fspath(path))
-            frame = Frame.from_json(json.loads(image.GetMetaData(_FRAME_KEY)))
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else "empty"
-            raise IntensityError(
-                f"{path} is not a bias field of terareg ({reason}); estimate it again"
-            ) from error
-        return cls(frame, sitk.GetArrayFromImage(image))
+        field, frame = nrrd.read_scalar(path)
+        return cls(frame, field)
 
 
 def estimate_bias(
@@ -271,7 +267,7 @@ def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSetti
     except RuntimeError as error:
         raise IntensityError(
             f"N4 failed on {np.count_nonzero(tissue)} voxels of tissue "
-            f"({str(error).strip().splitlines()[-1]}); give a larger bias spline_distance_mm"
+            f"({last_line(error)}); give a larger bias spline_distance_mm"
         ) from error
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
@@ -342,31 +338,3 @@ def _taps(
     index = np.abs(base + np.arange(-1, 3)[:, None])
     last = size - 1
     return np.where(index > last, 2 * last - index, index), weights
-
-
-def _nrrd(field: np.ndarray, frame: Frame) -> bytes:
-    """NRRD file: axes x, y, z in millimetres, the frame in full as a key of its own."""
-    spacing = [s / 1000 for s in reversed(frame.spacing_um)]
-    origin = [o / 1000 for o in reversed(frame.origin_um)]
-    directions = " ".join(
-        "(" + ",".join(repr(s) if i == j else "0" for j in range(3)) + ")"
-        for i, s in enumerate(spacing)
-    )
-    header = "\n".join(
-        [
-            "NRRD0005",
-            "content: natural logarithm of the bias field",
-            "type: float",
-            "dimension: 3",
-            "space: left-posterior-superior",
-            "sizes: " + " ".join(str(n) for n in reversed(frame.shape)),
-            "space directions: " + directions,
-            "kinds: domain domain domain",
-            "endian: little",
-            "encoding: gzip",
-            "space origin: (" + ",".join(repr(o) for o in origin) + ")",
-            f"{_FRAME_KEY}:={json.dumps(frame.to_json(), sort_keys=True)}",
-        ]
-    )
-    data = np.ascontiguousarray(field, "<f4").tobytes()
-    return header.encode() + b"\n\n" + gzip.compress(data, 6, mtime=0)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame
 from terareg.phantom.fields import SplineField
+from terareg.storage import nrrd
 from terareg.storage.records import to_json
 
 ATLAS_ORIENTATION = "RIP"
@@ -356,19 +356,11 @@ def write_atlas(atlas: PhantomAtlas, folder: Path) -> dict[str, str]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     template = np.rint(np.clip(atlas.template * 800, 0, 65535)).astype(np.uint16)
-    write_nrrd(folder / "template.nrrd", template, atlas.frame)
-    write_nrrd(folder / "annotation.nrrd", atlas.annotation, atlas.frame)
+    nrrd.write_image(folder / "template.nrrd", template, atlas.frame)
+    nrrd.write_image(folder / "annotation.nrrd", atlas.annotation, atlas.frame)
     (folder / "ontology.json").write_bytes(to_json(atlas.ontology))
     return {
         "template": "template.nrrd",
         "annotation": "annotation.nrrd",
         "ontology": "ontology.json",
     }
-
-
-def write_nrrd(path: Path, array: np.ndarray, frame: Frame) -> None:
-    """Write a volume as NRRD with millimetres and identity direction, as ITK tools expect."""
-    image = sitk.GetImageFromArray(array)
-    image.SetSpacing([s / 1000 for s in frame.spacing_um[::-1]])
-    image.SetOrigin([o / 1000 for o in frame.origin_um[::-1]])
-    sitk.WriteImage(image, str(path), useCompression=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.phantom.atlas import write_nrrd
 from terareg.phantom.sample import Sample
+from terareg.storage import nrrd
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ def write_sample_truth(sample: Sample, folder: Path, settings: TruthSettings) ->
     tissue = (labels > 0).astype(np.uint8)
     tissue[(labels > 0) & (missing > 0.05)] = 2
     tissue[artefact > 0.05] = 3
-    write_nrrd(folder / "labels.nrrd", labels, frame)
-    write_nrrd(folder / "tissue.nrrd", tissue, frame)
+    nrrd.write_image(folder / "labels.nrrd", labels, frame)
+    nrrd.write_image(folder / "tissue.nrrd", tissue, frame)
     coarse = sample.frame.resampled((250.0,) * 3)
     bias = sample.bias_grid(coarse.axes_um())
     for channel in range(2):
-        write_nrrd(folder / f"bias_ch{channel}.nrrd", bias[channel], coarse)
+        nrrd.write_image(folder / f"bias_ch{channel}.nrrd", bias[channel], coarse)
     _write_volumes(sample, folder / "region_volumes.tsv", settings.volume_stride)
     atlas_um, sample_um = _landmarks(sample, settings.landmarks)
     _write_pairs(folder / "landmarks.csv", atlas_um, sample_um)

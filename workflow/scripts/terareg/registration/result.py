@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from terareg.core.frames import Frame
-from terareg.registration import fields
 from terareg.registration.contrast import CLASSES
 from terareg.registration.transform import Transform
+from terareg.storage import nrrd
 from terareg.storage.records import write_json
 from terareg.storage.store import write_atomic
 
@@ -74,11 +74,11 @@ class RegistrationResult:
         folder = Path(folder)
         self.transform.save(folder)
         frame = self.transform.sample_frame
-        fields.write_scalar(folder / "posteriors.nrrd", self.posteriors, frame)
+        nrrd.write_scalar(folder / "posteriors.nrrd", self.posteriors, frame)
         predicted = self.predicted[0] if len(self.predicted) == 1 else self.predicted
-        fields.write_scalar(folder / "predicted.nrrd", predicted, frame)
+        nrrd.write_scalar(folder / "predicted.nrrd", predicted, frame)
         listed = self.contrast.reshape(-1, *self.contrast_frame.shape)
-        fields.write_scalar(folder / "contrast.nrrd", listed, self.contrast_frame)
+        nrrd.write_scalar(folder / "contrast.nrrd", listed, self.contrast_frame)
         basis = {
             "basis": "Chebyshev polynomials of t = 2 I / 1.2 - 1, I = normalised image of the "
             "atlas in 0..1.2; last the fraction of tissue in the voxel",

@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
-from terareg.registration import fields
+from terareg.storage import nrrd
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import write_atomic
 
@@ -275,17 +275,17 @@ class Transform:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_affine(folder / "affine.txt", self.affine)
-        fields.write_field(folder / "forward.nrrd", self.forward, self.frame)
-        fields.write_field(folder / "inverse.nrrd", self.inverse, self.frame)
+        nrrd.write_field(folder / "forward.nrrd", self.forward, self.frame)
+        nrrd.write_field(folder / "inverse.nrrd", self.inverse, self.frame)
         if self.velocity is not None:
-            fields.write_field(folder / "velocity.nrrd", self.velocity, self.frame)
-        fields.write_scalar(folder / "jacobian.nrrd", self.jacobian(), self.frame)
-        fields.write_field(
+            nrrd.write_field(folder / "velocity.nrrd", self.velocity, self.frame)
+        nrrd.write_scalar(folder / "jacobian.nrrd", self.jacobian(), self.frame)
+        nrrd.write_field(
             folder / "sample_to_atlas_displacement.nrrd",
             self.sample_to_atlas_displacement(),
             self.sample_frame,
         )
-        fields.write_field(
+        nrrd.write_field(
             folder / "atlas_to_sample_displacement.nrrd",
             self.atlas_to_sample_displacement(),
             self.atlas_frame,
@@ -303,11 +303,11 @@ class Transform:
         """Read what :meth:`save` wrote; needs affine, forward, inverse and transform.json."""
         folder = Path(folder)
         frames = read_json(folder / "transform.json")
-        forward, _ = fields.read_field(folder / "forward.nrrd")
-        inverse, _ = fields.read_field(folder / "inverse.nrrd")
+        forward, _ = nrrd.read_field(folder / "forward.nrrd")
+        inverse, _ = nrrd.read_field(folder / "inverse.nrrd")
         velocity = None
         if (folder / "velocity.nrrd").exists():
-            velocity, _ = fields.read_field(folder / "velocity.nrrd")
+            velocity, _ = nrrd.read_field(folder / "velocity.nrrd")
         return cls(
             read_affine(folder / "affine.txt"),
             Frame.from_json(frames["frame"]),
