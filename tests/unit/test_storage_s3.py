@@ -15,7 +15,7 @@ from s3_server import FOR_EVER, KEY_ID, SECRET, Answer, Server, refuses
 from terareg.acquisition import plane_files
 from terareg.core.errors import StoreError
 from terareg.core.frames import Frame
-from terareg.storage import store as store_module
+from terareg.storage import s3
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumeSettings, make_plan
@@ -75,7 +75,7 @@ def server(started, monkeypatch):
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(store_module, "_FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr(s3, "_FIRST_DELAY_S", 0.01)
     # the waits between attempts
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     started.forget()
@@ -87,7 +87,7 @@ def server(started, monkeypatch):
 def impatient(monkeypatch, fault) -> None:
     """Wait for an answer only as long as it takes to see that none comes."""
     if fault is too_late:
-        monkeypatch.setattr(store_module, "_READ_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(s3, "_READ_TIMEOUT_S", 0.5)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_what_is_written_is_whole_after_faults(server, store, fault, monkeypatch
 )
 def test_a_fault_that_stays_is_one_sentence(server, store, fault, why, monkeypatch):
     impatient(monkeypatch, fault)
-    monkeypatch.setattr(store_module, "_ATTEMPTS", 3)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 3)
     store.write("a", BODY)
     server.fail("GetObject", fault, FOR_EVER)
     with pytest.raises(StoreError, match=why) as caught:
@@ -174,7 +174,7 @@ def test_nobody_at_the_address_is_one_sentence_without_keys(monkeypatch, server)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
-        monkeypatch.setattr(store_module, "_ATTEMPTS", 2)
+        monkeypatch.setattr(s3, "_ATTEMPTS", 2)
         with pytest.raises(StoreError, match="cannot reach s3://brains/lab/a") as caught:
             Store("s3://brains/lab").read("a")
     assert KEY_ID not in str(caught.value) and SECRET not in str(caught.value)
@@ -222,7 +222,7 @@ def test_a_listing_is_whole_after_a_fault_in_the_middle(server, store, eleven, f
 
 
 def test_a_listing_that_breaks_off_is_no_short_listing(server, store, eleven, monkeypatch):
-    monkeypatch.setattr(store_module, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
     server.fail("ListBucket", pages_of(4), 1)
     server.fail("ListBucket", refuses(503, "SlowDown"), FOR_EVER)
     with pytest.raises(StoreError, match=r"SlowDown .*s3://brains/lab/tiles"):
@@ -248,7 +248,7 @@ def test_an_object_that_stays_after_a_deletion_is_named(server, store, eleven):
 # ------------------------------------------------------------------ readers
 def test_a_record_that_cannot_be_had_is_not_a_missing_record(server, store, monkeypatch):
     """Work would be done again, or worse, be thought of as absent."""
-    monkeypatch.setattr(store_module, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
     write_record(store, "r.json", {"fingerprint": "f"})
     server.fail("GetObject", half_then_end)
     assert read_record(store, "r.json") == {"fingerprint": "f"}
@@ -301,7 +301,7 @@ def test_a_block_is_whole_after_a_fault(server, volume, fault):
 def test_a_block_that_cannot_be_had_is_a_sentence_and_no_zeros(
     server, volume, fault, why, monkeypatch
 ):
-    monkeypatch.setattr(store_module, "_ATTEMPTS", 2)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 2)
     found, _ = volume
     server.fail("GetObject", fault, FOR_EVER)
     with pytest.raises(StoreError, match=why) as caught:

@@ -9,29 +9,18 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import shutil
-import threading
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from terareg.core.errors import StoreError
-from terareg.storage import traffic
-
-_MULTI_DELETE = 1000
-# Errors 500 and 503, resets and silence pass: a request is made this often in all, with waits
-# that double from the first to the longest. The same holds for small objects and for arrays.
-_ATTEMPTS = 10
-_FIRST_DELAY_S = 0.5
-_LONGEST_DELAY_S = 20.0
-_CONNECT_TIMEOUT_S = 20.0
-_READ_TIMEOUT_S = 60.0
+from terareg.storage import s3, traffic
 
 
 def check_key(key: str) -> str:
@@ -63,9 +52,6 @@ class Store:
     """
 
     url: str
-    _local: threading.local = field(
-        default_factory=threading.local, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         url = str(self.url)
@@ -96,6 +82,10 @@ class Store:
         """Prefix of an S3 store, without slashes at its ends."""
         return self.url.removeprefix("s3://").partition("/")[2].strip("/")
 
+    @cached_property
+    def _s3(self) -> s3.Bucket:
+        return s3.Bucket(self.bucket, self.prefix)
+
     def child(self, key: str) -> Store:
         """Store below ``key``."""
         return Store(f"{self.url}/{check_key(key)}")
@@ -113,24 +103,7 @@ class Store:
         key = check_key(key)
         if not self.is_s3:
             return {"driver": "file", "path": str(Path(self.url).absolute() / key) + "/"}
-        spec: dict[str, Any] = {
-            "driver": "s3",
-            "bucket": self.bucket,
-            "path": "/".join(p for p in (self.prefix, key) if p) + "/",
-            "s3_request_retries": {
-                "max_retries": _ATTEMPTS,
-                "initial_delay": f"{_FIRST_DELAY_S}s",
-                "max_delay": f"{_LONGEST_DELAY_S}s",
-            },
-        }
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if endpoint:
-            spec["endpoint"] = endpoint
-        # without a region tensorstore asks AWS for the bucket's, which other servers do not tell
-        region = _region() or ("us-east-1" if endpoint else None)
-        if region:
-            spec["aws_region"] = region
-        return spec
+        return self._s3.kvstore(key)
 
     # ------------------------------------------------------------------ objects
     def read(self, key: str) -> bytes:
@@ -149,8 +122,7 @@ class Store:
                 raise StoreError(
                     f"cannot read {self.address(key)} ({error.strerror}); check its permissions"
                 ) from error
-        with self._s3_errors(key):
-            return self._got(key)[0]
+        return self._s3.read(check_key(key))
 
     def read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
         """Return up to ``count`` bytes of an object from ``start`` on, and what the object is.
@@ -168,17 +140,14 @@ class Store:
                 stat = os.fstat(stream.fileno())
                 stream.seek(start)
                 return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
-        with self._s3_errors(key):
-            data, found = self._got(key, Range=f"bytes={start}-{start + count - 1}")
-            size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
-            return data, Entry(key, size, found["ETag"].strip('"'))
+        data, size, stamp = self._s3.read_range(check_key(key), start, count)
+        return data, Entry(key, size, stamp)
 
     def write(self, key: str, data: bytes) -> None:
         """Write an object atomically, making folders as needed."""
         traffic.tell(written=len(data))
         if self.is_s3:
-            with self._s3_errors(key):
-                self._client().put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+            self._s3.write(check_key(key), data)
             return
         path = self.path(key)
         try:
@@ -204,17 +173,14 @@ class Store:
                 return None
             stat = path.stat()
             return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
-        try:
-            with self._s3_errors(key):
-                head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
-                return Entry(check_key(key), int(head["ContentLength"]), head["ETag"].strip('"'))
-        except FileNotFoundError:
-            return None
+        found = self._s3.find(check_key(key))
+        return None if found is None else Entry(check_key(key), *found)
 
     def list(self, key: str = "") -> Iterator[Entry]:
         """All objects below the folder ``key`` (everything if empty), sorted by key."""
         if self.is_s3:
-            yield from self._list_s3(key)
+            for found in self._s3.list(key and check_key(key)):
+                yield Entry(*found)
             return
         top = str(self.path(key) if key else Path(self.url))
         entries = _files_below(top, f"{check_key(key)}/" if key else "")
@@ -225,19 +191,12 @@ class Store:
         if not self.is_s3:
             top = self.path(key) if key else Path(self.url)
             return sorted(p.name for p in top.iterdir() if p.is_dir()) if top.is_dir() else []
-        prefix = self._key(key) + "/" if key else (self.prefix + "/" if self.prefix else "")
-        names = []
-        with self._s3_errors(key or "."):
-            pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix, Delimiter="/"):
-                names += [p["Prefix"][len(prefix) : -1] for p in page.get("CommonPrefixes", [])]
-        return sorted(names)
+        return sorted(self._s3.folders(key and check_key(key)))
 
     def delete(self, key: str) -> None:
         """Remove one object; nothing happens if it is not there."""
         if self.is_s3:
-            with self._s3_errors(key):
-                self._client().delete_object(Bucket=self.bucket, Key=self._key(key))
+            self._s3.delete(check_key(key))
             return
         try:
             with suppress(FileNotFoundError, NotADirectoryError):
@@ -264,18 +223,7 @@ class Store:
             for key in keys:
                 self.delete(key)
             return
-        for first in range(0, len(keys), _MULTI_DELETE):
-            part = keys[first : first + _MULTI_DELETE]
-            objects = [{"Key": self._key(key)} for key in part]
-            with self._s3_errors(part[0]):
-                done = self._client().delete_objects(
-                    Bucket=self.bucket, Delete={"Objects": objects}
-                )
-            for left in done.get("Errors", []):
-                raise StoreError(
-                    f"s3://{self.bucket}/{left.get('Key')} could not be deleted "
-                    f"({left.get('Code')}); check the bucket's policy (docs/aws.md)"
-                )
+        self._s3.delete_all([check_key(key) for key in keys])
 
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise :class:`StoreError` unless an object can be written and removed here.
@@ -293,58 +241,6 @@ class Store:
                     f"{needed_bytes / 1e9:.1f} GB; free some space or point store: elsewhere"
                 )
 
-    # ------------------------------------------------------------------ S3
-    def _client(self):
-        if not hasattr(self._local, "client"):
-            import boto3
-            from botocore.config import Config
-
-            session = boto3.session.Session()
-            self._local.client = session.client(
-                "s3",
-                config=Config(
-                    retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                    connect_timeout=_CONNECT_TIMEOUT_S,
-                    read_timeout=_READ_TIMEOUT_S,
-                    region_name=_region() or session.region_name or "us-east-1",
-                ),
-            )
-        return self._local.client
-
-    def _got(self, key: str, **more: str) -> tuple[bytes, dict]:
-        """Bytes of an object, and the answer that they came with.
-
-        boto3 asks again until an answer begins, this until it is whole.
-        """
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
-
-        delay, left = _FIRST_DELAY_S, _ATTEMPTS
-        while True:
-            answer = self._client().get_object(Bucket=self.bucket, Key=self._key(key), **more)
-            left -= 1
-            try:
-                return answer["Body"].read(), answer
-            except (HTTPClientError, IncompleteReadError):
-                if not left:
-                    raise
-            time.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY_S)
-
-    def _key(self, key: str) -> str:
-        return "/".join(part for part in (self.prefix, check_key(key)) if part)
-
-    def _list_s3(self, key: str) -> Iterator[Entry]:
-        strip = len(self.prefix) + 1 if self.prefix else 0
-        prefix = self._key(key) + "/" if key else (self.prefix + "/" if self.prefix else "")
-        with self._s3_errors(key or "."):
-            pages = self._client().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self.bucket, Prefix=prefix):
-                for item in page.get("Contents", []):
-                    yield Entry(item["Key"][strip:], item["Size"], item["ETag"].strip('"'))
-
-    def _s3_errors(self, key: str) -> _S3Errors:
-        return _S3Errors(self, key)
-
     def _os_error(self, verb: str, key: str, error: OSError) -> StoreError:
         if error.errno == errno.ENOSPC:
             return _disk_full(self.address(key))
@@ -358,58 +254,6 @@ class Store:
 
     def __setstate__(self, state: dict) -> None:
         object.__setattr__(self, "url", state["url"])
-        object.__setattr__(self, "_local", threading.local())
-
-
-@dataclass
-class _S3Errors:
-    """Turn botocore's errors into FileNotFoundError or one StoreError sentence."""
-
-    store: Store
-    key: str
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind, error, trace) -> bool:
-        if error is None:
-            return False
-        from botocore import exceptions
-
-        address = self.store.address(self.key)
-        if isinstance(error, exceptions.ClientError):
-            code = str(error.response.get("Error", {}).get("Code", ""))
-            if code in ("404", "NoSuchKey", "NotFound"):
-                raise FileNotFoundError(address) from error
-            if code in ("416", "InvalidRange"):
-                raise EOFError(f"{address} ends too early") from error
-            raise self._refusal(code, address) from error
-        if isinstance(error, (exceptions.ResponseStreamingError, exceptions.IncompleteReadError)):
-            raise StoreError(
-                f"reading {address} ended early {_ATTEMPTS} times ({_line(error)}); "
-                "check the network and run again"
-            ) from error
-        if isinstance(error, exceptions.BotoCoreError):
-            raise StoreError(
-                f"cannot reach {address}: {_line(error)}; check network, credentials and region "
-                "(AWS_REGION), and run again"
-            ) from error
-        return False
-
-    def _refusal(self, code: str, address: str) -> StoreError:
-        url = self.store.url
-        if code in ("403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"):
-            return _forbidden(url, code)
-        if code == "NoSuchBucket":
-            advice = f"bucket {self.store.bucket!r} does not exist; create it or correct {url}"
-        elif code in ("ExpiredToken", "RequestExpired", "TokenRefreshRequired"):
-            advice = f"the AWS credentials for {url} have expired ({code}); log in and run again"
-        else:
-            advice = (
-                f"S3 answered {code} for {address}; run again later, what is finished is kept; "
-                "if it goes on, let fewer jobs run at once (--jobs)"
-            )
-        return StoreError(advice)
 
 
 #: what tensorstore raises
@@ -426,18 +270,9 @@ def outage(address: str, error: Exception) -> StoreError | None:
     error : Exception
         Of tensorstore, which tells causes by its text alone.
     """
-    text = _line(error)
-    if "No space left" in text:
+    if "No space left" in str(error):
         return _disk_full(address)
-    if "PERMISSION_DENIED" in text and "s3://" in address:
-        return _forbidden(address, "PERMISSION_DENIED")
-    if "retry attempts failed" not in text:
-        return None
-    cause = re.sub(r" \[\w+='.*", "", text.rpartition("failed: ")[2])
-    return StoreError(
-        f"S3 or the network failed {_ATTEMPTS} times for {address} ({cause}); run again, what is "
-        "finished is kept"
-    )
+    return s3.outage(address, error)
 
 
 def _disk_full(address: str) -> StoreError:
@@ -445,21 +280,6 @@ def _disk_full(address: str) -> StoreError:
         f"disk full while writing {address}; free some space and run again, what is finished is "
         "kept"
     )
-
-
-def _forbidden(address: str, code: str) -> StoreError:
-    return StoreError(
-        f"access to {address} is forbidden ({code}); check the AWS credentials and the bucket's "
-        "policy (docs/aws.md)"
-    )
-
-
-def _region() -> str | None:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
