@@ -118,7 +118,6 @@ def test_a1_grid_with_holes_and_two_channels(tmp_path: Path) -> None:
     assert files.name(11) == "VW0_LOC004D_CM0_CHN01_PLN0011.tif" and files.missing == ()
     assert len(acquisition.pairs()) == 13
     assert acquisition.scanned() == tuple(tuple(map(bool, row)) for row in HOLES)
-    assert acquisition.frame_of_tile().shape == (12, 8, 10)
     assert ["not square" in p for p in acquisition.problems] == [True]
 
 

@@ -15,7 +15,6 @@ from terareg.acquisition.tile_grid import (
     cells_in_order,
     find_grid,
     find_order,
-    find_shape,
     guess_shape,
 )
 from terareg.core.errors import AcquisitionError
@@ -133,7 +132,7 @@ def test_the_origin_is_cell_0_0_even_without_a_tile():
     cells = [(0, 1), (1, 0), (1, 1)]
     grid = find_grid(positions(cells))
     assert grid.origin == pytest.approx((5000, -300))
-    assert find_shape(positions(cells)) == (2, 2)
+    assert (grid.rows, grid.columns) == (2, 2)
 
 
 def move(name, off):

@@ -86,8 +86,7 @@ def test_order_and_relations_do_not_depend_on_the_order_given():
     ontology = Ontology(reversed(TREE))
     assert ontology.path(567) == [997, 8, 567]
     assert ontology.ancestors(567) == [8, 997]
-    assert set(ontology.descendants(997)) == {8, 567, 614454277, 73}
-    assert ontology.children(None) == [997]
+    assert ontology.level(0) == [997]
     assert ontology.level(1) == [73, 8]
     assert ontology.depth(567) == 2
     assert ontology.find("CH").id == 567
@@ -153,4 +152,5 @@ def test_real_allen_ontology():
     assert table == tree
     assert len(table) == 1327
     assert table.find("Isocortex").id == 315
-    assert table.roll_up(dict.fromkeys(table.ids, 1))[997] == 1 + len(table.descendants(997))
+    below = sum(997 in table.path(i) for i in table.ids)
+    assert table.roll_up(dict.fromkeys(table.ids, 1))[997] == below

@@ -11,7 +11,6 @@ from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.regions.meshes import (
     MeshSettings,
-    decode_fragment,
     encode_fragment,
     mesh_volume_um3,
     region_mesh,
@@ -77,6 +76,13 @@ def test_place_of_the_surface():
     smooth, _ = region_mesh(mask, FRAME)
     middle = (smooth.min(0) + smooth.max(0)) / 2
     assert np.allclose(middle, FRAME.to_um([12, 17.5, 12.5]), atol=1)
+
+
+def decode_fragment(data):
+    """Vertices and triangles of a legacy fragment."""
+    count = int(np.frombuffer(data, "<u4", 1)[0])
+    vertices = np.frombuffer(data, "<f4", 3 * count, 4).reshape(-1, 3)
+    return vertices, np.frombuffer(data, "<u4", offset=4 + 12 * count).reshape(-1, 3)
 
 
 def test_fragments_round_trip():

@@ -10,8 +10,7 @@ from pathlib import PurePosixPath
 
 from terareg.acquisition.metadata import neighbour_pairs, scanned_cells
 from terareg.acquisition.raw import StackFiles, stack_from_json
-from terareg.core.errors import AcquisitionError, ConfigError
-from terareg.core.frames import Frame
+from terareg.core.errors import AcquisitionError, ConfigError, few
 from terareg.storage.records import read_json
 
 MISSING_PLANES = ("error", "blank", "interpolate")
@@ -118,7 +117,7 @@ class Acquisition:
         for tile in self.tiles:
             if tile.name == name:
                 return tile
-        names = _few([tile.name for tile in self.tiles])
+        names = few([tile.name for tile in self.tiles])
         raise AcquisitionError(f"{self.sample}: there is no tile {name!r}; tiles are {names}")
 
     def channel(self, name: str) -> Channel:
@@ -135,10 +134,6 @@ class Acquisition:
         """Key of the file that holds a plane, and the page in it; None where it has no pages."""
         name, page = self.planes[tile.name][channel].locate(plane)
         return PurePosixPath(tile.folder, name).as_posix(), page
-
-    def frame_of_tile(self) -> Frame:
-        """Grid of one tile, its first voxel at 0."""
-        return Frame(self.tile_shape, self.spacing_um, orientation=self.orientation)
 
     @property
     def nominal_step_vox(self) -> tuple[float, float]:
@@ -233,7 +228,3 @@ def load_acquisition(path: str | os.PathLike) -> Acquisition:
             f"{path} is no acquisition file ({type(error).__name__}: {error}); delete it and run "
             "index_acquisition again"
         ) from error
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from terareg.core.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError, few
 
 ORDERS = ("horizontal", "zigzag_horizontal", "vertical", "zigzag_vertical")
 STARTS = ("top_left", "top_right", "bottom_left", "bottom_right")
@@ -118,12 +118,6 @@ def find_order(cells: Sequence[Cell]) -> tuple[str, str] | None:
     return found[0] if len(found) == 1 else None
 
 
-def find_shape(positions: Mapping[str, Position]) -> tuple[int, int]:
-    """Rows and columns of the grid on which positions lie, see :func:`find_grid`."""
-    grid = find_grid(positions)
-    return grid.rows, grid.columns
-
-
 def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     """Put stage positions on a regular grid.
 
@@ -150,7 +144,7 @@ def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     down = _typical(_steps(places, next_down))
     if right is None and down is None and len(places) > 1:
         raise AcquisitionError(
-            f"positions of {_few(names)} form no grid: no tile lies beside or below another; "
+            f"positions of {few(names)} form no grid: no tile lies beside or below another; "
             f"{_REMEDY}"
         )
     steps = _complete(down, right)
@@ -346,10 +340,6 @@ def _check_regular(names, places, cells, origin, steps) -> None:
     if off:
         worst = max(off, key=off.get)
         raise AcquisitionError(
-            f"positions form no grid: {_few(list(off))} lie{'s' if len(off) == 1 else ''} off it, "
+            f"positions form no grid: {few(list(off))} lie{'s' if len(off) == 1 else ''} off it, "
             f"{worst} by {off[worst]:.0%} of a step (at most {_OFF:.0%}); {_REMEDY}"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:5])} and others"

@@ -145,12 +145,6 @@ class Ontology:
                 return item
         raise AtlasError(f"ontology: there is no region with acronym {acronym!r}")
 
-    def children(self, region: int | None) -> list[int]:
-        """Ids directly below a region; the tops for None."""
-        if region is not None:
-            self[region]
-        return list(self._children.get(region, []))
-
     def depth(self, region: int) -> int:
         """Steps from the top, 0 for a top."""
         self[region]
@@ -172,16 +166,6 @@ class Ontology:
             above.append(parent)
             parent = self._structures[parent].parent
         return above
-
-    def descendants(self, region: int) -> list[int]:
-        """Ids below the region (without itself), depth first."""
-        self[region]
-        below = []
-        stack = list(reversed(self._children.get(region, [])))
-        while stack:
-            below.append(stack.pop())
-            stack.extend(reversed(self._children.get(below[-1], [])))
-        return below
 
     def roll_up(self, values: Mapping[int, Value]) -> dict[int, Value]:
         """Add to every region what its descendants have.

@@ -5,6 +5,10 @@ Every message is one sentence that names the object, its value and the remedy, f
 input.missing_planes: interpolate". :mod:`terareg.execution.job` prints it without a traceback.
 """
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class TeraregError(Exception):
     """Base of all errors that the input, the configuration or the machine can cause."""
@@ -44,6 +48,12 @@ class RegistrationError(TeraregError):
 
 class PointsError(TeraregError):
     """Point files that cannot be read, or points outside their volume."""
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for a message: five of them, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def last_line(error: Exception) -> str:

@@ -121,10 +121,6 @@ class PhantomAtlas:
         ids = np.unique(self.annotation)
         return ids[ids > 0]
 
-    def right_of_midline(self, atlas_um: np.ndarray) -> np.ndarray:
-        """Whether points (..., 3) lie in the right hemisphere."""
-        return np.asarray(atlas_um)[..., 0] > self.frame.centre_um[0]
-
 
 def make_atlas(settings: BrainSettings) -> PhantomAtlas:
     """Build the atlas of a seed.

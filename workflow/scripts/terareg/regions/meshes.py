@@ -177,13 +177,6 @@ def encode_fragment(vertices_nm: np.ndarray, faces: np.ndarray) -> bytes:
     )
 
 
-def decode_fragment(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """Inverse of :func:`encode_fragment`."""
-    count = int(np.frombuffer(data, "<u4", 1)[0])
-    vertices = np.frombuffer(data, "<f4", 3 * count, 4).reshape(-1, 3)
-    return vertices, np.frombuffer(data, "<u4", offset=4 + 12 * count).reshape(-1, 3)
-
-
 def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
     """Neuroglancer's inline segment properties: acronym as label, name as description.
 

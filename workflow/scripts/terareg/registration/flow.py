@@ -182,17 +182,5 @@ def cpu_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def good_size(n: int) -> int:
-    """Smallest product of 2, 3 and 5 that is not below ``n``."""
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 1
-
-
 def _three(shape: torch.Size) -> tuple[int, int, int]:
     return tuple(shape) if len(shape) == 3 else (1, 1, math.prod(shape))

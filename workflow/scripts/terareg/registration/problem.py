@@ -22,10 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import fft
 
 from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
-from terareg.registration.flow import Flow, Kernel, SamplingGrid, good_size
+from terareg.registration.flow import Flow, Kernel, SamplingGrid
 from terareg.registration.images import WorkingImage, noise
 
 # below this weight the prediction of the atlas is not worth its time
@@ -126,7 +127,7 @@ def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: flo
         positions = atlas.frame.axes_um()[axis][index[[0, -1]]]
         low, high = (positions - space.atlas_centre[axis]) / space.length
         low, high = low - margin, high + margin
-        n = good_size(max(8, math.ceil((high - low) / spacing)))
+        n = fft.next_fast_len(max(8, math.ceil((high - low) / spacing)), real=True)
         shape.append(n)
         steps.append((high - low) / n)
         origin.append(low)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from terareg.core.errors import few
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
@@ -196,7 +197,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     if by_model and len(tiles) > 1:
         warnings.append(
             f"{len(by_model)} of {len(tiles)} tiles have no accepted link and are placed by the "
-            f"stage model: {_few(by_model)}"
+            f"stage model: {few(by_model)}"
         )
     if groups > 1:
         warnings.append(
@@ -206,7 +207,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     rejected = [f"{link.a}-{link.b}" for link in links if link.state == "rejected"]
     if rejected:
         warnings.append(
-            f"{len(rejected)} links contradict the others and were rejected: {_few(rejected)}"
+            f"{len(rejected)} links contradict the others and were rejected: {few(rejected)}"
         )
     for direction in DIRECTIONS:
         off = np.array(model[direction]) - grid.nominal[direction]
@@ -220,7 +221,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     if wobble:
         warnings.append(
             f"displacements change with depth by more than 1.5 voxels in {len(wobble)} pairs "
-            f"(tilt or wobble of the stage): {_few(wobble)}"
+            f"(tilt or wobble of the stage): {few(wobble)}"
         )
     return warnings
 
@@ -236,10 +237,6 @@ def _wobbles(pair: PairResult) -> str:
     means = np.array([np.mean(v, axis=0) for _, v in sorted(depth.items())])
     rms = math.sqrt(float(((means - means.mean(0)) ** 2).mean(0).max()))
     return f"{pair.a}-{pair.b}" if rms > 1.5 else ""
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _statistic(function, values) -> float | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from terareg.core.errors import StitchingError
+from terareg.core.errors import StitchingError, few
 from terareg.storage.store import write_atomic
 
 _MAX_BYTES = 64 * 2**20
@@ -159,7 +159,7 @@ def match_tiles(
         if stem not in own:
             raise StitchingError(
                 f"{where} is no tile of the acquisition, whose tiles are "
-                f"{_few(sorted(own))}; give the configuration of this acquisition"
+                f"{few(sorted(own))}; give the configuration of this acquisition"
             )
         if stem in origins:
             raise StitchingError(f"{where} is the second line of tile {stem}; remove one of them")
@@ -167,7 +167,7 @@ def match_tiles(
     absent = sorted(own - origins.keys())
     if absent:
         raise StitchingError(
-            f"{name} has no line for {_few(absent)}; give the configuration of this acquisition"
+            f"{name} has no line for {few(absent)}; give the configuration of this acquisition"
         )
     return origins
 
@@ -193,7 +193,3 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 6 else f"{names[0]} to {names[-1]}"

@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 import numpy as np
 
@@ -298,53 +298,6 @@ def link(state: Mapping[str, Any], viewer: str = PUBLIC_VIEWER) -> str:
         raise ConfigError("the state has no store address yet; apply with_store first")
     text = json.dumps(state, separators=(",", ":"), ensure_ascii=False)
     return f"{viewer.split('#')[0]}#!{quote(text, safe='/:,@!$&()*+;=')}"
-
-
-def read_state(text: str) -> dict:
-    """Read a state from a link, from its fragment, or from JSON."""
-    if "#!" in text:
-        text = unquote(text.split("#!", 1)[1])
-    try:
-        state = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"this is no Neuroglancer state or link ({error}); copy it whole"
-        ) from None
-    if not isinstance(state, dict) or not isinstance(state.get("layers", []), list):
-        raise ConfigError("this is no Neuroglancer state: it has no list of layers")
-    return state
-
-
-def layer_sources(layer: Mapping[str, Any]) -> list[tuple[str, dict | None]]:
-    """List (url, transform) of a layer's sources: one string, one mapping, or a list of both."""
-    source = layer.get("source", [])
-    found = []
-    for item in source if isinstance(source, list) else [source]:
-        if isinstance(item, str):
-            found.append((item, None))
-        else:
-            found.append((item["url"], item.get("transform")))
-    return found
-
-
-def source_to_um(transform: Mapping[str, Any], point: Sequence[float]) -> np.ndarray:
-    """Apply a source's transform to a point in the source's coordinates.
-
-    Returns
-    -------
-    numpy.ndarray, shape (3,)
-        Micrometres in the viewer, in the order of ``outputDimensions``.
-    """
-    matrix = np.asarray(transform["matrix"], float)
-    scale = [_metres(v) for v in transform["outputDimensions"].values()]
-    return (matrix[:, :3] @ np.asarray(point, float) + matrix[:, 3]) * scale / _M_PER_UM
-
-
-def _metres(dimension: Sequence[Any]) -> float:
-    scale, unit = dimension
-    if unit != "m":
-        raise ConfigError(f"unit {unit!r} of a Neuroglancer dimension is not metre")
-    return float(scale)
 
 
 def _source(source: Source) -> Any:

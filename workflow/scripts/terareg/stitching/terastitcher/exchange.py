@@ -80,17 +80,6 @@ def with_nominal(acquisition: Acquisition, xml: ProjectXml) -> Acquisition:
     return replace(acquisition, tiles=tuple(tiles))
 
 
-def has_positions(xml: ProjectXml) -> bool:
-    """Whether the positions differ from the nominal grid, as in a merging file."""
-    south, east = xml.default_displ
-    return any(
-        abs(s.abs_vhd[0] - s.row * south) > 1 + s.row
-        or abs(s.abs_vhd[1] - s.column * east) > 1 + s.column
-        or s.abs_vhd[2] != xml.stacks[0].abs_vhd[2]
-        for s in xml.stacks
-    )
-
-
 def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> None:
     """Raise :class:`StitchingError` if the project is one of another acquisition."""
     if (xml.rows, xml.columns) != (acquisition.rows, acquisition.columns):

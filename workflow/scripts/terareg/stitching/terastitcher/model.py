@@ -13,7 +13,6 @@ the reliability of a displacement is recomputed from its peak and width.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -58,12 +57,6 @@ class Axis:
         width = min(WIDTH_UNIT, max(1, round((1 - reliability) * WIDTH_UNIT)))
         stored = 1 - width / WIDTH_UNIT
         return cls(displ, default, stored, stored, width, WIDTH_UNIT - 1, WIDTH_UNIT, delay)
-
-    @property
-    def recomputed(self) -> float:
-        """Reliability as TeraStitcher computes it from peak and width."""
-        narrow = 1 - self.width / self.inf_width if self.inf_width else 0.0
-        return math.sqrt(0.5 * narrow**2 + 0.5 * self.peak**2)
 
 
 @dataclass(frozen=True)

@@ -78,34 +78,6 @@ def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
     return _Reader(name).project(root)
 
 
-def read_channels(path: str | os.PathLike) -> list[str]:
-    """Names of the project files that a ``MultiVolume`` file lists, one per channel, in order.
-
-    Every attribute that ends in ``.xml`` counts, whatever the element around it is called.
-    """
-    name = os.fspath(path)
-    try:
-        root = defusedxml.ElementTree.parse(
-            path, forbid_dtd=False, forbid_entities=True, forbid_external=True
-        ).getroot()
-    except (OSError, DefusedXmlException, ParseError, ValueError) as error:
-        raise StitchingError(f"{name} cannot be read as XML ({error}); correct the path") from error
-    if not root.get("volume_format", "").startswith("MultiVolume"):
-        raise StitchingError(
-            f"{name} is no MultiVolume file but {root.get('volume_format')!r}; give it as "
-            "one of stitching.xml itself, for example stitching.xml.xml_import"
-        )
-    found = [
-        value
-        for element in root.iter()
-        for value in element.attrib.values()
-        if value.lower().endswith(".xml")
-    ]
-    if not found:
-        raise StitchingError(f"{name} lists no project files; export it again")
-    return found
-
-
 class _Reader:
     """Turns elements into a project, with messages that name the file and the place."""
 

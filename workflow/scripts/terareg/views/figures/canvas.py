@@ -20,7 +20,7 @@ P = ParamSpec("P")
 
 # Okabe and Ito's palette: told apart with every common kind of colour blindness
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
-RED, PURPLE, SKY, GREY = "#d55e00", "#cc79a7", "#56b4e9", "#6b6b6b"
+RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#6b6b6b"
 
 AXES = ("z", "y", "x")
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
