@@ -131,7 +131,7 @@ class Ontology:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ontology) and list(self) == list(other)
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def ids(self) -> list[int]:

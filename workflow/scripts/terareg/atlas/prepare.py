@@ -21,6 +21,7 @@ import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -205,7 +206,7 @@ def make_atlas(
     if missing:
         raise AtlasError(_unlisted_message("the annotation", missing, counts))
     ids = _id_table(counts)
-    index = np.empty(frame.shape, _index_type(ids))
+    index: np.ndarray = np.empty(frame.shape, _index_type(ids))
     for z in range(frame.shape[0]):
         index[z] = np.searchsorted(ids, annotation[z])
     return Atlas(frame, ontology, ids, index, midplane(frame), sides, template)
@@ -279,7 +280,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     write_atomic(out / "ontology.tsv", ontology.to_tsv())
 
     plane = midplane(frame)
-    info = {
+    info: dict[str, Any] = {
         "frame": frame.to_json(),
         "extent_mm": _extent_mm(frame),
         "spacing_source": spacing_source,
@@ -370,7 +371,7 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     info = read_json(folder / "atlas.json")
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
-    index = np.empty(frame.shape, _index_type(ids))
+    index: np.ndarray = np.empty(frame.shape, _index_type(ids))
     for start, slab in nrrd.image_slabs(folder / "annotation.nrrd", frame):
         found = np.minimum(np.searchsorted(ids, slab), len(ids) - 1)
         if not np.array_equal(ids[found], slab):

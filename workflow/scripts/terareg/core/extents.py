@@ -84,7 +84,8 @@ class Extent:
 
 def aligned_channel(config: Mapping[str, Any]) -> str:
     """The channel whose tiles are compared."""
-    return config["stitching"]["channel"] or next(iter(config["input"]["channels"]))
+    channel: str = config["stitching"]["channel"] or next(iter(config["input"]["channels"]))
+    return channel
 
 
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
@@ -141,12 +142,12 @@ class Sample:
     @property
     def streams(self) -> bool:
         """Whether tiles are corrected wherever they are read."""
-        return self.option("intensity.corrected_tiles") == "stream"
+        return bool(self.option("intensity.corrected_tiles") == "stream")
 
     @property
     def corrects_bias(self) -> bool:
         """Whether there is a corrected volume beside the fused one."""
-        return self.option("intensity.bias.enabled")
+        return bool(self.option("intensity.bias.enabled"))
 
     @property
     def block(self) -> tuple[int, int, int]:
@@ -171,7 +172,9 @@ class Sample:
         """Grid of the coarsest level of the volume that is at least this fine."""
         shape, spacing = self.grid.shape, self.grid.spacing_um
         factors = level_factors(shape, spacing, self.option("volume.chunk"))
-        spacings = [tuple(s * f for s, f in zip(spacing, factor)) for factor in factors]
+        spacings: list[tuple[float, float, float]] = [
+            tuple(s * f for s, f in zip(spacing, factor)) for factor in factors
+        ]
         level = coarsest_level(spacings, (resolution_um,) * 3) or 0
         sizes = (-(-n // f) for n, f in zip(shape, factors[level]))
         return Extent(tuple(sizes), spacings[level])
@@ -197,7 +200,7 @@ class Sample:
         resolution = self.option("atlas_space.resolution_um")
         if resolution is None:
             return atlas.megavoxels
-        return atlas.megavoxels * math.prod(s / resolution for s in atlas.spacing_um)
+        return atlas.megavoxels * math.prod(s / float(resolution) for s in atlas.spacing_um)
 
     def blocks_along(self, extent: Extent) -> tuple[int, int, int]:
         """Blocks along (z, y, x) of a volume of the sample."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -105,16 +106,22 @@ class Frame:
 
     def to_um(self, index: np.ndarray) -> np.ndarray:
         """Map voxel indices, shape (..., 3), to micrometres."""
-        return np.asarray(index, float) * np.array(self.spacing_um) + np.array(self.origin_um)
+        point_um: np.ndarray = np.asarray(index, float) * np.array(self.spacing_um)
+        point_um += np.array(self.origin_um)
+        return point_um
 
     def to_index(self, point_um: np.ndarray) -> np.ndarray:
         """Map micrometres, shape (..., 3), to (fractional) voxel indices."""
-        return (np.asarray(point_um, float) - np.array(self.origin_um)) / np.array(self.spacing_um)
+        index: np.ndarray = np.asarray(point_um, float) - np.array(self.origin_um)
+        index /= np.array(self.spacing_um)
+        return index
 
     def contains(self, point_um: np.ndarray) -> np.ndarray:
         """Whether points, shape (..., 3), lie inside the outer faces."""
         index = self.to_index(point_um)
-        return np.all((index >= -0.5) & (index <= np.array(self.shape) - 0.5), axis=-1)
+        low, high = -0.5, np.array(self.shape) - 0.5
+        inside: np.ndarray = np.all((index >= low) & (index <= high), axis=-1)
+        return inside
 
     def downsampled(self, factor: Sequence[int]) -> Frame:
         """Grid of block means over ``factor`` voxels; a partial block at the end counts."""
@@ -137,16 +144,16 @@ class Frame:
 
     def resampled(self, spacing_um: Sequence[float]) -> Frame:
         """Grid of another spacing that covers the same outer faces (rounded outwards)."""
-        shape = tuple(
+        shape: tuple[int, int, int] = tuple(
             max(1, math.ceil(n * s / t - 1e-6))
             for n, s, t in zip(self.shape, self.spacing_um, spacing_um)
         )
-        origin = tuple(
+        origin: tuple[float, float, float] = tuple(
             o - s / 2 + t / 2 for o, s, t in zip(self.origin_um, self.spacing_um, spacing_um)
         )
         return Frame(shape, tuple(spacing_um), origin, self.orientation)
 
-    def to_json(self) -> dict:
+    def to_json(self) -> dict[str, Any]:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
         return {
             "shape": list(self.shape),
@@ -156,7 +163,7 @@ class Frame:
         }
 
     @classmethod
-    def from_json(cls, data: dict) -> Frame:
+    def from_json(cls, data: dict[str, Any]) -> Frame:
         """Inverse of :meth:`to_json`."""
         return cls(
             tuple(data["shape"]),

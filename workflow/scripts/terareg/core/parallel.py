@@ -7,7 +7,7 @@ import logging
 import resource
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def map_items(
     items = list(items)
     start = last = time.monotonic()
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        pending = []
+        pending: list[Future[Result]] = []
         queue = iter(items)
         try:
             for done in range(len(items)):

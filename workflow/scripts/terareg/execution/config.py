@@ -26,7 +26,7 @@ SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
 # what tells channels apart, by kind of input
-_CHANNEL_TYPES = {
+_CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "colm": (int, "channel number; write the number in the file names"),
     "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
     "table": ((int, str), "channel of a table; write what the column channel says"),
@@ -39,7 +39,7 @@ _KEYS_OF_KIND = {
 }
 
 
-def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[str, dict]:
+def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[str, dict[str, Any]]:
     """Return {sample name: complete configuration}.
 
     Parameters
@@ -55,23 +55,23 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     ConfigError
         For anything that the schema or the checks below do not allow.
     """
-    config = copy.deepcopy(dict(config))
-    files = config.pop("cohort", None)
+    own = copy.deepcopy(dict(config))
+    files = own.pop("cohort", None)
     if files is None:
-        parts = [("the configuration", config)] if "sample" in config else []
+        parts = [("the configuration", own)] if "sample" in own else []
         if not parts:
-            check(config | {"sample": "none", "input": {"path": ".", "orientation": "SAR",
+            check(own | {"sample": "none", "input": {"path": ".", "orientation": "SAR",
                                                         "channels": {"none": 0}}})  # fmt: skip
     else:
-        if "sample" in config:
+        if "sample" in own:
             raise ConfigError(
                 "the configuration has both sample: and cohort:; move the sample into a file of "
                 "its own and list it under cohort:"
             )
         if not isinstance(files, list) or not files:
             raise ConfigError(f"cohort: {files!r} must be a list of sample files")
-        parts = [(str(f), merge(config, read_yaml(Path(folder) / str(f)))) for f in files]
-    samples: dict[str, dict] = {}
+        parts = [(str(f), merge(own, read_yaml(Path(folder) / str(f)))) for f in files]
+    samples: dict[str, dict[str, Any]] = {}
     for source, part in parts:
         if "sample" not in part:
             raise ConfigError(f"{source}: key sample is missing; give the brain a name")
@@ -90,7 +90,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     return samples
 
 
-def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Merge two configurations key by key; ``over`` wins, lists are replaced."""
     merged = copy.deepcopy(dict(base))
     for key, value in over.items():
@@ -101,7 +101,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict:
     return merged
 
 
-def read_yaml(path: Path) -> dict:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -115,7 +115,7 @@ def read_yaml(path: Path) -> dict:
     return data
 
 
-def check(config: Mapping[str, Any]) -> dict:
+def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
     schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
     complete = copy.deepcopy(dict(config))
@@ -204,7 +204,7 @@ def _words(kind: Any) -> str:
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-def _check_meaning(config: dict) -> None:
+def _check_meaning(config: dict[str, Any]) -> None:
     for what, name in _names(config):
         if not _NAME.fullmatch(name):
             raise ConfigError(
@@ -306,7 +306,7 @@ def _check_meaning(config: dict) -> None:
             )
 
 
-def _check_resolutions(config: dict) -> None:
+def _check_resolutions(config: dict[str, Any]) -> None:
     """The corrected volume must be as fine as what is made from it."""
     bias = config["intensity"]["bias"]
     if not bias["enabled"] or bias["volume_um"] is None:
@@ -325,7 +325,7 @@ def _check_resolutions(config: dict) -> None:
             )
 
 
-def _check_tiles_input(source: dict) -> None:
+def _check_tiles_input(source: dict[str, Any]) -> None:
     if source["path"] is None:
         raise ConfigError(
             "input: key path is missing; give the folder that holds the raw tiles, or set "
@@ -363,7 +363,7 @@ def _check_tiles_input(source: dict) -> None:
             )
 
 
-def _check_kind_of_keys(source: dict) -> None:
+def _check_kind_of_keys(source: dict[str, Any]) -> None:
     """Keys of another kind of input are mistakes."""
     for key, (kind, default) in _KEYS_OF_KIND.items():
         if source["kind"] != kind and source[key] != default:
@@ -373,7 +373,7 @@ def _check_kind_of_keys(source: dict) -> None:
             )
 
 
-def _check_volume_input(config: dict) -> None:
+def _check_volume_input(config: dict[str, Any]) -> None:
     source = config["input"]
     for key in ("path", "overlap"):
         if source[key] is not None:
@@ -400,8 +400,8 @@ def _check_volume_input(config: dict) -> None:
             )
         Store(channel_image(config, name)["path"])
     images = [channel_image(config, name) for name in source["channels"]]
-    images = [(image["path"], image["channel"]) for image in images]
-    if len(set(images)) != len(images):
+    parts = [(image["path"], image["channel"]) for image in images]
+    if len(set(parts)) != len(parts):
         raise ConfigError(f"input.channels: {source['channels']} gives two names to one image")
 
 
@@ -411,7 +411,7 @@ def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
 
 
-def _names(config: dict) -> Iterator[tuple[str, str]]:
+def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sample", config["sample"]
     for name in config["input"]["channels"]:
         yield "input.channels:", name
@@ -447,7 +447,7 @@ def _keys(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, st
 
 
 def _yaml(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
     return text.removesuffix("...").strip()
 
 

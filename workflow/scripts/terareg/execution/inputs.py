@@ -112,7 +112,7 @@ def _given(path: str | None) -> Files:
 # ------------------------------------------------------------------ tiles
 def destripes(run: Run, sample: str) -> bool:
     """Whether stripe artefacts are removed."""
-    return run.option(sample, "intensity.destriping") != "none"
+    return bool(run.option(sample, "intensity.destriping") != "none")
 
 
 def shading_files(run: Run, sample: str, channel: str) -> NamedFiles:
@@ -265,17 +265,20 @@ def transform_files(run: Run, sample: str, atlas: str) -> NamedFiles:
 
 def user_points(run: Run, sample: str, atlas: str, section: str, side: str) -> str:
     """The user's points of one side ("sample" or "atlas"): landmarks or fiducials."""
-    return run.option(sample, section)[atlas][side]
+    path: str = run.option(sample, section)[atlas][side]
+    return path
 
 
 def user_labels(run: Run, sample: str, atlas: str) -> dict[str, Any]:
     """Description of the sample's own labels."""
-    return run.option(sample, "sample_labels")[atlas]
+    labels: dict[str, Any] = run.option(sample, "sample_labels")[atlas]
+    return labels
 
 
 def user_labels_file(run: Run, sample: str, atlas: str) -> str:
     """The image of the sample's own labels."""
-    return user_labels(run, sample, atlas)["path"]
+    path: str = user_labels(run, sample, atlas)["path"]
+    return path
 
 
 def marked_points(run: Run, sample: str) -> Files:
@@ -292,12 +295,14 @@ def paired_landmarks(run: Run, sample: str) -> Files:
 
 def point_settings(run: Run, sample: str, points: str) -> dict[str, Any]:
     """Description of a set of points."""
-    return run.option(sample, "points")[points]
+    settings: dict[str, Any] = run.option(sample, "points")[points]
+    return settings
 
 
 def point_file(run: Run, sample: str, points: str) -> str:
     """The user's file of a set of points."""
-    return point_settings(run, sample, points)["path"]
+    path: str = point_settings(run, sample, points)["path"]
+    return path
 
 
 def atlas_of_points(run: Run, sample: str, points: str) -> NamedFiles:
@@ -338,12 +343,14 @@ def image_names(run: Run, atlas: str) -> list[str]:
 
 def image_source(run: Run, atlas: str, image: str) -> str:
     """The user's file of a further image of an atlas."""
-    return run.atlas(atlas)["images"][image]
+    path: str = run.atlas(atlas)["images"][image]
+    return path
 
 
 def template_source(run: Run, atlas: str) -> str:
     """The user's file of an atlas's template."""
-    return run.atlas(atlas)["template"]
+    path: str = run.atlas(atlas)["template"]
+    return path
 
 
 def prepared_images(run: Run, atlas: str) -> Files:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import scipy.linalg  # noqa: F401  SciPy's BLAS has to be there when its threads are limited
 import threadpoolctl
@@ -26,7 +27,7 @@ RECORD_FOLDER = "logs"
 
 
 def run_job(
-    name: str, log: str | os.PathLike, work: Callable[[], None], record: str | None = None
+    name: str, log: str | os.PathLike[str], work: Callable[[], None], record: str | None = None
 ) -> None:
     """Call ``work()`` with logging, warnings and stderr appended to the file ``log``.
 
@@ -98,7 +99,9 @@ def _keep(log: Path) -> Path:
     return kept
 
 
-def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) -> list[dict]:
+def read_job_records(
+    store: Store, jobs: Mapping[str, int], workers: int = 8
+) -> list[dict[str, Any]]:
     """Records of a sample's jobs, see :func:`run_job`.
 
     Parameters
@@ -113,7 +116,7 @@ def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) ->
     """
     keys = [e.key for e in store.list(RECORD_FOLDER) if e.key.endswith(".json")]
     read = map_items(lambda key: read_record(store, key), keys, workers=workers, what="job records")
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for record in read:
         if record is not None and record.get("rule") in jobs:
             found.setdefault(record["rule"], []).append(record)
@@ -124,7 +127,7 @@ def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) ->
     return newest
 
 
-def _write_job_record(address: str, facts: dict, start: float) -> None:
+def _write_job_record(address: str, facts: dict[str, Any], start: float) -> None:
     folder, _, name = address.rpartition("/")
     took = {
         "seconds": round(time.monotonic() - start, 2),

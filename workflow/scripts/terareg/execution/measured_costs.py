@@ -62,7 +62,7 @@ def measured_rules(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def cost_table(
     plan: Sequence[Planned], records: Iterable[Mapping[str, Any]], raw_gb: float
-) -> dict:
+) -> dict[str, Any]:
     """Table of the report: each stage as measured, and as planned in brackets.
 
     Parameters

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 from terareg.acquisition import raw
 from terareg.acquisition.layout import Layout, Survey
@@ -61,8 +62,9 @@ def raw_layout(run: Run, sample: str) -> str:
 
 def raw_state(run: Run, sample: str, channel: str) -> str:
     """Digest of names, sizes and times of the planes of one channel."""
-    number = layout(run, sample).numbers()[channel]
-    return _raw_state(run, sample).channels.get(number, "no such plane")
+    numbers = layout(run, sample).numbers()
+    assert numbers is not None, "the configuration names the channels"
+    return _raw_state(run, sample).channels.get(numbers[channel], "no such plane")
 
 
 def alignment_raw_state(run: Run, sample: str) -> str:
@@ -79,14 +81,14 @@ def metadata_files(run: Run, sample: str) -> list[str]:
 
 
 # ------------------------------------------------------------------ volumes
-def image_of_channel(run: Run, sample: str, channel: str) -> dict:
+def image_of_channel(run: Run, sample: str, channel: str) -> dict[str, Any]:
     """Image of a channel: its address, and the channel's number in it."""
     return channel_image(run.samples[sample], channel)
 
 
 def image_address(run: Run, sample: str, channel: str) -> str:
     """Address of the image of a channel."""
-    address = image_of_channel(run, sample, channel)["path"]
+    address: str = image_of_channel(run, sample, channel)["path"]
     if run.remote is not None and not address.startswith("s3://"):
         raise ConfigError(
             f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
@@ -136,12 +138,15 @@ def channel_state(run: Run, sample: str, channel: str) -> str:
 def raw_addresses(run: Run, sample: str) -> str | dict[str, str]:
     """Where a sample's raw data lie: one folder of tiles, or an image for each channel."""
     if not run.is_imported(sample):
-        return run.samples[sample]["input"]["path"]
+        path: str = run.samples[sample]["input"]["path"]
+        return path
     return {name: image_address(run, sample, name) for name in run.channels_of(sample)}
 
 
 def spacing_um(run: Run, sample: str) -> tuple[float, float, float]:
     """Voxel size (z, y, x) of the volume."""
     if run.is_imported(sample):
-        return next(iter(image_headers(run, sample).values())).spacing_um
+        stated = next(iter(image_headers(run, sample).values())).spacing_um
+        assert stated is not None, "a header without voxel size is an error before"
+        return stated
     return survey(run, sample).spacing_um

@@ -47,7 +47,7 @@ def minutes(rule: str, sample: Sample, attempt: int) -> int:
     cost, load = RULES[rule], RULES[rule].load(sample)
     disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
     seconds = max(load.cpu_s, disk) / max(1, load.jobs)
-    return math.ceil((cost.least_minutes + 4 * seconds / 60) * 2 ** (attempt - 1))
+    return math.ceil((cost.least_minutes + 4 * seconds / 60) * float(2 ** (attempt - 1)))
 
 
 def fit(mem_mb: float, threads: int = 1) -> int:

@@ -29,7 +29,7 @@ class Run:
         local ones; None where they are local.
     """
 
-    samples: Mapping[str, dict]
+    samples: Mapping[str, dict[str, Any]]
     remote: str | None = None
 
     @property
@@ -70,7 +70,7 @@ class Run:
 
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
-        return self.samples[sample]["input"]["kind"] == "volume"
+        return bool(self.samples[sample]["input"]["kind"] == "volume")
 
     def option(self, sample: str, path: str) -> Any:
         """Value at a dotted path of a sample's configuration."""
@@ -100,9 +100,11 @@ class Run:
         """A file of a prepared atlas; atlases are shared by the samples of a run."""
         return f"{self.results}/atlases/{atlas}/{name}"
 
-    def atlas(self, name: str) -> dict:
+    def atlas(self, name: str) -> dict[str, Any]:
         """Description of an atlas; the samples that use the name must agree."""
-        found = [s["atlases"][name] for s in self.samples.values() if name in s["atlases"]]
+        found: list[dict[str, Any]] = [
+            s["atlases"][name] for s in self.samples.values() if name in s["atlases"]
+        ]
         if any(other != found[0] for other in found[1:]):
             raise ConfigError(
                 f"atlas {name!r} is described differently in two samples; give one of them "

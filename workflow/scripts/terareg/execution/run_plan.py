@@ -94,8 +94,10 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
     columns = ("jobs", "CPU h", "longest min", "read GB", "written GB", "memory MB")
     lines = [f"{name:22}" + "".join(f"{c:>13}" for c in columns)]
     for row in rows:
-        values = (f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}", f"{row.read_gb:.1f}")
-        values = (str(row.jobs), *values, f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}")
+        values = (
+            str(row.jobs), f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}",
+            f"{row.read_gb:.1f}", f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}",
+        )  # fmt: skip
         lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
     raw = sample.raw_gb
     moved = sum(row.read_gb + row.written_gb for row in rows)

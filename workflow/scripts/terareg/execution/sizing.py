@@ -97,4 +97,5 @@ def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:
         header = headers.read_header(address, settings["spacing_um"])
     except (TeraregError, OSError):
         return _ALLEN_25_UM
+    assert header.spacing_um is not None, "a header without voxel size is an error before"
     return Extent(header.shape, header.spacing_um)

@@ -132,7 +132,7 @@ def make_atlas(settings: BrainSettings) -> PhantomAtlas:
     """
     rng = np.random.default_rng([settings.seed, 1])
     spacing_mm = settings.atlas_spacing_um / 1000
-    shape = tuple(round(s / spacing_mm / 2) * 2 for s in _SIZE_MM)
+    shape: tuple[int, int, int] = tuple(round(s / spacing_mm / 2) * 2 for s in _SIZE_MM)
     frame = Frame(shape, (settings.atlas_spacing_um,) * 3, (0, 0, 0), ATLAS_ORIENTATION)
     structures = _paint_structures(frame, rng)
     annotation, ontology, level = _divide(structures, frame, settings, rng)

@@ -165,7 +165,8 @@ def place_tiles(settings: ColmSettings) -> TrueOrigins:
     rng = np.random.default_rng([settings.seed, 11])
     size = np.array([settings.planes, *settings.tile_pixels])
     step = np.array(settings.tile_pixels) * (1 - settings.overlap)
-    true, nominal = {}, {}
+    true: dict[str, np.ndarray] = {}
+    nominal: dict[str, tuple[float, float, float]] = {}
     for row in range(settings.rows):
         for column in range(settings.columns):
             jitter = rng.integers(-np.array(settings.jitter_vox), np.array(settings.jitter_vox) + 1)
@@ -180,7 +181,9 @@ def place_tiles(settings: ColmSettings) -> TrueOrigins:
             true[name] = np.rint(stage + drift).astype(int) + jitter
     first = np.min(list(true.values()), axis=0)
     last = np.max(list(true.values()), axis=0) + size
-    origins = {name: tuple(int(v) for v in origin - first) for name, origin in true.items()}
+    origins: dict[str, tuple[int, int, int]] = {
+        name: tuple(int(v) for v in origin - first) for name, origin in true.items()
+    }
     return TrueOrigins(origins, nominal, tuple(int(v) for v in last - first))
 
 
@@ -349,7 +352,7 @@ def write_colm(
             }
         )
     if clean_stride:
-        paths = [truth / entry["clean"] for entry in entries]
+        paths = [truth / str(entry["clean"]) for entry in entries]
         _write_clean(volume, placement.shape, settings, paths, clean_stride)
     origins = [placement.true[settings.tile_name(*cell)] for cell in settings.scanned_cells()]
     return {
@@ -396,14 +399,14 @@ def _draw_spots(settings: ColmSettings, channels: int) -> dict:
     for channel in range(channels):
         for _ in range(settings.saturated_spots):
             tile = int(rng.integers(len(settings.scanned_cells())))
-            place = tuple(int(rng.integers(n)) for n in size)
+            place: tuple[int, int, int] = tuple(int(rng.integers(n)) for n in size)
             spots.setdefault((channel, tile), []).append(place)
     return spots
 
 
 def write_metadata(raw: Path, settings: ColmSettings, channels: int) -> None:
     """Write ``Experiment.ini`` and ``Scanned Cells.txt`` as the microscope does, with quotes."""
-    sections = {
+    sections: dict[str, dict[str, object]] = {
         "Experiment Settings": {
             "Num in stack (Top Left Corner)": settings.planes,
             "X Resolution": settings.tile_pixels[1],

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -132,7 +133,7 @@ def sample_config(
     out: Path, sample: str, orientation: str, channels: Sequence[str], spacing_um=None
 ) -> dict:
     """Configuration of the workflow for an acquisition under ``out/raw``."""
-    config = {
+    config: dict[str, Any] = {
         "sample": sample,
         "input": {
             "kind": "colm",

@@ -38,7 +38,7 @@ class SplineField:
     def random(
         cls,
         rng: np.random.Generator,
-        extent: Sequence[float],
+        extent: Sequence[float] | np.ndarray,
         spacing: Sequence[float],
         components: int = 1,
         max_nodes: int = 256,

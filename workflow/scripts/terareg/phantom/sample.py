@@ -149,7 +149,7 @@ class Sample:
 
     def _make_displacement(self, rng, extent) -> tuple[SplineField, SplineField]:
         s = self.settings
-        fields = tuple(
+        fields: tuple[SplineField, SplineField] = tuple(
             _without_affine_part(SplineField.random(rng, extent, (spacing,) * 3, 3), extent, size)
             for spacing, size in (
                 (s.coarse_spacing_um, s.coarse_um),
@@ -160,7 +160,7 @@ class Sample:
         axes = [np.arange(0.0, e + 150, 150.0) for e in extent]
         inverse = self._inverse_affine[:3, :3]
         while True:
-            total = sum(f.grid(axes) for f in fields).astype(float)
+            total = np.asarray(sum(f.grid(axes) for f in fields), float)
             gradient = np.stack(
                 [np.stack(np.gradient(total[k], 150.0), -1) for k in range(3)], axis=-2
             )
@@ -173,7 +173,7 @@ class Sample:
         """Map points, shape (n, 3), sample micrometres to atlas micrometres."""
         points = np.asarray(sample_um, float)
         linear = points @ self._inverse_affine[:3, :3].T + self._inverse_affine[:3, 3]
-        return linear + sum(f.points(points) for f in self._displacement).T
+        return linear + np.transpose(sum(f.points(points) for f in self._displacement))
 
     def to_sample(self, atlas_um: np.ndarray) -> np.ndarray:
         """Map points, shape (n, 3), atlas micrometres to sample micrometres (inverse map)."""
@@ -181,7 +181,7 @@ class Sample:
         matrix, offset = self.affine[:3, :3], self.affine[:3, 3]
         points = target @ matrix.T + offset
         for _ in range(200):
-            displacement = sum(f.points(points) for f in self._displacement).T
+            displacement = np.transpose(sum(f.points(points) for f in self._displacement))
             step = (target - displacement) @ matrix.T + offset - points
             points = points + step
             if np.abs(step).max(initial=0) < 1e-3:
@@ -192,7 +192,7 @@ class Sample:
 
     def atlas_grid(self, axes: Sequence[np.ndarray]) -> np.ndarray:
         """Atlas position of a grid of sample points, float32 (3, z, y, x), micrometres."""
-        out = sum(f.grid(axes) for f in self._displacement)
+        out = np.asarray(sum(f.grid(axes) for f in self._displacement))
         for row in range(3):
             for column, points in enumerate(axes):
                 shape = [1, 1, 1]

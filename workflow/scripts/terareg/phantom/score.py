@@ -464,7 +464,7 @@ def _score_labels(paths: ScorePaths, truth: dict, offset: np.ndarray, result: di
     result["details"]["labels"] = {
         "regions": len(dice),
         "dice_p10": float(np.percentile(list(dice.values()), 10)),
-        "dice_min": {"id": min(dice, key=dice.get), "dice": min(dice.values())},
+        "dice_min": {"id": min(dice, key=dice.__getitem__), "dice": min(dice.values())},
         "foreign_ids": [int(v) for v in foreign],
     }
 

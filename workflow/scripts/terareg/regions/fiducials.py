@@ -77,7 +77,7 @@ def score_fiducials(
         "error_atlas_um": _length(transform.to_atlas(in_sample) - in_atlas),
         "affine_error_um": _length(in_sample - (in_atlas @ affine[:3, :3].T + affine[:3, 3])),
     }
-    rows = [
+    rows: list[dict[str, str | float | None]] = [
         {"kind": "fiducial", "name": name}
         | {key: float(values[n]) for key, values in errors.items()}
         | {f"residual_{axis}_um": float(residual[n, a]) for a, axis in enumerate("zyx")}

@@ -366,7 +366,7 @@ def _statistics(channels: Sequence[str], cells: list[_Cell]) -> dict[str, float 
     voxels = sum(c.voxels for c in cells)
     for n, name in enumerate(channels):
         if not voxels:
-            values = (None, None, None, None, 0)
+            values: tuple[float | None, ...] = (None, None, None, None, 0)
         else:
             parts = [c.channels[n] for c in cells]
             total = sum(p.total for p in parts)

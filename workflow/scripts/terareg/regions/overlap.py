@@ -6,7 +6,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,8 +51,8 @@ def read_sample_labels(
     AtlasError
         If its values are no ids.
     """
-    spacing = tuple(spacing_um) if spacing_um else None
-    image = open_image(str(path), ImageSettings(spacing, sample.orientation))
+    settings = ImageSettings(tuple(spacing_um) if spacing_um else None, sample.orientation)
+    image = open_image(str(path), settings)
     given = image.frames[0]
     labels = lossless_ids(image.read(0, (0, 0, 0), given.shape), f"labels {path}")
     slack = np.maximum(given.spacing_um, sample.spacing_um)
@@ -123,7 +123,7 @@ def score_labels(
             )
         )
     cube = frame.voxel_volume_um3 / 1e9
-    rows = []
+    rows: list[dict[str, Any]] = []
     for region in atlas.ontology.ids:
         if region not in own:
             continue
@@ -171,7 +171,9 @@ def _grouping(ontology: Ontology, groups: Sequence[int]) -> dict[int, int]:
 
 def _counts(labels, frame, transform, atlas, to_group) -> tuple[Counter, Counter, Counter]:
     """Voxels by region: in the sample's labels, in the atlas's, and where they are the same."""
-    own, found, common = Counter(), Counter(), Counter()
+    own: Counter[int] = Counter()
+    found: Counter[int] = Counter()
+    common: Counter[int] = Counter()
     for start, stop in slabs(frame):
         part = frame.cropped((start, 0, 0), (stop, *frame.shape[1:]))
         pairs = labels[start:stop].astype(np.uint64) << np.uint64(32)

@@ -443,5 +443,5 @@ def _are_numbers(values: Sequence[Any]) -> bool:
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
-def _triple(values: Sequence[float]) -> str:
+def _triple(values: Sequence[float] | np.ndarray) -> str:
     return "(" + ", ".join(f"{v:.1f}" for v in values) + ")"

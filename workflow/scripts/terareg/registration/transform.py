@@ -11,7 +11,7 @@ sample voxel x is I(phi^-1(A^-1 x)). Every name says from where to where points 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from terareg.core.frames import Frame
 from terareg.storage import nrrd
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import write_atomic
+
+PointMap = Callable[[np.ndarray], np.ndarray]
 
 _NODES = 4  # along a voxel of the deformation, at which fine grids are mapped exactly
 _AFFINE_HEADER = (
@@ -132,7 +134,13 @@ class Transform:
         """Sample position of every voxel of a block of atlas space, see :meth:`to_atlas_grid`."""
         return _stacked(self._planes(block, None, self.affine, self.forward), block.shape)
 
-    def _planes(self, block, before, after, displacement) -> Iterator[np.ndarray]:
+    def _planes(
+        self,
+        block: Frame,
+        before: np.ndarray | None,
+        after: np.ndarray | None,
+        displacement: np.ndarray,
+    ) -> Iterator[np.ndarray]:
         step = min(self.frame.spacing_um) / _NODES
         if before is not None:
             step /= np.linalg.norm(before[:3, :3], axis=0).max()
@@ -187,11 +195,15 @@ class Transform:
     # ------------------------------------------------------------------ other tools
     def sample_to_atlas_displacement(self) -> np.ndarray:
         """phi^-1(A^-1 x) - x in um at the voxels x of ``sample_frame``, shape (3, z, y, x)."""
-        return self.to_atlas_grid(self.sample_frame) - _positions(self.sample_frame)
+        place: np.ndarray = self.to_atlas_grid(self.sample_frame)
+        place -= _positions(self.sample_frame)
+        return place
 
     def atlas_to_sample_displacement(self) -> np.ndarray:
         """A phi(p) - p in um at the voxels p of ``atlas_frame``, shape (3, z, y, x)."""
-        return self.to_sample_grid(self.atlas_frame) - _positions(self.atlas_frame)
+        place: np.ndarray = self.to_sample_grid(self.atlas_frame)
+        place -= _positions(self.atlas_frame)
+        return place
 
     def itk_sample_to_atlas(self) -> sitk.Transform:
         """ITK composite (millimetres, x, y, z) that maps **sample points to atlas points**.
@@ -389,7 +401,8 @@ def jacobian_determinant(displacement_um: np.ndarray, frame: Frame) -> np.ndarra
     for axis in range(3):
         rows[axis][axis] = rows[axis][axis] + 1.0
     (a, b, c), (d, e, f), (g, h, i) = rows
-    return (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).astype(np.float32)
+    determinant: np.ndarray = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)
+    return determinant.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -421,7 +434,7 @@ def _stacked(planes: Iterator[np.ndarray], shape: Sequence[int]) -> np.ndarray:
 
 
 def _between(low: np.ndarray, high: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
-    mixed = high - low
+    mixed: np.ndarray = high - low
     mixed *= weight
     mixed += low
     return mixed
@@ -465,11 +478,18 @@ def _corners(frame: Frame) -> np.ndarray:
 def _frame_around(points: np.ndarray, spacing_um: float, orientation: str) -> Frame:
     """Isotropic grid whose voxel centres reach around points, shape (3, n)."""
     low, high = points.min(1), points.max(1)
-    shape = tuple(int(n) + 1 for n in np.maximum(1, np.ceil((high - low) / spacing_um)))
+    shape: tuple[int, int, int] = tuple(
+        int(n) + 1 for n in np.maximum(1, np.ceil((high - low) / spacing_um))
+    )
     return Frame(shape, (spacing_um,) * 3, tuple(low), orientation)
 
 
-def _resampled(affine, maps, frame: Frame, frames: tuple[Frame, Frame]) -> Transform:
+def _resampled(
+    affine: np.ndarray,
+    maps: tuple[PointMap, PointMap],
+    frame: Frame,
+    frames: tuple[Frame, Frame],
+) -> Transform:
     """Transform of this form for two point maps, there and back, (n, 3) to (n, 3)."""
     there, back = maps
     grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).reshape(3, -1)
@@ -505,7 +525,8 @@ def _itk_displacement(
 def itk_vectors(field_um: np.ndarray, frame: Frame, dtype: type) -> sitk.Image:
     """Field (3, z, y, x), components z, y, x in um, as an ITK image of vectors x, y, z in mm."""
     # to the nanometre: composites are written as text
-    data = np.round(np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000, 6).astype(dtype)
+    data: np.ndarray = np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000
+    data = np.round(data, 6).astype(dtype)
     image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=True)
     image.SetSpacing([s / 1000.0 for s in frame.spacing_um[::-1]])
     image.SetOrigin([o / 1000.0 for o in frame.origin_um[::-1]])

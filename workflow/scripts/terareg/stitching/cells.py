@@ -94,9 +94,9 @@ def corroborated(grid, measured, pairs, kept) -> np.ndarray:
     }
     supported = np.zeros(len(pairs), bool)
     for cell, _ in [key for key in at if key[1] == "EAST"]:
-        sides = [at.get(side) for side in sides_of(grid, cell)]
-        if None not in sides:
-            supported[sides] = True
+        sides = sides_of(grid, cell)
+        if all(side in at for side in sides):
+            supported[[at[side] for side in sides]] = True
     return supported
 
 

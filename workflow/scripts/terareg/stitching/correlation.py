@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import fft, ndimage
 
 MIN_OVERLAP = 4  # coarse pixels that must overlap, per axis, for a correlation to count
 
 
-def correlate(a, b, low, high) -> tuple[np.ndarray, np.ndarray]:
+def correlate(
+    a: np.ndarray, b: np.ndarray, low: Sequence[int], high: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Pearson correlation of the overlap of ``a`` and ``b`` for every lag.
 
     With lag l, ``a[i]`` meets ``b[i - l]``; low <= l <= high per axis, both inclusive. Returns
@@ -70,7 +74,7 @@ def best_peak(score: np.ndarray, ncc: np.ndarray):
     local = score == ndimage.maximum_filter(score, size=[min(3, n) for n in score.shape])
     for axis, n in enumerate(score.shape):
         if n > 2:  # a maximum on the border belongs to a peak outside the search range
-            edge = [slice(None)] * 3
+            edge: list[slice | int] = [slice(None)] * 3
             for end in (0, -1):
                 edge[axis] = end
                 local[tuple(edge)] = False

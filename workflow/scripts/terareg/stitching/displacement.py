@@ -86,7 +86,7 @@ def measure_pair(
         )
     spacing = acquisition.spacing_um
     shape = tuple(int(n) for n in acquisition.tile_shape)
-    result = None
+    result: PairResult | None = None
     for factor in (1.0, settings.widen):
         search = [math.ceil(factor * s / p - 1e-9) for s, p in zip(settings.search_um, spacing)]
         if shape[0] < 4:  # too thin to say anything about z
@@ -109,6 +109,7 @@ def measure_pair(
             result = replace(result, bytes=attempt.bytes + result.bytes)
         if result.status != "disagree" or settings.widen == 1:
             break
+    assert result is not None
     return result
 
 
@@ -154,7 +155,7 @@ def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
         first, last = math.floor((c - s - o) / k) - 1, math.ceil((c + s - o) / k) + 1
         low.append(first if s else round((c - o) / k))
         high.append(last if s else round((c - o) / k))
-    score, ncc = correlate(*coarse, low, high)
+    score, ncc = correlate(coarse[0], coarse[1], low, high)
     lag, peak, second = best_peak(score, ncc)
     displ = [o + (i + first) * k for o, i, first, k in zip(start, lag, low, bins)]
     z, seam = boxes[0][0], boxes[0][pair.along]
@@ -166,7 +167,7 @@ def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
 def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     """What the windows say together, refined to a fraction of a voxel where they agree."""
     signal = sum(w.peak > 0 and w.signal for w in windows)
-    expected = tuple(float(e) for e in pair.expected)
+    expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
     nothing = PairResult(
         pair.names[0], pair.names[1], pair.direction, "disagree" if signal > 1 else "no_signal",
         expected, (0.0, 0.0, 0.0), 0.0, 0.0, 0, signal, expected, pair.search, tuple(windows),

@@ -73,12 +73,14 @@ def project(slabs: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.nda
     tuple of array
         Projections along z (y, x), along y (z, x), along x (z, y).
     """
-    along_z, along_y, along_x = None, [], []
+    along_z: np.ndarray | None = None
+    along_y, along_x = [], []
     for slab in slabs:
         top = slab.max(axis=0)
         along_z = top if along_z is None else np.maximum(along_z, top)
         along_y.append(slab.max(axis=1))
         along_x.append(slab.max(axis=2))
+    assert along_z is not None, "no slab"
     return along_z, np.concatenate(along_y), np.concatenate(along_x)
 
 

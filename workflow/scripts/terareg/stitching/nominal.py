@@ -84,7 +84,7 @@ def with_positions(
                 f"{size} pixels wide; give positions of this acquisition, in pixels"
             )
         steps[direction].append(step)
-    overlap = tuple(
+    overlap: tuple[float, float] = tuple(
         1 - float(np.median(steps[direction])) / size if steps[direction] else nominal
         for direction, size, nominal in zip(("SOUTH", "EAST"), (height, width), acquisition.overlap)
     )

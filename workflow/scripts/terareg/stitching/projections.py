@@ -37,7 +37,8 @@ def measure_projections(source, acquisition, pair, expected, settings) -> PairRe
             'stitching.displacement.engine: "ncc", or more subvolume_planes'
         )
     starts = [box_a[0][0] + sum(sizes[:k]) for k in range(number)]
-    windows, size = [], 0
+    windows: list[WindowResult] = []
+    size = 0
     for z0, planes in zip(starts, sizes):
         box = [(z0, z0 + planes), *box_a[1:]]
         mips = []
@@ -47,23 +48,23 @@ def measure_projections(source, acquisition, pair, expected, settings) -> PairRe
             size += planes * overlap[1] * overlap[2] * np.dtype(acquisition.dtype).itemsize
         axes = tuple(
             replace(axis, displ_vox=axis.displ_vox + d)
-            for axis, d in zip(mip_ncc.measure_axes(*mips, search), nominal)
+            for axis, d in zip(mip_ncc.measure_axes(mips[0], mips[1], search), nominal)
         )
         seam = box[3 - SEAM_AXIS[direction]]
-        displ = tuple(float(axis.displ_vox) for axis in axes)
+        displ: tuple[float, float, float] = tuple(float(axis.displ_vox) for axis in axes)
         peak = min(axis.peak for axis in axes)
         windows.append(WindowResult(box[0], seam, displ, peak, 0.0, peak > 0, False, axes))
     best = mip_ncc.most_reliable([window.axes for window in windows])
     ok = all(axis.reliability > 0 for axis in best)
     displ = tuple(float(axis.displ_vox) for axis in best) if ok else expected
-    windows = tuple(
+    judged = tuple(
         replace(w, agrees=ok and all(abs(p - q) <= 1 for p, q in zip(w.displ_vox, displ)))
         for w in windows
     )
     return PairResult(
         name_a, name_b, direction, "ok" if ok else "no_signal", displ, (0.5, 0.5, 0.5),
         min(axis.reliability for axis in best), min(axis.peak for axis in best),
-        sum(w.agrees for w in windows), len(windows), expected, search, windows, size, "mip_ncc",
+        sum(w.agrees for w in judged), len(judged), expected, search, judged, size, "mip_ncc",
     )  # fmt: skip
 
 

@@ -78,14 +78,16 @@ def keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[Patch
 
 def choose_patches(patches, number: int):
     """The best patch of every window, then the best of the rest, up to ``number``."""
-    best, rest, seen = [], [], set()
+    best: list[tuple[int, Patch]] = []
+    rest: list[tuple[int, Patch]] = []
+    seen: set[int] = set()
     for item in sorted(patches, key=lambda p: -p[1].contrast):
         (rest if item[0] in seen else best).append(item)
         seen.add(item[0])
     return sorted((best + rest)[:number], key=lambda p: (p[0], p[1].start))
 
 
-def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
+def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
     """Sub-voxel displacement from all patches jointly.
 
     The maximum of the sum of the patches' correlation maps, good to a fraction of a voxel, is
@@ -96,7 +98,8 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: Sequence[int]):
     maximum inside the radius.
     """
     cuts = [_cut(patch, coarse, radius) for patch in patches]
-    maps, total = [], 0.0
+    maps: list[np.ndarray | None] = []
+    total: np.ndarray | float = 0.0
     for cut in cuts:
         if cut is None:
             maps.append(None)

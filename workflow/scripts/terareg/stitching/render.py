@@ -153,7 +153,9 @@ def tile_origins(
         all sections; ``name`` is that of the file.
     """
     own = {tile.name for tile in acquisition.tiles}
-    at = {(tile.row, tile.column): tile.name for tile in acquisition.tiles}
+    at: dict[tuple[int | None, int | None], str] = {
+        (tile.row, tile.column): tile.name for tile in acquisition.tiles
+    }
     places: dict[str, list[tuple[float, float]]] = {}
     starts: dict[str, float] = {}
     for spec in specs:

@@ -137,7 +137,8 @@ def estimate_steps(
 
     views = dict(zip(names, map_items(overview, names, workers=workers, what="looked at tiles")))
     search = np.array(settings.search_um) / np.array(acquisition.spacing_um)
-    found, used, agree, of, warnings = {}, {}, {}, {}, []
+    found: dict[str, tuple[float, float, float] | None] = {}
+    used, agree, of, warnings = {}, {}, {}, []
     for direction, pairs in tried.items():
 
         def votes_for(side, pairs=pairs):
@@ -216,7 +217,7 @@ def _vote(
         low[k], high[k] = -round(0.12 * n) - 1, round(0.12 * n) + 1
         if k == axis:
             low[k], high[k] = sorted((sign * (round(0.4 * n) - 1), sign * (round(0.96 * n) + 1)))
-    score, ncc = correlate(*images, low, high)
+    score, ncc = correlate(images[0], images[1], low, high)
     index, _, _ = best_peak(score, ncc)
     value = float(score[index])
     if value <= 0:

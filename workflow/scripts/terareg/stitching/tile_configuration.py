@@ -88,7 +88,8 @@ def read_tile_configuration(path: str | os.PathLike) -> TileConfiguration:
         raise StitchingError(
             f"{name} is no text (byte {error.start}); give the text file that Fiji writes"
         ) from error
-    dimensions, tiles, seen = 0, [], {}
+    dimensions, tiles = 0, []
+    seen: dict[tuple[str, str], int] = {}
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#") or _SERIES.fullmatch(text):

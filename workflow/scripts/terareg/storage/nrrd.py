@@ -18,7 +18,7 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +89,7 @@ class _Header:
         """Kind of every axis, in the order of the shape."""
         return self.keys["kinds"].split()[::-1]
 
-    def frame(self, shape: tuple[int, ...]) -> Frame:
+    def frame(self, shape: Sequence[int]) -> Frame:
         """Frame of the three axes in space."""
         if _FRAME_KEY in self.keys:
             return Frame.from_json(json.loads(self.keys[_FRAME_KEY]))
@@ -97,7 +97,7 @@ class _Header:
         spacing = [float(part.strip("()").split(",")[i]) for i, part in enumerate(directions)]
         origin = [float(o) for o in self.keys["space origin"].strip("()").split(",")]
         return Frame(
-            shape,
+            tuple(shape),
             tuple(round(s * _UM_PER_MM, 9) for s in spacing[::-1]),
             tuple(round(o * _UM_PER_MM, 9) for o in origin[::-1]),
             self.keys[_ORIENTATION_KEY],
@@ -106,7 +106,7 @@ class _Header:
 
 # ---------------------------------------------------------------------- writing
 def write_scalar(
-    path: str | os.PathLike, array: np.ndarray, frame: Frame, dialect: Dialect = FIELD
+    path: str | os.PathLike[str], array: np.ndarray, frame: Frame, dialect: Dialect = FIELD
 ) -> None:
     """Write a volume.
 
@@ -126,7 +126,7 @@ def write_scalar(
         _write(path, np.moveaxis(array, 0, -1), frame, ["list", *["domain"] * 3], dialect)
 
 
-def write_field(path: str | os.PathLike, field_um: np.ndarray, frame: Frame) -> None:
+def write_field(path: str | os.PathLike[str], field_um: np.ndarray, frame: Frame) -> None:
     """Write vectors, shape (3, z, y, x) or (t, 3, z, y, x), components z, y, x in micrometres.
 
     The file holds millimetres with components x, y, z; a time axis becomes the slowest one.
@@ -136,7 +136,7 @@ def write_field(path: str | os.PathLike, field_um: np.ndarray, frame: Frame) -> 
     _write(path, np.moveaxis(flipped, -4, -1), frame, kinds, FIELD)
 
 
-def write_image(path: str | os.PathLike, array: np.ndarray, frame: Frame) -> None:
+def write_image(path: str | os.PathLike[str], array: np.ndarray, frame: Frame) -> None:
     """Write an image (z, y, x) as ITK does, with the grid of ``frame``, whole or not at all."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([s / _UM_PER_MM for s in reversed(frame.spacing_um)])
@@ -155,7 +155,7 @@ def write_image(path: str | os.PathLike, array: np.ndarray, frame: Frame) -> Non
 
 
 def _write(
-    path: str | os.PathLike, data: np.ndarray, frame: Frame, kinds: list[str], dialect: Dialect
+    path: str | os.PathLike[str], data: np.ndarray, frame: Frame, kinds: list[str], dialect: Dialect
 ) -> None:
     """Write an array as it is; ``kinds`` are of its axes from the fastest one."""
     spacing, origin = (
@@ -184,13 +184,13 @@ def _write(
     else:
         lines.append(f"{_ORIENTATION_KEY}:={frame.orientation}")
     raw = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
-    body = gzip.compress(memoryview(raw).cast("B"), compresslevel=dialect.level, mtime=0)
+    body = gzip.compress(raw.data.cast("B"), compresslevel=dialect.level, mtime=0)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, ("\n".join(lines) + "\n\n").encode() + body)
 
 
 # ---------------------------------------------------------------------- reading
-def read_scalar(path: str | os.PathLike) -> tuple[np.ndarray, Frame]:
+def read_scalar(path: str | os.PathLike[str]) -> tuple[np.ndarray, Frame]:
     """Read what :func:`write_scalar` wrote: array and frame.
 
     Raises
@@ -205,7 +205,7 @@ def read_scalar(path: str | os.PathLike) -> tuple[np.ndarray, Frame]:
         return array, header.frame(array.shape[-3:])
 
 
-def read_field(path: str | os.PathLike) -> tuple[np.ndarray, Frame]:
+def read_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, Frame]:
     """Read what :func:`write_field` wrote: float32 micrometres, components z, y, x, and frame.
 
     Raises
@@ -222,7 +222,7 @@ def read_field(path: str | os.PathLike) -> tuple[np.ndarray, Frame]:
         return field_um, header.frame(field_um.shape[-3:])
 
 
-def read_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], frame: Frame) -> np.ndarray:
     """The image (z, y, x) that :func:`write_image` wrote with this frame.
 
     Raises
@@ -234,7 +234,7 @@ def read_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
         return _read_data(path, _image_header(path, frame))
 
 
-def image_slabs(path: str | os.PathLike, frame: Frame) -> Iterator[tuple[int, np.ndarray]]:
+def image_slabs(path: str | os.PathLike[str], frame: Frame) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first plane, planes) of the image that :func:`write_image` wrote with this frame.
 
     Raises
@@ -259,13 +259,13 @@ def image_slabs(path: str | os.PathLike, frame: Frame) -> Iterator[tuple[int, np
             raise ValueError(f"{done} planes of {header.shape[0]}")
 
 
-def header_keys(path: str | os.PathLike) -> dict[str, str]:
+def header_keys(path: str | os.PathLike[str]) -> dict[str, str]:
     """Keys of any NRRD file's header."""
     return _parsed(path)[0]
 
 
 @contextmanager
-def _trouble_named(path: str | os.PathLike) -> Iterator[None]:
+def _trouble_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, LookupError, ConfigError, zlib.error) as error:
@@ -278,7 +278,7 @@ def _trouble_named(path: str | os.PathLike) -> Iterator[None]:
         ) from error
 
 
-def _parsed(path: str | os.PathLike) -> tuple[dict[str, str], int]:
+def _parsed(path: str | os.PathLike[str]) -> tuple[dict[str, str], int]:
     """Keys of a header, and where the data start."""
     with open(path, "rb") as stream:
         head = stream.read(_HEAD_BYTES)
@@ -292,7 +292,7 @@ def _parsed(path: str | os.PathLike) -> tuple[dict[str, str], int]:
     return keys, end.end() if end else len(head)
 
 
-def _read_header(path: str | os.PathLike) -> _Header:
+def _read_header(path: str | os.PathLike[str]) -> _Header:
     keys, start = _parsed(path)
     if keys["encoding"] not in ("gzip", "gz") or keys.get("endian", "little") != "little":
         raise ValueError("another encoding")
@@ -300,16 +300,16 @@ def _read_header(path: str | os.PathLike) -> _Header:
     return _Header(keys, shape, np.dtype(_TYPES[keys["type"]]).newbyteorder("<"), start)
 
 
-def _image_header(path: str | os.PathLike, frame: Frame) -> _Header:
+def _image_header(path: str | os.PathLike[str], frame: Frame) -> _Header:
     header = _read_header(path)
     if header.shape != frame.shape:
         raise ValueError(f"shape {header.shape} instead of {frame.shape}")
     return header
 
 
-def _read_data(path: str | os.PathLike, header: _Header) -> np.ndarray:
+def _read_data(path: str | os.PathLike[str], header: _Header) -> np.ndarray:
     data = np.empty(header.shape, header.dtype)
-    room = memoryview(data).cast("B")
+    room = data.data.cast("B")
     done = 0
     for piece in _inflated(path, header.start):
         room[done : done + len(piece)] = piece
@@ -319,7 +319,7 @@ def _read_data(path: str | os.PathLike, header: _Header) -> np.ndarray:
     return data.astype(header.dtype.newbyteorder("="), copy=False)
 
 
-def _inflated(path: str | os.PathLike, start: int) -> Iterator[bytes]:
+def _inflated(path: str | os.PathLike[str], start: int) -> Iterator[bytes]:
     """Pieces of the data, none larger than a slab; their checksum is compared at the end."""
     inflate = zlib.decompressobj(wbits=31)
     with open(path, "rb") as stream:

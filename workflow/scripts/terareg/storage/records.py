@@ -28,13 +28,15 @@ def to_json(data: Any) -> bytes:
     return (text + "\n").encode()
 
 
-def write_json(path: str | os.PathLike, data: Any) -> None:
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
     """Write ``data`` to a local file, atomically, in the form of :func:`to_json`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, to_json(data))
 
 
-def write_table(path: str | os.PathLike, rows: Sequence[Mapping], number: str = ".9g") -> None:
+def write_table(
+    path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], number: str = ".9g"
+) -> None:
     """Write rows with the keys of the first as TSV, atomically.
 
     ``number`` is the format of floats; None is written as an empty cell.
@@ -53,7 +55,7 @@ def write_table(path: str | os.PathLike, rows: Sequence[Mapping], number: str = 
     write_atomic(path, text.getvalue().encode())
 
 
-def read_json(path: str | os.PathLike) -> Any:
+def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a local JSON file; an unreadable one is a :class:`StoreError` that names it."""
     try:
         return json.loads(Path(path).read_bytes())
@@ -70,17 +72,17 @@ def content_hash(array: np.ndarray) -> str:
     """SHA-256 of an array's dtype, shape and values in C order."""
     array = np.ascontiguousarray(array)
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(memoryview(array).cast("B") if array.size else b"")
+    digest.update(array.data.cast("B") if array.size else b"")
     return digest.hexdigest()
 
 
-def file_hash(path: str | os.PathLike) -> str:
+def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a local file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def read_record(store: Store, key: str) -> dict | None:
+def read_record(store: Store, key: str) -> dict[str, Any] | None:
     """Return the record at ``key``, None where it is absent or damaged."""
     try:
         record = json.loads(store.read(key))
@@ -94,7 +96,7 @@ def write_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
     store.write(key, to_json(record))
 
 
-def is_done(store: Store, key: str, wanted: str) -> dict | None:
+def is_done(store: Store, key: str, wanted: str) -> dict[str, Any] | None:
     """Return the record at ``key`` if it is still true, otherwise None.
 
     It is true if its ``fingerprint`` equals ``wanted`` and every object under its ``objects``

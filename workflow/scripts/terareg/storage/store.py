@@ -7,6 +7,7 @@ object or the new one, never a part.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import os
 import shutil
@@ -186,7 +187,7 @@ class Store:
         entries = _files_below(top, f"{check_key(key)}/" if key else "")
         yield from sorted(entries, key=lambda entry: entry.key)
 
-    def folders(self, key: str = "") -> list[str]:
+    def folders(self, key: str = "") -> builtins.list[str]:
         """Names of the folders directly below ``key``, sorted."""
         if not self.is_s3:
             top = self.path(key) if key else Path(self.url)
@@ -249,10 +250,10 @@ class Store:
             "check the folder's permissions or point store: elsewhere"
         )
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         object.__setattr__(self, "url", state["url"])
 
 
@@ -304,14 +305,14 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
                 yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a local file so that it is either complete or absent, also after a power cut."""
     with atomic_file(path) as stream:
         stream.write(data)
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a local file to be written, which appears when the block ends without an error."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from terareg.storage import traffic
 from terareg.storage.store import Store
@@ -134,7 +135,7 @@ class ObjectFile(io.RawIOBase):
     def tell(self) -> int:
         return self._position
 
-    def readinto(self, buffer) -> int:
+    def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         count = max(0, min(len(view), self.size - self._position))
         if count <= _HEAD_BYTES:
@@ -185,7 +186,8 @@ class Tiff:
 
     def directories(self) -> Iterator[int]:
         """Where the directories are, one after the other; :class:`ValueError` for a circle."""
-        offset, seen = self.first, set()
+        offset = self.first
+        seen: set[int] = set()
         while offset:
             if offset in seen or len(seen) >= _MAX_PAGES:
                 raise ValueError("its pages go round in a circle")

@@ -243,9 +243,9 @@ def build_state(
     # Neuroglancer drops a layer if a slow machine makes it write its state while it reads one and
     # annotation layers are not read yet (AnnotationUserLayer.toJSON): they come first
     ordered = sorted(layers, key=lambda layer: layer["type"] != "annotation")
-    if position_um is None:
-        position_um = frame.to_um(np.array([n // 2 for n in frame.shape]))
-    voxels = np.asarray(position_um, float) / np.array(frame.spacing_um)
+    middle = frame.to_um(np.array([n // 2 for n in frame.shape]))
+    shown_um = middle if position_um is None else np.asarray(position_um, float)
+    voxels = shown_um / np.array(frame.spacing_um)
     across = max(n * s for n, s in zip(frame.shape, frame.spacing_um)) / min(frame.spacing_um)
     state: dict[str, Any] = {
         "dimensions": _dimensions(frame.spacing_um),
@@ -285,10 +285,11 @@ def with_store(state: Mapping[str, Any], url: str, cdn: Mapping[str, str] | None
 def public_address(url: str, cdn: Mapping[str, str] | None = None) -> str:
     """Replace the beginning of an address by that of the server in front of it, see above."""
     url = url.rstrip("/")
-    for start in sorted(cdn or {}, key=len, reverse=True):
+    servers = cdn or {}
+    for start in sorted(servers, key=len, reverse=True):
         stem = start.rstrip("/")
         if url == stem or url.startswith(stem + "/"):
-            return cdn[start].rstrip("/") + url[len(stem) :]
+            return servers[start].rstrip("/") + url[len(stem) :]
     return url
 
 
@@ -317,7 +318,7 @@ def _source(source: Source) -> Any:
     matrix = [
         [_number(linear[row, column]) for column in order] + [_number(shift[row])] for row in order
     ]
-    dimensions = _dimensions(spacing)
+    dimensions = _dimensions(source.frame.spacing_um)
     return {
         "url": url,
         "transform": {

@@ -209,7 +209,7 @@ def _figures(results: Results, stages: dict) -> None:
         if f"preview_{p.parent.name}" not in shown
     ]  # fmt: skip
     found = [(f"preview_{p.parent.name}", p) for p in previews] + [(p.stem, p) for p in paths]
-    placed = {stage: [] for stage in stages}
+    placed: dict[str, list[Any]] = {stage: [] for stage in stages}
     for stem, path in found:
         rank, stage, text, match = len(FIGURES), "other", stem.replace("_", " "), None
         for number, (pattern, *rest) in enumerate(FIGURES):
@@ -263,7 +263,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     return rows
 
 
-def _bytes(size: int) -> str:
+def _bytes(size: float) -> str:
     for unit in ("B", "kB", "MB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from terareg.storage.records import read_json
 from terareg.views import thresholds
@@ -166,7 +167,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
-    facts = {f"links {state}": count for state, count in counts.items()}
+    facts: dict[str, Any] = {f"links {state}": count for state, count in counts.items()}
     facts["residual of kept links, median, worst (voxel)"] = median_worst(residuals)
     facts["loop closure, median, worst (voxel)"] = median_worst(loops)
     facts |= {f"tiles {s}": n for s, n in counted(t["state"] for t in data["tiles"].values())}

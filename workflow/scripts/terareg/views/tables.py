@@ -46,7 +46,7 @@ def label(key: str) -> str:
 
 def scalars(data: Mapping[str, Any]) -> dict[str, Any]:
     """What of a JSON object fits into a table: numbers, words, short lists, two levels deep."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in data.items():
         if key in ("warnings", "problems", "fingerprint", "sha256", "run", "settings", "schema"):
             continue
@@ -100,7 +100,8 @@ def percentile(ordered: Sequence[float], share: float) -> float | None:
 
 def median_worst(ordered: Sequence[float]) -> list[float] | None:
     """Median and largest of a sorted sequence, None if it is empty."""
-    return [percentile(ordered, 0.5), ordered[-1]] if ordered else None
+    middle = percentile(ordered, 0.5)
+    return None if middle is None else [middle, ordered[-1]]
 
 
 def counted(items: Iterable[str]) -> list[tuple[str, int]]:

@@ -276,7 +276,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
     sigmas = [sigma[0] for sigma in mixture.get("sigma", ())]
     shares["residual"] = max(sigmas, default=None)
     for name, share in shares.items():
-        figures[f"{name}_percent"] = None if finite(share) is None else 100 * share
+        figures[f"{name}_percent"] = None if share is None or finite(share) is None else 100 * share
     return [(f"registration.{key}", atlas, value) for key, value in figures.items()]
 
 

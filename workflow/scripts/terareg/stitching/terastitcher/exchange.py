@@ -124,14 +124,14 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
     limit = (acquisition.tile_shape[1], acquisition.tile_shape[2])
     by_cell = {(s.row, s.column): np.array(s.abs_vhd) for s in xml.stacks}
     for (row, column), tile in sorted(at.items()):
-        for axis, other in ((0, (row + 1, column)), (1, (row, column + 1))):
+        for k, other in ((0, (row + 1, column)), (1, (row, column + 1))):
             if other not in at:
                 continue
-            step = int((by_cell[other] - by_cell[row, column])[axis])
-            if not 0 < step <= 2 * limit[axis]:
+            step = int((by_cell[other] - by_cell[row, column])[k])
+            if not 0 < step <= 2 * limit[k]:
                 raise StitchingError(
                     f"{name} puts {at[other].name} {step} pixels from {tile.name}, which is "
-                    f"{limit[axis]} pixels wide; give the XML of this acquisition"
+                    f"{limit[k]} pixels wide; give the XML of this acquisition"
                 )
 
 

@@ -124,8 +124,10 @@ class _Reader:
         return ProjectXml(
             volume_format=kind,
             stacks_dir=self.text(self.child(root, "stacks_dir"), "value"),
-            voxel_vhd_um=voxel,
-            mechanical_vh_um=self.numbers(self.child(root, "mechanical_displacements"), "VH"),
+            voxel_vhd_um=tuple(voxel),
+            mechanical_vh_um=tuple(
+                self.numbers(self.child(root, "mechanical_displacements"), "VH")
+            ),
             rows=rows,
             columns=columns,
             slices=slices,
@@ -135,7 +137,7 @@ class _Reader:
             ref_sys=None
             if reference is None
             else tuple(self.integer(reference, f"ref{k}", -3, 3) for k in (1, 2, 3)),
-            origin_vhd_mm=self.numbers(self.child(root, "origin"), ("V", "H", "D")),
+            origin_vhd_mm=tuple(self.numbers(self.child(root, "origin"), ("V", "H", "D"))),
             subimage=None
             if sub is None
             else tuple(
