@@ -9,13 +9,14 @@ DEMO := demo/seed-$(SEED)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
 
-.PHONY: help demo test quick docs lint clean
+.PHONY: help demo test quick coverage docs lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
 	@echo "make quick           unit and workflow tests without engines and browser"
 	@echo "make docs            renew the table of keys in config/README.md"
-	@echo "make lint            ruff, snakefmt, snakemake --lint"
+	@echo "make coverage        lines that the unit tests run; below the floor in pyproject.toml it fails"
+	@echo "make lint            ruff, snakefmt, mypy, snakemake --lint; also as hooks of pre-commit"
 	@echo "make clean           remove the demo and its results"
 
 .venv/ready: requirements.lock
@@ -41,6 +42,9 @@ test: .venv/ready
 quick: .venv/ready
 	$(BIN)/python -m pytest -q -m "not engine and not browser"
 
+coverage: .venv/ready
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered tests/unit
+
 docs: .venv/ready
 	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
@@ -50,6 +54,7 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/snakefmt --check workflow
+	$(BIN)/mypy
 	$(BIN)/snakemake --lint
 
 clean:

@@ -283,6 +283,53 @@ def test_ruff_is_clean(root):
         assert done.returncode == 0, done.stdout
 
 
+def without_mypy():
+    return not shutil.which("mypy", path=f"{BIN}")
+
+
+@pytest.mark.skipif(without_mypy(), reason="mypy is not installed (requirements.lock)")
+def test_types_are_right(root):
+    done = subprocess.run(
+        [BIN / "mypy", "--no-error-summary"], cwd=root, text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(without_mypy(), reason="mypy is not installed (requirements.lock)")
+def test_wrong_types_are_found(root, tmp_path):
+    """On the ground floor an annotation that is absent, elsewhere a value of another type."""
+    wrong = {
+        "core": ("def f(a):\n    return a\n", "no-untyped-def"),
+        "stitching": ("def f(n: int) -> str:\n    return n\n", "return-value"),
+    }
+    for room, (text, _) in wrong.items():
+        folder = tmp_path / "terareg" / room
+        folder.mkdir(parents=True)
+        (folder / "__init__.py").touch()
+        (folder / "wrong.py").write_text(text)
+    (tmp_path / "terareg/__init__.py").touch()
+    settings = (root / "pyproject.toml").read_text()
+    plugin = str(root / ".ci/mypy_tuples.py")
+    (tmp_path / "pyproject.toml").write_text(
+        settings.replace('mypy_path = "workflow/scripts"', 'mypy_path = "."').replace(
+            ".ci/mypy_tuples.py", plugin
+        )
+    )
+    done = subprocess.run([BIN / "mypy"], cwd=tmp_path, text=True, capture_output=True)
+    found = {f"{room}: {code}" for room, (_, code) in wrong.items()
+             if re.search(rf"terareg/{room}/wrong\.py:.*\[{code}\]", done.stdout)}  # fmt: skip
+    assert found == {f"{room}: {code}" for room, (_, code) in wrong.items()}, done.stdout
+
+
+def test_hooks_of_pre_commit_are_what_make_lint_runs(root):
+    recipe = (root / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    hooks = yaml.safe_load((root / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    commands = {hook["entry"].split(".venv/bin/")[-1] for hook in hooks}
+    linted = {line.split("$(BIN)/")[-1] for line in recipe.splitlines()[1:]}
+    assert linted == commands | {"snakemake --lint"}
+    assert all(hook["language"] == "system" for hook in hooks), "a hook needs the network"
+
+
 #: names of packages on conda-forge that differ on PyPI
 PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import PurePosixPath
 
-from terareg.acquisition.layout import Layout, LayoutOptions, RawTile, Series, Survey
+from terareg.acquisition.layout import Blocks, Layout, LayoutOptions, RawTile, Series, Survey
 from terareg.acquisition.metadata import ColmMetadata, load_colm_metadata, tile_names
 from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Entry, Store, check_key
@@ -127,7 +127,7 @@ class ColmLayout(Layout):
             if found is not None:
                 yield found[0], entry
 
-    def stacks(self, tile: RawTile) -> dict[int, Series]:
+    def stacks(self, tile: RawTile) -> dict[int, Series | Blocks]:
         folder = f"{self.view}/{self._folders[_location(tile)]}"
         files: dict[int, dict[int, Entry]] = {}
         for channel, entry in self._list(folder):
@@ -144,7 +144,7 @@ class ColmLayout(Layout):
 
     def numbers(self) -> dict[str, int] | None:
         names = self.options.channels
-        return None if names is None else dict(names)
+        return None if names is None else {name: int(number) for name, number in names.items()}
 
     def channel_mark(self, number: int) -> str:
         return f"CHN{number:02d}"

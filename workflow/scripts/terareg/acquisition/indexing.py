@@ -89,7 +89,7 @@ class _Scanned:
             page = stack.pages[0] if stack.pages else 0
             blocks = [PlaneRange(names[n], n - first, self.pages[n], page) for n in sorted(names)]
             return PageFiles(tuple(blocks), missing)
-        places = {}
+        places: dict[int, tuple[str, tuple[int, int]]] = {}
         for n, name in names.items():
             offset = len(name) - len(PurePosixPath(name).name)
             places[n - first] = (name, tuple(offset + place for place in stack.spans[n]))
@@ -370,8 +370,8 @@ def _place(
 
 def _check_signal(raw: Store, acquisition: Acquisition) -> None:
     """Find one plane per channel that is not constant; the middle of the stacks comes first."""
-    depth, *shape = acquisition.tile_shape
-    expected = (tuple(shape), acquisition.dtype)
+    depth, height, width = acquisition.tile_shape
+    expected = ((height, width), acquisition.dtype)
     for channel in acquisition.channels:
         for fraction in _SIGNAL_DEPTHS:
             if any(

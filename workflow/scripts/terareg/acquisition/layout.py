@@ -312,7 +312,7 @@ def survey_grid(
         tuple(sorted(tiles, key=lambda t: (t.row, t.column))),
         layout.shape,
         planes,
-        options.spacing_um,
+        tuple(options.spacing_um),
         (overlap[0], overlap[1]),
         tuple(problems),
     )

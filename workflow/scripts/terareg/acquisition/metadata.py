@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
@@ -304,7 +305,7 @@ def _unquote(text: str) -> str:
     return text.strip()
 
 
-def _list(values: object) -> str:
+def _list(values: Any) -> str:
     try:
         return ", ".join(f"{float(v):g}" for v in values)
     except (TypeError, ValueError):

@@ -81,7 +81,7 @@ def read_rows(
                     start:stop
                 ]
             else:
-                view = memoryview(out.reshape(-1).view(np.uint8))
+                view = out.reshape(-1).view(np.uint8).data
                 file.fill(layout.data_start + start * shape[1] * out.itemsize, view)
                 if layout.byteorder != _NATIVE and out.itemsize > 1:
                     out.byteswap(inplace=True)

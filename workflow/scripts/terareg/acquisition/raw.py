@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from terareg.acquisition.layout import Layout
@@ -201,7 +201,7 @@ def raw_state(layout: Layout) -> RawState:
     digest = hashlib.sha256()
     for name in layout.metadata:
         digest.update(f"{name}\n".encode() + hashlib.sha256(layout.raw.read(name)).digest())
-    channels = {}
+    channels: dict[int, Any] = {}
     for tile in layout.survey.tiles:
         digest.update(f"{tile.name}\n".encode())
         for channel, entry in layout.entries(tile):

@@ -137,7 +137,7 @@ def find_grid(positions: Mapping[str, Position]) -> TileGrid:
         If two tiles are in one place, or a position lies on no grid with the others.
     """
     names = list(positions)
-    places = [tuple(map(float, positions[name])) for name in names]
+    places: list[tuple[float, float]] = [tuple(map(float, positions[name])) for name in names]
     next_right, next_down = _nearest(places, 1), _nearest(places, 0)
     _check_apart(names, places, [*_steps(places, next_right), *_steps(places, next_down)])
     right = _typical(_steps(places, next_right))
@@ -338,7 +338,7 @@ def _check_regular(names, places, cells, origin, steps) -> None:
         if away > _OFF:
             off[name] = away
     if off:
-        worst = max(off, key=off.get)
+        worst = max(off, key=off.__getitem__)
         raise AcquisitionError(
             f"positions form no grid: {few(list(off))} lie{'s' if len(off) == 1 else ''} off it, "
             f"{worst} by {off[worst]:.0%} of a step (at most {_OFF:.0%}); {_REMEDY}"

@@ -196,7 +196,7 @@ class Ontology:
             if parts:
                 first, *rest = parts
                 for part in rest:
-                    first = first + part
+                    first = first + part  # type: ignore[operator]
                 total[item.id] = first
         return {i: total[i] for i in self._structures if i in total}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.polynomial import legendre
@@ -82,7 +83,7 @@ def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
     size = int(stats["edges_y"][-1]), int(stats["edges_x"][-1])
     layout = BlockLayout(stats["places"], size, int(stats["blocks"]))
     index = {tuple(cell): i for i, cell in enumerate(stats["grid"].tolist())}
-    known = {k: index[cell] for cell, k in layout.cells.items() if cell in index}
+    known: dict[Any, int] = {k: index[cell] for cell, k in layout.cells.items() if cell in index}
     found = []
     for side in SIDES:
         pairs = [p for p in layout.pairs(side) if p[0] in known and p[1] in known]
@@ -93,7 +94,7 @@ def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
             (stats[f"{side}_{key}"][first, 0], stats[f"{side}_{key}"][second, 1])
             for key in ("mean", "error")
         )
-        edges = tuple(
+        edges: Any = tuple(
             tuple(np.stack([pair[2][role][axis] for pair in pairs]) for axis in (0, 1))
             for role in (0, 1)
         )

@@ -103,7 +103,7 @@ def make_equations(
                 continue
             a, b = [everything, everything], [everything, everything]
             a[axis], b[axis] = slice(lag, None), slice(None, -lag)
-            one, two = (..., *a), (..., *b)
+            one, two = (..., a[0], a[1]), (..., b[0], b[1])
             change = (basis.blocks[one] - basis.blocks[two])[:, None]
             found.append(Equations(*_flat(log[one] - log[two], error[one] + error[two], change)))
     for index, overlap in enumerate(data.overlaps):

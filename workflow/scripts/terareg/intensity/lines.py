@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,10 @@ from terareg.acquisition.line_gains import LINES, SLAB_PLANES
 from terareg.core.errors import IntensityError
 from terareg.core.parallel import map_items
 from terareg.storage.store import atomic_file
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition
+    from terareg.acquisition.tile_reader import TileReader
 
 PARTS = 4  # of a line in an overlap, so that a bright spot spoils one of them only
 _LEAST_LINES, _LEAST_PART = 4, 4  # pixels; smaller overlaps say nothing
@@ -98,7 +102,9 @@ class LineLayout:
     pairs: tuple[LinePair, ...]
 
     @classmethod
-    def of(cls, acquisition: Any, origins: Mapping[str, Sequence[float]], lines: str) -> LineLayout:
+    def of(
+        cls, acquisition: Acquisition, origins: Mapping[str, Sequence[float]], lines: str
+    ) -> LineLayout:
         """Lay out an acquisition at ``origins`` (z, y, x) by tile name, voxels."""
         if lines not in LINES:
             raise IntensityError(f"lines {lines!r} are unknown; use one of {', '.join(LINES)}")
@@ -120,7 +126,7 @@ class LineLayout:
                 pair = _pair((first, second, side), range(low, high), shift, size)
                 if pair is not None:
                     pairs.append(pair)
-        return cls(lines, (depth, *size), bottoms, tuple(pairs))
+        return cls(lines, (depth, size[0], size[1]), bottoms, tuple(pairs))
 
     @property
     def planes(self) -> int:
@@ -150,7 +156,7 @@ def _pair(
 
 def sum_lines(
     path: str | os.PathLike,
-    source: Any,
+    source: TileReader,
     tiles: Sequence[str],
     layout: LineLayout,
     workers: int = 1,
@@ -184,7 +190,9 @@ def sum_lines(
                     np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
-def _line_means(source: Any, tile: str, layout: LineLayout, slab: int) -> dict[str, np.ndarray]:
+def _line_means(
+    source: TileReader, tile: str, layout: LineLayout, slab: int
+) -> dict[str, np.ndarray]:
     """Means of a tile in a slab, by name of the array."""
     heights = layout.slabs[slab]
     roles = [

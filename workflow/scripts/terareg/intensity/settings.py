@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from terareg.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition
 
 _METHODS = ("statistics", "image", "none")
 
@@ -96,7 +99,7 @@ class FlatfieldSettings:
             )
 
 
-def sample_tiles(acquisition: Any, settings: FlatfieldSettings) -> list[str]:
+def sample_tiles(acquisition: Acquisition, settings: FlatfieldSettings) -> list[str]:
     """Names of the tiles whose statistics are wanted, in the acquisition's order."""
-    step = 1 if settings.tiles == "all" else settings.tiles
+    step = 1 if settings.tiles == "all" else int(settings.tiles)
     return [tile.name for tile in acquisition.tiles][::step]

@@ -15,13 +15,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from terareg.core.errors import IntensityError
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.storage.store import write_atomic
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition, Tile
+    from terareg.acquisition.tile_reader import TileReader
 
 _SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
 SIDES = ("east", "south")  # where the second tile of a pair lies
@@ -70,7 +74,7 @@ class BlockLayout:
 
     @classmethod
     def of(
-        cls, acquisition: Any, origins: Mapping[str, Sequence[float]], blocks: int
+        cls, acquisition: Acquisition, origins: Mapping[str, Sequence[float]], blocks: int
     ) -> BlockLayout:
         """Lay out an acquisition at ``origins`` (z, y, x) by tile name, voxels."""
         places = [(t.row, t.column, *np.rint(origins[t.name])) for t in acquisition.tiles]
@@ -165,7 +169,7 @@ class _BlockSums:
 
 
 def sum_tiles(
-    source: Any,
+    source: TileReader,
     tiles: Sequence[str],
     settings: FlatfieldSettings | None = None,
     origins: Mapping[str, Sequence[float]] | None = None,
@@ -174,7 +178,7 @@ def sum_tiles(
 
     Parameters
     ----------
-    source : terareg.acquisition.tiles.TileSource
+    source : TileReader
         Raw pixels (no flat-field applied).
     tiles : sequence of str
         Names of tiles. The statistics of a tile do not depend on the others.
@@ -221,7 +225,7 @@ def sum_tiles(
     parts = [_tile_sums(source, name, chosen, slabs, layout) for name in tiles]
     grid = [(acquisition.tile(name).row, acquisition.tile(name).column) for name in tiles]
     edges_y, edges_x = layout.tile_edges
-    sums = {
+    sums: dict[str, Any] = {
         "tiles": np.array(list(tiles), dtype=np.str_),
         "grid": np.array(grid, np.int64).reshape(-1, 2),
         "edges_y": edges_y,
@@ -236,7 +240,7 @@ def sum_tiles(
 
 
 def _tile_sums(
-    source: Any, name: str, chosen: np.ndarray, slabs: int, layout: BlockLayout
+    source: TileReader, name: str, chosen: np.ndarray, slabs: int, layout: BlockLayout
 ) -> dict[str, np.ndarray]:
     height, width = layout.size
     tile = source.acquisition.tile(name)
@@ -295,7 +299,7 @@ def _tile_sums(
     return found
 
 
-def _roles(layout: BlockLayout, side: str, tile: Any) -> dict[int, Edges]:
+def _roles(layout: BlockLayout, side: str, tile: Tile) -> dict[int, Edges]:
     """Overlaps of a tile on one side: as the first tile of a pair (0) and as the second (1)."""
     index = layout.cells[tile.row, tile.column]
     down, right = _MOVES[side]

@@ -10,7 +10,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -72,12 +72,12 @@ def score_fiducials(
     check_inside(sample_points, transform.sample_frame, "fiducials of the sample")
     affine = transform.affine
     residual = in_sample - transform.to_sample(in_atlas)
-    errors = {
+    errors: dict[str, np.ndarray] = {
         "error_um": _length(residual),
         "error_atlas_um": _length(transform.to_atlas(in_sample) - in_atlas),
         "affine_error_um": _length(in_sample - (in_atlas @ affine[:3, :3].T + affine[:3, 3])),
     }
-    rows: list[dict[str, str | float | None]] = [
+    rows: list[dict[str, Any]] = [
         {"kind": "fiducial", "name": name}
         | {key: float(values[n]) for key, values in errors.items()}
         | {f"residual_{axis}_um": float(residual[n, a]) for a, axis in enumerate("zyx")}

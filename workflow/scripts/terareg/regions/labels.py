@@ -93,7 +93,7 @@ def regions_at(atlas: Atlas, position_um: np.ndarray) -> tuple[np.ndarray, np.nd
     shape = position_um.shape[1:]
     flat = np.zeros(shape, np.int64)
     inside = np.ones(shape, bool)
-    upper = None
+    upper: np.ndarray = np.zeros(0, bool)
     for axis, size in enumerate(frame.shape):
         position = np.asarray(position_um[axis], np.float64)
         index = (position - frame.origin_um[axis]) / frame.spacing_um[axis]

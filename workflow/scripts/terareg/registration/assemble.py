@@ -150,7 +150,7 @@ def _contrast_frame(plan: Plan, problem: Problem, seen: WorkingImage) -> Frame:
         step = (nodes[1] - nodes[0]) * unit if len(nodes) > 1 else seen.frame.extent_um[axis]
         spacing.append(step)
         origin.append(seen.frame.origin_um[axis] + nodes[0] * unit)
-    shape = tuple(len(nodes) for nodes in problem.contrast.axes)
+    shape: tuple[int, int, int] = tuple(len(nodes) for nodes in problem.contrast.axes)
     return Frame(shape, tuple(spacing), tuple(origin), seen.frame.orientation)
 
 

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,10 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         "energy": state.energy,
         "facts": state.facts,
     }
-    arrays = {"inverse": state.inverse, "json": np.frombuffer(json.dumps(facts).encode(), "u1")}
+    arrays: dict[str, Any] = {
+        "inverse": state.inverse,
+        "json": np.frombuffer(json.dumps(facts).encode(), "u1"),
+    }
     if state.affine_inverse is not None:
         arrays["affine_inverse"] = state.affine_inverse
     if state.velocity is not None:

@@ -8,6 +8,7 @@ arrays (ITK calls them L, P, S), as in the NRRD files.
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +41,14 @@ def write_itk(folder: str | Path, transform: Transform) -> None:
     folder = Path(folder)
     composites = (transform.itk_sample_to_atlas(), transform.itk_atlas_to_sample())
     for name, composite in zip(COMPOSITES, composites):
-        _write(folder / name, lambda path, c=composite: sitk.WriteTransform(c, path))
+        _write(folder / name, functools.partial(sitk.WriteTransform, composite))
     fields = (
         (transform.sample_to_atlas_displacement(), transform.sample_frame),
         (transform.atlas_to_sample_displacement(), transform.atlas_frame),
     )
     for name, (field, frame) in zip(FIELDS, fields):
         image = itk_vectors(field, frame, np.float32)
-        _write(folder / name, lambda path, i=image: sitk.WriteImage(i, path))
+        _write(folder / name, functools.partial(sitk.WriteImage, image))
 
 
 def _write(path: Path, write: Callable[[str], None]) -> None:

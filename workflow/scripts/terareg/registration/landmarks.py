@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -157,7 +157,7 @@ def fit_similarity(
     best = _least_squares(landmarks, permutation, scale, np.ones(n))
     if n == 3:
         return best
-    triples = itertools.combinations(range(n), 3)
+    triples: Iterable[Sequence[int] | np.ndarray] = itertools.combinations(range(n), 3)
     if math.comb(n, 3) > _MOST_TRIPLES:
         rng = np.random.default_rng(0)
         triples = (rng.choice(n, 3, replace=False) for _ in range(_MOST_TRIPLES))

@@ -210,7 +210,7 @@ def _judge_landmarks(
 
 def _best_extent(scores: dict[str, float]) -> str:
     """A half is chosen only where it explains clearly more than the whole."""
-    best = min(scores, key=scores.get)
+    best = min(scores, key=scores.__getitem__)
     if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
         return "whole"
     return best
@@ -226,7 +226,7 @@ def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
         return declared
     fits = {code: float((orientation_matrix(atlas_code, code) * linear).sum())
             for code in all_orientations()}  # fmt: skip
-    best = max(fits, key=fits.get)
+    best = max(fits, key=fits.__getitem__)
     return best if fits[best] > fits[declared] + 1e-6 else declared
 
 

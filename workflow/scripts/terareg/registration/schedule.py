@@ -216,9 +216,11 @@ class Plan:
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
-        sides = (ImageSet(tuple(images), fraction.values) for *images, fraction in (atlas, sample))
+        first, second = (
+            ImageSet(tuple(images), fraction.values) for *images, fraction in (atlas, sample)
+        )
         there = presence(atlas[0], self.extent)
-        return Problem(*sides, there, self.space, model, grid), sample[0]
+        return Problem(first, second, there, self.space, model, grid), sample[0]
 
 
 def check_grids(images: Sequence[Image]) -> Sequence[Image]:

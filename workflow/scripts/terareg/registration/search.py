@@ -98,7 +98,7 @@ class Search:
         self,
         atlas: WorkingImage,
         sample: WorkingImage,
-        scale: tuple[float, ...] | None,
+        scale: tuple[float, float, float] | None,
         landmarks: Landmarks | None = None,
     ) -> None:
         self.scale, self.landmarks = scale, landmarks

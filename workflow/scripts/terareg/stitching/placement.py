@@ -160,7 +160,7 @@ class Placement:
             },
             {key: tuple(value) for key, value in data["unscanned"].items()},
             tuple(
-                Link(**{k: tuple(v) if isinstance(v, list) else v for k, v in link.items()})
+                Link(**_tuples(link))
                 for link in data["links"]
             ),
             tuple(

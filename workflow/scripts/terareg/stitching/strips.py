@@ -20,7 +20,7 @@ _MIN_PLANES = 10  # fewest planes of a window where the stack has more
 class Strips:
     """Geometry of two tiles and the search range, and the reads."""
 
-    def __init__(self, source, shape, names, direction, expected, search):
+    def __init__(self, source, shape, names, direction, expected, search) -> None:
         self.source = source
         self.shape = shape
         self.names = names

@@ -80,7 +80,7 @@ class Bucket:
             size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
             return data, size, _stamp(found)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | bytearray) -> None:
         """Write an object."""
         with self._errors_named(key):
             self._client().put_object(Bucket=self.name, Key=self._key(key), Body=data)

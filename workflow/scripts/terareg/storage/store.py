@@ -144,7 +144,7 @@ class Store:
         data, size, stamp = self._s3.read_range(check_key(key), start, count)
         return data, Entry(key, size, stamp)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | bytearray) -> None:
         """Write an object atomically, making folders as needed."""
         traffic.tell(written=len(data))
         if self.is_s3:
@@ -305,7 +305,7 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
                 yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
     """Write a local file so that it is either complete or absent, also after a power cut."""
     with atomic_file(path) as stream:
         stream.write(data)

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,10 @@ from terareg.core.numeric import Clipped, to_integer
 from terareg.core.parallel import map_items
 from terareg.volumes.plan import Block, VolumePlan
 from terareg.volumes.slabs import SLAB_PLANES
+
+if TYPE_CHECKING:
+    from terareg.acquisition.model import Acquisition, Tile
+    from terareg.acquisition.tile_reader import TileReader
 
 Origin = tuple[float, float, float]
 
@@ -58,7 +62,7 @@ class FusionSettings:
 
 
 def fused_frame(
-    acquisition: Any, origins: Mapping[str, Sequence[float]], settings: FusionSettings
+    acquisition: Acquisition, origins: Mapping[str, Sequence[float]], settings: FusionSettings
 ) -> tuple[Frame, tuple[int, int, int]]:
     """Grid of the fused volume.
 
@@ -117,7 +121,7 @@ def fused_origins(
 
 
 def fuse_row(
-    source: Any,
+    source: TileReader,
     origins: Mapping[str, Sequence[float]],
     plan: VolumePlan,
     blocks: Sequence[Block],
@@ -201,10 +205,10 @@ def _nearest(value: float) -> int:
 
 def _extent(
     origin: Sequence[float], shape: Sequence[int], settings: FusionSettings
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Voxels of the volume whose centres lie between the first and last centre of a tile."""
     if not settings.subpixel:
-        start = tuple(_nearest(o) for o in origin)
+        start: tuple[int, int, int] = tuple(_nearest(o) for o in origin)
         return start, tuple(a + n for a, n in zip(start, shape))
     # a hair inside, so that 2.9999999999 counts as 3
     start = tuple(math.ceil(o - 1e-6) for o in origin)
@@ -212,7 +216,7 @@ def _extent(
 
 
 def _tiles(
-    source: Any,
+    source: TileReader,
     origins: Mapping[str, Sequence[float]],
     shape: Sequence[int],
     settings: FusionSettings,
@@ -238,8 +242,8 @@ def _tiles(
                         else:
                             weights[weights.size - ramp.size :] *= ramp
             ramps.append(np.maximum(weights, _LEAST_WEIGHT))
-        origin = tuple(float(o) for o in origins[tile.name])
-        blank = frozenset()
+        origin: tuple[float, float, float] = tuple(float(o) for o in origins[tile.name])
+        blank: frozenset[int] = frozenset()
         if acquisition.missing_planes == "blank":
             # between two planes, a fractional origin needs both
             missing = [z + origin[0] for z in source.missing_planes(tile.name)]
@@ -248,7 +252,7 @@ def _tiles(
     return tiles
 
 
-def _overlap(tile: Any, sign: int, along: Sequence[int], across: Sequence[int], grid: Any) -> int:
+def _overlap(tile: Tile, sign: int, along: Sequence[int], across: Sequence[int], grid: Any) -> int:
     """Voxels along an axis that a tile shares with its neighbour in one direction.
 
     Where that neighbour was not scanned, the diagonal ones take its place: their corners need a
@@ -320,7 +324,7 @@ def _window(tile: _Tile, block: Block, axis: int) -> tuple[int, int]:
 
 
 def _read(
-    source: Any, tile: _Tile, planes: tuple[int, int], block: Block, shape: Sequence[int]
+    source: TileReader, tile: _Tile, planes: tuple[int, int], block: Block, shape: Sequence[int]
 ) -> np.ndarray:
     """A tile's part of a slab of the block, interpolated if its origin is fractional."""
     ranges = [planes, _window(tile, block, 1), _window(tile, block, 2)]
@@ -376,4 +380,4 @@ def _blend(
             total += part * (weight / sum_of_weights).astype(np.float32)
     if np.dtype(dtype).kind == "f":
         return total.astype(dtype, copy=False), Clipped()
-    return to_integer(total, dtype)
+    return to_integer(total, np.dtype(dtype))

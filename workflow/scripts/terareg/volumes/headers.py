@@ -283,7 +283,7 @@ def _nrrd(file: ObjectFile, name: str, *, believed: bool) -> Header:
     spacing = None
     if believed and given is not None and all(math.isfinite(s) for s in given):
         spacing = _spacing_um(name, given[::-1], units[0].lower() if units else None)
-    shape = tuple(sizes[i] for i in reversed(spatial))
+    shape: tuple[int, int, int] = tuple(sizes[i] for i in reversed(spatial))
     return Header(name, "NRRD", shape, _NRRD_TYPES[word], spacing)
 
 
@@ -387,11 +387,12 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
-    factors = [UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
-    spacing = None
-    if scale is not None and None not in factors:
+    found = [UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
+    factors = [f for f in found if f is not None]
+    spacing: tuple[float, float, float] | None = None
+    if scale is not None and len(factors) == 3:
         spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
-    shape = tuple(int(sizes[a]) for a in "zyx")
+    shape: tuple[int, int, int] = tuple(int(sizes[a]) for a in "zyx")
     return Header(store.url, "OME-Zarr", shape, dtype, spacing)
 
 
@@ -425,13 +426,15 @@ def _zarr_type(code: str) -> str:
 
 def _precomputed(store: Store, info: Mapping[str, Any]) -> Header:
     scale = info["scales"][0]
-    spacing = tuple(r / 1e3 for r in scale["resolution"][::-1])
-    shape = tuple(int(n) for n in scale["size"][::-1])
+    spacing: tuple[float, float, float] = tuple(r / 1e3 for r in scale["resolution"][::-1])
+    shape: tuple[int, int, int] = tuple(int(n) for n in scale["size"][::-1])
     return Header(store.url, "precomputed", shape, info["data_type"], spacing)
 
 
 # ---------------------------------------------------------------------- voxel size
-def _spacing_um(name: str, spacing: Sequence[float], unit: str | None) -> tuple[float, ...]:
+def _spacing_um(
+    name: str, spacing: Sequence[float], unit: str | None
+) -> tuple[float, float, float]:
     """Micrometres from a spacing whose unit a file may not state."""
     if unit is not None and unit not in UM_PER:
         raise ConfigError(f"{name} gives its voxel size in {unit!r}; {_SPACING_REMEDY}")

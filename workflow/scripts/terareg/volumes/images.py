@@ -172,7 +172,7 @@ def nifti_voxels(path: str) -> np.ndarray | None:
             layout = NiftiLayout.of(stream.read(348))
             if layout is None or layout.dtype is None:
                 return None
-            dtype = np.dtype(layout.dtype).newbyteorder(layout.order)
+            dtype = np.dtype(layout.dtype).newbyteorder(layout.order)  # type: ignore[arg-type]
             wanted = math.prod(layout.shape) * dtype.itemsize
             stream.seek(layout.offset)
             data = stream.read(wanted)
@@ -281,7 +281,8 @@ def _pyramid(
     """Frames of levels: their outer faces coincide, whatever offset a writer gave the centres."""
     first = spacing[0] if all(math.isfinite(s) for s in spacing[0]) else None
     asked, orientation = settings.spacing_um, settings.orientation
-    size, _, orientation = _asked(name, replace(settings, spacing_um=asked or first), first)
+    known: tuple[float, float, float] | None = asked or (None if first is None else tuple(first))
+    size, _, orientation = _asked(name, replace(settings, spacing_um=known), first)
     frames = []
     for array, level in zip(sources, spacing):
         ratio = [a / b for a, b in zip(level, spacing[0])]

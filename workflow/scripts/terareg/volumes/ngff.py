@@ -81,7 +81,9 @@ def group_json(
 def array_json(plan: VolumePlan, level: int) -> dict:
     """Contents of ``zarr.json`` of one level: shards of the plan, inner chunks, codec."""
     little = {"name": "bytes", "configuration": {"endian": "little"}}
-    inner = [little] if np.dtype(plan.dtype).itemsize > 1 else [{"name": "bytes"}]
+    inner: list[dict[str, Any]] = (
+        [little] if np.dtype(plan.dtype).itemsize > 1 else [{"name": "bytes"}]
+    )
     codec = plan.settings.codec
     if codec in _CODECS:
         name, shuffle = _CODECS[codec]

@@ -6,7 +6,7 @@ import gzip
 import math
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any
 
 _NIFTI_TYPES = {
     2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16",
@@ -67,7 +67,7 @@ class NiftiLayout:
         return given and (self.slope, self.intercept) != (1.0, 0.0)
 
 
-def nifti_stream(file: BinaryIO, name: str) -> BinaryIO:
+def nifti_stream(file: Any, name: str) -> Any:
     """The bytes of a NIfTI file of this name, decompressed."""
     return gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
 

@@ -174,8 +174,8 @@ class VolumePlan:
     def level_box(self, block: Block, level: int) -> tuple[Box, Box]:
         """Start and stop of a block in voxels of one of the block levels."""
         factor = self.levels[level].factor
-        start = tuple(a // f for a, f in zip(block.start, factor))
-        stop = tuple(-(-b // f) for b, f in zip(block.stop, factor))
+        start: Box = tuple(a // f for a, f in zip(block.start, factor))
+        stop: Box = tuple(-(-b // f) for b, f in zip(block.stop, factor))
         return start, stop
 
     def step(self, level: int) -> Box:
@@ -254,18 +254,18 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
             f"use {' or '.join(DTYPES[settings.kind])}"
         )
     factors = level_factors(frame.shape, frame.spacing_um, settings.chunk)
-    chunk = tuple(min(settings.chunk, _power_of_two(n)) for n in frame.shape)
+    chunk: Box = tuple(min(settings.chunk, _power_of_two(n)) for n in frame.shape)
     depth = int(math.log2(settings.block // settings.chunk))
     last = min(depth, len(factors) - 1)
     # A block need not be larger than the volume, but must stay whole shards at its last level.
-    block = tuple(
+    block: Box = tuple(
         max(c * f, min(settings.block, _power_of_two(n)))
         for c, f, n in zip(chunk, factors[last], frame.shape)
     )
-    top = tuple(c * 2 ** max(depth - 1, 0) for c in chunk)
+    top: Box = tuple(c * 2 ** max(depth - 1, 0) for c in chunk)
     levels = []
     for i, factor in enumerate(factors):
-        shard = tuple(b // f for b, f in zip(block, factor)) if i <= last else top
+        shard: Box = tuple(b // f for b, f in zip(block, factor)) if i <= last else top
         levels.append(Level(factor, frame.downsampled(factor), shard))
     return VolumePlan(name, frame, dtype, chunk, block, tuple(levels), last + 1, settings)
 
@@ -287,7 +287,7 @@ def _boxes(shape: Box, edge: Box) -> list[Block]:
         for y in range(counts[1]):
             for x in range(counts[2]):
                 start = (z * edge[0], y * edge[1], x * edge[2])
-                stop = tuple(min(a + e, n) for a, e, n in zip(start, edge, shape))
+                stop: Box = tuple(min(a + e, n) for a, e, n in zip(start, edge, shape))
                 boxes.append(Block((z, y, x), start, stop))
     return boxes
 

@@ -105,7 +105,7 @@ def shards_in(plan: VolumePlan, level: int, box: Block) -> list[tuple[str, Block
     for z in range(first[0], box.stop[0], size[0]):
         for y in range(first[1], box.stop[1], size[1]):
             for x in range(first[2], box.stop[2], size[2]):
-                stop = tuple(min(a + s, n) for a, s, n in zip((z, y, x), size, shape))
+                stop: Box = tuple(min(a + s, n) for a, s, n in zip((z, y, x), size, shape))
                 index = (z // size[0], y // size[1], x // size[2])
                 found.append((shard_name(plan, level, (z, y, x)), Block(index, (z, y, x), stop)))
     return found
@@ -113,7 +113,7 @@ def shards_in(plan: VolumePlan, level: int, box: Block) -> list[tuple[str, Block
 
 def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
     """Name of the file that holds a voxel of a level, "{level}/{number}.shard"."""
-    chunk = tuple(v // c for v, c in zip(voxel, plan.chunk))
+    chunk: Box = tuple(v // c for v, c in zip(voxel, plan.chunk))
     grid = _grid_bits(plan, level)
     bits = shard_bits(plan, level)
     digits = -(-(sum(grid) - bits) // 4)

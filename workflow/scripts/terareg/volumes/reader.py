@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse
@@ -248,7 +249,7 @@ def _output_boxes(target: Frame, source: Frame) -> list[tuple[slice, ...]]:
 
 
 def _three(value: float | Sequence[float]) -> tuple[float, float, float]:
-    values = (value,) * 3 if np.isscalar(value) else tuple(value)
+    values: Any = (value,) * 3 if np.isscalar(value) else value
     if len(values) != 3 or not all(np.isfinite(v) and v > 0 for v in values):
         raise VolumeError(f"resolution {value} um is impossible; give one or three positive sizes")
     return tuple(float(v) for v in values)

@@ -54,8 +54,10 @@ def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
             figure = draw(*args, **kwargs)
-            figure.canvas.draw()
-        return _png(np.asarray(figure.canvas.buffer_rgba())[..., :3])
+            canvas = figure.canvas
+            assert isinstance(canvas, FigureCanvasAgg)
+            canvas.draw()
+        return _png(np.asarray(canvas.buffer_rgba())[..., :3])
 
     return drawn
 
