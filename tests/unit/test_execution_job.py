@@ -1,7 +1,10 @@
 """Jobs: logs that survive retries, one sentence for the user, never status 0 on failure."""
 
+import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from terareg.storage import traffic
 from terareg.storage.records import write_record
 from terareg.storage.store import Store
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow/scripts"
 PROGRAM = """
 import logging, os, warnings
 from terareg.core.errors import StoreError
@@ -149,3 +153,33 @@ def test_bytes_of_planes_and_of_volumes_count(tmp_path):
     moved = traffic.totals()
     for way in ("bytes_read", "bytes_written"):
         assert 20_000 <= moved[way] - after[way] < 30_000
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/a.tif"),
+         "disk full while writing /data/a.tif; free some space"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/a.tif"), "disk quota used up"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/a.tif"), "mounted read-only"),
+        (RuntimeError("itk::ERROR: cannot write: No space left on device"), "disk full"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_refuses_is_one_sentence_whatever_library_met_it(tmp_path, error, words):
+    arguments = error.args + ((error.filename,) if isinstance(error, OSError) else ())
+    script = f"""
+from terareg.execution.job import run_job
+def work():
+    try:
+        raise {type(error).__name__}{arguments}
+    except Exception as error:
+        raise ValueError("while saving") from error
+run_job("fuse", {str(tmp_path / "log")!r}, work)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("fuse: ") and words in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr

@@ -44,7 +44,7 @@ FLOORS = (
 )
 #: order within the ground floor
 GROUND = (
-    ("errors", "levels", "parallel", "numeric", "blas"),
+    ("errors", "cells", "levels", "parallel", "numeric", "blas"),
     ("orientation", "extents"),
     ("frames", "cost"),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
@@ -21,6 +22,14 @@ from terareg.storage import traffic
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store
 
+_DISK_ERRORS = {
+    errno.ENOSPC: "disk full while writing {file}; free some space and run again, what is "
+    "finished is kept",
+    errno.EDQUOT: "disk quota used up while writing {file}; free some space or ask for more, and "
+    "run again, what is finished is kept",
+    errno.EROFS: "{file} lies on a file system that is mounted read-only; give results:, store: "
+    "or TMPDIR a folder that can be written",
+}
 #: of the job records, below a sample's folder of the store
 RECORD_FOLDER = "logs"
 
@@ -74,12 +83,26 @@ def run_job(
             sys.exit(1)
         except Exception as error:
             logger.exception("%s failed", name)
-            console.write(f"{name}: {type(error).__name__}: {error} (traceback in {log})\n")
+            what = _disk_sentence(error) or f"{type(error).__name__}: {error}"
+            console.write(f"{name}: {what} (traceback in {log})\n")
             sys.exit(1)
         kept.unlink(missing_ok=True)
         logger.info(
             "%s done in %.1f s, %.0f MB peak", name, time.monotonic() - start, peak_memory_mb()
         )
+
+
+def _disk_sentence(error: BaseException) -> str | None:
+    """What to do about a disk that refused a write, whatever library met it; None otherwise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number, text = getattr(seen, "errno", None), str(seen)
+        file = getattr(seen, "filename", None) or "a file"
+        for code, sentence in _DISK_ERRORS.items():
+            if number == code or os.strerror(code) in text:
+                return sentence.format(file=file)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _keep(log: Path) -> Path:
