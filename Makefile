@@ -9,6 +9,10 @@ DEMO := demo/seed-$(SEED)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
 
+ifneq ($(words $(CURDIR)),1)
+$(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
+endif
+
 .PHONY: help demo test quick coverage docs lint clean
 
 help:

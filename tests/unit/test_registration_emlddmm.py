@@ -328,7 +328,7 @@ def test_a_checkpoint_of_other_settings_or_code_is_not_used(tmp_path, caplog):
     assert "other images, settings or code" in caplog.text
     caplog.clear()
     register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz")
-    assert "resuming after level 1" in caplog.text
+    assert "resuming at level 1" in caplog.text
     register(atlas(), sample, stiff, np.eye(4), tmp_path / "state.npz", code="newer")
     assert "other images, settings or code" in caplog.text
     (tmp_path / "state.npz").write_bytes(b"broken")

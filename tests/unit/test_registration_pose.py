@@ -7,7 +7,7 @@ from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas,
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.registration.images import Image, prepare
-from terareg.registration.pose import PoseSettings, initial_affine
+from terareg.registration.pose import PoseSettings, check_confirmed, initial_affine
 from terareg.registration.search import presence
 from terareg.registration.transform import Transform
 
@@ -98,8 +98,9 @@ def test_wrong_orientation_is_named():
         name="brain7",
     )
     _, info = initial_affine(atlas(), wrong, PoseSettings(extent="whole"))
-    assert info["best_orientation"] in ("PIR", "PIL")
-    assert any(w.startswith("orientation: brain7 is declared ASR") for w in info["warnings"])
+    assert sorted(info["better_orientations"][:2]) == ["PIL", "PIR"]
+    (words,) = [w for w in info["warnings"] if w.startswith("orientation: ")]
+    assert "sample brain7 is declared ASR but fits the atlas much better as PI" in words
     _, right = initial_affine(atlas(), sample, PoseSettings(extent="whole"))
     assert not any(w.startswith("orientation") for w in right["warnings"])
 
@@ -112,11 +113,11 @@ def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     settings = PoseSettings(extent="whole", affine=true)
     found, info = initial_affine(atlas(), wrong, settings)
     np.testing.assert_array_equal(found, true)
-    assert info["best_orientation"] == "ILP"
-    assert any("turned so far that ILP is nearer" in w for w in info["warnings"])
+    assert info["better_orientations"] == ["ILP", "IRP"]
+    assert any("as ILP or IRP (to which the pose turned it" in w for w in info["warnings"])
     turned = PoseSettings(extent="whole", affine=true, rotation_deg=(90.0, 0.0, 0.0))
     _, info = initial_affine(atlas(), wrong, turned)
-    assert not any("is nearer" in w for w in info["warnings"])
+    assert info["better_orientations"] == []
 
 
 def test_fixed_scale_stays_fixed():
@@ -165,3 +166,22 @@ def test_pose_of_the_phantom_is_not_trivial():
     for axis in range(3):
         assert np.abs(value - np.flip(value, axis)).mean() > 0.002
     assert Transform.from_affine(np.eye(4), ATLAS_FRAME, ATLAS_FRAME).inverse_error_um() == 0
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_one_wrong_letter_is_never_answered_by_the_mirror_image_alone(axis):
+    """It changes the handedness: advice that kept it would exchange left and right."""
+    sample, _ = reoriented(atlas(), "AIR")
+    flip = dict(zip("RLAPSI", "LRPAIS"))
+    declared = "".join(flip[c] if i == axis else c for i, c in enumerate("AIR"))
+    frame = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), declared)
+    wrong = Image(sample.data, frame, name="sample brain7")
+    _, info = initial_affine(atlas(), wrong, PoseSettings(extent="whole"))
+    if declared == "AIL":
+        assert info["better_orientations"] == [], "a symmetric brain does not tell"
+        assert info["left_right"] == "as declared by input.orientation; the images cannot tell"
+        return check_confirmed(info, "brain7", False)
+    assert sorted(info["better_orientations"][:2]) == ["AIL", "AIR"]
+    with pytest.raises(RegistrationError, match=r"AI[LR] or AI[LR].* mark of the left or right"):
+        check_confirmed(info, "brain7", False)
+    check_confirmed(info, "brain7", True)

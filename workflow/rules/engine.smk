@@ -8,6 +8,15 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import Quietness
 
 
+def check_environment():
+    """Snakemake starts jobs by a command line in which a path with a blank falls apart."""
+    if " " in sys.executable:
+        raise WorkflowError(
+            f"the environment lies in a folder with a blank ({sys.executable}), from which no job "
+            "can start; make it where no folder has one"
+        )
+
+
 def scripts_folder():
     """Folder of the scripts and the library, also where another workflow uses this one as a module."""
     here = workflow.current_basedir.get_path_or_uri(secret_free=True)
@@ -45,4 +54,5 @@ def jobs_to_run(sample_of):
     return found
 
 
+check_environment()
 sys.path.insert(0, str(scripts_folder()))

@@ -104,6 +104,7 @@ rule register:
         images=of_atlas(inputs.image_names),
         settings=of_sample(inputs.registration_settings),
         threads=setting("registration.threads"),
+        orientation_confirmed=setting("input.orientation_confirmed"),
     script:
         "../scripts/register.py"
 

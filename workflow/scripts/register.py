@@ -8,6 +8,7 @@ from terareg.execution.job import run_job
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
+from terareg.registration.pose import check_confirmed
 from terareg.registration.reading import reading_resolution
 from terareg.registration.schedule import Hints
 from terareg.registration.settings import RegistrationSettings
@@ -18,6 +19,8 @@ from terareg.volumes.reader import Volume
 
 
 def main() -> None:
+    pose = read_json(snakemake.input.pose)
+    check_confirmed(pose, snakemake.wildcards.sample, snakemake.params.orientation_confirmed)
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
     settings = RegistrationSettings(**snakemake.params.settings)
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
@@ -39,7 +42,7 @@ def main() -> None:
         read_affine(snakemake.input.affine),
         checkpoint=checkpoint,
         hints=Hints(
-            read_json(snakemake.input.pose)["extent"],
+            pose["extent"],
             read_landmarks(snakemake.input.get("landmarks")),
         ),
         code=snakemake.params.code,
@@ -48,4 +51,4 @@ def main() -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

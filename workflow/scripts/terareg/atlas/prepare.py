@@ -38,7 +38,7 @@ from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame
 from terareg.core.orientation import check_orientation
 from terareg.storage import nrrd
-from terareg.storage.records import file_hash, read_json, write_json
+from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ logger = logging.getLogger(__name__)
 LEFT, RIGHT = 1, 2
 
 _MAX_ID = 2**32 - 1
+_RUN_AGAIN = "delete the folder and run prepare_atlas again"
 
 
 @dataclass(frozen=True)
@@ -302,7 +303,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         },
         "files": {name: file_hash(out / name) for name in [*images, "ontology.tsv"]},
     }
-    write_json(out / "atlas.json", info)
+    write_json(out / "atlas.json", info | {"sha256": fingerprint(info)})
     logger.info(
         "atlas: %d regions of %d in the ontology, %s",
         len([i for i in counts if i]), len(ontology),
@@ -369,6 +370,8 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     if not (folder / "atlas.json").is_file():
         raise AtlasError(f"{folder} holds no prepared atlas; run the rule prepare_atlas")
     info = read_json(folder / "atlas.json")
+    loaded = ["annotation.nrrd", "ontology.tsv", *(["template.nrrd"] if template else [])]
+    _check_whole(folder, info, [*loaded, "hemispheres.nrrd"])
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
     index: np.ndarray = np.empty(frame.shape, _index_type(ids))
@@ -376,8 +379,7 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         found = np.minimum(np.searchsorted(ids, slab), len(ids) - 1)
         if not np.array_equal(ids[found], slab):
             raise AtlasError(
-                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; delete the "
-                "folder and run prepare_atlas again"
+                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; {_RUN_AGAIN}"
             )
         index[start : start + len(slab)] = found
     sides = None
@@ -392,6 +394,16 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         sides,
         nrrd.read_image(folder / "template.nrrd", frame) if template else None,
     )
+
+
+def _check_whole(folder: Path, info: dict, names: list[str]) -> None:
+    """Refuse files that are not what :func:`prepare_atlas` wrote."""
+    facts = {key: value for key, value in info.items() if key != "sha256"}
+    if info.get("sha256") != fingerprint(facts):
+        raise AtlasError(f"{folder / 'atlas.json'} was damaged or edited; {_RUN_AGAIN}")
+    for name in names:
+        if file_hash(folder / name) != info["files"].get(name):
+            raise AtlasError(f"{folder / name} was damaged or edited; {_RUN_AGAIN}")
 
 
 # ---------------------------------------------------------------------- checking values

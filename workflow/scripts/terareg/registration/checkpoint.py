@@ -89,7 +89,7 @@ def load(path: Path | None, fingerprint: str) -> State | None:
     if facts["fingerprint"] != fingerprint:
         logger.warning("checkpoint %s is of other images, settings or code; starting anew", path)
         return None
-    logger.info("resuming after level %d from %s", facts["level"], path)
+    logger.info("resuming at level %d from %s", facts["level"], path)
     return State(
         inverse=arrays["inverse"],
         level=facts["level"],

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # difference of unexplained variance from which one explanation is clearly better than another
 _BETTER = 0.03
 _POOR = 0.8
+_MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user turned farther than this may well lie nearer to another code
 _TURNED_DEG = 30.0
 
@@ -46,8 +47,8 @@ class PoseSettings:
     affine : 4 x 4 nested tuple, optional
         The user's own first affine, atlas um to sample um; nothing is searched.
     check_orientation : bool
-        Also try the other orientations, and warn if one of them fits much better. Mirrored ones
-        are not told apart: a brain is too symmetric for that.
+        Also try the other 47 orientations; where one fits much better, register stops and names
+        it together with its mirror image, which images of a brain cannot tell from it.
     threads : int
         CPU threads of PyTorch; the result is reproducible bit by bit for the same number.
     """
@@ -96,7 +97,9 @@ def initial_affine(
     info : dict
         ``unexplained`` (share of the sample's variance that the pose leaves unexplained, with
         ``unexplained_at_start``), ``extent`` (part of the atlas found in the sample),
-        ``orientation`` and ``best_orientation`` (codes of the sample: declared, best fitting),
+        ``orientation`` (declared code of the sample), ``better_orientations`` (codes as which it
+        fits much better, mirror images beside each other, best first; none in most cases),
+        ``left_right`` (what says that left and right are not exchanged),
         ``rotation_deg``, ``scale``, ``warnings`` (list of "name: sentence"); with landmarks
         ``landmark_um`` (distance of each from its partner in the sample, by name).
 
@@ -140,23 +143,17 @@ def _initial_affine(
             extent = _best_extent({name: value for name, (value, _) in found.items()})
             affine = found[extent][1].affine()
     value = search.unexplained(affine, extent)
-    best_code = codes[1]
+    doubt = Doubt()
     if settings.check_orientation:
-        other, other_value = search.best_other_orientation(*codes, extent)
+        ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
         nearest = _nearest_code(affine, *codes)
-        if other_value < value - _BETTER:
-            best_code = other
-            warnings.append(
-                f"orientation: {sample.name} is declared {codes[1]} but fits the atlas much "
-                f"better as {other} (unexplained {other_value:.2f} against {value:.2f}); check "
-                "input.orientation"
-            )
+        if ranked[0][0] < value - _BETTER and ranked[0][1] != codes[1]:
+            best = [c for v, c, _ in ranked if v < ranked[0][0] + _BETTER and c != codes[1]]
+            doubt = _doubt(best, codes[1], f"unexplained {ranked[0][0]:.2f} against {value:.2f}")
         elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
-            best_code = nearest
-            warnings.append(
-                f"orientation: {sample.name} is declared {codes[1]} but the pose is turned so far "
-                f"that {nearest} is nearer; check input.orientation"
-            )
+            doubt = _doubt([nearest], codes[1], "to which the pose turned it by itself")
+        if doubt.codes:
+            warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the sample's contrast; look "
@@ -172,7 +169,8 @@ def _initial_affine(
         "unexplained_at_start": start,
         "extent": extent,
         "orientation": codes[1],
-        "best_orientation": best_code,
+        "better_orientations": list(doubt.codes),
+        "left_right": _left_right(marks, warnings),
         **_decompose(affine, declared),
         **marks,
         "warnings": warnings,
@@ -181,6 +179,69 @@ def _initial_affine(
         "initial affine: %s atlas, unexplained variance %.3f (start %.3f)", extent, value, start
     )
     return affine, info
+
+
+def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
+    """Refuse to go on from a pose whose orientation is in doubt, see :func:`initial_affine`.
+
+    Parameters
+    ----------
+    info : dict
+        Of the pose.
+    name : str
+        Of the sample.
+    confirmed : bool
+        Whether the user says that the declared orientation is right all the same.
+
+    Raises
+    ------
+    RegistrationError
+        Names the codes that fit better.
+    """
+    codes = tuple(info.get("better_orientations", ()))
+    if codes and not confirmed:
+        raise RegistrationError(
+            f"{Doubt(codes).sentence(name, info['orientation'])} and run again, or set "
+            "input.orientation_confirmed: true if the preview shows that it is right"
+        )
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Codes as which a sample fits the atlas better than as declared, best first; and why."""
+
+    codes: tuple[str, ...] = ()
+    reason: str = ""
+
+    def sentence(self, name: str, declared: str) -> str:
+        """What the user should know and do."""
+        pairs = " or ".join(self.codes)
+        reason = f" ({self.reason})" if self.reason else ""
+        return (
+            f"sample {name.removeprefix('sample ')} is declared {declared} but fits the atlas much "
+            f"better as {pairs}{reason}; codes that differ in R and L alone are mirror images, "
+            "which only a mark of the left or right side can tell apart: correct input.orientation"
+        )
+
+
+def _doubt(codes: list[str], declared: str, reason: str) -> Doubt:
+    """Every code with its mirror image, which fits a symmetric brain as well."""
+    pairs = dict.fromkeys(code for best in codes for code in (best, mirrored(best)))
+    return Doubt(tuple(code for code in pairs if code != declared), reason)
+
+
+def mirrored(code: str) -> str:
+    """The orientation code with right and left exchanged."""
+    return code.translate(str.maketrans("RL", "LR"))
+
+
+def _left_right(marks: dict, warnings: list[str]) -> str:
+    """What says that left and right are not exchanged: images of a brain cannot."""
+    if any(text.startswith("mirrored") for text in warnings):
+        return "contradicted, see the warnings"
+    if len(marks.get("landmark_um", ())) >= _MARKS_OF_A_SIDE:
+        return "confirmed by the landmarks"
+    return "as declared by input.orientation; the images cannot tell"
 
 
 def _judge_landmarks(

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,6 +29,7 @@ from terareg.registration.landmarks import Landmarks, fit_similarity
 EXTENTS = ("whole", "right", "left")
 _VOXELS_PER_SIZE = (9, 18)
 _BINS = 8
+_LOOKED_AT = 6  # orientations that are looked at closely: three pairs of mirror images
 _BRIGHTEST = 1.3
 # one standard deviation of the mean log scale and of its differences, and what it costs
 _SCALE_PRIOR = (0.3, 0.15, 0.02)
@@ -221,25 +223,30 @@ class Search:
         rotation, logs, position = (part.numpy() for part in parts(end.x.double()))
         return end.value, replace(pose, rotation=rotation, log_scale=logs, position=position)
 
-    def best_other_orientation(
-        self, atlas_code: str, sample_code: str, extent: str
-    ) -> tuple[str, float]:
-        """Best of the 23 codes that are not mirrored against the declared one, and its value."""
-        declared = orientation_matrix(atlas_code, sample_code)
-        zero = np.zeros(3)
-        ranked = []
+    def rank_orientations(
+        self, atlas_code: str, extents: Sequence[str]
+    ) -> list[tuple[float, str, str]]:
+        """All 48 codes by how well the sample fits the atlas as each: (unexplained, code, extent).
+
+        Those of both handednesses are ranked: where a code is wrong, its handedness may be too.
+        The first few are descended on the finer level; of the others the value is that of the
+        coarse one, no better than the last of these.
+        """
+        zero, coarse = np.zeros(3), []
         for code in all_orientations():
             permutation = orientation_matrix(atlas_code, code)
-            if code == sample_code or np.linalg.det(permutation @ declared.T) < 0:
-                continue
-            start = self.pose(permutation, extent, zero, zero)
-            ranked.append((*self.descend(start, extent, 0, 12), code))
-        ranked.sort(key=lambda item: (item[0], item[2]))
-        best = (math.inf, sample_code)
-        for _, pose, code in ranked[:2]:
-            _, found = self.descend(pose, extent, 1, 15)
-            best = min(best, (self.unexplained(found.affine(), extent), code))
-        return best[1], best[0]
+            starts = [(self.pose(permutation, extent, zero, zero), extent) for extent in extents]
+            found = [(*self.descend(pose, extent, 0, 12), extent) for pose, extent in starts]
+            coarse.append((*min(found, key=lambda item: item[0]), code))
+        coarse.sort(key=lambda item: (item[0], item[3]))
+        fine = []
+        for _, pose, extent, code in coarse[:_LOOKED_AT]:
+            _, best = self.descend(pose, extent, 1, 15)
+            fine.append((self.unexplained(best.affine(), extent), code, extent))
+        fine.sort()
+        rest = [(max(value, fine[-1][0]), code, extent)
+                for value, _, extent, code in coarse[_LOOKED_AT:]]  # fmt: skip
+        return fine + rest
 
 
 class _Level:
