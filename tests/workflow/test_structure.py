@@ -297,11 +297,14 @@ def test_types_are_right(root):
 
 @pytest.mark.skipif(without_mypy(), reason="mypy is not installed (requirements.lock)")
 def test_wrong_types_are_found(root, tmp_path):
-    """On the ground floor an annotation that is absent, elsewhere a value of another type."""
+    """On the ground floor an annotation that is absent, elsewhere a value of another type, also
+    where a generator makes a tuple."""
     wrong = {
         "core": ("def f(a):\n    return a\n", "no-untyped-def"),
         "stitching": ("def f(n: int) -> str:\n    return n\n", "return-value"),
-    }
+        "volumes": ("def f(n: list[str]) -> tuple[int, int]:\n    return tuple(m for m in n)\n",
+                    "return-value"),
+    }  # fmt: skip
     for room, (text, _) in wrong.items():
         folder = tmp_path / "terareg" / room
         folder.mkdir(parents=True)
