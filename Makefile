@@ -9,12 +9,13 @@ DEMO := demo/seed-$(SEED)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
 
-.PHONY: help demo test quick docs lint clean
+.PHONY: help demo test quick docs site lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
 	@echo "make quick           unit and workflow tests without engines and browser"
-	@echo "make docs            renew the table of keys in config/README.md"
+	@echo "make docs            renew what the pages take from the code: keys, pictures"
+	@echo "make site            build the pages and the API as a site, in site/"
 	@echo "make lint            ruff, snakefmt, snakemake --lint"
 	@echo "make clean           remove the demo and its results"
 
@@ -45,6 +46,16 @@ docs: .venv/ready
 	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
+	$(BIN)/python docs/development/draw_architecture.py
+
+.venv-docs/ready: docs/requirements.txt
+	@echo "== installing the tools of the site into .venv-docs (once, 50 MB)"
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
+
+site: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
+import terareg
 from terareg.execution.rule_table import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -147,3 +150,21 @@ def test_benchmarks_import_what_is_there():
                         assert (package / f"{alias.name}.py").is_file(), (
                             f"{path.name}: {node.module}"
                         )
+
+
+def test_the_version_is_stated_once():
+    """In the library. The citation has it too, and the changelog's last heading; they agree."""
+    version = terareg.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == version
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changelog, re.MULTILINE)[1] == version
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"] and "version" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "terareg.__version__"}
+    others = [ROOT / name for name in ("Dockerfile", "Makefile", "mkdocs.yml", ".ci/run")]
+    others += [page for page in PAGES if page.name != "CHANGELOG.md"]
+    others += [*ROOT.glob("profiles/*/*"), *ROOT.glob("workflow/**/*.smk")]
+    others += [path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"]
+    word = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")
+    assert [str(p) for p in others if word.search(p.read_text(encoding="utf-8"))] == []
