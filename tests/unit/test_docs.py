@@ -62,7 +62,8 @@ def missing_tests(text: str) -> list[str]:
 
 def missing_modules(text: str, page: Path) -> list[str]:
     """Paths of modules and rule files that do not exist, as seen from the page or the library."""
-    roots = (LIBRARY, ROOT, page.parent, ROOT / "tests/benchmarks", ROOT / "workflow/rules")
+    beside = ("tests/unit", "tests/benchmarks", "workflow/rules")
+    roots = (LIBRARY, ROOT, page.parent, *(ROOT / folder for folder in beside))
     named = {name.split("::")[0] for name in _CODE.findall(text)}
     paths = [name for name in named if _MODULE.fullmatch(name)]
     endings = {f"/{path.name}" for path in LIBRARY.rglob("*.py")}
