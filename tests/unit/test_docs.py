@@ -13,6 +13,7 @@ import yaml
 
 import terareg
 from terareg.execution.rule_table import RULES
+from terareg.views.thresholds import THRESHOLDS
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "workflow/scripts/terareg"
@@ -169,3 +170,25 @@ def test_the_version_is_stated_once():
     others += [path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"]
     word = re.compile(rf"(?<![\d.]){re.escape(version)}(?![\d.])")
     assert [str(p) for p in others if word.search(p.read_text(encoding="utf-8"))] == []
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
+
+
+def test_keys_that_pages_name_are_keys():
+    """Of the configuration, or of the verdicts that report.thresholds may change."""
+    table = (ROOT / "config/README.md").read_text(encoding="utf-8").split("## All keys")[1]
+    keys = {key.replace("[]", "") for key in re.findall(r"^\| `([\w.\[\]]+)`", table, re.MULTILINE)}
+    sections = {key.split(".")[0] for key in keys if "." in key}
+    parts = {key.rpartition(".")[0] for key in keys} | keys | set(THRESHOLDS)
+    checked = 0
+    for page in PAGES:
+        for name in _CODE.findall(page.read_text(encoding="utf-8")):
+            key = re.match(r"(\w+)(?:\.\w+)+(?=$|:)", name)
+            if key and key[1] in sections and not key[0].endswith((".json", ".html", ".tsv")):
+                checked += 1
+                assert key[0] in parts, f"{page.relative_to(ROOT)}: {key[0]}"
+    assert checked > 80
