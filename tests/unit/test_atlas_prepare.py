@@ -16,7 +16,7 @@ from terareg.atlas.prepare import (
     prepare_atlas,
     prepare_image,
 )
-from terareg.core.errors import AtlasError, ConfigError
+from terareg.core.errors import AtlasError, ConfigError, TeraregError
 from terareg.core.frames import Frame, orientation_matrix
 from terareg.core.orientation import all_orientations
 
@@ -281,7 +281,7 @@ def test_incomplete_or_damaged_folders(tmp_path, source):
     prepare_atlas(source(), tmp_path / "out")
     path = tmp_path / "out" / "annotation.nrrd"
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(AtlasError, match=r"annotation\.nrrd is damaged"):
+    with pytest.raises(AtlasError, match=r"annotation\.nrrd was damaged or edited"):
         load_atlas(tmp_path / "out")
 
 
@@ -318,3 +318,18 @@ def test_real_allen_atlas(tmp_path, resolution):
         left, right = (np.count_nonzero(brain & (hemispheres == side)) for side in (1, 2))
         difference += (left - right) / 2
     assert abs(difference) < brain.sum((1, 2)).max()
+
+
+@pytest.mark.parametrize(
+    "name", ["atlas.json", "annotation.nrrd", "ontology.tsv", "template.nrrd", "hemispheres.nrrd"]
+)
+def test_every_flipped_bit_of_a_prepared_atlas_is_found(tmp_path, source, name):
+    prepare_atlas(source(), tmp_path)
+    whole = (tmp_path / name).read_bytes()
+    load_atlas(tmp_path)
+    for bit in np.linspace(0, 8 * len(whole) - 1, 24).astype(int):
+        spoiled = bytearray(whole)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(spoiled)
+        with pytest.raises(TeraregError):
+            load_atlas(tmp_path)

@@ -2,12 +2,20 @@
 
 import dataclasses
 import importlib
+import math
 
 import pytest
 import yaml
 
 from terareg.core.errors import ConfigError
 from terareg.execution.config import SCHEMA, channel_image, check, describe, load_samples, merge
+from terareg.intensity.bias import BiasSettings
+from terareg.intensity.settings import FlatfieldSettings
+from terareg.registration.pose import PoseSettings
+from terareg.registration.settings import RegistrationSettings
+from terareg.stitching.placement import PlacementSettings
+from terareg.stitching.settings import DisplacementSettings
+from terareg.volumes.plan import VolumeSettings
 
 BASE = {
     "sample": "brain",
@@ -35,6 +43,7 @@ def changed(path, value):
     ("path", "value", "words"),
     [
         ("sampel", "x", "sampel is not a known key; did you mean sample?"),
+        ("intensity.shadows", "rows", "shadows is called intensity.destriping now; rename the key"),
         ("stitching.chanel", "auto", "stitching.chanel is not a known key; did you mean channel?"),
         ("input.orientation", "RAX", "input.orientation: 'RAX' is not an orientation"),
         ("input.orientation", "RLS", "input.orientation: 'RLS' names one anatomical axis twice"),
@@ -359,3 +368,86 @@ def test_samples_for_each_kind_of_image_are_valid(root, name):
 
 def test_every_shipped_sample_is_tested(root):
     assert {p.stem for p in (root / "config/samples").iterdir()} == set(SAMPLES)
+
+
+# ------------------------------------------------------------------ every number has a range
+def _numbers(schema, path=()):
+    """Paths of all keys that hold a number or a list of numbers, with their part of the schema."""
+    for key, part in schema.get("properties", {}).items():
+        here, kinds = (*path, key), part.get("type", [])
+        kinds = [kinds] if isinstance(kinds, str) else kinds
+        items = part.get("items", {})
+        if {"number", "integer"} & set(kinds) and "object" not in kinds:
+            yield here, part, None
+        elif isinstance(items, dict) and items.get("type") in ("number", "integer"):
+            yield here, items, part.get("minItems", 1)
+        yield from _numbers(part, here)
+
+
+NUMBERS = list(_numbers(yaml.safe_load(SCHEMA.read_text())))
+#: more than any machine, brain or microscope has
+HOSTILE = [0, -1, -1e9, 1e300, math.nan, math.inf, -math.inf, 10**400, "3 um", True, [], {}]
+
+
+def _settings_of(config):
+    """What the scripts make of a configuration: every class checks its own options."""
+    intensity, stitching = config["intensity"], config["stitching"]
+    BiasSettings(**_without(intensity["bias"], "enabled", "volume_um"))
+    FlatfieldSettings(**intensity["flatfield"])
+    DisplacementSettings(**stitching["displacement"])
+    PlacementSettings(**stitching["placement"])
+    VolumeSettings(**config["volume"])
+    PoseSettings(**config["registration"]["pose"])
+    others = ("channel", "atlases", "pose", "landmarks", "landmark_um", "export")
+    RegistrationSettings(**_without(config["registration"], *others))
+
+
+def _without(options, *keys):
+    return {key: value for key, value in options.items() if key not in keys}
+
+
+@pytest.mark.parametrize(("path", "part", "count"), NUMBERS, ids=lambda v: _name_of(v))
+def test_every_number_is_refused_at_load_or_taken_by_the_stage(path, part, count):
+    for value in HOSTILE:
+        given = [value] * count if count else value
+        over: dict = {"sample": "brain"}
+        inner = over
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1]] = given
+        try:
+            complete = check(merge(BASE, over))
+        except ConfigError as error:
+            assert path[0] in str(error), (path, value)
+        else:
+            assert not isinstance(value, str | bool | dict), f"{path}: {value!r} was taken"
+            _settings_of(complete)
+
+
+@pytest.mark.parametrize(("path", "part", "count"), NUMBERS, ids=lambda v: _name_of(v))
+def test_every_number_has_both_bounds(path, part, count):
+    ends = ({"minimum", "exclusiveMinimum"}, {"maximum", "exclusiveMaximum"})
+    endless = path == ("registration", "contrast_window_um")  # one window for the whole brain
+    assert part.keys() & ends[0] and (endless or part.keys() & ends[1]), path
+
+
+def _name_of(value):
+    return ".".join(value) if isinstance(value, tuple) else ""
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("registration.priors", [0.5, 0.5, 0.5], "registration.priors: .* sum to 1.5"),
+        ("stitching.displacement.search_um", [0, 0, 0], "leaves nothing to search"),
+        ("intensity.flatfield.method", "image", "image, and no other, needs the path of a TIFF"),
+        ("intensity.flatfield.image", "own.tif", "does not go with intensity.flatfield.method"),
+        ("intensity.flatfield", {"tile_gains": True, "method": "none"}, "finds no gains"),
+        ("intensity.flatfield", {"tile_gains": True, "tiles": 3}, "needs every tile"),
+        ("volume.formats", [], "volume.formats"),
+        ("volume.formats", ["ome-zarr", "ome-zarr"], "volume.formats"),
+    ],
+)
+def test_options_that_contradict_each_other_are_said_at_load(path, value, words):
+    with pytest.raises(ConfigError, match=words):
+        check(changed(path, value))

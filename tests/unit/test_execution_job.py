@@ -1,7 +1,10 @@
 """Jobs: logs that survive retries, one sentence for the user, never status 0 on failure."""
 
+import errno
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +12,17 @@ import tensorstore
 import tifffile
 
 from terareg.acquisition.plane_files import read_rows
+from terareg.core.errors import StoreError
+from terareg.execution.checksums import compare_checksums
 from terareg.execution.job import read_job_records
 from terareg.storage import traffic
 from terareg.storage.records import write_record
 from terareg.storage.store import Store
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow/scripts"
 PROGRAM = """
 import logging, os, warnings
+from types import SimpleNamespace
 from terareg.core.errors import StoreError
 from terareg.execution.job import run_job
 
@@ -25,13 +32,21 @@ def work():
     os.write(2, b"from a library\\n")
     {last}
 
-run_job("demo_rule", "job.log", work)
+params = SimpleNamespace({params})
+run_job(SimpleNamespace(rule="demo_rule", log=["job.log"], input={input}, output={output},
+                        params=params), work)
 """
 
 
-def run(tmp_path, root, last):
+def program(last, store=None, input=(), output=()):
+    record = {"store": store, "name": "demo_rule/ch0_1", "root": "results/brain"}
+    params = "" if store is None else f"record={record}"
+    return PROGRAM.format(last=last, params=params, input=list(input), output=list(output))
+
+
+def run(tmp_path, root, last, **more):
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(last=last)],
+        [sys.executable, "-c", program(last, **more)],
         cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
         text=True, capture_output=True,
     )  # fmt: skip
@@ -48,9 +63,9 @@ def test_success_is_quiet_and_logged(tmp_path, root):
 def test_linear_algebra_has_one_thread_whatever_the_environment_gives(tmp_path, root):
     """NumPy and SciPy bring a BLAS each; PyTorch has its own setting."""
     count = "[i['num_threads'] for i in threadpoolctl.threadpool_info() if i['user_api'] == 'blas']"
-    program = PROGRAM.format(last=f"print({count})") + f"\nprint({count})"
+    text = program(f"print({count})") + f"\nprint({count})"
     done = subprocess.run(
-        [sys.executable, "-c", "import threadpoolctl\n" + program],
+        [sys.executable, "-c", "import threadpoolctl\n" + text],
         cwd=tmp_path, text=True, capture_output=True,
         env={"PYTHONPATH": str(root / "workflow/scripts"), "OPENBLAS_NUM_THREADS": "2"},
     )  # fmt: skip
@@ -89,12 +104,7 @@ def test_what_a_job_took_is_recorded_in_the_store(tmp_path, root):
     last = """from terareg.storage.store import Store
     store = Store("store")
     store.write("a", bytes(3000)); store.write("b", bytes(50)); store.read("a")"""
-    program = PROGRAM.replace("work)", 'work, "store/brain/logs/demo_rule/ch0_1.json")')
-    done = subprocess.run(
-        [sys.executable, "-c", program.format(last=last)],
-        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
-        text=True, capture_output=True,
-    )  # fmt: skip
+    done = run(tmp_path, root, last, store="store/brain")
     assert done.returncode == 0, done.stderr
     (record,) = read_job_records(Store(str(tmp_path / "store/brain")), {"demo_rule": 1})
     assert record["rule"] == "demo_rule"
@@ -104,21 +114,14 @@ def test_what_a_job_took_is_recorded_in_the_store(tmp_path, root):
 
 def test_a_store_that_takes_no_record_does_not_undo_the_work(tmp_path, root):
     (tmp_path / "store").write_text("in the way")
-    program = PROGRAM.replace("work)", 'work, "store/brain/logs/demo_rule.json")')
-    done = subprocess.run(
-        [sys.executable, "-c", program.format(last="pass")],
-        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
-    )  # fmt: skip
+    done = run(tmp_path, root, "pass", store="store/brain")
     assert done.returncode == 0
     assert "no record of this job: cannot write" in (tmp_path / "job.log").read_text()
 
 
 def test_a_failed_job_leaves_no_record(tmp_path, root):
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.replace("work)", 'work, "r.json")').format(last="1 / 0")],
-        cwd=tmp_path, env={"PYTHONPATH": str(root / "workflow/scripts")},
-    )  # fmt: skip
-    assert done.returncode == 1 and not (tmp_path / "r.json").exists()
+    done = run(tmp_path, root, "1 / 0", store="store/brain")
+    assert done.returncode == 1 and not (tmp_path / "store").exists()
 
 
 def test_records_of_an_older_division_into_batches_do_not_count(tmp_path):
@@ -149,3 +152,70 @@ def test_bytes_of_planes_and_of_volumes_count(tmp_path):
     moved = traffic.totals()
     for way in ("bytes_read", "bytes_written"):
         assert 20_000 <= moved[way] - after[way] < 30_000
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/a.tif"),
+         "disk full while writing /data/a.tif; free some space"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/a.tif"), "disk quota used up"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/a.tif"), "mounted read-only"),
+        (RuntimeError("itk::ERROR: cannot write: No space left on device"), "disk full"),
+    ],
+)  # fmt: skip
+def test_a_disk_that_refuses_is_one_sentence_whatever_library_met_it(tmp_path, error, words):
+    arguments = error.args + ((error.filename,) if isinstance(error, OSError) else ())
+    script = f"""
+from types import SimpleNamespace
+from terareg.execution.job import run_job
+def work():
+    try:
+        raise {type(error).__name__}{arguments}
+    except Exception as error:
+        raise ValueError("while saving") from error
+run_job(SimpleNamespace(rule="fuse", log=[{str(tmp_path / "log")!r}], params=None), work)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("fuse: ") and words in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+# ------------------------------------------------------------------ checksums
+WRITE = """import pathlib
+    path = pathlib.Path("results/brain/flatfield.tif")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(range(200)))"""
+FILE = "results/brain/flatfield.tif"
+
+
+def test_every_flipped_bit_of_a_file_between_two_jobs_is_found(tmp_path, root):
+    assert run(tmp_path, root, WRITE, store="store/brain", output=[FILE]).returncode == 0
+    whole = (tmp_path / FILE).read_bytes()
+    store, where = Store(str(tmp_path / "store/brain")), [str(tmp_path / FILE)]
+    compare_checksums(store, "results/brain", where)
+    for bit in range(0, 8 * len(whole), 37):
+        spoiled = bytearray(whole)
+        spoiled[bit // 8] ^= 1 << bit % 8
+        (tmp_path / FILE).write_bytes(spoiled)
+        with pytest.raises(StoreError, match=r"flatfield\.tif is not what demo_rule wrote"):
+            compare_checksums(store, "results/brain", where)
+
+
+def test_a_job_reads_no_spoiled_file(tmp_path, root):
+    run(tmp_path, root, WRITE, store="store/brain", output=[FILE])
+    assert run(tmp_path, root, "pass", store="store/brain", input=[FILE]).returncode == 0
+    (tmp_path / FILE).write_bytes(b"cut off")
+    done = run(tmp_path, root, "os.mkdir('began')", store="store/brain", input=[FILE])
+    assert done.returncode == 1 and not (tmp_path / "began").exists()
+    assert "it was damaged or edited; delete it and run again" in done.stderr
+
+
+def test_files_that_no_job_wrote_are_read_as_they_are(tmp_path, root):
+    (tmp_path / "own.csv").write_text("1,2,3")
+    done = run(tmp_path, root, "pass", store="store/brain", input=["own.csv", FILE])
+    assert done.returncode == 0, done.stderr

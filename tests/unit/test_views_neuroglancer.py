@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 
 import numpy as np
@@ -241,3 +242,29 @@ def test_command_makes_links_into_a_bucket(tmp_path, capsys):
     assert ng.read_state(link)["layers"][0]["source"]["url"].startswith(
         "precomputed://https://a.example/x/"
     )
+
+
+@pytest.mark.parametrize("name", ["page.html", "picture.svg", "code.js", "style.css", "run.wasm"])
+def test_what_lies_in_results_never_runs_in_the_origin_of_the_viewer(server, name):
+    (server.folder / name).write_text("<script>alert(1)</script>")
+    status, headers, body = ask(server, f"/{name}")
+    assert status == 200 and body == b"<script>alert(1)</script>"
+    policy = headers["Content-Security-Policy"].split("; ")
+    assert "sandbox" in policy and "default-src 'none'" in policy
+    assert not [part for part in policy if "allow-scripts" in part or part.startswith("script-src")]
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+    if name.endswith(("js", "css", "wasm")):
+        assert headers["Content-Type"].startswith("text/plain")
+
+
+def test_a_range_of_thousands_of_digits_is_refused(server):
+    for wanted in ("bytes=" + "9" * 5000 + "-", "bytes=0-" + "9" * 5000, "bytes=-" + "9" * 5000):
+        assert ask(server, "/a/data.bin", Range=wanted)[0] == 416
+
+
+def test_half_a_request_does_not_hold_a_connection_for_ever(server, monkeypatch):
+    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
+        connection.sendall(b"GET /a/data.bin HTTP/1.1\r\nHost: localhost\r\n")
+        assert connection.recv(1) == b"", "closed by the server"

@@ -69,6 +69,18 @@ def test_spoiled_and_lost_blocks_are_found_and_written_again(fused, finished):
         assert running.differing(mine, running.artefacts(volume(finished, channel))) == []
 
 
+def test_a_flipped_bit_in_a_file_between_two_jobs_stops_the_second(finished, workspace):
+    copy = running.copy_of(finished, workspace)
+    folder = copy.folder / "results/demo"
+    spoil(folder / "intensity/ch0/flatfield.tif")
+    done = copy.snakemake("--cores", "1", "--quiet", "rules", "-R", "draw_flatfield", "--",
+                          "results/demo/views/flatfield_ch0.png")  # fmt: skip
+    assert done.returncode != 0
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("draw_flatfield: ")]
+    assert "intensity/ch0/flatfield.tif is not what refine_flatfield wrote" in line
+    assert "it was damaged or edited; delete it and run again" in line
+
+
 def test_two_runs_on_one_sample_are_refused(fused):
     """The second says that the first is at work, and disturbs nothing."""
     (fused.folder / "results/demo/report.html").unlink()

@@ -44,7 +44,7 @@ FLOORS = (
 )
 #: order within the ground floor
 GROUND = (
-    ("errors", "levels", "parallel", "numeric", "blas"),
+    ("errors", "cells", "levels", "parallel", "numeric", "blas"),
     ("orientation", "extents"),
     ("frames", "cost"),
 )
@@ -126,7 +126,7 @@ def test_the_work_of_every_job_is_known_and_recorded(jobs):
         if name not in {"prepare_atlas", "prepare_atlas_image"}:  # of no sample
             assert "record" in rule.params.keys(), name
             script = (ROOT / "workflow/scripts" / Path(rule.script).name).read_text()
-            assert "main, snakemake.params.record)" in script, name
+            assert "run_job(snakemake, main)" in script, name
 
 
 def test_every_job_carries_the_fingerprint_of_its_code(jobs):

@@ -83,13 +83,17 @@ def benchmark_of(name):
 
 
 def record_of(name):
-    """Address in the store where a job writes what it took."""
+    """Where in the store a job writes what it took, and where its sample's files lie."""
 
-    def address(wildcards):
-        store = SAMPLES[wildcards.sample]["store"]
-        return f"{store}/{wildcards.sample}/logs/{name.format(**wildcards)}.json"
+    def record(wildcards):
+        sample = wildcards.sample
+        return {
+            "store": f"{SAMPLES[sample]['store']}/{sample}",
+            "name": name.format(**wildcards),
+            "root": f"{RUN.results}/{sample}",
+        }
 
-    return address
+    return record
 
 
 # ------------------------------------------------------------------ functions of the wildcards

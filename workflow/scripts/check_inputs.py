@@ -55,4 +55,4 @@ def main() -> None:
     write_json(snakemake.output.checked, {"checked": sorted(local)})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

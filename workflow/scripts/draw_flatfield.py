@@ -39,4 +39,4 @@ def main() -> None:
     write_atomic(snakemake.output.means, picture)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -13,4 +13,4 @@ def main() -> None:
     write_atomic(snakemake.output.picture, region_bars(rows))
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -60,4 +60,4 @@ def main() -> None:
     write_atomic(pictures.histogram, draw.jacobian_histogram(jacobian))
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -61,4 +61,4 @@ def main() -> None:
     write_atomic(snakemake.output.seams, seam_pairs(seams))
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -17,4 +17,4 @@ def main() -> None:
     write_json(snakemake.output.dropped, {"channel": channel})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -21,4 +21,4 @@ def main() -> None:
     write_json(snakemake.output.info, info | {"field_1_percent": low, "field_99_percent": high})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -15,4 +15,4 @@ def main() -> None:
     save_flatfield(snakemake.output.profile, snakemake.output.info, flatfield, info)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -20,4 +20,4 @@ def main() -> None:
     write_json(snakemake.output.steps, steps.to_json())
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -25,4 +25,4 @@ def main() -> None:
         write_tile_configuration(path, origins)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

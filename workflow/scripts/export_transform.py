@@ -12,4 +12,4 @@ def main() -> None:
     write_itk(Path(snakemake.output.composite_to_atlas).parent, transform)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

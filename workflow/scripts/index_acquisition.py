@@ -15,4 +15,4 @@ def main() -> None:
     write_json(snakemake.output.acquisition, acquisition.to_json())
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

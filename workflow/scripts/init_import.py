@@ -20,4 +20,4 @@ def main() -> None:
     write_json(snakemake.output.plan, {"plan": plan.to_json(), "offset_vox": (0, 0, 0)})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -33,4 +33,4 @@ def main() -> None:
     write_json(snakemake.output.plan, {"plan": plan.to_json(), "source_level": level})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

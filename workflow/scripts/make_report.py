@@ -26,4 +26,4 @@ def main() -> None:
     write_report(snakemake.output.report, data)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -27,4 +27,4 @@ def main() -> None:
     save_pairs(snakemake.output.pairs, measured)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

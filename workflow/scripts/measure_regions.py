@@ -19,4 +19,4 @@ def main() -> None:
     write_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage))
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -35,4 +35,4 @@ def main() -> None:
     save_placement(snakemake.output.placement, placement)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -14,4 +14,4 @@ def main() -> None:
     prepare_atlas(AtlasSettings(**settings), Path(snakemake.output.atlas).parent)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake, main)

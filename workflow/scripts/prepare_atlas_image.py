@@ -10,4 +10,4 @@ def main() -> None:
     prepare_image(AtlasSettings(**given), snakemake.input.image, name, snakemake.output.image)
 
 
-run_job(snakemake.rule, snakemake.log[0], main)
+run_job(snakemake, main)

@@ -48,4 +48,4 @@ def main() -> None:
     checkpoint.unlink(missing_ok=True)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -23,4 +23,4 @@ def main() -> None:
     write_json(snakemake.output.summary, {"dice": dice, "regions": regions})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -23,4 +23,4 @@ def main() -> None:
     write_json(snakemake.output.summary, {"error_um": summary, "fiducials": len(atlas_points)})
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

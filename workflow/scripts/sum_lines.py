@@ -23,4 +23,4 @@ def main() -> None:
     sum_lines(snakemake.output.lines, source, tiles, layout, snakemake.threads)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

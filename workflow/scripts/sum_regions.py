@@ -44,4 +44,4 @@ def main() -> None:
     save_sums(snakemake.output.sums, sums)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -23,4 +23,4 @@ def main() -> None:
     save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings, origins))
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

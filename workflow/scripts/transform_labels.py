@@ -37,4 +37,4 @@ def main() -> None:
     write_json(snakemake.output.batch, summary)
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

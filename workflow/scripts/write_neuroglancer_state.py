@@ -63,4 +63,4 @@ def main() -> None:
     write_atomic(snakemake.output.state, (json.dumps(state, indent=1) + "\n").encode())
 
 
-run_job(snakemake.rule, snakemake.log[0], main, snakemake.params.record)
+run_job(snakemake, main)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from terareg.core.cells import from_cell, to_cell
 from terareg.core.errors import AtlasError
 
 Value = TypeVar("Value")
@@ -229,7 +230,8 @@ class Ontology:
             parent = "" if item.parent is None else item.parent
             path = "/".join(map(str, self.path(item.id)))
             depth = self._depth[item.id]
-            writer.writerow([item.id, item.acronym, item.name, parent, item.colour, depth, path])
+            acronym, name = to_cell(item.acronym), to_cell(item.name)
+            writer.writerow([item.id, acronym, name, parent, item.colour, depth, path])
         return text.getvalue().encode()
 
 
@@ -297,6 +299,11 @@ def _table_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
+def _text(value: Any) -> str:
+    """A name on one line."""
+    return " ".join(from_cell(str(value)).split())
+
+
 def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Structure]:
     structures = []
     for where, row in rows:
@@ -321,8 +328,8 @@ def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Stru
         structures.append(
             Structure(
                 region,
-                str(values["acronym"]).strip(),
-                str(values["name"]).strip(),
+                _text(values["acronym"]),
+                _text(values["name"]),
                 None if parent is None or parent <= 0 else parent,
                 _colour(values["colour"], f"ontology {path}, {where}"),
             )

@@ -37,7 +37,7 @@ from terareg.atlas.sources import (
 from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame
 from terareg.core.orientation import check_orientation
-from terareg.storage.records import file_hash, read_json, write_json
+from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -301,7 +301,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         },
         "files": {name: file_hash(out / name) for name in [*images, "ontology.tsv"]},
     }
-    write_json(out / "atlas.json", info)
+    write_json(out / "atlas.json", info | {"sha256": fingerprint(info)})
     logger.info(
         "atlas: %d regions of %d in the ontology, %s",
         len([i for i in counts if i]), len(ontology),
@@ -368,6 +368,8 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     if not (folder / "atlas.json").is_file():
         raise AtlasError(f"{folder} holds no prepared atlas; run the rule prepare_atlas")
     info = read_json(folder / "atlas.json")
+    loaded = ["annotation.nrrd", "ontology.tsv", *(["template.nrrd"] if template else [])]
+    _check_whole(folder, info, [*loaded, "hemispheres.nrrd"])
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
     index = np.empty(frame.shape, _index_type(ids))
@@ -390,6 +392,16 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         sides,
         read_nrrd(folder / "template.nrrd", frame) if template else None,
     )
+
+
+def _check_whole(folder: Path, info: dict, names: list[str]) -> None:
+    """Refuse files that are not what :func:`prepare_atlas` wrote."""
+    facts = {key: value for key, value in info.items() if key != "sha256"}
+    if info.get("sha256") != fingerprint(facts):
+        raise AtlasError(f"{folder / 'atlas.json'} was damaged or edited; {RUN_AGAIN}")
+    for name in names:
+        if file_hash(folder / name) != info["files"].get(name):
+            raise AtlasError(f"{folder / name} was damaged or edited; {RUN_AGAIN}")
 
 
 # ---------------------------------------------------------------------- checking values

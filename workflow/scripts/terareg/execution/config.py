@@ -11,6 +11,7 @@ import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ _CHANNEL_TYPES = {
     "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
     "table": ((int, str), "channel of a table; write what the column channel says"),
 }
+_RENAMED = {"intensity.shadows": "intensity.destriping"}
 _KEYS_OF_KIND = {
     "view": ("colm", "VW0"),
     "first_level": ("terastitcher", "V"),
@@ -115,9 +117,14 @@ def read_yaml(path: Path) -> dict:
     return data
 
 
+@cache
+def _schema() -> dict:
+    return yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+
+
 def check(config: Mapping[str, Any]) -> dict:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = _schema()
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
     _fill_defaults(complete, schema)
@@ -174,8 +181,10 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         known = list(schema.get("properties", {}))
         unknown = sorted(set(value) - set(known))[0]
         near = difflib.get_close_matches(unknown, known, 1, 0.6)
-        advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
         prefix = "" if where == "configuration" else where + "."
+        if prefix + unknown in _RENAMED:
+            return f"{prefix}{unknown} is called {_RENAMED[prefix + unknown]} now; rename the key"
+        advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{prefix}{unknown} is not a known key; {advice}"
     if error.validator == "required":
         missing = re.match(r"'(.*)' is a required", error.message)
@@ -268,6 +277,7 @@ def _check_meaning(config: dict) -> None:
                 f"({', '.join(config['atlases']) or 'none are'})"
             )
     _check_resolutions(config)
+    _check_options(config)
     registered = config["registration"]["atlases"] or list(config["atlases"])
     for name, points in config["points"].items():
         if points["atlas"] not in registered:
@@ -323,6 +333,39 @@ def _check_resolutions(config: dict) -> None:
                 f"from (intensity.bias.volume_um {bias['volume_um']}); lower that as well, or set "
                 "it to null for the full resolution"
             )
+
+
+def _check_options(config: dict) -> None:
+    """What the stages demand of options together, said before their jobs run."""
+    search = config["stitching"]["displacement"]["search_um"]
+    if not any(search):
+        raise ConfigError(
+            f"stitching.displacement.search_um: {search} leaves nothing to search; give how far "
+            "(z, y, x) tiles may lie from their nominal places, for example [40, 60, 60]"
+        )
+    priors = config["registration"]["priors"]
+    if abs(sum(priors) - 1) > 1e-6:
+        raise ConfigError(
+            f"registration.priors: {priors} sum to {sum(priors):g}; give the shares of matching, "
+            "artefact and missing voxels, which sum to 1"
+        )
+    flatfield = config["intensity"]["flatfield"]
+    method, key = flatfield["method"], "intensity.flatfield"
+    if (method == "image") != (flatfield["image"] is not None):
+        raise ConfigError(
+            f"{key}.image: {flatfield['image']!r} does not go with {key}.method: {method}; "
+            "method image, and no other, needs the path of a TIFF"
+        )
+    if flatfield["tile_gains"] and method != "statistics":
+        raise ConfigError(
+            f"{key}.tile_gains: {flatfield['tile_gains']!r} does not go with {key}.method: "
+            f"{method}, which finds no gains; set tile_gains: false or method: statistics"
+        )
+    if flatfield["tile_gains"] and flatfield["tiles"] not in ("all", 1):
+        raise ConfigError(
+            f"{key}.tile_gains: {flatfield['tile_gains']!r} needs every tile, but {key}.tiles is "
+            f"{flatfield['tiles']}; set tiles: all or tile_gains: false"
+        )
 
 
 def _check_tiles_input(source: dict) -> None:
@@ -425,7 +468,7 @@ def _names(config: dict) -> Iterator[tuple[str, str]]:
 
 def describe() -> str:
     """The keys of the configuration as a Markdown table (kept in config/README.md)."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    schema = _schema()
     rows = ["| key | default | meaning |", "|---|---|---|"]
     rows += [f"| `{k}` | {d} | {m} |" for k, d, m in _keys(schema, "")]
     return "\n".join(rows) + "\n"

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Protocol
 
 import scipy.linalg  # noqa: F401  SciPy's BLAS has to be there when its threads are limited
 import threadpoolctl
 
 from terareg.core.errors import TeraregError
 from terareg.core.parallel import map_items, peak_memory_mb
+from terareg.execution.checksums import compare_checksums, write_checksums
 from terareg.storage import traffic
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store
 
+_DISK_ERRORS = {
+    errno.ENOSPC: "disk full while writing {file}; free some space and run again, what is "
+    "finished is kept",
+    errno.EDQUOT: "disk quota used up while writing {file}; free some space or ask for more, and "
+    "run again, what is finished is kept",
+    errno.EROFS: "{file} lies on a file system that is mounted read-only; give results:, store: "
+    "or TMPDIR a folder that can be written",
+}
 #: of the job records, below a sample's folder of the store
 RECORD_FOLDER = "logs"
 
 
-def run_job(
-    name: str, log: str | os.PathLike, work: Callable[[], None], record: str | None = None
-) -> None:
-    """Call ``work()`` with logging, warnings and stderr appended to the file ``log``.
+class Job(Protocol):
+    """What a script is told of its job; the engine's object has these attributes.
 
-    ``record`` is the address (folder or ``s3://``) of a small JSON file in the store that says what
-    the job took: ``rule``, ``started`` (UTC), ``seconds``, ``cpu_s``, ``peak_mb``, ``bytes_read``
-    and ``bytes_written``, see :mod:`terareg.storage.traffic`. It is written when the work is done;
-    :func:`read_job_records` finds it.
+    ``params`` may have ``record``: where the job writes what it took, a mapping with ``store``
+    (address of the sample's folder in the store), ``name`` (of the record in it) and ``root``
+    (folder of the sample's tracked files).
+    """
+
+    rule: str
+    log: Sequence[str]
+    input: Iterable[str]
+    output: Iterable[str]
+    params: Any
+
+
+def run_job(job: Job, work: Callable[[], None]) -> None:
+    """Call ``work()`` with logging, warnings and stderr appended to the file ``job.log[0]``.
+
+    Before it, inputs are compared with the checksums that their jobs wrote; after it, those of the
+    outputs are written (:mod:`terareg.execution.checksums`). Then comes the record, a small JSON
+    file in the store that says what the job took: ``rule``, ``started`` (UTC), ``seconds``,
+    ``cpu_s``, ``peak_mb``, ``bytes_read`` and ``bytes_written``, see
+    :mod:`terareg.storage.traffic`; :func:`read_job_records` finds it.
 
     What a failed or killed attempt wrote survives its retry, although Snakemake removes the log
     before it: the file has a second name until the work is done.
@@ -44,6 +69,9 @@ def run_job(
     A :class:`TeraregError` ends the process with status 1 and one sentence on the original
     stderr that names the job and the log; any other exception shows its traceback in both.
     """
+    name, log = job.rule, job.log[0]
+    record = getattr(job.params, "record", None)
+    store = None if record is None else Store(record["store"])
     kept = _keep(Path(log))
     console = os.fdopen(os.dup(2), "w", buffering=1)
     with open(log, "a", buffering=1, encoding="utf-8") as stream:
@@ -60,9 +88,11 @@ def run_job(
         try:
             # sums of a product by BLAS depend on the threads, which an executor sets as it likes
             with threadpoolctl.threadpool_limits(1, user_api="blas"):
+                if store is not None:
+                    compare_checksums(store, record["root"], job.input)
                 work()
-            if record is not None:
-                _write_job_record(record, {"rule": name, "started": started}, start)
+            if store is not None:
+                _leave_records(store, record, job, {"rule": name, "started": started}, start)
         except TeraregError as error:
             logger.error("%s failed: %s", name, error)
             logger.info("%s", traceback.format_exc())
@@ -74,12 +104,26 @@ def run_job(
             sys.exit(1)
         except Exception as error:
             logger.exception("%s failed", name)
-            console.write(f"{name}: {type(error).__name__}: {error} (traceback in {log})\n")
+            what = _disk_sentence(error) or f"{type(error).__name__}: {error}"
+            console.write(f"{name}: {what} (traceback in {log})\n")
             sys.exit(1)
         kept.unlink(missing_ok=True)
         logger.info(
             "%s done in %.1f s, %.0f MB peak", name, time.monotonic() - start, peak_memory_mb()
         )
+
+
+def _disk_sentence(error: BaseException) -> str | None:
+    """What to do about a disk that refused a write, whatever library met it; None otherwise."""
+    seen: BaseException | None = error
+    while seen is not None:
+        number, text = getattr(seen, "errno", None), str(seen)
+        file = getattr(seen, "filename", None) or "a file"
+        for code, sentence in _DISK_ERRORS.items():
+            if number == code or os.strerror(code) in text:
+                return sentence.format(file=file)
+        seen = seen.__cause__ or seen.__context__
+    return None
 
 
 def _keep(log: Path) -> Path:
@@ -124,15 +168,16 @@ def read_job_records(store: Store, jobs: Mapping[str, int], workers: int = 8) ->
     return newest
 
 
-def _write_job_record(address: str, facts: dict, start: float) -> None:
-    folder, _, name = address.rpartition("/")
+def _leave_records(store: Store, record: Mapping, job: Job, facts: dict, start: float) -> None:
     took = {
         "seconds": round(time.monotonic() - start, 2),
         "cpu_s": round(time.process_time(), 2),
         "peak_mb": round(peak_memory_mb()),
     }
+    key = f"{RECORD_FOLDER}/{record['name']}.json"
     try:
-        write_record(Store(folder), name, facts | took | traffic.totals())
+        write_checksums(store, record["root"], job.rule, job.output)
+        write_record(store, key, facts | took | traffic.totals())
     except TeraregError as error:
         # the work is done; whether the store can be written is for check_inputs to say
         logging.getLogger("terareg").warning("no record of this job: %s", error)

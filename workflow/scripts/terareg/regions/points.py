@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from terareg.core.cells import to_cell
 from terareg.core.errors import PointsError
 from terareg.core.frames import Frame
 from terareg.regions.labels import regions_at
@@ -246,7 +247,7 @@ def write_points_csv(path: str | os.PathLike, points: Points) -> None:
     labelled = points.region_ids is not None
     writer.writerow(["name", *(f"{a}_um" for a in _AXES), *(_RESULT_COLUMNS if labelled else ())])
     for n, (name, position) in enumerate(zip(points.names, points.position_um)):
-        row = [name, *(f"{v:.4f}" for v in position)]
+        row = [to_cell(name), *(f"{v:.4f}" for v in position)]
         if labelled:
             row += [int(points.region_ids[n]), points.acronyms[n], points.hemispheres[n]]
         writer.writerow(row)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from terareg.core.cells import to_cell
 from terareg.core.errors import StoreError
 from terareg.storage.store import Store, write_atomic
 
@@ -37,7 +38,8 @@ def write_json(path: str | os.PathLike, data: Any) -> None:
 def write_table(path: str | os.PathLike, rows: Sequence[Mapping], number: str = ".9g") -> None:
     """Write rows with the keys of the first as TSV, atomically.
 
-    ``number`` is the format of floats; None is written as an empty cell.
+    ``number`` is the format of floats; None is written as an empty cell, and text as one that no
+    spreadsheet takes for a formula, see :func:`terareg.core.cells.to_cell`.
     """
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -45,12 +47,15 @@ def write_table(path: str | os.PathLike, rows: Sequence[Mapping], number: str = 
     writer.writerow(columns)
     for row in rows:
         values = (row[column] for column in columns)
-        writer.writerow(
-            "" if v is None else format(v, number) if isinstance(v, float) else str(v)
-            for v in values
-        )
+        writer.writerow(_cell(value, number) for value in values)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue().encode())
+
+
+def _cell(value: Any, number: str) -> str:
+    if value is None:
+        return ""
+    return format(value, number) if isinstance(value, float) else to_cell(str(value))
 
 
 def read_json(path: str | os.PathLike) -> Any:

@@ -19,7 +19,7 @@ OWN_NAMES = (
     "acquisition.json", "input.json", "inputs.json", "report.html",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
     "labels", "atlas_space", "points", "regions", "accuracy", "overlap", "views", "logs",
-    "benchmarks",
+    "benchmarks", "checksums",
 )  # fmt: skip
 _CORRECTED = "corrected"
 _LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz", ".log.kept")

@@ -36,7 +36,13 @@ _PUBLIC_ORIGIN = neuroglancer.PUBLIC_VIEWER.rstrip("/")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVENTS_PATH = "/events/terareg"
 _HEARTBEAT_S = 15.0
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
+_IDLE_S = 60.0  # a connection that sends or takes nothing for so long is closed
+# Files of a store may come from anybody: a page among them is shown without scripts and apart from
+# the viewer's origin, and what a browser would run is plain text.
+_APART = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_ACTIVE = {"text/javascript", "application/javascript", "application/ecmascript",
+           "application/wasm", "text/css"}  # fmt: skip
 _PIECE = 1 << 20
 
 
@@ -95,7 +101,7 @@ class FolderServer(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address) -> None:
         """Pass over connections that the browser closed, which it does all the time."""
-        if not isinstance(sys.exception(), ConnectionError):
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             logger.warning("request failed", exc_info=True)
 
 
@@ -117,6 +123,7 @@ def _hostname(address: str) -> str | None:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = _IDLE_S
     server: FolderServer
 
     def do_GET(self) -> None:
@@ -141,6 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
             # a public page asks this before it may read from the loopback address
             self.send_header("Access-Control-Allow-Private-Network", "true")
         self.send_header("Vary", "Origin")
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cross-Origin-Resource-Policy", "same-origin")
         super().end_headers()
 
     def _header(self, name: str) -> str:
@@ -164,12 +173,14 @@ class _Handler(BaseHTTPRequestHandler):
             root, name = self.server.client, path[len(_CLIENT_PATH) :] or "index.html"
         else:
             root, name = self.server.folder, path.lstrip("/")
+        headers = {"Content-Security-Policy": _APART} if root == self.server.folder else {}
         file = _inside(root, name)
         if file is not None:
-            return self._file(file, body, {})
+            return self._file(file, body, headers)
         packed = _inside(root, name + ".gz")
         if packed is not None:
-            return self._file(packed, body, {"Content-Encoding": "gzip"}, ranges=False)
+            headers["Content-Encoding"] = "gzip"
+            return self._file(packed, body, headers, ranges=False)
         return self._empty(HTTPStatus.NOT_FOUND, {})
 
     def _quiet_events(self, body: bool) -> None:
@@ -197,6 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(text)))
+        self.send_header("Content-Security-Policy", "default-src 'none'")
         self.end_headers()
         if body:
             self.wfile.write(text)
@@ -218,6 +230,8 @@ class _Handler(BaseHTTPRequestHandler):
                 headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{size}"}
             self.send_response(status)
             kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+            if "Content-Security-Policy" in headers and kind in _ACTIVE:
+                kind = "text/plain; charset=utf-8"
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(stop - start))
             self.send_header("Cache-Control", "no-cache")
