@@ -75,13 +75,12 @@ def room_imports() -> set[Edge]:
 def table_of_rooms() -> str:
     """What every room holds and imports, in Markdown."""
     edges = room_imports()
-    lines = ["| room | holds | modules | imports from |", "|---|---|---|---|"]
+    lines = ["| room | holds | imports from |", "|---|---|---|"]
     for room in rooms():
         folder = LIBRARY / room
         purpose = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())).splitlines()[0]
-        count = sum(path.name != "__init__.py" for path in folder.rglob("*.py"))
         others = ", ".join(f"`{b}`" for a, b in sorted(edges) if a == room)
-        lines.append(f"| `{room}` | {purpose} | {count} | {others or 'nothing'} |")
+        lines.append(f"| `{room}` | {purpose} | {others or 'nothing'} |")
     return "\n".join(lines) + "\n"
 
 

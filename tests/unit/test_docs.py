@@ -192,3 +192,16 @@ def test_keys_that_pages_name_are_keys():
                 checked += 1
                 assert key[0] in parts, f"{page.relative_to(ROOT)}: {key[0]}"
     assert checked > 80
+
+
+def test_the_recipe_of_a_rule_is_what_rules_and_scripts_do():
+    """Its last line is that of every script, and its keywords are those of a rule that exists."""
+    text = (ROOT / "docs/development/adding.md").read_text(encoding="utf-8")
+    (call,) = re.findall(r"^ +(run_job\(.*\))$", text, re.MULTILINE)
+    for path in ROOT.glob("workflow/scripts/*.py"):
+        assert path.read_text(encoding="utf-8").rstrip().endswith(call), path.name
+    rules = (ROOT / "workflow/rules/volumes.smk").read_text(encoding="utf-8")
+    recipe = text.split("rule measure_brightness:")[1].split("A list of input files")[0]
+    existing = rules.split("rule finalize_volume:")[1].split("\nrule ")[0]
+    keywords = [re.findall(r"^ +(\w+):", body, re.MULTILINE) for body in (recipe, existing)]
+    assert keywords[0] == keywords[1]
