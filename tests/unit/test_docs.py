@@ -201,7 +201,7 @@ def test_the_recipe_of_a_rule_is_what_rules_and_scripts_do():
     for path in ROOT.glob("workflow/scripts/*.py"):
         assert path.read_text(encoding="utf-8").rstrip().endswith(call), path.name
     rules = (ROOT / "workflow/rules/volumes.smk").read_text(encoding="utf-8")
-    recipe = text.split("rule measure_brightness:")[1].split("A list of input files")[0]
+    recipe = text.split("rule measure_brightness:")[1].split("**Its cost**")[0]
     existing = rules.split("rule finalize_volume:")[1].split("\nrule ")[0]
     keywords = [re.findall(r"^ +(\w+):", body, re.MULTILINE) for body in (recipe, existing)]
     assert keywords[0] == keywords[1]

@@ -56,3 +56,10 @@ def test_pages_load_nothing_from_elsewhere(site):
         # Internet Explorer before version 9 alone reads what is in such comments
         text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         assert loading.findall(text) == [], page.name
+
+
+def test_lists_become_lists(site):
+    """A host of code is lenient about lists, the site's Markdown is not."""
+    for page in set(site.rglob("*.html")) - set(site.glob("docs/api/*")):
+        for paragraph in re.findall(r"<p>(.*?)</p>", page.read_text(encoding="utf-8"), re.DOTALL):
+            assert not re.search(r"^ *(?:[-*] |\d+\. )", paragraph, re.MULTILINE), page.name
