@@ -13,7 +13,6 @@ from planned_samples import ATLAS, brain
 
 from terareg.execution import run_plan
 from terareg.execution.rule_table import RULES
-from terareg.stitching.overview import overview_planes
 from terareg.volumes.cost import row_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +96,7 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "l": depth * longer / 1e6,
         "g": size.tiles * longer / 1e6,
         "s": size.tiles * flatfield["slabs"] * flatfield["blocks"] ** 2 / 1e6,
-        "o": min(96, size.tiles) * overview_planes(depth) * binned / 1e6,
+        "o": min(96, size.tiles) * min(16, max(8, 0.07 * depth)) * binned / 1e6,
         "w": min(sample.option("stitching.displacement")["window_planes"], depth),
         "S": max(64, 2 * sample.overlap * longer) * longer / 1e6,
         "B": block_mb,
