@@ -13,12 +13,13 @@ ifneq ($(words $(CURDIR)),1)
 $(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
 endif
 
-.PHONY: help demo test quick coverage docs lint clean
+.PHONY: help demo test quick coverage docs site lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
 	@echo "make quick           unit and workflow tests without engines and browser"
-	@echo "make docs            renew the table of keys in config/README.md"
+	@echo "make docs            renew what the pages take from the code: keys, pictures"
+	@echo "make site            build the pages and the API as a site, in site/"
 	@echo "make coverage        lines that the unit tests run; below the floor in pyproject.toml it fails"
 	@echo "make lint            ruff, snakefmt, mypy, snakemake --lint; also as hooks of pre-commit"
 	@echo "make clean           remove the demo and its results"
@@ -53,6 +54,16 @@ docs: .venv/ready
 	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
+	$(BIN)/python docs/development/draw_architecture.py
+
+.venv-docs/ready: docs/requirements.txt
+	@echo "== installing the tools of the site into .venv-docs (once, 50 MB)"
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
+
+site: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check .
