@@ -8,8 +8,10 @@ own working folder, environment and output, that executes what ``bin/snakemake``
 from __future__ import annotations
 
 import atexit
+import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import subprocess
@@ -78,11 +80,14 @@ class Snakemake:
 # ---------------------------------------------------------------- the server
 def _serve(library: Path | None) -> int:
     """Answer requests; in a forked process, run one and return its status."""
+    import smart_open  # noqa: F401
     import snakemake.cli
     import snakemake.dag
     import snakemake.persistence.file
     import snakemake.scheduling.job_scheduler
 
+    # it imports all plug-ins that are installed
+    snakemake.cli.get_argument_parser()
     if library is not None:
         _know(library)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -102,10 +107,14 @@ def _serve(library: Path | None) -> int:
 
 
 def _know(library: Path) -> None:
-    """Parse the library, so that no run has to."""
+    """Import what rules import, and parse the library, so that no run has to."""
     sys.path.insert(0, str(library))
-    from terareg.execution import code_fingerprint, config  # noqa: F401
+    from terareg import execution
+    from terareg.execution import code_fingerprint, config
 
+    for module in pkgutil.iter_modules(execution.__path__):
+        importlib.import_module(f"terareg.execution.{module.name}")
+    config.load_samples({})
     for script in library.glob("*.py"):
         code_fingerprint.code_fingerprint(script)
 
