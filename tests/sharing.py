@@ -12,10 +12,14 @@ import pytest
 
 #: tests that take longest, or hold a machine of their own, in the order in which workers begin
 FIRST = (
-    "tests/engines", "tests/workflow/test_chain.py", "tests/workflow/test_kill.py",
-    "tests/workflow/test_modes.py", "tests/workflow/test_layouts.py",
-    "tests/workflow/test_disk.py", "tests/workflow/test_faults.py",
-    "tests/workflow/test_rerun.py", "tests/workflow", "tests/browser",
+    "tests/engines",
+    *(f"tests/workflow/test_{name}.py" for name in ("chain", "kill", "modes", "layouts", "disk",
+                                                    "faults", "rerun")),
+    "tests/workflow",
+    "tests/browser",
+    *(f"tests/unit/test_{name}.py" for name in ("registration_emlddmm", "phantom_score",
+                                                "volumes_writer", "intensity_flatfield",
+                                                "registration_backward", "registration_pose")),
 )  # fmt: skip
 _ROOMS = ("unit", "workflow", "engines", "browser")
 
