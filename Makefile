@@ -1,24 +1,30 @@
 # Two commands do everything on a fresh machine with Python 3.11:
 #   make demo [SEED=0]   generate an acquisition, run the whole chain on it, score it
 #   make test            all tests; what cannot run here is skipped by name
+# WORKERS processes share the tests; TESTS are more options of pytest, for example TESTS="-k bias".
 SEED ?= 0
 CORES ?= $(shell nproc)
+# more of them than four would ask for more memory than a laptop has
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo/seed-$(SEED)
 export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=25 --durations-min=1 $(TESTS)
 
 ifneq ($(words $(CURDIR)),1)
 $(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
 endif
 
-.PHONY: help demo test quick coverage docs lint clean
+.PHONY: help demo test unit quick coverage docs site lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
-	@echo "make quick           unit and workflow tests without engines and browser"
-	@echo "make docs            renew the table of keys in config/README.md"
+	@echo "make unit            unit tests: two minutes"
+	@echo "make quick           unit and workflow tests, without engines (SLURM, AWS, S3) and browser"
+	@echo "make docs            renew what the pages take from the code: keys, pictures"
+	@echo "make site            build the pages and the API as a site, in site/"
 	@echo "make coverage        lines that the unit tests run; below the floor in pyproject.toml it fails"
 	@echo "make lint            ruff, snakefmt, mypy, snakemake --lint; also as hooks of pre-commit"
 	@echo "make clean           remove the demo and its results"
@@ -40,11 +46,14 @@ demo: $(DEMO)/sample.yaml
 	$(BIN)/python -m terareg.phantom score --truth $(DEMO)/truth --results results/demo --store results --out results/demo/score.json
 
 test: .venv/ready
-	@echo "== tests: units, then workflow, then engines and browser"
-	$(BIN)/python -m pytest -q --durations=15
+	@echo "== all tests on $(WORKERS) workers: engines, workflow, browser, units"
+	$(PYTEST)
+
+unit: .venv/ready
+	$(PYTEST) tests/unit
 
 quick: .venv/ready
-	$(BIN)/python -m pytest -q -m "not engine and not browser"
+	$(PYTEST) -m "not engine and not browser"
 
 coverage: .venv/ready
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered tests/unit
@@ -53,6 +62,16 @@ docs: .venv/ready
 	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
+	$(BIN)/python docs/development/draw_architecture.py
+
+.venv-docs/ready: docs/requirements.txt
+	@echo "== installing the tools of the site into .venv-docs (once, 50 MB)"
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check --requirement docs/requirements.txt
+	@touch $@
+
+site: .venv-docs/ready
+	.venv-docs/bin/mkdocs build --strict
 
 lint: .venv/ready
 	$(BIN)/ruff check .

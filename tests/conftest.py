@@ -1,10 +1,11 @@
-"""What all tests share: the repository's paths, the order of cost, one finished run."""
+"""What all tests share: the repository's paths, how workers share the tests, one finished run."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ import running
 import yaml
 from read_only import shut_in
 from s3_server import Server
+from sharing import group_of, made_once, place_in_queue
 from workspaces import ROOT, Workspace
+
+# workers share the cores; a test that is about threads asks for them itself
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # the small phantom's structures are large enough for its checks with this seed, and the
 # measured displacements of its tiles are exact
 SEED = 0
-_ORDER = {"unit": 0, "workflow": 1, "engines": 2, "browser": 3}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,14 +31,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first: units, then workflow, then engines and browser."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """One process runs fast tests first; workers begin with what takes longest."""
+    parallel = hasattr(config, "workerinput")
+    items.sort(key=lambda item: place_in_queue(item.nodeid, parallel))
 
-    def cost(item: pytest.Item) -> int:
-        parts = Path(item.fspath).relative_to(ROOT).parts
-        return _ORDER.get(parts[1], 4) if len(parts) > 1 else 4
 
-    items.sort(key=cost)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Tests that share a costly fixture, a cluster or a port go to one worker, in our order."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    config.option.loadscopereorder = False
+    return Groups(config, log)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Say which files take the time."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration") and hasattr(report, "nodeid"):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    total = sum(seconds.values())
+    if total > 60:
+        terminalreporter.section("seconds by file, waits for shared fixtures included")
+        for name, value in seconds.most_common(20):
+            terminalreporter.line(f"{value:7.0f} {name}")
+        terminalreporter.line(f"{total:7.0f} of all files and workers together")
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +101,11 @@ def acquired(tmp_path_factory) -> Path:
     Paths in its configuration are relative, so that the folder can be copied with its results.
     Nothing may be written to it: copies share its files.
     """
-    folder = tmp_path_factory.mktemp("acquired")
+    return Path(made_once(tmp_path_factory, "acquired", _acquire)["folder"])
+
+
+def _acquire(folder: Path) -> dict:
+    folder.mkdir()
     subprocess.run(
         [sys.executable, "-m", "terareg.phantom", "make", "--small", "--out", "demo",
          "--seed", str(SEED)],
@@ -81,29 +114,35 @@ def acquired(tmp_path_factory) -> Path:
     config = yaml.safe_load((folder / "demo/sample.yaml").read_text())
     config["volume"] = {"formats": ["ome-zarr", "precomputed"]}
     (folder / "demo/sample.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return folder
+    return {"folder": str(folder), "raw": running.states(folder / "demo/raw")}
 
 
 @pytest.fixture(scope="session")
-def raw_before(acquired) -> dict[str, tuple[int, str]]:
+def raw_before(acquired, tmp_path_factory) -> dict[str, tuple[int, str]]:
     """Time and content of every raw file before anything has run."""
-    return running.states(acquired / "demo/raw")
+    raw = made_once(tmp_path_factory, "acquired", _acquire)["raw"]
+    return {name: (time_ns, digest) for name, (time_ns, digest) in raw.items()}
 
 
 @pytest.fixture(scope="session")
-def _run(acquired, raw_before, tmp_path_factory) -> tuple[Workspace, Path | None]:
+def _run(acquired, tmp_path_factory) -> tuple[Workspace, Path | None]:
     """The finished run, and its home folder if it was shut in."""
-    workspace = running.with_acquisition(Workspace(tmp_path_factory.mktemp("finished")), acquired)
-    own = [tmp_path_factory.mktemp(name) for name in ("home", "temporary")]
-    configured = [workspace.folder / name for name in ("results", ".snakemake")]
-    for folder in configured:
-        folder.mkdir()
+    told = made_once(tmp_path_factory, "finished", lambda folder: _finish(folder, acquired))
+    return Workspace.at(Path(told["folder"])), told["home"] and Path(told["home"])
+
+
+def _finish(folder: Path, acquired: Path) -> dict:
+    workspace = running.with_acquisition(Workspace(folder), acquired)
+    own = [folder.with_name(f"{folder.name}-{name}") for name in ("home", "temporary")]
+    configured = [folder / name for name in ("results", ".snakemake")]
+    for path in (*own, *configured):
+        path.mkdir()
     within = shut_in((*configured, *own))
     done = workspace.snakemake(
         "--cores", "2", "--quiet", within=within, HOME=str(own[0]), TMPDIR=str(own[1])
     )
     assert done.returncode == 0, done.stderr
-    return workspace, own[0] if within else None
+    return {"folder": str(folder), "home": str(own[0]) if within else None}
 
 
 @pytest.fixture(scope="session")

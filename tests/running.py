@@ -81,6 +81,14 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def job_counts(done) -> dict[str, int]:
+    """Jobs per rule from the table that a dry run prints."""
+    assert done.returncode == 0, done.stderr
+    text = done.stdout + done.stderr
+    table = text[text.index("Job stats:") :]
+    return {name: int(n) for name, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
+
+
 def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
     """Jobs per rule that a dry run announces, without targets."""
     done = workspace.snakemake("-n", *arguments, "--quiet", "rules", **env)
@@ -89,9 +97,7 @@ def planned(workspace, *arguments: str, **env: str) -> dict[str, int]:
     if "Job stats:" not in text:
         assert "Nothing to be done" in text, text
         return {}
-    table = text[text.index("Job stats:") :]
-    counts = {name: int(n) for name, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
-    return {name: n for name, n in counts.items() if name not in ("all", "total")}
+    return {name: n for name, n in job_counts(done).items() if name not in ("all", "total")}
 
 
 def tracked_files(text: str) -> tuple[int, int]:

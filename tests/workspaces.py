@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from colm_stub import write_metadata
+from prefork import Snakemake
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -21,6 +22,12 @@ ATLAS = {
     "ontology": "atlas/ontology.json",
     "orientation": "RIP",
 }
+
+
+#: what Python or a program reads when it starts
+OF_THE_START = {"PYTHONPATH", "HOME", "TMPDIR", "XDG_CACHE_HOME"}
+#: Snakemake for workspaces that share the workflow's code, and for those with code of their own
+LINKED, COPIED = Snakemake(ROOT / "workflow/scripts"), Snakemake()
 
 
 class Workspace:
@@ -40,6 +47,13 @@ class Workspace:
                 (folder / name).symlink_to(ROOT / name)
         for name in ("slurm", "aws-batch"):
             (folder / name).symlink_to(f"profiles/{name}")
+
+    @classmethod
+    def at(cls, folder: Path) -> Workspace:
+        """The workspace that another process has made in a folder."""
+        workspace = cls.__new__(cls)
+        workspace.folder = folder
+        return workspace
 
     def sample(self, name: str = "brain", *, grid=(3, 4), planes=2000, **over) -> dict:
         """Configuration of a described (not stored) acquisition with one atlas."""
@@ -88,11 +102,15 @@ class Workspace:
 
         ``within`` is the beginning of a command that runs others.
         """
-        return subprocess.run(
-            [*within, *self.command(*arguments, configfile=configfile)],
-            cwd=self.folder, text=True, capture_output=True, timeout=600,
-            env=self.environment(**env),
-        )  # fmt: skip
+        command = self.command(*arguments, configfile=configfile)
+        environment = self.environment(**env)
+        if within or env.keys() & OF_THE_START:
+            return subprocess.run(
+                [*within, *command],
+                cwd=self.folder, text=True, capture_output=True, timeout=600, env=environment,
+            )  # fmt: skip
+        server = LINKED if (self.folder / "workflow").is_symlink() else COPIED
+        return server.run(command, self.folder, environment, 600)
 
 
 @contextmanager

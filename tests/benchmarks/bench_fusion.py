@@ -17,8 +17,8 @@ from types import SimpleNamespace
 import numpy as np
 
 from terareg.core.parallel import peak_memory_mb
-from terareg.peaks import fuse_job_mb
 from terareg.storage.store import Store
+from terareg.volumes.cost import fuse_job_mb
 from terareg.volumes.fusion import (
     FusionSettings,
     fuse_row,

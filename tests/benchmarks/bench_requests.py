@@ -4,7 +4,7 @@
 
 DIR is where the run was started. Peaks are those of the jobs' own records in the store; where a
 run has none, those that Snakemake sampled (its samples miss the peaks of short jobs). "model" is
-the peak that terareg.peaks expects of the process, "size" the part of it that grows with the
+the peak that the stage's cost.py expects of the process, "size" the part of it that grows with the
 data, "request" what the job asked for. Models should be within 25 % where the size dominates.
 """
 

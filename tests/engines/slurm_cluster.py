@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import getpass
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -310,11 +311,12 @@ def _die_with_parent() -> None:
 
 
 def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for s in sockets:
-            s.bind(("127.0.0.1", 0))
-        return [s.getsockname()[1] for s in sockets]
-    finally:
-        for s in sockets:
-            s.close()
+    """Ports that are free, and that the kernel gives to nobody who lets it choose."""
+    found: list[int] = []
+    for port in random.Random(os.getpid()).sample(range(20000, 32000), 1000):
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError("SLURM: no free ports between 20000 and 32000")

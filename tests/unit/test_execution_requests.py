@@ -47,10 +47,11 @@ def test_a_retry_of_a_job_gets_twice_the_time():
 
 
 def test_time_limits_leave_room_for_the_planned_time_on_a_slow_disk():
-    for rule, jobs in jobs_of_rules(brain()).items():
-        load = RULES[rule].load(brain())
+    sample = brain()
+    for rule, jobs in jobs_of_rules(sample).items():
+        load = RULES[rule].load(sample)
         gigabytes = (load.read_gb + load.written_gb) / max(1, jobs)
-        assert requests.minutes(rule, brain(), 1) * 60 > gigabytes / 0.1
+        assert requests.minutes(rule, sample, 1) * 60 > gigabytes / 0.1
 
 
 def test_a_second_pass_over_tiles_asks_for_its_own_time():

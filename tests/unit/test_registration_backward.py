@@ -212,22 +212,49 @@ def test_residuals_tell_the_length_along_which_they_are_alike(blur, voxels):
     assert found == pytest.approx(voxels, rel=0.3)
 
 
-def test_the_last_kernel_follows_the_residuals_between_its_bounds():
-    def planned(**settings):
-        frame = Frame((75, 65, 85), (100.0,) * 3, (-75.0,) * 3, "RIP")
-        images = [atlas(frame)], [replace(atlas(frame), name="same")]
-        return Plan(*images, replace(SETTINGS, resolution_um=100.0, **settings), np.eye(4), Hints())
+def planned(**settings) -> Plan:
+    """The plan of a registration of an atlas of 100 um to itself."""
+    frame = Frame((75, 65, 85), (100.0,) * 3, (-75.0,) * 3, "RIP")
+    images = [atlas(frame)], [replace(atlas(frame), name="same")]
+    return Plan(*images, replace(SETTINGS, resolution_um=100.0, **settings), np.eye(4), Hints())
 
+
+def test_the_last_kernel_follows_the_residuals_between_its_bounds():
     plan = planned()
-    assert plan.voxels_um == [200.0, 100.0, 100.0]
-    assert 4000 < plan.size < 5000
-    assert plan.kernel_um(0, None) == pytest.approx(0.3 * plan.size)
-    assert plan.kernel_um(1, 1.0) == plan.kernel_um(2, None) == pytest.approx(0.15 * plan.size)
-    assert plan.kernel_um(2, 1000.0) == pytest.approx(0.15 * plan.size)
-    assert plan.kernel_um(2, 280.0) == pytest.approx(630.0)
-    assert plan.kernel_um(2, 50.0) == 600.0  # six voxels
-    plan.voxels_um = [40.0, 20.0, 20.0]
-    assert plan.kernel_um(2, 50.0) == pytest.approx(0.1 * plan.size)
+    *before, last = range(len(plan.voxels_um))
+    lengths = np.geomspace(10, 2000, 400)
+    widths = np.array([plan.kernel_um(last, length) for length in lengths])
+    narrowest, widest = widths[0], widths[-1]
+    # a share of the brain, never finer than the voxels can show, never the brain as a whole
+    assert 2 * plan.voxels_um[-1] < narrowest < widest < 0.5 * plan.size
+    assert np.all(np.diff(widths) >= 0)
+    between = (widths > narrowest) & (widths < widest)
+    ratios = widths[between] / lengths[between]
+    assert len(ratios) > 3 and ratios == pytest.approx(ratios[0]) and ratios[0] > 1
+    assert plan.kernel_um(last, None) == widest, "nothing is known of the residuals"
+    for level in before:
+        assert len({plan.kernel_um(level, length) for length in (None, 1.0, 5000.0)}) == 1
+    assert plan.kernel_um(0, None) > widest, "the first kernels are wider still"
+
+
+def test_residuals_shorter_than_voxels_can_show_give_a_kernel_of_some_voxels():
+    fine, coarse = planned(), planned()
+    coarse.voxels_um = [1.1 * voxel for voxel in coarse.voxels_um]
+    last = len(fine.voxels_um) - 1
+    widths = [plan.kernel_um(last, 1.0) for plan in (fine, coarse)]
+    assert widths[1] == pytest.approx(1.1 * widths[0])
+
+
+def test_the_finest_level_is_gone_through_twice_where_the_kernel_is_free():
+    free, given = planned(), planned(kernel_um=900.0)
+    assert free.voxels_um == [*given.voxels_um, given.voxels_um[-1]]
+    assert given.voxels_um == sorted(set(given.voxels_um), reverse=True)
+
+
+def test_a_kernel_that_is_given_is_kept_and_grows_with_the_voxels():
     plan = planned(kernel_um=900.0, kernel_continuation=1.5)
-    assert plan.voxels_um == [200.0, 100.0]
-    assert [plan.kernel_um(level, 300.0) for level in (0, 1)] == [1350.0, 900.0]
+    *coarser, last = range(len(plan.voxels_um))
+    assert coarser and plan.kernel_um(last, None) == plan.kernel_um(last, 300.0) == 900.0
+    for level in coarser:
+        ratio = plan.kernel_um(level, 300.0) / plan.kernel_um(level + 1, 300.0)
+        assert ratio == pytest.approx(1.5)

@@ -1,96 +1,19 @@
 """Displacements of neighbouring tiles with known truth, on arrays in memory."""
 
-import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import ndimage
+from seams import SMALL, Memory, camera, cut, grid, measure, pair_of, texture
 
 from terareg.core.errors import StitchingError
 from terareg.stitching import displacement
-from terareg.stitching.correlation import correlate
 from terareg.stitching.displacement import measure_batch, measure_pair
-from terareg.stitching.pairs import PairResult, load_pairs, neighbours, save_pairs
+from terareg.stitching.pairs import load_pairs, neighbours, save_pairs
 from terareg.stitching.refinement import refine
 from terareg.stitching.settings import DisplacementSettings
-from terareg.stitching.steps import Steps, estimate_steps
-
-SPACING = (4.0, 2.0, 2.0)
-SMALL = DisplacementSettings(search_um=(16.0, 16.0, 16.0), windows=4, window_planes=16)
-
-
-class Memory:
-    """A tile source whose tiles are arrays."""
-
-    def __init__(self, tiles):
-        self.tiles = tiles
-        self.asked = []
-
-    def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
-        part = self.tiles[tile][z0:z1, y, x]
-        assert part.size, "nothing asked for"
-        self.asked.append(part.nbytes)
-        return part
-
-
-def texture(shape, seed, fine=1.5):
-    """Blobs on a smooth background, positive, about 300 counts."""
-    rng = np.random.default_rng(seed)
-    smooth = ndimage.gaussian_filter(rng.standard_normal(shape), 8, mode="wrap")
-    detail = ndimage.gaussian_filter(rng.standard_normal(shape), fine, mode="wrap")
-    return 300 + 60 * smooth / smooth.std() + 60 * detail / detail.std()
-
-
-def camera(image, seed, noise=6.0):
-    rng = np.random.default_rng(seed)
-    return np.clip(np.rint(image + rng.normal(0, noise, image.shape)), 0, 65535).astype(np.uint16)
-
-
-def cut(canvas, origin, shape):
-    """A tile at a fractional origin, by a Fourier shift of the periodic canvas."""
-    whole = np.floor(origin).astype(int)
-    part = np.asarray(origin) - whole
-    if np.any(part):
-        spectrum = ndimage.fourier_shift(np.fft.fftn(canvas), -part)
-        canvas = np.fft.ifftn(spectrum).real
-    return canvas[tuple(slice(o, o + n) for o, n in zip(whole, shape))]
-
-
-def grid(tiles, shape, step, rows=1, columns=2):
-    """Acquisition stand-in; names are "r,c"."""
-    listed = tuple(
-        SimpleNamespace(
-            name=f"{r},{c}", row=r, column=c, origin_vox=(0.0, r * step[0], c * step[1])
-        )
-        for r in range(rows)
-        for c in range(columns)
-        if f"{r},{c}" in tiles
-    )
-    return SimpleNamespace(
-        tiles=listed, tile_shape=shape, spacing_um=SPACING, rows=rows, columns=columns
-    )
-
-
-def pair_of(true, direction="EAST", shape=(48, 96, 96), step=72.0, seed=1, **image):
-    """Two overlapping tiles with independent noise, displaced by ``true`` from the nominal."""
-    size = np.array(shape)
-    size[2 if direction == "EAST" else 1] *= 2
-    canvas = texture(tuple(size + 24), seed, **image)
-    nominal = np.array([0, 0, step] if direction == "EAST" else [0, step, 0])
-    first = np.array([10.0, 10.0, 10.0])
-    a = cut(canvas, first, shape)
-    b = cut(canvas, first + nominal + true, shape)
-    names = ("0,0", "0,1") if direction == "EAST" else ("0,0", "1,0")
-    return dict(zip(names, (a, b))), names, nominal + true
-
-
-def measure(tiles, names, direction, settings=SMALL, step=72.0, shape=None):
-    shape = shape or next(iter(tiles.values())).shape
-    rows, columns = (1, 2) if direction == "EAST" else (2, 1)
-    acquisition = grid(tiles, shape, (step, step), rows, columns)
-    return measure_pair(Memory(tiles), acquisition, *names, direction, settings)
 
 
 @pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
@@ -282,97 +205,6 @@ def test_equal_results_whatever_the_workers(tmp_path):
     assert load_pairs(tmp_path / "1.json") == found
 
 
-def test_true_step_is_found_when_the_metadata_are_wrong():
-    """Issue 98 of TeraStitcher: the stated overlap puts the true step outside the search range."""
-    shape, step = (20, 128, 128), 92
-    canvas = texture((26, 2 * step + 160, 2 * step + 160), 11)
-    rng = np.random.default_rng(4)
-    tiles = {}
-    for r in range(2):
-        for c in range(3):
-            jitter = rng.integers(-1, 2, 3)
-            origin = np.array([3, 10 + r * step, 6 + 2 * c + c * step * 0.7]) + jitter
-            tiles[f"{r},{c}"] = camera(cut(canvas, np.rint(origin), shape), r * 3 + c)
-    acquisition = grid(tiles, shape, (118.0, 118.0), 2, 3)
-    settings = replace(SMALL, search_um=(8.0, 16.0, 16.0))
-    steps = estimate_steps(Memory(tiles), acquisition, settings)
-    assert steps.used == {"EAST": True, "SOUTH": True}
-    assert np.abs(np.array(steps.measured_vox["SOUTH"]) - [0, step, 0]).max() < 3
-    assert np.abs(np.array(steps.measured_vox["EAST"]) - [0, 0, 2 + 0.7 * step]).max() < 3
-    assert any("the metadata say" in text for text in steps.warnings)
-    changed = steps.apply(settings)
-    assert changed.step_south_vox == steps.measured_vox["SOUTH"]
-    result = measure_pair(Memory(tiles), acquisition, "0,0", "1,0", "SOUTH", changed)
-    assert result.status == "ok"
-    assert Steps.from_json(steps.to_json()) == steps
-
-
-@pytest.mark.parametrize(
-    "name, text", [
-        ("mirrored", "next column of the layout should lie right in the images but lies left"),
-        ("upside down", "next row of the layout should lie below in the images but lies above"),
-        ("transposed", "next column of the layout should lie right in the images but lies below"),
-    ],
-)  # fmt: skip
-def test_a_layout_that_contradicts_the_images_is_an_error(name, text):
-    shape, step = (20, 96, 96), 72
-    canvas = texture((26, 3 * step + 60, 3 * step + 60), 11)
-    places = {
-        "mirrored": lambda r, c: (r, 2 - c),
-        "upside down": lambda r, c: (2 - r, c),
-        "transposed": lambda r, c: (c, r),
-    }
-    tiles = {}
-    for r in range(3):
-        for c in range(3):
-            down, right = places[name](r, c)
-            origin = (3, 5 + down * step, 5 + right * step)
-            tiles[f"{r},{c}"] = camera(cut(canvas, origin, shape), r * 3 + c)
-    acquisition = grid(tiles, shape, (step, step), 3, 3)
-    with pytest.raises(StitchingError, match=re.escape(text)):
-        estimate_steps(Memory(tiles), acquisition, SMALL)
-
-
-def test_tiles_are_read_once_for_the_steps_and_windows_share_planes():
-    images, names, _ = pair_of(np.array([1.0, 2.0, -2.0]))
-    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
-    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
-    source = Memory(tiles)
-    steps = estimate_steps(source, acquisition, SMALL)
-    assert steps.bytes == sum(source.asked) == 2 * 8 * 96 * 96 * 2
-    source = Memory(tiles)
-    result = measure_pair(source, acquisition, *names, "EAST", SMALL)
-    # strips as wide as the overlap and the search range, over the whole depth, once
-    assert result.bytes == sum(source.asked) <= 2 * 48 * 96 * (96 - 72 + 8) * 2
-
-
-def test_right_metadata_are_left_alone():
-    images, _, _ = pair_of(np.array([0.0, 1.0, 1.0]))
-    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
-    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
-    steps = estimate_steps(Memory(tiles), acquisition, SMALL)
-    assert steps.used == {"EAST": False, "SOUTH": False}
-    assert steps.apply(SMALL) == SMALL
-
-
-def test_correlation_is_pearson_of_the_overlap():
-    rng = np.random.default_rng(0)
-    a, b = rng.standard_normal((7, 9, 8)), rng.standard_normal((6, 11, 8))
-    low, high = (-2, -3, 1), (3, 2, 9)
-    _, ncc = correlate(a, b, low, high)
-    assert not ncc[..., 7:].any(), "images of 8 columns, 8 or more apart"
-    for index in np.ndindex(ncc.shape):
-        lag = np.array(index) + low
-        first = np.maximum(lag, 0)
-        last = np.minimum(a.shape, np.array(b.shape) + lag)
-        if np.any(last - first < 4):
-            continue
-        part_a = a[tuple(slice(f, t) for f, t in zip(first, last))]
-        part_b = b[tuple(slice(f, t) for f, t in zip(first - lag, last - lag))]
-        wanted = np.corrcoef(part_a.ravel(), part_b.ravel())[0, 1]
-        assert ncc[index] == pytest.approx(wanted, abs=1e-6)
-
-
 def test_errors_name_the_object_and_the_remedy():
     tiles = {"0,0": np.zeros((8, 32, 32), np.uint16), "0,1": np.zeros((8, 32, 32), np.uint16)}
     acquisition = grid(tiles, (8, 32, 32), (60.0, 60.0))
@@ -387,17 +219,3 @@ def test_errors_name_the_object_and_the_remedy():
     twice = SimpleNamespace(tiles=acquisition.tiles + acquisition.tiles[:1])
     with pytest.raises(StitchingError, match="both at row 0, column 0; remove one"):
         neighbours(twice)
-
-
-def test_damaged_file_is_named(tmp_path):
-    path = tmp_path / "pairs.json"
-    path.write_text('{"pairs": [{"a": 1}]}')
-    with pytest.raises(StitchingError, match=r"pairs.json is no file of measured pairs"):
-        load_pairs([path])
-
-
-def test_json_round_trip_of_a_pair():
-    images, names, _ = pair_of(np.zeros(3))
-    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
-    result = measure(tiles, names, "EAST")
-    assert PairResult.from_json(result.to_json()) == result

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 import pytest
 from scipy import ndimage
-from test_stitching_displacement import Memory, camera, cut, grid, texture
+from seams import Memory, camera, cut, grid, texture
 
 from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc

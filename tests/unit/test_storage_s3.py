@@ -309,3 +309,29 @@ def test_a_block_that_cannot_be_had_is_a_sentence_and_no_zeros(
     said = str(caught.value)
     assert "level 0 of s3://brains/lab/v" in said and "\n" not in said and "[" not in said
     assert KEY_ID not in said and SECRET not in said
+
+
+# ------------------------------------------------------------------ credentials
+@pytest.mark.parametrize(
+    "address",
+    ["s3://KEY:SECRET@bucket/prefix", "s3://KEY@bucket", "https://lab:SECRET@host/store",
+     "s3://bucket/a?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET", "file://u:SECRET@host/a"],
+)  # fmt: skip
+def test_an_address_with_credentials_is_refused_and_not_repeated(address):
+    with pytest.raises(StoreError, match="holds a password, key or signature") as error:
+        Store(address)
+    assert "SECRET" not in str(error.value) and "KEY" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+def test_a_password_in_the_address_of_the_server_is_refused(monkeypatch, name):
+    monkeypatch.setenv(name, "http://lab:SECRET@127.0.0.1:1")
+    for use in (lambda: Store("s3://bucket").read("a"), lambda: Store("s3://bucket").kvstore("a")):
+        with pytest.raises(StoreError, match=f"the variable {name}") as error:
+            use()
+        assert "SECRET" not in str(error.value)
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/a@b/c", "data/a@b?x=1", "s3://bucket/run?2"])
+def test_unusual_names_are_no_credentials(address):
+    assert Store(address).url == address

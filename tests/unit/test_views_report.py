@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from html.parser import HTMLParser
 
 import numpy as np
@@ -341,3 +342,10 @@ def test_written_page_is_the_rendered_one(results, tmp_path):
     written = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
     assert written == report.render_report(data)
     assert re.search(r"Content-Security-Policy.*default-src 'none'", written)
+
+
+def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(results):
+    command = gather(results, store_url="/data/my brain; rm -rf $HOME")["viewer"]["command"]
+    words = shlex.split(command)
+    assert words[:4] == ["PYTHONPATH=workflow/scripts", "python", "-m", "terareg.views.serve"]
+    assert words[4] == "/data/my brain; rm -rf $HOME" and words[5] == "--state"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import running
 import tensorstore
 import zarr
 from cloudvolume import CloudVolume
+from PIL import Image
 from read_only import shut_in
 
 pytestmark = pytest.mark.slow
@@ -151,6 +153,21 @@ def test_the_page_of_results_needs_no_other_file_and_no_network(finished):
     anchors = {t[1:] for t in targets if t.startswith("#")}
     assert anchors <= set(re.findall(r"""\bid=["']([^"']+)""", page))
     assert str(finished.folder) not in page
+
+
+def test_the_figure_of_the_readme_is_drawn_from_a_finished_run(finished, root, tmp_path):
+    script, out = root / "docs/development/draw_readme_figure.py", tmp_path / "overview.png"
+    done = subprocess.run(
+        [sys.executable, script, "--out", out], cwd=finished.folder, text=True,
+        capture_output=True, env=finished.environment(PYTHONPATH=str(root / "workflow/scripts")),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    drawn, shown = (np.asarray(Image.open(path)) for path in (out, root / "docs/overview.png"))
+    assert drawn.shape == shown.shape, "another figure than the one in docs"
+    third = drawn.shape[1] // 3
+    colour = [np.ptp(drawn[:, i * third : (i + 1) * third], axis=2).max() for i in range(3)]
+    assert colour[0] == colour[1] == 0 and colour[2] > 30, "regions are coloured, tiles are not"
+    assert (root / "docs/overview.png").stat().st_size < 400_000
 
 
 def test_raw_data_are_only_read(finished, acquired, raw_before):

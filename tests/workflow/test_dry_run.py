@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import running
 from colm_stub import write_linked_planes
+from running import job_counts
 from workspaces import loaded_workflow
 
 from terareg.execution import run_plan, sizing
@@ -22,14 +23,6 @@ CHAIN = {
     "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
     "make_report",
 }  # fmt: skip
-
-
-def job_counts(done) -> dict[str, int]:
-    """Jobs per rule from the table that a dry run prints."""
-    assert done.returncode == 0, done.stderr
-    text = done.stdout + done.stderr
-    table = text[text.index("Job stats:") :]
-    return {name: int(n) for name, n in re.findall(r"^([a-z_]+) +(\d+)$", table, re.MULTILINE)}
 
 
 def dry_run(workspace, config, *arguments):
@@ -72,7 +65,7 @@ def test_until_stops_there(workspace):
     ("over", "more", "less"),
     [
         ({"intensity__corrected_tiles": "keep"}, {"correct_tile"}, {"drop_corrected_tiles"}),
-        ({"intensity__stripes": "columns"}, {"sum_lines", "estimate_stripes"}, {"correct_tile"}),
+        ({"intensity__destriping": "columns"}, {"sum_lines", "estimate_stripes"}, {"correct_tile"}),
         (
             {"intensity__corrected_tiles": "temporary"},
             {"correct_tile", "drop_corrected_tiles"},

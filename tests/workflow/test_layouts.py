@@ -11,7 +11,8 @@ import pytest
 import running
 import tifffile
 import yaml
-from test_dry_run import CHAIN, job_counts
+from running import job_counts
+from test_dry_run import CHAIN
 
 from terareg.stitching.terastitcher import reading
 

@@ -76,7 +76,7 @@ def test_own_positions_replace_the_measurement(finished, temporary):
 
 def test_stripes_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
     workspace = running.with_acquisition(
-        type(finished)(tmp_path), acquired, intensity__stripes="rows"
+        type(finished)(tmp_path), acquired, intensity__destriping="rows"
     )
     run(workspace, "fused_volumes")
     assert running.planned(workspace, "fused_volumes") == {}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
-from test_dry_run import job_counts
+from running import job_counts
 
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume

@@ -23,6 +23,7 @@ _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 20.0
 _CONNECT_TIMEOUT_S = 20.0
 _READ_TIMEOUT_S = 60.0
+_SECRET = re.compile(r"(signature|secret|token|accesskeyid|credential|password)=", re.IGNORECASE)
 
 
 class Bucket:
@@ -56,7 +57,7 @@ class Bucket:
                 "max_delay": f"{_LONGEST_DELAY_S}s",
             },
         }
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        endpoint = _endpoint()
         if endpoint:
             spec["endpoint"] = endpoint
         # without a region tensorstore asks AWS for the bucket's, which other servers do not tell
@@ -135,6 +136,7 @@ class Bucket:
             import boto3
             from botocore.config import Config
 
+            _endpoint()  # boto3 reads the variable by itself
             session = boto3.session.Session()
             self._local.client = session.client(
                 "s3",
@@ -263,3 +265,39 @@ def _region() -> str | None:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def check_no_secret(address: str, what: str) -> None:
+    """Refuse an address with credentials in it: messages, logs and reports repeat addresses.
+
+    Parameters
+    ----------
+    address : str
+        Folder or URL.
+    what : str
+        That the message calls it; the address itself is not repeated.
+
+    Raises
+    ------
+    StoreError
+        If it has a user or password before its host, or a signature.
+    """
+    scheme, found, rest = address.partition("://")
+    if not found:
+        return
+    authority, query = re.split("[/?]", rest, maxsplit=1)[0], rest.partition("?")[2]
+    if "@" in authority or _SECRET.search(query):
+        raise StoreError(
+            f"{what} ({scheme}://...) holds a password, key or signature, which logs and reports "
+            "would repeat; leave it out and give credentials by the environment or ~/.aws "
+            "(aws configure)"
+        )
+
+
+def _endpoint() -> str | None:
+    """Address of an S3 server other than AWS's."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if os.environ.get(name):
+            check_no_secret(os.environ[name], f"the variable {name}")
+            return os.environ[name]
+    return None

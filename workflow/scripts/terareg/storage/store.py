@@ -56,6 +56,7 @@ class Store:
 
     def __post_init__(self) -> None:
         url = str(self.url)
+        s3.check_no_secret(url, "an address of the configuration")
         if url.startswith("file://"):
             path = url.removeprefix("file://")
             if path.startswith("localhost/"):

@@ -10,6 +10,7 @@ import base64
 import importlib.metadata
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -249,7 +250,8 @@ def _viewer(folder: Path, store_url: str) -> dict:
         return {}
     # inside a workflow the path is relative and can be copied; an absolute one stays out
     shown = state.relative_to(folder) if folder.is_absolute() else state
-    return {"state": shown.as_posix(), "store": store_url or "STORE"}
+    words = ["python", "-m", "terareg.views.serve", store_url or "STORE", "--state"]
+    return {"command": f"PYTHONPATH=workflow/scripts {shlex.join([*words, shown.as_posix()])}"}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -1,0 +1,139 @@
+"""Snakemake without its start: processes that have imported it already, and fork for every run.
+
+Most of what a dry run takes is Python importing Snakemake, and parsing the library's sources for
+the fingerprints of its code. A server does that once; each run is a process of its own, with its
+own working folder, environment and output, that executes what ``bin/snakemake`` does.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SERVER = Path(__file__)
+_READY = "ready"
+
+
+class Snakemake:
+    """A server, started when it is first asked.
+
+    Parameters
+    ----------
+    library : Path, optional
+        Folder of the scripts and the library, where these are the same for every run.
+    """
+
+    def __init__(self, library: Path | None = None) -> None:
+        self._library = library
+        self._process: subprocess.Popen | None = None
+
+    def run(
+        self, command: list[str], cwd: Path, env: dict[str, str], timeout: float
+    ) -> subprocess.CompletedProcess:
+        """Run ``snakemake`` to its end, as :func:`subprocess.run` with captured text does."""
+        server = self._started()
+        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+            files = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (out, err)]
+            request = {"command": command, "cwd": str(cwd), "env": env, "files": files}
+            server.stdin.write(json.dumps(request) + "\n")
+            server.stdin.flush()
+            pid = int(server.stdout.readline())
+            if not select.select([server.stdout], [], [], timeout)[0]:
+                os.kill(pid, signal.SIGKILL)
+                server.stdout.readline()
+                raise subprocess.TimeoutExpired(command, timeout)
+            status = int(server.stdout.readline())
+            out.seek(0)
+            err.seek(0)
+            return subprocess.CompletedProcess(command, status, out.read(), err.read())
+
+    def _started(self) -> subprocess.Popen:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, str(SERVER), *([str(self._library)] if self._library else [])],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )  # fmt: skip
+            atexit.register(self.close)
+            if self._process.stdout.readline().strip() != _READY:
+                raise RuntimeError(f"{SERVER.name} has ended: status {self._process.wait(30)}")
+        return self._process
+
+    def close(self) -> None:
+        """End the server."""
+        if self._process is not None:
+            self._process.stdin.close()
+            self._process.wait(30)
+            self._process.stdout.close()
+            self._process = None
+
+
+# ---------------------------------------------------------------- the server
+def _serve(library: Path | None) -> int:
+    """Answer requests; in a forked process, run one and return its status."""
+    import smart_open  # noqa: F401
+    import snakemake.cli
+    import snakemake.dag
+    import snakemake.persistence.file
+    import snakemake.scheduling.job_scheduler
+
+    # it imports all plug-ins that are installed
+    snakemake.cli.get_argument_parser()
+    if library is not None:
+        _know(library)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    answers.write(f"{_READY}\n")
+    # by bytes: a line that Python has read ahead would be lost in the fork
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
+    for line in iter(requests.readline, b""):
+        pid = os.fork()
+        if pid == 0:
+            answers.close()
+            requests.close()
+            return _run(snakemake.cli, json.loads(line))
+        answers.write(f"{pid}\n")
+        _, state = os.waitpid(pid, 0)
+        answers.write(f"{os.waitstatus_to_exitcode(state)}\n")
+    return 0
+
+
+def _know(library: Path) -> None:
+    """Import what rules import, and parse the library, so that no run has to."""
+    sys.path.insert(0, str(library))
+    from terareg import execution
+    from terareg.execution import code_fingerprint, config
+
+    for module in pkgutil.iter_modules(execution.__path__):
+        importlib.import_module(f"terareg.execution.{module.name}")
+    config.load_samples({})
+    for script in library.glob("*.py"):
+        code_fingerprint.code_fingerprint(script)
+
+
+def _run(cli, request: dict) -> int:
+    for name, number in ((os.devnull, 0), (request["files"][0], 1), (request["files"][1], 2)):
+        stream = os.open(name, os.O_RDWR)
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    sys.argv = request["command"]
+    try:
+        cli.main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_serve(Path(sys.argv[1]) if sys.argv[1:] else None))

@@ -1,0 +1,114 @@
+"""What is known of raw data when the workflow is loaded: their state, where they lie."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from colm_stub import write_linked_planes
+from planned_samples import run_of, scan
+
+from terareg.core.errors import ConfigError, TeraregError
+from terareg.execution import raw_data
+
+
+@pytest.fixture
+def config(workspace) -> dict:
+    """A stored acquisition of 2 x 2 tiles, 3 planes, 2 channels."""
+    config = workspace.sample(grid=(2, 2), planes=3)
+    write_linked_planes(workspace.folder / "raw-brain", 2, 2, pixels=16, planes=3)
+    return config
+
+
+def states(workspace, config) -> dict[str, str]:
+    """Digests as a newly loaded workflow has them."""
+    run = run_of(workspace, config)
+    found = {channel: raw_data.raw_state(run, "brain", channel) for channel in run.channels}
+    return found | {"layout": raw_data.raw_layout(run, "brain")}
+
+
+def plane(workspace, channel: int):
+    return workspace.folder / f"raw-brain/VW0/LOC002/CHN{channel:02d}_PLN0001.tif"
+
+
+def test_nothing_changes_where_nothing_has_changed(workspace, config):
+    assert states(workspace, config) == states(workspace, config)
+
+
+def test_another_time_of_a_plane_counts_for_its_channel_alone(workspace, config):
+    before = states(workspace, config)
+    data = plane(workspace, 1).read_bytes()
+    plane(workspace, 1).unlink()
+    plane(workspace, 1).write_bytes(data)
+    os.utime(plane(workspace, 1), (1, 1))
+    after = states(workspace, config)
+    assert {k for k in before if before[k] != after[k]} == {"signal"}
+
+
+def test_another_size_counts_for_the_layout_too(workspace, config):
+    before = states(workspace, config)
+    data = plane(workspace, 0).read_bytes()
+    plane(workspace, 0).unlink()
+    plane(workspace, 0).write_bytes(data + b"\0")
+    after = states(workspace, config)
+    assert {k for k in before if before[k] != after[k]} == {"autofluorescence", "layout"}
+
+
+def test_a_lost_plane_counts_for_the_layout(workspace, config):
+    before = states(workspace, config)
+    plane(workspace, 0).unlink()
+    after = states(workspace, config)
+    assert {k for k in before if before[k] != after[k]} == {"autofluorescence", "layout"}
+
+
+def test_the_state_of_the_aligned_channel_is_that_of_the_channel(workspace, config):
+    run = run_of(workspace, config | {"stitching": {"channel": "signal"}})
+    expected = raw_data.raw_state(run, "brain", "signal")
+    assert raw_data.alignment_raw_state(run, "brain") == expected
+
+
+def test_files_that_snakemake_can_see_are_named_and_others_are_not(workspace, config):
+    source = config["input"]["path"]
+    run = run_of(workspace, config)
+    names = {f"{source}/{name}" for name in ("Experiment.ini", "Scanned Cells.txt")}
+    assert set(raw_data.metadata_files(run, "brain")) == names
+    assert raw_data.raw_addresses(run, "brain") == source
+    config["input"]["path"] = "s3://brains/raw"
+    assert raw_data.metadata_files(run_of(workspace, config), "brain") == []
+
+
+def test_what_is_wrong_names_its_sample(workspace, config):
+    (workspace.folder / "raw-brain/Experiment.ini").unlink()
+    with pytest.raises(TeraregError, match=r"^sample brain: there is no Experiment\.ini in "):
+        raw_data.check(run_of(workspace, config))
+    volume = scan(workspace)
+    (workspace.folder / "scan.nii").write_bytes(b"no image")
+    with pytest.raises(TeraregError, match=r"^sample scan: .*scan"):
+        raw_data.check(run_of(workspace, volume))
+
+
+def test_voxels_are_those_of_metadata_or_header(workspace, config):
+    run = run_of(workspace, config, scan(workspace))
+    raw_data.check(run)
+    assert raw_data.spacing_um(run, "brain")[0] == pytest.approx(5.0)
+    assert raw_data.spacing_um(run, "scan") == pytest.approx((30, 20, 10))
+    assert raw_data.image_headers(run, "scan")["t1"].shape == (3, 4, 5)
+
+
+# ---------------------------------------------------------------- volumes
+def test_an_image_of_two_channels_is_one_file(workspace):
+    config = scan(workspace)
+    path = config["input"]["channels"]["t1"]
+    config["input"]["channels"]["again"] = {"path": path, "channel": 1}
+    run = run_of(workspace, config)
+    assert raw_data.sample_images(run, "scan") == [path]
+    assert raw_data.raw_addresses(run, "scan") == {"t1": path, "again": path}
+    state = raw_data.sample_state(run, "scan")
+    assert state["t1"] == state["again"] == raw_data.channel_state(run, "scan", "t1")
+
+
+def test_a_local_image_is_refused_where_jobs_see_no_local_files(workspace):
+    config = scan(workspace) | {"store": "s3://brains/volumes"}
+    run = run_of(workspace, config, remote="s3://brains/terareg")
+    with pytest.raises(ConfigError, match=r"sample scan: channel t1: .*scan\.nii is a local path"):
+        raw_data.image_address(run, "scan", "t1")

@@ -1,0 +1,85 @@
+"""Steps between tiles, measured where the metadata may be wrong."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from seams import SMALL, Memory, camera, cut, grid, pair_of, texture
+
+from terareg.core.errors import StitchingError
+from terareg.stitching.displacement import measure_pair
+from terareg.stitching.steps import Steps, estimate_steps
+
+
+def test_true_step_is_found_when_the_metadata_are_wrong():
+    """Issue 98 of TeraStitcher: the stated overlap puts the true step outside the search range."""
+    shape, step = (20, 128, 128), 92
+    canvas = texture((26, 2 * step + 160, 2 * step + 160), 11)
+    rng = np.random.default_rng(4)
+    tiles = {}
+    for r in range(2):
+        for c in range(3):
+            jitter = rng.integers(-1, 2, 3)
+            origin = np.array([3, 10 + r * step, 6 + 2 * c + c * step * 0.7]) + jitter
+            tiles[f"{r},{c}"] = camera(cut(canvas, np.rint(origin), shape), r * 3 + c)
+    acquisition = grid(tiles, shape, (118.0, 118.0), 2, 3)
+    settings = replace(SMALL, search_um=(8.0, 16.0, 16.0))
+    steps = estimate_steps(Memory(tiles), acquisition, settings)
+    assert steps.used == {"EAST": True, "SOUTH": True}
+    assert np.abs(np.array(steps.measured_vox["SOUTH"]) - [0, step, 0]).max() < 3
+    assert np.abs(np.array(steps.measured_vox["EAST"]) - [0, 0, 2 + 0.7 * step]).max() < 3
+    assert any("the metadata say" in text for text in steps.warnings)
+    changed = steps.apply(settings)
+    assert changed.step_south_vox == steps.measured_vox["SOUTH"]
+    result = measure_pair(Memory(tiles), acquisition, "0,0", "1,0", "SOUTH", changed)
+    assert result.status == "ok"
+    assert Steps.from_json(steps.to_json()) == steps
+
+
+@pytest.mark.parametrize(
+    "name, text", [
+        ("mirrored", "next column of the layout should lie right in the images but lies left"),
+        ("upside down", "next row of the layout should lie below in the images but lies above"),
+        ("transposed", "next column of the layout should lie right in the images but lies below"),
+    ],
+)  # fmt: skip
+def test_a_layout_that_contradicts_the_images_is_an_error(name, text):
+    shape, step = (20, 96, 96), 72
+    canvas = texture((26, 3 * step + 60, 3 * step + 60), 11)
+    places = {
+        "mirrored": lambda r, c: (r, 2 - c),
+        "upside down": lambda r, c: (2 - r, c),
+        "transposed": lambda r, c: (c, r),
+    }
+    tiles = {}
+    for r in range(3):
+        for c in range(3):
+            down, right = places[name](r, c)
+            origin = (3, 5 + down * step, 5 + right * step)
+            tiles[f"{r},{c}"] = camera(cut(canvas, origin, shape), r * 3 + c)
+    acquisition = grid(tiles, shape, (step, step), 3, 3)
+    with pytest.raises(StitchingError, match=re.escape(text)):
+        estimate_steps(Memory(tiles), acquisition, SMALL)
+
+
+def test_tiles_are_read_once_for_the_steps_and_windows_share_planes():
+    images, names, _ = pair_of(np.array([1.0, 2.0, -2.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
+    source = Memory(tiles)
+    steps = estimate_steps(source, acquisition, SMALL)
+    assert steps.bytes == sum(source.asked) == 2 * 8 * 96 * 96 * 2
+    source = Memory(tiles)
+    result = measure_pair(source, acquisition, *names, "EAST", SMALL)
+    # strips as wide as the overlap and the search range, over the whole depth, once
+    assert result.bytes == sum(source.asked) <= 2 * 48 * 96 * (96 - 72 + 8) * 2
+
+
+def test_right_metadata_are_left_alone():
+    images, _, _ = pair_of(np.array([0.0, 1.0, 1.0]))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
+    steps = estimate_steps(Memory(tiles), acquisition, SMALL)
+    assert steps.used == {"EAST": False, "SOUTH": False}
+    assert steps.apply(SMALL) == SMALL

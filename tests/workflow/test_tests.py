@@ -1,0 +1,111 @@
+"""Unit tests can be found from a module's name, and no module is without one."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+from workspaces import ROOT
+
+LIBRARY = ROOT / "workflow/scripts/terareg"
+UNIT = ROOT / "tests/unit"
+
+#: modules that no unit test imports, the file that tests them, and why it goes through others
+THROUGH = {
+    "acquisition.chunking": ("acquisition_tiles", "one number, of stored tiles"),
+    "acquisition.cost": ("execution_rule_table", "a part of the table of rules"),
+    "acquisition.table_lines": ("acquisition_table", "lines of a table that is read whole"),
+    "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
+    "atlas.files": ("atlas_prepare", "reads what preparing has written"),
+    "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
+    "core.levels": ("volumes_writer", "levels as a pyramid has them"),
+    "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
+    "intensity.blocks": ("intensity_flatfield", "parts of the flat-field's equations"),
+    "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),
+    "intensity.line_system": ("intensity_destriping", "the equations of the gains of lines"),
+    "intensity.shading": ("intensity_flatfield", "the solution of the flat-field's equations"),
+    "registration.assemble": ("registration_emlddmm", "puts the levels of one result together"),
+    "registration.backward": ("registration_backward", "terms of the energy of a registration"),
+    "registration.cost": ("execution_rule_table", "a part of the table of rules"),
+    "registration.result": ("registration_emlddmm", "what a registration returns"),
+    "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
+    "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),
+    "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
+    "stitching.overview": ("stitching_steps", "one number, of what the steps read"),
+    "stitching.projections": ("stitching_displacement", "a stage of the search"),
+    "stitching.strips": ("stitching_displacement", "what is read of a pair"),
+    "storage.arrays": ("acquisition_tiles", "options of tensorstore for stored tiles"),
+    "storage.tiff": ("acquisition_image_files", "TIFF files as planes are read from them"),
+    "views.cost": ("execution_rule_table", "a part of the table of rules"),
+    "views.stages": ("views_report", "sections of the report"),
+    "views.tables": ("views_report", "tables of the report"),
+    "volumes.ngff": ("volumes_writer", "metadata that foreign readers open"),
+    "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
+    "volumes.slabs": ("volumes_fusion", "one number, of fused planes"),
+}
+#: files that are named after no module or package, and why
+ACROSS = {
+    "registration_bad_input": "what every part of a registration refuses",
+    "storage_s3": "faults of S3 as readers and writers of all rooms meet them",
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Names of the library's modules, without ``terareg.``, that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return {n.removeprefix("terareg.") for n in found if n.startswith("terareg.")} & set(modules())
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """Modules of the library by name; packages hold no code."""
+    names = (p.relative_to(LIBRARY).with_suffix("") for p in sorted(LIBRARY.rglob("*.py")))
+    found = {".".join(name.parts): LIBRARY / f"{name}.py" for name in names}
+    return {name: path for name, path in found.items() if "__" not in path.stem}
+
+
+@cache
+def reached_from(path: Path) -> set[str]:
+    """Modules that a file imports, or what it imports imports."""
+    reached: set[str] = set()
+    waiting = imports(path)
+    while waiting:
+        name = waiting.pop()
+        if name not in reached:
+            reached.add(name)
+            waiting |= imports(modules()[name])
+    return reached
+
+
+def test_every_module_is_imported_by_a_unit_test_or_says_why_not():
+    tested = set().union(*(imports(path) for path in UNIT.glob("*.py")))
+    without = modules().keys() - tested
+    assert sorted(without - THROUGH.keys()) == [], "neither tested nor listed above"
+    assert sorted(THROUGH.keys() - without) == [], "listed above, but tested or gone"
+
+
+@pytest.mark.parametrize("module", THROUGH)
+def test_the_file_that_is_said_to_test_a_module_runs_it(module):
+    path = UNIT / f"test_{THROUGH[module][0]}.py"
+    assert path.is_file(), path.name
+    if module in ("execution.code_fingerprint",):
+        assert module in path.read_text()  # in a process of its own
+        return
+    assert module in reached_from(path), f"{path.name} does not reach {module}"
+
+
+def test_unit_tests_are_named_after_modules():
+    names = {name.replace(".", "_") for name in modules()}
+    packages = {p.parent.relative_to(LIBRARY).as_posix() for p in LIBRARY.rglob("__init__.py")}
+    names |= {package.replace("/", "_") for package in packages}
+    files = {path.stem.removeprefix("test_") for path in UNIT.glob("test_*.py")}
+    foreign = {name for name in files - names if not name.startswith("docs")}
+    assert sorted(foreign - ACROSS.keys()) == [], "rename them, or say above why not"
+    assert len(names & files) > 70, "most modules have a file of their own"
