@@ -41,20 +41,24 @@ class Snakemake:
     ) -> subprocess.CompletedProcess:
         """Run ``snakemake`` to its end, as :func:`subprocess.run` with captured text does."""
         server = self._started()
-        with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-            files = [f"/proc/{os.getpid()}/fd/{stream.fileno()}" for stream in (out, err)]
+        with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+            files = [out.name, err.name]
             request = {"command": command, "cwd": str(cwd), "env": env, "files": files}
             server.stdin.write(json.dumps(request) + "\n")
             server.stdin.flush()
-            pid = int(server.stdout.readline())
+            pid = self._answer()
             if not select.select([server.stdout], [], [], timeout)[0]:
                 os.kill(pid, signal.SIGKILL)
-                server.stdout.readline()
+                self._answer()
                 raise subprocess.TimeoutExpired(command, timeout)
-            status = int(server.stdout.readline())
-            out.seek(0)
-            err.seek(0)
+            status = self._answer()
             return subprocess.CompletedProcess(command, status, out.read(), err.read())
+
+    def _answer(self) -> int:
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{SERVER.name} has ended: status {self._process.wait(30)}")
+        return int(line)
 
     def _started(self) -> subprocess.Popen:
         if self._process is None:

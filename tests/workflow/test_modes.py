@@ -33,13 +33,12 @@ def placement(workspace, sample="demo") -> dict[str, list[int]]:
 
 # ---------------------------------------------------------------- corrected tiles, own positions
 @pytest.fixture(scope="module")
-def kept(finished, acquired, tmp_path_factory):
-    """Tiles corrected once and kept; everything else as in the finished run, which streams."""
-    workspace = running.with_acquisition(
-        type(finished)(tmp_path_factory.mktemp("kept")), acquired,
-        input__channels={"ch0": 0}, intensity__corrected_tiles="keep",
-    )  # fmt: skip
-    run(workspace, "fused_volumes")
+def kept(finished, tmp_path_factory):
+    """Tiles corrected once and kept, and a volume written anew from them; before that the finished
+    run, which streams, has done the same."""
+    workspace = running.copy_of(finished, type(finished)(tmp_path_factory.mktemp("kept")))
+    running.configure(workspace, intensity__corrected_tiles="keep")
+    run(workspace, "results/demo/fused/ch0/complete.json", "-R", "init_volume")
     return workspace
 
 
@@ -75,10 +74,9 @@ def test_own_positions_replace_the_measurement(finished, temporary):
 
 
 def test_stripes_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
-    workspace = running.with_acquisition(
-        type(finished)(tmp_path), acquired, intensity__destriping="rows"
-    )
-    run(workspace, "fused_volumes")
+    workspace = running.copy_of(finished, type(finished)(tmp_path))
+    running.configure(workspace, intensity__destriping="rows")
+    run(workspace, "fused_volumes", "-R", "init_volume")
     assert running.planned(workspace, "fused_volumes") == {}
     assert not list(workspace.folder.glob("results/demo/intensity/*/lines/*"))
     for channel in ("ch0", "ch1"):

@@ -1,4 +1,4 @@
-"""Unit tests can be found from a module's name, and no module is without one."""
+"""Unit tests can be found from a module's name; what makes tests fast changes none of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from workspaces import ROOT
+from running import job_counts
+from sharing import group_of, made_once
+from workspaces import ROOT, Workspace
 
 LIBRARY = ROOT / "workflow/scripts/terareg"
 UNIT = ROOT / "tests/unit"
@@ -109,3 +111,59 @@ def test_unit_tests_are_named_after_modules():
     foreign = {name for name in files - names if not name.startswith("docs")}
     assert sorted(foreign - ACROSS.keys()) == [], "rename them, or say above why not"
     assert len(names & files) > 70, "most modules have a file of their own"
+
+
+# ---------------------------------------------------------------- what makes tests fast
+@pytest.mark.parametrize("own_code", [False, True])
+def test_snakemake_that_is_forked_does_what_a_started_one_does(tmp_path, own_code):
+    workspace = Workspace(tmp_path, own_code=own_code)
+    workspace.write(workspace.sample())
+    # what Python reads when it starts makes it start
+    forked, started = (
+        workspace.snakemake("-n", "--quiet", "rules", **env) for env in ({}, {"PYTHONPATH": ""})
+    )
+    assert job_counts(forked) == job_counts(started) and forked.stderr == started.stderr
+    workspace.write(workspace.sample(stitching={"chanel": "signal"}))
+    forked, started = (
+        workspace.snakemake("-n", "--quiet", "all", **env) for env in ({}, {"PYTHONPATH": ""})
+    )
+    assert forked.returncode == started.returncode != 0
+    assert forked.stdout == started.stdout and forked.stderr == started.stderr
+    assert "did you mean channel?" in forked.stdout + forked.stderr
+
+
+def test_a_run_sees_the_code_and_the_environment_of_its_own(tmp_path):
+    """Each after others: what one run has loaded or set, the next one does not have."""
+    workspaces = [Workspace(tmp_path / name, own_code=True) for name in ("changed", "plain")]
+    errors = workspaces[0].folder / "workflow/scripts/terareg/core/errors.py"
+    errors.write_text("raise ImportError('changed code')\n")
+    for workspace in workspaces:
+        workspace.write(workspace.sample())
+    said = [w.snakemake("-n", "--quiet", "all", "--", "plan") for w in workspaces]
+    assert [done.returncode for done in said] == [1, 0]
+    assert "changed code" in said[0].stdout + said[0].stderr
+
+
+def test_what_is_made_once_is_made_once_and_fails_for_all(tmp_path_factory):
+    made = []
+
+    def make(folder):
+        made.append(folder)
+        if folder.name == "broken":
+            raise ValueError("a broken chain")
+        return {"folder": str(folder)}
+
+    both = [made_once(tmp_path_factory, "whole", make) for _ in range(2)]
+    assert both[0] == both[1] and len(made) == 1
+    with pytest.raises(ValueError, match="a broken chain"):
+        made_once(tmp_path_factory, "broken", make)
+    with pytest.raises(pytest.fail.Exception, match="broken could not be made: a broken chain"):
+        made_once(tmp_path_factory, "broken", make)
+    assert len(made) == 2
+
+
+def test_engines_run_one_after_the_other():
+    files = list((ROOT / "tests/engines").glob("test_*.py"))
+    assert len(files) > 2
+    assert len({group_of(f"tests/engines/{path.name}::test_x") for path in files}) == 1
+    assert group_of("tests/unit/test_a.py::x") != group_of("tests/unit/test_b.py::x")
