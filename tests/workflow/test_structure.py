@@ -196,7 +196,7 @@ def test_ruff_is_clean(root):
 
 
 #: names of packages on conda-forge that differ on PyPI
-PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib", "python-xxhash": "xxhash"}
 
 
 def locked_versions(root) -> dict[str, str]:
@@ -293,7 +293,8 @@ def test_environments_name_all_that_their_rules_import(root):
     packages = {
         "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
         "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
-        "compressed_segmentation": "compressed-segmentation",
+        "compressed_segmentation": "compressed-segmentation", "xxhash": "python-xxhash",
+        "google_crc32c": "google-crc32c",
     }  # fmt: skip
     rules = re.compile(r"^rule (\w+):(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
     checked = 0

@@ -9,7 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from terareg.planning import Brain, Grid, block_count, registered_channels, row_blocks
+from terareg.planning import (
+    Brain,
+    Grid,
+    block_count,
+    held_gb,
+    registered_channels,
+    row_blocks,
+)
 from terareg.stitching.overview import overview_planes
 
 Memory = Callable[[Brain, int], float]  # of the sample and the number of threads
@@ -18,7 +25,7 @@ PerAtlas = Callable[[Brain, str], float]  # something of a sample and the name o
 _PYTHON_MB = 120  # interpreter, NumPy, SciPy, tensorstore
 _ITK_MB = 190  # the same with SimpleITK
 _TORCH_MB = 420  # the same with PyTorch
-SLAB_PLANES = 32  # that fusion works through at once
+LAYER_PLANES = 64  # that fusion works through at once: those of a chunk
 
 
 def table(brain: Brain, threads: int) -> float:
@@ -34,6 +41,11 @@ def flat(mb: float) -> Memory:
 def planes(count: float, per_thread: float = 0) -> Memory:
     """A job that holds ``count`` planes as stored, and ``per_thread`` more for each thread."""
     return lambda brain, threads: _PYTHON_MB + (count + per_thread * threads) * brain.size.plane_mb
+
+
+def corrected_slabs(brain: Brain, threads: int) -> float:
+    """A job that corrects 16 planes at a time on each thread, and a shard of them for S3."""
+    return planes(0, 40 if brain.on_s3 else 20)(brain, threads)
 
 
 def equations(brain: Brain, threads: int) -> float:
@@ -82,7 +94,8 @@ def blocks(per_byte: float, per_atlas: float = 0, base_mb: float = _ITK_MB) -> M
     def memory(brain: Brain, threads: int) -> float:
         block_mb = brain.block_mvox * brain.size.bytes_per_voxel
         at_once = min(threads, block_count(brain))
-        return base_mb + at_once * per_byte * block_mb + per_atlas * brain.largest_atlas.megavoxels
+        made = at_once * (per_byte * block_mb + 1000 * held_gb(brain))
+        return base_mb + made + per_atlas * brain.largest_atlas.megavoxels
 
     return memory
 
@@ -94,24 +107,26 @@ def fuse_job_mb(
     threads: int,
     bytes_per_voxel: int = 2,
 ) -> float:
-    """Peak of a job that fuses and writes rows of blocks, MB.
+    """Peak of a job that fuses and writes rows of blocks into a folder, MB.
 
-    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
-    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
-    tensorstore keeps of a block until the shard is written, and the encoded shard.
+    Of a layer of chunks, the parts of those tiles are held that overlap at one place, and for each
+    thread a block's part with what is made of it; of every block of a row what its coarser levels
+    still lack for a layer of their own.
     """
-    block_mb = math.prod(block) * bytes_per_voxel / 1e6
-    slab_mb = min(SLAB_PLANES, block[0]) * block[1] / 1e6
-    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
-    at_once = min(threads, row_blocks)
-    return _ITK_MB + row_blocks * block_mb + max(threads * making, 1.45 * at_once * block_mb)
+    planes = min(LAYER_PLANES, block[0])
+    windows = 3 * planes * block[1] * tile_width * bytes_per_voxel / 1e6
+    layer = planes * block[1] * block[2] * bytes_per_voxel / 1e6
+    return _ITK_MB + windows + 1.6 * min(threads, row_blocks) * layer + 0.2 * row_blocks * layer
 
 
 def fusion(brain: Brain, threads: int) -> float:
     """A job that fuses rows of blocks of this sample."""
     size = brain.size
-    row, width = row_blocks(brain), size.tile_shape[2]
-    return fuse_job_mb(brain.block, row, width, threads, size.bytes_per_voxel)
+    # of interpolated tiles, float32 copies are held as well
+    width = size.tile_shape[2] * (3 if brain.option("fusion.subpixel") else 1)
+    row = row_blocks(brain)
+    made = fuse_job_mb(brain.block, row, width, threads, size.bytes_per_voxel)
+    return made + 1000 * row * held_gb(brain)
 
 
 def coarse_blocks(brain: Brain, threads: int) -> float:

@@ -19,7 +19,8 @@ from terareg.core.levels import coarsest_level, level_factors
 
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage
-_ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
+_ROW_VOXELS = 8192  # of a row of blocks along x that grow together: four tiles, many open files
+_HELD_GB = 4.3  # of their objects, which are held in memory until they go to S3
 _LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
@@ -157,6 +158,11 @@ class Brain:
         return self.option("intensity.corrected_tiles") == "stream"
 
     @property
+    def on_s3(self) -> bool:
+        """Whether the store is a bucket: an object is held in memory until it is sent."""
+        return str(self.option("store")).startswith("s3://")
+
+    @property
     def corrects_bias(self) -> bool:
         """Whether there is a corrected volume beside the fused one."""
         return self.option("intensity.bias.enabled")
@@ -273,9 +279,19 @@ def block_count(brain: Brain) -> int:
 
 
 def row_blocks(brain: Brain) -> int:
-    """Most blocks of a row that are in memory at once where tiles are fused."""
+    """Most blocks of a row that grow at once where tiles are fused."""
+    most = min(_blocks_along(brain, brain.grid)[2], _ROW_VOXELS // brain.option("volume.block"))
+    if held_gb(brain):
+        most = min(most, int(_HELD_GB / held_gb(brain)))
+    return max(1, most)
+
+
+def held_gb(brain: Brain) -> float:
+    """Objects of a block that are in memory while it grows: none in a folder, all for S3."""
+    if not brain.on_s3:
+        return 0.0
     block_gb = brain.block_mvox * brain.size.bytes_per_voxel / 1e3
-    return max(1, min(_blocks_along(brain, brain.grid)[2], int(_ROW_GB / block_gb)))
+    return 1.15 * len(brain.option("volume.formats")) * block_gb
 
 
 def _blocks_along(brain: Brain, grid: Grid) -> tuple[int, int, int]:

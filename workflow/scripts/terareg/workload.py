@@ -77,7 +77,7 @@ class Load:
 
 _PYRAMID = 1.15  # all levels, of the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
-_WRITE_CPU = {"ome-zarr": 7.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_WRITE_CPU = {"ome-zarr": 4.0, "precomputed": 2.0}  # seconds for a GB of voxels, pyramid included
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
 
 
@@ -243,7 +243,7 @@ def _correct_tile(brain: Brain) -> Load:
     if brain.streams:
         return Load(0)
     raw = brain.raw_gb
-    return Load(brain.size.channels * tile_batches(brain), raw, 0.6 * raw, 3 * raw)
+    return Load(brain.size.channels * tile_batches(brain), raw, raw, 2 * raw)
 
 
 def _estimate_steps(brain: Brain) -> Load:
@@ -264,12 +264,12 @@ def _fuse_block(brain: Brain) -> Load:
         parts = math.ceil(size.volume_shape[2] / edge / row_blocks(brain))
         across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
         read = size.channel_gb * (1 + (parts - 1) / across)
-        cpu = 2.0 * size.channel_gb
+        cpu = 1.2 * size.channel_gb
     else:
-        # chunks of 16 x 256 x 256 pixels are read whole for each slab and row that they lie in
-        read = 0.6 * size.channel_gb * (1 + 15 / peaks.SLAB_PLANES) * (1 + 255 / edge)
+        # chunks of 16 x 256 x 256 pixels are read whole for each layer and row that they lie in
+        read = size.channel_gb * (1 + 15 / peaks.LAYER_PLANES) * (1 + 255 / edge)
         cpu = 1.5 * size.channel_gb
-    cpu += 2.0 * size.volume_gb + _write_cpu(brain, size.volume_gb)
+    cpu += 0.8 * size.volume_gb + _write_cpu(brain, size.volume_gb)
     n, written = size.channels, stored_gb(brain, size.volume_gb)
     return Load(n * block_batches(brain), n * read, n * written, n * cpu)
 
@@ -400,7 +400,7 @@ RULES = {
     "sum_lines": Rule("intensity", peaks.planes(2, 5), _sum_lines, heavy=True, needs="tiles"),
     "estimate_stripes": Rule("intensity", peaks.line_gains, _estimate_stripes, needs="tiles"),
     "correct_tile": Rule(
-        "intensity", peaks.planes(0, 40), _correct_tile, heavy=True, needs="tiles"
+        "intensity", peaks.corrected_slabs, _correct_tile, heavy=True, needs="tiles"
     ),
     "drop_corrected_tiles": Rule("intensity", load=_for_each(_dropped), needs="tiles"),
     "import_tiles": Rule("stitching", needs="tiles"),
