@@ -31,7 +31,14 @@ def test_a_row_of_blocks_is_cut_where_memory_ends():
     blocks = {columns: row_blocks(brain(5, columns)) for columns in (1, 6, 30)}
     assert blocks == {1: 4, 6: 16, 30: 16}
     asked = [requests.request_mb("fuse_block", brain(5, columns), 4) for columns in (6, 30)]
-    assert asked[0] == asked[1] < 8192, "what AWS Batch gives with four CPUs"
+    assert asked[0] == asked[1] < 2048, "no block is held"
+    blocks = [
+        row_blocks(brain(5, 30, store="s3://lab", volume={"formats": formats}))
+        for formats in (["ome-zarr"], ["ome-zarr", "precomputed"])
+    ]
+    assert blocks == [13, 6], "what goes to S3 is held until it is whole"
+    both = brain(5, 30, store="s3://lab", volume={"formats": ["ome-zarr", "precomputed"]})
+    assert requests.request_mb("fuse_block", both, 4) < 8192, "what AWS Batch gives with four CPUs"
     share = [RULES["fuse_block"].load(b).read_gb / b.raw_gb for b in (brain(5, 4), brain(5, 30))]
     assert share[0] == 1 < share[1] < 1.25, "tiles where a row is cut are read twice"
 

@@ -1,5 +1,6 @@
 """Stores and records on a folder: atomic, contained, honest about what is complete."""
 
+import errno
 import os
 
 import numpy as np
@@ -182,3 +183,48 @@ def test_content_hash_sees_values_shape_and_type():
     }
     assert len(hashes) == 4
     assert records.content_hash(array[::2]) == records.content_hash(array[::2].copy())
+
+
+def test_content_hash_is_the_same_in_parts_and_is_xxh3():
+    array = np.arange(7 * 5 * 3, dtype=np.uint16).reshape(7, 5, 3)
+    digest = records.ContentHash("uint16", array.shape)
+    for first in range(0, 7, 2):
+        digest.update(array[first : first + 2])
+    assert digest.hexdigest() == records.content_hash(array)
+    assert records.content_hash(np.arange(3, dtype="<u2")) == "a852bd9f217087932c46198a96337cdb"
+
+
+def test_an_object_appears_when_it_is_whole(tmp_path):
+    store = Store(str(tmp_path))
+    growing = store.create("a/b")
+    growing.write(6, b"late")
+    growing.write(0, b"ear", np.frombuffer(b"ly", np.uint8))
+    assert list(store.folders("a")) == [] and not store.exists("a/b") and growing.size == 10
+    growing.commit()
+    growing.discard()
+    assert store.read("a/b") == b"early\0late"
+    assert [entry.key for entry in store.list()] == ["a/b"]
+
+
+def test_an_object_that_is_given_up_leaves_nothing_behind(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("a", b"old")
+    growing = store.create("a")
+    growing.write(0, b"new")
+    growing.discard()
+    assert store.read("a") == b"old" and [entry.key for entry in store.list()] == ["a"]
+    with pytest.raises(StoreError, match=r"cannot write .*a/b .*point store: elsewhere"):
+        store.create("a/b")
+
+
+def test_a_full_disk_is_said_of_an_object_that_grows(tmp_path, monkeypatch):
+    growing = Store(str(tmp_path)).create("a")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwritev", full)
+    with pytest.raises(StoreError, match=r"disk full while writing .*/a; free some space"):
+        growing.write(0, b"new")
+    growing.discard()
+    assert list(tmp_path.iterdir()) == []

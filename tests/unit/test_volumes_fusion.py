@@ -12,7 +12,7 @@ from terareg.core.errors import ConfigError, StitchingError
 from terareg.core.frames import Frame
 from terareg.volumes.fusion import (
     FusionSettings,
-    fuse_row,
+    RowFusion,
     fused_frame,
     fused_origins,
 )
@@ -28,17 +28,21 @@ class Memory:
     arrays: dict
     acquisition: SimpleNamespace
     blank: dict
+    planes_at_once: int = 3
     voxels: int = 0
     reads: list = field(default_factory=list)
 
-    def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
+    def read(self, tile, z0, z1, y=slice(None), x=slice(None), out=None):
         planes, rows, columns = self.acquisition.tile_shape
         for part, n in ((slice(z0, z1), planes), (y, rows), (x, columns)):
             assert part == slice(None) or 0 <= part.start < part.stop <= n
         data = self.arrays[tile][z0:z1, y, x]
         self.voxels += data.size
         self.reads.append((tile, z0, y.start))
-        return data
+        if out is None:
+            return data
+        out[...] = data
+        return out
 
     def missing_planes(self, tile):
         return self.blank.get(tile, ())
@@ -78,11 +82,22 @@ def fuse(source, origins, options=COSINE, edges=(16, 512), dtype="uint16", longe
     plan = make_plan("v", frame, dtype, VolumeSettings(*edges))
     out = np.full(frame.shape, 123, dtype)
     for row in rows_of(plan.blocks(), longest):
-        for block, made in zip(row, fuse_row(source, relative, plan, row, options), strict=True):
-            where = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
-            out[where], clipped = made
-            assert (clipped.low, clipped.high) == (0, 0)
+        fuse_blocks(RowFusion(source, relative, plan, row, options), row, plan, out)
     return out, offset
+
+
+def fuse_blocks(fusion, blocks, plan, out):
+    """Blocks of a row into the volume ``out``, layer by layer as the writer does it."""
+    for first in range(blocks[0].start[0], blocks[0].stop[0], plan.chunk[0]):
+        last = min(first + plan.chunk[0], blocks[0].stop[0])
+        fill = fusion(first, last)
+        for block in blocks:
+            (y, x) = (slice(a, b) for a, b in zip(block.start[1:], block.stop[1:]))
+            # contiguous, and full of what was there before
+            layer = np.full((last - first, y.stop - y.start, x.stop - x.start), 123, plan.dtype)
+            clipped = fill(block, layer)
+            assert (clipped.low, clipped.high) == (0, 0)
+            out[first:last, y, x] = layer
 
 
 def terastitcher(n):
@@ -246,9 +261,11 @@ def test_a_block_reads_only_what_lies_in_it():
     options = FusionSettings()
     frame, offset = fused_frame(source.acquisition, origins, options)
     plan = make_plan("v", frame, "uint16", VolumeSettings(8, 16))
+    out = np.empty(frame.shape, "uint16")
     for block in plan.blocks():
         source.voxels = 0
-        fuse_row(source, fused_origins(origins, offset, options), plan, [block], options)
+        relative = fused_origins(origins, offset, options)
+        fuse_blocks(RowFusion(source, relative, plan, [block], options), [block], plan, out)
         assert source.voxels <= 4 * np.prod(block.shape)
     source.voxels = 0
     source.reads.clear()

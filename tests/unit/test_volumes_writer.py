@@ -19,7 +19,7 @@ from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
-from terareg.volumes import histogram, precomputed
+from terareg.volumes import histogram, ngff, precomputed
 from terareg.volumes.downsample import downsample
 from terareg.volumes.finishing import display_window, finalize_volume, remove_damaged_blocks
 from terareg.volumes.objects import record_key
@@ -286,15 +286,30 @@ def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
 
     def row(blocks):
         made.extend(blocks)
-        return [(cut(array, b), Clipped()) for b in blocks]
 
+        def layer(first, last):
+            def fill(block, out):
+                planes = slice(first - block.start[0], last - block.start[0])
+                out[...] = cut(array, block)[planes]
+                return clipped
+
+            return fill
+
+        return layer
+
+    clipped = Clipped()
     rows = rows_of(plan.blocks(), longest=2)
     lost = [rows[0][1], *rows[2]]
     for block in lost:
         store.delete(record_key("v", block))
     found = write_rows(store, "v", plan, rows, row, fingerprint="f", workers=2)
     assert made == lost and files(folder / "a") == before
-    assert found == write_blocks(store, "v", plan, plan.blocks(), row, fingerprint="f")
+    assert found == write_blocks(store, "v", plan, plan.blocks(), None, fingerprint="f")
+    clipped = Clipped(2, 1)
+    layers = sum(-(-b.shape[0] // plan.chunk[0]) for b in plan.blocks())
+    summed = write_rows(store, "v", plan, rows, row, fingerprint="g", workers=2)
+    assert (summed["clipped_low"], summed["clipped_high"]) == (2 * layers, layers)
+    assert summed["blocks"] == found["blocks"], "the voxels are the same"
 
 
 @pytest.mark.parametrize(
@@ -387,6 +402,47 @@ def written(tmp_path):
     store, array = Store(str(tmp_path / "a")), image()
     make(store, array, plan)
     return store, plan, array, tmp_path
+
+
+@pytest.mark.parametrize("codec", ["blosc-zstd", "blosc-lz4", "zstd", "none"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_shards_are_those_of_tensorstore(tmp_path, codec, dtype):
+    array = (image() % 251).astype(dtype)
+    settings = small(codec=codec, formats=("ome-zarr",))
+    plan = make_plan("v", Frame(SHAPE, SPACING), dtype, settings)
+    store = Store(str(tmp_path / "ours"))
+    make(store, array, plan)
+    other = ts.open(ngff.spec(Store(str(tmp_path / "theirs")), "v", plan, 0)).result()
+    for block in plan.blocks():
+        with ts.Transaction() as transaction:
+            where = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
+            other.with_transaction(transaction)[where] = array[where]
+    theirs = files(tmp_path / "theirs" / "v" / ngff.FOLDER / "0")
+    ours = files(tmp_path / "ours" / "v" / ngff.FOLDER / "0")
+    assert len(theirs) == len(plan.blocks()) > 1
+    assert {name: ours[name] for name in theirs} == theirs
+
+
+def test_a_block_that_fails_leaves_no_object_and_no_record(written):
+    store, plan, _, folder = written
+    block = plan.blocks()[1]
+    before = files(folder / "a")
+
+    def layers(first, last):
+        def fill(block, out):
+            if first > block.start[0]:
+                raise VolumeError("the disk of the tiles is gone")
+            out[...] = 7
+            return Clipped()
+
+        return fill
+
+    with pytest.raises(VolumeError, match="tiles is gone"):
+        write_rows(store, "v", plan, [[block]], lambda blocks: layers, fingerprint="g")
+    after = files(folder / "a")
+    gone = set(before) - set(after)
+    assert [name.split("/")[-1] for name in map(str, gone)] == [f"{block.name}.json"]
+    assert {name: before[name] for name in after} == after, "old objects stay until new are whole"
 
 
 def test_workers_do_not_change_a_byte(written):

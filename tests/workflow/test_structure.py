@@ -334,7 +334,7 @@ def test_hooks_of_pre_commit_are_what_make_lint_runs(root):
 
 
 #: names of packages on conda-forge that differ on PyPI
-PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
+PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib", "python-xxhash": "xxhash"}
 
 
 def locked_versions(root) -> dict[str, str]:
@@ -431,7 +431,8 @@ def test_environments_name_all_that_their_rules_import(root):
     packages = {
         "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
         "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
-        "compressed_segmentation": "compressed-segmentation",
+        "compressed_segmentation": "compressed-segmentation", "xxhash": "python-xxhash",
+        "google_crc32c": "google-crc32c",
     }  # fmt: skip
     rules = re.compile(r"^rule (\w+):(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
     checked = 0

@@ -8,7 +8,7 @@ from terareg.execution.job import run_job
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
-from terareg.volumes.fusion import FusionSettings, fuse_row, fused_origins
+from terareg.volumes.fusion import FusionSettings, RowFusion, fused_origins
 from terareg.volumes.plan import VolumePlan, rows_of
 from terareg.volumes.writer import write_rows
 
@@ -40,7 +40,7 @@ def main() -> None:
         f"{sample}/fused/{channel}",
         plan,
         rows_of(blocks, snakemake.params.row_blocks),
-        lambda row: fuse_row(source, origins, plan, row, settings, snakemake.threads),
+        lambda row: RowFusion(source, origins, plan, row, settings),
         fingerprint=state,
         workers=snakemake.threads,
     )

@@ -15,7 +15,7 @@ from terareg.core.errors import IntensityError
 from terareg.core.numeric import Clipped, to_integer
 from terareg.storage.records import fingerprint, read_json
 
-_BAND_ROWS = 128  # rows corrected at a time, so that the float32 copies stay in the cache
+_BAND_VOXELS = 1 << 16  # corrected at a time, so that the float32 copies stay in the cache
 
 
 @dataclass(frozen=True)
@@ -90,6 +90,7 @@ class Flatfield:
         y: slice = slice(None),
         x: slice = slice(None),
         place: tuple[str, int] | None = None,
+        out: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Clipped]:
         """Remove dark offset and shading, in float32.
 
@@ -103,11 +104,14 @@ class Flatfield:
             Where the part lies in the plane.
         place : (str, int), optional
             Name of the tile and number of the plane, whose gain and stripes are removed as well.
+        out : numpy.ndarray, optional
+            Array of the plane's shape and dtype to put the result into.
 
         Returns
         -------
         corrected : numpy.ndarray
             Same shape and dtype; rounded, clipped, never wrapped. The dark level becomes 0.
+            ``out``, if given.
         clipped : Clipped
             Pixels that fell below 0 or above the type's largest value.
 
@@ -122,7 +126,8 @@ class Flatfield:
                 f"flat-field has {self.profile.shape} pixels but the plane has {plane.shape}; "
                 "estimate it from tiles of this acquisition"
             )
-        out = np.empty_like(plane)
+        if out is None:
+            out = np.empty_like(plane)
         background = np.float32(self.background)
         if place is not None and place[0] in self.gains:
             profile = profile * np.float32(self.gains[place[0]].at(place[1]))
@@ -130,13 +135,15 @@ class Flatfield:
             lines = self.stripes.of(*place)
             profile = profile * (lines[y] if lines.shape[1] == 1 else lines[:, x])
         clipped = Clipped()
-        for start in range(0, plane.shape[0], _BAND_ROWS):
-            band = slice(start, start + _BAND_ROWS)
-            values = plane[band].astype(np.float32)
+        rows = max(1, _BAND_VOXELS // plane.shape[1])
+        buffer = np.empty((rows, plane.shape[1]), np.float32)
+        for start in range(0, plane.shape[0], rows):
+            band = slice(start, start + rows)
+            values = buffer[: plane[band].shape[0]]
+            values[...] = plane[band]
             values -= background
             values /= profile[band]
-            out[band], part = to_integer(values, plane.dtype)
-            clipped += part
+            clipped += to_integer(values, plane.dtype, out[band], overwrite=True)[1]
         return out, clipped
 
 

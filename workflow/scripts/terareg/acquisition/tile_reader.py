@@ -14,10 +14,23 @@ class TileReader(Protocol):
 
     acquisition: Acquisition
 
+    @property
+    def planes_at_once(self) -> int:
+        """Planes that are best read together."""
+
     def missing_planes(self, tile: str) -> tuple[int, ...]:
         """Planes of a tile that were not measured."""
 
     def read(
-        self, tile: str, z0: int, z1: int, y: slice = slice(None), x: slice = slice(None)
+        self,
+        tile: str,
+        z0: int,
+        z1: int,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Planes ``z0`` to ``z1`` of a tile, of these rows and columns; shape (z, y, x)."""
+        """Planes ``z0`` to ``z1`` of a tile, of these rows and columns; shape (z, y, x).
+
+        They may, or may not, be put into ``out``, an array that has their shape and type.
+        """

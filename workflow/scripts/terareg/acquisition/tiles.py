@@ -11,7 +11,9 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
 
 import numpy as np
 import tensorstore
@@ -24,16 +26,20 @@ from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.core.errors import AcquisitionError, IntensityError, VolumeError
 from terareg.core.numeric import Clipped, to_integer
 from terareg.core.parallel import map_items, peak_memory_mb
-from terareg.storage.arrays import array_spec, new_array_spec, write_error
+from terareg.storage.arrays import array_spec, plain_array_json, shard_key
 from terareg.storage.records import (
-    content_hash,
+    ContentHash,
     is_done,
     read_record,
+    to_json,
     write_record,
 )
+from terareg.storage.shards import Shard
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
 logger = logging.getLogger(__name__)
+_RAW_PLANES = 8
+_PROFILE_VOXELS = 1 << 17  # of a flat-field that are used for plane after plane
 
 
 def corrected_key(channel: str, tile: str) -> str:
@@ -90,13 +96,24 @@ class TileSource:
                 "estimate it from tiles of this acquisition"
             )
 
+    @property
+    def planes_at_once(self) -> int:
+        """Planes that are best read together: many where chunks hold several."""
+        return _RAW_PLANES if self.corrected is None else 4 * CORRECTED_CHUNK[0]
+
     def missing_planes(self, tile: str) -> tuple[int, ...]:
         """Planes of a tile without a file: what is read there was not measured."""
         self.acquisition.tile(tile)
         return self.acquisition.planes[tile][self.channel.name].missing
 
     def read(
-        self, tile: str, z0: int, z1: int, y: slice = slice(None), x: slice = slice(None)
+        self,
+        tile: str,
+        z0: int,
+        z1: int,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        out: np.ndarray | None = None,
     ) -> np.ndarray:
         """Read a box of a tile.
 
@@ -108,12 +125,14 @@ class TileSource:
             First plane and the one after the last.
         y, x : slice
             Rows and columns, without step and inside the tile.
+        out : numpy.ndarray, optional
+            C-contiguous array of the result's shape and dtype to read into.
 
         Returns
         -------
         numpy.ndarray, shape (z1 - z0, rows, columns), of the acquisition's dtype
             Missing planes are zeros, or interpolated linearly between the nearest raw planes and
-            then corrected, as ``acquisition.missing_planes`` says.
+            then corrected, as ``acquisition.missing_planes`` says. ``out``, if given.
 
         Raises
         ------
@@ -122,30 +141,66 @@ class TileSource:
         VolumeError
             A corrected array that is incomplete or damaged.
         """
-        array, clipped, count = self.read_counted(tile, z0, z1, y, x)
+        array, clipped, count = self.read_counted(tile, z0, z1, y, x, out)
         with self._lock:
             self.clipped += clipped
             self.bytes_read += count
         return array
 
     def read_counted(
-        self, tile: str, z0: int, z1: int, y: slice = slice(None), x: slice = slice(None)
+        self,
+        tile: str,
+        z0: int,
+        z1: int,
+        y: slice = slice(None),
+        x: slice = slice(None),
+        out: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Clipped, int]:
         """As :meth:`read`, but return what this reading clipped and how many bytes it took."""
         item = self.acquisition.tile(tile)
         box = [_check_range(slice(z0, z1), self.acquisition.tile_shape[0], tile, "planes")]
         box.append(_check_range(y, self.acquisition.tile_shape[1], tile, "rows"))
         box.append(_check_range(x, self.acquisition.tile_shape[2], tile, "columns"))
+        if out is None:
+            out = np.empty([s.stop - s.start for s in box], self.acquisition.dtype)
         if self.corrected is not None:
-            return self._read_corrected(tile, box)
-        return self._read_raw(item, box)
+            return out, Clipped(), self._read_corrected(tile, box, out)
+        count = self._read_raw(item, box, out)
+        return out, self.correct(tile, box, out), count
 
-    def _read_raw(self, tile: Tile, box: list[slice]) -> tuple[np.ndarray, Clipped, int]:
+    def correct(self, tile: str, box: Sequence[slice], values: np.ndarray) -> Clipped:
+        """Remove dark offset and shading from raw values of a box (z, y, x) of a tile, in place.
+
+        Missing planes that are left blank stay zeros.
+        """
+        if self.flatfield is None:
+            return Clipped()
         z, y, x = box
-        out = np.empty([s.stop - s.start for s in box], self.acquisition.dtype)
+        missing = self.missing_planes(tile)
+        blank = missing if self.acquisition.missing_planes == "blank" else ()
+        clipped = Clipped()
+        rows = max(1, _PROFILE_VOXELS // values.shape[2])
+        for first in range(0, values.shape[1], rows):
+            # all planes of some rows, so that this part of the profile stays in the cache
+            part = values[:, first : first + rows]
+            inside = slice(y.start + first, y.start + first + part.shape[1])
+            for plane, row in zip(range(z.start, z.stop), part):
+                if plane not in blank:
+                    clipped += self.flatfield.correct(row, inside, x, (tile, plane), row)[1]
+        return clipped
+
+    def read_raw(self, tile: str, planes: slice, out: np.ndarray) -> int:
+        """Raw pixels of whole planes, zeros or interpolated ones where none are; returns bytes."""
+        rows, columns = self.acquisition.tile_shape[1:]
+        box = [planes, slice(0, rows), slice(0, columns)]
+        return self._read_raw(self.acquisition.tile(tile), box, out)
+
+    def _read_raw(self, tile: Tile, box: list[slice], out: np.ndarray) -> int:
+        """Raw pixels of a box; returns the bytes that were read."""
+        z, y, x = box
         missing = self.missing_planes(tile.name)
         whole_rows = out.shape[2] == self.acquisition.tile_shape[2]
-        clipped, count = Clipped(), 0
+        count = 0
         for plane, target in zip(range(z.start, z.stop), out):
             if plane in missing and self.acquisition.missing_planes == "blank":
                 target[...] = 0
@@ -153,17 +208,11 @@ class TileSource:
             if plane in missing:
                 values, size = self._interpolate(tile, plane, y)
             else:
-                direct = target if whole_rows and self.flatfield is None else None
-                values, size = self._read_rows(tile, plane, y, direct)
+                values, size = self._read_rows(tile, plane, y, target if whole_rows else None)
             count += size
-            if values is target:
-                continue
-            values = values[:, x]
-            if self.flatfield is not None:
-                values, part = self.flatfield.correct(values, y, x, (tile.name, plane))
-                clipped += part
-            target[...] = values
-        return out, clipped, count
+            if values is not target:
+                target[...] = values[:, x]
+        return count
 
     def _read_rows(
         self, tile: Tile, plane: int, rows: slice, out: np.ndarray | None = None
@@ -187,18 +236,18 @@ class TileSource:
         values += weight * (high.astype(np.float32) - values)
         return to_integer(values, low.dtype)[0], low_count + high_count
 
-    def _read_corrected(self, tile: str, box: list[slice]) -> tuple[np.ndarray, Clipped, int]:
+    def _read_corrected(self, tile: str, box: list[slice], out: np.ndarray) -> int:
         array = self._open(tile)
         try:
-            values = array[tuple(box)].read().result()
+            tensorstore.array(out, copy=False).write(array[tuple(box)]).result()
         except ARRAY_ERRORS as error:
             address = self.corrected.address(corrected_key(self.channel.name, tile))
             damaged = self._incomplete(tile, f"is damaged ({error})")
             raise outage(address, error) or damaged from error
-        count = values.itemsize
+        count = out.itemsize
         for part, chunk in zip(box, _chunk_shape(self.acquisition.tile_shape)):
             count *= (-(-part.stop // chunk) - part.start // chunk) * chunk
-        return values, Clipped(), count
+        return count
 
     def _open(self, tile: str) -> tensorstore.TensorStore:
         with self._lock:
@@ -274,15 +323,15 @@ def write_corrected(
     fingerprint : str
         Hash of all that the array depends on: code, settings, flat-field, raw files.
     workers : int
-        Threads; each holds about three times 16 planes. The bytes do not depend on it.
+        Threads; each holds 16 planes. The bytes do not depend on it.
 
     Returns
     -------
     dict
         The record: ``tile``, ``channel``, ``shape``, ``dtype``, ``chunk``, ``shard``, ``objects``
-        (key to bytes), ``sha256`` (of the content hashes of its slabs of ``chunk[0]`` planes),
-        ``minimum``, ``maximum``, ``clipped``, ``bytes_read``, ``bytes_written``, ``fingerprint``,
-        and ``run`` (seconds, peak_memory_mb).
+        (key to bytes), ``sha256`` (of the XXH3 of its slabs of ``chunk[0]`` planes, chunk by
+        chunk), ``minimum``, ``maximum``, ``clipped``, ``bytes_read``, ``bytes_written``,
+        ``fingerprint``, and ``run`` (seconds, peak_memory_mb).
 
     Raises
     ------
@@ -296,51 +345,96 @@ def write_corrected(
         return done
     start = time.monotonic()
     shape, dtype = source.acquisition.tile_shape, source.acquisition.dtype
+    chunk, shard = _chunk_shape(shape), _shard_shape(shape)
+    slab_grid = tuple(-(-n // c) for n, c in zip((chunk[0], *shape[1:]), chunk))
     store.delete(record_key)
     store.delete_folder(key)
-    try:
-        shards = _chunk_shape(shape), _shard_shape(shape)
-        spec = new_array_spec(store, key, shape, dtype, ("z", "y", "x"), *shards)
-        array = tensorstore.open(spec, create=True).result()
-    except ARRAY_ERRORS as error:
-        raise write_error(store, key, error) from error
-    depth = _chunk_shape(shape)[0]
+    metadata = plain_array_json(shape, dtype, ("z", "y", "x"), chunk, shard)
+    store.write(f"{key}/zarr.json", to_json(metadata))
 
-    def write_slab(z0: int) -> tuple[str, int, int, Clipped, int]:
-        z1 = min(z0 + depth, shape[0])
-        slab, clipped, count = source.read_counted(tile, z0, z1)
+    buffers: SimpleQueue[np.ndarray] = SimpleQueue()
+    for _ in range(workers):
+        buffers.put(np.empty((chunk[0], *shape[1:]), dtype))
+
+    def write_slab(z0: int) -> _Slab:
+        buffer = buffers.get()
         try:
-            array[z0:z1].write(slab, can_reference_source_data_indefinitely=True).result()
-        except ARRAY_ERRORS as error:
-            raise write_error(store, key, error) from error
-        return content_hash(slab), int(slab.min()), int(slab.max()), clipped, count
+            slab = buffer[: min(chunk[0], shape[0] - z0)]
+            shard = Shard(store, shard_key(key, (z0 // chunk[0], 0, 0)), slab_grid)
+            return _write_slab(source, tile, z0, slab, shard)
+        finally:
+            buffers.put(buffer)
 
     slabs = list(
         map_items(
-            write_slab, range(0, shape[0], depth), workers=workers, what=f"{tile} corrected slabs"
+            write_slab,
+            range(0, shape[0], chunk[0]),
+            workers=workers,
+            what=f"{tile} corrected slabs",
         )
     )
-    clipped = sum((slab[3] for slab in slabs), Clipped())
+    clipped = sum((slab.clipped for slab in slabs), Clipped())
     objects = {entry.key: entry.size for entry in store.list(key)}
     record = {
         "tile": tile,
         "channel": source.channel.name,
         "shape": list(shape),
         "dtype": dtype,
-        "chunk": list(_chunk_shape(shape)),
-        "shard": list(_shard_shape(shape)),
+        "chunk": list(chunk),
+        "shard": list(shard),
         "objects": objects,
-        "sha256": hashlib.sha256("".join(slab[0] for slab in slabs).encode()).hexdigest(),
-        "minimum": min(slab[1] for slab in slabs),
-        "maximum": max(slab[2] for slab in slabs),
+        "sha256": hashlib.sha256("".join(slab.xxh3 for slab in slabs).encode()).hexdigest(),
+        "minimum": min(slab.low for slab in slabs),
+        "maximum": max(slab.high for slab in slabs),
         "clipped": {"low": clipped.low, "high": clipped.high},
-        "bytes_read": sum(slab[4] for slab in slabs),
+        "bytes_read": sum(slab.bytes_read for slab in slabs),
         "bytes_written": sum(objects.values()),
         "fingerprint": fingerprint,
         "run": {"seconds": time.monotonic() - start, "peak_memory_mb": peak_memory_mb()},
     }
     write_record(store, record_key, record)
     return record
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """What is said of the planes of one shard."""
+
+    xxh3: str
+    low: int
+    high: int
+    clipped: Clipped
+    bytes_read: int
+
+
+def _write_slab(source: TileSource, tile: str, z0: int, slab: np.ndarray, shard: Shard) -> _Slab:
+    """Read planes of a tile from ``z0`` on into ``slab`` and write them as a shard."""
+    chunk = _chunk_shape(source.acquisition.tile_shape)
+    piece = np.zeros(chunk, slab.dtype)
+    digest = ContentHash(slab.dtype, slab.shape)
+    lows, highs, clipped = [], [], Clipped()
+    z = slice(z0, z0 + slab.shape[0])
+    columns = slice(0, slab.shape[2])
+    try:
+        count = source.read_raw(tile, z, slab)
+        for y in range(0, slab.shape[1], chunk[1]):
+            strip = slab[:, y : y + chunk[1]]
+            clipped += source.correct(tile, (z, slice(y, y + strip.shape[1]), columns), strip)
+            for x in range(0, slab.shape[2], chunk[2]):
+                part = strip[:, :, x : x + chunk[2]]
+                if part.shape != chunk:
+                    piece[...] = 0
+                inside = piece[tuple(map(slice, part.shape))]
+                inside[...] = part
+                digest.update(inside)
+                lows.append(int(inside.min()))
+                highs.append(int(inside.max()))
+                position = (0, y // chunk[1], x // chunk[2])
+                shard.add(position, piece.reshape(-1).view(np.uint8))
+        shard.close()
+    finally:
+        shard.discard()
+    return _Slab(digest.hexdigest(), min(lows), max(highs), clipped, count)
 
 
 def _check_range(part: slice, size: int, tile: str, what: str) -> slice:

@@ -126,7 +126,8 @@ def blocks(per_byte: float, per_atlas: float = 0, base_mb: float = ITK_MB) -> Me
     def memory(sample: Sample, threads: int) -> float:
         block_mb = sample.block_mvox * sample.size.bytes_per_voxel
         at_once = min(threads, sample.block_count())
-        return base_mb + at_once * per_byte * block_mb + per_atlas * sample.largest_atlas.megavoxels
+        made = at_once * (per_byte * block_mb + 1000 * sample.held_gb)
+        return base_mb + made + per_atlas * sample.largest_atlas.megavoxels
 
     return memory
 

@@ -145,6 +145,19 @@ class Sample:
         return bool(self.option("intensity.corrected_tiles") == "stream")
 
     @property
+    def on_s3(self) -> bool:
+        """Whether the store is a bucket: an object is held in memory until it is sent."""
+        return str(self.option("store")).startswith("s3://")
+
+    @property
+    def held_gb(self) -> float:
+        """Objects of a block that are in memory while it grows: none in a folder, all for S3."""
+        if not self.on_s3:
+            return 0.0
+        block_gb = self.block_mvox * self.size.bytes_per_voxel / 1e3
+        return 1.15 * len(self.option("volume.formats")) * block_gb
+
+    @property
     def corrects_bias(self) -> bool:
         """Whether there is a corrected volume beside the fused one."""
         return bool(self.option("intensity.bias.enabled"))

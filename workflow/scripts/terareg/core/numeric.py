@@ -18,30 +18,56 @@ class Clipped:
         return Clipped(self.low + other.low, self.high + other.high)
 
 
-def to_integer(values: np.ndarray, dtype: np.dtype | type) -> tuple[np.ndarray, Clipped]:
+def to_integer(
+    values: np.ndarray,
+    dtype: np.dtype | type,
+    out: np.ndarray | None = None,
+    *,
+    overwrite: bool = False,
+) -> tuple[np.ndarray, Clipped]:
     """Round floating-point values half to even and clip them into an integer type.
 
     Parameters
     ----------
     values : numpy.ndarray of float
-        Any shape. Not a number counts as 0 and as clipped low.
+        Any shape. Not a number counts as 0 and as clipped low. Arrays that fit the processor's
+        cache are done several times faster than large ones.
     dtype : numpy integer type
         Type of the result.
+    out : numpy.ndarray of ``dtype``, optional
+        Array of the shape of ``values`` to put the result into.
+    overwrite : bool
+        Let ``values`` be changed, which saves a copy.
 
     Returns
     -------
     array : numpy.ndarray of ``dtype``
+        ``out``, if given.
     clipped : Clipped
         How many values lay outside the type's range.
     """
     info = np.iinfo(dtype)
-    rounded = np.rint(values)
-    invalid = int(np.count_nonzero(np.isnan(rounded)))
-    if invalid:
-        rounded = np.nan_to_num(rounded, nan=float(info.min), posinf=np.inf, neginf=-np.inf)
-    low = int(np.count_nonzero(rounded < info.min)) + invalid
+    rounded = np.rint(values, out=values if overwrite else None)
+    if out is None:
+        out = np.empty(rounded.shape, dtype)
+    if not rounded.size:
+        return out, Clipped()
     # the largest integer may not exist in float32: compare with the next value above it
-    high = int(np.count_nonzero(rounded >= float(info.max) + 1.0))
-    top = np.nextafter(np.array(float(info.max) + 1.0, rounded.dtype), 0, dtype=rounded.dtype)
-    top = min(float(info.max), float(top))
-    return np.clip(rounded, info.min, top).astype(dtype), Clipped(low, high)
+    above = float(info.max) + 1.0
+    least, most = rounded.min(), rounded.max()  # not a number where one is among them
+    invalid = low = high = 0
+    if np.isnan(least):
+        invalid = int(np.count_nonzero(np.isnan(rounded)))
+        rounded = np.nan_to_num(rounded, nan=float(info.min), posinf=np.inf, neginf=-np.inf)
+        least, most = rounded.min(), rounded.max()
+    if least < info.min:
+        low = int(np.count_nonzero(rounded < info.min))
+    if most >= above:
+        high = int(np.count_nonzero(rounded >= above))
+    if low or high:
+        top = np.nextafter(np.array(above, rounded.dtype), 0, dtype=rounded.dtype)
+        rounded = np.clip(
+            rounded, info.min, min(float(info.max), float(top)), out=rounded if overwrite else None
+        )
+    np.copyto(out, rounded, casting="unsafe")
+    return out, Clipped(low + invalid, high)

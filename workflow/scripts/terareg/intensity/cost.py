@@ -99,7 +99,7 @@ def _correct_tile(sample: Sample) -> Load:
     if sample.streams:
         return Load(0)
     raw = sample.raw_gb
-    return Load(sample.size.channels * tile_batches(sample), raw, 0.6 * raw, 3 * raw)
+    return Load(sample.size.channels * tile_batches(sample), raw, raw, 2 * raw)
 
 
 def _dropped(sample: Sample) -> int:
@@ -130,6 +130,11 @@ def _correct_volume(sample: Sample) -> Load:
 
 
 # ------------------------------------------------------------------ memory
+def _corrected_slabs(sample: Sample, threads: int) -> float:
+    """A job that corrects 16 planes at a time on each thread, and a shard of them for S3."""
+    return planes(0, 40 if sample.on_s3 else 20)(sample, threads)
+
+
 def _equations(sample: Sample, threads: int) -> float:
     """Statistics of all tiles, and the equations that are made of them."""
     options = sample.option("intensity.flatfield")
@@ -154,7 +159,9 @@ RULES = {
     "refine_flatfield": RuleCost("intensity", _equations, _solve_flatfield(), needs="tiles"),
     "sum_lines": RuleCost("intensity", planes(2, 5), _sum_lines, heavy=True, needs="tiles"),
     "estimate_stripes": RuleCost("intensity", _line_gains, _estimate_stripes, needs="tiles"),
-    "correct_tile": RuleCost("intensity", planes(0, 40), _correct_tile, heavy=True, needs="tiles"),
+    "correct_tile": RuleCost(
+        "intensity", _corrected_slabs, _correct_tile, heavy=True, needs="tiles"
+    ),
     "drop_corrected_tiles": RuleCost("intensity", load=for_each(_dropped), needs="tiles"),
     "estimate_bias_field": RuleCost("bias", whole(BIAS_RESOLUTION, 48), _estimate_bias, heavy=True),
     "init_corrected_volume": RuleCost("bias", load=for_each(bias_fields)),

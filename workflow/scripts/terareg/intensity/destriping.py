@@ -118,7 +118,7 @@ def estimate_stripes(
             {"name": name, "bottom": bottom, "spread_percent": spread}
             for (name, bottom), spread in zip(layout.bottoms.items(), spreads.tolist())
         ],
-        "sha256": hashlib.sha256("".join(s["sha256"] for s in slabs).encode()).hexdigest(),
+        "sha256": hashlib.sha256("".join(s["xxh3"] for s in slabs).encode()).hexdigest(),
         "objects": {entry.key: entry.size for entry in store.list(key)},
         "fingerprint": fingerprint,
         "spread_percent": math.sqrt(np.mean(spreads**2)),
@@ -166,7 +166,7 @@ def _finish_slab(
     record = {
         "fingerprint": fingerprint,
         "objects": {shard: store.size(shard)},
-        "sha256": content_hash(gains),
+        "xxh3": content_hash(gains),
         "squares": np.sum(np.square(gains - 1, dtype=np.float64), axis=(1, 2)).tolist(),
         "seam_percent": median.tolist(),
     }

@@ -42,21 +42,54 @@ def new_array_spec(
 
     ``shard`` is a multiple of ``chunk`` and is written at once.
     """
+    return array_spec(store, key) | {"metadata": _metadata(shape, dtype, names, (chunk, shard))}
+
+
+def plain_array_json(
+    shape: Sequence[int],
+    dtype: str,
+    names: Sequence[str],
+    chunk: Sequence[int],
+    shard: Sequence[int],
+) -> dict[str, Any]:
+    """Contents of the ``zarr.json`` of an array that is not compressed.
+
+    Its shards are written with :class:`terareg.storage.shards.Shard`, under :func:`shard_key`.
+    """
+    return _metadata(shape, dtype, names, (chunk, shard), ())
+
+
+def shard_key(key: str, index: Sequence[int]) -> str:
+    """Key of a shard of the array under ``key``."""
+    return f"{key}/c/" + "/".join(str(i) for i in index)
+
+
+def _metadata(
+    shape: Sequence[int],
+    dtype: str,
+    names: Sequence[str],
+    edges: tuple[Sequence[int], Sequence[int]],
+    codecs: Sequence[dict[str, Any]] = (_CODEC,),
+) -> dict[str, Any]:
+    chunk, shard = edges
     sharding = {
         "chunk_shape": list(chunk),
-        "codecs": [_LITTLE, _CODEC, _CHECKSUM],
+        "codecs": [_LITTLE, *codecs, _CHECKSUM],
         "index_codecs": [_LITTLE, _CHECKSUM],
         "index_location": "end",
     }
-    metadata = {
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
         "shape": list(shape),
         "data_type": dtype,
         "dimension_names": list(names),
         "fill_value": 0,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "attributes": {},
     }
-    return array_spec(store, key) | {"metadata": metadata}
 
 
 def write_error(store: Store, key: str, error: Exception) -> StoreError:

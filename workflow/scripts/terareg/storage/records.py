@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from terareg.core.cells import to_cell
 from terareg.core.errors import StoreError
@@ -73,11 +74,36 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(to_json(list(parts))).hexdigest()
 
 
+class ContentHash:
+    """XXH3 with 128 bits of an array's dtype, shape and values in C order, taken part by part.
+
+    It goes as fast as memory and is the same on every machine of one byte order. It finds damage
+    and change, not forgery.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype or what stands for one
+    shape : sequence of int
+        Of the whole array.
+    """
+
+    def __init__(self, dtype: Any, shape: Sequence[int]) -> None:
+        head = f"{np.dtype(dtype).str}{tuple(int(n) for n in shape)}"
+        self._digest = xxhash.xxh3_128(head.encode())
+
+    def update(self, part: np.ndarray) -> None:
+        """Take the values that follow."""
+        self._digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
+
+    def hexdigest(self) -> str:
+        """32 hexadecimal digits."""
+        return self._digest.hexdigest()
+
+
 def content_hash(array: np.ndarray) -> str:
-    """SHA-256 of an array's dtype, shape and values in C order."""
-    array = np.ascontiguousarray(array)
-    digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(array.data.cast("B") if array.size else b"")
+    """:class:`ContentHash` of a whole array."""
+    digest = ContentHash(array.dtype, array.shape)
+    digest.update(array)
     return digest.hexdigest()
 
 

@@ -158,6 +158,10 @@ class Store:
         except OSError as error:
             raise self._os_error("write", key, error) from error
 
+    def create(self, key: str) -> NewObject:
+        """Begin an object that is written piece by piece."""
+        return NewObject(self, key)
+
     def exists(self, key: str) -> bool:
         """Whether an object (not a folder) is there."""
         return self.size(key) is not None
@@ -258,6 +262,88 @@ class Store:
         object.__setattr__(self, "url", state["url"])
 
 
+class NewObject:
+    """An object that is written piece by piece and appears when it is whole.
+
+    In a folder it grows in a hidden file beside its place; for S3 it is held in memory.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+
+    Attributes
+    ----------
+    size : int
+        Bytes so far.
+    """
+
+    def __init__(self, store: Store, key: str) -> None:
+        self._store, self._key = store, check_key(key)
+        self.size = 0
+        self._descriptor = -1
+        self._data = bytearray()
+        if store.is_s3:
+            return
+        self._path = store.path(key)
+        self._part = _part_of(self._path)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except OSError as error:
+            raise store._os_error("write", key, error) from error
+
+    def write(self, start: int, *pieces: Any) -> None:
+        """Put bytes, or arrays of uint8, one after the other at ``start``; gaps are zeros."""
+        views = [memoryview(piece) for piece in pieces if len(piece)]
+        stop = start + sum(len(view) for view in views)
+        if self._store.is_s3:
+            self._data.extend(bytes(max(0, stop - len(self._data))))
+            for view in views:
+                self._data[start : start + len(view)] = view
+                start += len(view)
+        else:
+            try:
+                self._write(start, views)
+            except OSError as error:
+                raise self._store._os_error("write", self._key, error) from error
+        self.size = max(self.size, stop)
+
+    def commit(self) -> None:
+        """Make the object appear, complete and on disk."""
+        if self._store.is_s3:
+            self._store.write(self._key, self._data)
+            self._data = bytearray()
+            return
+        traffic.tell(written=self.size)
+        try:
+            os.fsync(self._descriptor)
+            self._close()
+            os.replace(self._part, self._path)
+        except OSError as error:
+            raise self._store._os_error("write", self._key, error) from error
+
+    def discard(self) -> None:
+        """Leave nothing behind, unless the object was committed."""
+        self._data = bytearray()
+        if self._descriptor >= 0:
+            self._close()
+            self._part.unlink(missing_ok=True)
+
+    def _write(self, start: int, views: list[memoryview]) -> None:
+        while views:
+            done = os.pwritev(self._descriptor, views, start)
+            start += done
+            while views and done >= len(views[0]):
+                done -= len(views.pop(0))
+            if done:
+                views[0] = views[0][done:]
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        os.close(descriptor)
+
+
 #: what tensorstore raises
 ARRAY_ERRORS = (ValueError, OSError, RuntimeError)
 
@@ -316,7 +402,7 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a local file to be written, which appears when the block ends without an error."""
     path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    part = _part_of(path)
     try:
         with open(part, "wb") as stream:
             yield stream
@@ -326,3 +412,8 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
+
+
+def _part_of(path: Path) -> Path:
+    """Where a file grows that is to appear at ``path``."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

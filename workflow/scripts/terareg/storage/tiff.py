@@ -246,10 +246,14 @@ class Tiff:
 
     def _entries(self, offset: int) -> Iterator[tuple[int, int, int, int]]:
         """Tag, field type, number of values, and place of the values or of their offset."""
-        for index in range(self._count(offset)):
-            place = self._start(offset) + index * self._entry
-            tag, kind, number = self._unpack("HH" + self._word, place)
-            yield tag, kind, number, place + self._entry - self._inline
+        form = struct.Struct(self.order + "HH" + self._word + f"{self._inline}x")
+        place, count = self._start(offset), self._count(offset)
+        entries = self.file.get(place, count * form.size)
+        if len(entries) < count * form.size:
+            raise struct.error("the file ends within a directory")
+        # the values of an entry, or their offset, are its last bytes
+        for start, (tag, kind, number) in enumerate(form.iter_unpack(entries)):
+            yield tag, kind, number, place + (start + 1) * form.size - self._inline
 
     def _unpack(self, letters: str, start: int) -> tuple[int, ...]:
         form = self.order + letters

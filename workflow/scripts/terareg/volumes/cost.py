@@ -16,13 +16,14 @@ from terareg.core.cost import (
     for_each,
 )
 from terareg.core.extents import Extent, Sample
-from terareg.volumes.slabs import SLAB_PLANES
 
 PYRAMID = 1.15  # all levels, of the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
-_WRITE_CPU = {"ome-zarr": 7.0, "precomputed": 3.0}  # seconds for a GB of voxels, pyramid included
+_WRITE_CPU = {"ome-zarr": 4.0, "precomputed": 2.0}  # seconds for a GB of voxels, pyramid included
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
-_ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
+_ROW_VOXELS = 8192  # of a row of blocks along x that grow together: four tiles, many open files
+_HELD_GB = 4.3  # of their objects, which are held in memory until they go to S3
+_LAYER_PLANES = 64  # that fusion works through at once: those of a chunk
 
 
 # ------------------------------------------------------------------ batches
@@ -38,9 +39,12 @@ def block_batches(sample: Sample) -> int:
 
 
 def row_blocks(sample: Sample) -> int:
-    """Most blocks of a row that are in memory at once where tiles are fused."""
-    block_gb = sample.block_mvox * sample.size.bytes_per_voxel / 1e3
-    return max(1, min(sample.blocks_along(sample.grid)[2], int(_ROW_GB / block_gb)))
+    """Most blocks of a row that grow at once where tiles are fused."""
+    along = sample.blocks_along(sample.grid)[2]
+    most = min(along, _ROW_VOXELS // sample.option("volume.block"))
+    if sample.held_gb:
+        most = min(most, int(_HELD_GB / sample.held_gb))
+    return max(1, most)
 
 
 # ------------------------------------------------------------------ counts and bytes
@@ -102,13 +106,13 @@ def _fuse_block(sample: Sample) -> Load:
         parts = math.ceil(size.volume_shape[2] / edge / row_blocks(sample))
         across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
         read = size.channel_gb * (1 + (parts - 1) / across)
-        cpu = 2.0 * size.channel_gb
+        cpu = 1.2 * size.channel_gb
     else:
-        # chunks are read whole for each slab and row that they lie in
+        # chunks are read whole for each layer and row that they lie in
         depth, height, _ = CORRECTED_CHUNK
-        more = (1 + (depth - 1) / SLAB_PLANES) * (1 + (height - 1) / edge)
-        read, cpu = 0.6 * size.channel_gb * more, 1.5 * size.channel_gb
-    cpu += 2.0 * size.volume_gb + write_cpu(sample, size.volume_gb)
+        more = (1 + (depth - 1) / _LAYER_PLANES) * (1 + (height - 1) / edge)
+        read, cpu = size.channel_gb * more, 1.5 * size.channel_gb
+    cpu += 0.8 * size.volume_gb + write_cpu(sample, size.volume_gb)
     n, written = size.channels, stored_gb(sample, size.volume_gb)
     return Load(n * block_batches(sample), n * read, n * written, n * cpu)
 
@@ -137,23 +141,25 @@ def fuse_job_mb(
     threads: int,
     bytes_per_voxel: int = 2,
 ) -> float:
-    """Peak of a job that fuses and writes rows of blocks, MB.
+    """Peak of a job that fuses and writes rows of blocks into a folder, MB.
 
-    A row's blocks are held. While they are made, each thread has of a slab of planes the windows
-    of tiles that overlap at one place, and float32 copies of a cell; while they are written, what
-    tensorstore keeps of a block until the shard is written, and the encoded shard.
+    Of a layer of chunks, the parts of those tiles are held that overlap at one place, and for each
+    thread a block's part with what is made of it; of every block of a row what its coarser levels
+    still lack for a layer of their own.
     """
-    block_mb = math.prod(block) * bytes_per_voxel / 1e6
-    slab_mb = min(SLAB_PLANES, block[0]) * block[1] / 1e6
-    making = slab_mb * (3 * bytes_per_voxel * tile_width + 3 * 4 * block[2])
-    at_once = min(threads, row_blocks)
-    return ITK_MB + row_blocks * block_mb + max(threads * making, 1.45 * at_once * block_mb)
+    planes = min(_LAYER_PLANES, block[0])
+    windows = 3 * planes * block[1] * tile_width * bytes_per_voxel / 1e6
+    layer = planes * block[1] * block[2] * bytes_per_voxel / 1e6
+    return ITK_MB + windows + 1.6 * min(threads, row_blocks) * layer + 0.2 * row_blocks * layer
 
 
 def _fusion(sample: Sample, threads: int) -> float:
     size = sample.size
-    row, width = row_blocks(sample), size.tile_shape[2]
-    return fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
+    # of interpolated tiles, float32 copies are held as well
+    width = size.tile_shape[2] * (3 if sample.option("fusion.subpixel") else 1)
+    row = row_blocks(sample)
+    made = fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
+    return made + 1000 * row * sample.held_gb
 
 
 def _coarse_blocks(sample: Sample, threads: int) -> float:

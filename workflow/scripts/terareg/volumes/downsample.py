@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from terareg.core.errors import VolumeError
+
+_BAND_VOXELS = 1 << 17  # of a plane, added up at a time
 
 
 def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np.ndarray:
@@ -37,32 +40,51 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     if any(p[1] for p in padding):
         array = np.pad(array, padding, mode="edge")
     out = np.empty([n // s for n, s in zip(array.shape, step)], array.dtype)
-    reduce = _mean_plane if mode == "mean" else _mode_plane
+    reduce = _mean_rows if mode == "mean" else _mode_rows
+    rows = max(1, _BAND_VOXELS // max(1, array.shape[2]))
     for z in range(out.shape[0]):
-        # plane by plane, so that the wide sums stay in the processor's cache
-        reduce(array[z * step[0] : (z + 1) * step[0]], step, out[z])
+        planes = array[z * step[0] : (z + 1) * step[0]]
+        for y in range(0, out.shape[1], rows):
+            # a few rows at a time, so that the wide sums stay in the processor's cache
+            reduce(planes[:, y * step[1] : (y + rows) * step[1]], step, out[z, y : y + rows])
     return out
 
 
-def _mean_plane(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
-    wide = np.float32 if planes.dtype.kind == "f" else np.uint32
-    total = planes[0].astype(wide)
+def _mean_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
+    if planes.dtype.kind == "f":
+        _mean_of_floats(planes, step, out)
+        return
+    if step[2] == 2:
+        # two neighbours are one integer of twice the size, whose halves are added
+        wide = np.dtype(f"u{2 * planes.itemsize}")
+        pairs = np.ascontiguousarray(planes).view(wide)
+        bits = 8 * planes.itemsize
+        total = pairs & wide.type((1 << bits) - 1)
+        pairs = pairs >> wide.type(bits)
+        total += pairs
+    else:
+        total = planes.astype(np.uint32)
+    total = total[0] + total[1] if step[0] == 2 else total[0]
+    if step[1] == 2:
+        total = total[0::2] + total[1::2]
+    count = step[0] * step[1] * step[2]
+    total += total.dtype.type(count // 2)
+    total >>= total.dtype.type(count.bit_length() - 1)
+    out[...] = total
+
+
+def _mean_of_floats(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
+    total = planes[0].astype(np.float32)
     for plane in planes[1:]:
         total += plane
     if step[1] == 2:
         total = total[0::2] + total[1::2]
     if step[2] == 2:
         total = total[:, 0::2] + total[:, 1::2]
-    count = step[0] * step[1] * step[2]
-    if wide is np.float32:
-        np.multiply(total, np.float32(1 / count), out=out)
-    else:
-        total += count // 2
-        total >>= count.bit_length() - 1
-        out[...] = total
+    np.multiply(total, np.float32(1 / math.prod(step)), out=out)
 
 
-def _mode_plane(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
+def _mode_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
     cells = np.stack(
         [plane[y :: step[1], x :: step[2]] for plane in planes
          for y in range(step[1]) for x in range(step[2])]

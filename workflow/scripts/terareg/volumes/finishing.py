@@ -148,7 +148,7 @@ def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int
         block, record = pair
         try:
             arrays = (read_level(store, key, form, 0, block.start, block.stop) for form in forms)
-            return any(content_hash(array) != record["sha256"] for array in arrays)
+            return any(content_hash(array) != record["xxh3"] for array in arrays)
         except VolumeError:
             return True
 

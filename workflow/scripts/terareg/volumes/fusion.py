@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,9 +22,7 @@ import numpy as np
 from terareg.core.errors import ConfigError, StitchingError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped, to_integer
-from terareg.core.parallel import map_items
 from terareg.volumes.plan import Block, VolumePlan
-from terareg.volumes.slabs import SLAB_PLANES
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition, Tile
@@ -33,6 +32,7 @@ Origin = tuple[float, float, float]
 
 # keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
 _LEAST_WEIGHT = 1e-9
+_BAND_VOXELS = 1 << 16  # of a plane, blended at a time
 
 
 @dataclass(frozen=True)
@@ -120,71 +120,171 @@ def fused_origins(
     }
 
 
-def fuse_row(
-    source: TileReader,
-    origins: Mapping[str, Sequence[float]],
-    plan: VolumePlan,
-    blocks: Sequence[Block],
-    settings: FusionSettings,
-    workers: int = 1,
-) -> list[tuple[np.ndarray, Clipped]]:
-    """Fuse neighbouring blocks of a row along x, reading each part of a tile once.
+class RowFusion:
+    """Fuses neighbouring blocks layer by layer, on threads, and reads each part of a tile once.
 
-    Slabs of planes are worked through on threads; of a slab, the tiles at one place of the row
-    are in memory, beside all of the blocks.
+    Of a layer, the parts of those tiles are in memory that the blocks being fused need.
 
     Parameters
     ----------
     source : TileSource
-        Has ``acquisition``, ``read(tile, z0, z1, y, x)`` and ``missing_planes(tile)``. Missing
-        planes that read as blank are left to the other tiles there.
+        Has ``acquisition``, ``planes_at_once``, ``read(tile, z0, z1, y, x)`` and
+        ``missing_planes(tile)``. Missing planes that read as blank are left to the other tiles
+        there.
     origins : mapping
         Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
     plan : VolumePlan
     blocks : sequence of Block
-        Of one row, from left to right; blocks between them may be absent.
+        With the same planes, in the order in which they will be asked for; those of a row along x
+        from left to right. Blocks between them may be absent.
     settings : FusionSettings
-    workers : int
-
-    Returns
-    -------
-    list of (array, clipped)
-        For each block a numpy.ndarray of the plan's type, shape ``block.shape``, 0 where no tile
-        lies; and the voxels outside the type's range.
     """
-    shape = source.acquisition.tile_shape
-    row = replace(blocks[0], stop=blocks[-1].stop)
-    tiles = [
-        tile
-        for tile in _tiles(source, origins, shape, settings)
-        if all(max(a, s) < min(b, e) for a, b, s, e in
-               zip(tile.start, tile.stop, row.start, row.stop))
-    ]  # fmt: skip
-    arrays = [np.zeros(block.shape, plan.dtype) for block in blocks]
 
-    def fuse_slab(planes: tuple[int, int]) -> list[Clipped]:
-        here = [t for t in tiles if _covers(t, 0, planes) and planes[0] not in t.blank]
-        windows: dict[str, np.ndarray] = {}
-        clipped = [Clipped()] * len(blocks)
-        for index, y, x in _cells(here, row, blocks):
-            cell = [t for t in here if _covers(t, 1, y) and _covers(t, 2, x)]
-            for tile in here:
-                if tile.stop[2] <= x[0]:
-                    windows.pop(tile.name, None)
-            for tile in cell:
-                if tile.name not in windows:
-                    windows[tile.name] = _read(source, tile, planes, row, shape)
-            if cell:
-                start = blocks[index].start
-                where = tuple(slice(a - s, b - s) for (a, b), s in zip((planes, y, x), start))
-                arrays[index][where], more = _blend(cell, windows, y, x, row, plan.dtype)
-                clipped[index] += more
+    def __init__(
+        self,
+        source: TileReader,
+        origins: Mapping[str, Sequence[float]],
+        plan: VolumePlan,
+        blocks: Sequence[Block],
+        settings: FusionSettings,
+    ) -> None:
+        self.source, self.blocks = source, blocks
+        self._lock = threading.Lock()
+        self.box = Block(
+            blocks[0].index,
+            tuple(min(block.start[a] for block in blocks) for a in range(3)),
+            tuple(max(block.stop[a] for block in blocks) for a in range(3)),
+        )
+        tiles = _tiles(source, origins, source.acquisition.tile_shape, settings)
+        self.tiles = [tile for tile in tiles if _touches(tile, self.box)]
+        self._weights: dict[tuple, list[np.ndarray]] = {}
+        self._buffers: dict[int, list[np.ndarray]] = {}
+
+    def __call__(self, first: int, last: int) -> Callable[[Block, np.ndarray], Clipped]:
+        """Begin a layer, planes ``first`` to ``last`` of the volume without the last.
+
+        Returns
+        -------
+        callable
+            Called once for each of the blocks, on any thread, with the block and an array of the
+            plan's type and of the shape of its part of the layer. It fills the array, with 0
+            where no tile lies, and returns the voxels outside the type's range.
+        """
+        return _Layer(self, first, last).fill
+
+    def take(self, size: int) -> np.ndarray:
+        """A buffer of ``size`` voxels of a tile, one that was given back if there is one."""
+        with self._lock:
+            kept = self._buffers.get(size)
+            if kept:
+                return kept.pop()
+        return np.empty(size, self.source.acquisition.dtype)
+
+    def give(self, buffer: np.ndarray) -> None:
+        """Give a buffer back."""
+        with self._lock:
+            self._buffers.setdefault(buffer.size, []).append(buffer)
+
+    def weights(
+        self, tiles: Sequence[_Tile], y: tuple[int, int], x: tuple[int, int]
+    ) -> list[np.ndarray]:
+        """Weights of the tiles in a part of a plane in which they all lie, float32."""
+        key = (*(tile.name for tile in tiles), y, x)
+        found = self._weights.get(key)
+        if found is None:
+            raw = [
+                np.outer(
+                    tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]],
+                    tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]],
+                )
+                for tile in tiles
+            ]
+            total = np.sum(raw, axis=0)
+            found = [(weight / total).astype(np.float32) for weight in raw]
+            self._weights[key] = found
+        return found
+
+
+class _Layer:
+    """A layer of a :class:`RowFusion` while its blocks are filled."""
+
+    def __init__(self, fusion: RowFusion, first: int, last: int) -> None:
+        self._fusion, self._first = fusion, first
+        tiles = fusion.tiles
+        self._runs = [
+            (planes, [t for t in tiles if _covers(t, 0, planes) and planes[0] not in t.blank])
+            for planes in _runs(tiles, (first, last), fusion.source.planes_at_once)
+        ]
+        self._windows: dict[tuple[str, int], _Window] = {}
+        for planes, tiles in self._runs:
+            for tile in tiles:
+                users = sum(_touches(tile, block) for block in fusion.blocks)
+                self._windows[tile.name, planes[0]] = _Window(fusion, tile, planes, users)
+
+    def fill(self, block: Block, out: np.ndarray) -> Clipped:
+        """See :meth:`RowFusion.__call__`."""
+        work = [
+            (planes, [tile for tile in tiles if _touches(tile, block)])
+            for planes, tiles in self._runs
+        ]
+        windows = [self._windows[t.name, planes[0]] for planes, tiles in work for t in tiles]
+        for window in windows:
+            # what another thread is reading will be there when it is needed
+            window.read_if_free()
+        clipped = Clipped()
+        for planes, tiles in work:
+            part = out[planes[0] - self._first : planes[1] - self._first]
+            for x in _cuts(tiles, block, 2):
+                for y in _cuts(tiles, block, 1):
+                    here = [t for t in tiles if _covers(t, 1, y) and _covers(t, 2, x)]
+                    cell = part[:, y[0] - block.start[1] : y[1] - block.start[1],
+                                x[0] - block.start[2] : x[1] - block.start[2]]  # fmt: skip
+                    values = [self._windows[t.name, planes[0]].part(y, x) for t in here]
+                    weights = self._fusion.weights(here, y, x) if len(here) > 1 else []
+                    clipped += _blend(values, weights, cell)
+        for window in windows:
+            window.leave()
         return clipped
 
-    counts = [Clipped()] * len(blocks)
-    for slab in map_items(fuse_slab, _slabs(tiles, row), workers=workers):
-        counts = [a + b for a, b in zip(counts, slab)]
-    return list(zip(arrays, counts))
+
+class _Window:
+    """A tile's part of some planes of the blocks, read once and kept while blocks need it."""
+
+    def __init__(self, fusion: RowFusion, tile: _Tile, planes: tuple[int, int], users: int) -> None:
+        self._fusion, self._tile, self._planes, self._users = fusion, tile, planes, users
+        self._lock = threading.Lock()
+        self._data: np.ndarray | None = None
+        self._buffer: np.ndarray | None = None
+
+    def read_if_free(self) -> None:
+        """Read it, unless that has been done or is being done."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._read()
+            finally:
+                self._lock.release()
+
+    def part(self, y: tuple[int, int], x: tuple[int, int]) -> np.ndarray:
+        """Its voxels in ranges along y and x of the volume."""
+        with self._lock:
+            data = self._read()
+        y0, x0 = (_inside(self._tile, self._fusion.box, axis)[0] for axis in (1, 2))
+        return data[:, y[0] - y0 : y[1] - y0, x[0] - x0 : x[1] - x0]
+
+    def leave(self) -> None:
+        """One block needs it no more."""
+        with self._lock:
+            self._users -= 1
+            if not self._users and self._buffer is not None:
+                self._fusion.give(self._buffer)
+                self._data = self._buffer = None
+
+    def _read(self) -> np.ndarray:
+        if self._data is None:
+            ranges = [self._planes, *(_inside(self._tile, self._fusion.box, a) for a in (1, 2))]
+            self._buffer = self._fusion.take(math.prod(high - low for low, high in ranges))
+            self._data = _read(self._fusion.source, self._tile, ranges, self._buffer)
+        return self._data
 
 
 @dataclass(frozen=True)
@@ -281,29 +381,16 @@ def _ramp(n: int) -> np.ndarray:
     return (1 + np.cos(np.arange(n) * np.pi / (n - 1))) / 2
 
 
-def _slabs(tiles: Sequence[_Tile], block: Block) -> list[tuple[int, int]]:
+def _runs(tiles: Sequence[_Tile], planes: tuple[int, int], longest: int) -> list[tuple[int, int]]:
     """Ranges of planes in which the set of tiles does not change, of bounded depth."""
-    ends = {block.start[0], block.stop[0]}
+    ends = set(planes)
     for tile in tiles:
         ends |= {tile.start[0], tile.stop[0], *tile.blank, *(z + 1 for z in tile.blank)}
-    inside = sorted(z for z in ends if block.start[0] <= z <= block.stop[0])
-    slabs = []
+    inside = sorted(z for z in ends if planes[0] <= z <= planes[1])
+    runs = []
     for low, high in itertools.pairwise(inside):
-        slabs += [(z, min(z + SLAB_PLANES, high)) for z in range(low, high, SLAB_PLANES)]
-    return slabs
-
-
-def _cells(
-    tiles: Sequence[_Tile], row: Block, blocks: Sequence[Block]
-) -> Iterator[tuple[int, tuple[int, int], tuple[int, int]]]:
-    """Number of the block and range along y and x of every part of a row whose tiles are the same.
-
-    From left to right.
-    """
-    for index, block in enumerate(blocks):
-        for x in _cuts(tiles, block, 2):
-            for y in _cuts(tiles, row, 1):
-                yield index, y, x
+        runs += [(z, min(z + longest, high)) for z in range(low, high, longest)]
+    return runs
 
 
 def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, int]]:
@@ -319,17 +406,22 @@ def _covers(tile: _Tile, axis: int, part: tuple[int, int]) -> bool:
     return tile.start[axis] <= part[0] and part[1] <= tile.stop[axis]
 
 
-def _window(tile: _Tile, block: Block, axis: int) -> tuple[int, int]:
+def _touches(tile: _Tile, block: Block) -> bool:
+    return all(
+        max(a, s) < min(b, e) for a, b, s, e in zip(tile.start, tile.stop, block.start, block.stop)
+    )
+
+
+def _inside(tile: _Tile, block: Block, axis: int) -> tuple[int, int]:
     return max(tile.start[axis], block.start[axis]), min(tile.stop[axis], block.stop[axis])
 
 
 def _read(
-    source: TileReader, tile: _Tile, planes: tuple[int, int], block: Block, shape: Sequence[int]
+    source: TileReader, tile: _Tile, ranges: Sequence[tuple[int, int]], buffer: np.ndarray
 ) -> np.ndarray:
-    """A tile's part of a slab of the block, interpolated if its origin is fractional."""
-    ranges = [planes, _window(tile, block, 1), _window(tile, block, 2)]
+    """A tile's voxels in ranges (z, y, x) of the volume, interpolated at a fractional origin."""
     first, last, fractions = [], [], []
-    for (low, high), origin, n in zip(ranges, tile.origin, shape):
+    for (low, high), origin, n in zip(ranges, tile.origin, source.acquisition.tile_shape):
         begin = low - origin
         whole = math.floor(begin + 1e-6)
         fraction = begin - whole
@@ -338,8 +430,12 @@ def _read(
         first.append(whole)
         last.append(min(whole + high - low + (fraction > 0), n))
         fractions.append(fraction)
+    shape = [b - a for a, b in zip(first, last)]
+    size = math.prod(shape)
+    # interpolation may need a voxel more along each axis
+    out = buffer[:size].reshape(shape) if size <= buffer.size else None
     data = source.read(
-        tile.name, first[0], last[0], slice(first[1], last[1]), slice(first[2], last[2])
+        tile.name, first[0], last[0], slice(first[1], last[1]), slice(first[2], last[2]), out
     )
     for axis, fraction in enumerate(fractions):
         if fraction:
@@ -350,34 +446,31 @@ def _read(
     return data
 
 
-def _blend(
-    tiles: Sequence[_Tile],
-    windows: Mapping[str, np.ndarray],
-    y: tuple[int, int],
-    x: tuple[int, int],
-    block: Block,
-    dtype: str,
-) -> tuple[np.ndarray, Clipped]:
-    """Values of a cell of constant tiles."""
-    parts, weights = [], []
-    for tile in tiles:
-        y0, x0 = _window(tile, block, 1)[0], _window(tile, block, 2)[0]
-        parts.append(windows[tile.name][:, y[0] - y0 : y[1] - y0, x[0] - x0 : x[1] - x0])
-        weights.append(
-            np.outer(
-                tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]],
-                tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]],
-            )
-        )
-    if len(parts) == 1:
-        total = parts[0]
-        if total.dtype == np.dtype(dtype):
-            return total, Clipped()
-    else:
-        sum_of_weights = np.sum(weights, axis=0)
-        total = np.zeros(parts[0].shape, np.float32)
-        for part, weight in zip(parts, weights):
-            total += part * (weight / sum_of_weights).astype(np.float32)
-    if np.dtype(dtype).kind == "f":
-        return total.astype(dtype, copy=False), Clipped()
-    return to_integer(total, np.dtype(dtype))
+def _blend(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], out: np.ndarray) -> Clipped:
+    """Fill a part of a layer, (z, y, x), in which the same tiles lie everywhere."""
+    if not parts:
+        out[...] = 0
+        return Clipped()
+    if len(parts) == 1 and parts[0].dtype == out.dtype:
+        out[...] = parts[0]
+        return Clipped()
+    clipped = Clipped()
+    rows = max(1, _BAND_VOXELS // out.shape[2])
+    buffers = np.empty((2, rows, out.shape[2]), np.float32)
+    for z in range(out.shape[0]):
+        for first in range(0, out.shape[1], rows):
+            # a few rows at a time, so that the sums stay in the processor's cache
+            band = slice(first, first + rows)
+            total, product = buffers[:, : out[z, band].shape[0]]
+            if weights:
+                np.multiply(parts[0][z, band], weights[0][band], out=total)
+            else:
+                total[...] = parts[0][z, band]
+            for part, weight in zip(parts[1:], weights[1:]):
+                np.multiply(part[z, band], weight[band], out=product)
+                total += product
+            if out.dtype.kind == "f":
+                out[z, band] = total
+            else:
+                clipped += to_integer(total, out.dtype, out[z, band], overwrite=True)[1]
+    return clipped

@@ -10,16 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import imagecodecs
 import numpy as np
 
+from terareg.storage.shards import Shard
 from terareg.storage.store import Store
-from terareg.volumes.plan import VolumePlan
+from terareg.volumes.plan import Block, VolumePlan
 
 FOLDER = "ome.zarr"
-_CODECS = {
-    "blosc-zstd": ("zstd", "bitshuffle"),
-    "blosc-lz4": ("lz4", "bitshuffle"),
-}
+_BLOSC = {"blosc-zstd": "zstd", "blosc-lz4": "lz4"}  # both with bit shuffling
+_LEVEL = 1
+_BLOSC_HEAD = 16  # bytes before a chunk; with room for more, one that is noise would grow
 
 
 def group_json(
@@ -85,18 +86,17 @@ def array_json(plan: VolumePlan, level: int) -> dict:
         [little] if np.dtype(plan.dtype).itemsize > 1 else [{"name": "bytes"}]
     )
     codec = plan.settings.codec
-    if codec in _CODECS:
-        name, shuffle = _CODECS[codec]
+    if codec in _BLOSC:
         options = {
             "typesize": np.dtype(plan.dtype).itemsize,
-            "cname": name,
-            "clevel": 1,
-            "shuffle": shuffle,
+            "cname": _BLOSC[codec],
+            "clevel": _LEVEL,
+            "shuffle": "bitshuffle",
             "blocksize": 0,
         }
         inner.append({"name": "blosc", "configuration": options})
     elif codec == "zstd":
-        inner.append({"name": "zstd", "configuration": {"level": 1, "checksum": False}})
+        inner.append({"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}})
     # a checksum per chunk: damage is an error of every reader, not noise
     inner.append({"name": "crc32c"})
     sharding = {
@@ -140,6 +140,67 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
 def shard_key(key: str, level: int, index: tuple[int, int, int]) -> str:
     """Key of the object that holds shard ``index`` (z, y, x) of a level."""
     return f"{key}/{FOLDER}/{level}/c/" + "/".join(str(i) for i in index)
+
+
+class ShardWriter:
+    """One shard of a level, written in layers of chunks from its first to its last plane.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        Folder of the volume.
+    plan : VolumePlan
+    level : int
+    box : Block
+        The shard, in voxels of the level.
+    """
+
+    def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+        self._plan = plan
+        grid = [s // c for s, c in zip(plan.levels[level].shard, plan.chunk)]
+        self._shard = Shard(store, shard_key(key, level, box.index), grid)
+
+    def add(self, first: int, layer: np.ndarray) -> None:
+        """Encode the chunks that begin at plane ``first`` of the shard, (z, y, x)."""
+        depth, height, width = self._plan.chunk
+        chunk = np.empty(self._plan.chunk, layer.dtype)
+        room = np.empty(chunk.nbytes + _BLOSC_HEAD, np.uint8)
+        for y in range(0, layer.shape[1], height):
+            for x in range(0, layer.shape[2], width):
+                part = layer[:, y : y + height, x : x + width]
+                if part.shape != chunk.shape:
+                    chunk[...] = 0
+                chunk[tuple(map(slice, part.shape))] = part
+                position = (first // depth, y // height, x // width)
+                self._shard.add(position, self._encode(chunk, room))
+
+    def close(self) -> dict[str, int]:
+        """Make the shard appear; return {key: bytes}."""
+        return self._shard.close()
+
+    def discard(self) -> None:
+        """Leave nothing behind of a shard that was not closed."""
+        self._shard.discard()
+
+    def _encode(self, chunk: np.ndarray, room: np.ndarray) -> Any:
+        # the stubs of imagecodecs know bytes alone, its functions take and return arrays
+        codecs: Any = imagecodecs
+        codec = self._plan.settings.codec
+        if codec == "none":
+            return chunk.reshape(-1).view(np.uint8)
+        if codec == "zstd":
+            return codecs.zstd_encode(chunk, level=_LEVEL)
+        return codecs.blosc_encode(
+            chunk,
+            level=_LEVEL,
+            compressor=_BLOSC[codec],
+            shuffle=imagecodecs.BLOSC.SHUFFLE.BITSHUFFLE,
+            typesize=chunk.itemsize,
+            blocksize=0,
+            numthreads=1,
+            out=room,
+        )
 
 
 def type_range(dtype: str) -> tuple[float, float]:

@@ -95,7 +95,7 @@ def block_name(record: Mapping[str, Any]) -> str:
 
 def pyramid_fingerprint(plan: VolumePlan, records: Sequence[Mapping[str, Any]]) -> str:
     """Of the levels above blocks with these records."""
-    return fingerprint_of(plan.to_json(), [r["sha256"] for r in records])
+    return fingerprint_of(plan.to_json(), [r["xxh3"] for r in records])
 
 
 def read_level(
@@ -121,37 +121,64 @@ def read_level(
         raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
 
 
+class BoxWriter:
+    """Whole shards of a level in all formats, written in layers of chunks.
+
+    A layer is as many planes as a chunk has, the last one of a box those that are left; layers
+    come from the first to the last. Nothing appears in the store before :meth:`close`.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        Folder of the volume.
+    plan : VolumePlan
+    level : int
+    box : Block
+        In voxels of the level.
+    """
+
+    def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+        kinds = {"ome-zarr": ngff.ShardWriter, "precomputed": precomputed.ShardsWriter}
+        self._planes = 0
+        self._forms: list[Any] = []
+        try:
+            for form in plan.settings.formats:
+                self._forms.append(kinds[form](store, key, plan, level, box))
+        except BaseException:
+            self.discard()
+            raise
+
+    def add(self, layer: np.ndarray) -> None:
+        """Write the next planes of the box, (z, y, x)."""
+        for form in self._forms:
+            form.add(self._planes, layer)
+        self._planes += layer.shape[0]
+
+    def close(self) -> dict[str, int]:
+        """Make the objects appear; return {key: bytes}."""
+        objects: dict[str, int] = {}
+        for form in self._forms:
+            objects |= form.close()
+        return objects
+
+    def discard(self) -> None:
+        """Leave nothing behind of objects that did not appear."""
+        for form in self._forms:
+            form.discard()
+
+
 def write_box(
     store: Store, key: str, plan: VolumePlan, level: int, box: Block, array: np.ndarray
 ) -> dict[str, int]:
     """Write a box of whole shards of a level in all formats; return {key: bytes}."""
-    objects = {}
-    if "ome-zarr" in plan.settings.formats:
-        target = _open(to_json(ngff.spec(store, key, plan, level)))
-        where = tuple(slice(a, b) for a, b in zip(box.start, box.stop))
-        name = ngff.shard_key(key, level, box.index)
-        # tensorstore would merge with a shard that is there, and fail if that one is damaged
-        store.delete(name)
-        try:
-            # in one transaction, so that the shard is written once and not chunk by chunk
-            with ts.Transaction() as transaction:
-                target.with_transaction(transaction)[where] = array
-        except ARRAY_ERRORS as error:
-            address = store.address(name)
-            raise outage(address, error) or VolumeError(
-                f"{address} cannot be written: {error}"
-            ) from error
-        size = store.size(name)
-        if size is None:
-            raise VolumeError(f"{store.address(name)} was written but is not there")
-        objects[name] = size
-    if "precomputed" in plan.settings.formats:
-        for name, shard in precomputed.shards_in(plan, level, box):
-            name = f"{key}/{precomputed.FOLDER}/{name}"
-            data = precomputed.encode_shard(plan, level, shard, array, box.start)
-            store.write(name, data)
-            objects[name] = len(data)
-    return objects
+    writer = BoxWriter(store, key, plan, level, box)
+    try:
+        for first in range(0, array.shape[0], plan.chunk[0]):
+            writer.add(array[first : first + plan.chunk[0]])
+        return writer.close()
+    finally:
+        writer.discard()
 
 
 def _check_shards(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:

@@ -13,6 +13,8 @@ folder src/datasource/precomputed.
 from __future__ import annotations
 
 import gzip
+import itertools
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -120,67 +122,120 @@ def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
     return f"{level}/{morton(chunk, grid) >> bits:0{max(digits, 1)}x}.shard"
 
 
-def encode_shard(
-    plan: VolumePlan, level: int, shard: Block, array: np.ndarray, start: Box
-) -> bytearray:
-    """Bytes of one shard file.
+class ShardsWriter:
+    """The shards of a box of a level, written in layers of chunks from first to last plane.
 
-    Every chunk is stored, also one of zeros, so that readers find nothing missing.
+    Every chunk is stored, also one of zeros, so that readers find nothing missing. Raw chunks go
+    to their place at once; encoded ones, whose place follows from the size of those before them,
+    are held until the shard is complete.
 
     Parameters
     ----------
+    store : Store
+    key : str
+        Folder of the volume.
     plan : VolumePlan
     level : int
-    shard : Block
-        Box of the shard in voxels of the level.
-    array : numpy.ndarray, shape (z, y, x)
-        Voxels of the level that contain the shard.
-    start : tuple of int
-        Index of ``array[0, 0, 0]`` in the level.
+    box : Block
+        Whole shards, in voxels of the level.
     """
-    sharding = scale_json(plan, level)["sharding"]
-    grid = _grid_bits(plan, level)
-    boxes = {}
-    for z in range(shard.start[0], shard.stop[0], plan.chunk[0]):
-        for y in range(shard.start[1], shard.stop[1], plan.chunk[1]):
-            for x in range(shard.start[2], shard.stop[2], plan.chunk[2]):
-                number = morton(tuple(v // c for v, c in zip((z, y, x), plan.chunk)), grid)
-                boxes[number] = tuple(
-                    slice(a - o, min(a + c, e) - o)
-                    for a, c, e, o in zip((z, y, x), plan.chunk, shard.stop, start)
-                )
-    order = sorted(boxes)
-    raw = sharding["data_encoding"] == "raw"
-    pieces = {} if raw else {n: _encode_chunk(plan, array[boxes[n]]) for n in order}
-    sizes = [array[boxes[n]].nbytes if raw else len(pieces[n]) for n in order]
-    starts = np.cumsum([0, *sizes])
 
-    minishards = 1 << sharding["minishard_bits"]
-    entries: list[list[tuple[int, int, int]]] = [[] for _ in range(minishards)]
-    for number, start_byte, size in zip(order, starts, sizes):
-        mini = (number >> sharding["preshift_bits"]) & (minishards - 1)
-        entries[mini].append((number, int(start_byte), size))
-    index = np.zeros((minishards, 2), "<u8")
-    tail = b""
-    for mini, listed in enumerate(entries):
-        if listed:
-            data = gzip.compress(_minishard_index(listed), 6, mtime=0)
-            index[mini] = starts[-1] + len(tail), starts[-1] + len(tail) + len(data)
-            tail += data
+    def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+        self._box, self._shards = box, []
+        try:
+            for name, shard in shards_in(plan, level, box):
+                name = f"{key}/{FOLDER}/{name}"
+                self._shards.append(_ShardWriter(store, name, (plan, level), shard))
+        except BaseException:
+            self.discard()
+            raise
 
-    head = index.tobytes()
-    body = bytearray(len(head) + int(starts[-1]) + len(tail))
-    body[: len(head)] = head
-    body[len(body) - len(tail) :] = tail
-    for number, start_byte in zip(order, starts[:-1]):
-        first = len(head) + int(start_byte)
-        if raw:
-            chunk = array[boxes[number]]
-            target = np.frombuffer(body, array.dtype, chunk.size, first)
-            target.reshape(chunk.shape)[...] = chunk
-        else:
-            body[first : first + len(pieces[number])] = pieces[number]
-    return body
+    def add(self, first: int, layer: np.ndarray) -> None:
+        """Write the chunks that begin at plane ``first`` of the box, (z, y, x)."""
+        for shard in self._shards:
+            shard.add((self._box.start[0] + first, *self._box.start[1:]), layer)
+
+    def close(self) -> dict[str, int]:
+        """Make the shards appear; return {key: bytes}."""
+        objects: dict[str, int] = {}
+        for shard in self._shards:
+            objects |= shard.close()
+        return objects
+
+    def discard(self) -> None:
+        """Leave nothing behind of shards that were not closed."""
+        for shard in self._shards:
+            shard.discard()
+
+
+class _ShardWriter:
+    """One shard file: an index of minishards, the chunks in the order of their numbers, indices."""
+
+    def __init__(self, store: Store, key: str, level: tuple[VolumePlan, int], shard: Block) -> None:
+        self._key, self._shard, self._plan = key, shard, level[0]
+        self._sharding = scale_json(*level)["sharding"]
+        grid = _grid_bits(*level)
+        chunk = self._plan.chunk
+        self._numbers: dict[Box, int] = {}  # of chunks by their first voxel
+        sizes = {}
+        z, y, x = (range(a, b, c) for a, b, c in zip(shard.start, shard.stop, chunk))
+        for start in itertools.product(z, y, x):
+            number = morton(tuple(v // c for v, c in zip(start, chunk)), grid)
+            self._numbers[start] = number
+            shape = (min(c, b - a) for a, b, c in zip(start, shard.stop, chunk))
+            sizes[number] = math.prod(shape) * np.dtype(self._plan.dtype).itemsize
+        self._raw = self._sharding["data_encoding"] == "raw"
+        self._pieces: dict[int, bytes] = {}
+        self._starts = self._laid_out(sizes) if self._raw else {}
+        self._object = store.create(key)
+
+    def add(self, first: Box, layer: np.ndarray) -> None:
+        """Take the chunks of a layer, whose first voxel is ``first``, that lie in the shard."""
+        for start, number in self._numbers.items():
+            if start[0] == first[0]:
+                stop = (min(a + c, b) for a, c, b in
+                        zip(start, self._plan.chunk, self._shard.stop))  # fmt: skip
+                box = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, first))
+                chunk = np.ascontiguousarray(layer[box])
+                if self._raw:
+                    self._object.write(self._starts[number], chunk.reshape(-1).view(np.uint8))
+                else:
+                    self._pieces[number] = _encode_chunk(self._plan, chunk)
+
+    def close(self) -> dict[str, int]:
+        """Write what is left and make the shard appear; return {key: bytes}."""
+        if not self._raw:
+            starts = self._laid_out({number: len(piece) for number, piece in self._pieces.items()})
+            for number in sorted(self._pieces):
+                self._object.write(starts[number], self._pieces.pop(number))
+        self._object.write(0, self._head)
+        self._object.write(self._tail_start, self._tail)
+        self._object.commit()
+        return {self._key: self._object.size}
+
+    def discard(self) -> None:
+        """Leave nothing behind of a shard that was not closed."""
+        self._object.discard()
+
+    def _laid_out(self, sizes: Mapping[int, int]) -> dict[int, int]:
+        """Make the indices of chunks of these sizes; return where in the file each begins."""
+        minishards = 1 << self._sharding["minishard_bits"]
+        entries: list[list[tuple[int, int, int]]] = [[] for _ in range(minishards)]
+        end = 0  # counted behind the head
+        for number in sorted(sizes):
+            mini = (number >> self._sharding["preshift_bits"]) & (minishards - 1)
+            entries[mini].append((number, end, sizes[number]))
+            end += sizes[number]
+        index = np.zeros((minishards, 2), "<u8")
+        tail = b""
+        for mini, listed in enumerate(entries):
+            if listed:
+                data = gzip.compress(_minishard_index(listed), 6, mtime=0)
+                index[mini] = end + len(tail), end + len(tail) + len(data)
+                tail += data
+        self._head, self._tail = index.tobytes(), tail
+        self._tail_start = len(self._head) + end
+        return {n: len(self._head) + start for part in entries for n, start, _ in part}
 
 
 def morton(position: Box, grid_bits: Box) -> int:
@@ -210,7 +265,7 @@ def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes:
             np.asfortranarray(chunk.transpose(2, 1, 0)), block_size=_SEGMENTATION_BLOCK, order="F"
         )
     else:
-        data = np.ascontiguousarray(chunk).tobytes()
+        data = chunk.tobytes()
     return gzip.compress(data, 1, mtime=0)
 
 

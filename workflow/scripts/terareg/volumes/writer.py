@@ -7,8 +7,10 @@ that blocks may be written concurrently, again, or after a crash, and end in the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.numeric import Clipped
 from terareg.core.parallel import map_items, peak_memory_mb, release_memory
-from terareg.storage.records import content_hash, is_done, read_record, to_json, write_record
+from terareg.storage.records import ContentHash, is_done, read_record, to_json, write_record
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff, precomputed
 from terareg.volumes.downsample import downsample
@@ -25,6 +27,7 @@ from terareg.volumes.objects import (
     PYRAMID_FILE,
     RECORD_FOLDER,
     SUMS,
+    BoxWriter,
     block_name,
     metadata_files,
     pyramid_fingerprint,
@@ -35,7 +38,10 @@ from terareg.volumes.objects import (
 )
 from terareg.volumes.plan import Block, VolumePlan
 
-_SLAB_VOXELS = 1 << 22
+# a sample of this many voxels less tells the display range as well
+_COUNTED_PLANES = _COUNTED_ROWS = 4
+#: of a layer's first plane and the one after its last: what fills an array with a block's part
+LayerMaker = Callable[[int, int], Callable[[Block, np.ndarray], Clipped]]
 
 
 def init_volume(
@@ -93,6 +99,151 @@ def delete_volume(store: Store, key: str) -> None:
             store.delete(f"{key}/{PLAN_FILE}")
 
 
+class BlockWriter:
+    """Writes one block at all block levels, layer by layer, and then its record.
+
+    A layer is as many planes as a chunk has, the last one of a block those that are left. What a
+    coarser level still lacks for a layer of its own is all that is held.
+
+    Parameters
+    ----------
+    store, key, plan
+        The volume; :func:`init_volume` has been called.
+    block : Block
+        One of ``plan.blocks()``.
+    fingerprint : str
+        Of everything that the block is made of, see :mod:`terareg.storage.records`.
+    """
+
+    def __init__(
+        self, store: Store, key: str, plan: VolumePlan, block: Block, fingerprint: str
+    ) -> None:
+        self.block = block
+        self._begin = time.monotonic()
+        self._store, self._plan, self._fingerprint = store, plan, fingerprint
+        # A record of older data must not vouch for what is about to change.
+        self._where = record_key(key, block)
+        store.delete(self._where)
+        self._statistics = _Statistics(plan, block)
+        self._clipped = Clipped()
+        self._levels: list[_LevelWriter] = []
+        try:
+            for level in range(plan.block_levels):
+                box = Block(block.index, *plan.level_box(block, level))
+                self._levels.append(
+                    _LevelWriter(BoxWriter(store, key, plan, level, box), plan, box)
+                )
+        except BaseException:
+            self.discard()
+            raise
+
+    def add(self, layer: np.ndarray, clipped: Clipped = Clipped()) -> None:  # noqa: B008 (frozen)
+        """Write the next planes, and count what was clipped when they were made."""
+        if layer.dtype.kind == "f" and not np.isfinite(layer).all():
+            raise VolumeError(
+                f"block {self.block.name} of {self._plan.name} holds values that are not finite"
+            )
+        self._statistics.add(layer)
+        self._clipped += clipped
+        mode = _mode(self._plan)
+        for level, writer in enumerate(self._levels):
+            whole = writer.next(layer)
+            if whole is None:
+                return
+            writer.box.add(whole)
+            if level + 1 < len(self._levels):
+                layer = downsample(whole, self._plan.step(level + 1), mode)
+
+    def close(self) -> dict:
+        """Make the objects of all levels appear, write the record and return it."""
+        objects: dict[str, int] = {}
+        for writer in self._levels:
+            objects |= writer.box.close()
+        record = {
+            "block": list(self.block.index),
+            "start": list(self.block.start),
+            "stop": list(self.block.stop),
+            "fingerprint": self._fingerprint,
+            **self._statistics.to_json(),
+            "clipped_low": self._clipped.low,
+            "clipped_high": self._clipped.high,
+            "objects": objects,
+            "run": {
+                "seconds": time.monotonic() - self._begin,
+                "peak_memory_mb": peak_memory_mb(),
+            },
+        }
+        write_record(self._store, self._where, record)
+        return record
+
+    def discard(self) -> None:
+        """Leave nothing behind of a block that was not closed."""
+        for writer in self._levels:
+            writer.box.discard()
+
+
+class _LevelWriter:
+    """The objects of one level of a block, and the planes that are no whole layer yet."""
+
+    def __init__(self, box: BoxWriter, plan: VolumePlan, extent: Block) -> None:
+        self.box = box
+        self._depth, self._left = plan.chunk[0], extent.shape[0]
+        self._held: list[np.ndarray] = []
+
+    def next(self, planes: np.ndarray) -> np.ndarray | None:
+        """The layer that these planes complete, None if they complete none."""
+        self._held.append(planes)
+        self._left -= len(planes)
+        if self._left and sum(map(len, self._held)) < self._depth:
+            return None
+        held, self._held = self._held, []
+        return np.concatenate(held) if len(held) > 1 else held[0]
+
+
+class _Statistics:
+    """What the record of a block says of its voxels."""
+
+    def __init__(self, plan: VolumePlan, block: Block) -> None:
+        self._hash = ContentHash(plan.dtype, block.shape)
+        self._dtype, self._counted = np.dtype(plan.dtype), not plan.is_segmentation
+        self._low = self._high = None
+        self._sum: int | float = 0
+        self._planes = self._voxels = self._saturated = 0
+        self._histogram: dict[int, int] = {}
+
+    def add(self, layer: np.ndarray) -> None:
+        """Count the next planes."""
+        wide = np.float64 if self._dtype.kind == "f" else np.uint64
+        for plane in layer:
+            # one plane after the other, so that it comes from memory once
+            self._hash.update(plane)
+            low, high = plane.min().item(), plane.max().item()
+            self._low = low if self._low is None else min(low, self._low)
+            self._high = high if self._high is None else max(high, self._high)
+            self._sum += plane.sum(dtype=wide).item()
+            if self._counted and self._dtype.kind == "u" and high == np.iinfo(self._dtype).max:
+                self._saturated += int(np.count_nonzero(plane == high))
+        if self._counted:
+            every = layer[-self._planes % _COUNTED_PLANES :: _COUNTED_PLANES, ::_COUNTED_ROWS]
+            self._histogram = histogram.merge([self._histogram, histogram.histogram(every)])
+        self._planes += layer.shape[0]
+        self._voxels += layer.size
+
+    def to_json(self) -> dict[str, Any]:
+        """The record's part."""
+        result = {
+            "xxh3": self._hash.hexdigest(),
+            "voxels": self._voxels,
+            "min": self._low,
+            "max": self._high,
+            "sum": self._sum,
+            "saturated": self._saturated,
+        }
+        if self._counted:
+            result["histogram"] = histogram.pack(self._histogram)
+        return result
+
+
 def write_block(
     store: Store,
     key: str,
@@ -120,41 +271,24 @@ def write_block(
     Returns
     -------
     dict
-        The record: ``block``, ``start``, ``stop``, ``objects`` {key: bytes}, ``sha256`` of the
-        level-0 voxels, ``voxels``, ``min``, ``max``, ``sum``, ``saturated``, ``clipped_low``,
-        ``clipped_high``, ``histogram`` (images), ``fingerprint``, and under ``run`` the seconds
+        The record: ``block``, ``start``, ``stop``, ``objects`` {key: bytes}, ``xxh3`` of the
+        level-0 voxels (:class:`terareg.storage.records.ContentHash`), ``voxels``, ``min``,
+        ``max``, ``sum``, ``saturated``, ``clipped_low``, ``clipped_high``, ``histogram`` (images;
+        of every fourth row of every fourth plane), ``fingerprint``, and under ``run`` the seconds
         and the peak memory.
     """
-    begin = time.monotonic()
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise VolumeError(f"block {block.name} of {plan.name} holds values that are not finite")
     if array.shape != block.shape or array.dtype != np.dtype(plan.dtype):
         raise VolumeError(
             f"block {block.name} of {plan.name} is {plan.dtype} {block.shape}, "
             f"not {array.dtype} {array.shape}"
         )
-    # A record of older data must not vouch for what is about to change.
-    where = record_key(key, block)
-    store.delete(where)
-    record = {
-        "block": list(block.index),
-        "start": list(block.start),
-        "stop": list(block.stop),
-        "fingerprint": fingerprint,
-        "sha256": content_hash(array),
-        **_statistics(array, plan),
-        "clipped_low": clipped.low,
-        "clipped_high": clipped.high,
-    }
-    objects: dict[str, int] = {}
-    for level in range(plan.block_levels):
-        if level:
-            array = downsample(array, plan.step(level), _mode(plan))
-        box = Block(block.index, *plan.level_box(block, level))
-        objects |= write_box(store, key, plan, level, box, array)
-    record["objects"] = objects
-    record["run"] = {"seconds": time.monotonic() - begin, "peak_memory_mb": peak_memory_mb()}
-    write_record(store, where, record)
+    writer = BlockWriter(store, key, plan, block, fingerprint)
+    try:
+        for first in range(0, array.shape[0], plan.chunk[0]):
+            writer.add(array[first : first + plan.chunk[0]], Clipped() if first else clipped)
+        record = writer.close()
+    finally:
+        writer.discard()
     release_memory()  # of encoded chunks, which otherwise adds up from block to block
     return record
 
@@ -174,7 +308,7 @@ def write_blocks(
     Returns
     -------
     dict
-        The batch's summary: ``blocks`` {name: sha256}, ``voxels``, ``saturated``,
+        The batch's summary: ``blocks`` {name: xxh3}, ``voxels``, ``saturated``,
         ``clipped_low``, ``clipped_high``, ``bytes``, ``fingerprint``: the same whether blocks
         were written or found.
     """
@@ -195,38 +329,73 @@ def write_rows(
     key: str,
     plan: VolumePlan,
     rows: Iterable[Sequence[Block]],
-    make: Callable[[Sequence[Block]], list[tuple[np.ndarray, Clipped]]],
+    make: Callable[[Sequence[Block]], LayerMaker],
     *,
     fingerprint: str,
     workers: int = 1,
 ) -> dict:
     """As :func:`write_blocks`, for blocks that are cheaper to make together than one by one.
 
-    One row at a time is in memory; ``make`` is called with those of its blocks that have no true
-    record, and may use as many threads.
+    One row at a time grows layer by layer, its blocks on threads. ``make`` is called with those
+    blocks that have no true record. What it returns is called with the first plane of a layer and
+    the one after its last, and returns a function of a block and an array: this fills the array
+    with the voxels of the block in these planes, and returns what was clipped.
     """
 
     def one(row: Sequence[Block]) -> list[dict]:
         records = [is_done(store, record_key(key, block), fingerprint) for block in row]
         left = [block for block, record in zip(row, records) if record is None]
-        made = dict(zip(left, make(left))) if left else {}
-
-        def write(block: Block) -> dict:
-            array, clipped = made.pop(block)
-            return write_block(
-                store, key, plan, block, array, fingerprint=fingerprint, clipped=clipped
-            )
-
-        written = map_items(write, left, workers=workers)
+        written = iter(_write_row(store, key, plan, left, (make, fingerprint, workers)))
         return [next(written) if record is None else record for record in records]
 
     found = map_items(one, rows, what=f"{plan.name}: rows of blocks")
     return _summary([record for records in found for record in records], fingerprint)
 
 
+def _write_row(
+    store: Store,
+    key: str,
+    plan: VolumePlan,
+    blocks: Sequence[Block],
+    how: tuple[Callable[[Sequence[Block]], LayerMaker], str, int],
+) -> list[dict]:
+    """Write blocks that have the same planes; return their records."""
+    if not blocks:
+        return []
+    make, fingerprint, workers = how
+    layers, writers = make(blocks), []
+    buffers: SimpleQueue[np.ndarray] = SimpleQueue()
+    for _ in range(workers):
+        buffers.put(np.empty(math.prod((plan.chunk[0], *plan.block[1:])), plan.dtype))
+    try:
+        for block in blocks:
+            writers.append(BlockWriter(store, key, plan, block, fingerprint))
+        start, stop = blocks[0].start[0], blocks[0].stop[0]
+        for first in range(start, stop, plan.chunk[0]):
+            last = min(first + plan.chunk[0], stop)
+            fill = layers(first, last)
+
+            def write(writer: BlockWriter, fill=fill, depth=last - first) -> None:
+                shape = (depth, *writer.block.shape[1:])
+                buffer = buffers.get()
+                try:
+                    layer = buffer[: math.prod(shape)].reshape(shape)
+                    writer.add(layer, fill(writer.block, layer))
+                finally:
+                    buffers.put(buffer)
+
+            for _ in map_items(write, writers, workers=workers):
+                pass
+        return list(map_items(BlockWriter.close, writers, workers=workers))
+    finally:
+        for writer in writers:
+            writer.discard()
+        release_memory()  # of encoded chunks, which otherwise adds up from row to row
+
+
 def _summary(records: Sequence[Mapping], fingerprint: str) -> dict:
     return {
-        "blocks": {block_name(r): r["sha256"] for r in records},
+        "blocks": {block_name(r): r["xxh3"] for r in records},
         "bytes": sum(sum(r["objects"].values()) for r in records),
         "fingerprint": fingerprint,
         **{k: sum(r[k] for r in records) for k in SUMS},
@@ -275,20 +444,6 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     }
     write_record(store, where, record)
     return record
-
-
-def _statistics(array: np.ndarray, plan: VolumePlan) -> dict[str, Any]:
-    low, high = array.min().item(), array.max().item()
-    planes = max(1, _SLAB_VOXELS // max(1, array[0].size))
-    wide = np.float64 if array.dtype.kind == "f" else np.uint64
-    slabs = [array[z : z + planes] for z in range(0, array.shape[0], planes)]
-    total = sum(slab.sum(dtype=wide).item() for slab in slabs)
-    result = {"voxels": array.size, "min": low, "max": high, "sum": total, "saturated": 0}
-    if not plan.is_segmentation:
-        result["histogram"] = histogram.pack(histogram.merge(map(histogram.histogram, slabs)))
-        if array.dtype.kind == "u" and high == np.iinfo(array.dtype).max:
-            result["saturated"] = int(np.count_nonzero(array == high))
-    return result
 
 
 def _mode(plan: VolumePlan) -> str:

@@ -1,0 +1,57 @@
+"""Shards of zarr 3 arrays, written chunk by chunk.
+
+They are those of the codec ``sharding_indexed``: chunks one after the other, each with its
+checksum, then the index of all chunks with a checksum of its own. The bytes are those that
+tensorstore writes when it gets the chunks in this order, without its copies.
+Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import google_crc32c
+import numpy as np
+
+from terareg.storage.store import Store
+
+_ABSENT = 2**64 - 1
+
+
+class Shard:
+    """A shard that appears in a store when it is complete.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+    grid : sequence of int
+        Number of chunks along each axis.
+    """
+
+    def __init__(self, store: Store, key: str, grid: Sequence[int]) -> None:
+        self.key = key
+        self._object = store.create(key)
+        self._index = np.full((*grid, 2), _ABSENT, "<u8")
+
+    def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
+        """Append a chunk as it is encoded: bytes, or an array of uint8 in one dimension."""
+        start = self._object.size
+        self._object.write(start, data, _checksum(data))
+        self._index[tuple(position)] = start, self._object.size - start
+
+    def close(self) -> dict[str, int]:
+        """Write the index; return {key: bytes}."""
+        index = self._index.tobytes()
+        self._object.write(self._object.size, index, _checksum(index))
+        self._object.commit()
+        return {self.key: self._object.size}
+
+    def discard(self) -> None:
+        """Leave nothing behind of a shard that was not closed."""
+        self._object.discard()
+
+
+def _checksum(data: bytes | np.ndarray) -> bytes:
+    return struct.pack("<I", google_crc32c.value(data))
