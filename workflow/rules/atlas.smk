@@ -5,6 +5,7 @@ rule prepare_atlas:
     """Check an atlas and copy it into the form that all later stages read."""
     input:
         unpack(atlas_sources),
+        data=atlas_data,
     output:
         template=atlas_file("template.nrrd"),
         annotation=atlas_file("annotation.nrrd"),
@@ -25,6 +26,7 @@ rule prepare_atlas:
     params:
         code=code("prepare_atlas"),
         settings=atlas_settings,
+        state=atlas_state,
     script:
         "../scripts/prepare_atlas.py"
 
@@ -32,8 +34,9 @@ rule prepare_atlas:
 rule prepare_atlas_image:
     """Check a further image of an atlas, on the grid of its template, and copy it likewise."""
     input:
-        template=lambda wildcards: atlas_setting(wildcards)["template"],
-        image=lambda wildcards: atlas_setting(wildcards)["images"][wildcards.image],
+        template=atlas_image("template"),
+        image=atlas_image("image"),
+        data=atlas_data,
     output:
         image=atlas_file("images/{image}.nrrd"),
     log:
@@ -50,5 +53,7 @@ rule prepare_atlas_image:
     params:
         code=code("prepare_atlas_image"),
         settings=atlas_settings,
+        path=lambda wildcards: atlas_setting(wildcards)["images"][wildcards.image],
+        state=atlas_state,
     script:
         "../scripts/prepare_atlas_image.py"

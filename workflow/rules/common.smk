@@ -23,7 +23,7 @@ from terareg.core import blas
 from terareg.acquisition import raw
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.execution.code_fingerprint import code_fingerprint
-from terareg.execution.config import channel_image, load_samples
+from terareg.execution.config import channel_image, check_files, load_samples, read_yaml
 from terareg.core.errors import TeraregError
 from terareg.storage import removal
 from terareg.storage.store import Store
@@ -34,6 +34,10 @@ from terareg.volumes import headers
 blas.pin_kernels(os.environ)
 
 try:
+    # Snakemake has read these files, but takes the last of two keys without a word
+    for _path in workflow.config_settings.configfiles or ():
+        if Path(_path).is_file():
+            read_yaml(Path(_path))
     SAMPLES = load_samples(config)
 except TeraregError as error:
     raise WorkflowError(str(error))
@@ -194,10 +198,37 @@ def check_reach(sample):
         )
 
 
+def check_own_files(sample):
+    """Files of the user are there, before Snakemake misses them without naming their key."""
+    config = SAMPLES[sample]
+    try:
+        check_files(config, (config["results"], config["store"]))
+    except TeraregError as error:
+        raise WorkflowError(f"sample {sample}: {error}")
+
+
 for _name in SAMPLES:
     check_thresholds(_name)
     if remote_storage():
         check_reach(_name)
+    else:
+        check_own_files(_name)
+
+
+# Snakemake takes {word} for a wildcard, also in what an input function returns
+BRACES = re.compile(r"\{\s*\w")
+
+
+def tracked(paths):
+    """Files that Snakemake can follow; the state of the others is a parameter of their rules."""
+    return [path for path in paths if not BRACES.search(path)]
+
+
+def untracked_state(paths):
+    """Size and time of the files that Snakemake cannot follow."""
+    found = [Path(path) for path in paths if BRACES.search(path)]
+    stats = [(str(path), path.stat()) for path in found if path.exists()]
+    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 # ------------------------------------------------------------------ raw data
@@ -247,7 +278,7 @@ def metadata_files(wildcards):
     source = SAMPLES[wildcards.sample]["input"]["path"]
     if source.startswith("s3://") or remote_storage():
         return []
-    return [f"{source}/{name}" for name in layout(wildcards.sample).metadata]
+    return tracked(f"{source}/{n}" for n in layout(wildcards.sample).metadata)
 
 
 # ------------------------------------------------------------------ input that is a volume already
@@ -284,7 +315,7 @@ def sample_images(wildcards):
     """Local files of a sample's images, where Snakemake can see them."""
     names = SAMPLES[wildcards.sample]["input"]["channels"]
     found = [headers.image_files(image_of(wildcards.sample, name)) for name in names]
-    return sorted({path for paths in found for path in paths})
+    return sorted({path for paths in found for path in tracked(paths)})
 
 
 def sample_state(wildcards):
@@ -294,7 +325,7 @@ def sample_state(wildcards):
 
 
 def channel_files(wildcards):
-    return headers.image_files(image_of(wildcards.sample, wildcards.channel))
+    return tracked(headers.image_files(image_of(wildcards.sample, wildcards.channel)))
 
 
 def channel_state(wildcards):
@@ -363,6 +394,18 @@ def grid_of_atlas(atlas, settings):
     return planning.Grid(header.shape, header.spacing_um)
 
 
+def check_extents(sample):
+    """Sample and atlas are of one size, or one of them has the wrong unit."""
+    for atlas, grid in brain(sample).atlases.items():
+        if grid is ALLEN_25_UM:
+            continue
+        own = size(sample).volume_shape, spacing_of(sample)
+        try:
+            headers.check_extents(own, (grid.shape, grid.spacing_um), (sample, atlas))
+        except TeraregError as error:
+            raise WorkflowError(str(error))
+
+
 @cache
 def brain(sample):
     """A sample as plans see it."""
@@ -377,6 +420,10 @@ def brain(sample):
             a: grid_of_atlas(a, settings[a]) for a in registration_atlases(sample)
         },
     )
+
+
+for _name in SAMPLES:
+    check_extents(_name)
 
 
 def volume_batches(volume, sample):

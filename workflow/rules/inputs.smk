@@ -266,7 +266,41 @@ def atlas_settings(wildcards):
 
 def atlas_sources(wildcards):
     settings = atlas_setting(wildcards)
-    return {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
+    given = {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
+    return {key: path for key, path in given.items() if tracked([path])}
+
+
+def atlas_data(wildcards):
+    """Files beside those of an atlas that hold their voxels, where headers are detached."""
+    settings = atlas_setting(wildcards)
+    if remote_storage():
+        return []
+    images = [settings[key] for key in ATLAS_SOURCES if key != "ontology"]
+    images += settings["images"].values()
+    found = [headers.data_files(path) for path in images if path]
+    return sorted({path for paths in found for path in tracked(paths)})
+
+
+def atlas_image(name):
+    """Input function: an image of an atlas, as far as Snakemake can follow it."""
+
+    def image(wildcards):
+        settings = atlas_setting(wildcards)
+        wanted = (
+            settings["images"][wildcards.image] if name == "image" else settings[name]
+        )
+        return tracked([wanted])
+
+    return image
+
+
+def atlas_state(wildcards):
+    """State of the files of an atlas that Snakemake cannot follow."""
+    settings = atlas_setting(wildcards)
+    paths = [settings[key] for key in ATLAS_SOURCES if settings[key]]
+    images = paths + list(settings["images"].values())
+    data = [] if remote_storage() else [headers.data_files(path) for path in images]
+    return untracked_state(images + [path for paths in data for path in paths])
 
 
 def files_of_atlas(atlas):
@@ -571,7 +605,11 @@ def users_files(sample):
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
         files += atlas["images"].values()
     if sample in IMPORTED:
-        return files + list(raw_addresses(sample).values())
+        files += raw_addresses(sample).values()
+    # a detached header, or a file of a set, is nothing without the others
+    files += [other for path in list(files) for other in headers.data_files(path)]
+    if sample in IMPORTED:
+        return files
     names = layout(sample).raw_keys()
     return files + [f"{config['input']['path']}/{name}" for name in names]
 

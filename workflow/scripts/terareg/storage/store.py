@@ -11,6 +11,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import threading
 import time
 import uuid
@@ -76,6 +77,8 @@ class Store:
             url = unquote(path)
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
+        if "\0" in url:
+            raise StoreError(f"store {url!r} holds a NUL character; correct the path")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
             raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
         object.__setattr__(self, "url", url.rstrip("/") or "/")
@@ -142,7 +145,8 @@ class Store:
     def _read(self, key: str) -> bytes:
         if not self.is_s3:
             try:
-                return self.path(key).read_bytes()
+                with open(open_regular(self.path(key)), "rb") as stream:
+                    return stream.read()
             except NotADirectoryError as error:
                 raise FileNotFoundError(self.address(key)) from error
             except PermissionError as error:
@@ -164,10 +168,14 @@ class Store:
 
     def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
         if not self.is_s3:
-            with open(self.path(key), "rb") as stream:
-                stat = os.fstat(stream.fileno())
+            try:
+                descriptor = open_regular(self.path(key))
+            except NotADirectoryError as error:
+                raise FileNotFoundError(self.address(key)) from error
+            with open(descriptor, "rb") as stream:
+                facts = os.fstat(descriptor)
                 stream.seek(start)
-                return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
+                return stream.read(count), Entry(key, facts.st_size, str(facts.st_mtime_ns))
         with self._s3_errors(key):
             data, found = self._got(key, Range=f"bytes={start}-{start + count - 1}")
             size = int(found.get("ContentRange", f"/{start + len(data)}").rsplit("/", 1)[1])
@@ -202,8 +210,8 @@ class Store:
             path = self.path(key)
             if not path.is_file():
                 return None
-            stat = path.stat()
-            return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
+            facts = path.stat()
+            return Entry(check_key(key), facts.st_size, str(facts.st_mtime_ns))
         try:
             with self._s3_errors(key):
                 head = self._client().head_object(Bucket=self.bucket, Key=self._key(key))
@@ -216,9 +224,15 @@ class Store:
         if self.is_s3:
             yield from self._list_s3(key)
             return
+        yield from sorted(self.walk(key), key=lambda entry: entry.key)
+
+    def walk(self, key: str = "") -> Iterator[Entry]:
+        """As :meth:`list`, one after the other as they are found, in any order."""
+        if self.is_s3:
+            yield from self._list_s3(key)
+            return
         top = str(self.path(key) if key else Path(self.url))
-        entries = _files_below(top, f"{check_key(key)}/" if key else "")
-        yield from sorted(entries, key=lambda entry: entry.key)
+        yield from _files_below(top, f"{check_key(key)}/" if key else "")
 
     def folders(self, key: str = "") -> list[str]:
         """Names of the folders directly below ``key``, sorted."""
@@ -478,10 +492,28 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
                 yield from _files_below(item.path, f"{prefix}{item.name}/")
             elif not item.is_dir():
                 try:
-                    stat = item.stat()
+                    facts = item.stat()
                 except FileNotFoundError:  # renamed since, or a link to nothing
                     continue
-                yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
+                yield Entry(prefix + item.name, facts.st_size, str(facts.st_mtime_ns))
+
+
+def open_regular(path: str | os.PathLike) -> int:
+    """Descriptor of a regular file, to read.
+
+    A pipe, a socket or a device may never end, so that opening one is an :class:`OSError`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> None:
