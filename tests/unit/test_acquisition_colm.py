@@ -173,7 +173,20 @@ def test_a1_decoys_are_left_out(tmp_path: Path) -> None:
     acquisition = index(tmp_path)
     assert [t.name for t in acquisition.tiles] == ["LOC000"]
     assert len(acquisition.channels) == 1 and acquisition.tile_shape[0] == 4
-    assert acquisition.problems == ()
+    # every image and folder that is not understood is named, files of other kinds are not
+    assert acquisition.problems == (
+        "1 folders of VW0 that are no tile's were passed over (first: LOC_old)",
+        "2 images in folders of tiles are no planes by their names and were passed over (first: "
+        "VW0/LOC000/CHN00_bias.tiff)",
+    )
+
+
+@pytest.mark.parametrize("name", ["LOC000_rescan", "LOC000 (1)", "again"])
+def test_a_tile_folder_that_was_renamed_by_hand_is_an_error(tmp_path: Path, name: str) -> None:
+    write_colm(tmp_path, [[1, 1]])
+    shutil.copytree(tmp_path / "VW0" / "LOC000", tmp_path / "VW0" / name)
+    with pytest.raises(AcquisitionError, match="holds planes like a tile but is not named like"):
+        index(tmp_path)
 
 
 def test_d18_more_than_a_thousand_locations(tmp_path: Path) -> None:
@@ -330,7 +343,7 @@ BAD_INPUT = {
     "ini is binary": (
         lambda r: (r / "Experiment.ini").write_bytes(b"\0\1\2"),
         {},
-        "Experiment.ini is not a text file",
+        r"Experiment.ini cannot be read \(it is not a text file\)",
     ),
     "ini key": (
         lambda r: edit_ini(r, "Stack Step (mm)", "Stack"),

@@ -213,11 +213,39 @@ def test_decoys_are_left_out(tmp_path):
     folder = tmp_path / "001000" / "001000_001000"
     plane = folder / f"{folder.name}_000000.tif"
     shutil.copytree(folder, tmp_path / "old")
-    shutil.copytree(folder, tmp_path / "001000" / "002000_001000")  # not below its own V
     shutil.copy(plane, folder / f"._{plane.name}")
     (folder / "mdata.bin").write_bytes(b"x")
     acquisition = index(tmp_path)
-    assert len(acquisition.tiles) == 4 and acquisition.problems == ()
+    assert len(acquisition.tiles) == 4
+    assert acquisition.problems == ("1 folders that are no tile's were passed over (first: old)",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["001000_rescan", "001000/001000_001000_rescan", "001000/002000_001000", "001000/1000-1000",
+     "001000/001000_001000 (1)"],
+)  # fmt: skip
+def test_a_tile_folder_that_was_renamed_by_hand_is_an_error(tmp_path, name):
+    write_folders(tmp_path, GRID[:4])
+    source = tmp_path / "001000" / ("" if "/" not in name else "001000_001000")
+    shutil.copytree(source, tmp_path / name)
+    with pytest.raises(AcquisitionError, match="holds images like a tile but is not named like"):
+        index(tmp_path)
+
+
+def test_empty_folders_are_places_that_were_not_imaged(tmp_path):
+    write_folders(tmp_path, GRID[:4])
+    for path in tmp_path.glob("001080/001080_001060/*"):
+        path.unlink()
+    (tmp_path / "001160" / "001160_001000").mkdir(parents=True)
+    acquisition = index(tmp_path)
+    assert [t.name for t in acquisition.tiles] == [
+        "001000_001000", "001000_001060", "001080_001000",
+    ]  # fmt: skip
+    assert acquisition.problems == (
+        "2 folders without an image were taken for places that were not imaged (first: "
+        "001080/001080_001060)",
+    )
 
 
 def test_negative_positions(tmp_path):
@@ -241,9 +269,9 @@ def rewrite(name, image):
 
 BAD = {
     "no tiles": (lambda r: shutil.rmtree(r / "001000") or shutil.rmtree(r / "001080"), {},
-                 "holds no folder of a tile such as 000000/000000_000000"),
-    "no planes": (lambda r: [p.unlink() for p in r.glob("001000/001000_001000/*")], {},
-                  "001000/001000_001000 holds no image such as"),
+                 "holds no folder of a tile with images such as 000000/000000_000000"),
+    "no planes": (lambda r: [p.unlink() for p in r.glob("*/*/*.tif")], {},
+                  "holds no folder of a tile with images such as 000000/000000_000000"),
     "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif lies between two pla"),
     "no overlap": (lambda r: None, {"spacing_um": (2.5, 0.3, 0.5)},
                    "names of tile folders are 27 pixels apart in y but tiles have 20, so that"),
@@ -251,7 +279,7 @@ BAD = {
                           "overlap in y is 0.96 of a tile, but neighbours can only be aligned"),
     "own overlap": (lambda r: None, {"overlap": (0.95, 0.25)}, r"input.overlap \(y\) is 0.95 of"),
     "no channel": (lambda r: None, {"channels": {"a": ".", "b": "Ex2"}},
-                   r"s: channel 'b' \(Ex2\) has no file in any tile, found was .; correct"),
+                   r"Ex2 \(channel b\) holds no folder of a tile with images such as"),
     "another size": (rewrite("001080_001000_000025.tif", np.ones((20, 17), "uint16")), {},
                      r"_000025.tif has 20 x 17 pixels \(y, x\) but the other planes have 20 x 16"),
     "another type": (rewrite("001080_001000_000025.tif", np.ones((20, 16), "uint8")), {},
@@ -279,11 +307,9 @@ def test_a_tile_that_a_channel_lacks(tmp_path):
     shutil.rmtree(tmp_path / "b/001080/001080_001000")
     with pytest.raises(AcquisitionError, match=r"001080_001000 has no plane of channel y \(b\)"):
         index(tmp_path, {"x": "a", "y": "b"})
-    acquisition = index(tmp_path, {"y": "b", "x": "a"})
-    assert len(acquisition.tiles) == 3
-    assert acquisition.problems == (
-        "1 tiles of channel a are not in channel b and were left out (first: 001080_001000)",
-    )
+    message = r"1 tiles of channel a are not in channel b \(first: 001080_001000\); copy them, or"
+    with pytest.raises(AcquisitionError, match=message):
+        index(tmp_path, {"y": "b", "x": "a"})
 
 
 @pytest.mark.parametrize(

@@ -152,12 +152,88 @@ def test_files_that_are_no_stack(tmp_path, spoil, options, message):
     assert "\n" not in str(caught.value)
 
 
+def ome_set(pages, planes, channels=1):
+    """OME-XML of a set in which each of a.tif, b.tif holds some pages one after the other."""
+    listed, plane = "", 0
+    for name, count in pages.items():
+        for page in range(count):
+            z, c = plane % planes, plane // planes
+            listed += f'<TiffData IFD="{page}" FirstC="{c}" FirstZ="{z}" PlaneCount="1">'
+            listed += f'<UUID FileName="{name}.tif">x</UUID></TiffData>'
+            plane += 1
+    sizes = f'SizeC="{channels}" SizeT="1" SizeZ="{planes}" DimensionOrder="XYZCT"'
+    return f"<OME><Image><Pixels {sizes}>{listed}</Pixels></Image></OME>"
+
+
 def test_one_file_of_several_of_an_ome_tiff(tmp_path):
-    names = "".join(f'<UUID FileName="{name}.tif">x</UUID>' for name in "ab")
-    note = f'<OME><Pixels SizeC="1" SizeT="1" SizeZ="7">{names}</Pixels></OME>'
+    store = Store(str(tmp_path))
+    # a part of its channel: the other file is needed
+    note = ome_set({"a": 7, "b": 7}, 14)
     write(tmp_path / "a.tif", metadata=None, description=note)
     with pytest.raises(AcquisitionError, match=r"a.tif is one of several files of an OME-TIFF"):
-        read_pages(Store(str(tmp_path)), "a.tif")
+        read_pages(store, "a.tif")
+    # a whole channel, or a whole position: its own pages count
+    note = ome_set({"a": 7, "b": 7}, 7, channels=2)
+    position = ome_set({"b": 7}, 7).replace("<OME>", "").replace("</OME>", "")
+    for text in (note, ome_set({"a": 7}, 7).replace("</OME>", f"{position}</OME>")):
+        for name in "ab":
+            write(tmp_path / f"{name}.tif", metadata=None, description=text)
+            assert len(read_pages(store, f"{name}.tif")) == 7
+    write(tmp_path / "renamed.tif", metadata=None, description=note)
+    with pytest.raises(AcquisitionError, match="lists planes of other files only"):
+        read_pages(store, "renamed.tif")
+
+
+@pytest.mark.parametrize("stated", [5, 14])
+def test_pages_and_what_is_said_of_them(tmp_path, stated):
+    """Neither a black plane for one that is absent, nor a plane dropped."""
+    store, message = Store(str(tmp_path)), f"says that it has {stated} planes but has 7"
+    for listed in ("", f'<TiffData IFD="0" PlaneCount="{stated}"/>'):
+        note = f'<OME><Image><Pixels SizeC="1" SizeT="1" SizeZ="{stated}">{listed}</Pixels>'
+        write(tmp_path / "a.tif", metadata=None, description=note + "</Image></OME>")
+        with pytest.raises(AcquisitionError, match=message):
+            read_pages(store, "a.tif")
+    write(tmp_path / "a.tif", metadata=None, description=f"ImageJ=1.54\nimages={stated}\n")
+    with pytest.raises(AcquisitionError, match=message):
+        read_pages(store, "a.tif")
+
+
+def test_planes_that_a_writer_calls_channels(tmp_path):
+    store = Store(str(tmp_path))
+    tifffile.imwrite(tmp_path / "a.tif", STACK, imagej=True)
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        assert f"channels={len(STACK)}" in tiff.pages[0].description
+    for plane in STACK:
+        tifffile.imwrite(tmp_path / "b.tif", plane, append=True)
+    for name in ("a.tif", "b.tif"):
+        assert len(read_pages(store, name)) == len(STACK)
+        np.testing.assert_array_equal(read_rows(store, name, EXPECTED, page=2)[0], STACK[2])
+
+
+def test_channels_that_are_some(tmp_path):
+    """ImageJ and OME-XML tell of channels how they look, where they know."""
+    store = Store(str(tmp_path))
+    tifffile.imwrite(tmp_path / "a.tif", STACK[:2], imagej=True, metadata={"mode": "composite"})
+    names = {"axes": "CYX", "Channel": {"Name": ["Ex488", "Ex561"]}}
+    tifffile.imwrite(tmp_path / "b.tif", STACK[:2], ome=True, metadata=names)
+    for name in ("a.tif", "b.tif"):
+        with pytest.raises(AcquisitionError, match="holds 2 channels; write each channel"):
+            read_pages(store, name)
+
+
+def test_pixels_that_are_inverted_or_lie_in_the_header(tmp_path):
+    store = Store(str(tmp_path))
+    write(tmp_path / "a.tif", photometric="miniswhite", metadata=None)
+    with pytest.raises(AcquisitionError, match="says that its zero is white"):
+        read_pages(store, "a.tif")
+    tifffile.imwrite(tmp_path / "b.tif", STACK[0], metadata=None)
+    with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+        place = tiff.pages[0].tags["StripOffsets"].offset + 8
+    data = bytearray((tmp_path / "b.tif").read_bytes())
+    data[place : place + 4] = bytes(4)
+    (tmp_path / "b.tif").write_bytes(data)
+    with pytest.raises(AcquisitionError, match="has pixels that begin in the header"):
+        read_rows(store, "b.tif", EXPECTED)
 
 
 def test_a_page_of_another_size_or_damaged(tmp_path):

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from terareg.acquisition.metadata import (
     SPACING_RANGE_UM,
     check_spacing,
-    decode_text,
     load_colm_metadata,
     neighbour_pairs,
     read_colm_metadata,
     tile_names,
 )
 from terareg.core.errors import AcquisitionError
+from terareg.storage.foreign import decode_text
 from terareg.storage.store import Store
 
 INI = """[Experiment Settings]
@@ -120,7 +120,7 @@ def test_decimal_comma() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1", "utf-16"])
 def test_encodings(encoding: str) -> None:
     text = INI.replace("[Objectives]", "[Objectives]\nNote = 0.585 \u00b5m")
-    assert read(decode_text(text.encode(encoding), "Experiment.ini")) == read()
+    assert read(decode_text(text.encode(encoding))) == read()
 
 
 def test_own_spacing_is_used_and_its_difference_reported() -> None:
@@ -213,8 +213,8 @@ def test_implausible_own_spacing(spacing) -> None:
 
 
 def test_binary_file_is_no_text() -> None:
-    with pytest.raises(AcquisitionError, match=r"Experiment.ini is not a text file"):
-        decode_text(b"PK\x03\x04\0\0\0", "Experiment.ini")
+    with pytest.raises(ValueError, match="it is not a text file"):
+        decode_text(b"PK\x03\x04\0\0\0")
 
 
 def test_files_that_are_absent_or_unreadable(tmp_path) -> None:

@@ -16,6 +16,7 @@ from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition
 from terareg.acquisition.raw import raw_state
 from terareg.acquisition.table import GridOrder, TableLayout, number_spans
+from terareg.acquisition.table_lines import read_table
 from terareg.acquisition.tiles import TileSource
 from terareg.core.errors import AcquisitionError, ConfigError, TeraregError
 from terareg.stitching.terastitcher import reading, stages, writing
@@ -332,7 +333,7 @@ def test_no_table_and_another_kind_of_file(tmp_path):
     with pytest.raises(AcquisitionError, match=r"there is no tiles.tsv in .*; correct input.path"):
         index(tmp_path)
     (tmp_path / "tiles.tsv").write_text("\n")
-    with pytest.raises(AcquisitionError, match=r"tiles.tsv is empty; list a tile on each line"):
+    with pytest.raises(AcquisitionError, match=r"tiles.tsv cannot be read \(it is empty\); list"):
         index(tmp_path)
     (tmp_path / "tiles.xlsx").write_bytes(b"x")
     with pytest.raises(ConfigError, match=r"'tiles.xlsx' must be a .tsv or .csv file"):
@@ -378,3 +379,33 @@ def test_s3_equals_folder(tmp_path, bucket, pages):
     check_pixels(remote)
     states = [raw_state(layout(root)) for root in (tmp_path, "s3://scope/run 1")]
     assert states[0].layout == states[1].layout
+
+
+def test_brackets_in_a_name_that_is_there_are_no_pattern(tmp_path):
+    """Names such as those of the UltraMicroscope Blaze."""
+    lines = []
+    for column in range(2):
+        name = f"süß {{x}}/raw_Blaze[00 x {column:02d}]_C00.ome.tif"
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        planes = np.random.default_rng(column).integers(1, 99, (3, 20, 16)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / name, planes)
+        lines.append(f"{name};0;{column}")
+    (tmp_path / "tiles.csv").write_text("path;row;column\n" + "\n".join(lines) + "\n")
+    table = {"table": "tiles.csv", "overlap": (0.25, 0.25)}
+    assert [t.name for t in index(tmp_path, **table).tiles] == ["R00C00", "R00C01"]
+    # a folder with brackets, and a pattern in it
+    for column in range(2):
+        folder = tmp_path / f"stack[{column}]"
+        folder.mkdir()
+        for plane in range(3):
+            tifffile.imwrite(folder / f"img_{plane}.tif", np.eye(20, 16, dtype=np.uint16))
+    text = "path;row;column\n" + "".join(f"stack[{n}]/img_*.tif;0;{n}\n" for n in range(2))
+    (tmp_path / "tiles.csv").write_text(text)
+    assert index(tmp_path, **table).tile_shape == (3, 20, 16)
+
+
+def test_positions_with_decimal_commas():
+    lines = read_table(b"path;x_um;y_um\na;0;0\nb;12,5;-0,25\n", "t.csv", ["a"])
+    assert [line.yx_um for line in lines] == [(0.0, 0.0), (-0.25, 12.5)]
+    with pytest.raises(AcquisitionError, match="line 2: x_um is '12,5'; write a number of micro"):
+        read_table(b'path,x_um,y_um\na,"12,5",0\n', "t.csv", ["a"])

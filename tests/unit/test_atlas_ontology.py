@@ -125,10 +125,10 @@ def test_missing_colours_are_filled_and_stay(tmp_path):
         ("id,acronym,name,colour\n5,a,b,blue\n", "colour 'blue' is not of the form RRGGBB"),
         ("id,acronym,name,structure_id_path\n5,a,b,/1/2/\n", "does not end in the region's id"),
         ("id,acronym,name\n", "no regions found"),
-        ("", "no regions found"),
+        ("", "it is empty"),
         ('{"msg": 3}', "is not a list of regions"),
         ("[1, 2]", "entry 1 is 1, not a region"),
-        ("[{", "is not valid JSON"),
+        ("[{", "cannot be read as JSON"),
     ],
 )
 def test_errors_name_the_line_and_the_remedy(tmp_path, text, message):

@@ -268,10 +268,10 @@ def test_unit_in_a_nrrd_header_is_believed(tmp_path, source):
 def test_unreadable_and_four_dimensional_files(tmp_path, source):
     settings = source()
     Path(settings.annotation).write_bytes(b"NRRD0004\n")
-    with pytest.raises(AtlasError, match=r"annotation\.nrrd cannot be read by SimpleITK"):
+    with pytest.raises(AtlasError, match=r"annotation\.nrrd cannot be read as NRRD"):
         prepare_atlas(settings, tmp_path / "out")
     settings = source(".tif", template=np.zeros((2, *SHAPE), np.uint8), spacing_um=(1, 1, 1))
-    with pytest.raises(AtlasError, match=r"shape \(2, 5, 7, 6\); give one volume"):
+    with pytest.raises(AtlasError, match=r"dimensions \(2, 5, 7, 6\); give one volume"):
         prepare_atlas(settings, tmp_path / "out")
 
 

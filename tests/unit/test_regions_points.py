@@ -94,7 +94,7 @@ def test_units_and_column_orders_of_csv(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "unknown columns no header"),
+        ("", "it is empty"),
         ("z,y,x\n1,2,3\n", "unknown columns 'z', 'y', 'x'; use name"),
         ("z_um,y_um,x_um,size\n1,2,3,4\n", "unknown columns 'size'"),
         ("z_um,y_um\n1,2\n", "not one set of three coordinates"),

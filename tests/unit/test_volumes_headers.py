@@ -93,7 +93,9 @@ def test_nifti_without_form_or_with_a_scale(tmp_path):
 def test_units_of_nifti(tmp_path, code, value, expected):
     path = tmp_path / "a.nii"
     sitk.WriteImage(itk(zeros()), str(path))
-    patched(path, (123, "<B", code), *[(80 + 4 * i, "<f", value) for i in range(3)])
+    # no form: what pixdim says is all there is
+    form = (252, "<h", 0), (254, "<h", 0)
+    patched(path, (123, "<B", code), *form, *[(80 + 4 * i, "<f", value) for i in range(3)])
     assert read_header(str(path)).spacing_um == (expected,) * 3
 
 
@@ -102,12 +104,13 @@ def test_units_of_nrrd(tmp_path, unit):
     path = tmp_path / "a.nrrd"
     text = (
         "NRRD0005\n# a comment\ntype: unsigned short\ndimension: 3\nsizes: 3 4 5\n"
-        "spacings: 25 20 50\nencoding: raw\nendian: little\n"
+        f"spacings: {'2.5 2 5' if unit == 'mm' else '25 20 50'}\nencoding: raw\n"
+        "endian: little\n"
     )
     if unit:
         text += f'units: "{unit}" "{unit}" "{unit}"\n'
     path.write_bytes(text.encode() + b"\n" + bytes(120))
-    factor = 1000 if unit == "mm" else 1
+    factor = 100 if unit == "mm" else 1
     header = read_header(str(path))
     assert header.shape == (5, 4, 3)
     assert header.spacing_um == (50 * factor, 20 * factor, 25 * factor)
@@ -151,7 +154,7 @@ def test_tiff_of_every_writer(tmp_path, kind):
 def test_ome_zarr(tmp_path, zarr_format, axes):
     group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=zarr_format)
     shape = SHAPE if axes == "zyx" else (2, *SHAPE)
-    group.create_array("0", shape=shape, chunks=shape, dtype="uint16")
+    group.create_array("0", data=zeros(shape=shape) + np.uint16(1), chunks=shape)
     scale = [1.0] * (len(axes) - 3) + [0.15, 0.12, 0.11]
     multiscale = {
         "axes": [{"name": a, **({"unit": "millimeter"} if a != "c" else {})} for a in axes],
@@ -180,6 +183,10 @@ def test_precomputed_and_state(tmp_path):
     plan = make_plan("p", Frame(SHAPE, SPACING), "uint16", VolumeSettings(32, 32, ("precomputed",)))
     init_volume(Store(str(tmp_path)), "v", plan)
     address = str(tmp_path / "v/precomputed")
+    with pytest.raises(VolumeError, match="has no chunk under 0, where its metadata say"):
+        read_header(address)
+    (tmp_path / "v/precomputed/0").mkdir(exist_ok=True)
+    (tmp_path / "v/precomputed/0/1.shard").write_bytes(b"x")
     header = read_header(address)
     assert (header.form, header.shape, header.dtype) == ("precomputed", SHAPE, "uint16")
     assert header.spacing_um == SPACING
@@ -232,6 +239,7 @@ def tiff_without_spacing(folder):
 def one_millimetre(folder):
     (folder / "a.nrrd").write_text(
         "NRRD0004\ntype: uint8\ndimension: 3\nsizes: 4 4 4\nspacings: 1 1 1\nencoding: raw\n\n"
+        + "x" * 64
     )
     return folder / "a.nrrd"
 

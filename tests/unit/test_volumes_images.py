@@ -181,7 +181,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, values):
     (tmp_path / "b.tif").write_bytes(b"II*\0")
     with pytest.raises(VolumeError, match=r"b\.tif cannot be read"):
         open_image(tmp_path / "b.tif", KNOWN)
-    with pytest.raises(VolumeError, match=r"none\.nii cannot be read"):
+    with pytest.raises(VolumeError, match=r"none\.nii does not exist"):
         open_image(tmp_path / "none.nii")
     with pytest.raises(StoreError, match="is not supported"):
         open_image("gs://bucket/image", KNOWN)

@@ -99,6 +99,7 @@ def test_a_file_becomes_a_volume(tmp_path):
     assert frame == Frame(SHAPE, (50.0, 20.0, 10.0), orientation="SPL")
     assert data["channels"]["t1"] == {
         "source": path, "form": "NIfTI", "source_dtype": "float32", "dtype": "float32",
+        "absent_chunks": 0,
     }  # fmt: skip
 
     store, settings = Store(str(tmp_path)), VolumeSettings(16, 16, ("ome-zarr", "precomputed"))

@@ -30,6 +30,14 @@ def remove(name):
     return lambda workspace: (workspace.folder / name).unlink()
 
 
+def append(name, text):
+    def change(workspace):
+        with open(workspace.folder / name, "a") as stream:
+            stream.write(text)
+
+    return change
+
+
 def write(name, text):
     return lambda workspace: (workspace.folder / name).write_text(text)
 
@@ -44,6 +52,10 @@ def write(name, text):
         (break_ini('"15.0"', '"0"'), {}, "Overlap"),
         (break_ini('"04x"', '"7x"'), {}, "[Objectives] North is '7x'"),
         (write("raw-brain/Scanned Cells.txt", "1,1\n1,1\n"), {}, "Scanned Cells.txt"),
+        (remove("atlas/ontology.json"), {}, "atlases.mouse.ontology: 'atlas/ontology.json' does"),
+        (None, {"fiducials__mouse": {"sample": "a.csv", "atlas": "b.csv"}},
+         "fiducials.mouse.sample: 'a.csv' does not exist (seen from "),
+        (append("sample.yaml", "sample: another\n"), {}, "key sample is there twice (first on"),
         (None, {"input__path": "nowhere"}, "there is no Experiment.ini in nowhere"),
         (None, {"input__orientation": "RRS"}, "names one anatomical axis twice"),
         (None, {"input__spacing_um": [0, 1, 1]}, "input.spacing_um.0: 0 must be at least"),
@@ -51,7 +63,7 @@ def write(name, text):
         (None, {"registration__channel": "green"}, "channel 'green' is not among"),
         (None, {"store": "gs://bucket"}, "store 'gs://bucket' is not supported"),
     ],
-)
+)  # fmt: skip
 def test_the_workflow_does_not_load(workspace, change, over, words):
     workspace.write(workspace.sample(**over))
     if change:

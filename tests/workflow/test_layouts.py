@@ -26,7 +26,7 @@ def write_image(path, *shape) -> None:
 
 
 def describe(workspace, kind: str, **source) -> dict:
-    """Configuration of a sample with one small file of its first tile."""
+    """Configuration of a sample of small files."""
     config = workspace.sample(kind)
     config["input"] = {
         "kind": kind, "path": f"raw-{kind}", "orientation": "SAR", "spacing_um": SPACING,
@@ -36,9 +36,10 @@ def describe(workspace, kind: str, **source) -> dict:
 
 def folders(workspace, **source) -> dict:
     root = workspace.folder / "raw-terastitcher"
-    write_image(root / "green/000000/000000_000000/000000_000000_000000.tif", 128, 128)
-    for inner in ("000000/000000_023921", "023921/023921_000000", "023921/023921_023921"):
-        (root / "green" / inner).mkdir(parents=True)
+    for channel in ("green", "red"):
+        for tile in ("000000_000000", "000000_023921", "023921_000000", "023921_023921"):
+            folder = root / channel / tile.split("_")[0] / tile
+            write_image(folder / f"{tile}_000000.tif", 128, 128)
     return describe(workspace, "terastitcher", **{"channels": {"a": "green", "b": "red"}} | source)
 
 

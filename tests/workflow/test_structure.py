@@ -53,6 +53,7 @@ GROUND = (
 @pytest.fixture(scope="module")
 def rules(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("structure"))
+    (workspace.folder / "c.csv").touch()
     config = workspace.sample(grid=(6, 10), points={"cells": {"path": "c.csv", "atlas": "mouse"}})
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:

@@ -87,7 +87,7 @@ def test_targets(workspace, target, expected):
 
 
 def test_a_large_ome_zarr_is_sized_from_its_metadata(workspace):
-    """Two channels of 400 GB each, of which there is nothing but metadata."""
+    """Two channels of 400 GB each, of which there is nothing but metadata and a chunk."""
     folder = workspace.folder / "brain.zarr"
     (folder / "0").mkdir(parents=True)
     scale = [{"type": "scale", "scale": [1, 4, 2, 2]}]
@@ -95,7 +95,9 @@ def test_a_large_ome_zarr_is_sized_from_its_metadata(workspace):
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
     (folder / ".zattrs").write_text(json.dumps({"multiscales": [image]}))
     (folder / "0/.zarray").write_text(json.dumps({"shape": [2, 2000, 10000, 10000],
+                                                  "chunks": [1, 64, 64, 64],
                                                   "dtype": "<u2"}))  # fmt: skip
+    (folder / "0/0.0.0.0").write_bytes(b"x")
     channels = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
     jobs = dry_run(workspace, described(workspace, channels))
     assert jobs["import_volume"] == 2 * 10, "40 GB a job"
@@ -109,6 +111,27 @@ def test_loading_reads_headers_without_a_numeric_package(workspace):
     workspace.write(described(workspace))
     done = workspace.snakemake("-n", "--quiet", "all", PYTHONPATH=str(workspace.folder))
     assert done.returncode == 0, done.stderr
+
+
+def test_paths_with_braces_blanks_and_other_letters(workspace):
+    folder = workspace.folder / "süß {x} [0 x 1]"
+    folder.mkdir()
+    config = described(workspace)
+    (workspace.folder / "t1.nii.gz").rename(folder / "t1 {y}.nii.gz")
+    config["input"]["channels"] = {"t1": f"{folder.name}/t1 {{y}}.nii.gz"}
+    (workspace.folder / "atlas").rename(folder / "atlas")
+    atlas = config["atlases"]["mouse"]
+    for key in ("template", "annotation", "ontology"):
+        atlas[key] = f"{folder.name}/{atlas[key]}"
+    points = workspace.folder / "süße Punkte [1].csv"
+    points.write_text("z_um,y_um,x_um\n1,2,3\n")
+    config["points"] = {"cells": {"path": points.name, "space": "sample", "atlas": "mouse"}}
+    jobs = dry_run(workspace, config)
+    assert jobs["import_volume"] == jobs["prepare_atlas"] == jobs["transform_points"] == 1
+    config["points"]["cells"]["path"] = "{x}.csv"
+    workspace.write(config)
+    done = workspace.snakemake("-n")
+    assert "points.cells.path: '{x}.csv' holds a word in braces" in done.stdout + done.stderr
 
 
 def absent(workspace):
@@ -130,9 +153,19 @@ def another_orientation(workspace):
     return described(workspace, orientation="RAS")
 
 
+def another_unit(workspace):
+    """A sample of 12.5 mm beside an atlas of 0.25 mm."""
+    config = described(workspace)
+    path = workspace.folder / "atlas/annotation.nii.gz"
+    write_nifti(path, np.zeros((30, 40, 50), np.uint16), (5.0, 5.0, 5.0))
+    config["atlases"]["mouse"]["annotation"] = str(path)
+    return config
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (another_unit, "sample scan is 12.5 mm long but atlas mouse 0.25 mm"),
         (absent, "sample scan: absent.nii.gz does not exist; correct the path"),
         (tiff_without_spacing, "a.tif does not say how large its voxels are; set input.spacing_um"),
         (two_shapes, "channel t2 has shape (30, 40, 51) (z, y, x) but channel t1 has (30, 40, 50)"),

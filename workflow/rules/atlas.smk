@@ -5,6 +5,7 @@ rule prepare_atlas:
     """Check an atlas and copy it into the form that all later stages read."""
     input:
         unpack(of_atlas(inputs.atlas_sources)),
+        data=of_atlas(inputs.atlas_data),
     output:
         template=atlas_file("template.nrrd"),
         annotation=atlas_file("annotation.nrrd"),
@@ -25,6 +26,7 @@ rule prepare_atlas:
     params:
         code=code("prepare_atlas"),
         settings=of_atlas(inputs.atlas_settings),
+        state=of_atlas(inputs.atlas_state),
     script:
         "../scripts/prepare_atlas.py"
 
@@ -34,6 +36,7 @@ rule prepare_atlas_image:
     input:
         template=of_atlas(inputs.template_source),
         image=of_image(inputs.image_source),
+        data=of_atlas(inputs.atlas_data),
     output:
         image=atlas_file("images/{image}.nrrd"),
     log:
@@ -50,5 +53,7 @@ rule prepare_atlas_image:
     params:
         code=code("prepare_atlas_image"),
         settings=of_atlas(inputs.atlas_settings),
+        path=of_image(inputs.image_path),
+        state=of_atlas(inputs.atlas_state),
     script:
         "../scripts/prepare_atlas_image.py"

@@ -36,9 +36,10 @@ def guarded(function, *arguments):
 # of the jobs, which are processes of this one, wherever it runs
 blas.pin_kernels(os.environ)
 
-RUN = guarded(load_run, config, remote_prefix())
+RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
 guarded(raw_data.check, RUN)
+guarded(sizing.check_extents, RUN)
 
 
 def one_of(names):

@@ -37,6 +37,11 @@ def remote_prefix():
     return None
 
 
+def config_files():
+    """Files that the configuration was read from."""
+    return [Path(path) for path in workflow.config_settings.configfiles or ()]
+
+
 def shows_plan():
     """Whether this is a dry run that may print."""
     return workflow.dryrun and Quietness.ALL not in (

@@ -3,7 +3,7 @@
 from terareg.execution.job import run_job
 from terareg.storage.records import write_json
 from terareg.volumes.headers import check_channels, read_header
-from terareg.volumes.importing import describe_input
+from terareg.volumes.importing import check_whole, describe_input
 
 
 def main() -> None:
@@ -12,7 +12,8 @@ def main() -> None:
         name: read_header(address, settings.spacing_um) for name, address in settings.images.items()
     }
     check_channels(headers, settings.orientation)
-    write_json(snakemake.output.index, describe_input(headers, settings.orientation))
+    absent = {name: check_whole(header) for name, header in headers.items()}
+    write_json(snakemake.output.index, describe_input(headers, settings.orientation, absent))
 
 
 run_job(snakemake, main)

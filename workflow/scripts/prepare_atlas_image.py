@@ -5,9 +5,12 @@ from terareg.execution.job import run_job
 
 
 def main() -> None:
-    given = {**snakemake.params.settings, "template": snakemake.input.template}
+    given = dict(snakemake.params.settings)
+    if snakemake.input.template:
+        given["template"] = str(snakemake.input.template)
+    image = str(snakemake.input.image) if snakemake.input.image else snakemake.params.path
     name = snakemake.wildcards.image
-    prepare_image(AtlasSettings(**given), snakemake.input.image, name, snakemake.output.image)
+    prepare_image(AtlasSettings(**given), image, name, snakemake.output.image)
 
 
 run_job(snakemake, main)

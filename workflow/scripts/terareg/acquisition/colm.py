@@ -10,6 +10,7 @@ only, see :mod:`terareg.acquisition.layout`.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -27,6 +28,7 @@ _PLANE = re.compile(
     r"(?P<head>(?:[^.].*?)?)CHN(?P<channel>\d+)_PLN(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE
 )
 _FOLDER = re.compile(r"LOC(\d+)", re.IGNORECASE)
+_LOOKED_AT = 1000
 
 
 def plane_of(name: str) -> tuple[int, int] | None:
@@ -56,6 +58,7 @@ class ColmLayout(Layout):
     def __init__(self, raw: Store, options: LayoutOptions, view: str = "VW0") -> None:
         super().__init__(raw, options)
         self.view = check_key(view)
+        self._other_folders: list[str] = []
 
     @cached_property
     def _metadata(self) -> ColmMetadata:
@@ -82,6 +85,7 @@ class ColmLayout(Layout):
         for folder in self.raw.folders(self.view):
             match = _FOLDER.fullmatch(folder)
             if match is None:
+                self._pass_over(folder)
                 continue
             number = int(match[1])
             if number in found:
@@ -91,6 +95,18 @@ class ColmLayout(Layout):
                 )
             found[number] = folder
         return found
+
+    def _pass_over(self, folder: str) -> None:
+        """Remember a folder that is no tile's; raise if it looks like one."""
+        key = f"{self.view}/{folder}"
+        entries = itertools.islice(self.raw.walk(key), _LOOKED_AT)
+        if any(plane_of(PurePosixPath(entry.key).name) for entry in entries):
+            raise AcquisitionError(
+                f"{self.raw.address(key)} holds planes like a tile but is not named like one "
+                "(LOC000); give it its name or move it out of the view's folder"
+            )
+        if not folder.startswith("."):
+            self._other_folders.append(folder)
 
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
         tiles, found = self.survey.tiles, self._folders
@@ -104,6 +120,11 @@ class ColmLayout(Layout):
             raise AcquisitionError(
                 f"{len(absent)} of {len(tiles)} tiles have no folder in {self.view} (first: "
                 f"{absent[0]}); copy them, or write 0 for them in {_CELLS}"
+            )
+        if self._other_folders:
+            problems.append(
+                f"{len(self._other_folders)} folders of {self.view} that are no tile's were passed "
+                f"over (first: {self._other_folders[0]})"
             )
         extra = sorted(set(found) - set(map(_location, tiles)))
         if extra:
@@ -126,6 +147,8 @@ class ColmLayout(Layout):
             found = plane_of(name) if within == folder else None
             if found is not None:
                 yield found[0], entry
+            else:
+                self.note_passed_over(entry.key)
 
     def stacks(self, tile: RawTile) -> dict[int, Series | Blocks]:
         folder = f"{self.view}/{self._folders[_location(tile)]}"

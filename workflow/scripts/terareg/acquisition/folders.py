@@ -10,6 +10,7 @@ Channels are such trees in folders of their own. Bria and Iannello, BMC Bioinfor
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
@@ -36,6 +37,10 @@ _NUMBER = r"0*-?\d+"
 _OUTER = re.compile(_NUMBER)
 _INNER = re.compile(rf"({_NUMBER})_({_NUMBER})")
 _PLANE = re.compile(r"(?:[^.].*\D)?(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE)
+_IMAGE = re.compile(r"[^/.][^/]*\.(?:tiff?|png)$", re.IGNORECASE)
+# a number that somebody wrote something behind, or two anywhere
+_LIKE_A_TILE = re.compile(r"-?\d|.*\d{3,}_-?\d{3,}")
+_LOOKED_AT = 1000
 _PER_UM = 10
 
 
@@ -61,16 +66,20 @@ class FolderLayout(Layout):
         roots = [check_key(str(root)) for root in options.channels.values()]
         self._roots = ["" if root == "." else root for root in roots]
         self._folders = cache(self._find_folders)
+        self._empty: set[str] = set()
+        self._passed: set[str] = set()
 
     # ------------------------------------------------------------------ tiles
     def look(self) -> Survey:
+        for number, root in enumerate(self._roots):
+            if not self._folders(number):
+                where = self.raw.address(root) if root else self.raw.url
+                raise AcquisitionError(
+                    f"{where} (channel {list(self.options.channels)[number]}) holds no folder of "
+                    "a tile with images such as 000000/000000_000000 (positions in tenths of "
+                    "micrometres); correct input.path or input.channels"
+                )
         places = self._folders(0)
-        if not places:
-            where = self.raw.address(self._roots[0]) if self._roots[0] else self.raw.url
-            raise AcquisitionError(
-                f"{where} holds no folder of a tile such as 000000/000000_000000 (positions in "
-                "tenths of micrometres); correct input.path or input.channels"
-            )
         grid = find_grid({name: (v / _PER_UM, h / _PER_UM) for name, (_, v, h) in places.items()})
         tiles = []
         for name, (_, v, h) in places.items():
@@ -87,16 +96,45 @@ class FolderLayout(Layout):
         """Folder, V and H of each tile of a channel, by name of the folder."""
         root = self._roots[channel]
         found: dict[str, tuple[str, int, int]] = {}
-        for outer in filter(_OUTER.fullmatch, self.raw.folders(root)):
+        for outer in self.raw.folders(root):
+            if not _OUTER.fullmatch(outer):
+                self._pass_over(_join(root, outer))
+                continue
             for inner in self.raw.folders(_join(root, outer)):
+                folder = _join(root, outer, inner)
                 match = _INNER.fullmatch(inner)
                 if match is None or _number(match[1]) != _number(outer):
+                    self._pass_over(folder)
+                    continue
+                if not self._has_images(folder):
+                    self._empty.add(folder)
                     continue
                 v, h = _number(match[1]), _number(match[2])
                 if self.first_level == "H":
                     v, h = h, v
-                found[inner] = (_join(root, outer, inner), v, h)
+                found[inner] = (folder, v, h)
         return found
+
+    def _has_images(self, folder: str) -> bool:
+        """Whether a tile was imaged; S3 keeps no empty folders, so that nothing is asked there."""
+        if self.raw.is_s3:
+            return True
+        return any(_IMAGE.search(entry.key) for entry in self.raw.walk(folder))
+
+    def _pass_over(self, folder: str) -> None:
+        """Remember a folder that is no tile's; raise if it looks like one."""
+        if any(root and f"{root}/".startswith(f"{folder}/") for root in self._roots):
+            return  # of another channel
+        looks_like = _LIKE_A_TILE.match(folder.rpartition("/")[2])
+        entries = itertools.islice(self.raw.walk(folder), _LOOKED_AT)
+        if looks_like and any(_IMAGE.search(entry.key) for entry in entries):
+            raise AcquisitionError(
+                f"{self.raw.address(folder)} holds images like a tile but is not named like one "
+                "(000000/000000_000000, both with the same first number); give it its name or "
+                "move it out of input.path"
+            )
+        if not folder.rpartition("/")[2].startswith("."):
+            self._passed.add(folder)
 
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
         _, step, _ = self._counting
@@ -112,10 +150,21 @@ class FolderLayout(Layout):
         for number in range(1, len(self._roots)):
             extra = sorted(set(self._folders(number)) - names)
             if extra:
-                problems.append(
+                raise AcquisitionError(
                     f"{len(extra)} tiles of channel {self.channel_mark(number)} are not in "
-                    f"channel {self.channel_mark(0)} and were left out (first: {extra[0]})"
+                    f"channel {self.channel_mark(0)} (first: {extra[0]}); copy them, or "
+                    f"{self.leave_out}"
                 )
+        if self._empty:
+            problems.append(
+                f"{len(self._empty)} folders without an image were taken for places that were not "
+                f"imaged (first: {min(self._empty)})"
+            )
+        if self._passed:
+            problems.append(
+                f"{len(self._passed)} folders that are no tile's were passed over (first: "
+                f"{min(self._passed)})"
+            )
         return tiles
 
     def raw_keys(self) -> list[str]:
@@ -131,8 +180,12 @@ class FolderLayout(Layout):
             place = self._folders(channel).get(tile.name)
             for entry in self.raw.list(place[0]) if place else ():
                 path = PurePosixPath(entry.key)
-                if path.parent == PurePosixPath(place[0]) and _PLANE.fullmatch(path.name):
+                if path.parent != PurePosixPath(place[0]):
+                    continue
+                if _PLANE.fullmatch(path.name):
                     yield channel, entry
+                else:
+                    self.note_passed_over(entry.key)
 
     def stacks(self, tile: RawTile) -> dict[int, Stack]:
         start, step, in_blocks = self._counting

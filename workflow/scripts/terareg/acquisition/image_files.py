@@ -11,10 +11,13 @@ import struct
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
 from terareg.core.errors import AcquisitionError
+from terareg.storage.foreign import reason
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
+from terareg.storage.tiff_planes import TiffNotes, find_planes
 
 #: what a file holds: its rows and columns, and its type
 Kind = tuple[tuple[int, int], str]
@@ -22,10 +25,11 @@ TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 _KEPT_FILES = 256
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
 _STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PREDICTOR = 273, 277, 279, 317
+_PHOTOMETRIC, _HEADER_BYTES = 262, 8
 _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
 _TAGS = {
     _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER, _STRIP_STARTS, _SAMPLES, _STRIP_BYTES,
-    _PREDICTOR, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
+    _PREDICTOR, _PHOTOMETRIC, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
 }  # fmt: skip
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -230,6 +234,8 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
     if samples != 1 or bits not in (8, 16) or kind != 1:
         name = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(kind, "unknown")
         raise _foreign(key, f"is a TIFF of {samples} x {bits} bit {name} samples per pixel")
+    if value(_PHOTOMETRIC, 1) == 0:
+        raise _foreign(key, "says that its zero is white (WhiteIsZero), so that bright may be dark")
     compressed = value(_COMPRESSION, 1) != 1
     tiled = _TILE_STARTS in tags
     starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
@@ -239,10 +245,14 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
         counts = (image_bytes,)
     if not starts or len(starts) != len(counts):
         raise _foreign(key, "is a TIFF without a table of its strips")
+    if min(starts) < _HEADER_BYTES:
+        raise _foreign(key, "has pixels that begin in the header of the file")
     if max(start + count for start, count in zip(starts, counts)) + page.skip > size:
         raise _truncated(key, size)
     if not compressed and sum(counts) < image_bytes:
         raise _truncated(key, size)
+    if alone and not compressed:
+        _check_alone(tiff, key, image_bytes)
     plain = (
         not compressed
         and not tiled
@@ -288,42 +298,46 @@ def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
     tiff = _open(file, key)
     try:
         offsets = list(tiff.directories())
-    except ValueError as error:
-        raise AcquisitionError(f"{key} is damaged ({error}); copy it again") from error
-    images = _check_one_channel(tiff.description(tiff.first), key)
-    if len(offsets) == 1 and images > 1:
-        # ImageJ writes a single directory where the file would be larger than 4 GiB
-        one = _tiff_layout(tiff, key, _Page(tiff.first), alone=False)
-        if one.data_start is None or one.data_start + images * one.image_bytes > file.size:
-            raise _truncated(key, file.size)
-        return tuple(_Page(tiff.first, k * one.image_bytes) for k in range(images))
-    return tuple(map(_Page, offsets))
-
-
-def _check_one_channel(description: str, key: str) -> int:
-    """Images that ImageJ says the file holds (1 if it does not); several channels are an error."""
-    numbers: dict[str, int] = {}
-    if description.startswith("ImageJ="):
-        found = re.findall(r"^(images|channels|frames|slices)=(\d{1,9})$", description, re.M)
-        numbers = {name: int(value) for name, value in found}
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", description)
-    if pixels:
-        names = {"C": "channels", "T": "frames", "Z": "slices"}
-        found = re.findall(r'\bSize([CTZ])="(\d{1,9})"', pixels[0])
-        numbers = {names[axis]: int(value) for axis, value in found}
-        if len(set(re.findall(r'<(?:\w+:)?UUID\b[^>]*\bFileName="([^"]*)"', description))) > 1:
-            raise AcquisitionError(
-                f"{key} is one of several files of an OME-TIFF; give the folder of the planes, or "
-                "write each tile into one file"
-            )
-    if numbers.get("channels", 1) > 1:
+        notes = TiffNotes(
+            PurePosixPath(key).name,
+            len(offsets),
+            tiff.description(tiff.first),
+            descriptions=lambda: (tiff.description(offset) for offset in offsets),
+        )
+        planes = find_planes(notes)
+    except struct.error:
+        raise
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        why = reason(error)
+        if why.startswith("its pages go round"):
+            raise AcquisitionError(f"{key} is damaged ({why}); copy it again") from error
+        text = f"{key} {why[3:]}" if why.startswith("it ") else f"{key}: {why}"
+        raise AcquisitionError(text if "; " in why else f"{text}; copy it again") from error
+    if planes.companions:
         raise AcquisitionError(
-            f"{key} holds {numbers['channels']} channels; write each channel of a tile into a file "
+            f"{key} is one of several files of an OME-TIFF (another is {planes.companions[0]!r}) "
+            "and holds a part of its planes; give the folder of the planes, or write each tile "
+            "into one file"
+        )
+    if planes.channels > 1:
+        raise AcquisitionError(
+            f"{key} holds {planes.channels} channels; write each channel of a tile into a file "
             "of its own"
         )
-    if min(numbers.get("frames", 1), numbers.get("slices", 1)) > 1:
-        raise AcquisitionError(
-            f"{key} holds {numbers['frames']} times of {numbers['slices']} planes; write one time "
-            "of a tile into a file of its own"
-        )
-    return numbers.get("images", 1)
+    images = [page for _, page in planes.places]
+    if planes.one_directory:
+        # ImageJ writes a single directory where the file would be larger than 4 GiB
+        one = _tiff_layout(tiff, key, _Page(tiff.first), alone=False)
+        if one.data_start is None or one.data_start + len(images) * one.image_bytes > file.size:
+            raise _truncated(key, file.size)
+        return tuple(_Page(tiff.first, k * one.image_bytes) for k in images)
+    return tuple(_Page(offsets[page]) for page in images)
+
+
+def _check_alone(tiff: Tiff, key: str, image_bytes: int) -> None:
+    """Raise if a file of one directory has room for further images and says that it has them."""
+    if tiff.file.size < 2 * image_bytes:
+        return
+    match = re.search(r"^images=(\d{1,9})\s*$", tiff.description(tiff.first), re.M)
+    if match and int(match[1]) > 1:
+        raise _foreign(key, f"is a TIFF of {match[1]} images")

@@ -121,6 +121,11 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     problems = list(survey.problems)
     tiles = layout.find_tiles(problems)
     stacks, found = _scan(layout, tiles, settings)
+    if over := layout.passed_over():
+        problems.append(
+            f"{len(over)} images in folders of tiles are no planes by their names and were passed "
+            f"over (first: {over[0]})"
+        )
     channels = _choose_channels(layout, found, settings)
     _check_stacks(layout, stacks, channels)
     shape, dtype = _check_kinds(layout, stacks, channels)

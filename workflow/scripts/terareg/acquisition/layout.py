@@ -11,6 +11,8 @@ Standard library only, so that a workflow can survey its samples while it is bei
 
 from __future__ import annotations
 
+import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -177,6 +179,19 @@ class Layout(ABC):
     def __init__(self, raw: Store, options: LayoutOptions) -> None:
         self.raw = raw
         self.options = options
+        self._passed_over: set[str] = set()
+        self._lock = threading.Lock()
+
+    def note_passed_over(self, key: str) -> None:
+        """Remember an image of a tile's folder that is no plane of it."""
+        if re.search(r"(?:^|/)[^/.][^/]*\.(?:tiff?|png)$", key, re.IGNORECASE):
+            with self._lock:
+                self._passed_over.add(key)
+
+    def passed_over(self) -> list[str]:
+        """Images in folders of tiles that are not used, after the tiles were listed, sorted."""
+        with self._lock:
+            return sorted(self._passed_over)
 
     @cached_property
     def survey(self) -> Survey:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.errors import AcquisitionError
+from terareg.storage.foreign import TEXT_BYTES, boundary, decode_text, read_object
 from terareg.storage.store import Store
 
 SPACING_RANGE_UM = (0.05, 200.0)
@@ -66,26 +67,6 @@ class ColmMetadata:
     problems: tuple[str, ...] = ()
 
 
-def decode_text(data: bytes, name: str) -> str:
-    """Decode a text file of unknown encoding: UTF-8 or UTF-16 with a mark, UTF-8, Latin-1.
-
-    Raises
-    ------
-    AcquisitionError
-        If the bytes hold NUL characters, that is, if the file is not text.
-    """
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", errors="replace")
-    else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = data.decode("latin-1")
-    if "\0" in text:
-        raise AcquisitionError(f"{name} is not a text file; copy it from the microscope again")
-    return text
-
-
 def load_colm_metadata(
     raw: Store,
     spacing_um: Sequence[float] | None = None,
@@ -94,18 +75,16 @@ def load_colm_metadata(
     """Read the metadata files below ``raw``; see :func:`read_colm_metadata`."""
     texts = []
     for name in (_INI, _CELLS):
-        try:
-            texts.append(decode_text(raw.read(name), name))
-        except FileNotFoundError as error:
-            raise AcquisitionError(
-                f"there is no {name} in {raw.url}; point input.path at the folder that holds "
-                f"{_INI}, {_CELLS} and the view folder (VW0)"
-            ) from error
-        except OSError as error:
-            raise AcquisitionError(
-                f"{raw.address(name)} cannot be read ({error.strerror}); check its permissions or "
-                "copy it again"
-            ) from error
+        remedy = "check its permissions, or copy it from the microscope again"
+        with boundary(raw.address(name), AcquisitionError, remedy):
+            try:
+                texts.append(decode_text(read_object(raw, name, TEXT_BYTES)))
+            except FileNotFoundError as error:
+                raise AcquisitionError(
+                    f"there is no {name} in {raw.url}; point input.path at the folder that holds "
+                    f"{_INI}, {_CELLS} and the view folder (VW0), or set input.kind to "
+                    "terastitcher, table or volume for other input"
+                ) from error
     return read_colm_metadata(texts[0], texts[1], spacing_um=spacing_um, overlap=overlap)
 
 

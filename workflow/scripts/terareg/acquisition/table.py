@@ -39,6 +39,7 @@ from terareg.acquisition.tile_grid import (
     guess_shape,
 )
 from terareg.core.errors import AcquisitionError, ConfigError
+from terareg.storage.foreign import TEXT_BYTES, boundary, read_object
 from terareg.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -100,13 +101,15 @@ class TableLayout(Layout):
 
     # ------------------------------------------------------------------ tiles
     def _read(self) -> list[TileLine]:
-        try:
-            data = self.raw.read(self.table)
-        except FileNotFoundError as error:
-            raise AcquisitionError(
-                f"there is no {self.table} in {self.raw.url}; correct input.path or input.table"
-            ) from error
-        lines = read_table(data, self.table, list(map(str, self.options.channels.values())))
+        with boundary(self.table, AcquisitionError, "give a table in plain text"):
+            try:
+                data = read_object(self.raw, self.table, TEXT_BYTES)
+            except FileNotFoundError as error:
+                raise AcquisitionError(
+                    f"there is no {self.table} in {self.raw.url}; correct input.path or input.table"
+                ) from error
+        names = list(map(str, self.options.channels.values()))
+        lines = read_table(data, self.table, names, self._exists)
         placed = lines[0].cell is not None or lines[0].yx_um is not None
         if not placed and self.grid is None:
             raise AcquisitionError(
@@ -118,6 +121,12 @@ class TableLayout(Layout):
                 f"{self.table} says where tiles are, and so does input.grid; remove one of them"
             )
         return lines
+
+    def _exists(self, key: str) -> bool:
+        """Whether a file or folder of this name is there."""
+        if self.raw.entry(key) is not None:
+            return True
+        return next(iter(self.raw.walk(key)), None) is not None
 
     @cached_property
     def _found(self) -> tuple[TileGrid, dict[str, dict[int, TileLine]]]:

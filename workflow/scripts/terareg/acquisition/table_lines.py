@@ -18,18 +18,15 @@ Standard library only.
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from terareg.acquisition.image_files import TIFF_SUFFIXES
-from terareg.acquisition.metadata import decode_text
 from terareg.core.errors import AcquisitionError, ConfigError, StoreError
+from terareg.storage.foreign import Table, boundary, parse_table, short
 from terareg.storage.store import check_key
 
 _COLUMNS = (
@@ -37,8 +34,10 @@ _COLUMNS = (
 )  # fmt: skip
 _TOGETHER = (("row", "column"), ("x_um", "y_um"), ("z_first", "z_last"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_DELIMITERS = {".tsv": "\t", ".csv": ","}
+_ENDINGS = (".tsv", ".csv")
 _SIGNS = "*?["
+_FAR_UM = 1e9
+Exists = Callable[[str], bool]
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ class TileLine:
     yx_um : (y, x) or None
     z_um : float
     planes : (first, last) or None
+    is_pattern : bool
+        Whether the name of the path stands for the files that match it.
     """
 
     number: int
@@ -67,6 +68,7 @@ class TileLine:
     yx_um: tuple[float, float] | None = None
     z_um: float = 0.0
     planes: tuple[int, int] | None = None
+    is_pattern: bool = False
 
     @property
     def is_file(self) -> bool:
@@ -74,17 +76,14 @@ class TileLine:
         return self.path.lower().endswith(TIFF_SUFFIXES) and not self.is_pattern
 
     @property
-    def is_pattern(self) -> bool:
-        """Whether the path stands for the files that match it."""
-        return any(sign in self.path for sign in _SIGNS)
-
-    @property
     def label(self) -> str:
         """What messages call the tile."""
         return f"line {self.number}" if self.tile is None else f"{self.tile} (line {self.number})"
 
 
-def read_table(data: bytes, name: str, channels: Sequence[str]) -> list[TileLine]:
+def read_table(
+    data: bytes, name: str, channels: Sequence[str], exists: Exists = lambda key: False
+) -> list[TileLine]:
     """Lines of a table that are of the channels that are used.
 
     Parameters
@@ -92,44 +91,42 @@ def read_table(data: bytes, name: str, channels: Sequence[str]) -> list[TileLine
     data : bytes
         Content of the file.
     name : str
-        Its name, which ends in ``.tsv`` (tabs) or ``.csv`` (commas).
+        Its name, which ends in ``.tsv`` or ``.csv``; see
+        :func:`terareg.storage.foreign.parse_table` for what separates columns.
     channels : sequence of str
         What the column channel says of each channel that is used; with one channel the column may
         be left out.
+    exists : callable
+        Whether a file or folder of this name is there; then brackets in it are no pattern.
 
     Raises
     ------
     AcquisitionError, ConfigError
         For the first mistake, with the number of its line.
     """
-    return _Reader(name, channels).read(data)
+    return _Reader(name, channels, exists).read(data)
 
 
 class _Reader:
     """Turns text into lines, with messages that name the file and the line."""
 
-    def __init__(self, name: str, channels: Sequence[str]) -> None:
+    def __init__(self, name: str, channels: Sequence[str], exists: Exists) -> None:
         self.name = name
         self.channels = list(channels)
+        self.exists = exists
+        self.table = Table((), (), ",")
 
     def fail(self, number: int, what: str) -> AcquisitionError:
         return AcquisitionError(f"{self.name} line {number}: {what}")
 
     def read(self, data: bytes) -> list[TileLine]:
-        delimiter = _DELIMITERS.get(PurePosixPath(self.name).suffix.lower())
-        if delimiter is None:
+        if PurePosixPath(self.name).suffix.lower() not in _ENDINGS:
             raise ConfigError(f"input.table: {self.name!r} must be a .tsv or .csv file")
-        text = decode_text(data, self.name).lstrip("\ufeff")
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-        try:
-            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(row)]
-        except csv.Error as error:
-            raise self.fail(reader.line_num, f"{error}; write plain text in columns") from error
-        if not rows:
-            raise AcquisitionError(f"{self.name} is empty; list a tile on each line")
-        columns = self.header(*rows[0])
+        with boundary(self.name, AcquisitionError, "list a tile on each line, in plain columns"):
+            self.table = parse_table(data)
+        columns = self.header(1, list(self.table.columns))
         lines = []
-        for number, row in rows[1:]:
+        for number, row in self.table.rows:
             if len(row) != len(columns):
                 raise self.fail(
                     number, f"{len(row)} values for {len(columns)} columns; correct the line"
@@ -148,9 +145,9 @@ class _Reader:
     def header(self, number: int, columns: list[str]) -> list[str]:
         for name in columns:
             if name not in _COLUMNS:
-                near = difflib.get_close_matches(name, _COLUMNS, 1, 0.6)
+                near = difflib.get_close_matches(name[:40], _COLUMNS, 1, 0.6)
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COLUMNS)}"
-                raise self.fail(number, f"{name!r} is not a known column; {hint}")
+                raise self.fail(number, f"{short(name)} is not a known column; {hint}")
             if columns.count(name) > 1:
                 raise self.fail(number, f"column {name} is there twice; remove one")
         needed = ["path", *(b for a, b in _TOGETHER if a in columns)]
@@ -178,13 +175,18 @@ class _Reader:
             self.pair(number, row, "row", "column"), self.pair(number, row, "y_um", "x_um"),
             self.value(number, row, "z_um") if "z_um" in row else 0.0,
             self.pair(number, row, "z_first", "z_last"),
+            any(sign in path for sign in _SIGNS) and not self.exists(path),
         )  # fmt: skip
         if line.tile is not None and not _NAME.fullmatch(line.tile):
             raise self.fail(number, f"tile {line.tile!r}: use letters, digits, _ and -")
         if line.planes is not None and line.planes[0] > line.planes[1]:
             raise self.fail(number, "z_first is above z_last; exchange them")
-        if line.is_pattern and any(sign in str(PurePosixPath(path).parent) for sign in _SIGNS):
-            raise self.fail(number, f"path {path!r}: only the file's name may be a pattern")
+        folder = str(PurePosixPath(path).parent)
+        if line.is_pattern and any(sign in folder for sign in _SIGNS) and not self.exists(folder):
+            raise self.fail(
+                number,
+                f"path {path!r}: only the file's name may be a pattern, of a folder there",
+            )
         if path.lower().endswith(".png") and not line.is_pattern:
             raise self.fail(number, f"path {path!r} is one plane; give its folder or a pattern")
         return line
@@ -196,14 +198,13 @@ class _Reader:
 
     def value(self, number: int, row: dict[str, str], name: str) -> float:
         text, whole = row[name], not name.endswith("_um")
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or (whole and not 0 <= value <= 1_000_000):
+        value = self.table.number(text)
+        # spreadsheets write whole numbers with a decimal sign where a column has gaps
+        right = 0 <= value <= 1_000_000 and value == int(value) if whole else abs(value) <= _FAR_UM
+        if not right:
             what = "a whole number from 0 to 1000000" if whole else "a number of micrometres"
-            raise self.fail(number, f"{name} is {text!r}; write {what}")
-        return value
+            raise self.fail(number, f"{name} is {short(text)}; write {what}")
+        return int(value) if whole else value
 
     def check_paths(self, lines: list[TileLine]) -> None:
         seen: dict[tuple, int] = {}

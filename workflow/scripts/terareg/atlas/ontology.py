@@ -8,7 +8,6 @@ from __future__ import annotations
 import colorsys
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,10 +17,19 @@ from typing import Any, TypeVar
 
 from terareg.core.cells import from_cell, to_cell
 from terareg.core.errors import AtlasError
+from terareg.storage.foreign import (
+    boundary,
+    decode_text,
+    load_json,
+    parse_table,
+    read_bytes,
+    short,
+)
 
 Value = TypeVar("Value")
 
 _MAX_ID = 2**32 - 1
+_MOST_DEPTH = 100  # the Allen Institute's has 11
 _COLUMNS = ("id", "acronym", "name", "parent", "colour", "depth", "path")
 # names that the Allen Institute, BrainGlobe, ITK-SNAP tables and people use, in order of trust
 _ALIASES = {
@@ -76,7 +84,8 @@ class Ontology:
         for item in structures:
             if not 1 <= item.id <= _MAX_ID:
                 raise AtlasError(
-                    f"ontology: id {item.id} of {item.name!r} is not between 1 and {_MAX_ID}; "
+                    f"ontology: id {short(item.id)} of {short(item.name)} is not between 1 and "
+                    f"{_MAX_ID}; "
                     "renumber it in the ontology and the annotation (0 is the background)"
                 )
             if item.id in given:
@@ -93,8 +102,9 @@ class Ontology:
         for item in given.values():
             if item.parent is not None and item.parent not in given:
                 raise AtlasError(
-                    f"ontology: region {item.id} ({item.acronym}) names parent {item.parent}, "
-                    "which is not in the ontology; add it or leave the parent empty"
+                    f"ontology: region {item.id} ({item.acronym}) names parent "
+                    f"{short(item.parent)}, which is not in the ontology; add it or leave the "
+                    "parent empty"
                 )
             self._children.setdefault(item.parent, []).append(item.id)
 
@@ -106,6 +116,12 @@ class Ontology:
             self._structures[item.id] = item
             self._depth[item.id] = 0 if item.parent is None else self._depth[item.parent] + 1
             stack.extend(reversed(self._children.get(item.id, [])))
+        deepest = max(self._depth, key=self._depth.get, default=0)
+        if self._depth.get(deepest, 0) > _MOST_DEPTH:
+            raise AtlasError(
+                f"ontology: region {deepest} ({given[deepest].acronym}) lies below "
+                f"{self._depth[deepest]} others, more than {_MOST_DEPTH}; correct the parents"
+            )
         circle = [i for i in given if i not in self._structures]
         if circle:
             raise AtlasError(
@@ -233,23 +249,16 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
         If the file cannot be read or the hierarchy is not a forest.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise AtlasError(
-            f"ontology {path} cannot be read ({error.strerror}); correct atlases.NAME.ontology"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise AtlasError(f"ontology {path} is not UTF-8 text; save it as UTF-8") from error
-    rows = _json_rows(text, path) if text.lstrip()[:1] in ("{", "[") else _table_rows(text, path)
-    return Ontology(_structures(rows, path))
+    with boundary(f"ontology {path}", AtlasError, "correct atlases.NAME.ontology"):
+        data = read_bytes(path)
+        first = decode_text(data).lstrip()[:1]
+        rows = _json_rows(data, path) if first in ("{", "[") else _table_rows(data)
+        return Ontology(_structures(rows, path))
 
 
-def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise AtlasError(f"ontology {path} is not valid JSON ({error}); correct it") from error
+def _json_rows(content: bytes, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    with boundary(f"ontology {path}", AtlasError, "correct it", "JSON"):
+        data = load_json(content)
     if isinstance(data, dict):
         data = data.get("msg", [data])
     if not isinstance(data, list):
@@ -260,8 +269,8 @@ def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
         item, parent = stack.pop()
         if not isinstance(item, dict):
             raise AtlasError(
-                f"ontology {path}: entry {len(rows) + 1} is {item!r}, not a region; each needs "
-                "id, acronym and name"
+                f"ontology {path}: entry {len(rows) + 1} is {short(item)}, not a region; each "
+                "needs id, acronym and name"
             )
         row = {str(k).strip().lower(): v for k, v in item.items() if k != "children"}
         if parent is not None:
@@ -271,16 +280,10 @@ def _json_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
     return rows
 
 
-def _table_rows(text: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
-    header = text.split("\n", 1)[0]
-    delimiter = next((d for d in "\t,;" if d in header), ",")
-    reader = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    rows = []
-    for row in reader:
-        if any(value not in (None, "") for key, value in row.items() if key is not None):
-            lowered = {k.strip().lower(): v for k, v in row.items() if k is not None}
-            rows.append((f"line {reader.line_num}", lowered))
-    return rows
+def _table_rows(content: bytes) -> list[tuple[str, dict[str, Any]]]:
+    table = parse_table(content)
+    columns = [name.lower() for name in table.columns]
+    return [(f"line {line}", dict(zip(columns, row))) for line, row in table.rows]
 
 
 def _text(value: Any) -> str:
@@ -325,9 +328,10 @@ def _integer(value: Any, name: str) -> int:
     """Integer of ``997``, ``"997"`` or ``"997.0"`` (a spreadsheet's column with gaps)."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    match = re.fullmatch(r"\s*([+-]?\d+)(\.0*)?\s*", str(value))
+    text = value if isinstance(value, (str, float)) else ""
+    match = re.fullmatch(r"\s*([+-]?\d{1,20})([.,]0*)?\s*", str(text))
     if match is None:
-        raise AtlasError(f"{name} {value!r} is not an integer; correct it")
+        raise AtlasError(f"{name} {short(value)} is not an integer; correct it")
     return int(match[1])
 
 
@@ -335,7 +339,7 @@ def _parent_in_path(value: Any, region: int, name: str) -> int | None:
     parts = value if isinstance(value, list) else [p for p in str(value).split("/") if p.strip()]
     path = [_integer(p, f"{name}: path") for p in parts]
     if not path or path[-1] != region:
-        raise AtlasError(f"{name}: path {value!r} does not end in the region's id {region}")
+        raise AtlasError(f"{name}: path {short(value)} does not end in the region's id {region}")
     return path[-2] if len(path) > 1 else None
 
 
@@ -348,7 +352,7 @@ def _colour(value: Any, name: str) -> str:
     # spreadsheets drop the leading zeros of a colour that has digits only
     text = text.zfill(6) if text.isdigit() else text
     if re.fullmatch(r"[0-9A-F]{6}", text) is None:
-        raise AtlasError(f"{name}: colour {value!r} is not of the form RRGGBB; correct it")
+        raise AtlasError(f"{name}: colour {short(value)} is not of the form RRGGBB; correct it")
     return text
 
 

@@ -238,11 +238,12 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
             f"atlases.NAME.unlisted: {settings.unlisted!r} is not known; write error or accept"
         )
     ontology = read_ontology(settings.ontology)
-    template = read_image(settings.template, "template")
-    annotation = read_image(settings.annotation, "annotation")
+    stated = settings.spacing_um is not None
+    template = read_image(settings.template, "template", stated=stated)
+    annotation = read_image(settings.annotation, "annotation", stated=stated)
     sources = {"template": settings.template, "annotation": settings.annotation}
-    check_same_grid(template, annotation, stated=settings.spacing_um is not None)
-    if settings.spacing_um is None:
+    check_same_grid(template, annotation, stated=stated)
+    if not stated:
         check_header_orientation(orientation, (template, annotation))
     spacing_um, spacing_source = spacing_of(settings.spacing_um, (template, annotation))
     frame = Frame(template.array.shape, spacing_um, orientation=orientation)
@@ -264,8 +265,8 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     sides = None
     if settings.hemispheres is not None:
         sources["hemispheres"] = settings.hemispheres
-        image = read_image(settings.hemispheres, "hemispheres")
-        check_same_grid(annotation, image, stated=settings.spacing_um is not None)
+        image = read_image(settings.hemispheres, "hemispheres", stated=stated)
+        check_same_grid(annotation, image, stated=stated)
         sides = _sides(image, settings.hemisphere_values)
 
     out = Path(out_folder)
@@ -332,10 +333,11 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
         If the file cannot be read, is constant, or lies on another grid than the template.
     """
     orientation = check_orientation(settings.orientation, "atlases.NAME.orientation")
-    template = read_image(settings.template, "template")
-    image = read_image(path, f"images.{name}")
-    check_same_grid(template, image, stated=settings.spacing_um is not None)
-    if settings.spacing_um is None:
+    stated = settings.spacing_um is not None
+    template = read_image(settings.template, "template", stated=stated)
+    image = read_image(path, f"images.{name}", stated=stated)
+    check_same_grid(template, image, stated=stated)
+    if not stated:
         check_header_orientation(orientation, (image,))
     spacing_um, _ = spacing_of(settings.spacing_um, (template, image))
     frame = Frame(image.array.shape, spacing_um, orientation=orientation)

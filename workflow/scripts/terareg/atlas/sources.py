@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
-import tifffile
 
-from terareg.core.errors import AtlasError, VolumeError, last_line
-from terareg.storage import nrrd
-from terareg.volumes.headers import NIFTI, likely_unit
-from terareg.volumes.images import nifti_voxels
+from terareg.core.errors import AtlasError, TeraregError
+from terareg.storage.foreign import boundary, check_memory
+from terareg.volumes.headers import (
+    VOXEL_RANGE_UM,
+    check_plausible,
+    describe_image,
+    image_form,
+    likely_unit,
+)
+from terareg.volumes.itk_files import read_itk
+from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
 
-_PLAUSIBLE_UM = (0.1, 2000.0)
 _KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """An image as read: array, and what its header says of the grid (x, y, z), if anything."""
+    """An image as read: array, and what its header says of the grid (x, y, z), if anything.
+
+    Spacing and origin are micrometres, and ``unit`` says in which unit the header has them; of a
+    file that ITK reads ``unit`` is None, and they are as they stand.
+    """
 
     name: str
     key: str
@@ -37,85 +44,50 @@ class SourceImage:
     orientation: str | None = None
 
 
-def _own_nifti(path: Path, array: np.ndarray) -> np.ndarray:
-    """Voxels of a NIfTI file without ITK, which takes what was cut off for zeros."""
-    try:
-        own = nifti_voxels(str(path))
-    except VolumeError as error:
-        raise AtlasError(str(error)) from error
-    return array if own is None else own
+def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> SourceImage:
+    """Read an image of three dimensions.
 
-
-def read_image(path: str | os.PathLike, key: str) -> SourceImage:
-    """Read an image of three dimensions; ``key`` of the atlas's settings is for messages."""
+    Parameters
+    ----------
+    path : path
+    key : str
+        Of the atlas's settings, for messages.
+    stated : bool
+        Whether the user states the voxel size: then nothing that the header says of the grid is
+        looked at.
+    """
     path = Path(path)
     name = f"{key} {path.name}"
-    if not path.is_file():
-        raise AtlasError(f"{key} {path} does not exist; correct atlases.NAME.{key}")
-    if path.suffix.lower() in (".tif", ".tiff"):
-        try:
-            image = SourceImage(name, key, tifffile.imread(path))
-        except Exception as error:
-            raise AtlasError(
-                f"{name} cannot be read as TIFF ({last_line(error)}); correct atlases.NAME.{key}"
-            ) from error
-    else:
-        try:
-            read = sitk.ReadImage(str(path))
-        except RuntimeError as error:
-            raise AtlasError(
-                f"{name} cannot be read by SimpleITK ({last_line(error)}); convert it to NRRD, "
-                "NIfTI or TIFF"
-            ) from error
-        array = sitk.GetArrayFromImage(read)
-        if path.name.lower().endswith(NIFTI) and read.GetDimension() == 3:
-            array = _own_nifti(path, array)
-        image = SourceImage(
-            name,
-            key,
-            array,
-            read.GetSpacing(),
-            _unit(path, read),
-            read.GetOrigin(),
-            read.GetDirection(),
-            _nifti_orientation(read),
-        )
-        if read.GetNumberOfComponentsPerPixel() != 1:
+    remedy = f"correct atlases.NAME.{key}"
+    if "\0" in str(path) or not path.is_file():
+        there = "\0" not in str(path) and os.path.lexists(path)
+        raise AtlasError(f"{key} {path} {'is no file' if there else 'does not exist'}; {remedy}")
+    if image_form(str(path)) is None:
+        reader, array = read_itk(path, AtlasError, name)
+        if reader.GetNumberOfComponents() != 1:
             raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
-    if image.array.ndim != 3:
-        raise AtlasError(
-            f"{name} has shape {image.array.shape}; give one volume with three dimensions"
+        return SourceImage(
+            name, key, array, reader.GetSpacing(), None, reader.GetOrigin(), reader.GetDirection()
         )
-    return image
-
-
-def _unit(path: Path, image: sitk.Image) -> str | None:
-    """Unit of the spacing where the format states it: "mm", "um", or None."""
-    if image.HasMetaDataKey("xyzt_units"):  # NIfTI; ITK has converted metres and micrometres to mm
-        stated = image.GetMetaData("xyzt_units").strip()
-        return "mm" if stated.isdigit() and int(stated) & 7 else None
-    if path.suffix.lower() in (".nrrd", ".nhdr"):
-        units = re.match(r'"([^"]*)"', nrrd.header_keys(path).get("space units", ""))
-        word = units[1].strip().lower() if units else ""
-        if word in ("mm", "millimeter", "millimetre", "millimeters", "millimetres"):
-            return "mm"
-        if word in ("um", "µm", "micron", "microns", "micrometer", "micrometre", "micrometers"):
-            return "um"
-    return None
-
-
-def _nifti_orientation(image: sitk.Image) -> str | None:
-    """Orientation code of the array axes where the format defines them: NIfTI with a form code."""
-    codes = [key for key in ("qform_code", "sform_code") if image.HasMetaDataKey(key)]
-    if not any(image.GetMetaData(key).strip() not in ("", "0") for key in codes):
-        return None
-    # columns are the directions of x, y and z in ITK's axes, which grow to left, posterior, up
-    columns = np.array(image.GetDirection()).reshape(3, 3).T
-    letters = []
-    for column in reversed(columns):
-        axis = int(np.argmax(np.abs(column)))
-        letters.append(("LPS" if column[axis] > 0 else "RAI")[axis])
-    return "".join(letters)
+    with boundary(name, AtlasError, remedy):
+        try:
+            header = describe_image(str(path), believed=not stated)
+        except TeraregError as error:
+            text = str(error).replace("input.spacing_um", "atlases.NAME.spacing_um")
+            raise AtlasError(f"{key}: {text}") from error
+        if header.channels != 1:
+            raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
+        if min(header.shape) < 2:
+            raise AtlasError(
+                f"{name} has shape {header.shape}; give one volume with three dimensions"
+            )
+        check_memory(header.held_bytes, name, AtlasError)
+        array = file_voxels(str(path), header)
+    spacing = None if header.spacing_um is None else header.spacing_um[::-1]
+    return SourceImage(
+        name, key, array, spacing, header.unit, header.origin_um, header.direction,
+        header.orientation,
+    )  # fmt: skip
 
 
 def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) -> None:
@@ -134,6 +106,8 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
         ("origins", first.origin, second.origin, 1e-2 * scale),
         ("directions", first.direction, second.direction, 1e-3),
     ):
+        if a is None or b is None:
+            continue
         if np.any(np.abs(np.subtract(a, b)) > tolerance):
             raise AtlasError(
                 f"{pair} have different {what} in their headers, {_numbers(a)} and {_numbers(b)}; "
@@ -166,25 +140,28 @@ def spacing_of(
                 f"{images[0].name} is a TIFF file and states no voxel size; set "
                 "atlases.NAME.spacing_um to [z, y, x] in micrometres"
             )
-        unit = image.unit or likely_unit(image.spacing)
+        unit, spacing = image.unit, tuple(reversed(image.spacing))
         if unit is None:
-            raise AtlasError(
-                f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
-                "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
-                "micrometres"
-            )
-        factor = 1000.0 if unit == "mm" else 1.0
-        # NIfTI keeps 0.15 as float32 0.14999999
-        spacing = tuple(float(f"{s * factor:.6g}") for s in reversed(image.spacing))
-        source = f"header of {image.name} in {unit}" + ("" if image.unit else " (by magnitude)")
+            likely = likely_unit(spacing)
+            if likely is None:
+                raise AtlasError(
+                    f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
+                    "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
+                    "micrometres"
+                )
+            factor = 1000.0 if likely == "mm" else 1.0
+            spacing = tuple(float(f"{s * factor:.6g}") for s in spacing)
+            unit = f"{likely} (by magnitude)"
+        source = f"header of {image.name} in {unit}"
         remedy = "set atlases.NAME.spacing_um to [z, y, x] in micrometres"
         logger.info("atlas: voxel size %s um from the %s", _numbers(spacing), source)
-    low, high = _PLAUSIBLE_UM
+    low, high = VOXEL_RANGE_UM
     if len(spacing) != 3 or not all(low <= s <= high for s in spacing):
         raise AtlasError(
             f"atlas: voxel size {_numbers(spacing)} um ({source}) is implausible, not three values "
             f"from {low:g} to {high:g}; {remedy}"
         )
+    check_plausible(images[0].array.shape, spacing, images[0].name, AtlasError, remedy)
     return spacing, source
 
 

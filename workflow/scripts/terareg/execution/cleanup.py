@@ -9,6 +9,7 @@ from terareg.execution.inputs import ATLAS_SOURCES, own_files
 from terareg.execution.run import Run
 from terareg.storage import removal
 from terareg.storage.store import Store
+from terareg.volumes import headers
 
 
 def clean_up(run: Run, find: Callable[[Sequence[Store]], list[removal.Removal]]) -> str:
@@ -53,5 +54,9 @@ def _users_files(run: Run, sample: str) -> list[str]:
         files += atlas["images"].values()
     addresses = raw_data.raw_addresses(run, sample)
     if isinstance(addresses, dict):
-        return files + list(addresses.values())
+        files += addresses.values()
+    # a detached header, or a file of a set, is nothing without the others
+    files += [other for path in list(files) for other in headers.data_files(path)]
+    if isinstance(addresses, dict):
+        return files
     return files + [f"{addresses}/{name}" for name in raw_data.layout(run, sample).raw_keys()]

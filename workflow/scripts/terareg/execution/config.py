@@ -10,7 +10,7 @@ import copy
 import difflib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,15 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
+from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
 SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
+_MOST_YAML_BYTES = 4 * 2**20
+_MOST_NODES, _MOST_DEPTH = 100_000, 50
 # what tells channels apart, by kind of input
 _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "colm": (int, "channel number; write the number in the file names"),
@@ -57,6 +61,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     ConfigError
         For anything that the schema or the checks below do not allow.
     """
+    _check_size(config, "the configuration")
     own = copy.deepcopy(dict(config))
     files = own.pop("cohort", None)
     if files is None:
@@ -103,17 +108,45 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes a key that is there twice for the mistake that it is."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise ConfigError(
+                        f"line {line}: key {shorten(key.value, 60)} is there twice (first on line "
+                        f"{seen[key.value]}); remove one of them"
+                    )
+                seen[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML mapping."""
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); correct the path") from error
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
-        raise ConfigError(f"{path} is not valid YAML (line {line}); correct it there") from error
+    """Read a YAML mapping.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, has a key twice, or is larger or deeper than any description.
+    """
+    with boundary(str(path), ConfigError, "correct the path or the file"):
+        text = decode_text(read_bytes(path, _MOST_YAML_BYTES))
+        try:
+            data = yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+        except ConfigError as error:
+            raise ConfigError(f"{path} {error}") from error
+        except yaml.YAMLError as error:
+            line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+            raise ConfigError(
+                f"{path} is not valid YAML (line {line}); correct it there"
+            ) from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no settings; it must be a mapping of keys to values")
+    _check_size(data, str(path))
     return data
 
 
@@ -123,9 +156,30 @@ def _schema() -> dict[str, Any]:
     return schema
 
 
+def _check_size(data: Any, name: str) -> None:
+    """Raise if a description is deeper or larger than any, or a part of itself.
+
+    Aliases of YAML cost nothing to read, but whoever goes through them does not come to an end.
+    """
+    left, stack = _MOST_NODES, [(data, 0)]
+    while stack:
+        value, depth = stack.pop()
+        left -= 1
+        if left < 0 or depth > _MOST_DEPTH:
+            how = f"more than {_MOST_DEPTH} levels" if left >= 0 else f"over {_MOST_NODES} values"
+            raise ConfigError(
+                f"{name} has {how}, through its aliases (&, *); write it without them"
+            )
+        if isinstance(value, Mapping):
+            stack += [(part, depth + 1) for part in value.values()]
+        elif isinstance(value, (list, tuple)):
+            stack += [(part, depth + 1) for part in value]
+
+
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
     schema = _schema()
+    _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
     _fill_defaults(complete, schema)
@@ -143,6 +197,8 @@ def _check_plain(value: Any, where: str) -> None:
     """Refuse names that YAML takes for numbers, paths with ~, and numbers that are not finite."""
     if isinstance(value, str) and value.startswith("~"):
         raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
+    if isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"{where}: {shorten(repr(value), 60)} holds a NUL character; remove it")
     # one polynomial for the whole brain is a window without an end
     endless = where.endswith(".contrast_window_um") and value == math.inf
     if isinstance(value, float) and not math.isfinite(value) and not endless:
@@ -447,6 +503,53 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):
         raise ConfigError(f"input.channels: {source['channels']} gives two names to one image")
+
+
+def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Keys and paths of all files that a complete configuration names beside the raw data."""
+    for name, atlas in config["atlases"].items():
+        for key in ("template", "annotation", "ontology", "hemispheres"):
+            yield f"atlases.{name}.{key}", atlas[key]
+        for image, path in atlas["images"].items():
+            yield f"atlases.{name}.images.{image}", path
+    for name, path in config["stitching"]["xml"].items():
+        yield f"stitching.xml.{name}", path
+    yield "stitching.tile_configuration", config["stitching"]["tile_configuration"]
+    yield "intensity.flatfield.image", config["intensity"]["flatfield"]["image"]
+    for key, pairs in (
+        ("fiducials", config["fiducials"]),
+        ("registration.landmarks", config["registration"]["landmarks"]),
+    ):
+        for name, pair in pairs.items():
+            for side in ("sample", "atlas"):
+                yield f"{key}.{name}.{side}", pair[side]
+    for key in ("points", "sample_labels"):
+        for name, entry in config[key].items():
+            yield f"{key}.{name}.path", entry["path"]
+
+
+def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
+    """Raise :class:`ConfigError` for the first local file of :func:`files_of` that is not there.
+
+    What lies below one of the folders ``made`` may be made by the run itself.
+    """
+    folders = [Path(folder).absolute() for folder in made if "://" not in folder]
+    for key, path in files_of(config):
+        if path is not None and _BRACES.search(path) and not key.startswith("atlases."):
+            raise ConfigError(
+                f"{key}: {path!r} holds a word in braces, which Snakemake takes for a wildcard; "
+                "rename the file or folder"
+            )
+        if path is None or "://" in path or Path(path).is_file():
+            continue
+        # labels may be a volume, which is a folder
+        if key.startswith("sample_labels.") and Path(path).is_dir():
+            continue
+        if any(folder in Path(path).absolute().parents for folder in folders):
+            continue
+        state = "is no file" if Path(path).exists() else "does not exist"
+        where = "" if Path(path).is_absolute() else f" (seen from {Path.cwd()})"
+        raise ConfigError(f"{key}: {path!r} {state}{where}; correct the path")
 
 
 def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from typing import Any
 
 from terareg.core.cost import Count
 from terareg.core.errors import ConfigError
+from terareg.execution.raw_data import tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches
+from terareg.volumes import headers
 
 Files = list[str]
 NamedFiles = dict[str, str]
@@ -328,7 +330,28 @@ def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
 def atlas_sources(run: Run, atlas: str) -> NamedFiles:
     """The user's files of an atlas."""
     settings = run.atlas(atlas)
-    return {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
+    given = {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
+    return {key: path for key, path in given.items() if tracked([path])}
+
+
+def atlas_data(run: Run, atlas: str) -> Files:
+    """Files beside those of an atlas that hold their voxels, where headers are detached."""
+    if run.remote is not None:
+        return []
+    settings = run.atlas(atlas)
+    images = [settings[key] for key in ATLAS_SOURCES if key != "ontology" and settings[key]]
+    images += settings["images"].values()
+    found = [headers.data_files(path) for path in images]
+    return sorted({path for paths in found for path in tracked(paths)})
+
+
+def atlas_state(run: Run, atlas: str) -> list[list[Any]]:
+    """State of the files of an atlas that Snakemake cannot follow."""
+    settings = run.atlas(atlas)
+    images = [settings[key] for key in ATLAS_SOURCES if settings[key]]
+    images += settings["images"].values()
+    data = [] if run.remote is not None else [headers.data_files(path) for path in images]
+    return untracked_state(images + [path for paths in data for path in paths])
 
 
 def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
@@ -341,16 +364,20 @@ def image_names(run: Run, atlas: str) -> list[str]:
     return list(run.atlas(atlas)["images"])
 
 
-def image_source(run: Run, atlas: str, image: str) -> str:
+def image_path(run: Run, atlas: str, image: str) -> str:
     """The user's file of a further image of an atlas."""
     path: str = run.atlas(atlas)["images"][image]
     return path
 
 
-def template_source(run: Run, atlas: str) -> str:
-    """The user's file of an atlas's template."""
-    path: str = run.atlas(atlas)["template"]
-    return path
+def image_source(run: Run, atlas: str, image: str) -> Files:
+    """The same, as far as Snakemake can follow it."""
+    return tracked([image_path(run, atlas, image)])
+
+
+def template_source(run: Run, atlas: str) -> Files:
+    """The user's file of an atlas's template, as far as Snakemake can follow it."""
+    return tracked([run.atlas(atlas)["template"]])
 
 
 def prepared_images(run: Run, atlas: str) -> Files:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from terareg.acquisition import raw
@@ -32,6 +34,23 @@ def check(run: Run) -> None:
             image_headers(run, sample)
         else:
             survey(run, sample)
+
+
+# ------------------------------------------------------------------ files that Snakemake follows
+# it takes {word} for a wildcard, also in what an input function returns
+_BRACES = re.compile(r"\{\s*\w")
+
+
+def tracked(paths: Iterable[str]) -> list[str]:
+    """Files that Snakemake can follow; the state of the others is a parameter of their rules."""
+    return [path for path in paths if not _BRACES.search(path)]
+
+
+def untracked_state(paths: Iterable[str]) -> list[list[Any]]:
+    """Name, size and time of the files that Snakemake cannot follow."""
+    found = [Path(path) for path in paths if _BRACES.search(path)]
+    stats = [(str(path), path.stat()) for path in found if path.exists()]
+    return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
 # ------------------------------------------------------------------ tiles
@@ -77,7 +96,7 @@ def metadata_files(run: Run, sample: str) -> list[str]:
     source = run.samples[sample]["input"]["path"]
     if source.startswith("s3://") or run.remote is not None:
         return []
-    return [f"{source}/{name}" for name in layout(run, sample).metadata]
+    return tracked(f"{source}/{name}" for name in layout(run, sample).metadata)
 
 
 # ------------------------------------------------------------------ volumes
@@ -126,7 +145,7 @@ def sample_state(run: Run, sample: str) -> dict[str, str]:
 
 def channel_files(run: Run, sample: str, channel: str) -> list[str]:
     """Local files of the image of a channel, where Snakemake can see them."""
-    return headers.image_files(image_address(run, sample, channel))
+    return tracked(headers.image_files(image_address(run, sample, channel)))
 
 
 def channel_state(run: Run, sample: str, channel: str) -> str:

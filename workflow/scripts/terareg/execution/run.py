@@ -6,13 +6,14 @@ Snakemake. The module needs the standard library, PyYAML and jsonschema only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
-from terareg.execution.config import load_samples
+from terareg.execution.config import check_files, load_samples, read_yaml
 from terareg.views.thresholds import merge_thresholds
 
 
@@ -140,8 +141,19 @@ class Run:
         return "corrected_volume" if corrected else "fused"
 
 
-def load_run(config: Mapping[str, Any], remote: str | None = None) -> Run:
+def load_run(
+    config: Mapping[str, Any], remote: str | None = None, files: Iterable[Path] = ()
+) -> Run:
     """The run that a configuration describes.
+
+    Parameters
+    ----------
+    config : mapping
+        As Snakemake has merged it.
+    remote : str or None
+        See :class:`Run`.
+    files : iterable of Path
+        That it was read from: Snakemake takes the last of two equal keys without a word.
 
     Raises
     ------
@@ -149,6 +161,9 @@ def load_run(config: Mapping[str, Any], remote: str | None = None) -> Run:
         For anything in the configuration that is not possible, alone or on machines that share
         no local files (``remote``).
     """
+    for path in files:
+        if path.is_file():
+            read_yaml(path)
     run = Run(load_samples(config), remote)
     for sample, settings in run.samples.items():
         try:
@@ -157,6 +172,12 @@ def load_run(config: Mapping[str, Any], remote: str | None = None) -> Run:
             raise ConfigError(f"sample {sample}: {error}") from error
         if remote is not None:
             _check_reach(sample, settings, remote.rstrip("/"))
+            continue
+        try:
+            # before Snakemake misses them without naming their key
+            check_files(settings, (settings["results"], settings["store"]))
+        except ConfigError as error:
+            raise ConfigError(f"sample {sample}: {error}") from error
     return run
 
 

@@ -39,6 +39,22 @@ def sized(run: Run, sample: str) -> Sample:
     )
 
 
+def check_extents(run: Run) -> None:
+    """Refuse samples and atlases of different sizes: one of them has the wrong unit.
+
+    Raises
+    ------
+    ConfigError
+        Names both, with their sizes.
+    """
+    for name in run.samples:
+        sample = sized(run, name)
+        own = sample.size.volume_shape, sample.grid.spacing_um
+        for atlas, extent in sample.atlases.items():
+            if extent is not _ALLEN_25_UM:
+                headers.check_extents(own, (extent.shape, extent.spacing_um), (name, atlas))
+
+
 def users_of_job(run: Run, sample: str | None, atlas: str | None) -> list[Sample]:
     """The sample of a job; all samples that use an atlas, for a job of the atlas."""
     names = [sample] if sample is not None else run.users_of(str(atlas))

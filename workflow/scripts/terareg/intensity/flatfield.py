@@ -31,13 +31,16 @@ import numpy as np
 import tifffile
 
 from terareg.acquisition.tile_correction import Flatfield
-from terareg.core.errors import IntensityError
+from terareg.core.errors import IntensityError, TeraregError
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.shading import fit_shading
 from terareg.intensity.sums import merge_sums
+from terareg.storage.foreign import boundary
 from terareg.storage.records import write_json
 from terareg.storage.store import write_atomic
+from terareg.volumes.headers import describe_image, image_form
+from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -142,17 +145,21 @@ def _given(data: BlockData, settings: FlatfieldSettings) -> tuple[np.ndarray, fl
 
 def read_profile(path: str | os.PathLike, shape: tuple[int, int]) -> np.ndarray:
     """Read a user's profile from a TIFF and scale it to mean 1, float32 of ``shape`` (y, x)."""
-    try:
-        image = np.squeeze(tifffile.imread(path))
-    except (OSError, ValueError, tifffile.TiffFileError) as error:
-        raise IntensityError(
-            f"flat-field image {path} cannot be read ({error}); give a TIFF"
-        ) from error
-    if image.shape != tuple(shape):
-        raise IntensityError(
-            f"flat-field image {path} has shape {image.shape}, the tiles {tuple(shape)}; give "
-            "one of the tiles' shape"
-        )
+    name = f"flat-field image {path}"
+    with boundary(name, IntensityError, "give a TIFF"):
+        if image_form(os.fspath(path)) != "TIFF":
+            raise ValueError("its name does not end in .tif")
+        try:
+            header = describe_image(os.fspath(path), believed=False)
+        except TeraregError as error:
+            raise IntensityError(f"flat-field image: {error}") from error
+        # the shape first: what a compressed file grows to is not known before
+        if header.shape != (1, *shape) or header.channels != 1:
+            found = header.shape[1:] if header.shape[0] == header.channels == 1 else header.shape
+            raise IntensityError(
+                f"{name} has shape {found}, the tiles {tuple(shape)}; give one of the tiles' shape"
+            )
+        image = file_voxels(os.fspath(path), header)[0]
     image = image.astype(np.float64)
     if not np.isfinite(image).all() or image.min() <= 0:
         raise IntensityError(

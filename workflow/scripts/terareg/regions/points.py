@@ -12,6 +12,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from terareg.core.cells import to_cell
 from terareg.core.errors import PointsError
 from terareg.core.frames import Frame
 from terareg.regions.labels import regions_at
+from terareg.storage.foreign import boundary, load_json, parse_table, read_bytes, short
 from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 SIDE_NAMES = ("", "left", "right")
 
 _AXES = ("z", "y", "x")
+_MOST_BYTES = 512 * 2**20
+_FAR_UM = 1e12
 # micrometres per unit; a voxel is known from the frame only
 _UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
 _RESULT_COLUMNS = ("region_id", "acronym", "hemisphere")
@@ -180,38 +184,25 @@ def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
 
 def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
     """Names, coordinates z, y, x as they stand, and their unit."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PointsError(f"points {path} cannot be read ({error}); give a CSV file") from error
-    reader = csv.reader(io.StringIO(text), strict=True)
-    try:
-        header, lines = next(reader, []), [(row, reader.line_num) for row in reader]
-    except csv.Error as error:
-        raise PointsError(
-            f"points {path}, line {reader.line_num}: {error}; correct the line"
-        ) from error
-    header = [c.strip().lower() for c in header]
+    with boundary(f"points {path}", PointsError, "give a CSV file"):
+        table = parse_table(read_bytes(path, _MOST_BYTES))
+    header = [c.lower() for c in table.columns]
     columns, unit = _csv_columns(header, path)
+    most = _FAR_UM / (_UNITS_UM[unit] or 1.0)
     names, rows = [], []
-    for row, line in lines:
-        if not any(cell.strip() for cell in row):
-            continue
+    for line, row in table.rows:
         if len(row) != len(header):
             raise PointsError(
                 f"points {path}, line {line}: {len(row)} values for {len(header)} "
                 "columns; correct the line"
             )
-        try:
-            rows.append([float(row[c]) for c in columns])
-        except ValueError:
-            rows.append([np.nan])
-        if not np.isfinite(rows[-1]).all():
+        rows.append([table.number(row[c]) for c in columns])
+        if not all(abs(v) <= most for v in rows[-1]):
             raise PointsError(
-                f"points {path}, line {line}: {[row[c] for c in columns]} are not three "
-                "numbers; correct the line"
+                f"points {path}, line {line}: {[short(row[c], 30) for c in columns]} are not three "
+                f"numbers (up to {most:g}); correct the line"
             )
-        names.append(row[header.index("name")].strip() if "name" in header else "")
+        names.append(row[header.index("name")] if "name" in header else "")
     if not rows:
         raise PointsError(f"points {path} has no points below its header; add some or remove it")
     return tuple(names), np.array(rows, float), unit
@@ -223,7 +214,7 @@ def _csv_columns(header: list[str], path: Path) -> tuple[list[int], str]:
     known = {f"{a}_{u}" for a in _AXES for u in _UNITS_UM} | {"name", *_RESULT_COLUMNS}
     unknown = [c for c in header if c not in known]
     if unknown or not header:
-        listed = ", ".join(map(repr, unknown)) or "no header"
+        listed = ", ".join(map(short, unknown[:5])) or "no header"
         raise PointsError(f"points {path}: unknown columns {listed}; {help_text}")
     if len(set(header)) != len(header):
         raise PointsError(f"points {path}: a column is there twice in {header}; {help_text}")
@@ -287,29 +278,30 @@ def read_neuroglancer_points(
         points, or its dimensions x, y, z are no lengths.
     """
     path = Path(path)
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PointsError(
-            f"points {path} cannot be read as JSON ({error}); save the viewer's state"
-        ) from error
+    with boundary(f"points {path}", PointsError, "save the viewer's state", "JSON"):
+        return _points_of_state(load_json(read_bytes(path, _MOST_BYTES)), path, layer, offset_um)
+
+
+def _points_of_state(
+    state: Any, path: Path, layer: str | None, offset_um: tuple[float, float, float]
+) -> Points:
     if not isinstance(state, dict):
         raise PointsError(f"points {path} is no Neuroglancer state; save the viewer's state")
     chosen = _annotation_layer(state, layer, path)
-    where = f"points {path}, layer {chosen.get('name', '')!r}"
+    where = f"points {path}, layer {short(chosen.get('name', ''))}"
     to_um = _layer_transform(chosen, state, where)
     names, rows = [], []
     for number, item in enumerate(chosen.get("annotations", []), 1):
         kind = item.get("type", "point") if isinstance(item, dict) else item
         if kind != "point" or not isinstance(item.get("point"), list):
             raise PointsError(
-                f"{where}: annotation {number} is {kind!r}, not a point; remove it or put the "
+                f"{where}: annotation {number} is {short(kind)}, not a point; remove it or put the "
                 "points into a layer of their own"
             )
         point = item["point"]
         if len(point) != to_um.shape[1] - 1 or not _are_numbers(point):
             raise PointsError(
-                f"{where}: annotation {number} has point {point}, but the layer has "
+                f"{where}: annotation {number} has point {_shown(point)}, but the layer has "
                 f"{to_um.shape[1] - 1} dimensions; save the viewer's state again"
             )
         names.append(str(item.get("description") or item.get("id") or ""))
@@ -321,7 +313,15 @@ def read_neuroglancer_points(
         )
     homogeneous = np.ones((len(rows), to_um.shape[1]))
     homogeneous[:, :-1] = rows
-    return Points(tuple(names), homogeneous @ to_um.T + np.array(offset_um, float))
+    found = homogeneous @ to_um.T + np.array(offset_um, float)
+    far = np.flatnonzero(~(np.abs(found) <= _FAR_UM).all(axis=1))
+    if far.size:
+        first = int(far[0])
+        raise PointsError(
+            f"{where}: annotation {first + 1} has point {_shown(rows[first])}, which is no place; "
+            "remove it or correct the layer's dimensions"
+        )
+    return Points(tuple(names), found)
 
 
 def annotation_layer(points: Points, name: str, *, colour: str = "#ffff00") -> dict[str, Any]:
@@ -441,7 +441,14 @@ def _length_um(dimension: Any, where: str) -> float:
 
 
 def _are_numbers(values: Sequence[Any]) -> bool:
-    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    return all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) <= sys.float_info.max
+        for v in values
+    )
+
+
+def _shown(point: Sequence[Any]) -> str:
+    return f"[{', '.join(short(v, 30) for v in point[:5])}]"
 
 
 def _triple(values: Sequence[float] | np.ndarray) -> str:

@@ -17,7 +17,6 @@ import json
 import math
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ import numpy as np
 from terareg.core.errors import StitchingError
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import Placement
+from terareg.storage.foreign import boundary
+from terareg.storage.store import open_regular
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
@@ -37,6 +38,7 @@ _AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 _TRANSLATION = "mpicbg.trakem2.transform.TranslationModel2D"
 _OWN_ID = re.compile(r"(.+)_z(\d{1,9})_.+")  # see tile_id
 _STRAIGHT = 0.5  # pixels that a corner may lie off a mere translation, and a tile off its others
+_MOST_COMPRESSED = 300  # characters to a byte; tile specifications have 20 to 40
 _CHUNK = 2**16  # characters read at once
 _MAX_ITEM = 2**20  # characters of one tile specification
 _MAX_PIXELS = 1e9
@@ -116,21 +118,18 @@ def read_tilespecs(path: str | os.PathLike) -> tuple[TileSpec, ...]:
         more than move its tile (affine transforms that only move are understood).
     """
     name = os.fspath(path)
-    try:
-        with open(path, "rb") as raw:
+    remedy = "give a JSON list of tile specifications, plain or gzip"
+    with boundary(name, StitchingError, remedy):
+        with open(open_regular(path), "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
             stream = gzip.GzipFile(fileobj=raw) if packed else raw
+            most = os.fstat(raw.fileno()).st_size * (_MOST_COMPRESSED if packed else 1) + _CHUNK
             with io.TextIOWrapper(stream, encoding="utf-8") as text:
                 specs = tuple(
                     _tilespec(item, f"{name} item {number}")
-                    for number, item in enumerate(_items(text, name), 1)
+                    for number, item in enumerate(_items(text, name, most), 1)
                 )
-    except (OSError, EOFError, UnicodeDecodeError, RecursionError, zlib.error) as error:
-        raise StitchingError(
-            f"{name} cannot be read ({error}); give a JSON list of tile specifications, plain or "
-            "gzip"
-        ) from error
     if not specs:
         raise StitchingError(f"{name} is an empty list; export the tile specifications again")
     return specs
@@ -278,8 +277,11 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
             }
 
 
-def _items(text, name: str) -> Iterator:
-    """Items of a JSON list, one by one: a brain's list does not fit in a small job's memory."""
+def _items(text, name: str, most: int) -> Iterator:
+    """Items of a JSON list, one by one: a brain's list does not fit in a small job's memory.
+
+    A compressed file of more than ``most`` characters is not one of text.
+    """
     decoder = json.JSONDecoder()
     buffer = text.read(_CHUNK).lstrip()
     listed = buffer.startswith("[")
@@ -291,7 +293,8 @@ def _items(text, name: str) -> Iterator:
         try:
             item, end = decoder.raw_decode(buffer)
         except ValueError:
-            chunk = text.read(_CHUNK) if len(buffer) < _MAX_ITEM else ""
+            chunk = text.read(_CHUNK) if len(buffer) < _MAX_ITEM and most > 0 else ""
+            most -= len(chunk)
             listed = bool(chunk)
             buffer += chunk
             continue
@@ -315,7 +318,7 @@ def _tilespec(item: dict, where: str) -> TileSpec:
         matrix = np.eye(3)
         for leaf in _leaves(item["transforms"], where):
             matrix = leaf @ matrix
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StitchingError(
             f"{where} is no tile specification ({type(error).__name__}: {error}); export it again"
         ) from error

@@ -11,12 +11,12 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from terareg.core.errors import StitchingError, few
+from terareg.storage.foreign import boundary, decode_text, read_bytes
 from terareg.storage.store import write_atomic
 
-_MAX_BYTES = 64 * 2**20
 _MAX_PIXELS = 1e9
 _DECIMALS = 6  # the solver leaves a few nanovoxels
 _DIM = re.compile(r"dim\s*=\s*(\S+)", re.IGNORECASE)
@@ -73,23 +73,10 @@ def read_tile_configuration(path: str | os.PathLike) -> TileConfiguration:
         If the file cannot be read, or for the first line that is not understood.
     """
     name = os.fspath(path)
-    try:
-        if os.path.getsize(path) > _MAX_BYTES:
-            raise StitchingError(
-                f"{name} has {os.path.getsize(path) / 2**20:.0f} MiB, too much for a tile "
-                "configuration; give the text file that Fiji writes"
-            )
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise StitchingError(
-            f"{name} cannot be read ({error.strerror}); correct the path of the tile configuration"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise StitchingError(
-            f"{name} is no text (byte {error.start}); give the text file that Fiji writes"
-        ) from error
-    dimensions, tiles = 0, []
-    seen: dict[tuple[str, str], int] = {}
+    remedy = "correct the path of the tile configuration, the text file that Fiji writes"
+    with boundary(name, StitchingError, remedy):
+        lines = decode_text(read_bytes(path)).splitlines()
+    dimensions, tiles, seen = 0, [], {}
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#") or _SERIES.fullmatch(text):

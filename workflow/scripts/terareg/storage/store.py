@@ -11,6 +11,7 @@ import builtins
 import errno
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -64,6 +65,8 @@ class Store:
             url = unquote(path)
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
+        if "\0" in url:
+            raise StoreError(f"store {url!r} holds a NUL character; correct the path")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
             raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
         object.__setattr__(self, "url", url.rstrip("/") or "/")
@@ -117,7 +120,8 @@ class Store:
     def _read(self, key: str) -> bytes:
         if not self.is_s3:
             try:
-                return self.path(key).read_bytes()
+                with open(open_regular(self.path(key)), "rb") as stream:
+                    return stream.read()
             except NotADirectoryError as error:
                 raise FileNotFoundError(self.address(key)) from error
             except PermissionError as error:
@@ -138,10 +142,14 @@ class Store:
 
     def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
         if not self.is_s3:
-            with open(self.path(key), "rb") as stream:
-                stat = os.fstat(stream.fileno())
+            try:
+                descriptor = open_regular(self.path(key))
+            except NotADirectoryError as error:
+                raise FileNotFoundError(self.address(key)) from error
+            with open(descriptor, "rb") as stream:
+                facts = os.fstat(descriptor)
                 stream.seek(start)
-                return stream.read(count), Entry(key, stat.st_size, str(stat.st_mtime_ns))
+                return stream.read(count), Entry(key, facts.st_size, str(facts.st_mtime_ns))
         data, size, stamp = self._s3.read_range(check_key(key), start, count)
         return data, Entry(key, size, stamp)
 
@@ -177,20 +185,24 @@ class Store:
             path = self.path(key)
             if not path.is_file():
                 return None
-            stat = path.stat()
-            return Entry(check_key(key), stat.st_size, str(stat.st_mtime_ns))
+            facts = path.stat()
+            return Entry(check_key(key), facts.st_size, str(facts.st_mtime_ns))
         found = self._s3.find(check_key(key))
         return None if found is None else Entry(check_key(key), *found)
 
     def list(self, key: str = "") -> Iterator[Entry]:
         """All objects below the folder ``key`` (everything if empty), sorted by key."""
+        found = self.walk(key)
+        yield from found if self.is_s3 else sorted(found, key=lambda entry: entry.key)
+
+    def walk(self, key: str = "") -> Iterator[Entry]:
+        """As :meth:`list`, one after the other as they are found, in any order."""
         if self.is_s3:
             for found in self._s3.list(key and check_key(key)):
                 yield Entry(*found)
             return
         top = str(self.path(key) if key else Path(self.url))
-        entries = _files_below(top, f"{check_key(key)}/" if key else "")
-        yield from sorted(entries, key=lambda entry: entry.key)
+        yield from _files_below(top, f"{check_key(key)}/" if key else "")
 
     def folders(self, key: str = "") -> builtins.list[str]:
         """Names of the folders directly below ``key``, sorted."""
@@ -386,10 +398,28 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
                 yield from _files_below(item.path, f"{prefix}{item.name}/")
             elif not item.is_dir():
                 try:
-                    stat = item.stat()
+                    facts = item.stat()
                 except FileNotFoundError:  # renamed since, or a link to nothing
                     continue
-                yield Entry(prefix + item.name, stat.st_size, str(stat.st_mtime_ns))
+                yield Entry(prefix + item.name, facts.st_size, str(facts.st_mtime_ns))
+
+
+def open_regular(path: str | os.PathLike[str]) -> int:
+    """Descriptor of a regular file, to read.
+
+    A pipe, a socket or a device may never end, so that opening one is an :class:`OSError`.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from terareg.storage import traffic
-from terareg.storage.store import Store
+from terareg.storage.store import Store, open_regular
 
 _HEAD_BYTES = 4096
 _REMOTE_BYTES = 65536  # what a request fetches at least: directories often follow each other
 _MAX_TAGS = 4096
 _MAX_VALUES = 1_000_000
 _MAX_PAGES = 1_000_000
+_MAX_TEXT = 64 * 2**20
 _DESCRIPTION = 270
 # byte count and struct letter of the field types that hold whole numbers
 _FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
@@ -50,7 +51,7 @@ class ObjectFile(io.RawIOBase):
         self._position = 0
         self.bytes_read = 0
         if not store.is_s3:
-            self._descriptor = os.open(store.path(key), os.O_RDONLY)
+            self._descriptor = open_regular(store.path(key))
             stat = os.fstat(self._descriptor)
             self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
         elif ranged:
@@ -214,12 +215,17 @@ class Tiff:
         return found
 
     def description(self, offset: int) -> str:
-        """Text of the tag ImageDescription of a directory; empty without one."""
+        """Text of the tag ImageDescription of a directory; empty without one.
+
+        :class:`ValueError` if it is longer than any program writes.
+        """
         for tag, kind, number, at in self._entries(offset):
             if tag == _DESCRIPTION and kind == 2:
                 if number > self._inline:
                     (at,) = self._unpack(self._word, at)
-                text = self.file.get(at, min(number, _MAX_VALUES))
+                if number > _MAX_TEXT:
+                    raise ValueError(f"a description of {number} bytes")
+                text = self.file.get(at, number)
                 return text.split(b"\0", 1)[0].decode("utf-8", "replace")
         return ""
 

@@ -97,6 +97,12 @@ def _input(results: Results, stage: dict) -> None:
     keys = ("source", "form", "source_dtype", "dtype")
     rows = [[name, *(image[k] for k in keys)] for name, image in data["channels"].items()]
     stage["tables"].append(rows_table("Images", columns, rows))
+    stage["warnings"] += [
+        f"channel {name}: {image['absent_chunks']} chunks of {image['source']} are absent and were "
+        "read as zeros, as its format says"
+        for name, image in data["channels"].items()
+        if image.get("absent_chunks")
+    ]
 
 
 def _acquisition(results: Results, stage: dict, measured: list) -> None:

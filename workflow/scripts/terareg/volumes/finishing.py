@@ -119,6 +119,12 @@ def finalize_volume(
         "mean": math.fsum(r["sum"] for r in records) / math.prod(plan.frame.shape),
         **{k: sum(r[k] for r in records) for k in SUMS},
     }
+    if summary["clipped_low"] + summary["clipped_high"] >= summary["voxels"] > 0:
+        raise VolumeError(
+            f"{store.address(key)}: not one of {summary['voxels']} voxels has a value that "
+            f"{plan.dtype} can hold (all are not a number, infinite or out of range); check what "
+            "it was made from"
+        )
     if not plan.is_segmentation:
         counts = histogram.merge(histogram.unpack(r["histogram"]) for r in records)
         summary["window"] = list(display_window(counts, plan.dtype, display_percent))

@@ -8,21 +8,29 @@ of OME-Zarr and precomputed. Voxels are read by :mod:`terareg.volumes.images`.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terareg.core.errors import ConfigError, StoreError, VolumeError
+from terareg.core.errors import ConfigError, TeraregError, VolumeError
+from terareg.storage.foreign import (
+    DEFLATE_RATIO,
+    boundary,
+    load_json,
+    read_object,
+    short,
+)
 from terareg.storage.store import Store
-from terareg.storage.tiff import ObjectFile, Tiff
-from terareg.volumes.nifti import NiftiLayout, nifti_orientation, nifti_stream
+from terareg.storage.tiff import ObjectFile
+from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
+from terareg.volumes.meta_image import META_IMAGE, detached_files
+from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
+from terareg.volumes.nrrd import check_data, read_nrrd_header
+from terareg.volumes.tiff_stack import companions_of, read_stack
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
@@ -33,23 +41,14 @@ UM_PER = {
     "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
     "meter": 1e6, "m": 1e6,
 }  # fmt: skip
-_PLAUSIBLE_UM = (0.01, 50_000.0)
-_NIFTI_COLOURS = (128, 2304)  # three or four bytes to a voxel
-_NRRD_TYPES = {
-    "signed char": "int8", "int8": "int8", "int8_t": "int8",
-    "unsigned char": "uint8", "uchar": "uint8", "uint8": "uint8", "uint8_t": "uint8",
-    "short": "int16", "short int": "int16", "signed short": "int16", "int16": "int16",
-    "int16_t": "int16", "unsigned short": "uint16", "ushort": "uint16", "uint16": "uint16",
-    "unsigned short int": "uint16", "uint16_t": "uint16", "int": "int32", "signed int": "int32",
-    "int32": "int32", "int32_t": "int32", "unsigned int": "uint32", "uint": "uint32",
-    "uint32": "uint32", "uint32_t": "uint32", "long long": "int64", "int64": "int64",
-    "int64_t": "int64", "longlong": "int64", "unsigned long long": "uint64", "uint64": "uint64",
-    "uint64_t": "uint64", "ulonglong": "uint64", "float": "float32", "double": "float64",
-}  # fmt: skip
-_TIFF_KINDS = {1: "uint", 2: "int", 3: "float"}
-_TIFF_TAGS = {256, 257, 258, 277, 339}  # width, height, bits, samples, their format
+#: voxel sizes outside this range, and volumes longer than this, are mistakes of unit
+VOXEL_RANGE_UM = (0.05, 5_000.0)
+LONGEST_UM = 500_000.0
+#: how many times a sample may be longer than an atlas, or shorter
+MOST_APART = 25.0
+_MOST_VOXELS = 1 << 44
+_MOST_LEVELS = 64
 _STORED = ("uint8", "uint16", "float32")
-_BROKEN = (OSError, EOFError, ValueError, LookupError, struct.error, zlib.error)
 _SPACING_REMEDY = "set input.spacing_um to [z, y, x] in micrometres"
 
 
@@ -73,6 +72,13 @@ class Header:
     orientation : str or None
         Code of the axes (z, y, x), see :mod:`terareg.core.frames`; only NIfTI files with a form
         code are believed.
+    channels : int
+        How many an image file holds.
+    unit : str or None
+        In which the header gives the voxel size, and whether that follows from its magnitude only.
+    origin_um, direction : tuple of float or None
+        Of NIfTI and NRRD files: centre of the first voxel in the world of the file, and the unit
+        vectors of the axes x, y and z, one after the other.
     """
 
     name: str
@@ -81,6 +87,10 @@ class Header:
     dtype: str
     spacing_um: tuple[float, float, float] | None = None
     orientation: str | None = None
+    channels: int = 1
+    unit: str | None = None
+    origin_um: tuple[float, ...] | None = None
+    direction: tuple[float, ...] | None = None
 
     @property
     def stored_dtype(self) -> str:
@@ -93,7 +103,8 @@ class Header:
         if self.form not in FILE_FORMS:
             return 0
         # the file's own copy, and the array made from it
-        return 2 * math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
+        one = math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
+        return one * (1 + self.channels)
 
 
 def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Header:
@@ -115,39 +126,93 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     ConfigError
         If the voxel size is unknown, ambiguous or implausible.
     """
-    address = str(address).rstrip("/")
-    form = _form_of_file(address)
-    if form is None:
-        header = _volume_header(address)
-    else:
-        store, name = _store_and_name(address)
-        if store.entry(name) is None:
-            raise VolumeError(f"{address} does not exist; correct the path")
-        reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
-        try:
-            with ObjectFile(store, name, ranged=True) as file:
-                header = reader(file, address, believed=spacing_um is None)
-        except _BROKEN as error:
-            raise VolumeError(
-                f"{address} cannot be read as {form} ({error or type(error).__name__}); "
-                "check that the file is complete"
-            ) from error
+    header = describe_image(address, believed=spacing_um is None)
+    name = header.name
     if min(header.shape) < 2:
         raise VolumeError(
-            f"{address} has shape {header.shape} (z, y, x), which is no volume; give one image of "
+            f"{name} has shape {header.shape} (z, y, x), which is no volume; give one image of "
             "three dimensions"
         )
     if spacing_um is not None:
-        return replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
-    low, high = _PLAUSIBLE_UM
+        header = replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
     if header.spacing_um is None:
-        raise ConfigError(f"{address} does not say how large its voxels are; {_SPACING_REMEDY}")
-    if not all(low <= s <= high for s in header.spacing_um):
-        raise ConfigError(
-            f"{address} says that its voxels measure {_list(header.spacing_um)} um (z, y, x), "
-            f"which is implausible; {_SPACING_REMEDY}"
-        )
+        raise ConfigError(f"{name} does not say how large its voxels are; {_SPACING_REMEDY}")
+    check_plausible(header.shape, header.spacing_um, name)
     return header
+
+
+def describe_image(address: str, *, believed: bool = True) -> Header:
+    """As :func:`read_header`, whatever its size.
+
+    With ``believed`` false, nothing that the header says of the grid is looked at.
+    """
+    address = str(address).rstrip("/")
+    form = image_form(address)
+    if form is None:
+        return _volume_header(address)
+    store, name = _store_and_name(address)
+    if store.entry(name) is None:
+        state = "is no file" if _is_there(store, address) else "does not exist"
+        raise VolumeError(f"{address} {state}; correct the path")
+    reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
+    with boundary(address, VolumeError, "check that the file is complete", form):
+        with ObjectFile(store, name, ranged=True) as file:
+            return reader(_Source(store, name, file, address), believed=believed)
+
+
+def _is_there(store: Store, address: str) -> bool:
+    return not store.is_s3 and os.path.lexists(address)
+
+
+def check_plausible(
+    shape: Sequence[int],
+    spacing_um: Sequence[float],
+    name: str,
+    error: type[TeraregError] = ConfigError,
+    remedy: str = _SPACING_REMEDY,
+) -> None:
+    """Raise if voxels or a whole volume have a size that nothing has: a mistake of unit."""
+    low, high = VOXEL_RANGE_UM
+    if len(spacing_um) != 3 or not all(low <= s <= high for s in spacing_um):
+        raise error(
+            f"{name} has voxels of {_list(spacing_um)} um (z, y, x), which is implausible (not "
+            f"from {low:g} to {high:g}); {remedy}"
+        )
+    extent = [n * s for n, s in zip(shape, spacing_um)]
+    if max(extent) > LONGEST_UM or math.prod(shape) > _MOST_VOXELS:
+        raise error(
+            f"{name} has {' x '.join(map(str, shape))} voxels of {_list(spacing_um)} um (z, y, x) "
+            f"and would be {max(extent) / 1e6:.3g} m long, which is implausible; {remedy}"
+        )
+
+
+def check_extents(
+    sample: tuple[Sequence[int], Sequence[float]],
+    atlas: tuple[Sequence[int], Sequence[float]],
+    names: tuple[str, str],
+) -> None:
+    """Raise if a sample and an atlas cannot be of one animal: a mistake of unit.
+
+    Parameters
+    ----------
+    sample, atlas : (shape, spacing_um)
+        Voxels and their sizes along (z, y, x).
+    names : (str, str)
+        Of sample and atlas.
+
+    Raises
+    ------
+    ConfigError
+        If the longest side of one is more than 25 times that of the other. A part of a brain, an
+        expanded or a shrunken one, lies within.
+    """
+    own, other = (max(n * s for n, s in zip(*grid)) for grid in (sample, atlas))
+    if not 1 / MOST_APART <= own / other <= MOST_APART:
+        raise ConfigError(
+            f"sample {names[0]} is {own / 1e3:.4g} mm long but atlas {names[1]} {other / 1e3:.4g} "
+            f"mm, which cannot be one kind of brain; correct input.spacing_um or "
+            f"atlases.{names[1]}.spacing_um (micrometres, z, y, x)"
+        )
 
 
 def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
@@ -194,8 +259,9 @@ def image_state(address: str) -> str:
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
     if name is not None:
-        stat = Path(address).stat()
-        digest.update(f"{name}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
+        for file in _parts(store, name, address):
+            stat = Path(store.path(file)).stat()
+            digest.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
     else:
         for entry in store.list():
             digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
@@ -203,24 +269,56 @@ def image_state(address: str) -> str:
 
 
 def image_files(address: str) -> list[str]:
-    """Local files that stand for an image: the file itself, or the metadata of a volume."""
+    """Local files that stand for an image: a file with its companions, the metadata of a volume."""
     store, name = _store_and_name(address)
     if name is not None:
-        return [address]
+        others = _parts(store, name, address)[1:]
+        return [address, *(str(store.path(other)) for other in others)]
     if store.is_s3:
         return []
     names = ("zarr.json", ".zattrs", "info")
     return [str(store.path(n)) for n in names if store.exists(n)][:1]
 
 
+def data_files(path: str) -> list[str]:
+    """Other local files that an image file needs: of detached headers, and sets of TIFF files.
+
+    What is wrong with the file, whoever reads it says.
+    """
+    if "://" in path or not os.path.isfile(path):
+        return []
+    try:
+        with boundary(path, VolumeError, "check that the file is complete"):
+            if path.lower().endswith(META_IMAGE):
+                return [str(file) for file in detached_files(path)]
+            return image_files(path)[1:] if image_form(path) else []
+    except VolumeError:
+        return []
+
+
+def _parts(store: Store, name: str, address: str) -> list[str]:
+    """Files that an image file consists of: itself, then its companions."""
+    if store.is_s3:
+        return [name]
+    found = []
+    with boundary(address, VolumeError, "check that the file is complete"):
+        if image_form(address) == "TIFF":
+            found = companions_of(store, name)
+        elif image_form(address) == "NRRD":
+            with ObjectFile(store, name, ranged=True) as file:
+                found = list(read_nrrd_header(file).files)
+    return [name, *found]
+
+
 def _store_and_name(address: str) -> tuple[Store, str | None]:
-    if _form_of_file(address) is None:
+    if image_form(address) is None:
         return Store(address), None
     folder, _, name = address.rpartition("/")
     return Store(folder or ("/" if address.startswith("/") else ".")), name
 
 
-def _form_of_file(address: str) -> str | None:
+def image_form(address: str) -> str | None:
+    """Form of an image file by the end of its name; None for the folder of a volume."""
     lower = address.lower()
     for form, endings in zip(FILE_FORMS, (NIFTI, NRRD, TIFF)):
         if lower.endswith(endings):
@@ -228,133 +326,100 @@ def _form_of_file(address: str) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Source:
+    """An open image file, and how it is called."""
+
+    store: Store
+    key: str
+    file: ObjectFile
+    name: str
+
+
 # ---------------------------------------------------------------------- NIfTI
-def _nifti(file: ObjectFile, name: str, *, believed: bool) -> Header:
-    data = nifti_stream(file, name).read(348)
+def _nifti(source: _Source, *, believed: bool) -> Header:
+    name, size = source.name, source.file.size
+    data = nifti_stream(source.file, name).read(348)
     layout = NiftiLayout.of(data)
     if layout is None:
         raise ValueError("not NIfTI-1; convert it to NIfTI-1 or NRRD")
     count = layout.dim[0]
     while count > 3 and layout.dim[count] == 1:
         count -= 1
+    sizes = layout.dim[1 : count + 1]
     if count != 3:
-        sizes = layout.dim[1 : count + 1]
         raise ValueError(f"{count} dimensions {sizes}; give one volume of three")
-    dtype = "uint8" if layout.code in _NIFTI_COLOURS else layout.dtype
-    if dtype is None:
+    if min(sizes) < 1:
+        raise ValueError(f"its sizes are {sizes}")
+    if layout.dtype is None:
         raise ValueError(f"voxel type {layout.code}; give integers or floating-point numbers")
-    pixdim = struct.unpack_from(f"{layout.order}8f", data, 76)
-    unit = {1: "m", 2: "mm", 3: "um"}.get(data[123] & 7)
-    spacing = _spacing_um(name, [abs(p) for p in pixdim[3:0:-1]], unit) if believed else None
-    dtype = "float64" if layout.scaled else dtype
-    orientation = nifti_orientation(data, layout.order)
-    return Header(name, "NIfTI", layout.shape, dtype, spacing, orientation)
+    wanted = layout.offset + layout.voxel_bytes
+    room = size * DEFLATE_RATIO if name.lower().endswith(".gz") else size
+    if room < wanted:
+        raise ValueError(
+            f"its sizes {sizes} need {wanted} bytes, which {size} bytes of a file cannot hold"
+        )
+    if room == size and size - wanted >= layout.voxel_bytes // sizes[2]:
+        raise ValueError(f"its sizes {sizes} need {wanted} bytes but it has {size}")
+    dtype = "float64" if layout.scaled else layout.dtype
+    if not believed:
+        return Header(name, "NIfTI", layout.shape, dtype, channels=layout.samples)
+    grid = nifti_grid(data, layout.order)
+    if grid.contradiction:
+        raise ConfigError(f"{name} contradicts itself: {grid.contradiction}; {_SPACING_REMEDY}")
+    header = Header(
+        name, "NIfTI", layout.shape, dtype, orientation=grid.orientation, channels=layout.samples
+    )
+    return _on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
 
 
 # ---------------------------------------------------------------------- NRRD
-def _nrrd(file: ObjectFile, name: str, *, believed: bool) -> Header:
-    head = file.get(0, 1 << 16).replace(b"\r\n", b"\n")
-    if not head.startswith(b"NRRD"):
-        raise ValueError("not an NRRD file")
-    text = head.split(b"\n\n", 1)[0].decode("utf-8", "replace")
-    fields = {
-        k.strip().lower(): v.strip() for k, v in re.findall(r"^([^#:\n]+):\s(.*)$", text, re.M)
-    }
-    sizes = [int(n) for n in fields["sizes"].split()]
-    directions = re.findall(r"none|\([^)]*\)", fields.get("space directions", ""))
-    kinds = fields.get("kinds", "").split()
-    spatial = list(range(len(sizes)))
-    if len(directions) == len(sizes):
-        spatial = [i for i in spatial if directions[i] != "none"]
-    elif len(kinds) == len(sizes):
-        spatial = [i for i in spatial if kinds[i] in ("domain", "space", "???")]
-    if len(spatial) != 3:
-        raise ValueError(f"{len(spatial)} dimensions {tuple(sizes)}; give one volume of three")
-    word = fields["type"].lower()
-    if word not in _NRRD_TYPES:
-        raise ValueError(f"voxel type {word!r}; give integers or floating-point numbers")
-    given = None
-    if len(directions) == len(sizes):
-        vectors = [[float(v) for v in directions[i][1:-1].split(",")] for i in spatial]
-        given = [math.hypot(*v) for v in vectors]
-    elif "spacings" in fields:
-        given = [float(fields["spacings"].split()[i]) for i in spatial]
-    units = re.findall(r'"([^"]*)"', fields.get("space units", fields.get("units", "")))
-    spacing = None
-    if believed and given is not None and all(math.isfinite(s) for s in given):
-        spacing = _spacing_um(name, given[::-1], units[0].lower() if units else None)
-    shape: tuple[int, int, int] = tuple(sizes[i] for i in reversed(spatial))
-    return Header(name, "NRRD", shape, _NRRD_TYPES[word], spacing)
+def _nrrd(source: _Source, *, believed: bool) -> Header:
+    header = read_nrrd_header(source.file)
+    check_data(header, source.store.size, source.file.size)
+    channels = math.prod(header.sizes) // math.prod(header.shape)
+    found = Header(source.name, "NRRD", header.shape, header.dtype, channels=channels)
+    if not believed or header.spacing is None:
+        return found
+    return _on_grid(found, header.spacing, header.unit, (header.origin, header.direction))
+
+
+def nrrd_orientation(address: str) -> str | None:
+    """Code of the axes (z, y, x) by the header of a NRRD file, which often lies about it."""
+    store, name = _store_and_name(address)
+    with boundary(address, VolumeError, "check that the file is complete"):
+        with ObjectFile(store, name, ranged=True) as file:
+            return read_nrrd_header(file).orientation
 
 
 # ---------------------------------------------------------------------- TIFF
-def _tiff(file: ObjectFile, name: str, *, believed: bool) -> Header:
+def _tiff(source: _Source, *, believed: bool) -> Header:
     """TIFF files are asked for their voxel size by name: what they say of it is rarely true."""
-    tiff = Tiff.open(file)
-    pages = [tiff.tags(offset, _TIFF_TAGS) for offset in tiff.directories()]
-    description = tiff.description(tiff.first)
-    first = {tag: values[0] for tag, values in pages[0].items()}
-    height, width, samples = first[257], first[256], first.get(277, 1)
-    same = [page for page in pages if (page[257][0], page[256][0]) == (height, width)]
-    depth = _tiff_depth(description, len(same), height, width, samples)
-    kind = _TIFF_KINDS.get(first.get(339, 1))
-    if kind is None:
-        raise ValueError(f"sample format {first[339]}; give integers or floating-point numbers")
-    bits = first.get(258, 1)
-    return Header(name, "TIFF", (depth, height, width), f"{kind}{max(bits, 8)}")
-
-
-def _tiff_depth(description: str, pages: int, height: int, width: int, samples: int) -> int:
-    """Planes of the volume, by what common writers note in the first page's description."""
-    if description.startswith("ImageJ="):
-        noted = {k: int(v) for k, v in re.findall(r"^(\w+)=(\d+)$", description, re.M)}
-        several = [noted[k] for k in ("slices", "frames") if noted.get(k, 1) > 1]
-        return several[0] if several else noted.get("images", pages) // noted.get("channels", 1)
-    if description.lstrip().startswith("{") and '"shape"' in description:
-        noted = json.loads(description)
-        shape = list(noted["shape"])
-        axes = noted.get("axes")
-        if axes and len(axes) == len(shape):
-            sizes = dict(zip(axes, shape))
-            several = [sizes[a] for a in "ZT" if sizes.get(a, 1) > 1]
-            others = [n for a, n in sizes.items() if a not in "ZTYXCS" and n > 1]
-            return (several + others + [1])[0]
-        if samples > 1 and shape[-1] == samples:
-            shape.pop()
-        outer = [n for n in shape[:-2] if n > 1]
-        if len(outer) > 1:
-            raise ValueError(f"{len(outer) + 2} dimensions {tuple(shape)}; give one volume")
-        return (outer + [1])[0]
-    pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", description)
-    if pixels:  # OME-XML; one element of it needs no parser
-        noted = {k: int(v) for k, v in re.findall(r'\bSize([ZT])="(\d+)"', pixels[0])}
-        return ([noted[a] for a in "ZT" if noted.get(a, 1) > 1] + [1])[0]
-    return pages
+    stack = read_stack(source.store, source.key, source.file)
+    kind, planes = stack.kind, stack.planes
+    shape = (planes.depth, *kind.shape)
+    return Header(source.name, "TIFF", shape, kind.dtype, channels=planes.channels * kind.samples)
 
 
 # ---------------------------------------------------------------------- volumes in folders
-def _volume_header(address: str) -> Header:
-    store = Store(address)
-    for name, reader in (
-        ("zarr.json", _ome_zarr),
-        (".zattrs", _ome_zarr),
-        ("info", _precomputed),
-    ):
+def read_metadata(address: str, store: Store) -> tuple[str, dict]:
+    """Name and content of the file that describes a volume in a folder.
+
+    Raises
+    ------
+    VolumeError
+        If there is none, or it cannot be read.
+    """
+    for name in ("zarr.json", ".zattrs", "info"):
         try:
-            metadata = json.loads(store.read(name))
+            metadata = read_json_object(store, name)
         except (FileNotFoundError, IsADirectoryError):
             continue
-        except ValueError as error:
+        if not isinstance(metadata, dict):
             raise VolumeError(
-                f"{store.address(name)} cannot be read ({error}); check that it is complete"
-            ) from error
-        try:
-            return reader(store, metadata)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
-            raise VolumeError(
-                f"{address} holds no image that can be read ({error!r}); give an OME-Zarr or "
-                "precomputed volume with complete metadata"
-            ) from error
+                f"{store.address(name)} holds {short(metadata)}; give the metadata of a volume"
+            )
+        return name, metadata
     if not store.is_s3 and not os.path.exists(address):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
@@ -363,7 +428,42 @@ def _volume_header(address: str) -> Header:
     )
 
 
-def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
+def read_json_object(store: Store, name: str) -> Any:
+    """Foreign JSON of a store; :class:`FileNotFoundError` if there is none."""
+    try:
+        data = read_object(store, name)
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except (OSError, ValueError) as error:
+        with boundary(store.address(name), VolumeError, "check that the volume is complete"):
+            raise error
+    with boundary(store.address(name), VolumeError, "check that the volume is complete"):
+        return load_json(data)
+
+
+def _volume_header(address: str) -> Header:
+    store = Store(address)
+    name, metadata = read_metadata(address, store)
+    reader = _precomputed if name == "info" else _ome_zarr
+    remedy = "give an OME-Zarr or precomputed volume with complete metadata"
+    with boundary(f"{address}: its metadata", VolumeError, remedy):
+        header, grid = reader(store, metadata)
+        naming = find_naming(store, grid)
+    if naming is None:
+        raise VolumeError(
+            f"{address} has no chunk under {grid.folder}, where its metadata say that its voxels "
+            "are; copy them, or correct the metadata"
+        )
+    return header
+
+
+def chunk_grid(store: Store) -> ChunkGrid:
+    """Chunks of the finest level of a volume in a folder."""
+    name, metadata = read_metadata(store.url, store)
+    return (_precomputed if name == "info" else _ome_zarr)(store, metadata)[1]
+
+
+def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkGrid]:
     third = "zarr_format" in metadata
     attributes = metadata.get("attributes", {}) if third else metadata
     multiscales = attributes.get("ome", attributes).get("multiscales")
@@ -376,24 +476,43 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> Header:
     axes, units = ome_axes(image)
     if not {"x", "y", "z"} <= set(axes):
         raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
+    check_levels(image["datasets"])
     dataset = image["datasets"][0]
     scale = ome_scale(image, dataset, len(axes))
     name = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
     try:
-        array = json.loads(store.read(name))
-    except (FileNotFoundError, ValueError, StoreError) as error:
+        array = read_json_object(store, name)
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise VolumeError(
-            f"{store.address(name)} cannot be read ({error}); check that the volume is complete"
+            f"{store.address(name)} does not exist; check that the volume is complete"
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
+    times = sizes.get("t", 1)
+    if times != 1:
+        raise VolumeError(f"{store.url} holds {times} times; give one volume of three dimensions")
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
-    found = [UM_PER.get(units.get(a) or "micrometer") for a in "zyx"]
-    factors = [f for f in found if f is not None]
-    spacing: tuple[float, float, float] | None = None
-    if scale is not None and len(factors) == 3:
+    factors = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
+    spacing = None
+    if scale is not None and None not in factors:
         spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
-    shape: tuple[int, int, int] = tuple(int(sizes[a]) for a in "zyx")
-    return Header(store.url, "OME-Zarr", shape, dtype, spacing)
+    shape = tuple(_size(sizes[a]) for a in "zyx")
+    grid = zarr_grid(str(dataset["path"]), array, third=third)
+    header = Header(
+        store.url, "OME-Zarr", shape, str(dtype), spacing, channels=_size(sizes.get("c", 1))
+    )
+    return header, grid
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1 << 40:
+        raise ValueError(f"a size of {short(value)}")
+    return value
+
+
+def check_levels(levels: Sequence) -> None:
+    """Raise :class:`ValueError` for a list of levels that no pyramid has."""
+    if not 1 <= len(levels) <= _MOST_LEVELS:
+        raise ValueError(f"{len(levels)} levels of resolution, not 1 to {_MOST_LEVELS}")
 
 
 def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
@@ -424,28 +543,38 @@ def _zarr_type(code: str) -> str:
     return f"{ {'u': 'uint', 'i': 'int', 'f': 'float', 'b': 'bool'}[code[1]] }{8 * int(code[2:])}"
 
 
-def _precomputed(store: Store, info: Mapping[str, Any]) -> Header:
+def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGrid]:
+    check_levels(info["scales"])
     scale = info["scales"][0]
-    spacing: tuple[float, float, float] = tuple(r / 1e3 for r in scale["resolution"][::-1])
-    shape: tuple[int, int, int] = tuple(int(n) for n in scale["size"][::-1])
-    return Header(store.url, "precomputed", shape, info["data_type"], spacing)
+    spacing = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
+    shape = tuple(_size(n) for n in scale["size"][::-1])
+    channels = _size(info.get("num_channels", 1))
+    header = Header(
+        store.url, "precomputed", shape, str(info["data_type"]), spacing, channels=channels
+    )
+    return header, precomputed_grid(info, 0)
 
 
 # ---------------------------------------------------------------------- voxel size
-def _spacing_um(
-    name: str, spacing: Sequence[float], unit: str | None
-) -> tuple[float, float, float]:
-    """Micrometres from a spacing whose unit a file may not state."""
+def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
+    """The header with a voxel size in micrometres, from a unit that a file may not state."""
     if unit is not None and unit not in UM_PER:
-        raise ConfigError(f"{name} gives its voxel size in {unit!r}; {_SPACING_REMEDY}")
-    unit = unit or likely_unit(spacing)
-    if unit is None:
+        raise ConfigError(f"{header.name} gives its voxel size in {short(unit)}; {_SPACING_REMEDY}")
+    known = unit or likely_unit(spacing)
+    if known is None:
         raise ConfigError(
-            f"{name}: voxel size {_list(spacing)} (z, y, x) in its header may be millimetres "
-            f"or micrometres; {_SPACING_REMEDY}"
+            f"{header.name}: voxel size {_list(spacing)} (z, y, x) in its header may be "
+            f"millimetres or micrometres; {_SPACING_REMEDY}"
         )
-    # headers keep 0.15 as float32 0.14999999
-    return tuple(float(f"{s * UM_PER[unit]:.6g}") for s in spacing)
+    factor, (origin, direction) = UM_PER[known], world
+    return replace(
+        header,
+        # headers keep 0.15 as float32 0.14999999
+        spacing_um=tuple(float(f"{s * factor:.6g}") for s in spacing),
+        unit=known if unit else f"{known} (by magnitude)",
+        origin_um=None if origin is None else tuple(v * factor for v in origin),
+        direction=direction,
+    )
 
 
 def likely_unit(spacing: Sequence[float]) -> str | None:

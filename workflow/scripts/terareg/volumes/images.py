@@ -7,39 +7,45 @@ knows better.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 import tensorstore as ts
-import tifffile
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, check_orientation
+from terareg.storage.foreign import boundary, check_memory
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
+from terareg.volumes.chunks import (
+    ChunkGrid,
+    find_naming,
+    precomputed_grid,
+    zarr_grid,
+)
 from terareg.volumes.headers import (
-    NIFTI,
-    NRRD,
-    TIFF,
     UM_PER,
+    Header,
+    check_levels,
+    describe_image,
+    image_form,
+    nrrd_orientation,
     ome_axes,
     ome_scale,
+    read_json_object,
+    read_metadata,
 )
-from terareg.volumes.nifti import NiftiLayout, nifti_stream
+from terareg.volumes.itk_files import orientation_of, read_itk
+from terareg.volumes.meta_image import META_IMAGE
 from terareg.volumes.reader import Levels
+from terareg.volumes.renamed import RenamedChunks
+from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
-
-_ITK = (*NIFTI, *NRRD, ".mha", ".mhd")
-_MOST_OBLIQUE_DEGREES = 1.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +84,9 @@ class Image(Levels):
         source = self._sources[level]
         if isinstance(source, np.ndarray):
             return np.ascontiguousarray(source[box])
+        if isinstance(source, RenamedChunks):
+            with boundary(self.name, VolumeError, "check that the volume is complete"):
+                return np.ascontiguousarray(source.read(start, stop))
         try:
             return np.ascontiguousarray(source[box].read().result())
         except ARRAY_ERRORS as error:
@@ -110,169 +119,143 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
     """
     settings = settings or ImageSettings()
     address = str(address).removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
-    lower = address.lower()
-    if lower.endswith(_ITK):
-        return _open_itk(address, settings)
-    if lower.endswith(TIFF):
-        return _open_tiff(address, settings)
+    if image_form(address) is not None:
+        return _open_file(address, settings)
+    if address.lower().endswith(META_IMAGE):
+        return _open_meta_image(address, settings)
     store = Store(address)
-    for name, opener in (
-        ("zarr.json", _open_ome_zarr),
-        (".zattrs", _open_ome_zarr),
-        ("info", _open_precomputed),
-    ):
-        try:
-            metadata = json.loads(store.read(name))
-        except FileNotFoundError:
-            continue
-        except (ValueError, OSError) as error:
-            raise VolumeError(f"{store.address(name)} cannot be read: {error}") from error
+    name, metadata = read_metadata(address, store)
+    opener = _open_precomputed if name == "info" else _open_ome_zarr
+    with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         return opener(store, metadata, settings)
-    raise VolumeError(
-        f"{address} is no image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
-        "folder of an OME-Zarr or precomputed volume"
-    )
 
 
-def _open_itk(path: str, settings: ImageSettings) -> Image:
-    image = sitk.ImageFileReader()
-    image.SetFileName(path)
-    try:
-        image.ReadImageInformation()
-        if image.GetDimension() != 3:
-            raise VolumeError(
-                f"{path} has {image.GetDimension()} dimensions; give one volume of three"
-            )
-        array = nifti_voxels(path) if path.lower().endswith(NIFTI) else None
-        if array is None:
-            array = sitk.GetArrayFromImage(image.Execute())
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise VolumeError(f"{path} cannot be read: {reason}") from error
-    if image.GetNumberOfComponents() > 1:
-        array = np.ascontiguousarray(_channel(path, array, -1, settings.channel))
-    found = _orientation_of(path, np.array(image.GetDirection()).reshape(3, 3))
-    orientation = settings.orientation or found
-    if check_orientation(orientation) != found:
+def _open_file(address: str, settings: ImageSettings) -> Image:
+    known = settings.spacing_um is not None and settings.orientation is not None
+    header = describe_image(address, believed=not known)
+    check_memory(header.held_bytes, address, VolumeError)
+    with boundary(address, VolumeError, "check that the file is complete"):
+        array = file_voxels(address, header, settings.channel)
+        if array.dtype.kind == "f" and not np.isfinite(array).any():
+            raise ValueError("none of its voxels is a number")
+    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+
+
+def _open_meta_image(address: str, settings: ImageSettings) -> Image:
+    reader, array = read_itk(address)
+    if reader.GetNumberOfComponents() > 1:
+        array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
+    spacing = tuple(s * 1e3 for s in reader.GetSpacing()[::-1])
+    orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
+    header = Header(address, "MetaImage", array.shape, array.dtype.name, spacing, orientation)
+    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+
+
+def _grid(header: Header, settings: ImageSettings) -> tuple:
+    """Spacing, origin and orientation of a file."""
+    found = header.orientation
+    if found is None and header.form == "NRRD":
+        found = nrrd_orientation(header.name)
+    asked = replace(settings, orientation=settings.orientation or found)
+    if found and settings.orientation and check_orientation(settings.orientation) != found:
         logger.warning(
-            "%s says that it is oriented %s; %s is used as configured", path, found, orientation
-        )
-    spacing = settings.spacing_um or tuple(s * 1e3 for s in image.GetSpacing()[::-1])
-    return Image(path, [Frame(array.shape, spacing, orientation=orientation)], [array])
-
-
-def nifti_voxels(path: str) -> np.ndarray | None:
-    """Voxels of a NIfTI-1 file, (z, y, x); None where they are not plain numbers.
-
-    ITK reads a file that was cut off without an error, and turns what is not finite into zeros.
-    """
-    try:
-        with open(path, "rb") as file:
-            stream = nifti_stream(file, path)
-            layout = NiftiLayout.of(stream.read(348))
-            if layout is None or layout.dtype is None:
-                return None
-            dtype = np.dtype(layout.dtype).newbyteorder(layout.order)  # type: ignore[arg-type]
-            wanted = math.prod(layout.shape) * dtype.itemsize
-            stream.seek(layout.offset)
-            data = stream.read(wanted)
-            stream.read()  # the end of a compressed file has its checksum
-    except (OSError, EOFError, zlib.error, struct.error) as error:
-        raise VolumeError(f"{path} cannot be read ({error}); copy it again") from error
-    if len(data) != wanted:
-        raise VolumeError(
-            f"{path} cannot be read: it has {len(data)} bytes of voxels instead of {wanted}; copy "
-            "it again"
-        )
-    array = np.frombuffer(data, dtype).reshape(layout.shape)
-    if layout.scaled:
-        return array * np.float64(layout.slope) + np.float64(layout.intercept)
-    return array.astype(dtype.newbyteorder("="), copy=False)
-
-
-def _orientation_of(path: str, direction: np.ndarray) -> str:
-    """Code of the array axes from ITK's direction: columns are image axes in L, P, S."""
-    letters, used = "", set()
-    for axis in (2, 1, 0):
-        vector = direction[:, axis] / np.linalg.norm(direction[:, axis])
-        main = int(np.argmax(np.abs(vector)))
-        angle = math.degrees(math.acos(min(1.0, abs(vector[main]))))
-        if angle > _MOST_OBLIQUE_DEGREES:
-            logger.warning("%s: an axis is %.0f degrees oblique; its main direction counts",
-                           path, angle)  # fmt: skip
-        used.add(main)
-        letters += ("LPS" if vector[main] > 0 else "RAI")[main]
-    if len(used) != 3:
-        raise VolumeError(f"{path} is rotated by 45 degrees or more; resample it to its axes first")
-    return letters
-
-
-def _open_tiff(path: str, settings: ImageSettings) -> Image:
-    try:
-        with tifffile.TiffFile(path) as file:
-            series = file.series[0]
-            array, axes = series.asarray(), series.axes
-    except (OSError, ValueError, LookupError, struct.error) as error:
-        raise VolumeError(f"{path} cannot be read: {error}") from error
-    axes = "".join(a if a in "ZYXCST" else "Z" for a in axes)
-    if "Z" not in axes and axes.count("T") == 1:
-        axes = axes.replace("T", "Z")
-    for name in "CST":
-        if name in axes:
-            which = settings.channel if name in "CS" else 0
-            array = _channel(path, array, axes.index(name), which)
-            axes = axes.replace(name, "", 1)
-    if axes == "YX":
-        array = array[None]
-    elif sorted(axes) != ["X", "Y", "Z"]:
-        raise VolumeError(f"{path} has axes {series.axes}; give one volume of three dimensions")
-    else:
-        array = array.transpose([axes.index(a) for a in "ZYX"])
-    frame = Frame(array.shape, *_asked(path, settings, None))
-    return Image(path, [frame], [np.ascontiguousarray(array)])
+            "%s says that it is oriented %s; %s is used as configured",
+            header.name, found, settings.orientation,
+        )  # fmt: skip
+    return _asked(header.name, asked, header.spacing_um)
 
 
 def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Image:
-    attributes = metadata.get("attributes", metadata) if "zarr_format" in metadata else metadata
+    third = "zarr_format" in metadata
+    attributes = metadata.get("attributes", {}) if third else metadata
     ome = attributes.get("ome", attributes)
     if not ome.get("multiscales"):
         raise VolumeError(f"{store.url} is a Zarr group without an OME-Zarr image in it")
     image = ome["multiscales"][0]
-    driver = "zarr3" if "zarr_format" in metadata else "zarr"
     axes, units = ome_axes(image)
+    kept = [a for a in axes if a in "zyx"]
+    if sorted(kept) != ["x", "y", "z"]:
+        raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
+    check_levels(image["datasets"])
     spacing, sources = [], []
     for dataset in image["datasets"]:
-        scale = ome_scale(image, dataset, len(axes)) or [1.0] * len(axes)
-        array = _open(store, {"driver": driver, "kvstore": store.kvstore(dataset["path"])})
-        for name in reversed(axes):
-            if name not in "zyx":
-                which = settings.channel if name == "c" else 0
-                array = _channel(store.url, array, axes.index(name), which)
-        kept = [a for a in axes if a in "zyx"]
-        if sorted(kept) != ["x", "y", "z"]:
-            raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
-        sources.append(array[ts.d[[kept.index(a) for a in "zyx"]].transpose[:]])
-        factors = [UM_PER.get(units.get(a) or "micrometer", math.nan) for a in "zyx"]
-        spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", factors)])
+        scale = ome_scale(image, dataset, len(axes))
+        array = read_json_object(store, f"{dataset['path']}/{'zarr.json' if third else '.zarray'}")
+        grid = zarr_grid(str(dataset["path"]), array, third=third)
+        spec = {"driver": "zarr3" if third else "zarr"}
+        fixed = {
+            axes.index(name): settings.channel if name == "c" else 0
+            for name in axes
+            if name not in "zyx"
+        }
+        _check_fixed(store.url, grid, fixed)
+        order = [kept.index(a) for a in "zyx"]
+
+        def view(array: ts.TensorStore, fixed=fixed, order=order) -> ts.TensorStore:
+            for axis in sorted(fixed, reverse=True):
+                array = _channel(store.url, array, axis, fixed[axis])
+            return array[ts.d[order].transpose[:]]
+
+        axis_of = [axes.index(a) for a in "zyx"]
+        sources.append(_source(store, (grid, spec), view, (axis_of, fixed)))
+        if scale is None:
+            spacing.append([math.nan] * 3)
+            continue
+        # where no unit is stated, only ratios of levels are known
+        stated = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
+        if None in stated:
+            stated = [1.0] * 3 if settings.spacing_um else [math.nan] * 3
+        spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", stated)])
+    if settings.spacing_um and not math.isfinite(spacing[0][0]):
+        sizes = [source.shape for source in sources]
+        spacing = [[round(a / b) for a, b in zip(sizes[0], size)] for size in sizes]
     return _pyramid(store.url, sources, spacing, settings)
+
+
+def _check_fixed(name: str, grid: ChunkGrid, fixed: dict[int, int]) -> None:
+    for axis, index in fixed.items():
+        if not 0 <= index < grid.shape[axis]:
+            raise VolumeError(
+                f"{name} has channels 0 to {grid.shape[axis] - 1}, there is no channel {index}"
+            )
 
 
 def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Image:
     if "scales" not in info:
         raise VolumeError(f"{store.address('info')} describes no precomputed volume")
-    address = store.kvstore("x")
-    address["path"] = str(PurePosixPath(address["path"]).parent) + "/"
+    check_levels(info["scales"])
     spacing, sources = [], []
     for index, scale in enumerate(info["scales"]):
-        spec = {"driver": "neuroglancer_precomputed", "kvstore": address, "scale_index": index}
-        array = _open(store, spec)
-        array = array[ts.d["x", "y", "z"].translate_to[0]]
-        array = _channel(store.url, array, 3, settings.channel)
-        sources.append(array[ts.d["z", "y", "x"].transpose[:]])
+        spec = {"driver": "neuroglancer_precomputed", "scale_index": index}
+
+        def view(array: ts.TensorStore) -> ts.TensorStore:
+            array = array[ts.d["x", "y", "z"].translate_to[0]]
+            array = _channel(store.url, array, 3, settings.channel)
+            return array[ts.d["z", "y", "x"].transpose[:]]
+
+        grid = precomputed_grid(info, index)
+        sources.append(_source(store, (grid, spec), view, ([2, 1, 0], {})))
         spacing.append([r / 1e3 for r in scale["resolution"][::-1]])
     image = _pyramid(store.url, sources, spacing, settings)
     image.is_segmentation = info.get("type") == "segmentation"
     return image
+
+
+def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any:
+    """A level as tensorstore opens it, or through the names that its chunks really have."""
+    grid, spec = how
+    naming = find_naming(store, grid)
+    if naming not in (None, grid.naming):
+        logger.warning(
+            "%s: its chunks are not called as its metadata say, but like %s",
+            store.url, grid.name((0,) * len(grid.shape), naming),
+        )  # fmt: skip
+        return RenamedChunks(store, (grid, naming), spec, view, axes)
+    if grid.form == "zarr":
+        return view(_open(store, spec | {"kvstore": store.kvstore(grid.folder)}))
+    address = store.kvstore("x")
+    address["path"] = str(PurePosixPath(address["path"]).parent) + "/"
+    return view(_open(store, spec | {"kvstore": address}))
 
 
 def _pyramid(

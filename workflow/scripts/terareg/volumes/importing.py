@@ -16,8 +16,12 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
-from terareg.volumes.headers import Header
+from terareg.storage.foreign import boundary
+from terareg.storage.store import Store
+from terareg.volumes.chunks import count_absent
+from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
 from terareg.volumes.images import Image
+from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
 from terareg.volumes.plan import Block, VolumePlan
 
 _VERSION = 1
@@ -25,7 +29,48 @@ _SLAB_VOXELS = 1 << 22
 _EXACT_INTEGER = 1 << 24
 
 
-def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
+def check_whole(header: Header) -> int:
+    """Chunks of a volume that are absent because they are zero.
+
+    Returns
+    -------
+    int
+        Of the finest level; 0 for files, and for formats that have no word for zeros.
+
+    Raises
+    ------
+    VolumeError
+        If chunks are absent though the format, or records of terareg beside it, say otherwise.
+    """
+    if header.form in FILE_FORMS:
+        return 0
+    store = Store(header.name)
+    folder, _, form = header.name.rpartition("/")
+    if folder and Store(folder).exists(PLAN_FILE):
+        _check_own(Store(folder), form)
+        return 0
+    with boundary(header.name, VolumeError, "check that the volume is complete"):
+        return count_absent(store, chunk_grid(store))
+
+
+def _check_own(parent: Store, form: str) -> None:
+    """Raise unless every object of a volume of terareg is there that its records name."""
+    address, _, key = parent.url.rpartition("/")
+    store = Store(address or "/")
+    records = read_block_records(store, key, read_plan(store, key))
+    there = {entry.key: entry.size for entry in store.list(f"{key}/{form}")}
+    for record in records:
+        for name, size in record["objects"].items():
+            if name.startswith(f"{key}/{form}/") and there.get(name) != size:
+                raise VolumeError(
+                    f"{store.address(name)} is absent or changed since it was written; run the "
+                    "workflow that made it again"
+                )
+
+
+def describe_input(
+    headers: Mapping[str, Header], orientation: str, absent: Mapping[str, int] | None = None
+) -> dict:
     """Content of ``input.json``: grid and channels of a sample that is a volume already.
 
     Parameters
@@ -34,6 +79,8 @@ def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
         On one grid, see :func:`terareg.volumes.headers.check_channels`.
     orientation : str
         Code of the array axes (z, y, x).
+    absent : mapping of channel name to int, optional
+        Chunks that are absent, see :func:`check_whole`.
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
@@ -46,6 +93,7 @@ def describe_input(headers: Mapping[str, Header], orientation: str) -> dict:
                 "form": header.form,
                 "source_dtype": header.dtype,
                 "dtype": header.stored_dtype,
+                "absent_chunks": (absent or {}).get(name, 0),
             }
             for name, header in headers.items()
         },

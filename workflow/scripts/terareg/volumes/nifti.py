@@ -1,4 +1,9 @@
-"""What the header of a NIfTI-1 file says (standard library only)."""
+"""What the header of a NIfTI-1 file says (standard library only).
+
+A header states the grid up to three times. The order is that of the standard: the sform matrix
+where it has a code, else the qform where it has one, else ``pixdim`` (which says nothing of the
+orientation). What stands behind is compared with what wins; a contradiction is an error.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,17 @@ import gzip
 import math
 import struct
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
+from typing import BinaryIO
 
 _NIFTI_TYPES = {
     2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16",
     768: "uint32", 1024: "int64", 1280: "uint64",
 }  # fmt: skip
+_COLOURS = {128: 3, 2304: 4}  # bytes to a voxel
+_HEADER_BYTES, _FIRST_VOXEL = 348, 352
+_UNITS = {1: "m", 2: "mm", 3: "um"}
+_ROUNDING = 1e-3  # of lengths and of the sines of angles
 
 
 @dataclass(frozen=True)
@@ -41,24 +51,47 @@ class NiftiLayout:
 
     @classmethod
     def of(cls, head: bytes) -> NiftiLayout | None:
-        """From the first 348 bytes; None if they are no NIfTI-1 header."""
+        """From the first 348 bytes; None if they are no NIfTI-1 header.
+
+        :class:`ValueError` if they are one that no program may have written.
+        """
         for order in "<>":
-            if struct.unpack_from(f"{order}i", head)[0] == 348:
+            if struct.unpack_from(f"{order}i", head)[0] == _HEADER_BYTES:
                 dim = struct.unpack_from(f"{order}8h", head, 40)
                 code = struct.unpack_from(f"{order}h", head, 70)[0]
                 offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
-                return cls(order, dim, code, int(offset), slope, intercept)
+                if not math.isfinite(offset) or not (
+                    offset == 0 or _HEADER_BYTES <= offset < 2**31
+                ):
+                    raise ValueError(f"its voxels are said to begin at byte {offset:g}")
+                layout = cls(order, dim, code, int(offset) or _FIRST_VOXEL, slope, intercept)
+                if layout.scaled and not math.isfinite(intercept):
+                    raise ValueError(
+                        f"its values are said to be scaled by {slope:g} + {intercept:g}"
+                    )
+                return layout
         return None
 
     @property
+    def samples(self) -> int:
+        """Numbers to a voxel."""
+        return _COLOURS.get(self.code, 1)
+
+    @property
     def dtype(self) -> str | None:
-        """NumPy name of the stored type; None if it is not one number to a voxel."""
-        return _NIFTI_TYPES.get(self.code)
+        """NumPy name of the stored numbers; None if they are no real ones."""
+        return "uint8" if self.code in _COLOURS else _NIFTI_TYPES.get(self.code)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels along (z, y, x)."""
         return self.dim[3], self.dim[2], self.dim[1]
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes of all voxels of a file whose type is known."""
+        bits = int("".join(c for c in self.dtype if c.isdigit()))
+        return math.prod(self.shape) * self.samples * bits // 8
 
     @property
     def scaled(self) -> bool:
@@ -67,32 +100,113 @@ class NiftiLayout:
         return given and (self.slope, self.intercept) != (1.0, 0.0)
 
 
-def nifti_stream(file: Any, name: str) -> Any:
+@dataclass(frozen=True)
+class NiftiGrid:
+    """Grid of a header by the statement that wins.
+
+    Attributes
+    ----------
+    spacing : tuple of float
+        Along (z, y, x), in the unit of the header.
+    unit : str or None
+        "m", "mm" or "um".
+    orientation : str or None
+        Code of (z, y, x), see :mod:`terareg.core.frames`.
+    contradiction : str
+        What other statements say instead; empty if they agree.
+    origin, direction : tuple of float or None
+        Centre of the first voxel (right, anterior, superior), and unit vectors of the axes x, y
+        and z, one after the other.
+    """
+
+    spacing: tuple[float, float, float]
+    unit: str | None
+    orientation: str | None
+    contradiction: str = ""
+    origin: tuple[float, ...] | None = None
+    direction: tuple[float, ...] | None = None
+
+
+def nifti_stream(file: BinaryIO, name: str) -> BinaryIO:
     """The bytes of a NIfTI file of this name, decompressed."""
     return gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
 
 
-def nifti_orientation(data: bytes, order: str) -> str | None:
-    """Code of (z, y, x) from the form matrices, whose rows are right, anterior, superior."""
-    qform, sform = struct.unpack_from(f"{order}2h", data, 252)
-    if sform > 0:
+def nifti_grid(data: bytes, order: str) -> NiftiGrid:
+    """Grid that a header of 348 bytes states."""
+    pixdim = struct.unpack_from(f"{order}8f", data, 76)
+    codes = dict(zip(("qform", "sform"), struct.unpack_from(f"{order}2h", data, 252)))
+    unit = _UNITS.get(data[123] & 7)
+    sizes = [abs(p) for p in pixdim[3:0:-1]]
+    forms = {}
+    if codes["sform"] > 0:
         rows = [struct.unpack_from(f"{order}3f", data, 280 + 16 * i) for i in range(3)]
-    elif qform > 0:
-        b, c, d = struct.unpack_from(f"{order}3f", data, 256)
-        a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
-        flip = -1.0 if struct.unpack_from(f"{order}f", data, 76)[0] < 0 else 1.0
-        rows = [
-            (a * a + b * b - c * c - d * d, 2 * (b * c - a * d), flip * 2 * (b * d + a * c)),
-            (2 * (b * c + a * d), a * a + c * c - b * b - d * d, flip * 2 * (c * d - a * b)),
-            (2 * (b * d - a * c), 2 * (c * d + a * b), flip * (a * a + d * d - b * b - c * c)),
-        ]
+        forms["sform"] = [[row[axis] for row in rows] for axis in (2, 1, 0)]
+    if codes["qform"] > 0:
+        forms["qform"] = _qform_columns(data, order, pixdim)
+    if not forms:
+        return NiftiGrid(tuple(sizes), unit, None)
+    name, columns = next(iter(forms.items()))
+    spacing = [math.hypot(*c) for c in columns] if name == "sform" else sizes
+    found = {form: _letters(own) for form, own in forms.items()}
+    problem = ""
+    if name == "sform" and not _alike(spacing, sizes):
+        problem = f"its sform amounts to voxels of {_list(spacing)}, its pixdim says {_list(sizes)}"
+    elif len(set(found.values())) > 1:
+        problem = (
+            f"its sform says that its axes z, y, x are {found['sform'] or 'oblique'}, its qform "
+            f"{found['qform'] or 'oblique'}"
+        )
+    elif shear := _shear(columns):
+        problem = f"its axes are sheared by {shear:.1f} degrees"
+    if name == "sform":
+        origin = tuple(struct.unpack_from(f"{order}f", data, 292 + 16 * i)[0] for i in range(3))
     else:
-        return None
+        origin = struct.unpack_from(f"{order}3f", data, 268)
+    direction = tuple(v / (math.hypot(*c) or 1.0) for c in reversed(columns) for v in c)
+    return NiftiGrid(tuple(spacing), unit, found[name], problem, origin, direction)
+
+
+def _alike(one: list[float], other: list[float]) -> bool:
+    return all(abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) for a, b in zip(one, other))
+
+
+def _shear(columns: list[list[float]]) -> float:
+    """Largest difference of an angle between two axes from 90 degrees, beyond rounding."""
+    worst = 0.0
+    for one, other in combinations(columns, 2):
+        length = math.hypot(*one) * math.hypot(*other)
+        sine = sum(a * b for a, b in zip(one, other)) / length if length > 0 else 0.0
+        if math.isfinite(sine):
+            worst = max(worst, abs(sine))
+    return math.degrees(math.asin(min(1.0, worst))) if worst > 10 * _ROUNDING else 0.0
+
+
+def _qform_columns(data: bytes, order: str, pixdim: tuple[float, ...]) -> list[list[float]]:
+    """Directions of z, y and x in right, anterior, superior."""
+    b, c, d = struct.unpack_from(f"{order}3f", data, 256)
+    a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
+    flip = -1.0 if pixdim[0] < 0 else 1.0
+    rows = [
+        (a * a + b * b - c * c - d * d, 2 * (b * c - a * d), flip * 2 * (b * d + a * c)),
+        (2 * (b * c + a * d), a * a + c * c - b * b - d * d, flip * 2 * (c * d - a * b)),
+        (2 * (b * d - a * c), 2 * (c * d + a * b), flip * (a * a + d * d - b * b - c * c)),
+    ]
+    return [[row[axis] for row in rows] for axis in (2, 1, 0)]
+
+
+def _letters(columns: list[list[float]]) -> str | None:
+    """Code of axes by their main directions in right, anterior, superior."""
     letters = ""
-    for axis in (2, 1, 0):
-        column = [row[axis] for row in rows]
+    for column in columns:
+        if not all(map(math.isfinite, column)):
+            return None
         main = max(range(3), key=lambda i: abs(column[i]))
         letters += ("RAS" if column[main] > 0 else "LPI")[main]
     # a matrix of zeros, or turned by 45 degrees, names an axis twice and says nothing
     axes = {letter.translate(str.maketrans("LPI", "RAS")) for letter in letters}
     return letters if len(axes) == 3 else None
+
+
+def _list(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"

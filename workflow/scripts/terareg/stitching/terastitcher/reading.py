@@ -27,6 +27,7 @@ from terareg.stitching.terastitcher.model import (
     ProjectXml,
     Stack,
 )
+from terareg.storage.foreign import boundary, read_bytes
 
 _MAX_BYTES = 512 * 2**20
 _MAX_CELLS = 1_000_000
@@ -46,19 +47,8 @@ def read_xml(path: str | os.PathLike) -> ProjectXml:
         entities, folders outside ``stacks_dir``, absurd sizes.
     """
     name = os.fspath(path)
-    try:
-        size = os.path.getsize(path)
-        if size > _MAX_BYTES:
-            raise StitchingError(
-                f"{name} has {size / 2**20:.0f} MiB, too much for a TeraStitcher project; give "
-                "the XML file itself"
-            )
-        with open(path, "rb") as stream:
-            return parse_xml(stream.read(), name)
-    except OSError as error:
-        raise StitchingError(
-            f"{name} cannot be read ({error.strerror}); correct the path of the XML file"
-        ) from error
+    with boundary(name, StitchingError, "correct the path of the XML file"):
+        return parse_xml(read_bytes(path, _MAX_BYTES), name)
 
 
 def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
@@ -73,9 +63,10 @@ def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
             f"{name} declares entities ({type(error).__name__}), which no TeraStitcher project "
             "does; do not trust this file"
         ) from error
-    except (ParseError, UnicodeError, ValueError) as error:
+    except (ParseError, UnicodeError, ValueError, LookupError) as error:
         raise StitchingError(f"{name} is not well-formed XML ({error}); export it again") from error
-    return _Reader(name).project(root)
+    with boundary(name, StitchingError, "export the project again"):
+        return _Reader(name).project(root)
 
 
 class _Reader:

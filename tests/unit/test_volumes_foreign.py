@@ -1,0 +1,662 @@
+"""Image files and volumes of others: right voxels, or one sentence that names both statements."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from terareg.core.errors import ConfigError, TeraregError, VolumeError
+from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
+from terareg.storage.store import Store
+from terareg.volumes.headers import (
+    check_extents,
+    data_files,
+    image_files,
+    image_state,
+    read_header,
+)
+from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.importing import check_whole, describe_input
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume, write_blocks
+
+SHAPE = (7, 9, 8)
+SPACING = (25.0, 20.0, 30.0)
+KNOWN = ImageSettings(SPACING, "RIP")
+QUICK = settings(
+    max_examples=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@pytest.fixture
+def values():
+    return np.random.default_rng(3).integers(1, 60000, SHAPE).astype(np.uint16)
+
+
+def read(path, settings=KNOWN):
+    image = open_image(str(path), settings)
+    return image.read(0)
+
+
+def refused(path, message, error=VolumeError, spacing=SPACING):
+    for look in (lambda: read_header(str(path), spacing), lambda: read(path)):
+        with pytest.raises(error, match=message) as raised:
+            look()
+        assert "\n" not in str(raised.value)
+
+
+# ---------------------------------------------------------------------- sets of TIFF files
+def ome(pages, planes=7, channels=1):
+    """OME-XML of a set in which each file holds some pages one after the other."""
+    listed, plane = "", 0
+    for name, count in pages:
+        for page in range(count):
+            z, c = plane % planes, plane // planes
+            listed += f'<TiffData IFD="{page}" FirstC="{c}" FirstZ="{z}" PlaneCount="1">'
+            listed += f'<UUID FileName="{name}">urn:uuid:{name}</UUID></TiffData>'
+            plane += 1
+    sizes = f'SizeC="{channels}" SizeT="1" SizeZ="{planes}" DimensionOrder="XYZCT"'
+    return f"<Image><Pixels {sizes}>{listed}</Pixels></Image>"
+
+
+def write_ome(path, stack, *images, root=""):
+    text = f"<OME{root}>{''.join(images)}</OME>"
+    with tifffile.TiffWriter(path) as tiff:
+        for n, plane in enumerate(stack):
+            tiff.write(plane, description=text if n == 0 else None, metadata=None,
+                       contiguous=False, photometric="minisblack")  # fmt: skip
+
+
+def test_two_channels_of_one_set_are_two_channels(tmp_path, values):
+    note = ome([("a.ome.tif", 7), ("b.ome.tif", 7)], channels=2)
+    write_ome(tmp_path / "a.ome.tif", values, note)
+    write_ome(tmp_path / "b.ome.tif", values + 1, note)
+    np.testing.assert_array_equal(read(tmp_path / "a.ome.tif"), values)
+    np.testing.assert_array_equal(read(tmp_path / "b.ome.tif"), values + 1)
+    assert read_header(str(tmp_path / "b.ome.tif"), SPACING).shape == SHAPE
+    # a lone file of the set is a whole channel
+    (tmp_path / "a.ome.tif").unlink()
+    np.testing.assert_array_equal(read(tmp_path / "b.ome.tif"), values + 1)
+    # renamed, it is told by its UUID, or not at all
+    (tmp_path / "b.ome.tif").rename(tmp_path / "c.ome.tif")
+    refused(tmp_path / "c.ome.tif", "lists planes of other files only .*give it its name back")
+    write_ome(tmp_path / "d.ome.tif", values, note, root=' UUID="urn:uuid:b.ome.tif"')
+    np.testing.assert_array_equal(read(tmp_path / "d.ome.tif"), values)
+
+
+def test_positions_of_micro_manager(tmp_path, values):
+    """Each file is complete, and the XML in each names all of them."""
+    notes = [ome([(f"pos{n}.ome.tif", 7)]) for n in range(3)]
+    for n in range(3):
+        write_ome(tmp_path / f"pos{n}.ome.tif", values + n, *notes)
+    for n in range(3):
+        np.testing.assert_array_equal(read(tmp_path / f"pos{n}.ome.tif"), values + n)
+
+
+def test_a_volume_spread_over_files_needs_all_of_them(tmp_path, values):
+    note = ome([("a.tif", 4), ("b.tif", 3)])
+    write_ome(tmp_path / "a.tif", values[:4], note)
+    refused(tmp_path / "a.tif", r"'b.tif', which holds other planes of its image, is not beside it")
+    write_ome(tmp_path / "b.tif", values[4:], note)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+    assert image_files(str(tmp_path / "a.tif"))[1:] == [str(tmp_path / "b.tif")]
+    before = image_state(str(tmp_path / "a.tif"))
+    write_ome(tmp_path / "b.tif", values[4:] + 1, note)
+    os.utime(tmp_path / "b.tif", (1, 1))
+    assert image_state(str(tmp_path / "a.tif")) != before
+    write_ome(tmp_path / "b.tif", values[4:, :5], note)
+    with pytest.raises(VolumeError, match=r"b.tif has pages of"):
+        read(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../b.tif", "sub/b.tif", "C:b.tif", "..", ""])
+def test_companions_lie_beside_their_file(tmp_path, values, name):
+    write_ome(tmp_path / "a.tif", values[:4], ome([("a.tif", 4), (name, 3)]))
+    refused(tmp_path / "a.tif", "not a file of its own folder|is absent|cannot be read")
+
+
+def test_metadata_in_a_companion(tmp_path, values):
+    only = '<BinaryOnly MetadataFile="set.companion.ome" UUID="urn:uuid:a.tif"/>'
+    write_ome(tmp_path / "a.tif", values, only, root=' UUID="urn:uuid:a.tif"')
+    refused(tmp_path / "a.tif", "its companion 'set.companion.ome' is not beside it")
+    text = f"<OME>{ome([('a.tif', 7), ('b.tif', 7)], channels=2)}</OME>"
+    (tmp_path / "set.companion.ome").write_text(text)
+    np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+
+
+@pytest.mark.parametrize("stated", [5, 14])
+@pytest.mark.parametrize("listed", ["", '<TiffData IFD="0" PlaneCount="{}"/>', "<TiffData/>"])
+def test_what_a_file_says_and_what_it_has(tmp_path, values, stated, listed):
+    pixels = f'<Pixels SizeC="1" SizeT="1" SizeZ="{stated}">{listed.format(stated)}</Pixels>'
+    write_ome(tmp_path / "a.tif", values, f"<Image>{pixels}</Image>")
+    refused(tmp_path / "a.tif", f"says that it has {stated} planes but has 7")
+    note = f"ImageJ=1.54\nimages={stated}\nslices={stated}\n"
+    tifffile.imwrite(tmp_path / "b.tif", values, metadata=None, description=note)
+    refused(tmp_path / "b.tif", f"says that it has {stated} planes but has 7")
+
+
+# ---------------------------------------------------------------------- habits of writers
+def habits(path, values):
+    """One stack as it is written from Python, in several ways."""
+    yield tifffile.imwrite(path, values, imagej=True)  # planes become channels
+    path.unlink()
+    for plane in values:
+        tifffile.imwrite(path, plane, append=True)
+    yield
+    yield tifffile.imwrite(path, values[:, None])
+    yield tifffile.imwrite(path, values[None, :, None])
+    yield tifffile.imwrite(path, values[None], metadata={"axes": "QZYX"})
+    yield tifffile.imwrite(path, values, metadata={"axes": "TYX"})
+    yield tifffile.imwrite(path, values, metadata={"axes": "QYX"})
+    yield tifffile.imwrite(path, values, ome=True, metadata={"axes": "TYX"})
+    yield tifffile.imwrite(path, values, ome=True, metadata={"axes": "CYX"})
+    yield tifffile.imwrite(path, values, compression="zlib", predictor=True)
+    yield tifffile.imwrite(path, values, byteorder=">", bigtiff=True, tile=(16, 16))
+    yield tifffile.imwrite(path, values, truncate=True)
+
+
+def test_planes_by_whatever_name(tmp_path, values):
+    for _ in habits(tmp_path / "a.tif", values):
+        assert read_header(str(tmp_path / "a.tif"), SPACING).shape == SHAPE
+        np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+
+
+def test_names_with_signs_and_letters_of_any_kind(tmp_path, values):
+    folder = tmp_path / "süß {x} [02 x 00]"
+    folder.mkdir()
+    for name in ("ein Bild [01]_*.tif", "µ{wildcard}.nii", "b c'.nrrd"):
+        image = sitk.GetImageFromArray(values)
+        if name.endswith(".tif"):
+            tifffile.imwrite(folder / name, values)
+        else:
+            sitk.WriteImage(image, str(folder / "plain") + Path(name).suffix)
+            (folder / f"plain{Path(name).suffix}").rename(folder / name)
+        np.testing.assert_array_equal(read(folder / name), values)
+
+
+def test_pages_that_differ_or_are_inverted(tmp_path, values):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(values[0], metadata=None)
+        tiff.write(values[1, :5], metadata=None)
+    refused(tmp_path / "a.tif", r"page 1 .* has 5 x 8 pixels of uint16 but page 0 has 9 x 8 pix")
+    tifffile.imwrite(tmp_path / "b.tif", values, photometric="miniswhite")
+    refused(tmp_path / "b.tif", "says that its zero is white")
+    tifffile.imwrite(tmp_path / "c.tif", np.stack([values, values]), metadata={"axes": "TZYX"})
+    refused(tmp_path / "c.tif", "it holds 2 times of 7 planes; give one time")
+
+
+def test_an_imagej_stack_of_a_thousand_million_slices(tmp_path):
+    note = "ImageJ=1.54\nimages=1000000000\nslices=1000000000\n"
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((1, 1), np.uint8), metadata=None,
+                     description=note)  # fmt: skip
+    refused(tmp_path / "a.tif", "1000000000 planes, which are too many")
+
+
+# ---------------------------------------------------------------------- NRRD
+def write_nrrd(path, values, data=None, encoding="raw", **more):
+    fields = {"type": "uint16", "dimension": 3, "sizes": "8 9 7", "endian": "little",
+              "encoding": encoding} | more  # fmt: skip
+    if data is not None:
+        fields["data file"] = data
+    text = "NRRD0005\n" + "".join(f"{k}: {v}\n" for k, v in fields.items())
+    packed = {"raw": bytes, "gzip": gzip.compress, "bzip2": bz2.compress,
+              "text": lambda b: " ".join(map(str, values.ravel())).encode()}  # fmt: skip
+    content = packed[encoding](values.tobytes())
+    path.write_bytes(text.encode() + (b"\n" + content if data is None else b""))
+    return content
+
+
+@pytest.mark.parametrize("encoding", ["raw", "gzip", "bzip2", "text"])
+def test_nrrd_of_every_encoding(tmp_path, values, encoding):
+    write_nrrd(tmp_path / "a.nrrd", values, encoding=encoding)
+    np.testing.assert_array_equal(read(tmp_path / "a.nrrd"), values)
+    content = write_nrrd(tmp_path / "b.nhdr", values, "b.raw", encoding)
+    (tmp_path / "b.raw").write_bytes(content)
+    np.testing.assert_array_equal(read(tmp_path / "b.nhdr"), values)
+
+
+def test_nrrd_equals_what_itk_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    for dtype in ("uint8", "int16", "uint32", "float32", "float64"):
+        array = (rng.random(SHAPE) * 100).astype(dtype)
+        for compressed in (True, False):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "a.nrrd"), compressed)
+            expected = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.nrrd")))
+            np.testing.assert_array_equal(read(tmp_path / "a.nrrd"), expected)
+    vectors = rng.integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(vectors, isVector=True), str(tmp_path / "v.nrrd"))
+    for channel in range(3):
+        found = read(tmp_path / "v.nrrd", ImageSettings(SPACING, "RIP", channel))
+        np.testing.assert_array_equal(found, vectors[..., channel])
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "/dev/zero", "../b.raw", "..\\b.raw", "~/b.raw", "C:\\b.raw",
+             "LIST\n/etc/passwd", "/etc/%d 1 7 1"],
+)  # fmt: skip
+def test_the_data_of_a_header_lie_in_its_folder(tmp_path, values, name):
+    write_nrrd(tmp_path / "a.nhdr", values, name)
+    refused(tmp_path / "a.nhdr", "not in its folder; put the data beside")
+
+
+def test_detached_data_are_required_counted_and_a_file(tmp_path, values):
+    content = write_nrrd(tmp_path / "a.nhdr", values, "a.raw")
+    refused(tmp_path / "a.nhdr", "its data file 'a.raw' is not beside it")
+    (tmp_path / "a.raw").symlink_to("/dev/zero")
+    refused(tmp_path / "a.nhdr", "its data file 'a.raw' is not beside it")
+    (tmp_path / "a.raw").unlink()
+    (tmp_path / "a.raw").write_bytes(content)
+    assert data_files(str(tmp_path / "a.nhdr")) == [str(tmp_path / "a.raw")]
+    assert image_files(str(tmp_path / "a.nhdr"))[1:] == [str(tmp_path / "a.raw")]
+    before = image_state(str(tmp_path / "a.nhdr"))
+    (tmp_path / "a.raw").write_bytes(content[::-1])
+    os.utime(tmp_path / "a.raw", (1, 1))
+    assert image_state(str(tmp_path / "a.nhdr")) != before
+    (tmp_path / "a.raw").write_bytes(content[:-10])
+    refused(tmp_path / "a.nhdr", "need 1008 bytes but it has 998")
+    plane = len(content) // 7
+    for n in range(7):
+        (tmp_path / f"p{n:02d}.raw").write_bytes(content[n * plane : (n + 1) * plane])
+    write_nrrd(tmp_path / "b.nhdr", values, "p%02d.raw 0 6 1")
+    np.testing.assert_array_equal(read(tmp_path / "b.nhdr"), values)
+    write_nrrd(tmp_path / "c.nhdr", values, "LIST\n" + "\n".join(f"p{n:02d}.raw" for n in range(7)))
+    np.testing.assert_array_equal(read(tmp_path / "c.nhdr"), values)
+
+
+def test_meta_image_follows_no_other_file(tmp_path, values):
+    sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / "a.mhd"))
+    assert data_files(str(tmp_path / "a.mhd")) == [str(tmp_path / "a.raw")]
+    np.testing.assert_array_equal(read(tmp_path / "a.mhd"), values)
+    text = (tmp_path / "a.mhd").read_text()
+    for name in ("/etc/passwd", "../a.raw", "LIST", "a%d.raw 1 3 1"):
+        (tmp_path / "a.mhd").write_text(text.replace("a.raw", name))
+        with pytest.raises(VolumeError, match=r"not a file of its own folder|into one file"):
+            open_image(str(tmp_path / "a.mhd"), KNOWN)
+
+
+# ---------------------------------------------------------------------- NIfTI
+def write_nifti(path, values, *patches):
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing((0.03, 0.02, 0.025))
+    sitk.WriteImage(image, str(path))
+    data = bytearray(path.read_bytes())
+    for offset, form, *numbers in patches:
+        struct.pack_into(form, data, offset, *numbers)
+    path.write_bytes(data)
+
+
+SFORM = tuple(280 + 16 * i for i in range(3))
+
+
+def test_the_sform_wins_and_what_contradicts_it_is_an_error(tmp_path, values):
+    path = tmp_path / "a.nii"
+    write_nifti(path, values)
+    assert read_header(str(path)).spacing_um == SPACING
+    # pixdim says a millimetre, the sform what is right
+    write_nifti(path, values, (80, "<3f", 1, 1, 1))
+    message = r"its sform amounts to voxels of \(0.025, 0.02, 0.03\), its pixdim says \(1, 1, 1\)"
+    with pytest.raises(ConfigError, match=message):
+        read_header(str(path))
+    # left and right are exchanged between the two forms
+    row = struct.unpack_from("<4f", path.read_bytes(), 280)
+    write_nifti(path, values, (280, "<4f", *(-v for v in row)))
+    with pytest.raises(ConfigError, match=r"its sform says that its axes z, y, x are S.[RL], its"):
+        read_header(str(path))
+    # what the user states overrules both
+    header = read_header(str(path), SPACING)
+    assert (header.spacing_um, header.orientation) == (SPACING, None)
+    np.testing.assert_array_equal(read(path), values)
+    # without codes, pixdim is all there is, and says nothing of the orientation
+    write_nifti(path, values, (252, "<2h", 0, 0), (80, "<3f", 0.04, 0.04, 0.04), (123, "<B", 2))
+    header = read_header(str(path))
+    assert (header.spacing_um, header.orientation) == ((40, 40, 40), None)
+    # the qform alone has the voxel size of pixdim
+    write_nifti(path, values, (254, "<h", 0), (80, "<3f", 0.04, 0.04, 0.04))
+    assert read_header(str(path)).spacing_um == (40, 40, 40)
+
+
+def test_a_sheared_header_is_refused_unless_the_user_states_the_grid(tmp_path, values):
+    path = tmp_path / "a.nii"
+    matrix = [(0.03, 0.01, 0, 0), (0, 0.02, 0, 0), (0, 0, 0.025, 0)]
+    sizes = np.linalg.norm(np.array(matrix)[:, :3], axis=0)
+    patches = [(place, "<4f", *row) for place, row in zip(SFORM, matrix)]
+    write_nifti(path, values, (252, "<2h", 0, 1), (80, "<3f", *sizes), *patches)
+    with pytest.raises(ConfigError, match=r"its axes are sheared by 26.6 degrees"):
+        read_header(str(path))
+    np.testing.assert_array_equal(read(path), values)
+    assert read_header(str(path), SPACING).spacing_um == SPACING
+
+
+@pytest.mark.parametrize(
+    ("patch", "message"),
+    [
+        ((108, "<f", float("inf")), "begin at byte inf"),
+        ((108, "<f", float("nan")), "begin at byte nan"),
+        ((108, "<f", -100.0), "begin at byte -100"),
+        ((42, "<3h", 32767, 32767, 32767), r"need \d+ bytes, which \d+ bytes of a file cannot"),
+        ((42, "<3h", 8, 9, 5), r"its sizes \(8, 9, 5\) need 1072 bytes but it has 1360"),
+        ((42, "<3h", 8, 9, -7), "its sizes are"),
+        ((40, "<h", 9), "cannot be read as NIfTI"),
+        ((112, "<2f", 2.0, float("nan")), r"scaled by 2 \+ nan"),
+        ((70, "<h", 1792), "voxel type 1792"),
+    ],
+)
+def test_headers_that_cannot_be(tmp_path, values, patch, message):
+    write_nifti(tmp_path / "a.nii", values, patch)
+    refused(tmp_path / "a.nii", message)
+
+
+def test_zeros_without_end_behind_the_voxels(tmp_path, values):
+    write_nifti(tmp_path / "a.nii", values)
+    data = (tmp_path / "a.nii").read_bytes()
+    deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
+    with open(tmp_path / "bomb.nii.gz", "wb") as stream:
+        stream.write(deflate.compress(data))
+        for _ in range(2**8):
+            stream.write(deflate.compress(bytes(2**20)))
+        stream.write(deflate.flush())
+    with pytest.raises(VolumeError, match="more than the 1008 bytes of voxels that its sizes need"):
+        read(tmp_path / "bomb.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.tif"])
+def test_a_pipe_or_a_device_in_place_of_a_file(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    refused(tmp_path / name, "is no file; correct the path")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    refused(tmp_path / name, "is no file; correct the path")
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to(tmp_path / name)
+    refused(tmp_path / name, "is no file; correct the path")
+
+
+def test_a_compressed_chunk_without_end(tmp_path, values):
+    write_precomputed(tmp_path / "p", values, suffix=".gz", pack=gzip.compress)
+    next((tmp_path / "p").glob("25*/*")).write_bytes(gzip.compress(bytes(2**26)))
+    with pytest.raises(VolumeError, match="larger than its metadata say"):
+        read(tmp_path / "p")
+
+
+def test_not_one_number(tmp_path):
+    write_nifti(tmp_path / "a.nii", np.full(SHAPE, np.nan, np.float32))
+    with pytest.raises(VolumeError, match="none of its voxels is a number"):
+        read(tmp_path / "a.nii")
+
+
+# ---------------------------------------------------------------------- sizes that cannot be
+@pytest.mark.parametrize("form", ["nifti", "nrrd", "ome-zarr", "precomputed"])
+@pytest.mark.parametrize("spacing_um", [25_000.0, 0.02])
+def test_one_rule_for_the_voxels_of_all_forms(tmp_path, values, form, spacing_um):
+    address = written(tmp_path, values, form, spacing_um)
+    with pytest.raises(ConfigError, match=r"which is implausible .*set input.spacing_um"):
+        read_header(address)
+    assert read_header(address, SPACING).spacing_um == SPACING
+
+
+def written(folder, values, form, spacing_um):
+    if form == "nifti":
+        write_nifti(folder / "a.nii", values, (252, "<2h", 0, 0), (123, "<B", 3),
+                    (80, "<3f", *[spacing_um] * 3))  # fmt: skip
+        return str(folder / "a.nii")
+    if form == "nrrd":
+        write_nrrd(folder / "a.nrrd", values, spacings=" ".join([f"{spacing_um}"] * 3),
+                   units='"um" "um" "um"')  # fmt: skip
+        return str(folder / "a.nrrd")
+    if form == "ome-zarr":
+        write_zarr(folder / "a.zarr", values, scale=[spacing_um] * 3)
+        return str(folder / "a.zarr")
+    write_precomputed(folder / "p", values, resolution=[spacing_um * 1000] * 3)
+    return str(folder / "p")
+
+
+def test_a_zarr_without_a_unit_is_asked_for_its_voxel_size(tmp_path, values):
+    write_zarr(tmp_path / "a.zarr", values, unit=None)
+    with pytest.raises(ConfigError, match="does not say how large its voxels are; set input"):
+        read_header(str(tmp_path / "a.zarr"))
+    with pytest.raises(ConfigError, match="does not say how large its voxels are"):
+        open_image(str(tmp_path / "a.zarr"), ImageSettings(orientation="RIP"))
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr"), values)
+
+
+def test_a_sample_of_eight_metres(tmp_path):
+    sample, atlas = ((100, 100, 100), (100.0,) * 3), ((528, 320, 456), (25.0,) * 3)
+    check_extents(sample, atlas, ("s", "a"))
+    for factor in (1e3, 1e-3):
+        other = sample[0], tuple(s * factor for s in sample[1])
+        with pytest.raises(ConfigError, match=r"sample s is .* mm long but atlas a 13.2 mm"):
+            check_extents(other, atlas, ("s", "a"))
+    with pytest.raises(ConfigError, match="would be 1 m long"):
+        write_zarr(tmp_path / "a.zarr", np.ones((4, 4, 4), np.uint8), shape=(10**6, 10**6, 10**6),
+                   chunk=(64, 64, 64), scale=[1, 1, 1])  # fmt: skip
+        read_header(str(tmp_path / "a.zarr"))
+
+
+# ---------------------------------------------------------------------- absent is not zero
+def write_zarr(folder, values, *, unit="micrometer", scale=SPACING, shape=None, chunk=None):
+    """OME-Zarr 0.4 with chunks of 4 x 4 x 4 and nested names."""
+    chunk = chunk or (4, 4, 4)
+    (folder / "0").mkdir(parents=True)
+    more = {} if unit is None else {"unit": unit}
+    axes = [{"name": a, "type": "space", **more} for a in "zyx"]
+    steps = [{"type": "scale", "scale": list(scale)}]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    (folder / ".zattrs").write_text(json.dumps({"multiscales": [image]}))
+    array = {"zarr_format": 2, "shape": list(shape or values.shape), "chunks": list(chunk),
+             "dtype": values.dtype.str, "compressor": None, "fill_value": 0, "order": "C",
+             "filters": None, "dimension_separator": "/"}  # fmt: skip
+    (folder / "0/.zarray").write_text(json.dumps(array))
+    for index in np.ndindex(*(-(-n // c) for n, c in zip(values.shape, chunk))):
+        part = np.zeros(chunk, values.dtype)
+        box = tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, chunk))
+        found = values[box]
+        part[tuple(map(slice, found.shape))] = found
+        path = folder / "0" / "/".join(map(str, index))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(part.tobytes())
+
+
+def write_precomputed(folder, values, resolution=(30000, 20000, 25000), suffix="", pack=bytes):
+    """Raw precomputed volume with chunks of 4 x 4 x 4."""
+    key, offset = "25_20_30", (3, 2, 1)
+    size = values.shape[::-1]
+    scale = {"key": key, "size": size, "chunk_sizes": [[4, 4, 4]], "encoding": "raw",
+             "resolution": list(resolution), "voxel_offset": offset}  # fmt: skip
+    info = {"type": "image", "data_type": values.dtype.name, "num_channels": 1, "scales": [scale]}
+    (folder / key).mkdir(parents=True)
+    (folder / "info").write_text(json.dumps(info))
+    for index in np.ndindex(*(-(-n // 4) for n in size)):
+        low = [4 * i for i in index]
+        high = [min(4 * i + 4, n) for i, n in zip(index, size)]
+        part = values[low[2] : high[2], low[1] : high[1], low[0] : high[0]]
+        name = "_".join(f"{a + o}-{b + o}" for a, b, o in zip(low, high, offset))
+        (folder / key / f"{name}{suffix}").write_bytes(pack(part.tobytes()))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".bz2", bz2.compress), (".br", None), (".zstd", None)],
+)
+def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
+    """cloud-volume writes NAME.gz to disks; read under its own name only, a volume is black."""
+    import imagecodecs
+
+    pack = pack or {".br": imagecodecs.brotli_encode, ".zstd": imagecodecs.zstd_encode}[suffix]
+    write_precomputed(tmp_path / "p", values, suffix=suffix, pack=pack)
+    np.testing.assert_array_equal(read(tmp_path / "p"), values)
+    image = open_image(str(tmp_path / "p"), KNOWN)
+    np.testing.assert_array_equal(image.read(0, (3, 2, 1), (6, 9, 7)), values[3:6, 2:9, 1:7])
+    header = read_header(str(tmp_path / "p"))
+    assert (header.spacing_um, check_whole(header)) == (SPACING, 0)
+    next((tmp_path / "p").glob("25*/*")).unlink()
+    with pytest.raises(VolumeError, match=r"has 11 of 12 chunks .*a precomputed volume has no"):
+        check_whole(header)
+
+
+@pytest.mark.parametrize("stated", [".", "/"])
+def test_zarr_chunks_with_another_separator(tmp_path, values, stated):
+    write_zarr(tmp_path / "a.zarr", values)
+    path = tmp_path / "a.zarr/0/.zarray"
+    path.write_text(path.read_text().replace('"/"', f'"{stated}"'))
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr"), values)
+    box = (1, 2, 3), (6, 9, 7)
+    found = open_image(str(tmp_path / "a.zarr"), KNOWN).read(0, *box)
+    np.testing.assert_array_equal(found, values[1:6, 2:9, 3:7])
+
+
+def test_an_absent_chunk_of_zarr_is_fill_and_counted(tmp_path, values):
+    write_zarr(tmp_path / "a.zarr", values)
+    header = read_header(str(tmp_path / "a.zarr"))
+    assert check_whole(header) == 0
+    (tmp_path / "a.zarr/0/0/0/0").unlink()
+    assert check_whole(header) == 1
+    expected = values.copy()
+    expected[:4, :4, :4] = 0
+    np.testing.assert_array_equal(read(tmp_path / "a.zarr"), expected)
+    described = describe_input({"a": header}, "RIP", {"a": check_whole(header)})
+    assert described["channels"]["a"]["absent_chunks"] == 1
+
+
+@pytest.mark.parametrize("make", [write_zarr, write_precomputed])
+def test_a_volume_of_which_nothing_is_there(tmp_path, values, make):
+    make(tmp_path / "a", values)
+    for path in [p for p in (tmp_path / "a").glob("*/**/*") if p.is_file()]:
+        if path.name != ".zarray":
+            path.rename(path.with_name(f"lost_{path.name}"))
+    with pytest.raises(VolumeError, match=r"has no chunk under .*where its metadata say"):
+        read_header(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("form", ["ome-zarr", "precomputed"])
+def test_an_object_that_own_records_name(tmp_path, values, form):
+    plan = make_plan("v", Frame(SHAPE, SPACING, orientation="RIP"), "uint16",
+                     VolumeSettings(chunk=4, block=8, formats=(form,)))  # fmt: skip
+    store = Store(str(tmp_path))
+    init_volume(store, "v", plan)
+    write_blocks(
+        store, "v", plan, plan.blocks(),
+        lambda b: (values[tuple(slice(i, j) for i, j in zip(b.start, b.stop))].copy(), Clipped()),
+        fingerprint="f",
+    )  # fmt: skip
+    folder = tmp_path / "v" / {"ome-zarr": "ome.zarr", "precomputed": "precomputed"}[form]
+    header = read_header(str(folder))
+    assert check_whole(header) == 0
+    objects = [p for p in folder.glob("*/**/*") if p.is_file() and p.suffix != ".json"]
+    objects[0].unlink()
+    with pytest.raises(VolumeError, match="is absent or changed since it was written"):
+        check_whole(header)
+
+
+def test_chunks_that_no_memory_holds(tmp_path, values):
+    write_zarr(tmp_path / "a.zarr", values, chunk=(8, 16, 8))
+    path = tmp_path / "a.zarr/0/.zarray"
+    path.write_text(path.read_text().replace("[8, 16, 8]", "[4096, 4096, 4096]"))
+    refused(tmp_path / "a.zarr", "chunks of 4096 x 4096 x 4096 voxels in 0, which is more than can")
+
+
+@pytest.mark.parametrize("name", [".zattrs", "0/.zarray", "info"])
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "1", '"x"', '{"a":' * 5000, "", "\0"])
+def test_metadata_that_are_none(tmp_path, values, name, text):
+    (write_precomputed if name == "info" else write_zarr)(tmp_path / "a", values)
+    (tmp_path / "a" / name).write_text(text)
+    refused(tmp_path / "a", "a")
+
+
+def test_times_are_not_dropped(tmp_path, values):
+    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
+    group.create_array("0", data=np.stack([values, values]), chunks=(1, *SHAPE))
+    axes = [{"name": a, "unit": "micrometer"} for a in "tzyx"]
+    steps = [{"type": "scale", "scale": [1, *SPACING]}]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    group.attrs["multiscales"] = [image]
+    with pytest.raises(VolumeError, match="holds 2 times; give one volume"):
+        read_header(str(tmp_path / "a.zarr"))
+
+
+# ---------------------------------------------------------------------- whatever happens to a file
+def make_image(folder, name):
+    values = (np.arange(np.prod(SHAPE)).reshape(SHAPE) + 1).astype(np.uint16)
+    path = folder / name
+    if name == "ome.tif":
+        tifffile.imwrite(path, values, ome=True, metadata={"axes": "ZYX"})
+    elif name == "imagej.tif":
+        tifffile.imwrite(path, values, imagej=True, metadata={"axes": "ZYX"})
+    elif name == "zlib.tif":
+        tifffile.imwrite(path, values, compression="zlib", bigtiff=True)
+    elif name == "text.nrrd":
+        write_nrrd(path, values, encoding="text")
+    else:
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(path), name.endswith("gz.nrrd"))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.nii", "a.nii.gz", "a.nrrd", "gz.nrrd", "text.nrrd", "a.mha", "ome.tif", "imagej.tif",
+     "zlib.tif"],
+)  # fmt: skip
+@QUICK
+@given(data=st.data())
+def test_spoiled_images_are_read_or_refused(tmp_path, name, data):
+    content = bytearray(make_image(tmp_path, name))
+    near = st.integers(0, min(len(content), 600) - 1)
+    kind = data.draw(st.sampled_from(["cut", "flip", "fill", "grow"]))
+    place = data.draw(near | st.integers(0, len(content) - 1))
+    if kind == "cut":
+        content = content[:place]
+    elif kind == "flip":
+        content[place] ^= 1 << data.draw(st.integers(0, 7))
+    elif kind == "fill":
+        content[place : place + 4] = data.draw(st.sampled_from([b"\xff" * 4, b"\x00" * 4, b"9999"]))
+    else:
+        content = content[:place] + bytes(data.draw(st.integers(1, 5000))) + content[place:]
+    (tmp_path / name).write_bytes(content)
+    for look in (
+        lambda: read_header(str(tmp_path / name), SPACING),
+        lambda: read_header(str(tmp_path / name)),
+        lambda: read(tmp_path / name),
+    ):
+        try:
+            look()
+        except TeraregError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
+
+
+@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info"])
+@QUICK
+@given(data=st.data())
+def test_spoiled_metadata_are_read_or_refused(tmp_path_factory, name, data):
+    folder = tmp_path_factory.mktemp("v") / "a"
+    values = (np.arange(np.prod(SHAPE)).reshape(SHAPE) + 1).astype(np.uint16)
+    (write_precomputed if name == "info" else write_zarr)(folder, values)
+    text = json.loads((folder / name).read_text())
+    odd = st.sampled_from([None, -1, 0, 1e300, 10**30, "x", [], {}, True, [[1]], "../..", "\0"])
+    at, key, parts = text, None, []
+    while isinstance(at, (dict, list)) and at:
+        key = data.draw(st.sampled_from(list(at) if isinstance(at, dict) else range(len(at))))
+        parts.append((at, key))
+        at = at[key]
+    at, key = data.draw(st.sampled_from(parts))
+    at[key] = data.draw(odd)
+    (folder / name).write_text(json.dumps(text))
+    for look in (lambda: read_header(str(folder), SPACING), lambda: read(folder)):
+        try:
+            look()
+        except TeraregError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000

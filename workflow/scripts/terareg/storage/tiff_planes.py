@@ -1,0 +1,396 @@
+"""Which pages of a TIFF file are which planes, by what common writers note (standard library only).
+
+What a file notes (ImageJ, tifffile, OME-XML) is held against the pages that it has: a part is never
+taken for the whole, and nothing that is absent is read as zeros. OME-TIFF sets of several files
+count by the pages of the named file; where these are only a part of its channel, the other files
+are needed, and they lie in the folder of the file.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+MAX_PLANES = 200_000
+_MOST_IMAGES = 10_000
+_TAG = re.compile(r"<(?:\w+:)?(\w+)\b([^>]*)>([^<]*)")
+_ATTRIBUTE = re.compile(r"([\w:]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
+
+# what tells of a channel that it is one
+_OF_CHANNELS = {"Name", "Fluor", "ExcitationWavelength", "EmissionWavelength", "ContrastMethod"}
+
+#: name of the file (None: the one that was asked for), and page in it, from 0
+Place = tuple[str | None, int]
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Planes of a volume, of every channel.
+
+    Attributes
+    ----------
+    channels, depth : int
+    places : tuple of Place
+        ``places[channel * depth + plane]``.
+    one_directory : bool
+        Whether planes follow each other behind the one directory that the file has.
+    """
+
+    channels: int
+    depth: int
+    places: tuple[Place, ...]
+    one_directory: bool = False
+
+    def of_channel(self, channel: int) -> tuple[Place, ...]:
+        """Places of the planes of a channel."""
+        return self.places[channel * self.depth : (channel + 1) * self.depth]
+
+    @property
+    def companions(self) -> tuple[str, ...]:
+        """Names of the other files that are needed, sorted."""
+        return tuple(sorted({name for name, _ in self.places if name is not None}))
+
+
+@dataclass(frozen=True)
+class TiffNotes:
+    """What is known of a file before its planes are told apart.
+
+    Attributes
+    ----------
+    name : str
+        Of the file, without its folder.
+    pages : int
+    description : str
+        Of the first page.
+    samples : int
+        Numbers per pixel.
+    descriptions : callable, optional
+        Descriptions of all pages.
+    companion : callable, optional
+        Text of another file of the folder, by name.
+    """
+
+    name: str
+    pages: int
+    description: str
+    samples: int = 1
+    descriptions: Callable[[], Iterable[str]] = tuple
+    companion: Callable[[str], str] | None = None
+
+
+def find_planes(notes: TiffNotes) -> Planes:
+    """Planes of the file.
+
+    Raises
+    ------
+    ValueError, LookupError
+        If what the file notes contradicts its pages, or is not one volume of three dimensions.
+    """
+    first = notes.description
+    if first.startswith("ImageJ="):
+        return _imagej(notes, first)
+    if first.lstrip().startswith("{") and '"shape"' in first:
+        return _shaped(notes, first)
+    if re.search(r"<(?:\w+:)?OME\b", first) or re.search(r"<(?:\w+:)?Pixels\b", first):
+        return _ome(notes, first)
+    return _in_order(notes.pages)
+
+
+def check_beside(name: str) -> str:
+    """Return the name of a file that lies beside another one, or raise :class:`ValueError`."""
+    if not name or re.search(r"[/\\\0]|^[A-Za-z]:", name) or name in (".", ".."):
+        raise ValueError(
+            f"it refers to {name[:80]!r}, which is not a file of its own folder; put both into one "
+            "folder and correct the name"
+        )
+    return name
+
+
+def _in_order(depth: int) -> Planes:
+    return Planes(1, depth, tuple((None, page) for page in range(depth)))
+
+
+def _arranged(
+    sizes: dict[str, int],
+    order: str,
+    pages: int,
+    *,
+    one_directory: bool = False,
+    true_channels: bool = False,
+) -> Planes:
+    """Pages in the order of axes C, Z and T, the first of which changes fastest.
+
+    Without ``true_channels``, channels that are all there is are planes.
+    """
+    channels, depth, times = (sizes.get(axis, 1) for axis in "CZT")
+    if times > 1 and depth > 1:
+        raise ValueError(f"it holds {times} times of {depth} planes; give one time")
+    total = channels * depth * times
+    if total != pages:
+        raise ValueError(
+            f"it says that it has {_product(sizes)} planes but has {pages}; write it again, or "
+            "copy the missing part"
+        )
+    if not 1 <= total <= MAX_PLANES:
+        raise ValueError(f"{total} planes are too many")
+    axis = "T" if times > 1 else "Z"
+    # a writer that knows no better calls planes channels
+    if depth == times == 1 and channels > 1 and not true_channels:
+        return replace(_in_order(pages), one_directory=one_directory)
+    depth = max(depth, times)
+    inner = order.index("C") < order.index(axis)
+    places = tuple(
+        (None, plane * channels + c if inner else c * depth + plane)
+        for c in range(channels)
+        for plane in range(depth)
+    )
+    return Planes(channels, depth, places, one_directory)
+
+
+def _product(sizes: dict[str, int]) -> str:
+    parts = [f"{n}" for axis, n in sizes.items() if axis in "CZT" and n != 1]
+    return " x ".join(parts) or "1"
+
+
+# ---------------------------------------------------------------------- ImageJ
+def _imagej(notes: TiffNotes, description: str) -> Planes:
+    noted = {k: int(v) for k, v in re.findall(r"^(\w+)=(\d{1,18})\s*$", description, re.M)}
+    words = {"C": "channels", "Z": "slices", "T": "frames"}
+    sizes = {axis: noted.get(word, 1) for axis, word in words.items()}
+    images = noted.get("images", max(1, sizes["C"] * sizes["Z"] * sizes["T"]))
+    if sizes["C"] * sizes["Z"] * sizes["T"] == 1:
+        sizes["Z"] = images
+    # samples of one pixel are no pages
+    if (
+        notes.samples > 1
+        and sizes["C"] == notes.samples
+        and images * notes.samples == (sizes["C"] * sizes["Z"] * sizes["T"])
+    ):
+        sizes["C"] = 1
+    single = notes.pages == 1 and images > 1
+    if images > MAX_PLANES:
+        raise ValueError(f"it says that it has {images} planes, which are too many")
+    if notes.pages not in (1, images):
+        raise ValueError(
+            f"it says that it has {images} planes but has {notes.pages}; write it again, or copy "
+            "the missing part"
+        )
+    # ImageJ notes how it shows channels, where there are any
+    coloured = re.search(r"^mode=(?:composite|color)\s*$", description, re.M) is not None
+    return _arranged(sizes, "CZT", images, one_directory=single, true_channels=coloured)
+
+
+# ---------------------------------------------------------------------- tifffile
+def _shaped(notes: TiffNotes, description: str) -> Planes:
+    noted = json.loads(description)
+    shape = [int(n) for n in noted["shape"]]
+    if min(shape, default=0) < 1 or len(shape) > 12:
+        raise ValueError(f"it says that its shape is {tuple(shape[:12])}")
+    axes = noted.get("axes")
+    if isinstance(axes, str) and len(axes) == len(shape):
+        named = [(a, n) for a, n in zip(axes, shape) if a not in "YXS" and n > 1]
+    else:
+        if notes.samples > 1 and shape[-1] == notes.samples:
+            shape.pop()
+        named = [("Z", n) for n in shape[:-2] if n > 1]
+    # an axis of another name counts planes where no other does
+    if len([a for a, _ in named if a != "C"]) == 1:
+        named = [(a if a == "C" else "Z", n) for a, n in named]
+    letters = [a for a, _ in named]
+    if len(set(letters)) < len(letters) or not set(letters) <= set("CZT"):
+        raise ValueError(f"{len(letters) + 2} dimensions {tuple(shape)}; give one volume of three")
+    sizes = dict(named)
+    total = 1
+    for n in sizes.values():
+        total *= n
+    if total > MAX_PLANES:
+        raise ValueError(f"it says that it has {total} planes, which are too many")
+    # pages that were appended one by one, each of which tells of itself
+    if total == 1 and notes.pages > 1:
+        if all(text in ("", description) for text in notes.descriptions()):
+            return _in_order(notes.pages)
+    single = notes.pages == 1 and total > 1 and bool(noted.get("truncated"))
+    order = "".join(reversed(letters)) + "".join(a for a in "CZT" if a not in letters)
+    return _arranged(sizes, order, total if single else notes.pages, one_directory=single)
+
+
+# ---------------------------------------------------------------------- OME-XML
+@dataclass
+class _Image:
+    """An image of OME-XML: sizes, order of axes, and what its TiffData elements say."""
+
+    pixels: dict[str, str]
+    samples: int
+    data: list[dict[str, str]]
+    true_channels: bool = False
+
+
+def _ome(notes: TiffNotes, text: str) -> Planes:
+    images, root = _parse_ome(text)
+    if "MetadataFile" in root:
+        if notes.companion is None:
+            raise ValueError(f"its metadata lie in {root['MetadataFile'][:80]!r}")
+        images, _ = _parse_ome(notes.companion(check_beside(root["MetadataFile"])))
+    own = [image for image in images if any(_is_own(d, notes, root) for d in image.data)]
+    names = {d["FileName"] for image in images for d in image.data if d.get("FileName")}
+    if not own and len(images) == 1 and (len(names) <= 1 or not images[0].data):
+        # a file without a list of its pages, or renamed since
+        for data in images[0].data:
+            data.pop("FileName", None)
+            data.pop("UUID", None)
+        own = images
+    if not own:
+        listed = ", ".join(sorted(names)[:3]) or "none"
+        raise ValueError(
+            f"its OME-XML lists planes of other files only ({listed}); give it its name back"
+        )
+    if len(own) > 1:
+        raise ValueError(f"it holds {len(own)} images; write each into a file of its own")
+    return _ome_planes(own[0], notes, root)
+
+
+def _parse_ome(text: str) -> tuple[list[_Image], dict[str, str]]:
+    """Images of OME-XML, and UUID and MetadataFile of what it is in."""
+    images: list[_Image] = []
+    root: dict[str, str] = {}
+    for tag, inner, content in (match.groups() for match in _TAG.finditer(text)):
+        values = {k: html.unescape(a or b) for k, a, b in _ATTRIBUTE.findall(inner)}
+        if tag == "OME":
+            root |= {k: v for k, v in values.items() if k == "UUID"}
+        elif tag == "BinaryOnly":
+            root |= {k: v for k, v in values.items() if k in ("UUID", "MetadataFile")}
+        elif tag == "Pixels":
+            images.append(_Image(values, 1, []))
+            if len(images) > _MOST_IMAGES:
+                raise ValueError(f"its OME-XML describes more than {_MOST_IMAGES} images")
+        elif images and tag == "Channel":
+            images[-1].samples = int(values.get("SamplesPerPixel", "1"))
+            images[-1].true_channels |= not _OF_CHANNELS.isdisjoint(values)
+        elif images and tag == "TiffData":
+            images[-1].data.append(values)
+        elif images and tag == "UUID" and images[-1].data:
+            images[-1].data[-1] |= {"UUID": content.strip()}
+            if "FileName" in values:
+                images[-1].data[-1]["FileName"] = values["FileName"]
+    return images, root
+
+
+def _is_own(data: dict[str, str], notes: TiffNotes, root: dict[str, str]) -> bool:
+    if "FileName" not in data and "UUID" not in data:
+        return True
+    if "FileName" in data and data["FileName"] == notes.name:
+        return True
+    return bool(root.get("UUID")) and data.get("UUID") == root["UUID"]
+
+
+def _ome_planes(image: _Image, notes: TiffNotes, root: dict[str, str]) -> Planes:
+    sizes = {}
+    for axis in "CZT":
+        value = image.pixels.get(f"Size{axis}", "1")
+        if not re.fullmatch(r"\d{1,9}", value):
+            raise ValueError(f"it says that Size{axis} is {value[:40]!r}")
+        sizes[axis] = int(value)
+    if image.samples > 1 and sizes["C"] % image.samples == 0:
+        sizes["C"] //= image.samples
+    order = image.pixels.get("DimensionOrder", "XYZCT")[2:]
+    if sorted(order) != ["C", "T", "Z"]:
+        raise ValueError(f"it says that the order of its axes is {order[:40]!r}")
+    total = sizes["C"] * sizes["Z"] * sizes["T"]
+    if not 1 <= total <= MAX_PLANES:
+        raise ValueError(f"it says that it has {_product(sizes)} planes")
+    simple = [d for d in image.data if not {"IFD", "PlaneCount", "FileName", "UUID"} & set(d)]
+    if len(simple) == len(image.data) <= 1:
+        return _arranged(sizes, order, notes.pages, true_channels=image.true_channels)
+    return _listed(image, sizes, order, (notes, root))
+
+
+def _listed(
+    image: _Image, sizes: dict[str, int], order: str, context: tuple[TiffNotes, dict[str, str]]
+) -> Planes:
+    """Planes of a file, or a set of files, that lists them one by one."""
+    notes, _ = context
+    channels, depth, times = (sizes[axis] for axis in "CZT")
+    if times > 1 and depth > 1:
+        raise ValueError(f"it holds {times} times of {depth} planes; give one time")
+    axis, count = ("T", times) if times > 1 else ("Z", depth)
+    found: dict[tuple[int, int], Place] = {}
+    own_pages: set[int] = set()
+    for place, where in _listed_places(image, sizes, order, context):
+        key = where["C"], where[axis]
+        if found.setdefault(key, place) != place:
+            raise ValueError(
+                f"its OME-XML gives channel {key[0]}, plane {key[1]} two places; write it again"
+            )
+        if place[0] is None:
+            own_pages.add(place[1])
+    # pages behind what is listed, or listed ones that are not there
+    if own_pages and (max(own_pages) >= notes.pages or len(own_pages) != notes.pages):
+        raise ValueError(
+            f"it says that it has {max(len(own_pages), max(own_pages) + 1)} planes but has "
+            f"{notes.pages}; write it again, or copy the missing part"
+        )
+    own = {key for key, place in found.items() if place[0] is None}
+    whole = [c for c in range(channels) if all((c, z) in own for z in range(count))]
+    if whole and len(whole) * count == len(own):
+        wanted = whole
+    else:
+        wanted = range(channels)
+        absent = [(c, z) for c in wanted for z in range(count) if (c, z) not in found]
+        if absent:
+            raise ValueError(
+                f"its OME-XML says {_product(sizes)} planes but lists {len(found)} (none for "
+                f"channel {absent[0][0]}, plane {absent[0][1]}); write it again"
+            )
+    if len(wanted) > 1 and count == 1 and not image.true_channels:
+        # planes that a writer called channels
+        return Planes(1, len(wanted), tuple(found[c, 0] for c in wanted))
+    places = tuple(found[c, z] for c in wanted for z in range(count))
+    return Planes(len(wanted), count, places)
+
+
+def _listed_places(
+    image: _Image, sizes: dict[str, int], order: str, context: tuple[TiffNotes, dict[str, str]]
+) -> Iterator[tuple[Place, dict[str, int]]]:
+    notes, root = context
+    total = sizes["C"] * sizes["Z"] * sizes["T"]
+    listed = 0
+    for data in image.data:
+        numbers = {}
+        for key in ("IFD", "FirstC", "FirstZ", "FirstT", "PlaneCount"):
+            if key in data and not re.fullmatch(r"\d{1,9}", data[key]):
+                raise ValueError(f"its OME-XML says {key}={data[key][:40]!r}")
+            numbers[key] = int(data.get(key, "0"))
+        own = _is_own(data, notes, root)
+        name = None if own else check_beside(data.get("FileName", ""))
+        count = numbers["PlaneCount"]
+        if "PlaneCount" not in data:
+            count = 1 if "IFD" in data or not own else notes.pages
+        if own and numbers["IFD"] + count > notes.pages:
+            raise ValueError(
+                f"it says that it has {numbers['IFD'] + count} planes but has {notes.pages}; write "
+                "it again, or copy the missing part"
+            )
+        listed += count
+        first, weight = 0, 1
+        for axis in order:
+            if numbers[f"First{axis}"] >= sizes[axis]:
+                raise ValueError(
+                    f"its OME-XML places a plane at {axis} {numbers[f'First{axis}']} of "
+                    f"{sizes[axis]}; write it again"
+                )
+            first += numbers[f"First{axis}"] * weight
+            weight *= sizes[axis]
+        if max(first + count, listed) > total:
+            raise ValueError(
+                f"its OME-XML lists {max(first + count, listed)} planes but says "
+                f"{_product(sizes)}; write it again"
+            )
+        for step in range(count):
+            number, where = first + step, {}
+            for axis in order:
+                where[axis] = number % sizes[axis]
+                number //= sizes[axis]
+            yield (name, numbers["IFD"] + step), where

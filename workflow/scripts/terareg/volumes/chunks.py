@@ -1,0 +1,219 @@
+"""Names of the objects that the chunks of a volume lie in (standard library only).
+
+A reader that asks for a chunk by another name than its writer gave it is told that there is none,
+and takes it for zeros. So the names that are there are looked at first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from terareg.core.errors import VolumeError
+from terareg.storage.foreign import short
+from terareg.storage.store import Store, check_key
+
+#: endings that writers add to the names of compressed chunks
+SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
+_MOST_CHUNK_BYTES = 1 << 32
+_MOST_LOOKED_AT = 100_000
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How objects are called that hold chunks.
+
+    Attributes
+    ----------
+    separator : str
+        Between the numbers of Zarr.
+    prefix : str
+        Of the names of Zarr 3, "c" or nothing.
+    suffix : str
+        What a writer added to each name.
+    """
+
+    separator: str = ""
+    prefix: str = ""
+    suffix: str = ""
+
+
+@dataclass(frozen=True)
+class ChunkGrid:
+    """Chunks of a level, in the order of the array's own axes.
+
+    Attributes
+    ----------
+    form : str
+        "zarr" or "precomputed".
+    folder : str
+        Below the volume.
+    shape, chunk : tuple of int
+        Without the channels of precomputed volumes.
+    offset : tuple of int
+        Voxel offset of a precomputed volume.
+    naming : Naming
+        By the metadata.
+    shards : bool
+        Whether precomputed chunks lie in shards.
+    channels : int
+        Of a precomputed volume, all of which are in one chunk.
+    """
+
+    form: str
+    folder: str
+    shape: tuple[int, ...]
+    chunk: tuple[int, ...]
+    naming: Naming = Naming()
+    offset: tuple[int, ...] = ()
+    shards: bool = False
+    channels: int = 1
+
+    def walk(self, store: Store) -> Iterator[str]:
+        """Names of the objects below the level's folder."""
+        key = "" if self.folder == "." else self.folder
+        cut = len(key) + 1 if key else 0
+        return (entry.key[cut:] for entry in store.walk(key))
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Chunks along each axis."""
+        return tuple(-(-n // c) for n, c in zip(self.shape, self.chunk))
+
+    def name(self, index: Sequence[int], naming: Naming | None = None) -> str:
+        """Name of the object of a chunk, below :attr:`folder`."""
+        naming = naming or self.naming
+        if self.form == "zarr":
+            parts = [naming.prefix] if naming.prefix else []
+            return naming.separator.join(parts + [str(i) for i in index]) + naming.suffix
+        ranges = (
+            f"{o + i * c}-{o + min((i + 1) * c, n)}"
+            for i, c, n, o in zip(index, self.chunk, self.shape, self.offset)
+        )
+        return "_".join(ranges) + naming.suffix
+
+    def indices(self) -> Iterator[tuple[int, ...]]:
+        """Of all chunks."""
+        return itertools.product(*map(range, self.counts))
+
+    def pattern(self, naming: Naming) -> re.Pattern:
+        """What names of chunks look like."""
+        if self.form == "precomputed":
+            if self.shards:
+                return re.compile(r"[0-9a-f]+\.(shard|data|index)")
+            return re.compile("_".join([r"-?\d+--?\d+"] * 3) + re.escape(naming.suffix))
+        numbers = re.escape(naming.separator).join([r"\d+"] * len(self.shape))
+        prefix = re.escape(naming.prefix + naming.separator) if naming.prefix else ""
+        return re.compile(prefix + numbers + re.escape(naming.suffix))
+
+    def other_namings(self) -> list[Naming]:
+        """Names that writers give in place of those of the metadata."""
+        if self.form == "precomputed":
+            return [] if self.shards else [Naming(suffix=suffix) for suffix in SUFFIXES]
+        separators = [s for s in (".", "/") if s != self.naming.separator]
+        return [replace(self.naming, separator=s) for s in separators]
+
+
+def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGrid:
+    """Chunks of an array by its ``zarr.json`` (third format) or ``.zarray``."""
+    shape = _sizes(array["shape"])
+    if not third:
+        naming = Naming(_separator(array.get("dimension_separator", ".")))
+        chunk = inner = _sizes(array["chunks"])
+    else:
+        keys = array.get("chunk_key_encoding", {"name": "default"})
+        default = keys["name"] == "default"
+        separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
+        naming = Naming(_separator(separator), "c" if default else "")
+        chunk = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
+        inner = chunk
+        for codec in array.get("codecs", []):
+            if codec["name"] == "sharding_indexed":
+                inner = _sizes(codec["configuration"]["chunk_shape"])
+    _check_chunk(inner, array["data_type" if third else "dtype"], folder)
+    if len(chunk) != len(shape):
+        raise ValueError(f"chunks of {len(chunk)} axes for an array of {len(shape)}")
+    return ChunkGrid("zarr", check_key(folder), shape, chunk, naming)
+
+
+def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
+    """Chunks of a scale of a precomputed volume by its ``info``."""
+    scale = info["scales"][level]
+    shape, chunk = _sizes(scale["size"]), _sizes(scale["chunk_sizes"][0])
+    offset = tuple(int(n) for n in scale.get("voxel_offset") or (0, 0, 0))
+    if not len(shape) == len(chunk) == len(offset) == 3:
+        raise ValueError(f"scale {level} has not three dimensions")
+    channels = int(info.get("num_channels", 1))
+    _check_chunk((*chunk, channels), info["data_type"], str(scale["key"]))
+    shards = bool(scale.get("sharding"))
+    key = check_key(str(scale["key"]))
+    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, shards, channels)
+
+
+def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
+    """How the chunks of a level are really called; None if nothing is there that could be one."""
+    wanted, others = grid.pattern(grid.naming), grid.other_namings()
+    patterns = [(naming, grid.pattern(naming)) for naming in others]
+    found = None
+    for name in grid.walk(store):
+        if wanted.fullmatch(name):
+            return grid.naming
+        found = found or next((naming for naming, p in patterns if p.fullmatch(name)), None)
+    return found
+
+
+def count_absent(store: Store, grid: ChunkGrid) -> int:
+    """Chunks of a level without an object.
+
+    Raises
+    ------
+    VolumeError
+        If some are absent and the format does not say that these are zeros.
+    """
+    naming = find_naming(store, grid)
+    if naming is None or grid.shards:
+        return 0
+    pattern = grid.pattern(naming)
+    total = math.prod(grid.counts)
+    there = sum(1 for name in grid.walk(store) if pattern.fullmatch(name))
+    if there >= total:
+        return 0
+    if grid.form == "precomputed":
+        names = set(grid.walk(store))
+        looked = itertools.islice(grid.indices(), _MOST_LOOKED_AT)
+        absent = next((n for i in looked if (n := grid.name(i, naming)) not in names), "unknown")
+        raise VolumeError(
+            f"{store.address(grid.folder)} has {there} of {total} chunks (first that is absent: "
+            f"{absent}), and a precomputed volume has no word for zeros; copy them again, or write "
+            "the volume with its black chunks"
+        )
+    return total - there
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    sizes = tuple(values)
+    if not 1 <= len(sizes) <= 16 or not all(
+        isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= 1 << 40 for n in sizes
+    ):
+        raise ValueError(f"sizes {short(values)}")
+    return sizes
+
+
+def _separator(value: Any) -> str:
+    if value not in (".", "/"):
+        raise ValueError(f"separator {short(value)} in names of chunks")
+    return value
+
+
+def _check_chunk(chunk: Sequence[int], dtype: Any, folder: str) -> None:
+    digits = re.sub(r"\D", "", str(dtype)) or "1"
+    item = int(digits[:3]) if str(dtype)[:1] in "<>|=" else -(-int(digits[:3]) // 8)
+    if math.prod(chunk) * item > _MOST_CHUNK_BYTES:
+        raise ValueError(
+            f"chunks of {' x '.join(map(str, chunk))} voxels in {folder}, which is more than can "
+            "be read at once; write it in smaller chunks"
+        )

@@ -1,0 +1,62 @@
+"""Image files that only ITK reads: MetaImage and whatever else an atlas may come in.
+
+A header is looked at before ITK follows it: which files it names, and how much memory it asks for.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from terareg.core.errors import TeraregError, VolumeError
+from terareg.storage.foreign import DEFLATE_RATIO, boundary, check_memory
+from terareg.volumes.meta_image import detached_files
+
+
+def read_itk(
+    path: str | os.PathLike, error: type[TeraregError] = VolumeError, name: str | None = None
+) -> tuple[sitk.ImageFileReader, np.ndarray]:
+    """Header and voxels (z, y, x), with components last, of one image of three dimensions.
+
+    Raises
+    ------
+    TeraregError
+        Of the class ``error``, naming ``name``, which is the path by default.
+    """
+    name = name or os.fspath(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(os.fspath(path))
+    with boundary(name, error, "convert it to NRRD, NIfTI or TIFF"):
+        for file in detached_files(path):
+            if not file.is_file():
+                raise ValueError(f"its data file {file.name!r} is not beside it")
+        try:
+            reader.ReadImageInformation()
+            if reader.GetDimension() != 3:
+                raise error(
+                    f"{name} has {reader.GetDimension()} dimensions; give one volume of three"
+                )
+            voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+            there = sum(f.stat().st_size for f in (Path(path), *detached_files(path)))
+            if voxels > there * DEFLATE_RATIO:
+                raise ValueError(f"its sizes {reader.GetSize()} need more than {there} bytes hold")
+            check_memory(16 * voxels, name, error)
+            return reader, sitk.GetArrayFromImage(reader.Execute())
+        except RuntimeError as problem:
+            lines = str(problem).strip().splitlines() or ["unknown"]
+            raise ValueError(lines[-1].strip().rstrip(".")) from problem
+
+
+def orientation_of(direction: np.ndarray) -> str | None:
+    """Code of the axes (z, y, x) from ITK's direction: columns are image axes in L, P, S."""
+    letters = ""
+    for axis in (2, 1, 0):
+        vector = direction[:, axis]
+        main = int(np.argmax(np.abs(vector)))
+        letters += ("LPS" if vector[main] > 0 else "RAI")[main]
+    pairs = {letter.translate(str.maketrans("LPI", "RAS")) for letter in letters}
+    return letters if len(pairs) == 3 else None

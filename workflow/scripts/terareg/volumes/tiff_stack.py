@@ -1,0 +1,194 @@
+"""Volumes in TIFF files: their planes, looked at before a voxel is read (standard library only)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from terareg.storage.foreign import TEXT_BYTES, decode_text, read_object
+from terareg.storage.store import Store
+from terareg.storage.tiff import ObjectFile, Tiff
+from terareg.storage.tiff_planes import Planes, TiffNotes, find_planes
+
+_SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+_STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 277, 279, 284
+_TILE_STARTS, _TILE_BYTES, _FORMAT = 324, 325, 339
+_TAGS = {
+    _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_STARTS, _SAMPLES,
+    _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT,
+}  # fmt: skip
+_KINDS = {1: "uint", 2: "int", 3: "float"}
+_HEADER_BYTES = 8
+_REDUCED_OR_MASK = 1 | 4
+
+
+@dataclass(frozen=True)
+class PageKind:
+    """What a page holds.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Rows and columns.
+    samples : int
+        Numbers per pixel.
+    dtype : str
+    """
+
+    shape: tuple[int, int]
+    samples: int
+    dtype: str
+
+    @property
+    def bytes(self) -> int:
+        """Size of the page, decompressed."""
+        number = int("".join(c for c in self.dtype if c.isdigit()))
+        return self.shape[0] * self.shape[1] * self.samples * number // 8
+
+
+@dataclass(frozen=True)
+class TiffStack:
+    """A file that holds a volume, or a part of one.
+
+    Attributes
+    ----------
+    kind : PageKind
+        Of every page.
+    directories : tuple of int
+        Where the directories of the pages are that are planes.
+    plain_start : int or None
+        Byte of the first pixel where all pages follow each other behind one directory.
+    byteorder : str
+        "<" or ">".
+    planes : Planes
+    """
+
+    kind: PageKind
+    directories: tuple[int, ...]
+    plain_start: int | None
+    byteorder: str
+    planes: Planes
+
+
+def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
+    """Kind of the pages of a file, where their directories are, and the first plain pixel.
+
+    Pages of reduced resolution and masks are left out.
+
+    Raises
+    ------
+    ValueError, LookupError, struct.error
+        If pages differ, or their pixels lie nowhere.
+    """
+    found: list[int] = []
+    kind, start = None, None
+    for number, directory in enumerate(tiff.directories()):
+        tags = tiff.tags(directory, _TAGS)
+        if found and tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK:
+            continue
+        own = _kind(tags, number)
+        if kind is None:
+            kind, start = own, _plain_start(tags, own)
+        elif own != kind:
+            raise ValueError(
+                f"page {number} (counted from 0) has {_words(own)} but page 0 has {_words(kind)}; "
+                "write the pages of each kind into a file of their own"
+            )
+        _check_places(tags, tiff.file.size, number)
+        found.append(directory)
+    if kind is None:
+        raise ValueError("it has no page")
+    return kind, tuple(found), start
+
+
+def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
+    """Planes of an open file of a store.
+
+    Raises
+    ------
+    ValueError, LookupError, struct.error, OSError
+        See :func:`terareg.storage.foreign.boundary`.
+    """
+    tiff = Tiff.open(file)
+    kind, directories, start = look_at_pages(tiff)
+
+    def descriptions() -> Iterator[str]:
+        return (tiff.description(directory) for directory in directories)
+
+    def companion(other: str) -> str:
+        try:
+            return decode_text(read_object(store, other, TEXT_BYTES))
+        except FileNotFoundError:
+            raise ValueError(f"its companion {other!r} is not beside it; copy it there") from None
+
+    notes = TiffNotes(
+        name, len(directories), tiff.description(tiff.first), kind.samples, descriptions, companion
+    )
+    planes = find_planes(notes)
+    for other in planes.companions:
+        if store.entry(other) is None:
+            raise ValueError(
+                f"{other!r}, which holds other planes of its image, is not beside it; copy all "
+                f"{len(planes.companions) + 1} files of the set into one folder"
+            )
+    if planes.one_directory:
+        if start is None or start + len(planes.places) * kind.bytes > file.size:
+            raise ValueError(
+                f"it says that it has {len(planes.places)} planes but ends before that; copy it "
+                "again"
+            )
+    return TiffStack(kind, directories, start, tiff.order, planes)
+
+
+def companions_of(store: Store, name: str) -> list[str]:
+    """Names of the other files that the volume in a file needs, sorted."""
+    with ObjectFile(store, name, ranged=True) as file:
+        return list(read_stack(store, name, file).planes.companions)
+
+
+def _kind(tags: dict[int, tuple[int, ...]], number: int) -> PageKind:
+    samples, bits = tags.get(_SAMPLES, (1,))[0], tags.get(_BITS, (1,))
+    shape = tags[_HEIGHT][0], tags[_WIDTH][0]
+    word = _KINDS.get(tags.get(_FORMAT, (1,))[0])
+    if word is None or len(set(bits)) > 1 or not 1 <= bits[0] <= 64:
+        raise ValueError(
+            f"sample format {tags.get(_FORMAT, (1,))[0]} of {bits[0]} bits; give integers or "
+            "floating-point numbers"
+        )
+    if min(shape) < 1 or not 1 <= samples <= 1024:
+        raise ValueError(f"page {number} has {shape[0]} x {shape[1]} pixels of {samples} samples")
+    if tags.get(_PHOTOMETRIC, (1,))[0] == 0:
+        raise ValueError(
+            f"page {number} says that its zero is white (WhiteIsZero), so that bright may be dark; "
+            "invert it, or save it with BlackIsZero"
+        )
+    width = next(n for n in (8, 16, 32, 64) if n >= bits[0])
+    return PageKind(shape, samples, f"{word}{width}")
+
+
+def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> None:
+    tiled = _TILE_STARTS in tags
+    starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
+    counts = tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
+    if not starts or (counts and len(counts) != len(starts)):
+        raise ValueError(f"page {number} does not say where its pixels are")
+    if min(starts) < _HEADER_BYTES and not (counts and min(counts) == 0):
+        raise ValueError(f"the pixels of page {number} begin in the header of the file")
+    ends = [a + n for a, n in zip(starts, counts or [1] * len(starts))]
+    if max(ends) > size and len(starts) > 0:
+        raise ValueError(f"page {number} ends at byte {max(ends)} but the file has {size}")
+
+
+def _plain_start(tags: dict[int, tuple[int, ...]], kind: PageKind) -> int | None:
+    """Where uncompressed pixels begin that follow each other."""
+    starts, counts = tags.get(_STRIP_STARTS, ()), tags.get(_STRIP_BYTES, ())
+    if not starts or tags.get(_COMPRESSION, (1,))[0] != 1 or tags.get(_BITS, (1,))[0] % 8:
+        return None
+    if any(a + n != b for a, n, b in zip(starts, counts, starts[1:])):
+        return None
+    return starts[0]
+
+
+def _words(kind: PageKind) -> str:
+    samples = f" of {kind.samples} samples" if kind.samples > 1 else ""
+    return f"{kind.shape[0]} x {kind.shape[1]} pixels{samples} of {kind.dtype}"
