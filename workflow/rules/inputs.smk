@@ -58,8 +58,11 @@ def corrected_output(path):
 
 
 def destripes(sample):
-    """Whether the brightness of lines is corrected."""
-    return SAMPLES[sample]["intensity"]["destriping"] != "none"
+    """Whether the brightness of lines is corrected, or is if the tiles' statistics say so."""
+    intensity = SAMPLES[sample]["intensity"]
+    if intensity["stripes"] == "auto":
+        return intensity["flatfield"]["method"] == "statistics"
+    return intensity["stripes"] != "none"
 
 
 def shading_of(wildcards, channel):
@@ -390,10 +393,9 @@ def reported_files(sample):
             "views/tile_means_{channel}.png",
         ]
         if destripes(sample):
-            per_channel += [
-                "intensity/{channel}/stripes.json",
-                "views/stripes_{channel}.png",
-            ]
+            per_channel += ["intensity/{channel}/stripes.json"]
+        if SAMPLES[sample]["intensity"]["destriping"] in ("rows", "columns"):
+            per_channel += ["views/stripes_{channel}.png"]
         names += [
             "stitching/placement.json",
             "views/placement.png",

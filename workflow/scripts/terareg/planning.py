@@ -20,6 +20,7 @@ from terareg.core.levels import coarsest_level, level_factors
 MAX_BATCHES = 60  # of a stage and channel
 _MAX_OF_ALL_CHANNELS = 100  # of a stage
 _ROW_GB = 4.3  # 16 blocks of 512 x 512 x 512 voxels of two bytes
+_UNSURE = 4  # jobs of all channels, most of which find that nothing is to be done
 _LIGHT = 4  # gigabytes of pairs take as long as one that is read, computed with and written
 
 # vCPU: (least, most, step) in MB, what AWS Batch accepts
@@ -237,6 +238,16 @@ def sum_batches(brain: Brain) -> int:
     tiles, share = sampled(brain)
     gigabytes = brain.size.tile_gb * tiles * share
     return batches(gigabytes, tiles, brain.option("jobs.gb_per_job"), brain.size.channels)
+
+
+def line_batches(brain: Brain) -> int:
+    """Batches of the means of lines of one channel, for which tiles are hardly more than read."""
+    size = brain.size
+    gb_per_job = _LIGHT * brain.option("jobs.gb_per_job")
+    count = batches(size.channel_gb, size.tiles, gb_per_job, size.channels)
+    if brain.option("intensity.destriping") == "auto":
+        count = min(count, max(1, _UNSURE // size.channels))
+    return count
 
 
 def pair_batches(brain: Brain) -> int:

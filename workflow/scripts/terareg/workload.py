@@ -19,6 +19,7 @@ from terareg.planning import (
     fit_threads,
     grow,
     label_batches,
+    line_batches,
     pair_batches,
     pair_gb,
     row_blocks,
@@ -214,14 +215,22 @@ def _solve_flatfield(channels: int | None = None) -> Callable[[Brain], Load]:
 
 
 def _striped(brain: Brain) -> int:
-    return 0 if brain.option("intensity.destriping") == "none" else brain.size.channels
+    wanted = brain.option("intensity.destriping")
+    if wanted == "auto":  # the statistics may say so
+        wanted = brain.option("intensity.flatfield")["method"] == "statistics"
+    return brain.size.channels if wanted and wanted != "none" else 0
+
+
+def _drawn_stripes(brain: Brain) -> int:
+    known = brain.option("intensity.destriping") in ("rows", "columns")
+    return brain.size.channels if known else 0
 
 
 def _sum_lines(brain: Brain) -> Load:
     if not _striped(brain):
         return Load(0)
     raw = brain.raw_gb
-    jobs = brain.size.channels * tile_batches(brain)
+    jobs = brain.size.channels * line_batches(brain)
     return Load(jobs, raw, raw * _share_of_lines(brain), 1.5 * raw)
 
 
@@ -466,7 +475,7 @@ RULES = {
     "score_registration": Rule("regions", load=_for_each(_scored)),
     "score_labels": Rule("regions", peaks.drawn_labels, _for_each(_labelled, 10.0)),
     "draw_flatfield": Rule("views", peaks.planes(24), _for_each(_channels, 3.0), needs="tiles"),
-    "draw_stripes": Rule("views", peaks.gains_of_a_tile, _for_each(_striped), needs="tiles"),
+    "draw_stripes": Rule("views", peaks.gains_of_a_tile, _for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": Rule("views", peaks.planes(8), needs="tiles"),
     "draw_volume": Rule("views", peaks.flat(230), _for_each(_image_volumes, 4.0)),
     "draw_regions": Rule("views", load=_for_each(_atlases)),

@@ -228,7 +228,8 @@ def _check_meaning(config: dict) -> None:
     _check_kind_of_keys(source)
     flatfield = config["intensity"]["flatfield"]
     offset = (flatfield["method"], flatfield["background"])
-    if config["intensity"]["destriping"] != "none" and offset == ("none", None):
+    stripes_given = config["intensity"]["destriping"] not in ("auto", "none")
+    if stripes_given and offset == ("none", None):
         raise ConfigError(
             "intensity.destriping needs the dark offset of the camera, which "
             "intensity.flatfield.method: none does not find; give intensity.flatfield.background"
@@ -387,7 +388,7 @@ def _check_volume_input(config: dict) -> None:
                 f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
                 "is stitched"
             )
-    if config["intensity"]["destriping"] != "none":
+    if config["intensity"]["destriping"] not in ("auto", "none"):
         raise ConfigError(
             "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there are "
             "no overlaps to compare"
