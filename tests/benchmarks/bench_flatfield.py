@@ -3,10 +3,15 @@
     PYTHONPATH=workflow/scripts python tests/benchmarks/bench_flatfield.py [--seeds 0 1 2]
     ... --flatbench FOLDER [FOLDER ...]      # sets made by shared/tools/flatbench.py
     ... --flatbench FOLDER --stripes rows    # their tiles without stripes, for flatbench.py score
+    ... --mosaic ../shared/data/tiles_mosaic2d
 
 Prints a table: root mean square error of the profile (percent), error of the dark offset (counts),
-CPU seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles. With
---stripes it prints the seams of lines (percent) instead, and writes FOLDER/corrected.npz.
+what neighbouring tiles differ by after the correction and what is corrected beside the profile, CPU
+seconds. The plain mean subtracts the 2nd percentile of the tiles' darkest percentiles. With
+--stripes it prints the seams of lines (percent) instead, and writes FOLDER/corrected.npz. With
+--mosaic it prints the seams of real tiles in tissue: root mean square of the log ratio of blocks of
+16 x 16 pixels in overlaps at the measured positions, percent of one tile, where both hold more than
+1500 counts.
 """
 
 from __future__ import annotations
@@ -23,13 +28,20 @@ from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
+from bench_stitching import mosaic_tiles
 from intensity_truth import Scene, TruthSource, profile_error
 
 from terareg.acquisition.line_gains import LINES, load_line_gains
+from terareg.intensity.blocks import block_means
 from terareg.intensity.destriping import estimate_stripes
 from terareg.intensity.flatfield import estimate_flatfield
 from terareg.intensity.lines import LineLayout, sum_lines
-from terareg.intensity.sums import sum_tiles
+from terareg.intensity.settings import FlatfieldSettings
+from terareg.intensity.sums import SIDES, BlockLayout, sum_tiles
+from terareg.stitching.displacement import measure_batch
+from terareg.stitching.pairs import neighbours
+from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.solver import place
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
 
@@ -81,12 +93,14 @@ def flatbench_source(folder: Path) -> tuple[SimpleNamespace, np.ndarray, float]:
 def row(name: str, source, profile: np.ndarray, dark: float) -> str:
     mean, low = plain_mean(np.concatenate(list(source.data.values())))
     start = time.process_time()
-    flatfield, _ = estimate_flatfield([sum_tiles(source, source.names)])
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names)])
     seconds = time.process_time() - start
+    seams = info["seam_percent"] or {"after": float("nan")}
     return (
         f"| {name} | {profile_error(flatfield.profile, profile):.2f} | "
         f"{flatfield.background - dark:+.1f} | {profile_error(mean, profile):.1f} | "
-        f"{low - dark:+.1f} | {seconds:.1f} |"
+        f"{low - dark:+.1f} | {seams['after']:.2f} | {info['corrected']}; stripes: "
+        f"{info['stripes']} | {seconds:.1f} |"
     )
 
 
@@ -125,11 +139,63 @@ def even_stripes(folder: Path, lines: str) -> str:
     )
 
 
+def mosaic_seams(folder: Path) -> None:
+    """Print the seams that ways of correcting the real mosaic leave in tissue."""
+    source = mosaic_tiles(folder)
+    acquisition = source.acquisition
+    search = DisplacementSettings(search_um=(0.0, 60.0, 60.0))
+    pairs = measure_batch(source, acquisition, neighbours(acquisition), search)
+    places = {n: t.origin_vox for n, t in place(acquisition, pairs).tiles.items()}
+    raw = {tile.name: source.planes[tile.name][0].astype(np.float64) for tile in acquisition.tiles}
+    layout = BlockLayout.of(acquisition, places, acquisition.tile_shape[1] // 16)
+    ways = {
+        "default": FlatfieldSettings(),
+        "no gains": FlatfieldSettings(tile_gains=False),
+        "background 1075": FlatfieldSettings(background=1075.0),
+    }
+    print("| correction | positions | seams % | background | corrected | CPU s |")
+    print("|---|---|---|---|---|---|")
+    print(f"| none | measured | {_tissue_seams(raw, raw, layout, acquisition):.2f} | | | |")
+    for label, settings in ways.items():
+        for where, origins in (("stage", None), ("measured", places)):
+            start = time.process_time()
+            sums = sum_tiles(source, list(raw), settings, origins)
+            flatfield, info = estimate_flatfield([sums], settings)
+            seconds = time.process_time() - start
+            gains = info["gains"] if info["tile_gains"] else dict.fromkeys(raw, 1.0)
+            images = {
+                name: (image - flatfield.dark()) / (flatfield.profile * gains[name])
+                for name, image in raw.items()
+            }
+            seams = _tissue_seams(raw, images, layout, acquisition)
+            print(
+                f"| {label} | {where} | {seams:.2f} | {info['background_from']} | "
+                f"{info['corrected']} | {seconds:.1f} |",
+                flush=True,
+            )
+
+
+def _tissue_seams(raw: dict, images: dict, layout: BlockLayout, acquisition) -> float:
+    names = [tile.name for tile in acquisition.tiles]
+    found = []
+    for side in SIDES:
+        for first, second, edges in layout.pairs(side):
+            pair = list(zip((names[first], names[second]), edges))
+            before, after = (
+                [block_means(part[name], *(e[None] for e in cut)) for name, cut in pair]
+                for part in (raw, images)
+            )
+            seen = np.minimum(*before) > 1500
+            found.append(np.log(after[0][seen] / after[1][seen]))
+    return 100 * float(np.sqrt(np.mean(np.concatenate(found) ** 2) / 2))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--flatbench", type=Path, nargs="+", default=[])
     parser.add_argument("--stripes", choices=LINES)
+    parser.add_argument("--mosaic", type=Path, help="folder of the real 2-D mosaic")
     options = parser.parse_args()
     if options.stripes:
         print("| tiles | seams of lines, before % | after % | flat-field, CPU s | lines, CPU s |")
@@ -137,8 +203,14 @@ def main() -> None:
         for folder in options.flatbench:
             print(even_stripes(folder, options.stripes), flush=True)
         return
-    print("| tiles | profile error % | dark offset | plain mean: error % | dark offset | CPU s |")
-    print("|---|---|---|---|---|---|")
+    if options.mosaic:
+        mosaic_seams(options.mosaic)
+        return
+    print(
+        "| tiles | profile error % | dark offset | plain mean: error % | dark offset | "
+        "seams left % | corrected | CPU s |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     if options.flatbench:
         for folder in options.flatbench:
             print(row(folder.name, *flatbench_source(folder)), flush=True)

@@ -195,7 +195,7 @@ def crop(path: Path, seed: int) -> None:
         "crop", "colm", str(path.parent), 2, 2, tuple(tiles), (Channel("ch0", 0),), shape,
         "uint16", (5.0,) * 3, "SAR", (1 - 92 / shape[1], 1 - 92 / shape[2]), {},
     )  # fmt: skip
-    pairs = measure_batch(_Planes(planes), acquisition, neighbours(acquisition))
+    pairs = measure_batch(_Planes(planes, acquisition), acquisition, neighbours(acquisition))
     placement = place(acquisition, pairs)
     for pair in pairs:
         true = places[pair.b] - places[pair.a]
@@ -210,15 +210,16 @@ def crop(path: Path, seed: int) -> None:
 class _Planes:
     """Tiles in memory as a tile source."""
 
-    def __init__(self, planes: dict[str, np.ndarray]) -> None:
+    def __init__(self, planes: dict[str, np.ndarray], acquisition: Acquisition) -> None:
         self.planes = planes
+        self.acquisition = acquisition
 
     def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
         return self.planes[tile][z0:z1, y, x]
 
 
-def mosaic(folder: Path) -> None:
-    """Place the real mosaic and print its loops, links and warnings."""
+def mosaic_tiles(folder: Path) -> _Planes:
+    """The tiles of the real mosaic, with their acquisition."""
     tiles, planes = [], {}
     for line in (folder / "TileConfiguration.txt").read_text().splitlines():
         match = re.match(r"(\S+); *; *\(([-\d.]+), *([-\d.]+)\)", line)
@@ -232,7 +233,13 @@ def mosaic(folder: Path) -> None:
         "mosaic", "colm", str(folder), 3, 9, tuple(tiles), (Channel("ch0", 0),), (1, 512, 512),
         "uint16", (2.583,) * 3, "SAR", (1 - 460 / 512,) * 2, {},
     )  # fmt: skip
-    source = _Planes(planes)
+    return _Planes(planes, acquisition)
+
+
+def mosaic(folder: Path) -> None:
+    """Place the real mosaic and print its loops, links and warnings."""
+    source = mosaic_tiles(folder)
+    acquisition = source.acquisition
     steps = estimate_steps(source, acquisition)
     print(steps)
     settings = replace(DisplacementSettings(), search_um=(0.0, 60.0, 60.0))

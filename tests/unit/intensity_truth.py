@@ -29,6 +29,8 @@ class Scene:
     dark: float = 150.0
     medium: float = 30.0
     tissue: float = 2500.0
+    glow: float = 0.0  # counts of stray light in a corner of the camera
+    across: bool = False  # stripes are of columns instead of rows
 
 
 class TruthSource:
@@ -50,6 +52,7 @@ class TruthSource:
             for column in range(scene.columns)
             if (row, column) not in scene.empty
         ]
+        self.additive = scene.dark + scene.glow * _corner(scene.pixels)
         self.gains = {cell: 1 + scene.drift * rng.standard_normal() for cell in cells}
         signs = np.random.default_rng([scene.seed, 1]).uniform(-1, 1, len(cells))
         self.fades = dict(zip(cells, scene.fade * signs))
@@ -69,9 +72,10 @@ class TruthSource:
             planes = []
             for z, plane in enumerate(brain):
                 tissue = plane[y : y + scene.pixels, x : x + scene.pixels]
-                signal = tissue * self.profile * self.gain((row, column), z) * stripes[:, None]
+                lines = stripes[None] if scene.across else stripes[:, None]
+                signal = tissue * self.profile * self.gain((row, column), z) * lines
                 noise = rng.standard_normal(signal.shape) * np.sqrt(9 + 0.6 * signal)
-                planes.append(np.clip(np.rint(scene.dark + signal + noise), 0, 65535))
+                planes.append(np.clip(np.rint(self.additive + signal + noise), 0, 65535))
             self.data[name] = np.array(planes, np.uint16)
             origin = (0.0, float(row * step), float(column * step))
             tiles.append(SimpleNamespace(name=name, row=row, column=column, origin_vox=origin))
@@ -114,6 +118,13 @@ def _profile(scene: Scene, rng: np.random.Generator) -> np.ndarray:
     lines = ndimage.gaussian_filter1d(rng.standard_normal(scene.pixels), 1.0)
     profile = profile * (1 + scene.fixed_lines * lines / lines.std())[:, None]
     return profile / profile.mean()
+
+
+def _corner(pixels: int) -> np.ndarray:
+    """A spot in a corner, 1 in its middle, and another at an edge."""
+    y, x = np.meshgrid(*[np.linspace(-1, 1, pixels)] * 2, indexing="ij")
+    spots = [np.exp(-((y - a) ** 2 + (x - b) ** 2) / 0.25) for a, b in ((0.8, 0.8), (-0.2, -1))]
+    return spots[0] + 0.5 * spots[1]
 
 
 def _brain(scene: Scene, size: list[int], rng: np.random.Generator):

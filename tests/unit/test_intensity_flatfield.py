@@ -353,7 +353,7 @@ def test_statistics_file_that_is_damaged(tmp_path, sums):
         ({"image": "flat.tif"}, "contradict each other"),
         ({"method": "none", "tile_gains": True}, "'none' finds no gains of tiles"),
         ({"tile_gains": True, "tiles": 2}, "tile_gains need every tile, but tiles is 2"),
-        ({"tile_gains": "slab"}, "tile_gains 'slab' is unknown; set false, true or depth"),
+        ({"tile_gains": "slab"}, "tile_gains 'slab' is unknown; set auto, false, true or depth"),
     ],
 )
 def test_settings_out_of_range(settings, message):

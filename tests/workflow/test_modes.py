@@ -74,20 +74,24 @@ def test_own_positions_replace_the_measurement(finished, temporary):
 
 
 def test_stripes_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
-    workspace = running.copy_of(finished, type(finished)(tmp_path))
-    running.configure(workspace, intensity__destriping="rows")
-    run(workspace, "fused_volumes", "-R", "init_volume")
-    assert running.planned(workspace, "fused_volumes") == {}
-    assert not list(workspace.folder.glob("results/demo/intensity/*/lines/*"))
+    """Unasked, because the statistics of the tiles show them; beside a run that leaves them."""
+    assert not list(finished.folder.glob("results/demo/intensity/*/lines/*"))
     for channel in ("ch0", "ch1"):
         path = f"results/demo/intensity/{channel}/stripes.json"
-        seams = json.loads((workspace.folder / path).read_text())["seam_percent"]
-        assert seams["after"] < 0.75 * seams["before"]
-    assert fused_psnr(workspace) > fused_psnr(finished) + 0.3
+        found = json.loads((finished.folder / path).read_text())
+        assert found["lines"] == "rows"
+        assert found["seam_percent"]["after"] < 0.75 * found["seam_percent"]["before"]
+    workspace = running.copy_of(finished, type(finished)(tmp_path))
+    running.configure(workspace, intensity__destriping="none")
+    run(workspace, "fused_volumes", "-R", "init_volume")
+    assert running.planned(workspace, "fused_volumes") == {}
+    assert not list(workspace.folder.glob("results/demo/intensity/*/stripes.json"))
+    assert fused_psnr(finished) > fused_psnr(workspace) + 0.3
     config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
     workspace.write(config)
     planned = running.planned(workspace, "fused_volumes")
-    assert planned["fuse_block"] >= 2 and not planned.keys() & {"refine_flatfield", "sum_lines"}
+    assert planned["fuse_block"] >= 2 and planned["sum_lines"] == 2
+    assert "refine_flatfield" not in planned
 
 
 def fused_psnr(workspace) -> float:

@@ -97,7 +97,10 @@ use rule estimate_flatfield as refine_flatfield with:
 
 
 rule sum_lines:
-    """Gather means of lines of one batch of tiles, where they overlap (intensity.destriping only)."""
+    """Gather means of lines of one batch of tiles, where they overlap.
+
+    With intensity.destriping: auto it ends at once where the flat-field's statistics show no stripes.
+    """
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
@@ -120,7 +123,7 @@ rule sum_lines:
         record=record_of("sum_lines/{channel}_{batch}"),
         store=setting("store"),
         lines=setting("intensity.destriping"),
-        batches=batches(intensity_cost.tile_batches),
+        batches=batches(intensity_cost.line_batches),
         raw_state=of_channel(raw_data.raw_state),
     script:
         "../scripts/sum_lines.py"
@@ -134,8 +137,9 @@ rule estimate_stripes:
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
+        info=result("intensity/{channel}/flatfield.json"),
         lines=batch_files(
-            "intensity/{channel}/lines/{batch}.npz", intensity_cost.tile_batches
+            "intensity/{channel}/lines/{batch}.npz", intensity_cost.line_batches
         ),
     output:
         stripes=result("intensity/{channel}/stripes.json"),

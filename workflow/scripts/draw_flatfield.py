@@ -32,10 +32,11 @@ def main() -> None:
     channel = snakemake.wildcards.channel
     acquisition = load_acquisition(snakemake.input.acquisition)
     flatfield = load_flatfield(snakemake.input.profile, snakemake.input.info)
-    picture = flatfield_map(flatfield.profile, read_json(snakemake.input.info), channel=channel)
+    info = read_json(snakemake.input.info)
+    picture = flatfield_map(flatfield.profile, info, flatfield.additive, channel=channel)
     write_atomic(snakemake.output.profile, picture)
     before, after = mean_planes(TileSource(acquisition, channel), flatfield)
-    picture = tile_means(before - flatfield.background, after, channel=channel)
+    picture = tile_means(before - flatfield.dark(), after, channel=channel)
     write_atomic(snakemake.output.means, picture)
 
 

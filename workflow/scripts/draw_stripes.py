@@ -9,13 +9,17 @@ from terareg.acquisition.tiles import TileSource, open_shading
 from terareg.execution.job import run_job
 from terareg.storage.records import read_json
 from terareg.storage.store import Store, write_atomic
-from terareg.views.figures.intensity import stripes_map
+from terareg.views.figures.intensity import no_stripes, stripes_map
 
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     tiles = read_json(snakemake.input.stripes)["tiles"]
+    if not tiles:
+        info = read_json(snakemake.input.info)
+        write_atomic(snakemake.output.stripes, no_stripes(info.get("step_percent") or {}))
+        return
     tile = max(tiles, key=lambda entry: entry["spread_percent"])["name"]
     flatfield = open_shading(snakemake.input, store)
     stripes, depth = flatfield.stripes, acquisition.tile_shape[0]

@@ -1,18 +1,23 @@
 """Find the gains of the lines of all tiles of one channel, and write them into the store."""
 
+from terareg.acquisition.line_gains import wanted_lines
 from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
-from terareg.intensity.destriping import estimate_stripes
+from terareg.intensity.destriping import NO_SHADOWS, estimate_stripes
 from terareg.intensity.lines import LineLayout
 from terareg.stitching.placement import load_placement
-from terareg.storage.records import file_hash, fingerprint, write_json
+from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import Store
 
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
+    lines = wanted_lines(snakemake.params.lines, read_json(snakemake.input.info))
+    if lines == "none":
+        write_json(snakemake.output.stripes, NO_SHADOWS)
+        return
     origins = load_placement(snakemake.input.placement).origins(subpixel=True)
-    layout = LineLayout.of(acquisition, origins, snakemake.params.lines)
+    layout = LineLayout.of(acquisition, origins, lines)
     sums = list(snakemake.input.lines)
     state = fingerprint(snakemake.params.code, layout.lines, origins, [file_hash(p) for p in sums])
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)

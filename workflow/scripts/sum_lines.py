@@ -1,21 +1,27 @@
 """Gather the means of lines of one batch of tiles of one channel, in their overlaps."""
 
+from terareg.acquisition.line_gains import wanted_lines
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource, open_shading
 from terareg.core.parallel import batch_range
 from terareg.execution.job import run_job
-from terareg.intensity.lines import LineLayout, sum_lines
+from terareg.intensity.lines import LineLayout, sum_lines, sum_no_lines
 from terareg.stitching.placement import load_placement
+from terareg.storage.records import read_json
 from terareg.storage.store import Store
 
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
+    lines = wanted_lines(snakemake.params.lines, read_json(snakemake.input.info))
+    if lines == "none":
+        sum_no_lines(snakemake.output.lines)
+        return
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     flatfield = open_shading(snakemake.input, store)
     source = TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield)
     origins = load_placement(snakemake.input.placement).origins(subpixel=True)
-    layout = LineLayout.of(acquisition, origins, snakemake.params.lines)
+    layout = LineLayout.of(acquisition, origins, lines)
     batch = batch_range(
         len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
     )

@@ -75,9 +75,22 @@ class LineGains:
         )
 
 
-def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains:
-    """The gains that a summary in ``path`` describes, whose array is in ``store`` (of a sample)."""
+def wanted_lines(setting: str, info: Mapping) -> str:
+    """What ``intensity.destriping`` means for a channel: "rows", "columns" or "none".
+
+    "auto" is what the flat-field's statistics, ``info``, say about stripes.
+    """
+    return info.get("stripes", "none") if setting == "auto" else setting
+
+
+def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains | None:
+    """The gains that a summary in ``path`` describes, whose array is in ``store`` (of a sample).
+
+    None where the summary says that no line needs one.
+    """
     info = read_json(path)
+    if info.get("lines") == "none":
+        return None
     try:
         bottoms = {tile["name"]: int(tile["bottom"]) for tile in info["tiles"]}
         return LineGains(info["lines"], bottoms, store, info["key"], info["sha256"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import tifffile
+from scipy.interpolate import CubicSpline
 
 from terareg.acquisition.line_gains import LineGains
 from terareg.core.errors import IntensityError
@@ -32,7 +33,7 @@ class Gain:
 
 @dataclass(frozen=True, eq=False)
 class Flatfield:
-    """Shading of a channel: ``raw = true * gain * stripe * profile + background``.
+    """Shading of a channel: ``raw = true * gain * stripe * profile + background + additive``.
 
     Attributes
     ----------
@@ -44,12 +45,15 @@ class Flatfield:
         Relative brightness of tiles by name; 1 for those that are not in it.
     stripes : LineGains, optional
         Relative brightness of the lines of tiles.
+    additive : numpy.ndarray of float32, shape (y, x), optional
+        Counts that pixels have beside ``background``, mean 0.
     """
 
     profile: np.ndarray
     background: float
     gains: Mapping[str, Gain] = field(default_factory=dict)
     stripes: LineGains | None = None
+    additive: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         profile = np.ascontiguousarray(self.profile, np.float32)
@@ -68,6 +72,14 @@ class Flatfield:
             raise IntensityError(
                 f"dark offset {self.background} is not finite; give it in counts of the camera"
             )
+        if self.additive is not None:
+            additive = np.ascontiguousarray(self.additive, np.float32)
+            object.__setattr__(self, "additive", additive)
+            if additive.shape != profile.shape or not np.isfinite(additive).all():
+                raise IntensityError(
+                    f"additive image of shape {additive.shape} does not fit a profile of shape "
+                    f"{profile.shape}, or is not finite everywhere; run estimate_flatfield again"
+                )
         for tile, gain in self.gains.items():
             wrong = [value for value in gain.values if not 0 < value < np.inf]
             if wrong:
@@ -82,7 +94,14 @@ class Flatfield:
         profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
         gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
         stripes = self.stripes.digest if self.stripes else None
-        return fingerprint(profile, self.profile.shape, self.background, gains, stripes)
+        image = self.additive
+        additive = None if image is None else hashlib.sha256(image.tobytes()).hexdigest()
+        return fingerprint(profile, self.profile.shape, self.background, gains, stripes, additive)
+
+    def dark(self, y: slice = slice(None), x: slice = slice(None)) -> np.ndarray | np.float32:
+        """Counts to subtract from a part of a plane: a number, or float32 (rows, columns)."""
+        background = np.float32(self.background)
+        return background if self.additive is None else self.additive[y, x] + background
 
     def correct(
         self,
@@ -94,7 +113,7 @@ class Flatfield:
     ) -> tuple[np.ndarray, Clipped]:
         """Remove dark offset and shading, in float32.
 
-        It is ``(plane - background) / (profile * gain * stripe)``.
+        It is ``(plane - background - additive) / (profile * gain * stripe)``.
 
         Parameters
         ----------
@@ -128,7 +147,7 @@ class Flatfield:
             )
         if out is None:
             out = np.empty_like(plane)
-        background = np.float32(self.background)
+        dark = self.dark(y, x)
         if place is not None and place[0] in self.gains:
             profile = profile * np.float32(self.gains[place[0]].at(place[1]))
         if place is not None and self.stripes is not None:
@@ -141,7 +160,7 @@ class Flatfield:
             band = slice(start, start + rows)
             values = buffer[: plane[band].shape[0]]
             values[...] = plane[band]
-            values -= background
+            values -= dark if self.additive is None else dark[band]
             values /= profile[band]
             clipped += to_integer(values, plane.dtype, out[band], overwrite=True)[1]
         return out, clipped
@@ -168,4 +187,26 @@ def load_flatfield(
         gains = {tile: Gain(**gain) for tile, gain in info["depth_gains"].items()}
     elif info.get("tile_gains"):
         gains = {tile: Gain((0.0,), (gain,)) for tile, gain in info["gains"].items()}
-    return Flatfield(profile, info["background"], gains, stripes)
+    additive = None
+    if info.get("additive"):
+        additive = smooth_image(**info["additive"], shape=profile.shape)
+    return Flatfield(profile, info["background"], gains, stripes, additive)
+
+
+def smooth_image(
+    values: Sequence[Sequence[float]],
+    y: Sequence[float],
+    x: Sequence[float],
+    shape: tuple[int, int],
+) -> np.ndarray:
+    """Natural cubic spline through values (y, x) at pixel coordinates: float32 of ``shape``."""
+    image = np.asarray(values, np.float64)
+    for axis, places in enumerate((y, x)):
+        pixels = np.arange(shape[axis], dtype=np.float64)
+        if len(places) < 3:
+            weights = np.stack([np.interp(pixels, places, unit) for unit in np.eye(len(places))], 1)
+        else:
+            weights = CubicSpline(places, np.eye(len(places)), bc_type="natural")(pixels)
+        image = np.einsum("pk,k...->p...", weights, image)
+        image = image.swapaxes(0, 1)
+    return image.astype(np.float32)

@@ -294,7 +294,8 @@ def _check_meaning(config: dict[str, Any]) -> None:
     _check_kind_of_keys(source)
     flatfield = config["intensity"]["flatfield"]
     offset = (flatfield["method"], flatfield["background"])
-    if config["intensity"]["destriping"] != "none" and offset == ("none", None):
+    stripes_given = config["intensity"]["destriping"] not in ("auto", "none")
+    if stripes_given and offset == ("none", None):
         raise ConfigError(
             "intensity.destriping needs the dark offset of the camera, which "
             "intensity.flatfield.method: none does not find; give intensity.flatfield.background"
@@ -413,12 +414,12 @@ def _check_options(config: dict[str, Any]) -> None:
             f"{key}.image: {flatfield['image']!r} does not go with {key}.method: {method}; "
             "method image, and no other, needs the path of a TIFF"
         )
-    if flatfield["tile_gains"] and method != "statistics":
+    if flatfield["tile_gains"] in (True, "depth") and method != "statistics":
         raise ConfigError(
             f"{key}.tile_gains: {flatfield['tile_gains']!r} does not go with {key}.method: "
             f"{method}, which finds no gains; set tile_gains: false or method: statistics"
         )
-    if flatfield["tile_gains"] and flatfield["tiles"] not in ("all", 1):
+    if flatfield["tile_gains"] in (True, "depth") and flatfield["tiles"] not in ("all", 1):
         raise ConfigError(
             f"{key}.tile_gains: {flatfield['tile_gains']!r} needs every tile, but {key}.tiles is "
             f"{flatfield['tiles']}; set tiles: all or tile_gains: false"
@@ -487,7 +488,7 @@ def _check_volume_input(config: dict[str, Any]) -> None:
                 f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
                 "is stitched"
             )
-    if config["intensity"]["destriping"] != "none":
+    if config["intensity"]["destriping"] not in ("auto", "none"):
         raise ConfigError(
             "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there "
             "are no overlaps to compare"

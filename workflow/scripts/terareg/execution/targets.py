@@ -105,7 +105,9 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/tile_means_{channel}.png",
         ]
         if destripes(run, sample):
-            channels += ["intensity/{channel}/stripes.json", "views/stripes_{channel}.png"]
+            channels += ["intensity/{channel}/stripes.json"]
+        if run.option(sample, "intensity.destriping") in ("rows", "columns"):
+            channels += ["views/stripes_{channel}.png"]
         names += [
             "stitching/placement.json",
             "views/placement.png",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,7 @@ class BlockData:
     valid: np.ndarray  # bool (tiles, slabs)
     edges: tuple[np.ndarray, np.ndarray]
     overlaps: tuple[Overlap, ...]
+    floor_error: float = 1.0  # counts; how well the level without tissue can be known
 
     @classmethod
     def of(cls, stats: Mapping[str, np.ndarray], overlaps: bool = True) -> BlockData:
@@ -57,6 +58,23 @@ class BlockData:
         edges = stats["edges_y"], stats["edges_x"]
         found = _overlaps(stats) if overlaps else ()
         return cls(stats["mean"], stats["error"], valid, edges, found)
+
+    def less(self, image: np.ndarray, floor_error: float) -> BlockData:
+        """The same without an additive image (y, x), which is known to ``floor_error`` counts."""
+        whole = block_means(image, *(edges[None] for edges in self.edges)).astype(np.float32)
+        overlaps = tuple(
+            replace(
+                overlap,
+                mean=tuple(
+                    mean - block_means(image, *edges)[:, None].astype(np.float32)
+                    for mean, edges in zip(overlap.mean, overlap.edges)
+                ),
+            )
+            for overlap in self.overlaps
+        )
+        return replace(
+            self, mean=self.mean - whole, overlaps=overlaps, floor_error=max(1.0, floor_error)
+        )
 
     def lowest(self) -> float:
         """Level of the darkest blocks, the fallback for the dark offset."""

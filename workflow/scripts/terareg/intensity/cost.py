@@ -18,12 +18,25 @@ from terareg.core.cost import (
 from terareg.core.extents import Sample
 from terareg.volumes.cost import level_gb, read_share, row_batches, stored_gb, write_cpu
 
+_LIGHT = 4  # gigabytes that are hardly more than read take as long as one with all work
+_UNSURE = 4  # jobs of all channels, most of which find that nothing is to be done
+
 
 # ------------------------------------------------------------------ batches
 def tile_batches(sample: Sample) -> int:
     """Batches of the tiles of one channel."""
     size = sample.size
     return batches(size.channel_gb, size.tiles, sample.option("jobs.gb_per_job"), size.channels)
+
+
+def line_batches(sample: Sample) -> int:
+    """Batches of the means of lines of one channel, for which tiles are hardly more than read."""
+    size = sample.size
+    gb_per_job = _LIGHT * sample.option("jobs.gb_per_job")
+    count = batches(size.channel_gb, size.tiles, gb_per_job, size.channels)
+    if sample.option("intensity.destriping") == "auto":
+        count = min(count, max(1, _UNSURE // size.channels))
+    return count
 
 
 def sum_batches(sample: Sample) -> int:
@@ -69,8 +82,11 @@ def _solve_flatfield(of_channels: int | None = None) -> Callable[[Sample], Load]
 
 
 def destriped_channels(sample: Sample) -> int:
-    """Channels whose stripe artefacts are removed."""
-    return 0 if sample.option("intensity.destriping") == "none" else sample.size.channels
+    """Channels whose stripe artefacts are removed, or looked for."""
+    wanted = sample.option("intensity.destriping")
+    if wanted == "auto" and sample.option("intensity.flatfield.method") != "statistics":
+        wanted = "none"
+    return 0 if wanted == "none" else sample.size.channels
 
 
 def _share_of_lines(sample: Sample) -> float:
@@ -83,7 +99,7 @@ def _sum_lines(sample: Sample) -> Load:
     if not destriped_channels(sample):
         return Load(0)
     raw = sample.raw_gb
-    jobs = sample.size.channels * tile_batches(sample)
+    jobs = sample.size.channels * line_batches(sample)
     return Load(jobs, raw, raw * _share_of_lines(sample), 1.5 * raw)
 
 

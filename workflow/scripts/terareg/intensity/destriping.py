@@ -51,6 +51,8 @@ _CERTAIN = 0.05  # error of a ratio up to which it tells about all others
 _KNOWN = 4  # lines of an overlap, at least, that tell about all others
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
+# summary of a channel whose tiles show no stripes
+NO_SHADOWS = {"lines": "none", "tiles": [], "spread_percent": 0.0, "seam_percent": None}
 
 
 def estimate_stripes(

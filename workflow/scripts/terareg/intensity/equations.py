@@ -1,11 +1,17 @@
-"""Equations for profile and gains from differences of log intensity, and their solution.
+"""Equations for profile, gains and dark offset from block means, and their solution.
 
-Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile) and a log
-gain of each tile and slab. Each equation is the difference of two log block means: of the same
-tile, ``y = (P(u) - P(v)) c + tissue``, or of two tiles in their overlap,
-``y = (P(u) - P(v)) c + gain_a - gain_b + stripe of the line + noise``. They are solved by
-iteratively reweighted least squares; the precision of the roughness prior and the spreads of gains
-and stripes are re-estimated on the way (empirical Bayes).
+Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile), a log
+gain of each tile and slab, and, unless it is given, the dark offset b. Within a tile an equation is
+the difference of two log block means, ``y = (P(u) - P(v)) c + tissue``. In the overlap of two tiles
+it compares counts, so that blocks without tissue tell about the dark offset::
+
+    (x_a - b) exp(-h / 2) - (x_b - b) exp(h / 2) = noise
+    h = (P(u) - P(v)) c + gain_a - gain_b + stripe of the line
+
+made linear around the last solution and divided by the mean signal, which makes both kinds
+differences of logarithms. They are solved by iteratively reweighted least squares; the precision of
+the roughness prior and the spreads of gains and stripes are re-estimated on the way (empirical
+Bayes).
 """
 
 from __future__ import annotations
@@ -13,19 +19,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from terareg.intensity.blocks import Basis, BlockData, LinePatterns, Overlap
 
-_LAGS = (1, 2, 4)  # blocks between the two pixels of a difference within a tile
+_LAGS = (1, 2, 4, 8)  # blocks between the two pixels of a difference within a tile
 # differences within a tile are not independent of each other: this is what one of them counts
 _TISSUE_WEIGHT = 0.02
 _CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
 _LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about stripes
+_LARGE_SHADOW = 0.01  # standard deviation of logarithms
 _DEEPEST_SHADOW = 0.3  # standard deviation of logarithms
 RELATIVE_FLOOR = 0.004  # error that no block mean falls below
-_DARK_ERROR = 1.0  # counts; how well the dark offset can be known
+_LEAST_SIGNAL = 0.5  # counts; logarithms of less are not taken
+_STILL = 0.02  # counts; a smaller change of the dark offset changes nothing else
+_FREE_AFTER = 3  # steps of the solution after which the dark offset is no longer held
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,12 @@ class _Stripes:
 
 @dataclass(frozen=True)
 class Fit:
-    """Log profile as coefficients, log gains (tiles, slabs), and the variances found for both."""
+    """Solution of a :class:`Problem`, and the variances that were found on the way."""
 
-    coefficients: np.ndarray
-    gains: np.ndarray
+    coefficients: np.ndarray  # of the log profile
+    gains: np.ndarray  # logarithms (tiles, slabs)
+    background: float  # counts
+    background_error: float = 0.0  # standard error, 0 where it is given
     roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
     tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
     slab_spread: float = 0.02  # and of the slabs of a tile around it
@@ -58,19 +70,73 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class Problem:
+    """What is to be solved.
+
+    Attributes
+    ----------
+    data : BlockData
+    basis : Basis
+    lines : LinePatterns
+        Fixed lines, which are known.
+    background : float
+        Dark offset in counts, or what is expected of it.
+    spread : float
+        Standard deviation of that expectation, counts; 0 where the offset is given.
+    highest : float
+        Largest offset that is looked at.
+    """
+
+    data: BlockData
+    basis: Basis
+    lines: LinePatterns
+    background: float
+    spread: float = 0.0
+    highest: float = np.inf
+
+    @cached_property
+    def smooth(self) -> list[np.ndarray]:
+        """Change of the basis across each overlap, (terms, pairs, blocks y, blocks x)."""
+        return [
+            self.basis.over(overlap.edges[0]) - self.basis.over(overlap.edges[1])
+            for overlap in self.data.overlaps
+        ]
+
+    @cached_property
+    def fixed(self) -> list[np.ndarray]:
+        """Change of the fixed lines across each overlap, (pairs, blocks y, blocks x)."""
+        return [
+            self.lines.over(overlap.edges[0]) - self.lines.over(overlap.edges[1])
+            for overlap in self.data.overlaps
+        ]
+
+    def ratio(self, fit: Fit, index: int) -> np.ndarray:
+        """Log of the first tile's sensitivity over the second's: (pairs, slabs, blocks y, x)."""
+        overlap = self.data.overlaps[index]
+        smooth = np.tensordot(fit.coefficients, self.smooth[index], 1) + self.fixed[index]
+        gains = fit.gains[overlap.first] - fit.gains[overlap.second]
+        total = smooth[:, None] + gains[..., None, None]
+        return total + fit.stripes[index].of_blocks() if fit.stripes else total
+
+
+@dataclass(frozen=True)
 class Equations:
     """Differences of log intensity, within tiles or in the overlaps on one side.
 
-    ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + stripe``.
-    ``value`` and ``variance`` are float32 (a, slabs, blocks), ``basis`` is (terms, b, blocks). Of
-    equations within tiles a is tiles and b is 1, of those in overlaps both are pairs.
+    ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + stripe
+    + offset * background``. ``value``, ``variance`` and ``offset`` are float32 (a, slabs, blocks),
+    ``basis`` is (terms, b, blocks). Of equations within tiles a is tiles and b is 1, of those in
+    overlaps both are pairs.
     """
 
     value: np.ndarray
     variance: np.ndarray
     basis: np.ndarray
+    axis: int = 0  # along which blocks of a tile are compared,
+    far: bool = True  # and whether none lie more than twice as far apart
     overlap: Overlap | None = None
     index: int = 0  # of the overlap among those of the data
+    offset: np.ndarray | None = None
 
     def of_all(self, weights: np.ndarray) -> np.ndarray:
         """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
@@ -78,45 +144,56 @@ class Equations:
         return weights.sum(axes, dtype=np.float64).ravel()
 
 
-def _logarithm(
-    mean: np.ndarray, error: np.ndarray, valid: np.ndarray, background: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log of the signal and its variance, infinite where there is none; float32."""
-    signal = mean - np.float32(background)
-    usable = (signal > 3 * error) & valid[..., None, None]
-    signal = np.where(usable, signal, np.float32(1))
-    variance = (error**2 + np.float32(_DARK_ERROR**2)) / signal**2
-    return np.log(signal), np.where(usable, variance, np.float32(np.inf))
-
-
-def make_equations(
-    data: BlockData, basis: Basis, background: float, lines: LinePatterns
-) -> list[Equations]:
-    """Equations of neighbouring blocks within tiles, and of blocks that coincide in overlaps."""
-    log, error = _logarithm(data.mean, data.error, data.valid, background)
-    log -= lines.over(tuple(edges[None] for edges in data.edges))[0].astype(np.float32)
+def _within_tiles(problem: Problem, background: float) -> list[Equations]:
+    """Equations of neighbouring blocks."""
+    data, basis = problem.data, problem.basis
+    signal = data.mean - np.float32(background)
+    usable = (signal > 3 * data.error) & data.valid[..., None, None]
+    signal = np.where(usable, np.maximum(signal, np.float32(_LEAST_SIGNAL)), np.float32(1))
+    error = (data.error**2 + np.float32(data.floor_error**2)) / signal**2
+    error = np.where(usable, error, np.float32(np.inf))
+    lines = problem.lines.over(tuple(edges[None] for edges in data.edges))[0]
+    log = np.log(signal) - lines.astype(np.float32)
     found = []
     everything = slice(None)
-    for lag in _LAGS:
-        for axis in (0, 1):
-            if lag >= log.shape[axis + 2]:
-                continue
+    for axis in (0, 1):
+        lags = [lag for lag in _LAGS if lag < log.shape[axis + 2]]
+        for lag in lags:
             a, b = [everything, everything], [everything, everything]
             a[axis], b[axis] = slice(lag, None), slice(None, -lag)
             one, two = (..., a[0], a[1]), (..., b[0], b[1])
             change = (basis.blocks[one] - basis.blocks[two])[:, None]
-            found.append(Equations(*_flat(log[one] - log[two], error[one] + error[two], change)))
-    for index, overlap in enumerate(data.overlaps):
-        sides = [
-            _logarithm(mean, error, overlap.valid, background)
-            for mean, error in zip(overlap.mean, overlap.error)
-        ]
-        (log_a, error_a), (log_b, error_b) = sides
-        smooth, fixed = (
-            part.over(overlap.edges[0]) - part.over(overlap.edges[1]) for part in (basis, lines)
+            parts = _flat(log[one] - log[two], error[one] + error[two], change)
+            found.append(Equations(*parts, axis=axis, far=2 * lag >= lags[-1]))
+    return found
+
+
+def _in_overlaps(problem: Problem, fit: Fit) -> list[Equations]:
+    """Equations of blocks that coincide, linear around a fit."""
+    found = []
+    background = np.float32(fit.background)
+    for index, overlap in enumerate(problem.data.overlaps):
+        smooth = problem.smooth[index]
+        total = problem.ratio(fit, index).astype(np.float32)
+        scale = np.exp(0.5 * total)
+        a, b = (overlap.mean[0] - background) / scale, (overlap.mean[1] - background) * scale
+        signal = np.maximum(0.5 * (a + b), np.float32(_LEAST_SIGNAL))
+        noise = (overlap.error[0] / scale) ** 2 + (overlap.error[1] * scale) ** 2
+        noise += np.float32(problem.data.floor_error**2)
+        variance = np.where(overlap.valid[..., None, None], noise / signal**2, np.float32(np.inf))
+        # stripes, found from the same blocks, would make the offset agree with their errors
+        even = np.exp(0.5 * problem.ratio(replace(fit, stripes=()), index).astype(np.float32))
+        offset = (1 / even - even) / signal
+        value = (a - b) / signal + total - problem.fixed[index][:, None].astype(np.float32)
+        value += offset * background
+        value, variance, offset = (
+            part.reshape(*part.shape[:2], -1) for part in (value, variance, offset)
         )
-        value = log_a - log_b - fixed[:, None].astype(np.float32)
-        found.append(Equations(*_flat(value, error_a + error_b, smooth), overlap, index))
+        smooth = smooth.reshape(*smooth.shape[:2], -1)
+        variance = variance + np.float32(RELATIVE_FLOOR**2)
+        found.append(
+            Equations(value, variance, smooth, overlap=overlap, index=index, offset=offset)
+        )
     return found
 
 
@@ -131,32 +208,32 @@ def _flat(
 
 
 def solve(
-    data: BlockData,
-    basis: Basis,
-    equations: list[Equations],
-    start: Fit | None = None,
-    line_power: Sequence[float] = (0.0, 0.0),
+    problem: Problem, start: Fit | None = None, line_power: Sequence[float] = (0.0, 0.0)
 ) -> Fit:
-    """Reweighted least squares, from wide to narrow weights unless ``start`` is given.
-
-    A start also keeps its priors, so that fits of different dark offsets can be compared.
-    """
-    fit = start or Fit(np.zeros(len(basis.orders)), np.zeros(data.valid.shape))
-    for step in range(6 if start else 30):
+    """Reweighted least squares, from wide to narrow weights unless ``start`` is given."""
+    basis, data = problem.basis, problem.data
+    fit = start or Fit(np.zeros(len(basis.orders)), np.zeros(data.valid.shape), problem.background)
+    within, used = [], np.nan
+    for step in range(12 if start else 30):
         blur = 0.0 if start else 0.3 * 0.5**step
+        free = problem.spread > 0 and (start is not None or step >= _FREE_AFTER)
+        if not abs(fit.background - used) < _STILL:
+            within, used = _within_tiles(problem, fit.background), fit.background
+        equations = within + _in_overlaps(problem, fit)
         normal = _normal_equations(data, basis, equations, fit, blur)
-        old, fit = fit, _step(basis, normal, fit, line_power, adapt=step >= 2 and not start)
+        old, fit = fit, _step(problem, normal, fit, line_power, (step >= 2 or bool(start), free))
         if step >= 2 or start:
-            fit = replace(fit, stripes=_find_stripes(equations, fit, adapt=not start))
+            fit = replace(fit, stripes=_find_stripes(equations, fit))
         change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
-        if np.abs(change).max() < 2e-4 and (start or step >= 10):
+        moved = abs(fit.background - old.background) > _STILL
+        if np.abs(change).max() < 2e-4 and not moved and step >= (1 if start else 10):
             break
     return fit
 
 
 @dataclass(frozen=True)
 class _Normal:
-    """Weighted sums over all equations.
+    """Weighted sums over all equations; the dark offset is the last of the terms.
 
     ``shape`` (terms, terms) and ``shape_right`` (terms,) belong to the coefficients alone;
     ``links`` (slabs, tiles, terms + tiles) and ``links_right`` (slabs, tiles) are the rows of the
@@ -172,7 +249,7 @@ class _Normal:
 def _normal_equations(
     data: BlockData, basis: Basis, equations: list[Equations], fit: Fit, blur: float
 ) -> _Normal:
-    terms = len(basis.orders)
+    terms = len(basis.orders) + 1
     tiles, slabs = data.valid.shape
     normal = _Normal(
         np.zeros((terms, terms)), np.zeros(terms),
@@ -181,12 +258,24 @@ def _normal_equations(
     for part in equations:
         weight = _weights(part, fit, blur)
         weighted = weight * part.value
-        columns = part.basis.reshape(terms, -1)
-        normal.shape[:] += (columns * part.of_all(weight)) @ columns.T
-        normal.shape_right[:] += columns @ part.of_all(weighted)
+        columns = part.basis.reshape(terms - 1, -1)
+        normal.shape[:-1, :-1] += (columns * part.of_all(weight)) @ columns.T
+        normal.shape_right[:-1] += columns @ part.of_all(weighted)
         if part.overlap is None:
             continue
-        against = np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis)
+        turned = weight * part.offset
+        mixed = columns @ part.of_all(turned)
+        normal.shape[:-1, -1] += mixed
+        normal.shape[-1, :-1] += mixed
+        normal.shape[-1, -1] += (turned * part.offset).sum(dtype=np.float64)
+        normal.shape_right[-1] += (turned * part.value).sum(dtype=np.float64)
+        against = np.concatenate(
+            [
+                np.einsum("psk,ipk->psi", weight.astype(np.float64), part.basis),
+                turned.sum(2, dtype=np.float64)[..., None],
+            ],
+            axis=2,
+        )
         sums = weight.sum(2, dtype=np.float64)
         values = weighted.sum(2, dtype=np.float64)
         if fit.stripes:
@@ -222,7 +311,8 @@ def _leave_to_stripes(
         w = weight[:, slab].astype(np.float64)
         of_line = _by_lines(part, w, stripes.axis)  # (pairs, lines)
         share = 1 / (stripes.spread**-2 + of_line)
-        shape = _by_lines(part, w * part.basis, stripes.axis)  # (terms, pairs, lines)
+        columns = np.concatenate([part.basis, part.offset[None, :, slab]])
+        shape = _by_lines(part, w * columns, stripes.axis)  # (terms, pairs, lines)
         right = _by_lines(part, w * part.value[:, slab], stripes.axis)
         flat = shape.reshape(len(shape), -1)
         normal.shape[:] -= (flat * share.ravel()) @ flat.T
@@ -232,15 +322,10 @@ def _leave_to_stripes(
         values[:, slab] -= (share * of_line * right).sum(1)
 
 
-def _find_stripes(equations: list[Equations], fit: Fit, adapt: bool) -> tuple[_Stripes, ...]:
-    """Stripes of the overlaps by the residuals of a fit; axis and spread too where ``adapt``."""
+def _find_stripes(equations: list[Equations], fit: Fit) -> tuple[_Stripes, ...]:
+    """Stripes of the overlaps by the residuals of a fit, along the axis where there are more."""
     parts = [part for part in equations if part.overlap is not None]
-    if adapt:
-        spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (-1, -2))
-    elif fit.stripes:
-        spread, axis = fit.stripes[0].spread, fit.stripes[0].axis
-    else:
-        return ()
+    spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (-1, -2))
     if spread == 0:
         return ()
     found = []
@@ -287,13 +372,21 @@ def _blocks_less_lines(
     return (grid - shared).reshape(values.shape)
 
 
-def _step(basis: Basis, normal: _Normal, fit: Fit, line_power: Sequence[float], adapt: bool) -> Fit:
-    """Solve the normal equations under the priors of ``fit``, and adapt these to the solution.
+def _step(
+    problem: Problem,
+    normal: _Normal,
+    fit: Fit,
+    line_power: Sequence[float],
+    free: tuple[bool, bool],
+) -> Fit:
+    """Solve the normal equations under the priors of ``fit``.
 
     The gain of a slab is the gain of its tile plus a deviation. Deviations are eliminated slab by
-    slab; coefficients and gains of tiles are solved together.
+    slab; coefficients, dark offset and gains of tiles are solved together. ``free`` says whether
+    the priors are adapted to the solution, and whether the dark offset is changed.
     """
-    terms, tiles = len(basis.orders), normal.links.shape[1]
+    basis, tiles = problem.basis, normal.links.shape[1]
+    orders, terms = len(basis.orders), len(basis.orders) + 1
     penalty = np.array([float(a + b) ** 6 for a, b in basis.orders])
     lined = basis.line_variance(line_power)
     matrix = np.zeros((terms + tiles, terms + tiles))
@@ -302,21 +395,37 @@ def _step(basis: Basis, normal: _Normal, fit: Fit, line_power: Sequence[float], 
     matrix[:terms, terms:] = matrix[terms:, :terms].T
     right = np.concatenate([normal.shape_right, normal.links_right.sum(0)])
     prior = np.concatenate(
-        [1 / (1 / (fit.roughness * penalty) + lined), np.full(tiles, fit.tile_spread**-2)]
+        [
+            1 / (1 / (fit.roughness * penalty) + lined),
+            [problem.spread**-2 if free[1] else 1.0],
+            np.full(tiles, fit.tile_spread**-2),
+        ]
     )
     inverse = np.linalg.inv(normal.links[:, :, terms:] + np.eye(tiles) * fit.slab_spread**-2)
     eliminated = np.einsum("sij,sjk->sik", inverse, normal.links)
     matrix -= np.einsum("sij,sik->jk", normal.links, eliminated)
     right -= np.einsum("sij,si->j", eliminated, normal.links_right)
+    if free[1]:
+        right[orders] += problem.background * prior[orders]
+    else:  # what is known goes to the right side
+        right -= fit.background * matrix[orders]
+        matrix[orders] = matrix[:, orders] = 0
+        right[orders] = fit.background
     covariance = np.linalg.inv(matrix + np.diag(prior))
     answer = np.einsum("ij,j->i", covariance, right)
     deviations = np.einsum("sij,sj->si", inverse, normal.links_right)
     deviations -= np.einsum("sij,j->si", eliminated, answer)
-    fit = replace(fit, coefficients=answer[:terms], gains=(answer[terms:] + deviations).T)
-    if not adapt:
+    fit = replace(fit, coefficients=answer[:orders], gains=(answer[terms:] + deviations).T)
+    if free[1]:
+        fit = replace(
+            fit,
+            background=float(np.clip(answer[orders], 0, problem.highest)),
+            background_error=float(np.sqrt(covariance[orders, orders])),
+        )
+    if not free[0]:
         return fit
     square = answer**2 + np.diag(covariance)
-    rough = np.mean((penalty * square[:terms])[lined == 0])
+    rough = np.mean((penalty * square[:orders])[lined == 0])
     return replace(
         fit,
         roughness=float(np.clip(1 / rough, 1e-2, 10)),
@@ -335,6 +444,7 @@ def _residual(part: Equations, fit: Fit) -> np.ndarray:
     if part.overlap is not None:
         gains = fit.gains[part.overlap.first] - fit.gains[part.overlap.second]
         residual -= gains[..., None].astype(np.float32)
+        residual -= part.offset * np.float32(fit.background)
     return residual
 
 
@@ -352,6 +462,11 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     square = residual**2
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:
+        if fit.stripes and fit.stripes[0].axis + 2 != part.axis:
+            # lines have stripes of their own, whose errors add up along a chain of neighbours
+            if not part.far and fit.stripes[0].spread > _LARGE_SHADOW:
+                return np.zeros_like(variance)
+            variance = variance + np.float32(fit.stripes[0].spread ** 2)
         return np.float32(_TISSUE_WEIGHT / len(_LAGS)) / (variance + square)
     ratio = square / variance
     seen = ratio[part.variance < _CERTAIN]

@@ -1,7 +1,8 @@
 """Flat-field of a microscope, estimated from its own tiles.
 
-A raw pixel of tile n is ``background + gain_n * profile(y, x) * tissue + noise``: a dark offset,
-the illumination profile that all tiles share, and a brightness that may drift from tile to tile.
+A raw pixel of tile n is ``background + additive(y, x) + gain_n * profile(y, x) * tissue + noise``:
+a dark offset, stray light, the illumination profile that all tiles share, and a brightness that may
+drift from tile to tile.
 The mean tile of a brain is not flat, so no average of tiles is the profile. Two facts are used
 instead, both as differences of log intensity in which most of the tissue cancels:
 
@@ -10,6 +11,10 @@ instead, both as differences of log intensity in which most of the tissue cancel
   after Weiss, "Deriving intrinsic images from image sequences", ICCV 2001);
 * in the overlap of two tiles: the tissue is the same, so the difference is the profile's alone, and
   it agrees for bright and for dark tissue only if the dark offset is right.
+
+Where tiles without tissue show that what is counted there is no constant, an additive image takes
+the place of the dark offset if the overlaps agree better with it. What differs from tile to tile
+(gains, their change with depth, stripes of lines) is told from the overlaps too.
 
 The smooth profile is exp(Legendre series) with a roughness prior whose strength is found from the
 data; fixed lines of the sheet or the camera are a second factor along each axis.
@@ -30,11 +35,12 @@ from typing import Any
 import numpy as np
 import tifffile
 
-from terareg.acquisition.tile_correction import Flatfield
+from terareg.acquisition.tile_correction import Flatfield, smooth_image
 from terareg.core.errors import IntensityError, TeraregError
 from terareg.intensity.blocks import BlockData, seam_percent
+from terareg.intensity.evidence import Evidence, gather_evidence
 from terareg.intensity.settings import FlatfieldSettings
-from terareg.intensity.shading import fit_shading
+from terareg.intensity.shading import Shading, block_centres, fit_shading
 from terareg.intensity.sums import merge_sums
 from terareg.storage.foreign import boundary
 from terareg.storage.records import write_json
@@ -45,6 +51,7 @@ from terareg.volumes.voxels import file_voxels
 logger = logging.getLogger(__name__)
 
 _LEAST_DARK = 1.0  # counts; an offset found below is the bound of the search
+_LARGE_STEP = 1.0  # percent left between tiles, from which on the causes are named
 _LEAST_PROFILE = 0.02  # of the mean; noise is multiplied by its inverse
 
 
@@ -63,7 +70,7 @@ def estimate_flatfield(
     Returns
     -------
     flatfield : Flatfield
-        ``corrected = (raw - background) / profile``; the profile has mean 1.
+        ``corrected = (raw - background - additive) / profile``; the profile has mean 1.
     info : dict
         JSON-able: what was used, how the background was found, and how well overlaps agree
         before and after (``seam_percent``, None without overlaps that hold tissue).
@@ -82,37 +89,11 @@ def estimate_flatfield(
         "planes": int(stats["planes"].sum()),
         "warnings": [],
     }
-    if settings.method == "statistics":
-        shading = fit_shading(
-            data, stats, settings.degree, background=settings.background, lines=settings.lines
-        )
-        profile, background = shading.profile, shading.background
-        gains = shading.slab_gains if settings.tile_gains == "depth" else shading.gains[:, None]
-        gains = np.broadcast_to(gains, data.valid.shape) if settings.tile_gains else None
-        info["seam_percent"] = seam_percent(data, background, profile, gains)
-        info["background_from"] = shading.background_from
-        info["tile_gains"] = settings.tile_gains
-        info["gains"] = dict(zip(stats["tiles"].tolist(), shading.gains.tolist()))
-        if settings.tile_gains == "depth":
-            info["depth_gains"] = {
-                str(name): {"planes": planes[seen].tolist(), "values": gains[seen].tolist()}
-                for name, planes, gains, seen in zip(
-                    stats["tiles"], stats["depths"], gains, data.valid
-                )
-                if seen.any()
-            }
-        info["line_percent"] = dict(zip(("rows", "columns"), shading.line_percent))
-        if shading.background_from == "overlaps" and shading.background < _LEAST_DARK:
-            info["warnings"].append(
-                f"the search for the dark offset ended at its lower bound "
-                f"({shading.background:.1f} counts), which cameras do not have; look at the "
-                "flat-field and give intensity.flatfield.background"
-            )
-        if shading.background_from == "darkest blocks":
-            info["warnings"].append(
-                f"no overlaps with signal, so the background of {background:.4g} counts is the "
-                "level of the darkest blocks; set background if the camera's offset is known"
-            )
+    additive = None
+    if settings.method == "statistics" and len(stats["tiles"]) == 1:
+        profile, background = _of_one_tile(data, settings, info)
+    elif settings.method == "statistics":
+        profile, background, additive = _from_tiles(data, stats, settings, info)
     else:
         profile, background, info["background_from"] = _given(data, settings)
         info["seam_percent"] = seam_percent(data, background, profile)
@@ -126,7 +107,138 @@ def estimate_flatfield(
         )
     for text in info["warnings"]:
         logger.warning("flat-field: %s", text)
-    return Flatfield(profile=profile, background=float(background)), info
+    return Flatfield(profile=profile, background=float(background), additive=additive), info
+
+
+def _of_one_tile(
+    data: BlockData, settings: FlatfieldSettings, info: dict[str, Any]
+) -> tuple[np.ndarray, float]:
+    """Flat profile: in a single tile the sample and the microscope cannot be told apart."""
+    given = settings.background is not None
+    background = settings.background if given else data.lowest()
+    data.check_signal(background)
+    info["seam_percent"] = None
+    info["background_from"] = "given" if given else "darkest blocks"
+    info["warnings"].append(
+        "a single tile does not tell its shading from its tissue, so the profile is left flat and "
+        f"{background:.4g} counts are subtracted; give intensity.flatfield.image if it is known"
+    )
+    return np.ones((int(data.edges[0][-1]), int(data.edges[1][-1])), np.float32), background
+
+
+def _from_tiles(
+    data: BlockData,
+    stats: Mapping[str, np.ndarray],
+    settings: FlatfieldSettings,
+    info: dict[str, Any],
+) -> tuple[np.ndarray, float, np.ndarray | None]:
+    """Profile, background and additive image of the tiles; the rest goes into ``info``."""
+    shading = fit_shading(
+        data, stats, settings.degree, background=settings.background, lines=settings.lines
+    )
+    profile, background, additive = shading.profile, shading.background, None
+    raw = data
+    if shading.additive is not None:
+        grid = dict(zip("yx", (c.tolist() for c in block_centres(data.edges))))
+        info["additive"] = {"values": shading.additive.tolist(), **grid}
+        additive = smooth_image(**info["additive"], shape=profile.shape)
+        info["additive_range"] = [float(additive.min()), float(additive.max())]
+        data = data.less(additive, 0.0)
+    evidence = gather_evidence(shading.problem, shading.fit, shading.rest)
+    chosen = settings.tile_gains
+    if chosen == "auto":
+        every = settings.tiles in ("all", 1)
+        chosen = evidence.gains if evidence is not None and every else False
+    gains = np.broadcast_to(shading.gains, data.valid.shape)
+    total = np.where(data.valid, np.log(gains), 0).sum(1)
+    of_tile = np.exp(total / np.maximum(data.valid.sum(1), 1))
+    used = {"depth": gains, True: np.broadcast_to(of_tile[:, None], gains.shape)}.get(chosen)
+    info["seam_percent"] = seam_percent(data, background, profile, used)
+    if additive is not None and info["seam_percent"] is not None:
+        info["seam_percent"]["before"] = seam_percent(raw, background, profile)["before"]
+    info["background_from"] = shading.background_from
+    info["background_model"] = _background_model(shading)
+    info["background_error"] = shading.background_error
+    info["disagreement"] = shading.disagreement
+    if shading.floor is not None:
+        floor = shading.floor
+        info["without_tissue"] = {
+            "share": floor.share, "tiles": floor.tiles, "spread": floor.spread,
+        }  # fmt: skip
+    info["tile_gains"] = chosen
+    info["gains"] = dict(zip(stats["tiles"].tolist(), of_tile.tolist()))
+    if chosen == "depth":
+        info["depth_gains"] = {
+            str(name): {"planes": planes[seen].tolist(), "values": gains[seen].tolist()}
+            for name, planes, gains, seen in zip(stats["tiles"], stats["depths"], gains, data.valid)
+            if seen.any()
+        }
+    info["line_percent"] = dict(zip(("rows", "columns"), shading.line_percent))
+    if evidence is not None:
+        info["step_percent"] = evidence.percent
+        info["stripes"] = evidence.stripes
+        info["corrected"] = _corrected(evidence, chosen, additive is not None)
+    info["warnings"] += _doubts(shading, info)
+    return profile, background, additive
+
+
+def _background_model(shading: Shading) -> str:
+    """What is subtracted, and why that."""
+    if shading.additive is not None:
+        return "an additive image, which explains the overlaps better than a constant"
+    if shading.background_from == "given":
+        return "the given constant"
+    if shading.floor is None:
+        return "a constant: too few tiles without tissue to tell an additive image from it"
+    if "image" in shading.disagreement:
+        return "a constant: an additive image explains the overlaps no better"
+    return "a constant, which explains the tiles without tissue"
+
+
+def _corrected(evidence: Evidence, gains: bool | str, additive: bool) -> str:
+    """What is corrected beside the profile, in words with figures."""
+    steps = evidence.percent
+    found = []
+    if additive:
+        found.append(f"additive image ({steps['additive image']:.2g} %)")
+    if gains is True or (gains and steps["gain of tiles"]):
+        found.append(f"gains of tiles ({steps['gain of tiles']:.2g} %)")
+    if gains == "depth":
+        found.append(f"their change with depth ({steps['gain with depth']:.2g} %)")
+    return ", ".join(found) or "nothing beside profile and background"
+
+
+def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
+    """Sentences about what a user should look at."""
+    found = []
+    background, source = shading.background, shading.background_from
+    if source == "overlaps" and background < _LEAST_DARK:
+        found.append(
+            f"the dark offset ended at its lower bound ({background:.1f} counts), which cameras do "
+            "not have; look at the flat-field and give intensity.flatfield.background"
+        )
+    if source == "darkest blocks":
+        found.append(
+            f"no overlaps with signal, so the background of {background:.4g} counts is the "
+            "level of the darkest blocks; set background if the camera's offset is known"
+        )
+    if shading.additive is not None:
+        size = float(np.ptp(shading.additive))
+        if size > shading.signal:
+            found.append(
+                f"the additive image varies by {size:.4g} counts but tissue adds only "
+                f"{shading.signal:.4g} to it: what is left is the small difference of two large "
+                "numbers; keep stray light from the camera or raise the exposure"
+            )
+    seams, steps = info["seam_percent"], info.get("step_percent")
+    if seams is not None and steps and seams["after"] > _LARGE_STEP:
+        parts = ", ".join(f"{name} {size:.2g} %" for name, size in steps.items())
+        found.append(
+            f"neighbouring tiles differ by {seams['after']:.2g} % where they overlap; what the "
+            f"overlaps show is {parts}; corrected: {info['corrected']}"
+            + (f", stripes along {info['stripes']} (see there)" * (info["stripes"] != "none"))
+        )
+    return found
 
 
 def _given(data: BlockData, settings: FlatfieldSettings) -> tuple[np.ndarray, float, str]:

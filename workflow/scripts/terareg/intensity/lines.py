@@ -190,6 +190,13 @@ def sum_lines(
                     np.lib.format.write_array(stream, array, allow_pickle=False)
 
 
+def sum_no_lines(path: str | os.PathLike) -> None:
+    """Write a file like that of :func:`sum_lines` without any mean."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED):
+        pass
+
+
 def _line_means(
     source: TileReader, tile: str, layout: LineLayout, slab: int
 ) -> dict[str, np.ndarray]:

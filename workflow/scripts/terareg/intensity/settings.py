@@ -38,11 +38,12 @@ class FlatfieldSettings:
         Whether fixed line patterns along the axes are estimated.
     overlaps : bool
         Whether overlaps of neighbours are used.
-    tile_gains : bool or "depth"
+    tile_gains : bool, "depth" or "auto"
         Whether the relative brightness of each tile, found in its overlaps, is corrected as well:
         one gain for each tile, or gains that change with the plane; only with method="statistics".
+        "auto" corrects what the overlaps show clearly.
     background : float or None
-        Dark offset in counts; None estimates it.
+        Dark offset in counts, the same at every pixel; None estimates it, or an additive image.
     image : str or None
         TIFF of a user's own profile, any positive scale, for ``method="image"``.
     """
@@ -55,7 +56,7 @@ class FlatfieldSettings:
     degree: int = 8
     lines: bool = True
     overlaps: bool = True
-    tile_gains: bool | str = False
+    tile_gains: bool | str = "auto"
     background: float | None = None
     image: str | None = None
 
@@ -78,16 +79,18 @@ class FlatfieldSettings:
                 f"flat-field background {self.background} counts is impossible; give a number "
                 "from 0, or leave it out to have it estimated"
             )
-        if self.tile_gains not in (False, True, "depth"):
+        if self.tile_gains not in (False, True, "depth", "auto"):
             raise ConfigError(
-                f"flat-field tile_gains {self.tile_gains!r} is unknown; set false, true or depth"
+                f"flat-field tile_gains {self.tile_gains!r} is unknown; set auto, false, true or "
+                "depth"
             )
-        if self.tile_gains and self.method != "statistics":
+        wanted = self.tile_gains not in (False, "auto")
+        if wanted and self.method != "statistics":
             raise ConfigError(
                 f"flat-field method {self.method!r} finds no gains of tiles; set tile_gains to "
                 "false or method to statistics"
             )
-        if self.tile_gains and self.tiles not in ("all", 1):
+        if wanted and self.tiles not in ("all", 1):
             raise ConfigError(
                 f"flat-field tile_gains need every tile, but tiles is {self.tiles}; set "
                 "intensity.flatfield.tiles to all or tile_gains to false"

@@ -7,17 +7,25 @@ the dark offset is the one at which bright and dark tissue agree on the profile 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.fft import dct, idct
-from scipy.optimize import minimize_scalar
 
-from terareg.intensity.blocks import Basis, BlockData, LinePatterns
-from terareg.intensity.equations import RELATIVE_FLOOR, Fit, make_equations, solve
+from terareg.acquisition.tile_correction import smooth_image
+from terareg.intensity.additive import Floor, find_floor
+from terareg.intensity.blocks import Basis, BlockData, LinePatterns, block_means
+from terareg.intensity.equations import RELATIVE_FLOOR, Fit, Problem, solve
 from terareg.intensity.sums import line_sections
 
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
+_LEAST_SHAPE = 2.0  # counts, by which the level without tissue may differ from the constant model
+_NOTHING_LEFT = 0.15  # of such squares: a constant explains the overlaps within their errors
+_BETTER = 0.9  # of what the constant leaves in overlaps; an additive image must leave less
+# haze and dust change the level of many neighbouring blocks at once
+_NEIGHBOURS = 4.0
+_MARGIN = 3.0  # standard deviations that stay above 0 where there is nothing
+_LEAST_SPREAD = 10.0  # counts, by which the darkest blocks may lie above the dark offset
 
 
 @dataclass(frozen=True)
@@ -29,23 +37,54 @@ class Shading:
     profile : numpy.ndarray of float32, shape (y, x)
         Mean 1.
     background : float
-        Dark offset, counts.
+        Dark offset, counts; with an additive image its mean.
     background_from : str
-        "given", "overlaps" or "darkest blocks".
-    gains : numpy.ndarray of float64, shape (tiles,)
-        Relative brightness of the tiles, 1 where overlaps do not tell.
-    slab_gains : numpy.ndarray of float64, shape (tiles, slabs)
-        The same for each depth of a tile; that of the tile where overlaps do not tell.
+        "given", "overlaps", "darkest blocks" or "tiles without tissue".
+    background_error : float or None
+        Standard error of the dark offset, counts, where it was found from overlaps.
+    additive : numpy.ndarray of float64, shape (blocks y, blocks x), or None
+        Additive image beside ``background`` at the centres of blocks, mean 0.
+    gains : numpy.ndarray of float64, shape (tiles, slabs)
+        Relative brightness of tiles at each depth; that of the tile where overlaps do not tell.
     line_percent : tuple of float
         Standard deviation of the line patterns over rows and over columns.
+    signal : float
+        Median of what tissue adds to background and additive image in bright blocks, counts.
+    rest : numpy.ndarray of float32, shape (y, x), or None
+        Shape of the level without tissue that a number and a multiple of the profile lack, counts;
+        None where these explain the overlaps.
+    floor : Floor or None
+        Level without tissue, where tiles show none.
+    disagreement : dict of str to float
+        Of what the model leaves in overlaps, a robust mean of squares over noise: "constant", and
+        "image" where an additive image was tried.
+    problem, fit : Problem, Fit
+        The equations at the end, and their solution.
     """
 
     profile: np.ndarray
     background: float
     background_from: str
+    background_error: float | None
+    additive: np.ndarray | None
     gains: np.ndarray
-    slab_gains: np.ndarray
     line_percent: tuple[float, float]
+    signal: float
+    rest: np.ndarray | None
+    floor: Floor | None
+    disagreement: dict[str, float]
+    problem: Problem
+    fit: Fit
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Profile (y, x) of one model, lines, and the problem and fit behind them."""
+
+    profile: np.ndarray
+    patterns: LinePatterns
+    problem: Problem
+    fit: Fit
 
 
 def fit_shading(
@@ -56,7 +95,12 @@ def fit_shading(
     background: float | None = None,
     lines: bool = True,
 ) -> Shading:
-    """Find profile, dark offset and gains.
+    """Find profile, dark offset or additive image, and gains.
+
+    Two models are compared where tiles without tissue show that their level is not a number and a
+    multiple of the profile: a constant dark offset, found from the overlaps, and an additive image,
+    found from those tiles. In the second the profile is that of what tissue adds to the image. The
+    one that leaves less in the overlaps is taken.
 
     Parameters
     ----------
@@ -66,7 +110,7 @@ def fit_shading(
     degree : int
         Highest total degree of the smooth part.
     background : float, optional
-        Dark offset in counts, where it is known.
+        Dark offset in counts, where it is known; then there is no additive image.
     lines : bool
         Whether fixed line patterns are looked for.
 
@@ -76,107 +120,163 @@ def fit_shading(
         If no tile holds signal.
     """
     basis = Basis(data.edges, degree)
-    source = "given"
+    source, spread = "given", 0.0
+    expected, floor = background, find_floor(data)
     if background is None:
-        background, source = data.lowest(), "darkest blocks"
-        data.check_signal(background)
-        searched = _search_background(data, basis, background)
-        if searched is not None:
-            background, source = searched, "overlaps"
-    data.check_signal(background)
-    patterns = LinePatterns(*(np.zeros(int(edges[-1])) for edges in data.edges))
-    power = [0.0, 0.0]
-    # lines need the smooth part and the smooth part is fitted beside the lines: in turn
-    for _ in range(3 if lines else 1):
-        equations = make_equations(data, basis, background, patterns)
-        fit = solve(data, basis, equations, line_power=power)
-        if lines:
-            found = [_line(stats, axis, background, basis, fit.coefficients) for axis in (0, 1)]
-            patterns, power = (
-                LinePatterns(*(line for line, _ in found)),
-                [value for _, value in found],
-            )
-    profile = np.exp(basis.pixels(fit.coefficients) + patterns.pixels())
-    profile = (profile / profile.mean()).astype(np.float32)
-    known = data.valid.sum(1)
-    gains = np.exp(np.where(data.valid, fit.gains, 0).sum(1) / np.maximum(known, 1))
-    return Shading(
-        profile=profile,
-        background=float(background),
-        background_from=source,
-        gains=gains,
-        slab_gains=np.exp(fit.gains),
-        line_percent=(100 * float(patterns.y.std()), 100 * float(patterns.x.std())),
-    )
-
-
-def _search_background(data: BlockData, basis: Basis, highest: float) -> float | None:
-    """Dark offset at which bright and dark tissue agree on the profile in the overlaps.
-
-    None where the overlaps do not tell.
-    """
+        expected = data.lowest()
+        source = "overlaps" if data.overlaps else "darkest blocks"
+        spread = max(_LEAST_SPREAD, 0.5 * expected) if data.overlaps else 0.0
+    data.check_signal(expected)
     none = LinePatterns(*(np.zeros(int(edges[-1])) for edges in data.edges))
-    start: list[Fit | None] = [None]
-
-    def cost(background: float) -> float:
-        equations = make_equations(data, basis, background, none)
-        fit = solve(data, basis, equations, start[0])
-        start[0] = start[0] or fit
-        return _disagreement(data, background, fit, basis)
-
-    highest += 1.0
-    coarse = np.linspace(0.0, highest, 9)[::-1]
-    costs = [cost(float(value)) for value in coarse]
-    if max(costs) - min(costs) < 1e-3 * max(costs) or max(costs) == 0:
-        return None
-    best = int(np.argmin(costs))
-    low, high = coarse[min(best + 1, 8)], coarse[max(best - 1, 0)]
-    found = minimize_scalar(
-        cost, bounds=(low, high), method="bounded", options={"xatol": 0.1, "maxiter": 25}
+    problem = Problem(data, basis, none, expected, spread, expected + 1.0)
+    model = _fit_model(problem, stats, lines)
+    if source == "overlaps" and model.fit.background_error > 0.5 * spread:
+        source = "darkest blocks"
+    left = {"constant": _disagreement(data, model)}
+    additive, level = None, model.fit.background
+    shape = 0.0 if floor is None else _shape_counts(floor, model)
+    tried = shape and background is None and left["constant"] > _NOTHING_LEFT
+    if tried:
+        places = block_centres(data.edges)
+        image = smooth_image(floor.level, *places, model.profile.shape).astype(np.float64)
+        added = data.less(image, _NEIGHBOURS * floor.spread)
+        other = replace(problem, data=added, background=0.0, spread=0.0)
+        other = _fit_model(other, stats, lines, image)
+        left["image"] = _disagreement(data, other)
+        if left["image"] < _BETTER * left["constant"]:
+            model, source = other, "tiles without tissue"
+            additive = _without_medium(floor, _at_blocks(other.profile, data.edges))
+            level = float(additive.mean())
+            additive = additive - level
+    elif (
+        shape and background is not None
+    ):  # blocks without tissue contradict the given number, and count as much less
+        vague = replace(data, floor_error=_NEIGHBOURS * shape)
+        model = _fit_model(replace(problem, data=vague), stats, lines)
+    rest = None
+    if floor is not None and (additive is not None or (shape and background is not None)):
+        _, rest = _parts_of_level(floor, _at_blocks(model.profile, data.edges))
+        rest = smooth_image(rest, *block_centres(data.edges), model.profile.shape)
+    known = data.valid.sum(1, keepdims=True)
+    of_tile = np.where(data.valid, model.fit.gains, 0).sum(1, keepdims=True)
+    gains = np.where(data.valid, model.fit.gains, of_tile / np.maximum(known, 1))
+    return Shading(
+        profile=model.profile.astype(np.float32),
+        background=float(level),
+        background_from=source,
+        background_error=model.fit.background_error if source == "overlaps" else None,
+        additive=additive,
+        gains=np.exp(gains),
+        line_percent=(100 * float(model.patterns.y.std()), 100 * float(model.patterns.x.std())),
+        signal=_signal(model.problem.data, model.fit.background),
+        rest=rest,
+        floor=floor,
+        disagreement=left,
+        problem=model.problem,
+        fit=model.fit,
     )
-    return float(found.x)
 
 
-def _disagreement(data: BlockData, background: float, fit: Fit, basis: Basis) -> float:
-    """Robust sum of squares over overlaps, in counts, so that empty blocks count as well."""
-    gains = np.exp(fit.gains)[..., None, None]
-    total = 0.0
+def _signal(data: BlockData, background: float) -> float:
+    """Median of the blocks brighter than a tenth of the brightest, counts."""
+    signal = data.mean[data.valid] - background
+    return float(np.median(signal[signal >= 0.1 * np.quantile(signal, 0.99)]))
+
+
+def _fit_model(
+    problem: Problem,
+    stats: Mapping[str, np.ndarray],
+    lines: bool,
+    additive: np.ndarray | None = None,
+) -> _Model:
+    """Smooth part and lines in turn, as either is fitted beside the other."""
+    fit = solve(problem)
+    patterns = problem.lines
+    for _ in range(2 if lines else 0):
+        parts = [_line(stats, axis, problem.basis, fit, additive) for axis in (0, 1)]
+        patterns = LinePatterns(*(line for line, _ in parts))
+        problem = replace(problem, lines=patterns)
+        power = [value for _, value in parts]
+        if not any(power):
+            break
+        fit = solve(problem, fit, power)
+    profile = np.exp(problem.basis.pixels(fit.coefficients) + patterns.pixels())
+    return _Model(profile / profile.mean(), patterns, problem, fit)
+
+
+def block_centres(edges: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates of the centres of blocks."""
+    y, x = ((e[1:] + e[:-1] - 1) / 2 for e in edges)
+    return y, x
+
+
+def _at_blocks(image: np.ndarray, edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    return block_means(image, *(e[None] for e in edges))[0]
+
+
+def _parts_of_level(floor: Floor, profile: np.ndarray) -> tuple[float, np.ndarray]:
+    """The level as ``offset + medium * profile + rest``: the medium, not below 0, and the rest."""
+    seen = np.isfinite(floor.error)
+    design = np.stack([np.ones(seen.sum()), profile[seen]], axis=1)
+    medium = float(np.linalg.lstsq(design, floor.level[seen], rcond=None)[0][1])
+    medium = max(0.0, medium)
+    rest = floor.level - medium * profile
+    return medium, rest - rest[seen].mean()
+
+
+def _shape_counts(floor: Floor, model: _Model) -> float:
+    """What the level has beside a number and a multiple of the profile, counts; 0 within errors."""
+    _, rest = _parts_of_level(floor, _at_blocks(model.profile, model.problem.data.edges))
+    seen = np.isfinite(floor.error)
+    size = float(np.sqrt(np.mean(rest[seen] ** 2)))
+    error = float(np.sqrt(np.mean(floor.error[seen] ** 2)))
+    return size if size > max(_LEAST_SHAPE, 3 * error) else 0.0
+
+
+def _without_medium(floor: Floor, profile: np.ndarray) -> np.ndarray:
+    """Level without the medium's light, or so far below it that noise is not cut off at 0."""
+    medium, _ = _parts_of_level(floor, profile)
+    margin = _MARGIN * float(np.hypot(floor.noise, floor.spread)) / float(np.median(profile))
+    return floor.level - max(medium, margin) * profile
+
+
+def _disagreement(data: BlockData, model: _Model) -> float:
+    """Mean over overlaps of log(1 + squared difference / variance), in counts.
+
+    Empty blocks count as well. The variance does not depend on the model.
+    """
+    total, count = 0.0, 0
     for index, overlap in enumerate(data.overlaps):
-        tiles = overlap.first, overlap.second
-        # each side is brought to the geometric mean of both sensitivities
-        scales = [
-            (gains[t] * np.exp(np.tensordot(fit.coefficients, basis.over(e), 1))[:, None])
-            for t, e in zip(tiles, overlap.edges)
-        ]
-        ratio = np.sqrt(scales[1] / scales[0])
-        if fit.stripes:
-            ratio = ratio * np.exp(-0.5 * fit.stripes[index].of_blocks())
-        ratio = ratio.astype(np.float32)
-        x = (overlap.mean[0] - np.float32(background)) * ratio
-        y = (overlap.mean[1] - np.float32(background)) / ratio
-        variance = (overlap.error[0] * ratio) ** 2 + (overlap.error[1] / ratio) ** 2
-        variance += (0.5 * RELATIVE_FLOOR * (x + y)) ** 2
-        valid = overlap.valid[..., None, None]
-        total += float(np.where(valid, np.log1p((x - y) ** 2 / variance), 0).sum(dtype=np.float64))
-    return total
+        mine = model.problem.data.overlaps[index]
+        scale = np.exp(0.5 * model.problem.ratio(model.fit, index)).astype(np.float32)
+        dark = np.float32(model.fit.background)
+        difference = (mine.mean[0] - dark) / scale - (mine.mean[1] - dark) * scale
+        variance = overlap.error[0] ** 2 + overlap.error[1] ** 2 + np.float32(1)
+        variance += (0.5 * RELATIVE_FLOOR * (overlap.mean[0] + overlap.mean[1])) ** 2
+        cost = np.log1p(difference**2 / variance)[overlap.valid]
+        total, count = total + float(cost.sum(dtype=np.float64)), count + cost.size
+    return total / max(count, 1)
 
 
 def _line(
     stats: Mapping[str, np.ndarray],
     axis: int,
-    background: float,
     basis: Basis,
-    coefficients: np.ndarray,
+    fit: Fit,
+    additive: np.ndarray | None,
 ) -> tuple[np.ndarray, float]:
     """Log line profile along one axis, free of what the smooth part can hold.
 
     Estimated from each half of the tiles. Octave by octave, what the halves do not share is
     noise: a line that both show is kept with the weight of a Wiener filter, any other dropped.
     """
-    values = stats["rows" if axis == 0 else "columns"].astype(np.float64) - background
-    seen = (stats["line_planes"] > 0)[..., None, None] & (values > 0)
-    smooth = basis.pixels(coefficients)
+    values = stats["rows" if axis == 0 else "columns"].astype(np.float64) - fit.background
+    smooth = basis.pixels(fit.coefficients)
     cuts = line_sections(smooth.shape[1 - axis])
+    if additive is not None:
+        means = np.add.reduceat(additive, cuts[:-1], axis=1 - axis)
+        values -= (means if axis == 1 else means.T) / np.diff(cuts)[:, None]
+    seen = (stats["line_planes"] > 0)[..., None, None] & (values > 0)
     means = np.add.reduceat(np.exp(smooth), cuts[:-1], axis=1 - axis)
     model = np.log(means if axis == 1 else means.T)
     tissue = 0.1 * np.quantile(values, 0.99)
@@ -210,11 +310,12 @@ def _robust_line(log: np.ndarray, polynomials: np.ndarray) -> np.ndarray:
         if lag >= size:
             continue
         difference = log[:, lag:] - log[:, :-lag]
-        enough = np.isfinite(difference).sum(0) >= 4
+        count = np.isfinite(difference).sum(0)
+        index = np.flatnonzero(count >= 4)
+        ranked = np.sort(difference.T[index], axis=1)  # what is not a number comes last
+        places = np.stack([(count[index] - 1) // 2, count[index] // 2], axis=1)
         median = np.zeros(size - lag)
-        if enough.any():
-            median[enough] = np.nanmedian(difference[:, enough], axis=0)
-        index = np.flatnonzero(enough)
+        median[index] = np.take_along_axis(ranked, places, axis=1).mean(1)
         np.add.at(right, index + lag, median[index])
         np.add.at(right, index, -median[index])
         for i, j, sign in ((0, 0, 1), (lag, lag, 1), (0, lag, -1), (lag, 0, -1)):

@@ -13,7 +13,7 @@ from terareg.core.cost import (
     whole,
 )
 from terareg.core.extents import Sample
-from terareg.intensity.cost import BIAS_RESOLUTION, bias_fields, destriped_channels
+from terareg.intensity.cost import BIAS_RESOLUTION, bias_fields
 from terareg.registration.cost import channels_registered, of_atlases, registered
 from terareg.volumes.cost import image_volumes
 
@@ -24,11 +24,14 @@ def _gains_of_a_tile(sample: Sample, threads: int) -> float:
     return planes(24)(sample, threads) + 32e-6 * depth * max(sides)
 
 
+def _drawn_stripes(sample: Sample) -> int:
+    known = sample.option("intensity.destriping") in ("rows", "columns")
+    return sample.size.channels if known else 0
+
+
 RULES = {
     "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
-    "draw_stripes": RuleCost(
-        "views", _gains_of_a_tile, for_each(destriped_channels), needs="tiles"
-    ),
+    "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
     "draw_volume": RuleCost("views", flat(230), for_each(image_volumes, 4.0)),
     "draw_bias_field": RuleCost("bias", whole(BIAS_RESOLUTION, 32), for_each(bias_fields, 2.0)),

@@ -48,9 +48,9 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 1.0,
         "fail": 5.0,
-        "advice": "Look at the flat-field: use more planes, or give the dark offset or an image. "
-        "Where tiles differ as a whole, set intensity.flatfield.tile_gains; where there are "
-        "streaks, intensity.destriping.",
+        "advice": "Section Intensity says how much of it are gains, an additive image or stripes, "
+        "and what of these is corrected. Unexplained steps are of tiles in the wrong place, of "
+        "tissue that changed in between, or of a profile that needs more planes or an image.",
     },
     "stitching.kept_percent": {
         "text": "Links with structure in the overlap that the placement kept",

@@ -11,7 +11,9 @@ from terareg.views.figures import canvas
 
 
 @canvas.picture
-def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure:
+def flatfield_map(
+    profile: np.ndarray, info: Mapping, additive: np.ndarray | None = None, *, channel: str
+) -> Figure:
     """Draw a flat-field with its row and column profiles and what it was made of.
 
     Parameters
@@ -21,6 +23,8 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure
     info : mapping
         Shown as far as present: method, background (counts), tiles, planes, residual (fraction),
         tissue_fraction.
+    additive : numpy.ndarray, float, shape (y, x), optional
+        Additive image beside the background, counts.
     channel : str
         Name in the heading.
 
@@ -28,8 +32,11 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure
     small, factor = canvas.shrink(np.asarray(profile) * 100)
     height, width = profile.shape
     low, high = canvas.window(small, 0.1, 99.9)
-    figure = canvas.new_figure(8.6, 6.0, f"Flat-field of channel {channel}")
-    axes = canvas.axes_grid(figure, 2, 2, width_ratios=(3, 1.35), height_ratios=(3, 1.2))
+    rows = 2 if additive is None else 3
+    title = f"Flat-field of channel {channel}"
+    figure = canvas.new_figure(8.6, 6.0 if additive is None else 9.6, title)
+    heights = (3, 1.2, 2.6)[:rows]
+    axes = canvas.axes_grid(figure, rows, 2, width_ratios=(3, 1.35), height_ratios=heights)
     picture = axes[0, 0].imshow(
         small, cmap="cividis", vmin=low, vmax=high, extent=(0, width, height, 0), aspect="auto"
     )
@@ -45,6 +52,31 @@ def flatfield_map(profile: np.ndarray, info: Mapping, *, channel: str) -> Figure
     _profiles(axes[0, 1], small, factor, across=False)
     axes[0, 1].sharey(axes[0, 0])
     canvas.note(axes[1, 1], _flatfield_facts(profile, info))
+    if additive is not None:
+        image, _ = canvas.shrink(np.asarray(additive) + info["background"])
+        picture = axes[2, 0].imshow(
+            image, cmap="cividis", extent=(0, width, height, 0), aspect="auto"
+        )
+        axes[2, 0].set_ylabel("camera row (pixel)")
+        axes[2, 0].set_title("Background with its additive image, from tiles without tissue")
+        figure.colorbar(picture, ax=axes[2, 0], label="counts", fraction=0.05, pad=0.02)
+        canvas.note(axes[2, 1], [f"{image.min():.0f} to {image.max():.0f} counts,", "subtracted"])
+    return figure
+
+
+@canvas.picture
+def no_stripes(steps: Mapping[str, float]) -> Figure:
+    """Say that the overlaps show no stripes, with what tiles differ by.
+
+    Parameters
+    ----------
+    steps : mapping of str to float
+        Causes and their brightness steps, percent of one tile.
+    """
+    figure = canvas.new_figure(8.6, 2.6, "Stripes of the light-sheet: none")
+    axes = canvas.axes_grid(figure, 1, 1)
+    lines = ["Lines of neighbouring tiles agree in their overlaps: no line was corrected.", ""]
+    canvas.note(axes[0, 0], lines + [f"{name}: {size:.2f} %" for name, size in steps.items()])
     return figure
 
 
@@ -136,6 +168,7 @@ def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
     texts = {
         "method": "method: {}",
         "background": "dark offset: {:.1f} counts",
+        "background_model": "it is {}",
         "tiles": "tiles used: {:d}",
         "planes": "planes used: {:d}",
         "tissue_fraction": "planes with tissue: {:.0%}",
