@@ -294,6 +294,7 @@ class NewObject:
         self._store, self._key = store, check_key(key)
         self.size = 0
         self._descriptor = -1
+        self._part: Path | None = None
         self._data = bytearray()
         if store.is_s3:
             return
@@ -332,6 +333,7 @@ class NewObject:
             os.fsync(self._descriptor)
             self._close()
             os.replace(self._part, self._path)
+            self._part = None
         except OSError as error:
             raise self._store._os_error("write", self._key, error) from error
 
@@ -340,6 +342,7 @@ class NewObject:
         self._data = bytearray()
         if self._descriptor >= 0:
             self._close()
+        if self._part is not None:
             self._part.unlink(missing_ok=True)
 
     def _write(self, start: int, views: list[memoryview]) -> None:
