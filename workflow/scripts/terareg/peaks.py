@@ -185,13 +185,20 @@ def contrast_sums(brain: Brain, atlas: str) -> int:
     """Sums over windows that the contrast transform makes at every voxel; 17 by default.
 
     Moments of every image, products of every two, images times channels, and those with the
-    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`).
+    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`). With regions there
+    is a painted image for every channel, and polynomials are straight lines: the larger of both.
     """
     order = brain.option("registration.contrast_order")
     count, channels = images(brain, atlas), channels_registered(brain)
-    terms = order * count + 1
-    pairs = count * (count - 1) // 2
-    return 2 * order * count + order**2 * pairs + (terms + 1) * (channels + 1) + 1
+
+    def sums(order: int, count: int) -> int:
+        terms = order * count + 1
+        pairs = count * (count - 1) // 2
+        return 2 * order * count + order**2 * pairs + (terms + 1) * (channels + 1) + 1
+
+    if brain.option("registration.regions") == "none":
+        return sums(order, count)
+    return max(sums(order, count), sums(min(1, order), count + channels))
 
 
 def working_mvox(brain: Brain, atlas: Grid) -> float:

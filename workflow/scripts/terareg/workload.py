@@ -436,9 +436,9 @@ RULES = {
         "registration",
         peaks.registered(
             lambda brain, name: 377 + 19 * peaks.contrast_sums(brain, name),
-            lambda brain, name: 1.5 + 6 * peaks.images(brain, name),
+            lambda brain, name: 6.5 + 6 * peaks.images(brain, name),
         ),
-        _of_atlases(100.0, peaks.channels_registered, sums=0.4),
+        _of_atlases(190.0, peaks.channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
     ),
@@ -451,7 +451,7 @@ RULES = {
         _of_atlases(2.0, peaks.channels_registered),
     ),
     "init_labels": Rule("regions", peaks.atlas(4), _for_each(_atlases)),
-    "transform_labels": Rule("regions", peaks.blocks(4.5, 2, 240), _transform_labels, heavy=True),
+    "transform_labels": Rule("regions", peaks.blocks(4.5, 3, 400), _transform_labels, heavy=True),
     "mesh_labels": Rule(
         "regions",
         peaks.mesh_labels,
