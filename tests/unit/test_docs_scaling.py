@@ -40,7 +40,7 @@ SAMPLES = {
     "one tile": (brain(1, 1, 1, **at_working_voxel()), 17, 1, 1),
     "wide, small blocks": (brain(2, 30, **at_working_voxel(volume={"block": 256})), 17, 1, 1),
     "fine atlas": (brain(atlas=FINE_ATLAS, **at_working_voxel()), 17, 1, 1),
-    "two channels": (brain(**at_working_voxel(("ch0", "ch1"))), 22, 1, 2),
+    "two channels": (brain(**at_working_voxel(("ch0", "ch1"))), 25, 1, 2),
     "two images": (brain(**at_working_voxel(atlases=two_images())), 38, 2, 1),
     "both": (brain(**at_working_voxel(("ch0", "ch1"), atlases=two_images())), 46, 2, 2),
     "an image file": (imported(brain(**at_working_voxel())), 17, 1, 1),

@@ -6,10 +6,12 @@ from regions_helpers import AffineMap, blocks, grid, rotation, toy_atlas
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from terareg.atlas.ontology import Ontology, Structure
+from terareg.atlas.prepare import make_atlas
 from terareg.core.frames import Frame
 from terareg.regions import labels as labels_module
 from terareg.regions import warp as warp_module
-from terareg.regions.labels import hemisphere_block, label_block, region_block, regions_at
+from terareg.regions.labels import Vote, hemisphere_block, label_block, region_block, regions_at
 from terareg.regions.warp import LevelReader, channel_block
 
 SAMPLE = Frame((17, 14, 19), (18.0, 21.0, 15.0), (-20.0, 10.0, 5.0), "SAR")
@@ -177,3 +179,55 @@ def test_level_reader_adapts_a_pyramid():
     assert reader.frame == SAMPLE.downsampled((2, 2, 2))
     inner = reader.frame.cropped((1, 1, 1), (3, 3, 3))
     assert (channel_block(AffineMap(), reader, inner) == 1).all()
+
+
+def test_a_vote_is_the_maximum_of_interpolated_shares():
+    atlas, transform = toy_atlas(), AffineMap(rotation(17))
+    index = atlas.frame.to_index(transform.to_atlas(grid(SAMPLE).reshape(-1, 3))).T
+    annotation = atlas.annotation
+    shares = np.stack([
+        ndimage.map_coordinates((annotation == i).astype(float), index, order=1,
+                                mode="grid-constant", cval=float(i == 0))
+        for i in atlas.ids
+    ])  # fmt: skip
+    wanted = atlas.ids[shares.argmax(0)]
+    found = Vote(atlas).block(transform, SAMPLE).ravel()
+    clear = np.diff(np.sort(shares, axis=0)[-2:], axis=0)[0] > 1e-3
+    assert found.dtype == np.uint32 and clear.mean() > 0.9
+    assert np.array_equal(found[clear], wanted[clear])
+    assert (found != label_block(transform, atlas, SAMPLE).ravel()).any()
+
+
+def test_a_vote_makes_a_slanted_border_smooth():
+    annotation = np.zeros((12, 12, 12), np.uint32)
+    z, y, _ = np.indices(annotation.shape)
+    annotation[z + y < 11] = 7
+    atlas = make_atlas(annotation, Frame(annotation.shape, (10.0,) * 3, orientation="RIP"),
+                       Ontology([Structure(7, "a", "a")]))  # fmt: skip
+    fine = Frame((60, 60, 4), (1.0, 1.0, 1.0), (20.0, 20.0, 50.0), "RIP")
+    z, y, _ = np.meshgrid(*fine.axes_um(), indexing="ij")
+    truth = np.where(z + y < 105, 7, 0)
+    wrong = [
+        np.mean(found != truth)
+        for found in (Vote(atlas).block(AffineMap(), fine), label_block(AffineMap(), atlas, fine))
+    ]
+    assert wrong[0] < 0.5 * wrong[1]
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4, 5])
+def test_votes_blockwise_equal_the_whole_where_they_are_equal(factor):
+    atlas = toy_atlas(spacing_um=(0.3, 0.1, 0.7))
+    spacing = tuple(s / factor for s in atlas.frame.spacing_um)
+    sample = Frame(tuple(n * factor for n in atlas.frame.shape), spacing)
+    vote = Vote(atlas)
+    whole = vote.block(AffineMap(), sample)
+    for start, stop in blocks(sample.shape, (7, 5, 11)):
+        box = tuple(slice(a, b) for a, b in zip(start, stop))
+        assert np.array_equal(vote.block(AffineMap(), sample.cropped(start, stop)), whole[box])
+
+
+def test_far_outside_nothing_is_elected():
+    atlas = toy_atlas(shape=(3, 3, 3), spacing_um=(10, 10, 10))
+    point = np.array([[-400.0, 0, 0], [25.01, 0, 0], [np.nan, 0, 0], [10, 10, 10]])
+    found = Vote(atlas)(point.T)
+    assert found.tolist() == [0, 0, 0, atlas.annotation[1, 1, 1]]

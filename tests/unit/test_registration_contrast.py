@@ -114,12 +114,12 @@ def test_polynomials_of_two_images_are_recovered_for_every_channel():
     a, b = 2 * images / 1.2 - 1
     targets = torch.stack([0.3 + 0.5 * a - 0.2 * b**2, 0.1 - 0.4 * a**2 + 0.6 * b])
     full = torch.ones(space.shape)
-    contrast = LocalContrast(space, 2, float("inf"), CPU)
+    contrast = LocalContrast(space, (2, 2), float("inf"), CPU)
     # a fraction that is not constant, so that it can be told from the first term
     fraction = torch.rand(space.shape, generator=torch.Generator().manual_seed(1))
     found = contrast.fit(images, fraction, targets, full)
     expected = [[0.3 - 0.1, 0.5, 0, 0, -0.1, 0], [0.1 - 0.2, 0, -0.2, 0.6, 0, 0]]
-    assert contrast.terms(2) == ["1", "T1(I1)", "T2(I1)", "T1(I2)", "T2(I2)", "fraction"]
+    assert contrast.terms() == ["1", "T1(I1)", "T2(I1)", "T1(I2)", "T2(I2)", "fraction"]
     np.testing.assert_allclose(found[..., 0, 0, 0], expected, atol=2e-3)
     assert (contrast.apply(found, images, fraction) - targets).abs().max() < 2e-3
 

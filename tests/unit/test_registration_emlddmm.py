@@ -92,10 +92,10 @@ def test_contrast_fit_recovers_a_polynomial_that_varies_in_space():
     z = size.points(CPU)[0]
     full = torch.ones(size.shape)
     target = (0.2 + 0.1 * z) - (0.8 - 0.05 * z) * image + 0.3 * image**2
-    contrast = LocalContrast(size, 2, 1.0, CPU)
+    contrast = LocalContrast(size, (2,), 1.0, CPU)
     predicted = contrast.apply(contrast.fit(image, full, target, full), image, full)
     local = (predicted - target).square().mean().sqrt()
-    whole = LocalContrast(size, 2, float("inf"), CPU)
+    whole = LocalContrast(size, (2,), float("inf"), CPU)
     rest = whole.apply(whole.fit(image, full, target, full), image, full) - target
     assert local < 0.5 * rest.square().mean().sqrt()
 
@@ -109,7 +109,7 @@ def test_contrast_ignores_voxels_without_weight():
     weight = torch.ones(size.shape)
     weight[:, :, 10:] = 0
     full = torch.ones(size.shape)
-    contrast = LocalContrast(size, 1, 1.2, CPU)
+    contrast = LocalContrast(size, (1,), 1.2, CPU)
     predicted = contrast.apply(contrast.fit(image, full, broken, weight), image, full)
     assert (predicted - target).abs().max() < 0.02
 
@@ -130,7 +130,7 @@ def test_a_surface_stays_where_it_is_when_dark_tissue_turns_bright():
     truth = ndimage.gaussian_filter(inside.astype(float), 1.0)
     assert np.abs(fraction - truth).mean() < 0.02
     grid = SamplingGrid(atlas.shape, spacing, (0.0, 0.0, 0.0))
-    contrast = LocalContrast(grid, 3, 1.2, CPU)
+    contrast = LocalContrast(grid, (3,), 1.2, CPU)
     values, full, target = (torch.tensor(a, dtype=torch.float32)
                             for a in (image.values, fraction, sample))  # fmt: skip
     weight = torch.ones_like(target)

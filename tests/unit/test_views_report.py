@@ -100,6 +100,7 @@ def results(tmp_path, picture):
         "mixture": {"shares": {"match": 0.93, "artefact": 0.02, "missing": 0.05},
                     "sigma": [[0.06, 0.5, 0.06], [0.2, 1.0, 0.2]]},
         "expected_tissue": {"match": 0.35, "artefact": 0.05, "missing": 0.6},
+        "scale": 0.8, "scale_ratio": 1.1, "unexplained_percent": 45.0, "worse_percent": 0.0,
         "levels": [{"voxel_um": 200.0}, {"voxel_um": 100.0}], "warnings": ["anisotropy: 25:1"],
     })  # fmt: skip
     write(folder, "registration/allen/pose.json", {
@@ -191,6 +192,9 @@ def test_measures_are_taken_from_the_files(results):
         assert found[f"registration.{name}_percent", "allen"]["status"] == status
     assert values["registration.jacobian_max", "allen"] == 1.9
     assert values["registration.inverse_error_vox", "allen"] == pytest.approx(0.125)
+    assert values["registration.scale_factor", "allen"] == pytest.approx(1.25)
+    assert found["registration.scale_factor", "allen"]["status"] == "warn"
+    assert found["registration.unexplained_percent", "allen"]["status"] == "fail"
     assert values["regions.coverage_percent", "allen"] == pytest.approx(95)
     assert values["accuracy.mean_um", "allen"] == 40
     assert found["registration.jacobian_min", "allen"]["status"] == "fail"

@@ -29,7 +29,7 @@ rule init_labels:
 
 
 rule transform_labels:
-    """Carry the atlas annotation into the sample, block by block, nearest and lossless."""
+    """Carry the atlas annotation into the sample, block by block, without loss."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
@@ -51,6 +51,7 @@ rule transform_labels:
         record=record_of("transform_labels/{atlas}_{batch}"),
         batches=batches(regions_cost.label_batches),
         store=setting("store"),
+        interpolation=setting("labels.interpolation"),
     script:
         "../scripts/transform_labels.py"
 

@@ -10,6 +10,7 @@ from terareg.registration.images import Image
 from terareg.registration.landmarks import read_landmarks
 from terareg.registration.pose import check_confirmed
 from terareg.registration.reading import reading_resolution
+from terareg.registration.regions import Regions
 from terareg.registration.schedule import Hints
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import read_affine
@@ -44,6 +45,11 @@ def main() -> None:
         hints=Hints(
             pose["extent"],
             read_landmarks(snakemake.input.get("landmarks")),
+            Regions(
+                atlas.annotation,
+                {item.id: item.parent for item in atlas.ontology},
+                {item.id: item.acronym for item in atlas.ontology},
+            ),
         ),
         code=snakemake.params.code,
     )

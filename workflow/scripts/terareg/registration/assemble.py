@@ -5,15 +5,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
 from terareg.registration.checkpoint import State
 from terareg.registration.contrast import CLASSES
 from terareg.registration.flow import Flow, SamplingGrid, change_grid, inverse_displacement
-from terareg.registration.images import WorkingImage
+from terareg.registration.images import WorkingImage, noise
 from terareg.registration.problem import Problem
+from terareg.registration.regions import RegionFit
 from terareg.registration.result import RegistrationResult
 from terareg.registration.schedule import Plan
 from terareg.registration.transform import Transform
+
+# adult brains of a species differ in length by a few percent, clearing changes it by up to ten
+_USUAL_SCALE = 1.15
+# median residual of a region that is not explained, of bright tissue; percentage of the tissue in
+# such regions from which on they are named
+_UNEXPLAINED = 0.08
+_SHARE = 10.0
 
 
 def assemble(plan: Plan, state: State) -> RegistrationResult:
@@ -23,14 +32,12 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     better than the affine alone did, by the match term under the same mixture.
     """
     last = len(plan.voxels_um) - 1
-    problem, seen = plan.problem(last, state.residual_um(last))
+    problem, seen = plan.problem(last, state)
     velocity = torch.tensor(state.velocity, device=plan.device)
     x = problem.start(state.inverse, velocity)
     problem.initial_mixture(x, state.sigma)
     problem.update_mixture(x)
-    before = state.affine_inverse
-    if before is None:
-        before = plan.space.inverse_affine(plan.affine)
+    before = plan.start(state)
     deformed, pull = problem.misfit(x)
     affine_only, affine_pull = problem.misfit(problem.start(before, None))
     kept = "deformation"
@@ -44,8 +51,13 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
             f"affine alone ({affine_only:.4f}); the affine was kept"
         )
     x = problem.start(inverse, velocity)
+    regional = {}
+    if plan.regions is not None:
+        fit = problem.left_in_regions(x, problem.start(before, None))
+        regional = _regional_facts(fit, plan, warnings)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()
+    check_folding(jacobian, plan, last)
     if jacobian.min() <= 0.1:
         warnings.append(
             f"jacobian: the volume ratio falls to {jacobian.min():.3f}; raise regularisation "
@@ -83,17 +95,66 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         warnings += plan.landmarks.far(
             np.array(list(summary["landmark_um"].values())), plan.landmarks.sigma_um
         )
+    summary |= regional
+    summary |= _scales(transform.affine, warnings)
     full = transform.sample_frame
     return RegistrationResult(
         transform=transform,
         posteriors=_embed(posteriors.cpu().numpy(), seen.frame, full, (1.0, 0.0, 0.0)),
         contrast=coefficients.cpu().numpy(),
         contrast_frame=_contrast_frame(plan, problem, seen),
-        terms=problem.contrast.terms(len(plan.atlases)),
+        terms=problem.contrast.terms(),
         predicted=_embed(predicted.cpu().numpy(), seen.frame, full, (0.0,)),
         energy=state.energy,
         summary=summary,
     )
+
+
+def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
+    """Where the atlas, as it lies now, does not explain the sample, with the regions' names."""
+    limit = max(_UNEXPLAINED, 3 * noise(plan.sample))
+    unexplained, lost = np.abs(fit.residual) > limit, fit.gain < 0
+    facts = {"unexplained_percent": fit.share(unexplained), "worse_percent": fit.share(lost)}
+    texts = (
+        ("unexplained", unexplained, "differ from what the atlas predicts by more than noise"),
+        ("worse_regions", lost, "are explained worse by the deformation than by the affine alone"),
+    )
+    for key, chosen, text in texts:
+        order = np.flatnonzero(chosen)[np.argsort(-fit.voxels[chosen], kind="stable")]
+        ids = fit.ids[order].tolist()
+        names = [plan.regions.names.get(i, f"region {i}") for i in ids]
+        facts[key] = names
+        if facts["unexplained_percent" if key == "unexplained" else "worse_percent"] > _SHARE:
+            more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+            warnings.append(f"{key}: {', '.join(names[:8])}{more} {text}; look at their borders")
+    return facts
+
+
+def _scales(affine: np.ndarray, warnings: list[str]) -> dict:
+    """Sizes of the sample over those of the atlas: mean, and largest over smallest axis."""
+    stretches = np.linalg.svd(affine[:3, :3], compute_uv=False)
+    scale, ratio = float(np.prod(stretches) ** (1 / 3)), float(stretches[0] / stretches[-1])
+    if max(scale, 1 / scale) > _USUAL_SCALE:
+        warnings.append(
+            f"scale: the sample is {scale:.2f} times as long as the atlas, and brains of one kind "
+            f"differ by {_USUAL_SCALE - 1:.0%} at most; check the voxel size, or give an atlas of "
+            "this age"
+        )
+    return {"scale": scale, "scale_ratio": ratio}
+
+
+def check_folding(volumes: np.ndarray, plan: Plan, level: int) -> None:
+    """Raise :class:`RegistrationError` if volume ratios of a deformation are not all positive.
+
+    The flow has an inverse; its samples on a grid may fold where the velocity is too steep for it.
+    """
+    least = float(volumes.min())
+    if not least > 0:
+        raise RegistrationError(
+            f"the deformation folds at {plan.voxels_um[level]:g} um (volume ratio {least:.2g}); "
+            f"raise registration.regularisation above {plan.settings.regularisation:g} or "
+            f"registration.kernel_um above {plan.kernel_um(level, None):.4g}"
+        )
 
 
 def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> Transform:

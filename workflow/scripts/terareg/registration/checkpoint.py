@@ -33,6 +33,11 @@ class State:
     velocity : numpy.ndarray, float32, shape (times, 3, z, y, x), optional
     sigma : sequence of float, optional
         Standard deviation of the match in every channel of the sample.
+    levels : numpy.ndarray, float64, shape (channels, regions), optional
+        Levels of the atlas's regions in the sample.
+    contrast : int
+        Which contrast transform was chosen, see
+        :meth:`terareg.registration.schedule.Plan.contrasts`.
     energy, facts : list of dict
         Rows of the energy table and facts per level so far.
     """
@@ -42,12 +47,15 @@ class State:
     affine_inverse: np.ndarray | None = None
     velocity: np.ndarray | None = None
     sigma: Sequence[float] | None = None
+    levels: np.ndarray | None = None
+    contrast: int = 0
     energy: list[dict] = field(default_factory=list)
     facts: list[dict] = field(default_factory=list)
 
-    def residual_um(self, level: int) -> float | None:
+    @property
+    def residual_um(self) -> float | None:
         """Length along which residuals of the level before are alike; None for the first."""
-        return self.facts[level - 1]["residual_um"] if level else None
+        return self.facts[-1]["residual_um"] if self.facts else None
 
 
 def save(path: Path | None, fingerprint: str, state: State) -> None:
@@ -58,6 +66,7 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         "fingerprint": fingerprint,
         "level": state.level,
         "sigma": state.sigma,
+        "contrast": state.contrast,
         "energy": state.energy,
         "facts": state.facts,
     }
@@ -69,6 +78,8 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         arrays["affine_inverse"] = state.affine_inverse
     if state.velocity is not None:
         arrays["velocity"] = state.velocity
+    if state.levels is not None:
+        arrays["levels"] = state.levels
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +107,8 @@ def load(path: Path | None, fingerprint: str) -> State | None:
         affine_inverse=arrays.get("affine_inverse"),
         velocity=arrays.get("velocity"),
         sigma=facts["sigma"],
+        levels=arrays.get("levels"),
+        contrast=facts["contrast"],
         energy=facts["energy"],
         facts=facts["facts"],
     )

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,15 +47,22 @@ class LocalContrast:
     ----------
     grid : SamplingGrid
         Voxels of the sample.
-    order : int
-        Degree of the polynomials; 0 fits the local mean only.
+    orders : sequence of int
+        Degree of the polynomial of every image; 0 fits the local mean only.
     width : float
         Standard deviation of the window in the grid's unit; infinity gives one global polynomial.
     device : torch.device
+
+    Attributes
+    ----------
+    voxels : float
+        Voxels that a window holds, in effect.
     """
 
-    def __init__(self, grid: SamplingGrid, order: int, width: float, device: torch.device) -> None:
-        self.order = order
+    def __init__(
+        self, grid: SamplingGrid, orders: Sequence[int], width: float, device: torch.device
+    ) -> None:
+        self.orders = tuple(orders)
         pool, spread, self.axes = [], [], []
         for n, spacing in zip(grid.shape, grid.spacing):
             x = spacing * np.arange(n)
@@ -70,6 +78,8 @@ class LocalContrast:
         self._pool, self._spread = pool, spread
         full = [float(p.sum(1).max()) for p in pool]
         self._pseudo_count = 0.02 * math.prod(full)
+        # Kish's effective size of a sample with these weights
+        self.voxels = math.prod(float(((p.sum(1) ** 2) / (p**2).sum(1)).max()) for p in pool)
 
     def fit(
         self,
@@ -84,8 +94,7 @@ class LocalContrast:
         channels of the sample, (targets, z, y, x). Differentiable in ``images`` and in
         ``fraction`` (of tissue, 0 to 1).
         """
-        n = self.order
-        bases = [self._chebyshev(image, 2 * n) for image in images]
+        bases = [self._chebyshev(image, 2 * n) for image, n in zip(images, self.orders)]
         features = self._features(bases)
         k = len(features)
         part = weight * fraction
@@ -94,28 +103,29 @@ class LocalContrast:
             torch.cat([
                 weight * bases[0],
                 *(weight * basis[1:] for basis in bases[1:]),
-                *((weight * bases[a][i]) * bases[b][1 : n + 1]
-                  for a, b in couples for i in range(1, n + 1)),
+                *((weight * bases[a][i]) * bases[b][1 : self.orders[b] + 1]
+                  for a, b in couples for i in range(1, self.orders[a] + 1)),
                 *((weight * target) * features for target in targets),
                 part * features,
                 part * torch.stack([fraction, *targets]),
             ]),
             self._pool,
         ).double()  # fmt: skip
-        first, others, paired, cross, mixed, own = sums.split(
-            [2 * n + 1, (len(bases) - 1) * 2 * n, len(couples) * n**2, len(targets) * k, k,
-             1 + len(targets)]
+        powers = [2 * n for n in self.orders]
+        pairs = [self.orders[a] * self.orders[b] for a, b in couples]
+        first, *others, cross, mixed, own = sums.split(
+            [1 + powers[0], *powers[1:], *pairs, len(targets) * k, k, 1 + len(targets)]
         )  # fmt: skip
-        moments = [first, *(torch.cat([first[:1], m]) for m in _parts(others, len(bases) - 1))]
-        products = dict(zip(couples, _parts(paired, len(couples))))
+        moments = [first, *(torch.cat([first[:1], m]) for m in others[: len(bases) - 1])]
+        products = dict(zip(couples, others[len(bases) - 1 :]))
 
         def inner(a: int, i: int, b: int, j: int) -> torch.Tensor:
             """Weighted sum of T_i of image a times T_j of image b, a <= b."""
             if a == b or i == 0:  # T_i T_j = (T_(i+j) + T_|i-j|) / 2
                 return (moments[b][i + j] + moments[b][abs(i - j)]) / 2
-            return products[a, b][(i - 1) * n + j - 1]
+            return products[a, b][(i - 1) * self.orders[b] + j - 1]
 
-        degrees = [(0, 0), *((a, i) for a in range(len(bases)) for i in range(1, n + 1))]
+        degrees = [(0, 0), *((a, i) for a, n in enumerate(self.orders) for i in range(1, n + 1))]
         rows = [
             [*(inner(*min(p, q), *max(p, q)) for q in degrees), mixed[row]]
             for row, p in enumerate(degrees)
@@ -138,18 +148,18 @@ class LocalContrast:
         self, coefficients: torch.Tensor, images: torch.Tensor, fraction: torch.Tensor
     ) -> torch.Tensor:
         """Predicted channels of the sample, shape (targets, z, y, x)."""
-        features = self._features([self._chebyshev(image, self.order) for image in images])
+        features = self._features([self._chebyshev(i, n) for i, n in zip(images, self.orders)])
         fields = (self.spread(one) for one in coefficients)
         return torch.stack([(f[:-1] * features).sum(0) + fraction * f[-1] for f in fields])
 
-    def terms(self, images: int) -> list[str]:
-        """Names of the coefficients, in order, for a number of images."""
-        names = [f"T{i}(I{a})" for a in range(1, images + 1) for i in range(1, self.order + 1)]
+    def terms(self) -> list[str]:
+        """Names of the coefficients, in order."""
+        names = [f"T{i}(I{a})" for a, n in enumerate(self.orders, 1) for i in range(1, n + 1)]
         return ["1", *names, "fraction"]
 
     def _features(self, bases: list[torch.Tensor]) -> torch.Tensor:
         """1, and T_1 to T_order of every image."""
-        first, *others = (basis[: self.order + 1] for basis in bases)
+        first, *others = (basis[: n + 1] for basis, n in zip(bases, self.orders))
         return torch.cat([first, *(basis[1:] for basis in others)])
 
     def spread(self, coefficients: torch.Tensor) -> torch.Tensor:
@@ -214,11 +224,6 @@ class Mixture:
     def posterior(self, residual: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Probability of each class, shape (3, z, y, x), sums to 1."""
         return torch.softmax(self.log_joint(residual, target), 0)
-
-
-def _parts(volumes: torch.Tensor, count: int) -> tuple[torch.Tensor, ...]:
-    """Split along the first axis into parts of one size; none of nothing."""
-    return volumes.chunk(count) if count else ()
 
 
 def _along_axes(volumes: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:

@@ -35,13 +35,20 @@ def _contrast_sums(sample: Sample, atlas: str) -> int:
     """Sums over windows that the contrast transform makes at every voxel.
 
     Moments of every image, products of every two, images times channels, and those with the
-    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`).
+    fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`). With regions there
+    is a painted image for every channel, and polynomials are straight lines: the larger of both.
     """
     order = sample.option("registration.contrast_order")
     count, channels = sample.atlas_images(atlas), channels_registered(sample)
-    terms = order * count + 1
-    pairs = count * (count - 1) // 2
-    return 2 * order * count + order**2 * pairs + (terms + 1) * (channels + 1) + 1
+
+    def sums(order: int, count: int) -> int:
+        terms = order * count + 1
+        pairs = count * (count - 1) // 2
+        return 2 * order * count + order**2 * pairs + (terms + 1) * (channels + 1) + 1
+
+    if sample.option("registration.regions") == "none":
+        return sums(order, count)
+    return max(sums(order, count), sums(min(1, order), count + channels))
 
 
 def _working_mvox(sample: Sample, atlas: Extent) -> float:
@@ -111,9 +118,9 @@ RULES = {
         "registration",
         registered(
             lambda sample, name: 377 + 19 * _contrast_sums(sample, name),
-            lambda sample, name: 1.5 + 6 * sample.atlas_images(name),
+            lambda sample, name: 6.5 + 6 * sample.atlas_images(name),
         ),
-        of_atlases(100.0, channels_registered, sums=0.4),
+        of_atlases(190.0, channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
     ),

@@ -27,7 +27,7 @@ from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
 from terareg.registration import checkpoint as checkpoints
 from terareg.registration import lbfgs
-from terareg.registration.assemble import assemble
+from terareg.registration.assemble import assemble, check_folding
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
@@ -99,15 +99,17 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
         if plan.settings.affine != "fixed":
             state = _affine_stage(plan, state)
         checkpoints.save(path, made_of, state)
-    for level in range(state.level, len(plan.voxels_um)):
-        state = _level(plan, level, state)
+    while state.level < len(plan.voxels_um):
+        state = _level(plan, state.level, state)
+        if state.level == plan.first_pass:
+            state = _choose_contrast(plan, state)
         checkpoints.save(path, made_of, state)
     return assemble(plan, state)
 
 
 def _affine_stage(plan: Plan, state: State) -> State:
     """Affine alone, at the coarsest level: the result that a deformation must beat."""
-    problem, _ = plan.problem(0)
+    problem, _ = plan.problem(0, state)
     x = problem.start(state.inverse, None)
     problem.initial_mixture(x)
     memory = lbfgs.Memory()
@@ -126,9 +128,38 @@ def _affine_stage(plan: Plan, state: State) -> State:
     return replace(state, inverse=inverse, affine_inverse=inverse)
 
 
+def _choose_contrast(plan: Plan, state: State) -> State:
+    """After the first pass: the stiffest contrast transform that beats the template alone.
+
+    That is, which predicts voxels that it has not seen better. With regions the levels are gone
+    through again from the affine, so that a wrong match of the first pass does not hold; where
+    they add nothing only the last level is left.
+    """
+    problem, _ = plan.problem(state.level - 1, state)
+    velocity = torch.tensor(state.velocity, device=plan.device)
+    x = problem.start(state.inverse, velocity)
+    problem.initial_mixture(x, state.sigma)
+    problem.update_mixture(x)
+    levels = problem.estimate_levels(x)
+    problem.set_levels(levels)
+    errors = [problem.generalised_error(x, one) for one in plan.contrasts()]
+    better = (number for number, error in enumerate(errors) if error < errors[0])
+    best = next(better, 0)
+    logger.info(
+        "contrast %d of %d: log squared errors on unseen voxels %s",
+        best, len(errors), ", ".join(f"{error:.3f}" for error in errors),
+    )  # fmt: skip
+    state.facts[-1]["contrast_errors"] = errors
+    if best == 0:
+        return replace(state, level=len(plan.voxels_um) - 1)
+    return replace(
+        state, inverse=plan.start(state), velocity=None, sigma=None, levels=levels, contrast=best
+    )
+
+
 def _level(plan: Plan, level: int, state: State) -> State:
     """Rounds of minimiser steps and EM updates until the energy rests."""
-    problem, _ = plan.problem(level, state.residual_um(level))
+    problem, _ = plan.problem(level, state)
     voxel = plan.voxels_um[level]
     velocity = None
     if state.velocity is not None:
@@ -172,7 +203,9 @@ def _level(plan: Plan, level: int, state: State) -> State:
         inverse = problem.inverse(x).cpu().numpy().astype(np.float64)
         displacement = problem.flow.displacement(velocity, -1.0).cpu().numpy()
     unit_frame = Frame(problem.flow.grid.shape, problem.flow.grid.spacing)
-    jacobian = 1 / jacobian_determinant(displacement, unit_frame)
+    volumes = jacobian_determinant(displacement, unit_frame)
+    check_folding(volumes, plan, level)
+    jacobian = 1 / volumes
     facts = {
         "voxel_um": voxel,
         "sample_shape": list(problem.weight.shape),
@@ -198,6 +231,7 @@ def _level(plan: Plan, level: int, state: State) -> State:
         inverse=inverse,
         velocity=velocity.cpu().numpy(),
         sigma=problem.mixture.matching,
+        levels=problem.estimate_levels(x) if state.contrast else None,
         energy=[*state.energy, *rows],
         facts=[*state.facts, facts],
     )

@@ -28,6 +28,7 @@ from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.flow import Flow, Kernel, SamplingGrid
 from terareg.registration.images import WorkingImage, noise
+from terareg.registration.regions import Painter, RegionFit
 
 # below this weight the prediction of the atlas is not worth its time
 _LEAST_SHARE = 0.05
@@ -84,11 +85,21 @@ class ImageSet:
     """Images of atlas or sample at one resolution.
 
     They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue's in every
-    voxel, see :func:`terareg.registration.images.tissue_fraction`.
+    voxel, see :func:`terareg.registration.images.tissue_fraction`. ``painter`` knows the regions of
+    the atlas.
     """
 
     images: tuple[WorkingImage, ...]
     fraction: np.ndarray
+    painter: Painter | None = None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Degrees of the polynomials of the atlas's images, then of painted ones, and the window."""
+
+    orders: tuple[int, ...]
+    window: float
 
 
 @dataclass(frozen=True)
@@ -103,14 +114,14 @@ class Model:
     velocity_spacing: float
     squarings: int
     times: int
-    order: int
-    window: float
+    contrast: Contrast
     regularisation: float
     affine: str
     prior: tuple[float, float, float]
     sigma_floor: float
     annealing: float
     symmetric: bool
+    backward_order: int
     prior_window: float
     landmarks: LandmarkTerm | None = None
 
@@ -174,12 +185,15 @@ class Problem:
         # intensities, and the fraction of the voxel that is tissue
         values = [np.clip(image.values, 0, 1.2) for image in atlases]
         self.atlas = self._tensor(np.stack([*values, atlas_side.fraction]))
+        self.images = len(values)
+        self.painter = atlas_side.painter
+        self.levels: np.ndarray | None = None
         self.presence = self._tensor(presence)[None]
         self.target = self._tensor(np.stack([np.clip(s.values, -0.3, 2.0) for s in samples]))
         self.weight = self._tensor(sample.weight)
         self.points = self.sample_grid.points(device)
-        self.contrast = LocalContrast(self.sample_grid, model.order, model.window, device)
-        self.priors = LocalContrast(self.sample_grid, 0, model.prior_window, device)
+        self.contrast = self.local_contrast(model.contrast)
+        self.priors = LocalContrast(self.sample_grid, (0,), model.prior_window, device)
         voxel = math.prod(self.sample_grid.spacing)
         volume = max(1, int(sample.tissue.sum())) * voxel
         self.data_weight = voxel / volume
@@ -207,17 +221,83 @@ class Problem:
         if self.backward_share > _LEAST_SHARE:
             self.backward = Backward(
                 self.atlas_grid,
-                self.atlas[:-1],
+                self.atlas[: self.images],
                 self.presence[0],
                 self.sample_grid,
                 torch.cat([self.target, self._tensor(sample_side.fraction)[None]]),
-                LocalContrast(self.atlas_grid, model.order, model.window, device),
+                LocalContrast(
+                    self.atlas_grid,
+                    (model.backward_order,) * len(samples),
+                    model.contrast.window,
+                    device,
+                ),
                 scale=math.prod(self.atlas_grid.spacing) / volume,
                 least_sigma=self.least_sigma,
             )
 
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.tensor(array, dtype=torch.float32, device=self.device)
+
+    # ------------------------------------------------------------------ regions
+    def set_levels(self, levels: np.ndarray) -> None:
+        """Paint the levels of the regions, shape (channels, ids), as further images."""
+        self.levels = levels
+        painted = self._tensor(self.painter.paint(levels))
+        self.atlas = torch.cat([self.atlas[: self.images], painted, self.atlas[-1:]])
+
+    @torch.no_grad()
+    def generalised_error(self, x: torch.Tensor, contrast: Contrast) -> float:
+        """Logarithm of the squared error of a contrast transform on voxels that it has not seen.
+
+        Generalised cross-validation (Craven & Wahba, Numer. Math. 31, 377, 1979), with voxels of a
+        window counted by how far residuals are alike. Mean over channels, where tissue matches.
+        """
+        local = self.local_contrast(contrast)
+        pulled = self.atlas_grid.sample(self.atlas, self.pulled_points(x))
+        images, fraction = pulled[: len(contrast.orders)], pulled[-1]
+        coefficients = local.fit(images, fraction, self.target, self.match)
+        rest = local.apply(coefficients, images, fraction) - self.target
+        mass = self.match * (self.target > 0.1)
+        square = (mass * rest.square()).sum((1, 2, 3)) / mass.sum((1, 2, 3)).clamp_min(1e-6)
+        alike = self._length_alike(rest) ** 3 / math.prod(self.sample_grid.spacing)
+        share = (2 + sum(contrast.orders)) * max(alike, 1.0) / local.voxels
+        if share >= 1:
+            return math.inf
+        return float(square.clamp_min(1e-12).log().mean()) - 2 * math.log(1 - share)
+
+    def local_contrast(self, contrast: Contrast) -> LocalContrast:
+        """Contrast transform on the sample's grid."""
+        return LocalContrast(self.sample_grid, contrast.orders, contrast.window, self.device)
+
+    @torch.no_grad()
+    def atlas_voxels(self, x: torch.Tensor) -> np.ndarray:
+        """Voxel of the atlas that every voxel of the sample lies in, int64 (n,), -1 outside."""
+        grid = self.atlas_grid
+        index = torch.stack([
+            torch.round((p - o) / s).long()
+            for p, o, s in zip(self.pulled_points(x), grid.origin, grid.spacing)
+        ])  # fmt: skip
+        shape = torch.tensor(grid.shape, device=self.device)[:, None, None, None]
+        inside = ((index >= 0) & (index < shape)).all(0)
+        flat = (index[0] * grid.shape[1] + index[1]) * grid.shape[2] + index[2]
+        return torch.where(inside, flat, -1).reshape(-1).cpu().numpy()
+
+    def estimate_levels(self, x: torch.Tensor) -> np.ndarray:
+        """Levels of the regions from what matches now."""
+        targets = self.target.reshape(len(self.target), -1).cpu().numpy()
+        weight = self.match.reshape(-1).cpu().numpy()
+        return self.painter.estimate(self.atlas_voxels(x), targets, weight)
+
+    @torch.no_grad()
+    def left_in_regions(self, x: torch.Tensor, still: torch.Tensor) -> RegionFit:
+        """What is left in the regions at x, and what x explains better than ``still`` does."""
+        rest = self.predict(x)[0] - self.target
+        before = self.predict(still)[0] - self.target
+        gain = self.mixture.negative_log_likelihood(before, self.target)
+        gain = gain - self.mixture.negative_log_likelihood(rest, self.target)
+        rest = rest[rest.square().mean((1, 2, 3)).argmax()]
+        flat = (t.reshape(-1).cpu().numpy() for t in (rest, gain, self.match))
+        return self.painter.fit(self.atlas_voxels(x), *flat)
 
     # ------------------------------------------------------------------ unknowns
     def start(self, inverse: np.ndarray, velocity: torch.Tensor | None) -> torch.Tensor:
@@ -337,15 +417,17 @@ class Problem:
 
     @torch.no_grad()
     def residual_length(self, x: torch.Tensor) -> float:
-        """Length over which what the atlas leaves unexplained is alike, internal units.
+        """Length over which what the atlas leaves unexplained is alike, internal units."""
+        return self._length_alike(self.predict(x)[0] - self.target)
 
-        The integral scale (1 + r) / (1 - r) of an autoregressive process whose neighbouring voxels
-        correlate by r; geometric mean over axes and channels, where tissue matches. One voxel for
-        white noise.
+    def _length_alike(self, residual: torch.Tensor) -> float:
+        """The integral scale (1 + r) / (1 - r) of an autoregressive process.
+
+        Its neighbouring voxels correlate by r; geometric mean over axes and channels, where tissue
+        matches. One voxel for white noise.
         """
-        predicted, _ = self.predict(x)
         logs = []
-        for rest, target in zip(predicted - self.target, self.target):
+        for rest, target in zip(residual, self.target):
             mass = self.match * (target > 0.1)
             for axis, spacing in enumerate(self.sample_grid.spacing):
                 n = rest.shape[axis] - 1

@@ -49,6 +49,11 @@ class RegistrationResult:
         on either side), ``mixture`` (by channel, and the shares of the classes in the
         sample's tissue), ``expected_tissue`` (the same shares in the tissue that the atlas expects
         in the sample: how much of it is missing),
+        with regions ``unexplained`` and ``worse_regions`` (names: what differs from the prediction
+        by more than noise, what the affine alone explains better) and their share of the tissue,
+        ``unexplained_percent`` and ``worse_percent``,
+        ``scale`` (length of the sample over that of the atlas, by the affine) and ``scale_ratio``
+        (of the axis with the largest to that with the smallest scale),
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,
         ``warnings``; with landmarks ``landmarks`` (how many, ``sigma_um``, mean distance in the
         sample after the affine alone and in the end) and ``landmark_um`` (distances by name).

@@ -11,6 +11,7 @@ import torch
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
+from terareg.registration.checkpoint import State
 from terareg.registration.flow import Kernel
 from terareg.registration.images import (
     Image,
@@ -25,6 +26,7 @@ from terareg.registration.images import (
 )
 from terareg.registration.landmarks import Landmarks
 from terareg.registration.problem import (
+    Contrast,
     ImageSet,
     LandmarkTerm,
     Model,
@@ -32,6 +34,7 @@ from terareg.registration.problem import (
     Space,
     velocity_grid,
 )
+from terareg.registration.regions import Painter, Regions, tree_of
 from terareg.registration.resolution import finest_voxel_um
 from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
@@ -48,6 +51,12 @@ _ANNEALING = 3.0
 _KERNELS = (0.1, 0.15)
 _KERNEL_OF_RESIDUALS = 2.25
 _KERNEL_VOXELS = 6
+# standard deviation of the contrast's window over the size of the atlas, without and with regions,
+# which leave it less to explain
+_WINDOW = 0.15
+_REGION_WINDOW = 0.05
+# but at least so many voxels of the finest level
+_WINDOW_VOXELS = 2
 
 
 @dataclass(frozen=True)
@@ -60,10 +69,13 @@ class Hints:
         Part of the atlas that the sample shows: "whole", "left" or "right".
     landmarks : Landmarks, optional
         Points that pull beside the images. Without them every result is that of the images.
+    regions : Regions, optional
+        Annotation of the atlas on the grid of its images: evidence where intensity may change.
     """
 
     extent: str = "whole"
     landmarks: Landmarks | None = None
+    regions: Regions | None = None
 
 
 class Plan:
@@ -107,6 +119,10 @@ class Plan:
         self.names = {"atlas": [i.name for i in atlas], "sample": [i.name for i in sample]}
         self.settings, self.affine = settings, affine
         self.extent, self.landmarks = hints.extent, hints.landmarks
+        wanted = settings.regions == "auto"
+        self.regions = check_regions(hints.regions, atlas[0]) if wanted else None
+        self.annotated = atlas[0].frame
+        self.tree = None if self.regions is None else tree_of(self.regions)
         self.device = choose_device(settings.device)
 
         def ready(image: Image) -> WorkingImage:
@@ -137,6 +153,9 @@ class Plan:
         if count is None:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
         self.voxels_um = [finest * 2**i for i in reversed(range(count))]
+        # a first pass by the template alone finds what levels the regions have
+        self.first_pass = 0 if self.regions is None else count
+        self.voxels_um += self.voxels_um[: self.first_pass]
         if settings.kernel_um is None:
             self.voxels_um.append(finest)
         self.fingerprint = fingerprint(
@@ -146,6 +165,14 @@ class Plan:
             [self.atlas.frame.to_json(), self.sample.frame.to_json()],
             [affine.tolist(), self.extent, str(self.device)],
             *([] if self.landmarks is None else [self.landmarks.to_json()]),
+            *(
+                []
+                if self.regions is None
+                else [
+                    content_hash(self.regions.labels),
+                    sorted((k, v or 0) for k, v in self.regions.parents.items()),
+                ]
+            ),
         )
 
     def kernel_um(self, level: int, residual_um: float | None) -> float:
@@ -159,20 +186,36 @@ class Plan:
         doublings = round(math.log2(self.voxels_um[level] / finest))
         return (given or widest) * self.settings.kernel_continuation**doublings
 
-    def model(self, level: int, residual_um: float | None = None) -> Model:
+    def contrasts(self) -> list[Contrast]:
+        """Contrast transforms to choose from: the template alone, then with regions, stiff first.
+
+        What a polynomial bends to explain may be tissue in the wrong place.
+        """
+        s, unit = self.settings, self.space.length
+        local = max(_REGION_WINDOW * self.size, _WINDOW_VOXELS * self.voxels_um[-1])
+        wide, narrow = (
+            (s.contrast_window_um or length) / unit for length in (_WINDOW * self.size, local)
+        )
+        found = [Contrast((s.contrast_order,) * len(self.atlases), wide)]
+        if self.regions is not None:
+            painted = (1,) * len(self.samples)
+            for order in sorted({min(1, s.contrast_order), s.contrast_order}):
+                found.append(Contrast((order,) * len(self.atlases) + painted, narrow))
+        return found
+
+    def model(self, level: int, state: State) -> Model:
         """Settings of one level in internal units."""
         s, unit = self.settings, self.space.length
         coarser = len(self.voxels_um) - 1 - level
-        kernel = self.kernel_um(level, residual_um) / unit
+        kernel = self.kernel_um(level, state.residual_um) / unit
         velocity = s.velocity_um / unit if s.velocity_um else 0.45 * kernel
-        window = (s.contrast_window_um or 0.15 * self.size) / unit
         return Model(
             kernel=Kernel((kernel,), (1.0,), s.kernel_power),
             velocity_spacing=velocity,
             squarings=_SQUARINGS,
             times=1 if s.flow == "stationary" else s.time_steps,
-            order=s.contrast_order,
-            window=window,
+            contrast=self.contrasts()[state.contrast],
+            backward_order=self.contrasts()[state.contrast].orders[0],
             regularisation=s.regularisation,
             affine=s.affine,
             prior=s.priors,
@@ -194,6 +237,12 @@ class Plan:
             marks.sigma_um / space.length,
         )
 
+    def start(self, state: State) -> np.ndarray:
+        """B of the affine alone: of the affine stage, or as given."""
+        if state.affine_inverse is None:
+            return self.space.inverse_affine(self.affine)
+        return state.affine_inverse
+
     def working(self, image: WorkingImage, voxel_um: float) -> WorkingImage:
         """Image at a level: as isotropic as the data allow, at least four voxels along an axis."""
         spacing = [
@@ -202,12 +251,10 @@ class Plan:
         ]
         return resample(image, spacing)
 
-    def problem(self, level: int, residual_um: float | None = None) -> tuple[Problem, WorkingImage]:
-        """Energy at a level, and the part of the sample that it looks at.
-
-        ``residual_um`` is the length along which residuals of the level before are alike.
-        """
-        voxel, model = self.voxels_um[level], self.model(level, residual_um)
+    def problem(self, level: int, state: State | None = None) -> tuple[Problem, WorkingImage]:
+        """Energy at a level after ``state``, and the part of the sample that it looks at."""
+        state = state or State(np.eye(4))
+        voxel, model = self.voxels_um[level], self.model(level, state)
         near = 0.15 * self.size
         atlas, sample = (
             [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]
@@ -216,11 +263,16 @@ class Plan:
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
         # the box follows from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
-        first, second = (
-            ImageSet(tuple(images), fraction.values) for *images, fraction in (atlas, sample)
-        )
+        painter = None
+        if self.regions is not None:
+            painter = Painter(self.regions, self.annotated, atlas[0], self.tree)
+        sides = (ImageSet(tuple(atlas[:-1]), atlas[-1].values, painter),
+                 ImageSet(tuple(sample[:-1]), sample[-1].values))  # fmt: skip
         there = presence(atlas[0], self.extent)
-        return Problem(first, second, there, self.space, model, grid), sample[0]
+        problem = Problem(*sides, there, self.space, model, grid)
+        if state.contrast:
+            problem.set_levels(state.levels)
+        return problem, sample[0]
 
 
 def check_grids(images: Sequence[Image]) -> Sequence[Image]:
@@ -247,6 +299,16 @@ def check_grids(images: Sequence[Image]) -> Sequence[Image]:
                 "registered together need one grid, so resample one of them"
             )
     return images
+
+
+def check_regions(regions: Regions | None, template: Image) -> Regions | None:
+    """The regions as they are, if they lie on the template's grid."""
+    if regions is not None and regions.labels.shape != template.frame.shape:
+        raise RegistrationError(
+            f"the annotation has {regions.labels.shape} voxels, {template.name} has "
+            f"{template.frame.shape}; give the annotation on the template's grid"
+        )
+    return regions
 
 
 def same_grid(a: Frame, b: Frame) -> bool:

@@ -9,6 +9,7 @@ from terareg.core.errors import RegistrationError
 FLOWS = ("stationary", "time_dependent")
 AFFINES = ("affine", "rigid", "fixed")
 DEVICES = ("auto", "cpu", "cuda")
+REGIONS = ("auto", "none")
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class RegistrationSettings:
     contrast_window_um : float, optional
         Standard deviation of the window in which its coefficients are fitted; None is 0.15 of the
         size (1.2 mm). Infinity gives one polynomial for the whole brain.
+    regions : str
+        "auto": where the atlas has an annotation, every region has a level of its own in the
+        sample beside what the template predicts, see :mod:`terareg.registration.regions`;
+        "none": the template alone.
     priors : tuple of float
         Expected shares of matching, artefact and missing voxels; sum 1.
     sigma_floor : float
@@ -92,6 +97,7 @@ class RegistrationSettings:
     symmetric: bool = True
     contrast_order: int = 3
     contrast_window_um: float | None = None
+    regions: str = "auto"
     priors: tuple[float, float, float] = (0.79, 0.01, 0.2)
     sigma_floor: float = 0.04
     iterations: int = 80
@@ -102,7 +108,9 @@ class RegistrationSettings:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        for name, allowed in (("flow", FLOWS), ("affine", AFFINES), ("device", DEVICES)):
+        for name, allowed in (
+            ("flow", FLOWS), ("affine", AFFINES), ("device", DEVICES), ("regions", REGIONS),
+        ):  # fmt: skip
             if getattr(self, name) not in allowed:
                 raise RegistrationError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(allowed)}"

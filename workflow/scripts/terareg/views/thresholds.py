@@ -116,6 +116,23 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 10.0,
         "advice": "Raise registration.regularisation, or look whether tissue is swollen or torn.",
     },
+    "registration.scale_factor": {
+        "text": "Size of the sample against the atlas, larger or smaller by this factor in length",
+        "unit": "",
+        "worse": "above",
+        "warn": 1.15,
+        "fail": 1.3,
+        "advice": "Brains of one age differ by less, clearing included: check the voxel size, or "
+        "give an atlas of this age; every volume is wrong by the third power.",
+    },
+    "registration.scale_ratio": {
+        "text": "Largest over smallest scale along the axes",
+        "unit": "",
+        "worse": "above",
+        "warn": 1.25,
+        "fail": 1.6,
+        "advice": "A brain is not stretched along one axis only: check the voxel size along each.",
+    },
     "registration.inverse_error_vox": {
         "text": "Largest error of there and back again through the transform",
         "unit": "working voxels",
@@ -131,6 +148,23 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "warn": 0.01,
         "fail": 0.0,
         "advice": "The deformation does not explain the data better: check the initial pose.",
+    },
+    "registration.unexplained_percent": {
+        "text": "Tissue in regions that differ from their prediction by more than noise",
+        "unit": "%",
+        "worse": "above",
+        "warn": 10.0,
+        "fail": 40.0,
+        "advice": "Their names stand among the warnings: their borders are not to be trusted.",
+    },
+    "registration.worse_percent": {
+        "text": "Tissue in regions that the affine alone explains better than the deformation",
+        "unit": "%",
+        "worse": "above",
+        "warn": 10.0,
+        "fail": 40.0,
+        "advice": "Their names stand among the warnings: raise registration.regularisation, or "
+        "register another channel.",
     },
     "registration.matching_percent": {
         "text": "Sample tissue that matches the atlas",
@@ -263,6 +297,10 @@ def judge(
 def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
     """Figures of a registration to be judged, from its ``summary.json``."""
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
+    scale = finite(summary.get("scale"))
+    figures["scale_factor"] = max(scale, 1 / scale) if scale else None
+    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
+        figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
     figures["inverse_error_vox"] = error / voxel if error is not None and voxel else None
