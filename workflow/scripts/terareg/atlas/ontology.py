@@ -116,7 +116,7 @@ class Ontology:
             self._structures[item.id] = item
             self._depth[item.id] = 0 if item.parent is None else self._depth[item.parent] + 1
             stack.extend(reversed(self._children.get(item.id, [])))
-        deepest = max(self._depth, key=self._depth.get, default=0)
+        deepest = max(self._depth, key=self._depth.__getitem__, default=0)
         if self._depth.get(deepest, 0) > _MOST_DEPTH:
             raise AtlasError(
                 f"ontology: region {deepest} ({given[deepest].acronym}) lies below "

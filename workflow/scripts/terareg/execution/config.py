@@ -122,7 +122,8 @@ class _Loader(yaml.SafeLoader):
                         f"{seen[key.value]}); remove one of them"
                     )
                 seen[key.value] = line
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

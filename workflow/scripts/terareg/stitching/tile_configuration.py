@@ -76,7 +76,8 @@ def read_tile_configuration(path: str | os.PathLike) -> TileConfiguration:
     remedy = "correct the path of the tile configuration, the text file that Fiji writes"
     with boundary(name, StitchingError, remedy):
         lines = decode_text(read_bytes(path)).splitlines()
-    dimensions, tiles, seen = 0, [], {}
+    dimensions, tiles = 0, []
+    seen: dict[tuple[str, str], int] = {}
     for number, text in enumerate(lines, 1):
         text = text.strip()
         if not text or text.startswith("#") or _SERIES.fullmatch(text):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 MAX_PLANES = 200_000
@@ -333,11 +333,11 @@ def _listed(
             f"{notes.pages}; write it again, or copy the missing part"
         )
     own = {key for key, place in found.items() if place[0] is None}
-    whole = [c for c in range(channels) if all((c, z) in own for z in range(count))]
+    wanted: Sequence[int] = range(channels)
+    whole = [c for c in wanted if all((c, z) in own for z in range(count))]
     if whole and len(whole) * count == len(own):
         wanted = whole
     else:
-        wanted = range(channels)
         absent = [(c, z) for c in wanted for z in range(count) if (c, z) not in found]
         if absent:
             raise ValueError(

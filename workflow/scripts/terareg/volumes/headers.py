@@ -150,7 +150,7 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
     form = image_form(address)
     if form is None:
         return _volume_header(address)
-    store, name = _store_and_name(address)
+    store, name = _beside(address)
     if store.entry(name) is None:
         state = "is no file" if _is_there(store, address) else "does not exist"
         raise VolumeError(f"{address} {state}; correct the path")
@@ -238,10 +238,11 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
                 f"channel {name} has shape {header.shape} (z, y, x) but channel {first_name} has "
                 f"{first.shape}; give channels on one grid"
             )
-        if any(abs(a / b - 1) > 1e-3 for a, b in zip(header.spacing_um, first.spacing_um)):
+        own, wanted = header.spacing_um or (), first.spacing_um or ()
+        if any(abs(a / b - 1) > 1e-3 for a, b in zip(own, wanted, strict=True)):
             raise VolumeError(
-                f"channel {name} has voxels of {_list(header.spacing_um)} um (z, y, x) but channel "
-                f"{first_name} of {_list(first.spacing_um)} um; give channels on one grid, or "
+                f"channel {name} has voxels of {_list(own)} um (z, y, x) but channel "
+                f"{first_name} of {_list(wanted)} um; give channels on one grid, or "
                 f"{_SPACING_REMEDY}"
             )
     for header in headers.values():
@@ -313,6 +314,11 @@ def _parts(store: Store, name: str, address: str) -> list[str]:
 def _store_and_name(address: str) -> tuple[Store, str | None]:
     if image_form(address) is None:
         return Store(address), None
+    return _beside(address)
+
+
+def _beside(address: str) -> tuple[Store, str]:
+    """Folder of an image file, and its name there."""
     folder, _, name = address.rpartition("/")
     return Store(folder or ("/" if address.startswith("/") else ".")), name
 
@@ -386,7 +392,7 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
 
 def nrrd_orientation(address: str) -> str | None:
     """Code of the axes (z, y, x) by the header of a NRRD file, which often lies about it."""
-    store, name = _store_and_name(address)
+    store, name = _beside(address)
     with boundary(address, VolumeError, "check that the file is complete"):
         with ObjectFile(store, name, ranged=True) as file:
             return read_nrrd_header(file).orientation
@@ -491,11 +497,11 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     if times != 1:
         raise VolumeError(f"{store.url} holds {times} times; give one volume of three dimensions")
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
-    factors = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
-    spacing = None
-    if scale is not None and None not in factors:
+    factors = um_factors(units)
+    spacing: tuple[float, float, float] | None = None
+    if scale is not None and factors is not None:
         spacing = tuple(scale[axes.index(a)] * f for a, f in zip("zyx", factors))
-    shape = tuple(_size(sizes[a]) for a in "zyx")
+    shape: tuple[int, int, int] = tuple(_size(sizes[a]) for a in "zyx")
     grid = zarr_grid(str(dataset["path"]), array, third=third)
     header = Header(
         store.url, "OME-Zarr", shape, str(dtype), spacing, channels=_size(sizes.get("c", 1))
@@ -522,6 +528,13 @@ def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]
     return names, {a["name"].lower(): a.get("unit") for a in axes if isinstance(a, dict)}
 
 
+def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
+    """Micrometres to the units of the axes z, y and x; None where one is unknown."""
+    found = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
+    known = [factor for factor in found if factor is not None]
+    return known if len(known) == 3 else None
+
+
 def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
     """Step of every axis of a level, in the axis' unit; None where the metadata do not say it."""
     scale = None
@@ -546,8 +559,8 @@ def _zarr_type(code: str) -> str:
 def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGrid]:
     check_levels(info["scales"])
     scale = info["scales"][0]
-    spacing = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
-    shape = tuple(_size(n) for n in scale["size"][::-1])
+    spacing: tuple[float, float, float] = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
+    shape: tuple[int, int, int] = tuple(_size(n) for n in scale["size"][::-1])
     channels = _size(info.get("num_channels", 1))
     header = Header(
         store.url, "precomputed", shape, str(info["data_type"]), spacing, channels=channels

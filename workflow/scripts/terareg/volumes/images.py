@@ -28,7 +28,6 @@ from terareg.volumes.chunks import (
     zarr_grid,
 )
 from terareg.volumes.headers import (
-    UM_PER,
     Header,
     check_levels,
     describe_image,
@@ -38,6 +37,7 @@ from terareg.volumes.headers import (
     ome_scale,
     read_json_object,
     read_metadata,
+    um_factors,
 )
 from terareg.volumes.itk_files import orientation_of, read_itk
 from terareg.volumes.meta_image import META_IMAGE
@@ -202,9 +202,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ima
             spacing.append([math.nan] * 3)
             continue
         # where no unit is stated, only ratios of levels are known
-        stated = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
-        if None in stated:
-            stated = [1.0] * 3 if settings.spacing_um else [math.nan] * 3
+        stated = um_factors(units) or [1.0 if settings.spacing_um else math.nan] * 3
         spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", stated)])
     if settings.spacing_um and not math.isfinite(spacing[0][0]):
         sizes = [source.shape for source in sources]

@@ -8,11 +8,11 @@ orientation). What stands behind is compared with what wins; a contradiction is 
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 from dataclasses import dataclass
 from itertools import combinations
-from typing import BinaryIO
 
 _NIFTI_TYPES = {
     2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16",
@@ -90,7 +90,7 @@ class NiftiLayout:
     @property
     def voxel_bytes(self) -> int:
         """Bytes of all voxels of a file whose type is known."""
-        bits = int("".join(c for c in self.dtype if c.isdigit()))
+        bits = int("".join(c for c in self.dtype or "" if c.isdigit()))
         return math.prod(self.shape) * self.samples * bits // 8
 
     @property
@@ -127,7 +127,9 @@ class NiftiGrid:
     direction: tuple[float, ...] | None = None
 
 
-def nifti_stream(file: BinaryIO, name: str) -> BinaryIO:
+def nifti_stream(
+    file: io.RawIOBase | io.BufferedIOBase, name: str
+) -> io.RawIOBase | io.BufferedIOBase:
     """The bytes of a NIfTI file of this name, decompressed."""
     return gzip.GzipFile(fileobj=file) if name.lower().endswith(".gz") else file
 

@@ -13,6 +13,7 @@ import lzma
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -61,8 +62,8 @@ class RenamedChunks:
         """Voxels of a box (z, y, x)."""
         places, fixed = self.axes
         ranges: list[range] = [range(1)] * len(self.grid.shape)
-        for axis, index in fixed.items():
-            part = index // self.grid.chunk[axis]
+        for axis, fixed_index in fixed.items():
+            part = fixed_index // self.grid.chunk[axis]
             ranges[axis] = range(part, part + 1)
         for axis, a, b in zip(places, start, stop):
             size = self.grid.chunk[axis]
@@ -108,6 +109,7 @@ class RenamedChunks:
 
 def _decompress(data: bytes, suffix: str, most: int) -> bytes:
     """Bytes of a chunk, of which there are ``most`` at most."""
+    inflate: Any
     if suffix == ".gz":
         inflate = zlib.decompressobj(wbits=31)
     elif suffix == ".bz2":

@@ -7,11 +7,12 @@ the machine, and refuses grids that the user may have stated anew.
 from __future__ import annotations
 
 import bz2
+import io
 import math
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
@@ -58,7 +59,7 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
     return reader(address, header, channel)
 
 
-def _exactly(stream: BinaryIO, wanted: int, excess: int) -> bytearray:
+def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int) -> bytearray:
     """As many bytes as wanted from a stream, which then must end within ``excess`` more.
 
     The end of a compressed stream has its checksum, so that it is read, but not without end.
@@ -78,13 +79,20 @@ def _exactly(stream: BinaryIO, wanted: int, excess: int) -> bytearray:
     return data
 
 
+def _stored(dtype: str, order: str) -> np.dtype:
+    """Type of numbers in a file whose byte order is "<" or ">"."""
+    return np.dtype(dtype).newbyteorder("<" if order == "<" else ">")
+
+
 # ---------------------------------------------------------------------- NIfTI
 def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
     with open(open_regular(address), "rb") as file:
         stream = nifti_stream(file, address)
         head = stream.read(348)
         layout = NiftiLayout.of(head)
-        dtype = np.dtype(layout.dtype).newbyteorder(layout.order)
+        if layout is None or layout.dtype is None:
+            raise ValueError("its header has changed since it was looked at")
+        dtype = _stored(layout.dtype, layout.order)
         stream.read(layout.offset - len(head))
         excess = max(0, layout.voxel_bytes // layout.shape[0] - 1)
         data = _exactly(stream, layout.voxel_bytes, excess)
@@ -93,7 +101,10 @@ def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
         array = np.ascontiguousarray(array.reshape(*layout.shape, layout.samples)[..., channel])
     array = array.reshape(layout.shape)
     if layout.scaled:
-        return array * np.float64(layout.slope) + np.float64(layout.intercept)
+        values = array.astype(np.float64)
+        values *= layout.slope
+        values += layout.intercept
+        return values
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -121,8 +132,7 @@ def _nrrd(address: str, header: Header, channel: int) -> np.ndarray:
 
 
 def _nrrd_part(path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
-    order = ">" if found.big_endian else "<"
-    dtype = np.dtype(found.dtype).newbyteorder(order)
+    dtype = _stored(found.dtype, ">" if found.big_endian else "<")
     with open(open_regular(path), "rb") as file:
         file.seek(start)
         for _ in range(found.line_skip):
@@ -141,43 +151,50 @@ def _nrrd_part(path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
                 file.seek(-count, 2)
             else:
                 file.seek(found.byte_skip, 1)
-            stream, excess = file, count
+            data = _exactly(file, count, count)
         else:
-            stream, excess = _Inflated(file, found.encoding), 0
+            stream = _Inflated(file, found.encoding)
             if found.byte_skip > 0:
                 stream.skip(found.byte_skip)
-        data = _exactly(stream, count, excess if found.encoding == "raw" else 0)
+            data = _exactly(stream, count, 0)
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
 
 
-class _Inflated:
+class _Inflated(io.RawIOBase):
     """A compressed stream, decompressed a bounded part at a time."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
-        self.file, self.gzip = file, encoding == "gzip"
-        self.inflate = zlib.decompressobj(wbits=47) if self.gzip else bz2.BZ2Decompressor()
+        super().__init__()
+        self.file = file
+        self.inflate = zlib.decompressobj(wbits=47) if encoding == "gzip" else bz2.BZ2Decompressor()
 
-    def read(self, count: int) -> bytes:
+    def readable(self) -> bool:
+        return True
+
+    def _next(self, count: int) -> bytes:
+        """As many bytes at most; none at the end."""
         while not self.inflate.eof:
-            if self.gzip:
-                data = self.inflate.unconsumed_tail or self.file.read(1 << 20)
+            if isinstance(self.inflate, bz2.BZ2Decompressor):
+                wanting = self.inflate.needs_input
+                data = self.file.read(1 << 20) if wanting else b""
             else:
-                data = self.file.read(1 << 20) if self.inflate.needs_input else b""
-            if not data and (self.gzip or self.inflate.needs_input):
+                wanting, data = True, self.inflate.unconsumed_tail or self.file.read(1 << 20)
+            if wanting and not data:
                 raise ValueError("its compressed voxels are cut off")
             found = self.inflate.decompress(data, count)
             if found:
                 return found
         return b""
 
-    def readinto(self, view: memoryview) -> int:
-        data = self.read(len(view))
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)
+        data = self._next(len(view))
         view[: len(data)] = data
         return len(data)
 
     def skip(self, count: int) -> None:
         while count:
-            data = self.read(min(count, _PART))
+            data = self._next(min(count, _PART))
             if not data:
                 raise ValueError("it ends before its voxels")
             count -= len(data)
@@ -192,7 +209,8 @@ def _tiff(address: str, header: Header, channel: int) -> np.ndarray:
         places = stack.planes.of_channel(which)
         out = np.empty((len(places), *stack.kind.shape), np.dtype(stack.kind.dtype))
         if stack.planes.one_directory:
-            return _plain(file, stack, which * stack.planes.depth, sample, out)
+            start = (stack.plain_start or 0) + which * stack.planes.depth * stack.kind.bytes
+            return _plain(file, stack, start, sample, out)
     for number, page in _pages(folder, name, places, stack):
         if page.dtype.kind == "b":
             page = page.astype(np.uint8)
@@ -238,14 +256,14 @@ def _check_same(key: str, kind: PageKind, expected: PageKind) -> None:
 
 
 def _plain(
-    file: ObjectFile, stack: TiffStack, first: int, sample: int, out: np.ndarray
+    file: ObjectFile, stack: TiffStack, start: int, sample: int, out: np.ndarray
 ) -> np.ndarray:
     kind = stack.kind
-    dtype = np.dtype(kind.dtype).newbyteorder(stack.byteorder)
+    dtype = _stored(kind.dtype, stack.byteorder)
     pixels = math.prod(kind.shape) * kind.samples
     for number in range(len(out)):
         data = bytearray(kind.bytes)
-        file.fill(stack.plain_start + (first + number) * kind.bytes, memoryview(data))
+        file.fill(start + number * kind.bytes, memoryview(data))
         page = np.frombuffer(data, dtype, pixels).reshape(*kind.shape, kind.samples)
         out[number] = page[..., sample]
     return out
