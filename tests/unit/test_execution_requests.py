@@ -60,3 +60,12 @@ def test_a_second_pass_over_tiles_asks_for_its_own_time():
     assert RULES["sum_tiles"].load(own).jobs == 0 < RULES["sum_placed_tiles"].load(own).jobs
     first, second = (requests.minutes(f"{n}_tiles", own, 1) for n in ("sum", "sum_placed"))
     assert second >= first + 10
+
+
+def test_a_pass_that_the_data_decide_on_has_time_for_it_and_no_place_in_the_plan():
+    rows, auto = (brain(intensity={"destriping": value}) for value in ("rows", "auto"))
+    for rule in ("sum_lines", "estimate_stripes"):
+        usual, most = RULES[rule].load(auto), RULES[rule].load(auto).most
+        assert usual.read_gb == 0 and usual.jobs == most.jobs
+        assert most.read_gb == pytest.approx(RULES[rule].load(rows).read_gb)
+        assert requests.minutes(rule, auto, 1) >= requests.minutes(rule, rows, 1)

@@ -59,12 +59,16 @@ class Load:
         Of planes and volumes; tables and metadata do not count.
     cpu_s : float
         Processor time without the start of the jobs.
+    most : Load or None
+        What it may become where the data decide: plans count with what is usual, time limits with
+        this.
     """
 
     jobs: int = 1
     read_gb: float = 0.0
     written_gb: float = 0.0
     cpu_s: float = 1.0
+    most: Load | None = None
 
 
 def for_each(count: Count, cpu_s: float = 1.0) -> Callable[[Sample], Load]:

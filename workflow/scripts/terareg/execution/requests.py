@@ -44,7 +44,8 @@ def threads_of(rule: str, sample: Sample) -> int:
 
 def minutes(rule: str, sample: Sample, attempt: int) -> int:
     """Time limit of a job of a rule: four times the plan on a slow disk; doubles when retried."""
-    cost, load = RULES[rule], RULES[rule].load(sample)
+    cost, usual = RULES[rule], RULES[rule].load(sample)
+    load = usual.most or usual
     disk = (load.read_gb + load.written_gb) / _DISK_GB_PER_S
     seconds = max(load.cpu_s, disk) / max(1, load.jobs)
     return math.ceil((cost.least_minutes + 4 * seconds / 60) * float(2 ** (attempt - 1)))

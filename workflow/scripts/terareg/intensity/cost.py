@@ -100,7 +100,7 @@ def _sum_lines(sample: Sample) -> Load:
         return Load(0)
     raw = sample.raw_gb
     jobs = sample.size.channels * line_batches(sample)
-    return Load(jobs, raw, raw * _share_of_lines(sample), 1.5 * raw)
+    return _if_found(sample, Load(jobs, raw, raw * _share_of_lines(sample), 1.5 * raw))
 
 
 def _estimate_stripes(sample: Sample) -> Load:
@@ -108,7 +108,14 @@ def _estimate_stripes(sample: Sample) -> Load:
     if not count:
         return Load(0)
     share = _share_of_lines(sample)
-    return Load(count, 2 * raw * share, raw * share / 8, count * 5 + 0.4 * raw)
+    work = Load(count, 2 * raw * share, raw * share / 8, count * 5 + 0.4 * raw)
+    return _if_found(sample, work)
+
+
+def _if_found(sample: Sample, work: Load) -> Load:
+    """Work on stripes: none, as a rule, where they are looked for first."""
+    auto = sample.option("intensity.destriping") == "auto"
+    return Load(work.jobs, cpu_s=work.jobs, most=work) if auto else work
 
 
 def _correct_tile(sample: Sample) -> Load:
