@@ -98,9 +98,9 @@ class Flatfield:
         additive = None if image is None else hashlib.sha256(image.tobytes()).hexdigest()
         return fingerprint(profile, self.profile.shape, self.background, gains, stripes, additive)
 
-    def dark(self, y: slice = slice(None), x: slice = slice(None)) -> np.ndarray | np.float32:
-        """Counts to subtract from a part of a plane: a number, or float32 (rows, columns)."""
-        background = np.float32(self.background)
+    def dark(self, y: slice = slice(None), x: slice = slice(None)) -> np.ndarray:
+        """Counts to subtract from a part of a plane, float32: (), or (rows, columns)."""
+        background = np.array(self.background, np.float32)
         return background if self.additive is None else self.additive[y, x] + background
 
     def correct(
@@ -194,9 +194,9 @@ def load_flatfield(
 
 
 def smooth_image(
-    values: Sequence[Sequence[float]],
-    y: Sequence[float],
-    x: Sequence[float],
+    values: Sequence[Sequence[float]] | np.ndarray,
+    y: Sequence[float] | np.ndarray,
+    x: Sequence[float] | np.ndarray,
     shape: tuple[int, int],
 ) -> np.ndarray:
     """Natural cubic spline through values (y, x) at pixel coordinates: float32 of ``shape``."""

@@ -114,9 +114,11 @@ def _given(path: str | None) -> Files:
 # ------------------------------------------------------------------ tiles
 def destripes(run: Run, sample: str) -> bool:
     """Whether stripe artefacts are removed, or are if the statistics of the tiles say so."""
-    if run.option(sample, "intensity.destriping") == "auto":
-        return run.option(sample, "intensity.flatfield.method") == "statistics"
-    return run.option(sample, "intensity.destriping") != "none"
+    wanted: str = run.option(sample, "intensity.destriping")
+    if wanted == "auto":
+        wanted = run.option(sample, "intensity.flatfield.method")
+        return wanted == "statistics"
+    return wanted != "none"
 
 
 def shading_files(run: Run, sample: str, channel: str) -> NamedFiles:

@@ -140,17 +140,16 @@ def fit_shading(
         places = block_centres(data.edges)
         image = smooth_image(floor.level, *places, model.profile.shape).astype(np.float64)
         added = data.less(image, _NEIGHBOURS * floor.spread)
-        other = replace(problem, data=added, background=0.0, spread=0.0)
-        other = _fit_model(other, stats, lines, image)
+        without = replace(problem, data=added, background=0.0, spread=0.0)
+        other = _fit_model(without, stats, lines, image)
         left["image"] = _disagreement(data, other)
         if left["image"] < _BETTER * left["constant"]:
             model, source = other, "tiles without tissue"
             additive = _without_medium(floor, _at_blocks(other.profile, data.edges))
             level = float(additive.mean())
             additive = additive - level
-    elif (
-        shape and background is not None
-    ):  # blocks without tissue contradict the given number, and count as much less
+    elif shape and background is not None:
+        # blocks without tissue contradict the given number, and count as much less
         vague = replace(data, floor_error=_NEIGHBOURS * shape)
         model = _fit_model(replace(problem, data=vague), stats, lines)
     rest = None

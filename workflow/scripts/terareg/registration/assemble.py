@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -114,7 +116,10 @@ def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
     """Where the atlas, as it lies now, does not explain the sample, with the regions' names."""
     limit = max(_UNEXPLAINED, 3 * noise(plan.sample))
     unexplained, lost = np.abs(fit.residual) > limit, fit.gain < 0
-    facts = {"unexplained_percent": fit.share(unexplained), "worse_percent": fit.share(lost)}
+    facts: dict[str, Any] = {
+        "unexplained_percent": fit.share(unexplained),
+        "worse_percent": fit.share(lost),
+    }
     texts = (
         ("unexplained", unexplained, "differ from what the atlas predicts by more than noise"),
         ("worse_regions", lost, "are explained worse by the deformation than by the affine alone"),

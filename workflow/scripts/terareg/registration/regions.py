@@ -107,7 +107,7 @@ class Tree:
     def __init__(self, ids: np.ndarray, parents: Mapping[int, int | None]) -> None:
         self.ids = np.unique(ids).astype(np.int64)
         paths = {i: _path(i, parents) for i in self.ids.tolist()}
-        children: dict[int, set[int]] = {}
+        children: dict[int | None, set[int]] = {}
         for path in paths.values():
             for above, below in zip([None, *path], path):
                 children.setdefault(above, set()).add(below)

@@ -332,7 +332,8 @@ class NewObject:
         try:
             os.fsync(self._descriptor)
             self._close()
-            os.replace(self._part, self._path)
+            if self._part is not None:
+                os.replace(self._part, self._path)
             self._part = None
         except OSError as error:
             raise self._store._os_error("write", self._key, error) from error
