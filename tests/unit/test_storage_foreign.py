@@ -265,6 +265,10 @@ def test_whatever_a_parser_raises_is_a_sentence_of_its_own_class():
     with pytest.raises(ConfigError, match="as it is"):
         with boundary("f", AtlasError, "do it"):
             raise ConfigError("as it is")
+    with pytest.raises(ConfigError, match=r"^id 9+ \.\.\. 9+ is none; correct it$") as raised:
+        with boundary("f", AtlasError, "do it"):
+            raise ConfigError(f"id {'9' * 5000} is none; correct it")
+    assert len(str(raised.value)) < 2000
 
 
 @given(st.recursive(st.none() | st.integers() | st.text(), st.lists, max_leaves=20))

@@ -179,6 +179,11 @@ def _check_size(data: Any, name: str) -> None:
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy with all defaults, or raise :class:`ConfigError` for the first problem."""
+    with boundary("the configuration", ConfigError, "correct it"):
+        return _checked(config)
+
+
+def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     schema = _schema()
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))

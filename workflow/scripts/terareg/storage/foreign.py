@@ -28,7 +28,7 @@ TEXT_BYTES = 64 * 2**20
 METADATA_BYTES = 16 * 2**20
 #: what deflate can make of one byte at most
 DEFLATE_RATIO = 1032
-_WORDS = 240
+_WORDS, _SENTENCE = 240, 1600
 
 
 @contextmanager
@@ -36,8 +36,8 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     """Turn whatever a parser of foreign bytes raises into one sentence.
 
     Damaged bytes lead a parser anywhere (an index, a recursion, a number beyond a machine word),
-    so that a list of its exceptions is never complete. Errors of terareg pass, and so does
-    :class:`MemoryError`, which says something of the machine.
+    so that a list of its exceptions is never complete. Errors of terareg pass, shortened if they
+    repeat an endless value, and so does :class:`MemoryError`, which says something of the machine.
 
     Parameters
     ----------
@@ -52,8 +52,13 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     """
     try:
         yield
-    except (TeraregError, MemoryError):
+    except MemoryError:
         raise
+    except TeraregError as problem:
+        text = str(problem)
+        if readable(text) == text:
+            raise
+        raise type(problem)(readable(text)) from problem
     except Exception as problem:
         what, why = f"{name} cannot be read{form and ' as '}{form}", reason(problem)
         text = f"{what}: {why}" if "; " in why else f"{what} ({why}); {remedy}"
@@ -71,6 +76,14 @@ def reason(problem: Exception) -> str:
     if isinstance(problem, KeyError):
         return f"{short(problem.args[0] if problem.args else '')} is missing"
     return shorten(" ".join(str(problem).split()) or type(problem).__name__)
+
+
+def readable(text: str) -> str:
+    """A sentence on one line, with the middle left out if a foreign value makes it endless."""
+    line = " ".join(text.split()) if "\n" in text or "\r" in text else text
+    if len(line) <= _SENTENCE:
+        return line
+    return f"{line[: _SENTENCE // 2]} ... {line[-_SENTENCE // 4 :]}"
 
 
 def shorten(text: str, most: int = _WORDS) -> str:
