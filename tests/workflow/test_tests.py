@@ -18,7 +18,7 @@ UNIT = ROOT / "tests/unit"
 THROUGH = {
     "acquisition.chunking": ("acquisition_tiles", "one number, of stored tiles"),
     "acquisition.cost": ("execution_rule_table", "a part of the table of rules"),
-    "acquisition.tile_reader": ("acquisition_tiles", "reads what tiles are corrected from"),
+    "acquisition.tile_reader": ("acquisition_tiles", "the protocol that readers of tiles follow"),
     "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
