@@ -18,9 +18,8 @@ UNIT = ROOT / "tests/unit"
 THROUGH = {
     "acquisition.chunking": ("acquisition_tiles", "one number, of stored tiles"),
     "acquisition.cost": ("execution_rule_table", "a part of the table of rules"),
-    "acquisition.table_lines": ("acquisition_table", "lines of a table that is read whole"),
+    "acquisition.tile_reader": ("acquisition_tiles", "the protocol that readers of tiles follow"),
     "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
-    "atlas.files": ("atlas_prepare", "reads what preparing has written"),
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
@@ -39,17 +38,25 @@ THROUGH = {
     "stitching.projections": ("stitching_displacement", "a stage of the search"),
     "stitching.strips": ("stitching_displacement", "what is read of a pair"),
     "storage.arrays": ("acquisition_tiles", "options of tensorstore for stored tiles"),
+    "storage.shards": ("volumes_writer", "packs the chunks of a written block"),
     "storage.tiff": ("acquisition_image_files", "TIFF files as planes are read from them"),
+    "storage.tiff_planes": ("acquisition_image_files", "order of the planes that files list"),
     "views.cost": ("execution_rule_table", "a part of the table of rules"),
     "views.stages": ("views_report", "sections of the report"),
     "views.tables": ("views_report", "tables of the report"),
-    "volumes.ngff": ("volumes_writer", "metadata that foreign readers open"),
+    "volumes.chunks": ("volumes_foreign", "names of chunks as a volume is looked at"),
+    "volumes.itk_files": ("volumes_images", "files that only ITK reads"),
+    "volumes.meta_image": ("volumes_foreign", "headers of one kind of file"),
     "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
-    "volumes.slabs": ("volumes_fusion", "one number, of fused planes"),
+    "volumes.nrrd": ("volumes_headers", "headers of one kind of file"),
+    "volumes.renamed": ("volumes_foreign", "chunks under names of other writers"),
+    "volumes.tiff_stack": ("volumes_headers", "planes of one kind of file"),
+    "volumes.voxels": ("volumes_images", "voxels of the files whose headers are read"),
 }
 #: files that are named after no module or package, and why
 ACROSS = {
     "registration_bad_input": "what every part of a registration refuses",
+    "volumes_foreign": "what others wrote, as headers, images and imports meet it",
     "storage_s3": "faults of S3 as readers and writers of all rooms meet them",
 }
 
