@@ -17,7 +17,7 @@ ifneq ($(words $(CURDIR)),1)
 $(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
 endif
 
-.PHONY: help demo test unit quick coverage docs site lint clean
+.PHONY: help demo test unit quick coverage docs site image-lock lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
@@ -27,6 +27,7 @@ help:
 	@echo "make site            build the pages and the API as a site, in site/"
 	@echo "make coverage        lines that the unit tests run; below the floor in pyproject.toml it fails"
 	@echo "make lint            ruff, snakefmt, mypy, snakemake --lint; also as hooks of pre-commit"
+	@echo "make image-lock      renew requirements-image.lock, what the container image installs"
 	@echo "make clean           remove the demo and its results"
 
 .venv/ready: requirements.lock
@@ -72,6 +73,9 @@ docs: .venv/ready
 
 site: .venv-docs/ready
 	.venv-docs/bin/mkdocs build --strict
+
+image-lock: .venv/ready
+	$(BIN)/python .ci/lock_image.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -405,15 +405,36 @@ def test_image_lock_and_environments_are_made_of_the_same_lists(root):
     needed = {canonicalize_name(n.name) for name in direct for n in needs_of(name, locked)}
     for file, pins in environments(root).items():
         assert set(pins) - {"python"} <= direct | needed, f"{file}: not asked for by anything"
-    image = (root / "Dockerfile").read_text()
-    (base,) = re.findall(r"^FROM python:([\d.]+)", image, re.MULTILINE)
+
+
+def image_versions(root) -> dict[str, str]:
+    """Version of every package of the image, by canonical name; each has its hash."""
+    text = (root / "requirements-image.lock").read_text()
+    pinned = re.findall(r"^(\S+)==(\S+) \\\n    --hash=sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    assert len(pinned) == len(re.findall("^[^#\n ]", text, re.MULTILINE)) > 50
+    return {canonicalize_name(name): version for name, version in pinned}
+
+
+def test_the_image_holds_what_jobs_need_by_hash_and_no_more(root):
+    locked, image = locked_versions(root), image_versions(root)
+    assert {n: v for n, v in image.items() if locked.get(n) != v} == {}
+    for file, pins in environments(root).items():
+        assert set(pins) - {"python", "torch"} <= image.keys(), file
+    of_torch = {canonicalize_name(need.name) for need in needs_of("torch", locked)}
+    assert of_torch <= image.keys(), "torch is installed without what it needs"
+    assert not {"moto", "hypothesis", "google-auth", "oauth2client", "rsa"} & image.keys()
+
+
+def test_the_image_is_built_of_its_lock(root):
+    text = (root / "Dockerfile").read_text()
+    (base,) = re.findall(r"^ARG BASE=python:([\d.]+)", text, re.MULTILINE)
     assert {pins["python"] for pins in environments(root).values()} == {base}
-    assert (
-        "COPY requirements.lock" in image
-        and "--requirement /opt/terareg/requirements.lock" in image
-    )
-    named = re.findall(r"^ +([a-z][\w-]+)$", image, re.MULTILINE)
-    assert named and {canonicalize_name(name) for name in named} <= locked.keys(), "not locked"
+    assert re.findall(r"^COPY (\S+)", text, re.MULTILINE) == ["requirements-image.lock"]
+    assert "--require-hashes --requirement /opt/terareg/requirements-image.lock" in text
+    assert re.findall(r"ARG TORCH=torch==(\S+)", text) == [locked_versions(root)["torch"]]
+    assert re.search(r"^USER (?!root)\w+$", text, re.MULTILINE)
+    kept = (root / ".dockerignore").read_text().split("\n*\n")[1].split()
+    assert kept == ["!requirements-image.lock"]
 
 
 def foreign_imports(script: Path) -> set[str]:
