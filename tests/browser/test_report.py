@@ -25,7 +25,7 @@ def page(tmp_path_factory):
     )
     (folder / "views" / "flatfield_ch0.png").write_bytes(picture)
     (folder / "benchmarks").mkdir()
-    (folder / "benchmarks" / "fuse_block.tsv").write_text("s\tmax_rss\tcpu_time\n1\t2\t3\n")
+    (folder / "benchmarks" / "fuse_blocks.tsv").write_text("s\tmax_rss\tcpu_time\n1\t2\t3\n")
     data = report.gather_report(folder, sample="brain", provenance={"config_hash": "f" * 64})
     report.write_report(folder / "report.html", data)
     return folder / "report.html"

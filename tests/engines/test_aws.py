@@ -117,7 +117,7 @@ def submitter(cloud, acquired, tmp_path_factory):
 @pytest.fixture(scope="module")
 def printed(cloud, submitter):
     """What the run of the whole chain printed; one job loses its machine in the middle."""
-    cloud.reclaim("fuse_block", f"{BUCKET}/{VOLUMES}/")
+    cloud.reclaim("fuse_blocks", f"{BUCKET}/{VOLUMES}/")
     status, said = submitter.snakemake()
     assert status == 0, said + cloud.story()
     return said
@@ -171,12 +171,12 @@ def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
 
 def test_a_job_that_loses_its_machine_is_tried_again_with_more(printed, cloud):
     """It had begun to write; that the bytes are right in the end is what the test above says."""
-    lost, *others = sorted(cloud.of_rule("fuse_block"), key=lambda job: job.reason != RECLAIMED)
+    lost, *others = sorted(cloud.of_rule("fuse_blocks"), key=lambda job: job.reason != RECLAIMED)
     assert (lost.status, lost.reason) == ("FAILED", RECLAIMED)
     again = [job for job in others if job.target == lost.target]
     assert [job.status for job in again] == ["SUCCEEDED"]
     assert again[0].asked["MEMORY"] > lost.asked["MEMORY"]
-    assert "Error in rule fuse_block" in printed and RECLAIMED in printed
+    assert "Error in rule fuse_blocks" in printed and RECLAIMED in printed
     assert sum(job.status == "FAILED" for job in cloud.jobs) == 1
 
 

@@ -411,7 +411,7 @@ def test_resume_gives_the_same_bytes(kept: tuple[TileSource, Store], damage) -> 
     complete = tree(Path(store.url))
     damage(store)
     reader = TileSource(source.acquisition, "ch0", corrected=store)
-    message = r"corrected tile LOC000 of channel ch0 is .*run again with -R correct_tile"
+    message = r"corrected tile LOC000 of channel ch0 is .*run again with -R correct_tiles"
     with pytest.raises(VolumeError, match=message):
         reader.read("LOC000", 0, 50)
     write_corrected(source, store, KEY, "LOC000", "f1")

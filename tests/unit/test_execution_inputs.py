@@ -110,7 +110,7 @@ def test_displacements_are_measured_unless_the_user_brings_them(workspace, own, 
 
 # ---------------------------------------------------------------- volumes
 def test_blocks_of_every_volume_have_a_rule_that_writes_them(plain):
-    written = {"fused/signal": "fuse_block", "corrected_volume/signal": "correct_volume",
+    written = {"fused/signal": "fuse_blocks", "corrected_volume/signal": "correct_volume",
                "labels/mouse": "transform_labels",
                "atlas_space/mouse/signal": "transform_volume"}  # fmt: skip
     for volume, rule in written.items():

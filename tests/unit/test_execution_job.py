@@ -126,14 +126,14 @@ def test_a_failed_job_leaves_no_record(tmp_path, root):
 
 def test_records_of_an_older_division_into_batches_do_not_count(tmp_path):
     store = Store(str(tmp_path))
-    for batch, (day, rule) in enumerate([(1, "fuse_block"), (3, "fuse_block"), (2, "fuse_block"),
+    for batch, (day, rule) in enumerate([(1, "fuse_blocks"), (3, "fuse_blocks"), (2, "fuse_blocks"),
                                          (1, "register"), (9, "unknown")]):  # fmt: skip
         facts = {"rule": rule, "started": f"2026-01-0{day}", "batch": batch}
         write_record(store, f"logs/{rule}/{batch}.json", facts)
-    found = read_job_records(store, {"fuse_block": 2, "register": 1, "other": 4,
+    found = read_job_records(store, {"fuse_blocks": 2, "register": 1, "other": 4,
                                      "unknown": 0})  # fmt: skip
     assert [(r["rule"], r["batch"]) for r in found] == [
-        ("fuse_block", 2), ("fuse_block", 1), ("register", 3),
+        ("fuse_blocks", 2), ("fuse_blocks", 1), ("register", 3),
     ]  # fmt: skip
 
 

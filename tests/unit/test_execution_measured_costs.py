@@ -17,7 +17,7 @@ def record(rule, **facts):
 
 
 def test_stages_are_summed_and_stand_beside_the_plan():
-    records = [record("fuse_block"), record("fuse_block", seconds=120, peak_mb=1500)]
+    records = [record("fuse_blocks"), record("fuse_blocks", seconds=120, peak_mb=1500)]
     table = cost_table(PLAN, [*records, record("register", bytes_read=0)], raw_gb=2.0)
     fused, registration, everything = table["rows"]
     assert fused == ["Fused volume", "2 (4)", "2 (2)", "2 (12)", "2 (100)", "1 (60)", "1500 (8192)"]
@@ -28,10 +28,10 @@ def test_stages_are_summed_and_stand_beside_the_plan():
 
 
 def test_jobs_are_summed_by_rule():
-    records = [record("register"), record("fuse_block"), record("fuse_block", seconds=120)]
+    records = [record("register"), record("fuse_blocks"), record("fuse_blocks", seconds=120)]
     fused, registered = cost_table(PLAN, records, raw_gb=2.0)["rules"]
     assert fused == {
-        "rule": "fuse_block", "jobs": 2, "seconds": 180, "longest_s": 120, "cpu_s": 7200,
+        "rule": "fuse_blocks", "jobs": 2, "seconds": 180, "longest_s": 120, "cpu_s": 7200,
         "peak_mb": 900,
     }  # fmt: skip
     assert (registered["rule"], registered["jobs"]) == ("register", 1)

@@ -40,8 +40,8 @@ def test_a_large_atlas_gets_the_cpus_that_its_memory_takes_on_aws_batch():
 
 
 def test_a_retry_of_a_job_gets_twice_the_time():
-    assert requests.minutes("fuse_block", brain(), 2) == pytest.approx(
-        2 * requests.minutes("fuse_block", brain(), 1), abs=1
+    assert requests.minutes("fuse_blocks", brain(), 2) == pytest.approx(
+        2 * requests.minutes("fuse_blocks", brain(), 1), abs=1
     )
     assert requests.minutes("register", brain(), 1) >= 240
 

@@ -17,7 +17,7 @@ from terareg.volumes.cost import row_blocks
 
 def test_memory_follows_block_tile_and_threads_and_not_the_brain():
     small, large = brain(2, 3), brain(20, 30)
-    same = ("sum_tiles", "correct_tile", "measure_displacements", "correct_volume",
+    same = ("sum_tiles", "correct_tiles", "measure_displacements", "correct_volume",
             "transform_labels", "prepare_atlas")  # fmt: skip
     for rule in same:
         assert requests.request_mb(rule, small, 4) == requests.request_mb(rule, large, 4), rule
@@ -30,7 +30,7 @@ def test_memory_follows_block_tile_and_threads_and_not_the_brain():
 def test_a_row_of_blocks_is_cut_where_memory_ends():
     blocks = {columns: row_blocks(brain(5, columns)) for columns in (1, 6, 30)}
     assert blocks == {1: 4, 6: 16, 30: 16}
-    asked = [requests.request_mb("fuse_block", brain(5, columns), 4) for columns in (6, 30)]
+    asked = [requests.request_mb("fuse_blocks", brain(5, columns), 4) for columns in (6, 30)]
     assert asked[0] == asked[1] < 2048, "no block is held"
     blocks = [
         row_blocks(brain(5, 30, store="s3://lab", volume={"formats": formats}))
@@ -38,13 +38,13 @@ def test_a_row_of_blocks_is_cut_where_memory_ends():
     ]
     assert blocks == [13, 6], "what goes to S3 is held until it is whole"
     both = brain(5, 30, store="s3://lab", volume={"formats": ["ome-zarr", "precomputed"]})
-    assert requests.request_mb("fuse_block", both, 4) < 8192, "what AWS Batch gives with four CPUs"
-    share = [RULES["fuse_block"].load(b).read_gb / b.raw_gb for b in (brain(5, 4), brain(5, 30))]
+    assert requests.request_mb("fuse_blocks", both, 4) < 8192, "what AWS Batch gives with four CPUs"
+    share = [RULES["fuse_blocks"].load(b).read_gb / b.raw_gb for b in (brain(5, 4), brain(5, 30))]
     assert share[0] == 1 < share[1] < 1.25, "tiles where a row is cut are read twice"
 
 
 @pytest.mark.parametrize(
-    "rule", ["prepare_atlas", "preview_alignment", "register", "draw_registration", "init_labels",
+    "rule", ["prepare_atlas", "preview_alignment", "register", "assess_registration", "init_labels",
              "transform_labels", "sum_regions", "measure_regions", "transform_points"]
 )  # fmt: skip
 def test_requests_know_the_size_of_the_atlas(rule):

@@ -115,8 +115,8 @@ def perfect(phantom, tmp_path_factory):
                 volume = factor * float(row["volume_mm3"])
                 target.write(f"{row['id']}\t{scope}\t{row['hemisphere']}\t{volume}\n")
     for name, seconds, memory in (
-        ("fuse_block/ch0/0", "10.5", "300"),
-        ("fuse_block/ch1/0", "9.5", "350.5"),
+        ("fuse_blocks/ch0/0", "10.5", "300"),
+        ("fuse_blocks/ch1/0", "9.5", "350.5"),
         ("register", "60", "-"),
     ):
         path = results / "benchmarks" / f"{name}.tsv"
@@ -149,8 +149,8 @@ def test_perfect_artefacts_score_perfectly(perfect):
     assert result["dice_mean"] == 1.0
     assert result["details"]["labels"]["foreign_ids"] == []
     assert result["region_volume_error_percent"] < 1e-6
-    assert result["seconds"] == {"fuse_block": 20.0, "register": 60.0}
-    assert result["peak_memory_mb"] == {"fuse_block": 350.5, "register": 0.0}
+    assert result["seconds"] == {"fuse_blocks": 20.0, "register": 60.0}
+    assert result["peak_memory_mb"] == {"fuse_blocks": 350.5, "register": 0.0}
     lines = verdicts(result, Floors())
     assert len([v for v in lines if v.passed]) == 6
     assert not [v for v in lines if v.passed is False]

@@ -60,7 +60,7 @@ def test_records_go_before_the_data_that_they_vouch_for(store):
 
 def test_a_sample_goes_with_all_that_terareg_made_and_nothing_else(store, tmp_path):
     results = Store(str(tmp_path / "results")).child("brain7")
-    fill(results, ("acquisition.json", "benchmarks/fuse_block/ch0_0.tsv", "mine.csv"))
+    fill(results, ("acquisition.json", "benchmarks/fuse_blocks/ch0_0.tsv", "mine.csv"))
     remove(find_sample([results, store.child("brain7")]))
     assert names_in(results) == {"mine.csv"}
     assert names_in(store.child("brain7")) == set(FOREIGN)

@@ -162,7 +162,7 @@ def test_what_an_earlier_run_left_is_not_shown(results, picture):
 def test_what_the_run_took_stands_beside_its_plan(results):
     assert "Per stage" not in report.render_report(gather(results))
     plan = [Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192)]
-    record = {"rule": "fuse_block", "seconds": 90, "cpu_s": 360, "peak_mb": 777,
+    record = {"rule": "fuse_blocks", "seconds": 90, "cpu_s": 360, "peak_mb": 777,
               "bytes_read": 3 * 10**9, "bytes_written": 10**9}  # fmt: skip
     page = report.render_report(gather(results, costs=cost_table(plan, [record], 2.0)))
     for words in ("Per stage", "Fused volume", "1 (4)", "777 (8192)", "<strong>2.0</strong>"):

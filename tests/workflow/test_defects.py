@@ -106,7 +106,7 @@ def test_d20_what_is_optional_may_be_absent(workspace):
     workspace.sample("brain", grid=(2, 2), planes=50)
     workspace.write(MINIMAL)
     planned = running.planned(workspace)
-    assert {"fuse_block", "correct_volume", "make_report"} <= planned.keys()
+    assert {"fuse_blocks", "correct_volume", "make_report"} <= planned.keys()
     assert not planned.keys() & {"register", "score_registration", "transform_points"}
 
 

@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_a_rerun_ends_with_the_same_bytes
     (small_disk / "filler").write_bytes(bytes(196 * 2**20))
     done = workspace.snakemake("--cores", "1", "fused_volumes", "--quiet")
     assert done.returncode != 0
-    lines = [x for x in done.stderr.splitlines() if x.startswith("fuse_block: ")]
+    lines = [x for x in done.stderr.splitlines() if x.startswith("fuse_blocks: ")]
     assert lines and "full" in lines[0] and "(log: " in lines[0], done.stderr
     (small_disk / "filler").unlink()
     done = workspace.snakemake("--cores", "2", "fused_volumes", "--quiet")

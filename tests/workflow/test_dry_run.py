@@ -18,7 +18,7 @@ CHAIN = {
     "index_acquisition", "check_inputs", "sum_tiles", "estimate_flatfield", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "sum_placed_tiles", "refine_flatfield",
-    "init_volume", "fuse_block", "finish_pyramid",
+    "init_volume", "fuse_blocks", "finish_pyramid",
     "finalize_volume", "estimate_bias_field", "correct_volume", "prepare_atlas",
     "preview_alignment", "register", "transform_labels", "sum_regions", "measure_regions",
     "make_report",
@@ -34,7 +34,7 @@ def test_the_whole_chain(workspace):
     jobs = dry_run(workspace, workspace.sample())
     assert CHAIN <= jobs.keys()
     assert jobs["estimate_flatfield"] == 1 and jobs["refine_flatfield"] == 2
-    assert "correct_tile" not in jobs
+    assert "correct_tiles" not in jobs
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_the_whole_chain(workspace):
     [
         ("corrected_tiles", "refine_flatfield", "init_volume"),
         ("stitching", "place_tiles", "init_volume"),
-        ("fused_volumes", "fuse_block", "estimate_bias_field"),
+        ("fused_volumes", "fuse_blocks", "estimate_bias_field"),
         ("corrected_volumes", "correct_volume", "prepare_atlas"),
         ("previews", "preview_alignment", "register"),
         ("registration", "register", "transform_labels"),
@@ -58,15 +58,23 @@ def test_targets_do_a_part_of_the_work(workspace, target, there, absent):
 
 def test_until_stops_there(workspace):
     jobs = dry_run(workspace, workspace.sample(), "--until", "place_tiles")
-    assert "place_tiles" in jobs and "fuse_block" not in jobs
+    assert "place_tiles" in jobs and "fuse_blocks" not in jobs
 
 
 @pytest.mark.parametrize(
     ("over", "more", "less"),
     [
-        ({"intensity__corrected_tiles": "keep"}, {"correct_tile"}, {"drop_corrected_tiles"}),
-        ({"intensity__destriping": "auto"}, {"sum_lines", "estimate_stripes"}, {"correct_tile"}),
-        ({"intensity__destriping": "columns"}, {"sum_lines", "estimate_stripes"}, {"correct_tile"}),
+        ({"intensity__corrected_tiles": "keep"}, {"correct_tiles"}, {"drop_corrected_tiles"}),
+        (
+            {"intensity__destriping": "auto"},
+            {"sum_lines", "estimate_stripes"},
+            {"correct_tiles"},
+        ),
+        (
+            {"intensity__destriping": "columns"},
+            {"sum_lines", "estimate_stripes"},
+            {"correct_tiles"},
+        ),
         (
             {"intensity__destriping": "none"},
             {"refine_flatfield"},
@@ -79,7 +87,7 @@ def test_until_stops_there(workspace):
         ),
         (
             {"intensity__corrected_tiles": "temporary"},
-            {"correct_tile", "drop_corrected_tiles"},
+            {"correct_tiles", "drop_corrected_tiles"},
             set(),
         ),
         ({"intensity__bias": {"enabled": False}}, set(), {"correct_volume"}),
@@ -154,7 +162,7 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
     """A name for each of 120 000 planes, 33.6 GB a tile position, as a microscope leaves them."""
     write_linked_planes(described(workspace, (5, 6), 2), 5, 6, channels=2)
     jobs = limited_jobs_and_files(workspace)
-    assert jobs["fuse_block"] >= 20 and jobs["sum_placed_tiles"] >= 2
+    assert jobs["fuse_blocks"] >= 20 and jobs["sum_placed_tiles"] >= 2
 
 
 @pytest.mark.parametrize(("grid", "channels"), [((6, 10), 2), ((5, 6), 4)])
@@ -226,7 +234,7 @@ def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
     one = workspace.snakemake("-n", "--", "results/brain/fused/signal/batches/0.json")
     found = stages_of(one.stderr)
     assert found["Fused volume"][0] == 2 and "Bias field" not in found
-    jobs = jobs_of_rules(brain)["fuse_block"]
+    jobs = jobs_of_rules(brain)["fuse_blocks"]
     read = [stages["Fused volume"][3] for stages in (found, whole)]
     assert read[0] == pytest.approx(read[1] / jobs, abs=0.1)
 

@@ -58,11 +58,11 @@ def test_spoiled_and_lost_blocks_are_found_and_written_again(fused, finished):
     assert len(lines) == 2 and "fused/ch0" in lines[0] and "fused/ch1" in lines[1]
     for line in lines:
         assert "1 of 1 blocks are not what was written (first: 0_0_0)" in line
-        assert "-R fuse_block" in line
-    done = fused.snakemake(*run, "-R", "fuse_block", "--", *complete)
+        assert "-R fuse_blocks" in line
+    done = fused.snakemake(*run, "-R", "fuse_blocks", "--", *complete)
     assert done.returncode == 0, done.stderr
     record(fused, "ch0").unlink()
-    done = fused.snakemake(*run, "-R", "fuse_block", "--", *verified)
+    done = fused.snakemake(*run, "-R", "fuse_blocks", "--", *verified)
     assert done.returncode == 0, done.stderr
     for channel in CHANNELS:
         mine = running.artefacts(volume(fused, channel), "verified.json")

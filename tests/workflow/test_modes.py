@@ -90,7 +90,7 @@ def test_stripes_of_the_sheet_are_evened_out(finished, acquired, tmp_path):
     config = yaml.safe_load((acquired / "demo/sample.yaml").read_text())
     workspace.write(config)
     planned = running.planned(workspace, "fused_volumes")
-    assert planned["fuse_block"] >= 2 and planned["sum_lines"] == 2
+    assert planned["fuse_blocks"] >= 2 and planned["sum_lines"] == 2
     assert "refine_flatfield" not in planned
 
 

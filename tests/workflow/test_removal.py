@@ -43,7 +43,7 @@ def test_without_the_sample_everything_runs_again_and_the_input_is_untouched(
     assert not list((copy.folder / "results/demo").rglob("*.json"))
     assert (copy.folder / "results/atlases/phantom/atlas.json").is_file(), "others may use it"
     again = running.planned(copy)
-    assert {"index_acquisition", "fuse_block", "register", "make_report"} <= again.keys()
+    assert {"index_acquisition", "fuse_blocks", "register", "make_report"} <= again.keys()
     assert "prepare_atlas" not in again
     assert running.states(acquired / "demo/raw") == raw_before
     assert running.states(copy.folder / "demo/raw").keys() == raw_before.keys()

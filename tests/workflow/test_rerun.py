@@ -13,11 +13,11 @@ pytestmark = pytest.mark.slow
 
 AFTER_REGISTRATION = {
     "transform_labels", "transform_volume", "sum_regions", "measure_regions", "mesh_labels",
-    "score_registration", "draw_registration", "draw_regions", "draw_fiducials",
+    "score_registration", "assess_registration", "draw_regions", "draw_fiducials",
     "write_neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
 }  # fmt: skip
 FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
-PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_block", "draw_flatfield"}
+PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_blocks", "draw_flatfield"}
 TILES = PIXELS | {"index_acquisition", "estimate_flatfield", "import_tiles", "place_tiles"}
 
 
@@ -49,7 +49,7 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
         ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
         (
             {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
-            {"draw_registration", "make_report"},
+            {"assess_registration", "make_report"},
         ),
         ({"labels__mesh_resolution_um": 100}, {"mesh_labels", "make_report"}),
         ({"atlas_space__enabled": False}, {"make_report"}),
@@ -68,13 +68,13 @@ def test_a_parameter_of_the_bias_field_leaves_the_fused_volume_alone(copy):
     planned = running.planned(copy)
     assert {"estimate_bias_field", "correct_volume"} | FROM_POSE <= planned.keys()
     assert planned["finalize_volume"] == 5, "corrected, labels, channels in the atlas; not fused"
-    assert not planned.keys() & (TILES | {"init_volume", "fuse_block"})
+    assert not planned.keys() & (TILES | {"init_volume", "fuse_blocks"})
 
 
 def test_options_of_the_flatfield_alone_read_no_tile_again(copy):
     running.configure(copy, intensity__flatfield={"degree": 6})
     planned = running.planned(copy)
-    assert {"estimate_flatfield", "refine_flatfield", "fuse_block"} <= planned.keys()
+    assert {"estimate_flatfield", "refine_flatfield", "fuse_blocks"} <= planned.keys()
     assert not planned.keys() & {"index_acquisition", "sum_tiles"}
 
 
@@ -105,7 +105,7 @@ def test_a_changed_plane_runs_what_reads_that_channel_and_no_more(copy):
     running.replace(plane(copy), plane(copy, channel=0).read_bytes())
     planned = running.planned(copy)
     once = (
-        "sum_placed_tiles", "refine_flatfield", "fuse_block", "correct_volume", "transform_volume",
+        "sum_placed_tiles", "refine_flatfield", "fuse_blocks", "correct_volume", "transform_volume",
     )  # fmt: skip
     assert [planned[name] for name in once] == [1] * 5, "of channel 1 alone"
     assert {"measure_regions", "make_report"} <= planned.keys()
@@ -162,7 +162,7 @@ def test_code_of_the_stitching_leaves_the_index_and_the_flatfields_alone(own_cod
     path = own_code.folder / "workflow/scripts/terareg/stitching/terastitcher/reading.py"
     path.write_text(path.read_text() + "\nUNUSED = 1\n")
     planned = running.planned(own_code)
-    assert {"check_inputs", "import_tiles", "place_tiles", "fuse_block"} <= planned.keys()
+    assert {"check_inputs", "import_tiles", "place_tiles", "fuse_blocks"} <= planned.keys()
     assert not planned.keys() & {"index_acquisition", "sum_tiles", "estimate_flatfield"}
 
 
@@ -177,7 +177,7 @@ def test_code_of_the_bias_field_leaves_the_fused_volume_alone(own_code):
     path.write_text(path.read_text() + "\nUNUSED = 1\n")
     planned = running.planned(own_code)
     assert {"estimate_bias_field", "correct_volume", "register"} <= planned.keys()
-    assert not planned.keys() & (TILES | {"init_volume", "fuse_block"})
+    assert not planned.keys() & (TILES | {"init_volume", "fuse_blocks"})
 
 
 # ---------------------------------------------------------------- flags and lost files

@@ -17,16 +17,16 @@ from terareg.volumes.reader import Volume
 
 OF_TILES = {
     "index_acquisition", "sum_tiles", "estimate_flatfield", "sum_placed_tiles",
-    "refine_flatfield", "sum_lines", "estimate_stripes", "correct_tile", "import_tiles",
+    "refine_flatfield", "sum_lines", "estimate_stripes", "correct_tiles", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
-    "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_block",
+    "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_blocks",
     "draw_flatfield", "draw_stripes", "draw_stitching",
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
     "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
     "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
-    "check_inputs", "write_neuroglancer_state", "draw_registration", "make_report",
+    "check_inputs", "write_neuroglancer_state", "assess_registration", "make_report",
 }  # fmt: skip
 
 

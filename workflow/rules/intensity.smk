@@ -162,7 +162,7 @@ rule estimate_stripes:
         "../scripts/estimate_stripes.py"
 
 
-rule correct_tile:
+rule correct_tiles:
     """Write one batch of corrected tiles into the store (not with corrected_tiles: stream).
 
     The arrays lie beside a record each in the store; the output lists them.
@@ -173,23 +173,23 @@ rule correct_tile:
     output:
         batch=possibly_temporary(result("corrected/{channel}/batches/{batch}.json")),
     log:
-        log_of("correct_tile/{channel}_{batch}"),
+        log_of("correct_tiles/{channel}_{batch}"),
     benchmark:
-        benchmark_of("correct_tile/{channel}_{batch}")
+        benchmark_of("correct_tiles/{channel}_{batch}")
     conda:
         "../envs/tiles.yaml"
-    threads: threads_of("correct_tile")
+    threads: threads_of("correct_tiles")
     resources:
-        mem_mb=memory("correct_tile"),
-        runtime=runtime("correct_tile"),
+        mem_mb=memory("correct_tiles"),
+        runtime=runtime("correct_tiles"),
     params:
-        code=code("correct_tile"),
-        record=record_of("correct_tile/{channel}_{batch}"),
+        code=code("correct_tiles"),
+        record=record_of("correct_tiles/{channel}_{batch}"),
         store=setting("store"),
         batches=batches(intensity_cost.tile_batches),
         raw_state=of_channel(raw_data.raw_state),
     script:
-        "../scripts/correct_tile.py"
+        "../scripts/correct_tiles.py"
 
 
 rule drop_corrected_tiles:

@@ -191,7 +191,7 @@ rule draw_bias_field:
         "../scripts/draw_bias_field.py"
 
 
-rule draw_registration:
+rule assess_registration:
     """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
@@ -241,23 +241,23 @@ rule draw_registration:
             },
         ),
     log:
-        log_of("draw_registration/{atlas}"),
+        log_of("assess_registration/{atlas}"),
     benchmark:
-        benchmark_of("draw_registration/{atlas}")
+        benchmark_of("assess_registration/{atlas}")
     conda:
         "../envs/register.yaml"
-    threads: threads_of("draw_registration")
+    threads: threads_of("assess_registration")
     resources:
-        mem_mb=memory("draw_registration"),
-        runtime=runtime("draw_registration"),
+        mem_mb=memory("assess_registration"),
+        runtime=runtime("assess_registration"),
     params:
-        code=code("draw_registration"),
-        record=record_of("draw_registration/{atlas}"),
+        code=code("assess_registration"),
+        record=record_of("assess_registration/{atlas}"),
         store=setting("store"),
         sources=of_sample(inputs.registration_sources),
         thresholds=setting("report.thresholds"),
     script:
-        "../scripts/draw_registration.py"
+        "../scripts/assess_registration.py"
 
 
 rule draw_regions:

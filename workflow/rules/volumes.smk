@@ -31,7 +31,7 @@ rule init_volume:
         "../scripts/init_volume.py"
 
 
-rule fuse_block:
+rule fuse_blocks:
     """Fuse one batch of rows of blocks: read tiles, blend, write the finest levels."""
     input:
         unpack(of_channel(inputs.tile_files)),
@@ -41,27 +41,27 @@ rule fuse_block:
     output:
         batch=result("fused/{channel}/batches/{batch}.json"),
     log:
-        log_of("fuse_block/{channel}_{batch}"),
+        log_of("fuse_blocks/{channel}_{batch}"),
     benchmark:
-        benchmark_of("fuse_block/{channel}_{batch}")
+        benchmark_of("fuse_blocks/{channel}_{batch}")
     wildcard_constraints:
         sample=one_of(RUN.tiled),
     conda:
         "../envs/volumes.yaml"
-    threads: threads_of("fuse_block")
+    threads: threads_of("fuse_blocks")
     resources:
-        mem_mb=memory("fuse_block"),
-        runtime=runtime("fuse_block"),
+        mem_mb=memory("fuse_blocks"),
+        runtime=runtime("fuse_blocks"),
     params:
-        code=code("fuse_block"),
-        record=record_of("fuse_block/{channel}_{batch}"),
+        code=code("fuse_blocks"),
+        record=record_of("fuse_blocks/{channel}_{batch}"),
         store=setting("store"),
         fusion=setting("fusion"),
         batches=batches(volumes_cost.block_batches),
         row_blocks=batches(volumes_cost.row_blocks),
         raw_state=of_channel(raw_data.raw_state),
     script:
-        "../scripts/fuse_block.py"
+        "../scripts/fuse_blocks.py"
 
 
 rule finish_pyramid:

@@ -274,7 +274,7 @@ class TileSource:
     def _incomplete(self, tile: str, state: str) -> VolumeError:
         return VolumeError(
             f"{self.acquisition.sample}: corrected tile {tile} of channel {self.channel.name} "
-            f"{state}; run again with -R correct_tile"
+            f"{state}; run again with -R correct_tiles"
         )
 
 

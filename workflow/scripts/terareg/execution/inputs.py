@@ -190,7 +190,7 @@ def measured_pairs(run: Run, sample: str) -> Files:
 def writer_of_volume(run: Run, sample: str, volume: str) -> str:
     """Rule that writes the blocks of a volume."""
     writers = {
-        "fused": "import_volume" if run.is_imported(sample) else "fuse_block",
+        "fused": "import_volume" if run.is_imported(sample) else "fuse_blocks",
         "corrected_volume": "correct_volume",
         "labels": "transform_labels",
         "atlas_space": "transform_volume",

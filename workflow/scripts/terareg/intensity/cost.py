@@ -118,7 +118,7 @@ def _if_found(sample: Sample, work: Load) -> Load:
     return Load(work.jobs, cpu_s=work.jobs, most=work) if auto else work
 
 
-def _correct_tile(sample: Sample) -> Load:
+def _correct_tiles(sample: Sample) -> Load:
     if sample.streams:
         return Load(0)
     raw = sample.raw_gb
@@ -182,8 +182,8 @@ RULES = {
     "refine_flatfield": RuleCost("intensity", _equations, _solve_flatfield(), needs="tiles"),
     "sum_lines": RuleCost("intensity", planes(2, 5), _sum_lines, heavy=True, needs="tiles"),
     "estimate_stripes": RuleCost("intensity", _line_gains, _estimate_stripes, needs="tiles"),
-    "correct_tile": RuleCost(
-        "intensity", _corrected_slabs, _correct_tile, heavy=True, needs="tiles"
+    "correct_tiles": RuleCost(
+        "intensity", _corrected_slabs, _correct_tiles, heavy=True, needs="tiles"
     ),
     "drop_corrected_tiles": RuleCost("intensity", load=for_each(_dropped), needs="tiles"),
     "estimate_bias_field": RuleCost("bias", whole(BIAS_RESOLUTION, 48), _estimate_bias, heavy=True),

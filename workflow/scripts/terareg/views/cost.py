@@ -35,7 +35,7 @@ RULES = {
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
     "draw_volume": RuleCost("views", flat(230), for_each(image_volumes, 4.0)),
     "draw_bias_field": RuleCost("bias", whole(BIAS_RESOLUTION, 32), for_each(bias_fields, 2.0)),
-    "draw_registration": RuleCost(
+    "assess_registration": RuleCost(
         "registration",
         registered(
             lambda sample, name: 35 + 25 * channels_registered(sample), lambda sample, name: 15

@@ -99,7 +99,7 @@ def level_gb(sample: Sample, resolution_um: float) -> float:
 
 
 # ------------------------------------------------------------------ work
-def _fuse_block(sample: Sample) -> Load:
+def _fuse_blocks(sample: Sample) -> Load:
     size, edge = sample.size, sample.option("volume.block")
     if sample.streams:
         # a tile at the end of a part of a row is read for the next part as well
@@ -177,7 +177,7 @@ def _held_image(sample: Sample, threads: int) -> float:
 
 RULES = {
     "init_volume": RuleCost("fused", load=for_each(channels), needs="tiles"),
-    "fuse_block": RuleCost("fused", _fusion, _fuse_block, heavy=True, needs="tiles"),
+    "fuse_blocks": RuleCost("fused", _fusion, _fuse_blocks, heavy=True, needs="tiles"),
     "init_import": RuleCost("fused", load=for_each(channels), needs="volume"),
     "import_volume": RuleCost("fused", _held_image, _import_volume, heavy=True, needs="volume"),
     "finish_pyramid": RuleCost("fused", _coarse_blocks, for_each(volumes, 2.0), heavy=True),
