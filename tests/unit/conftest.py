@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from workspaces import Workspace
 
 
 @pytest.fixture
@@ -19,3 +20,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch):
         client = boto3.client("s3", region_name="us-east-1")
         client.create_bucket(Bucket="scope")
         yield client
+
+
+@pytest.fixture
+def workspace(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace that is the current folder, from which relative paths are seen."""
+    monkeypatch.chdir(workspace.folder)
+    return workspace

@@ -6,7 +6,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from terareg.core.extents import Extent, Sample, Size
-from terareg.execution.config import check
+from terareg.execution.config import check, files_of
 from terareg.execution.run import Run, load_run
 
 ATLAS = Extent((528, 320, 456), (25.0, 25.0, 25.0))
@@ -29,7 +29,14 @@ def brain(rows=5, columns=6, channels=2, atlas=ATLAS, **over) -> Sample:
 
 
 def run_of(workspace, *configs: dict, remote: str | None = None) -> Run:
-    """The run of one or several configurations of a workspace."""
+    """The run of one or several configurations of a workspace.
+
+    Files that they name are there, if empty, but for those below the results.
+    """
+    for config in configs:
+        for _, path in files_of(check(config)):
+            if path is not None and "://" not in path and not path.startswith("results/"):
+                (workspace.folder / path).touch()
     names = [workspace.write(config, f"{config['sample']}.yaml") for config in configs]
     return load_run({"cohort": [str(name) for name in names]}, remote)
 

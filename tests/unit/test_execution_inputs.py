@@ -198,15 +198,26 @@ def test_an_atlas_is_prepared_apart_from_its_further_images(workspace):
     without = run_of(workspace, workspace.sample())
     assert inputs.atlas_settings(with_images, "mouse") == inputs.atlas_settings(without, "mouse")
     assert inputs.image_names(with_images, "mouse") == ["nissl", "ara"]
-    assert inputs.image_source(with_images, "mouse", "ara") == "a.nrrd"
+    assert inputs.image_source(with_images, "mouse", "ara") == ["a.nrrd"]
     prepared = inputs.prepared_images(with_images, "mouse")
     assert prepared == [f"results/atlases/mouse/images/{name}.nrrd" for name in images]
     assert inputs.prepared_images(without, "mouse") == []
 
 
+def test_a_file_that_snakemake_cannot_follow_is_followed_by_its_state(workspace):
+    run = run_of(workspace, workspace.sample(atlases__mouse__template="{t}.nrrd"))
+    assert inputs.template_source(run, "mouse") == []
+    assert "template" not in inputs.atlas_sources(run, "mouse")
+    before = inputs.atlas_state(run, "mouse")
+    (workspace.folder / "{t}.nrrd").write_text("another one")
+    assert [path for path, *_ in before] == ["{t}.nrrd"] and inputs.atlas_state(
+        run, "mouse"
+    ) != before
+
+
 def test_files_of_an_atlas_are_those_that_are_given(workspace, plain):
     given = inputs.atlas_sources(plain, "mouse")
     assert set(given) == {"template", "annotation", "ontology"}
-    assert inputs.template_source(plain, "mouse") == given["template"]
+    assert inputs.template_source(plain, "mouse") == [given["template"]]
     run = run_of(workspace, workspace.sample(atlases__mouse__hemispheres="h.nrrd"))
     assert inputs.atlas_sources(run, "mouse") == given | {"hemispheres": "h.nrrd"}

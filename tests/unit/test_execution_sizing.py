@@ -45,7 +45,9 @@ def test_an_atlas_has_the_size_of_its_annotation(workspace):
     assert sample.atlases["mouse"].spacing_um == pytest.approx((70, 60, 50))
 
 
-@pytest.mark.parametrize("annotation", ["absent.nrrd", "s3://nowhere/annotation.txt", "empty.nrrd"])
+@pytest.mark.parametrize(
+    "annotation", ["results/absent.nrrd", "s3://nowhere/annotation.txt", "empty.nrrd"]
+)
 def test_an_atlas_that_cannot_be_read_yet_counts_as_a_whole_brain(workspace, annotation):
     """Requests made for a point would fail every job before the user learns why."""
     (workspace.folder / "empty.nrrd").touch()
