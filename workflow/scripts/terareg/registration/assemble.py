@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,8 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     better than the affine alone did, by the match term under the same mixture.
     """
     last = len(plan.voxels_um) - 1
-    problem, seen = plan.problem(last, state)
+    # on the grid of the velocity, which follows the residuals of the level before the last
+    problem, seen = plan.problem(last, replace(state, facts=state.facts[:-1]))
     velocity = torch.tensor(state.velocity, device=plan.device)
     x = problem.start(state.inverse, velocity)
     problem.initial_mixture(x, state.sigma)
