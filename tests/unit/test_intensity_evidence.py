@@ -5,7 +5,7 @@ import pytest
 from intensity_truth import Scene, TruthSource
 
 from terareg.acquisition.line_gains import load_line_gains, wanted_lines
-from terareg.intensity.destriping import NO_SHADOWS
+from terareg.intensity.destriping import NO_STRIPES
 from terareg.intensity.flatfield import estimate_flatfield
 from terareg.intensity.lines import LineMeans, sum_no_lines
 from terareg.intensity.settings import FlatfieldSettings
@@ -93,5 +93,5 @@ def test_files_of_a_channel_without_stripes(tmp_path):
     sum_no_lines(tmp_path / "a" / "0.npz")
     with LineMeans([tmp_path / "a" / "0.npz"]):
         pass
-    write_json(tmp_path / "stripes.json", NO_SHADOWS)
+    write_json(tmp_path / "stripes.json", NO_STRIPES)
     assert load_line_gains(tmp_path / "stripes.json", Store(str(tmp_path))) is None

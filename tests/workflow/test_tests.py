@@ -25,6 +25,7 @@ THROUGH = {
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intensity.blocks": ("intensity_flatfield", "parts of the flat-field's equations"),
     "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),
+    "intensity.evidence": ("intensity_evidence", "what the estimate of the flat-field finds"),
     "intensity.line_system": ("intensity_destriping", "the equations of the gains of lines"),
     "intensity.shading": ("intensity_flatfield", "the solution of the flat-field's equations"),
     "registration.assemble": ("registration_emlddmm", "puts the levels of one result together"),

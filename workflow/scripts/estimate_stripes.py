@@ -3,7 +3,7 @@
 from terareg.acquisition.line_gains import wanted_lines
 from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
-from terareg.intensity.destriping import NO_SHADOWS, estimate_stripes
+from terareg.intensity.destriping import NO_STRIPES, estimate_stripes
 from terareg.intensity.lines import LineLayout
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
@@ -14,7 +14,7 @@ def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
     lines = wanted_lines(snakemake.params.lines, read_json(snakemake.input.info))
     if lines == "none":
-        write_json(snakemake.output.stripes, NO_SHADOWS)
+        write_json(snakemake.output.stripes, NO_STRIPES)
         return
     origins = load_placement(snakemake.input.placement).origins(subpixel=True)
     layout = LineLayout.of(acquisition, origins, lines)

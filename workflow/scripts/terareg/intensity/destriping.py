@@ -52,7 +52,7 @@ _KNOWN = 4  # lines of an overlap, at least, that tell about all others
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
 # summary of a channel whose tiles show no stripes
-NO_SHADOWS = {"lines": "none", "tiles": [], "spread_percent": 0.0, "seam_percent": None}
+NO_STRIPES = {"lines": "none", "tiles": [], "spread_percent": 0.0, "seam_percent": None}
 
 
 def estimate_stripes(

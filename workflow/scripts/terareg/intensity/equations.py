@@ -31,7 +31,7 @@ _TISSUE_WEIGHT = 0.02
 _CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
 _LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about stripes
 _LARGE_SHADOW = 0.01  # standard deviation of logarithms
-_DEEPEST_SHADOW = 0.3  # standard deviation of logarithms
+_DEEPEST_STRIPE = 0.3  # standard deviation of logarithms
 RELATIVE_FLOOR = 0.004  # error that no block mean falls below
 _LEAST_SIGNAL = 0.5  # counts; logarithms of less are not taken
 _STILL = 0.02  # counts; a smaller change of the dark offset changes nothing else
@@ -360,7 +360,7 @@ def _line_spread(parts: list[Equations], fit: Fit, axis: int) -> float:
     if not squares:
         return 0.0
     excess = np.median(np.concatenate(squares)) / 0.455 - np.median(np.concatenate(expected))
-    return math.sqrt(min(max(0.0, float(excess)), _DEEPEST_SHADOW**2))
+    return math.sqrt(min(max(0.0, float(excess)), _DEEPEST_STRIPE**2))
 
 
 def _blocks_less_lines(
