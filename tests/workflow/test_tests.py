@@ -52,7 +52,6 @@ THROUGH = {
     "volumes.nrrd": ("volumes_headers", "headers of one kind of file"),
     "volumes.renamed": ("volumes_foreign", "chunks under names of other writers"),
     "volumes.tiff_stack": ("volumes_headers", "planes of one kind of file"),
-    "volumes.voxels": ("volumes_images", "voxels of the files whose headers are read"),
 }
 #: files that are named after no module or package, and why
 ACROSS = {
