@@ -38,6 +38,11 @@ blas.pin_kernels(os.environ)
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
+if not SAMPLES and not is_linted():
+    raise WorkflowError(
+        "no sample is configured, so there is nothing to do; give a sample's file "
+        "(snakemake --configfile sample.yaml) or set sample: in config/config.yaml"
+    )
 guarded(raw_data.check, RUN)
 guarded(sizing.check_extents, RUN)
 
@@ -190,11 +195,6 @@ def for_samples(files):
     """Checked input and ``files(run, sample)`` of all samples, in one list."""
 
     def wanted(wildcards):
-        if not SAMPLES:
-            raise WorkflowError(
-                "no sample is configured, so there is nothing to do; give a sample's file "
-                "(snakemake --configfile sample.yaml) or set sample: in config/config.yaml"
-            )
         checked = [RUN.path(sample, "inputs.json") for sample in SAMPLES]
         made = (guarded(files, RUN, sample) for sample in SAMPLES)
         return checked + [path for paths in made for path in paths]

@@ -42,6 +42,11 @@ def config_files():
     return [Path(path) for path in workflow.config_settings.configfiles or ()]
 
 
+def is_linted():
+    """Whether the rules are only looked at, as the public catalogue does without a sample."""
+    return "--lint" in sys.argv
+
+
 def shows_plan():
     """Whether this is a dry run that may print."""
     return workflow.dryrun and Quietness.ALL not in (
