@@ -1,11 +1,11 @@
 """Level of the tiles where they show no tissue, and the additive image that is part of it.
 
-What a camera counts where there is nothing to see is its dark offset, light that reaches it on
-other ways (reflections, a glowing mount), and the medium's own light, which passes the same optics
-as the tissue's. The first two do not have the profile's shape, and no profile removes them.
+Where there is no tissue a camera counts its dark offset, stray light (reflections, a glowing
+mount), and the light of the medium, which passes through the same optics as that of the tissue. The
+first two do not have the shape of the profile, so dividing by the profile does not remove them.
 
-At each block the level is the lowest one around which many tiles agree: without tissue they differ
-by noise alone, with tissue by as much as it is bright.
+At each block the level is the lowest value around which many tiles agree: without tissue, tiles
+differ only by noise; with tissue, they differ by its brightness.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from scipy.sparse import linalg
 
 from terareg.intensity.blocks import BlockData
 
-_LEAST_TILES = 3  # tiles without tissue at a block, so that dust in one is no level
-_LEAST_SHARE = 0.6  # of the blocks at which the level must be known
+_LEAST_TILES = 3  # tiles without tissue that a block needs, so that dust in one sets no level
+_LEAST_SHARE = 0.6  # of the blocks: the level must be known at so many
 _START = 0.15  # quantile of the tiles at a block where the search for the level starts
-_FLANK = 9.0  # spreads above the level up to which there must be fewer blocks
-_PEAK = 3.0  # times as many blocks around the level as in the same range above it
+_FLANK = 9.0  # spreads above the level; up to there, blocks must be fewer than around the level
+_PEAK = 3.0  # least ratio of the blocks around the level to those above it
 _SMOOTH = 0.1  # weight of the second differences, per block
 
 
 @dataclass(frozen=True)
 class Floor:
-    """What the tiles hold where they show no tissue.
+    """Values of the tiles where they show no tissue.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Floor:
     error : numpy.ndarray, same shape
         Its standard error.
     spread : float
-        Standard deviation around it, counts: of block means,
+        Standard deviation of block means around it, counts.
     noise : float
-        and of pixels.
+        Standard deviation of pixels around it, counts.
     share : float
-        Part of all blocks that show no tissue.
+        Fraction of all blocks that show no tissue.
     tiles : int
-        Median number of tiles that the level of a block was found from.
+        Number of tiles from which the level of a block was found, median over blocks.
     """
 
     level: np.ndarray
@@ -55,7 +55,7 @@ class Floor:
 
 
 def find_floor(data: BlockData) -> Floor | None:
-    """Find the level without tissue; None where too few tiles show none.
+    """Find the level without tissue; None if too few tiles have blocks without tissue.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def find_floor(data: BlockData) -> Floor | None:
         near = np.abs(excess) < 3 * max(spread, 1e-3)
         if near.mean() < 0.02:
             return None
-        # a median stays where the peak is when bright blocks fall into the range
+        # unlike a mean, a median stays at the peak when bright blocks fall into the range
         count = near.sum(0)
         middle = np.nanmedian(np.where(near, values, np.nan)[:, count > 0], axis=0)
         level = level.copy()
@@ -100,7 +100,7 @@ def find_floor(data: BlockData) -> Floor | None:
 
 
 def _smooth(level: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """Fill a level where it is not known, and smooth it where it is not certain."""
+    """Fill the level where it is unknown, and smooth it where it is uncertain."""
     height, width = level.shape
     weight = np.where(np.isfinite(error), 1 / np.maximum(error, 1e-3) ** 2, 0.0).ravel()
     weight /= weight.max()

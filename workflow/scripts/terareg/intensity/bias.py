@@ -3,8 +3,8 @@
 ``image = true * exp(log_field)``. The field is found by N4 (Tustison et al., "N4ITK: improved N3
 bias correction", IEEE TMI 29, 2010) on a low-resolution image inside a mask of tissue, and kept as
 samples of its logarithm; :meth:`BiasField.evaluate` interpolates them with a cubic spline at the
-voxels of any block, so that a volume is corrected block by block with the values that a whole-array
-evaluation gives.
+voxels of any block, so that correcting a volume block by block gives the same values as correcting
+it as a whole.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class BiasSettings:
         Voxel size at which N4 runs; a finer image is averaged over whole voxels to this size, a
         coarser one used as it is. 200 is no more accurate and eight times slower.
     spline_distance_mm : float
-        Distance of B-spline knots on the coarsest level; every further level halves it. More
-        levels than two begin to take anatomy for bias.
+        Distance between B-spline knots on the coarsest level; every further level halves it. With
+        more than two levels the field begins to follow the anatomy.
     iterations : tuple of int
-        Most iterations on each level, coarsest first.
+        Largest number of iterations on each level, coarsest first.
     convergence : float
         A level ends when the coefficient of variation of the change falls below this.
     threshold : float or None
@@ -113,9 +113,9 @@ class BiasField:
     def evaluate(self, frame: Frame) -> np.ndarray:
         """Field at the voxel centres of ``frame``, float32 (z, y, x), all positive.
 
-        ``corrected = image / field``. Outside the samples the value of the nearest edge holds.
-        Blocks of a volume give the same bytes as the whole; memory beyond the result is that of a
-        few planes.
+        ``corrected = image / field``. Outside the samples the value at the nearest edge is used.
+        Blocks of a volume give the same bytes as the whole; besides the result a few planes are
+        held in memory.
         """
         if frame.orientation != self.frame.orientation:
             raise IntensityError(
@@ -130,7 +130,7 @@ class BiasField:
         ]
         (index_z, weight_z), (index_y, weight_y), (index_x, weight_x) = axes
         field = np.empty(frame.shape, np.float32)
-        # only what the block touches, one output plane at a time, in a fixed order of additions
+        # only the samples that the block needs, one output plane at a time, added in a fixed order
         low_x, high_x = int(index_x.min()), int(index_x.max()) + 1
         near = self._coefficients[:, :, low_x:high_x]
         index_x = index_x - low_x
@@ -163,12 +163,12 @@ def estimate_bias(
     Parameters
     ----------
     image : numpy.ndarray of float, shape (z, y, x)
-        Intensities from which the dark offset is gone, so that empty space is near 0.
+        Intensities after subtraction of the dark offset, so that empty space is near 0.
     frame : Frame
         Grid of ``image``.
     settings : BiasSettings, optional
     mask : numpy.ndarray of bool, shape (z, y, x), optional
-        Tissue, in place of the threshold.
+        Tissue, used instead of the threshold.
 
     Returns
     -------
@@ -242,7 +242,7 @@ def estimate_bias(
 
 def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSettings) -> np.ndarray:
     spacing_mm = [s / 1000 for s in reversed(frame.spacing_um)]
-    # outside the mask values do not count, but a logarithm is taken of them
+    # values outside the mask are not used, but N4 takes their logarithm
     picture = sitk.GetImageFromArray(np.where(tissue, image, image[tissue].mean()))
     picture.SetSpacing(spacing_mm)
     mask = sitk.GetImageFromArray(tissue.astype(np.uint8))
@@ -253,7 +253,7 @@ def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSetti
         for extent in reversed(frame.extent_um)
     ]
     threads = sitk.ProcessObject.GetGlobalDefaultNumberOfThreads()
-    # sums over threads depend on their number
+    # with several threads the sums depend on how many there are
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     try:
         n4 = sitk.N4BiasFieldCorrectionImageFilter()
@@ -274,17 +274,17 @@ def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSetti
 
 
 def _tissue(image: np.ndarray, threshold: float | None) -> np.ndarray:
-    """Voxels above the threshold, without the rim whose intensities are partly empty space."""
+    """Voxels above the threshold, without the rim of voxels that are partly empty space."""
     if threshold is None:
         threshold = _otsu_of_log(image)
     tissue = image > max(threshold, 0.0)
     inner = ndimage.binary_erosion(tissue, border_value=1)
-    # thin tissue would not survive
+    # thin tissue would not survive the erosion
     return inner if np.count_nonzero(inner) > 0.5 * np.count_nonzero(tissue) else tissue
 
 
 def _otsu_of_log(image: np.ndarray, bins: int = 256) -> float:
-    """Threshold between empty space and tissue, from the image above 1 % of its bright end."""
+    """Threshold between empty space and tissue, from the voxels above 1 % of the bright end."""
     bright = float(np.quantile(image, 0.995))
     if bright <= 0:
         return 0.0
@@ -305,7 +305,7 @@ def _otsu_of_log(image: np.ndarray, bins: int = 256) -> float:
 
 
 def _block_means(image: np.ndarray, factor: tuple[int, ...]) -> np.ndarray:
-    """Means over blocks; a partial block at the end counts its own voxels."""
+    """Means over blocks; a partial block at the end is averaged over the voxels that it has."""
     for axis, step in enumerate(factor):
         if step > 1:
             size = image.shape[axis]
@@ -323,7 +323,7 @@ def _taps(
     points_um: np.ndarray, size: int, spacing_um: float, origin_um: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Indices and weights, both (4, n), of the cubic B-spline at points clamped to the samples."""
-    # rounding hides how a block's coordinates were computed, so blocks agree to the last bit
+    # rounded, because coordinates differ in their last bits with the block they are computed for
     place = np.clip(np.round((points_um - origin_um) / spacing_um, 6), 0, size - 1)
     base = np.floor(place).astype(np.int64)
     t = place - base

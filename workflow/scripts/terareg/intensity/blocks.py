@@ -27,7 +27,7 @@ class Overlap:
     mean: tuple[np.ndarray, np.ndarray]
     error: tuple[np.ndarray, np.ndarray]
     edges: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    valid: np.ndarray  # bool (pairs, slabs): both averaged the same planes
+    valid: np.ndarray  # bool (pairs, slabs): the same planes were averaged in both tiles
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -37,14 +37,14 @@ class Overlap:
 
 @dataclass(frozen=True)
 class BlockData:
-    """Block statistics as the solver wants them: float32 (tiles, slabs, blocks y, blocks x)."""
+    """Block statistics as the solver needs them: float32 (tiles, slabs, blocks y, blocks x)."""
 
     mean: np.ndarray
     error: np.ndarray
     valid: np.ndarray  # bool (tiles, slabs)
     edges: tuple[np.ndarray, np.ndarray]
     overlaps: tuple[Overlap, ...]
-    floor_error: float = 1.0  # counts; how well the level without tissue can be known
+    floor_error: float = 1.0  # counts; uncertainty of the level without tissue
 
     @classmethod
     def of(cls, stats: Mapping[str, np.ndarray], overlaps: bool = True) -> BlockData:
@@ -60,7 +60,7 @@ class BlockData:
         return cls(stats["mean"], stats["error"], valid, edges, found)
 
     def less(self, image: np.ndarray, floor_error: float) -> BlockData:
-        """The same without an additive image (y, x), which is known to ``floor_error`` counts."""
+        """The data minus an additive image (y, x), which is known to ``floor_error`` counts."""
         whole = block_means(image, *(edges[None] for edges in self.edges)).astype(np.float32)
         overlaps = tuple(
             replace(
@@ -77,7 +77,7 @@ class BlockData:
         )
 
     def lowest(self) -> float:
-        """Level of the darkest blocks, the fallback for the dark offset."""
+        """Level of the darkest blocks, the dark offset if nothing better is known."""
         return float(max(0.0, np.quantile(self.mean[self.valid], 0.002)))
 
     def check_signal(self, background: float) -> None:
@@ -91,13 +91,13 @@ class BlockData:
             )
 
     def tissue_fraction(self, background: float) -> float:
-        """Part of the blocks brighter than a tenth of the brightest."""
+        """Fraction of the blocks that are brighter than a tenth of the brightest."""
         signal = self.mean[self.valid] - background
         return float(np.mean(signal > 0.1 * np.quantile(signal, 0.99)))
 
 
 def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
-    """Overlaps of tiles that are both in the statistics, one entry per side."""
+    """Overlaps of which both tiles are in the statistics, one entry per side."""
     size = int(stats["edges_y"][-1]), int(stats["edges_x"][-1])
     layout = BlockLayout(stats["places"], size, int(stats["blocks"]))
     index = {tuple(cell): i for i, cell in enumerate(stats["grid"].tolist())}
@@ -124,7 +124,7 @@ def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:
 
 @dataclass(frozen=True)
 class Basis:
-    """Legendre products of total degree 1 to ``degree`` on the tile, without the constant."""
+    """Products of Legendre polynomials on the tile, total degree 1 to ``degree`` (no constant)."""
 
     edges: tuple[np.ndarray, np.ndarray]
     degree: int
@@ -152,9 +152,9 @@ class Basis:
         return np.stack([y[a][:, :, None] * x[b][:, None, :] for a, b in self.orders])
 
     def line_variance(self, power: Sequence[float]) -> np.ndarray:
-        """Variance that lines of white spectrum add to each coefficient.
+        """Variance that line patterns with a white spectrum add to each coefficient.
 
-        ``power`` is the mean square of a line, y and x, per cosine coefficient.
+        ``power`` is the mean square of a line pattern, y and x, per cosine coefficient.
         """
         return np.array(
             [
@@ -200,8 +200,8 @@ def seam_percent(
 ) -> dict[str, float] | None:
     """Median contrast of tissue in overlaps, percent of one tile, before and after correction.
 
-    Overlaps are those of the positions at which the statistics were gathered, so misplaced tiles
-    set a floor that no profile can lower.
+    Overlaps are those at the positions for which the statistics were gathered, so misplaced tiles
+    leave a contrast that no profile can remove.
 
     Parameters
     ----------
@@ -210,7 +210,7 @@ def seam_percent(
         Counts.
     profile : numpy.ndarray, shape (y, x)
     gains : numpy.ndarray, shape (tiles, slabs), optional
-        Those that are corrected as well.
+        Gains that are corrected as well.
 
     Returns
     -------

@@ -18,8 +18,8 @@ from terareg.core.cost import (
 from terareg.core.extents import Sample
 from terareg.volumes.cost import level_gb, read_share, row_batches, stored_gb, write_cpu
 
-_LIGHT = 4  # gigabytes that are hardly more than read take as long as one with all work
-_UNSURE = 4  # jobs of all channels, most of which find that nothing is to be done
+_LIGHT = 4  # gigabytes that are only read take as long as one that is read and corrected
+_UNSURE = 4  # jobs of all channels together, most of which find that there is nothing to do
 
 
 # ------------------------------------------------------------------ batches
@@ -30,7 +30,7 @@ def tile_batches(sample: Sample) -> int:
 
 
 def line_batches(sample: Sample) -> int:
-    """Batches of the means of lines of one channel, for which tiles are hardly more than read."""
+    """Batches of the means of lines of one channel, which cost little more than reading tiles."""
     size = sample.size
     gb_per_job = _LIGHT * sample.option("jobs.gb_per_job")
     count = batches(size.channel_gb, size.tiles, gb_per_job, size.channels)
@@ -60,7 +60,7 @@ def _sampled(sample: Sample) -> tuple[int, float]:
 
 # ------------------------------------------------------------------ work
 def _sum_tiles(of_channels: int | None = None) -> Callable[[Sample], Load]:
-    """Statistics of so many channels, all of them by default."""
+    """Statistics of ``of_channels`` channels, all of them by default."""
 
     def load(sample: Sample) -> Load:
         tiles, share = _sampled(sample)
@@ -72,7 +72,7 @@ def _sum_tiles(of_channels: int | None = None) -> Callable[[Sample], Load]:
 
 
 def _solve_flatfield(of_channels: int | None = None) -> Callable[[Sample], Load]:
-    """Flat-fields of so many channels from their statistics, all of them by default."""
+    """Flat-fields of ``of_channels`` channels from their statistics, all of them by default."""
 
     def load(sample: Sample) -> Load:
         count = sample.size.channels if of_channels is None else of_channels
@@ -82,7 +82,7 @@ def _solve_flatfield(of_channels: int | None = None) -> Callable[[Sample], Load]
 
 
 def destriped_channels(sample: Sample) -> int:
-    """Channels whose stripe artefacts are removed, or looked for."""
+    """Number of channels whose stripe artefacts are removed, or looked for."""
     wanted = sample.option("intensity.destriping")
     if wanted == "auto" and sample.option("intensity.flatfield.method") != "statistics":
         wanted = "none"
@@ -90,7 +90,7 @@ def destriped_channels(sample: Sample) -> int:
 
 
 def _share_of_lines(sample: Sample) -> float:
-    """Means of lines, per byte of raw data: 4 x 4 bytes for each line of each overlap."""
+    """Bytes of the means of lines per byte of raw data: 4 x 4 for each line of each overlap."""
     length = max(sample.size.tile_shape[1:])
     return 32 * (1 + sample.overlap) / (length * sample.size.bytes_per_voxel)
 
@@ -113,7 +113,7 @@ def _estimate_stripes(sample: Sample) -> Load:
 
 
 def _if_found(sample: Sample, work: Load) -> Load:
-    """Work on stripes: none, as a rule, where they are looked for first."""
+    """Work of destriping; usually none where stripe artefacts are looked for first ("auto")."""
     auto = sample.option("intensity.destriping") == "auto"
     return Load(work.jobs, cpu_s=work.jobs, most=work) if auto else work
 
@@ -131,7 +131,7 @@ def _dropped(sample: Sample) -> int:
 
 
 def bias_fields(sample: Sample) -> int:
-    """Channels whose bias field is estimated."""
+    """Number of channels whose bias field is estimated."""
     return sample.size.channels if sample.corrects_bias else 0
 
 
@@ -159,14 +159,14 @@ def _corrected_slabs(sample: Sample, threads: int) -> float:
 
 
 def _equations(sample: Sample, threads: int) -> float:
-    """Statistics of all tiles, and the equations that are made of them."""
+    """Statistics of all tiles, and the equations formed from them."""
     options = sample.option("intensity.flatfield")
     means = sample.size.tiles * options["slabs"] * options["blocks"] ** 2
     return planes(16)(sample, threads) + 300e-6 * means
 
 
 def _line_gains(sample: Sample, threads: int) -> float:
-    """A slab of planes of the lines of all tiles, and the equations of one plane."""
+    """Means of the lines of all tiles in a slab of planes, and the equations of one plane."""
     return PYTHON_MB + 1.6e-3 * sample.size.tiles * max(sample.size.tile_shape[1:])
 
 

@@ -1,21 +1,21 @@
-"""Stripes of the light-sheet: one gain for each line of each plane of each tile.
+"""Destriping: one gain for each line of each plane of each tile.
 
-Dirt, bubbles and dense tissue in the sheet's way darken whole lines of a plane, in every tile
-others. Where two tiles overlap the tissue is the same, so the ratio of their means over a line is
-the ratio of the two gains::
+Dirt, bubbles and dense tissue in the path of the light-sheet darken whole lines of a plane. Which
+lines differs from tile to tile. Where two tiles overlap the tissue is the same, so the ratio of
+their means over a line is the ratio of the two gains::
 
     log mean_a(l) - log mean_b(l - d) = g_a(l) - g_b(l - d) + error
 
-with d the distance of the tiles across the lines, between whole lines by linear interpolation.
-The gains of a plane are the solution of least squares, weighted by the scatter of the ratio along
-the line, with a prior around 0 whose width is found from the ratios. What the ratios of an overlap
-have in common is known less well than the number of lines suggests, and what the overlaps on a side
-of all tiles have in common is no stripe but the flat-field's error: without these two, its errors
-would add up along a row of tiles. What all tiles of a row have in common cannot be seen
-in overlaps and stays as it is.
+with d the displacement of the tiles across the lines; for a fraction of a line, means are
+interpolated linearly. The log gains of a plane are the least-squares solution, weighted by the
+scatter of the ratio along the line, with a prior around 0 whose width is estimated from the ratios.
+The ratios of one overlap share an error, and what all overlaps on the same side of a tile have in
+common is not a stripe but an error of the flat-field. Without these two terms, errors of the
+flat-field would add up along a row of tiles. A gain that all tiles of a row share cannot be seen in
+overlaps and is not corrected.
 
-It is one pass over the tiles (:mod:`terareg.intensity.lines`), in which they shrink to a hundredth,
-and a sparse system for each plane (:mod:`terareg.intensity.line_system`).
+The computation is one pass over the tiles (:mod:`terareg.intensity.lines`), which keeps a hundredth
+of the data, and a sparse system for each plane (:mod:`terareg.intensity.line_system`).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from terareg.storage.store import ARRAY_ERRORS, Store
 
 logger = logging.getLogger(__name__)
 
-_LEAST_SIGNAL = 0.5  # counts, of every part of a line
+_LEAST_SIGNAL = 0.5  # counts, that every part of a line must exceed
 _SMOOTH = 33  # lines over which the scatter along lines is averaged
-_UNUSUAL = 3.0  # times that scatter, from which on a line is judged by itself
-# of the median of four normal values, in units of their median distance from it
+_UNUSUAL = 3.0  # times that scatter; a line that scatters more is weighted by its own scatter
+# standard error of the median of four normal values, per median absolute deviation
 _MEDIAN_ERROR = 1.1
-_FLOOR = 0.002  # error that no ratio falls below
-_CERTAIN = 0.05  # error of a ratio up to which it tells about all others
-_KNOWN = 4  # lines of an overlap, at least, that tell about all others
+_FLOOR = 0.002  # smallest standard error of a log ratio
+_CERTAIN = 0.05  # largest error of the log ratios from which spread and common part are estimated
+_KNOWN = 4  # fewest such lines in a plane of an overlap
 _LEAST_SPREAD, _LARGEST_SPREAD = 0.003, 0.3  # of log gains
 _DEEPEST = 1.0  # largest log gain
 # summary of a channel whose tiles show no stripes
@@ -64,7 +64,7 @@ def estimate_stripes(
 ) -> dict[str, Any]:
     """Find the gains of all lines and write them into a store, unless that has been done.
 
-    A slab of planes is a shard with a record of its own, so that a killed job goes on where it was.
+    A slab of planes is a shard with its own record, so that a job that was killed resumes there.
 
     Parameters
     ----------
@@ -86,8 +86,8 @@ def estimate_stripes(
         ``lines``, ``tiles`` (``name``, ``bottom``, ``spread_percent``: standard deviation of its
         gains), ``sha256``, ``objects``, ``fingerprint``, ``spread_percent`` (of all), and
         ``seam_percent`` (``before``, ``after``: difference of lines with signal in overlaps,
-        median of a slab and mean over slabs, percent of one tile, with gains that were found from
-        another part of these lines; None without such lines).
+        median of a slab and mean over slabs, percent of one tile, in one half of the parts of these
+        lines with gains found from the other half; None without such lines).
 
     Raises
     ------
@@ -151,7 +151,7 @@ def _begin(layout: LineLayout, store: Store, key: str, fingerprint: str) -> tens
 def _finish_slab(
     number: int, means: LineMeans, layout: LineLayout, system: LineSystem, target: tuple
 ) -> dict[str, Any]:
-    """Write the gains of a slab and its record, unless they are there; return the record."""
+    """Write the gains of a slab and its record, unless both exist; return the record."""
     store, key, fingerprint, array = target
     record_key = f"{key}.slabs/{number}.json"
     record = is_done(store, record_key, fingerprint)
@@ -185,7 +185,7 @@ def _percent(seams: np.ndarray) -> dict[str, float] | None:
 def _solve_slab(
     means: LineMeans, layout: LineLayout, number: int, system: LineSystem
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gains (tiles, planes, lines) of a slab, and the seams of one of its planes (2, n)."""
+    """Gains (tiles, planes, lines) of a slab, and the differences at seams in one plane (2, n)."""
     slab = _Slab.of(means, layout, number)
     ratios = slab.ratio - slab.common
     system = replace(system, spread=_spread(ratios, slab.variance))
@@ -204,7 +204,7 @@ def _solve_slab(
 
 
 def _held_out(slab: _Slab, plane: LineSystem) -> np.ndarray:
-    """Log ratios of one half of each line with signal, raw and by the gains of the other half."""
+    """Log ratios of one half of each line with signal: raw, and corrected by the other half."""
     one, two = slab.halves
     left = two - plane.matrix @ plane.gains(one - slab.common)
     bright = slab.signal[slab.middle] > 0.1 * np.quantile(slab.signal, 0.99)
@@ -213,16 +213,16 @@ def _held_out(slab: _Slab, plane: LineSystem) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Slab:
-    """What the overlaps say about a slab: float32 (planes, equations).
+    """Measurements of a slab in the overlaps: float32 (planes, equations).
 
     Attributes
     ----------
     ratio, variance, signal : numpy.ndarray
         Log ratios, their variances (infinite without signal), and the dimmer tile's mean.
     common : numpy.ndarray of float32, (equations,)
-        What the ratios of all overlaps on a side have in common.
+        Common part of the log ratios of all overlaps on a side.
     middle : int
-        A plane, of which ``halves`` (2, equations) are the ratios of either half of the parts.
+        Plane for which ``halves`` (2, equations) holds the log ratios of either half of the parts.
     """
 
     ratio: np.ndarray
@@ -269,7 +269,7 @@ class _Slab:
 
 
 def _common_ratio(layout: LineLayout, ratio: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """For each equation the median over all overlaps on its side, of their medians by plane."""
+    """For each equation the median, over overlaps on its side and planes, of the median ratio."""
     sides = np.repeat([p.side for p in layout.pairs], [len(p.lines) for p in layout.pairs])
     common = np.zeros(ratio.shape[1], np.float32)
     medians: dict[int, list[float]] = {0: [], 1: []}
@@ -294,10 +294,11 @@ def _log_ratios(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _variance(logs: np.ndarray, ratio: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Variance of the ratios of lines (planes, lines), from the distances of their parts.
+    """Variance of the log ratios of lines (planes, lines), from the deviations of their parts.
 
-    These are averaged over neighbouring lines with signal: they are large where there is little
-    tissue, or where it is not the same. A line whose own parts disagree much more counts by these.
+    Deviations are averaged over neighbouring lines with signal. They are large where there is
+    little tissue, or where the two tiles show different tissue. A line whose own parts deviate much
+    more is weighted by its own deviations.
     """
     own = np.median(np.abs(logs - ratio[:, None]), axis=1)
     size = min(_SMOOTH, own.shape[-1])
@@ -312,7 +313,7 @@ def _variance(logs: np.ndarray, ratio: np.ndarray, seen: np.ndarray) -> np.ndarr
 
 
 def _spread(ratio: np.ndarray, variance: np.ndarray) -> float:
-    """Standard deviation of log gains in a slab: that of the ratios beyond their errors."""
+    """Standard deviation of log gains in a slab: the spread of log ratios beyond their errors."""
     known = variance < np.float32(_CERTAIN**2)
     if known.sum() < 32:
         return _LEAST_SPREAD

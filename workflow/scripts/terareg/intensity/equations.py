@@ -1,16 +1,17 @@
 """Equations for profile, gains and dark offset from block means, and their solution.
 
-Unknown are the coefficients c of ``log profile = P c`` (Legendre products P on the tile), a log
-gain of each tile and slab, and, unless it is given, the dark offset b. Within a tile an equation is
-the difference of two log block means, ``y = (P(u) - P(v)) c + tissue``. In the overlap of two tiles
-it compares counts, so that blocks without tissue tell about the dark offset::
+The unknowns are the coefficients c of ``log profile = P c`` (P: products of Legendre polynomials on
+the tile), a log gain of each tile and slab, and, unless it is given, the dark offset b. Within a
+tile an equation is the difference of two log block means, ``y = (P(u) - P(v)) c + tissue``. In the
+overlap of two tiles it compares counts, so that blocks without tissue help to find the dark
+offset::
 
     (x_a - b) exp(-h / 2) - (x_b - b) exp(h / 2) = noise
     h = (P(u) - P(v)) c + gain_a - gain_b + stripe of the line
 
-made linear around the last solution and divided by the mean signal, which makes both kinds
+linearised around the last solution and divided by the mean signal, so that both kinds are
 differences of logarithms. They are solved by iteratively reweighted least squares; the precision of
-the roughness prior and the spreads of gains and stripes are re-estimated on the way (empirical
+the roughness prior and the spreads of gains and stripes are re-estimated after each step (empirical
 Bayes).
 """
 
@@ -26,15 +27,15 @@ import numpy as np
 from terareg.intensity.blocks import Basis, BlockData, LinePatterns, Overlap
 
 _LAGS = (1, 2, 4, 8)  # blocks between the two pixels of a difference within a tile
-# differences within a tile are not independent of each other: this is what one of them counts
+# weight of one difference within a tile: these are not independent of each other
 _TISSUE_WEIGHT = 0.02
-_CERTAIN = 0.01  # variance of a logarithm up to which it tells about the scatter of others
-_LEAST_LINE = 0.05  # standard error of a line's mean from which on it tells about stripes
+_CERTAIN = 0.01  # largest variance of the logarithms from which the scatter is estimated
+_LEAST_LINE = 0.05  # largest standard error of the lines from which stripes are estimated
 _LARGE_SHADOW = 0.01  # standard deviation of logarithms
 _DEEPEST_STRIPE = 0.3  # standard deviation of logarithms
-RELATIVE_FLOOR = 0.004  # error that no block mean falls below
+RELATIVE_FLOOR = 0.004  # smallest relative error of a block mean
 _LEAST_SIGNAL = 0.5  # counts; logarithms of less are not taken
-_STILL = 0.02  # counts; a smaller change of the dark offset changes nothing else
+_STILL = 0.02  # counts; a smaller change of the dark offset is ignored
 _FREE_AFTER = 3  # steps of the solution after which the dark offset is no longer held
 
 
@@ -42,22 +43,22 @@ _FREE_AFTER = 3  # steps of the solution after which the dark offset is no longe
 class _Stripes:
     """Log stripes in one overlap: what all blocks of a line share, beyond profile and gains.
 
-    Dirt and bubbles in the sheet's way shade whole lines of a tile, others in every plane. The
-    blocks of a line are therefore not independent of each other, and are weighted together.
+    Dirt and bubbles in the path of the light-sheet darken whole lines of a tile, different ones in
+    each plane. The blocks of a line are therefore not independent and are weighted together.
     """
 
-    axis: int  # along which a line runs: -1, a row of blocks, or -2, a column
+    axis: int  # along which the lines run: -1 (rows of blocks) or -2 (columns)
     values: np.ndarray  # (pairs, slabs, lines)
     spread: float  # their standard deviation
 
     def of_blocks(self) -> np.ndarray:
-        """Broadcastable to (pairs, slabs, blocks y, blocks x)."""
+        """The stripes, broadcastable to (pairs, slabs, blocks y, blocks x)."""
         return np.expand_dims(self.values, self.axis)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Solution of a :class:`Problem`, and the variances that were found on the way."""
+    """Solution of a :class:`Problem`, and the variances that were estimated with it."""
 
     coefficients: np.ndarray  # of the log profile
     gains: np.ndarray  # logarithms (tiles, slabs)
@@ -71,20 +72,20 @@ class Fit:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be solved.
+    """Data and prior knowledge of the estimate.
 
     Attributes
     ----------
     data : BlockData
     basis : Basis
     lines : LinePatterns
-        Fixed lines, which are known.
+        Fixed line patterns, known.
     background : float
-        Dark offset in counts, or what is expected of it.
+        Dark offset in counts: given, or the mean of its prior.
     spread : float
-        Standard deviation of that expectation, counts; 0 where the offset is given.
+        Standard deviation of that prior, counts; 0 where the offset is given.
     highest : float
-        Largest offset that is looked at.
+        Largest offset that is considered.
     """
 
     data: BlockData
@@ -125,27 +126,26 @@ class Equations:
 
     ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + stripe
     + offset * background``. ``value``, ``variance`` and ``offset`` are float32 (a, slabs, blocks),
-    ``basis`` is (terms, b, blocks). Of equations within tiles a is tiles and b is 1, of those in
-    overlaps both are pairs.
+    ``basis`` is (terms, b, blocks). Within tiles a is tiles and b is 1; in overlaps both are pairs.
     """
 
     value: np.ndarray
     variance: np.ndarray
     basis: np.ndarray
-    axis: int = 0  # along which blocks of a tile are compared,
-    far: bool = True  # and whether none lie more than twice as far apart
+    axis: int = 0  # along which blocks of a tile are compared
+    far: bool = True  # whether no other blocks are compared over more than twice this distance
     overlap: Overlap | None = None
     index: int = 0  # of the overlap among those of the data
     offset: np.ndarray | None = None
 
     def of_all(self, weights: np.ndarray) -> np.ndarray:
-        """Sum of weights (a, slabs, blocks) over all that shares a column of the basis."""
+        """Sum of weights (a, slabs, blocks) over the equations that share a column of the basis."""
         axes = 1 if self.overlap is not None else (0, 1)
         return weights.sum(axes, dtype=np.float64).ravel()
 
 
 def _within_tiles(problem: Problem, background: float) -> list[Equations]:
-    """Equations of neighbouring blocks."""
+    """Equations of nearby blocks of the same tile."""
     data, basis = problem.data, problem.basis
     signal = data.mean - np.float32(background)
     usable = (signal > 3 * data.error) & data.valid[..., None, None]
@@ -169,7 +169,7 @@ def _within_tiles(problem: Problem, background: float) -> list[Equations]:
 
 
 def _in_overlaps(problem: Problem, fit: Fit) -> list[Equations]:
-    """Equations of blocks that coincide, linear around a fit."""
+    """Equations of coinciding blocks, linearised around a fit."""
     found = []
     background = np.float32(fit.background)
     for index, overlap in enumerate(problem.data.overlaps):
@@ -181,7 +181,7 @@ def _in_overlaps(problem: Problem, fit: Fit) -> list[Equations]:
         noise = (overlap.error[0] / scale) ** 2 + (overlap.error[1] * scale) ** 2
         noise += np.float32(problem.data.floor_error**2)
         variance = np.where(overlap.valid[..., None, None], noise / signal**2, np.float32(np.inf))
-        # stripes, found from the same blocks, would make the offset agree with their errors
+        # without stripes: found from the same blocks, they would bias the offset by their errors
         even = np.exp(0.5 * problem.ratio(replace(fit, stripes=()), index).astype(np.float32))
         offset = (1 / even - even) / signal
         value = (a - b) / signal + total - problem.fixed[index][:, None].astype(np.float32)
@@ -200,7 +200,7 @@ def _in_overlaps(problem: Problem, fit: Fit) -> list[Equations]:
 def _flat(
     value: np.ndarray, variance: np.ndarray, basis: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The same with the blocks along one axis, and the least variance added."""
+    """The arguments with all blocks on one axis, and the smallest variance added."""
     value, variance, basis = (
         part.reshape(*part.shape[:2], -1) for part in (value, variance, basis)
     )
@@ -233,7 +233,7 @@ def solve(
 
 @dataclass(frozen=True)
 class _Normal:
-    """Weighted sums over all equations; the dark offset is the last of the terms.
+    """Normal equations: weighted sums over all equations; the dark offset is the last term.
 
     ``shape`` (terms, terms) and ``shape_right`` (terms,) belong to the coefficients alone;
     ``links`` (slabs, tiles, terms + tiles) and ``links_right`` (slabs, tiles) are the rows of the
@@ -304,7 +304,7 @@ def _leave_to_stripes(
     normal: _Normal,
     sums: tuple[np.ndarray, np.ndarray, np.ndarray],
 ) -> None:
-    """Take from the normal equations what a stripe of each line can explain (Schur complement)."""
+    """Eliminate one stripe per line from the normal equations (Schur complement)."""
     stripes = fit.stripes[part.index]
     against, total, values = sums
     for slab in range(weight.shape[1]):
@@ -323,7 +323,7 @@ def _leave_to_stripes(
 
 
 def _find_stripes(equations: list[Equations], fit: Fit) -> tuple[_Stripes, ...]:
-    """Stripes of the overlaps by the residuals of a fit, along the axis where there are more."""
+    """Stripes of the overlaps from the residuals of a fit, along the axis with stronger stripes."""
     parts = [part for part in equations if part.overlap is not None]
     spread, axis = max((_line_spread(parts, fit, axis), axis) for axis in (-1, -2))
     if spread == 0:
@@ -338,9 +338,9 @@ def _find_stripes(equations: list[Equations], fit: Fit) -> tuple[_Stripes, ...]:
 
 
 def _line_spread(parts: list[Equations], fit: Fit, axis: int) -> float:
-    """Standard deviation of what the blocks of a line along ``axis`` share, robust.
+    """Robust standard deviation of what the blocks of a line along ``axis`` share.
 
-    It is the spread of the lines' means less that which the scatter within lines explains.
+    It is the spread of the means of lines beyond what the scatter within lines explains.
     """
     squares, expected = [], []
     for part in parts:
@@ -366,7 +366,7 @@ def _line_spread(parts: list[Equations], fit: Fit, axis: int) -> float:
 def _blocks_less_lines(
     part: Equations, values: np.ndarray, lines: np.ndarray, axis: int
 ) -> np.ndarray:
-    """Values (pairs, slabs, blocks) less what is given for the line of each block."""
+    """Values (pairs, slabs, blocks) minus the value in ``lines`` of the line of each block."""
     grid = values.reshape(*values.shape[:2], *part.overlap.grid)
     shared = _Stripes(axis, lines, 0.0).of_blocks().astype(np.float32)
     return (grid - shared).reshape(values.shape)
@@ -407,7 +407,7 @@ def _step(
     right -= np.einsum("sij,si->j", eliminated, normal.links_right)
     if free[1]:
         right[orders] += problem.background * prior[orders]
-    else:  # what is known goes to the right side
+    else:  # known terms go to the right-hand side
         right -= fit.background * matrix[orders]
         matrix[orders] = matrix[:, orders] = 0
         right[orders] = fit.background
@@ -451,9 +451,9 @@ def _residual(part: Equations, fit: Fit) -> np.ndarray:
 def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     """Robust weights, float32.
 
-    Within tiles the loss is log(variance + residual^2), a location estimate that needs no scale
-    of the tissue. In overlaps it is a Cauchy loss of what stripes leave, whose scale, set by
-    misplaced tiles, is the median of what is found.
+    Within tiles the loss is log(variance + residual^2), which needs no scale for the differences
+    that tissue makes. In overlaps it is a Cauchy loss of the residuals after the stripes. Its scale
+    is the median of these residuals, which misplaced tiles make larger than the noise.
     """
     residual = _residual(part, fit)
     if part.overlap is not None and fit.stripes:
@@ -463,7 +463,7 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:
         if fit.stripes and fit.stripes[0].axis + 2 != part.axis:
-            # lines have stripes of their own, whose errors add up along a chain of neighbours
+            # each line has its own stripe; differences across lines would add up their errors
             if not part.far and fit.stripes[0].spread > _LARGE_SHADOW:
                 return np.zeros_like(variance)
             variance = variance + np.float32(fit.stripes[0].spread ** 2)

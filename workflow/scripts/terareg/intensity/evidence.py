@@ -1,9 +1,9 @@
-"""What makes neighbouring tiles differ where they overlap, and which of it is corrected.
+"""Why neighbouring tiles differ where they overlap, and which of the causes are corrected.
 
-After profile and dark offset, the log ratio of two tiles over the blocks of their overlap holds a
-gain of each tile, its change with depth, and stripes of lines. Gains are believed where they
-explain the pairs better than as many numbers at random would: those of T tiles must agree with more
-than T - 1 overlaps, because around any loop of tiles they cancel.
+After correction by profile and dark offset, the log ratio of two tiles in their overlap consists of
+the gains of the tiles, their change with depth, and stripe artefacts. Gains are accepted if they
+explain the pairs better than the same number of random values would. With more than T - 1 overlaps
+between T tiles this can be tested, because gains cancel around any loop of tiles.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from terareg.intensity.blocks import BlockData, block_means
 from terareg.intensity.equations import Fit, Problem
 
 _LEAST_BLOCKS = 4  # of tissue in a pair and slab
-_LEAST_LINES = 32  # pairs of lines that tell about stripes
+_LEAST_LINES = 32  # pairs of lines needed to look for stripes
 _LEAST_PERCENT = 0.5  # of a tile: smaller differences are left as they are
 _LEAST_SHADOW = 0.75  # percent of a tile
-_EXPLAINED = 0.5  # correlation of the halves of lines
-_LEAST_SHARE = 0.25  # of the squared differences that gains explain, beyond chance
-_CHANCE = 1e-3  # probability that random numbers are explained as well
+_EXPLAINED = 0.5  # correlation of the two halves of lines, above which there are stripes
+_LEAST_SHARE = 0.25  # of the squared differences that gains must explain, beyond chance
+_CHANCE = 1e-3  # probability that random values are explained as well
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,16 @@ class Evidence:
     gain, depth : float
         Gains of tiles, and their change with depth.
     rows, columns : float
-        Stripes that lines of blocks along x, or along y, have of their own.
+        Stripes of single lines of blocks along x, or along y.
     additive : float
-        Additive image that is no number and no multiple of the profile.
+        Additive image, beyond a constant and a multiple of the profile.
     unexplained : float
-        What gains, depth and lines leave.
+        Difference that remains after gains, depth and lines.
     gains : bool or "depth"
-        What the overlaps say about the gains clearly enough to correct it.
+        Whether the overlaps show gains, or gains that change with depth, clearly enough to correct
+        them.
     stripes : str
-        "rows", "columns" or "none": the same about stripes.
+        "rows", "columns" or "none": the stripes that the overlaps show clearly enough.
     """
 
     gain: float
@@ -57,7 +58,7 @@ class Evidence:
 
     @property
     def percent(self) -> dict[str, float]:
-        """The figures by what a person calls the cause."""
+        """The figures, keyed by the name of the cause in reports."""
         return {
             "gain of tiles": self.gain,
             "gain with depth": self.depth,
@@ -69,19 +70,19 @@ class Evidence:
 
 @dataclass(frozen=True)
 class _Side:
-    """Log ratios of tissue in the overlaps on one side, without profile: NaN without tissue."""
+    """Log ratios in the overlaps on one side, after the profile; NaN without tissue."""
 
     first: np.ndarray
     second: np.ndarray
     ratio: np.ndarray  # (pairs, slabs, blocks y, blocks x)
-    added: np.ndarray  # change of the ratios by an additive image, of tissue
+    added: np.ndarray  # change of the ratios by an additive image, where there is tissue
 
     def less(self, gains: np.ndarray) -> np.ndarray:
-        """Ratios that log gains (tiles, slabs) leave."""
+        """Ratios after correction by log gains (tiles, slabs)."""
         return self.ratio - (gains[self.first] - gains[self.second])[..., None, None]
 
     def medians(self) -> np.ndarray:
-        """Of each pair and slab; NaN where there is too little tissue."""
+        """Median of each pair and slab; NaN where there is too little tissue."""
         flat = self.ratio.reshape(*self.ratio.shape[:2], -1)
         enough = np.isfinite(flat).sum(2) >= _LEAST_BLOCKS
         found = np.full(enough.shape, np.nan)
@@ -90,7 +91,7 @@ class _Side:
 
 
 def gather_evidence(problem: Problem, fit: Fit, rest: np.ndarray | None = None) -> Evidence | None:
-    """Find what makes tiles differ; None without overlaps that hold tissue.
+    """Find the causes of differences between tiles; None without overlaps that hold tissue.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def gather_evidence(problem: Problem, fit: Fit, rest: np.ndarray | None = None) 
     if shaded:
         rests = [_less_lines(part, lines_axis[most]) for part in rests]
     unexplained = _percent(np.concatenate([part[np.isfinite(part)] for part in rests]))
-    # tiles that lie elsewhere than it is thought differ by anything
+    # misplaced tiles show different tissue and differ by any amount
     least = max(_LEAST_PERCENT, 0.5 * unexplained)
     return Evidence(
         gain=gain,
@@ -149,7 +150,7 @@ def gather_evidence(problem: Problem, fit: Fit, rest: np.ndarray | None = None) 
 
 
 def _sides(problem: Problem, fit: Fit, rest: np.ndarray | None) -> list[_Side]:
-    """Log ratios of tissue in the overlaps, and what an additive image changes of them."""
+    """Log ratios of tissue in the overlaps, and how an additive image changes them."""
     data: BlockData = problem.data
     dark = fit.background
     tissue = max(0.0, 0.1 * float(np.quantile(data.mean[data.valid] - dark, 0.99)))
@@ -178,13 +179,13 @@ def _explain(
     tiles: int,
     scatter: float,
 ) -> tuple[np.ndarray, float]:
-    """Gains (tiles, slabs) of differences of pairs (pairs, slabs), and how much these explain.
+    """Gains (tiles, slabs) from differences of pairs (pairs, slabs), and the share they explain.
 
-    Pairs count by their blocks with tissue, ``counts`` (pairs, slabs).
+    Pairs are weighted by their number of blocks with tissue, ``counts`` (pairs, slabs).
 
-    It is the part of the squares that they explain beyond what as many gains explain of random
-    numbers (adjusted R squared), 0 where that may be chance (F test). Overlaps without a loop are
-    explained by any gains: there pairs must differ by more than their blocks do, ``scatter``.
+    The share is that of the squared differences beyond what the same number of gains explains of
+    random values (adjusted R squared), 0 where it may be chance (F test). Without loops, gains
+    explain any differences: there pairs must differ by more than their blocks do, ``scatter``.
     """
     first, second = pairs
     gains = np.zeros((tiles, parts.shape[1]))
@@ -218,11 +219,11 @@ def _explain(
 
 
 def _lines(sides: list[np.ndarray], axis: int) -> tuple[float, float]:
-    """What lines of blocks along ``axis`` have of their own, percent of one tile, and how surely.
+    """Strength of stripes along ``axis``, percent of one tile, and correlation of half lines.
 
-    A stripe of the sheet runs along the whole line and ends beside it. What either half of a line
-    differs by from the next line is therefore the same: the covariance of the halves is that of
-    stripes, and their correlation says how much else there is.
+    A stripe runs along the whole line and not into the next one. Both halves of a line therefore
+    differ from the next line by the same amount: the covariance of the halves is the variance of
+    stripes, and their correlation tells how much of the difference stripes explain.
     """
     both, apart = [], []
     for part in sides:
@@ -238,12 +239,12 @@ def _lines(sides: list[np.ndarray], axis: int) -> tuple[float, float]:
         return 0.0, 0.0
     plus, minus = (np.median(np.abs(np.concatenate(p))) ** 2 / 0.455 for p in (both, apart))
     covariance = max(0.0, float(plus - minus) / 4)
-    # two lines of two tiles differ
+    # the difference is that of two lines in two tiles
     return 50 * covariance**0.5, float((plus - minus) / max(plus + minus, 1e-30))
 
 
 def _less_lines(ratio: np.ndarray, axis: int) -> np.ndarray:
-    """What the means of lines leave, as large as if they had been known before."""
+    """Ratios minus the means of lines, scaled up to make good the degree of freedom these take."""
     lines = np.moveaxis(ratio, axis, -1)
     size = lines.shape[-1]
     return (lines - _means(lines)[..., None]) * np.sqrt(size / max(size - 1, 1))
@@ -258,5 +259,5 @@ def _means(lines: np.ndarray) -> np.ndarray:
 
 
 def _percent(values: np.ndarray) -> float:
-    """Median size of log ratios, percent of one tile."""
+    """Median absolute value of log ratios, percent of one tile."""
     return 100 * float(np.median(np.abs(values))) / np.sqrt(2).item() if values.size else 0.0

@@ -1,10 +1,10 @@
 """Flat-field of a microscope, estimated from its own tiles.
 
 A raw pixel of tile n is ``background + additive(y, x) + gain_n * profile(y, x) * tissue + noise``:
-a dark offset, stray light, the illumination profile that all tiles share, and a brightness that may
-drift from tile to tile.
-The mean tile of a brain is not flat, so no average of tiles is the profile. Two facts are used
-instead, both as differences of log intensity in which most of the tissue cancels:
+a dark offset, stray light, the flat-field that all tiles share, and a brightness that may drift
+from tile to tile.
+The mean tile of a brain is not flat, so averaging tiles does not give the profile. Instead two
+facts are used, both as differences of log intensity in which most of the tissue cancels:
 
 * within a tile, pixels a few blocks apart: tissue changes them by heavy-tailed amounts of either
   sign, the profile by the same amount in every tile and plane (a robust location recovers it;
@@ -12,15 +12,15 @@ instead, both as differences of log intensity in which most of the tissue cancel
 * in the overlap of two tiles: the tissue is the same, so the difference is the profile's alone, and
   it agrees for bright and for dark tissue only if the dark offset is right.
 
-Where tiles without tissue show that what is counted there is no constant, an additive image takes
-the place of the dark offset if the overlaps agree better with it. What differs from tile to tile
-(gains, their change with depth, stripes of lines) is told from the overlaps too.
+Where tiles without tissue show that the background is not constant, an additive image replaces the
+dark offset if the overlaps agree better with it. Differences from tile to tile (gains, their change
+with depth, stripe artefacts) are found from the overlaps too.
 
 The smooth profile is exp(Legendre series) with a roughness prior whose strength is found from the
-data; fixed lines of the sheet or the camera are a second factor along each axis.
+data; fixed lines of the light-sheet or the camera are a second factor along each axis.
 
-It is estimated twice by the same code: from overlaps at the stage's positions, well enough to
-measure displacements, and once more from overlaps at the positions found with it.
+The flat-field is estimated twice by the same code: first from overlaps at the positions of the
+stage, well enough to measure displacements, then from overlaps at the positions found with it.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
 
-_LEAST_DARK = 1.0  # counts; an offset found below is the bound of the search
-_LARGE_STEP = 1.0  # percent left between tiles, from which on the causes are named
-_LEAST_PROFILE = 0.02  # of the mean; noise is multiplied by its inverse
+_LEAST_DARK = 1.0  # counts; a smaller dark offset is only the bound of the search
+_LARGE_STEP = 1.0  # percent between corrected tiles, above which the causes are named
+_LEAST_PROFILE = 0.02  # of the mean; dividing by the profile multiplies noise by its inverse
 
 
 def estimate_flatfield(
@@ -63,8 +63,8 @@ def estimate_flatfield(
     Parameters
     ----------
     sums : sequence of dict
-        Results of :func:`terareg.intensity.sums.sum_tiles`; their order and how tiles were shared
-        among them do not matter.
+        Results of :func:`terareg.intensity.sums.sum_tiles`; neither their order nor the division
+        of tiles among them matters.
     settings : FlatfieldSettings, optional
 
     Returns
@@ -78,7 +78,7 @@ def estimate_flatfield(
     Raises
     ------
     IntensityError
-        No tile holds signal, statistics that do not fit together, or an unusable image.
+        If no tile holds signal, statistics do not belong together, or an image is unusable.
     """
     settings = settings or FlatfieldSettings()
     stats = merge_sums(sums)
@@ -132,7 +132,7 @@ def _from_tiles(
     settings: FlatfieldSettings,
     info: dict[str, Any],
 ) -> tuple[np.ndarray, float, np.ndarray | None]:
-    """Profile, background and additive image of the tiles; the rest goes into ``info``."""
+    """Profile, background and additive image of the tiles; everything else goes into ``info``."""
     shading = fit_shading(
         data, stats, settings.degree, background=settings.background, lines=settings.lines
     )
@@ -183,7 +183,7 @@ def _from_tiles(
 
 
 def _background_model(shading: Shading) -> str:
-    """What is subtracted, and why that."""
+    """What is subtracted, and why."""
     if shading.additive is not None:
         return "an additive image, which explains the overlaps better than a constant"
     if shading.background_from == "given":
@@ -196,7 +196,7 @@ def _background_model(shading: Shading) -> str:
 
 
 def _corrected(evidence: Evidence, gains: bool | str, additive: bool) -> str:
-    """What is corrected beside the profile, in words with figures."""
+    """What is corrected besides the profile, in words with figures."""
     steps = evidence.percent
     found = []
     if additive:
@@ -209,7 +209,7 @@ def _corrected(evidence: Evidence, gains: bool | str, additive: bool) -> str:
 
 
 def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
-    """Sentences about what a user should look at."""
+    """Warnings: sentences about what the user should check."""
     found = []
     background, source = shading.background, shading.background_from
     if source == "overlaps" and background < _LEAST_DARK:
@@ -242,7 +242,7 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
 
 
 def _given(data: BlockData, settings: FlatfieldSettings) -> tuple[np.ndarray, float, str]:
-    """Profile and background that are the user's, and where the background comes from."""
+    """Profile and background given by the user, and the source of the background."""
     shape = int(data.edges[0][-1]), int(data.edges[1][-1])
     if settings.image is None:
         profile = np.ones(shape, np.float32)
@@ -265,7 +265,7 @@ def read_profile(path: str | os.PathLike, shape: tuple[int, int]) -> np.ndarray:
             header = describe_image(os.fspath(path), believed=False)
         except TeraregError as error:
             raise IntensityError(f"flat-field image: {error}") from error
-        # the shape first: what a compressed file grows to is not known before
+        # the shape is checked before reading, because a compressed file may grow to any size
         if header.shape != (1, *shape) or header.channels != 1:
             found = header.shape[1:] if header.shape[0] == header.channels == 1 else header.shape
             raise IntensityError(

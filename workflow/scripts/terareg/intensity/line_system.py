@@ -13,9 +13,9 @@ from terareg.intensity.lines import LineLayout
 
 logger = logging.getLogger(__name__)
 
-_SHARED = 0.003  # error that the ratios of an overlap have in common
-_TOLERANCE = 1e-4  # of the residual, where the solution of a plane ends
-_STEPS = 2000  # of conjugate gradients at most; rows of 50 tiles take some 200
+_SHARED = 0.003  # standard error that all log ratios of an overlap share
+_TOLERANCE = 1e-4  # relative residual at which conjugate gradients stop
+_STEPS = 2000  # most steps of conjugate gradients; rows of 50 tiles take some 200
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,13 @@ class LineSystem:
     Attributes
     ----------
     matrix, transposed : scipy.sparse.csr_array
-        Log gains of all lines of all tiles to log ratios of all lines of all overlaps.
+        Maps log gains of all lines of all tiles to log ratios of all lines of all overlaps.
     squared : scipy.sparse.csr_array
-        Squares of the transposed, for the preconditioner.
+        Squared elements of ``transposed``, for the preconditioner.
     starts : numpy.ndarray of int64
         First equation of each overlap.
     weight : numpy.ndarray
-        Inverse variance of each ratio, beside the error that an overlap's ratios share.
+        Inverse variance of each ratio, without the error that the ratios of an overlap share.
     spread : float
         Standard deviation of the gains, around 0.
     """
@@ -53,7 +53,7 @@ class LineSystem:
         return cls(matrix, matrix.T.tocsr(), squared, starts, np.zeros(sum(sizes)))
 
     def doubting(self, ratio: np.ndarray, gains: np.ndarray) -> LineSystem:
-        """The same with less weight where a ratio agrees with nothing else."""
+        """The system with less weight on ratios that the gains do not explain (Cauchy weights)."""
         error = np.abs(ratio - self.matrix @ gains) * np.sqrt(self.weight)
         known = error[self.weight > 0]
         scale = 3 * max(1.0, 1.4826 * float(np.median(known)) if known.size else 0.0)
@@ -62,14 +62,14 @@ class LineSystem:
     def gains(self, ratio: np.ndarray, start: np.ndarray | None = None) -> np.ndarray:
         """Log gains by preconditioned conjugate gradients.
 
-        SciPy's own adds with BLAS, whose sums depend on the number of threads.
+        SciPy's conjugate gradients sum with BLAS, whose sums depend on the number of threads.
         """
         scale = 1 / (self.squared @ self.weight + self.spread**-2)
         right = self.transposed @ self._weighted(ratio)
         found = np.zeros_like(right) if start is None else start.astype(np.float64)
         rest = right - self._apply(found)
         step = scaled = scale * rest
-        # in the preconditioner's norm dim lines count as much as bright ones
+        # in the norm of the preconditioner dim lines count as much as bright ones
         power, end = _dot(rest, scaled), _TOLERANCE**2 * _dot(right, scale * right)
         for _ in range(_STEPS):
             if power <= end:
@@ -106,7 +106,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _differences(layout: LineLayout) -> sparse.csr_array:
-    """Matrix that takes the log gains of all lines of all tiles to the ratios of all pairs."""
+    """Matrix that maps the log gains of all lines of all tiles to the log ratios of all pairs."""
     number = {name: i * layout.shape[1] for i, name in enumerate(layout.bottoms)}
     rows, columns, values, count = [], [], [], 0
     for pair in layout.pairs:

@@ -1,7 +1,7 @@
 """Lines of tiles in their overlaps: where they lie, and their means from one pass over the tiles.
 
-A line is a row or a column of pixels, along which the light-sheet runs. In an overlap it is divided
-into parts, and the means of these are all that is kept of a tile, a hundredth of its size.
+A line is a row or a column of pixels in the direction of the light-sheet. In an overlap it is
+divided into parts; only their means are kept of a tile, a hundredth of its size.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
     from terareg.acquisition.tile_reader import TileReader
 
-PARTS = 4  # of a line in an overlap, so that a bright spot spoils one of them only
-_LEAST_LINES, _LEAST_PART = 4, 4  # pixels; smaller overlaps say nothing
+PARTS = 4  # of a line in an overlap, so that a bright spot spoils only one of them
+_LEAST_LINES, _LEAST_PART = 4, 4  # pixels; smaller overlaps are not used
 _ZIP_ERRORS = (OSError, ValueError, zipfile.BadZipFile)
 
 
@@ -42,15 +42,15 @@ class LinePair:
     side : int
         0 where the second tile lies in the next column of the grid, 1 in the next row.
     planes : range
-        Heights of the planes that both have.
+        Heights of the planes that both tiles have.
     lines : range
-        Lines of the first tile that lie between lines of the second.
+        Lines of the first tile that lie on or between lines of the second.
     shift : float
         Distance of the second tile's first line from the first one's, lines.
     edges : numpy.ndarray of int64
-        Where the parts of a line begin in the first tile, and their end; pixels.
+        First pixel of each part of a line in the first tile, and the end of the last part.
     along : int
-        Distance of the second tile along the lines, pixels.
+        Displacement of the second tile along the lines, pixels.
     """
 
     first: str
@@ -64,17 +64,19 @@ class LinePair:
 
     @property
     def below(self) -> int:
-        """Line of the second tile below the first of ``lines``."""
+        """Line of the second tile on or just before the first of ``lines``."""
         return math.floor(self.lines.start - self.shift)
 
     @property
     def fraction(self) -> float:
-        """How far the lines of the first tile lie above those of the second."""
+        """Distance of the lines of the first tile past those of the second, 0 to 1 lines."""
         return self.lines.start - self.shift - self.below
 
     def cut(self, role: int) -> tuple[range, np.ndarray]:
-        """Lines and edges in the first tile (0), or in the second (1), there with one line more
-        where lines lie between lines."""
+        """Lines and edges in the first tile (0) or the second (1).
+
+        In the second there is one more line where the lines of the first lie between its lines.
+        """
         if role == 0:
             return self.lines, self.edges
         stop = self.below + len(self.lines) + (self.fraction > 0)
@@ -130,12 +132,12 @@ class LineLayout:
 
     @property
     def planes(self) -> int:
-        """Planes from the lowest tile's first to the highest one's last."""
+        """Number of planes from the first of the lowest tile to the last of the highest."""
         return max(self.bottoms.values()) + self.shape[0]
 
     @property
     def slabs(self) -> list[range]:
-        """Heights of the planes that are solved, and stored, together."""
+        """Heights of the planes that are solved and stored together."""
         starts = range(0, self.planes, SLAB_PLANES)
         return [range(z, min(z + SLAB_PLANES, self.planes)) for z in starts]
 
@@ -145,7 +147,7 @@ def _pair(
 ) -> LinePair | None:
     """The overlap of two tiles; None where it is too small."""
     (lines, length), (across, along) = size, (shift[0], round(shift[1]))
-    across = round(across, 6)  # a hair is no fraction
+    across = round(across, 6)  # rounding errors do not count as a fraction of a line
     inside = range(max(0, math.ceil(across)), min(lines, math.floor(lines - 1 + across) + 1))
     low, high = max(0, along), min(length, length + along)
     if not planes or len(inside) < _LEAST_LINES or high - low < PARTS * _LEAST_PART:
@@ -161,7 +163,7 @@ def sum_lines(
     layout: LineLayout,
     workers: int = 1,
 ) -> None:
-    """Write the means of lines of some tiles, in their overlaps with their neighbours.
+    """Write the means of lines of some tiles in the overlaps with their neighbours.
 
     Parameters
     ----------
@@ -170,9 +172,9 @@ def sum_lines(
         first tile, 1 for its second) and slab s the array ``p.r.s``, float32 (planes, 4 parts of
         a line, lines). Equal means give equal bytes; the file appears when it is complete.
     source : TileSource
-        With the flat-field.
+        Pixels with the flat-field applied.
     tiles : sequence of str
-        What is kept of a tile does not depend on the others.
+        Names of tiles. The means of a tile do not depend on the others.
     layout : LineLayout
     workers : int
         Threads, each with a few planes.
@@ -191,7 +193,7 @@ def sum_lines(
 
 
 def sum_no_lines(path: str | os.PathLike) -> None:
-    """Write a file like that of :func:`sum_lines` without any mean."""
+    """Write a file like that of :func:`sum_lines` that holds no means."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED):
         pass
@@ -200,7 +202,7 @@ def sum_no_lines(path: str | os.PathLike) -> None:
 def _line_means(
     source: TileReader, tile: str, layout: LineLayout, slab: int
 ) -> dict[str, np.ndarray]:
-    """Means of a tile in a slab, by name of the array."""
+    """Means of the lines of a tile in a slab, by name of the array."""
     heights = layout.slabs[slab]
     roles = [
         (f"{index}.{role}.{slab}", planes, *pair.cut(role))
@@ -234,7 +236,7 @@ def common_planes(a: range, b: range) -> range:
 
 
 class LineMeans:
-    """Arrays of several files of :func:`sum_lines`, opened as a context."""
+    """Arrays of several files of :func:`sum_lines`; a context manager."""
 
     def __init__(self, paths: Sequence[str | os.PathLike]) -> None:
         self._paths = paths
@@ -255,7 +257,7 @@ class LineMeans:
         self._open.close()
 
     def get(self, pair: LinePair, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """An array by name, checked against the shape that the layout demands."""
+        """An array by name; its shape must be the one that the layout gives."""
         path, archive = self._where.get(name, (None, {name: None}))
         try:
             found = archive[name]

@@ -33,7 +33,7 @@ class FlatfieldSettings:
         Blocks along each axis of a tile in which pixels are averaged; blocks have at least 4
         pixels a side.
     degree : int
-        Highest total degree of the smooth part.
+        Highest total degree of the polynomial.
     lines : bool
         Whether fixed line patterns along the axes are estimated.
     overlaps : bool
@@ -103,6 +103,6 @@ class FlatfieldSettings:
 
 
 def sample_tiles(acquisition: Acquisition, settings: FlatfieldSettings) -> list[str]:
-    """Names of the tiles whose statistics are wanted, in the acquisition's order."""
+    """Names of the tiles whose statistics are needed, in the order of the acquisition."""
     step = 1 if settings.tiles == "all" else int(settings.tiles)
     return [tile.name for tile in acquisition.tiles][::step]

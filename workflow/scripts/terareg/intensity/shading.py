@@ -1,7 +1,7 @@
 """The estimate behind :mod:`terareg.intensity.flatfield`: profile, gains and dark offset.
 
-The smooth part is solved by :mod:`terareg.intensity.equations` beside fixed line patterns, in turn;
-the dark offset is the one at which bright and dark tissue agree on the profile in the overlaps.
+The smooth part (by :mod:`terareg.intensity.equations`) and fixed line patterns are fitted in turn.
+The dark offset is the one at which bright and dark tissue in the overlaps give the same profile.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from terareg.intensity.equations import RELATIVE_FLOOR, Fit, Problem, solve
 from terareg.intensity.sums import line_sections
 
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
-_LEAST_SHAPE = 2.0  # counts, by which the level without tissue may differ from the constant model
-_NOTHING_LEFT = 0.15  # of such squares: a constant explains the overlaps within their errors
-_BETTER = 0.9  # of what the constant leaves in overlaps; an additive image must leave less
-# haze and dust change the level of many neighbouring blocks at once
+_LEAST_SHAPE = 2.0  # counts; the level without tissue may differ so much from the constant model
+_NOTHING_LEFT = 0.15  # disagreement of overlaps up to which a constant explains them
+_BETTER = 0.9  # largest disagreement with an additive image, relative to that with a constant
+# factor on the error, since haze and dust change the level of many neighbouring blocks at once
 _NEIGHBOURS = 4.0
-_MARGIN = 3.0  # standard deviations that stay above 0 where there is nothing
+_MARGIN = 3.0  # standard deviations of noise kept above 0 where there is no tissue
 _LEAST_SPREAD = 10.0  # counts, by which the darkest blocks may lie above the dark offset
 
 
 @dataclass(frozen=True)
 class Shading:
-    """What :func:`fit_shading` finds.
+    """Result of :func:`fit_shading`.
 
     Attributes
     ----------
@@ -45,19 +45,19 @@ class Shading:
     additive : numpy.ndarray of float64, shape (blocks y, blocks x), or None
         Additive image beside ``background`` at the centres of blocks, mean 0.
     gains : numpy.ndarray of float64, shape (tiles, slabs)
-        Relative brightness of tiles at each depth; that of the tile where overlaps do not tell.
+        Relative brightness of tiles at each depth; the tile's mean where overlaps do not tell.
     line_percent : tuple of float
         Standard deviation of the line patterns over rows and over columns.
     signal : float
         Median of what tissue adds to background and additive image in bright blocks, counts.
     rest : numpy.ndarray of float32, shape (y, x), or None
-        Shape of the level without tissue that a number and a multiple of the profile lack, counts;
-        None where these explain the overlaps.
+        Level without tissue minus a constant and a multiple of the profile, counts; None where
+        these explain the overlaps.
     floor : Floor or None
         Level without tissue, where tiles show none.
     disagreement : dict of str to float
-        Of what the model leaves in overlaps, a robust mean of squares over noise: "constant", and
-        "image" where an additive image was tried.
+        Robust mean of the squared differences in overlaps after correction, relative to noise:
+        "constant", and "image" where an additive image was tried.
     problem, fit : Problem, Fit
         The equations at the end, and their solution.
     """
@@ -97,16 +97,16 @@ def fit_shading(
 ) -> Shading:
     """Find profile, dark offset or additive image, and gains.
 
-    Two models are compared where tiles without tissue show that their level is not a number and a
+    Two models are compared where the level of tiles without tissue is not a constant plus a
     multiple of the profile: a constant dark offset, found from the overlaps, and an additive image,
-    found from those tiles. In the second the profile is that of what tissue adds to the image. The
-    one that leaves less in the overlaps is taken.
+    found from those tiles. In the second model the profile is that of the light that tissue adds to
+    the image. The model with the smaller differences in overlaps is chosen.
 
     Parameters
     ----------
     data : BlockData
     stats : mapping
-        The same statistics, of which the means of lines are used.
+        Statistics behind ``data``, of which the means of lines are used.
     degree : int
         Highest total degree of the smooth part.
     background : float, optional
@@ -149,7 +149,7 @@ def fit_shading(
             level = float(additive.mean())
             additive = additive - level
     elif shape and background is not None:
-        # blocks without tissue contradict the given number, and count as much less
+        # blocks without tissue contradict the given dark offset and get less weight accordingly
         vague = replace(data, floor_error=_NEIGHBOURS * shape)
         model = _fit_model(replace(problem, data=vague), stats, lines)
     rest = None
@@ -188,7 +188,7 @@ def _fit_model(
     lines: bool,
     additive: np.ndarray | None = None,
 ) -> _Model:
-    """Smooth part and lines in turn, as either is fitted beside the other."""
+    """Fit smooth part and line patterns in turn, each with the other held fixed."""
     fit = solve(problem)
     patterns = problem.lines
     for _ in range(2 if lines else 0):
@@ -224,7 +224,7 @@ def _parts_of_level(floor: Floor, profile: np.ndarray) -> tuple[float, np.ndarra
 
 
 def _shape_counts(floor: Floor, model: _Model) -> float:
-    """What the level has beside a number and a multiple of the profile, counts; 0 within errors."""
+    """Level beyond a constant and a multiple of the profile, rms counts; 0 if within its error."""
     _, rest = _parts_of_level(floor, _at_blocks(model.profile, model.problem.data.edges))
     seen = np.isfinite(floor.error)
     size = float(np.sqrt(np.mean(rest[seen] ** 2)))
@@ -233,7 +233,7 @@ def _shape_counts(floor: Floor, model: _Model) -> float:
 
 
 def _without_medium(floor: Floor, profile: np.ndarray) -> np.ndarray:
-    """Level without the medium's light, or so far below it that noise is not cut off at 0."""
+    """Level without the light of the medium, or lower, so that noise is not cut off at 0."""
     medium, _ = _parts_of_level(floor, profile)
     margin = _MARGIN * float(np.hypot(floor.noise, floor.spread)) / float(np.median(profile))
     return floor.level - max(medium, margin) * profile
@@ -264,10 +264,10 @@ def _line(
     fit: Fit,
     additive: np.ndarray | None,
 ) -> tuple[np.ndarray, float]:
-    """Log line profile along one axis, free of what the smooth part can hold.
+    """Log line profile along one axis, without the part that the smooth part can represent.
 
-    Estimated from each half of the tiles. Octave by octave, what the halves do not share is
-    noise: a line that both show is kept with the weight of a Wiener filter, any other dropped.
+    It is estimated from each half of the tiles. In each octave, what the halves do not share is
+    noise: lines that both show are kept with the weight of a Wiener filter, others are dropped.
     """
     values = stats["rows" if axis == 0 else "columns"].astype(np.float64) - fit.background
     smooth = basis.pixels(fit.coefficients)
@@ -280,7 +280,7 @@ def _line(
     model = np.log(means if axis == 1 else means.T)
     tissue = 0.1 * np.quantile(values, 0.99)
     log = np.where(seen & (values > tissue), np.log(np.maximum(values, 1e-3)) - model, np.nan)
-    # tiles that are neighbours share tissue, so the halves are two parts of the grid
+    # neighbouring tiles share tissue, so each half is one part of the grid
     middle = len(log) // 2 if len(log) > 1 else None
     halves = (log[:middle], log[middle:]) if middle else (log[:, ::2], log[:, 1::2])
     one, two, both = (
@@ -292,7 +292,7 @@ def _line(
         band = slice(start, min(2 * start, len(both)))
         power = 0.5 * float(np.sum(one[band] ** 2) + np.sum(two[band] ** 2))
         shared = float(np.sum(one[band] * two[band])) / power if power > 0 else 0.0
-        # few coefficients agree by chance more easily than many
+        # few coefficients agree by chance more easily than many do
         certain = shared > max(0.5, 2.4 / np.sqrt(band.stop - band.start))
         both[band] *= 2 * shared / (1 + shared) if certain else 0.0
         start *= 2
@@ -302,7 +302,7 @@ def _line(
 
 
 def _robust_line(log: np.ndarray, polynomials: np.ndarray) -> np.ndarray:
-    """Line whose differences are the medians of the lines' differences, least squares."""
+    """Line whose differences are, in least squares, the medians of the differences of all lines."""
     size = log.shape[1]
     matrix, right = 1e-6 * np.eye(size), np.zeros(size)
     for lag in _LINE_LAGS:
@@ -311,7 +311,7 @@ def _robust_line(log: np.ndarray, polynomials: np.ndarray) -> np.ndarray:
         difference = log[:, lag:] - log[:, :-lag]
         count = np.isfinite(difference).sum(0)
         index = np.flatnonzero(count >= 4)
-        ranked = np.sort(difference.T[index], axis=1)  # what is not a number comes last
+        ranked = np.sort(difference.T[index], axis=1)  # NaN come last
         places = np.stack([(count[index] - 1) // 2, count[index] // 2], axis=1)
         median = np.zeros(size - lag)
         median[index] = np.take_along_axis(ranked, places, axis=1).mean(1)

@@ -1,9 +1,9 @@
-"""Statistics of tiles from which the flat-field is estimated: one pass, small, kept per tile.
+"""Statistics of tiles from which the flat-field is estimated: small, and found in one pass.
 
-Tiles are reduced to means of blocks, once over the whole tile and once over what each tile shares
-with its neighbours at given positions. There the blocks of two neighbours hold the same tissue in
-the same planes, so their means differ by nothing but the flat-field, gains and noise. Statistics of
-a tile do not depend on the batch in which it was read, so that batches merge to the same bytes.
+Tiles are reduced to means of blocks, once over the whole tile and once over its overlaps with its
+neighbours at given positions. There the blocks of two neighbours hold the same tissue in the same
+planes, so their means differ only by the flat-field, gains and noise. Statistics of a tile do not
+depend on the batch in which it was read, so that batches merge to the same bytes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition, Tile
     from terareg.acquisition.tile_reader import TileReader
 
-_SECTIONS = 8  # parts of a line, so that a bright spot spoils one of them only
+_SECTIONS = 8  # parts of a line, so that a bright spot spoils only one of them
 SIDES = ("east", "south")  # where the second tile of a pair lies
 _MOVES = {"east": (0, 1), "south": (1, 0)}  # rows and columns
 _LINE_SLABS = 4  # depth ranges for which means of lines are kept
@@ -46,7 +46,7 @@ def block_sums(plane: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def line_sections(size: int) -> np.ndarray:
-    """Where the parts of a line of ``size`` pixels begin, and its end."""
+    """First pixel of each part of a line of ``size`` pixels, and the end of the last."""
     return np.unique(np.arange(_SECTIONS + 1) * size // _SECTIONS)
 
 
@@ -83,13 +83,13 @@ class BlockLayout:
 
     @property
     def block_px(self) -> tuple[float, float]:
-        """Wanted size of a block, y and x."""
+        """Nominal size of a block in pixels, y and x."""
         y, x = (max(_LEAST_BLOCK, n / self.blocks) for n in self.size)
         return y, x
 
     @property
     def tile_edges(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the blocks of a whole tile begin along y and x, and the end of the last."""
+        """First pixels of the blocks of a whole tile along y and x, and the end of the last."""
         y, x = (
             n * np.arange(max(1, round(n / px)) + 1) // max(1, round(n / px))
             for n, px in zip(self.size, self.block_px)
@@ -137,7 +137,7 @@ class BlockLayout:
         return (edges_first[0], edges_first[1]), (edges_second[0], edges_second[1])
 
     def pairs(self, side: str) -> list[tuple[int, int, Edges]]:
-        """Indices of first and second tile, and their blocks, of all overlaps on a side."""
+        """Indices of the first and second tile, and blocks, of every overlap on a side."""
         found = []
         for first, second in self._neighbours(side):
             edges = self.overlap(side, first, second)
@@ -174,7 +174,7 @@ def sum_tiles(
     settings: FlatfieldSettings | None = None,
     origins: Mapping[str, Sequence[float]] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Stream the planes of some tiles into statistics; memory of a few planes.
+    """Stream the planes of some tiles into statistics; a few planes are held in memory.
 
     Parameters
     ----------
@@ -189,7 +189,7 @@ def sum_tiles(
     Returns
     -------
     dict of str to numpy.ndarray
-        What :func:`merge_sums` joins. n tiles, s slabs, (b, c) blocks, (y, x) pixels:
+        Input of :func:`merge_sums`. n tiles, s slabs, (b, c) blocks, (y, x) pixels:
 
         =================== ============================ ==========================================
         tiles               str (n,)                     names
@@ -346,7 +346,7 @@ def merge_sums(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarra
     Raises
     ------
     IntensityError
-        No tile at all, a tile twice, or batches of different acquisitions or settings.
+        If there is no tile, a tile twice, or batches of different acquisitions or settings.
     """
     parts = [part for part in parts if len(part["tiles"])]
     if not parts:
