@@ -1,4 +1,4 @@
-"""Which windows agree, and how probable that is by chance."""
+"""Which windows agree, and the probability that they do by chance."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from terareg.stitching.pairs import WindowResult
 
-_CLEAR_PEAK = 2.0  # how many times higher than the next one a peak is that noise does not make
+_CLEAR_PEAK = 2.0  # ratio to the next highest peak that noise does not reach
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Consensus:
     chance : float
         Probability that so many of them agree by chance.
     of : int
-        Windows that voted; 0 where none could.
+        Number of windows that voted; 0 if none could.
     """
 
     members: tuple[int, ...]
@@ -37,10 +37,11 @@ class Consensus:
 def find_consensus(windows: Sequence[WindowResult], tolerance, bins, lags) -> Consensus:
     """Largest group of windows that agree, and the probability that chance made it.
 
-    Empty windows only dilute, but sparse tissue agrees although windows look like noise. Which
-    windows vote is decided without looking at where their peaks lie, so chance stays computable:
-    of n windows m agree with probability C(n, m) (box / lags)^(m - 1), where ``box`` displacements
-    of ``lags`` lie within the tolerance of a given one.
+    Empty windows only dilute the vote, but windows of sparse tissue may agree although each looks
+    like noise. Which windows vote is decided without the positions of their peaks, so that the
+    probability of chance can be computed: of n windows m agree with probability
+    C(n, m) (box / lags)^(m - 1), where ``box`` of the ``lags`` displacements lie within the
+    tolerance of a given one.
 
     Parameters
     ----------
@@ -73,7 +74,7 @@ def find_consensus(windows: Sequence[WindowResult], tolerance, bins, lags) -> Co
 
 
 def largest_cluster(shifts: np.ndarray, weights: np.ndarray, tolerance) -> list[int]:
-    """Indices of the shifts within ``tolerance`` of the one that most others are near to."""
+    """Indices of the shifts within ``tolerance`` of the shift that has the most others near it."""
     near = np.all(np.abs(shifts[:, None] - shifts[None]) <= np.asarray(tolerance) + 1e-9, axis=2)
     support = near.sum(1) + 1e-3 * (near @ weights) / max(float(weights.sum()), 1e-12)
     return [int(i) for i in np.flatnonzero(near[int(np.argmax(support))])]

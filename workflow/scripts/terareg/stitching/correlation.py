@@ -52,13 +52,13 @@ def correlate(
 
 
 def _box_sums(image: np.ndarray, spans) -> np.ndarray:
-    """Sums over boxes, the product of the spans [low, high) of each axis."""
+    """Sums over all boxes formed by the spans [low, high) of each axis."""
     order = sorted(range(3), key=lambda k: len(spans[k][0]) / image.shape[k])
     total = image
     for axis in order:
         low, high = (np.clip(span, 0, image.shape[axis]) for span in spans[axis])
         high = np.maximum(high, low)
-        ends = np.unique(np.concatenate([low, high]))  # between them boxes do not differ
+        ends = np.unique(np.concatenate([low, high]))  # only the ends of boxes matter
         part = [slice(None)] * 3
         part[axis] = slice(ends[0], ends[-1])
         sums = np.add.reduceat(total[tuple(part)], ends[:-1] - ends[0], axis, dtype=np.float64)
@@ -70,7 +70,7 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
 
 
 def best_peak(score: np.ndarray, ncc: np.ndarray):
-    """Index of the highest local maximum inside the map, its correlation and the next one's."""
+    """Index of the highest local maximum inside the map, its correlation and that of the next."""
     local = score == ndimage.maximum_filter(score, size=[min(3, n) for n in score.shape])
     for axis, n in enumerate(score.shape):
         if n > 2:  # a maximum on the border belongs to a peak outside the search range

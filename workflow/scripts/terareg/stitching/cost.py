@@ -8,24 +8,24 @@ from terareg.core.cost import ITK_MB, PYTHON_MB, Load, RuleCost, batches, if_mea
 from terareg.core.extents import Sample
 from terareg.stitching.overview import BINNED_TO, MAX_TILES, overview_planes
 
-_PAIRS_PER_JOB = 4  # gigabytes of pairs take as long as one that is read, computed with and written
+_PAIRS_PER_JOB = 4  # gigabytes of pairs take as long as one gigabyte of corrected tiles
 
 
 def pair_batches(sample: Sample) -> int:
-    """Batches of pairs of neighbours, by what is read of them."""
+    """Batches of pairs of neighbours, by the bytes that are read."""
     pairs = max(1, sample.size.pairs)
     gb_per_job = _PAIRS_PER_JOB * sample.option("jobs.gb_per_job")
     return batches(_pair_gb(sample) * pairs, pairs, gb_per_job)
 
 
 def _pair_gb(sample: Sample) -> float:
-    """What is read of a pair: whole rows where tiles lie side by side, strips where one is below.
+    """Gigabytes read for a pair: whole rows for EAST pairs, strips for SOUTH pairs.
 
     mip_ncc reads the whole depth.
     """
     options, size = sample.option("stitching.displacement"), sample.size
     planes = options["windows"] * options["window_planes"]
-    # windows without signal are not read whole
+    # windows without signal are not read completely
     share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, 0.5 * planes / size.tile_shape[0])
     return 2 * size.tile_gb * share * (1 + 2 * sample.overlap) / 2
 
@@ -52,7 +52,7 @@ def _overviews(sample: Sample, threads: int) -> float:
 
 
 def _strips(sample: Sample, threads: int) -> float:
-    """For each thread strips of one window of two tiles, and the patches for the refinement."""
+    """For each thread the strips of a window in both tiles, and the patches of the refinement."""
     size, depth = sample.size, sample.option("stitching.displacement")["window_planes"]
     side = max(size.tile_shape[1:])
     strip = max(64.0, 2 * sample.overlap * side) * side

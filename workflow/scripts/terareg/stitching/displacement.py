@@ -3,7 +3,7 @@
 The default engine correlates several windows of planes (or, in thin stacks, several stretches of
 the seam) independently of each other and believes a displacement only if windows agree. How many
 agree, out of how many, over how large a search range, gives the probability that they agree by
-chance; the reliability of a pair is 1 minus that and needs no threshold of the user's.
+chance. The reliability of a pair is 1 minus that probability; the user need not set a threshold.
 
 Conventions: ``displ_vox`` is origin(b) - origin(a) in voxels (z, y, x), TeraStitcher's ``displ``.
 "EAST" means that b lies to the right of a (larger x), "SOUTH" that b lies below (larger y).
@@ -48,13 +48,14 @@ def measure_pair(
 
     Strips of both tiles, wide enough for every displacement in the search range, are read for a
     few windows only. Every row and column is divided by its median, because patterns fixed in the
-    tile (shading, stripes) correlate at the nominal displacement of zero; a band-pass of the
-    logarithm follows, and an exact normalised correlation by FFT on pixels binned in y and x.
-    Patches at full resolution around the place where the windows agree give the fraction of a
-    voxel, by correlation and then by least squares, in which voxels with signal count more.
+    tile (flat-field, stripes) would correlate at displacement 0 along the seam. The logarithm is
+    band-pass filtered, and an exact normalised cross-correlation is computed by FFT on pixels
+    binned in y and x. Patches at full resolution around the displacement on which the windows agree
+    refine it to a fraction of a voxel, by correlation and then by least squares, in which voxels
+    with signal have more weight.
 
     With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
-    whole voxels, and the most reliable sub-volume of each axis counts.
+    whole voxels; for each axis the most reliable sub-volume is taken.
 
     Parameters
     ----------
@@ -89,7 +90,7 @@ def measure_pair(
     result: PairResult | None = None
     for factor in (1.0, settings.widen):
         search = [math.ceil(factor * s / p - 1e-9) for s, p in zip(settings.search_um, spacing)]
-        if shape[0] < 4:  # too thin to say anything about z
+        if shape[0] < 4:  # too thin to measure z
             search[0] = 0
         axis = SEAM_AXIS[direction]
         search = [min(s, n // 2) for s, n in zip(search, shape)]
@@ -145,7 +146,7 @@ def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
 
 
 def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
-    """What one window says, how many displacements it was asked about, and its best patches."""
+    """Result of one window, the number of displacements searched, and its best patches."""
     raw = [pair.read(which, box) for which, box in enumerate(boxes)]
     levels = common_levels(map(levels_of, raw), settings.dark)
     coarse, signal = zip(*(prepare(bin_pixels(r, bins), levels) for r in raw))
@@ -165,7 +166,7 @@ def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
 
 
 def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
-    """What the windows say together, refined to a fraction of a voxel where they agree."""
+    """Joint result of the windows, refined to a fraction of a voxel where they agree."""
     signal = sum(w.peak > 0 and w.signal for w in windows)
     expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
     nothing = PairResult(

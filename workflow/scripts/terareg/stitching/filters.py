@@ -1,4 +1,4 @@
-"""What is correlated: binned, band-passed logarithm of the intensity, free of fixed patterns."""
+"""Images to correlate: binned, band-passed logarithm of the intensity without fixed patterns."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-_LEVELS_OF = 1 << 17  # pixels, about, of which levels are taken
-_MEDIAN_OF = 600  # pixels, at least, of which the median of a row or column is taken
+_LEVELS_OF = 1 << 17  # pixels, about, from which levels are estimated
+_MEDIAN_OF = 600  # pixels, at least, from which the median of a row or column is taken
 _HIGH_PASS = (9, 15, 15)  # edges of the box whose mean is subtracted, voxels
 _LOW_PASS = (1.2, 1.2, 1.2)  # standard deviations of the Gaussian, voxels
-_TRUNCATE = 3.0  # standard deviations at which it ends
+_TRUNCATE = 3.0  # standard deviations at which the Gaussian is cut off
 REACH = tuple(h // 2 + round(_TRUNCATE * g) for h, g in zip(_HIGH_PASS, _LOW_PASS))  # of both
-_DARK_PERCENT = 0.1  # of an image, taken for its dark level
-_BRIGHT_PERCENT = 90  # of a strip, taken for bright tissue
-_SOFTENING = 2.0  # times its level
-_DIM = 0.05  # share of the softening constant below which a median says little about the gain
+_DARK_PERCENT = 0.1  # percentile of an image, taken as its dark level
+_BRIGHT_PERCENT = 90  # percentile of a strip, taken as the level of bright tissue
+_SOFTENING = 2.0  # softening constant, times the level of bright tissue
+_DIM = 0.05  # share of the softening constant; a median below is too dim to give a gain
 _MOST_GAIN = 1.5  # of a row or column; more is the border of the tissue
 _CHANCE_SIGNAL = 6.0  # autocorrelation that counts as signal, in standard deviations of noise
 
@@ -49,9 +49,9 @@ def levels_of(raw: np.ndarray) -> Intensities:
 def common_levels(levels: Iterable[Intensities], dark: float | None) -> tuple[float, float]:
     """Dark level and softening constant of the logarithm, common to both tiles.
 
-    The constant is a multiple of the bright tissue's level, so that the logarithm makes texture of
-    bright and dim tissue alike but the step from tissue to dark medium, which is smooth along the
-    surface and says little about the displacement, does not outweigh it.
+    The constant is a multiple of the level of bright tissue. The logarithm then gives bright and
+    dim tissue similar contrast, while the step from tissue to dark medium does not outweigh the
+    texture: it is smooth along the surface and says little about the displacement.
     """
     levels = list(levels)
     if dark is None:
@@ -62,7 +62,7 @@ def common_levels(levels: Iterable[Intensities], dark: float | None) -> tuple[fl
 
 
 def bin_pixels(raw: np.ndarray, bins) -> np.ndarray:
-    """Mean over bins of y and x, float32; what does not fill a bin is left out."""
+    """Mean over bins of y and x, float32; pixels that do not fill a bin are left out."""
     k = int(bins[1])
     if k == 1:
         return raw.astype(np.float32)
@@ -83,8 +83,8 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
     """Band-passed logarithm without patterns fixed in rows and columns, and if it has signal.
 
     Shading and stripes are factors: each row and each column is divided by its median, so that they
-    neither correlate by themselves nor move the centre of a cell that lies on their slope. Where
-    the border of the tissue makes the medians, they are subtracted from the logarithm only.
+    neither correlate by themselves nor shift the apparent centre of a cell on their slope. Where
+    the medians are due to the border of the tissue, they are only subtracted from the logarithm.
     """
     dark, soft = levels
     image = np.maximum(image - dark, 0)
@@ -112,13 +112,13 @@ def prepare(image: np.ndarray, levels: tuple[float, float]) -> tuple[np.ndarray,
 
 
 def _medians(image: np.ndarray, axis: int) -> np.ndarray:
-    """Median of every row (axis 1) or column (axis 2), of as many planes as it takes."""
+    """Median of every row (axis 1) or column (axis 2), over as many planes as are needed."""
     step = max(1, min(image.shape[0], image.shape[0] * image.shape[3 - axis] // _MEDIAN_OF))
     return np.median(image[::step], axis=(0, 3 - axis), keepdims=True)
 
 
 def _has_signal(image: np.ndarray) -> bool:
-    """Whether neighbouring pixels are correlated, which noise of the camera is not."""
+    """Whether neighbouring pixels are correlated; camera noise is not."""
     energy = float(np.einsum("ijk,ijk->", image, image, dtype=np.float64))
     if energy <= 0 or image.size < 64:
         return False
@@ -128,5 +128,5 @@ def _has_signal(image: np.ndarray) -> bool:
         if len(a) > 2:
             product_ = float(np.einsum("ijk,ijk->", a[1:], a[:-1], dtype=np.float64))
             best = max(best, product_ / energy)
-    # the high-pass alone makes noise anticorrelated by 1/225; the floor of 1 % is for patterns
+    # the high-pass makes noise anticorrelated by 1/225; the 1 % allows for fixed patterns
     return best > max(0.01, _CHANCE_SIGNAL / math.sqrt(image.size))

@@ -1,4 +1,4 @@
-"""What a placement says about itself: the state of every link, loops, warnings."""
+"""Quality of a placement: the state of every link, loop closures, warnings."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Solution:
-    """What the solver found.
+    """Result of the solver.
 
     Attributes
     ----------
     positions : array of float, (cells, 3)
-        Of all cells, voxels (z, y, x).
+        Positions of all cells, voxels (z, y, x).
     usable, kept : array of bool
-        Pairs good enough to count, and those of them that the others do not contradict.
+        Pairs good enough to be used, and those of them that the others do not contradict.
     model : dict of str to array
         Stage step (z, y, x) per direction.
     sigma_vox : float
@@ -48,7 +48,7 @@ class Solution:
 def report(
     grid: CellGrid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings
 ) -> Placement:
-    """The placement, with the state of every link and what the user should know about it."""
+    """The placement, with the state of every link and warnings for the user."""
     kept, usable, x, model = found.kept, found.usable, found.positions, found.model
     measured = grid.links(pairs)
     links, count = [], np.zeros(grid.cells, int)
@@ -116,7 +116,7 @@ def report(
 
 
 def why_unusable(pair: PairResult, settings: PlacementSettings) -> str:
-    """Why a pair is no link; empty if it is one."""
+    """Why a pair is not used as a link; empty if it is."""
     if pair.status == "no_signal":
         return "no signal in the overlap"
     if pair.status != "ok":
@@ -244,7 +244,7 @@ def _statistic(function, values) -> float | None:
 
 
 def _floats(values) -> tuple[float, float, float]:
-    # rounded to a nanovoxel: the last bits of a sparse solution are not worth a rerun
+    # rounded to a nanovoxel, so that the last bits of a sparse solution cause no rerun
     return tuple(round(float(v), 9) + 0.0 for v in values)
 
 

@@ -1,8 +1,8 @@
 """Displacement by least squares from the gradients that two tiles share.
 
-Where tissue is sparse most voxels hold noise only. A correlation counts them all; here a voxel
-counts by how much signal there is around it, so that the error comes near the bound that the noise
-of the camera sets (Cramer and Rao).
+Where tissue is sparse most voxels hold only noise. A correlation weights them all equally; here a
+voxel is weighted by the signal around it, so that the error comes near the Cramer-Rao bound set by
+the camera noise.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from scipy import ndimage
 
 _ITERATIONS = 4
-_NOISE_OF = 1 << 16  # voxels, at most, of which the noise of a cut is taken
-_AT_REST = 2e-3  # voxels; a smaller step is the last
-_NEAR = 7  # edge of the box that is searched for signal around a voxel
-_EDGE = 3  # voxels at the border of a cut that do not count
-_LEAST_SIGMA = 0.02  # no displacement is credited with less, voxels
-_UNKNOWN_SIGMA = 0.25  # of a displacement that a single cut gives
+_NOISE_OF = 1 << 16  # voxels, at most, from which the noise of a cut is estimated
+_AT_REST = 2e-3  # voxels; the iteration ends at a smaller step
+_NEAR = 7  # edge of the box around a voxel in which the signal is measured
+_EDGE = 3  # voxels at the border of a cut that are not used
+_LEAST_SIGMA = 0.02  # smallest standard error of a displacement, voxels
+_UNKNOWN_SIGMA = 0.25  # standard error of a displacement from a single cut
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,12 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Displacement and its standard error by Gauss-Newton steps over all cuts jointly.
 
-    Of the difference between a and the displaced b, the sum over voxels of weight times gradient
-    is made zero. The weight is ``s / (s + n / 2) / n``, n the variance of the noise of a cut, from
-    the differences, and s that of the signal around a voxel, from the product of the two tiles,
-    in which noise averages out: what is best for a weak signal (proportional to s) as for a strong
-    one (constant); Knapp and Carter, IEEE Trans. ASSP 24:320 (1976), eq. 20, applied locally.
+    The displacement is the one at which the sum over voxels of weight times gradient times the
+    difference between a and the displaced b is zero. The weight is ``s / (s + n / 2) / n``, where n
+    is the variance of the noise of a cut, from the differences, and s that of the signal around a
+    voxel, from the product of the two tiles, in which noise averages out. This is optimal for a
+    weak signal (proportional to s) as well as for a strong one (constant); Knapp and Carter, IEEE
+    Trans. ASSP 24:320 (1976), eq. 20, applied locally.
 
     Parameters
     ----------
@@ -61,8 +62,8 @@ def fit(
     Returns
     -------
     (displ, sigma) or None
-        Voxels; the error is from the scatter of the cuts' contributions. None if a step leaves
-        the voxel around the start or the cuts hold no gradient.
+        Voxels; the error is from the scatter of the contributions of the cuts. None if a step
+        leads more than about a voxel from the start, or the cuts have no gradient.
     """
     axes = list(axes)
     cuts = [cut for cut in cuts if min(cut.a.shape[k] for k in axes) > 2 * _EDGE]
@@ -77,8 +78,8 @@ def fit(
             a, b = _displaced(cut, lag, place, axes, trim=_EDGE - 1)
             slopes_a, slopes_b = _slopes(a, axes), _slopes(b, axes)
             weighted = slopes_b * weight
-            # in products of the two tiles' slopes noise averages out; einsum, because the threads
-            # of a matrix product cost more here than they save
+            # noise averages out in products of the gradients of the two tiles; einsum, because
+            # the threads of a matrix product cost more here than they save
             normal = np.einsum("ik,jk", slopes_a, weighted)
             normals.append((normal + normal.T) / 2)
             weighted += slopes_a * weight
@@ -105,7 +106,7 @@ def fit(
 def _displaced(
     cut: Cut, lag: np.ndarray, place: np.ndarray, axes: Sequence[int], trim: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The voxels of a, and b at the places where they lie at a displacement near the lag.
+    """Voxels of a, and b interpolated at their positions for a displacement near the lag.
 
     ``trim`` voxels are left out at every end of the fitted axes.
     """
@@ -118,9 +119,9 @@ def _displaced(
 
 
 def _shifted(image: np.ndarray, by: float, axis: int, trim: int) -> np.ndarray:
-    """``image`` at ``i - by`` along an axis by the cubic through the four voxels around it."""
+    """``image`` at ``i - by`` along an axis, by the cubic through the four nearest voxels."""
     first = math.floor(-by)
-    u = np.float32(-by - first)  # place between the second and the third of the four, 0 to 1
+    u = np.float32(-by - first)  # position between the second and third of the four, 0 to 1
     factors = (
         -u * (u - 1) * (u - 2) / 6,
         (u + 1) * (u - 1) * (u - 2) / 2,

@@ -1,13 +1,13 @@
 """TeraStitcher's measure of a displacement: correlation of maximum intensity projections.
 
 The volume in which two tiles overlap is projected along z, y and x. Each of the three pairs of
-pictures is correlated over the search range; each axis of the displacement is seen in two of them.
-How sharp and how high the peak is gives the reliability of an axis, which is no probability and
+images is correlated over the search range; two of them show each axis of the displacement. The
+sharpness and height of the peak give the reliability of an axis, which is not a probability and
 needs a threshold. Bria and Iannello, BMC Bioinformatics 13:316 (2012).
 
-The measure is written from its description and from what TeraStitcher makes of given tiles, not
-from its source. Where it is known to differ: correlations are exact on a bright background, those
-that fewer than 8 rows or columns share count as 0, and a tile without contrast has no peak.
+The measure is written from its description and from the results of TeraStitcher on given tiles, not
+from its source. Known differences: correlations are exact on a bright background, they are 0 where
+fewer than 8 rows or columns overlap, and a tile without contrast has no peak.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ import numpy as np
 from scipy import fft
 
 MIN_OVERLAP = 25  # pixels that must overlap at the ends of the search range
-_WIDTH_RANGE = 29  # pixels around the peak, at most, in which its width is looked for
-_WIDTH_AT = 0.8  # share of the peak at which its half-width is taken
+_WIDTH_RANGE = 29  # pixels around the peak, at most, in which its width is measured
+_WIDTH_AT = 0.8  # fraction of the height of the peak at which its half-width is measured
 _MIN_PEAK = 0.1
 _RECENTRED = 1  # times that the neighbourhood of the peak may be moved to a higher one
-_LEAST_RANGE = 3  # pixels; no width is found in less
-_UNSTEADY = 3  # pixels next to the peak that need not fall
-_LEAST_FALL = 5  # pixels that a side must fall to be continued
+_LEAST_RANGE = 3  # pixels; no width is measured in less
+_UNSTEADY = 3  # pixels next to the peak that may rise
+_LEAST_FALL = 5  # pixels over which a side must fall to be extrapolated
 _MIN_SHARED = 8
 _DECIMALS = 6  # of peak and reliability, as in TeraStitcher's files
 
@@ -128,12 +128,12 @@ def reliability(peak: float, width: int, infinite: int) -> float:
 
 
 def most_reliable(measures: Sequence[Sequence[AxisMeasure]]) -> tuple[AxisMeasure, ...]:
-    """For each axis the most reliable of several measures (z, y, x), the first of equals."""
+    """For each axis (z, y, x) the most reliable of several measures; the first if equal."""
     return tuple(max(axis, key=lambda a: a.reliability) for axis in zip(*measures))
 
 
 def ncc_map(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> np.ndarray:
-    """Pearson correlation of what overlaps of two pictures, for every displacement.
+    """Pearson correlation of the overlap of two images, for every displacement.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def ncc_map(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> np.ndarray:
         At ``[reach[0] + s, reach[1] + t]``, ``a[i, j]`` meets ``b[i - s, j - t]``. 0 where
         one of them is flat or less than 8 rows or columns overlap.
     """
-    # the correlation does not depend on the mean, its rounding errors do
+    # the correlation does not depend on the mean, but its rounding errors do
     a, b = (np.asarray(p, np.float64) - np.mean(p, dtype=np.float64) for p in (a, b))
     lags = [np.arange(-r, r + 1) for r in reach]
     size = [fft.next_fast_len(2 * n, real=(k == 1)) for k, n in enumerate(a.shape)]
@@ -164,7 +164,7 @@ def ncc_map(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> np.ndarray:
     sum_a, sum_b = _box_sums(a, spans_a), _box_sums(b, spans_b)
     var_a = _box_sums(a * a, spans_a) - sum_a**2 / count
     var_b = _box_sums(b * b, spans_b) - sum_b**2 / count
-    # what rounding leaves of a flat part is no structure
+    # the variance that rounding leaves in a flat part is not structure
     enough &= (var_a > 1e-10 * np.sum(a * a)) & (var_b > 1e-10 * np.sum(b * b))
     ncc = np.zeros(count.shape)
     cov = cross - sum_a * sum_b / count
@@ -173,7 +173,7 @@ def ncc_map(a: np.ndarray, b: np.ndarray, reach: Sequence[int]) -> np.ndarray:
 
 
 def _box_sums(image: np.ndarray, spans) -> np.ndarray:
-    """Sums over all boxes that the spans [low, high) of rows and columns make."""
+    """Sums over all boxes formed by the spans [low, high) of rows and columns."""
     table = np.zeros([n + 1 for n in image.shape])
     np.cumsum(np.cumsum(image, axis=0), axis=1, out=table[1:, 1:])
     (top, bottom), (left, right) = spans
@@ -182,11 +182,11 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
 
 
 def _find_peak(a, b, delay, spans, infinite):
-    """Place, height and half-widths of the highest correlation of two pictures.
+    """Position, height and half-widths of the highest correlation of two images.
 
-    The maximum is looked for within ``delay``; its neighbourhood may then be moved once to a
-    higher one, also beyond. If the maximum still lies aside, or the neighbourhood reaches to where
-    the pictures overlap no more, there is no peak.
+    The maximum is searched within ``delay``; its neighbourhood may then be moved once to a higher
+    maximum, even outside. There is no peak if the maximum is still not in the centre, or if the
+    neighbourhood reaches displacements at which the images do not overlap.
     """
     nothing = (0, 0), 0.0, (infinite, infinite)
     reach = [d + (_RECENTRED + 1) * s for d, s in zip(delay, spans)]
@@ -223,8 +223,8 @@ def _highest(ncc: np.ndarray, centre, spans) -> tuple[int, int]:
 def _half_width(profile: np.ndarray, peak: float, infinite: int) -> int:
     """Smallest distance at which the profile has fallen to 80 % of its middle on both sides.
 
-    A side that does not fall as far within the profile is continued by a straight line from where
-    it stops to fall. A width of one pixel is a spike of noise and counts as infinite.
+    A side that does not fall so far within the profile is extrapolated by a straight line from
+    where it stops falling. A width of one pixel is a noise spike and counts as infinite.
     """
     span = len(profile) // 2
     if span < _LEAST_RANGE:
@@ -240,7 +240,7 @@ def _half_width(profile: np.ndarray, peak: float, infinite: int) -> int:
 
 
 def _continued(side: np.ndarray, peak: float, infinite: int) -> int:
-    """Where one side of a peak, from the middle outwards, reaches 80 % of it."""
+    """Distance at which one side of a peak, from the middle outwards, falls to 80 % of it."""
     below = np.flatnonzero(side <= _WIDTH_AT * peak)
     if len(below):
         return int(below[0]) + 1
@@ -254,7 +254,7 @@ def _continued(side: np.ndarray, peak: float, infinite: int) -> int:
 
 
 def _combine(found, span: int, infinite: int, delay: int) -> AxisMeasure:
-    """One measure of an axis from the two pictures, each (displacement, peak, width)."""
+    """One measure of an axis from those of two images, each (displacement, peak, width)."""
     valid = [f for f in found if f[1] >= _MIN_PEAK and f[2] < infinite]
     if not valid:
         return AxisMeasure(0, 0.0, 0.0, infinite, span, infinite, delay)

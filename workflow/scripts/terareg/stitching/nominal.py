@@ -1,4 +1,4 @@
-"""The user's own positions in place of the stage's nominal ones.
+"""Positions given by the user, used instead of the nominal ones of the stage.
 
 They come as TeraStitcher's ``xml_import``, as Fiji's tile configuration, or as Render's tile
 specifications (by the file's name: ``.json`` or ``.json.gz``).
@@ -21,7 +21,7 @@ from terareg.stitching.tile_configuration import match_tiles, read_tile_configur
 
 
 def own_positions(acquisition: Acquisition, files: Mapping) -> Acquisition:
-    """The acquisition with the positions of a user's file, if there is one.
+    """The acquisition with the positions from the user's file, if there is one.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def read_positions(
     Raises
     ------
     StitchingError
-        If the file cannot be read or has not just the tiles of the acquisition.
+        If the file cannot be read or its tiles are not exactly those of the acquisition.
     """
     name = name or os.fspath(path)
     if name.endswith((".json", ".json.gz")):
@@ -62,8 +62,8 @@ def with_positions(
 ) -> Acquisition:
     """The acquisition with other nominal positions, and the overlap that follows from them.
 
-    The first tile stays where it was, the others follow it, because files of other programs may
-    count from anywhere.
+    The first tile keeps its position and the others are placed relative to it, because files of
+    other programs may have any origin.
 
     Raises
     ------

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
 
 DIRECTIONS = ("EAST", "SOUTH")
-SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis along which the two tiles follow each other
+SEAM_AXIS = {"EAST": 2, "SOUTH": 1}  # the axis across the seam
 
 
 @dataclass(frozen=True)
 class WindowResult:
-    """What one window says.
+    """Result of one window.
 
     Attributes
     ----------
@@ -54,7 +54,7 @@ class WindowResult:
 
     @classmethod
     def from_json(cls, data: dict) -> WindowResult:
-        """Inverse of :func:`dataclasses.asdict`, also after a way through JSON."""
+        """Inverse of :func:`dataclasses.asdict`, also after a round trip through JSON."""
         axes = tuple(AxisMeasure(**axis) for axis in data.get("axes", ()))
         return cls(**{k: as_tuples(v) for k, v in data.items() if k != "axes"}, axes=axes)
 
@@ -85,7 +85,7 @@ class PairResult:
         Centre and half-width of the search.
     windows : tuple of WindowResult
     bytes : int
-        Bytes of pixels asked from the source.
+        Bytes of pixels requested from the source.
     engine : str
         "ncc", "mip_ncc", or "xml" for values read from a TeraStitcher file.
     """
@@ -164,7 +164,7 @@ def cells_of(acquisition: Acquisition) -> dict[tuple[int, int], str]:
 
 
 def as_tuples(value):
-    """Lists as tuples, also within each other, as before a way through JSON."""
+    """Turn lists into tuples, nested ones too, to undo a round trip through JSON."""
     if isinstance(value, list):
         return tuple(as_tuples(v) for v in value)
     return value

@@ -19,7 +19,7 @@ class PlacementSettings:
         Least reliability, 0 to 1, of a measured link.
     min_reliability_xml : float
         The same for links read from TeraStitcher files or measured by mip_ncc, whose reliability
-        is no probability.
+        is not a probability.
     reject_vox, reject_sigmas : float
         A link is rejected if its residual is larger than both, in voxels and in multiples of the
         links' scatter. Below that, links that contradict each other (warped tiles) are averaged.
@@ -120,7 +120,7 @@ class Placement:
         In the order of the pairs given.
     loops : tuple of dict
         Per 2 x 2 cell with four measured links: ``row``, ``column``, ``closure_vox`` (z, y, x),
-        ``kept`` (whether all four links were): an error measure that needs no truth.
+        ``kept`` (whether all four links were kept). The closure measures the error without truth.
     model : dict
         ``EAST``, ``SOUTH``: step (z, y, x) in voxels; ``sigma_vox``: scatter of the stage about it;
         ``nominal``: the acquisition's steps.

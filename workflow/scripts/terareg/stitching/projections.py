@@ -12,7 +12,7 @@ from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 from terareg.stitching.pairs import SEAM_AXIS, PairResult, WindowResult
 
-_SLAB_PLANES = 16  # read at once for projections
+_SLAB_PLANES = 16  # planes read at once for projections
 
 
 def measure_projections(source, acquisition, pair, expected, settings) -> PairResult:

@@ -13,13 +13,13 @@ from terareg.stitching.correlation import best_peak, correlate, subvoxel
 from terareg.stitching.filters import REACH, prepare
 from terareg.stitching.least_squares import Cut, fit
 
-_BELIEVED = 2.0  # standard errors of the maximum that a fit may lie from it
-_LEAST_SCATTER = 0.1  # voxels; a few patches agree better by chance
+_BELIEVED = 2.0  # standard errors by which a fit may differ from the maximum
+_LEAST_SCATTER = 0.1  # voxels; a few patches may agree better than this by chance
 
 
 @dataclass(frozen=True)
 class Patch:
-    """Raw pixels of a stretch of the seam in both tiles, where they start, and their contrast."""
+    """Raw pixels of a stretch of the seam in both tiles, their start, and their contrast."""
 
     pixels: tuple[np.ndarray, np.ndarray]
     start: tuple[tuple[int, ...], tuple[int, ...]]
@@ -29,10 +29,10 @@ class Patch:
 
 
 def keep_patches(pair, raw, boxes, coarse, bins, levels, settings) -> list[Patch]:
-    """Copy the two stretches of a window with most structure in both tiles.
+    """Copy the two stretches of a window that have the most structure in both tiles.
 
-    Where the seam is wider than ``patch_px`` they are shorter, by half at most, so that a patch
-    does not hold many more voxels.
+    Where the overlap is wider than ``patch_px`` the stretches are shorter, by half at most, to
+    limit the voxels of a patch.
     """
     box_a, box_b = boxes
     first, last = box_a[pair.along]
@@ -90,9 +90,9 @@ def choose_patches(patches, number: int):
 def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
     """Sub-voxel displacement from all patches jointly.
 
-    The maximum of the sum of the patches' correlation maps, good to a fraction of a voxel, is
-    where the least-squares fit over their voxels starts. A fit that ends further from it than the
-    patches scatter is not believed: edges of the tissue lead it astray.
+    The least-squares fit over the voxels of all patches starts at the maximum of the sum of their
+    correlation maps, which is good to a fraction of a voxel. A fit that ends farther from it than
+    the patches scatter is discarded: the edge of the tissue may mislead it.
 
     Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
     maximum inside the radius.
@@ -121,7 +121,7 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
     sigma = _scatter([place for place in own if place is not None], displ)
     sigma[np.array(radius) == 0] = 0.0
     axes = [k for k, n in enumerate(total.shape) if n > 1]
-    # single planes are warped more than they are noisy: there every voxel counts alike
+    # in single planes distortion is larger than noise, so that the weights of the fit do not help
     fitted = fit([cut for cut in cuts if cut is not None], displ, axes) if len(axes) == 3 else None
     if fitted is not None:
         away = np.abs(fitted[0] - displ)
@@ -148,7 +148,7 @@ def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
 
 
 def _prepared(pixels: np.ndarray, spans, levels) -> np.ndarray:
-    """A box of ``pixels`` as :func:`prepare` makes it from the box and what its filters reach."""
+    """A box of ``pixels`` filtered by :func:`prepare` with a margin for the reach of the filters."""
     around, inside = [], []
     for (low, high), n, reach in zip(spans, pixels.shape, REACH):
         first = max(0, low - reach)
@@ -159,7 +159,7 @@ def _prepared(pixels: np.ndarray, spans, levels) -> np.ndarray:
 
 
 def _own_peak(ncc: np.ndarray, index) -> np.ndarray | None:
-    """Place of a patch's maximum near that of all, None where it lies on the border."""
+    """Position of a patch's own maximum near the common one, None where it is on the border."""
     near = tuple(slice(max(0, i - 2), i + 3) for i in index)
     local = np.unravel_index(int(np.argmax(ncc[near])), ncc[near].shape)
     at = tuple(int(k + s.start) for k, s in zip(local, near))
@@ -168,7 +168,7 @@ def _own_peak(ncc: np.ndarray, index) -> np.ndarray | None:
 
 
 def _scatter(places, displ) -> np.ndarray:
-    """Standard error of the displacement from that of each patch."""
+    """Standard error of the displacement, from the displacements of the patches."""
     if len(places) < 2:
         return np.full(3, 0.25)
     spread = 1.4826 * np.median(np.abs(np.array(places) - displ), axis=0)

@@ -1,11 +1,11 @@
 """Placement as Render files: tile specifications, point matches and stack metadata.
 
-Render works on 2-D tiles in sections: every plane of every tile is a tile of its own, its section
+Render works on 2-D tiles in sections: every plane of every tile is a separate tile, and its section
 is the plane of the fused volume in which it lies. Only ``AffineModel2D`` is written, whose data
 string lists M00 M10 M01 M11 B0 B1. A file whose name ends in ``.gz`` is compressed; equal input
 gives equal bytes.
 
-Tile specifications of any origin can be read as positions, as long as their transforms only move.
+Tile specifications of any program can be read as positions if their transforms are translations.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 _TRANSLATION = "mpicbg.trakem2.transform.TranslationModel2D"
 _OWN_ID = re.compile(r"(.+)_z(\d{1,9})_.+")  # see tile_id
-_STRAIGHT = 0.5  # pixels that a corner may lie off a mere translation, and a tile off its others
+_STRAIGHT = 0.5  # pixels; tolerance for a pure translation, and between sections of a tile
 _MOST_COMPRESSED = 300  # characters to a byte; tile specifications have 20 to 40
 _CHUNK = 2**16  # characters read at once
 _MAX_ITEM = 2**20  # characters of one tile specification
@@ -73,7 +73,7 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class TileSpec:
-    """Place of one picture in a section.
+    """Position of one image in a section.
 
     Attributes
     ----------
@@ -81,7 +81,7 @@ class TileSpec:
     section : float
         Render's z.
     row, column : int or None
-        Cell of the grid, from the layout; None where it does not say.
+        Cell of the grid, from the layout; None if the layout does not give it.
     origin_yx_vox : tuple of float
         Position (y, x) of the first pixel.
     """
@@ -109,13 +109,13 @@ def write_tilespecs(
 
 
 def read_tilespecs(path: str | os.PathLike) -> tuple[TileSpec, ...]:
-    """Read tile specifications, a JSON list, plain or compressed by gzip, of any program.
+    """Read tile specifications of any program, a JSON list, plain or compressed by gzip.
 
     Raises
     ------
     StitchingError
-        If the file cannot be read, or for the first item that is no tile specification or does
-        more than move its tile (affine transforms that only move are understood).
+        If the file cannot be read, or for the first item that is not a tile specification or not a
+        pure translation (affine transforms that only translate are accepted).
     """
     name = os.fspath(path)
     remedy = "give a JSON list of tile specifications, plain or gzip"
@@ -140,10 +140,10 @@ def tile_origins(
 ) -> dict[str, tuple[float, float, float]]:
     """Position (z, y, x) of every tile of an acquisition in voxels.
 
-    Specifications belong to the tile in their identity (:func:`tile_id`), or else to the one in
-    their layout's row and column. In the first case the identity tells the plane, so that missing
-    ones do not matter; in the second the tile's first section is that of its first plane. z is in
-    whole planes.
+    A specification belongs to the tile that its id names (:func:`tile_id`), or else to the tile at
+    the row and column of its layout. In the first case the id tells the plane, so that planes may
+    be missing; in the second the first section of a tile is taken as its first plane. z is in whole
+    planes.
 
     Raises
     ------
@@ -200,10 +200,10 @@ def write_point_matches(
 ) -> int:
     """Write the measured displacements as point matches, a JSON list; return their number.
 
-    Points lie on the line in the middle of the overlap; p and q are pixels of the two tiles, so
-    that the placed tiles map them apart by exactly the residual of the link. A pair is written for
-    every section that holds planes of both tiles; its weight is the reliability, 0 if the placement
-    did not keep the link.
+    Points lie near the middle line of the overlap. p and q are pixels of the two tiles; the
+    placement maps them to positions that differ by exactly the residual of the link. A pair is
+    written for every section that holds planes of both tiles; its weight is the reliability, 0 if
+    the placement did not keep the link.
     """
     return _write_list(path, _matches(acquisition, placement, channel, pairs, settings))
 
@@ -224,7 +224,7 @@ def write_stack(path: str | os.PathLike, acquisition: Acquisition, cycle: int = 
 
 
 def tile_id(tile: str, plane: int, channel: str) -> str:
-    """Identity of a plane of a tile, e.g. ``LOC000_z0003_ch0``."""
+    """Id of a plane of a tile, e.g. ``LOC000_z0003_ch0``."""
     return f"{tile}_z{plane:04d}_{channel}"
 
 
@@ -278,9 +278,9 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
 
 
 def _items(text, name: str, most: int) -> Iterator:
-    """Items of a JSON list, one by one: a brain's list does not fit in a small job's memory.
+    """Items of a JSON list, one by one: the list of a brain does not fit in memory.
 
-    A compressed file of more than ``most`` characters is not one of text.
+    A compressed file that gives more than ``most`` characters is refused.
     """
     decoder = json.JSONDecoder()
     buffer = text.read(_CHUNK).lstrip()
@@ -336,7 +336,7 @@ def _tilespec(item: dict, where: str) -> TileSpec:
 
 
 def _leaves(transform: dict, where: str) -> Iterator[np.ndarray]:
-    """Matrices (x, y, 1) of a transform and of the lists in it, in the order of application."""
+    """Matrices (x, y, 1) of a transform and of nested lists, in the order of application."""
     if transform.get("type") == "list" or "specList" in transform:
         for part in transform["specList"]:
             yield from _leaves(part, where)
@@ -371,7 +371,7 @@ def _matches(acquisition, placement, channel, pairs, settings) -> Iterator[dict]
                 weight = float(pair.reliability) if (pair.a, pair.b) in kept else 0.0
                 first = tile_id(pair.a, plane, channel)
                 second = tile_id(pair.b, here[pair.b], channel)
-                if second < first:  # Render wants the smaller identity first
+                if second < first:  # Render expects the smaller id first
                     first, second, p, q = second, first, q, p
                 yield {
                     "pGroupId": _group(section),
@@ -390,7 +390,7 @@ def _points(shape, pair: PairResult, number: int) -> tuple[list, list]:
     high = np.array([min(width, width + dx), min(height, height + dy)]) - 1
     share = (np.arange(number) + 0.5) / number
     along = 1 if pair.direction == "EAST" else 0
-    # two columns of points, so that the match determines more than a line
+    # two columns of points, because points on one line would not determine an affine
     points = np.empty((2, number))
     points[along] = low[along] + share * (high[along] - low[along])
     across = 1 - along
@@ -443,7 +443,7 @@ def _write_list(path, items: Iterable[dict]) -> int:
 
 @contextlib.contextmanager
 def _open(path: str | os.PathLike):
-    """Text writer to a file that appears when it is complete; gzip for names ending in .gz."""
+    """Text writer to a file that appears once it is complete; gzip for names ending in .gz."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")

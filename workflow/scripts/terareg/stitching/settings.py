@@ -41,8 +41,8 @@ class DisplacementSettings:
     dark : float or None
         Counts of a pixel without light; None estimates it (0 for corrected tiles).
     subvolume_planes : int
-        Most planes of a sub-volume that mip_ncc measures by itself; ncc does not use it, and
-        mip_ncc uses nothing else of these options but ``search_um``.
+        Largest number of planes of a sub-volume that mip_ncc measures. ncc does not use it; of the
+        other options mip_ncc uses only ``search_um``.
     step_east_vox, step_south_vox : tuple of float or None
         Measured stage steps (z, y, x) that replace the acquisition's nominal ones,
         see :func:`estimate_steps`.

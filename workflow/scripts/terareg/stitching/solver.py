@@ -1,10 +1,10 @@
 """Positions of all tiles from the displacements of neighbours.
 
-Unknown are the positions of all cells of the grid, acquired or not. Every measured displacement is
-a spring whose pull fades where it contradicts the others (Geman-McClure, annealed); every pair of
-neighbouring cells is tied, weakly, by the stage model: the median measured step per direction. So
-tiles without signal follow their neighbours with the true step, groups of tiles without a link to
-each other are placed by the model, and nothing can fly away.
+The unknowns are the positions of all cells of the grid, acquired or not. Every measured
+displacement is a spring whose pull fades where it contradicts the others (Geman-McClure, annealed);
+every pair of neighbouring cells is tied weakly by the stage model: the median measured step per
+direction. So tiles without signal follow their neighbours at the true step, groups of tiles without
+a link between them are placed by the model, and no position is left undetermined.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from terareg.stitching.placement import Placement, PlacementSettings
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
 
-# How far, in standard deviations, a link that no loop confirms may stray from the stage model, and
-# how far if it contradicts the robust solution as well.
+# Largest deviation, in standard deviations, of a link that no loop confirms from the stage model,
+# and the same if it contradicts the robust solution as well.
 _STRAYS = 5.0
 _STRAYS_AND_WRONG = 3.0
-_TIE = 1e-7  # weight of the model, relative, once links have been judged
+_TIE = 1e-7  # relative weight of the model once links have been kept or rejected
 
 
 def place(
@@ -42,8 +42,8 @@ def place(
     annealed from ``anneal_vox`` to ``reject_vox`` or twice the scatter of the links (Geman
     and McClure 1985, by iteratively reweighted least squares), plus
     ``|x_j - x_i - m|^2 / sigma_stage^2`` over neighbouring cells, m the stage model. Links that
-    this first solution contradicts are rejected; the second keeps the others and lowers the
-    model's weight until it only says what the links leave open.
+    this first solution contradicts are rejected. The second solution uses the others, with a weight
+    of the model so low that it only determines what the links leave open.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def place(
     Raises
     ------
     StitchingError
-        If two tiles share a cell, or a pair names unknown tiles or no neighbours.
+        If two tiles share a cell, or a pair names unknown tiles or tiles that are not neighbours.
     """
     settings = settings or PlacementSettings()
     grid = CellGrid(acquisition)
@@ -98,14 +98,14 @@ def place(
     in_loop = corroborated(grid, measured, pairs, usable)
     steps = np.array([model[p.direction] for p in pairs], float).reshape(-1, 3)
     strays = np.abs(displ - steps).max(axis=1, initial=0) / stage_sigma
-    for _ in range(3):  # a rejected link may have bent the others
+    for _ in range(3):  # a link that is now rejected may have distorted the residuals of others
         residual = displ - (x[measured[:, 1]] - x[measured[:, 0]])
         length = np.linalg.norm(residual, axis=1)
         limit = max(settings.reject_vox, settings.reject_sigmas * scatter)
         sigmas = settings.reject_sigmas * np.sqrt(variance)
         wrong = length > np.maximum(limit, sigmas)
         now = usable & ~(wrong & (in_loop | (strays > _STRAYS_AND_WRONG)))
-        # where no loop confirms a link that alone may refute it
+        # a link that no loop confirms is rejected if it strays far from the stage model
         now &= corroborated(grid, measured, pairs, now) | (strays <= _STRAYS)
         x = _solve(grid.cells, ends, tie_step, stage * _TIE, measured, displ, weight * now)
         if np.array_equal(now, kept):
@@ -116,7 +116,7 @@ def place(
 
 
 def _stage_model(grid, pairs, displ, usable):
-    """Median step per direction, scatter of the stage about it, and where links determine it."""
+    """Median step per direction, scatter of the stage about it, and usable pairs per direction."""
     model, deviations, enough = {}, [], {}
     for direction in DIRECTIONS:
         own = np.array([p.direction == direction for p in pairs], bool) & usable

@@ -29,7 +29,7 @@ _ABSURD = 1e-3  # probability of agreeing by chance below which the layout is he
 
 
 class Neighbour(Enum):
-    """Where a neighbour lies: axis of the array and direction along it."""
+    """Side on which a neighbour lies: axis of the array and direction along it."""
 
     RIGHT = (2, 1)
     LEFT = (2, -1)
@@ -46,13 +46,13 @@ class Steps:
     measured_vox : dict of str to tuple of float, or None
         Displacement (z, y, x) per step for "EAST" and "SOUTH"; None where pairs do not agree.
     used : dict of str to bool
-        Whether it replaces the nominal step, from which it differs by more than half the search
+        Whether it replaces the nominal step; it does if they differ by more than half the search
         range.
     agree, of : dict of str to int
         Pairs that agree and pairs tried, per direction.
     warnings : tuple of str
     bytes : int
-        Bytes of pixels asked from the source.
+        Bytes of pixels requested from the source.
     """
 
     measured_vox: dict[str, tuple[float, float, float] | None]
@@ -89,7 +89,7 @@ class _Overview:
 
 @dataclass(frozen=True)
 class _Vote:
-    """Displacement of a pair in voxels, how clear its peak is, and displacements searched."""
+    """Displacement of a pair in voxels, clarity of its peak, and displacements searched."""
 
     displ: np.ndarray
     clear: float
@@ -105,9 +105,9 @@ def estimate_steps(
 ) -> Steps:
     """Find the true stage step where the metadata's overlap may be wrong.
 
-    Whole planes, strongly binned, of a few pairs spread over the grid are correlated over every
-    step that leaves 4 to 60 % of the tile overlapping, and 12 % sideways. The pairs vote as windows
-    do in :func:`measure_pair`. Where they do not agree, the other sides of the tile are tried.
+    Whole planes, strongly binned, of a few pairs spread over the grid are correlated over all steps
+    at which 4 to 60 % of the tile overlap, and up to 12 % sideways. The pairs vote as windows do in
+    :func:`measure_pair`. If they do not agree, the other sides of the tile are tried.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def estimate_steps(
     Raises
     ------
     StitchingError
-        If the images say that neighbours lie on another side of each other than the layout does.
+        If in the images neighbours lie on another side of each other than in the layout.
     """
     settings = settings or DisplacementSettings()
     everyone = neighbours(acquisition)
@@ -132,7 +132,7 @@ def estimate_steps(
 
     def overview(name: str) -> _Overview:
         raw = source.read(name, z0, z0 + planes, slice(None), slice(None))
-        # some of the rows show the intensities as well as all
+        # a part of the rows is enough to estimate the intensities
         return _Overview(bin_pixels(raw, (1, bins, bins)), levels_of(raw[:, ::bins]), raw.nbytes)
 
     views = dict(zip(names, map_items(overview, names, workers=workers, what="looked at tiles")))
@@ -185,13 +185,13 @@ def estimate_steps(
 
 def _agreement(votes, number, bins, search, chance_limit):
     """(step or None, pairs that agree, pairs that vote)."""
-    # the pairs with the clearest peak vote; empty tiles have none
+    # the pairs with the clearest peaks vote; empty tiles have no clear peak
     votes = sorted(votes, key=lambda v: -v.clear)[:number]
     if not votes:
         return None, 0, 0
     shifts, lags = np.array([v.displ for v in votes]), votes[0].lags
     bins = np.array([1, bins, bins])
-    # stages jitter; it is enough that every true displacement falls into the search range
+    # the stage jitters; it is enough that every true displacement is within the search range
     tolerance = np.maximum(2 * bins, 0.75 * search)
     members = largest_cluster(shifts, np.array([v.clear for v in votes]), tolerance)
     share = np.prod(np.minimum(2 * tolerance / bins + 1, lags) / lags)
@@ -203,7 +203,7 @@ def _agreement(votes, number, bins, search, chance_limit):
 def _vote(
     a: _Overview, b: _Overview, side: Neighbour, bins: int, dark: float | None
 ) -> _Vote | None:
-    """Displacement of whole planes over every plausible step; None without structure."""
+    """Displacement of whole planes, searched over all plausible steps; None without structure."""
     levels = common_levels((a.levels, b.levels), dark)
     images, signal = zip(*(prepare(v.image, levels) for v in (a, b)))
     if not all(signal):
@@ -223,7 +223,7 @@ def _vote(
     if value <= 0:
         return None
     displ = (subvoxel(ncc, index) + np.array(low)) * np.array([1, bins, bins])
-    # how far the peak stands out of the map, in standard deviations
+    # height of the peak in standard deviations of the map
     return _Vote(displ, value / max(float(score.std()), 1e-12), np.array(score.shape, float))
 
 

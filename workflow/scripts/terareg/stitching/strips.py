@@ -13,8 +13,8 @@ from terareg.stitching.pairs import SEAM_AXIS
 if TYPE_CHECKING:
     from terareg.stitching.settings import DisplacementSettings
 
-_MIN_SEGMENT = 24  # shortest stretch of a seam that is a window of its own, pixels
-_MIN_PLANES = 10  # fewest planes of a window where the stack has more
+_MIN_SEGMENT = 24  # shortest stretch of a seam that can be a separate window, pixels
+_MIN_PLANES = 10  # fewest planes of a window, if the stack has as many
 
 
 class Strips:
@@ -31,7 +31,7 @@ class Strips:
         self.axis = SEAM_AXIS[direction]
         self.along = 3 - self.axis  # the axis along the seam
         self.bytes = 0
-        self._held: dict[int, tuple] = {}  # first plane, pixels and place of what was read last
+        self._held: dict[int, tuple] = {}  # first plane, pixels and position of the last read
         self.dense = False  # whether the windows cover the whole stack
 
     def read(self, which: int, box) -> np.ndarray:
@@ -59,7 +59,7 @@ class Strips:
         return pixels[tuple(cut)]
 
     def release(self) -> None:
-        """Let go of what is held."""
+        """Free the pixels that are held."""
         self._held.clear()
 
     def _read(self, which: int, z0: int, z1: int, reach) -> np.ndarray:
@@ -68,7 +68,7 @@ class Strips:
         return pixels
 
     def boxes(self, z, seam) -> tuple[list, list]:
-        """Boxes of both tiles that hold all that can overlap with a window of tile a."""
+        """Boxes of both tiles that contain everything that can overlap a window of tile a."""
         box_a, box_b = [], []
         for axis, (n, d, s) in enumerate(zip(self.shape, self.centre, self.search)):
             if axis == self.axis:
@@ -76,8 +76,8 @@ class Strips:
                 box_b.append((0, min(n, n - d + s)))
             else:
                 low, high = z if axis == 0 else seam
-                # planes cost reading time: only where windows lie side by side are more of them
-                # taken, since they are read for the next window anyway
+                # planes cost reading time: more of them are taken only where windows follow each
+                # other without gaps, since they are read for the next window anyway
                 margin = s if axis > 0 or self.dense else 0
                 box_a.append((low, high))
                 box_b.append((max(0, low - d - margin), min(n, high - d + margin)))
@@ -87,7 +87,7 @@ class Strips:
 def windows_of(pair: Strips, settings: DisplacementSettings):
     """Windows ((z0, z1), (first, last) along the seam) of tile a."""
     planes, length = pair.shape[0], pair.shape[pair.along]
-    # planes of a that b can have as well
+    # planes of a that b may show as well
     first = max(0, pair.centre[0])
     last = planes + min(0, pair.centre[0])
     if last <= first:

@@ -18,7 +18,7 @@ from terareg.storage.foreign import boundary, decode_text, read_bytes
 from terareg.storage.store import write_atomic
 
 _MAX_PIXELS = 1e9
-_DECIMALS = 6  # the solver leaves a few nanovoxels
+_DECIMALS = 6  # the solver is accurate to a few nanovoxels
 _DIM = re.compile(r"dim\s*=\s*(\S+)", re.IGNORECASE)
 _SERIES = re.compile(r"multiseries\s*=\s*(true|false)", re.IGNORECASE)
 _TILE = re.compile(r"([^;]+);([^;]*);\s*\(([^()]*)\)\s*")
@@ -31,13 +31,13 @@ class TileEntry:
     Attributes
     ----------
     name : str
-        As written, a file or folder.
+        File or folder, as written.
     series : str
-        What stands between the semicolons; empty unless one file holds several tiles.
+        Text between the semicolons; empty unless one file holds several tiles.
     origin_vox : tuple of float
         Position (z, y, x) of its first pixel; z is 0 in two dimensions.
     line : int
-        Where it stands in the file, from 1.
+        Line number in the file, from 1.
     """
 
     name: str
@@ -128,15 +128,16 @@ def write_tile_configuration(
 def match_tiles(
     configuration: TileConfiguration, acquisition, name: str
 ) -> dict[str, tuple[float, float, float]]:
-    """Positions (z, y, x) by the acquisition's names of the tiles.
+    """Positions (z, y, x), keyed by the names of the tiles in the acquisition.
 
-    A line belongs to the tile that its last folder or file is named after, whatever its extension:
+    A line belongs to the tile that has the name of its last folder or file without extension:
     ``LOC007``, ``VW0/LOC007`` and ``D:\\brain\\LOC007.ome.tif`` are one tile.
 
     Raises
     ------
     StitchingError
-        If a line belongs to no tile or a tile has no line or two; ``name`` is that of the file.
+        If a line belongs to no tile, or a tile has no line or several; ``name`` is that of the
+        file.
     """
     own = {tile.name for tile in acquisition.tiles}
     origins: dict[str, tuple[float, float, float]] = {}
