@@ -1,1 +1,1 @@
-"""Pose search and EM-LDDMM registration, and the transforms that come of them."""
+"""Pose search and EM-LDDMM registration, and the transforms that result from them."""

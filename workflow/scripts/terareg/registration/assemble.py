@@ -20,10 +20,10 @@ from terareg.registration.result import RegistrationResult
 from terareg.registration.schedule import Plan
 from terareg.registration.transform import Transform
 
-# adult brains of a species differ in length by a few percent, clearing changes it by up to ten
+# adult brains of a species differ in length by a few percent; clearing adds up to ten percent
 _USUAL_SCALE = 1.15
-# median residual of a region that is not explained, of bright tissue; percentage of the tissue in
-# such regions from which on they are named
+# median residual, relative to bright tissue, above which a region is not explained; percentage of
+# the tissue in such regions above which they are named
 _UNEXPLAINED = 0.08
 _SHARE = 10.0
 
@@ -35,7 +35,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     better than the affine alone did, by the match term under the same mixture.
     """
     last = len(plan.voxels_um) - 1
-    # on the grid of the velocity, which follows the residuals of the level before the last
+    # the grid of the velocity was chosen by the residuals of the level before the last
     problem, seen = plan.problem(last, replace(state, facts=state.facts[:-1]))
     velocity = torch.tensor(state.velocity, device=plan.device)
     x = problem.start(state.inverse, velocity)
@@ -115,7 +115,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
 
 
 def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
-    """Where the atlas, as it lies now, does not explain the sample, with the regions' names."""
+    """Regions, by name, in which the registered atlas does not explain the sample."""
     limit = max(_UNEXPLAINED, 3 * noise(plan.sample))
     unexplained, lost = np.abs(fit.residual) > limit, fit.gain < 0
     facts: dict[str, Any] = {
@@ -138,7 +138,7 @@ def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
 
 
 def _scales(affine: np.ndarray, warnings: list[str]) -> dict:
-    """Sizes of the sample over those of the atlas: mean, and largest over smallest axis."""
+    """Size of the sample relative to the atlas: mean scale, and ratio of largest to smallest."""
     stretches = np.linalg.svd(affine[:3, :3], compute_uv=False)
     scale, ratio = float(np.prod(stretches) ** (1 / 3)), float(stretches[0] / stretches[-1])
     if max(scale, 1 / scale) > _USUAL_SCALE:
@@ -153,7 +153,7 @@ def _scales(affine: np.ndarray, warnings: list[str]) -> dict:
 def check_folding(volumes: np.ndarray, plan: Plan, level: int) -> None:
     """Raise :class:`RegistrationError` if volume ratios of a deformation are not all positive.
 
-    The flow has an inverse; its samples on a grid may fold where the velocity is too steep for it.
+    The flow is invertible, but its samples on a grid may fold where the velocity is too steep.
     """
     least = float(volumes.min())
     if not least > 0:
@@ -165,7 +165,7 @@ def check_folding(volumes: np.ndarray, plan: Plan, level: int) -> None:
 
 
 def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> Transform:
-    # on twice as many voxels, so that linear interpolation of the files costs no accuracy
+    # with twice as many voxels along each axis, so that linear interpolation loses no accuracy
     unit, model = plan.space.length, problem.model
     coarse = problem.flow.grid
     grid = SamplingGrid(
@@ -195,7 +195,7 @@ def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> T
 
 
 def _landmark_facts(plan: Plan, transform: Transform, before: np.ndarray) -> dict:
-    """How far landmarks stay from their partners, um in the sample."""
+    """Distances that remain between landmarks and their partners, um in the sample."""
     marks = plan.landmarks
     left = np.linalg.norm(transform.to_sample(marks.atlas_um) - marks.sample_um, axis=1)
     affine = plan.space.affine_um(before)
@@ -227,13 +227,13 @@ def _stationary_or_timed(velocity: np.ndarray) -> np.ndarray:
 
 
 def _shares(posteriors: torch.Tensor, tissue: torch.Tensor) -> dict[str, float]:
-    """Mean posterior of each class over some tissue, a mask or weights."""
+    """Mean posterior of each class over ``tissue``, a mask or weights."""
     sums = (posteriors * tissue).sum((1, 2, 3), dtype=torch.float64)
     return dict(zip(CLASSES, (sums / tissue.sum().clamp_min(1e-6)).tolist()))
 
 
 def _embed(values: np.ndarray, part: Frame, whole: Frame, fill: tuple[float, ...]) -> np.ndarray:
-    """Put (c, z, y, x) of a cropped frame into the whole frame."""
+    """Embed values (c, z, y, x) on a cropped frame in the whole frame."""
     out = np.empty((len(values), *whole.shape), np.float32)
     out[:] = np.array(fill, np.float32)[:, None, None, None]
     start = np.rint(whole.to_index(np.array(part.origin_um))).astype(int)

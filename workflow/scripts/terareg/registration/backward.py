@@ -1,16 +1,16 @@
-"""The match term the other way round: images of the atlas, predicted from the sample.
+"""The backward match term: images of the atlas, predicted from the sample.
 
-The forward term takes the atlas for exact. Where the atlas is as noisy as the sample (another
-animal, one section of a series) its noise bends the prediction, and draws the map to where
-interpolation smooths it. The backward term takes the sample for exact; the mean of both
-(Christensen & Johnson 2001), weighted as a regression with errors in both variables, has no such
-preference, see :func:`terareg.registration.problem.share_of_noise`.
+The forward term treats the atlas as free of noise. Where the atlas is as noisy as the sample
+(another animal, a single section) its noise biases the prediction, and pulls the map to positions
+where interpolation smooths the noise. The backward term treats the sample as free of noise. The
+mean of both (Christensen & Johnson 2001), weighted as in a regression with errors in both
+variables, has no such bias, see :func:`terareg.registration.problem.share_of_noise`.
 
-At every voxel of the atlas the channels of the sample are read at B^-1 phi(x), a contrast transform
-of its own (:mod:`terareg.registration.contrast`, atlas and sample exchanged) predicts the atlas's
-images from them, and a mixture judges the residuals: match, whose sigma is estimated, and a wide
-outlier class. A voxel counts as far as the sample matches there, by the posterior of the forward
-term: an artefact or a hole tells nothing about the atlas.
+At every voxel of the atlas the channels of the sample are read at B^-1 phi(x). A separate contrast
+transform (:mod:`terareg.registration.contrast`, atlas and sample exchanged) predicts the images of
+the atlas from them, and a mixture weights the residuals: match, whose sigma is estimated, and a
+wide outlier class. A voxel is weighted by the probability that the sample matches there (posterior
+of the forward term), because an artefact or a hole tells nothing about the atlas.
 
 References
 ----------
@@ -29,8 +29,8 @@ from terareg.registration.flow import SamplingGrid
 
 _OUTLIERS = 0.05
 _OUTLIER_SIGMA = 0.5
-# start of sigma, as a factor on the root mean square of the residuals; below this intensity is
-# background, which is predicted well wherever it lies
+# initial sigma over the root mean square of the residuals; intensity below which a voxel is
+# background, which is predicted well everywhere
 _FIRST_SIGMA = 1.5
 _BACKGROUND = 0.1
 
@@ -45,7 +45,7 @@ class Backward:
     atlas : torch.Tensor, float32, shape (images, z, y, x)
         Normalised images to predict.
     presence : torch.Tensor, float32, shape (z, y, x)
-        Part of the atlas that is expected in the sample, 1 = there.
+        Part of the atlas that is expected in the sample, 1 = expected.
     sample_grid : SamplingGrid
         Voxels of ``sample``.
     sample : torch.Tensor, float32, shape (channels + 1, z, y, x)
@@ -53,7 +53,7 @@ class Backward:
     contrast : LocalContrast
         On ``atlas_grid``.
     scale : float
-        Volume of a voxel of the atlas in units of the tissue's volume.
+        Volume of an atlas voxel relative to the volume of the tissue.
     least_sigma : float
         Smallest standard deviation of the match.
 
@@ -84,8 +84,8 @@ class Backward:
     def energy(self, moved: torch.Tensor) -> torch.Tensor:
         """-log p of the atlas, weighted mean per tissue volume, float64.
 
-        ``moved``, shape (3, z, y, x), are the voxels' positions in the sample. Weights and sigmas
-        are those of the last :meth:`update`.
+        ``moved``, shape (3, z, y, x), holds the positions of the atlas voxels in the sample.
+        Weights and sigmas are those of the last :meth:`update`.
         """
         nll = sum(
             -torch.logaddexp(*_log_joint(rest, sigma))
@@ -95,7 +95,7 @@ class Backward:
 
     @torch.no_grad()
     def update(self, moved: torch.Tensor, match: torch.Tensor, expansion: float) -> None:
-        """Weights and sigmas for the voxels' positions as they are now.
+        """Update weights and sigmas for the current positions of the atlas voxels in the sample.
 
         Parameters
         ----------
@@ -103,9 +103,9 @@ class Backward:
         match : torch.Tensor, shape of the sample
             Weight times posterior of the match in the forward term.
         expansion : float
-            Sample volume for each volume of the atlas, by the affine.
+            Volume in the sample per volume in the atlas, by the affine.
         """
-        # a voxel beside a hole is partly hole, whatever its posterior
+        # a voxel beside a hole is partly hole, whatever its posterior is
         solid = -F.max_pool3d(-match[None, None], 3, stride=1, padding=1)[0]
         inside = self.sample_grid.contains(moved)
         self.weight = self.sample_grid.sample(solid, moved)[0] * inside * self.presence * expansion

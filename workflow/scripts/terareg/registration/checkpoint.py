@@ -36,7 +36,7 @@ class State:
     levels : numpy.ndarray, float64, shape (channels, regions), optional
         Levels of the atlas's regions in the sample.
     contrast : int
-        Which contrast transform was chosen, see
+        Index of the contrast transform that was chosen, see
         :meth:`terareg.registration.schedule.Plan.contrasts`.
     energy, facts : list of dict
         Rows of the energy table and facts per level so far.
@@ -54,7 +54,7 @@ class State:
 
     @property
     def residual_um(self) -> float | None:
-        """Length along which residuals of the level before are alike; None for the first."""
+        """Correlation length of the residuals of the level before; None for the first."""
         return self.facts[-1]["residual_um"] if self.facts else None
 
 

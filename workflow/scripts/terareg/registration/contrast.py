@@ -1,4 +1,4 @@
-"""A contrast transform that varies smoothly in space, and the mixture that judges its residuals.
+"""A contrast transform that varies smoothly in space, and the mixture model of its residuals.
 
 Around every node s of a coarse grid the sample J is regressed on Chebyshev polynomials T_k of the
 pulled-back atlas I and on the fraction a of tissue in the voxel, weighted by a Gaussian window g
@@ -7,17 +7,18 @@ and by the probability W that a voxel matches::
     c(s) = argmin_c  sum_x g(x - s) W(x) (J(x) - sum_k c_k T_k(I(x)) - c_a a(x))^2
                      + n0 * (global mean of it)
 
-With several images of the atlas the sum runs over the polynomials of each; with several channels
-of the sample every channel has coefficients of its own.
+With several images of the atlas the sum runs over the polynomials of all of them; with several
+channels of the sample every channel has its own coefficients.
 
-The fraction is there for surfaces: a voxel half full of tissue is half as bright, whatever the
-contrast, and where dark tissue is bright in the sample no smooth polynomial of I says so. Without
-it the fit bends there, and the surface moves to straighten it.
+The tissue fraction accounts for partial volume at surfaces: a voxel half full of tissue is half as
+bright in any contrast. No smooth polynomial of I describes this where tissue that is dark in the
+atlas is bright in the sample. Without the fraction the fit would be biased there, and the surface
+would move to compensate.
 
-These are the normal equations of the model of Tward 2020, smoothed. The fit is solved exactly and
-can be differentiated, so the deformation is found with the contrast projected out (variable
-projection, Golub & Pereyra 2003). Residuals are judged by a mixture of three classes, Tward 2020
-section 2.2: matching tissue, artefact (bright, anything), and missing tissue (background value).
+These are the normal equations of the model of Tward 2020, smoothed in space. The fit is solved
+exactly and is differentiable, so the deformation is found with the contrast projected out (variable
+projection, Golub & Pereyra 2003). Residuals follow a mixture of three classes, Tward 2020
+section 2.2: matching tissue, artefact (bright, any value), and missing tissue (background value).
 
 References
 ----------
@@ -56,7 +57,7 @@ class LocalContrast:
     Attributes
     ----------
     voxels : float
-        Voxels that a window holds, in effect.
+        Effective number of voxels in a window.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class LocalContrast:
         return torch.stack([(f[:-1] * features).sum(0) + fraction * f[-1] for f in fields])
 
     def terms(self) -> list[str]:
-        """Names of the coefficients, in order."""
+        """Names of the terms of the coefficients, in order."""
         names = [f"T{i}(I{a})" for a, n in enumerate(self.orders, 1) for i in range(1, n + 1)]
         return ["1", *names, "fraction"]
 
@@ -218,7 +219,7 @@ class Mixture:
         return sum(channels[1:], channels[0]) + self.prior.log()
 
     def negative_log_likelihood(self, residual, target) -> torch.Tensor:
-        """Per voxel, shape (z, y, x); its gradient is that of EM at the current posteriors."""
+        """Per voxel, shape (z, y, x). Its gradient is that of EM at the current posteriors."""
         return -torch.logsumexp(self.log_joint(residual, target), 0)
 
     def posterior(self, residual: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

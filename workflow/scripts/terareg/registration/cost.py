@@ -19,24 +19,25 @@ from terareg.core.extents import Extent, Sample, registered_channels
 from terareg.registration.resolution import finest_voxel_um
 from terareg.volumes.cost import level_gb
 
-PerAtlas = Callable[[Sample, str], float]  # of a sample and the name of one of its atlases
+PerAtlas = Callable[[Sample, str], float]  # takes a sample and the name of one of its atlases
 
-_TISSUE_SHARE = 0.42  # of an atlas's box
-_USUAL_SUMS = 17  # of one image of each and the default order
+_TISSUE_SHARE = 0.42  # of the volume of an atlas
+_USUAL_SUMS = 17  # with one image on each side and the default order
 
 
 # ------------------------------------------------------------------ sizes
 def channels_registered(sample: Sample) -> int:
-    """Channels that are registered together."""
+    """Number of channels that are registered together."""
     return len(registered_channels(sample.config))
 
 
 def _contrast_sums(sample: Sample, atlas: str) -> int:
-    """Sums over windows that the contrast transform makes at every voxel.
+    """Number of windowed sums that the contrast transform computes at every voxel.
 
     Moments of every image, products of every two, images times channels, and those with the
     fraction of tissue (:meth:`terareg.registration.contrast.LocalContrast.fit`). With regions there
-    is a painted image for every channel, and polynomials are straight lines: the larger of both.
+    is a painted image for every channel, and polynomials are straight lines. The larger of the two
+    numbers, with and without regions, is returned.
     """
     order = sample.option("registration.contrast_order")
     count, channels = sample.atlas_images(atlas), channels_registered(sample)
@@ -63,8 +64,8 @@ def _working_mvox(sample: Sample, atlas: Extent) -> float:
 def of_atlases(cpu_per_mvox: float, channels: Count, sums: float = 0.0) -> Callable[[Sample], Load]:
     """Work for each atlas, in proportion to the sample at the registration's finest voxel.
 
-    ``channels`` of the sample are read; the share ``sums`` of the processor time grows with the
-    sums of the contrast transform.
+    ``channels`` of the sample are read. The fraction ``sums`` of the processor time is in
+    proportion to the number of sums of the contrast transform.
     """
 
     def load(sample: Sample) -> Load:
@@ -88,7 +89,7 @@ def _exported(sample: Sample) -> int:
 def registered(per_voxel: PerAtlas, per_atlas: PerAtlas) -> Memory:
     """Memory of a job that holds an atlas, and the sample at the registration's finest voxel.
 
-    Bytes for each voxel of the sample and of the atlas, which both depend on the atlas.
+    Both arguments are bytes, per voxel of the sample and of the atlas; both depend on the atlas.
     """
 
     def memory(sample: Sample, threads: int) -> float:

@@ -1,9 +1,9 @@
 """EM-LDDMM: register an atlas to a sample of any contrast, with artefacts and missing tissue.
 
 The model is that of Tward 2020: a diffeomorphism and an affine, a contrast transform, and a
-mixture of matching, artefact and missing voxels. What differs is how it is solved: the velocity
-is whitened by its kernel and found together with the twelve affine numbers by L-BFGS with a
-strong-Wolfe search (no step sizes); the contrast varies in space and is projected out exactly;
+mixture of matching, artefact and missing voxels. It is solved differently: the velocity is whitened
+by its kernel and optimised together with the twelve affine parameters by L-BFGS with a strong-Wolfe
+line search (no step sizes to choose); the contrast varies in space and is projected out exactly;
 variances and priors are re-estimated; resolutions go from coarse to fine.
 
 References
@@ -56,21 +56,21 @@ def register(
     Parameters
     ----------
     atlas, sample : Image or sequence of Image
-        At the resolution wanted or finer; anything finer is averaged. With several images of the
-        atlas, on one grid and its template first, the contrast transform is the sum of their
-        polynomials. With several channels of the sample, on one grid, every channel is predicted
-        from all images of the atlas and has variances of its own; deformation, affine and
-        posteriors are common, and a voxel counts as far as all channels have data there.
+        At the working resolution or finer; finer images are averaged. Several images of the atlas
+        share one grid, the template first; the contrast transform is the sum of their polynomials.
+        Several channels of the sample share one grid; every channel is predicted from all images of
+        the atlas and has its own variances. Deformation, affine and posteriors are common, and a
+        voxel is used only where all channels have data.
     settings : RegistrationSettings
     initial_affine : numpy.ndarray, shape (4, 4)
         Atlas um to sample um, see :func:`terareg.registration.pose.initial_affine`.
     checkpoint : path, optional
-        File that is written after every level; if it is there and belongs to the same images,
+        File that is written after every level. If it exists and belongs to the same images,
         settings and code, the levels in it are not computed again. The result is the same.
     hints : Hints, optional
         Part of the atlas that the sample shows (the pose's ``info["extent"]``), and landmarks.
     code : str
-        Fingerprint of this code; levels that other code has computed are not used.
+        Fingerprint of this code; levels computed by other code are not used.
 
     Returns
     -------
@@ -80,7 +80,7 @@ def register(
     Raises
     ------
     RegistrationError
-        Images that cannot be registered, or an energy that is not a number.
+        If images cannot be registered, or the energy is not a number.
     """
     affine = check_affine(initial_affine, "initial affine")
     atlas, sample = ([i] if isinstance(i, Image) else list(i) for i in (atlas, sample))
@@ -91,7 +91,7 @@ def register(
 
 
 def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
-    """Run all levels, from the checkpoint where it fits, and assemble the result."""
+    """Run all levels, from the checkpoint if it belongs to the plan, and assemble the result."""
     made_of = fingerprint(plan.fingerprint, code)
     state = checkpoints.load(path, made_of)
     if state is None:
@@ -108,7 +108,7 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
 
 
 def _affine_stage(plan: Plan, state: State) -> State:
-    """Affine alone, at the coarsest level: the result that a deformation must beat."""
+    """Fit the affine alone at the coarsest level: the result that a deformation must improve."""
     problem, _ = plan.problem(0, state)
     x = problem.start(state.inverse, None)
     problem.initial_mixture(x)
@@ -129,11 +129,11 @@ def _affine_stage(plan: Plan, state: State) -> State:
 
 
 def _choose_contrast(plan: Plan, state: State) -> State:
-    """After the first pass: the stiffest contrast transform that beats the template alone.
+    """After the first pass: choose the stiffest contrast transform better than the template alone.
 
-    That is, which predicts voxels that it has not seen better. With regions the levels are gone
-    through again from the affine, so that a wrong match of the first pass does not hold; where
-    they add nothing only the last level is left.
+    Better means a smaller error on voxels that it was not fitted to. If one with regions is chosen,
+    all levels are repeated from the affine, so that a wrong match of the first pass does not
+    persist; if regions do not help, only the last level remains to be done.
     """
     problem, _ = plan.problem(state.level - 1, state)
     velocity = torch.tensor(state.velocity, device=plan.device)
@@ -158,7 +158,7 @@ def _choose_contrast(plan: Plan, state: State) -> State:
 
 
 def _level(plan: Plan, level: int, state: State) -> State:
-    """Rounds of minimiser steps and EM updates until the energy rests."""
+    """Alternate minimiser steps and EM updates until the energy no longer falls."""
     problem, _ = plan.problem(level, state)
     voxel = plan.voxels_um[level]
     velocity = None

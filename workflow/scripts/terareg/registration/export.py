@@ -1,9 +1,9 @@
 """Files of a transform for other programs: ITK composites and NIfTI displacement fields.
 
-Every name says how **points** move. A resampler asks for every voxel of the output where it lies in
-the input, so ``sample_to_atlas`` brings the atlas's image into the sample, and ``atlas_to_sample``
-the sample's image into the atlas. Lengths are millimetres, axes and components x, y, z along the
-arrays (ITK calls them L, P, S), as in the NRRD files.
+Every name says how **points** move. A resampler looks up, for every voxel of the output, its
+position in the input, so ``sample_to_atlas`` brings the image of the atlas into the sample, and
+``atlas_to_sample`` that of the sample into the atlas. Lengths are millimetres, axes and components
+x, y, z along the arrays (ITK calls them L, P, S), as in the NRRD files.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import SimpleITK as sitk
 from terareg.registration.transform import Transform, itk_vectors
 from terareg.storage.store import write_atomic
 
-# text: the binary form holds the time of writing, and would differ from run to run
+# text, because the binary form contains the time of writing and would differ from run to run
 COMPOSITES = ("sample_to_atlas_composite.tfm", "atlas_to_sample_composite.tfm")
 FIELDS = ("sample_to_atlas_displacement.nii.gz", "atlas_to_sample_displacement.nii.gz")
 
@@ -30,11 +30,11 @@ def write_itk(folder: str | Path, transform: Transform) -> None:
     Parameters
     ----------
     folder : path
-        Gets ``sample_to_atlas_composite.tfm`` and ``atlas_to_sample_composite.tfm`` (affine and
-        deformation as they are, see :meth:`~Transform.itk_sample_to_atlas`), and
-        ``sample_to_atlas_displacement.nii.gz`` on the sample's working grid and
-        ``atlas_to_sample_displacement.nii.gz`` on the atlas's: the whole transform as float32
-        vectors. All four are written atomically and the same for the same transform.
+        Receives ``sample_to_atlas_composite.tfm`` and ``atlas_to_sample_composite.tfm`` (affine and
+        deformation separately, see :meth:`~Transform.itk_sample_to_atlas`), and, on the working
+        grid of the sample and of the atlas, ``sample_to_atlas_displacement.nii.gz`` and
+        ``atlas_to_sample_displacement.nii.gz``: the whole transform as float32 vectors. All four
+        are written atomically; equal transforms give equal bytes.
     transform : Transform
         Maps atlas points to sample points.
     """
@@ -52,7 +52,7 @@ def write_itk(folder: str | Path, transform: Transform) -> None:
 
 
 def _write(path: Path, write: Callable[[str], None]) -> None:
-    """Let ITK write a file elsewhere, then put it in its place whole."""
+    """Let ITK write a temporary file, then move it into place atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         part = Path(folder) / path.name

@@ -83,10 +83,10 @@ class Flow:
     Parameters
     ----------
     grid : SamplingGrid
-        Voxel (n) of the box would be voxel 0 again.
+        Voxels of the box; along an axis of n voxels, voxel n is voxel 0 again.
     kernel : Kernel
     steps : int
-        Squarings of the exponential (stationary), that is 2^steps small steps.
+        Squarings of the exponential (stationary), that is 2^steps integration steps.
     times : int
         1 for a stationary velocity, otherwise number of velocities in unit time.
     device : torch.device
@@ -112,7 +112,7 @@ class Flow:
             for _ in range(self.steps):
                 u = u + self.grid.sample(u, self.identity + u)
             return u
-        # phi^-1 runs through the velocities backwards: each step is composed on the inside
+        # phi^-1 follows the velocities in reverse order: each step is composed on the inside
         u = torch.zeros_like(velocity[0])
         order = range(self.times) if sign < 0 else reversed(range(self.times))
         for t in order:
@@ -141,7 +141,7 @@ def kernel_root(grid: SamplingGrid, kernel: Kernel, device: torch.device) -> tor
 def change_grid(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """Resample periodic fields (..., z, y, x) to another number of voxels in the same box.
 
-    Fourier coefficients are cut off or padded with zeros; exact for band-limited fields.
+    Fourier coefficients are truncated or padded with zeros; exact for band-limited fields.
     """
     old = field.shape[-3:]
     if tuple(old) == tuple(shape):
@@ -173,7 +173,7 @@ def inverse_displacement(
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Set PyTorch's CPU threads within a block: sums depend on their number in the last bits."""
+    """Set PyTorch's CPU threads within a block; the last bits of sums depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

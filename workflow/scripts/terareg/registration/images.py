@@ -17,8 +17,8 @@ _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
 _MANY_VOXELS = 320
 _SURFACE_VOXELS = 1
-# share of voxels around the tissue that have one value, from which on a mask must have made it;
-# how far the surface is blurred then, and how deep that reaches, voxels
+# share of the voxels around the tissue with the same value, above which the image was masked; then
+# standard deviation of the blur of its surface, and the depth of the blur, voxels
 _CUT_SHARE = 0.9
 _CUT_BLUR = 1.0
 _CUT_DEPTH = 1.5
@@ -35,10 +35,10 @@ class Image:
     frame : Frame
         Grid in micrometres.
     mask : numpy.ndarray, shape (z, y, x), optional
-        Weight between 0 and 1 of every voxel; 0 where nothing was imaged or the data are not to
-        be trusted.
+        Weight between 0 and 1 of every voxel; 0 where nothing was imaged or the data cannot be
+        trusted.
     name : str
-        What messages call it.
+        Name in messages.
     """
 
     data: np.ndarray
@@ -83,7 +83,7 @@ class WorkingImage:
         Voxels that hold tissue.
     frame : Frame
     warnings : tuple of str
-        Named findings that a user should see, "name: sentence".
+        Warnings for the user, "name: sentence".
     """
 
     values: np.ndarray
@@ -106,8 +106,8 @@ class WorkingImage:
 def prepare(image: Image) -> WorkingImage:
     """Check an image, find its tissue and bring its intensities to a common scale.
 
-    Background is the median of the outer faces, so bright-field images (tissue darker than its
-    surroundings) work as well; their tissue comes out positive.
+    Background is the median of the outer faces. Bright-field images (tissue darker than its
+    surroundings) work as well; they are inverted, so that tissue is positive.
 
     Raises
     ------
@@ -170,7 +170,7 @@ def prepare(image: Image) -> WorkingImage:
 
 
 def reduced(image: Image, voxel_um: float | None = None) -> Image:
-    """Average whole voxels until no finer than ``voxel_um``, holding one output plane at a time.
+    """Average whole voxels to a size of at most ``voxel_um``, holding one output plane at a time.
 
     Without ``voxel_um``, until the longest side has at most 320 voxels, which is finer than any
     default needs.
@@ -197,7 +197,7 @@ def reduced(image: Image, voxel_um: float | None = None) -> Image:
 
 
 def _block_sums(planes: np.ndarray, factor: Sequence[int]) -> np.ndarray:
-    """Sum over z, and over blocks of y and x; a partial block at the end counts."""
+    """Sum over z, and over blocks of y and x, including a partial block at the end."""
     sums = planes.sum(0)
     for axis in (0, 1):
         starts = np.arange(0, sums.shape[axis], factor[axis + 1])
@@ -208,8 +208,8 @@ def _block_sums(planes: np.ndarray, factor: Sequence[int]) -> np.ndarray:
 def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
     """Voxels whose contrast with the background is above Otsu's threshold (1979), cleaned.
 
-    The threshold is sought among square roots, which keeps dim tissue beside bright artefacts.
-    Holes are filled if wanted, and pieces smaller than 2 % of the largest one are dropped.
+    The threshold is found on the square roots, which keeps dim tissue in spite of bright artefacts.
+    Holes are filled if ``fill`` is true, and pieces smaller than 2 % of the largest are dropped.
     """
     root = np.sqrt(ndimage.gaussian_filter(contrast, 0.7))
     root = np.minimum(root, np.percentile(root, 99.5))
@@ -231,12 +231,12 @@ def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
 
 
 def soften_cut(image: WorkingImage) -> WorkingImage:
-    """Blur the surface of an image that was cut out with a mask, as skull-stripped ones are.
+    """Blur the surface of an image that was cut out with a mask, such as a skull-stripped one.
 
-    Where it lies between two voxels is lost there: the intensity falls from tissue to one value
-    within a voxel, and a polynomial of interpolated intensities bends instead of following it.
-    Within two voxels or so of the cut the image becomes itself blurred by one voxel. An image
-    whose surface fades by itself is returned as it is.
+    A mask removes the sub-voxel position of the surface: the intensity falls from tissue to a
+    constant within one voxel, and a polynomial of interpolated intensities would bend to fit this
+    step. Within about two voxels of the cut the image is replaced by itself blurred by one voxel.
+    An image with a gradual surface is returned unchanged.
     """
     tissue = image.tissue
     around = ndimage.binary_dilation(tissue) & ~tissue & (image.weight > 0)
@@ -256,10 +256,11 @@ def soften_cut(image: WorkingImage) -> WorkingImage:
 
 
 def tissue_fraction(image: WorkingImage) -> np.ndarray:
-    """How much of every voxel is bright tissue, float32 in 0..1.
+    """Fraction of every voxel that is bright tissue, float32 in 0..1.
 
-    Deep in tissue it is 1. Where the image fades over a voxel or two (at the surface, at the walls
-    of ventricles) and in what is dark, it is the intensity relative to the nearest bright tissue.
+    Inside bright tissue it is 1. Where the image fades over a voxel or two (at the surface, at the
+    walls of ventricles) and in dark parts, it is the intensity relative to the nearest bright
+    tissue.
     """
     half = 0.5 * np.median(image.values[image.tissue])
     bright = image.tissue & (image.values > half)
@@ -276,10 +277,10 @@ def tissue_fraction(image: WorkingImage) -> np.ndarray:
 
 
 def noise(image: WorkingImage) -> float:
-    """Standard deviation of what is independent from voxel to voxel, inside tissue.
+    """Standard deviation of voxel-wise independent noise, inside tissue.
 
-    From the difference along all three axes at once, which leaves nothing of smooth structure, by
-    its median absolute value, which leaves little of edges. 0 where there is no room for it.
+    It is the median absolute value of the mixed difference along all three axes: the difference
+    removes smooth structure, and the median is robust to edges. 0 if the tissue is too small.
     """
     inside = ndimage.binary_erosion(image.tissue & (image.weight > 0), iterations=2)
     if not inside.any():
@@ -311,7 +312,7 @@ def resample(image: WorkingImage, spacing_um: float | Sequence[float]) -> Workin
 
 
 def crop_to_tissue(image: WorkingImage, margin_um: float) -> WorkingImage:
-    """Cut off what is farther than ``margin_um`` from the tissue's bounding box."""
+    """Crop an image to the bounding box of its tissue with a margin of ``margin_um``."""
     start, stop = [], []
     for axis in range(3):
         others = tuple(a for a in range(3) if a != axis)
@@ -345,9 +346,10 @@ def correct_grid(image: Image, sigma_um: float = 150.0) -> Image:
 
 
 def check_overlap(atlas: Frame, sample: Frame, affine: np.ndarray) -> None:
-    """Raise :class:`RegistrationError` if the moved atlas and the sample have nothing in common.
+    """Raise :class:`RegistrationError` if the transformed atlas does not overlap the sample.
 
-    ``affine`` maps atlas um to sample um; boxes are compared, so this finds gross errors only.
+    ``affine`` maps atlas um to sample um. Bounding boxes are compared, which finds only gross
+    errors.
     """
     faces = np.array([[o - s / 2, o - s / 2 + e] for o, s, e in
                       zip(atlas.origin_um, atlas.spacing_um, atlas.extent_um)])  # fmt: skip
@@ -385,9 +387,9 @@ def _resampling_matrix(source: Frame, target: Frame, axis: int) -> np.ndarray:
 
 
 def _along_axes(array: np.ndarray, matrices: list[np.ndarray]) -> np.ndarray:
-    """Multiply matrices (rows, n) onto the axes, to the same bytes with any number of threads.
+    """Multiply matrices (rows, n) onto the axes; same bytes with any number of threads.
 
-    The sums of a dense product by BLAS depend on that number.
+    In a dense product, the sums of BLAS depend on the number of threads.
     """
     for axis, matrix in enumerate(matrices):
         moved = np.ascontiguousarray(np.moveaxis(array, axis, 0), np.float32)

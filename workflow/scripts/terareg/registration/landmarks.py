@@ -1,9 +1,9 @@
-"""Landmarks: places that somebody marked in the atlas and in the sample, beside the images.
+"""Landmarks: points marked in the atlas and in the sample, used in addition to the images.
 
 A landmark x of the atlas, marked at y in the sample with the standard deviation sigma, adds
 |A phi(x) - y|^2 / (2 sigma^2) to the energy. The images count as one observation for every cube
 whose side is the characteristic length (a tenth of the brain's size): neighbouring voxels are not
-independent, and with one observation per voxel no landmark would ever be heard.
+independent, and with one observation per voxel landmarks would have no influence.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from terareg.storage.records import read_json
 
 _MOST_TRIPLES = 500
 _REWEIGHTINGS = 10
-# singular value of the places, relative to the largest, below which they lie on a line
+# second singular value of the positions, relative to the largest, below which they lie on a line
 _ON_A_LINE = 0.05
 
 
@@ -33,11 +33,11 @@ class Landmarks:
     Attributes
     ----------
     atlas_um, sample_um : numpy.ndarray of float64, shape (n, 3)
-        The same places in both spaces, order z, y, x.
+        Corresponding positions in both spaces, order z, y, x.
     sigma_um : float
         Standard deviation of a mark along each axis.
     names : tuple of str
-        What messages call them; numbers from 1 if none are given.
+        Names in messages; numbers from 1 if none are given.
     """
 
     atlas_um: np.ndarray
@@ -130,26 +130,26 @@ def fit_similarity(
 ) -> Similarity | None:
     """Robust rotation, scale and shift from the atlas to the sample.
 
-    The triple of landmarks whose map leaves the least median distance starts (least median of
-    squares, Rousseeuw 1984), so that fewer than half of them may be wrong; all are then weighted by
-    Cauchy's function of their distances (Holland & Welsch 1977). Three landmarks give their
-    least-squares map.
+    The start is the triple of landmarks whose map gives the smallest median distance (least median
+    of squares, Rousseeuw 1984), which tolerates wrong landmarks if they are fewer than half. All
+    are then weighted by the Cauchy function of their distances (Holland & Welsch 1977). Three
+    landmarks give their least-squares map.
 
     Parameters
     ----------
     landmarks : Landmarks
     permutation : numpy.ndarray, shape (3, 3)
         Axes of the atlas in those of the sample, see
-        :func:`terareg.core.frames.orientation_matrix`; says whether the map is mirrored.
+        :func:`terareg.core.frames.orientation_matrix`; determines whether the map is mirrored.
     spread_um : float
-        Distance that is expected to be left.
+        Expected residual distance.
     scale : tuple of float, optional
         Fixed scale along the atlas axes; one scale for all axes is estimated if None.
 
     Returns
     -------
     Similarity or None
-        None where fewer than three landmarks, or all on one line, leave the rotation open.
+        None if the rotation is undetermined: fewer than three landmarks, or all on one line.
     """
     n = len(landmarks)
     if n < 3 or _on_a_line(landmarks.atlas_um) or _on_a_line(landmarks.sample_um):

@@ -18,7 +18,7 @@ Objective = Callable[[torch.Tensor], tuple[float, torch.Tensor]]
 
 @dataclass
 class Memory:
-    """Pairs (s, y) of the last steps; kept between calls where the objective changed little."""
+    """Pairs (s, y) of the last steps; kept between calls if the objective changed little."""
 
     size: int = 12
     steps: list[torch.Tensor] = field(default_factory=list)
@@ -84,13 +84,13 @@ def minimise(
         x -> (value, gradient).
     x : torch.Tensor, shape (n,)
     memory : Memory
-        Starts the inverse Hessian; updated in place.
+        Initial approximation of the inverse Hessian; updated in place.
     iterations : int
         Largest number of steps.
     tolerance : float
         Stops when a step lowers the value by less than ``tolerance * (1 + |value|)``.
     first_step : float
-        Length of the first trial step where the memory is empty.
+        Length of the first trial step if the memory is empty.
     report : callable, optional
         Called after every step with (x, value, evaluations so far).
     """
@@ -132,7 +132,7 @@ def minimise(
 
 
 def _strong_wolfe(objective, x, value0, direction, slope0, step):
-    """Return (step, value, gradient, evaluations); step is None where nothing is lower."""
+    """Return (step, value, gradient, evaluations); step is None if no lower value was found."""
     c1, c2, limit = 1e-4, 0.9, 12
     best = (None, value0, None)
     low = (0.0, value0, slope0)

@@ -18,11 +18,11 @@ from terareg.registration.transform import check_affine
 
 logger = logging.getLogger(__name__)
 
-# difference of unexplained variance from which one explanation is clearly better than another
+# difference of unexplained variance above which one pose is clearly better than another
 _BETTER = 0.03
 _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
-# a start that the user turned farther than this may well lie nearer to another code
+# a start that the user rotated by more than this may be nearer to another orientation code
 _TURNED_DEG = 30.0
 
 
@@ -33,8 +33,8 @@ class PoseSettings:
     Attributes
     ----------
     search : bool
-        False: orientation codes, centres and the values given below are taken as they are; three
-        landmarks or more stand in for centres and values.
+        False: orientation codes, centres and the values given below are used as they are; three
+        landmarks or more replace centres and values.
     extent : str
         Part of the atlas that the sample shows: "whole", "left", "right" (one hemisphere), or
         "auto", which tries all three.
@@ -45,10 +45,10 @@ class PoseSettings:
     translation_um : tuple of float
         Start: shift of the atlas in sample space after the centres were aligned, micrometres.
     affine : 4 x 4 nested tuple, optional
-        The user's own first affine, atlas um to sample um; nothing is searched.
+        First affine given by the user, atlas um to sample um; nothing is searched.
     check_orientation : bool
-        Also try the other 47 orientations; where one fits much better, register stops and names
-        it together with its mirror image, which images of a brain cannot tell from it.
+        Also try the other 47 orientations. If one fits much better, register stops and names it
+        together with its mirror image, which cannot be told apart from images of a brain.
     threads : int
         CPU threads of PyTorch; the result is reproducible bit by bit for the same number.
     """
@@ -84,11 +84,11 @@ def initial_affine(
     Parameters
     ----------
     atlas, sample : Image
-        Their frames' orientation codes say which way the axes run.
+        The orientation codes of their frames give the directions of the axes.
     settings : PoseSettings, optional
     landmarks : Landmarks, optional
-        Three or more, not on one line, give a start by themselves; any number counts beside the
-        images in the search.
+        Three or more, not on one line, give a start by themselves; any number is used together
+        with the images in the search.
 
     Returns
     -------
@@ -97,16 +97,16 @@ def initial_affine(
     info : dict
         ``unexplained`` (share of the sample's variance that the pose leaves unexplained, with
         ``unexplained_at_start``), ``extent`` (part of the atlas found in the sample),
-        ``orientation`` (declared code of the sample), ``better_orientations`` (codes as which it
-        fits much better, mirror images beside each other, best first; none in most cases),
-        ``left_right`` (what says that left and right are not exchanged),
+        ``orientation`` (declared code of the sample), ``better_orientations`` (codes with which it
+        fits much better, each next to its mirror image, best first; usually none),
+        ``left_right`` (evidence that left and right are not exchanged),
         ``rotation_deg``, ``scale``, ``warnings`` (list of "name: sentence"); with landmarks
         ``landmark_um`` (distance of each from its partner in the sample, by name).
 
     Raises
     ------
     RegistrationError
-        Images that cannot be registered, or the user's affine is singular or misses the sample.
+        If images cannot be registered, or the user's affine is singular or misses the sample.
     """
     settings = settings or PoseSettings()
     with cpu_threads(settings.threads):
@@ -182,7 +182,7 @@ def _initial_affine(
 
 
 def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
-    """Refuse to go on from a pose whose orientation is in doubt, see :func:`initial_affine`.
+    """Raise if the orientation of a pose is in doubt, see :func:`initial_affine`.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
     name : str
         Of the sample.
     confirmed : bool
-        Whether the user says that the declared orientation is right all the same.
+        Whether the user confirms the declared orientation nevertheless.
 
     Raises
     ------
@@ -208,13 +208,13 @@ def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
 
 @dataclass(frozen=True)
 class Doubt:
-    """Codes as which a sample fits the atlas better than as declared, best first; and why."""
+    """Codes with which a sample fits better than with the declared one, best first; and why."""
 
     codes: tuple[str, ...] = ()
     reason: str = ""
 
     def sentence(self, name: str, declared: str) -> str:
-        """What the user should know and do."""
+        """Warning and advice for the user."""
         pairs = " or ".join(self.codes)
         reason = f" ({self.reason})" if self.reason else ""
         return (
@@ -225,7 +225,7 @@ class Doubt:
 
 
 def _doubt(codes: list[str], declared: str, reason: str) -> Doubt:
-    """Every code with its mirror image, which fits a symmetric brain as well."""
+    """Every code with its mirror image, which fits a symmetric brain equally well."""
     pairs = dict.fromkeys(code for best in codes for code in (best, mirrored(best)))
     return Doubt(tuple(code for code in pairs if code != declared), reason)
 
@@ -236,7 +236,7 @@ def mirrored(code: str) -> str:
 
 
 def _left_right(marks: dict, warnings: list[str]) -> str:
-    """What says that left and right are not exchanged: images of a brain cannot."""
+    """Evidence that left and right are not exchanged; images of a brain give none."""
     if any(text.startswith("mirrored") for text in warnings):
         return "contradicted, see the warnings"
     if len(marks.get("landmark_um", ())) >= _MARKS_OF_A_SIDE:
@@ -247,7 +247,7 @@ def _left_right(marks: dict, warnings: list[str]) -> str:
 def _judge_landmarks(
     search: Search, declared: np.ndarray, affine: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Distances of the landmarks under the pose, um, and warnings about them."""
+    """Distances of the landmarks from their partners under the pose, um, and warnings."""
     landmarks, spread = search.landmarks, search.spread_um
     moved = landmarks.atlas_um @ affine[:3, :3].T + affine[:3, 3]
     distances = np.linalg.norm(moved - landmarks.sample_um, axis=1)
@@ -270,7 +270,7 @@ def _judge_landmarks(
 
 
 def _best_extent(scores: dict[str, float]) -> str:
-    """A half is chosen only where it explains clearly more than the whole."""
+    """Best extent; a half is chosen only if it explains clearly more than the whole."""
     best = min(scores, key=scores.__getitem__)
     if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
         return "whole"
@@ -278,9 +278,9 @@ def _best_extent(scores: dict[str, float]) -> str:
 
 
 def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
-    """Code of the sample whose axes a pose comes nearest to, among those of its handedness.
+    """Code of the sample nearest to the axes of a pose, among codes of the declared handedness.
 
-    The declared one where the pose is mirrored against it, which is another finding.
+    The declared code if the pose is mirrored against it, which is reported elsewhere.
     """
     linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
     if np.linalg.det(linear) * np.linalg.det(orientation_matrix(atlas_code, declared)) < 0:
@@ -292,7 +292,7 @@ def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
 
 
 def _decompose(affine: np.ndarray, permutation: np.ndarray) -> dict:
-    """Rotation angle and scales along the atlas axes of an affine, beside the permutation."""
+    """Rotation angle and scales along the atlas axes of an affine, without the permutation."""
     linear = permutation.T @ affine[:3, :3]
     u, _, vt = np.linalg.svd(linear)
     rotation = u @ vt

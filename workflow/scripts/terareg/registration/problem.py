@@ -1,6 +1,6 @@
 """The registration energy at one resolution, and its expectation-maximisation updates.
 
-Unknowns are one vector x = (white velocity u, 12 affine numbers). With v = K^(1/2) u,
+The unknowns form one vector x = (white velocity u, 12 affine parameters). With v = K^(1/2) u,
 phi^-1 = exp(-v) and B = A^-1::
 
     E(x) = M(x) + lambda/2 1/V ||L v||^2 + 1/V sum_i |B^-1 phi(a_i) - s_i|^2 / (2 sigma^2)
@@ -8,10 +8,10 @@ phi^-1 = exp(-v) and B = A^-1::
 
 V is the sample's tissue volume, J its channels and I the atlas's images, f the local contrast
 transform (refitted for every x), p the mixture of match, artefact and missing; a_i and s_i are
-landmarks, if there are any. Where the model is symmetric, M is the weighted mean of this and of the
-same the other way round (:mod:`terareg.registration.backward`). Positions are divided by the
-characteristic length (a tenth of the cube root of the atlas volume) and centred, so that no unit
-enters.
+landmarks, if there are any. If the model is symmetric, M is the weighted mean of this and of the
+backward term (:mod:`terareg.registration.backward`). Positions are centred and divided by the
+characteristic length (a tenth of the cube root of the atlas volume), so that the energy does not
+depend on units.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from terareg.registration.flow import Flow, Kernel, SamplingGrid
 from terareg.registration.images import WorkingImage, noise
 from terareg.registration.regions import Painter, RegionFit
 
-# below this weight the prediction of the atlas is not worth its time
+# below this weight the backward term is not worth its time
 _LEAST_SHARE = 0.05
 
 
@@ -38,8 +38,8 @@ _LEAST_SHARE = 0.05
 class Space:
     """Internal coordinates: (micrometres - centre) / length, of atlas and of sample.
 
-    ``radius`` is that of the brain in these units (scales the affine unknowns), ``device`` where
-    the tensors live.
+    ``radius`` is that of the brain in these units (it scales the affine unknowns), ``device`` the
+    device of the tensors.
     """
 
     length: float
@@ -84,9 +84,9 @@ class LandmarkTerm:
 class ImageSet:
     """Images of atlas or sample at one resolution.
 
-    They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue's in every
-    voxel, see :func:`terareg.registration.images.tissue_fraction`. ``painter`` knows the regions of
-    the atlas.
+    They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue fraction of
+    every voxel, see :func:`terareg.registration.images.tissue_fraction`. ``painter`` holds the
+    regions of the atlas.
     """
 
     images: tuple[WorkingImage, ...]
@@ -96,7 +96,7 @@ class ImageSet:
 
 @dataclass(frozen=True)
 class Contrast:
-    """Degrees of the polynomials of the atlas's images, then of painted ones, and the window."""
+    """Polynomial degrees, of the atlas's images and then of painted ones, and the window."""
 
     orders: tuple[int, ...]
     window: float
@@ -104,7 +104,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class Model:
-    """What a level needs beside the images, in internal units (see RegistrationSettings).
+    """Parameters of a level besides the images, in internal units (see RegistrationSettings).
 
     ``annealing`` is a factor on the smallest sigma of the match; ``symmetric`` says whether the
     atlas is predicted from the sample as well.
@@ -146,11 +146,11 @@ def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: flo
 
 
 def share_of_noise(atlases: tuple[WorkingImage, ...], samples: tuple[WorkingImage, ...]) -> float:
-    """Part of the noise that is the atlas's, 0 to 1; the weight of its prediction.
+    """Share of the atlas in the noise of both, 0 to 1: the weight of the backward term.
 
-    As in a regression with errors in both variables (Deming): each direction takes what it predicts
-    from for exact, so that noise there bends the prediction and draws the map to where
-    interpolation smooths it.
+    As in a regression with errors in both variables (Deming): each direction treats the images that
+    it predicts from as free of noise, so that their noise biases the prediction and pulls the map
+    to positions where interpolation smooths the noise.
     """
     theirs, ours = (
         np.mean([noise(image) ** 2 for image in images]) for images in (atlases, samples)
@@ -240,17 +240,18 @@ class Problem:
 
     # ------------------------------------------------------------------ regions
     def set_levels(self, levels: np.ndarray) -> None:
-        """Paint the levels of the regions, shape (channels, ids), as further images."""
+        """Paint the levels of the regions, shape (channels, ids), as additional images."""
         self.levels = levels
         painted = self._tensor(self.painter.paint(levels))
         self.atlas = torch.cat([self.atlas[: self.images], painted, self.atlas[-1:]])
 
     @torch.no_grad()
     def generalised_error(self, x: torch.Tensor, contrast: Contrast) -> float:
-        """Logarithm of the squared error of a contrast transform on voxels that it has not seen.
+        """Log squared error of a contrast transform on voxels that it was not fitted to.
 
-        Generalised cross-validation (Craven & Wahba, Numer. Math. 31, 377, 1979), with voxels of a
-        window counted by how far residuals are alike. Mean over channels, where tissue matches.
+        Generalised cross-validation (Craven & Wahba, Numer. Math. 31, 377, 1979). The number of
+        voxels in a window is reduced by the correlation length of the residuals. Mean over
+        channels, where tissue matches.
         """
         local = self.local_contrast(contrast)
         pulled = self.atlas_grid.sample(self.atlas, self.pulled_points(x))
@@ -271,7 +272,7 @@ class Problem:
 
     @torch.no_grad()
     def atlas_voxels(self, x: torch.Tensor) -> np.ndarray:
-        """Voxel of the atlas that every voxel of the sample lies in, int64 (n,), -1 outside."""
+        """Atlas voxel in which every sample voxel lies, int64 (n,), -1 outside."""
         grid = self.atlas_grid
         index = torch.stack([
             torch.round((p - o) / s).long()
@@ -283,14 +284,14 @@ class Problem:
         return torch.where(inside, flat, -1).reshape(-1).cpu().numpy()
 
     def estimate_levels(self, x: torch.Tensor) -> np.ndarray:
-        """Levels of the regions from what matches now."""
+        """Levels of the regions, from the voxels that match at x."""
         targets = self.target.reshape(len(self.target), -1).cpu().numpy()
         weight = self.match.reshape(-1).cpu().numpy()
         return self.painter.estimate(self.atlas_voxels(x), targets, weight)
 
     @torch.no_grad()
     def left_in_regions(self, x: torch.Tensor, still: torch.Tensor) -> RegionFit:
-        """What is left in the regions at x, and what x explains better than ``still`` does."""
+        """Residuals in the regions at x, and the gain of x over ``still``."""
         rest = self.predict(x)[0] - self.target
         before = self.predict(still)[0] - self.target
         gain = self.mixture.negative_log_likelihood(before, self.target)
@@ -308,7 +309,7 @@ class Problem:
             axes = (-3, -2, -1)
             spectrum = torch.fft.rfftn(velocity.double(), dim=axes)
             root = self.flow.root.double()
-            # a wider kernel than before cannot carry the finest waves: damp instead of divide
+            # a wider kernel than before suppresses the finest waves: damp them instead of dividing
             white = spectrum * root / (root**2 + 1e-8)
             u = torch.fft.irfftn(white, s=self.flow.grid.shape, dim=axes).float()
             x[: self.n_velocity] = (u / self.white_scale).reshape(-1)
@@ -397,7 +398,7 @@ class Problem:
         return _value_and_gradient(self._terms, x)
 
     def affine_objective(self, theta: torch.Tensor) -> tuple[float, torch.Tensor]:
-        """Energy and gradient in the 12 affine numbers alone, without deformation."""
+        """Energy and gradient in the 12 affine parameters alone, without deformation."""
         self.evaluations += 1
         still = torch.zeros(self.n_velocity, device=self.device)
         return _value_and_gradient(lambda y: self._terms(torch.cat([still, y]), False), theta)
@@ -417,14 +418,14 @@ class Problem:
 
     @torch.no_grad()
     def residual_length(self, x: torch.Tensor) -> float:
-        """Length over which what the atlas leaves unexplained is alike, internal units."""
+        """Correlation length of the residuals at x, internal units."""
         return self._length_alike(self.predict(x)[0] - self.target)
 
     def _length_alike(self, residual: torch.Tensor) -> float:
-        """The integral scale (1 + r) / (1 - r) of an autoregressive process.
+        """Correlation length: the integral scale (1 + r) / (1 - r) of an autoregressive process.
 
-        Its neighbouring voxels correlate by r; geometric mean over axes and channels, where tissue
-        matches. One voxel for white noise.
+        r is the correlation of neighbouring voxels. Geometric mean over axes and channels, where
+        tissue matches; one voxel for white noise.
         """
         logs = []
         for rest, target in zip(residual, self.target):
@@ -510,7 +511,7 @@ class Problem:
             self.backward.update(moved, self.match, expansion)
 
     def _mixture(self, sigmas: Sequence[float], artefacts: Sequence[float], prior) -> Mixture:
-        # where tissue is missing nothing can be misplaced
+        # missing tissue cannot be misplaced, so its sigma is not annealed
         empty = [sigma / self.model.annealing for sigma in sigmas]
         return Mixture(
             tuple((s, max(5 * s, 0.5), e) for s, e in zip(sigmas, empty)),
@@ -522,7 +523,7 @@ class Problem:
 def _value_and_gradient(
     terms: Callable[[torch.Tensor], Iterable[torch.Tensor]], x: torch.Tensor
 ) -> tuple[float, torch.Tensor]:
-    """Sum of terms and its gradient, one after the other: what one holds for it is free again."""
+    """Sum of terms and its gradient, one term at a time, which frees its memory for the next."""
     y = x.detach().requires_grad_(True)
     total, gradient = 0.0, torch.zeros_like(x)
     for term in terms(y):

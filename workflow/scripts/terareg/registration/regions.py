@@ -1,21 +1,21 @@
-"""What the annotation says about intensity: every region of the atlas has a level of its own.
+"""Intensity by region: every region of the atlas has its own intensity level in the sample.
 
-The template says how bright tissue is in the atlas; which regions are bright in the sample is
-another matter, and no smooth function of the template says it where a region is bright in one and
-dark in the other. The annotation says where intensity may change. The level of every region is
-estimated from the sample's voxels that match there, and painted into the atlas as a further image
-from which the sample is predicted.
+The template shows how bright tissue is in the atlas. Other regions may be bright in the sample, and
+no smooth function of the template predicts a region that is bright in one and dark in the other.
+The annotation shows where intensity may change. The level of every region is estimated from the
+sample voxels that match there, and painted into the atlas as an additional image from which the
+sample is predicted.
 
-Levels have a prior along the ontology: that of a region is normal around its parent's, up to the
-whole brain::
+Levels have a prior along the ontology: the level of a region is normally distributed around that of
+its parent, up to the whole brain::
 
     y_r | m_r ~ N(m_r, c s^2 / n_r)        m_r | m_parent ~ N(m_parent, t_d^2)
 
-with y_r the weighted median of n_r voxels, s their spread about it, c the number of voxels that
-are alike, and t_d the spread at depth d of the tree, estimated by expectation-maximisation. The
-posterior is exact, in one pass up and one down the tree (Chou, Willsky & Benveniste 1994): small
-or invisible regions have what their relatives have, and so have all but large ones where voxels
-are large.
+with y_r the weighted median of n_r voxels, s their spread about it, c the number of voxels per
+independent observation, and t_d the spread at depth d of the tree, estimated by
+expectation-maximisation. The posterior is exact, in one pass up and one down the tree (Chou,
+Willsky & Benveniste 1994): small or invisible regions take the level of their relatives; with large
+voxels this holds for all but large regions.
 
 References
 ----------
@@ -34,13 +34,13 @@ from scipy import ndimage
 from terareg.core.errors import RegistrationError
 from terareg.registration.images import WorkingImage
 
-# voxels that are alike count as one: neighbours share blur, noise of interpolation, and the error
-# of the map
+# voxels per independent observation: neighbours share blur, interpolation noise and errors of the
+# map
 _ALIKE = 8.0
 # standard deviation of the blur of painted levels, voxels
 _BLUR = 0.5
 _ROUNDS = 25
-# voxels from which on a region is judged
+# fewest voxels of a region that is judged
 _JUDGED = 50
 
 
@@ -53,9 +53,9 @@ class Regions:
     labels : numpy.ndarray of integers, shape (z, y, x)
         Region of every voxel, 0 for none.
     parents : mapping of int to int or None
-        Region above a region; a region that is not in it, or has none, lies below the whole.
+        Parent of every region; a region that is not in it, or has none, is a child of the whole.
     names : mapping of int to str
-        What messages call regions; the id where there is none.
+        Names of regions in messages; the id is used if there is none.
     """
 
     labels: np.ndarray
@@ -75,8 +75,8 @@ class Regions:
 class RegionFit:
     """How well regions are explained; arrays of shape (regions,).
 
-    ``voxels`` that match, the median ``residual`` (prediction minus sample, units of the normalised
-    channel), and the ``gain`` of the deformation over the affine alone, nats per voxel.
+    Number of matching ``voxels``, median ``residual`` (prediction minus sample, units of the
+    normalised channel), and ``gain`` of the deformation over the affine alone, nats per voxel.
     """
 
     ids: np.ndarray
@@ -85,23 +85,23 @@ class RegionFit:
     gain: np.ndarray
 
     def share(self, chosen: np.ndarray) -> float:
-        """Percentage of the voxels that lies in the chosen regions."""
+        """Percentage of the voxels that lie in the chosen regions."""
         return float(100 * self.voxels[chosen].sum() / max(self.voxels.sum(), 1e-6))
 
 
 class Tree:
-    """Regions that have voxels, and what lies above them, parents before children.
+    """Regions that have voxels, and their ancestors, parents before children.
 
     Attributes
     ----------
     ids : numpy.ndarray of int64
         Regions with voxels of their own, ascending; 0 is tissue without a label.
     parent : numpy.ndarray
-        For every node the number of its parent; the whole (node 0) is its own.
+        Index of the parent of every node; the whole (node 0) is its own parent.
     own : numpy.ndarray
-        Node of every one of ``ids``.
+        Node of each of ``ids``.
     depth : numpy.ndarray
-        Of every node, 0 for the whole.
+        Depth of every node, 0 for the whole.
     """
 
     def __init__(self, ids: np.ndarray, parents: Mapping[int, int | None]) -> None:
@@ -111,7 +111,7 @@ class Tree:
         for path in paths.values():
             for above, below in zip([None, *path], path):
                 children.setdefault(above, set()).add(below)
-        # whatever has no voxels and one child says nothing
+        # a node without voxels and with a single child adds nothing
         kept = {i for i in children if i is not None and len(children[i]) > 1} | set(paths)
         order = sorted({tuple(j for j in path[: n + 1] if j in kept)
                         for path in paths.values() for n in range(len(path))} - {()},
@@ -128,7 +128,7 @@ class Tree:
         ----------
         medians : numpy.ndarray, shape (ids,)
         variances : numpy.ndarray, shape (ids,)
-            Of the medians; infinity where nothing was seen.
+            Variances of the medians; infinity where no voxel was seen.
         """
         n, deepest = len(self.parent), int(self.depth.max())
         own, data = np.zeros(n), np.zeros(n)
@@ -197,7 +197,7 @@ class Painter:
         Parameters
         ----------
         at : numpy.ndarray of int64, shape (n,)
-            Voxel of the atlas that a voxel of the sample lies in, -1 outside.
+            Atlas voxel in which each sample voxel lies, -1 outside.
         targets : numpy.ndarray, shape (channels, n)
         weight : numpy.ndarray, shape (n,)
             Probability that the voxel matches.
@@ -209,7 +209,7 @@ class Painter:
             values = target[use].astype(np.float64)
             medians = _medians(region, values, weight, len(count))
             away = np.abs(values - medians[region])
-            # within a region as of a normal distribution with the same median deviation
+            # spread within a region, as of a normal distribution with the same median deviation
             spread = _medians(region, away, weight, len(count)) / 0.6745
             typical = float(np.average(spread, weights=count)) if count.sum() else 1.0
             with np.errstate(divide="ignore"):
@@ -221,7 +221,7 @@ class Painter:
     def fit(
         self, at: np.ndarray, rest: np.ndarray, gain: np.ndarray, weight: np.ndarray
     ) -> RegionFit:
-        """Residuals and gains of the regions that have voxels enough for a judgement.
+        """Residuals and gains of the regions that have enough voxels to be judged.
 
         ``at`` and ``weight`` as in :meth:`estimate`; ``rest`` and ``gain`` have shape (n,).
         """
@@ -234,7 +234,7 @@ class Painter:
         return RegionFit(self.tree.ids[enough], count[enough], medians[enough], means[enough])
 
     def _seen(self, at: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Voxels that count, their regions and their weights."""
+        """Voxels that are used, their regions and their weights."""
         region = np.where(at >= 0, self.dominant[at], -1)
         use = (region >= 0) & (weight > 1e-3)
         return use, region[use], weight[use].astype(np.float64)
@@ -247,7 +247,7 @@ def tree_of(regions: Regions) -> Tree:
 
 
 def _path(region: int, parents: Mapping[int, int | None]) -> list[int]:
-    """From the top down to the region."""
+    """Path through the tree from the top to a region."""
     path = [region]
     while (above := parents.get(path[-1])) and above not in path:
         path.append(above)
@@ -273,13 +273,13 @@ def _medians(group: np.ndarray, values: np.ndarray, weight: np.ndarray, n: int) 
 def _shares(labels: np.ndarray, frame, atlas: WorkingImage, tree: Tree) -> scipy.sparse.csr_array:
     """Share of every region in every voxel of the working grid, (voxels, ids).
 
-    Tissue without a label is region 0; what is neither has no share.
+    Tissue without a label is region 0; voxels without tissue and label have no share.
     """
     out = atlas.frame
     axes = [np.rint((um - o) / s).astype(np.int64) for um, o, s in
             zip(frame.axes_um(), out.origin_um, out.spacing_um)]  # fmt: skip
     if any(s < f * (1 - 1e-6) for s, f in zip(out.spacing_um, frame.spacing_um)):
-        # finer than the annotation: every voxel looks up the one that it lies in
+        # finer than the annotation: every voxel takes the annotation voxel in which it lies
         look = [np.clip(np.rint((um - o) / s).astype(np.int64), 0, n - 1) for um, o, s, n in
                 zip(out.axes_um(), frame.origin_um, frame.spacing_um, frame.shape)]  # fmt: skip
         labels = labels[np.ix_(*look)]
@@ -301,6 +301,6 @@ def _shares(labels: np.ndarray, frame, atlas: WorkingImage, tree: Tree) -> scipy
     voxel, region = np.divmod(key, width)
     size = int(np.prod(out.shape))
     share = count / np.bincount(voxel, count, minlength=size)[voxel]
-    # unlabelled and no tissue: nothing, at level 0
+    # neither label nor tissue: no share, so the level is 0
     share = np.where((tree.ids[region] == 0) & ~atlas.tissue.reshape(-1)[voxel], 0, share)
     return scipy.sparse.csr_array((share, (voxel, region)), (size, width))

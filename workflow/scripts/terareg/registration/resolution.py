@@ -4,7 +4,7 @@ _VOXELS_ACROSS = 80  # along the cube root of the tissue's volume
 
 
 def finest_voxel_um(tissue_um: float) -> float:
-    """Edge of that voxel where the configuration names none.
+    """Edge of that voxel, um, if the configuration does not give it.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a registration leaves behind: transform, posteriors, contrast, energy table, summary."""
+"""Result of a registration: transform, posteriors, contrast, energy table, summary."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class RegistrationResult:
     contrast_frame : Frame
         Grid of the coefficients, sample um.
     terms : list of str
-        What the coefficients multiply: "T2(I1)" is the second Chebyshev polynomial of the first
-        image of the atlas, "fraction" that of tissue in a voxel.
+        Terms that the coefficients multiply: "T2(I1)" is the second Chebyshev polynomial of the
+        first image of the atlas, "fraction" the fraction of tissue in a voxel.
     predicted : numpy.ndarray, float32, shape (channels, z, y, x)
-        Atlas in the sample's place and contrast, on ``transform.sample_frame``, in units of the
-        normalised sample.
+        Atlas in the position and contrast of the sample, on ``transform.sample_frame``, in units of
+        the normalised sample.
     energy : list of dict
         One row per minimiser step, keys :data:`ENERGY_COLUMNS`, ``landmarks`` where there were
         any, and ``sigma_2``, ... of further channels.
@@ -49,14 +49,14 @@ class RegistrationResult:
         on either side), ``mixture`` (by channel, and the shares of the classes in the
         sample's tissue), ``expected_tissue`` (the same shares in the tissue that the atlas expects
         in the sample: how much of it is missing),
-        with regions ``unexplained`` and ``worse_regions`` (names: what differs from the prediction
-        by more than noise, what the affine alone explains better) and their share of the tissue,
-        ``unexplained_percent`` and ``worse_percent``,
+        with regions ``unexplained`` and ``worse_regions`` (names of regions that differ from the
+        prediction by more than noise, and of those that the affine alone explains better) and their
+        share of the tissue, ``unexplained_percent`` and ``worse_percent``,
         ``scale`` (length of the sample over that of the atlas, by the affine) and ``scale_ratio``
         (of the axis with the largest to that with the smallest scale),
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,
-        ``warnings``; with landmarks ``landmarks`` (how many, ``sigma_um``, mean distance in the
-        sample after the affine alone and in the end) and ``landmark_um`` (distances by name).
+        ``warnings``; with landmarks ``landmarks`` (number, ``sigma_um``, mean distance in the
+        sample after the affine alone and at the end) and ``landmark_um`` (distances by name).
     """
 
     transform: Transform

@@ -1,4 +1,4 @@
-"""What a registration is about to do: prepared images, resolutions, and the energy at each."""
+"""Plan of a registration: prepared images, resolutions, and the energy at each of them."""
 
 from __future__ import annotations
 
@@ -41,36 +41,36 @@ from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
 
 _SQUARINGS = 6
-# factor on the smallest sigma of the match at all levels but the last: what is left there is
-# misplaced tissue, and a sigma that follows it down freezes the first match found
+# factor on the smallest sigma of the match at all levels but the last: residuals there are due to
+# misplaced tissue, and a sigma that became as small as they do would freeze the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
 _ANNEALING = 3.0
-# bounds of the kernel's width, over the size of the atlas; between them, in the last pass, over the
-# length along which residuals are alike (finer deformation would follow noise, or texture that only
-# one side has), and at least so many voxels
+# bounds of the kernel width, relative to the size of the atlas; between them, in the last pass, the
+# width relative to the correlation length of the residuals (finer deformation would follow noise,
+# or texture that only one side has); and the smallest width in voxels
 _KERNELS = (0.1, 0.15)
 _KERNEL_OF_RESIDUALS = 2.25
 _KERNEL_VOXELS = 6
-# standard deviation of the contrast's window over the size of the atlas, without and with regions,
-# which leave it less to explain
+# standard deviation of the contrast window relative to the size of the atlas, without and with
+# regions, which leave less for the contrast to explain
 _WINDOW = 0.15
 _REGION_WINDOW = 0.05
-# but at least so many voxels of the finest level
+# smallest standard deviation of that window, voxels of the finest level
 _WINDOW_VOXELS = 2
 
 
 @dataclass(frozen=True)
 class Hints:
-    """What is known beside the images.
+    """Prior information besides the images.
 
     Attributes
     ----------
     extent : str
         Part of the atlas that the sample shows: "whole", "left" or "right".
     landmarks : Landmarks, optional
-        Points that pull beside the images. Without them every result is that of the images.
+        Points that are matched in addition to the images. Without them only the images are matched.
     regions : Regions, optional
-        Annotation of the atlas on the grid of its images: evidence where intensity may change.
+        Annotation of the atlas on the grid of its images; shows where intensity may change.
     """
 
     extent: str = "whole"
@@ -98,10 +98,10 @@ class Plan:
     size : float
         Cube root of the atlas tissue's volume, um.
     voxels_um : list of float
-        Working voxel of every level, coarse to fine; the finest twice if the last level has to find
-        the width of its kernel.
+        Working voxel of every level, coarse to fine; the finest twice if the kernel width of the
+        last level is found from residuals.
     fingerprint : str
-        Of images, settings and start.
+        Hash of images, settings and start.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class Plan:
         if count is None:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
         self.voxels_um = [finest * 2**i for i in reversed(range(count))]
-        # a first pass by the template alone finds what levels the regions have
+        # a first pass with the template alone gives the match from which levels are estimated
         self.first_pass = 0 if self.regions is None else count
         self.voxels_um += self.voxels_um[: self.first_pass]
         if settings.kernel_um is None:
@@ -176,7 +176,7 @@ class Plan:
         )
 
     def kernel_um(self, level: int, residual_um: float | None) -> float:
-        """Width of the kernel at a level; residuals of the one before are alike along a length."""
+        """Kernel width at a level; ``residual_um``: correlation length of the residuals before."""
         given, finest = self.settings.kernel_um, self.voxels_um[-1]
         narrowest, widest = (share * self.size for share in _KERNELS)
         last = level == len(self.voxels_um) - 1
@@ -189,7 +189,7 @@ class Plan:
     def contrasts(self) -> list[Contrast]:
         """Contrast transforms to choose from: the template alone, then with regions, stiff first.
 
-        What a polynomial bends to explain may be tissue in the wrong place.
+        Stiff ones are preferred, because a flexible polynomial may fit misplaced tissue.
         """
         s, unit = self.settings, self.space.length
         local = max(_REGION_WINDOW * self.size, _WINDOW_VOXELS * self.voxels_um[-1])
@@ -221,7 +221,7 @@ class Plan:
             prior=s.priors,
             sigma_floor=s.sigma_floor,
             annealing=_ANNEALING if coarser else 1.0,
-            # the levels before only have to come near
+            # earlier levels need not be accurate
             symmetric=s.symmetric and not coarser,
             prior_window=0.06 * self.size / unit,
             landmarks=self._landmark_term(),
@@ -238,7 +238,7 @@ class Plan:
         )
 
     def start(self, state: State) -> np.ndarray:
-        """B of the affine alone: of the affine stage, or as given."""
+        """B of the affine alone: from the affine stage, or as given."""
         if state.affine_inverse is None:
             return self.space.inverse_affine(self.affine)
         return state.affine_inverse
@@ -252,7 +252,7 @@ class Plan:
         return resample(image, spacing)
 
     def problem(self, level: int, state: State | None = None) -> tuple[Problem, WorkingImage]:
-        """Energy at a level after ``state``, and the part of the sample that it looks at."""
+        """Energy at a level after ``state``, and the part of the sample that it uses."""
         state = state or State(np.eye(4))
         voxel, model = self.voxels_um[level], self.model(level, state)
         near = 0.15 * self.size
@@ -261,7 +261,7 @@ class Plan:
             for images, fraction in zip((self.atlases, self.samples), self.fractions)
         )
         margin = (self.settings.margin_um or 0.2 * self.size) / self.space.length
-        # the box follows from the atlas as given, so that it is the same at every level
+        # the box is computed from the atlas as given, so that it is the same at every level
         grid = velocity_grid(self.atlas, self.space, model.velocity_spacing, margin)
         painter = None
         if self.regions is not None:
@@ -276,12 +276,12 @@ class Plan:
 
 
 def check_grids(images: Sequence[Image]) -> Sequence[Image]:
-    """The images as they are, if there are any and all lie on one grid.
+    """Return the images unchanged, if there are any and all lie on one grid.
 
     Raises
     ------
     RegistrationError
-        There is none, one lies elsewhere, or two have one name.
+        If there is none, one has another grid, or two have the same name.
     """
     if not images:
         raise RegistrationError("there is no image to register; give at least one on either side")
@@ -302,7 +302,7 @@ def check_grids(images: Sequence[Image]) -> Sequence[Image]:
 
 
 def check_regions(regions: Regions | None, template: Image) -> Regions | None:
-    """The regions as they are, if they lie on the template's grid."""
+    """Return the regions unchanged, if they lie on the template's grid."""
     if regions is not None and regions.labels.shape != template.frame.shape:
         raise RegistrationError(
             f"the annotation has {regions.labels.shape} voxels, {template.name} has "
@@ -332,7 +332,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def _joint(images: Sequence[WorkingImage]) -> tuple[WorkingImage, ...]:
-    """The images with one weight (data in all of them) and one tissue (of any of them)."""
+    """The images with a common weight (data in all of them) and a common tissue mask (union)."""
     if len(images) == 1:
         return tuple(images)
     weight = np.minimum.reduce([image.weight for image in images])

@@ -1,8 +1,8 @@
 """Search for rotation, scale and position at two coarse resolutions.
 
-The criterion is the part of the sample's variance that no curve of the atlas intensity explains:
-one minus the correlation ratio of Roche 1998, with hat functions of intensity so that it can be
-differentiated. It is the same for inverted, saturated or arbitrary contrast.
+The criterion is the share of the sample's variance that no function of the atlas intensity
+explains: one minus the correlation ratio of Roche 1998, with hat functions of intensity so that it
+is differentiable. It works equally for inverted, saturated or arbitrary contrast.
 
 References
 ----------
@@ -29,12 +29,12 @@ from terareg.registration.landmarks import Landmarks, fit_similarity
 EXTENTS = ("whole", "right", "left")
 _VOXELS_PER_SIZE = (9, 18)
 _BINS = 8
-_LOOKED_AT = 6  # orientations that are looked at closely: three pairs of mirror images
+_LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
-# one standard deviation of the mean log scale and of its differences, and what it costs
+# standard deviations of the mean log scale and of its differences, and the cost of one of them
 _SCALE_PRIOR = (0.3, 0.15, 0.02)
-# what an affine leaves between brains (share of the brain's size), and what a landmark at that
-# distance costs, in units of unexplained variance
+# residual distance between brains after an affine (share of the brain's size), and the cost of a
+# landmark at that distance, in units of unexplained variance
 _DEFORMATION = 0.03
 _LANDMARK_COST = 0.02
 
@@ -63,9 +63,9 @@ class Pose:
 
 
 def presence(image: WorkingImage, extent: str) -> np.ndarray:
-    """Part of the atlas that is expected in the sample, float32 (z, y, x), 1 = there.
+    """Part of the atlas that is expected in the sample, float32 (z, y, x), 1 = expected.
 
-    For one hemisphere it falls from 1 to 0 across two voxels about the middle of the tissue.
+    For one hemisphere it falls from 1 to 0 over two voxels at the middle of the tissue.
     """
     shape, frame = image.frame.shape, image.frame
     if extent == "whole":
@@ -88,12 +88,12 @@ class Search:
     scale : tuple of float, optional
         Fixed scale along the atlas axes; searched if None.
     landmarks : Landmarks, optional
-        Their distances count beside the images; three or more give a start of their own.
+        Their distances are added to the criterion; three or more give an additional start.
 
     Attributes
     ----------
     spread_um : float
-        Distance of a landmark from its partner that is expected after the best affine.
+        Expected distance of a landmark from its partner after the best affine.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Search:
         shift_um: np.ndarray,
         scale: float = 1.0,
     ) -> Pose:
-        """Pose with the centres of the tissue aligned, then turned and shifted."""
+        """Pose with the centres of the tissue aligned, then rotated and translated."""
         return Pose(
             permutation,
             np.deg2rad(np.asarray(rotation_deg, float)),
@@ -141,7 +141,7 @@ class Search:
     def best(
         self, permutation: np.ndarray, extent: str, rotation_deg: np.ndarray, shift_um: np.ndarray
     ) -> tuple[float, Pose]:
-        """Best pose near the given start: many starts ranked coarsely, the best descended."""
+        """Best pose near the given start: many starts are ranked coarsely, the best optimised."""
         starts = self._starts(permutation, extent, rotation_deg, shift_um)
         marked = self.pose_of_landmarks(permutation, extent)
         starts += [] if marked is None else [marked]
@@ -152,7 +152,7 @@ class Search:
         return min(fine, key=lambda item: item[0])
 
     def pose_of_landmarks(self, permutation: np.ndarray, extent: str) -> Pose | None:
-        """Pose by the landmarks alone; None where they are too few, or on one line."""
+        """Pose from the landmarks alone; None if they are too few, or on one line."""
         if self.landmarks is None:
             return None
         found = fit_similarity(self.landmarks, permutation, self.spread_um, self.scale)
@@ -226,11 +226,11 @@ class Search:
     def rank_orientations(
         self, atlas_code: str, extents: Sequence[str]
     ) -> list[tuple[float, str, str]]:
-        """All 48 codes by how well the sample fits the atlas as each: (unexplained, code, extent).
+        """All 48 orientation codes of the sample, best fit first: (unexplained, code, extent).
 
-        Those of both handednesses are ranked: where a code is wrong, its handedness may be too.
-        The first few are descended on the finer level; of the others the value is that of the
-        coarse one, no better than the last of these.
+        Codes of both handednesses are ranked: if the declared code is wrong, its handedness may be
+        wrong too. The first few are optimised on the finer level. The others keep their value of
+        the coarse level, but no better than the worst of the first few.
         """
         zero, coarse = np.zeros(3), []
         for code in all_orientations():
@@ -288,7 +288,7 @@ class _Level:
 
 
 def rotation_matrix(vector: torch.Tensor) -> torch.Tensor:
-    """Rotation about a vector by its length (radians), float64, differentiable."""
+    """Rotation about ``vector`` by its length (radians), float64, differentiable."""
     zero = torch.zeros((), dtype=vector.dtype)
     z, y, x = vector
     rows = [[zero, -x, y], [x, zero, -z], [-y, z, zero]]

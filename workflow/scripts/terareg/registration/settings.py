@@ -25,44 +25,44 @@ class RegistrationSettings:
         Finest working voxel; None is size / 80 (100 um for the mouse). Never finer than the
         images themselves.
     levels : int, optional
-        Resolutions, each twice as coarse as the next. None starts near size / 20. The finest is
-        gone through twice where ``kernel_um`` is None.
+        Number of resolutions, each twice as coarse as the next. None starts near size / 20. The
+        finest is run twice if ``kernel_um`` is None.
     flow : str
         "stationary" (one velocity, scaling and squaring) or "time_dependent".
     time_steps : int
-        Velocities in unit time of the time-dependent flow.
+        Number of velocities in unit time of the time-dependent flow.
     kernel_um : float, optional
         Width a of L = (1 - a^2 Laplacian)^power at the finest level. None is 0.15 of the
-        size (1.2 mm) and then, in a last pass, 2.25 times the length along which the residuals are
-        alike, if that is less, but at least 0.1 of the size and six voxels.
+        size (1.2 mm) and then, in a last pass, 2.25 times the correlation length of the residuals,
+        if that is less, but at least 0.1 of the size and six voxels.
     kernel_continuation : float
-        Factor by which the kernel widens with every coarser level, at least 1; 2 keeps it alike
-        in voxels.
+        Factor by which the kernel widens with every coarser level, at least 1; with 2 its width in
+        voxels is the same at all levels.
     kernel_power : float
-        Power p of L. Flows of finite energy are diffeomorphic above 5/4; a small power leaves
-        fine deformation cheaper beside coarse one.
+        Power p of L. Flows of finite energy are diffeomorphic above 5/4; a small power makes fine
+        deformation cheaper relative to coarse deformation.
     velocity_um : float, optional
         Voxel of the velocity grid at the finest level; None is 0.45 of the kernel's width.
     margin_um : float, optional
         Room for the flow around the atlas tissue; None is size / 5.
     regularisation : float
-        Weight of the flow's energy against the match term, without unit; larger is stiffer.
+        Weight of the flow's energy relative to the match term, dimensionless; larger is stiffer.
     affine : str
         "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
         "fixed".
     symmetric : bool
-        At the last level the atlas is predicted from the sample as well; the directions weigh as
-        the noise of what they predict.
+        At the last level the atlas is predicted from the sample as well; the directions are
+        weighted by the noise of the images that they predict.
     contrast_order : int
-        Degree of the polynomial that turns atlas into sample intensity. 1 is best where both were
-        imaged alike: a higher one can bend where the intensity fades at a sharp surface, which
-        then lies up to a quarter of a voxel too far inside.
+        Degree of the polynomial that maps atlas to sample intensity. 1 is best if both were imaged
+        in the same way: a higher degree can bend where the intensity fades at a sharp surface,
+        which then lies up to a quarter of a voxel too far inside.
     contrast_window_um : float, optional
         Standard deviation of the window in which its coefficients are fitted; None is 0.15 of the
         size (1.2 mm). Infinity gives one polynomial for the whole brain.
     regions : str
-        "auto": where the atlas has an annotation, every region has a level of its own in the
-        sample beside what the template predicts, see :mod:`terareg.registration.regions`;
+        "auto": if the atlas has an annotation, every region has its own level in the sample in
+        addition to the prediction from the template, see :mod:`terareg.registration.regions`;
         "none": the template alone.
     priors : tuple of float
         Expected shares of matching, artefact and missing voxels; sum 1.

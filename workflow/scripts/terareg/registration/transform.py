@@ -4,7 +4,7 @@ phi, a diffeomorphism of atlas space, is followed by the affine A::
 
     x_sample = A @ phi(x_atlas)            x_atlas = phi^-1(A^-1 @ x_sample)
 
-Points go forward with it. Images are pulled back with its inverse: the atlas image seen at the
+Points are mapped forward. Images are pulled back with the inverse transform: the atlas image at the
 sample voxel x is I(phi^-1(A^-1 x)). Every name says from where to where points are mapped.
 """
 
@@ -27,7 +27,7 @@ from terareg.storage.store import write_atomic
 
 PointMap = Callable[[np.ndarray], np.ndarray]
 
-_NODES = 4  # along a voxel of the deformation, at which fine grids are mapped exactly
+_NODES = 4  # per voxel of the deformation, along an axis: where fine grids are mapped exactly
 _AFFINE_HEADER = (
     "# affine matrix, atlas micrometres -> sample micrometres, axis order z y x\n"
     "# x_sample = A @ phi(x_atlas); rows are z, y, x and the homogeneous row\n"
@@ -58,9 +58,10 @@ class Transform:
     -----
     Between voxels of ``frame`` displacements are interpolated linearly; outside they keep the
     value of the nearest face. Grids finer than a quarter of such a voxel are mapped at the nodes
-    of a lattice of that width and linearly between them. That misses the map of points near the
-    faces between voxels of ``frame``, by at most 3/16 of the change of displacement from one
-    voxel's step to the next (in the phantom brain .03 um in the mean, .5 um at most).
+    of a lattice of that spacing and interpolated linearly between them. Near the planes through
+    voxel centres of ``frame``, where the slope of the displacement changes, this differs from the
+    map of points by at most 3/16 of the second difference of the displacement (in the phantom brain
+    0.03 um on average, 0.5 um at most).
     """
 
     affine: np.ndarray
@@ -121,8 +122,8 @@ class Transform:
         Returns
         -------
         numpy.ndarray, float32, shape (3, z, y, x)
-            Atlas um, components z, y, x. A block gives the same bits as the same voxels of the
-            whole grid; working memory beyond the result is bounded.
+            Atlas um, components z, y, x. The result of a block is bit-identical to the same voxels
+            of the whole grid; working memory besides the result is bounded.
         """
         return _stacked(self.to_atlas_planes(block), block.shape)
 
@@ -144,7 +145,7 @@ class Transform:
         step = min(self.frame.spacing_um) / _NODES
         if before is not None:
             step /= np.linalg.norm(before[:3, :3], axis=0).max()
-        # rounding the axes to a picometre makes a block's positions those of the whole grid
+        # axes rounded to a picometre, so that a block has exactly the positions of the whole grid
         z, y, x = (
             _Lattice.along(np.round(axis, 6), spacing, step)
             for axis, spacing in zip(block.axes_um(), block.spacing_um)
@@ -175,9 +176,9 @@ class Transform:
 
     # ------------------------------------------------------------------ quality
     def jacobian(self) -> np.ndarray:
-        """Determinant of the derivative of phi on ``frame``, float32, without the affine's part.
+        """Determinant of the derivative of phi on ``frame``, float32, without the affine.
 
-        Above 1 the sample is larger than the atlas there; at or below 0 it would be folded.
+        Above 1 phi expands the atlas locally; at or below 0 it would fold.
         """
         return jacobian_determinant(self.forward, self.frame)
 
@@ -208,9 +209,9 @@ class Transform:
     def itk_sample_to_atlas(self) -> sitk.Transform:
         """ITK composite (millimetres, x, y, z) that maps **sample points to atlas points**.
 
-        It is what ``SimpleITK.Resample(atlas, sample, ...)`` needs to bring the atlas image onto
-        the sample's grid. The field is continued beyond its faces, so that the composite equals
-        :meth:`to_atlas` everywhere in ``sample_frame``.
+        ``SimpleITK.Resample(atlas, sample, ...)`` needs it to bring the atlas image onto the
+        sample's grid. The displacement field is continued beyond its faces, so that the composite
+        equals :meth:`to_atlas` everywhere in ``sample_frame``.
         """
         inverse = np.linalg.inv(self.affine)
         field = _itk_displacement(
@@ -219,10 +220,10 @@ class Transform:
         return sitk.CompositeTransform([field, _itk_affine(inverse)])
 
     def itk_atlas_to_sample(self) -> sitk.Transform:
-        """ITK composite that maps **atlas points to sample points**, see the other direction.
+        """ITK composite (millimetres, x, y, z) that maps **atlas points to sample points**.
 
-        It brings the sample's image onto the atlas's grid, and equals :meth:`to_sample` everywhere
-        in ``atlas_frame``.
+        It resamples the image of the sample onto the grid of the atlas, and equals
+        :meth:`to_sample` everywhere in ``atlas_frame``.
         """
         field = _itk_displacement(self.forward, self.frame, _corners(self.atlas_frame))
         return sitk.CompositeTransform([_itk_affine(self.affine), field])
@@ -231,9 +232,9 @@ class Transform:
     def inverted(self) -> Transform:
         """The same transform with atlas and sample exchanged.
 
-        Its ``to_sample`` is this one's ``to_atlas`` and the other way round. The deformation,
-        A phi A^-1, is sampled anew on a grid of sample space that is no coarser; within the box
-        of ``frame`` the two agree to the error of linear interpolation.
+        Its ``to_sample`` is this one's ``to_atlas`` and vice versa. Its deformation,
+        A phi^-1 A^-1, is sampled on a grid of sample space that is no coarser; within the box of
+        ``frame`` the two transforms agree up to the error of linear interpolation.
         """
         stretch = np.linalg.norm(self.affine[:3, :3], axis=0)
         spacing = float((stretch * self.frame.spacing_um).min())
@@ -245,10 +246,10 @@ class Transform:
         )  # fmt: skip
 
     def then(self, second: Transform) -> Transform:
-        """First this transform, then another one whose atlas is this one's sample.
+        """Composition: this transform, then another one whose atlas is this one's sample.
 
-        ``first.then(second).to_sample(p)`` is ``second.to_sample(first.to_sample(p))``. With an
-        atlas in common, ``one.inverted().then(other)`` leads from one sample to another.
+        ``first.then(second).to_sample(p)`` is ``second.to_sample(first.to_sample(p))``. With a
+        common atlas, ``one.inverted().then(other)`` maps one sample to another.
 
         Parameters
         ----------
@@ -369,7 +370,7 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
 
 
 def write_affine(path: str | Path, affine: np.ndarray) -> None:
-    """Write a 4 x 4 matrix (atlas um to sample um, z y x) as text that gives the same numbers."""
+    """Write a 4 x 4 matrix (atlas um to sample um, z y x) as text that reads back exactly."""
     rows = "\n".join(" ".join(f"{value:.17g}" for value in row) for row in affine)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, (_AFFINE_HEADER + rows + "\n").encode())
@@ -407,7 +408,7 @@ def jacobian_determinant(displacement_um: np.ndarray, frame: Frame) -> np.ndarra
 
 @dataclass(frozen=True)
 class _Lattice:
-    """Nodes along an axis (um), and for every voxel the node below it and the next one's weight."""
+    """Nodes along an axis (um), and for every voxel the node below and the weight of the next."""
 
     nodes: np.ndarray
     below: np.ndarray
@@ -416,7 +417,7 @@ class _Lattice:
 
     @classmethod
     def along(cls, axis_um: np.ndarray, spacing_um: float, step_um: float) -> _Lattice:
-        """Nodes at multiples of a step, or at the voxels themselves where these are no finer."""
+        """Nodes at multiples of a step, or at the voxels themselves if these are no finer."""
         if spacing_um >= step_um:
             return cls(axis_um, np.arange(len(axis_um)), np.zeros(len(axis_um)), exact=True)
         place = axis_um / step_um
@@ -450,7 +451,7 @@ def _points(points_um: np.ndarray) -> np.ndarray:
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    # sums written out: a matrix product may round differently for other block sizes
+    # sums are written out, because a matrix product may round differently for other block sizes
     z, y, x = points
     return np.stack([row[0] * z + row[1] * y + row[2] * x + row[3] for row in matrix[:3]])
 
@@ -476,7 +477,7 @@ def _corners(frame: Frame) -> np.ndarray:
 
 
 def _frame_around(points: np.ndarray, spacing_um: float, orientation: str) -> Frame:
-    """Isotropic grid whose voxel centres reach around points, shape (3, n)."""
+    """Isotropic grid whose voxel centres enclose points, shape (3, n)."""
     low, high = points.min(1), points.max(1)
     shape: tuple[int, int, int] = tuple(
         int(n) + 1 for n in np.maximum(1, np.ceil((high - low) / spacing_um))
@@ -490,7 +491,7 @@ def _resampled(
     frame: Frame,
     frames: tuple[Frame, Frame],
 ) -> Transform:
-    """Transform of this form for two point maps, there and back, (n, 3) to (n, 3)."""
+    """Transform that represents two point maps, forward and inverse, (n, 3) to (n, 3)."""
     there, back = maps
     grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).reshape(3, -1)
     forward = _apply(np.linalg.inv(affine), there(grid.T).T) - grid
@@ -510,9 +511,9 @@ def _itk_affine(matrix: np.ndarray) -> sitk.AffineTransform:
 def _itk_displacement(
     field_um: np.ndarray, frame: Frame, points: np.ndarray
 ) -> sitk.DisplacementFieldTransform:
-    """ITK's form of a field that reaches around points, shape (3, n).
+    """ITK displacement field, extended so that it encloses points, shape (3, n).
 
-    ITK moves nothing outside a field; here the values of the faces go on.
+    ITK has displacement 0 outside a field; here the values at the faces are continued.
     """
     index = frame.to_index(points.T)
     before = np.maximum(0, np.ceil(-index.min(0))).astype(int)
@@ -524,7 +525,7 @@ def _itk_displacement(
 
 def itk_vectors(field_um: np.ndarray, frame: Frame, dtype: type) -> sitk.Image:
     """Field (3, z, y, x), components z, y, x in um, as an ITK image of vectors x, y, z in mm."""
-    # to the nanometre: composites are written as text
+    # rounded to a nanometre, because composites are written as text
     data: np.ndarray = np.moveaxis(field_um[::-1], 0, -1).astype(np.float64) / 1000
     data = np.round(data, 6).astype(dtype)
     image = sitk.GetImageFromArray(np.ascontiguousarray(data), isVector=True)

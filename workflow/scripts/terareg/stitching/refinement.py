@@ -148,7 +148,7 @@ def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
 
 
 def _prepared(pixels: np.ndarray, spans, levels) -> np.ndarray:
-    """A box of ``pixels`` filtered by :func:`prepare` with a margin for the reach of the filters."""
+    """A box of ``pixels`` filtered by :func:`prepare` with a margin for the filters' reach."""
     around, inside = [], []
     for (low, high), n, reach in zip(spans, pixels.shape, REACH):
         first = max(0, low - reach)
