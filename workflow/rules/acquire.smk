@@ -30,11 +30,11 @@ rule index_acquisition:
 
 
 rule check_inputs:
-    """Check what the user gives beside the raw data, and that the store has room for the results.
+    """Check the user's other files besides the raw data, and that the store has enough free space.
 
-    Every target asks for it, and its priority puts it before all work; no other rule reads it, so
-    that nothing runs again for it. (An edge marked ancient would not do: Snakemake 9 does not look
-    for other reasons to run what lies behind one.)
+    Every target requires it, and its priority puts it before all other work. No other rule reads
+    its output, so that nothing reruns because of it. (An input marked ancient would not do:
+    Snakemake 9 ignores other reasons to run the rules behind one.)
     """
     input:
         index=of_sample(inputs.index_file),

@@ -32,7 +32,7 @@ rule prepare_atlas:
 
 
 rule prepare_atlas_image:
-    """Check a further image of an atlas, on the grid of its template, and copy it likewise."""
+    """Check an additional image of an atlas, on the grid of its template, and copy it likewise."""
     input:
         template=of_atlas(inputs.template_source),
         image=of_image(inputs.image_source),

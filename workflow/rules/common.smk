@@ -1,4 +1,4 @@
-# What all rules share: the run, paths, and adaptors that give the library's functions wildcards.
+# Shared by all rules: the run, paths, and adaptors that pass wildcards to library functions.
 # Standard library only, besides Snakemake's own dependencies: `snakemake --lint` needs no more.
 import atexit
 import os
@@ -26,14 +26,14 @@ from terareg.volumes import cost as volumes_cost
 
 
 def guarded(function, *arguments):
-    """Call a function of the library; its errors are Snakemake's own, without a traceback."""
+    """Call a library function; its errors become Snakemake errors, without a traceback."""
     try:
         return function(*arguments)
     except TeraregError as error:
         raise WorkflowError(str(error))
 
 
-# of the jobs, which are processes of this one, wherever it runs
+# set here, since jobs are processes started from this one, wherever it runs, and inherit it
 blas.pin_kernels(os.environ)
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
@@ -48,7 +48,7 @@ guarded(sizing.check_extents, RUN)
 
 
 def one_of(names):
-    """Regular expression that matches just these names (and nothing if there are none)."""
+    """Regular expression that matches only these names (and nothing if there are none)."""
     return "|".join(map(re.escape, names)) or "(?!)"
 
 
@@ -75,7 +75,7 @@ def atlas_file(name):
 
 
 def registration_files():
-    """What a registration writes, by the names that scripts use."""
+    """Output files of a registration, by the names that scripts use."""
     named = inputs.REGISTRATION_FILES.items()
     return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
 
@@ -89,7 +89,7 @@ def benchmark_of(name):
 
 
 def record_of(name):
-    """Where in the store a job writes what it took, and where its sample's files lie."""
+    """Where in the store a job records its resource use, and the folder of its sample's files."""
 
     def record(wildcards):
         sample = wildcards.sample
@@ -104,7 +104,7 @@ def record_of(name):
 
 # ------------------------------------------------------------------ functions of the wildcards
 def of_wildcards(*names):
-    """Adaptor: a function of the run and these wildcards becomes one of the wildcards."""
+    """Adaptor: turn a function of the run and these names into an input function of wildcards."""
 
     def adaptor(function, *more):
         def value(wildcards):
@@ -131,7 +131,7 @@ def setting(path):
 
 
 def batches(count):
-    """Number of batches of a stage, ``count(sample)`` many."""
+    """Number of batches of a stage, from ``count(sample)``."""
     return of_sample(sizing.batches_of, count)
 
 
@@ -166,7 +166,7 @@ def users_of_job(wildcards):
 
 
 def threads_of(rule_name):
-    """CPUs of a job, of a number that AWS Batch offers."""
+    """CPUs of a job, a number that AWS Batch offers."""
     return lambda wildcards: max(
         requests.threads_of(rule_name, user) for user in users_of_job(wildcards)
     )
@@ -210,25 +210,25 @@ def removal_of(find, log):
 
 
 def planned_run():
-    """The plan of everything, for people."""
+    """The plan of a complete run, as readable text."""
     sized = {name: guarded(sizing.sized, RUN, name) for name in SAMPLES}
     return "\n".join(run_plan.plan_text(name, sample) for name, sample in sized.items())
 
 
 # ------------------------------------------------------------------ dry runs
 def sample_of_job(wildcards):
-    """The sample that a job counts for; that of an atlas for its first user."""
+    """The sample to which a job is attributed; for an atlas, the first sample that uses it."""
     users = RUN.users_of(wildcards["atlas"]) if "atlas" in wildcards else ()
     return wildcards.get("sample") or next(iter(users), None)
 
 
 def print_plan():
-    """Say at the end of a dry run what the run would take."""
+    """Print at the end of a dry run what the run would need."""
     if shows_plan():
         for name, jobs in jobs_to_run(sample_of_job).items():
             text = run_plan.plan_text(name, sizing.sized(RUN, name), jobs)
             print(text, file=sys.stderr)
 
 
-# Snakemake calls no handler in a dry run; when it ends, the jobs are known
+# Snakemake calls no handler in a dry run; at exit the jobs are known
 atexit.register(print_plan)

@@ -1,5 +1,5 @@
-# The only place that looks into Snakemake itself; tests/workflow/test_engine.py says what broke
-# when an upgrade moves something.
+# The only place that uses Snakemake's internals; tests/workflow/test_engine.py shows what breaks
+# when an upgrade changes them.
 import sys
 from collections import Counter
 from pathlib import Path
@@ -9,7 +9,7 @@ from snakemake.settings.types import Quietness
 
 
 def check_environment():
-    """Snakemake starts jobs by a command line in which a path with a blank falls apart."""
+    """Raise if the path of Python has a blank, which breaks Snakemake's command lines for jobs."""
     if " " in sys.executable:
         raise WorkflowError(
             f"the environment lies in a folder with a blank ({sys.executable}), from which no job "
@@ -18,7 +18,7 @@ def check_environment():
 
 
 def scripts_folder():
-    """Folder of the scripts and the library, also where another workflow uses this one as a module."""
+    """Folder of the scripts and the library, also if another workflow uses this one as a module."""
     here = workflow.current_basedir.get_path_or_uri(secret_free=True)
     folder = Path(here).parent / "scripts"
     if not folder.is_dir():
@@ -30,7 +30,7 @@ def scripts_folder():
 
 
 def remote_prefix():
-    """Prefix of the remote storage of tracked files, whose jobs see no local ones; or None."""
+    """Prefix of the remote storage of tracked files, or None; with one, jobs see no local files."""
     settings = workflow.storage_settings
     if settings and settings.default_storage_provider:
         return f"{settings.default_storage_prefix}"
@@ -38,24 +38,24 @@ def remote_prefix():
 
 
 def config_files():
-    """Files that the configuration was read from."""
+    """Files from which the configuration was read."""
     return [Path(path) for path in workflow.config_settings.configfiles or ()]
 
 
 def is_linted():
-    """Whether the rules are only looked at, as the public catalogue does without a sample."""
+    """Whether the rules are only linted, as the public catalogue does without a sample."""
     return "--lint" in sys.argv
 
 
 def shows_plan():
-    """Whether this is a dry run that may print."""
+    """Whether this is a dry run that is not silenced."""
     return workflow.dryrun and Quietness.ALL not in (
         workflow.output_settings.quiet or ()
     )
 
 
 def jobs_to_run(sample_of):
-    """Jobs of the run by sample and rule; ``sample_of`` says whose a job's wildcards are."""
+    """Jobs of the run by sample and rule; ``sample_of`` maps a job's wildcards to its sample."""
     found = {}
     for job in workflow.dag.needrun_jobs(exclude_finished=False):
         name = sample_of(job.wildcards_dict)

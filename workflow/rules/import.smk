@@ -1,8 +1,8 @@
-# Input that is a volume already: its images, written into the store as fused volumes are.
+# Input that is already a volume: its images are written into the store like fused volumes.
 
 
 rule index_input:
-    """Describe the images of a sample that is a volume already, from their headers."""
+    """Describe the images of a sample that is already a volume, from their headers."""
     input:
         images=of_sample(raw_data.sample_images),
     output:

@@ -97,9 +97,9 @@ use rule estimate_flatfield as refine_flatfield with:
 
 
 rule sum_lines:
-    """Gather means of lines of one batch of tiles, where they overlap.
+    """Gather the means of lines of one batch of tiles in their overlaps.
 
-    With intensity.destriping: auto it ends at once where the flat-field's statistics show no stripes.
+    With intensity.destriping: auto it ends at once if the flat-field's statistics show no stripes.
     """
     input:
         acquisition=result("acquisition.json"),
@@ -130,9 +130,9 @@ rule sum_lines:
 
 
 rule estimate_stripes:
-    """Find the brightness of every line of every plane from the overlaps of the tiles.
+    """Estimate the gain of every line of every plane from the overlaps of the tiles (destriping).
 
-    The gains lie beside their record in the store; the output describes them.
+    The gains and their record are in the store; the output describes them.
     """
     input:
         acquisition=result("acquisition.json"),
@@ -165,7 +165,7 @@ rule estimate_stripes:
 rule correct_tiles:
     """Write one batch of corrected tiles into the store (not with corrected_tiles: stream).
 
-    The arrays lie beside a record each in the store; the output lists them.
+    Each array is in the store beside its record; the output lists them.
     """
     input:
         unpack(of_channel(inputs.shading_files)),

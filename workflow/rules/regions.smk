@@ -1,4 +1,4 @@
-# Numbers: per region and hemisphere, and the registration's error by fiducials and labels.
+# Numbers: per region and hemisphere, and the registration error from fiducials and labels.
 
 
 rule sum_regions:
@@ -90,7 +90,7 @@ rule score_registration:
 
 
 rule score_labels:
-    """Compare labels of the sample with the atlas's regions there: Dice of every region."""
+    """Compare labels of the sample with the registered atlas: Dice coefficient of every region."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),

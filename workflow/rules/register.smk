@@ -1,4 +1,4 @@
-# Registration: a first pose to look at, then EM-LDDMM.
+# Registration: an initial pose to inspect, then EM-LDDMM.
 
 
 rule pair_landmarks:
@@ -33,7 +33,7 @@ rule pair_landmarks:
 
 
 rule preview_alignment:
-    """Find the initial pose of the atlas in the sample and draw it: look before you wait."""
+    """Find the initial pose of the atlas in the sample and draw it for checking beforehand."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.landmark_files)),

@@ -2,7 +2,7 @@
 
 
 rule import_tiles:
-    """Write the nominal grid as TeraStitcher's xml_import.xml, or take over the user's."""
+    """Write the nominal grid as TeraStitcher's xml_import.xml, or use the user's file."""
     input:
         acquisition=result("acquisition.json"),
         own=of_sample(inputs.own_xml, "xml_import"),
@@ -28,7 +28,7 @@ rule import_tiles:
 
 
 rule estimate_steps:
-    """Find the true step of the stage, where the metadata's overlap may be wrong."""
+    """Find the true step of the stage, because the overlap in the metadata may be wrong."""
     input:
         unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
@@ -90,7 +90,7 @@ rule measure_displacements:
 
 
 rule gather_displacements:
-    """Gather all measured displacements into xml_displcomp.xml, or take over the user's."""
+    """Gather all measured displacements into xml_displcomp.xml, or use the user's file."""
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_import.xml"),

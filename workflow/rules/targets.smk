@@ -26,7 +26,7 @@ rule corrected_volumes:
 
 
 rule previews:
-    """Initial poses with their pictures: look before the registration runs."""
+    """Initial poses with their pictures, to be checked before the registration runs."""
     input:
         for_samples(targets.preview_files),
 
@@ -38,19 +38,19 @@ rule registration:
 
 
 rule regions:
-    """Labels, meshes, region tables, registration errors, points, channels in the atlas."""
+    """Labels, meshes, region tables, registration errors, points, and channels in atlas space."""
     input:
         for_samples(targets.region_files),
 
 
 rule verified_volumes:
-    """All volumes read back and compared with what was written. Not part of the usual work."""
+    """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
         for_samples(targets.verified_files),
 
 
 rule plan:
-    """Print what a run of everything takes: jobs, hours, bytes, memory, room. Runs nothing else."""
+    """Print what a complete run needs: jobs, hours, bytes, memory, space. Runs nothing else."""
     log:
         f"{RUN.results}/plan.txt",
     run:
@@ -60,7 +60,7 @@ rule plan:
 
 
 rule remove_intermediates:
-    """List corrected tiles, checkpoints and rests of killed jobs; remove them when confirmed."""
+    """List corrected tiles, checkpoints, leftovers of killed jobs; remove them when confirmed."""
     log:
         f"{RUN.results}/remove_intermediates.txt",
     run:
@@ -75,8 +75,8 @@ rule remove_sample:
         removal_of(removal.find_sample, log[0])
 
 
-# Targets have nothing to run. The others write one small file of metadata in a second: where they
-# stand between two jobs, waiting in a queue would cost far more than they do.
+# Targets have nothing to run. The others write one small file of metadata in a second; waiting in a
+# queue between two jobs would take far longer.
 localrules:
     corrected_tiles,
     stitching,

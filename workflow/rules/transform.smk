@@ -1,4 +1,4 @@
-# What is carried through the transform: labels into the sample, channels into the atlas, points.
+# Data carried through the transform: labels into the sample, channels into the atlas, points.
 
 
 rule init_labels:
@@ -111,7 +111,7 @@ rule init_atlas_space:
 
 
 rule transform_volume:
-    """Carry a channel into the atlas, block by block, linear."""
+    """Carry a channel into the atlas, block by block, by linear interpolation."""
     input:
         unpack(of_registration(inputs.transform_files)),
         source=of_channel(inputs.measured_file, "plan.json"),

@@ -47,7 +47,7 @@ rule draw_flatfield:
 
 
 rule draw_stripes:
-    """Draw what intensity.destriping does to the tile whose lines differ most."""
+    """Draw the effect of intensity.destriping on the tile whose lines differ most."""
     input:
         unpack(of_channel(inputs.shading_files)),
         acquisition=result("acquisition.json"),

@@ -65,7 +65,7 @@ rule fuse_blocks:
 
 
 rule finish_pyramid:
-    """Make the coarse levels of a volume from the finest that its blocks wrote."""
+    """Make the coarse levels of a volume from the levels that its blocks wrote."""
     input:
         plan=result("{volume}/plan.json"),
         batches=of_volume(inputs.blocks_of_volume),

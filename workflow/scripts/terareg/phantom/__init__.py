@@ -1,1 +1,1 @@
-"""Generated acquisitions with known truth, and the scorer that judges a run by them."""
+"""Synthetic acquisitions with known truth, and the scoring of a run against it."""

@@ -29,7 +29,7 @@ _BLUR_UM = 35.0
 # ------------------------------------------------------------------ ontology
 @dataclass(frozen=True)
 class PhantomStructure:
-    """One node of the hierarchy; ``parts`` > 0 divides its volume per hemisphere into cells."""
+    """One node of the ontology; ``parts`` > 0 divides its volume per hemisphere into cells."""
 
     acronym: str
     name: str
@@ -75,16 +75,16 @@ _TREE = (
 
 @dataclass(frozen=True)
 class BrainSettings:
-    """What the phantom brain is like.
+    """Settings of the phantom brain.
 
     Attributes
     ----------
     seed : int
-        Of every random number.
+        Seed of all random numbers.
     atlas_spacing_um : float
         Isotropic voxel size of the atlas files.
     smallest_region_mm3 : float
-        No region of a hemisphere is smaller; structures get fewer parts instead.
+        Smallest region of a hemisphere; structures have fewer parts if necessary.
     """
 
     seed: int = 0
@@ -99,9 +99,9 @@ class PhantomAtlas:
     Attributes
     ----------
     template : numpy.ndarray, float32 (z, y, x)
-        Intensity 0..1, seen with a blur.
+        Intensity 0..1, blurred.
     tissue : numpy.ndarray, float32 (z, y, x)
-        The same before the blur: what a voxel is made of.
+        The same before the blur.
     annotation : numpy.ndarray, uint32 (z, y, x)
         Ids of leaf regions, 0 outside.
     frame : Frame
@@ -166,7 +166,7 @@ def _paint_structures(frame: Frame, rng: np.random.Generator) -> np.ndarray:
     side, front, up = side + offset[0] * np.tanh(side / 0.4), front + offset[2], up + offset[1]
     here = (side, front, up)
 
-    # a flattened ventral side: heights below the cerebrum's centre count more
+    # coordinates below the centre of the cerebrum are scaled up, which flattens its ventral side
     cerebrum_up = np.where(up < 0.25, 0.25 + (up - 0.25) * 1.06, up)
     cerebrum = _ellipsoid((side, front, cerebrum_up), (1.1, -0.45, 0.2), (2.45, 3.45, 2.25))
     bulb = _ellipsoid(here, (0.62, 3.35, -0.15), (0.66, 1.3, 0.95))
@@ -283,7 +283,7 @@ def _divide(
             settings.smallest_region_mm3 / voxel_mm3,
             rng,
         )
-        # neighbouring parts should differ: spread the factors evenly, then shuffle
+        # neighbouring parts should differ, so the factors are spread evenly, then shuffled
         factors = rng.permutation(np.linspace(-0.28, 0.28, parts)) + 0.01 * rng.standard_normal(
             parts
         )
@@ -306,7 +306,7 @@ def _divide(
 def _voronoi(
     points: np.ndarray, parts: int, smallest: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Lloyd's cells of nearly equal size; the smallest is merged away if it is below the limit."""
+    """Voronoi cells of nearly equal size (Lloyd); the smallest is merged if below the limit."""
     while True:
         seeds = points[rng.choice(len(points), parts, replace=False)]
         for _ in range(12):
@@ -327,7 +327,7 @@ def _tissue(annotation, level, frame, rng) -> np.ndarray:
     """Region intensities, mirrored texture, gradients; float32 in 0..1.3."""
     axes = [a / 1000 for a in frame.axes_um()]
     axes[0] = np.abs(axes[0] - frame.centre_um[0] / 1000)
-    # of one side: what is computed for the other can differ in the last bit
+    # computed on one side and mirrored, because the other side could differ in the last bit
     axes[0] = axes[0][: len(axes[0]) // 2]
     extent = np.array(frame.extent_um) / 1000
     fine = SplineField.random(rng, extent, (0.28, 0.28, 0.28)).grid(axes)[0]
@@ -340,7 +340,7 @@ def _tissue(annotation, level, frame, rng) -> np.ndarray:
 
 
 def blurred(image: np.ndarray, frame: Frame) -> np.ndarray:
-    """What a microscope makes of it: contrast comes first, then tissues mix within its focus."""
+    """Blur of a microscope: contrast is formed first, then tissues mix within the focus."""
     return ndimage.gaussian_filter(image, _BLUR_UM / frame.spacing_um[0])
 
 

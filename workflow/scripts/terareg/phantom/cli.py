@@ -135,7 +135,7 @@ def _cut(options: argparse.Namespace) -> int:
             settings, counts_per_electron=0.0, read_noise=0.0, stripes=0.0, saturated_spots=0
         )
     placement = colm.place_tiles(settings)
-    # the volume lies in the middle of the union, whatever the jitter made of it
+    # the volume lies in the middle of the union of the tiles, whose size depends on the jitter
     offset = [(n - m) // 2 for n, m in zip(placement.shape, volume.shape)]
     truth = {
         "seed": options.seed,
@@ -160,7 +160,7 @@ def _tiles2d(options: argparse.Namespace) -> int:
     orientation = check_orientation(options.orientation)
     settings = colm.colm_from_tiles(options.folder, options.out / "raw", options.spacing[0])
     config = demo.sample_config(options.out, options.sample, orientation, ("ch0",), options.spacing)
-    config["intensity"] = {"bias": {"enabled": False}}  # one plane has no field
+    config["intensity"] = {"bias": {"enabled": False}}  # one plane has no bias field
     demo.write_config(options.out / "sample.yaml", config)
     sys.stdout.write(
         f"{len(settings.scanned_cells())} tiles, {settings.rows} rows of {settings.columns}, "

@@ -1,14 +1,14 @@
 """Cut any volume into a COLM acquisition with known tile positions and known camera and optics.
 
-Frames: the *fused frame* counts voxels from the smallest tile origin over all scanned tiles; its
-point (0, 0, 0) um is the centre of that first voxel. Tile origins are given in voxels of it.
+Frames: the *fused frame* starts at the smallest tile origin of all scanned tiles; its point
+(0, 0, 0) um is the centre of the first voxel. Tile origins are given in its voxels.
 
 A pixel of tile t, channel c is::
 
     count = dark + scale * signal * profile_c(y, x) * (1 + stripes_t(z, y)) + noise
 
-with ``profile`` of mean 1, shot noise of variance ``counts_per_electron * (count - dark)``, read
-noise of constant deviation, then rounded and clipped into 16 bits.
+with ``profile`` of mean 1, shot noise of variance ``counts_per_electron * (count - dark)`` and read
+noise of constant standard deviation, then rounded and clipped to 16 bits.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ColmSettings:
     overlap : float
         Nominal overlap of neighbours as a fraction of the tile.
     step_um : float
-        Distance of planes.
+        Distance between planes.
     empty : tuple of (row, column)
         Cells that were never scanned.
     jitter_vox : tuple of int
@@ -74,11 +74,11 @@ class ColmSettings:
     scale : float
         Counts per unit of the volume.
     saturated_spots : int
-        Spots of 65535 per channel in the whole acquisition.
+        Number of spots of 65535 per channel in the whole acquisition.
     names : str
         ``long`` (VW0_LOC000D_CM0_CHN00_PLN0000.tif) or ``short`` (CHN00_PLN0000.tif).
     seed : int
-        Of every random number.
+        Seed of all random numbers.
     """
 
     rows: int = 3
@@ -143,9 +143,9 @@ class TrueOrigins:
     true : dict of str to tuple of int
         Origin of each tile in the fused frame; the smallest is 0 along every axis.
     nominal : dict of str to tuple of float
-        Stage position; cell (0, 0) at 0, also where that cell is empty.
+        Stage position; cell (0, 0) is at 0, even if that cell is empty.
     shape : tuple of int
-        Union of all tiles.
+        Shape of the union of all tiles.
     """
 
     true: dict[str, tuple[int, int, int]]
@@ -258,7 +258,7 @@ class _Camera:
 
 
 def _burn(counts: np.ndarray, z: int, y: int, x: int) -> None:
-    """A spot that saturates, three planes deep and about seven pixels wide."""
+    """Add a saturated spot, three planes deep and about seven pixels wide."""
     for plane in range(max(z - 1, 0), min(z + 2, len(counts))):
         yy, xx = np.ogrid[: counts.shape[1], : counts.shape[2]]
         counts[plane] += 4e5 * np.exp(-0.5 * (((yy - y) / 1.6) ** 2 + ((xx - x) / 1.6) ** 2))
@@ -277,8 +277,8 @@ def write_colm(
     Parameters
     ----------
     volume : callable
-        See :data:`VolumeFunction`; voxels of the fused frame. One tile by at most 32 planes is
-        asked for at a time.
+        See :data:`VolumeFunction`; voxels of the fused frame. At most 32 planes of one tile are
+        requested at a time.
     raw : path
         New folder for ``Experiment.ini``, ``Scanned Cells.txt`` and ``VW0/LOCnnn/*.tif``.
     truth : path
@@ -462,7 +462,7 @@ def colm_from_tiles(folder: Path, raw: Path, step_um: float = 50.0) -> ColmSetti
     raw : path
         New folder for the acquisition.
     step_um : float
-        Plane distance to state in the metadata.
+        Plane distance to write into the metadata.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Put the pieces together: brain, acquisition, fiducials, truth and ``sample.yaml``."""
+"""Make a complete demo: brain, acquisition, fiducials, truth and ``sample.yaml``."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     Returns
     -------
     dict
-        What ``truth/truth.json`` holds.
+        Content of ``truth/truth.json``.
 
     Raises
     ------
@@ -105,7 +105,7 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     )
     write_json(out / "truth" / "truth.json", truth)
     config = sample_config(out, "demo", SAMPLE_ORIENTATION, CHANNELS)
-    # planes are 50 um apart, so windows are thin to have several of them in a small lobe
+    # planes are 50 um apart, so many thin windows are used to have several in a small lobe
     config["stitching"] = {
         "displacement": {"search_um": _search_um(settings.colm, frame.spacing_um), "windows": 10}
     }
@@ -121,7 +121,7 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
 
 
 def _search_um(colm: ColmSettings, spacing_um: Sequence[float]) -> list[float]:
-    """Largest deviation of two neighbours from the stage's step, and one voxel more."""
+    """Largest deviation of two neighbours from the step of the stage, plus one voxel."""
     drift = [max(abs(r), abs(c)) for r, c in zip(colm.drift_row_vox, colm.drift_column_vox)]
     return [
         float(round((2 * jitter + d + 1) * spacing))

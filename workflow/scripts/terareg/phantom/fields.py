@@ -22,7 +22,7 @@ class SplineField:
     nodes : numpy.ndarray, float32, shape (components, z, y, x)
         Lattice values (B-spline coefficients).
     spacing : tuple of float
-        Distance of the nodes along (z, y, x), in the unit of the points.
+        Distance between nodes along (z, y, x), in the unit of the points.
     origin : tuple of float
         Position of node (0, 0, 0).
     periodic : bool
@@ -45,7 +45,7 @@ class SplineField:
     ) -> SplineField:
         """Gaussian field of zero mean and unit variance that covers ``0 <= p <= extent``.
 
-        Lattices longer than ``max_nodes`` along an axis repeat, which bounds the memory.
+        Lattices longer than ``max_nodes`` along an axis are periodic, which bounds the memory.
         """
         wanted = [int(np.ceil(e / s)) + 5 for e, s in zip(extent, spacing)]
         shape = [min(n, max_nodes) for n in wanted]

@@ -1,4 +1,4 @@
-"""Compare a score with its floors and show the two as a table."""
+"""Compare a score with its limits (floors) and show both as a table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Floors:
-    """Limits that a run has to keep.
+    """Limits that a run must meet.
 
     Attributes
     ----------
     tile_max_vox, flatfield_rms_percent, tre_working_voxels, region_volume_percent : float
         Upper limits (tile error in voxels, target registration error in working voxels).
     dice, jacobian : float
-        Lower limits; the Jacobian has to be greater than its limit.
+        Lower limits; the Jacobian must be greater than its limit.
     """
 
     tile_max_vox: float = 1.0
@@ -43,7 +43,7 @@ def verdicts(
     """Compare a score with its floors.
 
     ``working_voxel_um`` is the voxel size of the registration; by default that of
-    ``sample_to_atlas_displacement.nrrd``. Figures that were not asked for are left out.
+    ``sample_to_atlas_displacement.nrrd``. Figures that were not requested are left out.
     """
     lines = []
 

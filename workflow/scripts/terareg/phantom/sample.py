@@ -1,7 +1,8 @@
 """A deformed sample of the phantom brain, with known truth.
 
 The sample is a function: its value at any point of the sample frame is computed from the atlas at
-the point's true anatomical position, so blocks of any size agree and no volume is ever held whole.
+the true anatomical position of the point, so blocks of any size agree and no whole volume is ever
+held in memory.
 
 Directions: ``Sample.to_atlas`` maps sample points to atlas points by an explicit formula,
 ``p = A^-1 x + d(x)`` with a two-scale B-spline displacement ``d``; ``Sample.to_sample`` is its
@@ -31,14 +32,14 @@ class SampleSettings:
     Attributes
     ----------
     seed : int
-        Of every random number.
+        Seed of all random numbers.
     rotation_deg, scale, shift_um : float
         Rotation angle about a random axis; largest deviation of the scale from 1 along an axis;
         largest translation along an axis, micrometres.
     coarse_um, fine_um : float
         Root mean square displacement of the two scales, beyond an affine map, micrometres.
     coarse_spacing_um, fine_spacing_um : float
-        Distance of the lattice nodes of the two scales.
+        Distance between lattice nodes of the two scales.
     region_factor : float
         Standard deviation of the log intensity factor of a region.
     bias : float
@@ -46,9 +47,9 @@ class SampleSettings:
     texture : float
         Relative amplitude of the voxel-scale texture.
     cells : int
-        Bright cells in channel 1.
+        Number of bright cells in channel 1.
     tissue_counts : tuple of float
-        Intensity that template value 1 has in either channel.
+        Intensity of template value 1 in each channel.
     """
 
     seed: int = 0
@@ -70,7 +71,7 @@ def _without_affine_part(field: SplineField, extent: np.ndarray, size: float) ->
     """Remove the best affine map over the middle of the volume; scale the rest to ``size`` rms.
 
     A cubic B-spline reproduces linear functions from their values at the nodes, so the affine part
-    can be taken out of the nodes themselves, and pose and deformation stay two different things.
+    can be removed from the nodes themselves, which keeps pose and deformation separate.
     """
     axes = [np.linspace(0, e, 25) for e in extent]
     points = np.stack(np.meshgrid(*axes, indexing="ij"), -1)
@@ -156,7 +157,7 @@ class Sample:
                 (s.fine_spacing_um, s.fine_um),
             )
         )
-        # keep clear of folding: the Jacobian of the map stays above 0.4 everywhere
+        # no folding: the Jacobian of the map is kept above 0.4 everywhere
         axes = [np.arange(0.0, e + 150, 150.0) for e in extent]
         inverse = self._inverse_affine[:3, :3]
         while True:
@@ -204,7 +205,7 @@ class Sample:
 
     # -------------------------------------------------------------- appearance
     def _make_images(self, rng: np.random.Generator) -> np.ndarray:
-        """Two looks of the atlas per channel, between which the sample varies in space."""
+        """Two contrasts of the atlas per channel, between which the sample varies in space."""
         ids, inverse = np.unique(self.atlas.annotation, return_inverse=True)
         t = self.atlas.tissue
         gate = np.clip((t - 0.2) / 0.15, 0, 1)

@@ -1,9 +1,9 @@
-"""Judge a run of the workflow on a phantom, from the artefacts that a user gets.
+"""Score a run of the workflow on a phantom, from the output files that a user gets.
 
-Nothing of the library's own readers is used: XML, TIFF, NRRD, OME-Zarr, precomputed volumes and
-tables are opened with the tools that a user would take. All positions are in the fused frame (see
-:mod:`terareg.phantom.colm`). Where the placement shifted the fused volume as a whole, the truth is
-shifted with it, so that one mistake is counted once, as a tile error.
+The library's own readers are not used: XML, TIFF, NRRD, OME-Zarr, precomputed volumes and tables
+are opened with the tools that a user would use. All positions are in the fused frame (see
+:mod:`terareg.phantom.colm`). If the placement shifted the fused volume as a whole, the truth is
+shifted with it, so that this error is counted only once, as a tile error.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _SPOT_REACH_VOX = (3, 12, 12)
 
 
 class ScoreError(TeraregError):
-    """An artefact that the scorer needs is missing or cannot be what it should be."""
+    """An output file that the scorer needs is missing or invalid."""
 
 
 @dataclass(frozen=True)
 class ScorePaths:
-    """Where truth and results lie.
+    """Locations of truth and results.
 
     Attributes
     ----------
@@ -104,7 +104,7 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
     Raises
     ------
     ScoreError
-        If an artefact is missing, with its path.
+        If an output file is missing; the message has its path.
     """
     wanted = tuple(STAGES) if stages is None else tuple(stages)
     unknown = [name for name in wanted if name not in STAGES]
@@ -120,7 +120,7 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
             )
     result: dict[str, Any] = {key: None for keys in STAGES.values() for key in keys}
     result["details"] = {}
-    # the frame's offset belongs to every later stage; without an XML file it is taken as zero
+    # all later stages need the offset of the fused frame; without an XML file it is 0
     offset = np.zeros(3)
     if "tiles" in wanted or _merging_xml(paths).exists():
         tiles, offset = _score_tiles(paths, truth)
@@ -183,7 +183,7 @@ def _open_volume(folder: Path, made_by: str) -> _Lazy | _Precomputed:
 
 
 class _Lazy:
-    """Last three axes of a zarr array."""
+    """Zarr array, read along its last three axes."""
 
     def __init__(self, array: zarr.Array) -> None:
         self._array = array
@@ -196,7 +196,7 @@ class _Lazy:
 
 
 class _Precomputed:
-    """The same for a precomputed layer."""
+    """Precomputed layer with the same interface as :class:`_Lazy`."""
 
     def __init__(self, layer) -> None:
         self._layer = layer
@@ -288,7 +288,7 @@ def _score_bias(paths: ScorePaths, truth: dict, result: dict) -> None:
 
 
 def _at(array: np.ndarray, frame: Frame, points_um: np.ndarray) -> np.ndarray:
-    """Linear interpolation, continued by the border values."""
+    """Linear interpolation; border values are continued outside."""
     index = frame.to_index(points_um).T
     return ndimage.map_coordinates(array.astype(float), index, order=1, mode="nearest")
 
@@ -339,7 +339,7 @@ def _score_fused(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dic
 
 
 def _overlap(true_shape, found_shape, shift) -> tuple[tuple, tuple]:
-    """Slices of the truth and of the measured plane that show the same place."""
+    """Slices of the truth and of the measured plane that show the same region."""
     to, take = [], []
     for n, m, s in zip(true_shape, found_shape, shift):
         low, high = max(0, -int(s)), min(n, m - int(s))
@@ -371,7 +371,7 @@ def _tissue_planes(
 ) -> Callable[[int], np.ndarray]:
     """Function that gives the tissue mask of the n-th clean plane, at full resolution.
 
-    Without a tissue map (a real volume that was cut) tissue is what is brighter than the mean.
+    Without a tissue map (a real volume that was cut) pixels brighter than the mean are tissue.
     """
     if "tissue" not in truth:
         mean = clean.mean(dtype=float)
@@ -482,7 +482,7 @@ def _score_regions(paths: ScorePaths, truth: dict, result: dict) -> None:
                 "measure the regions again"
             )
         for row in table:
-            # regions of the truth have no descendants: rows that count those say nothing more
+            # regions of the truth have no descendants, so rows of scope "tree" add nothing
             if row.get("scope", "own") == "own":
                 measured[int(row["id"]), row["hemisphere"].lower()] = float(row["volume_mm3"] or 0)
     errors, volumes = [], []

@@ -1,4 +1,4 @@
-"""What is known of a phantom sample, as files: labels, damage, bias, volumes, point pairs."""
+"""Files of the truth of a phantom sample: labels, damage, bias, volumes, point pairs."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from terareg.storage import nrrd
 
 @dataclass(frozen=True)
 class TruthSettings:
-    """What is written of the truth.
+    """Extent of the truth that is written.
 
     Attributes
     ----------
     label_stride : tuple of int
-        Every n-th voxel of the sample frame along (z, y, x) has a true label on file.
+        True labels are written for every n-th voxel of the sample frame along (z, y, x).
     volume_stride : tuple of int
         The same for counting region volumes.
     landmarks, fiducials : int
@@ -34,7 +34,7 @@ class TruthSettings:
 
 
 def write_sample_truth(sample: Sample, folder: Path, settings: TruthSettings) -> dict:
-    """Write what is known of the sample; returns the entries for ``truth.json``.
+    """Write the truth of the sample; returns the entries for ``truth.json``.
 
     ``labels.nrrd`` (uint32), ``tissue.nrrd`` (uint8: 0 outside, 1 tissue, 2 missing, 3 artefact)
     and ``bias_{channel}.nrrd`` (float32, multiplicative) lie on every n-th voxel of the sample
@@ -98,7 +98,7 @@ def _write_volumes(sample: Sample, path: Path, stride: Sequence[int]) -> None:
 
 
 def _landmarks(sample: Sample, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seeded atlas points in annotated tissue whose sample point lies in the frame, undamaged."""
+    """Seeded random points in annotated atlas tissue that map into the frame, away from damage."""
     rng = np.random.default_rng([sample.settings.seed, 3])
     voxels = np.argwhere(sample.atlas.annotation > 0)
     chosen = voxels[rng.permutation(len(voxels))[: 2 * count]]
@@ -121,7 +121,7 @@ def write_fiducials(sample: Sample, folder: Path, count: int) -> tuple[Path, Pat
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     atlas_um, _ = _landmarks(sample, 2000)
-    # far apart: start anywhere, then always take the point farthest from those taken
+    # spread out: start anywhere, then always take the point farthest from those taken
     chosen = [0]
     distance = np.full(len(atlas_um), np.inf)
     while len(chosen) < min(count, len(atlas_um)):

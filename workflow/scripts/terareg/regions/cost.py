@@ -15,8 +15,8 @@ from terareg.core.cost import (
 from terareg.core.extents import Sample
 from terareg.volumes.cost import PYRAMID, atlas_spaces, level_gb, read_share, row_batches
 
-_LABEL_SHARE = 0.05  # of the size of labels, compressed
-_LABEL_GB = 4e-3  # of a million voxels
+_LABEL_SHARE = 0.05  # compressed size of labels over their uncompressed size
+_LABEL_GB = 4e-3  # gigabytes of a million voxels
 
 
 def label_batches(sample: Sample) -> int:
@@ -59,13 +59,13 @@ def _sum_regions(sample: Sample) -> Load:
 
 # ------------------------------------------------------------------ memory
 def _mesh_labels(sample: Sample, threads: int) -> float:
-    """A job that holds the level of the labels that meshes are made from."""
+    """A job that holds the level of the labels from which meshes are made."""
     level = sample.level(sample.option("labels.mesh_resolution_um")).megavoxels
     return ITK_MB + 11 * min(level, sample.labels.megavoxels)
 
 
 def _drawn_labels(sample: Sample, threads: int) -> float:
-    """A job that holds the atlas, and an image of the user's of 25 um or coarser."""
+    """A job that holds the atlas, and a user's image of labels at 25 um or coarser."""
     return atlas(4)(sample, threads) + 8 * sample.grid.at(25.0)
 
 

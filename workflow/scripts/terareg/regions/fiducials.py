@@ -1,7 +1,7 @@
 """Points marked by name in the atlas and in the sample.
 
 Fiducials measure the accuracy of a registration, landmarks take part in it. Both are read, paired
-and checked alike.
+and checked in the same way.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def score_fiducials(
     atlas_points : Points
         In atlas space, with names.
     sample_points : Points
-        The same places in sample space, any order.
+        The same named points in sample space, in any order.
     transform : Transform
         Maps atlas points to sample points; its ``affine``, ``atlas_frame`` and ``sample_frame``
         are used too.
     unpaired : {"error", "warn"}
-        What to do with names that only one side has; "warn" logs and leaves them out.
+        What to do with names that occur on one side only; "warn" logs and skips them.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def score_fiducials(
     Raises
     ------
     PointsError
-        If a name is empty, there twice, or without partner; no pair is left; a point lies outside
+        If a name is empty, duplicated or without partner, no pair is left, or a point lies outside
         its volume.
     """
     if unpaired not in ("error", "warn"):
@@ -137,15 +137,15 @@ def check_pairs(
     sample_path, atlas_path : path
         See :func:`terareg.regions.points.read_points`.
     sample_frame : Frame
-        Volume of the sample, in whose voxels the sample's file may count.
+        Volume of the sample; the sample's file may be in its voxels.
     what : str
-        What messages call one of them.
+        Word for one of the points in messages.
 
     Raises
     ------
     PointsError
-        If a file cannot be read, a name is empty, there twice or without partner, or a point of
-        the sample lies outside its volume.
+        If a file cannot be read, a name is empty, duplicated or without partner, or a point of the
+        sample lies outside its volume.
     """
     sample_points = read_points(sample_path, sample_frame)
     _check_partners(point_names(atlas_path), sample_points.names, what, "error")
@@ -165,7 +165,7 @@ def _paired(
 
 
 def _check_partners(atlas: Sequence[str], sample: Sequence[str], what: str, unpaired: str) -> None:
-    """Raise unless every name is once in the atlas and once in the sample."""
+    """Raise unless every name occurs once in the atlas and once in the sample."""
     for names, where in ((atlas, "atlas"), (sample, "sample")):
         unnamed = [n for n, name in enumerate(names, 1) if not name]
         if unnamed:

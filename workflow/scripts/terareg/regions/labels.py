@@ -1,9 +1,9 @@
-"""Region ids and hemispheres of an atlas, seen on any grid of the sample.
+"""Region ids and hemispheres of an atlas on any grid of the sample.
 
-An image of the atlas is pulled back: the label at a sample voxel is the label of the atlas voxel
-that holds the voxel's position in the atlas, or the one for which the eight atlas voxels around it
-vote (:class:`Vote`). Ids are looked up, never interpolated, so that they come through unchanged;
-every output block is computed by itself.
+An image of the atlas is pulled back: the label at a sample voxel is that of the atlas voxel to
+which it maps, or the one that wins the vote of the eight atlas voxels around that position
+(:class:`Vote`). Ids are looked up, never interpolated, so that they remain unchanged; every output
+block is computed independently.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from terareg.atlas.prepare import Atlas
     from terareg.registration.transform import Transform
 
-# Positions this close below the face between two voxels count as beyond it. A face is where grids
-# of commensurate spacing meet, and there rounding errors must not decide (differently per block).
+# Positions this close below the face between two voxels count as beyond it. With commensurate grids
+# positions fall exactly on faces, and there rounding errors, which depend on the block, must not
+# decide.
 _FACE_VOX = 1e-4
 _SLAB_VOXELS = 2**20
-# votes along an axis; their product over three axes fits 64 bits
+# votes per axis; the product over three axes fits into 64 bits
 _VOTES = 2**16
 
 
@@ -52,7 +53,8 @@ def hemisphere_block(transform: Transform, atlas: Atlas, block_frame: Frame) -> 
     Returns
     -------
     numpy.ndarray of uint8, shape ``block_frame.shape``
-        1 left, 2 right, 0 outside the atlas (or neither, if an image of hemispheres says so).
+        1 left, 2 right, 0 outside the atlas (or neither, if the atlas has an image of hemispheres
+        that says so).
     """
     return region_block(transform, atlas, block_frame)[1]
 
@@ -123,9 +125,9 @@ def regions_at(atlas: Atlas, position_um: np.ndarray) -> tuple[np.ndarray, np.nd
 class Vote:
     """Region ids by vote of the eight atlas voxels around a position.
 
-    Each has the weight that linear interpolation gives it; the region with the largest sum wins, of
-    equal ones that of the nearest voxel. Borders between voxels much finer than the atlas's are
-    smooth, where those of the nearest voxel are stairs. What lies outside the atlas votes for 0.
+    Each has its weight in linear interpolation; the region with the largest sum wins, and in a tie
+    that of the nearest voxel. On grids much finer than the atlas borders are smooth, while nearest
+    neighbours would give staircases. Positions outside the atlas vote for 0.
 
     Parameters
     ----------
@@ -135,7 +137,7 @@ class Vote:
     def __init__(self, atlas: Atlas) -> None:
         self.atlas = atlas
         index = atlas.index
-        # cells between eight voxels of one region need no vote; the first starts before voxel 0
+        # cells between eight voxels of one region need no vote; cell 0 lies before voxel 0
         self._uniform = np.zeros([n + 1 for n in index.shape], bool)
         inner = self._uniform[1:-1, 1:-1, 1:-1]
         inner[:] = True
@@ -178,7 +180,7 @@ class Vote:
             index = (position - origin) / step
             low = np.floor(index)
             lows.append(low.astype(np.int64))
-            # whole numbers, so that equal sums are equal in every block
+            # integers, so that ties are ties in every block
             parts.append(np.rint((index - low) * _VOTES).astype(np.int64))
         votes, weights = [], []
         for corner in np.ndindex(2, 2, 2):
@@ -197,7 +199,7 @@ class Vote:
 
 
 def slabs(frame: Frame) -> Iterator[tuple[int, int]]:
-    """First and last plane of parts of a grid that are small enough for temporary arrays."""
+    """Ranges of planes of a grid that are small enough for temporary arrays."""
     planes = max(1, _SLAB_VOXELS // (frame.shape[1] * frame.shape[2]))
     for start in range(0, frame.shape[0], planes):
         yield start, min(start + planes, frame.shape[0])

@@ -1,10 +1,10 @@
 """Volume and intensity of every region and hemisphere.
 
 Blocks are added one by one to :class:`RegionSums`. Counts, sums and sums of squares of integer
-voxels are exact integers of any size, so that the result does not depend on how the volume was
-cut, on the order of the blocks, or on the number of jobs; those of float32 voxels are float64
-numbers, which the cutting changes in their last digits only. Means and standard deviations are
-formed from them once, at the end.
+voxels are exact integers of any size, so that the result does not depend on the division into
+blocks, their order, or the number of jobs; those of float32 voxels are float64, and the division
+changes only their last digits. Means and standard deviations are computed from them once, at the
+end.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _EXACT_VOXELS = 2**20
 
 @dataclass(frozen=True)
 class _Intensity:
-    """Sums over one channel in one set of voxels, exact for integers; adds."""
+    """Sums over one channel in one set of voxels, exact for integers; they can be added."""
 
     total: int | float
     squares: int | float
@@ -52,7 +52,7 @@ class _Intensity:
 
 @dataclass(frozen=True)
 class _Cell:
-    """Voxels and channels in one set of voxels; adds."""
+    """Number of voxels and sums of channels in one set of voxels; they can be added."""
 
     voxels: int
     channels: tuple[_Intensity, ...]
@@ -63,16 +63,16 @@ class _Cell:
 
 
 class RegionSums:
-    """What the blocks seen so far hold of each region and hemisphere.
+    """Sums over each region and hemisphere in the blocks added so far.
 
     Parameters
     ----------
     ids : array_like of int
-        Ids that labels may have; 0 (no region) is allowed anyway and not counted.
+        Ids that labels may have; 0 (no region) is always allowed and not counted.
     channels : sequence of str
-        Names of the channels that every block brings.
+        Names of the channels that every block has.
     voxel_volume_um3 : float
-        Of the grid of the blocks.
+        Voxel volume of the grid of the blocks.
     """
 
     def __init__(
@@ -153,7 +153,7 @@ class RegionSums:
             total = np.bincount(bins, values, size)
             squares = np.bincount(bins, values * values, size)
             if whole:
-                # every sum of a part is below 2**53
+                # exact, since every sum of a part is below 2**53
                 total, squares = total.astype(np.int64), squares.astype(np.int64)
             columns.append([a[seen].tolist() for a in (total, squares, low, high)])
         for n, position in enumerate(seen.tolist()):
@@ -226,7 +226,7 @@ def load_sums(paths: Sequence[str | os.PathLike]) -> RegionSums:
 
 @dataclass(frozen=True, eq=False)
 class Coverage:
-    """How much of each atlas region the sample images.
+    """How much of each atlas region was imaged in the sample.
 
     Attributes
     ----------
@@ -249,7 +249,7 @@ def region_coverage(
     *,
     imaged: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Coverage:
-    """Map every labelled atlas voxel to the sample and see whether it was imaged.
+    """Map every labelled atlas voxel to the sample and test whether it was imaged.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def region_coverage(
         Maps atlas points to sample points; its ``to_sample_grid`` is used.
     atlas : Atlas
     sample_frame : Frame
-        Imaged volume; inside its outer faces counts as imaged.
+        Imaged volume; positions inside its outer faces count as imaged.
     imaged : callable, optional
         Further restriction, for example to the union of the tiles: takes sample positions
         (3, ...) in um, order z, y, x, and returns bool (...).
@@ -287,11 +287,10 @@ def region_coverage(
 def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> list[dict]:
     """Rows of the region table.
 
-    For every region of the annotation, and every region above one, there are rows for
-    hemisphere "left", "right" and "both" ("both" includes voxels that are on neither side). Rows
-    of scope "own" count voxels with exactly this id; rows of scope "tree" count those of all
-    descendants too, and are there for every region. Regions without any voxel or signal are
-    listed.
+    For every region of the annotation, and for its ancestors, there are rows for hemisphere
+    "left", "right" and "both" ("both" includes voxels that are on neither side). Rows of scope
+    "own" count voxels with exactly this id; rows of scope "tree" also count those of all
+    descendants, and exist for every region. Regions without any voxel or signal are listed too.
 
     Returns
     -------
@@ -339,7 +338,7 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
 
 @dataclass(frozen=True)
 class _Row:
-    """Sums and atlas extent per hemisphere of one region; adds."""
+    """Sums and atlas extent of one region, by hemisphere; they can be added."""
 
     cells: dict[int, _Cell]
     extents: dict[int, tuple[int, int]]
@@ -370,7 +369,7 @@ def _statistics(channels: Sequence[str], cells: list[_Cell]) -> dict[str, float 
         else:
             parts = [c.channels[n] for c in cells]
             total = sum(p.total for p in parts)
-            # n * sum(x^2) - sum(x)^2 in integers: nothing cancels; in floats it may fall below 0
+            # n * sum(x^2) - sum(x)^2 is exact in integers; in floats it may fall below 0
             variance = max(0, voxels * sum(p.squares for p in parts) - total * total)
             values = (
                 total / voxels,

@@ -37,8 +37,8 @@ class MeshSettings:
     Attributes
     ----------
     smoothing_vox : float
-        Standard deviation of the Gaussian that rounds the staircase of the voxels; 0 leaves it.
-        The surface is put where it encloses the volume of the voxels.
+        Standard deviation of the Gaussian that smooths the staircase of the voxels; 0 does not
+        smooth. The surface is placed so that it encloses the volume of the voxels.
     workers : int
         Threads.
     """
@@ -53,8 +53,8 @@ def region_mesh(
     """Closed surface around the voxels of a mask.
 
     Marching cubes (Lewiner et al. 2003) on the smoothed mask, padded so that surfaces close at
-    the border of the volume. The level is searched for which the surface encloses the volume of
-    the mask's voxels to 1 %, so that thin regions neither vanish nor shrink.
+    the border of the volume. The level is chosen at which the surface encloses the volume of the
+    mask's voxels to 1 %, so that thin regions neither vanish nor shrink.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def write_meshes(
     volume_frame: Frame,
     settings: MeshSettings | None = None,
 ) -> dict[str, int]:
-    """Write a mesh for every id of a label volume, in place of all that was there.
+    """Write a mesh for every id of a label volume; meshes that were there before are replaced.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def write_meshes(
     key : str
         Folder of the meshes; the volume's ``info`` names it as ``mesh``.
     labels : numpy.ndarray of uint32, shape ``frame.shape``
-        The regions at a resolution that suits meshes, say 50 um; 0 is left out.
+        The regions at a resolution suitable for meshes, for example 50 um; 0 is left out.
     frame : Frame
         Grid of ``labels``.
     volume_frame : Frame
@@ -120,7 +120,7 @@ def write_meshes(
     Returns
     -------
     dict of str to int
-        Object keys and bytes, ascending by id.
+        Object keys and their bytes, ascending by id.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def write_meshes(
             "the label volume has no labelled voxel; check the registration and the orientation"
         )
     compact = np.empty(labels.shape, np.int32)
-    for plane, numbers in zip(labels, compact):  # a search has indices of 64 bits
+    for plane, numbers in zip(labels, compact):  # by plane, because searchsorted returns 64 bits
         numbers[...] = np.searchsorted(ids, plane) + 1
         numbers[plane == 0] = 0
     boxes = ndimage.find_objects(compact)

@@ -1,4 +1,4 @@
-"""Accuracy of a registration by regions: labels of the sample against those of the atlas."""
+"""Accuracy of a registration by regions: labels of the sample compared with the atlas's."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def read_sample_labels(
     Parameters
     ----------
     path : path
-        NIfTI, NRRD or TIFF, its axes those of the sample's volume, its voxels of any size.
+        NIfTI, NRRD or TIFF with the axes of the sample's volume and voxels of any size.
     sample : Frame
         Volume of the sample; the image has the same outer faces.
     spacing_um : sequence of 3 float, optional
-        Voxel size (z, y, x), for a file that does not say it, or says it wrong.
+        Voxel size (z, y, x), if the file does not give it or gives a wrong one.
 
     Returns
     -------
@@ -47,9 +47,9 @@ def read_sample_labels(
     Raises
     ------
     VolumeError
-        If the image does not cover what the sample covers.
+        If the image does not cover the same extent as the sample.
     AtlasError
-        If its values are no ids.
+        If its values are not ids.
     """
     settings = ImageSettings(tuple(spacing_um) if spacing_um else None, sample.orientation)
     image = open_image(str(path), settings)
@@ -74,29 +74,29 @@ def score_labels(
     atlas: Atlas,
     groups: Sequence[int] = (),
 ) -> list[dict]:
-    """Dice coefficient of every region that the sample's labels hold.
+    """Dice coefficient of every region in the sample's labels.
 
     Parameters
     ----------
     labels : numpy.ndarray of uint32, shape (z, y, x)
-        Region ids in the sample, 0 where nothing was labelled. They may be those of some regions
-        only; what the atlas has beyond them is not judged.
+        Region ids in the sample, 0 where nothing was labelled. A subset of the regions may be
+        labelled; other regions of the atlas are not scored.
     frame : Frame
         Grid of ``labels`` in sample space.
     transform : Transform
         Maps atlas points to sample points.
     atlas : Atlas
     groups : sequence of int
-        Regions of the ontology. On both sides every id becomes the nearest of them among itself
-        and its ancestors, or nothing.
+        Regions of the ontology. On both sides every id is replaced by the nearest of them among
+        itself and its ancestors; ids without one are left out.
 
     Returns
     -------
     list of dict
         One row per region in the order of the ontology, then rows "mean", "median" and "p10" over
-        them. Keys: kind ("region" or "summary"), id, acronym, name, dice, affine_dice (by the
-        affine part alone: before the deformation), sample_mm3, atlas_mm3 (volume of the atlas's
-        region in the sample) and common_mm3.
+        them. Keys: kind ("region" or "summary"), id, acronym, name, dice, affine_dice (with the
+        affine part alone: before the deformation), sample_mm3, atlas_mm3 (volume of the atlas
+        region after transformation into the sample) and common_mm3.
 
     Raises
     ------
@@ -152,7 +152,7 @@ def score_labels(
 
 
 def _grouping(ontology: Ontology, groups: Sequence[int]) -> dict[int, int]:
-    """Which id every id becomes; ids that become nothing are left out."""
+    """The group of every id; ids without a group are left out."""
     if not groups:
         return {i: i for i in ontology.ids}
     missing = [g for g in groups if g not in ontology]
@@ -170,7 +170,7 @@ def _grouping(ontology: Ontology, groups: Sequence[int]) -> dict[int, int]:
 
 
 def _counts(labels, frame, transform, atlas, to_group) -> tuple[Counter, Counter, Counter]:
-    """Voxels by region: in the sample's labels, in the atlas's, and where they are the same."""
+    """Voxels by region: in the sample's labels, in the atlas's, and where they agree."""
     own: Counter[int] = Counter()
     found: Counter[int] = Counter()
     common: Counter[int] = Counter()

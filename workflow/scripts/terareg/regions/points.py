@@ -36,7 +36,7 @@ SIDE_NAMES = ("", "left", "right")
 _AXES = ("z", "y", "x")
 _MOST_BYTES = 512 * 2**20
 _FAR_UM = 1e12
-# micrometres per unit; a voxel is known from the frame only
+# micrometres per unit; the size of a voxel comes from the frame
 _UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
 _RESULT_COLUMNS = ("region_id", "acronym", "hemisphere")
 _METRE_PREFIXES_UM = {
@@ -114,7 +114,7 @@ def transform_points(points: Points, transform: Transform, *, to: str) -> Points
 
 
 def label_points(points: Points, atlas_position_um: np.ndarray, atlas: Atlas) -> Points:
-    """Add region id, acronym and hemisphere by the positions of the points in the atlas.
+    """Add region id, acronym and hemisphere, looked up at the positions of the points in the atlas.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def read_points(path: str | os.PathLike, frame: Frame, *, layer: str | None = No
 
 
 def point_names(path: str | os.PathLike, *, layer: str | None = None) -> tuple[str, ...]:
-    """Check a file as :func:`read_points` does, before any volume is known; return the names."""
+    """Check a file as :func:`read_points` does, without a volume; return the names."""
     if Path(path).suffix.lower() == ".json":
         return read_neuroglancer_points(path, layer=layer).names
     return _csv_values(Path(path))[0]
@@ -162,20 +162,20 @@ def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
     """Read points from a CSV file with a header.
 
     Columns, in any order: ``z_um, y_um, x_um`` (or ``_mm``, ``_nm``), or ``z_vox, y_vox, x_vox``
-    (index of the voxel whose centre it is, from 0, fractions allowed); ``name`` if wanted. The
-    columns that :func:`write_points_csv` adds are passed over.
+    (voxel index from 0, whole at voxel centres, fractions allowed); optionally ``name``. The
+    columns that :func:`write_points_csv` adds are ignored.
 
     Parameters
     ----------
     path : path
     frame : Frame
-        Volume that voxel columns count in.
+        Volume to which voxel columns refer.
 
     Raises
     ------
     PointsError
         If the file cannot be read or has no points, a column is unknown or missing, or a value
-        is no number.
+        is not a number.
     """
     names, values, unit = _csv_values(Path(path))
     scale = _UNITS_UM[unit]
@@ -183,7 +183,7 @@ def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
 
 
 def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
-    """Names, coordinates z, y, x as they stand, and their unit."""
+    """Names, coordinates z, y, x as in the file, and their unit."""
     with boundary(f"points {path}", PointsError, "give a CSV file"):
         table = parse_table(read_bytes(path, _MOST_BYTES))
     header = [c.lower() for c in table.columns]
@@ -255,10 +255,10 @@ def read_neuroglancer_points(
 ) -> Points:
     """Read the point annotations of a Neuroglancer state.
 
-    Points count in the input dimensions of the layer's source, or in its output dimensions if the
-    state gives no others, or in those of the whole state if the source is a plain string. The
-    linear part of a source's matrix acts on lengths, its last column counts in output
-    dimensions, as in Neuroglancer. The name of a point is its description, or else its id.
+    Points are in the input dimensions of the layer's source, or in its output dimensions if the
+    state gives no input dimensions, or in those of the whole state if the source is a plain string.
+    The linear part of a source's matrix acts on lengths, its last column is in output dimensions,
+    as in Neuroglancer. The name of a point is its description, or else its id.
 
     Parameters
     ----------
@@ -267,15 +267,15 @@ def read_neuroglancer_points(
     layer : str, optional
         Name of the layer; not needed if the state has one layer with annotations.
     offset_um : tuple of float
-        Added to every point (z, y, x). In terareg's own states, the viewer's position is that of
-        the frame; where a precomputed layer was shown as it is, counted from voxel corners, give
-        minus half its voxel.
+        Added to every point (z, y, x). In terareg's own states positions in the viewer are those of
+        the frame. If a precomputed layer was shown without a translation, so that positions count
+        from voxel corners, give minus half its voxel.
 
     Raises
     ------
     PointsError
-        If the file is no state, no such layer is in it, it has no annotations or others than
-        points, or its dimensions x, y, z are no lengths.
+        If the file is not a state, the layer is missing, it has no annotations or annotations that
+        are not points, or its dimensions x, y, z are not lengths.
     """
     path = Path(path)
     with boundary(f"points {path}", PointsError, "save the viewer's state", "JSON"):
@@ -360,7 +360,7 @@ def write_neuroglancer_points(path: str | os.PathLike, points: Points, *, name: 
     """Write a Neuroglancer state with one layer of points, see :func:`annotation_layer`."""
     state = {"dimensions": _dimensions(), "layers": [annotation_layer(points, name)]}
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    # dimensions are an ordered object in Neuroglancer: keys are not sorted here
+    # in Neuroglancer the order of dimensions matters, so keys are not sorted here
     write_atomic(path, (json.dumps(state, indent=1, ensure_ascii=False) + "\n").encode())
 
 
@@ -370,7 +370,7 @@ def _dimensions() -> dict[str, list]:
 
 def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
     layers = state.get("layers", [state] if "annotations" in state else [])
-    if isinstance(layers, dict):  # the oldest states name layers by key
+    if isinstance(layers, dict):  # in the oldest states layers are an object with names as keys
         layers = [{"name": key, **value} for key, value in layers.items()]
     found = [x for x in layers if isinstance(x, dict) and x.get("type") == "annotation"]
     if wanted is not None:

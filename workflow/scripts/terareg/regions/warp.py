@@ -1,4 +1,4 @@
-"""Channels of the sample, seen on any grid of the atlas."""
+"""Channels of the sample, resampled on any grid of the atlas."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from terareg.regions.labels import slabs
 if TYPE_CHECKING:
     from terareg.registration.transform import Transform
 
-_LEAST_POINTS = 1 << 14  # that are worth a box of their own
-_MOST_VOXELS = 32  # read for each point
+_LEAST_POINTS = 1 << 14  # fewer points are not divided further
+_MOST_VOXELS = 32  # voxels read per point, above which points are divided
 
 
 class BlockReader(Protocol):
-    """What :func:`channel_block` reads from: an array on a grid, box by box."""
+    """Source of :func:`channel_block`: an array on a grid that is read by boxes."""
 
     frame: Frame
 
@@ -33,8 +33,8 @@ class LevelReader:
     ----------
     volume : terareg.volumes.reader.Volume
     level : int
-        Choose it with ``volume.level_for(resolution_um)``: levels are area averages, so that a
-        level about as coarse as the output does not alias.
+        Choose it with ``volume.level_for(resolution_um)``: levels are area averages, so a level
+        about as coarse as the output avoids aliasing.
     """
 
     def __init__(self, volume, level: int) -> None:
@@ -50,20 +50,20 @@ class LevelReader:
 def channel_block(
     transform: Transform, reader: BlockReader, atlas_block_frame: Frame, *, outside: float = 0.0
 ) -> np.ndarray:
-    """Sample a channel at every voxel of an atlas block, linearly.
+    """Interpolate a channel linearly at every voxel of an atlas block.
 
     Parameters
     ----------
     transform : Transform
         Maps atlas points to sample points; its ``to_sample_grid`` is used.
     reader : BlockReader
-        The channel, at a resolution that suits the output (see :class:`LevelReader`). Only the
-        box that the block maps to is read, a few planes at a time.
+        The channel, at a resolution suitable for the output (see :class:`LevelReader`). Only the
+        box to which the block maps is read, a few planes at a time.
     atlas_block_frame : Frame
         Grid of the block in atlas space.
     outside : float
         Value beyond the outer faces of the channel. Between the outermost voxel centres and the
-        outer faces the outermost voxel counts.
+        outer faces the value of the outermost voxel is used.
 
     Returns
     -------
@@ -92,10 +92,10 @@ def _sampled(reader: BlockReader, index: np.ndarray) -> np.ndarray:
     start = np.maximum(0, np.floor(index.min(1))).astype(int)
     stop = np.minimum(index.max(1).astype(int) + 2, reader.frame.shape)
     if count > _LEAST_POINTS and np.prod(stop - start) > _MOST_VOXELS * count:
-        # the box around an oblique plane is mostly not of the plane
+        # most voxels of the box around an oblique plane are far from the plane
         halves = index[:, : count // 2], index[:, count // 2 :]
         return np.concatenate([_sampled(reader, half) for half in halves])
     values = np.asarray(reader.read(tuple(start.tolist()), tuple(stop.tolist())))
-    # whole numbers are taken off exactly: where the box begins changes no bit
+    # subtracting integers is exact, so the result does not depend on where the box begins
     index = index - start[:, None]
     return ndimage.map_coordinates(values, index, np.float32, order=1, mode="nearest")

@@ -8,7 +8,7 @@ _SHARE = 160  # voxels along the longest side of the atlas; about half the defau
 
 
 def reading_resolution(atlas: Frame, resolution_um: float | None) -> float:
-    """Voxel size (um) at which to read the sample: the working voxel, or fine enough for any."""
+    """Voxel size (um) for reading the sample: the working voxel, or fine enough for its default."""
     if resolution_um is not None:
         return float(resolution_um)
     return max(*atlas.spacing_um, max(atlas.extent_um) / _SHARE)

@@ -19,7 +19,7 @@ from terareg.volumes.cost import image_volumes
 
 
 def _gains_of_a_tile(sample: Sample, threads: int) -> float:
-    """A plane in several forms, and the gains of all lines of a tile, float32 and float64."""
+    """A plane in several copies, and the gains of all lines of a tile, float32 and float64."""
     depth, *sides = sample.size.tile_shape
     return planes(24)(sample, threads) + 32e-6 * depth * max(sides)
 

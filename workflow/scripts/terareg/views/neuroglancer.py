@@ -1,12 +1,12 @@
-"""Neuroglancer state: what a link or ``neuroglancer.json`` shows, in plain dictionaries.
+"""Neuroglancer state, as shown by a link or ``neuroglancer.json``, in plain dictionaries.
 
 Neuroglancer places voxel i of a precomputed volume at [i, i + 1] and voxel i of an OME-Zarr
 volume at [i - 1/2, i + 1/2]. terareg counts from voxel centres everywhere, so precomputed layers
-get a translation of half a voxel here, and volumes of both formats lie exactly on one another.
+are translated by half a voxel here, and volumes of both formats coincide exactly.
 
 A state that is written to a file names its volumes relative to the array store, as
-``precomputed://{store}/brain/fused/ch0/precomputed``; :func:`with_store` puts the address in that
-holds where the state is opened. Coordinates in a state are listed x, y, z.
+``precomputed://{store}/brain/fused/ch0/precomputed``; :func:`with_store` inserts the address of the
+store that is valid where the state is opened. Coordinates in a state are in the order x, y, z.
 Format: https://github.com/google/neuroglancer, python/neuroglancer/viewer_state.py
 """
 
@@ -28,7 +28,7 @@ from terareg.storage.store import check_key
 STORE = "{store}"
 PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
 FORMATS = ("ome-zarr", "precomputed")
-# colours of channels in order, told apart also by colour-blind readers
+# colours of channels in order, which colour-blind readers can also tell apart
 CHANNEL_COLOURS = ("#ffffff", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442")
 
 _FOLDER = {"ome-zarr": ("zarr3", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
@@ -78,7 +78,7 @@ def image_layer(
     colour: str = "#ffffff",
     visible: bool = True,
 ) -> dict:
-    """Layer of a grey or coloured volume; several of them add up.
+    """Layer of a grey or coloured volume; several layers are blended additively.
 
     Parameters
     ----------
@@ -222,26 +222,26 @@ def build_state(
     Parameters
     ----------
     layers : sequence of mapping
-        As the functions above return them; names must differ. Annotation layers are put first.
+        As returned by the functions above; names must differ. Annotation layers are put first.
     frame : Frame
-        Level 0 of the volume in whose voxels the viewer counts.
+        Level 0 of the volume whose voxels are the unit of the viewer.
     title : str
-        Of the browser's tab.
+        Title of the browser tab.
     position_um : (z, y, x), optional
-        What is in the middle; the volume's middle voxel where absent.
+        Position in the centre of the view; by default the middle voxel of the volume.
     layout : str
         "4panel", "xy", "xz", "yz" or "3d".
 
     Returns
     -------
     dict
-        With ``dimensions`` in metres per voxel, the only unit that every version reads.
+        Has ``dimensions`` in metres per voxel, the only unit that every version reads.
     """
     names = [layer["name"] for layer in layers]
     if len(set(names)) != len(names):
         raise ConfigError(f"two layers have one name among {', '.join(sorted(names))}; rename one")
-    # Neuroglancer drops a layer if a slow machine makes it write its state while it reads one and
-    # annotation layers are not read yet (AnnotationUserLayer.toJSON): they come first
+    # annotation layers come first: on a slow machine Neuroglancer may write its state while it is
+    # still reading one, and then drops annotation layers not yet read (AnnotationUserLayer.toJSON)
     ordered = sorted(layers, key=lambda layer: layer["type"] != "annotation")
     middle = frame.to_um(np.array([n // 2 for n in frame.shape]))
     shown_um = middle if position_um is None else np.asarray(position_um, float)
@@ -275,15 +275,15 @@ def with_store(state: Mapping[str, Any], url: str, cdn: Mapping[str, str] | None
         Address of the store: ``http://127.0.0.1:8000``, ``https://...`` or
         ``s3://bucket/prefix``.
     cdn : mapping, optional
-        Beginning of an address to the one that serves it, for example
-        ``{"s3://bucket": "https://d111.cloudfront.net"}``; the longest match counts.
+        Maps the beginning of an address to the server for it, for example
+        ``{"s3://bucket": "https://d111.cloudfront.net"}``; the longest match is used.
     """
     address = public_address(url, cdn)
     return json.loads(json.dumps(state).replace(STORE, json.dumps(address)[1:-1]))
 
 
 def public_address(url: str, cdn: Mapping[str, str] | None = None) -> str:
-    """Replace the beginning of an address by that of the server in front of it, see above."""
+    """Replace the beginning of an address as given by ``cdn``, see :func:`with_store`."""
     url = url.rstrip("/")
     servers = cdn or {}
     for start in sorted(servers, key=len, reverse=True):
@@ -334,7 +334,7 @@ def _annotations(name: str, colour: str, items: list[dict], visible: bool = True
         "name": name,
         "source": {
             "url": "local://annotations",
-            # annotations are in micrometres, so that people can read and edit them
+            # annotations are in micrometres, so that users can read and edit them
             "transform": {"outputDimensions": _dimensions((1.0, 1.0, 1.0))},
         },
         "annotationColor": colour,

@@ -1,7 +1,7 @@
-"""``report.html``: what a run did, judged, with pictures, in one file without outside parts.
+"""``report.html``: results of a run with verdicts and pictures, in one self-contained file.
 
-:func:`gather_report` collects what is there (a panel appears only if its files exist, failed
-checks come first), :func:`render_report` makes the page.
+:func:`gather_report` collects what exists (a panel appears only if its files exist, failed checks
+come first), :func:`render_report` makes the page.
 """
 
 from __future__ import annotations
@@ -128,20 +128,20 @@ def gather_report(
     Parameters
     ----------
     results : path
-        ``results/{sample}``. Nothing is needed in it: what is absent is left out.
+        ``results/{sample}``. No file in it is required; panels of absent files are left out.
     sample : str
         Name in the heading.
     provenance : mapping, optional
         Shown as it is, for example config_hash, code_version; nested mappings become "a b".
     limits : mapping, optional
-        Changes of :data:`terareg.views.thresholds.THRESHOLDS`.
+        Changes to :data:`terareg.views.thresholds.THRESHOLDS`.
     store_url : str
         Array store, for the line that says how to look at the volumes.
     costs : mapping, optional
-        What the run took beside its plan, see :func:`terareg.views.costs.cost_table`.
+        Cost of the run compared with its plan, see :func:`terareg.views.costs.cost_table`.
     files : iterable of path, optional
-        Tables and pictures of the present run in ``results``; those that an earlier one left
-        there, with other options, are not shown. All count unless given.
+        Tables and pictures of the present run in ``results``; those left there by an earlier run
+        with other options are not shown. All files are used by default.
 
     Returns
     -------
@@ -186,13 +186,13 @@ def render_report(data: Mapping[str, Any]) -> str:
 
 
 def write_report(path: str | os.PathLike, data: Mapping[str, Any]) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page atomically."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, render_report(data).encode())
 
 
 def software_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
-    """Installed versions of the packages that decide about results."""
+    """Installed versions of the packages that affect results."""
     found = {}
     for name in packages:
         try:
@@ -248,7 +248,7 @@ def _viewer(folder: Path, store_url: str) -> dict:
     state = folder / "views" / "neuroglancer.json"
     if not state.exists():
         return {}
-    # inside a workflow the path is relative and can be copied; an absolute one stays out
+    # inside a workflow the path is relative and can be copied; an absolute one is not shown
     shown = state.relative_to(folder) if folder.is_absolute() else state
     words = ["python", "-m", "terareg.views.serve", store_url or "STORE", "--state"]
     return {"command": f"PYTHONPATH=workflow/scripts {shlex.join([*words, shown.as_posix()])}"}

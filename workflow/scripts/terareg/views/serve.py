@@ -30,16 +30,16 @@ from terareg.views import neuroglancer
 
 logger = logging.getLogger(__name__)
 
-# the bundled client reads the part after /v/ as the name of a session; the state is in the link
+# the bundled client takes the part after /v/ as the name of a session; the state is in the link
 _CLIENT_PATH = "/v/terareg/"
 _PUBLIC_ORIGIN = neuroglancer.PUBLIC_VIEWER.rstrip("/")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVENTS_PATH = "/events/terareg"
 _HEARTBEAT_S = 15.0
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
-_IDLE_S = 60.0  # a connection that sends or takes nothing for so long is closed
-# Files of a store may come from anybody: a page among them is shown without scripts and apart from
-# the viewer's origin, and what a browser would run is plain text.
+_IDLE_S = 60.0  # an idle connection is closed after this time
+# Files of a store may come from anybody: pages among them are shown without scripts and isolated
+# from the viewer's origin, and files that a browser would run are sent as plain text.
 _APART = "sandbox; default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _ACTIVE = {"text/javascript", "application/javascript", "application/ecmascript",
            "application/wasm", "text/css"}  # fmt: skip
@@ -52,7 +52,7 @@ class FolderServer(ThreadingHTTPServer):
     Parameters
     ----------
     folder : path
-        Root; nothing outside it is served, also not through symbolic links.
+        Root; nothing outside it is served, not even through symbolic links.
     port : int
         0 takes any free port, see ``server_port``.
 
@@ -100,7 +100,7 @@ class FolderServer(ThreadingHTTPServer):
         super().shutdown()
 
     def handle_error(self, request, client_address) -> None:
-        """Pass over connections that the browser closed, which it does all the time."""
+        """Ignore connections that the browser closed, which is normal."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             logger.warning("request failed", exc_info=True)
 
@@ -137,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def end_headers(self) -> None:
-        # the public viewer may read here, no other page that happens to be open
+        # the public viewer may read here, but no other page that happens to be open
         origin = self._header("Origin")
         if origin == _PUBLIC_ORIGIN or _hostname(origin) in _LOOPBACK:
             self.send_header("Access-Control-Allow-Origin", origin)
@@ -145,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
             allowed = "Range, Content-Type, X-Requested-With"
             self.send_header("Access-Control-Allow-Headers", allowed)
             self.send_header("Access-Control-Expose-Headers", "Content-Range, Content-Length, ETag")
-            # a public page asks this before it may read from the loopback address
+            # a public page must ask for this before it may read from the loopback address
             self.send_header("Access-Control-Allow-Private-Network", "true")
         self.send_header("Vary", "Origin")
         self.send_header("X-Content-Type-Options", "nosniff")
@@ -159,7 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         logger.debug("%s " + text, self.address_string(), *values)
 
     def _answer(self, *, body: bool) -> None:
-        # a name that somebody else's server gave this address (DNS rebinding)
+        # a foreign host name that was made to resolve to this address (DNS rebinding)
         if _hostname(f"//{self._header('Host')}") not in _LOOPBACK:
             return self._empty(HTTPStatus.FORBIDDEN, {})
         path = unquote(urlsplit(self.path).path)
@@ -184,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._empty(HTTPStatus.NOT_FOUND, {})
 
     def _quiet_events(self, body: bool) -> None:
-        """Keep the bundled client's event stream open; without one it complains in its window."""
+        """Keep the event stream of the bundled client open; without it the client complains."""
         self.close_connection = True
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/event-stream")
@@ -264,7 +264,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _inside(root: Path, name: str) -> Path | None:
-    """File ``name`` below ``root`` after symbolic links are followed, None if it is none."""
+    """File ``name`` below ``root`` after following symbolic links; None if there is none."""
     if "\0" in name:
         return None
     try:
@@ -299,7 +299,7 @@ def read_cdn(items: Sequence[str]) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a folder until interrupted; the exit status is 1 on a mistake in the arguments."""
+    """Serve a folder until interrupted; the exit status is 1 if the arguments are wrong."""
     parser = argparse.ArgumentParser(prog="python -m terareg.views.serve", description=__doc__)
     parser.add_argument("folder", help="array store or results folder, or s3://bucket/prefix")
     parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")

@@ -1,8 +1,8 @@
-"""What each stage of a run left in the sample's folder, as the report shows it.
+"""Results of each stage in the sample's folder, prepared for the report.
 
-Each function takes the results and the stage's entry (``warnings``, ``tables``), and most add to
-``measured`` what :func:`terareg.views.thresholds.judge` judges: check, of what, value. What is
-absent is left out.
+Each function takes the results and the entry of its stage (``warnings``, ``tables``), and most add
+tuples (check, subject, value) to ``measured``, which :func:`terareg.views.thresholds.judge` judges.
+Absent files are left out.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _MOST_ROWS = 20
 
 @dataclass(frozen=True)
 class Results:
-    """The small files of a sample, of which only those of the present run count.
+    """The small files of a sample; only those of the present run are used.
 
     Attributes
     ----------
     folder : Path
     names : frozenset of str, optional
-        Relative paths of these; all files count without it.
+        Relative paths of the files of the present run; all files are used if None.
     """
 
     folder: Path
     names: frozenset[str] | None = None
 
     def glob(self, pattern: str) -> list[Path]:
-        """Sorted paths that match and count."""
+        """Sorted paths of the present run that match."""
         found = sorted(self.folder.glob(pattern))
         if self.names is None:
             return found
@@ -78,7 +78,7 @@ def gather_stages(
 
 
 def _imported(results: Results) -> bool:
-    """Whether the sample was a volume already: no tiles, nothing fused."""
+    """Whether the input was already a volume: no tiles, nothing fused."""
     return (results / "input.json").exists()
 
 
@@ -163,7 +163,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
     structured = [link for link in links if link["state"] != "empty"]
     share = 100 * counts.get("kept", 0) / len(structured) if structured else None
-    # tiles without any structure follow their neighbours, and rightly so
+    # tiles without any structure are placed by their neighbours, which is no fault
     visible = {name for link in structured for name in (link["a"], link["b"])}
     loose = [n for n, t in data["tiles"].items() if t["state"] in ("model", "group")]
     measured += [
@@ -198,7 +198,7 @@ def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
         imported = kind == "fused" and _imported(results)
         words = "imported" if imported else "fused" if kind == "fused" else "corrected"
         if voxels:
-            # nothing was computed when an image was imported: what counts as clipped had no value
+            # an import computes nothing: voxels counted as clipped are those without a finite value
             clipped = "input.not_finite_percent" if imported else "volume.clipped_percent"
             for key, names in (
                 ("volume.saturated_percent", ("saturated",)),
@@ -223,7 +223,7 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         atlas, data = path.parent.name, read_json(path)
         pose = path.with_name("pose.json")
         texts = read_json(pose).get("warnings", []) if pose.exists() else []
-        # both name what is odd about the images
+        # both may hold the same warnings about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
         measured += thresholds.of_registration(data, atlas)

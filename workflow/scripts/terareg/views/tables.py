@@ -1,4 +1,4 @@
-"""Values, words and tables of the report."""
+"""Formatting of values, keys and tables for the report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNITS = {
 
 
 def show(value: Any) -> str:
-    """Write a value for people: four significant digits, narrow gaps between thousands."""
+    """Format a value for readers: four significant digits, thin spaces between thousands."""
     if value is None or value == "":
         return "–"
     if isinstance(value, bool):
@@ -38,14 +38,14 @@ def show(value: Any) -> str:
 
 
 def label(key: str) -> str:
-    """Words of a key: "error_before_um" becomes "error before (µm)"."""
+    """Readable form of a key: "error_before_um" becomes "error before (µm)"."""
     words = str(key).split("_")
     unit = _UNITS.get(words[-1]) if len(words) > 1 else None
     return " ".join(words[:-1]) + f" ({unit})" if unit else " ".join(words)
 
 
 def scalars(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a JSON object fits into a table: numbers, words, short lists, two levels deep."""
+    """Entries of a JSON object that fit into a table: scalars and short lists, two levels deep."""
     found: dict[str, Any] = {}
     for key, value in data.items():
         if key in ("warnings", "problems", "fingerprint", "sha256", "run", "settings", "schema"):
@@ -66,18 +66,18 @@ def _fits(value: Any) -> bool:
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> dict:
-    """Table of two columns, what and its value; empty values are left out."""
+    """Table of two columns, names and values; empty values are left out."""
     rows = [[key, show(value)] for key, value in facts.items() if value not in (None, [], ())]
     return {"title": title, "columns": (), "rows": rows}
 
 
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict:
-    """Table with headings, its values written for people."""
+    """Table with headings, its values formatted for readers."""
     return {"title": title, "columns": columns, "rows": [[show(v) for v in r] for r in rows]}
 
 
 def read_table(path: Path) -> list[dict]:
-    """Rows of a file of tab-separated values, by the names in its first line."""
+    """Rows of a file of tab-separated values, keyed by the names in its first line."""
     with open(path, encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream, delimiter="\t"))
 

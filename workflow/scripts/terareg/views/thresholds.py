@@ -1,7 +1,8 @@
-"""Limits of quality: which figures of a run are judged, and from where on they warn or fail.
+"""Limits of quality: which figures of a run are judged, and at which values they warn or fail.
 
-The table is plain data, so that a configuration can replace any number in it. A person at the
-microscope reads ``text`` and ``advice``; ``key`` is what :mod:`terareg.views.report` measures.
+The table is plain data, so that a configuration can replace any number in it. ``text`` and
+``advice`` are written for the person at the microscope; ``key`` is the figure that
+:mod:`terareg.views.report` measures.
 """
 
 from __future__ import annotations
@@ -319,7 +320,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
 
 
 def finite(value: Any) -> float | None:
-    """The value as a number if it is a finite one, or the text of one, else None."""
+    """The value as a float if it is a finite number or the text of one, else None."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -332,7 +333,7 @@ def _status(value: float, row: Mapping[str, Any]) -> str:
         limit = row[status]
         if limit is None:
             continue
-        # at the limit itself a smallest allowed value has failed, a largest one has not
+        # a value at the limit itself fails a lower limit, but not an upper one
         if value > limit if row["worse"] == "above" else value <= limit:
             return status
     return PASS
