@@ -133,7 +133,7 @@ class Equations:
     variance: np.ndarray
     basis: np.ndarray
     axis: int = 0  # along which blocks of a tile are compared
-    far: bool = True  # whether no other blocks are compared over more than twice this distance
+    far: bool = True  # whether no distance along that axis is more than twice as large
     overlap: Overlap | None = None
     index: int = 0  # of the overlap among those of the data
     offset: np.ndarray | None = None
@@ -463,7 +463,7 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:
         if fit.stripes and fit.stripes[0].axis + 2 != part.axis:
-            # each line has its own stripe; differences across lines would add up their errors
+            # every line has its own stripe, and errors add up along a chain of neighbouring lines
             if not part.far and fit.stripes[0].spread > _LARGE_SHADOW:
                 return np.zeros_like(variance)
             variance = variance + np.float32(fit.stripes[0].spread ** 2)

@@ -19,7 +19,7 @@ from terareg.intensity.equations import RELATIVE_FLOOR, Fit, Problem, solve
 from terareg.intensity.sums import line_sections
 
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
-_LEAST_SHAPE = 2.0  # counts; the level without tissue may differ so much from the constant model
+_LEAST_SHAPE = 2.0  # counts; smaller deviations of the level from the constant model are ignored
 _NOTHING_LEFT = 0.15  # disagreement of overlaps up to which a constant explains them
 _BETTER = 0.9  # largest disagreement with an additive image, relative to that with a constant
 # factor on the error, since haze and dust change the level of many neighbouring blocks at once

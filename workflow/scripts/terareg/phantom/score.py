@@ -339,7 +339,7 @@ def _score_fused(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dic
 
 
 def _overlap(true_shape, found_shape, shift) -> tuple[tuple, tuple]:
-    """Slices of the truth and of the measured plane that show the same region."""
+    """Slices of the truth and of the measured plane that show the same area."""
     to, take = [], []
     for n, m, s in zip(true_shape, found_shape, shift):
         low, high = max(0, -int(s)), min(n, m - int(s))

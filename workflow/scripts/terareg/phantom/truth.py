@@ -15,7 +15,7 @@ from terareg.storage import nrrd
 
 @dataclass(frozen=True)
 class TruthSettings:
-    """Extent of the truth that is written.
+    """Settings of the truth that is written.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""TeraStitcher's projects as this library's pairs, placements and acquisitions."""
+"""Conversion of TeraStitcher projects to this library's pairs, placements and acquisitions."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def to_pairs(xml: ProjectXml, acquisition: Acquisition | None = None) -> list[Pa
     """Measured pairs of a displcomp, displproj, displthres or merging file.
 
     Several displacements of a pair are reduced per axis to the most reliable one, as TeraStitcher
-    does. A pair is "ok" if each of its axes has some reliability, which is the least of the three.
+    does. A pair is "ok" if all its axes have a reliability above 0; its own is the least of them.
 
     Parameters
     ----------
     xml : ProjectXml
     acquisition : Acquisition, optional
-        Gives the tiles the names they have there; without it they have their folders' names.
+        Gives the names of the tiles; without it tiles are named by their folders.
     """
     names = names_of(xml, acquisition)
     pairs = []
@@ -74,14 +74,14 @@ def to_placement(xml: ProjectXml, acquisition: Acquisition | None = None) -> Pla
 
 
 def with_nominal(acquisition: Acquisition, xml: ProjectXml) -> Acquisition:
-    """The acquisition with the positions of an import file as its stage positions."""
+    """The acquisition with the positions of an import file as its nominal positions."""
     places = to_placement(xml, acquisition).tiles
     tiles = (replace(t, origin_vox=places[t.name].origin_vox) for t in acquisition.tiles)
     return replace(acquisition, tiles=tuple(tiles))
 
 
 def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> None:
-    """Raise :class:`StitchingError` if the project is one of another acquisition."""
+    """Raise :class:`StitchingError` if the project belongs to another acquisition."""
     if (xml.rows, xml.columns) != (acquisition.rows, acquisition.columns):
         raise StitchingError(
             f"{name} has {xml.rows} x {xml.columns} tiles but the acquisition has "
@@ -136,7 +136,7 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
 
 
 def names_of(xml: ProjectXml, acquisition: Acquisition | None) -> dict[tuple[int, int], str]:
-    """Names of the tiles by row and column: the acquisition's, or else of the stacks' folders."""
+    """Names of the tiles by row and column: those of the acquisition, or else of the folders."""
     if acquisition is not None:
         check_fits(xml, acquisition)
         return {(tile.row, tile.column): tile.name for tile in acquisition.tiles}

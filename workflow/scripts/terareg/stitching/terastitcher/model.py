@@ -6,9 +6,9 @@ positions), ``xml_displcomp`` (several displacements per pair), ``xml_displproj`
 Bria and Iannello, BMC Bioinformatics 13:316 (2012). TeraStitcher's axes are V (y), H (x), D (z);
 its order is V, H, D.
 
-TeraStitcher's rules that shape this module: tiles count in document order, row by row, whatever
-their ROW and COL say; only EAST and SOUTH displacements count; all four elements must be there;
-the reliability of a displacement is recomputed from its peak and width.
+TeraStitcher's rules that this module follows: tiles are taken in document order, row by row,
+whatever their ROW and COL are; only EAST and SOUTH displacements are used, but all four elements
+must exist; the reliability of a displacement is recomputed from its peak and width.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Axis:
 
     @classmethod
     def encoded(cls, displ: int, default: int, reliability: float, delay: int = -1) -> Axis:
-        """Displacement whose reliability survives being recomputed from peak and width."""
+        """Displacement whose peak and width give back its reliability."""
         width = min(WIDTH_UNIT, max(1, round((1 - reliability) * WIDTH_UNIT)))
         stored = 1 - width / WIDTH_UNIT
         return cls(displ, default, stored, stored, width, WIDTH_UNIT - 1, WIDTH_UNIT, delay)
@@ -80,7 +80,7 @@ class Stack:
     Attributes
     ----------
     row, column : int
-        Place in the document, which is what counts.
+        From the order in the document, which is decisive.
     abs_vhd : tuple of int
         Position (V, H, D), pixels.
     dir_name : str
@@ -132,7 +132,7 @@ class ProjectXml:
         Row by row.
     input_plugin : str or None
     mdata_bin : str or None
-        Where TeraStitcher keeps its binary index; None lets it write into the raw data.
+        Where TeraStitcher keeps its binary index; with None it writes into the raw data.
     ref_sys : tuple of int or None
     origin_vhd_mm : tuple of float
     subimage : tuple of int or None
@@ -203,7 +203,7 @@ def default_of(xml: ProjectXml, direction: str) -> tuple[int, int, int]:
 
 
 def most_reliable(found, default) -> tuple[Displacement]:
-    """One displacement, each axis from the most reliable of those found; else the default."""
+    """One displacement, each axis from the most reliable of those found; the default if none."""
     if not found:
         return (Displacement(*(Axis.encoded(d, d, 0.0) for d in default)),)
     axes = []
@@ -224,5 +224,5 @@ def zyx(vhd) -> tuple:
 
 
 def rounded(value: float) -> int:
-    """Nearest whole number, half to even, blind to rounding errors."""
+    """Nearest integer, half to even, insensitive to rounding errors."""
     return int(np.rint(np.round(float(value), 6)))

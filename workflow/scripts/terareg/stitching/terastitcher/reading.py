@@ -43,7 +43,7 @@ def read_xml(path: str | os.PathLike) -> ProjectXml:
     Raises
     ------
     StitchingError
-        If the file cannot be read, is not such a file, or asks for what no project may ask for:
+        If the file cannot be read, is not a project file, or contains what no project may contain:
         entities, folders outside ``stacks_dir``, absurd sizes.
     """
     name = os.fspath(path)
@@ -54,7 +54,7 @@ def read_xml(path: str | os.PathLike) -> ProjectXml:
 def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
     """Read a project from memory; ``name`` stands for it in messages."""
     try:
-        # the DOCTYPE line belongs to the format; entities and anything it may refer to do not
+        # the DOCTYPE line is part of the format; entities and external references are not
         root = defusedxml.ElementTree.fromstring(
             data, forbid_dtd=False, forbid_entities=True, forbid_external=True
         )

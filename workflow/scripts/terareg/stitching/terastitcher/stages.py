@@ -1,4 +1,4 @@
-"""The five files: what each step of TeraStitcher's fills in."""
+"""The five project files: each step of TeraStitcher fills in more."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def from_acquisition(
     channel : str
         Name of the channel whose files the project names.
     mdata_bin : str or None
-        Where TeraStitcher keeps its index. A relative path counts from the folder in which it is
-        started, so raw data stay untouched and the file does not depend on the machine.
+        Where TeraStitcher keeps its index. A relative path starts at the folder in which
+        TeraStitcher is run, so raw data stay untouched and the file does not depend on the machine.
 
     Returns
     -------
@@ -112,12 +112,12 @@ def with_displacements(
 ) -> ProjectXml:
     """``xml_displcomp``: one Displacement per window of every measured pair.
 
-    Tiles have the names of the acquisition, or without one those of their folders.
+    Tiles are named as in the acquisition, or without one by their folders.
 
-    Pairs of the engine mip_ncc are written with the attributes that TeraStitcher gives them.
-    Of others, windows that support the pair's displacement carry its reliability, the one nearest
-    to it a little more, so that :func:`project` (and TeraStitcher's ``-3``) choose that one; the
-    rest carry 0.
+    Pairs of the engine mip_ncc are written with the attributes that TeraStitcher gives them. For
+    other pairs, windows that support the displacement of the pair have its reliability, and the
+    window nearest to it a slightly higher one, so that :func:`project` (and TeraStitcher's ``-3``)
+    choose that window; all others have 0.
     """
     names = {name: cell for cell, name in names_of(xml, acquisition).items()}
     sides: dict[tuple[int, int], dict[str, tuple]] = {}
@@ -202,8 +202,8 @@ def threshold(xml: ProjectXml, min_reliability: float) -> ProjectXml:
 def with_placement(xml: ProjectXml, placement: Placement) -> ProjectXml:
     """``xml_merging``: solved integer positions, cell (0, 0) at 0.
 
-    Every displacement becomes the difference of the two positions, so that whatever path
-    TeraStitcher's own placement walks through them, it arrives at these positions.
+    Every displacement becomes the difference of the two positions, so that TeraStitcher's own
+    placement gives these positions, whichever links it uses.
     """
     at = {(t.row, t.column): t.integer for t in placement.tiles.values()}
     for key, integer in placement.unscanned.items():
@@ -235,7 +235,7 @@ def with_placement(xml: ProjectXml, placement: Placement) -> ProjectXml:
             own[direction] = (
                 Displacement(
                     *(
-                        # the nominal value too is the placed one: TeraStitcher falls back on it
+                        # the nominal value is also the placed one, since TeraStitcher may use it
                         Axis.encoded(int(v), int(v), reliability)
                         for v in displ
                     )
@@ -295,7 +295,7 @@ def _present(planes: int, missing: Iterable[int]) -> tuple[tuple[int, int], ...]
 
 
 def _folder_of(tile: Tile, files: StackFiles) -> PurePosixPath:
-    """Folder of the files of a stack, whose names may begin with folders themselves."""
+    """Folder of the files of a stack, whose names may begin with folders."""
     name, _ = files.locate(next(z for z in count() if z not in files.missing))
     return PurePosixPath(tile.folder, name).parent
 
@@ -303,8 +303,8 @@ def _folder_of(tile: Tile, files: StackFiles) -> PurePosixPath:
 def _file_regex(files: StackFiles) -> str:
     """Regular expression that matches the files of one stack and nothing else in the folder.
 
-    Characters that Perl-like expressions treat specially are put in brackets, which TeraStitcher's
-    library reads as Python's does.
+    Special characters of Perl-like expressions are put in brackets, which TeraStitcher's library
+    and Python read alike.
     """
 
     def literal(text: str) -> str:
@@ -323,7 +323,7 @@ def _literal(match: re.Match) -> str:
 
 
 def _mechanical(step: float, voxel: float) -> float:
-    """Stage step in micrometres that TeraStitcher's truncation turns into no less than ``step``."""
+    """Stage step in micrometres that is not less than ``step`` after TeraStitcher truncates it."""
     value = step * voxel
     while int(value / voxel) < math.floor(step + 1e-9):
         value = math.nextafter(value, math.inf)

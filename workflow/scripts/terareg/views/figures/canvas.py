@@ -1,4 +1,4 @@
-"""What all pictures share: figure and PNG, colours, display windows, planes, bars and letters."""
+"""Shared by all pictures: figure and PNG, colours, display windows, planes, bars and letters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from terareg.core.frames import Frame
 
 P = ParamSpec("P")
 
-# Okabe and Ito's palette: told apart with every common kind of colour blindness
+# palette of Okabe and Ito, distinguishable with every common kind of colour blindness
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#6b6b6b"
 
@@ -105,7 +105,7 @@ def shrink(image: np.ndarray, largest: int = 512) -> tuple[np.ndarray, int]:
     -------
     image : numpy.ndarray, float32
     factor : int
-        Pixels averaged along each axis; the mean at the far edges covers what is there.
+        Pixels averaged along each axis; means at the far edges are over the pixels that exist.
     """
     image = np.asarray(image, np.float32)
     factor = max(1, math.ceil(max(image.shape) / largest))
@@ -139,8 +139,8 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     ----------
     axes : matplotlib axes
     image : numpy.ndarray
-        2-D, or 2-D with RGB; rows run down, as :func:`plane` returns it. It may be sampled more
-        finely than the frame, but covers the same extent.
+        2-D, or 2-D with RGB; rows run down, as returned by :func:`plane`. Its pixels may be smaller
+        than the voxels of the frame, but it covers the same area.
     frame : Frame
         Frame of the whole volume; gives pixel sizes and letters.
     axis : int
@@ -201,7 +201,7 @@ def round_length(length_um: float) -> float:
 
 
 def length_text(length_um: float) -> str:
-    """Write a length with the unit a person would use."""
+    """Write a length in a suitable unit."""
     if length_um >= 1000:
         return f"{length_um / 1000:g} mm"
     return f"{length_um:g} µm" if length_um >= 1 else f"{length_um * 1000:g} nm"
@@ -290,7 +290,7 @@ def view_name(frame: Frame, axis: int) -> str:
 def nothing(title: str, reason: str) -> Figure:
     """Return a small figure that says why there is nothing to draw.
 
-    Workflows promise their pictures before they know the data; an empty one has to explain itself.
+    A workflow declares its pictures before the data are known, so an empty one has to explain why.
     """
     figure = new_figure(8.6, 2.0, title)
     note(axes_grid(figure, 1, 1)[0, 0], ["Nothing to draw: " + reason])

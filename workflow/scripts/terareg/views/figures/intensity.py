@@ -1,4 +1,4 @@
-"""Pictures of the flat-field and of what it does to the tiles."""
+"""Pictures of the flat-field and of its effect on the tiles."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from terareg.views.figures import canvas
 def flatfield_map(
     profile: np.ndarray, info: Mapping, additive: np.ndarray | None = None, *, channel: str
 ) -> Figure:
-    """Draw a flat-field with its row and column profiles and what it was made of.
+    """Draw a flat-field with its row and column profiles and the data it was estimated from.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ def flatfield_map(
 
 @canvas.picture
 def no_stripes(steps: Mapping[str, float]) -> Figure:
-    """Say that the overlaps show no stripes, with what tiles differ by.
+    """Say that the overlaps show no stripes, and name the differences between tiles.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def stripes_map(
     tile, plane = place
     line = int(np.abs(gains[plane] - 1).argmax())
     height, width = before.shape
-    # averaged over pixels, streaks would fade: a part of the plane is shown as it is
+    # averaging pixels would hide stripes, so a part of the plane is shown at full resolution
     y = _around(line if rows else height // 2, height)
     x = _around(width // 2 if rows else line, width)
     z, lines = _around(plane, len(gains)), y if rows else x
@@ -133,7 +133,7 @@ def stripes_map(
 
 
 def _around(middle: int, size: int, most: int = 512) -> slice:
-    """At most so many places around one of ``size``."""
+    """At most ``most`` indices around ``middle``, of 0 to ``size``."""
     start = min(max(0, middle - most // 2), max(0, size - most))
     return slice(start, min(start + most, size))
 
@@ -189,7 +189,7 @@ def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
 def tile_means(before: np.ndarray, after: np.ndarray, *, channel: str) -> Figure:
     """Draw the mean over all tiles before and after the flat-field correction.
 
-    What all tiles have in common belongs to the microscope, not to the sample: the right picture
+    What all tiles have in common is due to the microscope, not to the sample, so the right picture
     should be even.
 
     Parameters

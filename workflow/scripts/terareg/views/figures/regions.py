@@ -29,7 +29,7 @@ def region_bars(
     value : str
         Column of the bars.
     label : str
-        Words and unit for it.
+        Axis label with unit.
     most : int
         Regions shown, the largest sum first.
     """

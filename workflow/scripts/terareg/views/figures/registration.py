@@ -27,12 +27,12 @@ def preview_alignment(
     atlas_frame: Frame,
     affine: np.ndarray,
 ) -> Figure:
-    """Draw the sample with the atlas laid on it by the initial affine: look before hours of work.
+    """Draw the atlas on the sample by the initial affine, to be checked before the registration.
 
-    Left, the sample with the atlas's region boundaries; middle, the atlas as the affine puts it
-    at the same place; right, the atlas in its own frame. The letters of the first two columns
-    come from the sample's orientation, those of the third from the atlas's: the same structure
-    must lie beside the same letter.
+    Left, the sample with the atlas's region boundaries; middle, the atlas at the same place after
+    the affine; right, the atlas in its own frame. The letters of the first two columns are from the
+    orientation of the sample, those of the third from that of the atlas: the same structure must
+    lie next to the same letter.
 
     Parameters
     ----------
@@ -118,7 +118,7 @@ def _to_index(points: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarra
 
 
 def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Labels at fractional indices, 0 outside; never interpolated, so ids of any size stay."""
+    """Labels at fractional indices, 0 outside; never interpolated, so all ids are preserved."""
     rounded = np.rint(index).astype(np.int64)
     size = np.array(labels.shape).reshape(3, 1, 1)
     inside = np.all((rounded >= 0) & (rounded < size), axis=0)
@@ -127,7 +127,7 @@ def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
 
 
 def _matching_axis(sample: Frame, atlas: Frame, axis: int) -> int:
-    """Atlas array axis that runs along the same anatomical line as a sample axis."""
+    """Atlas array axis along the same anatomical direction as a sample axis."""
     wanted = _ANATOMY[sample.orientation[axis]]
     return next(a for a in range(3) if _ANATOMY[atlas.orientation[a]] == wanted)
 
@@ -145,7 +145,7 @@ def _affine_text(affine: np.ndarray) -> str:
 def registration_overlay(
     sample: np.ndarray, frame: Frame, before: np.ndarray, after: np.ndarray, *, title: str = ""
 ) -> Figure:
-    """Draw region boundaries on the sample in three planes, by the initial affine and at the end.
+    """Draw region boundaries on the sample in three planes, by the initial affine and final map.
 
     Parameters
     ----------
@@ -180,9 +180,9 @@ def prediction(
     title: str = "",
     squares: int = 8,
 ) -> Figure:
-    """Draw the sample, the atlas as the registration predicts it, a checkerboard, the difference.
+    """Draw the sample, its prediction from the atlas, a checkerboard, and the difference.
 
-    Of several channels only checkerboard and difference are drawn.
+    For several channels only checkerboard and difference are drawn.
 
     Parameters
     ----------
@@ -244,7 +244,7 @@ def posterior_maps(
     sample : numpy.ndarray, optional
         Shown in the first row.
     verdicts : sequence of Verdict, optional
-        Of the registration; those on missing tissue and artefacts stand in the title.
+        Of the registration; those on missing tissue and artefacts appear in the title.
     """
     title = "Does the sample match the atlas? Probabilities"
     for name in ("missing", "artefact"):
@@ -307,7 +307,7 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame) -> Figure:
     Parameters
     ----------
     jacobian : numpy.ndarray, shape (z, y, x)
-        Determinant of the deformation; 1 keeps volume, 2 doubles it, zero or less is a fold.
+        Jacobian of the deformation; 1 keeps volume, 2 doubles it, zero or less is a fold.
     frame : Frame
         Of ``jacobian``.
     """
@@ -338,14 +338,14 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame) -> Figure:
 
 @canvas.picture
 def jacobian_histogram(jacobian: np.ndarray, mask: np.ndarray | None = None) -> Figure:
-    """Draw how often each local change of volume occurs.
+    """Draw the histogram of the local change of volume.
 
     Parameters
     ----------
     jacobian : numpy.ndarray, any shape
         As for :func:`jacobian_map`.
     mask : numpy.ndarray of bool, optional
-        Voxels that count, for example the atlas's tissue.
+        Voxels that are used, for example the atlas's tissue.
     """
     values = np.ravel(jacobian if mask is None else jacobian[mask])
     figure = canvas.new_figure(8.6, 3.4, "How often each change of volume occurs")

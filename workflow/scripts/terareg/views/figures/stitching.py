@@ -1,4 +1,4 @@
-"""Pictures of the stitching: where the tiles lie, which links hold them, how seams look."""
+"""Pictures of the stitching: positions of the tiles, links, seams, loop closures."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
 
     Notes
     -----
-    Tile a is magenta and tile b green: where they agree the picture is grey, coloured fringes are
+    Tile a is magenta and tile b green: where they agree the picture is grey; coloured fringes show
     a shift.
     """
     seams = list(seams)[:most]
@@ -173,7 +173,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
 
 
 def _lying(image: np.ndarray) -> np.ndarray:
-    """Turn a high crop on its side, as a seam between left and right tiles is."""
+    """Rotate a tall crop, from a seam between left and right tiles, into landscape format."""
     return image.T if image.shape[0] > image.shape[1] else image
 
 

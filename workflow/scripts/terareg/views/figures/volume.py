@@ -25,7 +25,7 @@ def mid_planes(
     Parameters
     ----------
     volume : numpy.ndarray, shape (z, y, x)
-        At a resolution fit for a page, a few hundred voxels a side.
+        At a resolution suitable for a page, a few hundred voxels a side.
     frame : Frame
         Of ``volume``.
     title : str
