@@ -20,7 +20,7 @@ from terareg.registration.result import RegistrationResult
 from terareg.registration.schedule import Plan
 from terareg.registration.transform import Transform
 
-# adult brains of a species differ in length by a few percent; clearing adds up to ten percent
+# adult brains of a species differ in length by a few percent; clearing changes it by up to ten
 _USUAL_SCALE = 1.15
 # median residual, relative to bright tissue, above which a region is not explained; percentage of
 # the tissue in such regions above which they are named

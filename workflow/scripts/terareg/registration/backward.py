@@ -1,10 +1,10 @@
 """The backward match term: images of the atlas, predicted from the sample.
 
 The forward term treats the atlas as free of noise. Where the atlas is as noisy as the sample
-(another animal, a single section) its noise biases the prediction, and pulls the map to positions
-where interpolation smooths the noise. The backward term treats the sample as free of noise. The
-mean of both (Christensen & Johnson 2001), weighted as in a regression with errors in both
-variables, has no such bias, see :func:`terareg.registration.problem.share_of_noise`.
+(another animal, one section of a series) its noise biases the prediction, and pulls the map to
+positions where interpolation smooths the noise. The backward term treats the sample as free of
+noise. The mean of both (Christensen & Johnson 2001), weighted as in a regression with errors in
+both variables, has no such bias, see :func:`terareg.registration.problem.share_of_noise`.
 
 At every voxel of the atlas the channels of the sample are read at B^-1 phi(x). A separate contrast
 transform (:mod:`terareg.registration.contrast`, atlas and sample exchanged) predicts the images of

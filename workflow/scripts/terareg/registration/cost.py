@@ -21,7 +21,7 @@ from terareg.volumes.cost import level_gb
 
 PerAtlas = Callable[[Sample, str], float]  # takes a sample and the name of one of its atlases
 
-_TISSUE_SHARE = 0.42  # of the volume of an atlas
+_TISSUE_SHARE = 0.42  # of the box of an atlas
 _USUAL_SUMS = 17  # with one image on each side and the default order
 
 

@@ -59,8 +59,8 @@ def register(
         At the working resolution or finer; finer images are averaged. Several images of the atlas
         share one grid, the template first; the contrast transform is the sum of their polynomials.
         Several channels of the sample share one grid; every channel is predicted from all images of
-        the atlas and has its own variances. Deformation, affine and posteriors are common, and a
-        voxel is used only where all channels have data.
+        the atlas and has its own variances. Deformation, affine and posteriors are common, and the
+        weight of a voxel is the smallest of its weights in the channels.
     settings : RegistrationSettings
     initial_affine : numpy.ndarray, shape (4, 4)
         Atlas um to sample um, see :func:`terareg.registration.pose.initial_affine`.
@@ -108,7 +108,7 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
 
 
 def _affine_stage(plan: Plan, state: State) -> State:
-    """Fit the affine alone at the coarsest level: the result that a deformation must improve."""
+    """Fit the affine alone at the coarsest level: the result that a deformation must improve on."""
     problem, _ = plan.problem(0, state)
     x = problem.start(state.inverse, None)
     problem.initial_mixture(x)

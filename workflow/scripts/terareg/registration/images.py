@@ -279,7 +279,7 @@ def tissue_fraction(image: WorkingImage) -> np.ndarray:
 def noise(image: WorkingImage) -> float:
     """Standard deviation of voxel-wise independent noise, inside tissue.
 
-    It is the median absolute value of the mixed difference along all three axes: the difference
+    From the median absolute value of the mixed difference along all three axes: the difference
     removes smooth structure, and the median is robust to edges. 0 if the tissue is too small.
     """
     inside = ndimage.binary_erosion(image.tissue & (image.weight > 0), iterations=2)

@@ -25,7 +25,7 @@ _WIDTH_AT = 0.8  # fraction of the height of the peak at which its half-width is
 _MIN_PEAK = 0.1
 _RECENTRED = 1  # times that the neighbourhood of the peak may be moved to a higher one
 _LEAST_RANGE = 3  # pixels; no width is measured in less
-_UNSTEADY = 3  # pixels next to the peak that may rise
+_UNSTEADY = 3  # pixels next to the peak over which the profile need not fall
 _LEAST_FALL = 5  # pixels over which a side must fall to be extrapolated
 _MIN_SHARED = 8
 _DECIMALS = 6  # of peak and reliability, as in TeraStitcher's files
@@ -184,9 +184,9 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
 def _find_peak(a, b, delay, spans, infinite):
     """Position, height and half-widths of the highest correlation of two images.
 
-    The maximum is searched within ``delay``; its neighbourhood may then be moved once to a higher
-    maximum, even outside. There is no peak if the maximum is still not in the centre, or if the
-    neighbourhood reaches displacements at which the images do not overlap.
+    The maximum is searched for within ``delay``; its neighbourhood may then be moved once to a
+    higher maximum, even outside. There is no peak if the maximum is still not in the centre, or if
+    the neighbourhood reaches displacements at which the images do not overlap.
     """
     nothing = (0, 0), 0.0, (infinite, infinite)
     reach = [d + (_RECENTRED + 1) * s for d, s in zip(delay, spans)]

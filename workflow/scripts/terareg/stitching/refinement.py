@@ -121,7 +121,7 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
     sigma = _scatter([place for place in own if place is not None], displ)
     sigma[np.array(radius) == 0] = 0.0
     axes = [k for k, n in enumerate(total.shape) if n > 1]
-    # in single planes distortion is larger than noise, so that the weights of the fit do not help
+    # single planes are distorted more than they are noisy, so their voxels are weighted equally
     fitted = fit([cut for cut in cuts if cut is not None], displ, axes) if len(axes) == 3 else None
     if fitted is not None:
         away = np.abs(fitted[0] - displ)
