@@ -69,7 +69,7 @@ class CellGrid:
 
 
 def _nominal(acquisition: Acquisition) -> dict[str, np.ndarray]:
-    """Nominal step (z, y, x) per direction: from neighbours or, if there are none, any two tiles."""
+    """Nominal step (z, y, x) per direction: from neighbours, or else from any two tiles."""
     at = {(t.row, t.column): np.array(t.origin_vox, float) for t in acquisition.tiles}
     steps = {}
     for direction, (row, column) in (("EAST", (0, 1)), ("SOUTH", (1, 0))):
