@@ -1,4 +1,4 @@
-"""Records: the small JSON files that say what was made, of what, and that it is complete.
+"""Records: small JSON files that say what was made, from what, and that it is complete.
 
 A record is written last and atomically. Its ``fingerprint`` covers the code, the settings and the
 content of everything it was made of; work is skipped only where a record with the same
@@ -75,14 +75,14 @@ def fingerprint(*parts: Any) -> str:
 
 
 class ContentHash:
-    """XXH3 with 128 bits of an array's dtype, shape and values in C order, taken part by part.
+    """128-bit XXH3 of an array's dtype, shape and values in C order, computed part by part.
 
-    It goes as fast as memory and is the same on every machine of one byte order. It finds damage
-    and change, not forgery.
+    It is as fast as memory and equal on all machines of the same byte order. It detects damage and
+    change, not forgery.
 
     Parameters
     ----------
-    dtype : numpy.dtype or what stands for one
+    dtype : numpy.dtype or anything that names one
     shape : sequence of int
         Of the whole array.
     """
@@ -92,7 +92,7 @@ class ContentHash:
         self._digest = xxhash.xxh3_128(head.encode())
 
     def update(self, part: np.ndarray) -> None:
-        """Take the values that follow."""
+        """Add the next values."""
         self._digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
@@ -114,7 +114,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def read_record(store: Store, key: str) -> dict[str, Any] | None:
-    """Return the record at ``key``, None where it is absent or damaged."""
+    """Return the record at ``key``, None if it is absent or damaged."""
     try:
         record = json.loads(store.read(key))
     except (FileNotFoundError, ValueError):
