@@ -222,7 +222,7 @@ class TileSource:
         return read_rows(self._raw, key, expected, rows, out, page)
 
     def _interpolate(self, tile: Tile, plane: int, rows: slice) -> tuple[np.ndarray, int]:
-        """Raw rows between the nearest existing planes; at an end of the stack, those of the nearest."""
+        """Raw rows between the nearest existing planes; those of the nearest one at an end."""
         missing = self.missing_planes(tile.name)
         depth = self.acquisition.tile_shape[0]
         below = next((z for z in range(plane - 1, -1, -1) if z not in missing), None)

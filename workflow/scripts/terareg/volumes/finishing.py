@@ -1,4 +1,4 @@
-"""The end of a volume: whether all of it is there, its summary, and the search for damage."""
+"""Finishing a volume: the check that it is complete, its summary, and the search for damage."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from terareg.volumes.plan import Block, VolumePlan
 
 logger = logging.getLogger(__name__)
 
-# an almost empty channel is not stretched over the whole display range
+# least width: the noise of an almost empty channel must not fill the whole display range
 _LEAST_WINDOW = {"uint8": 32.0, "uint16": 255.0}
 
 
@@ -43,8 +43,8 @@ def finalize_volume(
 ) -> dict:
     """Check that a volume is complete and write its display window.
 
-    Every block must have a record, every object that a record names must lie in the store with
-    its size, and the top of the pyramid must be of these blocks.
+    Every block must have a record, every object that a record names must be in the store with its
+    size, and the top of the pyramid must have been made from these blocks.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def finalize_volume(
     Raises
     ------
     VolumeError
-        Naming the first record or object that is missing or false.
+        Names the first record or object that is missing or wrong.
     """
     records = read_block_records(store, key, plan, workers)
     for record in records:
@@ -101,7 +101,7 @@ def finalize_volume(
             )
 
     for name in present:
-        # what a killed process left behind; nobody writes here any more
+        # leftovers of a killed process; nothing is written here any more
         if name.endswith((".part", ".__lock")) and name not in wanted:
             store.delete(name)
 
@@ -170,7 +170,7 @@ def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int
 def display_window(
     counts: Mapping[int, int], dtype: str, percent: tuple[float, float] = (0.1, 99.9)
 ) -> tuple[float, float]:
-    """Display range of a merged histogram; an almost empty channel keeps a range of counts."""
+    """Display range from a merged histogram, with a least width for almost empty channels."""
     low, high = (histogram.percentile(dict(counts), p) for p in percent)
     if dtype == "float32":
         return low, high if high > low else low + 1.0

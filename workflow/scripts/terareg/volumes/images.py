@@ -1,8 +1,7 @@
 """Images that others made: NIfTI, NRRD, TIFF, OME-Zarr and precomputed, as frames and voxels.
 
-Voxels come as (z, y, x) in the order of the file. Physical positions of the file's own world are
-not kept: level 0 starts at 0 um. What the file says of its orientation is used unless the caller
-knows better.
+Voxels come as (z, y, x) in the order of the file. World coordinates of the file are not kept: level
+0 starts at 0 um. The orientation that the file states is used unless the caller gives one.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What a file may not say of itself.
+    """What a file may not state.
 
     Attributes
     ----------
@@ -60,7 +59,7 @@ class ImageSettings:
         Code of the array axes (z, y, x), see :mod:`terareg.core.frames`; needed where the file has
         none (TIFF, OME-Zarr, precomputed).
     channel : int
-        Channel of an image with several.
+        Channel to read from an image with several.
     """
 
     spacing_um: tuple[float, float, float] | None = None
@@ -201,7 +200,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ima
         if scale is None:
             spacing.append([math.nan] * 3)
             continue
-        # where no unit is stated, only ratios of levels are known
+        # without a stated unit, only the ratios of levels are known
         stated = um_factors(units) or [1.0 if settings.spacing_um else math.nan] * 3
         spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", stated)])
     if settings.spacing_um and not math.isfinite(spacing[0][0]):
@@ -240,7 +239,7 @@ def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Imag
 
 
 def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any:
-    """A level as tensorstore opens it, or through the names that its chunks really have."""
+    """A level as tensorstore opens it, or read through the real names of its chunks."""
     grid, spec = how
     naming = find_naming(store, grid)
     if naming not in (None, grid.naming):
@@ -259,7 +258,7 @@ def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any
 def _pyramid(
     name: str, sources: list, spacing: list[list[float]], settings: ImageSettings
 ) -> Image:
-    """Frames of levels: their outer faces coincide, whatever offset a writer gave the centres."""
+    """The image with frames of its levels: outer faces coincide, whatever offsets a writer gave."""
     first = spacing[0] if all(math.isfinite(s) for s in spacing[0]) else None
     asked, orientation = settings.spacing_um, settings.orientation
     known: tuple[float, float, float] | None = asked or (None if first is None else tuple(first))
