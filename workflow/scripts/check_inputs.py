@@ -1,4 +1,4 @@
-"""Check the files that the user gives beside the raw data, and the store."""
+"""Check the files that the user gives besides the raw data, and the store."""
 
 import numpy as np
 

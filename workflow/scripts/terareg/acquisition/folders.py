@@ -251,7 +251,7 @@ class FolderLayout(Layout):
 
 
 def _number(text: str) -> int:
-    """A position; negative ones have their sign behind leading zeros."""
+    """A position; negative ones have their sign after leading zeros."""
     return int(re.sub(r"^0*-", "-", text))
 
 

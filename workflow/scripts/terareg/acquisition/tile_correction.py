@@ -130,7 +130,7 @@ class Flatfield:
         Returns
         -------
         corrected : numpy.ndarray
-            Same shape and dtype; rounded, clipped, never wrapped. The dark level becomes 0.
+            Same shape and dtype; rounded, clipped, never wrapped. The dark offset becomes 0.
             ``out``, if given.
         clipped : Clipped
             Pixels that fell below 0 or above the type's largest value.

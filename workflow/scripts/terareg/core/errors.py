@@ -19,7 +19,7 @@ class ConfigError(TeraregError):
 
 
 class AcquisitionError(TeraregError):
-    """Raw data that cannot be what the metadata or the configuration says."""
+    """Raw data that contradict the metadata or the configuration."""
 
 
 class StoreError(TeraregError):

@@ -174,7 +174,7 @@ class Sample:
 
     @property
     def largest_atlas(self) -> Extent:
-        """The atlas with most voxels; a point if there is none."""
+        """The atlas with the most voxels; a single voxel if there is no atlas."""
         return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
 
     def atlas_images(self, atlas: str) -> int:

@@ -513,7 +513,7 @@ def _check_volume_input(config: dict[str, Any]) -> None:
 
 
 def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Keys and paths of all files that a complete configuration names beside the raw data."""
+    """Keys and paths of all files that a complete configuration names besides the raw data."""
     for name, atlas in config["atlases"].items():
         for key in ("template", "annotation", "ontology", "hemispheres"):
             yield f"atlases.{name}.{key}", atlas[key]

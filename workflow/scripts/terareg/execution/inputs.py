@@ -69,7 +69,7 @@ def index_file(run: Run, sample: str) -> str:
 
 
 def checked_settings(run: Run, sample: str) -> dict[str, Any]:
-    """Settings that check_inputs checks: all inputs named in them beside the raw data."""
+    """Settings that check_inputs checks: all inputs that they name besides the raw data."""
     config = run.samples[sample]
     keys = ("store", "fiducials", "points", "sample_labels")
     return {key: config[key] for key in keys} | {
@@ -80,7 +80,7 @@ def checked_settings(run: Run, sample: str) -> dict[str, Any]:
 
 
 def own_files(run: Run, sample: str) -> Files:
-    """Files of the user beside the raw data: XML, positions, flat-field, marked points, labels."""
+    """Files of the user besides the raw data: XML, positions, flat-field, marked points, labels."""
     config = run.samples[sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(run, sample) + own_profile(run, sample)

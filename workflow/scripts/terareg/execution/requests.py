@@ -7,7 +7,7 @@ import math
 from terareg.core.extents import Sample
 from terareg.execution.rule_table import RULES
 
-_ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
+_ENGINE_MB = 400  # Snakemake's own two processes besides the job, on a cluster
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
 
 #: {vCPU: (least, most, step) in MB}, what AWS Batch accepts

@@ -1,4 +1,4 @@
-"""What the targets of the workflow are made of: files of a sample, stage by stage."""
+"""Files that make up the targets of the workflow: those of a sample, stage by stage."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     error : type
         Class to raise.
     remedy : str
-        End of the sentence, unless the exception has a remedy of its own (behind a semicolon).
+        End of the sentence, unless the exception has a remedy of its own (after a semicolon).
     form : str
         The format that it is read as.
     """
@@ -104,7 +104,7 @@ def short(value: object, most: int = 60) -> str:
 
 
 def check_memory(needed: float, name: str, error: type[TeraregError]) -> None:
-    """Raise if more bytes are asked for at once than this machine has memory."""
+    """Raise if more bytes are needed at once than this machine has memory."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise error(

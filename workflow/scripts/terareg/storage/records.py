@@ -1,8 +1,8 @@
 """Records: small JSON files that say what was made, from what, and that it is complete.
 
 A record is written last and atomically. Its ``fingerprint`` covers the code, the settings and the
-content of everything it was made of; work is skipped only where a record with the same
-fingerprint lies beside the objects it names.
+content of everything it was made of; work is skipped only if a record with the same fingerprint
+exists together with the objects that it names.
 """
 
 from __future__ import annotations

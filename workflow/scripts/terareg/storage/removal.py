@@ -79,7 +79,7 @@ def find_corrected_tiles(place: Store, channel: str) -> Removal:
 
 
 def find_sample(places: Iterable[Store]) -> list[Removal]:
-    """Everything that terareg made of a sample; files of other names stay."""
+    """Everything that terareg made for a sample; files with other names stay."""
     found = []
     for place in _different(places):
         for name in OWN_NAMES:
