@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from terareg.core.cells import from_cell, to_cell
 from terareg.core.errors import AtlasError
+from terareg.core.table_cells import from_cell, to_cell
 from terareg.storage.foreign import (
     boundary,
     decode_text,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from terareg.core.cells import to_cell
 from terareg.core.errors import StoreError
+from terareg.core.table_cells import to_cell
 from terareg.storage.store import Store, write_atomic
 
 
@@ -42,7 +42,7 @@ def write_table(
     """Write rows with the keys of the first as TSV, atomically.
 
     ``number`` is the format of floats; None is written as an empty cell, and text as one that no
-    spreadsheet takes for a formula, see :func:`terareg.core.cells.to_cell`.
+    spreadsheet takes for a formula, see :func:`terareg.core.table_cells.to_cell`.
     """
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")

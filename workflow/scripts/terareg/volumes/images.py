@@ -67,7 +67,7 @@ class ImageSettings:
     channel: int = 0
 
 
-class Image(Levels):
+class OpenedImage(Levels):
     """A foreign image. The type's attributes are those of :class:`Levels`."""
 
     def __init__(self, name: str, frames: Sequence[Frame], sources: Sequence[Any]) -> None:
@@ -94,7 +94,7 @@ class Image(Levels):
             ) from error
 
 
-def open_image(address: str, settings: ImageSettings | None = None) -> Image:
+def open_image(address: str, settings: ImageSettings | None = None) -> OpenedImage:
     """Open an image file, an OME-Zarr group (0.4 or 0.5) or a precomputed volume.
 
     Parameters
@@ -105,7 +105,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
 
     Returns
     -------
-    Image
+    OpenedImage
         NIfTI, NRRD, MetaImage and TIFF files are held in memory; OME-Zarr and precomputed
         volumes are read box by box.
 
@@ -129,7 +129,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
         return opener(store, metadata, settings)
 
 
-def _open_file(address: str, settings: ImageSettings) -> Image:
+def _open_file(address: str, settings: ImageSettings) -> OpenedImage:
     known = settings.spacing_um is not None and settings.orientation is not None
     header = describe_image(address, believed=not known)
     check_memory(header.held_bytes, address, VolumeError)
@@ -137,17 +137,17 @@ def _open_file(address: str, settings: ImageSettings) -> Image:
         array = file_voxels(address, header, settings.channel)
         if array.dtype.kind == "f" and not np.isfinite(array).any():
             raise ValueError("none of its voxels is a number")
-    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
-def _open_meta_image(address: str, settings: ImageSettings) -> Image:
+def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader, array = read_itk(address)
     if reader.GetNumberOfComponents() > 1:
         array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
     spacing = tuple(s * 1e3 for s in reader.GetSpacing()[::-1])
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
     header = Header(address, "MetaImage", array.shape, array.dtype.name, spacing, orientation)
-    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
 def _grid(header: Header, settings: ImageSettings) -> tuple:
@@ -164,7 +164,7 @@ def _grid(header: Header, settings: ImageSettings) -> tuple:
     return _asked(header.name, asked, header.spacing_um)
 
 
-def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Image:
+def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> OpenedImage:
     third = "zarr_format" in metadata
     attributes = metadata.get("attributes", {}) if third else metadata
     ome = attributes.get("ome", attributes)
@@ -217,7 +217,7 @@ def _check_fixed(name: str, grid: ChunkGrid, fixed: dict[int, int]) -> None:
             )
 
 
-def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Image:
+def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> OpenedImage:
     if "scales" not in info:
         raise VolumeError(f"{store.address('info')} describes no precomputed volume")
     check_levels(info["scales"])
@@ -257,7 +257,7 @@ def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any
 
 def _pyramid(
     name: str, sources: list, spacing: list[list[float]], settings: ImageSettings
-) -> Image:
+) -> OpenedImage:
     """The image with frames of its levels: outer faces coincide, whatever offsets a writer gave."""
     first = spacing[0] if all(math.isfinite(s) for s in spacing[0]) else None
     asked, orientation = settings.spacing_um, settings.orientation
@@ -269,7 +269,7 @@ def _pyramid(
         scaled = [s * r for s, r in zip(size, ratio)]
         origin = [(c - s) / 2 for c, s in zip(scaled, size)]
         frames.append(Frame(array.shape, tuple(scaled), tuple(origin), orientation))
-    return Image(name, frames, sources)
+    return OpenedImage(name, frames, sources)
 
 
 def _asked(name: str, settings: ImageSettings, found: Sequence[float] | None) -> tuple:

@@ -20,7 +20,7 @@ from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
 from terareg.volumes.chunks import count_absent
 from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
-from terareg.volumes.images import Image
+from terareg.volumes.images import OpenedImage
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
 from terareg.volumes.plan import Block, VolumePlan
 
@@ -110,12 +110,12 @@ def frame_of_input(data: Mapping[str, Any]) -> Frame:
     return Frame.from_json(data["frame"])
 
 
-def import_block(image: Image, plan: VolumePlan, block: Block) -> tuple[np.ndarray, Clipped]:
+def import_block(image: OpenedImage, plan: VolumePlan, block: Block) -> tuple[np.ndarray, Clipped]:
     """Level-0 voxels of a block of an image, in the type of the plan.
 
     Parameters
     ----------
-    image : Image
+    image : OpenedImage
         Of the plan's shape.
     plan : VolumePlan
     block : Block

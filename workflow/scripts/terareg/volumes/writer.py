@@ -146,7 +146,7 @@ class BlockWriter:
             )
         self._statistics.add(layer)
         self._clipped += clipped
-        mode = _mode(self._plan)
+        mode = self._plan.downsampling
         for level, writer in enumerate(self._levels):
             whole = writer.next(layer)
             if whole is None:
@@ -427,14 +427,11 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     store.delete(where)
     objects: dict[str, int] = {}
     for level in range(plan.block_levels, len(plan.levels)):
-        step = plan.step(level)
-        finer = plan.levels[level - 1].shape
 
-        def one(box: Block, level=level, step=step, finer=finer) -> dict[str, int]:
-            start = tuple(a * s for a, s in zip(box.start, step))
-            stop = tuple(min(b * s, n) for b, s, n in zip(box.stop, step, finer))
-            array = read_level(store, key, plan, level - 1, start, stop)
-            return write_box(store, key, plan, level, box, downsample(array, step, _mode(plan)))
+        def one(box: Block, level=level) -> dict[str, int]:
+            array = read_level(store, key, plan, level - 1, *plan.finer_box(level, box))
+            coarse = downsample(array, plan.step(level), plan.downsampling)
+            return write_box(store, key, plan, level, box, coarse)
 
         what = f"{plan.name}: shards of level {level}"
         for written in map_items(one, plan.levels[level].shards(), workers=workers, what=what):
@@ -446,7 +443,3 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     }
     write_record(store, where, record)
     return record
-
-
-def _mode(plan: VolumePlan) -> str:
-    return "mode" if plan.is_segmentation else "mean"
