@@ -139,10 +139,10 @@ def finalize_volume(
 
 
 def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:
-    """Read every block back and remove the records of those that are not what was written.
+    """Read every block back and remove the records of blocks that differ from what was written.
 
-    In every format, level 0 is compared with the record and the other levels of a block with what
-    they are made of. The next run writes these blocks again.
+    In every format, level 0 is compared with the record, and each other level of a block with the
+    means or modes of the finer one. The next run writes these blocks again.
 
     Returns
     -------
@@ -167,9 +167,9 @@ def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int
 
 
 def remove_damaged_top(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[int]:
-    """Compare the levels above the blocks with what they are made of, in every format.
+    """Compare the levels above the blocks with the finer ones they are made from, in every format.
 
-    Where one differs, their record is removed, so that the next run makes them again.
+    If one differs, the record of all of them is removed, so that the next run makes them again.
 
     Returns
     -------
@@ -196,7 +196,7 @@ def remove_damaged_top(store: Store, key: str, plan: VolumePlan, workers: int = 
 def remove_damaged_metadata(
     store: Store, key: str, plan: VolumePlan, window: tuple[float, float] | None
 ) -> list[str]:
-    """Remove metadata files that are not what was written, so that the next run writes them.
+    """Remove metadata files that differ from what was written, so that the next run rewrites them.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def _read_or_none(store: Store, name: str) -> bytes | None:
 
 
 def _forms(plan: VolumePlan) -> list[VolumePlan]:
-    """The plan in each of its formats alone."""
+    """One plan for each format of the plan."""
     return [
         dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
         for form in plan.settings.formats

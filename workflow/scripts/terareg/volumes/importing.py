@@ -54,7 +54,7 @@ def check_whole(header: Header) -> int:
 
 
 def _check_own(parent: Store, form: str) -> None:
-    """Raise unless every object that the records of a terareg volume name is there."""
+    """Raise if an object that is named in the records of a terareg volume is missing."""
     address, _, key = parent.url.rpartition("/")
     store = Store(address or "/")
     records = read_block_records(store, key, read_plan(store, key))

@@ -191,11 +191,11 @@ class VolumePlan:
 
     @property
     def downsampling(self) -> str:
-        """How a level is made of the finer one: "mode" for labels, else "mean"."""
+        """How a level is made from the finer one: "mode" for labels, else "mean"."""
         return "mode" if self.is_segmentation else "mean"
 
     def finer_box(self, level: int, box: Block) -> tuple[Box, Box]:
-        """Start and stop, in voxels of the finer level, of what a box of a level is made of."""
+        """Start and stop, in voxels of the finer level, of the source of a box of a level."""
         step, finer = self.step(level), self.levels[level - 1].shape
         start: Box = tuple(a * s for a, s in zip(box.start, step))
         stop: Box = tuple(min(b * s, n) for b, s, n in zip(box.stop, step, finer))
