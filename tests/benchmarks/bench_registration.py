@@ -72,13 +72,13 @@ Mapper = Callable[[np.ndarray], np.ndarray]
 def phantom_pairs(seeds: list[int], voxel_um: float) -> Iterator[Pair]:
     """The phantom brain, 8 x 11.5 x 6 mm, seen by the channel with the stranger contrast."""
     from terareg.phantom.atlas import BrainSettings, make_atlas
-    from terareg.phantom.sample import Sample, SampleSettings
+    from terareg.phantom.sample import GeneratedSample, SampleSettings
 
     for seed in seeds:
         atlas = make_atlas(BrainSettings(seed=seed, atlas_spacing_um=100.0))
         shape = tuple(round(mm * 1000 / voxel_um) for mm in (6.0, 8.4, 11.7))
         frame = Frame(shape, (voxel_um,) * 3, (0.0, 0.0, 0.0), "ILA")
-        sample = Sample(atlas, frame, SampleSettings(seed=seed, cells=200))
+        sample = GeneratedSample(atlas, frame, SampleSettings(seed=seed, cells=200))
         axes = frame.axes_um()
         labels, _ = sample.labels_grid(axes)
         true = np.stack(sample.atlas_grid(axes)).reshape(3, -1).T

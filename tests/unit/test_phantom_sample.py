@@ -8,7 +8,7 @@ import SimpleITK as sitk
 
 from terareg.core.frames import Frame
 from terareg.phantom.atlas import BrainSettings, make_atlas
-from terareg.phantom.sample import Sample, SampleSettings
+from terareg.phantom.sample import GeneratedSample, SampleSettings
 from terareg.phantom.truth import TruthSettings, write_fiducials, write_sample_truth
 
 FRAME = Frame((24, 86, 112), (240.0, 93.0, 93.0), (0, 0, 0), "ILA")
@@ -21,7 +21,7 @@ def atlas():
 
 @pytest.fixture(scope="module")
 def sample(atlas):
-    return Sample(atlas, FRAME, SampleSettings(seed=3, cells=300))
+    return GeneratedSample(atlas, FRAME, SampleSettings(seed=3, cells=300))
 
 
 # ------------------------------------------------------------------ transform
@@ -49,7 +49,7 @@ def test_deformation_does_not_fold(sample):
 
 def test_pose_turns_the_axes_as_declared(atlas):
     still = SampleSettings(seed=1, rotation_deg=0, scale=0, shift_um=0, coarse_um=0, fine_um=0)
-    sample = Sample(atlas, FRAME, replace(still, cells=10))
+    sample = GeneratedSample(atlas, FRAME, replace(still, cells=10))
     centre, ahead = atlas.frame.centre_um, np.array([0, 0, -1000.0])
     step = sample.to_sample((centre + ahead)[None])[0] - FRAME.centre_um
     # RIP to ILA: anterior is towards higher x of the sample
@@ -98,7 +98,7 @@ def test_tissue_is_brighter_than_the_medium_and_no_single_map_explains_it(sample
 
 def test_cells_are_in_the_second_channel_only(sample):
     drawn = sample._draw_cells((0, 0, 0), FRAME.shape)
-    quiet = Sample(sample.atlas, FRAME, replace(sample.settings, cells=0))
+    quiet = GeneratedSample(sample.atlas, FRAME, replace(sample.settings, cells=0))
     with_cells, without = (s.block((0, 0, 0), FRAME.shape) for s in (sample, quiet))
     assert drawn.max() > 0.5
     assert np.array_equal(with_cells[0], without[0])

@@ -17,7 +17,7 @@ from terareg.core.frames import Frame
 from terareg.phantom import cli, demo
 from terareg.phantom.atlas import make_atlas
 from terareg.phantom.floors import Floors, format_table, verdicts
-from terareg.phantom.sample import Sample
+from terareg.phantom.sample import GeneratedSample
 from terareg.phantom.score import ScoreError, ScorePaths, score
 
 XML_HEAD = '<?xml version="1.0" ?>\n<!DOCTYPE TeraStitcher SYSTEM "TeraStitcher.DTD">\n'
@@ -64,7 +64,9 @@ def phantom(tmp_path_factory):
     out = tmp_path_factory.mktemp("phantom")
     settings = demo.demo_settings(2, small=True)
     truth = demo.make_demo(out, settings)
-    sample = Sample(make_atlas(settings.brain), Frame.from_json(truth["frame"]), settings.sample)
+    sample = GeneratedSample(
+        make_atlas(settings.brain), Frame.from_json(truth["frame"]), settings.sample
+    )
     return out, truth, sample
 
 

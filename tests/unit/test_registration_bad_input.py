@@ -29,8 +29,9 @@ def stages(first, second):
 def is_finite(result):
     transform = result.transform
     arrays = (
-        transform.affine, transform.forward, transform.inverse, transform.jacobian(),
-        transform.velocity, result.posteriors, result.predicted, result.contrast,
+        transform.affine, transform.displacement, transform.inverse_displacement,
+        transform.jacobian(), transform.velocity,
+        result.posteriors, result.predicted, result.contrast,
     )  # fmt: skip
     return all(np.isfinite(a).all() for a in arrays)
 

@@ -59,7 +59,7 @@ def test_points_follow_the_documented_order(transform):
     """x = A @ phi(p): at a voxel of the grid, phi adds that voxel's displacement."""
     index = (7, 9, 6)
     p = GRID.to_um(np.array(index))
-    moved = p + transform.forward[(slice(None), *index)]
+    moved = p + transform.displacement[(slice(None), *index)]
     expected = transform.affine[:3, :3] @ moved + transform.affine[:3, 3]
     np.testing.assert_allclose(transform.to_sample(p[None])[0], expected, atol=1e-3)
 
@@ -102,8 +102,8 @@ def test_a_fine_grid_differs_from_points_by_less_than_the_field_bends(transform)
     fine = Frame((40, 30, 50), (9.0, 11.0, 8.0), (310.0, 420.0, 530.0))
     points = np.stack(np.meshgrid(*fine.axes_um(), indexing="ij")).reshape(3, -1).T
     for grid, exact, field in (
-        (transform.to_atlas_grid, transform.to_atlas, transform.inverse),
-        (transform.to_sample_grid, transform.to_sample, transform.forward),
+        (transform.to_atlas_grid, transform.to_atlas, transform.inverse_displacement),
+        (transform.to_sample_grid, transform.to_sample, transform.displacement),
     ):
         error = np.linalg.norm(grid(fine).reshape(3, -1).T - exact(points), axis=1)
         bends = [np.linalg.norm(np.diff(field, 2, axis=axis), axis=0).max() for axis in (1, 2, 3)]
@@ -145,7 +145,7 @@ def test_files_give_the_same_transform_and_the_same_bytes(transform, tmp_path):
     loaded = Transform.load(tmp_path / "a")
     assert loaded.frame == transform.frame
     np.testing.assert_array_equal(loaded.affine, transform.affine)
-    np.testing.assert_allclose(loaded.forward, transform.forward, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(loaded.displacement, transform.displacement, rtol=1e-6, atol=1e-6)
     points = np.array([[300.0, 400.0, 500.0], [-1e4, 0.0, 2e4]])
     np.testing.assert_allclose(loaded.to_atlas(points), transform.to_atlas(points), atol=1e-3)
 
@@ -357,11 +357,11 @@ def test_bad_affines_are_named(tmp_path, text, message):
 
 
 def test_bad_fields_and_points_are_named(transform):
-    broken = transform.forward.copy()
+    broken = transform.displacement.copy()
     broken[0, 1, 2, 3] = np.nan
     with pytest.raises(RegistrationError, match="not numbers"):
-        Transform(transform.affine, GRID, broken, transform.inverse, ATLAS, SAMPLE)
+        Transform(transform.affine, GRID, broken, transform.inverse_displacement, ATLAS, SAMPLE)
     with pytest.raises(RegistrationError, match="do not belong together"):
-        Transform(transform.affine, ATLAS, broken, transform.inverse, ATLAS, SAMPLE)
+        Transform(transform.affine, ATLAS, broken, transform.inverse_displacement, ATLAS, SAMPLE)
     with pytest.raises(RegistrationError, match="n rows"):
         transform.to_atlas(np.zeros((3, 2)))

@@ -10,7 +10,7 @@ from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes.finishing import finalize_volume
 from terareg.volumes.headers import read_header
-from terareg.volumes.images import Image, ImageSettings, open_image
+from terareg.volumes.images import ImageSettings, OpenedImage, open_image
 from terareg.volumes.importing import describe_input, frame_of_input, import_block
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.reader import Volume
@@ -21,7 +21,7 @@ FRAME = Frame(SHAPE, (50.0, 20.0, 10.0), orientation="RIP")
 
 
 def image_of(array):
-    return Image("picture.nii", [Frame(array.shape, FRAME.spacing_um)], [array])
+    return OpenedImage("picture.nii", [Frame(array.shape, FRAME.spacing_um)], [array])
 
 
 def imported(array, dtype="float32"):

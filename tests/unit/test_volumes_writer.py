@@ -21,7 +21,13 @@ from terareg.core.numeric import Clipped
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff, precomputed
 from terareg.volumes.downsample import downsample
-from terareg.volumes.finishing import display_window, finalize_volume, remove_damaged_blocks
+from terareg.volumes.finishing import (
+    display_window,
+    finalize_volume,
+    remove_damaged_blocks,
+    remove_damaged_metadata,
+    remove_damaged_top,
+)
 from terareg.volumes.objects import record_key
 from terareg.volumes.plan import (
     FORMATS,
@@ -560,6 +566,54 @@ def test_damaged_blocks_are_found_and_rewritten(written, form):
     finalize_volume(store, "v", plan)
     assert remove_damaged_blocks(store, "v", plan) == []
     assert files(tmp_path / "a") == before
+
+
+def spoil(store, name, at=100):
+    data = bytearray(store.read(name))
+    data[at % len(data)] ^= 1
+    store.write(name, bytes(data))
+
+
+@pytest.mark.parametrize("form", ["ome.zarr", "precomputed"])
+def test_a_coarser_level_of_a_block_that_is_damaged_is_found(written, form):
+    store, plan, *_ = written
+    block = plan.blocks()[5]
+    record = json.loads(store.read(record_key("v", block)))
+    assert plan.block_levels > 1
+    spoil(store, next(n for n in record["objects"] if f"{form}/1" in n))
+    assert remove_damaged_blocks(store, "v", plan, 2) == [block.name]
+
+
+@pytest.mark.parametrize("form", ["ome.zarr", "precomputed"])
+@pytest.mark.parametrize("how", ["spoiled", "gone"])
+def test_damage_above_the_blocks_is_found_and_mended(written, form, how):
+    store, plan, _, tmp_path = written
+    before = files(tmp_path / "a")
+    assert remove_damaged_top(store, "v", plan) == []
+    record = json.loads(store.read("v/pyramid.json"))
+    name = next(n for n in record["objects"] if f"{form}/{plan.block_levels}" in n)
+    if how == "gone":
+        store.delete(name)
+    else:
+        spoil(store, name)
+    assert remove_damaged_top(store, "v", plan, 2)[0] == plan.block_levels
+    finish_pyramid(store, "v", plan)
+    finalize_volume(store, "v", plan)
+    assert remove_damaged_top(store, "v", plan) == []
+    assert files(tmp_path / "a") == before
+
+
+def test_damaged_metadata_are_found_and_written_again(written):
+    store, plan, *_ = written
+    content = json.loads(store.read("v/volume.json"))
+    window = tuple(finalize_volume(store, "v", plan)["window"])
+    assert remove_damaged_metadata(store, "v", plan, window) == []
+    for name in ("ome.zarr/zarr.json", "ome.zarr/1/zarr.json", "precomputed/info"):
+        spoil(store, f"v/{name}")
+        assert remove_damaged_metadata(store, "v", plan, window) == [name]
+        init_volume(store, "v", plan, content["metadata"])
+        finalize_volume(store, "v", plan)
+        assert remove_damaged_metadata(store, "v", plan, window) == []
 
 
 @pytest.mark.slow

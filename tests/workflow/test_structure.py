@@ -44,7 +44,7 @@ FLOORS = (
 )
 #: order within the ground floor
 GROUND = (
-    ("errors", "cells", "levels", "parallel", "numeric", "blas"),
+    ("errors", "table_cells", "levels", "parallel", "numeric", "blas"),
     ("orientation", "extents"),
     ("frames", "cost"),
 )

@@ -116,7 +116,7 @@ rule finalize_volume:
 
 
 rule verify_volume:
-    """Read the finest level of a volume back and compare it with what was written."""
+    """Read all levels and the metadata of a volume back and compare them with what was written."""
     input:
         plan=result("{volume}/plan.json"),
         complete=result("{volume}/complete.json"),

@@ -1,4 +1,4 @@
-"""Check what the user gives beside the raw data, and the store."""
+"""Check the files that the user gives besides the raw data, and the store."""
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from terareg.volumes.importing import frame_of_input
 
 
 def frame_of_tiles(path, config, local):
-    """Where points may lie, by the nominal places of tiles; checks own positions, flat-field."""
+    """Frame in which points may lie, from nominal positions; check own positions and flat-field."""
     acquisition, stitching = load_acquisition(path), config["stitching"]
     if own := config["profile"]:
         read_profile(local[own], acquisition.tile_shape[1:])
@@ -28,7 +28,7 @@ def frame_of_tiles(path, config, local):
         with_positions(acquisition, read_positions(local[own], acquisition, own), own)
     nominal = {tile.name: tile.origin_vox for tile in acquisition.tiles}
     frame, _ = fused_frame(acquisition, nominal, FusionSettings())
-    # tiles may end up a little outside their nominal places
+    # tiles may end up a little outside their nominal positions
     low, high = (np.array(frame.shape) * share for share in (-0.1, 1.1))
     return frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
 
@@ -38,7 +38,7 @@ def main() -> None:
     store = Store(config["store"])
     there = 0 if store.is_s3 else sum(e.size for e in store.list(snakemake.wildcards.sample))
     store.check_writable(max(0, round(snakemake.params.needed_gb * 1e9) - there))
-    # on remote storage a file lies elsewhere than the configuration says
+    # on remote storage a file is not where the configuration says
     local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
     if snakemake.params.kind == "volume":
         frame = frame_of_input(read_json(snakemake.input.index))
@@ -48,7 +48,7 @@ def main() -> None:
         for pair in config[f"{what}s"].values():
             check_pairs(local[pair["sample"]], local[pair["atlas"]], frame, what)
     for labels in config["sample_labels"].values():
-        if snakemake.params.kind == "volume":  # of tiles the field of view is not yet known
+        if snakemake.params.kind == "volume":  # for tiles, the frame is not known yet
             read_sample_labels(local[labels["path"]], frame, labels["spacing_um"])
     for points in config["points"].values():
         point_names(local[points["path"]])

@@ -10,7 +10,7 @@ from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views.figures.intensity import flatfield_map, tile_means
 
-PLANES = 4  # planes of every tile that the means are made of
+PLANES = 4  # planes of every tile that enter the means
 
 
 def mean_planes(raw: TileSource, flatfield: Flatfield) -> tuple[np.ndarray, np.ndarray]:

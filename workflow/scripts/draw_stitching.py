@@ -13,7 +13,7 @@ SEAMS = 6
 
 
 def crops(source: TileSource, link: Link, shift_vox: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The overlap of two tiles, as each sees it, in the middle plane they share."""
+    """The overlap of two tiles, as each of them shows it, in their middle common plane."""
     depth, *size = source.acquisition.tile_shape
     shift = np.rint(shift_vox).astype(int)
     z = (max(0, shift[0]) + min(depth, depth + shift[0])) // 2

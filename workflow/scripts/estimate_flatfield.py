@@ -9,7 +9,7 @@ from terareg.intensity.sums import load_sums
 def main() -> None:
     sums = [load_sums(path) for path in snakemake.input.sums]
     options = dict(snakemake.params.settings)
-    if snakemake.input.get("image"):  # on remote storage it lies elsewhere than the key says
+    if snakemake.input.get("image"):  # on remote storage it is not where the key says
         options["image"] = str(snakemake.input.image)
     flatfield, info = estimate_flatfield(sums, FlatfieldSettings(**options))
     save_flatfield(snakemake.output.profile, snakemake.output.info, flatfield, info)

@@ -10,7 +10,7 @@ from terareg.volumes.plan import VolumePlan
 def main() -> None:
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     key = f"{snakemake.wildcards.sample}/{snakemake.wildcards.volume}"
-    # all batches were made of the same data with the same settings
+    # all batches were made from the same data with the same settings
     state = read_json(snakemake.input.batches[0])["fingerprint"]
     summary = finalize_volume(Store(snakemake.params.store), key, plan, fingerprint=state)
     write_json(snakemake.output.complete, summary)

@@ -24,7 +24,7 @@ def main() -> None:
     settings = FusionSettings(**snakemake.params.fusion)
     places = load_placement(snakemake.input.placement).origins(settings.subpixel)
     origins = fused_origins(places, planned["offset_vox"], settings)
-    # the bytes are the same whether tiles were corrected before or are corrected now
+    # the bytes are the same whether tiles were corrected earlier or are corrected on the fly
     state = fingerprint(
         snakemake.params.code,
         snakemake.params.raw_state,
@@ -44,7 +44,7 @@ def main() -> None:
         fingerprint=state,
         workers=snakemake.threads,
     )
-    # of this job: pixels clipped by the flat-field on the fly, counted at each reading
+    # in this job: pixels clipped by on-the-fly flat-field correction, counted at each reading
     run = {"bytes_read": source.bytes_read, "tile_pixels_clipped": asdict(source.clipped)}
     write_json(snakemake.output.batch, summary | {"run": run})
 

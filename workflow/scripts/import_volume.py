@@ -14,7 +14,7 @@ def main() -> None:
     settings = snakemake.params
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
-    # the grid is that of the plan, whatever the header says
+    # the plan decides the grid, whatever the header says
     grid = ImageSettings(
         plan.frame.spacing_um, plan.frame.orientation, channel=settings.image["channel"]
     )

@@ -1,4 +1,4 @@
-"""Describe the images of a sample that is a volume already."""
+"""Describe the images of a sample whose input is already a volume."""
 
 from terareg.execution.job import run_job
 from terareg.storage.records import write_json

@@ -16,7 +16,7 @@ def main() -> None:
         frame = frame.resampled((snakemake.params.resolution_um,) * 3)
     settings = VolumeSettings(**snakemake.params.volume)
     source = VolumePlan.from_json(read_json(snakemake.input.source)["plan"])
-    # averages of integers keep some digits in 16 bits
+    # 16 bits keep some decimals of averaged integers
     dtype = "float32" if source.dtype == "float32" else "uint16"
     plan = make_plan(f"{sample} {channel} in {name}", frame, dtype, settings)
     key = f"{sample}/atlas_space/{name}/{channel}"

@@ -26,7 +26,7 @@ def main() -> None:
         measured = bool(snakemake.input.get("pairs"))
         pairs = load_pairs(snakemake.input.pairs) if measured else []
         if not measured or any(pair.engine == "mip_ncc" for pair in pairs):
-            # TeraStitcher's measure is thresholded axis by axis, and is no probability
+            # TeraStitcher's reliability is thresholded axis by axis and is not a probability
             pairs = to_pairs(xml, acquisition)
             settings = replace(settings, min_reliability=settings.min_reliability_xml)
         placement = place(acquisition, pairs, settings)

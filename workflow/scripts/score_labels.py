@@ -1,4 +1,4 @@
-"""Compare labels of the sample with those that the registration gives it."""
+"""Compare the user's own labels of the sample with those carried over from the atlas."""
 
 from pathlib import Path
 

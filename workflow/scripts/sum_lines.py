@@ -1,4 +1,4 @@
-"""Gather the means of lines of one batch of tiles of one channel, in their overlaps."""
+"""Gather the means of lines in the overlaps of one batch of tiles of one channel."""
 
 from terareg.acquisition.line_gains import wanted_lines
 from terareg.acquisition.model import load_acquisition

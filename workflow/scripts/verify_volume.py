@@ -4,7 +4,11 @@ from terareg.core.errors import VolumeError
 from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
-from terareg.volumes.finishing import remove_damaged_blocks
+from terareg.volumes.finishing import (
+    remove_damaged_blocks,
+    remove_damaged_metadata,
+    remove_damaged_top,
+)
 from terareg.volumes.plan import VolumePlan
 
 
@@ -19,7 +23,19 @@ def main() -> None:
             f"written (first: {damaged[0]}); run again with -R {snakemake.params.writer}, which "
             "writes these and no others"
         )
+    levels = remove_damaged_top(store, key, plan, snakemake.threads)
+    if levels:
+        raise VolumeError(
+            f"{store.address(key)}: level {levels[0]} is not what its finer level makes; run again "
+            "with -R finish_pyramid, which writes the coarse levels again"
+        )
     complete = read_json(snakemake.input.complete)
+    files = remove_damaged_metadata(store, key, plan, complete.get("window"))
+    if files:
+        raise VolumeError(
+            f"{store.address(key)}: {files[0]} is not what was written; delete "
+            f"{snakemake.input.plan} and run again, which writes it and no voxel"
+        )
     write_json(
         snakemake.output.verified, {"blocks": len(plan.blocks()), "sha256": complete["sha256"]}
     )

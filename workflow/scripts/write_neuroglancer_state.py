@@ -13,7 +13,7 @@ from terareg.volumes.plan import VolumePlan
 
 
 def volume_source(key: str, file: str) -> neuroglancer.Source:
-    """A volume of the store, in the first of its formats."""
+    """Source of a volume of the store, in the first of its formats."""
     plan = VolumePlan.from_json(read_json(file)["plan"])
     return neuroglancer.Source(key, plan.settings.formats[0], plan.frame)
 
@@ -59,7 +59,7 @@ def main() -> None:
     state = neuroglancer.build_state(layers, frame, title=sample)
     if settings.viewer["url"]:
         state = neuroglancer.with_store(state, settings.viewer["url"], settings.viewer["cdn"])
-    # the order of the dimensions counts: keys are not sorted
+    # the order of the dimensions matters, so keys are not sorted
     write_atomic(snakemake.output.state, (json.dumps(state, indent=1) + "\n").encode())
 
 

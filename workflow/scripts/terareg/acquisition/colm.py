@@ -32,7 +32,7 @@ _LOOKED_AT = 1000
 
 
 def plane_of(name: str) -> tuple[int, int] | None:
-    """Channel and plane number of a file name, None if it is no plane."""
+    """Channel and plane number in a file name, None if it is not that of a plane."""
     match = _PLANE.fullmatch(name)
     return (int(match["channel"]), int(match["plane"])) if match else None
 
@@ -45,10 +45,10 @@ class ColmLayout(Layout):
     raw : Store
         Folder or S3 prefix that holds ``Experiment.ini``, ``Scanned Cells.txt`` and the view.
     options : LayoutOptions
-        Channels are named by their number in the file names; all that are found, as "ch0", "ch1",
-        ..., by default.
+        Channels are identified by their number in the file names; by default all that are found are
+        used, as "ch0", "ch1", ...
     view : str
-        Folder of the tile folders.
+        Folder that holds the folders of the tiles.
     """
 
     kind = "colm"
@@ -97,7 +97,7 @@ class ColmLayout(Layout):
         return found
 
     def _pass_over(self, folder: str) -> None:
-        """Remember a folder that is no tile's; raise if it looks like one."""
+        """Remember a folder that does not belong to a tile; raise if it looks as if it did."""
         key = f"{self.view}/{folder}"
         entries = itertools.islice(self.raw.walk(key), _LOOKED_AT)
         if any(plane_of(PurePosixPath(entry.key).name) for entry in entries):

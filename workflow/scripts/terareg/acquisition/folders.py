@@ -4,7 +4,7 @@
 
 Numbers are stage positions in tenths of micrometres, V along y, H along x, Z along z. Files hold
 one plane each ("2Dseries") or several ("3Dseries"); their names may be shortened to ``ZZZZZZ.tif``.
-Channels are such trees in folders of their own. Bria and Iannello, BMC Bioinformatics 13:316
+Each channel is such a tree in a folder of its own. Bria and Iannello, BMC Bioinformatics 13:316
 (2012). Standard library only, see :mod:`terareg.acquisition.layout`.
 """
 
@@ -38,7 +38,7 @@ _OUTER = re.compile(_NUMBER)
 _INNER = re.compile(rf"({_NUMBER})_({_NUMBER})")
 _PLANE = re.compile(r"(?:[^.].*\D)?(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE)
 _IMAGE = re.compile(r"[^/.][^/]*\.(?:tiff?|png)$", re.IGNORECASE)
-# a number that somebody wrote something behind, or two anywhere
+# a number with something written after it, or two numbers anywhere in the name
 _LIKE_A_TILE = re.compile(r"-?\d|.*\d{3,}_-?\d{3,}")
 _LOOKED_AT = 1000
 _PER_UM = 10
@@ -51,10 +51,10 @@ class FolderLayout(Layout):
     ----------
     raw : Store
     options : LayoutOptions
-        Channels are named by the folder below ``raw`` that holds their tree, "." for ``raw``
+        Channels are identified by the folder below ``raw`` that holds their tree, "." for ``raw``
         itself. The voxel size must be given.
     first_level : str
-        Which position the outer folders are named by: "V" (y) or "H" (x).
+        Stage position that names the outer folders: "V" (y) or "H" (x).
     """
 
     kind = "terastitcher"
@@ -116,15 +116,15 @@ class FolderLayout(Layout):
         return found
 
     def _has_images(self, folder: str) -> bool:
-        """Whether a tile was imaged; S3 keeps no empty folders, so that nothing is asked there."""
+        """Whether a tile was imaged; S3 has no empty folders, so no request is made there."""
         if self.raw.is_s3:
             return True
         return any(_IMAGE.search(entry.key) for entry in self.raw.walk(folder))
 
     def _pass_over(self, folder: str) -> None:
-        """Remember a folder that is no tile's; raise if it looks like one."""
+        """Remember a folder that does not belong to a tile; raise if it looks as if it did."""
         if any(root and f"{root}/".startswith(f"{folder}/") for root in self._roots):
-            return  # of another channel
+            return  # a folder of another channel
         looks_like = _LIKE_A_TILE.match(folder.rpartition("/")[2])
         entries = itertools.islice(self.raw.walk(folder), _LOOKED_AT)
         if looks_like and any(_IMAGE.search(entry.key) for entry in entries):
@@ -139,7 +139,7 @@ class FolderLayout(Layout):
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
         _, step, _ = self._counting
         stated, dz = step / _PER_UM, self.options.spacing_um[0]
-        # names that merely count planes say nothing
+        # numbers that merely count planes say nothing about their distance
         if step != 1 and abs(stated / dz - 1) > 0.01:
             problems.append(
                 f"input.spacing_um (z) is {dz:g} um but planes are {stated:g} um apart by the "
@@ -169,7 +169,7 @@ class FolderLayout(Layout):
 
     def raw_keys(self) -> list[str]:
         keys = {root for root in self._roots if root}
-        if "" in self._roots:  # of the raw folder itself, the outer folders of tiles
+        if "" in self._roots:  # of the raw folder itself, only the outer folders of tiles
             places = self._folders(self._roots.index("")).values()
             keys |= {folder.split("/")[0] for folder, _, _ in places}
         return sorted(keys)
@@ -196,7 +196,7 @@ class FolderLayout(Layout):
             number = int(match["plane"])
             plane = round((number - start) / step)
             off = abs(number - start - plane * step)
-            # names are rounded, or cut, to tenths of micrometres
+            # numbers in names are rounded, or truncated, to tenths of micrometres
             if off > max(0.25 * step, min(1.0, 0.5 * step)):
                 raise AcquisitionError(
                     f"{entry.key} lies between two planes: planes are {step / _PER_UM:g} um apart, "
@@ -215,7 +215,7 @@ class FolderLayout(Layout):
         return {c: Series(files, spans[c], start, step) for c, files in found.items()}
 
     def _numbers(self, tile: RawTile) -> dict[int, Entry]:
-        """Files of a tile in the first channel by the number in their names."""
+        """Files of a tile in the first channel, by the number in their names."""
         files = {}
         for channel, entry in self.entries(tile):
             if channel == 0:
@@ -230,7 +230,7 @@ class FolderLayout(Layout):
 
     @cached_property
     def _counting(self) -> tuple[float, float, bool]:
-        """Number in the name of a plane, its growth, and whether files hold several planes."""
+        """First number in names of planes, its increment, and whether files hold several planes."""
         numbers = self._numbers(self.survey.tiles[0])
         key = numbers[min(numbers)].key
         _, pages = estimate_pages(self.raw, key)
@@ -238,12 +238,12 @@ class FolderLayout(Layout):
         return float(min(numbers)), self._step(numbers, pages), pages > 1
 
     def _step(self, numbers: Iterable[int], pages: int) -> float:
-        """What the number in names grows by from plane to plane."""
+        """Increment of the number in names from plane to plane."""
         ordered = sorted(numbers)
         if len(ordered) == 1:
             return _PER_UM * self.options.spacing_um[0]
         apart = [b - a for a, b in pairwise(ordered)]
-        # without what is missing; the mean, because names are rounded unless they count planes
+        # gaps are left out; the mean, because names are rounded unless they count planes
         usual = median(apart)
         single = fmean(d for d in apart if d < 1.5 * usual + (usual > 1))
         length = ordered[-1] - ordered[0]
@@ -251,7 +251,7 @@ class FolderLayout(Layout):
 
 
 def _number(text: str) -> int:
-    """A position; negative ones have their sign behind leading zeros."""
+    """A position; negative ones have their sign after leading zeros."""
     return int(re.sub(r"^0*-", "-", text))
 
 

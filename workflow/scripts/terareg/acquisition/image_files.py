@@ -45,7 +45,7 @@ class PlaneLayout:
     dtype : str
         "uint8" or "uint16".
     data_start : int or None
-        Byte at which uncompressed rows begin, one after the other; None if they do not.
+        Byte at which the rows begin if they lie uncompressed, one after the other; else None.
     byteorder : str
         "<" or ">".
     compressed : bool
@@ -77,7 +77,7 @@ class PlaneLayout:
 
 @dataclass(frozen=True)
 class _Page:
-    """A page of a TIFF: where its directory is, and how far its pixels lie behind those of it."""
+    """A page of a TIFF: offset of its directory, and of its pixels from those of the directory."""
 
     directory: int
     skip: int = 0
@@ -116,8 +116,8 @@ def read_pages(store: Store, key: str) -> list[PlaneLayout]:
 def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
     """What an image file holds, and about how many planes (exactly 1 if there is just one).
 
-    On S3, where looking at every page takes a request, the number of pages that are not
-    compressed follows from the size of the file.
+    On S3, where looking at every page takes a request, the number of uncompressed pages is
+    estimated from the size of the file.
     """
     try:
         with ObjectFile(store, key, ranged=True) as file:
@@ -130,7 +130,7 @@ def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
 
 
 def check_kind(kind: Kind, key: str, expected: Kind) -> None:
-    """Raise :class:`AcquisitionError` if a file has not the expected shape and dtype."""
+    """Raise :class:`AcquisitionError` if a file does not have the expected shape and dtype."""
     if kind[0] != tuple(expected[0]):
         raise AcquisitionError(
             f"{key} has {_size(kind[0])} pixels (y, x) but the other planes have "
@@ -145,7 +145,7 @@ def check_kind(kind: Kind, key: str, expected: Kind) -> None:
 
 
 def unreadable(key: str, error: Exception) -> AcquisitionError:
-    """What is said of a file that cannot be read."""
+    """The error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return AcquisitionError(
             f"{key} is gone since the acquisition was indexed; copy it back or run "
@@ -160,7 +160,7 @@ def layout_of(
 ) -> PlaneLayout:
     """Layout of an open file that must hold one plane, or of a page of a TIFF.
 
-    With ``believed``, page 0 is taken without looking for others.
+    With ``believed``, page 0 is read without looking for other pages.
     """
     if file.get(0, 8) == PNG_SIGNATURE:
         return _png_layout(file, key)
@@ -275,7 +275,7 @@ _pages_lock = threading.Lock()
 
 
 def _pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
-    """All pages of a TIFF; remembered, because a directory is found only through the one before."""
+    """All pages of a TIFF; cached, because a directory is found only through the previous one."""
     name = file.state
     with _pages_lock:
         if name in _pages_of:
@@ -335,7 +335,7 @@ def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
 
 
 def _check_alone(tiff: Tiff, key: str, image_bytes: int) -> None:
-    """Raise if a file of one directory has room for further images and says that it has them."""
+    """Raise if a file of one directory says that it holds more images, and is large enough."""
     if tiff.file.size < 2 * image_bytes:
         return
     match = re.search(r"^images=(\d{1,9})\s*$", tiff.description(tiff.first), re.M)

@@ -1,6 +1,6 @@
 """Index an acquisition of any layout: check its planes, and describe them for later stages.
 
-Nothing but headers is opened, except for one plane or few in search of signal.
+Only headers are read, except for one or a few planes in search of signal.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from terareg.core.parallel import map_items
 from terareg.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
-# headers read per stack where compression makes every file size different
+# headers read per stack if compression makes all file sizes different
 _HEADERS_PER_STACK = 64
 _SMALLEST = 8
 # planes per stack that are searched for signal, as fractions of its depth
@@ -73,7 +73,7 @@ class IndexSettings:
 
 @dataclass(frozen=True)
 class _Scanned:
-    """Planes of one tile in one channel, numbered as the layout counts, and layouts met."""
+    """Planes of one tile in one channel, numbered as in the layout, and kinds of files found."""
 
     stack: Stack
     planes: tuple[int, ...]
@@ -81,7 +81,7 @@ class _Scanned:
     pages: dict[int, int]
 
     def files(self, folder: str, first: int, depth: int) -> StackFiles:
-        """How to open the planes, counted from plane ``first``; names relative to ``folder``."""
+        """Where the planes lie, counted from plane ``first``; names are relative to ``folder``."""
         stack = self.stack
         names = {n: str(PurePosixPath(e.key).relative_to(folder)) for n, e in stack.files.items()}
         missing = missing_of([plane - first for plane in self.planes], depth)
@@ -108,8 +108,8 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     Returns
     -------
     Acquisition
-        Sizes and dtype come from the files. What metadata, files and settings disagree on is
-        in ``problems`` and logged.
+        Sizes and dtype come from the files. Disagreements of metadata, files and settings are in
+        ``problems`` and are logged.
 
     Raises
     ------
@@ -226,7 +226,7 @@ def _scan_stack(raw: Store, stack: Stack) -> _Scanned:
 
 
 def _series_kinds(raw: Store, files: Mapping[int, Entry]):
-    """Kinds of the files that are looked at: all that differ in size, or a sample."""
+    """Kinds of the files that are opened: all of unusual size, or a sample if compressed."""
     opened: set[int] = set()
     compressed = False
 
@@ -374,7 +374,7 @@ def _place(
 
 
 def _check_signal(raw: Store, acquisition: Acquisition) -> None:
-    """Find one plane per channel that is not constant; the middle of the stacks comes first."""
+    """Raise if a channel has no plane that varies; the middle of the stacks is tried first."""
     depth, height, width = acquisition.tile_shape
     expected = ((height, width), acquisition.dtype)
     for channel in acquisition.channels:

@@ -1,10 +1,10 @@
-"""What a layout of raw tiles has to tell, whatever the microscope.
+"""What a layout of raw tiles has to provide, whatever the microscope.
 
 A layout says which tiles there are, where they lie, and which files hold their planes. Everything
 else (headers, missing planes, types, signal) is the same for all and done by
 :mod:`terareg.acquisition.indexing`. A new layout is a subclass of :class:`Layout` in a module of
-its own, a line in :mod:`terareg.acquisition.layout_kinds`, its name in the schema, and in
-:mod:`terareg.execution.config` what tells its channels apart.
+its own, a line in :mod:`terareg.acquisition.layout_kinds`, its name in the schema, and, in
+:mod:`terareg.execution.config`, how its channels are identified.
 
 Standard library only, so that a workflow can survey its samples while it is being parsed.
 """
@@ -40,7 +40,7 @@ class RawTile:
     name : str
     row, column : int
     yx_um : tuple of float, optional
-        Stage position relative to cell (0, 0); without it the tile lies on the nominal grid.
+        Stage position relative to cell (0, 0); without it the tile is put on the nominal grid.
     z_um : float
         Stage position of plane 0.
     """
@@ -54,7 +54,7 @@ class RawTile:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of an acquisition before its planes are looked at.
+    """What is known about an acquisition before its planes are examined.
 
     Attributes
     ----------
@@ -64,13 +64,13 @@ class Survey:
     tile_pixels : tuple of int
         (y, x), as stated, or as found in one file.
     planes : int
-        Of a stack; as stated, or about as many as one stack has.
+        Planes per stack, as stated or as estimated from one stack.
     spacing_um : tuple of float
         (z, y, x)
     overlap : tuple of float
-        Of neighbours (y, x) as a fraction of the tile; 0 along an axis with a single tile.
+        Overlap of neighbours (y, x) as a fraction of the tile; 0 along an axis with a single tile.
     problems : tuple of str
-        What is readable but contradictory or unusual.
+        Statements that are readable but contradictory or unusual.
     """
 
     rows: int
@@ -89,12 +89,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Series:
-    """A stack of which every plane is a file.
+    """A stack in which every plane is a file.
 
     Attributes
     ----------
     files : dict of int to Entry
-        By number of the plane, as the layout counts.
+        By number of the plane, as the layout numbers it.
     spans : dict of int to (int, int)
         Where the number stands in the file's name.
     start, step : float
@@ -133,7 +133,7 @@ class LayoutOptions:
     Attributes
     ----------
     channels : dict of str to int or str, optional
-        Names of channels, and how the layout tells them apart.
+        Names of channels, and how the layout identifies them.
     spacing_um : sequence of 3 float, optional
         Voxel size (z, y, x).
     overlap : sequence of 2 float, optional
@@ -167,7 +167,7 @@ class Layout(ABC):
     kind : str
         Value of ``input.kind``.
     metadata : tuple of str
-        Keys of files that say what there is.
+        Keys of the metadata files.
     leave_out : str
         How a user leaves a tile out, for messages.
     """
@@ -183,46 +183,46 @@ class Layout(ABC):
         self._lock = threading.Lock()
 
     def note_passed_over(self, key: str) -> None:
-        """Remember an image of a tile's folder that is no plane of it."""
+        """Remember an image in a tile's folder that is not one of its planes."""
         if re.search(r"(?:^|/)[^/.][^/]*\.(?:tiff?|png)$", key, re.IGNORECASE):
             with self._lock:
                 self._passed_over.add(key)
 
     def passed_over(self) -> list[str]:
-        """Images in folders of tiles that are not used, after the tiles were listed, sorted."""
+        """Unused images in folders of tiles, sorted; known after the tiles were listed."""
         with self._lock:
             return sorted(self._passed_over)
 
     @cached_property
     def survey(self) -> Survey:
-        """What there is, see :meth:`look`."""
+        """The cached result of :meth:`look`."""
         return self.look()
 
     @abstractmethod
     def look(self) -> Survey:
-        """Look at metadata and names of files; cheap, since every job does it.
+        """Look at metadata and file names; this is cheap, since every job does it.
 
         Raises
         ------
         AcquisitionError, ConfigError
-            Metadata or names of files that make no acquisition.
+            If metadata or file names do not form an acquisition.
         """
 
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
-        """The tiles, after a look at what is there; adds to ``problems``."""
+        """The tiles that are really there; adds to ``problems``."""
         return self.survey.tiles
 
     @abstractmethod
     def raw_keys(self) -> list[str]:
-        """Files and folders that raw data consist of: nobody may remove anything in them."""
+        """Files and folders that the raw data consist of: nothing in them may be removed."""
 
     @abstractmethod
     def entries(self, tile: RawTile) -> Iterator[tuple[int, Entry]]:
-        """Number of the channel and listing of every file of a tile, unchecked, in fixed order."""
+        """Channel number and listing entry of every file of a tile, unchecked, in a fixed order."""
 
     @abstractmethod
     def stacks(self, tile: RawTile) -> dict[int, Stack]:
-        """Files of a tile by number of the channel; channels without any are left out."""
+        """Stacks of a tile by channel number; channels without files are left out."""
 
     def numbers(self) -> dict[str, int] | None:
         """Number of each channel that is to be used; None for all that are found."""
@@ -230,11 +230,11 @@ class Layout(ABC):
         return None if names is None else {name: k for k, name in enumerate(names)}
 
     def channel_mark(self, number: int) -> str:
-        """What tells a channel apart, for messages."""
+        """How a channel is identified, for messages."""
         return str(list(self.options.channels.values())[number])
 
     def where(self, tile: str, channel: int) -> str:
-        """Beginning of messages about the files of a tile."""
+        """The first words of messages about the files of a tile."""
         return ""
 
     def disagreements(
@@ -245,7 +245,7 @@ class Layout(ABC):
 
 
 def _gaps(tiles: Sequence[RawTile], grid: TileGrid) -> list[str]:
-    """What a grid is odd in that can still be stitched."""
+    """Messages on irregularities of a grid that can nevertheless be stitched."""
     if len(tiles) == 1:
         return ["there is one tile only; nothing is stitched"]
     problems = []
@@ -276,13 +276,14 @@ def survey_grid(
     ----------
     tiles : sequence of RawTile
     grid : TileGrid
-        Through their positions; without any its steps are 0 and the overlap must be given.
+        Grid through their positions; without positions its steps are 0 and the overlap must be
+        given.
     first : (PlaneLayout, int)
         What one file holds, and the number of planes of its stack.
     options : LayoutOptions
-        With a voxel size. An overlap takes the place of the positions.
+        They must give a voxel size. An overlap, if given, is used instead of that of the positions.
     source : str
-        Where the positions are from, in the plural, for messages.
+        Where the positions come from, in the plural, for messages.
 
     Raises
     ------

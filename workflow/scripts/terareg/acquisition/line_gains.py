@@ -1,4 +1,4 @@
-"""Brightness of single lines of tiles, in the planes in which stripes of the sheet change it."""
+"""Brightness of single lines of tiles, as changed by stripe artefacts of the light-sheet."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from terareg.storage.arrays import array_spec, new_array_spec
 from terareg.storage.records import read_json, read_record
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
-LINES = ("rows", "columns")  # what shares a gain: pixels along x, or along y
-SLAB_PLANES = 32  # of a chunk, a shard, and of what is solved at once
+LINES = ("rows", "columns")  # which pixels share a gain: those along x, or along y
+SLAB_PLANES = 32  # in a chunk, in a shard, and solved at once
 _CACHE_BYTES = 1 << 25  # chunks of the tiles that a job reads at the same time
 
 
@@ -29,7 +29,7 @@ class LineGains:
     lines : str
         "rows": one number for each row of pixels, or "columns".
     bottoms : mapping of str to int
-        Height of the first plane of each tile among the planes of the array.
+        Plane of the array in which the first plane of each tile lies.
     store : Store
         Of the sample.
     key : str
@@ -45,7 +45,7 @@ class LineGains:
     digest: str
 
     def of(self, tile: str, z: int) -> np.ndarray:
-        """Gains of plane ``z`` of a tile as float32 that multiplies (y, x): (y, 1) or (1, x)."""
+        """Gains of plane ``z`` of a tile, float32, to broadcast over (y, x): (y, 1) or (1, x)."""
         index, bottom = self._places[tile]
         try:
             gains = self._array[index, bottom + z].read().result()
@@ -76,17 +76,17 @@ class LineGains:
 
 
 def wanted_lines(setting: str, info: Mapping) -> str:
-    """What ``intensity.destriping`` means for a channel: "rows", "columns" or "none".
+    """Lines that ``intensity.destriping`` selects for a channel: "rows", "columns" or "none".
 
-    "auto" is what the flat-field's statistics, ``info``, say about stripes.
+    With "auto", the statistics of the flat-field, ``info``, decide whether there are stripes.
     """
     return info.get("stripes", "none") if setting == "auto" else setting
 
 
 def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains | None:
-    """The gains that a summary in ``path`` describes, whose array is in ``store`` (of a sample).
+    """The gains that the summary in ``path`` describes; their array is in ``store`` (of a sample).
 
-    None where the summary says that no line needs one.
+    None if the summary says that no line needs a gain.
     """
     info = read_json(path)
     if info.get("lines") == "none":
@@ -102,7 +102,7 @@ def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains | None:
 
 
 def gains_spec(store: Store, key: str, shape: tuple[int, int, int]) -> dict:
-    """Specification of the array to be created, of shape (tiles, planes, lines).
+    """Specification of the array to be created, shape (tiles, planes, lines).
 
     A shard holds a slab of planes of all tiles.
     """

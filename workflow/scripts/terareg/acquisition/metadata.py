@@ -40,7 +40,7 @@ class ColmMetadata:
     rows, columns : int
         Grid of tile positions; row grows with y, column with x.
     scanned : tuple of tuple of bool
-        ``scanned[row][column]``: whether that position was imaged.
+        ``scanned[row][column]`` says whether that position was imaged.
     tile_pixels : tuple of int
         Camera pixels (y, x); square where the file has no "Y Resolution".
     planes : int
@@ -51,7 +51,7 @@ class ColmMetadata:
         Overlap of neighbouring tiles (y, x) as a fraction of the tile; 0 along an axis with a
         single tile.
     channels_stated : int or None
-        "Num Enabled Channels", if it is there.
+        "Num Enabled Channels", if stated.
     problems : tuple of str
         Statements that are readable but contradict the configuration or look unusual.
     """
@@ -110,12 +110,12 @@ def read_colm_metadata(
         reported in ``problems``. Without it, y and x follow from the objective:
         1.46 um (4x), 0.585 um (10x) or 0.234 um (25x) times 2048 / "X Resolution".
     overlap : sequence of 2 float, optional
-        Fractions (y, x) that replace the stated overlaps; reported likewise.
+        Fractions (y, x) that replace the stated overlaps; differences are reported likewise.
 
     Raises
     ------
     AcquisitionError
-        A key that is missing or out of range, or a table of cells of another shape.
+        If a key is missing or out of range, or the table of cells has another shape.
     """
     ini = _Ini(ini_text, name)
     problems: list[str] = []
@@ -184,7 +184,8 @@ def neighbour_pairs(
 def check_spacing(spacing_um: Sequence[float], source: str) -> tuple[float, float, float]:
     """Return a voxel size (z, y, x) as floats, or raise :class:`AcquisitionError`.
 
-    Sizes outside 0.05 to 200 um are mistakes of unit; ``source`` says where the value is from.
+    Sizes outside 0.05 to 200 um are taken for a wrong unit; ``source`` says where the value is
+    from.
     """
     try:
         values = tuple(float(value) for value in spacing_um)
@@ -215,7 +216,7 @@ def check_overlap(value: float, source: str, problems: list[str]) -> float:
 
 
 class _Ini:
-    """Keys and values of an ini file, found whatever their case, spaces and quotes."""
+    """Keys and values of an ini file, found regardless of case, spaces and quotes."""
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
@@ -248,7 +249,7 @@ class _Ini:
     def number(self, section: str, key: str) -> float:
         text = self.text(section, key)
         try:
-            # LabVIEW writes the decimal sign of the computer's locale
+            # LabVIEW writes the decimal separator of the computer's locale
             value = float(text.replace(",", ".") if "." not in text else text)
         except ValueError:
             value = math.nan

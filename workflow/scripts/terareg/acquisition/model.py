@@ -29,7 +29,7 @@ class Tile:
     row, column : int
         Position in the grid.
     folder : str
-        Key of the folder in the raw store that names of its files are relative to.
+        Key of the folder in the raw store to which the names of its files are relative.
     origin_vox : tuple of float
         Nominal stage position (z, y, x) in voxels; tile (0, 0) is at 0.
     """
@@ -43,7 +43,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel: the user's name for it, and its number in the file names, or among all."""
+    """A channel: the user's name for it, and its number in file names or in the list of all."""
 
     name: str
     index: int
@@ -71,7 +71,7 @@ class Acquisition:
     layout : str
         "colm", "terastitcher" or "table".
     raw : str
-        Address of the raw store that tile folders are relative to.
+        Address of the raw store, to which tile folders are relative.
     rows, columns : int
         Grid of tile positions.
     tiles : tuple of Tile
@@ -91,9 +91,9 @@ class Acquisition:
         Files of the planes: ``planes[tile][channel]``.
     missing_planes : str
         What a missing plane reads as: "blank" (zeros) or "interpolate" (from the nearest planes
-        above and below); with "error" there is none.
+        above and below); with "error" no plane is missing.
     problems : tuple of str
-        What metadata, files and configuration disagree on.
+        Disagreements of metadata, files and configuration.
     """
 
     sample: str
@@ -131,7 +131,7 @@ class Acquisition:
         )
 
     def plane_file(self, tile: Tile, channel: str, plane: int) -> tuple[str, int | None]:
-        """Key of the file that holds a plane, and the page in it; None where it has no pages."""
+        """Key of the file that holds a plane, and the page in it; None if the file has no pages."""
         name, page = self.planes[tile.name][channel].locate(plane)
         return PurePosixPath(tile.folder, name).as_posix(), page
 

@@ -1,7 +1,7 @@
-"""Pixels of single planes: rows of an image file, or of a page of one.
+"""Pixels of single planes: rows of an image file, or of one of its pages.
 
-Rows of an uncompressed TIFF are read straight from their place in the file. Anything else is
-decoded whole: the file, if it holds one plane, or else the one page.
+Rows of an uncompressed TIFF are read directly from their place in the file. Otherwise the whole
+file is decoded if it holds one plane, or else the whole page.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def read_rows(
     """
     shape, dtype = expected
     start, stop, _ = rows.indices(shape[0])
-    # on S3, a few rows are worth a second request
+    # on S3, reading only a few rows is worth a second request
     ranged = page is not None or stop - start < shape[0] / 2
     if out is None:
         out = np.empty((stop - start, shape[1]), dtype)
@@ -103,7 +103,7 @@ def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None
                 image = tiff.pages.first.asarray(maxworkers=1)
     except MemoryError:
         raise
-    except Exception as error:  # decoders raise whatever the damaged bytes lead them to
+    except Exception as error:  # damaged bytes can make decoders raise anything
         raise AcquisitionError(
             f"{key} is damaged ({error}); copy it again, or delete it and set "
             "input.missing_planes: interpolate"

@@ -25,7 +25,7 @@ class PlaneFiles:
     prefix, suffix : str
         File name around the number, e.g. ``"CHN00_PLN"`` and ``".tif"``.
     digits : int
-        Least number of digits of the number.
+        Minimum number of digits of the number.
     first : int
         Number of plane 0 in the file name.
     missing : tuple of int
@@ -33,7 +33,7 @@ class PlaneFiles:
     odd : dict of int to str
         Names of the planes that do not follow the pattern.
     step : float
-        What the number grows by from plane to plane; names hold it rounded.
+        Increment of the number from plane to plane; the number in names is rounded.
     """
 
     prefix: str
@@ -91,7 +91,7 @@ class PlaneRange:
     plane : int
         The first plane of the stack that the file holds, from 0.
     planes : int
-        How many.
+        Number of planes.
     page : int
         Page of the first one in the file, from 0.
     """
@@ -135,7 +135,7 @@ class PageFiles:
         return cls(tuple(PlaneRange(*block) for block in data["blocks"]), tuple(data["missing"]))
 
 
-#: how to open any plane of one stack without listing it again
+#: how to open any plane of a stack without listing its files again
 StackFiles = PlaneFiles | PageFiles
 
 
@@ -154,7 +154,7 @@ def name_pattern(
     names : mapping of int to (str, (int, int))
         File name of each plane (counted from 0), and where its number stands in it. Not empty.
     start, step : float
-        The number of plane 0, and what it grows by from plane to plane.
+        The number of plane 0, and its increment from plane to plane.
     """
     heads: Counter[tuple[str, str]] = Counter()
     digits: dict[tuple[str, str], int] = {}
@@ -170,7 +170,7 @@ def name_pattern(
 
 
 def most_common(counts: Counter):
-    """The most frequent item; of several, the first in order."""
+    """The most frequent item; of equally frequent ones, the first in order."""
     return min(counts.items(), key=lambda item: (-item[1], item[0]))[0]
 
 
@@ -182,12 +182,12 @@ def missing_of(planes: Sequence[int], depth: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class RawState:
-    """State of the raw planes; a rule that carries a digest as a parameter reruns when it changes.
+    """State of the raw planes; a rule with a digest among its parameters reruns when it changes.
 
     Attributes
     ----------
     layout : str
-        SHA-256 of the names and sizes of all planes: what an index of them depends on.
+        SHA-256 of the names and sizes of all planes, on which an index of them depends.
     channels : dict of int to str
         For each channel number, SHA-256 of names, sizes and change stamps of its planes.
     """
@@ -197,7 +197,7 @@ class RawState:
 
 
 def raw_state(layout: Layout) -> RawState:
-    """State of the files of all tiles, of which only the metadata are read."""
+    """State of the files of all tiles; only metadata files and listings are read."""
     digest = hashlib.sha256()
     for name in layout.metadata:
         digest.update(f"{name}\n".encode() + hashlib.sha256(layout.raw.read(name)).digest())

@@ -49,7 +49,7 @@ _MAX_CELLS = 100_000
 
 @dataclass(frozen=True)
 class GridOrder:
-    """The grid of a table that says nothing of places; see :func:`~.grid.cells_in_order`."""
+    """The grid of a table without positions or cells; see :func:`~.tile_grid.cells_in_order`."""
 
     rows: int | None = None
     columns: int | None = None
@@ -57,7 +57,7 @@ class GridOrder:
     start: str = "top_left"
 
     def cells(self, tiles: int) -> list[tuple[int, int]]:
-        """Cells of that many tiles in the order of the table."""
+        """Cells of this number of tiles, in the order of the table."""
         rows, columns = self.rows, self.columns
         if rows is None and columns is None:
             rows, columns = guess_shape(tiles)
@@ -78,11 +78,11 @@ class TableLayout(Layout):
     ----------
     raw : Store
     options : LayoutOptions
-        Channels are named by what the column channel says. The voxel size must be given.
+        Channels are identified by the column channel. The voxel size must be given.
     table : str
         Key of the table; paths in it are relative to ``raw``.
     grid : GridOrder, optional
-        For a table without places.
+        For a table without positions or cells.
     """
 
     kind = "table"
@@ -123,14 +123,14 @@ class TableLayout(Layout):
         return lines
 
     def _exists(self, key: str) -> bool:
-        """Whether a file or folder of this name is there."""
+        """Whether a file or folder of this name exists."""
         if self.raw.entry(key) is not None:
             return True
         return next(iter(self.raw.walk(key)), None) is not None
 
     @cached_property
     def _found(self) -> tuple[TileGrid, dict[str, dict[int, TileLine]]]:
-        """The grid, by names of tiles, and the lines of each tile by channel."""
+        """The grid, with cells by names of tiles, and the lines of each tile by channel."""
         groups = self._group(self._read())
         labels = {key: next(iter(own.values())).label for key, own in groups.items()}
         firsts = {key: next(iter(own.values())) for key, own in groups.items()}
@@ -160,7 +160,7 @@ class TableLayout(Layout):
         return TileGrid(grid.rows, grid.columns, cells, grid.origin, grid.down, grid.right), named
 
     def _group(self, lines: list[TileLine]) -> dict[object, dict[int, TileLine]]:
-        """Lines of each tile by channel: by name, or cell, or position, or order."""
+        """Lines of each tile by channel; lines are matched by name, cell, position or order."""
         groups: dict[object, dict[int, TileLine]] = {}
         counts: dict[int, int] = {}
         for line in lines:
@@ -195,7 +195,7 @@ class TableLayout(Layout):
             cells = {label: line.cell for label, line in lines.items()}
         if sample.yx_um is not None:
             return fit_grid({label: line.yx_um for label, line in lines.items()}, cells)
-        # every position is the same: no steps
+        # all positions equal, so that the steps are 0
         grid = fit_grid(dict.fromkeys(cells, (0.0, 0.0)), cells)
         if self.options.overlap is None and grid.rows * grid.columns > 1:
             raise ConfigError(
@@ -219,7 +219,7 @@ class TableLayout(Layout):
         return survey_grid(tiles, grid, first, self.options, f"positions in {self.table}")
 
     def _look_at(self, line: TileLine) -> tuple[PlaneLayout, int]:
-        """What a file of a line holds, and about how many planes there are."""
+        """What one file of a line holds, and about how many planes the line has."""
         files = self._files(line)
         try:
             if line.is_file:
@@ -254,7 +254,7 @@ class TableLayout(Layout):
         return sorted(keys)
 
     def _folder(self, line: TileLine) -> PurePosixPath:
-        """The folder of the images, or the file of all of them."""
+        """The folder of the images, or the file that holds all of them."""
         path = PurePosixPath(line.path)
         return path.parent if line.is_pattern else path
 
@@ -301,7 +301,7 @@ class TableLayout(Layout):
         found: dict[int, Entry] = {}
         places: dict[int, tuple[int, int]] = {}
         first, last = line.planes or (0, 1_000_000_000)
-        # a number that is not followed by another may be that of the tile
+        # with a single file, the number may be that of the tile
         alone = len(files) == self.survey.planes == 1 and line.planes is None
         for entry, (begin, end) in zip(files, spans):
             text = PurePosixPath(entry.key).name[begin:end]
@@ -323,14 +323,14 @@ class TableLayout(Layout):
 
 
 def number_spans(names: list[str]) -> list[tuple[int, int]]:
-    """Where the number of the plane stands in each of the names of a stack's files.
+    """Span of the plane's number in each of the file names of a stack.
 
-    It is the one number in which the names differ; an empty span at the end if there is none.
+    It is the only number in which the names differ; an empty span at the end if there is none.
 
     Raises
     ------
     AcquisitionError
-        If names differ in text, or in several numbers.
+        If the names differ in text, or in several numbers.
     """
     stems = [name[: -len(PurePosixPath(name).suffix)] for name in names]
     groups = [list(re.finditer(r"\d+", stem)) for stem in stems]

@@ -50,14 +50,14 @@ class TileLine:
         Of the line, from 1.
     path : str
     channel : int
-        Place of the channel among those that are used.
+        Index of the channel among those that are used.
     tile : str or None
     cell : (row, column) or None
     yx_um : (y, x) or None
     z_um : float
     planes : (first, last) or None
     is_pattern : bool
-        Whether the name of the path stands for the files that match it.
+        Whether the path is a pattern for file names.
     """
 
     number: int
@@ -84,7 +84,7 @@ class TileLine:
 def read_table(
     data: bytes, name: str, channels: Sequence[str], exists: Exists = lambda key: False
 ) -> list[TileLine]:
-    """Lines of a table that are of the channels that are used.
+    """Lines of a table that belong to the channels in use.
 
     Parameters
     ----------
@@ -94,10 +94,10 @@ def read_table(
         Its name, which ends in ``.tsv`` or ``.csv``; see
         :func:`terareg.storage.foreign.parse_table` for what separates columns.
     channels : sequence of str
-        What the column channel says of each channel that is used; with one channel the column may
-        be left out.
+        The entry of each channel in use in the column channel; with one channel the column may be
+        left out.
     exists : callable
-        Whether a file or folder of this name is there; then brackets in it are no pattern.
+        Whether a file or folder of this name exists; if so, brackets in the name are not a pattern.
 
     Raises
     ------
@@ -199,7 +199,7 @@ class _Reader:
     def value(self, number: int, row: dict[str, str], name: str) -> float:
         text, whole = row[name], not name.endswith("_um")
         value = self.table.number(text)
-        # spreadsheets write whole numbers with a decimal sign where a column has gaps
+        # spreadsheets write integers with a decimal separator where a column has gaps
         right = 0 <= value <= 1_000_000 and value == int(value) if whole else abs(value) <= _FAR_UM
         if not right:
             what = "a whole number from 0 to 1000000" if whole else "a number of micrometres"

@@ -16,12 +16,12 @@ from terareg.core.errors import IntensityError
 from terareg.core.numeric import Clipped, to_integer
 from terareg.storage.records import fingerprint, read_json
 
-_BAND_VOXELS = 1 << 16  # corrected at a time, so that the float32 copies stay in the cache
+_BAND_VOXELS = 1 << 16  # corrected at once, so that the float32 copies stay in the cache
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Relative brightness of a tile at some of its planes, linear between and constant beyond."""
+    """Relative brightness of a tile at some planes, linear between them and constant beyond."""
 
     planes: tuple[float, ...]
     values: tuple[float, ...]
@@ -46,7 +46,7 @@ class Flatfield:
     stripes : LineGains, optional
         Relative brightness of the lines of tiles.
     additive : numpy.ndarray of float32, shape (y, x), optional
-        Counts that pixels have beside ``background``, mean 0.
+        Counts added to each pixel besides ``background``, mean 0.
     """
 
     profile: np.ndarray
@@ -90,7 +90,7 @@ class Flatfield:
 
     @property
     def state(self) -> str:
-        """Digest of all that decides how pixels are corrected."""
+        """Digest of everything that determines how pixels are corrected."""
         profile = hashlib.sha256(self.profile.tobytes()).hexdigest()
         gains = {tile: [gain.planes, gain.values] for tile, gain in self.gains.items()}
         stripes = self.stripes.digest if self.stripes else None
@@ -122,14 +122,15 @@ class Flatfield:
         y, x : slice
             Where the part lies in the plane.
         place : (str, int), optional
-            Name of the tile and number of the plane, whose gain and stripes are removed as well.
+            Name of the tile and number of the plane, so that their gain and stripes are removed
+            too.
         out : numpy.ndarray, optional
             Array of the plane's shape and dtype to put the result into.
 
         Returns
         -------
         corrected : numpy.ndarray
-            Same shape and dtype; rounded, clipped, never wrapped. The dark level becomes 0.
+            Same shape and dtype; rounded, clipped, never wrapped. The dark offset becomes 0.
             ``out``, if given.
         clipped : Clipped
             Pixels that fell below 0 or above the type's largest value.
@@ -171,7 +172,7 @@ def load_flatfield(
 ) -> Flatfield:
     """Read a flat-field: the profile from a TIFF, the rest from the JSON beside it.
 
-    Gains count where ``tile_gains`` says so: one for each tile, or one for each of its depths.
+    If ``tile_gains`` says so, gains are used: one per tile, or one per depth of a tile.
     """
     info = read_json(json)
     if not isinstance(info, dict) or not isinstance(info.get("background"), (int, float)):

@@ -1,4 +1,4 @@
-"""Grids of tiles: from their number, from the order they were taken in, from stage positions.
+"""Grids of tiles, from their number, from the order of acquisition or from stage positions.
 
 Pure functions, standard library only. A cell is (row, column), both from 0; row grows with y and
 column with x. A position is (y, x) in any one unit.
@@ -17,27 +17,27 @@ ORDERS = ("horizontal", "zigzag_horizontal", "vertical", "zigzag_vertical")
 STARTS = ("top_left", "top_right", "bottom_left", "bottom_right")
 Cell = tuple[int, int]
 Position = tuple[float, float]
-# a neighbour along an axis is looked for within 30 degrees of it, so that the stage may be rotated
-# against the camera by some 20 degrees
+# a neighbour along an axis is searched within 30 degrees of the axis, so that the stage may be
+# rotated against the camera by some 20 degrees
 _CONE = math.tan(math.radians(30))
-# share of a step by which a position may lie off its grid point
+# fraction of a step by which a position may lie off its grid point
 _OFF = 0.25
-# two positions nearer than this share of the median step are one
+# two positions closer than this fraction of the median step are the same
 _SAME = 0.15
 _REMEDY = "correct the positions, or list the tiles in a table with columns row and column"
 
 
 @dataclass(frozen=True)
 class TileGrid:
-    """A regular grid through positions, which may be turned against the axes.
+    """A regular grid through positions; it may be rotated against the axes.
 
     Attributes
     ----------
     rows, columns : int
     cells : dict of str to (row, column)
-        By the names that the positions had.
+        By the names of the positions.
     origin : (y, x)
-        Of cell (0, 0): its tile's position or, without a tile, where the grid has it.
+        Position of the tile in cell (0, 0) or, without a tile there, that of the grid point.
     down, right : (y, x)
         Step from a row to the next, and from a column to the next; (0, 0) where there is one only.
     """
@@ -53,8 +53,8 @@ class TileGrid:
 def guess_shape(tiles: int, longer: str = "rows") -> tuple[int, int]:
     """Rows and columns of the grid that a number of tiles most likely fills.
 
-    The smallest grid that holds them, with sides of at most twice the square root of their number
-    (of at most 4 for fewer than 4 tiles); of several, the one nearest to a square.
+    It is the smallest grid that holds them whose sides are at most twice the square root of their
+    number (at most 4 for fewer than 4 tiles); of several, the one closest to a square.
 
     Parameters
     ----------
@@ -80,8 +80,8 @@ def cells_in_order(
     ----------
     rows, columns : int
     order : str
-        "horizontal" (row by row), "vertical" (column by column), or either with "zigzag_": every
-        second line backwards.
+        "horizontal" (row by row), "vertical" (column by column), or either with the prefix
+        "zigzag_": every second line is taken backwards.
     start : str
         Corner of the first tile: "top_left", "top_right", "bottom_left" or "bottom_right"; top is
         row 0, left is column 0.
@@ -101,10 +101,10 @@ def cells_in_order(
 
 
 def find_order(cells: Sequence[Cell]) -> tuple[str, str] | None:
-    """Order and start of which :func:`cells_in_order` gives these cells; None if there is not one.
+    """The order and start for which :func:`cells_in_order` gives these cells, if just one does.
 
-    The last line may be incomplete. A single row or column fits several orders: that is None too,
-    because nothing tells them apart.
+    The last line may be incomplete. The result is None if no order fits, and for a single row or
+    column, which fits several orders.
     """
     if not cells:
         return None
@@ -121,20 +121,20 @@ def find_order(cells: Sequence[Cell]) -> tuple[str, str] | None:
 def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     """Put stage positions on a regular grid.
 
-    The two steps are the medians of the distances to the next tile along each axis; then every
-    position is counted from its neighbours and the grid is fitted to all of them by least squares.
-    Tiles may stray from their grid point by a quarter of a step, cells and whole rows or columns
-    may be empty, and the stage may be turned against the axes by up to 20 degrees.
+    The two steps are the medians of the steps to the next tile along each axis; then the cell of
+    every position is counted from its neighbours, and the grid is fitted to all positions by least
+    squares. Tiles may deviate from their grid point by a quarter of a step, cells and whole rows or
+    columns may be empty, and the stage may be rotated against the axes by up to 20 degrees.
 
     Parameters
     ----------
     positions : mapping of str to (y, x)
-        By names that messages use.
+        By name, which messages use.
 
     Raises
     ------
     AcquisitionError
-        If two tiles are in one place, or a position lies on no grid with the others.
+        If two tiles are in the same place, or a position does not fit the grid of the others.
     """
     names = list(positions)
     places: list[tuple[float, float]] = [tuple(map(float, positions[name])) for name in names]
@@ -196,7 +196,7 @@ def fit_grid(positions: Mapping[str, Position], cells: Mapping[str, Cell]) -> Ti
 
 
 def _nearest(places: Sequence[Position], axis: int) -> list[int | None]:
-    """The next position from each one on in the direction of an axis (0 is y)."""
+    """For each position, the index of the nearest next one along an axis (0 is y), or None."""
     ordered = sorted(range(len(places)), key=lambda i: places[i][axis])
     found: list[int | None] = [None] * len(places)
     for number, i in enumerate(ordered):
@@ -212,7 +212,7 @@ def _nearest(places: Sequence[Position], axis: int) -> list[int | None]:
 
 
 def _steps(places: Sequence[Position], following: Sequence[int | None]) -> list[Position]:
-    """Steps to the next position; what is next to several belongs to the nearest of them."""
+    """Steps to the next position; if it is the next one of several, only the shortest step."""
     nearest: dict[int, Position] = {}
     for i, j in enumerate(following):
         if j is not None:
@@ -222,17 +222,17 @@ def _steps(places: Sequence[Position], following: Sequence[int | None]) -> list[
 
 
 def _typical(found: Sequence[Position]) -> Position | None:
-    """Median step; gaps, which are several steps, do not count."""
+    """Median step; gaps, which span several steps, are left out."""
     if not found:
         return None
     lengths = [math.hypot(*step) for step in found]
-    # a gap is at least twice a step; jitter leaves the smallest above half the typical one
+    # a gap is at least two steps; with jitter, the smallest step is above half the typical one
     single = [s for s, n in zip(found, lengths) if n < 1.5 * _lower_median(lengths)]
     return (median(s[0] for s in single), median(s[1] for s in single))
 
 
 def _lower_median(lengths: Sequence[float]) -> float:
-    """Median of the lengths that are no multiples of the smaller ones."""
+    """Median of the lengths that are not multiples of smaller ones."""
     ordered = sorted(lengths)
     core = [n for n in ordered if n < 1.5 * ordered[len(ordered) // 4]]
     return median(core)
@@ -257,7 +257,7 @@ def _one_place(first: str, second: str) -> AcquisitionError:
 
 
 def _complete(down: Position | None, right: Position | None) -> tuple[Position, Position]:
-    """Both steps; one that no tiles tell is at right angles to the other."""
+    """Both steps; one that no tiles determine is taken at right angles to the other."""
     if down is None and right is None:
         return (1.0, 0.0), (0.0, 1.0)
     if down is None:
@@ -280,7 +280,7 @@ def _cell(place: Position, origin: Position, steps: tuple[Position, Position]) -
 
 
 def _count(places, steps, *following: Sequence[int | None]) -> list[Cell]:
-    """Cells counted from neighbour to neighbour, so that errors of the steps do not add up."""
+    """Cells, counted from neighbour to neighbour so that errors of the steps do not accumulate."""
     links: list[list[int]] = [[] for _ in places]
     for chain in following:
         for i, j in enumerate(chain):
@@ -291,7 +291,7 @@ def _count(places, steps, *following: Sequence[int | None]) -> list[Cell]:
     for seed in range(len(places)):
         if cells[seed] is not None:
             continue
-        # a group without a link to the others is counted from the first position
+        # a group of tiles not connected to the others is counted from the first position
         cells[seed] = _cell(places[seed], places[0], steps)
         waiting = [seed]
         while waiting:
@@ -307,7 +307,10 @@ def _count(places, steps, *following: Sequence[int | None]) -> list[Cell]:
 def _fit(
     places: Sequence[Position], cells: Sequence[Cell], steps: tuple[Position, Position]
 ) -> tuple[Position, tuple[Position, Position]]:
-    """Least squares of place = origin + row * down + column * right; what is not told stays."""
+    """Least-squares fit of place = origin + row * down + column * right.
+
+    Steps that the cells do not determine stay as given.
+    """
     number = len(places)
     row0, column0 = (sum(cell[axis] for cell in cells) / number for axis in (0, 1))
     rr = sum((r - row0) ** 2 for r, _ in cells)

@@ -1,4 +1,4 @@
-"""What stages ask of tiles, wherever their pixels come from: :class:`TileReader`."""
+"""The interface through which stages read tiles, raw or corrected: :class:`TileReader`."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ class TileReader(Protocol):
     ) -> np.ndarray:
         """Planes ``z0`` to ``z1`` of a tile, of these rows and columns; shape (z, y, x).
 
-        They may, or may not, be put into ``out``, an array that has their shape and type.
+        They may be put into ``out``, an array of their shape and type, but need not be.
         """

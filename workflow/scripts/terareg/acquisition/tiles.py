@@ -39,7 +39,7 @@ from terareg.storage.store import ARRAY_ERRORS, Store, outage
 
 logger = logging.getLogger(__name__)
 _RAW_PLANES = 8
-_PROFILE_VOXELS = 1 << 17  # of a flat-field that are used for plane after plane
+_PROFILE_VOXELS = 1 << 17  # part of a flat-field that is applied to plane after plane
 
 
 def corrected_key(channel: str, tile: str) -> str:
@@ -64,8 +64,8 @@ class TileSource:
     Attributes
     ----------
     bytes_read : int
-        Bytes read so far: of raw files as stored; of corrected arrays, the chunks touched, before
-        compression.
+        Bytes read so far: raw files as stored; for corrected arrays, the uncompressed size of the
+        chunks read.
     clipped : Clipped
         Pixels that corrections on the fly have clipped so far, counted at each reading.
     """
@@ -98,11 +98,11 @@ class TileSource:
 
     @property
     def planes_at_once(self) -> int:
-        """Planes that are best read together: many where chunks hold several."""
+        """Number of planes that are best read together: more than one where chunks hold several."""
         return _RAW_PLANES if self.corrected is None else 4 * CORRECTED_CHUNK[0]
 
     def missing_planes(self, tile: str) -> tuple[int, ...]:
-        """Planes of a tile without a file: what is read there was not measured."""
+        """Planes of a tile without a file: what is read for them was not measured."""
         self.acquisition.tile(tile)
         return self.acquisition.planes[tile][self.channel.name].missing
 
@@ -156,7 +156,7 @@ class TileSource:
         x: slice = slice(None),
         out: np.ndarray | None = None,
     ) -> tuple[np.ndarray, Clipped, int]:
-        """As :meth:`read`, but return what this reading clipped and how many bytes it took."""
+        """As :meth:`read`, but return what this call clipped and how many bytes it read."""
         item = self.acquisition.tile(tile)
         box = [_check_range(slice(z0, z1), self.acquisition.tile_shape[0], tile, "planes")]
         box.append(_check_range(y, self.acquisition.tile_shape[1], tile, "rows"))
@@ -190,7 +190,7 @@ class TileSource:
         return clipped
 
     def read_raw(self, tile: str, planes: slice, out: np.ndarray) -> int:
-        """Raw pixels of whole planes, zeros or interpolated ones where none are; returns bytes."""
+        """Raw pixels of whole planes, zeros or interpolated where missing; returns bytes read."""
         rows, columns = self.acquisition.tile_shape[1:]
         box = [planes, slice(0, rows), slice(0, columns)]
         return self._read_raw(self.acquisition.tile(tile), box, out)
@@ -222,7 +222,7 @@ class TileSource:
         return read_rows(self._raw, key, expected, rows, out, page)
 
     def _interpolate(self, tile: Tile, plane: int, rows: slice) -> tuple[np.ndarray, int]:
-        """Raw rows between the nearest planes that are there; a copy of the only one at an end."""
+        """Raw rows between the nearest existing planes; those of the nearest one at an end."""
         missing = self.missing_planes(tile.name)
         depth = self.acquisition.tile_shape[0]
         below = next((z for z in range(plane - 1, -1, -1) if z not in missing), None)
@@ -286,9 +286,9 @@ def open_tiles(acquisition: Acquisition, channel: str, files: Mapping, store: St
     acquisition : Acquisition
     channel : str
     files : mapping
-        ``corrected`` names batches of corrected tiles: then their arrays are read from ``store``
+        If it has ``corrected`` (batches of corrected tiles), their arrays are read from ``store``
         (of the sample). Otherwise raw planes are corrected on the fly, see :func:`open_shading`.
-        The pixels are the same.
+        The pixels are the same either way.
     store : Store
     """
     if files.get("corrected"):
@@ -297,7 +297,7 @@ def open_tiles(acquisition: Acquisition, channel: str, files: Mapping, store: St
 
 
 def open_shading(files: Mapping, store: Store) -> Flatfield:
-    """The flat-field in ``profile`` and ``info``, with the gains of lines that ``stripes`` names.
+    """The flat-field in ``profile`` and ``info``, with the gains of lines in ``stripes``.
 
     The array of these gains is in ``store`` (of the sample).
     """
@@ -308,7 +308,7 @@ def open_shading(files: Mapping, store: Store) -> Flatfield:
 def write_corrected(
     source: TileSource, store: Store, key: str, tile: str, fingerprint: str, workers: int = 1
 ) -> dict:
-    """Write a tile as ``source`` reads it into a zarr 3 array, unless that has been done.
+    """Write a tile as ``source`` reads it into a Zarr 3 array, unless that has been done.
 
     Parameters
     ----------
@@ -317,7 +317,7 @@ def write_corrected(
     store : Store
         Receives the array under ``key`` and, last, its record at ``key + ".json"``.
     key : str
-        :func:`corrected_key`, for the array to be found by a :class:`TileSource` again.
+        That of :func:`corrected_key`, so that a :class:`TileSource` finds the array.
     tile : str
         Name of the tile.
     fingerprint : str
@@ -398,7 +398,7 @@ def write_corrected(
 
 @dataclass(frozen=True)
 class _Slab:
-    """What is said of the planes of one shard."""
+    """What the record needs to know of the planes of one shard."""
 
     xxh3: str
     low: int

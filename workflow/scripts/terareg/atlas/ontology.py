@@ -1,4 +1,4 @@
-"""Hierarchies of brain regions: :class:`Ontology`, its readers and its one written form.
+"""Hierarchies of brain regions: :class:`Ontology`, its readers and the form in which it is written.
 
 Standard library only.
 """
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from terareg.core.cells import from_cell, to_cell
 from terareg.core.errors import AtlasError
+from terareg.core.table_cells import from_cell, to_cell
 from terareg.storage.foreign import (
     boundary,
     decode_text,
@@ -29,7 +29,7 @@ from terareg.storage.foreign import (
 Value = TypeVar("Value")
 
 _MAX_ID = 2**32 - 1
-_MOST_DEPTH = 100  # the Allen Institute's has 11
+_MOST_DEPTH = 100  # the Allen Institute's ontology has 11
 _COLUMNS = ("id", "acronym", "name", "parent", "colour", "depth", "path")
 # names that the Allen Institute, BrainGlobe, ITK-SNAP tables and people use, in order of trust
 _ALIASES = {
@@ -70,13 +70,13 @@ class Ontology:
     Parameters
     ----------
     structures : iterable of Structure
-        Any order; children of one parent, and the tops, keep the order given here. A structure
-        without colour gets one derived from its id.
+        In any order; children of one parent, and the top regions, keep the order given here. A
+        structure without colour gets one derived from its id.
 
     Raises
     ------
     AtlasError
-        If an id is out of range or there twice, a parent is not there, or parents form a circle.
+        If an id is out of range or occurs twice, a parent is missing, or parents form a circle.
     """
 
     def __init__(self, structures: Iterable[Structure]) -> None:
@@ -156,14 +156,14 @@ class Ontology:
         return list(self._structures)
 
     def find(self, acronym: str) -> Structure:
-        """Return the first structure with this acronym (capitals matter)."""
+        """Return the first structure with this acronym (case-sensitive)."""
         for item in self:
             if item.acronym == acronym:
                 return item
         raise AtlasError(f"ontology: there is no region with acronym {acronym!r}")
 
     def depth(self, region: int) -> int:
-        """Steps from the top, 0 for a top."""
+        """Steps from the top of the hierarchy, 0 for a top region."""
         self[region]
         return self._depth[region]
 
@@ -185,7 +185,7 @@ class Ontology:
         return above
 
     def roll_up(self, values: Mapping[int, Value]) -> dict[int, Value]:
-        """Add to every region what its descendants have.
+        """Add to every region the values of its descendants.
 
         Parameters
         ----------
@@ -206,7 +206,7 @@ class Ontology:
         for region in values:
             self[region]
         total: dict[int, Value] = {}
-        # children come after their parents, so that backwards every child is complete
+        # children come after their parents, so that in reverse order every child is complete
         for item in reversed(self._structures.values()):
             below = [total[c] for c in self._children.get(item.id, []) if c in total]
             parts = ([values[item.id]] if item.id in values else []) + below
@@ -238,10 +238,10 @@ class Ontology:
 def read_ontology(path: str | os.PathLike) -> Ontology:
     """Read an ontology.
 
-    Understood are JSON (the Allen API's ``{"msg": [...]}`` with nested ``children``, a nested or
-    flat list, BrainGlobe's ``structures.json``) and tables separated by tab, comma or semicolon
-    with a header (the Allen CSV with ``structure_id_path``, or id, acronym, name and, if wanted,
-    parent and colour). An annotation value 0 or less is the background; such rows are left out.
+    Formats are JSON (the Allen API's ``{"msg": [...]}`` with nested ``children``, a nested or flat
+    list, BrainGlobe's ``structures.json``) and tables separated by tab, comma or semicolon with a
+    header (the Allen CSV with ``structure_id_path``, or id, acronym, name and, optionally, parent
+    and colour). Rows whose id is 0 or less stand for the background and are left out.
 
     Raises
     ------
@@ -287,7 +287,7 @@ def _table_rows(content: bytes) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _text(value: Any) -> str:
-    """A name on one line."""
+    """A name, put on one line."""
     return " ".join(from_cell(str(value)).split())
 
 
@@ -349,7 +349,7 @@ def _colour(value: Any, name: str) -> str:
     if isinstance(value, (list, tuple)) and len(value) == 3:
         return "".join(f"{_integer(v, f'{name}: colour') & 255:02X}" for v in value)
     text = str(value).strip().lstrip("#").upper()
-    # spreadsheets drop the leading zeros of a colour that has digits only
+    # spreadsheets drop the leading zeros of a colour made of digits only
     text = text.zfill(6) if text.isdigit() else text
     if re.fullmatch(r"[0-9A-F]{6}", text) is None:
         raise AtlasError(f"{name}: colour {short(value)} is not of the form RRGGBB; correct it")
@@ -357,6 +357,6 @@ def _colour(value: Any, name: str) -> str:
 
 
 def _default_colour(region: int) -> str:
-    """Colour whose hue is spread over ids by the golden ratio."""
+    """Colour of a region; multiples of the golden ratio spread the hues over the ids."""
     rgb = colorsys.hsv_to_rgb((region * 0.6180339887498949) % 1.0, 0.6, 0.9)
     return "".join(f"{round(255 * c):02X}" for c in rgb)

@@ -1,4 +1,4 @@
-"""Bring an atlas of any common format into one form, and load it for block-wise use.
+"""Convert an atlas of any common format to terareg's form, and load it for block-wise use.
 
 :func:`prepare_atlas` checks template, annotation and ontology against each other and writes
 
@@ -10,9 +10,9 @@
 
 :func:`prepare_image` adds further images on the template's grid, one file for each.
 
-The images are NRRD files with spacing in millimetres and identity direction: array axes, not
-anatomy; the anatomical orientation stands in ``atlas.json`` only, because headers often lie (the
-Allen Institute's do).
+The images are NRRD files with spacing in millimetres and identity direction: their axes are those
+of the arrays, not anatomical ones. The anatomical orientation is in ``atlas.json`` only, because
+headers often state it wrongly (the Allen Institute's do).
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ class AtlasSettings:
         Code of the axes (z, y, x) of the arrays, see :mod:`terareg.core.frames`; the Allen CCF's
         NRRD files are ``RIP``.
     spacing_um : tuple of float or None
-        Voxel size (z, y, x). Needed for TIFF. Where given, nothing that the headers say of the
-        grid is believed.
+        Voxel size (z, y, x). Needed for TIFF. If given, everything that headers say of the grid is
+        ignored.
     hemispheres : str or None
         Image of hemispheres on the same grid. None: the middle plane of the right-left axis.
     hemisphere_values : tuple of int
         Values of (left, right) in that image.
     unlisted : {"error", "accept"}
-        What to do with annotation ids that the ontology lacks; "accept" adds them to it as tops
-        named "unlisted region <id>".
+        What to do with annotation ids that the ontology lacks; "accept" adds them to it as top
+        regions named "unlisted region <id>".
     """
 
     template: str
@@ -93,7 +93,7 @@ class Midplane:
     axis : int
         Array axis that runs between left and right.
     index : float
-        Position in voxels; what lies on it belongs to the upper side.
+        Position in voxels; voxels on it belong to the upper side.
     lower, upper : int
         Hemisphere (1 left, 2 right) below and above the plane.
     """
@@ -117,7 +117,7 @@ class Atlas:
     ontology : Ontology
         Has an entry for every id but 0.
     ids : numpy.ndarray of uint32
-        Ids of the annotation, ascending, the first is 0 (no region).
+        Ids of the annotation, ascending; the first is 0 (no region).
     index : numpy.ndarray of uint16 or uint32, shape (z, y, x)
         ``ids[index]`` is the annotation.
     midplane : Midplane
@@ -151,7 +151,7 @@ class Atlas:
 
     @property
     def hemispheres_below(self) -> np.ndarray:
-        """As :attr:`hemispheres`, but what lies on the midplane belongs to its lower side."""
+        """As :attr:`hemispheres`, but voxels on the midplane belong to its lower side."""
         return self._sides(np.less_equal)
 
     def _sides(self, is_lower: np.ufunc) -> np.ndarray:
@@ -226,9 +226,9 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     Raises
     ------
     AtlasError
-        If a file cannot be read; template and annotation differ in shape or frame; the voxel
-        size is missing, ambiguous or implausible; ids are no integers from 0 to 2**32 - 1, or are
-        not in the ontology; the template is constant.
+        If a file cannot be read; template and annotation differ in shape or frame; the voxel size
+        is missing, ambiguous or implausible; ids are not integers from 0 to 2**32 - 1, or are not
+        in the ontology; the template is constant.
     ConfigError
         If the orientation is invalid.
     """
@@ -330,7 +330,7 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     Raises
     ------
     AtlasError
-        If the file cannot be read, is constant, or lies on another grid than the template.
+        If the file cannot be read, is constant, or is not on the grid of the template.
     """
     orientation = check_orientation(settings.orientation, "atlases.NAME.orientation")
     stated = settings.spacing_um is not None
@@ -399,7 +399,7 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
 
 
 def _check_whole(folder: Path, info: dict, names: list[str]) -> None:
-    """Refuse files that are not what :func:`prepare_atlas` wrote."""
+    """Refuse files that differ from what :func:`prepare_atlas` wrote."""
     facts = {key: value for key, value in info.items() if key != "sha256"}
     if info.get("sha256") != fingerprint(facts):
         raise AtlasError(f"{folder / 'atlas.json'} was damaged or edited; {_RUN_AGAIN}")
@@ -410,7 +410,7 @@ def _check_whole(folder: Path, info: dict, names: list[str]) -> None:
 
 # ---------------------------------------------------------------------- checking values
 def lossless_ids(array: np.ndarray, name: str) -> np.ndarray:
-    """Region ids as uint32 without changing a value; ``name`` is what messages call the image."""
+    """Region ids as uint32, every value unchanged; ``name`` is what messages call the image."""
     if array.dtype.kind not in "uif":
         raise AtlasError(f"{name} has type {array.dtype}; give integer region ids")
     for slab in array:

@@ -30,8 +30,8 @@ _KEPT_TYPES = ("uint8", "int8", "uint16", "int16", "float32")
 class SourceImage:
     """An image as read: array, and what its header says of the grid (x, y, z), if anything.
 
-    Spacing and origin are micrometres, and ``unit`` says in which unit the header has them; of a
-    file that ITK reads ``unit`` is None, and they are as they stand.
+    Spacing and origin are in micrometres, and ``unit`` is the unit in which the header states them;
+    for a file that ITK reads, ``unit`` is None and both are as in the header.
     """
 
     name: str
@@ -53,8 +53,8 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
     key : str
         Of the atlas's settings, for messages.
     stated : bool
-        Whether the user states the voxel size: then nothing that the header says of the grid is
-        looked at.
+        Whether the user states the voxel size: then everything that the header says of the grid is
+        ignored.
     """
     path = Path(path)
     name = f"{key} {path.name}"
@@ -91,7 +91,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
 
 
 def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) -> None:
-    """Raise unless two images lie on one grid; headers count unless the spacing was stated."""
+    """Raise unless two images share a grid; headers are compared unless spacing was stated."""
     pair = f"{first.name} and {second.name}"
     if first.array.shape != second.array.shape:
         raise AtlasError(
@@ -116,7 +116,7 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
 
 
 def check_header_orientation(stated: str, images: tuple[SourceImage, ...]) -> None:
-    """Raise if a header says another orientation than the user stated."""
+    """Raise if a header states another orientation than the user."""
     for image in images:
         if image.orientation not in (None, stated):
             raise AtlasError(
@@ -170,7 +170,7 @@ def _numbers(values) -> str:
 
 
 def intensities_of(image: SourceImage) -> np.ndarray:
-    """Voxels in a type that is kept, float32 otherwise; raise if they show nothing."""
+    """Voxels in a type that is stored, else float32; raise if constant or not finite."""
     array = image.array
     if array.dtype.name not in _KEPT_TYPES:
         array = array.astype(np.float32)

@@ -1,1 +1,1 @@
-"""What every stage stands on: errors, frames, exact arithmetic, and the terms that costs are of."""
+"""What every stage builds on: errors, frames, exact arithmetic, and the terms of cost formulas."""

@@ -1,4 +1,4 @@
-"""One way to add numbers up on every machine (standard library only)."""
+"""The same order of floating-point sums on every machine (standard library only)."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ _CPU_FACTS = Path("/proc/cpuinfo")
 def pin_kernels(environment: MutableMapping[str, str], facts: Path = _CPU_FACTS) -> None:
     """Have OpenBLAS use the same code on all x86 processors with AVX2, by an environment variable.
 
-    By itself it takes the fastest for the processor, and each adds in an order of its own: the
-    last digits would depend on the machine a job lands on. NumPy and SciPy bring OpenBLAS; it reads
-    the variable when they are imported, so that this is for processes that are still to be started.
+    By default it picks the fastest code for the processor, and each adds in its own order: the last
+    digits would depend on the machine that a job runs on. NumPy and SciPy bring OpenBLAS, which
+    reads the variable when they are imported; so this works only for processes that have not
+    started yet.
 
     Parameters
     ----------
     environment : mapping
-        Of those processes; ``OPENBLAS_CORETYPE`` is set in it, whatever it was.
+        Environment of those processes; ``OPENBLAS_CORETYPE`` in it is overwritten.
     facts : path
-        File in which Linux lists what the processor can do; elsewhere nothing is set.
+        File in which Linux lists what the processor can do; where it does not exist, nothing is
+        set.
     """
     if platform.machine() not in ("x86_64", "AMD64") or not facts.exists():
         return

@@ -1,11 +1,10 @@
-"""The terms that the costs of the stages are made of (standard library only).
+"""The terms in which the stages state their costs (standard library only).
 
 Every stage has a module ``cost.py`` that says what its rules read, write, compute and hold, in
 these terms; :mod:`terareg.execution.rule_table` gathers them. Memory is the peak of a job's
-process: interpreter and libraries, and what its data amount to.
-tests/benchmarks/bench_requests.py holds it against what finished runs measured. Rates are those of
-one thread of a server of 2026, measured as docs/scaling.md says; bytes are counted as asked of the
-storage.
+process: interpreter, libraries and data. tests/benchmarks/bench_requests.py compares it with what
+finished runs measured. Rates are those of one thread of a server of 2026, measured as
+docs/scaling.md says; bytes are those requested from the storage.
 
 No algorithm imports a ``cost.py``: a changed rate would make its rules run again.
 """
@@ -18,23 +17,23 @@ from dataclasses import dataclass
 
 from terareg.core.extents import Sample
 
-Memory = Callable[[Sample, int], float]  # MB, of the sample and the number of threads
+Memory = Callable[[Sample, int], float]  # MB, as a function of the sample and the number of threads
 Count = Callable[[Sample], int]
 
 PYTHON_MB = 120  # interpreter, NumPy, SciPy, tensorstore
 ITK_MB = 190  # the same with SimpleITK
 TORCH_MB = 420  # the same with PyTorch
 
-MAX_BATCHES = 60  # of a stage and channel
-_MAX_OF_ALL_CHANNELS = 100  # of a stage
+MAX_BATCHES = 60  # per stage and channel
+_MAX_OF_ALL_CHANNELS = 100  # per stage
 
 
 # ------------------------------------------------------------------ batches
 def max_batches(channels: int) -> int:
-    """Most batches of a stage for each of so many channels.
+    """Largest number of batches per stage and channel.
 
-    One brain is at most about 500 jobs, at 100 GB as at 40 TB and with any number of channels: a
-    job costs seconds of start-up and a tracked file some 24 requests on S3.
+    It keeps one brain below about 500 jobs, whether it has 100 GB or 40 TB and however many
+    channels: a job costs seconds of start-up, and a tracked file some 24 requests on S3.
     """
     return max(1, min(MAX_BATCHES, _MAX_OF_ALL_CHANNELS // max(1, channels)))
 
@@ -42,7 +41,7 @@ def max_batches(channels: int) -> int:
 def batches(total_gb: float, items: int, gb_per_job: float, channels: int = 1) -> int:
     """Number of batches for ``items`` pieces of work of ``total_gb`` together, at least 1.
 
-    Every one of ``channels`` is cut into as many.
+    Each of ``channels`` is cut into this number.
     """
     return max(1, min(items, max_batches(channels), math.ceil(total_gb / gb_per_job)))
 
@@ -60,8 +59,8 @@ class Load:
     cpu_s : float
         Processor time without the start of the jobs.
     most : Load or None
-        What it may become where the data decide: plans count with what is usual, time limits with
-        this.
+        The most that it may become where it depends on the data: plans use the usual work, time
+        limits use this.
     """
 
     jobs: int = 1
@@ -72,12 +71,12 @@ class Load:
 
 
 def for_each(count: Count, cpu_s: float = 1.0) -> Callable[[Sample], Load]:
-    """One job for each, of so much processor time."""
+    """One job of ``cpu_s`` seconds of processor time for each thing counted."""
     return lambda sample: Load(count(sample), cpu_s=cpu_s * count(sample))
 
 
 def one(sample: Sample) -> int:
-    """Count of what a sample has once."""
+    """Count of anything that a sample has once."""
     return 1
 
 
@@ -92,23 +91,23 @@ def atlases(sample: Sample) -> int:
 
 
 def atlases_given(key: str) -> Count:
-    """Atlases for which the configuration gives something of the user's under ``key``."""
+    """Atlases for which the user gives something in the configuration under ``key``."""
     return lambda sample: sum(atlas in sample.option(key) for atlas in sample.atlases)
 
 
 def if_measured(load: Callable[[Sample], Load]) -> Callable[[Sample], Load]:
-    """Work for the displacements, unless the user brings them or the positions."""
+    """Work for the displacements; none if the user brings them, or the positions."""
     return lambda sample: load(sample) if sample.measures_displacements else Load(0)
 
 
 # ------------------------------------------------------------------ memory
 def table(sample: Sample, threads: int) -> float:
-    """Memory of a job of tables and metadata."""
+    """Memory of a job that handles tables and metadata only."""
     return ITK_MB
 
 
 def flat(mb: float) -> Memory:
-    """Memory of a job that needs the same whatever the data."""
+    """Memory of a job that does not depend on the data."""
     return lambda sample, threads: mb
 
 
@@ -122,9 +121,10 @@ def planes(count: float, per_thread: float = 0) -> Memory:
 
 
 def blocks(per_byte: float, per_atlas: float = 0, base_mb: float = ITK_MB) -> Memory:
-    """Memory of a job that makes blocks: ``per_byte`` bytes for each byte of one per thread.
+    """Memory of a job that makes blocks.
 
-    ``per_atlas`` bytes for each voxel of the atlas come on top.
+    On each thread it holds ``per_byte`` times the bytes of a block, and, once, ``per_atlas`` bytes
+    for each voxel of the atlas.
     """
 
     def memory(sample: Sample, threads: int) -> float:
@@ -137,7 +137,7 @@ def blocks(per_byte: float, per_atlas: float = 0, base_mb: float = ITK_MB) -> Me
 
 
 def whole(resolution: str, per_voxel: float) -> Memory:
-    """Memory of a job that holds the sample at a working resolution, which ``resolution`` names."""
+    """Memory of a job that holds the sample at the resolution in the option ``resolution``."""
     return lambda sample, threads: ITK_MB + per_voxel * sample.grid.at(sample.option(resolution))
 
 
@@ -157,15 +157,15 @@ class RuleCost:
     Attributes
     ----------
     stage : str
-        Under which plans and reports list it.
+        Heading under which plans and reports list it.
     memory_mb : callable
-        Peak of one job's process, of the sample and the threads.
+        Peak of one job's process, as a function of the sample and the threads.
     load : callable
-        Work of all its jobs, of the sample.
+        Work of all its jobs, as a function of the sample.
     heavy : bool
-        Whether it uses the threads of ``jobs.threads``, or one.
+        Whether it uses ``jobs.threads`` threads, rather than one.
     least_minutes : int
-        Time limit of a job that has next to nothing to do.
+        Time limit of a job that has almost nothing to do.
     needs : str
         "tiles" or "volume": samples that have the rule; "" for all.
     """

@@ -19,7 +19,7 @@ class ConfigError(TeraregError):
 
 
 class AcquisitionError(TeraregError):
-    """Raw data that cannot be what the metadata or the configuration says."""
+    """Raw data that contradict the metadata or the configuration."""
 
 
 class StoreError(TeraregError):
@@ -51,12 +51,12 @@ class PointsError(TeraregError):
 
 
 def few(names: Sequence[str]) -> str:
-    """Names for a message: five of them, and how many more there are."""
+    """Names for a message: the first five, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
 
 def last_line(error: Exception) -> str:
-    """What a library's error says at the end of its message, which is the point of it."""
+    """Last line of a library's error message, which usually says what is wrong."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__

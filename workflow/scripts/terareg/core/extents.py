@@ -1,4 +1,4 @@
-"""How large a sample is, as plans see it before any file exists (standard library only).
+"""How large a sample is, as known before any file is made (standard library only).
 
 Sizes come from the metadata at the time the workflow is loaded; they set the number of batches and
 the requests for memory and time, never a result.
@@ -28,7 +28,7 @@ class Size:
         Nominal (z, y, x) voxels of the fused volume.
     bytes_per_voxel : int
     held_gb : float
-        The largest image file that is read into memory whole; none where tiles are read.
+        The largest image file that is read into memory whole; 0 where tiles are read.
     """
 
     tiles: int
@@ -78,7 +78,7 @@ class Extent:
         return max(n * s for n, s in zip(self.shape, self.spacing_um))
 
     def at(self, resolution_um: float) -> float:
-        """Millions of voxels where the grid is averaged to ``resolution_um``."""
+        """Millions of voxels after averaging to ``resolution_um``."""
         return self.megavoxels / math.prod(max(1.0, resolution_um / s) for s in self.spacing_um)
 
 
@@ -89,7 +89,7 @@ def aligned_channel(config: Mapping[str, Any]) -> str:
 
 
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
-    """The channels that are registered together, the one that finds the pose first."""
+    """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
     return [chosen] if isinstance(chosen, str) else list(chosen)
 
@@ -136,22 +136,22 @@ class Sample:
 
     @property
     def measures_displacements(self) -> bool:
-        """Whether pairs of tiles are compared: the user brings neither displacements nor places."""
+        """Whether pairs of tiles are compared: the user gives no displacements and no positions."""
         return not set(self.option("stitching.xml")) - {"xml_import"}
 
     @property
     def streams(self) -> bool:
-        """Whether tiles are corrected wherever they are read."""
+        """Whether tiles are corrected on the fly, each time they are read."""
         return bool(self.option("intensity.corrected_tiles") == "stream")
 
     @property
     def on_s3(self) -> bool:
-        """Whether the store is a bucket: an object is held in memory until it is sent."""
+        """Whether the store is a bucket, so that an object is held in memory until it is sent."""
         return str(self.option("store")).startswith("s3://")
 
     @property
     def held_gb(self) -> float:
-        """Objects of a block that are in memory while it grows: none in a folder, all for S3."""
+        """Objects of a block held in memory while it is written: none for a folder, all for S3."""
         if not self.on_s3:
             return 0.0
         block_gb = self.block_mvox * self.size.bytes_per_voxel / 1e3
@@ -159,7 +159,7 @@ class Sample:
 
     @property
     def corrects_bias(self) -> bool:
-        """Whether there is a corrected volume beside the fused one."""
+        """Whether there is a bias-corrected volume beside the fused one."""
         return bool(self.option("intensity.bias.enabled"))
 
     @property
@@ -174,11 +174,11 @@ class Sample:
 
     @property
     def largest_atlas(self) -> Extent:
-        """The atlas with most voxels; a point if there is none."""
+        """The atlas with the most voxels; a single voxel if there is no atlas."""
         return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
 
     def atlas_images(self, atlas: str) -> int:
-        """Images of an atlas that are registered, the template among them."""
+        """Images of an atlas that are registered, including the template."""
         return 1 + len(self.config["atlases"].get(atlas, {}).get("images", ()))
 
     def level(self, resolution_um: float) -> Extent:
@@ -199,17 +199,17 @@ class Sample:
 
     @property
     def corrected(self) -> Extent:
-        """Grid of the volume without bias."""
+        """Grid of the bias-corrected volume."""
         resolution = self.option("intensity.bias.volume_um")
         return self.grid if resolution is None else self.level(resolution)
 
     @property
     def corrected_gb(self) -> float:
-        """The volume of one channel without bias, at its finest level."""
+        """The bias-corrected volume of one channel, at its finest level."""
         return self.corrected.megavoxels * self.size.bytes_per_voxel / 1e3
 
     def atlas_space_mvox(self, atlas: Extent) -> float:
-        """Millions of voxels of a channel in an atlas."""
+        """Millions of voxels of a channel that was carried into an atlas."""
         resolution = self.option("atlas_space.resolution_um")
         if resolution is None:
             return atlas.megavoxels

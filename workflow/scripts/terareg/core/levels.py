@@ -11,8 +11,8 @@ Box = tuple[int, int, int]
 def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
     """Cumulative downsampling factors (z, y, x), (1, 1, 1) first.
 
-    From level to level the axes whose spacing is within a factor of sqrt(2) of the finest one are
-    halved, so that a coarse z axis is left alone until voxels are nearly cubes; sizes round up.
+    From one level to the next, the axes whose spacing is within a factor of sqrt(2) of the finest
+    are halved, so that a coarse z axis is left alone until voxels are nearly cubic; sizes round up.
     Levels are added until one chunk of ``chunk`` voxels along each axis holds the whole volume.
     """
     factors = [(1, 1, 1)]
@@ -32,21 +32,21 @@ def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int)
 def coarsest_level(
     spacings_um: Sequence[Sequence[float]], wanted_um: Sequence[float]
 ) -> int | None:
-    """Coarsest of levels that is at least as fine as wanted on every axis.
+    """Coarsest level that is at least as fine as wanted along every axis.
 
-    An axis that is coarser than wanted at level 0 already sets no limit: no level helps it.
+    An axis that is coarser than wanted already at level 0 sets no limit, because no level is finer.
 
     Parameters
     ----------
     spacings_um : sequence of (z, y, x)
-        Of each level, finest first.
+        Voxel size of each level, finest first.
     wanted_um : sequence of float
         (z, y, x).
 
     Returns
     -------
     int or None
-        None where level 0 is coarser than wanted on every axis.
+        None if level 0 is coarser than wanted along every axis.
     """
     finest = spacings_um[0]
     axes = [a for a in range(3) if finest[a] <= wanted_um[a] * (1 + 1e-6)]

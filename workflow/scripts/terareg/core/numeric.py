@@ -1,4 +1,4 @@
-"""Arithmetic that integer images need: round, clip, cast, and say what was clipped."""
+"""Casting to integer images: round, clip, cast, and count what was clipped."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def to_integer(
     Parameters
     ----------
     values : numpy.ndarray of float
-        Any shape. Not a number counts as 0 and as clipped low. Arrays that fit the processor's
-        cache are done several times faster than large ones.
+        Any shape. NaN becomes 0 and counts as clipped low. Arrays that fit into the processor's
+        cache are converted several times faster than large ones.
     dtype : numpy integer type
         Type of the result.
     out : numpy.ndarray of ``dtype``, optional
         Array of the shape of ``values`` to put the result into.
     overwrite : bool
-        Let ``values`` be changed, which saves a copy.
+        Allow ``values`` to be overwritten, which saves a copy.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def to_integer(
         return out, Clipped()
     # the largest integer may not exist in float32: compare with the next value above it
     above = float(info.max) + 1.0
-    least, most = rounded.min(), rounded.max()  # not a number where one is among them
+    least, most = rounded.min(), rounded.max()  # NaN if any value is NaN
     invalid = low = high = 0
     if np.isnan(least):
         invalid = int(np.count_nonzero(np.isnan(rounded)))

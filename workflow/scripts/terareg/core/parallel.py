@@ -22,19 +22,19 @@ def peak_memory_mb() -> float:
             line = next(line for line in status if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
     except (OSError, StopIteration):
-        # not on Linux; there, this would count the process that started this one as well
+        # not used on Linux, where it would include the process that started this one
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system; the C library keeps much of it otherwise."""
+    """Return freed memory to the system; otherwise the C library keeps much of it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim is not None:
         trim(0)
 
 
 def batch_range(items: int, batch: int, count: int) -> range:
-    """Indices of batch ``batch`` of ``count``: contiguous, sizes differ by one at most."""
+    """Indices of batch ``batch`` of ``count``: contiguous; sizes differ by at most one."""
     return range(items * batch // count, items * (batch + 1) // count)
 
 
@@ -48,9 +48,9 @@ def map_items(
 ) -> Iterator[Result]:
     """Yield ``function(item)`` in the order of ``items``; at most ``2 * workers`` in flight.
 
-    The first error cancels what has not started and is raised. Progress is logged every
-    ``every_s`` seconds as "fused blocks 120/512, 3.1 GiB peak, 4 min left", if it is said
-    ``what`` the items are.
+    The first error cancels what has not started and is raised. Progress is logged every ``every_s``
+    seconds as "fused blocks 120/512, 3.1 GiB peak, 4 min left", if ``what`` says what the items
+    are.
     """
     items = list(items)
     start = last = time.monotonic()

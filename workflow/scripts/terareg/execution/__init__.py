@@ -1,1 +1,1 @@
-"""How the stages become a run: configuration, files of the rules, requests, plans, job records."""
+"""How stages become a run: configuration, inputs of the rules, requests, plans, job records."""

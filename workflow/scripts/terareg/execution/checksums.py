@@ -1,10 +1,9 @@
 """Checksums of the files that one job hands to the next.
 
-A job writes the SHA-256 of each of its outputs into the store, one small object for a file, when
-the outputs are there; a job that reads one of them compares first. So a bit that flipped on a disk,
-a file that was cut off or one that somebody edited is an error that names the file, instead of
-another result. Files that no job wrote (raw data, the user's own) have no checksum and are not
-compared.
+When its outputs are written, a job puts the SHA-256 of each into the store, as one small object per
+file; a job that reads such a file compares it first. So a flipped bit on a disk, a truncated file
+or one that somebody edited is an error that names the file, instead of a different result. Files
+that no job wrote (raw data, the user's own) have no checksum and are not compared.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from terareg.core.parallel import map_items
 from terareg.storage.records import file_hash, read_record, write_record
 from terareg.storage.store import Store
 
-#: of the checksums, below a sample's folder of the store
+#: folder of the checksums, below a sample's folder in the store
 FOLDER = "checksums"
 _WORKERS = 8
 
@@ -30,9 +29,9 @@ def write_checksums(store: Store, root: str, rule: str, paths: Iterable[str]) ->
     store : Store
         Of the sample.
     root : str
-        Folder of the sample's tracked files ("results/brain"), as it stands in every path of them.
+        Folder of the sample's tracked files ("results/brain"), as their paths begin.
     rule : str
-        That wrote them.
+        The rule that wrote them.
     paths : iterable of str
         Files; those that do not lie below ``root`` are left out.
     """

@@ -1,4 +1,4 @@
-"""Removal of what a run has made, never of what it is made of."""
+"""Removal of what a run has made, never of its inputs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from terareg.volumes import headers
 
 
 def clean_up(run: Run, find: Callable[[Sequence[Store]], list[removal.Removal]]) -> str:
-    """List what ``find`` finds of every sample; remove it of the sample that is confirmed.
+    """List what ``find`` finds for each sample; remove it for the sample that is confirmed.
 
     Returns
     -------
     str
-        What was found, and removed or how to confirm it, for people.
+        Text for the user: what was found, and that it was removed or how to confirm the removal.
 
     Raises
     ------
     StoreError
-        If something that a sample is made of lies among what would be removed.
+        If an input of a sample lies among what would be removed.
     """
-    # a sample may be made of another one's results
+    # the results of one sample may be the input of another
     own = [address for sample in run.samples for address in _users_files(run, sample)]
     texts = []
     for sample, config in run.samples.items():
@@ -46,7 +46,7 @@ def _places(run: Run, sample: str) -> list[Store]:
 
 
 def _users_files(run: Run, sample: str) -> list[str]:
-    """Addresses of everything that a sample is made of."""
+    """Addresses of all inputs of a sample."""
     config = run.samples[sample]
     files = own_files(run, sample)
     for atlas in config["atlases"].values():
@@ -55,7 +55,7 @@ def _users_files(run: Run, sample: str) -> list[str]:
     addresses = raw_data.raw_addresses(run, sample)
     if isinstance(addresses, dict):
         files += addresses.values()
-    # a detached header, or a file of a set, is nothing without the others
+    # a detached header, or one file of a set, is useless without the others
     files += [other for path in list(files) for other in headers.data_files(path)]
     if isinstance(addresses, dict):
         return files

@@ -1,8 +1,8 @@
 """Fingerprint of the code that a rule runs (standard library only).
 
-The fingerprint covers a script and every terareg module that it imports, directly or not, without
-comments, docstrings and layout. In a rule's ``params`` it makes Snakemake run the rule again when
-code that affects it has changed, and only then.
+The fingerprint covers a script and every terareg module that it imports, directly or indirectly,
+and ignores comments, docstrings and layout. In a rule's ``params`` it makes Snakemake run the rule
+again when code that affects it has changed, and only then.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _ROOT = Path(__file__).resolve().parents[2]
 def code_fingerprint(script: str | Path) -> str:
     """Return 16 hexadecimal digits for ``script`` and the library modules it needs."""
     digest = hashlib.sha256()
-    # by name, not by path: the fingerprint is the same wherever the folders lie
+    # by name, not by path, so that the fingerprint does not depend on where the folders lie
     for path in sorted(files_behind(script), key=_name):
         digest.update(_name(path).encode() + b"\0" + _parsed(path)[0].encode() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def files_behind(script: str | Path) -> set[Path]:
-    """The script and the files of all library modules that it imports, directly or not."""
+    """The script and the files of all library modules that it imports, directly or indirectly."""
     seen: set[Path] = set()
     waiting = [Path(script)]
     while waiting:
@@ -67,7 +67,7 @@ def _parsed(path: Path) -> tuple[str, list[Path]]:
 
 
 def _files_of(module: str) -> list[Path]:
-    """Files of a terareg module (its package's ``__init__`` holds no code), none if foreign."""
+    """Files of a terareg module (``__init__`` of its package holds no code); none of others."""
     parts = module.split(".")
     if parts[0] != "terareg":
         return []

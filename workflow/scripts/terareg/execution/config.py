@@ -30,7 +30,7 @@ _BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
 _MOST_YAML_BYTES = 4 * 2**20
 _MOST_NODES, _MOST_DEPTH = 100_000, 50
-# what tells channels apart, by kind of input
+# how channels are identified, by kind of input
 _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "colm": (int, "channel number; write the number in the file names"),
     "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
@@ -109,7 +109,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes a key that is there twice for the mistake that it is."""
+    """YAML loader that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, int] = {}
@@ -132,7 +132,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises
     ------
     ConfigError
-        If it cannot be read, has a key twice, or is larger or deeper than any description.
+        If it cannot be read, has a key twice, or is larger or deeper than any real configuration.
     """
     with boundary(str(path), ConfigError, "correct the path or the file"):
         text = decode_text(read_bytes(path, _MOST_YAML_BYTES))
@@ -158,9 +158,9 @@ def _schema() -> dict[str, Any]:
 
 
 def _check_size(data: Any, name: str) -> None:
-    """Raise if a description is deeper or larger than any, or a part of itself.
+    """Raise if a configuration is deeper or larger than any real one, or contains itself.
 
-    Aliases of YAML cost nothing to read, but whoever goes through them does not come to an end.
+    Aliases of YAML cost nothing to read, but walking through them may never end.
     """
     left, stack = _MOST_NODES, [(data, 0)]
     while stack:
@@ -205,7 +205,7 @@ def _check_plain(value: Any, where: str) -> None:
         raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
     if isinstance(value, str) and "\0" in value:
         raise ConfigError(f"{where}: {shorten(repr(value), 60)} holds a NUL character; remove it")
-    # one polynomial for the whole brain is a window without an end
+    # an infinite window means one polynomial for the whole brain
     endless = where.endswith(".contrast_window_um") and value == math.inf
     if isinstance(value, float) and not math.isfinite(value) and not endless:
         raise ConfigError(f"{where}: {value} is not possible; give a number")
@@ -285,7 +285,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
     if config["sample"] == "atlases":
         raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
     source = config["input"]
-    Store(config["store"])  # an address of another kind is an error
+    Store(config["store"])  # raises for any other kind of address
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
             f"results: {config['results']!r} is no folder for Snakemake; give a path without colon "
@@ -400,7 +400,7 @@ def _check_resolutions(config: dict[str, Any]) -> None:
 
 
 def _check_options(config: dict[str, Any]) -> None:
-    """What the stages demand of options together, said before their jobs run."""
+    """Check combinations of options that stages need, before their jobs run."""
     search = config["stitching"]["displacement"]["search_um"]
     if not any(search):
         raise ConfigError(
@@ -471,7 +471,7 @@ def _check_tiles_input(source: dict[str, Any]) -> None:
 
 
 def _check_kind_of_keys(source: dict[str, Any]) -> None:
-    """Keys of another kind of input are mistakes."""
+    """Refuse keys that belong to another kind of input."""
     for key, (kind, default) in _KEYS_OF_KIND.items():
         if source["kind"] != kind and source[key] != default:
             raise ConfigError(
@@ -513,7 +513,7 @@ def _check_volume_input(config: dict[str, Any]) -> None:
 
 
 def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Keys and paths of all files that a complete configuration names beside the raw data."""
+    """Keys and paths of all files that a complete configuration names besides the raw data."""
     for name, atlas in config["atlases"].items():
         for key in ("template", "annotation", "ontology", "hemispheres"):
             yield f"atlases.{name}.{key}", atlas[key]
@@ -538,7 +538,7 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
     """Raise :class:`ConfigError` for the first local file of :func:`files_of` that is not there.
 
-    What lies below one of the folders ``made`` may be made by the run itself.
+    A file below one of the folders ``made`` may be missing, because the run itself may make it.
     """
     folders = [Path(folder).absolute() for folder in made if "://" not in folder]
     for key, path in files_of(config):

@@ -48,7 +48,7 @@ REGISTRATION_FILES = _TRANSFORM_FILES | {
     "energy": "energy.tsv",
     "summary": "summary.json",
 }
-# keys of the section registration that other rules than `register` read
+# keys of the section registration that are read by rules other than `register`
 _NOT_OF_REGISTER = (
     "channel", "atlases", "pose", "threads", "landmarks", "landmark_um", "export",
 )  # fmt: skip
@@ -57,19 +57,19 @@ _NOT_OF_REGISTER = (
 def batch_files(
     run: Run, sample: str, pattern: str, count: Count, names: Mapping[str, str]
 ) -> Files:
-    """Files of all batches of a stage; ``pattern`` has a {batch}, and what ``names`` has."""
+    """Files of all batches of a stage; ``pattern`` has a {batch}, and the fields in ``names``."""
     number = batches_of(run, sample, count)
     return [run.path(sample, pattern.format_map({**names, "batch": i})) for i in range(number)]
 
 
 # ------------------------------------------------------------------ input
 def index_file(run: Run, sample: str) -> str:
-    """The description of a sample's input, which everything about a whole sample hangs on."""
+    """The description of a sample's input, on which everything about the sample depends."""
     return run.path(sample, "input.json" if run.is_imported(sample) else "acquisition.json")
 
 
 def checked_settings(run: Run, sample: str) -> dict[str, Any]:
-    """What check_inputs checks: all input that the configuration names beside the raw data."""
+    """Settings that check_inputs checks: all inputs that they name besides the raw data."""
     config = run.samples[sample]
     keys = ("store", "fiducials", "points", "sample_labels")
     return {key: config[key] for key in keys} | {
@@ -80,7 +80,7 @@ def checked_settings(run: Run, sample: str) -> dict[str, Any]:
 
 
 def own_files(run: Run, sample: str) -> Files:
-    """Files of the user beside the raw data: XML, positions, flat-field, marked points, labels."""
+    """Files of the user besides the raw data: XML, positions, flat-field, marked points, labels."""
     config = run.samples[sample]
     files = list(config["stitching"]["xml"].values())
     files += own_tile_configuration(run, sample) + own_profile(run, sample)
@@ -113,7 +113,7 @@ def _given(path: str | None) -> Files:
 
 # ------------------------------------------------------------------ tiles
 def destripes(run: Run, sample: str) -> bool:
-    """Whether stripe artefacts are removed, or are if the statistics of the tiles say so."""
+    """Whether stripe artefacts are removed, always or if the tiles' statistics call for it."""
     wanted: str = run.option(sample, "intensity.destriping")
     if wanted == "auto":
         wanted = run.option(sample, "intensity.flatfield.method")
@@ -122,7 +122,7 @@ def destripes(run: Run, sample: str) -> bool:
 
 
 def shading_files(run: Run, sample: str, channel: str) -> NamedFiles:
-    """What it takes to correct a channel's tiles: the flat-field, gains of lines if wanted."""
+    """Files needed to correct a channel's tiles: the flat-field, and gains of lines if wanted."""
     names = {"profile": "flatfield.tif", "info": "flatfield.json"}
     if destripes(run, sample):
         names["stripes"] = "stripes.json"
@@ -130,7 +130,7 @@ def shading_files(run: Run, sample: str, channel: str) -> NamedFiles:
 
 
 def tile_files(run: Run, sample: str, channel: str) -> dict[str, Any]:
-    """What it takes to read a channel's tiles: their shading, or the corrected arrays."""
+    """Files needed to read a channel's tiles: their shading, or the corrected arrays."""
     files: dict[str, Any] = dict(shading_files(run, sample, channel))
     if run.option(sample, "intensity.corrected_tiles") != "stream":
         files["corrected"] = corrected_batches(run, sample, channel)
@@ -155,12 +155,12 @@ def temporary_tiles(run: Run) -> bool:
 
 
 def alignment_tiles(run: Run, sample: str) -> dict[str, Any]:
-    """What it takes to read the tiles that are compared, once they are placed."""
+    """Files needed to read the tiles that are compared, once they are placed."""
     return tile_files(run, sample, run.alignment_channel(sample))
 
 
 def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
-    """What it takes to read tiles whose positions are not known yet: a first flat-field."""
+    """Files needed to read tiles whose positions are not known yet: a first flat-field."""
     folder = run.path(sample, f"intensity/{run.alignment_channel(sample)}/nominal")
     return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
 
@@ -174,7 +174,7 @@ def tiles_drawn(run: Run, sample: str) -> NamedFiles:
 
 
 def sum_settings(run: Run, sample: str) -> dict[str, Any]:
-    """Options of the statistics of tiles, without what only the estimate reads."""
+    """Options of the statistics of tiles, without those that only the estimate reads."""
     options = run.option(sample, "intensity.flatfield")
     return {k: options[k] for k in ("tiles", "planes", "slabs", "blocks")}
 
@@ -205,17 +205,17 @@ def blocks_of_volume(run: Run, sample: str, volume: str) -> Files:
 
 
 def measured_file(run: Run, sample: str, channel: str, name: str) -> str:
-    """A file of the volume that later stages read of a channel."""
+    """A file of the volume of a channel that later stages read."""
     return run.path(sample, f"{run.measured_volume(sample)}/{channel}/{name}")
 
 
 def every_channel(run: Run, sample: str, name: str) -> Files:
-    """A file of the volume that later stages read, of every channel."""
+    """A file of the volume that later stages read, for every channel."""
     return run.of_channels(sample, f"{run.measured_volume(sample)}/{{channel}}/{name}")
 
 
 def images_of_channels(run: Run, sample: str) -> dict[str, Files]:
-    """Plans and summaries of the volumes of all channels, with bias and without."""
+    """Plans and summaries of the volumes of all channels, before and after bias correction."""
     files: dict[str, Files] = {"corrected_volume": [], "corrected_volume_complete": []}
     for kind in dict.fromkeys(("fused", run.measured_volume(sample))):
         for key, name in ((kind, "plan"), (f"{kind}_complete", "complete")):
@@ -224,7 +224,7 @@ def images_of_channels(run: Run, sample: str) -> dict[str, Files]:
 
 
 def bias_settings(run: Run, sample: str) -> dict[str, Any]:
-    """Options of the estimate, without what other rules read of that section."""
+    """Options of the bias estimate, without those of that section that other rules read."""
     return _without(run.option(sample, "intensity.bias"), ("enabled", "volume_um"))
 
 
@@ -252,7 +252,7 @@ def registration_source(run: Run, sample: str) -> str:
 
 
 def registration_settings(run: Run, sample: str) -> dict[str, Any]:
-    """Options of the registration itself, without what other rules read of that section."""
+    """Options of the registration itself, without those of that section that other rules read."""
     return _without(run.option(sample, "registration"), _NOT_OF_REGISTER)
 
 
@@ -327,7 +327,7 @@ def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ atlases
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
-    """Description of an atlas without its further images, which a rule of their own prepares."""
+    """Description of an atlas without its further images, which have a rule of their own."""
     return _without(run.atlas(atlas), ("images",))
 
 
@@ -339,7 +339,7 @@ def atlas_sources(run: Run, atlas: str) -> NamedFiles:
 
 
 def atlas_data(run: Run, atlas: str) -> Files:
-    """Files beside those of an atlas that hold their voxels, where headers are detached."""
+    """Data files of an atlas's images whose headers are detached."""
     if run.remote is not None:
         return []
     settings = run.atlas(atlas)
@@ -375,12 +375,12 @@ def image_path(run: Run, atlas: str, image: str) -> str:
 
 
 def image_source(run: Run, atlas: str, image: str) -> Files:
-    """The same, as far as Snakemake can follow it."""
+    """The same, if Snakemake can follow it."""
     return tracked([image_path(run, atlas, image)])
 
 
 def template_source(run: Run, atlas: str) -> Files:
-    """The user's file of an atlas's template, as far as Snakemake can follow it."""
+    """The user's file of an atlas's template, if Snakemake can follow it."""
     return tracked([run.atlas(atlas)["template"]])
 
 

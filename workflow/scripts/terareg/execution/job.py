@@ -1,4 +1,4 @@
-"""What every job does around its one call: a log, a record of its cost, a sentence on failure."""
+"""What every job does around its work: a log, a record of its cost, a sentence on failure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import scipy.linalg  # noqa: F401  SciPy's BLAS has to be there when its threads are limited
+import scipy.linalg  # noqa: F401  SciPy's BLAS must be loaded before its threads are limited
 import threadpoolctl
 
 from terareg.core.errors import TeraregError
@@ -32,16 +32,16 @@ _DISK_ERRORS = {
     errno.EROFS: "{file} lies on a file system that is mounted read-only; give results:, store: "
     "or TMPDIR a folder that can be written",
 }
-#: of the job records, below a sample's folder of the store
+#: folder of the job records, below a sample's folder in the store
 RECORD_FOLDER = "logs"
 
 
 class Job(Protocol):
-    """What a script is told of its job; the engine's object has these attributes.
+    """What a script knows of its job; Snakemake's object has these attributes.
 
-    ``params`` may have ``record``: where the job writes what it took, a mapping with ``store``
-    (address of the sample's folder in the store), ``name`` (of the record in it) and ``root``
-    (folder of the sample's tracked files).
+    ``params`` may have ``record``, which says where the job writes what it took: a mapping with
+    ``store`` (address of the sample's folder in the store), ``name`` (of the record in it) and
+    ``root`` (folder of the sample's tracked files).
     """
 
     rule: str
@@ -60,11 +60,11 @@ def run_job(job: Job, work: Callable[[], None]) -> None:
     ``cpu_s``, ``peak_mb``, ``bytes_read`` and ``bytes_written``, see
     :mod:`terareg.storage.traffic`; :func:`read_job_records` finds it.
 
-    What a failed or killed attempt wrote survives its retry, although Snakemake removes the log
-    before it: the file has a second name until the work is done.
+    The log of a failed or killed attempt survives the retry, although Snakemake removes it before
+    the retry: the file has a second name until the work is done.
 
-    Linear algebra (BLAS) runs on one thread in it, whatever the environment says, so that the cores
-    a job is given change no byte of its results.
+    Linear algebra (BLAS) runs on one thread during the work, whatever the environment says, so that
+    the number of cores of a job changes no byte of its results.
 
     A :class:`TeraregError` ends the process with status 1 and one sentence on the original
     stderr that names the job and the log; any other exception shows its traceback in both.
@@ -75,7 +75,7 @@ def run_job(job: Job, work: Callable[[], None]) -> None:
     kept = _keep(Path(log))
     console = os.fdopen(os.dup(2), "w", buffering=1)
     with open(log, "a", buffering=1, encoding="utf-8") as stream:
-        # the descriptor itself, so that what compiled libraries print lands there too
+        # the file descriptor itself, so that output of compiled libraries goes there too
         sys.stderr.flush()
         os.dup2(stream.fileno(), 2)
         handler = logging.StreamHandler(stream)
@@ -86,7 +86,7 @@ def run_job(job: Job, work: Callable[[], None]) -> None:
         start, started = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
         logger.info("%s started %s on %s, process %d", name, started, platform.node(), os.getpid())
         try:
-            # sums of a product by BLAS depend on the threads, which an executor sets as it likes
+            # sums in BLAS depend on the number of threads, which executors set as they like
             with threadpoolctl.threadpool_limits(1, user_api="blas"):
                 if store is not None:
                     compare_checksums(store, record["root"], job.input)
@@ -127,7 +127,7 @@ def _disk_sentence(error: BaseException) -> str | None:
 
 
 def _keep(log: Path) -> Path:
-    """Give a log, or what is left of that of an earlier attempt, a second name; return it."""
+    """Give a log, or what an earlier attempt left of it, a second name; return that name."""
     log.parent.mkdir(parents=True, exist_ok=True)
     kept = log.with_name(f".{log.name}.kept")
     try:
@@ -138,7 +138,7 @@ def _keep(log: Path) -> Path:
             kept.unlink(missing_ok=True)
             os.link(log, kept)
     except OSError:
-        pass  # a file system without second names: the log is that of the last attempt
+        pass  # a file system without hard links: the log is that of the last attempt only
     return kept
 
 
@@ -152,8 +152,8 @@ def read_job_records(
     store : Store
         Of the sample.
     jobs : mapping of str to int
-        Number of jobs of each rule. Older records than the newest so many are of another division
-        into batches, and are left out.
+        Number of jobs of each rule. Only the newest records, this many, are used; older ones belong
+        to another division into batches.
     workers : int
         Threads that read.
     """
@@ -183,5 +183,5 @@ def _leave_records(
         write_checksums(store, record["root"], job.rule, job.output)
         write_record(store, key, facts | took | traffic.totals())
     except TeraregError as error:
-        # the work is done; whether the store can be written is for check_inputs to say
+        # the work is done; check_inputs is the one that reports a store that cannot be written
         logging.getLogger("terareg").warning("no record of this job: %s", error)

@@ -1,4 +1,4 @@
-"""What a run took, stage by stage, beside what was planned for it."""
+"""What a run took, stage by stage, compared with its plan."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from terareg.execution.rule_table import RULES
 from terareg.execution.run_plan import STAGES, Planned
 
-#: bytes moved for each byte of raw data that deep tiles should not exceed: raw data once, some
-#: planes for statistics and displacements, volumes written
+#: the most bytes that should be moved for each byte of raw data where tiles are deep: raw data read
+#: once, some planes for statistics and displacements, volumes written
 WANTED_BYTES = 2.3
 
 

@@ -1,4 +1,4 @@
-"""What the report says about how a result came about, and what was planned for it."""
+"""What the report says about the origin of a result, and what was planned for it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def provenance(run: Run, sample: str) -> dict[str, Any]:
 
 
 def planned_work(run: Run, sample: str) -> dict[str, Any]:
-    """What the report holds against the jobs' records."""
+    """The plan that the report compares with the jobs' records."""
     planned = sized(run, sample)
     return {
         "plan": [asdict(stage) for stage in make_plan(planned)],
@@ -41,5 +41,5 @@ def planned_work(run: Run, sample: str) -> dict[str, Any]:
 
 
 def report_page() -> str:
-    """Digest of the page that reports are poured into."""
+    """Digest of the page template of reports."""
     return hashlib.sha256(_PAGE.read_bytes()).hexdigest()[:16]

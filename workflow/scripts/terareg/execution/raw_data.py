@@ -1,4 +1,4 @@
-"""What is known of the samples' raw data while the workflow is loaded."""
+"""What is known about the samples' raw data when the workflow is loaded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _of_sample(sample: str) -> Iterator[None]:
 
 
 def check(run: Run) -> None:
-    """Look at the metadata or headers of all samples, so that what is wrong shows at once."""
+    """Look at the metadata or headers of all samples, so that errors show at once."""
     for sample in run.samples:
         if run.is_imported(sample):
             image_headers(run, sample)
@@ -37,7 +37,7 @@ def check(run: Run) -> None:
 
 
 # ------------------------------------------------------------------ files that Snakemake follows
-# it takes {word} for a wildcard, also in what an input function returns
+# Snakemake takes {word} for a wildcard, even in paths that an input function returns
 _BRACES = re.compile(r"\{\s*\w")
 
 
@@ -139,7 +139,7 @@ def sample_images(run: Run, sample: str) -> list[str]:
 
 
 def sample_state(run: Run, sample: str) -> dict[str, str]:
-    """Digests of what the images of a sample consist of, by channel."""
+    """Digests of the files that the images of a sample consist of, by channel."""
     return {name: channel_state(run, sample, name) for name in run.channels_of(sample)}
 
 
@@ -149,7 +149,7 @@ def channel_files(run: Run, sample: str, channel: str) -> list[str]:
 
 
 def channel_state(run: Run, sample: str, channel: str) -> str:
-    """Digest of names, sizes and times of what the image of a channel consists of."""
+    """Digest of names, sizes and times of the files that the image of a channel consists of."""
     return _image_state(image_address(run, sample, channel))
 
 

@@ -7,7 +7,7 @@ import math
 from terareg.core.extents import Sample
 from terareg.execution.rule_table import RULES
 
-_ENGINE_MB = 400  # Snakemake's own two processes beside the job, on a cluster
+_ENGINE_MB = 400  # Snakemake's own two processes besides the job, on a cluster
 _DISK_GB_PER_S = 0.1  # a slow shared disk, for time limits
 
 #: {vCPU: (least, most, step) in MB}, what AWS Batch accepts
@@ -28,15 +28,16 @@ def request_mb(rule: str, sample: Sample, threads: int) -> float:
 def granted_mb(need_mb: float, threads: int, attempt: int = 1) -> int:
     """Memory to ask for at an attempt, of a size that AWS Batch offers.
 
-    What is granted grows, not what is needed: a first attempt may have been given more than that.
+    A retry multiplies what was granted, not what is needed: the first attempt may have been granted
+    more than it needs.
     """
     return fit(grow(fit(need_mb, threads), attempt), threads)
 
 
 def threads_of(rule: str, sample: Sample) -> int:
-    """CPUs of a job: what it computes with, and as many as its memory takes on AWS Batch.
+    """CPUs of a job: those it computes with, or more if AWS Batch requires them for its memory.
 
-    There is room for one retry with more memory.
+    They leave room for one retry with more memory.
     """
     least = fit_threads(sample.option("jobs.threads") if RULES[rule].heavy else 1)
     return fit_threads(least, grow(request_mb(rule, sample, least), 2))
@@ -54,7 +55,7 @@ def minutes(rule: str, sample: Sample, attempt: int) -> int:
 def fit(mem_mb: float, threads: int = 1) -> int:
     """Round a request for memory up to what AWS Batch accepts with ``threads`` CPUs.
 
-    A request above the most for that many CPUs gets that most: ask for more threads instead
+    A request above the maximum for that many CPUs gets the maximum: ask for more threads instead
     (:func:`fit_threads`). Other engines take any number.
     """
     least, most, step = BATCH_MEMORY[fit_threads(threads)]

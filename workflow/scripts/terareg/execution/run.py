@@ -1,6 +1,6 @@
 """A run: the samples of one call of the workflow, and where their files lie.
 
-Everything in this room that is about files takes a :class:`Run` and names; nothing of it knows
+All functions of this package that deal with files take a :class:`Run` and names; none of them knows
 Snakemake. The module needs the standard library, PyYAML and jsonschema only.
 """
 
@@ -26,8 +26,8 @@ class Run:
     samples : mapping of str to dict
         Complete configuration of every sample, see :func:`terareg.execution.config.load_samples`.
     remote : str or None
-        Prefix of the remote storage that Snakemake keeps tracked files in, so that jobs see no
-        local ones; None where they are local.
+        Prefix of the remote storage in which Snakemake keeps tracked files, so that jobs see no
+        local files; None where tracked files are local.
     """
 
     samples: Mapping[str, dict[str, Any]]
@@ -89,11 +89,11 @@ class Run:
         return list(self.samples[sample]["input"]["channels"])
 
     def of_channels(self, sample: str, pattern: str) -> list[str]:
-        """Tracked files of a sample whose ``pattern`` has a {channel}, of all channels."""
+        """Tracked files of a sample for all channels; ``pattern`` has a {channel}."""
         return [self.path(sample, pattern.format(channel=c)) for c in self.channels_of(sample)]
 
     def of_atlases(self, sample: str, pattern: str, chosen: list[str] | None = None) -> list[str]:
-        """Tracked files whose ``pattern`` has an {atlas}, of the registered or chosen atlases."""
+        """Tracked files for the registered or the chosen atlases; ``pattern`` has an {atlas}."""
         atlases = self.registered_atlases(sample) if chosen is None else chosen
         return [self.path(sample, pattern.format(atlas=a)) for a in atlases]
 
@@ -153,13 +153,13 @@ def load_run(
     remote : str or None
         See :class:`Run`.
     files : iterable of Path
-        That it was read from: Snakemake takes the last of two equal keys without a word.
+        Files that it was read from: Snakemake silently takes the last of two equal keys.
 
     Raises
     ------
     ConfigError
-        For anything in the configuration that is not possible, alone or on machines that share
-        no local files (``remote``).
+        For anything in the configuration that is not possible, in itself or, with ``remote``, on
+        machines that share no local files.
     """
     for path in files:
         if path.is_file():
@@ -174,7 +174,7 @@ def load_run(
             _check_reach(sample, settings, remote.rstrip("/"))
             continue
         try:
-            # before Snakemake misses them without naming their key
+            # before Snakemake reports them missing without naming their key
             check_files(settings, (settings["results"], settings["store"]))
         except ConfigError as error:
             raise ConfigError(f"sample {sample}: {error}") from error
@@ -182,7 +182,7 @@ def load_run(
 
 
 def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None:
-    """What jobs write and read must be where they run, and apart from the tracked files."""
+    """Jobs must reach store and raw data; the store must not lie among the tracked files."""
     store = settings["store"]
     for key, address in (("store", store), ("input.path", settings["input"]["path"])):
         if address is not None and not address.startswith("s3://"):

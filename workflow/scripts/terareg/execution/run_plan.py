@@ -53,7 +53,7 @@ class Planned:
 
 
 def store_gb(sample: Sample) -> float:
-    """What a sample adds to the store at most, with no compression counted on."""
+    """The most that a sample adds to the store, assuming no compression."""
     volumes = uncompressed_gb(sample, sample.size.volume_gb)
     if sample.corrects_bias:
         volumes += uncompressed_gb(sample, sample.corrected_gb)
@@ -64,7 +64,8 @@ def store_gb(sample: Sample) -> float:
 def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[Planned]:
     """Plan of a sample, stage by stage in the order of the work.
 
-    ``counts`` are the jobs of each rule that are to run; by default all from raw data to report.
+    ``counts`` has the number of jobs of each rule that are to run; by default, all from raw data to
+    report.
     """
     counts = jobs_of_rules(sample) if counts is None else counts
     rows = []

@@ -1,4 +1,4 @@
-"""Sizes of the samples, from their metadata, and numbers of batches that follow."""
+"""Sizes of the samples, from their metadata, and the numbers of batches that follow from them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def sized(run: Run, sample: str) -> Sample:
 
 
 def check_extents(run: Run) -> None:
-    """Refuse samples and atlases of different sizes: one of them has the wrong unit.
+    """Refuse a sample and an atlas of very different sizes: one of them has the wrong unit.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def _tiled_size(run: Run, sample: str) -> Size:
 def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:
     """Extent of an atlas from the header of its annotation.
 
-    What is wrong with a file, prepare_atlas says; until then it counts as a common one.
+    Errors of the file are left to prepare_atlas; until then a usual extent is assumed.
     """
     address = settings["annotation"]
     if run.remote is not None and "://" not in address:

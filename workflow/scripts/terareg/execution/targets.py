@@ -1,4 +1,4 @@
-"""What the targets of the workflow are made of: files of a sample, stage by stage."""
+"""Files that make up the targets of the workflow: those of a sample, stage by stage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fused_files(run: Run, sample: str) -> Files:
 
 
 def corrected_volume_files(run: Run, sample: str) -> Files:
-    """Volumes without bias."""
+    """Bias-corrected volumes."""
     if run.measured_volume(sample) == "fused":
         return []
     return run.of_channels(sample, f"corrected_volume/{{channel}}/{_COMPLETE}")

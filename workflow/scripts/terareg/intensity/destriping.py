@@ -186,7 +186,7 @@ def _solve_slab(
     means: LineMeans, layout: LineLayout, number: int, system: LineSystem
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gains (tiles, planes, lines) of a slab, and the differences at seams in one plane (2, n)."""
-    slab = _Slab.of(means, layout, number)
+    slab = _LineSlab.of(means, layout, number)
     ratios = slab.ratio - slab.common
     system = replace(system, spread=_spread(ratios, slab.variance))
     logs = np.zeros((len(ratios), system.matrix.shape[1]), np.float32)
@@ -203,7 +203,7 @@ def _solve_slab(
     return np.ascontiguousarray(gains), seams
 
 
-def _held_out(slab: _Slab, plane: LineSystem) -> np.ndarray:
+def _held_out(slab: _LineSlab, plane: LineSystem) -> np.ndarray:
     """Log ratios of one half of each line with signal: raw, and corrected by the other half."""
     one, two = slab.halves
     left = two - plane.matrix @ plane.gains(one - slab.common)
@@ -212,7 +212,7 @@ def _held_out(slab: _Slab, plane: LineSystem) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Slab:
+class _LineSlab:
     """Measurements of a slab in the overlaps: float32 (planes, equations).
 
     Attributes
@@ -233,7 +233,7 @@ class _Slab:
     halves: np.ndarray
 
     @classmethod
-    def of(cls, means: LineMeans, layout: LineLayout, number: int) -> _Slab:
+    def of(cls, means: LineMeans, layout: LineLayout, number: int) -> _LineSlab:
         heights = layout.slabs[number]
         shape = len(heights), sum(len(pair.lines) for pair in layout.pairs)
         ratio, signal = np.zeros((2, *shape), np.float32)

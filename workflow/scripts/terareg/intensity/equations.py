@@ -58,7 +58,7 @@ class _Stripes:
 
 @dataclass(frozen=True)
 class Fit:
-    """Solution of a :class:`Problem`, and the variances that were estimated with it."""
+    """Solution of a :class:`ShadingProblem`, and the variances that were estimated with it."""
 
     coefficients: np.ndarray  # of the log profile
     gains: np.ndarray  # logarithms (tiles, slabs)
@@ -71,7 +71,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Problem:
+class ShadingProblem:
     """Data and prior knowledge of the estimate.
 
     Attributes
@@ -144,7 +144,7 @@ class Equations:
         return weights.sum(axes, dtype=np.float64).ravel()
 
 
-def _within_tiles(problem: Problem, background: float) -> list[Equations]:
+def _within_tiles(problem: ShadingProblem, background: float) -> list[Equations]:
     """Equations of nearby blocks of the same tile."""
     data, basis = problem.data, problem.basis
     signal = data.mean - np.float32(background)
@@ -168,7 +168,7 @@ def _within_tiles(problem: Problem, background: float) -> list[Equations]:
     return found
 
 
-def _in_overlaps(problem: Problem, fit: Fit) -> list[Equations]:
+def _in_overlaps(problem: ShadingProblem, fit: Fit) -> list[Equations]:
     """Equations of coinciding blocks, linearised around a fit."""
     found = []
     background = np.float32(fit.background)
@@ -208,7 +208,7 @@ def _flat(
 
 
 def solve(
-    problem: Problem, start: Fit | None = None, line_power: Sequence[float] = (0.0, 0.0)
+    problem: ShadingProblem, start: Fit | None = None, line_power: Sequence[float] = (0.0, 0.0)
 ) -> Fit:
     """Reweighted least squares, from wide to narrow weights unless ``start`` is given."""
     basis, data = problem.basis, problem.data
@@ -373,7 +373,7 @@ def _blocks_less_lines(
 
 
 def _step(
-    problem: Problem,
+    problem: ShadingProblem,
     normal: _Normal,
     fit: Fit,
     line_power: Sequence[float],

@@ -15,7 +15,7 @@ from scipy import sparse, special
 from scipy.sparse import csgraph
 
 from terareg.intensity.blocks import BlockData, block_means
-from terareg.intensity.equations import Fit, Problem
+from terareg.intensity.equations import Fit, ShadingProblem
 
 _LEAST_BLOCKS = 4  # of tissue in a pair and slab
 _LEAST_LINES = 32  # pairs of lines needed to look for stripes
@@ -90,12 +90,14 @@ class _Side:
         return found
 
 
-def gather_evidence(problem: Problem, fit: Fit, rest: np.ndarray | None = None) -> Evidence | None:
+def gather_evidence(
+    problem: ShadingProblem, fit: Fit, rest: np.ndarray | None = None
+) -> Evidence | None:
     """Find the causes of differences between tiles; None without overlaps that hold tissue.
 
     Parameters
     ----------
-    problem : Problem
+    problem : ShadingProblem
     fit : Fit
         Its solution.
     rest : numpy.ndarray, shape (y, x), optional
@@ -149,7 +151,7 @@ def gather_evidence(problem: Problem, fit: Fit, rest: np.ndarray | None = None) 
     )
 
 
-def _sides(problem: Problem, fit: Fit, rest: np.ndarray | None) -> list[_Side]:
+def _sides(problem: ShadingProblem, fit: Fit, rest: np.ndarray | None) -> list[_Side]:
     """Log ratios of tissue in the overlaps, and how an additive image changes them."""
     data: BlockData = problem.data
     dark = fit.background

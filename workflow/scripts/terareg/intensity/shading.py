@@ -15,7 +15,7 @@ from scipy.fft import dct, idct
 from terareg.acquisition.tile_correction import smooth_image
 from terareg.intensity.additive import Floor, find_floor
 from terareg.intensity.blocks import Basis, BlockData, LinePatterns, block_means
-from terareg.intensity.equations import RELATIVE_FLOOR, Fit, Problem, solve
+from terareg.intensity.equations import RELATIVE_FLOOR, Fit, ShadingProblem, solve
 from terareg.intensity.sums import line_sections
 
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
@@ -58,7 +58,7 @@ class Shading:
     disagreement : dict of str to float
         Robust mean of the squared differences in overlaps after correction, relative to noise:
         "constant", and "image" where an additive image was tried.
-    problem, fit : Problem, Fit
+    problem, fit : ShadingProblem, Fit
         The equations at the end, and their solution.
     """
 
@@ -73,7 +73,7 @@ class Shading:
     rest: np.ndarray | None
     floor: Floor | None
     disagreement: dict[str, float]
-    problem: Problem
+    problem: ShadingProblem
     fit: Fit
 
 
@@ -83,7 +83,7 @@ class _Model:
 
     profile: np.ndarray
     patterns: LinePatterns
-    problem: Problem
+    problem: ShadingProblem
     fit: Fit
 
 
@@ -128,7 +128,7 @@ def fit_shading(
         spread = max(_LEAST_SPREAD, 0.5 * expected) if data.overlaps else 0.0
     data.check_signal(expected)
     none = LinePatterns(*(np.zeros(int(edges[-1])) for edges in data.edges))
-    problem = Problem(data, basis, none, expected, spread, expected + 1.0)
+    problem = ShadingProblem(data, basis, none, expected, spread, expected + 1.0)
     model = _fit_model(problem, stats, lines)
     if source == "overlaps" and model.fit.background_error > 0.5 * spread:
         source = "darkest blocks"
@@ -183,7 +183,7 @@ def _signal(data: BlockData, background: float) -> float:
 
 
 def _fit_model(
-    problem: Problem,
+    problem: ShadingProblem,
     stats: Mapping[str, np.ndarray],
     lines: bool,
     additive: np.ndarray | None = None,

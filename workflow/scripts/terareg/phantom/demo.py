@@ -13,7 +13,7 @@ import yaml
 from terareg.core.errors import AcquisitionError
 from terareg.phantom.atlas import ATLAS_ORIENTATION, BrainSettings, make_atlas, write_atlas
 from terareg.phantom.colm import ColmSettings, place_tiles, write_colm
-from terareg.phantom.sample import Sample, SampleSettings
+from terareg.phantom.sample import GeneratedSample, SampleSettings
 from terareg.phantom.truth import TruthSettings, write_fiducials, write_sample_truth
 from terareg.storage.records import write_json
 
@@ -90,7 +90,7 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     atlas = make_atlas(settings.brain)
     files = write_atlas(atlas, out / "atlas")
     frame = place_tiles(settings.colm).frame(settings.colm, SAMPLE_ORIENTATION)
-    sample = Sample(atlas, frame, settings.sample)
+    sample = GeneratedSample(atlas, frame, settings.sample)
     truth = {
         "seed": settings.brain.seed,
         "frame": frame.to_json(),

@@ -91,7 +91,7 @@ def _homogeneous(points: np.ndarray) -> np.ndarray:
     return np.concatenate([points, np.ones((*points.shape[:-1], 1))], axis=-1)
 
 
-class Sample:
+class GeneratedSample:
     """The deformed brain as a function of position, two channels.
 
     Parameters

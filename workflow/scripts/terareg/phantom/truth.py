@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.phantom.sample import Sample
+from terareg.phantom.sample import GeneratedSample
 from terareg.storage import nrrd
 
 
@@ -33,7 +33,7 @@ class TruthSettings:
     fiducials: int = 24
 
 
-def write_sample_truth(sample: Sample, folder: Path, settings: TruthSettings) -> dict:
+def write_sample_truth(sample: GeneratedSample, folder: Path, settings: TruthSettings) -> dict:
     """Write the truth of the sample; returns the entries for ``truth.json``.
 
     ``labels.nrrd`` (uint32), ``tissue.nrrd`` (uint8: 0 outside, 1 tissue, 2 missing, 3 artefact)
@@ -77,7 +77,7 @@ def write_sample_truth(sample: Sample, folder: Path, settings: TruthSettings) ->
     }
 
 
-def _write_volumes(sample: Sample, path: Path, stride: Sequence[int]) -> None:
+def _write_volumes(sample: GeneratedSample, path: Path, stride: Sequence[int]) -> None:
     """Region volumes per hemisphere, counted in slabs."""
     axes = [a[::k] for a, k in zip(sample.frame.axes_um(), stride)]
     ids = sample.atlas.region_ids()
@@ -97,7 +97,7 @@ def _write_volumes(sample: Sample, path: Path, stride: Sequence[int]) -> None:
                 table.writerow([number, acronym[int(number)], name, f"{voxels * unit:.6f}"])
 
 
-def _landmarks(sample: Sample, count: int) -> tuple[np.ndarray, np.ndarray]:
+def _landmarks(sample: GeneratedSample, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Seeded random points in annotated atlas tissue that map into the frame, away from damage."""
     rng = np.random.default_rng([sample.settings.seed, 3])
     voxels = np.argwhere(sample.atlas.annotation > 0)
@@ -116,7 +116,7 @@ def _write_pairs(path: Path, atlas_um: np.ndarray, sample_um: np.ndarray) -> Non
             table.writerow([f"{v:.3f}" for v in pair])
 
 
-def write_fiducials(sample: Sample, folder: Path, count: int) -> tuple[Path, Path]:
+def write_fiducials(sample: GeneratedSample, folder: Path, count: int) -> tuple[Path, Path]:
     """Write ``atlas.csv`` and ``sample.csv`` (name,z_um,y_um,x_um) of the same named points."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

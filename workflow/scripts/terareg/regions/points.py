@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from terareg.core.cells import to_cell
 from terareg.core.errors import PointsError
 from terareg.core.frames import Frame
+from terareg.core.table_cells import to_cell
 from terareg.regions.labels import regions_at
 from terareg.storage.foreign import boundary, load_json, parse_table, read_bytes, short
 from terareg.storage.store import write_atomic

@@ -38,7 +38,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     # the grid of the velocity was chosen by the residuals of the level before the last
     problem, seen = plan.problem(last, replace(state, facts=state.facts[:-1]))
     velocity = torch.tensor(state.velocity, device=plan.device)
-    x = problem.start(state.inverse, velocity)
+    x = problem.start(state.inverse_affine, velocity)
     problem.initial_mixture(x, state.sigma)
     problem.update_mixture(x)
     before = plan.start(state)
@@ -46,7 +46,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     affine_only, affine_pull = problem.misfit(problem.start(before, None))
     kept = "deformation"
     warnings = list(plan.warnings)
-    inverse = state.inverse
+    inverse = state.inverse_affine
     if not deformed + pull < affine_only + affine_pull:
         kept, inverse = "affine", before
         velocity = torch.zeros_like(velocity)
@@ -186,8 +186,8 @@ def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> T
             tuple(o * unit + c for o, c in zip(grid.origin, plan.space.atlas_centre)),
             plan.atlas.frame.orientation,
         ),
-        forward=pushed.cpu().numpy() * np.float32(unit),
-        inverse=pulled.cpu().numpy() * np.float32(unit),
+        displacement=pushed.cpu().numpy() * np.float32(unit),
+        inverse_displacement=pulled.cpu().numpy() * np.float32(unit),
         atlas_frame=plan.working(plan.atlas, finest).frame,
         sample_frame=plan.working(plan.sample, finest).frame,
         velocity=_stationary_or_timed(velocity.cpu().numpy() * np.float32(unit)),

@@ -24,11 +24,11 @@ class State:
 
     Attributes
     ----------
-    inverse : numpy.ndarray, float64, shape (3, 4)
+    inverse_affine : numpy.ndarray, float64, shape (3, 4)
         Sample to atlas, B = A^-1.
     level : int
         Levels done.
-    affine_inverse : numpy.ndarray, optional
+    first_inverse_affine : numpy.ndarray, optional
         B of the affine alone.
     velocity : numpy.ndarray, float32, shape (times, 3, z, y, x), optional
     sigma : sequence of float, optional
@@ -42,9 +42,9 @@ class State:
         Rows of the energy table and facts per level so far.
     """
 
-    inverse: np.ndarray
+    inverse_affine: np.ndarray
     level: int = 0
-    affine_inverse: np.ndarray | None = None
+    first_inverse_affine: np.ndarray | None = None
     velocity: np.ndarray | None = None
     sigma: Sequence[float] | None = None
     levels: np.ndarray | None = None
@@ -71,11 +71,11 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         "facts": state.facts,
     }
     arrays: dict[str, Any] = {
-        "inverse": state.inverse,
+        "inverse_affine": state.inverse_affine,
         "json": np.frombuffer(json.dumps(facts).encode(), "u1"),
     }
-    if state.affine_inverse is not None:
-        arrays["affine_inverse"] = state.affine_inverse
+    if state.first_inverse_affine is not None:
+        arrays["first_inverse_affine"] = state.first_inverse_affine
     if state.velocity is not None:
         arrays["velocity"] = state.velocity
     if state.levels is not None:
@@ -102,9 +102,9 @@ def load(path: Path | None, fingerprint: str) -> State | None:
         return None
     logger.info("resuming at level %d from %s", facts["level"], path)
     return State(
-        inverse=arrays["inverse"],
+        inverse_affine=arrays["inverse_affine"],
         level=facts["level"],
-        affine_inverse=arrays.get("affine_inverse"),
+        first_inverse_affine=arrays.get("first_inverse_affine"),
         velocity=arrays.get("velocity"),
         sigma=facts["sigma"],
         levels=arrays.get("levels"),

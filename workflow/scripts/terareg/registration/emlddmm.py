@@ -95,7 +95,7 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
     made_of = fingerprint(plan.fingerprint, code)
     state = checkpoints.load(path, made_of)
     if state is None:
-        state = State(inverse=plan.space.inverse_affine(plan.affine))
+        state = State(inverse_affine=plan.space.inverse_affine(plan.affine))
         if plan.settings.affine != "fixed":
             state = _affine_stage(plan, state)
         checkpoints.save(path, made_of, state)
@@ -110,7 +110,7 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
 def _affine_stage(plan: Plan, state: State) -> State:
     """Fit the affine alone at the coarsest level: the result that a deformation must improve on."""
     problem, _ = plan.problem(0, state)
-    x = problem.start(state.inverse, None)
+    x = problem.start(state.inverse_affine, None)
     problem.initial_mixture(x)
     memory = lbfgs.Memory()
     theta = x[problem.n_velocity :]
@@ -124,8 +124,8 @@ def _affine_stage(plan: Plan, state: State) -> State:
         _check(end.value, "affine")
         problem.update_mixture(x)
     logger.info("affine: match %.4f, sigma %s", end.value, _text(problem.mixture.matching))
-    inverse = problem.inverse(x).cpu().numpy().astype(np.float64)
-    return replace(state, inverse=inverse, affine_inverse=inverse)
+    inverse = problem.inverse_affine(x).cpu().numpy().astype(np.float64)
+    return replace(state, inverse_affine=inverse, first_inverse_affine=inverse)
 
 
 def _choose_contrast(plan: Plan, state: State) -> State:
@@ -137,7 +137,7 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     """
     problem, _ = plan.problem(state.level - 1, state)
     velocity = torch.tensor(state.velocity, device=plan.device)
-    x = problem.start(state.inverse, velocity)
+    x = problem.start(state.inverse_affine, velocity)
     problem.initial_mixture(x, state.sigma)
     problem.update_mixture(x)
     levels = problem.estimate_levels(x)
@@ -153,7 +153,12 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     if best == 0:
         return replace(state, level=len(plan.voxels_um) - 1)
     return replace(
-        state, inverse=plan.start(state), velocity=None, sigma=None, levels=levels, contrast=best
+        state,
+        inverse_affine=plan.start(state),
+        velocity=None,
+        sigma=None,
+        levels=levels,
+        contrast=best,
     )
 
 
@@ -165,7 +170,7 @@ def _level(plan: Plan, level: int, state: State) -> State:
     if state.velocity is not None:
         velocity = torch.tensor(state.velocity, device=plan.device)
         velocity = change_grid(velocity, problem.flow.grid.shape)
-    x = problem.start(state.inverse, velocity)
+    x = problem.start(state.inverse_affine, velocity)
     problem.initial_mixture(x, state.sigma)
     memory = lbfgs.Memory()
     rows, previous, reason = [], math.inf, "iterations"
@@ -200,7 +205,7 @@ def _level(plan: Plan, level: int, state: State) -> State:
         previous = end.value
     with torch.no_grad():
         velocity = problem.velocity(x)
-        inverse = problem.inverse(x).cpu().numpy().astype(np.float64)
+        inverse = problem.inverse_affine(x).cpu().numpy().astype(np.float64)
         displacement = problem.flow.displacement(velocity, -1.0).cpu().numpy()
     unit_frame = Frame(problem.flow.grid.shape, problem.flow.grid.spacing)
     volumes = jacobian_determinant(displacement, unit_frame)
@@ -228,7 +233,7 @@ def _level(plan: Plan, level: int, state: State) -> State:
     return replace(
         state,
         level=level + 1,
-        inverse=inverse,
+        inverse_affine=inverse,
         velocity=velocity.cpu().numpy(),
         sigma=problem.mixture.matching,
         levels=problem.estimate_levels(x) if state.contrast else None,

@@ -315,7 +315,7 @@ class Problem:
             x[: self.n_velocity] = (u / self.white_scale).reshape(-1)
         return x
 
-    def inverse(self, x: torch.Tensor) -> torch.Tensor:
+    def inverse_affine(self, x: torch.Tensor) -> torch.Tensor:
         """B (3 x 4), internal coordinates."""
         theta = x[self.n_velocity :].reshape(3, 4)
         linear, shift = theta[:, :3], theta[:, 3:]
@@ -339,7 +339,7 @@ class Problem:
     # ------------------------------------------------------------------ energy
     def pulled_points(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
         """phi^-1(B y) for every sample voxel y, shape (3, z, y, x)."""
-        b = self.inverse(x)
+        b = self.inverse_affine(x)
         points = torch.einsum("ij,jzyx->izyx", b[:, :3], self.points) + b[:, 3, None, None, None]
         if deform:
             displacement = self.flow.displacement(self.velocity(x), -1.0)
@@ -360,7 +360,7 @@ class Problem:
         if deform:
             displacement = self.flow.displacement(self.velocity(x), 1.0)
             points = points + self.flow.grid.sample(displacement, points)
-        b = self.inverse(x)
+        b = self.inverse_affine(x)
         shifted = points.reshape(3, -1) - b[:, 3:]
         return torch.linalg.solve(b[:, :3], shifted).reshape(points.shape)
 
@@ -507,7 +507,7 @@ class Problem:
     def _update_backward(self, x: torch.Tensor) -> None:
         if self.backward is not None:
             moved = self.pushed_points(x, self.backward.points)
-            expansion = 1 / abs(float(torch.linalg.det(self.inverse(x)[:, :3])))
+            expansion = 1 / abs(float(torch.linalg.det(self.inverse_affine(x)[:, :3])))
             self.backward.update(moved, self.match, expansion)
 
     def _mixture(self, sigmas: Sequence[float], artefacts: Sequence[float], prior) -> Mixture:

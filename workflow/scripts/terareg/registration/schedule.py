@@ -239,9 +239,9 @@ class Plan:
 
     def start(self, state: State) -> np.ndarray:
         """B of the affine alone: from the affine stage, or as given."""
-        if state.affine_inverse is None:
+        if state.first_inverse_affine is None:
             return self.space.inverse_affine(self.affine)
-        return state.affine_inverse
+        return state.first_inverse_affine
 
     def working(self, image: WorkingImage, voxel_um: float) -> WorkingImage:
         """Image at a level: as isotropic as the data allow, at least four voxels along an axis."""

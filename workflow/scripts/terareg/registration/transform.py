@@ -44,9 +44,9 @@ class Transform:
         A, atlas um to sample um, axis order z, y, x, homogeneous.
     frame : Frame
         Grid of the deformation in atlas space, with a margin around the atlas.
-    forward : numpy.ndarray, float32, shape (3, z, y, x)
+    displacement : numpy.ndarray, float32, shape (3, z, y, x)
         phi(p) - p in um at the voxels of ``frame``, components z, y, x.
-    inverse : numpy.ndarray, float32, shape (3, z, y, x)
+    inverse_displacement : numpy.ndarray, float32, shape (3, z, y, x)
         phi^-1(q) - q in um at the voxels of ``frame``.
     atlas_frame, sample_frame : Frame
         Working grids of the two images; grids of the exported displacement fields.
@@ -66,8 +66,8 @@ class Transform:
 
     affine: np.ndarray
     frame: Frame
-    forward: np.ndarray
-    inverse: np.ndarray
+    displacement: np.ndarray
+    inverse_displacement: np.ndarray
     atlas_frame: Frame
     sample_frame: Frame
     velocity: np.ndarray | None = None
@@ -75,17 +75,17 @@ class Transform:
     def __post_init__(self) -> None:
         affine = check_affine(self.affine, "transform")
         object.__setattr__(self, "affine", affine)
-        for name in ("forward", "inverse"):
+        for name in ("displacement", "inverse_displacement"):
             value = np.ascontiguousarray(getattr(self, name), np.float32)
+            words = name.replace("_", " ")
             if value.shape != (3, *self.frame.shape):
                 raise RegistrationError(
-                    f"{name} displacement has shape {value.shape} but its grid needs "
+                    f"{words} has shape {value.shape} but its grid needs "
                     f"{(3, *self.frame.shape)}; the files do not belong together"
                 )
             if not np.isfinite(value).all():
                 raise RegistrationError(
-                    f"{name} displacement holds values that are not numbers; "
-                    "run the registration again"
+                    f"{words} holds values that are not numbers; run the registration again"
                 )
             object.__setattr__(self, name, value)
 
@@ -103,12 +103,12 @@ class Transform:
         numpy.ndarray, float64, shape (n, 3)
         """
         p = _points(points_um)
-        return _apply(self.affine, _displaced(self.forward, self.frame, p)).T
+        return _apply(self.affine, _displaced(self.displacement, self.frame, p)).T
 
     def to_atlas(self, points_um: np.ndarray) -> np.ndarray:
         """Map sample points to atlas points, phi^-1(A^-1 @ x); shapes as in :meth:`to_sample`."""
         q = _apply(np.linalg.inv(self.affine), _points(points_um))
-        return _displaced(self.inverse, self.frame, q).T
+        return _displaced(self.inverse_displacement, self.frame, q).T
 
     # ------------------------------------------------------------------ grids
     def to_atlas_grid(self, block: Frame) -> np.ndarray:
@@ -129,11 +129,11 @@ class Transform:
 
     def to_atlas_planes(self, block: Frame) -> Iterator[np.ndarray]:
         """What :meth:`to_atlas_grid` returns plane by plane, float32 (3, y, x)."""
-        return self._planes(block, np.linalg.inv(self.affine), None, self.inverse)
+        return self._planes(block, np.linalg.inv(self.affine), None, self.inverse_displacement)
 
     def to_sample_grid(self, block: Frame) -> np.ndarray:
         """Sample position of every voxel of a block of atlas space, see :meth:`to_atlas_grid`."""
-        return _stacked(self._planes(block, None, self.affine, self.forward), block.shape)
+        return _stacked(self._planes(block, None, self.affine, self.displacement), block.shape)
 
     def _planes(
         self,
@@ -180,7 +180,7 @@ class Transform:
 
         Above 1 phi expands the atlas locally; at or below 0 it would fold.
         """
-        return jacobian_determinant(self.forward, self.frame)
+        return jacobian_determinant(self.displacement, self.frame)
 
     def inverse_error_um(self) -> float:
         """Largest distance of phi^-1(phi(p)) from p over the voxels p of the atlas grid."""
@@ -188,8 +188,8 @@ class Transform:
         z, y, x = self.atlas_frame.axes_um()
         for position in z:
             plane = np.stack(np.meshgrid([position], y, x, indexing="ij")).reshape(3, -1)
-            there = _displaced(self.forward, self.frame, plane)
-            back = _displaced(self.inverse, self.frame, there)
+            there = _displaced(self.displacement, self.frame, plane)
+            back = _displaced(self.inverse_displacement, self.frame, there)
             worst = max(worst, float(np.sqrt(((back - plane) ** 2).sum(0)).max()))
         return worst
 
@@ -215,7 +215,7 @@ class Transform:
         """
         inverse = np.linalg.inv(self.affine)
         field = _itk_displacement(
-            self.inverse, self.frame, _apply(inverse, _corners(self.sample_frame))
+            self.inverse_displacement, self.frame, _apply(inverse, _corners(self.sample_frame))
         )
         return sitk.CompositeTransform([field, _itk_affine(inverse)])
 
@@ -225,7 +225,7 @@ class Transform:
         It resamples the image of the sample onto the grid of the atlas, and equals
         :meth:`to_sample` everywhere in ``atlas_frame``.
         """
-        field = _itk_displacement(self.forward, self.frame, _corners(self.atlas_frame))
+        field = _itk_displacement(self.displacement, self.frame, _corners(self.atlas_frame))
         return sitk.CompositeTransform([_itk_affine(self.affine), field])
 
     # ------------------------------------------------------------------ inversion, composition
@@ -288,8 +288,8 @@ class Transform:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_affine(folder / "affine.txt", self.affine)
-        nrrd.write_field(folder / "forward.nrrd", self.forward, self.frame)
-        nrrd.write_field(folder / "inverse.nrrd", self.inverse, self.frame)
+        nrrd.write_field(folder / "forward.nrrd", self.displacement, self.frame)
+        nrrd.write_field(folder / "inverse.nrrd", self.inverse_displacement, self.frame)
         if self.velocity is not None:
             nrrd.write_field(folder / "velocity.nrrd", self.velocity, self.frame)
         nrrd.write_scalar(folder / "jacobian.nrrd", self.jacobian(), self.frame)

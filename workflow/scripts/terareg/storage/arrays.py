@@ -1,7 +1,7 @@
-"""Sharded zarr 3 arrays that jobs keep for later jobs, as tensorstore specifications.
+"""Sharded Zarr 3 arrays that jobs keep for later jobs, as tensorstore specifications.
 
-A chunk that is absent or damaged is an error, never zeros or noise. LZ4 with bit shuffling writes
-0.59 of the size at 2.4 times the speed of Zstandard 1 (0.56).
+An absent or damaged chunk is an error; it never reads as zeros or noise. LZ4 with bit shuffling
+compresses to 0.59 of the size, at 2.4 times the speed of Zstandard level 1 (0.56).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHECKSUM = {"name": "crc32c"}
 
 
 def array_spec(store: Store, key: str, cache_bytes: int = 0) -> dict[str, Any]:
-    """Specification of the array under ``key``; ``cache_bytes`` of its chunks are kept."""
+    """Specification of the array under ``key``; up to ``cache_bytes`` of chunks are cached."""
     return {
         "driver": "zarr3",
         "kvstore": store.kvstore(key),
@@ -38,9 +38,9 @@ def new_array_spec(
     chunk: Sequence[int],
     shard: Sequence[int],
 ) -> dict[str, Any]:
-    """The same of an array that is to be created, with names of its axes.
+    """The same for an array that is to be created, with names of its axes.
 
-    ``shard`` is a multiple of ``chunk`` and is written at once.
+    ``shard`` is a multiple of ``chunk``; a whole shard is written at once.
     """
     return array_spec(store, key) | {"metadata": _metadata(shape, dtype, names, (chunk, shard))}
 
@@ -93,7 +93,7 @@ def _metadata(
 
 
 def write_error(store: Store, key: str, error: Exception) -> StoreError:
-    """What to raise where tensorstore could not write the array under ``key``."""
+    """The exception to raise where tensorstore could not write the array under ``key``."""
     address = store.address(key)
     return outage(address, error) or StoreError(
         f"cannot write {address} ({error}); check the permissions or point store: elsewhere"

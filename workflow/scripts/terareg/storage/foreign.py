@@ -1,8 +1,8 @@
-"""The one door for bytes that others wrote: text, tables, JSON, and the parsers of images.
+"""The one place where foreign bytes enter: text, tables, JSON, and image parsers.
 
-What comes from outside is looked at in a fixed order. Only regular files are opened (a pipe never
-ends), their size is compared with a limit before a byte is read, the memory that a header asks for
-with what the machine has, and whatever a parser raises on the rest becomes one sentence
+What comes from outside is checked in a fixed order. Only regular files are opened (a pipe never
+ends). Their size is compared with a limit before a byte is read, and the memory that a header asks
+for with the memory of the machine. Whatever a parser then raises becomes one sentence
 (:func:`boundary`). Standard library only.
 """
 
@@ -26,7 +26,7 @@ from terareg.storage.store import Store, open_regular
 TEXT_BYTES = 64 * 2**20
 #: most bytes of the metadata of a volume
 METADATA_BYTES = 16 * 2**20
-#: what deflate can make of one byte at most
+#: the most bytes that deflate can expand one byte to
 DEFLATE_RATIO = 1032
 _WORDS, _SENTENCE = 240, 1600
 
@@ -35,9 +35,10 @@ _WORDS, _SENTENCE = 240, 1600
 def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") -> Iterator[None]:
     """Turn whatever a parser of foreign bytes raises into one sentence.
 
-    Damaged bytes lead a parser anywhere (an index, a recursion, a number beyond a machine word),
-    so that a list of its exceptions is never complete. Errors of terareg pass, shortened if they
-    repeat an endless value, and so does :class:`MemoryError`, which says something of the machine.
+    Damaged bytes can make a parser fail in any way (an index, a recursion, a number beyond a
+    machine word), so that a list of its exceptions is never complete. Errors of terareg pass
+    through, shortened if they repeat a very long value, and so does :class:`MemoryError`, which is
+    about the machine.
 
     Parameters
     ----------
@@ -46,9 +47,9 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     error : type
         Class to raise.
     remedy : str
-        End of the sentence, unless the exception has a remedy of its own (behind a semicolon).
+        End of the sentence, unless the exception has a remedy of its own (after a semicolon).
     form : str
-        What it is read as.
+        The format that it is read as.
     """
     try:
         yield
@@ -66,7 +67,7 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
 
 
 def reason(problem: Exception) -> str:
-    """What an exception says, on one line and not at length."""
+    """What an exception says, on one short line."""
     if isinstance(problem, RecursionError):
         return "it is nested too deeply"
     if isinstance(problem, UnicodeError):
@@ -79,7 +80,7 @@ def reason(problem: Exception) -> str:
 
 
 def readable(text: str) -> str:
-    """A sentence on one line, with the middle left out if a foreign value makes it endless."""
+    """A sentence on one line, with its middle cut out if a foreign value makes it very long."""
     line = " ".join(text.split()) if "\n" in text or "\r" in text else text
     if len(line) <= _SENTENCE:
         return line
@@ -87,12 +88,12 @@ def readable(text: str) -> str:
 
 
 def shorten(text: str, most: int = _WORDS) -> str:
-    """A text cut to a length that fits a sentence."""
+    """A text cut after ``most`` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def short(value: object, most: int = 60) -> str:
-    """``repr`` of a foreign value, whatever its size or depth."""
+    """Short ``repr`` of a foreign value, however large or deep it is."""
     if isinstance(value, str):
         return repr(shorten(value, most))
     if isinstance(value, int) and value.bit_length() > 4 * most:
@@ -103,7 +104,7 @@ def short(value: object, most: int = 60) -> str:
 
 
 def check_memory(needed: float, name: str, error: type[TeraregError]) -> None:
-    """Raise if more bytes are asked for at once than this machine has memory."""
+    """Raise if more bytes are needed at once than this machine has memory."""
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise error(
@@ -127,10 +128,10 @@ def read_bytes(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> bytes:
 
 
 def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
-    """The same of an object of a store; :class:`FileNotFoundError` if it is not there."""
+    """The same for an object of a store; :class:`FileNotFoundError` if it is not there."""
     try:
         data, _ = store.read_range(key, 0, most + 1)
-    except EOFError:  # S3's answer for an object without a byte
+    except EOFError:  # S3's answer for an empty object
         return b""
     return _checked_size(data, most)
 
@@ -142,12 +143,12 @@ def _checked_size(data: bytes, most: int) -> bytes:
 
 
 def decode_text(data: bytes) -> str:
-    """Text of bytes in UTF-8 or UTF-16, with or without a mark, or in Windows-1252 or Latin-1.
+    """Decode bytes in UTF-8 or UTF-16, with or without byte-order mark, Windows-1252 or Latin-1.
 
     Raises
     ------
     ValueError
-        If they hold NUL characters, that is, are no text.
+        If they hold NUL characters, and so are not text.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = data.decode("utf-16", errors="replace")
@@ -165,7 +166,7 @@ def decode_text(data: bytes) -> str:
 
 
 def load_json(data: bytes) -> Any:
-    """Value of JSON in any encoding of :func:`decode_text`; not a number and infinity are none.
+    """Value of JSON in any encoding of :func:`decode_text`; NaN and infinity are refused.
 
     Raises
     ------
@@ -189,7 +190,7 @@ def _finite(text: str) -> float:
 # ---------------------------------------------------------------------- tables
 @dataclass(frozen=True)
 class Table:
-    """A table of text, with what tells its numbers.
+    """A table of text, with the delimiter that decides how its numbers are read.
 
     Attributes
     ----------
@@ -205,10 +206,10 @@ class Table:
     delimiter: str
 
     def number(self, text: str) -> float:
-        """Number of a cell; not a number if it is none.
+        """Number in a cell; NaN if it holds none.
 
-        Where cells are not separated by commas, a comma is the decimal sign: spreadsheets write
-        semicolons between cells just where it is.
+        Where cells are not separated by commas, a comma is the decimal sign: spreadsheets separate
+        cells by semicolons exactly where the decimal sign is a comma.
         """
         if self.delimiter != "," and "." not in text:
             text = text.replace(",", ".")
@@ -219,15 +220,15 @@ class Table:
 
 
 def parse_table(data: bytes) -> Table:
-    """Table of tabs, semicolons or commas, whichever its header has, in this order.
+    """Table separated by tabs, semicolons or commas, the first of these that its header has.
 
-    Line ends, blanks around cells, a first line ``sep=;`` and empty columns at the end, as
-    spreadsheets write them, do not matter.
+    Line ends, blanks around cells, a first line ``sep=;`` and empty columns at the end, which
+    spreadsheets write, are ignored.
 
     Raises
     ------
     ValueError, csv.Error
-        If the text is no table; see :func:`boundary`.
+        If the text is not a table; see :func:`boundary`.
     """
     text = decode_text(data)
     skipped = 0

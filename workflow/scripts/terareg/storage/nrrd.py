@@ -1,11 +1,11 @@
 """The NRRD files of the workflow: volumes, vector fields, images of an atlas.
 
 Inside the library arrays are (z, y, x), vectors have components (z, y, x), and lengths are in
-micrometres. In a file the axes and components are listed x, y, z and lengths are millimetres,
-with identity direction. ITK calls the space left-posterior-superior; here its three axes are
-simply the array's axes, whatever anatomy they follow. The frame, or its orientation code, is a key
-of the header that other programs pass over; images that :func:`write_image` writes lack it, and
-their frame stands in a JSON file beside them.
+micrometres. In a file the axes and components are listed x, y, z and lengths are millimetres, with
+identity direction. ITK calls the space left-posterior-superior; here its three axes are simply the
+array's axes, whatever anatomy they follow. The frame, or its orientation code, is a key of the
+header that other programs ignore; images that :func:`write_image` writes lack it, and their frame
+is in a JSON file beside them.
 
 Reference: http://teem.sourceforge.net/nrrd/format.html
 """
@@ -35,7 +35,7 @@ _TYPES = {
     "unsigned int": "uint32", "int": "int32", "float": "float32", "double": "float64",
     "uint8": "uint8", "uint16": "uint16", "uint32": "uint32",
 }  # fmt: skip
-# written by the last of several names, the short one
+# of several names for a type, the last (short) one is written
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _UM_PER_MM = 1000.0
 _ORIENTATION_KEY = "terareg orientation zyx"
@@ -46,22 +46,22 @@ _SLAB_BYTES = 2**23
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a kind of file writes its header; one that is changed would change files that exist.
+    """How the header of one kind of file is written; a change would change the bytes of its files.
 
     Attributes
     ----------
     version : str
         First line.
     content : str
-        What the array is, for whoever opens the file; empty for nothing.
+        Description of the array for people who open the file; empty for none.
     number : str
-        Format of spacing and origin; empty for the shortest that gives the number back.
+        Number format of spacing and origin; empty for the shortest text that reads back exactly.
     states_unit : bool
-        Whether the unit, which is the millimetre, is written down.
+        Whether the header states the unit, millimetres.
     whole_frame : bool
-        Whether the frame is kept as JSON, rather than its orientation only.
+        Whether the header keeps the whole frame, as JSON, or only its orientation.
     level : int
-        Of gzip's compression, 1 to 9.
+        Level of gzip compression, 1 to 9.
     """
 
     version: str = "NRRD0004"
@@ -90,7 +90,7 @@ class _Header:
         return self.keys["kinds"].split()[::-1]
 
     def frame(self, shape: Sequence[int]) -> Frame:
-        """Frame of the three axes in space."""
+        """Frame of the three spatial axes."""
         if _FRAME_KEY in self.keys:
             return Frame.from_json(json.loads(self.keys[_FRAME_KEY]))
         directions = [p for p in self.keys["space directions"].split() if p != "none"]
@@ -157,7 +157,7 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray, frame: Frame) -
 def _write(
     path: str | os.PathLike[str], data: np.ndarray, frame: Frame, kinds: list[str], dialect: Dialect
 ) -> None:
-    """Write an array as it is; ``kinds`` are of its axes from the fastest one."""
+    """Write an array as it is; ``kinds`` lists the kinds of its axes, fastest first."""
     spacing, origin = (
         [format(length / _UM_PER_MM, dialect.number) for length in reversed(lengths)]
         for lengths in (frame.spacing_um, frame.origin_um)
@@ -196,7 +196,7 @@ def read_scalar(path: str | os.PathLike[str]) -> tuple[np.ndarray, Frame]:
     Raises
     ------
     StoreError
-        If the file is not there, damaged, or of another program.
+        If the file is missing, damaged, or of another program.
     """
     with _trouble_named(path):
         header = _read_header(path)
@@ -211,7 +211,7 @@ def read_field(path: str | os.PathLike[str]) -> tuple[np.ndarray, Frame]:
     Raises
     ------
     StoreError
-        If the file is not there, damaged, or of another program.
+        If the file is missing, damaged, or of another program.
     """
     with _trouble_named(path):
         header = _read_header(path)
@@ -228,7 +228,7 @@ def read_image(path: str | os.PathLike[str], frame: Frame) -> np.ndarray:
     Raises
     ------
     StoreError
-        If the file is not there, damaged, or has another shape.
+        If the file is missing, damaged, or has another shape.
     """
     with _trouble_named(path):
         return _read_data(path, _image_header(path, frame))
@@ -240,7 +240,7 @@ def image_slabs(path: str | os.PathLike[str], frame: Frame) -> Iterator[tuple[in
     Raises
     ------
     StoreError
-        If the file is not there, damaged, or has another shape.
+        If the file is missing, damaged, or has another shape.
     """
     with _trouble_named(path):
         header = _image_header(path, frame)

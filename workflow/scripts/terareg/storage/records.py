@@ -1,8 +1,8 @@
-"""Records: the small JSON files that say what was made, of what, and that it is complete.
+"""Records: small JSON files that say what was made, from what, and that it is complete.
 
 A record is written last and atomically. Its ``fingerprint`` covers the code, the settings and the
-content of everything it was made of; work is skipped only where a record with the same
-fingerprint lies beside the objects it names.
+content of everything it was made of; work is skipped only if a record with the same fingerprint
+exists together with the objects that it names.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from terareg.core.cells import to_cell
 from terareg.core.errors import StoreError
+from terareg.core.table_cells import to_cell
 from terareg.storage.store import Store, write_atomic
 
 
@@ -42,7 +42,7 @@ def write_table(
     """Write rows with the keys of the first as TSV, atomically.
 
     ``number`` is the format of floats; None is written as an empty cell, and text as one that no
-    spreadsheet takes for a formula, see :func:`terareg.core.cells.to_cell`.
+    spreadsheet takes for a formula, see :func:`terareg.core.table_cells.to_cell`.
     """
     text = io.StringIO()
     writer = csv.writer(text, delimiter="\t", lineterminator="\n")
@@ -75,14 +75,14 @@ def fingerprint(*parts: Any) -> str:
 
 
 class ContentHash:
-    """XXH3 with 128 bits of an array's dtype, shape and values in C order, taken part by part.
+    """128-bit XXH3 of an array's dtype, shape and values in C order, computed part by part.
 
-    It goes as fast as memory and is the same on every machine of one byte order. It finds damage
-    and change, not forgery.
+    It is as fast as memory and equal on all machines of the same byte order. It detects damage and
+    change, not forgery.
 
     Parameters
     ----------
-    dtype : numpy.dtype or what stands for one
+    dtype : numpy.dtype or anything that names one
     shape : sequence of int
         Of the whole array.
     """
@@ -92,7 +92,7 @@ class ContentHash:
         self._digest = xxhash.xxh3_128(head.encode())
 
     def update(self, part: np.ndarray) -> None:
-        """Take the values that follow."""
+        """Add the next values."""
         self._digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data)
 
     def hexdigest(self) -> str:
@@ -114,7 +114,7 @@ def file_hash(path: str | os.PathLike[str]) -> str:
 
 
 def read_record(store: Store, key: str) -> dict[str, Any] | None:
-    """Return the record at ``key``, None where it is absent or damaged."""
+    """Return the record at ``key``, None if it is absent or damaged."""
     try:
         record = json.loads(store.read(key))
     except (FileNotFoundError, ValueError):

@@ -1,7 +1,7 @@
-"""Removing what a workflow has made: shown first, removed when confirmed, never more than that.
+"""Removal of what a workflow has made: listed first, removed when confirmed, and nothing else.
 
-Only names that terareg gives are removed, below the two folders of one sample (results and store).
-Links are never followed, and files of the user (:func:`protect`) are never removed.
+Only files with names that terareg gives are removed, below the two folders of one sample (results
+and store). Links are never followed, and files of the user (:func:`protect`) are never removed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from terareg.core.errors import StoreError
 from terareg.storage.store import Entry, Store
 
-#: everything that terareg puts into a sample's folder, in the results or in the store
+#: names of everything that terareg puts into a sample's folder, in the results or in the store
 OWN_NAMES = (
     "acquisition.json", "input.json", "inputs.json", "report.html",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
@@ -27,18 +27,18 @@ _LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz", ".log.kept")
 
 @dataclass(frozen=True)
 class Removal:
-    """Objects that go.
+    """Objects to be removed.
 
     Attributes
     ----------
     store : Store
-        Of one sample: nothing outside it is touched.
+        Store of one sample; nothing outside it is touched.
     keys : tuple of str
-        In the order in which they go: records before the data that they vouch for.
+        In the order of their removal: records before the data that they vouch for.
     size : int
         Bytes.
     what : str
-        For people.
+        Description for the user.
     """
 
     store: Store
@@ -51,10 +51,11 @@ class Removal:
 
 
 def find_intermediates(places: Iterable[Store]) -> list[Removal]:
-    """What a finished sample no longer needs: corrected tiles, checkpoints, rests of killed jobs.
+    """Find what a finished sample no longer needs.
 
-    Files that Snakemake tracks stay: they are small, and without one of them it would run
-    everything behind it again.
+    These are corrected tiles, checkpoints, and leftovers of killed jobs. Files that Snakemake
+    tracks stay: they are small, and if one were missing Snakemake would run everything that
+    depends on it again.
     """
     found = []
     for place in _different(places):
@@ -78,7 +79,7 @@ def find_corrected_tiles(place: Store, channel: str) -> Removal:
 
 
 def find_sample(places: Iterable[Store]) -> list[Removal]:
-    """Everything that terareg made of a sample; files of other names stay."""
+    """Everything that terareg made for a sample; files with other names stay."""
     found = []
     for place in _different(places):
         for name in OWN_NAMES:
@@ -123,7 +124,7 @@ def remove(removals: Iterable[Removal]) -> None:
 
 
 def removal_text(removals: list[Removal], confirmed: bool, how: str) -> str:
-    """What goes, or went, for people; ``how`` says what to add to have it removed."""
+    """Text for the user on what is, or was, removed; ``how`` says what to add to confirm it."""
     lines = [str(removal) for removal in removals]
     if not removals:
         return "nothing to remove\n"
@@ -141,25 +142,25 @@ def _removal(place: Store, entries: Sequence[Entry], what: str) -> Removal:
 
 
 def _is_of_tile(key: str) -> bool:
-    """Whether a key belongs to a tile's array or record, and not to a batch that is tracked."""
+    """Whether a key belongs to a tile's array or record, not to a batch, which is tracked."""
     part = key.split("/")[2]
     return part != "batches" and part != "dropped.json"
 
 
 def _different(places: Iterable[Store]) -> list[Store]:
-    """Results and store may be one folder."""
+    """Distinct places only: results and store may be the same folder."""
     return list({_canonical(place.url): place for place in places}.values())
 
 
 def _is_there(place: Store, name: str) -> bool:
-    """Whether a name is there (on S3 a listing tells); a link is an error."""
+    """Whether a name may exist (on S3 the listing will tell); a link is an error."""
     if not place.is_s3:
         _check_inside(place, name)
     return place.is_s3 or (Path(place.url) / name).exists()
 
 
 def _check_inside(place: Store, folder: str) -> None:
-    """Raise :class:`StoreError` if the way from the results or the store to a folder is a link."""
+    """Raise :class:`StoreError` if the path from results or store to a folder contains a link."""
     if place.is_s3:
         return
     top = Path(place.url)

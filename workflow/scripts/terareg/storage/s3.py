@@ -1,6 +1,6 @@
-"""Objects below a prefix of an S3 bucket, with every failure as one sentence.
+"""Objects below a prefix of an S3 bucket; every failure is reported in one sentence.
 
-boto3 is imported by the first request: plans are made without it.
+boto3 is imported at the first request, so that plans are made without it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from terareg.core.errors import StoreError
 
 _MULTI_DELETE = 1000
-# Errors 500 and 503, resets and silence pass: a request is made this often in all, with waits
-# that double from the first to the longest. The same holds for small objects and for arrays.
+# Errors 500 and 503, resets and timeouts are temporary: a request is tried this many times in all,
+# with waits that double from the first to the longest. Small objects and arrays are treated alike.
 _ATTEMPTS = 10
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 20.0
@@ -60,7 +60,7 @@ class Bucket:
         endpoint = _endpoint()
         if endpoint:
             spec["endpoint"] = endpoint
-        # without a region tensorstore asks AWS for the bucket's, which other servers do not tell
+        # without a region, tensorstore asks for the bucket's region, which only AWS answers
         region = _region() or ("us-east-1" if endpoint else None)
         if region:
             spec["aws_region"] = region
@@ -72,7 +72,7 @@ class Bucket:
             return self._got(key)[0]
 
     def read_range(self, key: str, start: int, count: int) -> tuple[bytes, int, str]:
-        """Up to ``count`` bytes of an object from ``start`` on, its size and its change stamp.
+        """Up to ``count`` bytes of an object from ``start``, its size and its change stamp.
 
         Raises :class:`EOFError` if the object ends before ``start``.
         """
@@ -136,7 +136,7 @@ class Bucket:
             import boto3
             from botocore.config import Config
 
-            _endpoint()  # boto3 reads the variable by itself
+            _endpoint()  # checked only: boto3 reads the variable by itself
             session = boto3.session.Session()
             self._local.client = session.client(
                 "s3",
@@ -150,9 +150,10 @@ class Bucket:
         return self._local.client
 
     def _got(self, key: str, **more: str) -> tuple[bytes, dict[str, Any]]:
-        """Bytes of an object, and the answer that they came with.
+        """Bytes of an object, and the response that they came with.
 
-        boto3 asks again until an answer begins, this until it is whole.
+        boto3 repeats a request until a response begins; this function repeats it until the response
+        is complete.
         """
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
@@ -227,14 +228,14 @@ class Bucket:
 
 
 def outage(address: str, error: Exception) -> StoreError | None:
-    """What to raise where S3 made tensorstore fail, None where an object did.
+    """The exception to raise if S3 made tensorstore fail; None if the object itself did.
 
     Parameters
     ----------
     address : str
         What was read or written.
     error : Exception
-        Of tensorstore, which tells causes by its text alone.
+        Raised by tensorstore; only its text tells the cause.
     """
     text = _line(error)
     if "PERMISSION_DENIED" in text and "s3://" in address:
@@ -275,12 +276,12 @@ def check_no_secret(address: str, what: str) -> None:
     address : str
         Folder or URL.
     what : str
-        That the message calls it; the address itself is not repeated.
+        What the message calls it; the address itself is not repeated.
 
     Raises
     ------
     StoreError
-        If it has a user or password before its host, or a signature.
+        If it has a user name or password before its host, or a signature.
     """
     scheme, found, rest = address.partition("://")
     if not found:

@@ -1,8 +1,8 @@
 """Shards of zarr 3 arrays, written chunk by chunk.
 
-They are those of the codec ``sharding_indexed``: chunks one after the other, each with its
-checksum, then the index of all chunks with a checksum of its own. The bytes are those that
-tensorstore writes when it gets the chunks in this order, without its copies.
+They follow the codec ``sharding_indexed``: chunks one after the other, each with its checksum, then
+the index of all chunks with a checksum of its own. The bytes are those that tensorstore would write
+given the chunks in this order, but the chunks are not copied.
 Specification: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed
 """
 
@@ -36,7 +36,7 @@ class Shard:
         self._index = np.full((*grid, 2), _ABSENT, "<u8")
 
     def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
-        """Append a chunk as it is encoded: bytes, or an array of uint8 in one dimension."""
+        """Append an encoded chunk: bytes, or a one-dimensional array of uint8."""
         start = self._object.size
         self._object.write(start, data, _checksum(data))
         self._index[tuple(position)] = start, self._object.size - start
@@ -49,7 +49,7 @@ class Shard:
         return {self.key: self._object.size}
 
     def discard(self) -> None:
-        """Leave nothing behind of a shard that was not closed."""
+        """Remove what was written of a shard that was not closed."""
         self._object.discard()
 
 

@@ -131,7 +131,7 @@ class Store:
         return self._s3.read(check_key(key))
 
     def read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
-        """Return up to ``count`` bytes of an object from ``start`` on, and what the object is.
+        """Return up to ``count`` bytes of an object from ``start``, and the entry of the object.
 
         Raises :class:`FileNotFoundError` if it is not there, and from S3 :class:`EOFError` if it
         ends before ``start``.
@@ -196,7 +196,7 @@ class Store:
         yield from found if self.is_s3 else sorted(found, key=lambda entry: entry.key)
 
     def walk(self, key: str = "") -> Iterator[Entry]:
-        """As :meth:`list`, one after the other as they are found, in any order."""
+        """As :meth:`list`, but yield each as it is found, in any order."""
         if self.is_s3:
             for found in self._s3.list(key and check_key(key)):
                 yield Entry(*found)
@@ -275,9 +275,9 @@ class Store:
 
 
 class NewObject:
-    """An object that is written piece by piece and appears when it is whole.
+    """An object that is written piece by piece and appears when it is complete.
 
-    In a folder it grows in a hidden file beside its place; for S3 it is held in memory.
+    In a folder it is written to a hidden file beside its final place; for S3 it is held in memory.
 
     Parameters
     ----------
@@ -339,7 +339,7 @@ class NewObject:
             raise self._store._os_error("write", self._key, error) from error
 
     def discard(self) -> None:
-        """Leave nothing behind, unless the object was committed."""
+        """Remove what was written, unless the object was committed."""
         self._data = bytearray()
         if self._descriptor >= 0:
             self._close()
@@ -360,19 +360,19 @@ class NewObject:
         os.close(descriptor)
 
 
-#: what tensorstore raises
+#: the exceptions that tensorstore raises
 ARRAY_ERRORS = (ValueError, OSError, RuntimeError)
 
 
 def outage(address: str, error: Exception) -> StoreError | None:
-    """What to raise where the store made tensorstore fail, None where an object did.
+    """The exception to raise if the store made tensorstore fail; None if the object itself did.
 
     Parameters
     ----------
     address : str
         What was read or written.
     error : Exception
-        Of tensorstore, which tells causes by its text alone.
+        Raised by tensorstore; only its text tells the cause.
     """
     if "No space left" in str(error):
         return _disk_full(address)
@@ -387,7 +387,7 @@ def _disk_full(address: str) -> StoreError:
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
-    """Files below a local folder; an acquisition has a million of them, so without Path."""
+    """Files below a local folder; strings, not Path, because an acquisition has a million files."""
     try:
         found = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
@@ -403,15 +403,15 @@ def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
             elif not item.is_dir():
                 try:
                     facts = item.stat()
-                except FileNotFoundError:  # renamed since, or a link to nothing
+                except FileNotFoundError:  # renamed in the meantime, or a dangling link
                     continue
                 yield Entry(prefix + item.name, facts.st_size, str(facts.st_mtime_ns))
 
 
 def open_regular(path: str | os.PathLike[str]) -> int:
-    """Descriptor of a regular file, to read.
+    """File descriptor of a regular file, open for reading.
 
-    A pipe, a socket or a device may never end, so that opening one is an :class:`OSError`.
+    A pipe, a socket or a device may never end, so opening one is an :class:`OSError`.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -427,14 +427,14 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
-    """Write a local file so that it is either complete or absent, also after a power cut."""
+    """Write a local file so that it is either complete or absent, even after a power cut."""
     with atomic_file(path) as stream:
         stream.write(data)
 
 
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a local file to be written, which appears when the block ends without an error."""
+    """Open a local file for writing; it appears when the ``with`` block ends without an error."""
     path = Path(path)
     part = _part_of(path)
     try:
@@ -449,5 +449,5 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _part_of(path: Path) -> Path:
-    """Where a file grows that is to appear at ``path``."""
+    """The temporary file for a file that is to appear at ``path``."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

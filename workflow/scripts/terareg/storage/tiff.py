@@ -1,7 +1,7 @@
-"""Files of a store by parts, and the directories of TIFF files among them (standard library only).
+"""Files of a store read in parts, and the directories of TIFF files (standard library only).
 
-TIFF 6.0 (Adobe, 1992) and BigTIFF, in both byte orders. Only structure is read here: what tags mean
-is up to the readers of images.
+TIFF 6.0 (Adobe, 1992) and BigTIFF, in both byte orders. Only the structure is read here; what tags
+mean is left to the readers of images.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from terareg.storage import traffic
 from terareg.storage.store import Store, open_regular
 
 _HEAD_BYTES = 4096
-_REMOTE_BYTES = 65536  # what a request fetches at least: directories often follow each other
+_REMOTE_BYTES = 65536  # least that a request fetches: directories often follow each other
 _MAX_TAGS = 4096
 _MAX_VALUES = 1_000_000
 _MAX_PAGES = 1_000_000
 _MAX_TEXT = 64 * 2**20
 _DESCRIPTION = 270
-# byte count and struct letter of the field types that hold whole numbers
+# byte count and struct code of the field types that hold integers
 _FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 
 
 class ObjectFile(io.RawIOBase):
     """Random access to an object, also as a stream.
 
-    On disk, bytes are read by position. On S3 the object is one download, or with ``ranged`` the
-    parts that are asked for.
+    On disk, bytes are read by position. From S3, the whole object is downloaded, or with ``ranged``
+    only the parts that are asked for.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class ObjectFile(io.RawIOBase):
     stamp : str
         Changes with the content.
     bytes_read : int
-        Bytes of pixels, or of whatever was fetched from S3.
+        Bytes of pixels read from disk, or all bytes fetched from S3.
     """
 
     def __init__(self, store: Store, key: str, *, ranged: bool = False) -> None:
@@ -83,7 +83,7 @@ class ObjectFile(io.RawIOBase):
         return self._window[offset : offset + count]
 
     def fill(self, start: int, view: memoryview) -> None:
-        """Fill a buffer of bytes with what lies from ``start``."""
+        """Fill a buffer with the bytes from ``start``."""
         if self._data is not None:
             view[:] = self._data[start : start + len(view)]
             return
@@ -167,7 +167,7 @@ class Tiff:
     big : bool
         Whether it is a BigTIFF.
     first : int
-        Where the first directory is.
+        Offset of the first directory.
     """
 
     file: ObjectFile
@@ -177,7 +177,7 @@ class Tiff:
 
     @classmethod
     def open(cls, file: ObjectFile) -> Tiff:
-        """Read the header; :class:`ValueError` if it is none."""
+        """Read the header; :class:`ValueError` if the file is not a TIFF."""
         head = file.get(0, 16)
         if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             raise ValueError("no TIFF file")
@@ -186,7 +186,7 @@ class Tiff:
         return cls(file, order, big, first)
 
     def directories(self) -> Iterator[int]:
-        """Where the directories are, one after the other; :class:`ValueError` for a circle."""
+        """Offsets of the directories, one after the other; :class:`ValueError` for a circle."""
         offset = self.first
         seen: set[int] = set()
         while offset:
@@ -197,11 +197,11 @@ class Tiff:
             offset = self.following(offset)
 
     def following(self, offset: int) -> int:
-        """Where the directory behind that at ``offset`` is; 0 if there is none."""
+        """Offset of the directory that follows the one at ``offset``; 0 if there is none."""
         return self._unpack(self._word, self._start(offset) + self._count(offset) * self._entry)[0]
 
     def tags(self, offset: int, wanted: set[int]) -> dict[int, tuple[int, ...]]:
-        """Values of those wanted tags of a directory that are whole numbers."""
+        """Values of the wanted tags of a directory, as far as they are integers."""
         found: dict[int, tuple[int, ...]] = {}
         for tag, kind, number, at in self._entries(offset):
             if tag not in wanted or tag in found or kind not in _FIELD_TYPES:
@@ -251,7 +251,7 @@ class Tiff:
         return count
 
     def _entries(self, offset: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tag, field type, number of values, and place of the values or of their offset."""
+        """Tag, field type, number of values, and position of the values or of their offset."""
         form = struct.Struct(self.order + "HH" + self._word + f"{self._inline}x")
         place, count = self._start(offset), self._count(offset)
         entries = self.file.get(place, count * form.size)

@@ -1,9 +1,9 @@
-"""Which pages of a TIFF file are which planes, by what common writers note (standard library only).
+"""Which pages of a TIFF file are which planes, by common writers' metadata (standard library only).
 
-What a file notes (ImageJ, tifffile, OME-XML) is held against the pages that it has: a part is never
-taken for the whole, and nothing that is absent is read as zeros. OME-TIFF sets of several files
-count by the pages of the named file; where these are only a part of its channel, the other files
-are needed, and they lie in the folder of the file.
+The metadata of a file (ImageJ, tifffile, OME-XML) are compared with its pages: a part is never
+taken for the whole, and nothing that is absent is read as zeros. Of an OME-TIFF set of several
+files, the pages of the named file count; where these are only a part of a channel, the other files
+are needed too, from the same folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _MOST_IMAGES = 10_000
 _TAG = re.compile(r"<(?:\w+:)?(\w+)\b([^>]*)>([^<]*)")
 _ATTRIBUTE = re.compile(r"([\w:]+)\s*=\s*(?:\"([^\"]*)\"|'([^']*)')")
 
-# what tells of a channel that it is one
+# attributes that show that a channel is a real one, not a plane
 _OF_CHANNELS = {"Name", "Fluor", "ExcitationWavelength", "EmissionWavelength", "ContrastMethod"}
 
 #: name of the file (None: the one that was asked for), and page in it, from 0
@@ -34,9 +34,9 @@ class Planes:
     ----------
     channels, depth : int
     places : tuple of Place
-        ``places[channel * depth + plane]``.
+        ``places[channel * depth + plane]`` is where a plane lies.
     one_directory : bool
-        Whether planes follow each other behind the one directory that the file has.
+        Whether the planes follow each other after the only directory of the file.
     """
 
     channels: int
@@ -56,7 +56,7 @@ class Planes:
 
 @dataclass(frozen=True)
 class TiffNotes:
-    """What is known of a file before its planes are told apart.
+    """What is known of a file before its pages are assigned to planes.
 
     Attributes
     ----------
@@ -87,7 +87,8 @@ def find_planes(notes: TiffNotes) -> Planes:
     Raises
     ------
     ValueError, LookupError
-        If what the file notes contradicts its pages, or is not one volume of three dimensions.
+        If the metadata of the file contradict its pages, or do not describe one three-dimensional
+        volume.
     """
     first = notes.description
     if first.startswith("ImageJ="):
@@ -123,7 +124,7 @@ def _arranged(
 ) -> Planes:
     """Pages in the order of axes C, Z and T, the first of which changes fastest.
 
-    Without ``true_channels``, channels that are all there is are planes.
+    Without ``true_channels``, channels are taken for planes where there is no other axis.
     """
     channels, depth, times = (sizes.get(axis, 1) for axis in "CZT")
     if times > 1 and depth > 1:
@@ -137,7 +138,7 @@ def _arranged(
     if not 1 <= total <= MAX_PLANES:
         raise ValueError(f"{total} planes are too many")
     axis = "T" if times > 1 else "Z"
-    # a writer that knows no better calls planes channels
+    # some writers call planes channels
     if depth == times == 1 and channels > 1 and not true_channels:
         return replace(_in_order(pages), one_directory=one_directory)
     depth = max(depth, times)
@@ -163,7 +164,7 @@ def _imagej(notes: TiffNotes, description: str) -> Planes:
     images = noted.get("images", max(1, sizes["C"] * sizes["Z"] * sizes["T"]))
     if sizes["C"] * sizes["Z"] * sizes["T"] == 1:
         sizes["Z"] = images
-    # samples of one pixel are no pages
+    # the samples of one pixel do not lie on separate pages
     if (
         notes.samples > 1
         and sizes["C"] == notes.samples
@@ -178,7 +179,7 @@ def _imagej(notes: TiffNotes, description: str) -> Planes:
             f"it says that it has {images} planes but has {notes.pages}; write it again, or copy "
             "the missing part"
         )
-    # ImageJ notes how it shows channels, where there are any
+    # ImageJ states how to display channels if there are real ones
     coloured = re.search(r"^mode=(?:composite|color)\s*$", description, re.M) is not None
     return _arranged(sizes, "CZT", images, one_directory=single, true_channels=coloured)
 
@@ -196,7 +197,7 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
         if notes.samples > 1 and shape[-1] == notes.samples:
             shape.pop()
         named = [("Z", n) for n in shape[:-2] if n > 1]
-    # an axis of another name counts planes where no other does
+    # an axis of another name is the axis of planes if there is no other candidate
     if len([a for a, _ in named if a != "C"]) == 1:
         named = [(a if a == "C" else "Z", n) for a, n in named]
     letters = [a for a, _ in named]
@@ -208,7 +209,7 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
         total *= n
     if total > MAX_PLANES:
         raise ValueError(f"it says that it has {total} planes, which are too many")
-    # pages that were appended one by one, each of which tells of itself
+    # pages that were appended one by one, each with metadata of its own
     if total == 1 and notes.pages > 1:
         if all(text in ("", description) for text in notes.descriptions()):
             return _in_order(notes.pages)
@@ -237,7 +238,7 @@ def _ome(notes: TiffNotes, text: str) -> Planes:
     own = [image for image in images if any(_is_own(d, notes, root) for d in image.data)]
     names = {d["FileName"] for image in images for d in image.data if d.get("FileName")}
     if not own and len(images) == 1 and (len(names) <= 1 or not images[0].data):
-        # a file without a list of its pages, or renamed since
+        # a file that does not list its pages, or that was renamed
         for data in images[0].data:
             data.pop("FileName", None)
             data.pop("UUID", None)
@@ -253,7 +254,7 @@ def _ome(notes: TiffNotes, text: str) -> Planes:
 
 
 def _parse_ome(text: str) -> tuple[list[_Image], dict[str, str]]:
-    """Images of OME-XML, and UUID and MetadataFile of what it is in."""
+    """Images of OME-XML, and UUID and MetadataFile of the file that holds it."""
     images: list[_Image] = []
     root: dict[str, str] = {}
     for tag, inner, content in (match.groups() for match in _TAG.finditer(text)):
@@ -326,7 +327,7 @@ def _listed(
             )
         if place[0] is None:
             own_pages.add(place[1])
-    # pages behind what is listed, or listed ones that are not there
+    # there are more pages than are listed, or listed ones are missing
     if own_pages and (max(own_pages) >= notes.pages or len(own_pages) != notes.pages):
         raise ValueError(
             f"it says that it has {max(len(own_pages), max(own_pages) + 1)} planes but has "
@@ -345,7 +346,7 @@ def _listed(
                 f"channel {absent[0][0]}, plane {absent[0][1]}); write it again"
             )
     if len(wanted) > 1 and count == 1 and not image.true_channels:
-        # planes that a writer called channels
+        # some writers call planes channels
         return Planes(1, len(wanted), tuple(found[c, 0] for c in wanted))
     places = tuple(found[c, z] for c in wanted for z in range(count))
     return Planes(len(wanted), count, places)

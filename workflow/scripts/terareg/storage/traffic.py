@@ -1,7 +1,7 @@
-"""Bytes that this process has asked of storage: planes, objects of stores, arrays of volumes.
+"""Bytes requested from storage by this process: planes, objects of stores, arrays of volumes.
 
-What tensorstore moves it counts itself; all else is told here by those who read and write. Bytes
-are those asked for, wherever they came from: a page cache makes no difference.
+tensorstore counts its own bytes; all other code that reads or writes reports them here. Bytes are
+those requested, wherever they came from: a page cache makes no difference.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def totals() -> dict[str, int]:
 
 
 def _of_tensorstore(way: str) -> int:
-    # a job that has not imported it has moved nothing by it
+    # a job that has not imported tensorstore has moved nothing through it
     tensorstore = sys.modules.get("tensorstore")
     if tensorstore is None:
         return 0

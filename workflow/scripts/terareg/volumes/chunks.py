@@ -1,7 +1,7 @@
-"""Names of the objects that the chunks of a volume lie in (standard library only).
+"""Names of the objects that hold the chunks of a volume (standard library only).
 
-A reader that asks for a chunk by another name than its writer gave it is told that there is none,
-and takes it for zeros. So the names that are there are looked at first.
+A reader that asks for a chunk by a name that its writer did not use is told that there is none, and
+takes it for zeros. So the names that exist are checked first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from terareg.core.errors import VolumeError
 from terareg.storage.foreign import short
 from terareg.storage.store import Store, check_key
 
-#: endings that writers add to the names of compressed chunks
+#: suffixes that writers add to the names of compressed chunks
 SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
 _MOST_CHUNK_BYTES = 1 << 32
 _MOST_LOOKED_AT = 100_000
@@ -25,16 +25,16 @@ _MOST_LOOKED_AT = 100_000
 
 @dataclass(frozen=True)
 class Naming:
-    """How objects are called that hold chunks.
+    """How the objects that hold chunks are named.
 
     Attributes
     ----------
     separator : str
-        Between the numbers of Zarr.
+        Separator of the numbers in names of Zarr chunks.
     prefix : str
-        Of the names of Zarr 3, "c" or nothing.
+        Prefix of names in Zarr 3, "c" or nothing.
     suffix : str
-        What a writer added to each name.
+        Suffix that a writer added to each name.
     """
 
     separator: str = ""
@@ -53,15 +53,15 @@ class ChunkGrid:
     folder : str
         Below the volume.
     shape, chunk : tuple of int
-        Without the channels of precomputed volumes.
+        Without the channels of a precomputed volume.
     offset : tuple of int
         Voxel offset of a precomputed volume.
     naming : Naming
-        By the metadata.
+        As the metadata say.
     shards : bool
         Whether precomputed chunks lie in shards.
     channels : int
-        Of a precomputed volume, all of which are in one chunk.
+        Number of channels of a precomputed volume; one chunk holds all of them.
     """
 
     form: str
@@ -97,11 +97,11 @@ class ChunkGrid:
         return "_".join(ranges) + naming.suffix
 
     def indices(self) -> Iterator[tuple[int, ...]]:
-        """Of all chunks."""
+        """Indices of all chunks."""
         return itertools.product(*map(range, self.counts))
 
     def pattern(self, naming: Naming) -> re.Pattern:
-        """What names of chunks look like."""
+        """Pattern that matches the names of chunks."""
         if self.form == "precomputed":
             if self.shards:
                 return re.compile(r"[0-9a-f]+\.(shard|data|index)")
@@ -111,7 +111,7 @@ class ChunkGrid:
         return re.compile(prefix + numbers + re.escape(naming.suffix))
 
     def other_namings(self) -> list[Naming]:
-        """Names that writers give in place of those of the metadata."""
+        """Namings that writers use although the metadata say otherwise."""
         if self.form == "precomputed":
             return [] if self.shards else [Naming(suffix=suffix) for suffix in SUFFIXES]
         separators = [s for s in (".", "/") if s != self.naming.separator]
@@ -119,7 +119,7 @@ class ChunkGrid:
 
 
 def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGrid:
-    """Chunks of an array by its ``zarr.json`` (third format) or ``.zarray``."""
+    """Chunks of an array from its ``zarr.json`` (Zarr 3) or ``.zarray``."""
     shape = _sizes(array["shape"])
     if not third:
         naming = Naming(_separator(array.get("dimension_separator", ".")))
@@ -141,7 +141,7 @@ def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGri
 
 
 def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
-    """Chunks of a scale of a precomputed volume by its ``info``."""
+    """Chunks of a scale of a precomputed volume from its ``info``."""
     scale = info["scales"][level]
     shape, chunk = _sizes(scale["size"]), _sizes(scale["chunk_sizes"][0])
     offset = tuple(int(n) for n in scale.get("voxel_offset") or (0, 0, 0))
@@ -155,7 +155,7 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
 
 
 def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
-    """How the chunks of a level are really called; None if nothing is there that could be one."""
+    """How the chunks of a level are really named; None if there is no object that could be one."""
     wanted, others = grid.pattern(grid.naming), grid.other_namings()
     patterns = [(naming, grid.pattern(naming)) for naming in others]
     found = None
@@ -167,12 +167,12 @@ def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
 
 
 def count_absent(store: Store, grid: ChunkGrid) -> int:
-    """Chunks of a level without an object.
+    """Number of chunks of a level that have no object.
 
     Raises
     ------
     VolumeError
-        If some are absent and the format does not say that these are zeros.
+        If some are absent and the format does not define these as zeros.
     """
     naming = find_naming(store, grid)
     if naming is None or grid.shards:

@@ -18,7 +18,7 @@ _SLAB_VOXELS = 1 << 22
 def correct_block(
     volume: Volume, level: int, bias_evaluate: Callable[[Frame], np.ndarray], block: Block
 ) -> tuple[np.ndarray, Clipped]:
-    """Voxels of a block of a level, divided by a field.
+    """Voxels of a block of a level, divided by the bias field.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def correct_block(
     array : numpy.ndarray of the volume's type
         Computed in float32; integers are rounded and clipped.
     clipped : Clipped
-        Voxels outside the type's range.
+        Number of voxels outside the type's range.
 
     Raises
     ------

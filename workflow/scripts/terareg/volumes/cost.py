@@ -17,29 +17,29 @@ from terareg.core.cost import (
 )
 from terareg.core.extents import Extent, Sample
 
-PYRAMID = 1.15  # all levels, of the finest
-_SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # of the size of noisy tissue
+PYRAMID = 1.15  # size of all levels relative to the finest
+_SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # compressed size relative to raw, noisy tissue
 _WRITE_CPU = {"ome-zarr": 4.0, "precomputed": 2.0}  # seconds for a GB of voxels, pyramid included
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
-_ROW_VOXELS = 8192  # of a row of blocks along x that grow together: four tiles, many open files
-_HELD_GB = 4.3  # of their objects, which are held in memory until they go to S3
-_LAYER_PLANES = 64  # that fusion works through at once: those of a chunk
+_ROW_VOXELS = 8192  # of the blocks of a row that are written together: four tiles, many open files
+_HELD_GB = 4.3  # of their objects, which are held in memory until they are sent to S3
+_LAYER_PLANES = 64  # that fusion processes at once: those of a chunk
 
 
 # ------------------------------------------------------------------ batches
 def row_batches(sample: Sample, extent: Extent, gigabytes: float, of_channels: int = 1) -> int:
-    """Batches of a volume by whole rows of blocks along x."""
+    """Number of batches of a volume, each of whole rows of blocks along x."""
     planes, rows, _ = sample.blocks_along(extent)
     return batches(gigabytes, planes * rows, sample.option("jobs.gb_per_job"), of_channels)
 
 
 def block_batches(sample: Sample) -> int:
-    """Batches of the blocks of one channel."""
+    """Number of batches of the blocks of one channel."""
     return row_batches(sample, sample.grid, sample.size.volume_gb, sample.size.channels)
 
 
 def row_blocks(sample: Sample) -> int:
-    """Most blocks of a row that grow at once where tiles are fused."""
+    """Largest number of blocks of a row that are fused and written at once."""
     along = sample.blocks_along(sample.grid)[2]
     most = min(along, _ROW_VOXELS // sample.option("volume.block"))
     if sample.held_gb:
@@ -49,17 +49,17 @@ def row_blocks(sample: Sample) -> int:
 
 # ------------------------------------------------------------------ counts and bytes
 def image_volumes(sample: Sample) -> int:
-    """Volumes of the channels, without labels and atlas spaces."""
+    """Number of volumes of the channels, without labels and atlas spaces."""
     return channels(sample) * (2 if sample.corrects_bias else 1)
 
 
 def atlas_spaces(sample: Sample) -> int:
-    """Channels transformed into atlases."""
+    """Number of channels carried into atlases, over all atlases."""
     return channels(sample) * atlases(sample) if sample.option("atlas_space.enabled") else 0
 
 
 def volumes(sample: Sample) -> int:
-    """Volumes of all kinds."""
+    """Number of volumes of all kinds."""
     return image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
 
 
@@ -69,13 +69,13 @@ def _share(sample: Sample, form: str) -> float:
 
 
 def stored_gb(sample: Sample, volume_gb: float) -> float:
-    """A volume with all its levels and formats, compressed."""
+    """Size of a volume with all its levels and formats, compressed."""
     shares = (_share(sample, form) for form in sample.option("volume.formats"))
     return volume_gb * PYRAMID * sum(shares)
 
 
 def uncompressed_gb(sample: Sample, volume_gb: float) -> float:
-    """A volume with all its levels and formats, with no compression counted on."""
+    """Size of a volume with all its levels and formats, assuming no compression."""
     return volume_gb * PYRAMID * len(sample.option("volume.formats"))
 
 
@@ -87,13 +87,13 @@ def write_cpu(sample: Sample, volume_gb: float) -> float:
 
 
 def read_share(sample: Sample) -> float:
-    """Bytes read of the finest level for each byte of its voxels."""
+    """Stored bytes that are read for each byte of voxels."""
     formats = sample.option("volume.formats")
     return _share(sample, "ome-zarr" if "ome-zarr" in formats else "precomputed")
 
 
 def level_gb(sample: Sample, resolution_um: float) -> float:
-    """What is read of a channel for a resolution."""
+    """What a job reads of a channel at a resolution."""
     voxel_gb = sample.size.bytes_per_voxel * 1e-3
     return voxel_gb * sample.level(resolution_um).megavoxels * read_share(sample)
 
@@ -102,13 +102,13 @@ def level_gb(sample: Sample, resolution_um: float) -> float:
 def _fuse_blocks(sample: Sample) -> Load:
     size, edge = sample.size, sample.option("volume.block")
     if sample.streams:
-        # a tile at the end of a part of a row is read for the next part as well
+        # a tile at the end of a part of a row is read again for the next part
         parts = math.ceil(size.volume_shape[2] / edge / row_blocks(sample))
         across = max(1.0, size.volume_shape[2] / size.tile_shape[2])
         read = size.channel_gb * (1 + (parts - 1) / across)
         cpu = 1.2 * size.channel_gb
     else:
-        # chunks are read whole for each layer and row that they lie in
+        # chunks are read whole, once for each layer and row in which they lie
         depth, height, _ = CORRECTED_CHUNK
         more = (1 + (depth - 1) / _LAYER_PLANES) * (1 + (height - 1) / edge)
         read, cpu = size.channel_gb * more, 1.5 * size.channel_gb
@@ -127,7 +127,7 @@ def _import_volume(sample: Sample) -> Load:
 
 
 def _verify(sample: Sample) -> Load:
-    """No part of the usual work; the time that one job takes to read a volume in every format."""
+    """Not part of the usual work: time of one job that reads a volume in every format."""
     formats = len(sample.option("volume.formats"))
     gigabytes = formats * sample.size.volume_gb
     return Load(0, gigabytes, cpu_s=10 * gigabytes)
@@ -141,11 +141,11 @@ def fuse_job_mb(
     threads: int,
     bytes_per_voxel: int = 2,
 ) -> float:
-    """Peak of a job that fuses and writes rows of blocks into a folder, MB.
+    """Peak memory of a job that fuses and writes rows of blocks into a folder, MB.
 
-    Of a layer of chunks, the parts of those tiles are held that overlap at one place, and for each
-    thread a block's part with what is made of it; of every block of a row what its coarser levels
-    still lack for a layer of their own.
+    For one layer of chunks it holds the parts of the tiles that overlap at one place and, per
+    thread, a block's part of the layer with what is made from it. For every block of a row it also
+    holds the planes of coarser levels that do not yet fill a layer.
     """
     planes = min(_LAYER_PLANES, block[0])
     windows = 3 * planes * block[1] * tile_width * bytes_per_voxel / 1e6
@@ -155,7 +155,7 @@ def fuse_job_mb(
 
 def _fusion(sample: Sample, threads: int) -> float:
     size = sample.size
-    # of interpolated tiles, float32 copies are held as well
+    # if tiles are interpolated, float32 copies of them are held as well
     width = size.tile_shape[2] * (3 if sample.option("fusion.subpixel") else 1)
     row = row_blocks(sample)
     made = fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
@@ -163,7 +163,7 @@ def _fusion(sample: Sample, threads: int) -> float:
 
 
 def _coarse_blocks(sample: Sample, threads: int) -> float:
-    """A job that makes the levels above the blocks, of the last level that these wrote."""
+    """Memory of a job that makes the levels above the blocks, from the last level of the blocks."""
     steps = sample.option("volume.block") / sample.option("volume.chunk")
     coarse_mb = 1000 * sample.size.volume_gb / steps**3
     block_mb = sample.block_mvox * sample.size.bytes_per_voxel
@@ -171,7 +171,7 @@ def _coarse_blocks(sample: Sample, threads: int) -> float:
 
 
 def _held_image(sample: Sample, threads: int) -> float:
-    """A job that imports blocks of an image, which may be held whole."""
+    """Memory of a job that imports blocks of an image, which may be held whole."""
     return blocks(2.75)(sample, threads) + 1000 * sample.size.held_gb
 
 

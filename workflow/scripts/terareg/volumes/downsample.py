@@ -1,4 +1,4 @@
-"""One step down the pyramid: means of images, most frequent labels of segmentations."""
+"""One level of downsampling: means of images, most frequent labels of segmentations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from terareg.core.errors import VolumeError
 
-_BAND_VOXELS = 1 << 17  # of a plane, added up at a time
+_BAND_VOXELS = 1 << 17  # of a plane, summed at once
 
 
 def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np.ndarray:
@@ -19,7 +19,7 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     ----------
     array : numpy.ndarray, shape (z, y, x)
     step : sequence of int
-        1 or 2 per axis. An odd end is a smaller cell: the mean or the mode of what exists.
+        1 or 2 per axis. At the end of an odd axis, the mean or mode of the voxels that exist.
     mode : str
         "mean" (integers are rounded, half up) or "mode" (the most frequent value; of equally
         frequent ones the smallest).
@@ -55,7 +55,7 @@ def _mean_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> No
         _mean_of_floats(planes, step, out)
         return
     if step[2] == 2:
-        # two neighbours are one integer of twice the size, whose halves are added
+        # two neighbours are read as one integer of twice the size, and its halves are added
         wide = np.dtype(f"u{2 * planes.itemsize}")
         pairs = np.ascontiguousarray(planes).view(wide)
         bits = 8 * planes.itemsize

@@ -1,4 +1,4 @@
-"""The end of a volume: whether all of it is there, its summary, and the search for damage."""
+"""Finishing a volume: the check that it is complete, its summary, and the search for damage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from terareg.core.errors import VolumeError
 from terareg.core.parallel import map_items
 from terareg.storage.records import content_hash, read_record, to_json
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff
+from terareg.volumes.downsample import downsample
 from terareg.volumes.objects import (
     PYRAMID_FILE,
     SUMS,
@@ -28,7 +31,7 @@ from terareg.volumes.plan import Block, VolumePlan
 
 logger = logging.getLogger(__name__)
 
-# an almost empty channel is not stretched over the whole display range
+# least width: the noise of an almost empty channel must not fill the whole display range
 _LEAST_WINDOW = {"uint8": 32.0, "uint16": 255.0}
 
 
@@ -43,8 +46,8 @@ def finalize_volume(
 ) -> dict:
     """Check that a volume is complete and write its display window.
 
-    Every block must have a record, every object that a record names must lie in the store with
-    its size, and the top of the pyramid must be of these blocks.
+    Every block must have a record, every object that a record names must be in the store with its
+    size, and the top of the pyramid must have been made from these blocks.
 
     Parameters
     ----------
@@ -68,7 +71,7 @@ def finalize_volume(
     Raises
     ------
     VolumeError
-        Naming the first record or object that is missing or false.
+        Names the first record or object that is missing or wrong.
     """
     records = read_block_records(store, key, plan, workers)
     for record in records:
@@ -101,7 +104,7 @@ def finalize_volume(
             )
 
     for name in present:
-        # what a killed process left behind; nobody writes here any more
+        # leftovers of a killed process; nothing is written here any more
         if name.endswith((".part", ".__lock")) and name not in wanted:
             store.delete(name)
 
@@ -136,25 +139,21 @@ def finalize_volume(
 
 
 def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:
-    """Read every block back and remove the records of those that are not what was written.
+    """Read every block back and remove the records of blocks that differ from what was written.
 
-    Level 0 is compared in every format. The next run writes these blocks again.
+    In every format, level 0 is compared with the record, and each other level of a block with the
+    means or modes of the finer one. The next run writes these blocks again.
 
     Returns
     -------
     list of str
         Names of the damaged blocks.
     """
-    forms = [
-        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
-        for form in plan.settings.formats
-    ]
 
     def damaged(pair: tuple[Block, dict]) -> bool:
         block, record = pair
         try:
-            arrays = (read_level(store, key, form, 0, block.start, block.stop) for form in forms)
-            return any(content_hash(array) != record["xxh3"] for array in arrays)
+            return any(_block_differs(store, key, form, block, record) for form in _forms(plan))
         except VolumeError:
             return True
 
@@ -167,10 +166,98 @@ def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int
     return [block.name for block in bad]
 
 
+def remove_damaged_top(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[int]:
+    """Compare the levels above the blocks with the finer ones they are made from, in every format.
+
+    If one differs, the record of all of them is removed, so that the next run makes them again.
+
+    Returns
+    -------
+    list of int
+        The levels that differ.
+    """
+    bad = []
+    for level in range(plan.block_levels, len(plan.levels)):
+
+        def differs(box: Block, level=level) -> bool:
+            try:
+                return any(_top_differs(store, key, form, level, box) for form in _forms(plan))
+            except VolumeError:
+                return True
+
+        shards = plan.levels[level].shards()
+        if any(list(map_items(differs, shards, workers=workers))):
+            bad.append(level)
+    if bad:
+        store.delete(f"{key}/{PYRAMID_FILE}")
+    return bad
+
+
+def remove_damaged_metadata(
+    store: Store, key: str, plan: VolumePlan, window: tuple[float, float] | None
+) -> list[str]:
+    """Remove metadata files that differ from what was written, so that the next run rewrites them.
+
+    Parameters
+    ----------
+    store, key, plan
+        The volume, finished.
+    window : (float, float) or None
+        Its display window, see :func:`finalize_volume`.
+
+    Returns
+    -------
+    list of str
+        Their names below the volume's folder.
+    """
+    metadata = volume_file(store, key)["metadata"]
+    wanted = metadata_files(plan, metadata)
+    group = f"{ngff.FOLDER}/zarr.json"
+    if window is not None and group in wanted:
+        wanted[group] = to_json(ngff.group_json(plan, metadata, window))
+    bad = [name for name, data in wanted.items() if _read_or_none(store, f"{key}/{name}") != data]
+    for name in bad:
+        store.delete(f"{key}/{name}")
+    return bad
+
+
+def _read_or_none(store: Store, name: str) -> bytes | None:
+    try:
+        return store.read(name)
+    except FileNotFoundError:
+        return None
+
+
+def _forms(plan: VolumePlan) -> list[VolumePlan]:
+    """One plan for each format of the plan."""
+    return [
+        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
+        for form in plan.settings.formats
+    ]
+
+
+def _block_differs(store: Store, key: str, plan: VolumePlan, block: Block, record: dict) -> bool:
+    array = read_level(store, key, plan, 0, block.start, block.stop)
+    if content_hash(array) != record["xxh3"]:
+        return True
+    for level in range(1, plan.block_levels):
+        array = downsample(array, plan.step(level), plan.downsampling)
+        found = read_level(store, key, plan, level, *plan.level_box(block, level))
+        if not np.array_equal(found, array):
+            return True
+    return False
+
+
+def _top_differs(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> bool:
+    finer = read_level(store, key, plan, level - 1, *plan.finer_box(level, box))
+    found = read_level(store, key, plan, level, box.start, box.stop)
+    return not np.array_equal(found, downsample(finer, plan.step(level), plan.downsampling))
+
+
 def display_window(
     counts: Mapping[int, int], dtype: str, percent: tuple[float, float] = (0.1, 99.9)
 ) -> tuple[float, float]:
-    """Display range of a merged histogram; an almost empty channel keeps a range of counts."""
+    """Display range from a merged histogram, with a least width for almost empty channels."""
     low, high = (histogram.percentile(dict(counts), p) for p in percent)
     if dtype == "float32":
         return low, high if high > low else low + 1.0

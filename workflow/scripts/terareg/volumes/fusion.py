@@ -1,11 +1,11 @@
 """Fusing tiles into rows of blocks of one volume.
 
-Where one tile lies, its voxels are copied. Where tiles overlap, they are averaged with weights
-that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of the n that a
-tile shares with its neighbour; the weight of a tile is the product of its ramps along y and x,
-and the weights of the tiles that are there add up to 1. In an overlap of two tiles this is the
-sine blending of TeraStitcher (Bria and Iannello, BMC Bioinformatics 13:316, 2012). What is
-there is decided by the tiles' boxes and their missing planes, never by a voxel's value.
+Where only one tile lies, its voxels are copied. Where tiles overlap, they are averaged with weights
+that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of the n that a tile
+shares with its neighbour; the weight of a tile is the product of its ramps along y and x, and the
+weights of all tiles at a voxel are scaled to add up to 1. In an overlap of two tiles this is the
+sine blending of TeraStitcher (Bria and Iannello, BMC Bioinformatics 13:316, 2012). Which tiles
+count at a voxel is decided by their boxes and missing planes, never by a voxel's value.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Origin = tuple[float, float, float]
 
 # keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
 _LEAST_WEIGHT = 1e-9
-_BAND_VOXELS = 1 << 16  # of a plane, blended at a time
+_BAND_VOXELS = 1 << 16  # of a plane, blended at once
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class FusionSettings:
     blending : str
         "cosine", or "none": the mean of the tiles that overlap.
     z_extent : str
-        "union" of the tiles' planes (0 where there is none), or "intersection": only planes
+        "union": all planes of the tiles (0 where no tile has data), or "intersection": only planes
         that every tile has.
     subpixel : bool
-        Interpolate tiles linearly at their fractional origins instead of rounding these.
+        Interpolate tiles linearly at their fractional origins instead of rounding the origins.
     """
 
     blending: str = "cosine"
@@ -69,9 +69,9 @@ def fused_frame(
     Parameters
     ----------
     acquisition : Acquisition
-        Gives tile shape, spacing and orientation.
+        Source of tile shape, spacing and orientation.
     origins : mapping
-        Tile name to its placement (z, y, x) in voxels, any zero.
+        Tile name to its placement (z, y, x) in voxels, relative to any common point.
     settings : FusionSettings
 
     Returns
@@ -79,7 +79,7 @@ def fused_frame(
     frame : Frame
         Covers all tiles; the centre of its first voxel is at 0 um.
     offset_vox : tuple of int
-        Placement of voxel (0, 0, 0); see :func:`fused_origins`.
+        Placement of voxel (0, 0, 0) of the volume; see :func:`fused_origins`.
 
     Raises
     ------
@@ -123,20 +123,19 @@ def fused_origins(
 class RowFusion:
     """Fuses neighbouring blocks layer by layer, on threads, and reads each part of a tile once.
 
-    Of a layer, the parts of those tiles are in memory that the blocks being fused need.
+    Only those parts of tiles that the blocks being fused need are in memory.
 
     Parameters
     ----------
     source : TileSource
         Has ``acquisition``, ``planes_at_once``, ``read(tile, z0, z1, y, x)`` and
-        ``missing_planes(tile)``. Missing planes that read as blank are left to the other tiles
-        there.
+        ``missing_planes(tile)``. Where missing planes read as blank, only the other tiles count.
     origins : mapping
         Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
     plan : VolumePlan
     blocks : sequence of Block
-        With the same planes, in the order in which they will be asked for; those of a row along x
-        from left to right. Blocks between them may be absent.
+        Blocks with the same planes, in the order in which they will be requested; those of a row
+        along x from left to right. Blocks between them may be absent.
     settings : FusionSettings
     """
 
@@ -161,7 +160,7 @@ class RowFusion:
         self._buffers: dict[int, list[np.ndarray]] = {}
 
     def __call__(self, first: int, last: int) -> Callable[[Block, np.ndarray], Clipped]:
-        """Begin a layer, planes ``first`` to ``last`` of the volume without the last.
+        """Begin a layer: planes ``first`` to ``last`` of the volume, the last one excluded.
 
         Returns
         -------
@@ -173,7 +172,7 @@ class RowFusion:
         return _Layer(self, first, last).fill
 
     def take(self, size: int) -> np.ndarray:
-        """A buffer of ``size`` voxels of a tile, one that was given back if there is one."""
+        """A buffer for ``size`` voxels of a tile, reused if one was given back."""
         with self._lock:
             kept = self._buffers.get(size)
             if kept:
@@ -188,7 +187,7 @@ class RowFusion:
     def weights(
         self, tiles: Sequence[_Tile], y: tuple[int, int], x: tuple[int, int]
     ) -> list[np.ndarray]:
-        """Weights of the tiles in a part of a plane in which they all lie, float32."""
+        """Weights, float32, of the tiles in a part of a plane that all of them cover."""
         key = (*(tile.name for tile in tiles), y, x)
         found = self._weights.get(key)
         if found is None:
@@ -229,7 +228,7 @@ class _Layer:
         ]
         windows = [self._windows[t.name, planes[0]] for planes, tiles in work for t in tiles]
         for window in windows:
-            # what another thread is reading will be there when it is needed
+            # a window that another thread is reading will be ready when it is needed
             window.read_if_free()
         clipped = Clipped()
         for planes, tiles in work:
@@ -248,7 +247,7 @@ class _Layer:
 
 
 class _Window:
-    """A tile's part of some planes of the blocks, read once and kept while blocks need it."""
+    """A tile's part of some planes of the blocks, read once and kept as long as blocks need it."""
 
     def __init__(self, fusion: RowFusion, tile: _Tile, planes: tuple[int, int], users: int) -> None:
         self._fusion, self._tile, self._planes, self._users = fusion, tile, planes, users
@@ -265,14 +264,14 @@ class _Window:
                 self._lock.release()
 
     def part(self, y: tuple[int, int], x: tuple[int, int]) -> np.ndarray:
-        """Its voxels in ranges along y and x of the volume."""
+        """Its voxels in ranges along y and x, in voxels of the volume."""
         with self._lock:
             data = self._read()
         y0, x0 = (_inside(self._tile, self._fusion.box, axis)[0] for axis in (1, 2))
         return data[:, y[0] - y0 : y[1] - y0, x[0] - x0 : x[1] - x0]
 
     def leave(self) -> None:
-        """One block needs it no more."""
+        """Note that one block no longer needs it."""
         with self._lock:
             self._users -= 1
             if not self._users and self._buffer is not None:
@@ -295,7 +294,7 @@ class _Tile:
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
     origin: Origin
-    blank: frozenset[int]  # planes of the volume
+    blank: frozenset[int]  # planes of the volume without data
     ramps: tuple[np.ndarray, np.ndarray]  # weights along y and x, float64, one per voxel
 
 
@@ -310,7 +309,7 @@ def _extent(
     if not settings.subpixel:
         start: tuple[int, int, int] = tuple(_nearest(o) for o in origin)
         return start, tuple(a + n for a, n in zip(start, shape))
-    # a hair inside, so that 2.9999999999 counts as 3
+    # with a small tolerance, so that 2.9999999999 counts as 3
     start = tuple(math.ceil(o - 1e-6) for o in origin)
     return start, tuple(math.floor(o + n - 1 + 1e-6) + 1 for o, n in zip(origin, shape))
 
@@ -345,7 +344,7 @@ def _tiles(
         origin: tuple[float, float, float] = tuple(float(o) for o in origins[tile.name])
         blank: frozenset[int] = frozenset()
         if acquisition.missing_planes == "blank":
-            # between two planes, a fractional origin needs both
+            # at a fractional origin, interpolation needs the planes on both sides
             missing = [z + origin[0] for z in source.missing_planes(tile.name)]
             blank = frozenset(p for z in missing for p in (math.floor(z), math.ceil(z)))
         tiles.append(_Tile(tile.name, start, stop, origin, blank, tuple(ramps)))
@@ -355,8 +354,8 @@ def _tiles(
 def _overlap(tile: Tile, sign: int, along: Sequence[int], across: Sequence[int], grid: Any) -> int:
     """Voxels along an axis that a tile shares with its neighbour in one direction.
 
-    Where that neighbour was not scanned, the diagonal ones take its place: their corners need a
-    ramp as well, and where they do not reach, a ramp changes nothing.
+    If that neighbour was not scanned, the diagonal neighbours are used: a ramp is needed where
+    their corners overlap the tile, and elsewhere a ramp has no effect.
     """
     cells, boxes, axis = grid
     here = boxes[tile.name]
@@ -382,7 +381,7 @@ def _ramp(n: int) -> np.ndarray:
 
 
 def _runs(tiles: Sequence[_Tile], planes: tuple[int, int], longest: int) -> list[tuple[int, int]]:
-    """Ranges of planes in which the set of tiles does not change, of bounded depth."""
+    """Ranges of planes, of limited depth, within which the set of tiles does not change."""
     ends = set(planes)
     for tile in tiles:
         ends |= {tile.start[0], tile.stop[0], *tile.blank, *(z + 1 for z in tile.blank)}
@@ -394,7 +393,7 @@ def _runs(tiles: Sequence[_Tile], planes: tuple[int, int], longest: int) -> list
 
 
 def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, int]]:
-    """Ranges along an axis between the ends of tiles that lie in the block."""
+    """Ranges along an axis of the block, cut where a tile begins or ends."""
     low, high = block.start[axis], block.stop[axis]
     ends = {low, high}
     for tile in tiles:
@@ -432,7 +431,7 @@ def _read(
         fractions.append(fraction)
     shape = [b - a for a, b in zip(first, last)]
     size = math.prod(shape)
-    # interpolation may need a voxel more along each axis
+    # interpolation may need one more voxel along each axis
     out = buffer[:size].reshape(shape) if size <= buffer.size else None
     data = source.read(
         tile.name, first[0], last[0], slice(first[1], last[1]), slice(first[2], last[2]), out
@@ -440,14 +439,14 @@ def _read(
     for axis, fraction in enumerate(fractions):
         if fraction:
             data = np.moveaxis(data.astype(np.float32, copy=False), axis, 0)
-            # in place of np.interp: the fraction is the same for all voxels of an axis
+            # instead of np.interp, because the fraction is the same for all voxels of an axis
             data = data[:-1] + np.float32(fraction) * (data[1:] - data[:-1])
             data = np.moveaxis(data, 0, axis)
     return data
 
 
 def _blend(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], out: np.ndarray) -> Clipped:
-    """Fill a part of a layer, (z, y, x), in which the same tiles lie everywhere."""
+    """Fill a part of a layer, (z, y, x), that is covered by the same tiles everywhere."""
     if not parts:
         out[...] = 0
         return Clipped()

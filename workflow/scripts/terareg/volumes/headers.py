@@ -1,8 +1,8 @@
-"""What image files say of themselves: shape, voxel size, type (standard library only).
+"""What image files state: shape, voxel size, type (standard library only).
 
-The workflow sizes its jobs while it is being loaded, before any numeric package may be imported.
-Only headers are read: a few hundred bytes of NIfTI and NRRD, the directory of TIFF, the metadata
-of OME-Zarr and precomputed. Voxels are read by :mod:`terareg.volumes.images`.
+The workflow sizes its jobs while it is being loaded, when no numeric package may be imported. Only
+headers are read: a few hundred bytes of NIfTI and NRRD, the directory of TIFF, the metadata of
+OME-Zarr and precomputed. Voxels are read by :mod:`terareg.volumes.images`.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ UM_PER = {
     "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
     "meter": 1e6, "m": 1e6,
 }  # fmt: skip
-#: voxel sizes outside this range, and volumes longer than this, are mistakes of unit
+#: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
 VOXEL_RANGE_UM = (0.05, 5_000.0)
 LONGEST_UM = 500_000.0
-#: how many times a sample may be longer than an atlas, or shorter
+#: factor by which a sample may be longer or shorter than an atlas
 MOST_APART = 25.0
 _MOST_VOXELS = 1 << 44
 _MOST_LEVELS = 64
@@ -54,7 +54,7 @@ _SPACING_REMEDY = "set input.spacing_um to [z, y, x] in micrometres"
 
 @dataclass(frozen=True)
 class Header:
-    """What an image says of itself.
+    """What an image states.
 
     Attributes
     ----------
@@ -68,17 +68,17 @@ class Header:
         NumPy name of the voxels' type as they are read ("float64" where a NIfTI file scales its
         values).
     spacing_um : tuple of float or None
-        Voxel size (z, y, x); None where the image does not say it.
+        Voxel size (z, y, x); None if the image does not state it.
     orientation : str or None
-        Code of the axes (z, y, x), see :mod:`terareg.core.frames`; only NIfTI files with a form
-        code are believed.
+        Code of the axes (z, y, x), see :mod:`terareg.core.frames`; trusted only from NIfTI files
+        with a form code.
     channels : int
-        How many an image file holds.
+        Number of channels that an image file holds.
     unit : str or None
-        In which the header gives the voxel size, and whether that follows from its magnitude only.
+        Unit of the voxel size in the header, and whether that was only inferred from its magnitude.
     origin_um, direction : tuple of float or None
-        Of NIfTI and NRRD files: centre of the first voxel in the world of the file, and the unit
-        vectors of the axes x, y and z, one after the other.
+        For NIfTI and NRRD files: centre of the first voxel in world coordinates of the file, and
+        the unit vectors of the axes x, y and z, one after the other.
     """
 
     name: str
@@ -94,7 +94,7 @@ class Header:
 
     @property
     def stored_dtype(self) -> str:
-        """Type in which the voxels are stored: their own if volumes have it, else "float32"."""
+        """Type in which a volume stores the voxels: their own if possible, else "float32"."""
         return self.dtype if self.dtype in _STORED else "float32"
 
     @property
@@ -115,14 +115,14 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     address : str
         Path or ``s3://`` address.
     spacing_um : sequence of 3 float, optional
-        Voxel size (z, y, x) by the user, micrometres. Where given, nothing that the header says
-        of the grid is believed: neither voxel size nor orientation.
+        Voxel size (z, y, x) from the user, micrometres. If given, everything that the header says
+        of the grid is ignored: voxel size and orientation.
 
     Raises
     ------
     VolumeError
-        If there is nothing at ``address``, or nothing of a known form, or no single volume of
-        three dimensions.
+        If there is nothing at ``address``, or nothing of a known form, or not exactly one
+        three-dimensional volume.
     ConfigError
         If the voxel size is unknown, ambiguous or implausible.
     """
@@ -142,9 +142,9 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
 
 
 def describe_image(address: str, *, believed: bool = True) -> Header:
-    """As :func:`read_header`, whatever its size.
+    """As :func:`read_header`, but without checking sizes.
 
-    With ``believed`` false, nothing that the header says of the grid is looked at.
+    With ``believed`` false, everything that the header says of the grid is ignored.
     """
     address = str(address).rstrip("/")
     form = image_form(address)
@@ -171,7 +171,7 @@ def check_plausible(
     error: type[TeraregError] = ConfigError,
     remedy: str = _SPACING_REMEDY,
 ) -> None:
-    """Raise if voxels or a whole volume have a size that nothing has: a mistake of unit."""
+    """Raise if voxels or a whole volume have an impossible size, which means a wrong unit."""
     low, high = VOXEL_RANGE_UM
     if len(spacing_um) != 3 or not all(low <= s <= high for s in spacing_um):
         raise error(
@@ -191,7 +191,7 @@ def check_extents(
     atlas: tuple[Sequence[int], Sequence[float]],
     names: tuple[str, str],
 ) -> None:
-    """Raise if a sample and an atlas cannot be of one animal: a mistake of unit.
+    """Raise if sample and atlas differ so much in size that one must have a wrong unit.
 
     Parameters
     ----------
@@ -203,8 +203,8 @@ def check_extents(
     Raises
     ------
     ConfigError
-        If the longest side of one is more than 25 times that of the other. A part of a brain, an
-        expanded or a shrunken one, lies within.
+        If the longest side of one is more than 25 times that of the other. A part of a brain, or an
+        expanded or shrunken one, stays within this factor.
     """
     own, other = (max(n * s for n, s in zip(*grid)) for grid in (sample, atlas))
     if not 1 / MOST_APART <= own / other <= MOST_APART:
@@ -216,7 +216,7 @@ def check_extents(
 
 
 def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
-    """Raise unless the channels of a sample can be read and lie on one grid of this orientation.
+    """Raise unless the channels of a sample can be read and share a grid of this orientation.
 
     Raises
     ------
@@ -256,7 +256,7 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
 
 
 def image_state(address: str) -> str:
-    """Digest of names, sizes and change stamps of what an image consists of."""
+    """Digest of names, sizes and change stamps of the files that an image consists of."""
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
     if name is not None:
@@ -270,7 +270,7 @@ def image_state(address: str) -> str:
 
 
 def image_files(address: str) -> list[str]:
-    """Local files that stand for an image: a file with its companions, the metadata of a volume."""
+    """Local files that represent an image: a file and its companions, or a volume's metadata."""
     store, name = _store_and_name(address)
     if name is not None:
         others = _parts(store, name, address)[1:]
@@ -282,9 +282,9 @@ def image_files(address: str) -> list[str]:
 
 
 def data_files(path: str) -> list[str]:
-    """Other local files that an image file needs: of detached headers, and sets of TIFF files.
+    """Other local files that an image file needs: data of detached headers, sets of TIFF files.
 
-    What is wrong with the file, whoever reads it says.
+    Errors of the file are left to those who read it.
     """
     if "://" in path or not os.path.isfile(path):
         return []
@@ -324,7 +324,7 @@ def _beside(address: str) -> tuple[Store, str]:
 
 
 def image_form(address: str) -> str | None:
-    """Form of an image file by the end of its name; None for the folder of a volume."""
+    """Form of an image file from the end of its name; None for the folder of a volume."""
     lower = address.lower()
     for form, endings in zip(FILE_FORMS, (NIFTI, NRRD, TIFF)):
         if lower.endswith(endings):
@@ -334,7 +334,7 @@ def image_form(address: str) -> str | None:
 
 @dataclass(frozen=True)
 class _Source:
-    """An open image file, and how it is called."""
+    """An open image file and its name."""
 
     store: Store
     key: str
@@ -391,7 +391,7 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
 
 
 def nrrd_orientation(address: str) -> str | None:
-    """Code of the axes (z, y, x) by the header of a NRRD file, which often lies about it."""
+    """Code of the axes (z, y, x) in the header of an NRRD file, which is often wrong."""
     store, name = _beside(address)
     with boundary(address, VolumeError, "check that the file is complete"):
         with ObjectFile(store, name, ranged=True) as file:
@@ -400,7 +400,7 @@ def nrrd_orientation(address: str) -> str | None:
 
 # ---------------------------------------------------------------------- TIFF
 def _tiff(source: _Source, *, believed: bool) -> Header:
-    """TIFF files are asked for their voxel size by name: what they say of it is rarely true."""
+    """Header of a TIFF file, without voxel size: what TIFF files say of it is rarely true."""
     stack = read_stack(source.store, source.key, source.file)
     kind, planes = stack.kind, stack.planes
     shape = (planes.depth, *kind.shape)
@@ -435,7 +435,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
 
 
 def read_json_object(store: Store, name: str) -> Any:
-    """Foreign JSON of a store; :class:`FileNotFoundError` if there is none."""
+    """JSON that others wrote, from a store; :class:`FileNotFoundError` if there is none."""
     try:
         data = read_object(store, name)
     except (FileNotFoundError, IsADirectoryError):
@@ -516,27 +516,27 @@ def _size(value: Any) -> int:
 
 
 def check_levels(levels: Sequence) -> None:
-    """Raise :class:`ValueError` for a list of levels that no pyramid has."""
+    """Raise :class:`ValueError` if the number of levels is impossible for a pyramid."""
     if not 1 <= len(levels) <= _MOST_LEVELS:
         raise ValueError(f"{len(levels)} levels of resolution, not 1 to {_MOST_LEVELS}")
 
 
 def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
     """Names of the axes of an OME-Zarr image in order, and their units by name."""
-    axes = image.get("axes", "tczyx")  # version 0.3 and earlier: names alone, or none
+    axes = image.get("axes", "tczyx")  # version 0.3 and earlier: only names, or no axes
     names = [a["name"].lower() if isinstance(a, dict) else a for a in axes]
     return names, {a["name"].lower(): a.get("unit") for a in axes if isinstance(a, dict)}
 
 
 def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
-    """Micrometres to the units of the axes z, y and x; None where one is unknown."""
+    """Micrometres per unit of the axes z, y and x; None if one unit is unknown."""
     found = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
     known = [factor for factor in found if factor is not None]
     return known if len(known) == 3 else None
 
 
 def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
-    """Step of every axis of a level, in the axis' unit; None where the metadata do not say it."""
+    """Voxel size along every axis of a level, in the axis' unit; None if not in the metadata."""
     scale = None
     for part in (image, dataset):
         for transform in part.get("coordinateTransformations", []):
@@ -570,7 +570,7 @@ def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGr
 
 # ---------------------------------------------------------------------- voxel size
 def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
-    """The header with a voxel size in micrometres, from a unit that a file may not state."""
+    """The header with a voxel size in micrometres; the file may not state the unit."""
     if unit is not None and unit not in UM_PER:
         raise ConfigError(f"{header.name} gives its voxel size in {short(unit)}; {_SPACING_REMEDY}")
     known = unit or likely_unit(spacing)
@@ -582,7 +582,7 @@ def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: 
     factor, (origin, direction) = UM_PER[known], world
     return replace(
         header,
-        # headers keep 0.15 as float32 0.14999999
+        # headers store 0.15 as float32, which reads as 0.14999999
         spacing_um=tuple(float(f"{s * factor:.6g}") for s in spacing),
         unit=known if unit else f"{known} (by magnitude)",
         origin_um=None if origin is None else tuple(v * factor for v in origin),
@@ -591,9 +591,9 @@ def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: 
 
 
 def likely_unit(spacing: Sequence[float]) -> str | None:
-    """Unit of a spacing without one, "um" or "mm": nothing has voxels of 5 mm or 5 nm.
+    """Likely unit of a spacing without unit, "um" or "mm": no image has voxels of 5 mm or 5 nm.
 
-    None where either could be meant.
+    None if both are possible.
     """
     if min(spacing) >= 5:
         return "um"

@@ -1,4 +1,4 @@
-"""Compact histograms that blocks can keep in their record and that add up exactly."""
+"""Compact histograms that fit into the records of blocks and add up exactly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def histogram(array: np.ndarray) -> dict[int, int]:
     """Count voxels in bins of 3 % relative width.
 
     The bin of a value is the upper 14 bits of its float32 representation; negative values get
-    negative bins. Integers below 64 have a bin of their own. Not-a-number is left out.
+    negative bins. Each integer below 64 has a bin of its own. NaN is left out.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def _bins(values: np.ndarray) -> np.ndarray:
 
 
 def _edges(index: int) -> tuple[float, float]:
-    """Lowest and highest value of a bin; integers below 64 are bins without width."""
+    """Lowest and highest value of a bin; bins of integers below 64 have no width."""
     magnitude = index if index >= 0 else -index - 1
     ends = (np.array([magnitude, magnitude + 1], np.uint32) << _SHIFT).view(np.float32)
     low, high = float(ends[0]), float(ends[1])

@@ -1,8 +1,7 @@
 """Images that others made: NIfTI, NRRD, TIFF, OME-Zarr and precomputed, as frames and voxels.
 
-Voxels come as (z, y, x) in the order of the file. Physical positions of the file's own world are
-not kept: level 0 starts at 0 um. What the file says of its orientation is used unless the caller
-knows better.
+Voxels come as (z, y, x) in the order of the file. World coordinates of the file are not kept: level
+0 starts at 0 um. The orientation that the file states is used unless the caller gives one.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """What a file may not say of itself.
+    """What a file may not state.
 
     Attributes
     ----------
@@ -60,7 +59,7 @@ class ImageSettings:
         Code of the array axes (z, y, x), see :mod:`terareg.core.frames`; needed where the file has
         none (TIFF, OME-Zarr, precomputed).
     channel : int
-        Channel of an image with several.
+        Channel to read from an image with several.
     """
 
     spacing_um: tuple[float, float, float] | None = None
@@ -68,7 +67,7 @@ class ImageSettings:
     channel: int = 0
 
 
-class Image(Levels):
+class OpenedImage(Levels):
     """A foreign image. The type's attributes are those of :class:`Levels`."""
 
     def __init__(self, name: str, frames: Sequence[Frame], sources: Sequence[Any]) -> None:
@@ -95,7 +94,7 @@ class Image(Levels):
             ) from error
 
 
-def open_image(address: str, settings: ImageSettings | None = None) -> Image:
+def open_image(address: str, settings: ImageSettings | None = None) -> OpenedImage:
     """Open an image file, an OME-Zarr group (0.4 or 0.5) or a precomputed volume.
 
     Parameters
@@ -106,7 +105,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
 
     Returns
     -------
-    Image
+    OpenedImage
         NIfTI, NRRD, MetaImage and TIFF files are held in memory; OME-Zarr and precomputed
         volumes are read box by box.
 
@@ -130,7 +129,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> Image:
         return opener(store, metadata, settings)
 
 
-def _open_file(address: str, settings: ImageSettings) -> Image:
+def _open_file(address: str, settings: ImageSettings) -> OpenedImage:
     known = settings.spacing_um is not None and settings.orientation is not None
     header = describe_image(address, believed=not known)
     check_memory(header.held_bytes, address, VolumeError)
@@ -138,17 +137,17 @@ def _open_file(address: str, settings: ImageSettings) -> Image:
         array = file_voxels(address, header, settings.channel)
         if array.dtype.kind == "f" and not np.isfinite(array).any():
             raise ValueError("none of its voxels is a number")
-    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
-def _open_meta_image(address: str, settings: ImageSettings) -> Image:
+def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader, array = read_itk(address)
     if reader.GetNumberOfComponents() > 1:
         array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
     spacing = tuple(s * 1e3 for s in reader.GetSpacing()[::-1])
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
     header = Header(address, "MetaImage", array.shape, array.dtype.name, spacing, orientation)
-    return Image(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
 def _grid(header: Header, settings: ImageSettings) -> tuple:
@@ -165,7 +164,7 @@ def _grid(header: Header, settings: ImageSettings) -> tuple:
     return _asked(header.name, asked, header.spacing_um)
 
 
-def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Image:
+def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> OpenedImage:
     third = "zarr_format" in metadata
     attributes = metadata.get("attributes", {}) if third else metadata
     ome = attributes.get("ome", attributes)
@@ -201,7 +200,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ima
         if scale is None:
             spacing.append([math.nan] * 3)
             continue
-        # where no unit is stated, only ratios of levels are known
+        # without a stated unit, only the ratios of levels are known
         stated = um_factors(units) or [1.0 if settings.spacing_um else math.nan] * 3
         spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", stated)])
     if settings.spacing_um and not math.isfinite(spacing[0][0]):
@@ -218,7 +217,7 @@ def _check_fixed(name: str, grid: ChunkGrid, fixed: dict[int, int]) -> None:
             )
 
 
-def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Image:
+def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> OpenedImage:
     if "scales" not in info:
         raise VolumeError(f"{store.address('info')} describes no precomputed volume")
     check_levels(info["scales"])
@@ -240,7 +239,7 @@ def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Imag
 
 
 def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any:
-    """A level as tensorstore opens it, or through the names that its chunks really have."""
+    """A level as tensorstore opens it, or read through the real names of its chunks."""
     grid, spec = how
     naming = find_naming(store, grid)
     if naming not in (None, grid.naming):
@@ -258,8 +257,8 @@ def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any
 
 def _pyramid(
     name: str, sources: list, spacing: list[list[float]], settings: ImageSettings
-) -> Image:
-    """Frames of levels: their outer faces coincide, whatever offset a writer gave the centres."""
+) -> OpenedImage:
+    """The image with frames of its levels: outer faces coincide, whatever offsets a writer gave."""
     first = spacing[0] if all(math.isfinite(s) for s in spacing[0]) else None
     asked, orientation = settings.spacing_um, settings.orientation
     known: tuple[float, float, float] | None = asked or (None if first is None else tuple(first))
@@ -270,7 +269,7 @@ def _pyramid(
         scaled = [s * r for s, r in zip(size, ratio)]
         origin = [(c - s) / 2 for c, s in zip(scaled, size)]
         frames.append(Frame(array.shape, tuple(scaled), tuple(origin), orientation))
-    return Image(name, frames, sources)
+    return OpenedImage(name, frames, sources)
 
 
 def _asked(name: str, settings: ImageSettings, found: Sequence[float] | None) -> tuple:

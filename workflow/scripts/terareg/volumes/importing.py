@@ -1,9 +1,9 @@
-"""Turning an image that others made into blocks of a volume, without losing a value.
+"""Importing an image that others made as blocks of a volume, without losing a value.
 
 Volumes hold uint8, uint16 or float32. Images of these types are stored as they are, value for
 value; all others become float32: small integers exactly, float64 rounded to its 24 bits. Integers
-that float32 cannot hold, and numbers beyond its range, are errors. What is not finite is stored
-as 0 and counted.
+that float32 cannot hold, and numbers beyond its range, are errors. Values that are not finite are
+stored as 0 and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
 from terareg.volumes.chunks import count_absent
 from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
-from terareg.volumes.images import Image
+from terareg.volumes.images import OpenedImage
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
 from terareg.volumes.plan import Block, VolumePlan
 
@@ -30,17 +30,17 @@ _EXACT_INTEGER = 1 << 24
 
 
 def check_whole(header: Header) -> int:
-    """Chunks of a volume that are absent because they are zero.
+    """Count the chunks of a volume that are absent because they are zero.
 
     Returns
     -------
     int
-        Of the finest level; 0 for files, and for formats that have no word for zeros.
+        Number in the finest level; 0 for files, and for formats in which zeros cannot be left out.
 
     Raises
     ------
     VolumeError
-        If chunks are absent though the format, or records of terareg beside it, say otherwise.
+        If chunks are absent although the format, or records of terareg beside it, require them.
     """
     if header.form in FILE_FORMS:
         return 0
@@ -54,7 +54,7 @@ def check_whole(header: Header) -> int:
 
 
 def _check_own(parent: Store, form: str) -> None:
-    """Raise unless every object of a volume of terareg is there that its records name."""
+    """Raise if an object that is named in the records of a terareg volume is missing."""
     address, _, key = parent.url.rpartition("/")
     store = Store(address or "/")
     records = read_block_records(store, key, read_plan(store, key))
@@ -71,16 +71,16 @@ def _check_own(parent: Store, form: str) -> None:
 def describe_input(
     headers: Mapping[str, Header], orientation: str, absent: Mapping[str, int] | None = None
 ) -> dict:
-    """Content of ``input.json``: grid and channels of a sample that is a volume already.
+    """Content of ``input.json``: grid and channels of a sample whose input is already a volume.
 
     Parameters
     ----------
     headers : mapping of channel name to Header
-        On one grid, see :func:`terareg.volumes.headers.check_channels`.
+        All on one grid, see :func:`terareg.volumes.headers.check_channels`.
     orientation : str
         Code of the array axes (z, y, x).
     absent : mapping of channel name to int, optional
-        Chunks that are absent, see :func:`check_whole`.
+        Number of absent chunks, see :func:`check_whole`.
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
@@ -110,12 +110,12 @@ def frame_of_input(data: Mapping[str, Any]) -> Frame:
     return Frame.from_json(data["frame"])
 
 
-def import_block(image: Image, plan: VolumePlan, block: Block) -> tuple[np.ndarray, Clipped]:
+def import_block(image: OpenedImage, plan: VolumePlan, block: Block) -> tuple[np.ndarray, Clipped]:
     """Level-0 voxels of a block of an image, in the type of the plan.
 
     Parameters
     ----------
-    image : Image
+    image : OpenedImage
         Of the plan's shape.
     plan : VolumePlan
     block : Block
@@ -125,13 +125,13 @@ def import_block(image: Image, plan: VolumePlan, block: Block) -> tuple[np.ndarr
     -------
     array : numpy.ndarray of the plan's type, shape ``block.shape``
     clipped : Clipped
-        Voxels that are not finite, stored as 0: ``high`` counts positive infinity, ``low`` not a
-        number and negative infinity.
+        Voxels that are not finite, stored as 0: ``high`` counts positive infinity, ``low`` NaN and
+        negative infinity.
 
     Raises
     ------
     VolumeError
-        If the image is not what its header said, or a value cannot be held by the type.
+        If the image differs from its header, or the type cannot hold a value.
     """
     if image.frame.shape != plan.frame.shape:
         raise VolumeError(

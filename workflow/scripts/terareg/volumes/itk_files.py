@@ -1,6 +1,6 @@
-"""Image files that only ITK reads: MetaImage and whatever else an atlas may come in.
+"""Image files that only ITK reads: MetaImage and other formats of atlases.
 
-A header is looked at before ITK follows it: which files it names, and how much memory it asks for.
+A header is checked before ITK acts on it: which files it names, and how much memory it asks for.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_itk(
 
 
 def orientation_of(direction: np.ndarray) -> str | None:
-    """Code of the axes (z, y, x) from ITK's direction: columns are image axes in L, P, S."""
+    """Code of the axes (z, y, x) from ITK's direction matrix; columns are image axes in LPS."""
     letters = ""
     for axis in (2, 1, 0):
         vector = direction[:, axis]

@@ -14,12 +14,12 @@ _HEAD_BYTES = 1 << 16
 
 
 def detached_files(path: str | os.PathLike) -> list[Path]:
-    """Files beside a MetaImage header that hold its voxels.
+    """Data files beside a MetaImage header.
 
     Raises
     ------
     ValueError
-        If one is not of its own folder.
+        If one is not in the header's folder.
     """
     path = Path(path)
     if path.suffix.lower() not in META_IMAGE:

@@ -1,7 +1,8 @@
 """OME-Zarr 0.5: metadata of a volume and tensorstore specifications of its levels.
 
-Axes are z, y, x in micrometres. Level l has a scale (its spacing) and a translation (the centre
-of its first voxel), so that levels of the pyramid lie exactly over one another.
+Axes are z, y, x in micrometres. Level l has a scale (its spacing) and a translation (the centre of
+its first voxel), so that the levels of the pyramid coincide exactly.
+
 Specification: https://ngff.openmicroscopy.org/0.5/ and the Zarr 3 core and sharding codecs.
 """
 
@@ -20,7 +21,7 @@ from terareg.volumes.plan import Block, VolumePlan
 FOLDER = "ome.zarr"
 _BLOSC = {"blosc-zstd": "zstd", "blosc-lz4": "lz4"}  # both with bit shuffling
 _LEVEL = 1
-_BLOSC_HEAD = 16  # bytes before a chunk; with room for more, one that is noise would grow
+_BLOSC_HEAD = 16  # header bytes; with more room, a chunk of noise would grow
 
 
 def group_json(
@@ -97,7 +98,7 @@ def array_json(plan: VolumePlan, level: int) -> dict:
         inner.append({"name": "blosc", "configuration": options})
     elif codec == "zstd":
         inner.append({"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}})
-    # a checksum per chunk: damage is an error of every reader, not noise
+    # one checksum per chunk, so that readers report damage instead of returning noise
     inner.append({"name": "crc32c"})
     sharding = {
         "chunk_shape": list(plan.chunk),
@@ -124,7 +125,7 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
     """Tensorstore specification of a level.
 
     Metadata come from the plan, so that a job makes no request before it writes. Chunks of zeros
-    are stored and absent ones are an error: nothing that was lost reads as background.
+    are stored and absent ones are an error, so that lost data never read as background.
     """
     return {
         "driver": "zarr3",
@@ -180,11 +181,11 @@ class ShardWriter:
         return self._shard.close()
 
     def discard(self) -> None:
-        """Leave nothing behind of a shard that was not closed."""
+        """Remove what was written of a shard that was not closed."""
         self._shard.discard()
 
     def _encode(self, chunk: np.ndarray, room: np.ndarray) -> Any:
-        # the stubs of imagecodecs know bytes alone, its functions take and return arrays
+        # the type stubs of imagecodecs know only bytes, but its functions take and return arrays
         codecs: Any = imagecodecs
         codec = self._plan.settings.codec
         if codec == "none":

@@ -2,7 +2,7 @@
 
 A header states the grid up to three times. The order is that of the standard: the sform matrix
 where it has a code, else the qform where it has one, else ``pixdim`` (which says nothing of the
-orientation). What stands behind is compared with what wins; a contradiction is an error.
+orientation). The other statements are compared with the one that wins; a contradiction is an error.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ _NIFTI_TYPES = {
     2: "uint8", 4: "int16", 8: "int32", 16: "float32", 64: "float64", 256: "int8", 512: "uint16",
     768: "uint32", 1024: "int64", 1280: "uint64",
 }  # fmt: skip
-_COLOURS = {128: 3, 2304: 4}  # bytes to a voxel
+_COLOURS = {128: 3, 2304: 4}  # bytes per voxel
 _HEADER_BYTES, _FIRST_VOXEL = 348, 352
 _UNITS = {1: "m", 2: "mm", 3: "um"}
-_ROUNDING = 1e-3  # of lengths and of the sines of angles
+_ROUNDING = 1e-3  # tolerance of lengths and of sines of angles
 
 
 @dataclass(frozen=True)
 class NiftiLayout:
-    """How a NIfTI-1 file keeps its voxels.
+    """How a NIfTI-1 file stores its voxels.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class NiftiLayout:
 
     @classmethod
     def of(cls, head: bytes) -> NiftiLayout | None:
-        """From the first 348 bytes; None if they are no NIfTI-1 header.
+        """Parse the first 348 bytes; None if they are not a NIfTI-1 header.
 
-        :class:`ValueError` if they are one that no program may have written.
+        :class:`ValueError` if they are one, but an invalid one.
         """
         for order in "<>":
             if struct.unpack_from(f"{order}i", head)[0] == _HEADER_BYTES:
@@ -74,12 +74,12 @@ class NiftiLayout:
 
     @property
     def samples(self) -> int:
-        """Numbers to a voxel."""
+        """Numbers per voxel."""
         return _COLOURS.get(self.code, 1)
 
     @property
     def dtype(self) -> str | None:
-        """NumPy name of the stored numbers; None if they are no real ones."""
+        """NumPy name of the type of the stored numbers; None if they are not real numbers."""
         return "uint8" if self.code in _COLOURS else _NIFTI_TYPES.get(self.code)
 
     @property
@@ -89,7 +89,7 @@ class NiftiLayout:
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes of all voxels of a file whose type is known."""
+        """Bytes of all voxels, for a known type."""
         bits = int("".join(c for c in self.dtype or "" if c.isdigit()))
         return math.prod(self.shape) * self.samples * bits // 8
 
@@ -102,7 +102,7 @@ class NiftiLayout:
 
 @dataclass(frozen=True)
 class NiftiGrid:
-    """Grid of a header by the statement that wins.
+    """Grid of a header, from the statement that wins.
 
     Attributes
     ----------
@@ -113,7 +113,7 @@ class NiftiGrid:
     orientation : str or None
         Code of (z, y, x), see :mod:`terareg.core.frames`.
     contradiction : str
-        What other statements say instead; empty if they agree.
+        What the other statements say instead; empty if they agree.
     origin, direction : tuple of float or None
         Centre of the first voxel (right, anterior, superior), and unit vectors of the axes x, y
         and z, one after the other.
@@ -174,7 +174,7 @@ def _alike(one: list[float], other: list[float]) -> bool:
 
 
 def _shear(columns: list[list[float]]) -> float:
-    """Largest difference of an angle between two axes from 90 degrees, beyond rounding."""
+    """Largest deviation of an angle between two axes from 90 degrees; 0 within rounding."""
     worst = 0.0
     for one, other in combinations(columns, 2):
         length = math.hypot(*one) * math.hypot(*other)
@@ -185,7 +185,7 @@ def _shear(columns: list[list[float]]) -> float:
 
 
 def _qform_columns(data: bytes, order: str, pixdim: tuple[float, ...]) -> list[list[float]]:
-    """Directions of z, y and x in right, anterior, superior."""
+    """Directions of the axes z, y and x in RAS coordinates (right, anterior, superior)."""
     b, c, d = struct.unpack_from(f"{order}3f", data, 256)
     a = math.sqrt(max(0.0, 1 - b * b - c * c - d * d))
     flip = -1.0 if pixdim[0] < 0 else 1.0
@@ -198,14 +198,14 @@ def _qform_columns(data: bytes, order: str, pixdim: tuple[float, ...]) -> list[l
 
 
 def _letters(columns: list[list[float]]) -> str | None:
-    """Code of axes by their main directions in right, anterior, superior."""
+    """Code of the axes from their main directions in RAS coordinates."""
     letters = ""
     for column in columns:
         if not all(map(math.isfinite, column)):
             return None
         main = max(range(3), key=lambda i: abs(column[i]))
         letters += ("RAS" if column[main] > 0 else "LPI")[main]
-    # a matrix of zeros, or turned by 45 degrees, names an axis twice and says nothing
+    # a matrix of zeros, or one rotated by 45 degrees, names an axis twice and is not usable
     axes = {letter.translate(str.maketrans("LPI", "RAS")) for letter in letters}
     return letters if len(axes) == 3 else None
 

@@ -1,4 +1,4 @@
-"""What the header of a NRRD file says, and where its voxels are (standard library only).
+"""What the header of an NRRD file says, and where its voxels are (standard library only).
 
 http://teem.sourceforge.net/nrrd/format.html. A detached header names its data files, which have to
 lie in its own folder, or below it.
@@ -39,12 +39,12 @@ _MOST_FILES = 100_000
 
 @dataclass(frozen=True)
 class NrrdHeader:
-    """A header.
+    """What a header says.
 
     Attributes
     ----------
     sizes : tuple of int
-        Of all axes, fastest first.
+        Sizes of all axes, fastest first.
     spatial : tuple of int
         The three axes x, y and z among them.
     dtype : str
@@ -53,14 +53,14 @@ class NrrdHeader:
     big_endian : bool
     line_skip, byte_skip : int
     files : tuple of str
-        Of a detached header, names below its folder; empty if voxels follow the header.
+        Data files of a detached header, below its folder; empty if voxels follow the header.
     start : int
-        Byte behind the header.
+        First byte after the header.
     spacing : tuple of float or None
         Along (z, y, x), in ``unit``.
     unit : str or None
     orientation : str or None
-        Code of (z, y, x) by directions and space; headers often lie about it.
+        Code of (z, y, x) from directions and space; it is often wrong in headers.
     origin, direction : tuple of float or None
         Centre of the first voxel, and unit vectors of the axes x, y and z, one after the other.
     """
@@ -87,12 +87,12 @@ class NrrdHeader:
 
     @property
     def voxel_bytes(self) -> int:
-        """Bytes of all voxels, decompressed."""
+        """Bytes of all voxels after decompression."""
         return math.prod(self.sizes) * int(re.sub(r"\D", "", self.dtype)) // 8
 
 
 def read_nrrd_header(file: ObjectFile) -> NrrdHeader:
-    """Header of an open NRRD file.
+    """Read the header of an open NRRD file.
 
     Raises
     ------
@@ -193,7 +193,7 @@ def _spatial(
 
 
 def _orientation(vectors: list[list[float]], space: str) -> str | None:
-    """Code of (z, y, x) from their directions."""
+    """Code of (z, y, x) from the directions of the axes."""
     names = space.strip().lower()
     words = {"right": "R", "left": "L", "anterior": "A", "posterior": "P", "superior": "S",
              "inferior": "I"}  # fmt: skip
@@ -250,7 +250,7 @@ def _beside(name: str) -> str:
 def check_data(header: NrrdHeader, size_of: Callable[[str], int | None], own_size: int) -> None:
     """Raise :class:`ValueError` unless the data files are there and can hold the voxels.
 
-    ``size_of`` gives the bytes of a file of the folder, None if it is not there.
+    ``size_of`` returns the bytes of a file in the folder, None if it is not there.
     """
     sizes = []
     for name in header.files:

@@ -1,4 +1,4 @@
-"""What a volume has in a store: its files, its records, and its levels in every format.
+"""What a volume consists of in a store: files, records, and levels in every format.
 
 A volume at ``key`` of a store has
 
@@ -8,7 +8,7 @@ A volume at ``key`` of a store has
 - ``blocks/{z}_{y}_{x}.json``: one record per block, written after everything the block wrote,
 - ``pyramid.json``: the record of the levels above the blocks.
 
-Chunks of zeros are stored like others (a few bytes each in OME-Zarr; whole in raw precomputed,
+Chunks of zeros are stored like others (a few bytes each in OME-Zarr; in full in raw precomputed,
 whose readers would otherwise have to guess), so that an absent object is always an error.
 """
 
@@ -33,7 +33,7 @@ from terareg.volumes.plan import Block, VolumePlan
 PLAN_FILE = "volume.json"
 PYRAMID_FILE = "pyramid.json"
 RECORD_FOLDER = "blocks"
-#: what records of blocks count, and summaries add up
+#: counts in the records of blocks, which summaries add up
 SUMS = ("voxels", "saturated", "clipped_low", "clipped_high")
 
 
@@ -89,12 +89,12 @@ def read_block_records(store: Store, key: str, plan: VolumePlan, workers: int = 
 
 
 def block_name(record: Mapping[str, Any]) -> str:
-    """Name of the block that a record is of."""
+    """Name of the block to which a record belongs."""
     return "_".join(str(i) for i in record["block"])
 
 
 def pyramid_fingerprint(plan: VolumePlan, records: Sequence[Mapping[str, Any]]) -> str:
-    """Of the levels above blocks with these records."""
+    """Fingerprint of the levels above blocks with these records."""
     return fingerprint_of(plan.to_json(), [r["xxh3"] for r in records])
 
 
@@ -124,8 +124,8 @@ def read_level(
 class BoxWriter:
     """Whole shards of a level in all formats, written in layers of chunks.
 
-    A layer is as many planes as a chunk has, the last one of a box those that are left; layers
-    come from the first to the last. Nothing appears in the store before :meth:`close`.
+    A layer has as many planes as a chunk, and the last layer of a box the remaining planes; layers
+    are added from first to last. Nothing appears in the store before :meth:`close`.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class BoxWriter:
         return objects
 
     def discard(self) -> None:
-        """Leave nothing behind of objects that did not appear."""
+        """Remove what was written of objects that did not appear."""
         for form in self._forms:
             form.discard()
 
@@ -191,7 +191,7 @@ def _check_shards(store: Store, key: str, plan: VolumePlan, level: int, box: Blo
 
 @functools.lru_cache(maxsize=256)
 def _open(spec: bytes) -> ts.TensorStore:
-    """Open a level; specifications hold all metadata, so that a kept handle is never stale."""
+    """Open a level; specifications hold all metadata, so that a cached handle is never stale."""
     return ts.open(json.loads(spec), context=_context()).result()
 
 

@@ -1,9 +1,9 @@
 """The layout of a multi-resolution volume: levels, chunks, shards, blocks and batches.
 
 One *block* is the unit of work: a box of level-0 voxels whose edges are chunk x 2^k, so that it
-covers whole shards at each of the finest ``block_levels`` levels. Jobs that write different
-blocks therefore never touch the same object. The few levels above are small and are made from
-the last block level, see :func:`terareg.volumes.writer.finish_pyramid`.
+covers whole shards at each of the finest ``block_levels`` levels. Jobs that write different blocks
+therefore never touch the same object. The few levels above are small and are made from the last
+block level, see :func:`terareg.volumes.writer.finish_pyramid`.
 
 Nothing here reads or writes an array: the workflow calls it when it plans its jobs.
 """
@@ -109,7 +109,7 @@ class Level:
     frame : Frame
         Grid of this level; sizes are rounded up.
     shard : tuple of int
-        Voxels of this level that one work item writes at once.
+        Voxels of this level that are written as one unit, which is one OME-Zarr shard.
     """
 
     factor: Box
@@ -143,7 +143,7 @@ class VolumePlan:
     levels : tuple of Level
         Finest first.
     block_levels : int
-        How many of the finest levels a block writes; at least 1.
+        Number of finest levels that a block writes; at least 1.
     settings : VolumeSettings
     """
 
@@ -163,7 +163,8 @@ class VolumePlan:
     def batch(self, index: int, count: int) -> list[Block]:
         """Blocks of batch ``index`` of ``count``: consecutive whole rows.
 
-        The batches' numbers of rows differ by one at most; more batches than rows leave some empty.
+        The numbers of rows of batches differ by at most one; with more batches than rows, some are
+        empty.
         """
         if not 0 <= index < count:
             raise VolumeError(f"batch {index} of {count} does not exist; count from 0")
@@ -188,6 +189,18 @@ class VolumePlan:
         """Whether voxels are labels."""
         return self.settings.kind == "segmentation"
 
+    @property
+    def downsampling(self) -> str:
+        """How a level is made from the finer one: "mode" for labels, else "mean"."""
+        return "mode" if self.is_segmentation else "mean"
+
+    def finer_box(self, level: int, box: Block) -> tuple[Box, Box]:
+        """Start and stop, in voxels of the finer level, of the source of a box of a level."""
+        step, finer = self.step(level), self.levels[level - 1].shape
+        start: Box = tuple(a * s for a, s in zip(box.start, step))
+        stop: Box = tuple(min(b * s, n) for b, s, n in zip(box.stop, step, finer))
+        return start, stop
+
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
         settings = asdict(self.settings)
@@ -211,7 +224,7 @@ class VolumePlan:
         """Inverse of :meth:`to_json`.
 
         The layout follows from frame, type and settings; a file that says otherwise was made by
-        another version and is a :class:`VolumeError`.
+        another version and raises a :class:`VolumeError`.
         """
         try:
             known = {f.name for f in fields(VolumeSettings)}
@@ -257,7 +270,7 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
     chunk: Box = tuple(min(settings.chunk, _power_of_two(n)) for n in frame.shape)
     depth = int(math.log2(settings.block // settings.chunk))
     last = min(depth, len(factors) - 1)
-    # A block need not be larger than the volume, but must stay whole shards at its last level.
+    # A block need not be larger than the volume, but must cover whole shards at its last level.
     block: Box = tuple(
         max(c * f, min(settings.block, _power_of_two(n)))
         for c, f, n in zip(chunk, factors[last], frame.shape)
@@ -271,7 +284,7 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
 
 
 def rows_of(blocks: Sequence[Block], longest: int) -> list[list[Block]]:
-    """Rows along x of blocks in z, y, x order, cut into equal parts of ``longest`` at most."""
+    """Rows along x of blocks in z, y, x order, cut into equal parts of at most ``longest``."""
     parts = []
     for _, found in groupby(blocks, key=lambda b: b.index[:2]):
         row = list(found)

@@ -33,8 +33,8 @@ _NM_PER_UM = 1000
 def info_json(plan: VolumePlan, metadata: Mapping[str, Any]) -> dict:
     """Contents of ``info``.
 
-    ``metadata["precomputed"]`` (for example ``{"mesh": "mesh", "segment_properties": "names"}``)
-    is added as it is.
+    ``metadata["precomputed"]`` (for example ``{"mesh": "mesh", "segment_properties": "names"}``) is
+    added unchanged.
     """
     return {
         "@type": "neuroglancer_multiscale_volume",
@@ -88,10 +88,10 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
 
 
 def shard_bits(plan: VolumePlan, level: int) -> int:
-    """Bits of the chunk number that count inside a shard.
+    """Number of bits of the chunk number that count chunks inside a shard.
 
-    A shard is the largest Morton cube of chunks that a work item of this level contains; where
-    blocks are not cubes, one block holds several.
+    A shard is the largest Morton cube of chunks inside ``Level.shard`` of this level; where that
+    is not a cube, it holds several.
     """
     edge = _cube_bits(plan, level)
     return sum(min(edge, bits) for bits in _grid_bits(plan, level))
@@ -125,9 +125,9 @@ def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
 class ShardsWriter:
     """The shards of a box of a level, written in layers of chunks from first to last plane.
 
-    Every chunk is stored, also one of zeros, so that readers find nothing missing. Raw chunks go
-    to their place at once; encoded ones, whose place follows from the size of those before them,
-    are held until the shard is complete.
+    Every chunk is stored, even one of zeros, so that readers find nothing missing. Raw chunks are
+    written to their place at once; encoded ones, whose place depends on the sizes of those before
+    them, are held until the shard is complete.
 
     Parameters
     ----------
@@ -163,20 +163,20 @@ class ShardsWriter:
         return objects
 
     def discard(self) -> None:
-        """Leave nothing behind of shards that were not closed."""
+        """Remove what was written of shards that were not closed."""
         for shard in self._shards:
             shard.discard()
 
 
 class _ShardWriter:
-    """One shard file: an index of minishards, the chunks in the order of their numbers, indices."""
+    """One shard file: shard index, chunks in the order of their numbers, minishard indices."""
 
     def __init__(self, store: Store, key: str, level: tuple[VolumePlan, int], shard: Block) -> None:
         self._key, self._shard, self._plan = key, shard, level[0]
         self._sharding = scale_json(*level)["sharding"]
         grid = _grid_bits(*level)
         chunk = self._plan.chunk
-        self._numbers: dict[Box, int] = {}  # of chunks by their first voxel
+        self._numbers: dict[Box, int] = {}  # of chunks, by their first voxel
         sizes = {}
         z, y, x = (range(a, b, c) for a, b, c in zip(shard.start, shard.stop, chunk))
         for start in itertools.product(z, y, x):
@@ -190,7 +190,7 @@ class _ShardWriter:
         self._object = store.create(key)
 
     def add(self, first: Box, layer: np.ndarray) -> None:
-        """Take the chunks of a layer, whose first voxel is ``first``, that lie in the shard."""
+        """Add those chunks of a layer, which begins at voxel ``first``, that lie in the shard."""
         for start, number in self._numbers.items():
             if start[0] == first[0]:
                 stop = (min(a + c, b) for a, c, b in
@@ -214,14 +214,14 @@ class _ShardWriter:
         return {self._key: self._object.size}
 
     def discard(self) -> None:
-        """Leave nothing behind of a shard that was not closed."""
+        """Remove what was written of a shard that was not closed."""
         self._object.discard()
 
     def _laid_out(self, sizes: Mapping[int, int]) -> dict[int, int]:
-        """Make the indices of chunks of these sizes; return where in the file each begins."""
+        """Make the indices for chunks of these sizes; return the byte at which each begins."""
         minishards = 1 << self._sharding["minishard_bits"]
         entries: list[list[tuple[int, int, int]]] = [[] for _ in range(minishards)]
-        end = 0  # counted behind the head
+        end = 0  # counted from the end of the head
         for number in sorted(sizes):
             mini = (number >> self._sharding["preshift_bits"]) & (minishards - 1)
             entries[mini].append((number, end, sizes[number]))
@@ -250,7 +250,7 @@ def morton(position: Box, grid_bits: Box) -> int:
 
 
 def _minishard_index(entries: list[tuple[int, int, int]]) -> bytes:
-    """Chunk numbers (differences), gaps between chunks, sizes: three rows of uint64."""
+    """Chunk numbers (as differences), gaps between chunks, sizes: three rows of uint64."""
     table = np.zeros((3, len(entries)), "<u8")
     number = end = 0
     for i, (chunk, start, size) in enumerate(entries):
@@ -278,17 +278,17 @@ def _multiscale(plan: VolumePlan) -> dict:
 
 
 def _grid_bits(plan: VolumePlan, level: int) -> Box:
-    """Bits that number the chunks along (z, y, x)."""
+    """Number of bits of chunk indices along (z, y, x)."""
     return tuple(
         (-(-n // c) - 1).bit_length() for n, c in zip(plan.levels[level].shape, plan.chunk)
     )
 
 
 def _cube_bits(plan: VolumePlan, level: int) -> int:
-    """Largest b such that an aligned cube of 2^b chunks never leaves its work item."""
+    """Largest b such that an aligned cube of edge 2^b chunks never leaves a ``Level.shard``."""
     grid = _grid_bits(plan, level)
     inside = [(s // c).bit_length() - 1 for s, c in zip(plan.levels[level].shard, plan.chunk)]
-    # an axis that one work item covers sets no limit: the code has no higher bits of it
+    # an axis that it covers whole sets no limit, because the code has no higher bits for it
     limits = [b for b, g in zip(inside, grid) if b < g]
     return min(limits, default=max(grid))
 

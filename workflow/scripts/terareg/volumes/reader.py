@@ -1,4 +1,4 @@
-"""Reading a volume: boxes of a level, and the whole of it at a resolution."""
+"""Reading a volume: boxes of a level, and the whole volume at a resolution."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Levels:
     name : str
         For messages.
     frames : tuple of Frame
-        Grid of each level, finest first; all have the outer faces of level 0 (the last voxel of
-        an axis may reach beyond).
+        Grid of each level, finest first; all share the outer faces of level 0 (the last voxel of an
+        axis may reach beyond).
     dtype : numpy.dtype
     is_segmentation : bool
         Whether voxels are labels.
@@ -71,8 +71,8 @@ class Levels:
         Raises
         ------
         VolumeError
-            If the box leaves the volume, or an object is missing or damaged. In a volume of
-            terareg, what was lost is never read as zeros.
+            If the box extends outside the volume, or an object is missing or damaged. In a volume
+            of terareg, lost data are never read as zeros.
         """
         shape = self.level_frame(level).shape
         start = (0, 0, 0) if start is None else tuple(int(a) for a in start)
@@ -88,7 +88,7 @@ class Levels:
     def level_for(self, resolution_um: float | Sequence[float]) -> int:
         """Coarsest level that is fine enough, see :func:`terareg.core.levels.coarsest_level`.
 
-        Level 0 is the answer, with a warning, where none is.
+        If none is, level 0, with a warning.
         """
         wanted = _three(resolution_um)
         level = coarsest_level([frame.spacing_um for frame in self.frames], wanted)
@@ -104,17 +104,17 @@ class Levels:
     ) -> tuple[np.ndarray, Frame]:
         """The volume averaged onto another grid.
 
-        Each voxel of the result is the mean, over its box, of a piecewise linear function that
-        has the right mean over every voxel of the source (second-order conservative
-        remapping). Integer ratios give plain block means, and intensities that are linear in
-        space stay where they are at any ratio.
+        Each voxel of the result is the mean, over its box, of a piecewise linear function that has
+        the right mean over every voxel of the source (second-order conservative remapping). Integer
+        ratios give plain block means, and intensities that are linear in space are reproduced at
+        any ratio.
 
         Parameters
         ----------
         target : float, three floats, or Frame
-            Spacing in micrometres of a grid with the same outer faces as level 0, or a grid in
-            the same physical space and orientation. Voxels outside the volume are 0, those
-            partly outside are the mean of what is inside.
+            Spacing in micrometres of a grid with the same outer faces as level 0, or a grid in the
+            same physical space and orientation. Voxels outside the volume are 0; those partly
+            outside are the mean of the part inside.
         workers : int
             Threads.
 
@@ -151,7 +151,7 @@ class Levels:
         for _ in map_items(one, boxes, workers=workers, what=f"{self.name}: resampled boxes"):
             pass
         if self.dtype.kind == "u":
-            # the slopes at an edge may undershoot where all voxels are near zero
+            # the linear pieces may undershoot at an edge where all voxels are near zero
             np.maximum(result, 0, out=result)
         return result, frame
 

@@ -1,8 +1,8 @@
-"""Levels whose chunks have other names than their metadata say.
+"""Levels whose chunks have other names than the metadata say.
 
-Writers that compress what they write to disk add an ending to each name (cloud-volume: ``.gz``),
-and nested folders of Zarr may be described as flat ones. The chunks of a box are read under their
-real names and given to tensorstore under those that it knows.
+Writers that compress what they write to disk add a suffix to each name (cloud-volume: ``.gz``), and
+nested folders of Zarr may be described as flat ones. The chunks of a box are read under their real
+names and passed to tensorstore under the names that it expects.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from terareg.volumes.chunks import ChunkGrid, Naming
 
 
 class RenamedChunks:
-    """One level; what is absent is an error for precomputed volumes, and zeros for Zarr.
+    """One level; an absent chunk is an error in precomputed volumes, and zeros in Zarr.
 
     Parameters
     ----------
     store : Store
         Of the volume.
     names : (ChunkGrid, Naming)
-        Chunks, and what they are really called.
+        Chunks, and how they are really named.
     spec : dict
-        Of tensorstore, without the key-value store.
+        Specification for tensorstore, without the key-value store.
     view : callable
         Turns the array that tensorstore opens into axes z, y, x.
     axes : (list of int, dict)
-        Axes of the array that z, y and x are, and the index along every other one.
+        Which axes of the array are z, y and x, and the index along every other axis.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class RenamedChunks:
 
 
 def _decompress(data: bytes, suffix: str, most: int) -> bytes:
-    """Bytes of a chunk, of which there are ``most`` at most."""
+    """Decompressed bytes of a chunk, at most ``most``."""
     inflate: Any
     if suffix == ".gz":
         inflate = zlib.decompressobj(wbits=31)

@@ -1,4 +1,4 @@
-"""Volumes in TIFF files: their planes, looked at before a voxel is read (standard library only)."""
+"""Volumes in TIFF files: their planes, checked before a voxel is read (standard library only)."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class TiffStack:
     kind : PageKind
         Of every page.
     directories : tuple of int
-        Where the directories of the pages are that are planes.
+        Offsets of the directories of those pages that are planes.
     plain_start : int or None
-        Byte of the first pixel where all pages follow each other behind one directory.
+        Byte of the first pixel if all pages follow each other after a single directory; else None.
     byteorder : str
         "<" or ">".
     planes : Planes
@@ -71,14 +71,14 @@ class TiffStack:
 
 
 def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
-    """Kind of the pages of a file, where their directories are, and the first plain pixel.
+    """Kind of the pages, offsets of their directories, and first byte of uncompressed pixels.
 
     Pages of reduced resolution and masks are left out.
 
     Raises
     ------
     ValueError, LookupError, struct.error
-        If pages differ, or their pixels lie nowhere.
+        If pages differ, or their pixels do not lie inside the file.
     """
     found: list[int] = []
     kind, start = None, None
@@ -180,7 +180,7 @@ def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> N
 
 
 def _plain_start(tags: dict[int, tuple[int, ...]], kind: PageKind) -> int | None:
-    """Where uncompressed pixels begin that follow each other."""
+    """Byte at which pixels begin if they lie uncompressed, one after the other; else None."""
     starts, counts = tags.get(_STRIP_STARTS, ()), tags.get(_STRIP_BYTES, ())
     if not starts or tags.get(_COMPRESSION, (1,))[0] != 1 or tags.get(_BITS, (1,))[0] % 8:
         return None

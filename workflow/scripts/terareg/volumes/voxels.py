@@ -1,7 +1,7 @@
-"""Voxels of image files, (z, y, x), after their headers were looked at.
+"""Voxels of image files, (z, y, x), read after their headers were checked.
 
-Files are read without ITK, which takes what was cut off for zeros, follows a header to any file of
-the machine, and refuses grids that the user may have stated anew.
+Files are read without ITK, which reads zeros where a file is truncated, follows a header to any
+file of the machine, and refuses grids that the user may have corrected.
 """
 
 from __future__ import annotations
@@ -60,9 +60,10 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
 
 
 def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int) -> bytearray:
-    """As many bytes as wanted from a stream, which then must end within ``excess`` more.
+    """Read ``wanted`` bytes from a stream, which must then end within ``excess`` more bytes.
 
-    The end of a compressed stream has its checksum, so that it is read, but not without end.
+    The stream is read to its end, because a compressed one has its checksum there, but not without
+    limit.
     """
     data = bytearray(wanted)
     view, done = memoryview(data), 0
@@ -80,7 +81,7 @@ def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int)
 
 
 def _stored(dtype: str, order: str) -> np.dtype:
-    """Type of numbers in a file whose byte order is "<" or ">"."""
+    """NumPy type of numbers in a file whose byte order is "<" or ">"."""
     return np.dtype(dtype).newbyteorder("<" if order == "<" else ">")
 
 
@@ -123,7 +124,7 @@ def _nrrd(address: str, header: Header, channel: int) -> np.ndarray:
         parts = [_nrrd_part(folder.path(name), found, found.start, found.voxel_bytes)]
     array = np.concatenate(parts) if len(parts) > 1 else parts[0]
     array = array.reshape(found.sizes[::-1])
-    # axes of the array are those of the file backwards
+    # the axes of the array are those of the file in reverse order
     last = len(found.sizes) - 1
     spatial = [last - axis for axis in reversed(found.spatial)]
     others = [axis for axis in range(len(found.sizes)) if axis not in spatial]
@@ -161,7 +162,7 @@ def _nrrd_part(path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
 
 
 class _Inflated(io.RawIOBase):
-    """A compressed stream, decompressed a bounded part at a time."""
+    """A compressed stream, decompressed in parts of bounded size."""
 
     def __init__(self, file: BinaryIO, encoding: str) -> None:
         super().__init__()
@@ -172,7 +173,7 @@ class _Inflated(io.RawIOBase):
         return True
 
     def _next(self, count: int) -> bytes:
-        """As many bytes at most; none at the end."""
+        """At most ``count`` bytes; none at the end."""
         while not self.inflate.eof:
             if isinstance(self.inflate, bz2.BZ2Decompressor):
                 wanting = self.inflate.needs_input
@@ -226,7 +227,7 @@ def _tiff(address: str, header: Header, channel: int) -> np.ndarray:
 
 
 def _pages(folder: Store, name: str, places, stack: TiffStack) -> Iterator[tuple[int, np.ndarray]]:
-    """Number and pixels of planes, file by file."""
+    """Yield number and pixels of planes, file by file."""
     by_file: dict[str, list[tuple[int, int]]] = {}
     for number, (other, page) in enumerate(places):
         by_file.setdefault(other or name, []).append((number, page))

@@ -1,4 +1,4 @@
-"""Writing a volume: metadata once, blocks in any order and on any machine, then the top.
+"""Writing a volume: metadata once, blocks in any order and on any machine, then coarse levels.
 
 :func:`init_volume` is the only writer of metadata, :func:`write_block` of the fine levels,
 :func:`finish_pyramid` of the coarse ones. Every object is written whole and has one writer, so
@@ -38,9 +38,10 @@ from terareg.volumes.objects import (
 )
 from terareg.volumes.plan import Block, VolumePlan
 
-# a sample of this many voxels less tells the display range as well
+# only every n-th plane and row are counted, which suffices for the display range
 _COUNTED_PLANES = _COUNTED_ROWS = 4
-#: of a layer's first plane and the one after its last: what fills an array with a block's part
+#: given a layer's first plane and the one after its last, returns the function that fills an array
+#: with a block's part of the layer
 LayerMaker = Callable[[int, int], Callable[[Block, np.ndarray], Clipped]]
 
 
@@ -52,7 +53,7 @@ def init_volume(
     *,
     replace: bool = False,
 ) -> None:
-    """Write the metadata of a volume; nothing happens where they are there already.
+    """Write the metadata of a volume; nothing happens if they exist already.
 
     Parameters
     ----------
@@ -102,8 +103,8 @@ def delete_volume(store: Store, key: str) -> None:
 class BlockWriter:
     """Writes one block at all block levels, layer by layer, and then its record.
 
-    A layer is as many planes as a chunk has, the last one of a block those that are left. What a
-    coarser level still lacks for a layer of its own is all that is held.
+    A layer has as many planes as a chunk, and the last layer of a block the remaining planes. Only
+    the planes of coarser levels that do not yet fill a layer are held.
 
     Parameters
     ----------
@@ -112,7 +113,7 @@ class BlockWriter:
     block : Block
         One of ``plan.blocks()``.
     fingerprint : str
-        Of everything that the block is made of, see :mod:`terareg.storage.records`.
+        Of everything that the block is made from, see :mod:`terareg.storage.records`.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class BlockWriter:
             )
         self._statistics.add(layer)
         self._clipped += clipped
-        mode = _mode(self._plan)
+        mode = self._plan.downsampling
         for level, writer in enumerate(self._levels):
             whole = writer.next(layer)
             if whole is None:
@@ -177,13 +178,13 @@ class BlockWriter:
         return record
 
     def discard(self) -> None:
-        """Leave nothing behind of a block that was not closed."""
+        """Remove what was written of a block that was not closed."""
         for writer in self._levels:
             writer.box.discard()
 
 
 class _LevelWriter:
-    """The objects of one level of a block, and the planes that are no whole layer yet."""
+    """The objects of one level of a block, and the planes that do not yet fill a layer."""
 
     def __init__(self, box: BoxWriter, plan: VolumePlan, extent: Block) -> None:
         self.box = box
@@ -191,7 +192,7 @@ class _LevelWriter:
         self._held: list[np.ndarray] = []
 
     def next(self, planes: np.ndarray) -> np.ndarray | None:
-        """The layer that these planes complete, None if they complete none."""
+        """The layer that is complete with these planes, or None."""
         self._held.append(planes)
         self._left -= len(planes)
         if self._left and sum(map(len, self._held)) < self._depth:
@@ -201,7 +202,7 @@ class _LevelWriter:
 
 
 class _Statistics:
-    """What the record of a block says of its voxels."""
+    """Statistics of the voxels of a block for its record."""
 
     def __init__(self, plan: VolumePlan, block: Block) -> None:
         self._hash = ContentHash(plan.dtype, block.shape)
@@ -215,7 +216,7 @@ class _Statistics:
         """Count the next planes."""
         wide = np.float64 if self._dtype.kind == "f" else np.uint64
         for plane in layer:
-            # one plane after the other, so that it comes from memory once
+            # plane by plane, so that each is fetched from memory once
             self._hash.update(plane)
             low, high = plane.min().item(), plane.max().item()
             self._low = low if self._low is None else min(low, self._low)
@@ -230,7 +231,7 @@ class _Statistics:
         self._voxels += layer.size
 
     def to_json(self) -> dict[str, Any]:
-        """The record's part."""
+        """These statistics as part of the record."""
         result = {
             "xxh3": self._hash.hexdigest(),
             "voxels": self._voxels,
@@ -264,7 +265,7 @@ def write_block(
         One of ``plan.blocks()``.
     array : numpy.ndarray of the plan's type, shape ``block.shape``
     fingerprint : str
-        Of everything that the block was made of, see :mod:`terareg.storage.records`.
+        Of everything that the block was made from, see :mod:`terareg.storage.records`.
     clipped : Clipped
         Voxels that were clipped when ``array`` was made.
 
@@ -289,7 +290,7 @@ def write_block(
         record = writer.close()
     finally:
         writer.discard()
-    release_memory()  # of encoded chunks, which otherwise adds up from block to block
+    release_memory()  # memory of encoded chunks would otherwise accumulate from block to block
     return record
 
 
@@ -303,7 +304,7 @@ def write_blocks(
     fingerprint: str,
     workers: int = 1,
 ) -> dict:
-    """Make and write blocks on threads; those with a true record are skipped.
+    """Make and write blocks on threads; those with a valid record are skipped.
 
     Returns
     -------
@@ -336,10 +337,11 @@ def write_rows(
 ) -> dict:
     """As :func:`write_blocks`, for blocks that are cheaper to make together than one by one.
 
-    One row at a time grows layer by layer, its blocks on threads. ``make`` is called with those
-    blocks that have no true record. What it returns is called with the first plane of a layer and
-    the one after its last, and returns a function of a block and an array: this fills the array
-    with the voxels of the block in these planes, and returns what was clipped.
+    One row at a time is written layer by layer, its blocks on threads. ``make`` is called with the
+    blocks of the row that have no valid record. The function that it returns is called for each
+    layer, with its first plane and the one after its last, and returns a function of a block and an
+    array, which fills the array with the voxels of the block in these planes and returns what was
+    clipped.
     """
 
     def one(row: Sequence[Block]) -> list[dict]:
@@ -359,7 +361,7 @@ def _write_row(
     blocks: Sequence[Block],
     how: tuple[Callable[[Sequence[Block]], LayerMaker], str, int],
 ) -> list[dict]:
-    """Write blocks that have the same planes; return their records."""
+    """Write blocks with the same planes; return their records."""
     if not blocks:
         return []
     make, fingerprint, workers = how
@@ -390,7 +392,7 @@ def _write_row(
     finally:
         for writer in writers:
             writer.discard()
-        release_memory()  # of encoded chunks, which otherwise adds up from row to row
+        release_memory()  # memory of encoded chunks would otherwise accumulate from row to row
 
 
 def _summary(records: Sequence[Mapping], fingerprint: str) -> dict:
@@ -408,8 +410,8 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     Returns
     -------
     dict
-        The record: ``objects`` {key: bytes}, ``levels``, and a ``fingerprint`` of the blocks
-        that the levels were made of; work with the same fingerprint is skipped.
+        The record: ``objects`` {key: bytes}, ``levels``, and a ``fingerprint`` of the blocks that
+        the levels were made from; work with the same fingerprint is skipped.
 
     Raises
     ------
@@ -425,14 +427,11 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     store.delete(where)
     objects: dict[str, int] = {}
     for level in range(plan.block_levels, len(plan.levels)):
-        step = plan.step(level)
-        finer = plan.levels[level - 1].shape
 
-        def one(box: Block, level=level, step=step, finer=finer) -> dict[str, int]:
-            start = tuple(a * s for a, s in zip(box.start, step))
-            stop = tuple(min(b * s, n) for b, s, n in zip(box.stop, step, finer))
-            array = read_level(store, key, plan, level - 1, start, stop)
-            return write_box(store, key, plan, level, box, downsample(array, step, _mode(plan)))
+        def one(box: Block, level=level) -> dict[str, int]:
+            array = read_level(store, key, plan, level - 1, *plan.finer_box(level, box))
+            coarse = downsample(array, plan.step(level), plan.downsampling)
+            return write_box(store, key, plan, level, box, coarse)
 
         what = f"{plan.name}: shards of level {level}"
         for written in map_items(one, plan.levels[level].shards(), workers=workers, what=what):
@@ -444,7 +443,3 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     }
     write_record(store, where, record)
     return record
-
-
-def _mode(plan: VolumePlan) -> str:
-    return "mode" if plan.is_segmentation else "mean"

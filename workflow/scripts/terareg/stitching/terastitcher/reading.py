@@ -66,10 +66,10 @@ def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
     except (ParseError, UnicodeError, ValueError, LookupError) as error:
         raise StitchingError(f"{name} is not well-formed XML ({error}); export it again") from error
     with boundary(name, StitchingError, "export the project again"):
-        return _Reader(name).project(root)
+        return _ProjectReader(name).project(root)
 
 
-class _Reader:
+class _ProjectReader:
     """Turns elements into a project, with messages that name the file and the place."""
 
     def __init__(self, name: str) -> None:
