@@ -122,8 +122,11 @@ def states(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
+_NO_ARTEFACTS = ("logs/", "benchmarks/", "checksums/")
+
+
 def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) -> dict[str, str]:
-    """Digest of every artefact below a folder: no logs, no benchmarks, no wall clock.
+    """Digest of every artefact below a folder: no logs, benchmarks, checksums, no wall clock.
 
     ``without`` are beginnings of paths that are left out as well, ``facts`` the keys of JSON
     files that do not count.
@@ -131,7 +134,7 @@ def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) ->
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(("logs/", "benchmarks/", *without)):
+        if path.is_file() and not name.startswith((*_NO_ARTEFACTS, *without)):
             data = path.read_bytes()
             if path.suffix == ".json":
                 data = json_without(data, facts)

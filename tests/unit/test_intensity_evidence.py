@@ -84,9 +84,9 @@ def test_a_single_tile_keeps_a_flat_profile():
 
 
 def test_wanted_lines():
-    assert wanted_lines("auto", {"destriping": "columns"}) == "columns"
+    assert wanted_lines("auto", {"stripes": "columns"}) == "columns"
     assert wanted_lines("auto", {}) == "none"
-    assert wanted_lines("rows", {"destriping": "none"}) == "rows"
+    assert wanted_lines("rows", {"stripes": "none"}) == "rows"
 
 
 def test_files_of_a_channel_without_stripes(tmp_path):

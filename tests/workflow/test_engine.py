@@ -24,6 +24,7 @@ ENGINE = ROOT / "workflow/rules/engine.smk"
 USED = {
     "workflow.current_basedir": "the library is found beside the rules, also as a module",
     "workflow.storage_settings": "local paths are refused where jobs run on other machines",
+    "workflow.config_settings": "a key that a file has twice is noticed",
     "workflow.dryrun": "a dry run ends with the plan of its jobs",
     "workflow.output_settings": "no plan is printed where --quiet all is asked for",
     "workflow.dag": "the plan counts the jobs of this run and not of a whole one",
@@ -76,6 +77,13 @@ def test_remote_storage_is_known_by_its_prefix(workflow, prefix, monkeypatch):
     monkeypatch.setattr(workflow, "storage_settings", settings)
     assert workflow.globals["remote_prefix"]() == prefix, lost(
         "workflow.storage_settings", USED["workflow.storage_settings"]
+    )
+
+
+def test_the_files_of_the_configuration_are_known(workflow):
+    files = workflow.globals["config_files"]()
+    assert [path.name for path in files][-1:] == ["sample.yaml"], lost(
+        "workflow.config_settings", USED["workflow.config_settings"]
     )
 
 

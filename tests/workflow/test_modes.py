@@ -47,8 +47,8 @@ def temporary(finished, tmp_path_factory):
     """Tiles deleted when the volume is complete, which is written anew from them."""
     workspace = running.copy_of(finished, type(finished)(tmp_path_factory.mktemp("temporary")))
     running.configure(workspace, intensity__corrected_tiles="temporary")
-    files = ("results/demo/fused/ch0/complete.json", "results/demo/corrected/ch0/dropped.json")
-    run(workspace, *files, "-R", "init_volume")
+    dropped = [f"results/demo/corrected/{channel}/dropped.json" for channel in ("ch0", "ch1")]
+    run(workspace, "fused_volumes", *dropped, "-R", "init_volume")
     return workspace
 
 
@@ -74,7 +74,7 @@ def test_tiles_that_are_kept_give_the_bytes_of_tiles_that_are_not(finished, kept
 def test_temporary_tiles_give_the_same_bytes_and_are_gone(finished, temporary):
     assert running.voxels_of(temporary) == running.voxels_of(finished)
     left = [p.name for p in (temporary.folder / "results/demo/corrected").rglob("*") if p.is_file()]
-    assert left == ["dropped.json"]
+    assert left == ["dropped.json", "dropped.json"]
 
 
 def test_own_positions_replace_the_measurement(finished, placed):
