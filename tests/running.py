@@ -122,7 +122,7 @@ def states(folder: Path) -> dict[str, tuple[int, str]]:
     }
 
 
-_NO_ARTEFACTS = ("logs/", "benchmarks/", "checksums/")
+NO_ARTEFACTS = ("logs/", "benchmarks/", "checksums/")
 
 
 def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) -> dict[str, str]:
@@ -134,7 +134,7 @@ def artefacts(folder: Path, *without: str, facts: tuple[str, ...] = ("run",)) ->
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith((*_NO_ARTEFACTS, *without)):
+        if path.is_file() and not name.startswith((*NO_ARTEFACTS, *without)):
             data = path.read_bytes()
             if path.suffix == ".json":
                 data = json_without(data, facts)

@@ -163,7 +163,7 @@ def objects(client, bucket: str, prefix: str, facts: tuple[str, ...]) -> dict[st
     """Digest of every artefact below a prefix, as in :func:`running.artefacts`."""
     found = {}
     for key in keys(client, bucket, prefix):
-        if key.removeprefix(prefix).startswith(("logs/", "benchmarks/")):
+        if key.removeprefix(prefix).startswith(running.NO_ARTEFACTS):
             continue
         data = client.get_object(Bucket=bucket, Key=key)["Body"].read()
         if key.endswith(".json"):
