@@ -151,7 +151,8 @@ def voxels_of(workspace, sample: str = "demo") -> dict[str, str]:
 def in_store(name: str) -> bool:
     """Whether an artefact lies in the store, and not among the files that Snakemake tracks."""
     *folders, file = name.split("/")
-    return bool(set(VOLUMES) & set(folders)) or file in ("volume.json", "pyramid.json")
+    kept = {*VOLUMES, "line_gains"}
+    return bool(kept & set(folders)) or file in ("volume.json", "pyramid.json", "line_gains.json")
 
 
 def differing(one: dict[str, str], other: dict[str, str]) -> list[str]:
