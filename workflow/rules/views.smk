@@ -192,7 +192,7 @@ rule draw_bias_field:
 
 
 rule assess_registration:
-    """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
+    """Judge and draw a registration, for the whole brain and for each region."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         **registration_files(),
@@ -200,6 +200,13 @@ rule assess_registration:
         complete=of_sample(inputs.registration_volumes),
     output:
         verdicts=result("registration/{atlas}/verdicts.json"),
+        quality=result("registration/{atlas}/quality.tsv"),
+        map=report(
+            result("views/quality_{atlas}.png"),
+            caption="../report/quality.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "regions"},
+        ),
         overlay=report(
             result("views/overlay_{atlas}.png"),
             caption="../report/overlay.rst",
