@@ -267,6 +267,51 @@ rule assess_registration:
         "../scripts/assess_registration.py"
 
 
+rule draw_brain:
+    """Draw the borders of the regions at image resolution, and zooms of the worst regions."""
+    input:
+        labels=result("labels/{atlas}/complete.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
+        quality=result("registration/{atlas}/quality.tsv"),
+    output:
+        **{
+            axis: report(
+                result(f"views/borders_{axis}_{{atlas}}.jpg"),
+                caption="../report/borders.rst",
+                category="Registration",
+                labels={
+                    "sample": "{sample}",
+                    "atlas": "{atlas}",
+                    "figure": f"borders across {axis}",
+                },
+            )
+            for axis in "zyx"
+        },
+        worst=report(
+            result("views/worst_{atlas}.jpg"),
+            caption="../report/worst.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "worst regions"},
+        ),
+    log:
+        log_of("draw_brain/{atlas}"),
+    benchmark:
+        benchmark_of("draw_brain/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_brain")
+    resources:
+        mem_mb=memory("draw_brain"),
+        runtime=runtime("draw_brain"),
+    params:
+        code=code("draw_brain"),
+        record=record_of("draw_brain/{atlas}"),
+        store=setting("store"),
+        source=of_sample(inputs.registration_source),
+    script:
+        "../scripts/draw_brain.py"
+
+
 rule draw_regions:
     """Draw the volumes of the largest regions."""
     input:

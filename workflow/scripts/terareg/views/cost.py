@@ -42,6 +42,7 @@ RULES = {
         ),
         of_atlases(2.0, channels_registered),
     ),
+    "draw_brain": RuleCost("views", flat(400), for_each(atlases, 10.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
     "write_neuroglancer_state": RuleCost("views"),
