@@ -312,6 +312,41 @@ rule draw_brain:
         "../scripts/draw_brain.py"
 
 
+rule make_slices:
+    """Make one self-contained page to browse through slices of the registered sample."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        labels=result("labels/{atlas}/complete.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
+        posteriors=result("registration/{atlas}/posteriors.nrrd"),
+        basis=result("registration/{atlas}/contrast.json"),
+    output:
+        page=report(
+            result("views/slices_{atlas}.html"),
+            caption="../report/slices.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "slices"},
+        ),
+    log:
+        log_of("make_slices/{atlas}"),
+    benchmark:
+        benchmark_of("make_slices/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("make_slices")
+    resources:
+        mem_mb=memory("make_slices"),
+        runtime=runtime("make_slices"),
+    params:
+        code=code("make_slices"),
+        page=lambda wildcards: provenance.page("slices"),
+        record=record_of("make_slices/{atlas}"),
+        store=setting("store"),
+        source=of_sample(inputs.registration_source),
+    script:
+        "../scripts/make_slices.py"
+
+
 rule draw_regions:
     """Draw the volumes of the largest regions."""
     input:
@@ -429,7 +464,7 @@ rule make_report:
         runtime=runtime("make_report"),
     params:
         code=code("make_report"),
-        page=lambda wildcards: provenance.report_page(),
+        page=lambda wildcards: provenance.page("report"),
         record=record_of("make_report"),
         store=setting("store"),
         provenance=of_sample(provenance.provenance),

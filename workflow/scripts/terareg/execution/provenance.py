@@ -15,7 +15,7 @@ from terareg.execution.run import Run
 from terareg.execution.run_plan import make_plan
 from terareg.execution.sizing import sized
 
-_PAGE = Path(__file__).resolve().parents[1] / "views" / "report.html.j2"
+_VIEWS = Path(__file__).resolve().parents[1] / "views"
 
 
 def provenance(run: Run, sample: str) -> dict[str, Any]:
@@ -40,6 +40,6 @@ def planned_work(run: Run, sample: str) -> dict[str, Any]:
     }
 
 
-def report_page() -> str:
-    """Digest of the page template of reports."""
-    return hashlib.sha256(_PAGE.read_bytes()).hexdigest()[:16]
+def page(name: str) -> str:
+    """Digest of a page template ("report", "slices"), whose change makes the page again."""
+    return hashlib.sha256((_VIEWS / f"{name}.html.j2").read_bytes()).hexdigest()[:16]

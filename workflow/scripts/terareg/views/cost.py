@@ -29,6 +29,11 @@ def _drawn_stripes(sample: Sample) -> int:
     return sample.size.channels if known else 0
 
 
+def _browsed(sample: Sample, threads: int) -> float:
+    """The atlas, the maps of damage, and the voxels of the slice browser in several copies."""
+    return registered(lambda sample, name: 24, lambda sample, name: 5)(sample, threads) + 120
+
+
 RULES = {
     "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
@@ -43,6 +48,7 @@ RULES = {
         of_atlases(2.0, channels_registered),
     ),
     "draw_brain": RuleCost("views", flat(400), for_each(atlases, 10.0)),
+    "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
     "write_neuroglancer_state": RuleCost("views"),

@@ -11,6 +11,9 @@ from scipy import ndimage
 from terareg.core.frames import Frame
 from terareg.volumes.reader import Levels
 
+# planes of labels read at a time
+_SLAB = 32
+
 
 def plane_frame(
     frame: Frame,
@@ -119,3 +122,48 @@ def labelled_centre_um(labels: Levels, voxels: int = 200) -> np.ndarray:
             totals += z * weight, down, right
             count += weight
     return frame.to_um(totals / count) if count else frame.centre_um
+
+
+def spacing_for(frame: Frame, voxels: float) -> tuple[float, float, float]:
+    """Voxel size of a grid of at most about ``voxels``, as cubic and as fine as the volume allows.
+
+    Parameters
+    ----------
+    frame : Frame
+        Finest grid of the volume; no axis becomes finer than its own voxels.
+    voxels : float
+    """
+    low, high = min(frame.spacing_um), max(frame.extent_um)
+
+    def spacing(edge: float) -> list[float]:
+        return [max(edge, own) for own in frame.spacing_um]
+
+    def count(edge: float) -> float:
+        return float(np.prod([n / s for n, s in zip(frame.extent_um, spacing(edge))]))
+
+    for _ in range(60):
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if count(middle) > voxels else (low, middle)
+    z, y, x = spacing(float(high))
+    return z, y, x
+
+
+def labels_on(labels: Levels, frame: Frame) -> np.ndarray:
+    """Nearest label of every voxel of a grid, (z, y, x), 0 outside; read by a few planes a time."""
+    finest = labels.frame.spacing_um
+    level = labels.level_for([max(s, f) for s, f in zip(frame.spacing_um, finest)])
+    source = labels.level_frame(level)
+    near, inside = [], []
+    for a, line_um in enumerate(frame.axes_um()):
+        line = np.rint((line_um - source.origin_um[a]) / source.spacing_um[a]).astype(int)
+        inside.append((line >= 0) & (line < source.shape[a]))
+        near.append(np.clip(line, 0, source.shape[a] - 1))
+    found = np.zeros(frame.shape, labels.dtype)
+    for first in range(0, frame.shape[0], _SLAB):
+        part = slice(first, first + _SLAB)
+        start, stop = int(near[0][part][0]), int(near[0][part][-1]) + 1
+        slab = labels.read(level, (start, 0, 0), (stop, *source.shape[1:]))
+        found[part] = slab[np.ix_(near[0][part] - start, near[1], near[2])]
+    for a, keep in enumerate(inside):
+        np.moveaxis(found, a, 0)[~keep] = 0
+    return found
