@@ -468,6 +468,7 @@ rule make_report:
         record=record_of("make_report"),
         store=setting("store"),
         provenance=of_sample(provenance.provenance),
+        settings=of_sample(provenance.all_settings),
         work=of_sample(provenance.planned_work),
         thresholds=setting("report.thresholds"),
     script:

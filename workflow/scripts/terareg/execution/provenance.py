@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from terareg import __version__
+from terareg.execution.config import settings
 from terareg.execution.raw_data import raw_addresses
 from terareg.execution.rule_table import jobs_of_rules
 from terareg.execution.run import Run
@@ -28,6 +29,11 @@ def provenance(run: Run, sample: str) -> dict[str, Any]:
         "raw_data": raw_addresses(run, sample),
         "store": complete["store"],
     }
+
+
+def all_settings(run: Run, sample: str) -> dict[str, dict[str, Any]]:
+    """Every setting of a sample with its default, see :func:`terareg.execution.config.settings`."""
+    return settings(run.samples[sample])
 
 
 def planned_work(run: Run, sample: str) -> dict[str, Any]:

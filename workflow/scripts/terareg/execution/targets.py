@@ -126,7 +126,15 @@ def reported_files(run: Run, sample: str) -> Files:
         f"registration/{{atlas}}/{name}"
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
     ]
-    atlases += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
+    atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
+    atlases += [
+        "registration/{atlas}/quality.tsv",
+        "views/quality_{atlas}.png",
+        "views/worst_{atlas}.jpg",
+        "views/slices_{atlas}.html",
+        "regions/{atlas}.tsv",
+        "views/regions_{atlas}.png",
+    ]
     files = [run.path(sample, name) for name in names]
     for pattern in channels:
         files += run.of_channels(sample, pattern)

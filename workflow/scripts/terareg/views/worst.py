@@ -50,6 +50,15 @@ def zoom_title(number: int, row: Mapping[str, Any]) -> str:
     return f"{number}. {row['acronym']}, {row['hemisphere']}: {reason_text(row)}"
 
 
+def sentence(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A region of the first page: its name, its side, why it is there, and whether to look."""
+    return {
+        "name": f"{row['name']} ({row['acronym']}), {row['hemisphere']}",
+        "why": reason_text(row),
+        "look": needs_a_look(row),
+    }
+
+
 def zoom_um(row: Mapping[str, Any], frame: Frame) -> tuple[list[float], float]:
     """Centre (z, y, x) and half the width of the window that shows a region, micrometres."""
     place = [float(row[f"{axis}_um"]) for axis in "zyx"]

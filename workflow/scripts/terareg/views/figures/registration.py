@@ -258,8 +258,8 @@ def posterior_maps(
     title = "Does the sample match the atlas? Probabilities"
     for name in ("missing", "artefact"):
         for verdict in (v for v in verdicts if v.key == f"registration.{name}_percent"):
-            title += f"\n{verdict.text}: {verdict.value:.1f} %, {verdict.status}"
-    maps = {f"{n}\n{float(np.mean(p)):.1%}": p for n, p in posteriors.items()}
+            title += f"\n{verdict.text}: {verdict.value:.1f} %"
+    maps = posteriors
     first = 0 if sample is None else 1
     figure, axes = canvas.plane_rows(frame, ["sample"] * first + list(maps), title, bar=True)
     for axis in range(3):
