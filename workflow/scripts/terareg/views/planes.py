@@ -73,9 +73,7 @@ def read_plane(volume: Levels, plane: Frame) -> np.ndarray:
     index = [source.to_index(np.array(plane.origin_um))[a] for a in range(3)]
     lines = [
         first + np.arange(count) * step / own
-        for first, count, step, own in zip(
-            index, plane.shape, plane.spacing_um, source.spacing_um
-        )
+        for first, count, step, own in zip(index, plane.shape, plane.spacing_um, source.spacing_um)
     ]
     start = [max(0, min(int(np.floor(line[0])), n - 1)) for line, n in zip(lines, source.shape)]
     stop = [
@@ -114,8 +112,7 @@ def labelled_centre_um(labels: Levels, voxels: int = 200) -> np.ndarray:
     totals, count = np.zeros(3), 0
     for z in range(frame.shape[0]):
         plane = labels.read(level, (z, 0, 0), (z + 1, *frame.shape[1:]))[0] > 0
-        rows, columns = (np.flatnonzero(plane.any(1 - a)) for a in range(2))
-        if rows.size:
+        if plane.any():
             weight = int(plane.sum())
             down = float((plane.sum(1) * np.arange(plane.shape[0])).sum())
             right = float((plane.sum(0) * np.arange(plane.shape[1])).sum())

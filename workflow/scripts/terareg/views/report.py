@@ -172,6 +172,7 @@ def gather_report(
         For :func:`render_report`.
     """
     folder = Path(results)
+    stages: dict[str, dict[str, Any]]
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
               for key, title in STAGES}  # fmt: skip
     names = None
@@ -184,7 +185,8 @@ def gather_report(
         stage["figures"] = pictures.get(key, [])
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
-        verdict["shown"] = " ".join(p for p in (show(verdict["value"]), verdict["unit"]) if p)
+        words = [show(verdict["value"]), verdict["unit"]]
+        verdict["shown"] = "\u00a0".join(word for word in words if word)
     where = where_it_is_bad(own)
     for one in where:
         one["figures"] = [p for p in pictures.get("where", ()) if p["of"] == one["atlas"]]
@@ -321,7 +323,8 @@ def _methods(
     paths = results.glob("registration/*/summary.json")
     registered = {path.parent.name: read_json(path) for path in paths}
     values = {key: one["value"] for key, one in settings.items()}
-    return methods(values, registered, provenance.get("software") or {})
+    versions = {"terareg": str(provenance.get("terareg", ""))}
+    return methods(values, registered, versions | dict(provenance.get("software") or {}))
 
 
 def _files(folder: Path) -> list[dict]:

@@ -199,7 +199,13 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
     stage["tables"].append(facts_table("Placement", facts))
     refused = [
-        [link["a"], link["b"], PLACEMENT.get(link["state"], link["state"]), math.hypot(*link["residual_vox"]), link["reason"]]
+        [
+            link["a"],
+            link["b"],
+            PLACEMENT.get(link["state"], link["state"]),
+            math.hypot(*link["residual_vox"]),
+            link["reason"],
+        ]
         for link in links
         if link["state"] not in ("kept", "empty")
     ]
@@ -285,7 +291,7 @@ def where_it_is_bad(results: Results) -> list[dict]:
         most = max(_MOST_ROWS, min(suspicious, 2 * _MOST_ROWS))
         atlas = path.parent.name
         title = f"{atlas}: worst of {len(rows)} regions on one side"
-        table = rows_table(title, [*map(QUALITY.get, columns), "what"], cells[:most])
+        table = rows_table(title, [*(QUALITY[c] for c in columns), "what"], cells[:most])
         found.append(
             {
                 "atlas": atlas,

@@ -59,7 +59,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": "Look at the map of the tiles: are the shifts that were not used in one row or column?",
+        "advice": "Look at the map of the tiles: are the shifts that were not used in one row "
+        "or column?",
     },
     "stitching.loose_tiles": {
         "text": "Tiles with tissue whose place nothing measured",
@@ -148,15 +149,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 0.01,
         "fail": 0.0,
-        "advice": "The deformation does not explain the data better: check the initial pose.",
+        "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
     "registration.unexplained_percent": {
-        "text": "Share of the tissue in regions that differ from their prediction by more than noise",
+        "text": "Share of the tissue in regions that differ from the prediction by more than noise",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
         "fail": 40.0,
-        "advice": "Their names stand among the warnings: their borders are not to be trusted.",
+        "advice": "Do not trust the borders of the regions that section Registration names.",
     },
     "registration.worse_percent": {
         "text": "Share of the tissue in regions that fit better without the deformation",
@@ -164,8 +165,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 10.0,
         "fail": 40.0,
-        "advice": "Their names stand among the warnings: raise registration.regularisation, or "
-        "register another channel.",
+        "advice": "Raise registration.regularisation, or register another channel; section "
+        "Registration names the regions.",
     },
     "registration.matching_percent": {
         "text": "Share of the sample's tissue that the atlas explains",
@@ -173,7 +174,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 70.0,
         "fail": 30.0,
-        "advice": "Look at the map of missing tissue and artefacts.",
+        "advice": "Look at the map of missing tissue and artefacts, slice by slice if need be.",
     },
     "registration.missing_percent": {
         "text": "Share of the atlas's tissue that is missing in the sample",
@@ -181,7 +182,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 10.0,
         "fail": 50.0,
-        "advice": "Volumes of the regions there are of the atlas's shape, not of this brain's.",
+        "advice": "Look where it is missing: volumes of regions there are the atlas's, not this "
+        "brain's.",
     },
     "registration.artefact_percent": {
         "text": "Share of the atlas's tissue where the sample shows an artefact",

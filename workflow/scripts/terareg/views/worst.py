@@ -26,8 +26,8 @@ def reason_text(row: Mapping[str, Any]) -> str:
             return f"shrunk to {low:.2g} of its volume in one place"
         return f"stretched to {high:.2g} times its volume in one place"
     if reason == "fit":
-        return f"differs from the prediction by {float(row['fit_percent']):.0f} %"
-    return f"{float(row[f'{reason}_percent']):.0f} % {reason}"
+        return f"differs from the prediction by {float(row['fit_percent']):.0f}\u00a0%"
+    return f"{float(row[f'{reason}_percent']):.0f}\u00a0% {reason}"
 
 
 def needs_a_look(row: Mapping[str, Any]) -> bool:

@@ -38,9 +38,7 @@ class Zoom:
 
 
 @canvas.photo
-def borders(
-    image: np.ndarray, labels: np.ndarray, frame: Frame, limits: Sequence[float]
-) -> Figure:
+def borders(image: np.ndarray, labels: np.ndarray, frame: Frame, limits: Sequence[float]) -> Figure:
     """Draw the borders of the regions on one plane, a pixel for a pixel.
 
     Parameters

@@ -60,9 +60,7 @@ def photo(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     return _drawn(draw, _jpeg)
 
 
-def _drawn(
-    draw: Callable[P, Figure], encoded: Callable[[np.ndarray], bytes]
-) -> Callable[P, bytes]:
+def _drawn(draw: Callable[P, Figure], encoded: Callable[[np.ndarray], bytes]) -> Callable[P, bytes]:
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):

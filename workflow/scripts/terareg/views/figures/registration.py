@@ -298,15 +298,13 @@ def quality_map(
     for axis in range(3):
         axes[0, axis].set_title(canvas.view_name(frame, axis))
     for cells, (_, key, most, text) in zip(axes, _QUALITY):
-        found = {
-            (row["id"], row["hemisphere"]): row[key] for row in rows if row[key] is not None
-        }
+        found = {(row["id"], row["hemisphere"]): row[key] for row in rows if row[key] is not None}
         if key == "volume_ratio":
             found = {region: abs(np.log2(max(ratio, 1e-3))) for region, ratio in found.items()}
         for axis, cell in enumerate(cells):
-            parts = [canvas.plane(part, axis) for part in (labels, sides)]
-            image = _painted(*parts, found)
-            background = np.where(parts[0] > 0, np.nan, 0.0)
+            regions = canvas.plane(labels, axis)
+            image = _painted(regions, canvas.plane(sides, axis), found)
+            background = np.where(regions > 0, np.nan, 0.0)
             canvas.show_plane(cell, background, frame, axis, cmap=_OUTSIDE, vmin=0, vmax=1)
             drawn = canvas.show_plane(cell, image, frame, axis, cmap="YlOrRd", vmin=0, vmax=most)
         bar = figure.colorbar(drawn, ax=list(cells), fraction=0.03, pad=0.01, label=text)
