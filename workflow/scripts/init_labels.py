@@ -28,7 +28,8 @@ def main() -> None:
     init_volume(store, key, plan, {"precomputed": names}, replace=True)
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     folder = f"{key}/precomputed/segment_properties"
-    ids = [i for i in atlas.ids.tolist() if i]
+    # a top region without voxels of its own still has the mesh of the whole
+    ids = {i for i in atlas.ids.tolist() if i} | set(atlas.ontology.level(0))
     objects = write_segment_properties(store, folder, ids, atlas.ontology)
     record = {"plan": plan.to_json(), "source_level": level, "objects": objects}
     write_json(snakemake.output.plan, record)

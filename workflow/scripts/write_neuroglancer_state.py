@@ -35,11 +35,18 @@ def main() -> None:
                     visible=not suffix,
                 )
             )
-    for atlas, path in zip(settings.atlases, snakemake.input.labels):
+    labels = zip(settings.atlases, snakemake.input.labels, snakemake.input.meshes)
+    for number, (atlas, path, meshes) in enumerate(labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
         source = neuroglancer.Source(f"{sample}/labels/{atlas}", "precomputed", plan.frame)
-        layers.append(neuroglancer.segmentation_layer(atlas, source))
+        # the outline of the whole brain, of the first atlas
+        whole = read_json(meshes)["whole"] if number == 0 else None
+        shown = {} if whole is None else {whole: neuroglancer.OUTLINE_COLOUR}
+        layer = neuroglancer.segmentation_layer(atlas, source, segments=shown, colours=shown)
+        layers.append(layer)
+    letters = neuroglancer.letter_lines(frame)
+    layers.append(neuroglancer.line_layer("orientation", letters))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))
