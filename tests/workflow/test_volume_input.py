@@ -27,6 +27,7 @@ OF_VOLUMES = {
     "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
     "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
     "check_inputs", "write_neuroglancer_state", "assess_registration", "make_report",
+    "draw_brain", "make_slices",
 }  # fmt: skip
 
 

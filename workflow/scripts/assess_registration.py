@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.atlas.prepare import load_atlas
+from terareg.atlas.prepare import Atlas, load_atlas
+from terareg.core.frames import Frame
 from terareg.execution.job import run_job
 from terareg.regions.labels import region_block, regions_at
 from terareg.regions.quality import FitMaps, region_quality, volume_ratio_on
@@ -21,6 +22,14 @@ from terareg.views.figures import registration as draw
 from terareg.volumes.reader import Volume
 
 
+def labels_by_affine(path: str, atlas: Atlas, frame: Frame) -> np.ndarray:
+    """Region of every voxel of the sample by an affine alone."""
+    inverse = np.linalg.inv(read_affine(path))
+    grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
+    place = np.einsum("ij,j...->i...", inverse[:3, :3], grid) + inverse[:3, 3, None, None, None]
+    return regions_at(atlas, place)[0]
+
+
 def main() -> None:
     sample, name = snakemake.wildcards.sample, snakemake.wildcards.atlas
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
@@ -30,10 +39,7 @@ def main() -> None:
         volume = Volume(store, f"{sample}/{source}")
         channels[channel], frame = volume.resampled(transform.sample_frame, snakemake.threads)
     data = next(iter(channels.values()))
-    inverse = np.linalg.inv(read_affine(snakemake.input.initial))
-    grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))
-    initial = np.einsum("ij,j...->i...", inverse[:3, :3], grid) + inverse[:3, 3, None, None, None]
-    before, _ = regions_at(atlas, initial)
+    before = labels_by_affine(snakemake.input.initial, atlas, frame)
     after, sides = region_block(transform, atlas, frame)
     title = f"{sample}, {name}"
     pictures = snakemake.output

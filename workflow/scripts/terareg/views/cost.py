@@ -43,11 +43,11 @@ RULES = {
     "assess_registration": RuleCost(
         "registration",
         registered(
-            lambda sample, name: 35 + 25 * channels_registered(sample), lambda sample, name: 15
+            lambda sample, name: 110 + 25 * channels_registered(sample), lambda sample, name: 15
         ),
         of_atlases(2.0, channels_registered),
     ),
-    "draw_brain": RuleCost("views", flat(400), for_each(atlases, 10.0)),
+    "draw_brain": RuleCost("views", flat(700), for_each(atlases, 10.0)),
     "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
