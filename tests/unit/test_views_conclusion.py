@@ -39,7 +39,7 @@ def test_the_verdict_in_words(measured, status, title):
 
 def test_reasons_name_what_where_and_how_much_and_the_first_cause_comes_first():
     found = conclude(judged(DIM, BAD, TORN, NEAR, ("accuracy.mean_um", "mouse", 900.0)))
-    assert found["reasons"][0].endswith("whose measured shift was used: 20 %")
+    assert found["reasons"][0].endswith("whose measured displacement was used: 20 %")
     assert found["reasons"][1].endswith("(mouse): 10 %")
     assert "iducial" in found["reasons"][2]
     assert found["more"] == 2

@@ -51,7 +51,10 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
             {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
             {"assess_registration", "draw_brain", "make_report"},
         ),
-        ({"labels__mesh_resolution_um": 100}, {"mesh_labels", "write_neuroglancer_state", "make_report"}),
+        (
+            {"labels__mesh_resolution_um": 100},
+            {"mesh_labels", "write_neuroglancer_state", "make_report"},
+        ),
         ({"atlas_space__enabled": False}, {"make_report"}),
     ],
 )  # fmt: skip

@@ -291,7 +291,11 @@ rule draw_brain:
             result("views/worst_{atlas}.jpg"),
             caption="../report/worst.rst",
             category="Registration",
-            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "worst regions"},
+            labels={
+                "sample": "{sample}",
+                "atlas": "{atlas}",
+                "figure": "worst regions",
+            },
         ),
     log:
         log_of("draw_brain/{atlas}"),

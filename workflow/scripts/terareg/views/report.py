@@ -72,12 +72,12 @@ FIGURES = (
      "brightness of its lines. Streaks should fade, and anatomy stay."),
     (r"placement", "stitching",
      "Map of the tiles where they were placed; colour and dash of a link between two tiles tell "
-     "whether its measured shift was used."),
+     "whether its measured displacement was used."),
     (r"seams", "stitching",
      "Worst seams before and after the placement; one tile is magenta, the other "
      "green, so that a good fit is grey."),
     (r"loop_closure", "stitching",
-     "Contradiction among the shifts around every four tiles; zero is perfect."),
+     "Contradiction among the displacements around every four tiles; zero is perfect."),
     (r"fused_(?P<of>.+)", "fused",
      "Three middle planes of the volume with orientation letters and scale bar."),
     (r"corrected_volume_(?P<of>.+)", "bias",

@@ -190,7 +190,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         f"pairs of neighbours: {PLACEMENT.get(state, state)}": count
         for state, count in counts.items()
     }
-    facts["shift left between neighbours, median, worst (voxels)"] = median_worst(residuals)
+    facts["misfit left between neighbours, median, worst (voxels)"] = median_worst(residuals)
     facts["contradiction around four tiles, median, worst (voxels)"] = median_worst(loops)
     for state, count in counted(tile["state"] for tile in data["tiles"].values()):
         facts[f"tiles: {PLACEMENT.get(state, state)}"] = count
@@ -210,8 +210,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         if link["state"] not in ("kept", "empty")
     ]
     if refused:
-        columns = ("tile", "neighbour", "shift", "disagreement (voxels)", "reason")
-        title = "Neighbours whose measured shift was not used"
+        columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
+        title = "Neighbours whose measured displacement was not used"
         stage["tables"].append(rows_table(title, columns, refused))
 
 

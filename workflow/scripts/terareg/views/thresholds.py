@@ -54,12 +54,12 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "tissue that changed in between, or of a profile that needs more planes or an image.",
     },
     "stitching.kept_percent": {
-        "text": "Neighbouring tiles with tissue in their overlap whose measured shift was used",
+        "text": "Neighbours with tissue in their overlap whose measured displacement was used",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": "Look at the map of the tiles: are the shifts that were not used in one row "
+        "advice": "Look at the map of the tiles: are displacements that were not used in one row "
         "or column?",
     },
     "stitching.loose_tiles": {
@@ -71,7 +71,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "They lie where the stage should have moved them: look at their seams.",
     },
     "stitching.loop_closure_vox": {
-        "text": "Largest contradiction among the shifts around four tiles",
+        "text": "Largest contradiction among the displacements around four tiles",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
@@ -79,7 +79,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look at the worst seams; a stage that drifts needs a larger search radius.",
     },
     "stitching.residual_p95_vox": {
-        "text": "Shift left between neighbouring tiles, exceeded by one in twenty",
+        "text": "Misfit left between neighbouring tiles, exceeded by one in twenty",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.0,

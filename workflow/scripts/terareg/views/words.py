@@ -25,7 +25,7 @@ STRIPES: dict[str, Word] = {
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
 }
 PLACEMENT = {
-    "kept": "measured shift used",
+    "kept": "measured displacement used",
     "rejected": "contradicts the others, not used",
     "unused": "not measured well, not used",
     "empty": "no tissue in the overlap",
