@@ -51,7 +51,7 @@ def promised_files() -> list[str]:
     names += ["labels/phantom/meshes.json", "regions/phantom.tsv"]
     names += ["accuracy/phantom.tsv", "accuracy/phantom.json"]
     pictures = ("overlay", "prediction", "posteriors", "energy", "jacobian", "regions", "fiducials")
-    names += [f"views/{x}_phantom.png" for x in (*pictures, "quality")]
+    names += [f"views/{x}_phantom.png" for x in (*pictures, "quality", "first_look")]
     names += [f"views/{x}_phantom.jpg" for x in ("borders_z", "borders_y", "borders_x", "worst")]
     names += ["views/slices_phantom.html", "registration/phantom/quality.tsv"]
     return names + [f"views/{x}.png" for x in ("placement", "seams", "loop_closure")]

@@ -1,6 +1,40 @@
 # Pictures of every stage, the viewer's state, and the report.
 
 
+rule first_look:
+    """Draw raw tiles at the stage's positions beside the atlas, before anything long runs."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        acquisition=result("acquisition.json"),
+    output:
+        picture=report(
+            result("views/first_look_{atlas}.png"),
+            caption="../report/first_look.rst",
+            category="Input",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "first look"},
+        ),
+    log:
+        log_of("first_look/{atlas}"),
+    benchmark:
+        benchmark_of("first_look/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    # a wrong orientation is then seen before the statistics of the tiles are gathered
+    priority: 100
+    threads: threads_of("first_look")
+    resources:
+        mem_mb=memory("first_look"),
+        runtime=runtime("first_look"),
+    params:
+        code=code("first_look"),
+        record=record_of("first_look/{atlas}"),
+        channel=of_sample(inputs.pose_channel),
+        channels=of_sample(Run.channels_of),
+        raw_state=of_sample(raw_data.pose_raw_state),
+    script:
+        "../scripts/first_look.py"
+
+
 rule draw_flatfield:
     """Draw the flat-field of a channel and the mean tile before and after it."""
     input:

@@ -91,6 +91,11 @@ def alignment_raw_state(run: Run, sample: str) -> str:
     return raw_state(run, sample, run.alignment_channel(sample))
 
 
+def pose_raw_state(run: Run, sample: str) -> str:
+    """The same of the channel that finds the pose."""
+    return raw_state(run, sample, run.registration_channels(sample)[0])
+
+
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
     source = run.samples[sample]["input"]["path"]

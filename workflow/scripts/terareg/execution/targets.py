@@ -45,8 +45,16 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 
 def preview_files(run: Run, sample: str) -> Files:
-    """Pictures of the initial poses."""
-    return run.of_atlases(sample, "registration/{atlas}/preview.png")
+    """Raw tiles beside the atlas, and pictures of the initial poses."""
+    files = run.of_atlases(sample, "registration/{atlas}/preview.png")
+    return first_looks(run, sample) + files
+
+
+def first_looks(run: Run, sample: str) -> Files:
+    """Raw tiles beside every atlas; a volume has no tiles."""
+    if run.is_imported(sample):
+        return []
+    return run.of_atlases(sample, "views/first_look_{atlas}.png")
 
 
 def registration_files(run: Run, sample: str) -> Files:
@@ -143,4 +151,4 @@ def reported_files(run: Run, sample: str) -> Files:
         files += run.of_atlases(sample, pattern)
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
-    return files + scores(run, sample)
+    return files + first_looks(run, sample) + scores(run, sample)

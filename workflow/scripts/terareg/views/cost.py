@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from terareg.core.cost import (
+    Load,
     RuleCost,
+    atlas,
     atlases,
     atlases_given,
     channels,
@@ -34,7 +38,21 @@ def _browsed(sample: Sample, threads: int) -> float:
     return registered(lambda sample, name: 24, lambda sample, name: 5)(sample, threads) + 120
 
 
+def _looked_at(sample: Sample, threads: int) -> float:
+    """An atlas, and raw planes on every thread."""
+    return atlas(12)(sample, threads) + 8 * threads * sample.size.plane_mb
+
+
+def _first_look(sample: Sample) -> Load:
+    """A plane of every tile, and 64 planes of every tile of the middle row and column."""
+    size, n = sample.size, len(sample.atlases)
+    crossed = 64 * 2 * math.sqrt(size.tiles)
+    gb = 1e-3 * size.plane_mb * (size.tiles + crossed)
+    return Load(n, n * gb, cpu_s=n * (8.0 + 4.0 * gb))
+
+
 RULES = {
+    "first_look": RuleCost("views", _looked_at, _first_look, heavy=True, needs="tiles"),
     "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),

@@ -62,6 +62,9 @@ FIGURES = (
     (r"quality_(?P<of>.+)", "where",
      "Every region in the colour of its fit, of its missing share, of its artefacts, and of its "
      "change of volume."),
+    (r"first_look_(?P<of>.+)", "acquisition",
+     "First look: raw tiles where the stage put them, beside the atlas turned to the declared "
+     "orientation."),
     (r"flatfield_(?P<of>.+)", "intensity",
      "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
     (r"tile_means_(?P<of>.+)", "intensity",
