@@ -19,7 +19,6 @@ from pathlib import Path
 
 import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
@@ -147,10 +146,10 @@ def _packed(array: np.ndarray) -> str:
     return base64.b64encode(zlib.compress(np.ascontiguousarray(array).tobytes(), 9)).decode()
 
 
-def _embedded(data: Mapping) -> Markup:
+def _embedded(data: Mapping) -> str:
     """JSON that no text in it can end: it stands in an element that the browser does not run."""
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=True)
-    return Markup(text.replace("<", "\\u003c"))
+    return text.replace("<", "\\u003c")
 
 
 def _policy(text: str) -> str:
