@@ -391,7 +391,7 @@ def test_the_first_page_says_whether_why_and_what_next(results, picture):
     assert brain["suspicious"] == 1
     text = report.render_report(data)
     places = [text.index(words) for words in (
-        "Not usable as it is", "borders_z_allen", "What to do next", "Worst regions",
+        "Not usable as it is", "What to do next", "borders_z_allen", "Worst regions",
         "Where is it bad</h2>", 'id="checks"', 'id="acquisition"',
     )]  # fmt: skip
     assert places == sorted(places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,7 @@ def zooms(windows: Sequence[Zoom], limits: Sequence[float]) -> Figure:
     if not windows:
         return canvas.nothing("Worst regions", "no region was judged.")
     rows = -(-len(windows) // _COLUMNS)
-    figure = canvas.new_figure(10, 0.5 + 3.5 * rows, "Worst regions, outlined in light blue")
+    figure = canvas.new_figure(10, 0.5 + 3.8 * rows, "Worst regions, outlined in light blue")
     axes = canvas.axes_grid(figure, rows, _COLUMNS)
     for cell in axes.flat[len(windows) :]:
         cell.set_axis_off()
@@ -77,5 +78,5 @@ def zooms(windows: Sequence[Zoom], limits: Sequence[float]) -> Figure:
         drawn = canvas.outlined(window.image, window.labels, limits, window.region)
         axis = window.frame.shape.index(1)
         canvas.show_plane(cell, drawn, window.frame, axis)
-        cell.set_title(window.title, fontsize=9)
+        cell.set_title(textwrap.fill(window.title, 30), fontsize=11)
     return figure
