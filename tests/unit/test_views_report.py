@@ -456,6 +456,21 @@ def test_methods_name_the_version_and_can_be_copied(results):
     data = gather(results, settings=USUAL, provenance=origin)
     assert "terareg 9.8.7" in data["methods"]["text"] and "numpy 2.0" in data["methods"]["text"]
     assert "@article{tward," in report.render_report(data)
+    assert "Stripes" not in data["methods"]["text"]
+    gains = {"lines": "rows", "spread_percent": 3.0, "seam_percent": {"before": 9, "after": 1}}
+    write(results, "intensity/ch0/stripes.json", gains)
+    assert "Stripes" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
+
+
+def test_a_sample_without_atlas_shows_its_volume_first(tmp_path, picture):
+    write(tmp_path, "views/.keep", "")
+    for name in ("fused_ch0", "bias_ch0", "flatfield_ch0"):
+        (tmp_path / "views" / f"{name}.png").write_bytes(picture)
+    (brain,) = gather(tmp_path)["brains"]
+    assert [p["file"] for p in brain["zooms"]] == ["views/fused_ch0.png"]
+    text = report.render_report(gather(tmp_path))
+    assert text.index("views/fused_ch0.png") < text.index('id="checks"')
+    assert "Worst regions" not in text
 
 
 def test_volumes_are_links_where_a_browser_can_follow(results):

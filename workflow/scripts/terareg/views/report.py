@@ -283,6 +283,8 @@ def _brains(
     results: Results, pictures: Mapping[str, Sequence[dict]], where: Sequence[Mapping[str, Any]]
 ) -> list[dict]:
     """The first look at every atlas: planes with borders, worst regions, link to the slices."""
+    if not pictures.get("brain"):
+        return _unregistered(pictures)
     rows = {one["atlas"]: one["rows"] for one in where}
     suspicious = {one["atlas"]: one["suspicious"] for one in where}
     atlases = dict.fromkeys([p["of"] for p in pictures.get("brain", ())] + list(rows))
@@ -298,6 +300,14 @@ def _brains(
         }
         for atlas in atlases
     ]
+
+
+def _unregistered(pictures: Mapping[str, Sequence[dict]]) -> list[dict]:
+    """The first look at a sample without atlas: its volume, if there is one."""
+    volumes = list(pictures.get("bias", ())) + list(pictures.get("fused", ()))
+    shown = [p for p in volumes if re.match(r"views/(fused|corrected_volume)_", p["file"])][:1]
+    look = {"atlas": "", "planes": [], "zooms": shown, "worst": [], "suspicious": 0, "slices": ""}
+    return [look] if shown else []
 
 
 def _settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -326,6 +336,9 @@ def _methods(
     paths = results.glob("registration/*/summary.json")
     registered = {path.parent.name: read_json(path) for path in paths}
     values = {key: one["value"] for key, one in settings.items()}
+    # what was removed, where the run itself decided
+    lines = {read_json(path)["lines"] for path in results.glob("intensity/*/stripes.json")}
+    values["intensity.destriping"] = next(iter(lines & {"rows", "columns"}), "none")
     versions = {"terareg": str(provenance.get("terareg", ""))}
     return methods(values, registered, versions | dict(provenance.get("software") or {}))
 
