@@ -1,10 +1,11 @@
 """Fuse one batch of blocks of one channel."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.execution.job import run_job
+from terareg.stitching.channel_shift import load_shift
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
@@ -23,7 +24,12 @@ def main() -> None:
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
     places = load_placement(snakemake.input.placement).origins(settings.subpixel)
-    origins = fused_origins(places, planned["offset_vox"], settings)
+    by, matrix = (0.0, 0.0, 0.0), None
+    if snakemake.input.get("shift"):
+        by, matrix = load_shift(snakemake.input.shift).applied(acquisition.tile_shape)
+    origins = fused_origins(places, planned["offset_vox"], settings, by)
+    matrices = {} if matrix is None else dict.fromkeys(origins, matrix)
+    settings = replace(settings, subpixel=settings.subpixel or any(s % 1 for s in by))
     # the bytes are the same whether tiles were corrected earlier or are corrected on the fly
     state = fingerprint(
         snakemake.params.code,
@@ -31,6 +37,7 @@ def main() -> None:
         snakemake.params.fusion,
         planned,
         origins,
+        matrix if matrix is None else matrix.tolist(),
         open_shading(snakemake.input, place).state,
         acquisition.missing_planes,
     )
@@ -40,7 +47,7 @@ def main() -> None:
         f"{sample}/fused/{channel}",
         plan,
         rows_of(blocks, snakemake.params.row_blocks),
-        lambda row: RowFusion(source, origins, plan, row, settings),
+        lambda row: RowFusion(source, origins, plan, row, settings, matrices),
         fingerprint=state,
         workers=snakemake.threads,
     )

@@ -399,6 +399,32 @@ def _check_resolutions(config: dict[str, Any]) -> None:
             )
 
 
+def _check_channel_shift(config: dict[str, Any]) -> None:
+    """A shift must be given of every channel but the alignment channel, or of none."""
+    stitching = config["stitching"]
+    given, mode = stitching["channel_shift_um"], stitching["channel_shift"]
+    aligned, channels = aligned_channel(config), config["input"]["channels"]
+    if bool(given) != (mode == "given") and (given or len(channels) > 1):
+        raise ConfigError(
+            f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
+            f"stitching.channel_shift: {mode}; give a shift of every channel together with "
+            "channel_shift: given, or neither"
+        )
+    for name in given:
+        if name not in channels or name == aligned:
+            raise ConfigError(
+                f"stitching.channel_shift_um: {name!r} is not among the channels besides "
+                f"{aligned}, whose tiles are compared "
+                f"({', '.join(c for c in channels if c != aligned) or 'there are none'})"
+            )
+    missing = [c for c in channels if c != aligned and c not in given] if given else []
+    if missing:
+        raise ConfigError(
+            f"stitching.channel_shift_um: no shift of channel {missing[0]!r} is given; give that "
+            "of every channel, [0, 0, 0] for one that is not shifted"
+        )
+
+
 def _check_options(config: dict[str, Any]) -> None:
     """Check combinations of options that stages need, before their jobs run."""
     search = config["stitching"]["displacement"]["search_um"]
@@ -407,6 +433,7 @@ def _check_options(config: dict[str, Any]) -> None:
             f"stitching.displacement.search_um: {search} leaves nothing to search; give how far "
             "(z, y, x) tiles may lie from their nominal places, for example [40, 60, 60]"
         )
+    _check_channel_shift(config)
     priors = config["registration"]["priors"]
     if abs(sum(priors) - 1) > 1e-6:
         raise ConfigError(

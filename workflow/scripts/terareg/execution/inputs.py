@@ -159,6 +159,33 @@ def alignment_tiles(run: Run, sample: str) -> dict[str, Any]:
     return tile_files(run, sample, run.alignment_channel(sample))
 
 
+def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Files needed to compare a channel's tiles with those of the alignment channel.
+
+    Both are read from the raw planes, of which few are needed, also where corrected tiles are kept:
+    these may be deleted meanwhile.
+    """
+    if run.option(sample, "stitching.channel_shift") == "given":
+        return {}
+    against = shading_files(run, sample, run.alignment_channel(sample))
+    return shading_files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
+
+
+def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
+    """The user's own shift of a channel, micrometres (z, y, x), if it is given."""
+    if run.option(sample, "stitching.channel_shift") != "given":
+        return None
+    shift: list[float] = run.option(sample, "stitching.channel_shift_um")[channel]
+    return shift
+
+
+def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Where a channel lies beside the alignment channel; nothing for that one itself."""
+    if channel not in run.shifted_channels(sample):
+        return {}
+    return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
+
+
 def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
     """Files needed to read tiles whose positions are not known yet: a first flat-field."""
     folder = run.path(sample, f"intensity/{run.alignment_channel(sample)}/nominal")

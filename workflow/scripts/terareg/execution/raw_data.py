@@ -91,6 +91,11 @@ def alignment_raw_state(run: Run, sample: str) -> str:
     return raw_state(run, sample, run.alignment_channel(sample))
 
 
+def compared_raw_state(run: Run, sample: str, channel: str) -> list[str]:
+    """The same of a channel and the alignment channel, which are compared."""
+    return [raw_state(run, sample, channel), alignment_raw_state(run, sample)]
+
+
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
     source = run.samples[sample]["input"]["path"]

@@ -131,6 +131,12 @@ class Run:
         """The channel whose tiles are compared; the others take over its placement."""
         return aligned_channel(self.samples[sample])
 
+    def shifted_channels(self, sample: str) -> list[str]:
+        """The channels whose shift against the alignment channel is measured or given."""
+        if self.is_imported(sample) or self.option(sample, "stitching.channel_shift") == "none":
+            return []
+        return [c for c in self.channels_of(sample) if c != self.alignment_channel(sample)]
+
     def registration_channels(self, sample: str) -> list[str]:
         """The channels that are registered together; the first finds the pose."""
         return registered_channels(self.samples[sample])

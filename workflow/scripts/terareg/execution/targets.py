@@ -28,7 +28,8 @@ def stitching_files(run: Run, sample: str) -> Files:
     """Placement of the tiles, TeraStitcher's and Render's files."""
     if run.is_imported(sample):
         return []
-    names = ("xml_merging.xml", "placement.json", "render/tilespecs.json.gz")
+    names = ["xml_merging.xml", "placement.json", "render/tilespecs.json.gz"]
+    names += [f"channels/{channel}.json" for channel in run.shifted_channels(sample)]
     return [run.path(sample, f"stitching/{name}") for name in names]
 
 
@@ -113,6 +114,7 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/placement.png",
             "views/seams.png",
             "views/loop_closure.png",
+            *(f"stitching/channels/{channel}.json" for channel in run.shifted_channels(sample)),
         ]
     if run.measured_volume(sample) == "corrected_volume":
         channels += [

@@ -65,6 +65,7 @@ def gather_stages(
     _acquisition(results, stages["acquisition"], measured)
     _intensity(results, stages["intensity"], measured)
     _stitching(results, stages["stitching"], measured)
+    _channels(results, stages["stitching"], measured)
     _volumes(results, "fused", stages["fused"], measured)
     _bias(results, stages["bias"])
     _volumes(results, "corrected_volume", stages["bias"], measured)
@@ -188,6 +189,31 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     if refused:
         columns = ("tile", "neighbour", "state", "residual (voxel)", "reason")
         stage["tables"].append(rows_table("Links that were not used", columns, refused))
+
+
+def _channels(results: Results, stage: dict, measured: list) -> None:
+    rows = []
+    for path in results.glob("stitching/channels/*.json"):
+        data = read_json(path)
+        channel = data["channel"]
+        stage["warnings"] += data["warnings"]
+        found = data["state"] != "not measured"
+        if found:
+            size = max(map(abs, data["shift_vox"]))
+            measured.append(("stitching.channel_shift_vox", channel, size))
+        if data["state"] == "measured":
+            measured.append(("stitching.channel_left_vox", channel, 2 * max(data["sigma_vox"])))
+        rows.append([
+            channel, data["against"], data["state"], data["shift_vox"] if found else None,
+            data["sigma_vox"] if data["state"] == "measured" else None,
+            data["bend_vox"], f"{data['agree']} of {data['of']}" if data["of"] else None,
+        ])  # fmt: skip
+    if rows:
+        columns = (
+            "channel", "against", "shift is", "z, y, x (voxel)", "standard error (voxel)",
+            "change within the tile (voxel)", "patches that agree",
+        )  # fmt: skip
+        stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
 
 
 def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:

@@ -85,6 +85,24 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 3.0,
         "advice": "Tiles may be warped or tilted; look at the worst seams.",
     },
+    "stitching.channel_shift_vox": {
+        "text": "Shift of a channel against the alignment channel, corrected in fusion",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 20.0,
+        "fail": None,
+        "advice": "So much is seldom chromatic: look whether the cameras are aligned, and at both "
+        "channels together in the viewer.",
+    },
+    "stitching.channel_left_vox": {
+        "text": "Shift of a channel that may be left in its volume (two standard errors)",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 2.0,
+        "advice": "The channels share little structure: compare them in the viewer, or give the "
+        "shift of beads (stitching.channel_shift_um).",
+    },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
         "unit": "%",
