@@ -82,6 +82,26 @@ def changed(path, value):
             {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
             "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
         ),
+        (
+            "stitching",
+            {"channel_shift": "given"},
+            "nothing does not go with stitching.channel_shift: given",
+        ),
+        (
+            "stitching.channel_shift_um",
+            {"signal": [1, 2, 3]},
+            "does not go with stitching.channel_shift: measure; give a shift of every channel",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given", "channel_shift_um": {"auto": [1, 2, 3]}},
+            "'auto' is not among the channels besides auto, whose tiles are compared (signal)",
+        ),
+        (
+            "stitching",
+            {"channel": "signal", "channel_shift": "given", "channel_shift_um": {"auto": [1, 2]}},
+            "stitching.channel_shift_um.auto",
+        ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
         (

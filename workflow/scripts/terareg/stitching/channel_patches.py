@@ -69,9 +69,9 @@ class ChannelPatch:
     def cut(self, lag: np.ndarray, radius: np.ndarray, sign: int) -> Cut | None:
         """Voxels that overlap at a displacement and its surroundings, as float32."""
         spans_a, spans_b = [], []
-        for n, m, l, r in zip(self.a.shape, self.b.shape, lag - self.start, radius):
-            spans_a.append((max(0, l - r), min(n, m + l + r)))
-            spans_b.append((max(0, -l - r), min(m, n - l + r)))
+        for n, m, by, r in zip(self.a.shape, self.b.shape, lag - self.start, radius):
+            spans_a.append((max(0, by - r), min(n, m + by + r)))
+            spans_b.append((max(0, -by - r), min(m, n - by + r)))
         if any(high - low < 1 for low, high in spans_a + spans_b):
             return None
         a, b = (
@@ -103,7 +103,9 @@ def find_places(reference: TileReader, channel: TileReader, workers: int = 1) ->
         chosen = np.linspace(0, len(names) - 1, MOST_TILES).round().astype(int)
         names = [names[i] for i in chosen]
     planes = min(PLANES, depth)
-    starts = sorted({min(depth - planes, max(0, round(f * depth - planes / 2))) for f in DEPTHS})
+    number = max(1, min(DEPTHS, depth // planes))  # places do not share planes
+    middles = (np.arange(number) + 0.5) * depth / number
+    starts = [round(middle - planes / 2) for middle in middles]
     bins = (1, *[max(1, min(size) // _LOOKED_AT_PX)] * 2)
 
     def look(place: Place) -> float:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 MOST_TILES = 24  # looked at for structure, one plane at each of the depths
-DEPTHS = (0.25, 0.5, 0.75)  # of the stack
+DEPTHS = 3  # of the stack that are looked at, fewer in thin stacks
 MOST_PLACES = 10  # a tile at a depth, with structure in both channels, that are compared
 PLANES = 24  # compared at each place
 FIELD = 3  # patches along each side of the field of view

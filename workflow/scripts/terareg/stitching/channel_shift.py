@@ -153,7 +153,7 @@ class ChannelShift:
 def given_shift(
     names: tuple[str, str], shift_um: Sequence[float], spacing_um: Sequence[float]
 ) -> ChannelShift:
-    """The user's own shift, micrometres (z, y, x); ``names`` as in :func:`measure_channel_shift`."""
+    """The user's own shift, micrometres (z, y, x); names as in :func:`measure_channel_shift`."""
     shift = _rounded(float(s) / p for s, p in zip(shift_um, spacing_um))
     return ChannelShift(names[1], names[0], "given", shift_vox=shift)
 

@@ -70,8 +70,8 @@ def _measure_channel_shift(sample: Sample) -> Load:
     if sample.option("stitching.channel_shift") == "given":
         return Load(count, cpu_s=count)
     size, (deep, _) = sample.size, _channel_search(sample)
-    looked_at = 2 * min(size.tiles, MOST_TILES) * len(DEPTHS)
-    compared = min(MOST_PLACES, size.tiles * len(DEPTHS)) * (min(PLANES, size.tile_shape[0]) + deep)
+    looked_at = 2 * min(size.tiles, MOST_TILES) * DEPTHS
+    compared = min(MOST_PLACES, size.tiles * DEPTHS) * (min(PLANES, size.tile_shape[0]) + deep)
     read = count * (looked_at + compared) * size.plane_mb / 1e3
     return Load(count, read, cpu_s=count * 60 + 2 * read)
 

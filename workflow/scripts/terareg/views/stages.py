@@ -209,6 +209,8 @@ def _channels(results: Results, stage: dict, measured: list) -> None:
             data["bend_vox"], f"{data['agree']} of {data['of']}" if data["of"] else None,
         ])  # fmt: skip
     if rows:
+        unmeasured = sum(row[2] == "not measured" for row in rows)
+        measured.append(("stitching.channels_unmeasured", "", unmeasured))
         columns = (
             "channel", "against", "shift is", "z, y, x (voxel)", "standard error (voxel)",
             "change within the tile (voxel)", "patches that agree",

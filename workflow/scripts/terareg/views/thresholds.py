@@ -94,6 +94,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "So much is seldom chromatic: look whether the cameras are aligned, and at both "
         "channels together in the viewer.",
     },
+    "stitching.channels_unmeasured": {
+        "text": "Channels whose shift against the alignment channel could not be measured",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "They are fused where the alignment channel lies: compare them in the viewer, or "
+        "give the shift (stitching.channel_shift_um).",
+    },
     "stitching.channel_left_vox": {
         "text": "Shift of a channel that may be left in its volume (two standard errors)",
         "unit": "voxel",

@@ -155,7 +155,8 @@ def fuse_job_mb(
 
 def _fusion(sample: Sample, threads: int) -> float:
     size = sample.size
-    # if tiles are interpolated, float32 copies of them are held as well
+    # if tiles are interpolated, float32 copies of them are held as well; a job does not know
+    # beforehand whether its channel is shifted
     shifted = size.channels > 1 and sample.option("stitching.channel_shift") != "none"
     width = size.tile_shape[2] * (3 if sample.option("fusion.subpixel") or shifted else 1)
     row = row_blocks(sample)
