@@ -163,6 +163,39 @@ def test_binned_search_agrees_with_unbinned():
         assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1, binning
 
 
+def leaning_pair(lean, shape=(60, 72, 72), step=54.0):
+    """Two tiles, of which the second leans by ``lean`` (z, y, x) from its first plane to its last;
+    in its middle it lies at the nominal place."""
+    size = np.array(shape) + [24, 40, 90]
+    canvas = ndimage.spline_filter(texture(tuple(size), 6), order=3, mode="grid-wrap")
+    matrix = np.eye(3)
+    matrix[:, 0] += np.array(lean) / (shape[0] - 1)
+    first = np.array([10.0, 18.0, 14.0])
+    start = first + [0, 0, step] - np.array(lean) / 2
+    second = ndimage.affine_transform(
+        canvas, matrix, start, shape, order=3, prefilter=False, mode="grid-wrap"
+    )
+    return {
+        "0,0": camera(ndimage.affine_transform(canvas, np.eye(3), first, shape, order=3,
+                                               prefilter=False, mode="grid-wrap"), 1),
+        "0,1": camera(second, 2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("lean", [(0.0, 0.0, 0.0), (0.0, 6.0, -1.0), (0.0, -13.0, 4.0)])
+def test_a_tile_that_leans_is_measured_over_all_its_depth(lean):
+    """Windows far from the displacement on which the others agree hold the trend."""
+    settings = replace(SMALL, windows=5, window_planes=12, search_um=(16.0, 20.0, 16.0))
+    tiles = leaning_pair(lean)
+    result = measure(tiles, ("0,0", "0,1"), "EAST", settings, step=54.0, shape=(60, 72, 72))
+    assert result.status == "ok" and result.agree == 5
+    error = np.abs(np.subtract(result.lean_vox, lean))
+    assert np.all(error < 3 * np.array(result.lean_sigma_vox)) and error.max() < 0.6
+    assert max(result.lean_sigma_vox) < 0.4
+    assert np.abs(np.subtract(result.displ_vox, [0, 0, 54])).max() < 0.25
+    assert any(abs(v) > 4 * s for v, s in zip(result.lean_vox, result.lean_sigma_vox)) == any(lean)
+
+
 def test_reads_only_windows_and_counts_bytes():
     images, names, _ = pair_of(np.zeros(3), shape=(160, 64, 64), step=48.0)
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}

@@ -192,6 +192,7 @@ rule place_tiles:
         code=code("place_tiles"),
         record=record_of("place_tiles"),
         settings=setting("stitching.placement"),
+        model=setting("stitching.model"),
     script:
         "../scripts/place_tiles.py"
 

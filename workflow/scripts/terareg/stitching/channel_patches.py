@@ -160,7 +160,7 @@ def read_patches(
     def read(place: Place) -> list[ChannelPatch]:
         z = (place.z, min(shape[0], place.z + PLANES))
         wide = (max(0, z[0] - search[0]), min(shape[0], z[1] + search[0]))
-        patches = []
+        patches: list[ChannelPatch] = []
         for y in _spans(shape[1], bins):
             rows = _grown(y, shape[1], search[1], bins)
             around = _grown(rows, shape[1], REACH[1], 1)
@@ -172,7 +172,9 @@ def read_patches(
                 b, seen_b = _prepared(band_b, around[0], (rows, columns), shape)
                 start = np.array([z[0] - wide[0], y[0] - rows[0], x[0] - columns[0]])
                 trim = min(_END, max(0, (z[1] - z[0] - 8) // 2))
-                centre = tuple((low + high - 1) / 2 for low, high in (z, y, x))
+                centre: tuple[float, float, float] = tuple(
+                    (low + high - 1) / 2 for low, high in (z, y, x)
+                )
                 a = a[trim : a.shape[0] - trim]
                 start[0] += trim
                 patches.append(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ from terareg.stitching.consensus import find_consensus
 from terareg.stitching.correlation import best_peak, correlate, subvoxel
 from terareg.stitching.least_squares import Cut, fit
 from terareg.stitching.pairs import WindowResult, as_tuples
+from terareg.stitching.placement import Placement
 from terareg.stitching.trends import Trend, robust_fit
 from terareg.storage.records import read_json, write_json
 
@@ -173,6 +174,48 @@ def load_shift(path) -> ChannelShift:
             f"{path} is no shift of a channel ({type(error).__name__}: {error}); delete it and run "
             "measure_channel_shift again"
         ) from error
+
+
+def channel_poses(
+    origins: Mapping[str, Sequence[float]],
+    placement: Placement,
+    shift: ChannelShift | None,
+    tile_shape: Sequence[int],
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, np.ndarray]]:
+    """Where fusion finds the tiles of a channel.
+
+    Parameters
+    ----------
+    origins : mapping
+        Origins (z, y, x) of the alignment channel's tiles in the volume, voxels.
+    placement : Placement
+        Says which tiles lean.
+    shift : ChannelShift or None
+        None for the alignment channel.
+    tile_shape : sequence of int
+
+    Returns
+    -------
+    origins, matrices : dict
+        Voxel v of the volume shows the channel's tile at index ``matrix @ (v - origin)``; tiles
+        without a matrix are only moved.
+    """
+    moved, bent = (_ZERO, None) if shift is None else shift.applied(tile_shape)
+    leaning = placement.matrices(tile_shape[0])
+    places: dict[str, tuple[float, float, float]] = {}
+    matrices: dict[str, np.ndarray] = {}
+    for name, origin in origins.items():
+        if name not in leaning and bent is None:
+            places[name] = tuple(float(o) + by for o, by in zip(origin, moved))
+            continue
+        lean = leaning.get(name, np.eye(3))
+        middle = np.array([half_extent(tile_shape)[0], 0, 0])
+        # index in the alignment channel's tile: lean @ (v - start), which is that in the channel's
+        # plus what it is moved by
+        start = np.array(origin, float) + middle - np.linalg.solve(lean, middle)
+        places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
+        matrices[name] = lean if bent is None else bent @ lean
+    return places, matrices
 
 
 def measure_channel_shift(

@@ -172,6 +172,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
         ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
+        ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
+        ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
     facts: dict[str, Any] = {f"links {state}": count for state, count in counts.items()}

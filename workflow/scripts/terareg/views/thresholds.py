@@ -85,6 +85,25 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 3.0,
         "advice": "Tiles may be warped or tilted; look at the worst seams.",
     },
+    "stitching.lean_left_vox": {
+        "text": "Displacement of neighbours that changes over the stack and is not corrected",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 1.5,
+        "fail": 5.0,
+        "advice": "Tiles lean or change size with depth; the warnings of section Stitching name "
+        "them. stitching.model: auto corrects a lean; look at the seams of the first and last "
+        "planes.",
+    },
+    "stitching.leaning_tiles": {
+        "text": "Tiles that lean",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Look whether stage and camera are square to each other; their names and figures "
+        "stand in section Stitching.",
+    },
     "stitching.channel_shift_vox": {
         "text": "Shift of a channel against the alignment channel, corrected in fusion",
         "unit": "voxel",

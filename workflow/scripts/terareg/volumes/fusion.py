@@ -110,20 +110,12 @@ def fused_frame(
 
 
 def fused_origins(
-    origins: Mapping[str, Sequence[float]],
-    offset_vox: Sequence[int],
-    settings: FusionSettings,
-    shift_vox: Sequence[float] = (0.0, 0.0, 0.0),
+    origins: Mapping[str, Sequence[float]], offset_vox: Sequence[int], settings: FusionSettings
 ) -> dict[str, Origin]:
-    """Placements relative to the fused volume; whole voxels unless ``settings.subpixel``.
-
-    ``shift_vox`` (z, y, x), that of the channel, is added to all of them and not rounded. If it is
-    no whole number, fusion needs ``settings.subpixel``.
-    """
+    """Placements relative to the fused volume; whole voxels unless ``settings.subpixel``."""
     return {
         name: tuple(
-            (float(o) if settings.subpixel else _nearest(o)) - a + s
-            for o, a, s in zip(origin, offset_vox, shift_vox)
+            (float(o) if settings.subpixel else _nearest(o)) - a for o, a in zip(origin, offset_vox)
         )
         for name, origin in origins.items()
     }
