@@ -31,6 +31,7 @@ THROUGH = {
     "registration.cost": ("execution_rule_table", "a part of the table of rules"),
     "registration.result": ("registration_emlddmm", "what a registration returns"),
     "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
+    "stitching.channel_sampling": ("stitching_channel_shift", "how much of the tiles is compared"),
     "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),
     "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
     "stitching.overview": ("stitching_steps", "one number, of what the steps read"),
