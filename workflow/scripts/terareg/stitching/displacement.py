@@ -24,6 +24,7 @@ from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
 from terareg.stitching.consensus import Consensus, find_consensus, find_line
 from terareg.stitching.correlation import MIN_OVERLAP, best_peak, correlate
+from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
 from terareg.stitching.leans import lean_of_windows
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, WindowResult
@@ -56,6 +57,9 @@ def measure_pair(
     binned in y and x. Patches at full resolution around the displacement on which the windows agree
     refine it to a fraction of a voxel, by correlation and then by least squares, in which voxels
     with signal have more weight.
+
+    Where windows with structure do not agree, the search goes on along z: sparse planes of the
+    whole stack, strongly binned, say where to look.
 
     With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
     whole voxels; for each axis the most reliable sub-volume is taken.
@@ -114,6 +118,15 @@ def measure_pair(
         if result.status != "disagree" or settings.widen == 1:
             break
     assert result is not None
+    if result.status == "disagree" and settings.widen > 1:
+        counted = pair.bytes
+        place = find_depth(pair, binning_of(pair, settings), settings.dark)
+        result = replace(result, bytes=result.bytes + pair.bytes - counted)
+        if place is not None and abs(place[0] - pair.centre[0]) > pair.search[0]:
+            near = Strips(source, shape, pair.names, direction, place, pair.search)
+            attempt = _measure(near, settings)
+            read = result.bytes + attempt.bytes
+            result = replace(attempt if attempt.status == "ok" else result, bytes=read)
     return result
 
 
