@@ -28,9 +28,14 @@ def stitching_files(run: Run, sample: str) -> Files:
     """Placement of the tiles, TeraStitcher's and Render's files."""
     if run.is_imported(sample):
         return []
-    names = ["xml_merging.xml", "placement.json", "render/tilespecs.json.gz"]
-    names += [f"channels/{channel}.json" for channel in run.shifted_channels(sample)]
+    names = ("xml_merging.xml", "placement.json", "render/tilespecs.json.gz")
     return [run.path(sample, f"stitching/{name}") for name in names]
+
+
+def channel_shift_files(run: Run, sample: str) -> Files:
+    """Shifts of the other channels against the alignment channel."""
+    channels = run.shifted_channels(sample)
+    return [run.path(sample, f"stitching/channels/{channel}.json") for channel in channels]
 
 
 def fused_files(run: Run, sample: str) -> Files:
@@ -80,7 +85,8 @@ def region_files(run: Run, sample: str) -> Files:
 
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
-    files = stitching_files(run, sample) + fused_files(run, sample)
+    files = stitching_files(run, sample) + channel_shift_files(run, sample)
+    files += fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
@@ -115,7 +121,6 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/placement.png",
             "views/seams.png",
             "views/loop_closure.png",
-            *(f"stitching/channels/{channel}.json" for channel in run.shifted_channels(sample)),
         ]
     if run.measured_volume(sample) == "corrected_volume":
         channels += [
@@ -130,7 +135,7 @@ def reported_files(run: Run, sample: str) -> Files:
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
     ]
     atlases += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
-    files = [run.path(sample, name) for name in names]
+    files = [run.path(sample, name) for name in names] + channel_shift_files(run, sample)
     for pattern in channels:
         files += run.of_channels(sample, pattern)
     for pattern in atlases:

@@ -135,10 +135,6 @@ class ChannelShift:
         whole = np.abs(self.shift_vox - nearest) <= limits
         return _rounded(np.where(whole, nearest, self.shift_vox)), None
 
-    def left_vox(self) -> float:
-        """Shift that may be left in the fused volume: two standard errors of a measured one."""
-        return 2 * max(self.sigma_vox)
-
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
         return asdict(self)

@@ -36,14 +36,18 @@ class Lean:
         """Whether it differs from 0 along any axis."""
         return any(abs(v) > CLEAR * s for v, s in zip(self.vox, self.sigma_vox))
 
+    def told(self) -> Lean:
+        """The lean along the axes on which it is clear and large enough to matter, else 0."""
+        vox: tuple[float, float, float] = tuple(
+            v if abs(v) > max(CLEAR * s, _LEAST_VOX) else 0.0
+            for v, s in zip(self.vox, self.sigma_vox)
+        )
+        return Lean(vox, self.sigma_vox)
+
     def words(self) -> str:
-        """The axes on which it is clear, as text."""
-        told = [
-            f"{axis} {v:+.1f} +- {s:.1g}"
-            for axis, v, s in zip("zyx", self.vox, self.sigma_vox)
-            if abs(v) > CLEAR * s and abs(v) >= _LEAST_VOX
-        ]
-        return ", ".join(told)
+        """The axes on which it is not 0, as text."""
+        axes = zip("zyx", self.vox, self.sigma_vox)
+        return ", ".join(f"{axis} {v:+.1f} +- {s:.1g}" for axis, v, s in axes if v)
 
 
 def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean, np.ndarray] | None:
@@ -102,8 +106,8 @@ def leans_of_tiles(
 
 
 def leaning(leans: Mapping[str, Lean]) -> dict[str, Lean]:
-    """The tiles whose lean is clear and large enough to matter."""
-    return {name: lean for name, lean in leans.items() if lean.words()}
+    """The tiles whose lean is clear and large enough to matter, along the axes where it is."""
+    return {name: lean.told() for name, lean in leans.items() if any(lean.told().vox)}
 
 
 def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
