@@ -90,7 +90,6 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
     atlas = sample.largest_atlas
     levels = sample.option("volume.block") / sample.option("volume.chunk")
     height, width = sample.block[1:]
-    copies = 1 if size.channels == 1 else 3
     searched = (math.ceil(2 * s / p) for s, p in zip((20, 30, 30), grid.spacing_um))
     search = [min(s, n // 4) for s, n in zip(searched, size.tile_shape)]
     deep = min(depth, 24 + 2 * search[0])
@@ -110,7 +109,7 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "L": 64 * height * width * size.bytes_per_voxel / 1e6,
         "m": (deep * math.prod(grown) + 24 * 128**2) / 1e6,
         "b": 2 * deep * min(sides[0], grown[0] + 30) * sides[1] / 1e6,
-        "W": copies * 3 * 64 * height * size.tile_shape[2] * size.bytes_per_voxel / 1e6,
+        "W": 9 * 64 * height * size.tile_shape[2] * size.bytes_per_voxel / 1e6,
         "f": size.held_gb,
         "c": math.prod(grid.shape) * size.bytes_per_voxel / levels**3 / 1e6,
         "A": math.prod(atlas.shape) / 1e6,

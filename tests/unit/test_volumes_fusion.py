@@ -306,7 +306,10 @@ def test_plain_mean_and_types(dtype):
 def fuse_moved(source, origins, by, matrix, edges=(16, 512), longest=99):
     """The volume in the frame of the unmoved tiles, of tiles that are moved or deformed."""
     frame, offset = fused_frame(source.acquisition, origins, COSINE)
-    relative = fused_origins(origins, offset, COSINE, by)
+    relative = {
+        name: tuple(o + s for o, s in zip(origin, by))
+        for name, origin in fused_origins(origins, offset, COSINE).items()
+    }
     options = FusionSettings(subpixel=any(s % 1 for s in by))
     matrices = {} if matrix is None else dict.fromkeys(relative, matrix)
     plan = make_plan("v", frame, "uint16", VolumeSettings(*edges))
@@ -358,8 +361,8 @@ def test_a_shift_of_whole_voxels_copies_voxels():
 def test_nothing_sticks_out_of_the_box_of_a_leaning_tile_and_too_much_is_an_error():
     matrix = np.eye(3)
     matrix[1, 0] = 0.5
-    start, stop = affine_box((0.0, 0.0, 0.0), matrix, (11, 20, 20))
+    start, stop = affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))
     assert (start, stop) == ((0, 0, 0), (11, 15, 20))
     matrix[1, 0] = 3.0
-    with pytest.raises(StitchingError, match="fills no box in the volume; set stitching"):
-        affine_box((0.0, 0.0, 0.0), matrix, (11, 20, 20))
+    with pytest.raises(StitchingError, match=r"tile T00 .* fills no box in the volume .*set stitch"):
+        affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))

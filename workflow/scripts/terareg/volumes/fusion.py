@@ -330,7 +330,7 @@ def _tiles(
     acquisition = source.acquisition
     shape = acquisition.tile_shape
     boxes = {
-        n: affine_box(o, matrices[n], shape) if n in matrices else _extent(o, shape, settings)
+        n: affine_box(n, o, matrices[n], shape) if n in matrices else _extent(o, shape, settings)
         for n, o in origins.items()
     }
     cells = {(t.row, t.column): t.name for t in acquisition.tiles if t.name in origins}

@@ -19,7 +19,7 @@ _TOLERANCE = 1e-6  # voxels by which a box may exceed the outermost centres of a
 
 
 def affine_box(
-    origin: Sequence[float], matrix: np.ndarray, shape: Sequence[int]
+    name: str, origin: Sequence[float], matrix: np.ndarray, shape: Sequence[int]
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Voxels of the volume [start, stop) that lie within a tile at each of their corners.
 
@@ -29,7 +29,7 @@ def affine_box(
     Raises
     ------
     StitchingError
-        If no voxel is left.
+        If no voxel is left; it names the tile.
     """
     back = np.linalg.inv(matrix)
     last = np.array(shape, float) - 1
@@ -41,9 +41,9 @@ def affine_box(
         stop.append(math.floor(places[corners[:, axis] == 1, axis].min() + _TOLERANCE) + 1)
     if any(low >= high for low, high in zip(start, stop)):
         raise StitchingError(
-            f"a tile of {tuple(shape)} voxels that is deformed by {np.round(matrix, 4).tolist()} "
-            "fills no box in the volume; set stitching.channel_shift and stitching.model back to "
-            "none and translation, and look at the measured values"
+            f"tile {name} of {tuple(shape)} voxels leans so much that it fills no box in the "
+            f"volume (matrix {np.round(matrix, 4).tolist()}); look at its figures in the report, "
+            "and set stitching.model: translation or stitching.channel_shift: none"
         )
     return tuple(start), tuple(stop)
 
