@@ -78,6 +78,18 @@ class Entry:
         given = {key: self.settings.get(key) for key in self.facts.keys}
         return {key: value for key, value in given.items() if value is not None}
 
+    @property
+    def measures(self) -> bool:
+        """Whether its source is measured before anything is made."""
+        facts = self.facts
+        return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of the user that its tool reads, by key."""
+        options = self.options
+        return {key: options[key] for key in self.facts.files if isinstance(options[key], str)}
+
     def formats(self, volume: Mapping[str, Any]) -> tuple[str, ...]:
         """Formats that are written; ``volume`` is the section of that name."""
         chosen = self.settings.get("format")
@@ -211,6 +223,13 @@ def _check_keys(entry: Entry, where: str) -> None:
                 f"{where}.{key}: {value!r} {whose}, not to do: {entry.do}; remove it or correct do"
             )
     settings = entry.settings
+    for key in entry.facts.needs:
+        if settings.get(key) is None:
+            raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} cannot work without")
+    for key in ("percent", "values"):
+        ends = settings.get(key)
+        if ends is not None and not ends[0] < ends[1]:
+            raise ConfigError(f"{where}.{key}: {ends} must be a lower value and an upper one")
     if settings.get("box_vox") is not None and settings.get("box_um") is not None:
         raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
     for key in ("box_vox", "box_um"):

@@ -21,7 +21,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
-from terareg.derived.section import check_section
+from terareg.derived.section import check_section, entries_of
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -570,6 +570,9 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("points", "sample_labels"):
         for name, entry in config[key].items():
             yield f"{key}.{name}.path", entry["path"]
+    for name, derived in entries_of(config).items():
+        for key, path in derived.files.items():
+            yield f"derived.{name}.{key}", path
 
 
 def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
