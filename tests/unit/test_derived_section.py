@@ -141,6 +141,11 @@ def test_what_cannot_work_is_said_at_once(derived, words):
     assert words in str(error.value)
 
 
+def test_names_that_differ_in_case_only_are_one_folder_elsewhere():
+    with pytest.raises(ConfigError, match="'small' and 'Small' are one folder where names"):
+        check(described(small=entry(), Small=entry()))
+
+
 def test_a_volume_that_is_not_made_is_no_source():
     config = described(a=entry("corrected_volume/signal"))
     assert check(config)["derived"]["a"]["from"] == "corrected_volume/signal"

@@ -138,7 +138,14 @@ def check_section(config: Mapping[str, Any]) -> None:
     }
     if not config["intensity"]["bias"]["enabled"]:
         volumes["corrected_volume"] = []
+    lower: dict[str, str] = {}
     for entry in entries_of(config).values():
+        other = lower.setdefault(entry.name.lower(), entry.name)
+        if other != entry.name:
+            raise ConfigError(
+                f"derived: {other!r} and {entry.name!r} are one folder where names do not differ "
+                "in case; rename one of them"
+            )
         where = f"derived.{entry.name}"
         _check_source(entry, where, volumes, config)
         _check_keys(entry, where)
