@@ -279,8 +279,8 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
     ratio = block // max(edges)
     if block % max(edges) or ratio & (ratio - 1):
         raise ConfigError(
-            f"{where}.block: {block} is not the longest side of chunk {list(edges)} doubled some "
-            f"times; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
+            f"{where}.block: {block} is not a power of two times the longest side of chunk "
+            f"{list(edges)}; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
         )
 
 
