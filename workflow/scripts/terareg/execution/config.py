@@ -197,7 +197,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
-    alone = "input" not in complete and bool(complete.get("derived"))
+    alone = "input" not in complete and "derived" in complete
     if alone:
         complete["input"] = copy.deepcopy(_ANY_INPUT)
     _fill_defaults(complete, schema)
