@@ -1,0 +1,35 @@
+"""Volumes and blocks for tests of objects."""
+
+import itertools
+
+import numpy as np
+
+from terareg.core.frames import Frame
+from terareg.volumes.plan import Block
+from terareg.volumes.reader import Levels
+
+
+def blocks_of(shape, edge):
+    """Blocks of any edge that cover a shape, in z, y, x order."""
+    starts = [range(0, n, e) for n, e in zip(shape, edge)]
+    return [
+        Block(
+            tuple(a // e for a, e in zip(start, edge)),
+            start,
+            tuple(min(a + e, n) for a, e, n in zip(start, edge, shape)),
+        )
+        for start in itertools.product(*starts)
+    ]
+
+
+class Held(Levels):
+    """An array in memory as a volume of one level."""
+
+    def __init__(self, array, spacing_um=(2.0, 1.0, 0.5), name="held"):
+        self.array, self.name = array, name
+        self.frames = (Frame(array.shape, spacing_um),)
+        self.dtype = np.dtype(array.dtype)
+        self.is_segmentation = array.dtype.kind == "u" and array.dtype.itemsize >= 4
+
+    def _read(self, level, start, stop):
+        return self.array[tuple(slice(a, b) for a, b in zip(start, stop))]
