@@ -33,3 +33,17 @@ class Held(Levels):
 
     def _read(self, level, start, stop):
         return self.array[tuple(slice(a, b) for a, b in zip(start, stop))]
+
+
+def ball(radius, shape):
+    """Mask of a ball in the middle of a shape."""
+    index = np.moveaxis(np.indices(shape), 0, -1)
+    return np.linalg.norm(index - (np.array(shape) - 1) / 2, axis=-1) < radius
+
+
+def is_closed(faces):
+    """Whether every directed edge has its opposite, as often."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    forward, counts = np.unique(edges, axis=0, return_counts=True)
+    backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
+    return np.array_equal(forward, backward) and np.array_equal(counts, opposite)

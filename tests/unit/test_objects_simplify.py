@@ -1,0 +1,78 @@
+"""Simplified surfaces stay closed, near the original, and of its volume."""
+
+import numpy as np
+import pytest
+from objects_helpers import ball, blocks_of, is_closed
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from terareg.objects.simplify import simplified
+from terareg.objects.surfaces import STEPS, block_surfaces, enclosed_volume
+
+
+def surface(mask):
+    (block,) = blocks_of(mask.shape, mask.shape)
+    ((_, found),) = block_surfaces(mask.astype(np.uint32), block, mask.shape)
+    return found.vertices / STEPS, found.faces
+
+
+@pytest.mark.parametrize("radius", [6.0, 12.0])
+def test_a_ball(radius):
+    mask = ball(radius, (30, 30, 30))
+    vertices, faces = surface(mask)
+    fewer, triangles = simplified(vertices, faces, 0.4)
+    assert len(triangles) < len(faces) / 4 and is_closed(triangles)
+    assert len(fewer) - len(triangles) / 2 == 2, "not a sphere any more"
+    assert np.abs(np.linalg.norm(fewer - 14.5, axis=1) - radius).max() < 1
+    assert enclosed_volume(fewer, triangles) == pytest.approx(mask.sum(), rel=0.03)
+
+
+def test_a_box_needs_twelve_triangles_or_few_more():
+    mask = np.zeros((14, 16, 18), bool)
+    mask[2:12, 3:13, 4:14] = True
+    # corners of voxels are cut by marching cubes, by less than the error
+    vertices, faces = simplified(*surface(mask), 0.3)
+    assert len(faces) < 80 and is_closed(faces)
+    assert enclosed_volume(vertices, faces) == pytest.approx(1000, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_shapes_stay_closed_and_keep_their_topology(seed):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).random((26, 26, 26)), 1.5)
+    mask = np.zeros(noise.shape, bool)
+    mask[2:-2, 2:-2, 2:-2] = noise[2:-2, 2:-2, 2:-2] > np.median(noise)
+    vertices, faces = surface(mask)
+    fewer, triangles = simplified(vertices, faces, 0.5)
+    assert len(triangles) < len(faces) / 2 and is_closed(triangles)
+    assert len(fewer) - len(triangles) / 2 == len(vertices) - len(faces) / 2
+    wanted = enclosed_volume(vertices, faces)
+    assert enclosed_volume(fewer, triangles) == pytest.approx(wanted, rel=0.02)
+
+
+def test_fixed_vertices_and_borders_keep_their_place():
+    mask = ball(9, (24, 24, 24))
+    vertices, faces = surface(mask)
+    half = faces[(vertices[faces][:, :, 0] <= 11.5).all(axis=1)]
+    used = np.unique(half)
+    vertices, half = vertices[used], np.searchsorted(used, half)
+    rim = vertices[vertices[:, 0] == 11.5]
+    fixed = np.zeros(len(vertices), bool)
+    fixed[::50] = True
+    fewer, triangles = simplified(vertices, half, 0.5, fixed)
+    assert len(triangles) < len(half) / 3
+    kept = {tuple(p) for p in np.round(fewer, 6)}
+    assert {tuple(p) for p in np.round(np.concatenate([rim, vertices[fixed]]), 6)} <= kept
+
+
+def test_place_and_unit_do_not_matter():
+    vertices, faces = surface(ball(7, (20, 20, 20)))
+    small, triangles = simplified(vertices, faces, 0.4)
+    large, same = simplified(vertices * 400 + 5e6, faces, 160)
+    assert np.array_equal(triangles, same)
+    assert np.allclose(large, small * 400 + 5e6, atol=1e-3)
+
+
+def test_no_error_changes_nothing():
+    vertices, faces, _, _ = marching_cubes(ball(4, (12, 12, 12)).astype(float), 0.5)
+    fewer, triangles = simplified(vertices, faces, 0)
+    assert np.array_equal(fewer, vertices) and np.array_equal(triangles, faces)
