@@ -43,7 +43,9 @@ def test_any_blocks_against_regionprops(shape, edge, seed, dtype):
     compact = np.searchsorted(IDS, labels)
     for row, region in zip(rows, regionprops(compact, image)):
         values = image[labels == row["label"]].astype(object)
-        assert row["sum"] == values.sum() and row["min"] == values.min() and row["max"] == values.max()
+        assert (
+            row["sum"] == values.sum() and row["min"] == values.min() and row["max"] == values.max()
+        )
         assert row["mean"] == pytest.approx(region.intensity_mean, rel=1e-12)
         assert row["sd"] == pytest.approx(values.astype(float).std(), rel=1e-9, abs=1e-9)
         centre = [row[f"centroid_{a}_um"] for a in "zyx"]

@@ -42,7 +42,10 @@ def test_any_blocks_have_the_triangles_of_the_whole(shape, edge, seed, count):
 def test_only_the_wanted_labels():
     labels = np.arange(27, dtype=np.uint32).reshape(3, 3, 3)
     (block,) = blocks_of(labels.shape, (3, 3, 3))
-    assert [n for n, _ in block_surfaces(labels, block, labels.shape, frozenset({4, 13, 99}))] == [4, 13]
+    assert [n for n, _ in block_surfaces(labels, block, labels.shape, frozenset({4, 13, 99}))] == [
+        4,
+        13,
+    ]
 
 
 @pytest.mark.parametrize("radius", [2.5, 5.0, 9.0])

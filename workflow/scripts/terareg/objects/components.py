@@ -121,9 +121,7 @@ def label_blocks(
     return {"blocks": list(done), "fingerprint": fingerprint}
 
 
-def join_blocks(
-    where: tuple[Store, str], plan: VolumePlan, settings: ComponentSettings
-) -> dict:
+def join_blocks(where: tuple[Store, str], plan: VolumePlan, settings: ComponentSettings) -> dict:
     """Join the components of blocks across their borders, and leave each block its numbers.
 
     Memory holds a few numbers for each component of each block, and the planes of two rows of

@@ -123,9 +123,7 @@ def label_voxels(voxels: np.ndarray, settings: ComponentSettings) -> tuple[np.nd
     return labels, int(ndimage.label(inside, neighbours, output=labels))
 
 
-def block_components(
-    labels: np.ndarray, count: int, block: Block, shape: Box
-) -> BlockComponents:
+def block_components(labels: np.ndarray, count: int, block: Block, shape: Box) -> BlockComponents:
     """What other blocks have to know of a block.
 
     Parameters
@@ -288,5 +286,3 @@ def renumber(labels: np.ndarray, block: Block, numbers: np.ndarray) -> np.ndarra
     for plane, out in zip(own, result):
         np.take(table, plane, out=out)
     return result
-
-

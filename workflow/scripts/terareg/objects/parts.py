@@ -1,10 +1,10 @@
-"""A few arrays in one object of the store, which the next job reads after comparing a checksum."""
+"""A few arrays in one object of the store, which the next job reads after comparing checksums."""
 
 from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import xxhash
@@ -13,6 +13,8 @@ from terareg.core.errors import StoreError
 from terareg.storage.store import Store
 
 _MAGIC = b"terareg-part-1\n"
+_START = len(_MAGIC) + 8
+_GUESS = 1 << 15
 
 
 def write_part(
@@ -28,21 +30,29 @@ def write_part(
     fingerprint : str
         Of everything that the arrays were made from, see :func:`has_part`.
     """
-    listed, body = [], b""
+    listed, body = [], []
     for name, array in arrays.items():
         data = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-        listed.append([name, array.dtype.str, list(array.shape), len(data)])
-        body += data
-    head = json.dumps(
-        {"arrays": listed, "fingerprint": fingerprint, "xxh3": xxhash.xxh3_128_hexdigest(body)}
-    ).encode()
-    data = _MAGIC + len(head).to_bytes(8, "little") + head + body
+        digest = xxhash.xxh3_128_hexdigest(data)
+        listed.append([name, array.dtype.str, list(array.shape), len(data), digest])
+        body.append(data)
+    head = json.dumps({"arrays": listed, "fingerprint": fingerprint}).encode()
+    data = b"".join([_MAGIC, len(head).to_bytes(8, "little"), head, *body])
     store.write(key, data)
     return {key: len(data)}
 
 
-def read_part(store: Store, key: str) -> dict[str, np.ndarray]:
+def read_part(
+    store: Store, key: str, names: Collection[str] | None = None
+) -> dict[str, np.ndarray]:
     """Arrays of an object that :func:`write_part` wrote.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+    names : collection of str, optional
+        Arrays to read, of which those that the object lacks are left out; all, if not given.
 
     Raises
     ------
@@ -50,40 +60,43 @@ def read_part(store: Store, key: str) -> dict[str, np.ndarray]:
         If the object is missing, or not what was written.
     """
     try:
-        data = store.read(key)
+        head, start, data = _read_head(store, key)
+        arrays = {}
+        for name, dtype, shape, size, digest in head["arrays"]:
+            if names is None or name in names:
+                part = data[start : start + size]
+                if len(part) < size:
+                    part = store.read_range(key, start, size)[0] if size else b""
+                if xxhash.xxh3_128_hexdigest(part) != digest:
+                    raise StoreError(
+                        f"{store.address(key)} is not what was written (the checksum of {name} "
+                        "differs); delete it and run again"
+                    )
+                arrays[name] = np.frombuffer(zlib.decompress(part), dtype).reshape(shape)
+            start += size
     except FileNotFoundError as error:
         raise StoreError(f"{store.address(key)} is missing; run again to have it made") from error
-    head = _head(data)
-    if head is None:
-        raise StoreError(f"{store.address(key)} was damaged; delete it and run again")
-    start = len(_MAGIC) + 8 + int.from_bytes(data[len(_MAGIC) : len(_MAGIC) + 8], "little")
-    if xxhash.xxh3_128_hexdigest(data[start:]) != head["xxh3"]:
-        raise StoreError(
-            f"{store.address(key)} is not what was written (its checksum differs); delete it and "
-            "run again"
-        )
-    arrays = {}
-    for name, dtype, shape, size in head["arrays"]:
-        array = np.frombuffer(zlib.decompress(data[start : start + size]), dtype)
-        arrays[name] = array.reshape(shape)
-        start += size
     return arrays
 
 
 def has_part(store: Store, key: str, fingerprint: str) -> bool:
     """Whether an object with this fingerprint is in the store."""
     try:
-        head = _head(store.read_range(key, 0, 1 << 16)[0])
-    except (FileNotFoundError, EOFError):
+        return bool(_read_head(store, key)[0]["fingerprint"] == fingerprint)
+    except (FileNotFoundError, StoreError):
         return False
-    return head is not None and head.get("fingerprint") == fingerprint
 
 
-def _head(data: bytes) -> dict | None:
-    start = len(_MAGIC) + 8
-    size = int.from_bytes(data[len(_MAGIC) : start], "little")
+def _read_head(store: Store, key: str) -> tuple[dict, int, bytes]:
+    """Head of an object, where its arrays begin, and the first bytes of the object."""
     try:
-        head = json.loads(data[start : start + size])
-    except ValueError:
-        return None
-    return head if data.startswith(_MAGIC) and isinstance(head, dict) else None
+        data = store.read_range(key, 0, _GUESS)[0]
+        size = int.from_bytes(data[len(_MAGIC) : _START], "little")
+        if data.startswith(_MAGIC) and len(data) < _START + size:
+            data = store.read_range(key, 0, _START + size)[0]
+        head = json.loads(data[_START : _START + size])
+        if data.startswith(_MAGIC) and {"arrays", "fingerprint"} <= head.keys():
+            return head, _START + size, data
+    except (ValueError, AttributeError, EOFError):
+        pass
+    raise StoreError(f"{store.address(key)} was damaged; delete it and run again")

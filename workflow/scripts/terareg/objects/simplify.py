@@ -192,8 +192,11 @@ def _keeps_shape(
     count = len(mesh.vertices)
     both = np.concatenate([ends[0], ends[1]]), np.concatenate([ends[1], ends[0]])
     beside = sparse.csr_array((np.ones(len(both[0]), np.int32), both), shape=(count, count))
-    # the two ends of an edge of a closed surface have two neighbours in common, or it is a neck
-    good = np.asarray(beside[u].multiply(beside[v]).sum(axis=1)).reshape(-1) == 2
+    # the two ends of an edge of a closed surface have two neighbours in common, or it is a neck;
+    # these keep at least three neighbours, or two triangles would lie on each other
+    common = beside[u].multiply(beside[v])
+    few = (np.diff(beside.indptr) <= 3).astype(np.int32)
+    good = (np.asarray(common.sum(axis=1)).reshape(-1) == 2) & (common @ few == 0)
     owner = np.full(count, -1)
     owner[u] = owner[v] = np.arange(len(picked))
     moved = mesh.vertices.copy()
@@ -225,7 +228,9 @@ def _collapse(mesh: _Mesh, u: np.ndarray, v: np.ndarray, place: np.ndarray) -> n
     target = np.arange(count)
     target[v] = u
     faces = target[mesh.faces]
-    whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    whole = (
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    )
     kept = np.ones(count, bool)
     kept[v] = False
     number = np.cumsum(kept) - 1

@@ -1,9 +1,10 @@
 """Closed surfaces of labels, made block by block and joined without holes.
 
-Marching cubes (Lewiner et al. 2003) works in cells between eight voxels. A block owns the cells that
-begin at its voxels, for which it reads one more plane along each axis; so the surfaces of all blocks
-together are those of the whole volume, triangle by triangle. Vertices lie on edges of the grid, and
-are counted in fractions of a voxel, so that the same vertex has the same integers in every block.
+Marching cubes (Lewiner et al. 2003) works in cells between eight voxels. A block owns the cells
+that begin at its voxels, for which it reads one more plane along each axis; so the surfaces of all
+blocks together are those of the whole volume, triangle by triangle. Vertices lie on edges of the
+grid, and are counted in fractions of a voxel, so that the same vertex has the same integers in
+every block.
 """
 
 from __future__ import annotations
@@ -103,7 +104,9 @@ def joined(surfaces: Iterable[Surface]) -> Surface:
     else:
         _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
     faces = inverse[faces]
-    whole = (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    whole = (
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    )
     return Surface(vertices[first], faces[whole])
 
 

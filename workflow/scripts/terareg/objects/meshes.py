@@ -1,0 +1,303 @@
+"""Meshes of a stored label volume: surfaces of blocks, then whole objects in a viewer's form.
+
+:func:`surface_blocks` reads the labels once and leaves the surfaces in the cells of each block,
+with fewer triangles; :func:`write_meshes` joins those of each object, simplifies them again across
+the borders of blocks, and writes one level of detail after the other. Memory holds one block, or
+the surfaces of the ids of one shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from terareg.core.errors import ConfigError, VolumeError, few
+from terareg.core.frames import Frame
+from terareg.core.parallel import map_items
+from terareg.objects import legacy, multires
+from terareg.objects.id_shards import IdShards, write_shard
+from terareg.objects.labelling import extended
+from terareg.objects.parts import has_part, read_part, write_part
+from terareg.objects.simplify import simplified
+from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
+from terareg.storage.records import to_json
+from terareg.storage.store import Store
+from terareg.volumes.plan import Block
+from terareg.volumes.reader import Levels
+
+FORMS = ("multiresolution", "legacy")
+SURFACES = "surfaces"
+_NM_PER_UM = 1000.0
+_FRAGMENT_TRIANGLES = 20_000
+
+
+@dataclass(frozen=True)
+class MeshSettings:
+    """How labels become meshes.
+
+    Attributes
+    ----------
+    form : str
+        "multiresolution" (draco, several levels of detail) or "legacy" (one, uncompressed).
+    sharded : bool
+        Many meshes in a file; multiresolution only.
+    error_nm : float
+        How far simplified surfaces may lie from the voxels' (root mean square); 0 keeps every
+        triangle. Each level of detail allows twice the error of the one before.
+    levels : int
+        Levels of detail; legacy meshes have one.
+    dust_vox : int
+        Labels with fewer voxels have no mesh.
+    ids : tuple of int
+        Labels to make; all, if there are none.
+    shards : IdShards
+        Parts in which objects are written, and with ``sharded`` their files.
+    """
+
+    form: str = "multiresolution"
+    sharded: bool = False
+    error_nm: float = 0.0
+    levels: int = 3
+    dust_vox: int = 0
+    ids: tuple[int, ...] = ()
+    shards: IdShards = IdShards()
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise ConfigError(f"mesh form {self.form!r} is unknown; use {' or '.join(FORMS)}")
+        if self.form == "legacy" and self.sharded:
+            raise ConfigError("legacy meshes cannot be sharded; use form: multiresolution")
+        if not self.error_nm >= 0:
+            raise ConfigError(f"mesh error {self.error_nm} nm is impossible; give 0 or more")
+        if not 1 <= self.levels <= 10:
+            raise ConfigError(f"{self.levels} levels of detail are not possible; use 1 to 10")
+
+
+def surface_blocks(
+    volume: tuple[Levels, int],
+    where: tuple[Store, str],
+    blocks: Iterable[Block],
+    settings: MeshSettings,
+    *,
+    fingerprint: str,
+    workers: int = 1,
+) -> dict:
+    """Make the surfaces in the cells of blocks.
+
+    Parameters
+    ----------
+    volume : tuple of Levels and int
+        The labels, and the level to take.
+    where : tuple of Store and str
+        Store and folder to write into.
+    blocks : iterable of Block
+        Boxes of the level, which together cover it; those whose part has the same fingerprint are
+        skipped.
+    settings : MeshSettings
+    fingerprint : str
+        Of everything that the parts are made from.
+    workers : int
+        Threads.
+
+    Returns
+    -------
+    dict
+        ``blocks``: names of the blocks.
+    """
+    store, key = where
+    levels, level = volume
+    frame = levels.level_frame(level)
+    wanted = frozenset(settings.ids) or None
+
+    def one(block: Block) -> str:
+        name = f"{key}/{SURFACES}/{block.name}"
+        if not has_part(store, name, fingerprint):
+            labels = levels.read(level, *extended(block, frame.shape))
+            surfaces = {
+                label: _fewer(surface, frame, settings.error_nm / 2)
+                for label, surface in block_surfaces(labels, block, frame.shape, wanted)
+            }
+            own = labels[tuple(slice(n) for n in block.shape)]
+            write_part(store, name, _packed(own, surfaces, settings.shards), fingerprint)
+        return block.name
+
+    done = map_items(one, blocks, workers=workers, what=f"{levels.name}: blocks with surfaces")
+    return {"blocks": list(done), "fingerprint": fingerprint}
+
+
+def _fewer(surface: Surface, frame: Frame, error_nm: float) -> Surface:
+    """Surface of a block with fewer triangles; its border, which other blocks share, stays."""
+    step_nm = np.array(frame.spacing_um) * _NM_PER_UM / STEPS
+    vertices_nm, faces = simplified(surface.vertices * step_nm, surface.faces, error_nm)
+    return Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces)
+
+
+def _packed(
+    labels: np.ndarray, surfaces: dict[int, Surface], shards: IdShards
+) -> dict[str, np.ndarray]:
+    """Arrays of a block, apart for each shard: voxels of labels, and surfaces."""
+    ids, voxels = np.unique(labels, return_counts=True)
+    ids, voxels = ids[ids > 0].astype(np.uint64), voxels[ids > 0]
+    names = np.array(list(surfaces), np.uint64)
+    of_ids, of_names = shards.number(ids), shards.number(names)
+    arrays = {}
+    for number in np.union1d(of_ids, of_names).tolist():
+        inside = of_ids == number
+        chosen = [int(name) for name in names[of_names == number]]
+        listed = [surfaces[name] for name in chosen]
+        none = np.zeros((0, 3), np.int64)
+        for name, array in {
+            "ids": ids[inside],
+            "voxels": voxels[inside].astype(np.int64),
+            "labels": np.array(chosen, np.uint64),
+            "counts": np.array([(len(s.vertices), len(s.faces)) for s in listed], np.int64).reshape(
+                -1, 2
+            ),
+            "vertices": np.concatenate([none, *(s.vertices for s in listed)]).astype(np.int32),
+            "faces": np.concatenate([none, *(s.faces for s in listed)]).astype(np.uint32),
+        }.items():
+            arrays[f"{number}/{name}"] = array
+    return arrays
+
+
+def write_meshes(
+    frames: tuple[Frame, Frame],
+    where: tuple[Store, str, str],
+    blocks: Iterable[Block],
+    shards: Iterable[int],
+    settings: MeshSettings,
+) -> dict:
+    """Join, simplify and write the meshes of some shards.
+
+    Parameters
+    ----------
+    frames : tuple of Frame
+        Grid of the level that the surfaces were made of, and of level 0 of the volume.
+    where : tuple of Store and two str
+        Store, folder of :func:`surface_blocks`, and folder of the meshes. Their ``info`` is
+        written by :func:`write_info`.
+    blocks : iterable of Block
+        All blocks.
+    shards : iterable of int
+        Numbers of shards.
+    settings : MeshSettings
+
+    Returns
+    -------
+    dict
+        ``meshes``: for each label ``voxels`` and the ``triangles`` of every level of detail;
+        ``objects``: keys and bytes; ``dust``: labels that were left out.
+    """
+    store, source, key = where
+    blocks = list(blocks)
+    summary: dict = {"meshes": {}, "objects": {}, "dust": 0}
+    for shard in shards:
+        written: dict[int, tuple[bytes, bytes]] = {}
+        for label, voxels, surface in _objects(store, source, blocks, shard):
+            if voxels < settings.dust_vox:
+                summary["dust"] += 1
+                continue
+            details = _details(surface, voxels, frames, settings)
+            triangles = [len(detail.faces) for detail in details]
+            summary["meshes"][str(label)] = {"voxels": voxels, "triangles": triangles}
+            if settings.form == "legacy":
+                name = f"{label}.mesh"
+                data = legacy.encode_fragment(details[0].vertices_nm, details[0].faces)
+                objects = {name: data, f"{label}:0": to_json({"fragments": [name]})}
+            else:
+                cells = multires.cells_of(details, _FRAGMENT_TRIANGLES)
+                manifest, fragments = multires.encode_object(details, cells)
+                if settings.sharded:
+                    written[label] = fragments, manifest
+                    continue
+                objects = {f"{label}.index": manifest, str(label): fragments}
+            for name, data in objects.items():
+                store.write(f"{key}/{name}", data)
+                summary["objects"][f"{key}/{name}"] = len(data)
+        if written:
+            name = f"{key}/{settings.shards.name(shard)}"
+            summary["objects"] |= write_shard(store, name, written)
+    return summary
+
+
+def write_info(store: Store, key: str, settings: MeshSettings) -> dict[str, int]:
+    """Write ``info`` of a folder of meshes; return {key: bytes}."""
+    sharding = settings.shards.to_json() if settings.sharded else None
+    info = legacy.INFO if settings.form == "legacy" else multires.info_json(sharding)
+    data = to_json(info)
+    store.write(f"{key}/info", data)
+    return {f"{key}/info": len(data)}
+
+
+def check_ids(summaries: Iterable[dict], settings: MeshSettings, name: str) -> None:
+    """Raise VolumeError if there is no mesh, or none of an id that was asked for.
+
+    Parameters
+    ----------
+    summaries : iterable of dict
+        Of :func:`write_meshes`, for all shards.
+    settings : MeshSettings
+    name : str
+        Of the labels, for the message.
+    """
+    made = {label for summary in summaries for label in summary["meshes"]}
+    missing = [str(label) for label in settings.ids if str(label) not in made]
+    if missing:
+        raise VolumeError(
+            f"{name} has no mesh for id {few(missing)}; check the ids, and dust_vox, which is "
+            f"{settings.dust_vox}"
+        )
+    if not made:
+        raise VolumeError(
+            f"{name} has no label of at least {settings.dust_vox} voxels; check the source and "
+            "dust_vox"
+        )
+
+
+def _objects(
+    store: Store, key: str, blocks: list[Block], shard: int
+) -> Iterator[tuple[int, int, Surface]]:
+    """Label, voxels and surface of the objects of a shard, ascending by label."""
+    voxels: dict[int, int] = {}
+    surfaces: dict[int, list[Surface]] = {}
+    names = {n: f"{shard}/{n}" for n in ("ids", "voxels", "labels", "counts", "vertices", "faces")}
+    for block in blocks:
+        part = read_part(store, f"{key}/{SURFACES}/{block.name}", names.values())
+        if not part:
+            continue
+        ids, voxels_here, labels, counts, vertices, faces = (part[n] for n in names.values())
+        for label, count in zip(ids.tolist(), voxels_here.tolist()):
+            voxels[label] = voxels.get(label, 0) + count
+        v = f = 0
+        for label, (vertex_count, face_count) in zip(labels.tolist(), counts.tolist()):
+            surface = Surface(
+                vertices[v : v + vertex_count].astype(np.int64),
+                faces[f : f + face_count].astype(np.int64),
+            )
+            surfaces.setdefault(label, []).append(surface)
+            v, f = v + vertex_count, f + face_count
+    for label in sorted(surfaces):
+        yield label, voxels[label], joined(surfaces.pop(label))
+
+
+def _details(
+    surface: Surface, voxels: int, frames: tuple[Frame, Frame], settings: MeshSettings
+) -> list[multires.Detail]:
+    """Levels of detail of an object, finest first, in nanometres from the volume's corner."""
+    frame, finest = frames
+    spacing_nm = np.array(frame.spacing_um) * _NM_PER_UM
+    volume_nm3 = voxels * float(np.prod(spacing_nm))
+    vertices_nm, faces = surface.vertices * (spacing_nm / STEPS), surface.faces
+    corner_um = np.array(frame.origin_um) - finest.to_um(np.full(3, -0.5))
+    levels = 1 if settings.form == "legacy" else settings.levels
+    coarsest_nm = settings.error_nm or float(spacing_nm.min()) / 2
+    details: list[multires.Detail] = []
+    for level in range(levels):
+        error_nm = settings.error_nm / 2 if level == 0 else coarsest_nm * 2**level
+        vertices_nm, faces = simplified(vertices_nm, faces, error_nm)
+        placed = with_volume(vertices_nm, faces, volume_nm3) + corner_um * _NM_PER_UM
+        scale = float(spacing_nm.min()) * 2**level
+        details.append(multires.Detail(placed[:, ::-1].copy(), faces, scale))
+    return details
