@@ -47,3 +47,15 @@ def is_closed(faces):
     forward, counts = np.unique(edges, axis=0, return_counts=True)
     backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
     return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
+
+
+def tube(shape, spacing_um, lines, radius_um):
+    """Mask of all points near polygonal lines, given in micrometres."""
+    places = np.moveaxis(np.indices(shape), 0, -1) * np.array(spacing_um)
+    mask = np.zeros(shape, bool)
+    for line in lines:
+        for a, b in zip(line, line[1:]):
+            a, b = np.array(a, float), np.array(b, float)
+            along = np.clip((places - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
+            mask |= np.linalg.norm(places - a - along[..., None] * (b - a), axis=-1) < radius_um
+    return mask
