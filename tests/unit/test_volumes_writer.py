@@ -262,7 +262,7 @@ def test_blocks_own_whole_shards_and_cover_each_level_once(shape, spacing, edges
             assert all(s % c == 0 for s, c in zip(shard, plan.chunk))
             volume += np.prod([b - a for a, b in zip(start, stop)])
             box = type(plan.blocks()[0])(index, start, stop)
-            shards = precomputed.shards_in(plan, level, box)
+            shards = precomputed.objects_in(plan, level, box)
             names += [name for name, _ in shards]
             inside = sum(np.prod(s.shape) for _, s in shards)
             assert inside == np.prod(box.shape), "a shard leaves its block"

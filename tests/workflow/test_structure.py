@@ -28,7 +28,8 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "verified_volumes", "plan", "remove_intermediates", "remove_sample",
+    "registration", "regions", "derived_volumes", "verified_volumes", "plan",
+    "remove_intermediates", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
 FLOORS = (
@@ -38,6 +39,7 @@ FLOORS = (
     ("volumes",),
     ("intensity", "stitching", "atlas", "registration"),
     ("regions",),
+    ("derived",),
     ("views",),
     ("execution",),
     ("phantom",),

@@ -8,6 +8,7 @@ from terareg.core import blas
 from terareg.core.errors import TeraregError
 from terareg.execution import (
     cleanup,
+    derived_volumes,
     inputs,
     provenance,
     raw_data,
@@ -59,8 +60,9 @@ wildcard_constraints:
     atlas=one_of(RUN.atlases),
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
+    derived=one_of(derived_volumes.names(RUN)),
     batch=r"\d+",
-    volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
+    volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
 
 # ------------------------------------------------------------------ paths
@@ -123,6 +125,7 @@ of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
+of_derived = of_wildcards("sample", "derived")
 
 
 def setting(path):

@@ -43,6 +43,12 @@ rule regions:
         for_samples(targets.region_files),
 
 
+rule derived_volumes:
+    """Volumes and tables of the section derived: of the configuration."""
+    input:
+        for_samples(targets.derived_files),
+
+
 rule verified_volumes:
     """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
@@ -85,6 +91,7 @@ localrules:
     previews,
     registration,
     regions,
+    derived_volumes,
     verified_volumes,
     plan,
     remove_intermediates,
@@ -98,4 +105,5 @@ localrules:
     init_corrected_volume,
     init_labels,
     init_atlas_space,
+    init_derived,
     pair_landmarks,

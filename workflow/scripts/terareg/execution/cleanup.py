@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from terareg.execution import raw_data
+from terareg.execution import derived_volumes, raw_data
 from terareg.execution.inputs import ATLAS_SOURCES, own_files
 from terareg.execution.run import Run
 from terareg.storage import removal
@@ -52,6 +52,8 @@ def _users_files(run: Run, sample: str) -> list[str]:
     for atlas in config["atlases"].values():
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
         files += atlas["images"].values()
+    found = derived_volumes.entries(run, sample).values()
+    files += [derived_volumes.address_of(run, entry) for entry in found if entry.address]
     addresses = raw_data.raw_addresses(run, sample)
     if isinstance(addresses, dict):
         files += addresses.values()

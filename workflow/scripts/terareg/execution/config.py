@@ -21,6 +21,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
+from terareg.derived.section import check_section
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -36,6 +37,10 @@ _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
     "table": ((int, str), "channel of a table; write what the column channel says"),
 }
+# stands for the images of a sample that has none
+_ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
+#: sections that need images of the sample's own
+_OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
 _KEYS_OF_KIND = {
     "view": ("colm", "VW0"),
@@ -66,9 +71,13 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     files = own.pop("cohort", None)
     if files is None:
         parts = [("the configuration", own)] if "sample" in own else []
+        if not parts and own.get("derived"):
+            raise ConfigError(
+                "derived: the configuration has no key sample, whose folder the derived volumes go "
+                "to; set sample: to a name"
+            )
         if not parts:
-            check(own | {"sample": "none", "input": {"path": ".", "orientation": "SAR",
-                                                        "channels": {"none": 0}}})  # fmt: skip
+            check(own | {"sample": "none", "input": copy.deepcopy(_ANY_INPUT)})
     else:
         if "sample" in own:
             raise ConfigError(
@@ -188,6 +197,9 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
+    alone = "input" not in complete and bool(complete.get("derived"))
+    if alone:
+        complete["input"] = copy.deepcopy(_ANY_INPUT)
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -195,7 +207,12 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     )
     if errors:
         raise ConfigError(_sentence(jsonschema.exceptions.best_match(errors)))
-    _check_meaning(complete)
+    if alone:
+        complete["input"] |= {"kind": "none", "path": None, "channels": {}}
+        _check_alone(complete)
+    else:
+        _check_meaning(complete)
+    check_section(complete)
     return complete
 
 
@@ -276,7 +293,8 @@ def _words(kind: Any) -> str:
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
-def _check_meaning(config: dict[str, Any]) -> None:
+def _check_places(config: dict[str, Any]) -> None:
+    """Names become names of folders; results and store are places that can be written."""
     for what, name in _names(config):
         if not _NAME.fullmatch(name):
             raise ConfigError(
@@ -284,13 +302,38 @@ def _check_meaning(config: dict[str, Any]) -> None:
             )
     if config["sample"] == "atlases":
         raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
-    source = config["input"]
     Store(config["store"])  # raises for any other kind of address
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
             f"results: {config['results']!r} is no folder for Snakemake; give a path without colon "
             "and braces (volumes may go elsewhere: store)"
         )
+
+
+def _check_alone(config: dict[str, Any]) -> None:
+    """Check a sample without input, which has only volumes derived from others."""
+    _check_places(config)
+    for key in _OF_IMAGES:
+        if config[key]:
+            raise ConfigError(
+                f"{key}: this sample has no images that they could belong to; add input: or remove "
+                f"{key}"
+            )
+    _check_volume(config["volume"])
+
+
+def _check_volume(volume: dict[str, Any]) -> None:
+    steps = math.log2(volume["block"] / volume["chunk"])
+    if steps < 0 or steps % 1:
+        raise ConfigError(
+            f"volume.block: {volume['block']} is not chunk {volume['chunk']} doubled some times; "
+            f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
+        )
+
+
+def _check_meaning(config: dict[str, Any]) -> None:
+    _check_places(config)
+    source = config["input"]
     check_orientation(source["orientation"], "input.orientation")
     channels = source["channels"]
     if source["kind"] == "volume":
@@ -356,13 +399,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"{name!r} is the name of two layers of the viewer (channels, atlases, tiles); "
                 "rename one of them"
             )
-    volume = config["volume"]
-    steps = math.log2(volume["block"] / volume["chunk"])
-    if steps < 0 or steps % 1:
-        raise ConfigError(
-            f"volume.block: {volume['block']} is not chunk {volume['chunk']} doubled some times; "
-            f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
-        )
+    _check_volume(config["volume"])
     landmarks = config["registration"]["landmarks"]
     for key, entries in (
         ("fiducials", config["fiducials"]),
@@ -575,6 +612,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"atlases.{name}.images:", image
     for name in config["points"]:
         yield "points:", name
+    for name in config.get("derived") or ():
+        yield "derived:", name
 
 
 def describe() -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from terareg.core.cost import Count
 from terareg.core.errors import ConfigError
-from terareg.execution.raw_data import tracked, untracked_state
+from terareg.execution import derived_volumes
+from terareg.execution.raw_data import source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
 from terareg.intensity.cost import tile_batches
@@ -63,8 +64,13 @@ def batch_files(
 
 
 # ------------------------------------------------------------------ input
-def index_file(run: Run, sample: str) -> str:
-    """The description of a sample's input, on which everything about the sample depends."""
+def index_file(run: Run, sample: str) -> str | Files:
+    """The description of a sample's input, on which everything about the sample depends.
+
+    None for a sample that has only volumes derived from others.
+    """
+    if not run.has_images(sample):
+        return []
     return run.path(sample, "input.json" if run.is_imported(sample) else "acquisition.json")
 
 
@@ -167,7 +173,7 @@ def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
 
 def tiles_drawn(run: Run, sample: str) -> NamedFiles:
     """Files that the outlines of the tiles are drawn from; a volume has no tiles."""
-    if run.is_imported(sample):
+    if not run.is_tiled(sample):
         return {}
     names = {"acquisition": "acquisition.json", "placement": "stitching/placement.json"}
     return {key: run.path(sample, name) for key, name in names.items()}
@@ -194,6 +200,7 @@ def writer_of_volume(run: Run, sample: str, volume: str) -> str:
         "corrected_volume": "correct_volume",
         "labels": "transform_labels",
         "atlas_space": "transform_volume",
+        "derived": "derive_blocks",
     }
     return writers[volume.split("/")[0]]
 
@@ -226,6 +233,59 @@ def images_of_channels(run: Run, sample: str) -> dict[str, Files]:
 def bias_settings(run: Run, sample: str) -> dict[str, Any]:
     """Options of the bias estimate, without those of that section that other rules read."""
     return _without(run.option(sample, "intensity.bias"), ("enabled", "volume_um"))
+
+
+# ------------------------------------------------------------------ derived volumes
+def derived_source(run: Run, sample: str, derived: str) -> Files:
+    """The plan of the volume that an entry is made from, or files that stand for one elsewhere."""
+    entry = derived_volumes.entry(run, sample, derived)
+    if entry.volume is not None:
+        return [run.path(sample, f"{entry.volume}/plan.json")]
+    return tracked(headers.image_files(derived_volumes.address_of(run, entry)))
+
+
+def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
+    """The last file of the volume that an entry is made from."""
+    entry = derived_volumes.entry(run, sample, derived)
+    if entry.volume is None:
+        return {}
+    return {"complete": run.path(sample, f"{entry.volume}/complete.json")}
+
+
+def measured_parts(run: Run, sample: str, derived: str) -> Files:
+    """What the batches of an entry found in its source."""
+    count = volume_batches(run, sample, f"derived/{derived}")
+    return [run.path(sample, f"derived/{derived}/measured/{i}.npz") for i in range(count)]
+
+
+def measured_source(run: Run, sample: str, derived: str) -> NamedFiles:
+    """What all batches found together, for a tool that needs it."""
+    entry = derived_volumes.entry(run, sample, derived)
+    if not entry.facts.measures:
+        return {}
+    return {"measured": run.path(sample, f"{entry.key}/measured.npz")}
+
+
+def derived_batches(run: Run, sample: str, derived: str) -> int:
+    """Number of batches of an entry."""
+    return volume_batches(run, sample, f"derived/{derived}")
+
+
+def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
+    """The settings of an entry."""
+    return derived_volumes.entry(run, sample, derived).to_json()
+
+
+def derived_address(run: Run, sample: str, derived: str) -> str | None:
+    """Address of the source of an entry, if that is no volume of the sample."""
+    entry = derived_volumes.entry(run, sample, derived)
+    return None if entry.address is None else derived_volumes.address_of(run, entry)
+
+
+def derived_state(run: Run, sample: str, derived: str) -> str:
+    """State of the source of an entry, if that is no volume of the sample."""
+    address = derived_address(run, sample, derived)
+    return "" if address is None else source_state(address)
 
 
 # ------------------------------------------------------------------ registration

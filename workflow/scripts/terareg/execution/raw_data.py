@@ -32,7 +32,7 @@ def check(run: Run) -> None:
     for sample in run.samples:
         if run.is_imported(sample):
             image_headers(run, sample)
-        else:
+        elif run.is_tiled(sample):
             survey(run, sample)
 
 
@@ -116,7 +116,8 @@ def image_address(run: Run, sample: str, channel: str) -> str:
     return address
 
 
-_image_state = cache(headers.image_state)
+#: digest of the files that an image consists of, see :func:`terareg.volumes.headers.image_state`
+source_state = cache(headers.image_state)
 
 
 @cache
@@ -150,13 +151,13 @@ def channel_files(run: Run, sample: str, channel: str) -> list[str]:
 
 def channel_state(run: Run, sample: str, channel: str) -> str:
     """Digest of names, sizes and times of the files that the image of a channel consists of."""
-    return _image_state(image_address(run, sample, channel))
+    return source_state(image_address(run, sample, channel))
 
 
 # ------------------------------------------------------------------ both
 def raw_addresses(run: Run, sample: str) -> str | dict[str, str]:
     """Where a sample's raw data lie: one folder of tiles, or an image for each channel."""
-    if not run.is_imported(sample):
+    if run.is_tiled(sample):
         path: str = run.samples[sample]["input"]["path"]
         return path
     return {name: image_address(run, sample, name) for name in run.channels_of(sample)}

@@ -46,7 +46,7 @@ class Run:
     @property
     def tiled(self) -> list[str]:
         """Samples whose tiles have to be stitched."""
-        return [n for n in self.samples if not self.is_imported(n)]
+        return [n for n in self.samples if self.is_tiled(n)]
 
     @property
     def channels(self) -> list[str]:
@@ -72,6 +72,14 @@ class Run:
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
         return bool(self.samples[sample]["input"]["kind"] == "volume")
+
+    def is_tiled(self, sample: str) -> bool:
+        """Whether a sample has tiles that have to be stitched."""
+        return self.has_images(sample) and not self.is_imported(sample)
+
+    def has_images(self, sample: str) -> bool:
+        """Whether a sample has images of its own, and not only volumes derived from others."""
+        return bool(self.samples[sample]["input"]["kind"] != "none")
 
     def option(self, sample: str, path: str) -> Any:
         """Value at a dotted path of a sample's configuration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from terareg.execution import derived_volumes
 from terareg.execution.inputs import Files, corrected_batches, destripes
 from terareg.execution.run import Run
 
@@ -13,7 +14,7 @@ _COMPLETE = "complete.json"
 
 def flatfield_files(run: Run, sample: str) -> Files:
     """Flat-fields, and corrected tiles where they are kept."""
-    if run.is_imported(sample):
+    if not run.is_tiled(sample):
         return []
     files = run.of_channels(sample, "intensity/{channel}/flatfield.tif")
     if destripes(run, sample):
@@ -26,7 +27,7 @@ def flatfield_files(run: Run, sample: str) -> Files:
 
 def stitching_files(run: Run, sample: str) -> Files:
     """Placement of the tiles, TeraStitcher's and Render's files."""
-    if run.is_imported(sample):
+    if not run.is_tiled(sample):
         return []
     names = ("xml_merging.xml", "placement.json", "render/tilespecs.json.gz")
     return [run.path(sample, f"stitching/{name}") for name in names]
@@ -77,14 +78,23 @@ def region_files(run: Run, sample: str) -> Files:
     return files
 
 
+def derived_files(run: Run, sample: str) -> Files:
+    """What the section ``derived:`` asks for."""
+    found = derived_volumes.entries(run, sample).values()
+    return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
+
+
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
+    if not run.has_images(sample):
+        return derived_files(run, sample)
     files = stitching_files(run, sample) + fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
-    if temporary and not run.is_imported(sample):
+    if temporary and run.is_tiled(sample):
         files += run.of_channels(sample, "corrected/{channel}/dropped.json")
+    files += derived_files(run, sample)
     return [*files, run.path(sample, "report.html")]
 
 
@@ -98,7 +108,7 @@ def reported_files(run: Run, sample: str) -> Files:
     """Tables and pictures that the report shows."""
     channels = [f"fused/{{channel}}/{_COMPLETE}", "views/fused_{channel}.png"]
     names = ["views/neuroglancer.json"]
-    if not run.is_imported(sample):
+    if run.is_tiled(sample):
         channels += [
             "intensity/{channel}/flatfield.json",
             "views/flatfield_{channel}.png",

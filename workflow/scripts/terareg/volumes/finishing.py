@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Mapping
@@ -230,10 +229,7 @@ def _read_or_none(store: Store, name: str) -> bytes | None:
 
 def _forms(plan: VolumePlan) -> list[VolumePlan]:
     """One plan for each format of the plan."""
-    return [
-        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
-        for form in plan.settings.formats
-    ]
+    return [plan.of_format(form) for form in plan.settings.formats]
 
 
 def _block_differs(store: Store, key: str, plan: VolumePlan, block: Block, record: dict) -> bool:

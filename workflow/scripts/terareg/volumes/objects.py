@@ -113,9 +113,13 @@ def read_level(
         if "ome-zarr" in plan.settings.formats:
             array = _open(to_json(ngff.spec(store, key, plan, level)))
             return array[box].read().result()
-        _check_shards(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
+        _check_objects(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
         array = _open(to_json(precomputed.spec(store, key, plan, level)))
-        voxels = array[box[2], box[1], box[0], 0].read(order="F").result()
+        z, y, x = (
+            slice(part.start + offset, part.stop + offset)
+            for part, offset in zip(box, plan.offset_vox(level))
+        )
+        voxels = array[x, y, z, 0].read(order="F").result()
         return np.ascontiguousarray(voxels.transpose(2, 1, 0))
     except ARRAY_ERRORS as error:
         raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
@@ -139,7 +143,11 @@ class BoxWriter:
     """
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-        kinds = {"ome-zarr": ngff.ShardWriter, "precomputed": precomputed.ShardsWriter}
+        sharded = plan.settings.sharded
+        kinds = {
+            "ome-zarr": ngff.ShardWriter,
+            "precomputed": precomputed.ShardsWriter if sharded else precomputed.ChunksWriter,
+        }
         self._planes = 0
         self._forms: list[Any] = []
         try:
@@ -181,9 +189,9 @@ def write_box(
         writer.discard()
 
 
-def _check_shards(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-    """Raise VolumeError where a precomputed shard is absent: tensorstore would read zeros."""
-    for name, _ in precomputed.shards_in(plan, level, box):
+def _check_objects(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+    """Raise VolumeError where a precomputed object is absent: tensorstore would read zeros."""
+    for name, _ in precomputed.objects_in(plan, level, box):
         full = f"{key}/{precomputed.FOLDER}/{name}"
         if store.size(full) is None:
             raise VolumeError(f"{store.address(full)} is missing; run again to have it rewritten")

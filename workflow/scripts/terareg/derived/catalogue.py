@@ -1,0 +1,82 @@
+"""What is known of every tool before a job runs (standard library only).
+
+A tool is one entry here, a module of this package with what it does to a block
+(:mod:`terareg.derived.tools` lists them), and a line in ``cost.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from terareg.core.extents import Extent
+
+IMAGE, LABELS = "image", "labels"
+#: types in which a volume stores images; all others become float32
+STORED_IMAGES = ("uint8", "uint16", "float32")
+#: keys that every tool has: where the voxels come from
+SOURCE_KEYS = ("level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation")
+#: keys that every tool has that makes a volume: how it is laid out
+OUTPUT_KEYS = (
+    "format", "sharded", "codec", "chunk", "block", "levels", "downsampling", "halved",
+    "voxel_offset",
+)  # fmt: skip
+
+
+def same_dtype(settings: Mapping[str, Any], kind: str, dtype: str) -> str:
+    """Voxels as they are, in a type that volumes have."""
+    if kind == LABELS:
+        return "uint64" if dtype in ("uint64", "int64") else "uint32"
+    return dtype if dtype in STORED_IMAGES else "float32"
+
+
+def same_grid(settings: Mapping[str, Any], source: Extent) -> Extent:
+    """The grid of the source."""
+    return source
+
+
+@dataclass(frozen=True)
+class ToolFacts:
+    """What is known of a tool.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Keys of the section that only this tool (and perhaps a few others) has.
+    accepts : tuple of str
+        Kinds of sources: "image", "labels" or both.
+    makes : str
+        Kind of the volume: "same" as the source, "image" or "labels"; "" for a tool that makes no
+        volume.
+    measures : bool
+        Whether the source is looked at block by block first, and what is found is gathered, before
+        anything is made (rules measure_derived and gather_derived).
+    product : str
+        The last file of the tool, below the folder of the entry.
+    dtype, grid : callable
+        Type of the voxels that it writes, from its settings, the kind of the source and the
+        source's type; and its grid, from its settings and the grid of what it reads.
+    cpu_s : float
+        Seconds of processor time for a gigabyte of voxels of the source, without reading, writing
+        and making levels.
+    """
+
+    keys: tuple[str, ...] = ()
+    accepts: tuple[str, ...] = (IMAGE, LABELS)
+    makes: str = "same"
+    measures: bool = False
+    product: str = "complete.json"
+    dtype: Callable[[Mapping[str, Any], str, str], str] = same_dtype
+    grid: Callable[[Mapping[str, Any], Extent], Extent] = same_grid
+    cpu_s: float = 1.0
+
+    def made_kind(self, source: str) -> str:
+        """Kind of the volume that is made of a source of this kind; "" for none."""
+        return source if self.makes == "same" else self.makes
+
+
+#: facts of every tool by its name in ``do:``
+TOOLS: dict[str, ToolFacts] = {
+    "convert": ToolFacts(cpu_s=0.3),
+}
