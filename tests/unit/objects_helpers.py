@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 
 from terareg.core.frames import Frame
+from terareg.objects.labelling import extended
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Levels
 
@@ -54,8 +55,15 @@ def tube(shape, spacing_um, lines, radius_um):
     places = np.moveaxis(np.indices(shape), 0, -1) * np.array(spacing_um)
     mask = np.zeros(shape, bool)
     for line in lines:
-        for a, b in zip(line, line[1:]):
+        for a, b in itertools.pairwise(line):
             a, b = np.array(a, float), np.array(b, float)
             along = np.clip((places - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
             mask |= np.linalg.norm(places - a - along[..., None] * (b - a), axis=-1) < radius_um
     return mask
+
+
+def extended_blocks(array, edge):
+    """Blocks of an edge, each with its voxels and those of the planes after it."""
+    for block in blocks_of(array.shape, edge):
+        start, stop = extended(block, array.shape)
+        yield block, array[tuple(slice(a, b) for a, b in zip(start, stop))]

@@ -2,106 +2,83 @@
 
 import numpy as np
 import pytest
-from objects_helpers import Held
+from objects_helpers import extended_blocks
 from scipy import ndimage
 
 from terareg.core.errors import StoreError, VolumeError
-from terareg.objects.components import (
-    NUMBERS,
-    PARTS,
-    Source,
-    join_blocks,
-    label_blocks,
-    write_components,
-)
+from terareg.objects.components import component_part, join_parts, numbered
 from terareg.objects.labelling import ComponentSettings
+from terareg.objects.parts import Parts
 from terareg.storage.store import Store
-from terareg.volumes.plan import VolumeSettings, make_plan
-from terareg.volumes.reader import Volume
-from terareg.volumes.writer import init_volume
 
-MASK = ndimage.gaussian_filter(np.random.default_rng(1).random((50, 70, 60)), 2) > 0.52
-
-
-def plan_of(volume, name="seg"):
-    settings = VolumeSettings(chunk=16, block=32, kind="segmentation")
-    return make_plan(name, volume.frame, "uint32", settings)
+NOISE = ndimage.gaussian_filter(np.random.default_rng(1).random((50, 70, 60)), 2)
+IMAGE = (NOISE > 0.52).astype(np.uint8)
+EDGE = (20, 32, 16)
 
 
-def run(store, source, plan, batches=2, workers=1):
-    init_volume(store, "seg", plan)
-    where = (store, "seg")
-    for batch in range(batches):
-        label_blocks(
-            source, where, plan, plan.batch(batch, batches), fingerprint="a", workers=workers
-        )
-    summary = join_blocks(where, plan, source.settings)
-    for batch in range(batches):
-        write_components(
-            source, where, plan, plan.batch(batch, batches), fingerprint=summary["fingerprint"]
-        )
-    return summary
+def measured(parts, chosen, image=IMAGE, edge=EDGE):
+    blocks, digests = [], {}
+    for block, voxels in extended_blocks(image, edge):
+        blocks.append(block)
+        arrays = component_part(voxels, block, image.shape, chosen)
+        digests[block.name] = parts.write(block.name, arrays)
+    return blocks, digests
 
 
-def test_labels_and_counts_are_those_of_the_whole_volume(tmp_path):
-    volume = Held(MASK.astype(np.uint8))
-    plan = plan_of(volume)
-    store = Store(str(tmp_path))
-    summary = run(store, Source(volume, 0, ComponentSettings(26, low=1, dust_vox=20)), plan)
-    expected, count = ndimage.label(MASK, np.ones((3, 3, 3)))
+def labels_of(parts, chosen, image=IMAGE, edge=EDGE):
+    joined, numbers = join_parts(parts, *measured(parts, chosen, image, edge), chosen)
+    result = np.zeros(image.shape, np.uint32)
+    for block, voxels in extended_blocks(image, edge):
+        found = parts.read(f"numbers/{block.name}", numbers[block.name])["numbers"]
+        box = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
+        result[box] = numbered(voxels, block, found, chosen)
+    return result, joined
+
+
+@pytest.fixture
+def parts(tmp_path):
+    return Parts(Store(str(tmp_path)), "parts")
+
+
+def test_labels_and_counts_are_those_of_the_whole_volume(parts):
+    found, joined = labels_of(parts, ComponentSettings(26, low=1, dust_vox=20))
+    expected, count = ndimage.label(IMAGE, np.ones((3, 3, 3)))
     sizes = np.bincount(expected.ravel())[1:]
     kept = sizes[sizes >= 20]
-    assert 1 < len(kept) < count
-    assert summary["components"] == len(kept) and summary["dust"] == count - len(kept)
-    assert summary["voxels"] == kept.sum() and summary["largest_vox"] == kept.max()
-    found = Volume(store, "seg").read(0)
-    assert sorted(np.bincount(found.ravel())[1:]) == sorted(kept)
+    assert 1 < len(kept) < count and joined.dust == count - len(kept)
+    assert joined.voxels.tolist() == np.bincount(found.ravel())[1:].tolist()
+    assert sorted(joined.voxels) == sorted(kept)
     pairs = {(a, b) for a, b in zip(found.ravel(), expected.ravel()) if a}
     assert len(pairs) == len(kept)
 
 
-def test_bytes_depend_neither_on_batches_nor_on_threads(tmp_path):
-    volume = Held(MASK.astype(np.uint8))
-    source, plan = Source(volume, 0, ComponentSettings(6, low=1)), plan_of(volume)
-    stores = [Store(str(tmp_path / name)) for name in "ab"]
-    run(stores[0], source, plan)
-    run(stores[1], source, plan, batches=5, workers=3)
-    files = [{e.key: s.read(e.key) for e in s.list() if "/blocks/" not in e.key} for s in stores]
-    assert files[0] == files[1] and len(files[0]) > 20
+def test_labels_do_not_depend_on_blocks(tmp_path):
+    chosen = ComponentSettings(6, low=1)
+    found = [
+        labels_of(Parts(Store(str(tmp_path)), str(edge)), chosen, edge=edge)[0]
+        for edge in (EDGE, (50, 70, 60), (49, 23, 59))
+    ]
+    assert all(np.array_equal(found[0], other) for other in found[1:])
 
 
-def test_parts_are_found_again_and_damage_is_told(tmp_path):
-    volume = Held(MASK.astype(np.uint8))
-    source, plan, store = Source(volume, 0, ComponentSettings(6, low=1)), plan_of(volume), Store(str(tmp_path))  # fmt: skip
-    run(store, source, plan)
-    broken = Held(MASK.astype(np.uint8))
-    broken.array = None  # not read again
-    label_blocks(Source(broken, 0, source.settings), (store, "seg"), plan, plan.blocks(), fingerprint="a")  # fmt: skip
-    name = f"seg/{PARTS}/{plan.blocks()[0].name}"
-    data = bytearray(store.read(name))
-    data[-3] ^= 1
-    store.write(name, bytes(data))
-    with pytest.raises(StoreError, match="is not what was written"):
-        join_blocks((store, "seg"), plan, source.settings)
-    store.delete(name)
-    with pytest.raises(StoreError, match="is missing; run again"):
-        join_blocks((store, "seg"), plan, source.settings)
+def test_damaged_parts_and_a_changed_source_are_told(parts):
+    chosen = ComponentSettings(6, low=1)
+    blocks, digests = measured(parts, chosen)
+    _, numbers = join_parts(parts, blocks, digests, chosen)
+    found = parts.read(f"numbers/{blocks[0].name}", numbers[blocks[0].name])["numbers"]
+    block, voxels = next(extended_blocks(1 - IMAGE, EDGE))
+    with pytest.raises(VolumeError, match="the source was changed; run the measuring again"):
+        numbered(voxels, block, found, chosen)
+    parts.write(blocks[1].name, {"voxels": np.zeros(1)})
+    with pytest.raises(StoreError, match="is not what was written for this run"):
+        join_parts(parts, blocks, digests, chosen)
 
 
-def test_a_source_that_changed_between_the_steps_is_told(tmp_path):
-    volume = Held(MASK.astype(np.uint8))
-    source, plan, store = Source(volume, 0, ComponentSettings(6, low=1)), plan_of(volume), Store(str(tmp_path))  # fmt: skip
-    run(store, source, plan)
-    other = Source(Held(1 - volume.array), 0, source.settings)
-    with pytest.raises(VolumeError, match="the source was changed; run again from the first"):
-        write_components(other, (store, "seg"), plan, plan.blocks(), fingerprint="new")
-    assert store.exists(f"seg/{NUMBERS}/0_0_0")
-
-
-def test_nothing_found_is_an_error(tmp_path):
-    volume = Held(np.zeros((20, 20, 20), np.uint8))
-    source, plan, store = Source(volume, 0, ComponentSettings(6, low=1)), plan_of(volume), Store(str(tmp_path))  # fmt: skip
-    with pytest.raises(VolumeError, match="no component is left .*check the threshold"):
-        run(store, source, plan)
-    with pytest.raises(VolumeError, match="has shape .* but its components"):
-        label_blocks(source, (store, "seg"), plan_of(Held(MASK.astype(np.uint8))), [], fingerprint="")  # fmt: skip
+def test_nothing_found_is_an_error(parts):
+    chosen = ComponentSettings(6, low=1)
+    nothing = np.zeros((20, 20, 20), np.uint8)
+    with pytest.raises(VolumeError, match=r"no component is left .*check the source"):
+        join_parts(parts, *measured(parts, chosen, nothing), chosen)
+    chosen = ComponentSettings(6, low=1, dust_vox=10**6)
+    with pytest.raises(VolumeError, match=r"no component is left \(dust: [1-9]"):
+        join_parts(parts, *measured(parts, chosen), chosen)

@@ -21,7 +21,14 @@ def found(data, number):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.integers(1, 2**32 - 1), st.tuples(st.binary(max_size=9), st.binary(max_size=9)), max_size=40), st.integers(0, 9))  # fmt: skip
+@given(
+    st.dictionaries(
+        st.integers(1, 2**32 - 1),
+        st.tuples(st.binary(max_size=9), st.binary(max_size=9)),
+        max_size=40,
+    ),
+    st.integers(0, 9),
+)
 def test_every_object_is_in_its_file_behind_what_belongs_before_it(tmp_path_factory, objects, bits):
     store, shards = Store(str(tmp_path_factory.mktemp("shards"))), IdShards(bits)
     numbers = shards.number(np.array(list(objects), np.uint64))

@@ -1,4 +1,6 @@
-"""Meshes in cells: every level is closed again when its cells are put together, and in its place."""
+"""Meshes in cells: every level is closed once its cells are put together, and in its place."""
+
+import itertools
 
 import DracoPy
 import numpy as np
@@ -79,7 +81,7 @@ def test_no_triangle_crosses_the_middle_of_a_cell_and_parents_are_there():
             assert ((corners <= half).all(1) | (corners >= half).all(1)).all()
             assert steps.min() >= 0 and steps.max() <= TOP
     cells = [{tuple(c) for c in v} for v in decode_manifest(manifest)["fragment_positions"]]
-    for fine, coarse in zip(cells, cells[1:]):
+    for fine, coarse in itertools.pairwise(cells):
         assert {(x // 2, y // 2, z // 2) for x, y, z in fine} <= coarse
 
 
@@ -87,7 +89,8 @@ def test_cells_are_in_the_order_of_the_z_curve():
     details = details_of(ball(13, (32, 34, 36)), levels=2)
     manifest, _ = encode_object(details, Cells((-5000.0,) * 3, (3000.0,) * 3))
     for cells in decode_manifest(manifest)["fragment_positions"]:
-        codes = [sum(((int(c[a]) >> b) & 1) << (3 * b + a) for a in range(3) for b in range(8)) for c in cells]  # fmt: skip
+        bits = [(b, a) for b in range(8) for a in range(3)]
+        codes = [sum(((c[a] >> b) & 1) << (3 * b + a) for b, a in bits) for c in cells.astype(int)]
         assert codes == sorted(set(codes)) and len(codes) > 4
 
 
@@ -96,5 +99,5 @@ def test_one_level_of_one_voxel():
     mask[1, 1, 1] = True
     details = details_of(mask, levels=1)
     manifest, fragments = encode_object(details, cells_of(details, 1000))
-    points, faces = together(decoded(decode_manifest(manifest), fragments)[0])
+    _, faces = together(decoded(decode_manifest(manifest), fragments)[0])
     assert is_closed(faces) and len(faces) >= 4

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from objects_helpers import Held, blocks_of, tube
+from objects_helpers import extended_blocks, tube
 
 from terareg.core.frames import Frame
 from terareg.objects.id_shards import IdShards
+from terareg.objects.parts import Parts
 from terareg.objects.skeleton_files import (
     SkeletonFiles,
-    skeleton_blocks,
+    skeleton_part,
     write_info,
     write_skeletons,
 )
@@ -29,13 +30,15 @@ def scene():
     return labels
 
 
-def run(store, volume, files, frames=None):
-    blocks = blocks_of(volume.frame.shape, (20, 30, 20))
-    skeleton_blocks((volume, 0), (store, "work"), blocks, files, fingerprint="a")
-    frames = frames or (volume.frame, volume.frame)
-    where = (store, "work", "lines")
-    shards = range(files.shards.count)
-    summaries = [write_skeletons(frames, where, blocks, [n], files) for n in shards]
+def run(store, labels, files, frame=None, offset_vox=(0, 0, 0)):
+    frame = frame or Frame(labels.shape, SPACING_UM)
+    parts, digests = Parts(store, "parts"), {}
+    for block, voxels in extended_blocks(labels, (20, 30, 20)):
+        digests[block.name] = parts.write(block.name, skeleton_part(voxels, block, frame, files))
+    summaries = [
+        write_skeletons((frame, offset_vox), (parts, digests), (store, "lines"), [number], files)
+        for number in range(files.shards.count)
+    ]
     write_info(store, "lines", files)
     return summaries
 
@@ -52,20 +55,20 @@ def opened(store, frame):
 
 @pytest.mark.parametrize(("sharded", "bits"), [(True, 1), (False, 0)])
 def test_cloud_volume_reads_every_skeleton(tmp_path, sharded, bits):
-    volume, store = Held(scene(), SPACING_UM), Store(str(tmp_path))
+    store = Store(str(tmp_path))
     settings = SkeletonSettings(spur_um=8, dust_um=5)
     files = SkeletonFiles(settings, sharded, swc=True, shards=IdShards(bits))
-    summaries = run(store, volume, files)
-    facts = {k: v for s in summaries for k, v in s["skeletons"].items()}
-    assert set(facts) == {"7", "614454277"} and sum(s["dust"] for s in summaries) == 1
-    reader = opened(store, volume.frame)
+    summaries = run(store, scene(), files)
+    facts = {row["label"]: row for s in summaries for row in s["rows"]}
+    assert set(facts) == {7, 614454277} and sum(s["dust"] for s in summaries) == 1
+    reader = opened(store, Frame(scene().shape, SPACING_UM))
     for label, ends in (
         (7, [(10, 10, 10), (60, 10, 10)]),
         (614454277, [(20, 50, 10), (20, 50, 60)]),
     ):
         found = reader.skeleton.get(label)
         length_um = found.cable_length() / 1000
-        assert length_um == pytest.approx(facts[str(label)]["length_um"], rel=1e-4)
+        assert length_um == pytest.approx(facts[label]["length_um"], rel=1e-4)
         assert 50 < length_um < 57  # the ends of the tube are round
         assert np.median(found.radius) / 1000 == pytest.approx(3.5, abs=1)
         places = found.vertices[:, ::-1] / 1000 - np.array(SPACING_UM) / 2
@@ -77,26 +80,14 @@ def test_cloud_volume_reads_every_skeleton(tmp_path, sharded, bits):
         assert all(store.size(key) == size for key, size in summary["objects"].items())
 
 
-def test_skeletons_of_a_coarser_level_lie_in_the_same_place(tmp_path):
-    fine = Frame((80, 120, 100), (1.0, 0.5, 0.75), (100.0, 50.0, 7.0))
-    coarse = Held(scene(), SPACING_UM)
-    coarse.frames = (fine.downsampled((2, 2, 2)),)
-    store = Store(str(tmp_path))
-    run(store, coarse, SkeletonFiles(SkeletonSettings(spur_um=8), swc=True), (coarse.frame, fine))
-    found = opened(store, fine).skeleton.get(7)
-    middle = found.vertices.mean(0)[::-1] / 1000
-    assert np.allclose(middle, np.array([35, 10, 10]) + np.array(SPACING_UM) / 2, atol=1)
+def test_place_in_space(tmp_path):
+    """In the viewer whole voxels count from the corner; SWC is in the place of the volume."""
+    store, frame = Store(str(tmp_path)), Frame((40, 60, 50), SPACING_UM, (100.0, 50.0, 7.0))
+    files = SkeletonFiles(SkeletonSettings(spur_um=8), swc=True)
+    run(store, scene(), files, frame, (10, 20, 30))
+    found = opened(store, frame).skeleton.get(7)
+    begin = (np.array((10, 20, 30)) + 0.5) * SPACING_UM
+    assert np.allclose(found.vertices.mean(0)[::-1] / 1000, begin + (35, 10, 10), atol=1)
     rows = [line.split() for line in store.read("lines/swc/7.swc").decode().splitlines()[1:]]
     xyz = np.array(rows, float)[:, 2:5].mean(0)
-    # in the place of the volume in space: half a coarse voxel less half a fine one, and the origin
-    assert np.allclose(xyz[::-1], np.array([35.5, 10.25, 10.375]) + (100, 50, 7), atol=1)
-
-
-def test_finished_blocks_are_not_read_again(tmp_path):
-    volume, store = Held(scene(), SPACING_UM), Store(str(tmp_path))
-    blocks = blocks_of(volume.frame.shape, (20, 30, 20))
-    skeleton_blocks((volume, 0), (store, "work"), blocks, SkeletonFiles(), fingerprint="a")
-    volume.array = None
-    skeleton_blocks((volume, 0), (store, "work"), blocks, SkeletonFiles(), fingerprint="a")
-    with pytest.raises(TypeError):
-        skeleton_blocks((volume, 0), (store, "work"), blocks, SkeletonFiles(), fingerprint="b")
+    assert np.allclose(xyz[::-1], np.array((35, 10, 10)) + frame.origin_um, atol=1)

@@ -23,7 +23,7 @@ def by_blocks(labels, edge):
 def triangles(surface):
     """Triangles as a set of vertex positions, rotated so that the least vertex comes first."""
     corners = surface.vertices[surface.faces].tolist()
-    return sorted(min((t[i:] + t[:i] for i in range(3))) for t in corners)
+    return sorted(min(t[i:] + t[:i] for i in range(3)) for t in corners)
 
 
 @settings(max_examples=40, deadline=None)

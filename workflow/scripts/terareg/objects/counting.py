@@ -188,7 +188,7 @@ def object_rows(table: CountTable, frame: Frame) -> Iterator[dict]:
         row: dict = {
             "label": label, "voxels": voxels, "volume_um3": voxels * frame.voxel_volume_um3
         }  # fmt: skip
-        centre = frame.to_um([int(c[axis][i]) / voxels for axis in "zyx"])
+        centre = frame.to_um(np.array([int(c[axis][i]) / voxels for axis in "zyx"]))
         row |= {f"centroid_{axis}_um": float(v) for axis, v in zip("zyx", centre)}
         row |= {name: int(c[name][i]) for name in _BOX_LOW}
         row |= {name: int(c[name][i]) + 1 for name in _BOX_HIGH}
@@ -226,8 +226,9 @@ def _main_region(table: CountTable) -> dict[int, tuple[int, int]]:
     """Region with most voxels of each label, and how many these are."""
     order = np.lexsort((table.region, -table.columns["voxels"].astype(np.int64), table.label))
     label = table.label[order]
-    first = np.flatnonzero(np.append(True, label[1:] != label[:-1])) if len(label) else []
-    chosen = order[first]
+    new = np.ones(len(label), bool)
+    new[1:] = label[1:] != label[:-1]
+    chosen = order[new]
     values = zip(table.region[chosen].tolist(), table.columns["voxels"][chosen].tolist())
     return dict(zip(table.label[chosen].tolist(), values))
 

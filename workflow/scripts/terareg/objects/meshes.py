@@ -1,34 +1,31 @@
 """Meshes of a stored label volume: surfaces of blocks, then whole objects in a viewer's form.
 
-:func:`surface_blocks` reads the labels once and leaves the surfaces in the cells of each block,
-with fewer triangles; :func:`write_meshes` joins those of each object, simplifies them again across
-the borders of blocks, and writes one level of detail after the other. Memory holds one block, or
-the surfaces of the ids of one shard.
+:func:`surface_part` makes the surfaces in the cells of a block, with fewer triangles;
+:func:`write_meshes` joins those of each object, simplifies them again across the borders of
+blocks, and writes one level of detail after the other. Memory holds one block, or the surfaces of
+the ids of one shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from terareg.core.errors import ConfigError, VolumeError, few
 from terareg.core.frames import Frame
-from terareg.core.parallel import map_items
+from terareg.core.levels import Box
 from terareg.objects import legacy, multires
 from terareg.objects.id_shards import IdShards, write_shard
-from terareg.objects.labelling import extended
-from terareg.objects.parts import has_part, read_part, write_part
+from terareg.objects.parts import Parts
 from terareg.objects.simplify import simplified
 from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
-from terareg.volumes.reader import Levels
 
 FORMS = ("multiresolution", "legacy")
-SURFACES = "surfaces"
 _NM_PER_UM = 1000.0
 _FRAGMENT_TRIANGLES = 20_000
 
@@ -62,7 +59,7 @@ class MeshSettings:
     levels: int = 3
     dust_vox: int = 0
     ids: tuple[int, ...] = ()
-    shards: IdShards = IdShards()
+    shards: IdShards = field(default_factory=IdShards)
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -75,56 +72,27 @@ class MeshSettings:
             raise ConfigError(f"{self.levels} levels of detail are not possible; use 1 to 10")
 
 
-def surface_blocks(
-    volume: tuple[Levels, int],
-    where: tuple[Store, str],
-    blocks: Iterable[Block],
-    settings: MeshSettings,
-    *,
-    fingerprint: str,
-    workers: int = 1,
-) -> dict:
-    """Make the surfaces in the cells of blocks.
+def surface_part(
+    labels: np.ndarray, block: Block, frame: Frame, settings: MeshSettings
+) -> dict[str, np.ndarray]:
+    """Surfaces in the cells of a block: arrays for :meth:`Parts.write`.
 
     Parameters
     ----------
-    volume : tuple of Levels and int
-        The labels, and the level to take.
-    where : tuple of Store and str
-        Store and folder to write into.
-    blocks : iterable of Block
-        Boxes of the level, which together cover it; those whose part has the same fingerprint are
-        skipped.
+    labels : numpy.ndarray of unsigned integers
+        The block and the planes after it, see :func:`terareg.objects.labelling.extended`.
+    block : Block
+    frame : Frame
+        Grid of the volume.
     settings : MeshSettings
-    fingerprint : str
-        Of everything that the parts are made from.
-    workers : int
-        Threads.
-
-    Returns
-    -------
-    dict
-        ``blocks``: names of the blocks.
     """
-    store, key = where
-    levels, level = volume
-    frame = levels.level_frame(level)
     wanted = frozenset(settings.ids) or None
-
-    def one(block: Block) -> str:
-        name = f"{key}/{SURFACES}/{block.name}"
-        if not has_part(store, name, fingerprint):
-            labels = levels.read(level, *extended(block, frame.shape))
-            surfaces = {
-                label: _fewer(surface, frame, settings.error_nm / 2)
-                for label, surface in block_surfaces(labels, block, frame.shape, wanted)
-            }
-            own = labels[tuple(slice(n) for n in block.shape)]
-            write_part(store, name, _packed(own, surfaces, settings.shards), fingerprint)
-        return block.name
-
-    done = map_items(one, blocks, workers=workers, what=f"{levels.name}: blocks with surfaces")
-    return {"blocks": list(done), "fingerprint": fingerprint}
+    surfaces = {
+        label: _fewer(surface, frame, settings.error_nm / 2)
+        for label, surface in block_surfaces(labels, block, frame.shape, wanted)
+    }
+    own = labels[tuple(slice(n) for n in block.shape)]
+    return _packed(own, surfaces, settings.shards)
 
 
 def _fewer(surface: Surface, frame: Frame, error_nm: float) -> Surface:
@@ -163,9 +131,9 @@ def _packed(
 
 
 def write_meshes(
-    frames: tuple[Frame, Frame],
-    where: tuple[Store, str, str],
-    blocks: Iterable[Block],
+    grid: tuple[Frame, Box],
+    parts: tuple[Parts, Mapping[str, str]],
+    where: tuple[Store, str],
     shards: Iterable[int],
     settings: MeshSettings,
 ) -> dict:
@@ -173,13 +141,12 @@ def write_meshes(
 
     Parameters
     ----------
-    frames : tuple of Frame
-        Grid of the level that the surfaces were made of, and of level 0 of the volume.
-    where : tuple of Store and two str
-        Store, folder of :func:`surface_blocks`, and folder of the meshes. Their ``info`` is
-        written by :func:`write_info`.
-    blocks : iterable of Block
-        All blocks.
+    grid : tuple of Frame and tuple of int
+        Grid of the labels, and where its first voxel lies, in whole voxels.
+    parts : tuple of Parts and mapping of str to str
+        Of :func:`surface_part`, and the digests of all by name of the block.
+    where : tuple of Store and str
+        Folder of the meshes. Their ``info`` is written by :func:`write_info`.
     shards : iterable of int
         Numbers of shards.
     settings : MeshSettings
@@ -187,21 +154,28 @@ def write_meshes(
     Returns
     -------
     dict
-        ``meshes``: for each label ``voxels`` and the ``triangles`` of every level of detail;
-        ``objects``: keys and bytes; ``dust``: labels that were left out.
+        ``rows``: for each mesh its ``label``, ``voxels``, ``volume_um3``, and the ``triangles`` of
+        the finest level of detail; ``objects``: keys and bytes; ``dust``: labels that were left
+        out.
     """
-    store, source, key = where
-    blocks = list(blocks)
-    summary: dict = {"meshes": {}, "objects": {}, "dust": 0}
+    store, key = where
+    frame, _ = grid
+    summary: dict = {"rows": [], "objects": {}, "dust": 0}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
-        for label, voxels, surface in _objects(store, source, blocks, shard):
+        for label, voxels, surface in _objects(*parts, shard):
             if voxels < settings.dust_vox:
                 summary["dust"] += 1
                 continue
-            details = _details(surface, voxels, frames, settings)
-            triangles = [len(detail.faces) for detail in details]
-            summary["meshes"][str(label)] = {"voxels": voxels, "triangles": triangles}
+            details = _details(surface, voxels, grid, settings)
+            summary["rows"].append(
+                {
+                    "label": label,
+                    "voxels": voxels,
+                    "volume_um3": voxels * frame.voxel_volume_um3,
+                    "triangles": len(details[0].faces),
+                }
+            )
             if settings.form == "legacy":
                 name = f"{label}.mesh"
                 data = legacy.encode_fragment(details[0].vertices_nm, details[0].faces)
@@ -231,25 +205,24 @@ def write_info(store: Store, key: str, settings: MeshSettings) -> dict[str, int]
     return {f"{key}/info": len(data)}
 
 
-def check_ids(summaries: Iterable[dict], settings: MeshSettings, name: str) -> None:
+def check_ids(labels: Collection[int], settings: MeshSettings, name: str) -> None:
     """Raise VolumeError if there is no mesh, or none of an id that was asked for.
 
     Parameters
     ----------
-    summaries : iterable of dict
-        Of :func:`write_meshes`, for all shards.
+    labels : collection of int
+        Of which there are meshes.
     settings : MeshSettings
     name : str
-        Of the labels, for the message.
+        Of the source, for the message.
     """
-    made = {label for summary in summaries for label in summary["meshes"]}
-    missing = [str(label) for label in settings.ids if str(label) not in made]
+    missing = [str(label) for label in settings.ids if label not in labels]
     if missing:
         raise VolumeError(
             f"{name} has no mesh for id {few(missing)}; check the ids, and dust_vox, which is "
             f"{settings.dust_vox}"
         )
-    if not made:
+    if not labels:
         raise VolumeError(
             f"{name} has no label of at least {settings.dust_vox} voxels; check the source and "
             "dust_vox"
@@ -257,14 +230,14 @@ def check_ids(summaries: Iterable[dict], settings: MeshSettings, name: str) -> N
 
 
 def _objects(
-    store: Store, key: str, blocks: list[Block], shard: int
+    parts: Parts, digests: Mapping[str, str], shard: int
 ) -> Iterator[tuple[int, int, Surface]]:
     """Label, voxels and surface of the objects of a shard, ascending by label."""
     voxels: dict[int, int] = {}
     surfaces: dict[int, list[Surface]] = {}
     names = {n: f"{shard}/{n}" for n in ("ids", "voxels", "labels", "counts", "vertices", "faces")}
-    for block in blocks:
-        part = read_part(store, f"{key}/{SURFACES}/{block.name}", names.values())
+    for block, digest in digests.items():
+        part = parts.read(block, digest, names.values())
         if not part:
             continue
         ids, voxels_here, labels, counts, vertices, faces = (part[n] for n in names.values())
@@ -283,21 +256,21 @@ def _objects(
 
 
 def _details(
-    surface: Surface, voxels: int, frames: tuple[Frame, Frame], settings: MeshSettings
+    surface: Surface, voxels: int, grid: tuple[Frame, Box], settings: MeshSettings
 ) -> list[multires.Detail]:
-    """Levels of detail of an object, finest first, in nanometres from the volume's corner."""
-    frame, finest = frames
+    """Levels of detail of an object, finest first, in nanometres from the corner of space."""
+    frame, offset_vox = grid
     spacing_nm = np.array(frame.spacing_um) * _NM_PER_UM
     volume_nm3 = voxels * float(np.prod(spacing_nm))
     vertices_nm, faces = surface.vertices * (spacing_nm / STEPS), surface.faces
-    corner_um = np.array(frame.origin_um) - finest.to_um(np.full(3, -0.5))
+    corner_nm = (np.array(offset_vox) + 0.5) * spacing_nm
     levels = 1 if settings.form == "legacy" else settings.levels
     coarsest_nm = settings.error_nm or float(spacing_nm.min()) / 2
     details: list[multires.Detail] = []
     for level in range(levels):
         error_nm = settings.error_nm / 2 if level == 0 else coarsest_nm * 2**level
         vertices_nm, faces = simplified(vertices_nm, faces, error_nm)
-        placed = with_volume(vertices_nm, faces, volume_nm3) + corner_um * _NM_PER_UM
+        placed = with_volume(vertices_nm, faces, volume_nm3) + corner_nm
         scale = float(spacing_nm.min()) * 2**level
         details.append(multires.Detail(placed[:, ::-1].copy(), faces, scale))
     return details

@@ -60,8 +60,8 @@ def cells_of(details: list[Detail], fragment_triangles: int) -> Cells:
     # a little more than the object, so that none of it lies on the last face
     edge = float(np.float32(extent * (1 + 1e-4) / 2**halvings))
     edge = edge or 1.0
-    origin = tuple(float(np.nextafter(np.float32(v), np.float32(-np.inf))) for v in low)
-    return Cells(origin, (edge,) * 3)
+    x, y, z = (float(np.nextafter(np.float32(v), np.float32(-np.inf))) for v in low)
+    return Cells((x, y, z), (edge, edge, edge))
 
 
 def encode_object(details: list[Detail], cells: Cells) -> tuple[bytes, bytes]:
@@ -167,7 +167,8 @@ def _split(
     if not len(faces):
         return places, faces, faces
     side = np.sign(places[faces, axis] - plane[:, None]).astype(int)
-    below, above = [], []
+    below: list[np.ndarray] = []
+    above: list[np.ndarray] = []
     # one corner on the plane, one on each side of it
     through = (side == 0).any(axis=1)
     turn = np.where(through, (side == 0).argmax(axis=1), 0)

@@ -1,10 +1,11 @@
-"""A few arrays in one object of the store, which the next job reads after comparing checksums."""
+"""What blocks leave for the next job: a few arrays in one object of the store, with checksums."""
 
 from __future__ import annotations
 
 import json
 import zlib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
@@ -17,86 +18,86 @@ _START = len(_MAGIC) + 8
 _GUESS = 1 << 15
 
 
-def write_part(
-    store: Store, key: str, arrays: Mapping[str, np.ndarray], fingerprint: str
-) -> dict[str, int]:
-    """Write arrays of any type and shape; return {key: bytes}.
+@dataclass(frozen=True)
+class Parts:
+    """Objects of a folder, each with some arrays of any type and shape.
 
-    Parameters
+    Attributes
     ----------
     store : Store
     key : str
-    arrays : mapping of str to numpy.ndarray
-    fingerprint : str
-        Of everything that the arrays were made from, see :func:`has_part`.
+        The folder.
     """
-    listed, body = [], []
-    for name, array in arrays.items():
-        data = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
-        digest = xxhash.xxh3_128_hexdigest(data)
-        listed.append([name, array.dtype.str, list(array.shape), len(data), digest])
-        body.append(data)
-    head = json.dumps({"arrays": listed, "fingerprint": fingerprint}).encode()
-    data = b"".join([_MAGIC, len(head).to_bytes(8, "little"), head, *body])
-    store.write(key, data)
-    return {key: len(data)}
 
+    store: Store
+    key: str
 
-def read_part(
-    store: Store, key: str, names: Collection[str] | None = None
-) -> dict[str, np.ndarray]:
-    """Arrays of an object that :func:`write_part` wrote.
+    def write(self, name: str, arrays: Mapping[str, np.ndarray]) -> str:
+        """Write arrays; return a digest of them, which :meth:`read` compares."""
+        listed, body = [], []
+        for label, array in arrays.items():
+            data = zlib.compress(np.ascontiguousarray(array).tobytes(), 1)
+            digest = xxhash.xxh3_128_hexdigest(data)
+            listed.append([label, array.dtype.str, list(array.shape), len(data), digest])
+            body.append(data)
+        head = json.dumps(listed).encode()
+        size = len(head).to_bytes(8, "little")
+        self.store.write(f"{self.key}/{name}", b"".join([_MAGIC, size, head, *body]))
+        return xxhash.xxh3_128_hexdigest(head)
 
-    Parameters
-    ----------
-    store : Store
-    key : str
-    names : collection of str, optional
-        Arrays to read, of which those that the object lacks are left out; all, if not given.
+    def read(
+        self, name: str, digest: str, arrays: Collection[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays of an object.
 
-    Raises
-    ------
-    StoreError
-        If the object is missing, or not what was written.
-    """
-    try:
-        head, start, data = _read_head(store, key)
-        arrays = {}
-        for name, dtype, shape, size, digest in head["arrays"]:
-            if names is None or name in names:
-                part = data[start : start + size]
-                if len(part) < size:
-                    part = store.read_range(key, start, size)[0] if size else b""
-                if xxhash.xxh3_128_hexdigest(part) != digest:
-                    raise StoreError(
-                        f"{store.address(key)} is not what was written (the checksum of {name} "
-                        "differs); delete it and run again"
-                    )
-                arrays[name] = np.frombuffer(zlib.decompress(part), dtype).reshape(shape)
-            start += size
-    except FileNotFoundError as error:
-        raise StoreError(f"{store.address(key)} is missing; run again to have it made") from error
-    return arrays
+        Parameters
+        ----------
+        name : str
+        digest : str
+            What :meth:`write` returned.
+        arrays : collection of str, optional
+            Names of arrays to read, of which those that the object lacks are left out; all, if not
+            given.
 
+        Raises
+        ------
+        StoreError
+            If the object is missing, or not what was written.
+        """
+        key = f"{self.key}/{name}"
+        address = self.store.address(key)
+        try:
+            listed, start, data = self._head(key, digest)
+            found = {}
+            for label, dtype, shape, size, expected in listed:
+                if arrays is None or label in arrays:
+                    part = data[start : start + size]
+                    if len(part) < size:
+                        part = self.store.read_range(key, start, size)[0]
+                    if xxhash.xxh3_128_hexdigest(part) != expected:
+                        raise StoreError(
+                            f"{address} was damaged (the checksum of {label} differs); {_AGAIN}"
+                        )
+                    found[label] = np.frombuffer(zlib.decompress(part), dtype).reshape(shape)
+                start += size
+            return found
+        except FileNotFoundError as error:
+            raise StoreError(f"{address} is missing; {_AGAIN}") from error
+        except EOFError as error:
+            raise StoreError(f"{address} is cut off; {_AGAIN}") from error
 
-def has_part(store: Store, key: str, fingerprint: str) -> bool:
-    """Whether an object with this fingerprint is in the store."""
-    try:
-        return bool(_read_head(store, key)[0]["fingerprint"] == fingerprint)
-    except (FileNotFoundError, StoreError):
-        return False
-
-
-def _read_head(store: Store, key: str) -> tuple[dict, int, bytes]:
-    """Head of an object, where its arrays begin, and the first bytes of the object."""
-    try:
-        data = store.read_range(key, 0, _GUESS)[0]
+    def _head(self, key: str, digest: str) -> tuple[list, int, bytes]:
+        """List of the arrays of an object, where they begin, and the first bytes of the object."""
+        data = self.store.read_range(key, 0, _GUESS)[0]
         size = int.from_bytes(data[len(_MAGIC) : _START], "little")
         if data.startswith(_MAGIC) and len(data) < _START + size:
-            data = store.read_range(key, 0, _START + size)[0]
-        head = json.loads(data[_START : _START + size])
-        if data.startswith(_MAGIC) and {"arrays", "fingerprint"} <= head.keys():
-            return head, _START + size, data
-    except (ValueError, AttributeError, EOFError):
-        pass
-    raise StoreError(f"{store.address(key)} was damaged; delete it and run again")
+            data = self.store.read_range(key, 0, _START + size)[0]
+        head = data[_START : _START + size]
+        if not data.startswith(_MAGIC) or xxhash.xxh3_128_hexdigest(head) != digest:
+            raise StoreError(
+                f"{self.store.address(key)} is not what was written for this run; {_AGAIN}"
+            )
+        return json.loads(head), _START + size, data
+
+
+_AGAIN = "run the measuring of this entry again (delete its folder 'measured' in results)"

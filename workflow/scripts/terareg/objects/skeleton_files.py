@@ -1,22 +1,21 @@
 """Skeletons of a stored label volume: centre lines of blocks, then whole ones in files.
 
-:func:`skeleton_blocks` reads the labels once and leaves the centre lines in each block;
+:func:`skeleton_part` finds the centre lines in a block;
 :func:`write_skeletons` joins those of each object. Memory holds one block, or the centre lines of
 the ids of one shard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from terareg.core.frames import Frame
-from terareg.core.parallel import map_items
+from terareg.core.levels import Box
 from terareg.objects.id_shards import IdShards, write_shard
-from terareg.objects.labelling import extended
-from terareg.objects.parts import has_part, read_part, write_part
+from terareg.objects.parts import Parts
 from terareg.objects.skeletons import (
     Skeleton,
     SkeletonSettings,
@@ -30,9 +29,7 @@ from terareg.objects.skeletons import (
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
-from terareg.volumes.reader import Levels
 
-LINES = "lines"
 _NM_PER_UM = 1000.0
 _NAMES = ("labels", "counts", "vertices", "edges", "radii")
 
@@ -52,44 +49,34 @@ class SkeletonFiles:
         Parts in which objects are written, and with ``sharded`` their files.
     """
 
-    settings: SkeletonSettings = SkeletonSettings()
+    settings: SkeletonSettings = field(default_factory=SkeletonSettings)
     sharded: bool = False
     swc: bool = False
-    shards: IdShards = IdShards()
+    shards: IdShards = field(default_factory=IdShards)
 
 
-def skeleton_blocks(
-    volume: tuple[Levels, int],
-    where: tuple[Store, str],
-    blocks: Iterable[Block],
-    files: SkeletonFiles,
-    *,
-    fingerprint: str,
-    workers: int = 1,
-) -> dict:
-    """Find the centre lines in blocks; see :func:`terareg.objects.meshes.surface_blocks`."""
-    store, key = where
-    levels, level = volume
-    frame = levels.level_frame(level)
+def skeleton_part(
+    labels: np.ndarray, block: Block, frame: Frame, files: SkeletonFiles
+) -> dict[str, np.ndarray]:
+    """Centre lines in a block: arrays for :meth:`Parts.write`.
 
-    def one(block: Block) -> str:
-        name = f"{key}/{LINES}/{block.name}"
-        if not has_part(store, name, fingerprint):
-            labels = levels.read(level, *extended(block, frame.shape))
-            found = dict(
-                block_skeletons(labels, block, frame.shape, frame.spacing_um, files.settings)
-            )
-            write_part(store, name, _packed(found, files.shards), fingerprint)
-        return block.name
-
-    done = map_items(one, blocks, workers=workers, what=f"{levels.name}: blocks with lines")
-    return {"blocks": list(done), "fingerprint": fingerprint}
+    Parameters
+    ----------
+    labels : numpy.ndarray of unsigned integers
+        The block and the planes after it, see :func:`terareg.objects.labelling.extended`.
+    block : Block
+    frame : Frame
+        Grid of the volume.
+    files : SkeletonFiles
+    """
+    found = block_skeletons(labels, block, frame.shape, frame.spacing_um, files.settings)
+    return _packed(dict(found), files.shards)
 
 
 def write_skeletons(
-    frames: tuple[Frame, Frame],
-    where: tuple[Store, str, str],
-    blocks: Iterable[Block],
+    grid: tuple[Frame, Box],
+    parts: tuple[Parts, Mapping[str, str]],
+    where: tuple[Store, str],
     shards: Iterable[int],
     files: SkeletonFiles,
 ) -> dict:
@@ -97,13 +84,12 @@ def write_skeletons(
 
     Parameters
     ----------
-    frames : tuple of Frame
-        Grid of the level that the lines were found in, and of level 0 of the volume.
-    where : tuple of Store and two str
-        Store, folder of :func:`skeleton_blocks`, and folder of the skeletons. Their ``info`` is
-        written by :func:`write_info`.
-    blocks : iterable of Block
-        All blocks.
+    grid : tuple of Frame and tuple of int
+        Grid of the labels, and where its first voxel lies, in whole voxels.
+    parts : tuple of Parts and mapping of str to str
+        Of :func:`skeleton_part`, and the digests of all by name of the block.
+    where : tuple of Store and str
+        Folder of the skeletons. Their ``info`` is written by :func:`write_info`.
     shards : iterable of int
         Numbers of shards.
     files : SkeletonFiles
@@ -111,24 +97,23 @@ def write_skeletons(
     Returns
     -------
     dict
-        ``skeletons``: for each label the fields of :class:`SkeletonFacts`; ``objects``: keys and
-        bytes; ``dust``: labels of which nothing was left.
+        ``rows``: for each skeleton its ``label`` and the fields of :class:`SkeletonFacts`;
+        ``objects``: keys and bytes; ``dust``: labels of which nothing was left.
     """
-    frame, finest = frames
-    store, source, key = where
-    blocks = list(blocks)
-    corner_um = np.array(frame.origin_um) - finest.to_um(np.full(3, -0.5))
-    corner_nm = (corner_um - np.array(frame.spacing_um) / 2) * _NM_PER_UM
+    frame, offset_vox = grid
+    store, key = where
     spacing_nm = np.array(frame.spacing_um) * _NM_PER_UM
-    summary: dict = {"skeletons": {}, "objects": {}, "dust": 0}
+    corner_nm = np.array(offset_vox) * spacing_nm
+    summary: dict = {"rows": [], "objects": {}, "dust": 0}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
-        for label, parts in _objects(store, source, blocks, shard):
-            whole = joined_skeleton(parts, frame.spacing_um, files.settings)
+        for label, pieces in _objects(*parts, shard):
+            whole = joined_skeleton(pieces, frame.spacing_um, files.settings)
             if whole is None:
                 summary["dust"] += 1
                 continue
-            summary["skeletons"][str(label)] = asdict(facts_of(whole, frame.spacing_um))
+            facts = facts_of(whole, frame.spacing_um)
+            summary["rows"].append({"label": label, **asdict(facts)})
             data = encode_skeleton(whole, spacing_nm, corner_nm)
             objects = {}
             if files.sharded:
@@ -156,7 +141,7 @@ def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarra
     """Arrays of a block, apart for each shard."""
     labels = np.array(list(found), np.uint64)
     of_labels = shards.number(labels)
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for number in np.unique(of_labels).tolist():
         chosen = labels[of_labels == number]
         listed = [found[label] for label in chosen.tolist()]
@@ -172,13 +157,13 @@ def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarra
 
 
 def _objects(
-    store: Store, key: str, blocks: list[Block], shard: int
+    parts: Parts, digests: Mapping[str, str], shard: int
 ) -> Iterator[tuple[int, list[Skeleton]]]:
     """Label and parts of the objects of a shard, ascending by label."""
-    parts: dict[int, list[Skeleton]] = {}
+    found: dict[int, list[Skeleton]] = {}
     names = [f"{shard}/{name}" for name in _NAMES]
-    for block in blocks:
-        arrays = read_part(store, f"{key}/{LINES}/{block.name}", names)
+    for block, digest in digests.items():
+        arrays = parts.read(block, digest, names)
         if not arrays:
             continue
         labels, counts, vertices, edges, radii = (arrays[name] for name in names)
@@ -189,7 +174,7 @@ def _objects(
                 edges[e : e + edge_count].astype(np.int64),
                 radii[v : v + vertex_count],
             )
-            parts.setdefault(label, []).append(one)
+            found.setdefault(label, []).append(one)
             v, e = v + vertex_count, e + edge_count
-    for label in sorted(parts):
-        yield label, parts.pop(label)
+    for label in sorted(found):
+        yield label, found.pop(label)

@@ -126,7 +126,7 @@ def _skeleton(
     goals = np.zeros(mask.shape, bool)
     for axis, index in shared:
         goals[_goals(mask, axis, index, spacing_um)] = True
-    pieces, count = ndimage.label(mask, np.ones((3, 3, 3)))
+    pieces, _ = ndimage.label(mask, np.ones((3, 3, 3)))
     vertices, edges, radii = [np.zeros((0, 3), np.int64)], [np.zeros((0, 2), np.int64)], []
     total = 0
     for number, box in enumerate(ndimage.find_objects(pieces), 1):
