@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from terareg.derived.components import Components
 from terareg.derived.convert import Convert
+from terareg.derived.count import Count
+from terareg.derived.mesh import Mesh
 from terareg.derived.section import Entry, output_options
+from terareg.derived.skeletonize import Skeletonize
 from terareg.derived.tool import Tool
 from terareg.derived.view import View
 from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
@@ -15,6 +19,10 @@ from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
 #: class of every tool of :data:`terareg.derived.catalogue.TOOLS`
 CLASSES: dict[str, type[Tool]] = {
     "convert": Convert,
+    "components": Components,
+    "count": Count,
+    "mesh": Mesh,
+    "skeletonize": Skeletonize,
 }
 
 
