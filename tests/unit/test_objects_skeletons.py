@@ -23,7 +23,7 @@ def skeleton_of(mask, edge, chosen=SkeletonSettings(), spacing_um=SPACING_UM):  
     labels, parts = mask.astype(np.uint32) * 9, []
     for block in blocks_of(mask.shape, edge):
         box = tuple(slice(a, b) for a, b in zip(*extended(block, mask.shape)))
-        for label, part in block_skeletons(labels[box], block, mask.shape, spacing_um, chosen):
+        for label, part in block_skeletons(labels[box], block, spacing_um, chosen):
             assert label == 9
             parts.append(part)
     return joined_skeleton(parts, spacing_um, chosen)
@@ -70,6 +70,15 @@ def test_two_tubes_of_a_label_are_two_pieces_and_short_ones_dust(edge):
     facts = facts_of(skeleton_of(mask, edge, SkeletonSettings(dust_um=25)), SPACING_UM)
     assert facts.pieces == 1 and facts.length_um > 60
     assert skeleton_of(mask, edge, SkeletonSettings(dust_um=1000)) is None
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_a_tube_that_leaves_the_volume_ends_at_its_border(edge):
+    mask = tube((20, 24, 60), SPACING_UM, [[(20, 12, -20), (20, 12, 200)]], 5)
+    found = skeleton_of(mask, edge, SkeletonSettings(spur_um=12))
+    facts = facts_of(found, SPACING_UM)
+    assert facts.length_um == pytest.approx(59 * 1.5, rel=0.03)
+    assert {found.vertices[:, 2].min(), found.vertices[:, 2].max()} == {0, 59}
 
 
 def test_one_voxel_is_one_vertex():

@@ -69,7 +69,7 @@ def skeleton_part(
         Grid of the volume.
     files : SkeletonFiles
     """
-    found = block_skeletons(labels, block, frame.shape, frame.spacing_um, files.settings)
+    found = block_skeletons(labels, block, frame.spacing_um, files.settings)
     return _packed(dict(found), files.shards)
 
 

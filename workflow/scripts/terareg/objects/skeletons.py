@@ -6,7 +6,8 @@ the tube around the path is then done. All paths of a component come from one tr
 paths, so that there are no loops.
 
 Neighbouring blocks share a plane. In every piece of a label in such a plane, the voxel farthest
-from the piece's border is joined to the centre lines of both blocks, which therefore meet there.
+from the piece's border is joined to the centre lines of both blocks, which therefore meet there. So
+it is where a label leaves the volume: its centre line ends in the volume's last plane.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from scipy import ndimage, sparse, spatial
 from scipy.sparse import csgraph
 
 from terareg.core.errors import ConfigError
-from terareg.core.levels import Box
 from terareg.volumes.plan import Block
 
 _NEIGHBOURS = np.array([n for n in itertools.product((-1, 0, 1), repeat=3) if n > (0, 0, 0)])
@@ -75,7 +75,7 @@ class Skeleton:
 
 
 def block_skeletons(
-    labels: np.ndarray, block: Block, shape: Box, spacing_um: tuple[float, float, float],
+    labels: np.ndarray, block: Block, spacing_um: tuple[float, float, float],
     settings: SkeletonSettings,
 ) -> Iterator[tuple[int, Skeleton]]:  # fmt: skip
     """Centre lines of all labels in a block, ascending by label; 0 has none.
@@ -85,8 +85,6 @@ def block_skeletons(
     labels : numpy.ndarray of unsigned integers
         The block and the planes after it, see :func:`terareg.objects.labelling.extended`.
     block : Block
-    shape : tuple of int
-        Of the volume.
     spacing_um : tuple of float
         Of voxels along z, y, x.
     settings : SkeletonSettings
@@ -103,9 +101,9 @@ def block_skeletons(
         mask = compact[around] == number
         shared = []
         for axis, s in enumerate(around):
-            if s.start == 0 and block.start[axis] > 0:
+            if s.start == 0:
                 shared.append((axis, 0))
-            if s.stop == labels.shape[axis] and block.stop[axis] < shape[axis]:
+            if s.stop == labels.shape[axis]:
                 shared.append((axis, mask.shape[axis] - 1))
         found = _skeleton(mask, shared, spacing_um, settings)
         corner = np.array([a + s.start for a, s in zip(block.start, around)])
@@ -118,7 +116,7 @@ def _skeleton(
     spacing_um: tuple[float, float, float],
     settings: SkeletonSettings,
 ) -> Skeleton:
-    """Centre lines of all pieces of a mask; ``shared`` are the planes that other blocks have."""
+    """Centre lines of all pieces of a mask; ``shared`` are the planes at the border of a block."""
     depth_um = ndimage.distance_transform_edt(np.pad(mask, 1, "edge"), spacing_um)
     depth_um = depth_um[1:-1, 1:-1, 1:-1]
     if not np.isfinite(depth_um).all() or mask.all():
