@@ -6,7 +6,7 @@ from objects_helpers import ball, blocks_of, is_closed
 from scipy import ndimage
 from skimage.measure import marching_cubes
 
-from terareg.objects.simplify import simplified
+from terareg.objects.simplify import simplified, simplified_together
 from terareg.objects.surfaces import STEPS, block_surfaces, enclosed_volume, with_volume
 
 
@@ -50,6 +50,18 @@ def test_random_shapes_stay_closed_and_keep_their_topology(seed):
     assert len(fewer) - len(triangles) / 2 == len(vertices) - len(faces) / 2
     fewer = with_volume(fewer, triangles, mask.sum())
     assert enclosed_volume(fewer, triangles) == pytest.approx(mask.sum(), rel=0.02)
+
+
+def test_many_surfaces_at_once_are_each_simplified():
+    radii = (3, 5, 9, 4)
+    surfaces = [surface(ball(r, (24, 24, 24))) for r in radii]
+    for radius, (vertices, faces), (_, before) in zip(
+        radii, simplified_together(surfaces, 0.3), surfaces
+    ):
+        assert is_closed(faces) and len(faces) < len(before) / 3
+        assert np.array_equal(np.unique(faces), np.arange(len(vertices)))
+        assert np.abs(np.linalg.norm(vertices - 11.5, axis=1) - radius).max() < 1
+    assert simplified_together([], 0.3) == []
 
 
 def test_fixed_vertices_and_borders_keep_their_place():

@@ -19,7 +19,7 @@ from terareg.core.levels import Box
 from terareg.objects import legacy, multires
 from terareg.objects.id_shards import IdShards, write_shard
 from terareg.objects.parts import Parts
-from terareg.objects.simplify import simplified
+from terareg.objects.simplify import simplified_together
 from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
@@ -87,19 +87,21 @@ def surface_part(
     settings : MeshSettings
     """
     wanted = frozenset(settings.ids) or None
-    surfaces = {
-        label: _fewer(surface, frame, settings.error_nm / 2)
-        for label, surface in block_surfaces(labels, block, frame.shape, wanted)
-    }
+    surfaces = dict(block_surfaces(labels, block, frame.shape, wanted))
+    surfaces = _fewer(surfaces, frame, settings.error_nm / 2)
     own = labels[tuple(slice(n) for n in block.shape)]
     return _packed(own, surfaces, settings.shards)
 
 
-def _fewer(surface: Surface, frame: Frame, error_nm: float) -> Surface:
-    """Surface of a block with fewer triangles; its border, which other blocks share, stays."""
+def _fewer(surfaces: dict[int, Surface], frame: Frame, error_nm: float) -> dict[int, Surface]:
+    """Surfaces of a block with fewer triangles; borders, which other blocks share, stay."""
     step_nm = np.array(frame.spacing_um) * _NM_PER_UM / STEPS
-    vertices_nm, faces = simplified(surface.vertices * step_nm, surface.faces, error_nm)
-    return Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces)
+    pairs = [(s.vertices * step_nm, s.faces) for s in surfaces.values()]
+    found = simplified_together(pairs, error_nm)
+    return {
+        label: Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces)
+        for label, (vertices_nm, faces) in zip(surfaces, found)
+    }
 
 
 def _packed(
@@ -163,11 +165,13 @@ def write_meshes(
     summary: dict = {"rows": [], "objects": {}, "dust": 0}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
+        chosen = []
         for label, voxels, surface in _objects(*parts, shard):
             if voxels < settings.dust_vox:
                 summary["dust"] += 1
-                continue
-            details = _details(surface, voxels, grid, settings)
+            else:
+                chosen.append((label, voxels, surface))
+        for (label, voxels, _), details in zip(chosen, _details(chosen, grid, settings)):
             summary["rows"].append(
                 {
                     "label": label,
@@ -256,21 +260,22 @@ def _objects(
 
 
 def _details(
-    surface: Surface, voxels: int, grid: tuple[Frame, Box], settings: MeshSettings
-) -> list[multires.Detail]:
-    """Levels of detail of an object, finest first, in nanometres from the corner of space."""
+    objects: list[tuple[int, int, Surface]], grid: tuple[Frame, Box], settings: MeshSettings
+) -> list[list[multires.Detail]]:
+    """Levels of detail of objects, finest first, in nanometres from the corner of space."""
     frame, offset_vox = grid
     spacing_nm = np.array(frame.spacing_um) * _NM_PER_UM
-    volume_nm3 = voxels * float(np.prod(spacing_nm))
-    vertices_nm, faces = surface.vertices * (spacing_nm / STEPS), surface.faces
     corner_nm = (np.array(offset_vox) + 0.5) * spacing_nm
+    voxel_nm3 = float(np.prod(spacing_nm))
     levels = 1 if settings.form == "legacy" else settings.levels
     coarsest_nm = settings.error_nm or float(spacing_nm.min()) / 2
-    details: list[multires.Detail] = []
+    pairs = [(s.vertices * (spacing_nm / STEPS), s.faces) for _, _, s in objects]
+    details: list[list[multires.Detail]] = [[] for _ in objects]
     for level in range(levels):
         error_nm = settings.error_nm / 2 if level == 0 else coarsest_nm * 2**level
-        vertices_nm, faces = simplified(vertices_nm, faces, error_nm)
-        placed = with_volume(vertices_nm, faces, volume_nm3) + corner_nm
+        pairs = simplified_together(pairs, error_nm)
         scale = float(spacing_nm.min()) * 2**level
-        details.append(multires.Detail(placed[:, ::-1].copy(), faces, scale))
+        for (_, voxels, _), (vertices_nm, faces), found in zip(objects, pairs, details):
+            placed = with_volume(vertices_nm, faces, voxels * voxel_nm3) + corner_nm
+            found.append(multires.Detail(placed[:, ::-1].copy(), faces, scale))
     return details

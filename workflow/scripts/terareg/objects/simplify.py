@@ -8,6 +8,7 @@ that the result does not depend on the order in which they are looked at.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,17 +18,61 @@ _MOST_ROUNDS = 200
 _LEAST_SHARE = 0.002  # a round that collapses fewer of the vertices is the last
 _TURN = 0.2  # cosine of the largest angle by which a triangle may turn
 _PASSES = 3
+_TOGETHER = 1_000_000  # triangles of surfaces that are simplified at once
 
 
 @dataclass
 class _Mesh:
-    """Vertices, their quadrics (10 numbers) and weights, faces, and which vertices stay."""
+    """Vertices, their quadrics (10 numbers) and weights, faces, which vertices stay, and which of
+    the first vertices each was."""
 
     vertices: np.ndarray
     quadrics: np.ndarray
     weights: np.ndarray
     faces: np.ndarray
     fixed: np.ndarray
+    origin: np.ndarray
+
+
+def simplified_together(
+    surfaces: Sequence[tuple[np.ndarray, np.ndarray]], error: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """:func:`simplified` for many surfaces, which costs much less than one by one.
+
+    Parameters
+    ----------
+    surfaces : sequence of tuple of numpy.ndarray
+        Vertices and faces of each.
+    error : float
+    """
+    result: list[tuple[np.ndarray, np.ndarray]] = []
+    first = 0
+    while first < len(surfaces):
+        last, triangles = first, 0
+        while last < len(surfaces) and (last == first or triangles < _TOGETHER):
+            triangles += len(surfaces[last][1])
+            last += 1
+        result += _together(surfaces[first:last], error)
+        first = last
+    return result
+
+
+def _together(
+    surfaces: Sequence[tuple[np.ndarray, np.ndarray]], error: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    starts = np.cumsum([0] + [len(vertices) for vertices, _ in surfaces])
+    vertices = np.concatenate([vertices for vertices, _ in surfaces])
+    faces = np.concatenate([faces + start for (_, faces), start in zip(surfaces, starts)])
+    vertices, faces, origin = _simplified(vertices, faces, error, None)
+    # vertices keep their order, so that those of a surface stay together
+    starts = np.searchsorted(origin, starts)
+    owner = np.searchsorted(starts, faces[:, 0], "right") - 1
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(len(surfaces) + 1))
+    return [
+        (vertices[a:b], faces[order[c:d]] - a)
+        for a, b, c, d in zip(starts[:-1], starts[1:], ends[:-1], ends[1:])
+    ]
 
 
 def simplified(
@@ -53,10 +98,17 @@ def simplified(
     vertices : numpy.ndarray of float64, shape (k, 3)
     faces : numpy.ndarray of int64, shape (l, 3)
     """
+    return _simplified(vertices, faces, error, fixed)[:2]
+
+
+def _simplified(
+    vertices: np.ndarray, faces: np.ndarray, error: float, fixed: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Vertices, faces, and which of the old vertices each vertex was, ascending."""
     faces = np.asarray(faces, np.int64)
     vertices = np.asarray(vertices, np.float64)
     if not len(faces) or error <= 0:
-        return vertices, faces
+        return vertices, faces, np.arange(len(vertices))
     centre = vertices.mean(axis=0)  # large coordinates would cost digits of the distances
     mesh = _with_quadrics(vertices - centre, faces, fixed)
     rejected = np.zeros(0, np.int64)
@@ -65,7 +117,7 @@ def simplified(
         collapsed, rejected = _round(mesh, error, rejected)
         if collapsed < max(1, _LEAST_SHARE * before):
             break
-    return mesh.vertices + centre, mesh.faces
+    return mesh.vertices + centre, mesh.faces, mesh.origin
 
 
 def _with_quadrics(vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | None) -> _Mesh:
@@ -86,7 +138,7 @@ def _with_quadrics(vertices: np.ndarray, faces: np.ndarray, fixed: np.ndarray | 
     keys, counts = _edges(faces, len(vertices))
     odd = keys[counts != 2]
     stay[odd // len(vertices)] = stay[odd % len(vertices)] = True
-    return _Mesh(vertices, quadrics, weights, faces, stay)
+    return _Mesh(vertices, quadrics, weights, faces, stay, np.arange(len(vertices)))
 
 
 def _edges(faces: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,4 +289,5 @@ def _collapse(mesh: _Mesh, u: np.ndarray, v: np.ndarray, place: np.ndarray) -> n
     mesh.faces = number[faces[whole]]
     mesh.vertices, mesh.quadrics = mesh.vertices[kept], mesh.quadrics[kept]
     mesh.weights, mesh.fixed = mesh.weights[kept], mesh.fixed[kept]
+    mesh.origin = mesh.origin[kept]
     return number[target]
