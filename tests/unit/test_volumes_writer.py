@@ -326,6 +326,15 @@ def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
         ({"formats": ()}, "formats is empty"),
         ({"formats": ("n5",)}, "formats: 'n5' is unknown; use ome-zarr, precomputed"),
         ({"codec": "zip"}, "codec: 'zip' is unknown"),
+        (
+            {"chunk_shape": (3, 8, 8)},
+            r"chunk \[3, 8, 8\] is not possible; give three powers of two",
+        ),
+        ({"kind": "segmentation", "downsampling": "mean"}, "labels have no mean"),
+        ({"sharded": False, "precomputed": "gzip", "formats": ("precomputed",)}, "need shards"),
+        ({"encoding": "jpeg2000"}, "encoding: 'jpeg2000' is unknown"),
+        ({"downsampling": "median"}, "downsampling: 'median' is unknown"),
+        ({"halved": "z"}, "halved: 'z' is unknown"),
     ],
 )
 def test_settings_are_checked(changes, message):

@@ -29,7 +29,7 @@ SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_fl
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
     "registration", "regions", "derived_volumes", "verified_volumes", "plan",
-    "remove_intermediates", "remove_sample",
+    "remove_intermediates", "remove_derived", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
 FLOORS = (

@@ -205,9 +205,9 @@ def for_samples(files):
     return wanted
 
 
-def removal_of(find, log):
-    """List what ``find`` finds of every sample; remove it of the sample that is confirmed."""
-    text = guarded(cleanup.clean_up, RUN, find)
+def removal_of(log, function, *arguments):
+    """List what a function finds of every sample; remove it of the sample that is confirmed."""
+    text = guarded(function, RUN, *arguments)
     Path(log).write_text(text)
     print(text, flush=True)
 

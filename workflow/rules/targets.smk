@@ -70,7 +70,15 @@ rule remove_intermediates:
     log:
         f"{RUN.results}/remove_intermediates.txt",
     run:
-        removal_of(removal.find_intermediates, log[0])
+        removal_of(log[0], cleanup.clean_up, removal.find_intermediates)
+
+
+rule remove_derived:
+    """List derived volumes that derived: no longer names; remove them when confirmed."""
+    log:
+        f"{RUN.results}/remove_derived.txt",
+    run:
+        removal_of(log[0], cleanup.remove_derived)
 
 
 rule remove_sample:
@@ -78,7 +86,7 @@ rule remove_sample:
     log:
         f"{RUN.results}/remove_sample.txt",
     run:
-        removal_of(removal.find_sample, log[0])
+        removal_of(log[0], cleanup.clean_up, removal.find_sample)
 
 
 # Targets have nothing to run. The others write one small file of metadata in a second; waiting in a
@@ -95,6 +103,7 @@ localrules:
     verified_volumes,
     plan,
     remove_intermediates,
+    remove_derived,
     remove_sample,
     import_tiles,
     gather_displacements,

@@ -15,15 +15,15 @@ def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
     entry, store = Entry.from_json(settings.entry), Store(settings.store)
     view = open_view(store, sample, entry, settings.address)
-    tool = make_tool(view, entry)
+    tool = make_tool(view, entry, snakemake.input.get("own", []))
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     complete, measured = snakemake.input.get("complete"), snakemake.input.get("measured")
     source = settings.source_state or read_json(complete)["sha256"]
     found = read_arrays(measured) if measured else {}
-    state = fingerprint(
-        settings.code, settings.entry, planned, source, measured and file_hash(measured)
-    )
+    files = [*snakemake.input.get("own", []), *([measured] if measured else [])]
+    hashes = [file_hash(file) for file in files]
+    state = fingerprint(settings.code, settings.entry, planned, source, hashes)
     summary = write_blocks(
         store,
         f"{sample}/{entry.key}",

@@ -13,7 +13,10 @@ def main() -> None:
     entry = Entry.from_json(settings.entry)
     view = open_view(Store(settings.store), snakemake.wildcards.sample, entry, settings.address)
     parts = [part for path in snakemake.input.parts if (part := read_arrays(path))]
-    write_arrays(snakemake.output.measured, make_tool(view, entry).finish(parts))
+    write_arrays(
+        snakemake.output.measured,
+        make_tool(view, entry, snakemake.input.get("own", [])).finish(parts),
+    )
 
 
 run_job(snakemake, main)

@@ -13,7 +13,12 @@ def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
     entry, store = Entry.from_json(settings.entry), Store(settings.store)
     view = open_view(store, sample, entry, settings.address)
-    plan = plan_of(make_tool(view, entry), entry, settings.volume, f"{sample} {entry.name}")
+    plan = plan_of(
+        make_tool(view, entry, snakemake.input.get("own", [])),
+        entry,
+        settings.volume,
+        f"{sample} {entry.name}",
+    )
     check_unchanged(settings.address, settings.source_state)
     if entry.facts.makes:
         metadata = {"derived": entry.to_json()}

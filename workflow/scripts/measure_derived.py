@@ -15,7 +15,7 @@ def main() -> None:
     settings = snakemake.params
     entry = Entry.from_json(settings.entry)
     view = open_view(Store(settings.store), snakemake.wildcards.sample, entry, settings.address)
-    tool = make_tool(view, entry)
+    tool = make_tool(view, entry, snakemake.input.get("own", []))
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     blocks = plan.batch(int(snakemake.wildcards.batch), settings.batches)
     what = f"{plan.name}: measured blocks"

@@ -117,6 +117,8 @@ class DerivedVolume:
         "image" or "labels"; "" where no volume is made.
     output : mapping
         How it is laid out, see :func:`terareg.derived.section.output_options`.
+    measured : bool
+        Whether the source is read once more before anything is made.
     """
 
     tool: str
@@ -128,6 +130,7 @@ class DerivedVolume:
     dtype: str
     kind: str
     output: Mapping[str, Any]
+    measured: bool = False
 
     @property
     def source_gb(self) -> float:

@@ -11,8 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.extents import Extent
+from terareg.core.levels import Box
+from terareg.derived.tables import order_length
 
 IMAGE, LABELS = "image", "labels"
+#: planes of the source that tools hold at once where they do not need a whole block
+SLAB_PLANES = 64
 #: types in which a volume stores images; all others become float32
 STORED_IMAGES = ("uint8", "uint16", "float32")
 #: keys that every tool has: where the voxels come from
@@ -40,6 +44,25 @@ def same_grid(settings: Mapping[str, Any], source: Extent) -> Extent:
     return source
 
 
+def _eight_bits(settings: Mapping[str, Any], kind: str, dtype: str) -> str:
+    return "uint8"
+
+
+def _asked_ids(settings: Mapping[str, Any], kind: str, dtype: str) -> str:
+    return settings.get("ids") or same_dtype(settings, kind, dtype)
+
+
+def _larger_voxels(settings: Mapping[str, Any], source: Extent) -> Extent:
+    factor = settings.get("factor") or (2, 2, 2)
+    shape: Box = tuple(-(-n // f) for n, f in zip(source.shape, factor))
+    return Extent(shape, tuple(s * f for s, f in zip(source.spacing_um, factor)))
+
+
+def _as_many_planes(settings: Mapping[str, Any], source: Extent) -> Extent:
+    planes = order_length(settings["order"])
+    return Extent((planes or source.shape[0], *source.shape[1:]), source.spacing_um)
+
+
 @dataclass(frozen=True)
 class ToolFacts:
     """What is known of a tool.
@@ -53,9 +76,17 @@ class ToolFacts:
     makes : str
         Kind of the volume: "same" as the source, "image" or "labels"; "" for a tool that makes no
         volume.
+    needs : tuple of str
+        Those of its keys without which it cannot work.
+    files : tuple of str
+        Those of its keys that may be paths of the user's files.
     measures : bool
         Whether the source is looked at block by block first, and what is found is gathered, before
         anything is made (rules measure_derived and gather_derived).
+    unless : str
+        A key that makes the measuring needless where it is given.
+    slabs : bool
+        Whether a few planes of the source are held at once instead of all that a block needs.
     product : str
         The last file of the tool, below the folder of the entry.
     dtype, grid : callable
@@ -75,7 +106,11 @@ class ToolFacts:
     keys: tuple[str, ...] = ()
     accepts: tuple[str, ...] = (IMAGE, LABELS)
     makes: str = "same"
+    needs: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     measures: bool = False
+    unless: str = ""
+    slabs: bool = False
     product: str = "complete.json"
     dtype: Callable[[Mapping[str, Any], str, str], str] = same_dtype
     grid: Callable[[Mapping[str, Any], Extent], Extent] = same_grid
@@ -118,7 +153,7 @@ TOOLS: dict[str, ToolFacts] = {
         product="objects.tsv",
         work_bytes=24.0,
         shards=True,
-        cpu_s=200.0,
+        cpu_s=600.0,
     ),
     "skeletonize": ToolFacts(
         ("scale", "margin_um", "spur_um", "dust_um", "swc", "sharded"),
@@ -128,6 +163,33 @@ TOOLS: dict[str, ToolFacts] = {
         product="objects.tsv",
         work_bytes=40.0,
         shards=True,
-        cpu_s=200.0,
+        cpu_s=250.0,
+    ),
+    "downsample": ToolFacts(("factor", "downsampling"), slabs=True, grid=_larger_voxels),
+    "quantize": ToolFacts(
+        ("percent", "values", "least_range"),
+        accepts=(IMAGE,),
+        measures=True,
+        unless="values",
+        dtype=_eight_bits,
+        cpu_s=2.0,
+    ),
+    "equalize": ToolFacts(
+        ("clip_percent", "per", "least_range"), accepts=(IMAGE,), measures=True, cpu_s=2.0
+    ),
+    "remap": ToolFacts(
+        ("table", "missing", "ids"),
+        accepts=(LABELS,),
+        needs=("table",),
+        files=("table",),
+        dtype=_asked_ids,
+        cpu_s=3.0,
+    ),
+    "reorder": ToolFacts(
+        ("order", "duplicates", "losses"),
+        needs=("order",),
+        files=("order",),
+        slabs=True,
+        grid=_as_many_planes,
     ),
 }

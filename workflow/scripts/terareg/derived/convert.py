@@ -24,6 +24,19 @@ class Convert(Tool):
         return as_kind(self.source.name, voxels, self.dtype, self.source.kind)
 
 
+def image_values(name: str, voxels: np.ndarray) -> np.ndarray:
+    """Voxels of an image as integers of 8 or 16 bits, or else as float32, as they are.
+
+    Numbers that are not finite stay; integers that float32 cannot hold are a :class:`VolumeError`.
+    """
+    if voxels.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            return voxels.astype(np.float32, copy=False)
+    if voxels.dtype.kind == "u" and voxels.itemsize <= 2:
+        return voxels
+    return as_stored(name, voxels, np.dtype(np.float32))[0]
+
+
 def as_kind(name: str, voxels: np.ndarray, dtype: str, kind: str) -> tuple[np.ndarray, Clipped]:
     """Voxels in the type in which volumes store them, without losing a value.
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches
 from terareg.core.extents import DerivedVolume, Sample, bytes_of
-from terareg.derived.catalogue import LABELS, TOOLS
+from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
@@ -96,7 +96,7 @@ def _all(sample: Sample) -> list[DerivedVolume]:
 
 
 def _measured(sample: Sample) -> list[DerivedVolume]:
-    return [each for each in _all(sample) if TOOLS[each.tool].measures]
+    return [each for each in _all(sample) if each.measured]
 
 
 def _made(sample: Sample) -> list[DerivedVolume]:
@@ -141,12 +141,16 @@ def _blocks(per_source: float, per_made: float) -> Memory:
 
     def _job_mb(sample: Sample, each: DerivedVolume, threads: int) -> float:
         block = math.prod(each.block) / 1e6
-        ratio = math.prod(n / m for n, m in zip(each.source.shape, each.grid.shape))
-        read = block * ratio * bytes_of(each.source_dtype)
+        depth, height, width = (
+            b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
+        )
+        if TOOLS[each.tool].slabs:
+            depth = min(depth, SLAB_PLANES)
+        read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
         made = block * bytes_of(each.dtype) if each.kind else 0.0
         sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
         at_once = min(threads, each.blocks)
-        worked = block * ratio * TOOLS[each.tool].work_bytes
+        worked = block * TOOLS[each.tool].work_bytes
         held = at_once * (per_source * read + per_made * made + sent + worked)
         return ITK_MB + held + 1000 * each.held_gb
 

@@ -83,6 +83,18 @@ class Entry:
         """Other volumes of the sample that its tool reads, by key."""
         return {key: self.options[key] for key in self.facts.volumes if key in self.options}
 
+    @property
+    def measures(self) -> bool:
+        """Whether its source is measured before anything is made."""
+        facts = self.facts
+        return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of the user that its tool reads, by key."""
+        options = self.options
+        return {key: options[key] for key in self.facts.files if isinstance(options[key], str)}
+
     def formats(self, volume: Mapping[str, Any]) -> tuple[str, ...]:
         """Formats that are written; ``volume`` is the section of that name."""
         chosen = self.settings.get("format")
@@ -131,7 +143,14 @@ def check_section(config: Mapping[str, Any]) -> None:
     }
     if not config["intensity"]["bias"]["enabled"]:
         volumes["corrected_volume"] = []
+    lower: dict[str, str] = {}
     for entry in entries_of(config).values():
+        other = lower.setdefault(entry.name.lower(), entry.name)
+        if other != entry.name:
+            raise ConfigError(
+                f"derived: {other!r} and {entry.name!r} are one folder where names do not differ "
+                "in case; rename one of them"
+            )
         where = f"derived.{entry.name}"
         _check_source(entry, where, volumes, config)
         _check_keys(entry, where)
@@ -219,6 +238,13 @@ def _check_keys(entry: Entry, where: str) -> None:
                 f"{where}.{key}: {value!r} {whose}, not to do: {entry.do}; remove it or correct do"
             )
     settings = entry.settings
+    for key in entry.facts.needs:
+        if settings.get(key) is None:
+            raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} cannot work without")
+    for key in ("percent", "values"):
+        ends = settings.get(key)
+        if ends is not None and not ends[0] < ends[1]:
+            raise ConfigError(f"{where}.{key}: {ends} must be a lower value and an upper one")
     if settings.get("box_vox") is not None and settings.get("box_um") is not None:
         raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
     for key in ("box_vox", "box_um"):
@@ -261,8 +287,8 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
     ratio = block // max(edges)
     if block % max(edges) or ratio & (ratio - 1):
         raise ConfigError(
-            f"{where}.block: {block} is not the longest side of chunk {list(edges)} doubled some "
-            f"times; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
+            f"{where}.block: {block} is not a power of two times the longest side of chunk "
+            f"{list(edges)}; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
         )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from terareg.core.errors import ConfigError
 from terareg.derived.components import Components
 from terareg.derived.convert import Convert
 from terareg.derived.count import Count
+from terareg.derived.downsample import Downsample
+from terareg.derived.equalize import Equalize
 from terareg.derived.mesh import Mesh
+from terareg.derived.quantize import Quantize
+from terareg.derived.remap import Remap
+from terareg.derived.reorder import Reorder
 from terareg.derived.section import Entry, output_options
 from terareg.derived.skeletonize import Skeletonize
 from terareg.derived.tool import Tool
@@ -23,14 +29,39 @@ CLASSES: dict[str, type[Tool]] = {
     "count": Count,
     "mesh": Mesh,
     "skeletonize": Skeletonize,
+    "downsample": Downsample,
+    "quantize": Quantize,
+    "equalize": Equalize,
+    "remap": Remap,
+    "reorder": Reorder,
 }
 
 
-def make_tool(view: View, entry: Entry) -> Tool:
-    """The tool of an entry with its settings, checked against the source."""
+def make_tool(view: View, entry: Entry, files: Sequence[str] = ()) -> Tool:
+    """The tool of an entry with its settings, checked against the source.
+
+    Parameters
+    ----------
+    view : View
+        Its source.
+    entry : Entry
+    files : sequence of str
+        Where the files of ``entry.files`` lie for this job, in their order.
+
+    Raises
+    ------
+    ConfigError
+        If the settings do not fit the source.
+    """
     dtype = entry.facts.dtype(entry.settings, view.kind, view.dtype.name)
-    tool = CLASSES[entry.do](view, dtype, **entry.options)
-    tool.check()
+    options = entry.options | dict(zip(entry.files, files))
+    # whoever makes the array knows its type
+    options.pop("ids", None)
+    tool = CLASSES[entry.do](view, dtype, **options)
+    try:
+        tool.check()
+    except ConfigError as error:
+        raise ConfigError(f"derived.{entry.name}: {error}") from error
     return tool
 
 

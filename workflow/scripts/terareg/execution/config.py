@@ -21,7 +21,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
-from terareg.derived.section import check_section
+from terareg.derived.section import check_section, entries_of
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -197,7 +197,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
-    alone = "input" not in complete and bool(complete.get("derived"))
+    alone = "input" not in complete and "derived" in complete
     if alone:
         complete["input"] = copy.deepcopy(_ANY_INPUT)
     _fill_defaults(complete, schema)
@@ -305,8 +305,8 @@ def _check_places(config: dict[str, Any]) -> None:
     Store(config["store"])  # raises for any other kind of address
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
-            f"results: {config['results']!r} is no folder for Snakemake; give a path without colon "
-            "and braces (volumes may go elsewhere: store)"
+            f"results: {config['results']!r} is not a folder that Snakemake can use; give a path "
+            "without a colon or braces (volumes may go elsewhere: store)"
         )
 
 
@@ -326,7 +326,7 @@ def _check_volume(volume: dict[str, Any]) -> None:
     steps = math.log2(volume["block"] / volume["chunk"])
     if steps < 0 or steps % 1:
         raise ConfigError(
-            f"volume.block: {volume['block']} is not chunk {volume['chunk']} doubled some times; "
+            f"volume.block: {volume['block']} is not a power of two times volume.chunk; "
             f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
         )
 
@@ -570,6 +570,9 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("points", "sample_labels"):
         for name, entry in config[key].items():
             yield f"{key}.{name}.path", entry["path"]
+    for name, derived in entries_of(config).items():
+        for key, path in derived.files.items():
+            yield f"derived.{name}.{key}", path
 
 
 def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError, TeraregError
-from terareg.core.extents import DerivedVolume, Extent, Sample
+from terareg.core.extents import DerivedVolume, Extent, Sample, bytes_of
 from terareg.core.levels import Box, level_factors
 from terareg.derived.boxes import box_of
 from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry, entries_of, output_options
+from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.volumes import headers
 
@@ -189,10 +191,34 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     dtype = facts.dtype(settings, source.kind, source.dtype)
     _check_codec(entry, dtype, kind)
     output = output_options(entry, volume, kind or source.kind)
+    _check_table(entry, dtype, where)
     grid = facts.grid(settings, read)
     return DerivedVolume(
-        entry.do, read, source.dtype, source.share, source.held_gb, grid, dtype, kind, output
+        tool=entry.do,
+        source=read,
+        source_dtype=source.dtype,
+        source_share=source.share,
+        held_gb=source.held_gb,
+        grid=grid,
+        dtype=dtype,
+        kind=kind,
+        output=output,
+        measured=entry.measures,
     )
+
+
+def _check_table(entry: Entry, dtype: str, where: str) -> None:
+    """Ids of a table that the result cannot hold, where the table can be seen from here."""
+    path = entry.files.get("table")
+    if path is None or not Path(path).is_file():
+        return
+    most = 2 ** (8 * bytes_of(dtype)) - 1
+    for old, new in read_id_table(path).items():
+        if new > most:
+            raise ConfigError(
+                f"{where}.table: {path} makes id {new} of {old}, which {dtype} cannot hold; set "
+                "ids: uint64"
+            )
 
 
 _OF_CODEC = {

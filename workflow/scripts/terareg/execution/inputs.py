@@ -253,6 +253,11 @@ def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
     return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
 
 
+def derived_own_files(run: Run, sample: str, derived: str) -> Files:
+    """Files of the user that the tool of an entry reads."""
+    return tracked(derived_volumes.entry(run, sample, derived).files.values())
+
+
 def measured_parts(run: Run, sample: str, derived: str) -> Files:
     """What the batches of an entry found in its source."""
     count = volume_batches(run, sample, f"derived/{derived}")
@@ -268,7 +273,7 @@ def object_batches(run: Run, sample: str, derived: str) -> list[str]:
 def measured_source(run: Run, sample: str, derived: str) -> NamedFiles:
     """What all batches found together, for a tool that needs it."""
     entry = derived_volumes.entry(run, sample, derived)
-    if not entry.facts.measures:
+    if not entry.measures:
         return {}
     return {"measured": run.path(sample, f"{entry.key}/measured.npz")}
 

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
+import xxhash
 
 from terareg.core.errors import VolumeError
 from terareg.core.parallel import map_items
@@ -123,6 +124,28 @@ def read_level(
         return np.ascontiguousarray(voxels.transpose(2, 1, 0))
     except ARRAY_ERRORS as error:
         raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
+
+
+def object_hashes(store: Store, plan: VolumePlan, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What a record of a lossy volume says besides, ``hashes``; nothing for all others.
+
+    Their voxels cannot be compared with what was written, so their objects are.
+    """
+    if not plan.is_lossy:
+        return {}
+    return {"hashes": {key: xxhash.xxh3_128(store.read(key)).hexdigest() for key in keys}}
+
+
+def differing_objects(store: Store, record: Mapping[str, Any]) -> list[str]:
+    """Objects of a record of a lossy volume that are not what was written."""
+    found = []
+    for key, wanted in record["hashes"].items():
+        try:
+            same = xxhash.xxh3_128(store.read(key)).hexdigest() == wanted
+        except FileNotFoundError:
+            same = False
+        found += [] if same else [key]
+    return found
 
 
 class BoxWriter:

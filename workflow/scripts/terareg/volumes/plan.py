@@ -277,6 +277,11 @@ class VolumePlan:
         """How a level is made from the finer one: usually "mode" for labels, else "mean"."""
         return self.settings.downsampling or ("mode" if self.is_segmentation else "mean")
 
+    @property
+    def is_lossy(self) -> bool:
+        """Whether voxels that are read back differ from those that were written."""
+        return self.settings.encoding == "jpeg"
+
     def offset_vox(self, level: int) -> Box:
         """Voxel offset (z, y, x) of a level of a precomputed volume."""
         return tuple(o // f for o, f in zip(self.settings.offset_vox, self.levels[level].factor))
