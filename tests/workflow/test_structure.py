@@ -37,6 +37,7 @@ FLOORS = (
     ("storage",),
     ("acquisition",),
     ("volumes",),
+    ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
     ("regions",),
     ("derived",),
@@ -456,7 +457,7 @@ def test_environments_name_all_that_their_rules_import(root):
         "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
         "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
         "compressed_segmentation": "compressed-segmentation", "xxhash": "python-xxhash",
-        "google_crc32c": "google-crc32c",
+        "google_crc32c": "google-crc32c", "DracoPy": "dracopy",
     }  # fmt: skip
     rules = re.compile(r"^rule (\w+):(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
     checked = 0

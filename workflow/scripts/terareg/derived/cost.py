@@ -21,6 +21,8 @@ _PRECOMPUTED = {
     "compressed_segmentation": (20.0, 0.05),
 }  # fmt: skip
 _LABEL_SHARE = 0.05
+_SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
+_GATHERED_BYTES = 0.05  # for each voxel of the source
 
 
 # ------------------------------------------------------------------ batches, counts and bytes
@@ -114,6 +116,15 @@ def _derive(sample: Sample, each: DerivedVolume) -> Load:
     return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
 
 
+def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
+    return Load(_batches(sample, each), 0.1 * each.source_gb, 0.05 * each.source_gb,
+                TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
+
+
+def _of_tool(*tools: str) -> Callable[[Sample], list[DerivedVolume]]:
+    return lambda sample: [each for each in _all(sample) if each.tool in tools]
+
+
 def _one_each(sample: Sample, each: DerivedVolume) -> Load:
     return Load(1, cpu_s=2.0)
 
@@ -139,11 +150,27 @@ def _blocks(per_source: float, per_made: float) -> Memory:
         made = block * bytes_of(each.dtype) if each.kind else 0.0
         sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
         at_once = min(threads, each.blocks)
-        held = at_once * (per_source * read + per_made * made + sent)
+        worked = block * TOOLS[each.tool].work_bytes
+        held = at_once * (per_source * read + per_made * made + sent + worked)
         return ITK_MB + held + 1000 * each.held_gb
 
     return memory
 
+
+def _objects_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds the surfaces or lines of the labels of a shard."""
+    largest = max((each.source_gb for each in _SHARDED(sample)), default=0.0)
+    return 2 * ITK_MB + min(1000 * largest, _SHARD_MB)
+
+
+def _gathered_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
+    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
+    return 1.5 * ITK_MB + _GATHERED_BYTES * voxels
+
+
+_SHARDED = _of_tool(*(name for name, facts in TOOLS.items() if facts.shards))
+_COUNTED = _of_tool("count")
 
 RULES = {
     "init_derived": RuleCost(
@@ -156,7 +183,19 @@ RULES = {
         heavy=True,
     ),
     "gather_derived": RuleCost(
-        "derived", load=lambda sample: _of_entries(sample, _measured(sample), _one_each)
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _measured(sample), _one_each)
+    ),
+    "count_derived": RuleCost(
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _COUNTED(sample), _one_each)
+    ),
+    "write_objects": RuleCost(
+        "derived",
+        _objects_mb,
+        lambda sample: _of_entries(sample, _SHARDED(sample), _write_objects),
+        heavy=True,
+    ),
+    "finish_objects": RuleCost(
+        "derived", load=lambda sample: _of_entries(sample, _SHARDED(sample), _one_each)
     ),
     "derive_blocks": RuleCost(
         "derived",

@@ -272,11 +272,12 @@ def derived_source(run: Run, sample: str, derived: str) -> Files:
 
 
 def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
-    """The last file of the volume that an entry is made from."""
+    """The last files of the volume that an entry is made from, and of others that it reads."""
     entry = derived_volumes.entry(run, sample, derived)
-    if entry.volume is None:
-        return {}
-    return {"complete": run.path(sample, f"{entry.volume}/complete.json")}
+    volumes = {f"complete_{key}": volume for key, volume in entry.others.items()}
+    if entry.volume is not None:
+        volumes["complete"] = entry.volume
+    return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
 
 
 def derived_own_files(run: Run, sample: str, derived: str) -> Files:
@@ -288,6 +289,12 @@ def measured_parts(run: Run, sample: str, derived: str) -> Files:
     """What the batches of an entry found in its source."""
     count = volume_batches(run, sample, f"derived/{derived}")
     return [run.path(sample, f"derived/{derived}/measured/{i}.npz") for i in range(count)]
+
+
+def object_batches(run: Run, sample: str, derived: str) -> list[str]:
+    """What the batches of an entry wrote of the objects of labels."""
+    count = volume_batches(run, sample, f"derived/{derived}")
+    return [run.path(sample, f"derived/{derived}/objects/{i}.json") for i in range(count)]
 
 
 def measured_source(run: Run, sample: str, derived: str) -> NamedFiles:
