@@ -40,7 +40,7 @@ FLOORS = (
     ("regions",),
     ("views",),
     ("execution",),
-    ("phantom",),
+    ("cli", "phantom"),
 )
 #: order within the ground floor
 GROUND = (

@@ -3,6 +3,7 @@
 Arrays are indexed (z, y, x); physical lengths are micrometres; names carry their unit
 (``spacing_um``, ``shift_vox``). Packages import downwards only:
 
+    cli
     execution
     views
     regions

@@ -21,10 +21,11 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
+from terareg.execution.installation import home
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
-SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
+SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
@@ -188,6 +189,8 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
+    for key, what in asked_of(complete).items():
+        raise ConfigError(f"{key} is left blank; {what}")
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -197,6 +200,21 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(_sentence(jsonschema.exceptions.best_match(errors)))
     _check_meaning(complete)
     return complete
+
+
+def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that a sample leaves blank although only its owner can fill them in, and how to."""
+    source = config.get("input")
+    if not isinstance(source, Mapping):
+        return {}
+    asked = {}
+    if "orientation" in source and source["orientation"] is None:
+        asked["input.orientation"] = (
+            "write three letters, for the axes z (planes), y (rows) and x (columns) the direction "
+            "in which each index grows (R or L, A or P, S or I), for example SAR; no program can "
+            "see it, and config/README.md shows how to find it"
+        )
+    return asked
 
 
 def _check_plain(value: Any, where: str) -> None:

@@ -1,0 +1,1 @@
+"""The command ``terareg``: check a sample, run it, look at it."""

@@ -1,0 +1,100 @@
+"""Command line of terareg.
+
+Each command is a module that is imported when it is called, so that ``terareg --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from terareg import __version__
+from terareg.core.errors import TeraregError
+
+_EPILOGUE = """\
+from a sample file to results:
+  terareg check brain7.yaml
+  terareg run brain7.yaml previews
+  terareg run brain7.yaml
+  terareg view results
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 1 if something has to be corrected first."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["view"]:
+        from terareg.views import serve
+
+        return serve.main(given[1:])
+    options = _parser().parse_args(given)
+    try:
+        return int(options.command(options))
+    except TeraregError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="terareg",
+        description="From raw light-sheet tiles to atlas-registered, measured brain volumes.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"terareg {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_check(commands)
+    _add_run(commands)
+    commands.add_parser("view", help="show volumes of a results folder in Neuroglancer")
+    return parser
+
+
+def _add_check(commands) -> None:
+    check = commands.add_parser(
+        "check",
+        help="check a sample file and say what the run needs",
+        description="Check a sample file and its raw data as a run would, and say what the run "
+        "needs: jobs, hours, memory, disk. Nothing is written.",
+    )
+    check.add_argument("sample", type=Path, help="sample file (YAML)")
+    check.set_defaults(command=_check)
+
+
+def _add_run(commands) -> None:
+    run = commands.add_parser(
+        "run",
+        usage="terareg run [--profile PROFILE] SAMPLE [--] [TARGET ...] [SNAKEMAKE OPTIONS ...]",
+        help="run a sample with Snakemake",
+        description="Run a sample: print the command of Snakemake, then start it. Everything "
+        "after the sample file goes to Snakemake, for example -n (dry run) or previews (a target). "
+        "Without --cores and --profile, all cores of this machine are used.",
+    )
+    run.add_argument("--profile", help="slurm, aws-batch, or a folder with a profile of yours")
+    run.add_argument("sample", type=Path, help="sample file (YAML)")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="targets and options")
+    run.set_defaults(command=_run)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from terareg.cli.checking import check
+
+    return check(options.sample)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from terareg.cli.running import run
+
+    return run(options.sample, options.arguments, options.profile)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
