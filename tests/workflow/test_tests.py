@@ -21,6 +21,7 @@ THROUGH = {
     "acquisition.tile_reader": ("acquisition_tiles", "the protocol that readers of tiles follow"),
     "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
+    "cli.atlases": ("atlas_download", "what the commands print of atlases"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_run(commands)
     commands.add_parser("view", help="show volumes of a results folder in Neuroglancer")
+    _add_atlas(commands)
     return parser
 
 
@@ -84,6 +85,24 @@ def _add_run(commands) -> None:
     run.set_defaults(command=_run)
 
 
+def _add_atlas(commands) -> None:
+    atlas = commands.add_parser("atlas", help="list, show or get BrainGlobe atlases")
+    verbs = atlas.add_subparsers(title="verbs", required=True, metavar="VERB")
+    listed = verbs.add_parser("list", help="atlases on this machine, and those that can be had")
+    listed.add_argument("--remote", action="store_true", help="ask the server for all of them")
+    listed.add_argument("--url", help="server to ask, in place of BrainGlobe's")
+    listed.set_defaults(command=_atlas_list)
+    show = verbs.add_parser("show", help="what an atlas on this machine is")
+    show.add_argument("name", help="for example allen_mouse_25um, or a folder")
+    show.set_defaults(command=_atlas_show)
+    get = verbs.add_parser("get", help="download an atlas once")
+    get.add_argument("name", help="for example allen_mouse_25um")
+    get.add_argument("--version", help="for example 1.2; by default the newest")
+    get.add_argument("--url", help="server to get it from, in place of BrainGlobe's")
+    get.add_argument("--sha256", help="checksum that the archive must have")
+    get.set_defaults(command=_atlas_get)
+
+
 def _check(options: argparse.Namespace) -> int:
     from terareg.cli.checking import check
 
@@ -94,6 +113,24 @@ def _run(options: argparse.Namespace) -> int:
     from terareg.cli.running import run
 
     return run(options.sample, options.arguments, options.profile)
+
+
+def _atlas_list(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import list_atlases
+
+    return list_atlases(options.url, remote=options.remote)
+
+
+def _atlas_show(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import show_atlas
+
+    return show_atlas(options.name)
+
+
+def _atlas_get(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import get_atlas
+
+    return get_atlas(options.name, options.version, options.url, options.sha256)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from typing import Any
 import jsonschema
 import yaml
 
-from terareg.core.errors import ConfigError
+from terareg.atlas.brainglobe import atlas_keys, find_atlas
+from terareg.core.errors import AtlasError, ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
 from terareg.execution.installation import home
@@ -38,6 +39,11 @@ _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "table": ((int, str), "channel of a table; write what the column channel says"),
 }
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
+# keys of an atlas that is given by its files, not by its name
+_OF_FILES = (
+    "template", "annotation", "ontology", "orientation", "spacing_um", "hemispheres",
+    "hemisphere_values",
+)  # fmt: skip
 _KEYS_OF_KIND = {
     "view": ("colm", "VW0"),
     "first_level": ("terastitcher", "V"),
@@ -191,6 +197,7 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_plain(complete, "")
     for key, what in asked_of(complete).items():
         raise ConfigError(f"{key} is left blank; {what}")
+    _fill_atlases(complete)
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -215,6 +222,32 @@ def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
             "see it, and config/README.md shows how to find it"
         )
     return asked
+
+
+def _fill_atlases(config: dict[str, Any]) -> None:
+    """Give atlases that are only named the keys of the installed atlas of that name."""
+    described = config.get("atlases")
+    for key, atlas in (described if isinstance(described, dict) else {}).items():
+        name = atlas.get("name") if isinstance(atlas, dict) else None
+        if not isinstance(name, str):
+            continue
+        where = f"atlases.{key}"
+        for other in _OF_FILES:
+            if atlas.get(other) is not None:
+                raise ConfigError(
+                    f"{where}.{other}: {atlas[other]!r} does not go with {where}.name, which says "
+                    "it; remove one of them"
+                )
+        version = atlas.get("version")
+        if version is not None and not isinstance(version, str):
+            raise ConfigError(
+                f'{where}.version: {version!r} is a number to YAML; write it in quotes, "{version}"'
+            )
+        try:
+            found = find_atlas(name, version)
+            atlas.update(atlas_keys(found), version=found.version)
+        except AtlasError as error:
+            raise AtlasError(f"{where}.name: {error}") from error
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -567,8 +600,8 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
             )
         if path is None or "://" in path or Path(path).is_file():
             continue
-        # labels may be a volume, which is a folder
-        if key.startswith("sample_labels.") and Path(path).is_dir():
+        # labels may be a volume, and images of an atlas levels of one, which are folders
+        if key.startswith(("sample_labels.", "atlases.")) and Path(path).is_dir():
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue
