@@ -24,12 +24,14 @@ def test_help_and_version_import_nothing_heavy():
         [sys.executable, "-c", code],
         env={"PYTHONPATH": str(SCRIPTS)}, text=True, capture_output=True, check=True,
     )  # fmt: skip
-    for command in ("check", "run", "view"):
+    for command in ("init", "check", "run", "view", "atlas"):
         assert f"    {command} " in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("words", [["check", "nothing.yaml"], ["run", "nothing.yaml"]])
+@pytest.mark.parametrize(
+    "words", [["check", "nothing.yaml"], ["run", "nothing.yaml"], ["init", "nothing"]]
+)
 def test_what_is_not_there_is_one_sentence(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(words) == 1

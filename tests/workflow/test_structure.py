@@ -37,6 +37,7 @@ FLOORS = (
     ("acquisition",),
     ("volumes",),
     ("intensity", "stitching", "atlas", "registration"),
+    ("intake",),
     ("regions",),
     ("views",),
     ("execution",),

@@ -1,1 +1,1 @@
-"""The command ``terareg``: check a sample, run it, look at it."""
+"""The command ``terareg``: describe a folder, check a sample, run it, look at it."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.atlas.brainglobe import find_atlas
+from terareg.core.errors import AtlasError, ConfigError, TeraregError
 from terareg.execution import raw_data, sizing
 from terareg.execution.config import asked_of, merge, read_yaml
 from terareg.execution.run import Run, load_run
@@ -17,35 +18,63 @@ from terareg.execution.run_plan import make_plan, plan_text, store_gb
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")
-# stands in for what is left blank, so that the rest can be checked
+# stands in for what is left blank, where the rest can be checked without it
 _STAND_INS = {"input.orientation": "SAR"}
 
 
 def check(path: Path) -> int:
     """Check a sample file and print what its run needs; 1 if something has to be corrected.
 
+    What is left blank is told of at once, and then the first thing that the run would stop at.
+
     Raises
     ------
-    TeraregError
-        For the first thing that the run would stop at.
+    ConfigError
+        If the file cannot be read.
     """
     config = read_yaml(path)
     if _SHARED.is_file():
         config = merge(read_yaml(_SHARED), config)
     asked = asked_of(config)
-    run = load_run(_filled(config, asked), files=[path])
-    if not run.samples:
-        raise ConfigError(f"{path}: key sample is missing; give the brain a name")
-    raw_data.check(run)
-    sizing.check_extents(run)
     wrong = [f"{key} is left blank; {what}" for key, what in asked.items()]
-    for sample in run.samples:
-        wrong += _show(run, sample, asked)
+    if asked.keys() <= _STAND_INS.keys():
+        try:
+            wrong += _check_rest(path, _filled(config, asked), asked)
+        except TeraregError as error:
+            wrong.append(str(error))
     for sentence in wrong:
         _say(f"To do: {sentence}")
     if not wrong:
         _say(f"Nothing to correct. Next: terareg run {path} previews")
     return 1 if wrong else 0
+
+
+def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) -> list[str]:
+    """Check what is filled in and print what the run needs; return what has to be corrected."""
+    absent = _take_absent_atlases(config)
+    run = load_run(config, files=[path])
+    if not run.samples:
+        raise ConfigError(f"{path}: key sample is missing; give the brain a name")
+    raw_data.check(run)
+    sizing.check_extents(run)
+    for sample in run.samples:
+        absent += _show(run, sample, asked)
+    return absent
+
+
+def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
+    """Take out atlases that are not on this machine, and say so, so that the rest is checked."""
+    described = config.get("atlases")
+    told = []
+    for key, atlas in list(described.items()) if isinstance(described, dict) else ():
+        name = atlas.get("name") if isinstance(atlas, dict) else None
+        if isinstance(name, str):
+            try:
+                find_atlas(name, atlas.get("version"))
+            except AtlasError as error:
+                told.append(f"atlases.{key}.name: {error}")
+                config["atlases"] = {k: v for k, v in config["atlases"].items() if k != key}
+    return told
 
 
 def _filled(config: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from terareg import __version__
 from terareg.core.errors import TeraregError
 
 _EPILOGUE = """\
-from a sample file to results:
+from a folder of the microscope to results:
+  terareg init /data/brain7 --out brain7.yaml
   terareg check brain7.yaml
   terareg run brain7.yaml previews
   terareg run brain7.yaml
@@ -52,11 +53,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"terareg {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_init(commands)
     _add_check(commands)
     _add_run(commands)
     commands.add_parser("view", help="show volumes of a results folder in Neuroglancer")
     _add_atlas(commands)
     return parser
+
+
+def _add_init(commands) -> None:
+    init = commands.add_parser(
+        "init",
+        help="look into a folder or file and write a sample file for it",
+        description="Look into a folder (or s3://bucket/prefix, or one image) and write a sample "
+        "file, and a table of tiles if one is needed. What is a guess is marked as one; the "
+        "orientation is left blank, since no file says it.",
+    )
+    init.add_argument("source", help="folder, s3://bucket/prefix, or image file")
+    init.add_argument("--out", type=Path, default=Path("sample.yaml"), help="file to write")
+    init.add_argument("--name", help="name of the brain; by default that of the folder")
+    init.add_argument("--atlas", default="allen_mouse_25um", help="a BrainGlobe atlas by name")
+    init.add_argument("--force", action="store_true", help="write over existing files")
+    init.set_defaults(command=_init)
 
 
 def _add_check(commands) -> None:
@@ -101,6 +119,12 @@ def _add_atlas(commands) -> None:
     get.add_argument("--url", help="server to get it from, in place of BrainGlobe's")
     get.add_argument("--sha256", help="checksum that the archive must have")
     get.set_defaults(command=_atlas_get)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from terareg.cli.starting import init
+
+    return init(options.source, options.out, options.name, options.atlas, options.force)
 
 
 def _check(options: argparse.Namespace) -> int:

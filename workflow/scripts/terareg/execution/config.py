@@ -195,8 +195,9 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     _check_size(config, "the configuration")
     complete = copy.deepcopy(dict(config))
     _check_plain(complete, "")
-    for key, what in asked_of(complete).items():
-        raise ConfigError(f"{key} is left blank; {what}")
+    asked = asked_of(complete)
+    if "input.orientation" in asked:
+        raise ConfigError(f"input.orientation is left blank; {asked['input.orientation']}")
     _fill_atlases(complete)
     _fill_defaults(complete, schema)
     errors = sorted(
@@ -220,6 +221,10 @@ def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
             "write three letters, for the axes z (planes), y (rows) and x (columns) the direction "
             "in which each index grows (R or L, A or P, S or I), for example SAR; no program can "
             "see it, and config/README.md shows how to find it"
+        )
+    if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
+        asked["input.spacing_um"] = (
+            "give the voxel size [z, y, x] in micrometres, which no file of the tiles says"
         )
     return asked
 

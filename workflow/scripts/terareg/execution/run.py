@@ -190,6 +190,12 @@ def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None
                 f"sample {sample}: {key}: {address} is a local folder, which jobs on other "
                 "machines do not share; give s3://bucket/prefix"
             )
+    table = settings["input"]["table"]
+    if table is not None and table.startswith("/"):
+        raise ConfigError(
+            f"sample {sample}: input.table: {table} is a local file, which jobs on other machines "
+            "do not share; copy it below input.path and give its name there"
+        )
     for name, atlas in settings["atlases"].items():
         if atlas["name"] is not None:
             raise ConfigError(
