@@ -119,11 +119,11 @@ def micromanager(root: Path) -> None:
         write_ome(root / name, pages.reshape(-1, HEIGHT, WIDTH), text)
 
 
-def fiji(root: Path) -> None:
+def fiji(root: Path, *, planes: int = PLANES) -> None:
     root.mkdir(parents=True, exist_ok=True)
     lines = ["dim = 3"]
     for k, cell in enumerate(CELLS):
-        tifffile.imwrite(root / f"tile_{k}.tif", stack(cell), photometric="minisblack")
+        tifffile.imwrite(root / f"tile_{k}.tif", stack(cell)[:planes], photometric="minisblack")
         x, y = 0.8 * WIDTH * cell[1], 0.8 * HEIGHT * cell[0]
         lines.append(f"tile_{k}.tif; ; ({x}, {y}, 0.0)")
     (root / "TileConfiguration.txt").write_text("\n".join(lines) + "\n")

@@ -139,6 +139,14 @@ def test_fiji_tile_configuration(here, capsys):
     check_tiles(started(here / "raw", capsys, spacing_um=list(SPACING_UM)), ["signal"])
 
 
+def test_a_mosaic_of_single_planes(here, capsys):
+    """Names of tiles differ like those of planes; the configuration says what they are."""
+    folders.fiji(here / "raw", planes=1)
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    survey = open_layout(config["input"]).survey
+    assert (survey.rows, survey.columns, survey.planes, len(survey.tiles)) == (2, 3, 1, 6)
+
+
 def test_folders_named_by_row_and_column(here, capsys):
     folders.named_folders(here / "raw")
     filled = {"spacing_um": list(SPACING_UM), "overlap": [0.2, 0.2]}
@@ -231,6 +239,7 @@ def test_a_folder_of_volumes_of_one_shape(here, capsys):
         tifffile.imwrite(here / f"raw/{name}.tif", VOLUME, photometric="minisblack")
     config = started(here / "raw", capsys, spacing_um=[50, 40, 40])
     assert config["input"]["kind"] == "volume"
+    assert "remove what is none" in Path("brain.yaml").read_text()
     assert list(config["input"]["channels"]) == ["green", "red"]
 
 

@@ -129,13 +129,20 @@ def _image(values: dict, overlap: float | None) -> OmeImage:
     return OmeImage(
         values["name"],
         values.get("sizes", {}),
-        tuple(v if v and v > 0 else None for v in values.get("spacing", (None, None, None))),  # type: ignore[arg-type]
+        _sizes(values.get("spacing", (None, None, None))),
         known,
         names,
         frozenset(values["files"]),
         overlap,
         unit,
     )
+
+
+def _sizes(
+    spacing: tuple[float | None, float | None, float | None],
+) -> tuple[float | None, float | None, float | None]:
+    z, y, x = (v if v and v > 0 else None for v in spacing)
+    return z, y, x
 
 
 def _length(values: Mapping[str, str], name: str) -> float | None:

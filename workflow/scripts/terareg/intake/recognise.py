@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from terareg.acquisition.folder_signs import likely_kind
+from terareg.acquisition.table_lines import COLUMNS
 from terareg.core.errors import AcquisitionError, TeraregError
 from terareg.intake.found import Found, Look, channel_names
 from terareg.intake.tile_files import (
@@ -131,7 +132,7 @@ def _own_table(look: Look) -> Found | None:
             table = parse_table(read_object(look.store, name))
         except (OSError, ValueError):
             continue
-        if "path" not in table.columns:
+        if "path" not in table.columns or not set(table.columns) <= set(COLUMNS):
             continue
         at = table.columns.index("channel") if "channel" in table.columns else None
         values = dict.fromkeys(row[at] for _, row in table.rows) if at is not None else ["signal"]
@@ -180,11 +181,17 @@ def _volume_files(look: Look) -> Found | None:
         return None
     first = next(iter(headers.values()))
     files = {re.split(r"\.", n)[0]: str(look.store.path(n)) for n in headers}
-    why = (f"{len(headers)} {first.form} files have one shape {first.shape} (z, y, x)",)
-    return _volumes(files, first, why)
+    shape = " x ".join(map(str, first.shape))
+    if len(files) == 1:
+        return _volumes(files, first, (f"{first.name} is the only image, {shape} voxels",))
+    why = (f"{len(files)} images have one shape, {shape} voxels (z, y, x)",)
+    guess = "images of one shape are taken for channels of one brain; remove what is none"
+    return _volumes(files, first, why, guess)
 
 
-def _volumes(files: dict[str, str], header: Header, why: tuple[str, ...]) -> Found:
+def _volumes(
+    files: dict[str, str], header: Header, why: tuple[str, ...], guess: str = "the name"
+) -> Found:
     names = channel_names(files)
     channels: dict = {name: files[key] for name, key in names.items()}
     if header.channels > 1:
@@ -200,4 +207,4 @@ def _volumes(files: dict[str, str], header: Header, why: tuple[str, ...]) -> Fou
         why += (f"its header says voxels of {size} um (z, y, x)",)
     if header.orientation is not None:
         notes["orientation"] = f"the header says {header.orientation} (z, y, x)"
-    return Found("a volume", source, why, notes, {"channels": "the names"}, asked)
+    return Found("a volume", source, why, notes, {"channels": guess}, asked)

@@ -302,7 +302,9 @@ def tile_configuration(look: Look, stacks: Sequence[Stack]) -> Found | None:
     # positions of the stage, not those that Fiji has solved
     name = min(names, key=lambda n: ("registered" in n, n))
     listed = read_tile_configuration(look.store.path(name)).tiles
-    by_name = {PurePosixPath(s.example).name: s for s in stacks}
+    # a line names a file, of one plane or many, or the folder of a stack
+    images = [key for key in look.keys if PLANE.fullmatch(key.rpartition("/")[2])]
+    by_name = {PurePosixPath(k).name: Stack(k, k, ome=look.ome(k)) for k in images if TIFF.match(k)}
     by_name |= {PurePosixPath(s.example).parent.name: s for s in stacks if "/" in s.example}
     chosen = [(by_name.get(PurePosixPath(t.name.replace("\\", "/")).name), t) for t in listed]
     absent = [tile.name for stack, tile in chosen if stack is None]

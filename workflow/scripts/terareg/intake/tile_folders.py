@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from terareg.intake.found import PLANE, Found, Look, channel_names
 from terareg.storage.foreign import decode_text, read_object
@@ -46,7 +47,7 @@ def terastitcher(look: Look) -> Found | None:
     title = "tiles of a SmartSPIM" if smart or lasers else "tiles in TeraStitcher's folders"
     why = [f"files lie in two levels of folders named by positions, such as {example}"]
     channels = channel_names(root.rpartition("/")[2] or "signal" for root in roots)
-    source = {
+    source: dict[str, Any] = {
         "kind": "terastitcher",
         "path": look.store.url,
         "first_level": "V",
