@@ -233,6 +233,18 @@ def test_volumes_that_say_their_voxel_size(here, capsys, write, name):
         assert "the header says" in Path("sample.yaml").read_text()
 
 
+def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):
+    text = folders.ome_xml("brain", sizes=(1, PLANES))
+    folders.write_ome(here / "brain.ome.tif", stack((0, 0)), text)
+    assert main(["init", str(here / "brain.ome.tif")]) == 0
+    assert "spacing_um" not in capsys.readouterr().out
+    config = yaml.safe_load(Path("sample.yaml").read_text())
+    assert config["input"]["spacing_um"] == list(SPACING_UM)
+    config["input"]["orientation"] = "SAR"
+    del config["atlases"]
+    check(config)
+
+
 def test_a_folder_of_volumes_of_one_shape(here, capsys):
     (here / "raw").mkdir()
     for name in ("red", "green"):

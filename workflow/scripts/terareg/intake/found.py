@@ -12,11 +12,12 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
+from terareg.core.errors import AcquisitionError
 from terareg.intake.ome import OmeImage, is_ome, read_ome
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
 
-_MOST = 200_000
+_MOST = 2_000_000
 TIFF = re.compile(r"[^.].*\.(?:tiff?|btf|tf8)$", re.IGNORECASE)
 PLANE = re.compile(r"[^.].*\.(?:tiff?|png)$", re.IGNORECASE)
 
@@ -61,9 +62,19 @@ class Look:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Keys of the files below the folder, sorted; not all of a very large one."""
-        found = itertools.islice(self.store.walk(), _MOST)
-        return sorted(entry.key for entry in found if not hidden(entry.key))
+        """Keys of the files below the folder, sorted.
+
+        Raises
+        ------
+        AcquisitionError
+            If there are more than any acquisition has: a part would be taken for the whole.
+        """
+        found = [e.key for e in itertools.islice(self.store.walk(), _MOST + 1)]
+        if len(found) > _MOST:
+            raise AcquisitionError(
+                f"{self.store.url} holds more than {_MOST} files; give the folder of one sample"
+            )
+        return sorted(key for key in found if not hidden(key))
 
     def top(self) -> list[str]:
         """Names of the files directly in the folder."""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from terareg.acquisition.folder_signs import likely_kind
 from terareg.acquisition.table_lines import COLUMNS
 from terareg.core.errors import AcquisitionError, TeraregError
-from terareg.intake.found import Found, Look, channel_names
+from terareg.intake.found import Found, Look, channel_names, spacing_note
 from terareg.intake.tile_files import (
     find_stacks,
     lavision,
@@ -105,14 +105,15 @@ def _colm(look: Look) -> Found | None:
     top = look.top()
     if "Experiment.ini" not in top or "Scanned Cells.txt" not in top:
         return None
-    # the view with most planes
-    views: dict[str, set[int]] = {}
-    for key in look.keys:
-        match = _COLM_CHANNEL.search(key)
-        if match and key.count("/") == 2:
-            views.setdefault(key.split("/")[0], set()).add(int(match[1]))
-    view = max(views, key=lambda v: len(views[v]), default="VW0")
-    numbers = sorted(views.get(view, {0}))
+    # the first tile tells the channels of all
+    tiles = {
+        folder: next((t for t in look.store.folders(folder) if t.upper().startswith("LOC")), None)
+        for folder in look.store.folders()
+    }
+    view, tile = next(((v, t) for v, t in tiles.items() if t), ("VW0", None))
+    names = [entry.key for entry in look.store.walk(f"{view}/{tile}")] if tile else []
+    found = (_COLM_CHANNEL.search(name) for name in names)
+    numbers = sorted({int(match[1]) for match in found if match}) or [0]
     channels = dict(zip(channel_names(f"ch{n}" for n in numbers), numbers))
     source = {"kind": "colm", "path": look.store.url, "view": view, "channels": channels}
     if view == "VW0":
@@ -200,8 +201,14 @@ def _volumes(
     source: dict = {"kind": "volume", "channels": channels}
     notes, asked = {}, {}
     if header.spacing_um is None:
-        source["spacing_um"] = None
-        asked["spacing_um"] = _VOLUME_ASKS
+        path = Path(next(iter(files.values())))
+        ome = Look(Store(str(path.parent))).ome(path.name) if header.form == "TIFF" else None
+        if ome is not None and all(ome.spacing_um):
+            source["spacing_um"] = list(ome.spacing_um)
+            notes["spacing_um"] = spacing_note(path.name)
+        else:
+            source["spacing_um"] = None
+            asked["spacing_um"] = _VOLUME_ASKS
     else:
         size = " x ".join(f"{v:g}" for v in header.spacing_um)
         why += (f"its header says voxels of {size} um (z, y, x)",)

@@ -175,15 +175,14 @@ def find_stacks(look: Look) -> list[Stack]:
     series: dict[tuple[str, str], list[str]] = {}
     for key in look.keys:
         folder, _, name = key.rpartition("/")
-        if not PLANE.fullmatch(name):
-            continue
-        if TIFF.fullmatch(name) and look.head(key)[1]:
-            found += _channels_of(look, key)
-            continue
-        stem = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
-        series.setdefault((folder, f"{stem[1]}*{stem[3]}" if stem else name), []).append(key)
+        if PLANE.fullmatch(name) or TIFF.fullmatch(name):
+            stem = re.fullmatch(r"(.*?)(\d+)(\D*)", name)
+            series.setdefault((folder, f"{stem[1]}*{stem[3]}" if stem else name), []).append(key)
     for keys in series.values():
-        if len(keys) > 1:
+        # one of many planes is enough to look at
+        if look.head(keys[0])[1]:
+            found += [stack for key in keys for stack in _channels_of(look, key)]
+        elif len(keys) > 1:
             found.append(Stack(_pattern(keys), keys[0], ome=look.ome(keys[0])))
     return found
 
