@@ -26,10 +26,10 @@ def run(sample: Path, arguments: Sequence[str], profile: str | None = None) -> i
     ConfigError
         If the sample file cannot be read, before Snakemake, which would show a traceback.
     """
-    command = snakemake_command(sample, arguments, profile)
+    command, program = snakemake_command(sample, arguments, profile), _program()
     sys.stdout.write(f"{shlex.join(command)}\n")
     sys.stdout.flush()
-    os.execv(_program(), command)
+    os.execv(program, command)
 
 
 def snakemake_command(
