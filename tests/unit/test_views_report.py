@@ -351,8 +351,8 @@ def test_written_page_is_the_rendered_one(results, tmp_path):
 def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(results):
     command = gather(results, store_url="/data/my brain; rm -rf $HOME")["viewer"]["command"]
     words = shlex.split(command)
-    assert words[:4] == ["PYTHONPATH=workflow/scripts", "python", "-m", "terareg.views.serve"]
-    assert words[4] == "/data/my brain; rm -rf $HOME" and words[5] == "--state"
+    assert words[:2] == ["terareg", "view"]
+    assert words[2] == "/data/my brain; rm -rf $HOME" and words[3] == "--state"
 
 
 def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_is_named(results):

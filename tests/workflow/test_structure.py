@@ -39,11 +39,12 @@ FLOORS = (
     ("volumes",),
     ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
+    ("intake",),
     ("regions",),
     ("derived",),
     ("views",),
     ("execution",),
-    ("phantom",),
+    ("cli", "phantom"),
 )
 #: order within the ground floor
 GROUND = (

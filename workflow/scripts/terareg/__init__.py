@@ -3,9 +3,11 @@
 Arrays are indexed (z, y, x); physical lengths are micrometres; names carry their unit
 (``spacing_um``, ``shift_vox``). Packages import downwards only:
 
+    cli
     execution
     views
     regions
+    intake
     intensity, stitching, atlas, registration      (apart from each other)
     volumes
     acquisition

@@ -18,14 +18,16 @@ from typing import Any
 import jsonschema
 import yaml
 
-from terareg.core.errors import ConfigError
+from terareg.atlas.brainglobe import atlas_keys, find_atlas
+from terareg.core.errors import AtlasError, ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
 from terareg.derived.section import check_section, entries_of
+from terareg.execution.installation import home
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
-SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
+SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
@@ -42,6 +44,11 @@ _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
 #: sections that need images of the sample's own
 _OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
+# keys of an atlas that is given by its files, not by its name
+_OF_FILES = (
+    "template", "annotation", "ontology", "orientation", "spacing_um", "hemispheres",
+    "hemisphere_values",
+)  # fmt: skip
 _KEYS_OF_KIND = {
     "view": ("colm", "VW0"),
     "first_level": ("terastitcher", "V"),
@@ -200,6 +207,10 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     alone = "input" not in complete and "derived" in complete
     if alone:
         complete["input"] = copy.deepcopy(_ANY_INPUT)
+    asked = asked_of(complete)
+    if "input.orientation" in asked:
+        raise ConfigError(f"input.orientation is left blank; {asked['input.orientation']}")
+    _fill_atlases(complete)
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -214,6 +225,51 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         _check_meaning(complete)
     check_section(complete)
     return complete
+
+
+def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that a sample leaves blank although only its owner can fill them in, and how to."""
+    source = config.get("input")
+    if not isinstance(source, Mapping):
+        return {}
+    asked = {}
+    if "orientation" in source and source["orientation"] is None:
+        asked["input.orientation"] = (
+            "write three letters, for the axes z (planes), y (rows) and x (columns) the direction "
+            "in which each index grows (R or L, A or P, S or I), for example SAR; no program can "
+            "see it, and config/README.md shows how to find it"
+        )
+    if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
+        asked["input.spacing_um"] = (
+            "give the voxel size [z, y, x] in micrometres, which no file of the tiles says"
+        )
+    return asked
+
+
+def _fill_atlases(config: dict[str, Any]) -> None:
+    """Give atlases that are only named the keys of the installed atlas of that name."""
+    described = config.get("atlases")
+    for key, atlas in (described if isinstance(described, dict) else {}).items():
+        name = atlas.get("name") if isinstance(atlas, dict) else None
+        if not isinstance(name, str):
+            continue
+        where = f"atlases.{key}"
+        for other in _OF_FILES:
+            if atlas.get(other) is not None:
+                raise ConfigError(
+                    f"{where}.{other}: {atlas[other]!r} does not go with {where}.name, which says "
+                    "it; remove one of them"
+                )
+        version = atlas.get("version")
+        if version is not None and not isinstance(version, str):
+            raise ConfigError(
+                f'{where}.version: {version!r} is a number to YAML; write it in quotes, "{version}"'
+            )
+        try:
+            found = find_atlas(name, version)
+            atlas.update(atlas_keys(found), version=found.version)
+        except AtlasError as error:
+            raise AtlasError(f"{where}.name: {error}") from error
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -616,8 +672,8 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
             )
         if path is None or "://" in path or Path(path).is_file():
             continue
-        # labels may be a volume, which is a folder
-        if key.startswith("sample_labels.") and Path(path).is_dir():
+        # labels may be a volume, and images of an atlas levels of one, which are folders
+        if key.startswith(("sample_labels.", "atlases.")) and Path(path).is_dir():
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue

@@ -7,6 +7,7 @@ path, a list of paths, or named paths.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from terareg.core.cost import Count
@@ -427,14 +428,18 @@ def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 # ------------------------------------------------------------------ atlases
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
     """Description of an atlas without its further images, which have a rule of their own."""
-    return _without(run.atlas(atlas), ("images",))
+    settings = run.atlas(atlas)
+    known = _without(settings, ("images", "name", "version"))
+    if settings["name"] is None:
+        return known
+    return known | {"origin": f"BrainGlobe {settings['name']} {settings['version']}"}
 
 
 def atlas_sources(run: Run, atlas: str) -> NamedFiles:
     """The user's files of an atlas."""
     settings = run.atlas(atlas)
     given = {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
-    return {key: path for key, path in given.items() if tracked([path])}
+    return {key: path for key, path in given.items() if _files_among([path])}
 
 
 def atlas_data(run: Run, atlas: str) -> Files:
@@ -445,6 +450,7 @@ def atlas_data(run: Run, atlas: str) -> Files:
     images = [settings[key] for key in ATLAS_SOURCES if key != "ontology" and settings[key]]
     images += settings["images"].values()
     found = [headers.data_files(path) for path in images]
+    found += [[f"{path}/zarr.json"] for path in _levels_among(images)]
     return sorted({path for paths in found for path in tracked(paths)})
 
 
@@ -453,8 +459,11 @@ def atlas_state(run: Run, atlas: str) -> list[list[Any]]:
     settings = run.atlas(atlas)
     images = [settings[key] for key in ATLAS_SOURCES if settings[key]]
     images += settings["images"].values()
-    data = [] if run.remote is not None else [headers.data_files(path) for path in images]
-    return untracked_state(images + [path for paths in data for path in paths])
+    if run.remote is not None:
+        return untracked_state(images)
+    data = [headers.data_files(path) for path in images]
+    levels = [[path, headers.image_state(path)] for path in _levels_among(images)]
+    return untracked_state(images + [path for paths in data for path in paths]) + levels
 
 
 def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
@@ -475,12 +484,23 @@ def image_path(run: Run, atlas: str, image: str) -> str:
 
 def image_source(run: Run, atlas: str, image: str) -> Files:
     """The same, if Snakemake can follow it."""
-    return tracked([image_path(run, atlas, image)])
+    return _files_among([image_path(run, atlas, image)])
 
 
 def template_source(run: Run, atlas: str) -> Files:
     """The user's file of an atlas's template, if Snakemake can follow it."""
-    return tracked([run.atlas(atlas)["template"]])
+    return _files_among([run.atlas(atlas)["template"]])
+
+
+def _levels_among(paths: Iterable[str]) -> Files:
+    """Levels of OME-Zarr images, which are folders."""
+    return [path for path in paths if "://" not in path and Path(path).is_dir()]
+
+
+def _files_among(paths: Iterable[str]) -> Files:
+    """Files that Snakemake can follow; a folder is followed by its metadata."""
+    levels = set(_levels_among(paths := list(paths)))
+    return tracked(path for path in paths if path not in levels)
 
 
 def prepared_images(run: Run, atlas: str) -> Files:

@@ -204,6 +204,19 @@ def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None
                 f"sample {sample}: {key}: {address} is a local folder, which jobs on other "
                 "machines do not share; give s3://bucket/prefix"
             )
+    table = settings["input"]["table"]
+    if table is not None and table.startswith("/"):
+        raise ConfigError(
+            f"sample {sample}: input.table: {table} is a local file, which jobs on other machines "
+            "do not share; copy it below input.path and give its name there"
+        )
+    for name, atlas in settings["atlases"].items():
+        if atlas["name"] is not None:
+            raise ConfigError(
+                f"sample {sample}: atlases.{name}.name: {atlas['name']} is installed on this "
+                "machine, which jobs on other machines do not share; copy its files to the remote "
+                "storage and give template, annotation, ontology and orientation"
+            )
     if f"{store}/".startswith(f"{tracked}/"):
         raise ConfigError(
             f"sample {sample}: store: {store} lies among the tracked files in {tracked}, which "

@@ -250,8 +250,8 @@ def _viewer(folder: Path, store_url: str) -> dict:
         return {}
     # inside a workflow the path is relative and can be copied; an absolute one is not shown
     shown = state.relative_to(folder) if folder.is_absolute() else state
-    words = ["python", "-m", "terareg.views.serve", store_url or "STORE", "--state"]
-    return {"command": f"PYTHONPATH=workflow/scripts {shlex.join([*words, shown.as_posix()])}"}
+    words = ["terareg", "view", store_url or "STORE", "--state", shown.as_posix()]
+    return {"command": shlex.join(words)}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
