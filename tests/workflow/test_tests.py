@@ -22,6 +22,8 @@ THROUGH = {
     "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
+    "exports.cost": ("execution_rule_table", "a part of the table of rules"),
+    "exports.deflate": ("exports_files", "how files are compressed"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),
     "intensity.evidence": ("intensity_evidence", "what the estimate of the flat-field finds"),

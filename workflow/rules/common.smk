@@ -59,6 +59,7 @@ wildcard_constraints:
     atlas=one_of(RUN.atlases),
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
+    export=one_of(RUN.exports),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -123,6 +124,7 @@ of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
+of_export = of_wildcards("sample", "export")
 
 
 def setting(path):

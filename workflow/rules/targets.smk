@@ -43,6 +43,12 @@ rule regions:
         for_samples(targets.region_files),
 
 
+rule exports:
+    """Files for other programs, as the section export says."""
+    input:
+        for_samples(targets.exported_files),
+
+
 rule verified_volumes:
     """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
@@ -85,6 +91,7 @@ localrules:
     previews,
     registration,
     regions,
+    exports,
     verified_volumes,
     plan,
     remove_intermediates,

@@ -21,6 +21,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
+from terareg.exports.settings import ExportSettings
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -349,6 +350,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
                 f"({', '.join(registered) or 'none are'})"
             )
+    _check_exports(config, registered)
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -397,6 +399,37 @@ def _check_resolutions(config: dict[str, Any]) -> None:
                 f"from (intensity.bias.volume_um {bias['volume_um']}); lower that as well, or set "
                 "it to null for the full resolution"
             )
+
+
+def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
+    """What is exported must be made in this run."""
+    for name, entry in config["export"].items():
+        key = f"export.{name}"
+        settings = ExportSettings.from_config(entry, key)
+        origin = settings.origin
+        if origin.channel and origin.channel not in config["input"]["channels"]:
+            raise ConfigError(
+                f"{key}.from: channel {origin.channel!r} is not among input.channels "
+                f"({', '.join(config['input']['channels'])})"
+            )
+        atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
+        if origin.atlas and origin.atlas not in atlases:
+            raise ConfigError(
+                f"{key}.from: {origin.atlas!r} is not among the registered atlases "
+                f"({', '.join(atlases) or 'none are'})"
+            )
+        for kind, option in (
+            ("corrected_volume", "intensity.bias.enabled"),
+            ("atlas_space", "atlas_space.enabled"),
+        ):
+            section: Any = config
+            for part in option.split("."):
+                section = section[part]
+            if origin.kind == kind and not section:
+                raise ConfigError(
+                    f"{key}.from: {origin.text} is not made while {option} is false; set it to "
+                    "true, or export something else"
+                )
 
 
 def _check_options(config: dict[str, Any]) -> None:
@@ -575,6 +608,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"atlases.{name}.images:", image
     for name in config["points"]:
         yield "points:", name
+    for name in config["export"]:
+        yield "export:", name
 
 
 def describe() -> str:

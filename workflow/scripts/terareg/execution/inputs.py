@@ -14,6 +14,7 @@ from terareg.core.errors import ConfigError
 from terareg.execution.raw_data import tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
+from terareg.exports.settings import ENDINGS, MAPS, ExportSettings
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches
 from terareg.volumes import headers
@@ -323,6 +324,46 @@ def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
 
 def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in keys}
+
+
+# ------------------------------------------------------------------ exports
+def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
+    """Description of an export."""
+    settings: dict[str, Any] = run.option(sample, "export")[export]
+    return settings
+
+
+def export_source(run: Run, sample: str, export: str) -> NamedFiles:
+    """Files that an export is made from: a complete volume or a map; for regions, their atlas."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    if origin.is_volume:
+        folder = run.path(sample, origin.text)
+        files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
+    elif origin.kind == "registration":
+        files = {"image": run.path(sample, f"registration/{origin.atlas}/{MAPS[origin.image][0]}")}
+    else:
+        files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
+    if origin.is_segmentation or origin.kind == "atlases":
+        files |= prepared_atlas(run, origin.atlas)
+    return files
+
+
+def export_atlas(run: Run, sample: str, export: str) -> NamedFiles:
+    """The atlas whose regions an export shows."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    return prepared_atlas(run, origin.atlas)
+
+
+def export_files(run: Run, sample: str, export: str) -> Files:
+    """Files of an export: its own or the record of its planes, and tables of regions."""
+    settings = ExportSettings.from_config(export_settings(run, sample, export))
+    name = f"exports/{export}.planes.json"
+    if not settings.is_series:
+        name = f"exports/{export}.{ENDINGS[settings.format]}"
+    files = [run.path(sample, name)]
+    if settings.origin.is_segmentation and settings.labels != "rgb":
+        files.append(run.path(sample, f"exports/{export}.regions.tsv"))
+    return files
 
 
 # ------------------------------------------------------------------ atlases

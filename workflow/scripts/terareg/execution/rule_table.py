@@ -6,6 +6,7 @@ from terareg.acquisition import cost as acquisition
 from terareg.atlas import cost as atlas
 from terareg.core.cost import RuleCost
 from terareg.core.extents import Sample
+from terareg.exports import cost as exports
 from terareg.intensity import cost as intensity
 from terareg.regions import cost as regions
 from terareg.registration import cost as registration
@@ -13,7 +14,9 @@ from terareg.stitching import cost as stitching
 from terareg.views import cost as views
 from terareg.volumes import cost as volumes
 
-_STAGES = (acquisition, intensity, stitching, volumes, atlas, registration, regions, views)
+_STAGES = (
+    acquisition, intensity, stitching, volumes, atlas, registration, regions, exports, views,
+)  # fmt: skip
 
 #: cost of every rule by its name, in the order of the work
 RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in stage.RULES.items()}

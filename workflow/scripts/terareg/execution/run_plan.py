@@ -22,6 +22,7 @@ STAGES = {
     "bias": "Bias field",
     "registration": "Registration",
     "regions": "Regions",
+    "exports": "Exports",
     "views": "Pictures and report",
 }
 

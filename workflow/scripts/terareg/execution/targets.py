@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from terareg.execution.inputs import Files, corrected_batches, destripes
+from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
 
 _FIGURES = ("overlay", "prediction", "posteriors", "energy", "jacobian")
@@ -77,11 +77,17 @@ def region_files(run: Run, sample: str) -> Files:
     return files
 
 
+def exported_files(run: Run, sample: str) -> Files:
+    """Files for other programs."""
+    return [f for name in run.option(sample, "export") for f in export_files(run, sample, name)]
+
+
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
     files = stitching_files(run, sample) + fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
+    files += exported_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
     if temporary and not run.is_imported(sample):
         files += run.of_channels(sample, "corrected/{channel}/dropped.json")
