@@ -77,6 +77,24 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     assert told["sha256"] == file_hash(folder / "signal.nii.gz")
 
 
+def test_viewers_show_regions_in_the_colours_of_the_ontology(finished):
+    results = finished.folder / "results"
+    with open(results / f"atlases/{ATLAS}/ontology.tsv", newline="") as stream:
+        colours = {int(r["id"]): r["colour"] for r in csv.DictReader(stream, delimiter="\t")}
+    state = json.loads((results / "demo/views/neuroglancer.json").read_text())
+    shown = next(layer for layer in state["layers"] if layer["name"] == ATLAS)["segmentColors"]
+    labels = Volume(Store(str(results)), f"demo/labels/{ATLAS}").read(0)
+    present = set(np.unique(labels).tolist()) - {0}
+    assert present and {i: shown[str(i)] for i in present} == {
+        i: f"#{colours[i].lower()}" for i in present
+    }
+    group = json.loads((results / f"demo/labels/{ATLAS}/ome.zarr/zarr.json").read_text())
+    listed = group["attributes"]["ome"]["image-label"]["colors"]
+    assert {c["label-value"]: bytes(c["rgba"][:3]).hex() for c in listed} == {
+        int(i): colour.removeprefix("#") for i, colour in shown.items()
+    }
+
+
 def test_an_export_that_shows_nothing_more_is_one_sentence(finished, workspace):
     workspace = running.copy_of(finished, workspace, volumes=True)
     fine = {"from": f"corrected_volume/{CHANNEL}", "resolution_um": 0.1}

@@ -404,6 +404,11 @@ def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
     return {key: run.atlas_path(atlas, name) for key, name in _ATLAS_FILES.items()}
 
 
+def prepared_atlases(run: Run, sample: str, name: str) -> Files:
+    """A file of every registered atlas, in terareg's form."""
+    return [run.atlas_path(atlas, _ATLAS_FILES[name]) for atlas in run.registered_atlases(sample)]
+
+
 def image_names(run: Run, atlas: str) -> list[str]:
     """Names of the further images of an atlas."""
     return list(run.atlas(atlas)["images"])
