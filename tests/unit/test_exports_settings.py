@@ -103,3 +103,21 @@ def test_memory_follows_a_plane_and_not_the_volume():
 
 def test_an_origin_reads_back():
     assert Origin.parse(Origin("atlas_space", "a", "c").text) == Origin("atlas_space", "a", "c")
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ({"from": "fused/signal", "planes": "all"}, "planes: all is for format: pyramid_8bit"),
+        ({"from": "fused/signal", "axis": "y"}, "axis: y is for format: pyramid_8bit"),
+        ({"from": "labels/allen", "format": "pyramid_8bit"}, "pyramid_8bit shows images"),
+        ({"from": "fused/signal", "format": "pyramid_8bit", "clip_percent": [99, 1]},
+         "clip_percent: [99, 1] leaves no grey values"),
+        ({"from": "fused/signal", "format": "pyramid_8bit", "planes": []}, "export.mine.planes"),
+        ({"from": "fused/signal", "format": "pyramid_8bit", "planes": "last"}, "mine.planes"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_tiles_are_said_in_one_sentence(entry, words):
+    with pytest.raises(ConfigError) as error:
+        checked(entry)
+    assert words in str(error.value) and "\n" not in str(error.value)

@@ -1,11 +1,12 @@
-"""Write a volume, labels or a map as one file for each plane, in the store."""
+"""Write a volume, labels or a map as files of planes or tiles, in the store."""
 
 from pathlib import Path
 
 from terareg.execution.job import run_job
 from terareg.exports.export import export_record, label_table, open_origin, prepare_export
 from terareg.exports.files import write_planes
-from terareg.exports.settings import ExportSettings
+from terareg.exports.settings import TILES, ExportSettings
+from terareg.exports.tiles import write_tiles
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
 
@@ -17,9 +18,11 @@ def main() -> None:
     source = open_origin(settings.origin, store, sample, given.get("image"))
     table = label_table(settings, Path(given.get("atlas", ".")).parent)
     picture, slabs = prepare_export(settings, source, table, name, snakemake.threads)
-    facts = write_planes(
-        store, f"{sample}/exports/{name}", settings.format, picture, slabs, snakemake.threads
-    )
+    key = f"{sample}/exports/{name}"
+    if settings.format == TILES:
+        facts = write_tiles(store, key, settings, source, name, snakemake.threads)
+    else:
+        facts = write_planes(store, key, settings.format, picture, slabs, snakemake.threads)
     write_json(snakemake.output.record, export_record(settings, source, picture, facts))
 
 

@@ -12,6 +12,9 @@ from terareg.core.errors import ConfigError
 ENDINGS = {"nifti": "nii.gz", "nrrd": "nrrd", "tiff": "ome.tif"}
 #: ending of every plane of a format that is a folder of planes
 PLANE_ENDINGS = {"tiff_series": "tif", "png_series": "png"}
+#: 8-bit JPEG tiles with a page that shows them
+TILES = "pyramid_8bit"
+_OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
 #: kinds of volumes in the store, and how many names follow
 VOLUMES = {"fused": 1, "corrected_volume": 1, "labels": 1, "atlas_space": 2}
 #: maps of a registration: file, and component in it
@@ -85,7 +88,7 @@ class ExportSettings:
     ----------
     origin : Origin
     format : str
-        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`.
+        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, or :data:`TILES`.
     resolution_um : tuple of float or None
         Voxels (z, y, x) of the export; None for those of the source's finest level.
     isotropic : bool
@@ -94,6 +97,12 @@ class ExportSettings:
         "mean" or "nearest" for images, "vote" or "nearest" for regions.
     labels : str
         Voxels of regions: "ids" of the atlas, "consecutive" numbers, or "rgb" colours.
+    axis : str
+        Of tiles: "z", "y" or "x", the axis that planes are perpendicular to.
+    planes : str or tuple of int
+        Of tiles: "middle", "all", "max" or "mean" (projections), or numbers of planes.
+    clip_percent : (float, float)
+        Of tiles: percentiles of the shown voxels that become black and white.
     """
 
     origin: Origin
@@ -102,6 +111,9 @@ class ExportSettings:
     isotropic: bool = False
     interpolation: str = "mean"
     labels: str = "ids"
+    axis: str = "z"
+    planes: str | tuple[int, ...] = "middle"
+    clip_percent: tuple[float, float] = (0.1, 99.9)
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -150,12 +162,31 @@ class ExportSettings:
                 f"{key}.format: png_series holds 8 or 16 bits, too few for {origin.text}; "
                 f"use {remedy}"
             )
-        return cls(origin, form, size, entry["isotropic"], chosen, labels)
+        for name, usual in _OF_TILES.items():
+            if form != TILES and entry[name] != usual:
+                raise ConfigError(
+                    f"{key}.{name}: {entry[name]} is for format: {TILES}, not for {form}; remove it"
+                )
+        if form == TILES and origin.is_segmentation:
+            raise ConfigError(
+                f"{key}.format: {TILES} shows images, and {origin.text} holds regions; use "
+                "format: png_series with labels: rgb"
+            )
+        low, high = entry["clip_percent"]
+        if not low < high:
+            raise ConfigError(
+                f"{key}.clip_percent: {[low, high]} leaves no grey values; give the lower first"
+            )
+        planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
+        return cls(
+            origin, form, size, entry["isotropic"], chosen, labels,
+            entry["axis"], planes, (float(low), float(high)),
+        )  # fmt: skip
 
     @property
     def is_series(self) -> bool:
-        """Whether the export is a folder of planes in the store."""
-        return self.format in PLANE_ENDINGS
+        """Whether the export is a folder of planes or tiles in the store."""
+        return self.format not in ENDINGS
 
 
 def slab_planes(plane_bytes: float) -> int:

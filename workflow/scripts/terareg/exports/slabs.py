@@ -57,7 +57,11 @@ def export_frame(
 
 
 def export_slabs(
-    source: Levels, frame: Frame, interpolation: str, workers: int = 1
+    source: Levels,
+    frame: Frame,
+    interpolation: str,
+    workers: int = 1,
+    box: tuple[Sequence[int], Sequence[int]] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first plane, planes) of a source on another grid.
 
@@ -75,10 +79,13 @@ def export_slabs(
         coarsest level that is fine enough, so regions are those of that level.
     workers : int
         Threads for means.
+    box : (start, stop), optional
+        Part of ``frame``, in its voxels (z, y, x).
 
     Yields
     ------
     first : int
+        Plane of ``frame``.
     planes : numpy.ndarray of the source's type, shape (n, y, x)
     """
     equal = [i for i in range(source.levels) if _alike(source.level_frame(i), frame)]
@@ -87,15 +94,18 @@ def export_slabs(
     ) or 0  # fmt: skip
     grid = source.level_frame(level)
     ratio = max(1.0, frame.spacing_um[0] / grid.spacing_um[0])
+    begin, end = ((0, 0, 0), frame.shape) if box is None else box
+    share = math.prod((b - a) / n for a, b, n in zip(begin[1:], end[1:], frame.shape[1:]))
     plane = max(
         math.prod(grid.shape[1:]) * ratio * source.dtype.itemsize, 4 * math.prod(frame.shape[1:])
     )
-    planes = slab_planes(plane)
-    for first in range(0, frame.shape[0], planes):
-        stop = min(first + planes, frame.shape[0])
-        part = frame.cropped((first, 0, 0), (stop, *frame.shape[1:]))
+    planes = slab_planes(share * plane)
+    for first in range(begin[0], end[0], planes):
+        start = (first, *begin[1:])
+        stop = (min(first + planes, end[0]), *end[1:])
+        part = frame.cropped(start, stop)
         if equal:
-            yield first, source.read(level, (first, 0, 0), (stop, *grid.shape[1:]))
+            yield first, source.read(level, start, stop)
         elif interpolation == "mean":
             mean, _ = source.resampled(part, workers)
             yield first, mean if source.dtype.kind == "f" else to_integer(mean, source.dtype)[0]
