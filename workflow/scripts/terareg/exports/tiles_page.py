@@ -65,10 +65,13 @@ function tile(level, column, row) {
   return found;
 }
 
+// height of the view above the bar
+function height() { return view.height - document.getElementById("bar").offsetHeight; }
+
 function fit() {
-  scale = Math.min(view.width / extent[0], view.height / extent[1]) * 0.95;
+  scale = Math.min(view.width / extent[0], height() / extent[1]) * 0.95;
   left = (view.width - extent[0] * scale) / 2;
-  upper = (view.height - extent[1] * scale) / 2;
+  upper = (height() - extent[1] * scale) / 2;
   draw();
 }
 
@@ -115,19 +118,19 @@ function draw() {
   let missing = 0;
   for (let n = Math.max(0, level - 3); n <= level; n++) missing = paint(n);
   const [column, row] = data.letters;
-  write(opposite[column], 20, view.height / 2);
-  write(column, view.width - 20, view.height / 2);
+  write(opposite[column], 20, height() / 2);
+  write(column, view.width - 20, height() / 2);
   write(opposite[row], view.width / 2, 24);
-  write(row, view.width / 2, view.height - 64);
+  write(row, view.width / 2, height() - 12);
   let bar_um = 10 ** Math.floor(Math.log10(view.width / 4 * finest_um / scale));
   for (const more of [5, 2]) {
     if (bar_um * more * scale / finest_um < view.width / 4) { bar_um *= more; break; }
   }
   const bar = bar_um * scale / finest_um;
   context.fillStyle = "#fff";
-  context.fillRect(view.width - 20 - bar, view.height - 90, bar, 4);
+  context.fillRect(view.width - 20 - bar, height() - 24, bar, 4);
   write(bar_um >= 1000 ? bar_um / 1000 + " mm" : bar_um + " \\u00b5m",
-    view.width - 20 - bar / 2, view.height - 98);
+    view.width - 20 - bar / 2, height() - 32);
   document.getElementById("name").textContent = data.planes[plane];
   const state = document.getElementById("state");
   state.textContent = missing ? missing + " tiles are missing"
