@@ -77,3 +77,30 @@ rule export_regions:
         settings=of_export(inputs.export_settings),
     script:
         "../scripts/export_regions.py"
+
+
+rule export_bids:
+    """Make a BIDS data set of microscopy of a sample, in the store."""
+    input:
+        plans=of_sample(inputs.fused_files, "plan.json"),
+        complete=of_sample(inputs.fused_files, "complete.json"),
+    output:
+        record=result("bids.json"),
+    log:
+        log_of("export_bids"),
+    benchmark:
+        benchmark_of("export_bids")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("export_bids")
+    resources:
+        mem_mb=memory("export_bids"),
+        runtime=runtime("export_bids"),
+    params:
+        code=code("export_bids"),
+        record=record_of("export_bids"),
+        store=setting("store"),
+        settings=setting("bids"),
+        channels=of_sample(Run.channels_of),
+    script:
+        "../scripts/export_bids.py"

@@ -21,7 +21,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
-from terareg.exports.settings import ExportSettings
+from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -351,6 +351,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"({', '.join(registered) or 'none are'})"
             )
     _check_exports(config, registered)
+    _check_bids(config)
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -430,6 +431,29 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
                     f"{key}.from: {origin.text} is not made while {option} is false; set it to "
                     "true, or export something else"
                 )
+
+
+def _check_bids(config: dict[str, Any]) -> None:
+    """Labels of a BIDS data set must differ, and its images are OME-Zarr."""
+    section = config["bids"]
+    if not section["enabled"]:
+        return
+    if "ome-zarr" not in config["volume"]["formats"]:
+        raise ConfigError(
+            f"bids.enabled: true needs OME-Zarr, but volume.formats is "
+            f"{config['volume']['formats']}; add ome-zarr"
+        )
+    if section["subject"] is None:
+        bids_label(config["sample"])
+    stains: dict[str, str] = {}
+    for channel in config["input"]["channels"]:
+        label = bids_label(channel)
+        if label in stains:
+            raise ConfigError(
+                f"bids.enabled: the channels {stains[label]!r} and {channel!r} are both {label!r} "
+                "in BIDS, which allows letters and digits; rename one of them"
+            )
+        stains[label] = channel
 
 
 def _check_options(config: dict[str, Any]) -> None:

@@ -366,6 +366,11 @@ def export_files(run: Run, sample: str, export: str) -> Files:
     return files
 
 
+def fused_files(run: Run, sample: str, name: str) -> Files:
+    """A file of the fused volume of every channel."""
+    return run.of_channels(sample, f"fused/{{channel}}/{name}")
+
+
 # ------------------------------------------------------------------ atlases
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
     """Description of an atlas without its further images, which have a rule of their own."""

@@ -79,7 +79,8 @@ def region_files(run: Run, sample: str) -> Files:
 
 def exported_files(run: Run, sample: str) -> Files:
     """Files for other programs."""
-    return [f for name in run.option(sample, "export") for f in export_files(run, sample, name)]
+    files = [f for name in run.option(sample, "export") for f in export_files(run, sample, name)]
+    return files + ([run.path(sample, "bids.json")] if run.option(sample, "bids.enabled") else [])
 
 
 def all_files(run: Run, sample: str) -> Files:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from terareg.core.cost import ITK_MB, Load, RuleCost
 from terareg.core.extents import Extent, Sample
 from terareg.exports.settings import ExportSettings, slab_planes
+from terareg.volumes.cost import PYRAMID
 
 _WRITE_CPU = 30.0  # seconds to compress a GB
 _PACKED = 0.6  # of what is written to what is held
@@ -79,9 +80,25 @@ def _tables(sample: Sample) -> Load:
     return Load(len(chosen), cpu_s=2.0 * len(chosen))
 
 
+def _bids(sample: Sample) -> Load:
+    """Objects of the fused volumes, linked in a folder and copied on S3."""
+    if not sample.option("bids.enabled"):
+        return Load(0)
+    gigabytes = sample.size.channels * sample.size.volume_gb
+    copied = sample.on_s3 or sample.option("bids.files") == "copy"
+    moved = _PACKED * PYRAMID * gigabytes if copied else 0.0
+    return Load(1, moved, moved, 1.0 + moved)
+
+
+def _bids_mb(sample: Sample, threads: int) -> float:
+    """Whole objects on every thread, where they are copied by way of this machine."""
+    return ITK_MB + 2000 * threads * sample.held_gb
+
+
 RULES = {
     "export_volume": RuleCost("exports", _slabs_mb(False), _load(False), heavy=True),
     "export_planes": RuleCost("exports", _slabs_mb(True), _load(True), heavy=True),
+    "export_bids": RuleCost("exports", _bids_mb, _bids, heavy=True),
     "export_regions": RuleCost(
         "exports", lambda sample, threads: ITK_MB + 4 * sample.largest_atlas.megavoxels, _tables
     ),

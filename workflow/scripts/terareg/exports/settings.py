@@ -192,3 +192,14 @@ class ExportSettings:
 def slab_planes(plane_bytes: float) -> int:
     """Planes of a source that are held at once, at least one."""
     return max(1, int(_SLAB_BYTES / max(1.0, plane_bytes)))
+
+
+def bids_label(name: str) -> str:
+    """A name as a label of BIDS: its letters and digits; :class:`ConfigError` if it has none."""
+    label = "".join(c for c in name if c.isascii() and c.isalnum())
+    if not label:
+        raise ConfigError(
+            f"{name!r} has no letter or digit for a label of BIDS; give bids.subject, or another "
+            "name to the channel"
+        )
+    return label
