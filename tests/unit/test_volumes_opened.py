@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,3 +218,19 @@ def test_nothing_heavy_is_imported_before_it_is_used(folder):
     )
     source = str(Store(terareg.__path__[0]).path("x").parent.parent)
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": source})
+
+
+def test_the_code_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
+    """docs/python.md, on a volume at the place that it names."""
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "docs/python.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "results/brain/fused").mkdir(parents=True)
+    (tmp_path / "results/brain/fused/signal").symlink_to(folder / "brain/fused/a")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(code, "docs/python.md", "exec"), names)
+    box, level = names["box"], names["level"]
+    np.testing.assert_array_equal(box, names["volume"].numpy(level=level)[2:6, :, 5:10])
+    assert names["mean"] == pytest.approx(names["volume"].numpy(level=names["level"]).mean())
+    assert "0 (20, 37, 45) (5.0, 2.0, 2.0)" in capsys.readouterr().out

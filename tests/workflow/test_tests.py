@@ -23,6 +23,7 @@ THROUGH = {
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
     "exports.cost": ("execution_rule_table", "a part of the table of rules"),
+    "exports.tiles_page": ("exports_tiles", "the page that shows tiles"),
     "exports.deflate": ("exports_files", "how files are compressed"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),
@@ -51,6 +52,7 @@ THROUGH = {
     "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
     "volumes.nrrd": ("volumes_headers", "headers of one kind of file"),
     "volumes.renamed": ("volumes_foreign", "chunks under names of other writers"),
+    "volumes.zarr_arrays": ("volumes_opened", "zarr-python over a store"),
     "volumes.tiff_stack": ("volumes_headers", "planes of one kind of file"),
 }
 #: files that are named after no module or package, and why

@@ -55,24 +55,19 @@ def _load(series: bool):
     return load
 
 
-def _slabs_mb(series: bool):
-    """Memory of a job: a slab, what is made of it, and a map or an atlas that is held whole."""
-
-    def memory(sample: Sample, threads: int) -> float:
-        most = 0.0
-        for settings, grid, size in _exports(sample):
-            if settings.is_series == series:
-                plane = grid.shape[1] * grid.shape[2] * max(size, 4) / 1e6
-                depth = min(grid.shape[0], slab_planes(plane * 1e6))
-                held = 0.0
-                if not settings.origin.is_volume or settings.origin.is_segmentation:
-                    held = 8 * sample.largest_atlas.megavoxels
-                if settings.origin.kind == "registration":
-                    held = 16 * grid.megavoxels
-                most = max(most, 3 * plane * depth + held)
-        return ITK_MB + 40 + most
-
-    return memory
+def _slabs_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job: a slab with what is made of it, and a map or an atlas that is held whole."""
+    most = 0.0
+    for settings, grid, size in _exports(sample):
+        plane = grid.shape[1] * grid.shape[2] * max(size, 4) / 1e6
+        depth = min(grid.shape[0], slab_planes(plane * 1e6))
+        held = 0.0
+        if settings.origin.kind == "registration":
+            held = 16 * sample.largest_atlas.megavoxels
+        elif not settings.origin.is_volume or settings.origin.is_segmentation:
+            held = 8 * sample.largest_atlas.megavoxels
+        most = max(most, 3 * plane * depth + held)
+    return ITK_MB + most
 
 
 def _tables(sample: Sample) -> Load:
@@ -96,8 +91,8 @@ def _bids_mb(sample: Sample, threads: int) -> float:
 
 
 RULES = {
-    "export_volume": RuleCost("exports", _slabs_mb(False), _load(False), heavy=True),
-    "export_planes": RuleCost("exports", _slabs_mb(True), _load(True), heavy=True),
+    "export_volume": RuleCost("exports", _slabs_mb, _load(False), heavy=True),
+    "export_planes": RuleCost("exports", _slabs_mb, _load(True), heavy=True),
     "export_bids": RuleCost("exports", _bids_mb, _bids, heavy=True),
     "export_regions": RuleCost(
         "exports", lambda sample, threads: ITK_MB + 4 * sample.largest_atlas.megavoxels, _tables
