@@ -5,7 +5,7 @@ Arrays are indexed (z, y, x); physical lengths are micrometres; names carry thei
 
     execution
     views
-    regions
+    regions, exports
     intensity, stitching, atlas, registration      (apart from each other)
     volumes
     acquisition
