@@ -32,8 +32,9 @@ def main() -> None:
     }
     init_volume(store, key, plan, metadata, replace=True)
     folder = f"{key}/precomputed/segment_properties"
-    write_segment_properties(store, folder, ids, atlas.ontology)
-    write_json(snakemake.output.plan, {"plan": plan.to_json(), "source_level": level})
+    objects = write_segment_properties(store, folder, ids, atlas.ontology)
+    record = {"plan": plan.to_json(), "source_level": level, "objects": objects}
+    write_json(snakemake.output.plan, record)
 
 
 run_job(snakemake, main)
