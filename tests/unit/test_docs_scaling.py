@@ -34,6 +34,7 @@ def imported(sample):
     return replace(sample, size=replace(sample.size, held_gb=3.0))
 
 
+REGIONS = {"from": "atlases/mouse/annotation"}
 #: sample, sums of the contrast transform, images, registered channels
 SAMPLES = {
     "usual": (brain(**at_working_voxel()), 17, 1, 1),
@@ -43,6 +44,13 @@ SAMPLES = {
     "two channels": (brain(**at_working_voxel(("ch0", "ch1"))), 25, 1, 2),
     "two images": (brain(**at_working_voxel(atlases=two_images())), 38, 2, 1),
     "both": (brain(**at_working_voxel(("ch0", "ch1"), atlases=two_images())), 46, 2, 2),
+    "a fused volume": (brain(**at_working_voxel(export={"v": {"from": "fused/ch0"}})), 17, 1, 1),
+    "regions": (
+        brain(**at_working_voxel(atlases=two_images(), export={"regions": REGIONS})),
+        38,
+        2,
+        1,
+    ),
     "an image file": (imported(brain(**at_working_voxel())), 17, 1, 1),
 }
 
@@ -121,7 +129,21 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "T": sums,
         "M": sample.level(sample.option("labels.mesh_resolution_um")).megavoxels,
         "U": grid.at(25.0),
+        **export_symbols(sample),
     }  # fmt: skip
+
+
+def export_symbols(sample) -> dict[str, float]:
+    """Of the exports of these samples: a fused volume, and regions of the atlas."""
+    if not sample.option("export"):
+        return {"E": 0, "H": 0}
+    shape = sample.largest_atlas.shape
+    if "regions" not in sample.option("export"):
+        shape = sample.grid.shape
+    plane_mb = 4 * math.prod(shape[1:]) / 1e6
+    planes = max(1, min(shape[0], int(256 * 2**20 / 1e6 / plane_mb)))
+    regions = "regions" in sample.option("export")
+    return {"E": planes * plane_mb, "H": 8 * math.prod(shape) / 1e6 if regions else 0}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -24,6 +24,7 @@ THROUGH = {
     "cli.atlases": ("atlas_download", "what the commands print of atlases"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
     "cli.starting": ("intake_recognise", "the command that writes what was recognised"),
+    "exports.tiles_page": ("exports_tiles", "the page that shows tiles"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intake.tile_files": ("intake_recognise", "recognises tiles by names and OME-XML"),
     "intake.tile_folders": ("intake_recognise", "recognises tiles by folders"),
@@ -54,6 +55,7 @@ THROUGH = {
     "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
     "volumes.nrrd": ("volumes_headers", "headers of one kind of file"),
     "volumes.renamed": ("volumes_foreign", "chunks under names of other writers"),
+    "volumes.zarr_arrays": ("volumes_opened", "zarr-python over a store"),
     "volumes.tiff_stack": ("volumes_headers", "planes of one kind of file"),
 }
 #: files that are named after no module or package, and why

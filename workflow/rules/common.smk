@@ -61,6 +61,7 @@ wildcard_constraints:
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
     derived=one_of(derived_volumes.names(RUN)),
+    export=one_of(RUN.exports),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -126,6 +127,7 @@ of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
 of_derived = of_wildcards("sample", "derived")
+of_export = of_wildcards("sample", "export")
 
 
 def setting(path):

@@ -24,6 +24,7 @@ from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
 from terareg.derived.section import check_section, entries_of
 from terareg.execution.installation import home
+from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
@@ -448,6 +449,8 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
                 f"({', '.join(registered) or 'none are'})"
             )
+    _check_exports(config, registered)
+    _check_bids(config)
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -516,6 +519,60 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
             f"stitching.channel_shift_um: no shift of channel {missing[0]!r} is given; give that "
             "of every channel, [0, 0, 0] for one that is not shifted"
         )
+
+
+def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
+    """What is exported must be made in this run."""
+    for name, entry in config["export"].items():
+        key = f"export.{name}"
+        settings = ExportSettings.from_config(entry, key)
+        origin = settings.origin
+        if origin.channel and origin.channel not in config["input"]["channels"]:
+            raise ConfigError(
+                f"{key}.from: channel {origin.channel!r} is not among input.channels "
+                f"({', '.join(config['input']['channels'])})"
+            )
+        atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
+        if origin.atlas and origin.atlas not in atlases:
+            raise ConfigError(
+                f"{key}.from: {origin.atlas!r} is not among the registered atlases "
+                f"({', '.join(atlases) or 'none are'})"
+            )
+        for kind, option in (
+            ("corrected_volume", "intensity.bias.enabled"),
+            ("atlas_space", "atlas_space.enabled"),
+        ):
+            section: Any = config
+            for part in option.split("."):
+                section = section[part]
+            if origin.kind == kind and not section:
+                raise ConfigError(
+                    f"{key}.from: {origin.text} is not made while {option} is false; set it to "
+                    "true, or export something else"
+                )
+
+
+def _check_bids(config: dict[str, Any]) -> None:
+    """Labels of a BIDS data set must differ, and its images are OME-Zarr."""
+    section = config["bids"]
+    if not section["enabled"]:
+        return
+    if "ome-zarr" not in config["volume"]["formats"]:
+        raise ConfigError(
+            f"bids.enabled: true needs OME-Zarr, but volume.formats is "
+            f"{config['volume']['formats']}; add ome-zarr"
+        )
+    if section["subject"] is None:
+        bids_label(config["sample"])
+    stains: dict[str, str] = {}
+    for channel in config["input"]["channels"]:
+        label = bids_label(channel)
+        if label in stains:
+            raise ConfigError(
+                f"bids.enabled: the channels {stains[label]!r} and {channel!r} are both {label!r} "
+                "in BIDS, which allows letters and digits; rename one of them"
+            )
+        stains[label] = channel
 
 
 def _check_options(config: dict[str, Any]) -> None:
@@ -700,6 +757,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "points:", name
     for name in config.get("derived") or ():
         yield "derived:", name
+    for name in config["export"]:
+        yield "export:", name
 
 
 def describe() -> str:

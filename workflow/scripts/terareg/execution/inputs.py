@@ -16,6 +16,7 @@ from terareg.execution import derived_volumes
 from terareg.execution.raw_data import source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
+from terareg.exports.settings import ENDINGS, MAPS, ExportSettings
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches
 from terareg.volumes import headers
@@ -425,6 +426,51 @@ def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in keys}
 
 
+# ------------------------------------------------------------------ exports
+def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
+    """Description of an export."""
+    settings: dict[str, Any] = run.option(sample, "export")[export]
+    return settings
+
+
+def export_source(run: Run, sample: str, export: str) -> NamedFiles:
+    """Files that an export is made from: a complete volume or a map; for regions, their atlas."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    if origin.is_volume:
+        folder = run.path(sample, origin.text)
+        files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
+    elif origin.kind == "registration":
+        files = {"image": run.path(sample, f"registration/{origin.atlas}/{MAPS[origin.image][0]}")}
+    else:
+        files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
+    if origin.is_segmentation or origin.kind == "atlases":
+        files |= prepared_atlas(run, origin.atlas)
+    return files
+
+
+def export_atlas(run: Run, sample: str, export: str) -> NamedFiles:
+    """The atlas whose regions an export shows."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    return prepared_atlas(run, origin.atlas)
+
+
+def export_files(run: Run, sample: str, export: str) -> Files:
+    """Files of an export: its own or the record of its planes, and tables of regions."""
+    settings = ExportSettings.from_config(export_settings(run, sample, export))
+    name = f"exports/{export}.planes.json"
+    if not settings.is_series:
+        name = f"exports/{export}.{ENDINGS[settings.format]}"
+    files = [run.path(sample, name)]
+    if settings.origin.is_segmentation and settings.labels != "rgb":
+        files.append(run.path(sample, f"exports/{export}.regions.tsv"))
+    return files
+
+
+def fused_files(run: Run, sample: str, name: str) -> Files:
+    """A file of the fused volume of every channel."""
+    return run.of_channels(sample, f"fused/{{channel}}/{name}")
+
+
 # ------------------------------------------------------------------ atlases
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
     """Description of an atlas without its further images, which have a rule of their own."""
@@ -469,6 +515,11 @@ def atlas_state(run: Run, atlas: str) -> list[list[Any]]:
 def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
     """Files of an atlas in terareg's form."""
     return {key: run.atlas_path(atlas, name) for key, name in _ATLAS_FILES.items()}
+
+
+def prepared_atlases(run: Run, sample: str, name: str) -> Files:
+    """A file of every registered atlas, in terareg's form."""
+    return [run.atlas_path(atlas, _ATLAS_FILES[name]) for atlas in run.registered_atlases(sample)]
 
 
 def image_names(run: Run, atlas: str) -> list[str]:

@@ -69,6 +69,11 @@ class Run:
         """Names of sets of points, of all samples."""
         return sorted({p for s in self.samples.values() for p in s["points"]})
 
+    @property
+    def exports(self) -> list[str]:
+        """Names of exports, of all samples."""
+        return sorted({e for s in self.samples.values() for e in s["export"]})
+
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
         return bool(self.samples[sample]["input"]["kind"] == "volume")

@@ -24,6 +24,7 @@ STAGES = {
     "registration": "Registration",
     "regions": "Regions",
     "derived": "Derived volumes",
+    "exports": "Exports",
     "views": "Pictures and report",
 }
 

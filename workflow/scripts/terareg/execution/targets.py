@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from terareg.execution import derived_volumes
-from terareg.execution.inputs import Files, corrected_batches, destripes
+from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
 
 _FIGURES = ("overlay", "prediction", "posteriors", "energy", "jacobian")
@@ -90,6 +90,12 @@ def derived_files(run: Run, sample: str) -> Files:
     return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
 
 
+def exported_files(run: Run, sample: str) -> Files:
+    """Files for other programs."""
+    files = [f for name in run.option(sample, "export") for f in export_files(run, sample, name)]
+    return files + ([run.path(sample, "bids.json")] if run.option(sample, "bids.enabled") else [])
+
+
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
     if not run.has_images(sample):
@@ -98,6 +104,7 @@ def all_files(run: Run, sample: str) -> Files:
     files += fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
+    files += exported_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
     if temporary and run.is_tiled(sample):
         files += run.of_channels(sample, "corrected/{channel}/dropped.json")
