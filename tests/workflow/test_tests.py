@@ -48,6 +48,7 @@ THROUGH = {
     "storage.tiff_planes": ("acquisition_image_files", "order of the planes that files list"),
     "views.cost": ("execution_rule_table", "a part of the table of rules"),
     "views.stages": ("views_report", "sections of the report"),
+    "views.words": ("views_report", "words of the report's tables"),
     "views.tables": ("views_report", "tables of the report"),
     "volumes.chunks": ("volumes_foreign", "names of chunks as a volume is looked at"),
     "volumes.itk_files": ("volumes_images", "files that only ITK reads"),

@@ -769,6 +769,38 @@ def describe() -> str:
     return "\n".join(rows) + "\n"
 
 
+def settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All settings of a complete configuration by dotted key, in the order of the schema.
+
+    Returns
+    -------
+    dict
+        Of each setting ``value``, ``default`` (None where there is none), and ``changed``: whether
+        the value is another than the default.
+    """
+    return dict(_settings(config, _schema(), ""))
+
+
+def _settings(
+    values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, part in schema.get("properties", {}).items():
+        if key not in values:
+            continue
+        name, value, extra = prefix + key, values[key], part.get("additionalProperties")
+        if part.get("properties") and isinstance(value, Mapping):
+            yield from _settings(value, part, name + ".")
+        elif isinstance(extra, Mapping) and extra.get("properties") and value:
+            for one, settings in value.items():
+                if isinstance(settings, Mapping):
+                    yield from _settings(settings, extra, f"{name}.{one}.")
+                else:
+                    yield f"{name}.{one}", {"value": settings, "default": None, "changed": True}
+        else:
+            default = part.get("default")
+            yield name, {"value": value, "default": default, "changed": value != default}
+
+
 def _keys(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:
     for key, part in schema.get("properties", {}).items():
         name = prefix + key

@@ -332,7 +332,12 @@ def derived_state(run: Run, sample: str, derived: str) -> str:
 # ------------------------------------------------------------------ registration
 def registration_volume(run: Run, sample: str, name: str) -> str:
     """A file of the first registered channel, whose grid is that of all channels."""
-    return measured_file(run, sample, run.registration_channels(sample)[0], name)
+    return measured_file(run, sample, pose_channel(run, sample), name)
+
+
+def pose_channel(run: Run, sample: str) -> str:
+    """The channel that finds the pose: the first registered one."""
+    return run.registration_channels(sample)[0]
 
 
 def registration_volumes(run: Run, sample: str) -> Files:

@@ -96,6 +96,11 @@ def compared_raw_state(run: Run, sample: str, channel: str) -> list[str]:
     return [raw_state(run, sample, channel), alignment_raw_state(run, sample)]
 
 
+def pose_raw_state(run: Run, sample: str) -> str:
+    """The same of the channel that finds the pose."""
+    return raw_state(run, sample, run.registration_channels(sample)[0])
+
+
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
     source = run.samples[sample]["input"]["path"]

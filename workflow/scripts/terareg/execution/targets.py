@@ -52,8 +52,16 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 
 def preview_files(run: Run, sample: str) -> Files:
-    """Pictures of the initial poses."""
-    return run.of_atlases(sample, "registration/{atlas}/preview.png")
+    """Raw tiles beside the atlas, and pictures of the initial poses."""
+    files = run.of_atlases(sample, "registration/{atlas}/preview.png")
+    return first_looks(run, sample) + files
+
+
+def first_looks(run: Run, sample: str) -> Files:
+    """Raw tiles beside every atlas; a volume has no tiles."""
+    if run.is_imported(sample):
+        return []
+    return run.of_atlases(sample, "views/first_look_{atlas}.png")
 
 
 def registration_files(run: Run, sample: str) -> Files:
@@ -151,7 +159,15 @@ def reported_files(run: Run, sample: str) -> Files:
         f"registration/{{atlas}}/{name}"
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
     ]
-    atlases += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
+    atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
+    atlases += [
+        "registration/{atlas}/quality.tsv",
+        "views/quality_{atlas}.png",
+        "views/worst_{atlas}.jpg",
+        "views/slices_{atlas}.html",
+        "regions/{atlas}.tsv",
+        "views/regions_{atlas}.png",
+    ]
     files = [run.path(sample, name) for name in names] + channel_shift_files(run, sample)
     for pattern in channels:
         files += run.of_channels(sample, pattern)
@@ -159,4 +175,4 @@ def reported_files(run: Run, sample: str) -> Files:
         files += run.of_atlases(sample, pattern)
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
-    return files + scores(run, sample)
+    return files + first_looks(run, sample) + scores(run, sample)
