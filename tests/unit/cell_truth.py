@@ -35,7 +35,7 @@ def placed(shape, spacing_um, count, diameter_um, rng, touching=0.1):
         for point in trial:
             if len(chosen) == count:
                 break
-            inside = (point > 0.6 * diameter_um).all() and (point < extent - 0.6 * diameter_um).all()
+            inside = (np.minimum(point, extent - point) > 0.6 * diameter_um).all()
             if inside and (np.linalg.norm(chosen - point, axis=1) >= diameter_um).all():
                 chosen = np.vstack([chosen, point])
     return chosen / spacing - 0.5
@@ -47,8 +47,9 @@ def cell_volume(
 ):  # fmt: skip
     """A volume and the centres of its cells in voxels.
 
-    Tissue has a shading of about a millimetre, texture as large as a quarter of the noise at the size of a cell,
-    and noise of standard deviation ``noise`` (counts) whose variance grows with the brightness.
+    Tissue has a shading of about a millimetre, texture of the size of a cell, a quarter of the
+    noise, and noise of standard deviation ``noise`` (counts) whose variance grows with the
+    brightness.
     A cell is a ball, blurred by half a voxel, ``contrast`` times the noise above the tissue.
     """
     rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from cell_truth import Held, cell_volume, matched
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.signal.blobs import BLOB, BlobSettings, boxes, find_blobs, join_blobs
+from terareg.signal.search import box_vox, reach_vox, read_mvox, step_vox, three, working_um
 
 DIAMETER = 9.0
 SETTINGS = BlobSettings((DIAMETER,) * 3)
@@ -16,7 +17,7 @@ SETTINGS = BlobSettings((DIAMETER,) * 3)
 
 def cells_of(image, frame, settings=SETTINGS, edge=10**6):
     held = Held(image, frame)
-    parts = [find_blobs(held, a, b, settings) for a, b in boxes(frame.shape, edge)]
+    parts = [find_blobs(held, a, b, settings) for a, b in boxes(frame.shape, (edge,) * 3)]
     return join_blobs(np.concatenate(parts), settings, frame)
 
 
@@ -51,7 +52,7 @@ def test_half_of_the_cells_touch_another_and_are_split():
 
 @pytest.mark.parametrize("edge", [17, 32, 45])
 def test_boxes_of_any_size_give_the_same_cells_bit_by_bit(edge):
-    image, truth, frame = cell_volume((50, 61, 67), count=120, contrast=4, seed=3)
+    image, _, frame = cell_volume((50, 61, 67), count=120, contrast=4, seed=3)
     whole, parts = cells_of(image, frame), cells_of(image, frame, edge=edge)
     assert len(whole) > 100
     assert whole.tobytes() == parts.tobytes()
@@ -61,8 +62,9 @@ def test_memory_follows_the_box_and_not_the_volume():
     image, _, frame = cell_volume((50, 61, 67), count=10, seed=3)
     held = Held(np.tile(image, (1, 3, 3)), Frame((50, 183, 201), frame.spacing_um))
     find_blobs(held, (0, 60, 60), (30, 90, 90), SETTINGS)
-    reach = [r + 4 * t + 4 * t for r, t in zip((8, 10, 10), SETTINGS.step_vox(frame))]
-    assert held.largest <= np.prod([min(50, 30 + 2 * reach[0]), *(30 + 2 * r for r in reach[1:])])
+    sizes = SETTINGS.diameter_um, frame.spacing_um
+    margins = [r + 2 * 4 * t for r, t in zip(reach_vox(*sizes), step_vox(*sizes))]
+    assert held.largest <= np.prod([min(50, 30 + margins[0]), *(30 + 2 * m for m in margins[1:])])
 
 
 def test_brightness_and_offset_change_nothing_but_the_counts():
@@ -74,7 +76,7 @@ def test_brightness_and_offset_change_nothing_but_the_counts():
 
 
 def test_intensity_and_background_are_those_of_a_cell():
-    image, truth, frame = cell_volume((40, 50, 60), count=20, contrast=10, noise=20, seed=2)
+    image, _, frame = cell_volume((40, 50, 60), count=20, contrast=10, noise=20, seed=2)
     found = cells_of(image, frame)
     rise = np.median(found["intensity"] - found["background"])
     assert 100 < rise < 200, "a cell is 200 counts above the tissue, and blurred by the filter"
@@ -166,6 +168,38 @@ def test_of_maxima_close_together_the_one_with_the_highest_contrast_stays():
 
 
 def test_cells_smaller_than_a_voxel_are_an_error():
-    with pytest.raises(VolumeError, match=r"cells x: a diameter of 3 um is 0.6 voxels of 5 um along z"):
+    with pytest.raises(
+        VolumeError, match=r"cells x: a diameter of 3 um is 0.6 voxels of 5 um along z"
+    ):
         BlobSettings((3.0,) * 3).check_size(Frame((9, 9, 9), (5.0, 1.0, 1.0)), "cells x")
     BlobSettings((6.0,) * 3).check_size(Frame((9, 9, 9), (5.0, 1.0, 1.0)), "cells x")
+
+
+# ------------------------------------------------------------------ size of the search
+def test_a_level_with_five_voxels_across_a_cell_is_enough():
+    settings = {"resolution_um": None, "diameter_um": [20, 10, 12]}
+    assert working_um(settings) == 2.0
+    assert working_um(settings | {"resolution_um": 1.5}) == 1.5
+    assert three(9) == (9.0, 9.0, 9.0)
+
+
+def test_a_box_reads_no_more_than_its_cost_says():
+    frame = Frame((400, 500, 600), (2.0, 1.5, 1.5))
+    sizes = SETTINGS.diameter_um, frame.spacing_um
+
+    class Counted:
+        frame = Frame((400, 500, 600), (2.0, 1.5, 1.5))
+        voxels = 0
+
+        def read(self, start, stop):
+            shape = tuple(b - a for a, b in zip(start, stop))
+            self.voxels = int(np.prod(shape))
+            raise StopIteration
+
+    most = 0
+    for start, stop in boxes(frame.shape, box_vox(*sizes)):
+        counted = Counted()
+        with pytest.raises(StopIteration):
+            find_blobs(counted, start, stop, SETTINGS)
+        most = max(most, counted.voxels)
+    assert 0.3 * read_mvox(*sizes) < most / 1e6 <= read_mvox(*sizes)

@@ -38,6 +38,7 @@ FLOORS = (
     ("volumes",),
     ("intensity", "stitching", "atlas", "registration"),
     ("regions",),
+    ("signal",),
     ("views",),
     ("execution",),
     ("phantom",),
@@ -54,7 +55,11 @@ GROUND = (
 def rules(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("structure"))
     (workspace.folder / "c.csv").touch()
-    config = workspace.sample(grid=(6, 10), points={"cells": {"path": "c.csv", "atlas": "mouse"}})
+    config = workspace.sample(
+        grid=(6, 10),
+        points={"cells": {"path": "c.csv", "atlas": "mouse"}},
+        cells={"cfos": {"channel": "signal", "diameter_um": 10}},
+    )
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:
         yield {rule.name: rule for rule in workflow.rules}
@@ -104,7 +109,7 @@ def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
 def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
-        "volume": "fused/signal", "points": "cells",
+        "volume": "fused/signal", "points": "cells", "cells": "cfos",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():

@@ -20,6 +20,7 @@ from terareg.execution.code_fingerprint import code_fingerprint
 from terareg.execution.run import Run, load_run
 from terareg.intensity import cost as intensity_cost
 from terareg.regions import cost as regions_cost
+from terareg.signal import cost as signal_cost
 from terareg.stitching import cost as stitching_cost
 from terareg.storage import removal
 from terareg.volumes import cost as volumes_cost
@@ -59,6 +60,7 @@ wildcard_constraints:
     atlas=one_of(RUN.atlases),
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
+    cells=one_of(RUN.cells),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -123,6 +125,7 @@ of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
+of_cells = of_wildcards("sample", "cells")
 
 
 def setting(path):

@@ -349,6 +349,12 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
                 f"({', '.join(registered) or 'none are'})"
             )
+    for name, cells in config["cells"].items():
+        if cells["channel"] not in channels:
+            raise ConfigError(
+                f"cells.{name}.channel: {cells['channel']!r} is not among input.channels "
+                f"({', '.join(channels)})"
+            )
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -575,6 +581,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"atlases.{name}.images:", image
     for name in config["points"]:
         yield "points:", name
+    for name in config["cells"]:
+        yield "cells:", name
 
 
 def describe() -> str:

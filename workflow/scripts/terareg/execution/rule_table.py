@@ -9,11 +9,12 @@ from terareg.core.extents import Sample
 from terareg.intensity import cost as intensity
 from terareg.regions import cost as regions
 from terareg.registration import cost as registration
+from terareg.signal import cost as signal
 from terareg.stitching import cost as stitching
 from terareg.views import cost as views
 from terareg.volumes import cost as volumes
 
-_STAGES = (acquisition, intensity, stitching, volumes, atlas, registration, regions, views)
+_STAGES = (acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, views)
 
 #: cost of every rule by its name, in the order of the work
 RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in stage.RULES.items()}

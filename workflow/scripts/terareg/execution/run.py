@@ -69,6 +69,11 @@ class Run:
         """Names of sets of points, of all samples."""
         return sorted({p for s in self.samples.values() for p in s["points"]})
 
+    @property
+    def cells(self) -> list[str]:
+        """Names of sets of cells, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["cells"]})
+
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
         return bool(self.samples[sample]["input"]["kind"] == "volume")

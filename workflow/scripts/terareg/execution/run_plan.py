@@ -22,6 +22,7 @@ STAGES = {
     "bias": "Bias field",
     "registration": "Registration",
     "regions": "Regions",
+    "cells": "Cells",
     "views": "Pictures and report",
 }
 

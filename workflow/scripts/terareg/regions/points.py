@@ -36,6 +36,7 @@ SIDE_NAMES = ("", "left", "right")
 _AXES = ("z", "y", "x")
 _MOST_BYTES = 512 * 2**20
 _FAR_UM = 1e12
+_AT_ONCE = 1 << 17  # points carried together
 # micrometres per unit; the size of a voxel comes from the frame
 _UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
 _RESULT_COLUMNS = ("region_id", "acronym", "hemisphere")
@@ -131,6 +132,31 @@ def label_points(points: Points, atlas_position_um: np.ndarray, atlas: Atlas) ->
         acronyms=tuple(atlas.ontology[i].acronym if i else "" for i in ids.tolist()),
         hemispheres=tuple(SIDE_NAMES[s] for s in sides.tolist()),
     )
+
+
+def located_in_atlas(
+    position_um: np.ndarray, transform: Transform, atlas: Atlas
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Carry any number of sample positions, shape (n, 3), into the atlas.
+
+    Returns
+    -------
+    position_um : numpy.ndarray of float64, shape (n, 3)
+        In the atlas.
+    region_ids : numpy.ndarray of uint32, shape (n,)
+        0 outside every region.
+    hemispheres : list of str
+        "left", "right", or empty outside the atlas.
+    """
+    carried = np.empty((len(position_um), 3))
+    ids = np.empty(len(position_um), np.uint32)
+    sides: list[str] = []
+    for first in range(0, len(position_um), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        carried[part] = transform.to_atlas(position_um[part])
+        ids[part], of_part = regions_at(atlas, carried[part].T)
+        sides += [SIDE_NAMES[side] for side in of_part.tolist()]
+    return carried, ids, sides
 
 
 def carry_points(points: Points, transform: Transform, atlas: Atlas, *, to: str) -> Points:

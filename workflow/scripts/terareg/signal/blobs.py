@@ -27,6 +27,8 @@ from scipy.spatial import cKDTree
 
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
+from terareg.core.levels import Box
+from terareg.signal.search import REACH, SAMPLES, SIGMA, reach_vox, step_vox
 
 #: one blob: the voxel of its maximum, its centre in voxels (z, y, x), what it stands out by
 #: (contrast, in standard deviations of the noise), brightness at the centre and around it (counts),
@@ -43,13 +45,10 @@ BLOB = np.dtype(
     ]
 )
 
-_SIGMA = 1 / 3  # of the filter, diameters: a ball has the largest answer at 0.29, the best at 0.35
-_FILTER_REACH = 4.0  # radius of Gaussians, standard deviations
 _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its median absolute value
-# shares of the darkest samples between which the noise is read off, where cells are few even if they
-# are dense, and their distance in a normal distribution, standard deviations
+# shares of the darkest samples between which the noise is read off, among which are few cells even
+# where these are dense, and their distance in a normal distribution, standard deviations
 _DARK, _DARK_SD = (0.05, 0.2), 0.803233
-_SAMPLES = 4  # along each axis of a window, half a diameter apart
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
 _LEAST_VOXELS = 1.0  # of a diameter, along any axis
@@ -89,12 +88,7 @@ class BlobSettings:
 
     def sigma_vox(self, frame: Frame) -> tuple[float, float, float]:
         """Width of the filter, voxels."""
-        return tuple(_SIGMA * d / s for d, s in zip(self.diameter_um, frame.spacing_um))
-
-    def step_vox(self, frame: Frame) -> tuple[int, int, int]:
-        """Distance of the voxels from which the noise is measured."""
-        sizes = zip(self.diameter_um, frame.spacing_um)
-        return tuple(max(1, round(d / s / 2)) for d, s in sizes)
+        return tuple(SIGMA * d / s for d, s in zip(self.diameter_um, frame.spacing_um))
 
     def check_size(self, frame: Frame, what: str) -> None:
         """Raise :class:`VolumeError` if a cell is too small for the voxels of a volume."""
@@ -129,10 +123,11 @@ def find_blobs(
         :func:`join_blobs`.
     """
     frame = voxels.frame
-    sigma, step = settings.sigma_vox(frame), settings.step_vox(frame)
-    reach = [int(_FILTER_REACH * s + 0.5) + 2 for s in sigma]
+    sigma = settings.sigma_vox(frame)
+    step = step_vox(settings.diameter_um, frame.spacing_um)
+    reach = reach_vox(settings.diameter_um, frame.spacing_um)
     # the filtered box: the windows of the box and those around them, all whole
-    window = [_SAMPLES * t for t in step]
+    window = [SAMPLES * t for t in step]
     low = [max(0, (a // w - 1) * w) for a, w in zip(start, window)]
     high = [min(n, ((b - 1) // w + 2) * w) for b, w, n in zip(stop, window, frame.shape)]
     first = [max(0, a - r) for a, r in zip(low, reach)]
@@ -141,9 +136,7 @@ def find_blobs(
     inner = tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first))
     smooth = values.astype(np.float32)
     for axis, width in enumerate(sigma):
-        smooth = ndimage.gaussian_filter1d(
-            smooth, width, axis, mode="reflect", truncate=_FILTER_REACH
-        )
+        smooth = ndimage.gaussian_filter1d(smooth, width, axis, mode="reflect", truncate=REACH)
     answer = _laplacian(smooth, sigma)[inner]
     peaks = _maxima(answer, low, start, stop)
     gain = _Gain(sigma, frame.shape)
@@ -155,7 +148,10 @@ def find_blobs(
         here = np.maximum(here, _ROUNDING * gain.of_filter)
     here = np.maximum(here, _RELATIVE_ROUNDING * np.abs(smooth[inner][at]))
     contrast = answer[at] / np.maximum(here, np.finfo(np.float32).tiny)
-    peaks, contrast = peaks[contrast >= settings.threshold], contrast[contrast >= settings.threshold]
+    peaks, contrast = (
+        peaks[contrast >= settings.threshold],
+        contrast[contrast >= settings.threshold],
+    )
     return _described(peaks, contrast, (values, smooth, answer), (first, low), (settings, sigma))
 
 
@@ -191,10 +187,13 @@ def join_blobs(blobs: np.ndarray, settings: BlobSettings, frame: Frame) -> np.nd
     return blobs[np.lexsort((voxel[:, 2], voxel[:, 1], voxel[:, 0]))]
 
 
-def boxes(shape: Sequence[int], edge: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Boxes of at most ``edge`` voxels along each axis that cover a grid, in z, y, x order."""
-    starts = itertools.product(*(range(0, n, edge) for n in shape))
-    return [(a, tuple(min(i + edge, n) for i, n in zip(a, shape))) for a in starts]
+def boxes(shape: Sequence[int], edges: Sequence[int]) -> list[tuple[Box, Box]]:
+    """First and last voxels of boxes that cover a grid, in z, y, x order."""
+    found: list[tuple[Box, Box]] = []
+    for start in itertools.product(*(range(0, n, e) for n, e in zip(shape, edges))):
+        stop = (min(a + e, n) for a, e, n in zip(start, edges, shape))
+        found.append((tuple(start), tuple(stop)))
+    return found
 
 
 def _laplacian(smooth: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
@@ -212,9 +211,9 @@ class _Gain:
     def __init__(self, sigma: Sequence[float], shape: Sequence[int]) -> None:
         self._shape, self._products = shape, []
         for n, width in zip(shape, sigma):
-            size = min(n, 4 * (int(_FILTER_REACH * width + 0.5) + 2) + 1)
+            size = min(n, 4 * (int(REACH * width + 0.5) + 2) + 1)
             smooth = ndimage.gaussian_filter1d(
-                np.eye(size), width, axis=0, mode="reflect", truncate=_FILTER_REACH
+                np.eye(size), width, axis=0, mode="reflect", truncate=REACH
             )
             second = ndimage.correlate1d(
                 smooth, np.array([-1.0, 2.0, -1.0]) * width**2, axis=0, mode="reflect"
@@ -257,10 +256,10 @@ def _noise(
     with the volume.
     """
     answer, smooth = (_samples(image, low, step, shape) for image in images)
-    counts = [n // _SAMPLES - 2 for n in answer.shape]
+    counts = [n // SAMPLES - 2 for n in answer.shape]
     noise = np.empty(counts, np.float32)
     for z in range(counts[0]):
-        planes = slice(z * _SAMPLES, (z + 3) * _SAMPLES)
+        planes = slice(z * SAMPLES, (z + 3) * SAMPLES)
         filtered = _rows(np.abs(answer[planes]))
         middle = filtered.shape[1] // 2
         spread = _NORMAL_MAD * np.partition(filtered, middle, axis=1)[:, middle]
@@ -282,9 +281,9 @@ def _samples(
     samples = image[every]
     pads = []
     for n, m, first, size, t in zip(samples.shape, image.shape, low, shape, step):
-        before = 0 if first else _SAMPLES
-        windows = -(-m // (_SAMPLES * t))
-        after = windows * _SAMPLES - n + (_SAMPLES if first + m == size else 0)
+        before = 0 if first else SAMPLES
+        windows = -(-m // (SAMPLES * t))
+        after = windows * SAMPLES - n + (SAMPLES if first + m == size else 0)
         pads.append((before, after))
     return np.pad(samples, pads, mode="symmetric")
 
@@ -297,14 +296,14 @@ def _first_window(low: Sequence[int], window: Sequence[int]) -> np.ndarray:
 
 def _rows(samples: np.ndarray) -> np.ndarray:
     """The samples of every window of a layer and of those around it, one window a row."""
-    size = (3 * _SAMPLES,) * 3
-    windows = np.lib.stride_tricks.sliding_window_view(samples, size)[0, ::_SAMPLES, ::_SAMPLES]
+    size = (3 * SAMPLES,) * 3
+    windows = np.lib.stride_tricks.sliding_window_view(samples, size)[0, ::SAMPLES, ::SAMPLES]
     return windows.reshape(-1, math.prod(size))
 
 
 def _remove_slope(rows: np.ndarray) -> None:
     """Take the best plane off each row of samples, except for its mean."""
-    edge = 3 * _SAMPLES
+    edge = 3 * SAMPLES
     along = np.arange(edge, dtype=np.float32) - np.float32((edge - 1) / 2)
     for axis in range(3):
         shape = [1, 1, 1]
@@ -323,9 +322,7 @@ def _maxima(
     ]
     part = answer[tuple(slice(a - f, b - f) for (a, b), f in zip(around, low))]
     padded = np.pad(part, 1, constant_values=-np.inf)
-    inner = tuple(
-        slice(1 + a - r[0], 1 + b - r[0]) for a, b, r in zip(start, stop, around)
-    )
+    inner = tuple(slice(1 + a - r[0], 1 + b - r[0]) for a, b, r in zip(start, stop, around))
     centre = padded[inner]
     highest = ndimage.maximum_filter(padded, 3)[inner]
     peaks = np.argwhere((centre == highest) & (centre > 0))
@@ -373,12 +370,12 @@ def _derivatives(image: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndar
     """Gradient (n, 3) and matrix of second derivatives (n, 3, 3) by differences, float64."""
     last = np.array(image.shape) - 1
 
-    def value(offset: Sequence[int]) -> np.ndarray:
-        index = np.clip(at + np.array(offset), 0, last)
+    def value(offset: np.ndarray) -> np.ndarray:
+        index = np.clip(at + offset, 0, last)
         return image[tuple(index.T)].astype(np.float64)
 
     unit = np.eye(3, dtype=int)
-    centre = value((0, 0, 0))
+    centre = value(np.zeros(3, int))
     gradient = np.stack([(value(u) - value(-u)) / 2 for u in unit], -1)
     hessian = np.empty((len(at), 3, 3))
     for a, b in itertools.combinations_with_replacement(range(3), 2):

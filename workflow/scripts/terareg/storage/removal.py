@@ -18,7 +18,7 @@ from terareg.storage.store import Entry, Store
 OWN_NAMES = (
     "acquisition.json", "input.json", "inputs.json", "report.html",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
-    "labels", "atlas_space", "points", "regions", "accuracy", "overlap", "views", "logs",
+    "labels", "atlas_space", "points", "cells", "regions", "accuracy", "overlap", "views", "logs",
     "benchmarks", "checksums",
 )  # fmt: skip
 _CORRECTED = "corrected"
