@@ -4,13 +4,14 @@ import numpy as np
 
 from terareg.core.parallel import batch_range, map_items
 from terareg.execution.job import run_job
+from terareg.regions.warp import LevelReader
 from terareg.signal.blobs import BLOB, BlobSettings, boxes, find_blobs
 from terareg.signal.cells import save_array
 from terareg.signal.search import box_vox, three, working_um
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan
-from terareg.volumes.reader import LevelReader, Volume
+from terareg.volumes.reader import Volume
 
 
 def main() -> None:

@@ -5,7 +5,8 @@ matched to the diameter of a cell (Lindeberg, Int. J. Comput. Vis. 30:79-116, 19
 it stands out from what the same filter makes of the tissue around it. That noise is measured in two
 ways, each too large in its own cases, and the smaller counts: the median of the filter's absolute
 values (too large where cells are dense), and the spread of the darkest values of the smoothed
-image, times what the filter does to white noise (too large where brightness varies slowly). What is
+image, times what the filter does to white noise (too large where brightness varies slowly). Of
+eight parts of the surroundings the quieter ones count, so that a border nearby does little. What is
 bright along fewer than three axes (vessels, fibres, edges, sheets) has a small curvature along one
 of them and is left out.
 
@@ -49,6 +50,7 @@ _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its med
 # shares of the darkest samples between which the noise is read off, among which are few cells even
 # where these are dense, and their distance in a normal distribution, standard deviations
 _DARK, _DARK_SD = (0.05, 0.2), 0.803233
+_QUIET = slice(1, 4)  # of eight parts around a window, those whose mean counts
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
 _LEAST_VOXELS = 1.0  # of a diameter, along any axis
@@ -82,7 +84,7 @@ class BlobSettings:
     """
 
     diameter_um: tuple[float, float, float]
-    threshold: float = 5.5
+    threshold: float = 6.0
     roundness: float = 0.2
     separation: float = 0.5
 
@@ -260,15 +262,16 @@ def _noise(
     noise = np.empty(counts, np.float32)
     for z in range(counts[0]):
         planes = slice(z * SAMPLES, (z + 3) * SAMPLES)
-        filtered = _rows(np.abs(answer[planes]))
+        filtered, smoothed = _rows(np.abs(answer[planes])), _rows(smooth[planes])
         middle = filtered.shape[1] // 2
         spread = _NORMAL_MAD * np.partition(filtered, middle, axis=1)[:, middle]
-        smoothed = _rows(smooth[planes])
         _remove_slope(smoothed)
         ranks = [int(share * smoothed.shape[1]) for share in _DARK]
         ranked = np.partition(smoothed, ranks, axis=1)
         dark = (ranked[:, ranks[1]] - ranked[:, ranks[0]]) * np.float32(ratio / _DARK_SD)
-        noise[z] = np.minimum(spread, dark).reshape(counts[1:])
+        parts = np.minimum(spread, dark).reshape(-1, 8)
+        quiet = np.sort(parts, axis=1)[:, _QUIET]
+        noise[z] = quiet.mean(axis=1).reshape(counts[1:])
     return noise
 
 
@@ -295,15 +298,17 @@ def _first_window(low: Sequence[int], window: Sequence[int]) -> np.ndarray:
 
 
 def _rows(samples: np.ndarray) -> np.ndarray:
-    """The samples of every window of a layer and of those around it, one window a row."""
-    size = (3 * SAMPLES,) * 3
-    windows = np.lib.stride_tricks.sliding_window_view(samples, size)[0, ::SAMPLES, ::SAMPLES]
-    return windows.reshape(-1, math.prod(size))
+    """The samples around every window of a layer, in eight parts: eight rows for each window."""
+    edge = 3 * SAMPLES // 2
+    windows = np.lib.stride_tricks.sliding_window_view(samples, (2 * edge,) * 3)
+    windows = windows[0, ::SAMPLES, ::SAMPLES]
+    parts = windows.reshape(-1, 2, edge, 2, edge, 2, edge).transpose(0, 1, 3, 5, 2, 4, 6)
+    return parts.reshape(-1, edge**3)
 
 
 def _remove_slope(rows: np.ndarray) -> None:
     """Take the best plane off each row of samples, except for its mean."""
-    edge = 3 * SAMPLES
+    edge = 3 * SAMPLES // 2
     along = np.arange(edge, dtype=np.float32) - np.float32((edge - 1) / 2)
     for axis in range(3):
         shape = [1, 1, 1]
