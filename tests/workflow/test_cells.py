@@ -32,7 +32,9 @@ def brain_with_cells():
     labels[inside & (z < -8) & (y <= 5)] = 3
     tissue = np.array([0, 900, 1100, 700], np.float32)[labels]
     tissue = ndimage.gaussian_filter(tissue, 1.0)
-    core = np.argwhere(ndimage.binary_erosion(inside, iterations=4))
+    # a cell on the border of two regions may be counted in either
+    parts = [ndimage.binary_erosion(labels == n, iterations=2) for n in (1, 2, 3)]
+    core = np.argwhere(np.logical_or.reduce(parts) & ndimage.binary_erosion(inside, iterations=4))
     centres = np.empty((0, 3))
     for place in rng.permutation(core)[:1000] + rng.uniform(-0.5, 0.5, (1000, 3)):
         if len(centres) == 100:
@@ -77,7 +79,7 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     }  # fmt: skip
     workspace.write(config)
     results = workspace.folder / "results/scan"
-    wanted = ("cells/bright/mouse/regions.tsv", "cells/none/mouse/regions.tsv",
+    wanted = ("cells/bright/mouse/regions.tsv", "cells/none.csv",
               "views/neuroglancer.json")  # fmt: skip
     paths = [f"results/scan/{name}" for name in wanted]
     done = workspace.snakemake("--cores", "2", *paths, "--quiet")

@@ -321,6 +321,11 @@ def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
     return transform_files(run, sample, point_settings(run, sample, points)["atlas"])
 
 
+def regions_of_points(run: Run, sample: str, points: str) -> str:
+    """The table of the regions that a set of points is counted in."""
+    return run.path(sample, f"regions/{point_settings(run, sample, points)['atlas']}.tsv")
+
+
 # ------------------------------------------------------------------ cells
 def cell_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
     """What a set of cells is found by, without what only its counts need."""

@@ -70,7 +70,8 @@ def region_files(run: Run, sample: str) -> Files:
     files = run.of_atlases(sample, "regions/{atlas}.tsv")
     files += run.of_atlases(sample, "labels/{atlas}/meshes.json")
     files += scores(run, sample)
-    files += [run.path(sample, f"points/{name}.csv") for name in run.option(sample, "points")]
+    for name in run.option(sample, "points"):
+        files += [run.path(sample, f"points/{name}.{ending}") for ending in ("csv", "tsv")]
     for name in run.option(sample, "cells"):
         files += [run.path(sample, f"cells/{name}.csv")]
         files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
