@@ -216,8 +216,8 @@ def _check_imaris_unit(units: set[str], path: Path) -> None:
     wrong = sorted(u for u in units if u.lower() not in ("um", "µm", "μm", "micron"))
     if wrong:
         raise PointsError(
-            f"points {path}: column Unit has {short(wrong[0])}, not um; export micrometres, or give "
-            "units in the section points"
+            f"points {path}: column Unit has {short(wrong[0])}, not um; export micrometres, or "
+            "give units in the section points"
         )
 
 
