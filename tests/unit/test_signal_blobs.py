@@ -98,6 +98,11 @@ def test_tissue_without_cells_gives_none():
     assert sum(counted(*tissue(seed=n)) for n in range(3)) <= 1, "of 900 000 voxels"
 
 
+def test_noise_that_is_cut_off_at_zero_has_no_cells_at_the_faces_of_the_volume():
+    image, frame = tissue(seed=6)
+    assert counted(0.3 * (image - 400), frame) <= 1
+
+
 @pytest.mark.parametrize("value", [0, 777, 65535])
 def test_a_constant_image_has_no_cells(value):
     shape = (30, 40, 40)

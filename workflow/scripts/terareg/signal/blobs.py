@@ -141,6 +141,9 @@ def find_blobs(
         smooth = ndimage.gaussian_filter1d(smooth, width, axis, mode="reflect", truncate=REACH)
     answer = _laplacian(smooth, sigma)[inner]
     peaks = _maxima(answer, low, start, stop)
+    # on an outer face of the volume nothing says whether it is a maximum
+    size = np.array(frame.shape)
+    peaks = peaks[(((peaks > 0) & (peaks < size - 1)) | (size < 3)).all(axis=1)]
     gain = _Gain(sigma, frame.shape)
     noise = _noise((answer, smooth[inner]), low, step, frame.shape, gain.ratio)
     at = tuple((peaks - low).T)
