@@ -41,6 +41,7 @@ FLOORS = (
     ("intensity", "stitching", "atlas", "registration"),
     ("intake",),
     ("regions", "exports"),
+    ("signal",),
     ("derived",),
     ("views",),
     ("execution",),
@@ -62,6 +63,7 @@ def rules(tmp_path_factory):
         grid=(6, 10),
         points={"cells": {"path": "c.csv", "atlas": "mouse"}},
         export={"signal": {"from": "fused/signal"}},
+        cells={"cfos": {"channel": "signal", "diameter_um": 10}},
     )
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:
@@ -112,7 +114,7 @@ def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
 def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
-        "volume": "fused/signal", "points": "cells", "export": "signal",
+        "volume": "fused/signal", "points": "cells", "cells": "cfos", "export": "signal",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():

@@ -35,6 +35,7 @@ THROUGH = {
     "registration.backward": ("registration_backward", "terms of the energy of a registration"),
     "registration.cost": ("execution_rule_table", "a part of the table of rules"),
     "registration.result": ("registration_emlddmm", "what a registration returns"),
+    "signal.cost": ("execution_rule_table", "a part of the table of rules"),
     "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
     "stitching.channel_sampling": ("stitching_channel_shift", "how much of the tiles is compared"),
     "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),

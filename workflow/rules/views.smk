@@ -457,6 +457,7 @@ rule write_neuroglancer_state:
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
         fiducials=of_sample(inputs.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
+        cells=of_sample(inputs.cell_summaries),
     output:
         state=result("views/neuroglancer.json"),
     log:

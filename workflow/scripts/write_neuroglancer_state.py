@@ -1,4 +1,4 @@
-"""Write the viewer's state: channels, labels, fiducials, landmarks, tiles."""
+"""Write the viewer's state: channels, labels, fiducials, landmarks, cells, tiles."""
 
 import json
 
@@ -65,6 +65,9 @@ def main() -> None:
         pairs = read_json(path)
         named = dict(zip(pairs["names"], pairs["sample_um"]))
         layers.append(neuroglancer.point_layer(f"landmarks {atlas}", named, colour="#d55e00"))
+    for path in snakemake.input.cells:
+        layer = read_json(path)["layer"]
+        layers.append(neuroglancer.cell_layer(f"cells {layer.split('/')[-2]}", layer))
     if "placement" in snakemake.input.keys():
         boxes = neuroglancer.tile_boxes(
             load_placement(snakemake.input.placement).origins(),

@@ -7,6 +7,7 @@ Arrays are indexed (z, y, x); physical lengths are micrometres; names carry thei
     execution
     views
     derived
+    signal
     regions, exports
     intake
     intensity, stitching, atlas, registration      (apart from each other)

@@ -451,6 +451,12 @@ def _check_meaning(config: dict[str, Any]) -> None:
             )
     _check_exports(config, registered)
     _check_bids(config)
+    for name, cells in config["cells"].items():
+        if cells["channel"] not in channels:
+            raise ConfigError(
+                f"cells.{name}.channel: {cells['channel']!r} is not among input.channels "
+                f"({', '.join(channels)})"
+            )
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -759,6 +765,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "derived:", name
     for name in config["export"]:
         yield "export:", name
+    for name in config["cells"]:
+        yield "cells:", name
 
 
 def describe() -> str:

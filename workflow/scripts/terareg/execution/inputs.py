@@ -427,6 +427,33 @@ def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
     return transform_files(run, sample, point_settings(run, sample, points)["atlas"])
 
 
+def regions_of_points(run: Run, sample: str, points: str) -> str:
+    """The table of the regions that a set of points is counted in."""
+    return run.path(sample, f"regions/{point_settings(run, sample, points)['atlas']}.tsv")
+
+
+# ------------------------------------------------------------------ cells
+def cell_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
+    """What a set of cells is found by, without what only its counts need."""
+    return _without(run.option(sample, "cells")[cells], ("heat_map_um",))
+
+
+def cell_source(run: Run, sample: str, cells: str, name: str) -> str:
+    """A file of the volume that a set of cells is found in."""
+    channel = run.option(sample, "cells")[cells]["channel"]
+    return run.path(sample, f"fused/{channel}/{name}")
+
+
+def heat_map_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
+    """How the map of a set of cells is made."""
+    return {"heat_map_um": run.option(sample, "cells")[cells]["heat_map_um"]}
+
+
+def cell_summaries(run: Run, sample: str) -> Files:
+    """Summaries of all sets of cells."""
+    return [run.path(sample, f"cells/{name}.json") for name in run.option(sample, "cells")]
+
+
 def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in keys}
 

@@ -74,6 +74,11 @@ class Run:
         """Names of exports, of all samples."""
         return sorted({e for s in self.samples.values() for e in s["export"]})
 
+    @property
+    def cells(self) -> list[str]:
+        """Names of sets of cells, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["cells"]})
+
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
         return bool(self.samples[sample]["input"]["kind"] == "volume")

@@ -25,6 +25,7 @@ STAGES = {
     "regions": "Regions",
     "derived": "Derived volumes",
     "exports": "Exports",
+    "cells": "Cells",
     "views": "Pictures and report",
 }
 

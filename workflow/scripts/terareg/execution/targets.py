@@ -81,11 +81,15 @@ def scores(run: Run, sample: str) -> Files:
 
 
 def region_files(run: Run, sample: str) -> Files:
-    """Labels, meshes, region tables, scores, points, channels in the atlas."""
+    """Labels, meshes, region tables, scores, points, cells, channels in the atlas."""
     files = run.of_atlases(sample, "regions/{atlas}.tsv")
     files += run.of_atlases(sample, "labels/{atlas}/meshes.json")
     files += scores(run, sample)
-    files += [run.path(sample, f"points/{name}.csv") for name in run.option(sample, "points")]
+    for name in run.option(sample, "points"):
+        files += [run.path(sample, f"points/{name}.{ending}") for ending in ("csv", "tsv")]
+    for name in run.option(sample, "cells"):
+        files += [run.path(sample, f"cells/{name}.csv")]
+        files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
     if run.option(sample, "atlas_space.enabled"):
         for atlas in run.registered_atlases(sample):
             files += run.of_channels(sample, f"atlas_space/{atlas}/{{channel}}/{_COMPLETE}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terareg.storage.records import read_json
+from terareg.storage.records import read_json, read_table
 from terareg.views import thresholds, worst
 from terareg.views.tables import (
     counted,
@@ -22,7 +22,6 @@ from terareg.views.tables import (
     median_worst,
     parse,
     percentile,
-    read_table,
     rows_table,
     worded,
 )
