@@ -5,10 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid
+from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
 from test_registration_emlddmm import SETTINGS
 
-from terareg.core.frames import Frame
 from terareg.registration.emlddmm import register
 from terareg.registration.flow import SamplingGrid
 from terareg.registration.images import Image, cut_faces, prepare
@@ -53,7 +52,7 @@ def test_the_known_part_lies_where_it_is(registered):
     found = result.transform.to_atlas_grid(ATLAS_FRAME)
     true = truth.to_atlas(grid(ATLAS_FRAME))
     error = np.linalg.norm(found - true, axis=0)
-    near = ~beyond & (true[2] > FACE_UM - 1500) & (atlas_value(true) > 0)
+    near = ~beyond & (true[2] > FACE_UM - 1500) & (intensity(true)[1] > 0)
     assert error[near].mean() < 250, error[near].mean()
 
 
@@ -65,9 +64,3 @@ def test_what_lies_beyond_is_neither_missing_nor_artefact(registered):
     assert np.abs(result.predicted[0][far]).max() < 1e-3
     shares = result.summary["expected_tissue"]
     assert shares["missing"] < 0.05 and shares["artefact"] < 0.03
-
-
-def atlas_value(points):
-    from registration_phantom import intensity
-
-    return intensity(points)[1]

@@ -129,7 +129,7 @@ def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
     }
     texts = (
         ("unexplained", unexplained, "differ from what the atlas predicts by more than noise"),
-        ("worse_regions", lost, "are explained worse by the deformation than by the affine alone"),
+        ("worse_regions", lost, "are explained worse by the deformation, on blocks held back"),
     )
     for key, chosen, text in texts:
         order = np.flatnonzero(chosen)[np.argsort(-fit.voxels[chosen], kind="stable")]

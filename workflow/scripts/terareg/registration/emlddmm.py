@@ -40,7 +40,6 @@ from terareg.storage.records import fingerprint
 logger = logging.getLogger(__name__)
 
 _STEPS_PER_ROUND = 8
-_EVERY = 0
 
 
 def register(
@@ -201,9 +200,6 @@ def _level(plan: Plan, level: int, state: State) -> State:
         x = end.x
         _check(end.value, f"level {level}")
         problem.update_mixture(x)
-        if state.contrast and _EVERY:
-            problem.set_levels(problem.estimate_levels(x))
-            memory = lbfgs.Memory()
         if previous - end.value < plan.settings.tolerance:
             reason = "converged"
             break

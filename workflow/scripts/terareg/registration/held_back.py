@@ -18,10 +18,10 @@ from terareg.registration.checkpoint import State
 from terareg.registration.flow import change_grid
 from terareg.registration.schedule import Plan
 
-# side of a block relative to the size of the atlas: much smaller than a kernel, so that a
-# deformation that is right carries on through blocks that it has not seen, and larger than the
-# correlation length of noise
-_BLOCK = 0.08
+# side of a block relative to the size of the atlas: larger than the kernel, so that what a
+# deformation follows in one block, such as texture, says nothing about the next; a deformation that
+# is right carries on nevertheless
+_BLOCK = 0.25
 _ROUNDS = 3
 _STEPS = 8
 

@@ -338,7 +338,7 @@ class Problem:
 
     @torch.no_grad()
     def mean_held_back(self, x: torch.Tensor, values: torch.Tensor) -> tuple[float, np.ndarray]:
-        """Means of ``values`` (z, y, x) over the blocks held back, with the regions where x puts them.
+        """Means of ``values`` (z, y, x) over the blocks held back; x says where the regions lie.
 
         Mean over all tissue that the atlas knows, and mean and standard error of every region,
         shape (2, ids); no ids without an annotation.

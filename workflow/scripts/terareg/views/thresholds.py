@@ -150,6 +150,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 0.0,
         "advice": "The deformation does not explain the data better: check the initial pose.",
     },
+    "registration.held_back_gain": {
+        "text": "Better fit by the deformation on blocks that it was not fitted to",
+        "unit": "nats per voxel",
+        "worse": "below",
+        "warn": 0.01,
+        "fail": -0.02,
+        "advice": "The deformation follows noise, or a contrast that the atlas lacks: raise "
+        "registration.regularisation, or register another channel.",
+    },
     "registration.unexplained_percent": {
         "text": "Tissue in regions that differ from their prediction by more than noise",
         "unit": "%",
@@ -159,7 +168,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Their names stand among the warnings: their borders are not to be trusted.",
     },
     "registration.worse_percent": {
-        "text": "Tissue in regions that the affine alone explains better than the deformation",
+        "text": "Tissue in regions that the affine explains better on blocks held back",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -300,7 +309,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
-    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
+    for key in ("scale_ratio", "held_back_gain", "unexplained_percent", "worse_percent"):
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
