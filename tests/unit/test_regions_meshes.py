@@ -18,6 +18,7 @@ from terareg.regions.meshes import (
     write_meshes,
     write_segment_properties,
 )
+from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
 
 FRAME = Frame((31, 33, 29), (20.0, 30.0, 25.0), (100.0, -50.0, 7.0))
@@ -117,7 +118,8 @@ def test_written_objects(layer):
         "seg/mesh/info", "seg/mesh/7.mesh", "seg/mesh/7:0", "seg/mesh/614454277.mesh",
         "seg/mesh/614454277:0", "seg/segment_properties/info",
     }  # fmt: skip
-    assert all(store.size(key) == size for key, size in written.items())
+    assert all(store.size(key) == facts["bytes"] for key, facts in written.items())
+    assert damaged_objects(store, written) == []
     assert json.loads(store.read("seg/mesh/info")) == {"@type": "neuroglancer_legacy_mesh"}
     assert json.loads(store.read("seg/mesh/7:0")) == {"fragments": ["7.mesh"]}
     properties = json.loads(store.read("seg/segment_properties/info"))
@@ -125,6 +127,15 @@ def test_written_objects(layer):
     label, name = properties["inline"]["properties"]
     assert label == {"id": "label", "type": "label", "values": ["A2", "C"]}
     assert name["values"] == ["Part two of A", "Alone"]
+
+
+def test_spoiled_and_lost_objects_are_named(layer):
+    store, written, *_ = layer
+    data = bytearray(store.read("seg/mesh/7.mesh"))
+    data[-1] ^= 1
+    store.write("seg/mesh/7.mesh", bytes(data))
+    store.delete("seg/segment_properties/info")
+    assert damaged_objects(store, written) == ["seg/mesh/7.mesh", "seg/segment_properties/info"]
 
 
 def test_vertices_count_from_the_corner_of_the_finest_voxel(layer):

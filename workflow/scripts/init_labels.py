@@ -29,8 +29,9 @@ def main() -> None:
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     folder = f"{key}/precomputed/segment_properties"
     ids = [i for i in atlas.ids.tolist() if i]
-    write_segment_properties(store, folder, ids, atlas.ontology)
-    write_json(snakemake.output.plan, {"plan": plan.to_json(), "source_level": level})
+    objects = write_segment_properties(store, folder, ids, atlas.ontology)
+    record = {"plan": plan.to_json(), "source_level": level, "objects": objects}
+    write_json(snakemake.output.plan, record)
 
 
 run_job(snakemake, main)

@@ -288,8 +288,8 @@ def _check_meaning(config: dict[str, Any]) -> None:
     Store(config["store"])  # raises for any other kind of address
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
-            f"results: {config['results']!r} is no folder for Snakemake; give a path without colon "
-            "and braces (volumes may go elsewhere: store)"
+            f"results: {config['results']!r} is not a folder that Snakemake can use; give a path "
+            "without a colon or braces (volumes may go elsewhere: store)"
         )
     check_orientation(source["orientation"], "input.orientation")
     channels = source["channels"]
@@ -360,7 +360,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
     steps = math.log2(volume["block"] / volume["chunk"])
     if steps < 0 or steps % 1:
         raise ConfigError(
-            f"volume.block: {volume['block']} is not chunk {volume['chunk']} doubled some times; "
+            f"volume.block: {volume['block']} is not a power of two times volume.chunk; "
             f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
         )
     landmarks = config["registration"]["landmarks"]

@@ -91,7 +91,8 @@ def all_files(run: Run, sample: str) -> Files:
 def verified_files(run: Run, sample: str) -> Files:
     """Records of having read every volume back."""
     paths = map(PurePosixPath, all_files(run, sample))
-    return [str(path.with_name("verified.json")) for path in paths if path.name == _COMPLETE]
+    files = [str(path.with_name("verified.json")) for path in paths if path.name == _COMPLETE]
+    return files + run.of_atlases(sample, "labels/{atlas}/meshes_verified.json")
 
 
 def reported_files(run: Run, sample: str) -> Files:

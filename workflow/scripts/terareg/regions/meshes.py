@@ -22,6 +22,7 @@ from terareg.atlas.ontology import Ontology
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
+from terareg.storage.records import object_facts
 from terareg.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ def write_meshes(
     frame: Frame,
     volume_frame: Frame,
     settings: MeshSettings | None = None,
-) -> dict[str, int]:
+) -> dict[str, dict]:
     """Write a mesh for every id of a label volume; meshes that were there before are replaced.
 
     Parameters
@@ -119,8 +120,8 @@ def write_meshes(
 
     Returns
     -------
-    dict of str to int
-        Object keys and their bytes, ascending by id.
+    dict of str to dict
+        By object key, ascending by id: what :func:`~terareg.storage.records.object_facts` says.
 
     Raises
     ------
@@ -144,7 +145,7 @@ def write_meshes(
     store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))
 
-    def write(number: int) -> dict[str, int]:
+    def write(number: int) -> dict[str, dict]:
         box = boxes[number]
         mask = compact[box] == number + 1
         part = frame.cropped([s.start for s in box], [s.stop for s in box])
@@ -157,10 +158,10 @@ def write_meshes(
         }
         for name, data in objects.items():
             store.write(name, data)
-        return {name: len(data) for name, data in objects.items()}
+        return {name: object_facts(data) for name, data in objects.items()}
 
     info = _json({"@type": "neuroglancer_legacy_mesh"})
-    written = {f"{key}/info": len(info)}
+    written = {f"{key}/info": object_facts(info)}
     for part in map_items(write, range(len(ids)), workers=settings.workers, what="meshes"):
         written |= part
     store.write(f"{key}/info", info)
@@ -204,11 +205,11 @@ def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
 
 def write_segment_properties(
     store: Store, key: str, ids: Iterable[int], ontology: Ontology
-) -> dict[str, int]:
+) -> dict[str, dict]:
     """Write ``<key>/info``; the volume's ``info`` names the folder as ``segment_properties``."""
     data = _json(segment_properties(ids, ontology))
     store.write(f"{key}/info", data)
-    return {f"{key}/info": len(data)}
+    return {f"{key}/info": object_facts(data)}
 
 
 def _json(data: dict) -> bytes:
