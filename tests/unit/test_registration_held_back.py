@@ -26,8 +26,7 @@ def status(result):
 
 def test_a_deformation_that_is_right_carries_on_through_blocks_held_back():
     result = register(atlas(), Truth(AFFINE, 450.0).sample(), FREE, AFFINE, hints=HINTS)
-    gain = result.summary["match_affine"] - result.summary["match_deformed"]
-    assert result.summary["held_back_gain"] > 0.5 * gain > 0.2
+    assert result.summary["held_back_gain"] > 0.3
     assert result.summary["worse_regions"] == []
     assert status(result)["held_back_gain"] == "pass"
 
@@ -40,8 +39,7 @@ def test_a_deformation_that_follows_texture_does_not_pass():
     result = register(atlas(), sample, FREE, AFFINE, hints=HINTS)
     # seen on the voxels to which it was fitted, all is well
     assert result.summary["match_affine"] - result.summary["match_deformed"] > 0.03
-    assert result.summary["held_back_gain"] < 0
-    assert status(result)["gain"] == "pass" and status(result)["held_back_gain"] != "pass"
+    assert status(result)["gain"] == "pass" and status(result)["held_back_gain"] == "fail"
 
 
 def test_half_of_the_blocks_is_held_back_the_same_every_time():

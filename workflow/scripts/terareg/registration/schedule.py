@@ -255,15 +255,16 @@ class Plan:
         return resample(image, spacing)
 
     def problem(
-        self, level: int, state: State | None = None, symmetric: bool = True
+        self, level: int, state: State | None = None, trial: bool = False
     ) -> tuple[Problem, WorkingImage]:
         """Energy at a level after ``state``, and the part of the sample that it uses.
 
-        ``symmetric``: with the backward term where the settings and the level ask for it.
+        ``trial``: for a fit that stands alone, without the backward term and without annealing.
         """
         state = state or State(np.eye(4))
         voxel, model = self.voxels_um[level], self.model(level, state)
-        model = replace(model, symmetric=model.symmetric and symmetric)
+        if trial:
+            model = replace(model, symmetric=False, annealing=1.0)
         near = 0.15 * self.size
         atlas, sample = (
             [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]
