@@ -197,6 +197,16 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 0.0,
         "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
+    "registration.held_back_gain": {
+        "text": "Gain by the deformation over the affine alone, on blocks held back from the fit "
+        "(log likelihood of a voxel)",
+        "unit": "",
+        "worse": "below",
+        "warn": 0.01,
+        "fail": -0.02,
+        "advice": "The deformation follows noise, or a contrast that the atlas lacks: raise "
+        "registration.regularisation, or register another channel.",
+    },
     "registration.unexplained_percent": {
         "text": "Share of the tissue in regions that differ from the prediction by more than noise",
         "unit": "%",
@@ -206,7 +216,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Do not trust the borders of the regions that section Registration names.",
     },
     "registration.worse_percent": {
-        "text": "Share of the tissue in regions that fit better without the deformation",
+        "text": "Share of the tissue in regions that the affine fits better on blocks held back",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -348,7 +358,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
-    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
+    for key in ("scale_ratio", "held_back_gain", "unexplained_percent", "worse_percent"):
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
