@@ -23,7 +23,7 @@ from terareg.registration.pose import PoseSettings
 from terareg.registration.settings import RegistrationSettings
 from terareg.stitching.placement import PlacementSettings
 from terareg.stitching.settings import DisplacementSettings
-from terareg.volumes.plan import VolumeSettings
+from terareg.volumes.plan import ADDED, VolumeSettings
 
 BASE = {
     "sample": "brain",
@@ -97,6 +97,26 @@ def changed(path, value):
             "stitching",
             {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
             "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given"},
+            "nothing does not go with stitching.channel_shift: given",
+        ),
+        (
+            "stitching.channel_shift_um",
+            {"signal": [1, 2, 3]},
+            "does not go with stitching.channel_shift: measure; give a shift of every channel",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given", "channel_shift_um": {"auto": [1, 2, 3]}},
+            "'auto' is not among the channels besides auto, whose tiles are compared (signal)",
+        ),
+        (
+            "stitching",
+            {"channel": "signal", "channel_shift": "given", "channel_shift_um": {"auto": [1, 2]}},
+            "stitching.channel_shift_um.auto",
         ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
@@ -338,9 +358,10 @@ def test_schema_and_settings_classes_agree(path):
     settings = getattr(importlib.import_module(f"terareg.{module}"), name)
     here = {k: v for k, v in config.items() if k not in OUTSIDE.get(path, ())}
     fields = {f.name: f.default for f in dataclasses.fields(settings)}
-    # set by the scripts: the kind of volume, and one number of threads for pose and flow
-    inside = {"volume": "kind", "registration.pose": "threads"}.get(path)
-    defaults = {k: v for k, v in fields.items() if k != inside}
+    # set by the scripts: the kind of volume and what only derived volumes have, and one number of
+    # threads for pose and flow
+    inside = {"volume": {"kind", *ADDED}, "registration.pose": {"threads"}}.get(path, set())
+    defaults = {k: v for k, v in fields.items() if k not in inside}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     assert here == plain
     settings(**here)

@@ -372,8 +372,30 @@ def test_written_page_is_the_rendered_one(results, tmp_path):
 def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(results):
     command = gather(results, store_url="/data/my brain; rm -rf $HOME")["viewer"]["command"]
     words = shlex.split(command)
-    assert words[:4] == ["PYTHONPATH=workflow/scripts", "python", "-m", "terareg.views.serve"]
-    assert words[4] == "/data/my brain; rm -rf $HOME" and words[5] == "--state"
+    assert words[:2] == ["terareg", "view"]
+    assert words[2] == "/data/my brain; rm -rf $HOME" and words[3] == "--state"
+
+
+def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_is_named(results):
+    common = {"against": "ch0", "reason": "", "bend_vox": 0.0, "agree": 80, "of": 90}
+    for channel, state, shift, sigma, texts in (
+        ("ch1", "measured", [1.5, -2.0, 3.0], [0.02, 0.3, 0.02], []),
+        ("ch2", "not measured", [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], ["the shift of ch2 is not"]),
+        ("ch3", "given", [0.0, 25.0, 0.0], [0.0, 0.0, 0.0], []),
+    ):
+        data = {"channel": channel, "state": state, "shift_vox": shift, "sigma_vox": sigma}
+        write(results, f"stitching/channels/{channel}.json", common | data | {"warnings": texts})
+    data = gather(results)
+    found = {(v["key"], v["subject"]): v["status"] for v in data["verdicts"]}
+    assert found["stitching.channel_shift_vox", "ch1"] == "pass"
+    assert found["stitching.channel_left_vox", "ch1"] == "warn"
+    assert found["stitching.channel_shift_vox", "ch3"] == "warn"
+    assert found["stitching.channels_unmeasured", ""] == "warn"
+    assert not [subject for _, subject in found if subject == "ch2"]
+    stage = next(s for s in data["stages"] if s["id"] == "stitching")
+    assert "the shift of ch2 is not" in stage["warnings"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Channels that do not coincide"]
+    assert [row[0] for row in table["rows"]] == ["ch1", "ch2", "ch3"]
 
 
 def test_the_first_page_says_whether_why_and_what_next(results, picture):

@@ -452,9 +452,12 @@ rule write_neuroglancer_state:
         unpack(of_sample(inputs.images_of_channels)),
         labels=of_sample(Run.of_atlases, "labels/{atlas}/plan.json"),
         labels_complete=of_sample(Run.of_atlases, "labels/{atlas}/complete.json"),
+        atlases=of_sample(inputs.prepared_atlases, "atlas"),
+        ontologies=of_sample(inputs.prepared_atlases, "ontology"),
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
         fiducials=of_sample(inputs.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
+        cells=of_sample(inputs.cell_summaries),
     output:
         state=result("views/neuroglancer.json"),
     log:

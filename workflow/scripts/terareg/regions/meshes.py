@@ -222,6 +222,19 @@ def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
     }
 
 
+def label_metadata(ids: Iterable[int], ontology: Ontology) -> dict[str, dict[str, str]]:
+    """Colours, names and acronyms of regions, for :func:`terareg.volumes.ngff.group_json`.
+
+    Keys are ids as text, as they are once they were written to a file.
+    """
+    regions = [ontology[int(i)] for i in ids]
+    return {
+        "label_colours": {str(r.id): r.colour for r in regions},
+        "label_names": {str(r.id): r.name for r in regions},
+        "label_acronyms": {str(r.id): r.acronym for r in regions},
+    }
+
+
 def write_segment_properties(
     store: Store, key: str, ids: Iterable[int], ontology: Ontology
 ) -> dict[str, dict]:

@@ -240,6 +240,20 @@ def letter_lines(frame: Frame) -> dict[str, tuple[list[float], list[float]]]:
     return lines
 
 
+def cell_layer(name: str, key: str, *, colour: str = "#e69f00", visible: bool = False) -> dict:
+    """Layer of any number of points in the store, see :mod:`terareg.regions.annotations`.
+
+    Its positions are micrometres of the frame, so that nothing is translated.
+    """
+    return {
+        "type": "annotation",
+        "name": name,
+        "source": f"precomputed://{STORE}/{check_key(key)}",
+        "annotationColor": colour,
+        "visible": bool(visible),
+    }
+
+
 def box_layer(
     name: str,
     boxes_um: Mapping[str, tuple[Sequence[float], Sequence[float]]],

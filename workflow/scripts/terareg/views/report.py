@@ -126,7 +126,11 @@ ARTEFACTS = (
     ("registration/*/quality.tsv", "fit, missing share, artefacts and volume of every region"),
     ("labels/*/complete.json", "summary of the label volume"),
     ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
-    ("points/*.*", "transformed points"),
+    ("points/*.*", "transformed points, and their counts per region"),
+    ("cells/*.csv", "cells in the sample"),
+    ("cells/*/*/cells.csv", "cells in the atlas"),
+    ("cells/*/*/regions.tsv", "cells per region"),
+    ("cells/*/*/density.nrrd", "map of cells in the atlas, per cubic millimetre"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
     ("overlap/*.tsv", "overlap of regions with the sample's own labels"),
@@ -381,11 +385,10 @@ def _viewer(folder: Path, store_url: str) -> dict:
         return {}
     # inside a workflow the path is relative and can be copied; an absolute one is not shown
     shown = state.relative_to(folder) if folder.is_absolute() else state
-    words = ["python", "-m", "terareg.views.serve", store_url or "STORE", "--state"]
+    words = ["terareg", "view", store_url or "STORE", "--state", shown.as_posix()]
     public = read_json(state)
     link = "" if neuroglancer.STORE in json.dumps(public) else neuroglancer.link(public)
-    command = f"PYTHONPATH=workflow/scripts {shlex.join([*words, shown.as_posix()])}"
-    return {"command": command, "link": link if "layers" in public else ""}
+    return {"command": shlex.join(words), "link": link if "layers" in public else ""}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terareg.storage.records import read_json
+from terareg.storage.records import read_json, read_table
 from terareg.views import thresholds, worst
 from terareg.views.tables import (
     counted,
@@ -22,7 +22,6 @@ from terareg.views.tables import (
     median_worst,
     parse,
     percentile,
-    read_table,
     rows_table,
     worded,
 )
@@ -76,6 +75,7 @@ def gather_stages(
     _acquisition(results, stages["acquisition"], measured)
     _intensity(results, stages["intensity"], measured)
     _stitching(results, stages["stitching"], measured)
+    _channels(results, stages["stitching"], measured)
     _volumes(results, "fused", stages["fused"], measured)
     _bias(results, stages["bias"])
     _volumes(results, "corrected_volume", stages["bias"], measured)
@@ -184,6 +184,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
         ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
+        ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
+        ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
     facts: dict[str, Any] = {
@@ -213,6 +215,33 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
         title = "Neighbours whose measured displacement was not used"
         stage["tables"].append(rows_table(title, columns, refused))
+
+
+def _channels(results: Results, stage: dict, measured: list) -> None:
+    rows = []
+    for path in results.glob("stitching/channels/*.json"):
+        data = read_json(path)
+        channel = data["channel"]
+        stage["warnings"] += data["warnings"]
+        found = data["state"] != "not measured"
+        if found:
+            size = max(map(abs, data["shift_vox"]))
+            measured.append(("stitching.channel_shift_vox", channel, size))
+        if data["state"] == "measured":
+            measured.append(("stitching.channel_left_vox", channel, 2 * max(data["sigma_vox"])))
+        rows.append([
+            channel, data["against"], data["state"], data["shift_vox"] if found else None,
+            data["sigma_vox"] if data["state"] == "measured" else None,
+            data["bend_vox"], f"{data['agree']} of {data['of']}" if data["of"] else None,
+        ])  # fmt: skip
+    if rows:
+        unmeasured = sum(row[2] == "not measured" for row in rows)
+        measured.append(("stitching.channels_unmeasured", "", unmeasured))
+        columns = (
+            "channel", "against", "shift is", "z, y, x (voxel)", "standard error (voxel)",
+            "change within the tile (voxel)", "patches that agree",
+        )  # fmt: skip
+        stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
 
 
 def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:

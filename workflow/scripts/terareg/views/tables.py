@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from terareg.views.thresholds import finite
@@ -91,12 +89,6 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> dict:
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict:
     """Table with headings, its values formatted for readers."""
     return {"title": title, "columns": columns, "rows": [[show(v) for v in r] for r in rows]}
-
-
-def read_table(path: Path) -> list[dict]:
-    """Rows of a file of tab-separated values, keyed by the names in its first line."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def parse(text: str | None) -> Any:

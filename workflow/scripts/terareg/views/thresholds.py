@@ -86,6 +86,52 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 3.0,
         "advice": "Tiles may be warped or tilted; look at the worst seams.",
     },
+    "stitching.lean_left_vox": {
+        "text": "Displacement of neighbours that changes over the stack and is not corrected",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 1.5,
+        "fail": 5.0,
+        "advice": "Tiles lean or change size with depth; the warnings of section Stitching name "
+        "them. stitching.model: auto corrects a lean; look at the seams of the first and last "
+        "planes.",
+    },
+    "stitching.leaning_tiles": {
+        "text": "Tiles that lean",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Look whether stage and camera are square to each other; their names and figures "
+        "stand in section Stitching.",
+    },
+    "stitching.channel_shift_vox": {
+        "text": "Shift of a channel against the alignment channel, corrected in fusion",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 20.0,
+        "fail": None,
+        "advice": "So much is seldom chromatic: look whether the cameras are aligned, and at both "
+        "channels together in the viewer.",
+    },
+    "stitching.channels_unmeasured": {
+        "text": "Channels whose shift against the alignment channel could not be measured",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "They are fused where the alignment channel lies: compare them in the viewer, or "
+        "give the shift (stitching.channel_shift_um).",
+    },
+    "stitching.channel_left_vox": {
+        "text": "Shift of a channel that may be left in its volume (two standard errors)",
+        "unit": "voxel",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 2.0,
+        "advice": "The channels share little structure: compare them in the viewer, or give the "
+        "shift of beads (stitching.channel_shift_um).",
+    },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
         "unit": "%",
@@ -151,6 +197,16 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 0.0,
         "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
+    "registration.held_back_gain": {
+        "text": "Gain by the deformation over the affine alone, on blocks held back from the fit "
+        "(log likelihood of a voxel)",
+        "unit": "",
+        "worse": "below",
+        "warn": 0.01,
+        "fail": -0.02,
+        "advice": "The deformation follows noise, or a contrast that the atlas lacks: raise "
+        "registration.regularisation, or register another channel.",
+    },
     "registration.unexplained_percent": {
         "text": "Share of the tissue in regions that differ from the prediction by more than noise",
         "unit": "%",
@@ -160,7 +216,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Do not trust the borders of the regions that section Registration names.",
     },
     "registration.worse_percent": {
-        "text": "Share of the tissue in regions that fit better without the deformation",
+        "text": "Share of the tissue in regions that the affine fits better on blocks held back",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -302,7 +358,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
-    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
+    for key in ("scale_ratio", "held_back_gain", "unexplained_percent", "worse_percent"):
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
