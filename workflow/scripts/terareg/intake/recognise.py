@@ -201,11 +201,11 @@ def _volumes(
     source: dict = {"kind": "volume", "channels": channels}
     notes, asked = {}, {}
     if header.spacing_um is None:
-        path = Path(next(iter(files.values())))
-        ome = Look(Store(str(path.parent))).ome(path.name) if header.form == "TIFF" else None
+        image = Path(next(iter(files.values())))
+        ome = Look(Store(str(image.parent))).ome(image.name) if header.form == "TIFF" else None
         if ome is not None and all(ome.spacing_um):
             source["spacing_um"] = list(ome.spacing_um)
-            notes["spacing_um"] = spacing_note(path.name)
+            notes["spacing_um"] = spacing_note(image.name)
         else:
             source["spacing_um"] = None
             asked["spacing_um"] = _VOLUME_ASKS
