@@ -124,4 +124,14 @@ def test_the_report_shows_scores_where_there_are_some(workspace):
 
 def test_previews_come_before_any_registration(workspace):
     run = run_of(workspace, workspace.sample())
+    assert targets.preview_files(run, "brain") == [
+        "results/brain/views/first_look_mouse.png",
+        "results/brain/registration/mouse/preview.png",
+    ]
+
+
+def test_a_volume_has_no_tiles_to_look_at_first(workspace):
+    config = workspace.sample()
+    config["input"] = {"kind": "volume", "orientation": "SAR", "channels": {"t1": {"path": "a"}}}
+    run = run_of(workspace, config)
     assert targets.preview_files(run, "brain") == ["results/brain/registration/mouse/preview.png"]
