@@ -2,11 +2,10 @@
 
 from terareg.core.frames import Frame
 from terareg.execution.job import run_job
-from terareg.storage.records import read_json
+from terareg.storage.records import read_json, read_table
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures import brain
 from terareg.views.planes import labelled_centre_um, plane_frame, read_plane
-from terareg.views.tables import read_table
 from terareg.views.worst import SHOWN, axis_of_sections, zoom_title, zoom_um
 from terareg.volumes.reader import Volume
 
