@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.metadata
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -250,6 +252,20 @@ def test_no_gpl_library_is_imported():
     forbidden = {"igneous", "tinybrain", "kimimaro", "tmlib", "ClearMap"}
     for path, _ in _modules():
         assert forbidden.isdisjoint(n.split(".")[0] for n in _imports(path)), path
+
+
+def test_names_that_scripts_take_from_the_library_exist():
+    """Scripts run only within jobs, where a name that was moved would show first."""
+    lost = []
+    for path in sorted((ROOT / "workflow/scripts").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("terareg"):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    if not hasattr(module, alias.name) and importlib.util.find_spec(inner) is None:
+                        lost.append(f"{path.name}: {inner}")
+    assert lost == []
 
 
 def test_scripts_do_not_import_each_other_and_are_thin():
