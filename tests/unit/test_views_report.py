@@ -428,7 +428,7 @@ def test_regions_are_listed_the_worst_first_with_what_else_is_known_of_them(resu
     assert one["table"]["rows"][1][3:6] == ["1.23", "0", "0"]
     write(results, "registration/allen/summary.json", summary | {"worse_regions": ["TH"]})
     (one,) = gather(results)["where"]
-    assert one["table"]["rows"][1][-1] == "fits better without the deformation"
+    assert one["table"]["rows"][1][-1] == "the affine fits better"
 
 
 def test_an_error_bar_is_a_column_where_there_is_one(results):

@@ -339,7 +339,7 @@ def _remark(row: Mapping[str, str], summary: Mapping[str, Any]) -> str:
     if row["acronym"] in (summary.get("unexplained") or ()):
         words.append("differs by more than noise")
     if row["acronym"] in (summary.get("worse_regions") or ()):
-        words.append("fits better without the deformation")
+        words.append("the affine fits better")
     return "; ".join(words)
 
 
