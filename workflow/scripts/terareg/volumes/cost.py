@@ -15,7 +15,7 @@ from terareg.core.cost import (
     channels,
     for_each,
 )
-from terareg.core.extents import Extent, Sample
+from terareg.core.extents import Extent, Sample, bytes_of
 
 PYRAMID = 1.15  # size of all levels relative to the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # compressed size relative to raw, noisy tissue
@@ -60,7 +60,13 @@ def atlas_spaces(sample: Sample) -> int:
 
 def volumes(sample: Sample) -> int:
     """Number of volumes of all kinds."""
-    return image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
+    own = image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
+    return own + derived_volumes(sample)
+
+
+def derived_volumes(sample: Sample) -> int:
+    """Number of entries of the section ``derived:`` that make volumes."""
+    return sum(bool(each.kind) for each in sample.derived.values())
 
 
 def _share(sample: Sample, form: str) -> float:
@@ -173,7 +179,12 @@ def _coarse_blocks(sample: Sample, threads: int) -> float:
     steps = sample.option("volume.block") / sample.option("volume.chunk")
     coarse_mb = 1000 * sample.size.volume_gb / steps**3
     block_mb = sample.block_mvox * sample.size.bytes_per_voxel
-    return ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
+    held = [min(coarse_mb, threads * block_mb)]
+    for each in sample.derived.values():
+        steps = each.output["block"] / each.output["chunk"]
+        block_mb = math.prod(each.block) * bytes_of(each.dtype) / 1e6
+        held.append(min(1000 * each.made_gb / steps**3, threads * block_mb))
+    return ITK_MB + 2.75 * max(held)
 
 
 def _held_image(sample: Sample, threads: int) -> float:
