@@ -10,6 +10,7 @@ from scipy import ndimage
 from terareg.core.errors import StitchingError
 from terareg.stitching.channel_patches import find_places
 from terareg.stitching.channel_shift import (
+    ChannelShift,
     given_shift,
     load_shift,
     measure_channel_shift,
@@ -95,6 +96,12 @@ def test_channels_that_coincide_are_not_touched_and_dust_in_both_does_not_pull()
     assert found.applied(SHAPE) == ((0.0, 0.0, 0.0), None)
     dusty = measured(SHIFT, own=0.3, fixed=0.4, tiles=4)
     assert np.abs(np.subtract(dusty.shift_vox, SHIFT)).max() < 0.1
+
+
+def test_a_fraction_within_its_error_is_no_reason_to_interpolate():
+    shift = ChannelShift("b", "a", "measured", shift_vox=(0.3, 1.06, -2.3),
+                         sigma_vox=(0.2, 0.04, 0.02))  # fmt: skip
+    assert shift.applied(SHAPE) == ((0.0, 1.0, -2.3), None)
 
 
 def test_what_is_bright_in_one_channel_may_be_dark_in_the_other():

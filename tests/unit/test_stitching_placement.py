@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from terareg.core.errors import StitchingError
 from terareg.stitching.leans import leans_of_tiles
-from terareg.stitching.pairs import PairResult
+from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.placement import load_placement, save_placement
 from terareg.stitching.solver import place
 
@@ -236,6 +236,25 @@ def test_a_tile_that_leans_is_named_with_its_figure():
     assert list(auto.matrices(100)) == ["T1_1"] and auto.summary["lean_left_vox"] < 0.2
     assert any("fusion moves their planes" in text for text in auto.warnings)
     assert auto.origins(subpixel=True) == placement.origins(subpixel=True)
+
+
+@pytest.mark.parametrize(("jump", "told"), [((0, 9, -3), True), ((0, 1, 1), False), (None, False)])
+def test_a_part_of_the_depth_with_another_displacement_is_told(jump, told):
+    """Of six windows two agree elsewhere: no lean, and no noise, whose peaks lie anywhere."""
+    acquisition, _, links = simulate(1, 2)
+    rng = np.random.default_rng(1)
+    windows = []
+    for k in range(6):
+        away = np.zeros(3)
+        if k > 3:
+            away = rng.uniform(-10, 10, 3) if jump is None else np.array(jump)
+        displ = tuple(np.array(links[0].displ_vox) + away)
+        windows.append(WindowResult((16 * k, 16 * k + 16), (0, 10), displ, 0.5, 0.1, True, k < 4))
+    pair = replace(links[0], windows=tuple(windows))
+    texts = [text for text in place(acquisition, [pair]).warnings if "part of their depth" in text]
+    assert len(texts) == told
+    if told:
+        assert "T0_0-T0_1 (by 0, 9, -3 in z, y, x between planes 64 and 96)" in texts[0]
 
 
 def test_leans_within_their_error_are_not_told():

@@ -17,7 +17,7 @@ from terareg.volumes.fusion import (
     fused_origins,
 )
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
-from terareg.volumes.tile_boxes import affine_box
+from terareg.volumes.tile_boxes import affine_box, resample
 
 COSINE = FusionSettings()
 
@@ -349,6 +349,24 @@ def test_shifted_and_leaning_tiles_show_every_place_where_it_is(by, lean, longes
     there = fused > 0
     assert there.mean() > 0.6
     assert np.abs(fused[there] - value(*places)[there]).max() <= 1.01
+
+
+def test_planes_that_only_move_are_interpolated_as_any_other_tile():
+    """Two ways to the same voxels: the fast one, and that of matrices in general."""
+    source = grid(1, 1, (9, 20, 24))
+    matrix = np.eye(3)
+    matrix[1:, 0] = 0.37, -0.21
+    pose = (0.3, -1.2, 2.45), matrix
+    start, stop = affine_box("T00", *pose, (9, 20, 24))
+    ranges = list(zip(start, stop))
+    fast = resample(source, "T00", pose, ranges)
+    general = matrix.copy()
+    general[0, 1] = 1e-14  # no longer what the fast way takes
+    slow = resample(source, "T00", (pose[0], general), ranges)
+    assert np.abs(fast - slow).max() < 0.05
+    part = [(low + 1, high - 2) for low, high in ranges]
+    inner = tuple(slice(1, high - low - 2) for low, high in ranges)
+    np.testing.assert_allclose(resample(source, "T00", pose, part), fast[inner], atol=0.05)
 
 
 def test_a_shift_of_whole_voxels_copies_voxels():

@@ -46,8 +46,7 @@ _CHANCE = 1e-3  # probability of agreeing by chance below which a shift is belie
 _UNSURE = 0.5  # voxels, standard error above which a shift is not used
 _BENDS = 0.2  # voxels at the border of the tile from which a linear change is told
 _SURE = 4.0  # standard errors from which anything is told
-_WHOLE = 0.05  # voxels from a whole number up to which a shift is rounded, and
-_MOST_WHOLE = 0.1  # the same at most, where the standard error is larger
+_WHOLE = 0.05  # voxels from a whole number up to which a shift is rounded, at least
 _LEAST_SIGMA = 0.01  # voxels
 _ZERO: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
@@ -130,7 +129,7 @@ class ChannelShift:
             matrix = np.eye(3) - gradient
             moved = np.linalg.solve(matrix, np.array(self.shift_vox) - gradient @ middle)
             return _rounded(moved), matrix
-        limits = np.clip(2 * np.array(self.sigma_vox), _WHOLE, _MOST_WHOLE)
+        limits = np.maximum(2 * np.array(self.sigma_vox), _WHOLE)
         nearest = np.rint(self.shift_vox)
         whole = np.abs(self.shift_vox - nearest) <= limits
         return _rounded(np.where(whole, nearest, self.shift_vox)), None

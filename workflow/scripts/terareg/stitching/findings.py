@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from terareg.core.errors import few
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
-from terareg.stitching.leans import Lean, lean_left, lean_warnings, leaning
+from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
 
@@ -238,6 +238,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
                 f"the {direction} step is ({step}) voxels (z, y, x), not the nominal "
                 f"({', '.join(f'{v:.1f}' for v in grid.nominal[direction])})"
             )
+    warnings += jump_warnings(pairs, found.kept)
     told = lean_warnings(found.leans, grid.planes)
     if told and found.applied:
         told[0] += "; fusion moves their planes accordingly (xml_merging.xml holds their middle)"

@@ -15,12 +15,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.core.errors import few
+from terareg.stitching.consensus import find_consensus
 
 if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
 
 CLEAR = 4.0  # standard errors from which a lean is told
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
+_JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
+_JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
+_JUMP_CHANCE = 0.01  # probability of agreeing by chance
 _LEAST_VOX = 1.0  # of a tile over its stack, from which it is told and may be corrected
 
 
@@ -139,6 +143,37 @@ def lean_left(
             left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
             found.append(max(0.0, float(left.max())))
     return max(found, default=None)
+
+
+def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str]:
+    """A sentence for the user if some depths of pairs agree on another displacement.
+
+    No lean explains these: the stage jumped, or a tile consists of two parts.
+    """
+    told = []
+    for pair, keep in zip(pairs, kept):
+        rest = [w for w in pair.windows if not w.agrees]
+        if not keep or pair.engine != "ncc" or len(rest) < 2:
+            continue
+        lags = [2 * s + 1 for s in pair.search_vox]
+        found = find_consensus(rest, np.full(3, _JUMP_AGREES), np.ones(3), lags)
+        if found.chance > _JUMP_CHANCE:
+            continue
+        other = np.median([rest[i].displ_vox for i in found.members], axis=0)
+        away = other - np.array(pair.displ_vox)
+        if np.abs(away).max() > _JUMP_VOX:
+            planes = [z for i in found.members for z in rest[i].z]
+            listed = ", ".join(f"{v:.0f}" for v in away)
+            told.append(
+                f"{pair.a}-{pair.b} (by {listed} in z, y, x between planes {min(planes)} and "
+                f"{max(planes)})"
+            )
+    if not told:
+        return []
+    return [
+        f"{len(told)} pairs have another displacement in a part of their depth, where their seam "
+        f"does not fit (did the stage jump?): {few(told)}"
+    ]
 
 
 def _measured(pair: PairResult) -> Lean | None:

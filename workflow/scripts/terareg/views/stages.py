@@ -238,8 +238,8 @@ def _channels(results: Results, stage: dict, measured: list) -> None:
         unmeasured = sum(row[2] == "not measured" for row in rows)
         measured.append(("stitching.channels_unmeasured", "", unmeasured))
         columns = (
-            "channel", "against", "shift is", "z, y, x (voxel)", "standard error (voxel)",
-            "change within the tile (voxel)", "patches that agree",
+            "channel", "against", "shift is", "z, y, x (voxels)", "standard error (voxel)",
+            "change within the tile (voxels)", "patches that agree",
         )  # fmt: skip
         stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
 

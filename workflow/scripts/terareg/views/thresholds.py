@@ -88,7 +88,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     },
     "stitching.lean_left_vox": {
         "text": "Displacement of neighbours that changes over the stack and is not corrected",
-        "unit": "voxel",
+        "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": 5.0,
@@ -107,7 +107,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     },
     "stitching.channel_shift_vox": {
         "text": "Shift of a channel against the alignment channel, corrected in fusion",
-        "unit": "voxel",
+        "unit": "voxels",
         "worse": "above",
         "warn": 20.0,
         "fail": None,
@@ -125,7 +125,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     },
     "stitching.channel_left_vox": {
         "text": "Shift of a channel that may be left in its volume (two standard errors)",
-        "unit": "voxel",
+        "unit": "voxels",
         "worse": "above",
         "warn": 0.5,
         "fail": 2.0,
