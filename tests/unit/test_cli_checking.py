@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+import zarr
 
 from terareg.cli import checking
 from terareg.cli.main import main
@@ -49,6 +51,18 @@ def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, cap
     config["input"]["chanels"] = {}
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "input.chanels is not a known key" in text
+
+
+def test_a_sample_of_derived_volumes_alone(workspace, capsys):
+    group = zarr.create_group("v.ome.zarr", zarr_format=3)
+    group.create_array("0", data=np.ones((8, 8, 8), np.uint8))
+    scale = [{"type": "scale", "scale": [9.0, 9.0, 9.0]}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    level = {"path": "0", "coordinateTransformations": scale}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    derived = {"shared": {"from": "v.ome.zarr", "do": "convert", "format": "precomputed"}}
+    code, text = checked(workspace, {"sample": "only", "derived": derived}, capsys)
+    assert code == 0 and "sample only, without images of its own\n  derived      shared" in text
 
 
 def test_the_first_mistake_is_one_sentence(workspace, capsys):

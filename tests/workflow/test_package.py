@@ -20,7 +20,7 @@ from workspaces import BIN, ROOT
 
 #: packages of requirements.in that only tests, engines and the viewer import
 NOT_OF_THE_LIBRARY = {
-    "pytest", "pytest-timeout", "pytest-cov", "pytest-xdist", "hypothesis", "moto",
+    "pytest", "pytest-timeout", "pytest-cov", "pytest-xdist", "hypothesis", "nibabel", "moto",
     "ome-zarr-models", "neuroglancer", "snakefmt", "shfmt-py", "ruff", "mypy",
     "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-aws-batch",
     "snakemake-storage-plugin-s3",

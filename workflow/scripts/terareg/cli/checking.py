@@ -115,11 +115,15 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
     config = run.samples[sample]
     source = config["input"]
     planned = sizing.sized(run, sample)
+    if not run.has_images(sample):
+        yield f"sample {sample}, without images of its own"
+        yield f"  derived      {', '.join(config['derived'])}"
+        return
     z, y, x = planned.grid.shape
     spacing = " x ".join(f"{s:g}" for s in planned.grid.spacing_um)
     size = " x ".join(f"{n * s / 1000:.2f}" for n, s in zip((z, y, x), planned.grid.spacing_um))
     yield f"sample {sample}, input.kind: {source['kind']}"
-    if not run.is_imported(sample):
+    if run.is_tiled(sample):
         found = raw_data.survey(run, sample)
         yield f"  raw tiles    {source['path']}"
         yield (
