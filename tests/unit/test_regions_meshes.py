@@ -231,3 +231,23 @@ def test_labels_carry_the_colours_and_names_of_the_ontology(tmp_path):
     ]
     with pytest.raises(AtlasError, match="no region with id 99"):
         label_metadata([99], ontology)
+
+
+def test_one_mesh_encloses_all_regions_in_place_of_one_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("terareg.regions.meshes._WHOLE_VOXELS", 20_000)
+    frame = Frame((60, 50, 40), (10, 10, 10))
+    labels = np.zeros(frame.shape, np.uint32)
+    labels[10:30, 10:40, 10:30], labels[30:50, 10:40, 10:30] = 7, 614454277
+    labels[30, 10, 10] = 3
+    store = Store(str(tmp_path))
+    written = write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))
+    assert {k for k in written if ":" in k} == {"m/3:0", "m/7:0", "m/614454277:0"}
+    vertices, faces = decode_fragment(store.read("m/3.mesh"))
+    volume = mesh_volume_um3(vertices[:, ::-1], faces) / 1e9
+    assert volume == pytest.approx((labels > 0).sum() * 1000, rel=0.1)
+    low, high = vertices.min(0)[::-1] / 1e4, vertices.max(0)[::-1] / 1e4
+    assert np.allclose(low, (10, 10, 10), atol=2) and np.allclose(high, (50, 40, 30), atol=2)
+    # a single labelled voxel is found, whatever the step
+    labels[:] = 0
+    labels[31, 17, 13] = 7
+    assert "m/3:0" in write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))

@@ -25,7 +25,8 @@ def main() -> None:
     plan = make_plan(f"{sample} {name}", frame, "uint32", settings)
     key = f"{sample}/labels/{name}"
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
-    ids = [i for i in atlas.ids.tolist() if i]
+    # a top region without voxels of its own still has the mesh of the whole
+    ids = sorted({i for i in atlas.ids.tolist() if i} | set(atlas.ontology.level(0)))
     metadata = {
         "precomputed": {"mesh": "mesh", "segment_properties": "segment_properties"},
         **label_metadata(ids, atlas.ontology),

@@ -1,4 +1,4 @@
-"""Write the viewer's state: channels, labels, fiducials, landmarks, tiles."""
+"""Write the viewer's state: channels, labels, fiducials, landmarks, cells, tiles."""
 
 import json
 
@@ -44,12 +44,19 @@ def main() -> None:
                 )
             )
     described = zip(snakemake.input.atlases, snakemake.input.ontologies)
-    for atlas, path, files in zip(settings.atlases, snakemake.input.labels, described):
+    labels = zip(settings.atlases, snakemake.input.labels, snakemake.input.meshes, described)
+    for number, (atlas, path, meshes, files) in enumerate(labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
         source = neuroglancer.Source(f"{sample}/labels/{atlas}", "precomputed", plan.frame)
-        colours = region_colours(*files)
-        layers.append(neuroglancer.segmentation_layer(atlas, source, colours=colours))
+        # the outline of the whole brain, of the first atlas
+        whole = read_json(meshes)["whole"] if number == 0 else None
+        shown = {} if whole is None else {whole: neuroglancer.OUTLINE_COLOUR}
+        colours = region_colours(*files) | shown
+        layer = neuroglancer.segmentation_layer(atlas, source, segments=shown, colours=colours)
+        layers.append(layer)
+    letters = neuroglancer.letter_lines(frame)
+    layers.append(neuroglancer.line_layer("orientation", letters))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))
@@ -58,6 +65,9 @@ def main() -> None:
         pairs = read_json(path)
         named = dict(zip(pairs["names"], pairs["sample_um"]))
         layers.append(neuroglancer.point_layer(f"landmarks {atlas}", named, colour="#d55e00"))
+    for path in snakemake.input.cells:
+        layer = read_json(path)["layer"]
+        layers.append(neuroglancer.cell_layer(f"cells {layer.split('/')[-2]}", layer))
     if "placement" in snakemake.input.keys():
         boxes = neuroglancer.tile_boxes(
             load_placement(snakemake.input.placement).origins(),

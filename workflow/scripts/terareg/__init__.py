@@ -3,10 +3,15 @@
 Arrays are indexed (z, y, x); physical lengths are micrometres; names carry their unit
 (``spacing_um``, ``shift_vox``). Packages import downwards only:
 
+    cli
     execution
     views
+    derived
+    signal
     regions, exports
+    intake
     intensity, stitching, atlas, registration      (apart from each other)
+    objects
     volumes
     acquisition
     storage

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from terareg.execution import derived_volumes
 from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
 
@@ -13,7 +14,7 @@ _COMPLETE = "complete.json"
 
 def flatfield_files(run: Run, sample: str) -> Files:
     """Flat-fields, and corrected tiles where they are kept."""
-    if run.is_imported(sample):
+    if not run.is_tiled(sample):
         return []
     files = run.of_channels(sample, "intensity/{channel}/flatfield.tif")
     if destripes(run, sample):
@@ -26,10 +27,16 @@ def flatfield_files(run: Run, sample: str) -> Files:
 
 def stitching_files(run: Run, sample: str) -> Files:
     """Placement of the tiles, TeraStitcher's and Render's files."""
-    if run.is_imported(sample):
+    if not run.is_tiled(sample):
         return []
     names = ("xml_merging.xml", "placement.json", "render/tilespecs.json.gz")
     return [run.path(sample, f"stitching/{name}") for name in names]
+
+
+def channel_shift_files(run: Run, sample: str) -> Files:
+    """Shifts of the other channels against the alignment channel."""
+    channels = run.shifted_channels(sample)
+    return [run.path(sample, f"stitching/channels/{channel}.json") for channel in channels]
 
 
 def fused_files(run: Run, sample: str) -> Files:
@@ -45,8 +52,16 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 
 def preview_files(run: Run, sample: str) -> Files:
-    """Pictures of the initial poses."""
-    return run.of_atlases(sample, "registration/{atlas}/preview.png")
+    """Raw tiles beside the atlas, and pictures of the initial poses."""
+    files = run.of_atlases(sample, "registration/{atlas}/preview.png")
+    return first_looks(run, sample) + files
+
+
+def first_looks(run: Run, sample: str) -> Files:
+    """Raw tiles beside every atlas; a volume has no tiles."""
+    if run.is_imported(sample):
+        return []
+    return run.of_atlases(sample, "views/first_look_{atlas}.png")
 
 
 def registration_files(run: Run, sample: str) -> Files:
@@ -66,15 +81,25 @@ def scores(run: Run, sample: str) -> Files:
 
 
 def region_files(run: Run, sample: str) -> Files:
-    """Labels, meshes, region tables, scores, points, channels in the atlas."""
+    """Labels, meshes, region tables, scores, points, cells, channels in the atlas."""
     files = run.of_atlases(sample, "regions/{atlas}.tsv")
     files += run.of_atlases(sample, "labels/{atlas}/meshes.json")
     files += scores(run, sample)
-    files += [run.path(sample, f"points/{name}.csv") for name in run.option(sample, "points")]
+    for name in run.option(sample, "points"):
+        files += [run.path(sample, f"points/{name}.{ending}") for ending in ("csv", "tsv")]
+    for name in run.option(sample, "cells"):
+        files += [run.path(sample, f"cells/{name}.csv")]
+        files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
     if run.option(sample, "atlas_space.enabled"):
         for atlas in run.registered_atlases(sample):
             files += run.of_channels(sample, f"atlas_space/{atlas}/{{channel}}/{_COMPLETE}")
     return files
+
+
+def derived_files(run: Run, sample: str) -> Files:
+    """What the section ``derived:`` asks for."""
+    found = derived_volumes.entries(run, sample).values()
+    return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
 
 
 def exported_files(run: Run, sample: str) -> Files:
@@ -85,13 +110,17 @@ def exported_files(run: Run, sample: str) -> Files:
 
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
-    files = stitching_files(run, sample) + fused_files(run, sample)
+    if not run.has_images(sample):
+        return derived_files(run, sample)
+    files = stitching_files(run, sample) + channel_shift_files(run, sample)
+    files += fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
     files += exported_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
-    if temporary and not run.is_imported(sample):
+    if temporary and run.is_tiled(sample):
         files += run.of_channels(sample, "corrected/{channel}/dropped.json")
+    files += derived_files(run, sample)
     return [*files, run.path(sample, "report.html")]
 
 
@@ -106,7 +135,7 @@ def reported_files(run: Run, sample: str) -> Files:
     """Tables and pictures that the report shows."""
     channels = [f"fused/{{channel}}/{_COMPLETE}", "views/fused_{channel}.png"]
     names = ["views/neuroglancer.json"]
-    if not run.is_imported(sample):
+    if run.is_tiled(sample):
         channels += [
             "intensity/{channel}/flatfield.json",
             "views/flatfield_{channel}.png",
@@ -134,12 +163,20 @@ def reported_files(run: Run, sample: str) -> Files:
         f"registration/{{atlas}}/{name}"
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
     ]
-    atlases += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
-    files = [run.path(sample, name) for name in names]
+    atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
+    atlases += [
+        "registration/{atlas}/quality.tsv",
+        "views/quality_{atlas}.png",
+        "views/worst_{atlas}.jpg",
+        "views/slices_{atlas}.html",
+        "regions/{atlas}.tsv",
+        "views/regions_{atlas}.png",
+    ]
+    files = [run.path(sample, name) for name in names] + channel_shift_files(run, sample)
     for pattern in channels:
         files += run.of_channels(sample, pattern)
     for pattern in atlases:
         files += run.of_atlases(sample, pattern)
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
-    return files + scores(run, sample)
+    return files + first_looks(run, sample) + scores(run, sample)
