@@ -92,10 +92,10 @@ def test_viewers_show_regions_in_the_colours_of_the_ontology(finished):
         i: f"#{colours[i].lower()}" for i in present
     }
     group = json.loads((results / f"demo/labels/{ATLAS}/ome.zarr/zarr.json").read_text())
-    listed = group["attributes"]["ome"]["image-label"]["colors"]
-    assert {c["label-value"]: bytes(c["rgba"][:3]).hex() for c in listed} == {
-        int(i): colour.removeprefix("#") for i, colour in shown.items()
-    }
+    label = group["attributes"]["ome"]["image-label"]
+    listed = {c["label-value"]: bytes(c["rgba"][:3]).hex() for c in label["colors"]}
+    assert {i: listed[i] for i in present} == {i: colours[i].lower() for i in present}
+    assert {p["label-value"] for p in label["properties"]} >= present
 
 
 def test_an_export_that_shows_nothing_more_is_one_sentence(finished, workspace):
