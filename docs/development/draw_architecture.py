@@ -44,6 +44,13 @@ _EVERYTHING = {
         "landmarks": {"mouse": {"sample": "l.csv", "atlas": "m.csv"}},
         "export": True,
     },
+    "export": {
+        "image": {"from": "fused/signal"},
+        "map": {"from": "registration/mouse/jacobian"},
+        "regions": {"from": "labels/mouse"},
+        "atlas": {"from": "atlas_space/mouse/signal", "format": "tiff_series"},
+    },
+    "bids": {"enabled": True},
     "atlases__mouse__images": {"nissl": "n.nrrd"},
 }
 

@@ -22,7 +22,7 @@ def test_the_page_shows_the_plane_and_asks_for_nothing_else(chromium, tmp_path, 
     array[1, :300] = 255  # the upper half of the middle plane is white
     source = OpenedImage("v", [Frame(array.shape, (9.0, 3.0, 3.0), orientation="IPR")], [array])
     settings = ExportSettings(Origin("fused", channel="signal"), TILES)
-    settings = replace(settings, planes=(1, 2), clip_percent=(0.0, 100.0))
+    settings = replace(settings, planes=(0, 1), clip_percent=(0.0, 100.0))
     write_tiles(Store(str(tmp_path)), "brain", settings, source, "brain")
     visit = chromium.visit(
         (tmp_path / "brain/index.html").as_uri(),

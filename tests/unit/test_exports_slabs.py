@@ -145,6 +145,18 @@ def test_cubes_have_the_longest_edge():
     assert export_frame(source, None) == source.frame
 
 
+def test_means_that_the_type_cannot_hold_are_counted():
+    array = np.zeros((1, 1, 12), np.uint8)
+    array[..., 4:8] = 255
+    clipped = []
+    source = image(array, (10.0, 10.0, 10.0))
+    frame = export_frame(source, (10.0, 10.0, 7.0))
+    ((_, slab),) = export_slabs(source, frame, "mean", clipped=clipped)
+    exact, _ = source.resampled(frame)
+    assert sum(c.high for c in clipped) == np.count_nonzero(np.rint(exact) > 255) > 0
+    assert slab.max() == 255
+
+
 def test_a_resolution_that_is_finer_than_the_source_is_refused():
     source = image(np.zeros((4, 10, 10), np.uint8), (50.0, 10.0, 20.0))
     with pytest.raises(VolumeError, match=r"scan has voxels of 50 x 10 x 20 um.*5 x 5 x 5.*raise"):

@@ -234,3 +234,21 @@ def test_the_code_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(box, names["volume"].numpy(level=level)[2:6, :, 5:10])
     assert names["mean"] == pytest.approx(names["volume"].numpy(level=names["level"]).mean())
     assert "0 (20, 37, 45) (5.0, 2.0, 2.0)" in capsys.readouterr().out
+
+
+@pytest.mark.engine
+def test_a_bucket_is_a_place_like_a_folder(folder, s3):
+    """All three kinds of array, of a volume of terareg and of a foreign image."""
+    s3.client().create_bucket(Bucket="brains")
+    local, bucket = Store(str(folder)), Store("s3://brains/lab")
+    for entry in local.list("brain/fused/a"):
+        bucket.write(entry.key, local.read(entry.key))
+        place = entry.key.removeprefix("brain/fused/a/")
+        if place.startswith("ome.zarr"):
+            bucket.write(f"elsewhere/{place}", local.read(entry.key))
+    for name in ("brain/fused/a", "elsewhere/ome.zarr"):
+        volume = terareg.open_volume(f"s3://brains/lab/{name}")
+        np.testing.assert_array_equal(volume.numpy(BOX), VALUES[BOX])
+        lazy = volume.dask()[BOX].compute(scheduler="sync")
+        np.testing.assert_array_equal(lazy, VALUES[BOX])
+        np.testing.assert_array_equal(volume.zarr()[BOX], VALUES[BOX])

@@ -17,7 +17,7 @@ from terareg.storage.records import file_hash
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
-CHANNEL, ATLAS = "autofluorescence", "phantom"
+CHANNEL, ATLAS = "ch0", "phantom"
 
 
 def test_other_programs_read_what_the_run_made(finished, workspace):
@@ -36,7 +36,7 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     )
     jobs = running.planned(workspace, "exports")
     assert jobs == {"export_volume": 6, "export_planes": 1, "export_regions": 2}
-    done = workspace.snakemake("--cores", "2", "--quiet", "all", "exports")
+    done = workspace.snakemake("--cores", "2", "--quiet", "all", "--", "exports")
     assert done.returncode == 0, done.stderr
     folder, store = (
         workspace.folder / "results/demo/exports",
@@ -47,7 +47,10 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     signal = nibabel.load(folder / "signal.nii.gz")
     np.testing.assert_allclose(signal.header.get_zooms(), [0.05] * 3)
     expected, frame = volume.resampled(50.0)
-    np.testing.assert_allclose(np.asarray(signal.dataobj).T, expected, atol=0.51)
+    whole = np.clip(expected, 0, 65535)
+    np.testing.assert_allclose(np.asarray(signal.dataobj).T, whole, atol=0.51)
+    record = json.loads((folder / "signal.nii.gz.json").read_text())
+    assert record["clipped_high"] == np.count_nonzero(np.rint(expected) > 65535)
     np.testing.assert_allclose(signal.affine, affine_mm(frame, "RAS"), atol=1e-5)
 
     labels = Volume(store, f"demo/labels/{ATLAS}")
@@ -89,17 +92,17 @@ def test_viewers_show_regions_in_the_colours_of_the_ontology(finished):
         i: f"#{colours[i].lower()}" for i in present
     }
     group = json.loads((results / f"demo/labels/{ATLAS}/ome.zarr/zarr.json").read_text())
-    listed = group["attributes"]["ome"]["image-label"]["colors"]
-    assert {c["label-value"]: bytes(c["rgba"][:3]).hex() for c in listed} == {
-        int(i): colour.removeprefix("#") for i, colour in shown.items()
-    }
+    label = group["attributes"]["ome"]["image-label"]
+    listed = {c["label-value"]: bytes(c["rgba"][:3]).hex() for c in label["colors"]}
+    assert {i: listed[i] for i in present} == {i: colours[i].lower() for i in present}
+    assert {p["label-value"] for p in label["properties"]} >= present
 
 
 def test_an_export_that_shows_nothing_more_is_one_sentence(finished, workspace):
     workspace = running.copy_of(finished, workspace, volumes=True)
     fine = {"from": f"corrected_volume/{CHANNEL}", "resolution_um": 0.1}
     running.configure(workspace, export={"fine": fine})
-    done = workspace.snakemake("--cores", "1", "--quiet", "all", "exports")
+    done = workspace.snakemake("--cores", "1", "--quiet", "all", "--", "exports")
     assert done.returncode != 0
     assert "would show nothing more; raise resolution_um" in done.stderr
     assert not (workspace.folder / "results/demo/exports/fine.nii.gz").exists()

@@ -2,8 +2,15 @@
 
 from pathlib import Path
 
+from terareg.core.numeric import Clipped
 from terareg.execution.job import run_job
-from terareg.exports.export import export_record, label_table, open_origin, prepare_export
+from terareg.exports.export import (
+    clipped_facts,
+    export_record,
+    label_table,
+    open_origin,
+    prepare_export,
+)
 from terareg.exports.files import write_planes
 from terareg.exports.settings import TILES, ExportSettings
 from terareg.exports.tiles import write_tiles
@@ -17,13 +24,17 @@ def main() -> None:
     settings = ExportSettings.from_config(snakemake.params.settings, f"export.{name}")
     source = open_origin(settings.origin, store, sample, given.get("image"))
     table = label_table(settings, Path(given.get("atlas", ".")).parent)
-    picture, slabs = prepare_export(settings, source, table, name, snakemake.threads)
+    clipped: list[Clipped] = []
+    picture, slabs = prepare_export(settings, source, table, name, snakemake.threads, clipped)
     key = f"{sample}/exports/{name}"
     if settings.format == TILES:
         facts = write_tiles(store, key, settings, source, name, snakemake.threads)
     else:
         facts = write_planes(store, key, settings.format, picture, slabs, snakemake.threads)
-    write_json(snakemake.output.record, export_record(settings, source, picture, facts))
+    write_json(
+        snakemake.output.record,
+        export_record(settings, source, picture, facts | clipped_facts(clipped)),
+    )
 
 
 run_job(snakemake, main)

@@ -10,6 +10,7 @@ import numpy as np
 from terareg.atlas.prepare import load_atlas, load_image
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
 from terareg.exports.files import Picture
 from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import MAPS, ExportSettings, Origin
@@ -52,7 +53,12 @@ def open_origin(origin: Origin, store: Store, sample: str, file: str | None) -> 
 
 
 def prepare_export(
-    settings: ExportSettings, source: Levels, table: LabelTable | None, name: str, workers: int = 1
+    settings: ExportSettings,
+    source: Levels,
+    table: LabelTable | None,
+    name: str,
+    workers: int = 1,
+    clipped: list[Clipped] | None = None,
 ) -> tuple[Picture, Iterator[tuple[int, np.ndarray]]]:
     """What is to be written: a description, and the slabs of planes, which are made when asked for.
 
@@ -66,9 +72,11 @@ def prepare_export(
         Of the export.
     workers : int
         Threads.
+    clipped : list, optional
+        See :func:`terareg.exports.slabs.export_slabs`.
     """
     frame = export_frame(source, settings.resolution_um, settings.isotropic)
-    slabs = export_slabs(source, frame, settings.interpolation, workers)
+    slabs = export_slabs(source, frame, settings.interpolation, workers, clipped=clipped)
     aligned = settings.origin.kind in ("atlas_space", "atlases")
     if table is None:
         return Picture(name, frame, source.dtype.name, aligned=aligned), slabs
@@ -81,6 +89,12 @@ def prepare_export(
     palette = table.palette() if table.dtype == "uint8" else None
     picture = Picture(name, frame, table.dtype, labels=True, aligned=aligned, palette=palette)
     return picture, ((first, table.renumbered(slab)) for first, slab in slabs)
+
+
+def clipped_facts(clipped: list[Clipped]) -> dict[str, int]:
+    """How many voxels of an export the type could not hold, for its record."""
+    total = sum(clipped, Clipped())
+    return {"clipped_low": total.low, "clipped_high": total.high}
 
 
 def export_record(settings: ExportSettings, source: Levels, picture: Picture, facts: dict) -> dict:

@@ -14,7 +14,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import coarsest_level
-from terareg.core.numeric import to_integer
+from terareg.core.numeric import Clipped, to_integer
 from terareg.exports.settings import slab_planes
 from terareg.volumes.reader import Levels
 
@@ -62,6 +62,7 @@ def export_slabs(
     interpolation: str,
     workers: int = 1,
     box: tuple[Sequence[int], Sequence[int]] | None = None,
+    clipped: list[Clipped] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first plane, planes) of a source on another grid.
 
@@ -81,6 +82,9 @@ def export_slabs(
         Threads for means.
     box : (start, stop), optional
         Part of ``frame``, in its voxels (z, y, x).
+    clipped : list, optional
+        Gets, for every slab, how many means the type could not hold: the linear pieces of a mean
+        may go a little beyond the values that it is made of.
 
     Yields
     ------
@@ -108,7 +112,11 @@ def export_slabs(
             yield first, source.read(level, start, stop)
         elif interpolation == "mean":
             mean, _ = source.resampled(part, workers)
-            yield first, mean if source.dtype.kind == "f" else to_integer(mean, source.dtype)[0]
+            if source.dtype.kind != "f":
+                mean, lost = to_integer(mean, source.dtype)
+                if clipped is not None:
+                    clipped.append(lost)
+            yield first, mean
         elif interpolation == "nearest":
             yield first, _nearest(source, level, part)
         else:

@@ -42,11 +42,12 @@ const stretch = data.spacing_um.map(s => s / finest_um);
 const extent = [data.width * stretch[0], data.height * stretch[1]];
 const opposite = {R: "L", L: "R", A: "P", P: "A", S: "I", I: "S"};
 const tiles = new Map();
-let plane = 0, scale = 1, left = 0, upper = 0, waiting = 0;
+let plane = Math.floor(data.planes.length / 2), scale = 1, left = 0, upper = 0, waiting = 0;
 
 document.title = data.title;
 document.getElementById("title").textContent = data.title;
 slider.max = data.planes.length - 1;
+slider.value = plane;
 slider.hidden = data.planes.length < 2;
 
 function tile(level, column, row) {
