@@ -42,7 +42,10 @@ def test_everything_of_tiles(workspace):
          {"registration/mouse/itk/sample_to_atlas_composite.tfm"}, set()),
         ({"fiducials": SIDES}, {"accuracy/mouse.tsv"}, set()),
         ({"sample_labels": {"mouse": {"path": "l.nrrd"}}}, {"overlap/mouse.tsv"}, set()),
-        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"points/cells.csv"}, set()),
+        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+         {"points/cells.csv", "points/cells.tsv"}, set()),
+        ({"cells": {"cfos": {"channel": "signal", "diameter_um": 10}}},
+         {"cells/cfos.csv", "cells/cfos/mouse/regions.tsv"}, set()),
         ({"intensity": {"destriping": "rows"}}, set(), set()),
     ],
 )  # fmt: skip

@@ -271,3 +271,13 @@ def test_half_a_request_does_not_hold_a_connection_for_ever(server, monkeypatch)
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
         connection.sendall(b"GET /a/data.bin HTTP/1.1\r\nHost: localhost\r\n")
         assert connection.recv(1) == b"", "closed by the server"
+
+
+def test_cells_of_the_store_are_a_layer_that_nothing_moves():
+    layer = ng.cell_layer("cells cfos", "brain/cells/cfos/annotations")
+    state = ng.with_store(ng.build_state([layer], FRAME), "http://h:1/s")
+    (shown,) = state["layers"]
+    assert shown["source"] == "precomputed://http://h:1/s/brain/cells/cfos/annotations"
+    assert shown["type"] == "annotation" and not shown["visible"]
+    with pytest.raises(StoreError):
+        ng.cell_layer("x", "../elsewhere")
