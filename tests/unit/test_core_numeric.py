@@ -30,6 +30,6 @@ def test_extremes_of_every_type(dtype, kind):
     info = np.iinfo(dtype)
     values = np.array([np.nan, -np.inf, np.inf, 0], kind)
     array, clipped = to_integer(values, dtype)
-    assert array[1] == info.min
+    assert array[0] == 0 and array[1] == info.min
     assert array[2] <= info.max and array[2] > info.max * 0.999
     assert (clipped.low, clipped.high) == (2, 1)

@@ -7,7 +7,7 @@ from colm_stub import write_linked_planes
 from planned_samples import run_of, scan
 
 from terareg.core.errors import StoreError
-from terareg.execution.cleanup import clean_up
+from terareg.execution.cleanup import clean_up, remove_derived
 from terareg.storage.removal import find_intermediates, find_sample
 
 MADE = ("report.html", "fused/signal/complete.json", "logs/register/mouse.checkpoint.npz")
@@ -69,6 +69,28 @@ def test_what_is_found_is_all_that_goes(workspace, configs):
     configs[0]["confirm_removal"] = "one"
     clean_up(run_of(workspace, *configs), find_intermediates)
     assert before - left(workspace) == {f"{root}/one/{MADE[-1]}" for root in ("results", "store")}
+
+
+def test_derived_volumes_without_an_entry_go_and_no_others(workspace, configs):
+    for root in ("results", "store"):
+        for name in ("kept", "gone"):
+            path = workspace.folder / root / "one/derived" / name / "complete.json"
+            path.parent.mkdir(parents=True)
+            path.touch()
+    configs[0]["derived"] = {"kept": {"from": "fused/signal", "do": "convert"}}
+    before = left(workspace)
+    text = remove_derived(run_of(workspace, *configs))
+    assert left(workspace) == before and "derived/gone" in text and "derived/kept" not in text
+    configs[0]["confirm_removal"] = "one"
+    gone = str(workspace.folder / "results/one/derived/gone")
+    configs[1]["derived"] = {"other": {"from": gone, "do": "convert"}}
+    with pytest.raises(StoreError, match=r"belongs to the input .*gone; nothing was removed"):
+        remove_derived(run_of(workspace, *configs))
+    del configs[1]["derived"]
+    remove_derived(run_of(workspace, *configs))
+    assert before - left(workspace) == {
+        f"{root}/one/derived/gone/complete.json" for root in ("results", "store")
+    }
 
 
 @pytest.mark.parametrize("whose", ["its own", "another sample's"])

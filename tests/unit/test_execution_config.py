@@ -8,14 +8,22 @@ import pytest
 import yaml
 
 from terareg.core.errors import ConfigError
-from terareg.execution.config import SCHEMA, channel_image, check, describe, load_samples, merge
+from terareg.execution.config import (
+    SCHEMA,
+    channel_image,
+    check,
+    describe,
+    load_samples,
+    merge,
+    settings,
+)
 from terareg.intensity.bias import BiasSettings
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.registration.pose import PoseSettings
 from terareg.registration.settings import RegistrationSettings
 from terareg.stitching.placement import PlacementSettings
 from terareg.stitching.settings import DisplacementSettings
-from terareg.volumes.plan import VolumeSettings
+from terareg.volumes.plan import ADDED, VolumeSettings
 
 BASE = {
     "sample": "brain",
@@ -60,12 +68,20 @@ def changed(path, value):
         ("input.channels", {488: 0}, "input.channels: the name 488 is no text; write it in quotes"),
         ("input.path", "~/raw", "input.path: '~/raw' begins with ~, write the whole path"),
         ("store", "", "store: '' does not fit"),
-        ("results", "s3://bucket/x", "results: 's3://bucket/x' is no folder for Snakemake"),
+        (
+            "results",
+            "s3://bucket/x",
+            "results: 's3://bucket/x' is not a folder that Snakemake can use",
+        ),
         ("intensity.flatfield.tiles", 0, "intensity.flatfield.tiles: 0 must be at least 1"),
         ("jobs.gb_per_job", float("nan"), "jobs.gb_per_job: nan is not possible"),
         ("registration.resolution_um", float("inf"), "registration.resolution_um: inf is not"),
         ("volume.block", 0, "volume.block: 0 must be at least 4"),
-        ("volume.block", 100, "volume.block: 100 is not chunk 64 doubled some times"),
+        (
+            "volume.block",
+            100,
+            "volume.block: 100 is not a power of two times volume.chunk; give 64, 128",
+        ),
         ("registration.levels", 0, "registration.levels: 0 must be at least 1"),
         ("registration.atlases", ["mouse", "mouse"], "registration.atlases"),
         ("input.channels", {"mouse": 0}, "'mouse' is the name of two layers of the viewer"),
@@ -103,6 +119,26 @@ def changed(path, value):
             "stitching",
             {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
             "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given"},
+            "nothing does not go with stitching.channel_shift: given",
+        ),
+        (
+            "stitching.channel_shift_um",
+            {"signal": [1, 2, 3]},
+            "does not go with stitching.channel_shift: measure; give a shift of every channel",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given", "channel_shift_um": {"auto": [1, 2, 3]}},
+            "'auto' is not among the channels besides auto, whose tiles are compared (signal)",
+        ),
+        (
+            "stitching",
+            {"channel": "signal", "channel_shift": "given", "channel_shift_um": {"auto": [1, 2]}},
+            "stitching.channel_shift_um.auto",
         ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
@@ -344,9 +380,10 @@ def test_schema_and_settings_classes_agree(path):
     settings = getattr(importlib.import_module(f"terareg.{module}"), name)
     here = {k: v for k, v in config.items() if k not in OUTSIDE.get(path, ())}
     fields = {f.name: f.default for f in dataclasses.fields(settings)}
-    # set by the scripts: the kind of volume, and one number of threads for pose and flow
-    inside = {"volume": "kind", "registration.pose": "threads"}.get(path)
-    defaults = {k: v for k, v in fields.items() if k != inside}
+    # set by the scripts: the kind of volume and what only derived volumes have, and one number of
+    # threads for pose and flow
+    inside = {"volume": {"kind", *ADDED}, "registration.pose": {"threads"}}.get(path, set())
+    defaults = {k: v for k, v in fields.items() if k not in inside}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     assert here == plain
     settings(**here)
@@ -473,3 +510,25 @@ def _name_of(value):
 def test_options_that_contradict_each_other_are_said_at_load(path, value, words):
     with pytest.raises(ConfigError, match=words):
         check(changed(path, value))
+
+
+def test_all_settings_are_listed_and_what_differs_from_its_default_is_marked():
+    config = check(changed("registration.regularisation", 0.5))
+    found = settings(config)
+    assert found["registration.regularisation"] == {
+        "value": 0.5, "default": 0.012, "changed": True,
+    }  # fmt: skip
+    marked = {key for key, setting in found.items() if setting["changed"]}
+    assert marked == {
+        "sample", "input.path", "input.orientation", "input.channels.auto", "input.channels.signal",
+        "atlases.mouse.template", "atlases.mouse.annotation", "atlases.mouse.ontology",
+        "atlases.mouse.orientation", "registration.regularisation",
+    }  # fmt: skip
+    assert len(found) > 90
+
+
+def test_settings_of_further_kinds_of_input_are_listed_too():
+    volume = {"kind": "volume", "orientation": "SAR", "channels": {"a": {"path": "a.nii"}}}
+    found = settings(check({"sample": "brain", "input": volume}))
+    assert found["input.channels.a.path"]["value"] == "a.nii"
+    assert found["input.channels.a.channel"] == {"value": 0, "default": 0, "changed": False}

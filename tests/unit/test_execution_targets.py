@@ -47,11 +47,19 @@ def test_everything_of_tiles(workspace):
         ({"cells": {"cfos": {"channel": "signal", "diameter_um": 10}}},
          {"cells/cfos.csv", "cells/cfos/mouse/regions.tsv"}, set()),
         ({"intensity": {"destriping": "rows"}}, set(), set()),
+        ({"stitching": {"channel_shift": "none"}}, set(), {"stitching/channels/signal.json"}),
+        ({"stitching": {"channel": "signal"}}, {"stitching/channels/autofluorescence.json"},
+         {"stitching/channels/signal.json"}),
     ],
 )  # fmt: skip
 def test_an_option_adds_or_removes_its_own_files_alone(workspace, over, more, less):
     usual, other = all_of(workspace), all_of(workspace, **over)
     assert (other - usual, usual - other) == (more, less)
+
+
+def test_a_sample_with_one_channel_has_no_job_for_its_shift(workspace):
+    found = all_of(workspace, input__channels={"autofluorescence": 0})
+    assert not [name for name in found if name.startswith("stitching/channels")]
 
 
 def test_without_an_atlas_nothing_of_one_is_asked_for(workspace):
@@ -95,7 +103,8 @@ def test_every_volume_that_is_made_can_be_verified(workspace):
     volumes = {n.removesuffix("/complete.json") for n in made if n.endswith("/complete.json")}
     assert {"fused/signal", "corrected_volume/signal", "atlas_space/mouse/signal"} <= volumes
     verified = names_of(targets.verified_files(run, "brain"))
-    assert verified == {f"{volume}/verified.json" for volume in volumes}
+    wanted = {f"{volume}/verified.json" for volume in volumes}
+    assert verified == wanted | {"labels/mouse/meshes_verified.json"}
 
 
 def test_parts_of_the_work_are_parts_of_the_whole(workspace):

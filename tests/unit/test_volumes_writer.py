@@ -262,7 +262,7 @@ def test_blocks_own_whole_shards_and_cover_each_level_once(shape, spacing, edges
             assert all(s % c == 0 for s, c in zip(shard, plan.chunk))
             volume += np.prod([b - a for a, b in zip(start, stop)])
             box = type(plan.blocks()[0])(index, start, stop)
-            shards = precomputed.shards_in(plan, level, box)
+            shards = precomputed.objects_in(plan, level, box)
             names += [name for name, _ in shards]
             inside = sum(np.prod(s.shape) for _, s in shards)
             assert inside == np.prod(box.shape), "a shard leaves its block"
@@ -326,6 +326,15 @@ def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
         ({"formats": ()}, "formats is empty"),
         ({"formats": ("n5",)}, "formats: 'n5' is unknown; use ome-zarr, precomputed"),
         ({"codec": "zip"}, "codec: 'zip' is unknown"),
+        (
+            {"chunk_shape": (3, 8, 8)},
+            r"chunk \[3, 8, 8\] is not possible; give three powers of two",
+        ),
+        ({"kind": "segmentation", "downsampling": "mean"}, "labels have no mean"),
+        ({"sharded": False, "precomputed": "gzip", "formats": ("precomputed",)}, "need shards"),
+        ({"encoding": "jpeg2000"}, "encoding: 'jpeg2000' is unknown"),
+        ({"downsampling": "median"}, "downsampling: 'median' is unknown"),
+        ({"halved": "z"}, "halved: 'z' is unknown"),
     ],
 )
 def test_settings_are_checked(changes, message):

@@ -28,7 +28,8 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "verified_volumes", "plan", "remove_intermediates", "remove_sample",
+    "registration", "regions", "derived_volumes", "exports", "verified_volumes", "plan",
+    "remove_intermediates", "remove_derived", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
 FLOORS = (
@@ -36,12 +37,15 @@ FLOORS = (
     ("storage",),
     ("acquisition",),
     ("volumes",),
+    ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
-    ("regions",),
+    ("intake",),
+    ("regions", "exports"),
     ("signal",),
+    ("derived",),
     ("views",),
     ("execution",),
-    ("phantom",),
+    ("cli", "phantom"),
 )
 #: order within the ground floor
 GROUND = (
@@ -58,6 +62,7 @@ def rules(tmp_path_factory):
     config = workspace.sample(
         grid=(6, 10),
         points={"cells": {"path": "c.csv", "atlas": "mouse"}},
+        export={"signal": {"from": "fused/signal"}},
         cells={"cfos": {"channel": "signal", "diameter_um": 10}},
     )
     path = workspace.write(config)
@@ -109,7 +114,7 @@ def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
 def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
-        "volume": "fused/signal", "points": "cells", "cells": "cfos",
+        "volume": "fused/signal", "points": "cells", "cells": "cfos", "export": "signal",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():
@@ -459,7 +464,7 @@ def test_environments_name_all_that_their_rules_import(root):
         "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
         "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
         "compressed_segmentation": "compressed-segmentation", "xxhash": "python-xxhash",
-        "google_crc32c": "google-crc32c",
+        "google_crc32c": "google-crc32c", "DracoPy": "dracopy",
     }  # fmt: skip
     rules = re.compile(r"^rule (\w+):(.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
     checked = 0

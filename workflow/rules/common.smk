@@ -8,6 +8,7 @@ from terareg.core import blas
 from terareg.core.errors import TeraregError
 from terareg.execution import (
     cleanup,
+    derived_volumes,
     inputs,
     provenance,
     raw_data,
@@ -60,9 +61,11 @@ wildcard_constraints:
     atlas=one_of(RUN.atlases),
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
+    derived=one_of(derived_volumes.names(RUN)),
+    export=one_of(RUN.exports),
     cells=one_of(RUN.cells),
     batch=r"\d+",
-    volume="(fused|corrected_volume|labels|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
+    volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
 
 # ------------------------------------------------------------------ paths
@@ -125,6 +128,8 @@ of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
+of_derived = of_wildcards("sample", "derived")
+of_export = of_wildcards("sample", "export")
 of_cells = of_wildcards("sample", "cells")
 
 
@@ -205,9 +210,9 @@ def for_samples(files):
     return wanted
 
 
-def removal_of(find, log):
-    """List what ``find`` finds of every sample; remove it of the sample that is confirmed."""
-    text = guarded(cleanup.clean_up, RUN, find)
+def removal_of(log, function, *arguments):
+    """List what a function finds of every sample; remove it of the sample that is confirmed."""
+    text = guarded(function, RUN, *arguments)
     Path(log).write_text(text)
     print(text, flush=True)
 

@@ -43,6 +43,18 @@ rule regions:
         for_samples(targets.region_files),
 
 
+rule derived_volumes:
+    """Volumes and tables of the section derived: of the configuration."""
+    input:
+        for_samples(targets.derived_files),
+
+
+rule exports:
+    """Files for other programs, as the section export says."""
+    input:
+        for_samples(targets.exported_files),
+
+
 rule verified_volumes:
     """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
@@ -64,7 +76,15 @@ rule remove_intermediates:
     log:
         f"{RUN.results}/remove_intermediates.txt",
     run:
-        removal_of(removal.find_intermediates, log[0])
+        removal_of(log[0], cleanup.clean_up, removal.find_intermediates)
+
+
+rule remove_derived:
+    """List derived volumes that derived: no longer names; remove them when confirmed."""
+    log:
+        f"{RUN.results}/remove_derived.txt",
+    run:
+        removal_of(log[0], cleanup.remove_derived)
 
 
 rule remove_sample:
@@ -72,7 +92,7 @@ rule remove_sample:
     log:
         f"{RUN.results}/remove_sample.txt",
     run:
-        removal_of(removal.find_sample, log[0])
+        removal_of(log[0], cleanup.clean_up, removal.find_sample)
 
 
 # Targets have nothing to run. The others write one small file of metadata in a second; waiting in a
@@ -85,9 +105,12 @@ localrules:
     previews,
     registration,
     regions,
+    derived_volumes,
+    exports,
     verified_volumes,
     plan,
     remove_intermediates,
+    remove_derived,
     remove_sample,
     import_tiles,
     gather_displacements,
@@ -98,4 +121,5 @@ localrules:
     init_corrected_volume,
     init_labels,
     init_atlas_space,
+    init_derived,
     pair_landmarks,

@@ -41,9 +41,10 @@ def main() -> None:
     store.check_writable(max(0, round(snakemake.params.needed_gb * 1e9) - there))
     # on remote storage a file is not where the configuration says
     local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
+    frame = None
     if snakemake.params.kind == "volume":
         frame = frame_of_input(read_json(snakemake.input.index))
-    else:
+    elif snakemake.params.kind != "none":  # a sample with nothing but derived volumes
         frame = frame_of_tiles(snakemake.input.index, config, local)
     for what in ("fiducial", "landmark"):
         for pair in config[f"{what}s"].values():

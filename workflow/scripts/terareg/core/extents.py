@@ -95,6 +95,77 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
 
 
 @dataclass(frozen=True)
+class DerivedVolume:
+    """An entry of the section ``derived:`` as plans see it.
+
+    Attributes
+    ----------
+    tool : str
+    source : Extent
+        What is read.
+    source_dtype : str
+        NumPy name of the type of its voxels.
+    source_share : float
+        Stored bytes that are read for each byte of its voxels.
+    held_gb : float
+        Its image file, if that is read into memory whole.
+    grid : Extent
+        What is made; blocks are cut from it.
+    dtype : str
+        NumPy name of the type of what is made.
+    kind : str
+        "image" or "labels"; "" where no volume is made.
+    output : mapping
+        How it is laid out, see :func:`terareg.derived.section.output_options`.
+    measured : bool
+        Whether the source is read once more before anything is made.
+    """
+
+    tool: str
+    source: Extent
+    source_dtype: str
+    source_share: float
+    held_gb: float
+    grid: Extent
+    dtype: str
+    kind: str
+    output: Mapping[str, Any]
+    measured: bool = False
+
+    @property
+    def source_gb(self) -> float:
+        """What is read, uncompressed."""
+        return math.prod(self.source.shape) * bytes_of(self.source_dtype) / 1e9
+
+    @property
+    def made_gb(self) -> float:
+        """The finest level of what is made, uncompressed; 0 where no volume is made."""
+        return math.prod(self.grid.shape) * bytes_of(self.dtype) / 1e9 if self.kind else 0.0
+
+    @property
+    def block(self) -> tuple[int, int, int]:
+        """Voxels of the largest block."""
+        return tuple(min(self.output["block"], n) for n in self.grid.shape)
+
+    @property
+    def rows(self) -> int:
+        """Rows of blocks along x."""
+        return math.prod(-(-n // self.output["block"]) for n in self.grid.shape[:2])
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks."""
+        edge: int = self.output["block"]
+        return self.rows * -(-self.grid.shape[2] // edge)
+
+
+def bytes_of(dtype: str) -> int:
+    """Bytes of a voxel of a NumPy type, from its name."""
+    bits = int("".join(c for c in dtype if c.isdigit()) or 8)
+    return max(1, bits // 8)
+
+
+@dataclass(frozen=True)
 class Sample:
     """A sample as plans see it.
 
@@ -109,6 +180,8 @@ class Sample:
         Largest nominal overlap of neighbours, a fraction of the tile.
     atlases : mapping of str to Extent
         Grids of the atlases that it is registered to.
+    derived : mapping of str to DerivedVolume
+        Entries of its section ``derived:``, each after the one that it is made from.
     """
 
     size: Size
@@ -116,6 +189,7 @@ class Sample:
     grid: Extent
     overlap: float = 0.0
     atlases: Mapping[str, Extent] = field(default_factory=dict)
+    derived: Mapping[str, DerivedVolume] = field(default_factory=dict)
 
     def option(self, path: str) -> Any:
         """Value at a dotted path of the configuration."""
@@ -126,8 +200,17 @@ class Sample:
 
     @property
     def raw_gb(self) -> float:
-        """Raw data of all channels."""
+        """Raw data of all channels; of a sample without any, what derived volumes are made from."""
+        if not self.size.channels:
+            return sum(each.source_gb for each in self.derived.values())
         return self.size.channels * self.size.channel_gb
+
+    @property
+    def input_kind(self) -> str:
+        """What the sample is made from: "tiles", "volume", or "none" if only volumes elsewhere."""
+        if not self.size.channels:
+            return "none"
+        return "tiles" if self.tiled else "volume"
 
     @property
     def tiled(self) -> bool:

@@ -7,26 +7,36 @@ from collections.abc import Sequence
 
 Box = tuple[int, int, int]
 
+#: which axes are halved from one level to the next
+HALVED = ("finest", "yx", "zyx")
 
-def level_factors(shape: Sequence[int], spacing_um: Sequence[float], chunk: int) -> list[Box]:
+
+def level_factors(
+    shape: Sequence[int], spacing_um: Sequence[float], chunk: int, halved: str = "finest"
+) -> list[Box]:
     """Cumulative downsampling factors (z, y, x), (1, 1, 1) first.
 
     From one level to the next, the axes whose spacing is within a factor of sqrt(2) of the finest
     are halved, so that a coarse z axis is left alone until voxels are nearly cubic; sizes round up.
     Levels are added until one chunk of ``chunk`` voxels along each axis holds the whole volume.
+    With ``halved`` "yx" only y and x are ever halved, with "zyx" every axis that is longer than one
+    voxel is, whatever the spacing.
     """
     factors = [(1, 1, 1)]
     while True:
         factor = factors[-1]
         sizes = [-(-n // f) for n, f in zip(shape, factor)]
-        if max(sizes) <= chunk:
+        if max(sizes[1:] if halved == "yx" else sizes) <= chunk:
             return factors
         spacing = [s * f for s, f in zip(spacing_um, factor)]
         finest = min(s for s, n in zip(spacing, sizes) if n > 1)
         limit = finest * math.sqrt(2) * (1 + 1e-9)
-        factors.append(
-            tuple(f * 2 if n > 1 and s <= limit else f for f, n, s in zip(factor, sizes, spacing))
-        )
+        chosen = {
+            "finest": [s <= limit for s in spacing],
+            "yx": [False, True, True],
+            "zyx": [True, True, True],
+        }[halved]
+        factors.append(tuple(f * 2 if n > 1 and c else f for f, n, c in zip(factor, sizes, chosen)))
 
 
 def coarsest_level(

@@ -58,7 +58,7 @@ def to_integer(
     invalid = low = high = 0
     if np.isnan(least):
         invalid = int(np.count_nonzero(np.isnan(rounded)))
-        rounded = np.nan_to_num(rounded, nan=float(info.min), posinf=np.inf, neginf=-np.inf)
+        rounded = np.nan_to_num(rounded, nan=0.0, posinf=np.inf, neginf=-np.inf)
         least, most = rounded.min(), rounded.max()
     if least < info.min:
         low = int(np.count_nonzero(rounded < info.min))

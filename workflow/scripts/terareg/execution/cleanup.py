@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from terareg.execution import raw_data
+from terareg.execution import derived_volumes, raw_data
 from terareg.execution.inputs import ATLAS_SOURCES, own_files
 from terareg.execution.run import Run
 from terareg.storage import removal
@@ -25,11 +25,25 @@ def clean_up(run: Run, find: Callable[[Sequence[Store]], list[removal.Removal]])
     StoreError
         If an input of a sample lies among what would be removed.
     """
+    return _clean_up(run, lambda sample: find(_places(run, sample)))
+
+
+def remove_derived(run: Run) -> str:
+    """As :func:`clean_up`, of derived volumes that the configuration no longer names."""
+
+    def find(sample: str) -> list[removal.Removal]:
+        kept = derived_volumes.entries(run, sample)
+        return removal.find_derived(_places(run, sample), kept)
+
+    return _clean_up(run, find)
+
+
+def _clean_up(run: Run, find: Callable[[str], list[removal.Removal]]) -> str:
     # the results of one sample may be the input of another
     own = [address for sample in run.samples for address in _users_files(run, sample)]
     texts = []
     for sample, config in run.samples.items():
-        found = find(_places(run, sample))
+        found = find(sample)
         removal.protect(found, own)
         confirmed = config["confirm_removal"] == sample
         if confirmed:
@@ -52,6 +66,9 @@ def _users_files(run: Run, sample: str) -> list[str]:
     for atlas in config["atlases"].values():
         files += [atlas[k] for k in ATLAS_SOURCES if atlas[k]]
         files += atlas["images"].values()
+    for entry in derived_volumes.entries(run, sample).values():
+        files += entry.files.values()
+        files += [derived_volumes.address_of(run, entry)] if entry.address else []
     addresses = raw_data.raw_addresses(run, sample)
     if isinstance(addresses, dict):
         files += addresses.values()

@@ -32,7 +32,7 @@ def check(run: Run) -> None:
     for sample in run.samples:
         if run.is_imported(sample):
             image_headers(run, sample)
-        else:
+        elif run.is_tiled(sample):
             survey(run, sample)
 
 
@@ -91,12 +91,25 @@ def alignment_raw_state(run: Run, sample: str) -> str:
     return raw_state(run, sample, run.alignment_channel(sample))
 
 
+def compared_raw_state(run: Run, sample: str, channel: str) -> list[str]:
+    """The same of a channel and the alignment channel, which are compared."""
+    return [raw_state(run, sample, channel), alignment_raw_state(run, sample)]
+
+
+def pose_raw_state(run: Run, sample: str) -> str:
+    """The same of the channel that finds the pose."""
+    return raw_state(run, sample, run.registration_channels(sample)[0])
+
+
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
     source = run.samples[sample]["input"]["path"]
-    if source.startswith("s3://") or run.remote is not None:
+    if run.remote is not None:
         return []
-    return tracked(f"{source}/{name}" for name in layout(run, sample).metadata)
+    names = layout(run, sample).metadata
+    if source.startswith("s3://"):
+        return tracked(name for name in names if name.startswith("/"))
+    return tracked(name if name.startswith("/") else f"{source}/{name}" for name in names)
 
 
 # ------------------------------------------------------------------ volumes
@@ -116,7 +129,8 @@ def image_address(run: Run, sample: str, channel: str) -> str:
     return address
 
 
-_image_state = cache(headers.image_state)
+#: digest of the files that an image consists of, see :func:`terareg.volumes.headers.image_state`
+source_state = cache(headers.image_state)
 
 
 @cache
@@ -150,13 +164,13 @@ def channel_files(run: Run, sample: str, channel: str) -> list[str]:
 
 def channel_state(run: Run, sample: str, channel: str) -> str:
     """Digest of names, sizes and times of the files that the image of a channel consists of."""
-    return _image_state(image_address(run, sample, channel))
+    return source_state(image_address(run, sample, channel))
 
 
 # ------------------------------------------------------------------ both
 def raw_addresses(run: Run, sample: str) -> str | dict[str, str]:
     """Where a sample's raw data lie: one folder of tiles, or an image for each channel."""
-    if not run.is_imported(sample):
+    if run.is_tiled(sample):
         path: str = run.samples[sample]["input"]["path"]
         return path
     return {name: image_address(run, sample, name) for name in run.channels_of(sample)}

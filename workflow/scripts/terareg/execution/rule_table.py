@@ -6,6 +6,8 @@ from terareg.acquisition import cost as acquisition
 from terareg.atlas import cost as atlas
 from terareg.core.cost import RuleCost
 from terareg.core.extents import Sample
+from terareg.derived import cost as derived
+from terareg.exports import cost as exports
 from terareg.intensity import cost as intensity
 from terareg.regions import cost as regions
 from terareg.registration import cost as registration
@@ -14,7 +16,12 @@ from terareg.stitching import cost as stitching
 from terareg.views import cost as views
 from terareg.volumes import cost as volumes
 
-_STAGES = (acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, views)
+_STAGES = (
+    acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, derived,
+    exports, views,
+)  # fmt: skip
+#: rules of a sample that has only volumes derived from others
+_WITHOUT_IMAGES = ("check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume")
 
 #: cost of every rule by its name, in the order of the work
 RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in stage.RULES.items()}
@@ -22,5 +29,6 @@ RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in 
 
 def jobs_of_rules(sample: Sample) -> dict[str, int]:
     """Number of jobs of every rule that a sample of this kind has, in the order of the work."""
-    kind = "tiles" if sample.tiled else "volume"
-    return {n: r.load(sample).jobs for n, r in RULES.items() if r.needs in ("", kind)}
+    kind = sample.input_kind
+    chosen = _WITHOUT_IMAGES if kind == "none" else RULES
+    return {n: RULES[n].load(sample).jobs for n in chosen if RULES[n].needs in ("", kind)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from terareg.core.extents import Sample
+from terareg.derived.cost import derived_gb
 from terareg.execution.requests import granted_mb, request_mb, threads_of
 from terareg.execution.rule_table import RULES, jobs_of_rules
 from terareg.volumes.cost import uncompressed_gb
@@ -22,6 +23,8 @@ STAGES = {
     "bias": "Bias field",
     "registration": "Registration",
     "regions": "Regions",
+    "derived": "Derived volumes",
+    "exports": "Exports",
     "cells": "Cells",
     "views": "Pictures and report",
 }
@@ -59,7 +62,7 @@ def store_gb(sample: Sample) -> float:
     if sample.corrects_bias:
         volumes += uncompressed_gb(sample, sample.corrected_gb)
     tiles = 0 if sample.streams or not sample.tiled else sample.size.channel_gb
-    return sample.size.channels * (volumes + tiles)
+    return sample.size.channels * (volumes + tiles) + derived_gb(sample)
 
 
 def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[Planned]:
@@ -102,11 +105,12 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
         )  # fmt: skip
         lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
     raw = sample.raw_gb
+    what = "raw data" if sample.size.channels else "sources"
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
         f"{jobs} jobs, {hours:.1f} CPU hours; "
-        f"{raw:.1f} GB of raw data, {moved / raw:.1f} bytes moved for each of theirs; "
+        f"{raw:.1f} GB of {what}, {moved / raw:.1f} bytes moved for each of theirs; "
         f"room in the store: {store_gb(sample):.1f} GB"
     )
     return "\n".join(lines) + "\n"

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from terareg.atlas.brainglobe import zarr_level_shape
 from terareg.core.cost import Count
 from terareg.core.errors import TeraregError
 from terareg.core.extents import Extent, Sample, Size
-from terareg.execution import raw_data
+from terareg.derived.cost import derived_batches
+from terareg.execution import derived_volumes, raw_data
 from terareg.execution.run import Run
 from terareg.intensity.cost import corrected_batches
 from terareg.regions.cost import label_batches
 from terareg.volumes import headers
 from terareg.volumes.cost import block_batches
 
+_NO_IMAGES = Size(0, 0, 0, (0, 0, 0), (1, 1, 1))
 _ALLEN_25_UM = Extent((528, 320, 456), (25.0, 25.0, 25.0))
 _STORED_BYTES = {"uint8": 1, "uint16": 2, "float32": 4}
 _BATCHES = {
@@ -28,15 +32,19 @@ _BATCHES = {
 @cache
 def sized(run: Run, sample: str) -> Sample:
     """A sample as plans see it."""
+    if not run.has_images(sample):
+        alone = Sample(_NO_IMAGES, run.samples[sample], Extent((1, 1, 1), (1.0, 1.0, 1.0)))
+        return replace(alone, derived=derived_volumes.sizes(run, alone, sample))
     size = _imported_size(run, sample) if run.is_imported(sample) else _tiled_size(run, sample)
     described = run.samples[sample]["atlases"]
-    return Sample(
+    found = Sample(
         size=size,
         config=run.samples[sample],
         grid=Extent(size.volume_shape, raw_data.spacing_um(run, sample)),
         overlap=0.0 if run.is_imported(sample) else max(raw_data.survey(run, sample).overlap),
         atlases={a: _atlas_extent(run, described[a]) for a in run.registered_atlases(sample)},
     )
+    return replace(found, derived=derived_volumes.sizes(run, found, sample))
 
 
 def check_extents(run: Run) -> None:
@@ -68,7 +76,10 @@ def batches_of(run: Run, sample: str, count: Count) -> int:
 
 def volume_batches(run: Run, sample: str, volume: str) -> int:
     """Batches of any volume; a channel in the atlas is one job."""
-    count = _BATCHES.get(volume.split("/")[0])
+    kind, name = volume.split("/")[:2]
+    if kind == "derived":
+        return derived_batches(sized(run, sample), name)
+    count = _BATCHES.get(kind)
     return 1 if count is None else count(sized(run, sample))
 
 
@@ -107,6 +118,10 @@ def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:
     Errors of the file are left to prepare_atlas; until then a usual extent is assumed.
     """
     address = settings["annotation"]
+    level = None if "://" in address else zarr_level_shape(address)
+    if level is not None:
+        z, y, x = settings["spacing_um"]
+        return Extent(level, (z, y, x))
     if run.remote is not None and "://" not in address:
         address = f"{run.remote}/{address}"
     try:

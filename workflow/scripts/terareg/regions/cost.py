@@ -73,6 +73,7 @@ RULES = {
     "init_labels": RuleCost("regions", atlas(4), for_each(atlases)),
     "transform_labels": RuleCost("regions", blocks(4.5, 3, 400), _transform_labels, heavy=True),
     "mesh_labels": RuleCost("regions", _mesh_labels, for_each(atlases, 60.0), heavy=True),
+    "verify_meshes": RuleCost("regions", load=for_each(atlases, 2.0)),
     "init_atlas_space": RuleCost("regions", load=for_each(atlas_spaces)),
     "transform_volume": RuleCost("regions", blocks(4), _transform_volume, heavy=True),
     "sum_regions": RuleCost("regions", blocks(4.5, 2, 240), _sum_regions, heavy=True),

@@ -20,8 +20,12 @@ import numpy as np
 import xxhash
 
 from terareg.core.errors import StoreError
+from terareg.core.parallel import map_items
 from terareg.core.table_cells import to_cell
 from terareg.storage.store import Store, write_atomic
+
+#: threads that read small objects
+_READERS = 8
 
 
 def to_json(data: Any) -> bytes:
@@ -117,6 +121,31 @@ def file_hash(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a local file's bytes."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def object_facts(data: bytes) -> dict[str, Any]:
+    """What a record says of an object: its ``bytes``, and their 128-bit XXH3."""
+    return {"bytes": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data)}
+
+
+def damaged_objects(store: Store, objects: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Keys of the objects that are missing or not what was written.
+
+    Parameters
+    ----------
+    store : Store
+    objects : mapping of str to mapping
+        What :func:`object_facts` said of each, by key.
+    """
+
+    def differs(key: str) -> bool:
+        try:
+            return object_facts(store.read(key)) != objects[key]
+        except FileNotFoundError:
+            return True
+
+    found = map_items(differs, objects, workers=_READERS)
+    return [key for key, differs in zip(objects, found) if differs]
 
 
 def read_record(store: Store, key: str) -> dict[str, Any] | None:

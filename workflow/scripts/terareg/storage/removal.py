@@ -7,7 +7,7 @@ and store). Links are never followed, and files of the user (:func:`protect`) ar
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from terareg.storage.store import Entry, Store
 OWN_NAMES = (
     "acquisition.json", "input.json", "inputs.json", "report.html",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
-    "labels", "atlas_space", "points", "cells", "regions", "accuracy", "overlap", "views", "logs",
-    "benchmarks", "checksums",
+    "labels", "atlas_space", "points", "cells", "derived", "regions", "accuracy", "overlap",
+    "exports", "bids", "bids.json", "views", "logs", "benchmarks", "checksums",
 )  # fmt: skip
 _CORRECTED = "corrected"
 _LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz", ".log.kept")
@@ -76,6 +76,18 @@ def find_corrected_tiles(place: Store, channel: str) -> Removal:
     """Arrays and records of a channel's corrected tiles in the store of a sample."""
     entries = [e for e in place.list(f"{_CORRECTED}/{channel}") if _is_of_tile(e.key)]
     return _removal(place, entries, f"corrected tiles of channel {channel} in {place.url}")
+
+
+def find_derived(places: Iterable[Store], kept: Container[str]) -> list[Removal]:
+    """Derived volumes, and tables and files of tools, whose names are not among those kept."""
+    found = []
+    for place in _different(places):
+        for folder in ("derived", "checksums/derived"):
+            for name in place.folders(folder) if _is_there(place, folder) else ():
+                if name not in kept:
+                    key = f"{folder}/{name}"
+                    found.append(_removal(place, list(place.list(key)), place.address(key)))
+    return [removal for removal in found if removal.keys]
 
 
 def find_sample(places: Iterable[Store]) -> list[Removal]:

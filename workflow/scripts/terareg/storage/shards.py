@@ -38,13 +38,13 @@ class Shard:
     def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
         """Append an encoded chunk: bytes, or a one-dimensional array of uint8."""
         start = self._object.size
-        self._object.write(start, data, _checksum(data))
+        self._object.write(start, data, checksum(data))
         self._index[tuple(position)] = start, self._object.size - start
 
     def close(self) -> dict[str, int]:
         """Write the index; return {key: bytes}."""
         index = self._index.tobytes()
-        self._object.write(self._object.size, index, _checksum(index))
+        self._object.write(self._object.size, index, checksum(index))
         self._object.commit()
         return {self.key: self._object.size}
 
@@ -53,5 +53,6 @@ class Shard:
         self._object.discard()
 
 
-def _checksum(data: bytes | np.ndarray) -> bytes:
+def checksum(data: bytes | np.ndarray) -> bytes:
+    """CRC-32C of an encoded chunk, as the codec ``crc32c`` appends it."""
     return struct.pack("<I", google_crc32c.value(data))

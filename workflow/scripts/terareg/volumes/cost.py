@@ -15,7 +15,7 @@ from terareg.core.cost import (
     channels,
     for_each,
 )
-from terareg.core.extents import Extent, Sample
+from terareg.core.extents import Extent, Sample, bytes_of
 
 PYRAMID = 1.15  # size of all levels relative to the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # compressed size relative to raw, noisy tissue
@@ -60,7 +60,13 @@ def atlas_spaces(sample: Sample) -> int:
 
 def volumes(sample: Sample) -> int:
     """Number of volumes of all kinds."""
-    return image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
+    own = image_volumes(sample) + atlases(sample) + atlas_spaces(sample)
+    return own + derived_volumes(sample)
+
+
+def derived_volumes(sample: Sample) -> int:
+    """Number of entries of the section ``derived:`` that make volumes."""
+    return sum(bool(each.kind) for each in sample.derived.values())
 
 
 def _share(sample: Sample, form: str) -> float:
@@ -155,8 +161,14 @@ def fuse_job_mb(
 
 def _fusion(sample: Sample, threads: int) -> float:
     size = sample.size
-    # if tiles are interpolated, float32 copies of them are held as well
-    width = size.tile_shape[2] * (3 if sample.option("fusion.subpixel") else 1)
+    # if tiles are interpolated, float32 copies of them are held as well; whether channels are
+    # shifted or tiles lean is not known beforehand
+    interpolated = (
+        sample.option("fusion.subpixel")
+        or sample.option("stitching.model") != "translation"
+        or (size.channels > 1 and sample.option("stitching.channel_shift") != "none")
+    )
+    width = size.tile_shape[2] * (3 if interpolated else 1)
     row = row_blocks(sample)
     made = fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
     return made + 1000 * row * sample.held_gb
@@ -167,7 +179,12 @@ def _coarse_blocks(sample: Sample, threads: int) -> float:
     steps = sample.option("volume.block") / sample.option("volume.chunk")
     coarse_mb = 1000 * sample.size.volume_gb / steps**3
     block_mb = sample.block_mvox * sample.size.bytes_per_voxel
-    return ITK_MB + 2.75 * min(coarse_mb, threads * block_mb)
+    held = [min(coarse_mb, threads * block_mb)]
+    for each in sample.derived.values():
+        steps = each.output["block"] / each.output["chunk"]
+        block_mb = math.prod(each.block) * bytes_of(each.dtype) / 1e6
+        held.append(min(1000 * each.made_gb / steps**3, threads * block_mb))
+    return ITK_MB + 2.75 * max(held)
 
 
 def _held_image(sample: Sample, threads: int) -> float:

@@ -1,9 +1,10 @@
-"""One level of downsampling: means of images, most frequent labels of segmentations."""
+"""One level of downsampling: means, most frequent labels, extremes, or every second voxel."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -21,8 +22,8 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     step : sequence of int
         1 or 2 per axis. At the end of an odd axis, the mean or mode of the voxels that exist.
     mode : str
-        "mean" (integers are rounded, half up) or "mode" (the most frequent value; of equally
-        frequent ones the smallest).
+        "mean" (integers are rounded, half up), "mode" (the most frequent value; of equally frequent
+        ones the smallest), "max", "min", or "stride" (the first voxel).
 
     Returns
     -------
@@ -31,16 +32,19 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     step = tuple(step)
     if not set(step) <= {1, 2} or array.ndim != 3:
         raise VolumeError(f"downsampling by {step} is not a step of the pyramid; use 1 or 2")
-    if mode not in ("mean", "mode"):
-        raise VolumeError(f"downsampling mode {mode!r} is unknown; use mean or mode")
+    if mode not in _REDUCE and mode != "stride":
+        known = ", ".join([*_REDUCE, "stride"])
+        raise VolumeError(f"downsampling mode {mode!r} is unknown; use one of {known}")
     if step == (1, 1, 1):
         return array
+    if mode == "stride":
+        return np.ascontiguousarray(array[:: step[0], :: step[1], :: step[2]])
     # repeating the last voxel of an odd axis gives the mean or mode of the voxels that exist
     padding = [(0, n % s) for n, s in zip(array.shape, step)]
     if any(p[1] for p in padding):
         array = np.pad(array, padding, mode="edge")
     out = np.empty([n // s for n, s in zip(array.shape, step)], array.dtype)
-    reduce = _mean_rows if mode == "mean" else _mode_rows
+    reduce = _REDUCE[mode]
     rows = max(1, _BAND_VOXELS // max(1, array.shape[2]))
     for z in range(out.shape[0]):
         planes = array[z * step[0] : (z + 1) * step[0]]
@@ -101,3 +105,22 @@ def _mode_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> No
         best = np.where(better, candidate, best)
         most = np.maximum(most, count)
     out[mixed] = best
+
+
+def _extreme_rows(
+    extreme: np.ufunc, planes: np.ndarray, step: tuple[int, ...], out: np.ndarray
+) -> None:
+    found = extreme.reduce(planes, axis=0)
+    if step[1] == 2:
+        found = extreme(found[0::2], found[1::2])
+    if step[2] == 2:
+        found = extreme(found[:, 0::2], found[:, 1::2])
+    out[...] = found
+
+
+_REDUCE: dict[str, Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]] = {
+    "mean": _mean_rows,
+    "mode": _mode_rows,
+    "max": partial(_extreme_rows, np.maximum),
+    "min": partial(_extreme_rows, np.minimum),
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from terareg.volumes.objects import (
     PYRAMID_FILE,
     SUMS,
     block_name,
+    differing_objects,
     metadata_files,
     pyramid_fingerprint,
     read_block_records,
@@ -141,8 +141,9 @@ def finalize_volume(
 def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:
     """Read every block back and remove the records of blocks that differ from what was written.
 
-    In every format, level 0 is compared with the record, and each other level of a block with the
-    means or modes of the finer one. The next run writes these blocks again.
+    In every format, level 0 is compared with the record, and each other level of a block with what
+    the finer one makes; of a lossy volume, the objects with their hashes. The next run writes these
+    blocks again.
 
     Returns
     -------
@@ -152,6 +153,8 @@ def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int
 
     def damaged(pair: tuple[Block, dict]) -> bool:
         block, record = pair
+        if plan.is_lossy:
+            return bool(differing_objects(store, record))
         try:
             return any(_block_differs(store, key, form, block, record) for form in _forms(plan))
         except VolumeError:
@@ -177,7 +180,13 @@ def remove_damaged_top(store: Store, key: str, plan: VolumePlan, workers: int = 
         The levels that differ.
     """
     bad = []
-    for level in range(plan.block_levels, len(plan.levels)):
+    if plan.is_lossy:
+        record = read_record(store, f"{key}/{PYRAMID_FILE}") or {"hashes": {}}
+        parts = (
+            name.removeprefix(f"{key}/precomputed/") for name in differing_objects(store, record)
+        )
+        bad = sorted({int(name.partition("/")[0]) for name in parts})
+    for level in range(plan.block_levels, len(plan.levels) if not plan.is_lossy else 0):
 
         def differs(box: Block, level=level) -> bool:
             try:
@@ -230,10 +239,7 @@ def _read_or_none(store: Store, name: str) -> bytes | None:
 
 def _forms(plan: VolumePlan) -> list[VolumePlan]:
     """One plan for each format of the plan."""
-    return [
-        dataclasses.replace(plan, settings=dataclasses.replace(plan.settings, formats=(form,)))
-        for form in plan.settings.formats
-    ]
+    return [plan.of_format(form) for form in plan.settings.formats]
 
 
 def _block_differs(store: Store, key: str, plan: VolumePlan, block: Block, record: dict) -> bool:

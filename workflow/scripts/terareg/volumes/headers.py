@@ -76,6 +76,8 @@ class Header:
         Number of channels that an image file holds.
     unit : str or None
         Unit of the voxel size in the header, and whether that was only inferred from its magnitude.
+    is_segmentation : bool
+        Whether the metadata of a volume say that its voxels are labels.
     origin_um, direction : tuple of float or None
         For NIfTI and NRRD files: centre of the first voxel in world coordinates of the file, and
         the unit vectors of the axes x, y and z, one after the other.
@@ -91,6 +93,7 @@ class Header:
     unit: str | None = None
     origin_um: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
+    is_segmentation: bool = False
 
     @property
     def stored_dtype(self) -> str:
@@ -504,7 +507,13 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     shape: tuple[int, int, int] = tuple(_size(sizes[a]) for a in "zyx")
     grid = zarr_grid(str(dataset["path"]), array, third=third)
     header = Header(
-        store.url, "OME-Zarr", shape, str(dtype), spacing, channels=_size(sizes.get("c", 1))
+        store.url,
+        "OME-Zarr",
+        shape,
+        str(dtype),
+        spacing,
+        channels=_size(sizes.get("c", 1)),
+        is_segmentation="image-label" in attributes.get("ome", attributes),
     )
     return header, grid
 
@@ -563,9 +572,37 @@ def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGr
     shape: tuple[int, int, int] = tuple(_size(n) for n in scale["size"][::-1])
     channels = _size(info.get("num_channels", 1))
     header = Header(
-        store.url, "precomputed", shape, str(info["data_type"]), spacing, channels=channels
+        store.url,
+        "precomputed",
+        shape,
+        str(info["data_type"]),
+        spacing,
+        channels=channels,
+        is_segmentation=info.get("type") == "segmentation",
     )
     return header, precomputed_grid(info, 0)
+
+
+def level_shapes(address: str) -> list[tuple[int, int, int]]:
+    """Voxels (z, y, x) of every level of an image, finest first; a file has one level."""
+    address = str(address).rstrip("/")
+    if image_form(address) is not None:
+        return [describe_image(address, believed=False).shape]
+    store = Store(address)
+    name, metadata = read_metadata(address, store)
+    with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
+        if name == "info":
+            return [tuple(_size(n) for n in s["size"][::-1]) for s in metadata["scales"]]
+        third = "zarr_format" in metadata
+        attributes = metadata.get("attributes", {}) if third else metadata
+        image = attributes.get("ome", attributes)["multiscales"][0]
+        axes, _ = ome_axes(image)
+        shapes: list[tuple[int, int, int]] = []
+        for dataset in image["datasets"]:
+            array = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
+            sizes = dict(zip(axes, read_json_object(store, array)["shape"], strict=True))
+            shapes.append(tuple(_size(sizes[a]) for a in "zyx"))
+        return shapes
 
 
 # ---------------------------------------------------------------------- voxel size

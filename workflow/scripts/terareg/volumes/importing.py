@@ -138,21 +138,27 @@ def import_block(image: OpenedImage, plan: VolumePlan, block: Block) -> tuple[np
             f"{image.name} has {image.frame.shape} voxels (z, y, x) though its header says "
             f"{plan.frame.shape}; write it anew, for example as NRRD"
         )
-    voxels = image.read(0, block.start, block.stop)
-    wanted = np.dtype(plan.dtype)
+    return as_stored(image.name, image.read(0, block.start, block.stop), np.dtype(plan.dtype))
+
+
+def as_stored(name: str, voxels: np.ndarray, wanted: np.dtype) -> tuple[np.ndarray, Clipped]:
+    """Voxels of a foreign image in a type of volumes; arguments and errors of :func:`import_block`.
+
+    ``wanted`` is the voxels' own type, or float32 where volumes do not have it.
+    """
     if voxels.dtype.newbyteorder("=") == wanted and wanted.kind == "u":
         return np.ascontiguousarray(voxels, wanted), Clipped()
     if wanted.kind == "u" or voxels.dtype.kind not in "buif":
         raise VolumeError(
-            f"{image.name} holds voxels of type {voxels.dtype} though its header says "
-            f"{plan.dtype}; write it anew, for example as NRRD"
+            f"{name} holds voxels of type {voxels.dtype} though its header says {wanted}; write it "
+            "anew, for example as NRRD"
         )
-    result = np.empty(block.shape, np.float32)
+    result = np.empty(voxels.shape, np.float32)
     clipped = Clipped()
-    planes = max(1, _SLAB_VOXELS // (block.shape[1] * block.shape[2]))
-    for first in range(0, block.shape[0], planes):
+    planes = max(1, _SLAB_VOXELS // (voxels.shape[1] * voxels.shape[2]))
+    for first in range(0, voxels.shape[0], planes):
         part = slice(first, first + planes)
-        result[part], more = _as_float32(image.name, voxels[part])
+        result[part], more = _as_float32(name, voxels[part])
         clipped += more
     return result, clipped
 

@@ -8,13 +8,14 @@ Specification: https://ngff.openmicroscopy.org/0.5/ and the Zarr 3 core and shar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gzip
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import imagecodecs
 import numpy as np
 
-from terareg.storage.shards import Shard
+from terareg.storage.shards import Shard, checksum
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block, VolumePlan
 
@@ -33,8 +34,8 @@ def group_json(
     ----------
     plan : VolumePlan
     metadata : mapping
-        ``colour`` ("RRGGBB", default white) for images; ``label_colours`` ({id: "RRGGBB"}) and
-        ``label_names`` ({id: str}) for segmentations.
+        ``colour`` ("RRGGBB", default white) for images; ``label_colours`` ({id: "RRGGBB"}),
+        ``label_names`` and ``label_acronyms`` ({id: str}) for segmentations.
     window : (float, float), optional
         Display range; the whole range of the type if not known yet.
     """
@@ -47,7 +48,7 @@ def group_json(
     ]
     multiscale = {
         "name": plan.name,
-        "type": "mode" if plan.is_segmentation else "mean",
+        "type": plan.downsampling,
         "axes": [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"],
         "datasets": [{"path": str(i), "coordinateTransformations": t} for i, t in enumerate(scale)],
     }
@@ -98,6 +99,8 @@ def array_json(plan: VolumePlan, level: int) -> dict:
         inner.append({"name": "blosc", "configuration": options})
     elif codec == "zstd":
         inner.append({"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}})
+    elif codec == "gzip":
+        inner.append({"name": "gzip", "configuration": {"level": _LEVEL}})
     # one checksum per chunk, so that readers report damage instead of returning noise
     inner.append({"name": "crc32c"})
     sharding = {
@@ -106,16 +109,17 @@ def array_json(plan: VolumePlan, level: int) -> dict:
         "index_codecs": [little, {"name": "crc32c"}],
         "index_location": "end",
     }
-    shard = plan.levels[level].shard
+    sharded = plan.settings.sharded
+    edges = plan.levels[level].shard if sharded else plan.chunk
     return {
         "zarr_format": 3,
         "node_type": "array",
         "shape": list(plan.levels[level].shape),
         "data_type": plan.dtype,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(shard)}},
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(edges)}},
         "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
         "fill_value": 0.0 if plan.dtype == "float32" else 0,
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}] if sharded else inner,
         "dimension_names": ["z", "y", "x"],
         "attributes": {},
     }
@@ -138,13 +142,41 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
     }
 
 
-def shard_key(key: str, level: int, index: tuple[int, int, int]) -> str:
-    """Key of the object that holds shard ``index`` (z, y, x) of a level."""
+def shard_key(key: str, level: int, index: tuple[int, ...]) -> str:
+    """Key of the object that holds shard ``index`` (z, y, x) of a level.
+
+    Where chunks lie in objects of their own, it is that of a chunk.
+    """
     return f"{key}/{FOLDER}/{level}/c/" + "/".join(str(i) for i in index)
+
+
+class _OwnObjects:
+    """Chunks in objects of their own, which appear at once; has the methods of a Shard."""
+
+    def __init__(self, store: Store, key: str, level: int, first: Sequence[int]) -> None:
+        self._store, self._key, self._level, self._first = store, key, level, first
+        self._objects: dict[str, int] = {}
+
+    def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
+        """Write an encoded chunk and its checksum."""
+        index = tuple(a + b for a, b in zip(self._first, position))
+        name = shard_key(self._key, self._level, index)
+        whole = bytes(data) + checksum(data)
+        self._store.write(name, whole)
+        self._objects[name] = len(whole)
+
+    def close(self) -> dict[str, int]:
+        """Return {key: bytes}."""
+        return self._objects
+
+    def discard(self) -> None:
+        """Nothing: a chunk is there or not, and a block without its record is written again."""
 
 
 class ShardWriter:
     """One shard of a level, written in layers of chunks from its first to its last plane.
+
+    Where chunks lie in objects of their own, it writes these.
 
     Parameters
     ----------
@@ -159,8 +191,13 @@ class ShardWriter:
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
         self._plan = plan
-        grid = [s // c for s, c in zip(plan.levels[level].shard, plan.chunk)]
-        self._shard = Shard(store, shard_key(key, level, box.index), grid)
+        self._shard: Shard | _OwnObjects
+        if plan.settings.sharded:
+            grid = [s // c for s, c in zip(plan.levels[level].shard, plan.chunk)]
+            self._shard = Shard(store, shard_key(key, level, box.index), grid)
+        else:
+            first = [a // c for a, c in zip(box.start, plan.chunk)]
+            self._shard = _OwnObjects(store, key, level, first)
 
     def add(self, first: int, layer: np.ndarray) -> None:
         """Encode the chunks that begin at plane ``first`` of the shard, (z, y, x)."""
@@ -192,6 +229,8 @@ class ShardWriter:
             return chunk.reshape(-1).view(np.uint8)
         if codec == "zstd":
             return codecs.zstd_encode(chunk, level=_LEVEL)
+        if codec == "gzip":
+            return gzip.compress(chunk.tobytes(), _LEVEL, mtime=0)
         return codecs.blosc_encode(
             chunk,
             level=_LEVEL,
@@ -220,9 +259,11 @@ def _image_label(metadata: Mapping[str, Any]) -> dict:
             {"label-value": int(i), "rgba": [*bytes.fromhex(colours[i]), 255]}
             for i in sorted(colours, key=int)
         ]
-    names = metadata.get("label_names", {})
+    names, acronyms = metadata.get("label_names", {}), metadata.get("label_acronyms", {})
     if names:
         label["properties"] = [
-            {"label-value": int(i), "name": str(names[i])} for i in sorted(names, key=int)
+            {"label-value": int(i), "name": str(names[i])}
+            | ({"acronym": str(acronyms[i])} if i in acronyms else {})
+            for i in sorted(names, key=int)
         ]
     return label

@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
+import xxhash
 
 from terareg.core.errors import VolumeError
 from terareg.core.parallel import map_items
@@ -113,12 +114,38 @@ def read_level(
         if "ome-zarr" in plan.settings.formats:
             array = _open(to_json(ngff.spec(store, key, plan, level)))
             return array[box].read().result()
-        _check_shards(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
+        _check_objects(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
         array = _open(to_json(precomputed.spec(store, key, plan, level)))
-        voxels = array[box[2], box[1], box[0], 0].read(order="F").result()
+        z, y, x = (
+            slice(part.start + offset, part.stop + offset)
+            for part, offset in zip(box, plan.offset_vox(level))
+        )
+        voxels = array[x, y, z, 0].read(order="F").result()
         return np.ascontiguousarray(voxels.transpose(2, 1, 0))
     except ARRAY_ERRORS as error:
         raise outage(address, error) or VolumeError(f"{address} cannot be read: {error}") from error
+
+
+def object_hashes(store: Store, plan: VolumePlan, keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """What a record of a lossy volume says besides, ``hashes``; nothing for all others.
+
+    Their voxels cannot be compared with what was written, so their objects are.
+    """
+    if not plan.is_lossy:
+        return {}
+    return {"hashes": {key: xxhash.xxh3_128(store.read(key)).hexdigest() for key in keys}}
+
+
+def differing_objects(store: Store, record: Mapping[str, Any]) -> list[str]:
+    """Objects of a record of a lossy volume that are not what was written."""
+    found = []
+    for key, wanted in record["hashes"].items():
+        try:
+            same = xxhash.xxh3_128(store.read(key)).hexdigest() == wanted
+        except FileNotFoundError:
+            same = False
+        found += [] if same else [key]
+    return found
 
 
 class BoxWriter:
@@ -139,7 +166,11 @@ class BoxWriter:
     """
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-        kinds = {"ome-zarr": ngff.ShardWriter, "precomputed": precomputed.ShardsWriter}
+        sharded = plan.settings.sharded
+        kinds = {
+            "ome-zarr": ngff.ShardWriter,
+            "precomputed": precomputed.ShardsWriter if sharded else precomputed.ChunksWriter,
+        }
         self._planes = 0
         self._forms: list[Any] = []
         try:
@@ -181,9 +212,9 @@ def write_box(
         writer.discard()
 
 
-def _check_shards(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-    """Raise VolumeError where a precomputed shard is absent: tensorstore would read zeros."""
-    for name, _ in precomputed.shards_in(plan, level, box):
+def _check_objects(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+    """Raise VolumeError where a precomputed object is absent: tensorstore would read zeros."""
+    for name, _ in precomputed.objects_in(plan, level, box):
         full = f"{key}/{precomputed.FOLDER}/{name}"
         if store.size(full) is None:
             raise VolumeError(f"{store.address(full)} is missing; run again to have it rewritten")

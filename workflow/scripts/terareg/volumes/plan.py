@@ -12,18 +12,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame
-from terareg.core.levels import Box, level_factors
+from terareg.core.levels import HALVED, Box, level_factors
 
 FORMATS = ("ome-zarr", "precomputed")
-CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "none")
+CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "gzip", "none")
 PRECOMPUTED_ENCODINGS = ("raw", "gzip")
+#: encodings of precomputed chunks that a volume may be given instead of its usual one
+ENCODINGS = ("raw", "gzip", "compressed_segmentation", "jpeg", "png")
+#: types that an encoding can hold
+_ENCODED = {
+    "jpeg": ("uint8",),
+    "png": ("uint8", "uint16"),
+    "compressed_segmentation": ("uint32", "uint64"),
+}
+DOWNSAMPLINGS = ("mean", "mode", "max", "min", "stride")
 KINDS = ("image", "segmentation")
-DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32",)}
+DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32", "uint64")}
+#: settings that only derived volumes have
+ADDED = (
+    "sharded", "encoding", "downsampling", "halved", "levels", "chunk_shape", "offset_vox",
+)  # fmt: skip
+_EDGES = (4, 8, 16, 32, 64, 128, 256)
+_MOST_JPEG_ROWS = 65_535
+_FLAT_EDGES = (1, 2, *_EDGES, 512, 1024)
 
 
 @dataclass(frozen=True)
@@ -39,14 +55,31 @@ class VolumeSettings:
     formats : tuple of str
         Any of "ome-zarr" (0.5, Zarr 3, sharded) and "precomputed" (Neuroglancer, sharded).
     codec : str
-        OME-Zarr compression: "blosc-zstd" (level 1, bit shuffle), "blosc-lz4", "zstd" (level 1)
-        or "none".
+        OME-Zarr compression: "blosc-zstd" (level 1, bit shuffle), "blosc-lz4", "zstd" (level 1),
+        "gzip" (level 1) or "none".
     precomputed : str
         Encoding of precomputed chunks inside their shard: "raw" (fast) or "gzip" (a third
         smaller, ten times the CPU time). Segmentations are always gzip over
         compressed_segmentation.
     kind : str
         "image" (mean downsampling) or "segmentation" (most frequent label).
+    sharded : bool
+        Whether chunks lie in shards, or each in an object of its own.
+    encoding : str or None
+        One of ``ENCODINGS`` for precomputed chunks instead of what ``precomputed`` and ``kind``
+        say: "raw", "gzip" (raw, compressed; in shards only), "compressed_segmentation" (compressed
+        once more in shards), "jpeg" (quality 90; loses detail) or "png".
+    downsampling : str or None
+        One of ``DOWNSAMPLINGS``; None is the usual one of the kind.
+    halved : str
+        Axes halved from level to level, see :func:`terareg.core.levels.level_factors`.
+    levels : int or None
+        Largest number of levels.
+    chunk_shape : tuple of int or None
+        Edges (z, y, x) of chunks that are no cubes, powers of two; the longest is ``chunk``.
+    offset_vox : tuple of int
+        Voxel offset (z, y, x) of precomputed volumes, in voxels of level 0; rounded down at coarser
+        levels. OME-Zarr has the place in its translation, see :attr:`VolumePlan.frame`.
     """
 
     chunk: int = 64
@@ -55,10 +88,21 @@ class VolumeSettings:
     codec: str = "blosc-zstd"
     precomputed: str = "raw"
     kind: str = "image"
+    sharded: bool = True
+    encoding: str | None = None
+    downsampling: str | None = None
+    halved: str = "finest"
+    levels: int | None = None
+    chunk_shape: Box | None = None
+    offset_vox: Box = (0, 0, 0)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))
-        if self.chunk not in (4, 8, 16, 32, 64, 128, 256):
+        object.__setattr__(self, "offset_vox", tuple(self.offset_vox))
+        if self.chunk_shape is not None:
+            object.__setattr__(self, "chunk_shape", tuple(self.chunk_shape))
+            self._check_flat()
+        elif self.chunk not in _EDGES:
             raise ConfigError(
                 f"chunk {self.chunk} is not possible; use a power of two from 4 to 256"
             )
@@ -77,6 +121,45 @@ class VolumeSettings:
         _check("codec", self.codec, CODECS)
         _check("precomputed", self.precomputed, PRECOMPUTED_ENCODINGS)
         _check("kind", self.kind, KINDS)
+        _check("halved", self.halved, HALVED)
+        if self.encoding is not None:
+            _check("encoding", self.encoding, ENCODINGS)
+        if self.downsampling is not None:
+            _check("downsampling", self.downsampling, DOWNSAMPLINGS)
+        if self.kind == "segmentation" and self.downsampling == "mean":
+            raise ConfigError("labels have no mean; downsample them by mode, max, min or stride")
+        if "precomputed" in self.formats and not self.sharded and self.gzips_precomputed:
+            raise ConfigError(
+                "precomputed chunks that are gzip-compressed need shards, since readers expect "
+                "them uncompressed in objects of their own; set sharded: true or another codec"
+            )
+
+    def _check_flat(self) -> None:
+        edges = self.chunk_shape or ()
+        if len(edges) != 3 or not set(edges) <= set(_FLAT_EDGES) or max(edges) != self.chunk:
+            raise ConfigError(
+                f"chunk {list(edges)} is not possible; give three powers of two (z, y, x) from 1 "
+                "to 1024"
+            )
+
+    @property
+    def edges(self) -> Box:
+        """Edges (z, y, x) of a chunk, voxels."""
+        return self.chunk_shape or (self.chunk,) * 3
+
+    @property
+    def gzips_precomputed(self) -> bool:
+        """Whether precomputed chunks of an image are raw and compressed with gzip."""
+        if self.encoding is not None:
+            return self.encoding == "gzip"
+        return self.kind == "image" and self.precomputed == "gzip"
+
+    def to_json(self) -> dict:
+        """A JSON-able dictionary of all settings, without those of :data:`ADDED` at default."""
+        usual, settings = VolumeSettings(), asdict(self)
+        # plans of volumes that do not use them keep the bytes that they had before these were added
+        kept = {k: v for k, v in settings.items() if k not in ADDED or v != getattr(usual, k)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
 
 
 @dataclass(frozen=True)
@@ -191,8 +274,21 @@ class VolumePlan:
 
     @property
     def downsampling(self) -> str:
-        """How a level is made from the finer one: "mode" for labels, else "mean"."""
-        return "mode" if self.is_segmentation else "mean"
+        """How a level is made from the finer one: usually "mode" for labels, else "mean"."""
+        return self.settings.downsampling or ("mode" if self.is_segmentation else "mean")
+
+    @property
+    def is_lossy(self) -> bool:
+        """Whether voxels that are read back differ from those that were written."""
+        return self.settings.encoding == "jpeg"
+
+    def offset_vox(self, level: int) -> Box:
+        """Voxel offset (z, y, x) of a level of a precomputed volume."""
+        return tuple(o // f for o, f in zip(self.settings.offset_vox, self.levels[level].factor))
+
+    def of_format(self, form: str) -> VolumePlan:
+        """The same plan with one of its formats."""
+        return replace(self, settings=replace(self.settings, formats=(form,)))
 
     def finer_box(self, level: int, box: Block) -> tuple[Box, Box]:
         """Start and stop, in voxels of the finer level, of the source of a box of a level."""
@@ -203,13 +299,11 @@ class VolumePlan:
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
-        settings = asdict(self.settings)
-        settings["formats"] = list(self.settings.formats)
         return {
             "name": self.name,
             "frame": self.frame.to_json(),
             "dtype": self.dtype,
-            "settings": settings,
+            "settings": self.settings.to_json(),
             "chunk": list(self.chunk),
             "block": list(self.block),
             "block_levels": self.block_levels,
@@ -253,21 +347,30 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
     frame : Frame
         Grid of level 0.
     dtype : str
-        "uint8", "uint16" or "float32" for images, "uint32" for segmentations.
+        "uint8", "uint16" or "float32" for images, "uint32" or "uint64" for segmentations.
     settings : VolumeSettings
 
     Raises
     ------
     ConfigError
-        If the type does not fit the kind of volume.
+        If the type does not fit the kind of volume or the encoding of its chunks.
     """
     if dtype not in DTYPES[settings.kind]:
         raise ConfigError(
             f"{name}: dtype {dtype} cannot be stored as {settings.kind}; "
             f"use {' or '.join(DTYPES[settings.kind])}"
         )
-    factors = level_factors(frame.shape, frame.spacing_um, settings.chunk)
-    chunk: Box = tuple(min(settings.chunk, _power_of_two(n)) for n in frame.shape)
+    encodable = _ENCODED.get(settings.encoding or "", (dtype,))
+    if "precomputed" in settings.formats and dtype not in encodable:
+        raise ConfigError(
+            f"{name}: {settings.encoding} cannot hold {dtype}, only {' or '.join(encodable)}; use "
+            "another codec"
+        )
+    if settings.encoding == "jpeg" and settings.edges[0] * settings.edges[1] > _MOST_JPEG_ROWS:
+        raise ConfigError(f"{name}: chunk {settings.edges} is too large for jpeg; use 128")
+    factors = level_factors(frame.shape, frame.spacing_um, settings.chunk, settings.halved)
+    factors = factors[: settings.levels]
+    chunk: Box = tuple(min(c, _power_of_two(n)) for c, n in zip(settings.edges, frame.shape))
     depth = int(math.log2(settings.block // settings.chunk))
     last = min(depth, len(factors) - 1)
     # A block need not be larger than the volume, but must cover whole shards at its last level.

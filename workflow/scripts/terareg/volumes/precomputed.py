@@ -1,4 +1,4 @@
-"""Neuroglancer precomputed: ``info``, and shards that are whole blocks.
+"""Neuroglancer precomputed: ``info``, and shards that are whole blocks, or one object per chunk.
 
 Sizes and resolutions are listed x, y, z and in nanometres. Voxel 0 starts at position 0, where
 OME-Zarr counts from its centre: a viewer that shows both has to shift one by half a voxel.
@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import compressed_segmentation
+import imagecodecs
 import numpy as np
 
 from terareg.storage.store import Store
@@ -27,6 +28,7 @@ from terareg.volumes.plan import Block, Box, VolumePlan
 FOLDER = "precomputed"
 _MOST_CHUNKS_PER_INDEX_BITS = 9
 _SEGMENTATION_BLOCK = (8, 8, 8)
+_JPEG_QUALITY = 90
 _NM_PER_UM = 1000
 
 
@@ -51,27 +53,30 @@ def info_json(plan: VolumePlan, metadata: Mapping[str, Any]) -> dict:
 def scale_json(plan: VolumePlan, level: int) -> dict:
     """One scale, with ``chunk_size`` in place of the list ``chunk_sizes``."""
     frame = plan.levels[level].frame
-    bits = shard_bits(plan, level)
-    total = sum(_grid_bits(plan, level))
+    encoding = _encoding(plan)
     scale: dict[str, Any] = {
         "key": str(level),
         "size": list(frame.shape[::-1]),
-        "voxel_offset": [0, 0, 0],
+        "voxel_offset": list(plan.offset_vox(level)[::-1]),
         "resolution": [_plain(s * _NM_PER_UM) for s in frame.spacing_um[::-1]],
         "chunk_size": list(plan.chunk[::-1]),
-        "encoding": "compressed_segmentation" if plan.is_segmentation else "raw",
-        "sharding": {
+        "encoding": encoding,
+    }
+    if plan.settings.sharded:
+        bits = shard_bits(plan, level)
+        scale["sharding"] = {
             "@type": "neuroglancer_uint64_sharded_v1",
             "hash": "identity",
             "preshift_bits": min(bits, _MOST_CHUNKS_PER_INDEX_BITS),
             "minishard_bits": max(bits - _MOST_CHUNKS_PER_INDEX_BITS, 0),
-            "shard_bits": total - bits,
+            "shard_bits": sum(_grid_bits(plan, level)) - bits,
             "minishard_index_encoding": "gzip",
             "data_encoding": _data_encoding(plan),
-        },
-    }
-    if plan.is_segmentation:
+        }
+    if encoding == "compressed_segmentation":
         scale["compressed_segmentation_block_size"] = list(_SEGMENTATION_BLOCK)
+    if encoding == "jpeg":
+        scale["jpeg_quality"] = _JPEG_QUALITY
     return scale
 
 
@@ -97,9 +102,13 @@ def shard_bits(plan: VolumePlan, level: int) -> int:
     return sum(min(edge, bits) for bits in _grid_bits(plan, level))
 
 
-def shards_in(plan: VolumePlan, level: int, box: Block) -> list[tuple[str, Block]]:
-    """File names and boxes (voxels of the level, clipped) of the shards that a box touches."""
-    edge = 1 << _cube_bits(plan, level)
+def objects_in(plan: VolumePlan, level: int, box: Block) -> list[tuple[str, Block]]:
+    """File names and boxes (voxels of the level, clipped) of the shards that a box touches.
+
+    Where chunks lie in objects of their own, these are the chunks.
+    """
+    sharded = plan.settings.sharded
+    edge = 1 << _cube_bits(plan, level) if sharded else 1
     size = tuple(edge * c for c in plan.chunk)
     shape = plan.levels[level].shape
     first = [a // s * s for a, s in zip(box.start, size)]
@@ -109,8 +118,19 @@ def shards_in(plan: VolumePlan, level: int, box: Block) -> list[tuple[str, Block
             for x in range(first[2], box.stop[2], size[2]):
                 stop: Box = tuple(min(a + s, n) for a, s, n in zip((z, y, x), size, shape))
                 index = (z // size[0], y // size[1], x // size[2])
-                found.append((shard_name(plan, level, (z, y, x)), Block(index, (z, y, x), stop)))
+                part = Block(index, (z, y, x), stop)
+                if sharded:
+                    found.append((shard_name(plan, level, part.start), part))
+                else:
+                    found.append((_chunk_name(plan, level, part), part))
     return found
+
+
+def _chunk_name(plan: VolumePlan, level: int, box: Block) -> str:
+    """Name of the file that holds a chunk, "{level}/{x}-{x}_{y}-{y}_{z}-{z}"."""
+    offset = plan.offset_vox(level)
+    ranges = (f"{a + o}-{b + o}" for a, b, o in zip(box.start, box.stop, offset))
+    return f"{level}/" + "_".join(reversed(list(ranges)))
 
 
 def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
@@ -120,6 +140,36 @@ def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
     bits = shard_bits(plan, level)
     digits = -(-(sum(grid) - bits) // 4)
     return f"{level}/{morton(chunk, grid) >> bits:0{max(digits, 1)}x}.shard"
+
+
+class ChunksWriter:
+    """The chunks of a box of a level, each in an object of its own that appears at once.
+
+    The parameters are those of :class:`ShardsWriter`.
+    """
+
+    def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
+        self._store, self._plan, self._box = store, plan, box
+        self._names: dict[int, list[tuple[str, Block]]] = {}  # by their first plane
+        for name, chunk in objects_in(plan, level, box):
+            self._names.setdefault(chunk.start[0], []).append((f"{key}/{FOLDER}/{name}", chunk))
+        self._objects: dict[str, int] = {}
+
+    def add(self, first: int, layer: np.ndarray) -> None:
+        """Write the chunks that begin at plane ``first`` of the box, (z, y, x)."""
+        begin = (self._box.start[0] + first, *self._box.start[1:])
+        for name, chunk in self._names[begin[0]]:
+            part = tuple(slice(a - o, b - o) for a, b, o in zip(chunk.start, chunk.stop, begin))
+            data = _encode_chunk(self._plan, np.ascontiguousarray(layer[part]))
+            self._store.write(name, data)
+            self._objects[name] = len(data)
+
+    def close(self) -> dict[str, int]:
+        """Return {key: bytes}."""
+        return self._objects
+
+    def discard(self) -> None:
+        """Nothing: a chunk is there or not, and a block without its record is written again."""
 
 
 class ShardsWriter:
@@ -143,7 +193,7 @@ class ShardsWriter:
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
         self._box, self._shards = box, []
         try:
-            for name, shard in shards_in(plan, level, box):
+            for name, shard in objects_in(plan, level, box):
                 name = f"{key}/{FOLDER}/{name}"
                 self._shards.append(_ShardWriter(store, name, (plan, level), shard))
         except BaseException:
@@ -184,7 +234,7 @@ class _ShardWriter:
             self._numbers[start] = number
             shape = (min(c, b - a) for a, b, c in zip(start, shard.stop, chunk))
             sizes[number] = math.prod(shape) * np.dtype(self._plan.dtype).itemsize
-        self._raw = self._sharding["data_encoding"] == "raw"
+        self._raw = (_encoding(self._plan), _data_encoding(self._plan)) == ("raw", "raw")
         self._pieces: dict[int, bytes] = {}
         self._starts = self._laid_out(sizes) if self._raw else {}
         self._object = store.create(key)
@@ -260,17 +310,36 @@ def _minishard_index(entries: list[tuple[int, int, int]]) -> bytes:
 
 
 def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes:
-    if plan.is_segmentation:
+    encoding = _encoding(plan)
+    # chunks are images whose rows are those of all planes, one after the other
+    rows = chunk.reshape(-1, chunk.shape[2])
+    # the type stubs of imagecodecs know only bytes, but its functions take arrays
+    codecs: Any = imagecodecs
+    if encoding == "compressed_segmentation":
         data = compressed_segmentation.compress(
             np.asfortranarray(chunk.transpose(2, 1, 0)), block_size=_SEGMENTATION_BLOCK, order="F"
         )
+    elif encoding == "jpeg":
+        data = codecs.jpeg8_encode(rows, level=_JPEG_QUALITY)
+    elif encoding == "png":
+        data = codecs.png_encode(rows, level=1)
     else:
         data = chunk.tobytes()
-    return gzip.compress(data, 1, mtime=0)
+    return gzip.compress(data, 1, mtime=0) if _data_encoding(plan) == "gzip" else bytes(data)
+
+
+def _encoding(plan: VolumePlan) -> str:
+    if plan.settings.encoding is None:
+        return "compressed_segmentation" if plan.is_segmentation else "raw"
+    return "raw" if plan.settings.encoding == "gzip" else plan.settings.encoding
 
 
 def _data_encoding(plan: VolumePlan) -> str:
-    return "gzip" if plan.is_segmentation else plan.settings.precomputed
+    """How encoded chunks are compressed once more within shards; not at all outside of them."""
+    if not plan.settings.sharded:
+        return "raw"
+    compact = _encoding(plan) == "compressed_segmentation"
+    return "gzip" if compact or plan.settings.gzips_precomputed else "raw"
 
 
 def _multiscale(plan: VolumePlan) -> dict:

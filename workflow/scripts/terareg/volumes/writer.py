@@ -30,6 +30,7 @@ from terareg.volumes.objects import (
     BoxWriter,
     block_name,
     metadata_files,
+    object_hashes,
     pyramid_fingerprint,
     read_block_records,
     read_level,
@@ -169,6 +170,7 @@ class BlockWriter:
             "clipped_low": self._clipped.low,
             "clipped_high": self._clipped.high,
             "objects": objects,
+            **object_hashes(self._store, self._plan, objects),
             "run": {
                 "seconds": time.monotonic() - self._begin,
                 "peak_memory_mb": peak_memory_mb(),
@@ -440,6 +442,7 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
         "fingerprint": wanted,
         "levels": list(range(plan.block_levels, len(plan.levels))),
         "objects": objects,
+        **object_hashes(store, plan, objects),
     }
     write_record(store, where, record)
     return record

@@ -1,0 +1,431 @@
+"""Every tool makes, block by block, what plain NumPy makes of the whole array, for any layout."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tensorstore as ts
+import zarr
+from cloudvolume import CloudVolume
+from derived_helpers import VOLUME, entry_of, halved, make_source, run_entry
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.core.extents import Extent
+from terareg.derived.catalogue import TOOLS
+from terareg.derived.counts import add_counts, count_values, percentiles
+from terareg.derived.stretch import Stretch
+from terareg.derived.tables import read_id_table, read_order
+from terareg.derived.tools import CLASSES, make_tool, plan_of
+from terareg.derived.view import check_unchanged, open_view
+from terareg.storage.store import Store
+from terareg.volumes.finishing import remove_damaged_blocks
+from terareg.volumes.headers import image_state
+from terareg.volumes.reader import Volume
+
+SHAPES = st.tuples(st.integers(1, 14), st.integers(2, 21), st.integers(2, 19))
+EXAMPLES = settings(max_examples=12, deadline=None, derandomize=True)
+LAYOUTS = st.fixed_dictionaries(
+    {
+        "chunk": st.sampled_from([None, 4, 8, [1, 4, 8], [2, 8, 4]]),
+        "block": st.sampled_from([8, 16]),
+        "levels": st.sampled_from([None, 1, 2]),
+        "halved": st.sampled_from(["finest", "yx", "zyx"]),
+        "sharded": st.booleans(),
+    }
+)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(str(tmp_path))
+
+
+def noise(shape, dtype, seed=0, most=None):
+    most = most or (200 if dtype == "uint8" else 4000)
+    values = np.random.default_rng(seed).integers(0, most, shape)
+    return values.astype(dtype)
+
+
+def read_back(store, form, level):
+    """A level as tensorstore reads it from the metadata on disk, (z, y, x)."""
+    if form == "ome-zarr":
+        path = f"{store.url}/brain/derived/made/ome.zarr/{level}/"
+        return ts.open({"driver": "zarr3", "kvstore": f"file://{path}"}).result().read().result()
+    path = f"{store.url}/brain/derived/made/precomputed/"
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": f"file://{path}", "scale_index": level}
+    return ts.open(spec).result().read().result()[..., 0].transpose(2, 1, 0)
+
+
+def expect_pyramid(volume, array, mode):
+    """All levels are those that plain NumPy makes of the finest, in every format."""
+    plan = volume.plan
+    for level in range(len(plan.levels)):
+        if level:
+            array = halved(array, plan.step(level), mode)
+        for form in plan.settings.formats:
+            np.testing.assert_array_equal(read_back(volume.store, form, level), array)
+        np.testing.assert_array_equal(volume.read(level), array)
+
+
+@EXAMPLES
+@given(shape=SHAPES, layout=LAYOUTS, data=st.data())
+def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
+    dtype = data.draw(st.sampled_from(["uint8", "uint16", "float32", "uint32", "uint64"]))
+    labels = dtype in ("uint32", "uint64")
+    codecs = [
+        "raw",
+        "zstd",
+        "gzip",
+        "blosc-lz4",
+        None,
+        "compressed_segmentation" if labels else "png",
+    ]
+    codec = data.draw(st.sampled_from(codecs))
+    form = {"zstd": "ome-zarr", "blosc-lz4": "ome-zarr", "png": "precomputed",
+            "compressed_segmentation": "precomputed"}.get(codec, "both")  # fmt: skip
+    if codec == "png" and dtype == "float32":
+        codec = "raw"
+    if codec == "gzip" and not layout["sharded"]:
+        form = "ome-zarr"
+    mode = data.draw(st.sampled_from(["mode", "max", "min", "stride"] + ["mean"] * (not labels)))
+    box = [[data.draw(st.integers(0, n - 1)) for n in shape]]
+    box.append([data.draw(st.integers(a + 1, n)) for a, n in zip(box[0], shape)])
+    array = noise(shape, dtype, most=5 if labels else None)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(folder)
+        make_source(store, array)
+        entry = entry_of("convert", format=form, codec=codec, box_vox=box, downsampling=mode,
+                         **layout)  # fmt: skip
+        volume = run_entry(store, entry, order=np.random.default_rng(1))
+        part = array[tuple(slice(a, b) for a, b in zip(*box))]
+        expect_pyramid(volume, part, mode)
+        origin = np.array(box[0]) * (2.0, 1.0, 1.0)
+        assert volume.frame.origin_um == tuple(origin), "the voxels stay where they were"
+        if form != "ome-zarr":
+            info = json.loads(store.read("brain/derived/made/precomputed/info"))
+            assert info["scales"][0]["voxel_offset"] == box[0][::-1]
+            assert info["type"] == ("segmentation" if labels else "image")
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+@pytest.mark.parametrize("codec", ["raw", "gzip", "compressed_segmentation"])
+def test_cloud_volume_and_zarr_read_what_is_converted(store, sharded, codec):
+    labels = codec == "compressed_segmentation"
+    array = noise((13, 18, 21), "uint64" if labels else "uint16", most=9)
+    make_source(store, array)
+    form = "both" if codec != "compressed_segmentation" else "precomputed"
+    if codec == "gzip" and not sharded:
+        form = "ome-zarr"
+    entry = entry_of("convert", format=form, codec=codec, sharded=sharded, voxel_offset=[5, -3, 2])
+    volume = run_entry(store, entry)
+    folder = f"{store.url}/brain/derived/made"
+    if "precomputed" in volume.plan.settings.formats:
+        for level in range(volume.levels):
+            found = CloudVolume(f"file://{folder}/precomputed", mip=level, progress=False)
+            np.testing.assert_array_equal(
+                np.asarray(found[:])[..., 0].transpose(2, 1, 0), volume.read(level)
+            )
+        assert CloudVolume(f"file://{folder}/precomputed").voxel_offset.tolist() == [2, -3, 5]
+    if "ome-zarr" in volume.plan.settings.formats:
+        np.testing.assert_array_equal(zarr.open(f"{folder}/ome.zarr/0", mode="r")[:], array)
+        place = zarr.open(f"{folder}/ome.zarr", mode="r").attrs["ome"]["multiscales"][0]
+        moved = place["datasets"][0]["coordinateTransformations"][1]
+        assert moved["translation"] == [10.0, -3.0, 2.0]
+
+
+def test_jpeg_stays_near_and_damage_is_found(store):
+    z, y, x = np.meshgrid(*map(np.arange, (16, 40, 40)), indexing="ij")
+    array = (100 + 50 * np.sin(z / 5) + y + x / 2).astype(np.uint8)
+    make_source(store, array)
+    entry = entry_of("convert", format="precomputed", codec="jpeg", chunk=8, block=16)
+    volume = run_entry(store, entry)
+    found = read_back(store, "precomputed", 0).astype(int)
+    assert abs(found - array).max() <= 8 and abs(found - array).mean() < 1
+    assert remove_damaged_blocks(store, volume.key, volume.plan) == []
+    shard = next(entry.key for entry in store.list(f"{volume.key}/precomputed/0"))
+    data = bytearray(store.read(shard))
+    data[len(data) // 2] ^= 1
+    store.write(shard, data)
+    assert len(remove_damaged_blocks(store, volume.key, volume.plan)) == 1
+
+
+@EXAMPLES
+@given(
+    shape=SHAPES,
+    factor=st.tuples(*[st.sampled_from([1, 2, 4])] * 3),
+    mode=st.sampled_from([None, "mean", "mode", "max", "min", "stride"]),
+    labels=st.booleans(),
+)
+def test_downsample_is_what_numpy_makes_of_the_whole(shape, factor, mode, labels):
+    if labels and mode == "mean":
+        mode = None
+    array = noise(shape, "uint32" if labels else "uint16", most=4)
+    wanted, left = array, list(factor)
+    while max(left) > 1:
+        step = [min(f, 2) for f in left]
+        wanted = halved(wanted, step, mode or ("mode" if labels else "mean"))
+        left = [f // s for f, s in zip(left, step)]
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("downsample", factor=list(factor), downsampling=mode)
+        volume = run_entry(Store(folder), entry)
+        expect_pyramid(volume, wanted, mode or ("mode" if labels else "mean"))
+        assert volume.frame.spacing_um == tuple(s * f for s, f in zip((2.0, 1.0, 1.0), factor))
+
+
+@EXAMPLES
+@given(
+    shape=SHAPES,
+    dtype=st.sampled_from(["uint8", "uint16", "float32"]),
+    percent=st.sampled_from([[0, 100], [0.1, 99.9], [20, 70]]),
+    seed=st.integers(0, 9),
+)
+def test_quantize_takes_the_percentiles_of_the_whole(shape, dtype, percent, seed):
+    array = noise(shape, dtype, seed)
+    low, high = np.percentile(array, percent, method="inverted_cdf")
+    if dtype == "float32":  # floats are counted to 8 significant bits
+        low, high = (np.array([low, high], np.float32).view(np.uint32) & 0xFFFF0000).view(
+            np.float32
+        )
+    high = max(high, low + 1)
+    wanted = np.clip((array.astype(np.float64) - low) / (high - low) * 255, 0, 255)
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("quantize", percent=percent, least_range=1, levels=1)
+        volume = run_entry(Store(folder), entry, order=np.random.default_rng(seed))
+        assert volume.dtype == np.uint8
+        np.testing.assert_allclose(volume.read(0), wanted, atol=0.5 + 1e-3)
+
+
+def test_a_mask_of_floats_becomes_black_and_white(store):
+    mask = (noise((6, 9, 9), "uint8") > 100).astype(np.float32)
+    mask[0, 0, 0] = np.float32(0.5)
+    make_source(store, mask)
+    entry = entry_of("quantize", values=[0, 1])
+    assert not entry.measures, "the values are given, so the source is read once"
+    found = run_entry(store, entry).read(0)
+    assert found[0, 0, 0] in (127, 128)
+    np.testing.assert_array_equal(found[1:], mask[1:].astype(np.uint8) * 255)
+
+
+@EXAMPLES
+@given(
+    shape=SHAPES,
+    dtype=st.sampled_from(["uint8", "uint16"]),
+    per=st.sampled_from(["slice", "whole"]),
+    clip=st.sampled_from([100, 99, 80]),
+    seed=st.integers(0, 9),
+)
+def test_equalize_stretches_every_slice_or_the_whole(shape, dtype, per, clip, seed):
+    array = noise(shape, dtype, seed)
+    array[: len(array) // 2] //= 3
+    axes = (1, 2) if per == "slice" else None
+    low, high = np.percentile(array, [100 - clip, clip], axis=axes, keepdims=True,
+                              method="inverted_cdf")  # fmt: skip
+    top = np.iinfo(dtype).max
+    high = np.maximum(high, low + 1)
+    wanted = np.clip((array.astype(np.float64) - low) / (high - low) * top, 0, top)
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("equalize", clip_percent=clip, per=per, levels=1)
+        found = run_entry(Store(folder), entry, order=np.random.default_rng(seed)).read(0)
+        np.testing.assert_allclose(found, wanted, atol=0.5 + top * 1e-6)
+
+
+def test_a_source_without_numbers_is_told(store):
+    array = np.full((4, 6, 6), np.nan, np.float32)
+    counts = count_values(array, range(4))
+    assert counts["count"].size == 0
+    make_source(store, np.zeros((4, 6, 6), np.float32))
+    entry = entry_of("equalize")
+    tool = make_tool(open_view(store, "brain", entry), entry)
+    with pytest.raises(VolumeError, match="holds no number; check what it was made from"):
+        tool.finish([counts])
+
+
+def test_a_stretch_counts_what_lies_beyond():
+    values = np.array([0, 10, 20, 30, 255], np.uint8)
+    for given_values in (values, values.astype(np.float32)):
+        found, clipped = Stretch(10, 30, 0, 255, "uint8").apply(given_values)
+        assert found.tolist() == [0, 0, 128, 255, 255]
+        assert (clipped.low, clipped.high) == (1, 1)
+    found, clipped = Stretch(0, 1, 0, 255, "uint8").apply(np.array([np.nan, np.inf], np.float32))
+    assert found.tolist() == [0, 255] and (clipped.low, clipped.high) == (1, 1)
+
+
+@EXAMPLES
+@given(
+    shape=SHAPES,
+    missing=st.sampled_from(["keep", "zero"]),
+    ids=st.sampled_from([None, "uint64"]),
+    seed=st.integers(0, 9),
+)
+def test_remap_is_a_table_look_up(shape, missing, ids, seed):
+    rng = np.random.default_rng(seed)
+    known = [0, 1, 7, 614454277, 2**32 - 1]
+    array = rng.choice(np.array(known, np.uint32), shape)
+    table = {7: 2**40 if ids else 9, 614454277: 7, 99: 5}
+    whole = np.array([table.get(i, 0 if missing == "zero" else i) for i in known], np.uint64)
+    wanted = whole[np.searchsorted(known, array)]
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        path = f"{folder}/ids.json"
+        with open(path, "w") as stream:
+            json.dump([[int(k), v] for k, v in table.items()], stream)
+        entry = entry_of("remap", table=path, missing=missing, ids=ids, levels=1)
+        volume = run_entry(Store(folder), entry, files=[path])
+        assert volume.dtype == np.dtype(ids or "uint32")
+        np.testing.assert_array_equal(volume.read(0), wanted)
+
+
+def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
+    make_source(store, np.arange(64, dtype=np.uint32).reshape(4, 4, 4))
+    table = tmp_path / "ids.csv"
+    table.write_text("from,to\n1,2\n")
+    with pytest.raises(
+        VolumeError, match=r"lacks 62 of the ids in block 0_0_0 .*\(2, 3, 4, 5, 6 and"
+    ):
+        run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
+    table.write_text("from,to\n1,4294967296\n")
+    with pytest.raises(
+        ConfigError, match=r"derived\.made: .*id 1 becomes 4294967296, which uint32"
+    ):
+        run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("from,to\n1,2\n1,3\n", "id 1 becomes 2 and 3"),
+        ("from,to\n1,-2\n", "row 1 holds '-2', which is no whole number"),
+        ("from,to\n1,2.5\n", "row 1 holds '2.5'"),
+        ("a,b\n1,2\n", "its columns are a, b, not from and to"),
+        ("from,to\n", "it has no row"),
+        ("", "its columns are none"),
+    ],
+)
+def test_bad_tables_of_ids(tmp_path, text, words):
+    (tmp_path / "ids.csv").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_id_table(str(tmp_path / "ids.csv"))
+
+
+@EXAMPLES
+@given(shape=SHAPES, seed=st.integers(0, 9), labels=st.booleans())
+def test_reorder_puts_planes_where_the_list_says(shape, seed, labels):
+    array = noise(shape, "uint32" if labels else "uint16", seed)
+    order = np.random.default_rng(seed).permutation(shape[0])
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("reorder", order=order.tolist(), levels=1)
+        np.testing.assert_array_equal(run_entry(Store(folder), entry).read(0), array[order])
+
+
+def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
+    array = noise((5, 6, 7), "uint16")
+    make_source(store, array)
+    for order, words in (
+        ([0, 1, 2, 3], "1 of 5 planes are not used .first: 4.; add them, or set losses: true"),
+        ([0, 1, 2, 3, 3], "plane 3 is used twice; correct the order, or set duplicates: true"),
+        ([0, 1, 2, 3, 5], "order: 5 is no plane of source, which has planes 0 to 4"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            run_entry(store, entry_of("reorder", order=order))
+    file = tmp_path / "order.txt"
+    file.write_text("3\n3\n0\n")
+    entry = entry_of("reorder", order=str(file), duplicates=True, losses=True)
+    np.testing.assert_array_equal(
+        run_entry(store, entry, files=[str(file)]).read(0), array[[3, 3, 0]]
+    )
+    file.write_text("3\nthree\n")
+    with pytest.raises(ConfigError, match="row 2 holds 'three'"):
+        read_order(str(file))
+
+
+def test_percentiles_are_those_of_numpy():
+    array = noise((3, 50, 40), "uint16")
+    parts = [count_values(array[:, :20], range(3)), count_values(array[:, 20:], range(3))]
+    planes, found = percentiles(add_counts(parts), (0, 12.5, 50, 99.9, 100))
+    wanted = np.percentile(array, (0, 12.5, 50, 99.9, 100), axis=(1, 2), method="inverted_cdf")
+    assert planes.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(found, wanted.T)
+
+
+def test_a_run_that_was_cut_off_ends_in_the_same_bytes(tmp_path):
+    """Also when chunks lie in objects of their own, which appear before the record does."""
+    array = noise((13, 18, 21), "uint16")
+    for sharded in (True, False):
+        entry = entry_of("equalize", format="both", sharded=sharded)
+        found = []
+        for name, fails in (("whole", []), ("cut", [(0, 1, 0)])):
+            store = Store(str(tmp_path / f"{name}{sharded}"))
+            make_source(store, array)
+            if fails:
+                with pytest.raises(KeyboardInterrupt):
+                    run_entry(store, entry, fails=fails)
+            run_entry(store, entry)
+            keys = [e.key for e in store.list("brain/derived") if "/blocks/" not in e.key]
+            found.append({key: store.read(key) for key in keys})
+        assert found[0] == found[1]
+
+
+def test_a_source_elsewhere_keeps_its_place_and_is_watched(store, tmp_path):
+    array = noise((9, 8, 7), "uint64", most=2**50)
+    path = f"{tmp_path}/lab/precomputed"
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "segmentation", "data_type": "uint64", "num_channels": 1},
+        "scale_metadata": {"size": [7, 8, 9], "voxel_offset": [100, -20, 3], "encoding": "raw",
+                           "chunk_size": [4, 4, 4], "resolution": [500, 500, 2000]},
+    }  # fmt: skip
+    ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
+    entry = entry_of(
+        "convert", address=path, format="precomputed", box_um=[[2, 0, 0.5], [18, 4, 3]]
+    )
+    volume = run_entry(store, entry)
+    assert volume.dtype == np.uint64 and volume.is_segmentation
+    np.testing.assert_array_equal(volume.read(0), array[1:9, 0:8, 1:6])
+    info = json.loads(store.read("brain/derived/made/precomputed/info"))
+    assert info["scales"][0]["voxel_offset"] == [101, -20, 4]
+    assert info["scales"][0]["resolution"] == [500, 500, 2000]
+    state = image_state(path)
+    check_unchanged(path, state)
+    Store(path).write("0-4_0-4_0-4", b"other")
+    with pytest.raises(VolumeError, match="has changed while it was read"):
+        check_unchanged(path, state)
+
+
+def test_negative_ids_and_regions_outside_are_told(store, tmp_path):
+    path = tmp_path / "labels.nrrd"
+    image = sitk.GetImageFromArray(np.full((4, 5, 6), -3, np.int32))
+    sitk.WriteImage(image, str(path))
+    entry = entry_of("convert", address=str(path), spacing_um=[1, 1, 1], labels=True)
+    with pytest.raises(VolumeError, match="holds the id -3, and labels are not negative"):
+        run_entry(store, entry)
+    entry = entry_of(
+        "convert", address=str(path), spacing_um=[1, 1, 1], box_vox=[[0, 0, 0], [5, 5, 5]]
+    )
+    with pytest.raises(
+        ConfigError, match=r"derived\.made\.box_vox: .* leaves the volume, whose level"
+    ):
+        open_view(store, "brain", entry, str(path))
+
+
+def test_every_tool_has_a_class_and_a_plan_of_its_grid(store):
+    assert set(CLASSES) == set(TOOLS)
+    make_source(store, noise((9, 10, 11), "uint16"))
+    for do, more in (("downsample", {"factor": [1, 2, 4]}), ("reorder", {"order": list(range(9))}),
+                     ("convert", {}), ("quantize", {}), ("equalize", {})):  # fmt: skip
+        entry = entry_of(do, **more)
+        view = open_view(store, "brain", entry)
+        plan = plan_of(make_tool(view, entry), entry, VOLUME, "x")
+        extent = entry.facts.grid(entry.settings, Extent(view.shape, view.frame.spacing_um))
+        assert (extent.shape, extent.spacing_um) == (plan.frame.shape, plan.frame.spacing_um)
+        assert plan.dtype == entry.facts.dtype(entry.settings, "image", "uint16")
+    assert Volume(store, "brain/fused/signal").levels > 1

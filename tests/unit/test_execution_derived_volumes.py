@@ -1,0 +1,218 @@
+"""Derived volumes as plans see them: sizes, batches and costs from headers alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tifffile
+from planned_samples import brain, run_of, scan
+
+from terareg.core.errors import ConfigError
+from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS
+from terareg.derived.cost import RULES, derived_batches, derived_gb
+from terareg.execution import derived_volumes, inputs, sizing, targets
+from terareg.execution.config import SCHEMA, check
+from terareg.execution.requests import request_mb
+from terareg.execution.rule_table import jobs_of_rules
+from terareg.execution.run import load_run
+from terareg.execution.run_plan import plan_text, store_gb
+from terareg.storage.array_files import read_arrays, write_arrays
+from terareg.storage.records import write_json
+
+SEGMENTATION = {"type": "segmentation", "data_type": "uint64", "num_channels": 1}
+
+
+def precomputed(folder, size=(700, 600, 500), **more):
+    """Metadata of a volume, and one chunk of it."""
+    scales = []
+    for level in range(3):
+        shape = [-(-n // 2**level) for n in size]
+        scales.append({"key": str(level), "size": shape, "resolution": [1000 * 2**level] * 3,
+                       "chunk_sizes": [[64, 64, 64]], "encoding": "raw",
+                       "voxel_offset": [0, 0, 0]})  # fmt: skip
+        (folder / str(level)).mkdir(parents=True)
+        (folder / str(level) / "0-64_0-64_0-64").write_bytes(b"x")
+    info = {"@type": "neuroglancer_multiscale_volume", "scales": scales}
+    write_json(folder / "info", info | SEGMENTATION | more)
+    return str(folder)
+
+
+def alone(workspace, **derived):
+    return load_run({"sample": "tools", "derived": derived})
+
+
+def test_a_sample_without_images_has_the_rules_of_derived_volumes_only(workspace):
+    source = precomputed(workspace.folder / "lab")
+    run = alone(
+        workspace,
+        a={"from": source, "do": "convert", "level": 1, "box_vox": [[0, 0, 0], [9, 9, 9]]},
+        b={"from": source, "do": "downsample", "format": "both"},
+        c={"from": source, "do": "quantize", "labels": False, "codec": "raw"},
+    )
+    sample = sizing.sized(run, "tools")
+    made = sample.derived
+    assert made["a"].source.shape == (9, 9, 9) and made["a"].source.spacing_um == (2.0, 2.0, 2.0)
+    assert (made["a"].dtype, made["a"].kind) == ("uint64", "labels")
+    assert made["b"].grid.shape == (250, 300, 350)
+    assert (made["c"].dtype, made["c"].kind, made["c"].measured) == ("uint8", "image", True)
+    assert sample.raw_gb == pytest.approx(sum(d.source_gb for d in made.values()))
+    jobs = jobs_of_rules(sample)
+    assert jobs == {
+        "check_inputs": 1, "init_derived": 3, "measure_derived": 1, "gather_derived": 1,
+        "derive_blocks": 3, "finish_pyramid": 3, "finalize_volume": 3,
+    }  # fmt: skip
+    text = plan_text("tools", sample)
+    assert "Derived volumes" in text and "GB of sources" in text
+    assert targets.all_files(run, "tools") == targets.derived_files(run, "tools")
+    assert inputs.index_file(run, "tools") == [] and run.tiled == run.imported == []
+    assert store_gb(sample) == derived_gb(sample) > 0
+
+
+def test_jobs_follow_the_bytes_and_memory_the_blocks(workspace):
+    large = precomputed(workspace.folder / "large", (20_000, 10_000, 5_000), type="image",
+                        data_type="uint16")  # fmt: skip
+    run = alone(
+        workspace,
+        a={"from": large, "do": "convert"},
+        b={"from": large, "do": "downsample"},
+        c={"from": large, "do": "convert", "block": 256},
+    )
+    sample = sizing.sized(run, "tools")
+    assert sample.derived["a"].source_gb == pytest.approx(2000)
+    assert derived_batches(sample, "a") > 10
+    assert inputs.derived_batches(run, "tools", "a") == derived_batches(sample, "a")
+    one, four = (request_mb("derive_blocks", sample, n) for n in (1, 4))
+    block_mb = 2 * 512**3 / 1e6
+    assert block_mb < one < 8 * block_mb and one < four < 4 * one
+    (small,) = (
+        sizing.sized(alone(workspace, c={"from": large, "do": "convert", "block": 256}), "tools"),
+    )
+    assert request_mb("derive_blocks", small, 1) < one / 2
+    loads = {name: rule.load(sample) for name, rule in RULES.items()}
+    assert loads["derive_blocks"].jobs == sum(derived_batches(sample, name) for name in "abc")
+    assert loads["derive_blocks"].most.cpu_s < loads["derive_blocks"].cpu_s
+    assert loads["measure_derived"].jobs == 0
+
+
+def test_volumes_of_the_sample_are_sources(workspace):
+    derived = {"a": {"from": "fused/t1", "do": "convert"}, "b": {"from": "a", "do": "equalize"}}
+    config = scan(workspace, derived=derived)
+    run = run_of(workspace, config)
+    made = sizing.sized(run, "scan").derived
+    assert made["a"].grid.shape == (3, 4, 5) and made["a"].dtype == "float32"
+    assert made["b"].source == made["a"].grid
+    assert inputs.derived_source(run, "scan", "b") == ["results/scan/derived/a/plan.json"]
+    assert inputs.complete_source(run, "scan", "a") == {
+        "complete": "results/scan/fused/t1/complete.json"
+    }
+    assert inputs.measured_source(run, "scan", "a") == {}
+    assert inputs.measured_parts(run, "scan", "b") == ["results/scan/derived/b/measured/0.npz"]
+    assert inputs.derived_state(run, "scan", "a") == "" and not inputs.derived_address(
+        run, "scan", "a"
+    )
+    assert inputs.blocks_of_volume(run, "scan", "derived/b") == [
+        "results/scan/derived/b/batches/0.json"
+    ]
+    assert "results/scan/derived/b/complete.json" in targets.all_files(run, "scan")
+    assert derived_volumes.names(run, "equalize") == ["b"]
+    assert derived_volumes.names(run, volumes=True) == ["a", "b"]
+    assert jobs_of_rules(brain())["derive_blocks"] == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"do": "convert", "level": 3},
+            "derived.a.level: 3 is no level of LAB, which has levels 0 to 2",
+        ),
+        ({"do": "convert", "downsampling": "mean"}, "derived.a.downsampling: labels have no mean"),
+        (
+            {"do": "downsample", "downsampling": "mean"},
+            "derived.a.downsampling: labels have no mean",
+        ),
+        ({"do": "equalize"}, "derived.a.do: equalize is made of image, and LAB is labels"),
+        (
+            {"do": "remap", "table": "ids.csv", "labels": False},
+            "remap is made of labels, and LAB is image",
+        ),
+        (
+            {"do": "remap", "table": "ids.csv", "ids": "uint32"},
+            "ids.csv makes id 4294967296 of 1, which uint32 cannot hold; set ids: uint64",
+        ),
+        ({"do": "remap", "table": "other.csv"}, "derived.a.table: 'other.csv' does not exist"),
+        (
+            {"do": "convert", "box_vox": [[0, 0, 0], [501, 9, 9]]},
+            "derived.a.box_vox: [[0, 0, 0], [501, 9, 9]]"
+            " leaves the volume, whose level has 500 x 600 x 700 voxels of 1 x 1 x 1 um",
+        ),
+        (
+            {"do": "convert", "channel": 1},
+            "derived.a.channel: LAB has channels 0 to 0, there is no",
+        ),
+        (
+            {"do": "convert", "format": "precomputed", "codec": "png"},
+            "derived.a.codec: png holds uint8 or "
+            "uint16, not uint64; use another codec, or make 8 bits",
+        ),
+        ({"do": "reorder", "order": "order.txt"}, "derived.a.order: 'order.txt' does not exist"),
+    ],
+)
+def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
+    workspace, settings, words
+):
+    lab = precomputed(workspace.folder / "lab")
+    (workspace.folder / "ids.csv").write_text("from,to\n1,4294967296\n")
+    with pytest.raises(ConfigError) as error:
+        sizing.sized(alone(workspace, a={"from": lab} | settings), "tools")
+    assert words.replace("LAB", lab) in str(error.value)
+
+
+def test_files_that_do_not_say_their_voxel_size_ask_for_the_key_of_the_entry(workspace):
+    tifffile.imwrite(workspace.folder / "a.tif", np.zeros((5, 6, 7), np.uint8))
+    with pytest.raises(ConfigError, match=r"set spacing_um of its entry to \[z, y, x\]"):
+        sizing.sized(alone(workspace, a={"from": "a.tif", "do": "convert"}), "tools")
+    run = alone(workspace, a={"from": "a.tif", "do": "convert", "spacing_um": [2, 1, 1]})
+    made = sizing.sized(run, "tools").derived["a"]
+    assert made.grid.shape == (5, 6, 7) and made.held_gb > 0
+
+
+def test_jobs_on_other_machines_reach_no_local_source(workspace):
+    lab = precomputed(workspace.folder / "lab")
+    config = {
+        "sample": "tools",
+        "store": "s3://b/store",
+        "derived": {"a": {"from": lab, "do": "convert"}},
+    }
+    run = load_run(config, "s3://b/results")
+    with pytest.raises(
+        ConfigError, match=r"derived\.a\.from: .* is a local path, which jobs on other"
+    ):
+        sizing.sized(run, "tools")
+
+
+def test_arrays_survive_a_file_and_its_bytes_are_the_same(tmp_path):
+    arrays = {"b": np.arange(5), "a": np.zeros((2, 3), np.float32)}
+    for name in ("1.npz", "2.npz"):
+        write_arrays(tmp_path / name, arrays)
+    assert (tmp_path / "1.npz").read_bytes() == (tmp_path / "2.npz").read_bytes()
+    found = read_arrays(tmp_path / "1.npz")
+    assert all(np.array_equal(found[key], arrays[key]) for key in arrays)
+    (tmp_path / "2.npz").write_bytes(b"PK")
+    with pytest.raises(Exception, match=r"2\.npz cannot be read .* delete it and run again"):
+        read_arrays(tmp_path / "2.npz")
+
+
+def test_the_schema_has_every_key_of_every_tool():
+    text = SCHEMA.read_text().split("\n  derived:\n")[1].split("\n  points:\n")[0]
+    keys = {line.strip().rstrip(":") for line in text.splitlines() if line.startswith(" " * 8)
+            and not line.startswith(" " * 9)}  # fmt: skip
+    wanted = {
+        "from",
+        "do",
+        *SOURCE_KEYS,
+        *OUTPUT_KEYS,
+        *(k for f in TOOLS.values() for k in f.keys),
+    }
+    assert keys == wanted
+    check({"sample": "x", "derived": {"a": {"from": "/x", "do": "convert"}}})

@@ -1,0 +1,75 @@
+"""Derived volumes without any tiles: from an image file to 8 bits in another format, and again."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+from running import job_counts
+
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
+TARGETS = ("--cores", "2", "derived_volumes", "results/tools/derived/dark/verified.json", "--quiet")
+
+
+def described(workspace):
+    """A stack of planes, cut, and then made 8 bits of; and the stack."""
+    stack = np.random.default_rng(0).gamma(2, 300, (21, 40, 50)).astype(np.uint16)
+    tifffile.imwrite(workspace.folder / "stack.tif", stack)
+    derived = {
+        "dark": {"from": "part", "do": "quantize", "format": "precomputed", "sharded": False},
+        "part": {
+            "from": "stack.tif",
+            "do": "convert",
+            "spacing_um": [4, 2, 2],
+            "box_um": [[8, 0, 10], [80, 70, 100]],
+        },
+    }
+    return {"sample": "tools", "volume": {"chunk": 8, "block": 16}, "derived": derived}, stack
+
+
+@pytest.mark.slow
+def test_an_image_file_becomes_derived_volumes_without_any_tiles(workspace):
+    config, stack = described(workspace)
+    workspace.write(config)
+    done = workspace.snakemake(*TARGETS)
+    assert done.returncode == 0, done.stderr
+    store = Store(str(workspace.folder / "results"))
+    part = stack[2:20, 0:35, 5:50]
+    np.testing.assert_array_equal(Volume(store, "tools/derived/part").read(0), part)
+    low, high = np.percentile(part, (0.1, 99.9), method="inverted_cdf")
+    wanted = np.clip((part.astype(float) - low) / (high - low) * 255, 0, 255)
+    dark = Volume(store, "tools/derived/dark")
+    np.testing.assert_allclose(dark.read(0), wanted, atol=0.501)
+    info = json.loads(store.read("tools/derived/dark/precomputed/info"))
+    assert info["scales"][0]["voxel_offset"] == [5, 0, 2], "the part keeps its place"
+    assert info["scales"][0]["resolution"] == [2000, 2000, 4000]
+
+    # a run that is complete has nothing to do; another setting runs what depends on it
+    again = workspace.snakemake("-n", *TARGETS[2:4], "--quiet", "rules")
+    assert "Nothing to be done" in again.stdout + again.stderr
+    config["derived"]["dark"]["percent"] = [1, 99]
+    workspace.write(config)
+    jobs = job_counts(workspace.snakemake("-n", *TARGETS[2:4], "--quiet", "rules"))
+    assert jobs["derive_blocks"] == jobs["measure_derived"] == jobs["init_derived"] == 1
+    tifffile.imwrite(workspace.folder / "stack.tif", stack[::-1].copy())
+    jobs = job_counts(workspace.snakemake("-n", *TARGETS[2:4], "--quiet", "rules"))
+    assert jobs["derive_blocks"] == 2
+
+
+def test_a_dry_run_prints_jobs_bytes_and_memory_of_derived_volumes(workspace):
+    config, _ = described(workspace)
+    config["derived"]["part"]["from"] = "absent.tif"
+    workspace.write(config)
+    done = workspace.snakemake("-n", "derived_volumes")
+    assert "absent.tif does not exist; correct the path" in done.stdout + done.stderr
+    config["derived"]["part"]["from"] = "stack.tif"
+    workspace.write(config)
+    done = workspace.snakemake("-n", "derived_volumes")
+    (row,) = [line for line in done.stderr.splitlines() if line.startswith("Derived volumes")]
+    assert row.split()[2] == "6", "two plans, one measurement, one gathering, two batches"
+    assert "GB of sources" in done.stderr and "room in the store" in done.stderr
+    assert not (workspace.folder / "results").exists()

@@ -1,0 +1,206 @@
+"""What the rules of derived volumes need (standard library only), see :mod:`terareg.core.cost`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches
+from terareg.core.extents import DerivedVolume, Sample, bytes_of
+from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
+
+_PYRAMID = 1.15  # size of all levels relative to the finest
+_READ_CPU = 1.0  # seconds for a GB of voxels
+#: (seconds for a GB of voxels with its pyramid, compressed share) by format and encoding
+_OME_ZARR = {
+    "none": (2.0, 1.0), "gzip": (35.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
+    "blosc-zstd": (4.0, 0.6),
+}  # fmt: skip
+_PRECOMPUTED = {
+    "raw": (2.0, 1.0), "gzip": (40.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
+    "compressed_segmentation": (20.0, 0.05),
+}  # fmt: skip
+_LABEL_SHARE = 0.05
+_SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
+_GATHERED_BYTES = 0.05  # for each voxel of the source
+
+
+# ------------------------------------------------------------------ batches, counts and bytes
+def derived_batches(sample: Sample, name: str) -> int:
+    """Number of batches of the blocks of an entry, each of whole rows of blocks along x."""
+    return _batches(sample, sample.derived[name])
+
+
+def _batches(sample: Sample, each: DerivedVolume) -> int:
+    gigabytes = max(each.source_gb, each.made_gb)
+    return batches(
+        gigabytes, each.rows, sample.option("jobs.gb_per_job"), max(1, len(sample.derived))
+    )
+
+
+def derived_gb(sample: Sample) -> float:
+    """The most that derived volumes add to the store, assuming no compression."""
+    found = sample.derived.values()
+    return sum(_PYRAMID * each.made_gb * len(each.output["formats"]) for each in found)
+
+
+def _written(each: DerivedVolume) -> tuple[float, float]:
+    """Gigabytes that an entry writes, and the seconds that encoding them takes."""
+    gigabytes = seconds = 0.0
+    if not each.kind:
+        return 0.0, 0.0
+    output = each.output
+    for form in output["formats"]:
+        if form == "ome-zarr":
+            rate, share = _OME_ZARR[output["codec"]]
+        elif each.kind == LABELS and output.get("encoding") is None:
+            rate, share = _PRECOMPUTED["compressed_segmentation"]
+        else:
+            rate, share = _PRECOMPUTED[output.get("encoding") or output["precomputed"]]
+        if each.kind == LABELS and share < 1:
+            share = _LABEL_SHARE
+        gigabytes += share * _PYRAMID * each.made_gb
+        seconds += rate * each.made_gb
+    return gigabytes, seconds
+
+
+# ------------------------------------------------------------------ work
+def _of_entries(
+    sample: Sample,
+    chosen: Iterable[DerivedVolume],
+    work: Callable[[Sample, DerivedVolume], Load],
+) -> Load:
+    """Work of a rule over all entries that have it; time limits follow the longest job."""
+    loads = [work(sample, each) for each in chosen]
+    if not loads:
+        return Load(0, cpu_s=0.0)
+    longest = max(loads, key=lambda load: load.cpu_s / max(1, load.jobs))
+    return Load(
+        sum(load.jobs for load in loads),
+        sum(load.read_gb for load in loads),
+        sum(load.written_gb for load in loads),
+        sum(load.cpu_s for load in loads),
+        most=longest,
+    )
+
+
+def _read_gb(sample: Sample, each: DerivedVolume) -> float:
+    """What is read once; a file is read whole by every job."""
+    if each.held_gb:
+        return _batches(sample, each) * each.held_gb / 2
+    return each.source_gb * each.source_share
+
+
+def _all(sample: Sample) -> list[DerivedVolume]:
+    return list(sample.derived.values())
+
+
+def _measured(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if each.measured]
+
+
+def _made(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if each.kind]
+
+
+def _measure(sample: Sample, each: DerivedVolume) -> Load:
+    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    jobs = _batches(sample, each)
+    return Load(jobs, _read_gb(sample, each), cpu_s=rate * each.source_gb)
+
+
+def _derive(sample: Sample, each: DerivedVolume) -> Load:
+    written, encoding = _written(each)
+    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    seconds = rate * each.source_gb + encoding
+    return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
+
+
+def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
+    return Load(_batches(sample, each), 0.1 * each.source_gb, 0.05 * each.source_gb,
+                TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
+
+
+def _of_tool(*tools: str) -> Callable[[Sample], list[DerivedVolume]]:
+    return lambda sample: [each for each in _all(sample) if each.tool in tools]
+
+
+def _one_each(sample: Sample, each: DerivedVolume) -> Load:
+    return Load(1, cpu_s=2.0)
+
+
+# ------------------------------------------------------------------ memory
+def _blocks(per_source: float, per_made: float) -> Memory:
+    """Memory of a job that holds, on each thread, some times a block of the source and the result.
+
+    Image files are held whole.
+    """
+
+    def memory(sample: Sample, threads: int) -> float:
+        return max((_job_mb(sample, each, threads) for each in _all(sample)), default=ITK_MB)
+
+    def _job_mb(sample: Sample, each: DerivedVolume, threads: int) -> float:
+        block = math.prod(each.block) / 1e6
+        depth, height, width = (
+            b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
+        )
+        if TOOLS[each.tool].slabs:
+            depth = min(depth, SLAB_PLANES)
+        read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
+        made = block * bytes_of(each.dtype) if each.kind else 0.0
+        sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
+        at_once = min(threads, each.blocks)
+        worked = block * TOOLS[each.tool].work_bytes
+        held = at_once * (per_source * read + per_made * made + sent + worked)
+        return ITK_MB + held + 1000 * each.held_gb
+
+    return memory
+
+
+def _objects_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds the surfaces or lines of the labels of a shard."""
+    largest = max((each.source_gb for each in _SHARDED(sample)), default=0.0)
+    return 2 * ITK_MB + min(1000 * largest, _SHARD_MB)
+
+
+def _gathered_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
+    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
+    return 1.5 * ITK_MB + _GATHERED_BYTES * voxels
+
+
+_SHARDED = _of_tool(*(name for name, facts in TOOLS.items() if facts.shards))
+_COUNTED = _of_tool("count")
+
+RULES = {
+    "init_derived": RuleCost(
+        "derived", load=lambda sample: _of_entries(sample, _all(sample), _one_each)
+    ),
+    "measure_derived": RuleCost(
+        "derived",
+        _blocks(2.5, 0),
+        lambda sample: _of_entries(sample, _measured(sample), _measure),
+        heavy=True,
+    ),
+    "gather_derived": RuleCost(
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _measured(sample), _one_each)
+    ),
+    "count_derived": RuleCost(
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _COUNTED(sample), _one_each)
+    ),
+    "write_objects": RuleCost(
+        "derived",
+        _objects_mb,
+        lambda sample: _of_entries(sample, _SHARDED(sample), _write_objects),
+        heavy=True,
+    ),
+    "finish_objects": RuleCost(
+        "derived", load=lambda sample: _of_entries(sample, _SHARDED(sample), _one_each)
+    ),
+    "derive_blocks": RuleCost(
+        "derived",
+        _blocks(2, 2.75),
+        lambda sample: _of_entries(sample, _made(sample), _derive),
+        heavy=True,
+    ),
+}

@@ -1,0 +1,85 @@
+"""How often values occur, exactly for integers, gathered over blocks; percentiles of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from terareg.derived.tool import Measured
+
+
+def count_values(voxels: np.ndarray, planes: Sequence[int]) -> dict[str, np.ndarray]:
+    """Count the values of each plane of a block.
+
+    Parameters
+    ----------
+    voxels : numpy.ndarray, shape (z, y, x)
+        Unsigned integers of at most 16 bits, each counted exactly; or float32, whose finite values
+        are cut to 8 significant bits (steps of 0.4 to 0.8 %, towards 0) first.
+    planes : sequence of int
+        Number under which each plane is counted; equal ones are counted together.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        ``plane``, ``value`` and ``count`` of those that occur, ascending by plane and value.
+    """
+    parts = []
+    for number, plane in zip(planes, voxels, strict=True):
+        if plane.dtype.kind == "u":
+            counts = np.bincount(plane.reshape(-1))
+            values = np.flatnonzero(counts)
+            counts = counts[values]
+        else:
+            bits = plane[np.isfinite(plane)].astype(np.float32).view(np.uint32) & 0xFFFF0000
+            found, counts = np.unique(bits, return_counts=True)
+            values = found.view(np.float32)
+        parts.append(_columns(np.full(values.shape, number, np.int32), values, counts))
+    return add_counts(parts)
+
+
+def add_counts(parts: Sequence[Measured]) -> dict[str, np.ndarray]:
+    """Add counts of :func:`count_values`."""
+    if not parts:
+        return _columns(np.zeros(0, np.int32), np.zeros(0), np.zeros(0, np.int64))
+    plane, value, count = (
+        np.concatenate([part[key] for part in parts]) for key in ("plane", "value", "count")
+    )
+    order = np.lexsort((value, plane))
+    plane, value, count = plane[order], value[order], count[order]
+    if not plane.size:
+        return _columns(plane, value, count)
+    new = np.ones(plane.size, bool)
+    new[1:] = (plane[1:] != plane[:-1]) | (value[1:] != value[:-1])
+    first = np.flatnonzero(new)
+    return _columns(plane[first], value[first], np.add.reduceat(count, first))
+
+
+def percentiles(counts: Measured, percent: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Planes that have values, and percentiles of each.
+
+    Returns
+    -------
+    planes : numpy.ndarray of int32, shape (n,)
+    values : numpy.ndarray of float64, shape (n, len(percent))
+        The smallest value that at least ``percent`` of the voxels of the plane do not exceed
+        (``inverted_cdf`` of :func:`numpy.percentile`).
+    """
+    planes, first = np.unique(counts["plane"], return_index=True)
+    ends = [*first[1:].tolist(), counts["plane"].size]
+    result = np.empty((planes.size, len(percent)))
+    for row, (begin, end) in enumerate(zip(first.tolist(), ends)):
+        total = np.cumsum(counts["count"][begin:end])
+        for column, share in enumerate(percent):
+            at = int(np.searchsorted(total, share / 100 * total[-1]))
+            result[row, column] = counts["value"][begin + min(at, total.size - 1)]
+    return planes, result
+
+
+def _columns(plane: np.ndarray, value: np.ndarray, count: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "plane": plane.astype(np.int32),
+        "value": value.astype(np.float64),
+        "count": count.astype(np.int64),
+    }

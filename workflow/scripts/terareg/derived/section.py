@@ -1,0 +1,333 @@
+"""The section ``derived:`` of a sample's configuration (standard library only).
+
+Every entry makes one thing from one source: a volume of the sample, another entry, or a volume or
+image file somewhere else. Entries are checked here as far as the configuration alone can tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from terareg.core.errors import ConfigError
+from terareg.core.orientation import check_orientation
+from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
+from terareg.storage.store import Store
+
+VOLUMES = ("fused", "corrected_volume", "labels")
+FORMATS = {
+    "ome-zarr": ("ome-zarr",),
+    "precomputed": ("precomputed",),
+    "both": ("ome-zarr", "precomputed"),
+}
+#: {codec: (OME-Zarr codec, precomputed encoding)}, None where a format does not have it
+CODECS: dict[str, tuple[str | None, str | None]] = {
+    "raw": ("none", "raw"),
+    "gzip": ("gzip", "gzip"),
+    "zstd": ("zstd", None),
+    "blosc-zstd": ("blosc-zstd", None),
+    "blosc-lz4": ("blosc-lz4", None),
+    "compressed_segmentation": (None, "compressed_segmentation"),
+    "jpeg": (None, "jpeg"),
+    "png": (None, "png"),
+}
+_OWN = re.compile(f"({'|'.join(VOLUMES)})/([A-Za-z0-9][A-Za-z0-9_-]*)")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the section.
+
+    Attributes
+    ----------
+    name : str
+        Of the entry, and of its folder.
+    do : str
+        The tool.
+    volume : str or None
+        Volume of the sample that it is made from, for example "fused/signal" or "derived/small".
+    address : str or None
+        Volume or image file elsewhere that it is made from; one of the two is given.
+    settings : mapping
+        All keys of the entry besides ``from`` and ``do``, None where nothing is given.
+    """
+
+    name: str
+    do: str
+    volume: str | None
+    address: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> ToolFacts:
+        """What is known of its tool."""
+        return TOOLS[self.do]
+
+    @property
+    def key(self) -> str:
+        """Its folder below that of the sample."""
+        return f"derived/{self.name}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The settings that only its tool has, by name; without those that are not given."""
+        given = {key: self.settings.get(key) for key in self.facts.keys}
+        return {key: value for key, value in given.items() if value is not None}
+
+    @property
+    def others(self) -> dict[str, str]:
+        """Other volumes of the sample that its tool reads, by key."""
+        return {key: self.options[key] for key in self.facts.volumes if key in self.options}
+
+    @property
+    def measures(self) -> bool:
+        """Whether its source is measured before anything is made."""
+        facts = self.facts
+        return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Files of the user that its tool reads, by key."""
+        options = self.options
+        return {key: options[key] for key in self.facts.files if isinstance(options[key], str)}
+
+    def formats(self, volume: Mapping[str, Any]) -> tuple[str, ...]:
+        """Formats that are written; ``volume`` is the section of that name."""
+        chosen = self.settings.get("format")
+        return tuple(volume["formats"]) if chosen is None else FORMATS[chosen]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able dictionary, see :meth:`from_json`."""
+        given = {k: v for k, v in self.settings.items() if v is not None}
+        return {
+            "name": self.name,
+            "do": self.do,
+            "volume": self.volume,
+            "address": self.address,
+            "settings": given,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Entry:
+        """Inverse of :meth:`to_json`."""
+        return cls(**data)
+
+
+def entries_of(config: Mapping[str, Any]) -> dict[str, Entry]:
+    """Entries of a complete configuration by name, each after the one that it is made from."""
+    section = config.get("derived") or {}
+    entries = {name: _entry(name, given, section) for name, given in section.items()}
+    ordered: dict[str, Entry] = {}
+    for name in entries:
+        _add(name, entries, ordered, [])
+    return ordered
+
+
+def check_section(config: Mapping[str, Any]) -> None:
+    """Refuse entries that cannot work, as far as the configuration alone tells.
+
+    Raises
+    ------
+    ConfigError
+        In one sentence, with the key, its value and the remedy.
+    """
+    atlases = config["registration"]["atlases"] or list(config["atlases"])
+    volumes = {
+        "fused": list(config["input"]["channels"]),
+        "corrected_volume": list(config["input"]["channels"]),
+        "labels": atlases,
+    }
+    if not config["intensity"]["bias"]["enabled"]:
+        volumes["corrected_volume"] = []
+    lower: dict[str, str] = {}
+    for entry in entries_of(config).values():
+        other = lower.setdefault(entry.name.lower(), entry.name)
+        if other != entry.name:
+            raise ConfigError(
+                f"derived: {other!r} and {entry.name!r} are one folder where names do not differ "
+                "in case; rename one of them"
+            )
+        where = f"derived.{entry.name}"
+        _check_source(entry, where, volumes, config)
+        _check_keys(entry, where)
+        _check_output(entry, where, config["volume"])
+
+
+def _entry(name: str, given: Mapping[str, Any], section: Mapping[str, Any]) -> Entry:
+    source, do = given["from"], given["do"]
+    settings = {key: value for key, value in given.items() if key not in ("from", "do")}
+    if _OWN.fullmatch(source):
+        return Entry(name, do, source, None, settings)
+    if source in section:
+        return Entry(name, do, f"derived/{source}", None, settings)
+    if re.fullmatch(r"[A-Za-z0-9_-]+", source):
+        near = difflib.get_close_matches(source, section, 1, 0.6)
+        advice = f"did you mean {near[0]}?" if near else "write fused/CHANNEL, or ./NAME for a file"
+        raise ConfigError(f"derived.{name}.from: there is no entry {source!r}; {advice}")
+    return Entry(name, do, None, source, settings)
+
+
+def _add(name: str, entries: Mapping[str, Entry], ordered: dict[str, Entry], trail: list) -> None:
+    """Put an entry behind its source."""
+    if name in ordered:
+        return
+    if name in trail:
+        circle = [*trail[trail.index(name) :], name]
+        what = "is made from itself" if len(circle) == 2 else f"is a circle: {' <- '.join(circle)}"
+        raise ConfigError(f"derived.{name}.from: {what}; give one of them another source")
+    source = entries[name].volume or ""
+    if source.startswith("derived/"):
+        before = source.removeprefix("derived/")
+        _add(before, entries, ordered, [*trail, name])
+        if not entries[before].facts.makes:
+            raise ConfigError(
+                f"derived.{name}.from: {before!r} makes no volume (do: {entries[before].do}); give "
+                "the volume that it is made from"
+            )
+    ordered[name] = entries[name]
+
+
+def _check_source(
+    entry: Entry, where: str, volumes: Mapping[str, list[str]], config: Mapping[str, Any]
+) -> None:
+    """The source is there as far as the configuration tells, and is not the entry's own target."""
+    own_volumes = dict(entry.others)
+    if entry.volume is not None and not entry.volume.startswith("derived/"):
+        own_volumes["from"] = entry.volume
+    for key, volume in own_volumes.items():
+        kind, _, name = volume.partition("/")
+        if name not in volumes[kind]:
+            known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
+            raise ConfigError(
+                f"{where}.{key}: {volume!r} is no volume of this sample; there are: {known} "
+                "(write ./ before a relative path)"
+            )
+    if entry.address is None:
+        return
+    address = entry.address.removeprefix("precomputed://").removeprefix("zarr://")
+    if address.startswith(("http://", "https://")):
+        raise ConfigError(
+            f"{where}.from: {entry.address!r} is on a web server, which is not read; copy the "
+            "volume to a folder or a bucket"
+        )
+    own = f"{_canonical(config['store'])}/{config['sample']}/{entry.key}"
+    if f"{_canonical(address)}/".startswith(f"{own}/"):
+        raise ConfigError(
+            f"{where}.from: {entry.address!r} is where this entry is written; give another source "
+            "or another name"
+        )
+
+
+def _canonical(address: str) -> str:
+    place = Store(address)
+    return place.url if place.is_s3 else os.path.realpath(place.url)
+
+
+def _check_keys(entry: Entry, where: str) -> None:
+    known = {*SOURCE_KEYS, *entry.facts.keys}
+    known |= set(OUTPUT_KEYS) if entry.facts.makes else set()
+    for key, value in entry.settings.items():
+        if value is not None and key not in known:
+            users = [name for name, facts in TOOLS.items() if key in facts.keys]
+            whose = f"belongs to do: {', '.join(users)}" if users else "is about volumes"
+            raise ConfigError(
+                f"{where}.{key}: {value!r} {whose}, not to do: {entry.do}; remove it or correct do"
+            )
+    settings = entry.settings
+    for key in entry.facts.needs:
+        if settings.get(key) is None:
+            raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} cannot work without")
+    for key in ("percent", "values"):
+        ends = settings.get(key)
+        if ends is not None and not ends[0] < ends[1]:
+            raise ConfigError(f"{where}.{key}: {ends} must be a lower value and an upper one")
+    if settings.get("box_vox") is not None and settings.get("box_um") is not None:
+        raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
+    for key in ("box_vox", "box_um"):
+        box = settings.get(key)
+        if box is not None and not all(a < b for a, b in zip(*box)):
+            raise ConfigError(
+                f"{where}.{key}: {box} is empty; give the first corner and the one beyond the "
+                "last, [[z, y, x], [z, y, x]]"
+            )
+    if settings.get("orientation") is not None:
+        check_orientation(settings["orientation"], f"{where}.orientation")
+    if entry.address is None:
+        for key in ("channel", "spacing_um", "orientation"):
+            if settings.get(key) is not None:
+                raise ConfigError(
+                    f"{where}.{key}: {settings[key]!r} belongs to files and volumes elsewhere; "
+                    f"{entry.volume} has its own, so remove it"
+                )
+
+
+def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
+    """Formats, codecs, chunks and blocks that go together."""
+    if not entry.facts.makes:
+        return
+    settings, formats = entry.settings, entry.formats(volume)
+    codec = settings.get("codec")
+    for number, form in enumerate(("ome-zarr", "precomputed")):
+        if codec is not None and form in formats and CODECS[codec][number] is None:
+            fitting = ", ".join(name for name, both in CODECS.items() if both[number])
+            raise ConfigError(
+                f"{where}.codec: {form} has no {codec}; use one of {fitting}, or another format"
+            )
+    if codec == "gzip" and "precomputed" in formats and settings.get("sharded") is False:
+        raise ConfigError(
+            f"{where}.codec: gzip of precomputed chunks needs shards, since readers expect them "
+            "uncompressed in objects of their own; set sharded: true or codec: raw"
+        )
+    edges = chunk_edges(entry, volume)
+    block = settings.get("block") or max(volume["block"], *edges)
+    ratio = block // max(edges)
+    if block % max(edges) or ratio & (ratio - 1):
+        raise ConfigError(
+            f"{where}.block: {block} is not a power of two times the longest side of chunk "
+            f"{list(edges)}; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
+        )
+
+
+def chunk_edges(entry: Entry, volume: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Edges (z, y, x) of the chunks that an entry asks for; ``volume`` is the section."""
+    given = entry.settings.get("chunk")
+    if given is None:
+        given = volume["chunk"]
+    return tuple(given) if isinstance(given, (list, tuple)) else (given,) * 3
+
+
+def output_options(entry: Entry, volume: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Arguments of :class:`terareg.volumes.plan.VolumeSettings` for an entry.
+
+    Parameters
+    ----------
+    entry : Entry
+    volume : mapping
+        The section ``volume`` of the configuration, for what the entry does not say.
+    kind : str
+        "image" or "labels", of what is made.
+    """
+    settings, edges = entry.settings, chunk_edges(entry, volume)
+    cubic = len(set(edges)) == 1
+    options: dict[str, Any] = {
+        "chunk": max(edges),
+        "block": settings.get("block") or max(volume["block"], *edges),
+        "formats": entry.formats(volume),
+        "codec": volume["codec"],
+        "precomputed": volume["precomputed"],
+        "kind": "segmentation" if kind == "labels" else "image",
+        "chunk_shape": None if cubic and edges[0] in range(4, 257) else edges,
+    }
+    if settings.get("codec") is not None:
+        zarr, encoding = CODECS[settings["codec"]]
+        options |= {"codec": zarr or volume["codec"], "encoding": encoding}
+    if settings.get("sharded") is False:
+        options["sharded"] = False
+        if options.get("encoding") is None and options["precomputed"] == "gzip":
+            options["precomputed"] = "raw"
+    given = ("downsampling", "halved", "levels")
+    return options | {key: settings[key] for key in given if settings.get(key) is not None}

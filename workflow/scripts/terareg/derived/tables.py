@@ -1,0 +1,89 @@
+"""The user's tables for tools: ids by ids, and orders of planes (standard library only)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from terareg.core.errors import ConfigError
+from terareg.storage.foreign import boundary, decode_text, load_json, read_bytes, short
+
+_LARGEST = 2**64 - 1
+_MOST_BYTES = 1 << 28
+_HEADS = ("from", "to")
+
+
+def read_id_table(path: str) -> dict[int, int]:
+    """Ids by ids, from a table.
+
+    Parameters
+    ----------
+    path : str
+        JSON ({"12": 3} or [[12, 3]]), or CSV or TSV with the columns ``from`` and ``to``.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, is empty, holds something that is no id, or says two things of one id.
+    """
+    with boundary(path, ConfigError, "give JSON, or a table with the columns from and to"):
+        data = read_bytes(path, _MOST_BYTES)
+        pairs = _json_pairs(data) if path.lower().endswith(".json") else _rows(decode_text(data))
+        table: dict[int, int] = {}
+        for number, (old, new) in enumerate(pairs, 1):
+            source, target = _id(old, number), _id(new, number)
+            if table.setdefault(source, target) != target:
+                raise ValueError(f"id {source} becomes {table[source]} and {target}")
+        if not table:
+            raise ValueError("it has no row")
+        return table
+
+
+def read_order(order: str | Sequence[int]) -> list[int]:
+    """Numbers of planes, from a list or from a text file with one number a line."""
+    if not isinstance(order, str):
+        return [int(n) for n in order]
+    with boundary(order, ConfigError, "give one number of a plane a line"):
+        text = decode_text(read_bytes(order, _MOST_BYTES))
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [_id(line, number) for number, line in enumerate(lines, 1)]
+        if not found:
+            raise ValueError("it has no line")
+        return found
+
+
+def order_length(order: str | Sequence[int]) -> int | None:
+    """Number of planes of an order; None if its file cannot be seen from here."""
+    if isinstance(order, str) and not Path(order).is_file():
+        return None
+    return len(read_order(order))
+
+
+def _json_pairs(data: bytes) -> list[tuple[Any, Any]]:
+    found = load_json(data)
+    pairs = list(found.items()) if isinstance(found, dict) else found
+    if not isinstance(pairs, list) or not all(
+        isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs
+    ):
+        raise ValueError(f"{short(found)} is neither {{id: id}} nor a list of pairs")
+    return [(old, new) for old, new in pairs]
+
+
+def _rows(text: str) -> list[tuple[Any, Any]]:
+    head = text.splitlines()[0] if text.strip() else ""
+    rows = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in head else ",")
+    names = [str(name).strip().lower() for name in rows.fieldnames or ()]
+    if not set(_HEADS) <= set(names):
+        raise ValueError(f"its columns are {', '.join(names) or 'none'}, not from and to")
+    rows.fieldnames = names
+    return [(row["from"], row["to"]) for row in rows]
+
+
+def _id(value: Any, number: int) -> int:
+    text = str(value).strip()
+    if isinstance(value, bool) or not text.isdigit() or int(text) > _LARGEST:
+        raise ValueError(f"row {number} holds {short(value)}, which is no whole number from 0 on")
+    return int(text)

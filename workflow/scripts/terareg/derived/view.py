@@ -1,0 +1,193 @@
+"""What a tool reads: a box of one level of a volume of the sample, or of one elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.levels import Box
+from terareg.derived.boxes import box_of
+from terareg.derived.catalogue import IMAGE, LABELS
+from terareg.derived.section import Entry
+from terareg.storage.foreign import boundary
+from terareg.storage.store import Store
+from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
+from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.reader import Levels, Volume
+
+# of volumes whose orientation nobody states; no tool depends on it
+_ANY_ORIENTATION = "SAR"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an entry is made: store, sample and name of the entry."""
+
+    store: Store
+    sample: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Folder of the entry in the store."""
+        return f"{self.sample}/derived/{self.name}"
+
+    def volume(self, name: str) -> Volume:
+        """Another volume of the sample, for example "fused/signal"."""
+        return Volume(self.store, f"{self.sample}/{name}")
+
+
+@dataclass(frozen=True)
+class View:
+    """A box of a level, read like an array of its own.
+
+    Attributes
+    ----------
+    levels : Levels
+        The source.
+    level : int
+    start, stop : tuple of int
+        Its first voxel, and the one beyond the last, (z, y, x), in voxels of the level.
+    kind : str
+        "image" or "labels".
+    offset_vox : tuple of int
+        Where its first voxel lies in space, in whole voxels of the level.
+    frame : Frame
+        Its grid.
+    place : Place, optional
+        Where what is made of it lies, for tools that leave files of their own.
+    """
+
+    levels: Levels
+    level: int
+    start: Box
+    stop: Box
+    kind: str
+    offset_vox: Box
+    frame: Frame
+    place: Place | None = None
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return self.levels.name
+
+    @property
+    def shape(self) -> Box:
+        """Voxels along (z, y, x)."""
+        return self.frame.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the voxels as they are read."""
+        return self.levels.dtype
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        """Voxels ``start <= index < stop`` of the view, (z, y, x)."""
+        first: Box = tuple(a + o for a, o in zip(start, self.start))
+        last: Box = tuple(b + o for b, o in zip(stop, self.start))
+        if any(b > n for b, n in zip(last, self.stop)):
+            raise VolumeError(
+                f"box {tuple(start)} to {tuple(stop)} leaves the region of {self.name}"
+            )
+        return self.levels.read(self.level, first, last)
+
+    def to_json(self) -> dict[str, Any]:
+        """What was chosen, for the plan of the entry."""
+        return {
+            "level": self.level,
+            "start": list(self.start),
+            "stop": list(self.stop),
+            "kind": self.kind,
+            "dtype": self.dtype.name,
+        }
+
+
+def open_view(store: Store, sample: str, entry: Entry, address: str | None = None) -> View:
+    """Open the source of an entry.
+
+    Parameters
+    ----------
+    store : Store
+        Of the volumes of the sample.
+    sample : str
+    entry : Entry
+    address : str, optional
+        Of a source elsewhere.
+
+    Raises
+    ------
+    ConfigError, VolumeError
+        If it is not there, cannot be read, or has no such level or region.
+    """
+    settings, level = entry.settings, entry.settings.get("level") or 0
+    if address is None:
+        volume = Volume(store, f"{sample}/{entry.volume}")
+        levels: Levels = volume
+        frame, offset = volume.level_frame(level), volume.plan.offset_vox(level)
+        is_labels = volume.is_segmentation
+    else:
+        levels = _open(address, entry)
+        offset = _offset_of(address, level)
+        frame = levels.level_frame(level)
+        moved = (o + n * s for o, n, s in zip(frame.origin_um, offset, frame.spacing_um))
+        frame = replace(frame, origin_um=tuple(moved))
+        is_labels = describe_image(address, believed=False).is_segmentation
+    start, stop = box_of(settings, frame.shape, frame.spacing_um, f"derived.{entry.name}")
+    if settings.get("labels") is not None:
+        is_labels = settings["labels"]
+    return View(
+        levels,
+        level,
+        start,
+        stop,
+        LABELS if is_labels else IMAGE,
+        tuple(a + o for a, o in zip(start, offset)),
+        frame.cropped(start, stop),
+        Place(store, sample, entry.name),
+    )
+
+
+def check_unchanged(address: str | None, state: str) -> None:
+    """Raise :class:`VolumeError` if a source elsewhere is not what it was when the job was planned.
+
+    ``state`` is from :func:`terareg.volumes.headers.image_state`.
+    """
+    if address is not None and image_state(address) != state:
+        raise VolumeError(
+            f"{address} has changed while it was read; run again when nobody writes to it"
+        )
+
+
+def _open(address: str, entry: Entry) -> Levels:
+    header = describe_image(address, believed=False)
+    orientation = entry.settings.get("orientation")
+    if orientation is None and entry.settings.get("spacing_um") is None:
+        orientation = describe_image(address).orientation
+        if orientation is None and header.form == "NRRD":
+            orientation = nrrd_orientation(address)
+    spacing = entry.settings.get("spacing_um")
+    return open_image(
+        address,
+        ImageSettings(
+            None if spacing is None else tuple(spacing),
+            orientation or _ANY_ORIENTATION,
+            entry.settings.get("channel") or 0,
+        ),
+    )
+
+
+def _offset_of(address: str, level: int) -> Box:
+    """Voxel offset (z, y, x) that a precomputed volume states for a level; zeros for all others."""
+    if describe_image(address, believed=False).form != "precomputed":
+        return (0, 0, 0)
+    _, info = read_metadata(address, Store(address))
+    with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
+        offset = info["scales"][level].get("voxel_offset") or (0, 0, 0)
+        z, y, x = (int(n) for n in reversed(offset))
+        return z, y, x

@@ -1,0 +1,27 @@
+"""Read the meshes and names of regions back and compare them with what was written."""
+
+from terareg.core.errors import VolumeError
+from terareg.execution.job import run_job
+from terareg.storage.records import damaged_objects, read_json, write_json
+from terareg.storage.store import Store
+
+
+def main() -> None:
+    store = Store(snakemake.params.store)
+    count = 0
+    for path, rule in (
+        (snakemake.input.plan, "init_labels"),
+        (snakemake.input.meshes, "mesh_labels"),
+    ):
+        objects = read_json(path)["objects"]
+        damaged = damaged_objects(store, objects)
+        if damaged:
+            raise VolumeError(
+                f"{store.address(damaged[0])} is not what was written ({len(damaged)} of "
+                f"{len(objects)} objects differ); run again with -R {rule}, which writes them anew"
+            )
+        count += len(objects)
+    write_json(snakemake.output.verified, {"objects": count})
+
+
+run_job(snakemake, main)
