@@ -90,6 +90,28 @@ def changed(path, value):
             {"c": {"path": "c.csv", "atlas": "rat"}},
             "points.c.atlas: 'rat' is not among the registered atlases (mouse)",
         ),
+        (
+            "points",
+            {"c": {"path": "c.csv", "atlas": "mouse", "axes": "xy"}},
+            "points.c.axes: 'xy' is not possible",
+        ),
+        (
+            "points",
+            {"c": {"path": "c.csv", "atlas": "mouse", "units": "inch"}},
+            "does not fit; unit",
+        ),
+        (
+            "cells",
+            {"c": {"channel": "red", "diameter_um": 10}},
+            "cells.c.channel: 'red' is not among input.channels (",
+        ),
+        ("cells", {"c": {"channel": "a"}}, "cells.c: key diameter_um is missing; cells need"),
+        (
+            "cells",
+            {"c": {"channel": "a", "diameter_um": [9, 9]}},
+            "cells.c.diameter_um: [9, 9] does not fit; diameter of a cell",
+        ),
+        ("cells", {"c d": {"channel": "a", "diameter_um": 9}}, "would make a bad folder name"),
         ("intensity.corrected_tiles", "kept", "did you mean keep?"),
         ("intensity.bias.resolution_um", "100 um", "write the number alone"),
         ("stitching.channel", "green", "channel 'green' is not among input.channels"),

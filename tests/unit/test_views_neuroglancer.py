@@ -273,6 +273,16 @@ def test_half_a_request_does_not_hold_a_connection_for_ever(server, monkeypatch)
         assert connection.recv(1) == b"", "closed by the server"
 
 
+def test_cells_of_the_store_are_a_layer_that_nothing_moves():
+    layer = ng.cell_layer("cells cfos", "brain/cells/cfos/annotations")
+    state = ng.with_store(ng.build_state([layer], FRAME), "http://h:1/s")
+    (shown,) = state["layers"]
+    assert shown["source"] == "precomputed://http://h:1/s/brain/cells/cfos/annotations"
+    assert shown["type"] == "annotation" and not shown["visible"]
+    with pytest.raises(StoreError):
+        ng.cell_layer("x", "../elsewhere")
+
+
 @pytest.mark.parametrize("orientation", ["SAR", "PIL"])
 def test_letters_stand_at_the_sides_that_they_name(orientation):
     frame = Frame((40, 60, 80), (4.0, 2.0, 2.0), (8.0, 3.0, -2.0), orientation)

@@ -13,6 +13,7 @@ from scipy import ndimage
 
 SPACING_UM = 25.0
 DIAMETER_UM = 100.0
+SHAPE = (88, 112, 120)
 
 
 def write_nifti(path, array):
@@ -25,30 +26,29 @@ def write_nifti(path, array):
 def brain_with_cells():
     """Labels, tissue without and image with cells, and the voxels of their centres."""
     rng = np.random.default_rng(0)
-    z, y, x = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in (60, 76, 84)], indexing="ij")
-    inside = (z / 26) ** 2 + (y / 35) ** 2 + (x / 38) ** 2 < 1
+    z, y, x = np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in SHAPE], indexing="ij")
+    inside = (z / 38) ** 2 + (y / 52) ** 2 + (x / 55) ** 2 < 1
     labels = inside.astype(np.uint16)
     labels[inside & (y > 5)] = 2
-    labels[inside & (z < -8) & (y <= 5)] = 3
+    labels[inside & (z < -12) & (y <= 5)] = 3
     tissue = np.array([0, 900, 1100, 700], np.float32)[labels]
     tissue = ndimage.gaussian_filter(tissue, 1.0)
     # a cell on the border of two regions may be counted in either
     parts = [ndimage.binary_erosion(labels == n, iterations=2) for n in (1, 2, 3)]
-    core = np.argwhere(np.logical_or.reduce(parts) & ndimage.binary_erosion(inside, iterations=4))
+    core = np.argwhere(np.logical_or.reduce(parts) & ndimage.binary_erosion(inside, iterations=5))
     centres = np.empty((0, 3))
     for place in rng.permutation(core)[:1000] + rng.uniform(-0.5, 0.5, (1000, 3)):
         if len(centres) == 100:
             break
         if (np.linalg.norm(centres - place, axis=1) > 4.4).all():
             centres = np.vstack([centres, place])
-    cells = np.zeros_like(tissue)
+    cells, index = np.zeros_like(tissue), np.indices(SHAPE, np.float32)
     for place in centres:
-        cells[
-            (z - place[0] + 29.5) ** 2 + (y - place[1] + 37.5) ** 2 + (x - place[2] + 41.5) ** 2
-            < 4.0
-        ] = 1
+        box = tuple(slice(int(p) - 4, int(p) + 6) for p in place)
+        far = sum((i[box] - p) ** 2 for i, p in zip(index, place))
+        cells[box][far < (DIAMETER_UM / SPACING_UM / 2) ** 2] = 1
     noise = 30 * np.sqrt(np.maximum(tissue, 100) / 900)
-    image = tissue + 12 * noise * ndimage.gaussian_filter(cells, 0.5)
+    image = 100 + tissue + 12 * noise * ndimage.gaussian_filter(cells, 0.5)
     image += noise * rng.standard_normal(image.shape)
     return labels, tissue, np.clip(np.rint(image), 0, 65535).astype(np.uint16), centres
 
@@ -106,7 +106,9 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
         assert per_mm3 == pytest.approx(np.count_nonzero(own == region) / volume, rel=0.1)
     sides = [int(rows["T", "tree", side]["count"]) for side in ("left", "right", "both")]
     assert sides[0] + sides[1] == sides[2] == len(found) - int(rows["", "own", "both"]["count"])
-    assert abs(sides[1] - np.count_nonzero(centres[:, 2] > 41.5)) <= 0.03 * len(centres)
+    assert abs(sides[1] - np.count_nonzero(centres[:, 2] > (SHAPE[2] - 1) / 2)) <= 0.03 * len(
+        centres
+    )
     density = sitk.GetArrayFromImage(
         sitk.ReadImage(str(results / "cells/bright/mouse/density.nrrd"))
     )

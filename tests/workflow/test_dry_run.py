@@ -105,7 +105,16 @@ def test_until_stops_there(workspace):
         ),
         ({"sample_labels": {"mouse": {"path": "a.csv"}}}, {"score_labels"}, {"pair_landmarks"}),
         ({"registration": {"export": True}}, {"export_transform"}, {"pair_landmarks"}),
-        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"transform_points"}, set()),
+        (
+            {"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+            {"transform_points", "count_points"},
+            {"find_cells"},
+        ),
+        (
+            {"cells": {"cfos": {"channel": "signal", "diameter_um": 10}}},
+            {"find_cells", "gather_cells", "count_cells"},
+            {"count_points"},
+        ),
         (
             {"stitching__xml": {"xml_merging": "own.xml"}},
             {"place_tiles"},
@@ -194,6 +203,7 @@ def brain_of(workspace):
     [
         {"fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
          "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
+         "cells": {"cfos": {"channel": "signal", "diameter_um": 10}},
          "sample_labels": {"mouse": {"path": "c.csv"}},
          "registration": {"landmarks": {"mouse": {"sample": "c.csv", "atlas": "a.csv"}},
                           "export": True},

@@ -8,7 +8,8 @@ values (too large where cells are dense), and the spread of the darkest values o
 image, times what the filter does to white noise (too large where brightness varies slowly). Of
 eight parts of the surroundings the quieter ones count, so that a border nearby does little. What is
 bright along fewer than three axes (vessels, fibres, edges, sheets) has a small curvature along one
-of them and is left out.
+of them and is left out; so is what does not stand out from most of its surroundings, such as the
+surface of the tissue, which is bright beside the dark medium only.
 
 Everything is a sum over a fixed neighbourhood of each voxel, and windows of the noise lie on a grid
 of the whole volume. So the blobs of a box do not depend on how the volume was divided into boxes.
@@ -50,7 +51,11 @@ _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its med
 # shares of the darkest samples between which the noise is read off, among which are few cells even
 # where these are dense, and their distance in a normal distribution, standard deviations
 _DARK, _DARK_SD = (0.05, 0.2), 0.803233
-_QUIET = slice(1, 4)  # of eight parts around a window, those whose mean counts
+_QUIET = np.arange(1, 4)  # of eight parts around a window, those whose mean counts
+_LEAST_BRIGHT = 0.5  # of the window itself, for a part to count
+# a blob stands out from this many of its surroundings in 26 directions, a diameter away
+_LOWER = 17
+_LEAST_RISE = 0.3  # by so much of the answer of the filter; a ball rises by 0.6 of it
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
 _LEAST_VOXELS = 1.0  # of a diameter, along any axis
@@ -262,19 +267,26 @@ def _noise(
     """
     answer, smooth = (_samples(image, low, step, shape) for image in images)
     counts = [n // SAMPLES - 2 for n in answer.shape]
+    whole = [length for n in answer.shape for length in (n // SAMPLES, SAMPLES)]
+    centre = smooth.reshape(whole).mean(axis=(1, 3, 5))
     noise = np.empty(counts, np.float32)
     for z in range(counts[0]):
         planes = slice(z * SAMPLES, (z + 3) * SAMPLES)
         filtered, smoothed = _rows(np.abs(answer[planes])), _rows(smooth[planes])
         middle = filtered.shape[1] // 2
         spread = _NORMAL_MAD * np.partition(filtered, middle, axis=1)[:, middle]
+        bright = smoothed.mean(axis=1).reshape(-1, 8)
         _remove_slope(smoothed)
         ranks = [int(share * smoothed.shape[1]) for share in _DARK]
         ranked = np.partition(smoothed, ranks, axis=1)
         dark = (ranked[:, ranks[1]] - ranked[:, ranks[0]]) * np.float32(ratio / _DARK_SD)
         parts = np.minimum(spread, dark).reshape(-1, 8)
-        quiet = np.sort(parts, axis=1)[:, _QUIET]
-        noise[z] = quiet.mean(axis=1).reshape(counts[1:])
+        # beside tissue, the medium without noise says nothing
+        tissue = bright >= _LEAST_BRIGHT * centre[z + 1, 1:-1, 1:-1].reshape(-1, 1)
+        parts[~tissue & tissue.any(axis=1, keepdims=True)] = np.inf
+        quiet = np.minimum(_QUIET, np.isfinite(parts).sum(axis=1, keepdims=True) - 1)
+        chosen = np.take_along_axis(np.sort(parts, axis=1), quiet, axis=1)
+        noise[z] = chosen.mean(axis=1).reshape(counts[1:])
     return noise
 
 
@@ -352,6 +364,11 @@ def _described(
     """Blobs at these maxima that are round enough."""
     values, smooth, answer = images
     settings, sigma = how
+    if len(peaks):
+        at = peaks - np.array(origins[0])
+        rise = smooth[tuple(at.T)] - _surroundings(smooth, at, sigma)
+        clear = rise >= _LEAST_RISE * answer[tuple((peaks - np.array(origins[1])).T)]
+        peaks, contrast = peaks[clear], contrast[clear]
     found = np.zeros(len(peaks), BLOB)
     if not len(peaks):
         return found
@@ -372,6 +389,16 @@ def _described(
     if values.dtype.kind in "ui":
         found["saturated"] = values[at] == np.iinfo(values.dtype).max
     return found[found["roundness"] >= settings.roundness]
+
+
+def _surroundings(smooth: np.ndarray, at: np.ndarray, sigma: Sequence[float]) -> np.ndarray:
+    """Brightness a diameter away that most directions do not reach; at the faces, that there."""
+    directions = np.array([d for d in itertools.product((-1, 0, 1), repeat=3) if any(d)], float)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    offsets = np.rint(directions * np.array(sigma) / SIGMA).astype(int)
+    index = np.clip(at[:, None] + offsets, 0, np.array(smooth.shape) - 1)
+    values = smooth[tuple(np.moveaxis(index, -1, 0))]
+    return np.partition(values, _LOWER, axis=1)[:, _LOWER]
 
 
 def _derivatives(image: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
