@@ -23,6 +23,8 @@ _PRECOMPUTED = {
 _LABEL_SHARE = 0.05
 _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
 _GATHERED_BYTES = 0.05  # for each voxel of the source
+# how often a block of the source and of the result is held at once, on each thread
+_MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
 
 # ------------------------------------------------------------------ batches, counts and bytes
@@ -137,22 +139,8 @@ def _blocks(per_source: float, per_made: float) -> Memory:
     """
 
     def memory(sample: Sample, threads: int) -> float:
-        return max((_job_mb(sample, each, threads) for each in _all(sample)), default=ITK_MB)
-
-    def _job_mb(sample: Sample, each: DerivedVolume, threads: int) -> float:
-        block = math.prod(each.block) / 1e6
-        depth, height, width = (
-            b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
-        )
-        if TOOLS[each.tool].slabs:
-            depth = min(depth, SLAB_PLANES)
-        read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
-        made = block * bytes_of(each.dtype) if each.kind else 0.0
-        sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
-        at_once = min(threads, each.blocks)
-        worked = block * TOOLS[each.tool].work_bytes
-        held = at_once * (per_source * read + per_made * made + sent + worked)
-        return ITK_MB + held + 1000 * each.held_gb
+        found = (_job_mb(sample, each, threads, (per_source, per_made)) for each in _all(sample))
+        return max(found, default=ITK_MB)
 
     return memory
 
@@ -172,13 +160,49 @@ def _gathered_mb(sample: Sample, threads: int) -> float:
 _SHARDED = _of_tool(*(name for name, facts in TOOLS.items() if facts.shards))
 _COUNTED = _of_tool("count")
 
+
+def _job_mb(
+    sample: Sample, each: DerivedVolume, threads: int, held_times: tuple[float, float]
+) -> float:
+    """Memory of one job of an entry; how often its blocks are held is of the source and made."""
+    block = math.prod(each.block) / 1e6
+    depth, height, width = (
+        b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
+    )
+    if TOOLS[each.tool].slabs:
+        depth = min(depth, SLAB_PLANES)
+    read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
+    made = block * bytes_of(each.dtype) if each.kind else 0.0
+    sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
+    at_once = min(threads, each.blocks)
+    worked = block * TOOLS[each.tool].work_bytes
+    held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
+    return ITK_MB + held + 1000 * each.held_gb
+
+
+def entry_lines(sample: Sample, threads: int) -> list[str]:
+    """What each entry takes, a line of text for each."""
+    lines = []
+    for name, each in sample.derived.items():
+        written, _ = _written(each)
+        read = _read_gb(sample, each) * (2 if each.measured and each.kind else 1)
+        mega = _job_mb(sample, each, threads, _MAKES if each.kind else _MEASURES)
+        block = " x ".join(map(str, each.block))
+        lines.append(
+            f"derived {name}: {each.tool}, {each.blocks} blocks of {block} voxels in "
+            f"{_batches(sample, each)} batches, reads {read:.1f} GB, writes {written:.1f} GB; "
+            f"a job holds {mega / 1000:.1f} GB on {threads} threads"
+        )
+    return lines
+
+
 RULES = {
     "init_derived": RuleCost(
         "derived", load=lambda sample: _of_entries(sample, _all(sample), _one_each)
     ),
     "measure_derived": RuleCost(
         "derived",
-        _blocks(2.5, 0),
+        _blocks(*_MEASURES),
         lambda sample: _of_entries(sample, _measured(sample), _measure),
         heavy=True,
     ),
@@ -199,7 +223,7 @@ RULES = {
     ),
     "derive_blocks": RuleCost(
         "derived",
-        _blocks(2, 2.75),
+        _blocks(*_MAKES),
         lambda sample: _of_entries(sample, _made(sample), _derive),
         heavy=True,
     ),
