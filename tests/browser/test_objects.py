@@ -87,7 +87,8 @@ def look(chromium, server):
             ],
             "layout": {"type": "3d", "orthographicProjection": True},
             "projectionScale": 200, "showSlices": False, "showAxisLines": False,
-            "showScaleBar": False, "projectionBackgroundColor": "#000000", "showDefaultAnnotations": False,
+            "showScaleBar": False, "projectionBackgroundColor": "#000000", 
+            "showDefaultAnnotations": False,
         }  # fmt: skip
         page = chromium.visit(server.link(state), until=READY, value=PANEL, size=(600, 500))
         left, top, across, down = (round(v) for v in page.value)
