@@ -87,7 +87,7 @@ def look(chromium, server):
             ],
             "layout": {"type": "3d", "orthographicProjection": True},
             "projectionScale": 200, "showSlices": False, "showAxisLines": False,
-            "showScaleBar": False, "projectionBackgroundColor": "#000000", 
+            "showScaleBar": False, "projectionBackgroundColor": "#000000",
             "showDefaultAnnotations": False,
         }  # fmt: skip
         page = chromium.visit(server.link(state), until=READY, value=PANEL, size=(600, 500))

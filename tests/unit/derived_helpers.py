@@ -67,6 +67,9 @@ def halved(array: np.ndarray, step, mode: str) -> np.ndarray:
             # the mean of the voxels that exist, rounded half up
             value = cell.astype(np.float64).mean()
             out[index] = np.floor(value + 0.5) if array.dtype.kind == "u" else value
+        elif mode == "sparse":
+            kept = cell[cell != 0].astype(np.float64)
+            out[index] = np.floor(kept.mean() + 0.5) if kept.size else 0
         elif mode == "mode":
             values, counts = np.unique(cell, return_counts=True)
             out[index] = values[counts.argmax()]

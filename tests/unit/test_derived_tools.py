@@ -159,11 +159,11 @@ def test_jpeg_stays_near_and_damage_is_found(store):
 @given(
     shape=SHAPES,
     factor=st.tuples(*[st.sampled_from([1, 2, 4])] * 3),
-    mode=st.sampled_from([None, "mean", "mode", "max", "min", "stride"]),
+    mode=st.sampled_from([None, "mean", "sparse", "mode", "max", "min", "stride"]),
     labels=st.booleans(),
 )
 def test_downsample_is_what_numpy_makes_of_the_whole(shape, factor, mode, labels):
-    if labels and mode == "mean":
+    if labels and mode in ("mean", "sparse"):
         mode = None
     array = noise(shape, "uint32" if labels else "uint16", most=4)
     wanted, left = array, list(factor)

@@ -63,6 +63,7 @@ def test_a_sample_without_images_has_the_rules_of_derived_volumes_only(workspace
     }  # fmt: skip
     text = plan_text("tools", sample)
     assert "Derived volumes" in text and "GB of sources" in text
+    assert "derived b: downsample, 1 blocks of 250 x 300 x 350 voxels in 1 batches, reads" in text
     assert targets.all_files(run, "tools") == targets.derived_files(run, "tools")
     assert inputs.index_file(run, "tools") == [] and run.tiled == run.imported == []
     assert store_gb(sample) == derived_gb(sample) > 0

@@ -23,6 +23,8 @@ _PRECOMPUTED = {
 _LABEL_SHARE = 0.05
 _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
 _GATHERED_BYTES = 0.05  # for each voxel of the source
+# how often a block of the source and of the result is held at once, on each thread
+_MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
 
 # ------------------------------------------------------------------ batches, counts and bytes
@@ -103,6 +105,14 @@ def _made(sample: Sample) -> list[DerivedVolume]:
     return [each for each in _all(sample) if each.kind]
 
 
+def _sharded(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if TOOLS[each.tool].shards]
+
+
+def _counted(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if each.tool == "count"]
+
+
 def _measure(sample: Sample, each: DerivedVolume) -> Load:
     rate = _READ_CPU + TOOLS[each.tool].cpu_s
     jobs = _batches(sample, each)
@@ -121,45 +131,29 @@ def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
                 TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
 
 
-def _of_tool(*tools: str) -> Callable[[Sample], list[DerivedVolume]]:
-    return lambda sample: [each for each in _all(sample) if each.tool in tools]
-
-
 def _one_each(sample: Sample, each: DerivedVolume) -> Load:
     return Load(1, cpu_s=2.0)
 
 
 # ------------------------------------------------------------------ memory
-def _blocks(per_source: float, per_made: float) -> Memory:
+def _blocks(
+    held_times: tuple[float, float], chosen: Callable[[Sample], list[DerivedVolume]]
+) -> Memory:
     """Memory of a job that holds, on each thread, some times a block of the source and the result.
 
     Image files are held whole.
     """
 
     def memory(sample: Sample, threads: int) -> float:
-        return max((_job_mb(sample, each, threads) for each in _all(sample)), default=ITK_MB)
-
-    def _job_mb(sample: Sample, each: DerivedVolume, threads: int) -> float:
-        block = math.prod(each.block) / 1e6
-        depth, height, width = (
-            b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
-        )
-        if TOOLS[each.tool].slabs:
-            depth = min(depth, SLAB_PLANES)
-        read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
-        made = block * bytes_of(each.dtype) if each.kind else 0.0
-        sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
-        at_once = min(threads, each.blocks)
-        worked = block * TOOLS[each.tool].work_bytes
-        held = at_once * (per_source * read + per_made * made + sent + worked)
-        return ITK_MB + held + 1000 * each.held_gb
+        found = (_job_mb(sample, each, threads, held_times) for each in chosen(sample))
+        return max(found, default=ITK_MB)
 
     return memory
 
 
 def _objects_mb(sample: Sample, threads: int) -> float:
     """Memory of a job that holds the surfaces or lines of the labels of a shard."""
-    largest = max((each.source_gb for each in _SHARDED(sample)), default=0.0)
+    largest = max((each.source_gb for each in _sharded(sample)), default=0.0)
     return 2 * ITK_MB + min(1000 * largest, _SHARD_MB)
 
 
@@ -169,8 +163,40 @@ def _gathered_mb(sample: Sample, threads: int) -> float:
     return 1.5 * ITK_MB + _GATHERED_BYTES * voxels
 
 
-_SHARDED = _of_tool(*(name for name, facts in TOOLS.items() if facts.shards))
-_COUNTED = _of_tool("count")
+def _job_mb(
+    sample: Sample, each: DerivedVolume, threads: int, held_times: tuple[float, float]
+) -> float:
+    """Memory of one job of an entry; how often its blocks are held is of the source and made."""
+    block = math.prod(each.block) / 1e6
+    depth, height, width = (
+        b * n / m for b, n, m in zip(each.block, each.source.shape, each.grid.shape)
+    )
+    if TOOLS[each.tool].slabs:
+        depth = min(depth, SLAB_PLANES)
+    read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
+    made = block * bytes_of(each.dtype) if each.kind else 0.0
+    sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
+    at_once = min(threads, each.blocks)
+    worked = block * TOOLS[each.tool].work_bytes
+    held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
+    return ITK_MB + held + 1000 * each.held_gb
+
+
+def entry_lines(sample: Sample, threads: int) -> list[str]:
+    """What each entry takes, a line of text for each."""
+    lines = []
+    for name, each in sample.derived.items():
+        written, _ = _written(each)
+        read = _read_gb(sample, each) * (2 if each.measured and each.kind else 1)
+        mega = _job_mb(sample, each, threads, _MAKES if each.kind else _MEASURES)
+        block = " x ".join(map(str, each.block))
+        lines.append(
+            f"derived {name}: {each.tool}, {each.blocks} blocks of {block} voxels in "
+            f"{_batches(sample, each)} batches, reads {read:.1f} GB, writes {written:.1f} GB; "
+            f"a job holds {mega / 1000:.1f} GB on {threads} threads"
+        )
+    return lines
+
 
 RULES = {
     "init_derived": RuleCost(
@@ -178,7 +204,7 @@ RULES = {
     ),
     "measure_derived": RuleCost(
         "derived",
-        _blocks(2.5, 0),
+        _blocks(_MEASURES, _measured),
         lambda sample: _of_entries(sample, _measured(sample), _measure),
         heavy=True,
     ),
@@ -186,20 +212,20 @@ RULES = {
         "derived", _gathered_mb, lambda sample: _of_entries(sample, _measured(sample), _one_each)
     ),
     "count_derived": RuleCost(
-        "derived", _gathered_mb, lambda sample: _of_entries(sample, _COUNTED(sample), _one_each)
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _counted(sample), _one_each)
     ),
     "write_objects": RuleCost(
         "derived",
         _objects_mb,
-        lambda sample: _of_entries(sample, _SHARDED(sample), _write_objects),
+        lambda sample: _of_entries(sample, _sharded(sample), _write_objects),
         heavy=True,
     ),
     "finish_objects": RuleCost(
-        "derived", load=lambda sample: _of_entries(sample, _SHARDED(sample), _one_each)
+        "derived", load=lambda sample: _of_entries(sample, _sharded(sample), _one_each)
     ),
     "derive_blocks": RuleCost(
         "derived",
-        _blocks(2, 2.75),
+        _blocks(_MAKES, _made),
         lambda sample: _of_entries(sample, _made(sample), _derive),
         heavy=True,
     ),

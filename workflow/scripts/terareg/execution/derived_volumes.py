@@ -184,7 +184,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     start, stop = box_of(settings, extent.shape, extent.spacing_um, where, clip=not source.exact)
     read = Extent(tuple(b - a for a, b in zip(start, stop)), extent.spacing_um)
     kind = facts.made_kind(source.kind)
-    if kind == LABELS and settings.get("downsampling") == "mean":
+    if kind == LABELS and settings.get("downsampling") in ("mean", "sparse"):
         raise ConfigError(
             f"{where}.downsampling: labels have no mean; use mode, max, min or stride"
         )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from terareg.core.extents import Sample
-from terareg.derived.cost import derived_gb
+from terareg.derived.cost import RULES as _DERIVED
+from terareg.derived.cost import derived_gb, entry_lines
 from terareg.execution.requests import granted_mb, request_mb, threads_of
 from terareg.execution.rule_table import RULES, jobs_of_rules
 from terareg.volumes.cost import uncompressed_gb
@@ -102,6 +103,8 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
             f"{row.read_gb:.1f}", f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}",
         )  # fmt: skip
         lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
+    if any(counts is None or counts.get(rule) for rule in _DERIVED):
+        lines += entry_lines(sample, threads_of("derive_blocks", sample))
     raw = sample.raw_gb
     what = "raw data" if sample.size.channels else "sources"
     moved = sum(row.read_gb + row.written_gb for row in rows)

@@ -1,4 +1,7 @@
-"""One level of downsampling: means, most frequent labels, extremes, or every second voxel."""
+"""One level of downsampling: means, most frequent labels, extremes, or every second voxel.
+
+A mean may leave out the voxels that are 0 ("sparse"), for images in which 0 means no data.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,9 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     step : sequence of int
         1 or 2 per axis. At the end of an odd axis, the mean or mode of the voxels that exist.
     mode : str
-        "mean" (integers are rounded, half up), "mode" (the most frequent value; of equally frequent
-        ones the smallest), "max", "min", or "stride" (the first voxel).
+        "mean" (integers are rounded, half up), "sparse" (the same of the voxels that are not 0, or
+        0), "mode" (the most frequent value; of equally frequent ones the smallest), "max", "min",
+        or "stride" (the first voxel).
 
     Returns
     -------
@@ -107,6 +111,23 @@ def _mode_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> No
     out[mixed] = best
 
 
+def _sparse_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:
+    # the last voxel of an odd axis is there twice and counts twice, which leaves its mean as it is
+    wide = np.float64 if planes.dtype.kind == "f" else np.uint64
+    total, count = np.zeros(out.shape, wide), np.zeros(out.shape, np.uint8)
+    for plane in planes:
+        for y in range(step[1]):
+            for x in range(step[2]):
+                part = plane[y :: step[1], x :: step[2]]
+                total += part
+                count += part != 0
+    np.maximum(count, 1, out=count)
+    if planes.dtype.kind == "f":
+        out[...] = total / count
+    else:
+        out[...] = np.floor_divide(total + count // 2, count)
+
+
 def _extreme_rows(
     extreme: np.ufunc, planes: np.ndarray, step: tuple[int, ...], out: np.ndarray
 ) -> None:
@@ -120,6 +141,7 @@ def _extreme_rows(
 
 _REDUCE: dict[str, Callable[[np.ndarray, tuple[int, ...], np.ndarray], None]] = {
     "mean": _mean_rows,
+    "sparse": _sparse_rows,
     "mode": _mode_rows,
     "max": partial(_extreme_rows, np.maximum),
     "min": partial(_extreme_rows, np.minimum),

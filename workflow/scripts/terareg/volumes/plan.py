@@ -30,7 +30,7 @@ _ENCODED = {
     "png": ("uint8", "uint16"),
     "compressed_segmentation": ("uint32", "uint64"),
 }
-DOWNSAMPLINGS = ("mean", "mode", "max", "min", "stride")
+DOWNSAMPLINGS = ("mean", "sparse", "mode", "max", "min", "stride")
 KINDS = ("image", "segmentation")
 DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32", "uint64")}
 #: settings that only derived volumes have
@@ -126,7 +126,7 @@ class VolumeSettings:
             _check("encoding", self.encoding, ENCODINGS)
         if self.downsampling is not None:
             _check("downsampling", self.downsampling, DOWNSAMPLINGS)
-        if self.kind == "segmentation" and self.downsampling == "mean":
+        if self.kind == "segmentation" and self.downsampling in ("mean", "sparse"):
             raise ConfigError("labels have no mean; downsample them by mode, max, min or stride")
         if "precomputed" in self.formats and not self.sharded and self.gzips_precomputed:
             raise ConfigError(
