@@ -39,6 +39,7 @@ _EVERYTHING = {
     "fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
     "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
     "sample_labels": {"mouse": {"path": "c.csv"}},
+    "cells": {"cfos": {"channel": "signal", "diameter_um": 10}},
     "registration": {
         "landmarks": {"mouse": {"sample": "l.csv", "atlas": "m.csv"}},
         "export": True,

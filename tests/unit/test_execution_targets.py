@@ -44,11 +44,19 @@ def test_everything_of_tiles(workspace):
         ({"sample_labels": {"mouse": {"path": "l.nrrd"}}}, {"overlap/mouse.tsv"}, set()),
         ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"points/cells.csv"}, set()),
         ({"intensity": {"destriping": "rows"}}, set(), set()),
+        ({"stitching": {"channel_shift": "none"}}, set(), {"stitching/channels/signal.json"}),
+        ({"stitching": {"channel": "signal"}}, {"stitching/channels/autofluorescence.json"},
+         {"stitching/channels/signal.json"}),
     ],
 )  # fmt: skip
 def test_an_option_adds_or_removes_its_own_files_alone(workspace, over, more, less):
     usual, other = all_of(workspace), all_of(workspace, **over)
     assert (other - usual, usual - other) == (more, less)
+
+
+def test_a_sample_with_one_channel_has_no_job_for_its_shift(workspace):
+    found = all_of(workspace, input__channels={"autofluorescence": 0})
+    assert not [name for name in found if name.startswith("stitching/channels")]
 
 
 def test_without_an_atlas_nothing_of_one_is_asked_for(workspace):

@@ -8,12 +8,13 @@ import pytest
 from objects_helpers import is_closed
 from regions_helpers import BIG_IDS, toy_atlas
 
-from terareg.core.errors import VolumeError
+from terareg.core.errors import AtlasError, VolumeError
 from terareg.core.frames import Frame
 from terareg.objects.legacy import decode_fragment
 from terareg.objects.surfaces import enclosed_volume
 from terareg.regions.meshes import (
     MeshSettings,
+    label_metadata,
     region_mesh,
     segment_properties,
     write_meshes,
@@ -21,6 +22,8 @@ from terareg.regions.meshes import (
 )
 from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume
 
 FRAME = Frame((31, 33, 29), (20.0, 30.0, 25.0), (100.0, -50.0, 7.0))
 
@@ -182,3 +185,46 @@ def test_errors(tmp_path):
     with pytest.raises(VolumeError, match="labels hold id 99, which the ontology lacks"):
         segment_properties([0, 7, 99], toy_atlas().ontology)
     assert not list(store.list())
+
+
+def test_labels_carry_the_colours_and_names_of_the_ontology(tmp_path):
+    """In OME-Zarr, as readers of the specification's 0.5 take them."""
+    zarr = pytest.importorskip("zarr")
+    models = pytest.importorskip("ome_zarr_models.v05")
+    ontology, frame = toy_atlas().ontology, Frame((4, 5, 6), (25.0,) * 3)
+    ids = [region.id for region in ontology][:3]
+    plan = make_plan("a", frame, "uint32", VolumeSettings(chunk=8, block=8, kind="segmentation"))
+    init_volume(Store(str(tmp_path)), "a", plan, label_metadata(ids, ontology))
+    group = models.ImageLabel.from_zarr(zarr.open_group(tmp_path / "a/ome.zarr", mode="r"))
+    label = group.ome_attributes.image_label
+    regions = sorted((ontology[i] for i in ids), key=lambda r: r.id)
+    assert [(c.label_value, tuple(c.rgba[:3])) for c in label.colors] == [
+        (r.id, tuple(bytes.fromhex(r.colour))) for r in regions
+    ]
+    stored = json.loads((tmp_path / "a/ome.zarr/zarr.json").read_text())
+    properties = stored["attributes"]["ome"]["image-label"]["properties"]
+    assert properties == [
+        {"label-value": r.id, "name": r.name, "acronym": r.acronym} for r in regions
+    ]
+    with pytest.raises(AtlasError, match="no region with id 99"):
+        label_metadata([99], ontology)
+
+
+def test_one_mesh_encloses_all_regions_in_place_of_one_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("terareg.regions.meshes._WHOLE_VOXELS", 20_000)
+    frame = Frame((60, 50, 40), (10, 10, 10))
+    labels = np.zeros(frame.shape, np.uint32)
+    labels[10:30, 10:40, 10:30], labels[30:50, 10:40, 10:30] = 7, 614454277
+    labels[30, 10, 10] = 3
+    store = Store(str(tmp_path))
+    written = write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))
+    assert {k for k in written if ":" in k} == {"m/3:0", "m/7:0", "m/614454277:0"}
+    vertices, faces = decode_fragment(store.read("m/3.mesh"))
+    volume = enclosed_volume(vertices[:, ::-1], faces) / 1e9
+    assert volume == pytest.approx((labels > 0).sum() * 1000, rel=0.1)
+    low, high = vertices.min(0)[::-1] / 1e4, vertices.max(0)[::-1] / 1e4
+    assert np.allclose(low, (10, 10, 10), atol=2) and np.allclose(high, (50, 40, 30), atol=2)
+    # a single labelled voxel is found, whatever the step
+    labels[:] = 0
+    labels[31, 17, 13] = 7
+    assert "m/3:0" in write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))

@@ -28,7 +28,7 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "derived_volumes", "verified_volumes", "plan",
+    "registration", "regions", "derived_volumes", "exports", "verified_volumes", "plan",
     "remove_intermediates", "remove_derived", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
@@ -39,11 +39,13 @@ FLOORS = (
     ("volumes",),
     ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
-    ("regions",),
+    ("intake",),
+    ("regions", "exports"),
+    ("signal",),
     ("derived",),
     ("views",),
     ("execution",),
-    ("phantom",),
+    ("cli", "phantom"),
 )
 #: order within the ground floor
 GROUND = (
@@ -57,7 +59,12 @@ GROUND = (
 def rules(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("structure"))
     (workspace.folder / "c.csv").touch()
-    config = workspace.sample(grid=(6, 10), points={"cells": {"path": "c.csv", "atlas": "mouse"}})
+    config = workspace.sample(
+        grid=(6, 10),
+        points={"cells": {"path": "c.csv", "atlas": "mouse"}},
+        export={"signal": {"from": "fused/signal"}},
+        cells={"cfos": {"channel": "signal", "diameter_um": 10}},
+    )
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:
         yield {rule.name: rule for rule in workflow.rules}
@@ -107,7 +114,7 @@ def test_everything_that_rules_make_of_a_sample_can_be_removed(jobs):
 def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
-        "volume": "fused/signal", "points": "cells",
+        "volume": "fused/signal", "points": "cells", "cells": "cfos", "export": "signal",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():

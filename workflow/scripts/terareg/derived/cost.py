@@ -154,13 +154,13 @@ def _blocks(
 def _objects_mb(sample: Sample, threads: int) -> float:
     """Memory of a job that holds the surfaces or lines of the labels of a shard."""
     largest = max((each.source_gb for each in _sharded(sample)), default=0.0)
-    return 2 * ITK_MB + min(1000 * largest, _SHARD_MB)
+    return ITK_MB + min(2000 * largest, _SHARD_MB)
 
 
 def _gathered_mb(sample: Sample, threads: int) -> float:
     """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
     voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
-    return 1.5 * ITK_MB + _GATHERED_BYTES * voxels
+    return ITK_MB + _GATHERED_BYTES * voxels
 
 
 def _job_mb(

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _VOLUME_TOLERANCE = 0.01
 _LEVEL_STEPS = 8
+# most voxels of the grid of the mesh around everything
+_WHOLE_VOXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class MeshSettings:
         smooth. The surface is placed so that it encloses the volume of the voxels.
     workers : int
         Threads.
+    whole : int, optional
+        Id whose mesh encloses all regions together, in place of a mesh of its own: the top of the
+        ontology. It is made of a coarser grid, because it shows where the brain lies.
     """
 
     smoothing_vox: float = 0.7
     workers: int = 1
+    whole: int | None = None
 
 
 def region_mesh(
@@ -139,13 +145,16 @@ def write_meshes(
     store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))
 
-    def write(number: int) -> dict[str, dict]:
-        box = boxes[number]
-        mask = compact[box] == number + 1
-        part = frame.cropped([s.start for s in box], [s.stop for s in box])
+    def write(region: int) -> dict[str, dict]:
+        if region == settings.whole:
+            mask, part = _every(compact, frame)
+        else:
+            number = int(np.searchsorted(ids, region))
+            box = boxes[number]
+            mask = compact[box] == number + 1
+            part = frame.cropped([s.start for s in box], [s.stop for s in box])
         vertices_um, faces = region_mesh(mask, part, smoothing_vox=settings.smoothing_vox)
         vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
-        region = int(ids[number])
         objects = {
             f"{key}/{region}.mesh": encode_fragment(vertices_nm, faces),
             f"{key}/{region}:0": _json({"fragments": [f"{region}.mesh"]}),
@@ -156,10 +165,20 @@ def write_meshes(
 
     info = _json(INFO)
     written = {f"{key}/info": object_facts(info)}
-    for part in map_items(write, range(len(ids)), workers=settings.workers, what="meshes"):
+    regions = sorted({*ids.tolist(), settings.whole or 0} - {0})
+    for part in map_items(write, regions, workers=settings.workers, what="meshes"):
         written |= part
     store.write(f"{key}/info", info)
     return written
+
+
+def _every(numbers: np.ndarray, frame: Frame) -> tuple[np.ndarray, Frame]:
+    """Where any region is, on a coarser grid."""
+    step = max(1, math.ceil((numbers.size / _WHOLE_VOXELS) ** (1 / 3)))
+    while not (mask := numbers[::step, ::step, ::step] > 0).any():
+        step -= 1
+    z, y, x = (step * s for s in frame.spacing_um)
+    return mask, Frame(mask.shape, (z, y, x), frame.origin_um, frame.orientation)
 
 
 def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
@@ -184,6 +203,19 @@ def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
                 {"id": "name", "type": "description", "values": [r.name for r in listed]},
             ],
         },
+    }
+
+
+def label_metadata(ids: Iterable[int], ontology: Ontology) -> dict[str, dict[str, str]]:
+    """Colours, names and acronyms of regions, for :func:`terareg.volumes.ngff.group_json`.
+
+    Keys are ids as text, as they are once they were written to a file.
+    """
+    regions = [ontology[int(i)] for i in ids]
+    return {
+        "label_colours": {str(r.id): r.colour for r in regions},
+        "label_names": {str(r.id): r.name for r in regions},
+        "label_acronyms": {str(r.id): r.acronym for r in regions},
     }
 
 
