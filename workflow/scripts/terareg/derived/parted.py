@@ -124,8 +124,8 @@ class Sharded(Parted):
         damaged = damaged_objects(store, objects)
         if damaged:
             raise VolumeError(
-                f"{store.address(damaged[0])} is missing or not what was written; delete the folder "
-                "'objects' of this entry in results and run again"
+                f"{store.address(damaged[0])} is missing or not what was written; delete the "
+                "folder 'objects' of this entry in results and run again"
             )
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)

@@ -157,8 +157,8 @@ def write_meshes(
     -------
     dict
         ``rows``: for each mesh its ``label``, ``voxels``, ``volume_um3``, and the ``triangles`` of
-        the finest level of detail; ``objects``: what is known of each by key; ``dust``: labels that were left
-        out.
+        the finest level of detail; ``objects``: what is known of each by key; ``dust``: labels
+        that were left out.
     """
     store, key = where
     frame, _ = grid
