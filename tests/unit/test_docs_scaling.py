@@ -129,8 +129,8 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
     atlas = sample.largest_atlas
     levels = sample.option("volume.block") / sample.option("volume.chunk")
     height, width = sample.block[1:]
-    searched = (math.ceil(2 * s / p) for s, p in zip((20, 30, 30), grid.spacing_um))
-    search = [min(s, n // 4) for s, n in zip(searched, size.tile_shape)]
+    reach = (math.ceil(2 * s / p) for s, p in zip((20, 30, 30), grid.spacing_um))
+    search = [min(s, n // 4) for s, n in zip(reach, size.tile_shape)]
     deep = min(depth, 24 + 2 * search[0])
     grown = [min(n, 128 + 2 * s) for n, s in zip(sides, search[1:])]
     return {

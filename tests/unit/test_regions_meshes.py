@@ -5,15 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from objects_helpers import is_closed
 from regions_helpers import BIG_IDS, toy_atlas
 
 from terareg.core.errors import AtlasError, VolumeError
 from terareg.core.frames import Frame
+from terareg.objects.legacy import decode_fragment
+from terareg.objects.surfaces import enclosed_volume
 from terareg.regions.meshes import (
     MeshSettings,
-    encode_fragment,
     label_metadata,
-    mesh_volume_um3,
     region_mesh,
     segment_properties,
     write_meshes,
@@ -32,21 +33,13 @@ def ball(radius=10.0, centre=(15, 16, 14), shape=FRAME.shape):
     return distance < radius
 
 
-def is_closed(faces):
-    """Whether every directed edge has its opposite, as often."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    forward, counts = np.unique(edges, axis=0, return_counts=True)
-    backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
-    return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
-
-
 @pytest.mark.parametrize("smoothing", [0.5, 0.7, 1.0])
 @pytest.mark.parametrize("radius", [3.0, 6.5, 12.0])
 def test_volume_is_that_of_the_voxels(radius, smoothing):
     mask = ball(radius)
     vertices, faces = region_mesh(mask, FRAME, smoothing_vox=smoothing)
     wanted = mask.sum() * FRAME.voxel_volume_um3
-    assert mesh_volume_um3(vertices, faces) == pytest.approx(wanted, rel=0.011)
+    assert enclosed_volume(vertices, faces) == pytest.approx(wanted, rel=0.011)
     assert is_closed(faces)
 
 
@@ -67,7 +60,7 @@ def test_thin_and_cut_regions_stay_closed_and_do_not_vanish(mask, smoothing):
     frame = Frame(mask.shape, (10, 10, 10))
     vertices, faces = region_mesh(mask, frame, smoothing_vox=smoothing)
     assert is_closed(faces)
-    ratio = mesh_volume_um3(vertices, faces) / (mask.sum() * 1000)
+    ratio = enclosed_volume(vertices, faces) / (mask.sum() * 1000)
     assert ratio > 0.1 if smoothing == 0 else ratio == pytest.approx(1, abs=0.1)
 
 
@@ -80,22 +73,6 @@ def test_place_of_the_surface():
     smooth, _ = region_mesh(mask, FRAME)
     middle = (smooth.min(0) + smooth.max(0)) / 2
     assert np.allclose(middle, FRAME.to_um([12, 17.5, 12.5]), atol=1)
-
-
-def decode_fragment(data):
-    """Vertices and triangles of a legacy fragment."""
-    count = int(np.frombuffer(data, "<u4", 1)[0])
-    vertices = np.frombuffer(data, "<f4", 3 * count, 4).reshape(-1, 3)
-    return vertices, np.frombuffer(data, "<u4", offset=4 + 12 * count).reshape(-1, 3)
-
-
-def test_fragments_round_trip():
-    vertices = np.random.default_rng(0).random((7, 3)).astype(np.float32)
-    faces = np.arange(12, dtype=np.uint32).reshape(4, 3) % 7
-    data = encode_fragment(vertices, faces)
-    assert len(data) == 4 + 7 * 12 + 4 * 12
-    for got, wanted in zip(decode_fragment(data), (vertices, faces)):
-        assert np.array_equal(got, wanted)
 
 
 @pytest.fixture
@@ -148,7 +125,7 @@ def test_vertices_count_from_the_corner_of_the_finest_voxel(layer):
     centre = (np.array([24, 18, 20]) + 0.5) * 2 * fine.spacing_um * 1000
     middle = (vertices.min(0) + vertices.max(0)) / 2
     assert np.allclose(middle, centre[::-1], atol=500)
-    volume = mesh_volume_um3(vertices[:, ::-1], faces) / 1e9
+    volume = enclosed_volume(vertices[:, ::-1], faces) / 1e9
     wanted = (labels == 7).sum() * coarse.voxel_volume_um3
     assert volume == pytest.approx(wanted, rel=0.02)
 
@@ -243,7 +220,7 @@ def test_one_mesh_encloses_all_regions_in_place_of_one_of_its_own(tmp_path, monk
     written = write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))
     assert {k for k in written if ":" in k} == {"m/3:0", "m/7:0", "m/614454277:0"}
     vertices, faces = decode_fragment(store.read("m/3.mesh"))
-    volume = mesh_volume_um3(vertices[:, ::-1], faces) / 1e9
+    volume = enclosed_volume(vertices[:, ::-1], faces) / 1e9
     assert volume == pytest.approx((labels > 0).sum() * 1000, rel=0.1)
     low, high = vertices.min(0)[::-1] / 1e4, vertices.max(0)[::-1] / 1e4
     assert np.allclose(low, (10, 10, 10), atol=2) and np.allclose(high, (50, 40, 30), atol=2)

@@ -165,6 +165,15 @@ TOOLS: dict[str, ToolFacts] = {
         shards=True,
         cpu_s=250.0,
     ),
+    "tissue": ToolFacts(
+        ("resolution_um", "threshold", "least_share"),
+        accepts=(IMAGE,),
+        makes=LABELS,
+        measures=True,
+        dtype=_labels,
+        work_bytes=4.0,
+        cpu_s=1.0,
+    ),
     "downsample": ToolFacts(("factor", "downsampling"), slabs=True, grid=_larger_voxels),
     "quantize": ToolFacts(
         ("percent", "values", "least_range"),

@@ -105,6 +105,14 @@ def _made(sample: Sample) -> list[DerivedVolume]:
     return [each for each in _all(sample) if each.kind]
 
 
+def _sharded(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if TOOLS[each.tool].shards]
+
+
+def _counted(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if each.tool == "count"]
+
+
 def _measure(sample: Sample, each: DerivedVolume) -> Load:
     rate = _READ_CPU + TOOLS[each.tool].cpu_s
     jobs = _batches(sample, each)
@@ -123,23 +131,21 @@ def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
                 TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
 
 
-def _of_tool(*tools: str) -> Callable[[Sample], list[DerivedVolume]]:
-    return lambda sample: [each for each in _all(sample) if each.tool in tools]
-
-
 def _one_each(sample: Sample, each: DerivedVolume) -> Load:
     return Load(1, cpu_s=2.0)
 
 
 # ------------------------------------------------------------------ memory
-def _blocks(per_source: float, per_made: float) -> Memory:
+def _blocks(
+    held_times: tuple[float, float], chosen: Callable[[Sample], list[DerivedVolume]]
+) -> Memory:
     """Memory of a job that holds, on each thread, some times a block of the source and the result.
 
     Image files are held whole.
     """
 
     def memory(sample: Sample, threads: int) -> float:
-        found = (_job_mb(sample, each, threads, (per_source, per_made)) for each in _all(sample))
+        found = (_job_mb(sample, each, threads, held_times) for each in chosen(sample))
         return max(found, default=ITK_MB)
 
     return memory
@@ -147,18 +153,14 @@ def _blocks(per_source: float, per_made: float) -> Memory:
 
 def _objects_mb(sample: Sample, threads: int) -> float:
     """Memory of a job that holds the surfaces or lines of the labels of a shard."""
-    largest = max((each.source_gb for each in _SHARDED(sample)), default=0.0)
-    return 2 * ITK_MB + min(1000 * largest, _SHARD_MB)
+    largest = max((each.source_gb for each in _sharded(sample)), default=0.0)
+    return ITK_MB + min(2000 * largest, _SHARD_MB)
 
 
 def _gathered_mb(sample: Sample, threads: int) -> float:
     """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
     voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
-    return 1.5 * ITK_MB + _GATHERED_BYTES * voxels
-
-
-_SHARDED = _of_tool(*(name for name, facts in TOOLS.items() if facts.shards))
-_COUNTED = _of_tool("count")
+    return ITK_MB + _GATHERED_BYTES * voxels
 
 
 def _job_mb(
@@ -202,7 +204,7 @@ RULES = {
     ),
     "measure_derived": RuleCost(
         "derived",
-        _blocks(*_MEASURES),
+        _blocks(_MEASURES, _measured),
         lambda sample: _of_entries(sample, _measured(sample), _measure),
         heavy=True,
     ),
@@ -210,20 +212,20 @@ RULES = {
         "derived", _gathered_mb, lambda sample: _of_entries(sample, _measured(sample), _one_each)
     ),
     "count_derived": RuleCost(
-        "derived", _gathered_mb, lambda sample: _of_entries(sample, _COUNTED(sample), _one_each)
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _counted(sample), _one_each)
     ),
     "write_objects": RuleCost(
         "derived",
         _objects_mb,
-        lambda sample: _of_entries(sample, _SHARDED(sample), _write_objects),
+        lambda sample: _of_entries(sample, _sharded(sample), _write_objects),
         heavy=True,
     ),
     "finish_objects": RuleCost(
-        "derived", load=lambda sample: _of_entries(sample, _SHARDED(sample), _one_each)
+        "derived", load=lambda sample: _of_entries(sample, _sharded(sample), _one_each)
     ),
     "derive_blocks": RuleCost(
         "derived",
-        _blocks(*_MAKES),
+        _blocks(_MAKES, _made),
         lambda sample: _of_entries(sample, _made(sample), _derive),
         heavy=True,
     ),

@@ -12,6 +12,7 @@ from terareg.derived.tool import Measured, Tool
 from terareg.objects.id_shards import IdShards
 from terareg.objects.labelling import extended
 from terareg.objects.parts import Parts
+from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
@@ -114,18 +115,18 @@ class Sharded(Parted):
         Raises
         ------
         VolumeError
-            If an object is missing or has another size, or if there are none.
+            If an object is missing or not what was written, or if there are none.
         """
         store, key = where
-        objects: dict[str, int] = {}
+        objects: dict[str, dict] = {}
         for summary in summaries:
             objects |= summary["objects"]
-        for name, size in objects.items():
-            if store.size(name) != size:
-                raise VolumeError(
-                    f"{store.address(name)} is missing or has another size than {size} bytes; "
-                    f"delete results/.../{self.folder} of this entry and run again"
-                )
+        damaged = damaged_objects(store, objects)
+        if damaged:
+            raise VolumeError(
+                f"{store.address(damaged[0])} is missing or not what was written; delete the "
+                "folder 'objects' of this entry in results and run again"
+            )
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)
         objects |= self.write_info(where)
@@ -139,6 +140,6 @@ class Sharded(Parted):
         if not rows:
             raise VolumeError(f"{self.source.name}: no label is left; check the source and dust")
 
-    def write_info(self, where: tuple[Store, str]) -> dict[str, int]:
-        """Write the metadata of the objects; return {key: bytes}."""
+    def write_info(self, where: tuple[Store, str]) -> dict[str, dict]:
+        """Write the metadata of the objects; return what is known of them by key."""
         raise NotImplementedError

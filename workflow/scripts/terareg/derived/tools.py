@@ -18,6 +18,7 @@ from terareg.derived.remap import Remap
 from terareg.derived.reorder import Reorder
 from terareg.derived.section import Entry, output_options
 from terareg.derived.skeletonize import Skeletonize
+from terareg.derived.tissue import Tissue
 from terareg.derived.tool import Tool
 from terareg.derived.view import View
 from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
@@ -29,6 +30,7 @@ CLASSES: dict[str, type[Tool]] = {
     "count": Count,
     "mesh": Mesh,
     "skeletonize": Skeletonize,
+    "tissue": Tissue,
     "downsample": Downsample,
     "quantize": Quantize,
     "equalize": Equalize,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.errors import ConfigError
+from terareg.storage.records import object_facts
 from terareg.storage.store import Store
 
 _INDEX_BITS = 6
@@ -63,8 +64,8 @@ class IdShards:
 
 def write_shard(
     store: Store, key: str, objects: Mapping[int, tuple[bytes, bytes]]
-) -> dict[str, int]:
-    """Write one file; return {key: bytes}.
+) -> dict[str, dict]:
+    """Write one file; return what is known of it, by key.
 
     Parameters
     ----------
@@ -99,4 +100,4 @@ def write_shard(
             end += len(pieces[-1])
     data = b"".join([index.tobytes(), *pieces])
     store.write(key, data)
-    return {key: len(data)}
+    return {key: object_facts(data)}

@@ -15,7 +15,8 @@ from terareg.storage.store import Store
 
 _MAGIC = b"terareg-part-1\n"
 _START = len(_MAGIC) + 8
-_GUESS = 1 << 15
+_GUESS = 1 << 15  # bytes that hold the head of most objects
+_AGAIN = "run the measuring of this entry again (delete its folder 'measured' in results)"
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,3 @@ class Parts:
                 f"{self.store.address(key)} is not what was written for this run; {_AGAIN}"
             )
         return json.loads(head), _START + size, data
-
-
-_AGAIN = "run the measuring of this entry again (delete its folder 'measured' in results)"

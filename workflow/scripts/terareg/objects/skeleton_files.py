@@ -26,7 +26,7 @@ from terareg.objects.skeletons import (
     joined_skeleton,
     to_swc,
 )
-from terareg.storage.records import to_json
+from terareg.storage.records import object_facts, to_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
@@ -98,7 +98,7 @@ def write_skeletons(
     -------
     dict
         ``rows``: for each skeleton its ``label`` and the fields of :class:`SkeletonFacts`;
-        ``objects``: keys and bytes; ``dust``: labels of which nothing was left.
+        ``objects``: what is known of each by key; ``dust``: labels of which nothing was left.
     """
     frame, offset_vox = grid
     store, key = where
@@ -124,17 +124,17 @@ def write_skeletons(
                 objects[f"swc/{label}.swc"] = to_swc(whole, frame.to_um(whole.vertices)).encode()
             for name, content in objects.items():
                 store.write(f"{key}/{name}", content)
-                summary["objects"][f"{key}/{name}"] = len(content)
+                summary["objects"][f"{key}/{name}"] = object_facts(content)
         if written:
             summary["objects"] |= write_shard(store, f"{key}/{files.shards.name(shard)}", written)
     return summary
 
 
-def write_info(store: Store, key: str, files: SkeletonFiles) -> dict[str, int]:
-    """Write ``info`` of a folder of skeletons; return {key: bytes}."""
+def write_info(store: Store, key: str, files: SkeletonFiles) -> dict[str, dict]:
+    """Write ``info`` of a folder of skeletons; return what is known of it."""
     data = to_json(info_json(files.shards.to_json() if files.sharded else None))
     store.write(f"{key}/info", data)
-    return {f"{key}/info": len(data)}
+    return {f"{key}/info": object_facts(data)}
 
 
 def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarray]:

@@ -1,9 +1,7 @@
 """Surfaces of regions in Neuroglancer's precomputed form, and the names of segments.
 
-The legacy mesh format: ``info`` is ``{"@type": "neuroglancer_legacy_mesh"}``; the manifest of a
-segment, object ``<id>:0``, lists its fragments; a fragment is the number of vertices (uint32), the
-vertices x, y, z in nanometres (float32) and the triangles (uint32), little-endian. Like
-precomputed voxels, vertices count from the outer corner of the volume's first voxel.
+Meshes are in the legacy form (:mod:`terareg.objects.legacy`). Like precomputed voxels, vertices
+count from the outer corner of the volume's first voxel.
 """
 
 from __future__ import annotations
@@ -22,6 +20,8 @@ from terareg.atlas.ontology import Ontology
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
+from terareg.objects.legacy import INFO, encode_fragment
+from terareg.objects.surfaces import enclosed_volume
 from terareg.storage.records import object_facts
 from terareg.storage.store import Store
 
@@ -87,18 +87,12 @@ def region_mesh(
     low, level, high = 0.0, 0.5 * min(1.0, float(field.max())), float(field.max())
     for _ in range(_LEVEL_STEPS):
         vertices, faces, _, _ = marching_cubes(field, level)
-        ratio = mesh_volume_um3(vertices * spacing, faces) / wanted
+        ratio = enclosed_volume(vertices * spacing, faces) / wanted
         if smoothing_vox == 0 or abs(ratio - 1) <= _VOLUME_TOLERANCE:
             break
         low, high = (level, high) if ratio > 1 else (low, level)
         level = (low + high) / 2
     return frame.to_um(vertices - margin).astype(np.float32), faces.astype(np.uint32)
-
-
-def mesh_volume_um3(vertices_um: np.ndarray, faces: np.ndarray) -> float:
-    """Volume inside a closed surface, positive if its triangles face outwards in x, y, z."""
-    a, b, c = (vertices_um[faces[:, n]].astype(np.float64)[:, ::-1] for n in range(3))
-    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
 def write_meshes(
@@ -169,7 +163,7 @@ def write_meshes(
             store.write(name, data)
         return {name: object_facts(data) for name, data in objects.items()}
 
-    info = _json({"@type": "neuroglancer_legacy_mesh"})
+    info = _json(INFO)
     written = {f"{key}/info": object_facts(info)}
     regions = sorted({*ids.tolist(), settings.whole or 0} - {0})
     for part in map_items(write, regions, workers=settings.workers, what="meshes"):
@@ -185,16 +179,6 @@ def _every(numbers: np.ndarray, frame: Frame) -> tuple[np.ndarray, Frame]:
         step -= 1
     z, y, x = (step * s for s in frame.spacing_um)
     return mask, Frame(mask.shape, (z, y, x), frame.origin_um, frame.orientation)
-
-
-def encode_fragment(vertices_nm: np.ndarray, faces: np.ndarray) -> bytes:
-    """Bytes of a legacy fragment: vertices (n, 3) in order x, y, z, triangles (m, 3)."""
-    count = np.array([len(vertices_nm)], "<u4")
-    return (
-        count.tobytes()
-        + np.ascontiguousarray(vertices_nm, "<f4").tobytes()
-        + np.ascontiguousarray(faces, "<u4").tobytes()
-    )
 
 
 def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
