@@ -9,7 +9,6 @@ WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := demo/seed-$(SEED)
-export PYTHONPATH := $(CURDIR)/workflow/scripts
 export MPLBACKEND := Agg
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=25 --durations-min=1 $(TESTS)
 
@@ -17,10 +16,11 @@ ifneq ($(words $(CURDIR)),1)
 $(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
 endif
 
-.PHONY: help demo test unit quick coverage docs site image-lock lint clean
+.PHONY: help install demo test unit quick coverage docs site image-lock lint clean
 
 help:
 	@sed -n '2,3s/^# *//p' Makefile
+	@echo "make install         set up .venv with the command terareg, and no more"
 	@echo "make unit            unit tests: two minutes"
 	@echo "make quick           unit and workflow tests, without engines (SLURM, AWS, S3) and browser"
 	@echo "make docs            renew what the pages take from the code: keys, pictures"
@@ -30,10 +30,14 @@ help:
 	@echo "make image-lock      renew requirements-image.lock, what the container image installs"
 	@echo "make clean           remove the demo and its results"
 
-.venv/ready: requirements.lock
+install: .venv/ready
+
+# the library itself stays here (editable), so that .venv/bin/terareg runs this clone
+.venv/ready: requirements.lock pyproject.toml
 	@echo "== installing into .venv (once, about 2 GB)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(DEMO)/sample.yaml: .venv/ready

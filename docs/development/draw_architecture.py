@@ -39,10 +39,23 @@ _EVERYTHING = {
     "fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
     "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
     "sample_labels": {"mouse": {"path": "c.csv"}},
+    "cells": {"cfos": {"channel": "signal", "diameter_um": 10}},
+    "derived": {
+        "pieces": {"from": "fused/signal", "do": "components", "low": 9},
+        "counts": {"from": "pieces", "do": "count"},
+        "surfaces": {"from": "pieces", "do": "mesh"},
+    },
     "registration": {
         "landmarks": {"mouse": {"sample": "l.csv", "atlas": "m.csv"}},
         "export": True,
     },
+    "export": {
+        "image": {"from": "fused/signal"},
+        "map": {"from": "registration/mouse/jacobian"},
+        "regions": {"from": "labels/mouse"},
+        "atlas": {"from": "atlas_space/mouse/signal", "format": "tiff_series"},
+    },
+    "bids": {"enabled": True},
     "atlases__mouse__images": {"nissl": "n.nrrd"},
 }
 
@@ -108,7 +121,8 @@ def rule_graph() -> set[Edge]:
     edges = {(names[a], names[b]) for a, b in re.findall(r"(\d+) -> (\d+)", done.stdout)}
     if unseen := RULES.keys() - set(names.values()):
         raise RuntimeError(f"no job of {sorted(unseen)}: let the samples here ask for them")
-    return {(a, b) for a, b in edges if a in RULES and b in RULES}
+    # a derived volume may be made from another one
+    return {(a, b) for a, b in edges if a in RULES and b in RULES and a != b}
 
 
 def drawing_of_stage(stage: str, edges: set[Edge]) -> str:

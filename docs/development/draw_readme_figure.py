@@ -1,7 +1,7 @@
 """Draw the figure of README.md: raw tiles, the fused brain, the atlas's regions on it.
 
     make demo
-    PYTHONPATH=workflow/scripts .venv/bin/python docs/development/draw_readme_figure.py
+    .venv/bin/python docs/development/draw_readme_figure.py
 
 reads a finished demo in ``results`` and writes ``docs/overview.png``. Start it where the demo ran.
 """

@@ -136,9 +136,9 @@ def another_size(path: Path) -> None:
         (lambda p: p.write_bytes(b"no image at all, but text"), {}, "is no TIFF or PNG file"),
         (lambda p: p.unlink(), {}, "a.tif is gone"),
         (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), imagej=True,
-                         metadata={"axes": "ZCYX"}), {}, "a.tif holds 3 channels; write each"),
+                         metadata={"axes": "ZCYX"}), {}, "holds 3 channels of 2 planes; list"),
         (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), ome=True,
-                         metadata={"axes": "CZYX"}), {}, "a.tif holds 2 channels; write each"),
+                         metadata={"axes": "CZYX"}), {}, "holds 2 channels of 3 planes; list"),
         (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), ome=True,
                          metadata={"axes": "TZYX"}), {}, "a.tif holds 2 times of 3 planes"),
         (lambda p: write(p, STACK.astype("float32")), {}, "32 bit floating-point samples"),
@@ -217,7 +217,9 @@ def test_channels_that_are_some(tmp_path):
     names = {"axes": "CYX", "Channel": {"Name": ["Ex488", "Ex561"]}}
     tifffile.imwrite(tmp_path / "b.tif", STACK[:2], ome=True, metadata=names)
     for name in ("a.tif", "b.tif"):
-        with pytest.raises(AcquisitionError, match="holds 2 channels; write each channel"):
+        with pytest.raises(
+            AcquisitionError, match="holds 2 channels of 1 planes; list it in a table"
+        ):
             read_pages(store, name)
 
 

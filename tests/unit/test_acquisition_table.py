@@ -14,6 +14,7 @@ import tifffile
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition
+from terareg.acquisition.plane_files import read_rows
 from terareg.acquisition.raw import raw_state
 from terareg.acquisition.table import GridOrder, TableLayout, number_spans
 from terareg.acquisition.table_lines import read_table
@@ -409,3 +410,50 @@ def test_positions_with_decimal_commas():
     assert [line.yx_um for line in lines] == [(0.0, 0.0), (-0.25, 12.5)]
     with pytest.raises(AcquisitionError, match="line 2: x_um is '12,5'; write a number of micro"):
         read_table(b'path,x_um,y_um\na,"12,5",0\n', "t.csv", ["a"])
+
+
+def test_a_table_may_lie_elsewhere(tmp_path):
+    """The folder of the microscope need not be written to; a changed table is noticed."""
+    raw = tmp_path / "raw"
+    write_planes(raw)
+    lines = [[name_of(cell), *position(cell)] for cell in CELLS]
+    write_table(tmp_path / "own", "path y_um x_um", lines)
+    table = str(tmp_path / "own/tiles.tsv")
+    acquisition = index(raw, table=table)
+    assert (acquisition.rows, acquisition.columns) == (2, 3)
+    found = layout(raw, table=table)
+    assert table not in found.raw_keys() and "t00" in found.raw_keys()
+    before = raw_state(found).layout
+    write_table(tmp_path / "own", "path y_um x_um", lines[::-1])
+    assert raw_state(layout(raw, table=table)).layout != before
+    with pytest.raises(AcquisitionError, match=r"there is no /.*/none.tsv; correct input.path"):
+        index(raw, table=str(tmp_path / "none.tsv"))
+
+
+@pytest.mark.parametrize("order", ["ZCYX", "CZYX"])
+def test_channels_of_one_file_are_told_apart_by_pages(tmp_path, order):
+    """Pages are counted channel by channel, in whatever order the file holds them."""
+    stacks = {}
+    for k in range(2):
+        both = np.random.default_rng(k).integers(0, 60000, (2, 5, *PIXELS), "uint16")
+        pages = both if order == "CZYX" else both.swapaxes(0, 1)
+        tifffile.imwrite(tmp_path / f"{k}.tif", pages, ome=True, metadata={"axes": order})
+        stacks[k] = both
+    columns = "path channel row column z_first z_last"
+    lines = [[f"{k}.tif", c, 0, k, 5 * c, 5 * c + 4] for c in range(2) for k in range(2)]
+    write_table(tmp_path, columns, lines)
+    channels = {"a": 0, "b": 1}
+    acquisition = index(tmp_path, channels=channels, overlap=(0.2, 0.2))
+    for c, name in enumerate(channels):
+        for k, tile in enumerate(acquisition.tiles):
+            planes = [acquisition.plane_file(tile, name, z) for z in range(5)]
+            read = [
+                read_rows(Store(str(tmp_path)), key, (PIXELS, "uint16"), page=page)[0]
+                for key, page in planes
+            ]
+            np.testing.assert_array_equal(read, stacks[k][c])
+    write_table(tmp_path, columns, [["0.tif", 0, 0, 0, 0, 9], ["1.tif", 0, 0, 1, 0, 9]])
+    with pytest.raises(
+        AcquisitionError, match=r"holds 2 channels of 5 planes; list .* \(0 to 4, 5"
+    ):
+        index(tmp_path, overlap=(0.2, 0.2))

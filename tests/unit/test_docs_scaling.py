@@ -34,6 +34,7 @@ def imported(sample):
     return replace(sample, size=replace(sample.size, held_gb=3.0))
 
 
+REGIONS = {"from": "atlases/mouse/annotation"}
 #: sample, sums of the contrast transform, images, registered channels
 SAMPLES = {
     "usual": (brain(**at_working_voxel()), 17, 1, 1),
@@ -43,6 +44,25 @@ SAMPLES = {
     "two channels": (brain(**at_working_voxel(("ch0", "ch1"))), 25, 1, 2),
     "two images": (brain(**at_working_voxel(atlases=two_images())), 38, 2, 1),
     "both": (brain(**at_working_voxel(("ch0", "ch1"), atlases=two_images())), 46, 2, 2),
+    "a fused volume": (brain(**at_working_voxel(export={"v": {"from": "fused/ch0"}})), 17, 1, 1),
+    "regions": (
+        brain(**at_working_voxel(atlases=two_images(), export={"regions": REGIONS})),
+        38,
+        2,
+        1,
+    ),
+    "cells": (
+        brain(
+            cells={
+                "a": {"channel": "ch0", "diameter_um": 10},
+                "b": {"channel": "ch1", "diameter_um": [30, 20, 20]},
+            },
+            **at_working_voxel(),
+        ),
+        17,
+        1,
+        1,
+    ),
     "an image file": (imported(brain(**at_working_voxel())), 17, 1, 1),
 }
 
@@ -78,6 +98,25 @@ def value(formula: str, symbols: dict[str, float]) -> float:
     return of(ast.parse(re.sub(r"(?<=[\w)]) (?=[\w(])", " * ", formula), mode="eval").body)
 
 
+def searched(sample, settings) -> float:
+    """Millions of voxels of a box of the search with its margins, by the description in the code:
+    windows of 2 diameters around whole windows, and a Gaussian of a third of a diameter."""
+    sizes = settings["diameter_um"]
+    sizes = [sizes] * 3 if isinstance(sizes, int) else sizes
+    level = sample.level(min(sizes) / 5)
+    voxels = 1
+    for diameter, spacing in zip(sizes, level.spacing_um):
+        window = 4 * max(1, round(diameter / spacing / 2))
+        reach = int(4 * diameter / 3 / spacing + 0.5) + 2
+        voxels *= 256 // window * window + 2 * (window + reach)
+    return min(voxels / 1e6, level.megavoxels)
+
+
+def cells_mm3(sample) -> float:
+    volume = math.prod(n * s / 1e3 for n, s in zip(sample.grid.shape, sample.grid.spacing_um))
+    return volume if sample.option("cells") else 0
+
+
 def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> dict[str, float]:
     """What the symbols of the table mean for a sample, by their description there."""
     size, grid = sample.size, sample.grid
@@ -90,6 +129,10 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
     atlas = sample.largest_atlas
     levels = sample.option("volume.block") / sample.option("volume.chunk")
     height, width = sample.block[1:]
+    reach = (math.ceil(2 * s / p) for s, p in zip((20, 30, 30), grid.spacing_um))
+    search = [min(s, n // 4) for s, n in zip(reach, size.tile_shape)]
+    deep = min(depth, 24 + 2 * search[0])
+    grown = [min(n, 128 + 2 * s) for n, s in zip(sides, search[1:])]
     return {
         "t": threads,
         "P": math.prod(sides) * size.bytes_per_voxel / 1e6,
@@ -103,7 +146,9 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "n": min(threads, blocks),
         "r": row_blocks(sample),
         "L": 64 * height * width * size.bytes_per_voxel / 1e6,
-        "W": 3 * 64 * height * size.tile_shape[2] * size.bytes_per_voxel / 1e6,
+        "m": (deep * math.prod(grown) + 24 * 128**2) / 1e6,
+        "b": 2 * deep * min(sides[0], grown[0] + 30) * sides[1] / 1e6,
+        "W": 9 * 64 * height * size.tile_shape[2] * size.bytes_per_voxel / 1e6,
         "f": size.held_gb,
         "c": math.prod(grid.shape) * size.bytes_per_voxel / levels**3 / 1e6,
         "A": math.prod(atlas.shape) / 1e6,
@@ -115,7 +160,23 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "T": sums,
         "M": sample.level(sample.option("labels.mesh_resolution_um")).megavoxels,
         "U": grid.at(25.0),
+        **export_symbols(sample),
+        "D": max((searched(sample, c) for c in sample.option("cells").values()), default=0),
+        "N": cells_mm3(sample) * 3000 / 1e6,
     }  # fmt: skip
+
+
+def export_symbols(sample) -> dict[str, float]:
+    """Of the exports of these samples: a fused volume, and regions of the atlas."""
+    if not sample.option("export"):
+        return {"E": 0, "H": 0}
+    shape = sample.largest_atlas.shape
+    if "regions" not in sample.option("export"):
+        shape = sample.grid.shape
+    plane_mb = 4 * math.prod(shape[1:]) / 1e6
+    planes = max(1, min(shape[0], int(256 * 2**20 / 1e6 / plane_mb)))
+    regions = "regions" in sample.option("export")
+    return {"E": planes * plane_mb, "H": 8 * math.prod(shape) / 1e6 if regions else 0}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -8,7 +8,15 @@ import pytest
 import yaml
 
 from terareg.core.errors import ConfigError
-from terareg.execution.config import SCHEMA, channel_image, check, describe, load_samples, merge
+from terareg.execution.config import (
+    SCHEMA,
+    channel_image,
+    check,
+    describe,
+    load_samples,
+    merge,
+    settings,
+)
 from terareg.intensity.bias import BiasSettings
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.registration.pose import PoseSettings
@@ -82,6 +90,28 @@ def changed(path, value):
             {"c": {"path": "c.csv", "atlas": "rat"}},
             "points.c.atlas: 'rat' is not among the registered atlases (mouse)",
         ),
+        (
+            "points",
+            {"c": {"path": "c.csv", "atlas": "mouse", "axes": "xy"}},
+            "points.c.axes: 'xy' is not possible",
+        ),
+        (
+            "points",
+            {"c": {"path": "c.csv", "atlas": "mouse", "units": "inch"}},
+            "does not fit; unit",
+        ),
+        (
+            "cells",
+            {"c": {"channel": "red", "diameter_um": 10}},
+            "cells.c.channel: 'red' is not among input.channels (",
+        ),
+        ("cells", {"c": {"channel": "a"}}, "cells.c: key diameter_um is missing; cells need"),
+        (
+            "cells",
+            {"c": {"channel": "a", "diameter_um": [9, 9]}},
+            "cells.c.diameter_um: [9, 9] does not fit; diameter of a cell",
+        ),
+        ("cells", {"c d": {"channel": "a", "diameter_um": 9}}, "would make a bad folder name"),
         ("intensity.corrected_tiles", "kept", "did you mean keep?"),
         ("intensity.bias.resolution_um", "100 um", "write the number alone"),
         ("stitching.channel", "green", "channel 'green' is not among input.channels"),
@@ -89,6 +119,26 @@ def changed(path, value):
             "stitching",
             {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
             "'t.txt' and stitching.xml.xml_import 'i.xml' both give nominal positions; remove one",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given"},
+            "nothing does not go with stitching.channel_shift: given",
+        ),
+        (
+            "stitching.channel_shift_um",
+            {"signal": [1, 2, 3]},
+            "does not go with stitching.channel_shift: measure; give a shift of every channel",
+        ),
+        (
+            "stitching",
+            {"channel_shift": "given", "channel_shift_um": {"auto": [1, 2, 3]}},
+            "'auto' is not among the channels besides auto, whose tiles are compared (signal)",
+        ),
+        (
+            "stitching",
+            {"channel": "signal", "channel_shift": "given", "channel_shift_um": {"auto": [1, 2]}},
+            "stitching.channel_shift_um.auto",
         ),
         ("registration.channel", "green", "channel 'green' is not among input.channels"),
         ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
@@ -460,3 +510,25 @@ def _name_of(value):
 def test_options_that_contradict_each_other_are_said_at_load(path, value, words):
     with pytest.raises(ConfigError, match=words):
         check(changed(path, value))
+
+
+def test_all_settings_are_listed_and_what_differs_from_its_default_is_marked():
+    config = check(changed("registration.regularisation", 0.5))
+    found = settings(config)
+    assert found["registration.regularisation"] == {
+        "value": 0.5, "default": 0.012, "changed": True,
+    }  # fmt: skip
+    marked = {key for key, setting in found.items() if setting["changed"]}
+    assert marked == {
+        "sample", "input.path", "input.orientation", "input.channels.auto", "input.channels.signal",
+        "atlases.mouse.template", "atlases.mouse.annotation", "atlases.mouse.ontology",
+        "atlases.mouse.orientation", "registration.regularisation",
+    }  # fmt: skip
+    assert len(found) > 90
+
+
+def test_settings_of_further_kinds_of_input_are_listed_too():
+    volume = {"kind": "volume", "orientation": "SAR", "channels": {"a": {"path": "a.nii"}}}
+    found = settings(check({"sample": "brain", "input": volume}))
+    assert found["input.channels.a.path"]["value"] == "a.nii"
+    assert found["input.channels.a.channel"] == {"value": 0, "default": 0, "changed": False}

@@ -8,7 +8,7 @@ from planned_samples import run_of, scan
 from terareg.core.errors import ConfigError
 from terareg.execution import inputs, sizing
 from terareg.intensity.cost import tile_batches
-from terareg.stitching.cost import pair_batches
+from terareg.stitching.cost import pair_batches, shifted_channels
 
 #: a file of the user at every place of the configuration that takes one, beside the raw data
 OWN = {
@@ -221,3 +221,28 @@ def test_files_of_an_atlas_are_those_that_are_given(workspace, plain):
     assert inputs.template_source(plain, "mouse") == [given["template"]]
     run = run_of(workspace, workspace.sample(atlases__mouse__hemispheres="h.nrrd"))
     assert inputs.atlas_sources(run, "mouse") == given | {"hemispheres": "h.nrrd"}
+
+
+# ---------------------------------------------------------------- channels that do not coincide
+@pytest.mark.parametrize("kind", ["stream", "temporary"])
+def test_a_shift_is_measured_on_raw_planes_whatever_becomes_of_corrected_tiles(workspace, kind):
+    run = run_of(workspace, workspace.sample(intensity__corrected_tiles=kind))
+    files = inputs.compared_tiles(run, "brain", "signal")
+    assert files["profile"].endswith("intensity/signal/flatfield.tif")
+    assert files["against_profile"].endswith("intensity/autofluorescence/flatfield.tif")
+    assert not [path for path in files.values() if "/corrected/" in path]
+    shift = inputs.channel_shift(run, "brain", "signal")
+    assert shift == {"shift": "results/brain/stitching/channels/signal.json"}
+    assert inputs.channel_shift(run, "brain", "autofluorescence") == {}
+    assert inputs.given_shift(run, "brain", "signal") is None
+
+
+def test_a_shift_that_is_given_needs_no_tiles_and_one_that_is_not_wanted_no_job(workspace):
+    given = {"channel_shift": "given", "channel_shift_um": {"signal": [1.0, 2.0, 3.0]}}
+    run = run_of(workspace, workspace.sample(stitching=given))
+    assert inputs.compared_tiles(run, "brain", "signal") == {}
+    assert inputs.given_shift(run, "brain", "signal") == [1.0, 2.0, 3.0]
+    assert sizing.batches_of(run, "brain", shifted_channels) == 1
+    none = run_of(workspace, workspace.sample(stitching={"channel_shift": "none"}))
+    assert inputs.channel_shift(none, "brain", "signal") == {}
+    assert sizing.batches_of(none, "brain", shifted_channels) == 0

@@ -54,9 +54,10 @@ def test_the_plan_of_the_report_is_that_of_the_run(workspace):
 
 
 def test_another_page_is_another_digest(monkeypatch, tmp_path):
-    before = provenance.report_page()
-    assert before == provenance.report_page()
-    page = tmp_path / "page"
-    page.write_text("another")
-    monkeypatch.setattr(provenance, "_PAGE", page)
-    assert provenance.report_page() != before
+    before = {name: provenance.page(name) for name in ("report", "slices")}
+    assert before == {name: provenance.page(name) for name in before}
+    assert len(set(before.values())) == 2
+    for name in before:
+        (tmp_path / f"{name}.html.j2").write_text("another")
+    monkeypatch.setattr(provenance, "_VIEWS", tmp_path)
+    assert all(provenance.page(name) != digest for name, digest in before.items())

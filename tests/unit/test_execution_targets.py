@@ -42,13 +42,24 @@ def test_everything_of_tiles(workspace):
          {"registration/mouse/itk/sample_to_atlas_composite.tfm"}, set()),
         ({"fiducials": SIDES}, {"accuracy/mouse.tsv"}, set()),
         ({"sample_labels": {"mouse": {"path": "l.nrrd"}}}, {"overlap/mouse.tsv"}, set()),
-        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}}, {"points/cells.csv"}, set()),
+        ({"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
+         {"points/cells.csv", "points/cells.tsv"}, set()),
+        ({"cells": {"cfos": {"channel": "signal", "diameter_um": 10}}},
+         {"cells/cfos.csv", "cells/cfos/mouse/regions.tsv"}, set()),
         ({"intensity": {"destriping": "rows"}}, set(), set()),
+        ({"stitching": {"channel_shift": "none"}}, set(), {"stitching/channels/signal.json"}),
+        ({"stitching": {"channel": "signal"}}, {"stitching/channels/autofluorescence.json"},
+         {"stitching/channels/signal.json"}),
     ],
 )  # fmt: skip
 def test_an_option_adds_or_removes_its_own_files_alone(workspace, over, more, less):
     usual, other = all_of(workspace), all_of(workspace, **over)
     assert (other - usual, usual - other) == (more, less)
+
+
+def test_a_sample_with_one_channel_has_no_job_for_its_shift(workspace):
+    found = all_of(workspace, input__channels={"autofluorescence": 0})
+    assert not [name for name in found if name.startswith("stitching/channels")]
 
 
 def test_without_an_atlas_nothing_of_one_is_asked_for(workspace):
@@ -116,4 +127,14 @@ def test_the_report_shows_scores_where_there_are_some(workspace):
 
 def test_previews_come_before_any_registration(workspace):
     run = run_of(workspace, workspace.sample())
+    assert targets.preview_files(run, "brain") == [
+        "results/brain/views/first_look_mouse.png",
+        "results/brain/registration/mouse/preview.png",
+    ]
+
+
+def test_a_volume_has_no_tiles_to_look_at_first(workspace):
+    config = workspace.sample()
+    config["input"] = {"kind": "volume", "orientation": "SAR", "channels": {"t1": {"path": "a"}}}
+    run = run_of(workspace, config)
     assert targets.preview_files(run, "brain") == ["results/brain/registration/mouse/preview.png"]

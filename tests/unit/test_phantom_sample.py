@@ -106,6 +106,26 @@ def test_cells_are_in_the_second_channel_only(sample):
     assert not brighter[drawn == 0].any() and (brighter[drawn > 0.01] > 0).all()
 
 
+def test_counted_cells_stand_where_the_truth_says_and_only_if_asked_for(sample, atlas, tmp_path):
+    settings = replace(sample.settings, counted_cells=200, counted_cell_um=400.0)
+    counted = GeneratedSample(atlas, FRAME, settings)
+    quiet = GeneratedSample(atlas, FRAME, replace(sample.settings, cells=0))
+    assert 50 < len(counted.counted_cells) <= 200 and not len(sample.counted_cells)
+    whole = counted.block((0, 0, 0), FRAME.shape) - quiet.block((0, 0, 0), FRAME.shape)
+    assert not whole[0].any()
+    part = counted.block((5, 20, 30), (15, 60, 70)) - quiet.block((5, 20, 30), (15, 60, 70))
+    assert np.allclose(part, whole[:, 5:15, 20:60, 30:70], atol=0.01)
+    truth = write_sample_truth(counted, tmp_path, TruthSettings(landmarks=10))
+    rows = np.genfromtxt(tmp_path / truth["cells"], delimiter=",", names=True, encoding="utf-8",
+                         dtype=None)  # fmt: skip
+    places = np.stack([rows[f"{a}_um"] for a in "zyx"], -1)
+    assert (rows["region_id"] == counted.labels_at(places)).all() and (rows["region_id"] > 0).all()
+    at = tuple(np.rint(FRAME.to_index(places)).astype(int).T)
+    height = settings.texture * settings.tissue_counts[1] * rows["contrast"]
+    assert np.median(whole[1][at] / height) == pytest.approx(1, abs=0.3)
+    assert "cells" not in write_sample_truth(sample, tmp_path, TruthSettings(landmarks=10))
+
+
 # ------------------------------------------------------------------ truth files
 def test_truth_files_tell_what_the_sample_is(sample, tmp_path):
     settings = TruthSettings(label_stride=(2, 3, 3), volume_stride=(1, 1, 1), landmarks=200)

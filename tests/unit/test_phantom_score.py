@@ -18,7 +18,7 @@ from terareg.phantom import cli, demo
 from terareg.phantom.atlas import make_atlas
 from terareg.phantom.floors import Floors, format_table, verdicts
 from terareg.phantom.sample import GeneratedSample
-from terareg.phantom.score import ScoreError, ScorePaths, score
+from terareg.phantom.score import ScoreError, ScorePaths, match_cells, score
 
 XML_HEAD = '<?xml version="1.0" ?>\n<!DOCTYPE TeraStitcher SYSTEM "TeraStitcher.DTD">\n'
 
@@ -334,3 +334,14 @@ def test_demo_writes_a_configuration_and_refuses_to_overwrite(phantom, capsys):
     assert all(Path(p).exists() for p in config["fiducials"]["phantom"].values())
     assert cli.main(["make", "--out", str(out), "--small"]) == 1
     assert "already holds an acquisition" in capsys.readouterr().err
+
+
+def test_cells_are_paired_once_and_faint_ones_may_be_missed():
+    true = np.array([[0.0, 0, 0], [0, 0, 100], [0, 0, 200], [0, 0, 300]])
+    contrast = np.array([8.0, 5.0, 2.5, 6.0])
+    found = np.array([[0.0, 0, 4], [0, 0, 9], [0, 0, 104], [0, 60, 300]])
+    figures, partner = match_cells(found, true, contrast, 100.0)
+    assert partner == [0, -1, 1, -1]
+    assert figures == {"precision": 0.5, "recall": pytest.approx(2 / 3), "f1": pytest.approx(4 / 7)}
+    none, partner = match_cells(found[:0], true, contrast, 100.0)
+    assert none["f1"] == 0 and partner == []

@@ -132,7 +132,7 @@ def test_files_are_checked_before_anything_is_registered(tmp_path):
     with pytest.raises(PointsError, match=r"'b' \(atlas only\), 'c' \(sample only\)"):
         check_pairs(sample, atlas, FRAME)
     atlas.write_text("name,z,y,x\na,1,2,3\n")
-    with pytest.raises(PointsError, match="unknown columns 'z', 'y', 'x'"):
+    with pytest.raises(PointsError, match="columns x, y, z do not say their unit"):
         check_pairs(sample, atlas, FRAME)
 
 

@@ -5,14 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from objects_helpers import is_closed
 from regions_helpers import BIG_IDS, toy_atlas
 
-from terareg.core.errors import VolumeError
+from terareg.core.errors import AtlasError, VolumeError
 from terareg.core.frames import Frame
+from terareg.objects.legacy import decode_fragment
+from terareg.objects.surfaces import enclosed_volume
 from terareg.regions.meshes import (
     MeshSettings,
-    encode_fragment,
-    mesh_volume_um3,
+    label_metadata,
     region_mesh,
     segment_properties,
     write_meshes,
@@ -20,6 +22,8 @@ from terareg.regions.meshes import (
 )
 from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume
 
 FRAME = Frame((31, 33, 29), (20.0, 30.0, 25.0), (100.0, -50.0, 7.0))
 
@@ -29,21 +33,13 @@ def ball(radius=10.0, centre=(15, 16, 14), shape=FRAME.shape):
     return distance < radius
 
 
-def is_closed(faces):
-    """Whether every directed edge has its opposite, as often."""
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    forward, counts = np.unique(edges, axis=0, return_counts=True)
-    backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
-    return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
-
-
 @pytest.mark.parametrize("smoothing", [0.5, 0.7, 1.0])
 @pytest.mark.parametrize("radius", [3.0, 6.5, 12.0])
 def test_volume_is_that_of_the_voxels(radius, smoothing):
     mask = ball(radius)
     vertices, faces = region_mesh(mask, FRAME, smoothing_vox=smoothing)
     wanted = mask.sum() * FRAME.voxel_volume_um3
-    assert mesh_volume_um3(vertices, faces) == pytest.approx(wanted, rel=0.011)
+    assert enclosed_volume(vertices, faces) == pytest.approx(wanted, rel=0.011)
     assert is_closed(faces)
 
 
@@ -64,7 +60,7 @@ def test_thin_and_cut_regions_stay_closed_and_do_not_vanish(mask, smoothing):
     frame = Frame(mask.shape, (10, 10, 10))
     vertices, faces = region_mesh(mask, frame, smoothing_vox=smoothing)
     assert is_closed(faces)
-    ratio = mesh_volume_um3(vertices, faces) / (mask.sum() * 1000)
+    ratio = enclosed_volume(vertices, faces) / (mask.sum() * 1000)
     assert ratio > 0.1 if smoothing == 0 else ratio == pytest.approx(1, abs=0.1)
 
 
@@ -77,22 +73,6 @@ def test_place_of_the_surface():
     smooth, _ = region_mesh(mask, FRAME)
     middle = (smooth.min(0) + smooth.max(0)) / 2
     assert np.allclose(middle, FRAME.to_um([12, 17.5, 12.5]), atol=1)
-
-
-def decode_fragment(data):
-    """Vertices and triangles of a legacy fragment."""
-    count = int(np.frombuffer(data, "<u4", 1)[0])
-    vertices = np.frombuffer(data, "<f4", 3 * count, 4).reshape(-1, 3)
-    return vertices, np.frombuffer(data, "<u4", offset=4 + 12 * count).reshape(-1, 3)
-
-
-def test_fragments_round_trip():
-    vertices = np.random.default_rng(0).random((7, 3)).astype(np.float32)
-    faces = np.arange(12, dtype=np.uint32).reshape(4, 3) % 7
-    data = encode_fragment(vertices, faces)
-    assert len(data) == 4 + 7 * 12 + 4 * 12
-    for got, wanted in zip(decode_fragment(data), (vertices, faces)):
-        assert np.array_equal(got, wanted)
 
 
 @pytest.fixture
@@ -145,7 +125,7 @@ def test_vertices_count_from_the_corner_of_the_finest_voxel(layer):
     centre = (np.array([24, 18, 20]) + 0.5) * 2 * fine.spacing_um * 1000
     middle = (vertices.min(0) + vertices.max(0)) / 2
     assert np.allclose(middle, centre[::-1], atol=500)
-    volume = mesh_volume_um3(vertices[:, ::-1], faces) / 1e9
+    volume = enclosed_volume(vertices[:, ::-1], faces) / 1e9
     wanted = (labels == 7).sum() * coarse.voxel_volume_um3
     assert volume == pytest.approx(wanted, rel=0.02)
 
@@ -205,3 +185,46 @@ def test_errors(tmp_path):
     with pytest.raises(VolumeError, match="labels hold id 99, which the ontology lacks"):
         segment_properties([0, 7, 99], toy_atlas().ontology)
     assert not list(store.list())
+
+
+def test_labels_carry_the_colours_and_names_of_the_ontology(tmp_path):
+    """In OME-Zarr, as readers of the specification's 0.5 take them."""
+    zarr = pytest.importorskip("zarr")
+    models = pytest.importorskip("ome_zarr_models.v05")
+    ontology, frame = toy_atlas().ontology, Frame((4, 5, 6), (25.0,) * 3)
+    ids = [region.id for region in ontology][:3]
+    plan = make_plan("a", frame, "uint32", VolumeSettings(chunk=8, block=8, kind="segmentation"))
+    init_volume(Store(str(tmp_path)), "a", plan, label_metadata(ids, ontology))
+    group = models.ImageLabel.from_zarr(zarr.open_group(tmp_path / "a/ome.zarr", mode="r"))
+    label = group.ome_attributes.image_label
+    regions = sorted((ontology[i] for i in ids), key=lambda r: r.id)
+    assert [(c.label_value, tuple(c.rgba[:3])) for c in label.colors] == [
+        (r.id, tuple(bytes.fromhex(r.colour))) for r in regions
+    ]
+    stored = json.loads((tmp_path / "a/ome.zarr/zarr.json").read_text())
+    properties = stored["attributes"]["ome"]["image-label"]["properties"]
+    assert properties == [
+        {"label-value": r.id, "name": r.name, "acronym": r.acronym} for r in regions
+    ]
+    with pytest.raises(AtlasError, match="no region with id 99"):
+        label_metadata([99], ontology)
+
+
+def test_one_mesh_encloses_all_regions_in_place_of_one_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("terareg.regions.meshes._WHOLE_VOXELS", 20_000)
+    frame = Frame((60, 50, 40), (10, 10, 10))
+    labels = np.zeros(frame.shape, np.uint32)
+    labels[10:30, 10:40, 10:30], labels[30:50, 10:40, 10:30] = 7, 614454277
+    labels[30, 10, 10] = 3
+    store = Store(str(tmp_path))
+    written = write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))
+    assert {k for k in written if ":" in k} == {"m/3:0", "m/7:0", "m/614454277:0"}
+    vertices, faces = decode_fragment(store.read("m/3.mesh"))
+    volume = enclosed_volume(vertices[:, ::-1], faces) / 1e9
+    assert volume == pytest.approx((labels > 0).sum() * 1000, rel=0.1)
+    low, high = vertices.min(0)[::-1] / 1e4, vertices.max(0)[::-1] / 1e4
+    assert np.allclose(low, (10, 10, 10), atol=2) and np.allclose(high, (50, 40, 30), atol=2)
+    # a single labelled voxel is found, whatever the step
+    labels[:] = 0
+    labels[31, 17, 13] = 7
+    assert "m/3:0" in write_meshes(store, "m", labels, frame, frame, MeshSettings(whole=3))

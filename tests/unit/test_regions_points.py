@@ -14,10 +14,10 @@ from terareg.regions.points import (
     annotation_layer,
     carry_points,
     check_inside,
+    marked_outside,
     point_names,
     read_neuroglancer_points,
     read_points,
-    read_points_csv,
     transform_points,
     write_neuroglancer_points,
     write_points_csv,
@@ -86,7 +86,7 @@ def test_units_and_column_orders_of_csv(tmp_path):
     }
     for text in texts.values():
         path.write_text(text)
-        points = read_points_csv(path, FRAME)
+        points = read_points(path, FRAME)
         assert points.names == point_names(path) == ("A", "B")
         assert np.allclose(points.position_um, wanted)
 
@@ -95,9 +95,10 @@ def test_units_and_column_orders_of_csv(tmp_path):
     ("text", "message"),
     [
         ("", "it is empty"),
-        ("z,y,x\n1,2,3\n", "unknown columns 'z', 'y', 'x'; use name"),
-        ("z_um,y_um,x_um,size\n1,2,3,4\n", "unknown columns 'size'"),
+        ("z,y,x\n1,2,3\n", "columns x, y, z do not say their unit; call them"),
+        ("a,b\n1,2\n", "no coordinates among the columns 'a', 'b'; use name"),
         ("z_um,y_um\n1,2\n", "not one set of three coordinates"),
+        ("z_um,y_um,x_um,z_vox\n1,2,3,4\n", "not one set of three coordinates"),
         ("z_um,y_um,x_vox\n1,2,3\n", "not one set of three coordinates in one unit"),
         ("z_um,y_um,x_um,x_um\n1,2,3,3\n", "a column is there twice"),
         ("z_um,y_um,x_um\n\n", "has no points below its header"),
@@ -111,9 +112,9 @@ def test_bad_csv(tmp_path, text, message):
     path = tmp_path / "p.csv"
     path.write_text(text)
     with pytest.raises(PointsError, match=message):
-        read_points_csv(path, FRAME)
+        read_points(path, FRAME)
     with pytest.raises(PointsError, match="cannot be read"):
-        read_points_csv(tmp_path / "none.csv", FRAME)
+        read_points(tmp_path / "none.csv", FRAME)
 
 
 def state(source, annotations=None, **more):
@@ -260,4 +261,28 @@ def test_csv_is_deterministic_text(tmp_path):
     assert (tmp_path / "p.csv").read_text() == (
         'name,z_um,y_um,x_um\na,1.0000,2.0000,3.0000\n"b, ""c""",4.0000,5.0000,-6.0000\n'
     )
-    assert read_points_csv(tmp_path / "p.csv", FRAME).names == points.names
+    assert read_points(tmp_path / "p.csv", FRAME).names == points.names
+
+
+def test_points_outside_are_kept_and_marked_unless_all_are(tmp_path, caplog):
+    atlas = toy_atlas()
+    frame = replace(atlas.frame, shape=(11, 9, 6))
+    inside = frame.to_um(np.argwhere(atlas.annotation[:, :, :6] > 0)[40])
+    position = np.array([inside, (75, 90, 200), (1e6, 0, 0)])
+    names = ("in", "out", "far")
+    points = Points(names, position, further={"size": ("7", "8", "9"), "Name": ("x", "y", "z")})
+    marked = marked_outside(points, frame, "cells.csv against the sample")
+    assert "cells.csv against the sample: 2 of 3 points lie outside" in caplog.text
+    carried = carry_points(marked, AffineMap(), atlas, to="atlas")
+    assert carried.region_ids[0] and carried.region_ids[1:].tolist() == [0, 0]
+    assert carried.hemispheres[1:] == ("", "")
+    write_points_csv(tmp_path / "p.csv", carried)
+    lines = (tmp_path / "p.csv").read_text().splitlines()
+    assert lines[0] == (
+        "name,z_um,y_um,x_um,region_id,acronym,hemisphere,in_volume,size,Name_given"
+    )
+    assert lines[2] == "out,75.0000,90.0000,200.0000,0,,,0,8,y" and lines[1].endswith(",1,7,x")
+    again = read_points(tmp_path / "p.csv", frame)
+    assert again.further == {"size": ("7", "8", "9"), "Name_given": ("x", "y", "z")}
+    with pytest.raises(PointsError, match="3 of 3 points lie outside the volume"):
+        marked_outside(points, frame.cropped((0, 0, 0), (1, 1, 1)), "cells.csv")

@@ -104,6 +104,21 @@ def test_regions_that_say_nothing_change_nothing():
                      hints=Hints(regions=one))  # fmt: skip
     plain = register(atlas(), truth.sample(), short, np.eye(4))
     np.testing.assert_array_equal(alone.transform.displacement, plain.transform.displacement)
+    np.testing.assert_array_equal(alone.posteriors, plain.posteriors)
+
+
+def test_an_annotation_of_one_region_changes_nothing():
+    truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=300.0)
+    hints = Hints(regions=Regions(np.ones(ATLAS_FRAME.shape, int), {}))
+    with_one = register(atlas(), truth.sample(), SETTINGS, np.eye(4), hints=hints)
+    plain = register(atlas(), truth.sample(), SETTINGS, np.eye(4))
+    # one more level of the same kind runs than without an annotation
+    assert abs(truth.error_um(with_one.transform) - truth.error_um(plain.transform)) < 20
+    shares = [r.summary["expected_tissue"] for r in (with_one, plain)]
+    for name in ("match", "artefact", "missing"):
+        assert shares[0][name] == pytest.approx(shares[1][name], abs=0.01)
+    np.testing.assert_allclose(with_one.predicted, plain.predicted, atol=0.35)
+    assert np.abs(with_one.predicted - plain.predicted).mean() < 0.01
 
 
 def test_regions_help_where_contrast_follows_them():
@@ -111,7 +126,7 @@ def test_regions_help_where_contrast_follows_them():
     truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
 
     def cells(points):
-        return np.ravel_multi_index(np.floor(points / 2200).astype(int) % 8, (8, 8, 8))
+        return np.ravel_multi_index(np.floor(points / 1400).astype(int) % 8, (8, 8, 8))
 
     factors = np.random.default_rng(0).permutation(np.linspace(0.4, 1.2, 512))
 
@@ -120,12 +135,14 @@ def test_regions_help_where_contrast_follows_them():
 
     sample = truth.sample(contrast=by_cell)
     hints = Hints(regions=Regions(1 + cells(grid(ATLAS_FRAME)), {}))
+    # with fewer iterations neither has converged
+    settings = replace(SETTINGS, iterations=60)
     found = {
-        name: register(atlas(), sample, replace(SETTINGS, regions=name), np.eye(4), hints=hints)
+        name: register(atlas(), sample, replace(settings, regions=name), np.eye(4), hints=hints)
         for name in ("auto", "none")
     }
     error = {name: truth.error_um(result.transform) for name, result in found.items()}
-    assert error["auto"] < 0.9 * error["none"], error
+    assert error["auto"] < 0.85 * error["none"], error
     assert found["auto"].terms == ["1", "T1(I1)", "T1(I2)", "fraction"]
 
 
@@ -133,14 +150,15 @@ def test_the_verdict_names_regions_that_are_not_explained():
     plan = Plan([atlas()], [atlas()], SETTINGS, np.eye(4),
                 Hints(regions=Regions(np.ones(ATLAS_FRAME.shape, int), {}, {5: "TH"})))  # fmt: skip
     fit = RegionFit(np.array([5, 6]), np.array([300.0, 700.0]),
-                    np.array([-0.2, 0.01]), np.array([0.4, -0.3]))  # fmt: skip
+                    np.array([-0.2, 0.01]), np.array([0.4, -0.3]),
+                    np.array([0.1, 0.1]))  # fmt: skip
     warnings = []
     facts = _regional_facts(fit, plan, warnings)
     assert facts["unexplained"] == ["TH"] and facts["unexplained_percent"] == pytest.approx(30)
     assert facts["worse_regions"] == ["region 6"] and facts["worse_percent"] == pytest.approx(70)
     assert warnings[0].startswith("unexplained: TH differ")
     assert warnings[1].startswith("worse_regions: region 6 are explained worse")
-    quiet = RegionFit(fit.ids, fit.voxels, np.array([0.01, 0.0]), np.array([0.4, 0.1]))
+    quiet = RegionFit(fit.ids, fit.voxels, np.array([0.01, 0.0]), np.array([0.4, -0.1]), fit.error)
     assert _regional_facts(quiet, plan, warnings)["unexplained_percent"] == 0
     assert len(warnings) == 2
 

@@ -10,10 +10,12 @@ from seams import SMALL, Memory, camera, cut, grid, measure, pair_of, texture
 
 from terareg.core.errors import StitchingError
 from terareg.stitching import displacement
+from terareg.stitching.depth_search import find_depth
 from terareg.stitching.displacement import measure_batch, measure_pair
 from terareg.stitching.pairs import load_pairs, neighbours, save_pairs
 from terareg.stitching.refinement import refine
 from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.strips import Strips
 
 
 @pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
@@ -26,6 +28,32 @@ def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
     assert result.reliability > 0.99
     assert result.agree == result.of
+
+
+def test_links_have_no_bias_that_grows_with_the_shift():
+    """Fractional shifts up to 9 pixels, noise as strong as the structure, single planes."""
+    rng = np.random.default_rng(0)
+    true, errors = [], []
+    for k in range(24):
+        shift = np.array([0, *rng.uniform(-9, 9, 2)])
+        canvas = texture((1, 170, 290), k + 1)
+        first = np.array([0.0, 20, 20])
+        tiles = {
+            "0,0": camera(cut(canvas, first, (1, 128, 128)), 2 * k, noise=80),
+            "0,1": camera(cut(canvas, first + [0, 0, 90] + shift, (1, 128, 128)), 2 * k + 1, 80),
+        }
+        settings = replace(SMALL, search_um=(0.0, 26.0, 26.0))
+        result = measure(tiles, ("0,0", "0,1"), "EAST", settings, 90.0, (1, 128, 128))
+        assert result.status == "ok"
+        true.append(shift[1:])
+        errors.append(np.subtract(result.displ_vox, [0, 0, 90] + shift)[1:])
+    true, errors = np.array(true), np.array(errors)
+    spread = errors.std(axis=0) / np.sqrt(len(true))
+    assert np.all(spread < 0.04)
+    assert np.all(np.abs(errors.mean(axis=0)) < 4 * spread)
+    for axis in range(2):
+        slope = np.polyfit(true[:, axis], errors[:, axis], 1)[0]
+        assert abs(slope) < 4 * spread[axis] / true[:, axis].std() < 0.03
 
 
 def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
@@ -46,13 +74,13 @@ def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
 
 
 @pytest.mark.parametrize("planes", [15, 20, 25, -20, -25])
-def test_tiles_that_share_few_planes_or_none_have_no_signal(planes):
+def test_tiles_said_to_share_few_planes_or_none_have_no_link_or_the_true_one(planes):
     images, names, _ = pair_of(np.zeros(3), shape=(20, 96, 96))
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
     acquisition = grid(tiles, (20, 96, 96), (72.0, 72.0))
     acquisition.tiles[1].origin_vox = (float(planes), 0.0, 72.0)
     result = measure_pair(Memory(tiles), acquisition, *names, "EAST", SMALL)
-    assert result.status in ("no_signal", "disagree")
+    assert result.status != "ok" or np.abs(np.subtract(result.displ_vox, [0, 0, 72])).max() < 0.1
 
 
 def test_sigma_is_of_the_size_of_the_error():
@@ -118,6 +146,38 @@ def test_wider_search_finds_what_lies_outside_the_first():
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
 
 
+@pytest.mark.parametrize("planes", [24, -34])
+def test_the_search_goes_on_along_z_where_tiles_lie_many_planes_apart(planes):
+    shape, true = (72, 72, 72), np.array([planes, 1.3, -2.4])
+    canvas = texture((160, 100, 170), 4)
+    first = np.array([44.0, 12, 12])
+    tiles = {
+        "0,0": camera(cut(canvas, first, shape), 1),
+        "0,1": camera(cut(canvas, first + [0, 0, 54] + true, shape), 2),
+    }
+    acquisition, source = grid(tiles, shape, (54.0, 54.0)), Memory(tiles)
+    settings = replace(SMALL, windows=5, window_planes=12)
+    result = measure_pair(source, acquisition, "0,0", "0,1", "EAST", settings)
+    assert result.status == "ok" and result.bytes == sum(source.asked)
+    assert np.abs(np.subtract(result.displ_vox, true + [0, 0, 54])).max() < 0.15
+    narrow = measure_pair(source, acquisition, "0,0", "0,1", "EAST", replace(settings, widen=1))
+    assert narrow.status == "disagree"
+
+
+def test_tiles_without_common_content_give_no_link_at_any_depth():
+    links = 0
+    for seed in range(6):
+        tiles = {
+            n: camera(texture((40, 64, 64), 100 + 2 * seed + k), seed)
+            for k, n in enumerate(("0,0", "0,1"))
+        }
+        links += measure(tiles, ("0,0", "0,1"), "EAST", SMALL, step=48.0).status == "ok"
+    assert links == 0
+    flat = {n: camera(np.full((40, 64, 64), 100.0), 0, 0) for n in ("0,0", "0,1")}
+    strips = Strips(Memory(flat), (40, 64, 64), ("0,0", "0,1"), "EAST", (0, 0, 48), (4, 8, 8))
+    assert find_depth(strips, np.array([1, 1, 1]), None) is None
+
+
 def test_single_plane_votes_along_the_seam():
     canvas = texture((1, 300, 300), 3)
     tiles = {
@@ -161,6 +221,39 @@ def test_binned_search_agrees_with_unbinned():
         settings = replace(SMALL, binning=binning)
         result = measure(tiles, names, "EAST", settings, step=100.0)
         assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1, binning
+
+
+def leaning_pair(lean, shape=(60, 72, 72), step=54.0):
+    """Two tiles, of which the second leans by ``lean`` (z, y, x) from its first plane to its last;
+    in its middle it lies at the nominal place."""
+    size = np.array(shape) + [24, 40, 90]
+    canvas = ndimage.spline_filter(texture(tuple(size), 6), order=3, mode="grid-wrap")
+    matrix = np.eye(3)
+    matrix[:, 0] += np.array(lean) / (shape[0] - 1)
+    first = np.array([10.0, 18.0, 14.0])
+    start = first + [0, 0, step] - np.array(lean) / 2
+    second = ndimage.affine_transform(
+        canvas, matrix, start, shape, order=3, prefilter=False, mode="grid-wrap"
+    )
+    return {
+        "0,0": camera(ndimage.affine_transform(canvas, np.eye(3), first, shape, order=3,
+                                               prefilter=False, mode="grid-wrap"), 1),
+        "0,1": camera(second, 2),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("lean", [(0.0, 0.0, 0.0), (0.0, 6.0, -1.0), (0.0, -13.0, 4.0)])
+def test_a_tile_that_leans_is_measured_over_all_its_depth(lean):
+    """Windows far from the displacement on which the others agree hold the trend."""
+    settings = replace(SMALL, windows=5, window_planes=12, search_um=(16.0, 20.0, 16.0))
+    tiles = leaning_pair(lean)
+    result = measure(tiles, ("0,0", "0,1"), "EAST", settings, step=54.0, shape=(60, 72, 72))
+    assert result.status == "ok" and result.agree == 5
+    error = np.abs(np.subtract(result.lean_vox, lean))
+    assert np.all(error < 3 * np.array(result.lean_sigma_vox)) and error.max() < 0.6
+    assert max(result.lean_sigma_vox) < 0.4
+    assert np.abs(np.subtract(result.displ_vox, [0, 0, 54])).max() < 0.25
+    assert any(abs(v) > 4 * s for v, s in zip(result.lean_vox, result.lean_sigma_vox)) == any(lean)
 
 
 def test_reads_only_windows_and_counts_bytes():

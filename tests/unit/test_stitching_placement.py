@@ -1,5 +1,6 @@
 """The global solution: exact where links agree, sane where they do not or are not there."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terareg.core.errors import StitchingError
+from terareg.stitching.leans import leans_of_tiles
 from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.placement import load_placement, save_placement
 from terareg.stitching.solver import place
@@ -203,14 +205,104 @@ def test_unreliable_links_are_not_used():
     assert placement.links[1].reason.startswith("windows disagree")
 
 
-def test_wobble_is_reported():
-    acquisition, _, links = simulate(1, 2)
-    windows = tuple(
-        WindowResult((z, z + 10), (0, 10), (0.0, z / 10, 217.0), 0.5, 0.1, True, True)
-        for z in range(0, 100, 10)
+def leaning_links(links, leans, sigma=0.1, noise=0.0):
+    """Links whose displacements change with depth as the tiles in ``leans`` do."""
+    rng = np.random.default_rng(5)
+    zero = np.zeros(3)
+    return [
+        replace(
+            p,
+            lean_vox=tuple(leans.get(p.b, zero) - leans.get(p.a, zero) + rng.normal(0, noise, 3)),
+            lean_sigma_vox=(sigma,) * 3,
+        )
+        for p in links
+    ]
+
+
+def test_a_tile_that_leans_is_named_with_its_figure():
+    acquisition, _, links = simulate(3, 3)
+    leaning = leaning_links(links, {"T1_1": np.array([0, 6.0, -2.0])}, noise=0.05)
+    placement = place(acquisition, leaning)
+    (text,) = [text for text in placement.warnings if "lean" in text]
+    assert (
+        "1 of 9 tiles lean" in text and "over the 100 planes of the stack: T1_1 (y +6.0 +-" in text
     )
-    links = [link("T0_0", "T0_1", "EAST", links[0].displ_vox, windows=windows)]
-    assert any("change with depth" in text for text in place(acquisition, links).warnings)
+    assert "x -2.0 +- 0.0" in text and "stitching.model: auto" in text
+    assert placement.summary["lean_left_vox"] == pytest.approx(5.8, abs=0.2)
+    assert placement.summary["tiles_leaning"] == 1
+    assert not placement.matrices(100)
+    auto = place(acquisition, leaning, tile_model="auto")
+    assert np.abs(np.subtract(auto.tiles["T1_1"].lean_vox, [0, 6, -2])).max() < 0.1
+    assert list(auto.matrices(100)) == ["T1_1"] and auto.summary["lean_left_vox"] < 0.2
+    assert any("fusion moves their planes" in text for text in auto.warnings)
+    assert auto.origins(subpixel=True) == placement.origins(subpixel=True)
+
+
+@pytest.mark.parametrize(("jump", "told"), [((0, 9, -3), True), ((0, 1, 1), False), (None, False)])
+def test_a_part_of_the_depth_with_another_displacement_is_told(jump, told):
+    """Of six windows two agree elsewhere: no lean, and no noise, whose peaks lie anywhere."""
+    acquisition, _, links = simulate(1, 2)
+    rng = np.random.default_rng(1)
+    windows = []
+    for k in range(6):
+        away = np.zeros(3)
+        if k > 3:
+            away = rng.uniform(-10, 10, 3) if jump is None else np.array(jump)
+        displ = tuple(np.array(links[0].displ_vox) + away)
+        windows.append(WindowResult((16 * k, 16 * k + 16), (0, 10), displ, 0.5, 0.1, True, k < 4))
+    pair = replace(links[0], windows=tuple(windows))
+    texts = [text for text in place(acquisition, [pair]).warnings if "part of their depth" in text]
+    assert len(texts) == told
+    if told:
+        assert "T0_0-T0_1 (by 0, 9, -3 in z, y, x between planes 64 and 96)" in texts[0]
+
+
+def test_leans_within_their_error_are_not_told():
+    acquisition, _, links = simulate(3, 3)
+    for leaning in (links, leaning_links(links, {}, sigma=0.5, noise=0.5)):
+        placement = place(acquisition, leaning, tile_model="auto")
+        assert not [text for text in placement.warnings if "lean" in text]
+        assert not placement.matrices(100)
+    assert placement.summary["lean_left_vox"] < 1.5
+    assert place(acquisition, links).summary["lean_left_vox"] is None
+
+
+def test_every_tile_may_lean_in_its_own_way_and_groups_are_apart():
+    acquisition, _, links = simulate(3, 4)
+    rng = np.random.default_rng(2)
+    true = {tile.name: rng.uniform(-6, 6, 3) for tile in acquisition.tiles}
+    # no link between the second and third column
+    apart = [p for p in links if (p.a[-1], p.b[-1]) != ("1", "2")]
+    found = leans_of_tiles(list(true), leaning_links(apart, true), [True] * len(apart))
+    for columns in ("01", "23"):
+        own = [name for name in true if name[-1] in columns]
+        middle = np.median([true[name] for name in own], axis=0)
+        for name in own:
+            assert np.abs(np.array(found[name].vox) - (true[name] - middle)).max() < 1e-5
+    with pytest.raises(StitchingError, match="model 'affine' is unknown; choose one of transl"):
+        place(acquisition, links, tile_model="affine")
+
+
+@pytest.mark.parametrize(
+    ("jitter", "off", "told"), [(4.0, 0.0, False), (0.1, 5.0, True), (0.1, 0.0, False)]
+)
+def test_a_step_is_told_to_differ_only_if_its_error_says_so(jitter, off, told):
+    """Of three links with a jitter of 4 voxels the median says nothing."""
+    said = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        acquisition = acquisition_of(2, 3)
+        links = [
+            link(f"T0_{c}", f"T1_{c}", "SOUTH",
+                 STEP["SOUTH"] + [0, off, 0] + rng.uniform(-jitter, jitter, 3))
+            for c in range(3)
+        ]  # fmt: skip
+        texts = [t for t in place(acquisition, links).warnings if "the SOUTH step is" in t]
+        said += len(texts)
+        assert all(
+            " +- 0.0" in t and "not the nominal (0.0, 217.0, 0.0)" in t for t in texts if told
+        )
+    assert said == (20 if told else 0)
 
 
 def test_errors():

@@ -10,8 +10,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from terareg.core.frames import Frame, orientation_matrix
-from terareg.views import thresholds
-from terareg.views.figures import canvas, intensity, regions, registration, stitching, volume
+from terareg.views import thresholds, worst
+from terareg.views.figures import (
+    brain,
+    canvas,
+    intensity,
+    regions,
+    registration,
+    stitching,
+    volume,
+)
 
 RNG = np.random.default_rng(0)
 SHAPE = (9, 17, 12)
@@ -82,6 +90,21 @@ DRAWINGS = {
         BRAIN,
         thresholds.judge([("registration.missing_percent", "atlas", 12.0)]),
     ),
+    "quality": lambda: registration.quality_map(
+        [
+            {
+                "id": int(LABELS.max()),
+                "hemisphere": "left",
+                "fit_percent": 9.0,
+                "volume_ratio": 0.5,
+                "missing_percent": 50.0,
+                "artefact_percent": None,
+            }
+        ],
+        LABELS,
+        np.ones(SHAPE, np.uint8),
+        FRAME,
+    ),
     "energy": lambda: registration.energy_curve(
         [{"level": 0, "voxel_um": "200", "total": "3.5", "match": "3"}] * 4
         + [{"level": 1, "voxel_um": "100", "total": "2", "match": "1"}]
@@ -111,6 +134,64 @@ def test_every_picture_is_a_small_png_without_metadata(name):
     picture = Image.open(io.BytesIO(data))
     assert picture.format == "PNG" and picture.info == {}
     assert 500 <= picture.width <= 1000 and 200 <= picture.height <= 2000
+
+
+PLANE = Frame((1, 170, 240), (50.0, 20.0, 20.0), (0, 0, 0), "AIR")
+PHOTO = np.full((170, 240), 300.0)
+TWO = np.zeros((170, 240), np.uint32)
+TWO[50:100, 60:120], TWO[50:100, 120:200] = 614454277, 5
+
+
+def pixels(data):
+    picture = Image.open(io.BytesIO(data))
+    assert picture.format == "JPEG" and "exif" not in picture.info
+    return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_borders_lie_between_the_voxels_of_two_regions_at_full_resolution():
+    drawn = pixels(brain.borders(PHOTO, TWO, PLANE, (0, 600)))
+    # small planes are enlarged by whole numbers, so that lines stay thin
+    assert drawn.shape == (340, 480, 3)
+    row = drawn[150]
+    orange = np.flatnonzero(row[:, 0] - row[:, 2] > 40)
+    for border in (60, 120, 200):
+        assert np.abs(orange / 2 - border).min() <= 1
+    assert not ((orange / 2 > 65) & (orange / 2 < 115)).any()
+    assert brain.borders(PHOTO, TWO, PLANE, (0, 600)) == brain.borders(PHOTO, TWO, PLANE, (0, 600))
+
+
+def test_a_zoom_shows_its_region_in_another_colour():
+    row = {"acronym": "A", "hemisphere": "left", "reason": "missing", "missing_percent": "47"}
+    window = brain.Zoom(worst.zoom_title(1, row), PHOTO, TWO, PLANE, 614454277)
+    drawn = pixels(brain.zooms([window], (0, 600)))
+    assert ((drawn[..., 2] > 200) & (drawn[..., 0] < 90) & (drawn[..., 1] > 150)).sum() > 100
+    other = pixels(brain.zooms([brain.Zoom("t", PHOTO, TWO, PLANE, 0)], (0, 600)))
+    assert not ((other[..., 2] > 200) & (other[..., 0] < 90) & (other[..., 1] > 150)).any()
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"reason": "missing", "missing_percent": "47.4"}, "47\u00a0% missing"),
+        ({"reason": "fit", "fit_percent": "9.9"}, "differs from the prediction by 10\u00a0%"),
+        ({"reason": "volume", "volume_ratio_low": "0.25", "volume_ratio_high": "2"},
+         "shrunk to 0.25 of its volume in one place"),
+        ({"reason": "volume", "volume_ratio_low": "0.9", "volume_ratio_high": "3.4"},
+         "stretched to 3.4 times its volume in one place"),
+    ],
+)  # fmt: skip
+def test_why_a_region_is_listed(row, words):
+    assert worst.reason_text(row) == words
+
+
+def test_the_window_of_a_region_follows_its_size_and_fits_into_the_volume():
+    row = {"z_um": "1", "y_um": "2", "x_um": "3", "volume_mm3": "0.008"}
+    frame = Frame((100, 100, 100), (20, 20, 20), (0, 0, 0), "AIR")
+    place, half = worst.zoom_um(row, frame)
+    assert place == [1, 2, 3] and half == pytest.approx(300)
+    assert worst.zoom_um(row | {"volume_mm3": "1e-6"}, frame)[1] == 240
+    assert worst.zoom_um(row | {"volume_mm3": "900"}, frame)[1] == 1000
+    assert worst.axis_of_sections(frame) == 0
 
 
 @pytest.mark.parametrize("name", ["fiducials", "loops", "planes"])
@@ -202,6 +283,7 @@ def test_composite_is_grey_where_both_agree():
     "draw",
     [
         lambda: stitching.seam_pairs([]),
+        lambda: brain.zooms([], (0, 1)),
         lambda: stitching.loop_closure([]),
         lambda: registration.energy_curve([]),
         lambda: regions.region_bars([{"acronym": "CP", "hemisphere": "left", "volume_mm3": "0"}]),

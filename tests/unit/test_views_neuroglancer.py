@@ -271,3 +271,44 @@ def test_half_a_request_does_not_hold_a_connection_for_ever(server, monkeypatch)
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
         connection.sendall(b"GET /a/data.bin HTTP/1.1\r\nHost: localhost\r\n")
         assert connection.recv(1) == b"", "closed by the server"
+
+
+def test_cells_of_the_store_are_a_layer_that_nothing_moves():
+    layer = ng.cell_layer("cells cfos", "brain/cells/cfos/annotations")
+    state = ng.with_store(ng.build_state([layer], FRAME), "http://h:1/s")
+    (shown,) = state["layers"]
+    assert shown["source"] == "precomputed://http://h:1/s/brain/cells/cfos/annotations"
+    assert shown["type"] == "annotation" and not shown["visible"]
+    with pytest.raises(StoreError):
+        ng.cell_layer("x", "../elsewhere")
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "PIL"])
+def test_letters_stand_at_the_sides_that_they_name(orientation):
+    frame = Frame((40, 60, 80), (4.0, 2.0, 2.0), (8.0, 3.0, -2.0), orientation)
+    lines = ng.letter_lines(frame)
+    low = frame.to_um(np.full(3, -0.5))
+    high = low + frame.extent_um
+    middle = frame.to_um(np.array([20, 30, 40]))
+    words = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior",
+             "I": "inferior"}  # fmt: skip
+    found = {}
+    for name, ends in lines.items():
+        points = np.array(ends)
+        assert (points >= low).all() and (points <= high).all()
+        word, panel = name.split(",")[0], "zyx".index(name.split()[1])
+        assert np.allclose(points[:, panel], middle[panel]), "in the plane that is shown first"
+        found.setdefault(word, []).append(points.mean(0))
+    assert set(found) == set(words.values())
+    for axis, letter in enumerate(orientation):
+        centre = np.mean(found[words[letter]], 0)
+        assert centre[axis] > middle[axis] + 0.3 * (high - low)[axis]
+        others = [a for a in range(3) if a != axis]
+        assert np.abs(centre - middle)[others].max() < 0.1 * max(frame.extent_um)
+
+
+def test_a_layer_of_lines_keeps_their_ends_and_draws_no_dots():
+    layer = ng.line_layer("orientation", {"right, z 0": ((1, 2, 3), (4, 5, 6))})
+    (line,) = layer["annotations"]
+    assert (line["type"], line["pointA"], line["pointB"]) == ("line", [3, 2, 1], [6, 5, 4])
+    assert "setEndpointMarkerSize(0.0)" in layer["shader"]

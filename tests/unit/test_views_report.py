@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -14,6 +15,14 @@ from terareg.execution.run_plan import Planned
 from terareg.views import report, thresholds
 from terareg.views.figures import intensity
 
+USUAL = {
+    key: {"value": value, "default": value, "changed": False}
+    for key, value in {
+        "intensity.flatfield.method": "statistics", "intensity.destriping": "auto",
+        "stitching.displacement.engine": "ncc", "fusion.blending": "cosine",
+        "registration.regularisation": 0.012,
+    }.items()
+}  # fmt: skip
 VOID = {"meta", "link", "img", "br"}
 
 
@@ -113,6 +122,15 @@ def results(tmp_path, picture):
     )
     write(
         folder,
+        "registration/allen/quality.tsv",
+        "id\tacronym\tname\themisphere\tvolume_mm3\tfit_percent\tmissing_percent\t"
+        "artefact_percent\tvolume_ratio\tvolume_ratio_low\tvolume_ratio_high\tscore\treason\t"
+        "z_um\ty_um\tx_um\n"
+        "1\tCP\tCaudoputamen\tleft\t12\t\t60\t1\t1\t0.9\t1.1\t3\tmissing\t1\t2\t3\n"
+        "2\tTH\tThalamus\tright\t6\t1.234\t0\t1e-9\t1\t0.9\t1.1\t0.2\tfit\t1\t2\t3\n",
+    )
+    write(
+        folder,
         "regions/allen.tsv",
         "id\tacronym\tname\tscope\themisphere\tvolume_mm3\tatlas_volume_mm3\tcoverage\tch0_mean\n"
         "1\tCP\tCaudoputamen\town\tboth\t25.5\t30\t1\t312.5\n"
@@ -133,7 +151,7 @@ def results(tmp_path, picture):
     )
     (folder / "views").mkdir()
     (folder / "views" / "flatfield_ch0.png").write_bytes(picture)
-    write(folder, "views/neuroglancer.json", {"layers": []})
+    write(folder, "views/neuroglancer.json", {"layers": [{"source": "zarr3://{store}/brain7"}]})
     return folder
 
 
@@ -215,9 +233,12 @@ def test_page_is_self_contained_and_accessible(results):
     )
     page = Page(text)
     for tag, attributes in page.elements:
-        for name in ("src", "href"):
-            value = attributes.get(name, "#")
-            assert value.startswith(("#", "data:")), (tag, value)
+        # what the page shows is in the page; what it links to lies beside it
+        inside = ("#", "data:")
+        assert attributes.get("src", "#").startswith(inside), (tag, attributes)
+        href = attributes.get("href", "#")
+        beside = tag == "a" and "//" not in href and (results / unquote(href)).is_file()
+        assert href.startswith(inside) or beside, (tag, href)
     assert "url(" not in text and "@import" not in text and "<script" not in text
     assert page.all("html")[0]["lang"] == "en"
     assert len(page.all("h1")) == 1
@@ -226,7 +247,7 @@ def test_page_is_self_contained_and_accessible(results):
     assert any("width=device-width" in m.get("content", "") for m in page.all("meta"))
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
-    assert {a["href"][1:] for a in page.all("a")} <= set(ids)
+    assert {a["href"][1:] for a in page.all("a") if a["href"][0] == "#"} <= set(ids)
     assert "software numpy" in page.words and "a1" in page.words
 
 
@@ -264,8 +285,8 @@ def test_unused_links_are_listed_with_their_reason(results):
     stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
     rows = stage["tables"][1]["rows"]
     assert rows == [
-        ["LOC001", "LOC002", "rejected", "50", "residual 50 > 3"],
-        ["LOC000", "LOC002", "unused", "0", "windows disagree (1 of 6 agree)"],
+        ["LOC001", "LOC002", "contradicts the others, not used", "50", "residual 50 > 3"],
+        ["LOC000", "LOC002", "not measured well, not used", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
 
@@ -351,5 +372,144 @@ def test_written_page_is_the_rendered_one(results, tmp_path):
 def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(results):
     command = gather(results, store_url="/data/my brain; rm -rf $HOME")["viewer"]["command"]
     words = shlex.split(command)
-    assert words[:4] == ["PYTHONPATH=workflow/scripts", "python", "-m", "terareg.views.serve"]
-    assert words[4] == "/data/my brain; rm -rf $HOME" and words[5] == "--state"
+    assert words[:2] == ["terareg", "view"]
+    assert words[2] == "/data/my brain; rm -rf $HOME" and words[3] == "--state"
+
+
+def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_is_named(results):
+    common = {"against": "ch0", "reason": "", "bend_vox": 0.0, "agree": 80, "of": 90}
+    for channel, state, shift, sigma, texts in (
+        ("ch1", "measured", [1.5, -2.0, 3.0], [0.02, 0.3, 0.02], []),
+        ("ch2", "not measured", [0.0, 0.0, 0.0], [0.0, 0.0, 0.0], ["the shift of ch2 is not"]),
+        ("ch3", "given", [0.0, 25.0, 0.0], [0.0, 0.0, 0.0], []),
+    ):
+        data = {"channel": channel, "state": state, "shift_vox": shift, "sigma_vox": sigma}
+        write(results, f"stitching/channels/{channel}.json", common | data | {"warnings": texts})
+    data = gather(results)
+    found = {(v["key"], v["subject"]): v["status"] for v in data["verdicts"]}
+    assert found["stitching.channel_shift_vox", "ch1"] == "pass"
+    assert found["stitching.channel_left_vox", "ch1"] == "warn"
+    assert found["stitching.channel_shift_vox", "ch3"] == "warn"
+    assert found["stitching.channels_unmeasured", ""] == "warn"
+    assert not [subject for _, subject in found if subject == "ch2"]
+    stage = next(s for s in data["stages"] if s["id"] == "stitching")
+    assert "the shift of ch2 is not" in stage["warnings"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Channels that do not coincide"]
+    assert [row[0] for row in table["rows"]] == ["ch1", "ch2", "ch3"]
+
+
+def test_the_first_page_says_whether_why_and_what_next(results, picture):
+    (results / "views" / "borders_z_allen.jpg").write_bytes(picture)
+    write(results, "views/slices_allen.html", "<!doctype html>")
+    data = gather(results)
+    assert data["conclusion"]["title"] == "Not usable as it is"
+    assert data["steps"][0]["status"] == "fail"
+    (brain,) = data["brains"]
+    assert brain["slices"] == "views/slices_allen.html" and len(brain["planes"]) == 1
+    assert brain["planes"][0]["source"].startswith("data:image/jpeg;base64,")
+    assert brain["worst"][0] == {
+        "name": "Caudoputamen (CP), left", "why": "60\u00a0% missing", "look": True,
+    }  # fmt: skip
+    assert brain["suspicious"] == 1
+    text = report.render_report(data)
+    places = [text.index(words) for words in (
+        "Not usable as it is", "What to do next", "borders_z_allen", "Worst regions",
+        "Where is it bad</h2>", 'id="checks"', 'id="acquisition"',
+    )]  # fmt: skip
+    assert places == sorted(places)
+
+
+def test_regions_are_listed_the_worst_first_with_what_else_is_known_of_them(results):
+    summary = json.loads((results / "registration/allen/summary.json").read_text())
+    (one,) = gather(results)["where"]
+    assert one["table"]["rows"][0] == [
+        "CP", "Caudoputamen", "left", "–", "60", "1", "1", "0.9", "1.1", "60\u00a0% missing",
+    ]  # fmt: skip
+    assert one["table"]["rows"][1][3:6] == ["1.23", "0", "0"]
+    write(results, "registration/allen/summary.json", summary | {"worse_regions": ["TH"]})
+    (one,) = gather(results)["where"]
+    assert one["table"]["rows"][1][-1] == "the affine fits better"
+
+
+def test_an_error_bar_is_a_column_where_there_is_one(results):
+    path = results / "registration/allen/quality.tsv"
+    head, *rows = path.read_text().splitlines()
+    path.write_text("\n".join([f"{head}\terror_um", *(f"{row}\t45.67" for row in rows)]) + "\n")
+    (one,) = gather(results)["where"]
+    assert "error bar (µm)" in one["table"]["columns"]
+    assert one["table"]["rows"][0][-2] == "45.7"
+
+
+def test_numbers_of_one_name_are_one_number(results):
+    """What is missing is told once: of the tissue that the atlas expects."""
+    text = " ".join(Page(report.render_report(gather(results))).words)
+    assert "missing in the sample" in text
+    for number in ("5.0%", "0.05", "5 %"):
+        assert f"missing {number}" not in text and f"missing (%) {number}" not in text
+
+
+def test_keys_of_files_never_reach_the_reader(results):
+    """Only words of views/words.py, columns of tables, settings and names of files are shown."""
+    info = {"method": "statistics", "a_new_key": 5, "seam_percent": {"before": 9, "after": 1}}
+    write(results, "intensity/ch0/flatfield.json", info)
+    write(results, "bias/ch0.json", {"field_99_percent": 1.257, "other_thing": [1, 2]})
+    shown = [
+        row for stage in gather(results)["stages"] for t in stage["tables"] for row in t["rows"]
+    ]
+    names = [row[0] for row in shown]
+    assert not [n for n in names if "_" in n or "new key" in n or "other thing" in n]
+    assert ["brightness, brightest hundredth (factor of the mean)", "1.257"] in shown
+
+
+def test_settings_are_all_there_and_changed_ones_by_themselves(results):
+    settings = {
+        "input.kind": {"value": "colm", "default": "colm", "changed": False},
+        "input.bias": {"value": None, "default": 10.0, "changed": True},
+    }
+    data = gather(results, settings=settings | USUAL)
+    assert [row["key"] for row in data["settings"]["changed"]] == ["input.bias"]
+    assert data["settings"]["changed"][0]["value"] == "–"
+    page = Page(report.render_report(data))
+    assert "1 of " in " ".join(page.words) and "input.bias" in page.words
+
+
+def test_methods_name_the_version_and_can_be_copied(results):
+    origin = {"terareg": "9.8.7", "software": {"numpy": "2.0"}}
+    data = gather(results, settings=USUAL, provenance=origin)
+    assert "terareg 9.8.7" in data["methods"]["text"] and "numpy 2.0" in data["methods"]["text"]
+    assert "@article{tward," in report.render_report(data)
+    assert "Stripes" not in data["methods"]["text"]
+    gains = {"lines": "rows", "spread_percent": 3.0, "seam_percent": {"before": 9, "after": 1}}
+    write(results, "intensity/ch0/stripes.json", gains)
+    assert "Stripes" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
+
+
+def test_a_sample_without_atlas_shows_its_volume_first(tmp_path, picture):
+    write(tmp_path, "views/.keep", "")
+    for name in ("fused_ch0", "bias_ch0", "flatfield_ch0"):
+        (tmp_path / "views" / f"{name}.png").write_bytes(picture)
+    (brain,) = gather(tmp_path)["brains"]
+    assert [p["file"] for p in brain["zooms"]] == ["views/fused_ch0.png"]
+    text = report.render_report(gather(tmp_path))
+    assert text.index("views/fused_ch0.png") < text.index('id="checks"')
+    assert "Worst regions" not in text
+
+
+def test_volumes_are_links_where_a_browser_can_follow(results):
+    write(results, "fused/ch0/complete.json", {"formats": ["ome-zarr", "precomputed"]})
+    (results / "fused" / "ch0" / "ome.zarr").mkdir()
+    shown = gather(results, store_url=str(results.parent))["volumes"]
+    assert [v["form"] for v in shown] == ["ome-zarr", "precomputed"]
+    assert shown[0]["address"] == f"{results.parent}/brain7/fused/ch0/ome.zarr"
+    assert [v["href"] for v in shown] == ["fused/ch0/ome.zarr", ""]
+    (bucket, _) = gather(results, store_url="s3://lab/brains")["volumes"]
+    assert (bucket["address"], bucket["href"]) == ("s3://lab/brains/brain7/fused/ch0/ome.zarr", "")
+
+
+def test_a_public_store_gives_a_link_to_the_viewer(results):
+    state = {"layers": [], "title": "brain"}
+    write(results, "views/neuroglancer.json", state)
+    link = gather(results)["viewer"]["link"]
+    assert link.startswith("https://neuroglancer-demo.appspot.com/#!")
+    write(results, "views/neuroglancer.json", {"layers": [{"source": "zarr3://{store}/a"}]})
+    assert gather(results)["viewer"]["link"] == ""

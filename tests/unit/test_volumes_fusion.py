@@ -17,6 +17,7 @@ from terareg.volumes.fusion import (
     fused_origins,
 )
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
+from terareg.volumes.tile_boxes import affine_box, resample
 
 COSINE = FusionSettings()
 
@@ -299,3 +300,89 @@ def test_plain_mean_and_types(dtype):
     a, b = (v.astype(float) for v in source.arrays.values())
     assert fused.dtype == dtype
     np.testing.assert_array_equal(fused[..., 7:12], np.rint((a[..., 7:] + b[..., :5]) / 2))
+
+
+# ---------------------------------------------------------------- shifted and deformed tiles
+def fuse_moved(source, origins, by, matrix, edges=(16, 512), longest=99):
+    """The volume in the frame of the unmoved tiles, of tiles that are moved or deformed."""
+    frame, offset = fused_frame(source.acquisition, origins, COSINE)
+    relative = {
+        name: tuple(o + s for o, s in zip(origin, by))
+        for name, origin in fused_origins(origins, offset, COSINE).items()
+    }
+    options = FusionSettings(subpixel=any(s % 1 for s in by))
+    matrices = {} if matrix is None else dict.fromkeys(relative, matrix)
+    plan = make_plan("v", frame, "uint16", VolumeSettings(*edges))
+    out = np.full(frame.shape, 123, "uint16")
+    for row in rows_of(plan.blocks(), longest):
+        fuse_blocks(RowFusion(source, relative, plan, row, options, matrices), row, plan, out)
+    return out
+
+
+def shown(source, origins, value, by, matrix):
+    """Fill the tiles with what they show of ``value`` at origin + by and matrix."""
+    index = np.stack(np.meshgrid(*map(np.arange, source.acquisition.tile_shape), indexing="ij"), -1)
+    for name, origin in origins.items():
+        place = index @ np.linalg.inv(matrix).T + np.array(origin) + by
+        source.arrays[name] = np.rint(value(*np.moveaxis(place, -1, 0))).astype("uint16")
+
+
+@pytest.mark.parametrize("longest", [1, 99])
+@pytest.mark.parametrize(
+    ("by", "lean"), [((1.0, -2.0, 3.0), None), ((1.5, -2.25, 0.5), None), ((0.5, 1.0, -1.5), 0.05)]
+)
+def test_shifted_and_leaning_tiles_show_every_place_where_it_is(by, lean, longest):
+    """A linear function of the place survives interpolation, whatever the blocks."""
+    source = grid(2, 2, (12, 30, 31))
+    origins = placed(source, (24, 25), jitter=1)
+    matrix = np.eye(3)
+    if lean:
+        matrix[1, 0], matrix[2, 1], matrix[1, 1] = lean, -0.01, 1.01
+
+    def value(z, y, x):
+        return 1000 + 40.0 * z + 7.0 * y + 3.0 * x
+
+    shown(source, origins, value, by, matrix)
+    fused = fuse_moved(source, origins, by, matrix if lean else None, (4, 8), longest)
+    _, offset = fused_frame(source.acquisition, origins, COSINE)
+    places = np.meshgrid(*(np.arange(n) + a for n, a in zip(fused.shape, offset)), indexing="ij")
+    there = fused > 0
+    assert there.mean() > 0.6
+    assert np.abs(fused[there] - value(*places)[there]).max() <= 1.01
+
+
+def test_planes_that_only_move_are_interpolated_as_any_other_tile():
+    """Two ways to the same voxels: the fast one, and that of matrices in general."""
+    source = grid(1, 1, (9, 20, 24))
+    matrix = np.eye(3)
+    matrix[1:, 0] = 0.37, -0.21
+    pose = (0.3, -1.2, 2.45), matrix
+    start, stop = affine_box("T00", *pose, (9, 20, 24))
+    ranges = list(zip(start, stop))
+    fast = resample(source, "T00", pose, ranges)
+    general = matrix.copy()
+    general[0, 1] = 1e-14  # no longer what the fast way takes
+    slow = resample(source, "T00", (pose[0], general), ranges)
+    assert np.abs(fast - slow).max() < 0.05
+    part = [(low + 1, high - 2) for low, high in ranges]
+    inner = tuple(slice(1, high - low - 2) for low, high in ranges)
+    np.testing.assert_allclose(resample(source, "T00", pose, part), fast[inner], atol=0.05)
+
+
+def test_a_shift_of_whole_voxels_copies_voxels():
+    source = grid(1, 1, (5, 9, 11))
+    fused = fuse_moved(source, {"T00": (0, 0, 0)}, (1.0, -2.0, 3.0), None)
+    np.testing.assert_array_equal(fused[1:, :-2, 3:], source.arrays["T00"][:-1, 2:, :-3])
+    assert not fused[0].any() and not fused[:, -2:].any() and not fused[:, :, :3].any()
+
+
+def test_nothing_sticks_out_of_the_box_of_a_leaning_tile_and_too_much_is_an_error():
+    matrix = np.eye(3)
+    matrix[1, 0] = 0.5
+    start, stop = affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))
+    assert (start, stop) == ((0, 0, 0), (11, 15, 20))
+    matrix[1, 0] = 3.0
+    with pytest.raises(
+        StitchingError, match=r"tile T00 .* fills no box in the volume .*set stitch"
+    ):
+        affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))

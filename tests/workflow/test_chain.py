@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -50,7 +51,9 @@ def promised_files() -> list[str]:
     names += ["labels/phantom/meshes.json", "regions/phantom.tsv"]
     names += ["accuracy/phantom.tsv", "accuracy/phantom.json"]
     pictures = ("overlay", "prediction", "posteriors", "energy", "jacobian", "regions", "fiducials")
-    names += [f"views/{x}_phantom.png" for x in pictures]
+    names += [f"views/{x}_phantom.png" for x in (*pictures, "quality", "first_look")]
+    names += [f"views/{x}_phantom.jpg" for x in ("borders_z", "borders_y", "borders_x", "worst")]
+    names += ["views/slices_phantom.html", "registration/phantom/quality.tsv"]
     return names + [f"views/{x}.png" for x in ("placement", "seams", "loop_closure")]
 
 
@@ -149,7 +152,10 @@ def test_the_page_of_results_needs_no_other_file_and_no_network(finished):
     targets += re.findall(r"""url\(\s*["']?([^)"']*)""", page)
     targets += re.findall(r"""@import\s+["']?([^"';]*)""", page)
     assert len(targets) > 20
-    assert [t[:60] for t in targets if not t.startswith(("data:", "#"))] == []
+    # what the page shows is in it; what it links to lies beside it
+    beside = [unquote(t) for t in targets if not t.startswith(("data:", "#"))]
+    assert [t[:60] for t in beside if not (finished.folder / "results/demo" / t).exists()] == []
+    assert set(beside) >= {"views/slices_phantom.html", "fused/ch0/ome.zarr", "regions/phantom.tsv"}
     anchors = {t[1:] for t in targets if t.startswith("#")}
     assert anchors <= set(re.findall(r"""\bid=["']([^"']+)""", page))
     assert str(finished.folder) not in page

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.slow
 
 AFTER_REGISTRATION = {
     "transform_labels", "transform_volume", "sum_regions", "measure_regions", "mesh_labels",
-    "score_registration", "assess_registration", "draw_regions", "draw_fiducials",
-    "write_neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
+    "score_registration", "assess_registration", "draw_regions", "draw_fiducials", "draw_brain",
+    "make_slices", "write_neuroglancer_state", "make_report", "finish_pyramid", "finalize_volume",
 }  # fmt: skip
 FROM_POSE = {"preview_alignment", "register"} | AFTER_REGISTRATION
 PIXELS = {"sum_tiles", "estimate_steps", "measure_displacements", "fuse_blocks", "draw_flatfield"}
@@ -49,9 +49,12 @@ def test_a_copy_has_nothing_to_do_wherever_it_and_its_code_lie(copy, own_code):
         ({"registration__pose": {"extent": "whole"}}, FROM_POSE),
         (
             {"report__thresholds": {"stitching.residual_p95_vox": {"warn": 1}}},
-            {"assess_registration", "make_report"},
+            {"assess_registration", "draw_brain", "make_report"},
         ),
-        ({"labels__mesh_resolution_um": 100}, {"mesh_labels", "make_report"}),
+        (
+            {"labels__mesh_resolution_um": 100},
+            {"mesh_labels", "write_neuroglancer_state", "make_report"},
+        ),
         ({"atlas_space__enabled": False}, {"make_report"}),
     ],
 )  # fmt: skip
@@ -190,7 +193,10 @@ def test_forcing_a_rule_forces_what_follows(copy):
     [
         ("report.html", {"make_report"}),
         ("regions/phantom.tsv", {"measure_regions", "draw_regions", "make_report"}),
-        ("labels/phantom/meshes.json", {"mesh_labels"}),
+        (
+            "labels/phantom/meshes.json",
+            {"mesh_labels", "write_neuroglancer_state", "make_report"},
+        ),
         ("registration/phantom/transform.json", {"register"} | AFTER_REGISTRATION),
     ],
 )

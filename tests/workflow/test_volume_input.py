@@ -20,13 +20,14 @@ OF_TILES = {
     "refine_flatfield", "sum_lines", "estimate_stripes", "correct_tiles", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_blocks",
-    "draw_flatfield", "draw_stripes", "draw_stitching",
+    "draw_flatfield", "draw_stripes", "draw_stitching", "first_look",
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
     "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
     "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
     "check_inputs", "write_neuroglancer_state", "assess_registration", "make_report",
+    "draw_brain", "make_slices",
 }  # fmt: skip
 
 

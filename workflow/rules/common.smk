@@ -21,6 +21,7 @@ from terareg.execution.code_fingerprint import code_fingerprint
 from terareg.execution.run import Run, load_run
 from terareg.intensity import cost as intensity_cost
 from terareg.regions import cost as regions_cost
+from terareg.signal import cost as signal_cost
 from terareg.stitching import cost as stitching_cost
 from terareg.storage import removal
 from terareg.volumes import cost as volumes_cost
@@ -61,6 +62,8 @@ wildcard_constraints:
     image=one_of(RUN.atlas_images),
     points=one_of(RUN.points),
     derived=one_of(derived_volumes.names(RUN)),
+    export=one_of(RUN.exports),
+    cells=one_of(RUN.cells),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -126,6 +129,8 @@ of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
 of_points = of_wildcards("sample", "points")
 of_derived = of_wildcards("sample", "derived")
+of_export = of_wildcards("sample", "export")
+of_cells = of_wildcards("sample", "cells")
 
 
 def setting(path):

@@ -121,3 +121,86 @@ rule derive_blocks:
         batches=of_derived(inputs.derived_batches),
     script:
         "../scripts/derive_blocks.py"
+
+
+rule count_derived:
+    """Write the tables of the labels that were counted."""
+    input:
+        plan=result("derived/{derived}/plan.json"),
+        measured=result("derived/{derived}/measured.npz"),
+    output:
+        counts=result("derived/{derived}/counts.tsv"),
+        regions=result("derived/{derived}/counts_by_region.tsv"),
+    log:
+        log_of("count_derived/{derived}"),
+    benchmark:
+        benchmark_of("count_derived/{derived}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("count_derived")
+    resources:
+        mem_mb=memory("count_derived"),
+        runtime=runtime("count_derived"),
+    params:
+        code=code("count_derived"),
+        record=record_of("count_derived/{derived}"),
+        store=setting("store"),
+        entry=of_derived(inputs.derived_entry),
+        address=of_derived(inputs.derived_address),
+    script:
+        "../scripts/count_derived.py"
+
+
+rule write_objects:
+    """Join and write the meshes or skeletons of one batch of labels."""
+    input:
+        plan=result("derived/{derived}/plan.json"),
+        measured=result("derived/{derived}/measured.npz"),
+    output:
+        batch=result("derived/{derived}/objects/{batch}.json"),
+    log:
+        log_of("write_objects/{derived}_{batch}"),
+    benchmark:
+        benchmark_of("write_objects/{derived}_{batch}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("write_objects")
+    resources:
+        mem_mb=memory("write_objects"),
+        runtime=runtime("write_objects"),
+    params:
+        code=code("write_objects"),
+        record=record_of("write_objects/{derived}_{batch}"),
+        store=setting("store"),
+        entry=of_derived(inputs.derived_entry),
+        address=of_derived(inputs.derived_address),
+        batches=of_derived(inputs.derived_batches),
+    script:
+        "../scripts/write_objects.py"
+
+
+rule finish_objects:
+    """Write the metadata of meshes or skeletons, check that all are there, and list them."""
+    input:
+        plan=result("derived/{derived}/plan.json"),
+        batches=of_derived(inputs.object_batches),
+    output:
+        table=result("derived/{derived}/objects.tsv"),
+    log:
+        log_of("finish_objects/{derived}"),
+    benchmark:
+        benchmark_of("finish_objects/{derived}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("finish_objects")
+    resources:
+        mem_mb=memory("finish_objects"),
+        runtime=runtime("finish_objects"),
+    params:
+        code=code("finish_objects"),
+        record=record_of("finish_objects/{derived}"),
+        store=setting("store"),
+        entry=of_derived(inputs.derived_entry),
+        address=of_derived(inputs.derived_address),
+    script:
+        "../scripts/finish_objects.py"

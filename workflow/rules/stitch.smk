@@ -192,8 +192,38 @@ rule place_tiles:
         code=code("place_tiles"),
         record=record_of("place_tiles"),
         settings=setting("stitching.placement"),
+        model=setting("stitching.model"),
     script:
         "../scripts/place_tiles.py"
+
+
+rule measure_channel_shift:
+    """Measure how a channel is shifted against the alignment channel, on a few tiles."""
+    input:
+        unpack(of_channel(inputs.compared_tiles)),
+        acquisition=result("acquisition.json"),
+    output:
+        shift=result("stitching/channels/{channel}.json"),
+    log:
+        log_of("measure_channel_shift/{channel}"),
+    benchmark:
+        benchmark_of("measure_channel_shift/{channel}")
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("measure_channel_shift")
+    resources:
+        mem_mb=memory("measure_channel_shift"),
+        runtime=runtime("measure_channel_shift"),
+    params:
+        code=code("measure_channel_shift"),
+        record=record_of("measure_channel_shift/{channel}"),
+        against=of_sample(Run.alignment_channel),
+        given=of_channel(inputs.given_shift),
+        search_um=setting("stitching.channel_search_um"),
+        store=setting("store"),
+        raw_state=of_channel(raw_data.compared_raw_state),
+    script:
+        "../scripts/measure_channel_shift.py"
 
 
 rule export_render:

@@ -49,6 +49,12 @@ rule derived_volumes:
         for_samples(targets.derived_files),
 
 
+rule exports:
+    """Files for other programs, as the section export says."""
+    input:
+        for_samples(targets.exported_files),
+
+
 rule verified_volumes:
     """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
@@ -100,6 +106,7 @@ localrules:
     registration,
     regions,
     derived_volumes,
+    exports,
     verified_volumes,
     plan,
     remove_intermediates,

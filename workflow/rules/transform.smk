@@ -189,3 +189,28 @@ rule transform_points:
         settings=of_points(inputs.point_settings),
     script:
         "../scripts/transform_points.py"
+
+
+rule count_points:
+    """Count a list of points in the regions and hemispheres of its atlas."""
+    input:
+        unpack(of_points(inputs.atlas_of_points)),
+        points=result("points/{points}.csv"),
+        regions=of_points(inputs.regions_of_points),
+    output:
+        table=result("points/{points}.tsv"),
+    log:
+        log_of("count_points/{points}"),
+    benchmark:
+        benchmark_of("count_points/{points}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("count_points")
+    resources:
+        mem_mb=memory("count_points"),
+        runtime=runtime("count_points"),
+    params:
+        code=code("count_points"),
+        record=record_of("count_points/{points}"),
+    script:
+        "../scripts/count_points.py"

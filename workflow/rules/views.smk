@@ -1,6 +1,40 @@
 # Pictures of every stage, the viewer's state, and the report.
 
 
+rule first_look:
+    """Draw raw tiles at the stage's positions beside the atlas, before anything long runs."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        acquisition=result("acquisition.json"),
+    output:
+        picture=report(
+            result("views/first_look_{atlas}.png"),
+            caption="../report/first_look.rst",
+            category="Input",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "first look"},
+        ),
+    log:
+        log_of("first_look/{atlas}"),
+    benchmark:
+        benchmark_of("first_look/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    # a wrong orientation is then seen before the statistics of the tiles are gathered
+    priority: 100
+    threads: threads_of("first_look")
+    resources:
+        mem_mb=memory("first_look"),
+        runtime=runtime("first_look"),
+    params:
+        code=code("first_look"),
+        record=record_of("first_look/{atlas}"),
+        channel=of_sample(inputs.pose_channel),
+        channels=of_sample(Run.channels_of),
+        raw_state=of_sample(raw_data.pose_raw_state),
+    script:
+        "../scripts/first_look.py"
+
+
 rule draw_flatfield:
     """Draw the flat-field of a channel and the mean tile before and after it."""
     input:
@@ -192,7 +226,7 @@ rule draw_bias_field:
 
 
 rule assess_registration:
-    """Judge and draw a registration: overlay, prediction, posteriors, energy, Jacobian."""
+    """Judge and draw a registration, for the whole brain and for each region."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         **registration_files(),
@@ -200,6 +234,13 @@ rule assess_registration:
         complete=of_sample(inputs.registration_volumes),
     output:
         verdicts=result("registration/{atlas}/verdicts.json"),
+        quality=result("registration/{atlas}/quality.tsv"),
+        map=report(
+            result("views/quality_{atlas}.png"),
+            caption="../report/quality.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "regions"},
+        ),
         overlay=report(
             result("views/overlay_{atlas}.png"),
             caption="../report/overlay.rst",
@@ -258,6 +299,90 @@ rule assess_registration:
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/assess_registration.py"
+
+
+rule draw_brain:
+    """Draw the borders of the regions at image resolution, and zooms of the worst regions."""
+    input:
+        labels=result("labels/{atlas}/complete.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
+        quality=result("registration/{atlas}/quality.tsv"),
+    output:
+        **{
+            axis: report(
+                result(f"views/borders_{axis}_{{atlas}}.jpg"),
+                caption="../report/borders.rst",
+                category="Registration",
+                labels={
+                    "sample": "{sample}",
+                    "atlas": "{atlas}",
+                    "figure": f"borders across {axis}",
+                },
+            )
+            for axis in "zyx"
+        },
+        worst=report(
+            result("views/worst_{atlas}.jpg"),
+            caption="../report/worst.rst",
+            category="Registration",
+            labels={
+                "sample": "{sample}",
+                "atlas": "{atlas}",
+                "figure": "worst regions",
+            },
+        ),
+    log:
+        log_of("draw_brain/{atlas}"),
+    benchmark:
+        benchmark_of("draw_brain/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_brain")
+    resources:
+        mem_mb=memory("draw_brain"),
+        runtime=runtime("draw_brain"),
+    params:
+        code=code("draw_brain"),
+        record=record_of("draw_brain/{atlas}"),
+        store=setting("store"),
+        source=of_sample(inputs.registration_source),
+    script:
+        "../scripts/draw_brain.py"
+
+
+rule make_slices:
+    """Make one self-contained page to browse through slices of the registered sample."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        labels=result("labels/{atlas}/complete.json"),
+        complete=of_sample(inputs.registration_volume, "complete.json"),
+        posteriors=result("registration/{atlas}/posteriors.nrrd"),
+        basis=result("registration/{atlas}/contrast.json"),
+    output:
+        page=report(
+            result("views/slices_{atlas}.html"),
+            caption="../report/slices.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "slices"},
+        ),
+    log:
+        log_of("make_slices/{atlas}"),
+    benchmark:
+        benchmark_of("make_slices/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("make_slices")
+    resources:
+        mem_mb=memory("make_slices"),
+        runtime=runtime("make_slices"),
+    params:
+        code=code("make_slices"),
+        page=lambda wildcards: provenance.page("slices"),
+        record=record_of("make_slices/{atlas}"),
+        store=setting("store"),
+        source=of_sample(inputs.registration_source),
+    script:
+        "../scripts/make_slices.py"
 
 
 rule draw_regions:
@@ -327,8 +452,12 @@ rule write_neuroglancer_state:
         unpack(of_sample(inputs.images_of_channels)),
         labels=of_sample(Run.of_atlases, "labels/{atlas}/plan.json"),
         labels_complete=of_sample(Run.of_atlases, "labels/{atlas}/complete.json"),
+        atlases=of_sample(inputs.prepared_atlases, "atlas"),
+        ontologies=of_sample(inputs.prepared_atlases, "ontology"),
+        meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
         fiducials=of_sample(inputs.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
+        cells=of_sample(inputs.cell_summaries),
     output:
         state=result("views/neuroglancer.json"),
     log:
@@ -377,10 +506,11 @@ rule make_report:
         runtime=runtime("make_report"),
     params:
         code=code("make_report"),
-        page=lambda wildcards: provenance.report_page(),
+        page=lambda wildcards: provenance.page("report"),
         record=record_of("make_report"),
         store=setting("store"),
         provenance=of_sample(provenance.provenance),
+        settings=of_sample(provenance.all_settings),
         work=of_sample(provenance.planned_work),
         thresholds=setting("report.thresholds"),
     script:

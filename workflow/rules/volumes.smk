@@ -35,6 +35,7 @@ rule fuse_blocks:
     """Fuse one batch of rows of blocks: read tiles, blend, write the finest levels."""
     input:
         unpack(of_channel(inputs.tile_files)),
+        unpack(of_channel(inputs.channel_shift)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         plan=result("fused/{channel}/plan.json"),

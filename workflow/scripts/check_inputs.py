@@ -7,6 +7,7 @@ from terareg.execution.job import run_job
 from terareg.intensity.flatfield import read_profile
 from terareg.regions.fiducials import check_pairs
 from terareg.regions.overlap import read_sample_labels
+from terareg.regions.point_files import PointForm
 from terareg.regions.points import point_names
 from terareg.stitching.nominal import read_positions, with_positions
 from terareg.stitching.terastitcher.exchange import check_fits
@@ -52,7 +53,7 @@ def main() -> None:
         if snakemake.params.kind == "volume":  # for tiles, the frame is not known yet
             read_sample_labels(local[labels["path"]], frame, labels["spacing_um"])
     for points in config["points"].values():
-        point_names(local[points["path"]])
+        point_names(local[points["path"]], form=PointForm.from_config(points))
     write_json(snakemake.output.checked, {"checked": sorted(local)})
 
 

@@ -1,10 +1,11 @@
 """Fuse one batch of blocks of one channel."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.execution.job import run_job
+from terareg.stitching.channel_shift import channel_poses, load_shift
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
@@ -22,8 +23,12 @@ def main() -> None:
     planned = read_json(snakemake.input.plan)
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
-    places = load_placement(snakemake.input.placement).origins(settings.subpixel)
-    origins = fused_origins(places, planned["offset_vox"], settings)
+    placement = load_placement(snakemake.input.placement)
+    shift = load_shift(snakemake.input.shift) if snakemake.input.get("shift") else None
+    origins = fused_origins(placement.origins(settings.subpixel), planned["offset_vox"], settings)
+    origins, matrices = channel_poses(origins, placement, shift, acquisition.tile_shape)
+    whole = all(o % 1 == 0 for origin in origins.values() for o in origin)
+    settings = replace(settings, subpixel=settings.subpixel or not whole)
     # the bytes are the same whether tiles were corrected earlier or are corrected on the fly
     state = fingerprint(
         snakemake.params.code,
@@ -31,6 +36,7 @@ def main() -> None:
         snakemake.params.fusion,
         planned,
         origins,
+        {name: matrix.tolist() for name, matrix in matrices.items()},
         open_shading(snakemake.input, place).state,
         acquisition.missing_planes,
     )
@@ -40,7 +46,7 @@ def main() -> None:
         f"{sample}/fused/{channel}",
         plan,
         rows_of(blocks, snakemake.params.row_blocks),
-        lambda row: RowFusion(source, origins, plan, row, settings),
+        lambda row: RowFusion(source, origins, plan, row, settings, matrices),
         fingerprint=state,
         workers=snakemake.threads,
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
-from terareg.regions.meshes import write_segment_properties
+from terareg.regions.meshes import label_metadata, write_segment_properties
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
@@ -24,11 +24,15 @@ def main() -> None:
     settings = VolumeSettings(**options)
     plan = make_plan(f"{sample} {name}", frame, "uint32", settings)
     key = f"{sample}/labels/{name}"
-    names = {"mesh": "mesh", "segment_properties": "segment_properties"}
-    init_volume(store, key, plan, {"precomputed": names}, replace=True)
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
+    # a top region without voxels of its own still has the mesh of the whole
+    ids = sorted({i for i in atlas.ids.tolist() if i} | set(atlas.ontology.level(0)))
+    metadata = {
+        "precomputed": {"mesh": "mesh", "segment_properties": "segment_properties"},
+        **label_metadata(ids, atlas.ontology),
+    }
+    init_volume(store, key, plan, metadata, replace=True)
     folder = f"{key}/precomputed/segment_properties"
-    ids = [i for i in atlas.ids.tolist() if i]
     objects = write_segment_properties(store, folder, ids, atlas.ontology)
     record = {"plan": plan.to_json(), "source_level": level, "objects": objects}
     write_json(snakemake.output.plan, record)

@@ -22,6 +22,7 @@ def main() -> None:
         store_url=snakemake.params.store,
         costs=cost_table(plan, records, work["raw_gb"]),
         files=snakemake.input,
+        settings=snakemake.params.settings,
     )
     write_report(snakemake.output.report, data)
 

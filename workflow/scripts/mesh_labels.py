@@ -1,5 +1,6 @@
 """Make a surface of every region in the sample."""
 
+from terareg.atlas.ontology import read_ontology
 from terareg.execution.job import run_job
 from terareg.regions.meshes import MeshSettings, write_meshes
 from terareg.storage.records import write_json
@@ -15,9 +16,11 @@ def main() -> None:
     frame = volume.level_frame(level)
     labels = volume.read(level, (0, 0, 0), frame.shape)
     folder = f"{key}/precomputed/mesh"
-    settings = MeshSettings(workers=snakemake.threads)
+    tops = read_ontology(snakemake.input.ontology).level(0)
+    whole = tops[0] if len(tops) == 1 else None
+    settings = MeshSettings(workers=snakemake.threads, whole=whole)
     objects = write_meshes(store, folder, labels, frame, volume.frame, settings)
-    write_json(snakemake.output.meshes, {"level": level, "objects": objects})
+    write_json(snakemake.output.meshes, {"level": level, "whole": whole, "objects": objects})
 
 
 run_job(snakemake, main)

@@ -29,7 +29,7 @@ def main() -> None:
             # TeraStitcher's reliability is thresholded axis by axis and is not a probability
             pairs = to_pairs(xml, acquisition)
             settings = replace(settings, min_reliability=settings.min_reliability_xml)
-        placement = place(acquisition, pairs, settings)
+        placement = place(acquisition, pairs, settings, snakemake.params.model)
         xml = with_placement(xml, placement)
     write_xml(snakemake.output.xml, xml)
     save_placement(snakemake.output.placement, placement)

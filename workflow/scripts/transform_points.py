@@ -4,9 +4,10 @@ from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
+from terareg.regions.point_files import PointForm
 from terareg.regions.points import (
     carry_points,
-    check_inside,
+    marked_outside,
     read_points,
     write_neuroglancer_points,
     write_points_csv,
@@ -23,8 +24,9 @@ def main() -> None:
     source, target = settings["space"], {"sample": "atlas", "atlas": "sample"}[settings["space"]]
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     frame = plan.frame if source == "sample" else atlas.frame
-    points = read_points(snakemake.input.points, frame)
-    check_inside(points, frame, f"{settings['path']} against the {source}")
+    form = PointForm.from_config(settings)
+    points = read_points(snakemake.input.points, frame, form=form)
+    points = marked_outside(points, frame, f"{settings['path']} against the {source}")
     carried = carry_points(points, transform, atlas, to=target)
     write_points_csv(snakemake.output.table, carried)
     write_neuroglancer_points(

@@ -1,8 +1,9 @@
-"""Write the viewer's state: channels, labels, fiducials, landmarks, tiles."""
+"""Write the viewer's state: channels, labels, fiducials, landmarks, cells, tiles."""
 
 import json
 
 from terareg.acquisition.model import load_acquisition
+from terareg.atlas.ontology import read_ontology
 from terareg.execution.job import run_job
 from terareg.regions.points import read_points
 from terareg.stitching.placement import load_placement
@@ -16,6 +17,13 @@ def volume_source(key: str, file: str) -> neuroglancer.Source:
     """Source of a volume of the store, in the first of its formats."""
     plan = VolumePlan.from_json(read_json(file)["plan"])
     return neuroglancer.Source(key, plan.settings.formats[0], plan.frame)
+
+
+def region_colours(atlas: str, ontology: str) -> dict[int, str]:
+    """Colours "#rrggbb" of the regions in an atlas's annotation."""
+    regions = read_ontology(ontology)
+    ids = (int(i) for i in read_json(atlas)["ids"])
+    return {i: f"#{regions[i].colour.lower()}" for i in ids if i}
 
 
 def main() -> None:
@@ -35,11 +43,20 @@ def main() -> None:
                     visible=not suffix,
                 )
             )
-    for atlas, path in zip(settings.atlases, snakemake.input.labels):
+    described = zip(snakemake.input.atlases, snakemake.input.ontologies)
+    labels = zip(settings.atlases, snakemake.input.labels, snakemake.input.meshes, described)
+    for number, (atlas, path, meshes, files) in enumerate(labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
         source = neuroglancer.Source(f"{sample}/labels/{atlas}", "precomputed", plan.frame)
-        layers.append(neuroglancer.segmentation_layer(atlas, source))
+        # the outline of the whole brain, of the first atlas
+        whole = read_json(meshes)["whole"] if number == 0 else None
+        shown = {} if whole is None else {whole: neuroglancer.OUTLINE_COLOUR}
+        colours = region_colours(*files) | shown
+        layer = neuroglancer.segmentation_layer(atlas, source, segments=shown, colours=colours)
+        layers.append(layer)
+    letters = neuroglancer.letter_lines(frame)
+    layers.append(neuroglancer.line_layer("orientation", letters))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))
@@ -48,6 +65,9 @@ def main() -> None:
         pairs = read_json(path)
         named = dict(zip(pairs["names"], pairs["sample_um"]))
         layers.append(neuroglancer.point_layer(f"landmarks {atlas}", named, colour="#d55e00"))
+    for path in snakemake.input.cells:
+        layer = read_json(path)["layer"]
+        layers.append(neuroglancer.cell_layer(f"cells {layer.split('/')[-2]}", layer))
     if "placement" in snakemake.input.keys():
         boxes = neuroglancer.tile_boxes(
             load_placement(snakemake.input.placement).origins(),

@@ -18,6 +18,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from statistics import fmean, median
 
+from terareg.acquisition.folder_signs import other_kind
 from terareg.acquisition.image_files import estimate_pages, read_pages
 from terareg.acquisition.layout import (
     Blocks,
@@ -78,6 +79,7 @@ class FolderLayout(Layout):
                     f"{where} (channel {list(self.options.channels)[number]}) holds no folder of "
                     "a tile with images such as 000000/000000_000000 (positions in tenths of "
                     "micrometres); correct input.path or input.channels"
+                    f"{other_kind(self.raw, self.kind)}"
                 )
         places = self._folders(0)
         grid = find_grid({name: (v / _PER_UM, h / _PER_UM) for name, (_, v, h) in places.items()})

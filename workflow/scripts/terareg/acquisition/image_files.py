@@ -98,33 +98,50 @@ def read_layout(store: Store, key: str) -> PlaneLayout:
         raise unreadable(key, error) from error
 
 
-def read_pages(store: Store, key: str) -> list[PlaneLayout]:
+def read_pages(store: Store, key: str, part: tuple[int, int] | None = None) -> list[PlaneLayout]:
     """Read what every page of a TIFF holds, from its directories.
+
+    In a file of several channels the pages of the second follow those of the first, in whatever
+    order they lie in the file.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+    part : (first, last), optional
+        Pages that are to be used; they must be of one channel.
 
     Raises
     ------
     AcquisitionError
-        As :func:`read_layout`, and if the file holds several channels or times.
+        As :func:`read_layout`, and if the file holds several times, or several channels without
+        ``part``.
     """
     try:
         with ObjectFile(store, key, ranged=True) as file:
-            return [layout_of(file, key, page) for page in range(len(_pages(file, key)))]
+            pages = _pages(file, key)
+            _check_one_channel(pages, key, part)
+            return [layout_of(file, key, page) for page in range(len(pages.pages))]
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
 
 
-def estimate_pages(store: Store, key: str) -> tuple[PlaneLayout, int]:
+def estimate_pages(
+    store: Store, key: str, part: tuple[int, int] | None = None
+) -> tuple[PlaneLayout, int]:
     """What an image file holds, and about how many planes (exactly 1 if there is just one).
 
     On S3, where looking at every page takes a request, the number of uncompressed pages is
-    estimated from the size of the file.
+    estimated from the size of the file. With ``part``, see :func:`read_pages`.
     """
     try:
         with ObjectFile(store, key, ranged=True) as file:
             first = layout_of(file, key, 0, believed=True)
             if store.is_s3 and first.more and not first.compressed:
                 return first, max(2, file.size // first.image_bytes)
-            return first, len(_pages(file, key))
+            pages = _pages(file, key)
+            _check_one_channel(pages, key, part)
+            return first, len(pages.pages)
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
 
@@ -168,7 +185,7 @@ def layout_of(
         tiff = _open(file, key)
         if page is None or believed:
             return _tiff_layout(tiff, key, _Page(tiff.first), alone=page is None)
-        pages = _pages(file, key)
+        pages = _pages(file, key).pages
         if page >= len(pages):
             raise AcquisitionError(
                 f"{key} has {len(pages)} pages but page {page} (counted from 0) was asked for; "
@@ -270,11 +287,33 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
     )
 
 
-_pages_of: OrderedDict[tuple, tuple[_Page, ...]] = OrderedDict()
+@dataclass(frozen=True)
+class _Pages:
+    """Pages of a file, channel after channel."""
+
+    pages: tuple[_Page, ...]
+    channels: int = 1
+
+
+_pages_of: OrderedDict[tuple, _Pages] = OrderedDict()
 _pages_lock = threading.Lock()
 
 
-def _pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
+def _check_one_channel(pages: _Pages, key: str, part: tuple[int, int] | None) -> None:
+    """Raise if the pages of a file, or a part of them, are of several channels."""
+    if pages.channels == 1:
+        return
+    depth = len(pages.pages) // pages.channels
+    if part is None or part[0] // depth != part[1] // depth:
+        raise AcquisitionError(
+            f"{key} holds {pages.channels} channels of {depth} planes; list it in a table "
+            "(input.kind: table) with z_first and z_last of each channel "
+            f"(0 to {depth - 1}, {depth} to {2 * depth - 1}, ...), or write each channel of a tile "
+            "into a file of its own"
+        )
+
+
+def _pages(file: ObjectFile, key: str) -> _Pages:
     """All pages of a TIFF; cached, because a directory is found only through the previous one."""
     name = file.state
     with _pages_lock:
@@ -292,9 +331,9 @@ def _pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
     return found
 
 
-def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
+def _find_pages(file: ObjectFile, key: str) -> _Pages:
     if file.get(0, 8) == PNG_SIGNATURE:
-        return (_Page(0),)
+        return _Pages((_Page(0),))
     tiff = _open(file, key)
     try:
         offsets = list(tiff.directories())
@@ -319,19 +358,16 @@ def _find_pages(file: ObjectFile, key: str) -> tuple[_Page, ...]:
             "and holds a part of its planes; give the folder of the planes, or write each tile "
             "into one file"
         )
-    if planes.channels > 1:
-        raise AcquisitionError(
-            f"{key} holds {planes.channels} channels; write each channel of a tile into a file "
-            "of its own"
-        )
     images = [page for _, page in planes.places]
     if planes.one_directory:
         # ImageJ writes a single directory where the file would be larger than 4 GiB
         one = _tiff_layout(tiff, key, _Page(tiff.first), alone=False)
         if one.data_start is None or one.data_start + len(images) * one.image_bytes > file.size:
             raise _truncated(key, file.size)
-        return tuple(_Page(tiff.first, k * one.image_bytes) for k in images)
-    return tuple(_Page(offsets[page]) for page in images)
+        return _Pages(
+            tuple(_Page(tiff.first, k * one.image_bytes) for k in images), planes.channels
+        )
+    return _Pages(tuple(_Page(offsets[page]) for page in images), planes.channels)
 
 
 def _check_alone(tiff: Tiff, key: str, image_bytes: int) -> None:

@@ -204,7 +204,7 @@ def _scan_stack(raw: Store, stack: Stack) -> _Scanned:
     planes: list[int] = []
     counts: dict[int, int] = {}
     for number, entry in sorted(stack.files.items()):
-        layouts = read_pages(raw, entry.key)
+        layouts = read_pages(raw, entry.key, stack.pages)
         if stack.pages is not None:
             first, last = stack.pages
             if last >= len(layouts):

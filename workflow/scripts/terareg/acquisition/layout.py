@@ -167,7 +167,7 @@ class Layout(ABC):
     kind : str
         Value of ``input.kind``.
     metadata : tuple of str
-        Keys of the metadata files.
+        Keys of the metadata files, or whole paths of local files that lie elsewhere.
     leave_out : str
         How a user leaves a tile out, for messages.
     """
@@ -207,6 +207,10 @@ class Layout(ABC):
         AcquisitionError, ConfigError
             If metadata or file names do not form an acquisition.
         """
+
+    def read_metadata(self, name: str) -> bytes:
+        """Content of one of the metadata files."""
+        return self.raw.read(name)
 
     def find_tiles(self, problems: list[str]) -> tuple[RawTile, ...]:
         """The tiles that are really there; adds to ``problems``."""

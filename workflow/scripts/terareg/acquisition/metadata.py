@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from terareg.acquisition.folder_signs import other_kind
 from terareg.core.errors import AcquisitionError
 from terareg.storage.foreign import TEXT_BYTES, boundary, decode_text, read_object
 from terareg.storage.store import Store
@@ -83,7 +84,7 @@ def load_colm_metadata(
                 raise AcquisitionError(
                     f"there is no {name} in {raw.url}; point input.path at the folder that holds "
                     f"{_INI}, {_CELLS} and the view folder (VW0), or set input.kind to "
-                    "terastitcher, table or volume for other input"
+                    f"terastitcher, table or volume for other input{other_kind(raw, 'colm')}"
                 ) from error
     return read_colm_metadata(texts[0], texts[1], spacing_um=spacing_um, overlap=overlap)
 

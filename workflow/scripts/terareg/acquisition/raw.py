@@ -200,7 +200,7 @@ def raw_state(layout: Layout) -> RawState:
     """State of the files of all tiles; only metadata files and listings are read."""
     digest = hashlib.sha256()
     for name in layout.metadata:
-        digest.update(f"{name}\n".encode() + hashlib.sha256(layout.raw.read(name)).digest())
+        digest.update(f"{name}\n".encode() + hashlib.sha256(layout.read_metadata(name)).digest())
     channels: dict[int, Any] = {}
     for tile in layout.survey.tiles:
         digest.update(f"{tile.name}\n".encode())

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import PurePosixPath
 
+from terareg.acquisition.folder_signs import other_kind
 from terareg.acquisition.image_files import (
     PlaneLayout,
     estimate_pages,
@@ -39,7 +40,7 @@ from terareg.acquisition.tile_grid import (
     guess_shape,
 )
 from terareg.core.errors import AcquisitionError, ConfigError
-from terareg.storage.foreign import TEXT_BYTES, boundary, read_object
+from terareg.storage.foreign import TEXT_BYTES, boundary, read_bytes, read_object
 from terareg.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class TableLayout(Layout):
     options : LayoutOptions
         Channels are identified by the column channel. The voxel size must be given.
     table : str
-        Key of the table; paths in it are relative to ``raw``.
+        Key of the table, or the whole path of a local file; paths in it are relative to ``raw``.
     grid : GridOrder, optional
         For a table without positions or cells.
     """
@@ -91,7 +92,7 @@ class TableLayout(Layout):
         self, raw: Store, options: LayoutOptions, table: str, grid: GridOrder | None = None
     ) -> None:
         super().__init__(raw, options)
-        self.table = check_key(table)
+        self.table = table if table.startswith("/") else check_key(table)
         self.metadata = (self.table,)
         self.leave_out = f"remove the tile's lines from {self.table}"
         self.grid = grid
@@ -103,10 +104,12 @@ class TableLayout(Layout):
     def _read(self) -> list[TileLine]:
         with boundary(self.table, AcquisitionError, "give a table in plain text"):
             try:
-                data = read_object(self.raw, self.table, TEXT_BYTES)
+                data = self.read_metadata(self.table)
             except FileNotFoundError as error:
+                where = "" if self.table.startswith("/") else f" in {self.raw.url}"
                 raise AcquisitionError(
-                    f"there is no {self.table} in {self.raw.url}; correct input.path or input.table"
+                    f"there is no {self.table}{where}; correct input.path or input.table, or let "
+                    f"terareg init write one{other_kind(self.raw, self.kind)}"
                 ) from error
         names = list(map(str, self.options.channels.values()))
         lines = read_table(data, self.table, names, self._exists)
@@ -121,6 +124,11 @@ class TableLayout(Layout):
                 f"{self.table} says where tiles are, and so does input.grid; remove one of them"
             )
         return lines
+
+    def read_metadata(self, name: str) -> bytes:
+        if name.startswith("/"):
+            return read_bytes(name)
+        return read_object(self.raw, name, TEXT_BYTES)
 
     def _exists(self, key: str) -> bool:
         """Whether a file or folder of this name exists."""
@@ -223,7 +231,7 @@ class TableLayout(Layout):
         files = self._files(line)
         try:
             if line.is_file:
-                layout, pages = estimate_pages(self.raw, files[0].key)
+                layout, pages = estimate_pages(self.raw, files[0].key, line.planes)
             else:
                 layout, pages = read_layout(self.raw, files[len(files) // 2].key), len(files)
         except AcquisitionError as error:
@@ -246,7 +254,7 @@ class TableLayout(Layout):
         return f"{self.table} line {self._found[1][tile][channel].number}: "
 
     def raw_keys(self) -> list[str]:
-        keys = {self.table}
+        keys = set() if self.table.startswith("/") else {self.table}
         for own in self._found[1].values():
             for line in own.values():
                 folder = str(self._folder(line))

@@ -29,7 +29,8 @@ from terareg.core.errors import AcquisitionError, ConfigError, StoreError
 from terareg.storage.foreign import Table, boundary, parse_table, short
 from terareg.storage.store import check_key
 
-_COLUMNS = (
+#: names that the columns of a table may have
+COLUMNS = (
     "path", "channel", "tile", "row", "column", "x_um", "y_um", "z_um", "z_first", "z_last",
 )  # fmt: skip
 _TOGETHER = (("row", "column"), ("x_um", "y_um"), ("z_first", "z_last"))
@@ -144,9 +145,9 @@ class _Reader:
 
     def header(self, number: int, columns: list[str]) -> list[str]:
         for name in columns:
-            if name not in _COLUMNS:
-                near = difflib.get_close_matches(name[:40], _COLUMNS, 1, 0.6)
-                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(_COLUMNS)}"
+            if name not in COLUMNS:
+                near = difflib.get_close_matches(name[:40], COLUMNS, 1, 0.6)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)}"
                 raise self.fail(number, f"{short(name)} is not a known column; {hint}")
             if columns.count(name) > 1:
                 raise self.fail(number, f"column {name} is there twice; remove one")

@@ -33,10 +33,10 @@ _MOST_DEPTH = 100  # the Allen Institute's ontology has 11
 _COLUMNS = ("id", "acronym", "name", "parent", "colour", "depth", "path")
 # names that the Allen Institute, BrainGlobe, ITK-SNAP tables and people use, in order of trust
 _ALIASES = {
-    "id": ("id", "structure_id", "label", "index"),
+    "id": ("id", "structure_id", "label", "index", "identifier"),
     "acronym": ("acronym", "abbreviation", "abbrev"),
     "name": ("name", "safe_name", "structure", "region"),
-    "parent": ("parent", "parent_id", "parent_structure_id"),
+    "parent": ("parent", "parent_id", "parent_structure_id", "parent_identifier"),
     "path": ("structure_id_path", "path"),
     "colour": ("colour", "color", "color_hex_triplet", "rgb_triplet"),
 }
@@ -240,8 +240,9 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
 
     Formats are JSON (the Allen API's ``{"msg": [...]}`` with nested ``children``, a nested or flat
     list, BrainGlobe's ``structures.json``) and tables separated by tab, comma or semicolon with a
-    header (the Allen CSV with ``structure_id_path``, or id, acronym, name and, optionally, parent
-    and colour). Rows whose id is 0 or less stand for the background and are left out.
+    header (the Allen CSV with ``structure_id_path``, BrainGlobe's ``terminology.csv``, or id,
+    acronym, name and, optionally, parent and colour). Rows whose id is 0 or less stand for the
+    background and are left out.
 
     Raises
     ------
@@ -253,7 +254,7 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
         data = read_bytes(path)
         first = decode_text(data).lstrip()[:1]
         rows = _json_rows(data, path) if first in ("{", "[") else _table_rows(data)
-        return Ontology(_structures(rows, path))
+        return Ontology(_structures(_by_voxel_value(rows), path))
 
 
 def _json_rows(content: bytes, path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -284,6 +285,31 @@ def _table_rows(content: bytes) -> list[tuple[str, dict[str, Any]]]:
     table = parse_table(content)
     columns = [name.lower() for name in table.columns]
     return [(f"line {line}", dict(zip(columns, row))) for line, row in table.rows]
+
+
+def _by_voxel_value(
+    rows: list[tuple[str, dict[str, Any]]],
+) -> list[tuple[str, dict[str, Any]]]:
+    """Rows whose identifiers are the values of voxels.
+
+    A terminology of BrainGlobe may list both, the identifier and the ``annotation_value``; parents
+    are identifiers there.
+    """
+    values = {
+        str(row["identifier"]): row["annotation_value"]
+        for _, row in rows
+        if row.get("identifier") and row.get("annotation_value")
+    }
+    if not values:
+        return rows
+    found = []
+    for where, row in rows:
+        changed = dict(row)
+        for key in ("identifier", "parent_identifier"):
+            if row.get(key):
+                changed[key] = values.get(str(row[key]), row[key])
+        found.append((where, changed))
+    return found
 
 
 def _text(value: Any) -> str:

@@ -19,12 +19,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from terareg.atlas.brainglobe import DOWNLOAD_RECORD
 from terareg.atlas.ontology import Ontology, Structure, read_ontology
 from terareg.atlas.sources import (
     SourceImage,
@@ -72,6 +74,8 @@ class AtlasSettings:
     unlisted : {"error", "accept"}
         What to do with annotation ids that the ontology lacks; "accept" adds them to it as top
         regions named "unlisted region <id>".
+    origin : str or None
+        Name and version of a published atlas that these are the files of.
     """
 
     template: str
@@ -82,6 +86,7 @@ class AtlasSettings:
     hemispheres: str | None = None
     hemisphere_values: tuple[int, int] = (LEFT, RIGHT)
     unlisted: str = "error"
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -298,12 +303,11 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
             "lower": plane.lower,
             "upper": plane.upper,
         },
-        "sources": {
-            key: {"name": Path(path).name, "sha256": file_hash(path)}
-            for key, path in {**sources, "ontology": settings.ontology}.items()
-        },
+        "sources": _hashes({**sources, "ontology": settings.ontology}),
         "files": {name: file_hash(out / name) for name in [*images, "ontology.tsv"]},
     }
+    if settings.origin is not None:
+        info["origin"] = settings.origin
     write_json(out / "atlas.json", info | {"sha256": fingerprint(info)})
     logger.info(
         "atlas: %d regions of %d in the ontology, %s",
@@ -311,6 +315,30 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         ", ".join(f"{k} {v:.4g} mm" for k, v in info["extent_mm"].items()),
     )  # fmt: skip
     return info
+
+
+def _hashes(sources: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Names and checksums of source files; those of a download must be what was downloaded."""
+    found = {}
+    for key, path in sources.items():
+        file = Path(path)
+        digest = _folder_hash(file) if file.is_dir() else file_hash(file)
+        record = file.parent / DOWNLOAD_RECORD
+        if record.is_file():
+            whole = read_json(record)["files"].get(file.name, digest)
+            if digest != whole:
+                raise AtlasError(
+                    f"{key} {path} is not what was downloaded (SHA-256 {digest[:12]}, downloaded "
+                    f"{whole[:12]}); remove the folder and get the atlas again (terareg atlas get)"
+                )
+        found[key] = {"name": file.name, "sha256": digest}
+    return found
+
+
+def _folder_hash(folder: Path) -> str:
+    """SHA-256 over names and contents of all files of a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return fingerprint({path.relative_to(folder).as_posix(): file_hash(path) for path in files})
 
 
 def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.PathLike) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import tensorstore as ts
 
+from terareg.atlas.brainglobe import zarr_level_shape
 from terareg.core.errors import AtlasError, TeraregError
 from terareg.storage.foreign import boundary, check_memory
 from terareg.volumes.headers import (
@@ -50,6 +53,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
     Parameters
     ----------
     path : path
+        Image file, or the folder of a level of an OME-Zarr image (version 3 of Zarr).
     key : str
         Of the atlas's settings, for messages.
     stated : bool
@@ -59,6 +63,8 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
     path = Path(path)
     name = f"{key} {path.name}"
     remedy = f"correct atlases.NAME.{key}"
+    if "\0" not in str(path) and path.is_dir():
+        return _read_level(path, key, name)
     if "\0" in str(path) or not path.is_file():
         there = "\0" not in str(path) and os.path.lexists(path)
         raise AtlasError(f"{key} {path} {'is no file' if there else 'does not exist'}; {remedy}")
@@ -88,6 +94,23 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
         name, key, array, spacing, header.unit, header.origin_um, header.direction,
         header.orientation,
     )  # fmt: skip
+
+
+def _read_level(path: Path, key: str, name: str) -> SourceImage:
+    remedy = f"correct atlases.NAME.{key}"
+    shape = zarr_level_shape(path)
+    if shape is None:
+        raise AtlasError(
+            f"{key} {path} is a folder but no level of an OME-Zarr image (zarr.json of an array); "
+            f"{remedy}"
+        )
+    spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
+    with boundary(name, AtlasError, remedy):
+        source = ts.open(spec).result()
+        held = math.prod(shape) * source.dtype.numpy_dtype.itemsize
+        check_memory(held, name, AtlasError)
+        array = np.asarray(source.read().result()).reshape(shape)
+    return SourceImage(name, key, array)
 
 
 def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) -> None:

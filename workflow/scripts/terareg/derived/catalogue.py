@@ -35,6 +35,10 @@ def same_dtype(settings: Mapping[str, Any], kind: str, dtype: str) -> str:
     return dtype if dtype in STORED_IMAGES else "float32"
 
 
+def _labels(settings: Mapping[str, Any], kind: str, dtype: str) -> str:
+    return "uint32"
+
+
 def same_grid(settings: Mapping[str, Any], source: Extent) -> Extent:
     """The grid of the source."""
     return source
@@ -88,6 +92,12 @@ class ToolFacts:
     dtype, grid : callable
         Type of the voxels that it writes, from its settings, the kind of the source and the
         source's type; and its grid, from its settings and the grid of what it reads.
+    work_bytes : float
+        Bytes that a job holds for each voxel of a block, besides the source and the result.
+    volumes : tuple of str
+        Those of its keys that name other volumes of the sample.
+    shards : bool
+        Whether it writes an object for each label (rules write_objects and finish_objects).
     cpu_s : float
         Seconds of processor time for a gigabyte of voxels of the source, without reading, writing
         and making levels.
@@ -104,6 +114,9 @@ class ToolFacts:
     product: str = "complete.json"
     dtype: Callable[[Mapping[str, Any], str, str], str] = same_dtype
     grid: Callable[[Mapping[str, Any], Extent], Extent] = same_grid
+    work_bytes: float = 0.0
+    volumes: tuple[str, ...] = ()
+    shards: bool = False
     cpu_s: float = 1.0
 
     def made_kind(self, source: str) -> str:
@@ -114,6 +127,53 @@ class ToolFacts:
 #: facts of every tool by its name in ``do:``
 TOOLS: dict[str, ToolFacts] = {
     "convert": ToolFacts(cpu_s=0.3),
+    "components": ToolFacts(
+        ("connectivity", "low", "high", "dust_vox"),
+        makes=LABELS,
+        measures=True,
+        dtype=_labels,
+        work_bytes=13.0,
+        cpu_s=15.0,
+    ),
+    "count": ToolFacts(
+        ("image", "regions"),
+        accepts=(LABELS,),
+        makes="",
+        measures=True,
+        product="counts.tsv",
+        work_bytes=8.0,
+        volumes=("image", "regions"),
+        cpu_s=8.0,
+    ),
+    "mesh": ToolFacts(
+        ("multiresolution", "sharded", "error_nm", "details", "dust_vox", "only"),
+        accepts=(LABELS,),
+        makes="",
+        measures=True,
+        product="objects.tsv",
+        work_bytes=24.0,
+        shards=True,
+        cpu_s=600.0,
+    ),
+    "skeletonize": ToolFacts(
+        ("scale", "margin_um", "spur_um", "dust_um", "swc", "sharded"),
+        accepts=(LABELS,),
+        makes="",
+        measures=True,
+        product="objects.tsv",
+        work_bytes=40.0,
+        shards=True,
+        cpu_s=250.0,
+    ),
+    "tissue": ToolFacts(
+        ("resolution_um", "threshold", "least_share"),
+        accepts=(IMAGE,),
+        makes=LABELS,
+        measures=True,
+        dtype=_labels,
+        work_bytes=4.0,
+        cpu_s=1.0,
+    ),
     "downsample": ToolFacts(("factor", "downsampling"), slabs=True, grid=_larger_voxels),
     "quantize": ToolFacts(
         ("percent", "values", "least_range"),

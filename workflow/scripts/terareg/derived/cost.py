@@ -21,6 +21,8 @@ _PRECOMPUTED = {
     "compressed_segmentation": (20.0, 0.05),
 }  # fmt: skip
 _LABEL_SHARE = 0.05
+_SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
+_GATHERED_BYTES = 0.05  # for each voxel of the source
 # how often a block of the source and of the result is held at once, on each thread
 _MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
@@ -103,6 +105,14 @@ def _made(sample: Sample) -> list[DerivedVolume]:
     return [each for each in _all(sample) if each.kind]
 
 
+def _sharded(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if TOOLS[each.tool].shards]
+
+
+def _counted(sample: Sample) -> list[DerivedVolume]:
+    return [each for each in _all(sample) if each.tool == "count"]
+
+
 def _measure(sample: Sample, each: DerivedVolume) -> Load:
     rate = _READ_CPU + TOOLS[each.tool].cpu_s
     jobs = _batches(sample, each)
@@ -116,22 +126,41 @@ def _derive(sample: Sample, each: DerivedVolume) -> Load:
     return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
 
 
+def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
+    return Load(_batches(sample, each), 0.1 * each.source_gb, 0.05 * each.source_gb,
+                TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
+
+
 def _one_each(sample: Sample, each: DerivedVolume) -> Load:
     return Load(1, cpu_s=2.0)
 
 
 # ------------------------------------------------------------------ memory
-def _blocks(per_source: float, per_made: float) -> Memory:
+def _blocks(
+    held_times: tuple[float, float], chosen: Callable[[Sample], list[DerivedVolume]]
+) -> Memory:
     """Memory of a job that holds, on each thread, some times a block of the source and the result.
 
     Image files are held whole.
     """
 
     def memory(sample: Sample, threads: int) -> float:
-        found = (_job_mb(sample, each, threads, (per_source, per_made)) for each in _all(sample))
+        found = (_job_mb(sample, each, threads, held_times) for each in chosen(sample))
         return max(found, default=ITK_MB)
 
     return memory
+
+
+def _objects_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds the surfaces or lines of the labels of a shard."""
+    largest = max((each.source_gb for each in _sharded(sample)), default=0.0)
+    return ITK_MB + min(2000 * largest, _SHARD_MB)
+
+
+def _gathered_mb(sample: Sample, threads: int) -> float:
+    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
+    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
+    return ITK_MB + _GATHERED_BYTES * voxels
 
 
 def _job_mb(
@@ -148,7 +177,8 @@ def _job_mb(
     made = block * bytes_of(each.dtype) if each.kind else 0.0
     sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
     at_once = min(threads, each.blocks)
-    held = at_once * (held_times[0] * read + held_times[1] * made + sent)
+    worked = block * TOOLS[each.tool].work_bytes
+    held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
     return ITK_MB + held + 1000 * each.held_gb
 
 
@@ -174,16 +204,28 @@ RULES = {
     ),
     "measure_derived": RuleCost(
         "derived",
-        _blocks(*_MEASURES),
+        _blocks(_MEASURES, _measured),
         lambda sample: _of_entries(sample, _measured(sample), _measure),
         heavy=True,
     ),
     "gather_derived": RuleCost(
-        "derived", load=lambda sample: _of_entries(sample, _measured(sample), _one_each)
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _measured(sample), _one_each)
+    ),
+    "count_derived": RuleCost(
+        "derived", _gathered_mb, lambda sample: _of_entries(sample, _counted(sample), _one_each)
+    ),
+    "write_objects": RuleCost(
+        "derived",
+        _objects_mb,
+        lambda sample: _of_entries(sample, _sharded(sample), _write_objects),
+        heavy=True,
+    ),
+    "finish_objects": RuleCost(
+        "derived", load=lambda sample: _of_entries(sample, _sharded(sample), _one_each)
     ),
     "derive_blocks": RuleCost(
         "derived",
-        _blocks(*_MAKES),
+        _blocks(_MAKES, _made),
         lambda sample: _of_entries(sample, _made(sample), _derive),
         heavy=True,
     ),

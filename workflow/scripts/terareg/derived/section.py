@@ -79,6 +79,11 @@ class Entry:
         return {key: value for key, value in given.items() if value is not None}
 
     @property
+    def others(self) -> dict[str, str]:
+        """Other volumes of the sample that its tool reads, by key."""
+        return {key: self.options[key] for key in self.facts.volumes if key in self.options}
+
+    @property
     def measures(self) -> bool:
         """Whether its source is measured before anything is made."""
         facts = self.facts
@@ -190,12 +195,15 @@ def _check_source(
     entry: Entry, where: str, volumes: Mapping[str, list[str]], config: Mapping[str, Any]
 ) -> None:
     """The source is there as far as the configuration tells, and is not the entry's own target."""
+    own_volumes = dict(entry.others)
     if entry.volume is not None and not entry.volume.startswith("derived/"):
-        kind, _, name = entry.volume.partition("/")
+        own_volumes["from"] = entry.volume
+    for key, volume in own_volumes.items():
+        kind, _, name = volume.partition("/")
         if name not in volumes[kind]:
             known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
             raise ConfigError(
-                f"{where}.from: {entry.volume!r} is no volume of this sample; there are: {known} "
+                f"{where}.{key}: {volume!r} is no volume of this sample; there are: {known} "
                 "(write ./ before a relative path)"
             )
     if entry.address is None:

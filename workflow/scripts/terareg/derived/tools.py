@@ -7,13 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 from terareg.core.errors import ConfigError
+from terareg.derived.components import Components
 from terareg.derived.convert import Convert
+from terareg.derived.count import Count
 from terareg.derived.downsample import Downsample
 from terareg.derived.equalize import Equalize
+from terareg.derived.mesh import Mesh
 from terareg.derived.quantize import Quantize
 from terareg.derived.remap import Remap
 from terareg.derived.reorder import Reorder
 from terareg.derived.section import Entry, output_options
+from terareg.derived.skeletonize import Skeletonize
+from terareg.derived.tissue import Tissue
 from terareg.derived.tool import Tool
 from terareg.derived.view import View
 from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
@@ -21,6 +26,11 @@ from terareg.volumes.plan import VolumePlan, VolumeSettings, make_plan
 #: class of every tool of :data:`terareg.derived.catalogue.TOOLS`
 CLASSES: dict[str, type[Tool]] = {
     "convert": Convert,
+    "components": Components,
+    "count": Count,
+    "mesh": Mesh,
+    "skeletonize": Skeletonize,
+    "tissue": Tissue,
     "downsample": Downsample,
     "quantize": Quantize,
     "equalize": Equalize,

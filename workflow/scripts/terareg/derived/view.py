@@ -25,6 +25,24 @@ _ANY_ORIENTATION = "SAR"
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where an entry is made: store, sample and name of the entry."""
+
+    store: Store
+    sample: str
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Folder of the entry in the store."""
+        return f"{self.sample}/derived/{self.name}"
+
+    def volume(self, name: str) -> Volume:
+        """Another volume of the sample, for example "fused/signal"."""
+        return Volume(self.store, f"{self.sample}/{name}")
+
+
+@dataclass(frozen=True)
 class View:
     """A box of a level, read like an array of its own.
 
@@ -41,6 +59,8 @@ class View:
         Where its first voxel lies in space, in whole voxels of the level.
     frame : Frame
         Its grid.
+    place : Place, optional
+        Where what is made of it lies, for tools that leave files of their own.
     """
 
     levels: Levels
@@ -50,6 +70,7 @@ class View:
     kind: str
     offset_vox: Box
     frame: Frame
+    place: Place | None = None
 
     @property
     def name(self) -> str:
@@ -128,6 +149,7 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
         LABELS if is_labels else IMAGE,
         tuple(a + o for a, o in zip(start, offset)),
         frame.cropped(start, stop),
+        Place(store, sample, entry.name),
     )
 
 

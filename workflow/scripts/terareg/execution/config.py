@@ -18,14 +18,17 @@ from typing import Any
 import jsonschema
 import yaml
 
-from terareg.core.errors import ConfigError
+from terareg.atlas.brainglobe import atlas_keys, find_atlas
+from terareg.core.errors import AtlasError, ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
 from terareg.derived.section import check_section, entries_of
+from terareg.execution.installation import home
+from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
 
-SCHEMA = Path(__file__).resolve().parents[3] / "schemas" / "config.schema.yaml"
+SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
@@ -42,6 +45,11 @@ _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
 #: sections that need images of the sample's own
 _OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
+# keys of an atlas that is given by its files, not by its name
+_OF_FILES = (
+    "template", "annotation", "ontology", "orientation", "spacing_um", "hemispheres",
+    "hemisphere_values",
+)  # fmt: skip
 _KEYS_OF_KIND = {
     "view": ("colm", "VW0"),
     "first_level": ("terastitcher", "V"),
@@ -200,6 +208,10 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     alone = "input" not in complete and "derived" in complete
     if alone:
         complete["input"] = copy.deepcopy(_ANY_INPUT)
+    asked = asked_of(complete)
+    if "input.orientation" in asked:
+        raise ConfigError(f"input.orientation is left blank; {asked['input.orientation']}")
+    _fill_atlases(complete)
     _fill_defaults(complete, schema)
     errors = sorted(
         jsonschema.Draft202012Validator(schema).iter_errors(complete),
@@ -214,6 +226,51 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
         _check_meaning(complete)
     check_section(complete)
     return complete
+
+
+def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """Keys that a sample leaves blank although only its owner can fill them in, and how to."""
+    source = config.get("input")
+    if not isinstance(source, Mapping):
+        return {}
+    asked = {}
+    if "orientation" in source and source["orientation"] is None:
+        asked["input.orientation"] = (
+            "write three letters, for the axes z (planes), y (rows) and x (columns) the direction "
+            "in which each index grows (R or L, A or P, S or I), for example SAR; no program can "
+            "see it, and config/README.md shows how to find it"
+        )
+    if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
+        asked["input.spacing_um"] = (
+            "give the voxel size [z, y, x] in micrometres, which no file of the tiles says"
+        )
+    return asked
+
+
+def _fill_atlases(config: dict[str, Any]) -> None:
+    """Give atlases that are only named the keys of the installed atlas of that name."""
+    described = config.get("atlases")
+    for key, atlas in (described if isinstance(described, dict) else {}).items():
+        name = atlas.get("name") if isinstance(atlas, dict) else None
+        if not isinstance(name, str):
+            continue
+        where = f"atlases.{key}"
+        for other in _OF_FILES:
+            if atlas.get(other) is not None:
+                raise ConfigError(
+                    f"{where}.{other}: {atlas[other]!r} does not go with {where}.name, which says "
+                    "it; remove one of them"
+                )
+        version = atlas.get("version")
+        if version is not None and not isinstance(version, str):
+            raise ConfigError(
+                f'{where}.version: {version!r} is a number to YAML; write it in quotes, "{version}"'
+            )
+        try:
+            found = find_atlas(name, version)
+            atlas.update(atlas_keys(found), version=found.version)
+        except AtlasError as error:
+            raise AtlasError(f"{where}.name: {error}") from error
 
 
 def _check_plain(value: Any, where: str) -> None:
@@ -392,6 +449,14 @@ def _check_meaning(config: dict[str, Any]) -> None:
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
                 f"({', '.join(registered) or 'none are'})"
             )
+    _check_exports(config, registered)
+    _check_bids(config)
+    for name, cells in config["cells"].items():
+        if cells["channel"] not in channels:
+            raise ConfigError(
+                f"cells.{name}.channel: {cells['channel']!r} is not among input.channels "
+                f"({', '.join(channels)})"
+            )
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
         if layers.count(name) > 1:
@@ -436,6 +501,86 @@ def _check_resolutions(config: dict[str, Any]) -> None:
             )
 
 
+def _check_channel_shift(config: dict[str, Any]) -> None:
+    """A shift must be given of every channel but the alignment channel, or of none."""
+    stitching = config["stitching"]
+    given, mode = stitching["channel_shift_um"], stitching["channel_shift"]
+    aligned, channels = aligned_channel(config), config["input"]["channels"]
+    if bool(given) != (mode == "given") and (given or len(channels) > 1):
+        raise ConfigError(
+            f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
+            f"stitching.channel_shift: {mode}; give a shift of every channel together with "
+            "channel_shift: given, or neither"
+        )
+    for name in given:
+        if name not in channels or name == aligned:
+            raise ConfigError(
+                f"stitching.channel_shift_um: {name!r} is not among the channels besides "
+                f"{aligned}, whose tiles are compared "
+                f"({', '.join(c for c in channels if c != aligned) or 'there are none'})"
+            )
+    missing = [c for c in channels if c != aligned and c not in given] if given else []
+    if missing:
+        raise ConfigError(
+            f"stitching.channel_shift_um: no shift of channel {missing[0]!r} is given; give that "
+            "of every channel, [0, 0, 0] for one that is not shifted"
+        )
+
+
+def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
+    """What is exported must be made in this run."""
+    for name, entry in config["export"].items():
+        key = f"export.{name}"
+        settings = ExportSettings.from_config(entry, key)
+        origin = settings.origin
+        if origin.channel and origin.channel not in config["input"]["channels"]:
+            raise ConfigError(
+                f"{key}.from: channel {origin.channel!r} is not among input.channels "
+                f"({', '.join(config['input']['channels'])})"
+            )
+        atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
+        if origin.atlas and origin.atlas not in atlases:
+            raise ConfigError(
+                f"{key}.from: {origin.atlas!r} is not among the registered atlases "
+                f"({', '.join(atlases) or 'none are'})"
+            )
+        for kind, option in (
+            ("corrected_volume", "intensity.bias.enabled"),
+            ("atlas_space", "atlas_space.enabled"),
+        ):
+            section: Any = config
+            for part in option.split("."):
+                section = section[part]
+            if origin.kind == kind and not section:
+                raise ConfigError(
+                    f"{key}.from: {origin.text} is not made while {option} is false; set it to "
+                    "true, or export something else"
+                )
+
+
+def _check_bids(config: dict[str, Any]) -> None:
+    """Labels of a BIDS data set must differ, and its images are OME-Zarr."""
+    section = config["bids"]
+    if not section["enabled"]:
+        return
+    if "ome-zarr" not in config["volume"]["formats"]:
+        raise ConfigError(
+            f"bids.enabled: true needs OME-Zarr, but volume.formats is "
+            f"{config['volume']['formats']}; add ome-zarr"
+        )
+    if section["subject"] is None:
+        bids_label(config["sample"])
+    stains: dict[str, str] = {}
+    for channel in config["input"]["channels"]:
+        label = bids_label(channel)
+        if label in stains:
+            raise ConfigError(
+                f"bids.enabled: the channels {stains[label]!r} and {channel!r} are both {label!r} "
+                "in BIDS, which allows letters and digits; rename one of them"
+            )
+        stains[label] = channel
+
+
 def _check_options(config: dict[str, Any]) -> None:
     """Check combinations of options that stages need, before their jobs run."""
     search = config["stitching"]["displacement"]["search_um"]
@@ -444,6 +589,7 @@ def _check_options(config: dict[str, Any]) -> None:
             f"stitching.displacement.search_um: {search} leaves nothing to search; give how far "
             "(z, y, x) tiles may lie from their nominal places, for example [40, 60, 60]"
         )
+    _check_channel_shift(config)
     priors = config["registration"]["priors"]
     if abs(sum(priors) - 1) > 1e-6:
         raise ConfigError(
@@ -589,8 +735,8 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
             )
         if path is None or "://" in path or Path(path).is_file():
             continue
-        # labels may be a volume, which is a folder
-        if key.startswith("sample_labels.") and Path(path).is_dir():
+        # labels may be a volume, and images of an atlas levels of one, which are folders
+        if key.startswith(("sample_labels.", "atlases.")) and Path(path).is_dir():
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue
@@ -617,6 +763,10 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "points:", name
     for name in config.get("derived") or ():
         yield "derived:", name
+    for name in config["export"]:
+        yield "export:", name
+    for name in config["cells"]:
+        yield "cells:", name
 
 
 def describe() -> str:
@@ -625,6 +775,38 @@ def describe() -> str:
     rows = ["| key | default | meaning |", "|---|---|---|"]
     rows += [f"| `{k}` | {d} | {m} |" for k, d, m in _keys(schema, "")]
     return "\n".join(rows) + "\n"
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """All settings of a complete configuration by dotted key, in the order of the schema.
+
+    Returns
+    -------
+    dict
+        Of each setting ``value``, ``default`` (None where there is none), and ``changed``: whether
+        the value is another than the default.
+    """
+    return dict(_settings(config, _schema(), ""))
+
+
+def _settings(
+    values: Mapping[str, Any], schema: Mapping[str, Any], prefix: str
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    for key, part in schema.get("properties", {}).items():
+        if key not in values:
+            continue
+        name, value, extra = prefix + key, values[key], part.get("additionalProperties")
+        if part.get("properties") and isinstance(value, Mapping):
+            yield from _settings(value, part, name + ".")
+        elif isinstance(extra, Mapping) and extra.get("properties") and value:
+            for one, settings in value.items():
+                if isinstance(settings, Mapping):
+                    yield from _settings(settings, extra, f"{name}.{one}.")
+                else:
+                    yield f"{name}.{one}", {"value": settings, "default": None, "changed": True}
+        else:
+            default = part.get("default")
+            yield name, {"value": value, "default": default, "changed": value != default}
 
 
 def _keys(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str]]:

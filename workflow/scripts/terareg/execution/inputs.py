@@ -7,6 +7,7 @@ path, a list of paths, or named paths.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from terareg.core.cost import Count
@@ -15,6 +16,7 @@ from terareg.execution import derived_volumes
 from terareg.execution.raw_data import source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
+from terareg.exports.settings import ENDINGS, MAPS, ExportSettings
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches
 from terareg.volumes import headers
@@ -165,6 +167,33 @@ def alignment_tiles(run: Run, sample: str) -> dict[str, Any]:
     return tile_files(run, sample, run.alignment_channel(sample))
 
 
+def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Files needed to compare a channel's tiles with those of the alignment channel.
+
+    Both are read from the raw planes, of which few are needed, also where corrected tiles are kept:
+    these may be deleted meanwhile.
+    """
+    if run.option(sample, "stitching.channel_shift") == "given":
+        return {}
+    against = shading_files(run, sample, run.alignment_channel(sample))
+    return shading_files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
+
+
+def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
+    """The user's own shift of a channel, micrometres (z, y, x), if it is given."""
+    if run.option(sample, "stitching.channel_shift") != "given":
+        return None
+    shift: list[float] = run.option(sample, "stitching.channel_shift_um")[channel]
+    return shift
+
+
+def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Where a channel lies beside the alignment channel; nothing for that one itself."""
+    if channel not in run.shifted_channels(sample):
+        return {}
+    return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
+
+
 def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
     """Files needed to read tiles whose positions are not known yet: a first flat-field."""
     folder = run.path(sample, f"intensity/{run.alignment_channel(sample)}/nominal")
@@ -245,11 +274,12 @@ def derived_source(run: Run, sample: str, derived: str) -> Files:
 
 
 def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
-    """The last file of the volume that an entry is made from."""
+    """The last files of the volume that an entry is made from, and of others that it reads."""
     entry = derived_volumes.entry(run, sample, derived)
-    if entry.volume is None:
-        return {}
-    return {"complete": run.path(sample, f"{entry.volume}/complete.json")}
+    volumes = {f"complete_{key}": volume for key, volume in entry.others.items()}
+    if entry.volume is not None:
+        volumes["complete"] = entry.volume
+    return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
 
 
 def derived_own_files(run: Run, sample: str, derived: str) -> Files:
@@ -261,6 +291,12 @@ def measured_parts(run: Run, sample: str, derived: str) -> Files:
     """What the batches of an entry found in its source."""
     count = volume_batches(run, sample, f"derived/{derived}")
     return [run.path(sample, f"derived/{derived}/measured/{i}.npz") for i in range(count)]
+
+
+def object_batches(run: Run, sample: str, derived: str) -> list[str]:
+    """What the batches of an entry wrote of the objects of labels."""
+    count = volume_batches(run, sample, f"derived/{derived}")
+    return [run.path(sample, f"derived/{derived}/objects/{i}.json") for i in range(count)]
 
 
 def measured_source(run: Run, sample: str, derived: str) -> NamedFiles:
@@ -296,7 +332,12 @@ def derived_state(run: Run, sample: str, derived: str) -> str:
 # ------------------------------------------------------------------ registration
 def registration_volume(run: Run, sample: str, name: str) -> str:
     """A file of the first registered channel, whose grid is that of all channels."""
-    return measured_file(run, sample, run.registration_channels(sample)[0], name)
+    return measured_file(run, sample, pose_channel(run, sample), name)
+
+
+def pose_channel(run: Run, sample: str) -> str:
+    """The channel that finds the pose: the first registered one."""
+    return run.registration_channels(sample)[0]
 
 
 def registration_volumes(run: Run, sample: str) -> Files:
@@ -386,21 +427,97 @@ def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
     return transform_files(run, sample, point_settings(run, sample, points)["atlas"])
 
 
+def regions_of_points(run: Run, sample: str, points: str) -> str:
+    """The table of the regions that a set of points is counted in."""
+    return run.path(sample, f"regions/{point_settings(run, sample, points)['atlas']}.tsv")
+
+
+# ------------------------------------------------------------------ cells
+def cell_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
+    """What a set of cells is found by, without what only its counts need."""
+    return _without(run.option(sample, "cells")[cells], ("heat_map_um",))
+
+
+def cell_source(run: Run, sample: str, cells: str, name: str) -> str:
+    """A file of the volume that a set of cells is found in."""
+    channel = run.option(sample, "cells")[cells]["channel"]
+    return run.path(sample, f"fused/{channel}/{name}")
+
+
+def heat_map_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
+    """How the map of a set of cells is made."""
+    return {"heat_map_um": run.option(sample, "cells")[cells]["heat_map_um"]}
+
+
+def cell_summaries(run: Run, sample: str) -> Files:
+    """Summaries of all sets of cells."""
+    return [run.path(sample, f"cells/{name}.json") for name in run.option(sample, "cells")]
+
+
 def _without(options: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key not in keys}
+
+
+# ------------------------------------------------------------------ exports
+def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
+    """Description of an export."""
+    settings: dict[str, Any] = run.option(sample, "export")[export]
+    return settings
+
+
+def export_source(run: Run, sample: str, export: str) -> NamedFiles:
+    """Files that an export is made from: a complete volume or a map; for regions, their atlas."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    if origin.is_volume:
+        folder = run.path(sample, origin.text)
+        files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
+    elif origin.kind == "registration":
+        files = {"image": run.path(sample, f"registration/{origin.atlas}/{MAPS[origin.image][0]}")}
+    else:
+        files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
+    if origin.is_segmentation or origin.kind == "atlases":
+        files |= prepared_atlas(run, origin.atlas)
+    return files
+
+
+def export_atlas(run: Run, sample: str, export: str) -> NamedFiles:
+    """The atlas whose regions an export shows."""
+    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    return prepared_atlas(run, origin.atlas)
+
+
+def export_files(run: Run, sample: str, export: str) -> Files:
+    """Files of an export: its own or the record of its planes, and tables of regions."""
+    settings = ExportSettings.from_config(export_settings(run, sample, export))
+    name = f"exports/{export}.planes.json"
+    if not settings.is_series:
+        name = f"exports/{export}.{ENDINGS[settings.format]}"
+    files = [run.path(sample, name)]
+    if settings.origin.is_segmentation and settings.labels != "rgb":
+        files.append(run.path(sample, f"exports/{export}.regions.tsv"))
+    return files
+
+
+def fused_files(run: Run, sample: str, name: str) -> Files:
+    """A file of the fused volume of every channel."""
+    return run.of_channels(sample, f"fused/{{channel}}/{name}")
 
 
 # ------------------------------------------------------------------ atlases
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
     """Description of an atlas without its further images, which have a rule of their own."""
-    return _without(run.atlas(atlas), ("images",))
+    settings = run.atlas(atlas)
+    known = _without(settings, ("images", "name", "version"))
+    if settings["name"] is None:
+        return known
+    return known | {"origin": f"BrainGlobe {settings['name']} {settings['version']}"}
 
 
 def atlas_sources(run: Run, atlas: str) -> NamedFiles:
     """The user's files of an atlas."""
     settings = run.atlas(atlas)
     given = {key: settings[key] for key in ATLAS_SOURCES if settings[key]}
-    return {key: path for key, path in given.items() if tracked([path])}
+    return {key: path for key, path in given.items() if _files_among([path])}
 
 
 def atlas_data(run: Run, atlas: str) -> Files:
@@ -411,6 +528,7 @@ def atlas_data(run: Run, atlas: str) -> Files:
     images = [settings[key] for key in ATLAS_SOURCES if key != "ontology" and settings[key]]
     images += settings["images"].values()
     found = [headers.data_files(path) for path in images]
+    found += [[f"{path}/zarr.json"] for path in _levels_among(images)]
     return sorted({path for paths in found for path in tracked(paths)})
 
 
@@ -419,13 +537,21 @@ def atlas_state(run: Run, atlas: str) -> list[list[Any]]:
     settings = run.atlas(atlas)
     images = [settings[key] for key in ATLAS_SOURCES if settings[key]]
     images += settings["images"].values()
-    data = [] if run.remote is not None else [headers.data_files(path) for path in images]
-    return untracked_state(images + [path for paths in data for path in paths])
+    if run.remote is not None:
+        return untracked_state(images)
+    data = [headers.data_files(path) for path in images]
+    levels = [[path, headers.image_state(path)] for path in _levels_among(images)]
+    return untracked_state(images + [path for paths in data for path in paths]) + levels
 
 
 def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
     """Files of an atlas in terareg's form."""
     return {key: run.atlas_path(atlas, name) for key, name in _ATLAS_FILES.items()}
+
+
+def prepared_atlases(run: Run, sample: str, name: str) -> Files:
+    """A file of every registered atlas, in terareg's form."""
+    return [run.atlas_path(atlas, _ATLAS_FILES[name]) for atlas in run.registered_atlases(sample)]
 
 
 def image_names(run: Run, atlas: str) -> list[str]:
@@ -441,12 +567,23 @@ def image_path(run: Run, atlas: str, image: str) -> str:
 
 def image_source(run: Run, atlas: str, image: str) -> Files:
     """The same, if Snakemake can follow it."""
-    return tracked([image_path(run, atlas, image)])
+    return _files_among([image_path(run, atlas, image)])
 
 
 def template_source(run: Run, atlas: str) -> Files:
     """The user's file of an atlas's template, if Snakemake can follow it."""
-    return tracked([run.atlas(atlas)["template"]])
+    return _files_among([run.atlas(atlas)["template"]])
+
+
+def _levels_among(paths: Iterable[str]) -> Files:
+    """Levels of OME-Zarr images, which are folders."""
+    return [path for path in paths if "://" not in path and Path(path).is_dir()]
+
+
+def _files_among(paths: Iterable[str]) -> Files:
+    """Files that Snakemake can follow; a folder is followed by its metadata."""
+    levels = set(_levels_among(paths := list(paths)))
+    return tracked(path for path in paths if path not in levels)
 
 
 def prepared_images(run: Run, atlas: str) -> Files:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from terareg import __version__
+from terareg.execution.config import settings
 from terareg.execution.raw_data import raw_addresses
 from terareg.execution.rule_table import jobs_of_rules
 from terareg.execution.run import Run
 from terareg.execution.run_plan import make_plan
 from terareg.execution.sizing import sized
 
-_PAGE = Path(__file__).resolve().parents[1] / "views" / "report.html.j2"
+_VIEWS = Path(__file__).resolve().parents[1] / "views"
 
 
 def provenance(run: Run, sample: str) -> dict[str, Any]:
@@ -30,6 +31,11 @@ def provenance(run: Run, sample: str) -> dict[str, Any]:
     }
 
 
+def all_settings(run: Run, sample: str) -> dict[str, dict[str, Any]]:
+    """Every setting of a sample with its default, see :func:`terareg.execution.config.settings`."""
+    return settings(run.samples[sample])
+
+
 def planned_work(run: Run, sample: str) -> dict[str, Any]:
     """The plan that the report compares with the jobs' records."""
     planned = sized(run, sample)
@@ -40,6 +46,6 @@ def planned_work(run: Run, sample: str) -> dict[str, Any]:
     }
 
 
-def report_page() -> str:
-    """Digest of the page template of reports."""
-    return hashlib.sha256(_PAGE.read_bytes()).hexdigest()[:16]
+def page(name: str) -> str:
+    """Digest of a page template ("report", "slices"), whose change makes the page again."""
+    return hashlib.sha256((_VIEWS / f"{name}.html.j2").read_bytes()).hexdigest()[:16]

@@ -91,12 +91,25 @@ def alignment_raw_state(run: Run, sample: str) -> str:
     return raw_state(run, sample, run.alignment_channel(sample))
 
 
+def compared_raw_state(run: Run, sample: str, channel: str) -> list[str]:
+    """The same of a channel and the alignment channel, which are compared."""
+    return [raw_state(run, sample, channel), alignment_raw_state(run, sample)]
+
+
+def pose_raw_state(run: Run, sample: str) -> str:
+    """The same of the channel that finds the pose."""
+    return raw_state(run, sample, run.registration_channels(sample)[0])
+
+
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
     source = run.samples[sample]["input"]["path"]
-    if source.startswith("s3://") or run.remote is not None:
+    if run.remote is not None:
         return []
-    return tracked(f"{source}/{name}" for name in layout(run, sample).metadata)
+    names = layout(run, sample).metadata
+    if source.startswith("s3://"):
+        return tracked(name for name in names if name.startswith("/"))
+    return tracked(name if name.startswith("/") else f"{source}/{name}" for name in names)
 
 
 # ------------------------------------------------------------------ volumes

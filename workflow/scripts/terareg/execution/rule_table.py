@@ -7,15 +7,18 @@ from terareg.atlas import cost as atlas
 from terareg.core.cost import RuleCost
 from terareg.core.extents import Sample
 from terareg.derived import cost as derived
+from terareg.exports import cost as exports
 from terareg.intensity import cost as intensity
 from terareg.regions import cost as regions
 from terareg.registration import cost as registration
+from terareg.signal import cost as signal
 from terareg.stitching import cost as stitching
 from terareg.views import cost as views
 from terareg.volumes import cost as volumes
 
 _STAGES = (
-    acquisition, intensity, stitching, volumes, atlas, registration, regions, derived, views,
+    acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, derived,
+    exports, views,
 )  # fmt: skip
 #: rules of a sample that has only volumes derived from others
 _WITHOUT_IMAGES = ("check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume")

@@ -69,6 +69,16 @@ class Run:
         """Names of sets of points, of all samples."""
         return sorted({p for s in self.samples.values() for p in s["points"]})
 
+    @property
+    def exports(self) -> list[str]:
+        """Names of exports, of all samples."""
+        return sorted({e for s in self.samples.values() for e in s["export"]})
+
+    @property
+    def cells(self) -> list[str]:
+        """Names of sets of cells, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["cells"]})
+
     def is_imported(self, sample: str) -> bool:
         """Whether a sample is a volume already."""
         return bool(self.samples[sample]["input"]["kind"] == "volume")
@@ -139,6 +149,12 @@ class Run:
         """The channel whose tiles are compared; the others take over its placement."""
         return aligned_channel(self.samples[sample])
 
+    def shifted_channels(self, sample: str) -> list[str]:
+        """The channels whose shift against the alignment channel is measured or given."""
+        if self.is_imported(sample) or self.option(sample, "stitching.channel_shift") == "none":
+            return []
+        return [c for c in self.channels_of(sample) if c != self.alignment_channel(sample)]
+
     def registration_channels(self, sample: str) -> list[str]:
         """The channels that are registered together; the first finds the pose."""
         return registered_channels(self.samples[sample])
@@ -197,6 +213,19 @@ def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None
             raise ConfigError(
                 f"sample {sample}: {key}: {address} is a local folder, which jobs on other "
                 "machines do not share; give s3://bucket/prefix"
+            )
+    table = settings["input"]["table"]
+    if table is not None and table.startswith("/"):
+        raise ConfigError(
+            f"sample {sample}: input.table: {table} is a local file, which jobs on other machines "
+            "do not share; copy it below input.path and give its name there"
+        )
+    for name, atlas in settings["atlases"].items():
+        if atlas["name"] is not None:
+            raise ConfigError(
+                f"sample {sample}: atlases.{name}.name: {atlas['name']} is installed on this "
+                "machine, which jobs on other machines do not share; copy its files to the remote "
+                "storage and give template, annotation, ontology and orientation"
             )
     if f"{store}/".startswith(f"{tracked}/"):
         raise ConfigError(

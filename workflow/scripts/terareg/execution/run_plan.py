@@ -25,6 +25,8 @@ STAGES = {
     "registration": "Registration",
     "regions": "Regions",
     "derived": "Derived volumes",
+    "exports": "Exports",
+    "cells": "Cells",
     "views": "Pictures and report",
 }
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Any
 
+from terareg.atlas.brainglobe import zarr_level_shape
 from terareg.core.cost import Count
 from terareg.core.errors import TeraregError
 from terareg.core.extents import Extent, Sample, Size
@@ -117,6 +118,10 @@ def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:
     Errors of the file are left to prepare_atlas; until then a usual extent is assumed.
     """
     address = settings["annotation"]
+    level = None if "://" in address else zarr_level_shape(address)
+    if level is not None:
+        z, y, x = settings["spacing_um"]
+        return Extent(level, (z, y, x))
     if run.remote is not None and "://" not in address:
         address = f"{run.remote}/{address}"
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from terareg.execution import derived_volumes
-from terareg.execution.inputs import Files, corrected_batches, destripes
+from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
 
 _FIGURES = ("overlay", "prediction", "posteriors", "energy", "jacobian")
@@ -33,6 +33,12 @@ def stitching_files(run: Run, sample: str) -> Files:
     return [run.path(sample, f"stitching/{name}") for name in names]
 
 
+def channel_shift_files(run: Run, sample: str) -> Files:
+    """Shifts of the other channels against the alignment channel."""
+    channels = run.shifted_channels(sample)
+    return [run.path(sample, f"stitching/channels/{channel}.json") for channel in channels]
+
+
 def fused_files(run: Run, sample: str) -> Files:
     """Fused or imported volumes."""
     return run.of_channels(sample, f"fused/{{channel}}/{_COMPLETE}")
@@ -46,8 +52,16 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 
 def preview_files(run: Run, sample: str) -> Files:
-    """Pictures of the initial poses."""
-    return run.of_atlases(sample, "registration/{atlas}/preview.png")
+    """Raw tiles beside the atlas, and pictures of the initial poses."""
+    files = run.of_atlases(sample, "registration/{atlas}/preview.png")
+    return first_looks(run, sample) + files
+
+
+def first_looks(run: Run, sample: str) -> Files:
+    """Raw tiles beside every atlas; a volume has no tiles."""
+    if run.is_imported(sample):
+        return []
+    return run.of_atlases(sample, "views/first_look_{atlas}.png")
 
 
 def registration_files(run: Run, sample: str) -> Files:
@@ -67,11 +81,15 @@ def scores(run: Run, sample: str) -> Files:
 
 
 def region_files(run: Run, sample: str) -> Files:
-    """Labels, meshes, region tables, scores, points, channels in the atlas."""
+    """Labels, meshes, region tables, scores, points, cells, channels in the atlas."""
     files = run.of_atlases(sample, "regions/{atlas}.tsv")
     files += run.of_atlases(sample, "labels/{atlas}/meshes.json")
     files += scores(run, sample)
-    files += [run.path(sample, f"points/{name}.csv") for name in run.option(sample, "points")]
+    for name in run.option(sample, "points"):
+        files += [run.path(sample, f"points/{name}.{ending}") for ending in ("csv", "tsv")]
+    for name in run.option(sample, "cells"):
+        files += [run.path(sample, f"cells/{name}.csv")]
+        files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
     if run.option(sample, "atlas_space.enabled"):
         for atlas in run.registered_atlases(sample):
             files += run.of_channels(sample, f"atlas_space/{atlas}/{{channel}}/{_COMPLETE}")
@@ -84,13 +102,21 @@ def derived_files(run: Run, sample: str) -> Files:
     return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
 
 
+def exported_files(run: Run, sample: str) -> Files:
+    """Files for other programs."""
+    files = [f for name in run.option(sample, "export") for f in export_files(run, sample, name)]
+    return files + ([run.path(sample, "bids.json")] if run.option(sample, "bids.enabled") else [])
+
+
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
     if not run.has_images(sample):
         return derived_files(run, sample)
-    files = stitching_files(run, sample) + fused_files(run, sample)
+    files = stitching_files(run, sample) + channel_shift_files(run, sample)
+    files += fused_files(run, sample)
     files += corrected_volume_files(run, sample)
     files += registration_files(run, sample) + region_files(run, sample)
+    files += exported_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
     if temporary and run.is_tiled(sample):
         files += run.of_channels(sample, "corrected/{channel}/dropped.json")
@@ -137,12 +163,20 @@ def reported_files(run: Run, sample: str) -> Files:
         f"registration/{{atlas}}/{name}"
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
     ]
-    atlases += ["regions/{atlas}.tsv", "views/regions_{atlas}.png"]
-    files = [run.path(sample, name) for name in names]
+    atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
+    atlases += [
+        "registration/{atlas}/quality.tsv",
+        "views/quality_{atlas}.png",
+        "views/worst_{atlas}.jpg",
+        "views/slices_{atlas}.html",
+        "regions/{atlas}.tsv",
+        "views/regions_{atlas}.png",
+    ]
+    files = [run.path(sample, name) for name in names] + channel_shift_files(run, sample)
     for pattern in channels:
         files += run.of_channels(sample, pattern)
     for pattern in atlases:
         files += run.of_atlases(sample, pattern)
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
-    return files + scores(run, sample)
+    return files + first_looks(run, sample) + scores(run, sample)

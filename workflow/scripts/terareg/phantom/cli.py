@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0)
     make.add_argument("--small", action="store_true", help="small form for tests (40 MB)")
     make.add_argument("--names", choices=sorted(colm.NAME_SCHEMES), default="long")
+    make.add_argument(
+        "--cells", type=int, default=0, help="cells with known centres in the second channel"
+    )
 
     cut = command("cut", _cut, "cut a real volume into an acquisition with known tile positions")
     cut.add_argument("--volume", type=Path, required=True, help="TIFF, NRRD or NIfTI (z, y, x)")
@@ -103,7 +106,7 @@ def _cell(text: str) -> tuple[int, int]:
 
 
 def _make(options: argparse.Namespace) -> int:
-    settings = demo.demo_settings(options.seed, options.small, options.names)
+    settings = demo.demo_settings(options.seed, options.small, options.names, options.cells)
     demo.make_demo(options.out, settings)
     sys.stdout.write(f"acquisition, atlas and truth of seed {options.seed}: {options.out}\n")
     return 0

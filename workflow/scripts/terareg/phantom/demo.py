@@ -44,11 +44,13 @@ class DemoSettings:
     clean_stride: int = 8
 
 
-def demo_settings(seed: int, small: bool = False, names: str = "long") -> DemoSettings:
+def demo_settings(
+    seed: int, small: bool = False, names: str = "long", counted_cells: int = 0
+) -> DemoSettings:
     """Settings of the demo (about 160 MB raw), or of its small form for tests (about 40 MB)."""
     full = DemoSettings(
         brain=BrainSettings(seed=seed),
-        sample=SampleSettings(seed=seed),
+        sample=SampleSettings(seed=seed, counted_cells=counted_cells),
         colm=ColmSettings(seed=seed, empty=_ANTERIOR_CORNERS, names=names),
         truth=TruthSettings(),
     )
@@ -115,6 +117,9 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
             "orientation": ATLAS_ORIENTATION,
         }
     }
+    if settings.sample.counted_cells:
+        size = settings.sample.counted_cell_um
+        config["cells"] = {"counted": {"channel": CHANNELS[1], "diameter_um": size}}
     config["fiducials"] = {"phantom": {"atlas": str(atlas_points), "sample": str(sample_points)}}
     write_config(out / "sample.yaml", config)
     return truth

@@ -15,7 +15,9 @@ class Floors:
     ----------
     tile_max_vox, flatfield_rms_percent, tre_working_voxels, region_volume_percent : float
         Upper limits (tile error in voxels, target registration error in working voxels).
-    dice, jacobian : float
+    cell_count_percent : float
+        Upper limit of the sum of the differences of counts per region.
+    dice, jacobian, cells_f1 : float
         Lower limits; the Jacobian must be greater than its limit.
     """
 
@@ -23,6 +25,8 @@ class Floors:
     flatfield_rms_percent: float = 3.0
     tre_working_voxels: float = 1.5
     region_volume_percent: float = 3.0
+    cells_f1: float = 0.95
+    cell_count_percent: float = 3.0
     dice: float = 0.8
     jacobian: float = 0.0
 
@@ -82,6 +86,12 @@ def verdicts(
     value = result["region_volume_error_percent"]
     add("region volumes, mean error (%)", value, "{:.2f}", f"<= {floors.region_volume_percent:g}",
         _at_most(value, floors.region_volume_percent))  # fmt: skip
+    value = result.get("cells_f1")
+    add("cells of contrast 4 and more, F1", value, "{:.3f}", f">= {floors.cells_f1:g}",
+        None if value is None else bool(value >= floors.cells_f1))  # fmt: skip
+    value = result.get("cell_count_error_percent")
+    add("cells per region, error (%)", value, "{:.2f}", f"<= {floors.cell_count_percent:g}",
+        _at_most(value, floors.cell_count_percent))  # fmt: skip
     cost = result["details"].get("cost")
     if cost:
         add("CPU jobs, seconds in all", cost["seconds_total"], "{:.0f}")

@@ -11,11 +11,13 @@ inverse, found by iteration to less than 0.01 um.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame, orientation_matrix
@@ -23,6 +25,7 @@ from terareg.phantom.atlas import PhantomAtlas, blurred
 from terareg.phantom.fields import SplineField
 
 _MEDIUM_COUNTS = 25.0
+_APART = 1.05  # distance of counted cells, diameters
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,14 @@ class SampleSettings:
         Number of bright cells in channel 1.
     tissue_counts : tuple of float
         Intensity of template value 1 in each channel.
+    counted_cells : int
+        Number of cells of one size whose centres are part of the truth; they take the place of
+        ``cells``, and there are none unless they are asked for.
+    counted_cell_um : float
+        Their diameter.
+    counted_contrast : tuple of float
+        Smallest and largest height of a counted cell above the tissue, in standard deviations of
+        the texture where the template is 1.
     """
 
     seed: int = 0
@@ -65,6 +76,9 @@ class SampleSettings:
     texture: float = 0.15
     cells: int = 6000
     tissue_counts: tuple[float, float] = (5000.0, 3500.0)
+    counted_cells: int = 0
+    counted_cell_um: float = 160.0
+    counted_contrast: tuple[float, float] = (2.0, 10.0)
 
 
 def _without_affine_part(field: SplineField, extent: np.ndarray, size: float) -> SplineField:
@@ -126,7 +140,9 @@ class GeneratedSample:
         self._images = self._make_images(rng)
         self._missing, self._artefact = self._make_damage(rng)
         self._ragged = SplineField.random(rng, extent, (420.0,) * 3)
-        self._cells = self._make_cells(rng)
+        counted = settings.counted_cells > 0
+        self._cells = self._make_cells(rng) if not counted else np.empty((0, 4))
+        self.counted_cells = self._make_counted_cells() if counted else np.empty((0, 4))
 
     # -------------------------------------------------------------- transform
     def _make_affine(self, rng: np.random.Generator) -> np.ndarray:
@@ -242,6 +258,25 @@ class GeneratedSample:
         cells = np.column_stack([voxels, amplitude])
         return cells[np.argsort(cells[:, 0], kind="stable")]
 
+    def _make_counted_cells(self) -> np.ndarray:
+        """Rows z, y, x (um), contrast of counted cells, in tissue and apart from each other."""
+        s = self.settings
+        rng = np.random.default_rng([s.seed, 5])
+        points = rng.uniform(0, 1, (12 * s.counted_cells, 3)) * np.array(self.frame.extent_um)
+        points -= np.array(self.frame.spacing_um) / 2
+        here = ~self.damaged(points)
+        # wholly in tissue
+        for step in itertools.product((-0.5, 0.5), repeat=3):
+            here &= self.labels_at(points + s.counted_cell_um * np.array(step)) > 0
+        points = points[here]
+        pairs = cKDTree(points).query_pairs(_APART * s.counted_cell_um, output_type="ndarray")
+        kept = np.ones(len(points), bool)
+        for first, second in pairs[np.lexsort(pairs.T[::-1])].tolist():
+            if kept[first]:
+                kept[second] = False
+        points = points[kept][: s.counted_cells]
+        return np.column_stack([points, rng.uniform(*s.counted_contrast, len(points))])
+
     def labels_at(self, sample_um: np.ndarray) -> np.ndarray:
         """True region ids at sample points (n, 3), uint32."""
         index = np.rint(self.atlas.frame.to_index(self.to_atlas(sample_um))).astype(int)
@@ -303,7 +338,7 @@ class GeneratedSample:
         missing, artefact = self.damage_grid(axes)
         fine, other, blobs = (f.grid(voxels)[0] for f in self._texture)
         textures = (0.9 * fine + 0.4 * blobs, 0.65 * fine + 0.65 * other + 0.35 * blobs)
-        cells = self._draw_cells(start, stop)
+        cells = self._draw_cells(start, stop) + self._draw_counted_cells(start, stop)
         out = np.empty((2, *missing.shape), np.float32)
         for channel in range(2):
             value = mix[channel] * looks[2 * channel] + (1 - mix[channel]) * looks[2 * channel + 1]
@@ -339,4 +374,29 @@ class GeneratedSample:
                 * profiles[1][None, :, None]
                 * profiles[2][None, None, :]
             )
+        return out
+
+    def _draw_counted_cells(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+        """Balls whose border is half a voxel soft, in units of template intensity."""
+        out = np.zeros([b - a for a, b in zip(start, stop)], np.float32)
+        if not len(self.counted_cells):
+            return out
+        radius = self.settings.counted_cell_um / 2
+        spacing = np.array(self.frame.spacing_um)
+        soft = float(spacing.min())
+        centres = self.counted_cells[:, :3]
+        low = np.floor((centres - radius - soft) / spacing).astype(int)
+        high = np.ceil((centres + radius + soft) / spacing).astype(int) + 1
+        near = np.all((high > np.array(start)) & (low < np.array(stop)), axis=1)
+        for n in np.flatnonzero(near):
+            a, b = np.maximum(low[n], start), np.minimum(high[n], stop)
+            squares = [
+                (np.arange(i, j) * s - c) ** 2 for i, j, s, c in zip(a, b, spacing, centres[n])
+            ]
+            distance = np.sqrt(
+                squares[0][:, None, None] + squares[1][None, :, None] + squares[2][None, None, :]
+            )
+            height = self.counted_cells[n, 3] * self.settings.texture
+            ball = np.clip((radius - distance) / soft + 0.5, 0, 1) * height
+            out[tuple(slice(i - f, j - f) for i, j, f in zip(a, b, start))] += ball
         return out

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ import tifffile
 import zarr
 from defusedxml import ElementTree
 from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from terareg.core.errors import TeraregError
 from terareg.core.frames import Frame, orientation_matrix
 
 logger = logging.getLogger(__name__)
 
+_CLEAR_CONTRAST = 4.0
 _TISSUE = 1
 _SPOT_REACH_VOX = (3, 12, 12)
 
@@ -75,6 +78,7 @@ STAGES: dict[str, tuple[str, ...]] = {
     "registration": ("tre_um", "jacobian_min"),
     "labels": ("dice_mean",),
     "regions": ("region_volume_error_percent",),
+    "cells": ("cells_f1", "cell_count_error_percent"),
     "cost": ("seconds", "peak_memory_mb"),
 }
 
@@ -98,7 +102,10 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
         truth, worst channel; ``bias_rms_percent``: log ratio to the truth in tissue, worst
         channel; ``tre_um`` {start, mean, p95}: landmarks, ``start`` with image centres and
         orientation codes aligned only; ``dice_mean`` over regions; ``jacobian_min``;
-        ``region_volume_error_percent``: mean over regions and hemispheres; ``seconds`` and
+        ``region_volume_error_percent``: mean over regions and hemispheres; ``cells_f1``: counted
+        cells of contrast 4 and more, found within half a diameter;
+        ``cell_count_error_percent``: sum over regions of the differences of their counts, without
+        fainter cells; ``seconds`` and
         ``peak_memory_mb`` per rule; ``details`` holds figures per channel and others.
 
     Raises
@@ -111,8 +118,10 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
     if unknown:
         raise ScoreError(f"stage {unknown[0]!r} is unknown; choose from {', '.join(STAGES)}")
     truth = _read_truth(paths.truth)
+    if stages is None and "cells" not in truth:
+        wanted = tuple(name for name in wanted if name != "cells")
     for name, key in (("bias", "bias"), ("registration", "landmarks"), ("labels", "labels"),
-                      ("regions", "region_volumes")):  # fmt: skip
+                      ("regions", "region_volumes"), ("cells", "cells")):  # fmt: skip
         if name in wanted and key not in truth:
             raise ScoreError(
                 f"{paths.truth} knows no {key.replace('_', ' ')}, as its volume was cut and not "
@@ -134,6 +143,7 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
         "registration": lambda: _score_registration(paths, truth, offset, result),
         "labels": lambda: _score_labels(paths, truth, offset, result),
         "regions": lambda: _score_regions(paths, truth, result),
+        "cells": lambda: _score_cells(paths, truth, offset, result),
         "cost": lambda: _score_cost(paths, result),
     }
     for name, work in run.items():
@@ -503,6 +513,60 @@ def _score_regions(paths: ScorePaths, truth: dict, result: dict) -> None:
 
 
 # ------------------------------------------------------------------ cost
+def _score_cells(paths: ScorePaths, truth: dict, offset: np.ndarray, result: dict) -> None:
+    folder = paths.results / "cells"
+    true = _read_rows(paths.truth / truth["cells"])
+    found = _read_rows(_need(folder / "counted.csv", "gather_cells"))
+    in_atlas = _read_rows(_need(folder / f"counted/{paths.atlas}/cells.csv", "count_cells"))
+    spacing = np.array(truth["frame"]["spacing_um"])
+    places, centres = (
+        np.array([[float(row[f"{a}_um"]) for a in "zyx"] for row in rows]).reshape(-1, 3)
+        for rows in (found, true)
+    )
+    contrast = np.array([float(row["contrast"]) for row in true])
+    figures, partner = match_cells(places, centres + offset * spacing, contrast, truth["cell_um"])
+    # faint cells may be found or not
+    clear = contrast >= _CLEAR_CONTRAST
+    wanted = Counter(row["region_id"] for row, c in zip(true, clear) if c)
+    counted = Counter(r["region_id"] for r, n in zip(in_atlas, partner) if n < 0 or clear[n])
+    wrong = sum(abs(counted[i] - wanted[i]) for i in {*wanted, *counted})
+    result["cells_f1"] = figures["f1"]
+    result["cell_count_error_percent"] = 100 * wrong / max(1, int(clear.sum()))
+    result["details"]["cells"] = figures | {"true": len(true), "found": len(found)}
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def match_cells(
+    found_um: np.ndarray, true_um: np.ndarray, contrast: np.ndarray, diameter_um: float
+) -> tuple[dict[str, float], list[int]]:
+    """Precision over all cells, recall and F1 over those of contrast 4 and more.
+
+    Found and true cells are paired nearest first, within half a diameter, each once. The second
+    result is the true cell of every found one, or -1.
+    """
+    clear, partner = contrast >= _CLEAR_CONTRAST, [-1] * len(found_um)
+    if not len(found_um) or not clear.any():
+        return {"precision": 0.0, "recall": 0.0, "f1": 0.0}, partner
+    near = cKDTree(found_um).sparse_distance_matrix(
+        cKDTree(true_um), diameter_um / 2, output_type="coo_matrix"
+    )
+    taken: set[int] = set()
+    for n in np.argsort(near.data, kind="stable").tolist():
+        a, b = int(near.row[n]), int(near.col[n])
+        if partner[a] < 0 and b not in taken:
+            partner[a] = b
+            taken.add(b)
+    precision = len(taken) / len(found_um)
+    recall = sum(bool(clear[b]) for b in taken) / int(clear.sum())
+    both = precision + recall
+    f1 = 2 * precision * recall / both if both else 0.0
+    return {"precision": precision, "recall": recall, "f1": f1}, partner
+
+
 def _score_cost(paths: ScorePaths, result: dict) -> None:
     folder = _need(
         Path(paths.benchmarks) if paths.benchmarks else paths.results / "benchmarks", "its end"

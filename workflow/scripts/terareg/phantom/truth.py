@@ -39,7 +39,8 @@ def write_sample_truth(sample: GeneratedSample, folder: Path, settings: TruthSet
     ``labels.nrrd`` (uint32), ``tissue.nrrd`` (uint8: 0 outside, 1 tissue, 2 missing, 3 artefact)
     and ``bias_{channel}.nrrd`` (float32, multiplicative) lie on every n-th voxel of the sample
     frame, in millimetres; ``landmarks.csv`` holds point pairs; ``region_volumes.tsv`` volumes;
-    ``affine.txt`` the 4 x 4 matrix from atlas to sample, micrometres, z y x.
+    ``affine.txt`` the 4 x 4 matrix from atlas to sample, micrometres, z y x; ``cells.csv`` the
+    counted cells, if there are any.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,7 +66,11 @@ def write_sample_truth(sample: GeneratedSample, folder: Path, settings: TruthSet
     atlas_um, sample_um = _landmarks(sample, settings.landmarks)
     _write_pairs(folder / "landmarks.csv", atlas_um, sample_um)
     np.savetxt(folder / "affine.txt", sample.affine, fmt="%.9g")
-    return {
+    cells = {}
+    if len(sample.counted_cells):
+        _write_cells(sample, folder / "cells.csv")
+        cells = {"cells": "cells.csv", "cell_um": sample.settings.counted_cell_um}
+    return cells | {
         "atlas_frame": sample.atlas.frame.to_json(),
         "bias": ["bias_ch0.nrrd", "bias_ch1.nrrd"],
         "labels": "labels.nrrd",
@@ -106,6 +111,19 @@ def _landmarks(sample: GeneratedSample, count: int) -> tuple[np.ndarray, np.ndar
     sample_um = sample.to_sample(atlas_um)
     good = sample.frame.contains(sample_um) & ~sample.damaged(sample_um)
     return atlas_um[good][:count], sample_um[good][:count]
+
+
+def _write_cells(sample: GeneratedSample, path: Path) -> None:
+    """Counted cells: place in the sample, contrast, true region and hemisphere."""
+    places = sample.counted_cells[:, :3]
+    ids = sample.labels_at(places).tolist()
+    right = sample.to_atlas(places)[:, 0] > sample.atlas.frame.centre_um[0]
+    with open(path, "w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream, lineterminator="\n")
+        table.writerow(["z_um", "y_um", "x_um", "contrast", "region_id", "hemisphere"])
+        for (z, y, x, contrast), region, side in zip(sample.counted_cells, ids, right.tolist()):
+            row = [f"{v:.3f}" for v in (z, y, x, contrast)]
+            table.writerow([*row, region, "right" if side else "left"])
 
 
 def _write_pairs(path: Path, atlas_um: np.ndarray, sample_um: np.ndarray) -> None:

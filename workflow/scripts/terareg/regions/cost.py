@@ -79,6 +79,7 @@ RULES = {
     "sum_regions": RuleCost("regions", blocks(4.5, 2, 240), _sum_regions, heavy=True),
     "measure_regions": RuleCost("regions", atlas(4), for_each(atlases, 2.0)),
     "transform_points": RuleCost("regions", atlas(4), for_each(_points)),
+    "count_points": RuleCost("regions", atlas(4), for_each(_points)),
     "score_registration": RuleCost("regions", load=for_each(atlases_given("fiducials"))),
     "score_labels": RuleCost(
         "regions", _drawn_labels, for_each(atlases_given("sample_labels"), 10.0)

@@ -1,9 +1,7 @@
 """Surfaces of regions in Neuroglancer's precomputed form, and the names of segments.
 
-The legacy mesh format: ``info`` is ``{"@type": "neuroglancer_legacy_mesh"}``; the manifest of a
-segment, object ``<id>:0``, lists its fragments; a fragment is the number of vertices (uint32), the
-vertices x, y, z in nanometres (float32) and the triangles (uint32), little-endian. Like
-precomputed voxels, vertices count from the outer corner of the volume's first voxel.
+Meshes are in the legacy form (:mod:`terareg.objects.legacy`). Like precomputed voxels, vertices
+count from the outer corner of the volume's first voxel.
 """
 
 from __future__ import annotations
@@ -22,6 +20,8 @@ from terareg.atlas.ontology import Ontology
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
+from terareg.objects.legacy import INFO, encode_fragment
+from terareg.objects.surfaces import enclosed_volume
 from terareg.storage.records import object_facts
 from terareg.storage.store import Store
 
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _VOLUME_TOLERANCE = 0.01
 _LEVEL_STEPS = 8
+# most voxels of the grid of the mesh around everything
+_WHOLE_VOXELS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class MeshSettings:
         smooth. The surface is placed so that it encloses the volume of the voxels.
     workers : int
         Threads.
+    whole : int, optional
+        Id whose mesh encloses all regions together, in place of a mesh of its own: the top of the
+        ontology. It is made of a coarser grid, because it shows where the brain lies.
     """
 
     smoothing_vox: float = 0.7
     workers: int = 1
+    whole: int | None = None
 
 
 def region_mesh(
@@ -81,18 +87,12 @@ def region_mesh(
     low, level, high = 0.0, 0.5 * min(1.0, float(field.max())), float(field.max())
     for _ in range(_LEVEL_STEPS):
         vertices, faces, _, _ = marching_cubes(field, level)
-        ratio = mesh_volume_um3(vertices * spacing, faces) / wanted
+        ratio = enclosed_volume(vertices * spacing, faces) / wanted
         if smoothing_vox == 0 or abs(ratio - 1) <= _VOLUME_TOLERANCE:
             break
         low, high = (level, high) if ratio > 1 else (low, level)
         level = (low + high) / 2
     return frame.to_um(vertices - margin).astype(np.float32), faces.astype(np.uint32)
-
-
-def mesh_volume_um3(vertices_um: np.ndarray, faces: np.ndarray) -> float:
-    """Volume inside a closed surface, positive if its triangles face outwards in x, y, z."""
-    a, b, c = (vertices_um[faces[:, n]].astype(np.float64)[:, ::-1] for n in range(3))
-    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
 
 
 def write_meshes(
@@ -145,13 +145,16 @@ def write_meshes(
     store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))
 
-    def write(number: int) -> dict[str, dict]:
-        box = boxes[number]
-        mask = compact[box] == number + 1
-        part = frame.cropped([s.start for s in box], [s.stop for s in box])
+    def write(region: int) -> dict[str, dict]:
+        if region == settings.whole:
+            mask, part = _every(compact, frame)
+        else:
+            number = int(np.searchsorted(ids, region))
+            box = boxes[number]
+            mask = compact[box] == number + 1
+            part = frame.cropped([s.start for s in box], [s.stop for s in box])
         vertices_um, faces = region_mesh(mask, part, smoothing_vox=settings.smoothing_vox)
         vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
-        region = int(ids[number])
         objects = {
             f"{key}/{region}.mesh": encode_fragment(vertices_nm, faces),
             f"{key}/{region}:0": _json({"fragments": [f"{region}.mesh"]}),
@@ -160,22 +163,22 @@ def write_meshes(
             store.write(name, data)
         return {name: object_facts(data) for name, data in objects.items()}
 
-    info = _json({"@type": "neuroglancer_legacy_mesh"})
+    info = _json(INFO)
     written = {f"{key}/info": object_facts(info)}
-    for part in map_items(write, range(len(ids)), workers=settings.workers, what="meshes"):
+    regions = sorted({*ids.tolist(), settings.whole or 0} - {0})
+    for part in map_items(write, regions, workers=settings.workers, what="meshes"):
         written |= part
     store.write(f"{key}/info", info)
     return written
 
 
-def encode_fragment(vertices_nm: np.ndarray, faces: np.ndarray) -> bytes:
-    """Bytes of a legacy fragment: vertices (n, 3) in order x, y, z, triangles (m, 3)."""
-    count = np.array([len(vertices_nm)], "<u4")
-    return (
-        count.tobytes()
-        + np.ascontiguousarray(vertices_nm, "<f4").tobytes()
-        + np.ascontiguousarray(faces, "<u4").tobytes()
-    )
+def _every(numbers: np.ndarray, frame: Frame) -> tuple[np.ndarray, Frame]:
+    """Where any region is, on a coarser grid."""
+    step = max(1, math.ceil((numbers.size / _WHOLE_VOXELS) ** (1 / 3)))
+    while not (mask := numbers[::step, ::step, ::step] > 0).any():
+        step -= 1
+    z, y, x = (step * s for s in frame.spacing_um)
+    return mask, Frame(mask.shape, (z, y, x), frame.origin_um, frame.orientation)
 
 
 def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
@@ -200,6 +203,19 @@ def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
                 {"id": "name", "type": "description", "values": [r.name for r in listed]},
             ],
         },
+    }
+
+
+def label_metadata(ids: Iterable[int], ontology: Ontology) -> dict[str, dict[str, str]]:
+    """Colours, names and acronyms of regions, for :func:`terareg.volumes.ngff.group_json`.
+
+    Keys are ids as text, as they are once they were written to a file.
+    """
+    regions = [ontology[int(i)] for i in ids]
+    return {
+        "label_colours": {str(r.id): r.colour for r in regions},
+        "label_names": {str(r.id): r.name for r in regions},
+        "label_acronyms": {str(r.id): r.acronym for r in regions},
     }
 
 

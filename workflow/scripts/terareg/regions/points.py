@@ -10,11 +10,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,21 +25,26 @@ from terareg.core.errors import PointsError
 from terareg.core.frames import Frame
 from terareg.core.table_cells import to_cell
 from terareg.regions.labels import regions_at
-from terareg.storage.foreign import boundary, load_json, parse_table, read_bytes, short
+from terareg.regions.point_files import (
+    AXES,
+    FAR_UM,
+    MOST_BYTES,
+    RESULT_COLUMNS,
+    PointForm,
+    read_listed,
+)
+from terareg.storage.foreign import boundary, load_json, read_bytes, short
 from terareg.storage.store import write_atomic
 
 if TYPE_CHECKING:
     from terareg.atlas.prepare import Atlas
     from terareg.registration.transform import Transform
 
+logger = logging.getLogger(__name__)
+
 SIDE_NAMES = ("", "left", "right")
 
-_AXES = ("z", "y", "x")
-_MOST_BYTES = 512 * 2**20
-_FAR_UM = 1e12
-# micrometres per unit; the size of a voxel comes from the frame
-_UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
-_RESULT_COLUMNS = ("region_id", "acronym", "hemisphere")
+_AT_ONCE = 1 << 17  # points carried together
 _METRE_PREFIXES_UM = {
     "": 1e6, "c": 1e4, "m": 1e3, "u": 1.0, "µ": 1.0, "μ": 1.0, "n": 1e-3, "p": 1e-6,
 }  # fmt: skip
@@ -59,6 +65,10 @@ class Points:
     acronyms : tuple of str or None
     hemispheres : tuple of str or None
         "left", "right", or empty outside the atlas.
+    further : dict of str to tuple of str
+        Other columns of the file that they were read from.
+    in_volume : numpy.ndarray of bool, shape (n,), or None
+        Whether they lie in the volume that they were given in.
     """
 
     names: tuple[str, ...]
@@ -66,6 +76,8 @@ class Points:
     region_ids: np.ndarray | None = None
     acronyms: tuple[str, ...] | None = None
     hemispheres: tuple[str, ...] | None = None
+    further: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    in_volume: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -76,17 +88,37 @@ def check_inside(points: Points, frame: Frame, what: str) -> None:
 
     ``what`` names the file and the volume, for example "cells.csv against the sample".
     """
+    if not frame.contains(points.position_um).all():
+        raise PointsError(_outside(points, frame, what))
+
+
+def marked_outside(points: Points, frame: Frame, what: str) -> Points:
+    """Mark the points that lie outside the outer faces of ``frame``, and say so in the log.
+
+    Raises
+    ------
+    PointsError
+        If all do, since then the unit or the order of the axes is wrong.
+    """
+    inside = frame.contains(points.position_um)
+    if not inside.any():
+        raise PointsError(_outside(points, frame, what))
+    if not inside.all():
+        logger.warning("%s", _outside(points, frame, what))
+    return replace(points, in_volume=inside)
+
+
+def _outside(points: Points, frame: Frame, what: str) -> str:
     outside = np.flatnonzero(~frame.contains(points.position_um))
-    if outside.size:
-        first = int(outside[0])
-        low = frame.to_um(np.full(3, -0.5))
-        high = frame.to_um(np.array(frame.shape) - 0.5)
-        raise PointsError(
-            f"{what}: {outside.size} of {len(points)} points lie outside the volume, first "
-            f"number {first + 1} ({points.names[first]!r}) at z, y, x = "
-            f"{_triple(points.position_um[first])} um, volume {_triple(low)} to {_triple(high)} "
-            "um; check units, axis order and voxel size"
-        )
+    first = int(outside[0])
+    low = frame.to_um(np.full(3, -0.5))
+    high = frame.to_um(np.array(frame.shape) - 0.5)
+    return (
+        f"{what}: {outside.size} of {len(points)} points lie outside the volume, first "
+        f"number {first + 1} ({points.names[first]!r}) at z, y, x = "
+        f"{_triple(points.position_um[first])} um, volume {_triple(low)} to {_triple(high)} "
+        "um; check units, axis order and voxel size"
+    )
 
 
 def transform_points(points: Points, transform: Transform, *, to: str) -> Points:
@@ -125,12 +157,40 @@ def label_points(points: Points, atlas_position_um: np.ndarray, atlas: Atlas) ->
     atlas : Atlas
     """
     ids, sides = regions_at(atlas, np.asarray(atlas_position_um, float).reshape(-1, 3).T)
+    if points.in_volume is not None:
+        # beyond the volume the transform is a guess
+        ids[~points.in_volume], sides[~points.in_volume] = 0, 0
     return replace(
         points,
         region_ids=ids,
         acronyms=tuple(atlas.ontology[i].acronym if i else "" for i in ids.tolist()),
         hemispheres=tuple(SIDE_NAMES[s] for s in sides.tolist()),
     )
+
+
+def located_in_atlas(
+    position_um: np.ndarray, transform: Transform, atlas: Atlas
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Carry any number of sample positions, shape (n, 3), into the atlas.
+
+    Returns
+    -------
+    position_um : numpy.ndarray of float64, shape (n, 3)
+        In the atlas.
+    region_ids : numpy.ndarray of uint32, shape (n,)
+        0 outside every region.
+    hemispheres : list of str
+        "left", "right", or empty outside the atlas.
+    """
+    carried = np.empty((len(position_um), 3))
+    ids = np.empty(len(position_um), np.uint32)
+    sides: list[str] = []
+    for first in range(0, len(position_um), _AT_ONCE):
+        part = slice(first, first + _AT_ONCE)
+        carried[part] = transform.to_atlas(position_um[part])
+        ids[part], of_part = regions_at(atlas, carried[part].T)
+        sides += [SIDE_NAMES[side] for side in of_part.tolist()]
+    return carried, ids, sides
 
 
 def carry_points(points: Points, transform: Transform, atlas: Atlas, *, to: str) -> Points:
@@ -140,108 +200,59 @@ def carry_points(points: Points, transform: Transform, atlas: Atlas, *, to: str)
     return label_points(carried, in_atlas.position_um, atlas)
 
 
-def read_points(path: str | os.PathLike, frame: Frame, *, layer: str | None = None) -> Points:
-    """Read points from a CSV file or, if the name ends in ``.json``, a Neuroglancer state.
+def read_points(
+    path: str | os.PathLike,
+    frame: Frame,
+    *,
+    layer: str | None = None,
+    form: PointForm | None = None,
+) -> Points:
+    """Read points from a table, XML, or, if the name ends in ``.json``, a Neuroglancer state.
 
-    See :func:`read_points_csv` and :func:`read_neuroglancer_points`.
+    See :mod:`terareg.regions.point_files` and :func:`read_neuroglancer_points`.
     """
     if Path(path).suffix.lower() == ".json":
         return read_neuroglancer_points(path, layer=layer)
-    return read_points_csv(path, frame)
+    listed = read_listed(path, form)
+    return Points(listed.names, listed.position_um(frame), further=listed.further)
 
 
-def point_names(path: str | os.PathLike, *, layer: str | None = None) -> tuple[str, ...]:
+def point_names(
+    path: str | os.PathLike,
+    *,
+    layer: str | None = None,
+    form: PointForm | None = None,
+) -> tuple[str, ...]:
     """Check a file as :func:`read_points` does, without a volume; return the names."""
     if Path(path).suffix.lower() == ".json":
         return read_neuroglancer_points(path, layer=layer).names
-    return _csv_values(Path(path))[0]
+    return read_listed(path, form).names
 
 
 # ---------------------------------------------------------------------- CSV
-def read_points_csv(path: str | os.PathLike, frame: Frame) -> Points:
-    """Read points from a CSV file with a header.
-
-    Columns, in any order: ``z_um, y_um, x_um`` (or ``_mm``, ``_nm``), or ``z_vox, y_vox, x_vox``
-    (voxel index from 0, whole at voxel centres, fractions allowed); optionally ``name``. The
-    columns that :func:`write_points_csv` adds are ignored.
-
-    Parameters
-    ----------
-    path : path
-    frame : Frame
-        Volume to which voxel columns refer.
-
-    Raises
-    ------
-    PointsError
-        If the file cannot be read or has no points, a column is unknown or missing, or a value
-        is not a number.
-    """
-    names, values, unit = _csv_values(Path(path))
-    scale = _UNITS_UM[unit]
-    return Points(names, frame.to_um(values) if scale is None else values * scale)
-
-
-def _csv_values(path: Path) -> tuple[tuple[str, ...], np.ndarray, str]:
-    """Names, coordinates z, y, x as in the file, and their unit."""
-    with boundary(f"points {path}", PointsError, "give a CSV file"):
-        table = parse_table(read_bytes(path, _MOST_BYTES))
-    header = [c.lower() for c in table.columns]
-    columns, unit = _csv_columns(header, path)
-    most = _FAR_UM / (_UNITS_UM[unit] or 1.0)
-    names, rows = [], []
-    for line, row in table.rows:
-        if len(row) != len(header):
-            raise PointsError(
-                f"points {path}, line {line}: {len(row)} values for {len(header)} "
-                "columns; correct the line"
-            )
-        rows.append([table.number(row[c]) for c in columns])
-        if not all(abs(v) <= most for v in rows[-1]):
-            raise PointsError(
-                f"points {path}, line {line}: {[short(row[c], 30) for c in columns]} are not three "
-                f"numbers (up to {most:g}); correct the line"
-            )
-        names.append(row[header.index("name")] if "name" in header else "")
-    if not rows:
-        raise PointsError(f"points {path} has no points below its header; add some or remove it")
-    return tuple(names), np.array(rows, float), unit
-
-
-def _csv_columns(header: list[str], path: Path) -> tuple[list[int], str]:
-    """Positions of z, y, x among the columns, and their unit."""
-    help_text = "use name (optional) and z_um, y_um, x_um, or z_vox, y_vox, x_vox"
-    known = {f"{a}_{u}" for a in _AXES for u in _UNITS_UM} | {"name", *_RESULT_COLUMNS}
-    unknown = [c for c in header if c not in known]
-    if unknown or not header:
-        listed = ", ".join(map(short, unknown[:5])) or "no header"
-        raise PointsError(f"points {path}: unknown columns {listed}; {help_text}")
-    if len(set(header)) != len(header):
-        raise PointsError(f"points {path}: a column is there twice in {header}; {help_text}")
-    units = {c.split("_")[1] for c in header if c[:2] in ("z_", "y_", "x_")}
-    if len(units) != 1 or any(f"{a}_{u}" not in header for a in _AXES for u in units):
-        raise PointsError(
-            f"points {path}: columns {header} are not one set of three coordinates in one unit; "
-            f"{help_text}"
-        )
-    unit = units.pop()
-    return [header.index(f"{a}_{unit}") for a in _AXES], unit
-
-
 def write_points_csv(path: str | os.PathLike, points: Points) -> None:
-    """Write points as CSV: name, z_um, y_um, x_um and, if labelled, region and hemisphere.
+    """Write points as CSV: name, z_um, y_um, x_um and, as far as known, labels and other columns.
 
-    Coordinates have four decimals (0.1 nm).
+    Coordinates have four decimals (0.1 nm). Labels are region_id, acronym and hemisphere;
+    in_volume is 1, or 0 for points outside the volume that they were given in.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    labelled = points.region_ids is not None
-    writer.writerow(["name", *(f"{a}_um" for a in _AXES), *(_RESULT_COLUMNS if labelled else ())])
+    added: list[Sequence[Any]] = []
+    header = ["name", *(f"{a}_um" for a in AXES)]
+    if points.region_ids is not None:
+        header += RESULT_COLUMNS[:3]
+        added += [points.region_ids.tolist(), points.acronyms or (), points.hemispheres or ()]
+    if points.in_volume is not None:
+        header.append(RESULT_COLUMNS[3])
+        added.append(points.in_volume.astype(int).tolist())
+    # a column of the file that is called like one written here keeps its values under another name
+    header += [to_cell(f"{c}_given" if c.lower() in header else c) for c in points.further]
+    added += [[to_cell(v) for v in values] for values in points.further.values()]
+    writer.writerow(header)
     for n, (name, position) in enumerate(zip(points.names, points.position_um)):
         row: list[Any] = [to_cell(name), *(f"{v:.4f}" for v in position)]
-        if labelled:
-            row += [int(points.region_ids[n]), points.acronyms[n], points.hemispheres[n]]
-        writer.writerow(row)
+        writer.writerow(row + [column[n] for column in added])
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, text.getvalue().encode())
 
@@ -279,7 +290,7 @@ def read_neuroglancer_points(
     """
     path = Path(path)
     with boundary(f"points {path}", PointsError, "save the viewer's state", "JSON"):
-        return _points_of_state(load_json(read_bytes(path, _MOST_BYTES)), path, layer, offset_um)
+        return _points_of_state(load_json(read_bytes(path, MOST_BYTES)), path, layer, offset_um)
 
 
 def _points_of_state(
@@ -314,7 +325,7 @@ def _points_of_state(
     homogeneous = np.ones((len(rows), to_um.shape[1]))
     homogeneous[:, :-1] = rows
     found = homogeneous @ to_um.T + np.array(offset_um, float)
-    far = np.flatnonzero(~(np.abs(found) <= _FAR_UM).all(axis=1))
+    far = np.flatnonzero(~(np.abs(found) <= FAR_UM).all(axis=1))
     if far.size:
         first = int(far[0])
         raise PointsError(
@@ -365,7 +376,7 @@ def write_neuroglancer_points(path: str | os.PathLike, points: Points, *, name: 
 
 
 def _dimensions() -> dict[str, list]:
-    return {axis: [1e-6, "m"] for axis in reversed(_AXES)}
+    return {axis: [1e-6, "m"] for axis in reversed(AXES)}
 
 
 def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
@@ -399,7 +410,7 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
     if not isinstance(output, dict):
         raise PointsError(f"{where}: the state gives no dimensions; save the viewer's state again")
     names = list(output)
-    absent = [axis for axis in reversed(_AXES) if axis not in names]
+    absent = [axis for axis in reversed(AXES) if axis not in names]
     if absent:
         raise PointsError(
             f"{where}: dimensions {names} lack {', '.join(absent)}; name the axes x, y and z"
@@ -414,11 +425,11 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
             f"{where}: the source's matrix has shape {matrix.shape} for {len(given)} input and "
             f"{len(names)} output dimensions; save the viewer's state again"
         )
-    rows = [names.index(axis) for axis in _AXES]
+    rows = [names.index(axis) for axis in AXES]
     # an axis that x, y and z do not depend on (time, channel) needs no unit of length
     used = np.any(matrix[rows, :-1] != 0, axis=0)
     input_um = [_length_um(d, where) if u else 0.0 for d, u in zip(given, used)]
-    output_um = [_length_um(output[axis], where) for axis in _AXES]
+    output_um = [_length_um(output[axis], where) for axis in AXES]
     result = matrix[rows]
     result[:, :-1] *= input_um
     result[:, -1] *= output_um

@@ -13,6 +13,7 @@ from terareg.core.frames import Frame
 from terareg.registration.checkpoint import State
 from terareg.registration.contrast import CLASSES
 from terareg.registration.flow import Flow, SamplingGrid, change_grid, inverse_displacement
+from terareg.registration.held_back import gain_held_back
 from terareg.registration.images import WorkingImage, noise
 from terareg.registration.problem import Problem
 from terareg.registration.regions import RegionFit
@@ -55,10 +56,11 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
             f"affine alone ({affine_only:.4f}); the affine was kept"
         )
     x = problem.start(inverse, velocity)
-    regional = {}
+    gain, gains = gain_held_back(plan, state)
+    regional: dict[str, Any] = {"held_back_gain": gain}
     if plan.regions is not None:
-        fit = problem.left_in_regions(x, problem.start(before, None))
-        regional = _regional_facts(fit, plan, warnings)
+        fit = plan.tree.judged(*problem.left_in_regions(x), *gains)
+        regional |= _regional_facts(fit, plan, warnings)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()
     check_folding(jacobian, plan, last)
@@ -69,7 +71,10 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         )
     with torch.no_grad():
         predicted, coefficients = problem.predict(x)
-        posteriors = problem.posterior(x)
+        known = problem.known(x)
+        # the atlas says nothing about tissue beyond its end
+        predicted, posteriors = known * predicted, known * problem.posterior(x)
+        posteriors[0] += 1 - known
         expected = problem.expected_tissue(x)
     error = transform.inverse_error_um()
     summary = {
@@ -117,14 +122,14 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
 def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
     """Regions, by name, in which the registered atlas does not explain the sample."""
     limit = max(_UNEXPLAINED, 3 * noise(plan.sample))
-    unexplained, lost = np.abs(fit.residual) > limit, fit.gain < 0
+    unexplained, lost = np.abs(fit.residual) > limit, fit.worse
     facts: dict[str, Any] = {
         "unexplained_percent": fit.share(unexplained),
         "worse_percent": fit.share(lost),
     }
     texts = (
         ("unexplained", unexplained, "differ from what the atlas predicts by more than noise"),
-        ("worse_regions", lost, "are explained worse by the deformation than by the affine alone"),
+        ("worse_regions", lost, "are explained worse by the deformation, on blocks held back"),
     )
     for key, chosen, text in texts:
         order = np.flatnonzero(chosen)[np.argsort(-fit.voxels[chosen], kind="stable")]

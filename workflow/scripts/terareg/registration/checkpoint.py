@@ -35,6 +35,9 @@ class State:
         Standard deviation of the match in every channel of the sample.
     levels : numpy.ndarray, float64, shape (channels, regions), optional
         Levels of the atlas's regions in the sample.
+    held : numpy.ndarray, float32, shape (3, z, y, x), optional
+        Posteriors of match, artefact and missing at the end of the first pass, on the part of the
+        sample that the finest level uses.
     contrast : int
         Index of the contrast transform that was chosen, see
         :meth:`terareg.registration.schedule.Plan.contrasts`.
@@ -48,6 +51,7 @@ class State:
     velocity: np.ndarray | None = None
     sigma: Sequence[float] | None = None
     levels: np.ndarray | None = None
+    held: np.ndarray | None = None
     contrast: int = 0
     energy: list[dict] = field(default_factory=list)
     facts: list[dict] = field(default_factory=list)
@@ -80,6 +84,8 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         arrays["velocity"] = state.velocity
     if state.levels is not None:
         arrays["levels"] = state.levels
+    if state.held is not None:
+        arrays["held"] = state.held
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,6 +114,7 @@ def load(path: Path | None, fingerprint: str) -> State | None:
         velocity=arrays.get("velocity"),
         sigma=facts["sigma"],
         levels=arrays.get("levels"),
+        held=arrays.get("held"),
         contrast=facts["contrast"],
         energy=facts["energy"],
         facts=facts["facts"],

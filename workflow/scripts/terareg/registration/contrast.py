@@ -39,6 +39,8 @@ import torch
 from terareg.registration.flow import SamplingGrid
 
 CLASSES = ("match", "artefact", "missing")
+# weight in a window below which it is 0
+_TAIL = 1e-6
 
 
 class LocalContrast:
@@ -71,6 +73,8 @@ class LocalContrast:
             at = np.linspace(0, x[-1], nodes) if nodes > 1 else np.array([x[-1] / 2])
             self.axes.append(at)
             window = np.exp(-((at[:, None] - x) ** 2) / (2 * width**2))
+            # products of tails would be denormal numbers, which processors multiply slowly
+            window[window < _TAIL] = 0
             pool.append(torch.tensor(window, dtype=torch.float32, device=device))
             hat = np.ones((n, 1))
             if nodes > 1:

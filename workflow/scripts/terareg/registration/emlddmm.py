@@ -158,6 +158,7 @@ def _choose_contrast(plan: Plan, state: State) -> State:
         velocity=None,
         sigma=None,
         levels=levels,
+        held=problem.posterior(x).cpu().numpy(),
         contrast=best,
     )
 

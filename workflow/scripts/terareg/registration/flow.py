@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,18 @@ class SamplingGrid:
             for p, n, s, o in zip(points, self.shape, self.spacing, self.origin)
         ]
         return inside[0] & inside[1] & inside[2]
+
+    def beyond(self, faces: Iterable[tuple[int, int]], points: torch.Tensor) -> torch.Tensor:
+        """Whether points (3, ...) lie beyond one of the faces, 0 to 1 over one voxel, (...).
+
+        ``faces`` are pairs (axis, -1 or 1), see :func:`terareg.registration.images.cut_faces`.
+        """
+        before = torch.ones_like(points[0])
+        for axis, sign in faces:
+            step = self.spacing[axis]
+            face = self.origin[axis] + step * (self.shape[axis] - 0.5 if sign > 0 else -0.5)
+            before = before * (0.5 - sign * (points[axis] - face) / step).clamp(0, 1)
+        return 1 - before
 
     def sample(self, volume: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
         """Linear interpolation of ``volume`` (c, z, y, x) on this grid, edges clamped.

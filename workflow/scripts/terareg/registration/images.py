@@ -20,6 +20,8 @@ _SURFACE_VOXELS = 1
 # share of the voxels around the tissue with the same value, above which the image was masked; then
 # standard deviation of the blur of its surface, and the depth of the blur, voxels
 _CUT_SHARE = 0.9
+# share of a face of the image above which tissue on it means that tissue was cut there
+_CUT_FACE = 0.02
 _CUT_BLUR = 1.0
 _CUT_DEPTH = 1.5
 
@@ -274,6 +276,16 @@ def tissue_fraction(image: WorkingImage) -> np.ndarray:
     )
     level = np.maximum(mean[tuple(nearest)], 1e-3)
     return np.where(core, 1, np.clip(image.values / level, 0, 1)).astype(np.float32)
+
+
+def cut_faces(image: WorkingImage) -> tuple[tuple[int, int], ...]:
+    """Faces (axis, -1 or 1) at which tissue runs out of the image: it was cut there."""
+    return tuple(
+        (axis, sign)
+        for axis in range(3)
+        for sign, plane in ((-1, 0), (1, -1))
+        if image.tissue.take(plane, axis).mean() > _CUT_FACE
+    )
 
 
 def noise(image: WorkingImage) -> float:

@@ -28,10 +28,14 @@ from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
 from terareg.registration.flow import Flow, Kernel, SamplingGrid
 from terareg.registration.images import WorkingImage, noise
-from terareg.registration.regions import Painter, RegionFit
+from terareg.registration.regions import Painter
 
 # below this weight the backward term is not worth its time
 _LEAST_SHARE = 0.05
+# probabilities of match, artefact and missing in the half of the atlas that the sample lacks, and
+# beyond a face at which the atlas was cut: tissue, like or unlike any other, or background
+_ABSENT = (0.02, 0.005, 0.975)
+_UNKNOWN = (1e-4, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -86,12 +90,13 @@ class ImageSet:
 
     They share frame, weight and tissue; ``fraction``, float32 (z, y, x), is the tissue fraction of
     every voxel, see :func:`terareg.registration.images.tissue_fraction`. ``painter`` holds the
-    regions of the atlas.
+    regions of the atlas, ``cut`` the faces at which its tissue was cut.
     """
 
     images: tuple[WorkingImage, ...]
     fraction: np.ndarray
     painter: Painter | None = None
+    cut: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -124,6 +129,14 @@ class Model:
     backward_order: int
     prior_window: float
     landmarks: LandmarkTerm | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """Posteriors of match, artefact and missing from an earlier pass, (3, z, y, x), on a grid."""
+
+    posteriors: np.ndarray
+    grid: SamplingGrid
 
 
 def velocity_grid(atlas: WorkingImage, space: Space, spacing: float, margin: float) -> SamplingGrid:
@@ -186,7 +199,7 @@ class Problem:
         values = [np.clip(image.values, 0, 1.2) for image in atlases]
         self.atlas = self._tensor(np.stack([*values, atlas_side.fraction]))
         self.images = len(values)
-        self.painter = atlas_side.painter
+        self.painter, self.cut = atlas_side.painter, atlas_side.cut
         self.levels: np.ndarray | None = None
         self.presence = self._tensor(presence)[None]
         self.target = self._tensor(np.stack([np.clip(s.values, -0.3, 2.0) for s in samples]))
@@ -210,6 +223,7 @@ class Problem:
         self.base = None
         self.mixture: Mixture | None = None
         self.match = self.weight
+        self.held: torch.Tensor | None = None
         around = ~sample.tissue & (sample.weight > 0)
         self.background = [float(np.median(s.values[around])) if around.any() else 0.0
                            for s in samples]  # fmt: skip
@@ -244,6 +258,10 @@ class Problem:
         self.levels = levels
         painted = self._tensor(self.painter.paint(levels))
         self.atlas = torch.cat([self.atlas[: self.images], painted, self.atlas[-1:]])
+
+    def hold(self, held: Held) -> None:
+        """Start from the posteriors of an earlier pass instead of from a match everywhere."""
+        self.held = held.grid.sample(self._tensor(held.posteriors), self.points)
 
     @torch.no_grad()
     def generalised_error(self, x: torch.Tensor, contrast: Contrast) -> float:
@@ -290,19 +308,56 @@ class Problem:
         return self.painter.estimate(self.atlas_voxels(x), targets, weight)
 
     @torch.no_grad()
-    def left_in_regions(self, x: torch.Tensor, still: torch.Tensor) -> RegionFit:
-        """Residuals in the regions at x, and the gain of x over ``still``."""
+    def left_in_regions(self, x: torch.Tensor) -> np.ndarray:
+        """Number of matching voxels and median residual of every region, shape (2, ids)."""
         rest = self.predict(x)[0] - self.target
-        before = self.predict(still)[0] - self.target
-        gain = self.mixture.negative_log_likelihood(before, self.target)
-        gain = gain - self.mixture.negative_log_likelihood(rest, self.target)
         rest = rest[rest.square().mean((1, 2, 3)).argmax()]
-        flat = (t.reshape(-1).cpu().numpy() for t in (rest, gain, self.match))
-        return self.painter.fit(self.atlas_voxels(x), *flat)
+        flat = (t.reshape(-1).cpu().numpy() for t in (rest, self.match))
+        return self.painter.medians(self.atlas_voxels(x), *flat)
+
+    # ------------------------------------------------------------------ held-back blocks
+    def hold_back(self, side: float) -> None:
+        """Give no weight to a random half of the sample's blocks, the same half every time."""
+        counts = [
+            math.ceil(n * step / side)
+            for n, step in zip(self.sample_grid.shape, self.sample_grid.spacing)
+        ]
+        blocks = np.random.default_rng(0).permutation(math.prod(counts)) % 2
+        index = [
+            (np.arange(n) * step / side).astype(int)
+            for n, step in zip(self.sample_grid.shape, self.sample_grid.spacing)
+        ]
+        used = self._tensor(blocks.reshape(counts)[np.ix_(*index)])
+        self.held_back = self.weight * (1 - used)
+        self.weight = self.weight * used
+
+    def log_losses(self, x: torch.Tensor) -> torch.Tensor:
+        """-log p of every voxel of the sample at x, shape (z, y, x)."""
+        rest = self.predict(x)[0] - self.target
+        return self.mixture.negative_log_likelihood(rest, self.target)
+
+    @torch.no_grad()
+    def mean_held_back(self, x: torch.Tensor, values: torch.Tensor) -> tuple[float, np.ndarray]:
+        """Means of ``values`` (z, y, x) over the blocks held back; x says where the regions lie.
+
+        Mean over all tissue that the atlas knows, and mean and standard error of every region,
+        shape (2, ids); no ids without an annotation.
+        """
+        weight = self.held_back * self.known(x)
+        expected = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
+        mass = weight * torch.maximum(expected, (self.target[0] > 0.1).float())
+        mean = float((mass * values).sum() / mass.sum().clamp_min(1e-6))
+        if self.painter is None:
+            return mean, np.empty((2, 0))
+        flat = (t.reshape(-1).cpu().numpy() for t in (values, weight))
+        return mean, self.painter.means(self.atlas_voxels(x), *flat)
 
     # ------------------------------------------------------------------ unknowns
     def start(self, inverse: np.ndarray, velocity: torch.Tensor | None) -> torch.Tensor:
-        """Vector of unknowns for B (3 x 4) and velocities on this grid (internal units)."""
+        """Vector of unknowns for B (3 x 4) and velocities on this grid (internal units).
+
+        Unknowns are relative to this start: vectors of an earlier one are no longer valid.
+        """
         self.base = torch.tensor(inverse, dtype=torch.float32, device=self.device)
         x = torch.zeros(self.n_velocity + 12, device=self.device)
         if velocity is not None:
@@ -446,20 +501,36 @@ class Problem:
     @torch.no_grad()
     def initial_mixture(self, x: torch.Tensor, sigma: Sequence[float] | None = None) -> None:
         """Start of EM: sigmas from the residuals, priors from the settings and presence map."""
+        self.match = self.weight * self.known(x)
+        if self.held is not None:
+            self.match = self.match * self.held[0]
         if sigma is None:
             predicted, _ = self.predict(x)
-            shares = [(self.weight * (p - t).square()).sum() / self.weight.sum()
+            shares = [(self.match * (p - t).square()).sum() / self.match.sum()
                       for p, t in zip(predicted, self.target)]  # fmt: skip
             sigma = [1.5 * float(share.sqrt()) for share in shares]
         sigma = [max(one, self.least_sigma) for one in sigma]
-        prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
-        there = self.presence_on_sample(x)
-        prior = prior.expand(3, *self.weight.shape)
-        absent = torch.tensor([0.02, 0.005, 0.975], device=self.device)[:, None, None, None]
-        prior = there * prior + (1 - there) * absent
-        self.mixture = self._mixture(sigma, self.bright, prior)
+        self.mixture = self._mixture(sigma, self.bright, self._prior(x, self.held))
         self.match = self.weight * self.posterior(x)[0]
         self._update_backward(x)
+
+    def _prior(self, x: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
+        """Probabilities of the classes: what is expected at x, or the mean of it and ``found``."""
+        classes = torch.tensor([self.model.prior, _ABSENT, _UNKNOWN], device=self.device)
+        usual, absent, unknown = classes[:, :, None, None, None]
+        there, known = self.presence_on_sample(x), self.known(x)
+        prior = there * usual + (1 - there) * absent
+        if found is not None:
+            prior = 0.5 * found + 0.5 * prior
+        prior = (known * prior + (1 - known) * unknown).clamp_min(1e-4)
+        return prior / prior.sum(0)
+
+    @torch.no_grad()
+    def known(self, x: torch.Tensor) -> torch.Tensor:
+        """0 where the sample lies beyond a cut face of the atlas, otherwise 1."""
+        if not self.cut:
+            return torch.ones_like(self.weight)
+        return 1 - self.atlas_grid.beyond(self.cut, self.pulled_points(x))
 
     def presence_on_sample(self, x: torch.Tensor) -> torch.Tensor:
         """Presence of the atlas at the sample's voxels, without the deformation."""
@@ -469,7 +540,7 @@ class Problem:
     def expected_tissue(self, x: torch.Tensor) -> torch.Tensor:
         """Tissue that the atlas expects at the sample's voxels, 0 to 1; 0 without data."""
         fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
-        return fraction * self.presence_on_sample(x) * self.weight
+        return fraction * self.presence_on_sample(x) * self.weight * self.known(x)
 
     @torch.no_grad()
     def posterior(self, x: torch.Tensor) -> torch.Tensor:
@@ -483,7 +554,8 @@ class Problem:
         predicted, _ = self.predict(x)
         residual = predicted - self.target
         posterior = self.mixture.posterior(residual, self.target)
-        mass = posterior * self.weight
+        weight = self.weight * self.known(x)
+        mass = posterior * weight
         total = mass.sum((1, 2, 3)).clamp_min(1e-6)
         sigmas, artefacts = [], []
         for channel, (rest, target) in enumerate(zip(residual, self.target)):
@@ -492,13 +564,7 @@ class Problem:
             sigmas.append(max(min(sigma, self.mixture.sigma[channel][0]), self.least_sigma))
             bright = float((mass[1] * target).sum() / total[1])
             artefacts.append(bright if float(total[1]) > 20 else self.mixture.mean[channel][0])
-        smoothed = self.priors.smooth(posterior, self.weight)
-        prior = torch.tensor(self.model.prior, device=self.device)[:, None, None, None]
-        there = self.presence_on_sample(x)
-        absent = torch.tensor([0.02, 0.005, 0.975], device=self.device)[:, None, None, None]
-        expected = there * prior + (1 - there) * absent
-        prior = (0.5 * smoothed + 0.5 * expected).clamp_min(1e-4)
-        prior = prior / prior.sum(0)
+        prior = self._prior(x, self.priors.smooth(posterior, weight))
         self.mixture = self._mixture(sigmas, artefacts, prior)
         posterior = self.mixture.posterior(residual, self.target)
         self.match = self.weight * posterior[0]

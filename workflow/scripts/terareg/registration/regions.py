@@ -42,6 +42,8 @@ _BLUR = 0.5
 _ROUNDS = 25
 # fewest voxels of a region that is judged
 _JUDGED = 50
+# standard errors beyond which a difference is not chance
+_CHANCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -76,13 +78,20 @@ class RegionFit:
     """How well regions are explained; arrays of shape (regions,).
 
     Number of matching ``voxels``, median ``residual`` (prediction minus sample, units of the
-    normalised channel), and ``gain`` of the deformation over the affine alone, nats per voxel.
+    normalised channel), and ``gain`` of the deformation over the affine alone on voxels that it was
+    not fitted to, nats per voxel, with its standard ``error``.
     """
 
     ids: np.ndarray
     voxels: np.ndarray
     residual: np.ndarray
     gain: np.ndarray
+    error: np.ndarray
+
+    @property
+    def worse(self) -> np.ndarray:
+        """Regions in which the affine alone is better by more than chance."""
+        return self.gain < -_CHANCE * self.error
 
     def share(self, chosen: np.ndarray) -> float:
         """Percentage of the voxels that lie in the chosen regions."""
@@ -120,6 +129,13 @@ class Tree:
         self.parent = np.array([0, *(number[p[-2]] if len(p) > 1 else 0 for p in order)])
         self.depth = np.array([0, *(len(path) for path in order)])
         self.own = np.array([number[i] for i in self.ids.tolist()], int)
+
+    def judged(
+        self, voxels: np.ndarray, residual: np.ndarray, gain: np.ndarray, error: np.ndarray
+    ) -> RegionFit:
+        """Those of ``ids`` that have enough voxels, with their figures, each of shape (ids,)."""
+        enough = (voxels >= _JUDGED) & (self.ids > 0)
+        return RegionFit(self.ids[enough], *(a[enough] for a in (voxels, residual, gain, error)))
 
     def levels(self, medians: np.ndarray, variances: np.ndarray) -> np.ndarray:
         """Posterior mean of the level of each of ``ids``.
@@ -218,20 +234,24 @@ class Painter:
             levels.append(self.tree.levels(medians, variances))
         return np.stack(levels)
 
-    def fit(
-        self, at: np.ndarray, rest: np.ndarray, gain: np.ndarray, weight: np.ndarray
-    ) -> RegionFit:
-        """Residuals and gains of the regions that have enough voxels to be judged.
+    def medians(self, at: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Sum of the weights and weighted median of every region, shape (2, ids).
 
-        ``at`` and ``weight`` as in :meth:`estimate`; ``rest`` and ``gain`` have shape (n,).
+        ``at`` and ``weight`` as in :meth:`estimate`; ``values`` has shape (n,).
         """
         use, region, weight = self._seen(at, weight)
         n = len(self.tree.ids)
         count = np.bincount(region, weight, minlength=n)
-        medians = _medians(region, rest[use].astype(np.float64), weight, n)
-        means = np.bincount(region, weight * gain[use], minlength=n) / np.maximum(count, 1e-6)
-        enough = (count >= _JUDGED) & (self.tree.ids > 0)
-        return RegionFit(self.tree.ids[enough], count[enough], medians[enough], means[enough])
+        return np.stack([count, _medians(region, values[use].astype(np.float64), weight, n)])
+
+    def means(self, at: np.ndarray, values: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Weighted mean of every region and its standard error, shape (2, ids)."""
+        use, region, weight = self._seen(at, weight)
+        values, n = values[use].astype(np.float64), len(self.tree.ids)
+        count = np.maximum(np.bincount(region, weight, minlength=n), 1e-6)
+        mean = np.bincount(region, weight * values, minlength=n) / count
+        square = np.bincount(region, weight * (values - mean[region]) ** 2, minlength=n) / count
+        return np.stack([mean, np.sqrt(square * _ALIKE / count)])
 
     def _seen(self, at: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, ...]:
         """Voxels that are used, their regions and their weights."""

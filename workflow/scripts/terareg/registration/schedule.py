@@ -18,6 +18,7 @@ from terareg.registration.images import (
     WorkingImage,
     correct_grid,
     crop_to_tissue,
+    cut_faces,
     prepare,
     reduced,
     resample,
@@ -27,6 +28,7 @@ from terareg.registration.images import (
 from terareg.registration.landmarks import Landmarks
 from terareg.registration.problem import (
     Contrast,
+    Held,
     ImageSet,
     LandmarkTerm,
     Model,
@@ -136,6 +138,7 @@ class Plan:
             replace(image, values=tissue_fraction(image)) for image in (self.atlas, self.sample)
         )
         self.warnings = [text for i in (*self.atlases, *self.samples) for text in i.warnings]
+        self.cut = cut_faces(self.atlas)
         self.size = self.atlas.tissue_volume_um3 ** (1 / 3)
         self.space = Space(
             self.size / 10,
@@ -251,10 +254,17 @@ class Plan:
         ]
         return resample(image, spacing)
 
-    def problem(self, level: int, state: State | None = None) -> tuple[Problem, WorkingImage]:
-        """Energy at a level after ``state``, and the part of the sample that it uses."""
+    def problem(
+        self, level: int, state: State | None = None, trial: bool = False
+    ) -> tuple[Problem, WorkingImage]:
+        """Energy at a level after ``state``, and the part of the sample that it uses.
+
+        ``trial``: for a fit that stands alone, without the backward term and without annealing.
+        """
         state = state or State(np.eye(4))
         voxel, model = self.voxels_um[level], self.model(level, state)
+        if trial:
+            model = replace(model, symmetric=False, annealing=1.0)
         near = 0.15 * self.size
         atlas, sample = (
             [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]
@@ -266,12 +276,15 @@ class Plan:
         painter = None
         if self.regions is not None:
             painter = Painter(self.regions, self.annotated, atlas[0], self.tree)
-        sides = (ImageSet(tuple(atlas[:-1]), atlas[-1].values, painter),
+        sides = (ImageSet(tuple(atlas[:-1]), atlas[-1].values, painter, self.cut),
                  ImageSet(tuple(sample[:-1]), sample[-1].values))  # fmt: skip
         there = presence(atlas[0], self.extent)
         problem = Problem(*sides, there, self.space, model, grid)
         if state.contrast:
             problem.set_levels(state.levels)
+        if state.held is not None:
+            finest = crop_to_tissue(self.working(self.sample, self.voxels_um[-1]), near).frame
+            problem.hold(Held(state.held, self.space.grid(finest, self.space.sample_centre)))
         return problem, sample[0]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,13 +54,7 @@ def find_consensus(windows: Sequence[WindowResult], tolerance, bins, lags) -> Co
     lags : sequence of int
         Displacements searched per axis.
     """
-    usable = [i for i, w in enumerate(windows) if w.peak > 0]
-    seen = [i for i in usable if windows[i].signal]
-    clear = [i for i in usable if windows[i].peak > _CLEAR_PEAK * windows[i].second]
-    electorates = []
-    for voters in (seen, clear, usable):
-        if len(voters) > 1 and voters not in electorates:
-            electorates.append(voters)
+    electorates = _electorates(windows)
     box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
     best = Consensus((), 1.0, 0)
     for voters in electorates:
@@ -71,6 +66,57 @@ def find_consensus(windows: Sequence[WindowResult], tolerance, bins, lags) -> Co
         if chance < best.chance:
             best = Consensus(tuple(cluster), float(chance), len(voters))
     return best
+
+
+def find_line(windows: Sequence[WindowResult], tolerance, bins, lags) -> Consensus:
+    """Largest group of windows whose displacements lie on a line over the depth.
+
+    All windows vote, also those far from the displacement on which the others agree: a tile that
+    leans shows another displacement at every depth. Two windows make a line, so that m of n lie
+    within the tolerance of one by chance with probability C(n, m) (box / lags)^(m - 2).
+
+    Parameters are those of :func:`find_consensus`.
+    """
+    box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
+    electorates = _electorates(windows)
+    best = Consensus((), 1.0, 0)
+    for voters in electorates:
+        depths = np.array([sum(windows[i].z) / 2 for i in voters])
+        shifts = np.array([windows[i].displ_vox for i in voters])
+        peaks = np.array([windows[i].peak for i in voters])
+        most, members = 0.0, np.zeros(len(voters), bool)
+        for i, j in combinations(range(len(voters)), 2):
+            if depths[i] == depths[j]:
+                continue
+            slope = (shifts[j] - shifts[i]) / (depths[j] - depths[i])
+            away = np.abs(shifts - shifts[i] - np.outer(depths - depths[i], slope))
+            near = np.all(away <= np.asarray(tolerance) + 1e-9, axis=1)
+            # of lines with as many windows the one with the higher peaks, then the flatter one
+            support = near.sum() + 1e-3 * peaks[near].sum() / max(float(peaks.sum()), 1e-12)
+            support -= 1e-6 * float(np.abs(slope).max())
+            if support > most:
+                most, members = support, near
+        count = int(members.sum())
+        if count < 3:
+            continue
+        chance = math.comb(len(voters), count) * (box / np.prod(lags)) ** (count - 2)
+        chance *= len(electorates)
+        if chance < best.chance:
+            kept = tuple(i for i, near in zip(voters, members) if near)
+            best = Consensus(kept, float(chance), len(voters))
+    return best
+
+
+def _electorates(windows: Sequence[WindowResult]) -> list[list[int]]:
+    """Groups of windows that may vote, see :func:`find_consensus`."""
+    usable = [i for i, w in enumerate(windows) if w.peak > 0]
+    seen = [i for i in usable if windows[i].signal]
+    clear = [i for i in usable if windows[i].peak > _CLEAR_PEAK * windows[i].second]
+    electorates: list[list[int]] = []
+    for voters in (seen, clear, usable):
+        if len(voters) > 1 and voters not in electorates:
+            electorates.append(voters)
+    return electorates
 
 
 def largest_cluster(shifts: np.ndarray, weights: np.ndarray, tolerance) -> list[int]:

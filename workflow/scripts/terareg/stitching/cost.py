@@ -6,6 +6,16 @@ import math
 
 from terareg.core.cost import ITK_MB, PYTHON_MB, Load, RuleCost, batches, if_measured
 from terareg.core.extents import Sample
+from terareg.stitching.channel_sampling import (
+    DEPTHS,
+    FIELD,
+    MOST_PLACES,
+    MOST_TILES,
+    PATCH_PX,
+    PLANES,
+    WIDEN,
+    search_in_voxels,
+)
 from terareg.stitching.overview import BINNED_TO, MAX_TILES, overview_planes
 
 _PAIRS_PER_JOB = 4  # gigabytes of pairs take as long as one gigabyte of corrected tiles
@@ -41,6 +51,42 @@ def _measure_displacements(sample: Sample) -> Load:
     return Load(pair_batches(sample), read, cpu_s=6 * read)
 
 
+def shifted_channels(sample: Sample) -> int:
+    """Channels whose shift against the alignment channel is measured or given."""
+    wanted = sample.option("stitching.channel_shift")
+    return 0 if wanted == "none" or not sample.tiled else sample.size.channels - 1
+
+
+def _channel_search(sample: Sample) -> tuple[int, list[int]]:
+    """Planes of a channel at one place, and the search, voxels (z, y, x)."""
+    shape = sample.size.tile_shape
+    search_um = [WIDEN * s for s in sample.option("stitching.channel_search_um")]
+    search = search_in_voxels(search_um, sample.grid.spacing_um, shape)
+    return min(shape[0], PLANES + 2 * search[0]), search
+
+
+def _measure_channel_shift(sample: Sample) -> Load:
+    count = shifted_channels(sample)
+    if sample.option("stitching.channel_shift") == "given":
+        return Load(count, cpu_s=count)
+    size, (deep, _) = sample.size, _channel_search(sample)
+    looked_at = 2 * min(size.tiles, MOST_TILES) * DEPTHS
+    compared = min(MOST_PLACES, size.tiles * DEPTHS) * (min(PLANES, size.tile_shape[0]) + deep)
+    read = count * (looked_at + compared) * size.plane_mb / 1e3
+    return Load(count, read, cpu_s=count * 60 + 2 * read)
+
+
+def _compared_patches(sample: Sample, threads: int) -> float:
+    """Patches of both channels at all places, half precision, and for each thread a band of rows
+    of both, and one patch while it is filtered and correlated, single precision."""
+    size, (deep, search) = sample.size, _channel_search(sample)
+    rows, columns = (min(n, PATCH_PX + 2 * s) for n, s in zip(size.tile_shape[1:], search[1:]))
+    patch = deep * rows * columns + PLANES * PATCH_PX**2
+    band = 2 * deep * min(size.tile_shape[1], rows + 30) * size.tile_shape[2]
+    held = 2 * MOST_PLACES * FIELD**2 * patch
+    return ITK_MB + (held + threads * (size.bytes_per_voxel * band + 40 * patch)) / 1e6
+
+
 def _overviews(sample: Sample, threads: int) -> float:
     """Some planes of a tile for each thread, and the same planes of all tiles, binned, float32."""
     size = sample.size
@@ -72,5 +118,8 @@ RULES = {
     "project_displacements": RuleCost("stitching", needs="tiles"),
     "threshold_displacements": RuleCost("stitching", needs="tiles"),
     "place_tiles": RuleCost("stitching", needs="tiles"),
+    "measure_channel_shift": RuleCost(
+        "stitching", _compared_patches, _measure_channel_shift, heavy=True, needs="tiles"
+    ),
     "export_render": RuleCost("stitching", needs="tiles"),
 }

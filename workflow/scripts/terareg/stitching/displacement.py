@@ -22,9 +22,11 @@ import numpy as np
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
-from terareg.stitching.consensus import find_consensus
+from terareg.stitching.consensus import Consensus, find_consensus, find_line
 from terareg.stitching.correlation import MIN_OVERLAP, best_peak, correlate
+from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
+from terareg.stitching.leans import lean_of_windows
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, WindowResult
 from terareg.stitching.projections import measure_projections
 from terareg.stitching.refinement import choose_patches, keep_patches, refine
@@ -34,6 +36,8 @@ from terareg.stitching.strips import Strips, binning_of, windows_of
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
     from terareg.acquisition.tiles import TileSource
+
+_LEAST_SIGMA = 0.02  # voxels
 
 
 def measure_pair(
@@ -53,6 +57,9 @@ def measure_pair(
     binned in y and x. Patches at full resolution around the displacement on which the windows agree
     refine it to a fraction of a voxel, by correlation and then by least squares, in which voxels
     with signal have more weight.
+
+    Where windows with structure do not agree, the search goes on along z: sparse planes of the
+    whole stack, strongly binned, say where to look.
 
     With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
     whole voxels; for each axis the most reliable sub-volume is taken.
@@ -111,6 +118,15 @@ def measure_pair(
         if result.status != "disagree" or settings.widen == 1:
             break
     assert result is not None
+    if result.status == "disagree" and settings.widen > 1:
+        counted = pair.bytes
+        place = find_depth(pair, binning_of(pair, settings), settings.dark)
+        result = replace(result, bytes=result.bytes + pair.bytes - counted)
+        if place is not None and abs(place[0] - pair.centre[0]) > pair.search[0]:
+            near = Strips(source, shape, pair.names, direction, place, pair.search)
+            attempt = _measure(near, settings)
+            read = result.bytes + attempt.bytes
+            result = replace(attempt if attempt.status == "ok" else result, bytes=read)
     return result
 
 
@@ -176,14 +192,19 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     )  # fmt: skip
     tolerance = np.maximum(settings.tolerance_vox, bins)
     found = find_consensus(windows, tolerance, bins, lags)
+    line = find_line(windows, tolerance, bins, lags)
+    if 1 - found.chance < settings.min_reliability <= 1 - line.chance:
+        found = line  # a tile that leans so much that no two depths agree
     members, reliability = found.members, 1 - found.chance
     if len(members) < 2 or reliability < settings.min_reliability:
         return replace(nothing, reliability=reliability, agree=len(members), of=found.of or signal)
     nothing = replace(nothing, of=found.of)
+    radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
+    if found is line:
+        return _leaning(nothing, (windows, patches), line, pair.shape[0], radius)
     coarse = np.average(
         [windows[i].displ_vox for i in members], axis=0, weights=[windows[i].peak for i in members]
     )
-    radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
     chosen = choose_patches([(i, p) for i in members for p in patches[i]], settings.patches)
     fine = refine([p for _, p in chosen], np.rint(coarse).astype(int), radius)
     if fine is None:
@@ -192,17 +213,66 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     result = list(windows)
     for i in members:
         own = [d for (j, _), d in zip(chosen, per_patch) if j == i and d is not None]
-        shift = np.mean(own, axis=0) if own else displ
+        if own:
+            shift = np.mean(own, axis=0)
+        else:  # farther from the joint displacement than its patches are looked for
+            alone = refine(patches[i], np.rint(windows[i].displ_vox).astype(int), radius)
+            shift = displ if alone is None else alone[0]
         result[i] = replace(windows[i], agrees=True, displ_vox=tuple(float(v) for v in shift))
+    nothing = replace(nothing, reliability=reliability, agree=len(members), peak=peak)
+    lean = lean_of_windows(result, pair.shape[0])
+    more = set(line.members) - set(members)
+    if (more or (lean and lean[0].clear)) and 1 - line.chance >= settings.min_reliability:
+        leaning = _leaning(nothing, (result, patches), line, pair.shape[0], radius)
+        if leaning.status == "ok":
+            return leaning
     return replace(
         nothing,
         status="ok",
         displ_vox=tuple(float(v) for v in displ),
         sigma_vox=tuple(float(v) for v in sigma),
-        reliability=reliability,
-        peak=peak,
-        agree=len(members),
         windows=tuple(result),
+        lean_vox=lean and lean[0].vox,
+        lean_sigma_vox=lean and lean[0].sigma_vox,
+    )
+
+
+def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, radius) -> PairResult:
+    """Result of a pair whose displacement changes with depth: of status "ok" if that is clear.
+
+    Windows are refined one by one, each around its own place on the line.
+    """
+    windows, patches = list(measured[0]), measured[1]
+    depths = np.array([sum(windows[i].z) / 2 for i in line.members])
+    design = np.column_stack([np.ones(len(depths)), depths])
+    shifts = np.array([windows[i].displ_vox for i in line.members])
+    expected = design @ np.linalg.lstsq(design, shifts, rcond=None)[0]
+    peaks = []
+    for i, place in zip(line.members, expected):
+        windows[i] = replace(windows[i], agrees=False)
+        fine = refine(patches[i], np.rint(place).astype(int), radius)
+        if fine is not None and np.all(np.abs(fine[0] - place) <= radius):
+            shift = tuple(float(v) for v in fine[0])
+            windows[i] = replace(windows[i], agrees=True, displ_vox=shift)
+            peaks.append(fine[2])
+    found = lean_of_windows(windows, planes)
+    if found is None or not found[0].clear:
+        return nothing
+    lean, middle = found
+    # the middle of the stack is known as well as the mean of the windows
+    sigma = [s / math.sqrt(12) for s in lean.sigma_vox]
+    return replace(
+        nothing,
+        status="ok",
+        displ_vox=tuple(float(v) for v in middle),
+        sigma_vox=tuple(float(v) for v in np.maximum(sigma, _LEAST_SIGMA)),
+        reliability=1 - line.chance,
+        peak=float(np.mean(peaks)),
+        agree=len(peaks),
+        of=line.of,
+        windows=tuple(windows),
+        lean_vox=lean.vox,
+        lean_sigma_vox=lean.sigma_vox,
     )
 
 

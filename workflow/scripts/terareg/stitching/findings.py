@@ -5,18 +5,24 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import sparse
+from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from terareg.core.errors import few
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
+from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
 
 logger = logging.getLogger(__name__)
+
+_STEP_VOX = 3.0  # voxels by which a step may differ from the nominal one without a word
+_SURE = 0.999  # probability of what is said of a step, against chance
+_FEW = 10  # links whose scatter a median of deviations may miss
+_ZERO = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class Solution:
         Scatter of the stage about the model.
     enough : dict of str to int
         Usable pairs per direction.
+    leans, applied : dict of str to Lean
+        Leans of the tiles as measured, and those that fusion is to correct.
     """
 
     positions: np.ndarray
@@ -43,6 +51,8 @@ class Solution:
     model: dict[str, np.ndarray]
     sigma_vox: float
     enough: dict[str, int]
+    leans: dict[str, Lean] = field(default_factory=dict)
+    applied: dict[str, Lean] = field(default_factory=dict)
 
 
 def report(
@@ -70,6 +80,7 @@ def report(
             Link(
                 pair.a, pair.b, pair.direction, _floats(pair.displ_vox), _floats(residual),
                 _floats(pair.sigma_vox), float(pair.reliability), state, reason,
+                pair.lean_vox, pair.lean_sigma_vox,
             )
         )  # fmt: skip
     accepted = measured[kept]
@@ -86,7 +97,7 @@ def report(
             state = "linked" if group[cell] == largest else "group"
         tiles[name] = PlacedTile(
             cell // grid.columns, cell % grid.columns, _floats(x[cell]), _integers(x[cell]),
-            state, int(count[cell]),
+            state, int(count[cell]), found.applied[name].vox if name in found.applied else _ZERO,
         )  # fmt: skip
     unscanned = {
         f"{cell // grid.columns},{cell % grid.columns}": _integers(x[cell])
@@ -95,6 +106,8 @@ def report(
     }
     loops = _loops(grid, pairs, measured, kept, usable)
     summary = _summary(links, loops, tiles)
+    summary["lean_left_vox"] = lean_left(pairs, kept, found.applied)
+    summary["tiles_leaning"] = len(leaning(found.leans)) if found.leans else None
     groups = len({int(group[c]) for c in grid.names if count[c]})
     warnings = _warnings(grid, pairs, links, tiles, groups, found)
     for text in warnings:
@@ -192,7 +205,7 @@ def _summary(links, loops, tiles) -> dict:
 
 
 def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
-    warnings, model, enough = [], found.model, found.enough
+    warnings, model = [], found.model
     by_model = [name for name, tile in tiles.items() if tile.state == "model"]
     if by_model and len(tiles) > 1:
         warnings.append(
@@ -210,33 +223,39 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
             f"{len(rejected)} links contradict the others and were rejected: {few(rejected)}"
         )
     for direction in DIRECTIONS:
+        own = [
+            p.displ_vox for p, use in zip(pairs, found.usable) if use and p.direction == direction
+        ]
+        if len(own) < 3:
+            continue
         off = np.array(model[direction]) - grid.nominal[direction]
-        if enough[direction] >= 3 and np.abs(off).max() > 3:
+        error = _error_of_median(np.array(own))
+        # the fewer links there are, the more standard errors may be chance
+        sure = float(special.stdtrit(len(own) - 1, _SURE))
+        if np.any((np.abs(off) > _STEP_VOX) & (np.abs(off) > sure * error)):
+            step = ", ".join(f"{v:.1f} +- {e:.1g}" for v, e in zip(model[direction], error))
             warnings.append(
-                f"the {direction} step is ({', '.join(f'{v:.1f}' for v in model[direction])}) "
-                f"voxels (z, y, x), not the nominal "
+                f"the {direction} step is ({step}) voxels (z, y, x), not the nominal "
                 f"({', '.join(f'{v:.1f}' for v in grid.nominal[direction])})"
             )
-    wobble = [name for name in map(_wobbles, pairs) if name]
-    if wobble:
-        warnings.append(
-            f"displacements change with depth by more than 1.5 voxels in {len(wobble)} pairs "
-            f"(tilt or wobble of the stage): {few(wobble)}"
+    warnings += jump_warnings(pairs, found.kept)
+    told = lean_warnings(found.leans, grid.planes)
+    if told and found.applied:
+        told[0] += "; fusion moves their planes accordingly (xml_merging.xml holds their middle)"
+    elif told:
+        told[0] += (
+            "; they are placed right in the middle of the stack alone: set stitching.model: auto"
         )
-    return warnings
+    return warnings + told
 
 
-def _wobbles(pair: PairResult) -> str:
-    """Name of the pair if its agreeing windows drift with z by more than 1.5 voxels rms."""
-    windows = [w for w in pair.windows if w.agrees]
-    if pair.status != "ok" or len({w.z for w in windows}) < 3:
-        return ""
-    depth: dict[tuple[int, int], list] = {}
-    for window in windows:
-        depth.setdefault(window.z, []).append(window.displ_vox)
-    means = np.array([np.mean(v, axis=0) for _, v in sorted(depth.items())])
-    rms = math.sqrt(float(((means - means.mean(0)) ** 2).mean(0).max()))
-    return f"{pair.a}-{pair.b}" if rms > 1.5 else ""
+def _error_of_median(values: np.ndarray) -> np.ndarray:
+    """Standard error of the median of values (n, 3), n at least 2."""
+    spread = 1.4826 * np.median(np.abs(values - np.median(values, axis=0)), axis=0)
+    if len(values) < _FEW:  # so few may lie close to their median by chance
+        spread = np.maximum(spread, values.std(axis=0, ddof=1))
+    error: np.ndarray = math.sqrt(math.pi / 2) * spread / math.sqrt(len(values))
+    return error
 
 
 def _statistic(function, values) -> float | None:

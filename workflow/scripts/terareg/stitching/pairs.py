@@ -88,6 +88,10 @@ class PairResult:
         Bytes of pixels requested from the source.
     engine : str
         "ncc", "mip_ncc", or "xml" for values read from a TeraStitcher file.
+    lean_vox, lean_sigma_vox : tuple of float or None
+        Change of the displacement (z, y, x) from the first plane of the stack to the last, and its
+        standard error, from all windows; None where fewer than three depths were measured. Where
+        it is clear, ``displ_vox`` is the displacement in the middle of the stack.
     """
 
     a: str
@@ -105,6 +109,8 @@ class PairResult:
     windows: tuple[WindowResult, ...] = ()
     bytes: int = 0
     engine: str = "ncc"
+    lean_vox: tuple[float, float, float] | None = None
+    lean_sigma_vox: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
+
 from terareg.core.errors import StitchingError
 from terareg.storage.records import read_json, write_json
 
@@ -66,6 +68,9 @@ class PlacedTile:
         "file": read from a TeraStitcher file.
     links : int
         Accepted links.
+    lean_vox : tuple of float
+        How far what it shows moves (z, y, x) from its first plane to its last, as fusion corrects
+        it; ``origin_vox`` holds in the middle of its stack.
     """
 
     row: int
@@ -74,6 +79,7 @@ class PlacedTile:
     integer: tuple[int, int, int]
     state: str
     links: int
+    lean_vox: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ class Link:
         "empty": no signal in the overlap.
     reason : str
         Why it was not kept.
+    lean_vox, lean_sigma_vox : tuple of float or None
+        Change of the displacement over the stack and its standard error, see
+        :class:`~terareg.stitching.pairs.PairResult`.
     """
 
     a: str
@@ -105,6 +114,8 @@ class Link:
     reliability: float
     state: str
     reason: str = ""
+    lean_vox: tuple[float, float, float] | None = None
+    lean_sigma_vox: tuple[float, float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,20 @@ class Placement:
         """Origin (z, y, x) of every tile, voxels: whole ones, or exact with ``subpixel``."""
         return {n: t.origin_vox if subpixel else t.integer for n, t in self.tiles.items()}
 
+    def matrices(self, planes: int) -> dict[str, np.ndarray]:
+        """Matrix of every tile that leans, (3, 3); ``planes`` are those of a tile.
+
+        Voxel v shows the tile at index ``matrix @ (v - middle) + middle``, both relative to the
+        tile's origin, ``middle`` being its middle plane, row 0 and column 0.
+        """
+        found = {}
+        for name, tile in self.tiles.items():
+            if any(tile.lean_vox):
+                back = np.eye(3)
+                back[:, 0] += np.array(tile.lean_vox) / (planes - 1)
+                found[name] = np.linalg.inv(back)
+        return found
+
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
         return asdict(self)
@@ -152,7 +177,7 @@ class Placement:
             {
                 name: PlacedTile(
                     t["row"], t["column"], tuple(t["origin_vox"]), tuple(t["integer"]),
-                    t["state"], t["links"],
+                    t["state"], t["links"], tuple(t.get("lean_vox", (0.0, 0.0, 0.0))),
                 )
                 for name, t in sorted(
                     data["tiles"].items(), key=lambda item: (item[1]["row"], item[1]["column"])

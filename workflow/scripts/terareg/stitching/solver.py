@@ -10,19 +10,24 @@ a link between them are placed by the model, and no position is left undetermine
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from terareg.core.errors import StitchingError
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
+from terareg.stitching.leans import Lean, leaning, leans_of_tiles
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Placement, PlacementSettings
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
+
+MODELS = ("translation", "depth", "auto")
 
 # Largest deviation, in standard deviations, of a link that no loop confirms from the stage model,
 # and the same if it contradicts the robust solution as well.
@@ -35,6 +40,7 @@ def place(
     acquisition: Acquisition,
     pairs: Sequence[PairResult],
     settings: PlacementSettings | None = None,
+    tile_model: str = "translation",
 ) -> Placement:
     """Place all tiles by a robust global solution.
 
@@ -52,6 +58,10 @@ def place(
     pairs : sequence of PairResult
         At most one per pair of neighbours; pairs may be missing.
     settings : PlacementSettings, optional
+    tile_model : str
+        "translation": every tile is moved as a whole; "depth": its planes may move with depth, by
+        the lean that the links measured; "auto": this for tiles whose lean is clear and large
+        enough to matter.
 
     Returns
     -------
@@ -62,6 +72,8 @@ def place(
     StitchingError
         If two tiles share a cell, or a pair names unknown tiles or tiles that are not neighbours.
     """
+    if tile_model not in MODELS:
+        raise StitchingError(f"model {tile_model!r} is unknown; choose one of {', '.join(MODELS)}")
     settings = settings or PlacementSettings()
     grid = CellGrid(acquisition)
     measured = grid.links(pairs)
@@ -112,7 +124,12 @@ def place(
             break
         kept = now
     found = Solution(x, usable, kept, model, stage_sigma, enough)
-    return report(grid, pairs, found, settings)
+    leans = leans_of_tiles(list(grid.index), pairs, kept)
+    if tile_model == "translation":
+        applied: dict[str, Lean] = {}
+    else:
+        applied = leans if tile_model == "depth" else leaning(leans)
+    return report(grid, pairs, replace(found, leans=leans, applied=applied), settings)
 
 
 def _stage_model(grid, pairs, displ, usable):

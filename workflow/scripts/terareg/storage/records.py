@@ -65,6 +65,12 @@ def _cell(value: Any, number: str) -> str:
     return format(value, number) if isinstance(value, float) else to_cell(str(value))
 
 
+def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Rows of a file of :func:`write_table` as text, keyed by the names in its first line."""
+    with open(path, encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
 def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a local JSON file; an unreadable one is a :class:`StoreError` that names it."""
     try:

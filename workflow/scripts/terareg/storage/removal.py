@@ -18,8 +18,8 @@ from terareg.storage.store import Entry, Store
 OWN_NAMES = (
     "acquisition.json", "input.json", "inputs.json", "report.html",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
-    "labels", "atlas_space", "points", "derived", "regions", "accuracy", "overlap", "views", "logs",
-    "benchmarks", "checksums",
+    "labels", "atlas_space", "points", "cells", "derived", "regions", "accuracy", "overlap",
+    "exports", "bids", "bids.json", "views", "logs", "benchmarks", "checksums",
 )  # fmt: skip
 _CORRECTED = "corrected"
 _LEFT_BEHIND = (".part", ".__lock", ".checkpoint.npz", ".log.kept")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from terareg.core.cost import (
+    Load,
     RuleCost,
+    atlas,
     atlases,
     atlases_given,
     channels,
@@ -29,7 +33,26 @@ def _drawn_stripes(sample: Sample) -> int:
     return sample.size.channels if known else 0
 
 
+def _browsed(sample: Sample, threads: int) -> float:
+    """The atlas, the maps of damage, and the voxels of the slice browser in several copies."""
+    return registered(lambda sample, name: 24, lambda sample, name: 5)(sample, threads) + 120
+
+
+def _looked_at(sample: Sample, threads: int) -> float:
+    """An atlas, and raw planes on every thread."""
+    return atlas(12)(sample, threads) + 8 * threads * sample.size.plane_mb
+
+
+def _first_look(sample: Sample) -> Load:
+    """A plane of every tile, and 64 planes of every tile of the middle row and column."""
+    size, n = sample.size, len(sample.atlases)
+    crossed = 64 * 2 * math.sqrt(size.tiles)
+    gb = 1e-3 * size.plane_mb * (size.tiles + crossed)
+    return Load(n, n * gb, cpu_s=n * (8.0 + 4.0 * gb))
+
+
 RULES = {
+    "first_look": RuleCost("views", _looked_at, _first_look, heavy=True, needs="tiles"),
     "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
@@ -38,10 +61,12 @@ RULES = {
     "assess_registration": RuleCost(
         "registration",
         registered(
-            lambda sample, name: 35 + 25 * channels_registered(sample), lambda sample, name: 15
+            lambda sample, name: 110 + 25 * channels_registered(sample), lambda sample, name: 15
         ),
         of_atlases(2.0, channels_registered),
     ),
+    "draw_brain": RuleCost("views", flat(700), for_each(atlases, 10.0)),
+    "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
     "write_neuroglancer_state": RuleCost("views"),

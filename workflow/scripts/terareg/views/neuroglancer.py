@@ -23,6 +23,7 @@ import numpy as np
 
 from terareg.core.errors import ConfigError
 from terareg.core.frames import Frame
+from terareg.core.orientation import opposite
 from terareg.storage.store import check_key
 
 STORE = "{store}"
@@ -30,9 +31,36 @@ PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
 FORMATS = ("ome-zarr", "precomputed")
 # colours of channels in order, which colour-blind readers can also tell apart
 CHANNEL_COLOURS = ("#ffffff", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442")
+#: colour of the surface around the whole brain
+OUTLINE_COLOUR = "#b0b0b0"
 
 _FOLDER = {"ome-zarr": ("zarr3", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
 _M_PER_UM = 1e-6
+# axis that a panel looks along: axes that run down and across in it, and whether the latter runs
+# to the right (1) or to the left (-1)
+_PANELS = {0: (1, 2, 1), 1: (0, 2, 1), 2: (1, 0, -1)}
+# height of a letter, of the smaller side of its plane
+_LETTER = 0.08
+_WORDS = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior",
+          "I": "inferior"}  # fmt: skip
+_LINES = """void main() {
+  setColor(defaultColor());
+  setLineWidth(2.5);
+  setEndpointMarkerSize(0.0);
+  setEndpointMarkerBorderWidth(0.0);
+}
+"""
+# strokes of the letters in a box from 0 to 0.7 to the right and from 0 to 1 down
+_STROKES = {
+    "R": (((0, 1), (0, 0)), ((0, 0), (0.7, 0)), ((0.7, 0), (0.7, 0.5)), ((0.7, 0.5), (0, 0.5)),
+          ((0.3, 0.5), (0.7, 1))),
+    "L": (((0, 0), (0, 1)), ((0, 1), (0.7, 1))),
+    "A": (((0, 1), (0.35, 0)), ((0.35, 0), (0.7, 1)), ((0.15, 0.6), (0.55, 0.6))),
+    "P": (((0, 1), (0, 0)), ((0, 0), (0.7, 0)), ((0.7, 0), (0.7, 0.5)), ((0.7, 0.5), (0, 0.5))),
+    "S": (((0.7, 0), (0, 0)), ((0, 0), (0, 0.5)), ((0, 0.5), (0.7, 0.5)), ((0.7, 0.5), (0.7, 1)),
+          ((0.7, 1), (0, 1))),
+    "I": (((0.35, 0), (0.35, 1)), ((0.15, 0), (0.55, 0)), ((0.15, 1), (0.55, 1))),
+}  # fmt: skip
 _SHADER = """#uicontrol invlerp contrast
 #uicontrol vec3 colour color(default="{colour}")
 void main() {{
@@ -134,7 +162,7 @@ def segmentation_layer(
         "segments": [str(int(s)) for s in segments],
         "selectedAlpha": 0.35,
         "notSelectedAlpha": 0.12,
-        "objectAlpha": 0.6,
+        "objectAlpha": 0.35,
         "visible": bool(visible),
     }
     if colours:
@@ -154,6 +182,76 @@ def point_layer(
             for key, point in points_um.items()
         ],
     )
+
+
+def line_layer(
+    name: str,
+    lines_um: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    colour: str = "#f0e442",
+) -> dict:
+    """Layer of named lines, each two ends in micrometres (z, y, x)."""
+    return _annotations(
+        name,
+        colour,
+        [
+            {
+                "type": "line",
+                "id": str(key),
+                "description": str(key),
+                "pointA": _xyz(first),
+                "pointB": _xyz(last),
+            }
+            for key, (first, last) in lines_um.items()
+        ],
+    ) | {"shader": _LINES}
+
+
+def letter_lines(frame: Frame) -> dict[str, tuple[list[float], list[float]]]:
+    """Strokes of the letters R, L, A, P, S, I at the sides of a volume, for :func:`line_layer`.
+
+    They lie in the three planes that a new view shows first, upright as its panels show these
+    planes, a little inside the outer faces; in the view in space all are seen.
+
+    Parameters
+    ----------
+    frame : Frame
+        Of the volume that the view is centred on.
+    """
+    middle = frame.to_um(np.array([n // 2 for n in frame.shape]))
+    low = frame.to_um(np.full(3, -0.5))
+    extent = np.array(frame.extent_um)
+    lines = {}
+    for along, (down, across, sign) in _PANELS.items():
+        height = _LETTER * min(extent[down], extent[across])
+        for axis in (down, across):
+            code = frame.orientation[axis]
+            for letter, place in ((opposite(code), height), (code, extent[axis] - height)):
+                centre = middle.copy()
+                centre[axis] = low[axis] + place
+                for number, ends in enumerate(_STROKES[letter]):
+                    points = []
+                    for u, v in ends:
+                        point = centre.copy()
+                        point[across] += sign * (u - 0.35) * height
+                        point[down] += (v - 0.5) * height
+                        points.append(point.tolist())
+                    lines[f"{_WORDS[letter]}, {'zyx'[along]} {number}"] = (points[0], points[1])
+    return lines
+
+
+def cell_layer(name: str, key: str, *, colour: str = "#e69f00", visible: bool = False) -> dict:
+    """Layer of any number of points in the store, see :mod:`terareg.regions.annotations`.
+
+    Its positions are micrometres of the frame, so that nothing is translated.
+    """
+    return {
+        "type": "annotation",
+        "name": name,
+        "source": f"precomputed://{STORE}/{check_key(key)}",
+        "annotationColor": colour,
+        "visible": bool(visible),
+    }
 
 
 def box_layer(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import importlib.metadata
+import json
 import os
 import re
 import shlex
@@ -15,19 +16,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 
+from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
-from terareg.views import thresholds
-from terareg.views.stages import Results, gather_stages
-from terareg.views.tables import show
+from terareg.views import neuroglancer, thresholds, worst
+from terareg.views.conclusion import conclude, next_steps
+from terareg.views.methods import methods
+from terareg.views.stages import Results, gather_stages, where_it_is_bad
+from terareg.views.tables import show, size
 
 _TEMPLATE = "report.html.j2"
+_IMAGES = {".png": "png", ".jpg": "jpeg"}
 _PACKAGES = (
     "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
     "terareg",
 )  # fmt: skip
+
+# cells that are not broken over lines
+_NUMBER = r"[-+]?[\d.,\u202f e%×()–-]+( (kB|MB|GB|B|µm|mm|mm³|%))?"
 
 # stage, heading
 STAGES = (
@@ -43,8 +52,19 @@ STAGES = (
     ("other", "Further pictures"),
 )
 
-# file name without .png (the group names channel or atlas), stage, what the picture shows
+# file name without its ending (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
+    (r"borders_[zyx]_(?P<of>.+)", "brain",
+     "Borders of the atlas's regions on the sample, at the resolution of the image."),
+    (r"worst_(?P<of>.+)", "worst",
+     "The regions that fit worst, each at its worst place: its border is light blue, the others "
+     "are orange."),
+    (r"quality_(?P<of>.+)", "where",
+     "Every region in the colour of its fit, of its missing share, of its artefacts, and of its "
+     "change of volume."),
+    (r"first_look_(?P<of>.+)", "acquisition",
+     "First look: raw tiles where the stage put them, beside the atlas turned to the declared "
+     "orientation."),
     (r"flatfield_(?P<of>.+)", "intensity",
      "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
     (r"tile_means_(?P<of>.+)", "intensity",
@@ -54,13 +74,13 @@ FIGURES = (
      "Stripes of the light-sheet: the tile whose lines differ most, before and after, and the "
      "brightness of its lines. Streaks should fade, and anatomy stay."),
     (r"placement", "stitching",
-     "Map of the tiles at their solved positions; colour and dash of a link tell "
-     "whether it was kept."),
+     "Map of the tiles where they were placed; colour and dash of a link between two tiles tell "
+     "whether its measured displacement was used."),
     (r"seams", "stitching",
      "Worst seams before and after the placement; one tile is magenta, the other "
      "green, so that a good fit is grey."),
     (r"loop_closure", "stitching",
-     "Loop closure of each cell of four tiles; zero is perfect."),
+     "Contradiction among the displacements around every four tiles; zero is perfect."),
     (r"fused_(?P<of>.+)", "fused",
      "Three middle planes of the volume with orientation letters and scale bar."),
     (r"corrected_volume_(?P<of>.+)", "bias",
@@ -76,7 +96,7 @@ FIGURES = (
     (r"posteriors_(?P<of>.+)", "registration",
      "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
     (r"energy_(?P<of>.+)", "registration",
-     "Energy against iteration for each level; it should fall and level off."),
+     "Misfit and energy of the deformation against the step; the sum should fall and level off."),
     (r"jacobian_histogram_(?P<of>.+)", "registration",
      "How often each local change of volume occurs; zero or less would be a fold."),
     (r"jacobian_(?P<of>.+)", "registration",
@@ -103,12 +123,18 @@ ARTEFACTS = (
     ("registration/*/*.txt", "affine matrices, atlas to sample, micrometres, (z, y, x)"),
     ("registration/*/energy.tsv", "energy of every iteration"),
     ("registration/*/summary.json", "summary of the registration"),
+    ("registration/*/quality.tsv", "fit, missing share, artefacts and volume of every region"),
     ("labels/*/complete.json", "summary of the label volume"),
     ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
-    ("points/*.*", "transformed points"),
+    ("points/*.*", "transformed points, and their counts per region"),
+    ("cells/*.csv", "cells in the sample"),
+    ("cells/*/*/cells.csv", "cells in the atlas"),
+    ("cells/*/*/regions.tsv", "cells per region"),
+    ("cells/*/*/density.nrrd", "map of cells in the atlas, per cubic millimetre"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
     ("overlap/*.tsv", "overlap of regions with the sample's own labels"),
+    ("views/slices_*.html", "slice browser"),
     ("views/neuroglancer.json", "state for Neuroglancer"),
 )
 
@@ -122,6 +148,7 @@ def gather_report(
     store_url: str = "",
     costs: Mapping[str, Any] | None = None,
     files: Iterable[str | os.PathLike] | None = None,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict:
     """Collect what the report shows from the small files of one sample.
 
@@ -143,13 +170,16 @@ def gather_report(
         Tables and pictures of the present run in ``results``; those left there by an earlier run
         with other options are not shown. All files are used by default.
 
+    settings : mapping, optional
+        Every setting of the sample, see :func:`terareg.execution.config.settings`.
+
     Returns
     -------
     dict
-        For :func:`render_report`: sample, provenance, verdicts, counts, stages, costs, files,
-        viewer.
+        For :func:`render_report`.
     """
     folder = Path(results)
+    stages: dict[str, dict[str, Any]]
     stages = {key: {"id": key, "title": title, "warnings": [], "tables": [], "figures": []}
               for key, title in STAGES}  # fmt: skip
     names = None
@@ -157,18 +187,32 @@ def gather_report(
         names = frozenset(Path(path).relative_to(folder).as_posix() for path in files)
     own = Results(folder, names)
     measured = gather_stages(own, stages)
-    _figures(own, stages)
+    pictures = _figures(own)
+    for key, stage in stages.items():
+        stage["figures"] = pictures.get(key, [])
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
-        verdict["shown"] = " ".join(p for p in (show(verdict["value"]), verdict["unit"]) if p)
+        words = [show(verdict["value"]), verdict["unit"]]
+        verdict["shown"] = "\u00a0".join(word for word in words if word)
+    where = where_it_is_bad(own)
+    for one in where:
+        one["figures"] = [p for p in pictures.get("where", ()) if p["of"] == one["atlas"]]
     return {
         "sample": sample,
         "provenance": _flat(provenance or {}),
+        "conclusion": conclude(verdicts),
+        "steps": next_steps(verdicts),
+        "brains": _brains(own, pictures, where),
+        "where": where,
+        "limits": worst.limits_text(),
         "verdicts": verdicts,
         "counts": {s: sum(v["status"] == s for v in verdicts) for s in ("fail", "warn", "pass")},
         "stages": [s for s in stages.values() if s["warnings"] or s["tables"] or s["figures"]],
         "costs": costs,
+        "settings": _settings(settings or {}),
+        "methods": _methods(own, settings or {}, provenance or {}),
         "files": _files(folder),
+        "volumes": _volumes(folder, sample, store_url),
         "viewer": _viewer(folder, store_url),
     }
 
@@ -182,6 +226,7 @@ def render_report(data: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.tests["number"] = lambda text: re.fullmatch(_NUMBER, text) is not None
     return environment.get_template(_TEMPLATE).render(**data)
 
 
@@ -202,15 +247,16 @@ def software_versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
     return found
 
 
-def _figures(results: Results, stages: dict) -> None:
-    paths = results.glob("views/*.png")
+def _figures(results: Results) -> dict[str, list[dict]]:
+    """Pictures by the stage that shows them, in the order of :data:`FIGURES`."""
+    paths = results.glob("views/*.png") + results.glob("views/*.jpg")
     shown = {p.stem for p in paths}
     previews = [
         p for p in results.glob("registration/*/preview.png")
         if f"preview_{p.parent.name}" not in shown
     ]  # fmt: skip
     found = [(f"preview_{p.parent.name}", p) for p in previews] + [(p.stem, p) for p in paths]
-    placed: dict[str, list[Any]] = {stage: [] for stage in stages}
+    placed: dict[str, list[Any]] = {}
     for stem, path in found:
         rank, stage, text, match = len(FIGURES), "other", stem.replace("_", " "), None
         for number, (pattern, *rest) in enumerate(FIGURES):
@@ -218,30 +264,119 @@ def _figures(results: Results, stages: dict) -> None:
             if match:
                 rank, (stage, text) = number, rest
                 break
-        of = match.groupdict().get("of") if match else None
+        of = (match.groupdict().get("of") if match else None) or ""
         data = base64.b64encode(path.read_bytes()).decode()
-        placed[stage].append(
-            (
-                (of or "", rank),
-                {
-                    "source": f"data:image/png;base64,{data}",
-                    "alt": f"{of}: {text}" if of else text,
-                    "caption": f"{of}: {text}" if of else text,
-                    "file": path.relative_to(results.folder).as_posix(),
-                },
-            )
-        )
-    for stage, items in placed.items():
-        stages[stage]["figures"] = [f for _, f in sorted(items, key=lambda item: item[0])]
+        caption = f"{of}: {text}" if of else text
+        file = path.relative_to(results.folder).as_posix()
+        picture = {
+            "source": f"data:image/{_IMAGES[path.suffix]};base64,{data}",
+            "alt": caption,
+            "caption": caption,
+            "file": file,
+            "href": quote(file),
+            "of": of,
+        }
+        placed.setdefault(stage, []).append(((of, rank, stem), picture))
+    return {
+        stage: [picture for _, picture in sorted(items, key=lambda item: item[0])]
+        for stage, items in placed.items()
+    }
+
+
+def _brains(
+    results: Results, pictures: Mapping[str, Sequence[dict]], where: Sequence[Mapping[str, Any]]
+) -> list[dict]:
+    """The first look at every atlas: planes with borders, worst regions, link to the slices."""
+    if not pictures.get("brain"):
+        return _unregistered(pictures)
+    rows = {one["atlas"]: one["rows"] for one in where}
+    suspicious = {one["atlas"]: one["suspicious"] for one in where}
+    atlases = dict.fromkeys([p["of"] for p in pictures.get("brain", ())] + list(rows))
+    pages = {p.stem: p.relative_to(results.folder).as_posix() for p in results.glob("views/*.html")}
+    return [
+        {
+            "atlas": atlas,
+            "planes": [p for p in pictures.get("brain", ()) if p["of"] == atlas],
+            "zooms": [p for p in pictures.get("worst", ()) if p["of"] == atlas],
+            "worst": [worst.sentence(row) for row in rows.get(atlas, ())[: worst.SHOWN]],
+            "suspicious": suspicious.get(atlas, 0),
+            "slices": quote(pages.get(f"slices_{atlas}", "")),
+        }
+        for atlas in atlases
+    ]
+
+
+def _unregistered(pictures: Mapping[str, Sequence[dict]]) -> list[dict]:
+    """The first look at a sample without atlas: its volume, if there is one."""
+    volumes = list(pictures.get("bias", ())) + list(pictures.get("fused", ()))
+    shown = [p for p in volumes if re.match(r"views/(fused|corrected_volume)_", p["file"])][:1]
+    look = {"atlas": "", "planes": [], "zooms": shown, "worst": [], "suspicious": 0, "slices": ""}
+    return [look] if shown else []
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings as text; those that differ from their defaults also by themselves."""
+    rows = [
+        {
+            "key": key,
+            "value": _text(one["value"]),
+            "default": _text(one["default"]),
+            "changed": one["changed"],
+        }
+        for key, one in settings.items()
+    ]
+    return {"all": rows, "changed": [row for row in rows if row["changed"]]}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if value is not None else "–"
+
+
+def _methods(
+    results: Results, settings: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any]
+) -> dict[str, str]:
+    if not settings:
+        return {}
+    paths = results.glob("registration/*/summary.json")
+    registered = {path.parent.name: read_json(path) for path in paths}
+    values = {key: one["value"] for key, one in settings.items()}
+    # what was removed, where the run itself decided
+    lines = {read_json(path)["lines"] for path in results.glob("intensity/*/stripes.json")}
+    values["intensity.destriping"] = next(iter(lines & {"rows", "columns"}), "none")
+    versions = {"terareg": str(provenance.get("terareg", ""))}
+    return methods(values, registered, versions | dict(provenance.get("software") or {}))
 
 
 def _files(folder: Path) -> list[dict]:
     return [
-        {"path": p.relative_to(folder).as_posix(), "size": _bytes(p.stat().st_size), "what": what}
+        {
+            "path": p.relative_to(folder).as_posix(),
+            "href": quote(p.relative_to(folder).as_posix()),
+            "size": size(p.stat().st_size),
+            "what": what,
+        }
         for pattern, what in ARTEFACTS
         for p in sorted(folder.glob(pattern))
         if p.is_file()
     ]
+
+
+def _volumes(folder: Path, sample: str, store_url: str) -> list[dict]:
+    """Volumes in the store: what they are, their addresses, and links where a browser can go."""
+    found = []
+    patterns = ("fused/*", "corrected_volume/*", "labels/*", "atlas_space/*/*")
+    for pattern in patterns if store_url else ():
+        for complete in sorted(folder.glob(f"{pattern}/complete.json")):
+            key = complete.parent.relative_to(folder).as_posix()
+            data = read_json(complete)
+            for form in data.get("summary", data).get("formats", ()):
+                name = {"ome-zarr": "ome.zarr"}.get(form, form)
+                address = f"{store_url.rstrip('/')}/{sample}/{key}/{name}"
+                near = Path(os.path.relpath(address, folder)) if "://" not in address else None
+                there = near is not None and (folder / near).exists()
+                href = quote(near.as_posix()) if near is not None and there else ""
+                found.append({"what": key, "form": form, "address": address, "href": href})
+    return found
 
 
 def _viewer(folder: Path, store_url: str) -> dict:
@@ -250,8 +385,10 @@ def _viewer(folder: Path, store_url: str) -> dict:
         return {}
     # inside a workflow the path is relative and can be copied; an absolute one is not shown
     shown = state.relative_to(folder) if folder.is_absolute() else state
-    words = ["python", "-m", "terareg.views.serve", store_url or "STORE", "--state"]
-    return {"command": f"PYTHONPATH=workflow/scripts {shlex.join([*words, shown.as_posix()])}"}
+    words = ["terareg", "view", store_url or "STORE", "--state", shown.as_posix()]
+    public = read_json(state)
+    link = "" if neuroglancer.STORE in json.dumps(public) else neuroglancer.link(public)
+    return {"command": shlex.join(words), "link": link if "layers" in public else ""}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
@@ -263,11 +400,3 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         else:
             rows.append((name, show(value)))
     return rows
-
-
-def _bytes(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

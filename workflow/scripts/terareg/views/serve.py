@@ -1,4 +1,4 @@
-"""Show volumes of a folder in Neuroglancer: ``python -m terareg.views.serve FOLDER``.
+"""Show volumes of a folder in Neuroglancer: ``terareg view FOLDER``.
 
 A small server on the loopback address that answers what Neuroglancer asks of a web server and
 common ones do not: byte ranges (sharded volumes), HEAD, preflight requests, cross-origin headers.
@@ -300,7 +300,7 @@ def read_cdn(items: Sequence[str]) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a folder until interrupted; the exit status is 1 if the arguments are wrong."""
-    parser = argparse.ArgumentParser(prog="python -m terareg.views.serve", description=__doc__)
+    parser = argparse.ArgumentParser(prog="terareg view", description=__doc__)
     parser.add_argument("folder", help="array store or results folder, or s3://bucket/prefix")
     parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
     parser.add_argument(
@@ -348,7 +348,3 @@ def _serve(options: argparse.Namespace) -> int:
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terareg.storage.records import read_json
-from terareg.views import thresholds
+from terareg.storage.records import read_json, read_table
+from terareg.views import thresholds, worst
 from terareg.views.tables import (
     counted,
     facts_table,
@@ -22,11 +22,21 @@ from terareg.views.tables import (
     median_worst,
     parse,
     percentile,
-    read_table,
     rows_table,
-    scalars,
+    worded,
 )
 from terareg.views.thresholds import finite
+from terareg.views.words import (
+    BIAS,
+    COLUMNS,
+    FLATFIELD,
+    PLACEMENT,
+    QUALITY,
+    REGISTRATION,
+    STEPS,
+    STRIPES,
+    VOLUME,
+)
 
 _MOST_ROWS = 20
 
@@ -65,6 +75,7 @@ def gather_stages(
     _acquisition(results, stages["acquisition"], measured)
     _intensity(results, stages["intensity"], measured)
     _stitching(results, stages["stitching"], measured)
+    _channels(results, stages["stitching"], measured)
     _volumes(results, "fused", stages["fused"], measured)
     _bias(results, stages["bias"])
     _volumes(results, "corrected_volume", stages["bias"], measured)
@@ -139,13 +150,15 @@ def _acquisition(results: Results, stage: dict, measured: list) -> None:
 def _intensity(results: Results, stage: dict, measured: list) -> None:
     for path in results.glob("intensity/*/flatfield.json"):
         channel, info = path.parent.name, read_json(path)
-        tables = {f"Flat-field of channel {channel}": scalars(info)}
+        facts = worded(info, FLATFIELD)
+        causes = info.get("step_percent") or {}
+        facts |= {f"of the step, {cause} (%)": value for cause, value in causes.items()}
+        tables = {f"Flat-field of channel {channel}": facts}
         seams = info.get("seam_percent")
         for lines in results.glob(f"intensity/{channel}/stripes.json"):
             gains = read_json(lines)
             seams = gains["seam_percent"] or seams
-            keys = ("lines", "spread_percent", "seam_percent")
-            tables[f"Stripes of channel {channel}"] = scalars({k: gains[k] for k in keys})
+            tables[f"Stripes of channel {channel}"] = worded(gains, STRIPES)
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
@@ -171,23 +184,64 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loose_tiles", "", len(visible & set(loose)) if links else None),
         ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
+        ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
+        ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
-    facts: dict[str, Any] = {f"links {state}": count for state, count in counts.items()}
-    facts["residual of kept links, median, worst (voxel)"] = median_worst(residuals)
-    facts["loop closure, median, worst (voxel)"] = median_worst(loops)
-    facts |= {f"tiles {s}": n for s, n in counted(t["state"] for t in data["tiles"].values())}
+    facts: dict[str, Any] = {
+        f"pairs of neighbours: {PLACEMENT.get(state, state)}": count
+        for state, count in counts.items()
+    }
+    facts["misfit left between neighbours, median, worst (voxels)"] = median_worst(residuals)
+    facts["contradiction around four tiles, median, worst (voxels)"] = median_worst(loops)
+    for state, count in counted(tile["state"] for tile in data["tiles"].values()):
+        facts[f"tiles: {PLACEMENT.get(state, state)}"] = count
     model = data.get("model", {})
-    facts |= {f"{d} step z, y, x (voxel)": model.get(d) for d in ("EAST", "SOUTH")}
+    for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
+        facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
     stage["tables"].append(facts_table("Placement", facts))
     refused = [
-        [link["a"], link["b"], link["state"], math.hypot(*link["residual_vox"]), link["reason"]]
+        [
+            link["a"],
+            link["b"],
+            PLACEMENT.get(link["state"], link["state"]),
+            math.hypot(*link["residual_vox"]),
+            link["reason"],
+        ]
         for link in links
         if link["state"] not in ("kept", "empty")
     ]
     if refused:
-        columns = ("tile", "neighbour", "state", "residual (voxel)", "reason")
-        stage["tables"].append(rows_table("Links that were not used", columns, refused))
+        columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
+        title = "Neighbours whose measured displacement was not used"
+        stage["tables"].append(rows_table(title, columns, refused))
+
+
+def _channels(results: Results, stage: dict, measured: list) -> None:
+    rows = []
+    for path in results.glob("stitching/channels/*.json"):
+        data = read_json(path)
+        channel = data["channel"]
+        stage["warnings"] += data["warnings"]
+        found = data["state"] != "not measured"
+        if found:
+            size = max(map(abs, data["shift_vox"]))
+            measured.append(("stitching.channel_shift_vox", channel, size))
+        if data["state"] == "measured":
+            measured.append(("stitching.channel_left_vox", channel, 2 * max(data["sigma_vox"])))
+        rows.append([
+            channel, data["against"], data["state"], data["shift_vox"] if found else None,
+            data["sigma_vox"] if data["state"] == "measured" else None,
+            data["bend_vox"], f"{data['agree']} of {data['of']}" if data["of"] else None,
+        ])  # fmt: skip
+    if rows:
+        unmeasured = sum(row[2] == "not measured" for row in rows)
+        measured.append(("stitching.channels_unmeasured", "", unmeasured))
+        columns = (
+            "channel", "against", "shift is", "z, y, x (voxels)", "standard error (voxel)",
+            "change within the tile (voxels)", "patches that agree",
+        )  # fmt: skip
+        stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
 
 
 def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
@@ -208,14 +262,15 @@ def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
                 value = 100 * sum(found) / voxels if found else None
                 measured.append((key, f"{channel}, {words}", value))
         title = f"{words.capitalize()} volume of channel {channel}"
-        stage["tables"].append(facts_table(title, scalars(data)))
+        stage["tables"].append(facts_table(title, worded(data, VOLUME)))
 
 
 def _bias(results: Results, stage: dict) -> None:
     for path in results.glob("bias/*.json"):
         data = read_json(path)
         stage["warnings"] += [f"{path.stem}: {text}" for text in data.get("warnings", ())]
-        stage["tables"].append(facts_table(f"Bias field of channel {path.stem}", scalars(data)))
+        title = f"Bias field of channel {path.stem}"
+        stage["tables"].append(facts_table(title, worded(data, BIAS)))
 
 
 def _registration(results: Results, stage: dict, measured: list) -> None:
@@ -227,8 +282,9 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
         measured += thresholds.of_registration(data, atlas)
-        shares = (data.get("mixture") or {}).get("shares") or {}
-        facts = scalars(data) | {f"tissue: {k}": f"{v:.1%}" for k, v in shares.items()}
+        facts = worded(data, REGISTRATION)
+        voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
+        facts["voxel of each pass (µm)"] = ", ".join(f"{v:g}" for v in voxels if v)
         stage["tables"].append(facts_table(f"Registration to {atlas}", facts))
     for path in results.glob("registration/*/energy.tsv"):
         rows = read_table(path)
@@ -237,11 +293,60 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         last = {row["level"]: row for row in rows}
         stage["tables"].append(
             rows_table(
-                f"Last step of each level, {path.parent.name}",
-                [label(c) for c in rows[0]],
+                f"Last step of each pass, {path.parent.name}",
+                [STEPS.get(c, label(c)) for c in rows[0]],
                 [[parse(v) for v in row.values()] for row in last.values()],
             )
         )
+
+
+def where_it_is_bad(results: Results) -> list[dict]:
+    """Regions of every atlas, the worst first.
+
+    Returns
+    -------
+    list of dict
+        ``atlas``, ``rows`` (of ``quality.tsv``), ``suspicious`` (how many deserve a look), the
+        ``table`` of the worst of them, and ``path`` of the file that holds all.
+    """
+    found = []
+    for path in results.glob("registration/*/quality.tsv"):
+        rows = read_table(path)
+        summary = path.with_name("summary.json")
+        data = read_json(summary) if summary.exists() else {}
+        columns = [column for column in QUALITY if column in rows[0]]
+        cells = [[_shortened(row[c]) for c in columns] + [_remark(row, data)] for row in rows]
+        suspicious = sum(map(worst.needs_a_look, rows))
+        most = max(_MOST_ROWS, min(suspicious, 2 * _MOST_ROWS))
+        atlas = path.parent.name
+        title = f"{atlas}: worst of {len(rows)} regions on one side"
+        table = rows_table(title, [*(QUALITY[c] for c in columns), "what"], cells[:most])
+        found.append(
+            {
+                "atlas": atlas,
+                "rows": rows,
+                "suspicious": suspicious,
+                "table": table,
+                "path": path.relative_to(results.folder).as_posix(),
+            }
+        )
+    return found
+
+
+def _remark(row: Mapping[str, str], summary: Mapping[str, Any]) -> str:
+    """Why a region is listed, and what the registration itself says of it."""
+    words = [worst.reason_text(row)] if worst.needs_a_look(row) else []
+    if row["acronym"] in (summary.get("unexplained") or ()):
+        words.append("differs by more than noise")
+    if row["acronym"] in (summary.get("worse_regions") or ()):
+        words.append("the affine fits better")
+    return "; ".join(words)
+
+
+def _shortened(text: str) -> Any:
+    """A cell of a table for readers: three digits are enough."""
+    number = finite(text)
+    return text if number is None else float(f"{number:.3g}") if abs(number) >= 0.05 else 0
 
 
 def _regions(results: Results, stage: dict, measured: list) -> None:
@@ -264,7 +369,7 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
                 rows_table(
                     f"Largest of {len(both)} regions, {path.stem} "
                     f"(all of them: {path.relative_to(results.folder)})",
-                    [label(c) for c in columns],
+                    [COLUMNS.get(c, label(c)) for c in columns],
                     [[parse(r[c]) for c in columns] for r in largest],
                 )
             )
@@ -283,7 +388,7 @@ def _accuracy(results: Results, stage: dict, measured: list) -> None:
         stage["tables"].append(
             rows_table(
                 f"Fiducials, {path.stem}: worst of {len(errors)}",
-                [label(c) for c in columns],
+                [COLUMNS.get(c, label(c)) for c in columns],
                 [[parse(r[c]) for c in columns] for r in worst],
             )
         )
@@ -300,7 +405,7 @@ def _overlap(results: Results, stage: dict, measured: list) -> None:
         stage["tables"].append(
             rows_table(
                 f"Regions against the sample's own labels, {path.stem}: worst of {len(regions)}",
-                [label(c) for c in columns],
+                [COLUMNS.get(c, label(c)) for c in columns],
                 [[parse(r[c]) for c in columns] for r in worst],
             )
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from terareg.views.thresholds import finite
+
+Word = str | tuple[str, Callable[[Any], Any]]
 
 _UNITS = {
     "um": "µm", "um3": "µm³", "mm3": "mm³", "vox": "voxel", "percent": "%", "mb": "MB", "s": "s",
@@ -38,31 +38,46 @@ def show(value: Any) -> str:
 
 
 def label(key: str) -> str:
-    """Readable form of a key: "error_before_um" becomes "error before (µm)"."""
+    """Readable form of a column of a table: "error_before_um" becomes "error before (µm)"."""
     words = str(key).split("_")
     unit = _UNITS.get(words[-1]) if len(words) > 1 else None
     return " ".join(words[:-1]) + f" ({unit})" if unit else " ".join(words)
 
 
-def scalars(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of a JSON object that fit into a table: scalars and short lists, two levels deep."""
+def worded(data: Mapping[str, Any], words: Mapping[str, Word]) -> dict[str, Any]:
+    """Facts of a JSON object in words.
+
+    Parameters
+    ----------
+    data : mapping
+    words : mapping
+        Dotted path in ``data`` to the words of the fact, or to words and a function of the value.
+        What is absent, and what no words are given for, is left out.
+    """
     found: dict[str, Any] = {}
-    for key, value in data.items():
-        if key in ("warnings", "problems", "fingerprint", "sha256", "run", "settings", "schema"):
+    for path, word in words.items():
+        value: Any = data
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
             continue
-        if isinstance(value, Mapping):
-            inner = {k: v for k, v in value.items() if _fits(v)}
-            if 0 < len(inner) == len(value) <= 4:
-                found |= {f"{key} {k}": v for k, v in inner.items()}
-        elif _fits(value):
-            found[key] = value
-    return {label(k): v for k, v in found.items()}
+        text, formed = (word, None) if isinstance(word, str) else word
+        found[text] = value if formed is None else formed(value)
+    return found
 
 
-def _fits(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return len(value) <= 4 and all(_fits(v) and not isinstance(v, (list, tuple)) for v in value)
-    return isinstance(value, (int, float, str)) and len(str(value)) <= 200
+def size(count: float) -> str:
+    """A number of bytes in a suitable unit."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def percent(share: float) -> float:
+    """A share as a percentage."""
+    return 100 * float(share)
 
 
 def facts_table(title: str, facts: Mapping[str, Any]) -> dict:
@@ -74,12 +89,6 @@ def facts_table(title: str, facts: Mapping[str, Any]) -> dict:
 def rows_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict:
     """Table with headings, its values formatted for readers."""
     return {"title": title, "columns": columns, "rows": [[show(v) for v in r] for r in rows]}
-
-
-def read_table(path: Path) -> list[dict]:
-    """Rows of a file of tab-separated values, keyed by the names in its first line."""
-    with open(path, encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream, delimiter="\t"))
 
 
 def parse(text: str | None) -> Any:

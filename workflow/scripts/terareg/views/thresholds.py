@@ -36,7 +36,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Read the list in section Acquisition; metadata and files disagree.",
     },
     "acquisition.missing_planes": {
-        "text": "Missing planes",
+        "text": "Planes missing in the raw data",
         "unit": "",
         "worse": "above",
         "warn": 0,
@@ -54,36 +54,83 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "tissue that changed in between, or of a profile that needs more planes or an image.",
     },
     "stitching.kept_percent": {
-        "text": "Links with structure in the overlap that the placement kept",
+        "text": "Neighbours with tissue in their overlap whose measured displacement was used",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": "Look at the placement map: are the rejected links in one row or column?",
+        "advice": "Look at the map of the tiles: are displacements that were not used in one row "
+        "or column?",
     },
     "stitching.loose_tiles": {
-        "text": "Tiles with structure that no link ties to the others",
+        "text": "Tiles with tissue whose place nothing measured",
         "unit": "",
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "They are where the stage model puts them: look at their seams.",
+        "advice": "They lie where the stage should have moved them: look at their seams.",
     },
     "stitching.loop_closure_vox": {
-        "text": "Worst loop closure of kept links",
-        "unit": "voxel",
+        "text": "Largest contradiction among the displacements around four tiles",
+        "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": 5.0,
         "advice": "Look at the worst seams; a stage that drifts needs a larger search radius.",
     },
     "stitching.residual_p95_vox": {
-        "text": "Residual of kept links, 95th percentile",
-        "unit": "voxel",
+        "text": "Misfit left between neighbouring tiles, exceeded by one in twenty",
+        "unit": "voxels",
         "worse": "above",
         "warn": 1.0,
         "fail": 3.0,
         "advice": "Tiles may be warped or tilted; look at the worst seams.",
+    },
+    "stitching.lean_left_vox": {
+        "text": "Displacement of neighbours that changes over the stack and is not corrected",
+        "unit": "voxels",
+        "worse": "above",
+        "warn": 1.5,
+        "fail": 5.0,
+        "advice": "Tiles lean or change size with depth; the warnings of section Stitching name "
+        "them. stitching.model: auto corrects a lean; look at the seams of the first and last "
+        "planes.",
+    },
+    "stitching.leaning_tiles": {
+        "text": "Tiles that lean",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Look whether stage and camera are square to each other; their names and figures "
+        "stand in section Stitching.",
+    },
+    "stitching.channel_shift_vox": {
+        "text": "Shift of a channel against the alignment channel, corrected in fusion",
+        "unit": "voxels",
+        "worse": "above",
+        "warn": 20.0,
+        "fail": None,
+        "advice": "So much is seldom chromatic: look whether the cameras are aligned, and at both "
+        "channels together in the viewer.",
+    },
+    "stitching.channels_unmeasured": {
+        "text": "Channels whose shift against the alignment channel could not be measured",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "They are fused where the alignment channel lies: compare them in the viewer, or "
+        "give the shift (stitching.channel_shift_um).",
+    },
+    "stitching.channel_left_vox": {
+        "text": "Shift of a channel that may be left in its volume (two standard errors)",
+        "unit": "voxels",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 2.0,
+        "advice": "The channels share little structure: compare them in the viewer, or give the "
+        "shift of beads (stitching.channel_shift_um).",
     },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
@@ -102,7 +149,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Compare dark offset and flat-field with the raw images.",
     },
     "registration.jacobian_min": {
-        "text": "Smallest local change of volume (Jacobian)",
+        "text": "Strongest local shrinkage: volume in the sample over that in the atlas (Jacobian)",
         "unit": "",
         "worse": "below",
         "warn": 0.1,
@@ -110,7 +157,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Zero or less is a fold: raise the smoothness of the deformation.",
     },
     "registration.jacobian_max": {
-        "text": "Largest local change of volume (Jacobian)",
+        "text": "Strongest local growth: volume in the sample over that in the atlas (Jacobian)",
         "unit": "",
         "worse": "above",
         "warn": 4.0,
@@ -118,7 +165,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Raise registration.regularisation, or look whether tissue is swollen or torn.",
     },
     "registration.scale_factor": {
-        "text": "Size of the sample against the atlas, larger or smaller by this factor in length",
+        "text": "Length of the sample against that of the atlas, larger or smaller by this factor",
         "unit": "",
         "worse": "above",
         "warn": 1.15,
@@ -127,7 +174,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "give an atlas of this age; every volume is wrong by the third power.",
     },
     "registration.scale_ratio": {
-        "text": "Largest over smallest scale along the axes",
+        "text": "Stretch along one axis over that along another, the largest ratio",
         "unit": "",
         "worse": "above",
         "warn": 1.25,
@@ -135,56 +182,67 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "A brain is not stretched along one axis only: check the voxel size along each.",
     },
     "registration.inverse_error_vox": {
-        "text": "Largest error of there and back again through the transform",
-        "unit": "working voxels",
+        "text": "Largest error after mapping to the sample and back",
+        "unit": "voxels of the registration",
         "worse": "above",
         "warn": 0.5,
         "fail": 2.0,
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
-        "text": "Better fit by the deformation than by the affine alone",
-        "unit": "nats per voxel",
+        "text": "Gain by the deformation over the affine alone (log likelihood of a voxel)",
+        "unit": "",
         "worse": "below",
         "warn": 0.01,
         "fail": 0.0,
-        "advice": "The deformation does not explain the data better: check the initial pose.",
+        "advice": "The deformation explains no more than the affine: check the initial pose.",
+    },
+    "registration.held_back_gain": {
+        "text": "Gain by the deformation over the affine alone, on blocks held back from the fit "
+        "(log likelihood of a voxel)",
+        "unit": "",
+        "worse": "below",
+        "warn": 0.01,
+        "fail": -0.02,
+        "advice": "The deformation follows noise, or a contrast that the atlas lacks: raise "
+        "registration.regularisation, or register another channel.",
     },
     "registration.unexplained_percent": {
-        "text": "Tissue in regions that differ from their prediction by more than noise",
+        "text": "Share of the tissue in regions that differ from the prediction by more than noise",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
         "fail": 40.0,
-        "advice": "Their names stand among the warnings: their borders are not to be trusted.",
+        "advice": "Do not trust the borders of the regions that section Registration names.",
     },
     "registration.worse_percent": {
-        "text": "Tissue in regions that the affine alone explains better than the deformation",
+        "text": "Share of the tissue in regions that the affine fits better on blocks held back",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
         "fail": 40.0,
-        "advice": "Their names stand among the warnings: raise registration.regularisation, or "
-        "register another channel.",
+        "advice": "Raise registration.regularisation, or register another channel; section "
+        "Registration names the regions.",
     },
     "registration.matching_percent": {
-        "text": "Sample tissue that matches the atlas",
+        "text": "Share of the sample's tissue that the atlas explains",
         "unit": "%",
         "worse": "below",
         "warn": 70.0,
         "fail": 30.0,
-        "advice": "Look at the map of missing tissue and artefacts.",
+        "advice": "Look at the map of missing tissue and artefacts, slice by slice if need be.",
     },
     "registration.missing_percent": {
-        "text": "Tissue that the atlas expects and the sample lacks",
+        "text": "Share of the atlas's tissue that is missing in the sample",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
         "fail": 50.0,
-        "advice": "Volumes of the regions there are of the atlas's shape, not of this brain's.",
+        "advice": "Look where it is missing: volumes of regions there are the atlas's, not this "
+        "brain's.",
     },
     "registration.artefact_percent": {
-        "text": "Expected tissue that looks like nothing in the atlas",
+        "text": "Share of the atlas's tissue where the sample shows an artefact",
         "unit": "%",
         "worse": "above",
         "warn": 15.0,
@@ -192,7 +250,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look at the map: bubbles, debris, stain; or the contrast differs too much.",
     },
     "registration.residual_percent": {
-        "text": "Standard deviation of sample against prediction, of bright tissue",
+        "text": "Typical difference of sample and prediction (SD, relative to bright tissue)",
         "unit": "%",
         "worse": "above",
         "warn": 15.0,
@@ -200,7 +258,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Noise, or structures that the atlas lacks: register another channel.",
     },
     "regions.coverage_percent": {
-        "text": "Atlas volume that lies inside the sample",
+        "text": "Share of the atlas's volume that was imaged",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
@@ -300,7 +358,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
-    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
+    for key in ("scale_ratio", "held_back_gain", "unexplained_percent", "worse_percent"):
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))

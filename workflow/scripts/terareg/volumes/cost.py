@@ -161,8 +161,14 @@ def fuse_job_mb(
 
 def _fusion(sample: Sample, threads: int) -> float:
     size = sample.size
-    # if tiles are interpolated, float32 copies of them are held as well
-    width = size.tile_shape[2] * (3 if sample.option("fusion.subpixel") else 1)
+    # if tiles are interpolated, float32 copies of them are held as well; whether channels are
+    # shifted or tiles lean is not known beforehand
+    interpolated = (
+        sample.option("fusion.subpixel")
+        or sample.option("stitching.model") != "translation"
+        or (size.channels > 1 and sample.option("stitching.channel_shift") != "none")
+    )
+    width = size.tile_shape[2] * (3 if interpolated else 1)
     row = row_blocks(sample)
     made = fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
     return made + 1000 * row * sample.held_gb

@@ -23,6 +23,7 @@ from terareg.core.errors import ConfigError, StitchingError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped, to_integer
 from terareg.volumes.plan import Block, VolumePlan
+from terareg.volumes.tile_boxes import affine_box, resample
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition, Tile
@@ -137,6 +138,10 @@ class RowFusion:
         Blocks with the same planes, in the order in which they will be requested; those of a row
         along x from left to right. Blocks between them may be absent.
     settings : FusionSettings
+    matrices : mapping, optional
+        Tile name to a matrix, (3, 3), close to the identity, of tiles that are more than moved:
+        voxel v of the volume shows the tile at index ``matrix @ (v - origin)``. They are
+        interpolated linearly.
     """
 
     def __init__(
@@ -146,6 +151,7 @@ class RowFusion:
         plan: VolumePlan,
         blocks: Sequence[Block],
         settings: FusionSettings,
+        matrices: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.source, self.blocks = source, blocks
         self._lock = threading.Lock()
@@ -154,7 +160,7 @@ class RowFusion:
             tuple(min(block.start[a] for block in blocks) for a in range(3)),
             tuple(max(block.stop[a] for block in blocks) for a in range(3)),
         )
-        tiles = _tiles(source, origins, source.acquisition.tile_shape, settings)
+        tiles = _tiles(source, origins, matrices or {}, settings)
         self.tiles = [tile for tile in tiles if _touches(tile, self.box)]
         self._weights: dict[tuple, list[np.ndarray]] = {}
         self._buffers: dict[int, list[np.ndarray]] = {}
@@ -294,6 +300,7 @@ class _Tile:
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
     origin: Origin
+    matrix: np.ndarray | None  # see RowFusion
     blank: frozenset[int]  # planes of the volume without data
     ramps: tuple[np.ndarray, np.ndarray]  # weights along y and x, float64, one per voxel
 
@@ -317,11 +324,15 @@ def _extent(
 def _tiles(
     source: TileReader,
     origins: Mapping[str, Sequence[float]],
-    shape: Sequence[int],
+    matrices: Mapping[str, np.ndarray],
     settings: FusionSettings,
 ) -> list[_Tile]:
     acquisition = source.acquisition
-    boxes = {n: _extent(o, shape, settings) for n, o in origins.items()}
+    shape = acquisition.tile_shape
+    boxes = {
+        n: affine_box(n, o, matrices[n], shape) if n in matrices else _extent(o, shape, settings)
+        for n, o in origins.items()
+    }
     cells = {(t.row, t.column): t.name for t in acquisition.tiles if t.name in origins}
     tiles = []
     for tile in acquisition.tiles:
@@ -347,7 +358,8 @@ def _tiles(
             # at a fractional origin, interpolation needs the planes on both sides
             missing = [z + origin[0] for z in source.missing_planes(tile.name)]
             blank = frozenset(p for z in missing for p in (math.floor(z), math.ceil(z)))
-        tiles.append(_Tile(tile.name, start, stop, origin, blank, tuple(ramps)))
+        matrix = matrices.get(tile.name)
+        tiles.append(_Tile(tile.name, start, stop, origin, matrix, blank, tuple(ramps)))
     return tiles
 
 
@@ -419,6 +431,8 @@ def _read(
     source: TileReader, tile: _Tile, ranges: Sequence[tuple[int, int]], buffer: np.ndarray
 ) -> np.ndarray:
     """A tile's voxels in ranges (z, y, x) of the volume, interpolated at a fractional origin."""
+    if tile.matrix is not None:
+        return resample(source, tile.name, (tile.origin, tile.matrix), ranges)
     first, last, fractions = [], [], []
     for (low, high), origin, n in zip(ranges, tile.origin, source.acquisition.tile_shape):
         begin = low - origin

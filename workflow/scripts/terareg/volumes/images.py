@@ -20,6 +20,7 @@ from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, check_orientation
 from terareg.storage.foreign import boundary, check_memory
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
+from terareg.storage.web import store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
     find_naming,
@@ -78,6 +79,10 @@ class OpenedImage(Levels):
         self.dtype = first.dtype if isinstance(first, np.ndarray) else first.dtype.numpy_dtype
         self.is_segmentation = False
 
+    def array(self, level: int) -> Any:
+        """What a level is read from: a NumPy or tensorstore array, or renamed chunks."""
+        return self._sources[level]
+
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         box = tuple(slice(a, b) for a, b in zip(start, stop))
         source = self._sources[level]
@@ -100,7 +105,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     Parameters
     ----------
     address : str
-        Path, or ``s3://`` address for OME-Zarr and precomputed.
+        Path; for OME-Zarr and precomputed also an address ``s3://`` or ``https://``.
     settings : ImageSettings, optional
 
     Returns
@@ -122,7 +127,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
         return _open_file(address, settings)
     if address.lower().endswith(META_IMAGE):
         return _open_meta_image(address, settings)
-    store = Store(address)
+    store = store_at(address)
     name, metadata = read_metadata(address, store)
     opener = _open_precomputed if name == "info" else _open_ome_zarr
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):

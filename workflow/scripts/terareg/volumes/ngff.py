@@ -34,8 +34,8 @@ def group_json(
     ----------
     plan : VolumePlan
     metadata : mapping
-        ``colour`` ("RRGGBB", default white) for images; ``label_colours`` ({id: "RRGGBB"}) and
-        ``label_names`` ({id: str}) for segmentations.
+        ``colour`` ("RRGGBB", default white) for images; ``label_colours`` ({id: "RRGGBB"}),
+        ``label_names`` and ``label_acronyms`` ({id: str}) for segmentations.
     window : (float, float), optional
         Display range; the whole range of the type if not known yet.
     """
@@ -259,9 +259,11 @@ def _image_label(metadata: Mapping[str, Any]) -> dict:
             {"label-value": int(i), "rgba": [*bytes.fromhex(colours[i]), 255]}
             for i in sorted(colours, key=int)
         ]
-    names = metadata.get("label_names", {})
+    names, acronyms = metadata.get("label_names", {}), metadata.get("label_acronyms", {})
     if names:
         label["properties"] = [
-            {"label-value": int(i), "name": str(names[i])} for i in sorted(names, key=int)
+            {"label-value": int(i), "name": str(names[i])}
+            | ({"acronym": str(acronyms[i])} if i in acronyms else {})
+            for i in sorted(names, key=int)
         ]
     return label

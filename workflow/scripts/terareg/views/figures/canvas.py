@@ -22,6 +22,8 @@ P = ParamSpec("P")
 BLUE, ORANGE, GREEN = "#0072b2", "#e69f00", "#009e73"
 RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#6b6b6b"
 
+_RGB_OF_REGION = (0, 220, 255)
+
 AXES = ("z", "y", "x")
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _VIEWS = {
@@ -50,6 +52,15 @@ def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
     the size.
     """
 
+    return _drawn(draw, _png)
+
+
+def photo(draw: Callable[P, Figure]) -> Callable[P, bytes]:
+    """As :func:`picture`, for tissue at full resolution: JPEG bytes, a tenth of the size of PNG."""
+    return _drawn(draw, _jpeg)
+
+
+def _drawn(draw: Callable[P, Figure], encoded: Callable[[np.ndarray], bytes]) -> Callable[P, bytes]:
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> bytes:
         with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}):
@@ -57,9 +68,16 @@ def picture(draw: Callable[P, Figure]) -> Callable[P, bytes]:
             canvas = figure.canvas
             assert isinstance(canvas, FigureCanvasAgg)
             canvas.draw()
-        return _png(np.asarray(canvas.buffer_rgba())[..., :3])
+        return encoded(np.asarray(canvas.buffer_rgba())[..., :3])
 
     return drawn
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    # colour at full resolution, or lines of one pixel would fade
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "JPEG", quality=85, subsampling=0)
+    return stream.getvalue()
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -76,6 +94,19 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure.suptitle(title, fontsize=12, fontweight="bold", x=0.01, ha="left")
     FigureCanvasAgg(figure)
     return figure
+
+
+def filled_figure(pixels: tuple[int, int], inches: float):
+    """Return a figure of exactly ``pixels`` (rows, columns), and axes that fill it.
+
+    Text is as large as on a figure that is ``inches`` wide.
+    """
+    rows, columns = pixels
+    dpi = columns / inches
+    # a little more than whole pixels, so that rounding never drops one
+    figure = Figure(figsize=((columns + 0.01) / dpi, (rows + 0.01) / dpi), dpi=dpi)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_axes((0, 0, 1, 1))
 
 
 def axes_grid(figure: Figure, rows: int, columns: int, **ratios) -> np.ndarray:
@@ -216,7 +247,9 @@ def boundaries(labels: np.ndarray) -> np.ndarray:
     return edge
 
 
-def outlined(image: np.ndarray, labels: np.ndarray, limits: Sequence[float]) -> np.ndarray:
+def outlined(
+    image: np.ndarray, labels: np.ndarray, limits: Sequence[float], region: int = 0
+) -> np.ndarray:
     """Draw the boundaries of labelled regions on a grey image.
 
     Parameters
@@ -225,6 +258,8 @@ def outlined(image: np.ndarray, labels: np.ndarray, limits: Sequence[float]) -> 
         Both are enlarged by repetition, so that lines stay thin. Label 0 is outside.
     limits : (low, high)
         Display range of the image.
+    region : int
+        A label whose boundary stands out; 0 for none.
 
     Returns
     -------
@@ -240,6 +275,9 @@ def outlined(image: np.ndarray, labels: np.ndarray, limits: Sequence[float]) -> 
     picture[inner] = 0.5 * picture[inner] + 0.5 * colour
     outer = boundaries(labels > 0)
     picture[outer | np.roll(outer, 1, 0) | np.roll(outer, 1, 1)] = colour
+    if region:
+        own = boundaries(labels == region)
+        picture[own | np.roll(own, 1, 0) | np.roll(own, 1, 1)] = _RGB_OF_REGION
     return picture.astype(np.uint8)
 
 

@@ -12,9 +12,18 @@ from matplotlib.ticker import FuncFormatter
 from scipy import ndimage
 
 from terareg.core.frames import Frame
+from terareg.regions.quality import SIDES
 from terareg.views.figures import canvas
 from terareg.views.thresholds import Verdict
 
+# row, column of the table, end of the colours, and what the colour bar says
+_QUALITY = (
+    ("fit", "fit_percent", 20.0, "difference (%)"),
+    ("missing", "missing_percent", 50.0, "missing (%)"),
+    ("artefact", "artefact_percent", 50.0, "artefact (%)"),
+    ("volume", "volume_ratio", 1.0, "factor"),
+)
+_OUTSIDE = ListedColormap(["white"]).with_extremes(bad="#bbbbbb")
 _ANATOMY = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
@@ -249,8 +258,8 @@ def posterior_maps(
     title = "Does the sample match the atlas? Probabilities"
     for name in ("missing", "artefact"):
         for verdict in (v for v in verdicts if v.key == f"registration.{name}_percent"):
-            title += f"\n{verdict.text}: {verdict.value:.1f} %, {verdict.status}"
-    maps = {f"{n}\n{float(np.mean(p)):.1%}": p for n, p in posteriors.items()}
+            title += f"\n{verdict.text}: {verdict.value:.1f} %"
+    maps = posteriors
     first = 0 if sample is None else 1
     figure, axes = canvas.plane_rows(frame, ["sample"] * first + list(maps), title, bar=True)
     for axis in range(3):
@@ -265,6 +274,61 @@ def posterior_maps(
         drawn, ax=list(axes[first:].ravel()), fraction=0.03, pad=0.01, label="probability"
     )
     return figure
+
+
+@canvas.picture
+def quality_map(
+    rows: Sequence[Mapping[str, Any]], labels: np.ndarray, sides: np.ndarray, frame: Frame
+) -> Figure:
+    """Draw every region in the colour of its fit, missing tissue, artefacts and change of volume.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        Of :func:`terareg.regions.quality.region_quality`.
+    labels : numpy.ndarray of integers, shape (z, y, x)
+        Region of every voxel.
+    sides : numpy.ndarray of uint8, same shape
+        1 left, 2 right.
+    frame : Frame
+        Of both.
+    """
+    names = [name for name, *_ in _QUALITY]
+    figure, axes = canvas.plane_rows(frame, names, "Where is it bad? Every region", bar=True)
+    for axis in range(3):
+        axes[0, axis].set_title(canvas.view_name(frame, axis))
+    for cells, (_, key, most, text) in zip(axes, _QUALITY):
+        found = {(row["id"], row["hemisphere"]): row[key] for row in rows if row[key] is not None}
+        if key == "volume_ratio":
+            found = {region: abs(np.log2(max(ratio, 1e-3))) for region, ratio in found.items()}
+        for axis, cell in enumerate(cells):
+            regions = canvas.plane(labels, axis)
+            image = _painted(regions, canvas.plane(sides, axis), found)
+            background = np.where(regions > 0, np.nan, 0.0)
+            canvas.show_plane(cell, background, frame, axis, cmap=_OUTSIDE, vmin=0, vmax=1)
+            drawn = canvas.show_plane(cell, image, frame, axis, cmap="YlOrRd", vmin=0, vmax=most)
+        bar = figure.colorbar(drawn, ax=list(cells), fraction=0.03, pad=0.01, label=text)
+        if key == "volume_ratio":
+            ticks = np.linspace(0, most, 3)
+            bar.set_ticks(ticks, labels=[f"{2.0**t:.3g}" for t in ticks])
+    figure.supxlabel(
+        "white: outside the atlas; grey: region too small, or too little of it matches, to be "
+        "judged",
+        fontsize=8, x=0.01, ha="left",
+    )  # fmt: skip
+    return figure
+
+
+def _painted(
+    labels: np.ndarray, sides: np.ndarray, found: Mapping[tuple[int, str], float]
+) -> np.ndarray:
+    """Image of the value of every region and side, not a number where there is none."""
+    image = np.full(labels.shape, np.nan)
+    for side, word in SIDES.items():
+        here = sides == side
+        for region in np.unique(labels[here]):
+            image[here & (labels == region)] = found.get((int(region), word), np.nan)
+    return image
 
 
 @canvas.picture

@@ -1,0 +1,69 @@
+"""Volumes and blocks for tests of objects."""
+
+import itertools
+
+import numpy as np
+
+from terareg.core.frames import Frame
+from terareg.objects.labelling import extended
+from terareg.volumes.plan import Block
+from terareg.volumes.reader import Levels
+
+
+def blocks_of(shape, edge):
+    """Blocks of any edge that cover a shape, in z, y, x order."""
+    starts = [range(0, n, e) for n, e in zip(shape, edge)]
+    return [
+        Block(
+            tuple(a // e for a, e in zip(start, edge)),
+            start,
+            tuple(min(a + e, n) for a, e, n in zip(start, edge, shape)),
+        )
+        for start in itertools.product(*starts)
+    ]
+
+
+class Held(Levels):
+    """An array in memory as a volume of one level."""
+
+    def __init__(self, array, spacing_um=(2.0, 1.0, 0.5), name="held"):
+        self.array, self.name = array, name
+        self.frames = (Frame(array.shape, spacing_um),)
+        self.dtype = np.dtype(array.dtype)
+        self.is_segmentation = array.dtype.kind == "u" and array.dtype.itemsize >= 4
+
+    def _read(self, level, start, stop):
+        return self.array[tuple(slice(a, b) for a, b in zip(start, stop))]
+
+
+def ball(radius, shape):
+    """Mask of a ball in the middle of a shape."""
+    index = np.moveaxis(np.indices(shape), 0, -1)
+    return np.linalg.norm(index - (np.array(shape) - 1) / 2, axis=-1) < radius
+
+
+def is_closed(faces):
+    """Whether every directed edge has its opposite, as often."""
+    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    forward, counts = np.unique(edges, axis=0, return_counts=True)
+    backward, opposite = np.unique(edges[:, ::-1], axis=0, return_counts=True)
+    return np.array_equal(forward, backward) and np.array_equal(counts, opposite)
+
+
+def tube(shape, spacing_um, lines, radius_um):
+    """Mask of all points near polygonal lines, given in micrometres."""
+    places = np.moveaxis(np.indices(shape), 0, -1) * np.array(spacing_um)
+    mask = np.zeros(shape, bool)
+    for line in lines:
+        for a, b in itertools.pairwise(line):
+            a, b = np.array(a, float), np.array(b, float)
+            along = np.clip((places - a) @ (b - a) / ((b - a) @ (b - a)), 0, 1)
+            mask |= np.linalg.norm(places - a - along[..., None] * (b - a), axis=-1) < radius_um
+    return mask
+
+
+def extended_blocks(array, edge):
+    """Blocks of an edge, each with its voxels and those of the planes after it."""
+    for block in blocks_of(array.shape, edge):
+        start, stop = extended(block, array.shape)
+        yield block, array[tuple(slice(a, b) for a, b in zip(start, stop))]

@@ -1,0 +1,95 @@
+"""terareg check: what a run would stop at, and what it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+
+from terareg.cli import checking
+from terareg.cli.main import main
+from terareg.core.errors import ConfigError
+from terareg.execution.config import check as check_config
+
+
+def checked(workspace, config, capsys) -> tuple[int, str]:
+    workspace.write(config)
+    code = main(["check", "sample.yaml"])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_a_good_sample_is_told_on_one_screen(workspace, capsys):
+    config = workspace.sample(grid=(1, 2), planes=100)
+    code, text = checked(workspace, config, capsys)
+    assert code == 0
+    assert len(text.splitlines()) < 40
+    for words in (
+        "grid         1 rows x 2 columns, 2 tiles of 100 x 2048 x 2048 voxels",
+        "channels     autofluorescence: 0, signal: 1",
+        "orientation  SAR",
+        "CPU hours",
+        "GB free, up to",
+        "Nothing to correct. Next: terareg run sample.yaml previews",
+    ):
+        assert words in text, words
+    assert not Path("results").exists() and not Path(".snakemake").exists()
+
+
+def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, capsys):
+    config = workspace.sample(grid=(1, 2), planes=100)
+    config["input"]["orientation"] = None
+    code, text = checked(workspace, config, capsys)
+    assert code == 1
+    assert "To do: input.orientation is left blank; write three letters" in text
+    assert "CPU hours" in text and "orientation  " not in text
+    with pytest.raises(ConfigError, match=r"input\.orientation is left blank; write three letters"):
+        check_config(config)
+    config["input"]["chanels"] = {}
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "input.chanels is not a known key" in text
+
+
+def test_a_sample_of_derived_volumes_alone(workspace, capsys):
+    group = zarr.create_group("v.ome.zarr", zarr_format=3)
+    group.create_array("0", data=np.ones((8, 8, 8), np.uint8))
+    scale = [{"type": "scale", "scale": [9.0, 9.0, 9.0]}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    level = {"path": "0", "coordinateTransformations": scale}
+    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": [level]}]}
+    derived = {"shared": {"from": "v.ome.zarr", "do": "convert", "format": "precomputed"}}
+    code, text = checked(workspace, {"sample": "only", "derived": derived}, capsys)
+    assert code == 0 and "sample only, without images of its own\n  derived      shared" in text
+
+
+def test_the_first_mistake_is_one_sentence(workspace, capsys):
+    config = workspace.sample(stitching__channel="red")
+    code, text = checked(workspace, config, capsys)
+    assert code == 1
+    assert text == (
+        "To do: stitching.channel: channel 'red' is not among input.channels (autofluorescence, "
+        "signal)\n"
+    )
+
+
+def test_settings_of_the_folder_are_read_first(workspace, capsys, monkeypatch, tmp_path):
+    shared = tmp_path / "shared.yaml"
+    monkeypatch.setattr(checking, "_SHARED", shared)
+    config = workspace.sample(grid=(1, 2), planes=100)
+    shared.write_text(yaml.safe_dump({"stitching": {"channel": "red"}}))
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "channel 'red'" in text
+    config["stitching"] = {"channel": "signal"}
+    assert checked(workspace, config, capsys)[0] == 0
+
+
+def test_too_little_room_or_memory_is_to_be_corrected(workspace, capsys, monkeypatch):
+    config = workspace.sample(grid=(40, 40), planes=100_000)
+    monkeypatch.setattr(checking, "_memory_mb", lambda: 100.0)
+    code, text = checked(workspace, config, capsys)
+    assert code == 1
+    assert "To do: sample brain: its largest job asks for" in text
+    assert "To do: sample brain: store results has" in text

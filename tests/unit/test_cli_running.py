@@ -1,0 +1,86 @@
+"""Snakemake's command as terareg puts it together."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from terareg.cli.running import snakemake_command
+from terareg.core.errors import ConfigError
+from terareg.execution import installation
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def sample(tmp_path, monkeypatch) -> Path:
+    """A sample file in a folder without a workflow, which is the present one."""
+    monkeypatch.chdir(tmp_path)
+    Path("brain.yaml").write_text("sample: brain\n")
+    return Path("brain.yaml")
+
+
+SNAKEFILE = ["snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "profile", "expected"),
+    [
+        ([], None, ["--cores", "all"]),
+        (["previews", "-n"], None, ["--cores", "all", "previews", "-n"]),
+        (["--", "-n"], None, ["--cores", "all", "-n"]),
+        (["--cores", "4", "-n"], None, ["--cores", "4", "-n"]),
+        (["-c4"], None, ["-c4"]),
+        (["--jobs=9"], None, ["--jobs=9"]),
+        (["-R", "register"], None, ["--cores", "all", "-R", "register"]),
+        (["previews"], "slurm", ["--profile", str(ROOT / "profiles/slurm"), "previews"]),
+        (["--profile", "slurm"], None, ["--profile", str(ROOT / "profiles/slurm")]),
+        ([], "mine", ["--profile", "mine"]),
+    ],
+)
+def test_the_command_is_the_one_that_a_user_would_type(sample, arguments, profile, expected):
+    command = snakemake_command(sample, arguments, profile)
+    assert command == [*SNAKEFILE, "--configfile", "brain.yaml", *expected]
+
+
+def test_inside_a_clone_the_command_is_the_short_one(sample, monkeypatch):
+    path = sample.absolute()
+    monkeypatch.chdir(ROOT)
+    command = snakemake_command(path, [])
+    assert command == ["snakemake", "--configfile", str(path), "--cores", "all"]
+    assert snakemake_command(path, [], "slurm")[-2:] == ["--profile", "slurm"]
+
+
+def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
+    Path("my brain").mkdir()
+    with pytest.raises(
+        ConfigError, match="is a folder, not a sample file; terareg init 'my brain'"
+    ):
+        snakemake_command(Path("my brain"), [])
+
+
+def test_the_command_is_printed_and_then_run(sample):
+    done = subprocess.run(
+        [sys.executable, "-m", "terareg.cli.main", "run", "brain.yaml", "--", "--version"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "workflow/scripts")},
+        text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    shown, version, *_ = done.stdout.splitlines()
+    assert shown.endswith("--configfile brain.yaml --cores all --version")
+    assert version.startswith("9.") and done.returncode == 0
+
+
+def test_a_library_alone_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(installation, "_LIBRARY", tmp_path / "site/terareg")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    monkeypatch.setattr(installation, "_SHARED", "share/of-nobody")
+    installation.home.cache_clear()
+    try:
+        with pytest.raises(ConfigError, match="has no workflow beside it; install it again"):
+            installation.home()
+    finally:
+        installation.home.cache_clear()

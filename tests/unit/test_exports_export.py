@@ -1,0 +1,52 @@
+"""Exports from what they are made of."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from regions_helpers import toy_atlas
+
+from terareg.core.frames import Frame
+from terareg.exports.export import export_record, open_origin, prepare_export
+from terareg.exports.label_tables import LabelTable
+from terareg.exports.settings import ExportSettings, Origin
+from terareg.storage import nrrd
+from terareg.storage.store import Store
+
+FRAME = Frame((4, 5, 6), (50.0, 50.0, 50.0), (10.0, 0.0, 0.0), "RIP")
+
+
+def test_a_map_of_a_registration_is_its_component_on_its_grid(tmp_path):
+    posteriors = np.random.default_rng(0).random((3, *FRAME.shape)).astype(np.float32)
+    path = tmp_path / "posteriors.nrrd"
+    nrrd.write_scalar(path, posteriors, FRAME)
+    for number, name in enumerate(("match", "artefact", "missing")):
+        origin = Origin("registration", "allen", image=name)
+        source = open_origin(origin, Store(str(tmp_path)), "b", str(path))
+        assert source.frame == FRAME and not source.is_segmentation
+        np.testing.assert_array_equal(source.read(0), posteriors[number])
+
+
+@pytest.mark.parametrize("labels", ["ids", "consecutive", "rgb"])
+def test_regions_of_an_atlas_are_what_was_asked_for(labels):
+    atlas = toy_atlas()
+    from terareg.volumes.images import OpenedImage
+
+    source = OpenedImage("a", [atlas.frame], [atlas.annotation])
+    table = LabelTable.of(atlas.ids.tolist(), atlas.ontology, labels)
+    settings = ExportSettings(
+        Origin("atlases", "toy", image="annotation"), "tiff", interpolation="vote", labels=labels
+    )
+    picture, slabs = prepare_export(settings, source, table, "regions")
+    found = np.concatenate([slab for _, slab in slabs])
+    assert picture.aligned and picture.frame == atlas.frame
+    if labels == "ids":
+        np.testing.assert_array_equal(found, atlas.annotation)
+    elif labels == "consecutive":
+        np.testing.assert_array_equal(found, table.renumbered(atlas.annotation))
+        assert picture.dtype == "uint8" and picture.palette is not None
+    else:
+        assert found.shape == (*atlas.frame.shape, 3) and picture.colours
+    record = export_record(settings, source, picture, {"minimum": 0})
+    assert record["from"] == "atlases/toy/annotation" and record["labels"] == labels
+    assert Frame.from_json(record["frame"]) == atlas.frame

@@ -1,0 +1,132 @@
+"""Deep Zoom: the right tiles, the right grey values, and a page that names them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+
+import imagecodecs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.exports import slabs
+from terareg.exports.settings import TILES, ExportSettings, Origin
+from terareg.exports.tiles import (
+    TILE,
+    grey_levels,
+    level_sizes,
+    shown_planes,
+    tile_count,
+    write_tiles,
+)
+from terareg.storage.store import Store
+from terareg.volumes.images import OpenedImage
+
+MINE = ExportSettings(Origin("fused", channel="signal"), TILES)
+SHAPE = (6, 300, 520)
+VALUES = np.random.default_rng(0).integers(100, 4000, SHAPE).astype(np.uint16)
+SOURCE = OpenedImage("v", [Frame(SHAPE, (5.0, 2.0, 2.0), orientation="SAR")], [VALUES])
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 5000), st.integers(1, 5000))
+def test_levels_and_tiles_are_as_many_as_the_format_says(width, height):
+    sizes = level_sizes(width, height)
+    last = math.ceil(math.log2(max(width, height)))
+    assert len(sizes) == last + 1 and sizes[-1] == (width, height) and sizes[0] == (1, 1)
+    for level, size in enumerate(sizes):
+        assert size == tuple(math.ceil(n / 2 ** (last - level)) for n in (width, height))
+    assert tile_count(width, height) == sum(
+        math.ceil(w / TILE) * math.ceil(h / TILE) for w, h in sizes
+    )
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(0, 99))
+def test_every_level_is_within_half_a_grey_level_of_exact_means(height, width, seed):
+    plane = np.random.default_rng(seed).integers(0, 5000, (height, width)).astype(np.uint16)
+    low, high = 400.0, 3100.0
+    exact = np.clip((plane.astype(np.float64) - low) / (high - low), 0, 1) * 255
+    for grey in reversed(grey_levels(plane, low, high)):
+        assert grey.dtype == np.uint8 and grey.shape == exact.shape
+        assert np.abs(grey - exact).max() <= 0.501
+        rows, columns = exact.shape
+        exact = np.array([
+            [exact[y : y + 2, x : x + 2].mean() for x in range(0, columns, 2)]
+            for y in range(0, rows, 2)
+        ])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("axis", "planes", "expected"),
+    [
+        ("z", "middle", {"z0003": VALUES[3]}),
+        ("y", "middle", {"y0150": VALUES[:, 150]}),
+        ("x", (519, 3, 4), {"x0003": VALUES[:, :, 3], "x0004": VALUES[:, :, 4],
+                            "x0519": VALUES[:, :, 519]}),
+        ("z", "max", {"max": VALUES.max(0)}),
+        ("y", "max", {"max": VALUES.max(1)}),
+        ("z", "mean", {"mean": VALUES.mean(0, dtype=float).astype(np.float32)}),
+        ("x", "mean", {"mean": VALUES.mean(2, dtype=float).astype(np.float32)}),
+        ("z", "all", {f"z{n:04d}": plane for n, plane in enumerate(VALUES)}),
+    ],
+)  # fmt: skip
+def test_planes_and_projections_are_those_of_the_volume(axis, planes, expected, monkeypatch):
+    monkeypatch.setattr(slabs, "slab_planes", lambda plane_bytes: 4)
+    mine = replace(MINE, axis=axis, planes=planes)
+    found = dict(shown_planes(mine, SOURCE, SOURCE.frame))
+    assert list(found) == list(expected)
+    for name, plane in expected.items():
+        np.testing.assert_allclose(found[name], plane, rtol=1e-6)
+
+
+def test_the_folder_holds_all_tiles_and_a_page_that_needs_no_network(tmp_path):
+    store = Store(str(tmp_path))
+    store.write("b/exports/mine/max_files/0/0_0.jpg", b"of an earlier export")
+    mine = replace(MINE, planes=(0, 5), clip_percent=(1.0, 99.0))
+    record = write_tiles(store, "b/exports/mine", mine, SOURCE, "mine", workers=2)
+    names = [entry.key for entry in store.list("b/exports/mine")]
+    tiles = [name for name in names if name.endswith(".jpg")]
+    assert record["planes"] == 2 and record["tiles"] == len(tiles) == 2 * tile_count(520, 300)
+    assert "b/exports/mine/max_files/0/0_0.jpg" not in names
+    size = ET.fromstring(store.read("b/exports/mine/z0005.dzi"))[0]
+    assert (size.get("Width"), size.get("Height")) == ("520", "300")
+
+    low, high = record["window"]
+    shown = VALUES[[0, 5]]
+    assert [low, high] == [np.percentile(shown, p, method="inverted_cdf") for p in (1, 99)]
+    exact = grey_levels(VALUES[5], low, high)
+    for level, (width, height) in enumerate(level_sizes(520, 300)):
+        for x in range(0, width, TILE):
+            for y in range(0, height, TILE):
+                name = f"b/exports/mine/z0005_files/{level}/{x // TILE}_{y // TILE}.jpg"
+                tile = imagecodecs.jpeg8_decode(store.read(name)).astype(int)
+                wanted = exact[level][y : y + TILE, x : x + TILE]
+                assert tile.shape == wanted.shape
+                assert abs(tile.mean() - wanted.mean()) < 1.5, "only JPEG may add to it"
+
+    page = store.read(record["page"]).decode()
+    assert not re.search(r"(src|href)\s*=\s*[\"']?https?:", page) and "http" not in page
+    told = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    assert told["planes"] == ["z0000", "z0005"] and (told["width"], told["height"]) == (520, 300)
+    assert told["letters"] == ["R", "A"] and told["spacing_um"] == [2.0, 2.0]
+    again = write_tiles(store, "b/exports/mine", mine, SOURCE, "mine")
+    assert again == record
+
+
+def test_a_plane_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(VolumeError, match="plane 6 along z was asked for, but the export has 6"):
+        write_tiles(Store(str(tmp_path)), "x", replace(MINE, planes=(6,)), SOURCE, "x")
+
+
+def test_an_image_of_one_value_is_shown_all_the_same(tmp_path):
+    flat = OpenedImage("f", [Frame((2, 3, 4), (1.0, 1.0, 1.0))], [np.full((2, 3, 4), 7.5, "f4")])
+    record = write_tiles(Store(str(tmp_path)), "x", MINE, flat, "x")
+    assert record["window"][1] > record["window"][0] and record["tiles"] == tile_count(4, 3)

@@ -1,0 +1,289 @@
+"""terareg init on folders as microscopes write them: the sample file leads to the right tiles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import microscope_folders as folders
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import tifffile
+import yaml
+import zarr
+from colm_stub import write_linked_planes
+from microscope_folders import CELLS, PLANES, SPACING_UM, stack
+
+from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.layout_kinds import open_layout
+from terareg.acquisition.plane_files import read_rows
+from terareg.cli.main import main
+from terareg.core.errors import AcquisitionError
+from terareg.execution.config import check
+from terareg.intake.recognise import recognise
+from terareg.storage.store import Store
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty present folder, and no atlases."""
+    monkeypatch.setenv("BRAINGLOBE_DIR", str(tmp_path / "no-atlases"))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def started(raw: Path, capsys, **filled) -> dict:
+    """Write a sample file for a folder, see what is asked, fill that in, and have it checked."""
+    before = sorted(p for p in raw.rglob("*"))
+    assert main(["init", str(raw), "--out", "brain.yaml"]) == 0
+    assert sorted(p for p in raw.rglob("*")) == before, "the folder itself was written to"
+    text = Path("brain.yaml").read_text()
+    assert text.count("ASKED: ") == 1 + len(filled)
+    capsys.readouterr()
+    for key, value in {"orientation": "SAR", **filled}.items():
+        assert main(["check", "brain.yaml"]) == 1
+        asked = capsys.readouterr().out
+        assert any(key in line for line in asked.splitlines() if line.startswith("To do:")), key
+        assert f"\n  {key}:\n" in text
+        text = text.replace(f"\n  {key}:\n", f"\n  {key}: {json.dumps(value)}\n")
+        Path("brain.yaml").write_text(text)
+    # of what was asked only the atlas, which is on no machine of tests, is left
+    assert main(["check", "brain.yaml"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("To do: ") == 1 and "terareg atlas get allen_mouse_25um" in told
+    config = yaml.safe_load(text)
+    assert config["atlases"] == {"allen_mouse_25um": {"name": "allen_mouse_25um"}}
+    return check({key: value for key, value in config.items() if key != "atlases"})
+
+
+def check_tiles(config: dict, channels: list[str], *, spacing=SPACING_UM) -> None:
+    """Every tile lies in its cell and at its place, and holds its own pixels in every channel."""
+    source = config["input"]
+    acquisition = index_acquisition(open_layout(source), IndexSettings("brain", "SAR"))
+    assert (acquisition.rows, acquisition.columns) == (2, 3)
+    assert acquisition.spacing_um == spacing and acquisition.tile_shape[0] == PLANES
+    assert [c.name for c in acquisition.channels] == channels
+    np.testing.assert_allclose(acquisition.overlap, 0.2, atol=1e-3)
+    tiles = {(t.row, t.column): t for t in acquisition.tiles}
+    assert sorted(tiles) == CELLS
+    step_um = 0.8 * folders.HEIGHT * spacing[1], 0.8 * folders.WIDTH * spacing[2]
+    for cell, tile in tiles.items():
+        steps = [n * s for n, s in zip(cell, step_um)]
+        found = np.multiply(tile.origin_vox[1:], spacing[1:])
+        np.testing.assert_allclose(found, steps, atol=0.06)
+        for number, channel in enumerate(channels):
+            for z in range(PLANES):
+                key, page = acquisition.plane_file(tile, channel, z)
+                plane, _ = read_rows(
+                    Store(acquisition.raw), key, ((folders.HEIGHT, folders.WIDTH), "uint16"),
+                    page=page,
+                )  # fmt: skip
+                np.testing.assert_array_equal(plane, stack(cell, number)[z])
+
+
+def test_smartspim(here, capsys):
+    folders.smartspim(here / "raw")
+    config = started(here / "raw", capsys)
+    assert config["input"]["first_level"] == "H"
+    channels = ["Ex_488_Em_525", "Ex_561_Em_600"]
+    assert config["input"]["channels"] == dict(zip(channels, channels))
+    assert config["input"]["spacing_um"] == [5, 1.5, 1.5]
+    check_tiles(config, channels, spacing=(5.0, 1.5, 1.5))
+
+
+def test_terastitcher_folders_without_any_metadata_ask_for_the_voxel_size(here, capsys):
+    folders.terastitcher(here / "raw")
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    text = Path("brain.yaml").read_text()
+    assert "planes are 5 um apart" in text
+    assert "GUESS: TeraStitcher names the outer folders by y (V)" in text.replace("\n  #", "")
+    assert config["input"]["channels"] == {"signal": "."} and config["input"]["first_level"] == "V"
+    check_tiles(config, ["signal"])
+
+
+def test_ultramicroscope_with_positions(here, capsys):
+    folders.blaze(here / "raw")
+    check_tiles(started(here / "raw", capsys), ["C00", "C01"])
+    table = Path("brain_tiles.tsv").read_text().splitlines()
+    assert table[0].split("\t") == ["path", "channel", "row", "column", "y_um", "x_um"]
+    assert table[1].startswith("16-51_UltraII[[]00 x 00]_C00_xyz-Table Z*.ome.tif\tC00\t0\t0\t")
+
+
+def test_ultramicroscope_with_a_stated_overlap_alone(here, capsys):
+    folders.blaze(here / "raw", offsets=False, name="11-14-17_Alg_Blaze")
+    check_tiles(started(here / "raw", capsys), ["C00", "C01"])
+
+
+def test_ultramicroscope_without_positions_asks_for_the_overlap(here, capsys):
+    folders.blaze(here / "raw", offsets=False, overlap=False)
+    check_tiles(started(here / "raw", capsys, overlap=[0.2, 0.2]), ["C00", "C01"])
+
+
+def test_ome_tiff_with_a_file_for_each_tile_and_channel(here, capsys):
+    folders.zeiss(here / "raw")
+    check_tiles(started(here / "raw", capsys), ["AF488", "Cy5"])
+    assert "stage x and y are taken to grow" in Path("brain.yaml").read_text().replace(
+        "\n  # ", " "
+    )
+
+
+def test_ome_tiff_with_several_channels_in_a_file(here, capsys):
+    folders.micromanager(here / "raw")
+    check_tiles(started(here / "raw", capsys), ["DAPI", "Cy5"])
+
+
+def test_fiji_tile_configuration(here, capsys):
+    folders.fiji(here / "raw")
+    check_tiles(started(here / "raw", capsys, spacing_um=list(SPACING_UM)), ["signal"])
+
+
+def test_a_mosaic_of_single_planes(here, capsys):
+    """Names of tiles differ like those of planes; the configuration says what they are."""
+    folders.fiji(here / "raw", planes=1)
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    survey = open_layout(config["input"]).survey
+    assert (survey.rows, survey.columns, survey.planes, len(survey.tiles)) == (2, 3, 1, 6)
+
+
+def test_folders_named_by_row_and_column(here, capsys):
+    folders.named_folders(here / "raw")
+    filled = {"spacing_um": list(SPACING_UM), "overlap": [0.2, 0.2]}
+    check_tiles(started(here / "raw", capsys, **filled), ["signal"])
+
+
+def test_a_table_that_is_there_already(here, capsys):
+    folders.own_table(here / "raw")
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    assert config["input"]["table"] == "tiles.tsv" and not Path("brain_tiles.tsv").exists()
+    check_tiles(config, ["ch488"])
+
+
+def test_colm(here, capsys):
+    write_linked_planes(here / "raw", 2, 3, pixels=64, planes=5)
+    config = started(here / "raw", capsys)
+    assert config["input"]["kind"] == "colm"
+    assert config["input"]["channels"] == {"ch0": 0, "ch1": 1}
+    assert open_layout(config["input"]).survey.rows == 2
+
+
+def test_one_stack_of_planes_is_one_tile(here, capsys):
+    (here / "raw").mkdir()
+    for z, plane in enumerate(stack((0, 0))):
+        tifffile.imwrite(here / f"raw/plane{z:04d}.tif", plane)
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    acquisition = index_acquisition(open_layout(config["input"]), IndexSettings("brain", "SAR"))
+    assert len(acquisition.tiles) == 1 and acquisition.tile_shape[0] == PLANES
+
+
+VOLUME = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10)
+
+
+def nifti(path: Path) -> Path:
+    image = sitk.GetImageFromArray(VOLUME)
+    image.SetSpacing([0.1, 0.2, 0.3])
+    sitk.WriteImage(image, str(path))
+    return path
+
+
+def ome_zarr(path: Path) -> Path:
+    group = zarr.create_group(path, zarr_format=3)
+    group.create_array("0", data=VOLUME)
+    scale = [{"type": "scale", "scale": [300.0, 200.0, 100.0]}]
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [
+            {
+                "axes": [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": scale}],
+            }
+        ],
+    }
+    return path
+
+
+def precomputed(path: Path) -> Path:
+    from cloudvolume import CloudVolume
+
+    made = CloudVolume.from_numpy(
+        np.asfortranarray(VOLUME.T), vol_path=f"file://{path}", resolution=(1e5, 2e5, 3e5),
+        chunk_size=(10, 8, 6), compress=False, progress=False,
+    )  # fmt: skip
+    assert made.shape[:3] == (10, 8, 6)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (nifti, "brain.nii.gz"), (nifti, "brain.nrrd"), (ome_zarr, "brain.ome.zarr"),
+        (precomputed, "brain"),
+    ],
+)  # fmt: skip
+def test_volumes_that_say_their_voxel_size(here, capsys, write, name):
+    path = write(here / name)
+    assert main(["init", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "voxels of 300 x 200 x 100 um" in told
+    config = yaml.safe_load(Path("sample.yaml").read_text())
+    assert config["sample"] == "brain" and config["input"]["orientation"] is None
+    assert config["input"]["channels"] == {"image": str(path)}
+    if name.endswith("nii.gz"):
+        assert "the header says" in Path("sample.yaml").read_text()
+
+
+def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):
+    text = folders.ome_xml("brain", sizes=(1, PLANES))
+    folders.write_ome(here / "brain.ome.tif", stack((0, 0)), text)
+    assert main(["init", str(here / "brain.ome.tif")]) == 0
+    assert "spacing_um" not in capsys.readouterr().out
+    config = yaml.safe_load(Path("sample.yaml").read_text())
+    assert config["input"]["spacing_um"] == list(SPACING_UM)
+    config["input"]["orientation"] = "SAR"
+    del config["atlases"]
+    check(config)
+
+
+def test_a_folder_of_volumes_of_one_shape(here, capsys):
+    (here / "raw").mkdir()
+    for name in ("red", "green"):
+        tifffile.imwrite(here / f"raw/{name}.tif", VOLUME, photometric="minisblack")
+    config = started(here / "raw", capsys, spacing_um=[50, 40, 40])
+    assert config["input"]["kind"] == "volume"
+    assert "remove what is none" in Path("brain.yaml").read_text()
+    assert list(config["input"]["channels"]) == ["green", "red"]
+
+
+def test_s3(bucket, here, capsys):
+    folders.blaze(here / "raw")
+    for path in (here / "raw").iterdir():
+        bucket.put_object(Bucket="scope", Key=f"brain/{path.name}", Body=path.read_bytes())
+    assert main(["init", "s3://scope/brain", "--out", "brain.yaml"]) == 0
+    text = Path("brain.yaml").read_text().replace("  orientation:\n", "  orientation: SAR\n")
+    config = yaml.safe_load(text)
+    assert config["sample"] == "brain" and config["input"]["path"] == "s3://scope/brain"
+    del config["atlases"]
+    survey = open_layout(check(config)["input"]).survey
+    assert (survey.rows, survey.columns, survey.planes) == (2, 3, PLANES)
+    np.testing.assert_allclose(survey.overlap, 0.2, atol=1e-3)
+
+
+def test_what_is_not_read_is_named_with_what_to_do(here):
+    (here / "scan.czi").write_bytes(b"ZISRAWFILE")
+    for place in (here / "scan.czi", here):
+        with pytest.raises(AcquisitionError, match=r"scan.czi: .czi files are not read; export"):
+            recognise(str(place))
+    (here / "none").mkdir()
+    (here / "none/notes.txt").write_text("nothing")
+    with pytest.raises(AcquisitionError, match="has 1 files and no image that is known"):
+        recognise(str(here / "none"))
+
+
+def test_files_that_are_there_are_kept(here, capsys):
+    folders.own_table(here / "raw")
+    Path("sample.yaml").write_text("mine\n")
+    assert main(["init", str(here / "raw")]) == 1
+    assert "sample.yaml is there already; give another name" in capsys.readouterr().err
+    assert Path("sample.yaml").read_text() == "mine\n"
+    assert main(["init", str(here / "raw"), "--force"]) == 0

@@ -1,0 +1,65 @@
+"""Tissue of a phantom with known extent."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from objects_helpers import ball, blocks_of
+
+from terareg.core.errors import ConfigError, VolumeError
+from terareg.objects.tissue import TissueSettings, boxes_of, cell_sums, tissue_mask
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(1, 7)] * 3),
+       st.tuples(*[st.integers(1, 5)] * 3), st.integers(0, 2**32 - 1))  # fmt: skip
+def test_sums_of_any_blocks_add_up(shape, edge, cell, seed):
+    voxels = np.random.default_rng(seed).integers(0, 65535, shape, np.uint16, endpoint=True)
+    grid = [-(-n // c) for n, c in zip(shape, cell)]
+    sums, counts = np.zeros(grid, np.int64), np.zeros(grid, np.int64)
+    for block in blocks_of(shape, edge):
+        part = voxels[tuple(slice(a, b) for a, b in zip(block.start, block.stop))]
+        first, some, number = cell_sums(part, block.start, cell)
+        box = tuple(slice(a, a + n) for a, n in zip(first, some.shape))
+        sums[box] += some
+        counts[box] += number
+    for index in np.ndindex(*grid):
+        inside = voxels[tuple(slice(i * c, (i + 1) * c) for i, c in zip(index, cell))]
+        assert sums[index] == inside.sum() and counts[index] == inside.size
+
+
+def phantom(dim=300.0):
+    """A ball of dim tissue with a dark ventricle, a speck, and noise; and the ball."""
+    rng = np.random.default_rng(0)
+    tissue = ball(17, (48, 46, 50))
+    image = np.where(tissue & ~ball(5, tissue.shape), dim, 100.0)
+    image[2, 2, 2] = 5000
+    return image + rng.normal(0, 20, image.shape), tissue
+
+
+def test_mask_is_the_ball_with_its_holes_filled_and_without_specks():
+    image, tissue = phantom()
+    mask, threshold = tissue_mask(image, TissueSettings())
+    both = np.count_nonzero(mask & tissue)
+    assert 2 * both / (np.count_nonzero(mask) + np.count_nonzero(tissue)) > 0.96
+    assert 100 < threshold < 300 and not mask[2, 2, 2]
+    (box,) = boxes_of(mask)
+    index = np.argwhere(tissue)
+    assert np.abs(box - [*index.min(0), *(index.max(0) + 1)]).max() <= 1
+
+
+def test_given_threshold_and_share():
+    image, _ = phantom()
+    mask, threshold = tissue_mask(image, TissueSettings(250.0, 0.0))
+    assert threshold == 250 and len(boxes_of(mask)) > 1
+
+
+def test_errors():
+    with pytest.raises(VolumeError, match="all means are 5, so that no threshold separates"):
+        tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings())
+    with pytest.raises(VolumeError, match=r"no mean reaches the threshold 9 \(the largest is 5"):
+        tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(9.0))
+    with pytest.raises(VolumeError, match="everything is above the threshold 2; give a higher"):
+        tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(2.0))
+    with pytest.raises(ConfigError, match="least_share 2 is no share"):
+        TissueSettings(least_share=2)

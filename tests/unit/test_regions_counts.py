@@ -1,0 +1,71 @@
+"""Counts of points per region: against a plain count, with roll-up, hemispheres and densities."""
+
+import numpy as np
+import pytest
+from regions_helpers import AffineMap, rotation, toy_atlas
+
+from terareg.core.errors import PointsError
+from terareg.regions.counts import count_table
+from terareg.regions.measure import RegionSums, region_coverage, region_table
+from terareg.regions.points import located_in_atlas
+from terareg.storage.records import read_table, write_table
+
+
+def measured(atlas, tmp_path):
+    """The region table as the workflow writes it, for a sample that is the atlas."""
+    sums = RegionSums(atlas.ids, (), atlas.frame.voxel_volume_um3)
+    index = np.arange(atlas.frame.shape[0])[:, None, None]
+    right = np.broadcast_to(index >= 6, atlas.frame.shape)
+    sums.add_block(atlas.annotation, np.where(right, 2, 1).astype(np.uint8), {})
+    coverage = region_coverage(AffineMap(), atlas, atlas.frame)
+    write_table(tmp_path / "r.tsv", region_table(sums, atlas.ontology, coverage))
+    return read_table(tmp_path / "r.tsv")
+
+
+def test_every_point_is_counted_once_in_its_region_and_in_those_above(tmp_path):
+    atlas = toy_atlas()
+    rng = np.random.default_rng(1)
+    points = rng.uniform(-30, 280, (5000, 3))
+    where, ids, sides = located_in_atlas(points, AffineMap(), atlas)
+    assert np.array_equal(where, points)
+    table = count_table(ids, sides, measured(atlas, tmp_path), atlas.ontology)
+    rows = {(r["id"], r["scope"], r["hemisphere"]): r for r in table}
+    for region in atlas.ids[1:].tolist():
+        for side in ("left", "right"):
+            wanted = sum(i == region and s == side for i, s in zip(ids.tolist(), sides))
+            assert rows[region, "own", side]["count"] == wanted
+        assert rows[region, "own", "both"]["count"] == np.count_nonzero(ids == region) > 0
+    assert rows[10, "tree", "both"]["count"] == np.count_nonzero(np.isin(ids, (10, 1, 7)))
+    own = sum(r["count"] for r in table if r["scope"] == "own" and r["hemisphere"] == "both")
+    assert own == len(points), "nothing is lost or counted twice"
+    assert rows[0, "own", "both"]["count"] == np.count_nonzero(ids == 0) > 0
+    row = rows[1, "own", "both"]
+    volume = np.count_nonzero(atlas.annotation == 1) * atlas.frame.voxel_volume_um3 / 1e9
+    assert row["volume_mm3"] == pytest.approx(volume, rel=1e-8)
+    assert row["per_mm3"] == pytest.approx(row["count"] / volume)
+    assert (row["acronym"], row["coverage"]) == ("A1", 1.0)
+
+
+def test_no_points_are_a_table_of_zeros(tmp_path):
+    atlas = toy_atlas()
+    table = count_table(np.zeros(0, np.uint32), [], measured(atlas, tmp_path), atlas.ontology)
+    assert {r["count"] for r in table} == {0} and len(table) > 20
+
+
+def test_a_region_that_the_table_lacks_is_an_error(tmp_path):
+    atlas = toy_atlas()
+    rows = [r for r in measured(atlas, tmp_path) if r["id"] != "7"]
+    with pytest.raises(PointsError, match="2 points lie in region 7, which the table"):
+        count_table(np.array([7, 7, 1], np.uint32), ["left"] * 3, rows, atlas.ontology)
+
+
+def test_points_are_carried_in_parts_as_they_are_in_one(monkeypatch):
+    atlas, transform = toy_atlas(), AffineMap(rotation())
+    points = np.random.default_rng(0).uniform(0, 250, (1000, 3))
+    whole = located_in_atlas(points, transform, atlas)
+    monkeypatch.setattr("terareg.regions.points._AT_ONCE", 77)
+    parts = located_in_atlas(points, transform, atlas)
+    assert np.array_equal(whole[0], parts[0]) and np.array_equal(whole[1], parts[1])
+    assert whole[2] == parts[2] and set(whole[2]) == {"left", "right", ""}
+    none = located_in_atlas(np.zeros((0, 3)), transform, atlas)
+    assert none[0].shape == (0, 3) and none[2] == []

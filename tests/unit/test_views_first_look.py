@@ -1,0 +1,114 @@
+"""First look: raw voxels at their nominal places, few planes read, the atlas turned right."""
+
+import io
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from terareg.core.frames import Frame, all_orientations, orientation_matrix
+from terareg.views import first_look
+from terareg.views.figures.first_look import first_look as draw
+
+STEP = (40, 50)
+SHAPE = (130, 48, 60)
+
+
+class Tiles:
+    """A grid of tiles with a hole; voxels tell where they lie, and planes read are counted."""
+
+    def __init__(self):
+        tiles = [
+            SimpleNamespace(name=f"T{r}{c}", origin_vox=(r, r * STEP[0], c * STEP[1] + 0.4))
+            for r, c in itertools.product(range(3), range(4))
+            if (r, c) != (0, 3)
+        ]
+        self.acquisition = SimpleNamespace(
+            tiles=tiles, tile_shape=SHAPE, spacing_um=(10.0, 4.0, 4.0), orientation="ILA",
+            dtype="uint16", rows=3, columns=4,
+        )  # fmt: skip
+        self.place = {tile.name: np.rint(tile.origin_vox).astype(int) for tile in tiles}
+        self.planes = 0
+
+    def read(self, tile, z0, z1, y=slice(None), x=slice(None)):
+        self.planes += z1 - z0
+        z, *rest = (self.place[tile][a] + np.arange(n) for a, n in enumerate(SHAPE))
+        box = np.ix_(z[z0:z1], rest[0][y], rest[1][x])
+        return (10 * box[0] + 3 * box[1] + box[2]).astype(np.uint16)
+
+
+def test_every_plane_shows_the_voxels_of_its_place():
+    source = Tiles()
+    frame = first_look.whole_frame(source.acquisition)
+    assert frame.shape == (132, 128, 210)
+    for section in first_look.middle_sections(source, workers=2):
+        axis = section.axis
+        middle = frame.shape[axis] // 2
+        bins = np.array(section.frame.spacing_um) / frame.spacing_um
+        down, right = (a for a in range(3) if a != axis)
+        assert section.frame.shape[axis] == 1 and section.frame.orientation == "ILA"
+        rows, columns = (
+            (np.arange(section.image.shape[n]) + 0.5) * bins[a] - 0.5
+            for n, a in enumerate((down, right))
+        )
+        factor = np.array([10, 3, 1])
+        wanted = factor[down] * rows[:, None] + factor[right] * columns + factor[axis] * middle
+        seen = np.isfinite(section.image)
+        assert seen.mean() > 0.8
+        # half a bin at each side of a plane, and a tile's place to a voxel
+        slack = (factor * (bins + 1)).sum()
+        assert np.abs(section.image - wanted)[seen].max() <= slack
+
+
+def test_a_hole_in_the_grid_stays_empty_and_few_planes_are_read():
+    source = Tiles()
+    flat = first_look.middle_sections(source)[0]
+    corner = flat.image[: int(30 / (flat.frame.spacing_um[1] / 4)), -5:]
+    assert np.isnan(corner).all()
+    assert np.isfinite(flat.image).mean() > 0.85
+    # one plane of each tile, and at most 64 of those in the middle row and column
+    assert source.planes <= 11 + 65 * (4 + 3 + 3)
+
+
+@pytest.mark.parametrize("code", ["ILA", "RIP", "SAR", "PSL"])
+def test_an_atlas_is_turned_so_that_its_axes_run_as_the_code_says(code):
+    frame = Frame((4, 5, 6), (10.0, 20.0, 30.0), (7, 7, 7), "RIP")
+    array = np.arange(120).reshape(frame.shape)
+    found, turned = first_look.turned(array, frame, code)
+    assert found.shape == turned.shape and turned.orientation == code
+    matrix = orientation_matrix("RIP", code)
+    for index in ((0, 0, 0), (3, 1, 5), (2, 4, 0)):
+        centred = (np.array(index) - (np.array(frame.shape) - 1) / 2) * frame.spacing_um
+        place = matrix @ centred / turned.spacing_um + (np.array(turned.shape) - 1) / 2
+        assert found[tuple(np.rint(place).astype(int))] == array[index]
+
+
+def test_all_orientations_come_back():
+    frame = Frame((2, 3, 4), (1.0, 2.0, 3.0), (0, 0, 0), "RIP")
+    array = np.arange(24).reshape(frame.shape)
+    for code in all_orientations():
+        there = first_look.turned(array, frame, code)
+        back, own = first_look.turned(*there, "RIP")
+        assert np.array_equal(back, array) and own == frame
+
+
+def test_the_picture_shows_sample_atlas_and_grid():
+    source = Tiles()
+    sections = first_look.middle_sections(source)
+    rng = np.random.default_rng(0)
+    template = rng.random((20, 30, 40))
+    atlas = Frame(template.shape, (25.0,) * 3, (0, 0, 0), "ILA")
+    boxes = first_look.tile_boxes_um(source.acquisition)
+    assert boxes[1] == ("T01", 50.4 * 4, 0, 240, 192)
+    notes = first_look.facts(source.acquisition, ["a", "b"])
+    assert notes[0] == "11 tiles in 3 rows, 4 columns" and notes[-1].startswith("raw data 0.0")
+    planes = [(section.image, section.frame) for section in sections]
+    picture = Image.open(io.BytesIO(draw(planes, template, template > 0.5, atlas, boxes, notes)))
+    assert picture.format == "PNG" and picture.info == {} and 500 < picture.width <= 1000
+    pixels = np.asarray(picture.convert("RGB")).astype(int)
+    coloured = np.ptp(pixels, axis=2) > 60
+    third = picture.width // 3
+    assert not coloured[80:, :third].any(), "the sample is grey"
+    assert coloured[:, third : 2 * third].any() and coloured[:, 2 * third :].any()

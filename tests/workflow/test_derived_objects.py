@@ -1,0 +1,87 @@
+"""Objects of an image file: its components, and what is counted and meshed of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from scipy import ndimage
+from workspaces import Workspace
+
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
+SHAPE, SPACING_UM = (40, 70, 72), (2.0, 1.0, 1.0)
+
+
+def scene():
+    """Two tubes and three balls through blocks of 32 voxels, and specks of dust."""
+    places = np.moveaxis(np.indices(SHAPE), 0, -1) * np.array(SPACING_UM)
+    mask = np.zeros(SHAPE, bool)
+    for centre, radius in (((20, 16, 16), 11), ((58, 50, 20), 13), ((40, 33, 33), 6)):
+        mask |= np.linalg.norm(places - centre, axis=-1) < radius
+    for z, y in ((12, 60), (60, 14)):
+        mask |= np.linalg.norm(places[..., :2] - (z, y), axis=-1) < 4
+    mask[0, 0, ::9] = True
+    return mask
+
+
+def rows_of(path):
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("objects"))
+    image = sitk.GetImageFromArray((scene() * 900 + 100).astype(np.uint16))
+    image.SetSpacing([s / 1000 for s in SPACING_UM[::-1]])
+    sitk.WriteImage(image, str(workspace.folder / "image.nrrd"))
+    source = {"from": "cells"}
+    workspace.write(
+        {
+            "sample": "tools",
+            "volume": {"chunk": 16, "block": 32},
+            "derived": {
+                "cells": {
+                    "from": "./image.nrrd", "orientation": "SAR", "do": "components", "low": 500,
+                    "connectivity": 6, "dust_vox": 10, "format": "precomputed",
+                },
+                "numbers": {**source, "do": "count"},
+                "surfaces": {**source, "do": "mesh", "error_nm": 500},
+            },
+        }
+    )  # fmt: skip
+    finished = workspace.snakemake("--cores", "2", "--", "derived_volumes")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return workspace
+
+
+def test_components_are_those_of_the_whole_image(done):
+    expected, _ = ndimage.label(scene())
+    sizes = np.bincount(expected.ravel())
+    found = Volume(Store(str(done.folder / "results")), "tools/derived/cells").read(0)
+    assert np.array_equal(found > 0, np.isin(expected, np.flatnonzero(sizes[1:] >= 10) + 1))
+    pairs = {(a, b) for a, b in zip(found.ravel(), expected.ravel()) if a}
+    assert len(pairs) == 5 == found.max()
+    rows = rows_of(done.folder / "results/tools/derived/numbers/counts.tsv")
+    assert [int(r["voxels"]) for r in rows] == np.bincount(found.ravel())[1:].tolist()
+
+
+def test_a_mesh_of_every_component(done):
+    folder = done.folder / "results/tools/derived"
+    counts = rows_of(folder / "numbers/counts.tsv")
+    meshes = rows_of(folder / "surfaces/objects.tsv")
+    assert [(r["label"], r["voxels"]) for r in meshes] == [
+        (r["label"], r["voxels"]) for r in counts
+    ]
+    info = json.loads((folder / "surfaces/mesh/info").read_text())
+    assert info["@type"] == "neuroglancer_multilod_draco" and "sharding" in info
+
+
+def test_nothing_is_left_to_do(done):
+    again = done.snakemake("-n", "--quiet", "rules", "--", "derived_volumes")
+    assert "Nothing to be done" in again.stdout + again.stderr

@@ -1,0 +1,42 @@
+"""Join the cells of all batches: one table, a layer for the viewer, and a summary."""
+
+import logging
+import math
+
+from terareg.execution.job import run_job
+from terareg.regions.annotations import write_annotations
+from terareg.signal.blobs import BlobSettings
+from terareg.signal.cells import FEATURES, gather, save_array, summary, write_cells_csv
+from terareg.signal.search import three, working_um
+from terareg.storage.records import read_json, write_json
+from terareg.storage.store import Store
+from terareg.volumes.plan import VolumePlan
+from terareg.volumes.reader import Volume
+
+
+def main() -> None:
+    sample, name = snakemake.wildcards.sample, snakemake.wildcards.cells
+    given, store = snakemake.params.settings, Store(snakemake.params.store)
+    plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
+    volume = Volume(store, "", plan)
+    level = volume.level_for(working_um(given))
+    frame = volume.level_frame(level)
+    settings = BlobSettings(three(given["diameter_um"]), given["threshold"], given["roundness"])
+    cells = gather(snakemake.input.blobs, settings, frame)
+    if not len(cells):
+        logging.getLogger("terareg").warning(
+            "no cell of %s um stands out by %g in channel %s; look at the channel, then lower "
+            "cells.%s.threshold or correct diameter_um",
+            given["diameter_um"], given["threshold"], given["channel"], name,
+        )  # fmt: skip
+    features = {feature: cells[feature] for feature in FEATURES}
+    key = f"{sample}/cells/{name}/annotations"
+    write_annotations(store, key, cells["position_um"], features, frame)
+    save_array(snakemake.output.cells, cells)
+    write_cells_csv(snakemake.output.table, cells, cells["position_um"])
+    figures = summary(cells, frame, math.prod(frame.extent_um) / 1e9)
+    figures |= {"settings": given, "level": level, "layer": key}
+    write_json(snakemake.output.summary, figures)
+
+
+run_job(snakemake, main)

@@ -1,0 +1,172 @@
+"""``terareg check``: what a run would say before its first job, on one screen."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from terareg.atlas.brainglobe import find_atlas
+from terareg.core.errors import AtlasError, ConfigError, TeraregError
+from terareg.execution import raw_data, sizing
+from terareg.execution.config import asked_of, merge, read_yaml
+from terareg.execution.run import Run, load_run
+from terareg.execution.run_plan import make_plan, plan_text, store_gb
+
+#: settings of all samples of a folder, which Snakemake reads first
+_SHARED = Path("config/config.yaml")
+# stands in for what is left blank, where the rest can be checked without it
+_STAND_INS = {"input.orientation": "SAR"}
+
+
+def check(path: Path) -> int:
+    """Check a sample file and print what its run needs; 1 if something has to be corrected.
+
+    What is left blank is told of at once, and then the first thing that the run would stop at.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read.
+    """
+    config = read_yaml(path)
+    if _SHARED.is_file():
+        config = merge(read_yaml(_SHARED), config)
+    asked = asked_of(config)
+    wrong = [f"{key} is left blank; {what}" for key, what in asked.items()]
+    if asked.keys() <= _STAND_INS.keys():
+        try:
+            wrong += _check_rest(path, _filled(config, asked), asked)
+        except TeraregError as error:
+            wrong.append(str(error))
+    for sentence in wrong:
+        _say(f"To do: {sentence}")
+    if not wrong:
+        _say(f"Nothing to correct. Next: terareg run {path} previews")
+    return 1 if wrong else 0
+
+
+def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) -> list[str]:
+    """Check what is filled in and print what the run needs; return what has to be corrected."""
+    absent = _take_absent_atlases(config)
+    run = load_run(config, files=[path])
+    if not run.samples:
+        raise ConfigError(f"{path}: key sample is missing; give the brain a name")
+    raw_data.check(run)
+    sizing.check_extents(run)
+    for sample in run.samples:
+        absent += _show(run, sample, asked)
+    return absent
+
+
+def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
+    """Take out atlases that are not on this machine, and say so, so that the rest is checked."""
+    described = config.get("atlases")
+    told = []
+    for key, atlas in list(described.items()) if isinstance(described, dict) else ():
+        name = atlas.get("name") if isinstance(atlas, dict) else None
+        if isinstance(name, str):
+            try:
+                find_atlas(name, atlas.get("version"))
+            except AtlasError as error:
+                told.append(f"atlases.{key}.name: {error}")
+                config["atlases"] = {k: v for k, v in config["atlases"].items() if k != key}
+    return told
+
+
+def _filled(config: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:
+    """The configuration with stand-ins where it is left blank."""
+    filled = dict(config)
+    for key in asked:
+        section, name = key.split(".")
+        filled[section] = {**filled[section], name: _STAND_INS[key]}
+    return filled
+
+
+def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
+    """Print what a sample is and needs; return what stands in its way."""
+    planned = sizing.sized(run, sample)
+    for line in _facts(run, sample, asked):
+        _say(line)
+    _say("")
+    _say(plan_text(sample, planned))
+    rows = make_plan(planned)
+    hours = sum(row.cpu_hours for row in rows)
+    cores, memory = os.cpu_count() or 1, _memory_mb()
+    least = max(hours / cores, max((row.longest_minutes for row in rows), default=0) / 60)
+    _say(
+        f"on this machine ({cores} cores, {memory / 1000:.0f} GB of memory): {least:.1f} h or more"
+    )
+    wrong = []
+    largest = max((row.memory_mb for row in rows), default=0)
+    if largest > memory:
+        wrong.append(
+            f"sample {sample}: its largest job asks for {largest / 1000:.1f} GB of memory and this "
+            f"machine has {memory / 1000:.1f} GB; use a larger one, a coarser "
+            "registration.resolution_um or smaller blocks (docs/scaling.md)"
+        )
+    return wrong + _check_room(run.samples[sample]["store"], store_gb(planned), sample)
+
+
+def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
+    config = run.samples[sample]
+    source = config["input"]
+    planned = sizing.sized(run, sample)
+    if not run.has_images(sample):
+        yield f"sample {sample}, without images of its own"
+        yield f"  derived      {', '.join(config['derived'])}"
+        return
+    z, y, x = planned.grid.shape
+    spacing = " x ".join(f"{s:g}" for s in planned.grid.spacing_um)
+    size = " x ".join(f"{n * s / 1000:.2f}" for n, s in zip((z, y, x), planned.grid.spacing_um))
+    yield f"sample {sample}, input.kind: {source['kind']}"
+    if run.is_tiled(sample):
+        found = raw_data.survey(run, sample)
+        yield f"  raw tiles    {source['path']}"
+        yield (
+            f"  grid         {found.rows} rows x {found.columns} columns, {len(found.tiles)} tiles "
+            f"of {found.planes} x {found.tile_pixels[0]} x {found.tile_pixels[1]} voxels"
+        )
+        yield (
+            f"  overlap      {found.overlap[0]:.1%} between rows, {found.overlap[1]:.1%} between "
+            "columns"
+        )
+        for problem in found.problems:
+            yield f"  note         {problem}"
+    yield f"  channels     {', '.join(f'{k}: {v}' for k, v in source['channels'].items())}"
+    yield f"  volume       {z} x {y} x {x} voxels of {spacing} um: {size} mm (z, y, x)"
+    if "input.orientation" not in asked:
+        yield f"  orientation  {source['orientation']} (z, y, x)"
+    for name in run.registered_atlases(sample):
+        extent = planned.atlases[name]
+        voxel = " x ".join(f"{s:g}" for s in extent.spacing_um)
+        shape = " x ".join(map(str, extent.shape))
+        code = run.atlas(name)["orientation"]
+        yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x)"
+
+
+def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:
+    if store.startswith("s3://"):
+        return []
+    folder = Path(store).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free_gb = shutil.disk_usage(folder).free / 1e9
+    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed_gb:.1f} GB needed")
+    if free_gb >= needed_gb:
+        return []
+    return [
+        f"sample {sample}: store {store} has {free_gb:.1f} GB of room but the volumes may take "
+        f"{needed_gb:.1f} GB; free some, or set store: to a larger disk"
+    ]
+
+
+def _memory_mb() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e6
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")

@@ -1,0 +1,161 @@
+"""Command line of terareg.
+
+Each command is a module that is imported when it is called, so that ``terareg --help`` is instant.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from terareg import __version__
+from terareg.core.errors import TeraregError
+
+_EPILOGUE = """\
+from a folder of the microscope to results:
+  terareg init /data/brain7 --out brain7.yaml
+  terareg check brain7.yaml
+  terareg run brain7.yaml previews
+  terareg run brain7.yaml
+  terareg view results
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 1 if something has to be corrected first."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["view"]:
+        from terareg.views import serve
+
+        return serve.main(given[1:])
+    options = _parser().parse_args(given)
+    try:
+        return int(options.command(options))
+    except TeraregError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="terareg",
+        description="From raw light-sheet tiles to atlas-registered, measured brain volumes.",
+        epilog=_EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"terareg {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_init(commands)
+    _add_check(commands)
+    _add_run(commands)
+    commands.add_parser("view", help="show volumes of a results folder in Neuroglancer")
+    _add_atlas(commands)
+    return parser
+
+
+def _add_init(commands) -> None:
+    init = commands.add_parser(
+        "init",
+        help="look into a folder or file and write a sample file for it",
+        description="Look into a folder (or s3://bucket/prefix, or one image) and write a sample "
+        "file, and a table of tiles if one is needed. What is a guess is marked as one; the "
+        "orientation is left blank, since no file says it.",
+    )
+    init.add_argument("source", help="folder, s3://bucket/prefix, or image file")
+    init.add_argument("--out", type=Path, default=Path("sample.yaml"), help="file to write")
+    init.add_argument("--name", help="name of the brain; by default that of the folder")
+    init.add_argument("--atlas", default="allen_mouse_25um", help="a BrainGlobe atlas by name")
+    init.add_argument("--force", action="store_true", help="write over existing files")
+    init.set_defaults(command=_init)
+
+
+def _add_check(commands) -> None:
+    check = commands.add_parser(
+        "check",
+        help="check a sample file and say what the run needs",
+        description="Check a sample file and its raw data as a run would, and say what the run "
+        "needs: jobs, hours, memory, disk. Nothing is written.",
+    )
+    check.add_argument("sample", type=Path, help="sample file (YAML)")
+    check.set_defaults(command=_check)
+
+
+def _add_run(commands) -> None:
+    run = commands.add_parser(
+        "run",
+        usage="terareg run [--profile PROFILE] SAMPLE [--] [TARGET ...] [SNAKEMAKE OPTIONS ...]",
+        help="run a sample with Snakemake",
+        description="Run a sample: print the command of Snakemake, then start it. Everything "
+        "after the sample file goes to Snakemake, for example -n (dry run) or previews (a target). "
+        "Without --cores and --profile, all cores of this machine are used.",
+    )
+    run.add_argument("--profile", help="slurm, aws-batch, or a folder with a profile of yours")
+    run.add_argument("sample", type=Path, help="sample file (YAML)")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, help="targets and options")
+    run.set_defaults(command=_run)
+
+
+def _add_atlas(commands) -> None:
+    atlas = commands.add_parser("atlas", help="list, show or get BrainGlobe atlases")
+    verbs = atlas.add_subparsers(title="verbs", required=True, metavar="VERB")
+    listed = verbs.add_parser("list", help="atlases on this machine, and those that can be had")
+    listed.add_argument("--remote", action="store_true", help="ask the server for all of them")
+    listed.add_argument("--url", help="server to ask, in place of BrainGlobe's")
+    listed.set_defaults(command=_atlas_list)
+    show = verbs.add_parser("show", help="what an atlas on this machine is")
+    show.add_argument("name", help="for example allen_mouse_25um, or a folder")
+    show.set_defaults(command=_atlas_show)
+    get = verbs.add_parser("get", help="download an atlas once")
+    get.add_argument("name", help="for example allen_mouse_25um")
+    get.add_argument("--version", help="for example 1.2; by default the newest")
+    get.add_argument("--url", help="server to get it from, in place of BrainGlobe's")
+    get.add_argument("--sha256", help="checksum that the archive must have")
+    get.set_defaults(command=_atlas_get)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from terareg.cli.starting import init
+
+    return init(options.source, options.out, options.name, options.atlas, options.force)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from terareg.cli.checking import check
+
+    return check(options.sample)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from terareg.cli.running import run
+
+    return run(options.sample, options.arguments, options.profile)
+
+
+def _atlas_list(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import list_atlases
+
+    return list_atlases(options.url, remote=options.remote)
+
+
+def _atlas_show(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import show_atlas
+
+    return show_atlas(options.name)
+
+
+def _atlas_get(options: argparse.Namespace) -> int:
+    from terareg.cli.atlases import get_atlas
+
+    return get_atlas(options.name, options.version, options.url, options.sha256)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,99 @@
+"""``terareg run``: Snakemake's own command, put together, printed and started."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from terareg.core.errors import ConfigError
+from terareg.execution.config import read_yaml
+from terareg.execution.installation import home, is_clone
+
+# what makes Snakemake know how much it may do at once
+_HOW_MUCH = re.compile(r"(?:-c|-j)\w*|--(?:cores|jobs|profile)(?:=.*)?")
+
+
+def run(sample: Path, arguments: Sequence[str], profile: str | None = None) -> int:
+    """Print the command of Snakemake for a sample and become that process.
+
+    Raises
+    ------
+    ConfigError
+        If the sample file cannot be read, before Snakemake, which would show a traceback.
+    """
+    command, program = snakemake_command(sample, arguments, profile), _program()
+    sys.stdout.write(f"{shlex.join(command)}\n")
+    sys.stdout.flush()
+    os.execv(program, command)
+
+
+def snakemake_command(
+    sample: Path, arguments: Sequence[str], profile: str | None = None
+) -> list[str]:
+    """The command of Snakemake that runs a sample, to be typed in the present folder.
+
+    Parameters
+    ----------
+    sample : path
+    arguments : sequence of str
+        Targets and options of Snakemake; a first ``--`` is left out.
+    profile : str, optional
+        Name of one of terareg's profiles, or a folder.
+    """
+    if sample.is_dir():
+        raise ConfigError(
+            f"{sample} is a folder, not a sample file; terareg init {shlex.quote(str(sample))} "
+            "writes one for it"
+        )
+    read_yaml(sample)
+    rest = list(arguments)
+    if "--" in rest:
+        rest.remove("--")
+    if profile is None and "--profile" in rest[:-1]:
+        at = rest.index("--profile")
+        profile = rest[at + 1]
+        del rest[at : at + 2]
+    command = ["snakemake"]
+    if not _is_here("workflow"):
+        command += ["--snakefile", str(home() / "workflow" / "Snakefile")]
+    command += ["--configfile", str(sample)]
+    if profile is not None:
+        command += ["--profile", _profile(profile)]
+    elif not any(_HOW_MUCH.fullmatch(word) for word in rest):
+        command += ["--cores", "all"]
+    return command + rest
+
+
+def _is_here(name: str) -> bool:
+    """Whether a folder of the workflow is that of the present folder."""
+    here = Path(name)
+    return here.is_dir() and here.resolve() == (home() / name).resolve()
+
+
+def _profile(name: str) -> str:
+    """A profile as Snakemake finds it: terareg's own by its name, others as they are given."""
+    if Path(name).is_dir():
+        return name
+    if name == "aws-batch" and not is_clone():
+        raise ConfigError(
+            "--profile aws-batch: jobs in the cloud get the workflow's sources from a clone of the "
+            "repository, and this is an installed package; run it from a clone (docs/aws.md)"
+        )
+    own = home() / "profiles" / name
+    return str(own) if own.is_dir() else name
+
+
+def _program() -> str:
+    """Snakemake of the environment that terareg is installed in, or else of the PATH."""
+    beside = Path(sys.executable).with_name("snakemake")
+    found = str(beside) if beside.is_file() else shutil.which("snakemake")
+    if found is None:
+        raise ConfigError(
+            "there is no snakemake in this environment; install it (pip install 'snakemake<10')"
+        )
+    return found

@@ -1,0 +1,205 @@
+"""What is exported, as the configuration says it (standard library only)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from terareg.core.errors import ConfigError
+
+#: ending of the file of each format that is one file
+ENDINGS = {"nifti": "nii.gz", "nrrd": "nrrd", "tiff": "ome.tif"}
+#: ending of every plane of a format that is a folder of planes
+PLANE_ENDINGS = {"tiff_series": "tif", "png_series": "png"}
+#: 8-bit JPEG tiles with a page that shows them
+TILES = "pyramid_8bit"
+_OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
+#: kinds of volumes in the store, and how many names follow
+VOLUMES = {"fused": 1, "corrected_volume": 1, "labels": 1, "atlas_space": 2}
+#: maps of a registration: file, and component in it
+MAPS = {
+    "jacobian": ("jacobian.nrrd", 0),
+    "match": ("posteriors.nrrd", 0),
+    "artefact": ("posteriors.nrrd", 1),
+    "missing": ("posteriors.nrrd", 2),
+}
+ATLAS_IMAGES = ("template", "annotation")
+_PLACES = (
+    "fused/CHANNEL, corrected_volume/CHANNEL, labels/ATLAS, atlas_space/ATLAS/CHANNEL, "
+    f"registration/ATLAS/{{{', '.join(MAPS)}}} or atlases/ATLAS/{{{', '.join(ATLAS_IMAGES)}}}"
+)
+_SLAB_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an export is made from.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`VOLUMES`, "registration" or "atlases".
+    atlas, channel, image : str
+        As far as the kind has them; ``image`` is the name of a map or of an image of an atlas.
+    """
+
+    kind: str
+    atlas: str = ""
+    channel: str = ""
+    image: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Origin:
+        """Read ``fused/CHANNEL`` and the like; :class:`ConfigError` for anything else."""
+        kind, *names = text.split("/")
+        if kind in VOLUMES and len(names) == VOLUMES[kind]:
+            if kind == "atlas_space":
+                return cls(kind, atlas=names[0], channel=names[1])
+            if kind == "labels":
+                return cls(kind, atlas=names[0])
+            return cls(kind, channel=names[0])
+        for folder, images in (("registration", MAPS), ("atlases", ATLAS_IMAGES)):
+            if kind == folder and len(names) == 2 and names[1] in images:
+                return cls(kind, atlas=names[0], image=names[1])
+        raise ConfigError(f"{text!r} is nothing that can be exported; write {_PLACES}")
+
+    @property
+    def text(self) -> str:
+        """As it is written in the configuration."""
+        return "/".join(p for p in (self.kind, self.atlas, self.channel, self.image) if p)
+
+    @property
+    def is_volume(self) -> bool:
+        """Whether it is a volume of the store, rather than a file."""
+        return self.kind in VOLUMES
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether voxels are ids of regions."""
+        return self.kind == "labels" or self.image == "annotation"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """One export.
+
+    Attributes
+    ----------
+    origin : Origin
+    format : str
+        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, or :data:`TILES`.
+    resolution_um : tuple of float or None
+        Voxels (z, y, x) of the export; None for those of the source's finest level.
+    isotropic : bool
+        Whether voxels become cubes with the longest edge of the source's voxels.
+    interpolation : str
+        "mean" or "nearest" for images, "vote" or "nearest" for regions.
+    labels : str
+        Voxels of regions: "ids" of the atlas, "consecutive" numbers, or "rgb" colours.
+    axis : str
+        Of tiles: "z", "y" or "x", the axis that planes are perpendicular to.
+    planes : str or tuple of int
+        Of tiles: "middle", "all", "max" or "mean" (projections), or numbers of planes.
+    clip_percent : (float, float)
+        Of tiles: percentiles of the shown voxels that become black and white.
+    """
+
+    origin: Origin
+    format: str = "nifti"
+    resolution_um: tuple[float, float, float] | None = None
+    isotropic: bool = False
+    interpolation: str = "mean"
+    labels: str = "ids"
+    axis: str = "z"
+    planes: str | tuple[int, ...] = "middle"
+    clip_percent: tuple[float, float] = (0.1, 99.9)
+
+    @classmethod
+    def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
+        """Settings of an entry of the section ``export``.
+
+        Raises
+        ------
+        ConfigError
+            For a combination that makes no sense; ``key`` says which entry it is.
+        """
+        try:
+            origin = Origin.parse(entry["from"])
+        except ConfigError as error:
+            raise ConfigError(f"{key}.from: {error}") from error
+        form, wanted = entry["format"], entry["resolution_um"]
+        size: tuple[float, float, float] | None = None
+        if wanted is not None:
+            size = tuple(map(float, wanted if isinstance(wanted, list) else [wanted] * 3))
+        if size is not None and entry["isotropic"] and len(set(size)) > 1:
+            raise ConfigError(
+                f"{key}.isotropic: true contradicts resolution_um: {list(size)}; give one number, "
+                "or isotropic: false"
+            )
+        possible = ("vote", "nearest") if origin.is_segmentation else ("mean", "nearest")
+        chosen = entry["interpolation"] or possible[0]
+        if chosen not in possible:
+            what = "regions" if origin.is_segmentation else "an image"
+            raise ConfigError(
+                f"{key}.interpolation: {chosen} is not for {what}; use {' or '.join(possible)}"
+            )
+        labels = entry["labels"]
+        if labels != "ids" and not origin.is_segmentation:
+            raise ConfigError(
+                f"{key}.labels: {labels} is for regions, and {origin.text} is an image; remove it"
+            )
+        if labels == "rgb" and form in ("nifti", "nrrd"):
+            raise ConfigError(
+                f"{key}.labels: rgb makes pictures, which {form} does not hold; use format: tiff, "
+                "tiff_series or png_series"
+            )
+        if form == "png_series" and (
+            origin.kind == "registration" or (origin.is_segmentation and labels == "ids")
+        ):
+            remedy = "labels: consecutive or rgb" if origin.is_segmentation else "tiff_series"
+            raise ConfigError(
+                f"{key}.format: png_series holds 8 or 16 bits, too few for {origin.text}; "
+                f"use {remedy}"
+            )
+        for name, usual in _OF_TILES.items():
+            if form != TILES and entry[name] != usual:
+                raise ConfigError(
+                    f"{key}.{name}: {entry[name]} is for format: {TILES}, not for {form}; remove it"
+                )
+        if form == TILES and origin.is_segmentation:
+            raise ConfigError(
+                f"{key}.format: {TILES} shows images, and {origin.text} holds regions; use "
+                "format: png_series with labels: rgb"
+            )
+        low, high = entry["clip_percent"]
+        if not low < high:
+            raise ConfigError(
+                f"{key}.clip_percent: {[low, high]} leaves no grey values; give the lower first"
+            )
+        planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
+        return cls(
+            origin, form, size, entry["isotropic"], chosen, labels,
+            entry["axis"], planes, (float(low), float(high)),
+        )  # fmt: skip
+
+    @property
+    def is_series(self) -> bool:
+        """Whether the export is a folder of planes or tiles in the store."""
+        return self.format not in ENDINGS
+
+
+def slab_planes(plane_bytes: float) -> int:
+    """Planes of a source that are held at once, at least one."""
+    return max(1, int(_SLAB_BYTES / max(1.0, plane_bytes)))
+
+
+def bids_label(name: str) -> str:
+    """A name as a label of BIDS: its letters and digits; :class:`ConfigError` if it has none."""
+    label = "".join(c for c in name if c.isascii() and c.isalnum())
+    if not label:
+        raise ConfigError(
+            f"{name!r} has no letter or digit for a label of BIDS; give bids.subject, or another "
+            "name to the channel"
+        )
+    return label

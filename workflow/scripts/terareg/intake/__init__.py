@@ -1,0 +1,1 @@
+"""What a folder of the microscope holds, and the sample file that describes it."""

@@ -1,0 +1,217 @@
+"""Recognise what a folder, an S3 prefix or an image file holds.
+
+Every recogniser says what it went by, and marks what it could only guess. The orientation of a
+sample is in no file and is never guessed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+
+from terareg.acquisition.folder_signs import likely_kind
+from terareg.acquisition.table_lines import COLUMNS
+from terareg.core.errors import AcquisitionError, TeraregError
+from terareg.intake.found import Found, Look, channel_names, spacing_note
+from terareg.intake.tile_files import (
+    find_stacks,
+    lavision,
+    positioned_tiles,
+    single_stack,
+    tile_configuration,
+    tiles_by_names,
+)
+from terareg.intake.tile_folders import terastitcher
+from terareg.storage.foreign import parse_table, read_object
+from terareg.storage.store import Store
+from terareg.volumes.headers import Header, describe_image, image_form
+
+#: formats that are not read, and what to do with them
+_UNREAD = {
+    ".czi": "export the tiles from ZEN as OME-TIFF, with stage positions",
+    ".lif": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
+    ".ims": "export the volume as OME-TIFF, or convert it to OME-Zarr (bioformats2raw)",
+    ".h5": "save the tiles of BigStitcher's project as TIFF (Resave as TIFF)",
+    ".n5": "save the tiles of BigStitcher's project as TIFF (Resave as TIFF)",
+    ".lsm": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
+    ".nd2": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
+}
+_COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
+_VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not say"
+
+
+def recognise(address: str) -> Found:
+    """What lies at a path or ``s3://`` address.
+
+    Raises
+    ------
+    TeraregError
+        If there is nothing, or nothing that is recognised; the message says what was seen.
+    """
+    address = str(address).rstrip("/") or "/"
+    if "://" not in address:
+        path = Path(address).absolute()
+        if not path.exists():
+            raise AcquisitionError(f"{address} does not exist; correct the path")
+        address = str(path)
+        if path.is_file():
+            return _one_file(address)
+    unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
+    if unread:
+        raise _not_read(address, unread)
+    look = Look(Store(address))
+    for recogniser in (_volume_folder, _colm, terastitcher, lavision, _own_table):
+        found = recogniser(look)
+        if found is not None:
+            return found
+    return _of_stacks(look) or _volume_files(look) or _nothing(look)
+
+
+def _of_stacks(look: Look) -> Found | None:
+    stacks = find_stacks(look)
+    if not stacks:
+        return None
+    ways: tuple[Callable, ...] = (
+        tile_configuration, positioned_tiles, tiles_by_names, single_stack,
+    )  # fmt: skip
+    for way in ways:
+        found: Found | None = way(look, stacks)
+        if found is not None:
+            return found
+    return None
+
+
+def _nothing(look: Look) -> Found:
+    for key in look.keys:
+        for ending, remedy in _UNREAD.items():
+            if key.lower().endswith(ending) or f"{ending}/" in key.lower():
+                raise _not_read(look.store.address(key), remedy)
+    seen = likely_kind(look.store)
+    what = f"holds {seen[0]}" if seen else f"has {len(look.keys)} files and no image that is known"
+    raise AcquisitionError(
+        f"{look.store.url} {what}, but no tiles or volume that can be recognised; list the tiles "
+        "in a table (input.kind: table), or give the image file itself"
+    )
+
+
+def _not_read(address: str, remedy: str) -> AcquisitionError:
+    ending = PurePosixPath(address).suffix
+    return AcquisitionError(f"{address}: {ending} files are not read; {remedy}")
+
+
+# ---------------------------------------------------------------------- kinds by their names
+def _colm(look: Look) -> Found | None:
+    top = look.top()
+    if "Experiment.ini" not in top or "Scanned Cells.txt" not in top:
+        return None
+    # the first tile tells the channels of all
+    tiles = {
+        folder: next((t for t in look.store.folders(folder) if t.upper().startswith("LOC")), None)
+        for folder in look.store.folders()
+    }
+    view, tile = next(((v, t) for v, t in tiles.items() if t), ("VW0", None))
+    names = [entry.key for entry in look.store.walk(f"{view}/{tile}")] if tile else []
+    found = (_COLM_CHANNEL.search(name) for name in names)
+    numbers = sorted({int(match[1]) for match in found if match}) or [0]
+    channels = dict(zip(channel_names(f"ch{n}" for n in numbers), numbers))
+    source = {"kind": "colm", "path": look.store.url, "view": view, "channels": channels}
+    if view == "VW0":
+        del source["view"]
+    return Found(
+        "tiles of a COLM microscope", source,
+        ("Experiment.ini and Scanned Cells.txt are there",),
+        {"channels": "your names, and numbers after CHN in the names of files"},
+    )  # fmt: skip
+
+
+def _own_table(look: Look) -> Found | None:
+    for name in look.top():
+        if not name.lower().endswith((".tsv", ".csv")):
+            continue
+        try:
+            table = parse_table(read_object(look.store, name))
+        except (OSError, ValueError):
+            continue
+        if "path" not in table.columns or not set(table.columns) <= set(COLUMNS):
+            continue
+        at = table.columns.index("channel") if "channel" in table.columns else None
+        values = dict.fromkeys(row[at] for _, row in table.rows) if at is not None else ["signal"]
+        source = {
+            "kind": "table",
+            "path": look.store.url,
+            "table": name,
+            "channels": channel_names(values),
+            "spacing_um": None,
+        }
+        asked = {"spacing_um": "voxel size [z, y, x] in micrometres"}
+        why = (f"{name} is a table with a column path, of {len(table.rows)} lines",)
+        return Found("tiles that a table lists", source, why, asked=asked)
+    return None
+
+
+# ---------------------------------------------------------------------- volumes
+def _one_file(address: str) -> Found:
+    unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
+    if unread:
+        raise _not_read(address, unread)
+    header = describe_image(address)
+    return _volumes({"image": address}, header, (f"{address} is a {header.form} file",))
+
+
+def _volume_folder(look: Look) -> Found | None:
+    if not {"zarr.json", ".zattrs", "info"} & set(look.all_names()):
+        return None
+    address = look.store.url
+    header = describe_image(address)
+    why = (f"{address} has the metadata of {header.form}",)
+    return _volumes({"image": address}, header, why)
+
+
+def _volume_files(look: Look) -> Found | None:
+    """Images of one shape that are volumes: the channels of a sample."""
+    headers: dict[str, Header] = {}
+    for name in look.top():
+        if image_form(name) is not None and not look.store.is_s3:
+            try:
+                headers[name] = describe_image(str(look.store.path(name)))
+            except TeraregError:
+                continue
+    shapes = {header.shape for header in headers.values()}
+    if not headers or len(shapes) > 1 or min(next(iter(shapes))) < 2:
+        return None
+    first = next(iter(headers.values()))
+    files = {re.split(r"\.", n)[0]: str(look.store.path(n)) for n in headers}
+    shape = " x ".join(map(str, first.shape))
+    if len(files) == 1:
+        return _volumes(files, first, (f"{first.name} is the only image, {shape} voxels",))
+    why = (f"{len(files)} images have one shape, {shape} voxels (z, y, x)",)
+    guess = "images of one shape are taken for channels of one brain; remove what is none"
+    return _volumes(files, first, why, guess)
+
+
+def _volumes(
+    files: dict[str, str], header: Header, why: tuple[str, ...], guess: str = "the name"
+) -> Found:
+    names = channel_names(files)
+    channels: dict = {name: files[key] for name, key in names.items()}
+    if header.channels > 1:
+        (path,) = list(files.values())[:1]
+        channels = {f"ch{c}": {"path": path, "channel": c} for c in range(header.channels)}
+    source: dict = {"kind": "volume", "channels": channels}
+    notes, asked = {}, {}
+    if header.spacing_um is None:
+        image = Path(next(iter(files.values())))
+        ome = Look(Store(str(image.parent))).ome(image.name) if header.form == "TIFF" else None
+        if ome is not None and all(ome.spacing_um):
+            source["spacing_um"] = list(ome.spacing_um)
+            notes["spacing_um"] = spacing_note(image.name)
+        else:
+            source["spacing_um"] = None
+            asked["spacing_um"] = _VOLUME_ASKS
+    else:
+        size = " x ".join(f"{v:g}" for v in header.spacing_um)
+        why += (f"its header says voxels of {size} um (z, y, x)",)
+    if header.orientation is not None:
+        notes["orientation"] = f"the header says {header.orientation} (z, y, x)"
+    return Found("a volume", source, why, notes, {"channels": guess}, asked)

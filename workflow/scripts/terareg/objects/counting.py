@@ -1,0 +1,249 @@
+"""Voxels, place and intensity of every label, from tables of blocks that are merged exactly.
+
+Everything that is counted is an integer: voxels, sums of indices, of intensities and of their
+squares. Merged tables are therefore the same however the volume was cut. Intensities that are
+floating-point numbers are summed in float64, in the order of the blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+
+_BOX_LOW, _BOX_HIGH = ("z_min", "y_min", "x_min"), ("z_max", "y_max", "x_max")
+#: sums of squares do not fit into 64 bits and are kept as two numbers of this many bits and more
+_HALF = 32
+
+
+@dataclass(frozen=True)
+class CountTable:
+    """Counts of pairs of a label and a region, in the order of label, then region.
+
+    Attributes
+    ----------
+    label, region : numpy.ndarray of uint64, shape (n,)
+        The region is 0 where none was given.
+    columns : dict of str to numpy.ndarray, shape (n,)
+        ``voxels``; ``z``, ``y``, ``x`` (sums of indices); ``z_min`` to ``x_max`` (first and last
+        index); with intensities ``sum``, ``min``, ``max``, and their squares (``square_high`` x
+        2^32 + ``square_low`` for integers, ``square`` otherwise).
+    """
+
+    label: np.ndarray
+    region: np.ndarray
+    columns: dict[str, np.ndarray]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All columns by name, see :meth:`of`."""
+        return {"label": self.label, "region": self.region, **self.columns}
+
+    @classmethod
+    def of(cls, arrays: dict[str, np.ndarray]) -> CountTable:
+        """Inverse of :meth:`arrays`."""
+        columns = {k: v for k, v in arrays.items() if k not in ("label", "region")}
+        return cls(arrays["label"], arrays["region"], columns)
+
+
+def count_block(
+    labels: np.ndarray,
+    start: tuple[int, int, int],
+    image: np.ndarray | None = None,
+    regions: np.ndarray | None = None,
+) -> CountTable:
+    """Count the voxels of a block; 0 is background.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of unsigned integers, shape (z, y, x)
+    start : tuple of int
+        Index of the block's first voxel in the volume.
+    image : numpy.ndarray, optional
+        Intensities on the same grid.
+    regions : numpy.ndarray of unsigned integers, optional
+        Regions on the same grid, for example of an atlas.
+    """
+    for name, other in (("image", image), ("regions", regions)):
+        if other is not None and other.shape != labels.shape:
+            raise VolumeError(f"{name} have shape {other.shape}, the labels {labels.shape}")
+    planes = [
+        _count_plane(
+            labels[z],
+            (start[0] + z, start[1], start[2]),
+            None if image is None else image[z],
+            None if regions is None else regions[z],
+        )
+        for z in range(labels.shape[0])
+    ]
+    return merge_counts(planes)
+
+
+def _count_plane(
+    labels: np.ndarray,
+    start: tuple[int, int, int],
+    image: np.ndarray | None,
+    regions: np.ndarray | None,
+) -> CountTable:
+    """Counts of one plane, from its runs of equal voxels along x."""
+    width = labels.shape[1]
+    change = np.ones(labels.shape, bool)
+    change[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    if regions is not None:
+        change[:, 1:] |= regions[:, 1:] != regions[:, :-1]
+    begin = np.flatnonzero(change)
+    label = labels.reshape(-1)[begin].astype(np.uint64)
+    end = np.append(begin[1:], labels.size)
+    kept = label > 0
+    region = np.zeros(len(label), np.uint64)
+    if regions is not None:
+        region = regions.reshape(-1)[begin].astype(np.uint64)
+    y, x = np.divmod(begin, width)
+    length = end - begin
+    columns = {
+        "voxels": length,
+        "z": length * start[0],
+        "y": length * (y + start[1]),
+        "x": length * (x + start[2]) + length * (length - 1) // 2,
+        "z_min": np.full(len(begin), start[0]),
+        "y_min": y + start[1],
+        "x_min": x + start[2],
+        "z_max": np.full(len(begin), start[0]),
+        "y_max": y + start[1],
+        "x_max": x + start[2] + length - 1,
+    }
+    if image is not None:
+        values = np.ascontiguousarray(image).reshape(-1)
+        wide = values.astype(np.int64 if values.dtype.kind in "ui" else np.float64)
+        columns["sum"] = np.add.reduceat(wide, begin)
+        columns["min"] = np.minimum.reduceat(values, begin)
+        columns["max"] = np.maximum.reduceat(values, begin)
+        squares = np.add.reduceat(wide * wide, begin)
+        if values.dtype.kind in "ui":
+            columns["square_high"] = squares >> _HALF
+            columns["square_low"] = squares & ((1 << _HALF) - 1)
+        else:
+            columns["square"] = squares
+    return merge_counts(
+        [CountTable(label[kept], region[kept], {k: v[kept] for k, v in columns.items()})]
+    )
+
+
+def merge_counts(tables: Iterable[CountTable]) -> CountTable:
+    """One table of several, of different blocks; a table may name a pair more than once."""
+    tables = list(tables)
+    if not tables:
+        raise VolumeError("there is no block to count")
+    label = np.concatenate([t.label for t in tables])
+    region = np.concatenate([t.region for t in tables])
+    order = np.lexsort((region, label))
+    label, region = label[order], region[order]
+    new = np.ones(len(label), bool)
+    new[1:] = (label[1:] != label[:-1]) | (region[1:] != region[:-1])
+    begin = np.flatnonzero(new)
+    columns = {}
+    for name in tables[0].columns:
+        values = np.concatenate([t.columns[name] for t in tables])[order]
+        if name in _BOX_LOW or name == "min":
+            way: np.ufunc = np.minimum
+        elif name in _BOX_HIGH or name == "max":
+            way = np.maximum
+        else:
+            way = np.add
+        columns[name] = way.reduceat(values, begin) if len(begin) else values
+    if "square_low" in columns:
+        low = columns["square_low"]
+        columns["square_high"] = columns["square_high"] + (low >> _HALF)
+        columns["square_low"] = low & ((1 << _HALF) - 1)
+    return CountTable(label[begin], region[begin], columns)
+
+
+def object_rows(table: CountTable, frame: Frame) -> Iterator[dict]:
+    """Rows of the table of objects, ascending by label.
+
+    Parameters
+    ----------
+    table : CountTable
+        Of the whole volume.
+    frame : Frame
+        Grid of the labels.
+
+    Yields
+    ------
+    dict
+        ``label``, ``voxels``, ``volume_um3``, ``centroid_z_um`` to ``centroid_x_um``, ``z_min`` to
+        ``x_max`` (index of the first voxel, and that after the last), with intensities ``sum``,
+        ``min``, ``max``, ``mean`` and ``sd`` (of the population), with regions ``region`` (that
+        with most of the voxels, the smaller id of two equal ones) and ``region_share``.
+    """
+    regional = bool(np.any(table.region))
+    whole = merge_counts([CountTable(table.label, np.zeros_like(table.region), table.columns)])
+    main = _main_region(table) if regional else {}
+    c = whole.columns
+    for i, label in enumerate(whole.label.tolist()):
+        voxels = int(c["voxels"][i])
+        row: dict = {
+            "label": label, "voxels": voxels, "volume_um3": voxels * frame.voxel_volume_um3
+        }  # fmt: skip
+        centre = frame.to_um(np.array([int(c[axis][i]) / voxels for axis in "zyx"]))
+        row |= {f"centroid_{axis}_um": float(v) for axis, v in zip("zyx", centre)}
+        row |= {name: int(c[name][i]) for name in _BOX_LOW}
+        row |= {name: int(c[name][i]) + 1 for name in _BOX_HIGH}
+        if "sum" in c:
+            row |= _intensities(c, i, voxels)
+        if regional:
+            region, most = main[label]
+            row |= {"region": region, "region_share": most / voxels}
+        yield row
+
+
+def region_rows(table: CountTable, frame: Frame) -> Iterator[dict]:
+    """Rows of the table of regions, ascending by region; 0 is outside of all.
+
+    Yields
+    ------
+    dict
+        ``region``, ``objects`` (labels with most of their voxels in it), ``voxels`` (labelled ones)
+        and ``volume_um3``.
+    """
+    main = [region for region, _ in _main_region(table).values()]
+    homes, counts = np.unique(np.array(main, np.uint64), return_counts=True)
+    objects = dict(zip(homes.tolist(), counts.tolist()))
+    for region in np.unique(table.region):
+        voxels = int(table.columns["voxels"][table.region == region].sum())
+        yield {
+            "region": int(region),
+            "objects": objects.get(int(region), 0),
+            "voxels": voxels,
+            "volume_um3": voxels * frame.voxel_volume_um3,
+        }
+
+
+def _main_region(table: CountTable) -> dict[int, tuple[int, int]]:
+    """Region with most voxels of each label, and how many these are."""
+    order = np.lexsort((table.region, -table.columns["voxels"].astype(np.int64), table.label))
+    label = table.label[order]
+    new = np.ones(len(label), bool)
+    new[1:] = label[1:] != label[:-1]
+    chosen = order[new]
+    values = zip(table.region[chosen].tolist(), table.columns["voxels"][chosen].tolist())
+    return dict(zip(table.label[chosen].tolist(), values))
+
+
+def _intensities(c: dict[str, np.ndarray], i: int, voxels: int) -> dict:
+    total = c["sum"][i].item()
+    if "square" in c:
+        spread = float(c["square"][i]) / voxels - (total / voxels) ** 2
+    else:
+        square = (int(c["square_high"][i]) << _HALF) + int(c["square_low"][i])
+        spread = (square * voxels - total * total) / voxels**2  # of integers: exact until divided
+    return {
+        "sum": total,
+        "min": c["min"][i].item(),
+        "max": c["max"][i].item(),
+        "mean": total / voxels,
+        "sd": max(spread, 0.0) ** 0.5,
+    }

@@ -1,0 +1,158 @@
+"""Closed surfaces of labels, made block by block and joined without holes.
+
+Marching cubes (Lewiner et al. 2003) works in cells between eight voxels. A block owns the cells
+that begin at its voxels, for which it reads one more plane along each axis; so the surfaces of all
+blocks together are those of the whole volume, triangle by triangle. Vertices lie on edges of the
+grid, and are counted in fractions of a voxel, so that the same vertex has the same integers in
+every block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from skimage.measure import marching_cubes
+
+from terareg.core.levels import Box
+from terareg.volumes.plan import Block
+
+#: steps of vertices per voxel
+STEPS = 64
+#: a vertex index of the volume fits into this many bits along each axis
+_BITS = 21
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Triangles of one label.
+
+    Attributes
+    ----------
+    vertices : numpy.ndarray of int64, shape (n, 3)
+        z, y, x in steps of 1/64 voxel from the centre of the volume's first voxel.
+    faces : numpy.ndarray of int64, shape (m, 3)
+        Counter-clockwise seen from outside in the coordinates x, y, z.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+
+
+def block_surfaces(
+    labels: np.ndarray, block: Block, shape: Box, wanted: frozenset[int] | None = None
+) -> Iterator[tuple[int, Surface]]:
+    """Surfaces of all labels in the cells of a block, ascending by label; 0 has none.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of unsigned integers
+        The block and the planes after it, see :func:`terareg.objects.labelling.extended`.
+    block : Block
+    shape : tuple of int
+        Of the volume. Surfaces close at its border.
+    wanted : frozenset of int, optional
+        Labels to make; all, if not given.
+
+    Yields
+    ------
+    label : int
+    surface : Surface
+        Not closed where the label continues in another block.
+    """
+    # outside of the volume there is background: one plane of it at each end
+    pad = [(int(a == 0), int(b == n)) for a, b, n in zip(block.start, block.stop, shape)]
+    labels = np.pad(labels, pad)
+    corner = np.array([a - before for a, (before, _) in zip(block.start, pad)])
+    ids = np.unique(labels)
+    ids = ids[ids != 0]
+    compact = np.empty(labels.shape, np.int32)
+    for plane, numbers in zip(labels, compact):
+        numbers[...] = np.searchsorted(ids, plane) + 1
+        numbers[plane == 0] = 0
+    for number, box in enumerate(ndimage.find_objects(compact), 1):
+        label = int(ids[number - 1])
+        if wanted is not None and label not in wanted:
+            continue
+        # the surface lies in the cells around the label's voxels
+        around = tuple(
+            slice(max(s.start - 1, 0), min(s.stop + 1, n)) for s, n in zip(box, labels.shape)
+        )
+        mask = compact[around] == number
+        if mask.all() or min(mask.shape) < 2:
+            continue
+        vertices, faces, _, _ = marching_cubes(mask.astype(np.float32), 0.5)
+        begin = corner + [s.start for s in around]
+        steps = np.rint(vertices * STEPS).astype(np.int64) + begin * STEPS
+        yield label, Surface(steps, faces.astype(np.int64))
+
+
+def joined(surfaces: Iterable[Surface]) -> Surface:
+    """One surface of those of several blocks, which share the vertices at their borders."""
+    surfaces = list(surfaces)
+    vertices = np.concatenate([s.vertices for s in surfaces])
+    offsets = np.cumsum([0] + [len(s.vertices) for s in surfaces])
+    faces = np.concatenate([s.faces + o for s, o in zip(surfaces, offsets)])
+    low = vertices.min(0)
+    moved = vertices - low
+    codes = (moved[:, 0] << 2 * _BITS) | (moved[:, 1] << _BITS) | moved[:, 2]
+    if moved.max(initial=0) >> _BITS:  # an object of more than 32768 voxels
+        _, first, inverse = np.unique(vertices, axis=0, return_index=True, return_inverse=True)
+        inverse = inverse.reshape(-1)
+    else:
+        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    faces = inverse[faces]
+    whole = (
+        (faces[:, 0] != faces[:, 1]) & (faces[:, 1] != faces[:, 2]) & (faces[:, 2] != faces[:, 0])
+    )
+    return Surface(vertices[first], faces[whole])
+
+
+def enclosed_volume(vertices: np.ndarray, faces: np.ndarray) -> float:
+    """Volume inside a closed surface, in the cube of the vertices' unit.
+
+    Parameters
+    ----------
+    vertices : numpy.ndarray, shape (n, 3)
+        z, y, x.
+    faces : numpy.ndarray of integers, shape (m, 3)
+        A surface whose triangles face outwards has a positive volume.
+    """
+    a, b, c = (vertices[faces[:, n]].astype(np.float64)[:, ::-1] for n in range(3))
+    return float(np.einsum("ij,ij->", a, np.cross(b, c)) / 6)
+
+
+def with_volume(vertices: np.ndarray, faces: np.ndarray, volume: float) -> np.ndarray:
+    """Vertices moved along their normals until the surface encloses a volume.
+
+    Marching cubes cuts the corners of voxels and simplification those of the surface, which makes
+    small and thin objects too small. The change of volume is the surface times the shift, to first
+    order; two steps suffice. No vertex moves by more than half of the mean edge.
+
+    Parameters
+    ----------
+    vertices : numpy.ndarray, shape (n, 3)
+    faces : numpy.ndarray of integers, shape (m, 3)
+    volume : float
+        Wanted, in the cube of the vertices' unit.
+    """
+    for _ in range(3):
+        a, b, c = (vertices[faces[:, n]] for n in range(3))
+        normal = -np.cross(b - a, c - a)  # of z, y, x, which turns the other way round than x, y, z
+        area = np.linalg.norm(normal, axis=1).sum() / 2
+        if area == 0:
+            return vertices
+        shift = (volume - enclosed_volume(vertices, faces)) / area
+        limit = 0.5 * float(np.linalg.norm(b - a, axis=1).mean())
+        way = np.zeros_like(vertices)
+        for n in range(3):
+            for axis in range(3):
+                way[:, axis] += np.bincount(
+                    faces[:, n], weights=normal[:, axis], minlength=len(vertices)
+                )
+        length = np.linalg.norm(way, axis=1, keepdims=True)
+        way = np.divide(way, length, out=np.zeros_like(way), where=length > 0)
+        vertices = vertices + np.clip(shift, -limit, limit) * way
+    return vertices

@@ -1,0 +1,1 @@
+"""Cells and labelled tissue: found at full resolution, counted per region."""

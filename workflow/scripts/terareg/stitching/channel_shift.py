@@ -1,0 +1,471 @@
+"""Shift of a channel against the alignment channel, measured on tiles.
+
+Filters, cameras and lenses image the same tissue at different pixels in different colours. The
+shift is that of the channel's tiles: ``shift_vox`` is origin(channel) - origin(alignment channel)
+in voxels (z, y, x), which fusion adds to the positions of the tiles. It is one for all tiles,
+because it comes from the microscope; within the tile it may change linearly with the position
+(chromatic magnification, a rotated camera).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from terareg.core.errors import StitchingError, few
+from terareg.core.parallel import map_items
+from terareg.stitching.channel_patches import (
+    ChannelPatch,
+    binning,
+    find_places,
+    half_extent,
+    read_patches,
+)
+from terareg.stitching.channel_sampling import WIDEN, search_in_voxels
+from terareg.stitching.consensus import find_consensus
+from terareg.stitching.correlation import best_peak, correlate, subvoxel
+from terareg.stitching.least_squares import Cut, fit
+from terareg.stitching.pairs import WindowResult, as_tuples
+from terareg.stitching.placement import Placement
+from terareg.stitching.trends import Trend, robust_fit
+from terareg.storage.records import read_json, write_json
+
+if TYPE_CHECKING:
+    from terareg.acquisition.tile_reader import TileReader
+
+logger = logging.getLogger(__name__)
+
+_TOLERANCE = 1.5  # voxels, largest difference of two patches that agree
+_MAGNIFICATION = 0.004  # relative difference of magnification that agreeing patches may show
+_CHANCE = 1e-3  # probability of agreeing by chance below which a shift is believed
+_UNSURE = 0.5  # voxels, standard error above which a shift is not used
+_BENDS = 0.2  # voxels at the border of the tile from which a linear change is told
+_SURE = 4.0  # standard errors from which anything is told
+_WHOLE = 0.05  # voxels from a whole number up to which a shift is rounded, at least
+_LEAST_SIGMA = 0.01  # voxels
+_ZERO: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class PatchShift:
+    """Shift of one patch: tile, its middle in the tile and its shift, voxels (z, y, x), weight."""
+
+    tile: str
+    centre_vox: tuple[float, float, float]
+    shift_vox: tuple[float, float, float]
+    weight: float
+
+
+@dataclass(frozen=True)
+class ChannelShift:
+    """Where a channel's tiles lie beside those of the alignment channel.
+
+    Attributes
+    ----------
+    channel, against : str
+        The channel and the alignment channel.
+    state : str
+        "measured"; "given": by the user; "not measured": see ``reason``; the channel is then fused
+        where the alignment channel lies.
+    reason : str
+    shift_vox, sigma_vox : tuple of float
+        origin(channel) - origin(alignment channel) in the middle of the tile, (z, y, x), and its
+        standard error.
+    gradient : tuple of tuple of float
+        Change of the shift's z, y, x (rows) per voxel along z, y, x (columns); zeros unless the
+        tiles ask for it clearly.
+    bend_vox : float
+        Largest difference that ``gradient`` makes, in the corners of the tile.
+    scatter_vox : tuple of float
+        Robust standard deviation of the patches about it.
+    reliability : float
+        1 - P(the patches agree by chance).
+    agree, of : int
+        Patches that agree, and patches with structure in both channels.
+    inverted : bool
+        Whether what is bright in one channel is dark in the other.
+    patches : tuple of PatchShift
+    warnings : tuple of str
+    """
+
+    channel: str
+    against: str
+    state: str
+    reason: str = ""
+    shift_vox: tuple[float, float, float] = _ZERO
+    sigma_vox: tuple[float, float, float] = _ZERO
+    gradient: tuple[tuple[float, float, float], ...] = (_ZERO,) * 3
+    bend_vox: float = 0.0
+    scatter_vox: tuple[float, float, float] = _ZERO
+    reliability: float = 0.0
+    agree: int = 0
+    of: int = 0
+    inverted: bool = False
+    patches: tuple[PatchShift, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def bends(self) -> bool:
+        """Whether the shift changes within the tile."""
+        return any(any(row) for row in self.gradient)
+
+    def applied(
+        self, tile_shape: Sequence[int]
+    ) -> tuple[tuple[float, float, float], np.ndarray | None]:
+        """The shift as fusion uses it: what is added to the origins of tiles, and their matrix.
+
+        Along an axis on which the shift is not told from a whole number of voxels it is this
+        number, so that voxels are copied and not interpolated. If it changes within the tile, a
+        voxel v of the volume shows the tile at index ``matrix @ (v - origin)``; else there is no
+        matrix.
+        """
+        if self.bends:
+            gradient, middle = np.array(self.gradient), half_extent(tile_shape)
+            matrix = np.eye(3) - gradient
+            moved = np.linalg.solve(matrix, np.array(self.shift_vox) - gradient @ middle)
+            return _rounded(moved), matrix
+        limits = np.maximum(2 * np.array(self.sigma_vox), _WHOLE)
+        nearest = np.rint(self.shift_vox)
+        whole = np.abs(self.shift_vox - nearest) <= limits
+        return _rounded(np.where(whole, nearest, self.shift_vox)), None
+
+    def to_json(self) -> dict:
+        """Return a JSON-able dictionary, see :meth:`from_json`."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict) -> ChannelShift:
+        """Inverse of :meth:`to_json`."""
+        values = {key: as_tuples(value) for key, value in data.items() if key != "patches"}
+        patches = ({key: as_tuples(v) for key, v in patch.items()} for patch in data["patches"])
+        return cls(**values, patches=tuple(PatchShift(**patch) for patch in patches))
+
+
+def given_shift(
+    names: tuple[str, str], shift_um: Sequence[float], spacing_um: Sequence[float]
+) -> ChannelShift:
+    """The user's own shift, micrometres (z, y, x); names as in :func:`measure_channel_shift`."""
+    shift = _rounded(float(s) / p for s, p in zip(shift_um, spacing_um))
+    return ChannelShift(names[1], names[0], "given", shift_vox=shift)
+
+
+def save_shift(path, shift: ChannelShift) -> None:
+    """Write a shift as JSON."""
+    write_json(path, shift.to_json())
+
+
+def load_shift(path) -> ChannelShift:
+    """Read a shift; a file of another kind is an error that names it."""
+    data = read_json(path)
+    try:
+        return ChannelShift.from_json(data)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StitchingError(
+            f"{path} is no shift of a channel ({type(error).__name__}: {error}); delete it and run "
+            "measure_channel_shift again"
+        ) from error
+
+
+def channel_poses(
+    origins: Mapping[str, Sequence[float]],
+    placement: Placement,
+    shift: ChannelShift | None,
+    tile_shape: Sequence[int],
+) -> tuple[dict[str, tuple[float, float, float]], dict[str, np.ndarray]]:
+    """Where fusion finds the tiles of a channel.
+
+    Parameters
+    ----------
+    origins : mapping
+        Origins (z, y, x) of the alignment channel's tiles in the volume, voxels.
+    placement : Placement
+        Says which tiles lean.
+    shift : ChannelShift or None
+        None for the alignment channel.
+    tile_shape : sequence of int
+
+    Returns
+    -------
+    origins, matrices : dict
+        Voxel v of the volume shows the channel's tile at index ``matrix @ (v - origin)``; tiles
+        without a matrix are only moved.
+    """
+    moved, bent = (_ZERO, None) if shift is None else shift.applied(tile_shape)
+    leaning = placement.matrices(tile_shape[0])
+    places: dict[str, tuple[float, float, float]] = {}
+    matrices: dict[str, np.ndarray] = {}
+    for name, origin in origins.items():
+        if name not in leaning and bent is None:
+            places[name] = tuple(float(o) + by for o, by in zip(origin, moved))
+            continue
+        lean = leaning.get(name, np.eye(3))
+        middle = np.array([half_extent(tile_shape)[0], 0, 0])
+        # index in the alignment channel's tile: lean @ (v - start), which is that in the channel's
+        # plus what it is moved by
+        start = np.array(origin, float) + middle - np.linalg.solve(lean, middle)
+        places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
+        matrices[name] = lean if bent is None else bent @ lean
+    return places, matrices
+
+
+def measure_channel_shift(
+    reference: TileReader,
+    channel: TileReader,
+    names: tuple[str, str],
+    search_um: Sequence[float],
+    workers: int = 1,
+) -> ChannelShift:
+    """Measure the shift of a channel against the alignment channel.
+
+    A few planes of a few tiles with structure in both channels are compared: 3 x 3 patches of the
+    field of view at each place, whose logarithm is band-passed, without what is fixed in the tile.
+    Patches vote with the highest peak of their correlation, as windows of a pair of tiles do. The
+    channels may show partly different structures, and one may be bright where the other is dark.
+    Patches that agree are fitted by least squares, together and one by one; a robust linear trend
+    over their positions tells chromatic magnification from scatter.
+
+    Parameters
+    ----------
+    reference, channel : TileReader
+        Tiles of the alignment channel and of the other, of one acquisition.
+    names : tuple of str
+        Names of the alignment channel and of the other.
+    search_um : sequence of float
+        Largest shift, micrometres (z, y, x). If the patches do not agree, twice as much is
+        searched.
+    workers : int
+        Threads. The result does not depend on it.
+
+    Returns
+    -------
+    ChannelShift
+        With state "not measured" where the channels share too little structure.
+    """
+    acquisition = reference.acquisition
+    shape = tuple(int(n) for n in acquisition.tile_shape)
+    nothing = ChannelShift(names[1], names[0], "not measured")
+    places = find_places(reference, channel, workers)
+    if not places:
+        reason = f"no plane shows structure in both {names[0]} and {names[1]}"
+        return _told(replace(nothing, reason=reason))
+    vote = None
+    searched: list[list[int]] = []
+    for factor in (1, WIDEN):
+        search = search_in_voxels([factor * s for s in search_um], acquisition.spacing_um, shape)
+        if search in searched:
+            break
+        searched.append(search)
+        patches = read_patches(reference, channel, places, search, workers)
+        vote = _vote(patches, search, workers)
+        if vote.chance <= _CHANCE:
+            break
+    assert vote is not None
+    nothing = replace(
+        nothing, reliability=1 - vote.chance, agree=len(vote.members),
+        of=vote.of or sum(patch.signal for patch in patches),
+        inverted=vote.sign < 0,
+    )  # fmt: skip
+    if vote.chance > _CHANCE:
+        widest = [n * p for n, p in zip(searched[-1], acquisition.spacing_um)]
+        reach = ", ".join(f"{v:.0f}" for v in widest)
+        reason = (
+            f"{names[1]} shares too little structure with {names[0]} within {reach} um (z, y, x): "
+            f"{nothing.agree} of {nothing.of} patches agree"
+        )
+        return _told(replace(nothing, reason=reason))
+    return _told(_fitted(nothing, patches, vote, shape, workers))
+
+
+def _told(shift: ChannelShift) -> ChannelShift:
+    """Log what was found; a shift that was not measured becomes a warning."""
+    if shift.state == "not measured":
+        text = (
+            f"the shift of channel {shift.channel} is not known ({shift.reason}); it is fused "
+            f"where {shift.against} lies; if you know the shift, give it in "
+            "stitching.channel_shift_um"
+        )
+        shift = replace(shift, warnings=(*shift.warnings, text))
+    for text in shift.warnings:
+        logger.warning("%s", text)
+    logger.info(
+        "channel %s: %s, shift %s voxels (z, y, x), standard error %s",
+        shift.channel, shift.state, _listed(shift.shift_vox), _listed(shift.sigma_vox),
+    )  # fmt: skip
+    return shift
+
+
+@dataclass(frozen=True)
+class _Vote:
+    """Patches that agree and their shifts to a voxel, sign of the correlation, P(chance)."""
+
+    members: tuple[int, ...]
+    shifts: np.ndarray
+    sign: int
+    chance: float
+    of: int
+    bins: int
+
+
+def _vote(patches: Sequence[ChannelPatch], search: Sequence[int], workers: int) -> _Vote:
+    bins = binning(search)
+    maps = list(
+        map_items(
+            lambda patch: patch.scores(search, bins),
+            patches,
+            workers=workers,
+            what="correlated patches of both channels",
+        )
+    )
+    total = np.sum([score for (score, _), p in zip(maps, patches) if p.signal], axis=0)
+    if not np.ndim(total):
+        return _Vote((), np.zeros((0, 3)), 1, 1.0, 0, bins)
+    sign = 1 if total.max() >= -total.min() else -1
+    steps = np.array([1, bins, bins])
+    first = np.array([-(-s // k) for s, k in zip(search, steps)])
+    votes = []
+    for (score, ncc), patch in zip(maps, patches):
+        index, peak, second = best_peak(sign * score, sign * ncc)
+        shift = (np.array(index) - first) * steps
+        z = (patch.place.z, patch.place.z + 1)
+        votes.append(
+            WindowResult(z, (0, 0), tuple(map(float, shift)), peak, second, patch.signal, False)
+        )
+    shape = np.array([n.stop - n.start for n in _field(patches)])
+    tolerance = np.maximum(np.maximum(_TOLERANCE, steps), _MAGNIFICATION * shape / 2)
+    lags = [max(1, n - 2) for n in total.shape]
+    found = find_consensus(votes, tolerance, steps, lags)
+    shifts = np.array([vote.displ_vox for vote in votes])
+    return _Vote(found.members, shifts, sign, found.chance, found.of, bins)
+
+
+def _field(patches: Sequence[ChannelPatch]) -> list[slice]:
+    """Extent (z, y, x) of the middles of the patches in the tile."""
+    centres = np.array([patch.centre for patch in patches])
+    return [slice(*v) for v in zip(centres.min(axis=0), centres.max(axis=0))]
+
+
+def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) -> ChannelShift:
+    """Sub-voxel shift of the patches that agree, with its change within the tile if it has any."""
+    members = [patches[i] for i in vote.members]
+    coarse = vote.shifts[list(vote.members)]
+    axes = [k for k in range(3) if np.ptp(vote.shifts[:, k]) or shape[k] >= 4]
+    middle = half_extent(shape)
+    centres = np.array([patch.centre for patch in members]) - middle
+    design = _design(centres, middle, _spread(centres, middle))
+    start = robust_fit(design, coarse).at(design)
+    radius = np.array([2 if k in axes else 0 for k in range(3)])
+    radius[1:] += vote.bins - 1
+
+    def fine(item: tuple[ChannelPatch, np.ndarray]) -> tuple[Cut, np.ndarray] | None:
+        patch, expected = item
+        return _own_shift(patch, np.rint(expected).astype(int), radius, vote.sign, axes)
+
+    found = list(map_items(fine, list(zip(members, start)), workers=workers))
+    kept = [k for k, item in enumerate(found) if item is not None]
+    if len(kept) < 2:
+        return replace(nothing, reason="the patches that agree have no maximum of their own")
+    cuts, own = zip(*(found[k] for k in kept))
+    members, centres, own = [members[k] for k in kept], centres[kept], np.array(own)
+    trend, gradient, bend = _bent(centres, middle, own)
+    shift, sigma = trend.coefficients[0], np.maximum(trend.sigma[0], _LEAST_SIGMA)
+    if not bend and len(axes) == 3:
+        together = fit([c for c, w in zip(cuts, trend.weights) if w > 0], shift, axes)
+        if together is not None and np.abs(together[0] - shift).max() <= 0.5:
+            shift, sigma = together[0], np.maximum(together[1], _LEAST_SIGMA)
+    sigma[[k for k in range(3) if k not in axes]] = 0
+    result = replace(
+        nothing,
+        state="measured",
+        shift_vox=_rounded(shift),
+        sigma_vox=_rounded(sigma),
+        gradient=tuple(_rounded(row, 12) for row in gradient),
+        bend_vox=round(bend, 6),
+        scatter_vox=_rounded(trend.scatter),
+        patches=tuple(
+            PatchShift(patch.place.tile, patch.centre, _rounded(value), round(float(weight), 6))
+            for patch, value, weight in zip(members, own, trend.weights)
+        ),
+    )
+    if sigma.max() > _UNSURE:
+        words = f"its standard error is {_listed(sigma)} voxels (z, y, x)"
+        return replace(result, state="not measured", reason=words, shift_vox=_ZERO,
+                       gradient=(_ZERO,) * 3, bend_vox=0.0)  # fmt: skip
+    residuals = own - shift - centres @ np.array(gradient).T
+    return replace(result, warnings=_differing(members, residuals, trend, names=result))
+
+
+def _own_shift(
+    patch: ChannelPatch, expected: np.ndarray, radius: np.ndarray, sign: int, axes: list[int]
+) -> tuple[Cut, np.ndarray] | None:
+    """Voxels and sub-voxel shift of one patch near an expected one, None without a maximum."""
+    cut = patch.cut(expected, radius, sign)
+    if cut is None:
+        return None
+    lag = expected - cut.start
+    _, ncc = correlate(cut.a, cut.b, lag - radius, lag + radius)
+    index, peak, _ = best_peak(ncc, ncc)
+    if peak <= 0:
+        return None
+    shift = expected - radius + subvoxel(ncc, index)
+    fitted = fit([cut], shift, axes) if len(axes) == 3 else None
+    return cut, shift if fitted is None else fitted[0]
+
+
+def _spread(centres: np.ndarray, half: np.ndarray) -> list[int]:
+    """Axes along which the patches lie so far apart that a change can be told."""
+    spread = [k for k in range(3) if np.ptp(centres[:, k]) > 0.25 * half[k]]
+    return spread if len(centres) >= 3 * (1 + len(spread)) else []
+
+
+def _design(centres: np.ndarray, half: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    """1, and the position along ``axes`` from -1 to 1 at the borders of the tile."""
+    return np.column_stack([np.ones(len(centres)), *(centres[:, k] / half[k] for k in axes)])
+
+
+def _bent(
+    centres: np.ndarray, half: np.ndarray, shifts: np.ndarray
+) -> tuple[Trend, np.ndarray, float]:
+    """Trend of the shifts with the axes along which they clearly change.
+
+    Returns also the change per voxel, (3, 3), and the largest that it makes within the tile.
+    """
+    axes = _spread(centres, half)
+    trend = robust_fit(_design(centres, half, axes), shifts)
+    clear = np.maximum(_BENDS, _SURE * trend.sigma[1:])
+    axes = [k for k, row, limit in zip(axes, trend.coefficients[1:], clear)
+            if np.any(np.abs(row) > limit)]  # fmt: skip
+    trend = robust_fit(_design(centres, half, axes), shifts)
+    gradient = np.zeros((3, 3))
+    for k, row in zip(axes, trend.coefficients[1:]):
+        gradient[:, k] = row / half[k]
+    return trend, gradient, float((np.abs(gradient) @ half).max())
+
+
+def _differing(members, residuals, trend: Trend, names: ChannelShift) -> tuple[str, ...]:
+    """A warning if the shift differs between tiles by more than its scatter explains."""
+    odd = []
+    for tile in dict.fromkeys(patch.place.tile for patch in members):
+        own = [k for k, patch in enumerate(members) if patch.place.tile == tile]
+        mean = np.median(residuals[own], axis=0)
+        error = np.maximum(trend.scatter / math.sqrt(len(own)), 0.02)
+        if len(own) > 2 and np.any((np.abs(mean) > 0.5) & (np.abs(mean) > _SURE * error)):
+            odd.append(f"{tile} ({_listed(mean)})")
+    if not odd:
+        return ()
+    return (
+        f"the shift of channel {names.channel} differs in {few(odd)} voxels (z, y, x) from that "
+        "of the other tiles: the stage moved between the channels",
+    )
+
+
+def _listed(values) -> str:
+    return ", ".join(f"{v:.2f}" for v in values)
+
+
+def _rounded(values, digits: int = 6) -> tuple[float, float, float]:
+    return tuple(round(float(v), digits) + 0.0 for v in values)

@@ -1,0 +1,147 @@
+"""Stores on the web: objects below an ``https://`` or ``http://`` address, read only.
+
+A web server lists nothing, so that what is there follows from metadata alone. Arrays go through
+tensorstore, which asks for parts of objects (HTTP ranges) where volumes are sharded.
+"""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPException
+from typing import Any, NoReturn
+from urllib.parse import quote, unquote, urlsplit
+
+from terareg.core.errors import StoreError
+from terareg.storage.store import Entry, Store, check_key
+
+_ATTEMPTS = 4
+_FIRST_WAIT_S = 0.5
+_TIMEOUT_S = 30
+# public buckets answer 403 for an object that is not there
+_ABSENT = (403, 404, 410)
+_UNTRUE_RANGE = 416
+
+
+def is_web(address: str) -> bool:
+    """Whether an address is one of the web."""
+    return address.lower().startswith(("https://", "http://"))
+
+
+def store_at(address: str) -> Store:
+    """The store at an address: a folder, ``s3://``, or, read only, ``https://``."""
+    return WebStore(address) if is_web(address) else Store(address)
+
+
+class WebStore(Store):
+    """Objects below an address of the web; see :class:`terareg.storage.store.Store`.
+
+    Objects that the server refuses (403) count as absent: public buckets answer so for those that
+    are not there.
+
+    Parameters
+    ----------
+    url : str
+        Without query and fragment.
+    """
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        if not is_web(self.url) or not parts.hostname or parts.query or parts.fragment:
+            raise StoreError(
+                f"{self.url!r} is no address of a folder on the web; write https://server/folder"
+            )
+        if parts.username or parts.password:
+            raise StoreError(
+                f"the address of {parts.hostname} holds a user or a password; only public volumes "
+                "are read from the web"
+            )
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+
+    def child(self, key: str) -> Store:
+        return WebStore(self.address(key))
+
+    def kvstore(self, key: str) -> dict[str, Any]:
+        parts = urlsplit(self.url)
+        path = f"{unquote(parts.path)}/{check_key(key)}/"
+        return {"driver": "http", "base_url": f"{parts.scheme}://{parts.netloc}", "path": path}
+
+    def _read(self, key: str) -> bytes:
+        return self._ask(key)[0]
+
+    def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
+        headers = {"Range": f"bytes={start}-{start + count - 1}"}
+        data, total, stamp = self._ask(key, headers)
+        if total == len(data) > count:
+            # a server that knows no ranges sends everything
+            data = data[start : start + count]
+        return data, Entry(key, total, stamp)
+
+    def entry(self, key: str) -> Entry | None:
+        try:
+            _, size, stamp = self._ask(key, method="HEAD")
+        except FileNotFoundError:
+            return None
+        return Entry(check_key(key), size, stamp)
+
+    def walk(self, key: str = "") -> Iterator[Entry]:
+        return iter(())
+
+    def folders(self, key: str = "") -> list[str]:
+        return []
+
+    def write(self, key: str, data: bytes | bytearray) -> None:
+        self._refuse()
+
+    def create(self, key: str) -> NoReturn:
+        self._refuse()
+
+    def delete(self, key: str) -> None:
+        self._refuse()
+
+    def delete_folder(self, key: str) -> None:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise StoreError(f"{self.url} can only be read; give a folder or s3://bucket/prefix")
+
+    def _ask(
+        self, key: str, headers: dict[str, str] | None = None, method: str = "GET"
+    ) -> tuple[bytes, int, str]:
+        """Body, size of the whole object, and its tag."""
+        address = self.address(key)
+        target = urlsplit(self.url)
+        path = quote(f"{unquote(target.path)}/{check_key(key)}")
+        request = urllib.request.Request(
+            f"{target.scheme}://{target.netloc}{path}", headers=headers or {}, method=method
+        )
+        for attempt in range(_ATTEMPTS):
+            try:
+                with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                    data = answer.read()
+                    size = _size(answer.headers, len(data))
+                    return data, size, answer.headers.get("ETag", "")
+            except urllib.error.HTTPError as error:
+                if error.code in _ABSENT:
+                    raise FileNotFoundError(address) from error
+                if error.code == _UNTRUE_RANGE:
+                    raise EOFError(address) from error
+                problem: Exception = error
+            except (OSError, HTTPException) as error:
+                problem = error
+            if attempt + 1 < _ATTEMPTS:
+                time.sleep(_FIRST_WAIT_S * 2**attempt)
+        raise StoreError(
+            f"{address} cannot be read ({problem}); check the address and the network"
+        ) from problem
+
+
+def _size(headers: Any, received: int) -> int:
+    """Size of the whole object, of which a part may have been asked for."""
+    whole = headers.get("Content-Range", "").rpartition("/")[2]
+    if whole.isdigit():
+        return int(whole)
+    length = headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else received
