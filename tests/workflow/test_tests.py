@@ -46,6 +46,7 @@ THROUGH = {
     "intensity.shading": ("intensity_flatfield", "the solution of the flat-field's equations"),
     "registration.backward": ("registration_backward", "terms of the energy of a registration"),
     "registration.cost": ("execution_rule_table", "a part of the table of rules"),
+    "registration.held_back": ("registration_held_back", "a judgement of a whole registration"),
     "registration.result": ("registration_emlddmm", "what a registration returns"),
     "signal.cost": ("execution_rule_table", "a part of the table of rules"),
     "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
@@ -74,6 +75,7 @@ THROUGH = {
 }
 #: files that are named after no module or package, and why
 ACROSS = {
+    "registration_cut": "an atlas that ends within the brain, in images, contrast and pose",
     "registration_bad_input": "what every part of a registration refuses",
     "volumes_foreign": "what others wrote, as headers, images and imports meet it",
     "storage_s3": "faults of S3 as readers and writers of all rooms meet them",
