@@ -67,7 +67,8 @@ def resample(
     (z0, y0, x0), (z1, y1, x1) = first.tolist(), last.tolist()
     data = source.read(name, z0, z1, slice(y0, y1), slice(x0, x1)).astype(np.float32)
     offset = matrix @ (np.array([low for low, _ in ranges]) - origin) - first
-    shape = tuple(high - low for low, high in ranges)
+    depth, height, width = (high - low for low, high in ranges)
+    shape = (depth, height, width)
     if np.array_equal(matrix[:, 1:], np.eye(3)[:, 1:]) and matrix[0, 0] == 1:
         return _moved_planes(data, offset, matrix[1:, 0], shape)
     resampled: np.ndarray = ndimage.affine_transform(
