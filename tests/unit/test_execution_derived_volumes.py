@@ -56,7 +56,7 @@ def test_a_sample_without_images_has_the_rules_of_derived_volumes_only(workspace
     assert made["b"].grid.shape == (250, 300, 350)
     assert (made["c"].dtype, made["c"].kind, made["c"].measured) == ("uint8", "image", True)
     assert sample.raw_gb == pytest.approx(sum(d.source_gb for d in made.values()))
-    jobs = jobs_of_rules(sample)
+    jobs = {rule: count for rule, count in jobs_of_rules(sample).items() if count}
     assert jobs == {
         "check_inputs": 1, "init_derived": 3, "measure_derived": 1, "gather_derived": 1,
         "derive_blocks": 3, "finish_pyramid": 3, "finalize_volume": 3,
