@@ -17,10 +17,11 @@ from terareg.volumes.writer import finish_pyramid, init_volume, write_block, wri
 VOLUME = {"chunk": 4, "block": 8, "formats": ["ome-zarr"], "codec": "zstd", "precomputed": "raw"}
 
 
-def make_source(store: Store, array: np.ndarray, key="brain/fused/signal", spacing=(2.0, 1.0, 1.0)):
-    """Write an array as a volume of the sample; 32 and 64 bits are labels."""
+def make_source(store: Store, array: np.ndarray, volume=VOLUME):
+    """Write an array as the fused volume of a sample; integers of 32 and 64 bits are labels."""
+    key, spacing = "brain/fused/signal", (2.0, 1.0, 1.0)
     kind = "segmentation" if array.dtype.itemsize >= 4 and array.dtype.kind == "u" else "image"
-    settings = VolumeSettings(**VOLUME | {"kind": kind, "formats": ("ome-zarr",)})
+    settings = VolumeSettings(**volume | {"kind": kind, "formats": ("ome-zarr",)})
     plan = make_plan("source", Frame(array.shape, spacing), array.dtype.name, settings)
     init_volume(store, key, plan)
     for block in plan.blocks():

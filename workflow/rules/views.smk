@@ -17,10 +17,10 @@ rule first_look:
         log_of("first_look/{atlas}"),
     benchmark:
         benchmark_of("first_look/{atlas}")
-    conda:
-        "../envs/views.yaml"
     # a wrong orientation is then seen before the statistics of the tiles are gathered
     priority: 100
+    conda:
+        "../envs/views.yaml"
     threads: threads_of("first_look")
     resources:
         mem_mb=memory("first_look"),

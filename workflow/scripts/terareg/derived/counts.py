@@ -26,16 +26,21 @@ def count_values(voxels: np.ndarray, planes: Sequence[int]) -> dict[str, np.ndar
         ``plane``, ``value`` and ``count`` of those that occur, ascending by plane and value.
     """
     parts = []
-    for number, plane in zip(planes, voxels, strict=True):
-        if plane.dtype.kind == "u":
-            counts = np.bincount(plane.reshape(-1))
-            values = np.flatnonzero(counts)
-            counts = counts[values]
-        else:
+    numbers = np.asarray(planes)
+    if voxels.dtype.kind == "u":
+        for number in np.unique(numbers):
+            total = np.zeros(np.iinfo(voxels.dtype).max + 1, np.int64)
+            for at in np.flatnonzero(numbers == number):
+                found = np.bincount(voxels[at].reshape(-1))
+                total[: found.size] += found
+            values = np.flatnonzero(total)
+            parts.append(_columns(np.full(values.shape, number), values, total[values]))
+    else:
+        for number, plane in zip(planes, voxels, strict=True):
             bits = plane[np.isfinite(plane)].astype(np.float32).view(np.uint32) & 0xFFFF0000
             found, counts = np.unique(bits, return_counts=True)
             values = found.view(np.float32)
-        parts.append(_columns(np.full(values.shape, number, np.int32), values, counts))
+            parts.append(_columns(np.full(values.shape, number), values, counts))
     return add_counts(parts)
 
 
@@ -46,10 +51,13 @@ def add_counts(parts: Sequence[Measured]) -> dict[str, np.ndarray]:
     plane, value, count = (
         np.concatenate([part[key] for part in parts]) for key in ("plane", "value", "count")
     )
-    order = np.lexsort((value, plane))
-    plane, value, count = plane[order], value[order], count[order]
     if not plane.size:
         return _columns(plane, value, count)
+    later = (plane[1:] > plane[:-1]) | ((plane[1:] == plane[:-1]) & (value[1:] > value[:-1]))
+    if later.all():  # as parts of different planes are
+        return _columns(plane, value, count)
+    order = np.lexsort((value, plane))
+    plane, value, count = plane[order], value[order], count[order]
     new = np.ones(plane.size, bool)
     new[1:] = (plane[1:] != plane[:-1]) | (value[1:] != value[:-1])
     first = np.flatnonzero(new)

@@ -23,7 +23,7 @@ from scipy.spatial.transform import Rotation
 from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
 from terareg.registration.flow import SamplingGrid
-from terareg.registration.images import WorkingImage, cut_faces, resample
+from terareg.registration.images import WorkingImage, resample
 from terareg.registration.landmarks import Landmarks, fit_similarity
 
 EXTENTS = ("whole", "right", "left")
@@ -270,9 +270,6 @@ class _Level:
             name: torch.tensor(np.clip(atlas.values * presence(atlas, name), 0, _BRIGHTEST))[None]
             for name in EXTENTS
         }
-        self.cut = cut_faces(atlas)
-        tissue = torch.tensor(sample.tissue.astype(np.float32)).reshape(-1)
-        self.tissue = torch.stack([tissue, 1 - tissue])
         mean = (self.weight * self.target).sum() / self.weight.sum()
         self.variance = (self.weight * (self.target - mean) ** 2).sum().clamp_min(1e-9)
 
@@ -282,13 +279,9 @@ class _Level:
         image = self.grid.sample(self.volumes[extent], points)[0]
         position = image * ((_BINS - 1) / _BRIGHTEST)
         hats = (1 - (position - torch.arange(_BINS)[:, None]).abs()).clamp_min(0)
-        if self.cut:
-            # beyond a cut may be tissue or none: levels of their own
-            beyond = self.grid.beyond(self.cut, points)
-            hats = torch.cat([hats * (1 - beyond), beyond * self.tissue])
         weighted = hats * self.weight
         normal = weighted @ hats.T
-        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(len(hats))
+        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(_BINS)
         curve = torch.linalg.solve(normal + ridge, weighted @ self.target)
         residual = self.target - curve @ hats
         return ((self.weight * residual**2).sum() / self.variance).double()
