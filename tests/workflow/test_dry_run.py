@@ -176,7 +176,7 @@ def test_a_terabyte_of_plane_files_is_a_few_hundred_jobs(workspace):
     """A name for each of 120 000 planes, 33.6 GB a tile position, as a microscope leaves them."""
     write_linked_planes(described(workspace, (5, 6), 2), 5, 6, channels=2)
     jobs = limited_jobs_and_files(workspace)
-    assert jobs["fuse_blocks"] >= 20 and jobs["sum_placed_tiles"] >= 2
+    assert jobs["fuse_blocks"] >= 16 and jobs["sum_placed_tiles"] >= 2
 
 
 @pytest.mark.parametrize(("grid", "channels"), [((6, 10), 2), ((5, 6), 4)])
