@@ -228,7 +228,7 @@ def test_a_failing_job_names_rule_object_and_log(damaged, submitter, cloud):
     # the sentence is in CloudWatch, and in the log that the job has left in the bucket
     left = cloud.client().get_object(Bucket=BUCKET, Key=log)["Body"].read().decode()
     for text in (job.log, left):
-        assert f"{damaged} is no TIFF or PNG file" in text, text
+        assert f"{damaged} is not a TIFF or PNG file" in text, text
 
 
 def test_an_interrupted_run_leaves_no_job(submitter, cloud):

@@ -175,7 +175,7 @@ def test_a1_decoys_are_left_out(tmp_path: Path) -> None:
     assert len(acquisition.channels) == 1 and acquisition.tile_shape[0] == 4
     # every image and folder that is not understood is named, files of other kinds are not
     assert acquisition.problems == (
-        "1 folders of VW0 that are no tile's were passed over (first: LOC_old)",
+        "1 folders of VW0 that are not a tile's were passed over (first: LOC_old)",
         "2 images in folders of tiles are no planes by their names and were passed over (first: "
         "VW0/LOC000/CHN00_bias.tiff)",
     )
@@ -238,7 +238,7 @@ def test_json_round_trip_and_load(tmp_path: Path) -> None:
     write_json(tmp_path / "acquisition.json", acquisition.to_json())
     assert load_acquisition(tmp_path / "acquisition.json") == acquisition
     write_json(tmp_path / "other.json", {"version": 1})
-    with pytest.raises(AcquisitionError, match=r"other.json is no acquisition file \(KeyError"):
+    with pytest.raises(AcquisitionError, match=r"other.json is not an acquisition file \(KeyError"):
         load_acquisition(tmp_path / "other.json")
     write_json(tmp_path / "other.json", {})
     with pytest.raises(AcquisitionError, match="version None, not 1; delete it"):
@@ -424,7 +424,7 @@ BAD_INPUT = {
     "not an image": (
         lambda r: plane_path(r).write_bytes(b"<html>404 not found</html>"),
         {},
-        f"{WRONG} is no TIFF or PNG file, but planes must be",
+        f"{WRONG} is not a TIFF or PNG file, but planes must be",
     ),
     "other size": (
         rewrite(np.zeros((8, 9), "uint16")),

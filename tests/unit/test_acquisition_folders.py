@@ -217,7 +217,9 @@ def test_decoys_are_left_out(tmp_path):
     (folder / "mdata.bin").write_bytes(b"x")
     acquisition = index(tmp_path)
     assert len(acquisition.tiles) == 4
-    assert acquisition.problems == ("1 folders that are no tile's were passed over (first: old)",)
+    assert acquisition.problems == (
+        "1 folders that are not a tile's were passed over (first: old)",
+    )
 
 
 @pytest.mark.parametrize(

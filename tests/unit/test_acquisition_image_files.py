@@ -133,7 +133,7 @@ def another_size(path: Path) -> None:
         (cut, {"metadata": None}, r"a.tif is truncated at \d+ bytes; copy it again"),
         (circle, {"metadata": None}, r"a.tif is damaged \(its pages go round in a circle\)"),
         (lambda p: p.write_bytes(b""), {}, "a.tif is empty"),
-        (lambda p: p.write_bytes(b"no image at all, but text"), {}, "is no TIFF or PNG file"),
+        (lambda p: p.write_bytes(b"no image at all, but text"), {}, "is not a TIFF or PNG file"),
         (lambda p: p.unlink(), {}, "a.tif is gone"),
         (lambda p: write(p, STACK[:6].reshape(2, 3, 40, 30), imagej=True,
                          metadata={"axes": "ZCYX"}), {}, "holds 3 channels of 2 planes; list"),

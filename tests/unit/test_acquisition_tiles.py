@@ -236,7 +236,7 @@ def test_correction_of_a_part_equals_part_of_the_correction() -> None:
 @pytest.mark.parametrize(
     ("profile", "background", "message"),
     [
-        (np.ones(4), 0, r"flat-field of shape \(4,\) is no image"),
+        (np.ones(4), 0, r"flat-field of shape \(4,\) is not an image"),
         (np.zeros((4, 4)), 0, "zero, negative or not finite"),
         (np.full((4, 4), np.nan), 0, "zero, negative or not finite"),
         (np.ones((4, 4)), np.inf, "dark offset inf is not finite"),

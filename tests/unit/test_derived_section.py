@@ -76,12 +76,12 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry("fused/green")},
-            "'fused/green' is no volume of this sample; there are: "
+            "'fused/green' is not a volume of this sample; there are: "
             "fused/signal, fused/autofluorescence",
         ),
         (
             {"a": entry("labels/rat")},
-            "'labels/rat' is no volume of this sample; there are: labels/mouse",
+            "'labels/rat' is not a volume of this sample; there are: labels/mouse",
         ),
         ({"small": entry(), "a": entry("smal")}, "there is no entry 'smal'; did you mean small?"),
         ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry is written"),
@@ -150,7 +150,7 @@ def test_a_volume_that_is_not_made_is_no_source():
     config = described(a=entry("corrected_volume/signal"))
     assert check(config)["derived"]["a"]["from"] == "corrected_volume/signal"
     config["intensity"] = {"bias": {"enabled": False}}
-    with pytest.raises(ConfigError, match="is no volume of this sample; there are: none"):
+    with pytest.raises(ConfigError, match="is not a volume of this sample; there are: none"):
         check(config)
 
 
@@ -159,7 +159,7 @@ def test_a_sample_without_input_has_only_derived_volumes():
     (sample,) = load_samples(config).values()
     assert sample["input"]["kind"] == "none" and sample["input"]["channels"] == {}
     with pytest.raises(
-        ConfigError, match="'fused/signal' is no volume of this sample; there are: none"
+        ConfigError, match="'fused/signal' is not a volume of this sample; there are: none"
     ):
         check({"sample": "masks", "derived": {"a": entry()}})
     with pytest.raises(ConfigError, match="has no key sample"):

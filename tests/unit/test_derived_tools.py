@@ -333,7 +333,7 @@ def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
     for order, words in (
         ([0, 1, 2, 3], "1 of 5 planes are not used .first: 4.; add them, or set losses: true"),
         ([0, 1, 2, 3, 3], "plane 3 is used twice; correct the order, or set duplicates: true"),
-        ([0, 1, 2, 3, 5], "order: 5 is no plane of source, which has planes 0 to 4"),
+        ([0, 1, 2, 3, 5], "order: 5 is not a plane of source, which has planes 0 to 4"),
     ):
         with pytest.raises(ConfigError, match=words):
             run_entry(store, entry_of("reorder", order=order))

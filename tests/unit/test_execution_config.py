@@ -65,7 +65,11 @@ def changed(path, value):
         ("input.spacing_um", [5000, 1, 1], r"input.spacing_um.0: 5000 must be at most 200"),
         ("input.overlap", [0, 0.1], r"input.overlap.0: 0 must be more than 0"),
         ("input.missing_planes", "blnk", "did you mean blank?"),
-        ("input.channels", {488: 0}, "input.channels: the name 488 is no text; write it in quotes"),
+        (
+            "input.channels",
+            {488: 0},
+            "input.channels: the name 488 is not text; write it in quotes",
+        ),
         ("input.path", "~/raw", "input.path: '~/raw' begins with ~, write the whole path"),
         ("store", "", "store: '' does not fit"),
         (
@@ -181,7 +185,7 @@ def changed(path, value):
         ("sample", "a/b", "would make a bad folder name"),
         ("sample", "atlases", "is reserved"),
         ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
-        ("input.channels", {"a": "a.nii"}, "'a.nii' is no channel number; write the number"),
+        ("input.channels", {"a": "a.nii"}, "'a.nii' is not a channel number; write the number"),
         ("input.spacing_um", [300, 1, 1], "input.spacing_um.0: 300 must be at most 200"),
         ("intensity.destriping", "lines", "intensity.destriping: 'lines'"),
         (
@@ -231,7 +235,7 @@ TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "
             FOLDERS,
             "channels",
             {"a": 0},
-            "input.channels.a: 0 is no folder; write the folder of i",
+            "input.channels.a: 0 is not a folder; write the folder of i",
         ),
         (FOLDERS, "channels", {"a": "x", "b": "x"}, "gives two names to one folder"),
         (TABLE, "channels", {"a": 1, "b": "1"}, "gives two names to one channel of a table"),
@@ -278,7 +282,11 @@ VOLUME = {
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("channels", {"t1": 0}, "input.channels.t1: 0 is no image; with input.kind: volume write"),
+        (
+            "channels",
+            {"t1": 0},
+            "input.channels.t1: 0 is not an image; with input.kind: volume write",
+        ),
         ("channels", {"t1": {"channel": 1}}, "input.channels.t1: key path is missing"),
         ("channels", {"t1": {"path": "a", "chanel": 1}}, "did you mean channel?"),
         ("channels", {"a": "x", "b": {"path": "x"}}, "gives two names to one image"),

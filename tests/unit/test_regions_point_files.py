@@ -124,7 +124,12 @@ def test_types_of_markers_are_asked_for_and_chosen(tmp_path):
         ("p.xml", "<a/>", {}, "has no markers; give cellfinder's XML"),
         ("p.xml", XML.format(groups=group(2, [("a", 1, 2)])), {}, "cannot be read as XML"),
         ("p.xml", "<a>", {}, "cannot be read as XML"),
-        ("p.xml", XML.format(groups=group(2, [("1e300", 1, 2)])), {}, "a marker that is no place"),
+        (
+            "p.xml",
+            XML.format(groups=group(2, [("1e300", 1, 2)])),
+            {},
+            "a marker that is not a place",
+        ),
         ("p.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', {}, "cannot be read as XML"),
     ],
 )

@@ -181,7 +181,7 @@ def test_further_dimensions_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "is no Neuroglancer state"),
+        ([], "is not a Neuroglancer state"),
         ({"layers": []}, r"there is no annotation layer \(found: none\)"),
         (
             {"layers": [{"type": "annotation", "name": n} for n in "ab"]},
@@ -191,7 +191,7 @@ def test_further_dimensions_are_passed_over(tmp_path):
         (state("local://annotations", dimensions=None), "gives no dimensions"),
         (
             state("local://annotations", dimensions={**XYZ, "x": [1, "s"]}),
-            r"dimension \[1, 's'\] is no length",
+            r"dimension \[1, 's'\] is not a length",
         ),
         (
             state("local://annotations", [{"type": "line", "pointA": [1, 2, 3]}]),

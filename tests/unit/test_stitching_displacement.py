@@ -307,7 +307,7 @@ def test_errors_name_the_object_and_the_remedy():
         measure_pair(Memory(tiles), acquisition, "0,0", "0,1", "UP", SMALL)
     with pytest.raises(StitchingError, match="engine 'magic' is unknown; choose one of ncc"):
         DisplacementSettings(engine="magic")
-    with pytest.raises(StitchingError, match=r"search_um .* is no search range"):
+    with pytest.raises(StitchingError, match=r"search_um .* is not a search range"):
         DisplacementSettings(search_um=(0.0, 0.0, 0.0))
     twice = SimpleNamespace(tiles=acquisition.tiles + acquisition.tiles[:1])
     with pytest.raises(StitchingError, match="both at row 0, column 0; remove one"):

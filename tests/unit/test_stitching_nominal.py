@@ -77,7 +77,7 @@ def test_tile_specifications_are_positions_as_well(tmp_path, name):
         ({"LOC000": (0, 0)}, "has no line for LOC001; give the configuration of this"),
         (
             {"LOC000": (0, 0), "LOC001": (85, 0), "LOC002": (170, 0)},
-            "line 4: 'LOC002' is no tile of the acquisition, whose tiles are LOC000, LOC001;",
+            "line 4: 'LOC002' is not a tile of the acquisition, whose tiles are LOC000, LOC001;",
         ),
         (
             {"LOC000": (0, 0), "LOC001": (85, 0), "a/LOC001.tif": (85, 0)},

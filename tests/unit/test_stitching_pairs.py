@@ -11,7 +11,7 @@ from terareg.stitching.pairs import PairResult, load_pairs
 def test_damaged_file_is_named(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text('{"pairs": [{"a": 1}]}')
-    with pytest.raises(StitchingError, match=r"pairs.json is no file of measured pairs"):
+    with pytest.raises(StitchingError, match=r"pairs.json is not a file of measured pairs"):
         load_pairs([path])
 
 

@@ -328,7 +328,7 @@ def test_file_round_trip(tmp_path):
     save_placement(tmp_path / "p.json", placement)
     assert load_placement(tmp_path / "p.json") == placement
     (tmp_path / "q.json").write_text('{"tiles": []}')
-    with pytest.raises(StitchingError, match=r"q.json is no placement"):
+    with pytest.raises(StitchingError, match=r"q.json is not a placement"):
         load_placement(tmp_path / "q.json")
 
 

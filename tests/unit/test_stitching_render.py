@@ -210,9 +210,9 @@ def test_foreign_specifications_are_placed_by_their_layout(tmp_path, stitched):
         ('[{"tileId": "a"', "no complete JSON list"),
         ("[" * 5000, "cannot be read|no complete"),
         ("[]", "empty list"),
-        ("[1]", "item 1 is no tile specification"),
-        ('[{"tileId": "a"}]', "item 1 is no tile specification .*'z'"),
-        ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 2"))], "item 1 .'a'. is no tile"),
+        ("[1]", "item 1 is not a tile specification"),
+        ('[{"tileId": "a"}]', "item 1 is not a tile specification .*'z'"),
+        ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 2"))], "item 1 .'a'. is not a tile"),
         ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 nan 0"))], "no number of pixels"),
         (
             [foreign("a", 0, 0, 0, leaf("AffineModel2D", "1.1 0 0 1 0 0"))],
@@ -241,7 +241,10 @@ def test_broken_gzip_and_absent_files(tmp_path, stitched):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s + [replace(s[0], tile_id="x", row=7)], r"'x' \(row 7, column 0\) is no tile"),
+        (
+            lambda s: s + [replace(s[0], tile_id="x", row=7)],
+            r"'x' \(row 7, column 0\) is not a tile",
+        ),
         (lambda s: [x for x in s if x.column == 0], "has nothing for LOC001, LOC003;"),
         (lambda s: s + [replace(s[0], origin_yx_vox=(9.0, 0.0))], "moves LOC002 by 42.5 pixels"),
     ],

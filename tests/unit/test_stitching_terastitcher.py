@@ -202,7 +202,7 @@ def test_projection_and_threshold():
     (south,) = limited.stack(0, 0).displacements["SOUTH"]
     assert tuple((a.displ, a.reliability) for a in south.axes) == ((90, 0), (0, 0), (0, 0))
     assert [s.stitchable for s in limited.stacks] == [True, True, False, False]
-    with pytest.raises(StitchingError, match="threshold 7 is no reliability; give 0 to 1"):
+    with pytest.raises(StitchingError, match="threshold 7 is not a reliability; give 0 to 1"):
         stages.threshold(projected, 7)
 
 
@@ -389,9 +389,9 @@ OUTSIDE = '<!DOCTYPE t [<!ENTITY a SYSTEM "file:///etc/passwd">]><TeraStitcher>&
         ("2Dseries", "9Dseries", "volume_format 'TiledXY|9Dseries' is not supported"),
         ('stack_rows="1"', 'stack_rows="1000000"', "1000000 x 2 tiles are impossible"),
         ('stack_rows="1"', 'stack_rows="3"', "2 Stack elements for a grid of 3 x 2"),
-        ('stack_rows="1"', 'stack_rows="1.5"', "stack_rows='1.5' is no integer"),
-        ('ABS_H="85"', 'ABS_H="1e99"', "ABS_H='1e99' is no number"),
-        ('ABS_H="85"', 'ABS_H="nan"', "ABS_H='nan' is no number"),
+        ('stack_rows="1"', 'stack_rows="1.5"', "stack_rows='1.5' is not an integer"),
+        ('ABS_H="85"', 'ABS_H="1e99"', "ABS_H='1e99' is not a number"),
+        ('ABS_H="85"', 'ABS_H="nan"', "ABS_H='nan' is not a number"),
         (' ABS_H="85"', "", "<Stack> has no attribute ABS_H"),
         ('V="2" H="2" D="5"', 'V="0" H="2" D="5"', "voxel size .* is impossible"),
         ('<origin V="0" H="0" D="0" />', "", "<origin> is missing"),
@@ -411,9 +411,9 @@ def test_bad_files_are_one_sentence(tmp_path, old, new, message):
 def test_bad_displacements():
     for old, new, message in (
         ('TYPE="MIP_NCC"', 'TYPE="X"', "displacement of type 'X'; only MIP_NCC"),
-        ('displ="-2"', 'displ="a"', "displ='a' is no number"),
+        ('displ="-2"', 'displ="a"', "displ='a' is not a number"),
         ('BLOCKS_ABS_D="0,60"', 'BLOCKS_ABS_D="0"', "contradict each other"),
-        ('BLOCK_SIZES="60,60"', 'BLOCK_SIZES="60;60"', "is no list of integers"),
+        ('BLOCK_SIZES="60,60"', 'BLOCK_SIZES="60;60"', "is not a list of integers"),
     ):
         with pytest.raises(StitchingError, match=message):
             reading.parse_xml(FOREIGN.replace(old, new))

@@ -176,7 +176,7 @@ def test_files_larger_than_any_of_their_kind(tmp_path, name):
 
 def test_metadata_of_a_microscope_that_is_a_pipe(tmp_path):
     os.mkfifo(tmp_path / "Experiment.ini")
-    with pytest.raises(AcquisitionError, match="it is no regular file"):
+    with pytest.raises(AcquisitionError, match="it is not a regular file"):
         load_colm_metadata(Store(str(tmp_path)))
 
 
@@ -223,7 +223,7 @@ def test_columns_and_lines_that_spreadsheets_add():
     table = parse_table(b"sep=;\r\na;b;;\r\n\r\n1;2;;\r\n;;;\r\n3;4;;\r\n")
     assert table.columns == ("a", "b")
     assert table.rows == ((4, ("1", "2")), (6, ("3", "4")))
-    # between commas, a comma is no decimal sign: 1,234 may be a thousand
+    # between commas, a comma is not a decimal sign: 1,234 may be a thousand
     assert parse_table(b'a,b\n"1,234",2\n').number("1,234") != parse_table(b"a;b\n").number("1,2")
 
 

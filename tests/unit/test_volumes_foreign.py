@@ -378,13 +378,13 @@ def test_zeros_without_end_behind_the_voxels(tmp_path, values):
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "a.tif"])
 def test_a_pipe_or_a_device_in_place_of_a_file(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    refused(tmp_path / name, "is no file; correct the path")
+    refused(tmp_path / name, "is not a file; correct the path")
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to("/dev/zero")
-    refused(tmp_path / name, "is no file; correct the path")
+    refused(tmp_path / name, "is not a file; correct the path")
     (tmp_path / name).unlink()
     (tmp_path / name).symlink_to(tmp_path / name)
-    refused(tmp_path / name, "is no file; correct the path")
+    refused(tmp_path / name, "is not a file; correct the path")
 
 
 def test_a_compressed_chunk_without_end(tmp_path, values):

@@ -258,13 +258,13 @@ def plain_zarr(folder):
     ("make", "error", "words"),
     [
         (absent, VolumeError, "absent.nii.gz does not exist; correct the path"),
-        (empty_folder, VolumeError, "is no image that terareg reads; give a NIfTI"),
+        (empty_folder, VolumeError, "is not an image that terareg reads; give a NIfTI"),
         (truncated, VolumeError, "cut.nii.gz cannot be read as NIfTI"),
         (text_file("a.nii"), VolumeError, "a.nii cannot be read as NIfTI"),
         (text_file("a.nrrd"), VolumeError, "a.nrrd cannot be read as NRRD (not an NRRD file)"),
         (text_file("a.tif"), VolumeError, "a.tif cannot be read as TIFF"),
         (four_dimensions, VolumeError, "4 dimensions (4, 5, 6, 7); give one volume of three"),
-        (one_plane, VolumeError, "has shape (1, 20, 30) (z, y, x), which is no volume"),
+        (one_plane, VolumeError, "has shape (1, 20, 30) (z, y, x), which is not a volume"),
         (tiff_without_spacing, ConfigError, "stack.tif does not say how large its voxels are; "
          "set input.spacing_um"),
         (one_millimetre, ConfigError, "may be millimetres or micrometres; set input.spacing_um"),

@@ -173,7 +173,7 @@ def test_what_cannot_be_opened_is_named(tmp_path, values):
     tifffile.imwrite(tmp_path / "stack.tif", values)
     with pytest.raises(ConfigError, match="does not say how large its voxels are; set spacing_um"):
         open_image(tmp_path / "stack.tif")
-    with pytest.raises(VolumeError, match="is no image that terareg reads"):
+    with pytest.raises(VolumeError, match="is not an image that terareg reads"):
         open_image(tmp_path)
     (tmp_path / "a.nrrd").write_bytes(b"NRRD0004\nnothing")
     with pytest.raises(VolumeError, match=r"a\.nrrd cannot be read"):

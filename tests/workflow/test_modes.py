@@ -141,7 +141,7 @@ def test_positions_from_fiji_are_checked_and_become_the_nominal_ones(acquired, w
     done = workspace.snakemake("--cores", "2", *targets, "--quiet")
     if wrong:
         (line,) = [x for x in done.stderr.splitlines() if x.startswith("check_inputs: ")]
-        assert f"own.txt line {len(lines) + 1}: 'LOC777.tif' is no tile" in line
+        assert f"own.txt line {len(lines) + 1}: 'LOC777.tif' is not a tile" in line
         assert done.returncode != 0 and not (results / "inputs.json").exists()
         return
     assert done.returncode == 0, done.stderr

@@ -117,7 +117,7 @@ def test_a_changed_plane_runs_what_reads_that_channel_and_no_more(copy):
 
 
 def test_a_plane_written_again_with_the_same_content_counts_as_changed(copy):
-    """Size and time stand for the content: hashing terabytes at each start is no option."""
+    """Size and time stand for the content: hashing terabytes at each start is not an option."""
     path = plane(copy, channel=0)
     data = path.read_bytes()
     path.unlink()

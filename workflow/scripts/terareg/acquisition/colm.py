@@ -123,8 +123,8 @@ class ColmLayout(Layout):
             )
         if self._other_folders:
             problems.append(
-                f"{len(self._other_folders)} folders of {self.view} that are no tile's were passed "
-                f"over (first: {self._other_folders[0]})"
+                f"{len(self._other_folders)} folders of {self.view} that are not a tile's were "
+                f"passed over (first: {self._other_folders[0]})"
             )
         extra = sorted(set(found) - set(map(_location, tiles)))
         if extra:

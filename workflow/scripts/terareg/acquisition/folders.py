@@ -164,7 +164,7 @@ class FolderLayout(Layout):
             )
         if self._passed:
             problems.append(
-                f"{len(self._passed)} folders that are no tile's were passed over (first: "
+                f"{len(self._passed)} folders that are not a tile's were passed over (first: "
                 f"{min(self._passed)})"
             )
         return tiles

@@ -231,7 +231,7 @@ def _open(file: ObjectFile, key: str) -> Tiff:
     try:
         return Tiff.open(file)
     except ValueError as error:
-        raise _foreign(key, "is no TIFF or PNG file") from error
+        raise _foreign(key, "is not a TIFF or PNG file") from error
 
 
 def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayout:

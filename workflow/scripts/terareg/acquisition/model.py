@@ -225,6 +225,6 @@ def load_acquisition(path: str | os.PathLike) -> Acquisition:
         return Acquisition.from_json(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise AcquisitionError(
-            f"{path} is no acquisition file ({type(error).__name__}: {error}); delete it and run "
-            "index_acquisition again"
+            f"{path} is not an acquisition file ({type(error).__name__}: {error}); delete it and "
+            "run index_acquisition again"
         ) from error

@@ -67,7 +67,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
         return _read_level(path, key, name)
     if "\0" in str(path) or not path.is_file():
         there = "\0" not in str(path) and os.path.lexists(path)
-        raise AtlasError(f"{key} {path} {'is no file' if there else 'does not exist'}; {remedy}")
+        raise AtlasError(f"{key} {path} {'is not a file' if there else 'does not exist'}; {remedy}")
     if image_form(str(path)) is None:
         reader, array = read_itk(path, AtlasError, name)
         if reader.GetNumberOfComponents() != 1:

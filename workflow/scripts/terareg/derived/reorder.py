@@ -51,8 +51,8 @@ class Reorder(Tool):
         beyond = sorted({n for n in planes if not 0 <= n < count})
         if beyond:
             raise ConfigError(
-                f"order: {few([str(n) for n in beyond])} is no plane of {self.source.name}, which "
-                f"has planes 0 to {count - 1}"
+                f"order: {few([str(n) for n in beyond])} is not a plane of {self.source.name}, "
+                f"which has planes 0 to {count - 1}"
             )
         twice = sorted(n for n, times in Counter(planes).items() if times > 1)
         if twice and not self.duplicates:

@@ -203,7 +203,7 @@ def _check_source(
         if name not in volumes[kind]:
             known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
             raise ConfigError(
-                f"{where}.{key}: {volume!r} is no volume of this sample; there are: {known} "
+                f"{where}.{key}: {volume!r} is not a volume of this sample; there are: {known} "
                 "(write ./ before a relative path)"
             )
     if entry.address is None:

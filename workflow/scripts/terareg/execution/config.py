@@ -287,7 +287,7 @@ def _check_plain(value: Any, where: str) -> None:
         for key, part in value.items():
             if not isinstance(key, str):
                 raise ConfigError(
-                    f"{where or 'configuration'}: the name {key} is no text; write it in quotes, "
+                    f"{where or 'configuration'}: the name {key} is not text; write it in quotes, "
                     f'"{key}"'
                 )
             _check_plain(part, f"{where}.{key}" if where else key)
@@ -685,8 +685,8 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     for name, image in source["channels"].items():
         if isinstance(image, int):
             raise ConfigError(
-                f"input.channels.{name}: {image} is no image; with input.kind: volume write its "
-                "path, for example brain.nii.gz"
+                f"input.channels.{name}: {image} is not an image; with input.kind: volume write "
+                "its path, for example brain.nii.gz"
             )
         Store(channel_image(config, name)["path"])
     images = [channel_image(config, name) for name in source["channels"]]
@@ -740,7 +740,7 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue
-        state = "is no file" if Path(path).exists() else "does not exist"
+        state = "is not a file" if Path(path).exists() else "does not exist"
         where = "" if Path(path).is_absolute() else f" (seen from {Path.cwd()})"
         raise ConfigError(f"{key}: {path!r} {state}{where}; correct the path")
 

@@ -318,13 +318,13 @@ def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
 
 
 def derived_address(run: Run, sample: str, derived: str) -> str | None:
-    """Address of the source of an entry, if that is no volume of the sample."""
+    """Address of the source of an entry, if that is not a volume of the sample."""
     entry = derived_volumes.entry(run, sample, derived)
     return None if entry.address is None else derived_volumes.address_of(run, entry)
 
 
 def derived_state(run: Run, sample: str, derived: str) -> str:
-    """State of the source of an entry, if that is no volume of the sample."""
+    """State of the source of an entry, if that is not a volume of the sample."""
     address = derived_address(run, sample, derived)
     return "" if address is None else source_state(address)
 

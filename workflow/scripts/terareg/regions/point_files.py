@@ -245,7 +245,7 @@ def _read_markers(path: Path, form: PointForm) -> Listed:
     order = form.axes or "xyz"
     values = np.array([at for _, at in points], float)[:, [order.index(a) for a in AXES]]
     if not (np.abs(values) <= FAR_UM).all():
-        raise PointsError(f"points {path} has a marker that is no place; correct it")
+        raise PointsError(f"points {path} has a marker that is not a place; correct it")
     kinds = tuple(str(kind) for kind, _ in points)
     unit = "vox" if form.units is None else form.units
     return Listed(("",) * len(points), values, unit, {"type": kinds})

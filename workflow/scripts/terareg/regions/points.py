@@ -297,7 +297,7 @@ def _points_of_state(
     state: Any, path: Path, layer: str | None, offset_um: tuple[float, float, float]
 ) -> Points:
     if not isinstance(state, dict):
-        raise PointsError(f"points {path} is no Neuroglancer state; save the viewer's state")
+        raise PointsError(f"points {path} is not a Neuroglancer state; save the viewer's state")
     chosen = _annotation_layer(state, layer, path)
     where = f"points {path}, layer {short(chosen.get('name', ''))}"
     to_um = _layer_transform(chosen, state, where)
@@ -329,8 +329,8 @@ def _points_of_state(
     if far.size:
         first = int(far[0])
         raise PointsError(
-            f"{where}: annotation {first + 1} has point {_shown(rows[first])}, which is no place; "
-            "remove it or correct the layer's dimensions"
+            f"{where}: annotation {first + 1} has point {_shown(rows[first])}, which is not a "
+            "place; remove it or correct the layer's dimensions"
         )
     return Points(tuple(names), found)
 
@@ -394,7 +394,7 @@ def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
         asked = f" named {wanted!r}" if wanted is not None else ""
         raise PointsError(f"points {path}: {what}{asked} (found: {listed}); name one of them")
     if not isinstance(named[0].get("annotations", []), list):
-        raise PointsError(f"points {path}: the annotations of the layer are no list")
+        raise PointsError(f"points {path}: the annotations of the layer are not a list")
     return named[0]
 
 
@@ -447,7 +447,7 @@ def _length_um(dimension: Any, where: str) -> float:
         if match and match[1] in _METRE_PREFIXES_UM and dimension[0] > 0:
             return dimension[0] * _METRE_PREFIXES_UM[match[1]]
     raise PointsError(
-        f"{where}: dimension {dimension!r} is no length; x, y and z must be [scale, 'm']"
+        f"{where}: dimension {dimension!r} is not a length; x, y and z must be [scale, 'm']"
     )
 
 

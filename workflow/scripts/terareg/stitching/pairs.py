@@ -76,7 +76,7 @@ class PairResult:
         Standard error of ``displ_vox`` from the scatter of the patches.
     reliability : float
         1 - P(the windows agree by chance), 0 to 1; with mip_ncc TeraStitcher's measure of peak
-        and width, the least of the three axes, which is no probability.
+        and width, the least of the three axes, which is not a probability.
     peak : float
         Correlation at the refined displacement; with mip_ncc the least of the three axes.
     agree, of : int
@@ -151,7 +151,7 @@ def load_pairs(paths) -> list[PairResult]:
             pairs += [PairResult.from_json(item) for item in data["pairs"]]
         except (KeyError, TypeError, AttributeError) as error:
             raise StitchingError(
-                f"{path} is no file of measured pairs ({error}); delete it and run again"
+                f"{path} is not a file of measured pairs ({error}); delete it and run again"
             ) from error
     return pairs
 

@@ -210,7 +210,7 @@ def load_placement(path) -> Placement:
         return Placement.from_json(data)
     except (KeyError, TypeError, AttributeError) as error:
         raise StitchingError(
-            f"{path} is no placement ({type(error).__name__}: {error}); delete it and run "
+            f"{path} is not a placement ({type(error).__name__}: {error}); delete it and run "
             "place_tiles again"
         ) from error
 

@@ -165,8 +165,8 @@ def tile_origins(
             tile, start = at[spec.row, spec.column], spec.section
         else:
             raise StitchingError(
-                f"{name}: {spec.tile_id[:80]!r} (row {spec.row}, column {spec.column}) is no tile "
-                "of the acquisition; give the tile specifications of this acquisition"
+                f"{name}: {spec.tile_id[:80]!r} (row {spec.row}, column {spec.column}) is not a "
+                "tile of the acquisition; give the tile specifications of this acquisition"
             )
         places.setdefault(tile, []).append(spec.origin_yx_vox)
         starts[tile] = min(start, starts.get(tile, math.inf))
@@ -301,8 +301,8 @@ def _items(text, name: str, most: int) -> Iterator:
         yield item
         buffer = buffer[end:]
     raise StitchingError(
-        f"{name} is no complete JSON list of tile specifications (at {buffer[:40]!r}); export it "
-        "again"
+        f"{name} is not a complete JSON list of tile specifications (at {buffer[:40]!r}); export "
+        "it again"
     )
 
 
@@ -320,7 +320,8 @@ def _tilespec(item: dict, where: str) -> TileSpec:
             matrix = leaf @ matrix
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise StitchingError(
-            f"{where} is no tile specification ({type(error).__name__}: {error}); export it again"
+            f"{where} is not a tile specification ({type(error).__name__}: {error}); export it "
+            "again"
         ) from error
     corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1]]).T
     moved = (matrix @ corners)[:2]

@@ -72,7 +72,7 @@ class DisplacementSettings:
         possible = all(map(math.isfinite, search)) and any(search) and min(search) >= 0
         if len(search) != 3 or not possible:
             raise StitchingError(
-                f"search_um {list(search)} is no search range; give three distances "
+                f"search_um {list(search)} is not a search range; give three distances "
                 "(z, y, x) in micrometres, for example [40, 60, 60]"
             )
         if self.windows < 2 or self.window_planes < 1 or self.patches < 1 or self.widen < 1:
@@ -87,7 +87,7 @@ class DisplacementSettings:
             )
         if not 0 <= self.min_reliability <= 1:
             raise StitchingError(
-                f"min_reliability {self.min_reliability} is no probability; give 0 to 1"
+                f"min_reliability {self.min_reliability} is not a probability; give 0 to 1"
             )
         if self.subvolume_planes <= mip_ncc.MIN_OVERLAP:
             raise StitchingError(

@@ -85,7 +85,7 @@ def read_tile_configuration(path: str | os.PathLike) -> TileConfiguration:
         where = f"{name} line {number}: {text[:80]!r}"
         if match := _DIM.fullmatch(text):
             if match[1] not in ("2", "3"):
-                raise StitchingError(f"{where} is no number of dimensions; write dim = 2 or 3")
+                raise StitchingError(f"{where} is not a number of dimensions; write dim = 2 or 3")
             dimensions = int(match[1])
             continue
         if not dimensions:
@@ -148,7 +148,7 @@ def match_tiles(
         where = f"{name} line {entry.line}: {entry.name[:80]!r}"
         if stem not in own:
             raise StitchingError(
-                f"{where} is no tile of the acquisition, whose tiles are "
+                f"{where} is not a tile of the acquisition, whose tiles are "
                 f"{few(sorted(own))}; give the configuration of this acquisition"
             )
         if stem in origins:
@@ -166,14 +166,14 @@ def _entry(text: str, dimensions: int, number: int, where: str) -> TileEntry:
     match = _TILE.fullmatch(text)
     if match is None or not match[1].strip():
         shape = "(x, y, z)" if dimensions == 3 else "(x, y)"
-        raise StitchingError(f"{where} is no tile; write it as name; ; {shape}")
+        raise StitchingError(f"{where} is not a tile; write it as name; ; {shape}")
     numbers = [_number(part) for part in match[3].split(",")]
     if len(numbers) != dimensions:
         raise StitchingError(
             f"{where} has {len(numbers)} coordinates but dim = {dimensions}; correct one of them"
         )
     if not all(abs(value) <= _MAX_PIXELS for value in numbers):
-        raise StitchingError(f"{where} has a coordinate that is no number of pixels; correct it")
+        raise StitchingError(f"{where} has a coordinate that is not a number of pixels; correct it")
     x, y, z = (*numbers, 0.0)[:3]
     return TileEntry(match[1].strip(), match[2].strip(), (z, y, x), number)
 

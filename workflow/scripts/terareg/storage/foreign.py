@@ -71,7 +71,7 @@ def reason(problem: Exception) -> str:
     if isinstance(problem, RecursionError):
         return "it is nested too deeply"
     if isinstance(problem, UnicodeError):
-        return "it is no text of a known encoding"
+        return "it is not text of a known encoding"
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
     if isinstance(problem, KeyError):
@@ -177,7 +177,7 @@ def load_json(data: bytes) -> Any:
 
 
 def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no number")
+    raise ValueError(f"{word} is not a number")
 
 
 def _finite(text: str) -> float:

@@ -133,7 +133,7 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     name = header.name
     if min(header.shape) < 2:
         raise VolumeError(
-            f"{name} has shape {header.shape} (z, y, x), which is no volume; give one image of "
+            f"{name} has shape {header.shape} (z, y, x), which is not a volume; give one image of "
             "three dimensions"
         )
     if spacing_um is not None:
@@ -155,7 +155,7 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
         return _volume_header(address)
     store, name = _beside(address)
     if store.entry(name) is None:
-        state = "is no file" if _is_there(store, address) else "does not exist"
+        state = "is not a file" if _is_there(store, address) else "does not exist"
         raise VolumeError(f"{address} {state}; correct the path")
     reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
     with boundary(address, VolumeError, "check that the file is complete", form):
@@ -432,7 +432,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     if not store.is_s3 and not os.path.exists(address):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
-        f"{address} is no image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
+        f"{address} is not an image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
         "folder of an OME-Zarr or precomputed volume"
     )
 

@@ -52,7 +52,9 @@ def volume_file(store: Store, key: str) -> dict:
     """Content of ``volume.json``: ``plan`` and ``metadata``."""
     content = read_record(store, f"{key}/{PLAN_FILE}")
     if content is None or "plan" not in content:
-        raise VolumeError(f"{store.address(key)} is no volume of terareg ({PLAN_FILE} is missing)")
+        raise VolumeError(
+            f"{store.address(key)} is not a volume of terareg ({PLAN_FILE} is missing)"
+        )
     return content
 
 

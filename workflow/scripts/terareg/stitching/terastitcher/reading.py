@@ -225,7 +225,7 @@ class _ProjectReader:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or abs(value) > 1e12:
-            raise self.fail(f"<{element.tag}> {key}={text[:40]!r} is no number; correct it")
+            raise self.fail(f"<{element.tag}> {key}={text[:40]!r} is not a number; correct it")
         return value
 
     def numbers(self, element: Element, keys: Iterable[str]) -> tuple[float, ...]:
@@ -237,15 +237,15 @@ class _ProjectReader:
         value = self.number(element, key)
         if value != round(value) or not low <= value <= high:
             raise self.fail(
-                f"<{element.tag}> {key}={element.get(key)!r} is no integer from {low} to {high}; "
-                "correct it"
+                f"<{element.tag}> {key}={element.get(key)!r} is not an integer from {low} to "
+                f"{high}; correct it"
             )
         return int(value)
 
     def integers(self, text: str, key: str, where: str) -> tuple[int, ...]:
         parts = [p for p in text.replace(" ", "").split(",") if p]
         if not all(re.fullmatch(r"\d{1,9}", p) for p in parts):
-            raise self.fail(f"{where}: {key}={text[:40]!r} is no list of integers; correct it")
+            raise self.fail(f"{where}: {key}={text[:40]!r} is not a list of integers; correct it")
         return tuple(int(p) for p in parts)
 
     def ranges(self, text: str | None, where: str) -> tuple[tuple[int, int], ...]:

@@ -177,7 +177,7 @@ def threshold(xml: ProjectXml, min_reliability: float) -> ProjectXml:
     A tile is stitchable if any axis of any of its pairs passes.
     """
     if not 0 <= min_reliability <= 1:
-        raise StitchingError(f"threshold {min_reliability} is no reliability; give 0 to 1")
+        raise StitchingError(f"threshold {min_reliability} is not a reliability; give 0 to 1")
     result = _map_pairs(
         project(xml),
         lambda found, default: (
