@@ -32,10 +32,8 @@ from terareg.registration.regions import Painter
 
 # below this weight the backward term is not worth its time
 _LEAST_SHARE = 0.05
-# probabilities of match, artefact and missing in the half of the atlas that the sample lacks, and
-# beyond a face at which the atlas was cut: tissue, like or unlike any other, or background
+# probabilities of match, artefact and missing in the half of the atlas that the sample lacks
 _ABSENT = (0.02, 0.005, 0.975)
-_UNKNOWN = (1e-4, 0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -501,9 +499,7 @@ class Problem:
     @torch.no_grad()
     def initial_mixture(self, x: torch.Tensor, sigma: Sequence[float] | None = None) -> None:
         """Start of EM: sigmas from the residuals, priors from the settings and presence map."""
-        self.match = self.weight * self.known(x)
-        if self.held is not None:
-            self.match = self.match * self.held[0]
+        self.match = self.weight if self.held is None else self.weight * self.held[0]
         if sigma is None:
             predicted, _ = self.predict(x)
             shares = [(self.match * (p - t).square()).sum() / self.match.sum()
@@ -516,18 +512,22 @@ class Problem:
 
     def _prior(self, x: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
         """Probabilities of the classes: what is expected at x, or the mean of it and ``found``."""
-        classes = torch.tensor([self.model.prior, _ABSENT, _UNKNOWN], device=self.device)
-        usual, absent, unknown = classes[:, :, None, None, None]
-        there, known = self.presence_on_sample(x), self.known(x)
+        classes = torch.tensor([self.model.prior, _ABSENT], device=self.device)
+        usual, absent = classes[:, :, None, None, None]
+        there = self.presence_on_sample(x)
         prior = there * usual + (1 - there) * absent
         if found is not None:
             prior = 0.5 * found + 0.5 * prior
-        prior = (known * prior + (1 - known) * unknown).clamp_min(1e-4)
+        prior = prior.clamp_min(1e-4)
         return prior / prior.sum(0)
 
     @torch.no_grad()
     def known(self, x: torch.Tensor) -> torch.Tensor:
-        """0 where the sample lies beyond a cut face of the atlas, otherwise 1."""
+        """0 where the sample lies beyond a cut face of the atlas, otherwise 1.
+
+        It judges a fit and does not weigh it: a weight that moves with the deformation lets
+        tissue that fits badly be pushed beyond the face.
+        """
         if not self.cut:
             return torch.ones_like(self.weight)
         return 1 - self.atlas_grid.beyond(self.cut, self.pulled_points(x))
@@ -554,8 +554,7 @@ class Problem:
         predicted, _ = self.predict(x)
         residual = predicted - self.target
         posterior = self.mixture.posterior(residual, self.target)
-        weight = self.weight * self.known(x)
-        mass = posterior * weight
+        mass = posterior * self.weight
         total = mass.sum((1, 2, 3)).clamp_min(1e-6)
         sigmas, artefacts = [], []
         for channel, (rest, target) in enumerate(zip(residual, self.target)):
@@ -564,7 +563,7 @@ class Problem:
             sigmas.append(max(min(sigma, self.mixture.sigma[channel][0]), self.least_sigma))
             bright = float((mass[1] * target).sum() / total[1])
             artefacts.append(bright if float(total[1]) > 20 else self.mixture.mean[channel][0])
-        prior = self._prior(x, self.priors.smooth(posterior, weight))
+        prior = self._prior(x, self.priors.smooth(posterior, self.weight))
         self.mixture = self._mixture(sigmas, artefacts, prior)
         posterior = self.mixture.posterior(residual, self.target)
         self.match = self.weight * posterior[0]
