@@ -35,7 +35,7 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
         },
     )
     jobs = running.planned(workspace, "exports")
-    assert jobs == {"export_volume": 6, "export_planes": 1, "export_regions": 2}
+    assert jobs == {"export_volume": 6, "export_planes": 1, "export_regions": 2, "exports": 1}
     done = workspace.snakemake("--cores", "2", "--quiet", "all", "--", "exports")
     assert done.returncode == 0, done.stderr
     folder, store = (

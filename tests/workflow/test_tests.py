@@ -55,7 +55,6 @@ THROUGH = {
     "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
     "stitching.overview": ("stitching_steps", "one number, of what the steps read"),
     "stitching.projections": ("stitching_displacement", "a stage of the search"),
-    "stitching.strips": ("stitching_displacement", "what is read of a pair"),
     "storage.arrays": ("acquisition_tiles", "options of tensorstore for stored tiles"),
     "storage.shards": ("volumes_writer", "packs the chunks of a written block"),
     "storage.tiff": ("acquisition_image_files", "TIFF files as planes are read from them"),
