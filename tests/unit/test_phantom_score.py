@@ -305,8 +305,8 @@ def test_command_writes_the_score_and_the_table(run, capsys):
     keys = set(json.loads(Path(out).read_text()))
     assert keys == {
         "tile_error_vox", "flatfield_rms_percent", "fused_psnr_db", "bias_rms_percent", "tre_um",
-        "dice_mean", "jacobian_min", "region_volume_error_percent", "seconds", "peak_memory_mb",
-        "details",
+        "dice_mean", "jacobian_min", "region_volume_error_percent", "cells_f1",
+        "cell_count_error_percent", "seconds", "peak_memory_mb", "details",
     }  # fmt: skip
 
 

@@ -205,9 +205,9 @@ def test_foreign_specifications_are_placed_by_their_layout(tmp_path, stitched):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", r"no complete JSON list of tile specifications \(at ''\)"),
-        ('{"tileId": "a"}', "no complete JSON list"),
-        ('[{"tileId": "a"', "no complete JSON list"),
+        ("", r"not a complete JSON list of tile specifications \(at ''\)"),
+        ('{"tileId": "a"}', "not a complete JSON list"),
+        ('[{"tileId": "a"', "not a complete JSON list"),
         ("[" * 5000, "cannot be read|no complete"),
         ("[]", "empty list"),
         ("[1]", "item 1 is not a tile specification"),

@@ -73,7 +73,7 @@ def test_the_configuration_of_a_real_mosaic(root):
         ("\na; ; (1, 2)\n", r"line 2: 'a; ; \(1, 2\)' comes before the dimensions; write dim = 3"),
         ("dim = 3\na; ; (1, 2)\n", r"line 2: .* has 2 coordinates but dim = 3; correct one"),
         ("dim = 2\na; ; (1, 2, 3)\n", r"line 2: .* has 3 coordinates but dim = 2; correct one"),
-        ("dim = 2\na; ; (1, two)\n", r"line 2: 'a; ; \(1, two\)' has a coordinate that is no"),
+        ("dim = 2\na; ; (1, two)\n", r"line 2: 'a; ; \(1, two\)' has a coordinate that is not"),
         ("dim = 2\na; ; (1, nan)\n", r"line 2: .* no number of pixels; correct it"),
         ("dim = 2\na; ; (1, 1e300)\n", r"line 2: .* no number of pixels; correct it"),
         ("dim = 2\n#\na 1 2\n", r"line 3: 'a 1 2' is not a tile; write it as name; ; \(x, y\)"),

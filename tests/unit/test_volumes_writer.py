@@ -667,7 +667,7 @@ def test_init_is_idempotent_and_refuses_another_volume(written):
     assert not list((tmp_path / "a/v").rglob("*.shard"))
     delete_volume(store, "v")
     assert files(tmp_path / "a") == {}
-    with pytest.raises(VolumeError, match="no volume of terareg"):
+    with pytest.raises(VolumeError, match="not a volume of terareg"):
         Volume(store, "v")
 
 
