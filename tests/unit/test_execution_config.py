@@ -243,7 +243,7 @@ TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "
             TABLE,
             "channels",
             {"a": {"path": "x"}},
-            "is no channel of a table; write what the",
+            "is not a channel of a table; write what the",
         ),
         (TABLE, "table", None, "input: key table is missing; give the name of the table of tiles"),
         (FOLDERS, "first_level", "X", "use V, H"),

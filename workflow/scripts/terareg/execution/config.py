@@ -627,8 +627,8 @@ def _check_tiles_input(source: dict[str, Any]) -> None:
     for name, value in source["channels"].items():
         if not isinstance(value, types):
             raise ConfigError(
-                f"input.channels.{name}: {value!r} is no {what}, or set input.kind: volume for an "
-                "image file"
+                f"input.channels.{name}: {value!r} is not a {what}, or set input.kind: volume for "
+                "an image file"
             )
     values = [str(value) for value in source["channels"].values()]
     if len(set(values)) != len(values):
