@@ -108,7 +108,7 @@ def test_names_and_servers_that_are_not_there(server, home):
         download.download_atlas(NAME, "9.9", server.url)
     with pytest.raises(AtlasError, match="no connection"):
         download.available_atlases("http://127.0.0.1:9")
-    with pytest.raises(AtlasError, match="it is no address of a server"):
+    with pytest.raises(AtlasError, match="it is not the address of a server"):
         download.available_atlases("file:///etc")
 
 

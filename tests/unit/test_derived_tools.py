@@ -303,7 +303,7 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
     ("text", "words"),
     [
         ("from,to\n1,2\n1,3\n", "id 1 becomes 2 and 3"),
-        ("from,to\n1,-2\n", "row 1 holds '-2', which is no whole number"),
+        ("from,to\n1,-2\n", "row 1 holds '-2', not a whole number"),
         ("from,to\n1,2.5\n", "row 1 holds '2.5'"),
         ("a,b\n1,2\n", "its columns are a, b, not from and to"),
         ("from,to\n", "it has no row"),

@@ -125,7 +125,7 @@ def test_volumes_of_the_sample_are_sources(workspace):
     [
         (
             {"do": "convert", "level": 3},
-            "derived.a.level: 3 is no level of LAB, which has levels 0 to 2",
+            "derived.a.level: 3 is not a level of LAB, which has levels 0 to 2",
         ),
         ({"do": "convert", "downsampling": "mean"}, "derived.a.downsampling: labels have no mean"),
         (

@@ -61,5 +61,5 @@ def test_errors():
         tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(9.0))
     with pytest.raises(VolumeError, match="everything is above the threshold 2; give a higher"):
         tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(2.0))
-    with pytest.raises(ConfigError, match="least_share 2 is no share"):
+    with pytest.raises(ConfigError, match="least_share 2 is not a share"):
         TissueSettings(least_share=2)

@@ -197,7 +197,7 @@ def test_a_store_on_the_web_is_read_only_and_public(web):
             act()
     with pytest.raises(StoreError, match="holds a user or a password"):
         store_at("https://me:secret@server/x")
-    with pytest.raises(StoreError, match="no address of a folder on the web"):
+    with pytest.raises(StoreError, match="not the address of a folder on the web"):
         store_at("https://server/x?token=1")
 
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from terareg.acquisition.metadata import neighbour_pairs, scanned_cells
 from terareg.acquisition.raw import StackFiles, stack_from_json
 from terareg.core.errors import AcquisitionError, ConfigError, few
-from terareg.storage.records import read_json
+from terareg.storage.records import read_json_as
 
 MISSING_PLANES = ("error", "blank", "interpolate")
 _VERSION = 1
@@ -220,11 +220,5 @@ class Acquisition:
 
 def load_acquisition(path: str | os.PathLike) -> Acquisition:
     """Read an ``acquisition.json``; an unreadable one is an error that names it."""
-    data = read_json(path)
-    try:
-        return Acquisition.from_json(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AcquisitionError(
-            f"{path} is not an acquisition file ({type(error).__name__}: {error}); delete it and "
-            "run index_acquisition again"
-        ) from error
+    what = ("an acquisition file", "index_acquisition")
+    return read_json_as(path, Acquisition.from_json, what, AcquisitionError)

@@ -123,7 +123,7 @@ def download_atlas(
 
 def _open(address: str) -> http.client.HTTPResponse:
     if not address.startswith(("https://", "http://")):
-        raise ValueError("it is no address of a server (https://)")
+        raise ValueError("it is not the address of a server (https://)")
     try:
         return urllib.request.urlopen(address, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:

@@ -85,5 +85,5 @@ def _rows(text: str) -> list[tuple[Any, Any]]:
 def _id(value: Any, number: int) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdigit() or int(text) > _LARGEST:
-        raise ValueError(f"row {number} holds {short(value)}, which is no whole number from 0 on")
+        raise ValueError(f"row {number} holds {short(value)}, not a whole number from 0 on")
     return int(text)

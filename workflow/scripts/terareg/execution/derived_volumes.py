@@ -176,8 +176,8 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     if level >= len(source.levels):
         if source.exact:
             raise ConfigError(
-                f"{where}.level: {level} is no level of {entry.volume or entry.address}, which has "
-                f"levels 0 to {len(source.levels) - 1}"
+                f"{where}.level: {level} is not a level of {entry.volume or entry.address}, "
+                f"which has levels 0 to {len(source.levels) - 1}"
             )
         level = len(source.levels) - 1
     extent = source.levels[level]

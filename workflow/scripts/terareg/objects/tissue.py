@@ -32,7 +32,7 @@ class TissueSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.least_share <= 1:
-            raise ConfigError(f"least_share {self.least_share} is no share; give 0 to 1")
+            raise ConfigError(f"least_share {self.least_share} is not a share; give 0 to 1")
 
 
 def cell_sums(

@@ -33,7 +33,7 @@ from terareg.stitching.least_squares import Cut, fit
 from terareg.stitching.pairs import WindowResult, as_tuples
 from terareg.stitching.placement import Placement
 from terareg.stitching.trends import Trend, robust_fit
-from terareg.storage.records import read_json, write_json
+from terareg.storage.records import read_json_as, write_json
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
@@ -161,14 +161,8 @@ def save_shift(path, shift: ChannelShift) -> None:
 
 def load_shift(path) -> ChannelShift:
     """Read a shift; a file of another kind is an error that names it."""
-    data = read_json(path)
-    try:
-        return ChannelShift.from_json(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StitchingError(
-            f"{path} is no shift of a channel ({type(error).__name__}: {error}); delete it and run "
-            "measure_channel_shift again"
-        ) from error
+    what = ("a shift of a channel", "measure_channel_shift")
+    return read_json_as(path, ChannelShift.from_json, what, StitchingError)
 
 
 def channel_poses(

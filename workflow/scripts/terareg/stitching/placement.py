@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from terareg.core.errors import StitchingError
-from terareg.storage.records import read_json, write_json
+from terareg.storage.records import read_json_as, write_json
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,7 @@ def save_placement(path, placement: Placement) -> None:
 
 def load_placement(path) -> Placement:
     """Read a placement; a file of another kind is an error that names it."""
-    data = read_json(path)
-    try:
-        return Placement.from_json(data)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise StitchingError(
-            f"{path} is not a placement ({type(error).__name__}: {error}); delete it and run "
-            "place_tiles again"
-        ) from error
+    return read_json_as(path, Placement.from_json, ("a placement", "place_tiles"), StitchingError)
 
 
 def _tuples(value):

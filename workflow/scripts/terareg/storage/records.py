@@ -12,17 +12,19 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import xxhash
 
-from terareg.core.errors import StoreError
+from terareg.core.errors import StoreError, TeraregError
 from terareg.core.parallel import map_items
 from terareg.core.table_cells import to_cell
 from terareg.storage.store import Store, write_atomic
+
+_Made = TypeVar("_Made")
 
 #: threads that read small objects
 _READERS = 8
@@ -77,6 +79,34 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_bytes())
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read ({error}); delete it and run again") from error
+
+
+def read_json_as(
+    path: str | os.PathLike[str],
+    make: Callable[[Any], _Made],
+    what: tuple[str, str],
+    error: type[TeraregError],
+) -> _Made:
+    """What ``make`` makes of a JSON file; ``error`` names a file of another kind.
+
+    Parameters
+    ----------
+    path : path
+    make : callable
+    what : tuple of str
+        What the file should be ("a placement"), and the rule that writes it.
+    error : type
+        Raised for a file that ``make`` cannot read.
+    """
+    data = read_json(path)
+    try:
+        return make(data)
+    except (KeyError, TypeError, AttributeError) as reason:
+        kind, rule = what
+        raise error(
+            f"{path} is not {kind} ({type(reason).__name__}: {reason}); delete it and run "
+            f"{rule} again"
+        ) from reason
 
 
 def fingerprint(*parts: Any) -> str:

@@ -51,7 +51,7 @@ class WebStore(Store):
         parts = urlsplit(self.url)
         if not is_web(self.url) or not parts.hostname or parts.query or parts.fragment:
             raise StoreError(
-                f"{self.url!r} is no address of a folder on the web; write https://server/folder"
+                f"{self.url!r} is not the address of a folder on the web; write https://server/folder"
             )
         if parts.username or parts.password:
             raise StoreError(

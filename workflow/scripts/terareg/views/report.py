@@ -165,7 +165,8 @@ def gather_report(
     store_url : str
         Array store, for the line that says how to look at the volumes.
     costs : mapping, optional
-        Cost of the run compared with its plan, see :func:`terareg.views.costs.cost_table`.
+        Cost of the run compared with its plan, see
+        :func:`terareg.execution.measured_costs.cost_table`.
     files : iterable of path, optional
         Tables and pictures of the present run in ``results``; those left there by an earlier run
         with other options are not shown. All files are used by default.

@@ -251,7 +251,7 @@ class OpenVolume:
         given = () if box is None else tuple(box) if isinstance(box, Sequence) else (box,)
         if len(given) > 3 or not all(isinstance(s, slice) for s in given):
             raise VolumeError(
-                f"box {box!r} is no part of a volume; give up to three slices, for example "
+                f"box {box!r} is not a part of a volume; give up to three slices, for example "
                 "np.s_[10:20, :, 30:]"
             )
         start, stop = [], []
