@@ -60,6 +60,13 @@ _EVERYTHING = {
 }
 
 
+#: files of finished samples that are compared with one of the run
+_FINISHED = (
+    "regions/mouse.tsv", "registration/mouse/summary.json", "registration/mouse/jacobian.nrrd",
+    "cells/cfos/mouse/regions.tsv", "cells/cfos/mouse/density.nrrd",
+)  # fmt: skip
+
+
 # ------------------------------------------------------------------ rooms
 def rooms() -> list[str]:
     """Packages of the library."""
@@ -113,7 +120,16 @@ def rule_graph() -> set[Edge]:
         volume["atlases"] = {}
         for sample in (tiled, volume):
             workspace.write(sample, f"{sample['sample']}.yaml")
-        workspace.write({"cohort": ["tiled.yaml", "volume.yaml"]})
+        comparison = {"table": "groups.tsv", "atlas": "mouse", "cells": ["cfos"]}
+        rows = ("tiled\ta", "b\ta", "c\tb", "d\tb")
+        (workspace.folder / "groups.tsv").write_text("\n".join(["sample\tgroup", *rows]))
+        for sample in "bcd":
+            for name in _FINISHED:
+                path = workspace.folder / "results" / sample / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        files = ["tiled.yaml", "volume.yaml"]
+        workspace.write({"cohort": files, "comparisons": {"ab": comparison}})
         done = workspace.snakemake("--rulegraph", "--", "all", "verified_volumes")
     if done.returncode:
         raise RuntimeError(f"snakemake --rulegraph failed: {done.stderr}")

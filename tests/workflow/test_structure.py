@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from cohort_truth import write_cohort, write_table_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -30,7 +31,7 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "derived_volumes", "exports", "verified_volumes", "plan",
+    "registration", "regions", "derived_volumes", "exports", "cohort", "verified_volumes", "plan",
     "remove_intermediates", "remove_derived", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
@@ -42,7 +43,7 @@ FLOORS = (
     ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
     ("intake",),
-    ("regions", "exports"),
+    ("regions", "exports", "cohort"),
     ("signal",),
     ("derived",),
     ("views",),
@@ -66,7 +67,10 @@ def rules(tmp_path_factory):
         points={"cells": {"path": "c.csv", "atlas": "mouse"}},
         export={"signal": {"from": "fused/signal"}},
         cells={"cfos": {"channel": "signal", "diameter_um": 10}},
+        comparisons={"drug": {"table": "cohort.tsv", "atlas": "ccf"}},
     )
+    samples = write_cohort(workspace.folder / "results", size=2)
+    write_table_of(workspace.folder / "cohort.tsv", samples)
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:
         yield {rule.name: rule for rule in workflow.rules}
@@ -117,6 +121,7 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
         "volume": "fused/signal", "points": "cells", "cells": "cfos", "export": "signal",
+        "comparison": "drug", "map": "log_jacobian",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():

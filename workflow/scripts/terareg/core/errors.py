@@ -50,6 +50,10 @@ class PointsError(TeraregError):
     """Point files that cannot be read, or points outside their volume."""
 
 
+class CohortError(TeraregError):
+    """A table of samples, or results of samples, that cannot be compared."""
+
+
 def few(names: Sequence[str]) -> str:
     """Names for a message: the first five, and how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""

@@ -44,6 +44,8 @@ _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
 _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
 #: sections that need images of the sample's own
 _OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
+# names that samples cannot have, whose folders hold what belongs to no sample
+_RESERVED = {"atlases": "prepared atlases", "cohort": "comparisons of groups"}
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
 # keys of an atlas that is given by its files, not by its name
 _OF_FILES = (
@@ -85,7 +87,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
                 "to; set sample: to a name"
             )
         if not parts:
-            check(own | {"sample": "none", "input": copy.deepcopy(_ANY_INPUT)})
+            check_shared(own)
     else:
         if "sample" in own:
             raise ConfigError(
@@ -112,6 +114,11 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
         if len(values) > 1:
             raise ConfigError(f"{key}: the samples of one run must agree, found {values}")
     return samples
+
+
+def check_shared(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Check settings that belong to no sample, and return them with all defaults."""
+    return check(dict(config) | {"sample": "none", "input": copy.deepcopy(_ANY_INPUT)})
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -357,8 +364,11 @@ def _check_places(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"{what} {name!r} would make a bad folder name; use letters, digits, _ and -"
             )
-    if config["sample"] == "atlases":
-        raise ConfigError("sample: 'atlases' is reserved for prepared atlases; choose another name")
+    if config["sample"] in _RESERVED:
+        raise ConfigError(
+            f"sample: {config['sample']!r} is reserved for {_RESERVED[config['sample']]}; choose "
+            "another name"
+        )
     Store(config["store"])  # raises for any other kind of address
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
@@ -767,6 +777,8 @@ def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "export:", name
     for name in config["cells"]:
         yield "cells:", name
+    for name in config["comparisons"]:
+        yield "comparisons:", name
 
 
 def describe() -> str:

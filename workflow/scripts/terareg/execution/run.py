@@ -7,13 +7,13 @@ Snakemake. The module needs the standard library, PyYAML and jsonschema only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, registered_channels
-from terareg.execution.config import check_files, load_samples, read_yaml
+from terareg.execution.config import check_files, check_shared, load_samples, read_yaml
 from terareg.views.thresholds import merge_thresholds
 
 
@@ -28,15 +28,21 @@ class Run:
     remote : str or None
         Prefix of the remote storage in which Snakemake keeps tracked files, so that jobs see no
         local files; None where tracked files are local.
+    comparisons : mapping of str to dict
+        Complete configuration of every comparison of groups.
+    alone : str
+        Folder of the tracked files of a run without samples.
     """
 
     samples: Mapping[str, dict[str, Any]]
     remote: str | None = None
+    comparisons: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    alone: str = "results"
 
     @property
     def results(self) -> str:
         """Folder of the tracked files."""
-        return next((s["results"] for s in self.samples.values()), "results")
+        return next((s["results"] for s in self.samples.values()), self.alone)
 
     @property
     def imported(self) -> list[str]:
@@ -188,8 +194,15 @@ def load_run(
     for path in files:
         if path.is_file():
             read_yaml(path)
-    run = Run(load_samples(config), remote)
+    comparisons, results = _shared(config, remote)
+    samples = load_samples({k: v for k, v in config.items() if k != "comparisons"})
+    run = Run(samples, remote, comparisons, results)
     for sample, settings in run.samples.items():
+        if settings.pop("comparisons"):
+            raise ConfigError(
+                f"sample {sample}: comparisons: belongs beside cohort:, or into a file of its own; "
+                "move it there"
+            )
         try:
             merge_thresholds(settings["report"]["thresholds"])
         except ConfigError as error:
@@ -203,6 +216,19 @@ def load_run(
         except ConfigError as error:
             raise ConfigError(f"sample {sample}: {error}") from error
     return run
+
+
+def _shared(config: Mapping[str, Any], remote: str | None) -> tuple[dict[str, Any], str]:
+    """Comparisons with all defaults, and the folder of the results."""
+    keys = ("comparisons", "results")
+    shared = check_shared({key: config[key] for key in keys if key in config})
+    comparisons: dict[str, Any] = shared["comparisons"]
+    if comparisons and remote is not None:
+        raise ConfigError(
+            f"comparisons.{next(iter(comparisons))}: results in {remote} are not compared; copy "
+            "the small files of the samples and run this section on one machine"
+        )
+    return comparisons, shared["results"]
 
 
 def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None:

@@ -28,6 +28,7 @@ STAGES = {
     "exports": "Exports",
     "cells": "Cells",
     "views": "Pictures and report",
+    "cohort": "Cohort",
 }
 
 

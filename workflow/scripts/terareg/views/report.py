@@ -6,7 +6,6 @@ come first), :func:`render_report` makes the page.
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import json
 import os
@@ -18,25 +17,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views import neuroglancer, thresholds, worst
 from terareg.views.conclusion import conclude, next_steps
 from terareg.views.methods import methods
+from terareg.views.page import embedded_image, render_page
 from terareg.views.stages import Results, gather_stages, where_it_is_bad
 from terareg.views.tables import show, size
 
 _TEMPLATE = "report.html.j2"
-_IMAGES = {".png": "png", ".jpg": "jpeg"}
 _PACKAGES = (
     "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
     "terareg",
 )  # fmt: skip
-
-# cells that are not broken over lines
-_NUMBER = r"[-+]?[\d.,\u202f e%×()–-]+( (kB|MB|GB|B|µm|mm|mm³|%))?"
 
 # stage, heading
 STAGES = (
@@ -220,15 +214,7 @@ def gather_report(
 
 def render_report(data: Mapping[str, Any]) -> str:
     """Return the page for what :func:`gather_report` collected."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["number"] = lambda text: re.fullmatch(_NUMBER, text) is not None
-    return environment.get_template(_TEMPLATE).render(**data)
+    return render_page(_TEMPLATE, data)
 
 
 def write_report(path: str | os.PathLike, data: Mapping[str, Any]) -> None:
@@ -266,11 +252,10 @@ def _figures(results: Results) -> dict[str, list[dict]]:
                 rank, (stage, text) = number, rest
                 break
         of = (match.groupdict().get("of") if match else None) or ""
-        data = base64.b64encode(path.read_bytes()).decode()
         caption = f"{of}: {text}" if of else text
         file = path.relative_to(results.folder).as_posix()
         picture = {
-            "source": f"data:image/{_IMAGES[path.suffix]};base64,{data}",
+            "source": embedded_image(path),
             "alt": caption,
             "caption": caption,
             "file": file,
