@@ -43,6 +43,7 @@ _EVERYTHING = {
     "derived": {
         "pieces": {"from": "fused/signal", "do": "components", "low": 9},
         "counts": {"from": "pieces", "do": "count"},
+        "bright": {"from": "fused/signal", "do": "signal", "threshold": 9},
         "surfaces": {"from": "pieces", "do": "mesh"},
     },
     "registration": {

@@ -272,6 +272,40 @@ def test_a_panel_appears_only_if_its_files_exist(results, tmp_path):
     assert "Time and memory" not in text
 
 
+def test_cells_and_signal_per_region(results):
+    write(results, "cells/cfos.json", {
+        "cells": 12, "per_mm3": 3.5, "saturated": 0, "quartiles": {"contrast": [6, 8, 11]},
+        "settings": {"channel": "ch0", "diameter_um": 10, "threshold": 6},
+    })  # fmt: skip
+    head = "id\tacronym\tname\tscope\themisphere\t"
+    write(
+        results,
+        "cells/cfos/allen/regions.tsv",
+        head + "count\tper_mm3\n1\tCP\tCaudoputamen\town\tboth\t3\t4.5\n"
+        "2\tTH\tThalamus\town\tboth\t9\t7\n2\tTH\tThalamus\ttree\tboth\t99\t7\n"
+        "0\t\tin no region\town\tboth\t40\t\n",
+    )
+    write(
+        results,
+        "derived/axons/regions/allen.tsv",
+        head + "signal_mm3\tsignal_percent\tintensity_mean\n"
+        "1\tCP\tCaudoputamen\town\tboth\t0.5\t2.25\t900\n",
+    )
+    data = gather(results)
+    (stage,) = [s for s in data["stages"] if s["id"] == "cells"]
+    facts, cells, signal = stage["tables"]
+    assert ["cells", "12"] in facts["rows"] and ["diameter (µm)", "10"] in facts["rows"]
+    assert [row[:3] for row in cells["rows"]] == [
+        ["TH", "Thalamus", "9"],
+        ["CP", "Caudoputamen", "3"],
+    ]
+    assert signal["rows"] == [["CP", "Caudoputamen", "0.5", "2.25", "900"]]
+    assert "cells per mm³" in report.render_report(data) and not stage["warnings"]
+    write(results, "cells/cfos.json", {"cells": 0, "settings": {"channel": "ch0"}})
+    (stage,) = [s for s in gather(results)["stages"] if s["id"] == "cells"]
+    assert "no cell was found; look at the channel" in stage["warnings"][0]
+
+
 def test_figures_are_embedded_beside_their_stage(results):
     stage = next(s for s in gather(results)["stages"] if s["id"] == "intensity")
     (figure,) = stage["figures"]

@@ -413,6 +413,34 @@ rule draw_regions:
         "../scripts/draw_regions.py"
 
 
+rule draw_cells:
+    """Draw the regions with most cells."""
+    input:
+        table=result("cells/{cells}/{atlas}/regions.tsv"),
+    output:
+        picture=report(
+            result("views/cells_{cells}_{atlas}.png"),
+            caption="../report/cells.rst",
+            category="Cells",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "{cells}"},
+        ),
+    log:
+        log_of("draw_cells/{cells}_{atlas}"),
+    benchmark:
+        benchmark_of("draw_cells/{cells}_{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_cells")
+    resources:
+        mem_mb=memory("draw_cells"),
+        runtime=runtime("draw_cells"),
+    params:
+        code=code("draw_cells"),
+        record=record_of("draw_cells/{cells}_{atlas}"),
+    script:
+        "../scripts/draw_cells.py"
+
+
 rule draw_fiducials:
     """Draw the error of every fiducial."""
     input:

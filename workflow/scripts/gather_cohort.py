@@ -20,9 +20,13 @@ def main() -> None:
     design_of(used_cohort(cohort, rows))  # says at once what cannot be told apart
 
     def values():
-        counts = iter(snakemake.input.get("counts", ()))
+        counts, signals = (iter(snakemake.input.get(k, ())) for k in ("counts", "signals"))
         for member, regions in zip(cohort.members, snakemake.input.regions):
-            found = Measured(read_table(regions), {c: read_table(next(counts)) for c in cells})
+            found = Measured(
+                read_table(regions),
+                {name: read_table(next(counts)) for name in cells},
+                {name: read_table(next(signals)) for name in given["signals"]},
+            )
             for row in values_of(found, given["channels"], given["min_coverage"]):
                 yield {"sample": member.sample, "group": member.group, **row}
 

@@ -133,7 +133,8 @@ def compare_regions(values: Values, design: Design, settings: Inference) -> list
 def _distinct(array: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """First of the columns with equal values, and for each column which of these it equals."""
     first: dict[bytes, int] = {}
-    order, same = [], []
+    order: list[int] = []
+    same: list[int] = []
     for n in range(array.shape[1]):
         text = np.ascontiguousarray(array[:, n]).tobytes()
         if text not in first:

@@ -169,8 +169,8 @@ def sample_rows(
     for member in cohort.members:
         verdict, reasons = verdicts[member.sample]
         used = "no" if leave_out and verdict == "fail" else "yes"
-        row = {"sample": member.sample, "group": member.group, "used": used, "verdict": verdict}
-        rows.append(row | {"reasons": reasons} | member.covariates)
+        row: dict[str, Any] = {SAMPLE: member.sample, GROUP: member.group, "used": used}
+        rows.append(row | {"verdict": verdict, "reasons": reasons} | member.covariates)
     return rows
 
 

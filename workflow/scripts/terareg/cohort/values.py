@@ -10,7 +10,7 @@ import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ class Measured:
         Rows of ``regions/{atlas}.tsv`` as text.
     counts : mapping of str to sequence of mapping
         Rows of ``cells/{name}/{atlas}/regions.tsv`` by the name of the cells.
+    signals : mapping of str to sequence of mapping
+        Rows of ``derived/{name}/regions/{atlas}.tsv`` by the name of the signal.
     """
 
     regions: Rows
     counts: Mapping[str, Rows]
+    signals: Mapping[str, Rows] = field(default_factory=dict)
 
 
 def values_of(
@@ -59,8 +62,8 @@ def values_of(
     ------
     dict
         :data:`KEYS`, and ``value`` (None where there is none). Measures are ``volume_mm3``,
-        ``volume_percent`` (of all regions together), ``CHANNEL_mean``, and of cells
-        ``NAME_count`` and ``NAME_per_mm3``.
+        ``volume_percent`` (of all regions together), ``CHANNEL_mean``, of cells ``NAME_count`` and
+        ``NAME_per_mm3``, of signal ``NAME_percent`` and ``NAME_intensity_per_mm3``.
 
     Raises
     ------
@@ -86,12 +89,19 @@ def values_of(
         yield from _column(SHARE, regions, seen, lambda row: 100 * float(row["volume_mm3"]) / total)
     for channel in channels:
         key = f"{channel}_mean"
-        yield from _column(key, regions, seen, lambda row, key=key: _number(row[key]))
+        yield from _column(key, regions, seen, _number_in(key))
     for name, rows in measured.counts.items():
         counted = [row for row in rows if row["id"] != "0"]
         seen = [row for row in counted if _covered(row, min_coverage)]
         yield from _column(f"{name}_count", counted, seen, lambda row: float(row["count"]))
-        yield from _column(f"{name}_per_mm3", counted, seen, lambda row: _number(row["per_mm3"]))
+        yield from _column(f"{name}_per_mm3", counted, seen, _number_in("per_mm3"))
+    for name, rows in measured.signals.items():
+        seen = [row for row in rows if _covered(row, min_coverage)]
+        for measure, column in (
+            ("percent", "signal_percent"),
+            ("intensity_per_mm3", "intensity_per_mm3"),
+        ):
+            yield from _column(f"{name}_{measure}", rows, seen, _number_in(column))
 
 
 def write_values(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -147,6 +157,10 @@ def _covered(row: Mapping[str, str], least: float) -> bool:
     """Whether enough of a region was imaged; one that the atlas lacks on a side has no coverage."""
     share = _number(row["coverage"])
     return share is not None and share >= least
+
+
+def _number_in(column: str) -> _Value:
+    return lambda row: _number(row[column])
 
 
 def _number(text: str) -> float | None:

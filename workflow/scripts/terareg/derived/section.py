@@ -18,6 +18,7 @@ from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
 
+_CHANNELS = ("fused/", "corrected_volume/")
 VOLUMES = ("fused", "corrected_volume", "labels")
 FORMATS = {
     "ome-zarr": ("ome-zarr",),
@@ -88,6 +89,16 @@ class Entry:
         """Whether its source is measured before anything is made."""
         facts = self.facts
         return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
+
+    @property
+    def by_region(self) -> bool:
+        """Whether what it makes is measured in the regions of atlases: signal in all of a channel.
+
+        A part of the channel, or a coarser level, has a grid of its own.
+        """
+        part = ("level", "box_vox", "box_um")
+        whole = not any(self.settings.get(key) for key in part)
+        return self.do == "signal" and (self.volume or "").startswith(_CHANNELS) and whole
 
     @property
     def files(self) -> dict[str, str]:
@@ -200,6 +211,9 @@ def _check_source(
         own_volumes["from"] = entry.volume
     for key, volume in own_volumes.items():
         kind, _, name = volume.partition("/")
+        if kind == "derived":
+            _check_entry(name, f"{where}.{key}", config)
+            continue
         if name not in volumes[kind]:
             known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
             raise ConfigError(
@@ -219,6 +233,17 @@ def _check_source(
         raise ConfigError(
             f"{where}.from: {entry.address!r} is where this entry is written; give another source "
             "or another name"
+        )
+
+
+def _check_entry(name: str, where: str, config: Mapping[str, Any]) -> None:
+    """Another entry that is read beside the source is there, and makes a volume."""
+    section = config["derived"]
+    if name not in section or not TOOLS[section[name]["do"]].makes:
+        known = [other for other, given in section.items() if TOOLS[given["do"]].makes]
+        raise ConfigError(
+            f"{where}: 'derived/{name}' is not an entry that makes a volume; there are: "
+            f"{', '.join(known)}"
         )
 
 

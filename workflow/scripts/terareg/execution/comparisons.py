@@ -15,6 +15,7 @@ from typing import Any
 from terareg.cohort.table import Cohort, read_cohort
 from terareg.core.errors import CohortError
 from terareg.core.extents import Extent, Sample, Size
+from terareg.execution import derived_volumes
 from terareg.execution.run import Run
 
 #: the map that every registration has; others are those of cells
@@ -78,6 +79,7 @@ def _check_made(run: Run, sample: str, settings: Mapping[str, Any], where: str) 
         ("atlas", [settings["atlas"]], run.registered_atlases(sample)),
         ("cells", settings["cells"], list(run.option(sample, "cells"))),
         ("channels", settings["channels"], run.channels_of(sample)),
+        ("signals", settings["signals"], _signals_of(run, sample)),
     ):
         for each in wanted:
             if each not in there:
@@ -85,6 +87,11 @@ def _check_made(run: Run, sample: str, settings: Mapping[str, Any], where: str) 
                     f"{where} has no {key} {each!r} (it has {', '.join(there) or 'none'}); add it "
                     "to the sample, or correct the comparison"
                 )
+
+
+def _signals_of(run: Run, sample: str) -> list[str]:
+    entries = derived_volumes.entries(run, sample)
+    return [name for name, entry in entries.items() if entry.by_region]
 
 
 def _folder_of(run: Run, name: str, sample: str) -> Path:
@@ -108,6 +115,7 @@ def _all_files(run: Run, name: str, sample: str) -> list[str]:
              f"registration/{atlas}/jacobian.nrrd"]  # fmt: skip
     for cells in settings["cells"]:
         paths += [f"cells/{cells}/{atlas}/{file}" for file in ("regions.tsv", "density.nrrd")]
+    paths += [f"derived/{signal}/regions/{atlas}.tsv" for signal in settings["signals"]]
     files = [_file_of(run, name, sample, path) for path in paths]
     return [*files, _atlas_of(run, name, sample)]
 
@@ -136,16 +144,16 @@ def sample_tables(run: Run, name: str) -> dict[str, list[str]]:
     def of_every(path: str) -> list[str]:
         return [_file_of(run, name, sample, path) for sample in samples]
 
-    counts = [
-        _file_of(run, name, sample, f"cells/{cells}/{atlas}/regions.tsv")
-        for sample in samples
-        for cells in settings["cells"]
-    ]
+    def of_each(names: list[str], pattern: str) -> list[str]:
+        found = ((sample, pattern.format(each)) for sample in samples for each in names)
+        return [_file_of(run, name, sample, path) for sample, path in found]
+
     return {
         "regions": of_every(f"regions/{atlas}.tsv"),
         "summaries": of_every(f"registration/{atlas}/summary.json"),
         "atlases": [_atlas_of(run, name, sample) for sample in samples],
-        "counts": counts,
+        "counts": of_each(settings["cells"], f"cells/{{}}/{atlas}/regions.tsv"),
+        "signals": of_each(settings["signals"], f"derived/{{}}/regions/{atlas}.tsv"),
     }
 
 
@@ -174,9 +182,10 @@ def pictures(run: Run, name: str) -> list[str]:
 def sized(run: Run, name: str) -> Sample:
     """A comparison as plans see it: a sample without images, with the size of the atlas."""
     settings = run.comparisons[name]
+    sets = [*settings["cells"], *settings["signals"]]
     counts = {
         "samples": len(_samples(run, name)),
-        "measures": 2 + len(settings["channels"]) + 2 * len(settings["cells"]),
+        "measures": 2 + len(settings["channels"]) + 2 * len(sets),
         "permutations": settings["permutations"] if settings["test"] == "permutation" else 0,
     }
     point = Extent((1, 1, 1), (1.0, 1.0, 1.0))

@@ -323,6 +323,13 @@ def derived_address(run: Run, sample: str, derived: str) -> str | None:
     return None if entry.address is None else derived_volumes.address_of(run, entry)
 
 
+def signal_source(run: Run, sample: str, derived: str) -> NamedFiles:
+    """The last files of a mask of signal, and of the channel that it was found in."""
+    entry = derived_volumes.entry(run, sample, derived)
+    volumes = {"mask": entry.key, "channel": str(entry.volume)}
+    return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
+
+
 def derived_state(run: Run, sample: str, derived: str) -> str:
     """State of the source of an entry, if that is not a volume of the sample."""
     address = derived_address(run, sample, derived)

@@ -99,7 +99,11 @@ def region_files(run: Run, sample: str) -> Files:
 def derived_files(run: Run, sample: str) -> Files:
     """What the section ``derived:`` asks for."""
     found = derived_volumes.entries(run, sample).values()
-    return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
+    files = [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
+    for entry in found:
+        if entry.by_region:
+            files += run.of_atlases(sample, f"{entry.key}/regions/{{atlas}}.tsv")
+    return files
 
 
 def exported_files(run: Run, sample: str) -> Files:
@@ -177,6 +181,11 @@ def reported_files(run: Run, sample: str) -> Files:
         files += run.of_channels(sample, pattern)
     for pattern in atlases:
         files += run.of_atlases(sample, pattern)
+    for name in run.option(sample, "cells"):
+        files.append(run.path(sample, f"cells/{name}.json"))
+        files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
+        files += run.of_atlases(sample, f"views/cells_{name}_{{atlas}}.png")
+    files += [path for path in derived_files(run, sample) if "/regions/" in path]
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
     return files + first_looks(run, sample) + scores(run, sample)

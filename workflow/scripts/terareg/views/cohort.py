@@ -57,8 +57,13 @@ def measure_title(measure: str) -> str:
     fixed = {"volume_mm3": "Volume (mm³)", "volume_percent": "Volume (% of all regions)"}
     if measure in fixed:
         return fixed[measure]
-    for ending, words in (("_per_mm3", "density (per mm³)"), ("_count", "count"),
-                          ("_mean", "mean brightness")):  # fmt: skip
+    for ending, words in (
+        ("_intensity_per_mm3", "brightness of the signal (per mm³)"),
+        ("_percent", "signal (% of the region)"),
+        ("_per_mm3", "density (per mm³)"),
+        ("_count", "count"),
+        ("_mean", "mean brightness"),
+    ):
         if measure.endswith(ending):
             return f"{measure.removesuffix(ending)}: {words}"
     return measure

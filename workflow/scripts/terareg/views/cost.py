@@ -33,6 +33,10 @@ def _drawn_stripes(sample: Sample) -> int:
     return sample.size.channels if known else 0
 
 
+def _counted_cells(sample: Sample) -> int:
+    return len(sample.option("cells")) * len(sample.atlases)
+
+
 def _browsed(sample: Sample, threads: int) -> float:
     """The atlas, the maps of damage, and the voxels of the slice browser in several copies."""
     return registered(lambda sample, name: 24, lambda sample, name: 5)(sample, threads) + 120
@@ -68,6 +72,7 @@ RULES = {
     "draw_brain": RuleCost("views", flat(700), for_each(atlases, 10.0)),
     "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
+    "draw_cells": RuleCost("views", load=for_each(_counted_cells)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
     "write_neuroglancer_state": RuleCost("views"),
     "make_report": RuleCost("views"),

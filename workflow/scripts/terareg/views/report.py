@@ -42,6 +42,7 @@ STAGES = (
     ("bias", "Bias field"),
     ("registration", "Registration"),
     ("regions", "Regions"),
+    ("cells", "Cells and signal"),
     ("accuracy", "Accuracy"),
     ("other", "Further pictures"),
 )
@@ -97,6 +98,8 @@ FIGURES = (
      "Map of the local change of volume in three planes."),
     (r"regions_(?P<of>.+)", "regions",
      "Volumes of the largest regions, left against right."),
+    (r"cells_(?P<of>.+)", "cells",
+     "Regions with most cells, left against right."),
     (r"fiducials_(?P<of>.+)", "accuracy",
      "Distance of every fiducial from its partner, before and after registration."),
 )  # fmt: skip
@@ -125,6 +128,7 @@ ARTEFACTS = (
     ("cells/*/*/cells.csv", "cells in the atlas"),
     ("cells/*/*/regions.tsv", "cells per region"),
     ("cells/*/*/density.nrrd", "map of cells in the atlas, per cubic millimetre"),
+    ("derived/*/regions/*.tsv", "signal per region"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
     ("overlap/*.tsv", "overlap of regions with the sample's own labels"),

@@ -68,7 +68,7 @@ def volcano(rows: Sequence[Row], measures: Mapping[str, str], fdr: float) -> Fig
 @canvas.picture
 def heat_map(
     rows: Sequence[Row],
-    values: Mapping[str, np.ndarray],
+    values: Mapping[tuple[str, ...], np.ndarray],
     measures: Mapping[str, str],
     samples: Sequence[tuple[str, str]],
 ) -> Figure:
@@ -78,7 +78,7 @@ def heat_map(
     ----------
     rows : sequence of mapping
         As for :func:`volcano`.
-    values : mapping of str to numpy.ndarray, shape (samples,)
+    values : mapping of tuple to numpy.ndarray, shape (samples,)
         Of each row by :func:`value_key`; NaN where a sample has none.
     measures : mapping of str to str
     samples : sequence of (str, str)
@@ -119,7 +119,7 @@ def value_key(row: Row) -> tuple[str, ...]:
     return tuple(row[key] for key in ("measure", "id", "scope", "hemisphere"))
 
 
-def _smallest(rows: list[Row], values: Mapping[str, np.ndarray]) -> list[Row]:
+def _smallest(rows: list[Row], values: Mapping[tuple[str, ...], np.ndarray]) -> list[Row]:
     """Rows from the smallest p-value on; of regions with the same values only the first."""
     found: dict[bytes, Row] = {}
     for row in sorted(rows, key=lambda row: (float(row["p"]), -abs(float(row["hedges_g"])))):
