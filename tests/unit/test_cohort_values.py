@@ -45,6 +45,14 @@ def test_every_measure_of_every_region(measured):
     assert "0" not in {row["id"] for row in rows}
 
 
+def test_signal_has_its_share_and_its_brightness(measured):
+    rows = [dict(row, signal_percent="2.5", intensity_per_mm3="40") for row in measured.regions]
+    found = list(values_of(Measured(measured.regions, {}, {"axons": rows}), [], 0.9))
+    assert value(found, "axons_percent", 2) == 2.5
+    assert value(found, "axons_intensity_per_mm3", 2) == 40
+    assert value(found, "axons_percent", 1) is None  # no voxels of its own
+
+
 def test_what_was_not_imaged_has_no_value(measured):
     for row in measured.regions:
         if row["id"] == "2" and row["hemisphere"] == "left":

@@ -190,10 +190,10 @@ def _slope(values: np.ndarray, widths: Sequence[float], spacing_um: Sequence[flo
 
 def _means(voxels: np.ndarray, factor: Box) -> np.ndarray:
     """Means over whole coarse voxels, at the end of the volume over those that exist."""
-    totals, counts = voxels.astype(np.float64), 1
+    totals, counts = voxels, 1
     for axis, f in enumerate(factor):
         edges = np.arange(0, voxels.shape[axis], f)
-        totals = np.add.reduceat(totals, edges, axis)
+        totals = np.add.reduceat(totals, edges, axis, dtype=np.float64)
         sizes = np.diff([*edges, voxels.shape[axis]])
         counts = counts * sizes.reshape([-1 if a == axis else 1 for a in range(3)])
     return (totals / counts).astype(np.float32)

@@ -172,7 +172,9 @@ def _measure(
 
 
 def _found(rows: Sequence[Row], fdr: float) -> int:
-    return sum(float(row["q"]) <= fdr for row in rows)
+    """Tests that are found; rows of regions with the same values are one."""
+    keys = ("mean_reference", "mean_compared", "t")
+    return len({tuple(row[k] for k in keys) for row in rows if float(row["q"]) <= fdr})
 
 
 def _table(title: str, rows: Sequence[Row], groups: Sequence[str]) -> dict[str, Any]:
