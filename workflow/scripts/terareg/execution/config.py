@@ -19,13 +19,13 @@ import jsonschema
 import yaml
 
 from terareg.atlas.brainglobe import atlas_keys, find_atlas
-from terareg.core.errors import AtlasError, ConfigError
+from terareg.core.errors import AtlasError, ConfigError, few
 from terareg.core.extents import aligned_channel, registered_channels
 from terareg.core.orientation import check_orientation
 from terareg.derived.section import check_section, entries_of
 from terareg.execution.installation import home
 from terareg.exports.settings import ExportSettings, bids_label
-from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
+from terareg.storage.foreign import boundary, decode_text, read_bytes, short, shorten
 from terareg.storage.store import Store
 
 SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
@@ -33,7 +33,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
 _MOST_YAML_BYTES = 4 * 2**20
-_MOST_NODES, _MOST_DEPTH = 100_000, 50
+_MOST_NODES, _MOST_DEPTH, _MOST_BITS = 100_000, 50, 64
 # how channels are identified, by kind of input
 _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
     "colm": (int, "channel number; write the number in the file names"),
@@ -93,7 +93,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
                 "its own and list it under cohort:"
             )
         if not isinstance(files, list) or not files:
-            raise ConfigError(f"cohort: {files!r} must be a list of sample files")
+            raise ConfigError(f"cohort: {short(files)} must be a list of sample files")
         parts = [(str(f), merge(own, read_yaml(Path(folder) / str(f)))) for f in files]
     samples: dict[str, dict[str, Any]] = {}
     for source, part in parts:
@@ -110,7 +110,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     for key in ("results",):
         values = sorted({s[key] for s in samples.values()})
         if len(values) > 1:
-            raise ConfigError(f"{key}: the samples of one run must agree, found {values}")
+            raise ConfigError(f"{key}: the samples of one run must agree, found {few(values)}")
     return samples
 
 
@@ -276,19 +276,21 @@ def _fill_atlases(config: dict[str, Any]) -> None:
 def _check_plain(value: Any, where: str) -> None:
     """Refuse names that YAML takes for numbers, paths with ~, and numbers that are not finite."""
     if isinstance(value, str) and value.startswith("~"):
-        raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
+        raise ConfigError(f"{where}: {short(value, 120)} begins with ~, write the whole path")
     if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{where}: {shorten(repr(value), 60)} holds a NUL character; remove it")
+        raise ConfigError(f"{where}: {short(value)} holds a NUL character; remove it")
     # an infinite window means one polynomial for the whole brain
     endless = where.endswith(".contrast_window_um") and value == math.inf
     if isinstance(value, float) and not math.isfinite(value) and not endless:
         raise ConfigError(f"{where}: {value} is not possible; give a number")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ConfigError(f"{where}: {short(value)} is not possible; give a number")
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
                 raise ConfigError(
-                    f"{where or 'configuration'}: the name {key} is not text; write it in quotes, "
-                    f'"{key}"'
+                    f"{where or 'configuration'}: the name {short(key)} is not text; write it in "
+                    f'quotes, "{short(key)}"'
                 )
             _check_plain(part, f"{where}.{key}" if where else key)
     elif isinstance(value, (list, tuple)):
@@ -314,10 +316,11 @@ def _sentence(error: jsonschema.ValidationError) -> str:
     where = ".".join(map(str, error.absolute_path)) or "configuration"
     value, schema = error.instance, error.schema
     hint = schema.get("description", "see config/README.md") if isinstance(schema, Mapping) else ""
+    shown = short(value, 120)
     if error.validator == "additionalProperties" and isinstance(value, dict):
         known = list(schema.get("properties", {}))
         unknown = sorted(set(value) - set(known))[0]
-        near = difflib.get_close_matches(unknown, known, 1, 0.6)
+        near = difflib.get_close_matches(unknown[:40], known, 1, 0.6)
         prefix = "" if where == "configuration" else where + "."
         if prefix + unknown in _RENAMED:
             return f"{prefix}{unknown} is called {_RENAMED[prefix + unknown]} now; rename the key"
@@ -327,23 +330,23 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         missing = re.match(r"'(.*)' is a required", error.message)
         return f"{where}: key {missing.group(1) if missing else '?'} is missing; {hint}"
     if error.validator == "enum":
-        near = difflib.get_close_matches(str(value), [str(v) for v in error.validator_value], 1)
+        near = difflib.get_close_matches(
+            str(value)[:40], [str(v) for v in error.validator_value], 1
+        )
         options = ", ".join(map(str, error.validator_value))
         advice = f"did you mean {near[0]}? (possible: {options})" if near else f"use {options}"
-        return f"{where}: {value!r} is not possible; {advice}"
+        return f"{where}: {shown} is not possible; {advice}"
     if error.validator == "type":
         return (
-            f"{where}: {value!r} is not of type {_words(error.validator_value)}; {hint}"
+            f"{where}: {shown} is not of type {_words(error.validator_value)}; {hint}"
             + (" (write the number alone, units are fixed by the key's name)"
                if isinstance(value, str) and re.match(r"\s*[\d.]+\s*\S+", value) else "")
         )  # fmt: skip
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
               "exclusiveMaximum": "less than"}  # fmt: skip
     if error.validator in limits:
-        return (
-            f"{where}: {value!r} must be {limits[error.validator]} {error.validator_value}; {hint}"
-        )
-    return f"{where}: {value!r} does not fit; {hint}"
+        return f"{where}: {shown} must be {limits[error.validator]} {error.validator_value}; {hint}"
+    return f"{where}: {shown} does not fit; {hint}"
 
 
 def _words(kind: Any) -> str:
@@ -412,11 +415,11 @@ def _check_meaning(config: dict[str, Any]) -> None:
     ):
         if name not in channels:
             raise ConfigError(
-                f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
+                f"{key}: channel {name!r} is not among input.channels ({few(channels)})"
             )
     if len(set(registered_channels(config))) < len(registered_channels(config)):
         raise ConfigError(
-            f"registration.channel: {', '.join(registered_channels(config))} names a channel "
+            f"registration.channel: {few(registered_channels(config))} names a channel "
             "twice; name every channel once"
         )
     stitching = config["stitching"]
@@ -431,14 +434,14 @@ def _check_meaning(config: dict[str, Any]) -> None:
         files = [atlas["template"], *atlas["images"].values()]
         if len(set(files)) < len(files):
             raise ConfigError(
-                f"atlases.{name}.images: {', '.join(files)} names a file twice, template "
+                f"atlases.{name}.images: {few(files)} names a file twice, template "
                 "included; give every image once"
             )
     for name in config["registration"]["atlases"] or []:
         if name not in config["atlases"]:
             raise ConfigError(
                 f"registration.atlases: atlas {name!r} is not described under atlases: "
-                f"({', '.join(config['atlases']) or 'none are'})"
+                f"({few(config['atlases']) or 'none are'})"
             )
     _check_resolutions(config)
     _check_options(config)
@@ -447,7 +450,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
         if points["atlas"] not in registered:
             raise ConfigError(
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
-                f"({', '.join(registered) or 'none are'})"
+                f"({few(registered) or 'none are'})"
             )
     _check_exports(config, registered)
     _check_bids(config)
@@ -455,7 +458,7 @@ def _check_meaning(config: dict[str, Any]) -> None:
         if cells["channel"] not in channels:
             raise ConfigError(
                 f"cells.{name}.channel: {cells['channel']!r} is not among input.channels "
-                f"({', '.join(channels)})"
+                f"({few(channels)})"
             )
     layers = [*channels, *registered, *(() if source["kind"] == "volume" else ("tiles",))]
     for name in layers:
@@ -517,7 +520,7 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"stitching.channel_shift_um: {name!r} is not among the channels besides "
                 f"{aligned}, whose tiles are compared "
-                f"({', '.join(c for c in channels if c != aligned) or 'there are none'})"
+                f"({few(c for c in channels if c != aligned) or 'there are none'})"
             )
     missing = [c for c in channels if c != aligned and c not in given] if given else []
     if missing:
@@ -536,13 +539,13 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         if origin.channel and origin.channel not in config["input"]["channels"]:
             raise ConfigError(
                 f"{key}.from: channel {origin.channel!r} is not among input.channels "
-                f"({', '.join(config['input']['channels'])})"
+                f"({few(config['input']['channels'])})"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(
                 f"{key}.from: {origin.atlas!r} is not among the registered atlases "
-                f"({', '.join(atlases) or 'none are'})"
+                f"({few(atlases) or 'none are'})"
             )
         for kind, option in (
             ("corrected_volume", "intensity.bias.enabled"),
