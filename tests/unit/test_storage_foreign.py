@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -115,10 +116,16 @@ FILES = [
     name for name in READERS if name not in ("tiles.csv", "Experiment.ini", "Scanned Cells.txt")
 ]
 
+# what may stand where something else is expected
+OTHERS = [b"", b"null", b"true", b"0", b"-1", b"1.5", b"1e308", b"-1e-320", b"18446744073709551616",
+          b"9" * 5000, b"NaN", b"[]", b"{}", b"[[], {}]", b'{"id": 1}', b'""', b'"x"', b"x",
+          b'"../x"', b"'", b"<x>", b"&lt;", b"=1+1", b"~", b"*a", b"!!python/name:os.system",
+          b"0x" + b"f" * 5000]  # fmt: skip
+
 
 def spoil(data: bytes, draw) -> bytes:
-    """A copy that was cut, flipped, doubled, or had something foreign put in."""
-    kind = draw(st.sampled_from(["cut", "flip", "put", "double", "repeat"]))
+    """A copy that was cut, flipped, doubled, or had something foreign put in or exchanged."""
+    kind = draw(st.sampled_from(["cut", "flip", "put", "double", "repeat", "exchange", "exchange"]))
     place = draw(st.integers(0, len(data)))
     if kind == "cut":
         return data[:place]
@@ -137,6 +144,10 @@ def spoil(data: bytes, draw) -> bytes:
         return data[:place] + part + data[place:]
     if kind == "double":
         return data + data
+    if kind == "exchange":  # a word, a number or a list for something of another kind
+        parts = list(re.finditer(rb'"[^"]*"|[\w.+-]+|[\[{][^\[\]{}]*[\]}]', data))
+        part = draw(st.sampled_from(parts))
+        return data[: part.start()] + draw(st.sampled_from(OTHERS)) + data[part.end() :]
     return data[:place] * draw(st.integers(2, 5)) + data[place:]
 
 

@@ -30,7 +30,6 @@ from terareg.storage.store import Store
 
 SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_BRACES = re.compile(r"\{\s*\w")
 _LARGEST_TILE_VOXEL_UM = 200
 _MOST_YAML_BYTES = 4 * 2**20
 _MOST_NODES, _MOST_DEPTH, _MOST_BITS = 100_000, 50, 64
@@ -731,11 +730,6 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
     """
     folders = [Path(folder).absolute() for folder in made if "://" not in folder]
     for key, path in files_of(config):
-        if path is not None and _BRACES.search(path) and not key.startswith("atlases."):
-            raise ConfigError(
-                f"{key}: {path!r} holds a word in braces, which Snakemake takes for a wildcard; "
-                "rename the file or folder"
-            )
         if path is None or "://" in path or Path(path).is_file():
             continue
         # labels may be a volume, and images of an atlas levels of one, which are folders

@@ -150,8 +150,8 @@ def read_listed(path: str | os.PathLike, form: PointForm | None = None) -> Liste
         rows.append([table.number(row[c]) for c in columns])
         if not all(abs(v) <= most for v in rows[-1]):
             raise PointsError(
-                f"points {path}, line {line + skipped}: {[short(row[c], 30) for c in columns]} are "
-                f"not three numbers (up to {most:g}); correct the line"
+                f"points {path}, line {line + skipped}: {few(short(row[c], 30) for c in columns)} "
+                f"are not three numbers (up to {most:g}); correct the line"
             )
         names.append(row[header.index("name")] if "name" in header else "")
         kept.append(row)

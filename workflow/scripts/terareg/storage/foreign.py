@@ -14,13 +14,14 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.errors import TeraregError
-from terareg.storage.store import Store, open_regular
+from terareg.storage.store import Store, atomic_file, open_regular
 
 #: most bytes of a text that people write or export by hand
 TEXT_BYTES = 64 * 2**20
@@ -118,6 +119,12 @@ def read_bytes(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> bytes:
     with open(open_regular(path), "rb") as stream:
         data = stream.read(most + 1)
     return _checked_size(data, most)
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a local regular file; the copy is complete or absent. See :func:`boundary`."""
+    with open(open_regular(source), "rb") as read, atomic_file(target) as written:
+        shutil.copyfileobj(read, written, 1 << 20)
 
 
 def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
