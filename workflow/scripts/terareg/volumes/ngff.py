@@ -17,6 +17,7 @@ import numpy as np
 
 from terareg.storage.shards import Shard, checksum
 from terareg.storage.store import Store
+from terareg.volumes.box_writers import OwnObjects
 from terareg.volumes.plan import Block, VolumePlan
 
 FOLDER = "ome.zarr"
@@ -150,27 +151,17 @@ def shard_key(key: str, level: int, index: tuple[int, ...]) -> str:
     return f"{key}/{FOLDER}/{level}/c/" + "/".join(str(i) for i in index)
 
 
-class _OwnObjects:
-    """Chunks in objects of their own, which appear at once; has the methods of a Shard."""
+class _Chunks(OwnObjects):
+    """Chunks in objects of their own; has the methods of a Shard."""
 
     def __init__(self, store: Store, key: str, level: int, first: Sequence[int]) -> None:
-        self._store, self._key, self._level, self._first = store, key, level, first
-        self._objects: dict[str, int] = {}
+        super().__init__(store)
+        self._place, self._first = (key, level), first
 
     def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
         """Write an encoded chunk and its checksum."""
         index = tuple(a + b for a, b in zip(self._first, position))
-        name = shard_key(self._key, self._level, index)
-        whole = bytes(data) + checksum(data)
-        self._store.write(name, whole)
-        self._objects[name] = len(whole)
-
-    def close(self) -> dict[str, int]:
-        """Return {key: bytes}."""
-        return self._objects
-
-    def discard(self) -> None:
-        """Nothing: a chunk is there or not, and a block without its record is written again."""
+        self.put(shard_key(*self._place, index), bytes(data) + checksum(data))
 
 
 class ShardWriter:
@@ -191,13 +182,13 @@ class ShardWriter:
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
         self._plan = plan
-        self._shard: Shard | _OwnObjects
+        self._shard: Shard | _Chunks
         if plan.settings.sharded:
             grid = [s // c for s, c in zip(plan.levels[level].shard, plan.chunk)]
             self._shard = Shard(store, shard_key(key, level, box.index), grid)
         else:
             first = [a // c for a, c in zip(box.start, plan.chunk)]
-            self._shard = _OwnObjects(store, key, level, first)
+            self._shard = _Chunks(store, key, level, first)
 
     def add(self, first: int, layer: np.ndarray) -> None:
         """Encode the chunks that begin at plane ``first`` of the shard, (z, y, x)."""
