@@ -87,6 +87,10 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry is written"),
         ({"a": entry("https://lab.org/x")}, "is on a web server, which is not read"),
         (
+            {"a": entry(format="ome-zarr-0.4", sharded=True)},
+            "derived.a.sharded: OME-Zarr 0.4 has no shards",
+        ),
+        (
             {"a": entry(do="converts")},
             "derived.a.do: 'converts' is not possible; did you mean convert?",
         ),

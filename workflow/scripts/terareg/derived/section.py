@@ -19,8 +19,10 @@ from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
 
 VOLUMES = ("fused", "corrected_volume", "labels")
+OME_ZARR_04 = "ome-zarr-0.4"
 FORMATS = {
     "ome-zarr": ("ome-zarr",),
+    OME_ZARR_04: ("ome-zarr",),
     "precomputed": ("precomputed",),
     "both": ("ome-zarr", "precomputed"),
 }
@@ -282,6 +284,11 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
             f"{where}.codec: gzip of precomputed chunks needs shards, since readers expect them "
             "uncompressed in objects of their own; set sharded: true or codec: raw"
         )
+    if settings.get("format") == OME_ZARR_04 and settings.get("sharded"):
+        raise ConfigError(
+            f"{where}.sharded: OME-Zarr 0.4 has no shards; remove it, or use format: ome-zarr, "
+            "which is 0.5"
+        )
     edges = chunk_edges(entry, volume)
     block = settings.get("block") or max(volume["block"], *edges)
     ratio = block // max(edges)
@@ -325,6 +332,8 @@ def output_options(entry: Entry, volume: Mapping[str, Any], kind: str) -> dict[s
     if settings.get("codec") is not None:
         zarr, encoding = CODECS[settings["codec"]]
         options |= {"codec": zarr or volume["codec"], "encoding": encoding}
+    if settings.get("format") == OME_ZARR_04:
+        options |= {"ngff": "0.4", "sharded": False}
     if settings.get("sharded") is False:
         options["sharded"] = False
         if options.get("encoding") is None and options["precomputed"] == "gzip":

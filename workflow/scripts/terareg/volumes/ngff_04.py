@@ -1,4 +1,4 @@
-"""OME-Zarr 0.4: what differs from 0.5 (:mod:`terareg.volumes.ngff`), for programs that read no newer.
+"""OME-Zarr 0.4, for programs that read no newer: where it differs from 0.5.
 
 Zarr 2 has neither shards nor checksums: every chunk is an object of its own, and whether one was
 damaged is found by ``verified_volumes``, not by whoever reads it.

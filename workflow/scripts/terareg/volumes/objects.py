@@ -3,7 +3,7 @@
 A volume at ``key`` of a store has
 
 - ``volume.json``: its plan and metadata,
-- ``ome.zarr/``: an OME-Zarr 0.5 image,
+- ``ome.zarr/``: an OME-Zarr image, 0.5 if nothing else is asked for,
 - ``precomputed/``: a Neuroglancer precomputed volume,
 - ``blocks/{z}_{y}_{x}.json``: one record per block, written after everything the block wrote,
 - ``pyramid.json``: the record of the levels above the blocks.
@@ -61,11 +61,10 @@ def volume_file(store: Store, key: str) -> dict:
 
 def metadata_files(plan: VolumePlan, metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """Metadata of all formats, by name below the volume's folder."""
-    files = {}
+    files: dict[str, bytes] = {}
     if "ome-zarr" in plan.settings.formats:
-        files[f"{ngff.FOLDER}/zarr.json"] = to_json(ngff.group_json(plan, metadata))
-        for level in range(len(plan.levels)):
-            files[f"{ngff.FOLDER}/{level}/zarr.json"] = to_json(ngff.array_json(plan, level))
+        found = ngff.group_files(plan, metadata) | ngff.array_files(plan)
+        files = {f"{ngff.FOLDER}/{name}": to_json(content) for name, content in found.items()}
     if "precomputed" in plan.settings.formats:
         files[f"{precomputed.FOLDER}/info"] = to_json(precomputed.info_json(plan, metadata))
     return files
