@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 
 import numpy as np
 import ome_zarr_models
@@ -25,8 +26,9 @@ from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
 from terareg.derived.view import check_unchanged, open_view
 from terareg.storage.store import Store
+from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
-from terareg.volumes.headers import image_state
+from terareg.volumes.headers import describe_image, image_state, level_shapes
 from terareg.volumes.reader import Volume
 
 SHAPES = st.tuples(st.integers(1, 14), st.integers(2, 21), st.integers(2, 19))
@@ -112,6 +114,44 @@ def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
             info = json.loads(store.read("brain/derived/made/precomputed/info"))
             assert info["scales"][0]["voxel_offset"] == box[0][::-1]
             assert info["type"] == ("segmentation" if labels else "image")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder, and its address on a web server."""
+    folder = tmp_path_factory.mktemp("lab")
+    server = FolderServer(folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, server.url
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("form", ["ome-zarr", "ome-zarr-0.4", "precomputed", "sharded"])
+def test_a_source_on_the_web_is_that_of_its_folder(store, lab, form):
+    folder, url = lab
+    array = noise((13, 18, 21), "uint16")
+    there = Store(str(folder / form))
+    make_source(there, array)
+    told = {"format": "precomputed" if form == "sharded" else form, "sharded": form == "sharded"}
+    run_entry(there, entry_of("convert", **told, voxel_offset=[5, -3, 2]))
+    name = "precomputed" if form in ("precomputed", "sharded") else "ome.zarr"
+    (folder / form / name).symlink_to(folder / form / f"brain/derived/made/{name}")
+    box = [[0, 2, 1], [7, 9, 9]]
+    made = []
+    for place in (f"{url}/{form}/{name}", str(folder / form / name)):
+        state = image_state(place)
+        volume = run_entry(store, entry_of("convert", address=place, level=1, box_vox=box))
+        check_unchanged(place, state)
+        made.append((volume.read(0), volume.frame, volume.plan.to_json()))
+    np.testing.assert_array_equal(made[0][0], made[1][0])
+    assert made[0][1:] == made[1][1:] and made[0][0].any()
+    described, missing = describe_image(f"{url}/{form}/{name}"), f"{url}/{form}/nothing"
+    assert described.shape == (13, 18, 21) and level_shapes(described.name)[1] == (13, 9, 11)
+    with pytest.raises(VolumeError, match=f"{missing} is not an image that terareg reads"):
+        describe_image(missing)
 
 
 @pytest.mark.parametrize("codec", ["raw", "gzip", "zstd", "blosc-zstd", "blosc-lz4"])

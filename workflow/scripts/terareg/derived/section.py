@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, StoreError
 from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
+from terareg.storage.web import is_web, store_at
 
 VOLUMES = ("fused", "corrected_volume", "labels")
 OME_ZARR_04 = "ome-zarr-0.4"
@@ -211,11 +212,12 @@ def _check_source(
     if entry.address is None:
         return
     address = entry.address.removeprefix("precomputed://").removeprefix("zarr://")
-    if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{where}.from: {entry.address!r} is on a web server, which is not read; copy the "
-            "volume to a folder or a bucket"
-        )
+    if is_web(address):
+        try:
+            store_at(address)
+        except StoreError as error:
+            raise ConfigError(f"{where}.from: {error}") from error
+        return
     own = f"{_canonical(config['store'])}/{config['sample']}/{entry.key}"
     if f"{_canonical(address)}/".startswith(f"{own}/"):
         raise ConfigError(
