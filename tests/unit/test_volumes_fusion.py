@@ -316,7 +316,9 @@ def fuse_moved(source, origins, by, matrix, edges=(16, 512), longest=99):
     plan = make_plan("v", frame, "uint16", VolumeSettings(*edges))
     out = np.full(frame.shape, 123, "uint16")
     for row in rows_of(plan.blocks(), longest):
-        fuse_blocks(RowFusion([Side(source, relative, matrices)], plan, row, options), row, plan, out)
+        fuse_blocks(
+            RowFusion([Side(source, relative, matrices)], plan, row, options), row, plan, out
+        )
     return out
 
 

@@ -64,7 +64,9 @@ def test_each_half_is_copied_from_its_side_and_the_other_is_not_even_read(axis, 
     np.testing.assert_array_equal(fused[24:], values[1 - low][24:])
     # half a cosine between them
     weight = (1 + np.cos(np.pi * np.clip((np.arange(40) / 39 - 0.4) / 0.2, 0, 1))) / 2
-    low_side, high_side = (np.moveaxis(v, 0, -1).astype(float) for v in (values[low], values[1 - low]))
+    low_side, high_side = (
+        np.moveaxis(v, 0, -1).astype(float) for v in (values[low], values[1 - low])
+    )
     expected = np.moveaxis(low_side * weight + high_side * (1 - weight), -1, 0)
     assert np.abs(fused - expected).max() <= 0.51
     assert first.voxels + second.voxels <= 1.21 * 40**3
@@ -81,7 +83,9 @@ def test_a_side_of_half_the_brightness_leaves_no_seam(across):
     covered = np.zeros(fused.shape, bool)
     start = np.min(list(origins.values()), axis=0)
     for origin in origins.values():
-        covered[tuple(slice(o - a, o - a + n) for o, a, n in zip(origin, start, (6, 25, 27)))] = True
+        covered[tuple(slice(o - a, o - a + n) for o, a, n in zip(origin, start, (6, 25, 27)))] = (
+            True
+        )
     assert (fused[covered] == 3000).all() and not fused[~covered].any()
 
 

@@ -20,10 +20,11 @@ import yaml
 
 from terareg.atlas.brainglobe import atlas_keys, find_atlas
 from terareg.core.errors import AtlasError, ConfigError
-from terareg.core.extents import aligned_channel, registered_channels
+from terareg.core.extents import aligned_channel, channels_of, registered_channels, sides_of
 from terareg.core.orientation import check_orientation
 from terareg.derived.section import check_section, entries_of
 from terareg.execution.installation import home
+from terareg.execution.sides import check_sides
 from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 from terareg.storage.store import Store
@@ -392,7 +393,8 @@ def _check_meaning(config: dict[str, Any]) -> None:
     _check_places(config)
     source = config["input"]
     check_orientation(source["orientation"], "input.orientation")
-    channels = source["channels"]
+    check_sides(config)
+    channels = channels_of(config)
     if source["kind"] == "volume":
         _check_volume_input(config)
     else:
@@ -505,7 +507,7 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
     """A shift must be given of every channel but the alignment channel, or of none."""
     stitching = config["stitching"]
     given, mode = stitching["channel_shift_um"], stitching["channel_shift"]
-    aligned, channels = aligned_channel(config), config["input"]["channels"]
+    aligned, channels = sides_of(config, aligned_channel(config))[0], config["input"]["channels"]
     if bool(given) != (mode == "given") and (given or len(channels) > 1):
         raise ConfigError(
             f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
@@ -533,10 +535,10 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         key = f"export.{name}"
         settings = ExportSettings.from_config(entry, key)
         origin = settings.origin
-        if origin.channel and origin.channel not in config["input"]["channels"]:
+        if origin.channel and origin.channel not in channels_of(config):
             raise ConfigError(
                 f"{key}.from: channel {origin.channel!r} is not among input.channels "
-                f"({', '.join(config['input']['channels'])})"
+                f"({', '.join(channels_of(config))})"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
@@ -571,7 +573,7 @@ def _check_bids(config: dict[str, Any]) -> None:
     if section["subject"] is None:
         bids_label(config["sample"])
     stains: dict[str, str] = {}
-    for channel in config["input"]["channels"]:
+    for channel in channels_of(config):
         label = bids_label(channel)
         if label in stains:
             raise ConfigError(
@@ -753,8 +755,9 @@ def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sample", config["sample"]
-    for name in config["input"]["channels"]:
-        yield "input.channels:", name
+    for key in ("channels", "sides"):
+        for name in config["input"][key]:
+            yield f"input.{key}:", name
     for name, atlas in config["atlases"].items():
         yield "atlases:", name
         for image in atlas["images"]:

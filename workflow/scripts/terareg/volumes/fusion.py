@@ -284,7 +284,9 @@ class _Layer:
 class _Window:
     """A tile's part of some planes of the blocks, read once and kept as long as blocks need it."""
 
-    def __init__(self, fusion: RowFusion, tile: PlacedTile, planes: tuple[int, int], users: int) -> None:
+    def __init__(
+        self, fusion: RowFusion, tile: PlacedTile, planes: tuple[int, int], users: int
+    ) -> None:
         self._fusion, self._tile, self._planes, self._users = fusion, tile, planes, users
         self._source = fusion.sides[tile.side].source
         self._lock = threading.Lock()
@@ -427,7 +429,9 @@ def _ramp(n: int) -> np.ndarray:
     return (1 + np.cos(np.arange(n) * np.pi / (n - 1))) / 2
 
 
-def _runs(tiles: Sequence[PlacedTile], planes: tuple[int, int], longest: int) -> list[tuple[int, int]]:
+def _runs(
+    tiles: Sequence[PlacedTile], planes: tuple[int, int], longest: int
+) -> list[tuple[int, int]]:
     """Ranges of planes, of limited depth, within which the set of tiles does not change."""
     ends = set(planes)
     for tile in tiles:

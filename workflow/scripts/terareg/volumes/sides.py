@@ -73,9 +73,7 @@ class Light:
         return falling if side == self.low else 1 - falling
 
 
-def lit(
-    tiles: Sequence[Sequence[PlacedTile]], light: Light, extent: int
-) -> list[list[PlacedTile]]:
+def lit(tiles: Sequence[Sequence[PlacedTile]], light: Light, extent: int) -> list[list[PlacedTile]]:
     """Tiles of both sides with their shares, each cut to where its side counts.
 
     Parameters
@@ -133,9 +131,7 @@ def _cut(tile: PlacedTile, axis: int, first: int, last: int) -> PlacedTile:
         return tuple(to if k == axis else n for k, n in enumerate(box))
 
     begin = tile.start[axis]
-    ramps = [
-        ramp[first:last] if axis == k else ramp for k, ramp in zip((1, 2), tile.ramps)
-    ]
+    ramps = [ramp[first:last] if axis == k else ramp for k, ramp in zip((1, 2), tile.ramps)]
     return replace(
         tile,
         start=moved(tile.start, begin + first),
