@@ -80,9 +80,18 @@ def test_gain_and_halves_are_found(of):
 
 def test_the_second_side_is_read_where_its_shift_puts_it():
     shifted = sides(by=(1, -3, 4), gain=0.8, dim=0.0)
-    found = match_sides(shifted, shift_of(1, -3, 4), ("signal", ENDS), AUTO, workers=2)
+    found = match_sides(shifted, shift_of(-1, 3, -4), ("signal", ENDS), AUTO, workers=2)
     assert found.gain == pytest.approx(1.25, rel=0.01) and found.places >= 3
-    assert found == match_sides(shifted, shift_of(1, -3, 4), ("signal", ENDS), AUTO)
+    assert found == match_sides(shifted, shift_of(-1, 3, -4), ("signal", ENDS), AUTO)
+
+
+def test_brightness_is_compared_where_the_sides_meet():
+    """Where a side is moved by many pixels the blocks lie elsewhere in its tiles."""
+    for by in (0, -12):
+        found = match_sides(
+            sides(by=(0, by, 0), dim=0.9), shift_of(0, -by, 0), ("signal", ENDS), AUTO
+        )
+        assert found.gain == pytest.approx(1, abs=0.015)
 
 
 def test_exchanged_ends_and_unequal_lights_are_told():

@@ -238,14 +238,14 @@ def _look(sources, shift: ChannelShift | None, item: tuple[str, int], axis: int)
         ]
         images.append(source.read(tile, planes.start, planes.stop, *window))
     bins = (1, *[max(1, -(-max(size) // _LOOKED_AT_PX))] * 2)
-    blocks = [_blocks(bin_pixels(image, bins)) for image in images]
+    edge = max(1, min(_BLOCK, min(size) // bins[1] // 8))
+    blocks = [_blocks(bin_pixels(image, bins), edge) for image in images]
     means, fine = (np.array([b[k].ravel() for b in blocks]) for k in range(2))
     rows, columns = blocks[0][0].shape
-    edge = bins[1] * _edge(min(size) // bins[1])
     start = [max(0, s) for s in by[1:]]
     index = np.indices((rows, columns)).reshape(2, -1)
-    inside = [np.full(rows * columns, z + thick / 2)]
-    inside += [s + edge * (i + 0.5) for s, i in zip(start, index)]
+    inside = [np.full(rows * columns, z + (thick - 1) / 2)]
+    inside += [s + edge * bins[1] * (i + 0.5) - 0.5 for s, i in zip(start, index)]
     origin = acquisition.tile(tile).origin_vox[axis]
     first, last = _ends(acquisition, axis)
     place = inside[axis]
@@ -256,18 +256,13 @@ def _look(sources, shift: ChannelShift | None, item: tuple[str, int], axis: int)
     return _Place(np.array(along), means, fine)
 
 
-def _edge(side: int) -> int:
-    return max(1, min(_BLOCK, side // 8))
-
-
-def _blocks(planes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _blocks(planes: np.ndarray, edge: int) -> tuple[np.ndarray, np.ndarray]:
     """Mean of blocks of planes, and variance of their fine structure without that of noise."""
     values = planes.astype(np.float32)
     fine = [
         ndimage.gaussian_filter(p, _FINE_PX) - ndimage.gaussian_filter(p, _COARSE_PX)
         for p in values
     ]
-    edge = _edge(min(values.shape[1:]))
     rows, columns = (n // edge for n in values.shape[1:])
 
     def mean(image: np.ndarray) -> np.ndarray:
