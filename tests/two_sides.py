@@ -74,6 +74,7 @@ def write_two_sides(folder: Path, settings: TwoSides, **colm) -> tuple[dict, np.
     config = sample_config(folder, "sides", "SAR", tuple(SIDES), SPACING_UM)
     config["input"]["sides"] = {"signal": dict(SIDES)}
     config["volume"] = {"chunk": 32, "block": 64}
+    config["intensity"] = {"bias": {"enabled": False}}
     config["stitching"] = {"displacement": {"search_um": [12, 16, 16]}}
     return config, tissue[inner], truth
 
