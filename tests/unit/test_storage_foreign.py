@@ -22,7 +22,8 @@ from terareg.core.errors import (
     TeraregError,
 )
 from terareg.core.frames import Frame
-from terareg.execution.config import check, read_yaml
+from terareg.execution.config import check
+from terareg.execution.yaml_files import read_yaml
 from terareg.regions.points import read_points
 from terareg.stitching.render import read_tilespecs
 from terareg.stitching.terastitcher.reading import read_xml

@@ -112,6 +112,12 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
     return [chosen] if isinstance(chosen, str) else list(chosen)
 
 
+def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    image = config["input"]["channels"][name]
+    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
+
+
 @dataclass(frozen=True)
 class DerivedVolume:
     """An entry of the section ``derived:`` as plans see it.

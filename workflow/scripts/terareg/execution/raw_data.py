@@ -13,7 +13,7 @@ from terareg.acquisition import raw
 from terareg.acquisition.layout import Layout, Survey
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.core.errors import ConfigError, TeraregError
-from terareg.execution.config import channel_image
+from terareg.core.extents import channel_image
 from terareg.execution.run import Run
 from terareg.volumes import headers
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from terareg.core.errors import ConfigError
 from terareg.core.extents import aligned_channel, channels_of, registered_channels, sides_of
-from terareg.execution.config import check_files, load_samples, read_yaml
+from terareg.execution.config import check_files, load_samples
+from terareg.execution.yaml_files import read_yaml
 from terareg.views.thresholds import merge_thresholds
 
 

@@ -174,7 +174,7 @@ def gather_report(
         with other options are not shown. All files are used by default.
 
     settings : mapping, optional
-        Every setting of the sample, see :func:`terareg.execution.config.settings`.
+        Every setting of the sample, see :func:`terareg.execution.schema.settings`.
 
     Returns
     -------
