@@ -117,6 +117,14 @@ def test_where_the_sides_share_no_tissue_nothing_is_changed_and_the_report_is_to
     assert "no bright tissue together where they meet" in text
 
 
+def test_a_tile_that_lacks_a_side_is_not_compared():
+    one, other = sides()
+    del other.arrays["T1"]
+    other.acquisition.tiles = [t for t in other.acquisition.tiles if t.name != "T1"]
+    found = match_sides([one, other], None, ("signal", ENDS), AUTO | {"across": "tile"})
+    assert 0 < found.places < 9
+
+
 def test_planes_that_are_missing_are_not_compared():
     some = sides()
     some[1].missing = tuple(range(SHAPE[0]))
