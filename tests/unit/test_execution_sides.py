@@ -10,6 +10,7 @@ from terareg.core.extents import channels_of, sides_of
 from terareg.execution import inputs, targets
 from terareg.execution.config import check
 from terareg.execution.rule_table import RULES, jobs_of_rules
+from terareg.execution.sides import ENDS
 from terareg.execution.sizing import sized
 
 CHANNELS = {"left": 0, "right": 1, "auto": 2}
@@ -26,6 +27,12 @@ def test_sides_are_one_channel_in_the_place_of_the_first():
     assert channels_of(found) == ["signal", "auto"]
     assert sides_of(found, "signal") == ["left", "right"] and sides_of(found, "auto") == ["auto"]
     assert channels_of(check(config(sides={}))) == ["left", "right", "auto"]
+
+
+@pytest.mark.parametrize(("low", "high"), list(zip(ENDS[::2], ENDS[1::2])))
+def test_the_ends_of_every_axis_are_known(low, high):
+    assert (low[0], high[0]) == ("-", "+")
+    check(config(sides={"signal": {"left": high, "right": low}}))
 
 
 @pytest.mark.parametrize(
