@@ -34,6 +34,8 @@ _IMAGE = (
 )
 #: everything that a sample of tiles may ask for, so that every rule has a job
 _EVERYTHING = {
+    "input__channels": {"autofluorescence": 0, "left": 1, "right": 2},
+    "input__sides": {"signal": {"left": "-x", "right": "+x"}},
     "intensity__destriping": "rows",
     "intensity__corrected_tiles": "temporary",
     "fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},

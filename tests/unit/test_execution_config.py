@@ -369,6 +369,7 @@ SETTINGS = {
     "registration.pose": "registration.pose.PoseSettings",
 }
 OUTSIDE = {
+    "fusion": {"sides"},
     "intensity.bias": {"enabled", "volume_um"},
     "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
 }

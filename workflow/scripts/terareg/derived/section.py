@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from terareg.core.errors import ConfigError, StoreError
+from terareg.core.extents import channels_of
 from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
@@ -140,8 +141,8 @@ def check_section(config: Mapping[str, Any]) -> None:
     """
     atlases = config["registration"]["atlases"] or list(config["atlases"])
     volumes = {
-        "fused": list(config["input"]["channels"]),
-        "corrected_volume": list(config["input"]["channels"]),
+        "fused": channels_of(config),
+        "corrected_volume": channels_of(config),
         "labels": atlases,
     }
     if not config["intensity"]["bias"]["enabled"]:

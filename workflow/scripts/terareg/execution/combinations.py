@@ -8,8 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from terareg.core.errors import ConfigError, few
-from terareg.core.extents import aligned_channel, channel_image, registered_channels
+from terareg.core.extents import (
+    aligned_channel,
+    channel_image,
+    channels_of,
+    registered_channels,
+    sides_of,
+)
 from terareg.core.orientation import check_orientation
+from terareg.execution.sides import check_sides
 from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.store import Store
 
@@ -34,7 +41,8 @@ _KEYS_OF_KIND = {
 def check_combinations(config: dict[str, Any]) -> None:
     """Raise :class:`ConfigError` for the first contradiction in a sample that has images."""
     _check_places(config)
-    channels = config["input"]["channels"]
+    check_sides(config)
+    channels = channels_of(config)
     registered = config["registration"]["atlases"] or list(config["atlases"])
     _check_input(config)
     _check_intensity(config["intensity"])
@@ -89,8 +97,9 @@ def _check_places(config: dict[str, Any]) -> None:
 
 def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "sample", config["sample"]
-    for name in config["input"]["channels"]:
-        yield "input.channels:", name
+    for key in ("channels", "sides"):
+        for name in config["input"][key]:
+            yield f"input.{key}:", name
     for name, atlas in config["atlases"].items():
         yield "atlases:", name
         for image in atlas["images"]:
@@ -242,7 +251,7 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
     """A shift must be given of every channel but the alignment channel, or of none."""
     stitching = config["stitching"]
     given, mode = stitching["channel_shift_um"], stitching["channel_shift"]
-    aligned, channels = aligned_channel(config), config["input"]["channels"]
+    aligned, channels = sides_of(config, aligned_channel(config))[0], config["input"]["channels"]
     if bool(given) != (mode == "given") and (given or len(channels) > 1):
         raise ConfigError(
             f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
@@ -323,7 +332,7 @@ def _check_points(config: dict[str, Any], registered: list[str]) -> None:
 def _check_layers(config: dict[str, Any], registered: list[str]) -> None:
     source = config["input"]
     tiles = () if source["kind"] == "volume" else ("tiles",)
-    layers = [*source["channels"], *registered, *tiles]
+    layers = [*channels_of(config), *registered, *tiles]
     for name in layers:
         if layers.count(name) > 1:
             raise ConfigError(
@@ -366,10 +375,10 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         key = f"export.{name}"
         settings = ExportSettings.from_config(entry, key)
         origin = settings.origin
-        if origin.channel and origin.channel not in config["input"]["channels"]:
+        if origin.channel and origin.channel not in channels_of(config):
             raise ConfigError(
                 f"{key}.from: channel {origin.channel!r} is not among input.channels "
-                f"({few(config['input']['channels'])})"
+                f"({few(channels_of(config))})"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
@@ -404,7 +413,7 @@ def _check_bids(config: dict[str, Any]) -> None:
     if section["subject"] is None:
         bids_label(config["sample"])
     stains: dict[str, str] = {}
-    for channel in config["input"]["channels"]:
+    for channel in channels_of(config):
         label = bids_label(channel)
         if label in stains:
             raise ConfigError(
