@@ -48,6 +48,14 @@ def test_a_sample_may_have_its_results_elsewhere(finished, tmp_path):
     assert comparisons.sample_tables(run, "drug")["regions"][3] == "moved/regions/ccf.tsv"
 
 
+def test_a_path_that_snakemake_would_misread_is_refused(finished, tmp_path):
+    (tmp_path / "cohort.tsv").rename(tmp_path / "{mine}.tsv")
+    with pytest.raises(
+        CohortError, match=r"comparisons.drug: '\{mine\}.tsv' holds a word in braces"
+    ):
+        comparisons.check(run_of(table="{mine}.tsv"))
+
+
 def test_a_sample_without_results_is_named(finished, tmp_path):
     (tmp_path / "results/brain2/registration/ccf/summary.json").unlink()
     sentence = (

@@ -410,6 +410,32 @@ def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(r
     assert words[2] == "/data/my brain; rm -rf $HOME" and words[3] == "--state"
 
 
+def test_sides_of_a_channel_are_judged_and_described(results):
+    match = {
+        "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "across": "volume",
+        "gain": 0.4, "gain_sigma": 0.01, "left_percent": 4.0, "places": 9, "sharper": 0.8,
+        "warnings": ["exchange the ends"],
+    }  # fmt: skip
+    shift = {"channel": "right", "against": "left", "state": "measured", "bend_vox": 0.0,
+             "shift_vox": [1.0, -2.0, 0.5], "sigma_vox": [0.02] * 3, "agree": 8, "of": 9,
+             "warnings": []}  # fmt: skip
+    write(results, "stitching/sides/signal.json", match)
+    write(results, "stitching/channels/right.json", shift)
+    data = gather(results, settings=USUAL)
+    found = {v["key"]: v for v in data["verdicts"] if v["subject"] == "signal"}
+    assert found["stitching.sides_brightness"]["value"] == 2.5
+    assert found["stitching.sides_brightness"]["status"] == "warn"
+    assert found["stitching.sides_left_percent"]["status"] == "warn"
+    assert found["stitching.sides_sharper"]["status"] == "fail"
+    stage = next(s for s in data["stages"] if s["id"] == "stitching")
+    assert "exchange the ends" in stage["warnings"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
+    assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
+    text = data["methods"]["text"]
+    assert "The sides left and right of channel signal, which lay 5.0, " in text
+    assert "right was multiplied by 0.4 to match left" in text
+
+
 def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_is_named(results):
     common = {"against": "ch0", "reason": "", "bend_vox": 0.0, "agree": 80, "of": 90}
     for channel, state, shift, sigma, texts in (

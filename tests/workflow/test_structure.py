@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,7 @@ def _modules():
         yield path, path.relative_to(LIBRARY).with_suffix("").parts
 
 
+@cache
 def _imports(path):
     """Names that a file imports: of a module, not of its package, where there is such a module."""
     return list(_imported(ast.parse(path.read_text()), path))
@@ -470,13 +472,7 @@ def test_the_image_is_built_of_its_lock(root):
 
 def foreign_imports(script: Path) -> set[str]:
     """Top-level packages that a script and the library code it needs import, anywhere in it."""
-    found = set()
-    for path in files_behind(script):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
+    found = {name.split(".")[0] for path in files_behind(script) for name in _imports(path)}
     return found - set(sys.stdlib_module_names) - {"terareg", "snakemake"}
 
 

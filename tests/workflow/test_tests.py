@@ -38,6 +38,7 @@ THROUGH = {
     "derived.remap": ("derived_tools", "a tool, made by its name"),
     "derived.reorder": ("derived_tools", "a tool, made by its name"),
     "derived.tool": ("derived_tools", "what all tools have in common"),
+    "execution.combinations": ("execution_config", "what a sample's settings say together"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intake.tile_files": ("intake_recognise", "recognises tiles by names and OME-XML"),
     "intake.tile_folders": ("intake_recognise", "recognises tiles by folders"),
@@ -140,6 +141,22 @@ def test_unit_tests_are_named_after_modules():
     foreign = {name for name in files - names if not name.startswith("docs")}
     assert sorted(foreign - ACROSS.keys()) == [], "rename them, or say above why not"
     assert len(names & files) > 70, "most modules have a file of their own"
+
+
+def test_tests_use_public_names_of_the_library():
+    """What is inside a module may change without any test."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree, modules = ast.parse(path.read_text()), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("terareg"):
+                modules |= {alias.asname or alias.name for alias in node.names}
+                found += [f"{path.name}: {a.name}" for a in node.names if a.name.startswith("_")]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id in modules and node.attr.startswith("_"):
+                    found.append(f"{path.name}: {node.value.id}.{node.attr}")
+    assert [name for name in found if not name.endswith("__")] == []
 
 
 # ---------------------------------------------------------------- what makes tests fast

@@ -11,6 +11,7 @@ from terareg.execution import (
     comparisons,
     derived_volumes,
     inputs,
+    own_files,
     provenance,
     raw_data,
     requests,
@@ -68,6 +69,7 @@ wildcard_constraints:
     cells=one_of(RUN.cells),
     comparison=one_of(RUN.comparisons),
     map=one_of(guarded(comparisons.every_map, RUN)),
+    own=one_of(guarded(own_files.names_of_copies, RUN)),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -152,6 +154,7 @@ of_export = of_wildcards("sample", "export")
 of_cells = of_wildcards("sample", "cells")
 of_comparison = of_wildcards("comparison")
 of_map = of_wildcards("comparison", "map")
+of_own = of_wildcards("sample", "own")
 
 
 def setting(path):

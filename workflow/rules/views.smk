@@ -28,7 +28,7 @@ rule first_look:
     params:
         code=code("first_look"),
         record=record_of("first_look/{atlas}"),
-        channel=of_sample(inputs.pose_channel),
+        channel=of_sample(raw_data.pose_side),
         channels=of_sample(Run.channels_of),
         raw_state=of_sample(raw_data.pose_raw_state),
     script:
@@ -153,7 +153,7 @@ rule draw_stitching:
     params:
         code=code("draw_stitching"),
         record=record_of("draw_stitching"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         store=setting("store"),
         raw_state=of_sample(raw_data.alignment_raw_state),
     script:
@@ -483,7 +483,7 @@ rule write_neuroglancer_state:
         atlases=of_sample(inputs.prepared_atlases, "atlas"),
         ontologies=of_sample(inputs.prepared_atlases, "ontology"),
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
-        fiducials=of_sample(inputs.marked_points),
+        fiducials=of_sample(own_files.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
         cells=of_sample(inputs.cell_summaries),
     output:

@@ -12,9 +12,10 @@ from typing import Any
 from terareg.atlas.brainglobe import find_atlas
 from terareg.core.errors import AtlasError, ConfigError, TeraregError
 from terareg.execution import raw_data, sizing
-from terareg.execution.config import asked_of, merge, read_yaml
+from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, store_gb
+from terareg.execution.yaml_files import merge, read_yaml
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")

@@ -7,6 +7,7 @@ is loaded. The module needs the standard library only.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,7 @@ from terareg.execution.run import Run
 #: the map that every registration has; others are those of cells
 JACOBIAN = "log_jacobian"
 _CELLS = "cells_"
+_BRACES = re.compile(r"\{\s*\w")
 _NO_IMAGES = Size(0, 0, 0, (0, 0, 0), (1, 1, 1))
 
 
@@ -61,6 +63,13 @@ def check(run: Run) -> None:
     """
     prepared = {run.atlas_path(atlas, "atlas.json") for atlas in run.atlases}
     for name, settings in run.comparisons.items():
+        results = [m.results for m in cohort_of(run, name).members]
+        for path in [settings["table"], *results]:
+            if _BRACES.search(path):
+                raise CohortError(
+                    f"comparisons.{name}: {path!r} holds a word in braces, which Snakemake takes "
+                    "for a wildcard; rename the file or folder"
+                )
         for member in cohort_of(run, name).members:
             where = f"comparisons.{name}: sample {member.sample!r}"
             if member.sample in run.samples and not member.results:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError
-from terareg.core.extents import aligned_channel, registered_channels
-from terareg.execution.config import check_files, check_shared, load_samples, read_yaml
+from terareg.core.extents import aligned_channel, channels_of, registered_channels, sides_of
+from terareg.execution.config import check_files, check_shared, load_samples
+from terareg.execution.yaml_files import read_yaml
 from terareg.views.thresholds import merge_thresholds
 
 
@@ -56,8 +57,14 @@ class Run:
 
     @property
     def channels(self) -> list[str]:
-        """Names of channels, of all samples."""
-        return sorted({c for s in self.samples.values() for c in s["input"]["channels"]})
+        """Names of channels and of their sides, of all samples."""
+        found = ([*channels_of(s), *s["input"]["channels"]] for s in self.samples.values())
+        return sorted({name for names in found for name in names})
+
+    @property
+    def two_sided_channels(self) -> list[str]:
+        """Names of channels that have two sides, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["input"]["sides"]})
 
     @property
     def atlases(self) -> list[str]:
@@ -110,11 +117,31 @@ class Run:
 
     def channels_of(self, sample: str) -> list[str]:
         """Names of the channels of a sample."""
+        return channels_of(self.samples[sample])
+
+    def sides_of(self, sample: str, channel: str) -> list[str]:
+        """Names of the sides of a channel, the first one as reference; its own if it has one."""
+        return sides_of(self.samples[sample], channel)
+
+    def all_sides(self, sample: str) -> list[str]:
+        """Names of the sides of all channels, which are those under ``input.channels``."""
         return list(self.samples[sample]["input"]["channels"])
+
+    def channel_of(self, sample: str, side: str) -> str:
+        """The channel that a side belongs to."""
+        return next(c for c in self.channels_of(sample) if side in self.sides_of(sample, c))
+
+    def two_sided(self, sample: str) -> list[str]:
+        """Names of the channels that have two sides."""
+        return list(self.samples[sample]["input"]["sides"])
 
     def of_channels(self, sample: str, pattern: str) -> list[str]:
         """Tracked files of a sample for all channels; ``pattern`` has a {channel}."""
         return [self.path(sample, pattern.format(channel=c)) for c in self.channels_of(sample)]
+
+    def of_sides(self, sample: str, pattern: str) -> list[str]:
+        """Tracked files of a sample for all sides; ``pattern`` has a {channel}."""
+        return [self.path(sample, pattern.format(channel=c)) for c in self.all_sides(sample)]
 
     def of_atlases(self, sample: str, pattern: str, chosen: list[str] | None = None) -> list[str]:
         """Tracked files for the registered or the chosen atlases; ``pattern`` has an {atlas}."""
@@ -155,11 +182,20 @@ class Run:
         """The channel whose tiles are compared; the others take over its placement."""
         return aligned_channel(self.samples[sample])
 
+    def alignment_side(self, sample: str) -> str:
+        """The side of that channel whose tiles are compared: its first."""
+        return self.sides_of(sample, self.alignment_channel(sample))[0]
+
     def shifted_channels(self, sample: str) -> list[str]:
-        """The channels whose shift against the alignment channel is measured or given."""
+        """The channels, and sides, whose shift against others is measured or given."""
         if self.is_imported(sample) or self.option(sample, "stitching.channel_shift") == "none":
             return []
-        return [c for c in self.channels_of(sample) if c != self.alignment_channel(sample)]
+        return [c for c in self.all_sides(sample) if c != self.alignment_side(sample)]
+
+    def shifted_against(self, sample: str, side: str) -> str:
+        """What a side is compared with: the first of its channel, that one with the alignment's."""
+        first = self.sides_of(sample, self.channel_of(sample, side))[0]
+        return self.alignment_side(sample) if side == first else first
 
     def registration_channels(self, sample: str) -> list[str]:
         """The channels that are registered together; the first finds the pose."""

@@ -112,6 +112,8 @@ ARTEFACTS = (
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
     ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
     ("stitching/placement.json", "positions, links and residuals"),
+    ("stitching/channels/*.json", "shift of a channel or side against another"),
+    ("stitching/sides/*.json", "brightness of the sides of a channel, and where each counts"),
     ("stitching/render/*", "Render: tile specifications and point matches"),
     ("fused/*/complete.json", "summary of the fused or imported volume"),
     ("bias/*.nrrd", "log of the bias field"),
@@ -170,7 +172,7 @@ def gather_report(
         with other options are not shown. All files are used by default.
 
     settings : mapping, optional
-        Every setting of the sample, see :func:`terareg.execution.config.settings`.
+        Every setting of the sample, see :func:`terareg.execution.schema.settings`.
 
     Returns
     -------
@@ -334,7 +336,22 @@ def _methods(
     lines = {read_json(path)["lines"] for path in results.glob("intensity/*/stripes.json")}
     values["intensity.destriping"] = next(iter(lines & {"rows", "columns"}), "none")
     versions = {"terareg": str(provenance.get("terareg", ""))}
-    return methods(values, registered, versions | dict(provenance.get("software") or {}))
+    software = versions | dict(provenance.get("software") or {})
+    return methods(values, registered, software, _sides(results))
+
+
+def _sides(results: Results) -> list[dict[str, Any]]:
+    """How the sides of channels were put together, with the shift of the second side."""
+    found = []
+    for path in results.glob("stitching/sides/*.json"):
+        match = read_json(path)
+        for shift in results.glob(f"stitching/channels/{match['sides'][1]}.json"):
+            data = read_json(shift)
+            if data["state"] != "not measured":
+                spacing = read_json(results / "acquisition.json")["spacing_um"]
+                match["shift_um"] = [v * s for v, s in zip(data["shift_vox"], spacing)]
+        found.append(match)
+    return found
 
 
 def _files(folder: Path) -> list[dict]:

@@ -77,6 +77,7 @@ def gather_stages(
     _intensity(results, stages["intensity"], measured)
     _stitching(results, stages["stitching"], measured)
     _channels(results, stages["stitching"], measured)
+    _sides(results, stages["stitching"], measured)
     _volumes(results, "fused", stages["fused"], measured)
     _bias(results, stages["bias"])
     _volumes(results, "corrected_volume", stages["bias"], measured)
@@ -245,6 +246,33 @@ def _channels(results: Results, stage: dict, measured: list) -> None:
             "change within the tile (voxels)", "patches that agree",
         )  # fmt: skip
         stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
+
+
+def _sides(results: Results, stage: dict, measured: list) -> None:
+    rows = []
+    for path in results.glob("stitching/sides/*.json"):
+        data = read_json(path)
+        channel, (first, second) = data["channel"], data["sides"]
+        stage["warnings"] += data["warnings"]
+        brighter = max(data["gain"], 1 / data["gain"]) if data["places"] else None
+        measured += [
+            ("stitching.sides_brightness", channel, brighter),
+            ("stitching.sides_left_percent", channel, finite(data["left_percent"])),
+            ("stitching.sides_sharper", channel, finite(data["sharper"])),
+        ]
+        rows.append([
+            channel, *(f"{side} ({end})" for side, end in zip((first, second), data["ends"])),
+            data["across"], data["gain"], data["gain_sigma"], data["left_percent"],
+            data["sharper"], data["places"],
+        ])  # fmt: skip
+    if rows:
+        columns = (
+            "channel", "first side (best at)", "second side (best at)",
+            "each counts in its half of", "second is multiplied by", "standard error",
+            "difference left where they meet (%)",
+            "sharper in its own half (times)", "places compared",
+        )  # fmt: skip
+        stage["tables"].append(rows_table("Sides of one channel", columns, rows))
 
 
 def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
