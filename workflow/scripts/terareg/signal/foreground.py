@@ -153,14 +153,13 @@ def halo_vox(settings: ForegroundSettings, spacing_um: Sequence[float]) -> Box:
 
 def _scales(settings: ForegroundSettings, spacing_um: Sequence[float]) -> _Scales:
     smooth = tuple(settings.smooth_um / s for s in spacing_um)
-    halo = tuple(int(_REACH * w + 0.5) for w in smooth)
-    factor = tuple(max(1, int(settings.background_um / s / _ACROSS)) for s in spacing_um)
+    halo: Box = tuple(int(_REACH * w + 0.5) for w in smooth)
+    factor: Box = tuple(max(1, int(settings.background_um / s / _ACROSS)) for s in spacing_um)
     width = tuple(settings.background_um / (f * s) for f, s in zip(factor, spacing_um))
+    reach: Box = tuple(int(_FAR * w + 0.5) for w in width)
     if settings.method == TOP_HAT:
         # an opening looks twice: for the darkest around, and for the brightest of these
         reach = tuple(2 * (_box(w) // 2) for w in width)
-    else:
-        reach = tuple(int(_FAR * w + 0.5) for w in width)
     return _Scales(smooth, factor, width, reach, halo)
 
 
@@ -190,7 +189,7 @@ def _slope(values: np.ndarray, widths: Sequence[float], spacing_um: Sequence[flo
 
 def _means(voxels: np.ndarray, factor: Box) -> np.ndarray:
     """Means over whole coarse voxels, at the end of the volume over those that exist."""
-    totals, counts = voxels, 1
+    totals, counts = voxels, np.ones((1, 1, 1), int)
     for axis, f in enumerate(factor):
         edges = np.arange(0, voxels.shape[axis], f)
         totals = np.add.reduceat(totals, edges, axis, dtype=np.float64)
