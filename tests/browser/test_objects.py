@@ -53,6 +53,7 @@ def server(tmp_path_factory):
     for name, do, settings in (
         ("sharded", "mesh", {"error_nm": 500.0}),
         ("legacy", "mesh", {"error_nm": 500.0, "multiresolution": False}),
+        ("files", "mesh", {"error_nm": 500.0, "sharded": False}),
         ("lines", "skeletonize", {"spur_um": 20.0}),
     ):
         entry = Entry(name, do, None, "labels", settings)
@@ -102,7 +103,7 @@ def look(chromium, server):
     return picture
 
 
-@pytest.mark.parametrize("folder", ["sharded/mesh", "legacy/mesh"])
+@pytest.mark.parametrize("folder", ["sharded/mesh", "files/mesh", "legacy/mesh"])
 def test_a_ball_is_shown_in_its_place_and_size(look, folder):
     lit, scale, (x, y) = look(folder, BALL)
     assert lit.sum() == pytest.approx(np.pi * (30 * scale) ** 2, rel=0.06)
