@@ -39,7 +39,7 @@ _EVERYTHING = {
     "intensity__destriping": "rows",
     "intensity__corrected_tiles": "temporary",
     "fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
-    "points": {"cells": {"path": "c.csv", "atlas": "mouse"}},
+    "points": {"cells": {"path": "{c}.csv", "atlas": "mouse"}},
     "sample_labels": {"mouse": {"path": "c.csv"}},
     "cells": {"cfos": {"channel": "signal", "diameter_um": 10}},
     "derived": {
@@ -105,7 +105,7 @@ def rule_graph() -> set[Edge]:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         tiled = workspace.sample("tiled", **_EVERYTHING)
-        for name in ("s.csv", "a.csv", "c.csv", "l.csv", "m.csv", "n.nrrd"):
+        for name in ("s.csv", "a.csv", "c.csv", "{c}.csv", "l.csv", "m.csv", "n.nrrd"):
             (workspace.folder / name).touch()
         (workspace.folder / "image.nrrd").write_bytes(_IMAGE + bytes(128))
         volume = workspace.sample("volume")

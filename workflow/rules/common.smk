@@ -10,6 +10,7 @@ from terareg.execution import (
     cleanup,
     derived_volumes,
     inputs,
+    own_files,
     provenance,
     raw_data,
     requests,
@@ -64,6 +65,7 @@ wildcard_constraints:
     derived=one_of(derived_volumes.names(RUN)),
     export=one_of(RUN.exports),
     cells=one_of(RUN.cells),
+    own=one_of(guarded(own_files.names_of_copies, RUN)),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
@@ -131,6 +133,7 @@ of_points = of_wildcards("sample", "points")
 of_derived = of_wildcards("sample", "derived")
 of_export = of_wildcards("sample", "export")
 of_cells = of_wildcards("sample", "cells")
+of_own = of_wildcards("sample", "own")
 
 
 def setting(path):

@@ -67,8 +67,8 @@ rule score_registration:
         unpack(of_registration(inputs.transform_files)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
         frame=atlas_file("atlas.json"),
-        sample_points=of_registration(inputs.user_points, "fiducials", "sample"),
-        atlas_points=of_registration(inputs.user_points, "fiducials", "atlas"),
+        sample_points=of_registration(own_files.user_points, "fiducials", "sample"),
+        atlas_points=of_registration(own_files.user_points, "fiducials", "atlas"),
     output:
         table=result("accuracy/{atlas}.tsv"),
         summary=result("accuracy/{atlas}.json"),
@@ -95,7 +95,7 @@ rule score_labels:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
-        labels=of_registration(inputs.user_labels_file),
+        labels=of_registration(own_files.user_labels_file),
     output:
         table=result("overlap/{atlas}.tsv"),
         summary=result("overlap/{atlas}.json"),
@@ -112,6 +112,7 @@ rule score_labels:
     params:
         code=code("score_labels"),
         record=record_of("score_labels/{atlas}"),
-        settings=of_registration(inputs.user_labels),
+        settings=of_registration(own_files.user_labels),
+        state=of_registration(own_files.user_labels_state),
     script:
         "../scripts/score_labels.py"

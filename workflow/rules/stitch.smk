@@ -5,8 +5,8 @@ rule import_tiles:
     """Write the nominal grid as TeraStitcher's xml_import.xml, or use the user's file."""
     input:
         acquisition=result("acquisition.json"),
-        own=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        own=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         xml=result("stitching/xml_import.xml"),
     log:
@@ -32,8 +32,8 @@ rule estimate_steps:
     input:
         unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         steps=result("stitching/steps.json"),
     log:
@@ -63,8 +63,8 @@ rule measure_displacements:
         unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     log:
@@ -95,7 +95,7 @@ rule gather_displacements:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_import.xml"),
         pairs=of_sample(inputs.measured_pairs),
-        own=of_sample(inputs.own_xml, "xml_displcomp"),
+        own=of_sample(own_files.own_xml, "xml_displcomp"),
     output:
         xml=result("stitching/xml_displcomp.xml"),
     log:
@@ -120,7 +120,7 @@ rule project_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displcomp.xml"),
-        own=of_sample(inputs.own_xml, "xml_displproj"),
+        own=of_sample(own_files.own_xml, "xml_displproj"),
     output:
         xml=result("stitching/xml_displproj.xml"),
     log:
@@ -145,7 +145,7 @@ rule threshold_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displproj.xml"),
-        own=of_sample(inputs.own_xml, "xml_displthres"),
+        own=of_sample(own_files.own_xml, "xml_displthres"),
     output:
         xml=result("stitching/xml_displthres.xml"),
     log:
@@ -172,9 +172,9 @@ rule place_tiles:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displthres.xml"),
         pairs=of_sample(inputs.measured_pairs),
-        own=of_sample(inputs.own_xml, "xml_merging"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        own=of_sample(own_files.own_xml, "xml_merging"),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),
@@ -262,8 +262,8 @@ rule export_render:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         pairs=of_sample(inputs.measured_pairs),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         tilespecs=result("stitching/render/tilespecs.json.gz"),
         matches=result("stitching/render/point_matches.json.gz"),

@@ -455,7 +455,7 @@ rule write_neuroglancer_state:
         atlases=of_sample(inputs.prepared_atlases, "atlas"),
         ontologies=of_sample(inputs.prepared_atlases, "ontology"),
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
-        fiducials=of_sample(inputs.marked_points),
+        fiducials=of_sample(own_files.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
         cells=of_sample(inputs.cell_summaries),
     output:

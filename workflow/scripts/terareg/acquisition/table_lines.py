@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from terareg.acquisition.image_files import TIFF_SUFFIXES
-from terareg.core.errors import AcquisitionError, ConfigError, StoreError
+from terareg.core.errors import AcquisitionError, ConfigError, StoreError, few
 from terareg.storage.foreign import Table, boundary, parse_table, short
 from terareg.storage.store import check_key
 
@@ -144,7 +144,7 @@ class _Reader:
                 lines.append(self.line(number, values))
         if not lines:
             raise AcquisitionError(
-                f"{self.name} lists no tile of channels {', '.join(self.channels)}; correct "
+                f"{self.name} lists no tile of channels {few(self.channels)}; correct "
                 "input.channels"
             )
         self.check_paths(lines)
@@ -191,7 +191,7 @@ class _Reader:
             any(sign in path for sign in _SIGNS) and not self.exists(path),
         )  # fmt: skip
         if line.tile is not None and not _NAME.fullmatch(line.tile):
-            raise self.fail(number, f"tile {line.tile!r}: use letters, digits, _ and -")
+            raise self.fail(number, f"tile {short(line.tile)}: use letters, digits, _ and -")
         if line.planes is not None and line.planes[0] > line.planes[1]:
             raise self.fail(number, "z_first is above z_last; exchange them")
         folder = str(PurePosixPath(path).parent)

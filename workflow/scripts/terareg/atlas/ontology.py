@@ -90,8 +90,8 @@ class Ontology:
                 )
             if item.id in given:
                 raise AtlasError(
-                    f"ontology: id {item.id} is there twice ({given[item.id].name!r} and "
-                    f"{item.name!r}); keep one of them"
+                    f"ontology: id {item.id} is there twice ({short(given[item.id].name)} and "
+                    f"{short(item.name)}); keep one of them"
                 )
             colour = item.colour or _default_colour(item.id)
             given[item.id] = Structure(item.id, item.acronym, item.name, item.parent, colour)

@@ -206,6 +206,8 @@ class Sample:
         Grids of the atlases that it is registered to.
     derived : mapping of str to DerivedVolume
         Entries of its section ``derived:``, each after the one that it is made from.
+    copies : int
+        Files of the user that are copied first, because Snakemake cannot follow them.
     """
 
     size: Size
@@ -214,6 +216,7 @@ class Sample:
     overlap: float = 0.0
     atlases: Mapping[str, Extent] = field(default_factory=dict)
     derived: Mapping[str, DerivedVolume] = field(default_factory=dict)
+    copies: int = 0
 
     def option(self, path: str) -> Any:
         """Value at a dotted path of the configuration."""

@@ -13,15 +13,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, StoreError
 from terareg.core.extents import channels_of
 from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
+from terareg.storage.web import is_web, store_at
 
 VOLUMES = ("fused", "corrected_volume", "labels")
+OME_ZARR_04 = "ome-zarr-0.4"
 FORMATS = {
     "ome-zarr": ("ome-zarr",),
+    OME_ZARR_04: ("ome-zarr",),
     "precomputed": ("precomputed",),
     "both": ("ome-zarr", "precomputed"),
 }
@@ -210,11 +213,12 @@ def _check_source(
     if entry.address is None:
         return
     address = entry.address.removeprefix("precomputed://").removeprefix("zarr://")
-    if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{where}.from: {entry.address!r} is on a web server, which is not read; copy the "
-            "volume to a folder or a bucket"
-        )
+    if is_web(address):
+        try:
+            store_at(address)
+        except StoreError as error:
+            raise ConfigError(f"{where}.from: {error}") from error
+        return
     own = f"{_canonical(config['store'])}/{config['sample']}/{entry.key}"
     if f"{_canonical(address)}/".startswith(f"{own}/"):
         raise ConfigError(
@@ -283,6 +287,11 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
             f"{where}.codec: gzip of precomputed chunks needs shards, since readers expect them "
             "uncompressed in objects of their own; set sharded: true or codec: raw"
         )
+    if settings.get("format") == OME_ZARR_04 and settings.get("sharded"):
+        raise ConfigError(
+            f"{where}.sharded: OME-Zarr 0.4 has no shards; remove it, or use format: ome-zarr, "
+            "which is 0.5"
+        )
     edges = chunk_edges(entry, volume)
     block = settings.get("block") or max(volume["block"], *edges)
     ratio = block // max(edges)
@@ -326,6 +335,8 @@ def output_options(entry: Entry, volume: Mapping[str, Any], kind: str) -> dict[s
     if settings.get("codec") is not None:
         zarr, encoding = CODECS[settings["codec"]]
         options |= {"codec": zarr or volume["codec"], "encoding": encoding}
+    if settings.get("format") == OME_ZARR_04:
+        options |= {"ngff": "0.4", "sharded": False}
     if settings.get("sharded") is False:
         options["sharded"] = False
         if options.get("encoding") is None and options["precomputed"] == "gzip":

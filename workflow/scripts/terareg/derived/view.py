@@ -16,6 +16,7 @@ from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
+from terareg.storage.web import store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.reader import Levels, Volume
@@ -186,7 +187,7 @@ def _offset_of(address: str, level: int) -> Box:
     """Voxel offset (z, y, x) that a precomputed volume states for a level; zeros for all others."""
     if describe_image(address, believed=False).form != "precomputed":
         return (0, 0, 0)
-    _, info = read_metadata(address, Store(address))
+    _, info = read_metadata(address, store_at(address))
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         offset = info["scales"][level].get("voxel_offset") or (0, 0, 0)
         z, y, x = (int(n) for n in reversed(offset))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, few
 from terareg.core.extents import (
     aligned_channel,
     channel_image,
@@ -53,7 +53,7 @@ def check_combinations(config: dict[str, Any]) -> None:
     ):
         if name not in channels:
             raise ConfigError(
-                f"{key}: channel {name!r} is not among input.channels ({', '.join(channels)})"
+                f"{key}: channel {name!r} is not among input.channels ({few(channels)})"
             )
     _check_stitching(config)
     _check_volume(config["volume"])
@@ -263,7 +263,7 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"stitching.channel_shift_um: {name!r} is not among the channels besides "
                 f"{aligned}, whose tiles are compared "
-                f"({', '.join(c for c in channels if c != aligned) or 'there are none'})"
+                f"({few(c for c in channels if c != aligned) or 'there are none'})"
             )
     missing = [c for c in channels if c != aligned and c not in given] if given else []
     if missing:
@@ -279,7 +279,7 @@ def _check_atlases(atlases: dict[str, Any]) -> None:
         files = [atlas["template"], *atlas["images"].values()]
         if len(set(files)) < len(files):
             raise ConfigError(
-                f"atlases.{name}.images: {', '.join(files)} names a file twice, template "
+                f"atlases.{name}.images: {few(files)} names a file twice, template "
                 "included; give every image once"
             )
 
@@ -288,14 +288,13 @@ def _check_registration(config: dict[str, Any]) -> None:
     section, names = config["registration"], registered_channels(config)
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"registration.channel: {', '.join(names)} names a channel twice; name every channel "
-            "once"
+            f"registration.channel: {few(names)} names a channel twice; name every channel once"
         )
     for name in section["atlases"] or []:
         if name not in config["atlases"]:
             raise ConfigError(
                 f"registration.atlases: atlas {name!r} is not described under atlases: "
-                f"({', '.join(config['atlases']) or 'none are'})"
+                f"({few(config['atlases']) or 'none are'})"
             )
     priors = section["priors"]
     if abs(sum(priors) - 1) > 1e-6:
@@ -311,7 +310,7 @@ def _check_points(config: dict[str, Any], registered: list[str]) -> None:
         if points["atlas"] not in registered:
             raise ConfigError(
                 f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
-                f"({', '.join(registered) or 'none are'})"
+                f"({few(registered) or 'none are'})"
             )
     landmarks = config["registration"]["landmarks"]
     for key, entries in (
@@ -379,13 +378,13 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         if origin.channel and origin.channel not in channels_of(config):
             raise ConfigError(
                 f"{key}.from: channel {origin.channel!r} is not among input.channels "
-                f"({', '.join(channels_of(config))})"
+                f"({few(channels_of(config))})"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(
                 f"{key}.from: {origin.atlas!r} is not among the registered atlases "
-                f"({', '.join(atlases) or 'none are'})"
+                f"({few(atlases) or 'none are'})"
             )
         for kind, option in (
             ("corrected_volume", "intensity.bias.enabled"),

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from terareg.atlas.brainglobe import atlas_keys, find_atlas
-from terareg.core.errors import AtlasError, ConfigError
+from terareg.core.errors import AtlasError, ConfigError, few
 from terareg.derived.section import check_section, entries_of
 from terareg.execution import schema
 from terareg.execution.combinations import check_alone, check_combinations
 from terareg.execution.yaml_files import check_size, merge, read_yaml
-from terareg.storage.foreign import boundary, shorten
+from terareg.storage.foreign import boundary, short
 
-_BRACES = re.compile(r"\{\s*\w")
+_MOST_BITS = 64
 # stands for the images of a sample that has none
 _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
 # keys of an atlas that is given by its files, not by its name
@@ -66,7 +65,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
                 "its own and list it under cohort:"
             )
         if not isinstance(files, list) or not files:
-            raise ConfigError(f"cohort: {files!r} must be a list of sample files")
+            raise ConfigError(f"cohort: {short(files)} must be a list of sample files")
         parts = [(str(f), merge(own, read_yaml(Path(folder) / str(f)))) for f in files]
     samples: dict[str, dict[str, Any]] = {}
     for source, part in parts:
@@ -83,7 +82,7 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
     for key in ("results",):
         values = sorted({s[key] for s in samples.values()})
         if len(values) > 1:
-            raise ConfigError(f"{key}: the samples of one run must agree, found {values}")
+            raise ConfigError(f"{key}: the samples of one run must agree, found {few(values)}")
     return samples
 
 
@@ -162,19 +161,21 @@ def _fill_atlases(config: dict[str, Any]) -> None:
 def _check_plain(value: Any, where: str) -> None:
     """Refuse names that YAML takes for numbers, paths with ~, and numbers that are not finite."""
     if isinstance(value, str) and value.startswith("~"):
-        raise ConfigError(f"{where}: {value!r} begins with ~, write the whole path")
+        raise ConfigError(f"{where}: {short(value, 120)} begins with ~, write the whole path")
     if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{where}: {shorten(repr(value), 60)} holds a NUL character; remove it")
+        raise ConfigError(f"{where}: {short(value)} holds a NUL character; remove it")
     # an infinite window means one polynomial for the whole brain
     endless = where.endswith(".contrast_window_um") and value == math.inf
     if isinstance(value, float) and not math.isfinite(value) and not endless:
         raise ConfigError(f"{where}: {value} is not possible; give a number")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise ConfigError(f"{where}: {short(value)} is not possible; give a number")
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
                 raise ConfigError(
-                    f"{where or 'configuration'}: the name {key} is not text; write it in quotes, "
-                    f'"{key}"'
+                    f"{where or 'configuration'}: the name {short(key)} is not text; write it in "
+                    f'quotes, "{short(key)}"'
                 )
             _check_plain(part, f"{where}.{key}" if where else key)
     elif isinstance(value, (list, tuple)):
@@ -215,11 +216,6 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
     """
     folders = [Path(folder).absolute() for folder in made if "://" not in folder]
     for key, path in files_of(config):
-        if path is not None and _BRACES.search(path) and not key.startswith("atlases."):
-            raise ConfigError(
-                f"{key}: {path!r} holds a word in braces, which Snakemake takes for a wildcard; "
-                "rename the file or folder"
-            )
         if path is None or "://" in path or Path(path).is_file():
             continue
         # labels may be a volume, and images of an atlas levels of one, which are folders

@@ -13,6 +13,7 @@ from typing import Any
 from terareg.core.cost import Count
 from terareg.core.errors import ConfigError
 from terareg.execution import derived_volumes
+from terareg.execution.own_files import point_settings
 from terareg.execution.raw_data import source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
@@ -87,38 +88,6 @@ def checked_settings(run: Run, sample: str) -> dict[str, Any]:
         "profile": config["intensity"]["flatfield"]["image"],
         "stitching": {key: config["stitching"][key] for key in ("xml", "tile_configuration")},
     }
-
-
-def own_files(run: Run, sample: str) -> Files:
-    """Files of the user besides the raw data: XML, positions, flat-field, marked points, labels."""
-    config = run.samples[sample]
-    files = list(config["stitching"]["xml"].values())
-    files += own_tile_configuration(run, sample) + own_profile(run, sample)
-    for pairs in (config["fiducials"], config["registration"]["landmarks"]):
-        for pair in pairs.values():
-            files += [pair["sample"], pair["atlas"]]
-    for entries in (config["points"], config["sample_labels"]):
-        files += [entry["path"] for entry in entries.values()]
-    return files
-
-
-def own_xml(run: Run, sample: str, name: str) -> Files:
-    """The user's own file for one TeraStitcher step, if there is one."""
-    return _given(run.option(sample, "stitching.xml").get(name))
-
-
-def own_tile_configuration(run: Run, sample: str) -> Files:
-    """The user's own nominal positions from Fiji or Render, if there are any."""
-    return _given(run.option(sample, "stitching.tile_configuration"))
-
-
-def own_profile(run: Run, sample: str) -> Files:
-    """The user's own flat-field, if there is one."""
-    return _given(run.option(sample, "intensity.flatfield.image"))
-
-
-def _given(path: str | None) -> Files:
-    return [path] if path else []
 
 
 # ------------------------------------------------------------------ tiles
@@ -322,11 +291,6 @@ def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
     return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
 
 
-def derived_own_files(run: Run, sample: str, derived: str) -> Files:
-    """Files of the user that the tool of an entry reads."""
-    return tracked(derived_volumes.entry(run, sample, derived).files.values())
-
-
 def measured_parts(run: Run, sample: str, derived: str) -> Files:
     """What the batches of an entry found in its source."""
     count = volume_batches(run, sample, f"derived/{derived}")
@@ -415,46 +379,10 @@ def transform_files(run: Run, sample: str, atlas: str) -> NamedFiles:
     return {key: f"{folder}/{name}" for key, name in _TRANSFORM_FILES.items()}
 
 
-def user_points(run: Run, sample: str, atlas: str, section: str, side: str) -> str:
-    """The user's points of one side ("sample" or "atlas"): landmarks or fiducials."""
-    path: str = run.option(sample, section)[atlas][side]
-    return path
-
-
-def user_labels(run: Run, sample: str, atlas: str) -> dict[str, Any]:
-    """Description of the sample's own labels."""
-    labels: dict[str, Any] = run.option(sample, "sample_labels")[atlas]
-    return labels
-
-
-def user_labels_file(run: Run, sample: str, atlas: str) -> str:
-    """The image of the sample's own labels."""
-    path: str = user_labels(run, sample, atlas)["path"]
-    return path
-
-
-def marked_points(run: Run, sample: str) -> Files:
-    """Fiducials in the sample, of the registered atlases that have some."""
-    atlases = run.atlases_with(sample, "fiducials")
-    return [user_points(run, sample, atlas, "fiducials", "sample") for atlas in atlases]
-
-
 def paired_landmarks(run: Run, sample: str) -> Files:
     """Paired landmarks, of the registered atlases that have some."""
     atlases = run.atlases_with(sample, "registration.landmarks")
     return run.of_atlases(sample, "registration/{atlas}/landmarks.json", atlases)
-
-
-def point_settings(run: Run, sample: str, points: str) -> dict[str, Any]:
-    """Description of a set of points."""
-    settings: dict[str, Any] = run.option(sample, "points")[points]
-    return settings
-
-
-def point_file(run: Run, sample: str, points: str) -> str:
-    """The user's file of a set of points."""
-    path: str = point_settings(run, sample, points)["path"]
-    return path
 
 
 def atlas_of_points(run: Run, sample: str, points: str) -> NamedFiles:

@@ -115,13 +115,22 @@ def pose_raw_state(run: Run, sample: str) -> str:
 
 def metadata_files(run: Run, sample: str) -> list[str]:
     """Files that say what tiles there are, where Snakemake can see them."""
+    return tracked(_local_metadata(run, sample))
+
+
+def metadata_state(run: Run, sample: str) -> list[list[Any]]:
+    """State of those that Snakemake cannot follow."""
+    return untracked_state(_local_metadata(run, sample))
+
+
+def _local_metadata(run: Run, sample: str) -> list[str]:
     source = run.samples[sample]["input"]["path"]
     if run.remote is not None:
         return []
     names = layout(run, sample).metadata
     if source.startswith("s3://"):
-        return tracked(name for name in names if name.startswith("/"))
-    return tracked(name if name.startswith("/") else f"{source}/{name}" for name in names)
+        return [name for name in names if name.startswith("/")]
+    return [name if name.startswith("/") else f"{source}/{name}" for name in names]
 
 
 # ------------------------------------------------------------------ volumes

@@ -21,7 +21,9 @@ _STAGES = (
     exports, views,
 )  # fmt: skip
 #: rules of a sample that has only volumes derived from others
-_WITHOUT_IMAGES = ("check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume")
+_WITHOUT_IMAGES = (
+    "copy_own_file", "check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume",
+)  # fmt: skip
 
 #: cost of every rule by its name, in the order of the work
 RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in stage.RULES.items()}

@@ -17,6 +17,7 @@ import yaml
 
 from terareg.core.errors import ConfigError
 from terareg.execution.installation import home
+from terareg.storage.foreign import short
 
 SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _RENAMED = {"intensity.shadows": "intensity.destriping"}
@@ -77,10 +78,11 @@ def _sentence(error: jsonschema.ValidationError) -> str:
     where = ".".join(map(str, error.absolute_path)) or "configuration"
     value, schema = error.instance, error.schema
     hint = schema.get("description", "see config/README.md") if isinstance(schema, Mapping) else ""
+    shown = short(value, 120)
     if error.validator == "additionalProperties" and isinstance(value, dict):
         known = list(schema.get("properties", {}))
         unknown = sorted(set(value) - set(known))[0]
-        near = difflib.get_close_matches(unknown, known, 1, 0.6)
+        near = difflib.get_close_matches(unknown[:40], known, 1, 0.6)
         prefix = "" if where == "configuration" else where + "."
         if prefix + unknown in _RENAMED:
             return f"{prefix}{unknown} is called {_RENAMED[prefix + unknown]} now; rename the key"
@@ -90,23 +92,23 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         missing = re.match(r"'(.*)' is a required", error.message)
         return f"{where}: key {missing.group(1) if missing else '?'} is missing; {hint}"
     if error.validator == "enum":
-        near = difflib.get_close_matches(str(value), [str(v) for v in error.validator_value], 1)
+        near = difflib.get_close_matches(
+            str(value)[:40], [str(v) for v in error.validator_value], 1
+        )
         options = ", ".join(map(str, error.validator_value))
         advice = f"did you mean {near[0]}? (possible: {options})" if near else f"use {options}"
-        return f"{where}: {value!r} is not possible; {advice}"
+        return f"{where}: {shown} is not possible; {advice}"
     if error.validator == "type":
         return (
-            f"{where}: {value!r} is not of type {_words(error.validator_value)}; {hint}"
+            f"{where}: {shown} is not of type {_words(error.validator_value)}; {hint}"
             + (" (write the number alone, units are fixed by the key's name)"
                if isinstance(value, str) and re.match(r"\s*[\d.]+\s*\S+", value) else "")
         )  # fmt: skip
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",
               "exclusiveMaximum": "less than"}  # fmt: skip
     if error.validator in limits:
-        return (
-            f"{where}: {value!r} must be {limits[error.validator]} {error.validator_value}; {hint}"
-        )
-    return f"{where}: {value!r} does not fit; {hint}"
+        return f"{where}: {shown} must be {limits[error.validator]} {error.validator_value}; {hint}"
+    return f"{where}: {shown} does not fit; {hint}"
 
 
 def _words(kind: Any) -> str:

@@ -22,7 +22,7 @@ from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
 from terareg.objects.legacy import INFO, encode_fragment
 from terareg.objects.surfaces import enclosed_volume
-from terareg.storage.records import object_facts
+from terareg.storage.records import object_facts, write_files
 from terareg.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -156,12 +156,10 @@ def write_meshes(
         vertices_um, faces = region_mesh(mask, part, smoothing_vox=settings.smoothing_vox)
         vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
         objects = {
-            f"{key}/{region}.mesh": encode_fragment(vertices_nm, faces),
-            f"{key}/{region}:0": _json({"fragments": [f"{region}.mesh"]}),
+            f"{region}.mesh": encode_fragment(vertices_nm, faces),
+            f"{region}:0": _json({"fragments": [f"{region}.mesh"]}),
         }
-        for name, data in objects.items():
-            store.write(name, data)
-        return {name: object_facts(data) for name, data in objects.items()}
+        return write_files(store, key, objects)
 
     info = _json(INFO)
     written = {f"{key}/info": object_facts(info)}
@@ -223,9 +221,7 @@ def write_segment_properties(
     store: Store, key: str, ids: Iterable[int], ontology: Ontology
 ) -> dict[str, dict]:
     """Write ``<key>/info``; the volume's ``info`` names the folder as ``segment_properties``."""
-    data = _json(segment_properties(ids, ontology))
-    store.write(f"{key}/info", data)
-    return {f"{key}/info": object_facts(data)}
+    return write_files(store, key, {"info": _json(segment_properties(ids, ontology))})
 
 
 def _json(data: dict) -> bytes:

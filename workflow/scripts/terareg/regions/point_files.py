@@ -28,7 +28,7 @@ from pathlib import Path
 import defusedxml.ElementTree
 import numpy as np
 
-from terareg.core.errors import PointsError
+from terareg.core.errors import PointsError, few
 from terareg.core.frames import Frame
 from terareg.storage.foreign import boundary, decode_text, parse_table, read_bytes, short
 
@@ -150,8 +150,8 @@ def read_listed(path: str | os.PathLike, form: PointForm | None = None) -> Liste
         rows.append([table.number(row[c]) for c in columns])
         if not all(abs(v) <= most for v in rows[-1]):
             raise PointsError(
-                f"points {path}, line {line + skipped}: {[short(row[c], 30) for c in columns]} are "
-                f"not three numbers (up to {most:g}); correct the line"
+                f"points {path}, line {line + skipped}: {few(short(row[c], 30) for c in columns)} "
+                f"are not three numbers (up to {most:g}); correct the line"
             )
         names.append(row[header.index("name")] if "name" in header else "")
         kept.append(row)
@@ -171,14 +171,14 @@ def _coordinates(
 ) -> tuple[list[int], str | tuple[float, float, float]]:
     """Positions of z, y, x among the columns, and their unit."""
     if len(set(header)) != len(header):
-        raise PointsError(f"points {path}: a column is there twice in {header}; {_HELP}")
+        raise PointsError(f"points {path}: a column is there twice in {_listed(header)}; {_HELP}")
     own = [c for c in header if re.fullmatch(f"[zyx]_({'|'.join(UNITS_UM)})", c)]
     if own:
         units = {c[2:] for c in own}
         if len(units) != 1 or len(own) != len(AXES):
             raise PointsError(
-                f"points {path}: columns {header} are not one set of three coordinates in one "
-                f"unit; {_HELP}"
+                f"points {path}: columns {_listed(header)} are not one set of three coordinates "
+                f"in one unit; {_HELP}"
             )
         if form.axes is not None or form.units is not None:
             raise PointsError(
@@ -199,8 +199,11 @@ def _coordinates(
                 )
             order = form.axes or axes
             return [header.index(wanted[order.index(a)]) for a in AXES], unit_here
-    listed = ", ".join(map(short, header[:5])) or "no header"
-    raise PointsError(f"points {path}: no coordinates among the columns {listed}; {_HELP}")
+    raise PointsError(f"points {path}: no coordinates among the columns {_listed(header)}; {_HELP}")
+
+
+def _listed(header: list[str]) -> str:
+    return few(map(short, header)) or "no header"
 
 
 def _without_preamble(data: bytes) -> tuple[bytes, int]:

@@ -14,13 +14,14 @@ import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.errors import TeraregError
-from terareg.storage.store import Store, open_regular
+from terareg.storage.store import Store, atomic_file, open_regular
 
 #: most bytes of a text that people write or export by hand
 TEXT_BYTES = 64 * 2**20
@@ -28,7 +29,7 @@ TEXT_BYTES = 64 * 2**20
 METADATA_BYTES = 16 * 2**20
 #: the most bytes that deflate can expand one byte to
 DEFLATE_RATIO = 1032
-_WORDS, _SENTENCE = 240, 1600
+_WORDS, _SHOWN = 240, 6
 
 
 @contextmanager
@@ -37,8 +38,7 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
 
     Damaged bytes can make a parser fail in any way (an index, a recursion, a number beyond a
     machine word), so that a list of its exceptions is never complete. Errors of terareg pass
-    through, shortened if they repeat a very long value, and so does :class:`MemoryError`, which is
-    about the machine.
+    through, and so does :class:`MemoryError`, which is about the machine.
 
     Parameters
     ----------
@@ -53,13 +53,8 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, TeraregError):
         raise
-    except TeraregError as problem:
-        text = str(problem)
-        if readable(text) == text:
-            raise
-        raise type(problem)(readable(text)) from problem
     except Exception as problem:
         what, why = f"{name} cannot be read{form and ' as '}{form}", reason(problem)
         text = f"{what}: {why}" if "; " in why else f"{what} ({why}); {remedy}"
@@ -79,25 +74,24 @@ def reason(problem: Exception) -> str:
     return shorten(" ".join(str(problem).split()) or type(problem).__name__)
 
 
-def readable(text: str) -> str:
-    """A sentence on one line, with its middle cut out if a foreign value makes it very long."""
-    line = " ".join(text.split()) if "\n" in text or "\r" in text else text
-    if len(line) <= _SENTENCE:
-        return line
-    return f"{line[: _SENTENCE // 2]} ... {line[-_SENTENCE // 4 :]}"
-
-
 def shorten(text: str, most: int = _WORDS) -> str:
     """A text cut after ``most`` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def short(value: object, most: int = 60) -> str:
-    """Short ``repr`` of a foreign value, however large or deep it is."""
+    """Short ``repr`` of a foreign value, however large or deep it is.
+
+    Lists of a few plain values are shown, others by their length.
+    """
     if isinstance(value, str):
         return repr(shorten(value, most))
     if isinstance(value, int) and value.bit_length() > 4 * most:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (list, tuple)) and len(value) <= _SHOWN:
+        if not any(isinstance(each, (dict, list, tuple)) for each in value):
+            ends = "[]" if isinstance(value, list) else "()"
+            return ends[0] + ", ".join(short(each, most) for each in value) + ends[1]
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     return shorten(repr(value), most)
@@ -125,6 +119,12 @@ def read_bytes(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> bytes:
     with open(open_regular(path), "rb") as stream:
         data = stream.read(most + 1)
     return _checked_size(data, most)
+
+
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a local regular file; the copy is complete or absent. See :func:`boundary`."""
+    with open(open_regular(source), "rb") as read, atomic_file(target) as written:
+        shutil.copyfileobj(read, written, 1 << 20)
 
 
 def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
