@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, few
 
 ENDS = ("-z", "+z", "-y", "+y", "-x", "+x")
 
@@ -36,7 +36,7 @@ def check_sides(config: Mapping[str, Any]) -> None:
         for side, end in own.items():
             if side not in channels:
                 raise ConfigError(
-                    f"{key}: {side!r} is not among input.channels ({', '.join(channels)}); list "
+                    f"{key}: {side!r} is not among input.channels ({few(channels)}); list "
                     "the images of every side there"
                 )
             if side in taken:
