@@ -72,15 +72,14 @@ def signal_sums(
     edges = [max(1, _PIECE_VOX // f) for f in factor]
     for first in itertools.product(*(range(a, b, e) for a, b, e in zip(start, stop, edges))):
         last = [min(b, a + e) for a, b, e in zip(first, stop, edges)]
-        fine = (
-            tuple(a * f for a, f in zip(first, factor)),
-            tuple(min(n, b * f) for b, f, n in zip(last, factor, mask.frame.shape)),
-        )
-        found = mask.read(*fine) != 0
+        begin: Box = tuple(a * f for a, f in zip(first, factor))
+        end: Box = tuple(min(n, b * f) for b, f, n in zip(last, factor, mask.frame.shape))
+        found = mask.read(begin, end) != 0
         if found.any():
             place = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start))
             counts[place] = _added(found.astype(np.float64), factor)
-            sums[place] = _added(np.where(found, channel.read(*fine), 0).astype(np.float64), factor)
+            bright = np.where(found, channel.read(begin, end), 0)
+            sums[place] = _added(bright.astype(np.float64), factor)
     return counts, sums
 
 
