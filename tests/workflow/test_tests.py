@@ -30,6 +30,7 @@ THROUGH = {
     "derived.count": ("derived_parted", "a tool, made by its name"),
     "derived.mesh": ("derived_parted", "a tool, made by its name"),
     "derived.skeletonize": ("derived_parted", "a tool, made by its name"),
+    "derived.signal": ("derived_signal", "a tool, made by its name"),
     "derived.tissue": ("derived_parted", "a tool, made by its name"),
     "derived.convert": ("derived_tools", "a tool, made by its name"),
     "derived.downsample": ("derived_tools", "a tool, made by its name"),
