@@ -31,7 +31,7 @@ from terareg.storage.store import Store
 SCHEMA = home() / "workflow" / "schemas" / "config.schema.yaml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
-_MOST_YAML_BYTES = 4 * 2**20
+_MOST_YAML_BYTES = 2**18
 _MOST_NODES, _MOST_DEPTH, _MOST_BITS = 100_000, 50, 64
 # how channels are identified, by kind of input
 _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
