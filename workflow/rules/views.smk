@@ -450,6 +450,7 @@ rule write_neuroglancer_state:
     input:
         unpack(of_sample(inputs.tiles_drawn)),
         unpack(of_sample(inputs.images_of_channels)),
+        unpack(of_sample(inputs.derived_drawn)),
         labels=of_sample(Run.of_atlases, "labels/{atlas}/plan.json"),
         labels_complete=of_sample(Run.of_atlases, "labels/{atlas}/complete.json"),
         atlases=of_sample(inputs.prepared_atlases, "atlas"),
@@ -478,6 +479,7 @@ rule write_neuroglancer_state:
         scored=of_sample(Run.atlases_with, "fiducials"),
         marked=of_sample(Run.atlases_with, "registration.landmarks"),
         viewer=setting("viewer"),
+        derived=of_sample(inputs.shown_derived),
     script:
         "../scripts/write_neuroglancer_state.py"
 

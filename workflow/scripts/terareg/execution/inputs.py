@@ -321,6 +321,21 @@ def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
     return derived_volumes.entry(run, sample, derived).to_json()
 
 
+def shown_derived(run: Run, sample: str) -> list[dict[str, Any]]:
+    """The settings of the entries that a viewer can show: volumes, meshes, skeletons."""
+    found = derived_volumes.entries(run, sample).values()
+    return [entry.to_json() for entry in found if entry.facts.makes or entry.facts.shards]
+
+
+def derived_drawn(run: Run, sample: str) -> dict[str, Files]:
+    """Plans and last files of the entries that a viewer can show."""
+    shown = [derived_volumes.entry(run, sample, e["name"]) for e in shown_derived(run, sample)]
+    return {
+        "derived": [run.path(sample, f"{entry.key}/plan.json") for entry in shown],
+        "derived_done": [run.path(sample, f"{e.key}/{e.facts.product}") for e in shown],
+    }
+
+
 def derived_address(run: Run, sample: str, derived: str) -> str | None:
     """Address of the source of an entry, if that is not a volume of the sample."""
     entry = derived_volumes.entry(run, sample, derived)

@@ -27,7 +27,6 @@ from terareg.volumes.plan import Block
 
 FORMS = ("multiresolution", "legacy")
 _NM_PER_UM = 1000.0
-_FRAGMENT_TRIANGLES = 20_000
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,7 @@ def write_meshes(
                 data = legacy.encode_fragment(details[0].vertices_nm, details[0].faces)
                 objects = {name: data, f"{label}:0": to_json({"fragments": [name]})}
             else:
-                cells = multires.cells_of(details, _FRAGMENT_TRIANGLES)
-                manifest, fragments = multires.encode_object(details, cells)
+                manifest, fragments = multires.encode_whole(details)
                 if settings.sharded:
                     written[label] = fragments, manifest
                     continue

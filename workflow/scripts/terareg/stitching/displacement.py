@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
@@ -201,8 +201,9 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     signal = sum(w.signal for w in windows)
     at_limit = sum(w.signal and w.at_limit for w in windows)
     # as many of them at the limit by chance
-    chance = stats.binom.sf(at_limit - 1, signal, share_at_limit([n + 2 for n in lags]))
-    unmatched = "beyond_search" if chance < _NO_CHANCE else "disagree"
+    share = share_at_limit([n + 2 for n in lags])
+    no_chance = at_limit > 1 and special.bdtrc(at_limit - 1, signal, share) < _NO_CHANCE
+    unmatched = "beyond_search" if no_chance else "disagree"
     expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
     nothing = PairResult(
         pair.names[0], pair.names[1], pair.direction, unmatched if signal > 1 else "no_signal",
