@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import running
 import yaml
-from aws_batch import ACCOUNT, MEMORY, QUEUE, RECLAIMED, ROLE, Cloud
+from aws_batch import ACCOUNT, IMAGE, MEMORY, QUEUE, RECLAIMED, ROLE, Cloud, allows
 from kills import finish_after_kills, shares
 from s3_server import REGION, keys, objects, put_folder
 from workspaces import ROOT, Workspace
@@ -78,7 +78,7 @@ class Submitter:
         (folder / "soon").mkdir()
         (folder / "soon/sitecustomize.py").write_text(SOON)
         self._keys = cloud.env | {
-            "TERAREG_IMAGE": "terareg:test",
+            "TERAREG_IMAGE": IMAGE,
             "TERAREG_PREFIX": f"s3://{BUCKET}/{TRACKED}",
             "PYTHONPATH": str(folder / "soon"),
         }
@@ -194,8 +194,29 @@ def test_jobs_get_what_they_ask_for_and_need_no_more(printed, cloud):
         assert job.asked["MEMORY"] in MEMORY[job.asked["VCPU"]], job.name
         assert job.largest_process_mb < job.asked["MEMORY"], job.name
         assert job.definition["timeout"]["attemptDurationSeconds"] >= 86400
-        assert job.container["image"] == "terareg:test"
+        assert job.container["image"] == IMAGE
         assert set(job.environment) == {"AWS_REGION", "SNAKEMAKE_STORAGE_S3_REGION"}
+
+
+def test_who_submits_may_do_no_more_than_the_executor_does():
+    """The right calls, each with the thing that is not ours: the executor's containers are root."""
+    submits = policy("policy-submit.json")
+    arn = QUEUE.removesuffix("job-queue/terareg")
+    definition, image = f"{arn}job-definition/snakejob-def-a-1:1", {"batch:Image": IMAGE}
+    assert allows(submits, "batch:RegisterJobDefinition", definition, image)
+    assert not allows(submits, "batch:RegisterJobDefinition", f"{arn}job-definition/other", image)
+    for other in ("evil:1", "docker.io/terareg:test", IMAGE.replace("/terareg:", "/other:")):
+        facts = {"batch:Image": other}
+        assert not allows(submits, "batch:RegisterJobDefinition", definition, facts)
+    for name in (definition, QUEUE):
+        assert allows(submits, "batch:SubmitJob", name)
+        assert not allows(submits, "batch:SubmitJob", name.replace("snakejob", "x") + "x")
+    assert allows(submits, "batch:DeregisterJobDefinition", definition)
+    assert not allows(submits, "batch:DeregisterJobDefinition", QUEUE)
+    passed = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+    assert allows(submits, "iam:PassRole", ROLE, passed)
+    assert not allows(submits, "iam:PassRole", ROLE, {"iam:PassedToService": "ec2.amazonaws.com"})
+    assert not allows(submits, "iam:PassRole", ROLE.replace("terareg-job", "admin"), passed)
 
 
 def test_the_policies_of_the_documentation_suffice_and_nothing_is_left(printed, cloud):

@@ -8,7 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
-from examples import examples
+from bounded import SECONDS, read_within_bounds
+from examples import PROFILE, examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -220,6 +221,33 @@ def test_files_larger_than_any_of_their_kind(tmp_path, name):
         stream.truncate(600 * 2**20)
     with pytest.raises(error):
         read(str(tmp_path / name))
+
+
+# what a parser makes many objects of, or may walk through more than once
+MEGABYTES = 20 if PROFILE == "explore" else 1
+FILLERS = {
+    "lists": b"[],", "objects": b"{},", "nested": b"[", "numbers": b"1,", "commas": b",",
+    "lines": b"\n", "returns": b"\r", "rows": b"1,2,3,4\n", "elements": b"<a/>", "text": b"a",
+    "quotes": b'"', "blanks": b" ", "keys": b"[a]\nb = 1\n",
+}  # fmt: skip
+BEGINS = {".json": b"[", ".xml": b"<a>", ".yaml": b"a: [", ".ini": b"[a]\n"}
+ENDS = {".json": b"0]", ".xml": b"</a>"}
+
+
+def test_the_largest_files_are_read_within_bounds(tmp_path):
+    """Of every kind of filling, in a process with one gigabyte, within seconds."""
+    cases = []
+    for name, (content, _, _) in READERS.items():
+        for filler, unit in FILLERS.items():
+            folder = tmp_path / f"{filler} {name}"
+            folder.mkdir()
+            begin = BEGINS.get(Path(name).suffix, content[: content.find(b"\n") + 1])
+            filling = unit * (MEGABYTES * 2**20 // len(unit))
+            (folder / name).write_bytes(begin + filling + ENDS.get(Path(name).suffix, b""))
+            cases.append((name, folder / name))
+    for result in read_within_bounds("test_storage_foreign", cases):
+        assert result["error"] in ("", "TeraregError"), result
+        assert result["cpu_s"] < SECONDS, result
 
 
 def test_metadata_of_a_microscope_that_is_a_pipe(tmp_path):

@@ -122,7 +122,7 @@ class _Reader:
         self.name = name
         self.channels = list(channels)
         self.exists = exists
-        self.table = Table((), (), ",")
+        self.table = Table((), ",", ())
 
     def fail(self, number: int, what: str) -> AcquisitionError:
         return AcquisitionError(f"{self.name} line {number}: {what}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError, few
 from terareg.storage.foreign import (
+    TEXT_BYTES,
     boundary,
     decode_text,
     load_json,
-    parse_table,
+    open_table,
     read_bytes,
     short,
 )
@@ -36,6 +37,7 @@ def read_id_table(path: str) -> dict[int, int]:
     """
     with boundary(path, ConfigError, "give JSON, or a table with the columns from and to"):
         data = read_bytes(path, _MOST_BYTES)
+        pairs: Iterable[tuple[Any, Any]]
         pairs = _json_pairs(data) if path.lower().endswith(".json") else _rows(data)
         table: dict[int, int] = {}
         for number, (old, new) in enumerate(pairs, 1):
@@ -52,7 +54,7 @@ def read_order(order: str | Sequence[int]) -> list[int]:
     if not isinstance(order, str):
         return [int(n) for n in order]
     with boundary(order, ConfigError, "give one number of a plane a line"):
-        text = decode_text(read_bytes(order, _MOST_BYTES))
+        text = decode_text(read_bytes(order, TEXT_BYTES))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = [_id(line, number) for number, line in enumerate(lines, 1)]
         if not found:
@@ -77,8 +79,8 @@ def _json_pairs(data: bytes) -> list[tuple[Any, Any]]:
     return [(old, new) for old, new in pairs]
 
 
-def _rows(data: bytes) -> list[tuple[Any, Any]]:
-    table = parse_table(data)
+def _rows(data: bytes) -> Iterator[tuple[Any, Any]]:
+    table = open_table(data)
     names = [name.lower() for name in table.columns]
     if not set(_HEADS) <= set(names):
         raise ValueError(f"its columns are {few(map(short, names)) or 'none'}, not from and to")
@@ -86,7 +88,7 @@ def _rows(data: bytes) -> list[tuple[Any, Any]]:
     for line, row in table.rows:
         if len(row) != len(names):
             raise ValueError(f"line {line} has {len(row)} values for {len(names)} columns")
-    return [(row[places[0]], row[places[1]]) for _, row in table.rows]
+        yield row[places[0]], row[places[1]]
 
 
 def _id(value: Any, number: int) -> int:

@@ -12,7 +12,7 @@ import yaml
 from terareg.core.errors import ConfigError
 from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
 
-_MOST_YAML_BYTES = 4 * 2**20
+_MOST_YAML_BYTES = 2**18
 _MOST_NODES, _MOST_DEPTH = 100_000, 50
 
 

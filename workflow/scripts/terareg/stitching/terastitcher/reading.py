@@ -27,9 +27,9 @@ from terareg.stitching.terastitcher.model import (
     ProjectXml,
     Stack,
 )
-from terareg.storage.foreign import boundary, read_bytes, short
+from terareg.storage.foreign import boundary, check_xml, read_bytes, short
 
-_MAX_BYTES = 512 * 2**20
+_MAX_BYTES = 256 * 2**20
 _MAX_CELLS = 1_000_000
 _MAX_PIXELS = 10**9
 
@@ -48,7 +48,9 @@ def read_xml(path: str | os.PathLike) -> ProjectXml:
     """
     name = os.fspath(path)
     with boundary(name, StitchingError, "correct the path of the XML file"):
-        return parse_xml(read_bytes(path, _MAX_BYTES), name)
+        data = read_bytes(path, _MAX_BYTES)
+        check_xml(data)
+        return parse_xml(data, name)
 
 
 def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
