@@ -32,7 +32,7 @@ from terareg.volumes.headers import describe_image, image_state, level_shapes
 from terareg.volumes.reader import Volume
 
 SHAPES = st.tuples(st.integers(1, 14), st.integers(2, 21), st.integers(2, 19))
-EXAMPLES = settings(max_examples=12, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=12, deadline=None)
 LAYOUTS = st.fixed_dictionaries(
     {
         "chunk": st.sampled_from([None, 4, 8, [1, 4, 8], [2, 8, 4]]),
@@ -393,15 +393,24 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
         ("from,to\n1,2\n1,3\n", "id 1 becomes 2 and 3"),
         ("from,to\n1,-2\n", "row 1 holds '-2', not a whole number"),
         ("from,to\n1,2.5\n", "row 1 holds '2.5'"),
-        ("a,b\n1,2\n", "its columns are a, b, not from and to"),
+        ("a,b\n1,2\n", "its columns are 'a', 'b', not from and to"),
         ("from,to\n", "it has no row"),
-        ("", "its columns are none"),
+        ("", "it is empty"),
+        ("from,to\n1\n", "line 2 has 1 values for 2 columns"),
     ],
 )
 def test_bad_tables_of_ids(tmp_path, text, words):
     (tmp_path / "ids.csv").write_text(text)
     with pytest.raises(ConfigError, match=words):
         read_id_table(str(tmp_path / "ids.csv"))
+
+
+@pytest.mark.parametrize(
+    "text", ["from,to,why\n1,2,a\n", "\ufeffFrom;To\r\n1;2\r\n", "from\tto\n1\t2"]
+)
+def test_tables_of_ids_as_spreadsheets_write_them(tmp_path, text):
+    (tmp_path / "ids.csv").write_bytes(text.encode())
+    assert read_id_table(str(tmp_path / "ids.csv")) == {1: 2}
 
 
 @EXAMPLES

@@ -13,11 +13,12 @@ from terareg.core.errors import ConfigError, TeraregError
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS
 from terareg.derived.cost import RULES, derived_batches, derived_gb
 from terareg.execution import derived_volumes, inputs, sizing, targets
-from terareg.execution.config import SCHEMA, check
+from terareg.execution.config import check
 from terareg.execution.requests import request_mb
 from terareg.execution.rule_table import jobs_of_rules
 from terareg.execution.run import load_run
 from terareg.execution.run_plan import plan_text, store_gb
+from terareg.execution.schema import SCHEMA
 from terareg.storage.array_files import read_arrays, write_arrays
 from terareg.storage.records import write_json
 from terareg.views.serve import FolderServer

@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, few
 from terareg.core.frames import Frame
 from terareg.core.orientation import opposite
 from terareg.storage.store import check_key
@@ -387,7 +387,7 @@ def build_state(
     """
     names = [layer["name"] for layer in layers]
     if len(set(names)) != len(names):
-        raise ConfigError(f"two layers have one name among {', '.join(sorted(names))}; rename one")
+        raise ConfigError(f"two layers have one name among {few(sorted(names))}; rename one")
     # annotation layers come first: on a slow machine Neuroglancer may write its state while it is
     # still reading one, and then drops annotation layers not yet read (AnnotationUserLayer.toJSON)
     ordered = sorted(layers, key=lambda layer: layer["type"] != "annotation")
