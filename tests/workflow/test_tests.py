@@ -30,7 +30,6 @@ THROUGH = {
     "derived.mesh": ("derived_parted", "a tool, made by its name"),
     "derived.signal": ("derived_tools", "a tool, made by its name"),
     "derived.skeletonize": ("derived_parted", "a tool, made by its name"),
-    "derived.signal": ("derived_signal", "a tool, made by its name"),
     "derived.tissue": ("derived_parted", "a tool, made by its name"),
     "derived.convert": ("derived_tools", "a tool, made by its name"),
     "derived.downsample": ("derived_tools", "a tool, made by its name"),
