@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import examples  # noqa: F401  loads the profile of hypothesis before any test asks for one
 import pytest
 import running
 import yaml

@@ -39,6 +39,7 @@ from workspaces import ROOT
 
 ACCOUNT = "123456789012"
 QUEUE = f"arn:aws:batch:{REGION}:{ACCOUNT}:job-queue/terareg"
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/terareg:test"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/terareg-job"
 SUBMITTER = "AKIATERAREGSUBMIT"
 RECLAIMED = "Host EC2 (instance i-0a1b2c3d4e5f60718) terminated."
@@ -245,10 +246,13 @@ class Cloud(Server):
             "describejobs": "DescribeJobs",
             "terminatejob": "TerminateJob",
         }
+        container = data.get("containerProperties", {})
+        facts = {"batch:Image": container.get("image", "")}
         for resource in _resources(call, data):
-            self._permit(environ, f"batch:{actions.get(call, call)}", resource)
+            self._permit(environ, f"batch:{actions.get(call, call)}", resource, facts)
         if call == "registerjobdefinition":
-            self._permit(environ, "iam:PassRole", data["containerProperties"]["jobRoleArn"])
+            passed = {"iam:PassedToService": "ecs-tasks.amazonaws.com"}
+            self._permit(environ, "iam:PassRole", container["jobRoleArn"], passed)
             check_definition(data)
             self._definitions[data["jobDefinitionName"]] = data
         elif call == "submitjob":
@@ -260,13 +264,15 @@ class Cloud(Server):
             return _json(start_response, {})
         return super().answer(environ, start_response)
 
-    def _permit(self, environ: dict, action: str, resource: str) -> str:
+    def _permit(
+        self, environ: dict, action: str, resource: str, facts: dict[str, str] | None = None
+    ) -> str:
         """Whoever signed the request, if the policy allows it."""
         who = key_id_of(environ)
         role = "submitter" if who == SUBMITTER else "job" if self._job(who) else "nobody"
         with self._lock:
             self.requests[role, action] += 1
-        if who != KEY_ID and not allows(self._policies.get(role, {}), action, resource):
+        if who != KEY_ID and not allows(self._policies.get(role, {}), action, resource, facts):
             with self._lock:
                 self.refused.append((role, action, resource))
             raise Refused(403, "AccessDenied", f"{role} may not {action} {resource}")
@@ -379,15 +385,28 @@ def check_definition(data: dict) -> None:
         raise Refused(400, "ClientException", "no image, or a time limit below a minute")
 
 
-def allows(policy: dict, action: str, resource: str) -> bool:
-    """Whether a statement of a policy allows an action on a resource; conditions count as met."""
+def allows(policy: dict, action: str, resource: str, facts: dict[str, str] | None = None) -> bool:
+    """Whether a statement of a policy allows an action on a resource.
+
+    ``facts`` are what conditions may ask for. One that asks for another thing is not met; whatever
+    condition does not stand here is an error.
+    """
     for statement in policy.get("Statement", []):
         actions, resources = (
             [found] if isinstance(found, str) else found
             for found in (statement["Action"], statement["Resource"])
         )
-        if any(fnmatchcase(action, a) for a in actions) and any(
-            fnmatchcase(resource, r) for r in resources
+        asked = [
+            (key, wanted)
+            for kind, keys in statement.get("Condition", {}).items()
+            for key, wanted in (
+                keys if kind in ("StringLike", "StringEquals") else {kind: None}
+            ).items()
+        ]
+        if (
+            any(fnmatchcase(action, a) for a in actions)
+            and any(fnmatchcase(resource, r) for r in resources)
+            and all(fnmatchcase((facts or {}).get(key, ""), wanted) for key, wanted in asked)
         ):
             return True
     return False

@@ -10,17 +10,7 @@ from terareg.execution import inputs, sizing
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches, shifted_channels
 
-#: a file of the user at every place of the configuration that takes one, beside the raw data
-OWN = {
-    "stitching": {"xml": {"xml_displcomp": "own.xml"}, "tile_configuration": "own.txt"},
-    "intensity": {"flatfield": {"method": "image", "image": "flat.tif"}},
-    "fiducials": {"mouse": {"sample": "fs.csv", "atlas": "fa.csv"}},
-    "points": {"cells": {"path": "cells.csv", "atlas": "mouse"}},
-    "sample_labels": {"mouse": {"path": "own.nrrd"}},
-    "registration": {"landmarks": {"mouse": {"sample": "ls.csv", "atlas": "la.csv"}}},
-}
-FILES = {"own.xml", "own.txt", "flat.tif", "fs.csv", "fa.csv", "cells.csv", "own.nrrd", "ls.csv",
-         "la.csv"}  # fmt: skip
+LANDMARKS = {"registration": {"landmarks": {"mouse": {"sample": "ls.csv", "atlas": "la.csv"}}}}
 
 
 @pytest.fixture
@@ -30,27 +20,7 @@ def plain(workspace):
 
 @pytest.fixture
 def own(workspace):
-    return run_of(workspace, workspace.sample(**OWN))
-
-
-# ---------------------------------------------------------------- the user's files
-def test_every_file_of_the_user_is_named_and_checked(own, plain):
-    assert set(inputs.own_files(own, "brain")) == FILES
-    told = str(inputs.checked_settings(own, "brain"))
-    assert [name for name in FILES if name not in told] == []
-    assert inputs.own_files(plain, "brain") == inputs.own_files(plain, "scan") == []
-
-
-def test_rules_find_each_file_of_the_user_where_it_is_wanted(own, plain):
-    assert inputs.own_xml(own, "brain", "xml_displcomp") == ["own.xml"]
-    assert inputs.own_xml(own, "brain", "xml_merging") == []
-    assert inputs.own_tile_configuration(own, "brain") == ["own.txt"]
-    assert inputs.own_profile(own, "brain") == ["flat.tif"]
-    assert inputs.own_profile(plain, "brain") == []
-    assert inputs.user_points(own, "brain", "mouse", "fiducials", "atlas") == "fa.csv"
-    assert inputs.marked_points(own, "brain") == ["fs.csv"]
-    assert inputs.user_labels_file(own, "brain", "mouse") == "own.nrrd"
-    assert inputs.point_file(own, "brain", "cells") == "cells.csv"
+    return run_of(workspace, workspace.sample(**LANDMARKS))
 
 
 def test_a_volume_is_described_by_another_file_than_tiles(plain):

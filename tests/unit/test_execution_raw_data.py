@@ -77,6 +77,21 @@ def test_files_that_snakemake_can_see_are_named_and_others_are_not(workspace, co
     assert raw_data.metadata_files(run_of(workspace, config), "brain") == []
 
 
+def test_metadata_that_snakemake_cannot_follow_have_a_state(workspace, config):
+    raw = workspace.folder / "raw {x}"
+    (workspace.folder / "raw-brain").rename(raw)
+    config["input"]["path"] = str(raw)
+    run = run_of(workspace, config)
+    assert raw_data.metadata_files(run, "brain") == []
+    before = raw_data.metadata_state(run, "brain")
+    assert [path for path, _, _ in before] == [
+        f"{raw}/Experiment.ini", f"{raw}/Scanned Cells.txt",
+    ]  # fmt: skip
+    with open(raw / "Experiment.ini", "a") as stream:
+        stream.write("\n")
+    assert raw_data.metadata_state(run, "brain") != before
+
+
 def test_what_is_wrong_names_its_sample(workspace, config):
     (workspace.folder / "raw-brain/Experiment.ini").unlink()
     with pytest.raises(TeraregError, match=r"^sample brain: there is no Experiment\.ini in "):

@@ -15,7 +15,8 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 import zarr
-from hypothesis import HealthCheck, given, settings
+from examples import examples
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from terareg.core.errors import ConfigError, TeraregError, VolumeError
@@ -37,11 +38,7 @@ from terareg.volumes.writer import init_volume, write_blocks
 SHAPE = (7, 9, 8)
 SPACING = (25.0, 20.0, 30.0)
 KNOWN = ImageSettings(SPACING, "RIP")
-QUICK = settings(
-    max_examples=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+QUICK = examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,3 +173,23 @@ def test_a_module_that_lacks_its_library_says_what_to_do(deployed, tmp_path):
     assert done.returncode != 0
     assert "clone the repository and give the module the path of workflow/Snakefile" in said
     assert "No module named" not in said
+
+
+def test_an_environment_in_a_folder_with_a_blank_is_one_sentence(workspace, tmp_path):
+    (tmp_path / "My Drive").mkdir()
+    (tmp_path / "My Drive/env").symlink_to(Path(sys.executable).parents[1])
+    python = tmp_path / "My Drive/env/bin/python"
+    done = subprocess.run(
+        [python, "-m", "snakemake", *workspace.command("-n")[1:]],
+        cwd=workspace.folder, text=True, capture_output=True, env=workspace.environment(),
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "the environment lies in a folder with a blank" in done.stdout + done.stderr
+
+
+def test_a_clone_in_a_folder_with_braces_is_one_sentence(tmp_path):
+    workspace = Workspace(tmp_path / "{x}")
+    workspace.write(workspace.sample())
+    done = workspace.snakemake("-n")
+    assert done.returncode == 1
+    assert "the workflow lies in a folder with a word in braces" in done.stdout + done.stderr

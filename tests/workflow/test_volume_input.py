@@ -11,6 +11,7 @@ import pytest
 import SimpleITK as sitk
 import tifffile
 from running import job_counts
+from workspaces import ROOT, Workspace
 
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
@@ -129,10 +130,46 @@ def test_paths_with_braces_blanks_and_other_letters(workspace):
     config["points"] = {"cells": {"path": points.name, "space": "sample", "atlas": "mouse"}}
     jobs = dry_run(workspace, config)
     assert jobs["import_volume"] == jobs["prepare_atlas"] == jobs["transform_points"] == 1
-    config["points"]["cells"]["path"] = "{x}.csv"
-    workspace.write(config)
-    done = workspace.snakemake("-n")
-    assert "points.cells.path: '{x}.csv' holds a word in braces" in done.stdout + done.stderr
+
+
+def test_every_file_of_the_user_may_have_braces_in_its_path(tmp_path):
+    """In its name, in folders above it, in the folder of the run and in that of the sample."""
+    workspace = Workspace(tmp_path / "süß {x} [0 x 1]")
+    config = described(workspace)
+    own = workspace.folder / "{scan} ü"
+    own.mkdir()
+    (workspace.folder / "t1.nii.gz").rename(own / "t1 {kind}.nii.gz")
+    config["input"]["channels"] = {"t1": f"{own.name}/t1 {{kind}}.nii.gz"}
+    write_nifti(own / "{labels}.nii.gz", np.ones((30, 40, 50), np.uint16))
+    header = "name,z_um,y_um,x_um\n"
+    for name in ("cells {sample}", "marks", "atlas marks"):
+        (own / f"{name}.csv").write_text(f"{header}a,10,20,30\n")
+    config["points"] = {
+        "cells": {"path": f"{own.name}/cells {{sample}}.csv", "space": "sample", "atlas": "mouse"}
+    }
+    marks = {"sample": f"{own.name}/marks.csv", "atlas": f"{own.name}/atlas marks.csv"}
+    config["fiducials"] = {"mouse": marks}
+    config["sample_labels"] = {"mouse": {"path": f"{own.name}/{{labels}}.nii.gz"}}
+    workspace.write(config, "{x}.yaml")
+    (workspace.folder / "workflow").unlink()
+    elsewhere = ("--snakefile", str(ROOT / "workflow/Snakefile"))
+
+    def snakemake(*arguments):
+        return workspace.snakemake(*elsewhere, *arguments, configfile="{x}.yaml")
+
+    jobs = job_counts(snakemake("-n", "--quiet", "rules"))
+    assert jobs["copy_own_file"] == 3 and jobs["transform_points"] == jobs["score_labels"] == 1
+    checked = ("--cores", "2", "results/scan/inputs.json")
+    assert snakemake(*checked).returncode == 0
+    copies = {path.name: path for path in (workspace.folder / "results/scan/own").iterdir()}
+    assert sorted(name[9:] for name in copies) == [
+        "atlas-marks.csv", "cells-sample-.csv", "marks.csv",
+    ]  # fmt: skip
+    # an edited file is copied and checked again, and what is wrong with it is said
+    (own / "cells {sample}.csv").write_text(f"{header}a,10,20,thirty\n")
+    done = snakemake(*checked)
+    assert done.returncode == 1
+    assert "points {scan} ü/cells {sample}.csv, line 2: '10', '20', 'thirty' are not" in done.stderr
 
 
 def absent(workspace):

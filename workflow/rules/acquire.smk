@@ -25,8 +25,33 @@ rule index_acquisition:
         record=record_of("index_acquisition"),
         settings=setting("input"),
         raw_layout=of_sample(raw_data.raw_layout),
+        metadata_state=of_sample(raw_data.metadata_state),
     script:
         "../scripts/index_acquisition.py"
+
+
+rule copy_own_file:
+    """Copy a file of the user whose path has a word in braces, which Snakemake cannot follow."""
+    output:
+        file=result("own/{own}"),
+    log:
+        log_of("copy_own_file/{own}"),
+    benchmark:
+        benchmark_of("copy_own_file/{own}")
+    priority: 100
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("copy_own_file")
+    resources:
+        mem_mb=memory("copy_own_file"),
+        runtime=runtime("copy_own_file"),
+    params:
+        code=code("copy_own_file"),
+        record=record_of("copy_own_file/{own}"),
+        path=of_own(own_files.copied_file),
+        state=of_own(own_files.copied_state),
+    script:
+        "../scripts/copy_own_file.py"
 
 
 rule check_inputs:
@@ -38,7 +63,8 @@ rule check_inputs:
     """
     input:
         index=of_sample(inputs.index_file),
-        own=of_sample(inputs.own_files),
+        tables=of_sample(own_files.followed_tables),
+        labels=of_sample(own_files.followed_labels),
     output:
         checked=result("inputs.json"),
     log:
@@ -57,7 +83,9 @@ rule check_inputs:
         record=record_of("check_inputs"),
         kind=setting("input.kind"),
         config=of_sample(inputs.checked_settings),
-        own=of_sample(inputs.own_files),
+        tables=of_sample(own_files.own_tables),
+        labels=of_sample(own_files.followed_labels),
+        labels_state=of_sample(own_files.labels_state),
         needed_gb=batches(run_plan.store_gb),
     script:
         "../scripts/check_inputs.py"

@@ -7,7 +7,7 @@ rule init_derived:
     """Plan what a tool makes, and write the metadata of its volume."""
     input:
         source=of_derived(inputs.derived_source),
-        own=of_derived(inputs.derived_own_files),
+        own=of_derived(own_files.derived_own_files),
     output:
         plan=result("derived/{derived}/plan.json"),
     log:
@@ -36,7 +36,7 @@ rule measure_derived:
     """Look at one batch of blocks of the source, for a tool that has to know all of it first."""
     input:
         unpack(of_derived(inputs.complete_source)),
-        own=of_derived(inputs.derived_own_files),
+        own=of_derived(own_files.derived_own_files),
         plan=result("derived/{derived}/plan.json"),
     output:
         part=result("derived/{derived}/measured/{batch}.npz"),
@@ -67,7 +67,7 @@ rule gather_derived:
     input:
         plan=result("derived/{derived}/plan.json"),
         parts=of_derived(inputs.measured_parts),
-        own=of_derived(inputs.derived_own_files),
+        own=of_derived(own_files.derived_own_files),
     output:
         measured=result("derived/{derived}/measured.npz"),
     log:
@@ -95,7 +95,7 @@ rule derive_blocks:
     input:
         unpack(of_derived(inputs.complete_source)),
         unpack(of_derived(inputs.measured_source)),
-        own=of_derived(inputs.derived_own_files),
+        own=of_derived(own_files.derived_own_files),
         plan=result("derived/{derived}/plan.json"),
     output:
         batch=result("derived/{derived}/batches/{batch}.json"),

@@ -1,5 +1,6 @@
 # The only place that uses Snakemake's internals; tests/workflow/test_engine.py shows what breaks
 # when an upgrade changes them.
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -8,12 +9,18 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import Quietness
 
 
-def check_environment():
-    """Raise if the path of Python has a blank, which breaks Snakemake's command lines for jobs."""
+def check_places():
+    """Raise if Snakemake cannot start jobs from where Python or the workflow lie."""
     if " " in sys.executable:
         raise WorkflowError(
             f"the environment lies in a folder with a blank ({sys.executable}), from which no job "
             "can start; make it where no folder has one"
+        )
+    if re.search(r"\{\s*\w", str(scripts_folder())):
+        raise WorkflowError(
+            f"the workflow lies in a folder with a word in braces ({scripts_folder()}), which "
+            "Snakemake takes for a wildcard; clone it where no folder has one (data, samples and "
+            "the folder of a run may have them)"
         )
 
 
@@ -64,5 +71,5 @@ def jobs_to_run(sample_of):
     return found
 
 
-check_environment()
+check_places()
 sys.path.insert(0, str(scripts_folder()))

@@ -34,7 +34,7 @@ rule estimate_flatfield:
         sums=batch_files(
             "intensity/{channel}/nominal/sums/{batch}.npz", intensity_cost.sum_batches
         ),
-        image=of_sample(inputs.own_profile),
+        image=of_sample(own_files.own_profile),
     output:
         profile=result("intensity/{channel}/nominal/flatfield.tif"),
         info=result("intensity/{channel}/nominal/flatfield.json"),
@@ -80,7 +80,7 @@ use rule estimate_flatfield as refine_flatfield with:
         sums=batch_files(
             "intensity/{channel}/sums/{batch}.npz", intensity_cost.sum_batches
         ),
-        image=of_sample(inputs.own_profile),
+        image=of_sample(own_files.own_profile),
     output:
         profile=result("intensity/{channel}/flatfield.tif"),
         info=result("intensity/{channel}/flatfield.json"),
@@ -195,7 +195,7 @@ rule correct_tiles:
 rule drop_corrected_tiles:
     """Delete the corrected tiles of a channel once its volume is complete (temporary only)."""
     input:
-        complete=result("fused/{channel}/complete.json"),
+        complete=of_channel(inputs.channel_of_side),
         placement=result("stitching/placement.json"),
         seams=result("views/seams.png"),
     output:

@@ -61,14 +61,72 @@ rule measure_regions:
         "../scripts/measure_regions.py"
 
 
+rule sum_signal:
+    """Add up signal and its intensities in every region and hemisphere, in a batch of blocks."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
+        unpack(of_derived(inputs.signal_source)),
+        labels=result("labels/{atlas}/plan.json"),
+        complete=result("labels/{atlas}/complete.json"),
+    output:
+        sums=result("derived/{derived}/regions/{atlas}/sums/{batch}.json"),
+    log:
+        log_of("sum_signal/{derived}_{atlas}_{batch}"),
+    benchmark:
+        benchmark_of("sum_signal/{derived}_{atlas}_{batch}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("sum_signal")
+    resources:
+        mem_mb=memory("sum_signal"),
+        runtime=runtime("sum_signal"),
+    params:
+        code=code("sum_signal"),
+        record=record_of("sum_signal/{derived}_{atlas}_{batch}"),
+        store=setting("store"),
+        entry=of_derived(inputs.derived_entry),
+        batches=batches(regions_cost.label_batches),
+    script:
+        "../scripts/sum_signal.py"
+
+
+rule measure_signal:
+    """Make the table of signal per region: share of the volume, intensity, roll-up."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        regions=result("regions/{atlas}.tsv"),
+        sums=batch_files(
+            "derived/{derived}/regions/{atlas}/sums/{batch}.json",
+            regions_cost.label_batches,
+        ),
+    output:
+        table=result("derived/{derived}/regions/{atlas}.tsv"),
+    log:
+        log_of("measure_signal/{derived}_{atlas}"),
+    benchmark:
+        benchmark_of("measure_signal/{derived}_{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("measure_signal")
+    resources:
+        mem_mb=memory("measure_signal"),
+        runtime=runtime("measure_signal"),
+    params:
+        code=code("measure_signal"),
+        record=record_of("measure_signal/{derived}_{atlas}"),
+    script:
+        "../scripts/measure_signal.py"
+
+
 rule score_registration:
     """Compare fiducials of the sample with those of the atlas, by name."""
     input:
         unpack(of_registration(inputs.transform_files)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
         frame=atlas_file("atlas.json"),
-        sample_points=of_registration(inputs.user_points, "fiducials", "sample"),
-        atlas_points=of_registration(inputs.user_points, "fiducials", "atlas"),
+        sample_points=of_registration(own_files.user_points, "fiducials", "sample"),
+        atlas_points=of_registration(own_files.user_points, "fiducials", "atlas"),
     output:
         table=result("accuracy/{atlas}.tsv"),
         summary=result("accuracy/{atlas}.json"),
@@ -95,7 +153,7 @@ rule score_labels:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
-        labels=of_registration(inputs.user_labels_file),
+        labels=of_registration(own_files.user_labels_file),
     output:
         table=result("overlap/{atlas}.tsv"),
         summary=result("overlap/{atlas}.json"),
@@ -112,6 +170,7 @@ rule score_labels:
     params:
         code=code("score_labels"),
         record=record_of("score_labels/{atlas}"),
-        settings=of_registration(inputs.user_labels),
+        settings=of_registration(own_files.user_labels),
+        state=of_registration(own_files.user_labels_state),
     script:
         "../scripts/score_labels.py"

@@ -7,10 +7,10 @@ rule pair_landmarks:
         plan=of_sample(inputs.registration_volume, "plan.json"),
         frame=atlas_file("atlas.json"),
         sample_points=of_registration(
-            inputs.user_points, "registration.landmarks", "sample"
+            own_files.user_points, "registration.landmarks", "sample"
         ),
         atlas_points=of_registration(
-            inputs.user_points, "registration.landmarks", "atlas"
+            own_files.user_points, "registration.landmarks", "atlas"
         ),
     output:
         landmarks=result("registration/{atlas}/landmarks.json"),

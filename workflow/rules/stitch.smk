@@ -5,8 +5,8 @@ rule import_tiles:
     """Write the nominal grid as TeraStitcher's xml_import.xml, or use the user's file."""
     input:
         acquisition=result("acquisition.json"),
-        own=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        own=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         xml=result("stitching/xml_import.xml"),
     log:
@@ -22,7 +22,7 @@ rule import_tiles:
     params:
         code=code("import_tiles"),
         record=record_of("import_tiles"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
     script:
         "../scripts/import_tiles.py"
 
@@ -32,8 +32,8 @@ rule estimate_steps:
     input:
         unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         steps=result("stitching/steps.json"),
     log:
@@ -49,7 +49,7 @@ rule estimate_steps:
     params:
         code=code("estimate_steps"),
         record=record_of("estimate_steps"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         settings=setting("stitching.displacement"),
         store=setting("store"),
         raw_state=of_sample(raw_data.alignment_raw_state),
@@ -63,8 +63,8 @@ rule measure_displacements:
         unpack(of_sample(inputs.unplaced_tiles)),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         pairs=result("stitching/pairs/{batch}.json"),
     log:
@@ -80,7 +80,7 @@ rule measure_displacements:
     params:
         code=code("measure_displacements"),
         record=record_of("measure_displacements/{batch}"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         settings=setting("stitching.displacement"),
         store=setting("store"),
         batches=batches(stitching_cost.pair_batches),
@@ -95,7 +95,7 @@ rule gather_displacements:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_import.xml"),
         pairs=of_sample(inputs.measured_pairs),
-        own=of_sample(inputs.own_xml, "xml_displcomp"),
+        own=of_sample(own_files.own_xml, "xml_displcomp"),
     output:
         xml=result("stitching/xml_displcomp.xml"),
     log:
@@ -120,7 +120,7 @@ rule project_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displcomp.xml"),
-        own=of_sample(inputs.own_xml, "xml_displproj"),
+        own=of_sample(own_files.own_xml, "xml_displproj"),
     output:
         xml=result("stitching/xml_displproj.xml"),
     log:
@@ -145,7 +145,7 @@ rule threshold_displacements:
     input:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displproj.xml"),
-        own=of_sample(inputs.own_xml, "xml_displthres"),
+        own=of_sample(own_files.own_xml, "xml_displthres"),
     output:
         xml=result("stitching/xml_displthres.xml"),
     log:
@@ -172,9 +172,9 @@ rule place_tiles:
         acquisition=result("acquisition.json"),
         xml=result("stitching/xml_displthres.xml"),
         pairs=of_sample(inputs.measured_pairs),
-        own=of_sample(inputs.own_xml, "xml_merging"),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        own=of_sample(own_files.own_xml, "xml_merging"),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         xml=result("stitching/xml_merging.xml"),
         placement=result("stitching/placement.json"),
@@ -217,7 +217,7 @@ rule measure_channel_shift:
     params:
         code=code("measure_channel_shift"),
         record=record_of("measure_channel_shift/{channel}"),
-        against=of_sample(Run.alignment_channel),
+        against=of_channel(Run.shifted_against),
         given=of_channel(inputs.given_shift),
         search_um=setting("stitching.channel_search_um"),
         store=setting("store"),
@@ -226,14 +226,44 @@ rule measure_channel_shift:
         "../scripts/measure_channel_shift.py"
 
 
+rule match_sides:
+    """Compare the two sides of a channel: brightness where they meet, and where each is better."""
+    input:
+        unpack(of_channel(inputs.compared_sides)),
+        acquisition=result("acquisition.json"),
+    output:
+        match=result("stitching/sides/{channel}.json"),
+    log:
+        log_of("match_sides/{channel}"),
+    benchmark:
+        benchmark_of("match_sides/{channel}")
+    wildcard_constraints:
+        channel=one_of(RUN.two_sided_channels),
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("match_sides")
+    resources:
+        mem_mb=memory("match_sides"),
+        runtime=runtime("match_sides"),
+    params:
+        code=code("match_sides"),
+        record=record_of("match_sides/{channel}"),
+        sides=of_channel(inputs.side_ends),
+        settings=setting("fusion.sides"),
+        store=setting("store"),
+        raw_state=of_channel(raw_data.channel_raw_state),
+    script:
+        "../scripts/match_sides.py"
+
+
 rule export_render:
     """Write tilespecs, point matches and the stack for Render, and Fiji's tile configurations."""
     input:
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         pairs=of_sample(inputs.measured_pairs),
-        nominal=of_sample(inputs.own_xml, "xml_import"),
-        configuration=of_sample(inputs.own_tile_configuration),
+        nominal=of_sample(own_files.own_xml, "xml_import"),
+        configuration=of_sample(own_files.own_tile_configuration),
     output:
         tilespecs=result("stitching/render/tilespecs.json.gz"),
         matches=result("stitching/render/point_matches.json.gz"),
@@ -253,6 +283,6 @@ rule export_render:
     params:
         code=code("export_render"),
         record=record_of("export_render"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
     script:
         "../scripts/export_render.py"

@@ -169,7 +169,7 @@ rule transform_points:
         unpack(of_points(inputs.atlas_of_points)),
         unpack(of_points(inputs.transform_of_points)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
-        points=of_points(inputs.point_file),
+        points=of_points(own_files.point_file),
     output:
         table=result("points/{points}.csv"),
         annotations=result("points/{points}.json"),
@@ -186,7 +186,7 @@ rule transform_points:
     params:
         code=code("transform_points"),
         record=record_of("transform_points/{points}"),
-        settings=of_points(inputs.point_settings),
+        settings=of_points(own_files.point_settings),
     script:
         "../scripts/transform_points.py"
 

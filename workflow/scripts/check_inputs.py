@@ -1,8 +1,11 @@
 """Check the files that the user gives besides the raw data, and the store."""
 
+from contextlib import contextmanager
+
 import numpy as np
 
 from terareg.acquisition.model import load_acquisition
+from terareg.core.errors import TeraregError
 from terareg.execution.job import run_job
 from terareg.intensity.flatfield import read_profile
 from terareg.regions.fiducials import check_pairs
@@ -34,13 +37,33 @@ def frame_of_tiles(path, config, local):
     return frame.cropped(np.floor(low).astype(int), np.ceil(high).astype(int))
 
 
+@contextmanager
+def named_as_configured(local):
+    """Name files in errors as the configuration does."""
+    try:
+        yield
+    except TeraregError as error:
+        text = str(error)
+        for path, place in local.items():
+            text = text.replace(str(place), path)
+        raise type(error)(text) from error
+
+
 def main() -> None:
     config = snakemake.params.config
     store = Store(config["store"])
     there = 0 if store.is_s3 else sum(e.size for e in store.list(snakemake.wildcards.sample))
     store.check_writable(max(0, round(snakemake.params.needed_gb * 1e9) - there))
-    # on remote storage a file is not where the configuration says
-    local = dict(zip(snakemake.params.own, snakemake.input.get("own", [])))
+    # copies, and files on remote storage, are not where the configuration says
+    local = dict(zip(snakemake.params.tables, snakemake.input.tables))
+    local |= dict(zip(snakemake.params.labels, snakemake.input.labels))
+    with named_as_configured(local):
+        check(config, local)
+    write_json(snakemake.output.checked, {"checked": sorted(local)})
+
+
+def check(config, local):
+    """Check all files that lie where ``local`` says."""
     frame = None
     if snakemake.params.kind == "volume":
         frame = frame_of_input(read_json(snakemake.input.index))
@@ -51,10 +74,10 @@ def main() -> None:
             check_pairs(local[pair["sample"]], local[pair["atlas"]], frame, what)
     for labels in config["sample_labels"].values():
         if snakemake.params.kind == "volume":  # for tiles, the frame is not known yet
-            read_sample_labels(local[labels["path"]], frame, labels["spacing_um"])
+            path = local.get(labels["path"], labels["path"])
+            read_sample_labels(path, frame, labels["spacing_um"])
     for points in config["points"].values():
         point_names(local[points["path"]], form=PointForm.from_config(points))
-    write_json(snakemake.output.checked, {"checked": sorted(local)})
 
 
 run_job(snakemake, main)

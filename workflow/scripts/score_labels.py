@@ -15,7 +15,8 @@ def main() -> None:
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     transform = Transform.load(Path(snakemake.input.transform).parent)
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
-    labels, frame = read_sample_labels(snakemake.input.labels, plan.frame, settings["spacing_um"])
+    path = snakemake.input.labels[0] if snakemake.input.labels else settings["path"]
+    labels, frame = read_sample_labels(path, plan.frame, settings["spacing_um"])
     rows = score_labels(labels, frame, transform, atlas, settings["groups"])
     write_table(snakemake.output.table, rows, ".4f")
     dice = {row["name"]: row["dice"] for row in rows if row["kind"] == "summary"}

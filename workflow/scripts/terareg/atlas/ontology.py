@@ -29,6 +29,8 @@ from terareg.storage.foreign import (
 Value = TypeVar("Value")
 
 _MAX_ID = 2**32 - 1
+_MOST_BYTES = 16 * 2**20
+_MOST_REGIONS = 100_000
 _MOST_DEPTH = 100  # the Allen Institute's ontology has 11
 _COLUMNS = ("id", "acronym", "name", "parent", "colour", "depth", "path")
 # names that the Allen Institute, BrainGlobe, ITK-SNAP tables and people use, in order of trust
@@ -90,8 +92,8 @@ class Ontology:
                 )
             if item.id in given:
                 raise AtlasError(
-                    f"ontology: id {item.id} is there twice ({given[item.id].name!r} and "
-                    f"{item.name!r}); keep one of them"
+                    f"ontology: id {item.id} is there twice ({short(given[item.id].name)} and "
+                    f"{short(item.name)}); keep one of them"
                 )
             colour = item.colour or _default_colour(item.id)
             given[item.id] = Structure(item.id, item.acronym, item.name, item.parent, colour)
@@ -251,9 +253,14 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
     """
     path = Path(path)
     with boundary(f"ontology {path}", AtlasError, "correct atlases.NAME.ontology"):
-        data = read_bytes(path)
+        data = read_bytes(path, _MOST_BYTES)
         first = decode_text(data).lstrip()[:1]
         rows = _json_rows(data, path) if first in ("{", "[") else _table_rows(data)
+        if len(rows) > _MOST_REGIONS:
+            raise AtlasError(
+                f"ontology {path} has {len(rows)} regions, more than {_MOST_REGIONS}; correct "
+                "atlases.NAME.ontology"
+            )
         return Ontology(_structures(_by_voxel_value(rows), path))
 
 

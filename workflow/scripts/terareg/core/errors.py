@@ -7,11 +7,23 @@ input.missing_planes: interpolate". :mod:`terareg.execution.job` prints it witho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
+
+# most characters of a message, and what is kept of a longer one: the object and its value stand
+# at the beginning, the remedy at the end
+_MOST, _HEAD, _TAIL = 1200, 700, 400
 
 
 class TeraregError(Exception):
-    """Base of all errors that the input, the configuration or the machine can cause."""
+    """Base of all errors that the input, the configuration or the machine can cause.
+
+    Whatever a message repeats (names and values of foreign files, what a library said), it is one
+    line of bounded length that a terminal only prints, see :func:`one_line`.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class ConfigError(TeraregError):
@@ -50,10 +62,30 @@ class PointsError(TeraregError):
     """Point files that cannot be read, or points outside their volume."""
 
 
-def few(names: Sequence[str]) -> str:
+class CohortError(TeraregError):
+    """A table of samples, or results of samples, that cannot be compared."""
+
+
+def one_line(text: str) -> str:
+    """A message on one line, without control characters, its middle left out if it is very long.
+
+    Characters that are not printable (escape sequences of terminals, marks that turn the direction
+    of writing, bytes of a file name in another encoding) are written as Python's escapes.
+    """
+    line = re.sub(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+\s*", " ", text).strip()
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in line)
+    if len(line) <= _MOST:
+        return line
+    left_out = len(line) - _HEAD - _TAIL
+    return f"{line[:_HEAD]} ... ({left_out} characters left out) ... {line[-_TAIL:]}"
+
+
+def few(names: Iterable[object]) -> str:
     """Names for a message: the first five, and how many more there are."""
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - 5} more" if len(texts) > 5 else ""
+    return ", ".join(texts[:5]) + more
 
 
 def last_line(error: Exception) -> str:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from terareg.core.errors import ConfigError
-from terareg.storage.foreign import boundary, decode_text, load_json, read_bytes, short
+from terareg.core.errors import ConfigError, few
+from terareg.storage.foreign import (
+    TEXT_BYTES,
+    boundary,
+    decode_text,
+    load_json,
+    open_table,
+    read_bytes,
+    short,
+)
 
 _LARGEST = 2**64 - 1
 _MOST_BYTES = 1 << 28
@@ -31,7 +37,8 @@ def read_id_table(path: str) -> dict[int, int]:
     """
     with boundary(path, ConfigError, "give JSON, or a table with the columns from and to"):
         data = read_bytes(path, _MOST_BYTES)
-        pairs = _json_pairs(data) if path.lower().endswith(".json") else _rows(decode_text(data))
+        pairs: Iterable[tuple[Any, Any]]
+        pairs = _json_pairs(data) if path.lower().endswith(".json") else _rows(data)
         table: dict[int, int] = {}
         for number, (old, new) in enumerate(pairs, 1):
             source, target = _id(old, number), _id(new, number)
@@ -47,7 +54,7 @@ def read_order(order: str | Sequence[int]) -> list[int]:
     if not isinstance(order, str):
         return [int(n) for n in order]
     with boundary(order, ConfigError, "give one number of a plane a line"):
-        text = decode_text(read_bytes(order, _MOST_BYTES))
+        text = decode_text(read_bytes(order, TEXT_BYTES))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = [_id(line, number) for number, line in enumerate(lines, 1)]
         if not found:
@@ -72,14 +79,16 @@ def _json_pairs(data: bytes) -> list[tuple[Any, Any]]:
     return [(old, new) for old, new in pairs]
 
 
-def _rows(text: str) -> list[tuple[Any, Any]]:
-    head = text.splitlines()[0] if text.strip() else ""
-    rows = csv.DictReader(io.StringIO(text), delimiter="\t" if "\t" in head else ",")
-    names = [str(name).strip().lower() for name in rows.fieldnames or ()]
+def _rows(data: bytes) -> Iterator[tuple[Any, Any]]:
+    table = open_table(data)
+    names = [name.lower() for name in table.columns]
     if not set(_HEADS) <= set(names):
-        raise ValueError(f"its columns are {', '.join(names) or 'none'}, not from and to")
-    rows.fieldnames = names
-    return [(row["from"], row["to"]) for row in rows]
+        raise ValueError(f"its columns are {few(map(short, names)) or 'none'}, not from and to")
+    places = [names.index(head) for head in _HEADS]
+    for line, row in table.rows:
+        if len(row) != len(names):
+            raise ValueError(f"line {line} has {len(row)} values for {len(names)} columns")
+        yield row[places[0]], row[places[1]]
 
 
 def _id(value: Any, number: int) -> int:

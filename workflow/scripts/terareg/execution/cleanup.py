@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from terareg.execution import derived_volumes, raw_data
-from terareg.execution.inputs import ATLAS_SOURCES, own_files
+from terareg.execution.inputs import ATLAS_SOURCES
+from terareg.execution.own_files import own_files
 from terareg.execution.run import Run
 from terareg.storage import removal
 from terareg.storage.store import Store

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import scipy.linalg  # noqa: F401  SciPy's BLAS must be loaded before its threads are limited
 import threadpoolctl
 
-from terareg.core.errors import TeraregError
+from terareg.core.errors import TeraregError, one_line
 from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.execution.checksums import compare_checksums, write_checksums
 from terareg.storage import traffic
@@ -104,7 +104,7 @@ def run_job(job: Job, work: Callable[[], None]) -> None:
             sys.exit(1)
         except Exception as error:
             logger.exception("%s failed", name)
-            what = _disk_sentence(error) or f"{type(error).__name__}: {error}"
+            what = _disk_sentence(error) or one_line(f"{type(error).__name__}: {error}")
             console.write(f"{name}: {what} (traceback in {log})\n")
             sys.exit(1)
         kept.unlink(missing_ok=True)

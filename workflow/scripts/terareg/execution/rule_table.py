@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from terareg.acquisition import cost as acquisition
 from terareg.atlas import cost as atlas
+from terareg.cohort import cost as cohort
 from terareg.core.cost import RuleCost
 from terareg.core.extents import Sample
 from terareg.derived import cost as derived
@@ -18,10 +19,12 @@ from terareg.volumes import cost as volumes
 
 _STAGES = (
     acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, derived,
-    exports, views,
+    exports, views, cohort,
 )  # fmt: skip
 #: rules of a sample that has only volumes derived from others
-_WITHOUT_IMAGES = ("check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume")
+_WITHOUT_IMAGES = (
+    "copy_own_file", "check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume",
+)  # fmt: skip
 
 #: cost of every rule by its name, in the order of the work
 RULES: dict[str, RuleCost] = {name: rule for stage in _STAGES for name, rule in stage.RULES.items()}

@@ -13,6 +13,7 @@ from terareg.core.errors import TeraregError
 from terareg.core.extents import Extent, Sample, Size
 from terareg.derived.cost import derived_batches
 from terareg.execution import derived_volumes, raw_data
+from terareg.execution.own_files import copied_files
 from terareg.execution.run import Run
 from terareg.intensity.cost import corrected_batches
 from terareg.regions.cost import label_batches
@@ -34,7 +35,7 @@ def sized(run: Run, sample: str) -> Sample:
     """A sample as plans see it."""
     if not run.has_images(sample):
         alone = Sample(_NO_IMAGES, run.samples[sample], Extent((1, 1, 1), (1.0, 1.0, 1.0)))
-        return replace(alone, derived=derived_volumes.sizes(run, alone, sample))
+        return _with_entries(run, alone, sample)
     size = _imported_size(run, sample) if run.is_imported(sample) else _tiled_size(run, sample)
     described = run.samples[sample]["atlases"]
     found = Sample(
@@ -44,7 +45,12 @@ def sized(run: Run, sample: str) -> Sample:
         overlap=0.0 if run.is_imported(sample) else max(raw_data.survey(run, sample).overlap),
         atlases={a: _atlas_extent(run, described[a]) for a in run.registered_atlases(sample)},
     )
-    return replace(found, derived=derived_volumes.sizes(run, found, sample))
+    return _with_entries(run, found, sample)
+
+
+def _with_entries(run: Run, known: Sample, sample: str) -> Sample:
+    entries = derived_volumes.sizes(run, known, sample)
+    return replace(known, derived=entries, copies=len(copied_files(run, sample)))
 
 
 def check_extents(run: Run) -> None:
@@ -102,7 +108,8 @@ def _tiled_size(run: Run, sample: str) -> Size:
     return Size(
         tiles=len(found.tiles),
         pairs=found.pairs(),
-        channels=len(run.samples[sample]["input"]["channels"]),
+        channels=len(run.channels_of(sample)),
+        raw_channels=len(run.all_sides(sample)),
         tile_shape=(found.planes, *found.tile_pixels),
         volume_shape=(
             found.planes,

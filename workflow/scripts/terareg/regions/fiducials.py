@@ -18,6 +18,7 @@ from terareg.core.errors import PointsError
 from terareg.core.frames import Frame
 from terareg.regions.points import Points, check_inside, point_names, read_points
 from terareg.registration.landmarks import Landmarks
+from terareg.storage.foreign import short
 
 if TYPE_CHECKING:
     from terareg.registration.transform import Transform
@@ -176,13 +177,13 @@ def _check_partners(atlas: Sequence[str], sample: Sequence[str], what: str, unpa
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise PointsError(
-                f"{what}s of the {where}: {twice[0]!r} is there twice; give every {what} its "
+                f"{what}s of the {where}: {short(twice[0])} is there twice; give every {what} its "
                 "own name"
             )
     if not set(atlas) & set(sample):
         raise PointsError(
-            f"{what}s: none of the {len(atlas)} names of the atlas (first: {atlas[0]!r}) is in "
-            f"the sample's list (first: {sample[0]!r}); write the same names on both sides"
+            f"{what}s: none of the {len(atlas)} names of the atlas (first: {short(atlas[0])}) is "
+            f"in the sample's list (first: {short(sample[0])}); write the same names on both sides"
         )
     lonely = [f"{name!r} (atlas only)" for name in atlas if name not in set(sample)]
     lonely += [f"{name!r} (sample only)" for name in sample if name not in set(atlas)]

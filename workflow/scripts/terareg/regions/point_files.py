@@ -22,18 +22,27 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import defusedxml.ElementTree
 import numpy as np
 
-from terareg.core.errors import PointsError
+from terareg.core.errors import PointsError, few
 from terareg.core.frames import Frame
-from terareg.storage.foreign import boundary, decode_text, parse_table, read_bytes, short
+from terareg.storage.foreign import (
+    OpenTable,
+    boundary,
+    check_xml,
+    decode_text,
+    open_table,
+    read_bytes,
+    short,
+)
 
 AXES = ("z", "y", "x")
-MOST_BYTES = 512 * 2**20
+MOST_BYTES = 256 * 2**20
 FAR_UM = 1e12
 #: micrometres per unit; the size of a voxel comes from the frame
 UNITS_UM = {"um": 1.0, "mm": 1000.0, "nm": 0.001, "vox": None}
@@ -133,37 +142,52 @@ def read_listed(path: str | os.PathLike, form: PointForm | None = None) -> Liste
             return _read_markers(path, form)
     with boundary(f"points {path}", PointsError, "give a CSV file"):
         data, skipped = _without_preamble(read_bytes(path, MOST_BYTES))
-        table = parse_table(data)
-    header = [c.lower() for c in table.columns]
+        return _read_table(open_table(data), path, form, skipped)
+
+
+def _read_table(table: OpenTable, path: Path, form: PointForm, skipped: int) -> Listed:
+    """Points of a table that begins after ``skipped`` lines of its file."""
+    titles = list(table.columns)
+    while titles and not titles[-1]:
+        titles.pop()
+    header = [title.lower() for title in titles]
     columns, unit = _coordinates(header, path, form)
-    if unit == "um" and "position x" in header and "unit" in header:
-        _check_imaris_unit({row[header.index("unit")] for _, row in table.rows}, path)
     scale = UNITS_UM[unit] if isinstance(unit, str) else max(unit)
     most = FAR_UM / (scale or 1.0)
-    names, rows, kept = [], [], []
+    name = header.index("name") if "name" in header else None
+    units = header.index("unit") if "position x" in header and "unit" in header else None
+    used = {*columns, *(n for n, c in enumerate(header) if c in ("name", *RESULT_COLUMNS))}
+    further: dict[int, list[str]] = {
+        n: [] for n, title in enumerate(header) if n not in used and title
+    }
+    names: list[str] = []
+    values = array("d")
     for line, row in table.rows:
-        if len(row) != len(header):
+        if len(row) < len(header) or any(row[len(table.columns) :]):
             raise PointsError(
                 f"points {path}, line {line + skipped}: {len(row)} values for {len(header)} "
                 "columns; correct the line"
             )
-        rows.append([table.number(row[c]) for c in columns])
-        if not all(abs(v) <= most for v in rows[-1]):
+        place = [table.number(row[c]) for c in columns]
+        if not all(abs(v) <= most for v in place):
             raise PointsError(
-                f"points {path}, line {line + skipped}: {[short(row[c], 30) for c in columns]} are "
-                f"not three numbers (up to {most:g}); correct the line"
+                f"points {path}, line {line + skipped}: {few(short(row[c], 30) for c in columns)} "
+                f"are not three numbers (up to {most:g}); correct the line"
             )
-        names.append(row[header.index("name")] if "name" in header else "")
-        kept.append(row)
-    if not rows:
+        if unit == "um" and units is not None:
+            _check_imaris_unit(row[units], path)
+        values.extend(place)
+        names.append("" if name is None else row[name])
+        for n, cells in further.items():
+            cells.append(row[n])
+    if not names:
         raise PointsError(f"points {path} has no points below its header; add some or remove it")
-    used = {*columns, *(n for n, c in enumerate(header) if c in ("name", *RESULT_COLUMNS))}
-    further = {
-        table.columns[n]: tuple(row[n] for row in kept)
-        for n in range(len(header))
-        if n not in used and header[n]
-    }
-    return Listed(tuple(names), np.array(rows, float), unit, further)
+    return Listed(
+        tuple(names),
+        np.array(values).reshape(-1, 3),
+        unit,
+        {titles[n]: tuple(cells) for n, cells in further.items()},
+    )
 
 
 def _coordinates(
@@ -171,14 +195,14 @@ def _coordinates(
 ) -> tuple[list[int], str | tuple[float, float, float]]:
     """Positions of z, y, x among the columns, and their unit."""
     if len(set(header)) != len(header):
-        raise PointsError(f"points {path}: a column is there twice in {header}; {_HELP}")
+        raise PointsError(f"points {path}: a column is there twice in {_listed(header)}; {_HELP}")
     own = [c for c in header if re.fullmatch(f"[zyx]_({'|'.join(UNITS_UM)})", c)]
     if own:
         units = {c[2:] for c in own}
         if len(units) != 1 or len(own) != len(AXES):
             raise PointsError(
-                f"points {path}: columns {header} are not one set of three coordinates in one "
-                f"unit; {_HELP}"
+                f"points {path}: columns {_listed(header)} are not one set of three coordinates "
+                f"in one unit; {_HELP}"
             )
         if form.axes is not None or form.units is not None:
             raise PointsError(
@@ -199,8 +223,11 @@ def _coordinates(
                 )
             order = form.axes or axes
             return [header.index(wanted[order.index(a)]) for a in AXES], unit_here
-    listed = ", ".join(map(short, header[:5])) or "no header"
-    raise PointsError(f"points {path}: no coordinates among the columns {listed}; {_HELP}")
+    raise PointsError(f"points {path}: no coordinates among the columns {_listed(header)}; {_HELP}")
+
+
+def _listed(header: list[str]) -> str:
+    return few(map(short, header)) or "no header"
 
 
 def _without_preamble(data: bytes) -> tuple[bytes, int]:
@@ -212,19 +239,17 @@ def _without_preamble(data: bytes) -> tuple[bytes, int]:
     return "".join(lines[first:]).encode(), first
 
 
-def _check_imaris_unit(units: set[str], path: Path) -> None:
-    wrong = sorted(u for u in units if u.lower() not in ("um", "µm", "μm", "micron"))
-    if wrong:
+def _check_imaris_unit(unit: str, path: Path) -> None:
+    if unit.lower() not in ("um", "µm", "μm", "micron"):
         raise PointsError(
-            f"points {path}: column Unit has {short(wrong[0])}, not um; export micrometres, or "
-            "give units in the section points"
+            f"points {path}: column Unit has {short(unit)}, not um; export micrometres, or give "
+            "units in the section points"
         )
 
 
 def _read_markers(path: Path, form: PointForm) -> Listed:
-    root = defusedxml.ElementTree.fromstring(
-        read_bytes(path, MOST_BYTES), forbid_entities=True, forbid_external=True
-    )
+    check_xml(data := read_bytes(path, MOST_BYTES))
+    root = defusedxml.ElementTree.fromstring(data, forbid_entities=True, forbid_external=True)
     found: dict[int, list[list[float]]] = {}
     for group in root.iter("Marker_Type"):
         kind = int(group.findtext("Type", ""))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from terareg.core.errors import PointsError
+from terareg.core.errors import PointsError, few
 from terareg.core.frames import Frame
 from terareg.core.table_cells import to_cell
 from terareg.regions.labels import regions_at
@@ -389,7 +389,7 @@ def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
     else:
         named = [x for x in found if x.get("annotations")] or found
     if len(named) != 1:
-        listed = ", ".join(repr(x.get("name", "")) for x in found) or "none"
+        listed = few(short(x.get("name", "")) for x in found) or "none"
         what = "there are several annotation layers" if named else "there is no annotation layer"
         asked = f" named {wanted!r}" if wanted is not None else ""
         raise PointsError(f"points {path}: {what}{asked} (found: {listed}); name one of them")
@@ -413,7 +413,8 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
     absent = [axis for axis in reversed(AXES) if axis not in names]
     if absent:
         raise PointsError(
-            f"{where}: dimensions {names} lack {', '.join(absent)}; name the axes x, y and z"
+            f"{where}: dimensions {few(map(short, names))} lack {', '.join(absent)}; "
+            "name the axes x, y and z"
         )
     given = list((transform.get("inputDimensions") or output).values())
     matrix = transform.get("matrix")

@@ -25,7 +25,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from terareg.core.errors import StitchingError
+from terareg.core.errors import StitchingError, few
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import Placement
 from terareg.storage.foreign import boundary
@@ -173,8 +173,7 @@ def tile_origins(
     absent = sorted(own - places.keys())
     if absent:
         raise StitchingError(
-            f"{name} has nothing for {', '.join(absent[:6])}"
-            f"{' and others' if len(absent) > 6 else ''}; give the tile specifications of this "
+            f"{name} has nothing for {few(absent)}; give the tile specifications of this "
             "acquisition"
         )
     origins = {}

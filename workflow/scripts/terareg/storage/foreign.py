@@ -8,19 +8,21 @@ for with the memory of the machine. Whatever a parser then raises becomes one se
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.errors import TeraregError
-from terareg.storage.store import Store, open_regular
+from terareg.storage.store import Store, atomic_file, open_regular
 
 #: most bytes of a text that people write or export by hand
 TEXT_BYTES = 64 * 2**20
@@ -28,7 +30,12 @@ TEXT_BYTES = 64 * 2**20
 METADATA_BYTES = 16 * 2**20
 #: the most bytes that deflate can expand one byte to
 DEFLATE_RATIO = 1032
-_WORDS, _SENTENCE = 240, 1600
+_WORDS, _SHOWN = 240, 6
+# of JSON and XML
+_MOST_PARTS, _MOST_VALUES, _MOST_TAGS = 4_000_000, 20_000_000, 8_000_000
+# of tables: lines and characters of a line that are read; cells that are kept in memory, each line
+# counting as two more
+_MOST_LINES, _LONGEST_LINE, _MOST_CELLS = 10_000_000, 1 << 22, 6_000_000
 
 
 @contextmanager
@@ -37,8 +44,7 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
 
     Damaged bytes can make a parser fail in any way (an index, a recursion, a number beyond a
     machine word), so that a list of its exceptions is never complete. Errors of terareg pass
-    through, shortened if they repeat a very long value, and so does :class:`MemoryError`, which is
-    about the machine.
+    through, and so does :class:`MemoryError`, which is about the machine.
 
     Parameters
     ----------
@@ -53,13 +59,8 @@ def boundary(name: str, error: type[TeraregError], remedy: str, form: str = "") 
     """
     try:
         yield
-    except MemoryError:
+    except (MemoryError, TeraregError):
         raise
-    except TeraregError as problem:
-        text = str(problem)
-        if readable(text) == text:
-            raise
-        raise type(problem)(readable(text)) from problem
     except Exception as problem:
         what, why = f"{name} cannot be read{form and ' as '}{form}", reason(problem)
         text = f"{what}: {why}" if "; " in why else f"{what} ({why}); {remedy}"
@@ -79,25 +80,24 @@ def reason(problem: Exception) -> str:
     return shorten(" ".join(str(problem).split()) or type(problem).__name__)
 
 
-def readable(text: str) -> str:
-    """A sentence on one line, with its middle cut out if a foreign value makes it very long."""
-    line = " ".join(text.split()) if "\n" in text or "\r" in text else text
-    if len(line) <= _SENTENCE:
-        return line
-    return f"{line[: _SENTENCE // 2]} ... {line[-_SENTENCE // 4 :]}"
-
-
 def shorten(text: str, most: int = _WORDS) -> str:
     """A text cut after ``most`` characters."""
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def short(value: object, most: int = 60) -> str:
-    """Short ``repr`` of a foreign value, however large or deep it is."""
+    """Short ``repr`` of a foreign value, however large or deep it is.
+
+    Lists of a few plain values are shown, others by their length.
+    """
     if isinstance(value, str):
         return repr(shorten(value, most))
     if isinstance(value, int) and value.bit_length() > 4 * most:
         return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, (list, tuple)) and len(value) <= _SHOWN:
+        if not any(isinstance(each, (dict, list, tuple)) for each in value):
+            ends = "[]" if isinstance(value, list) else "()"
+            return ends[0] + ", ".join(short(each, most) for each in value) + ends[1]
     if isinstance(value, (dict, list, tuple)):
         return f"{type(value).__name__} of {len(value)}"
     return shorten(repr(value), most)
@@ -127,6 +127,12 @@ def read_bytes(path: str | os.PathLike[str], most: int = TEXT_BYTES) -> bytes:
     return _checked_size(data, most)
 
 
+def copy_file(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+    """Copy a local regular file; the copy is complete or absent. See :func:`boundary`."""
+    with open(open_regular(source), "rb") as read, atomic_file(target) as written:
+        shutil.copyfileobj(read, written, 1 << 20)
+
+
 def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
     """The same for an object of a store; :class:`FileNotFoundError` if it is not there."""
     try:
@@ -142,27 +148,30 @@ def _checked_size(data: bytes, most: int) -> bytes:
     return data
 
 
-def decode_text(data: bytes) -> str:
-    """Decode bytes in UTF-8 or UTF-16, with or without byte-order mark, Windows-1252 or Latin-1.
+def encoding_of(data: bytes) -> str:
+    """Encoding of a text: UTF-8 or UTF-16, with or without byte-order mark, Windows-1252, Latin-1.
 
     Raises
     ------
     ValueError
-        If they hold NUL characters, and so are not text.
+        If it holds NUL characters, and so is no text.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = data.decode("utf-16", errors="replace")
+        encoding, is_text = "utf-16", "\0" not in data.decode("utf-16", errors="replace")
     else:
-        try:
-            text = data.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            try:
-                text = data.decode("cp1252")
-            except UnicodeDecodeError:
-                text = data.decode("latin-1")
-    if "\0" in text:
+        encoding, is_text = "latin-1", b"\0" not in data
+        for each in ("cp1252", "utf-8-sig"):
+            with contextlib.suppress(UnicodeDecodeError):
+                data.decode(each)
+                encoding = each
+    if not is_text:
         raise ValueError("it is not a text file")
-    return text.lstrip("\ufeff")
+    return encoding
+
+
+def decode_text(data: bytes) -> str:
+    """Text in any encoding of :func:`encoding_of`."""
+    return data.decode(encoding_of(data), errors="replace").lstrip("\ufeff")
 
 
 def load_json(data: bytes) -> Any:
@@ -173,7 +182,20 @@ def load_json(data: bytes) -> Any:
     ValueError, RecursionError
         See :func:`boundary`.
     """
+    _check_count(data, b"[{", _MOST_PARTS, "lists and objects")
+    _check_count(data, b",", _MOST_VALUES, "values")
     return json.loads(decode_text(data), parse_constant=_no_number, parse_float=_finite)
+
+
+def check_xml(data: bytes) -> None:
+    """Raise :class:`ValueError` if XML has more elements than any real file of points or tiles."""
+    _check_count(data, b"<", _MOST_TAGS, "tags")
+
+
+def _check_count(data: bytes, signs: bytes, most: int, what: str) -> None:
+    """A parser's objects take up to 100 times the bytes of the text: count them before."""
+    if sum(data.count(sign) for sign in signs) > most:
+        raise ValueError(f"it has more than {most} {what}")
 
 
 def _no_number(word: str) -> float:
@@ -189,20 +211,8 @@ def _finite(text: str) -> float:
 
 # ---------------------------------------------------------------------- tables
 @dataclass(frozen=True)
-class Table:
-    """A table of text, with the delimiter that decides how its numbers are read.
-
-    Attributes
-    ----------
-    columns : tuple of str
-        Of the header, without blanks around them.
-    rows : tuple of (int, tuple of str)
-        Line in the file, from 1, and cells without blanks around them; empty lines are left out.
-    delimiter : str
-    """
-
+class _Table:
     columns: tuple[str, ...]
-    rows: tuple[tuple[int, tuple[str, ...]], ...]
     delimiter: str
 
     def number(self, text: str) -> float:
@@ -219,40 +229,98 @@ class Table:
             return math.nan
 
 
-def parse_table(data: bytes) -> Table:
+@dataclass(frozen=True)
+class OpenTable(_Table):
+    """A long table of text, whose rows are read once, one by one.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Of the header, without blanks around them; the last may be empty.
+    delimiter : str
+    rows : iterator of (int, tuple of str)
+        Line in the file, from 1, and cells without blanks around them; empty lines are left out.
+    """
+
+    rows: Iterator[tuple[int, tuple[str, ...]]]
+
+
+@dataclass(frozen=True)
+class Table(_Table):
+    """A table of text, with the delimiter that decides how its numbers are read.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Of the header, without blanks around them.
+    delimiter : str
+    rows : tuple of (int, tuple of str)
+        Line in the file, from 1, and cells without blanks around them; empty lines are left out.
+    """
+
+    rows: tuple[tuple[int, tuple[str, ...]], ...]
+
+
+def open_table(data: bytes) -> OpenTable:
     """Table separated by tabs, semicolons or commas, the first of these that its header has.
 
-    Line ends, blanks around cells, a first line ``sep=;`` and empty columns at the end, which
-    spreadsheets write, are ignored.
+    Line ends, blanks around cells and a first line ``sep=;`` are ignored.
 
     Raises
     ------
-    ValueError, csv.Error
-        If the text is not a table; see :func:`boundary`.
+    ValueError
+        If the text is not a table, also while its rows are read; see :func:`boundary`.
     """
-    text = decode_text(data)
-    skipped = 0
-    if match := re.match(r"\s*sep=(.)\r?\n", text, re.IGNORECASE):
-        text, skipped = text[match.end() :], 1
-    header = next((line for line in text.splitlines() if line.strip()), "")
+    stream = io.TextIOWrapper(io.BytesIO(data), encoding_of(data), "replace", newline="")
+    skipped = 1 if re.fullmatch(r"\ufeff?\s*sep=.\r?\n?", stream.readline(), re.IGNORECASE) else 0
+    lines = _lines(stream, skipped)
+    header = next((line for _, line in zip(range(_MOST_LINES), lines) if line.strip()), "")
     bare = re.sub(r'"[^"]*"', "", header)
     delimiter = next((d for d in "\t;," if d in bare), ",")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    rows = []
-    try:
-        for row in reader:
-            cells = tuple(cell.strip() for cell in row)
-            if any(cells):
-                rows.append((reader.line_num + skipped, cells))
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num + skipped}: {error}") from error
-    if not rows:
+    reader = csv.reader(_lines(stream, skipped), delimiter=delimiter, strict=True)
+
+    def rows() -> Iterator[tuple[int, tuple[str, ...]]]:
+        try:
+            for row in reader:
+                if reader.line_num > _MOST_LINES:
+                    raise ValueError(f"it has more than {_MOST_LINES} lines")
+                cells = tuple(cell.strip() for cell in row)
+                if any(cells):
+                    yield reader.line_num + skipped, cells
+        except csv.Error as error:
+            raise ValueError(f"line {reader.line_num + skipped}: {error}") from error
+
+    found = rows()
+    first = next(found, None)
+    if first is None:
         raise ValueError("it is empty")
-    (_, columns), rows = rows[0], rows[1:]
+    return OpenTable(first[1], delimiter, found)
+
+
+def _lines(stream: io.TextIOWrapper, skipped: int) -> Iterator[str]:
+    """Lines from the beginning, none of them very long."""
+    stream.seek(0)
+    for number, line in enumerate(stream):
+        if len(line) > _LONGEST_LINE:
+            raise ValueError(f"line {number + 1} has {len(line)} characters")
+        if number >= skipped:
+            yield line.lstrip("\ufeff") if number == skipped else line
+
+
+def parse_table(data: bytes) -> Table:
+    """:func:`open_table` as a whole, without the empty columns at the end of spreadsheets."""
+    table = open_table(data)
+    columns, rows = table.columns, []
+    cells = 0
+    for line, row in table.rows:
+        cells += len(row) + 2
+        if cells > _MOST_CELLS:
+            raise ValueError(f"it has more than {line} lines")
+        rows.append((line, row))
     wide = len(columns)
     while wide and not columns[wide - 1] and not any(any(row[wide - 1 : wide]) for _, row in rows):
         wide -= 1
-    cut = tuple(
-        (line, row[:wide] if not any(row[wide:]) and len(row) > wide else row) for line, row in rows
-    )
-    return Table(columns[:wide], cut, delimiter)
+    for number, (line, row) in enumerate(rows):
+        if len(row) > wide and not any(row[wide:]):
+            rows[number] = line, row[:wide]
+    return Table(columns[:wide], table.delimiter, tuple(rows))

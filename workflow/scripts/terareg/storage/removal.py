@@ -16,7 +16,7 @@ from terareg.storage.store import Entry, Store
 
 #: names of everything that terareg puts into a sample's folder, in the results or in the store
 OWN_NAMES = (
-    "acquisition.json", "input.json", "inputs.json", "report.html",
+    "acquisition.json", "input.json", "inputs.json", "report.html", "own",
     "intensity", "corrected", "stitching", "fused", "bias", "corrected_volume", "registration",
     "labels", "atlas_space", "points", "cells", "derived", "regions", "accuracy", "overlap",
     "exports", "bids", "bids.json", "views", "logs", "benchmarks", "checksums",

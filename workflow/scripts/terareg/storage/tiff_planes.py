@@ -14,6 +14,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from terareg.core.errors import few
+
 MAX_PLANES = 200_000
 _MOST_IMAGES = 10_000
 _TAG = re.compile(r"<(?:\w+:)?(\w+)\b([^>]*)>([^<]*)")
@@ -244,7 +246,7 @@ def _ome(notes: TiffNotes, text: str) -> Planes:
             data.pop("UUID", None)
         own = images
     if not own:
-        listed = ", ".join(sorted(names)[:3]) or "none"
+        listed = few(name[:60] for name in sorted(names)) or "none"
         raise ValueError(
             f"its OME-XML lists planes of other files only ({listed}); give it its name back"
         )

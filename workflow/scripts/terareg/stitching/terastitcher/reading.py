@@ -27,9 +27,9 @@ from terareg.stitching.terastitcher.model import (
     ProjectXml,
     Stack,
 )
-from terareg.storage.foreign import boundary, read_bytes
+from terareg.storage.foreign import boundary, check_xml, read_bytes, short
 
-_MAX_BYTES = 512 * 2**20
+_MAX_BYTES = 256 * 2**20
 _MAX_CELLS = 1_000_000
 _MAX_PIXELS = 10**9
 
@@ -48,7 +48,9 @@ def read_xml(path: str | os.PathLike) -> ProjectXml:
     """
     name = os.fspath(path)
     with boundary(name, StitchingError, "correct the path of the XML file"):
-        return parse_xml(read_bytes(path, _MAX_BYTES), name)
+        data = read_bytes(path, _MAX_BYTES)
+        check_xml(data)
+        return parse_xml(data, name)
 
 
 def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
@@ -89,7 +91,9 @@ class _ProjectReader:
             raise self.fail("a MultiVolume file lists channels and has no tiles of its own; give "
                             "the project file of the alignment channel")  # fmt: skip
         if kind not in FORMATS:
-            raise self.fail(f"volume_format {kind!r} is not supported; use {' or '.join(FORMATS)}")
+            raise self.fail(
+                f"volume_format {short(kind)} is not supported; use {' or '.join(FORMATS)}"
+            )
         voxel = self.numbers(self.child(root, "voxel_dims"), ("V", "H", "D"))
         if any(v == 0 or not 1e-4 < abs(v) < 1e4 for v in voxel):
             raise self.fail(f"voxel size {voxel} um is impossible; correct voxel_dims")
@@ -184,7 +188,8 @@ class _ProjectReader:
         for child in element:
             if child.tag != "Displacement" or child.get("TYPE") != "MIP_NCC":
                 raise self.fail(
-                    f"{where}: displacement of type {child.get('TYPE')!r}; only MIP_NCC is known"
+                    f"{where}: displacement of type {short(child.get('TYPE'))}; only "
+                    "MIP_NCC is known"
                 )
             axes = list(child)
             if len(axes) != 3:
@@ -237,7 +242,7 @@ class _ProjectReader:
         value = self.number(element, key)
         if value != round(value) or not low <= value <= high:
             raise self.fail(
-                f"<{element.tag}> {key}={element.get(key)!r} is not an integer from {low} to "
+                f"<{element.tag}> {key}={short(element.get(key))} is not an integer from {low} to "
                 f"{high}; correct it"
             )
         return int(value)
