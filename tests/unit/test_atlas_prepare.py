@@ -212,6 +212,17 @@ def test_a_further_image_lies_on_the_grid_of_the_template(tmp_path, source):
     written = replace(settings, orientation=settings.orientation.lower())
     prepare_image(written, tmp_path / "same.nrrd", "nissl", tmp_path / "again.nrrd")
     assert (tmp_path / "again.nrrd").read_bytes() == out.read_bytes()
+    frame = load_atlas(tmp_path / "out").frame
+    for file in (out, out.with_suffix(".json")):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 24)):
+            spoiled = bytearray(whole)
+            spoiled[place] ^= 1 << place % 8
+            file.write_bytes(spoiled)
+            if file.suffix == ".nrrd" or chr(whole[place]) in "0123456789abcdef":
+                with pytest.raises(TeraregError):
+                    load_image(out, frame)
+        file.write_bytes(whole)
     for name, message in (("other", "images.nissl other.nrrd have different shapes"),
                           ("flat", "is 0.0 everywhere"), ("none", "does not exist")):  # fmt: skip
         with pytest.raises(AtlasError, match=message):

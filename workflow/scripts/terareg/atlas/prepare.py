@@ -353,7 +353,7 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     name : str
         What messages call it.
     out : path
-        The file ``NAME.nrrd`` to write.
+        The file ``NAME.nrrd`` to write; its checksum is written to ``NAME.json``.
 
     Raises
     ------
@@ -372,11 +372,33 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     nrrd.write_image(out, intensities_of(image), frame)
+    write_json(out.with_suffix(".json"), {"sha256": file_hash(out)})
 
 
 def load_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
-    """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame."""
+    """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame.
+
+    Raises
+    ------
+    AtlasError
+        If the file is not what was written.
+    """
+    path = Path(path)
+    record = read_json(path.with_suffix(".json"))
+    if not isinstance(record, dict) or record.get("sha256") != file_hash(path):
+        raise AtlasError(
+            f"{path} was damaged or edited; delete it and run prepare_atlas_image again"
+        )
     return nrrd.read_image(path, frame)
+
+
+def load_template(folder: str | os.PathLike) -> tuple[np.ndarray, Frame]:
+    """Template (z, y, x) of a prepared atlas and its frame, checked as in :func:`load_atlas`."""
+    folder = Path(folder)
+    info = read_json(folder / "atlas.json")
+    _check_whole(folder, info, ["template.nrrd"])
+    frame = Frame.from_json(info["frame"])
+    return nrrd.read_image(folder / "template.nrrd", frame), frame
 
 
 def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
