@@ -11,7 +11,10 @@ import tifffile
 from terareg.atlas.prepare import (
     AtlasSettings,
     load_atlas,
+    load_frame,
     load_image,
+    load_ontology,
+    load_template,
     make_atlas,
     prepare_atlas,
     prepare_image,
@@ -337,3 +340,8 @@ def test_every_flipped_bit_of_a_prepared_atlas_is_found(tmp_path, source, name):
         (tmp_path / name).write_bytes(spoiled)
         with pytest.raises(TeraregError):
             load_atlas(tmp_path)
+        parts = {"atlas.json": load_frame, "template.nrrd": load_template,
+                 "ontology.tsv": load_ontology}  # fmt: skip
+        if name in parts:
+            with pytest.raises(TeraregError):
+                parts[name](tmp_path)
