@@ -64,7 +64,7 @@ coverage: .venv/ready
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered tests/unit
 
 docs: .venv/ready
-	$(BIN)/python -c "import pathlib; from terareg.execution.config import describe; \
+	$(BIN)/python -c "import pathlib; from terareg.execution.schema import describe; \
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
 	$(BIN)/python docs/development/draw_architecture.py

@@ -1,9 +1,10 @@
-"""Snakemake, or its jobs, killed at random moments of one chain, on any engine."""
+"""Snakemake, or its jobs, killed at random moments, on any engine."""
 
 from __future__ import annotations
 
 import contextlib
 import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Iterable
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-#: the chain's end, and what is made for it: bytes that must be those of an unbroken run
+#: what is made again on one machine, whose bytes must be those of an unbroken run
 TARGET = "results/demo/corrected_volume/ch0/complete.json"
 MADE = ("fused/ch0/", "corrected_volume/ch0/", "bias/ch0", "intensity/ch0/", "stitching/xml_")
 #: what is lost before the first kill, and whenever all has been made again before the last one
@@ -21,6 +22,7 @@ LOST = (
     ("intensity/ch0", "stitching", "bias", "fused/ch0", "corrected_volume/ch0"),
 )
 WORKS = b"Select jobs to execute"
+_STEPS = re.compile(rb"(\d+) of (\d+) steps \(")
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,49 @@ class Engine:
     lose: Callable[[Iterable[str]], None]
     artefacts: Callable[[], dict[str, str]]
     within_s: float
+
+
+def finish_after_kills(
+    start: Callable[..., subprocess.Popen],
+    unlock: Callable[[], None],
+    first_kills: Iterable[float],
+    log: Path,
+) -> None:
+    """One whole chain in several runs, of which all but the last are killed.
+
+    What a killed Snakemake has started lives on beside the next one.
+
+    Parameters
+    ----------
+    first_kills : iterable of float
+        How much of its steps each killed run has done, from 0 to 1.
+    """
+    for share in first_kills:
+        with open(log, "ab") as stream, start(stdout=stream) as process:
+            begun = log.stat().st_size
+            try:
+                while process.poll() is None:
+                    steps = _STEPS.findall(log.read_bytes()[begun:])
+                    if steps and int(steps[-1][0]) >= share * int(steps[-1][1]):
+                        break
+                    time.sleep(0.02)
+                assert process.poll() is None, "the run was over before it was killed"
+                process.kill()
+                process.wait(30)
+            finally:
+                process.kill()
+        unlock()
+    with open(log, "ab") as stream, start(stdout=stream) as process:
+        try:
+            assert process.wait(1400) == 0, log.read_text()[-5000:]
+        finally:
+            process.kill()
+
+
+def shares(count: int, first: tuple[float, float]) -> list[float]:
+    """Of a fixed seed, how far runs get: the first one within limits, those after it anywhere."""
+    chance = random.Random(2026)
+    return [chance.uniform(*(first if n == 0 else (0.05, 0.8))) for n in range(count)]
 
 
 def disturb(engine: Engine, victims: Iterable[str], log: Path) -> None:

@@ -147,3 +147,16 @@ def own_table(root: Path) -> None:
         y, x = place_um(cell)
         lines.append(f"{name}\t488\t{y}\t{x}")
     (root / "tiles.tsv").write_text("\n".join(lines) + "\n")
+
+
+def two_sides(root: Path) -> None:
+    """A table of tiles that were lit from the left and from the right."""
+    root.mkdir(parents=True, exist_ok=True)
+    lines = ["path\tchannel\tside\ty_um\tx_um"]
+    for cell in CELLS:
+        for number, side in enumerate(("left", "right")):
+            name = f"{cell[0]}{cell[1]}_{side}.tif"
+            tifffile.imwrite(root / name, stack(cell, number), photometric="minisblack")
+            y, x = place_um(cell)
+            lines.append(f"{name}\t488\t{side}\t{y}\t{x}")
+    (root / "tiles.tsv").write_text("\n".join(lines) + "\n")

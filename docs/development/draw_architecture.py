@@ -34,6 +34,8 @@ _IMAGE = (
 )
 #: everything that a sample of tiles may ask for, so that every rule has a job
 _EVERYTHING = {
+    "input__channels": {"autofluorescence": 0, "left": 1, "right": 2},
+    "input__sides": {"signal": {"left": "-x", "right": "+x"}},
     "intensity__destriping": "rows",
     "intensity__corrected_tiles": "temporary",
     "fiducials": {"mouse": {"sample": "s.csv", "atlas": "a.csv"}},
@@ -43,6 +45,7 @@ _EVERYTHING = {
     "derived": {
         "pieces": {"from": "fused/signal", "do": "components", "low": 9},
         "counts": {"from": "pieces", "do": "count"},
+        "bright": {"from": "fused/signal", "do": "signal", "threshold": 9},
         "surfaces": {"from": "pieces", "do": "mesh"},
     },
     "registration": {
@@ -58,6 +61,13 @@ _EVERYTHING = {
     "bids": {"enabled": True},
     "atlases__mouse__images": {"nissl": "n.nrrd"},
 }
+
+
+#: files of finished samples that are compared with one of the run
+_FINISHED = (
+    "regions/mouse.tsv", "registration/mouse/summary.json", "registration/mouse/jacobian.nrrd",
+    "cells/cfos/mouse/regions.tsv", "cells/cfos/mouse/density.nrrd",
+)  # fmt: skip
 
 
 # ------------------------------------------------------------------ rooms
@@ -113,7 +123,16 @@ def rule_graph() -> set[Edge]:
         volume["atlases"] = {}
         for sample in (tiled, volume):
             workspace.write(sample, f"{sample['sample']}.yaml")
-        workspace.write({"cohort": ["tiled.yaml", "volume.yaml"]})
+        comparison = {"table": "groups.tsv", "atlas": "mouse", "cells": ["cfos"]}
+        rows = ("tiled\ta", "b\ta", "c\tb", "d\tb")
+        (workspace.folder / "groups.tsv").write_text("\n".join(["sample\tgroup", *rows]))
+        for sample in "bcd":
+            for name in _FINISHED:
+                path = workspace.folder / "results" / sample / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+        files = ["tiled.yaml", "volume.yaml"]
+        workspace.write({"cohort": files, "comparisons": {"ab": comparison}})
         done = workspace.snakemake("--rulegraph", "--", "all", "verified_volumes")
     if done.returncode:
         raise RuntimeError(f"snakemake --rulegraph failed: {done.stderr}")

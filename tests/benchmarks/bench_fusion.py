@@ -43,6 +43,7 @@ from terareg.volumes.fusion import (  # noqa: E402
 )
 from terareg.volumes.ngff import array_json  # noqa: E402
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of  # noqa: E402
+from terareg.volumes.sides import Side  # noqa: E402
 from terareg.volumes.writer import finish_pyramid, init_volume, write_rows  # noqa: E402
 
 INI = """[Experiment Settings]
@@ -103,7 +104,7 @@ class Mosaic:
         init_volume(store, "v", self.plan)
         write_rows(
             store, "v", self.plan, rows_of(self.plan.blocks(), 16),
-            lambda row: RowFusion(source, self.origins, self.plan, row, FusionSettings()),
+            lambda row: RowFusion([Side(source, self.origins)], self.plan, row, FusionSettings()),
             fingerprint="f", workers=workers,
         )  # fmt: skip
         finish_pyramid(store, "v", self.plan, workers)

@@ -12,12 +12,13 @@ from terareg.derived.section import Entry
 from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import Place, View
 from terareg.storage.store import Store
+from terareg.views import neuroglancer as ng
 from terareg.views import serve
 from terareg.volumes.reader import Levels
 
 pytestmark = pytest.mark.browser
 
-SHAPE, SPACING_UM = (60, 100, 120), (2.0, 1.0, 1.0)
+SHAPE, SPACING_UM, ORIGIN_UM = (60, 100, 120), (2.0, 1.0, 1.0), (500.0, -200.0, 300.0)
 FRAME = Frame(SHAPE, SPACING_UM)
 SECTION = {
     "formats": ["precomputed"], "codec": "none", "precomputed": "raw", "chunk": 16, "block": 32,
@@ -53,6 +54,7 @@ def server(tmp_path_factory):
     for name, do, settings in (
         ("sharded", "mesh", {"error_nm": 500.0}),
         ("legacy", "mesh", {"error_nm": 500.0, "multiresolution": False}),
+        ("files", "mesh", {"error_nm": 500.0, "sharded": False}),
         ("lines", "skeletonize", {"spur_um": 20.0}),
     ):
         entry = Entry(name, do, None, "labels", settings)
@@ -74,22 +76,24 @@ def server(tmp_path_factory):
 def look(chromium, server):
     """Function (folder, label, detail): which pixels of a view along z, 200 um high, are lit."""
 
-    def picture(folder, label, **options):
+    def picture(path, label, **options):
+        name, folder = path.split("/")
+        # the same labels elsewhere in space: the state moves what was made from them
+        frame = Frame(SHAPE, SPACING_UM, ORIGIN_UM)
+        source = ng.Source(f"brain/derived/{name}", "precomputed", frame)
+        layer = ng.object_layer(
+            "objects", source, folder, segments=[label], colours={label: "#ffffff"}
+        )
         state = {
             "dimensions": {axis: [1e-6, "m"] for axis in "xyz"},
-            "position": [60, 50, 60],
-            "layers": [
-                {
-                    "type": "segmentation", "name": "objects", "segments": [str(label)],
-                    "source": f"precomputed://{server.url}/brain/derived/{folder}",
-                    "segmentColors": {str(label): "#ffffff"}, "objectAlpha": 1, **options,
-                }
-            ],
+            "position": [60 + ORIGIN_UM[2], 50 + ORIGIN_UM[1], 60 + ORIGIN_UM[0]],
+            "layers": [layer | {"visible": True, **options}],
             "layout": {"type": "3d", "orthographicProjection": True},
             "projectionScale": 200, "showSlices": False, "showAxisLines": False,
             "showScaleBar": False, "projectionBackgroundColor": "#000000",
             "showDefaultAnnotations": False,
         }  # fmt: skip
+        state = ng.with_store(state, server.url)
         page = chromium.visit(server.link(state), until=READY, value=PANEL, size=(600, 500))
         left, top, across, down = (round(v) for v in page.value)
         pixels = np.asarray(Image.open(io.BytesIO(page.png)).convert("L")).astype(int)
@@ -102,7 +106,7 @@ def look(chromium, server):
     return picture
 
 
-@pytest.mark.parametrize("folder", ["sharded/mesh", "legacy/mesh"])
+@pytest.mark.parametrize("folder", ["sharded/mesh", "files/mesh", "legacy/mesh"])
 def test_a_ball_is_shown_in_its_place_and_size(look, folder):
     lit, scale, (x, y) = look(folder, BALL)
     assert lit.sum() == pytest.approx(np.pi * (30 * scale) ** 2, rel=0.06)

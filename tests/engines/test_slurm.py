@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import running
-from kills import Engine, assert_same, disturb
+from kills import finish_after_kills, shares
 from workspaces import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -114,12 +114,19 @@ def same_sums(workspace, finished) -> bool:
     return (workspace.folder / SUMS).read_bytes() == (finished.folder / SUMS).read_bytes()
 
 
+@pytest.mark.timeout(3000)
 def test_a_cluster_gives_the_bytes_of_one_machine(
-    cluster, finished, acquired, raw_before, tmp_path
+    cluster, finished, acquired, raw_before, workspace, kills
 ):
-    workspace = running.with_acquisition(Workspace(tmp_path / "whole"), acquired)
-    with Run(workspace, cluster) as run:
-        run.success()
+    """Snakemake is killed on the way; its jobs go on and meet those of the next one."""
+    running.with_acquisition(workspace, acquired)
+    start = functools.partial(submit, workspace, cluster)
+    log = workspace.folder / "run.log"
+    finish_after_kills(start, lambda: unlock(workspace), shares(kills, (0.1, 0.6)), log)
+    end = time.monotonic() + 120
+    while any(job["State"] == "RUNNING" for job in cluster.jobs()):
+        assert time.monotonic() < end, cluster.jobs()
+        time.sleep(0.5)
     for name, least in (("demo", 300), ("atlases", 5)):
         # the report tells the seconds of every job
         here = running.artefacts(finished.folder / "results" / name, "report.html")
@@ -129,7 +136,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(
     assert (workspace.folder / "results/demo/report.html").exists()
     assert running.states(workspace.folder / "demo/raw") == raw_before
     jobs = cluster.jobs()
-    assert {job["State"] for job in jobs} == {"COMPLETED"}
+    assert {job["State"] for job in jobs} == {"COMPLETED"}, cluster.logs()
     assert {job["NodeList"] for job in jobs} <= set(cluster.names)
 
 
@@ -201,23 +208,6 @@ def test_a_killed_snakemake_leaves_jobs_that_disturb_nobody(cluster, finished, t
     assert {job["State"] for job in cluster.jobs()} == {"COMPLETED"}
     assert same_sums(workspace, finished)
     assert running.planned(workspace, SUMS) == {}
-
-
-@pytest.mark.timeout(3000)
-def test_kills_change_no_byte(cluster, finished, workspace, kills):
-    """Of Snakemake, whose jobs go on and meet those of the next one."""
-    running.copy_of(finished, workspace, volumes=True)
-    results = workspace.folder / "results/demo"
-    engine = Engine(
-        start=functools.partial(submit, workspace, cluster),
-        unlock=lambda: unlock(workspace),
-        lose=lambda names: [running.remove(results / name) for name in names],
-        artefacts=lambda: running.artefacts(results),
-        within_s=30,
-    )
-    disturb(engine, ["snakemake"] * kills, workspace.folder / "run.log")
-    assert_same(engine.artefacts(), running.artefacts(finished.folder / "results/demo"))
-    assert {job["State"] for job in cluster.jobs()} <= {"COMPLETED", "RUNNING"}
 
 
 def test_a_lost_node_costs_its_job_and_no_byte(cluster, finished, tmp_path):

@@ -2,12 +2,16 @@
 
 import itertools
 
+import DracoPy
 import numpy as np
 
 from terareg.core.frames import Frame
 from terareg.objects.labelling import extended
+from terareg.objects.multires import BITS, decode_manifest
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Levels
+
+TOP = 2**BITS - 1
 
 
 def blocks_of(shape, edge):
@@ -67,3 +71,35 @@ def extended_blocks(array, edge):
     for block in blocks_of(array.shape, edge):
         start, stop = extended(block, array.shape)
         yield block, array[tuple(slice(a, b) for a, b in zip(start, stop))]
+
+
+def decoded(manifest, fragments):
+    """Cells, integer vertices counted from cell (0, 0, 0), triangles, of each level and cell."""
+    start, levels = 0, []
+    for positions, sizes in zip(manifest["fragment_positions"], manifest["fragment_offsets"]):
+        level = []
+        for cell, size in zip(positions.astype(np.int64), sizes.tolist()):
+            if size:
+                mesh = DracoPy.decode(fragments[start : start + size])
+                level.append((cell, np.rint(mesh.points).astype(np.int64), mesh.faces))
+            start += size
+        levels.append(level)
+    assert start == len(fragments)
+    return levels
+
+
+def together(level):
+    """One surface of the cells of a level."""
+    points = np.concatenate([cell * TOP + steps for cell, steps, _ in level])
+    offsets = np.cumsum([0] + [len(steps) for _, steps, _ in level])
+    faces = np.concatenate([faces + o for (_, _, faces), o in zip(level, offsets)])
+    points, same = np.unique(points, axis=0, return_inverse=True)
+    return points, same.reshape(-1)[faces]
+
+
+def detail_of(store, key, level=0):
+    """Vertices x, y, z in nanometres, and faces, of a level of detail of an unsharded mesh."""
+    manifest = decode_manifest(store.read(f"{key}.index"))
+    points, faces = together(decoded(manifest, store.read(key))[level])
+    size = manifest["chunk_shape"].astype(float) * 2**level
+    return manifest["grid_origin"] + points / TOP * size, faces

@@ -96,7 +96,7 @@ def layout(root: Path | str, **options) -> ColmLayout:
 
 
 def index(root: Path | str, **options) -> Acquisition:
-    names = ("orientation", "missing_planes", "workers")
+    names = ("orientation", "missing_planes", "workers", "second_sides", "missing_sides")
     settings = {name: options.pop(name) for name in names if name in options}
     return index_acquisition(
         layout(root, **options), IndexSettings(**{"sample": "s", "orientation": "SAR"} | settings)
@@ -643,3 +643,46 @@ def test_s3_errors(bucket) -> None:
 def test_settings_are_checked_first() -> None:
     with pytest.raises(ConfigError, match=r"s: input.orientation: 'RR'"):
         IndexSettings("s", "RR")
+
+
+# ---------------------------------------------------------------- sides of a channel
+SIDES = {"channels": {"left": 0, "right": 1}, "second_sides": {"right": "left"}}
+
+
+def remove(root: Path, tile: str, channel: int, *planes: int) -> None:
+    for path in (root / "VW0" / tile).glob(f"*CHN{channel:02d}*"):
+        if not planes or plane_of(path.name)[1] in planes:
+            path.unlink()
+
+
+def test_a_tile_that_lacks_a_side_is_an_error_or_has_the_other_side_alone(tmp_path: Path) -> None:
+    write_colm(tmp_path, HOLES, channels=(0, 1))
+    remove(tmp_path, "LOC003", 1)
+    words = (
+        r"LOC003 has no plane of side right \(CHN01\) but .*missing_sides: other, which takes left"
+    )
+    with pytest.raises(AcquisitionError, match=words):
+        index(tmp_path, **SIDES)
+    found = index(tmp_path, **SIDES, missing_sides="other")
+    (text,) = [p for p in found.problems if "lack" in p]
+    assert text == "1 of 10 tiles lack side right (LOC003); left was taken alone there"
+    assert set(found.planes["LOC003"]) == {"left"} and len(found.of_channel("left").tiles) == 10
+    assert "LOC003" not in [tile.name for tile in found.of_channel("right").tiles]
+    assert Acquisition.from_json(json.loads(to_json(found.to_json()))) == found
+    remove(tmp_path, "LOC004", 0)
+    with pytest.raises(AcquisitionError, match=r"LOC004 has no plane of channel left"):
+        index(tmp_path, **SIDES, missing_sides="other")
+
+
+def test_sides_of_different_sizes_and_depths_are_told(tmp_path: Path) -> None:
+    write_colm(tmp_path, HOLES, channels=(0, 1), planes=6)
+    remove(tmp_path, "LOC003", 1, 4, 5)
+    with pytest.raises(AcquisitionError, match="LOC003 channel right: 2 of 6 planes missing"):
+        index(tmp_path, **SIDES)
+    assert index(tmp_path, **SIDES, missing_planes="blank").planes["LOC003"]["right"].missing == (
+        4, 5,
+    )  # fmt: skip
+    path = next((tmp_path / "VW0" / "LOC003").glob("*CHN01_PLN0002*"))
+    write_image(path, np.ones((9, 8), np.uint16))
+    with pytest.raises(AcquisitionError, match=r"CHN01_PLN0002.tif .*9 x 8.*8 x 8"):
+        index(tmp_path, **SIDES, missing_planes="blank")

@@ -12,7 +12,8 @@ from terareg.acquisition.colm import ColmLayout
 from terareg.acquisition.folders import FolderLayout
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.acquisition.table import TableLayout
-from terareg.execution.config import SCHEMA, check
+from terareg.execution.config import check
+from terareg.execution.schema import SCHEMA
 
 
 def source(kind: str, folder: Path, **more) -> dict:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import yaml
 import zarr
+from cohort_truth import write_cohort, write_table_of
 
 from terareg.cli import checking
 from terareg.cli.main import main
@@ -93,3 +94,15 @@ def test_too_little_room_or_memory_is_to_be_corrected(workspace, capsys, monkeyp
     assert code == 1
     assert "To do: sample brain: its largest job asks for" in text
     assert "To do: sample brain: store results has" in text
+
+
+def test_a_comparison_is_told_by_its_groups(workspace, capsys):
+    samples = write_cohort(workspace.folder / "results", size=2)
+    write_table_of(workspace.folder / "cohort.tsv", samples, {"age": [8, 9, 9, 8]})
+    config = {"comparisons": {"drug": {"table": "cohort.tsv", "atlas": "ccf"}}}
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "comparison drug: control 2, drug 2 samples; covariates: age" in text
+    assert "Next: terareg run sample.yaml cohort" in text
+    (workspace.folder / "results/brain0/regions/ccf.tsv").unlink()
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "To do: comparisons.drug: sample 'brain0' has no results" in text

@@ -73,6 +73,12 @@ def test_components(store):
     assert tool.dtype == plan.dtype == "uint32" and plan.is_segmentation
 
 
+def test_no_component_at_all_is_an_error(store):
+    view = view_of((scene() * 900).astype(np.uint16), store, "image")
+    with pytest.raises(VolumeError, match=r"held: no component is left \(dust: [1-9].*check the"):
+        prepared(view, "components", low=500.0, dust_vox=10**6)
+
+
 def test_components_of_an_image_need_a_threshold(store):
     view = view_of((scene() * 900).astype(np.uint16), store, "image")
     with pytest.raises(ConfigError, match="held is an image, of which components need low: or"):

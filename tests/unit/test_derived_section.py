@@ -85,7 +85,14 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         ({"small": entry(), "a": entry("smal")}, "there is no entry 'smal'; did you mean small?"),
         ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry is written"),
-        ({"a": entry("https://lab.org/x")}, "is on a web server, which is not read"),
+        (
+            {"a": entry("https://me:secret@lab.org/x")},
+            "derived.a.from: the address of lab.org holds a user or a password",
+        ),
+        (
+            {"a": entry(format="ome-zarr-0.4", sharded=True)},
+            "derived.a.sharded: OME-Zarr 0.4 has no shards",
+        ),
         (
             {"a": entry(do="converts")},
             "derived.a.do: 'converts' is not possible; did you mean convert?",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import tempfile
+import threading
 
 import numpy as np
+import ome_zarr_models
 import pytest
 import SimpleITK as sitk
 import tensorstore as ts
@@ -24,8 +26,9 @@ from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
 from terareg.derived.view import check_unchanged, open_view
 from terareg.storage.store import Store
+from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
-from terareg.volumes.headers import image_state
+from terareg.volumes.headers import describe_image, image_state, level_shapes
 from terareg.volumes.reader import Volume
 
 SHAPES = st.tuples(st.integers(1, 14), st.integers(2, 21), st.integers(2, 19))
@@ -111,6 +114,91 @@ def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
             info = json.loads(store.read("brain/derived/made/precomputed/info"))
             assert info["scales"][0]["voxel_offset"] == box[0][::-1]
             assert info["type"] == ("segmentation" if labels else "image")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A folder, and its address on a web server."""
+    folder = tmp_path_factory.mktemp("lab")
+    server = FolderServer(folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield folder, server.url
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("form", ["ome-zarr", "ome-zarr-0.4", "precomputed", "sharded"])
+def test_a_source_on_the_web_is_that_of_its_folder(store, lab, form):
+    folder, url = lab
+    array = noise((13, 18, 21), "uint16")
+    there = Store(str(folder / form))
+    make_source(there, array)
+    told = {"format": "precomputed" if form == "sharded" else form, "sharded": form == "sharded"}
+    run_entry(there, entry_of("convert", **told, voxel_offset=[5, -3, 2]))
+    name = "precomputed" if form in ("precomputed", "sharded") else "ome.zarr"
+    (folder / form / name).symlink_to(folder / form / f"brain/derived/made/{name}")
+    box = [[0, 2, 1], [7, 9, 9]]
+    made = []
+    for place in (f"{url}/{form}/{name}", str(folder / form / name)):
+        state = image_state(place)
+        volume = run_entry(store, entry_of("convert", address=place, level=1, box_vox=box))
+        check_unchanged(place, state)
+        made.append((volume.read(0), volume.frame, volume.plan.to_json()))
+    np.testing.assert_array_equal(made[0][0], made[1][0])
+    assert made[0][1:] == made[1][1:] and made[0][0].any()
+    described, missing = describe_image(f"{url}/{form}/{name}"), f"{url}/{form}/nothing"
+    assert described.shape == (13, 18, 21) and level_shapes(described.name)[1] == (13, 9, 11)
+    with pytest.raises(VolumeError, match=f"{missing} is not an image that terareg reads"):
+        describe_image(missing)
+
+
+@pytest.mark.parametrize("codec", ["raw", "gzip", "zstd", "blosc-zstd", "blosc-lz4"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "uint32"])
+def test_ome_zarr_0_4_is_read_by_all(store, codec, dtype):
+    """zarr-python and tensorstore find equal voxels, a model of the metadata finds no fault."""
+    array = noise((13, 18, 21), dtype, most=9)
+    make_source(store, array)
+    entry = entry_of(
+        "convert", format="ome-zarr-0.4", codec=codec, box_vox=[[1, 0, 3], [13, 18, 21]]
+    )
+    volume = run_entry(store, entry)
+    expect = array[1:, :, 3:]
+    folder = f"{store.url}/brain/derived/made/ome.zarr"
+    group = zarr.open_group(folder, mode="r", zarr_format=2)
+    for level in range(volume.levels):
+        wanted = volume.read(level)
+        np.testing.assert_array_equal(group[str(level)][:], wanted)
+        found = ts.open({"driver": "zarr", "kvstore": f"file://{folder}/{level}/"}).result()
+        np.testing.assert_array_equal(found.read().result(), wanted)
+        if level == 0:
+            np.testing.assert_array_equal(wanted, expect)
+    image = ome_zarr_models.open_ome_zarr(group)
+    assert image.ome_zarr_version == "0.4"
+    (multiscale,) = image.attributes.multiscales
+    assert [axis.unit for axis in multiscale.axes] == ["micrometer"] * 3
+    scale, place = multiscale.datasets[0].coordinateTransformations
+    assert (scale.scale, place.translation) == ([2.0, 1.0, 1.0], [2.0, 0.0, 3.0])
+    assert ("omero" in group.attrs) == (dtype != "uint32")
+    again = open_view(store, "brain", entry_of("convert", address=folder, level=1), folder)
+    np.testing.assert_array_equal(again.read((0, 0, 0), again.shape), volume.read(1))
+
+
+def test_damage_to_ome_zarr_0_4_is_found(store):
+    """Its chunks have no checksums: the check compares voxels, and what is absent is an error."""
+    make_source(store, noise((13, 18, 21), "uint16"))
+    volume = run_entry(store, entry_of("convert", format="ome-zarr-0.4", codec="raw"))
+    key, plan = "brain/derived/made", volume.plan
+    assert remove_damaged_blocks(store, key, plan) == []
+    chunk = f"{key}/ome.zarr/0/3/0/1"
+    data = bytearray(store.read(chunk))
+    data[5] ^= 1
+    store.write(chunk, data)
+    assert remove_damaged_blocks(store, key, plan) == ["1_0_0"]
+    store.delete(chunk)
+    with pytest.raises(VolumeError, match="cannot be read"):
+        volume.read(0)
 
 
 @pytest.mark.parametrize("sharded", [True, False])

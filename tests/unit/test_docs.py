@@ -179,7 +179,7 @@ def test_links_between_pages_lead_somewhere():
 
 
 #: names of files look like keys of sections of the same name
-_FILES = (".json", ".html", ".tsv", ".csv", ".npy")
+_FILES = (".json", ".html", ".tsv", ".csv", ".npy", ".smk")
 
 
 def test_keys_that_pages_name_are_keys():

@@ -34,6 +34,11 @@ def imported(sample):
     return replace(sample, size=replace(sample.size, held_gb=3.0))
 
 
+def compared(sample):
+    counts = {"samples": 12, "measures": 5, "permutations": 0}
+    return replace(sample, config={**sample.config, "comparison": counts})
+
+
 REGIONS = {"from": "atlases/mouse/annotation"}
 #: sample, sums of the contrast transform, images, registered channels
 SAMPLES = {
@@ -63,6 +68,7 @@ SAMPLES = {
         1,
         1,
     ),
+    "a comparison": (compared(brain(**at_working_voxel())), 17, 1, 1),
     "an image file": (imported(brain(**at_working_voxel())), 17, 1, 1),
 }
 
@@ -161,6 +167,8 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "M": sample.level(sample.option("labels.mesh_resolution_um")).megavoxels,
         "U": grid.at(25.0),
         **export_symbols(sample),
+        "Y": sample.config.get("comparison", {}).get("samples", 0),
+        "K": sample.config.get("comparison", {}).get("measures", 0),
         "D": max((searched(sample, c) for c in sample.option("cells").values()), default=0),
         "N": cells_mm3(sample) * 3000 / 1e6,
     }  # fmt: skip

@@ -8,15 +8,10 @@ import pytest
 import yaml
 
 from terareg.core.errors import ConfigError
-from terareg.execution.config import (
-    SCHEMA,
-    channel_image,
-    check,
-    describe,
-    load_samples,
-    merge,
-    settings,
-)
+from terareg.core.extents import channel_image
+from terareg.execution.config import check, load_samples
+from terareg.execution.schema import SCHEMA, describe, settings
+from terareg.execution.yaml_files import merge
 from terareg.intensity.bias import BiasSettings
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.registration.pose import PoseSettings
@@ -107,7 +102,7 @@ def changed(path, value):
         (
             "cells",
             {"c": {"channel": "red", "diameter_um": 10}},
-            "cells.c.channel: 'red' is not among input.channels (",
+            "cells.c.channel: channel 'red' is not among input.channels (",
         ),
         ("cells", {"c": {"channel": "a"}}, "cells.c: key diameter_um is missing; cells need"),
         (
@@ -374,6 +369,7 @@ SETTINGS = {
     "registration.pose": "registration.pose.PoseSettings",
 }
 OUTSIDE = {
+    "fusion": {"sides"},
     "intensity.bias": {"enabled", "volume_um"},
     "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
 }

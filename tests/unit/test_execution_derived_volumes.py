@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import tifffile
 from planned_samples import brain, run_of, scan
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, TeraregError
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS
 from terareg.derived.cost import RULES, derived_batches, derived_gb
 from terareg.execution import derived_volumes, inputs, sizing, targets
-from terareg.execution.config import SCHEMA, check
+from terareg.execution.config import check
 from terareg.execution.requests import request_mb
 from terareg.execution.rule_table import jobs_of_rules
 from terareg.execution.run import load_run
 from terareg.execution.run_plan import plan_text, store_gb
+from terareg.execution.schema import SCHEMA
 from terareg.storage.array_files import read_arrays, write_arrays
 from terareg.storage.records import write_json
+from terareg.views.serve import FolderServer
 
 SEGMENTATION = {"type": "segmentation", "data_type": "uint64", "num_channels": 1}
 
@@ -39,6 +43,27 @@ def precomputed(folder, size=(700, 600, 500), **more):
 
 def alone(workspace, **derived):
     return load_run({"sample": "tools", "derived": derived})
+
+
+def test_a_source_on_the_web_is_planned_from_its_metadata(workspace):
+    precomputed(workspace.folder / "lab")
+    server = FolderServer(workspace.folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        run = alone(workspace, a={"from": f"{server.url}/lab", "do": "convert", "level": 1})
+        sample = sizing.sized(run, "tools")
+        assert sample.derived["a"].source.shape == (250, 300, 350)
+        assert inputs.derived_source(run, "tools", "a") == []
+        assert inputs.derived_state(run, "tools", "a")
+        assert inputs.derived_address(run, "tools", "a") == f"{server.url}/lab"
+        run = alone(workspace, a={"from": f"{server.url}/lab/a.tif", "do": "convert"})
+        with pytest.raises(TeraregError, match=r"a\.tif does not exist; correct the path"):
+            sizing.sized(run, "tools")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def test_a_sample_without_images_has_the_rules_of_derived_volumes_only(workspace):

@@ -7,7 +7,7 @@ import pytest
 from regions_helpers import toy_atlas
 
 from terareg.core.frames import Frame
-from terareg.exports.export import export_record, open_origin, prepare_export
+from terareg.exports.export import make_export, open_origin, prepare_export
 from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import ExportSettings, Origin
 from terareg.storage import nrrd
@@ -47,6 +47,25 @@ def test_regions_of_an_atlas_are_what_was_asked_for(labels):
         assert picture.dtype == "uint8" and picture.palette is not None
     else:
         assert found.shape == (*atlas.frame.shape, 3) and picture.colours
-    record = export_record(settings, source, picture, {"minimum": 0})
-    assert record["from"] == "atlases/toy/annotation" and record["labels"] == labels
-    assert Frame.from_json(record["frame"]) == atlas.frame
+
+
+def test_the_record_says_what_was_written_and_clipped(tmp_path):
+    jacobian = np.linspace(0.5, 2, 120, dtype=np.float32).reshape(FRAME.shape)
+    path = tmp_path / "jacobian.nrrd"
+    nrrd.write_scalar(path, jacobian, FRAME)
+    settings = ExportSettings(Origin("registration", "allen", image="jacobian"), "nifti")
+    seen = []
+
+    def write(export):
+        seen.extend(slab for _, slab in export.slabs)
+        return {"minimum": 0.5}
+
+    place = Store(str(tmp_path)), "b"
+    record = make_export("growth", settings, place, {"image": str(path)}, write)
+    np.testing.assert_array_equal(np.concatenate(seen), jacobian)
+    assert Frame.from_json(record.pop("frame")) == FRAME
+    assert record == {
+        "from": "registration/allen/jacobian", "format": "nifti", "interpolation": "mean",
+        "labels": None, "source_spacing_um": [50.0, 50.0, 50.0], "dtype": "float32",
+        "minimum": 0.5, "clipped_low": 0, "clipped_high": 0,
+    }  # fmt: skip

@@ -21,7 +21,9 @@ from terareg.acquisition.plane_files import read_rows
 from terareg.cli.main import main
 from terareg.core.errors import AcquisitionError
 from terareg.execution.config import check
+from terareg.intake.found import Found
 from terareg.intake.recognise import recognise
+from terareg.intake.sides import with_sides
 from terareg.storage.store import Store
 
 
@@ -158,6 +160,32 @@ def test_a_table_that_is_there_already(here, capsys):
     config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
     assert config["input"]["table"] == "tiles.tsv" and not Path("brain_tiles.tsv").exists()
     check_tiles(config, ["ch488"])
+
+
+def test_channels_that_are_left_and_right_are_guessed_to_be_two_sides(here, capsys):
+    folders.two_sides(here / "raw")
+    config = started(here / "raw", capsys, spacing_um=list(SPACING_UM))
+    source = config["input"]
+    assert source["channels"] == {"ch488_left": "488/left", "ch488_right": "488/right"}
+    assert source["sides"] == {"ch488": {"ch488_left": "-x", "ch488_right": "+x"}}
+    assert "GUESS: channels whose names differ in left and right" in Path("brain.yaml").read_text()
+    check_tiles(config, ["ch488_left", "ch488_right"])
+
+
+@pytest.mark.parametrize(
+    ("names", "sides"),
+    [
+        (["left", "right"], {"signal": {"left": "-x", "right": "+x"}}),
+        (["Ex_561_Right", "Ex_561_Left", "auto"],
+         {"Ex_561": {"Ex_561_Left": "-x", "Ex_561_Right": "+x"}}),
+        (["left", "auto"], None), (["upright", "bright"], None),
+        (["signal", "left", "right"], None),
+    ],
+)  # fmt: skip
+def test_only_names_that_differ_in_left_and_right_are_sides(names, sides):
+    source = {"kind": "terastitcher", "channels": dict.fromkeys(names, "x")}
+    found = with_sides(Found("tiles", source, ()))
+    assert found.source.get("sides") == sides and ("sides" in found.guesses) == bool(sides)
 
 
 def test_colm(here, capsys):

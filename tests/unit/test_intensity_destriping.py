@@ -229,7 +229,7 @@ def test_a_single_tile_has_nothing_to_compare_with(tmp_path):
 def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
     source = make(Streaks(pixels=60, planes=70))
     wanted = solve(source, tmp_path / "whole")[1]
-    folder, solved, write = tmp_path / "killed", module._solve_slab, module.write_record
+    folder, solved, write = tmp_path / "killed", module.solve_slab, module.write_record
 
     def killed(means, layout, number, system):
         if number == 1:
@@ -243,7 +243,7 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if kill == "slab":
-            patch.setattr(module, "_solve_slab", killed)
+            patch.setattr(module, "solve_slab", killed)
         else:
             patch.setattr(module, "write_record", unwritten)
         solve(source, folder)
@@ -254,7 +254,7 @@ def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
         again.append(number)
         return solved(means, layout, number, system)
 
-    monkeypatch.setattr(module, "_solve_slab", counted)
+    monkeypatch.setattr(module, "solve_slab", counted)
     assert solve(source, folder)[1] == wanted
     assert again == {"slab": [1, 2], "begin": [0, 1, 2], "record": []}[kill]
     assert solve(source, folder)[1] == wanted

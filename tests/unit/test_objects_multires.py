@@ -2,16 +2,13 @@
 
 import itertools
 
-import DracoPy
 import numpy as np
 import pytest
-from objects_helpers import ball, blocks_of, is_closed
+from objects_helpers import TOP, ball, blocks_of, decoded, is_closed, together
 
 from terareg.objects.multires import BITS, Cells, Detail, cells_of, decode_manifest, encode_object
 from terareg.objects.simplify import simplified
 from terareg.objects.surfaces import STEPS, block_surfaces, enclosed_volume
-
-TOP = 2**BITS - 1
 
 
 def details_of(mask, levels=3, spacing=(400.0, 300.0, 200.0)):
@@ -24,30 +21,6 @@ def details_of(mask, levels=3, spacing=(400.0, 300.0, 200.0)):
         vertices, faces = simplified(vertices, faces, 60.0 * 2**level)
         details.append(Detail(vertices[:, ::-1].copy(), faces, 200.0 * 2**level))
     return details
-
-
-def decoded(manifest, fragments):
-    """Cells, integer vertices counted from cell (0, 0, 0), triangles, of each level and cell."""
-    start, levels = 0, []
-    for positions, sizes in zip(manifest["fragment_positions"], manifest["fragment_offsets"]):
-        level = []
-        for cell, size in zip(positions.astype(np.int64), sizes.tolist()):
-            if size:
-                mesh = DracoPy.decode(fragments[start : start + size])
-                level.append((cell, np.rint(mesh.points).astype(np.int64), mesh.faces))
-            start += size
-        levels.append(level)
-    assert start == len(fragments)
-    return levels
-
-
-def together(level):
-    """One surface of the cells of a level."""
-    points = np.concatenate([cell * TOP + steps for cell, steps, _ in level])
-    offsets = np.cumsum([0] + [len(steps) for _, steps, _ in level])
-    faces = np.concatenate([faces + o for (_, _, faces), o in zip(level, offsets)])
-    points, same = np.unique(points, axis=0, return_inverse=True)
-    return points, same.reshape(-1)[faces]
 
 
 @pytest.mark.parametrize("triangles", [40, 300, 10**6])

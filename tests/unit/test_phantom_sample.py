@@ -97,7 +97,7 @@ def test_tissue_is_brighter_than_the_medium_and_no_single_map_explains_it(sample
 
 
 def test_cells_are_in_the_second_channel_only(sample):
-    drawn = sample._draw_cells((0, 0, 0), FRAME.shape)
+    drawn = sample.draw_cells((0, 0, 0), FRAME.shape)
     quiet = GeneratedSample(sample.atlas, FRAME, replace(sample.settings, cells=0))
     with_cells, without = (s.block((0, 0, 0), FRAME.shape) for s in (sample, quiet))
     assert drawn.max() > 0.5

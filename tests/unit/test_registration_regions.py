@@ -9,7 +9,7 @@ from test_registration_emlddmm import SETTINGS
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
-from terareg.registration.assemble import _regional_facts, _scales, check_folding
+from terareg.registration.assemble import check_folding, regional_facts, scale_facts
 from terareg.registration.emlddmm import register
 from terareg.registration.images import Image, prepare
 from terareg.registration.regions import Painter, RegionFit, Regions, Tree, tree_of
@@ -153,13 +153,13 @@ def test_the_verdict_names_regions_that_are_not_explained():
                     np.array([-0.2, 0.01]), np.array([0.4, -0.3]),
                     np.array([0.1, 0.1]))  # fmt: skip
     warnings = []
-    facts = _regional_facts(fit, plan, warnings)
+    facts = regional_facts(fit, plan, warnings)
     assert facts["unexplained"] == ["TH"] and facts["unexplained_percent"] == pytest.approx(30)
     assert facts["worse_regions"] == ["region 6"] and facts["worse_percent"] == pytest.approx(70)
     assert warnings[0].startswith("unexplained: TH differ")
     assert warnings[1].startswith("worse_regions: region 6 are explained worse")
     quiet = RegionFit(fit.ids, fit.voxels, np.array([0.01, 0.0]), np.array([0.4, -0.1]), fit.error)
-    assert _regional_facts(quiet, plan, warnings)["unexplained_percent"] == 0
+    assert regional_facts(quiet, plan, warnings)["unexplained_percent"] == 0
     assert len(warnings) == 2
 
 
@@ -168,11 +168,11 @@ def test_the_verdict_names_regions_that_are_not_explained():
 )
 def test_an_unusual_size_is_said_with_its_factor(factor, warned):
     warnings = []
-    facts = _scales(factor * affine_about_centre((10, 20, 5)), warnings)
+    facts = scale_facts(factor * affine_about_centre((10, 20, 5)), warnings)
     assert facts["scale"] == pytest.approx(factor) and facts["scale_ratio"] == pytest.approx(1)
     assert bool(warnings) == warned
     assert not warned or f"{factor:.2f} times as long" in warnings[0]
-    assert _scales(np.diag([1.0, 1.0, 1.6, 1.0]), [])["scale_ratio"] == pytest.approx(1.6)
+    assert scale_facts(np.diag([1.0, 1.0, 1.6, 1.0]), [])["scale_ratio"] == pytest.approx(1.6)
 
 
 def test_a_fold_stops_with_a_sentence():

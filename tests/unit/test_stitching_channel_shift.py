@@ -158,6 +158,14 @@ def test_one_tile_and_a_tile_that_moved_between_the_channels():
     assert "differs in T2 (" in text and "the stage moved between the channels" in text
 
 
+def test_a_tile_that_one_of_the_channels_lacks_is_not_compared():
+    first, second = channels(SHIFT, own=0.3, tiles=3)
+    del second.arrays["T1"]
+    found = measure_channel_shift(first, Tiles(second.arrays), NAMES, SEARCH_UM)
+    assert np.abs(np.subtract(found.shift_vox, SHIFT)).max() < 0.1
+    assert {patch.tile for patch in found.patches} == {"T0", "T2"}
+
+
 def test_the_file_of_a_shift_comes_back(tmp_path):
     given = given_shift(NAMES, (5.0, -1.0, 0.0), (2.0, 0.5, 0.5))
     assert given.shift_vox == (2.5, -2.0, 0.0) and given.applied(SHAPE)[0] == (2.5, -2.0, 0.0)

@@ -138,12 +138,34 @@ def test_tiles_without_common_content_give_no_link():
 def test_wider_search_finds_what_lies_outside_the_first():
     images, names, expected = pair_of(np.array([0.0, 11.0, -4.0]))
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
-    narrow = replace(SMALL, widen=1.0)
-    assert measure(tiles, names, "EAST", narrow).status == "disagree"
+    narrow = replace(SMALL, widen=1.0, windows=6)
+    assert measure(tiles, names, "EAST", narrow).status == "beyond_search"
     result = measure(tiles, names, "EAST", replace(SMALL, widen=2.0))
     assert result.status == "ok"
-    assert result.search_vox == (8, 16, 16)
+    assert result.search_vox == (12, 16, 16)
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+
+
+@pytest.mark.parametrize("true", [(0.0, 3.0, -3.0), (2.0, -3.4, 3.0)])
+def test_coarse_voxels_are_searched_by_some_voxels_whatever_the_micrometres(true):
+    """Downsampled tiles, tried first: 60 um are one voxel and a half, stages err by three."""
+    images, names, expected = pair_of(np.array(true))
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    acquisition = grid(tiles, (48, 96, 96), (72.0, 72.0))
+    acquisition.spacing_um = (40.0, 40.0, 40.0)
+    settings = replace(SMALL, search_um=(40.0, 60.0, 60.0))
+    result = measure_pair(Memory(tiles), acquisition, *names, "EAST", settings)
+    assert result.status == "ok"
+    assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
+
+
+def test_a_search_that_is_too_small_says_so():
+    images, names, _ = pair_of(np.array([0.0, 9.0, -5.0]), fine=3.0)
+    tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}
+    small = replace(SMALL, widen=1.0, windows=6, search_um=(4.0, 2.0, 2.0))
+    result = measure(tiles, names, "EAST", small)
+    assert result.status == "beyond_search"
+    assert result.displ_vox == result.expected_vox
 
 
 @pytest.mark.parametrize("planes", [24, -34])

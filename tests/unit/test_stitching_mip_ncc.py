@@ -73,7 +73,7 @@ def test_a_peak_outside_the_search_is_reached_by_moving_the_window():
     rng = np.random.default_rng(3)
     image = ndimage.gaussian_filter(rng.standard_normal((90, 90)), 6)
     a, b = image[10:70, 10:70], image[10:70, 15:75]  # b begins five pixels further
-    place, peak, _ = mip_ncc._find_peak(a, b, [3, 3], [3, 3], 4)
+    place, peak, _ = mip_ncc.find_peak(a, b, [3, 3], [3, 3], 4)
     assert place == (0, 5) and peak > 0.999
 
 
@@ -81,13 +81,13 @@ def test_a_peak_is_followed_no_further_than_twice_the_search():
     rng = np.random.default_rng(3)
     image = ndimage.gaussian_filter(rng.standard_normal((90, 90)), 6)
     a, b = image[10:70, 10:70], image[10:70, 17:77]
-    assert mip_ncc._find_peak(a, b, [3, 3], [3, 3], 4)[1] == 0
+    assert mip_ncc.find_peak(a, b, [3, 3], [3, 3], 4)[1] == 0
 
 
 def test_a_peak_next_to_where_nothing_overlaps_is_no_peak():
     image = ndimage.gaussian_filter(np.random.default_rng(4).standard_normal((80, 80)), 3)
     a, b = image[:40, :40], image[:40, 26:66]
-    assert mip_ncc._find_peak(a, b, [15, 15], [15, 15], 16)[1] == 0
+    assert mip_ncc.find_peak(a, b, [15, 15], [15, 15], 16)[1] == 0
 
 
 def test_a_nominal_step_with_fraction_is_truncated_and_planes_may_be_offset():
@@ -158,7 +158,7 @@ STEEP = (0.9, 0.7, 0.5, 0.4, 0.2)
     ],
 )
 def test_half_width_at_80_percent(profile, width):
-    assert mip_ncc._half_width(np.array(profile), 1.0, 30) == width
+    assert mip_ncc.half_width(np.array(profile), 1.0, 30) == width
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_half_width_at_80_percent(profile, width):
     ],
 )
 def test_two_pictures_of_an_axis_are_combined(found, expected):
-    axis = mip_ncc._combine(found, 29, 30, 60)
+    axis = mip_ncc.combined_measure(found, 29, 30, 60)
     assert (axis.displ_vox, axis.peak, axis.width) == expected
     assert axis.reliability == pytest.approx(
         mip_ncc.reliability(axis.peak, axis.width, 30), abs=1e-6

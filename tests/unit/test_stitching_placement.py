@@ -203,6 +203,11 @@ def test_unreliable_links_are_not_used():
     placement = place(acquisition, links)
     assert placement.links[0].reason == "reliability 0.500 below 0.99"
     assert placement.links[1].reason.startswith("windows disagree")
+    links[1] = link(links[1].a, links[1].b, "SOUTH", [9, 250, 9], "beyond_search")
+    placement = place(acquisition, links)
+    assert placement.links[1].reason.startswith("fits best at the limit of the search, ")
+    (told,) = [text for text in placement.warnings if "search_um" in text]
+    assert told.startswith("the best fit of 1 of 4 pairs of neighbours lies at the limit")
 
 
 def leaning_links(links, leans, sigma=0.1, noise=0.0):

@@ -26,7 +26,8 @@ from terareg.core.errors import (
 )
 from terareg.core.frames import Frame
 from terareg.derived.tables import read_id_table, read_order
-from terareg.execution.config import check, read_yaml
+from terareg.execution.config import check
+from terareg.execution.yaml_files import read_yaml
 from terareg.regions.points import read_points
 from terareg.stitching.render import read_tilespecs
 from terareg.stitching.terastitcher.reading import read_xml

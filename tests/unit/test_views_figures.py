@@ -245,18 +245,18 @@ def test_preview_puts_the_atlas_where_the_affine_says():
     affine[:3, 3] = sample_frame.centre_um - affine[:3, :3] @ atlas_frame.centre_um
     expected = annotation.transpose(2, 1, 0)[::-1]
     for axis in range(3):
-        points = registration._plane_points(sample_frame, axis)
-        where = registration._to_index(points, affine, atlas_frame)
-        labels = registration._nearest(annotation, where)
+        points = registration.plane_points(sample_frame, axis)
+        where = registration.to_index(points, affine, atlas_frame)
+        labels = registration.nearest_labels(annotation, where)
         factor = labels.shape[0] // canvas.plane(expected, axis).shape[0]
         middle = labels[factor // 2 :: factor, factor // 2 :: factor]
         assert np.array_equal(middle, canvas.plane(expected, axis))
-    assert registration._matching_axis(sample_frame, atlas_frame, 0) == 2
+    assert registration.matching_axis(sample_frame, atlas_frame, 0) == 2
 
 
 def test_labels_outside_the_atlas_are_zero():
     index = np.array([[[-0.6, 0.4]], [[0, 0]], [[0, 0]]])
-    assert registration._nearest(np.full((2, 2, 2), 7), index).tolist() == [[0, 7]]
+    assert registration.nearest_labels(np.full((2, 2, 2), 7), index).tolist() == [[0, 7]]
 
 
 def test_shrink_averages_what_is_there():

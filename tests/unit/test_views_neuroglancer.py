@@ -267,7 +267,7 @@ def test_a_range_of_thousands_of_digits_is_refused(server):
 
 
 def test_half_a_request_does_not_hold_a_connection_for_ever(server, monkeypatch):
-    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+    monkeypatch.setattr(serve.Handler, "timeout", 0.2)
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=20) as connection:
         connection.sendall(b"GET /a/data.bin HTTP/1.1\r\nHost: localhost\r\n")
         assert connection.recv(1) == b"", "closed by the server"

@@ -272,6 +272,40 @@ def test_a_panel_appears_only_if_its_files_exist(results, tmp_path):
     assert "Time and memory" not in text
 
 
+def test_cells_and_signal_per_region(results):
+    write(results, "cells/cfos.json", {
+        "cells": 12, "per_mm3": 3.5, "saturated": 0, "quartiles": {"contrast": [6, 8, 11]},
+        "settings": {"channel": "ch0", "diameter_um": 10, "threshold": 6},
+    })  # fmt: skip
+    head = "id\tacronym\tname\tscope\themisphere\t"
+    write(
+        results,
+        "cells/cfos/allen/regions.tsv",
+        head + "count\tper_mm3\n1\tCP\tCaudoputamen\town\tboth\t3\t4.5\n"
+        "2\tTH\tThalamus\town\tboth\t9\t7\n2\tTH\tThalamus\ttree\tboth\t99\t7\n"
+        "0\t\tin no region\town\tboth\t40\t\n",
+    )
+    write(
+        results,
+        "derived/axons/regions/allen.tsv",
+        head + "signal_mm3\tsignal_percent\tintensity_mean\n"
+        "1\tCP\tCaudoputamen\town\tboth\t0.5\t2.25\t900\n",
+    )
+    data = gather(results)
+    (stage,) = [s for s in data["stages"] if s["id"] == "cells"]
+    facts, cells, signal = stage["tables"]
+    assert ["cells", "12"] in facts["rows"] and ["diameter (µm)", "10"] in facts["rows"]
+    assert [row[:3] for row in cells["rows"]] == [
+        ["TH", "Thalamus", "9"],
+        ["CP", "Caudoputamen", "3"],
+    ]
+    assert signal["rows"] == [["CP", "Caudoputamen", "0.5", "2.25", "900"]]
+    assert "cells per mm³" in report.render_report(data) and not stage["warnings"]
+    write(results, "cells/cfos.json", {"cells": 0, "settings": {"channel": "ch0"}})
+    (stage,) = [s for s in gather(results)["stages"] if s["id"] == "cells"]
+    assert "no cell was found; look at the channel" in stage["warnings"][0]
+
+
 def test_figures_are_embedded_beside_their_stage(results):
     stage = next(s for s in gather(results)["stages"] if s["id"] == "intensity")
     (figure,) = stage["figures"]
@@ -374,6 +408,32 @@ def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(r
     words = shlex.split(command)
     assert words[:2] == ["terareg", "view"]
     assert words[2] == "/data/my brain; rm -rf $HOME" and words[3] == "--state"
+
+
+def test_sides_of_a_channel_are_judged_and_described(results):
+    match = {
+        "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "across": "volume",
+        "gain": 0.4, "gain_sigma": 0.01, "left_percent": 4.0, "places": 9, "sharper": 0.8,
+        "warnings": ["exchange the ends"],
+    }  # fmt: skip
+    shift = {"channel": "right", "against": "left", "state": "measured", "bend_vox": 0.0,
+             "shift_vox": [1.0, -2.0, 0.5], "sigma_vox": [0.02] * 3, "agree": 8, "of": 9,
+             "warnings": []}  # fmt: skip
+    write(results, "stitching/sides/signal.json", match)
+    write(results, "stitching/channels/right.json", shift)
+    data = gather(results, settings=USUAL)
+    found = {v["key"]: v for v in data["verdicts"] if v["subject"] == "signal"}
+    assert found["stitching.sides_brightness"]["value"] == 2.5
+    assert found["stitching.sides_brightness"]["status"] == "warn"
+    assert found["stitching.sides_left_percent"]["status"] == "warn"
+    assert found["stitching.sides_sharper"]["status"] == "fail"
+    stage = next(s for s in data["stages"] if s["id"] == "stitching")
+    assert "exchange the ends" in stage["warnings"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
+    assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
+    text = data["methods"]["text"]
+    assert "The sides left and right of channel signal, which lay 5.0, " in text
+    assert "right was multiplied by 0.4 to match left" in text
 
 
 def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_is_named(results):

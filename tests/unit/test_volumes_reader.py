@@ -105,11 +105,11 @@ def test_means_are_conserved(shape, spacing, seed):
     target = source.resampled((spacing,) * 3)
     out, inside = values, np.ones(target.shape)
     for axis in range(3):
-        weights = reader._AxisWeights(source, source, target, axis)
+        weights = reader.AxisWeights(source, source, target, axis)
         first, matrix = weights.rows(slice(0, target.shape[axis]))
         assert first == 0 and matrix.shape[1] == shape[axis]
         np.testing.assert_allclose(matrix.sum(axis=1), 1)
-        out = reader._apply(matrix, out, axis)
+        out = reader.apply_along(matrix, out, axis)
         extent = shape[axis] * source.spacing_um[axis]
         lengths = np.minimum(extent, spacing * np.arange(1, target.shape[axis] + 1))
         inside = inside * np.diff(lengths, prepend=0).reshape(

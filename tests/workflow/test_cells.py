@@ -11,6 +11,10 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from terareg.storage.records import read_table
+from terareg.storage.store import Store
+from terareg.volumes.reader import Volume
+
 SPACING_UM = 25.0
 DIAMETER_UM = 100.0
 SHAPE = (88, 112, 120)
@@ -76,11 +80,13 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
         "volume": {"chunk": 16, "block": 32},
         "cells": {"bright": {"channel": "cfos", "diameter_um": DIAMETER_UM, "heat_map_um": 0},
                   "none": {"channel": "cfos", "diameter_um": DIAMETER_UM, "threshold": 900}},
+        "derived": {"blobs": {"from": "fused/cfos", "do": "signal", "method": "top_hat",
+                              "background_um": 200, "threshold": 200, "weak": 120}},
     }  # fmt: skip
     workspace.write(config)
     results = workspace.folder / "results/scan"
     wanted = ("cells/bright/mouse/regions.tsv", "cells/none.csv",
-              "views/neuroglancer.json")  # fmt: skip
+              "views/neuroglancer.json", "derived/blobs/regions/mouse.tsv")  # fmt: skip
     paths = [f"results/scan/{name}" for name in wanted]
     done = workspace.snakemake("--cores", "2", *paths, "--quiet")
     assert done.returncode == 0, done.stderr
@@ -124,3 +130,20 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     info = workspace.folder / "results" / source.split("{store}/")[1] / "info"
     assert json.loads(info.read_text())["annotation_type"] == "POINT"
     assert Path(info).stat().st_size < 5000
+
+    # the same blobs as signal: where the cells are, and summed by region as a plain count does
+    store = Store(str(workspace.folder / "results"))
+    mask = Volume(store, "scan/derived/blobs").read(0)
+    regions = Volume(store, "scan/labels/mouse").read(0)
+    assert mask[tuple(np.rint(centres).astype(int).T)].mean() > 0.95
+    rows = {(r["acronym"], r["scope"], r["hemisphere"]): r for r in read_table(results / wanted[3])}
+    for region, acronym in ((1, "B"), (2, "F"), (3, "L")):
+        inside = (mask > 0) & (regions == region)
+        row = rows[acronym, "own", "both"]
+        volume = np.count_nonzero(inside) * (SPACING_UM / 1000) ** 3
+        assert float(row["signal_mm3"]) == pytest.approx(volume)
+        assert float(row["intensity_mean"]) == pytest.approx(image[inside].mean())
+        share = 100 * inside.sum() / np.count_nonzero(regions == region)
+        assert float(row["signal_percent"]) == pytest.approx(share)
+    sides = [float(rows["T", "tree", side]["signal_mm3"]) for side in ("left", "right", "both")]
+    assert sides[0] + sides[1] == pytest.approx(sides[2])

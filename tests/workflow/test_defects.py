@@ -155,7 +155,7 @@ def test_d29_the_run_on_this_machine_alone_reaches_the_end(finished):
 
 
 @pytest.mark.parametrize(
-    "command", ["terareg.phantom", "terareg.cli.main", "terareg.execution.config"]
+    "command", ["terareg.phantom", "terareg.cli.main", "terareg.execution.schema"]
 )
 def test_d42_every_command_line_starts(command):
     assert 'if __name__ == "__main__":' in _main_of(command)
@@ -178,7 +178,7 @@ def test_d42_no_other_module_claims_to_be_a_command():
         for p in (ROOT / "workflow/scripts/terareg").rglob("*.py")
         if 'if __name__ == "__main__"' in p.read_text()
     }
-    assert found == {"terareg.phantom.__main__", "terareg.cli.main", "terareg.execution.config"}
+    assert found == {"terareg.phantom.__main__", "terareg.cli.main", "terareg.execution.schema"}
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import running
 import tifffile
 from running import job_counts
 
@@ -73,3 +74,31 @@ def test_a_dry_run_prints_jobs_bytes_and_memory_of_derived_volumes(workspace):
     assert row.split()[2] == "6", "two plans, one measurement, one gathering, two batches"
     assert "GB of sources" in done.stderr and "room in the store" in done.stderr
     assert not (workspace.folder / "results").exists()
+
+
+@pytest.mark.slow
+def test_the_viewer_has_layers_of_what_is_derived(finished, workspace):
+    """Of a sample of tiles: a volume, and meshes of regions with the atlas' colours and names."""
+    workspace = running.copy_of(finished, workspace, volumes=True)
+    running.configure(
+        workspace,
+        derived={
+            "small": {"from": "fused/ch0", "do": "convert", "level": 1, "format": "ome-zarr-0.4"},
+            "shapes": {"from": "labels/phantom", "level": 1, "do": "mesh", "error_nm": 20000},
+        },
+    )
+    target = "results/demo/views/neuroglancer.json"
+    done = workspace.snakemake("--cores", "2", "--quiet", "--", target)
+    assert done.returncode == 0, done.stderr[-3000:]
+    state = json.loads((workspace.folder / target).read_text())
+    layers = {layer["name"]: layer for layer in state["layers"]}
+    small, shapes = layers["derived small"], layers["derived shapes"]
+    assert small["source"] == "zarr2://{store}/demo/derived/small/ome.zarr"
+    assert shapes["segmentColors"] == layers["phantom"]["segmentColors"]
+    objects, names = shapes["source"]
+    assert objects["url"] == "precomputed://{store}/demo/derived/shapes/mesh"
+    store = Store(str(workspace.folder / "results"))
+    properties = json.loads(store.read(names.removeprefix("precomputed://{store}/") + "/info"))
+    assert set(shapes["segments"]) <= set(properties["inline"]["ids"])
+    info = json.loads(store.read("demo/labels/phantom/precomputed/mesh/info"))
+    assert info["@type"] == "neuroglancer_multilod_draco"

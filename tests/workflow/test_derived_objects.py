@@ -1,15 +1,19 @@
-"""Objects of an image file: its components, and what is counted and meshed of them."""
+"""Objects of an image file: its components, what is counted, meshed and drawn as lines of them."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 
 import numpy as np
 import pytest
+import running
 import SimpleITK as sitk
+from s3_server import objects
 from scipy import ndimage
-from workspaces import Workspace
+from workspaces import ROOT, Workspace
 
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
@@ -34,13 +38,16 @@ def rows_of(path):
         return list(csv.DictReader(stream, delimiter="\t"))
 
 
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("objects"))
+def described(workspace, like=None, **over):
+    """An image file, as old as in a workspace that is ``like`` it, and what is made of it."""
     image = sitk.GetImageFromArray((scene() * 900 + 100).astype(np.uint16))
     image.SetSpacing([s / 1000 for s in SPACING_UM[::-1]])
     sitk.WriteImage(image, str(workspace.folder / "image.nrrd"))
     source = {"from": "cells"}
+    if like is not None:
+        # plans hold the state of the source, which has its time of change
+        time_ns = (like.folder / "image.nrrd").stat().st_mtime_ns
+        os.utime(workspace.folder / "image.nrrd", ns=(time_ns, time_ns))
     workspace.write(
         {
             "sample": "tools",
@@ -53,8 +60,15 @@ def done(tmp_path_factory):
                 "numbers": {**source, "do": "count"},
                 "surfaces": {**source, "do": "mesh", "error_nm": 500},
             },
+            **over,
         }
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("objects"))
+    described(workspace)
     finished = workspace.snakemake("--cores", "2", "--", "derived_volumes")
     assert finished.returncode == 0, finished.stderr[-3000:]
     return workspace
@@ -84,4 +98,44 @@ def test_a_mesh_of_every_component(done):
 
 def test_nothing_is_left_to_do(done):
     again = done.snakemake("-n", "--quiet", "rules", "--", "derived_volumes")
+    assert "Nothing to be done" in again.stdout + again.stderr
+
+
+@pytest.mark.slow
+def test_kills_of_every_kind_of_job_change_no_byte(done, workspace):
+    """Two jobs of each rule die, before their first file appears and before their second."""
+    described(workspace, done)
+    dead = workspace.folder / "dead"
+    dead.mkdir()
+    finished = workspace.snakemake(
+        "--cores", "2", "--retries", "4", "--quiet", "--", "derived_volumes",
+        PYTHONPATH=f"{ROOT / 'tests/dying'}:{os.environ.get('PYTHONPATH', '')}",
+        TERAREG_TEST_DEAD=str(dead), TERAREG_TEST_DEATHS="2", TERAREG_TEST_BELOW="/derived/",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    rules = re.findall(r"^rule (\w+):", (ROOT / "workflow/rules/derived.smk").read_text(), re.M)
+    killed = {path.name.partition("-")[0] for path in dead.iterdir()}
+    assert killed == {*rules, "finish_pyramid", "finalize_volume"}
+    assert len(list(dead.iterdir())) > len(killed)
+    once, again = (running.artefacts(w.folder / "results/tools") for w in (done, workspace))
+    # begun files of killed jobs beside those that Snakemake tracks; the target clean removes them
+    rests = {name for name in again if name.endswith(".part")}
+    assert running.differing(once, {k: v for k, v in again.items() if k not in rests}) == []
+    assert not [name for name in rests if "/mesh/" in name or "/precomputed/" in name]
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_a_store_on_s3_holds_the_same_bytes(done, workspace, s3):
+    client = s3.client()
+    client.create_bucket(Bucket="brains")
+    described(workspace, done, store="s3://brains/volumes")
+    finished = workspace.snakemake("--cores", "2", "--quiet", "--", "derived_volumes", **s3.env)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    tracked = running.artefacts(workspace.folder / "results/tools")
+    stored = objects(client, "brains", "volumes/tools/", ("run",))
+    assert len(stored) > 50 and not tracked.keys() & stored.keys()
+    once = running.artefacts(done.folder / "results/tools")
+    assert running.differing(once, tracked | stored) == []
+    again = workspace.snakemake("-n", "--quiet", "rules", "--", "derived_volumes", **s3.env)
     assert "Nothing to be done" in again.stdout + again.stderr

@@ -212,6 +212,8 @@ def brain_of(workspace):
                     "a": {"from": "atlases/mouse/annotation"}},
          "bids": {"enabled": True}},
         {"intensity": {"corrected_tiles": "temporary", "bias": {"enabled": False}},
+         "input__channels": {"autofluorescence": 0, "left": 1, "right": 2},
+         "input__sides": {"signal": {"left": "-x", "right": "+x"}},
          "atlas_space": {"enabled": False}, "stitching__xml": {"xml_merging": "own.xml"}},
     ],
 )  # fmt: skip

@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
+from cohort_truth import write_cohort, write_table_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -30,7 +32,7 @@ LIBRARY = ROOT / "workflow/scripts/terareg"
 SAME_SCRIPT = {"sum_placed_tiles": "sum_tiles", "refine_flatfield": "estimate_flatfield"}
 TARGETS = {
     "all", "corrected_tiles", "stitching", "fused_volumes", "corrected_volumes", "previews",
-    "registration", "regions", "derived_volumes", "exports", "verified_volumes", "plan",
+    "registration", "regions", "derived_volumes", "exports", "cohort", "verified_volumes", "plan",
     "remove_intermediates", "remove_derived", "remove_sample",
 }  # fmt: skip
 #: rooms from the ground up; an import never goes up, and rooms of one floor stay apart
@@ -42,7 +44,7 @@ FLOORS = (
     ("objects",),
     ("intensity", "stitching", "atlas", "registration"),
     ("intake",),
-    ("regions", "exports"),
+    ("regions", "exports", "cohort"),
     ("signal",),
     ("derived",),
     ("views",),
@@ -66,7 +68,10 @@ def rules(tmp_path_factory):
         points={"cells": {"path": "c.csv", "atlas": "mouse"}},
         export={"signal": {"from": "fused/signal"}},
         cells={"cfos": {"channel": "signal", "diameter_um": 10}},
+        comparisons={"drug": {"table": "cohort.tsv", "atlas": "ccf"}},
     )
+    samples = write_cohort(workspace.folder / "results", size=2)
+    write_table_of(workspace.folder / "cohort.tsv", samples)
     path = workspace.write(config)
     with loaded_workflow(workspace.folder, path) as workflow:
         yield {rule.name: rule for rule in workflow.rules}
@@ -117,6 +122,7 @@ def test_requests_grow_with_the_attempt_and_fit_aws_batch(jobs, attempt):
     names = {
         "sample": "brain", "channel": "signal", "atlas": "mouse", "batch": "0",
         "volume": "fused/signal", "points": "cells", "cells": "cfos", "export": "signal",
+        "comparison": "drug", "map": "log_jacobian",
     }  # fmt: skip
     wildcards = Wildcards(fromdict=names)
     for name, rule in jobs.items():
@@ -152,6 +158,7 @@ def _modules():
         yield path, path.relative_to(LIBRARY).with_suffix("").parts
 
 
+@cache
 def _imports(path):
     """Names that a file imports: of a module, not of its package, where there is such a module."""
     return list(_imported(ast.parse(path.read_text()), path))
@@ -465,13 +472,7 @@ def test_the_image_is_built_of_its_lock(root):
 
 def foreign_imports(script: Path) -> set[str]:
     """Top-level packages that a script and the library code it needs import, anywhere in it."""
-    found = set()
-    for path in files_behind(script):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.split(".")[0])
+    found = {name.split(".")[0] for path in files_behind(script) for name in _imports(path)}
     return found - set(sys.stdlib_module_names) - {"terareg", "snakemake"}
 
 

@@ -22,6 +22,7 @@ THROUGH = {
     "atlas.cost": ("execution_rule_table", "a part of the table of rules"),
     "atlas.sources": ("atlas_prepare", "reads every kind of atlas before it is prepared"),
     "cli.atlases": ("atlas_download", "what the commands print of atlases"),
+    "cohort.cost": ("execution_rule_table", "a part of the table of rules"),
     "core.levels": ("volumes_writer", "levels as a pyramid has them"),
     "cli.starting": ("intake_recognise", "the command that writes what was recognised"),
     "exports.tiles_page": ("exports_tiles", "the page that shows tiles"),
@@ -37,6 +38,7 @@ THROUGH = {
     "derived.remap": ("derived_tools", "a tool, made by its name"),
     "derived.reorder": ("derived_tools", "a tool, made by its name"),
     "derived.tool": ("derived_tools", "what all tools have in common"),
+    "execution.combinations": ("execution_config", "what a sample's settings say together"),
     "execution.code_fingerprint": ("execution_code_fingerprint", "run on a copy of the sources"),
     "intake.tile_files": ("intake_recognise", "recognises tiles by names and OME-XML"),
     "intake.tile_folders": ("intake_recognise", "recognises tiles by folders"),
@@ -60,6 +62,7 @@ THROUGH = {
     "storage.tiff": ("acquisition_image_files", "TIFF files as planes are read from them"),
     "storage.tiff_planes": ("acquisition_image_files", "order of the planes that files list"),
     "views.cost": ("execution_rule_table", "a part of the table of rules"),
+    "views.page": ("views_report", "makes pages from templates"),
     "views.stages": ("views_report", "sections of the report"),
     "views.words": ("views_report", "words of the report's tables"),
     "views.tables": ("views_report", "tables of the report"),
@@ -138,6 +141,22 @@ def test_unit_tests_are_named_after_modules():
     foreign = {name for name in files - names if not name.startswith("docs")}
     assert sorted(foreign - ACROSS.keys()) == [], "rename them, or say above why not"
     assert len(names & files) > 70, "most modules have a file of their own"
+
+
+def test_tests_use_public_names_of_the_library():
+    """What is inside a module may change without any test."""
+    found = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        tree, modules = ast.parse(path.read_text()), set()
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("terareg"):
+                modules |= {alias.asname or alias.name for alias in node.names}
+                found += [f"{path.name}: {a.name}" for a in node.names if a.name.startswith("_")]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id in modules and node.attr.startswith("_"):
+                    found.append(f"{path.name}: {node.value.id}.{node.attr}")
+    assert [name for name in found if not name.endswith("__")] == []
 
 
 # ---------------------------------------------------------------- what makes tests fast

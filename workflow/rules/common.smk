@@ -8,6 +8,7 @@ from terareg.core import blas
 from terareg.core.errors import TeraregError
 from terareg.execution import (
     cleanup,
+    comparisons,
     derived_volumes,
     inputs,
     own_files,
@@ -41,12 +42,13 @@ blas.pin_kernels(os.environ)
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
-if not SAMPLES and not is_linted():
+if not SAMPLES and not RUN.comparisons and not is_linted():
     raise WorkflowError(
         "no sample is configured, so there is nothing to do; give a sample's file "
         "(snakemake --configfile sample.yaml) or set sample: in config/config.yaml"
     )
 guarded(raw_data.check, RUN)
+guarded(comparisons.check, RUN)
 guarded(sizing.check_extents, RUN)
 
 
@@ -65,6 +67,8 @@ wildcard_constraints:
     derived=one_of(derived_volumes.names(RUN)),
     export=one_of(RUN.exports),
     cells=one_of(RUN.cells),
+    comparison=one_of(RUN.comparisons),
+    map=one_of(guarded(comparisons.every_map, RUN)),
     own=one_of(guarded(own_files.names_of_copies, RUN)),
     batch=r"\d+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
@@ -87,6 +91,11 @@ def registration_files():
     return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
 
 
+def cohort_file(name):
+    """A tracked file of a comparison, which belongs to no sample."""
+    return f"{comparisons.folder(RUN)}/{{comparison}}/{name}"
+
+
 def log_of(name):
     return result(f"logs/{name}.log")
 
@@ -105,6 +114,16 @@ def record_of(name):
             "name": name.format(**wildcards),
             "root": f"{RUN.results}/{sample}",
         }
+
+    return record
+
+
+def cohort_record(name):
+    """The same of a job of a comparison, beside its files."""
+
+    def record(wildcards):
+        root = comparisons.folder(RUN, wildcards.comparison)
+        return {"store": root, "name": name.format(**wildcards), "root": root}
 
     return record
 
@@ -133,6 +152,8 @@ of_points = of_wildcards("sample", "points")
 of_derived = of_wildcards("sample", "derived")
 of_export = of_wildcards("sample", "export")
 of_cells = of_wildcards("sample", "cells")
+of_comparison = of_wildcards("comparison")
+of_map = of_wildcards("comparison", "map")
 of_own = of_wildcards("sample", "own")
 
 
@@ -172,7 +193,10 @@ def possibly_temporary(path):
 
 # ------------------------------------------------------------------ memory, threads and time
 def users_of_job(wildcards):
-    sample, atlas = (wildcards.get(name) for name in ("sample", "atlas"))
+    names = ("sample", "atlas", "comparison")
+    sample, atlas, comparison = (wildcards.get(name) for name in names)
+    if sample is None and atlas is None:
+        return [guarded(comparisons.sized, RUN, comparison)]
     return guarded(sizing.users_of_job, RUN, sample, atlas)
 
 

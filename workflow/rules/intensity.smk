@@ -195,7 +195,7 @@ rule correct_tiles:
 rule drop_corrected_tiles:
     """Delete the corrected tiles of a channel once its volume is complete (temporary only)."""
     input:
-        complete=result("fused/{channel}/complete.json"),
+        complete=of_channel(inputs.channel_of_side),
         placement=result("stitching/placement.json"),
         seams=result("views/seams.png"),
     output:

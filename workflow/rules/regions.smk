@@ -61,6 +61,64 @@ rule measure_regions:
         "../scripts/measure_regions.py"
 
 
+rule sum_signal:
+    """Add up signal and its intensities in every region and hemisphere, in a batch of blocks."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
+        unpack(of_derived(inputs.signal_source)),
+        labels=result("labels/{atlas}/plan.json"),
+        complete=result("labels/{atlas}/complete.json"),
+    output:
+        sums=result("derived/{derived}/regions/{atlas}/sums/{batch}.json"),
+    log:
+        log_of("sum_signal/{derived}_{atlas}_{batch}"),
+    benchmark:
+        benchmark_of("sum_signal/{derived}_{atlas}_{batch}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("sum_signal")
+    resources:
+        mem_mb=memory("sum_signal"),
+        runtime=runtime("sum_signal"),
+    params:
+        code=code("sum_signal"),
+        record=record_of("sum_signal/{derived}_{atlas}_{batch}"),
+        store=setting("store"),
+        entry=of_derived(inputs.derived_entry),
+        batches=batches(regions_cost.label_batches),
+    script:
+        "../scripts/sum_signal.py"
+
+
+rule measure_signal:
+    """Make the table of signal per region: share of the volume, intensity, roll-up."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        regions=result("regions/{atlas}.tsv"),
+        sums=batch_files(
+            "derived/{derived}/regions/{atlas}/sums/{batch}.json",
+            regions_cost.label_batches,
+        ),
+    output:
+        table=result("derived/{derived}/regions/{atlas}.tsv"),
+    log:
+        log_of("measure_signal/{derived}_{atlas}"),
+    benchmark:
+        benchmark_of("measure_signal/{derived}_{atlas}")
+    conda:
+        "../envs/regions.yaml"
+    threads: threads_of("measure_signal")
+    resources:
+        mem_mb=memory("measure_signal"),
+        runtime=runtime("measure_signal"),
+    params:
+        code=code("measure_signal"),
+        record=record_of("measure_signal/{derived}_{atlas}"),
+    script:
+        "../scripts/measure_signal.py"
+
+
 rule score_registration:
     """Compare fiducials of the sample with those of the atlas, by name."""
     input:

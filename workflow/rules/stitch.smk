@@ -22,7 +22,7 @@ rule import_tiles:
     params:
         code=code("import_tiles"),
         record=record_of("import_tiles"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
     script:
         "../scripts/import_tiles.py"
 
@@ -49,7 +49,7 @@ rule estimate_steps:
     params:
         code=code("estimate_steps"),
         record=record_of("estimate_steps"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         settings=setting("stitching.displacement"),
         store=setting("store"),
         raw_state=of_sample(raw_data.alignment_raw_state),
@@ -80,7 +80,7 @@ rule measure_displacements:
     params:
         code=code("measure_displacements"),
         record=record_of("measure_displacements/{batch}"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         settings=setting("stitching.displacement"),
         store=setting("store"),
         batches=batches(stitching_cost.pair_batches),
@@ -217,13 +217,43 @@ rule measure_channel_shift:
     params:
         code=code("measure_channel_shift"),
         record=record_of("measure_channel_shift/{channel}"),
-        against=of_sample(Run.alignment_channel),
+        against=of_channel(Run.shifted_against),
         given=of_channel(inputs.given_shift),
         search_um=setting("stitching.channel_search_um"),
         store=setting("store"),
         raw_state=of_channel(raw_data.compared_raw_state),
     script:
         "../scripts/measure_channel_shift.py"
+
+
+rule match_sides:
+    """Compare the two sides of a channel: brightness where they meet, and where each is better."""
+    input:
+        unpack(of_channel(inputs.compared_sides)),
+        acquisition=result("acquisition.json"),
+    output:
+        match=result("stitching/sides/{channel}.json"),
+    log:
+        log_of("match_sides/{channel}"),
+    benchmark:
+        benchmark_of("match_sides/{channel}")
+    wildcard_constraints:
+        channel=one_of(RUN.two_sided_channels),
+    conda:
+        "../envs/tiles.yaml"
+    threads: threads_of("match_sides")
+    resources:
+        mem_mb=memory("match_sides"),
+        runtime=runtime("match_sides"),
+    params:
+        code=code("match_sides"),
+        record=record_of("match_sides/{channel}"),
+        sides=of_channel(inputs.side_ends),
+        settings=setting("fusion.sides"),
+        store=setting("store"),
+        raw_state=of_channel(raw_data.channel_raw_state),
+    script:
+        "../scripts/match_sides.py"
 
 
 rule export_render:
@@ -253,6 +283,6 @@ rule export_render:
     params:
         code=code("export_render"),
         record=record_of("export_render"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
     script:
         "../scripts/export_render.py"

@@ -55,6 +55,12 @@ rule exports:
         for_samples(targets.exported_files),
 
 
+rule cohort:
+    """Pages of all comparisons of groups, with their tables and maps."""
+    input:
+        lambda wildcards: comparisons.report_files(RUN),
+
+
 rule verified_volumes:
     """Read all volumes back and compare them with what was written; not part of a normal run."""
     input:
@@ -107,6 +113,7 @@ localrules:
     regions,
     derived_volumes,
     exports,
+    cohort,
     verified_volumes,
     plan,
     remove_intermediates,

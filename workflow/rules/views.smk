@@ -28,7 +28,7 @@ rule first_look:
     params:
         code=code("first_look"),
         record=record_of("first_look/{atlas}"),
-        channel=of_sample(inputs.pose_channel),
+        channel=of_sample(raw_data.pose_side),
         channels=of_sample(Run.channels_of),
         raw_state=of_sample(raw_data.pose_raw_state),
     script:
@@ -153,7 +153,7 @@ rule draw_stitching:
     params:
         code=code("draw_stitching"),
         record=record_of("draw_stitching"),
-        channel=of_sample(Run.alignment_channel),
+        channel=of_sample(Run.alignment_side),
         store=setting("store"),
         raw_state=of_sample(raw_data.alignment_raw_state),
     script:
@@ -413,6 +413,34 @@ rule draw_regions:
         "../scripts/draw_regions.py"
 
 
+rule draw_cells:
+    """Draw the regions with most cells."""
+    input:
+        table=result("cells/{cells}/{atlas}/regions.tsv"),
+    output:
+        picture=report(
+            result("views/cells_{cells}_{atlas}.png"),
+            caption="../report/cells.rst",
+            category="Cells",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "{cells}"},
+        ),
+    log:
+        log_of("draw_cells/{cells}_{atlas}"),
+    benchmark:
+        benchmark_of("draw_cells/{cells}_{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_cells")
+    resources:
+        mem_mb=memory("draw_cells"),
+        runtime=runtime("draw_cells"),
+    params:
+        code=code("draw_cells"),
+        record=record_of("draw_cells/{cells}_{atlas}"),
+    script:
+        "../scripts/draw_cells.py"
+
+
 rule draw_fiducials:
     """Draw the error of every fiducial."""
     input:
@@ -450,6 +478,7 @@ rule write_neuroglancer_state:
     input:
         unpack(of_sample(inputs.tiles_drawn)),
         unpack(of_sample(inputs.images_of_channels)),
+        unpack(of_sample(inputs.derived_drawn)),
         labels=of_sample(Run.of_atlases, "labels/{atlas}/plan.json"),
         labels_complete=of_sample(Run.of_atlases, "labels/{atlas}/complete.json"),
         atlases=of_sample(inputs.prepared_atlases, "atlas"),
@@ -478,6 +507,7 @@ rule write_neuroglancer_state:
         scored=of_sample(Run.atlases_with, "fiducials"),
         marked=of_sample(Run.atlases_with, "registration.landmarks"),
         viewer=setting("viewer"),
+        derived=of_sample(inputs.shown_derived),
     script:
         "../scripts/write_neuroglancer_state.py"
 

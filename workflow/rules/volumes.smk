@@ -25,7 +25,7 @@ rule init_volume:
         code=code("init_volume"),
         record=record_of("init_volume/{channel}"),
         store=setting("store"),
-        fusion=setting("fusion"),
+        fusion=of_sample(inputs.fusion_settings),
         volume=setting("volume"),
     script:
         "../scripts/init_volume.py"
@@ -34,8 +34,7 @@ rule init_volume:
 rule fuse_blocks:
     """Fuse one batch of rows of blocks: read tiles, blend, write the finest levels."""
     input:
-        unpack(of_channel(inputs.tile_files)),
-        unpack(of_channel(inputs.channel_shift)),
+        unpack(of_channel(inputs.side_tiles)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         plan=result("fused/{channel}/plan.json"),
@@ -57,10 +56,12 @@ rule fuse_blocks:
         code=code("fuse_blocks"),
         record=record_of("fuse_blocks/{channel}_{batch}"),
         store=setting("store"),
-        fusion=setting("fusion"),
+        fusion=of_sample(inputs.fusion_settings),
+        sides=of_channel(Run.sides_of),
+        blend=setting("fusion.sides.blend"),
         batches=batches(volumes_cost.block_batches),
         row_blocks=batches(volumes_cost.row_blocks),
-        raw_state=of_channel(raw_data.raw_state),
+        raw_state=of_channel(raw_data.channel_raw_state),
     script:
         "../scripts/fuse_blocks.py"
 

@@ -20,12 +20,11 @@ def main() -> None:
         flatfield.state,
         acquisition.missing_planes,
     )
-    batch = batch_range(
-        len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
-    )
+    tiles = source.acquisition.tiles
+    batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     records = {}
     for index in batch:
-        tile = acquisition.tiles[index].name
+        tile = tiles[index].name
         key = corrected_key(channel, tile)
         record = write_corrected(source, store, key, tile, state, snakemake.threads)
         records[tile] = {k: v for k, v in record.items() if k != "run"}

@@ -17,7 +17,8 @@ def main() -> None:
         write_json(snakemake.output.stripes, NO_STRIPES)
         return
     origins = load_placement(snakemake.input.placement).origins(subpixel=True)
-    layout = LineLayout.of(acquisition, origins, lines)
+    own = acquisition.of_channel(snakemake.wildcards.channel)
+    layout = LineLayout.of(own, origins, lines)
     sums = list(snakemake.input.lines)
     state = fingerprint(snakemake.params.code, layout.lines, origins, [file_hash(p) for p in sums])
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)

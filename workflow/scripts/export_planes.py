@@ -1,16 +1,7 @@
 """Write a volume, labels or a map as files of planes or tiles, in the store."""
 
-from pathlib import Path
-
-from terareg.core.numeric import Clipped
 from terareg.execution.job import run_job
-from terareg.exports.export import (
-    clipped_facts,
-    export_record,
-    label_table,
-    open_origin,
-    prepare_export,
-)
+from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_planes
 from terareg.exports.settings import TILES, ExportSettings
 from terareg.exports.tiles import write_tiles
@@ -19,22 +10,18 @@ from terareg.storage.store import Store
 
 
 def main() -> None:
-    name, given = snakemake.wildcards.export, snakemake.input
-    store, sample = Store(snakemake.params.store), snakemake.wildcards.sample
+    name = snakemake.wildcards.export
+    place = Store(snakemake.params.store), snakemake.wildcards.sample
     settings = ExportSettings.from_config(snakemake.params.settings, f"export.{name}")
-    source = open_origin(settings.origin, store, sample, given.get("image"))
-    table = label_table(settings, Path(given.get("atlas", ".")).parent)
-    clipped: list[Clipped] = []
-    picture, slabs = prepare_export(settings, source, table, name, snakemake.threads, clipped)
-    key = f"{sample}/exports/{name}"
-    if settings.format == TILES:
-        facts = write_tiles(store, key, settings, source, name, snakemake.threads)
-    else:
-        facts = write_planes(store, key, settings.format, picture, slabs, snakemake.threads)
-    write_json(
-        snakemake.output.record,
-        export_record(settings, source, picture, facts | clipped_facts(clipped)),
-    )
+
+    def write(each: Export) -> dict:
+        folder = place[0], f"{place[1]}/exports/{name}"
+        if each.settings.format == TILES:
+            return write_tiles(*folder, each.settings, each.source, name, each.workers)
+        return write_planes(*folder, each.settings.format, each.picture, each.slabs, each.workers)
+
+    record = make_export(name, settings, place, snakemake.input, write, snakemake.threads)
+    write_json(snakemake.output.record, record)
 
 
 run_job(snakemake, main)

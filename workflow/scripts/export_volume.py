@@ -1,16 +1,7 @@
 """Write a volume, labels or a map as one file for other programs."""
 
-from pathlib import Path
-
-from terareg.core.numeric import Clipped
 from terareg.execution.job import run_job
-from terareg.exports.export import (
-    clipped_facts,
-    export_record,
-    label_table,
-    open_origin,
-    prepare_export,
-)
+from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_file
 from terareg.exports.settings import ExportSettings
 from terareg.storage.records import write_json
@@ -18,18 +9,17 @@ from terareg.storage.store import Store
 
 
 def main() -> None:
-    name, given = snakemake.wildcards.export, snakemake.input
+    name = snakemake.wildcards.export
+    place = Store(snakemake.params.store), snakemake.wildcards.sample
     settings = ExportSettings.from_config(snakemake.params.settings, f"export.{name}")
-    store, sample = Store(snakemake.params.store), snakemake.wildcards.sample
-    source = open_origin(settings.origin, store, sample, given.get("image"))
-    table = label_table(settings, Path(given.get("atlas", ".")).parent)
-    clipped: list[Clipped] = []
-    picture, slabs = prepare_export(settings, source, table, name, snakemake.threads, clipped)
-    facts = write_file(snakemake.output.image, settings.format, picture, slabs, snakemake.threads)
-    write_json(
-        snakemake.output.record,
-        export_record(settings, source, picture, facts | clipped_facts(clipped)),
-    )
+
+    def write(each: Export) -> dict:
+        return write_file(
+            snakemake.output.image, each.settings.format, each.picture, each.slabs, each.workers
+        )
+
+    record = make_export(name, settings, place, snakemake.input, write, snakemake.threads)
+    write_json(snakemake.output.record, record)
 
 
 run_job(snakemake, main)

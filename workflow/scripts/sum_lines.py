@@ -21,11 +21,10 @@ def main() -> None:
     flatfield = open_shading(snakemake.input, store)
     source = TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield)
     origins = load_placement(snakemake.input.placement).origins(subpixel=True)
-    layout = LineLayout.of(acquisition, origins, lines)
-    batch = batch_range(
-        len(acquisition.tiles), int(snakemake.wildcards.batch), snakemake.params.batches
-    )
-    tiles = [acquisition.tiles[i].name for i in batch]
+    layout = LineLayout.of(source.acquisition, origins, lines)
+    every = source.acquisition.tiles
+    batch = batch_range(len(every), int(snakemake.wildcards.batch), snakemake.params.batches)
+    tiles = [every[i].name for i in batch]
     sum_lines(snakemake.output.lines, source, tiles, layout, snakemake.threads)
 
 

@@ -17,7 +17,7 @@ def main() -> None:
     if snakemake.input.get("placement"):
         places = load_placement(snakemake.input.placement).tiles
         origins = {name: tile.origin_vox for name, tile in places.items()}
-    tiles = sample_tiles(acquisition, settings)
+    tiles = sample_tiles(source.acquisition, settings)
     batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]
     save_sums(snakemake.output.sums, sum_tiles(source, chosen, settings, origins))

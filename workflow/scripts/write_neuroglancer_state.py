@@ -1,16 +1,18 @@
-"""Write the viewer's state: channels, labels, fiducials, landmarks, cells, tiles."""
+"""Write the viewer's state: channels, labels, derived volumes, points, cells, tiles."""
 
 import json
 from pathlib import Path
 
 from terareg.acquisition.model import load_acquisition
 from terareg.atlas.prepare import load_ontology
+from terareg.derived.section import Entry
 from terareg.execution.job import run_job
 from terareg.regions.points import read_points
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views import neuroglancer
+from terareg.views.derived_layers import derived_layer
 from terareg.volumes.plan import VolumePlan
 
 
@@ -30,7 +32,7 @@ def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
     planned = read_json(snakemake.input.fused[0])
     frame = VolumePlan.from_json(planned["plan"]).frame
-    layers = []
+    layers, colours = [], {}
     for kind, suffix in (("fused", ""), ("corrected_volume", " corrected")):
         files = zip(snakemake.input[kind], snakemake.input[f"{kind}_complete"])
         for n, (channel, (plan, complete)) in enumerate(zip(settings.channels, files)):
@@ -52,9 +54,14 @@ def main() -> None:
         # the outline of the whole brain, of the first atlas
         whole = read_json(meshes)["whole"] if number == 0 else None
         shown = {} if whole is None else {whole: neuroglancer.OUTLINE_COLOUR}
-        colours = region_colours(ontology) | shown
-        layer = neuroglancer.segmentation_layer(atlas, source, segments=shown, colours=colours)
+        colours[f"labels/{atlas}"] = region_colours(ontology) | shown
+        layer = neuroglancer.segmentation_layer(
+            atlas, source, segments=shown, colours=colours[f"labels/{atlas}"]
+        )
         layers.append(layer)
+    made = zip(snakemake.input.get("derived", []), snakemake.input.get("derived_done", []))
+    for entry, drawn in zip(map(Entry.from_json, settings.derived), made):
+        layers.append(derived_layer(entry, sample, drawn, colours))
     letters = neuroglancer.letter_lines(frame)
     layers.append(neuroglancer.line_layer("orientation", letters))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):

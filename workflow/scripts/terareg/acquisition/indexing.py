@@ -9,7 +9,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from terareg.acquisition.image_files import Kind, check_kind, read_layout, read_pages
@@ -24,7 +24,7 @@ from terareg.acquisition.raw import (
     most_common,
     name_pattern,
 )
-from terareg.core.errors import AcquisitionError, ConfigError
+from terareg.core.errors import AcquisitionError, ConfigError, few
 from terareg.core.frames import check_orientation
 from terareg.core.parallel import map_items
 from terareg.storage.store import Entry, Store
@@ -51,12 +51,18 @@ class IndexSettings:
         "error", "blank" (zeros) or "interpolate" (between the nearest planes).
     workers : int
         Tiles that are listed at once.
+    second_sides : mapping of str to str
+        Names of channels that are the second side of another one, with its name: a tile may lack
+        them if ``missing_sides`` is "other"; with "error" it may not.
+    missing_sides : str
     """
 
     sample: str
     orientation: str
     missing_planes: str = "error"
     workers: int = 8
+    second_sides: Mapping[str, str] = field(default_factory=dict)
+    missing_sides: str = "error"
 
     def __post_init__(self) -> None:
         object.__setattr__(
@@ -127,9 +133,9 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
             f"over (first: {over[0]})"
         )
     channels = _choose_channels(layout, found, settings)
-    _check_stacks(layout, stacks, channels)
+    _check_stacks(layout, stacks, channels, settings, problems)
     shape, dtype = _check_kinds(layout, stacks, channels)
-    used = [tile[channel.index] for tile in stacks.values() for channel in channels]
+    used = [stack for tile in stacks.values() for stack in tile.values()]
     first = min(stack.planes[0] for stack in used)
     last = max(stack.planes[-1] for stack in used)
     if first > 0 and last + 1 == survey.planes:
@@ -140,7 +146,11 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
         problems.append(f"planes are numbered from {first}; plane {first} was taken as plane 0")
     folders = {tile: _folder(found, channels) for tile, found in stacks.items()}
     planes = {
-        tile: {c.name: own[c.index].files(folders[tile], first, depth) for c in channels}
+        tile: {
+            c.name: own[c.index].files(folders[tile], first, depth)
+            for c in channels
+            if c.index in own
+        }
         for tile, own in stacks.items()
     }
     _check_missing(planes, depth, settings, problems)
@@ -290,15 +300,35 @@ def _check_stacks(
     layout: Layout,
     stacks: Mapping[str, Mapping[int, _Scanned]],
     channels: Sequence[Channel],
+    settings: IndexSettings,
+    problems: list[str],
 ) -> None:
+    lacking: dict[str, list[str]] = {}
     for tile, found in stacks.items():
         for channel in channels:
-            if channel.index not in found:
+            if channel.index in found:
+                continue
+            first = settings.second_sides.get(channel.name)
+            if first is not None and settings.missing_sides == "other":
+                lacking.setdefault(channel.name, []).append(tile)
+            elif first is not None:
+                raise AcquisitionError(
+                    f"{tile} has no plane of side {channel.name} "
+                    f"({layout.channel_mark(channel.index)}) but other tiles have; copy them, or "
+                    f"set input.missing_sides: other, which takes {first} alone there"
+                )
+            else:
                 raise AcquisitionError(
                     f"{tile} has no plane of channel {channel.name} "
                     f"({layout.channel_mark(channel.index)}) but other tiles have; copy them, "
                     f"{layout.leave_out}, or leave the channel out of input.channels"
                 )
+
+    for name, tiles in lacking.items():
+        problems.append(
+            f"{len(tiles)} of {len(stacks)} tiles lack side {name} ({few(tiles)}); "
+            f"{settings.second_sides[name]} was taken alone there"
+        )
 
 
 def _check_kinds(
@@ -308,6 +338,8 @@ def _check_kinds(
     examples: dict = {}
     for tile, found in stacks.items():
         for channel in channels:
+            if channel.index not in found:
+                continue
             for kind, (count, key) in found[channel.index].kinds.items():
                 counts[kind] += count
                 examples.setdefault(kind, (key, layout.where(tile, channel.index)))
@@ -320,7 +352,8 @@ def _check_kinds(
 
 def _folder(found: Mapping[int, _Scanned], channels: Sequence[Channel]) -> str:
     """The deepest folder that holds all files of a tile."""
-    files = [entry.key for c in channels for entry in found[c.index].stack.files.values()]
+    own = [found[c.index].stack for c in channels if c.index in found]
+    files = [entry.key for stack in own for entry in stack.files.values()]
     common = os.path.commonpath({PurePosixPath(key).parent.as_posix() for key in files})
     return common or "."
 
@@ -381,7 +414,7 @@ def _check_signal(raw: Store, acquisition: Acquisition) -> None:
         for fraction in _SIGNAL_DEPTHS:
             if any(
                 _has_signal(raw, acquisition, tile, channel, int(fraction * depth), expected)
-                for tile in acquisition.tiles
+                for tile in acquisition.of_channel(channel.name).tiles
             ):
                 break
         else:

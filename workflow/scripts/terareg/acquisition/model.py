@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from terareg.acquisition.metadata import neighbour_pairs, scanned_cells
@@ -88,7 +88,7 @@ class Acquisition:
     overlap : tuple of float
         Nominal overlap of neighbours (y, x) as a fraction of the tile.
     planes : dict of str to dict of str to StackFiles
-        Files of the planes: ``planes[tile][channel]``.
+        Files of the planes: ``planes[tile][channel]``; a second side may be absent.
     missing_planes : str
         What a missing plane reads as: "blank" (zeros) or "interpolate" (from the nearest planes
         above and below); with "error" no plane is missing.
@@ -129,6 +129,11 @@ class Acquisition:
             f"{self.sample}: there is no channel {name!r}; channels are "
             f"{', '.join(c.name for c in self.channels)}"
         )
+
+    def of_channel(self, name: str) -> Acquisition:
+        """The same with those tiles alone that a channel has; a second side may lack some."""
+        tiles = tuple(tile for tile in self.tiles if name in self.planes[tile.name])
+        return self if len(tiles) == len(self.tiles) else replace(self, tiles=tiles)
 
     def plane_file(self, tile: Tile, channel: str, plane: int) -> tuple[str, int | None]:
         """Key of the file that holds a plane, and the page in it; None if the file has no pages."""

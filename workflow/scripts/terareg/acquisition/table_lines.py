@@ -5,6 +5,7 @@ column       what
 ===========  =====================================================================================
 path         folder of planes, pattern such as ``t1/img_*.tif``, or TIFF of several pages
 channel      as in ``input.channels``; may be left out with one channel
+side         side of the channel; ``input.channels`` then says CHANNEL/SIDE, or SIDE alone
 tile         a name; by default made from row and column
 row, column  cell of the grid
 x_um, y_um   stage position
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -31,7 +32,7 @@ from terareg.storage.store import check_key
 
 #: names that the columns of a table may have
 COLUMNS = (
-    "path", "channel", "tile", "row", "column", "x_um", "y_um", "z_um", "z_first", "z_last",
+    "path", "channel", "side", "tile", "row", "column", "x_um", "y_um", "z_um", "z_first", "z_last",
 )  # fmt: skip
 _TOGETHER = (("row", "column"), ("x_um", "y_um"), ("z_first", "z_last"))
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -108,6 +109,12 @@ def read_table(
     return _Reader(name, channels, exists).read(data)
 
 
+def stack_name(row: Mapping[str, str]) -> str | None:
+    """Channel of a line, with its side if there are sides; None where no column says either."""
+    parts = [row[name] for name in ("channel", "side") if name in row]
+    return "/".join(parts) if parts else None
+
+
 class _Reader:
     """Turns text into lines, with messages that name the file and the line."""
 
@@ -133,7 +140,7 @@ class _Reader:
                     number, f"{len(row)} values for {len(columns)} columns; correct the line"
                 )
             values = dict(zip(columns, row))
-            if values.get("channel", self.channels[0]) in self.channels:
+            if self.stack(values) in self.channels:
                 lines.append(self.line(number, values))
         if not lines:
             raise AcquisitionError(
@@ -156,9 +163,14 @@ class _Reader:
         for name in needed:
             if name not in columns:
                 raise self.fail(number, f"column {name} is missing; add it")
-        if "channel" not in columns and len(self.channels) > 1:
+        if not {"channel", "side"} & set(columns) and len(self.channels) > 1:
             raise self.fail(number, "column channel is missing but input.channels names several")
         return columns
+
+    def stack(self, row: dict[str, str]) -> str:
+        """What ``input.channels`` calls the images of a line."""
+        found = stack_name(row)
+        return self.channels[0] if found is None else found
 
     def line(self, number: int, row: dict[str, str]) -> TileLine:
         empty = [name for name, value in row.items() if not value]
@@ -171,7 +183,7 @@ class _Reader:
                 number, f"path {row['path']!r} leaves input.path; use a path below it"
             ) from error
         line = TileLine(
-            number, path, self.channels.index(row.get("channel", self.channels[0])),
+            number, path, self.channels.index(self.stack(row)),
             row.get("tile"),
             self.pair(number, row, "row", "column"), self.pair(number, row, "y_um", "x_um"),
             self.value(number, row, "z_um") if "z_um" in row else 0.0,

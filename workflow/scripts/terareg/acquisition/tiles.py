@@ -63,6 +63,8 @@ class TileSource:
 
     Attributes
     ----------
+    acquisition : Acquisition
+        With the tiles that the channel has.
     bytes_read : int
         Bytes read so far: raw files as stored; for corrected arrays, the uncompressed size of the
         chunks read.
@@ -80,8 +82,8 @@ class TileSource:
     ) -> None:
         if flatfield is not None and corrected is not None:
             raise ValueError("corrected arrays are corrected already: give no flatfield with them")
-        self.acquisition = acquisition
         self.channel = acquisition.channel(channel)
+        self.acquisition = acquisition.of_channel(channel)
         self.flatfield = flatfield
         self.corrected = corrected
         self.bytes_read = 0

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from terareg.atlas.brainglobe import find_atlas
-from terareg.core.errors import AtlasError, ConfigError, TeraregError
-from terareg.execution import raw_data, sizing
-from terareg.execution.config import asked_of, merge, read_yaml
+from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
+from terareg.execution import comparisons, raw_data, sizing
+from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, store_gb
+from terareg.execution.yaml_files import merge, read_yaml
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")
@@ -45,7 +46,8 @@ def check(path: Path) -> int:
     for sentence in wrong:
         _say(f"To do: {sentence}")
     if not wrong:
-        _say(f"Nothing to correct. Next: terareg run {path} previews")
+        target = "previews" if "sample" in config or "cohort" in config else "cohort"
+        _say(f"Nothing to correct. Next: terareg run {path} {target}")
     return 1 if wrong else 0
 
 
@@ -53,8 +55,14 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
     """Check what is filled in and print what the run needs; return what has to be corrected."""
     absent = _take_absent_atlases(config)
     run = load_run(config, files=[path])
-    if not run.samples:
+    if not run.samples and not run.comparisons:
         raise ConfigError(f"{path}: key sample is missing; give the brain a name")
+    comparisons.check(run)
+    for name in run.comparisons:
+        cohort = comparisons.cohort_of(run, name)
+        sizes = (sum(m.group == group for m in cohort.members) for group in cohort.groups)
+        groups = ", ".join(f"{group} {size}" for group, size in zip(cohort.groups, sizes))
+        _say(f"comparison {name}: {groups} samples; covariates: {few(cohort.covariates) or 'none'}")
     raw_data.check(run)
     sizing.check_extents(run)
     for sample in run.samples:

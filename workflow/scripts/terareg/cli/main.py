@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands)
     _add_run(commands)
     commands.add_parser("view", help="show volumes of a results folder in Neuroglancer")
+    _add_remove(commands)
     _add_atlas(commands)
     return parser
 
@@ -103,6 +104,26 @@ def _add_run(commands) -> None:
     run.set_defaults(command=_run)
 
 
+def _add_remove(commands) -> None:
+    removal = commands.add_parser(
+        "remove",
+        help="remove a volume that no run has made, levels of it, or a region",
+        description="List what would go of an OME-Zarr or precomputed volume: all of it, some "
+        "levels, or the chunks that lie in a region as a whole. Nothing is removed without "
+        "--confirm. Volumes of a run are removed by its targets remove_derived and remove_sample.",
+    )
+    removal.add_argument("volume", help="folder or s3:// address of the volume")
+    removal.add_argument(
+        "--level", type=int, nargs="+", default=[], metavar="N", help="levels; 0 is the finest"
+    )
+    removal.add_argument(
+        "--box-vox", type=int, nargs=6, metavar=("Z0", "Y0", "X0", "Z1", "Y1", "X1"),
+        help="first voxel of a region and the one beyond the last, of the finest level",
+    )  # fmt: skip
+    removal.add_argument("--confirm", action="store_true", help="remove what was listed")
+    removal.set_defaults(command=_remove)
+
+
 def _add_atlas(commands) -> None:
     atlas = commands.add_parser("atlas", help="list, show or get BrainGlobe atlases")
     verbs = atlas.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -137,6 +158,17 @@ def _run(options: argparse.Namespace) -> int:
     from terareg.cli.running import run
 
     return run(options.sample, options.arguments, options.profile)
+
+
+def _remove(options: argparse.Namespace) -> int:
+    from terareg.storage.removal import removal_text
+    from terareg.volumes.removing import find_parts, remove_parts
+
+    box = options.box_vox and (tuple(options.box_vox[:3]), tuple(options.box_vox[3:]))
+    act = remove_parts if options.confirm else find_parts
+    found = act(options.volume, options.level, box)
+    sys.stdout.write(removal_text([found], options.confirm, "--confirm"))
+    return 0
 
 
 def _atlas_list(options: argparse.Namespace) -> int:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from terareg.core.errors import ConfigError
-from terareg.execution.config import read_yaml
 from terareg.execution.installation import home, is_clone
+from terareg.execution.yaml_files import read_yaml
 
 # what makes Snakemake know how much it may do at once
 _HOW_MUCH = re.compile(r"(?:-c|-j)\w*|--(?:cores|jobs|profile)(?:=.*)?")

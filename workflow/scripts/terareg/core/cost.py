@@ -85,6 +85,11 @@ def channels(sample: Sample) -> int:
     return sample.size.channels
 
 
+def raw_channels(sample: Sample) -> int:
+    """Channels of a sample, with every side of a channel counted."""
+    return sample.size.raw_channels
+
+
 def atlases(sample: Sample) -> int:
     """Atlases that a sample is registered to."""
     return len(sample.atlases)

@@ -62,6 +62,10 @@ class PointsError(TeraregError):
     """Point files that cannot be read, or points outside their volume."""
 
 
+class CohortError(TeraregError):
+    """A table of samples, or results of samples, that cannot be compared."""
+
+
 def one_line(text: str) -> str:
     """A message on one line, without control characters, its middle left out if it is very long.
 

@@ -29,6 +29,8 @@ class Size:
     bytes_per_voxel : int
     held_gb : float
         The largest image file that is read into memory whole; 0 where tiles are read.
+    raw_channels : int
+        Channels with every side of a channel counted; as many as channels if not given.
     """
 
     tiles: int
@@ -38,6 +40,10 @@ class Size:
     volume_shape: tuple[int, int, int]
     bytes_per_voxel: int = 2
     held_gb: float = 0.0
+    raw_channels: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "raw_channels", self.raw_channels or self.channels)
 
     @property
     def tile_gb(self) -> float:
@@ -51,7 +57,7 @@ class Size:
 
     @property
     def channel_gb(self) -> float:
-        """All raw tiles of one channel, or its image."""
+        """All raw tiles of one side of a channel, or its image."""
         return self.tile_gb * self.tiles if self.tiles else self.volume_gb
 
     @property
@@ -82,9 +88,21 @@ class Extent:
         return self.megavoxels / math.prod(max(1.0, resolution_um / s) for s in self.spacing_um)
 
 
+def sides_of(config: Mapping[str, Any], channel: str) -> list[str]:
+    """Names, under ``input.channels``, of the sides of a channel: its own if it has one side."""
+    return list(config["input"].get("sides", {}).get(channel) or (channel,))
+
+
+def channels_of(config: Mapping[str, Any]) -> list[str]:
+    """Names of the channels of a sample; sides of one channel are named by it."""
+    sides = config["input"].get("sides", {})
+    whole = {side: channel for channel, own in sides.items() for side in own}
+    return list(dict.fromkeys(whole.get(name, name) for name in config["input"]["channels"]))
+
+
 def aligned_channel(config: Mapping[str, Any]) -> str:
-    """The channel whose tiles are compared."""
-    channel: str = config["stitching"]["channel"] or next(iter(config["input"]["channels"]))
+    """The channel whose tiles are compared, those of its first side."""
+    channel: str = config["stitching"]["channel"] or channels_of(config)[0]
     return channel
 
 
@@ -92,6 +110,12 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
     """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
     return [chosen] if isinstance(chosen, str) else list(chosen)
+
+
+def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    image = config["input"]["channels"][name]
+    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
 
 
 @dataclass(frozen=True)
@@ -206,7 +230,13 @@ class Sample:
         """Raw data of all channels; of a sample without any, what derived volumes are made from."""
         if not self.size.channels:
             return sum(each.source_gb for each in self.derived.values())
-        return self.size.channels * self.size.channel_gb
+        return self.size.raw_channels * self.size.channel_gb
+
+    @property
+    def most_sides(self) -> int:
+        """Sides of the channel that has most of them."""
+        sides = self.option("input.sides")
+        return max(map(len, sides.values()), default=1)
 
     @property
     def input_kind(self) -> str:

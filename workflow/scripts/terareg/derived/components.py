@@ -11,9 +11,9 @@ import numpy as np
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import LABELS
-from terareg.derived.parted import Parted, blocks_in, digests_in
+from terareg.derived.parted import Joining
 from terareg.derived.tool import Measured
-from terareg.objects.components import component_part, join_parts, numbered
+from terareg.objects.components import component_part, numbered
 from terareg.objects.labelling import ComponentSettings
 from terareg.volumes.plan import Block
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Components(Parted):
+class Components(Joining):
     """Numbers components from 1 in the order of their first voxels; 0 is background.
 
     Attributes
@@ -54,29 +54,20 @@ class Components(Parted):
 
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """Join the components of all blocks."""
-        found = self.gather(parts)
-        blocks = blocks_in(found)
-        joined, numbers = join_parts(self.parts, blocks, digests_in(found), self.settings)
+        joined, found = self.joined(parts, self.settings)
+        if not len(joined.voxels):
+            raise VolumeError(
+                f"{self.source.name}: no component is left (dust: {joined.dust}, of "
+                f"{joined.dust_vox} voxels); check the source, the threshold and dust_vox"
+            )
         logger.info(
             "%d components of %d voxels, the largest of %d; left out as dust: %d of %d voxels",
             len(joined.voxels), joined.voxels.sum(), joined.voxels.max(), joined.dust,
             joined.dust_vox,
         )  # fmt: skip
-        digests = b"".join(bytes.fromhex(numbers[block.name]) for block in blocks)
-        return {
-            "block": found["block"],
-            "digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
-            "voxels": joined.voxels,
-        }
+        return found
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """Components of a block."""
-        row = np.flatnonzero((measured["block"][:, :3] == block.index).all(axis=1))
-        if len(row) != 1:
-            raise VolumeError(
-                f"block {block.name} of {self.source.name} was not measured; delete the folder "
-                "'measured' of this entry in results and run again"
-            )
-        digest = measured["digest"][row[0]].tobytes().hex()
-        numbers = self.parts.read(f"numbers/{block.name}", digest)["numbers"]
+        numbers = self.numbers(block, measured)
         return numbered(self.read(block), block, numbers, self.settings), Clipped()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches
+from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches, blocks, for_each
 from terareg.core.extents import DerivedVolume, Sample, bytes_of
 from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
+from terareg.derived.section import entries_of
+from terareg.regions.cost import label_batches
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
@@ -22,6 +24,8 @@ _PRECOMPUTED = {
 }  # fmt: skip
 _LABEL_SHARE = 0.05
 _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
+_SUM_CPU = 0.02  # seconds for a million voxels of a channel, of sums of signal
+_PIECE_MB = 300.0
 _GATHERED_BYTES = 0.05  # for each voxel of the source
 # how often a block of the source and of the result is held at once, on each thread
 _MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
@@ -131,11 +135,30 @@ def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
                 TOOLS[each.tool].cpu_s * each.source_gb)  # fmt: skip
 
 
+def _by_region(sample: Sample) -> int:
+    """Tables of signal in the regions of atlases."""
+    found = [entry for entry in entries_of(sample.config).values() if entry.by_region]
+    return len(found) * len(sample.atlases)
+
+
+def _sum_signal(sample: Sample) -> Load:
+    tables, voxels = _by_region(sample), sample.grid.megavoxels
+    gigabytes = 1e-3 * voxels * (_LABEL_SHARE * 4 + sample.size.bytes_per_voxel)
+    cpu = 0.15 * sample.labels.megavoxels + _SUM_CPU * voxels if tables else 0.0
+    return Load(tables * label_batches(sample) if tables else 0, tables * gigabytes,
+                cpu_s=tables * cpu)  # fmt: skip
+
+
 def _one_each(sample: Sample, each: DerivedVolume) -> Load:
     return Load(1, cpu_s=2.0)
 
 
 # ------------------------------------------------------------------ memory
+def _summed(sample: Sample, threads: int) -> float:
+    """Labels, sides and sums of a block of labels, and a piece of the channel."""
+    return blocks(8.5, 2, 240)(sample, threads) + _PIECE_MB * threads
+
+
 def _blocks(
     held_times: tuple[float, float], chosen: Callable[[Sample], list[DerivedVolume]]
 ) -> Memory:
@@ -199,6 +222,8 @@ def entry_lines(sample: Sample, threads: int) -> list[str]:
 
 
 RULES = {
+    "sum_signal": RuleCost("regions", _summed, _sum_signal, heavy=True),
+    "measure_signal": RuleCost("regions", load=for_each(_by_region, 2.0)),
     "init_derived": RuleCost(
         "derived", load=lambda sample: _of_entries(sample, _all(sample), _one_each)
     ),

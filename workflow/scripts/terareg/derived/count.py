@@ -9,6 +9,7 @@ import numpy as np
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.derived.tool import Measured, Tool
+from terareg.derived.view import nearest_labels
 from terareg.objects.counting import CountTable, count_block, merge_counts, object_rows, region_rows
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Volume
@@ -62,9 +63,7 @@ class Count(Tool):
         return rows, list(region_rows(table, self.source.frame))
 
     def _volume(self, name: str) -> Volume:
-        if self.source.place is None:
-            raise VolumeError(f"{self.source.name}: there is no other volume beside it")
-        return self.source.place.volume(name)
+        return self.source.beside(name)
 
     def _level_of(self, volume: Volume) -> int:
         """Level of an image on whose grid the labels lie."""
@@ -87,17 +86,5 @@ class Count(Tool):
 
     def _regions(self, block: Block) -> np.ndarray:
         """Region at the centre of each voxel of a block; 0 outside of the volume of regions."""
-        volume = self._volume(self.regions or "")
-        index, inside = [], []
-        for axis in range(3):
-            place_um = self.source.frame.axes_um()[axis][block.start[axis] : block.stop[axis]]
-            step = (place_um - volume.frame.origin_um[axis]) / volume.frame.spacing_um[axis]
-            nearest = np.floor(step + 0.5).astype(np.int64)
-            within = (nearest >= 0) & (nearest < volume.frame.shape[axis])
-            index.append(np.clip(nearest, 0, volume.frame.shape[axis] - 1))
-            inside.append(within)
-        start = [int(i.min()) for i in index]
-        stop = [int(i.max()) + 1 for i in index]
-        found = volume.read(0, start, stop)[np.ix_(*(i - a for i, a in zip(index, start)))]
-        found[~np.logical_and.outer(np.logical_and.outer(*inside[:2]), inside[2])] = 0
-        return found
+        frame = self.source.frame.cropped(block.start, block.stop)
+        return nearest_labels(self._volume(self.regions or ""), frame)

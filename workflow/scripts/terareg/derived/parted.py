@@ -9,8 +9,9 @@ import numpy as np
 
 from terareg.core.errors import VolumeError
 from terareg.derived.tool import Measured, Tool
+from terareg.objects.components import join_parts
 from terareg.objects.id_shards import IdShards
-from terareg.objects.labelling import extended
+from terareg.objects.labelling import ComponentSettings, Joined, extended
 from terareg.objects.parts import Parts
 from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
@@ -73,6 +74,35 @@ def digests_in(measured: Measured) -> dict[str, str]:
     """Digests of the parts by name of the block."""
     digests = (row.tobytes().hex() for row in measured["digest"])
     return {block.name: digest for block, digest in zip(blocks_in(measured), digests)}
+
+
+class Joining(Parted):
+    """A tool whose parts are components of blocks, which are joined and numbered."""
+
+    def joined(
+        self, parts: Sequence[Measured], settings: ComponentSettings
+    ) -> tuple[Joined, dict[str, np.ndarray]]:
+        """Join the components of all blocks; they, and what blocks need to be made."""
+        found = self.gather(parts)
+        blocks = blocks_in(found)
+        joined, numbers = join_parts(self.parts, blocks, digests_in(found), settings)
+        digests = b"".join(bytes.fromhex(numbers[block.name]) for block in blocks)
+        return joined, {
+            "block": found["block"],
+            "digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
+            "voxels": joined.voxels,
+        }
+
+    def numbers(self, block: Block, measured: Measured) -> np.ndarray:
+        """Final numbers of the components of a block, from what :meth:`joined` returned."""
+        row = np.flatnonzero((measured["block"][:, :3] == block.index).all(axis=1))
+        if len(row) != 1:
+            raise VolumeError(
+                f"block {block.name} of {self.source.name} was not measured; delete the folder "
+                "'measured' of this entry in results and run again"
+            )
+        digest = measured["digest"][row[0]].tobytes().hex()
+        return self.parts.read(f"numbers/{block.name}", digest)["numbers"]
 
 
 @dataclass(frozen=True)

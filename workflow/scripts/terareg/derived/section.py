@@ -13,14 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, StoreError
+from terareg.core.extents import channels_of
 from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
 from terareg.storage.store import Store
+from terareg.storage.web import is_web, store_at
 
+_CHANNELS = ("fused/", "corrected_volume/")
 VOLUMES = ("fused", "corrected_volume", "labels")
+OME_ZARR_04 = "ome-zarr-0.4"
 FORMATS = {
     "ome-zarr": ("ome-zarr",),
+    OME_ZARR_04: ("ome-zarr",),
     "precomputed": ("precomputed",),
     "both": ("ome-zarr", "precomputed"),
 }
@@ -90,6 +95,16 @@ class Entry:
         return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
 
     @property
+    def by_region(self) -> bool:
+        """Whether what it makes is measured in the regions of atlases: signal in all of a channel.
+
+        A part of the channel, or a coarser level, has a grid of its own.
+        """
+        part = ("level", "box_vox", "box_um")
+        whole = not any(self.settings.get(key) for key in part)
+        return self.do == "signal" and (self.volume or "").startswith(_CHANNELS) and whole
+
+    @property
     def files(self) -> dict[str, str]:
         """Files of the user that its tool reads, by key."""
         options = self.options
@@ -137,8 +152,8 @@ def check_section(config: Mapping[str, Any]) -> None:
     """
     atlases = config["registration"]["atlases"] or list(config["atlases"])
     volumes = {
-        "fused": list(config["input"]["channels"]),
-        "corrected_volume": list(config["input"]["channels"]),
+        "fused": channels_of(config),
+        "corrected_volume": channels_of(config),
         "labels": atlases,
     }
     if not config["intensity"]["bias"]["enabled"]:
@@ -200,6 +215,9 @@ def _check_source(
         own_volumes["from"] = entry.volume
     for key, volume in own_volumes.items():
         kind, _, name = volume.partition("/")
+        if kind == "derived":
+            _check_entry(name, f"{where}.{key}", config)
+            continue
         if name not in volumes[kind]:
             known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
             raise ConfigError(
@@ -209,16 +227,28 @@ def _check_source(
     if entry.address is None:
         return
     address = entry.address.removeprefix("precomputed://").removeprefix("zarr://")
-    if address.startswith(("http://", "https://")):
-        raise ConfigError(
-            f"{where}.from: {entry.address!r} is on a web server, which is not read; copy the "
-            "volume to a folder or a bucket"
-        )
+    if is_web(address):
+        try:
+            store_at(address)
+        except StoreError as error:
+            raise ConfigError(f"{where}.from: {error}") from error
+        return
     own = f"{_canonical(config['store'])}/{config['sample']}/{entry.key}"
     if f"{_canonical(address)}/".startswith(f"{own}/"):
         raise ConfigError(
             f"{where}.from: {entry.address!r} is where this entry is written; give another source "
             "or another name"
+        )
+
+
+def _check_entry(name: str, where: str, config: Mapping[str, Any]) -> None:
+    """Another entry that is read beside the source is there, and makes a volume."""
+    section = config["derived"]
+    if name not in section or not TOOLS[section[name]["do"]].makes:
+        known = [other for other, given in section.items() if TOOLS[given["do"]].makes]
+        raise ConfigError(
+            f"{where}: 'derived/{name}' is not an entry that makes a volume; there are: "
+            f"{', '.join(known)}"
         )
 
 
@@ -282,6 +312,11 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
             f"{where}.codec: gzip of precomputed chunks needs shards, since readers expect them "
             "uncompressed in objects of their own; set sharded: true or codec: raw"
         )
+    if settings.get("format") == OME_ZARR_04 and settings.get("sharded"):
+        raise ConfigError(
+            f"{where}.sharded: OME-Zarr 0.4 has no shards; remove it, or use format: ome-zarr, "
+            "which is 0.5"
+        )
     edges = chunk_edges(entry, volume)
     block = settings.get("block") or max(volume["block"], *edges)
     ratio = block // max(edges)
@@ -325,6 +360,8 @@ def output_options(entry: Entry, volume: Mapping[str, Any], kind: str) -> dict[s
     if settings.get("codec") is not None:
         zarr, encoding = CODECS[settings["codec"]]
         options |= {"codec": zarr or volume["codec"], "encoding": encoding}
+    if settings.get("format") == OME_ZARR_04:
+        options |= {"ngff": "0.4", "sharded": False}
     if settings.get("sharded") is False:
         options["sharded"] = False
         if options.get("encoding") is None and options["precomputed"] == "gzip":

@@ -17,6 +17,7 @@ from terareg.derived.quantize import Quantize
 from terareg.derived.remap import Remap
 from terareg.derived.reorder import Reorder
 from terareg.derived.section import Entry, output_options
+from terareg.derived.signal import Signal
 from terareg.derived.skeletonize import Skeletonize
 from terareg.derived.tissue import Tissue
 from terareg.derived.tool import Tool
@@ -31,6 +32,7 @@ CLASSES: dict[str, type[Tool]] = {
     "mesh": Mesh,
     "skeletonize": Skeletonize,
     "tissue": Tissue,
+    "signal": Signal,
     "downsample": Downsample,
     "quantize": Quantize,
     "equalize": Equalize,

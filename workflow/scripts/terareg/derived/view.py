@@ -16,6 +16,7 @@ from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
+from terareg.storage.web import store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.reader import Levels, Volume
@@ -97,6 +98,12 @@ class View:
             )
         return self.levels.read(self.level, first, last)
 
+    def beside(self, name: str) -> Volume:
+        """Another volume of the sample."""
+        if self.place is None:
+            raise VolumeError(f"{self.name}: there is no other volume beside it")
+        return self.place.volume(name)
+
     def to_json(self) -> dict[str, Any]:
         """What was chosen, for the plan of the entry."""
         return {
@@ -153,6 +160,30 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
     )
 
 
+def nearest_labels(volume: Volume, frame: Frame) -> np.ndarray:
+    """Label at the centre of every voxel of a grid; 0 outside of the volume.
+
+    Parameters
+    ----------
+    volume : Volume
+        Labels, on any grid of the same axes.
+    frame : Frame
+    """
+    index, inside = [], []
+    for axis in range(3):
+        step = (frame.axes_um()[axis] - volume.frame.origin_um[axis]) / volume.frame.spacing_um[
+            axis
+        ]
+        nearest = np.floor(step + 0.5).astype(np.int64)
+        inside.append((nearest >= 0) & (nearest < volume.frame.shape[axis]))
+        index.append(np.clip(nearest, 0, volume.frame.shape[axis] - 1))
+    start = [int(i.min()) for i in index]
+    stop = [int(i.max()) + 1 for i in index]
+    found = volume.read(0, start, stop)[np.ix_(*(i - a for i, a in zip(index, start)))]
+    found[~np.logical_and.outer(np.logical_and.outer(*inside[:2]), inside[2])] = 0
+    return found
+
+
 def check_unchanged(address: str | None, state: str) -> None:
     """Raise :class:`VolumeError` if a source elsewhere is not what it was when the job was planned.
 
@@ -186,7 +217,7 @@ def _offset_of(address: str, level: int) -> Box:
     """Voxel offset (z, y, x) that a precomputed volume states for a level; zeros for all others."""
     if describe_image(address, believed=False).form != "precomputed":
         return (0, 0, 0)
-    _, info = read_metadata(address, Store(address))
+    _, info = read_metadata(address, store_at(address))
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         offset = info["scales"][level].get("voxel_offset") or (0, 0, 0)
         z, y, x = (int(n) for n in reversed(offset))

@@ -20,6 +20,7 @@ from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
+from terareg.storage.web import is_web
 from terareg.volumes import headers
 
 _ZARR_SHARE, _LABEL_SHARE = 0.6, 0.05
@@ -116,9 +117,10 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
             f"derived.{entry.name}.channel: {address} has channels 0 to {header.channels - 1}, "
             f"there is no channel {channel}"
         )
-    if header.form in headers.FILE_FORMS and header.name.startswith("s3://"):
+    if header.form in headers.FILE_FORMS and "://" in header.name:
+        where = "on the web" if is_web(header.name) else "on S3"
         raise ConfigError(
-            f"derived.{entry.name}.from: {address} is a {header.form} file on S3, which is read "
+            f"derived.{entry.name}.from: {address} is a {header.form} file {where}, which is read "
             "from disk only; give a local copy of it, or an OME-Zarr or precomputed volume"
         )
     labels = entry.settings.get("labels")
@@ -149,10 +151,10 @@ _shapes = cache(headers.level_shapes)
 def address_of(run: Run, entry: Entry) -> str:
     """Address of a source elsewhere, which jobs must be able to reach."""
     address = (entry.address or "").removeprefix("precomputed://").removeprefix("zarr://")
-    if run.remote is not None and not address.startswith("s3://"):
+    if run.remote is not None and not (address.startswith("s3://") or is_web(address)):
         raise ConfigError(
             f"derived.{entry.name}.from: {address} is a local path, which jobs on other machines "
-            "cannot read; give a volume on s3://"
+            "cannot read; give a volume on s3:// or https://"
         )
     return address.rstrip("/")
 

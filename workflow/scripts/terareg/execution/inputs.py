@@ -52,6 +52,8 @@ REGISTRATION_FILES = _TRANSFORM_FILES | {
     "energy": "energy.tsv",
     "summary": "summary.json",
 }
+#: what is put before the names of files of a channel's first and second side
+SIDE_PREFIXES = ("", "other_")
 # keys of the section registration that are read by rules other than `register`
 _NOT_OF_REGISTER = (
     "channel", "atlases", "pose", "threads", "landmarks", "landmark_um", "export",
@@ -133,18 +135,56 @@ def temporary_tiles(run: Run) -> bool:
 
 def alignment_tiles(run: Run, sample: str) -> dict[str, Any]:
     """Files needed to read the tiles that are compared, once they are placed."""
-    return tile_files(run, sample, run.alignment_channel(sample))
+    return tile_files(run, sample, run.alignment_side(sample))
+
+
+def side_tiles(run: Run, sample: str, channel: str) -> dict[str, Any]:
+    """Files needed to read and place a channel's tiles; those of its second side are ``other_...``.
+
+    ``match`` says how its sides go together.
+    """
+    files: dict[str, Any] = {}
+    for prefix, side in zip(SIDE_PREFIXES, run.sides_of(sample, channel)):
+        own = tile_files(run, sample, side) | channel_shift(run, sample, side)
+        files |= {prefix + key: path for key, path in own.items()}
+    if channel in run.two_sided(sample):
+        files["match"] = run.path(sample, f"stitching/sides/{channel}.json")
+    return files
+
+
+def compared_sides(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Files needed to compare the sides of a channel, from the raw planes."""
+    first, second = run.sides_of(sample, channel)
+    files = shading_files(run, sample, first)
+    files |= {f"other_{key}": path for key, path in shading_files(run, sample, second).items()}
+    return files | channel_shift(run, sample, second)
+
+
+def side_ends(run: Run, sample: str, channel: str) -> dict[str, str]:
+    """The sides of a channel, and at which end of an axis each is best."""
+    ends: dict[str, str] = run.option(sample, "input.sides").get(channel, {})
+    return ends
+
+
+def fusion_settings(run: Run, sample: str) -> dict[str, Any]:
+    """Options of the fusion of tiles, without those of sides."""
+    return _without(run.option(sample, "fusion"), ("sides",))
+
+
+def channel_of_side(run: Run, sample: str, side: str) -> str:
+    """The last file of the volume that the tiles of a side are fused into."""
+    return run.path(sample, f"fused/{run.channel_of(sample, side)}/complete.json")
 
 
 def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
-    """Files needed to compare a channel's tiles with those of the alignment channel.
+    """Files needed to compare a channel's tiles with those that its shift is measured against.
 
     Both are read from the raw planes, of which few are needed, also where corrected tiles are kept:
     these may be deleted meanwhile.
     """
     if run.option(sample, "stitching.channel_shift") == "given":
         return {}
-    against = shading_files(run, sample, run.alignment_channel(sample))
+    against = shading_files(run, sample, run.shifted_against(sample, channel))
     return shading_files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
 
 
@@ -157,7 +197,7 @@ def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
 
 
 def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
-    """Where a channel lies beside the alignment channel; nothing for that one itself."""
+    """Where a channel or side lies beside the one that it is compared with; none for the first."""
     if channel not in run.shifted_channels(sample):
         return {}
     return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
@@ -165,7 +205,7 @@ def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
 
 def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
     """Files needed to read tiles whose positions are not known yet: a first flat-field."""
-    folder = run.path(sample, f"intensity/{run.alignment_channel(sample)}/nominal")
+    folder = run.path(sample, f"intensity/{run.alignment_side(sample)}/nominal")
     return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
 
 
@@ -281,10 +321,32 @@ def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
     return derived_volumes.entry(run, sample, derived).to_json()
 
 
+def shown_derived(run: Run, sample: str) -> list[dict[str, Any]]:
+    """The settings of the entries that a viewer can show: volumes, meshes, skeletons."""
+    found = derived_volumes.entries(run, sample).values()
+    return [entry.to_json() for entry in found if entry.facts.makes or entry.facts.shards]
+
+
+def derived_drawn(run: Run, sample: str) -> dict[str, Files]:
+    """Plans and last files of the entries that a viewer can show."""
+    shown = [derived_volumes.entry(run, sample, e["name"]) for e in shown_derived(run, sample)]
+    return {
+        "derived": [run.path(sample, f"{entry.key}/plan.json") for entry in shown],
+        "derived_done": [run.path(sample, f"{e.key}/{e.facts.product}") for e in shown],
+    }
+
+
 def derived_address(run: Run, sample: str, derived: str) -> str | None:
     """Address of the source of an entry, if that is not a volume of the sample."""
     entry = derived_volumes.entry(run, sample, derived)
     return None if entry.address is None else derived_volumes.address_of(run, entry)
+
+
+def signal_source(run: Run, sample: str, derived: str) -> NamedFiles:
+    """The last files of a mask of signal, and of the channel that it was found in."""
+    entry = derived_volumes.entry(run, sample, derived)
+    volumes = {"mask": entry.key, "channel": str(entry.volume)}
+    return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
 
 
 def derived_state(run: Run, sample: str, derived: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from terareg import __version__
-from terareg.execution.config import settings
 from terareg.execution.raw_data import raw_addresses
 from terareg.execution.rule_table import jobs_of_rules
 from terareg.execution.run import Run
 from terareg.execution.run_plan import make_plan
+from terareg.execution.schema import settings
 from terareg.execution.sizing import sized
 
 _VIEWS = Path(__file__).resolve().parents[1] / "views"
@@ -32,7 +32,7 @@ def provenance(run: Run, sample: str) -> dict[str, Any]:
 
 
 def all_settings(run: Run, sample: str) -> dict[str, dict[str, Any]]:
-    """Every setting of a sample with its default, see :func:`terareg.execution.config.settings`."""
+    """Every setting of a sample with its default, see :func:`terareg.execution.schema.settings`."""
     return settings(run.samples[sample])
 
 

@@ -13,7 +13,7 @@ from terareg.acquisition import raw
 from terareg.acquisition.layout import Layout, Survey
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.core.errors import ConfigError, TeraregError
-from terareg.execution.config import channel_image
+from terareg.core.extents import channel_image
 from terareg.execution.run import Run
 from terareg.volumes import headers
 
@@ -87,18 +87,30 @@ def raw_state(run: Run, sample: str, channel: str) -> str:
 
 
 def alignment_raw_state(run: Run, sample: str) -> str:
-    """The same of the channel whose tiles are compared."""
-    return raw_state(run, sample, run.alignment_channel(sample))
+    """The same of the tiles that are compared."""
+    return raw_state(run, sample, run.alignment_side(sample))
+
+
+def channel_raw_state(run: Run, sample: str, channel: str) -> str | list[str]:
+    """The same of all sides of a channel."""
+    states = [raw_state(run, sample, side) for side in run.sides_of(sample, channel)]
+    return states[0] if len(states) == 1 else states
 
 
 def compared_raw_state(run: Run, sample: str, channel: str) -> list[str]:
-    """The same of a channel and the alignment channel, which are compared."""
-    return [raw_state(run, sample, channel), alignment_raw_state(run, sample)]
+    """The same of a channel or side and what it is compared with."""
+    against = run.shifted_against(sample, channel)
+    return [raw_state(run, sample, side) for side in (channel, against)]
+
+
+def pose_side(run: Run, sample: str) -> str:
+    """The first side of the channel that finds the pose."""
+    return run.sides_of(sample, run.registration_channels(sample)[0])[0]
 
 
 def pose_raw_state(run: Run, sample: str) -> str:
-    """The same of the channel that finds the pose."""
-    return raw_state(run, sample, run.registration_channels(sample)[0])
+    """State of its planes."""
+    return raw_state(run, sample, pose_side(run, sample))
 
 
 def metadata_files(run: Run, sample: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from terareg.acquisition import cost as acquisition
 from terareg.atlas import cost as atlas
+from terareg.cohort import cost as cohort
 from terareg.core.cost import RuleCost
 from terareg.core.extents import Sample
 from terareg.derived import cost as derived
@@ -18,7 +19,7 @@ from terareg.volumes import cost as volumes
 
 _STAGES = (
     acquisition, intensity, stitching, volumes, atlas, registration, regions, signal, derived,
-    exports, views,
+    exports, views, cohort,
 )  # fmt: skip
 #: rules of a sample that has only volumes derived from others
 _WITHOUT_IMAGES = (

@@ -7,13 +7,14 @@ Snakemake. The module needs the standard library, PyYAML and jsonschema only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError
-from terareg.core.extents import aligned_channel, registered_channels
-from terareg.execution.config import check_files, load_samples, read_yaml
+from terareg.core.extents import aligned_channel, channels_of, registered_channels, sides_of
+from terareg.execution.config import check_files, check_shared, load_samples
+from terareg.execution.yaml_files import read_yaml
 from terareg.views.thresholds import merge_thresholds
 
 
@@ -28,15 +29,21 @@ class Run:
     remote : str or None
         Prefix of the remote storage in which Snakemake keeps tracked files, so that jobs see no
         local files; None where tracked files are local.
+    comparisons : mapping of str to dict
+        Complete configuration of every comparison of groups.
+    alone : str
+        Folder of the tracked files of a run without samples.
     """
 
     samples: Mapping[str, dict[str, Any]]
     remote: str | None = None
+    comparisons: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    alone: str = "results"
 
     @property
     def results(self) -> str:
         """Folder of the tracked files."""
-        return next((s["results"] for s in self.samples.values()), "results")
+        return next((s["results"] for s in self.samples.values()), self.alone)
 
     @property
     def imported(self) -> list[str]:
@@ -50,8 +57,14 @@ class Run:
 
     @property
     def channels(self) -> list[str]:
-        """Names of channels, of all samples."""
-        return sorted({c for s in self.samples.values() for c in s["input"]["channels"]})
+        """Names of channels and of their sides, of all samples."""
+        found = ([*channels_of(s), *s["input"]["channels"]] for s in self.samples.values())
+        return sorted({name for names in found for name in names})
+
+    @property
+    def two_sided_channels(self) -> list[str]:
+        """Names of channels that have two sides, of all samples."""
+        return sorted({c for s in self.samples.values() for c in s["input"]["sides"]})
 
     @property
     def atlases(self) -> list[str]:
@@ -104,11 +117,31 @@ class Run:
 
     def channels_of(self, sample: str) -> list[str]:
         """Names of the channels of a sample."""
+        return channels_of(self.samples[sample])
+
+    def sides_of(self, sample: str, channel: str) -> list[str]:
+        """Names of the sides of a channel, the first one as reference; its own if it has one."""
+        return sides_of(self.samples[sample], channel)
+
+    def all_sides(self, sample: str) -> list[str]:
+        """Names of the sides of all channels, which are those under ``input.channels``."""
         return list(self.samples[sample]["input"]["channels"])
+
+    def channel_of(self, sample: str, side: str) -> str:
+        """The channel that a side belongs to."""
+        return next(c for c in self.channels_of(sample) if side in self.sides_of(sample, c))
+
+    def two_sided(self, sample: str) -> list[str]:
+        """Names of the channels that have two sides."""
+        return list(self.samples[sample]["input"]["sides"])
 
     def of_channels(self, sample: str, pattern: str) -> list[str]:
         """Tracked files of a sample for all channels; ``pattern`` has a {channel}."""
         return [self.path(sample, pattern.format(channel=c)) for c in self.channels_of(sample)]
+
+    def of_sides(self, sample: str, pattern: str) -> list[str]:
+        """Tracked files of a sample for all sides; ``pattern`` has a {channel}."""
+        return [self.path(sample, pattern.format(channel=c)) for c in self.all_sides(sample)]
 
     def of_atlases(self, sample: str, pattern: str, chosen: list[str] | None = None) -> list[str]:
         """Tracked files for the registered or the chosen atlases; ``pattern`` has an {atlas}."""
@@ -149,11 +182,20 @@ class Run:
         """The channel whose tiles are compared; the others take over its placement."""
         return aligned_channel(self.samples[sample])
 
+    def alignment_side(self, sample: str) -> str:
+        """The side of that channel whose tiles are compared: its first."""
+        return self.sides_of(sample, self.alignment_channel(sample))[0]
+
     def shifted_channels(self, sample: str) -> list[str]:
-        """The channels whose shift against the alignment channel is measured or given."""
+        """The channels, and sides, whose shift against others is measured or given."""
         if self.is_imported(sample) or self.option(sample, "stitching.channel_shift") == "none":
             return []
-        return [c for c in self.channels_of(sample) if c != self.alignment_channel(sample)]
+        return [c for c in self.all_sides(sample) if c != self.alignment_side(sample)]
+
+    def shifted_against(self, sample: str, side: str) -> str:
+        """What a side is compared with: the first of its channel, that one with the alignment's."""
+        first = self.sides_of(sample, self.channel_of(sample, side))[0]
+        return self.alignment_side(sample) if side == first else first
 
     def registration_channels(self, sample: str) -> list[str]:
         """The channels that are registered together; the first finds the pose."""
@@ -188,8 +230,15 @@ def load_run(
     for path in files:
         if path.is_file():
             read_yaml(path)
-    run = Run(load_samples(config), remote)
+    comparisons, results = _shared(config, remote)
+    samples = load_samples({k: v for k, v in config.items() if k != "comparisons"})
+    run = Run(samples, remote, comparisons, results)
     for sample, settings in run.samples.items():
+        if settings.pop("comparisons"):
+            raise ConfigError(
+                f"sample {sample}: comparisons: belongs beside cohort:, or into a file of its own; "
+                "move it there"
+            )
         try:
             merge_thresholds(settings["report"]["thresholds"])
         except ConfigError as error:
@@ -203,6 +252,19 @@ def load_run(
         except ConfigError as error:
             raise ConfigError(f"sample {sample}: {error}") from error
     return run
+
+
+def _shared(config: Mapping[str, Any], remote: str | None) -> tuple[dict[str, Any], str]:
+    """Comparisons with all defaults, and the folder of the results."""
+    keys = ("comparisons", "results")
+    shared = check_shared({key: config[key] for key in keys if key in config})
+    comparisons: dict[str, Any] = shared["comparisons"]
+    if comparisons and remote is not None:
+        raise ConfigError(
+            f"comparisons.{next(iter(comparisons))}: results in {remote} are not compared; copy "
+            "the small files of the samples and run this section on one machine"
+        )
+    return comparisons, shared["results"]
 
 
 def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None:

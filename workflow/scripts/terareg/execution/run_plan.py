@@ -28,6 +28,7 @@ STAGES = {
     "exports": "Exports",
     "cells": "Cells",
     "views": "Pictures and report",
+    "cohort": "Cohort",
 }
 
 
@@ -62,8 +63,9 @@ def store_gb(sample: Sample) -> float:
     volumes = uncompressed_gb(sample, sample.size.volume_gb)
     if sample.corrects_bias:
         volumes += uncompressed_gb(sample, sample.corrected_gb)
-    tiles = 0 if sample.streams or not sample.tiled else sample.size.channel_gb
-    return sample.size.channels * (volumes + tiles) + derived_gb(sample)
+    size = sample.size
+    tiles = 0 if sample.streams or not sample.tiled else size.raw_channels * size.channel_gb
+    return size.channels * volumes + tiles + derived_gb(sample)
 
 
 def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[Planned]:

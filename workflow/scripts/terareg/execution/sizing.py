@@ -108,7 +108,8 @@ def _tiled_size(run: Run, sample: str) -> Size:
     return Size(
         tiles=len(found.tiles),
         pairs=found.pairs(),
-        channels=len(run.samples[sample]["input"]["channels"]),
+        channels=len(run.channels_of(sample)),
+        raw_channels=len(run.all_sides(sample)),
         tile_shape=(found.planes, *found.tile_pixels),
         volume_shape=(
             found.planes,

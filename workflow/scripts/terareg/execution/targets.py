@@ -16,12 +16,12 @@ def flatfield_files(run: Run, sample: str) -> Files:
     """Flat-fields, and corrected tiles where they are kept."""
     if not run.is_tiled(sample):
         return []
-    files = run.of_channels(sample, "intensity/{channel}/flatfield.tif")
+    files = run.of_sides(sample, "intensity/{channel}/flatfield.tif")
     if destripes(run, sample):
-        files += run.of_channels(sample, "intensity/{channel}/stripes.json")
+        files += run.of_sides(sample, "intensity/{channel}/stripes.json")
     if run.option(sample, "intensity.corrected_tiles") != "stream":
-        for channel in run.channels_of(sample):
-            files += corrected_batches(run, sample, channel)
+        for side in run.all_sides(sample):
+            files += corrected_batches(run, sample, side)
     return files
 
 
@@ -34,9 +34,10 @@ def stitching_files(run: Run, sample: str) -> Files:
 
 
 def channel_shift_files(run: Run, sample: str) -> Files:
-    """Shifts of the other channels against the alignment channel."""
-    channels = run.shifted_channels(sample)
-    return [run.path(sample, f"stitching/channels/{channel}.json") for channel in channels]
+    """Shifts of the other channels and sides, and how the sides of channels go together."""
+    shifted, two_sided = run.shifted_channels(sample), run.two_sided(sample)
+    files = [run.path(sample, f"stitching/channels/{channel}.json") for channel in shifted]
+    return files + [run.path(sample, f"stitching/sides/{name}.json") for name in two_sided]
 
 
 def fused_files(run: Run, sample: str) -> Files:
@@ -99,7 +100,11 @@ def region_files(run: Run, sample: str) -> Files:
 def derived_files(run: Run, sample: str) -> Files:
     """What the section ``derived:`` asks for."""
     found = derived_volumes.entries(run, sample).values()
-    return [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
+    files = [run.path(sample, f"{entry.key}/{entry.facts.product}") for entry in found]
+    for entry in found:
+        if entry.by_region:
+            files += run.of_atlases(sample, f"{entry.key}/regions/{{atlas}}.tsv")
+    return files
 
 
 def exported_files(run: Run, sample: str) -> Files:
@@ -119,7 +124,7 @@ def all_files(run: Run, sample: str) -> Files:
     files += exported_files(run, sample)
     temporary = run.option(sample, "intensity.corrected_tiles") == "temporary"
     if temporary and run.is_tiled(sample):
-        files += run.of_channels(sample, "corrected/{channel}/dropped.json")
+        files += run.of_sides(sample, "corrected/{channel}/dropped.json")
     files += derived_files(run, sample)
     return [*files, run.path(sample, "report.html")]
 
@@ -134,17 +139,18 @@ def verified_files(run: Run, sample: str) -> Files:
 def reported_files(run: Run, sample: str) -> Files:
     """Tables and pictures that the report shows."""
     channels = [f"fused/{{channel}}/{_COMPLETE}", "views/fused_{channel}.png"]
+    sides: list[str] = []
     names = ["views/neuroglancer.json"]
     if run.is_tiled(sample):
-        channels += [
+        sides += [
             "intensity/{channel}/flatfield.json",
             "views/flatfield_{channel}.png",
             "views/tile_means_{channel}.png",
         ]
         if destripes(run, sample):
-            channels += ["intensity/{channel}/stripes.json"]
+            sides += ["intensity/{channel}/stripes.json"]
         if run.option(sample, "intensity.destriping") in ("rows", "columns"):
-            channels += ["views/stripes_{channel}.png"]
+            sides += ["views/stripes_{channel}.png"]
         names += [
             "stitching/placement.json",
             "views/placement.png",
@@ -175,8 +181,15 @@ def reported_files(run: Run, sample: str) -> Files:
     files = [run.path(sample, name) for name in names] + channel_shift_files(run, sample)
     for pattern in channels:
         files += run.of_channels(sample, pattern)
+    for pattern in sides:
+        files += run.of_sides(sample, pattern)
     for pattern in atlases:
         files += run.of_atlases(sample, pattern)
+    for name in run.option(sample, "cells"):
+        files.append(run.path(sample, f"cells/{name}.json"))
+        files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
+        files += run.of_atlases(sample, f"views/cells_{name}_{{atlas}}.png")
+    files += [path for path in derived_files(run, sample) if "/regions/" in path]
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
     return files + first_looks(run, sample) + scores(run, sample)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,80 @@ def open_origin(origin: Origin, store: Store, sample: str, file: str | None) -> 
     return OpenedImage(origin.text, [frame], [array])
 
 
+@dataclass(frozen=True)
+class Export:
+    """What is to be written.
+
+    Attributes
+    ----------
+    name : str
+    settings : ExportSettings
+    source : Levels
+    picture : Picture
+        Its description.
+    slabs : iterator of tuple of int and numpy.ndarray
+        First plane and voxels of slabs of planes, which are made when asked for.
+    workers : int
+        Threads.
+    """
+
+    name: str
+    settings: ExportSettings
+    source: Levels
+    picture: Picture
+    slabs: Iterator[tuple[int, np.ndarray]]
+    workers: int
+
+
+def make_export(
+    name: str,
+    settings: ExportSettings,
+    place: tuple[Store, str],
+    files: Mapping[str, str],
+    write: Callable[[Export], dict],
+    workers: int = 1,
+) -> dict:
+    """Make an export.
+
+    Parameters
+    ----------
+    name : str
+    settings : ExportSettings
+    place : tuple of Store and str
+        Array store of the run, and the sample.
+    files : mapping of str to str
+        ``image``, the file that holds a map or an image of an atlas, and ``atlas``, a file of the
+        prepared atlas, for regions.
+    write : callable
+        Writes an :class:`Export`; returns facts of the files for the record.
+    workers : int
+        Threads.
+
+    Returns
+    -------
+    dict
+        The record: source, grid, and facts of the files.
+    """
+    source = open_origin(settings.origin, *place, files.get("image"))
+    table = label_table(settings, Path(files.get("atlas", ".")).parent)
+    clipped: list[Clipped] = []
+    picture, slabs = prepare_export(settings, source, table, name, workers, clipped)
+    facts = write(Export(name, settings, source, picture, slabs, workers))
+    total = sum(clipped, Clipped())
+    return {
+        "from": settings.origin.text,
+        "format": settings.format,
+        "interpolation": settings.interpolation,
+        "labels": settings.labels if settings.origin.is_segmentation else None,
+        "frame": picture.frame.to_json(),
+        "source_spacing_um": list(source.frame.spacing_um),
+        "dtype": picture.dtype,
+        **facts,
+        "clipped_low": total.low,
+        "clipped_high": total.high,
+    }
+
+
 def prepare_export(
     settings: ExportSettings,
     source: Levels,
@@ -87,26 +162,6 @@ def prepare_export(
     palette = table.palette() if table.dtype == "uint8" else None
     picture = Picture(name, frame, table.dtype, labels=True, aligned=aligned, palette=palette)
     return picture, ((first, table.renumbered(slab)) for first, slab in slabs)
-
-
-def clipped_facts(clipped: list[Clipped]) -> dict[str, int]:
-    """How many voxels of an export the type could not hold, for its record."""
-    total = sum(clipped, Clipped())
-    return {"clipped_low": total.low, "clipped_high": total.high}
-
-
-def export_record(settings: ExportSettings, source: Levels, picture: Picture, facts: dict) -> dict:
-    """What the record of an export says: its source, its grid, and facts of the files."""
-    return {
-        "from": settings.origin.text,
-        "format": settings.format,
-        "interpolation": settings.interpolation,
-        "labels": settings.labels if settings.origin.is_segmentation else None,
-        "frame": picture.frame.to_json(),
-        "source_spacing_um": list(source.frame.spacing_um),
-        "dtype": picture.dtype,
-        **facts,
-    }
 
 
 def label_table(settings: ExportSettings, folder: Path) -> LabelTable | None:

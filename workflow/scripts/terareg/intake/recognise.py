@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from terareg.acquisition.folder_signs import likely_kind
-from terareg.acquisition.table_lines import COLUMNS
+from terareg.acquisition.table_lines import COLUMNS, stack_name
 from terareg.core.errors import AcquisitionError, TeraregError
 from terareg.intake.found import Found, Look, channel_names, spacing_note
+from terareg.intake.sides import with_sides
 from terareg.intake.tile_files import (
     find_stacks,
     lavision,
@@ -64,8 +65,9 @@ def recognise(address: str) -> Found:
     for recogniser in (_volume_folder, _colm, terastitcher, lavision, _own_table):
         found = recogniser(look)
         if found is not None:
-            return found
-    return _of_stacks(look) or _volume_files(look) or _nothing(look)
+            return with_sides(found)
+    tiles = _of_stacks(look)
+    return with_sides(tiles) if tiles else _volume_files(look) or _nothing(look)
 
 
 def _of_stacks(look: Look) -> Found | None:
@@ -135,8 +137,8 @@ def _own_table(look: Look) -> Found | None:
             continue
         if "path" not in table.columns or not set(table.columns) <= set(COLUMNS):
             continue
-        at = table.columns.index("channel") if "channel" in table.columns else None
-        values = dict.fromkeys(row[at] for _, row in table.rows) if at is not None else ["signal"]
+        rows = (dict(zip(table.columns, row)) for _, row in table.rows)
+        values = dict.fromkeys(stack_name(row) or "signal" for row in rows)
         source = {
             "kind": "table",
             "path": look.store.url,

@@ -26,16 +26,16 @@ _UNSURE = 4  # jobs of all channels together, most of which find that there is n
 def tile_batches(sample: Sample) -> int:
     """Batches of the tiles of one channel."""
     size = sample.size
-    return batches(size.channel_gb, size.tiles, sample.option("jobs.gb_per_job"), size.channels)
+    return batches(size.channel_gb, size.tiles, sample.option("jobs.gb_per_job"), size.raw_channels)
 
 
 def line_batches(sample: Sample) -> int:
     """Batches of the means of lines of one channel, which cost little more than reading tiles."""
     size = sample.size
     gb_per_job = _LIGHT * sample.option("jobs.gb_per_job")
-    count = batches(size.channel_gb, size.tiles, gb_per_job, size.channels)
+    count = batches(size.channel_gb, size.tiles, gb_per_job, size.raw_channels)
     if sample.option("intensity.destriping") == "auto":
-        count = min(count, max(1, _UNSURE // size.channels))
+        count = min(count, max(1, _UNSURE // size.raw_channels))
     return count
 
 
@@ -43,7 +43,7 @@ def sum_batches(sample: Sample) -> int:
     """Batches of the flat-field's statistics of one channel: sampled tiles, sampled planes."""
     tiles, share = _sampled(sample)
     gigabytes = sample.size.tile_gb * tiles * share
-    return batches(gigabytes, tiles, sample.option("jobs.gb_per_job"), sample.size.channels)
+    return batches(gigabytes, tiles, sample.option("jobs.gb_per_job"), sample.size.raw_channels)
 
 
 def corrected_batches(sample: Sample) -> int:
@@ -64,7 +64,7 @@ def _sum_tiles(of_channels: int | None = None) -> Callable[[Sample], Load]:
 
     def load(sample: Sample) -> Load:
         tiles, share = _sampled(sample)
-        count = sample.size.channels if of_channels is None else of_channels
+        count = sample.size.raw_channels if of_channels is None else of_channels
         read = count * sample.size.tile_gb * tiles * share
         return Load(count * sum_batches(sample), read, cpu_s=10 * read)
 
@@ -75,7 +75,7 @@ def _solve_flatfield(of_channels: int | None = None) -> Callable[[Sample], Load]
     """Flat-fields of ``of_channels`` channels from their statistics, all of them by default."""
 
     def load(sample: Sample) -> Load:
-        count = sample.size.channels if of_channels is None else of_channels
+        count = sample.size.raw_channels if of_channels is None else of_channels
         return Load(count, cpu_s=count * (5 + 0.3 * _sampled(sample)[0]))
 
     return load
@@ -86,7 +86,7 @@ def destriped_channels(sample: Sample) -> int:
     wanted = sample.option("intensity.destriping")
     if wanted == "auto" and sample.option("intensity.flatfield.method") != "statistics":
         wanted = "none"
-    return 0 if wanted == "none" else sample.size.channels
+    return 0 if wanted == "none" else sample.size.raw_channels
 
 
 def _share_of_lines(sample: Sample) -> float:
@@ -99,7 +99,7 @@ def _sum_lines(sample: Sample) -> Load:
     if not destriped_channels(sample):
         return Load(0)
     raw = sample.raw_gb
-    jobs = sample.size.channels * line_batches(sample)
+    jobs = sample.size.raw_channels * line_batches(sample)
     return _if_found(sample, Load(jobs, raw, raw * _share_of_lines(sample), 1.5 * raw))
 
 
@@ -122,12 +122,12 @@ def _correct_tiles(sample: Sample) -> Load:
     if sample.streams:
         return Load(0)
     raw = sample.raw_gb
-    return Load(sample.size.channels * tile_batches(sample), raw, raw, 2 * raw)
+    return Load(sample.size.raw_channels * tile_batches(sample), raw, raw, 2 * raw)
 
 
 def _dropped(sample: Sample) -> int:
     temporary = sample.option("intensity.corrected_tiles") == "temporary"
-    return sample.size.channels if temporary else 0
+    return sample.size.raw_channels if temporary else 0
 
 
 def bias_fields(sample: Sample) -> int:

@@ -158,7 +158,7 @@ def _finish_slab(
     if record is not None:
         return record
     heights = layout.slabs[number]
-    gains, seams = _solve_slab(means, layout, number, system)
+    gains, seams = solve_slab(means, layout, number, system)
     try:
         array[:, heights.start : heights.stop].write(gains).result()
     except ARRAY_ERRORS as error:
@@ -182,7 +182,7 @@ def _percent(seams: np.ndarray) -> dict[str, float] | None:
     return dict(zip(("before", "after"), seams.mean(0).tolist())) if seams.size else None
 
 
-def _solve_slab(
+def solve_slab(
     means: LineMeans, layout: LineLayout, number: int, system: LineSystem
 ) -> tuple[np.ndarray, np.ndarray]:
     """Gains (tiles, planes, lines) of a slab, and the differences at seams in one plane (2, n)."""

@@ -30,7 +30,11 @@ from terareg.volumes.plan import Block
 
 
 def component_part(
-    voxels: np.ndarray, block: Block, shape: Box, settings: ComponentSettings
+    voxels: np.ndarray,
+    block: Block,
+    shape: Box,
+    settings: ComponentSettings,
+    strong: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """What other blocks have to know of a block: arrays for :meth:`Parts.write`.
 
@@ -42,9 +46,14 @@ def component_part(
     shape : tuple of int
         Of the volume.
     settings : ComponentSettings
+    strong : numpy.ndarray of bool, shape of ``voxels``, optional
+        Where a component has to be somewhere for it to be kept (hysteresis).
     """
-    part = block_components(*label_voxels(voxels, settings), block, shape)
+    labels, count = label_voxels(voxels, settings)
+    part = block_components(labels, count, block, shape)
     arrays = {"voxels": part.voxels, "first": part.first}
+    if strong is not None:
+        arrays["strong"] = np.bincount(labels[strong], minlength=count + 1)[1:] > 0
     for axis in range(3):
         arrays |= {f"low{axis}": part.low[axis], f"high{axis}": part.high[axis]}
     return arrays
@@ -80,17 +89,19 @@ def join_parts(
     def part(index: Box) -> BlockComponents:
         arrays = parts.read(names[index], digests[names[index]])
         low, high = (tuple(arrays[f"{n}{axis}"] for axis in range(3)) for n in ("low", "high"))
-        return BlockComponents(arrays["voxels"], arrays["first"], low, high)
+        return BlockComponents(arrays["voxels"], arrays["first"], low, high, arrays.get("strong"))
 
     def low_planes(index: Box) -> tuple[np.ndarray, ...] | None:
         return part(index).low if index in names else None
 
-    voxels, first, offsets, total = [], [], {}, 0
+    voxels, first, strong, offsets, total = [], [], [], {}, 0
     for block in blocks:
         found = part(block.index)
         offsets[block.index] = total
         voxels.append(found.voxels)
         first.append(found.first)
+        if found.strong is not None:
+            strong.append(found.strong)
         total += len(found.voxels)
     pairs = [np.zeros((2, 0), np.int64)]
     for block in blocks:
@@ -98,12 +109,13 @@ def join_parts(
             # components are counted from 1 in their block, and from 0 through all of them
             begin = np.array([[offsets[block.index] - 1], [offsets[index] - 1]])
             pairs.append(np.stack([here, there]).astype(np.int64) + begin)
-    joined = join(np.concatenate(voxels), np.concatenate(first), np.hstack(pairs), settings)
-    if not len(joined.voxels):
-        raise VolumeError(
-            f"{parts.store.address(parts.key)}: no component is left (dust: {joined.dust}, of "
-            f"{joined.dust_vox} voxels); check the source, the threshold and dust_vox"
-        )
+    joined = join(
+        np.concatenate(voxels),
+        np.concatenate(first),
+        np.hstack(pairs),
+        settings,
+        np.concatenate(strong) if strong else None,
+    )
     numbers = {}
     for block, found_voxels in zip(blocks, voxels):
         begin_of = offsets[block.index]

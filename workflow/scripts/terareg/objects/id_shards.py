@@ -1,12 +1,12 @@
 """Meshes and skeletons of many ids in a few files: Neuroglancer's sharded format.
 
-The lowest bits of an id say which index within a file lists it, the next ones in which file it is.
-Specification: sharded.md of https://github.com/google/neuroglancer, folder
-src/datasource/precomputed.
+The lowest bits of an id say which index within a file lists it, the next ones in which file it is,
+see :mod:`terareg.storage.uint64_shards`.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ import numpy as np
 from terareg.core.errors import ConfigError
 from terareg.storage.records import object_facts
 from terareg.storage.store import Store
+from terareg.storage.uint64_shards import Sharding
 
 _INDEX_BITS = 6
 _MOST_BITS = 20
@@ -45,21 +46,18 @@ class IdShards:
         """File of each id."""
         return (np.asarray(ids, np.uint64) >> np.uint64(_INDEX_BITS)) & np.uint64(self.count - 1)
 
+    @property
+    def sharding(self) -> Sharding:
+        """The same as Neuroglancer sees it."""
+        return Sharding(0, _INDEX_BITS, self.bits)
+
     def name(self, number: int) -> str:
         """Name of a file."""
-        return f"{number:0{max(-(-self.bits // 4), 1)}x}.shard"
+        return self.sharding.file_name(number)
 
     def to_json(self) -> dict:
         """The sharding specification in ``info``."""
-        return {
-            "@type": "neuroglancer_uint64_sharded_v1",
-            "preshift_bits": 0,
-            "hash": "identity",
-            "minishard_bits": _INDEX_BITS,
-            "shard_bits": self.bits,
-            "minishard_index_encoding": "raw",
-            "data_encoding": "raw",
-        }
+        return self.sharding.to_json()
 
 
 def write_shard(
@@ -75,29 +73,14 @@ def write_shard(
         For each id of the file what lies before its object (the fragments of a mesh), and the
         object itself, which the index points at.
     """
-    minishards = 1 << _INDEX_BITS
-    listed: list[list[tuple[int, int, int]]] = [[] for _ in range(minishards)]
-    pieces, end = [], 0
-    for number in sorted(objects):
-        before, data = objects[number]
-        listed[number & (minishards - 1)].append((number, end + len(before), len(data)))
-        pieces += [before, data]
-        end += len(before) + len(data)
-    index = np.zeros((minishards, 2), "<u8")
-    for mini, entries in enumerate(listed):
-        if entries:
-            ids, starts, sizes = (np.array(column, np.uint64) for column in zip(*entries))
-            ends = starts + sizes
-            table = np.stack(
-                [
-                    np.diff(ids, prepend=np.uint64(0)),
-                    starts - np.append(np.uint64(0), ends[:-1]),
-                    sizes,
-                ]
-            )
-            pieces.append(table.astype("<u8").tobytes())
-            index[mini] = end, end + len(pieces[-1])
-            end += len(pieces[-1])
-    data = b"".join([index.tobytes(), *pieces])
+    numbers = sorted(objects)
+    sizes = [[len(piece) for piece in objects[number]] for number in numbers]
+    ends = list(itertools.accumulate(map(sum, sizes)))
+    starts = [end - size for end, (_, size) in zip(ends, sizes)]
+    head, tail = IdShards().sharding.head_and_tail(
+        numbers, starts, [size for _, size in sizes], ends[-1] if ends else 0
+    )
+    pieces = (piece for number in numbers for piece in objects[number])
+    data = b"".join([head, *pieces, tail])
     store.write(key, data)
     return {key: object_facts(data)}

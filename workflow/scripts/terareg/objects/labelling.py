@@ -77,12 +77,16 @@ class BlockComponents:
     high : tuple of numpy.ndarray of uint32
         Components in the planes that follow the block along z, y, x, in the extended block; of no
         extent where the volume ends.
+    strong : numpy.ndarray of bool, shape (n,), optional
+        Components that by themselves deserve to be kept, for components of which a strong voxel is
+        asked (hysteresis).
     """
 
     voxels: np.ndarray
     first: np.ndarray
     low: tuple[np.ndarray, ...]
     high: tuple[np.ndarray, ...]
+    strong: np.ndarray | None = None
 
 
 def extended(block: Block, shape: Box) -> tuple[Box, Box]:
@@ -222,7 +226,11 @@ class Joined:
 
 
 def join(
-    voxels: np.ndarray, first: np.ndarray, pairs: np.ndarray, settings: ComponentSettings
+    voxels: np.ndarray,
+    first: np.ndarray,
+    pairs: np.ndarray,
+    settings: ComponentSettings,
+    strong: np.ndarray | None = None,
 ) -> Joined:
     """Join the components of blocks.
 
@@ -233,6 +241,8 @@ def join(
     pairs : numpy.ndarray of int64, shape (2, m)
         Which of them are the same, counted from 0 through all blocks.
     settings : ComponentSettings
+    strong : numpy.ndarray of bool, shape (n,), optional
+        If given, a joined component is kept only if one of its parts is strong.
 
     Raises
     ------
@@ -247,7 +257,10 @@ def join(
     begin = np.full(groups, np.iinfo(np.int64).max)
     owned = voxels > 0
     np.minimum.at(begin, group[owned], first[owned])
-    keep = np.flatnonzero(total >= max(settings.dust_vox, 1))
+    wanted = total >= max(settings.dust_vox, 1)
+    if strong is not None:
+        wanted &= np.bincount(group[strong], minlength=groups) > 0
+    keep = np.flatnonzero(wanted)
     if len(keep) > _MOST:
         raise VolumeError(
             f"there are {len(keep)} components, but labels end at {_MOST}; set dust_vox, or a "

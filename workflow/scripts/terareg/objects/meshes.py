@@ -21,13 +21,12 @@ from terareg.objects.id_shards import IdShards, write_shard
 from terareg.objects.parts import Parts
 from terareg.objects.simplify import simplified_together
 from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
-from terareg.storage.records import object_facts, to_json
+from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
 FORMS = ("multiresolution", "legacy")
 _NM_PER_UM = 1000.0
-_FRAGMENT_TRIANGLES = 20_000
 
 
 @dataclass(frozen=True)
@@ -185,15 +184,12 @@ def write_meshes(
                 data = legacy.encode_fragment(details[0].vertices_nm, details[0].faces)
                 objects = {name: data, f"{label}:0": to_json({"fragments": [name]})}
             else:
-                cells = multires.cells_of(details, _FRAGMENT_TRIANGLES)
-                manifest, fragments = multires.encode_object(details, cells)
+                manifest, fragments = multires.encode_whole(details)
                 if settings.sharded:
                     written[label] = fragments, manifest
                     continue
                 objects = {f"{label}.index": manifest, str(label): fragments}
-            for name, data in objects.items():
-                store.write(f"{key}/{name}", data)
-                summary["objects"][f"{key}/{name}"] = object_facts(data)
+            summary["objects"] |= write_files(store, key, objects)
         if written:
             name = f"{key}/{settings.shards.name(shard)}"
             summary["objects"] |= write_shard(store, name, written)
@@ -204,9 +200,7 @@ def write_info(store: Store, key: str, settings: MeshSettings) -> dict[str, dict
     """Write ``info`` of a folder of meshes; return what is known of it."""
     sharding = settings.shards.to_json() if settings.sharded else None
     info = legacy.INFO if settings.form == "legacy" else multires.info_json(sharding)
-    data = to_json(info)
-    store.write(f"{key}/info", data)
-    return {f"{key}/info": object_facts(data)}
+    return write_files(store, key, {"info": to_json(info)})
 
 
 def check_ids(labels: Collection[int], settings: MeshSettings, name: str) -> None:

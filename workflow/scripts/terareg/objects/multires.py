@@ -18,6 +18,7 @@ import numpy as np
 BITS = 16
 _TOP = (1 << BITS) - 1
 _COMPRESSION = 7
+_FRAGMENT_TRIANGLES = 20_000
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,11 @@ def cells_of(details: list[Detail], fragment_triangles: int) -> Cells:
     edge = edge or 1.0
     x, y, z = (float(np.nextafter(np.float32(v), np.float32(-np.inf))) for v in low)
     return Cells((x, y, z), (edge, edge, edge))
+
+
+def encode_whole(details: list[Detail]) -> tuple[bytes, bytes]:
+    """As :func:`encode_object`, in cells that are found for the object."""
+    return encode_object(details, cells_of(details, _FRAGMENT_TRIANGLES))
 
 
 def encode_object(details: list[Detail], cells: Cells) -> tuple[bytes, bytes]:

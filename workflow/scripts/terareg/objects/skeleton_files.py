@@ -26,7 +26,7 @@ from terareg.objects.skeletons import (
     joined_skeleton,
     to_swc,
 )
-from terareg.storage.records import object_facts, to_json
+from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
@@ -122,9 +122,7 @@ def write_skeletons(
                 objects[str(label)] = data
             if files.swc:
                 objects[f"swc/{label}.swc"] = to_swc(whole, frame.to_um(whole.vertices)).encode()
-            for name, content in objects.items():
-                store.write(f"{key}/{name}", content)
-                summary["objects"][f"{key}/{name}"] = object_facts(content)
+            summary["objects"] |= write_files(store, key, objects)
         if written:
             summary["objects"] |= write_shard(store, f"{key}/{files.shards.name(shard)}", written)
     return summary
@@ -132,9 +130,8 @@ def write_skeletons(
 
 def write_info(store: Store, key: str, files: SkeletonFiles) -> dict[str, dict]:
     """Write ``info`` of a folder of skeletons; return what is known of it."""
-    data = to_json(info_json(files.shards.to_json() if files.sharded else None))
-    store.write(f"{key}/info", data)
-    return {f"{key}/info": object_facts(data)}
+    info = info_json(files.shards.to_json() if files.sharded else None)
+    return write_files(store, key, {"info": to_json(info)})
 
 
 def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarray]:

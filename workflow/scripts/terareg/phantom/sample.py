@@ -338,7 +338,7 @@ class GeneratedSample:
         missing, artefact = self.damage_grid(axes)
         fine, other, blobs = (f.grid(voxels)[0] for f in self._texture)
         textures = (0.9 * fine + 0.4 * blobs, 0.65 * fine + 0.65 * other + 0.35 * blobs)
-        cells = self._draw_cells(start, stop) + self._draw_counted_cells(start, stop)
+        cells = self.draw_cells(start, stop) + self._draw_counted_cells(start, stop)
         out = np.empty((2, *missing.shape), np.float32)
         for channel in range(2):
             value = mix[channel] * looks[2 * channel] + (1 - mix[channel]) * looks[2 * channel + 1]
@@ -352,7 +352,7 @@ class GeneratedSample:
             out[channel] = (value * counts + _MEDIUM_COUNTS) * bias[channel]
         return out
 
-    def _draw_cells(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
+    def draw_cells(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """Gaussian cells, 0.7 planes and 1.1 pixels wide, in units of template intensity."""
         out = np.zeros([b - a for a, b in zip(start, stop)], np.float32)
         reach = np.array([3, 4, 4])

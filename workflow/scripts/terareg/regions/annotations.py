@@ -8,6 +8,7 @@ folder src/datasource/precomputed.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ import numpy as np
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.storage.store import Store
+from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.precomputed import morton
 
 _MOST_SHOWN = 4000  # points of a cell of the index
@@ -129,33 +131,9 @@ def _write_shard(store: Store, key: str, ids: list[int], values: list[bytes]) ->
     parts_bits = max(0, last.bit_length() - _INDEX_BITS)
     # with very sparse numbers a part would be empty too often: fewer, longer parts
     parts_bits = min(parts_bits, max(0, math.ceil(math.log2(max(1, len(ids)) / 2**_INDEX_BITS))))
-    shift = max(0, last.bit_length() - parts_bits)
-    of_part = np.array([i >> shift for i in ids], np.int64)
-    numbers = np.array(ids, np.uint64)
-    sizes = np.array([len(v) for v in values], np.uint64)
-    ends = np.cumsum(sizes, dtype=np.uint64)
-    starts = ends - sizes
-    data_end = int(ends[-1]) if len(ends) else 0
-    head = np.zeros((2**parts_bits, 2), "<u8")
-    indices, position = [], data_end
-    for part in range(2**parts_bits):
-        a, b = np.searchsorted(of_part, (part, part + 1))
-        table = np.zeros((3, b - a), "<u8")
-        if b > a:
-            table[0] = np.diff(numbers[a:b], prepend=np.uint64(0))
-            table[1, 0] = starts[a]
-            table[2] = sizes[a:b]
-        head[part] = position, position + table.nbytes
-        indices.append(table.tobytes())
-        position += table.nbytes
-    body = [head.tobytes(), *values, *indices]
-    store.write(f"{key}/0.shard", b"".join(body))
-    return {
-        "@type": "neuroglancer_uint64_sharded_v1",
-        "hash": "identity",
-        "preshift_bits": shift,
-        "minishard_bits": parts_bits,
-        "shard_bits": 0,
-        "minishard_index_encoding": "raw",
-        "data_encoding": "raw",
-    }
+    sharding = Sharding(max(0, last.bit_length() - parts_bits), parts_bits)
+    sizes = [len(value) for value in values]
+    starts = [0, *itertools.accumulate(sizes)]
+    head, tail = sharding.head_and_tail(ids, starts[:-1], sizes, starts[-1])
+    store.write(f"{key}/0.shard", b"".join([head, *values, tail]))
+    return sharding.to_json()

@@ -1,7 +1,8 @@
 """Surfaces of regions in Neuroglancer's precomputed form, and the names of segments.
 
-Meshes are in the legacy form (:mod:`terareg.objects.legacy`). Like precomputed voxels, vertices
-count from the outer corner of the volume's first voxel.
+Meshes have several levels of detail (:mod:`terareg.objects.multires`), each of voxels twice as
+large as those of the one before. Like precomputed voxels, vertices count from the outer corner of
+the volume's first voxel.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from terareg.atlas.ontology import Ontology
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
-from terareg.objects.legacy import INFO, encode_fragment
+from terareg.objects import multires
 from terareg.objects.surfaces import enclosed_volume
-from terareg.storage.records import object_facts
+from terareg.storage.records import object_facts, write_files
 from terareg.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
 _VOLUME_TOLERANCE = 0.01
 _LEVEL_STEPS = 8
+_DETAILS = 3
 # most voxels of the grid of the mesh around everything
 _WHOLE_VOXELS = 1_000_000
 
@@ -65,7 +67,7 @@ def region_mesh(
 
     Parameters
     ----------
-    mask : numpy.ndarray of bool, shape (z, y, x)
+    mask : numpy.ndarray of bool, or of the share of each voxel that is inside, shape (z, y, x)
         At least one voxel.
     frame : Frame
     smoothing_vox : float
@@ -82,7 +84,7 @@ def region_mesh(
     field = np.pad(mask, margin).astype(np.float32)
     if smoothing_vox > 0:
         field = ndimage.gaussian_filter(field, smoothing_vox, mode="constant", truncate=4)
-    wanted = np.count_nonzero(mask) * frame.voxel_volume_um3
+    wanted = float(mask.sum(dtype=np.float64)) * frame.voxel_volume_um3
     spacing = np.array(frame.spacing_um)
     low, level, high = 0.0, 0.5 * min(1.0, float(field.max())), float(field.max())
     for _ in range(_LEVEL_STEPS):
@@ -144,6 +146,7 @@ def write_meshes(
     boxes = ndimage.find_objects(compact)
     store.delete_folder(key)
     corner_um = volume_frame.to_um(np.full(3, -0.5))
+    scale_nm = 1000 * min(frame.spacing_um)
 
     def write(region: int) -> dict[str, dict]:
         if region == settings.whole:
@@ -153,23 +156,32 @@ def write_meshes(
             box = boxes[number]
             mask = compact[box] == number + 1
             part = frame.cropped([s.start for s in box], [s.stop for s in box])
-        vertices_um, faces = region_mesh(mask, part, smoothing_vox=settings.smoothing_vox)
-        vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
-        objects = {
-            f"{key}/{region}.mesh": encode_fragment(vertices_nm, faces),
-            f"{key}/{region}:0": _json({"fragments": [f"{region}.mesh"]}),
-        }
-        for name, data in objects.items():
-            store.write(name, data)
-        return {name: object_facts(data) for name, data in objects.items()}
+        details = []
+        for factor in (2**n for n in range(_DETAILS)):
+            share, grid = _coarser(mask, part, factor)
+            vertices_um, faces = region_mesh(share, grid, smoothing_vox=settings.smoothing_vox)
+            vertices_nm = (vertices_um.astype(np.float64) - corner_um)[:, ::-1] * 1000
+            details.append(multires.Detail(vertices_nm, faces, scale_nm * factor))
+        manifest, fragments = multires.encode_whole(details)
+        return write_files(store, key, {f"{region}.index": manifest, str(region): fragments})
 
-    info = _json(INFO)
+    info = _json(multires.info_json())
     written = {f"{key}/info": object_facts(info)}
     regions = sorted({*ids.tolist(), settings.whole or 0} - {0})
     for part in map_items(write, regions, workers=settings.workers, what="meshes"):
         written |= part
     store.write(f"{key}/info", info)
     return written
+
+
+def _coarser(mask: np.ndarray, frame: Frame, factor: int) -> tuple[np.ndarray, Frame]:
+    """How much of each larger voxel a mask fills, and their grid."""
+    if factor == 1:
+        return mask, frame
+    padded = np.pad(mask, [(0, -n % factor) for n in mask.shape])
+    z, y, x = (n // factor for n in padded.shape)
+    cells = padded.reshape(z, factor, y, factor, x, factor)
+    return cells.mean(axis=(1, 3, 5), dtype=np.float32), frame.downsampled((factor,) * 3)
 
 
 def _every(numbers: np.ndarray, frame: Frame) -> tuple[np.ndarray, Frame]:
@@ -223,9 +235,7 @@ def write_segment_properties(
     store: Store, key: str, ids: Iterable[int], ontology: Ontology
 ) -> dict[str, dict]:
     """Write ``<key>/info``; the volume's ``info`` names the folder as ``segment_properties``."""
-    data = _json(segment_properties(ids, ontology))
-    store.write(f"{key}/info", data)
-    return {f"{key}/info": object_facts(data)}
+    return write_files(store, key, {"info": _json(segment_properties(ids, ontology))})
 
 
 def _json(data: dict) -> bytes:

@@ -60,7 +60,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     regional: dict[str, Any] = {"held_back_gain": gain}
     if plan.regions is not None:
         fit = plan.tree.judged(*problem.left_in_regions(x), *gains)
-        regional |= _regional_facts(fit, plan, warnings)
+        regional |= regional_facts(fit, plan, warnings)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()
     check_folding(jacobian, plan, last)
@@ -105,7 +105,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
             np.array(list(summary["landmark_um"].values())), plan.landmarks.sigma_um
         )
     summary |= regional
-    summary |= _scales(transform.affine, warnings)
+    summary |= scale_facts(transform.affine, warnings)
     full = transform.sample_frame
     return RegistrationResult(
         transform=transform,
@@ -119,7 +119,7 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
     )
 
 
-def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
+def regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
     """Regions, by name, in which the registered atlas does not explain the sample."""
     limit = max(_UNEXPLAINED, 3 * noise(plan.sample))
     unexplained, lost = np.abs(fit.residual) > limit, fit.worse
@@ -142,7 +142,7 @@ def _regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
     return facts
 
 
-def _scales(affine: np.ndarray, warnings: list[str]) -> dict:
+def scale_facts(affine: np.ndarray, warnings: list[str]) -> dict:
     """Size of the sample relative to the atlas: mean scale, and ratio of largest to smallest."""
     stretches = np.linalg.svd(affine[:3, :3], compute_uv=False)
     scale, ratio = float(np.prod(stretches) ** (1 / 3)), float(stretches[0] / stretches[-1])

@@ -96,9 +96,10 @@ def binning(search: Sequence[int]) -> int:
 
 
 def find_places(reference: TileReader, channel: TileReader, workers: int = 1) -> list[Place]:
-    """Places with structure in both channels, spread over tiles and depths."""
+    """Places with structure in both channels, spread over depths and the tiles that both have."""
     depth, *size = reference.acquisition.tile_shape
-    names = [tile.name for tile in reference.acquisition.tiles]
+    there = {tile.name for tile in channel.acquisition.tiles}
+    names = [tile.name for tile in reference.acquisition.tiles if tile.name in there]
     if len(names) > MOST_TILES:
         chosen = np.linspace(0, len(names) - 1, MOST_TILES).round().astype(int)
         names = [names[i] for i in chosen]

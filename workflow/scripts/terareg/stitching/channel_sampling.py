@@ -1,4 +1,4 @@
-"""How much of the tiles the shift of a channel is measured on (standard library only)."""
+"""How much of the tiles channels and sides are compared on (standard library only)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ PLANES = 24  # compared at each place
 FIELD = 3  # patches along each side of the field of view
 PATCH_PX = 128  # edge of a patch, pixels, in large tiles
 _LEAST_SEARCH = 4  # voxels
+SIDE_TILES = 24  # on which the sides of a channel are compared
+SIDE_DEPTHS = 3  # of the stack at which they are compared, two planes at each
+SIDE_DEPTHS_Z = 9  # the same where the sides differ along z
 WIDEN = 2  # a shift that is not found is looked for once more over this many times the range
 
 

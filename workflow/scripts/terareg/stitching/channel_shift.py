@@ -168,10 +168,10 @@ def load_shift(path) -> ChannelShift:
 def channel_poses(
     origins: Mapping[str, Sequence[float]],
     placement: Placement,
-    shift: ChannelShift | None,
+    shifts: Sequence[ChannelShift],
     tile_shape: Sequence[int],
 ) -> tuple[dict[str, tuple[float, float, float]], dict[str, np.ndarray]]:
-    """Where fusion finds the tiles of a channel.
+    """Where fusion finds the tiles of a channel, or of one of its sides.
 
     Parameters
     ----------
@@ -179,8 +179,9 @@ def channel_poses(
         Origins (z, y, x) of the alignment channel's tiles in the volume, voxels.
     placement : Placement
         Says which tiles lean.
-    shift : ChannelShift or None
-        None for the alignment channel.
+    shifts : sequence of ChannelShift
+        None for the alignment channel; for a second side, that of the first, if it has one, and
+        its own against that.
     tile_shape : sequence of int
 
     Returns
@@ -189,7 +190,7 @@ def channel_poses(
         Voxel v of the volume shows the channel's tile at index ``matrix @ (v - origin)``; tiles
         without a matrix are only moved.
     """
-    moved, bent = (_ZERO, None) if shift is None else shift.applied(tile_shape)
+    moved, bent = _chained([shift.applied(tile_shape) for shift in shifts])
     leaning = placement.matrices(tile_shape[0])
     places: dict[str, tuple[float, float, float]] = {}
     matrices: dict[str, np.ndarray] = {}
@@ -205,6 +206,21 @@ def channel_poses(
         places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
         matrices[name] = lean if bent is None else bent @ lean
     return places, matrices
+
+
+def _chained(
+    applied: Sequence[tuple[tuple[float, float, float], np.ndarray | None]],
+) -> tuple[tuple[float, float, float], np.ndarray | None]:
+    """Shifts one after the other, as one: index -> bent @ (index - moved)."""
+    if not applied:
+        return _ZERO, None
+    moved, bent = applied[0]
+    for by, matrix in applied[1:]:
+        step = np.array(by) if bent is None else np.linalg.solve(bent, np.array(by))
+        moved = _rounded(np.add(moved, step))
+        if matrix is not None:
+            bent = matrix if bent is None else matrix @ bent
+    return moved, bent
 
 
 def measure_channel_shift(

@@ -89,6 +89,19 @@ def best_peak(score: np.ndarray, ncc: np.ndarray):
     return tuple(int(v) for v in best), float(ncc[tuple(best)]), second
 
 
+def fits_best_at_limit(score: np.ndarray, peak: float) -> bool:
+    """Whether a displacement at the limit of the search scores more than ``peak``, and than 0."""
+    inside = tuple(slice(1, -1) if n > 2 else slice(None) for n in score.shape)
+    rest = score.copy()
+    rest[inside] = -np.inf
+    return bool(rest.max() > max(0.0, peak))
+
+
+def share_at_limit(shape: Sequence[int]) -> float:
+    """Share of the displacements searched that lie at the limit of the search."""
+    return 1 - float(np.prod([(n - 2) / n for n in shape if n > 2]))
+
+
 def subvoxel(values: np.ndarray, index) -> np.ndarray:
     """Position of the maximum near ``index`` of the cubic spline through ``values``."""
     place = np.array(index, float)

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import math
 
-from terareg.core.cost import ITK_MB, PYTHON_MB, Load, RuleCost, batches, if_measured
+from terareg.core.cost import (
+    ITK_MB,
+    PYTHON_MB,
+    Load,
+    RuleCost,
+    batches,
+    if_measured,
+    planes,
+)
 from terareg.core.extents import Sample
 from terareg.stitching.channel_sampling import (
     DEPTHS,
@@ -13,6 +21,8 @@ from terareg.stitching.channel_sampling import (
     MOST_TILES,
     PATCH_PX,
     PLANES,
+    SIDE_DEPTHS_Z,
+    SIDE_TILES,
     WIDEN,
     search_in_voxels,
 )
@@ -34,15 +44,15 @@ def _pair_gb(sample: Sample) -> float:
     mip_ncc reads the whole depth.
     """
     options, size = sample.option("stitching.displacement"), sample.size
-    planes = options["windows"] * options["window_planes"]
+    compared = options["windows"] * options["window_planes"]
     # windows without signal are not read completely
-    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, 0.5 * planes / size.tile_shape[0])
+    share = 1.0 if options["engine"] == "mip_ncc" else min(1.0, 0.5 * compared / size.tile_shape[0])
     return 2 * size.tile_gb * share * (1 + 2 * sample.overlap) / 2
 
 
 def _estimate_steps(sample: Sample) -> Load:
-    planes = overview_planes(sample.size.tile_shape[0])
-    read = min(sample.size.tiles, MAX_TILES) * planes * sample.size.plane_mb / 1e3
+    looked_at = overview_planes(sample.size.tile_shape[0])
+    read = min(sample.size.tiles, MAX_TILES) * looked_at * sample.size.plane_mb / 1e3
     return Load(1, read, cpu_s=6 * read)
 
 
@@ -52,9 +62,9 @@ def _measure_displacements(sample: Sample) -> Load:
 
 
 def shifted_channels(sample: Sample) -> int:
-    """Channels whose shift against the alignment channel is measured or given."""
+    """Channels and sides whose shift against others is measured or given."""
     wanted = sample.option("stitching.channel_shift")
-    return 0 if wanted == "none" or not sample.tiled else sample.size.channels - 1
+    return 0 if wanted == "none" or not sample.tiled else sample.size.raw_channels - 1
 
 
 def _channel_search(sample: Sample) -> tuple[int, list[int]]:
@@ -85,6 +95,13 @@ def _compared_patches(sample: Sample, threads: int) -> float:
     band = 2 * deep * min(size.tile_shape[1], rows + 30) * size.tile_shape[2]
     held = 2 * MOST_PLACES * FIELD**2 * patch
     return ITK_MB + (held + threads * (size.bytes_per_voxel * band + 40 * patch)) / 1e6
+
+
+def _match_sides(sample: Sample) -> Load:
+    count, size = len(sample.option("input.sides")), sample.size
+    read_planes = 2 * 2 * min(size.tiles, SIDE_TILES) * min(SIDE_DEPTHS_Z, size.tile_shape[0])
+    read = count * read_planes * size.plane_mb / 1e3
+    return Load(count, read, cpu_s=count * 5 + 25 * read)
 
 
 def _overviews(sample: Sample, threads: int) -> float:
@@ -121,5 +138,6 @@ RULES = {
     "measure_channel_shift": RuleCost(
         "stitching", _compared_patches, _measure_channel_shift, heavy=True, needs="tiles"
     ),
+    "match_sides": RuleCost("stitching", planes(4, 40), _match_sides, heavy=True, needs="tiles"),
     "export_render": RuleCost("stitching", needs="tiles"),
 }

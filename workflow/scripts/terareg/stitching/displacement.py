@@ -19,11 +19,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
 from terareg.stitching.consensus import Consensus, find_consensus, find_line
-from terareg.stitching.correlation import MIN_OVERLAP, best_peak, correlate
+from terareg.stitching.correlation import (
+    MIN_OVERLAP,
+    best_peak,
+    correlate,
+    fits_best_at_limit,
+    share_at_limit,
+)
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
 from terareg.stitching.leans import lean_of_windows
@@ -38,6 +45,9 @@ if TYPE_CHECKING:
     from terareg.acquisition.tiles import TileSource
 
 _LEAST_SIGMA = 0.02  # voxels
+_LEAST_SEARCH = 6  # voxels along an axis that is searched: stages err by voxels, however coarse
+_NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit of the search
+_UNMATCHED = ("disagree", "beyond_search")  # states of pairs with structure in their overlap
 
 
 def measure_pair(
@@ -96,7 +106,10 @@ def measure_pair(
     shape = tuple(int(n) for n in acquisition.tile_shape)
     result: PairResult | None = None
     for factor in (1.0, settings.widen):
-        search = [math.ceil(factor * s / p - 1e-9) for s, p in zip(settings.search_um, spacing)]
+        search = [
+            math.ceil(factor * max(s / p, min(_LEAST_SEARCH, n / 4)) - 1e-9) if s else 0
+            for s, p, n in zip(settings.search_um, spacing, shape)
+        ]
         if shape[0] < 4:  # too thin to measure z
             search[0] = 0
         axis = SEAM_AXIS[direction]
@@ -111,14 +124,13 @@ def measure_pair(
         attempt = _measure(pair, settings)
         if result is None:
             result = attempt
-        elif attempt.status == "ok":
-            result = replace(attempt, bytes=attempt.bytes + result.bytes)
         else:
-            result = replace(result, bytes=attempt.bytes + result.bytes)
-        if result.status != "disagree" or settings.widen == 1:
+            read = result.bytes + attempt.bytes
+            result = replace(result if attempt.status == "no_signal" else attempt, bytes=read)
+        if result.status not in _UNMATCHED or settings.widen == 1:
             break
     assert result is not None
-    if result.status == "disagree" and settings.widen > 1:
+    if result.status in _UNMATCHED and settings.widen > 1:
         counted = pair.bytes
         place = find_depth(pair, binning_of(pair, settings), settings.dark)
         result = replace(result, bytes=result.bytes + pair.bytes - counted)
@@ -176,17 +188,25 @@ def _measure_window(pair: Strips, boxes, bins, settings: DisplacementSettings):
     lag, peak, second = best_peak(score, ncc)
     displ = [o + (i + first) * k for o, i, first, k in zip(start, lag, low, bins)]
     z, seam = boxes[0][0], boxes[0][pair.along]
-    window = WindowResult(z, seam, tuple(map(float, displ)), peak, second, all(signal), False)
+    at_limit = fits_best_at_limit(score, float(score[lag]) if peak else 0.0)
+    window = WindowResult(
+        z, seam, tuple(map(float, displ)), peak, second, all(signal), False, at_limit=at_limit
+    )
     kept = keep_patches(pair, raw, boxes, coarse, bins, levels, settings)
     return window, [max(1, n - 2) for n in score.shape], kept
 
 
 def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
     """Joint result of the windows, refined to a fraction of a voxel where they agree."""
-    signal = sum(w.peak > 0 and w.signal for w in windows)
+    signal = sum(w.signal for w in windows)
+    at_limit = sum(w.signal and w.at_limit for w in windows)
+    # as many of them at the limit by chance
+    share = share_at_limit([n + 2 for n in lags])
+    no_chance = at_limit > 1 and special.bdtrc(at_limit - 1, signal, share) < _NO_CHANCE
+    unmatched = "beyond_search" if no_chance else "disagree"
     expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
     nothing = PairResult(
-        pair.names[0], pair.names[1], pair.direction, "disagree" if signal > 1 else "no_signal",
+        pair.names[0], pair.names[1], pair.direction, unmatched if signal > 1 else "no_signal",
         expected, (0.0, 0.0, 0.0), 0.0, 0.0, 0, signal, expected, pair.search, tuple(windows),
         pair.bytes,
     )  # fmt: skip

@@ -132,6 +132,9 @@ def why_unusable(pair: PairResult, settings: PlacementSettings) -> str:
     """Why a pair is not used as a link; empty if it is."""
     if pair.status == "no_signal":
         return "no signal in the overlap"
+    if pair.status == "beyond_search":
+        listed = ", ".join(map(str, pair.search_vox))
+        return f"fits best at the limit of the search, {listed} voxels in z, y, x"
     if pair.status != "ok":
         return f"windows disagree ({pair.agree} of {pair.of} agree)"
     probability = pair.engine == "ncc"
@@ -221,6 +224,12 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     if rejected:
         warnings.append(
             f"{len(rejected)} links contradict the others and were rejected: {few(rejected)}"
+        )
+    beyond = [f"{pair.a}-{pair.b}" for pair in pairs if pair.status == "beyond_search"]
+    if beyond:
+        warnings.append(
+            f"the best fit of {len(beyond)} of {len(pairs)} pairs of neighbours lies at the limit "
+            f"of the search ({few(beyond)}); enlarge stitching.displacement.search_um"
         )
     for direction in DIRECTIONS:
         own = [

@@ -114,12 +114,14 @@ def measure_axes(
     seen: list[list] = [[], [], []]
     for gone in range(3):
         axes = [k for k in range(3) if k != gone]
-        place, peak, widths = _find_peak(
+        place, peak, widths = find_peak(
             first[gone], second[gone], [delay[k] for k in axes], [spans[k] for k in axes], infinite
         )
         for axis, displ, width in zip(axes, place, widths):
             seen[axis].append((displ, peak, width))
-    return tuple(_combine(found, span, infinite, d) for found, span, d in zip(seen, spans, asked))
+    return tuple(
+        combined_measure(found, span, infinite, d) for found, span, d in zip(seen, spans, asked)
+    )
 
 
 def reliability(peak: float, width: int, infinite: int) -> float:
@@ -181,12 +183,26 @@ def _box_sums(image: np.ndarray, spans) -> np.ndarray:
     return rows[:, np.maximum(left, right)] - rows[:, left]
 
 
-def _find_peak(a, b, delay, spans, infinite):
+def find_peak(a, b, delay, spans, infinite):
     """Position, height and half-widths of the highest correlation of two images.
 
     The maximum is searched for within ``delay``; its neighbourhood may then be moved once to a
     higher maximum, even outside. There is no peak if the maximum is still not in the centre, or if
     the neighbourhood reaches displacements at which the images do not overlap.
+
+    Parameters
+    ----------
+    a, b : ndarray
+        Images of one shape (2-D).
+    delay, spans : sequence of int
+        How far, in pixels along each axis, the maximum is searched for and its profile extends.
+    infinite : int
+        Stands for a width that cannot be told.
+
+    Returns
+    -------
+    tuple
+        Displacement along both axes, height (0 without a peak) and half-width along both axes.
     """
     nothing = (0, 0), 0.0, (infinite, infinite)
     reach = [d + (_RECENTRED + 1) * s for d, s in zip(delay, spans)]
@@ -203,7 +219,7 @@ def _find_peak(a, b, delay, spans, infinite):
     peak = float(ncc[place])
     rows, columns = (slice(p - s, p + s + 1) for p, s in zip(place, spans))
     widths = tuple(
-        _half_width(profile, peak, infinite)
+        half_width(profile, peak, infinite)
         for profile in (ncc[rows, place[1]], ncc[place[0], columns])
     )
     return tuple(p - r for p, r in zip(place, reach)), peak, widths
@@ -220,7 +236,7 @@ def _highest(ncc: np.ndarray, centre, spans) -> tuple[int, int]:
     )
 
 
-def _half_width(profile: np.ndarray, peak: float, infinite: int) -> int:
+def half_width(profile: np.ndarray, peak: float, infinite: int) -> int:
     """Smallest distance at which the profile has fallen to 80 % of its middle on both sides.
 
     A side that does not fall so far within the profile is extrapolated by a straight line from
@@ -253,7 +269,7 @@ def _continued(side: np.ndarray, peak: float, infinite: int) -> int:
     return min(width, infinite - 1)
 
 
-def _combine(found, span: int, infinite: int, delay: int) -> AxisMeasure:
+def combined_measure(found, span: int, infinite: int, delay: int) -> AxisMeasure:
     """One measure of an axis from those of two images, each (displacement, peak, width)."""
     valid = [f for f in found if f[1] >= _MIN_PEAK and f[2] < infinite]
     if not valid:

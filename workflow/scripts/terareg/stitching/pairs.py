@@ -41,6 +41,8 @@ class WindowResult:
         Whether the window supports the pair's displacement.
     axes : tuple of AxisMeasure
         With engine mip_ncc: TeraStitcher's attributes of the axes z, y, x; otherwise empty.
+    at_limit : bool
+        Whether a displacement at the limit of the search fits better than that of the peak.
     """
 
     z: tuple[int, int]
@@ -51,6 +53,7 @@ class WindowResult:
     signal: bool
     agrees: bool
     axes: tuple[AxisMeasure, ...] = ()
+    at_limit: bool = False
 
     @classmethod
     def from_json(cls, data: dict) -> WindowResult:
@@ -69,7 +72,8 @@ class PairResult:
         Tile names, and "EAST" or "SOUTH".
     status : str
         "ok"; "no_signal": fewer than two windows with structure in both tiles (mip_ncc: an axis
-        without a peak); "disagree": windows with structure that do not agree.
+        without a peak); "disagree": windows with structure that do not agree; "beyond_search":
+        so many of these fit best at the limit of the search that it is no chance.
     displ_vox : tuple of float
         origin(b) - origin(a), voxels (z, y, x); the expected value unless status is "ok".
     sigma_vox : tuple of float

@@ -234,8 +234,21 @@ def read_image(path: str | os.PathLike[str], frame: Frame) -> np.ndarray:
         return _read_data(path, _image_header(path, frame))
 
 
+def read_frame(path: str | os.PathLike[str]) -> Frame:
+    """Grid of the volume (z, y, x) that :func:`write_scalar` wrote.
+
+    Raises
+    ------
+    StoreError
+        If the file is missing, damaged, or of another program.
+    """
+    with _trouble_named(path):
+        header = _read_header(path)
+        return header.frame(header.shape)
+
+
 def image_slabs(path: str | os.PathLike[str], frame: Frame) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (first plane, planes) of the image that :func:`write_image` wrote with this frame.
+    """Yield (first plane, planes) of a volume that was written with this frame.
 
     Raises
     ------

@@ -158,6 +158,13 @@ def object_facts(data: bytes) -> dict[str, Any]:
     return {"bytes": len(data), "xxh3": xxhash.xxh3_128_hexdigest(data)}
 
 
+def write_files(store: Store, folder: str, files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
+    """Write small objects by name below a folder; return what is known of each, by key."""
+    for name, data in files.items():
+        store.write(f"{folder}/{name}", data)
+    return {f"{folder}/{name}": object_facts(data) for name, data in files.items()}
+
+
 def damaged_objects(store: Store, objects: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Keys of the objects that are missing or not what was written.
 

@@ -10,10 +10,10 @@ from terareg.core.cost import (
     atlas,
     atlases,
     atlases_given,
-    channels,
     flat,
     for_each,
     planes,
+    raw_channels,
     whole,
 )
 from terareg.core.extents import Sample
@@ -30,7 +30,11 @@ def _gains_of_a_tile(sample: Sample, threads: int) -> float:
 
 def _drawn_stripes(sample: Sample) -> int:
     known = sample.option("intensity.destriping") in ("rows", "columns")
-    return sample.size.channels if known else 0
+    return sample.size.raw_channels if known else 0
+
+
+def _counted_cells(sample: Sample) -> int:
+    return len(sample.option("cells")) * len(sample.atlases)
 
 
 def _browsed(sample: Sample, threads: int) -> float:
@@ -53,7 +57,7 @@ def _first_look(sample: Sample) -> Load:
 
 RULES = {
     "first_look": RuleCost("views", _looked_at, _first_look, heavy=True, needs="tiles"),
-    "draw_flatfield": RuleCost("views", planes(24), for_each(channels, 3.0), needs="tiles"),
+    "draw_flatfield": RuleCost("views", planes(24), for_each(raw_channels, 3.0), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
     "draw_volume": RuleCost("views", flat(230), for_each(image_volumes, 4.0)),
@@ -68,6 +72,7 @@ RULES = {
     "draw_brain": RuleCost("views", flat(700), for_each(atlases, 10.0)),
     "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),
     "draw_regions": RuleCost("views", load=for_each(atlases)),
+    "draw_cells": RuleCost("views", load=for_each(_counted_cells)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
     "write_neuroglancer_state": RuleCost("views"),
     "make_report": RuleCost("views"),

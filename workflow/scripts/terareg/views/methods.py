@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # key: how the text cites it, type of entry, fields
@@ -54,6 +54,7 @@ def methods(
     settings: Mapping[str, Any],
     atlases: Mapping[str, Mapping[str, Any]],
     software: Mapping[str, str],
+    sides: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, str]:
     """The paragraph and its references.
 
@@ -65,6 +66,9 @@ def methods(
         Summary of the registration to each atlas (``registration/{atlas}/summary.json``).
     software : mapping
         Versions of packages by name, terareg among them.
+    sides : sequence of mapping
+        Of each channel with two sides what ``stitching/sides/{channel}.json`` holds, and the shift
+        of the second side, micrometres (z, y, x), as ``shift_um``, if it was measured or given.
 
     Returns
     -------
@@ -86,6 +90,7 @@ def methods(
         sentences.append("The volume was imported as it was.")
     else:
         sentences += _of_tiles(settings, cite)
+        sentences += map(_of_sides, sides)
     if settings.get("intensity.bias.enabled"):
         sentences.append(
             "Slow variation of brightness in the volume was divided out by N4 "
@@ -132,6 +137,19 @@ def _of_tiles(settings: Mapping[str, Any], cite) -> list[str]:
     blending = settings["fusion.blending"]
     how = "blended with cosine weights" if blending == "cosine" else "averaged"
     return [*sentences, f"Overlapping tiles were {how}."]
+
+
+def _of_sides(match: Mapping[str, Any]) -> str:
+    (first, second), shift = match["sides"], match.get("shift_um")
+    lay = ""
+    if shift is not None:
+        lay = f", which lay {', '.join(f'{v:.1f}' for v in shift)} µm (z, y, x) apart,"
+    return (
+        f"The sides {first} and {second} of channel {match['channel']}{lay} were fused so that "
+        f"each counts in the half of the {match['across']} next to its light, after each had been "
+        f"corrected by a flat-field of its own; {second} was multiplied by "
+        f"{match['gain']:.3g} to match {first} in brightness."
+    )
 
 
 def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str]:

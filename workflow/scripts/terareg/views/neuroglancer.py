@@ -28,13 +28,17 @@ from terareg.storage.store import check_key
 
 STORE = "{store}"
 PUBLIC_VIEWER = "https://neuroglancer-demo.appspot.com/"
-FORMATS = ("ome-zarr", "precomputed")
+FORMATS = ("ome-zarr", "ome-zarr-0.4", "precomputed")
 # colours of channels in order, which colour-blind readers can also tell apart
 CHANNEL_COLOURS = ("#ffffff", "#56b4e9", "#e69f00", "#cc79a7", "#009e73", "#f0e442")
 #: colour of the surface around the whole brain
 OUTLINE_COLOUR = "#b0b0b0"
 
-_FOLDER = {"ome-zarr": ("zarr3", "ome.zarr"), "precomputed": ("precomputed", "precomputed")}
+_FOLDER = {
+    "ome-zarr": ("zarr3", "ome.zarr"),
+    "ome-zarr-0.4": ("zarr2", "ome.zarr"),
+    "precomputed": ("precomputed", "precomputed"),
+}
 _M_PER_UM = 1e-6
 # axis that a panel looks along: axes that run down and across in it, and whether the latter runs
 # to the right (1) or to the left (-1)
@@ -78,23 +82,32 @@ class Source:
     key : str
         Folder of the volume in the store, for example "brain/fused/ch0".
     format : str
-        "ome-zarr" or "precomputed": which of the two copies is shown.
+        "ome-zarr", "ome-zarr-0.4" or "precomputed": which of the copies is shown.
     frame : Frame
         Of level 0.
     affine : 4 x 4 nested sequence, optional
         Maps the volume's micrometres to those of the viewer, (z, y, x); the identity if absent.
+    offset_vox : tuple of int
+        Voxel offset (z, y, x) that a precomputed volume states.
     """
 
     key: str
     format: str
     frame: Frame
     affine: Sequence[Sequence[float]] | None = None
+    offset_vox: Sequence[int] = (0, 0, 0)
+
+    @property
+    def precomputed_origin_um(self) -> np.ndarray:
+        """Where the position 0 of a precomputed volume, or of its meshes, lies (z, y, x)."""
+        spacing = np.array(self.frame.spacing_um)
+        return np.array(self.frame.origin_um) - (np.array(self.offset_vox) + 0.5) * spacing
 
     def __post_init__(self) -> None:
         check_key(self.key)
         if self.format not in FORMATS:
             raise ConfigError(
-                f"volume format {self.format!r} cannot be shown; use ome-zarr or precomputed"
+                f"volume format {self.format!r} cannot be shown; use {', '.join(FORMATS)}"
             )
 
 
@@ -168,6 +181,43 @@ def segmentation_layer(
     if colours:
         layer["segmentColors"] = {str(int(k)): colours[k] for k in sorted(colours)}
     return layer
+
+
+def object_layer(
+    name: str,
+    source: Source,
+    folder: str,
+    *,
+    segments: Iterable[int] = (),
+    colours: Mapping[int, str] | None = None,
+    properties: str | None = None,
+) -> dict:
+    """Layer of meshes or skeletons without a volume.
+
+    Parameters
+    ----------
+    name : str
+    source : Source
+        Grid of the labels that they were made of; ``key`` is the folder above theirs.
+    folder : str
+        "mesh" or "skeletons".
+    segments : iterable of int
+        Those that are drawn.
+    colours : mapping, optional
+        Id to "#rrggbb".
+    properties : str, optional
+        Folder in the store with names of the ids, of a layer that has them.
+    """
+    # positions are nanometres
+    moved = source.precomputed_origin_um[::-1] * 1000
+    matrix = [[int(i == j) for j in range(3)] + [_number(moved[i])] for i in range(3)]
+    objects = {
+        "url": f"precomputed://{STORE}/{source.key}/{folder}",
+        "transform": {"matrix": matrix, "outputDimensions": _dimensions((1e-3, 1e-3, 1e-3))},
+    }
+    names = [f"precomputed://{STORE}/{check_key(properties)}"] if properties else []
+    layer = segmentation_layer(name, source, segments=segments, colours=colours, visible=False)
+    return layer | {"source": [objects, *names], "objectAlpha": 1}
 
 
 def point_layer(
@@ -402,14 +452,13 @@ def link(state: Mapping[str, Any], viewer: str = PUBLIC_VIEWER) -> str:
 def _source(source: Source) -> Any:
     scheme, folder = _FOLDER[source.format]
     url = f"{scheme}://{STORE}/{check_key(source.key)}/{folder}"
-    if source.format == "ome-zarr" and source.affine is None:
+    precomputed = source.format == "precomputed"
+    if not precomputed and source.affine is None:
         return url
     # x, y, z in precomputed, z, y, x in OME-Zarr: rows and columns follow the source
-    order = [0, 1, 2] if source.format == "ome-zarr" else [2, 1, 0]
+    order = [2, 1, 0] if precomputed else [0, 1, 2]
     spacing = np.array(source.frame.spacing_um)
-    origin = np.zeros(3)
-    if source.format == "precomputed":
-        origin = np.array(source.frame.origin_um) - spacing / 2
+    origin = source.precomputed_origin_um if precomputed else np.zeros(3)
     affine = np.eye(4) if source.affine is None else np.asarray(source.affine, np.float64)
     linear = affine[:3, :3] * spacing[None] / spacing[:, None]
     shift = (affine[:3, :3] @ origin + affine[:3, 3]) / spacing

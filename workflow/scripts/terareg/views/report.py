@@ -6,7 +6,6 @@ come first), :func:`render_report` makes the page.
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
 import json
 import os
@@ -18,25 +17,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
-
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views import neuroglancer, thresholds, worst
 from terareg.views.conclusion import conclude, next_steps
 from terareg.views.methods import methods
+from terareg.views.page import embedded_image, render_page
 from terareg.views.stages import Results, gather_stages, where_it_is_bad
 from terareg.views.tables import show, size
 
 _TEMPLATE = "report.html.j2"
-_IMAGES = {".png": "png", ".jpg": "jpeg"}
 _PACKAGES = (
     "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
     "terareg",
 )  # fmt: skip
-
-# cells that are not broken over lines
-_NUMBER = r"[-+]?[\d.,\u202f e%×()–-]+( (kB|MB|GB|B|µm|mm|mm³|%))?"
 
 # stage, heading
 STAGES = (
@@ -48,6 +42,7 @@ STAGES = (
     ("bias", "Bias field"),
     ("registration", "Registration"),
     ("regions", "Regions"),
+    ("cells", "Cells and signal"),
     ("accuracy", "Accuracy"),
     ("other", "Further pictures"),
 )
@@ -103,6 +98,8 @@ FIGURES = (
      "Map of the local change of volume in three planes."),
     (r"regions_(?P<of>.+)", "regions",
      "Volumes of the largest regions, left against right."),
+    (r"cells_(?P<of>.+)", "cells",
+     "Regions with most cells, left against right."),
     (r"fiducials_(?P<of>.+)", "accuracy",
      "Distance of every fiducial from its partner, before and after registration."),
 )  # fmt: skip
@@ -115,6 +112,8 @@ ARTEFACTS = (
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
     ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
     ("stitching/placement.json", "positions, links and residuals"),
+    ("stitching/channels/*.json", "shift of a channel or side against another"),
+    ("stitching/sides/*.json", "brightness of the sides of a channel, and where each counts"),
     ("stitching/render/*", "Render: tile specifications and point matches"),
     ("fused/*/complete.json", "summary of the fused or imported volume"),
     ("bias/*.nrrd", "log of the bias field"),
@@ -131,6 +130,7 @@ ARTEFACTS = (
     ("cells/*/*/cells.csv", "cells in the atlas"),
     ("cells/*/*/regions.tsv", "cells per region"),
     ("cells/*/*/density.nrrd", "map of cells in the atlas, per cubic millimetre"),
+    ("derived/*/regions/*.tsv", "signal per region"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
     ("overlap/*.tsv", "overlap of regions with the sample's own labels"),
@@ -172,7 +172,7 @@ def gather_report(
         with other options are not shown. All files are used by default.
 
     settings : mapping, optional
-        Every setting of the sample, see :func:`terareg.execution.config.settings`.
+        Every setting of the sample, see :func:`terareg.execution.schema.settings`.
 
     Returns
     -------
@@ -220,15 +220,7 @@ def gather_report(
 
 def render_report(data: Mapping[str, Any]) -> str:
     """Return the page for what :func:`gather_report` collected."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.tests["number"] = lambda text: re.fullmatch(_NUMBER, text) is not None
-    return environment.get_template(_TEMPLATE).render(**data)
+    return render_page(_TEMPLATE, data)
 
 
 def write_report(path: str | os.PathLike, data: Mapping[str, Any]) -> None:
@@ -266,11 +258,10 @@ def _figures(results: Results) -> dict[str, list[dict]]:
                 rank, (stage, text) = number, rest
                 break
         of = (match.groupdict().get("of") if match else None) or ""
-        data = base64.b64encode(path.read_bytes()).decode()
         caption = f"{of}: {text}" if of else text
         file = path.relative_to(results.folder).as_posix()
         picture = {
-            "source": f"data:image/{_IMAGES[path.suffix]};base64,{data}",
+            "source": embedded_image(path),
             "alt": caption,
             "caption": caption,
             "file": file,
@@ -345,7 +336,22 @@ def _methods(
     lines = {read_json(path)["lines"] for path in results.glob("intensity/*/stripes.json")}
     values["intensity.destriping"] = next(iter(lines & {"rows", "columns"}), "none")
     versions = {"terareg": str(provenance.get("terareg", ""))}
-    return methods(values, registered, versions | dict(provenance.get("software") or {}))
+    software = versions | dict(provenance.get("software") or {})
+    return methods(values, registered, software, _sides(results))
+
+
+def _sides(results: Results) -> list[dict[str, Any]]:
+    """How the sides of channels were put together, with the shift of the second side."""
+    found = []
+    for path in results.glob("stitching/sides/*.json"):
+        match = read_json(path)
+        for shift in results.glob(f"stitching/channels/{match['sides'][1]}.json"):
+            data = read_json(shift)
+            if data["state"] != "not measured":
+                spacing = read_json(results / "acquisition.json")["spacing_um"]
+                match["shift_um"] = [v * s for v, s in zip(data["shift_vox"], spacing)]
+        found.append(match)
+    return found
 
 
 def _files(folder: Path) -> list[dict]:

@@ -74,7 +74,7 @@ class FolderServer(ThreadingHTTPServer):
         self.pages: Sequence[tuple[str, str]] = ()
         self.closing = threading.Event()
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
+            super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
                 f"port {port} is not free ({error}); give another one or 0"
@@ -121,7 +121,7 @@ def _hostname(address: str) -> str | None:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = _IDLE_S
     server: FolderServer

@@ -28,6 +28,7 @@ from terareg.views.tables import (
 from terareg.views.thresholds import finite
 from terareg.views.words import (
     BIAS,
+    CELLS,
     COLUMNS,
     FLATFIELD,
     PLACEMENT,
@@ -76,11 +77,14 @@ def gather_stages(
     _intensity(results, stages["intensity"], measured)
     _stitching(results, stages["stitching"], measured)
     _channels(results, stages["stitching"], measured)
+    _sides(results, stages["stitching"], measured)
     _volumes(results, "fused", stages["fused"], measured)
     _bias(results, stages["bias"])
     _volumes(results, "corrected_volume", stages["bias"], measured)
     _registration(results, stages["registration"], measured)
     _regions(results, stages["regions"], measured)
+    _cells(results, stages["cells"])
+    _signal(results, stages["cells"])
     _accuracy(results, stages["accuracy"], measured)
     _overlap(results, stages["accuracy"], measured)
     if _imported(results):
@@ -244,6 +248,33 @@ def _channels(results: Results, stage: dict, measured: list) -> None:
         stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
 
 
+def _sides(results: Results, stage: dict, measured: list) -> None:
+    rows = []
+    for path in results.glob("stitching/sides/*.json"):
+        data = read_json(path)
+        channel, (first, second) = data["channel"], data["sides"]
+        stage["warnings"] += data["warnings"]
+        brighter = max(data["gain"], 1 / data["gain"]) if data["places"] else None
+        measured += [
+            ("stitching.sides_brightness", channel, brighter),
+            ("stitching.sides_left_percent", channel, finite(data["left_percent"])),
+            ("stitching.sides_sharper", channel, finite(data["sharper"])),
+        ]
+        rows.append([
+            channel, *(f"{side} ({end})" for side, end in zip((first, second), data["ends"])),
+            data["across"], data["gain"], data["gain_sigma"], data["left_percent"],
+            data["sharper"], data["places"],
+        ])  # fmt: skip
+    if rows:
+        columns = (
+            "channel", "first side (best at)", "second side (best at)",
+            "each counts in its half of", "second is multiplied by", "standard error",
+            "difference left where they meet (%)",
+            "sharper in its own half (times)", "places compared",
+        )  # fmt: skip
+        stage["tables"].append(rows_table("Sides of one channel", columns, rows))
+
+
 def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
     for path in results.glob(f"{kind}/*/complete.json"):
         channel, data = path.parent.name, read_json(path)
@@ -373,6 +404,47 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
                     [[parse(r[c]) for c in columns] for r in largest],
                 )
             )
+
+
+def _cells(results: Results, stage: dict) -> None:
+    for path in results.glob("cells/*.json"):
+        data = read_json(path)
+        facts = worded(data, CELLS)
+        stage["tables"].append(facts_table(f"Cells {path.stem}", facts))
+        if not data["cells"]:
+            stage["warnings"].append(
+                f"{path.stem}: no cell was found; look at the channel, then lower threshold or "
+                "correct diameter_um"
+            )
+        for table in results.glob(f"cells/{path.stem}/*/regions.tsv"):
+            title = f"Regions with most cells {path.stem}, {table.parent.name}"
+            stage["tables"] += _most(results, table, title, ("count", "per_mm3"))
+
+
+def _signal(results: Results, stage: dict) -> None:
+    for table in results.glob("derived/*/regions/*.tsv"):
+        title = f"Regions with most signal {table.parents[1].name}, {table.stem}"
+        columns = ("signal_mm3", "signal_percent", "intensity_mean")
+        stage["tables"] += _most(results, table, title, columns)
+
+
+def _most(results: Results, path: Path, title: str, columns: tuple[str, ...]) -> list[dict]:
+    """Regions in the order of the first of some columns, the largest first."""
+    rows = [
+        row for row in read_table(path)
+        if (row["scope"], row["hemisphere"]) == ("own", "both") and row["id"] != "0"
+    ]  # fmt: skip
+    most = sorted(rows, key=lambda row: -(finite(row[columns[0]]) or 0))[:_MOST_ROWS]
+    shown = ("acronym", "name", *columns)
+    if not any(finite(row[columns[0]]) for row in most):
+        return []
+    return [
+        rows_table(
+            f"{title} (all of them: {path.relative_to(results.folder)})",
+            [COLUMNS.get(c, label(c)) for c in shown],
+            [[parse(row[c]) for c in shown] for row in most],
+        )
+    ]
 
 
 def _accuracy(results: Results, stage: dict, measured: list) -> None:

@@ -132,6 +132,33 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "The channels share little structure: compare them in the viewer, or give the "
         "shift of beads (stitching.channel_shift_um).",
     },
+    "stitching.sides_brightness": {
+        "text": "Brightness of one side of a channel over that of the other, corrected in fusion",
+        "unit": "times",
+        "worse": "above",
+        "warn": 2.0,
+        "fail": 5.0,
+        "advice": "Look whether both lights were on and equally strong, and whether the dark "
+        "offset of both sides is right (section Flat-field).",
+    },
+    "stitching.sides_left_percent": {
+        "text": "Difference in brightness that is left where the sides of a channel meet",
+        "unit": "%",
+        "worse": "above",
+        "warn": 3.0,
+        "fail": 15.0,
+        "advice": "One factor does not fit all tiles: look at the middle of the volume, and at the "
+        "flat-fields of both sides.",
+    },
+    "stitching.sides_sharper": {
+        "text": "How many times sharper each side of a channel is in its own half than in the "
+        "other's",
+        "unit": "times",
+        "worse": "below",
+        "warn": 1.0,
+        "fail": 0.9,
+        "advice": "The light seems to enter from the other end: exchange the ends in input.sides.",
+    },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
         "unit": "%",

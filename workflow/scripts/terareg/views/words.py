@@ -65,6 +65,15 @@ REGISTRATION: dict[str, Word] = {
     "landmarks.affine_mean_um": "mean distance of landmarks by the affine alone (µm)",
     "landmarks.mean_um": "mean distance of landmarks in the end (µm)",
 }  # fmt: skip
+CELLS: dict[str, Word] = {
+    "cells": "cells",
+    "settings.channel": "channel",
+    "settings.diameter_um": "diameter (µm)",
+    "settings.threshold": "least contrast (SD of the tissue around)",
+    "quartiles.contrast": "contrast (quarter, half, three quarters of the cells are below)",
+    "saturated": "cells with saturated voxels",
+    "per_mm3": "cells per mm³ of the whole volume",
+}
 # columns of tables
 STEPS = {
     "level": "pass",
@@ -79,6 +88,11 @@ STEPS = {
 }
 COLUMNS = {
     "coverage": "share imaged",
+    "count": "cells",
+    "per_mm3": "cells per mm³",
+    "signal_mm3": "signal (mm³)",
+    "signal_percent": "signal (% of the region)",
+    "intensity_mean": "mean brightness of the signal (counts)",
     "dice": "overlap (Dice)",
     "affine_dice": "overlap by the affine alone (Dice)",
     "affine_error_um": "error by the affine alone (µm)",

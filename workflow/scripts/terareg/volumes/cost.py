@@ -118,9 +118,9 @@ def _fuse_blocks(sample: Sample) -> Load:
         depth, height, _ = CORRECTED_CHUNK
         more = (1 + (depth - 1) / _LAYER_PLANES) * (1 + (height - 1) / edge)
         read, cpu = size.channel_gb * more, 1.5 * size.channel_gb
-    cpu += 0.8 * size.volume_gb + write_cpu(sample, size.volume_gb)
-    n, written = size.channels, stored_gb(sample, size.volume_gb)
-    return Load(n * block_batches(sample), n * read, n * written, n * cpu)
+    n, sides, written = size.channels, size.raw_channels, stored_gb(sample, size.volume_gb)
+    cpu = sides * cpu + n * (0.8 * size.volume_gb + write_cpu(sample, size.volume_gb))
+    return Load(n * block_batches(sample), sides * read, n * written, cpu)
 
 
 def _import_volume(sample: Sample) -> Load:
@@ -166,9 +166,9 @@ def _fusion(sample: Sample, threads: int) -> float:
     interpolated = (
         sample.option("fusion.subpixel")
         or sample.option("stitching.model") != "translation"
-        or (size.channels > 1 and sample.option("stitching.channel_shift") != "none")
+        or (size.raw_channels > 1 and sample.option("stitching.channel_shift") != "none")
     )
-    width = size.tile_shape[2] * (3 if interpolated else 1)
+    width = size.tile_shape[2] * (3 if interpolated else 1) * sample.most_sides
     row = row_blocks(sample)
     made = fuse_job_mb(sample.block, row, width, threads, size.bytes_per_voxel)
     return made + 1000 * row * sample.held_gb

@@ -133,8 +133,9 @@ def finalize_volume(
         summary["window"] = list(display_window(counts, plan.dtype, display_percent))
         if "ome-zarr" in plan.settings.formats:
             metadata = volume_file(store, key)["metadata"]
-            group = ngff.group_json(plan, metadata, tuple(summary["window"]))
-            store.write(f"{key}/{ngff.FOLDER}/zarr.json", to_json(group))
+            group = ngff.group_files(plan, metadata, tuple(summary["window"]))
+            for name, content in group.items():
+                store.write(f"{key}/{ngff.FOLDER}/{name}", to_json(content))
     return summary
 
 
@@ -221,9 +222,9 @@ def remove_damaged_metadata(
     """
     metadata = volume_file(store, key)["metadata"]
     wanted = metadata_files(plan, metadata)
-    group = f"{ngff.FOLDER}/zarr.json"
-    if window is not None and group in wanted:
-        wanted[group] = to_json(ngff.group_json(plan, metadata, window))
+    if window is not None and "ome-zarr" in plan.settings.formats:
+        for name, content in ngff.group_files(plan, metadata, window).items():
+            wanted[f"{ngff.FOLDER}/{name}"] = to_json(content)
     bad = [name for name, data in wanted.items() if _read_or_none(store, f"{key}/{name}") != data]
     for name in bad:
         store.delete(f"{key}/{name}")

@@ -5,7 +5,8 @@ that fall along each axis as (1 + cos(a)) / 2, a = k pi / (n - 1) for voxel k of
 shares with its neighbour; the weight of a tile is the product of its ramps along y and x, and the
 weights of all tiles at a voxel are scaled to add up to 1. In an overlap of two tiles this is the
 sine blending of TeraStitcher (Bria and Iannello, BMC Bioinformatics 13:316, 2012). Which tiles
-count at a voxel is decided by their boxes and missing planes, never by a voxel's value.
+count at a voxel is decided by their boxes and missing planes, never by a voxel's value. Of two
+sides of a tile each has a share of its weight, see :mod:`terareg.volumes.sides`.
 """
 
 from __future__ import annotations
@@ -23,16 +24,21 @@ from terareg.core.errors import ConfigError, StitchingError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped, to_integer
 from terareg.volumes.plan import Block, VolumePlan
-from terareg.volumes.tile_boxes import affine_box, resample
+from terareg.volumes.sides import Light, Side, lit, shares
+from terareg.volumes.tile_boxes import (
+    LEAST_WEIGHT,
+    Box,
+    Origin,
+    PlacedTile,
+    affine_box,
+    resample,
+)
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition, Tile
     from terareg.acquisition.tile_reader import TileReader
 
-Origin = tuple[float, float, float]
-
-# keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
-_LEAST_WEIGHT = 1e-9
+Range = tuple[int, int]
 _BAND_VOXELS = 1 << 16  # of a plane, blended at once
 
 
@@ -128,40 +134,38 @@ class RowFusion:
 
     Parameters
     ----------
-    source : TileSource
-        Has ``acquisition``, ``planes_at_once``, ``read(tile, z0, z1, y, x)`` and
-        ``missing_planes(tile)``. Where missing planes read as blank, only the other tiles count.
-    origins : mapping
-        Tile name to its origin (z, y, x) in voxels of the volume, from :func:`fused_origins`.
+    sides : sequence of Side
+        The channel's tiles: of one side, or of two. Their origins come from :func:`fused_origins`.
     plan : VolumePlan
     blocks : sequence of Block
         Blocks with the same planes, in the order in which they will be requested; those of a row
         along x from left to right. Blocks between them may be absent.
     settings : FusionSettings
-    matrices : mapping, optional
-        Tile name to a matrix, (3, 3), close to the identity, of tiles that are more than moved:
-        voxel v of the volume shows the tile at index ``matrix @ (v - origin)``. They are
-        interpolated linearly.
+    light : Light, optional
+        Which of two sides counts where; needed if there are two.
     """
 
     def __init__(
         self,
-        source: TileReader,
-        origins: Mapping[str, Sequence[float]],
+        sides: Sequence[Side],
         plan: VolumePlan,
         blocks: Sequence[Block],
         settings: FusionSettings,
-        matrices: Mapping[str, np.ndarray] | None = None,
+        light: Light | None = None,
     ) -> None:
-        self.source, self.blocks = source, blocks
+        if len(sides) != (1 if light is None else 2):
+            raise ValueError(f"{len(sides)} sides do not go with light {light}")
+        self.sides, self.blocks, self.light = sides, blocks, light
         self._lock = threading.Lock()
         self.box = Block(
             blocks[0].index,
             tuple(min(block.start[a] for block in blocks) for a in range(3)),
             tuple(max(block.stop[a] for block in blocks) for a in range(3)),
         )
-        tiles = _tiles(source, origins, matrices or {}, settings)
-        self.tiles = [tile for tile in tiles if _touches(tile, self.box)]
+        of_sides = _tiles(sides, settings)
+        if light is not None:
+            of_sides = lit(of_sides, light, plan.frame.shape[light.axis])
+        self.tiles = [t for tiles in of_sides for t in tiles if _touches(t, self.box)]
         self._weights: dict[tuple, list[np.ndarray]] = {}
         self._buffers: dict[int, list[np.ndarray]] = {}
 
@@ -183,30 +187,49 @@ class RowFusion:
             kept = self._buffers.get(size)
             if kept:
                 return kept.pop()
-        return np.empty(size, self.source.acquisition.dtype)
+        return np.empty(size, self.sides[0].source.acquisition.dtype)
 
     def give(self, buffer: np.ndarray) -> None:
         """Give a buffer back."""
         with self._lock:
             self._buffers.setdefault(buffer.size, []).append(buffer)
 
+    def alike(self, planes: tuple[int, int]) -> list[tuple[int, int]]:
+        """Cut a range of planes where weights change: everywhere if the light comes along z."""
+        if self.light is None or self.light.axis:
+            return [planes]
+        return [(z, z + 1) for z in range(*planes)]
+
     def weights(
-        self, tiles: Sequence[_Tile], y: tuple[int, int], x: tuple[int, int]
+        self, tiles: Sequence[PlacedTile], planes: tuple[int, int], y: Range, x: Range
     ) -> list[np.ndarray]:
-        """Weights, float32, of the tiles in a part of a plane that all of them cover."""
-        key = (*(tile.name for tile in tiles), y, x)
+        """Weights, float32, of the tiles in a part of planes that all of them cover.
+
+        They include the gains of the sides; there are none for one tile that is only copied.
+        """
+        if len(tiles) == 1:
+            gain = self.sides[tiles[0].side].gain
+            shape = (y[1] - y[0], x[1] - x[0])
+            return [] if gain == 1 else [np.broadcast_to(np.float32(gain), shape)]
+        key = (*(tile.key for tile in tiles), y, x)
         found = self._weights.get(key)
         if found is None:
-            raw = [
-                np.outer(
-                    tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]],
-                    tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]],
-                )
-                for tile in tiles
-            ]
+            axis = None if self.light is None else self.light.axis
+            parts = None if axis is None else shares(tiles, axis, (planes, y, x)[axis])
+            raw = []
+            for number, tile in enumerate(tiles):
+                rows = tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]]
+                columns = tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]]
+                if parts is not None and axis == 2:
+                    columns = columns * parts[number]
+                elif parts is not None:
+                    rows = rows * parts[number]
+                raw.append(np.outer(rows, columns))
             total = np.sum(raw, axis=0)
-            found = [(weight / total).astype(np.float32) for weight in raw]
-            self._weights[key] = found
+            gains = [self.sides[tile.side].gain for tile in tiles]
+            found = [(w * gain / total).astype(np.float32) for w, gain in zip(raw, gains)]
+            if axis != 0:
+                self._weights[key] = found
         return found
 
 
@@ -218,13 +241,13 @@ class _Layer:
         tiles = fusion.tiles
         self._runs = [
             (planes, [t for t in tiles if _covers(t, 0, planes) and planes[0] not in t.blank])
-            for planes in _runs(tiles, (first, last), fusion.source.planes_at_once)
+            for planes in _runs(tiles, (first, last), fusion.sides[0].source.planes_at_once)
         ]
-        self._windows: dict[tuple[str, int], _Window] = {}
+        self._windows: dict[tuple[tuple[int, str], int], _Window] = {}
         for planes, tiles in self._runs:
             for tile in tiles:
                 users = sum(_touches(tile, block) for block in fusion.blocks)
-                self._windows[tile.name, planes[0]] = _Window(fusion, tile, planes, users)
+                self._windows[tile.key, planes[0]] = _Window(fusion, tile, planes, users)
 
     def fill(self, block: Block, out: np.ndarray) -> Clipped:
         """See :meth:`RowFusion.__call__`."""
@@ -232,7 +255,7 @@ class _Layer:
             (planes, [tile for tile in tiles if _touches(tile, block)])
             for planes, tiles in self._runs
         ]
-        windows = [self._windows[t.name, planes[0]] for planes, tiles in work for t in tiles]
+        windows = [self._windows[t.key, planes[0]] for planes, tiles in work for t in tiles]
         for window in windows:
             # a window that another thread is reading will be ready when it is needed
             window.read_if_free()
@@ -244,9 +267,15 @@ class _Layer:
                     here = [t for t in tiles if _covers(t, 1, y) and _covers(t, 2, x)]
                     cell = part[:, y[0] - block.start[1] : y[1] - block.start[1],
                                 x[0] - block.start[2] : x[1] - block.start[2]]  # fmt: skip
-                    values = [self._windows[t.name, planes[0]].part(y, x) for t in here]
-                    weights = self._fusion.weights(here, y, x) if len(here) > 1 else []
-                    clipped += _blend(values, weights, cell)
+                    values = [self._windows[t.key, planes[0]].part(y, x) for t in here]
+                    if not here:
+                        cell[...] = 0
+                        continue
+                    for low, high in self._fusion.alike(planes):
+                        weights = self._fusion.weights(here, (low, high), y, x)
+                        inside = slice(low - planes[0], high - planes[0])
+                        shown = [data[inside] for data in values]
+                        clipped += _blend(shown, weights, cell[inside])
         for window in windows:
             window.leave()
         return clipped
@@ -255,8 +284,11 @@ class _Layer:
 class _Window:
     """A tile's part of some planes of the blocks, read once and kept as long as blocks need it."""
 
-    def __init__(self, fusion: RowFusion, tile: _Tile, planes: tuple[int, int], users: int) -> None:
+    def __init__(
+        self, fusion: RowFusion, tile: PlacedTile, planes: tuple[int, int], users: int
+    ) -> None:
         self._fusion, self._tile, self._planes, self._users = fusion, tile, planes, users
+        self._source = fusion.sides[tile.side].source
         self._lock = threading.Lock()
         self._data: np.ndarray | None = None
         self._buffer: np.ndarray | None = None
@@ -288,21 +320,8 @@ class _Window:
         if self._data is None:
             ranges = [self._planes, *(_inside(self._tile, self._fusion.box, a) for a in (1, 2))]
             self._buffer = self._fusion.take(math.prod(high - low for low, high in ranges))
-            self._data = _read(self._fusion.source, self._tile, ranges, self._buffer)
+            self._data = _read(self._source, self._tile, ranges, self._buffer)
         return self._data
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """A tile in the volume: its box, its planes without data, its ramps."""
-
-    name: str
-    start: tuple[int, int, int]
-    stop: tuple[int, int, int]
-    origin: Origin
-    matrix: np.ndarray | None  # see RowFusion
-    blank: frozenset[int]  # planes of the volume without data
-    ramps: tuple[np.ndarray, np.ndarray]  # weights along y and x, float64, one per voxel
 
 
 def _nearest(value: float) -> int:
@@ -321,45 +340,63 @@ def _extent(
     return start, tuple(math.floor(o + n - 1 + 1e-6) + 1 for o, n in zip(origin, shape))
 
 
-def _tiles(
-    source: TileReader,
-    origins: Mapping[str, Sequence[float]],
-    matrices: Mapping[str, np.ndarray],
-    settings: FusionSettings,
-) -> list[_Tile]:
-    acquisition = source.acquisition
-    shape = acquisition.tile_shape
-    boxes = {
+def _tiles(sides: Sequence[Side], settings: FusionSettings) -> list[list[PlacedTile]]:
+    """Tiles of every side. One that a side lacks stands in its neighbours' way all the same."""
+    boxes = [_boxes(side, settings) for side in sides]
+    everyone = {name: box for of_side in reversed(boxes) for name, box in of_side.items()}
+    every_tile = {t.name: t for side in sides for t in side.source.acquisition.tiles}
+    cells = {(t.row, t.column): name for name, t in every_tile.items() if name in everyone}
+    return [
+        _tiles_of(side, number, own, (cells, everyone | own), settings)
+        for number, (side, own) in enumerate(zip(sides, boxes))
+    ]
+
+
+def _boxes(side: Side, settings: FusionSettings) -> dict[str, tuple[Box, Box]]:
+    shape, matrices = side.source.acquisition.tile_shape, side.matrices
+    return {
         n: affine_box(n, o, matrices[n], shape) if n in matrices else _extent(o, shape, settings)
-        for n, o in origins.items()
+        for n, o in side.origins.items()
     }
-    cells = {(t.row, t.column): t.name for t in acquisition.tiles if t.name in origins}
+
+
+def _tiles_of(
+    side: Side,
+    number: int,
+    own: Mapping[str, tuple[Box, Box]],
+    grid: tuple[Mapping[tuple[int, int], str], Mapping[str, tuple[Box, Box]]],
+    settings: FusionSettings,
+) -> list[PlacedTile]:
+    """Tiles of a side from their boxes; ``grid`` has cells and boxes of all tiles."""
+    acquisition = side.source.acquisition
     tiles = []
     for tile in acquisition.tiles:
-        if tile.name not in origins:
+        if tile.name not in own:
             continue
-        start, stop = boxes[tile.name]
+        start, stop = own[tile.name]
         ramps = []
         for axis, along, across in ((1, (1, 0), (0, 1)), (2, (0, 1), (1, 0))):
             weights = np.ones(stop[axis] - start[axis])
             if settings.blending == "cosine":
                 for sign in (-1, 1):
-                    n = _overlap(tile, sign, along, across, (cells, boxes, axis))
+                    n = _overlap(tile, sign, along, across, (*grid, axis))
                     if n:
                         ramp = _ramp(min(n, weights.size))
                         if sign < 0:
                             weights[: ramp.size] *= ramp[::-1]
                         else:
                             weights[weights.size - ramp.size :] *= ramp
-            ramps.append(np.maximum(weights, _LEAST_WEIGHT))
-        origin: tuple[float, float, float] = tuple(float(o) for o in origins[tile.name])
+            ramps.append(np.maximum(weights, LEAST_WEIGHT))
+        origin: Origin = tuple(float(o) for o in side.origins[tile.name])
         blank: frozenset[int] = frozenset()
         if acquisition.missing_planes == "blank":
             # at a fractional origin, interpolation needs the planes on both sides
-            missing = [z + origin[0] for z in source.missing_planes(tile.name)]
+            missing = [z + origin[0] for z in side.source.missing_planes(tile.name)]
             blank = frozenset(p for z in missing for p in (math.floor(z), math.ceil(z)))
-        matrix = matrices.get(tile.name)
-        tiles.append(_Tile(tile.name, start, stop, origin, matrix, blank, tuple(ramps)))
+        matrix = side.matrices.get(tile.name)
+        tiles.append(
+            PlacedTile(tile.name, number, start, stop, origin, matrix, blank, tuple(ramps))
+        )
     return tiles
 
 
@@ -392,7 +429,9 @@ def _ramp(n: int) -> np.ndarray:
     return (1 + np.cos(np.arange(n) * np.pi / (n - 1))) / 2
 
 
-def _runs(tiles: Sequence[_Tile], planes: tuple[int, int], longest: int) -> list[tuple[int, int]]:
+def _runs(
+    tiles: Sequence[PlacedTile], planes: tuple[int, int], longest: int
+) -> list[tuple[int, int]]:
     """Ranges of planes, of limited depth, within which the set of tiles does not change."""
     ends = set(planes)
     for tile in tiles:
@@ -404,7 +443,7 @@ def _runs(tiles: Sequence[_Tile], planes: tuple[int, int], longest: int) -> list
     return runs
 
 
-def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, int]]:
+def _cuts(tiles: Sequence[PlacedTile], block: Block, axis: int) -> list[tuple[int, int]]:
     """Ranges along an axis of the block, cut where a tile begins or ends."""
     low, high = block.start[axis], block.stop[axis]
     ends = {low, high}
@@ -413,22 +452,22 @@ def _cuts(tiles: Sequence[_Tile], block: Block, axis: int) -> list[tuple[int, in
     return list(itertools.pairwise(sorted(ends)))
 
 
-def _covers(tile: _Tile, axis: int, part: tuple[int, int]) -> bool:
+def _covers(tile: PlacedTile, axis: int, part: tuple[int, int]) -> bool:
     return tile.start[axis] <= part[0] and part[1] <= tile.stop[axis]
 
 
-def _touches(tile: _Tile, block: Block) -> bool:
+def _touches(tile: PlacedTile, block: Block) -> bool:
     return all(
         max(a, s) < min(b, e) for a, b, s, e in zip(tile.start, tile.stop, block.start, block.stop)
     )
 
 
-def _inside(tile: _Tile, block: Block, axis: int) -> tuple[int, int]:
+def _inside(tile: PlacedTile, block: Block, axis: int) -> tuple[int, int]:
     return max(tile.start[axis], block.start[axis]), min(tile.stop[axis], block.stop[axis])
 
 
 def _read(
-    source: TileReader, tile: _Tile, ranges: Sequence[tuple[int, int]], buffer: np.ndarray
+    source: TileReader, tile: PlacedTile, ranges: Sequence[tuple[int, int]], buffer: np.ndarray
 ) -> np.ndarray:
     """A tile's voxels in ranges (z, y, x) of the volume, interpolated at a fractional origin."""
     if tile.matrix is not None:
@@ -461,10 +500,7 @@ def _read(
 
 def _blend(parts: Sequence[np.ndarray], weights: Sequence[np.ndarray], out: np.ndarray) -> Clipped:
     """Fill a part of a layer, (z, y, x), that is covered by the same tiles everywhere."""
-    if not parts:
-        out[...] = 0
-        return Clipped()
-    if len(parts) == 1 and parts[0].dtype == out.dtype:
+    if not weights and parts[0].dtype == out.dtype:
         out[...] = parts[0]
         return Clipped()
     clipped = Clipped()

@@ -8,6 +8,7 @@ OME-Zarr and precomputed. Voxels are read by :mod:`terareg.volumes.images`.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import re
@@ -26,6 +27,7 @@ from terareg.storage.foreign import (
 )
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
+from terareg.storage.web import is_web, store_at
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
 from terareg.volumes.meta_image import META_IMAGE, detached_files
 from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
@@ -164,7 +166,11 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
 
 
 def _is_there(store: Store, address: str) -> bool:
-    return not store.is_s3 and os.path.lexists(address)
+    return _is_local(store) and os.path.lexists(address)
+
+
+def _is_local(store: Store) -> bool:
+    return not store.is_s3 and not is_web(store.url)
 
 
 def check_plausible(
@@ -259,13 +265,19 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
 
 
 def image_state(address: str) -> str:
-    """Digest of names, sizes and change stamps of the files that an image consists of."""
+    """Digest of names, sizes and change stamps of the files that an image consists of.
+
+    The web lists nothing: there it is the digest of the metadata alone.
+    """
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
     if name is not None:
         for file in _parts(store, name, address):
             stat = Path(store.path(file)).stat()
             digest.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
+    elif is_web(address):
+        file, metadata = read_metadata(address, store)
+        digest.update(json.dumps([file, metadata], sort_keys=True).encode())
     else:
         for entry in store.list():
             digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
@@ -278,7 +290,7 @@ def image_files(address: str) -> list[str]:
     if name is not None:
         others = _parts(store, name, address)[1:]
         return [address, *(str(store.path(other)) for other in others)]
-    if store.is_s3:
+    if not _is_local(store):
         return []
     names = ("zarr.json", ".zattrs", "info")
     return [str(store.path(n)) for n in names if store.exists(n)][:1]
@@ -302,7 +314,7 @@ def data_files(path: str) -> list[str]:
 
 def _parts(store: Store, name: str, address: str) -> list[str]:
     """Files that an image file consists of: itself, then its companions."""
-    if store.is_s3:
+    if not _is_local(store):
         return [name]
     found = []
     with boundary(address, VolumeError, "check that the file is complete"):
@@ -316,14 +328,14 @@ def _parts(store: Store, name: str, address: str) -> list[str]:
 
 def _store_and_name(address: str) -> tuple[Store, str | None]:
     if image_form(address) is None:
-        return Store(address), None
+        return store_at(address), None
     return _beside(address)
 
 
 def _beside(address: str) -> tuple[Store, str]:
     """Folder of an image file, and its name there."""
     folder, _, name = address.rpartition("/")
-    return Store(folder or ("/" if address.startswith("/") else ".")), name
+    return store_at(folder or ("/" if address.startswith("/") else ".")), name
 
 
 def image_form(address: str) -> str | None:
@@ -429,7 +441,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
                 f"{store.address(name)} holds {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
-    if not store.is_s3 and not os.path.exists(address):
+    if _is_local(store) and not os.path.exists(address):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
@@ -451,13 +463,13 @@ def read_json_object(store: Store, name: str) -> Any:
 
 
 def _volume_header(address: str) -> Header:
-    store = Store(address)
+    store = store_at(address)
     name, metadata = read_metadata(address, store)
     reader = _precomputed if name == "info" else _ome_zarr
     remedy = "give an OME-Zarr or precomputed volume with complete metadata"
     with boundary(f"{address}: its metadata", VolumeError, remedy):
         header, grid = reader(store, metadata)
-        naming = find_naming(store, grid)
+        naming = grid.naming if is_web(address) else find_naming(store, grid)
     if naming is None:
         raise VolumeError(
             f"{address} has no chunk under {grid.folder}, where its metadata say that its voxels "
@@ -588,7 +600,7 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
     address = str(address).rstrip("/")
     if image_form(address) is not None:
         return [describe_image(address, believed=False).shape]
-    store = Store(address)
+    store = store_at(address)
     name, metadata = read_metadata(address, store)
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         if name == "info":

@@ -1,4 +1,4 @@
-"""OME-Zarr 0.5: metadata of a volume and tensorstore specifications of its levels.
+"""OME-Zarr 0.5, or 0.4: metadata of a volume, tensorstore specifications, shards and chunks.
 
 Axes are z, y, x in micrometres. Level l has a scale (its spacing) and a translation (the centre of
 its first voxel), so that the levels of the pyramid coincide exactly.
@@ -17,6 +17,8 @@ import numpy as np
 
 from terareg.storage.shards import Shard, checksum
 from terareg.storage.store import Store
+from terareg.volumes import ngff_04
+from terareg.volumes.box_writers import OwnObjects
 from terareg.volumes.plan import Block, VolumePlan
 
 FOLDER = "ome.zarr"
@@ -25,10 +27,26 @@ _LEVEL = 1
 _BLOSC_HEAD = 16  # header bytes; with more room, a chunk of noise would grow
 
 
+def group_files(
+    plan: VolumePlan, metadata: Mapping[str, Any], window: tuple[float, float] | None = None
+) -> dict[str, dict]:
+    """Contents of the group's metadata files by name; arguments as of :func:`group_json`."""
+    group = group_json(plan, metadata, window)
+    if plan.settings.ngff == "0.4":
+        return ngff_04.group_files(group["attributes"]["ome"])
+    return {"zarr.json": group}
+
+
+def array_files(plan: VolumePlan) -> dict[str, dict]:
+    """Contents of the metadata files of all levels by name below the group."""
+    name = ".zarray" if plan.settings.ngff == "0.4" else "zarr.json"
+    return {f"{n}/{name}": array_json(plan, n) for n in range(len(plan.levels))}
+
+
 def group_json(
     plan: VolumePlan, metadata: Mapping[str, Any], window: tuple[float, float] | None = None
 ) -> dict:
-    """Contents of the group's ``zarr.json``.
+    """Contents of the group's ``zarr.json`` (0.5).
 
     Parameters
     ----------
@@ -82,7 +100,9 @@ def group_json(
 
 
 def array_json(plan: VolumePlan, level: int) -> dict:
-    """Contents of ``zarr.json`` of one level: shards of the plan, inner chunks, codec."""
+    """Contents of the metadata file of one level: shards of the plan, inner chunks, codec."""
+    if plan.settings.ngff == "0.4":
+        return ngff_04.array_json(plan, level, _LEVEL)
     little = {"name": "bytes", "configuration": {"endian": "little"}}
     inner: list[dict[str, Any]] = (
         [little] if np.dtype(plan.dtype).itemsize > 1 else [{"name": "bytes"}]
@@ -132,7 +152,7 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
     are stored and absent ones are an error, so that lost data never read as background.
     """
     return {
-        "driver": "zarr3",
+        "driver": "zarr" if plan.settings.ngff == "0.4" else "zarr3",
         "kvstore": store.kvstore(f"{key}/{FOLDER}/{level}"),
         "metadata": array_json(plan, level),
         "open": True,
@@ -142,35 +162,27 @@ def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
     }
 
 
-def shard_key(key: str, level: int, index: tuple[int, ...]) -> str:
-    """Key of the object that holds shard ``index`` (z, y, x) of a level.
-
-    Where chunks lie in objects of their own, it is that of a chunk.
-    """
-    return f"{key}/{FOLDER}/{level}/c/" + "/".join(str(i) for i in index)
+def _object_key(key: str, plan: VolumePlan, level: int, index: Sequence[int]) -> str:
+    """Key of the object that holds a shard (z, y, x) of a level, or a chunk without shards."""
+    prefix = [] if plan.settings.ngff == "0.4" else ["c"]
+    return "/".join([key, FOLDER, str(level), *prefix, *map(str, index)])
 
 
-class _OwnObjects:
-    """Chunks in objects of their own, which appear at once; has the methods of a Shard."""
+class _Chunks(OwnObjects):
+    """Chunks in objects of their own; has the methods of a Shard."""
 
-    def __init__(self, store: Store, key: str, level: int, first: Sequence[int]) -> None:
-        self._store, self._key, self._level, self._first = store, key, level, first
-        self._objects: dict[str, int] = {}
+    def __init__(
+        self, store: Store, key: str, plan: VolumePlan, level: int, first: Sequence[int]
+    ) -> None:
+        super().__init__(store)
+        self._place, self._first = (key, plan, level), first
+        self._checked = plan.settings.ngff != "0.4"
 
     def add(self, position: Sequence[int], data: bytes | np.ndarray) -> None:
-        """Write an encoded chunk and its checksum."""
+        """Write an encoded chunk, and its checksum where the format has one."""
         index = tuple(a + b for a, b in zip(self._first, position))
-        name = shard_key(self._key, self._level, index)
-        whole = bytes(data) + checksum(data)
-        self._store.write(name, whole)
-        self._objects[name] = len(whole)
-
-    def close(self) -> dict[str, int]:
-        """Return {key: bytes}."""
-        return self._objects
-
-    def discard(self) -> None:
-        """Nothing: a chunk is there or not, and a block without its record is written again."""
+        end = checksum(data) if self._checked else b""
+        self.put(_object_key(*self._place, index), bytes(data) + end)
 
 
 class ShardWriter:
@@ -191,13 +203,13 @@ class ShardWriter:
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
         self._plan = plan
-        self._shard: Shard | _OwnObjects
+        self._shard: Shard | _Chunks
         if plan.settings.sharded:
             grid = [s // c for s, c in zip(plan.levels[level].shard, plan.chunk)]
-            self._shard = Shard(store, shard_key(key, level, box.index), grid)
+            self._shard = Shard(store, _object_key(key, plan, level, box.index), grid)
         else:
             first = [a // c for a, c in zip(box.start, plan.chunk)]
-            self._shard = _OwnObjects(store, key, level, first)
+            self._shard = _Chunks(store, key, plan, level, first)
 
     def add(self, first: int, layer: np.ndarray) -> None:
         """Encode the chunks that begin at plane ``first`` of the shard, (z, y, x)."""

@@ -3,7 +3,7 @@
 A volume at ``key`` of a store has
 
 - ``volume.json``: its plan and metadata,
-- ``ome.zarr/``: an OME-Zarr 0.5 image,
+- ``ome.zarr/``: an OME-Zarr image, 0.5 if nothing else is asked for,
 - ``precomputed/``: a Neuroglancer precomputed volume,
 - ``blocks/{z}_{y}_{x}.json``: one record per block, written after everything the block wrote,
 - ``pyramid.json``: the record of the levels above the blocks.
@@ -29,6 +29,7 @@ from terareg.storage.records import fingerprint as fingerprint_of
 from terareg.storage.records import read_record, to_json
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.volumes import ngff, precomputed
+from terareg.volumes.box_writers import Together
 from terareg.volumes.plan import Block, VolumePlan
 
 PLAN_FILE = "volume.json"
@@ -60,11 +61,10 @@ def volume_file(store: Store, key: str) -> dict:
 
 def metadata_files(plan: VolumePlan, metadata: Mapping[str, Any]) -> dict[str, bytes]:
     """Metadata of all formats, by name below the volume's folder."""
-    files = {}
+    files: dict[str, bytes] = {}
     if "ome-zarr" in plan.settings.formats:
-        files[f"{ngff.FOLDER}/zarr.json"] = to_json(ngff.group_json(plan, metadata))
-        for level in range(len(plan.levels)):
-            files[f"{ngff.FOLDER}/{level}/zarr.json"] = to_json(ngff.array_json(plan, level))
+        found = ngff.group_files(plan, metadata) | ngff.array_files(plan)
+        files = {f"{ngff.FOLDER}/{name}": to_json(content) for name, content in found.items()}
     if "precomputed" in plan.settings.formats:
         files[f"{precomputed.FOLDER}/info"] = to_json(precomputed.info_json(plan, metadata))
     return files
@@ -150,11 +150,12 @@ def differing_objects(store: Store, record: Mapping[str, Any]) -> list[str]:
     return found
 
 
-class BoxWriter:
+class BoxWriter(Together):
     """Whole shards of a level in all formats, written in layers of chunks.
 
     A layer has as many planes as a chunk, and the last layer of a box the remaining planes; layers
-    are added from first to last. Nothing appears in the store before :meth:`close`.
+    are written from first to last. Nothing appears in the store before :meth:`close`, except chunks
+    in objects of their own.
 
     Parameters
     ----------
@@ -168,37 +169,16 @@ class BoxWriter:
     """
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-        sharded = plan.settings.sharded
-        kinds = {
-            "ome-zarr": ngff.ShardWriter,
-            "precomputed": precomputed.ShardsWriter if sharded else precomputed.ChunksWriter,
-        }
+        kinds = {"ome-zarr": ngff.ShardWriter, "precomputed": precomputed.box_writer}
         self._planes = 0
-        self._forms: list[Any] = []
-        try:
-            for form in plan.settings.formats:
-                self._forms.append(kinds[form](store, key, plan, level, box))
-        except BaseException:
-            self.discard()
-            raise
+        super().__init__(
+            kinds[form](store, key, plan, level, box) for form in plan.settings.formats
+        )
 
-    def add(self, layer: np.ndarray) -> None:
+    def next(self, layer: np.ndarray) -> None:
         """Write the next planes of the box, (z, y, x)."""
-        for form in self._forms:
-            form.add(self._planes, layer)
+        self.add(self._planes, layer)
         self._planes += layer.shape[0]
-
-    def close(self) -> dict[str, int]:
-        """Make the objects appear; return {key: bytes}."""
-        objects: dict[str, int] = {}
-        for form in self._forms:
-            objects |= form.close()
-        return objects
-
-    def discard(self) -> None:
-        """Remove what was written of objects that did not appear."""
-        for form in self._forms:
-            form.discard()
 
 
 def write_box(
@@ -208,7 +188,7 @@ def write_box(
     writer = BoxWriter(store, key, plan, level, box)
     try:
         for first in range(0, array.shape[0], plan.chunk[0]):
-            writer.add(array[first : first + plan.chunk[0]])
+            writer.next(array[first : first + plan.chunk[0]])
         return writer.close()
     finally:
         writer.discard()

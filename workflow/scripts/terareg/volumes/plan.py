@@ -32,10 +32,11 @@ _ENCODED = {
 }
 DOWNSAMPLINGS = ("mean", "sparse", "mode", "max", "min", "stride")
 KINDS = ("image", "segmentation")
+NGFF_VERSIONS = ("0.4", "0.5")
 DTYPES = {"image": ("uint8", "uint16", "float32"), "segmentation": ("uint32", "uint64")}
 #: settings that only derived volumes have
 ADDED = (
-    "sharded", "encoding", "downsampling", "halved", "levels", "chunk_shape", "offset_vox",
+    "sharded", "encoding", "downsampling", "halved", "levels", "chunk_shape", "offset_vox", "ngff",
 )  # fmt: skip
 _EDGES = (4, 8, 16, 32, 64, 128, 256)
 _MOST_JPEG_ROWS = 65_535
@@ -53,7 +54,7 @@ class VolumeSettings:
     block : int
         Edge of a block (the unit of work and of storage), voxels, chunk x 2^k.
     formats : tuple of str
-        Any of "ome-zarr" (0.5, Zarr 3, sharded) and "precomputed" (Neuroglancer, sharded).
+        Any of "ome-zarr" (Zarr 3, sharded; see ``ngff``) and "precomputed" (Neuroglancer, sharded).
     codec : str
         OME-Zarr compression: "blosc-zstd" (level 1, bit shuffle), "blosc-lz4", "zstd" (level 1),
         "gzip" (level 1) or "none".
@@ -80,6 +81,8 @@ class VolumeSettings:
     offset_vox : tuple of int
         Voxel offset (z, y, x) of precomputed volumes, in voxels of level 0; rounded down at coarser
         levels. OME-Zarr has the place in its translation, see :attr:`VolumePlan.frame`.
+    ngff : str
+        Version of OME-Zarr, "0.5" or "0.4"; the latter has no shards.
     """
 
     chunk: int = 64
@@ -95,6 +98,7 @@ class VolumeSettings:
     levels: int | None = None
     chunk_shape: Box | None = None
     offset_vox: Box = (0, 0, 0)
+    ngff: str = "0.5"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "formats", tuple(self.formats))
@@ -122,6 +126,9 @@ class VolumeSettings:
         _check("precomputed", self.precomputed, PRECOMPUTED_ENCODINGS)
         _check("kind", self.kind, KINDS)
         _check("halved", self.halved, HALVED)
+        _check("ngff", self.ngff, NGFF_VERSIONS)
+        if self.ngff == "0.4" and self.sharded:
+            raise ConfigError("OME-Zarr 0.4 has no shards; set sharded: false")
         if self.encoding is not None:
             _check("encoding", self.encoding, ENCODINGS)
         if self.downsampling is not None:

@@ -23,6 +23,8 @@ import imagecodecs
 import numpy as np
 
 from terareg.storage.store import Store
+from terareg.storage.uint64_shards import Sharding
+from terareg.volumes.box_writers import LayerWriter, OwnObjects, Together
 from terareg.volumes.plan import Block, Box, VolumePlan
 
 FOLDER = "precomputed"
@@ -63,16 +65,7 @@ def scale_json(plan: VolumePlan, level: int) -> dict:
         "encoding": encoding,
     }
     if plan.settings.sharded:
-        bits = shard_bits(plan, level)
-        scale["sharding"] = {
-            "@type": "neuroglancer_uint64_sharded_v1",
-            "hash": "identity",
-            "preshift_bits": min(bits, _MOST_CHUNKS_PER_INDEX_BITS),
-            "minishard_bits": max(bits - _MOST_CHUNKS_PER_INDEX_BITS, 0),
-            "shard_bits": sum(_grid_bits(plan, level)) - bits,
-            "minishard_index_encoding": "gzip",
-            "data_encoding": _data_encoding(plan),
-        }
+        scale["sharding"] = _sharding(plan, level).to_json()
     if encoding == "compressed_segmentation":
         scale["compressed_segmentation_block_size"] = list(_SEGMENTATION_BLOCK)
     if encoding == "jpeg":
@@ -136,48 +129,17 @@ def _chunk_name(plan: VolumePlan, level: int, box: Block) -> str:
 def shard_name(plan: VolumePlan, level: int, voxel: Box) -> str:
     """Name of the file that holds a voxel of a level, "{level}/{number}.shard"."""
     chunk: Box = tuple(v // c for v, c in zip(voxel, plan.chunk))
-    grid = _grid_bits(plan, level)
-    bits = shard_bits(plan, level)
-    digits = -(-(sum(grid) - bits) // 4)
-    return f"{level}/{morton(chunk, grid) >> bits:0{max(digits, 1)}x}.shard"
+    number = morton(chunk, _grid_bits(plan, level)) >> shard_bits(plan, level)
+    return f"{level}/{_sharding(plan, level).file_name(number)}"
 
 
-class ChunksWriter:
-    """The chunks of a box of a level, each in an object of its own that appears at once.
+def box_writer(store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> LayerWriter:
+    """Writer of a box of a level, which is given layers of chunks from first to last plane.
 
-    The parameters are those of :class:`ShardsWriter`.
-    """
-
-    def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-        self._store, self._plan, self._box = store, plan, box
-        self._names: dict[int, list[tuple[str, Block]]] = {}  # by their first plane
-        for name, chunk in objects_in(plan, level, box):
-            self._names.setdefault(chunk.start[0], []).append((f"{key}/{FOLDER}/{name}", chunk))
-        self._objects: dict[str, int] = {}
-
-    def add(self, first: int, layer: np.ndarray) -> None:
-        """Write the chunks that begin at plane ``first`` of the box, (z, y, x)."""
-        begin = (self._box.start[0] + first, *self._box.start[1:])
-        for name, chunk in self._names[begin[0]]:
-            part = tuple(slice(a - o, b - o) for a, b, o in zip(chunk.start, chunk.stop, begin))
-            data = _encode_chunk(self._plan, np.ascontiguousarray(layer[part]))
-            self._store.write(name, data)
-            self._objects[name] = len(data)
-
-    def close(self) -> dict[str, int]:
-        """Return {key: bytes}."""
-        return self._objects
-
-    def discard(self) -> None:
-        """Nothing: a chunk is there or not, and a block without its record is written again."""
-
-
-class ShardsWriter:
-    """The shards of a box of a level, written in layers of chunks from first to last plane.
-
-    Every chunk is stored, even one of zeros, so that readers find nothing missing. Raw chunks are
-    written to their place at once; encoded ones, whose place depends on the sizes of those before
-    them, are held until the shard is complete.
+    Every chunk is stored, even one of zeros, so that readers find nothing missing. Chunks in
+    objects of their own, and raw chunks of a shard, are written to their place at once. Encoded
+    ones of a shard, whose place depends on the sizes of those before them, are held until it is
+    complete.
 
     Parameters
     ----------
@@ -189,41 +151,40 @@ class ShardsWriter:
     box : Block
         Whole shards, in voxels of the level.
     """
+    if not plan.settings.sharded:
+        return _ChunksWriter(store, key, plan, level, box)
+    return Together(
+        _ShardWriter(store, f"{key}/{FOLDER}/{name}", (plan, level), shard, box.start)
+        for name, shard in objects_in(plan, level, box)
+    )
+
+
+class _ChunksWriter(OwnObjects):
+    """The chunks of a box of a level, each in an object of its own."""
 
     def __init__(self, store: Store, key: str, plan: VolumePlan, level: int, box: Block) -> None:
-        self._box, self._shards = box, []
-        try:
-            for name, shard in objects_in(plan, level, box):
-                name = f"{key}/{FOLDER}/{name}"
-                self._shards.append(_ShardWriter(store, name, (plan, level), shard))
-        except BaseException:
-            self.discard()
-            raise
+        super().__init__(store)
+        self._plan, self._box = plan, box
+        self._names: dict[int, list[tuple[str, Block]]] = {}  # by their first plane
+        for name, chunk in objects_in(plan, level, box):
+            self._names.setdefault(chunk.start[0], []).append((f"{key}/{FOLDER}/{name}", chunk))
 
     def add(self, first: int, layer: np.ndarray) -> None:
         """Write the chunks that begin at plane ``first`` of the box, (z, y, x)."""
-        for shard in self._shards:
-            shard.add((self._box.start[0] + first, *self._box.start[1:]), layer)
-
-    def close(self) -> dict[str, int]:
-        """Make the shards appear; return {key: bytes}."""
-        objects: dict[str, int] = {}
-        for shard in self._shards:
-            objects |= shard.close()
-        return objects
-
-    def discard(self) -> None:
-        """Remove what was written of shards that were not closed."""
-        for shard in self._shards:
-            shard.discard()
+        begin = (self._box.start[0] + first, *self._box.start[1:])
+        for name, chunk in self._names[begin[0]]:
+            part = tuple(slice(a - o, b - o) for a, b, o in zip(chunk.start, chunk.stop, begin))
+            self.put(name, _encode_chunk(self._plan, np.ascontiguousarray(layer[part])))
 
 
 class _ShardWriter:
     """One shard file: shard index, chunks in the order of their numbers, minishard indices."""
 
-    def __init__(self, store: Store, key: str, level: tuple[VolumePlan, int], shard: Block) -> None:
-        self._key, self._shard, self._plan = key, shard, level[0]
-        self._sharding = scale_json(*level)["sharding"]
+    def __init__(
+        self, store: Store, key: str, level: tuple[VolumePlan, int], shard: Block, origin: Box
+    ) -> None:
+        self._key, self._shard, self._plan, self._origin = key, shard, level[0], origin
+        self._sharding = _sharding(*level)
         grid = _grid_bits(*level)
         chunk = self._plan.chunk
         self._numbers: dict[Box, int] = {}  # of chunks, by their first voxel
@@ -239,13 +200,14 @@ class _ShardWriter:
         self._starts = self._laid_out(sizes) if self._raw else {}
         self._object = store.create(key)
 
-    def add(self, first: Box, layer: np.ndarray) -> None:
-        """Add those chunks of a layer, which begins at voxel ``first``, that lie in the shard."""
+    def add(self, first: int, layer: np.ndarray) -> None:
+        """Add those chunks that begin at plane ``first`` of the box and lie in the shard."""
+        begin = (self._origin[0] + first, *self._origin[1:])
         for start, number in self._numbers.items():
-            if start[0] == first[0]:
+            if start[0] == begin[0]:
                 stop = (min(a + c, b) for a, c, b in
                         zip(start, self._plan.chunk, self._shard.stop))  # fmt: skip
-                box = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, first))
+                box = tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, begin))
                 chunk = np.ascontiguousarray(layer[box])
                 if self._raw:
                     self._object.write(self._starts[number], chunk.reshape(-1).view(np.uint8))
@@ -269,23 +231,14 @@ class _ShardWriter:
 
     def _laid_out(self, sizes: Mapping[int, int]) -> dict[int, int]:
         """Make the indices for chunks of these sizes; return the byte at which each begins."""
-        minishards = 1 << self._sharding["minishard_bits"]
-        entries: list[list[tuple[int, int, int]]] = [[] for _ in range(minishards)]
-        end = 0  # counted from the end of the head
-        for number in sorted(sizes):
-            mini = (number >> self._sharding["preshift_bits"]) & (minishards - 1)
-            entries[mini].append((number, end, sizes[number]))
-            end += sizes[number]
-        index = np.zeros((minishards, 2), "<u8")
-        tail = b""
-        for mini, listed in enumerate(entries):
-            if listed:
-                data = gzip.compress(_minishard_index(listed), 6, mtime=0)
-                index[mini] = end + len(tail), end + len(tail) + len(data)
-                tail += data
-        self._head, self._tail = index.tobytes(), tail
-        self._tail_start = len(self._head) + end
-        return {n: len(self._head) + start for part in entries for n, start, _ in part}
+        numbers = sorted(sizes)
+        listed = [sizes[number] for number in numbers]
+        starts = [0, *itertools.accumulate(listed)]  # counted from the end of the head
+        self._head, self._tail = self._sharding.head_and_tail(
+            numbers, starts[:-1], listed, starts[-1]
+        )
+        self._tail_start = len(self._head) + starts[-1]
+        return {number: len(self._head) + start for number, start in zip(numbers, starts)}
 
 
 def morton(position: Box, grid_bits: Box) -> int:
@@ -297,16 +250,6 @@ def morton(position: Box, grid_bits: Box) -> int:
                 code |= ((position[axis] >> bit) & 1) << out
                 out += 1
     return code
-
-
-def _minishard_index(entries: list[tuple[int, int, int]]) -> bytes:
-    """Chunk numbers (as differences), gaps between chunks, sizes: three rows of uint64."""
-    table = np.zeros((3, len(entries)), "<u8")
-    number = end = 0
-    for i, (chunk, start, size) in enumerate(entries):
-        table[:, i] = chunk - number, start - end, size
-        number, end = chunk, start + size
-    return table.tobytes()
 
 
 def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes:
@@ -340,6 +283,17 @@ def _data_encoding(plan: VolumePlan) -> str:
         return "raw"
     compact = _encoding(plan) == "compressed_segmentation"
     return "gzip" if compact or plan.settings.gzips_precomputed else "raw"
+
+
+def _sharding(plan: VolumePlan, level: int) -> Sharding:
+    bits = shard_bits(plan, level)
+    return Sharding(
+        preshift_bits=min(bits, _MOST_CHUNKS_PER_INDEX_BITS),
+        minishard_bits=max(bits - _MOST_CHUNKS_PER_INDEX_BITS, 0),
+        shard_bits=sum(_grid_bits(plan, level)) - bits,
+        minishard_index_encoding="gzip",
+        data_encoding=_data_encoding(plan),
+    )
 
 
 def _multiscale(plan: VolumePlan) -> dict:

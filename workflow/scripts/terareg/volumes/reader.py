@@ -133,7 +133,7 @@ class Levels:
             )
         level = self.level_for(frame.spacing_um)
         source = self.level_frame(level)
-        axes = [_AxisWeights(self.frame, source, frame, axis) for axis in range(3)]
+        axes = [AxisWeights(self.frame, source, frame, axis) for axis in range(3)]
         result = np.zeros(frame.shape, np.float32)
 
         def one(box: tuple[slice, ...]) -> None:
@@ -144,7 +144,7 @@ class Levels:
             stop = [first + matrix.shape[1] for first, matrix in rows]
             values = self.read(level, start, stop).astype(np.float64)
             for axis, (_, matrix) in enumerate(rows):
-                values = _apply(matrix, values, axis)
+                values = apply_along(matrix, values, axis)
             result[box] = values
 
         boxes = _output_boxes(frame, source)
@@ -180,7 +180,7 @@ class Volume(Levels):
         return read_level(self.store, self.key, self.plan, level, start, stop)
 
 
-class _AxisWeights:
+class AxisWeights:
     """Weights that turn voxels of a level into voxels of the target along one axis."""
 
     def __init__(self, finest: Frame, source: Frame, target: Frame, axis: int) -> None:
@@ -228,7 +228,8 @@ class _AxisWeights:
         return first, matrix
 
 
-def _apply(matrix: scipy.sparse.csr_matrix, values: np.ndarray, axis: int) -> np.ndarray:
+def apply_along(matrix: scipy.sparse.csr_matrix, values: np.ndarray, axis: int) -> np.ndarray:
+    """The product of a matrix with all lines of ``values`` along an axis."""
     moved = np.moveaxis(values, axis, 0)
     shape = moved.shape[1:]
     out = matrix @ np.ascontiguousarray(moved).reshape(moved.shape[0], -1)

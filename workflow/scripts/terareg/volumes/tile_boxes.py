@@ -1,10 +1,11 @@
-"""Tiles that are more than moved: their boxes in the volume, and their voxels there."""
+"""Tiles in the volume: their boxes, and the voxels of those that are more than moved."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,51 @@ from terareg.core.errors import StitchingError
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
 
+Box = tuple[int, int, int]
+Origin = tuple[float, float, float]
+
+#: keeps the ends of ramps above zero, so that the last tile at a voxel always has a weight
+LEAST_WEIGHT = 1e-9
 _TOLERANCE = 1e-6  # voxels by which a box may exceed the outermost centres of a tile
+
+
+@dataclass(frozen=True)
+class PlacedTile:
+    """A tile of one side of a channel in the volume.
+
+    Attributes
+    ----------
+    name : str
+    side : int
+        Number of the side; 0 for channels that have one.
+    start, stop : tuple of int
+        Its box (z, y, x), voxels of the volume.
+    origin : tuple of float
+        See :class:`terareg.volumes.sides.Side`.
+    matrix : array or None
+        See there.
+    blank : frozenset of int
+        Planes of the volume without data.
+    ramps : tuple of array
+        Weights along y and x, float64, one for each voxel.
+    share : array or None
+        Weights of its side along the light's axis, float64; None in channels that have one side.
+    """
+
+    name: str
+    side: int
+    start: Box
+    stop: Box
+    origin: Origin
+    matrix: np.ndarray | None
+    blank: frozenset[int]
+    ramps: tuple[np.ndarray, np.ndarray]
+    share: np.ndarray | None = None
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells it from other tiles of the channel."""
+        return self.side, self.name
 
 
 def affine_box(

@@ -152,7 +152,7 @@ class BlockWriter:
             whole = writer.next(layer)
             if whole is None:
                 return
-            writer.box.add(whole)
+            writer.box.next(whole)
             if level + 1 < len(self._levels):
                 layer = downsample(whole, self._plan.step(level + 1), mode)
 

@@ -66,12 +66,12 @@ def preview_alignment(
     shown = canvas.window(template)
     for axis in range(3):
         image = canvas.plane(sample, axis)
-        where = _to_index(_plane_points(sample_frame, axis), affine, atlas_frame)
-        labels = _nearest(annotation, where)
+        where = to_index(plane_points(sample_frame, axis), affine, atlas_frame)
+        labels = nearest_labels(annotation, where)
         atlas = ndimage.map_coordinates(np.asarray(template, np.float32), where, order=1, cval=0.0)
         canvas.show_plane(axes[axis, 0], canvas.outlined(image, labels, limits), sample_frame, axis)
         canvas.show_plane(axes[axis, 1], canvas.outlined(atlas, labels, shown), sample_frame, axis)
-        own = _matching_axis(sample_frame, atlas_frame, axis)
+        own = matching_axis(sample_frame, atlas_frame, axis)
         canvas.show_plane(
             axes[axis, 2],
             canvas.outlined(canvas.plane(template, own), canvas.plane(annotation, own), shown),
@@ -103,7 +103,7 @@ def _row_height(*frames: Frame) -> float:
     return tall + 0.25
 
 
-def _plane_points(frame: Frame, axis: int) -> np.ndarray:
+def plane_points(frame: Frame, axis: int) -> np.ndarray:
     """Micrometres on the middle plane, finer than its voxels, shape (3, rows, columns)."""
     longest = max(frame.shape[a] for a in canvas.plane_axes(axis))
     factor = max(1, -(-360 // longest))
@@ -119,14 +119,14 @@ def _plane_points(frame: Frame, axis: int) -> np.ndarray:
     return np.take(np.stack(np.meshgrid(*lines, indexing="ij")), 0, axis=axis + 1)
 
 
-def _to_index(points: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarray:
+def to_index(points: np.ndarray, affine: np.ndarray, frame: Frame) -> np.ndarray:
     """Pull sample points back by an affine and give atlas voxel indices, shape of ``points``."""
     inverse = np.linalg.inv(np.asarray(affine, np.float64))
     moved = np.tensordot(inverse[:3, :3], points, 1) + inverse[:3, 3].reshape(3, 1, 1)
     return np.moveaxis(frame.to_index(np.moveaxis(moved, 0, -1)), -1, 0)
 
 
-def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
+def nearest_labels(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
     """Labels at fractional indices, 0 outside; never interpolated, so all ids are preserved."""
     rounded = np.rint(index).astype(np.int64)
     size = np.array(labels.shape).reshape(3, 1, 1)
@@ -135,7 +135,7 @@ def _nearest(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(inside, picked, 0)
 
 
-def _matching_axis(sample: Frame, atlas: Frame, axis: int) -> int:
+def matching_axis(sample: Frame, atlas: Frame, axis: int) -> int:
     """Atlas array axis along the same anatomical direction as a sample axis."""
     wanted = _ANATOMY[sample.orientation[axis]]
     return next(a for a in range(3) if _ANATOMY[atlas.orientation[a]] == wanted)

@@ -1,0 +1,163 @@
+"""Volumes that lose levels, regions, or all; what lies beside them stays."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import zarr
+from cloudvolume import CloudVolume
+
+from terareg.cli.main import main
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.levels import level_factors
+from terareg.core.numeric import Clipped
+from terareg.storage.store import Store
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.removing import find_parts, remove_parts
+from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
+
+SHAPE = (21, 19, 35)
+ARRAY = np.random.default_rng(0).integers(1, 60000, SHAPE).astype(np.uint16)
+OTHERS = ("precomputed/mesh/info", "precomputed/provenance", "other/0/0-8_0-8_0-8")
+
+
+def precomputed(tmp_path, **over):
+    """A volume with chunks of 8, an odd shape and an offset, and files beside it; its folder."""
+    settings = {
+        "chunk": 8, "block": 16, "formats": ("precomputed",), "sharded": False,
+        "offset_vox": (5, 0, 2), **over,
+    }  # fmt: skip
+    plan = make_plan("v", Frame(SHAPE, (4.0, 4.0, 4.0)), "uint16", VolumeSettings(**settings))
+    store = Store(str(tmp_path / "made"))
+    init_volume(store, "v", plan)
+
+    def make(block):
+        return ARRAY[tuple(map(slice, block.start, block.stop))].copy(), Clipped()
+
+    write_blocks(store, "v", plan, plan.blocks(), make, fingerprint="f")
+    finish_pyramid(store, "v", plan)
+    (tmp_path / "made/v/precomputed").rename(tmp_path / "precomputed")
+    for name in OTHERS:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    return tmp_path / "precomputed"
+
+
+def zarr_2(tmp_path):
+    """An OME-Zarr 0.4 by zarr-python, with an axis of channels; its folder."""
+    factors = level_factors(SHAPE, (4.0, 4.0, 4.0), 8)
+    group = zarr.create_group(tmp_path / "image.zarr", zarr_format=2)
+    datasets = []
+    for level, factor in enumerate(factors):
+        part = ARRAY[tuple(slice(None, None, f) for f in factor)][None]
+        array = group.create_array(
+            str(level), shape=part.shape, chunks=(1, 8, 8, 8), dtype="uint16",
+            chunk_key_encoding={"name": "v2", "separator": "/"},
+        )  # fmt: skip
+        array[:] = part
+        scale = [1.0, *(4.0 * f for f in factor)]
+        datasets.append(
+            {"path": str(level),
+             "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+        )  # fmt: skip
+    axes = [{"name": "c", "type": "channel"}] + [
+        {"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"
+    ]
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": datasets}]
+    return tmp_path / "image.zarr"
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("make", [precomputed, zarr_2])
+def test_of_a_whole_volume_nothing_is_left_and_what_is_beside_it_stays(tmp_path, make):
+    folder = make(tmp_path)
+    before = files(tmp_path)
+    found = find_parts(str(folder))
+    assert files(tmp_path) == before
+    own = {f"{folder.name}/{key}" for key in found.keys}
+    assert found.size == sum((tmp_path / name).stat().st_size for name in own)
+    remove_parts(str(folder))
+    assert files(tmp_path) == before - own
+    kept = {name for name in files(tmp_path) if not name.startswith("made/")}
+    assert kept == (set(OTHERS) if make is precomputed else set())
+
+
+def test_a_level_goes_with_its_edge_chunks_and_others_are_read_as_before(tmp_path):
+    folder = precomputed(tmp_path)
+    before = files(tmp_path)
+    whole = CloudVolume(f"file://{folder}", mip=0, progress=False)[:]
+    gone = find_parts(str(folder), [1])
+    # chunks of 8 in a level of 11 x 10 x 18 voxels
+    assert len(gone.keys) == 2 * 2 * 3 and all(key.startswith("1/") for key in gone.keys)
+    remove_parts(str(folder), [1])
+    assert before - files(tmp_path) == {f"precomputed/{key}" for key in gone.keys}
+    volume = CloudVolume(f"file://{folder}", mip=0, progress=False)
+    assert [scale["key"] for scale in volume.info["scales"]] == ["0", "2", "3"]
+    np.testing.assert_array_equal(volume[:], whole)
+
+
+def test_a_level_of_zarr_goes_from_its_metadata_first(tmp_path):
+    folder = zarr_2(tmp_path)
+    zarr.consolidate_metadata(str(folder), zarr_format=2)
+    remove_parts(str(folder), [0])
+    assert not [name for name in files(folder) if name.startswith(("0/", ".zmetadata"))]
+    image = json.loads((folder / ".zattrs").read_text())["multiscales"][0]
+    assert [dataset["path"] for dataset in image["datasets"]] == ["1", "2", "3"]
+    np.testing.assert_array_equal(zarr.open_array(folder / "1")[0], ARRAY[::2, ::2, ::2])
+
+
+@pytest.mark.parametrize("levels", [(), (0,), (1,)])
+def test_of_a_region_the_chunks_in_it_go_and_no_others(tmp_path, levels):
+    """Of chunks of 8, [8, 21) x [0, 19) x [3, 24) holds z 8-21, y all, x 8-24."""
+    folder = zarr_2(tmp_path)
+    arrays = [zarr.open_array(folder / str(n)) for n in range(4)]
+    wanted = [array[0].copy() for array in arrays]
+    for n in levels or (0, 1):
+        edge = 8 // 2**n
+        inside = slice(edge, None), slice(None), slice(edge, 3 * edge)
+        if n == 1:  # chunks of 16 voxels of the finest level: only z 16-21, y all, x none
+            inside = slice(8, None), slice(None), slice(8, 8)
+        wanted[n][inside] = 0
+    if levels == (1,):
+        with pytest.raises(VolumeError, match="no chunk of level 1 lies in"):
+            find_parts(str(folder), levels, ((8, 0, 3), (21, 19, 24)))
+        return
+    remove_parts(str(folder), levels, ((8, 0, 3), (21, 19, 24)))
+    for array, expected in zip(arrays, wanted):
+        np.testing.assert_array_equal(array[0], expected)
+
+
+def test_of_shards_no_part_is_removed(tmp_path):
+    folder = precomputed(tmp_path, sharded=True)
+    with pytest.raises(VolumeError, match="chunks in shards, of which no part can be removed"):
+        find_parts(str(folder), box_vox=((0, 0, 0), (8, 8, 8)))
+
+
+def test_what_cannot_be_removed_is_one_sentence(tmp_path):
+    folder = precomputed(tmp_path)
+    with pytest.raises(VolumeError, match="no level 4; it has levels 0 to 3"):
+        find_parts(str(folder), [4])
+    with pytest.raises(VolumeError, match="give no level to remove the volume"):
+        find_parts(str(folder), [0, 1, 2, 3])
+    (tmp_path / "volume.json").write_text("{}")
+    with pytest.raises(VolumeError, match=r"made by a run.*remove_derived"):
+        find_parts(str(folder))
+
+
+def test_the_command_lists_first_and_removes_when_confirmed(tmp_path, capsys):
+    folder = precomputed(tmp_path)
+    before = files(folder)
+    assert main(["remove", str(folder), "--level", "2"]) == 0
+    said = capsys.readouterr().out
+    assert f"level 2 of {folder}" in said and "nothing was removed" in said and "--confirm" in said
+    assert files(folder) == before
+    assert main(["remove", str(folder), "--level", "2", "--confirm"]) == 0
+    assert "removed" in capsys.readouterr().out
+    assert before - files(folder) == {name for name in before if name.startswith("2/")}

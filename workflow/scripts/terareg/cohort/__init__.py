@@ -1,0 +1,1 @@
+"""Cohorts: regions and maps of many samples, compared between two groups."""

@@ -1,0 +1,430 @@
+"""What settings must say together, section by section; what one key may say is in the schema."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from terareg.core.errors import ConfigError, few
+from terareg.core.extents import (
+    aligned_channel,
+    channel_image,
+    channels_of,
+    registered_channels,
+    sides_of,
+)
+from terareg.core.orientation import check_orientation
+from terareg.execution.sides import check_sides
+from terareg.exports.settings import ExportSettings, bids_label
+from terareg.storage.store import Store
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_LARGEST_TILE_VOXEL_UM = 200
+# names that samples cannot have, whose folders hold what belongs to no sample
+_RESERVED = {"atlases": "prepared atlases", "cohort": "comparisons of groups"}
+# how channels are identified, by kind of input
+_CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "colm": (int, "channel number; write the number in the file names"),
+    "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
+    "table": ((int, str), "channel of a table; write what the column channel says"),
+}
+#: sections that need images of the sample's own
+_OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
+_KEYS_OF_KIND = {
+    "view": ("colm", "VW0"),
+    "first_level": ("terastitcher", "V"),
+    "table": ("table", None),
+    "grid": ("table", None),
+}
+
+
+def check_combinations(config: dict[str, Any]) -> None:
+    """Raise :class:`ConfigError` for the first contradiction in a sample that has images."""
+    _check_places(config)
+    check_sides(config)
+    channels = channels_of(config)
+    registered = config["registration"]["atlases"] or list(config["atlases"])
+    _check_input(config)
+    _check_intensity(config["intensity"])
+    for key, name in (
+        ("stitching.channel", aligned_channel(config)),
+        *(("registration.channel", name) for name in registered_channels(config)),
+        *((f"cells.{name}.channel", cells["channel"]) for name, cells in config["cells"].items()),
+    ):
+        if name not in channels:
+            raise ConfigError(
+                f"{key}: channel {name!r} is not among input.channels ({few(channels)})"
+            )
+    _check_stitching(config)
+    _check_volume(config["volume"])
+    _check_atlases(config["atlases"])
+    _check_registration(config)
+    _check_points(config, registered)
+    _check_resolutions(config)
+    _check_exports(config, registered)
+    _check_bids(config)
+    _check_layers(config, registered)
+
+
+def check_alone(config: dict[str, Any]) -> None:
+    """Check a sample without input, which has only volumes derived from others."""
+    _check_places(config)
+    for key in _OF_IMAGES:
+        if config[key]:
+            raise ConfigError(
+                f"{key}: this sample has no images that they could belong to; add input: or remove "
+                f"{key}"
+            )
+    _check_volume(config["volume"])
+
+
+def _check_places(config: dict[str, Any]) -> None:
+    """Names become names of folders; results and store are places that can be written."""
+    for what, name in _names(config):
+        if not _NAME.fullmatch(name):
+            raise ConfigError(
+                f"{what} {name!r} would make a bad folder name; use letters, digits, _ and -"
+            )
+    if config["sample"] in _RESERVED:
+        raise ConfigError(
+            f"sample: {config['sample']!r} is reserved for {_RESERVED[config['sample']]}; choose "
+            "another name"
+        )
+    Store(config["store"])  # raises for any other kind of address
+    if not re.fullmatch(r"[^{}:]+", config["results"]):
+        raise ConfigError(
+            f"results: {config['results']!r} is not a folder that Snakemake can use; give a path "
+            "without a colon or braces (volumes may go elsewhere: store)"
+        )
+
+
+def _names(config: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "sample", config["sample"]
+    for key in ("channels", "sides"):
+        for name in config["input"][key]:
+            yield f"input.{key}:", name
+    for name, atlas in config["atlases"].items():
+        yield "atlases:", name
+        for image in atlas["images"]:
+            yield f"atlases.{name}.images:", image
+    for name in config["points"]:
+        yield "points:", name
+    for name in config.get("derived") or ():
+        yield "derived:", name
+    for name in config["export"]:
+        yield "export:", name
+    for name in config["cells"]:
+        yield "cells:", name
+    for name in config["comparisons"]:
+        yield "comparisons:", name
+
+
+def _check_input(config: dict[str, Any]) -> None:
+    source = config["input"]
+    check_orientation(source["orientation"], "input.orientation")
+    if source["kind"] == "volume":
+        _check_volume_input(config)
+    else:
+        _check_tiles_input(source)
+    _check_kind_of_keys(source)
+
+
+def _check_tiles_input(source: dict[str, Any]) -> None:
+    if source["path"] is None:
+        raise ConfigError(
+            "input: key path is missing; give the folder that holds the raw tiles, or set "
+            "input.kind: volume where the channels are volumes already"
+        )
+    Store(source["path"])
+    kind = source["kind"]
+    types, what = _CHANNEL_TYPES[kind]
+    for name, value in source["channels"].items():
+        if not isinstance(value, types):
+            raise ConfigError(
+                f"input.channels.{name}: {value!r} is not a {what}, or set input.kind: volume for "
+                "an image file"
+            )
+    values = [str(value) for value in source["channels"].values()]
+    if len(set(values)) != len(values):
+        raise ConfigError(
+            f"input.channels: {source['channels']} gives two names to one "
+            f"{what.split(';', maxsplit=1)[0]}"
+        )
+    if kind != "colm" and source["spacing_um"] is None:
+        raise ConfigError(
+            f"input: key spacing_um is missing; files of input.kind: {kind} do not say how large a "
+            "voxel is, give [z, y, x] in micrometres"
+        )
+    if kind == "table" and source["table"] is None:
+        raise ConfigError(
+            "input: key table is missing; give the name of the table of tiles below input.path"
+        )
+    for i, size in enumerate(source["spacing_um"] or ()):
+        if size > _LARGEST_TILE_VOXEL_UM:
+            raise ConfigError(
+                f"input.spacing_um.{i}: {size} must be at most {_LARGEST_TILE_VOXEL_UM}; a voxel "
+                "size of tiles in micrometres"
+            )
+
+
+def _check_kind_of_keys(source: dict[str, Any]) -> None:
+    """Refuse keys that belong to another kind of input."""
+    for key, (kind, default) in _KEYS_OF_KIND.items():
+        if source["kind"] != kind and source[key] != default:
+            raise ConfigError(
+                f"input.{key}: {source[key]!r} belongs to input.kind: {kind}, not to "
+                f"{source['kind']}; remove it or correct input.kind"
+            )
+
+
+def _check_volume_input(config: dict[str, Any]) -> None:
+    source = config["input"]
+    for key in ("path", "overlap"):
+        if source[key] is not None:
+            raise ConfigError(
+                f"input.{key}: {source[key]!r} belongs to tiles, not to input.kind: volume; remove "
+                "it, images are listed under input.channels"
+            )
+    for key in ("xml", "tile_configuration"):
+        if config["stitching"][key]:
+            raise ConfigError(
+                f"stitching.{key} belongs to tiles, not to input.kind: volume; remove it, nothing "
+                "is stitched"
+            )
+    if config["intensity"]["destriping"] not in ("auto", "none"):
+        raise ConfigError(
+            "intensity.destriping belongs to tiles, not to input.kind: volume; remove it, there "
+            "are no overlaps to compare"
+        )
+    for name, image in source["channels"].items():
+        if isinstance(image, int):
+            raise ConfigError(
+                f"input.channels.{name}: {image} is not an image; with input.kind: volume write "
+                "its path, for example brain.nii.gz"
+            )
+        Store(channel_image(config, name)["path"])
+    images = [channel_image(config, name) for name in source["channels"]]
+    parts = [(image["path"], image["channel"]) for image in images]
+    if len(set(parts)) != len(parts):
+        raise ConfigError(f"input.channels: {source['channels']} gives two names to one image")
+
+
+def _check_intensity(intensity: dict[str, Any]) -> None:
+    flatfield, key = intensity["flatfield"], "intensity.flatfield"
+    method = flatfield["method"]
+    stripes_given = intensity["destriping"] not in ("auto", "none")
+    if stripes_given and (method, flatfield["background"]) == ("none", None):
+        raise ConfigError(
+            f"intensity.destriping needs the dark offset of the camera, which {key}.method: none "
+            f"does not find; give {key}.background"
+        )
+    if (method == "image") != (flatfield["image"] is not None):
+        raise ConfigError(
+            f"{key}.image: {flatfield['image']!r} does not go with {key}.method: {method}; "
+            "method image, and no other, needs the path of a TIFF"
+        )
+    if flatfield["tile_gains"] in (True, "depth") and method != "statistics":
+        raise ConfigError(
+            f"{key}.tile_gains: {flatfield['tile_gains']!r} does not go with {key}.method: "
+            f"{method}, which finds no gains; set tile_gains: false or method: statistics"
+        )
+    if flatfield["tile_gains"] in (True, "depth") and flatfield["tiles"] not in ("all", 1):
+        raise ConfigError(
+            f"{key}.tile_gains: {flatfield['tile_gains']!r} needs every tile, but {key}.tiles is "
+            f"{flatfield['tiles']}; set tiles: all or tile_gains: false"
+        )
+
+
+def _check_stitching(config: dict[str, Any]) -> None:
+    stitching = config["stitching"]
+    if stitching["tile_configuration"] and "xml_import" in stitching["xml"]:
+        raise ConfigError(
+            f"stitching.tile_configuration: {stitching['tile_configuration']!r} and "
+            f"stitching.xml.xml_import {stitching['xml']['xml_import']!r} both give nominal "
+            "positions; remove one of them"
+        )
+    search = stitching["displacement"]["search_um"]
+    if not any(search):
+        raise ConfigError(
+            f"stitching.displacement.search_um: {search} leaves nothing to search; give how far "
+            "(z, y, x) tiles may lie from their nominal places, for example [40, 60, 60]"
+        )
+    _check_channel_shift(config)
+
+
+def _check_channel_shift(config: dict[str, Any]) -> None:
+    """A shift must be given of every channel but the alignment channel, or of none."""
+    stitching = config["stitching"]
+    given, mode = stitching["channel_shift_um"], stitching["channel_shift"]
+    aligned, channels = sides_of(config, aligned_channel(config))[0], config["input"]["channels"]
+    if bool(given) != (mode == "given") and (given or len(channels) > 1):
+        raise ConfigError(
+            f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
+            f"stitching.channel_shift: {mode}; give a shift of every channel together with "
+            "channel_shift: given, or neither"
+        )
+    for name in given:
+        if name not in channels or name == aligned:
+            raise ConfigError(
+                f"stitching.channel_shift_um: {name!r} is not among the channels besides "
+                f"{aligned}, whose tiles are compared "
+                f"({few(c for c in channels if c != aligned) or 'there are none'})"
+            )
+    missing = [c for c in channels if c != aligned and c not in given] if given else []
+    if missing:
+        raise ConfigError(
+            f"stitching.channel_shift_um: no shift of channel {missing[0]!r} is given; give that "
+            "of every channel, [0, 0, 0] for one that is not shifted"
+        )
+
+
+def _check_atlases(atlases: dict[str, Any]) -> None:
+    for name, atlas in atlases.items():
+        check_orientation(atlas["orientation"], f"atlases.{name}.orientation")
+        files = [atlas["template"], *atlas["images"].values()]
+        if len(set(files)) < len(files):
+            raise ConfigError(
+                f"atlases.{name}.images: {few(files)} names a file twice, template "
+                "included; give every image once"
+            )
+
+
+def _check_registration(config: dict[str, Any]) -> None:
+    section, names = config["registration"], registered_channels(config)
+    if len(set(names)) < len(names):
+        raise ConfigError(
+            f"registration.channel: {few(names)} names a channel twice; name every channel once"
+        )
+    for name in section["atlases"] or []:
+        if name not in config["atlases"]:
+            raise ConfigError(
+                f"registration.atlases: atlas {name!r} is not described under atlases: "
+                f"({few(config['atlases']) or 'none are'})"
+            )
+    priors = section["priors"]
+    if abs(sum(priors) - 1) > 1e-6:
+        raise ConfigError(
+            f"registration.priors: {priors} sum to {sum(priors):g}; give the shares of matching, "
+            "artefact and missing voxels, which sum to 1"
+        )
+
+
+def _check_points(config: dict[str, Any], registered: list[str]) -> None:
+    """Points, landmarks and labels belong to atlases of the sample, and measure what they may."""
+    for name, points in config["points"].items():
+        if points["atlas"] not in registered:
+            raise ConfigError(
+                f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
+                f"({few(registered) or 'none are'})"
+            )
+    landmarks = config["registration"]["landmarks"]
+    for key, entries in (
+        ("fiducials", config["fiducials"]),
+        ("registration.landmarks", landmarks),
+        ("sample_labels", config["sample_labels"]),
+    ):
+        for name in sorted(set(entries) - set(config["atlases"])):
+            raise ConfigError(f"{key}: atlas {name!r} is not described under atlases:")
+    for name, pair in config["fiducials"].items():
+        if pair["sample"] == landmarks.get(name, {}).get("sample"):
+            raise ConfigError(
+                f"fiducials.{name}.sample: {pair['sample']!r} is among registration.landmarks too; "
+                "points that take part in a registration cannot measure its error, so divide them "
+                "between two files"
+            )
+
+
+def _check_layers(config: dict[str, Any], registered: list[str]) -> None:
+    source = config["input"]
+    tiles = () if source["kind"] == "volume" else ("tiles",)
+    layers = [*channels_of(config), *registered, *tiles]
+    for name in layers:
+        if layers.count(name) > 1:
+            raise ConfigError(
+                f"{name!r} is the name of two layers of the viewer (channels, atlases, tiles); "
+                "rename one of them"
+            )
+
+
+def _check_resolutions(config: dict[str, Any]) -> None:
+    """The corrected volume must be as fine as what is made from it."""
+    bias = config["intensity"]["bias"]
+    if not bias["enabled"] or bias["volume_um"] is None:
+        return
+    for section, key in (
+        ("registration", "resolution_um"),
+        ("labels", "resolution_um"),
+        ("atlas_space", "resolution_um"),
+    ):
+        wanted = config[section][key]
+        if wanted is not None and wanted < bias["volume_um"]:
+            raise ConfigError(
+                f"{section}.{key}: {wanted} is finer than the corrected volume that it is made "
+                f"from (intensity.bias.volume_um {bias['volume_um']}); lower that as well, or set "
+                "it to null for the full resolution"
+            )
+
+
+def _check_volume(volume: dict[str, Any]) -> None:
+    steps = math.log2(volume["block"] / volume["chunk"])
+    if steps < 0 or steps % 1:
+        raise ConfigError(
+            f"volume.block: {volume['block']} is not a power of two times volume.chunk; "
+            f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
+        )
+
+
+def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
+    """What is exported must be made in this run."""
+    for name, entry in config["export"].items():
+        key = f"export.{name}"
+        settings = ExportSettings.from_config(entry, key)
+        origin = settings.origin
+        if origin.channel and origin.channel not in channels_of(config):
+            raise ConfigError(
+                f"{key}.from: channel {origin.channel!r} is not among input.channels "
+                f"({few(channels_of(config))})"
+            )
+        atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
+        if origin.atlas and origin.atlas not in atlases:
+            raise ConfigError(
+                f"{key}.from: {origin.atlas!r} is not among the registered atlases "
+                f"({few(atlases) or 'none are'})"
+            )
+        for kind, option in (
+            ("corrected_volume", "intensity.bias.enabled"),
+            ("atlas_space", "atlas_space.enabled"),
+        ):
+            section: Any = config
+            for part in option.split("."):
+                section = section[part]
+            if origin.kind == kind and not section:
+                raise ConfigError(
+                    f"{key}.from: {origin.text} is not made while {option} is false; set it to "
+                    "true, or export something else"
+                )
+
+
+def _check_bids(config: dict[str, Any]) -> None:
+    """Labels of a BIDS data set must differ, and its images are OME-Zarr."""
+    section = config["bids"]
+    if not section["enabled"]:
+        return
+    if "ome-zarr" not in config["volume"]["formats"]:
+        raise ConfigError(
+            f"bids.enabled: true needs OME-Zarr, but volume.formats is "
+            f"{config['volume']['formats']}; add ome-zarr"
+        )
+    if section["subject"] is None:
+        bids_label(config["sample"])
+    stains: dict[str, str] = {}
+    for channel in channels_of(config):
+        label = bids_label(channel)
+        if label in stains:
+            raise ConfigError(
+                f"bids.enabled: the channels {stains[label]!r} and {channel!r} are both {label!r} "
+                "in BIDS, which allows letters and digits; rename one of them"
+            )
+        stains[label] = channel

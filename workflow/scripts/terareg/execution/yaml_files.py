@@ -1,0 +1,90 @@
+"""Configuration files: YAML read safely, bounded in size, with no key given twice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from terareg.core.errors import ConfigError
+from terareg.storage.foreign import boundary, decode_text, read_bytes, shorten
+
+_MOST_YAML_BYTES = 2**18
+_MOST_NODES, _MOST_DEPTH = 100_000, 50
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be read, has a key twice, or is larger or deeper than any real configuration.
+    """
+    with boundary(str(path), ConfigError, "correct the path or the file"):
+        text = decode_text(read_bytes(path, _MOST_YAML_BYTES))
+        try:
+            data = yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
+        except ConfigError as error:
+            raise ConfigError(f"{path} {error}") from error
+        except yaml.YAMLError as error:
+            line = getattr(getattr(error, "problem_mark", None), "line", -1) + 1
+            raise ConfigError(
+                f"{path} is not valid YAML (line {line}); correct it there"
+            ) from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no settings; it must be a mapping of keys to values")
+    check_size(data, str(path))
+    return data
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge two configurations key by key; ``over`` wins, lists are replaced."""
+    merged = copy.deepcopy(dict(base))
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def check_size(data: Any, name: str) -> None:
+    """Raise if a configuration is deeper or larger than any real one, or contains itself.
+
+    Aliases of YAML cost nothing to read, but walking through them may never end.
+    """
+    left, stack = _MOST_NODES, [(data, 0)]
+    while stack:
+        value, depth = stack.pop()
+        left -= 1
+        if left < 0 or depth > _MOST_DEPTH:
+            how = f"more than {_MOST_DEPTH} levels" if left >= 0 else f"over {_MOST_NODES} values"
+            raise ConfigError(
+                f"{name} has {how}, through its aliases (&, *); write it without them"
+            )
+        if isinstance(value, Mapping):
+            stack += [(part, depth + 1) for part in value.values()]
+        elif isinstance(value, (list, tuple)):
+            stack += [(part, depth + 1) for part in value]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise ConfigError(
+                        f"line {line}: key {shorten(key.value, 60)} is there twice (first on line "
+                        f"{seen[key.value]}); remove one of them"
+                    )
+                seen[key.value] = line
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping

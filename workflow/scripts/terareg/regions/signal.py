@@ -1,0 +1,151 @@
+"""How much of every region and hemisphere is signal, and how bright that is.
+
+The mask lies on the full grid of a channel, regions on a coarser level of the same volume, whose
+voxels hold whole voxels of the mask. So sums are taken at full resolution, by voxel of the regions.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
+from terareg.core.levels import Box
+
+if TYPE_CHECKING:
+    from terareg.atlas.ontology import Ontology
+    from terareg.regions.measure import RegionSums
+    from terareg.regions.warp import BlockReader
+
+#: what is summed, in the order in which :class:`terareg.regions.measure.RegionSums` gets it
+SUMS = ("voxels", "intensity")
+_PIECE_VOX = 256
+_SIDES = {"left": [1], "right": [2], "both": [0, 1, 2]}
+
+
+def voxels_within(regions: Frame, mask: Frame, name: str) -> Box:
+    """Voxels of the mask along (z, y, x) in a voxel of the regions.
+
+    Raises
+    ------
+    VolumeError
+        If voxels of the regions are not whole voxels of the mask.
+    """
+    factor: Box = tuple(round(s / t) for s, t in zip(regions.spacing_um, mask.spacing_um))
+    if min(factor) >= 1:
+        wanted = mask.downsampled(factor)
+        near = np.allclose(wanted.spacing_um, regions.spacing_um, rtol=1e-4)
+        if wanted.shape == regions.shape and near:
+            return factor
+    raise VolumeError(
+        f"{name}: regions of {regions.shape} voxels of {regions.spacing_um} um are not a "
+        f"coarser level of its {mask.shape} voxels of {mask.spacing_um} um; make it from all of a "
+        "channel"
+    )
+
+
+def signal_sums(
+    mask: BlockReader, channel: BlockReader, box: tuple[Box, Box], factor: Box
+) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels of signal, and the sum of their brightness, in every voxel of a box of regions.
+
+    Parameters
+    ----------
+    mask, channel : BlockReader
+        On one grid; the mask is not 0 where there is signal. The channel is read where there is.
+    box : tuple
+        First voxel (z, y, x) of the regions, and the one beyond the last.
+    factor : tuple of int
+        See :func:`voxels_within`.
+
+    Returns
+    -------
+    voxels, intensity : numpy.ndarray of float32, shape of the box
+    """
+    start, stop = box
+    counts = np.zeros([b - a for a, b in zip(start, stop)], np.float32)
+    sums = np.zeros_like(counts)
+    edges = [max(1, _PIECE_VOX // f) for f in factor]
+    for first in itertools.product(*(range(a, b, e) for a, b, e in zip(start, stop, edges))):
+        last = [min(b, a + e) for a, b, e in zip(first, stop, edges)]
+        begin: Box = tuple(a * f for a, f in zip(first, factor))
+        end: Box = tuple(min(n, b * f) for b, f, n in zip(last, factor, mask.frame.shape))
+        found = mask.read(begin, end) != 0
+        if found.any():
+            place = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start))
+            counts[place] = _added(found.astype(np.float64), factor)
+            bright = np.where(found, channel.read(begin, end), 0)
+            sums[place] = _added(bright.astype(np.float64), factor)
+    return counts, sums
+
+
+def signal_table(
+    sums: RegionSums, measured: Sequence[Mapping[str, Any]], ontology: Ontology, voxel_mm3: float
+) -> list[dict[str, Any]]:
+    """Signal of every region and hemisphere, with the volumes of the regions in the sample.
+
+    Parameters
+    ----------
+    sums : RegionSums
+        With the channels :data:`SUMS`.
+    measured : sequence of mapping
+        Rows of the region table: id, scope, hemisphere, volume_mm3, coverage; text or numbers.
+    ontology : Ontology
+    voxel_mm3 : float
+        Volume of a voxel of the mask.
+
+    Returns
+    -------
+    list of dict
+        A row for each row of the region table, in its order: id, acronym, name, parent, depth,
+        scope, hemisphere; signal_mm3, signal_percent (of the region's volume), intensity_sum (grey
+        values of all voxels of signal), intensity_per_mm3 (of the region), intensity_mean (of the
+        signal), volume_mm3, coverage. None where there is nothing to divide by.
+    """
+    own = {region: _amount(sides) for region, sides in sums.cells().items()}
+    scopes = {"own": own, "tree": ontology.roll_up(own)}
+    rows = []
+    for row in measured:
+        region, scope, side = int(row["id"]), str(row["scope"]), str(row["hemisphere"])
+        found = scopes[scope].get(region, np.zeros((len(SUMS), 3)))
+        voxels, intensity = found[:, _SIDES[side]].sum(axis=1).tolist()
+        volume, signal = float(row["volume_mm3"]), voxels * voxel_mm3
+        structure = ontology[region]
+        rows.append(
+            {
+                "id": region,
+                "acronym": structure.acronym,
+                "name": structure.name,
+                "parent": structure.parent,
+                "depth": ontology.depth(region),
+                "scope": scope,
+                "hemisphere": side,
+                "signal_mm3": signal,
+                "signal_percent": 100 * signal / volume if volume else None,
+                "intensity_sum": intensity,
+                "intensity_per_mm3": intensity / volume if volume else None,
+                "intensity_mean": intensity / voxels if voxels else None,
+                "volume_mm3": volume,
+                "coverage": None if row["coverage"] in ("", None) else float(row["coverage"]),
+            }
+        )
+    return rows
+
+
+def _amount(sides: Mapping[int, Any]) -> np.ndarray:
+    """Totals of :data:`SUMS` by hemisphere (0 neither, 1 left, 2 right), float64 (2, 3)."""
+    totals = np.zeros((len(SUMS), 3))
+    for side, cell in sides.items():
+        totals[:, side] = [channel.total for channel in cell.channels]
+    return totals
+
+
+def _added(voxels: np.ndarray, factor: Box) -> np.ndarray:
+    """Sums over whole voxels of the regions; the last may hold fewer."""
+    for axis, f in enumerate(factor):
+        voxels = np.add.reduceat(voxels, np.arange(0, voxels.shape[axis], f), axis)
+    return voxels

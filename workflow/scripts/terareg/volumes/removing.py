@@ -1,0 +1,219 @@
+"""Removal of a volume, of levels of it, or of its chunks in a region: listed first, then removed.
+
+These are volumes in folders and buckets that no run has made. Those of a run have records, which
+promise every object: they are removed as a whole, by ``remove_derived``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from terareg.core.errors import VolumeError
+from terareg.core.levels import Box
+from terareg.storage.foreign import boundary
+from terareg.storage.records import to_json
+from terareg.storage.removal import Removal, remove
+from terareg.storage.store import Entry, Store
+from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
+from terareg.volumes.headers import ome_axes, ome_scale, read_json_object, read_metadata
+from terareg.volumes.objects import PLAN_FILE
+
+_ALMOST = 1e-6  # of a voxel
+_COPY = ".zmetadata"
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A level: its chunks, their axes, and voxels of the finest level for one of it, by axis."""
+
+    grid: ChunkGrid
+    axes: str
+    factor: Mapping[str, float]
+    files: tuple[str, ...]  # metadata of the level alone
+
+
+@dataclass(frozen=True)
+class _Volume:
+    store: Store
+    file: str  # its metadata
+    metadata: dict[str, Any]
+    levels: list[_Level]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Metadata of the whole volume; what names the levels is the first."""
+        return (self.file,) if self.file != ".zattrs" else (".zattrs", ".zgroup", _COPY)
+
+    def without(self, levels: Sequence[int]) -> dict[str, Any]:
+        """Metadata that no longer name some levels."""
+        ome = self.metadata.get("attributes", self.metadata)
+        image = ome.get("ome", ome)
+        parent, key = (
+            (self.metadata, "scales")
+            if self.file == "info"
+            else (image["multiscales"][0], "datasets")
+        )
+        parent[key] = [part for n, part in enumerate(parent[key]) if n not in levels]
+        # a second copy of the metadata of all levels
+        self.metadata.pop("consolidated_metadata", None)
+        return self.metadata
+
+
+def find_parts(
+    address: str, levels: Sequence[int] = (), box_vox: tuple[Box, Box] | None = None
+) -> Removal:
+    """What :func:`remove_parts` with the same arguments removes.
+
+    Parameters
+    ----------
+    address : str
+        Folder or ``s3://`` address of an OME-Zarr or precomputed volume.
+    levels : sequence of int
+        Levels, 0 is the finest; all, if there are none.
+    box_vox : tuple, optional
+        First voxel (z, y, x) of a region, and the one beyond the last, counted from the first voxel
+        of the finest level. Chunks (shards of OME-Zarr) go that lie in it as a whole; those that it
+        cuts stay.
+
+    Returns
+    -------
+    Removal
+        Of a whole volume its metadata and chunks, without what else lies in its folder.
+
+    Raises
+    ------
+    VolumeError
+        If there is no volume, no such level, nothing in the region, if a region is asked for of
+        precomputed shards, or if a run has made the volume.
+    """
+    volume = _open(address)
+    chosen = sorted(set(levels)) or range(len(volume.levels))
+    for level in chosen:
+        if not 0 <= level < len(volume.levels):
+            raise VolumeError(
+                f"{address} has no level {level}; it has levels 0 to {len(volume.levels) - 1}"
+            )
+    if box_vox is not None:
+        found = [e for n in chosen for e in _inside(volume, volume.levels[n], box_vox)]
+        if not found:
+            raise VolumeError(
+                f"{address}: no chunk of level {', '.join(map(str, chosen))} lies in {box_vox} as "
+                "a whole; give a larger region, or a finer level"
+            )
+        return _removal(volume.store, found, f"chunks of {address} in {box_vox}")
+    if not levels:
+        own = [*volume.files, *(name for level in volume.levels for name in level.files)]
+        what = f"all of {address}"
+    elif len(chosen) == len(volume.levels):
+        raise VolumeError(f"{address} has no other level; give no level to remove the volume")
+    else:
+        own = [name for n in chosen for name in volume.levels[n].files]
+        # a second copy of all metadata would still name the levels
+        own += [_COPY] if volume.file == ".zattrs" else []
+        what = f"level {', '.join(map(str, chosen))} of {address}"
+    there = (volume.store.entry(name) for name in own)
+    found = [entry for entry in there if entry is not None]
+    for n in chosen:
+        found += _chunks(volume.store, volume.levels[n].grid)
+    return _removal(volume.store, found, what)
+
+
+def remove_parts(
+    address: str, levels: Sequence[int] = (), box_vox: tuple[Box, Box] | None = None
+) -> Removal:
+    """Remove what :func:`find_parts` finds; metadata name a level no longer before it goes."""
+    found = find_parts(address, levels, box_vox)
+    if levels and box_vox is None:
+        volume = _open(address)
+        volume.store.write(volume.file, to_json(volume.without(levels)))
+    remove([found])
+    return found
+
+
+def _open(address: str) -> _Volume:
+    address = address.removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
+    store = Store(address)
+    folder, _, _ = address.rpartition("/")
+    for place in (address, folder or "."):
+        if Store(place).exists(PLAN_FILE):
+            raise VolumeError(
+                f"{address} was made by a run, whose records promise every object; take its entry "
+                "out of derived: and ask for remove_derived, or describe what is to stay as an "
+                "entry of its own (level, levels, box_vox)"
+            )
+    name, metadata = read_metadata(address, store)
+    with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
+        reader = _scales if name == "info" else _datasets
+        return _Volume(store, name, metadata, list(reader(store, metadata)))
+
+
+def _scales(store: Store, info: Mapping[str, Any]) -> Iterator[_Level]:
+    finest = info["scales"][0]["resolution"]
+    for n, scale in enumerate(info["scales"]):
+        factor = {a: s / f for a, s, f in zip("xyz", scale["resolution"], finest)}
+        yield _Level(precomputed_grid(info, n), "xyz", factor, ())
+
+
+def _datasets(store: Store, metadata: Mapping[str, Any]) -> Iterator[_Level]:
+    third = "zarr_format" in metadata
+    attributes = metadata.get("attributes", {}) if third else metadata
+    image = attributes.get("ome", attributes)["multiscales"][0]
+    axes, _ = ome_axes(image)
+    finest = ome_scale(image, image["datasets"][0], len(axes)) or [1.0] * len(axes)
+    for dataset in image["datasets"]:
+        path = str(dataset["path"])
+        names = ("zarr.json",) if third else (".zarray", ".zattrs")
+        files = tuple(f"{path}/{name}" for name in names)
+        scale = ome_scale(image, dataset, len(axes)) or finest
+        grid = zarr_grid(path, read_json_object(store, files[0]), third=third)
+        factor = {a: s / f for a, s, f in zip(axes, scale, finest)}
+        yield _Level(grid, "".join(axes), factor, files)
+
+
+def _chunks(store: Store, grid: ChunkGrid) -> list[Entry]:
+    """Objects of a level."""
+    naming = find_naming(store, grid)
+    if naming is None:
+        return []
+    pattern, cut = grid.pattern(naming), len(grid.folder) + 1
+    return [e for e in store.list(grid.folder) if pattern.fullmatch(e.key[cut:])]
+
+
+def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[Entry]:
+    """Objects of the chunks of a level that lie in a region as a whole."""
+    grid = level.grid
+    if grid.shards:
+        raise VolumeError(
+            f"{volume.store.address(grid.folder)} has its chunks in shards, of which no part can "
+            "be removed; convert the volume with sharded: false, or with box_vox what is to stay"
+        )
+    naming = find_naming(volume.store, grid)
+    if naming is None:
+        return []
+    region = dict(zip("zyx", zip(*box_vox)))
+    chosen = []
+    for axis, size, chunk, count in zip(level.axes, grid.shape, grid.chunk, grid.counts):
+        first, last = region.get(axis, (0, math.inf))
+        scale = level.factor[axis]
+        # the last chunk ends with the volume
+        ends = [((i + 1) * chunk if i + 1 < count else size) * scale for i in range(count)]
+        starts = [i * chunk * scale for i in range(count)]
+        reach = math.inf if last >= _finest(volume, axis) else last
+        chosen.append(
+            [i for i in range(count) if starts[i] >= first - _ALMOST and ends[i] <= reach + _ALMOST]
+        )
+    names = {grid.name(index, naming) for index in itertools.product(*chosen)}
+    return [e for e in _chunks(volume.store, grid) if e.key[len(grid.folder) + 1 :] in names]
+
+
+def _finest(volume: _Volume, axis: str) -> int:
+    level = volume.levels[0]
+    return level.grid.shape[level.axes.index(axis)] if axis in level.axes else 0
+
+
+def _removal(store: Store, entries: Sequence[Entry], what: str) -> Removal:
+    return Removal(store, tuple(e.key for e in entries), sum(e.size for e in entries), what)
