@@ -36,7 +36,7 @@ SMALL = VOLUME | {"block": 128}
 SHAPES = ((256, 256, 256), (1024, 256, 256))
 OVER = (
     ("convert", {"codec": "raw"}),
-    ("components", {"low": 1500, "dust_vox": 5}),
+    ("components", {"low": 4000}),
 )
 RUNS = (
     ("convert", {"codec": "raw", "levels": 1}),

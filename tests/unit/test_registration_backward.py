@@ -105,8 +105,9 @@ def test_the_way_back_leads_where_the_way_came_from():
     x = x + 0.02 * torch.randn(x.shape)
     with torch.no_grad():
         pulled = at.pulled_points(x)
-        moved = (pulled - at.points).norm(dim=0)
-        again = at.pushed_points(x, pulled) - at.points
+        points = at.sample_grid.points(pulled.device)
+        moved = (pulled - points).norm(dim=0)
+        again = at.pushed_points(x, pulled) - points
     assert moved.max() > 0.1
     assert again.norm(dim=0).max() < 0.05 * moved.max()
 
@@ -130,7 +131,7 @@ def test_holes_their_border_and_what_was_not_imaged_do_not_count():
     at, x = problem(replace(same, mask=mask, name="holed"))
     at.initial_mixture(x)
     weight = at.backward.weight
-    points = at.backward.points
+    points = at.atlas_grid.points(at.device)
     centre = torch.tensor([o + s * (n - 1) / 2 for o, s, n in zip(
         at.sample_grid.origin, at.sample_grid.spacing, at.sample_grid.shape)])  # fmt: skip
     near = (points - centre[:, None, None, None]).abs().amax(0) < 2.0 * at.sample_grid.spacing[0]
@@ -143,7 +144,7 @@ def test_what_lies_outside_the_imaged_box_does_not_count():
     x = at.start(at.space.inverse_affine(affine_about_centre(shift_um=(900.0, 0, 0))), None)
     at.initial_mixture(x)
     weight = at.backward.weight
-    outside = ~at.sample_grid.contains(at.pushed_points(x, at.backward.points))
+    outside = ~at.sample_grid.contains(at.pushed_atlas(x))
     assert outside.any() and (weight[outside] == 0).all()
     assert weight[~outside].max() > 0.9
 

@@ -25,7 +25,7 @@ from terareg.registration.flow import (
 from terareg.registration.images import Image, prepare, soften_cut, tissue_fraction
 from terareg.registration.schedule import Hints, Plan, choose_device
 from terareg.registration.settings import RegistrationSettings
-from terareg.registration.transform import Transform
+from terareg.registration.transform import Transform, jacobian_determinant
 
 CPU = torch.device("cpu")
 SETTINGS = RegistrationSettings(
@@ -37,7 +37,7 @@ BOX = SamplingGrid((24, 20, 30), (0.4, 0.5, 0.35), (-3.0, 1.0, 0.0))
 
 # ---------------------------------------------------------------------- building blocks
 def test_flow_and_its_inverse_cancel():
-    flow = Flow(BOX, Kernel((1.0,)), steps=6, times=1, device=CPU)
+    flow = Flow(BOX, Kernel((1.0,)), times=1, device=CPU)
     torch.manual_seed(0)
     v = flow.velocity(6 * torch.randn(1, 3, *BOX.shape))
     assert v.abs().max() > 0.3
@@ -52,10 +52,33 @@ def test_flow_and_its_inverse_cancel():
     assert (there + BOX.sample(inverse, there) - points)[inner].abs().max() < 1e-4
 
 
+def test_a_steep_flow_takes_more_steps_and_its_inverse_does_not_fold():
+    """A fixed-point iteration for the inverse diverges where the slope is above 1."""
+    flow = Flow(BOX, Kernel((1.2,)), times=1, device=CPU)
+    usual = flow.squarings
+    inner = np.s_[2:-2, 2:-2, 2:-2]
+    z, y, x = (BOX.points(CPU) - torch.tensor([1.6, 6.0, 5.2])[:, None, None, None]) / 1.5
+    bump = torch.exp(-(z**2 + y**2 + x**2))
+    velocity = (3.0 * bump * torch.stack([z, y, -x]))[None]
+    flow.follow(0.01 * velocity)
+    assert flow.squarings == usual
+    flow.follow(velocity)
+    assert flow.squarings > usual
+    pulled = flow.displacement(velocity, -1.0)
+    assert torch.stack(torch.gradient(pulled, spacing=BOX.spacing, dim=(1, 2, 3))).abs().max() > 1
+    pushed = inverse_displacement(BOX, pulled, flow.displacement(velocity, 1.0))
+    frame = Frame(BOX.shape, BOX.spacing)
+    for one in (pulled, pushed):
+        assert jacobian_determinant(one.numpy(), frame)[inner].min() > 0
+    there = BOX.points(CPU) + pushed
+    left = (pushed + BOX.sample(pulled, there))[(slice(None), *inner)]
+    assert left.norm(dim=0).max() < 0.01
+
+
 def test_constant_velocities_in_time_are_the_stationary_flow():
     torch.manual_seed(0)
-    still = Flow(BOX, Kernel((1.5,)), steps=6, times=1, device=CPU)
-    timed = Flow(BOX, Kernel((1.5,)), steps=6, times=24, device=CPU)
+    still = Flow(BOX, Kernel((1.5,)), times=1, device=CPU)
+    timed = Flow(BOX, Kernel((1.5,)), times=24, device=CPU)
     v = still.velocity(4 * torch.randn(1, 3, *BOX.shape))
     for sign in (1.0, -1.0):
         a = still.displacement(v, sign)
@@ -67,9 +90,7 @@ def test_constant_velocities_in_time_are_the_stationary_flow():
 def test_kernel_smooths_by_its_width():
     torch.manual_seed(0)
     noise = torch.randn(1, 3, *BOX.shape)
-    rough = [
-        Flow(BOX, Kernel((a,)), steps=1, times=1, device=CPU).velocity(noise) for a in (0.5, 1, 2)
-    ]
+    rough = [Flow(BOX, Kernel((a,)), times=1, device=CPU).velocity(noise) for a in (0.5, 1, 2)]
     change = [float((v.diff(dim=-1) ** 2).mean() / (v**2).mean()) for v in rough]
     assert change[0] > change[1] > change[2]
 
@@ -382,6 +403,34 @@ def test_stiffer_settings_deform_less():
         np.abs(stiff.transform.inverse_displacement).max()
         < 0.7 * np.abs(soft.transform.inverse_displacement).max()
     )
+
+
+def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog):
+    from terareg.registration import emlddmm
+
+    original, asked = emlddmm._volumes, []
+
+    def fold_twice(flow, velocity):
+        asked.append(velocity)
+        if len(asked) <= 2:
+            raise emlddmm._FoldsError("it folds")
+        return original(flow, velocity)
+
+    monkeypatch.setattr(emlddmm, "_volumes", fold_twice)
+    settings = replace(SETTINGS, iterations=8)
+    result = register(atlas(), Truth(amplitude_um=300.0).sample(), settings, np.eye(4))
+    used = [level["regularisation"] for level in result.summary["levels"]]
+    assert used == pytest.approx([4 * settings.regularisation] * 2)
+    assert any(text.startswith("folding: ") for text in result.summary["warnings"])
+
+
+def test_no_settings_make_it_fold():
+    settings = replace(
+        SETTINGS, kernel_um=500.0, kernel_power=1.5, velocity_um=None, regularisation=1e-5,
+        sigma_floor=0.02,
+    )  # fmt: skip
+    result = register(atlas(), Truth(amplitude_um=700.0).sample(0.1), settings, np.eye(4))
+    assert 0 < result.summary["jacobian_min"]
 
 
 def test_fixed_and_rigid_affines_stay_so():

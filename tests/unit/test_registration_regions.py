@@ -177,8 +177,8 @@ def test_an_unusual_size_is_said_with_its_factor(factor, warned):
 
 def test_a_fold_stops_with_a_sentence():
     plan = Plan([atlas()], [atlas()], SETTINGS, np.eye(4), Hints())
-    check_folding(np.array([0.2, 1.0]), plan, 1)
+    check_folding(np.array([0.2, 1.0]), plan, 1.0)
     with pytest.raises(
-        RegistrationError, match=r"folds at 250 um \(volume ratio -0.5\); raise .* 900"
+        RegistrationError, match=r"folds \(volume ratio -0.5\) even with .* 0.1; raise .* 900"
     ):
-        check_folding(np.array([-0.5, 1.0]), plan, 1)
+        check_folding(np.array([-0.5, 1.0]), plan, 2.0)

@@ -63,7 +63,13 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         regional |= regional_facts(fit, plan, warnings)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()
-    check_folding(jacobian, plan, last)
+    check_folding(jacobian, plan, state.stiffness)
+    if state.stiffness > 1:
+        used = plan.settings.regularisation * state.stiffness
+        warnings.append(
+            f"folding: with a regularisation of {plan.settings.regularisation:g} the deformation "
+            f"folded; {used:g} was used, set registration.regularisation to it or more"
+        )
     if jacobian.min() <= 0.1:
         warnings.append(
             f"jacobian: the volume ratio falls to {jacobian.min():.3f}; raise regularisation "
@@ -155,7 +161,7 @@ def scale_facts(affine: np.ndarray, warnings: list[str]) -> dict:
     return {"scale": scale, "scale_ratio": ratio}
 
 
-def check_folding(volumes: np.ndarray, plan: Plan, level: int) -> None:
+def check_folding(volumes: np.ndarray, plan: Plan, stiffness: float) -> None:
     """Raise :class:`RegistrationError` if volume ratios of a deformation are not all positive.
 
     The flow is invertible, but its samples on a grid may fold where the velocity is too steep.
@@ -163,22 +169,30 @@ def check_folding(volumes: np.ndarray, plan: Plan, level: int) -> None:
     least = float(volumes.min())
     if not least > 0:
         raise RegistrationError(
-            f"the deformation folds at {plan.voxels_um[level]:g} um (volume ratio {least:.2g}); "
-            f"raise registration.regularisation above {plan.settings.regularisation:g} or "
-            f"registration.kernel_um above {plan.kernel_um(level, None):.4g}"
+            f"the deformation folds (volume ratio {least:.2g}) even with a regularisation of "
+            f"{plan.settings.regularisation * stiffness:g}; raise registration.kernel_um above "
+            f"{plan.kernel_um(len(plan.voxels_um) - 1, None):.4g}"
         )
 
 
-def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> Transform:
-    # with twice as many voxels along each axis, so that linear interpolation loses no accuracy
-    unit, model = plan.space.length, problem.model
-    coarse = problem.flow.grid
+def fine_flow(problem: Problem) -> Flow:
+    """Flow of the transform: twice as many voxels along each axis as that of the problem.
+
+    With them linear interpolation of the displacement loses no accuracy.
+    """
+    coarse, model = problem.flow.grid, problem.model
     grid = SamplingGrid(
         tuple(2 * n for n in coarse.shape), tuple(s / 2 for s in coarse.spacing), coarse.origin
     )
-    flow = Flow(grid, model.kernel, steps=model.squarings, times=model.times, device=plan.device)
+    return Flow(grid, model.kernel, times=model.times, device=problem.device)
+
+
+def _transform(plan: Plan, problem: Problem, inverse: np.ndarray, velocity) -> Transform:
+    unit, flow = plan.space.length, fine_flow(problem)
+    grid = flow.grid
     with torch.no_grad():
         velocity = change_grid(velocity, grid.shape)
+        flow.follow(velocity)
         pulled = flow.displacement(velocity, -1.0)
         guess = flow.displacement(velocity, 1.0)
         pushed = inverse_displacement(grid, pulled, guess)

@@ -40,8 +40,6 @@ class Backward:
 
     Parameters
     ----------
-    atlas_grid : SamplingGrid
-        Voxels of ``atlas``.
     atlas : torch.Tensor, float32, shape (images, z, y, x)
         Normalised images to predict.
     presence : torch.Tensor, float32, shape (z, y, x)
@@ -51,7 +49,7 @@ class Backward:
     sample : torch.Tensor, float32, shape (channels + 1, z, y, x)
         Normalised channels, and the fraction of tissue.
     contrast : LocalContrast
-        On ``atlas_grid``.
+        On the atlas's grid.
     scale : float
         Volume of an atlas voxel relative to the volume of the tissue.
     least_sigma : float
@@ -65,7 +63,6 @@ class Backward:
 
     def __init__(
         self,
-        atlas_grid: SamplingGrid,
         atlas: torch.Tensor,
         presence: torch.Tensor,
         sample_grid: SamplingGrid,
@@ -74,7 +71,6 @@ class Backward:
         scale: float,
         least_sigma: float,
     ) -> None:
-        self.points = atlas_grid.points(atlas.device)
         self.atlas, self.presence = atlas.clamp(0, 1.2), presence
         self.sample_grid, self.sample = sample_grid, sample.clamp(0, 1.2)
         self.contrast, self.scale, self.least_sigma = contrast, scale, least_sigma

@@ -41,6 +41,8 @@ class State:
     contrast : int
         Index of the contrast transform that was chosen, see
         :meth:`terareg.registration.schedule.Plan.contrasts`.
+    stiffness : float
+        Factor on the regularisation, above 1 if a deformation folded without it.
     energy, facts : list of dict
         Rows of the energy table and facts per level so far.
     """
@@ -53,6 +55,7 @@ class State:
     levels: np.ndarray | None = None
     held: np.ndarray | None = None
     contrast: int = 0
+    stiffness: float = 1.0
     energy: list[dict] = field(default_factory=list)
     facts: list[dict] = field(default_factory=list)
 
@@ -71,6 +74,7 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
         "level": state.level,
         "sigma": state.sigma,
         "contrast": state.contrast,
+        "stiffness": state.stiffness,
         "energy": state.energy,
         "facts": state.facts,
     }
@@ -116,6 +120,7 @@ def load(path: Path | None, fingerprint: str) -> State | None:
         levels=arrays.get("levels"),
         held=arrays.get("held"),
         contrast=facts["contrast"],
+        stiffness=facts["stiffness"],
         energy=facts["energy"],
         facts=facts["facts"],
     )

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from terareg.registration.flow import SamplingGrid
+from terareg.registration.flow import SamplingGrid, along_axes
 
 CLASSES = ("match", "artefact", "missing")
 # weight in a window below which it is 0
@@ -104,7 +104,7 @@ class LocalContrast:
         k = len(features)
         part = weight * fraction
         couples = list(itertools.combinations(range(len(bases)), 2))
-        sums = _along_axes(
+        sums = along_axes(
             torch.cat([
                 weight * bases[0],
                 *(weight * basis[1:] for basis in bases[1:]),
@@ -169,12 +169,12 @@ class LocalContrast:
 
     def spread(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Linear interpolation of node values (c, nodes) to voxels (c, z, y, x)."""
-        return _along_axes(coefficients, self._spread)
+        return along_axes(coefficients, self._spread)
 
     def smooth(self, values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Windowed mean of ``values`` (c, z, y, x) with ``weight``, back on the voxels."""
-        total = _along_axes(weight[None], self._pool)
-        mean = _along_axes(values * weight, self._pool) / total.clamp_min(1e-6)
+        total = along_axes(weight[None], self._pool)
+        mean = along_axes(values * weight, self._pool) / total.clamp_min(1e-6)
         return self.spread(mean)
 
     @staticmethod
@@ -229,12 +229,3 @@ class Mixture:
     def posterior(self, residual: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Probability of each class, shape (3, z, y, x), sums to 1."""
         return torch.softmax(self.log_joint(residual, target), 0)
-
-
-def _along_axes(volumes: torch.Tensor, matrices: list[torch.Tensor]) -> torch.Tensor:
-    """Multiply matrices (rows, n) onto the last three axes of (c, z, y, x)."""
-    z, y, x = matrices
-    volumes = volumes @ x.T
-    volumes = y @ volumes
-    shape = volumes.shape
-    return (z @ volumes.reshape(shape[0], shape[1], -1)).reshape(shape[0], -1, *shape[2:])

@@ -27,12 +27,12 @@ from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
 from terareg.registration import checkpoint as checkpoints
 from terareg.registration import lbfgs
-from terareg.registration.assemble import assemble, check_folding
+from terareg.registration.assemble import assemble, check_folding, fine_flow
 from terareg.registration.checkpoint import State
-from terareg.registration.flow import change_grid, cpu_threads
+from terareg.registration.flow import Flow, change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
-from terareg.registration.schedule import Hints, Plan, check_grids
+from terareg.registration.schedule import ANNEALING, Hints, Plan, check_grids
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import check_affine, jacobian_determinant
 from terareg.storage.records import fingerprint
@@ -40,6 +40,8 @@ from terareg.storage.records import fingerprint
 logger = logging.getLogger(__name__)
 
 _STEPS_PER_ROUND = 8
+# largest factor on the regularisation of a deformation that folds
+_STIFFEST = 2.0**20
 
 
 def register(
@@ -135,8 +137,11 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     all levels are repeated from the affine, so that a wrong match of the first pass does not
     persist; if regions do not help, only the last level remains to be done.
     """
-    problem, _ = plan.problem(state.level - 1, state)
+    # at the voxels of the last level, otherwise as in the first pass
+    last = len(plan.voxels_um) - 1
+    problem, _ = plan.problem(last, replace(state, facts=[]), symmetric=False, annealing=ANNEALING)
     velocity = torch.tensor(state.velocity, device=plan.device)
+    velocity = change_grid(velocity, problem.flow.grid.shape)
     x = problem.start(state.inverse_affine, velocity)
     problem.initial_mixture(x, state.sigma)
     problem.update_mixture(x)
@@ -163,8 +168,31 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     )
 
 
+class _FoldsError(Exception):
+    """The deformation of a level folds."""
+
+
 def _level(plan: Plan, level: int, state: State) -> State:
-    """Alternate minimiser steps and EM updates until the energy no longer falls."""
+    """One level; if its deformation folds, once more from its start, with twice the stiffness."""
+    while True:
+        try:
+            return _minimised(plan, level, state)
+        except _FoldsError as fold:
+            stiffness = 2 * state.stiffness
+            logger.warning("level %d: %s; regularisation times %g", level, fold, stiffness)
+            if stiffness > _STIFFEST:
+                check_folding(np.zeros(1), plan, state.stiffness)
+            state = replace(state, stiffness=stiffness)
+
+
+def _minimised(plan: Plan, level: int, state: State) -> State:
+    """Alternate minimiser steps and EM updates until the energy no longer falls.
+
+    Raises
+    ------
+    _FoldsError
+        If the deformation folds, on the grid of the velocity or on that of the transform.
+    """
     problem, _ = plan.problem(level, state)
     voxel = plan.voxels_um[level]
     velocity = None
@@ -199,6 +227,10 @@ def _level(plan: Plan, level: int, state: State) -> State:
         )
         x = end.x
         _check(end.value, f"level {level}")
+        with torch.no_grad():
+            velocity = problem.velocity(x)
+            _volumes(problem.flow, velocity)
+            problem.flow.follow(velocity)
         problem.update_mixture(x)
         if previous - end.value < plan.settings.tolerance:
             reason = "converged"
@@ -207,16 +239,18 @@ def _level(plan: Plan, level: int, state: State) -> State:
     with torch.no_grad():
         velocity = problem.velocity(x)
         inverse = problem.inverse_affine(x).cpu().numpy().astype(np.float64)
-        displacement = problem.flow.displacement(velocity, -1.0).cpu().numpy()
-    unit_frame = Frame(problem.flow.grid.shape, problem.flow.grid.spacing)
-    volumes = jacobian_determinant(displacement, unit_frame)
-    check_folding(volumes, plan, level)
-    jacobian = 1 / volumes
+        fine = fine_flow(problem)
+        finely = change_grid(velocity, fine.grid.shape)
+        fine.follow(finely)
+        _volumes(fine, finely)
+        jacobian = 1 / _volumes(problem.flow, velocity)
     facts = {
         "voxel_um": voxel,
         "sample_shape": list(problem.weight.shape),
         "velocity_shape": list(problem.flow.grid.shape),
         "evaluations": problem.evaluations,
+        "regularisation": problem.model.regularisation,
+        "squarings": problem.flow.squarings,
         "stopped": reason,
         "total": end.value,
         "kernel_um": problem.model.kernel.widths[0] * plan.space.length,
@@ -241,6 +275,15 @@ def _level(plan: Plan, level: int, state: State) -> State:
         energy=[*state.energy, *rows],
         facts=[*state.facts, facts],
     )
+
+
+def _volumes(flow: Flow, velocity: torch.Tensor) -> np.ndarray:
+    """Volume ratios of phi^-1 on the flow's grid; raises :class:`_FoldsError` at 0 and below."""
+    displacement = flow.displacement(velocity, -1.0).cpu().numpy()
+    volumes = jacobian_determinant(displacement, Frame(flow.grid.shape, flow.grid.spacing))
+    if not volumes.min() > 0:
+        raise _FoldsError(f"the deformation folds (volume ratio {volumes.min():.2g})")
+    return volumes
 
 
 def _text(sigmas: Sequence[float]) -> str:

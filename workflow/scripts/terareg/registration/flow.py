@@ -14,12 +14,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from scipy.interpolate import make_interp_spline
+
+from terareg.registration.interpolation import interpolate
+
+# squarings at least, and at most; largest slope of one step of integration
+_SQUARINGS = 3
+_MOST_SQUARINGS = 12
+_SLOPE = 0.125
+_SLOPE_OF_A_TIME = 0.5
 
 
 @dataclass(frozen=True)
@@ -63,21 +71,45 @@ class SamplingGrid:
 
         ``points`` has shape (3, ...) with components z, y, x; the result has shape (c, ...).
         """
-        scaled = [
-            (points[i] - self.origin[i]) * (2.0 / (self.spacing[i] * max(1, self.shape[i] - 1)))
-            - 1.0
-            for i in (2, 1, 0)
-        ]
-        index = torch.stack(scaled, -1)
-        shape = index.shape[:-1]
-        result = F.grid_sample(
-            volume[None],
-            index.reshape(1, *_three(shape), 3),
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=True,
-        )
-        return result.reshape(volume.shape[0], *shape)
+        return interpolate(volume, points, self.spacing, self.origin)
+
+
+class Lattice:
+    """A coarse regular grid that spans a fine one, for fields that are smooth on the coarse one.
+
+    Fields are brought to the voxels by a cubic spline, which is exact for an affine map. With 2 or
+    3 nodes along an axis the spline is linear or quadratic.
+
+    Parameters
+    ----------
+    grid : SamplingGrid
+        Voxels.
+    spacing : float
+        Largest distance of two nodes.
+    device : torch.device
+
+    Attributes
+    ----------
+    points : torch.Tensor, float32, shape (3, z, y, x)
+        Positions of the nodes; those at the ends are the outermost voxels.
+    """
+
+    def __init__(self, grid: SamplingGrid, spacing: float, device: torch.device) -> None:
+        counts, steps, self._matrices = [], [], []
+        for n, step in zip(grid.shape, grid.spacing):
+            nodes = min(n, max(2, 1 + math.ceil((n - 1) * step / spacing)))
+            matrix = np.ones((n, 1))
+            if nodes > 1:
+                at = np.linspace(0, n - 1, nodes)
+                matrix = make_interp_spline(at, np.eye(nodes), min(3, nodes - 1))(np.arange(n))
+            self._matrices.append(torch.tensor(matrix, dtype=torch.float32, device=device))
+            counts.append(nodes)
+            steps.append(step * (n - 1) / max(1, nodes - 1))
+        self.points = SamplingGrid(tuple(counts), tuple(steps), grid.origin).points(device)
+
+    def spread(self, field: torch.Tensor) -> torch.Tensor:
+        """Values at the voxels, shape (c, z, y, x), from those at the nodes."""
+        return along_axes(field, self._matrices)
 
 
 @dataclass(frozen=True)
@@ -97,17 +129,21 @@ class Flow:
     grid : SamplingGrid
         Voxels of the box; along an axis of n voxels, voxel n is voxel 0 again.
     kernel : Kernel
-    steps : int
-        Squarings of the exponential (stationary), that is 2^steps integration steps.
     times : int
         1 for a stationary velocity, otherwise number of velocities in unit time.
     device : torch.device
+
+    Attributes
+    ----------
+    squarings : int
+        2^squarings steps of integration for every velocity, see :meth:`follow`.
     """
 
     def __init__(
-        self, grid: SamplingGrid, kernel: Kernel, *, steps: int, times: int, device: torch.device
+        self, grid: SamplingGrid, kernel: Kernel, *, times: int, device: torch.device
     ) -> None:
-        self.grid, self.steps, self.times = grid, steps, times
+        self.grid, self.times = grid, times
+        self.squarings = _SQUARINGS if times == 1 else 0
         self.root = kernel_root(grid, kernel, device)
         self.identity = grid.points(device)
 
@@ -117,20 +153,51 @@ class Flow:
         spectrum = torch.fft.rfftn(white, dim=axes) * self.root
         return torch.fft.irfftn(spectrum, s=self.grid.shape, dim=axes)
 
+    def follow(self, velocity: torch.Tensor) -> None:
+        """Take more steps of integration, if ``velocity`` (times, 3, z, y, x) needs them.
+
+        Over one step the map of a velocity v is x + h v(x), one to one if h times the steepest
+        slope of v (Frobenius norm of its derivative) is below 1. Steps are chosen to keep it below
+        1/8 (stationary) or 1/2, and their number never falls.
+        """
+        square = torch.zeros_like(velocity[:, 0])
+        for axis, step in enumerate(self.grid.spacing, 2):
+            change = (velocity.roll(-1, axis) - velocity) / step
+            square = square + change.square().sum(1)
+        slope = float(square.max().sqrt()) / self.times
+        largest = _SLOPE if self.times == 1 else _SLOPE_OF_A_TIME
+        needed = math.ceil(math.log2(max(slope / largest, 1.0)))
+        self.squarings = min(max(self.squarings, needed), _MOST_SQUARINGS)
+
     def displacement(self, velocity: torch.Tensor, sign: float) -> torch.Tensor:
         """phi - id for ``sign`` +1, phi^-1 - id for -1, shape (3, z, y, x)."""
         if self.times == 1:
-            u = velocity[0] * (sign / 2**self.steps)
-            for _ in range(self.steps):
-                u = u + self.grid.sample(u, self.identity + u)
-            return u
+            return self._exponential(velocity[0] * sign)
         # phi^-1 follows the velocities in reverse order: each step is composed on the inside
         u = torch.zeros_like(velocity[0])
         order = range(self.times) if sign < 0 else reversed(range(self.times))
         for t in order:
-            step = velocity[t] * (sign / self.times)
+            step = self._exponential(velocity[t] * (sign / self.times))
             u = step + self.grid.sample(u, self.identity + step)
         return u
+
+    def _exponential(self, velocity: torch.Tensor) -> torch.Tensor:
+        """Displacement after unit time: a first step by the midpoint rule, then squarings."""
+        u = velocity / 2**self.squarings
+        if self.squarings:
+            u = self.grid.sample(u, self.identity + u / 2)
+        for _ in range(self.squarings):
+            u = u + self.grid.sample(u, self.identity + u)
+        return u
+
+
+def along_axes(volumes: torch.Tensor, matrices: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Multiply matrices (rows, n) onto the last three axes of (c, z, y, x)."""
+    z, y, x = matrices
+    volumes = volumes @ x.T
+    volumes = y @ volumes
+    shape = volumes.shape
+    return (z @ volumes.reshape(shape[0], shape[1], -1)).reshape(shape[0], -1, *shape[2:])
 
 
 def kernel_root(grid: SamplingGrid, kernel: Kernel, device: torch.device) -> torch.Tensor:
@@ -173,13 +240,23 @@ def change_grid(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tenso
 
 
 def inverse_displacement(
-    grid: SamplingGrid, displacement: torch.Tensor, start: torch.Tensor, n: int = 20
-):
-    """Fixed-point refinement of the inverse, f(p) = -d(p + f(p)); ``start`` is a good guess."""
+    grid: SamplingGrid, displacement: torch.Tensor, start: torch.Tensor, n: int = 8
+) -> torch.Tensor:
+    """Inverse f(p) = -d(p + f(p)) of a displacement d by Newton's method from a good guess.
+
+    Unlike a fixed-point iteration it also converges where the slope of d is above 1.
+    ``displacement``, ``start`` and the result have shape (3, z, y, x).
+    """
     points = grid.points(displacement.device)
+    slopes = torch.stack(torch.gradient(displacement, spacing=grid.spacing, dim=(1, 2, 3)), 1)
+    both = torch.cat([displacement, slopes.flatten(0, 1)])
+    one = torch.eye(3, device=displacement.device)
     f = start
     for _ in range(n):
-        f = -grid.sample(displacement, points + f)
+        d, slope = grid.sample(both, points + f).split([3, 9])
+        matrix = slope.reshape(3, 3, -1).permute(2, 0, 1) + one
+        step = torch.linalg.solve(matrix, (f + d).reshape(3, -1).T)
+        f = f - step.T.reshape(f.shape)
     return f
 
 
@@ -192,7 +269,3 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _three(shape: torch.Size) -> tuple[int, int, int]:
-    return tuple(shape) if len(shape) == 3 else (1, 1, math.prod(shape))

@@ -42,9 +42,11 @@ def gain_held_back(plan: Plan, state: State) -> tuple[float, np.ndarray]:
     regions : numpy.ndarray, shape (2, ids)
         Mean and standard error of every region of the annotation; no ids without one.
     """
-    voxel = min(2 * plan.voxels_um[-1], max(plan.voxels_um))
-    level = max(n for n, other in enumerate(plan.voxels_um) if other == voxel)
-    problem, _ = plan.problem(level, replace(state, facts=state.facts[:-1]), trial=True)
+    doublings = min(1, plan.doublings[0])
+    level = max(n for n, other in enumerate(plan.doublings) if other == doublings)
+    # a fit that stands alone: without the backward term and without annealing
+    before = replace(state, facts=state.facts[:-1])
+    problem, _ = plan.problem(level, before, symmetric=False, annealing=1.0)
     problem.hold_back(_BLOCK * plan.size / plan.space.length)
     still = x = problem.start(plan.start(state), None)
     problem.initial_mixture(x)

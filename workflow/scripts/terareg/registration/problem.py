@@ -26,12 +26,14 @@ from scipy import fft
 
 from terareg.registration.backward import Backward
 from terareg.registration.contrast import LocalContrast, Mixture
-from terareg.registration.flow import Flow, Kernel, SamplingGrid
+from terareg.registration.flow import Flow, Kernel, Lattice, SamplingGrid
 from terareg.registration.images import WorkingImage, noise
 from terareg.registration.regions import Painter
 
 # below this weight the backward term is not worth its time
 _LEAST_SHARE = 0.05
+# distance of the nodes on which maps are computed, relative to the voxel of the velocity
+_LATTICE = 0.75
 # probabilities of match, artefact and missing in the half of the atlas that the sample lacks
 _ABSENT = (0.02, 0.005, 0.975)
 
@@ -115,7 +117,6 @@ class Model:
 
     kernel: Kernel
     velocity_spacing: float
-    squarings: int
     times: int
     contrast: Contrast
     regularisation: float
@@ -188,9 +189,7 @@ class Problem:
         atlases, samples = atlas_side.images, sample_side.images
         atlas, sample = atlases[0], samples[0]
         self.device = device = space.device
-        self.flow = Flow(
-            grid, model.kernel, steps=model.squarings, times=model.times, device=device
-        )
+        self.flow = Flow(grid, model.kernel, times=model.times, device=device)
         self.atlas_grid = space.grid(atlas.frame, space.atlas_centre)
         self.sample_grid = space.grid(sample.frame, space.sample_centre)
         # intensities, and the fraction of the voxel that is tissue
@@ -202,7 +201,10 @@ class Problem:
         self.presence = self._tensor(presence)[None]
         self.target = self._tensor(np.stack([np.clip(s.values, -0.3, 2.0) for s in samples]))
         self.weight = self._tensor(sample.weight)
-        self.points = self.sample_grid.points(device)
+        self.sample_lattice, self.atlas_lattice = (
+            Lattice(one, _LATTICE * min(grid.spacing), device)
+            for one in (self.sample_grid, self.atlas_grid)
+        )
         self.contrast = self.local_contrast(model.contrast)
         self.priors = LocalContrast(self.sample_grid, (0,), model.prior_window, device)
         voxel = math.prod(self.sample_grid.spacing)
@@ -232,7 +234,6 @@ class Problem:
         self.backward_share = share_of_noise(atlases, samples) if model.symmetric else 0.0
         if self.backward_share > _LEAST_SHARE:
             self.backward = Backward(
-                self.atlas_grid,
                 self.atlas[: self.images],
                 self.presence[0],
                 self.sample_grid,
@@ -259,7 +260,8 @@ class Problem:
 
     def hold(self, held: Held) -> None:
         """Start from the posteriors of an earlier pass instead of from a match everywhere."""
-        self.held = held.grid.sample(self._tensor(held.posteriors), self.points)
+        points = self.sample_grid.points(self.device)
+        self.held = held.grid.sample(self._tensor(held.posteriors), points)
 
     @torch.no_grad()
     def generalised_error(self, x: torch.Tensor, contrast: Contrast) -> float:
@@ -359,6 +361,7 @@ class Problem:
         self.base = torch.tensor(inverse, dtype=torch.float32, device=self.device)
         x = torch.zeros(self.n_velocity + 12, device=self.device)
         if velocity is not None:
+            self.flow.follow(velocity)
             axes = (-3, -2, -1)
             spectrum = torch.fft.rfftn(velocity.double(), dim=axes)
             root = self.flow.root.double()
@@ -393,11 +396,12 @@ class Problem:
     def pulled_points(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
         """phi^-1(B y) for every sample voxel y, shape (3, z, y, x)."""
         b = self.inverse_affine(x)
-        points = torch.einsum("ij,jzyx->izyx", b[:, :3], self.points) + b[:, 3, None, None, None]
+        nodes = self.sample_lattice.points
+        points = torch.einsum("ij,jzyx->izyx", b[:, :3], nodes) + b[:, 3, None, None, None]
         if deform:
             displacement = self.flow.displacement(self.velocity(x), -1.0)
             points = points + self.flow.grid.sample(displacement, points)
-        return points
+        return self.sample_lattice.spread(points)
 
     def predict(self, x: torch.Tensor, deform: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
         """Contrast-transformed atlas on the sample grid, (channels, z, y, x); coefficients."""
@@ -417,13 +421,17 @@ class Problem:
         shifted = points.reshape(3, -1) - b[:, 3:]
         return torch.linalg.solve(b[:, :3], shifted).reshape(points.shape)
 
+    def pushed_atlas(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
+        """B^-1 phi(a) for every atlas voxel a, shape (3, z, y, x)."""
+        return self.atlas_lattice.spread(self.pushed_points(x, self.atlas_lattice.points, deform))
+
     def match_terms(self, x: torch.Tensor, deform: bool = True) -> Iterator[torch.Tensor]:
         """Parts of the match term at x, float64; their sum is M(x)."""
         if self.backward is None:
             yield self.forward_energy(x, deform)
             return
         yield (1 - self.backward_share) * self.forward_energy(x, deform)
-        moved = self.pushed_points(x, self.backward.points, deform)
+        moved = self.pushed_atlas(x, deform)
         yield self.backward_share * self.backward.energy(moved)
 
     def forward_energy(self, x: torch.Tensor, deform: bool = True) -> torch.Tensor:
@@ -571,7 +579,7 @@ class Problem:
 
     def _update_backward(self, x: torch.Tensor) -> None:
         if self.backward is not None:
-            moved = self.pushed_points(x, self.backward.points)
+            moved = self.pushed_atlas(x)
             expansion = 1 / abs(float(torch.linalg.det(self.inverse_affine(x)[:, :3])))
             self.backward.update(moved, self.match, expansion)
 

@@ -197,10 +197,11 @@ class Painter:
     def __init__(self, regions: Regions, frame, atlas: WorkingImage, tree: Tree) -> None:
         self.tree, self.shape = tree, atlas.frame.shape
         self.shares = _shares(regions.labels, frame, atlas, tree)
-        dominant = self.shares.tocsr()
-        self.dominant = np.asarray(dominant.argmax(1)).ravel().astype(np.int64)
-        part = np.asarray(dominant.max(1).todense()).ravel()
-        self.dominant[part <= 0.5] = -1
+        # region with more than half of the voxel, -1 if there is none
+        entries = self.shares.tocoo()
+        most = entries.data > 0.5
+        self.dominant = np.full(atlas.values.size, -1, np.int64)
+        self.dominant[entries.row[most]] = entries.col[most]
 
     def paint(self, levels: np.ndarray) -> np.ndarray:
         """Image of levels, shape (channels, z, y, x), from (channels, ids)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,17 +43,18 @@ from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
 
-_SQUARINGS = 6
 # factor on the smallest sigma of the match at all levels but the last: residuals there are due to
 # misplaced tissue, and a sigma that became as small as they do would freeze the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
-_ANNEALING = 3.0
+ANNEALING = 3.0
 # bounds of the kernel width, relative to the size of the atlas; between them, in the last pass, the
 # width relative to the correlation length of the residuals (finer deformation would follow noise,
 # or texture that only one side has); and the smallest width in voxels
 _KERNELS = (0.1, 0.15)
 _KERNEL_OF_RESIDUALS = 2.25
 _KERNEL_VOXELS = 6
+# share of a doubling that is forgiven in a ratio of lengths
+_NEARLY = 0.05
 # standard deviation of the contrast window relative to the size of the atlas, without and with
 # regions, which leave less for the contrast to explain
 _WINDOW = 0.15
@@ -100,8 +102,10 @@ class Plan:
     size : float
         Cube root of the atlas tissue's volume, um.
     voxels_um : list of float
-        Working voxel of every level, coarse to fine; the finest twice if the kernel width of the
-        last level is found from residuals.
+        Working voxel of every level, coarse to fine, with regions in two passes. If the kernel of
+        the last level is found from residuals, the others take no smaller voxels than it allows.
+    doublings : list of int
+        Of the kernel's width at every level, relative to that at the last.
     fingerprint : str
         Hash of images, settings and start.
     """
@@ -155,12 +159,18 @@ class Plan:
         count = settings.levels
         if count is None:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
-        self.voxels_um = [finest * 2**i for i in reversed(range(count))]
+        self.doublings = list(reversed(range(count)))
         # a first pass with the template alone gives the match from which levels are estimated
         self.first_pass = 0 if self.regions is None else count
-        self.voxels_um += self.voxels_um[: self.first_pass]
+        self.doublings += self.doublings[: self.first_pass]
+        self.voxels_um = [finest * 2**n for n in self.doublings]
         if settings.kernel_um is None:
+            # only the last pass needs voxels that are small against the kernel
+            spare = _KERNELS[1] * self.size / (_KERNEL_VOXELS * finest)
+            enough = finest * 2 ** max(0, math.floor(math.log2(spare) + _NEARLY))
+            self.voxels_um = [max(voxel, enough) for voxel in self.voxels_um]
             self.voxels_um.append(finest)
+            self.doublings.append(0)
         self.fingerprint = fingerprint(
             {k: repr(v) for k, v in asdict(settings).items() if k != "device"},
             [content_hash(a) for i in self.atlases for a in (i.values, i.weight)],
@@ -186,8 +196,7 @@ class Plan:
         if last and given is None and residual_um is not None:
             followed = _KERNEL_OF_RESIDUALS * residual_um
             return min(max(followed, narrowest, _KERNEL_VOXELS * finest), widest)
-        doublings = round(math.log2(self.voxels_um[level] / finest))
-        return (given or widest) * self.settings.kernel_continuation**doublings
+        return (given or widest) * self.settings.kernel_continuation ** self.doublings[level]
 
     def contrasts(self) -> list[Contrast]:
         """Contrast transforms to choose from: the template alone, then with regions, stiff first.
@@ -215,15 +224,14 @@ class Plan:
         return Model(
             kernel=Kernel((kernel,), (1.0,), s.kernel_power),
             velocity_spacing=velocity,
-            squarings=_SQUARINGS,
             times=1 if s.flow == "stationary" else s.time_steps,
             contrast=self.contrasts()[state.contrast],
             backward_order=self.contrasts()[state.contrast].orders[0],
-            regularisation=s.regularisation,
+            regularisation=s.regularisation * state.stiffness,
             affine=s.affine,
             prior=s.priors,
             sigma_floor=s.sigma_floor,
-            annealing=_ANNEALING if coarser else 1.0,
+            annealing=ANNEALING if coarser else 1.0,
             # earlier levels need not be accurate
             symmetric=s.symmetric and not coarser,
             prior_window=0.06 * self.size / unit,
@@ -255,16 +263,14 @@ class Plan:
         return resample(image, spacing)
 
     def problem(
-        self, level: int, state: State | None = None, trial: bool = False
+        self, level: int, state: State | None = None, **changes: Any
     ) -> tuple[Problem, WorkingImage]:
         """Energy at a level after ``state``, and the part of the sample that it uses.
 
-        ``trial``: for a fit that stands alone, without the backward term and without annealing.
+        ``changes`` replace fields of the level's :class:`~terareg.registration.problem.Model`.
         """
         state = state or State(np.eye(4))
-        voxel, model = self.voxels_um[level], self.model(level, state)
-        if trial:
-            model = replace(model, symmetric=False, annealing=1.0)
+        voxel, model = self.voxels_um[level], replace(self.model(level, state), **changes)
         near = 0.15 * self.size
         atlas, sample = (
             [crop_to_tissue(self.working(image, voxel), near) for image in (*images, fraction)]

@@ -25,8 +25,9 @@ class RegistrationSettings:
         Finest working voxel; None is size / 80 (100 um for the mouse). Never finer than the
         images themselves.
     levels : int, optional
-        Number of resolutions, each twice as coarse as the next. None starts near size / 20. The
-        finest is run twice if ``kernel_um`` is None.
+        Number of resolutions, each twice as coarse as the next. None starts near size / 20. If
+        ``kernel_um`` is None, a last pass at the finest follows; before it voxels are up to a sixth
+        of the width of the kernel.
     flow : str
         "stationary" (one velocity, scaling and squaring) or "time_dependent".
     time_steps : int
