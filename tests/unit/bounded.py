@@ -41,7 +41,7 @@ def read_within_bounds(module: str, cases: list[tuple[str, Path]]) -> list[dict]
         [sys.executable, __file__, module],
         input="\n".join(json.dumps([name, str(path)]) for name, path in cases),
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=600,
+        capture_output=True, text=True,
     )  # fmt: skip
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(found) == len(cases), f"ended at {cases[len(found)]}: {done.stderr[-500:]}"

@@ -11,7 +11,10 @@ import tifffile
 from terareg.atlas.prepare import (
     AtlasSettings,
     load_atlas,
+    load_frame,
     load_image,
+    load_ontology,
+    load_template,
     make_atlas,
     prepare_atlas,
     prepare_image,
@@ -212,6 +215,17 @@ def test_a_further_image_lies_on_the_grid_of_the_template(tmp_path, source):
     written = replace(settings, orientation=settings.orientation.lower())
     prepare_image(written, tmp_path / "same.nrrd", "nissl", tmp_path / "again.nrrd")
     assert (tmp_path / "again.nrrd").read_bytes() == out.read_bytes()
+    frame = load_atlas(tmp_path / "out").frame
+    for file in (out, out.with_suffix(".json")):
+        whole = file.read_bytes()
+        for place in range(0, len(whole), max(1, len(whole) // 24)):
+            spoiled = bytearray(whole)
+            spoiled[place] ^= 1 << place % 8
+            file.write_bytes(spoiled)
+            if file.suffix == ".nrrd" or chr(whole[place]) in "0123456789abcdef":
+                with pytest.raises(TeraregError):
+                    load_image(out, frame)
+        file.write_bytes(whole)
     for name, message in (("other", "images.nissl other.nrrd have different shapes"),
                           ("flat", "is 0.0 everywhere"), ("none", "does not exist")):  # fmt: skip
         with pytest.raises(AtlasError, match=message):
@@ -326,3 +340,8 @@ def test_every_flipped_bit_of_a_prepared_atlas_is_found(tmp_path, source, name):
         (tmp_path / name).write_bytes(spoiled)
         with pytest.raises(TeraregError):
             load_atlas(tmp_path)
+        parts = {"atlas.json": load_frame, "template.nrrd": load_template,
+                 "ontology.tsv": load_ontology}  # fmt: skip
+        if name in parts:
+            with pytest.raises(TeraregError):
+                parts[name](tmp_path)

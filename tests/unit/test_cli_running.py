@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from terareg.cli.main import main
 from terareg.cli.running import snakemake_command
 from terareg.core.errors import ConfigError
 from terareg.execution import installation
@@ -72,6 +73,19 @@ def test_the_command_is_printed_and_then_run(sample):
     shown, version, *_ = done.stdout.splitlines()
     assert shown.endswith("--configfile brain.yaml --cores all --version")
     assert version.startswith("9.") and done.returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["check", "run"])
+def test_aliases_that_snakemake_would_follow_are_refused_before_it_starts(tmp_path, capsys, verb):
+    levels = ["a0: &a0 {x: 1, y: 2}"]
+    levels += [
+        f"a{n}: &a{n} {{{', '.join(f'k{k}: *a{n - 1}' for k in range(9))}}}" for n in range(1, 20)
+    ]
+    for name, text in (("bomb", "\n".join(levels)), ("self", "a: &a\n  b: *a\n")):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"sample: brain\n{text}\n")
+        assert main([verb, str(path)]) == 1
+        assert "through its aliases (&, *); write it without them" in capsys.readouterr().err
 
 
 def test_a_library_alone_is_named(monkeypatch, tmp_path):

@@ -171,6 +171,8 @@ def test_an_atlas_is_prepared_apart_from_its_further_images(workspace):
     assert inputs.image_source(with_images, "mouse", "ara") == ["a.nrrd"]
     prepared = inputs.prepared_images(with_images, "mouse")
     assert prepared == [f"results/atlases/mouse/images/{name}.nrrd" for name in images]
+    checksums = inputs.image_checksums(with_images, "mouse")
+    assert checksums == [path.replace(".nrrd", ".json") for path in prepared]
     assert inputs.prepared_images(without, "mouse") == []
 
 

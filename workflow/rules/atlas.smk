@@ -39,6 +39,7 @@ rule prepare_atlas_image:
         data=of_atlas(inputs.atlas_data),
     output:
         image=atlas_file("images/{image}.nrrd"),
+        checksum=atlas_file("images/{image}.json"),
     log:
         f"{RUN.results}/atlases/logs/{{atlas}}_{{image}}.log",
     benchmark:

@@ -81,6 +81,7 @@ rule register:
         unpack(of_registration(inputs.landmark_files)),
         plan=of_sample(inputs.registration_volume, "plan.json"),
         images=of_atlas(inputs.prepared_images),
+        checksums=of_atlas(inputs.image_checksums),
         complete=of_sample(inputs.registration_volumes),
         affine=result("registration/{atlas}/initial_affine.txt"),
         pose=result("registration/{atlas}/pose.json"),

@@ -1,6 +1,8 @@
 """Plan the volume of a channel in the atlas and write its metadata."""
 
-from terareg.core.frames import Frame
+from pathlib import Path
+
+from terareg.atlas.prepare import load_frame
 from terareg.execution.job import run_job
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
@@ -11,7 +13,7 @@ from terareg.volumes.writer import init_volume
 def main() -> None:
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     name = snakemake.wildcards.atlas
-    frame = Frame.from_json(read_json(snakemake.input.atlas)["frame"])
+    frame = load_frame(Path(snakemake.input.atlas).parent)
     if snakemake.params.resolution_um is not None:
         frame = frame.resampled((snakemake.params.resolution_um,) * 3)
     settings = VolumeSettings(**snakemake.params.volume)

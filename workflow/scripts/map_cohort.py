@@ -1,12 +1,14 @@
 """Compare a map in the atlas voxel by voxel: means, spread and standardised difference."""
 
+from pathlib import Path
+
+from terareg.atlas.prepare import load_frame
 from terareg.cohort.maps import common_frame, compare_maps, log_ratio
 from terareg.cohort.model import design_of
 from terareg.cohort.table import read_cohort, used_cohort
-from terareg.core.frames import Frame
 from terareg.execution.job import run_job
 from terareg.storage.nrrd import write_scalar
-from terareg.storage.records import read_json, read_table
+from terareg.storage.records import read_table
 
 
 def main() -> None:
@@ -17,9 +19,7 @@ def main() -> None:
     paths = {member.sample: images[member.sample] for member in cohort.members}
     # maps of cells lie on the grid of the atlas, which their files do not name
     is_ratio = snakemake.wildcards.map == "log_jacobian"
-    frame = common_frame(paths) if is_ratio else Frame.from_json(
-        read_json(snakemake.input.atlas)["frame"]
-    )  # fmt: skip
+    frame = common_frame(paths) if is_ratio else load_frame(Path(snakemake.input.atlas).parent)
     made = compare_maps(
         list(paths.values()), frame, design_of(cohort), log_ratio if is_ratio else None
     )

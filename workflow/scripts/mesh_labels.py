@@ -1,6 +1,8 @@
 """Make a surface of every region in the sample."""
 
-from terareg.atlas.ontology import read_ontology
+from pathlib import Path
+
+from terareg.atlas.prepare import load_ontology
 from terareg.execution.job import run_job
 from terareg.regions.meshes import MeshSettings, write_meshes
 from terareg.storage.records import write_json
@@ -16,7 +18,8 @@ def main() -> None:
     frame = volume.level_frame(level)
     labels = volume.read(level, (0, 0, 0), frame.shape)
     folder = f"{key}/precomputed/mesh"
-    tops = read_ontology(snakemake.input.ontology).level(0)
+    ontology, _ = load_ontology(Path(snakemake.input.ontology).parent)
+    tops = ontology.level(0)
     whole = tops[0] if len(tops) == 1 else None
     settings = MeshSettings(workers=snakemake.threads, whole=whole)
     objects = write_meshes(store, folder, labels, frame, volume.frame, settings)

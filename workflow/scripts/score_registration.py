@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from terareg.core.frames import Frame
+from terareg.atlas.prepare import load_frame
 from terareg.execution.job import run_job
 from terareg.regions.fiducials import score_fiducials
 from terareg.regions.points import read_points
@@ -14,7 +14,7 @@ from terareg.volumes.plan import VolumePlan
 def main() -> None:
     transform = Transform.load(Path(snakemake.input.transform).parent)
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
-    atlas_frame = Frame.from_json(read_json(snakemake.input.frame)["frame"])
+    atlas_frame = load_frame(Path(snakemake.input.frame).parent)
     atlas_points = read_points(snakemake.input.atlas_points, atlas_frame)
     sample_points = read_points(snakemake.input.sample_points, plan.frame)
     rows = score_fiducials(atlas_points, sample_points, transform)

@@ -1,9 +1,10 @@
 """Write the viewer's state: channels, labels, derived volumes, points, cells, tiles."""
 
 import json
+from pathlib import Path
 
 from terareg.acquisition.model import load_acquisition
-from terareg.atlas.ontology import read_ontology
+from terareg.atlas.prepare import load_ontology
 from terareg.derived.section import Entry
 from terareg.execution.job import run_job
 from terareg.regions.points import read_points
@@ -21,10 +22,9 @@ def volume_source(key: str, file: str) -> neuroglancer.Source:
     return neuroglancer.Source(key, plan.settings.formats[0], plan.frame)
 
 
-def region_colours(atlas: str, ontology: str) -> dict[int, str]:
+def region_colours(ontology: str) -> dict[int, str]:
     """Colours "#rrggbb" of the regions in an atlas's annotation."""
-    regions = read_ontology(ontology)
-    ids = (int(i) for i in read_json(atlas)["ids"])
+    regions, ids = load_ontology(Path(ontology).parent)
     return {i: f"#{regions[i].colour.lower()}" for i in ids if i}
 
 
@@ -45,16 +45,16 @@ def main() -> None:
                     visible=not suffix,
                 )
             )
-    described = zip(snakemake.input.atlases, snakemake.input.ontologies)
-    labels = zip(settings.atlases, snakemake.input.labels, snakemake.input.meshes, described)
-    for number, (atlas, path, meshes, files) in enumerate(labels):
+    files = (snakemake.input.labels, snakemake.input.meshes, snakemake.input.ontologies)
+    labels = zip(settings.atlases, *files)
+    for number, (atlas, path, meshes, ontology) in enumerate(labels):
         plan = VolumePlan.from_json(read_json(path)["plan"])
         # names and meshes come with the precomputed copy
         source = neuroglancer.Source(f"{sample}/labels/{atlas}", "precomputed", plan.frame)
         # the outline of the whole brain, of the first atlas
         whole = read_json(meshes)["whole"] if number == 0 else None
         shown = {} if whole is None else {whole: neuroglancer.OUTLINE_COLOUR}
-        colours[f"labels/{atlas}"] = region_colours(*files) | shown
+        colours[f"labels/{atlas}"] = region_colours(ontology) | shown
         layer = neuroglancer.segmentation_layer(
             atlas, source, segments=shown, colours=colours[f"labels/{atlas}"]
         )

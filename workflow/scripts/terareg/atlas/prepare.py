@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -353,7 +353,7 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     name : str
         What messages call it.
     out : path
-        The file ``NAME.nrrd`` to write.
+        The file ``NAME.nrrd`` to write; its checksum is written to ``NAME.json``.
 
     Raises
     ------
@@ -372,11 +372,43 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     nrrd.write_image(out, intensities_of(image), frame)
+    write_json(out.with_suffix(".json"), {"sha256": file_hash(out)})
 
 
 def load_image(path: str | os.PathLike, frame: Frame) -> np.ndarray:
-    """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame."""
+    """Voxels (z, y, x) of what :func:`prepare_image` wrote for an atlas with this frame.
+
+    Raises
+    ------
+    AtlasError
+        If the file is not what was written.
+    """
+    path = Path(path)
+    record = read_json(path.with_suffix(".json"))
+    if not isinstance(record, dict) or record.get("sha256") != file_hash(path):
+        raise AtlasError(
+            f"{path} was damaged or edited; delete it and run prepare_atlas_image again"
+        )
     return nrrd.read_image(path, frame)
+
+
+# parts of a prepared atlas, checked as in load_atlas
+def load_template(folder: str | os.PathLike) -> tuple[np.ndarray, Frame]:
+    """Template (z, y, x) of a prepared atlas and its frame."""
+    info = _checked_info(folder, ["template.nrrd"])
+    frame = Frame.from_json(info["frame"])
+    return nrrd.read_image(Path(folder) / "template.nrrd", frame), frame
+
+
+def load_frame(folder: str | os.PathLike) -> Frame:
+    """Grid of a prepared atlas."""
+    return Frame.from_json(_checked_info(folder)["frame"])
+
+
+def load_ontology(folder: str | os.PathLike) -> tuple[Ontology, list[int]]:
+    """Ontology of a prepared atlas, and the ids in its annotation."""
+    info = _checked_info(folder, ["ontology.tsv"])
+    return read_ontology(Path(folder) / "ontology.tsv"), [int(i) for i in info["ids"]]
 
 
 def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
@@ -397,11 +429,8 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         If the folder holds no complete atlas.
     """
     folder = Path(folder)
-    if not (folder / "atlas.json").is_file():
-        raise AtlasError(f"{folder} holds no prepared atlas; run the rule prepare_atlas")
-    info = read_json(folder / "atlas.json")
     loaded = ["annotation.nrrd", "ontology.tsv", *(["template.nrrd"] if template else [])]
-    _check_whole(folder, info, [*loaded, "hemispheres.nrrd"])
+    info = _checked_info(folder, [*loaded, "hemispheres.nrrd"])
     frame = Frame.from_json(info["frame"])
     ids = _id_table(info["ids"])
     index: np.ndarray = np.empty(frame.shape, _index_type(ids))
@@ -426,14 +455,19 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
     )
 
 
-def _check_whole(folder: Path, info: dict, names: list[str]) -> None:
-    """Refuse files that differ from what :func:`prepare_atlas` wrote."""
+def _checked_info(folder: str | os.PathLike, names: Sequence[str] = ()) -> dict[str, Any]:
+    """What ``atlas.json`` says, if it and these files are what :func:`prepare_atlas` wrote."""
+    folder = Path(folder)
+    if not (folder / "atlas.json").is_file():
+        raise AtlasError(f"{folder} holds no prepared atlas; run the rule prepare_atlas")
+    info: dict[str, Any] = read_json(folder / "atlas.json")
     facts = {key: value for key, value in info.items() if key != "sha256"}
     if info.get("sha256") != fingerprint(facts):
         raise AtlasError(f"{folder / 'atlas.json'} was damaged or edited; {_RUN_AGAIN}")
     for name in names:
         if file_hash(folder / name) != info["files"].get(name):
             raise AtlasError(f"{folder / name} was damaged or edited; {_RUN_AGAIN}")
+    return info
 
 
 # ---------------------------------------------------------------------- checking values

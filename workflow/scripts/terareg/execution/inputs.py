@@ -579,3 +579,8 @@ def _files_among(paths: Iterable[str]) -> Files:
 def prepared_images(run: Run, atlas: str) -> Files:
     """Further images of an atlas, in terareg's form."""
     return [run.atlas_path(atlas, f"images/{name}.nrrd") for name in image_names(run, atlas)]
+
+
+def image_checksums(run: Run, atlas: str) -> Files:
+    """Their checksums."""
+    return [run.atlas_path(atlas, f"images/{name}.json") for name in image_names(run, atlas)]

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from terareg.atlas.prepare import load_atlas, load_image
+from terareg.atlas.prepare import load_atlas, load_template
 from terareg.core.errors import VolumeError
-from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.exports.files import Picture
 from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import MAPS, ExportSettings, Origin
 from terareg.exports.slabs import export_frame, export_slabs
 from terareg.storage import nrrd
-from terareg.storage.records import read_json
 from terareg.storage.store import Store
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.reader import Levels, Volume
@@ -49,8 +47,8 @@ def open_origin(origin: Origin, store: Store, sample: str, file: str | None) -> 
         image = OpenedImage(origin.text, [atlas.frame], [atlas.annotation])
         image.is_segmentation = True
         return image
-    frame = Frame.from_json(read_json(folder / "atlas.json")["frame"])
-    return OpenedImage(origin.text, [frame], [load_image(file, frame)])
+    array, frame = load_template(folder)
+    return OpenedImage(origin.text, [frame], [array])
 
 
 @dataclass(frozen=True)

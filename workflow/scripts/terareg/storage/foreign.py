@@ -144,7 +144,7 @@ def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
 
 def _checked_size(data: bytes, most: int) -> bytes:
     if len(data) > most:
-        raise ValueError(f"it has more than {most / 2**20:.0f} MiB")
+        raise ValueError(f"it has more than {most / 2**20:g} MiB")
     return data
 
 
