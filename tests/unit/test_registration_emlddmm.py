@@ -424,7 +424,7 @@ def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog)
     assert any(text.startswith("folding: ") for text in result.summary["warnings"])
 
 
-def test_no_settings_make_it_fold():
+def test_hardly_any_regularisation_does_not_make_it_fold():
     settings = replace(
         SETTINGS, kernel_um=500.0, kernel_power=1.5, velocity_um=None, regularisation=1e-5,
         sigma_floor=0.02,
