@@ -408,15 +408,15 @@ def test_stiffer_settings_deform_less():
 def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog):
     from terareg.registration import emlddmm
 
-    original, asked = emlddmm._volumes, []
+    original, asked = emlddmm.volume_ratios, []
 
     def fold_twice(flow, velocity):
         asked.append(velocity)
         if len(asked) <= 2:
-            raise emlddmm._FoldsError("it folds")
+            raise emlddmm.FoldsError("it folds")
         return original(flow, velocity)
 
-    monkeypatch.setattr(emlddmm, "_volumes", fold_twice)
+    monkeypatch.setattr(emlddmm, "volume_ratios", fold_twice)
     settings = replace(SETTINGS, iterations=8)
     result = register(atlas(), Truth(amplitude_um=300.0).sample(), settings, np.eye(4))
     used = [level["regularisation"] for level in result.summary["levels"]]

@@ -168,7 +168,7 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     )
 
 
-class _FoldsError(Exception):
+class FoldsError(Exception):
     """The deformation of a level folds."""
 
 
@@ -177,7 +177,7 @@ def _level(plan: Plan, level: int, state: State) -> State:
     while True:
         try:
             return _minimised(plan, level, state)
-        except _FoldsError as fold:
+        except FoldsError as fold:
             stiffness = 2 * state.stiffness
             logger.warning("level %d: %s; regularisation times %g", level, fold, stiffness)
             if stiffness > _STIFFEST:
@@ -190,7 +190,7 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
 
     Raises
     ------
-    _FoldsError
+    FoldsError
         If the deformation folds, on the grid of the velocity or on that of the transform.
     """
     problem, _ = plan.problem(level, state)
@@ -229,7 +229,7 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
         _check(end.value, f"level {level}")
         with torch.no_grad():
             velocity = problem.velocity(x)
-            _volumes(problem.flow, velocity)
+            volume_ratios(problem.flow, velocity)
             problem.flow.follow(velocity)
         problem.update_mixture(x)
         if previous - end.value < plan.settings.tolerance:
@@ -242,8 +242,8 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
         fine = fine_flow(problem)
         finely = change_grid(velocity, fine.grid.shape)
         fine.follow(finely)
-        _volumes(fine, finely)
-        jacobian = 1 / _volumes(problem.flow, velocity)
+        volume_ratios(fine, finely)
+        jacobian = 1 / volume_ratios(problem.flow, velocity)
     facts = {
         "voxel_um": voxel,
         "sample_shape": list(problem.weight.shape),
@@ -277,12 +277,12 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
     )
 
 
-def _volumes(flow: Flow, velocity: torch.Tensor) -> np.ndarray:
-    """Volume ratios of phi^-1 on the flow's grid; raises :class:`_FoldsError` at 0 and below."""
+def volume_ratios(flow: Flow, velocity: torch.Tensor) -> np.ndarray:
+    """Volume ratios of phi^-1 on the flow's grid; raises :class:`FoldsError` at 0 and below."""
     displacement = flow.displacement(velocity, -1.0).cpu().numpy()
     volumes = jacobian_determinant(displacement, Frame(flow.grid.shape, flow.grid.spacing))
     if not volumes.min() > 0:
-        raise _FoldsError(f"the deformation folds (volume ratio {volumes.min():.2g})")
+        raise FoldsError(f"the deformation folds (volume ratio {volumes.min():.2g})")
     return volumes
 
 
