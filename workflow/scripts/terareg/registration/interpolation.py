@@ -95,13 +95,14 @@ def _chunks(points: torch.Tensor) -> list[slice]:
 
 
 def _cells(points, shape, spacing, origin) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Index of the lowest corner in the padded volume, int32, and the fractions z, y, x."""
+    """Index of the lowest corner in the padded volume, and the fractions z, y, x."""
+    integer = torch.int32 if math.prod(n + 1 for n in shape) < 2**31 else torch.int64
     index, fractions = None, []
     for p, n, s, o in zip(points, shape, spacing, origin):
         position = ((p - o) / s).clamp_(0, n - 1)
         low = position.floor()
         fractions.append(position.sub_(low))
-        low = low.to(torch.int32)
+        low = low.to(integer)
         index = low if index is None else index.mul_(n + 1).add_(low)
     return index, fractions
 
