@@ -8,7 +8,7 @@ import numpy as np
 
 from terareg.core.frames import Frame
 from terareg.storage.nrrd import write_image, write_scalar
-from terareg.storage.records import write_json, write_table
+from terareg.storage.records import fingerprint, write_json, write_table
 
 FRAME = Frame((12, 14, 16), (100.0, 100.0, 100.0), orientation="SAR")
 #: id, acronym, parent; 2 and 3 are parts of 1, and 4 is the only part of 3
@@ -60,7 +60,7 @@ def write_sample(results: Path, sample: str, rng: np.random.Generator, more: boo
     write_scalar(folder / "registration/ccf/jacobian.nrrd", ratio, FRAME)
     write_image(folder / "cells/cfos/ccf/density.nrrd", density, FRAME)
     atlas = {"frame": FRAME.to_json(), "files": over.get("files", {"annotation.nrrd": "abc"})}
-    write_json(results / "atlases/ccf/atlas.json", atlas)
+    write_json(results / "atlases/ccf/atlas.json", atlas | {"sha256": fingerprint(atlas)})
     return folder
 
 
