@@ -39,8 +39,16 @@ def group_files(
 
 def array_files(plan: VolumePlan) -> dict[str, dict]:
     """Contents of the metadata files of all levels by name below the group."""
-    name = ".zarray" if plan.settings.ngff == "0.4" else "zarr.json"
-    return {f"{n}/{name}": array_json(plan, n) for n in range(len(plan.levels))}
+    levels = range(len(plan.levels))
+    if plan.settings.ngff != "0.4":
+        return {f"{n}/zarr.json": array_json(plan, n) for n in levels}
+    return {
+        f"{n}/{name}": content
+        for n in levels
+        for name, content in {
+            ".zarray": array_json(plan, n), ".zattrs": ngff_04.ARRAY_ATTRIBUTES,
+        }.items()
+    }  # fmt: skip
 
 
 def group_json(

@@ -15,6 +15,8 @@ import numpy as np
 
 from terareg.volumes.plan import VolumePlan
 
+#: attributes of a level: names of its axes, as xarray reads them from Zarr 2
+ARRAY_ATTRIBUTES = {"_ARRAY_DIMENSIONS": ["z", "y", "x"]}
 _BITSHUFFLE = 2
 
 
