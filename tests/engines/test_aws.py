@@ -119,11 +119,14 @@ def printed(cloud, submitter, kills):
     """What the runs of the whole chain printed.
 
     One job loses its machine in the middle; after that Snakemake is killed, whose jobs go on and
-    meet those of the next one.
+    meet those of the next one. It is killed half as often as on other engines: each start of a
+    run looks at the whole bucket.
     """
     cloud.reclaim("fuse_blocks", f"{BUCKET}/{VOLUMES}/")
     log = submitter.workspace.folder / "run.log"
-    finish_after_kills(submitter.start, lambda: unlock(submitter), shares(kills, (0.65, 0.9)), log)
+    finish_after_kills(
+        submitter.start, lambda: unlock(submitter), shares(kills // 2, (0.65, 0.9)), log
+    )
     for job in cloud.jobs:
         assert job.over.wait(120), cloud.story()
     return log.read_text()

@@ -441,7 +441,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
                 f"{store.address(name)} holds {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
-    if _is_local(store) and not os.path.exists(address):
+    if is_web(store.url) or (_is_local(store) and not os.path.exists(address)):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
