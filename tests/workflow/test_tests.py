@@ -166,7 +166,7 @@ def test_snakemake_that_is_forked_does_what_a_started_one_does(tmp_path, own_cod
     workspace = Workspace(tmp_path, own_code=own_code)
     workspace.write(workspace.sample())
     # what Python reads when it starts makes it start
-    target = ("-n", "--quiet", "rules", "stitching")
+    target = ("-n", "stitching", "--quiet", "rules")
     forked, started = (workspace.snakemake(*target, **env) for env in ({}, {"PYTHONPATH": ""}))
     assert job_counts(forked) == job_counts(started) and forked.stderr == started.stderr
     workspace.write(workspace.sample(stitching={"chanel": "signal"}))
