@@ -150,7 +150,7 @@ def test_a_source_on_the_web_is_that_of_its_folder(store, lab, form):
     assert made[0][1:] == made[1][1:] and made[0][0].any()
     described, missing = describe_image(f"{url}/{form}/{name}"), f"{url}/{form}/nothing"
     assert described.shape == (13, 18, 21) and level_shapes(described.name)[1] == (13, 9, 11)
-    with pytest.raises(VolumeError, match=f"{missing} is not an image that terareg reads"):
+    with pytest.raises(VolumeError, match=f"{missing} does not exist; correct the path"):
         describe_image(missing)
 
 
