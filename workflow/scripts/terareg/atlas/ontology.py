@@ -164,6 +164,17 @@ class Ontology:
                 return item
         raise AtlasError(f"ontology: there is no region with acronym {acronym!r}")
 
+    def columns(self, region: int) -> dict[str, Any]:
+        """What tables say of a region in their first columns: id, acronym, name, parent, depth."""
+        structure = self[region]
+        return {
+            "id": structure.id,
+            "acronym": structure.acronym,
+            "name": structure.name,
+            "parent": structure.parent,
+            "depth": self.depth(region),
+        }
+
     def depth(self, region: int) -> int:
         """Steps from the top of the hierarchy, 0 for a top region."""
         self[region]

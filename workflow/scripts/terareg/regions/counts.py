@@ -81,14 +81,9 @@ def count_table(
         of = scopes[scope].get(region, _Counts({})).of
         count = sum(of.get(each, 0) for each in _SIDES[side])
         volume = float(row["volume_mm3"])
-        structure = ontology[region]
         rows.append(
             {
-                "id": region,
-                "acronym": structure.acronym,
-                "name": structure.name,
-                "parent": structure.parent,
-                "depth": ontology.depth(region),
+                **ontology.columns(region),
                 "scope": scope,
                 "hemisphere": side,
                 "count": count,

@@ -319,11 +319,7 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
                 total = sum(e[0] for e in extent)
                 rows.append(
                     {
-                        "id": region.id,
-                        "acronym": region.acronym,
-                        "name": region.name,
-                        "parent": region.parent,
-                        "depth": ontology.depth(region.id),
+                        **ontology.columns(region.id),
                         "scope": scope,
                         "hemisphere": hemisphere,
                         "voxels": voxels,

@@ -114,14 +114,9 @@ def signal_table(
         found = scopes[scope].get(region, np.zeros((len(SUMS), 3)))
         voxels, intensity = found[:, _SIDES[side]].sum(axis=1).tolist()
         volume, signal = float(row["volume_mm3"]), voxels * voxel_mm3
-        structure = ontology[region]
         rows.append(
             {
-                "id": region,
-                "acronym": structure.acronym,
-                "name": structure.name,
-                "parent": structure.parent,
-                "depth": ontology.depth(region),
+                **ontology.columns(region),
                 "scope": scope,
                 "hemisphere": side,
                 "signal_mm3": signal,
