@@ -9,7 +9,7 @@ from s3_server import FOR_EVER, KEY_ID, SECRET, objects, put_folder, refuses
 pytestmark = pytest.mark.slow
 
 #: all that reads or writes the store, but for pictures
-TARGETS = ("fused_volumes", "corrected_volumes", "regions")
+TARGETS = ("fused_volumes", "corrected_volumes", "regions", "derived_volumes")
 
 
 def test_raw_data_and_store_on_s3_give_the_same_bytes(s3, acquired, finished, workspace):
