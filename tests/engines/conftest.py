@@ -18,9 +18,13 @@ from workspaces import Workspace
 CHAIN = {
     "input__channels": {"ch0": 0},
     "stitching__displacement__windows": 4,
-    "registration": {"resolution_um": 300, "iterations": 16},
+    "registration": {
+        "resolution_um": 300, "iterations": 8,
+        "pose": {"extent": "whole", "check_orientation": False},
+    },
+    "labels": {"resolution_um": 100, "mesh_resolution_um": 100},
     "derived": {"small": {"from": "fused/ch0", "do": "downsample", "factor": [1, 2, 2]}},
-}
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
