@@ -25,6 +25,7 @@ CHAIN = {
     "labels": {"resolution_um": 100, "mesh_resolution_um": 100},
     "derived": {"small": {"from": "fused/ch0", "do": "downsample", "factor": [1, 2, 2]}},
 }  # fmt: skip
+OTHER_CHANNEL = "CHN01"
 
 
 def pytest_collection_modifyitems(items):
@@ -56,17 +57,24 @@ def cluster(_cluster):
 
 @pytest.fixture(scope="session")
 def acquired(acquired, tmp_path_factory) -> Path:
-    """The generated acquisition with the configuration of :data:`CHAIN`."""
+    """One channel of the generated acquisition, with the configuration of :data:`CHAIN`."""
     told = made_once(tmp_path_factory, "chain", lambda folder: _configure(folder, acquired))
     return Path(told["folder"])
 
 
 def _configure(folder: Path, acquired: Path) -> dict:
-    shutil.copytree(acquired, folder, copy_function=running.link)
+    other = shutil.ignore_patterns(f"*{OTHER_CHANNEL}*")
+    shutil.copytree(acquired, folder, copy_function=running.link, ignore=other)
     path = folder / "demo/sample.yaml"
     config = running.changed(yaml.safe_load(path.read_text()), **CHAIN)
     running.replace(path, yaml.safe_dump(config, sort_keys=False).encode())
     return {"folder": str(folder)}
+
+
+@pytest.fixture(scope="session")
+def raw_before(raw_before) -> dict[str, tuple[int, str]]:
+    """Time and content of its raw files before anything has run."""
+    return {name: state for name, state in raw_before.items() if OTHER_CHANNEL not in name}
 
 
 @pytest.fixture(scope="session")
