@@ -1,7 +1,7 @@
 """Snakemake without its start: processes that have imported it already, and fork for every run.
 
-Most of what a dry run takes is Python importing Snakemake, and parsing the library's sources for
-the fingerprints of its code. A server does that once; each run is a process of its own, with its
+Most of what a dry run takes is Python importing Snakemake, Snakemake reading the rules, and parsing
+the library's sources for the fingerprints of its code. A server does that once; each run is a process of its own, with its
 own working folder, environment and output, that executes what ``bin/snakemake`` does.
 """
 
@@ -12,14 +12,17 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import select
 import signal
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 SERVER = Path(__file__)
+RULES = SERVER.resolve().parents[1] / "workflow"
 _READY = "ready"
 
 
@@ -92,6 +95,7 @@ def _serve(library: Path | None) -> int:
 
     # it imports all plug-ins that are installed
     snakemake.cli.get_argument_parser()
+    _remember_rules()
     if library is not None:
         _know(library)
     answers = os.fdopen(os.dup(1), "w", buffering=1)
@@ -108,6 +112,37 @@ def _serve(library: Path | None) -> int:
         _, state = os.waitpid(pid, 0)
         answers.write(f"{os.waitstatus_to_exitcode(state)}\n")
     return 0
+
+
+def _remember_rules() -> None:
+    """Keep the Python that Snakemake makes of each file of rules, for whoever has the same text."""
+    from snakemake import workflow
+    from snakemake.sourcecache import LocalSourceFile
+
+    parse, made = workflow.parse, {}
+
+    def remembered(path, of_workflow, linemap, overwrite_shellcmd=None, rulecount=0):
+        place = path.get_path_or_uri(secret_free=True)
+        file = Path(place)
+        if overwrite_shellcmd is not None or not file.is_file():
+            return parse(path, of_workflow, linemap, overwrite_shellcmd, rulecount)
+        key = (file.read_text(), rulecount)
+        if key not in made:
+            lines: dict[int, int] = {}
+            made[key] = place, lines, *parse(path, of_workflow, lines, None, rulecount)
+        first, lines, code, count = made[key]
+        linemap.update(lines)
+        # rules know where they stand
+        return code.replace(repr(first), repr(place)), count
+
+    workflow.parse = remembered
+    snakefile = RULES / "Snakefile"
+    included = re.findall(r'^include: "(.+)"$', snakefile.read_text(), re.MULTILINE)
+    reader = SimpleNamespace(open=lambda path: open(path.get_path_or_uri(secret_free=True)))
+    count = 0
+    for file in (snakefile, *(RULES / name for name in included)):
+        source = LocalSourceFile(str(file))
+        _, count = remembered(source, SimpleNamespace(sourcecache=reader), {}, rulecount=count)
 
 
 def _know(library: Path) -> None:
