@@ -1,8 +1,9 @@
 """Snakemake without its start: processes that have imported it already, and fork for every run.
 
 Most of what a dry run takes is Python importing Snakemake, Snakemake reading the rules, and parsing
-the library's sources for the fingerprints of its code. A server does that once; each run is a process of its own, with its
-own working folder, environment and output, that executes what ``bin/snakemake`` does.
+the library's sources for the fingerprints of its code. A server does that once; each run is a
+process of its own, with its own working folder, environment and output, that executes what
+``bin/snakemake`` does.
 """
 
 from __future__ import annotations
