@@ -173,7 +173,7 @@ def artefacts_of(client, name: str) -> dict[str, str]:
 
 def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
     results = finished.folder / "results"
-    for name, least in (("demo", 300), ("atlases", 5)):
+    for name, least in (("demo", 250), ("atlases", 5)):
         here = running.artefacts(results / name, facts=running.FACTS_OF_FILES)
         there = artefacts_of(cloud.client(), name)
         assert len(here) >= least
@@ -194,7 +194,7 @@ def test_a_job_that_loses_its_machine_is_tried_again_with_more(printed, cloud):
 def test_jobs_get_what_they_ask_for_and_need_no_more(printed, cloud):
     """The executor silently takes less memory when it does not know a number."""
     assert "is invalid for vCPU" not in printed
-    assert len(cloud.jobs) > 40
+    assert len(cloud.jobs) > 35
     for job in cloud.jobs:
         assert job.asked["MEMORY"] in MEMORY[job.asked["VCPU"]], job.name
         assert job.largest_process_mb < job.asked["MEMORY"], job.name
