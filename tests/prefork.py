@@ -207,7 +207,8 @@ def _fork_scripts() -> None:
     start = PythonScript.execute_script
 
     def execute(script: PythonScript, fname: str, edit: bool = False) -> None:
-        request = {"command": [str(fname)], "cwd": os.getcwd(), "env": dict(os.environ)}
+        env = {**os.environ, "TMPDIR": str(script.resources.get("tmpdir", tempfile.gettempdir()))}
+        request = {"command": [str(fname)], "cwd": os.getcwd(), "env": env}
         with socket.socket(socket.AF_UNIX) as server:
             server.connect(address)
             socket.send_fds(server, [b"f"], [1, 2])
