@@ -13,7 +13,7 @@ from terareg.stitching import displacement
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.displacement import measure_batch, measure_pair
 from terareg.stitching.pairs import load_pairs, neighbours, save_pairs
-from terareg.stitching.refinement import refine
+from terareg.stitching.refinement import cuts_of
 from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.strips import Strips
 
@@ -64,9 +64,9 @@ def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
 
     def watched(patches, *rest):
         lengths.extend(patch.pixels[0].shape[1] for patch in patches)
-        return refine(patches, *rest)
+        return cuts_of(patches, *rest)
 
-    monkeypatch.setattr(displacement, "refine", watched)
+    monkeypatch.setattr(displacement, "cuts_of", watched)
     settings = replace(SMALL, patch_px=48)
     result = measure(tiles, names, "EAST", settings, step=100.0)
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1

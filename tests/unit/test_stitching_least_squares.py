@@ -108,10 +108,10 @@ def patches_of(shift, number=6):
 @pytest.mark.parametrize("away", [0.05, 0.6])
 def test_a_fit_far_from_the_maximum_of_the_correlations_is_not_believed(monkeypatch, away):
     shift = np.array([0.3, -0.4, 0.2])
-    arguments = patches_of(shift), np.zeros(3, int), np.full(3, 3)
+    around = np.zeros(3, int), np.full(3, 3)
     wrong = shift + (0, away, 0), np.full(3, 0.02)
     monkeypatch.setattr(refinement, "fit", lambda *_: wrong)
-    found, *_ = refinement.refine(*arguments)
+    found = refinement.refine(refinement.cuts_of(patches_of(shift), *around), *around).displ
     believed = away < 0.1
     assert np.array_equal(found, wrong[0]) == believed
     assert found == pytest.approx(wrong[0] if believed else shift, abs=0.15)

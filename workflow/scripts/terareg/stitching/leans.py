@@ -16,6 +16,7 @@ import numpy as np
 
 from terareg.core.errors import few
 from terareg.stitching.consensus import find_consensus
+from terareg.stitching.shapes import LEAST_VOX
 
 if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
@@ -25,7 +26,6 @@ _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, a
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
 _JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
 _JUMP_CHANCE = 0.01  # probability of agreeing by chance
-_LEAST_VOX = 1.0  # of a tile over its stack, from which it is told and may be corrected
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Lean:
     def told(self) -> Lean:
         """The lean along the axes on which it is clear and large enough to matter, else 0."""
         vox: tuple[float, float, float] = tuple(
-            v if abs(v) > max(CLEAR * s, _LEAST_VOX) else 0.0
+            v if abs(v) > max(CLEAR * s, LEAST_VOX) else 0.0
             for v, s in zip(self.vox, self.sigma_vox)
         )
         return Lean(vox, self.sigma_vox)
@@ -128,9 +128,9 @@ def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
 
 
 def lean_left(
-    pairs: Sequence[PairResult], kept: Iterable[bool], applied: Mapping[str, Lean]
+    pairs: Sequence[PairResult], kept: Iterable[bool], shapes: Mapping[str, np.ndarray]
 ) -> float | None:
-    """Largest lean of a kept pair that is left once ``applied`` leans of tiles are corrected.
+    """Largest lean of a kept pair that is left once the shapes of tiles are corrected.
 
     Two standard errors less, so that noise does not count; None if none was measured.
     """
@@ -138,8 +138,7 @@ def lean_left(
     for pair, keep in zip(pairs, kept):
         lean = _measured(pair)
         if keep and lean is not None:
-            a, b = (np.array(applied[n].vox if n in applied else (0.0, 0.0, 0.0))
-                    for n in (pair.a, pair.b))  # fmt: skip
+            a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
             left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
             found.append(max(0.0, float(left.max())))
     return max(found, default=None)

@@ -32,11 +32,14 @@ class Cut:
     a, b : array of float32, (z, y, x)
     start : array of int
         With displacement d (origin(b) - origin(a)), ``a[i]`` meets ``b[i - (d - start)]``.
+    first : tuple of int
+        Position of ``a[0, 0, 0]`` in its tile.
     """
 
     a: np.ndarray
     b: np.ndarray
     start: np.ndarray
+    first: tuple[int, ...] = (0, 0, 0)
 
 
 def fit(
