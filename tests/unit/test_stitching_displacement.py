@@ -278,6 +278,39 @@ def test_a_tile_that_leans_is_measured_over_all_its_depth(lean):
     assert any(abs(v) > 4 * s for v, s in zip(result.lean_vox, result.lean_sigma_vox)) == any(lean)
 
 
+def turned_pair(degrees, shape=(40, 384, 72), step=48.0):
+    """Two tiles, of which the second is turned by ``degrees`` about its middle."""
+    canvas = texture((shape[0] + 8, shape[1] + 40, 2 * shape[2] + 40), 3)
+    angle, middle = np.deg2rad(degrees), (np.array(shape) - 1) / 2
+    turn = np.eye(3)
+    turn[1:, 1:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    first = np.array([4.0, 20.0, 10.0])
+    offset = first + [0, 0, step] + middle - turn @ middle
+    b = ndimage.affine_transform(canvas, turn, offset, shape, order=3)
+    a = cut(canvas, first, shape)
+
+    # where the second shows a place of the first: displacement of any index of the first
+    def displ(at):
+        place = np.asarray(at) + first
+        return np.asarray(at) - np.linalg.solve(turn, (place - offset).T).T
+
+    return {"0,0": camera(a, 1), "0,1": camera(b, 2)}, displ
+
+
+@pytest.mark.parametrize("degrees", [0.4, 3.0])
+def test_a_tile_turned_so_much_that_no_windows_agree_is_measured_along_the_seam(degrees):
+    """By 3 degrees the displacement changes by 20 pixels over the seam."""
+    tiles, displ = turned_pair(degrees)
+    assert not measure(tiles, ("0,0", "0,1"), "EAST", step=48.0).points
+    result = measure(tiles, ("0,0", "0,1"), "EAST", replace(SMALL, points=True), step=48.0)
+    assert result.status == "ok" and len(result.points) >= 8
+    at = np.array([p.at_vox for p in result.points])
+    assert np.ptp(at[:, 1]) > 200
+    away = np.linalg.norm(displ(at) - [p.displ_vox for p in result.points], axis=1)
+    assert np.median(away) < 0.3
+    assert result.fall_vox[1] > 1
+
+
 def test_reads_only_windows_and_counts_bytes():
     images, names, _ = pair_of(np.zeros(3), shape=(160, 64, 64), step=48.0)
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}

@@ -209,7 +209,7 @@ def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile]) -> list[str]:
     boxes = {}
     for name, tile in tiles.items():
         if np.any(tile.shape):
-            matrix, middle = matrix_of(tile.shape, shape), (shape - 1) / 2
+            matrix, middle = matrix_of(tile.shape, grid.tile_shape), (shape - 1) / 2
             origin = np.array(tile.origin_vox) + middle - np.linalg.solve(matrix, middle)
             boxes[name] = affine_box(name, tuple(origin), matrix, grid.tile_shape)
         else:

@@ -68,14 +68,15 @@ def _point(part: Cut, displ: np.ndarray) -> SeamPoint | None:
         return None
     axes = [k for k in range(3) if k or shape[0] >= _LEAST_PX]
     # single planes are distorted more than they are noisy, see terareg.stitching.refinement
-    found = fit([part], displ, axes) if len(axes) == 3 else None
-    if found is None:
-        place = _correlated(part, displ)
-        if place is None:
-            return None
-        again = fit([part], place, axes) if len(axes) == 3 else None
-        found = again or (place, None)
-    return _located(part, found[0])
+    deep = len(axes) == 3
+    found = fit([part], displ, axes) if deep else None
+    if found is not None:
+        return _located(part, found[0])
+    place = _correlated(part, displ)
+    if place is None:
+        return None
+    again = fit([part], place, axes) if deep else None
+    return _located(part, place if again is None else again[0])
 
 
 def _correlated(part: Cut, displ: np.ndarray) -> np.ndarray | None:

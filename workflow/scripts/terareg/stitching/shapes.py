@@ -46,13 +46,14 @@ def shape_warnings(shapes: Mapping[str, np.ndarray], tiles: int, size: Sequence[
 
 
 def shape_words(shape: np.ndarray, size: Sequence[int]) -> str:
-    """How much a tile is turned, larger or smaller than others, stretched and leaning."""
+    """How much a tile is turned, shows things larger or smaller, is stretched, and leans."""
     slope = _slopes(shape, size)
-    turned = math.degrees((slope[2, 1] - slope[1, 2]) / 2)
-    smaller = 50 * (slope[1, 1] + slope[2, 2])
+    plane = np.eye(2) + slope[1:, 1:]
+    turned = math.degrees(math.atan2(plane[1, 0] - plane[0, 1], plane[0, 0] + plane[1, 1]))
+    larger = 100 / math.sqrt(max(float(np.linalg.det(plane)), 1e-9)) - 100
     words = [
         f"{abs(turned):.2f} degrees {'counter' if turned > 0 else ''}clockwise",
-        f"{abs(smaller):.2f} % {'smaller' if smaller > 0 else 'larger'}",
+        f"{abs(larger):.2f} % {'larger' if larger > 0 else 'smaller'}",
     ]
     stretch = 50 * math.hypot(slope[1, 1] - slope[2, 2], slope[1, 2] + slope[2, 1])
     if stretch > _LEAST_STRETCH:
