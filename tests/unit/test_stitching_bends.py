@@ -1,5 +1,6 @@
 """Tiles that are turned or larger: their shapes are found, and only theirs."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -46,11 +47,12 @@ def acquisition_of(rows, columns, size=SIZE, step=STEP):
 class World:
     """Places of tiles with shapes, and what their seams would measure."""
 
-    def __init__(self, acquisition, shapes, seed=0, jitter=3.0):
+    def __init__(self, acquisition, shapes, seed=0, jitter=3.0, growth=0.0):
         rng = np.random.default_rng(seed)
         self.acquisition = acquisition
         self.size = np.array(acquisition.tile_shape)
         self.middle = (self.size - 1) / 2
+        self.growth = growth
         self.origins = {
             t.name: np.array(t.origin_vox) + rng.uniform(-jitter, jitter, 3)
             for t in acquisition.tiles
@@ -63,10 +65,17 @@ class World:
     def place(self, name, index):
         """Where a tile shows what it has at an index."""
         back = np.linalg.inv(self.matrices[name])
-        return self.origins[name] + self.middle + (index - self.middle) @ back.T
+        away = (index - self.middle) @ back.T
+        return self.origins[name] + self.middle + away * self.factors(away)
 
     def index(self, name, place):
-        return (place - self.origins[name] - self.middle) @ self.matrices[name].T + self.middle
+        away = place - self.origins[name] - self.middle
+        return (away / self.factors(away)) @ self.matrices[name].T + self.middle
+
+    def factors(self, away):
+        """How much larger planes are, as columns for z, y and x."""
+        grown = 1 + self.growth * away[:, :1] / (self.size[0] - 1)
+        return np.concatenate([np.ones_like(grown), grown, grown], axis=1)
 
     def shared(self, a, b, number, seed=0):
         """Indices of both tiles that show the same places."""
@@ -96,11 +105,13 @@ class World:
         """Largest distance, over all seams, of the places at which two tiles show the same."""
         found = placement.matrices(self.size)
         origins = placement.origins(subpixel=True)
+        growths = placement.growths(origins, self.size)
 
         def placed(name, index):
             matrix = found.get(name, np.eye(3))
             moved = np.linalg.solve(matrix, (index - self.middle).T).T
-            return np.array(origins[name]) + self.middle + moved
+            at = np.array(origins[name]) + self.middle + moved
+            return growths[name].done(at) if growths else at
 
         worst = 0.0
         for a, b, _ in neighbours(self.acquisition):
@@ -155,6 +166,25 @@ def test_a_tile_that_leans_and_one_that_is_turned():
     assert world.misfit(placement) < 0.3
     assert placement.tiles["T00"].lean_vox == pytest.approx((0, 5, -2), abs=0.2)
     assert "T11 (0.5" in placement.warnings[0] and "degrees clockwise" in placement.warnings[0]
+
+
+@pytest.mark.parametrize("shapes", [{}, {"T11": turned(0.8, 1.5)}])
+@pytest.mark.parametrize("growth", [-0.02, 0.01])
+def test_magnification_that_changes_with_depth_is_told_and_undone(growth, shapes):
+    world = World(acquisition_of(3, 3), shapes, growth=growth)
+    middle = (SIZE[0] - 1) / 2
+    pairs = []
+    for pair in world.pairs():
+        depths = [(p.at_vox[0] - middle) / (SIZE[0] - 1) for p in pair.points]
+        slopes = np.polyfit(depths, [p.displ_vox for p in pair.points], 1)[0]
+        pairs.append(replace(pair, lean_vox=tuple(slopes.tolist()), lean_sigma_vox=(0.1, 0.1, 0.1)))
+    placement = place(world.acquisition, pairs, tile_model="auto")
+    assert placement.growth == pytest.approx(growth, rel=0.1)
+    (text,) = [text for text in placement.warnings if "all tiles show" in text]
+    assert f"changes its size by {-100 * placement.growth:+.2f} % from the first plane" in text
+    assert list(placement.matrices(SIZE)) == list(shapes)
+    assert world.misfit(placement) < 0.5
+    assert place(world.acquisition, pairs, tile_model="translation").growth == 0
 
 
 def test_links_that_contradict_the_others_bend_no_tile():

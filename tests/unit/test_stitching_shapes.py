@@ -18,7 +18,7 @@ def test_words_name_degrees_per_cent_and_pixels():
     words = shape_words(turned, SIZE)
     assert words.endswith("larger, y +4.0 px over the stack, z -3.0 px over its width")
     stretched = np.diag([0.0, 4.0, 0.0])
-    assert shape_words(stretched, SIZE).endswith("1.00 % smaller, stretched by 1.00 %")
+    assert shape_words(stretched, SIZE).endswith("0.99 % smaller, stretched by 1.00 %")
 
 
 def test_only_what_matters_is_told_and_the_worst_first():

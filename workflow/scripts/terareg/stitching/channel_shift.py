@@ -187,15 +187,15 @@ def channel_poses(
     Returns
     -------
     origins, matrices : dict
-        Voxel v of the volume shows the channel's tile at index ``matrix @ (v - origin)``; tiles
-        without a matrix are only moved.
+        Voxel v of the volume, with :meth:`Placement.growths` undone, shows the channel's tile at
+        index ``matrix @ (v - origin)``; tiles without a matrix are only moved.
     """
     moved, bent = _chained([shift.applied(tile_shape) for shift in shifts])
     leaning = placement.matrices(tile_shape)
     places: dict[str, tuple[float, float, float]] = {}
     matrices: dict[str, np.ndarray] = {}
     for name, origin in origins.items():
-        if name not in leaning and bent is None:
+        if name not in leaning and bent is None and not placement.growth:
             places[name] = tuple(float(o) + by for o, by in zip(origin, moved))
             continue
         lean = leaning.get(name, np.eye(3))

@@ -17,7 +17,7 @@ from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warning
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
 from terareg.stitching.shapes import LEAST_VOX, matrix_of, shape_warnings
-from terareg.volumes.tile_boxes import affine_box
+from terareg.volumes.tile_boxes import Growth, affine_box
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +51,8 @@ class Solution:
         Shapes of tiles that fusion is to correct, see :mod:`terareg.stitching.shapes`.
     straight : array of float, (pairs, 3), or None
         Displacements of the pairs less what these shapes explain; None: as measured.
+    growth : float
+        See :class:`~terareg.stitching.placement.Placement`.
     """
 
     positions: np.ndarray
@@ -62,6 +64,7 @@ class Solution:
     leans: dict[str, Lean] = field(default_factory=dict)
     shapes: dict[str, np.ndarray] = field(default_factory=dict)
     straight: np.ndarray | None = None
+    growth: float = 0.0
 
 
 def report(
@@ -145,6 +148,7 @@ def report(
         },
         summary,
         tuple(warnings),
+        found.growth,
     )
 
 
@@ -203,21 +207,26 @@ def _seam_warnings(pairs, links) -> list[str]:
     ]
 
 
-def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile]) -> list[str]:
+def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile], growth: float) -> list[str]:
     """A sentence about neighbours between which their shapes leave a gap."""
     shape = np.array(grid.tile_shape)
     boxes = {}
+    per_plane = growth / max(1, grid.tile_shape[0] - 1)
     for name, tile in tiles.items():
-        if np.any(tile.shape):
+        if np.any(tile.shape) or growth:
             matrix, middle = matrix_of(tile.shape, grid.tile_shape), (shape - 1) / 2
-            origin = np.array(tile.origin_vox) + middle - np.linalg.solve(matrix, middle)
-            boxes[name] = affine_box(name, tuple(origin), matrix, grid.tile_shape)
+            centre = np.array(tile.origin_vox) + middle
+            origin = tuple(centre - np.linalg.solve(matrix, middle))
+            larger = Growth(tuple(centre.tolist()), per_plane) if growth else None
+            boxes[name] = affine_box(name, origin, matrix, grid.tile_shape, larger)
         else:
             boxes[name] = tile.integer, tuple(np.add(tile.integer, shape).tolist())
     gaps = []
     for cell, other, direction in grid.neighbours:
         a, b = grid.names.get(cell), grid.names.get(other)
-        if a is None or b is None or not (np.any(tiles[a].shape) or np.any(tiles[b].shape)):
+        if a is None or b is None:
+            continue
+        if not (growth or np.any(tiles[a].shape) or np.any(tiles[b].shape)):
             continue
         gap = boxes[b][0][SEAM_AXIS[direction]] - boxes[a][1][SEAM_AXIS[direction]]
         if gap > 0:
@@ -328,8 +337,14 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
             "; fusion puts them right (xml_merging.xml holds their middles alone, placement.json "
             "the rest)"
         )
+    if found.growth:
+        told.insert(
+            0,
+            f"what all tiles show changes its size by {-100 * found.growth:+.2f} % from the first "
+            "plane to the last; fusion scales their planes (xml_merging.xml holds their middle)",
+        )
     warnings += told + bent
-    return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles)
+    return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles, found.growth)
 
 
 def _error_of_median(values: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ a.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from terareg.core.errors import few
 from terareg.stitching.consensus import find_consensus
 from terareg.stitching.shapes import LEAST_VOX
+from terareg.stitching.trends import robust_fit
 
 if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
@@ -25,6 +27,8 @@ CLEAR = 4.0  # standard errors from which a lean is told
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
 _JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
+_LEAST_TILES = 4  # from which a trend of their leans is told
+_UNEXPLAINED = 0.5  # of the leans, at most, that the trend leaves
 _JUMP_CHANCE = 0.01  # probability of agreeing by chance
 
 
@@ -107,6 +111,62 @@ def leans_of_tiles(
         values[:, axis] = own
         sigmas[:, axis] = np.sqrt(np.maximum((inverse**2).sum(axis=1), 1e-12))
     return {name: Lean(_floats(values[k]), _floats(sigmas[k])) for name, k in index.items()}
+
+
+def growth_of(leans: Mapping[str, Lean], places: Mapping[str, np.ndarray], planes: int) -> float:
+    """By how much the planes of all tiles must grow from the first to the last, relatively.
+
+    The stage moves by the same step whatever the depth. Where what the tiles show becomes smaller
+    with depth, so that their planes must grow, leans along y and x fall with the tile's place along
+    y and x, by the same for both. 0 unless this is clear and explains most of the leans.
+
+    Parameters
+    ----------
+    leans : mapping
+        Tile name to its lean, see :func:`leans_of_tiles`.
+    places : mapping
+        Tile name to its origin (z, y, x), voxels.
+    planes : int
+        Of the stack.
+    """
+    names = sorted(leans)
+    if len(names) < _LEAST_TILES or planes < 2:
+        return 0.0
+    at = np.array([places[name][1:] for name in names], float)
+    found = np.array([leans[name].vox[1:] for name in names], float)
+    reach = float(np.ptp(at, axis=0).max())
+    if not reach:
+        return 0.0
+    number = len(names)
+    design = np.column_stack([np.repeat(np.eye(2), number, axis=0), at.T.ravel() / reach])
+    values = found.T.reshape(-1, 1)
+    trend = robust_fit(design, values)
+    along, error = float(trend.coefficients[2, 0]), float(trend.sigma[2, 0])
+    known = float(np.median([leans[name].sigma_vox[1:] for name in names])) / math.sqrt(number)
+    left = float(np.median(np.abs(values - trend.at(design))))
+    there = float(np.median(np.abs(found - np.median(found, axis=0))))
+    if abs(along) < max(CLEAR * error, CLEAR * known, LEAST_VOX) or left > _UNEXPLAINED * there:
+        return 0.0
+    return round(-along / reach, 9) + 0.0
+
+
+def without_growth(pair: PairResult, growth: float, planes: int) -> PairResult:
+    """A pair as it would be without growth; ``displ_vox`` holds in the middle of the stack."""
+    half = (planes - 1) / 2
+
+    def straight(displ, z: float) -> tuple[float, float, float]:
+        grown = growth * (z - half) / (planes - 1)
+        return displ[0], displ[1] * (1 + grown), displ[2] * (1 + grown)
+
+    points = tuple(
+        replace(point, displ_vox=straight(point.displ_vox, point.at_vox[0]))
+        for point in pair.points
+    )
+    lean = pair.lean_vox
+    if lean is not None:
+        _, y, x = pair.displ_vox
+        lean = lean[0], lean[1] + growth * y, lean[2] + growth * x
+    return replace(pair, points=points, lean_vox=lean)
 
 
 def leaning(leans: Mapping[str, Lean]) -> dict[str, Lean]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from terareg.core.errors import StitchingError
 from terareg.stitching.shapes import matrix_of
 from terareg.storage.records import read_json_as, write_json
+from terareg.volumes.tile_boxes import Growth
 
 _ZERO = (0.0, 0.0, 0.0)
 
@@ -154,6 +155,9 @@ class Placement:
     summary : dict
         Numbers for the report: links by state; residual and closure statistics.
     warnings : tuple of str
+    growth : float
+        By how much the planes of all tiles grow from the first to the last, relatively, as fusion
+        scales them about the middles of the tiles; positions hold in the middle of the stack.
     """
 
     tiles: dict[str, PlacedTile]
@@ -163,6 +167,7 @@ class Placement:
     model: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    growth: float = 0.0
 
     def origins(self, subpixel: bool = False) -> dict[str, tuple[float, float, float]]:
         """Origin (z, y, x) of every tile, voxels: whole ones, or exact with ``subpixel``."""
@@ -178,6 +183,19 @@ class Placement:
             name: matrix_of(tile.shape, tile_shape)
             for name, tile in self.tiles.items()
             if np.any(tile.shape)
+        }
+
+    def growths(
+        self, origins: Mapping[str, Sequence[float]], tile_shape: Sequence[int]
+    ) -> dict[str, Growth]:
+        """Growth of every tile of which the origin (z, y, x) is given; none if it is 0."""
+        if not self.growth:
+            return {}
+        middle = (np.array(tile_shape, float) - 1) / 2
+        per_plane = self.growth / (int(tile_shape[0]) - 1)
+        return {
+            name: Growth(tuple(float(v) for v in np.add(origin, middle)), per_plane)
+            for name, origin in origins.items()
         }
 
     def to_json(self) -> dict:
@@ -210,6 +228,7 @@ class Placement:
             {k: _tuples(v) for k, v in data["model"].items()},
             dict(data["summary"]),
             tuple(data["warnings"]),
+            float(data.get("growth", 0.0)),
         )  # fmt: skip
 
 

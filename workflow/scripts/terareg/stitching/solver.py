@@ -21,7 +21,7 @@ from terareg.core.errors import StitchingError
 from terareg.stitching.bends import clear_shapes, solve_bends
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
-from terareg.stitching.leans import Lean, leaning, leans_of_tiles
+from terareg.stitching.leans import Lean, growth_of, leaning, leans_of_tiles, without_growth
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Placement, PlacementSettings
 from terareg.stitching.settings import MODELS, MODELS_OF_POINTS
@@ -126,6 +126,14 @@ def place(
         kept = now
     found = Solution(x, usable, kept, model, stage_sigma, enough)
     leans = leans_of_tiles(list(grid.index), pairs, kept)
+    if tile_model in MODELS_OF_POINTS:
+        planes = grid.tile_shape[0]
+        places = {name: x[cell] for name, cell in grid.index.items()}
+        growth = growth_of(leans, places, planes)
+        if growth:
+            pairs = [without_growth(pair, growth, planes) for pair in pairs]
+            leans = leans_of_tiles(list(grid.index), pairs, kept)
+            found = replace(found, growth=growth)
     shapes = {name: _leaning_shape(lean) for name, lean in _applied(leans, tile_model).items()}
     found = replace(found, leans=leans, shapes=shapes)
     if tile_model in MODELS_OF_POINTS:
