@@ -11,7 +11,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from terareg.stitching.cells import CellGrid
-from terareg.stitching.pairs import PairResult
+from terareg.stitching.pairs import SEAM_AXIS, PairResult
 from terareg.stitching.shapes import LEAST_VOX
 from terareg.stitching.trends import robust_fit
 
@@ -24,6 +24,7 @@ _ITERATIONS = 20
 _PASSES = 2  # of the solution, between which points are looked up again in b
 _TIE = 1e-4  # weight of neighbours' places at the start, which leaves no cell loose
 _SPREAD = 0.05  # of the tile, over which points must be spread to tell a slope from their noise
+_LEAST_OF_PART = 2  # points of a part of a seam, from which its misfit is told
 _LEAST_POINTS = 4  # of a link, from which its slopes are used
 
 
@@ -58,6 +59,45 @@ def clear_shapes(found: Bends) -> list[str]:
     ]
 
 
+def misfits_of(
+    grid: CellGrid,
+    pairs: Sequence[PairResult],
+    positions: np.ndarray,
+    shapes: Mapping[str, np.ndarray],
+) -> dict[int, np.ndarray]:
+    """How far seams do not fit, voxels, part by part along them, by the number of the pair.
+
+    Each is the median over the points of a third of a seam, so that their noise does not count;
+    thirds with fewer than two points, and pairs without points, have none.
+    """
+    points = _points_of(pairs, grid.tile_shape)
+    ends = grid.links(pairs)[points.owner]
+    free = dict.fromkeys(sorted(shapes), (0, 1, 2))
+    columns = _columns(grid, free)
+    known = np.zeros((grid.cells + len(columns), 3))
+    known[: grid.cells] = positions
+    for (cell, term), column in columns.items():
+        known[column] = shapes[grid.names[cell]][:, term]
+    expected = positions[ends[:, 1]] - positions[ends[:, 0]]
+    for _ in range(_PASSES):
+        design = _design((points.first, points.first - expected), ends, columns, grid.cells,
+                         grid.tile_shape)  # fmt: skip
+        expected = design @ known
+    left = points.displ - expected
+    found = {}
+    for k, pair in enumerate(pairs):
+        own = points.owner == k
+        if len(pair.points) < _LEAST_POINTS or not own.any():
+            continue
+        along = 3 - SEAM_AXIS[pair.direction]
+        third = (3 * points.first[own, along] / grid.tile_shape[along]).astype(int)
+        parts = [left[own][third == n] for n in range(3)]
+        found[k] = np.array(
+            [np.linalg.norm(np.median(p, axis=0)) for p in parts if len(p) >= _LEAST_OF_PART]
+        )
+    return found
+
+
 def solve_bends(
     grid: CellGrid,
     pairs: Sequence[PairResult],
@@ -90,10 +130,7 @@ def solve_bends(
     ends = grid.links(pairs)[points.owner]
     counted = np.where(np.asarray(used)[points.owner], points.noise**-2.0, 0.0)
     names = sorted(free)
-    columns = {
-        (grid.index[name], term): grid.cells + k
-        for k, (name, term) in enumerate((n, t) for n in names for t in free[n])
-    }
+    columns = _columns(grid, free)
     # where b shows a point follows from the solution, not from the point's own displacement: its
     # error would count for tiles that shrink to nothing, which fit every displacement
     expected = start[ends[:, 1]] - start[ends[:, 0]]
@@ -177,6 +214,12 @@ class _Solver:
         found: np.ndarray = factor.solve(right)
         found += factor.solve(right - normal @ found)
         return found
+
+
+def _columns(grid: CellGrid, free: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], int]:
+    """Number of the unknown of every (cell, column of its shape) in the solution."""
+    unknown = [(grid.index[name], term) for name in sorted(free) for term in free[name]]
+    return {key: grid.cells + k for k, key in enumerate(unknown)}
 
 
 def _points_of(pairs: Sequence[PairResult], size: Sequence[int]) -> _Points:

@@ -12,6 +12,7 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from terareg.core.errors import few
+from terareg.stitching.bends import misfits_of
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
 from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult
@@ -127,6 +128,9 @@ def report(
     summary["seams_off_percent"] = (
         100 * sum(share < SEAM_SHARE for share in shares) / len(shares) if shares else None
     )
+    misfits = misfits_of(grid, pairs, x, found.shapes)
+    within = [size for k, sizes in misfits.items() if kept[k] for size in sizes]
+    summary["seam_misfit_vox"] = float(np.percentile(within, 95)) if within else None
     summary["tiles_bent"] = sum(
         bool(np.abs(shape[:, 1:]).max() > LEAST_VOX) for shape in found.shapes.values()
     )

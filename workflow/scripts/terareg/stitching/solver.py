@@ -18,7 +18,7 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from terareg.core.errors import StitchingError
-from terareg.stitching.bends import clear_shapes, solve_bends
+from terareg.stitching.bends import Bends, clear_shapes, misfits_of, solve_bends
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
 from terareg.stitching.leans import Lean, growth_of, leaning, leans_of_tiles, without_growth
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 # and the same if it contradicts the robust solution as well.
 _STRAYS = 5.0
 _STRAYS_AND_WRONG = 3.0
+# Share of the misfit of seams that shapes of tiles may leave, to be taken for what they are.
+_EXPLAINED = 0.5
 _TIE = 1e-7  # relative weight of the model once links have been kept or rejected
 
 
@@ -183,6 +185,8 @@ def _bent_by(
             return None
         free = {**dict.fromkeys(found.shapes, (0,)), **dict.fromkeys(clear, every)}
         bends = solve_bends(grid, pairs, found.kept, found.positions, free)
+        if not _explain(grid, pairs, found, bends):
+            return None
     ends = grid.links(pairs)
     step = bends.positions[ends[:, 1]] - bends.positions[ends[:, 0]]
     displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
@@ -193,6 +197,17 @@ def _bent_by(
     return replace(
         found, positions=bends.positions, kept=kept, shapes=bends.shapes, straight=step + left
     )
+
+
+def _explain(grid: CellGrid, pairs, found: Solution, bends: Bends) -> bool:
+    """Whether shapes explain most of what seams of their tiles show: a warp is none of them."""
+    near = [k for k, p in enumerate(pairs) if found.kept[k] and {p.a, p.b} & set(bends.shapes)]
+    before = misfits_of(grid, pairs, found.positions, found.shapes)
+    after = misfits_of(grid, pairs, bends.positions, bends.shapes)
+    sizes = [
+        np.concatenate([misfit.get(k, np.zeros(0)) for k in near]) for misfit in (before, after)
+    ]
+    return not sizes[0].size or bool(sizes[1].mean() < _EXPLAINED * sizes[0].mean())
 
 
 def _stage_model(grid, pairs, displ, usable):
