@@ -13,7 +13,6 @@ from scipy.sparse.linalg import splu
 from terareg.stitching.cells import CellGrid
 from terareg.stitching.pairs import SEAM_AXIS, PairResult
 from terareg.stitching.shapes import LEAST_VOX
-from terareg.stitching.trends import robust_fit
 
 CLEAR = 4.0  # standard errors from which a shape is told
 _PRIOR_VOX = 2.0  # scale of the shapes that are looked for
@@ -241,7 +240,9 @@ def _points_of(pairs: Sequence[PairResult], size: Sequence[int]) -> _Points:
             flat = places / extents
             flat = np.column_stack([np.ones(len(flat)), flat[:, np.ptp(flat, axis=0) > _SPREAD]])
             if len(flat) > 2 * flat.shape[1]:
-                scatter = float(robust_fit(flat, values).scatter.max())
+                left = np.abs(values - flat @ np.linalg.lstsq(flat, values, rcond=None)[0])
+                free = len(flat) / (len(flat) - flat.shape[1])
+                scatter = 1.4826 * math.sqrt(free) * float(np.median(left, axis=0).max())
         first.append(places)
         displ.append(values)
         owner += [k] * len(places)
