@@ -71,6 +71,7 @@ wildcard_constraints:
     map=one_of(guarded(comparisons.every_map, RUN)),
     own=one_of(guarded(own_files.names_of_copies, RUN)),
     batch=r"\d+",
+    objects="(labels|derived|cells)/[A-Za-z0-9_-]+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
 
@@ -145,6 +146,7 @@ def of_wildcards(*names):
 of_sample = of_wildcards("sample")
 of_channel = of_wildcards("sample", "channel")
 of_volume = of_wildcards("sample", "volume")
+of_objects = of_wildcards("sample", "objects")
 of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")
