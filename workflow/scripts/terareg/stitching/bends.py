@@ -18,6 +18,7 @@ CLEAR = 4.0  # standard errors from which a shape is told
 _PRIOR_VOX = 2.0  # scale of the shapes that are looked for
 _LEAST_SHAPE = 0.05  # voxels; smaller shapes are as good as none
 _NOISE_VOX = 0.1  # standard deviation of points, at least
+_UNKNOWN_VOX = 0.25  # the same where no pair has enough of them to tell
 _CUT = 4.685  # standard deviations at which a point no longer counts
 _ITERATIONS = 20
 _PASSES = 2  # of the solution, between which points are looked up again in b
@@ -229,7 +230,7 @@ def _points_of(pairs: Sequence[PairResult], size: Sequence[int]) -> _Points:
             continue
         places = np.array([p.at_vox for p in pair.points], float).reshape(-1, 3)
         values = np.array([p.displ_vox for p in pair.points], float).reshape(-1, 3)
-        scatter = max(pair.sigma_vox)
+        scatter = np.nan
         if len(places) < _LEAST_POINTS:
             low = np.maximum(0, pair.displ_vox)
             high = extents - 1 + np.minimum(0, pair.displ_vox)
@@ -246,12 +247,16 @@ def _points_of(pairs: Sequence[PairResult], size: Sequence[int]) -> _Points:
         first.append(places)
         displ.append(values)
         owner += [k] * len(places)
-        noise += [max(scatter, _NOISE_VOX)] * len(places)
+        noise += [scatter] * len(places)
+    # pairs with few points are taken to be as noisy as the others
+    level = np.array(noise, float)
+    known = level[np.isfinite(level)]
+    level[~np.isfinite(level)] = np.median(known) if len(known) else _UNKNOWN_VOX
     return _Points(
         np.concatenate(first) if first else np.zeros((0, 3)),
         np.concatenate(displ) if displ else np.zeros((0, 3)),
         np.array(owner, int),
-        np.array(noise, float),
+        np.maximum(level, _NOISE_VOX),
     )
 
 
