@@ -20,6 +20,7 @@ from terareg.execution import (
     targets,
 )
 from terareg.execution.code_fingerprint import code_fingerprint
+from terareg.execution.job_lines import JobLines
 from terareg.execution.run import Run, load_run
 from terareg.intensity import cost as intensity_cost
 from terareg.regions import cost as regions_cost
@@ -39,6 +40,9 @@ def guarded(function, *arguments):
 
 # set here, since jobs are processes started from this one, wherever it runs, and inherit it
 blas.pin_kernels(os.environ)
+
+if screen() is not None:
+    screen().addFilter(JobLines(screen()))
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
