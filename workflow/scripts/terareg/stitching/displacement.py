@@ -178,7 +178,7 @@ def _measure(pair: Strips, settings: DisplacementSettings, split: bool = False) 
         if all(high > low for low, high in boxes[1]):
             window, lags, kept = _measure_window(pair, boxes, bins, settings)
             windows.append(window)
-            patches.append(kept)
+            patches.append(kept[:1] if split else kept)
     pair.release()
     if split:
         return _slanting(pair, (windows, patches), lags, bins, settings)
