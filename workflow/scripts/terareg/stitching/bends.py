@@ -70,6 +70,8 @@ def misfits_of(
     Each is the median over the points of a third of a seam, so that their noise does not count;
     thirds with fewer than two points, and pairs without points, have none.
     """
+    if not any(pair.points for pair in pairs):
+        return {}
     points = _points_of(pairs, grid.tile_shape)
     ends = grid.links(pairs)[points.owner]
     free = dict.fromkeys(sorted(shapes), (0, 1, 2))
@@ -86,8 +88,8 @@ def misfits_of(
     left = points.displ - expected
     found = {}
     for k, pair in enumerate(pairs):
-        own = points.owner == k
-        if len(pair.points) < _LEAST_POINTS or not own.any():
+        own = points.of_pair(k)
+        if len(pair.points) < _LEAST_POINTS or own.start == own.stop:
             continue
         along = 3 - SEAM_AXIS[pair.direction]
         third = (3 * points.first[own, along] / grid.tile_shape[along]).astype(int)
@@ -142,7 +144,7 @@ def solve_bends(
     left = points.displ - expected
     residuals = np.full((len(pairs), 3), np.nan)
     for k in set(points.owner.tolist()):
-        own = points.owner == k
+        own = points.of_pair(k)
         residuals[k] = np.median(left[own], axis=0)
     shapes = {name: np.zeros((3, 3)) for name in names}
     for (cell, term), column in columns.items():
@@ -159,6 +161,11 @@ class _Points:
     displ: np.ndarray  # (n, 3)
     owner: np.ndarray
     noise: np.ndarray
+
+    def of_pair(self, number: int) -> slice:
+        """Those of a pair, which follow each other."""
+        first, last = np.searchsorted(self.owner, (number, number + 1))
+        return slice(int(first), int(last))
 
 
 class _Solver:
