@@ -6,11 +6,13 @@ import json
 import os
 import re
 
+import h5py
 import numpy as np
 import pytest
 import running
 import tifffile
 import yaml
+from container_files import write_array
 from running import job_counts
 from test_dry_run import CHAIN
 
@@ -97,15 +99,25 @@ def as_folders(raw, root) -> None:
 
 
 def as_table(raw, root) -> None:
-    """One TIFF of many pages per tile, half of them compressed."""
+    """A TIFF of many pages per tile, half of them compressed; some tiles in one HDF5 file, or N5."""
     root.mkdir()
     lines = []
     for row, column, planes in raw_planes(raw):
-        name = f"tile{len(lines)}.ome.tif"
+        number = len(lines)
+        name = f"tile{number}.ome.tif"
         stack = np.stack([tifffile.imread(path) for path in planes])
-        compression = "zlib" if len(lines) % 2 else None
-        tifffile.imwrite(root / name, stack, ome=True, metadata={"axes": "ZYX"},
-                         compression=compression)  # fmt: skip
+        if number % 4 == 2:
+            with h5py.File(root / "scan.h5", "a") as file:
+                file.create_dataset(f"t00000/s{number}/0/cells", data=stack.view(np.int16),
+                                    chunks=(16, 32, 48), compression="gzip")  # fmt: skip
+            name = f"scan.h5#t00000:s{number}:0:cells"
+        elif number % 4 == 3:
+            write_array(root / f"scan.n5/setup{number}/timepoint0/s0", "n5", stack.T)
+            name = f"scan.n5#setup{number}:timepoint0:s0"
+        else:
+            compression = "zlib" if number % 2 else None
+            tifffile.imwrite(root / name, stack, ome=True, metadata={"axes": "ZYX"},
+                             compression=compression)  # fmt: skip
         lines.append(f"{name},{row + 1},{column + 1}")
     (root / "tiles.csv").write_text("\n".join(["path,row,column", *lines[::-1]]))
 
@@ -163,7 +175,8 @@ def test_the_project_files_say_what_the_files_are(laid_out):
     assert [s.abs_vhd for s in planes.stacks] == [s.abs_vhd for s in pages.stacks]
     for xml, count in ((planes, 58), (pages, 1)):
         for stack in xml.stacks:
-            if stack.dir_name:
+            # TeraStitcher has no plugin for arrays in files of many
+            if stack.dir_name and "#" not in stack.img_regex:
                 folder = laid_out.folder / xml.stacks_dir / stack.dir_name
                 names = [p.name for p in folder.iterdir() if re.fullmatch(stack.img_regex, p.name)]
                 assert len(names) == count

@@ -21,12 +21,13 @@ import tensorstore
 from terareg.acquisition.chunking import CORRECTED_CHUNK
 from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.model import Acquisition, Tile
-from terareg.acquisition.plane_files import read_rows
+from terareg.acquisition.plane_files import read_box, read_rows
 from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.core.errors import AcquisitionError, IntensityError, VolumeError
 from terareg.core.numeric import Clipped, to_integer
 from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.storage.arrays import array_spec, plain_array_json, shard_key
+from terareg.storage.part_names import split_part
 from terareg.storage.records import (
     ContentHash,
     is_done,
@@ -201,6 +202,17 @@ class TileSource:
         """Raw pixels of a box; returns the bytes that were read."""
         z, y, x = box
         missing = self.missing_planes(tile.name)
+        if not any(plane in missing for plane in range(z.start, z.stop)):
+            (key, first), (last_key, last) = (
+                self.acquisition.plane_file(tile, self.channel.name, plane)
+                for plane in (z.start, z.stop - 1)
+            )
+            if key == last_key and split_part(key) is not None:
+                # chunks of several planes are decoded once
+                expected = (self.acquisition.tile_shape[1:], self.acquisition.dtype)
+                pages = slice(first, last + 1)
+                out[...], count = read_box(self._raw, key, expected, (pages, y, x))
+                return count
         whole_rows = out.shape[2] == self.acquisition.tile_shape[2]
         count = 0
         for plane, target in zip(range(z.start, z.stop), out):
