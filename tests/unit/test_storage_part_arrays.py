@@ -137,6 +137,16 @@ def test_a_missing_package_is_named():
     assert "the package czifile, which is not installed; install it" in str(error)
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - METADATA.keys()))
+def test_files_on_s3_are_read_in_parts(tmp_path, bucket, kind):
+    write, key, values = KINDS[kind]
+    write(tmp_path)
+    name = key.partition("#")[0]
+    bucket.put_object(Bucket="scope", Key=f"{kind}/{name}", Body=(tmp_path / name).read_bytes())
+    found = read(f"s3://scope/{kind}", key, np.s_[1:4, 2:20, 0:30])
+    np.testing.assert_array_equal(found, values[1:4, 2:20])
+
+
 # ---------------------------------------------------------------------- HDF5
 def hdf5_file(folder, **options) -> Store:
     with h5py.File(folder / "x.h5", "w") as file:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from queue import SimpleQueue
 
 import numpy as np
@@ -22,6 +23,7 @@ from terareg.acquisition.chunking import CORRECTED_CHUNK
 from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.plane_files import read_box, read_rows
+from terareg.acquisition.raw import PageFiles
 from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.core.errors import AcquisitionError, IntensityError, VolumeError
 from terareg.core.numeric import Clipped, to_integer
@@ -102,7 +104,20 @@ class TileSource:
     @property
     def planes_at_once(self) -> int:
         """Number of planes that are best read together: more than one where chunks hold several."""
-        return _RAW_PLANES if self.corrected is None else 4 * CORRECTED_CHUNK[0]
+        chunked = self.corrected is not None or self._in_parts
+        return 4 * CORRECTED_CHUNK[0] if chunked else _RAW_PLANES
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether any tile is an array in a file of many, whose chunks hold several planes."""
+        name = self.channel.name
+        stacks = (self.acquisition.planes[tile.name][name] for tile in self.acquisition.tiles)
+        return any(
+            split_part(block.name) is not None
+            for stack in stacks
+            if isinstance(stack, PageFiles)
+            for block in stack.blocks
+        )
 
     def missing_planes(self, tile: str) -> tuple[int, ...]:
         """Planes of a tile without a file: what is read for them was not measured."""
