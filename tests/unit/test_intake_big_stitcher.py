@@ -110,3 +110,11 @@ def test_partitions_lie_beside_the_first_file(tmp_path):
         file["t00000/s02"] = h5py.ExternalLink("/etc/passwd", "t00000/s02")
     with pytest.raises(AcquisitionError, match="it links to '/etc/passwd'; partitions must lie"):
         of_project(look(tmp_path), XML)
+
+
+def test_of_several_projects_one_is_asked_for(tmp_path):
+    files.big_stitcher(tmp_path)
+    (tmp_path / "later.xml").write_text((tmp_path / XML).read_text())
+    with pytest.raises(AcquisitionError, match=r"dataset.xml, later.xml; give one"):
+        recognise(str(tmp_path))
+    assert len(lines(recognise(str(tmp_path / "later.xml")))) == 12

@@ -82,3 +82,45 @@ def test_images_of_one_plane_in_a_lif_are_left_out(tmp_path):
     files.leica(tmp_path)
     rows = found(tmp_path, "brain.lif").table.splitlines()
     assert len(rows) == 13 and all(row.startswith("brain.lif#1:M") for row in rows[1:])
+
+
+def test_what_is_left_out_is_told(tmp_path):
+    """A tile of another size, a second scan in one file, and scenes."""
+    for number, cell in enumerate([(0, 0), (0, 1)]):
+        place = (0, 0, 48.0 * number)
+        files.write_imaris(tmp_path / f"ims/{number}.ims", [stack(cell)], place_um=place)
+    files.write_imaris(tmp_path / "ims/2.ims", [stack((0, 2))[:, :10]], place_um=(0, 0, 96))
+    told = found(tmp_path / "ims").guesses["path"]
+    assert "1 stacks of Imaris are left out" in told and "2.ims#" in told and "(10 x 30)" in told
+    scan = np.ascontiguousarray(stack((0, 0))[None, :, None])
+    images = [("a", np.concatenate([scan, scan]), tile_scan(2)), ("b", scan, tile_scan(1))]
+    files.write_lif(tmp_path / "lif/x.lif", images)
+    guess = found(tmp_path / "lif")
+    assert "1 stacks of LIF are left out" in guess.guesses["path"]
+    assert [row.partition("\t")[0] for row in guess.table.splitlines()[1:]] == [
+        "x.lif#0:M0", "x.lif#0:M1",
+    ]  # fmt: skip
+    plane = stack((0, 0))[0]
+    czi(tmp_path, {(("C", 0), ("S", s)): (plane, (0, 40 * s), 1) for s in (0, 1)})
+    assert "2 scenes are taken for parts of one sample" in found(tmp_path).guesses["path"]
+
+
+def tile_scan(tiles: int) -> str:
+    places = "".join(f'<Tile PosX="{4e-5 * k}" PosY="0" PosZ="0"/>' for k in range(tiles))
+    return f'<Attachment Name="TileScanInfo" FlipX="0" FlipY="0" SwapXY="0">{places}</Attachment>'
+
+
+def test_stacks_that_begin_at_different_heights(tmp_path):
+    blocks = {}
+    for tile, first in enumerate((0, 2)):
+        for z in range(4):
+            blocks[("C", 0), ("Z", first + z), ("M", tile)] = stack((0, tile))[z], (0, 24 * tile), 1
+    czi(tmp_path, blocks)
+    rows = [row.split("\t") for row in found(tmp_path).table.splitlines()]
+    assert rows[0][-1] == "z_um" and [row[-1] for row in rows[1:]] == ["0", "10"]
+
+
+def test_a_lif_of_overviews_alone(tmp_path):
+    files.write_lif(tmp_path / "x.lif", [("a", np.ones((1, 1, 1, 8, 8), np.uint16), "")])
+    with pytest.raises(AcquisitionError, match="holds no stack of several planes"):
+        found(tmp_path)

@@ -22,7 +22,7 @@ from xml.etree.ElementTree import Element
 import defusedxml.ElementTree
 import numpy as np
 
-from terareg.core.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError, few
 from terareg.intake.found import Found, Look, channel_names, table_text
 from terareg.storage.foreign import boundary, check_xml, read_object, short
 from terareg.storage.part_arrays import missing_package
@@ -32,7 +32,7 @@ from terareg.volumes.headers import UM_PER
 _REMEDY = "give the XML of a project of BigStitcher or BigDataViewer"
 _FORMATS = {"bdv.hdf5": "hdf5", "bdv.n5": "n5", "bdv.multimg.zarr": "zarr"}
 _ENDINGS = {"hdf5": (".h5", ".hdf5"), "n5": (".n5",), "zarr": (".zarr",)}
-_MOST_VIEWS = 1_000_000
+_MOST_VIEWS, _HEAD_BYTES = 1_000_000, 4096
 #: how far the transform of a view may turn or stretch it against the others, as a part of its size
 _TURNED = 0.05
 
@@ -95,14 +95,20 @@ class Project:
 
 def big_stitcher(look: Look) -> Found | None:
     """Tiles of a project whose XML lies in the folder."""
+    found = []
     for name in sorted(n for n in look.top() if n.lower().endswith(".xml")):
         try:
-            data = read_object(look.store, name)
-        except (OSError, ValueError):
+            data, _ = look.store.read_range(name, 0, _HEAD_BYTES)
+        except (OSError, EOFError):
             continue
-        if b"<SpimData" in data[:4096]:
-            return of_project(look, name)
-    return None
+        if b"<SpimData" in data:
+            found.append(name)
+    if len(found) > 1:
+        raise AcquisitionError(
+            f"{look.store.url} holds {len(found)} projects of BigStitcher, {few(found)}; give one "
+            "of these files itself"
+        )
+    return of_project(look, found[0]) if found else None
 
 
 def of_project(look: Look, name: str) -> Found:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import Element
 
 import defusedxml.ElementTree
 
-from terareg.core.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError, few
 from terareg.intake.found import Found, Look, channel_names, table_text
 from terareg.intake.ome import OmeImage
 from terareg.intake.tile_files import Stack, positioned_tiles, tiles_by_names
@@ -18,6 +20,9 @@ from terareg.storage.part_arrays import missing_package
 from terareg.storage.part_names import join_part
 from terareg.volumes.headers import UM_PER
 from terareg.volumes.imaris import ImarisImage, part_of, read_imaris
+
+if TYPE_CHECKING:
+    from terareg.storage import czi
 
 _REMEDY = "check that the file is complete"
 _UM_PER_M = 1e6
@@ -45,17 +50,51 @@ def part_files(look: Look, only: str | None = None) -> Found | None:
                     stacks += reader(look, name)
                 except ModuleNotFoundError as error:
                     raise missing_package(error) from error
-        return _found(look, _together(stacks), form)
+        if not stacks:
+            raise AcquisitionError(
+                f"{look.store.address(own[0])} holds no stack of several planes; give a file with "
+                "one"
+            )
+        kept = _together(stacks)
+        found = _found(look, kept, form)
+        rest = [stack for stack in stacks if stack not in kept]
+        return replace(found, guesses={**found.guesses, **_told(kept, rest, form)})
     return None
 
 
 def _together(stacks: Sequence[Stack]) -> list[Stack]:
-    """Those with the most frequent size of planes: overviews and previews are left out."""
-    counts: dict[tuple, int] = {}
-    for stack in stacks:
-        counts[_size(stack)] = counts.get(_size(stack), 0) + 1
-    size = max(counts, key=lambda each: (counts[each], math.prod(each)))
-    return [stack for stack in stacks if _size(stack) == size]
+    """Those of one acquisition: with the most frequent size of planes, of one scan of tiles.
+
+    Overviews, previews and other scans in the same file are left out.
+    """
+    counts = Counter((_size(stack), stack.place[:-1]) for stack in stacks)
+    size = max(counts, key=lambda each: (counts[each], math.prod(each[0])))[0]
+    same = [stack for stack in stacks if _size(stack) == size]
+    tiles: dict[tuple, set] = {}
+    for stack in same:
+        tiles.setdefault(stack.place[:-1], set()).add(stack.place)
+    # a scan of many tiles is one image of a file; single tiles are an image or a file each
+    largest = max(tiles, key=lambda each: len(tiles[each]))
+    if len(tiles[largest]) == 1:
+        return same
+    return [stack for stack in same if stack.place[:-1] == largest]
+
+
+def _told(kept: Sequence[Stack], rest: Sequence[Stack], form: str) -> dict[str, str]:
+    """What was decided without being told by the files."""
+    words = []
+    if rest:
+        tiles = dict.fromkeys(f"{s.path} ({_size(s)[0]} x {_size(s)[1]})" for s in rest)
+        words.append(
+            f"{len(rest)} stacks of {form} are left out, of another size or another scan "
+            f"({few(list(tiles))}); list them if they belong to the sample"
+        )
+    scenes = {stack.place[-1][1] for stack in kept if form == "CZI"}
+    if len(scenes) > 1:
+        words.append(
+            f"{len(scenes)} scenes are taken for parts of one sample; remove the lines of others"
+        )
+    return {"path": "; ".join(words)} if words else {}
 
 
 def _size(stack: Stack) -> tuple[int, int]:
@@ -63,7 +102,7 @@ def _size(stack: Stack) -> tuple[int, int]:
     return sizes.get("Y", 0), sizes.get("X", 0)
 
 
-def _found(look: Look, stacks: list[Stack], form: str) -> Found | None:
+def _found(look: Look, stacks: list[Stack], form: str) -> Found:
     places = {s.ome.position_um for s in stacks if s.ome and s.ome.position_um}
     if len(places) > 1:
         found = positioned_tiles(look, stacks)
@@ -112,7 +151,7 @@ def _imaris(look: Look, name: str) -> Iterator[Stack]:
         names = [f"{label}_{k}" for k, label in enumerate(names)]
     for channel, label in enumerate(names):
         path = join_part(name, part_of(0, channel))
-        yield Stack(path, name, label, name, described, form="Imaris")
+        yield Stack(path, name, label, (name,), described, form="Imaris")
 
 
 def imaris_as_ome(image: ImarisImage, name: str) -> OmeImage:
@@ -150,11 +189,12 @@ def _zeiss(look: Look, name: str) -> Iterator[Stack]:
         channel = at.get("C", 0)
         label = names[channel] if channel < len(names) and all(names) else f"ch{channel}"
         label += f"_side{at['I']}" if sides else ""
-        place = _zeiss_place(stack.place, spacing, views, at)
+        place = _zeiss_place(stack, spacing, views, at)
         sizes = {"Y": stack.shape[0], "X": stack.shape[1], "Z": len(stack.planes)}
         ome = OmeImage(name, sizes, spacing, place)
         path = join_part(name, czi.part_of(indices))
-        tile = (name, at.get("S"), at.get("M"), at.get("V"))
+        # all files and scenes together are one scan
+        tile = ("", (name, at.get("S"), at.get("M"), at.get("V")))
         yield Stack(path, name, label, tile, ome, form="CZI")
 
 
@@ -176,7 +216,7 @@ def _rounded(step: float | None) -> float | None:
 
 
 def _zeiss_place(
-    pixel: tuple[int, int],
+    stack: czi.CziStack,
     spacing: tuple[float | None, float | None, float | None],
     views: Sequence[tuple[float, float, float] | None],
     at: Mapping[str, int],
@@ -185,7 +225,9 @@ def _zeiss_place(
     stage = views[view] if len(views) > 1 and view < len(views) else (0.0, 0.0, 0.0)
     if stage is None or not spacing[1] or not spacing[2]:
         return None
-    return stage[0], stage[1] + pixel[0] * spacing[1], stage[2] + pixel[1] * spacing[2]
+    z = stage[0] + min(stack.planes) * (spacing[0] or 0.0)
+    y, x = stack.place
+    return z, stage[1] + y * spacing[1], stage[2] + x * spacing[2]
 
 
 def _place_of(view: Element) -> tuple[float, float, float] | None:

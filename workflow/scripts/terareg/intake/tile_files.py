@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from statistics import median
+from typing import Any
 
 from terareg.acquisition.image_files import estimate_pages, read_layout
 from terareg.acquisition.tile_grid import find_grid
@@ -66,7 +67,7 @@ class Stack:
     path: str
     example: str
     label: str = ""
-    place: object = None
+    place: Any = None
     ome: OmeImage | None = None
     pages: tuple[int, int] | None = None
     form: str = "OME-TIFF"

@@ -44,8 +44,8 @@ def write_ome_tiles(raw: Path, out: Path, channels: Sequence[int] = ()) -> list[
     """
     if out.exists():
         raise AcquisitionError(f"{out} is there already; choose another folder")
-    chosen = {f"ch{number}": number for number in channels} or None
-    layout = ColmLayout(Store(str(raw)), LayoutOptions(chosen), "VW0")
+    chosen: dict[str, int | str] = {f"ch{number}": number for number in channels}
+    layout = ColmLayout(Store(str(raw)), LayoutOptions(chosen or None), "VW0")
     acquisition = index_acquisition(layout, IndexSettings("tiles", "SAR"))
     out.mkdir(parents=True)
     sources = [TileSource(acquisition, channel.name) for channel in acquisition.channels]
