@@ -45,7 +45,9 @@ def write_ome_tiles(raw: Path, out: Path, channels: Sequence[int] = ()) -> list[
     if out.exists():
         raise AcquisitionError(f"{out} is there already; choose another folder")
     chosen: dict[str, int | str] = {f"ch{number}": number for number in channels}
-    layout = ColmLayout(Store(str(raw)), LayoutOptions(chosen) if chosen else LayoutOptions(), "VW0")
+    layout = ColmLayout(
+        Store(str(raw)), LayoutOptions(chosen) if chosen else LayoutOptions(), "VW0"
+    )
     acquisition = index_acquisition(layout, IndexSettings("tiles", "SAR"))
     out.mkdir(parents=True)
     sources = [TileSource(acquisition, channel.name) for channel in acquisition.channels]
