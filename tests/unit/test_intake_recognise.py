@@ -332,6 +332,16 @@ def test_s3(bucket, here, capsys):
     np.testing.assert_allclose(survey.overlap, 0.2, atol=1e-3)
 
 
+def test_files_of_many_on_s3(bucket, here):
+    files.big_stitcher(here / "raw")
+    files.zeiss(here / "raw")
+    for path in (here / "raw").iterdir():
+        bucket.put_object(Bucket="scope", Key=f"brain/{path.name}", Body=path.read_bytes())
+    for name in ("dataset.xml", "brain.czi"):
+        there, local = (recognise(f"{at}/{name}") for at in ("s3://scope/brain", here / "raw"))
+        assert there.table == local.table and there.source["path"] == "s3://scope/brain"
+
+
 def test_what_is_not_read_is_named_with_what_to_do(here):
     (here / "scan.nd2").write_bytes(b"\xda\xce\xbe\n")
     for place in (here / "scan.nd2", here):

@@ -60,6 +60,8 @@ def recognise(address: str) -> Found:
         address = str(path)
         if path.is_file():
             return _one_file(address)
+    elif address.lower().endswith((".xml", *_TILE_FILES)):
+        return _one_file(address)
     unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
     if unread:
         raise _not_read(address, unread)
