@@ -100,13 +100,20 @@ def read_rows(
 
 
 def read_box(
-    store: Store, key: str, expected: Kind, box: tuple[slice, slice, slice]
+    store: Store,
+    key: str,
+    expected: Kind,
+    box: tuple[slice, slice, slice],
+    out: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read a box (pages, rows, columns) of an array in a file that holds many.
 
-    Chunks of several planes are decoded once for all of them. Parameters, results and errors are
-    those of :func:`read_rows`; the bytes are those of the pixels.
+    Chunks of several planes are decoded once for all of them, and the planes of one chunk are held
+    beside the result. Parameters, results and errors are those of :func:`read_rows`; the bytes are
+    those of the pixels.
     """
+    if out is None:
+        out = np.empty([part.stop - part.start for part in box], expected[1])
     with open_part(store, key, AcquisitionError) as array:
         check_kind((array.shape[1:], array.dtype), key, expected)
         if box[0].stop > array.shape[0]:
@@ -114,8 +121,14 @@ def read_box(
                 f"{key} has {array.shape[0]} planes but plane {box[0].stop - 1} (counted from 0) "
                 "was asked for; copy it again, or run index_acquisition again"
             )
-        values = array.read(*box)
-    return values, values.nbytes
+        z, y, x = box
+        depth = array.chunk[0]
+        first = z.start
+        while first < z.stop:
+            stop = min(z.stop, (first // depth + 1) * depth)
+            out[first - z.start : stop - z.start] = array.read(slice(first, stop), y, x)
+            first = stop
+    return out, out.nbytes
 
 
 def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None) -> np.ndarray:

@@ -226,8 +226,7 @@ class TileSource:
                 # chunks of several planes are decoded once
                 expected = (self.acquisition.tile_shape[1:], self.acquisition.dtype)
                 pages = slice(first, last + 1)
-                out[...], count = read_box(self._raw, key, expected, (pages, y, x))
-                return count
+                return read_box(self._raw, key, expected, (pages, y, x), out)[1]
         whole_rows = out.shape[2] == self.acquisition.tile_shape[2]
         count = 0
         for plane, target in zip(range(z.start, z.stop), out):
