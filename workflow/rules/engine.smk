@@ -74,7 +74,10 @@ def jobs_to_run(sample_of):
 
 def screen():
     """The handler that shows the jobs of a run; None in a dry run, a job, or another workflow."""
-    own = Path(workflow.main_snakefile).resolve().parent == scripts_folder().resolve().parent
+    own = (
+        Path(workflow.main_snakefile).resolve().parent
+        == scripts_folder().resolve().parent
+    )
     if not own or not workflow.is_main_process or workflow.dryrun:
         return None
     if workflow.output_settings.verbose:

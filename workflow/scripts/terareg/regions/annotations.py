@@ -61,8 +61,8 @@ def write_annotations(
     low = np.minimum(corners[0], points.min(axis=0, initial=np.inf)).astype(float)
     high = np.maximum(corners[1], points.max(axis=0, initial=-np.inf)).astype(float)
     ids = np.arange(1, len(points) + 1, dtype=np.uint64)
-    spatial: list[dict] = []
-    objects: dict[str, dict] = {}
+    spatial: list[dict[str, Any]] = []
+    objects: dict[str, dict[str, Any]] = {}
     for level, (grid, size, cells, chosen) in enumerate(_levels(points, low, high)):
         name = f"spatial{level}"
         parts = [_cell(records[which], ids[which]) for which in chosen]
