@@ -82,6 +82,11 @@ def test_error_is_that_of_cuts_that_contradict_each_other():
     assert max(sigma[0], sigma[2]) < 0.1
 
 
+def test_voxels_that_are_no_numbers_are_no_displacement():
+    spoiled = np.full(SHAPE, np.nan, np.float32)
+    assert fit([Cut(spoiled, spoiled, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
+
+
 def test_nothing_to_see_is_no_displacement():
     flat = np.zeros((12, 20, 20), np.float32)
     assert fit([Cut(flat, flat, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
