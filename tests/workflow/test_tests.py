@@ -54,7 +54,6 @@ THROUGH = {
     "registration.held_back": ("registration_held_back", "a judgement of a whole registration"),
     "registration.result": ("registration_emlddmm", "what a registration returns"),
     "signal.cost": ("execution_rule_table", "a part of the table of rules"),
-    "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
     "stitching.channel_sampling": ("stitching_channel_shift", "how much of the tiles is compared"),
     "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),
     "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
