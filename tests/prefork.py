@@ -75,10 +75,16 @@ class Snakemake:
 
     def _started(self) -> subprocess.Popen:
         if self._process is None:
+            # not above: the server itself knows the library only where it is told to
+            from terareg.core.blas import pin_kernels
+
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
+            # NumPy, which Snakemake's plug-ins import, is to add as it does in jobs
+            pin_kernels(env)
             self._process = subprocess.Popen(
                 [sys.executable, str(SERVER), *([str(self._library)] if self._library else [])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env={**env, "OPENBLAS_NUM_THREADS": "1"},
             )  # fmt: skip
             atexit.register(self.close)
             if self._process.stdout.readline().strip() != _READY:
@@ -230,17 +236,16 @@ def _fork_scripts() -> None:
 
 def _serve_scripts(listener: socket.socket) -> int:
     """Fork for every script; whoever asks gets the process, and its status in the end."""
-    at_import = None
+    at_import, imported = [os.environ.get(name) for name in _AT_IMPORT], False
     while True:
         asker, _ = listener.accept()
         _, streams, _, _ = socket.recv_fds(asker, 1, 2)
         with asker.makefile("rw", buffering=1) as line:
             request = json.loads(line.readline())
             wanted = [request["env"].get(name) for name in _AT_IMPORT]
-            if at_import is None:
-                at_import = wanted
-                os.environ.update({k: v for k, v in zip(_AT_IMPORT, wanted) if v is not None})
+            if not imported:
                 _import_all()
+                imported = True
             if wanted == at_import and os.fork() == 0:
                 listener.close()
                 pid = os.fork()
