@@ -1,0 +1,80 @@
+"""Error bars of a registration: large where images say nothing, as large as errors, repeatable."""
+
+import numpy as np
+import pytest
+import registration_phantom as phantom
+from scipy import ndimage
+
+from terareg.registration import checkpoint
+from terareg.registration.emlddmm import register
+from terareg.registration.error_bars import error_bars
+from terareg.registration.images import Image
+from terareg.registration.schedule import Hints, Plan
+from terareg.registration.settings import RegistrationSettings
+from terareg.storage import nrrd
+
+FRAME = phantom.ATLAS_FRAME
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A phantom without its left part, its registration, plan and state."""
+    truth = phantom.Truth(phantom.affine_about_centre((3, -4, 2), shift_um=(100, 0, 50)), 300.0)
+    whole = truth.sample(noise=0.03)
+    data = whole.data.copy()
+    # half of the brain is cut away
+    data[:13] = 100.0
+    sample = Image(data, FRAME, name="sample")
+    settings = RegistrationSettings(device="cpu", iterations=24, resolution_um=500.0)
+    start = phantom.affine_about_centre((2, -3, 1))
+    path = tmp_path_factory.mktemp("errors") / "state.npz"
+    result = register(phantom.atlas(), sample, settings, start, checkpoint=path)
+    plan = Plan([phantom.atlas()], [sample], settings, start, Hints())
+    state = checkpoint.load(path, None)
+    return truth, result, plan, state, error_bars(plan, state)
+
+
+def test_error_bars_are_large_where_tissue_is_missing_and_as_large_as_errors(case):
+    truth, result, _, _, bars = case
+    assert bars.deviation_um.shape == result.transform.sample_frame.shape
+    grid = phantom.grid(FRAME)
+    true = truth.to_atlas(grid)
+    tissue = ndimage.binary_erosion(phantom.intensity(true)[1] > 0)
+    error = result.transform.to_atlas_grid(FRAME) - true
+    cut = np.zeros(FRAME.shape, bool)
+    cut[:9] = True
+    seen, lost = tissue & (grid[0] > FRAME.axes_um()[0][16]), tissue & cut
+    median = {name: np.median(bars.deviation_um[m]) for name, m in (("seen", seen), ("lost", lost))}
+    assert median["lost"] > 1.5 * median["seen"]
+    # of one draw of a smooth deformation, so the bounds are wide
+    for part in (seen, lost):
+        held = np.abs(error[:, part]) < 1.645 * bars.deviation_um[part]
+        assert 0.6 < held.mean()
+    assert bars.summary["rest"] < 0.3
+
+
+def test_ratios_of_volumes_scatter_about_one(case):
+    bars = case[-1]
+    assert bars.volume_ratios.shape[1:] == bars.frame.shape
+    assert bars.volume_ratios.min() > 0
+    assert 0.01 < np.log(bars.volume_ratios).std() < 0.5
+
+
+def test_the_same_state_gives_the_same_bars_and_files_hold_them(case, tmp_path):
+    _, _, plan, state, bars = case
+    again = error_bars(plan, state)
+    assert np.array_equal(again.deviation_um, bars.deviation_um)
+    assert np.array_equal(again.volume_ratios, bars.volume_ratios)
+    bars.save(tmp_path)
+    values, frame = nrrd.read_scalar(tmp_path / "deviation.nrrd")
+    assert np.array_equal(values, bars.deviation_um) and frame.shape == bars.sample_frame.shape
+    values, frame = nrrd.read_scalar(tmp_path / "volume_ratios.nrrd")
+    assert np.array_equal(values, bars.volume_ratios)
+    assert frame.spacing_um == pytest.approx(bars.frame.spacing_um)
+
+
+def test_an_affine_alone_is_less_certain_than_a_deformation(case):
+    _, _, plan, state, bars = case
+    alone = error_bars(plan, state, deformed=False)
+    assert alone.summary["median_um"] > 0
+    assert np.isfinite(alone.deviation_um).all() and alone.deviation_um.min() > 0
