@@ -54,7 +54,7 @@ class RegistrationInput:
         templates = [Image(atlas.template, atlas.frame, name=f"atlas {folder.name}")]
         for name, path in self.images.items():
             image = load_image(path, atlas.frame)
-            templates.append(Image(image, atlas.frame, f"image {name} of atlas {folder.name}"))
+            templates.append(Image(image, atlas.frame, name=f"image {name} of atlas {folder.name}"))
         resolution, channels = reading_resolution(atlas.frame, resolution_um), []
         for channel, key in self.channels.items():
             data, frame = Volume(self.store, key).resampled(resolution, threads)

@@ -89,7 +89,7 @@ def errors_estimated(sample: Sample) -> int:
 def _errors(sample: Sample) -> Load:
     if not errors_estimated(sample):
         return Load(0)
-    return of_atlases(70.0, channels_registered, sums=0.4)(sample)
+    return of_atlases(40.0, channels_registered, sums=0.4)(sample)
 
 
 def _exported(sample: Sample) -> int:
@@ -139,7 +139,7 @@ RULES = {
     "estimate_errors": RuleCost(
         "registration",
         registered(
-            lambda sample, name: 420 + 19 * _contrast_sums(sample, name),
+            lambda sample, name: 377 + 19 * _contrast_sums(sample, name),
             lambda sample, name: 6.5 + 6 * sample.atlas_images(name),
         ),
         _errors,
