@@ -338,7 +338,9 @@ def region_table(
                 errors = {}
                 if draws is not None:
                     changed = [row.draws[s] for s in sides if s in row.draws]
-                    found = interval(volume, sum(changed)) if changed else (None, None, None)
+                    found = (
+                        interval(volume, np.sum(changed, axis=0)) if changed else (None, None, None)
+                    )
                     errors = dict(zip(_ERRORS, found))
                 rows.append(
                     {

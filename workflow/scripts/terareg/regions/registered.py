@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from terareg.atlas.prepare import load_atlas, load_image
@@ -51,6 +51,7 @@ class RegistrationInput:
         """
         folder = Path(self.atlas)
         atlas = load_atlas(folder)
+        assert atlas.template is not None
         templates = [Image(atlas.template, atlas.frame, name=f"atlas {folder.name}")]
         for name, path in self.images.items():
             image = load_image(path, atlas.frame)
@@ -65,5 +66,8 @@ class RegistrationInput:
             {item.id: item.parent for item in atlas.ontology},
             {item.id: item.acronym for item in atlas.ontology},
         )
-        extent = read_json(self.pose)["extent"]
-        return templates, channels, Hints(extent, read_landmarks(self.landmarks), regions)
+        hints = Hints(read_json(self.pose)["extent"], regions=regions)
+        landmarks = read_landmarks(self.landmarks)
+        if landmarks is not None:
+            hints = replace(hints, landmarks=landmarks)
+        return templates, channels, hints
