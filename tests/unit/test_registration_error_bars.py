@@ -25,7 +25,9 @@ def case(tmp_path_factory):
     # half of the brain is cut away
     data[:13] = 100.0
     sample = Image(data, FRAME, name="sample")
-    settings = RegistrationSettings(device="cpu", iterations=24, resolution_um=500.0)
+    settings = RegistrationSettings(
+        device="cpu", iterations=16, resolution_um=500.0, kernel_um=1500.0, velocity_um=900.0
+    )
     start = phantom.affine_about_centre((2, -3, 1))
     path = tmp_path_factory.mktemp("errors") / "state.npz"
     result = register(phantom.atlas(), sample, settings, start, checkpoint=path)
