@@ -7,6 +7,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import tifffile
@@ -457,3 +458,36 @@ def test_channels_of_one_file_are_told_apart_by_pages(tmp_path, order):
         AcquisitionError, match=r"holds 2 channels of 5 planes; list .* \(0 to 4, 5"
     ):
         index(tmp_path, overlap=(0.2, 0.2))
+
+
+def test_tiles_that_are_arrays_in_one_file(tmp_path):
+    """State, and what may not be removed, are of the file; what was never written is told."""
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        for name in "ab":
+            data = file.create_dataset(name, (4, 16, 16), "u2", chunks=(2, 16, 16))
+            data[: 4 if name == "a" else 2] = np.arange(16)
+        file.create_dataset("none", (4, 16, 16), "u2", chunks=(2, 16, 16))
+        file["signed"] = np.zeros((4, 16, 16), np.int16)
+
+    def layout(*parts: str) -> TableLayout:
+        rows = [f"scan.h5#{part}\t0\t{k}" for k, part in enumerate(parts)]
+        (tmp_path / "tiles.tsv").write_text("\n".join(["path\trow\tcolumn", *rows]) + "\n")
+        options = LayoutOptions({"signal": 0}, (5.0, 1.0, 1.0), (0.2, 0.2))
+        return TableLayout(Store(str(tmp_path)), options, "tiles.tsv")
+
+    good = layout("a", "b")
+    assert good.raw_keys() == ["scan.h5", "tiles.tsv"] and good.survey.planes == 4
+    problems = index_acquisition(good, IndexSettings("brain", "SAR")).problems
+    assert "line 3: 1 of 2 chunks of scan.h5#b were never written" in problems[-1]
+    before = raw_state(good)
+    os.utime(tmp_path / "scan.h5", (1, 1))
+    assert raw_state(good).channels != before.channels and raw_state(good).layout == before.layout
+    for part, words in [
+        ("none", "line 3: scan.h5#none was never written"),
+        ("signed", "scan.h5#signed is int16, but tiles have unsigned integers"),
+        ("absent", "it has no 'absent' .no 'absent', but 'a', 'b', 'none', 'signed'."),
+    ]:
+        with pytest.raises(AcquisitionError, match=words):
+            index_acquisition(layout("a", part), IndexSettings("brain", "SAR"))
+    with pytest.raises(AcquisitionError, match=r"line 3: scan.h5#a is that of line 2 as well"):
+        _ = layout("a", "a").survey

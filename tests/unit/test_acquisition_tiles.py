@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
+import microscope_folders as files
 import numpy as np
 import pytest
 import tifffile
@@ -21,8 +23,11 @@ from s3_server import put_folder
 from test_acquisition_colm import LONG, index, write_colm
 
 from terareg.acquisition.image_files import read_layout
+from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.plane_files import read_rows
+from terareg.acquisition.table import TableLayout
 from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected
 from terareg.core.errors import AcquisitionError, IntensityError, StoreError, VolumeError
@@ -508,3 +513,28 @@ def test_s3_keeps_the_same_bytes(kept: tuple[TileSource, Store], s3) -> None:
         replace(source.acquisition, raw="s3://store/raw"), "ch0", flatfield=source.flatfield
     )
     np.testing.assert_array_equal(streamed.read("LOC000", 3, 40), source.read("LOC000", 3, 40))
+
+
+def test_tiles_in_files_of_many_are_read_in_whole_boxes(tmp_path: Path) -> None:
+    """The same pixels as from TIFF, also where one tile has fewer planes; more planes at once."""
+    deep, short = files.stack((0, 0)), files.stack((0, 1))[:3]
+    with h5py.File(tmp_path / "scan.h5", "w") as file:
+        file.create_dataset("a", data=deep, chunks=(2, 8, 8))
+        file.create_dataset("b", data=short, chunks=(2, 8, 8))
+    (tmp_path / "tiles.tsv").write_text("path\trow\tcolumn\nscan.h5#a\t0\t0\nscan.h5#b\t0\t1\n")
+    options = LayoutOptions({"signal": 0}, (5.0, 1.0, 1.0), (0.2, 0.2))
+    layout = TableLayout(Store(str(tmp_path)), options, "tiles.tsv")
+    settings = IndexSettings("brain", "SAR", missing_planes="interpolate")
+    source = TileSource(index_acquisition(layout, settings), "signal")
+    assert source.planes_at_once > 8
+    np.testing.assert_array_equal(source.read("R00C00", 0, 4), deep)
+    box = source.read("R00C00", 1, 4, slice(3, 17), slice(5, 30))
+    np.testing.assert_array_equal(box, deep[1:4, 3:17, 5:30])
+    assert source.missing_planes("R00C01") == (3,)
+    found = source.read("R00C01", 0, 4)
+    np.testing.assert_array_equal(found[:3], short)
+    np.testing.assert_array_equal(found[3], short[2])
+    assert source.bytes_read == deep.nbytes + box.nbytes + found.nbytes
+    (tmp_path / "scan.h5").unlink()
+    with pytest.raises(AcquisitionError, match=r"scan\.h5#a cannot be read"):
+        source.read("R00C00", 0, 1)

@@ -48,6 +48,13 @@ def test_the_command_is_the_one_that_a_user_would_type(sample, arguments, profil
     assert command == [*SNAKEFILE, "--configfile", "brain.yaml", *expected]
 
 
+@pytest.mark.parametrize("words", [["previews", "-c4"], ["previews", "--cores", "4", "-n"]])
+def test_a_target_is_not_taken_for_a_second_file(sample, words):
+    """All words that follow --configfile are files to Snakemake, up to the next option."""
+    command = snakemake_command(sample, words)
+    assert command == [*SNAKEFILE, *words, "--configfile", "brain.yaml"]
+
+
 def test_inside_a_clone_the_command_is_the_short_one(sample, monkeypatch):
     path = sample.absolute()
     monkeypatch.chdir(ROOT)

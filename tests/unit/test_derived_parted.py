@@ -173,7 +173,13 @@ def test_objects(store, do, settings):
     assert damaged_objects(store, objects) == []
     sizes = np.bincount(labels.ravel())
     assert [r["label"] for r in rows] == (np.flatnonzero(sizes[1:] >= 5) + 1).tolist()
-    assert not store.exists(f"{where[1]}/old.mesh") and store.exists(f"{where[1]}/info")
+    assert not store.exists(f"{where[1]}/old.mesh")
+    folder = json.loads(store.read(f"{where[1]}/info"))["segment_properties"]
+    listed = json.loads(store.read(f"{where[1]}/{folder}/info"))["inline"]
+    assert listed["ids"] == [str(row["label"]) for row in rows]
+    size = "voxels" if do == "mesh" else "length_um"
+    (values,) = (p["values"] for p in listed["properties"] if p["id"] == size)
+    np.testing.assert_allclose(values, [row[size] for row in rows])
     store.delete(next(iter(summaries[0]["objects"])))
     with pytest.raises(VolumeError, match="is missing or not what was written; delete"):
         tool.finish_objects(summaries, where)

@@ -384,9 +384,13 @@ def test_schema_and_settings_classes_agree(path):
     settings = getattr(importlib.import_module(f"terareg.{module}"), name)
     here = {k: v for k, v in config.items() if k not in OUTSIDE.get(path, ())}
     fields = {f.name: f.default for f in dataclasses.fields(settings)}
-    # set by the scripts: the kind of volume and what only derived volumes have, and one number of
-    # threads for pose and flow
-    inside = {"volume": {"kind", *ADDED}, "registration.pose": {"threads"}}.get(path, set())
+    # set by the scripts: the kind of volume and what only derived volumes have, one number of
+    # threads for pose and flow, and what stitching.model needs
+    inside = {
+        "volume": {"kind", *ADDED},
+        "registration.pose": {"threads"},
+        "stitching.displacement": {"points"},
+    }.get(path, set())
     defaults = {k: v for k, v in fields.items() if k not in inside}
     plain = {k: list(v) if isinstance(v, tuple) else v for k, v in defaults.items()}
     assert here == plain

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import container_files as files
 import microscope_folders as folders
 import numpy as np
 import pytest
@@ -205,6 +206,40 @@ def test_one_stack_of_planes_is_one_tile(here, capsys):
     assert len(acquisition.tiles) == 1 and acquisition.tile_shape[0] == PLANES
 
 
+SHEAR = np.eye(4)
+SHEAR[0, 1] = 0.3
+
+
+@pytest.mark.parametrize(
+    ("write", "options", "channels"),
+    [
+        (files.imaris_tiles, {}, ["AF488", "Cy5"]),
+        (files.big_stitcher, {}, ["AF488", "Cy5"]),
+        (files.big_stitcher, {"split": True}, ["AF488", "Cy5"]),
+        (files.big_stitcher, {"linear": SHEAR, "calibrated": False}, ["AF488", "Cy5"]),
+        (files.big_stitcher, {"form": "n5"}, ["AF488", "Cy5"]),
+        (files.big_stitcher, {"form": "zarr"}, ["AF488", "Cy5"]),
+        (files.zeiss, {}, ["AF488", "Cy5"]),
+        (files.leica, {}, ["ch0", "ch1"]),
+        (files.bids, {}, ["AF488", "Cy5"]),
+        (files.bids, {"unit": "mm", "in_voxels": False}, ["AF488", "Cy5"]),
+        (files.bids, {"ending": ".ome.zarr"}, ["AF488", "Cy5"]),
+    ],
+)
+def test_tiles_in_files_of_many(here, capsys, write, options, channels):
+    write(here / "raw", **options)
+    check_tiles(started(here / "raw", capsys), channels)
+
+
+def test_one_imaris_file_is_a_volume(here, capsys):
+    files.write_imaris(here / "brain.ims", [stack((0, 0), c) for c in (0, 1)])
+    config = started(here / "brain.ims", capsys)
+    assert config["input"]["kind"] == "volume"
+    assert config["input"]["channels"] == {
+        name: {"path": str(here / "brain.ims"), "channel": c} for c, name in enumerate(files.NAMES)
+    }
+
+
 VOLUME = np.arange(6 * 8 * 10, dtype=np.uint16).reshape(6, 8, 10)
 
 
@@ -297,11 +332,24 @@ def test_s3(bucket, here, capsys):
     np.testing.assert_allclose(survey.overlap, 0.2, atol=1e-3)
 
 
+def test_files_of_many_on_s3(bucket, here):
+    files.big_stitcher(here / "raw")
+    files.zeiss(here / "raw")
+    for path in (here / "raw").iterdir():
+        bucket.put_object(Bucket="scope", Key=f"brain/{path.name}", Body=path.read_bytes())
+    for name in ("dataset.xml", "brain.czi"):
+        there, local = (recognise(f"{at}/{name}") for at in ("s3://scope/brain", here / "raw"))
+        assert there.table == local.table and there.source["path"] == "s3://scope/brain"
+
+
 def test_what_is_not_read_is_named_with_what_to_do(here):
-    (here / "scan.czi").write_bytes(b"ZISRAWFILE")
-    for place in (here / "scan.czi", here):
-        with pytest.raises(AcquisitionError, match=r"scan.czi: .czi files are not read; export"):
+    (here / "scan.nd2").write_bytes(b"\xda\xce\xbe\n")
+    for place in (here / "scan.nd2", here):
+        with pytest.raises(AcquisitionError, match=r"scan.nd2: .nd2 files are not read; export"):
             recognise(str(place))
+    (here / "dataset.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    with pytest.raises(AcquisitionError, match=r"give the XML of BigStitcher's project"):
+        recognise(str(here / "dataset.h5"))
     (here / "none").mkdir()
     (here / "none/notes.txt").write_text("nothing")
     with pytest.raises(AcquisitionError, match="has 1 files and no image that is known"):

@@ -13,7 +13,7 @@ from terareg.stitching import displacement
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.displacement import measure_batch, measure_pair
 from terareg.stitching.pairs import load_pairs, neighbours, save_pairs
-from terareg.stitching.refinement import refine
+from terareg.stitching.refinement import cuts_of
 from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.strips import Strips
 
@@ -64,9 +64,9 @@ def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
 
     def watched(patches, *rest):
         lengths.extend(patch.pixels[0].shape[1] for patch in patches)
-        return refine(patches, *rest)
+        return cuts_of(patches, *rest)
 
-    monkeypatch.setattr(displacement, "refine", watched)
+    monkeypatch.setattr(displacement, "cuts_of", watched)
     settings = replace(SMALL, patch_px=48)
     result = measure(tiles, names, "EAST", settings, step=100.0)
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
@@ -276,6 +276,39 @@ def test_a_tile_that_leans_is_measured_over_all_its_depth(lean):
     assert max(result.lean_sigma_vox) < 0.4
     assert np.abs(np.subtract(result.displ_vox, [0, 0, 54])).max() < 0.25
     assert any(abs(v) > 4 * s for v, s in zip(result.lean_vox, result.lean_sigma_vox)) == any(lean)
+
+
+def turned_pair(degrees, shape=(40, 384, 72), step=48.0):
+    """Two tiles, of which the second is turned by ``degrees`` about its middle."""
+    canvas = texture((shape[0] + 8, shape[1] + 40, 2 * shape[2] + 40), 3)
+    angle, middle = np.deg2rad(degrees), (np.array(shape) - 1) / 2
+    turn = np.eye(3)
+    turn[1:, 1:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    first = np.array([4.0, 20.0, 10.0])
+    offset = first + [0, 0, step] + middle - turn @ middle
+    b = ndimage.affine_transform(canvas, turn, offset, shape, order=3)
+    a = cut(canvas, first, shape)
+
+    # where the second shows a place of the first: displacement of any index of the first
+    def displ(at):
+        place = np.asarray(at) + first
+        return np.asarray(at) - np.linalg.solve(turn, (place - offset).T).T
+
+    return {"0,0": camera(a, 1), "0,1": camera(b, 2)}, displ
+
+
+@pytest.mark.parametrize("degrees", [0.4, 3.0])
+def test_a_tile_turned_so_much_that_no_windows_agree_is_measured_along_the_seam(degrees):
+    """By 3 degrees the displacement changes by 20 pixels over the seam."""
+    tiles, displ = turned_pair(degrees)
+    assert not measure(tiles, ("0,0", "0,1"), "EAST", step=48.0).points
+    result = measure(tiles, ("0,0", "0,1"), "EAST", replace(SMALL, points=True), step=48.0)
+    assert result.status == "ok" and len(result.points) >= 8
+    at = np.array([p.at_vox for p in result.points])
+    assert np.ptp(at[:, 1]) > 200
+    away = np.linalg.norm(displ(at) - [p.displ_vox for p in result.points], axis=1)
+    assert np.median(away) < 0.3
+    assert result.fall_vox[1] > 1
 
 
 def test_reads_only_windows_and_counts_bytes():

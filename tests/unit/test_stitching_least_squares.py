@@ -82,6 +82,11 @@ def test_error_is_that_of_cuts_that_contradict_each_other():
     assert max(sigma[0], sigma[2]) < 0.1
 
 
+def test_voxels_that_are_no_numbers_are_no_displacement():
+    spoiled = np.full(SHAPE, np.nan, np.float32)
+    assert fit([Cut(spoiled, spoiled, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
+
+
 def test_nothing_to_see_is_no_displacement():
     flat = np.zeros((12, 20, 20), np.float32)
     assert fit([Cut(flat, flat, np.zeros(3))], np.zeros(3), (0, 1, 2)) is None
@@ -108,10 +113,10 @@ def patches_of(shift, number=6):
 @pytest.mark.parametrize("away", [0.05, 0.6])
 def test_a_fit_far_from_the_maximum_of_the_correlations_is_not_believed(monkeypatch, away):
     shift = np.array([0.3, -0.4, 0.2])
-    arguments = patches_of(shift), np.zeros(3, int), np.full(3, 3)
+    around = np.zeros(3, int), np.full(3, 3)
     wrong = shift + (0, away, 0), np.full(3, 0.02)
     monkeypatch.setattr(refinement, "fit", lambda *_: wrong)
-    found, *_ = refinement.refine(*arguments)
+    found = refinement.refine(refinement.cuts_of(patches_of(shift), *around), *around).displ
     believed = away < 0.1
     assert np.array_equal(found, wrong[0]) == believed
     assert found == pytest.approx(wrong[0] if believed else shift, abs=0.15)

@@ -235,10 +235,10 @@ def test_a_tile_that_leans_is_named_with_its_figure():
     assert "x -2.0 +- 0.0" in text and "stitching.model: auto" in text
     assert placement.summary["lean_left_vox"] == pytest.approx(5.8, abs=0.2)
     assert placement.summary["tiles_leaning"] == 1
-    assert not placement.matrices(100)
+    assert not placement.matrices((100, 256, 256))
     auto = place(acquisition, leaning, tile_model="auto")
     assert np.abs(np.subtract(auto.tiles["T1_1"].lean_vox, [0, 6, -2])).max() < 0.1
-    assert list(auto.matrices(100)) == ["T1_1"] and auto.summary["lean_left_vox"] < 0.2
+    assert list(auto.matrices((100, 256, 256))) == ["T1_1"] and auto.summary["lean_left_vox"] < 0.2
     assert any("fusion moves their planes" in text for text in auto.warnings)
     assert auto.origins(subpixel=True) == placement.origins(subpixel=True)
 
@@ -267,7 +267,7 @@ def test_leans_within_their_error_are_not_told():
     for leaning in (links, leaning_links(links, {}, sigma=0.5, noise=0.5)):
         placement = place(acquisition, leaning, tile_model="auto")
         assert not [text for text in placement.warnings if "lean" in text]
-        assert not placement.matrices(100)
+        assert not placement.matrices((100, 256, 256))
     assert placement.summary["lean_left_vox"] < 1.5
     assert place(acquisition, links).summary["lean_left_vox"] is None
 
@@ -284,8 +284,8 @@ def test_every_tile_may_lean_in_its_own_way_and_groups_are_apart():
         middle = np.median([true[name] for name in own], axis=0)
         for name in own:
             assert np.abs(np.array(found[name].vox) - (true[name] - middle)).max() < 1e-5
-    with pytest.raises(StitchingError, match="model 'affine' is unknown; choose one of transl"):
-        place(acquisition, links, tile_model="affine")
+    with pytest.raises(StitchingError, match="model 'rigid' is unknown; choose one of transl"):
+        place(acquisition, links, tile_model="rigid")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from terareg.core.errors import StitchingError
 from terareg.stitching.channel_shift import ChannelShift, channel_poses
+from terareg.stitching.placement import PlacedTile, Placement
 from terareg.stitching.sides import SideMatch, load_match, match_sides, save_match
 from terareg.volumes.sides import Light
 
@@ -160,25 +161,37 @@ def test_the_file_of_a_match_comes_back(tmp_path):
 
 
 # ---------------------------------------------------------------- places of sides
-def test_a_side_lies_where_its_shift_against_the_first_puts_it():
-    """Shifts of a channel and of its second side, both with magnification, one after the other."""
+@pytest.mark.parametrize("columns", [np.zeros((3, 3)), np.arange(9.0).reshape(3, 3) - 4])
+def test_a_side_lies_where_its_shift_against_the_first_puts_it(columns):
+    """Shifts of a channel and of its second side, both with magnification, one after the other.
+
+    Of a tile that is only moved, and of one that leans, is turned and larger.
+    """
     gradients = [((0, 0, 0), (0, 0.01, -0.004), (0, 0.002, 0.008)),
                  ((0, 0, 0), (0, -0.006, 0.003), (0, 0.001, 0.004))]  # fmt: skip
     shifts = [
         ChannelShift("b", "a", "measured", shift_vox=vox, gradient=gradient)
         for vox, gradient in zip(((1.5, -2.0, 3.0), (0.5, 4.0, -1.25)), gradients)
     ]
-    placement = SimpleNamespace(matrices=lambda depth: {})
+    tile = PlacedTile(0, 0, (5.0, 6.0, 7.0), (5, 6, 7), "linked", 1, *map(tuple, columns))
+    placement = Placement({"T": tile})
     shape, origins = (28, 108, 108), {"T": (5.0, 6.0, 7.0)}
+    middle = (np.array(shape) - 1) / 2
+    matrix = placement.matrices(shape).get("T", np.eye(3))
+    assert np.allclose(
+        np.linalg.inv(matrix) - np.eye(3), columns.T / (np.array(shape) - 1), atol=1e-12
+    )
     for chain in (shifts[:1], shifts):
         places, matrices = channel_poses(origins, placement, chain, shape)
         for voxel in ([9.0, 40.0, 70.0], [30.0, 100.0, 20.0]):
-            index = np.array(voxel) - origins["T"]
+            index = matrix @ (np.array(voxel) - origins["T"] - middle) + middle
             for shift in chain:
                 moved, bent = shift.applied(shape)
                 index = bent @ (index - moved)
             np.testing.assert_allclose(matrices["T"] @ (voxel - np.array(places["T"])), index,
                                        atol=1e-5)  # fmt: skip
+    if columns.any():
+        return
     plain = [ChannelShift("b", "a", "given", shift_vox=v) for v in ((1.5, -2, 3), (0.5, 4, -1))]
     assert channel_poses(origins, placement, plain, shape)[0] == {"T": (7.0, 8.0, 9.0)}
     assert channel_poses(origins, placement, [], shape)[0] == {"T": (5.0, 6.0, 7.0)}

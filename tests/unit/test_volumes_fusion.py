@@ -18,7 +18,7 @@ from terareg.volumes.fusion import (
 )
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
 from terareg.volumes.sides import Side
-from terareg.volumes.tile_boxes import affine_box, resample
+from terareg.volumes.tile_boxes import Growth, affine_box, resample
 
 COSINE = FusionSettings()
 
@@ -354,18 +354,46 @@ def test_shifted_and_leaning_tiles_show_every_place_where_it_is(by, lean, longes
     assert np.abs(fused[there] - value(*places)[there]).max() <= 1.01
 
 
+@pytest.mark.parametrize("longest", [1, 99])
+def test_tiles_whose_planes_grow_show_every_place_where_it_is(longest):
+    source = grid(2, 2, (12, 30, 31))
+    origins = placed(source, (24, 25), jitter=1)
+    frame, offset = fused_frame(source.acquisition, origins, COSINE)
+    relative = fused_origins(origins, offset, COSINE)
+    middle = (np.array([12, 30, 31]) - 1) / 2
+    growths = {name: Growth(tuple(np.add(o, middle)), 0.01) for name, o in relative.items()}
+
+    def value(z, y, x):
+        return 1000 + 40.0 * z + 7.0 * y + 3.0 * x
+
+    index = np.stack(np.meshgrid(*map(np.arange, (12, 30, 31)), indexing="ij"), -1)
+    for name, origin in relative.items():
+        places = growths[name].done(index.reshape(-1, 3) + np.array(origin))
+        assert np.allclose(growths[name].undone(places), index.reshape(-1, 3) + np.array(origin))
+        source.arrays[name] = np.rint(value(*places.T)).astype("uint16").reshape(12, 30, 31)
+    plan = make_plan("v", frame, "uint16", VolumeSettings(4, 8))
+    out = np.zeros(frame.shape, "uint16")
+    side = Side(source, relative, dict.fromkeys(relative, np.eye(3)), growths)
+    for row in rows_of(plan.blocks(), longest):
+        fuse_blocks(RowFusion([side], plan, row, COSINE), row, plan, out)
+    there = out > 0
+    assert there.mean() > 0.6
+    expected = value(*np.meshgrid(*map(np.arange, out.shape), indexing="ij"))
+    assert np.abs(out[there] - expected[there]).max() <= 1.01
+
+
 def test_planes_that_only_move_are_interpolated_as_any_other_tile():
     """Two ways to the same voxels: the fast one, and that of matrices in general."""
     source = grid(1, 1, (9, 20, 24))
     matrix = np.eye(3)
     matrix[1:, 0] = 0.37, -0.21
-    pose = (0.3, -1.2, 2.45), matrix
-    start, stop = affine_box("T00", *pose, (9, 20, 24))
+    pose = (0.3, -1.2, 2.45), matrix, None
+    start, stop = affine_box("T00", *pose[:2], (9, 20, 24))
     ranges = list(zip(start, stop))
     fast = resample(source, "T00", pose, ranges)
     general = matrix.copy()
     general[0, 1] = 1e-14  # no longer what the fast way takes
-    slow = resample(source, "T00", (pose[0], general), ranges)
+    slow = resample(source, "T00", (pose[0], general, None), ranges)
     assert np.abs(fast - slow).max() < 0.05
     part = [(low + 1, high - 2) for low, high in ranges]
     inner = tuple(slice(1, high - low - 2) for low, high in ranges)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import shlex
+from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import running
 import tifffile
 import yaml
+from container_files import write_array
 from running import job_counts
 from test_dry_run import CHAIN
+from workspaces import ROOT
 
+from terareg.cli.main import main as terareg
+from terareg.cli.running import snakemake_command
+from terareg.phantom.cli import main as phantom
 from terareg.stitching.terastitcher import reading
 
 SPACING = [100, 23.36, 23.36]
@@ -96,18 +105,61 @@ def as_folders(raw, root) -> None:
             os.link(path, folder / f"{folder.name}_{1000 * z:06d}.tif")
 
 
-def as_table(raw, root) -> None:
-    """One TIFF of many pages per tile, half of them compressed."""
-    root.mkdir()
-    lines = []
-    for row, column, planes in raw_planes(raw):
-        name = f"tile{len(lines)}.ome.tif"
-        stack = np.stack([tifffile.imread(path) for path in planes])
-        compression = "zlib" if len(lines) % 2 else None
-        tifffile.imwrite(root / name, stack, ome=True, metadata={"axes": "ZYX"},
-                         compression=compression)  # fmt: skip
-        lines.append(f"{name},{row + 1},{column + 1}")
-    (root / "tiles.csv").write_text("\n".join(["path,row,column", *lines[::-1]]))
+def tutorial_commands() -> list[list[str]]:
+    """Commands of the tutorial's section on a folder of OME-TIFF files."""
+    text = (ROOT / "docs/tutorial.md").read_text().split("\n## 2. ")[1].split("\n## ")[0]
+    commands = [shlex.split(line) for line in re.findall("^    (.*)$", text, re.MULTILINE)]
+    assert [words[:2] for words in commands] == [
+        ["python", "-m"], ["terareg", "init"], ["terareg", "check"], ["terareg", "run"],
+    ]  # fmt: skip
+    return [[word.replace("demo/seed-0", "demo") for word in words] for words in commands]
+
+
+def fill_in(path, demo) -> None:
+    """What the tutorial leaves to its reader."""
+    lines = path.read_text().splitlines()
+    assert lines[-2] == "atlases:" and lines.count("  orientation:") == 1
+    lines[lines.index("  orientation:")] = "  orientation: ILA"
+    own = {key: demo[key] for key in ("atlases", "stitching")}
+    # beside what the tutorial says: blocks as those of the finished run
+    own["volume"] = demo["volume"]
+    path.write_text("\n".join(lines[:-2]) + "\n" + yaml.safe_dump(own))
+
+
+def into_files_of_many(tiles, table) -> None:
+    """Move some tiles into one HDF5 file and an N5, in place of files of their own."""
+    lines = table.read_text().splitlines()
+    for number, line in enumerate(lines[1:]):
+        name, *rest = line.split("\t")
+        if number % 4 < 2:
+            continue
+        stack = tifffile.imread(tiles / name)
+        if number % 4 == 2:
+            with h5py.File(tiles / "scan.h5", "a") as file:
+                file.create_dataset(f"t00000/s{number}/0/cells", data=stack.view(np.int16),
+                                    chunks=(16, 32, 48), compression="gzip")  # fmt: skip
+            part = f"scan.h5#t00000:s{number}:0:cells"
+        else:
+            write_array(tiles / f"scan.n5/setup{number}/timepoint0/s0", "n5", stack.T)
+            part = f"scan.n5#setup{number}:timepoint0:s0"
+        lines[1 + number] = "\t".join([part, *rest])
+        (tiles / name).unlink()
+    table.write_text("\n".join(lines) + "\n")
+
+
+def follow_the_tutorial(workspace, demo) -> None:
+    """From generated files to a fused volume by the commands of the page."""
+    make, init, check, run = tutorial_commands()
+    with contextlib.chdir(workspace.folder):
+        assert phantom(make[3:]) == 0
+        assert terareg(init[1:]) == 0
+        fill_in(Path("tutorial.yaml"), demo)
+        assert terareg(check[1:]) == 0, "the tutorial says that nothing is left to correct"
+        into_files_of_many(Path("tutorial/tiles"), Path("tutorial_tiles.tsv"))
+        command = snakemake_command(Path(run[2]), run[3:])
+    assert command[:3] == ["snakemake", "--configfile", "tutorial.yaml"]
+    done = workspace.snakemake(*command[3:], "--quiet", configfile="tutorial.yaml")
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -117,32 +169,23 @@ def laid_out(finished, acquired, tmp_path_factory):
     config = yaml.safe_load((workspace.folder / "sample.yaml").read_text())
     raw = workspace.folder / "demo/raw"
     as_folders(raw, workspace.folder / "folders")
-    as_table(raw, workspace.folder / "pages")
-    same = {"orientation": config["input"]["orientation"], "spacing_um": SPACING,
-            "overlap": [0.2, 0.2]}  # fmt: skip
-    samples = {
-        "folders": {"kind": "terastitcher", "path": "folders", "channels": {"ch0": "."}},
-        "pages": {"kind": "table", "path": "pages", "table": "tiles.csv", "channels": {"ch0": 0}},
-    }
-    for name, source in samples.items():
-        own = {key: config[key] for key in ("stitching", "volume")}
-        workspace.write({"sample": name, "input": source | same, **own}, f"{name}.yaml")
-    workspace.write({"cohort": [f"{name}.yaml" for name in samples]})
-    before = running.states(workspace.folder / "folders") | running.states(
-        workspace.folder / "pages"
-    )
-    volumes = [f"results/{name}/fused/ch0/complete.json" for name in samples]
-    done = workspace.snakemake("--cores", "2", *volumes, "--quiet")
+    source = {
+        "kind": "terastitcher", "path": "folders", "channels": {"ch0": "."},
+        "orientation": config["input"]["orientation"], "spacing_um": SPACING, "overlap": [0.2, 0.2],
+    }  # fmt: skip
+    own = {key: config[key] for key in ("stitching", "volume")}
+    workspace.write({"sample": "folders", "input": source, **own}, "folders.yaml")
+    before = running.states(workspace.folder / "folders")
+    volume = "results/folders/fused/ch0/complete.json"
+    done = workspace.snakemake("--cores", "2", volume, "--quiet", configfile="folders.yaml")
     assert done.returncode == 0, done.stderr
-    after = running.states(workspace.folder / "folders") | running.states(
-        workspace.folder / "pages"
-    )
-    assert after == before, "raw data stay as they are"
+    follow_the_tutorial(workspace, config)
+    assert running.states(workspace.folder / "folders") == before, "raw data stay as they are"
     return workspace
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sample", ["folders", "pages"])
+@pytest.mark.parametrize("sample", ["folders", "tiles"])
 def test_the_same_tiles_give_the_same_volume_in_every_layout(finished, laid_out, sample):
     theirs, ours = running.voxels_of(finished), running.voxels_of(laid_out, sample)
     assert len(ours) > 6
@@ -158,14 +201,15 @@ def test_the_project_files_say_what_the_files_are(laid_out):
     results = laid_out.folder / "results"
     planes = reading.read_xml(results / "folders/stitching/xml_merging.xml")
     assert (planes.volume_format, planes.input_plugin) == ("TiledXY|2Dseries", "tiff2D")
-    pages = reading.read_xml(results / "pages/stitching/xml_merging.xml")
+    pages = reading.read_xml(results / "tiles/stitching/xml_merging.xml")
     assert (pages.volume_format, pages.input_plugin) == ("TiledXY|3Dseries", "tiff3D")
     assert [s.abs_vhd for s in planes.stacks] == [s.abs_vhd for s in pages.stacks]
     for xml, count in ((planes, 58), (pages, 1)):
         for stack in xml.stacks:
-            if stack.dir_name:
+            # TeraStitcher has no plugin for arrays in files of many
+            if stack.dir_name and "#" not in stack.img_regex:
                 folder = laid_out.folder / xml.stacks_dir / stack.dir_name
                 names = [p.name for p in folder.iterdir() if re.fullmatch(stack.img_regex, p.name)]
                 assert len(names) == count
-    acquisition = json.loads((results / "pages/acquisition.json").read_text())
+    acquisition = json.loads((results / "tiles/acquisition.json").read_text())
     assert acquisition["problems"] == [] and acquisition["layout"] == "table"

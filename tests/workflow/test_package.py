@@ -18,8 +18,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from workspaces import BIN, ROOT
 
-#: packages of requirements.in that only tests, engines and the viewer import
+#: packages of requirements.in that only tests, engines, the viewer and an extra import
 NOT_OF_THE_LIBRARY = {
+    "czifile", "liffile",
     "pytest", "pytest-timeout", "pytest-cov", "pytest-xdist", "hypothesis", "nibabel", "moto",
     "ome-zarr-models", "neuroglancer", "snakefmt", "shfmt-py", "ruff", "mypy",
     "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-aws-batch",

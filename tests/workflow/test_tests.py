@@ -54,7 +54,6 @@ THROUGH = {
     "registration.held_back": ("registration_held_back", "a judgement of a whole registration"),
     "registration.result": ("registration_emlddmm", "what a registration returns"),
     "signal.cost": ("execution_rule_table", "a part of the table of rules"),
-    "stitching.cells": ("stitching_placement", "cells of the grid that a placement joins"),
     "stitching.channel_sampling": ("stitching_channel_shift", "how much of the tiles is compared"),
     "stitching.consensus": ("stitching_displacement", "the vote among windows of a pair"),
     "stitching.findings": ("stitching_placement", "what a placement tells of its links"),
@@ -195,7 +194,7 @@ def test_a_run_sees_the_code_and_the_environment_of_its_own(tmp_path):
 
 def test_scripts_that_are_forked_do_what_started_ones_do(tmp_path):
     """The same bytes, and the same sentence where one fails."""
-    target = ("--cores", "1", "--quiet", "--", "results/tools/derived/part/complete.json")
+    options, target = ("--cores", "1", "--quiet"), "results/tools/derived/part/complete.json"
     made, said = [], []
     # what Python reads when it starts makes it start
     for name, env in (("forked", {}), ("started", {"PYTHONPATH": ""})):
@@ -207,12 +206,12 @@ def test_scripts_that_are_forked_do_what_started_ones_do(tmp_path):
         part = {"from": "stack.tif", "do": "convert", "spacing_um": [4, 2, 2]}
         config = {"sample": "tools", "volume": {"chunk": 8, "block": 16}, "derived": {"part": part}}
         workspace.write(config)
-        done = workspace.snakemake(*target, **env)
+        done = workspace.snakemake(*options, "--", target, **env)
         assert done.returncode == 0, done.stderr
         made.append(artefacts(workspace.folder / "results/tools"))
         plan = workspace.folder / "results/tools/derived/part/plan.json"
         plan.write_text(plan.read_text() + " ")
-        done = workspace.snakemake(*target, "-R", "derive_blocks", **env)
+        done = workspace.snakemake(*options, "-R", "derive_blocks", "--", target, **env)
         assert done.returncode == 1
         said.append([x for x in done.stderr.splitlines() if x.startswith("derive_blocks: ")])
     assert made[0] == made[1] and len(made[0]) > 5

@@ -82,6 +82,7 @@ rule measure_displacements:
         record=record_of("measure_displacements/{batch}"),
         channel=of_sample(Run.alignment_side),
         settings=setting("stitching.displacement"),
+        model=setting("stitching.model"),
         store=setting("store"),
         batches=batches(stitching_cost.pair_batches),
         raw_state=of_sample(raw_data.alignment_raw_state),

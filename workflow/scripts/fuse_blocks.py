@@ -35,12 +35,15 @@ def side_of(
     origins, matrices = channel_poses(
         there, placement, [load_shift(path) for path in shifts if path], acquisition.tile_shape
     )
+    growths = placement.growths(there, acquisition.tile_shape)
     state = {
         "origins": origins,
         "matrices": {tile: matrix.tolist() for tile, matrix in matrices.items()},
         "shading": open_shading(files, store).state,
     }
-    return Side(source, origins, matrices), state
+    if growths:
+        state["growths"] = {tile: asdict(growth) for tile, growth in growths.items()}
+    return Side(source, origins, matrices, growths), state
 
 
 def main() -> None:

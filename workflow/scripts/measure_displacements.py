@@ -7,7 +7,7 @@ from terareg.execution.job import run_job
 from terareg.stitching.displacement import measure_batch
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import neighbours, save_pairs
-from terareg.stitching.settings import DisplacementSettings
+from terareg.stitching.settings import MODELS_OF_POINTS, DisplacementSettings
 from terareg.stitching.steps import Steps
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
@@ -19,7 +19,8 @@ def main() -> None:
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     source = open_tiles(acquisition, channel, snakemake.input, store)
     steps = Steps.from_json(read_json(snakemake.input.steps))
-    settings = steps.apply(DisplacementSettings(**snakemake.params.settings))
+    points = snakemake.params.model in MODELS_OF_POINTS
+    settings = steps.apply(DisplacementSettings(**snakemake.params.settings, points=points))
     pairs = neighbours(acquisition)
     batch = batch_range(len(pairs), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [pairs[i] for i in batch]

@@ -1,6 +1,9 @@
 """Layout of image files: TIFF of one page or many, and PNG; one sample of 8 or 16 bits per pixel.
 
-Standard library only, so that a workflow can ask for the size of tiles while it is being parsed.
+An array in a file that holds many (:mod:`terareg.storage.part_names`) counts as a file of pages.
+
+Standard library only, so that a workflow can ask for the size of tiles while it is being parsed;
+where its tiles lie in such files, the package that reads them is imported.
 Only headers and directories are read here; :mod:`terareg.acquisition.plane_files` reads pixels.
 """
 
@@ -15,6 +18,8 @@ from pathlib import PurePosixPath
 
 from terareg.core.errors import AcquisitionError
 from terareg.storage.foreign import reason
+from terareg.storage.part_arrays import part_facts
+from terareg.storage.part_names import split_part
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.storage.tiff_planes import TiffNotes, find_planes
@@ -117,6 +122,9 @@ def read_pages(store: Store, key: str, part: tuple[int, int] | None = None) -> l
         As :func:`read_layout`, and if the file holds several times, or several channels without
         ``part``.
     """
+    if split_part(key) is not None:
+        layout, depth = _part_layout(store, key)
+        return [layout] * depth
     try:
         with ObjectFile(store, key, ranged=True) as file:
             pages = _pages(file, key)
@@ -134,6 +142,8 @@ def estimate_pages(
     On S3, where looking at every page takes a request, the number of uncompressed pages is
     estimated from the size of the file. With ``part``, see :func:`read_pages`.
     """
+    if split_part(key) is not None:
+        return _part_layout(store, key)
     try:
         with ObjectFile(store, key, ranged=True) as file:
             first = layout_of(file, key, 0, believed=True)
@@ -144,6 +154,21 @@ def estimate_pages(
             return first, len(pages.pages)
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
+
+
+def _part_layout(store: Store, key: str) -> tuple[PlaneLayout, int]:
+    """Layout of the planes of an array in a file, and their number."""
+    facts = part_facts(store, key, AcquisitionError)
+    if facts.dtype not in ("uint8", "uint16"):
+        raise AcquisitionError(
+            f"{key} is {facts.dtype}, but tiles have unsigned integers of 8 or 16 bits; convert it"
+        )
+    if 0 < facts.absent[0] == facts.absent[1]:
+        raise AcquisitionError(
+            f"{key} was never written, it has a shape but no values; remove the tile, or save it "
+            "again"
+        )
+    return PlaneLayout(facts.shape[1:], facts.dtype, None, "<", True, more=True), facts.shape[0]
 
 
 def check_kind(kind: Kind, key: str, expected: Kind) -> None:

@@ -23,6 +23,8 @@ from terareg.acquisition.image_files import (
     unreadable,
 )
 from terareg.core.errors import AcquisitionError
+from terareg.storage.part_arrays import open_part
+from terareg.storage.part_names import split_part
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
 
@@ -68,6 +70,13 @@ def read_rows(
     """
     shape, dtype = expected
     start, stop, _ = rows.indices(shape[0])
+    if split_part(key) is not None:
+        box = (slice(page or 0, (page or 0) + 1), slice(start, stop), slice(0, shape[1]))
+        values, count = read_box(store, key, expected, box)
+        if out is None:
+            return values[0], count
+        out[...] = values[0]
+        return out, count
     # on S3, reading only a few rows is worth a second request
     ranged = page is not None or stop - start < shape[0] / 2
     if out is None:
@@ -88,6 +97,38 @@ def read_rows(
             return out, file.bytes_read
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
+
+
+def read_box(
+    store: Store,
+    key: str,
+    expected: Kind,
+    box: tuple[slice, slice, slice],
+    out: np.ndarray | None = None,
+) -> tuple[np.ndarray, int]:
+    """Read a box (pages, rows, columns) of an array in a file that holds many.
+
+    Chunks of several planes are decoded once for all of them, and the planes of one chunk are held
+    beside the result. Parameters, results and errors are those of :func:`read_rows`; the bytes are
+    those of the pixels.
+    """
+    if out is None:
+        out = np.empty([part.stop - part.start for part in box], expected[1])
+    with open_part(store, key, AcquisitionError) as array:
+        check_kind((array.shape[1:], array.dtype), key, expected)
+        if box[0].stop > array.shape[0]:
+            raise AcquisitionError(
+                f"{key} has {array.shape[0]} planes but plane {box[0].stop - 1} (counted from 0) "
+                "was asked for; copy it again, or run index_acquisition again"
+            )
+        z, y, x = box
+        depth = array.chunk[0]
+        first = z.start
+        while first < z.stop:
+            stop = min(z.stop, (first // depth + 1) * depth)
+            out[first - z.start : stop - z.start] = array.read(slice(first, stop), y, x)
+            first = stop
+    return out, out.nbytes
 
 
 def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None) -> np.ndarray:

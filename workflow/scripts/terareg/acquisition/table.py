@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
@@ -41,6 +41,8 @@ from terareg.acquisition.tile_grid import (
 )
 from terareg.core.errors import AcquisitionError, ConfigError
 from terareg.storage.foreign import TEXT_BYTES, boundary, read_bytes, read_object
+from terareg.storage.part_arrays import part_facts
+from terareg.storage.part_names import part_entry, split_part
 from terareg.storage.store import Entry, Store, check_key
 
 logger = logging.getLogger(__name__)
@@ -250,6 +252,21 @@ class TableLayout(Layout):
             logger.info("%s: tiles are listed in order %s from %s", self.table, *order)
         return self.survey.tiles
 
+    def disagreements(
+        self, found: Sequence[int], shape: tuple[int, int], depth: int
+    ) -> Iterator[str]:
+        """Where parts of a tile were never written."""
+        for own in self._found[1].values():
+            for line in own.values():
+                if split_part(line.path) is None:
+                    continue
+                absent, chunks = part_facts(self.raw, line.path, AcquisitionError).absent
+                if absent:
+                    yield (
+                        f"{self.table} line {line.number}: {absent} of {chunks} chunks of "
+                        f"{line.path} were never written and are read as zeros"
+                    )
+
     def where(self, tile: str, channel: int) -> str:
         return f"{self.table} line {self._found[1][tile][channel].number}: "
 
@@ -263,7 +280,8 @@ class TableLayout(Layout):
 
     def _folder(self, line: TileLine) -> PurePosixPath:
         """The folder of the images, or the file that holds all of them."""
-        path = PurePosixPath(line.path)
+        split = split_part(line.path)
+        path = PurePosixPath(line.path if split is None else split[0])
         return path.parent if line.is_pattern else path
 
     # ------------------------------------------------------------------ planes
@@ -275,7 +293,7 @@ class TableLayout(Layout):
 
     def _list(self, line: TileLine) -> Iterable[Entry]:
         if line.is_file:
-            entry = self.raw.entry(line.path)
+            entry = part_entry(self.raw, line.path)
             return [] if entry is None else [entry]
         folder = self._folder(line)
         key = "" if folder == PurePosixPath(".") else folder.as_posix()

@@ -3,7 +3,9 @@
 ===========  =====================================================================================
 column       what
 ===========  =====================================================================================
-path         folder of planes, pattern such as ``t1/img_*.tif``, or TIFF of several pages
+path         folder of planes, pattern such as ``t1/img_*.tif``, TIFF of several pages, or an array
+             in a file or folder of many, ``scan.h5#t00000:s00:0:cells``
+             (:mod:`terareg.storage.part_names`)
 channel      as in ``input.channels``; may be left out with one channel
 side         side of the channel; ``input.channels`` then says CHANNEL/SIDE, or SIDE alone
 tile         a name; by default made from row and column
@@ -28,6 +30,7 @@ from pathlib import PurePosixPath
 from terareg.acquisition.image_files import TIFF_SUFFIXES
 from terareg.core.errors import AcquisitionError, ConfigError, StoreError, few
 from terareg.storage.foreign import Table, boundary, parse_table, short
+from terareg.storage.part_names import split_part
 from terareg.storage.store import check_key
 
 #: names that the columns of a table may have
@@ -75,6 +78,8 @@ class TileLine:
     @property
     def is_file(self) -> bool:
         """Whether the path is one file of several planes."""
+        if split_part(self.path) is not None:
+            return True
         return self.path.lower().endswith(TIFF_SUFFIXES) and not self.is_pattern
 
     @property
@@ -188,7 +193,9 @@ class _Reader:
             self.pair(number, row, "row", "column"), self.pair(number, row, "y_um", "x_um"),
             self.value(number, row, "z_um") if "z_um" in row else 0.0,
             self.pair(number, row, "z_first", "z_last"),
-            any(sign in path for sign in _SIGNS) and not self.exists(path),
+            split_part(path) is None
+            and any(sign in path for sign in _SIGNS)
+            and not self.exists(path),
         )  # fmt: skip
         if line.tile is not None and not _NAME.fullmatch(line.tile):
             raise self.fail(number, f"tile {short(line.tile)}: use letters, digits, _ and -")

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from queue import SimpleQueue
 
 import numpy as np
@@ -21,12 +22,14 @@ import tensorstore
 from terareg.acquisition.chunking import CORRECTED_CHUNK
 from terareg.acquisition.line_gains import load_line_gains
 from terareg.acquisition.model import Acquisition, Tile
-from terareg.acquisition.plane_files import read_rows
+from terareg.acquisition.plane_files import read_box, read_rows
+from terareg.acquisition.raw import PageFiles
 from terareg.acquisition.tile_correction import Flatfield, load_flatfield
 from terareg.core.errors import AcquisitionError, IntensityError, VolumeError
 from terareg.core.numeric import Clipped, to_integer
 from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.storage.arrays import array_spec, plain_array_json, shard_key
+from terareg.storage.part_names import split_part
 from terareg.storage.records import (
     ContentHash,
     is_done,
@@ -101,7 +104,20 @@ class TileSource:
     @property
     def planes_at_once(self) -> int:
         """Number of planes that are best read together: more than one where chunks hold several."""
-        return _RAW_PLANES if self.corrected is None else 4 * CORRECTED_CHUNK[0]
+        chunked = self.corrected is not None or self._in_parts
+        return 4 * CORRECTED_CHUNK[0] if chunked else _RAW_PLANES
+
+    @cached_property
+    def _in_parts(self) -> bool:
+        """Whether any tile is an array in a file of many, whose chunks hold several planes."""
+        name = self.channel.name
+        stacks = (self.acquisition.planes[tile.name][name] for tile in self.acquisition.tiles)
+        return any(
+            split_part(block.name) is not None
+            for stack in stacks
+            if isinstance(stack, PageFiles)
+            for block in stack.blocks
+        )
 
     def missing_planes(self, tile: str) -> tuple[int, ...]:
         """Planes of a tile without a file: what is read for them was not measured."""
@@ -201,6 +217,16 @@ class TileSource:
         """Raw pixels of a box; returns the bytes that were read."""
         z, y, x = box
         missing = self.missing_planes(tile.name)
+        if not any(plane in missing for plane in range(z.start, z.stop)):
+            (key, first), (last_key, last) = (
+                self.acquisition.plane_file(tile, self.channel.name, plane)
+                for plane in (z.start, z.stop - 1)
+            )
+            if key == last_key and split_part(key) is not None:
+                # chunks of several planes are decoded once
+                expected = (self.acquisition.tile_shape[1:], self.acquisition.dtype)
+                pages = slice(first, last + 1)
+                return read_box(self._raw, key, expected, (pages, y, x), out)[1]
         whole_rows = out.shape[2] == self.acquisition.tile_shape[2]
         count = 0
         for plane, target in zip(range(z.start, z.stop), out):

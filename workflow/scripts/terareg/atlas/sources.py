@@ -81,6 +81,8 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
         except TeraregError as error:
             text = str(error).replace("input.spacing_um", "atlases.NAME.spacing_um")
             raise AtlasError(f"{key}: {text}") from error
+        if header.form == "Imaris":
+            raise AtlasError(f"{name} is an Imaris file; export it as NIfTI, NRRD or TIFF")
         if header.channels != 1:
             raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
         if min(header.shape) < 2:

@@ -61,12 +61,15 @@ def snakemake_command(
     command = ["snakemake"]
     if not _is_here("workflow"):
         command += ["--snakefile", str(home() / "workflow" / "Snakefile")]
-    command += ["--configfile", str(sample)]
+    described = ["--configfile", str(sample)]
     if profile is not None:
-        command += ["--profile", _profile(profile)]
-    elif not any(_HOW_MUCH.fullmatch(word) for word in rest):
-        command += ["--cores", "all"]
-    return command + rest
+        return [*command, *described, "--profile", _profile(profile), *rest]
+    if not any(_HOW_MUCH.fullmatch(word) for word in rest):
+        return [*command, *described, "--cores", "all", *rest]
+    # Snakemake takes all words that follow --configfile for files, targets too
+    if rest[0].startswith("-"):
+        return [*command, *described, *rest]
+    return [*command, *rest, *described]
 
 
 def _is_here(name: str) -> bool:

@@ -69,6 +69,6 @@ class Mesh(Sharded):
         """Every label that was asked for has a mesh."""
         check_ids({row["label"] for row in rows}, self.settings, self.source.name)
 
-    def write_info(self, where: tuple[Store, str]) -> dict[str, dict]:
+    def write_info(self, where: tuple[Store, str], properties: str | None) -> dict[str, dict]:
         """Write ``info``."""
-        return write_info(*where, self.settings)
+        return write_info(*where, self.settings, properties)

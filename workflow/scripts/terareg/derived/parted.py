@@ -13,6 +13,7 @@ from terareg.objects.components import join_parts
 from terareg.objects.id_shards import IdShards
 from terareg.objects.labelling import ComponentSettings, Joined, extended
 from terareg.objects.parts import Parts
+from terareg.objects.properties import FOLDER, write_numbers
 from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
@@ -168,7 +169,8 @@ class Sharded(Parted):
             )
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)
-        objects |= self.write_info(where)
+        listed = write_numbers(*where, rows)
+        objects |= listed | self.write_info(where, FOLDER if listed else None)
         for entry in list(store.list(key)):
             if entry.key not in objects:
                 store.delete(entry.key)
@@ -179,6 +181,9 @@ class Sharded(Parted):
         if not rows:
             raise VolumeError(f"{self.source.name}: no label is left; check the source and dust")
 
-    def write_info(self, where: tuple[Store, str]) -> dict[str, dict]:
-        """Write the metadata of the objects; return what is known of them by key."""
+    def write_info(self, where: tuple[Store, str], properties: str | None) -> dict[str, dict]:
+        """Write the metadata of the objects; return what is known of them by key.
+
+        ``properties`` is the folder of their segment properties, if there are any.
+        """
         raise NotImplementedError

@@ -67,6 +67,6 @@ class Skeletonize(Sharded):
             (self.source.frame, self.source.offset_vox), parts, where, shards, self.files
         )
 
-    def write_info(self, where: tuple[Store, str]) -> dict[str, dict]:
+    def write_info(self, where: tuple[Store, str], properties: str | None) -> dict[str, dict]:
         """Write ``info``."""
-        return write_info(*where, self.files)
+        return write_info(*where, self.files, properties)

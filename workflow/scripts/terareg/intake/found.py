@@ -83,6 +83,18 @@ class Look:
         names = sorted(os.listdir(self.store.url))
         return [n for n in names if not n.startswith(".") and self.store.path(n).is_file()]
 
+    @cached_property
+    def _json(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for key in self.keys:
+            if key.endswith(".json"):
+                found.setdefault(key.rpartition("/")[0], []).append(key)
+        return found
+
+    def json_in(self, folder: str) -> list[str]:
+        """Keys of the JSON files directly in a folder."""
+        return self._json.get(folder, [])
+
     def all_names(self) -> list[str]:
         """Names of the files directly in the folder, hidden ones included."""
         if self.store.is_s3:
@@ -142,6 +154,7 @@ def channel_names(values: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def spacing_note(key: str) -> str:
+def spacing_note(key: str, form: str = "OME-TIFF") -> str:
     """Where a voxel size comes from."""
-    return f"z, y, x, from the OME-XML of {PurePosixPath(key).name}"
+    what = "OME-XML" if form == "OME-TIFF" else "metadata"
+    return f"z, y, x, from the {what} of {PurePosixPath(key).name}"

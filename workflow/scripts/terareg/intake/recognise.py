@@ -13,7 +13,10 @@ from pathlib import Path, PurePosixPath
 from terareg.acquisition.folder_signs import likely_kind
 from terareg.acquisition.table_lines import COLUMNS, stack_name
 from terareg.core.errors import AcquisitionError, TeraregError
+from terareg.intake.bids import bids
+from terareg.intake.big_stitcher import big_stitcher, of_project
 from terareg.intake.found import Found, Look, channel_names, spacing_note
+from terareg.intake.part_files import part_files
 from terareg.intake.sides import with_sides
 from terareg.intake.tile_files import (
     find_stacks,
@@ -30,14 +33,13 @@ from terareg.volumes.headers import Header, describe_image, image_form
 
 #: formats that are not read, and what to do with them
 _UNREAD = {
-    ".czi": "export the tiles from ZEN as OME-TIFF, with stage positions",
-    ".lif": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
-    ".ims": "export the volume as OME-TIFF, or convert it to OME-Zarr (bioformats2raw)",
-    ".h5": "save the tiles of BigStitcher's project as TIFF (Resave as TIFF)",
-    ".n5": "save the tiles of BigStitcher's project as TIFF (Resave as TIFF)",
+    ".h5": "give the XML of BigStitcher's project beside it, or its folder",
+    ".hdf5": "give the XML of BigStitcher's project beside it, or its folder",
+    ".n5": "give the XML of BigStitcher's project beside it, or its folder",
     ".lsm": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
     ".nd2": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
 }
+_TILE_FILES = (".czi", ".lif")
 _COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
 _VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not say"
 
@@ -58,11 +60,17 @@ def recognise(address: str) -> Found:
         address = str(path)
         if path.is_file():
             return _one_file(address)
+    elif address.lower().endswith((".xml", *_TILE_FILES)):
+        return _one_file(address)
     unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
     if unread:
         raise _not_read(address, unread)
     look = Look(Store(address))
-    for recogniser in (_volume_folder, _colm, terastitcher, lavision, _own_table):
+    recognisers = (
+        _volume_folder, big_stitcher, _colm, terastitcher, lavision, _own_table, bids,
+        _imaris_volume, part_files,
+    )  # fmt: skip
+    for recogniser in recognisers:
         found = recogniser(look)
         if found is not None:
             return with_sides(found)
@@ -157,8 +165,21 @@ def _one_file(address: str) -> Found:
     unread = _UNREAD.get(PurePosixPath(address).suffix.lower())
     if unread:
         raise _not_read(address, unread)
+    store, name = Store(address.rpartition("/")[0] or "/"), PurePosixPath(address).name
+    if name.lower().endswith(".xml"):
+        return with_sides(of_project(Look(store), name))
+    if name.lower().endswith(_TILE_FILES):
+        found = part_files(Look(store), name)
+        assert found is not None, "the ending is that of such a file"
+        return with_sides(found)
     header = describe_image(address)
     return _volumes({"image": address}, header, (f"{address} is a {header.form} file",))
+
+
+def _imaris_volume(look: Look) -> Found | None:
+    """The only Imaris file of a folder, which is a volume."""
+    names = [name for name in look.top() if name.lower().endswith(".ims")]
+    return _one_file(look.store.address(names[0])) if len(names) == 1 else None
 
 
 def _volume_folder(look: Look) -> Found | None:
@@ -199,7 +220,12 @@ def _volumes(
     channels: dict = {name: files[key] for name, key in names.items()}
     if header.channels > 1:
         (path,) = list(files.values())[:1]
-        channels = {f"ch{c}": {"path": path, "channel": c} for c in range(header.channels)}
+        labels = header.channel_names
+        if len(set(labels)) < header.channels or not all(labels):
+            labels = tuple(f"ch{c}" for c in range(header.channels))
+        channels = {
+            name: {"path": path, "channel": c} for c, name in enumerate(channel_names(labels))
+        }
     source: dict = {"kind": "volume", "channels": channels}
     notes, asked = {}, {}
     if header.spacing_um is None:

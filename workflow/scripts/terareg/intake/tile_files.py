@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from statistics import median
+from typing import Any
 
 from terareg.acquisition.image_files import estimate_pages, read_layout
 from terareg.acquisition.tile_grid import find_grid
@@ -59,14 +60,17 @@ class Stack:
     ome : OmeImage or None
     pages : (first, last) or None
         Pages of a file of several channels.
+    form : str
+        Format of its metadata.
     """
 
     path: str
     example: str
     label: str = ""
-    place: object = None
+    place: Any = None
     ome: OmeImage | None = None
     pages: tuple[int, int] | None = None
+    form: str = "OME-TIFF"
 
 
 # ---------------------------------------------------------------------- LaVision, Miltenyi
@@ -149,7 +153,11 @@ def _pattern(keys: Sequence[str]) -> str:
 
 
 def _source(
-    look: Look, channels: Mapping[str, str], ome: OmeImage | None, example: str
+    look: Look,
+    channels: Mapping[str, str],
+    ome: OmeImage | None,
+    example: str,
+    form: str = "OME-TIFF",
 ) -> tuple[dict, dict[str, str], dict[str, str]]:
     """Keys of input that all tables have, where they come from, and what is asked."""
     source: dict = {
@@ -162,7 +170,7 @@ def _source(
     spacing = ome.spacing_um if ome else (None, None, None)
     if all(spacing):
         source["spacing_um"] = list(spacing)
-        return source, {"spacing_um": spacing_note(example)}, {}
+        return source, {"spacing_um": spacing_note(example, form)}, {}
     known = [f"{a} is {v:g}" for a, v in zip("zyx", spacing) if v]
     more = f"; {PurePosixPath(example).name} says that {', '.join(known)}" if known else ""
     return source, {}, {"spacing_um": f"voxel size [z, y, x] in micrometres{more}"}
@@ -202,7 +210,7 @@ def _channels_of(look: Look, key: str) -> list[Stack]:
 
 
 def positioned_tiles(look: Look, stacks: Sequence[Stack]) -> Found | None:
-    """OME-TIFF tiles whose stage positions differ."""
+    """Tiles whose stage positions differ."""
     known = [s for s in stacks if s.ome is not None and s.ome.position_um is not None]
     places = {s.ome.position_um[1:] for s in known if s.ome and s.ome.position_um}
     if len(known) < len(stacks) or len(places) < 2:
@@ -219,16 +227,18 @@ def positioned_tiles(look: Look, stacks: Sequence[Stack]) -> Found | None:
         line = [stack.path, stack.label, y, x, *([z] if len(heights) > 1 else [])]
         lines.append(line + list(stack.pages or ()))
     first = placed[0]
-    source, notes, asked = _source(look, channel_names(labels), first.ome, first.example)
+    source, notes, asked = _source(
+        look, channel_names(labels), first.ome, first.example, first.form
+    )
     why = (
-        f"{len(placed)} stacks of OME-TIFF are at {len(places)} different stage positions, such as "
-        f"{first.example}",
+        f"{len(placed)} stacks of {first.form} are at {len(places)} different stage positions, "
+        f"such as {first.example}",
     )
     guesses = {"channels": _FIRST_CHANNEL, "table": _STAGE_GUESS}
     if not all(s.ome.unit_stated for s in placed if s.ome):
         guesses["table"] += "; the positions have no unit and are taken for micrometres"
     return Found(
-        "OME-TIFF tiles with stage positions", source, why, notes, guesses, asked,
+        f"{first.form} tiles with stage positions", source, why, notes, guesses, asked,
         table_text(columns, lines),
     )  # fmt: skip
 
@@ -240,7 +250,7 @@ def _place(stack: Stack) -> object:
 
 def _labelled(stacks: Sequence[Stack]) -> list[Stack]:
     """Stacks with a label of their channel: what differs in the names of files at one place."""
-    if stacks[0].pages is not None:
+    if stacks[0].label:
         return list(stacks)
     together: dict[object, list[Stack]] = {}
     for stack in stacks:
@@ -265,7 +275,7 @@ def tiles_by_names(look: Look, stacks: Sequence[Stack]) -> Found | None:
     """Stacks whose folders or files are named by row and column."""
     cells: dict[str, tuple[int, int]] = {}
     for stack in stacks:
-        match = _CELL.search(stack.path)
+        match = _CELL.search(stack.path.partition("#")[0])
         if match is None:
             return None
         row = next(match[g] for g in ("row", "row2", "row3") if match[g])
@@ -276,7 +286,9 @@ def tiles_by_names(look: Look, stacks: Sequence[Stack]) -> Found | None:
     placed = _labelled([replace(s, place=cells[s.path]) for s in stacks])
     first = placed[0]
     labels = dict.fromkeys(s.label for s in placed)
-    source, notes, asked = _source(look, channel_names(labels), first.ome, first.example)
+    source, notes, asked = _source(
+        look, channel_names(labels), first.ome, first.example, first.form
+    )
     source["overlap"] = None
     asked["overlap"] = "overlap of neighbouring tiles as fractions [y, x], for example [0.1, 0.1]"
     lines = [[s.path, s.label, *cells[s.path]] for s in placed]

@@ -196,11 +196,17 @@ def write_meshes(
     return summary
 
 
-def write_info(store: Store, key: str, settings: MeshSettings) -> dict[str, dict]:
-    """Write ``info`` of a folder of meshes; return what is known of it."""
+def write_info(
+    store: Store, key: str, settings: MeshSettings, properties: str | None = None
+) -> dict[str, dict]:
+    """Write ``info`` of a folder of meshes; return what is known of it.
+
+    ``properties`` is the folder of their segment properties, relative to it.
+    """
     sharding = settings.shards.to_json() if settings.sharded else None
     info = legacy.INFO if settings.form == "legacy" else multires.info_json(sharding)
-    return write_files(store, key, {"info": to_json(info)})
+    named = {} if properties is None else {"segment_properties": properties}
+    return write_files(store, key, {"info": to_json(info | named)})
 
 
 def check_ids(labels: Collection[int], settings: MeshSettings, name: str) -> None:

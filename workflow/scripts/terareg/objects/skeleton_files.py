@@ -128,10 +128,16 @@ def write_skeletons(
     return summary
 
 
-def write_info(store: Store, key: str, files: SkeletonFiles) -> dict[str, dict]:
-    """Write ``info`` of a folder of skeletons; return what is known of it."""
+def write_info(
+    store: Store, key: str, files: SkeletonFiles, properties: str | None = None
+) -> dict[str, dict]:
+    """Write ``info`` of a folder of skeletons; return what is known of it.
+
+    ``properties`` is the folder of their segment properties, relative to it.
+    """
     info = info_json(files.shards.to_json() if files.sharded else None)
-    return write_files(store, key, {"info": to_json(info)})
+    named = {} if properties is None else {"segment_properties": properties}
+    return write_files(store, key, {"info": to_json(info | named)})
 
 
 def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarray]:

@@ -76,6 +76,11 @@ def _parser() -> argparse.ArgumentParser:
     tiles.add_argument("--orientation", default="SAR", help="of the array axes z, y, x")
     tiles.add_argument("--sample", default="tiles2d", help="name in sample.yaml")
 
+    ome = command("ome", _ome, "write the tiles of an acquisition as OME-TIFF with positions")
+    ome.add_argument("--raw", type=Path, required=True, help="folder with Experiment.ini")
+    ome.add_argument("--out", type=Path, required=True, help="new folder")
+    ome.add_argument("--channels", type=int, nargs="+", default=[], help="numbers (default: all)")
+
     score = command("score", _score, "judge the results of a run by the truth")
     score.add_argument("--truth", type=Path, required=True)
     score.add_argument("--results", type=Path, required=True, help="for example results/demo")
@@ -169,6 +174,15 @@ def _tiles2d(options: argparse.Namespace) -> int:
         f"{len(settings.scanned_cells())} tiles, {settings.rows} rows of {settings.columns}, "
         f"overlap {100 * settings.overlap:.1f} %: {options.out}\n"
     )
+    return 0
+
+
+def _ome(options: argparse.Namespace) -> int:
+    # reading tiles takes imports that nothing else here needs
+    from terareg.phantom.ome_tiles import write_ome_tiles
+
+    files = write_ome_tiles(options.raw, options.out, options.channels)
+    sys.stdout.write(f"{len(files)} OME-TIFF files: {options.out}\n")
     return 0
 
 

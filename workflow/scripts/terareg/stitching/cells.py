@@ -43,7 +43,7 @@ class CellGrid:
             if other < self.cells and (direction == "SOUTH" or other % self.columns)
         ]
         self.nominal = _nominal(acquisition)
-        self.planes = int(acquisition.tile_shape[0])
+        self.tile_shape: tuple[int, int, int] = tuple(int(n) for n in acquisition.tile_shape)
 
     def links(self, pairs: Sequence[PairResult]) -> np.ndarray:
         """Cells (a, b) of every pair, int (n, 2)."""

@@ -187,19 +187,19 @@ def channel_poses(
     Returns
     -------
     origins, matrices : dict
-        Voxel v of the volume shows the channel's tile at index ``matrix @ (v - origin)``; tiles
-        without a matrix are only moved.
+        Voxel v of the volume, with :meth:`Placement.growths` undone, shows the channel's tile at
+        index ``matrix @ (v - origin)``; tiles without a matrix are only moved.
     """
     moved, bent = _chained([shift.applied(tile_shape) for shift in shifts])
-    leaning = placement.matrices(tile_shape[0])
+    leaning = placement.matrices(tile_shape)
     places: dict[str, tuple[float, float, float]] = {}
     matrices: dict[str, np.ndarray] = {}
     for name, origin in origins.items():
-        if name not in leaning and bent is None:
+        if name not in leaning and bent is None and not placement.growth:
             places[name] = tuple(float(o) + by for o, by in zip(origin, moved))
             continue
         lean = leaning.get(name, np.eye(3))
-        middle = np.array([half_extent(tile_shape)[0], 0, 0])
+        middle = half_extent(tile_shape)
         # index in the alignment channel's tile: lean @ (v - start), which is that in the channel's
         # plus what it is moved by
         start = np.array(origin, float) + middle - np.linalg.solve(lean, middle)

@@ -77,29 +77,50 @@ def find_line(windows: Sequence[WindowResult], tolerance, bins, lags) -> Consens
 
     Parameters are those of :func:`find_consensus`.
     """
+    depths = np.array([sum(w.z) / 2 for w in windows]).reshape(-1, 1)
+    return _find_flat(windows, depths, tolerance, bins, lags)
+
+
+def find_plane(windows: Sequence[WindowResult], tolerance, bins, lags) -> Consensus:
+    """Largest group of windows whose displacements lie on a plane over depth and seam.
+
+    As :func:`find_line`, for tiles that are turned or larger than their neighbours: their
+    displacement changes along the seam as well. Three windows make a plane.
+    """
+    places = np.array([(sum(w.z) / 2, sum(w.seam) / 2) for w in windows]).reshape(-1, 2)
+    if not np.ptp(places[:, 0], axis=0):
+        places = places[:, 1:]  # one depth
+    return _find_flat(windows, places, tolerance, bins, lags)
+
+
+def _find_flat(
+    windows: Sequence[WindowResult], places: np.ndarray, tolerance, bins, lags
+) -> Consensus:
+    """Largest group of windows whose displacements change linearly with their places."""
     box = np.prod([min(2 * t // k + 1, n) for t, k, n in zip(tolerance, bins, lags)])
     electorates = _electorates(windows)
+    terms = places.shape[1] + 1
     best = Consensus((), 1.0, 0)
     for voters in electorates:
-        depths = np.array([sum(windows[i].z) / 2 for i in voters])
+        design = np.column_stack([np.ones(len(voters)), places[voters]])
         shifts = np.array([windows[i].displ_vox for i in voters])
         peaks = np.array([windows[i].peak for i in voters])
         most, members = 0.0, np.zeros(len(voters), bool)
-        for i, j in combinations(range(len(voters)), 2):
-            if depths[i] == depths[j]:
+        for chosen in combinations(range(len(voters)), terms):
+            own = design[list(chosen)]
+            if abs(np.linalg.det(own)) < 1e-6:
                 continue
-            slope = (shifts[j] - shifts[i]) / (depths[j] - depths[i])
-            away = np.abs(shifts - shifts[i] - np.outer(depths - depths[i], slope))
-            near = np.all(away <= np.asarray(tolerance) + 1e-9, axis=1)
-            # of lines with as many windows the one with the higher peaks, then the flatter one
+            slopes = np.linalg.solve(own, shifts[list(chosen)])
+            near = np.all(np.abs(shifts - design @ slopes) <= np.asarray(tolerance) + 1e-9, axis=1)
+            # of trends with as many windows the one with the higher peaks, then the flatter one
             support = near.sum() + 1e-3 * peaks[near].sum() / max(float(peaks.sum()), 1e-12)
-            support -= 1e-6 * float(np.abs(slope).max())
+            support -= 1e-6 * float(np.abs(slopes[1:]).max())
             if support > most:
                 most, members = support, near
         count = int(members.sum())
-        if count < 3:
+        if count <= terms:
             continue
-        chance = math.comb(len(voters), count) * (box / np.prod(lags)) ** (count - 2)
+        chance = math.comb(len(voters), count) * (box / np.prod(lags)) ** (count - terms)
         chance *= len(electorates)
         if chance < best.chance:
             kept = tuple(i for i, near in zip(voters, members) if near)

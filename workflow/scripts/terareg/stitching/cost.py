@@ -58,7 +58,8 @@ def _estimate_steps(sample: Sample) -> Load:
 
 def _measure_displacements(sample: Sample) -> Load:
     read = sample.size.pairs * _pair_gb(sample)
-    return Load(pair_batches(sample), read, cpu_s=6 * read)
+    in_parts = sample.option("stitching.model") in ("affine", "auto")
+    return Load(pair_batches(sample), read, cpu_s=(7.5 if in_parts else 6) * read)
 
 
 def shifted_channels(sample: Sample) -> int:

@@ -23,7 +23,7 @@ from scipy import special
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
-from terareg.stitching.consensus import Consensus, find_consensus, find_line
+from terareg.stitching.consensus import Consensus, find_consensus, find_line, find_plane
 from terareg.stitching.correlation import (
     MIN_OVERLAP,
     best_peak,
@@ -34,11 +34,13 @@ from terareg.stitching.correlation import (
 from terareg.stitching.depth_search import find_depth
 from terareg.stitching.filters import bin_pixels, common_levels, levels_of, prepare
 from terareg.stitching.leans import lean_of_windows
-from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, WindowResult
+from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult, SeamPoint, WindowResult
 from terareg.stitching.projections import measure_projections
-from terareg.stitching.refinement import choose_patches, keep_patches, refine
+from terareg.stitching.refinement import choose_patches, cuts_of, keep_patches, refine
+from terareg.stitching.seam_points import points_of
 from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.strips import Strips, binning_of, windows_of
+from terareg.stitching.trends import robust_fit
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 _LEAST_SIGMA = 0.02  # voxels
 _LEAST_SEARCH = 6  # voxels along an axis that is searched: stages err by voxels, however coarse
 _NO_CHANCE = 1e-3  # probability that so many windows fit best at the limit of the search
+_SLANTING = 2.0  # times the tolerance, within which windows agree with a trend along the seam
 _UNMATCHED = ("disagree", "beyond_search")  # states of pairs with structure in their overlap
 
 
@@ -69,7 +72,9 @@ def measure_pair(
     with signal have more weight.
 
     Where windows with structure do not agree, the search goes on along z: sparse planes of the
-    whole stack, strongly binned, say where to look.
+    whole stack, strongly binned, say where to look. With ``settings.points`` they may also be split
+    along the seam, and agree on a displacement that changes with the place: a tile is turned, or
+    larger than its neighbour.
 
     With ``settings.engine`` "mip_ncc" the nominal overlap is measured as TeraStitcher does it, in
     whole voxels; for each axis the most reliable sub-volume is taken.
@@ -127,6 +132,11 @@ def measure_pair(
         else:
             read = result.bytes + attempt.bytes
             result = replace(result if attempt.status == "no_signal" else attempt, bytes=read)
+        if result.status in _UNMATCHED and settings.points:
+            read = pair.bytes
+            attempt = _measure(pair, settings, split=True)
+            result = replace(attempt if attempt.status == "ok" else result,
+                             bytes=result.bytes + pair.bytes - read)  # fmt: skip
         if result.status not in _UNMATCHED or settings.widen == 1:
             break
     assert result is not None
@@ -160,16 +170,18 @@ def measure_batch(
     )
 
 
-def _measure(pair: Strips, settings: DisplacementSettings) -> PairResult:
+def _measure(pair: Strips, settings: DisplacementSettings, split: bool = False) -> PairResult:
     bins = binning_of(pair, settings)
     windows, patches, lags = [], [], [1, 1, 1]
-    for z, seam in windows_of(pair, settings):
+    for z, seam in windows_of(pair, settings, split):
         boxes = pair.boxes(z, seam)
         if all(high > low for low, high in boxes[1]):
             window, lags, kept = _measure_window(pair, boxes, bins, settings)
             windows.append(window)
-            patches.append(kept)
+            patches.append(kept[:1] if split else kept)
     pair.release()
+    if split:
+        return _slanting(pair, (windows, patches), lags, bins, settings)
     return _result(pair, windows, patches, lags, bins, settings)
 
 
@@ -220,61 +232,74 @@ def _result(pair, windows, patches, lags, bins, settings) -> PairResult:
         return replace(nothing, reliability=reliability, agree=len(members), of=found.of or signal)
     nothing = replace(nothing, of=found.of)
     radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
+    along = pair.along if settings.points else None
     if found is line:
-        return _leaning(nothing, (windows, patches), line, pair.shape[0], radius)
+        return _leaning(nothing, (windows, patches), line, pair.shape[0], (radius, along))
     coarse = np.average(
         [windows[i].displ_vox for i in members], axis=0, weights=[windows[i].peak for i in members]
     )
     chosen = choose_patches([(i, p) for i in members for p in patches[i]], settings.patches)
-    fine = refine([p for _, p in chosen], np.rint(coarse).astype(int), radius)
+    middle = np.rint(coarse).astype(int)
+    cuts = cuts_of([p for _, p in chosen], middle, radius)
+    fine = refine(cuts, middle, radius)
     if fine is None:
         return replace(nothing, status="disagree", reliability=0.0, agree=len(members))
-    displ, sigma, peak, per_patch = fine
+    displ = fine.displ
     result = list(windows)
     for i in members:
-        own = [d for (j, _), d in zip(chosen, per_patch) if j == i and d is not None]
+        own = [d for (j, _), d in zip(chosen, fine.own) if j == i and d is not None]
         if own:
             shift = np.mean(own, axis=0)
         else:  # farther from the joint displacement than its patches are looked for
-            alone = refine(patches[i], np.rint(windows[i].displ_vox).astype(int), radius)
-            shift = displ if alone is None else alone[0]
+            place = np.rint(windows[i].displ_vox).astype(int)
+            alone = refine(cuts_of(patches[i], place, radius), place, radius)
+            shift = displ if alone is None else alone.displ
         result[i] = replace(windows[i], agrees=True, displ_vox=tuple(float(v) for v in shift))
-    nothing = replace(nothing, reliability=reliability, agree=len(members), peak=peak)
+    nothing = replace(nothing, reliability=reliability, agree=len(members), peak=fine.peak)
     lean = lean_of_windows(result, pair.shape[0])
     more = set(line.members) - set(members)
     if (more or (lean and lean[0].clear)) and 1 - line.chance >= settings.min_reliability:
-        leaning = _leaning(nothing, (result, patches), line, pair.shape[0], radius)
+        leaning = _leaning(nothing, (result, patches), line, pair.shape[0], (radius, along))
         if leaning.status == "ok":
-            return leaning
+            return replace(leaning, fall_vox=fine.fall)
     return replace(
         nothing,
         status="ok",
         displ_vox=tuple(float(v) for v in displ),
-        sigma_vox=tuple(float(v) for v in sigma),
+        sigma_vox=tuple(float(v) for v in fine.sigma),
         windows=tuple(result),
         lean_vox=lean and lean[0].vox,
         lean_sigma_vox=lean and lean[0].sigma_vox,
+        points=points_of(cuts, displ, pair.along) if settings.points else (),
+        fall_vox=fine.fall,
     )
 
 
-def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, radius) -> PairResult:
+def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, how) -> PairResult:
     """Result of a pair whose displacement changes with depth: of status "ok" if that is clear.
 
-    Windows are refined one by one, each around its own place on the line.
+    Windows are refined one by one, each around its own place on the line. ``how`` has the radius
+    of the refinement and the axis along the seam if points are asked for, else None.
     """
+    radius, along = how
     windows, patches = list(measured[0]), measured[1]
     depths = np.array([sum(windows[i].z) / 2 for i in line.members])
     design = np.column_stack([np.ones(len(depths)), depths])
     shifts = np.array([windows[i].displ_vox for i in line.members])
     expected = design @ np.linalg.lstsq(design, shifts, rcond=None)[0]
-    peaks = []
+    peaks: list[float] = []
+    points: list[SeamPoint] = []
     for i, place in zip(line.members, expected):
         windows[i] = replace(windows[i], agrees=False)
-        fine = refine(patches[i], np.rint(place).astype(int), radius)
-        if fine is not None and np.all(np.abs(fine[0] - place) <= radius):
-            shift = tuple(float(v) for v in fine[0])
+        middle_of = np.rint(place).astype(int)
+        cuts = cuts_of(patches[i], middle_of, radius)
+        fine = refine(cuts, middle_of, radius)
+        if fine is not None and np.all(np.abs(fine.displ - place) <= radius):
+            shift = tuple(float(v) for v in fine.displ)
             windows[i] = replace(windows[i], agrees=True, displ_vox=shift)
-            peaks.append(fine[2])
+            peaks.append(fine.peak)
+            if along is not None:
+                points += points_of(cuts, fine.displ, along)
     found = lean_of_windows(windows, planes)
     if found is None or not found[0].clear:
         return nothing
@@ -293,6 +318,59 @@ def _leaning(nothing: PairResult, measured, line: Consensus, planes: int, radius
         windows=tuple(windows),
         lean_vox=lean.vox,
         lean_sigma_vox=lean.sigma_vox,
+        points=tuple(points),
+    )
+
+
+def _slanting(pair: Strips, measured, lags, bins, settings: DisplacementSettings) -> PairResult:
+    """Result of a pair whose displacement changes along the seam: "ok" if windows say so."""
+    windows, patches = list(measured[0]), measured[1]
+    tolerance = np.maximum(_SLANTING * settings.tolerance_vox, bins)
+    plane = find_plane(windows, tolerance, bins, lags)
+    expected: tuple[float, float, float] = tuple(float(e) for e in pair.expected)
+    nothing = PairResult(
+        pair.names[0], pair.names[1], pair.direction, "disagree", expected, (0.0, 0.0, 0.0),
+        0.0, 0.0, len(plane.members), plane.of, expected, pair.search, tuple(windows), pair.bytes,
+    )  # fmt: skip
+    if 1 - plane.chance < settings.min_reliability:
+        return nothing
+    members = list(plane.members)
+    places = np.array([(sum(w.z) / 2, sum(w.seam) / 2) for w in windows])
+    middle = np.array([pair.shape[0], pair.shape[pair.along]]) / 2
+    design = np.column_stack([np.ones(len(windows)), places - middle])
+    if not np.ptp(places[:, 0]):
+        design = design[:, [0, 2]]
+    shifts = np.array([w.displ_vox for w in windows])
+    at = design @ robust_fit(design[members], shifts[members]).coefficients
+    radius = np.array([0 if s == 0 else k + 2 for s, k in zip(pair.search, bins)])
+    points: list[SeamPoint] = []
+    peaks, falls, good = [], [], []
+    for i in members:
+        near = np.rint(at[i]).astype(int)
+        cuts = cuts_of(patches[i], near, radius)
+        fine = refine(cuts, near, radius)
+        if fine is not None:
+            shifts[i] = fine.displ
+            windows[i] = replace(windows[i], agrees=True, displ_vox=tuple(map(float, fine.displ)))
+            points += points_of(cuts, fine.displ, pair.along)
+            good.append(i)
+            peaks.append(fine.peak)
+            falls.append(fine.fall)
+    if len(good) <= design.shape[1]:
+        return nothing
+    trend = robust_fit(design[good], shifts[good])
+    fall = np.median(falls, axis=0)
+    return replace(
+        nothing,
+        status="ok",
+        displ_vox=tuple(float(v) for v in trend.coefficients[0]),
+        sigma_vox=tuple(float(v) for v in np.maximum(trend.sigma[0], _LEAST_SIGMA)),
+        reliability=1 - plane.chance,
+        peak=float(np.mean(peaks)),
+        agree=len(good),
+        windows=tuple(windows),
+        points=tuple(points),
+        fall_vox=tuple(float(v) for v in fall),
     )
 
 

@@ -12,17 +12,22 @@ from scipy import sparse, special
 from scipy.sparse.csgraph import connected_components
 
 from terareg.core.errors import few
+from terareg.stitching.bends import misfits_of
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
 from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
-from terareg.stitching.pairs import DIRECTIONS, PairResult
+from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
+from terareg.stitching.shapes import LEAST_VOX, matrix_of, shape_warnings
+from terareg.volumes.tile_boxes import Growth, affine_box
 
 logger = logging.getLogger(__name__)
 
 _STEP_VOX = 3.0  # voxels by which a step may differ from the nominal one without a word
 _SURE = 0.999  # probability of what is said of a step, against chance
+#: share of the correlation of its best fit below which a seam does not fit as placed
+SEAM_SHARE = 0.5
+_FAR = 4.0  # times the distance at which a correlation is half; farther away there is none
 _FEW = 10  # links whose scatter a median of deviations may miss
-_ZERO = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,14 @@ class Solution:
         Scatter of the stage about the model.
     enough : dict of str to int
         Usable pairs per direction.
-    leans, applied : dict of str to Lean
-        Leans of the tiles as measured, and those that fusion is to correct.
+    leans : dict of str to Lean
+        Leans of the tiles as measured.
+    shapes : dict of str to array, (3, 3)
+        Shapes of tiles that fusion is to correct, see :mod:`terareg.stitching.shapes`.
+    straight : array of float, (pairs, 3), or None
+        Displacements of the pairs less what these shapes explain; None: as measured.
+    growth : float
+        See :class:`~terareg.stitching.placement.Placement`.
     """
 
     positions: np.ndarray
@@ -52,7 +63,9 @@ class Solution:
     sigma_vox: float
     enough: dict[str, int]
     leans: dict[str, Lean] = field(default_factory=dict)
-    applied: dict[str, Lean] = field(default_factory=dict)
+    shapes: dict[str, np.ndarray] = field(default_factory=dict)
+    straight: np.ndarray | None = None
+    growth: float = 0.0
 
 
 def report(
@@ -61,11 +74,14 @@ def report(
     """The placement, with the state of every link and warnings for the user."""
     kept, usable, x, model = found.kept, found.usable, found.positions, found.model
     measured = grid.links(pairs)
+    straight = found.straight
+    if straight is None:
+        straight = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
     links, count = [], np.zeros(grid.cells, int)
     in_loop = corroborated(grid, measured, pairs, usable)
     for k, pair in enumerate(pairs):
         a, b = measured[k]
-        residual = np.array(pair.displ_vox) - (x[b] - x[a])
+        residual = straight[k] - (x[b] - x[a])
         state, reason = "kept", ""
         if not usable[k]:
             state = "empty" if pair.status == "no_signal" else "unused"
@@ -80,7 +96,7 @@ def report(
             Link(
                 pair.a, pair.b, pair.direction, _floats(pair.displ_vox), _floats(residual),
                 _floats(pair.sigma_vox), float(pair.reliability), state, reason,
-                pair.lean_vox, pair.lean_sigma_vox,
+                pair.lean_vox, pair.lean_sigma_vox, _seam_share(pair, residual),
             )
         )  # fmt: skip
     accepted = measured[kept]
@@ -95,18 +111,29 @@ def report(
         state = "model"
         if count[cell]:
             state = "linked" if group[cell] == largest else "group"
+        shape = found.shapes.get(name, np.zeros((3, 3)))
         tiles[name] = PlacedTile(
             cell // grid.columns, cell % grid.columns, _floats(x[cell]), _integers(x[cell]),
-            state, int(count[cell]), found.applied[name].vox if name in found.applied else _ZERO,
+            state, int(count[cell]), *(_floats(column) for column in shape.T),
         )  # fmt: skip
     unscanned = {
         f"{cell // grid.columns},{cell % grid.columns}": _integers(x[cell])
         for cell in range(grid.cells)
         if cell not in grid.names
     }
-    loops = _loops(grid, pairs, measured, kept, usable)
+    loops = _loops(grid, pairs, straight, kept, usable)
     summary = _summary(links, loops, tiles)
-    summary["lean_left_vox"] = lean_left(pairs, kept, found.applied)
+    summary["lean_left_vox"] = lean_left(pairs, kept, found.shapes)
+    shares = [link.seam_share for link in links if link.seam_share is not None]
+    summary["seams_off_percent"] = (
+        100 * sum(share < SEAM_SHARE for share in shares) / len(shares) if shares else None
+    )
+    misfits = misfits_of(grid, pairs, x, found.shapes)
+    within = [size for k, sizes in misfits.items() if kept[k] for size in sizes]
+    summary["seam_misfit_vox"] = float(np.percentile(within, 95)) if within else None
+    summary["tiles_bent"] = sum(
+        bool(np.abs(shape[:, 1:]).max() > LEAST_VOX) for shape in found.shapes.values()
+    )
     summary["tiles_leaning"] = len(leaning(found.leans)) if found.leans else None
     groups = len({int(group[c]) for c in grid.names if count[c]})
     warnings = _warnings(grid, pairs, links, tiles, groups, found)
@@ -125,6 +152,7 @@ def report(
         },
         summary,
         tuple(warnings),
+        found.growth,
     )
 
 
@@ -159,12 +187,64 @@ def _why_rejected(residual, pair: PairResult, model, in_loop: bool) -> str:
     )
 
 
-def _loops(grid, pairs, measured, kept, usable) -> list[dict]:
-    at = {
-        (int(a), pair.direction): k
-        for k, ((a, _), pair) in enumerate(zip(measured, pairs))
-        if usable[k]
-    }
+def _seam_share(pair: PairResult, residual: np.ndarray) -> float | None:
+    """Correlation at a distance from the best fit, as a share of it: that of a Gaussian peak."""
+    if pair.status != "ok" or pair.fall_vox is None:
+        return None
+    away = [abs(float(r)) / f for r, f in zip(residual, pair.fall_vox) if f > 0]
+    return round(2.0 ** -sum(min(part, _FAR) ** 2 for part in away), 6)
+
+
+def _seam_warnings(pairs, links) -> list[str]:
+    """A sentence about seams that do not fit where their tiles were placed."""
+    off = [
+        (link.seam_share, f"{link.a}-{link.b} ({pair.peak:.2f} at best, "
+         f"{pair.peak * link.seam_share:.2f} as placed)")
+        for pair, link in zip(pairs, links)
+        if link.seam_share is not None and link.seam_share < SEAM_SHARE
+    ]  # fmt: skip
+    if not off:
+        return []
+    return [
+        f"{len(off)} seams correlate less than half as well where their tiles were placed as at "
+        f"their own best fit: {few([words for _, words in sorted(off)])}"
+    ]
+
+
+def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile], growth: float) -> list[str]:
+    """A sentence about neighbours between which their shapes leave a gap."""
+    shape = np.array(grid.tile_shape)
+    boxes = {}
+    per_plane = growth / max(1, grid.tile_shape[0] - 1)
+    for name, tile in tiles.items():
+        if np.any(tile.shape) or growth:
+            matrix, middle = matrix_of(tile.shape, grid.tile_shape), (shape - 1) / 2
+            centre = np.array(tile.origin_vox) + middle
+            origin = tuple(centre - np.linalg.solve(matrix, middle))
+            larger = Growth(tuple(centre.tolist()), per_plane) if growth else None
+            boxes[name] = affine_box(name, origin, matrix, grid.tile_shape, larger)
+        else:
+            boxes[name] = tile.integer, tuple(np.add(tile.integer, shape).tolist())
+    gaps = []
+    for cell, other, direction in grid.neighbours:
+        a, b = grid.names.get(cell), grid.names.get(other)
+        if a is None or b is None:
+            continue
+        if not (growth or np.any(tiles[a].shape) or np.any(tiles[b].shape)):
+            continue
+        gap = boxes[b][0][SEAM_AXIS[direction]] - boxes[a][1][SEAM_AXIS[direction]]
+        if gap > 0:
+            gaps.append(f"{a}-{b} ({gap} voxels)")
+    if not gaps:
+        return []
+    return [
+        f"the shapes of tiles leave the overlap, so that the fused volume is black between "
+        f"{few(gaps)}; acquire with more overlap, or set stitching.model: translation"
+    ]
+
+
+def _loops(grid, pairs, straight, kept, usable) -> list[dict]:
+    at = {(grid.index[pair.a], pair.direction): k for k, pair in enumerate(pairs) if usable[k]}
     loops = []
     for row in range(grid.rows - 1):
         for column in range(grid.columns - 1):
@@ -172,7 +252,7 @@ def _loops(grid, pairs, measured, kept, usable) -> list[dict]:
             sides = sides_of(grid, cell)
             if not all(side in at for side in sides):
                 continue
-            top, right, bottom, left = (np.array(pairs[at[s]].displ_vox) for s in sides)
+            top, right, bottom, left = (straight[at[s]] for s in sides)
             loops.append(
                 {
                     "row": row,
@@ -248,14 +328,27 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
                 f"({', '.join(f'{v:.1f}' for v in grid.nominal[direction])})"
             )
     warnings += jump_warnings(pairs, found.kept)
-    told = lean_warnings(found.leans, grid.planes)
-    if told and found.applied:
+    told = lean_warnings(found.leans, grid.tile_shape[0])
+    if told and found.shapes:
         told[0] += "; fusion moves their planes accordingly (xml_merging.xml holds their middle)"
     elif told:
         told[0] += (
             "; they are placed right in the middle of the stack alone: set stitching.model: auto"
         )
-    return warnings + told
+    bent = shape_warnings(found.shapes, len(tiles), grid.tile_shape)
+    if bent:
+        bent[0] += (
+            "; fusion puts them right (xml_merging.xml holds their middles alone, placement.json "
+            "the rest)"
+        )
+    if found.growth:
+        told.insert(
+            0,
+            f"what all tiles show changes its size by {-100 * found.growth:+.2f} % from the first "
+            "plane to the last; fusion scales their planes (xml_merging.xml holds their middle)",
+        )
+    warnings += told + bent
+    return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles, found.growth)
 
 
 def _error_of_median(values: np.ndarray) -> np.ndarray:

@@ -8,14 +8,17 @@ a.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from terareg.core.errors import few
 from terareg.stitching.consensus import find_consensus
+from terareg.stitching.shapes import LEAST_VOX
+from terareg.stitching.trends import robust_fit
 
 if TYPE_CHECKING:
     from terareg.stitching.pairs import PairResult, WindowResult
@@ -24,8 +27,9 @@ CLEAR = 4.0  # standard errors from which a lean is told
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
 _JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
+_LEAST_TILES = 4  # from which a trend of their leans is told
+_UNEXPLAINED = 0.5  # of the leans, at most, that the trend leaves
 _JUMP_CHANCE = 0.01  # probability of agreeing by chance
-_LEAST_VOX = 1.0  # of a tile over its stack, from which it is told and may be corrected
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Lean:
     def told(self) -> Lean:
         """The lean along the axes on which it is clear and large enough to matter, else 0."""
         vox: tuple[float, float, float] = tuple(
-            v if abs(v) > max(CLEAR * s, _LEAST_VOX) else 0.0
+            v if abs(v) > max(CLEAR * s, LEAST_VOX) else 0.0
             for v, s in zip(self.vox, self.sigma_vox)
         )
         return Lean(vox, self.sigma_vox)
@@ -109,6 +113,62 @@ def leans_of_tiles(
     return {name: Lean(_floats(values[k]), _floats(sigmas[k])) for name, k in index.items()}
 
 
+def growth_of(leans: Mapping[str, Lean], places: Mapping[str, np.ndarray], planes: int) -> float:
+    """By how much the planes of all tiles must grow from the first to the last, relatively.
+
+    The stage moves by the same step whatever the depth. Where what the tiles show becomes smaller
+    with depth, so that their planes must grow, leans along y and x fall with the tile's place along
+    y and x, by the same for both. 0 unless this is clear and explains most of the leans.
+
+    Parameters
+    ----------
+    leans : mapping
+        Tile name to its lean, see :func:`leans_of_tiles`.
+    places : mapping
+        Tile name to its origin (z, y, x), voxels.
+    planes : int
+        Of the stack.
+    """
+    names = sorted(leans)
+    if len(names) < _LEAST_TILES or planes < 2:
+        return 0.0
+    at = np.array([places[name][1:] for name in names], float)
+    found = np.array([leans[name].vox[1:] for name in names], float)
+    reach = float(np.ptp(at, axis=0).max())
+    if not reach:
+        return 0.0
+    number = len(names)
+    design = np.column_stack([np.repeat(np.eye(2), number, axis=0), at.T.ravel() / reach])
+    values = found.T.reshape(-1, 1)
+    trend = robust_fit(design, values)
+    along, error = float(trend.coefficients[2, 0]), float(trend.sigma[2, 0])
+    known = float(np.median([leans[name].sigma_vox[1:] for name in names])) / math.sqrt(number)
+    left = float(np.median(np.abs(values - trend.at(design))))
+    there = float(np.median(np.abs(found - np.median(found, axis=0))))
+    if abs(along) < max(CLEAR * error, CLEAR * known, LEAST_VOX) or left > _UNEXPLAINED * there:
+        return 0.0
+    return round(-along / reach, 9) + 0.0
+
+
+def without_growth(pair: PairResult, growth: float, planes: int) -> PairResult:
+    """A pair as it would be without growth; ``displ_vox`` holds in the middle of the stack."""
+    half = (planes - 1) / 2
+
+    def straight(displ, z: float) -> tuple[float, float, float]:
+        grown = growth * (z - half) / (planes - 1)
+        return displ[0], displ[1] * (1 + grown), displ[2] * (1 + grown)
+
+    points = tuple(
+        replace(point, displ_vox=straight(point.displ_vox, point.at_vox[0]))
+        for point in pair.points
+    )
+    lean = pair.lean_vox
+    if lean is not None:
+        _, y, x = pair.displ_vox
+        lean = lean[0], lean[1] + growth * y, lean[2] + growth * x
+    return replace(pair, points=points, lean_vox=lean)
+
+
 def leaning(leans: Mapping[str, Lean]) -> dict[str, Lean]:
     """The tiles whose lean is clear and large enough to matter, along the axes where it is."""
     return {name: lean.told() for name, lean in leans.items() if any(lean.told().vox)}
@@ -128,9 +188,9 @@ def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
 
 
 def lean_left(
-    pairs: Sequence[PairResult], kept: Iterable[bool], applied: Mapping[str, Lean]
+    pairs: Sequence[PairResult], kept: Iterable[bool], shapes: Mapping[str, np.ndarray]
 ) -> float | None:
-    """Largest lean of a kept pair that is left once ``applied`` leans of tiles are corrected.
+    """Largest lean of a kept pair that is left once the shapes of tiles are corrected.
 
     Two standard errors less, so that noise does not count; None if none was measured.
     """
@@ -138,8 +198,7 @@ def lean_left(
     for pair, keep in zip(pairs, kept):
         lean = _measured(pair)
         if keep and lean is not None:
-            a, b = (np.array(applied[n].vox if n in applied else (0.0, 0.0, 0.0))
-                    for n in (pair.a, pair.b))  # fmt: skip
+            a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
             left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
             found.append(max(0.0, float(left.max())))
     return max(found, default=None)

@@ -32,11 +32,14 @@ class Cut:
     a, b : array of float32, (z, y, x)
     start : array of int
         With displacement d (origin(b) - origin(a)), ``a[i]`` meets ``b[i - (d - start)]``.
+    first : tuple of int
+        Position of ``a[0, 0, 0]`` in its tile.
     """
 
     a: np.ndarray
     b: np.ndarray
     start: np.ndarray
+    first: tuple[int, ...] = (0, 0, 0)
 
 
 def fit(
@@ -85,6 +88,8 @@ def fit(
             weighted += slopes_a * weight
             rights.append(np.einsum("ik,k", weighted, _inside(b - a, axes, 1).ravel()) / 2)
         normal, right = np.sum(normals, axis=0), np.array(rights)
+        if not np.isfinite(normal).all():
+            return None
         if np.linalg.eigvalsh(normal)[0] <= 1e-3 * np.trace(normal) / len(axes):
             return None
         change = np.linalg.solve(normal, right.sum(0))

@@ -63,6 +63,22 @@ class WindowResult:
 
 
 @dataclass(frozen=True)
+class SeamPoint:
+    """Displacement of a small part of a seam.
+
+    Attributes
+    ----------
+    at_vox : tuple of float
+        Where in tile a (z, y, x) the structure lies that it was measured from, voxels.
+    displ_vox : tuple of float
+        As of a pair (z, y, x), voxels.
+    """
+
+    at_vox: tuple[float, float, float]
+    displ_vox: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class PairResult:
     """Measured displacement of two neighbouring tiles.
 
@@ -96,6 +112,12 @@ class PairResult:
         Change of the displacement (z, y, x) from the first plane of the stack to the last, and its
         standard error, from all windows; None where fewer than three depths were measured. Where
         it is clear, ``displ_vox`` is the displacement in the middle of the stack.
+    points : tuple of SeamPoint
+        Parts of the seam, measured one by one, from which warped tiles are told; empty unless
+        asked for, see :class:`~terareg.stitching.settings.DisplacementSettings`.
+    fall_vox : tuple of float or None
+        Distance (z, y, x) from ``displ_vox`` at which the correlation has fallen to half, voxels;
+        0 along an axis that was not searched; None where no correlation was measured.
     """
 
     a: str
@@ -115,6 +137,8 @@ class PairResult:
     engine: str = "ncc"
     lean_vox: tuple[float, float, float] | None = None
     lean_sigma_vox: tuple[float, float, float] | None = None
+    points: tuple[SeamPoint, ...] = ()
+    fall_vox: tuple[float, float, float] | None = None
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
@@ -125,6 +149,10 @@ class PairResult:
         """Inverse of :meth:`to_json`."""
         data = dict(data)
         data["windows"] = tuple(WindowResult.from_json(w) for w in data["windows"])
+        points = data.get("points", ())
+        data["points"] = tuple(
+            SeamPoint(as_tuples(point["at_vox"]), as_tuples(point["displ_vox"])) for point in points
+        )
         return cls(**{k: as_tuples(v) for k, v in data.items()})
 
 

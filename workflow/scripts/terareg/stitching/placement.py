@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
 from terareg.core.errors import StitchingError
+from terareg.stitching.shapes import matrix_of
 from terareg.storage.records import read_json_as, write_json
+from terareg.volumes.tile_boxes import Growth
+
+_ZERO = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,10 @@ class PlacedTile:
         "file": read from a TeraStitcher file.
     links : int
         Accepted links.
-    lean_vox : tuple of float
-        How far what it shows moves (z, y, x) from its first plane to its last, as fusion corrects
-        it; ``origin_vox`` holds in the middle of its stack.
+    lean_vox, height_vox, width_vox : tuple of float
+        How far what it shows moves (z, y, x), beside its own planes, rows and columns, from its
+        first plane to its last, from its first row to its last and from its first column to its
+        last, as fusion corrects it; ``origin_vox`` holds in its middle.
     """
 
     row: int
@@ -79,7 +85,14 @@ class PlacedTile:
     integer: tuple[int, int, int]
     state: str
     links: int
-    lean_vox: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    lean_vox: tuple[float, float, float] = _ZERO
+    height_vox: tuple[float, float, float] = _ZERO
+    width_vox: tuple[float, float, float] = _ZERO
+
+    @property
+    def shape(self) -> np.ndarray:
+        """The three as columns of a matrix, see :mod:`terareg.stitching.bends`."""
+        return np.column_stack([self.lean_vox, self.height_vox, self.width_vox])
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class Link:
     displ_vox : tuple of float
         As measured (z, y, x).
     residual_vox : tuple of float
-        Measured minus placed.
+        Measured minus placed; of tiles that are more than moved, the mean over the seam.
     sigma_vox : tuple of float
     reliability : float
     state : str
@@ -103,6 +116,9 @@ class Link:
     lean_vox, lean_sigma_vox : tuple of float or None
         Change of the displacement over the stack and its standard error, see
         :class:`~terareg.stitching.pairs.PairResult`.
+    seam_share : float or None
+        Correlation of the seam where the tiles were placed, as a share of that at its own best
+        fit; None where that was not measured.
     """
 
     a: str
@@ -116,6 +132,7 @@ class Link:
     reason: str = ""
     lean_vox: tuple[float, float, float] | None = None
     lean_sigma_vox: tuple[float, float, float] | None = None
+    seam_share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +155,9 @@ class Placement:
     summary : dict
         Numbers for the report: links by state; residual and closure statistics.
     warnings : tuple of str
+    growth : float
+        By how much the planes of all tiles grow from the first to the last, relatively, as fusion
+        scales them about the middles of the tiles; positions hold in the middle of the stack.
     """
 
     tiles: dict[str, PlacedTile]
@@ -147,24 +167,36 @@ class Placement:
     model: dict = field(default_factory=dict)
     summary: dict = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    growth: float = 0.0
 
     def origins(self, subpixel: bool = False) -> dict[str, tuple[float, float, float]]:
         """Origin (z, y, x) of every tile, voxels: whole ones, or exact with ``subpixel``."""
         return {n: t.origin_vox if subpixel else t.integer for n, t in self.tiles.items()}
 
-    def matrices(self, planes: int) -> dict[str, np.ndarray]:
-        """Matrix of every tile that leans, (3, 3); ``planes`` are those of a tile.
+    def matrices(self, tile_shape: Sequence[int]) -> dict[str, np.ndarray]:
+        """Matrix, (3, 3), of every tile of ``tile_shape`` that is more than moved.
 
         Voxel v shows the tile at index ``matrix @ (v - middle) + middle``, both relative to the
-        tile's origin, ``middle`` being its middle plane, row 0 and column 0.
+        tile's origin, ``middle`` being the middle of the tile.
         """
-        found = {}
-        for name, tile in self.tiles.items():
-            if any(tile.lean_vox):
-                back = np.eye(3)
-                back[:, 0] += np.array(tile.lean_vox) / (planes - 1)
-                found[name] = np.linalg.inv(back)
-        return found
+        return {
+            name: matrix_of(tile.shape, tile_shape)
+            for name, tile in self.tiles.items()
+            if np.any(tile.shape)
+        }
+
+    def growths(
+        self, origins: Mapping[str, Sequence[float]], tile_shape: Sequence[int]
+    ) -> dict[str, Growth]:
+        """Growth of every tile of which the origin (z, y, x) is given; none if it is 0."""
+        if not self.growth:
+            return {}
+        middle = (np.array(tile_shape, float) - 1) / 2
+        per_plane = self.growth / (int(tile_shape[0]) - 1)
+        return {
+            name: Growth(tuple(float(v) for v in np.add(origin, middle)), per_plane)
+            for name, origin in origins.items()
+        }
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""
@@ -177,7 +209,8 @@ class Placement:
             {
                 name: PlacedTile(
                     t["row"], t["column"], tuple(t["origin_vox"]), tuple(t["integer"]),
-                    t["state"], t["links"], tuple(t.get("lean_vox", (0.0, 0.0, 0.0))),
+                    t["state"], t["links"],
+                    *(tuple(t.get(f"{key}_vox", _ZERO)) for key in ("lean", "height", "width")),
                 )
                 for name, t in sorted(
                     data["tiles"].items(), key=lambda item: (item[1]["row"], item[1]["column"])
@@ -195,6 +228,7 @@ class Placement:
             {k: _tuples(v) for k, v in data["model"].items()},
             dict(data["summary"]),
             tuple(data["warnings"]),
+            float(data.get("growth", 0.0)),
         )  # fmt: skip
 
 

@@ -87,17 +87,43 @@ def choose_patches(patches, number: int):
     return sorted((best + rest)[:number], key=lambda p: (p[0], p[1].start))
 
 
-def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
-    """Sub-voxel displacement from all patches jointly.
+@dataclass(frozen=True)
+class Refined:
+    """Result of :func:`refine`.
+
+    Attributes
+    ----------
+    displ, sigma : array of float
+        Displacement (z, y, x) and its standard error, voxels.
+    peak : float
+        Correlation there, on average of the patches.
+    own : list of (array or None)
+        Displacement of each patch alone, None where it has no maximum nearby.
+    fall : tuple of float
+        Distance (z, y, x) at which the correlation has fallen to half, voxels.
+    """
+
+    displ: np.ndarray
+    sigma: np.ndarray
+    peak: float
+    own: list[np.ndarray | None]
+    fall: tuple[float, float, float]
+
+
+def cuts_of(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray) -> list[Cut | None]:
+    """Prepared voxels of patches around a displacement; None where the tiles do not overlap."""
+    return [_cut(patch, coarse, radius) for patch in patches]
+
+
+def refine(cuts: Sequence[Cut | None], coarse: np.ndarray, radius: np.ndarray) -> Refined | None:
+    """Sub-voxel displacement from all patches jointly, see :func:`cuts_of`.
 
     The least-squares fit over the voxels of all patches starts at the maximum of the sum of their
     correlation maps, which is good to a fraction of a voxel. A fit that ends farther from it than
     the patches scatter is discarded: the edge of the tissue may mislead it.
 
-    Returns (displ, sigma, peak, displacement of each patch or None), or None if the sum has no
-    maximum inside the radius.
+    None if the sum has no maximum inside the radius.
     """
-    cuts = [_cut(patch, coarse, radius) for patch in patches]
     maps: list[np.ndarray | None] = []
     total: np.ndarray | float = 0.0
     for cut in cuts:
@@ -127,7 +153,28 @@ def refine(patches: Sequence[Patch], coarse: np.ndarray, radius: np.ndarray):
         away = np.abs(fitted[0] - displ)
         if np.all(away <= _BELIEVED * np.maximum(sigma, _LEAST_SCATTER)):
             displ, sigma = fitted
-    return displ, sigma, float(np.mean([m[index] for m in maps if m is not None])), own
+    peak = float(np.mean([m[index] for m in maps if m is not None]))
+    return Refined(displ, sigma, peak, own, _fall(total, index))
+
+
+def _fall(total: np.ndarray, index) -> tuple[float, float, float]:
+    """Distance from the maximum at which a map has fallen to half of it, along each axis.
+
+    Between the places of the map linearly, the nearer of both sides; the end of the map where it
+    does not fall so far.
+    """
+    found = []
+    for axis, n in enumerate(total.shape):
+        line = total[tuple(slice(None) if k == axis else i for k, i in enumerate(index))]
+        line = line / line[index[axis]]
+        sides = []
+        for side in (line[index[axis] :], line[: index[axis] + 1][::-1]):
+            low = np.flatnonzero(side <= 0.5)
+            if len(low):
+                k = int(low[0])
+                sides.append(k - (0.5 - side[k]) / max(float(side[k - 1] - side[k]), 1e-9))
+        found.append(float(min(sides, default=n // 2)))
+    return found[0], found[1], found[2]
 
 
 def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
@@ -144,7 +191,8 @@ def _cut(patch: Patch, coarse: np.ndarray, radius) -> Cut | None:
         _prepared(pixels, spans, patch.levels)
         for pixels, spans in zip(patch.pixels, (spans_a, spans_b))
     )
-    return Cut(a, b, start + [p[0] - q[0] for p, q in zip(spans_a, spans_b)])
+    first = tuple(int(at + span[0]) for at, span in zip(patch.start[0], spans_a))
+    return Cut(a, b, start + [p[0] - q[0] for p, q in zip(spans_a, spans_b)], first)
 
 
 def _prepared(pixels: np.ndarray, spans, levels) -> np.ndarray:

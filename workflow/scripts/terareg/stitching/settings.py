@@ -9,6 +9,9 @@ from terareg.core.errors import StitchingError
 from terareg.stitching import mip_ncc
 
 ENGINES = ("ncc", "mip_ncc")
+#: how a tile may lie, see :func:`terareg.stitching.solver.place`, and models that need points
+MODELS = ("translation", "depth", "affine", "auto")
+MODELS_OF_POINTS = ("affine", "auto")
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class DisplacementSettings:
     subvolume_planes : int
         Largest number of planes of a sub-volume that mip_ncc measures. ncc does not use it; of the
         other options mip_ncc uses only ``search_um``.
+    points : bool
+        Measure parts of the seams one by one as well, from which warped tiles are told.
     step_east_vox, step_south_vox : tuple of float or None
         Measured stage steps (z, y, x) that replace the acquisition's nominal ones,
         see :func:`estimate_steps`.
@@ -60,6 +65,7 @@ class DisplacementSettings:
     min_reliability: float = 0.99
     dark: float | None = None
     subvolume_planes: int = 200
+    points: bool = False
     step_east_vox: tuple[float, float, float] | None = None
     step_south_vox: tuple[float, float, float] | None = None
 

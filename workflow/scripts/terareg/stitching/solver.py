@@ -18,21 +18,23 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 
 from terareg.core.errors import StitchingError
+from terareg.stitching.bends import Bends, clear_shapes, misfits_of, solve_bends
 from terareg.stitching.cells import CellGrid, corroborated
 from terareg.stitching.findings import Solution, report, why_unusable
-from terareg.stitching.leans import Lean, leaning, leans_of_tiles
+from terareg.stitching.leans import Lean, growth_of, leaning, leans_of_tiles, without_growth
 from terareg.stitching.pairs import DIRECTIONS, PairResult
 from terareg.stitching.placement import Placement, PlacementSettings
+from terareg.stitching.settings import MODELS, MODELS_OF_POINTS
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
-
-MODELS = ("translation", "depth", "auto")
 
 # Largest deviation, in standard deviations, of a link that no loop confirms from the stage model,
 # and the same if it contradicts the robust solution as well.
 _STRAYS = 5.0
 _STRAYS_AND_WRONG = 3.0
+# Share of the misfit of seams that shapes of tiles may leave, to be taken for what they are.
+_EXPLAINED = 0.5
 _TIE = 1e-7  # relative weight of the model once links have been kept or rejected
 
 
@@ -60,8 +62,9 @@ def place(
     settings : PlacementSettings, optional
     tile_model : str
         "translation": every tile is moved as a whole; "depth": its planes may move with depth, by
-        the lean that the links measured; "auto": this for tiles whose lean is clear and large
-        enough to matter.
+        the lean that the links measured; "affine": turned, magnified and sheared as well, by what
+        points of the seams measured; "auto": the simplest of these that explains the links, for
+        tiles for which it is clear and large enough to matter.
 
     Returns
     -------
@@ -125,11 +128,86 @@ def place(
         kept = now
     found = Solution(x, usable, kept, model, stage_sigma, enough)
     leans = leans_of_tiles(list(grid.index), pairs, kept)
+    if tile_model in MODELS_OF_POINTS:
+        planes = grid.tile_shape[0]
+        places = {name: x[cell] for name, cell in grid.index.items()}
+        growth = growth_of(leans, places, planes)
+        if growth:
+            pairs = [without_growth(pair, growth, planes) for pair in pairs]
+            leans = leans_of_tiles(list(grid.index), pairs, kept)
+            found = replace(found, growth=growth)
+    shapes = {name: _leaning_shape(lean) for name, lean in _applied(leans, tile_model).items()}
+    found = replace(found, leans=leans, shapes=shapes)
+    if tile_model in MODELS_OF_POINTS:
+        found = _bent(grid, pairs, found, settings, tile_model)
+    return report(grid, pairs, found, settings)
+
+
+def _applied(leans: dict[str, Lean], tile_model: str) -> dict[str, Lean]:
     if tile_model == "translation":
-        applied: dict[str, Lean] = {}
-    else:
-        applied = leans if tile_model == "depth" else leaning(leans)
-    return report(grid, pairs, replace(found, leans=leans, applied=applied), settings)
+        return {}
+    return leans if tile_model == "depth" else leaning(leans)
+
+
+def _leaning_shape(lean: Lean) -> np.ndarray:
+    return np.column_stack([lean.vox, np.zeros((3, 2))])
+
+
+def _bent(
+    grid: CellGrid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings,
+    tile_model: str,
+) -> Solution:  # fmt: skip
+    """The solution with shapes of tiles that are turned, larger or sheared; as it is without."""
+    best = found
+    for used in (found.kept, found.usable):
+        # links that tiles as they are seem to contradict may be those that tell their shapes
+        if best is not found and np.array_equal(best.kept, found.usable):
+            break
+        if any(pair.points and use for pair, use in zip(pairs, used)):
+            other = _bent_by(grid, pairs, replace(found, kept=used), settings, tile_model)
+            if other is not None and other.kept.sum() > best.kept.sum() - (best is found):
+                best = other
+    return best
+
+
+def _bent_by(
+    grid: CellGrid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings,
+    tile_model: str,
+) -> Solution | None:  # fmt: skip
+    """The same by the links that ``found`` keeps; None if they tell no shape."""
+    tied = sorted({n for p, use in zip(pairs, found.kept) if use for n in (p.a, p.b)})
+    every = (0, 1, 2) if grid.tile_shape[0] > 1 else (1, 2)
+    free: dict[str, Sequence[int]] = dict.fromkeys(tied, every)
+    bends = solve_bends(grid, pairs, found.kept, found.positions, free)
+    if tile_model == "auto":
+        clear = clear_shapes(bends)
+        if not clear:
+            return None
+        free = {**dict.fromkeys(found.shapes, (0,)), **dict.fromkeys(clear, every)}
+        bends = solve_bends(grid, pairs, found.kept, found.positions, free)
+        if not _explain(grid, pairs, found, bends):
+            return None
+    ends = grid.links(pairs)
+    step = bends.positions[ends[:, 1]] - bends.positions[ends[:, 0]]
+    displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
+    left = np.where(np.isnan(bends.residuals), displ - step, bends.residuals)
+    length = np.linalg.norm(left, axis=1)
+    scatter = 1.4826 * float(np.median(length[found.kept]))
+    kept = found.usable & (length <= max(settings.reject_vox, settings.reject_sigmas * scatter))
+    return replace(
+        found, positions=bends.positions, kept=kept, shapes=bends.shapes, straight=step + left
+    )
+
+
+def _explain(grid: CellGrid, pairs, found: Solution, bends: Bends) -> bool:
+    """Whether shapes explain most of what seams of their tiles show: a warp is none of them."""
+    near = [k for k, p in enumerate(pairs) if found.kept[k] and {p.a, p.b} & set(bends.shapes)]
+    before = misfits_of(grid, pairs, found.positions, found.shapes)
+    after = misfits_of(grid, pairs, bends.positions, bends.shapes)
+    sizes = [
+        np.concatenate([misfit.get(k, np.zeros(0)) for k in near]) for misfit in (before, after)
+    ]
+    return not sizes[0].size or bool(sizes[1].mean() < _EXPLAINED * sizes[0].mean())
 
 
 def _stage_model(grid, pairs, displ, usable):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from terareg.stitching.settings import DisplacementSettings
 
 _MIN_SEGMENT = 24  # shortest stretch of a seam that can be a separate window, pixels
+_SPLIT_PX = 96  # pixels, at least, of the stretches of a seam that is split
+_MOST_SEGMENTS = 6
 _MIN_PLANES = 10  # fewest planes of a window, if the stack has as many
 
 
@@ -84,8 +86,12 @@ class Strips:
         return box_a, box_b
 
 
-def windows_of(pair: Strips, settings: DisplacementSettings):
-    """Windows ((z0, z1), (first, last) along the seam) of tile a."""
+def windows_of(pair: Strips, settings: DisplacementSettings, split: bool = False):
+    """Windows ((z0, z1), (first, last) along the seam) of tile a.
+
+    Each from end to end of the seam, unless the stack has too few planes for as many as asked for;
+    with ``split`` shorter ones, between whose ends tiles that are turned do not differ much.
+    """
     planes, length = pair.shape[0], pair.shape[pair.along]
     # planes of a that b may show as well
     first = max(0, pair.centre[0])
@@ -102,6 +108,8 @@ def windows_of(pair: Strips, settings: DisplacementSettings):
     else:
         starts = [int(v) for v in np.linspace(first, last - depth, number).round()]
     segments = max(1, min(-(-settings.windows // len(starts)), length // _MIN_SEGMENT))
+    if split:
+        segments = max(segments, min(_MOST_SEGMENTS, length // _SPLIT_PX))
     edges = [int(v) for v in np.linspace(0, length, segments + 1).round()]
     for z0 in starts:
         for seam in pairwise(edges):

@@ -189,6 +189,9 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.residual_p95_vox", "", percentile(residuals, 0.95)),
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
         ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
+        ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
+        ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
+        ("stitching.seams_off_percent", "", finite(data["summary"].get("seams_off_percent"))),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]

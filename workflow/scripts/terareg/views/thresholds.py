@@ -105,6 +105,33 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look whether stage and camera are square to each other; their names and figures "
         "stand in section Stitching.",
     },
+    "stitching.bent_tiles": {
+        "text": "Tiles that are turned, larger or sheared against their neighbours",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Fusion puts them right; look at their seams, and whether camera and objective "
+        "are fixed. Their names and figures stand in section Stitching.",
+    },
+    "stitching.seam_misfit_vox": {
+        "text": "Misfit of parts of seams that is left, exceeded by one in twenty",
+        "unit": "voxels",
+        "worse": "above",
+        "warn": 1.5,
+        "fail": None,
+        "advice": "Tiles are warped within themselves, which is not corrected: look at the seams. "
+        "Acquire with more overlap towards the middle of the objective's field.",
+    },
+    "stitching.seams_off_percent": {
+        "text": "Seams that correlate less than half as well as placed as at their own best fit",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0,
+        "fail": 10,
+        "advice": "Look at the pictures of the worst seams; the warnings of section Stitching name "
+        "them.",
+    },
     "stitching.channel_shift_vox": {
         "text": "Shift of a channel against the alignment channel, corrected in fusion",
         "unit": "voxels",

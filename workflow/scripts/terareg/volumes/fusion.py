@@ -355,7 +355,9 @@ def _tiles(sides: Sequence[Side], settings: FusionSettings) -> list[list[PlacedT
 def _boxes(side: Side, settings: FusionSettings) -> dict[str, tuple[Box, Box]]:
     shape, matrices = side.source.acquisition.tile_shape, side.matrices
     return {
-        n: affine_box(n, o, matrices[n], shape) if n in matrices else _extent(o, shape, settings)
+        n: affine_box(n, o, matrices[n], shape, side.growths.get(n))
+        if n in matrices
+        else _extent(o, shape, settings)
         for n, o in side.origins.items()
     }
 
@@ -394,8 +396,11 @@ def _tiles_of(
             missing = [z + origin[0] for z in side.source.missing_planes(tile.name)]
             blank = frozenset(p for z in missing for p in (math.floor(z), math.ceil(z)))
         matrix = side.matrices.get(tile.name)
+        growth = side.growths.get(tile.name)
         tiles.append(
-            PlacedTile(tile.name, number, start, stop, origin, matrix, blank, tuple(ramps))
+            PlacedTile(
+                tile.name, number, start, stop, origin, matrix, growth, blank, (ramps[0], ramps[1])
+            )
         )
     return tiles
 
@@ -471,7 +476,7 @@ def _read(
 ) -> np.ndarray:
     """A tile's voxels in ranges (z, y, x) of the volume, interpolated at a fractional origin."""
     if tile.matrix is not None:
-        return resample(source, tile.name, (tile.origin, tile.matrix), ranges)
+        return resample(source, tile.name, (tile.origin, tile.matrix, tile.growth), ranges)
     first, last, fractions = [], [], []
     for (low, high), origin, n in zip(ranges, tile.origin, source.acquisition.tile_shape):
         begin = low - origin

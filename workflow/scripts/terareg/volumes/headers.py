@@ -25,10 +25,12 @@ from terareg.storage.foreign import (
     read_object,
     short,
 )
+from terareg.storage.part_arrays import missing_package
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
 from terareg.storage.web import is_web, store_at
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
+from terareg.volumes.imaris import read_imaris
 from terareg.volumes.meta_image import META_IMAGE, detached_files
 from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
 from terareg.volumes.nrrd import check_data, read_nrrd_header
@@ -37,6 +39,8 @@ from terareg.volumes.tiff_stack import companions_of, read_stack
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 TIFF = (".tif", ".tiff", ".btf")
+IMARIS = (".ims",)
+#: forms of files that are read whole; Imaris is read box by box
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
@@ -63,7 +67,7 @@ class Header:
     name : str
         Address, for messages.
     form : str
-        "NIfTI", "NRRD", "TIFF", "OME-Zarr" or "precomputed".
+        "NIfTI", "NRRD", "TIFF", "Imaris", "OME-Zarr" or "precomputed".
     shape : tuple of int
         Voxels along (z, y, x).
     dtype : str
@@ -76,6 +80,8 @@ class Header:
         with a form code.
     channels : int
         Number of channels that an image file holds.
+    channel_names : tuple of str
+        Their names, where the file has any.
     unit : str or None
         Unit of the voxel size in the header, and whether that was only inferred from its magnitude.
     is_segmentation : bool
@@ -96,6 +102,7 @@ class Header:
     origin_um: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
     is_segmentation: bool = False
+    channel_names: tuple[str, ...] = ()
 
     @property
     def stored_dtype(self) -> str:
@@ -159,6 +166,8 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
     if store.entry(name) is None:
         state = "is not a file" if _is_there(store, address) else "does not exist"
         raise VolumeError(f"{address} {state}; correct the path")
+    if form == "Imaris":
+        return _imaris(store, name, address, believed=believed)
     reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
     with boundary(address, VolumeError, "check that the file is complete", form):
         with ObjectFile(store, name, ranged=True) as file:
@@ -235,10 +244,11 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
         If a header states another orientation.
     """
     for header in headers.values():
-        if header.form in FILE_FORMS and header.name.startswith("s3://"):
+        if header.form in (*FILE_FORMS, "Imaris") and header.name.startswith("s3://"):
+            article = "an" if header.form == "Imaris" else "a"
             raise VolumeError(
-                f"{header.name} is a {header.form} file on S3, which is read from disk only; give "
-                "a local copy of it, or an OME-Zarr or precomputed volume"
+                f"{header.name} is {article} {header.form} file on S3, which is read from disk "
+                "only; give a local copy of it, or an OME-Zarr or precomputed volume"
             )
     (first_name, first), *others = headers.items()
     for name, header in others:
@@ -341,7 +351,7 @@ def _beside(address: str) -> tuple[Store, str]:
 def image_form(address: str) -> str | None:
     """Form of an image file from the end of its name; None for the folder of a volume."""
     lower = address.lower()
-    for form, endings in zip(FILE_FORMS, (NIFTI, NRRD, TIFF)):
+    for form, endings in zip((*FILE_FORMS, "Imaris"), (NIFTI, NRRD, TIFF, IMARIS)):
         if lower.endswith(endings):
             return form
     return None
@@ -422,6 +432,23 @@ def _tiff(source: _Source, *, believed: bool) -> Header:
     return Header(source.name, "TIFF", shape, kind.dtype, channels=planes.channels * kind.samples)
 
 
+# ---------------------------------------------------------------------- Imaris
+def _imaris(store: Store, name: str, address: str, *, believed: bool) -> Header:
+    with boundary(address, VolumeError, "check that the file is complete", "Imaris"):
+        try:
+            image = read_imaris(store, name)
+        except ModuleNotFoundError as error:
+            raise missing_package(error) from error
+    header = Header(
+        address, "Imaris", image.shapes[0], image.dtype, channels=len(image.channels),
+        channel_names=image.channels,
+    )  # fmt: skip
+    if not believed or image.spacing is None:
+        return header
+    corner = None if image.corner is None else image.corner[::-1]
+    return _on_grid(header, image.spacing, image.unit.lower() or None, (corner, None))
+
+
 # ---------------------------------------------------------------------- volumes in folders
 def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     """Name and content of the file that describes a volume in a folder.
@@ -444,8 +471,8 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     if is_web(store.url) or (_is_local(store) and not os.path.exists(address)):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
-        f"{address} is not an image that terareg reads; give a NIfTI, NRRD or TIFF file, or the "
-        "folder of an OME-Zarr or precomputed volume"
+        f"{address} is not an image that terareg reads; give a NIfTI, NRRD, TIFF or Imaris "
+        "file, or the folder of an OME-Zarr or precomputed volume"
     )
 
 
@@ -599,6 +626,9 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
     """Voxels (z, y, x) of every level of an image, finest first; a file has one level."""
     address = str(address).rstrip("/")
     if image_form(address) is not None:
+        if address.lower().endswith(IMARIS):
+            with boundary(address, VolumeError, "check that the file is complete", "Imaris"):
+                return list(read_imaris(*_beside(address)).shapes)
         return [describe_image(address, believed=False).shape]
     store = store_at(address)
     name, metadata = read_metadata(address, store)

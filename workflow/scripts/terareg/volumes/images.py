@@ -1,4 +1,4 @@
-"""Images that others made: NIfTI, NRRD, TIFF, OME-Zarr and precomputed, as frames and voxels.
+"""Images that others made: NIfTI, NRRD, TIFF, Imaris, OME-Zarr, precomputed, as frames and voxels.
 
 Voxels come as (z, y, x) in the order of the file. World coordinates of the file are not kept: level
 0 starts at 0 um. The orientation that the file states is used unless the caller gives one.
@@ -19,6 +19,8 @@ import tensorstore as ts
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, check_orientation
 from terareg.storage.foreign import boundary, check_memory
+from terareg.storage.part_arrays import open_part
+from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.storage.web import store_at
 from terareg.volumes.chunks import (
@@ -32,6 +34,7 @@ from terareg.volumes.headers import (
     check_levels,
     describe_image,
     image_form,
+    level_shapes,
     nrrd_orientation,
     ome_axes,
     ome_scale,
@@ -39,6 +42,7 @@ from terareg.volumes.headers import (
     read_metadata,
     um_factors,
 )
+from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import orientation_of, read_itk
 from terareg.volumes.meta_image import META_IMAGE
 from terareg.volumes.reader import Levels
@@ -76,18 +80,21 @@ class OpenedImage(Levels):
         self.frames = tuple(frames)
         self._sources = tuple(sources)
         first = sources[0]
-        self.dtype = first.dtype if isinstance(first, np.ndarray) else first.dtype.numpy_dtype
+        plain = isinstance(first, (np.ndarray, _FilePart))
+        self.dtype = first.dtype if plain else first.dtype.numpy_dtype
         self.is_segmentation = False
 
     def array(self, level: int) -> Any:
-        """What a level is read from: a NumPy or tensorstore array, or renamed chunks."""
+        """What a level is read from: a NumPy or tensorstore array, renamed chunks, or a part."""
         return self._sources[level]
 
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
-        box = tuple(slice(a, b) for a, b in zip(start, stop))
+        box: Any = tuple(slice(a, b) for a, b in zip(start, stop))
         source = self._sources[level]
         if isinstance(source, np.ndarray):
             return np.ascontiguousarray(source[box])
+        if isinstance(source, _FilePart):
+            return source.read(box)
         if isinstance(source, RenamedChunks):
             with boundary(self.name, VolumeError, "check that the volume is complete"):
                 return np.ascontiguousarray(source.read(start, stop))
@@ -97,6 +104,20 @@ class OpenedImage(Levels):
             raise outage(self.name, error) or VolumeError(
                 f"{self.name} cannot be read: {error}"
             ) from error
+
+
+@dataclass(frozen=True)
+class _FilePart:
+    """A level that is an array in a file of many."""
+
+    store: Store
+    key: str
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+
+    def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
+        with open_part(self.store, self.key, VolumeError) as array:
+            return array.read(*box)
 
 
 def open_image(address: str, settings: ImageSettings | None = None) -> OpenedImage:
@@ -111,8 +132,8 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     Returns
     -------
     OpenedImage
-        NIfTI, NRRD, MetaImage and TIFF files are held in memory; OME-Zarr and precomputed
-        volumes are read box by box.
+        NIfTI, NRRD, MetaImage and TIFF files are held in memory; Imaris files, OME-Zarr and
+        precomputed volumes are read box by box.
 
     Raises
     ------
@@ -123,7 +144,10 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     """
     settings = settings or ImageSettings()
     address = str(address).removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
-    if image_form(address) is not None:
+    form = image_form(address)
+    if form == "Imaris":
+        return _open_imaris(address, settings)
+    if form is not None:
         return _open_file(address, settings)
     if address.lower().endswith(META_IMAGE):
         return _open_meta_image(address, settings)
@@ -143,6 +167,31 @@ def _open_file(address: str, settings: ImageSettings) -> OpenedImage:
         if array.dtype.kind == "f" and not np.isfinite(array).any():
             raise ValueError("none of its voxels is a number")
     return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
+
+
+def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
+    header = describe_image(address, believed=settings.spacing_um is None)
+    if not 0 <= settings.channel < header.channels:
+        raise VolumeError(
+            f"{address} has channels 0 to {header.channels - 1}, there is no channel "
+            f"{settings.channel}"
+        )
+    shapes = level_shapes(address)
+    folder, _, name = address.rpartition("/")
+    store = store_at(folder or ("/" if address.startswith("/") else "."))
+    sources = [
+        _FilePart(
+            store, join_part(name, part_of(level, settings.channel)), shape, np.dtype(header.dtype)
+        )
+        for level, shape in enumerate(shapes)
+    ]
+    # levels share their outer faces, so that their sizes tell those of their voxels
+    spacing = [[n / m for n, m in zip(shapes[0], shape)] for shape in shapes]
+    if header.spacing_um is not None:
+        spacing = [[a * b for a, b in zip(header.spacing_um, level)] for level in spacing]
+    else:
+        spacing[0] = spacing[0] if settings.spacing_um else [math.nan] * 3
+    return _pyramid(address, sources, spacing, settings)
 
 
 def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:

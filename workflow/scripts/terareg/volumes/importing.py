@@ -17,10 +17,13 @@ from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.storage.foreign import boundary
+from terareg.storage.part_arrays import part_facts
+from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
 from terareg.volumes.chunks import count_absent
 from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
 from terareg.volumes.images import OpenedImage
+from terareg.volumes.imaris import part_of
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
 from terareg.volumes.plan import Block, VolumePlan
 
@@ -44,6 +47,8 @@ def check_whole(header: Header) -> int:
     """
     if header.form in FILE_FORMS:
         return 0
+    if header.form == "Imaris":
+        return _absent_in_imaris(header)
     store = Store(header.name)
     folder, _, form = header.name.rpartition("/")
     if folder and Store(folder).exists(PLAN_FILE):
@@ -51,6 +56,22 @@ def check_whole(header: Header) -> int:
         return 0
     with boundary(header.name, VolumeError, "check that the volume is complete"):
         return count_absent(store, chunk_grid(store))
+
+
+def _absent_in_imaris(header: Header) -> int:
+    folder, _, name = header.name.rpartition("/")
+    store = Store(folder or ("/" if header.name.startswith("/") else "."))
+    count = 0
+    for channel in range(header.channels):
+        key = join_part(name, part_of(0, channel))
+        absent, chunks = part_facts(store, key, VolumeError).absent
+        if 0 < absent == chunks:
+            raise VolumeError(
+                f"{header.name} channel {channel} was never written, it has a shape but no values; "
+                "export it again"
+            )
+        count += absent
+    return count
 
 
 def _check_own(parent: Store, form: str) -> None:

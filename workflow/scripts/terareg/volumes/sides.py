@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.volumes.tile_boxes import LEAST_WEIGHT, Box, Origin, PlacedTile
+from terareg.volumes.tile_boxes import LEAST_WEIGHT, Box, Growth, Origin, PlacedTile
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
@@ -35,6 +35,9 @@ class Side:
         Tile name to a matrix, (3, 3), close to the identity, of tiles that are more than moved:
         voxel v of the volume shows the tile at index ``matrix @ (v - origin)``. They are
         interpolated linearly.
+    growths : mapping
+        Tile name to its growth, of tiles with a matrix whose magnification changes with depth; it
+        is undone before.
     gain : float
         Its voxels are multiplied by it.
     """
@@ -42,6 +45,7 @@ class Side:
     source: TileReader
     origins: Mapping[str, Origin]
     matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
+    growths: Mapping[str, Growth] = field(default_factory=dict)
     gain: float = 1.0
 
 

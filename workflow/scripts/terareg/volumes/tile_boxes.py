@@ -25,6 +25,39 @@ _TOLERANCE = 1e-6  # voxels by which a box may exceed the outermost centres of a
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A tile whose planes are larger the farther they lie along z.
+
+    Attributes
+    ----------
+    centre : tuple of float
+        Point (z, y, x) of the volume about which they grow, and in whose plane they do not.
+    per_plane : float
+        What lies at a distance d from the centre in its plane, lies at ``d * (1 + per_plane * k)``
+        in the plane k planes farther.
+    """
+
+    centre: Origin
+    per_plane: float
+
+    def factors(self, z: np.ndarray) -> np.ndarray:
+        """How much larger the planes ``z`` of the volume are."""
+        return 1 + self.per_plane * (np.asarray(z, float) - self.centre[0])
+
+    def undone(self, places: np.ndarray) -> np.ndarray:
+        """Where places (n, 3) would lie without it."""
+        away = np.array(places, float) - self.centre
+        away[:, 1:] /= self.factors(places[:, 0])[:, None]
+        return away + self.centre
+
+    def done(self, places: np.ndarray) -> np.ndarray:
+        """Inverse of :meth:`undone`."""
+        away = np.array(places, float) - self.centre
+        away[:, 1:] *= self.factors(places[:, 0])[:, None]
+        return away + self.centre
+
+
+@dataclass(frozen=True)
 class PlacedTile:
     """A tile of one side of a channel in the volume.
 
@@ -38,6 +71,7 @@ class PlacedTile:
     origin : tuple of float
         See :class:`terareg.volumes.sides.Side`.
     matrix : array or None
+    growth : Growth or None
         See there.
     blank : frozenset of int
         Planes of the volume without data.
@@ -53,6 +87,7 @@ class PlacedTile:
     stop: Box
     origin: Origin
     matrix: np.ndarray | None
+    growth: Growth | None
     blank: frozenset[int]
     ramps: tuple[np.ndarray, np.ndarray]
     share: np.ndarray | None = None
@@ -64,12 +99,17 @@ class PlacedTile:
 
 
 def affine_box(
-    name: str, origin: Sequence[float], matrix: np.ndarray, shape: Sequence[int]
+    name: str,
+    origin: Sequence[float],
+    matrix: np.ndarray,
+    shape: Sequence[int],
+    growth: Growth | None = None,
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Voxels of the volume [start, stop) that lie within a tile at each of their corners.
 
-    Voxel v shows the tile at index ``matrix @ (v - origin)``. A tile that leans fills no box; of
-    what sticks out of the box nothing is used, so that no voxel is made up.
+    Voxel v shows the tile at index ``matrix @ (v - origin)``, with ``growth`` undone before. A tile
+    that leans fills no box; of what sticks out of the box nothing is used, so that no voxel is made
+    up.
 
     Raises
     ------
@@ -80,6 +120,8 @@ def affine_box(
     last = np.array(shape, float) - 1
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
     places = np.asarray(origin, float) + (corners * last) @ back.T
+    if growth is not None:
+        places = growth.done(places)
     start, stop = [], []
     for axis in range(3):
         start.append(math.ceil(places[corners[:, axis] == 0, axis].max() - _TOLERANCE))
@@ -96,24 +138,38 @@ def affine_box(
 def resample(
     source: TileReader,
     name: str,
-    pose: tuple[Sequence[float], np.ndarray],
+    pose: tuple[Sequence[float], np.ndarray, Growth | None],
     ranges: Sequence[tuple[int, int]],
 ) -> np.ndarray:
     """A tile's voxels in ranges (z, y, x) of the volume, interpolated linearly, float32.
 
-    ``pose`` is origin and matrix, see :func:`affine_box`; the ranges lie within its box.
+    ``pose`` is origin, matrix and growth, see :func:`affine_box`; the ranges lie within its box.
     """
-    origin, matrix = np.asarray(pose[0], float), pose[1]
+    origin, matrix, growth = np.asarray(pose[0], float), pose[1], pose[2]
     corners = np.array(list(itertools.product(*((low, high - 1) for low, high in ranges))), float)
+    if growth is not None:
+        corners = growth.undone(corners)
     inside = (corners - origin) @ matrix.T
     size = np.array(source.acquisition.tile_shape)
     first = np.clip(np.floor(inside.min(axis=0) + _TOLERANCE).astype(int), 0, size - 1)
     last = np.clip(np.ceil(inside.max(axis=0) - _TOLERANCE).astype(int) + 1, first + 1, size)
     (z0, y0, x0), (z1, y1, x1) = first.tolist(), last.tolist()
     data = source.read(name, z0, z1, slice(y0, y1), slice(x0, x1)).astype(np.float32)
-    offset = matrix @ (np.array([low for low, _ in ranges]) - origin) - first
+    begin = np.array([low for low, _ in ranges], float)
     depth, height, width = (high - low for low, high in ranges)
     shape = (depth, height, width)
+    if growth is not None:
+        out = np.empty(shape, np.float32)
+        for k, plane in enumerate(out):
+            corner = growth.undone(begin[None] + (k, 0, 0))[0]
+            scale = 1 / float(growth.factors(begin[0] + k))
+            of_plane = matrix * (1, scale, scale)
+            ndimage.affine_transform(
+                data, of_plane, matrix @ (corner - origin) - first, (1, height, width),
+                plane[None], order=1, mode="nearest",
+            )  # fmt: skip
+        return out
+    offset = matrix @ (begin - origin) - first
     if np.array_equal(matrix[:, 1:], np.eye(3)[:, 1:]) and matrix[0, 0] == 1:
         return _moved_planes(data, offset, matrix[1:, 0], shape)
     resampled: np.ndarray = ndimage.affine_transform(
