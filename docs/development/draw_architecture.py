@@ -49,6 +49,7 @@ _EVERYTHING = {
         "surfaces": {"from": "pieces", "do": "mesh"},
     },
     "registration": {
+        "error_bars": True,
         "landmarks": {"mouse": {"sample": "l.csv", "atlas": "m.csv"}},
         "export": True,
     },

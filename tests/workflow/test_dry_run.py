@@ -104,7 +104,11 @@ def test_until_stops_there(workspace):
             {"score_registration"},
         ),
         ({"sample_labels": {"mouse": {"path": "a.csv"}}}, {"score_labels"}, {"pair_landmarks"}),
-        ({"registration": {"export": True}}, {"export_transform"}, {"pair_landmarks"}),
+        (
+            {"registration": {"export": True, "error_bars": True}},
+            {"export_transform", "estimate_errors", "draw_error_bars"},
+            {"pair_landmarks"},
+        ),
         (
             {"points": {"cells": {"path": "c.csv", "atlas": "mouse"}}},
             {"transform_points", "count_points"},

@@ -257,7 +257,7 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         "intensity": {"bias": {"enabled": False}},
         "registration": {"iterations": 3, "levels": 1, "resolution_um": 500,
                          "pose": {"search": False, "extent": "whole"},
-                         "landmarks": {"mouse": landmarks}},
+                         "landmarks": {"mouse": landmarks}, "error_bars": True},
         "labels": {"resolution_um": 250},
         "volume": {"chunk": 16, "block": 32},
     }  # fmt: skip
@@ -284,8 +284,17 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
                 if r["scope"] == "own"}  # fmt: skip
     front, low = (float(rows[name, "both"]["t1_mean"]) for name in "FL")
     assert front == pytest.approx(0.13, abs=0.02) and low == pytest.approx(-0.01, abs=0.02)
+    for region, name in enumerate("BFL", 1):
+        row = {key: float(value) for key, value in rows[name, "both"].items() if "mm3" in key}
+        true = np.count_nonzero(labels == region) * 0.25**3
+        assert row["volume_low_mm3"] < row["volume_mm3"] < row["volume_high_mm3"]
+        assert abs(row["volume_mm3"] - true) < 4 * row["volume_sd_mm3"] < 2 * true
 
     layers = json.loads((workspace.folder / wanted[1]).read_text())["layers"]
+    (layer,) = [layer for layer in layers if layer["name"] == "error bars mouse (um)"]
+    assert "registration/mouse/deviation" in json.dumps(layer["source"])
+    shown = Volume(store, "scan/registration/mouse/deviation").read(0)
+    assert 0 < np.median(shown) < 2000
     (layer,) = [layer for layer in layers if layer["name"] == "landmarks mouse"]
     shown = {each["description"]: each["point"] for each in layer["annotations"]}
     places = (39 - (marks + (1, -2, 2)))[:, ::-1] * 250  # x, y, z

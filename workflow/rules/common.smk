@@ -96,6 +96,12 @@ def registration_files():
     return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
 
 
+def error_files():
+    """Files with the error bars of a registration, by the names that scripts use."""
+    named = inputs.ERROR_FILES.items()
+    return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
+
+
 def cohort_file(name):
     """A tracked file of a comparison, which belongs to no sample."""
     return f"{comparisons.folder(RUN)}/{{comparison}}/{name}"

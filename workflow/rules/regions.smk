@@ -38,6 +38,7 @@ rule measure_regions:
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
+        unpack(of_registration(inputs.error_files)),
         labels=result("labels/{atlas}/plan.json"),
         sums=batch_files(
             "regions/{atlas}/sums/{batch}.json", regions_cost.label_batches

@@ -110,6 +110,43 @@ rule register:
         "../scripts/register.py"
 
 
+rule estimate_errors:
+    """Estimate how far borders and volumes of a registration may be off."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.landmark_files)),
+        images=of_atlas(inputs.prepared_images),
+        checksums=of_atlas(inputs.image_checksums),
+        complete=of_sample(inputs.registration_volumes),
+        initial=result("registration/{atlas}/initial_affine.txt"),
+        pose=result("registration/{atlas}/pose.json"),
+        state=result("registration/{atlas}/state.npz"),
+        summary=result("registration/{atlas}/summary.json"),
+    output:
+        **error_files(),
+    log:
+        log_of("estimate_errors/{atlas}"),
+    benchmark:
+        benchmark_of("estimate_errors/{atlas}")
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("estimate_errors")
+    resources:
+        mem_mb=memory("estimate_errors"),
+        runtime=runtime("estimate_errors"),
+    params:
+        code=code("estimate_errors"),
+        record=record_of("estimate_errors/{atlas}"),
+        store=setting("store"),
+        sources=of_sample(inputs.registration_sources),
+        images=of_atlas(inputs.image_names),
+        settings=of_sample(inputs.registration_settings),
+        threads=setting("registration.threads"),
+        formats=setting("volume.formats"),
+    script:
+        "../scripts/estimate_errors.py"
+
+
 rule export_transform:
     """Write the transform for ITK, ANTs and other programs, in both directions."""
     input:

@@ -301,6 +301,37 @@ rule assess_registration:
         "../scripts/assess_registration.py"
 
 
+rule draw_error_bars:
+    """Draw how far the borders of regions may be off."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.transform_files)),
+        predicted=result("registration/{atlas}/predicted.nrrd"),
+        deviation=result("registration/{atlas}/deviation.nrrd"),
+    output:
+        picture=report(
+            result("views/error_bars_{atlas}.png"),
+            caption="../report/error_bars.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "error bars"},
+        ),
+    log:
+        log_of("draw_error_bars/{atlas}"),
+    benchmark:
+        benchmark_of("draw_error_bars/{atlas}")
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_error_bars")
+    resources:
+        mem_mb=memory("draw_error_bars"),
+        runtime=runtime("draw_error_bars"),
+    params:
+        code=code("draw_error_bars"),
+        record=record_of("draw_error_bars/{atlas}"),
+    script:
+        "../scripts/draw_error_bars.py"
+
+
 rule draw_brain:
     """Draw the borders of the regions at image resolution, and zooms of the worst regions."""
     input:
@@ -486,6 +517,7 @@ rule write_neuroglancer_state:
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
         fiducials=of_sample(own_files.marked_points),
         landmarks=of_sample(inputs.paired_landmarks),
+        deviations=of_sample(inputs.deviation_volumes),
         cells=of_sample(inputs.cell_summaries),
     output:
         state=result("views/neuroglancer.json"),

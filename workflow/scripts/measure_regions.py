@@ -5,7 +5,9 @@ from pathlib import Path
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
 from terareg.regions.measure import load_sums, region_coverage, region_table
+from terareg.regions.volume_errors import volume_draws
 from terareg.registration.transform import Transform
+from terareg.storage import nrrd
 from terareg.storage.records import read_json, write_table
 from terareg.volumes.plan import VolumePlan
 
@@ -15,8 +17,11 @@ def main() -> None:
     transform = Transform.load(Path(snakemake.input.transform).parent)
     labels = VolumePlan.from_json(read_json(snakemake.input.labels)["plan"])
     coverage = region_coverage(transform, atlas, labels.frame)
-    sums = load_sums(snakemake.input.sums)
-    write_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage))
+    sums, draws = load_sums(snakemake.input.sums), None
+    if "volume_ratios" in snakemake.input.keys():
+        ratios, frame = nrrd.read_scalar(snakemake.input.volume_ratios)
+        draws = volume_draws(transform, ratios, frame, atlas)
+    write_table(snakemake.output.table, region_table(sums, atlas.ontology, coverage, draws))
 
 
 run_job(snakemake, main)

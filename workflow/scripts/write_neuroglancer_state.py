@@ -60,6 +60,12 @@ def main() -> None:
             atlas, source, segments=shown, colours=colours[f"labels/{atlas}"]
         )
         layers.append(layer)
+    for atlas, path in zip(settings.atlases, snakemake.input.deviations):
+        key = f"{sample}/registration/{atlas}/deviation"
+        window = read_json(path)["window"]
+        source = volume_source(key, path)
+        name = f"error bars {atlas} (um)"
+        layers.append(neuroglancer.image_layer(name, source, window=window, visible=False))
     made = zip(snakemake.input.get("derived", []), snakemake.input.get("derived_done", []))
     for entry, drawn in zip(map(Entry.from_json, settings.derived), made):
         layers.append(derived_layer(entry, sample, drawn, colours))

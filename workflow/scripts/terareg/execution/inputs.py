@@ -51,12 +51,20 @@ REGISTRATION_FILES = _TRANSFORM_FILES | {
     "predicted": "predicted.nrrd",
     "energy": "energy.tsv",
     "summary": "summary.json",
+    "state": "state.npz",
+}
+#: what is written of the errors of a registration, by the names that scripts use
+ERROR_FILES = {
+    "deviation": "deviation.nrrd",
+    "volume_ratios": "volume_ratios.nrrd",
+    "error_facts": "error_bars.json",
+    "volume": "deviation.json",
 }
 #: what is put before the names of files of a channel's first and second side
 SIDE_PREFIXES = ("", "other_")
 # keys of the section registration that are read by rules other than `register`
 _NOT_OF_REGISTER = (
-    "channel", "atlases", "pose", "threads", "landmarks", "landmark_um", "export",
+    "channel", "atlases", "pose", "threads", "landmarks", "landmark_um", "export", "error_bars",
 )  # fmt: skip
 
 
@@ -418,6 +426,21 @@ def transform_files(run: Run, sample: str, atlas: str) -> NamedFiles:
     """A registration's transform."""
     folder = run.path(sample, f"registration/{atlas}")
     return {key: f"{folder}/{name}" for key, name in _TRANSFORM_FILES.items()}
+
+
+def error_files(run: Run, sample: str, atlas: str) -> NamedFiles:
+    """The error bars of a registration, if they are wanted."""
+    if not run.option(sample, "registration.error_bars"):
+        return {}
+    folder = run.path(sample, f"registration/{atlas}")
+    return {key: f"{folder}/{name}" for key, name in ERROR_FILES.items()}
+
+
+def deviation_volumes(run: Run, sample: str) -> Files:
+    """Plans of the volumes that show the deviation of borders, if they are wanted."""
+    if not run.option(sample, "registration.error_bars"):
+        return []
+    return run.of_atlases(sample, f"registration/{{atlas}}/{ERROR_FILES['volume']}")
 
 
 def paired_landmarks(run: Run, sample: str) -> Files:

@@ -70,6 +70,8 @@ def first_looks(run: Run, sample: str) -> Files:
 def registration_files(run: Run, sample: str) -> Files:
     """Registrations of all atlases."""
     files = run.of_atlases(sample, "registration/{atlas}/transform.json")
+    if run.option(sample, "registration.error_bars"):
+        files += run.of_atlases(sample, "registration/{atlas}/error_bars.json")
     if run.option(sample, "registration.export"):
         files += run.of_atlases(sample, "registration/{atlas}/itk/sample_to_atlas_composite.tfm")
     return files
@@ -174,6 +176,8 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/corrected_volume_{channel}.png",
         ]
     atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
+    if run.option(sample, "registration.error_bars"):
+        atlases += ["views/error_bars_{atlas}.png", "registration/{atlas}/error_bars.json"]
     atlases += [
         f"registration/{{atlas}}/{name}"
         for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")

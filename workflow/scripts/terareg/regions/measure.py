@@ -20,6 +20,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.regions.labels import slabs
+from terareg.regions.volume_errors import interval
 from terareg.storage.records import read_json, write_json
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from terareg.atlas.prepare import Atlas
     from terareg.registration.transform import Transform
 
+_ERRORS = ("volume_sd_mm3", "volume_low_mm3", "volume_high_mm3")
 _STATISTICS = ("mean", "sd", "min", "max", "sum")
 # bincount adds in float64: this many squares of 16-bit values stay exact, below 2**53
 _EXACT_VOXELS = 2**20
@@ -284,8 +286,16 @@ def region_coverage(
     )
 
 
-def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> list[dict]:
+def region_table(
+    sums: RegionSums,
+    ontology: Ontology,
+    coverage: Coverage,
+    draws: Mapping[tuple[int, int], np.ndarray] | None = None,
+) -> list[dict]:
     """Rows of the region table.
+
+    ``draws`` are volumes in every draw of the registration's error, see
+    :func:`terareg.regions.volume_errors.volume_draws`.
 
     For every region of the annotation, and for its ancestors, there are rows for hemisphere
     "left", "right" and "both" ("both" includes voxels that are on neither side). Rows of scope
@@ -296,7 +306,9 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
     -------
     list of dict
         In the ontology's order, keys: id, acronym, name, parent, depth, scope, hemisphere,
-        voxels (of the measured grid), volume_mm3, atlas_volume_mm3, coverage (share of the
+        voxels (of the measured grid), volume_mm3, with draws volume_sd_mm3, volume_low_mm3 and
+        volume_high_mm3 (its standard deviation and interval of 90 %; None for a region without
+        volume in the atlas), atlas_volume_mm3, coverage (share of the
         region's atlas volume that was imaged, None if it has none on this side), and for every
         channel ``<channel>_mean``, ``_sd`` (of the voxels, divisor n), ``_min``, ``_max``,
         ``_sum`` (None where there is no voxel).
@@ -304,7 +316,12 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
     own: dict[int, dict[int, _Cell]] = sums.cells()
     extents = _extents(coverage)
     regions = {i for i in sums.ids.tolist() if i} | set(extents)
-    scopes = {"own": {i: _Row(own.get(i, {}), extents.get(i, {})) for i in regions}}
+    drawn: dict[int, dict[int, np.ndarray]] = {}
+    for (region_id, side), volumes in (draws or {}).items():
+        drawn.setdefault(region_id, {})[side] = volumes
+    scopes = {
+        "own": {i: _Row(own.get(i, {}), extents.get(i, {}), drawn.get(i, {})) for i in regions}
+    }
     scopes["tree"] = ontology.roll_up(scopes["own"])
     rows = []
     for region in ontology:
@@ -317,13 +334,22 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
                 extent = [row.extents[s] for s in sides if s in row.extents]
                 voxels = sum(c.voxels for c in cells)
                 total = sum(e[0] for e in extent)
+                volume = voxels * sums.voxel_volume_um3 / 1e9
+                errors = {}
+                if draws is not None:
+                    changed = [row.draws[s] for s in sides if s in row.draws]
+                    found = (
+                        interval(volume, np.sum(changed, axis=0)) if changed else (None, None, None)
+                    )
+                    errors = dict(zip(_ERRORS, found))
                 rows.append(
                     {
                         **ontology.columns(region.id),
                         "scope": scope,
                         "hemisphere": hemisphere,
                         "voxels": voxels,
-                        "volume_mm3": voxels * sums.voxel_volume_um3 / 1e9,
+                        "volume_mm3": volume,
+                        **errors,
                         "atlas_volume_mm3": total * coverage.half_voxel_um3 / 1e9,
                         "coverage": sum(e[1] for e in extent) / total if total else None,
                     }
@@ -334,19 +360,22 @@ def region_table(sums: RegionSums, ontology: Ontology, coverage: Coverage) -> li
 
 @dataclass(frozen=True)
 class _Row:
-    """Sums and atlas extent of one region, by hemisphere; they can be added."""
+    """Sums, atlas extent and drawn volumes of one region, by hemisphere; they can be added."""
 
     cells: dict[int, _Cell]
     extents: dict[int, tuple[int, int]]
+    draws: dict[int, np.ndarray]
 
     def __add__(self, other: _Row) -> _Row:
-        cells, extents = dict(self.cells), dict(self.extents)
+        cells, extents, draws = dict(self.cells), dict(self.extents), dict(self.draws)
         for side, cell in other.cells.items():
             cells[side] = cells[side] + cell if side in cells else cell
         for side, (total, imaged) in other.extents.items():
             old = extents.get(side, (0, 0))
             extents[side] = (old[0] + total, old[1] + imaged)
-        return _Row(cells, extents)
+        for side, volumes in other.draws.items():
+            draws[side] = draws[side] + volumes if side in draws else volumes
+        return _Row(cells, extents, draws)
 
 
 def _extents(coverage: Coverage) -> dict[int, dict[int, tuple[int, int]]]:

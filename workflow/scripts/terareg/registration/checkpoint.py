@@ -96,8 +96,11 @@ def save(path: Path | None, fingerprint: str, state: State) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def load(path: Path | None, fingerprint: str) -> State | None:
-    """Read a state; None if there is none or it belongs to other images, settings or code."""
+def load(path: Path | None, fingerprint: str | None) -> State | None:
+    """Read a state; None if there is none or it belongs to other images, settings or code.
+
+    With the fingerprint None whatever lies there is read.
+    """
     if path is None or not path.exists():
         return None
     try:
@@ -107,10 +110,11 @@ def load(path: Path | None, fingerprint: str) -> State | None:
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
         logger.warning("checkpoint %s cannot be read (%s); starting anew", path, error)
         return None
-    if facts["fingerprint"] != fingerprint:
+    if fingerprint is not None and facts["fingerprint"] != fingerprint:
         logger.warning("checkpoint %s is of other images, settings or code; starting anew", path)
         return None
-    logger.info("resuming at level %d from %s", facts["level"], path)
+    if fingerprint is not None:
+        logger.info("resuming at level %d from %s", facts["level"], path)
     return State(
         inverse_affine=arrays["inverse_affine"],
         level=facts["level"],

@@ -81,6 +81,17 @@ def of_atlases(cpu_per_mvox: float, channels: Count, sums: float = 0.0) -> Calla
     return load
 
 
+def errors_estimated(sample: Sample) -> int:
+    """Number of registrations whose error bars are estimated."""
+    return len(sample.atlases) if sample.option("registration.error_bars") else 0
+
+
+def _errors(sample: Sample) -> Load:
+    if not errors_estimated(sample):
+        return Load(0)
+    return of_atlases(40.0, channels_registered, sums=0.4)(sample)
+
+
 def _exported(sample: Sample) -> int:
     return len(sample.atlases) if sample.option("registration.export") else 0
 
@@ -124,6 +135,16 @@ RULES = {
         of_atlases(130.0, channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
+    ),
+    "estimate_errors": RuleCost(
+        "registration",
+        registered(
+            lambda sample, name: 377 + 19 * _contrast_sums(sample, name),
+            lambda sample, name: 6.5 + 6 * sample.atlas_images(name),
+        ),
+        _errors,
+        heavy=True,
+        least_minutes=120,
     ),
     "export_transform": RuleCost("registration", _one_image(60, 0), for_each(_exported, 5.0)),
 }

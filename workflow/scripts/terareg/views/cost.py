@@ -19,7 +19,12 @@ from terareg.core.cost import (
 from terareg.core.extents import Sample
 from terareg.derived.catalogue import TOOLS
 from terareg.intensity.cost import BIAS_RESOLUTION, bias_fields
-from terareg.registration.cost import channels_registered, of_atlases, registered
+from terareg.registration.cost import (
+    channels_registered,
+    errors_estimated,
+    of_atlases,
+    registered,
+)
 from terareg.volumes.cost import image_volumes
 
 
@@ -75,6 +80,11 @@ RULES = {
             lambda sample, name: 110 + 25 * channels_registered(sample), lambda sample, name: 15
         ),
         of_atlases(2.0, channels_registered),
+    ),
+    "draw_error_bars": RuleCost(
+        "registration",
+        registered(lambda sample, name: 40, lambda sample, name: 4),
+        for_each(errors_estimated, 4.0),
     ),
     "draw_brain": RuleCost("views", flat(700), for_each(atlases, 10.0)),
     "make_slices": RuleCost("views", _browsed, for_each(atlases, 25.0)),

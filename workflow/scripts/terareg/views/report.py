@@ -92,6 +92,8 @@ FIGURES = (
      "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
     (r"energy_(?P<of>.+)", "registration",
      "Misfit and energy of the deformation against the step; the sum should fall and level off."),
+    (r"error_bars_(?P<of>.+)", "registration",
+     "How far the borders of regions may be off: standard deviation in micrometres."),
     (r"jacobian_histogram_(?P<of>.+)", "registration",
      "How often each local change of volume occurs; zero or less would be a fold."),
     (r"jacobian_(?P<of>.+)", "registration",

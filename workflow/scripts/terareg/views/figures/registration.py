@@ -401,6 +401,42 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame) -> Figure:
 
 
 @canvas.picture
+def error_bars(
+    deviation_um: np.ndarray, labels: np.ndarray, image: np.ndarray, frame: Frame
+) -> Figure:
+    """Draw how far the borders of regions may be off: three planes of the sample.
+
+    Parameters
+    ----------
+    deviation_um : numpy.ndarray, shape (z, y, x)
+        Standard deviation of the place of a border.
+    labels : numpy.ndarray of int, shape (z, y, x)
+        Regions by the registration, 0 for none; the map is shown in them.
+    image : numpy.ndarray, shape (z, y, x)
+        Drawn around them, such as the predicted sample.
+    frame : Frame
+        Of all arrays.
+    """
+    inside = labels > 0
+    shown = np.ma.masked_array(deviation_um, ~inside)
+    strong = float(np.percentile(deviation_um[inside], 99)) if inside.any() else 1.0
+    title = "Standard deviation of borders"
+    figure, axes = canvas.plane_rows(frame, [""], title, bar=True)
+    window = canvas.window(image)
+    for axis, cell in enumerate(axes[0]):
+        canvas.show_plane(
+            cell, canvas.plane(image, axis), frame, axis,
+            cmap="gray", vmin=window[0], vmax=window[1],
+        )  # fmt: skip
+        drawn = canvas.show_plane(
+            cell, canvas.plane(shown, axis), frame, axis, cmap="viridis", vmin=0, vmax=strong
+        )
+        cell.set_title(canvas.view_name(frame, axis))
+    figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, label="um, along any axis")
+    return figure
+
+
+@canvas.picture
 def jacobian_histogram(jacobian: np.ndarray, mask: np.ndarray | None = None) -> Figure:
     """Draw the histogram of the local change of volume.
 

@@ -1,0 +1,121 @@
+"""Do error bars of registrations hold what they promise? Intervals of 90 % against known truth.
+
+    python tests/benchmarks/bench_error_bars.py cases --folder CASES       # made by regbench.py
+    python tests/benchmarks/bench_error_bars.py phantom --seeds 0 1 2 3
+
+Every case is registered with the defaults, its error bars are estimated, and two things are
+counted: how often the true position lies within the interval along each axis (at landmarks), and
+how often the true volume of a region does (regions of at least 0.1 mm3). The last column says by
+what both factors of ``CALIBRATION`` would have to be multiplied for exactly 90 %: factors were set
+with the first half of the cases, and hold on the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from bench_registration import Pair, case_pairs, phantom_pairs, voted
+from scipy import ndimage, stats
+
+from terareg.core.frames import Frame
+from terareg.registration import checkpoint
+from terareg.registration.emlddmm import register
+from terareg.registration.error_bars import DRAWS, ErrorBars, error_bars
+from terareg.registration.pose import initial_affine
+from terareg.registration.schedule import Hints, Plan
+from terareg.registration.settings import RegistrationSettings
+from terareg.registration.transform import Transform
+
+# components of a displacement are alike, so that a deviation is that of three values a draw
+POSITION = float(stats.t.ppf(0.95, 3 * DRAWS))
+VOLUME = float(stats.t.ppf(0.95, DRAWS))
+LEAST_MM3 = 0.1
+
+
+def registered(pair: Pair) -> tuple[Transform, ErrorBars, float, float]:
+    """Transform, error bars, and CPU seconds of both."""
+    affine, info = initial_affine(pair.atlas, pair.sample)
+    settings = RegistrationSettings(device="cpu")
+    hints = Hints(info["extent"], regions=pair.regions)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.npz"
+        start = time.process_time()
+        result = register(pair.atlas, pair.sample, settings, affine, path, hints)
+        middle = time.process_time()
+        plan = Plan([pair.atlas], [pair.sample], settings, affine, hints)
+        state = checkpoint.load(path, None)
+        kept = result.summary["kept"] == "deformation"
+        bars = error_bars(plan, state, deformed=kept)
+    return result.transform, bars, middle - start, time.process_time() - middle
+
+
+def position_scores(pair: Pair, transform: Transform, bars: ErrorBars) -> np.ndarray:
+    """Errors of landmarks along each axis, in units of their deviation."""
+    sample, atlas = pair.points_um
+    index = bars.sample_frame.to_index(sample).T
+    deviation = ndimage.map_coordinates(bars.deviation_um, index, order=1, mode="nearest")
+    return (transform.to_sample(atlas) - sample) / deviation[:, None]
+
+
+def volume_scores(pair: Pair, transform: Transform, bars: ErrorBars) -> np.ndarray:
+    """Errors of the logarithm of volumes of regions, in units of their deviation."""
+    labels, frame = pair.atlas_labels, pair.atlas_label_frame
+    ids = np.unique(labels)
+    inside = labels > 0
+    key = np.searchsorted(ids, labels[inside])
+    points = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij"))[:, inside].T
+
+    def at(values: np.ndarray, grid: Frame) -> np.ndarray:
+        return ndimage.map_coordinates(values, grid.to_index(points).T, order=1, mode="nearest")
+
+    usual = at(transform.jacobian(), transform.frame)
+    parts = [usual, *(usual * at(ratio, bars.frame) for ratio in bars.volume_ratios)]
+    drawn = np.array([np.bincount(key, part, len(ids)) for part in parts])
+    grid = np.stack(np.meshgrid(*pair.label_frame.axes_um(), indexing="ij")).reshape(3, -1).T
+    found = voted(labels, frame, transform.to_atlas(grid))
+    true, measured = (
+        np.bincount(np.searchsorted(ids, values[values > 0]), minlength=len(ids))
+        for values in (pair.labels.reshape(-1), found)
+    )
+    least = LEAST_MM3 * 1e9 / pair.label_frame.voxel_volume_um3
+    used = (true >= least) & (drawn[0] > 0) & (measured > 0)
+    logs = np.log(drawn[1:, used] / drawn[0, used])
+    return np.log(measured[used] / true[used]) / np.sqrt((logs**2).mean(0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("cases", "phantom"))
+    parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--voxel-um", type=float, default=200.0)
+    options = parser.parse_args()
+    pairs = (
+        case_pairs(options.folder, options.data)
+        if options.what == "cases"
+        else phantom_pairs(options.seeds, options.voxel_um)
+    )
+    write = sys.stdout.write
+    write("| case | CPU-s registration / bars | median sd (um) | position in 90 % | ")
+    write("volume in 90 % | regions | factors needed |\n|---|---|---|---|---|---|---|\n")
+    for pair in pairs:
+        transform, bars, first, second = registered(pair)
+        position = np.abs(position_scores(pair, transform, bars))
+        volume = np.abs(volume_scores(pair, transform, bars))
+        needed = [np.quantile(z, 0.9) / t for z, t in ((position, POSITION), (volume, VOLUME))]
+        write(
+            f"| {pair.name} | {first:.0f} / {second:.0f} | {bars.summary['median_um']:.0f} | "
+            f"{np.mean(position < POSITION):.3f} | {np.mean(volume < VOLUME):.3f} | "
+            f"{len(volume)} | {needed[0]:.2f}, {needed[1]:.2f} |\n"
+        )
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
