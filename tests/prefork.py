@@ -1,26 +1,39 @@
 """Snakemake without its start: processes that have imported it already, and fork for every run.
 
-Most of what a dry run takes is Python importing Snakemake, and parsing the library's sources for
-the fingerprints of its code. A server does that once; each run is a process of its own, with its
-own working folder, environment and output, that executes what ``bin/snakemake`` does.
+Most of what a dry run takes is Python importing Snakemake, Snakemake reading the rules, and parsing
+the library's sources for the fingerprints of its code. A server does that once; each run is a
+process of its own, with its own working folder, environment and output, that executes what
+``bin/snakemake`` does. The scripts of its jobs are forked from another such process, which has
+imported what scripts import. (Whole chains, engines and kills start everything as users do.)
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
+import ctypes
 import importlib
 import json
 import os
 import pkgutil
+import re
+import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 
 SERVER = Path(__file__)
+RULES = SERVER.resolve().parents[1] / "workflow"
 _READY = "ready"
+#: what libraries read when they are imported: a script with another value is started for itself
+_AT_IMPORT = ("OPENBLAS_CORETYPE", "MPLBACKEND")
+_PR_SET_PDEATHSIG = 1
 
 
 class Snakemake:
@@ -92,8 +105,10 @@ def _serve(library: Path | None) -> int:
 
     # it imports all plug-ins that are installed
     snakemake.cli.get_argument_parser()
+    _remember_rules()
     if library is not None:
         _know(library)
+        _fork_scripts()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     answers.write(f"{_READY}\n")
     # by bytes: a line that Python has read ahead would be lost in the fork
@@ -110,6 +125,37 @@ def _serve(library: Path | None) -> int:
     return 0
 
 
+def _remember_rules() -> None:
+    """Keep the Python that Snakemake makes of each file of rules, for whoever has the same text."""
+    from snakemake import workflow
+    from snakemake.sourcecache import LocalSourceFile
+
+    parse, made = workflow.parse, {}
+
+    def remembered(path, of_workflow, linemap, overwrite_shellcmd=None, rulecount=0):
+        place = path.get_path_or_uri(secret_free=True)
+        file = Path(place)
+        if overwrite_shellcmd is not None or not file.is_file():
+            return parse(path, of_workflow, linemap, overwrite_shellcmd, rulecount)
+        key = (file.read_text(), rulecount)
+        if key not in made:
+            lines: dict[int, int] = {}
+            made[key] = place, lines, *parse(path, of_workflow, lines, None, rulecount)
+        first, lines, code, count = made[key]
+        linemap.update(lines)
+        # rules know where they stand
+        return code.replace(repr(first), repr(place)), count
+
+    workflow.parse = remembered
+    snakefile = RULES / "Snakefile"
+    included = re.findall(r'^include: "(.+)"$', snakefile.read_text(), re.MULTILINE)
+    reader = SimpleNamespace(open=lambda path: open(path.get_path_or_uri(secret_free=True)))
+    count = 0
+    for file in (snakefile, *(RULES / name for name in included)):
+        source = LocalSourceFile(str(file))
+        _, count = remembered(source, SimpleNamespace(sourcecache=reader), {}, rulecount=count)
+
+
 def _know(library: Path) -> None:
     """Import what rules import, and parse the library, so that no run has to."""
     sys.path.insert(0, str(library))
@@ -123,20 +169,128 @@ def _know(library: Path) -> None:
         code_fingerprint.code_fingerprint(script)
 
 
-def _run(cli, request: dict) -> int:
-    for name, number in ((os.devnull, 0), (request["files"][0], 1), (request["files"][1], 2)):
-        stream = os.open(name, os.O_RDWR)
+def _become(request: dict, streams: list[int]) -> None:
+    """Take over standard streams, working folder, environment and arguments."""
+    for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = request["command"]
+
+
+def _run(cli, request: dict) -> int:
+    _become(request, [os.open(name, os.O_RDWR) for name in (os.devnull, *request["files"])])
     try:
         cli.main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     return 0
+
+
+# ---------------------------------------------------------------- scripts
+def _fork_scripts() -> None:
+    """Have the scripts of all runs forked from a process that has imported the library."""
+    from snakemake.benchmark import benchmarked
+    from snakemake.script import PythonScript
+
+    listener = socket.socket(socket.AF_UNIX)
+    # a name that is no file
+    listener.bind(f"\0terareg-{os.getpid()}")
+    listener.listen(64)
+    if os.fork() == 0:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        os._exit(_serve_scripts(listener))
+    address = listener.getsockname()
+    listener.close()
+    start = PythonScript.execute_script
+
+    def execute(script: PythonScript, fname: str, edit: bool = False) -> None:
+        env = {**os.environ, "TMPDIR": str(script.resources.get("tmpdir", tempfile.gettempdir()))}
+        request = {"command": [str(fname)], "cwd": os.getcwd(), "env": env}
+        with socket.socket(socket.AF_UNIX) as server:
+            server.connect(address)
+            socket.send_fds(server, [b"f"], [1, 2])
+            with server.makefile("rw", buffering=1) as line:
+                line.write(json.dumps(request) + "\n")
+                answer = line.readline()
+                if not answer:
+                    return start(script, fname, edit)
+                record = script.bench_record
+                with benchmarked(int(answer), record) if record else contextlib.nullcontext():
+                    line.write("measured\n")
+                    status = int(line.readline() or 137)
+        if status:
+            raise subprocess.CalledProcessError(status, request["command"])
+        return None
+
+    PythonScript.execute_script = execute
+
+
+def _serve_scripts(listener: socket.socket) -> int:
+    """Fork for every script; whoever asks gets the process, and its status in the end."""
+    at_import = None
+    while True:
+        asker, _ = listener.accept()
+        _, streams, _, _ = socket.recv_fds(asker, 1, 2)
+        with asker.makefile("rw", buffering=1) as line:
+            request = json.loads(line.readline())
+            wanted = [request["env"].get(name) for name in _AT_IMPORT]
+            if at_import is None:
+                at_import = wanted
+                os.environ.update({k: v for k, v in zip(_AT_IMPORT, wanted) if v is not None})
+                _import_all()
+            if wanted == at_import and os.fork() == 0:
+                listener.close()
+                pid = os.fork()
+                if pid == 0:
+                    _become(request, [os.open(os.devnull, os.O_RDONLY), *streams])
+                    os._exit(_run_script(request["command"][0]))
+                line.write(f"{pid}\n")
+                # it is there, even if it has ended, until the asker has begun to measure it
+                os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+                line.readline()
+                _, state = os.waitpid(pid, 0)
+                line.write(f"{os.waitstatus_to_exitcode(state)}\n")
+                line.flush()
+                os._exit(0)
+        asker.close()
+        for stream in streams:
+            os.close(stream)
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _import_all() -> None:
+    import snakemake.logging  # noqa: F401
+
+    import terareg
+
+    for module in pkgutil.walk_packages(terareg.__path__, "terareg."):
+        if not module.name.startswith(("terareg.phantom", "terareg.cli")):
+            importlib.import_module(module.name)
+
+
+def _run_script(path: str) -> int:
+    """Run a file as Python runs it; the status that Python ends with."""
+    status = 0
+    # the folder of the script, as Python has it
+    sys.path[0] = str(Path(path).parent)
+    try:
+        runpy.run_path(path, run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
 
 
 if __name__ == "__main__":

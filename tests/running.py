@@ -16,6 +16,12 @@ import yaml
 #: volumes, which Snakemake does not track: a dry run needs none of them
 VOLUMES = ("ome.zarr", "precomputed", "blocks")
 
+#: targets that leave out pictures and files for other programs; what of a whole run begins with
+#: these is then not there
+WITHOUT_PICTURES = ("fused_volumes", "corrected_volumes", "regions", "derived_volumes")
+PICTURES = ("views/", "report.html", "stitching/render/", "stitching/TileConfiguration",
+            "registration/phantom/verdicts.json", "registration/phantom/quality.tsv")  # fmt: skip
+
 #: artefacts that name the place of the raw data
 NAMES_ITS_PLACE = {
     "acquisition.json", "report.html", "stitching/render/tilespecs.json.gz",

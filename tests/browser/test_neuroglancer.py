@@ -137,7 +137,9 @@ def look(chromium, server):
             "position": [width / 2 - 0.5 + shift[1], height / 2 - 0.5 + shift[0], z],
             "crossSectionScale": 1, "showAxisLines": False, "showScaleBar": False,
         }  # fmt: skip
-        return chromium.visit(server.link(state), until=READY, value=PANEL, size=(600, 500))
+        server.pages = [("volume", server.link(state))]
+        ((_, short),) = server.short_links()
+        return chromium.visit(short, until=READY, value=PANEL, size=(600, 500))
 
     _, _, across, down = visit([layer("ome-zarr")], 0).value
     shift[:] = (down - height) % 2 / 2, (across - width) % 2 / 2

@@ -5,18 +5,20 @@ job waits for a free machine, then its command runs
 
 - in namespaces of its own, where the folder of temporary files and the checkout are empty: what
   the submitting side has on its disk is not there, nor are its processes;
+- with the Python packages of the image and no others;
 - in an empty working folder, with the environment of the Dockerfile, of the job definition and of
   Batch, nothing else;
 - with credentials of its own, fetched as in a container of ECS. Every request is answered only if
   the policy of whoever signed it allows it.
 
-Not emulated: the image itself, disks, the start of machines, prices, S3's latency.
+Not emulated: the rest of the image, disks, the start of machines, prices, S3's latency.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.metadata
 import io
 import json
 import os
@@ -25,6 +27,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import threading
 import uuid
@@ -74,7 +77,9 @@ for i in "${!kept[@]}"; do
     mount --bind "/mnt/$i" "${kept[i]}"
 done
 umount --recursive --lazy /mnt
-unset KEPT HIDDEN
+mount --bind "$PACKAGES" "$HOME/../installed"
+mount --bind "$HOME/../image" "$PACKAGES"
+unset KEPT HIDDEN PACKAGES
 cd "$HOME/../work"
 exec "$@"
 """
@@ -322,8 +327,10 @@ class Cloud(Server):
             job.over.set()
 
     def _contain(self, job: Job) -> None:
-        for name in ("work", "home", "bin"):
+        for name in ("work", "home", "bin", "installed", "image"):
             (job.folder / name).mkdir(parents=True)
+        for name in image_packages():
+            (job.folder / "image" / name).symlink_to(job.folder / "installed" / name)
         pip = job.folder / "bin/pip"
         pip.write_text(PIP)
         pip.chmod(0o755)
@@ -341,6 +348,7 @@ class Cloud(Server):
             "AWS_BATCH_JOB_ATTEMPT": "1",
             "KEPT": kept,
             "HIDDEN": hidden,
+            "PACKAGES": str(Path(sysconfig.get_path("purelib")).resolve()),
         }
         command = [*_isolation(), "bash", "-c", ENTER, "enter", *job.container["command"]]
         with open(job.folder / "log.txt", "wb") as log, self._lock:
@@ -416,6 +424,16 @@ def image_environment() -> dict[str, str]:
     """What the Dockerfile sets, without where it keeps pip's wheels."""
     block = re.search(r"^ENV (.*?[^\\])$", (ROOT / "Dockerfile").read_text(), re.M | re.S)[1]
     return {k: v for k, v in re.findall(r"(\w+)=(\S+)", block) if not k.startswith("PIP_")}
+
+
+@functools.cache
+def image_packages() -> list[str]:
+    """Names in ``site-packages`` that belong to what the Dockerfile installs there."""
+    lock = (ROOT / "requirements-image.lock").read_text()
+    names = [*re.findall(r"^([\w.-]+)==", lock, re.MULTILINE), "torch"]
+    files = [file for name in names for file in importlib.metadata.files(name) or ()]
+    # programs lie elsewhere: ../../../bin
+    return sorted({file.parts[0] for file in files} - {".."})
 
 
 # ---------------------------------------------------------------- parts

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 BUCKET = "brains"
 RAW, TRACKED, VOLUMES = "raw/run 1", "terareg", "terareg-volumes"
-FLATFIELD = "results/demo/intensity/ch1/nominal/flatfield.tif"
+FLATFIELD = "results/demo/intensity/ch0/nominal/flatfield.tif"
 
 # The executor asks for its jobs every 5 s: right for jobs of minutes, idle with jobs of seconds.
 SOON = """\
@@ -134,7 +134,8 @@ def printed(cloud, submitter, kills):
 
 def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
     """Without this, a job that reads the submitter's disk would pass all tests below."""
-    looks = f"ls -A . '{ROOT}/workflow' '{tmp_path}'; env; echo $$ > /tmp/mine; exit 3"
+    looks = f"ls -A . '{ROOT}/workflow' '{tmp_path}'; env; echo $$ > /tmp/mine"
+    looks += "; python -c 'import requests, moto'; exit 3"
     batch = cloud.client("batch")
     batch.register_job_definition(
         jobDefinitionName="snakejob-def-look", type="container",
@@ -154,6 +155,7 @@ def test_the_emulation_hides_the_checkout_and_the_submitter(cloud, tmp_path):
     assert job.over.wait(60)
     assert (job.status, job.exit_code) == ("FAILED", 3), job.log
     assert job.log.count("No such file or directory") == 2, job.log
+    assert "No module named 'moto'" in job.log, "the tests need it, and no job has it"
     names = set(re.findall(r"^(\w+)=", job.log, re.MULTILINE))
     assert "GIVEN" in names and "OMP_NUM_THREADS" in names
     assert not names & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "PYTHONPATH", "VIRTUAL_ENV"}
@@ -171,7 +173,7 @@ def artefacts_of(client, name: str) -> dict[str, str]:
 
 def test_the_cloud_gives_the_bytes_of_one_machine(printed, cloud, finished):
     results = finished.folder / "results"
-    for name, least in (("demo", 300), ("atlases", 5)):
+    for name, least in (("demo", 250), ("atlases", 5)):
         here = running.artefacts(results / name, facts=running.FACTS_OF_FILES)
         there = artefacts_of(cloud.client(), name)
         assert len(here) >= least
@@ -192,7 +194,7 @@ def test_a_job_that_loses_its_machine_is_tried_again_with_more(printed, cloud):
 def test_jobs_get_what_they_ask_for_and_need_no_more(printed, cloud):
     """The executor silently takes less memory when it does not know a number."""
     assert "is invalid for vCPU" not in printed
-    assert len(cloud.jobs) > 40
+    assert len(cloud.jobs) > 35
     for job in cloud.jobs:
         assert job.asked["MEMORY"] in MEMORY[job.asked["VCPU"]], job.name
         assert job.largest_process_mb < job.asked["MEMORY"], job.name
@@ -241,7 +243,7 @@ def test_a_second_run_from_another_clone_has_nothing_to_do(printed, cloud, acqui
 def damaged(printed, cloud):
     """A plane whose bytes are zeros, of the size that it had."""
     client = cloud.client()
-    key = next(k for k in keys(client, BUCKET, RAW) if k.endswith("CHN01_PLN0003.tif"))
+    key = next(k for k in keys(client, BUCKET, RAW) if k.endswith("CHN00_PLN0003.tif"))
     body = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
     client.put_object(Bucket=BUCKET, Key=key, Body=bytes(len(body)))
     yield key.removeprefix(f"{RAW}/")
@@ -252,7 +254,7 @@ def test_a_failing_job_names_rule_object_and_log(damaged, submitter, cloud):
     before = len(cloud.jobs)
     status, said = submitter.snakemake("--retries", "0", FLATFIELD)
     assert status == 1, said
-    log = f"{TRACKED}/results/demo/logs/sum_tiles/ch1_0.log"
+    log = f"{TRACKED}/results/demo/logs/sum_tiles/ch0_0.log"
     assert "Error in rule sum_tiles" in said and f"log: s3://{BUCKET}/{log}" in said
     (job,) = cloud.jobs[before:]
     assert job.status == "FAILED" and f"external_jobid: {job.id}" in said

@@ -118,22 +118,25 @@ def same_sums(workspace, finished) -> bool:
 def test_a_cluster_gives_the_bytes_of_one_machine(
     cluster, finished, acquired, raw_before, workspace, kills
 ):
-    """Snakemake is killed on the way; its jobs go on and meet those of the next one."""
+    """Snakemake is killed on the way; its jobs go on and meet those of the next one.
+
+    Pictures are left to AWS, whose jobs show more: here they would read the same folders.
+    """
     running.with_acquisition(workspace, acquired)
-    start = functools.partial(submit, workspace, cluster)
+    start = functools.partial(submit, workspace, cluster, *running.WITHOUT_PICTURES)
     log = workspace.folder / "run.log"
     finish_after_kills(start, lambda: unlock(workspace), shares(kills, (0.1, 0.6)), log)
     end = time.monotonic() + 120
     while any(job["State"] == "RUNNING" for job in cluster.jobs()):
         assert time.monotonic() < end, cluster.jobs()
         time.sleep(0.5)
-    for name, least in (("demo", 300), ("atlases", 5)):
-        # the report tells the seconds of every job
-        here = running.artefacts(finished.folder / "results" / name, "report.html")
-        there = running.artefacts(workspace.folder / "results" / name, "report.html")
+    for name, least in (("demo", 250), ("atlases", 5)):
+        here, there = (
+            running.artefacts(w.folder / "results" / name, *running.PICTURES)
+            for w in (finished, workspace)
+        )
         assert len(here) >= least
         assert running.differing(here, there) == []
-    assert (workspace.folder / "results/demo/report.html").exists()
     assert running.states(workspace.folder / "demo/raw") == raw_before
     jobs = cluster.jobs()
     assert {job["State"] for job in jobs} == {"COMPLETED"}, cluster.logs()

@@ -13,6 +13,7 @@ from terareg.derived.parted import digests_in
 from terareg.derived.section import Entry
 from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import Place, View
+from terareg.storage.records import damaged_objects
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import finish_pyramid, init_volume, write_blocks
@@ -167,7 +168,9 @@ def test_objects(store, do, settings):
     store.write(f"{where[1]}/old.mesh", b"of an earlier run")
     summaries = [tool.write_objects(measured, where, [n]) for n in range(tool.shards.count)]
     summaries = json.loads(json.dumps(summaries))
-    rows = tool.finish_objects(summaries, where)
+    rows, objects = tool.finish_objects(summaries, where)
+    assert objects.keys() == {entry.key for entry in store.list(where[1])}
+    assert damaged_objects(store, objects) == []
     sizes = np.bincount(labels.ravel())
     assert [r["label"] for r in rows] == (np.flatnonzero(sizes[1:] >= 5) + 1).tolist()
     assert not store.exists(f"{where[1]}/old.mesh") and store.exists(f"{where[1]}/info")

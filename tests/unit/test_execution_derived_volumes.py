@@ -85,6 +85,7 @@ def test_a_sample_without_images_has_the_rules_of_derived_volumes_only(workspace
     assert jobs == {
         "check_inputs": 1, "init_derived": 3, "measure_derived": 1, "gather_derived": 1,
         "derive_blocks": 3, "finish_pyramid": 3, "finalize_volume": 3,
+        "write_neuroglancer_state": 1,
     }  # fmt: skip
     text = plan_text("tools", sample)
     assert "Derived volumes" in text and "GB of sources" in text
@@ -192,6 +193,38 @@ def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
     with pytest.raises(ConfigError) as error:
         sizing.sized(alone(workspace, a={"from": lab} | settings), "tools")
     assert words.replace("LAB", lab) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "export", "words"),
+    [
+        ({}, {}, r"export\.x\.format: nifti says how the axes lie in the body, which is not known"),
+        ({}, {"format": "tiff"}, ""),
+        ({"orientation": "SAR"}, {}, ""),
+        (
+            {},
+            {"format": "tiff", "interpolation": "mean"},
+            "mean is not for labels; use vote or nearest",
+        ),
+        ({}, {"format": "png_series"}, r"derived/b is of type uint64; use tiff_series"),
+    ],
+)
+def test_exports_of_derived_volumes(workspace, entry, export, words):
+    """Refused when the workflow is loaded, also through the volume between; or planned."""
+    first = {"from": precomputed(workspace.folder / "lab"), "do": "convert", **entry}
+    config = {
+        "sample": "tools",
+        "derived": {"a": first, "b": {"from": "a", "do": "convert"}},
+        "export": {"x": {"from": "derived/b", **export}},
+    }
+    run = load_run(config)
+    if words:
+        with pytest.raises(ConfigError, match=words):
+            sizing.sized(run, "tools")
+        return
+    assert jobs_of_rules(sizing.sized(run, "tools"))["export_volume"] == 1
+    made = [path for path in targets.all_files(run, "tools") if "/exports/" in path]
+    assert len(made) == 1 and made[0].startswith("results/tools/exports/x.")
 
 
 def test_files_that_do_not_say_their_voxel_size_ask_for_the_key_of_the_entry(workspace):

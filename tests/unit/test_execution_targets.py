@@ -104,7 +104,7 @@ def test_every_volume_that_is_made_can_be_verified(workspace):
     assert {"fused/signal", "corrected_volume/signal", "atlas_space/mouse/signal"} <= volumes
     verified = names_of(targets.verified_files(run, "brain"))
     wanted = {f"{volume}/verified.json" for volume in volumes}
-    assert verified == wanted | {"labels/mouse/meshes_verified.json"}
+    assert verified == wanted | {"labels/mouse/objects_verified.json"}
 
 
 def test_parts_of_the_work_are_parts_of_the_whole(workspace):

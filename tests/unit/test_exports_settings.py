@@ -43,6 +43,30 @@ def test_all_that_a_run_makes_has_its_place(text, atlas, regions):
     assert not settings.is_series and settings.resolution_um is None
 
 
+def test_a_derived_volume_is_settled_when_it_is_known_what_it_holds():
+    mask = {"from": "fused/signal", "do": "signal", "method": "top_hat", "background_um": 50,
+            "threshold": 100}  # fmt: skip
+
+    def made(**entry):
+        section = checked({"from": "derived/mask", **entry}, derived={"mask": mask})
+        return ExportSettings.from_config(section)
+
+    assert made().origin == Origin("derived", derived="mask") and made().interpolation == ""
+    assert made().settled(True, "uint32").interpolation == "vote"
+    assert made().settled(False, "uint16").interpolation == "mean"
+    assert made(interpolation="nearest").settled(False, "uint16").interpolation == "nearest"
+    for entry, labels, dtype, words in (
+        ({"interpolation": "mean"}, True, "uint32", "mean is not for labels; use vote or nearest"),
+        ({"interpolation": "vote"}, False, "uint8", "vote is not for an image; use mean or near"),
+        ({"format": "pyramid_8bit"}, True, "uint8", "derived/mask holds labels; use another"),
+        ({"format": "png_series"}, True, "uint32", "is of type uint32; use tiff_series"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            made(**entry).settled(labels, dtype)
+    other = ExportSettings.from_config(checked({"from": "fused/signal"}))
+    assert other.settled(True, "uint64") == other
+
+
 def test_one_number_makes_cubes_and_three_do_not():
     for given, wanted in ((25, (25, 25, 25)), ([50, 10, 20], (50, 10, 20))):
         entry = checked({"from": "fused/signal", "resolution_um": given})
@@ -55,6 +79,7 @@ def test_one_number_makes_cubes_and_three_do_not():
         ({}, "export.mine: key from is missing"),
         ({"from": "fused"}, "export.mine.from: 'fused' is nothing that can be exported; write fus"),
         ({"from": "fused/green"}, "export.mine.from: channel 'green' is not among input.channels"),
+        ({"from": "derived/mask"}, "'mask' is not among the volumes of the section derived (there"),
         ({"from": "labels/mouse"}, "'mouse' is not among the registered atlases (allen)"),
         ({"from": "registration/allen/x"}, "'registration/allen/x' is nothing that can be"),
         ({"from": "fused/signal", "format": "nfti"}, "did you mean nifti?"),

@@ -274,10 +274,7 @@ def test_masked_voxels_do_not_count():
 @pytest.mark.parametrize(("kernel_um", "done"), [(900.0, 1), (None, 2)])
 def test_resuming_gives_the_same_bytes(tmp_path, kernel_um, done):
     truth = Truth(amplitude_um=300.0)
-    sample, settings = truth.sample(), replace(SETTINGS, iterations=8, kernel_um=kernel_um)
-    register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz").save(tmp_path / "a")
-    # a run that ended before the last level
-    register(atlas(), sample, settings, np.eye(4)).save(tmp_path / "b")
+    sample, settings = truth.sample(), replace(SETTINGS, iterations=4, kernel_um=kernel_um)
     from terareg.registration import checkpoint
 
     written = []
@@ -289,9 +286,11 @@ def test_resuming_gives_the_same_bytes(tmp_path, kernel_um, done):
 
     checkpoint.save = keep
     try:
-        register(atlas(), sample, settings, np.eye(4), tmp_path / "other.npz")
+        register(atlas(), sample, settings, np.eye(4), tmp_path / "state.npz").save(tmp_path / "a")
     finally:
         checkpoint.save = original
+    register(atlas(), sample, settings, np.eye(4)).save(tmp_path / "b")
+    # a run that ended before the last level
     fingerprint, state = written[done]
     assert state.level == done == len(state.facts)
     checkpoint.save(tmp_path / "half.npz", fingerprint, state)

@@ -1,5 +1,6 @@
 """Neuroglancer state: physical places, both formats, links; serving: what a viewer asks for."""
 
+import html
 import http.client
 import json
 import socket
@@ -228,6 +229,17 @@ def test_the_first_page_lists_links_escaped(server):
     server.pages = [("<b>", "http://x/?a=1&b=2")]
     status, _, body = ask(server, "/")
     assert status == 200 and b"&lt;b&gt;" in body and b"a=1&amp;b=2" in body
+
+
+def test_short_links_lead_to_the_links(server):
+    link = server.link(ng.build_state([image()], FRAME))
+    server.pages = [("a", "http://x/#!1"), ("b", link)]
+    names, short = zip(*server.short_links())
+    assert names == ("a", "b") and max(map(len, short)) < 40 < len(link)
+    status, _, body = ask(server, short[1].removeprefix(server.url))
+    assert status == 200 and f'content="0; url={html.escape(link)}"' in body.decode()
+    for number in ("0", "3", "x", "", "1/..", "-1"):
+        assert ask(server, f"/open/{number}")[0] == 404
 
 
 def test_command_names_a_missing_folder(tmp_path, capsys):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
 import os
+import re
 import struct
 import zlib
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
 import zarr
-from examples import examples
+from bounded import SECONDS, read_within_bounds
+from examples import PROFILE, examples
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -492,8 +496,6 @@ def write_precomputed(folder, values, resolution=(30000, 20000, 25000), suffix="
 )
 def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
     """cloud-volume writes NAME.gz to disks; read under its own name only, a volume is black."""
-    import imagecodecs
-
     pack = pack or {".br": imagecodecs.brotli_encode, ".zstd": imagecodecs.zstd_encode}[suffix]
     write_precomputed(tmp_path / "p", values, suffix=suffix, pack=pack)
     np.testing.assert_array_equal(read(tmp_path / "p"), values)
@@ -633,6 +635,178 @@ def test_spoiled_images_are_read_or_refused(tmp_path, name, data):
             look()
         except TeraregError as error:
             assert "\n" not in str(error) and len(str(error)) < 2000
+
+
+# a gigabyte and more, in members that follow each other
+ZEROS = bytes(2**26)
+LONG = (20 if PROFILE == "explore" else 1) * 2**20
+
+
+@functools.cache
+def bomb(pack=gzip.compress):
+    return pack(ZEROS) * 20
+
+
+def bomb_behind_nifti(path, values):
+    write_nifti(path.with_name("a.nii"), values)
+    path.write_bytes(gzip.compress(path.with_name("a.nii").read_bytes()) + bomb())
+
+
+def bomb_for_nrrd(path, values):
+    write_nrrd(path, values, "a.raw", "gzip")
+    path.with_name("a.raw").write_bytes(bomb())
+
+
+def bomb_for_nrrd_of_bzip2(path, values):
+    write_nrrd(path, values, "a.raw", "bzip2")
+    path.with_name("a.raw").write_bytes(bomb(bz2.compress))
+
+
+def large_nifti(path, values):
+    write_nifti(path.with_name("a.nii"), values, (42, "<3h", 1500, 1500, 1500))
+    path.write_bytes(gzip.compress(path.with_name("a.nii").read_bytes()))
+
+
+def large_nrrd(path, values):
+    write_nrrd(path, values, encoding="gzip", sizes="1500 1500 1500")
+
+
+def large_meta_image(path, values):
+    text = "ObjectType = Image\nNDims = 3\nCompressedData = True\nDimSize = 1500 1500 1500\n"
+    text += "ElementType = MET_USHORT\nElementDataFile = LOCAL\n"
+    path.write_bytes(text.encode() + zlib.compress(values.tobytes()))
+
+
+def numbers_behind_nrrd(path, values):
+    write_nrrd(path, values, encoding="text")
+    path.write_bytes(path.read_bytes() + b" 1" * LONG)
+
+
+def one_number_behind_nrrd(path, values):
+    write_nrrd(path, values, encoding="text")
+    path.write_bytes(path.read_bytes() + b"1" * LONG)
+
+
+def many_keys_of_nrrd(path, values):
+    write_nrrd(path, values)
+    first, rest = path.read_bytes().split(b"\n", 1)
+    path.write_bytes(first + b"\n" + b"a:=b\n" * LONG + rest)
+
+
+def patched_tiff(path, values, **tags):
+    """Pages whose entries of some tags hold other numbers."""
+    tifffile.imwrite(path, values, compression="zlib", metadata=None)
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        for page in tiff.pages:
+            for name, number in tags.items():
+                tag = page.tags[name]
+                form = "<H" if tag.dtype == tifffile.DATATYPE.SHORT else "<I"
+                struct.pack_into(form, data, tag.offset + 8, number)
+    return data
+
+
+def large_tiff(path, values):
+    sizes = {"ImageWidth": 40000, "ImageLength": 40000, "RowsPerStrip": 40000}
+    path.write_bytes(patched_tiff(path, values, **sizes))
+
+
+def bomb_for_tiff(path, values):
+    content = zlib.compress(ZEROS * 8)
+    start = len(patched_tiff(path, values))
+    data = patched_tiff(path, values, StripOffsets=start, StripByteCounts=len(content))
+    path.write_bytes(bytes(data) + content)
+
+
+def long_note_of_tiff(unit, begin=b"", end=b""):
+    def make(path, values):
+        note = begin + unit * (LONG // len(unit)) + end
+        tifffile.imwrite(path, values, description=note, metadata=None, ome=False)
+
+    return make
+
+
+def long_ome(unit):
+    sizes = b'SizeX="8" SizeY="9" SizeZ="7" SizeC="1" SizeT="1" DimensionOrder="XYZCT"'
+    begin = b"<OME><Image><Pixels " + sizes + b">"
+    return long_note_of_tiff(unit, begin, b"</Pixels></Image></OME>")
+
+
+def bomb_for_zarr(compressor, pack):
+    def make(path, values):
+        write_zarr(path, values, chunk=(8, 16, 8))
+        array = json.loads((path / "0/.zarray").read_text())
+        (path / "0/.zarray").write_text(json.dumps(array | {"compressor": compressor}))
+        (path / "0/0/0/0").write_bytes(pack())
+
+    return make
+
+
+def large_blosc():
+    data = bytearray(imagecodecs.blosc_encode(bytes(2**20), compressor="zstd"))
+    struct.pack_into("<I", data, 4, 0x7FFFFFF0)
+    return bytes(data)
+
+
+def bomb_for_precomputed(suffix, pack):
+    return lambda path, values: write_precomputed(path, values, suffix=suffix, pack=pack)
+
+
+def long_metadata(name, unit):
+    def make(path, values):
+        (write_precomputed if name == "info" else write_zarr)(path, values)
+        text = (path / name).read_bytes().rstrip()[:-1]
+        (path / name).write_bytes(text + b', "x": [' + unit * (LONG // len(unit)) + b"0]}")
+
+    return make
+
+
+BOUNDED = {
+    "behind/a.nii.gz": bomb_behind_nifti,
+    "large/a.nii.gz": large_nifti,
+    "instead/a.nhdr": bomb_for_nrrd,
+    "bzip2/a.nhdr": bomb_for_nrrd_of_bzip2,
+    "large/a.nrrd": large_nrrd,
+    "numbers/a.nrrd": numbers_behind_nrrd,
+    "digits/a.nrrd": one_number_behind_nrrd,
+    "keys/a.nrrd": many_keys_of_nrrd,
+    "large/a.mha": large_meta_image,
+    "large/a.tif": large_tiff,
+    "instead/a.tif": bomb_for_tiff,
+    "note/a.tif": long_note_of_tiff(b"x"),
+    "imagej/a.tif": long_note_of_tiff(b"a=b\n", b"ImageJ=1.1\nimages=7\nslices=1000000000\n"),
+    "elements/a.ome.tif": long_ome(b"<a/>"),
+    "planes/a.ome.tif": long_ome(b'<TiffData IFD="0"/>'),
+    "files/a.ome.tif": long_ome(b'<TiffData><UUID FileName="x">x</UUID></TiffData>'),
+    "gzip/a.zarr": bomb_for_zarr({"id": "gzip", "level": 1}, bomb),
+    "blosc/a.zarr": bomb_for_zarr(
+        {"id": "blosc", "cname": "zstd", "clevel": 1, "shuffle": 0}, large_blosc
+    ),
+    "attributes/a.zarr": long_metadata(".zattrs", b"[],"),
+    "gzip/a": bomb_for_precomputed(".gz", lambda _: bomb()),
+    "zstd/a": bomb_for_precomputed(".zstd", lambda _: bomb(imagecodecs.zstd_encode)),
+    "brotli/a": bomb_for_precomputed(".br", lambda _: bomb(imagecodecs.brotli_encode)),
+    "info/a": long_metadata("info", b"{},"),
+}
+READERS = {  # of the process with bounds
+    "believed": (b"", lambda path: read_header(path)),
+    "known": (b"", lambda path: read_header(path, SPACING)),
+    "voxels": (b"", lambda path: read(path)),
+}
+
+
+def test_images_that_ask_for_more_than_they_hold(tmp_path, values):
+    """Read or refused in a process with one gigabyte, within seconds."""
+    cases = []
+    for name, make in BOUNDED.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        make(tmp_path / name, values)
+        cases += [(reader, tmp_path / name) for reader in READERS]
+    for result in read_within_bounds("test_volumes_foreign", cases):
+        assert result["error"] in ("", "TeraregError"), result
+        assert result["cpu_s"] < SECONDS, result
+        if result["name"] == "voxels" and "large/" in result["path"]:
+            assert re.search("hold|cannot", result["message"]), result
 
 
 @pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info"])

@@ -86,7 +86,8 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     workspace.write(config)
     results = workspace.folder / "results/scan"
     wanted = ("cells/bright/mouse/regions.tsv", "cells/none.csv",
-              "views/neuroglancer.json", "derived/blobs/regions/mouse.tsv")  # fmt: skip
+              "views/neuroglancer.json", "derived/blobs/regions/mouse.tsv",
+              "cells/bright/objects_verified.json")  # fmt: skip
     paths = [f"results/scan/{name}" for name in wanted]
     done = workspace.snakemake("--cores", "2", *paths, "--quiet")
     assert done.returncode == 0, done.stderr

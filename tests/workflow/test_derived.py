@@ -13,7 +13,14 @@ from running import job_counts
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
-TARGETS = ("--cores", "2", "derived_volumes", "results/tools/derived/dark/verified.json", "--quiet")
+TARGETS = (
+    "--cores",
+    "2",
+    "derived_volumes",
+    "exports",
+    "results/tools/derived/dark/verified.json",
+    "--quiet",
+)
 
 
 def described(workspace):
@@ -29,7 +36,12 @@ def described(workspace):
             "box_um": [[8, 0, 10], [80, 70, 100]],
         },
     }
-    return {"sample": "tools", "volume": {"chunk": 8, "block": 16}, "derived": derived}, stack
+    return {
+        "sample": "tools",
+        "volume": {"chunk": 8, "block": 16},
+        "derived": derived,
+        "export": {"dark": {"from": "derived/dark", "format": "tiff"}},
+    }, stack
 
 
 @pytest.mark.slow
@@ -48,6 +60,13 @@ def test_an_image_file_becomes_derived_volumes_without_any_tiles(workspace):
     info = json.loads(store.read("tools/derived/dark/precomputed/info"))
     assert info["scales"][0]["voxel_offset"] == [5, 0, 2], "the part keeps its place"
     assert info["scales"][0]["resolution"] == [2000, 2000, 4000]
+    with tifffile.TiffFile(workspace.folder / "results/tools/exports/dark.ome.tif") as file:
+        np.testing.assert_array_equal(file.asarray(), dark.read(0))
+    state = json.loads((workspace.folder / "results/tools/views/neuroglancer.json").read_text())
+    assert [layer["name"] for layer in state["layers"]] == ["derived part", "derived dark"]
+    assert state["dimensions"] == {"x": [2e-6, "m"], "y": [2e-6, "m"], "z": [4e-6, "m"]}
+    # the middle of the part, in voxels of the stack
+    assert np.abs(np.array(state["position"]) - (27.5, 17.5, 11)).max() <= 0.5
 
     # a run that is complete has nothing to do; another setting runs what depends on it
     again = workspace.snakemake("-n", *TARGETS[2:4], "--quiet", "rules")

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -99,6 +100,29 @@ def test_a_mesh_of_every_component(done):
 def test_nothing_is_left_to_do(done):
     again = done.snakemake("-n", "--quiet", "rules", "--", "derived_volumes")
     assert "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_a_spoiled_mesh_is_found_and_written_again(done, workspace):
+    described(workspace, done)
+    for name in ("results", ".snakemake"):
+        shutil.copytree(done.folder / name, workspace.folder / name)
+    folder = workspace.folder / "results/tools/derived/surfaces"
+    shard = max((folder / "mesh").glob("*.shard"), key=lambda path: path.stat().st_size)
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    running.replace(shard, bytes(data))
+    target = "results/tools/derived/surfaces/objects_verified.json"
+    command = "--cores", "1", "--quiet", "rules"
+    found = workspace.snakemake(*command, "--", target)
+    (line,) = [x for x in found.stderr.splitlines() if x.startswith("verify_objects: ")]
+    assert found.returncode != 0 and ".shard is not what was written (1 of " in line
+    assert "run again with -R write_objects" in line
+    mended = workspace.snakemake(*command, "-R", "write_objects", "--", target)
+    assert mended.returncode == 0, mended.stderr
+    assert json.loads((workspace.folder / target).read_text())["objects"] > 1
+    assert (folder / "mesh" / shard.name).read_bytes() == (
+        done.folder / "results/tools/derived/surfaces/mesh" / shard.name
+    ).read_bytes()
 
 
 @pytest.mark.slow

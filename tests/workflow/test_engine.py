@@ -12,8 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import running
+import tifffile
 import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -29,6 +31,8 @@ USED = {
     "workflow.config_settings": "a key that a file has twice is noticed",
     "workflow.dryrun": "a dry run ends with the plan of its jobs",
     "workflow.output_settings": "no plan is printed where --quiet all is asked for",
+    "workflow.main_snakefile": "the lines of another workflow's jobs are left as they are",
+    "workflow.is_main_process": "only the run itself writes lines of jobs, and not its jobs",
     "workflow.dag": "the plan counts the jobs of this run and not of a whole one",
 }
 
@@ -113,6 +117,26 @@ def test_jobs_that_a_dry_run_plans_are_counted_by_sample_and_rule(workspace):
     (jobs,) = re.findall(r"^Fused volume +(\d+) ", done.stderr, re.MULTILINE)
     # a block of each channel, and the start of its volume
     assert int(jobs) == 4, lost("workflow.dag.needrun_jobs", USED["workflow.dag"])
+
+
+def test_a_run_shows_a_line_for_the_start_and_the_end_of_each_job(workspace):
+    tifffile.imwrite(workspace.folder / "stack.tif", np.ones((5, 6, 7), np.uint16))
+    derived = {"part": {"from": "stack.tif", "do": "convert", "spacing_um": [4, 2, 2]}}
+    (workspace.folder / "part.yaml").write_text(yaml.safe_dump({"sample": "x", "derived": derived}))
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile"),
+               "--configfile", "part.yaml", "--cores", "1",
+               "results/x/derived/part/plan.json"]  # fmt: skip
+    done = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = re.findall(r"^\d\d:\d\d:\d\d  (.*)$", done.stderr, re.MULTILINE)
+    wanted = ["init_derived x part: starts", r"init_derived x part: done in \d+ s, 1 of 1"]
+    assert len(lines) == 2 and all(map(re.fullmatch, wanted, lines)), lost(
+        "the screen's handler, or an event of the log", "jobs have lines"
+    )
+    assert "jobid" not in done.stderr and "steps (" not in done.stderr
+    # all of it is in Snakemake's own log
+    log = re.findall(r"Complete log\(s\): (.*)", done.stderr)
+    assert "jobid" in Path(log[0]).read_text()
 
 
 def test_snakemake_is_held_below_the_next_major_version():

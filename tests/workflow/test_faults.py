@@ -83,10 +83,10 @@ def test_a_flipped_bit_in_a_file_between_two_jobs_stops_the_second(finished, wor
 
 def test_spoiled_meshes_and_names_are_found(fused):
     folder = "results/demo/labels/phantom"
-    target = f"{folder}/meshes_verified.json"
+    target = f"{folder}/objects_verified.json"
     spoil(min((fused.folder / folder / "precomputed/mesh").glob("*.index")))
     done = fused.snakemake("--cores", "1", "--quiet", "rules", "--", target)
-    (line,) = [x for x in done.stderr.splitlines() if x.startswith("verify_meshes: ")]
+    (line,) = [x for x in done.stderr.splitlines() if x.startswith("verify_objects: ")]
     assert done.returncode != 0 and ".index is not what was written (1 of " in line
     assert "run again with -R mesh_labels" in line
     done = fused.snakemake("--cores", "1", "--quiet", "rules", "-R", "mesh_labels", "--", target)

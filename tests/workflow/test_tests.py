@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
-from running import job_counts
+import tifffile
+from running import artefacts, job_counts
 from sharing import group_of, made_once
 from workspaces import ROOT, Workspace
 
@@ -188,6 +191,32 @@ def test_a_run_sees_the_code_and_the_environment_of_its_own(tmp_path):
     said = [w.snakemake("-n", "--quiet", "all", "--", "plan") for w in workspaces]
     assert [done.returncode for done in said] == [1, 0]
     assert "changed code" in said[0].stdout + said[0].stderr
+
+
+def test_scripts_that_are_forked_do_what_started_ones_do(tmp_path):
+    """The same bytes, and the same sentence where one fails."""
+    target = ("--cores", "1", "--quiet", "--", "results/tools/derived/part/complete.json")
+    made, said = [], []
+    # what Python reads when it starts makes it start
+    for name, env in (("forked", {}), ("started", {"PYTHONPATH": ""})):
+        workspace = Workspace(tmp_path / name)
+        stack = np.arange(8 * 20 * 30, dtype=np.uint16).reshape(8, 20, 30)
+        tifffile.imwrite(workspace.folder / "stack.tif", stack)
+        # plans hold the state of their source
+        os.utime(workspace.folder / "stack.tif", (1e9, 1e9))
+        part = {"from": "stack.tif", "do": "convert", "spacing_um": [4, 2, 2]}
+        config = {"sample": "tools", "volume": {"chunk": 8, "block": 16}, "derived": {"part": part}}
+        workspace.write(config)
+        done = workspace.snakemake(*target, **env)
+        assert done.returncode == 0, done.stderr
+        made.append(artefacts(workspace.folder / "results/tools"))
+        plan = workspace.folder / "results/tools/derived/part/plan.json"
+        plan.write_text(plan.read_text() + " ")
+        done = workspace.snakemake(*target, "-R", "derive_blocks", **env)
+        assert done.returncode == 1
+        said.append([x for x in done.stderr.splitlines() if x.startswith("derive_blocks: ")])
+    assert made[0] == made[1] and len(made[0]) > 5
+    assert said[0] == said[1] and len(said[0]) == 1, said
 
 
 def test_what_is_made_once_is_made_once_and_fails_for_all(tmp_path_factory):

@@ -20,6 +20,7 @@ from terareg.execution import (
     targets,
 )
 from terareg.execution.code_fingerprint import code_fingerprint
+from terareg.execution.job_lines import JobLines
 from terareg.execution.run import Run, load_run
 from terareg.intensity import cost as intensity_cost
 from terareg.regions import cost as regions_cost
@@ -39,6 +40,9 @@ def guarded(function, *arguments):
 
 # set here, since jobs are processes started from this one, wherever it runs, and inherit it
 blas.pin_kernels(os.environ)
+
+if screen() is not None:
+    screen().addFilter(JobLines(screen()))
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
@@ -71,6 +75,7 @@ wildcard_constraints:
     map=one_of(guarded(comparisons.every_map, RUN)),
     own=one_of(guarded(own_files.names_of_copies, RUN)),
     batch=r"\d+",
+    objects="(labels|derived|cells)/[A-Za-z0-9_-]+",
     volume="(fused|corrected_volume|labels|derived|atlas_space/[A-Za-z0-9_-]+)/[A-Za-z0-9_-]+",
 
 
@@ -145,6 +150,7 @@ def of_wildcards(*names):
 of_sample = of_wildcards("sample")
 of_channel = of_wildcards("sample", "channel")
 of_volume = of_wildcards("sample", "volume")
+of_objects = of_wildcards("sample", "objects")
 of_registration = of_wildcards("sample", "atlas")
 of_atlas = of_wildcards("atlas")
 of_image = of_wildcards("atlas", "image")

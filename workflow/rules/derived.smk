@@ -186,6 +186,7 @@ rule finish_objects:
         batches=of_derived(inputs.object_batches),
     output:
         table=result("derived/{derived}/objects.tsv"),
+        objects=result("derived/{derived}/objects.json"),
     log:
         log_of("finish_objects/{derived}"),
     benchmark:

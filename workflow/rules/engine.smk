@@ -1,5 +1,6 @@
 # The only place that uses Snakemake's internals; tests/workflow/test_engine.py shows what breaks
 # when an upgrade changes them.
+import logging
 import re
 import sys
 from collections import Counter
@@ -69,6 +70,20 @@ def jobs_to_run(sample_of):
         if name is not None:
             found.setdefault(name, Counter())[job.rule.name] += 1
     return found
+
+
+def screen():
+    """The handler that shows the jobs of a run; None in a dry run, a job, or another workflow."""
+    own = (
+        Path(workflow.main_snakefile).resolve().parent
+        == scripts_folder().resolve().parent
+    )
+    if not own or not workflow.is_main_process or workflow.dryrun:
+        return None
+    if workflow.output_settings.verbose:
+        return None
+    handlers = logging.getLogger("snakemake.logging").handlers
+    return next((h for h in handlers if h.name == "DefaultStreamHandler"), None)
 
 
 check_places()

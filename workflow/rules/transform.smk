@@ -83,31 +83,6 @@ rule mesh_labels:
         "../scripts/mesh_labels.py"
 
 
-rule verify_meshes:
-    """Read the meshes and names of regions back and compare them with what was written."""
-    input:
-        plan=result("labels/{atlas}/plan.json"),
-        meshes=result("labels/{atlas}/meshes.json"),
-    output:
-        verified=result("labels/{atlas}/meshes_verified.json"),
-    log:
-        log_of("verify_meshes/{atlas}"),
-    benchmark:
-        benchmark_of("verify_meshes/{atlas}")
-    conda:
-        "../envs/regions.yaml"
-    threads: threads_of("verify_meshes")
-    resources:
-        mem_mb=memory("verify_meshes"),
-        runtime=runtime("verify_meshes"),
-    params:
-        code=code("verify_meshes"),
-        record=record_of("verify_meshes/{atlas}"),
-        store=setting("store"),
-    script:
-        "../scripts/verify_meshes.py"
-
-
 rule init_atlas_space:
     """Plan the volume of a channel in the atlas and write its metadata."""
     input:

@@ -141,3 +141,28 @@ rule verify_volume:
         writer=of_volume(inputs.writer_of_volume),
     script:
         "../scripts/verify_volume.py"
+
+
+rule verify_objects:
+    """Read the meshes, skeletons or points of a layer back and compare them with what was written."""
+    input:
+        lists=of_objects(inputs.object_lists),
+    output:
+        verified=result("{objects}/objects_verified.json"),
+    log:
+        log_of("verify_objects/{objects}"),
+    benchmark:
+        benchmark_of("verify_objects/{objects}")
+    conda:
+        "../envs/volumes.yaml"
+    threads: threads_of("verify_objects")
+    resources:
+        mem_mb=memory("verify_objects"),
+        runtime=runtime("verify_objects"),
+    params:
+        code=code("verify_objects"),
+        record=record_of("verify_objects/{objects}"),
+        store=setting("store"),
+        writers=of_objects(inputs.object_writers),
+    script:
+        "../scripts/verify_objects.py"

@@ -31,11 +31,11 @@ def main() -> None:
         )  # fmt: skip
     features = {feature: cells[feature] for feature in FEATURES}
     key = f"{sample}/cells/{name}/annotations"
-    write_annotations(store, key, cells["position_um"], features, frame)
+    objects = write_annotations(store, key, cells["position_um"], features, frame)
     save_array(snakemake.output.cells, cells)
     write_cells_csv(snakemake.output.table, cells, cells["position_um"])
     figures = summary(cells, frame, math.prod(frame.extent_um) / 1e9)
-    figures |= {"settings": given, "level": level, "layer": key}
+    figures |= {"settings": given, "level": level, "layer": key, "objects": objects}
     write_json(snakemake.output.summary, figures)
 
 

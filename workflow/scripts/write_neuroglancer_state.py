@@ -30,7 +30,8 @@ def region_colours(ontology: str) -> dict[int, str]:
 
 def main() -> None:
     sample, settings = snakemake.wildcards.sample, snakemake.params
-    planned = read_json(snakemake.input.fused[0])
+    # without images, what was made of the volumes of others is all there is
+    planned = read_json([*snakemake.input.fused, *snakemake.input.get("derived", [])][0])
     frame = VolumePlan.from_json(planned["plan"]).frame
     layers, colours = [], {}
     for kind, suffix in (("fused", ""), ("corrected_volume", " corrected")):
@@ -62,8 +63,10 @@ def main() -> None:
     made = zip(snakemake.input.get("derived", []), snakemake.input.get("derived_done", []))
     for entry, drawn in zip(map(Entry.from_json, settings.derived), made):
         layers.append(derived_layer(entry, sample, drawn, colours))
-    letters = neuroglancer.letter_lines(frame)
-    layers.append(neuroglancer.line_layer("orientation", letters))
+    if snakemake.input.fused:
+        # the orientation of what others made may be unknown
+        letters = neuroglancer.letter_lines(frame)
+        layers.append(neuroglancer.line_layer("orientation", letters))
     for atlas, path in zip(settings.scored, snakemake.input.fiducials):
         points = read_points(path, frame)
         named = dict(zip(points.names, points.position_um))

@@ -71,7 +71,7 @@ def map_items(
                     left = (now - start) / (done + 1) * (len(items) - done - 1)
                     logger.info(
                         "%s %d/%d, %.1f GiB peak, %s left",
-                        what, done + 1, len(items), peak_memory_mb() / 1024, _duration(left),
+                        what, done + 1, len(items), peak_memory_mb() / 1024, duration(left),
                     )  # fmt: skip
         finally:
             for future in pending:
@@ -79,12 +79,13 @@ def map_items(
     if what:
         logger.info(
             "%s %d/%d in %s, %.1f GiB peak",
-            what, len(items), len(items), _duration(time.monotonic() - start),
+            what, len(items), len(items), duration(time.monotonic() - start),
             peak_memory_mb() / 1024,
         )  # fmt: skip
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A time in words, as coarse as it is long."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

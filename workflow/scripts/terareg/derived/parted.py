@@ -132,8 +132,10 @@ class Sharded(Parted):
         """Write the objects of some shards; a summary with ``rows``, ``objects`` and ``dust``."""
         raise NotImplementedError
 
-    def finish_objects(self, summaries: Sequence[Mapping], where: tuple[Store, str]) -> list[dict]:
-        """Write the metadata, check what was written, remove what is older; return all rows.
+    def finish_objects(
+        self, summaries: Sequence[Mapping], where: tuple[Store, str]
+    ) -> tuple[list[dict], dict[str, dict]]:
+        """Write the metadata, check what was written, remove what is older.
 
         Parameters
         ----------
@@ -141,6 +143,13 @@ class Sharded(Parted):
             Of :meth:`write_objects`, for all shards.
         where : tuple of Store and str
             Folder of the objects.
+
+        Returns
+        -------
+        list of dict
+            Rows of all labels.
+        dict of str to dict
+            What is known of every object, by key.
 
         Raises
         ------
@@ -163,7 +172,7 @@ class Sharded(Parted):
         for entry in list(store.list(key)):
             if entry.key not in objects:
                 store.delete(entry.key)
-        return rows
+        return rows, objects
 
     def check_rows(self, rows: list[dict]) -> None:
         """Raise VolumeError if what was made is not what was asked for."""

@@ -15,9 +15,13 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-@cache
 def code_fingerprint(script: str | Path) -> str:
     """Return 16 hexadecimal digits for ``script`` and the library modules it needs."""
+    return _fingerprint(Path(script).resolve())
+
+
+@cache
+def _fingerprint(script: Path) -> str:
     digest = hashlib.sha256()
     # by name, not by path, so that the fingerprint does not depend on where the folders lie
     for path in sorted(files_behind(script), key=_name):

@@ -16,6 +16,7 @@ from terareg.core.extents import (
     sides_of,
 )
 from terareg.core.orientation import check_orientation
+from terareg.derived.section import entries_of
 from terareg.execution.sides import check_sides
 from terareg.exports.settings import ExportSettings, bids_label
 from terareg.storage.store import Store
@@ -386,6 +387,12 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
             raise ConfigError(
                 f"{key}.from: channel {origin.channel!r} is not among input.channels "
                 f"({few(channels_of(config))})"
+            )
+        volumes = [n for n, e in entries_of(config).items() if e.facts.makes]
+        if origin.derived and origin.derived not in volumes:
+            raise ConfigError(
+                f"{key}.from: {origin.derived!r} is not among the volumes of the section derived "
+                f"({few(volumes) or 'there are none'})"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:

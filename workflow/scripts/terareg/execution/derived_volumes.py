@@ -20,6 +20,7 @@ from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
+from terareg.exports.settings import ExportSettings
 from terareg.storage.web import is_web
 from terareg.volumes import headers
 
@@ -29,7 +30,10 @@ _DTYPES = {1: "uint8", 2: "uint16", 4: "float32"}
 
 @dataclass(frozen=True)
 class _Source:
-    """A source as far as it is known before a job runs; tiles say its shape only nearly."""
+    """A source as far as it is known before a job runs; tiles say its shape only nearly.
+
+    ``oriented`` says whether anybody states how its axes lie in the body.
+    """
 
     levels: tuple[Extent, ...]
     dtype: str
@@ -37,6 +41,7 @@ class _Source:
     share: float = 1.0
     held_gb: float = 0.0
     exact: bool = True
+    oriented: bool = True
 
 
 def entries(run: Run, sample: str) -> dict[str, Entry]:
@@ -68,7 +73,7 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
     Raises
     ------
     ConfigError, VolumeError
-        If a source cannot be read, or an entry does not fit it.
+        If a source cannot be read, or an entry or its export does not fit it.
     """
     made: dict[str, DerivedVolume] = {}
     sources: dict[str, _Source] = {}
@@ -82,8 +87,30 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
         except TeraregError as error:
             raise type(error)(f"{where}: {error}") from error
         if each.facts.makes:
-            sources[each.key] = _as_source(made[each.name], exact=source.exact)
+            sources[each.key] = _as_source(made[each.name], source)
+    _check_exports(run.option(name, "export"), made, sources)
     return made
+
+
+def _check_exports(
+    exports: Mapping[str, Mapping[str, Any]],
+    made: Mapping[str, DerivedVolume],
+    sources: Mapping[str, _Source],
+) -> None:
+    """Refuse exports that do not fit the derived volumes that they are made from."""
+    for name, section in exports.items():
+        key = f"export.{name}"
+        settings = ExportSettings.from_config(section, key)
+        if not settings.origin.derived:
+            continue
+        volume = made[settings.origin.derived]
+        settings.settled(volume.kind == LABELS, volume.dtype, key)
+        if settings.format in ("nifti", "nrrd") and not sources[settings.origin.text].oriented:
+            raise ConfigError(
+                f"{key}.format: {settings.format} says how the axes lie in the body, which is not "
+                f"known of the source of {settings.origin.text}; give orientation in its entry of "
+                "derived, or use format: tiff"
+            )
 
 
 def _source_of(run: Run, sample: Sample, entry: Entry, made: Mapping[str, _Source]) -> _Source:
@@ -133,7 +160,10 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
         for shape in shapes
     )
     kind = LABELS if labels else IMAGE
-    return _Source(levels, header.dtype, kind, held_gb=header.held_bytes / 1e9)
+    believed = entry.settings.get("spacing_um") is None
+    stated = header.orientation is not None or header.form == "NRRD"
+    oriented = entry.settings.get("orientation") is not None or (believed and stated)
+    return _Source(levels, header.dtype, kind, held_gb=header.held_bytes / 1e9, oriented=oriented)
 
 
 @cache
@@ -240,7 +270,7 @@ def _check_codec(entry: Entry, dtype: str, kind: str) -> None:
         )
 
 
-def _as_source(made: DerivedVolume, *, exact: bool) -> _Source:
+def _as_source(made: DerivedVolume, source: _Source) -> _Source:
     levels = _levels(
         made.grid,
         made.output["chunk"],
@@ -249,7 +279,9 @@ def _as_source(made: DerivedVolume, *, exact: bool) -> _Source:
     )
     zarr = "ome-zarr" in made.output["formats"]
     share = _LABEL_SHARE if made.kind == LABELS else _ZARR_SHARE if zarr else 1.0
-    return _Source(levels, made.dtype, made.kind, share, exact=exact)
+    return replace(
+        source, levels=levels, dtype=made.dtype, kind=made.kind, share=share, held_gb=0.0
+    )
 
 
 def _levels(

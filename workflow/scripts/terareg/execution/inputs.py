@@ -243,6 +243,25 @@ def writer_of_volume(run: Run, sample: str, volume: str) -> str:
     return writers[volume.split("/")[0]]
 
 
+# files that list the objects of a layer, and the rules that write these objects
+_OBJECTS = {
+    "labels": {"{key}/plan.json": "init_labels", "{key}/meshes.json": "mesh_labels"},
+    "derived": {"{key}/objects.json": "write_objects"},
+    "cells": {"{key}.json": "gather_cells"},
+}
+
+
+def object_lists(run: Run, sample: str, objects: str) -> Files:
+    """Files that say what the objects of a layer (meshes, skeletons, points) are."""
+    files = _OBJECTS[objects.partition("/")[0]]
+    return [run.path(sample, name.format(key=objects)) for name in files]
+
+
+def object_writers(run: Run, sample: str, objects: str) -> list[str]:
+    """Rules that write the objects of a layer, for each of its lists."""
+    return list(_OBJECTS[objects.partition("/")[0]].values())
+
+
 def blocks_of_volume(run: Run, sample: str, volume: str) -> Files:
     """Batches of the blocks of a volume."""
     count = volume_batches(run, sample, volume)

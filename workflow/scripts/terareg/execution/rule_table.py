@@ -24,6 +24,7 @@ _STAGES = (
 #: rules of a sample that has only volumes derived from others
 _WITHOUT_IMAGES = (
     "copy_own_file", "check_inputs", *derived.RULES, "finish_pyramid", "finalize_volume",
+    *exports.RULES, "write_neuroglancer_state",
 )  # fmt: skip
 
 #: cost of every rule by its name, in the order of the work

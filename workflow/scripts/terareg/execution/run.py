@@ -169,7 +169,9 @@ class Run:
         return [n for n, s in self.samples.items() if atlas in s["atlases"]]
 
     def registered_atlases(self, sample: str) -> list[str]:
-        """Atlases that a sample is registered to."""
+        """Atlases that a sample is registered to; none without images."""
+        if not self.has_images(sample):
+            return []
         chosen = self.samples[sample]["registration"]["atlases"]
         return list(self.samples[sample]["atlases"]) if chosen is None else chosen
 

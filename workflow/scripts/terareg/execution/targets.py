@@ -10,6 +10,8 @@ from terareg.execution.run import Run
 
 _FIGURES = ("overlay", "prediction", "posteriors", "energy", "jacobian")
 _COMPLETE = "complete.json"
+_STATE = "views/neuroglancer.json"
+_OBJECTS_VERIFIED = "objects_verified.json"
 
 
 def flatfield_files(run: Run, sample: str) -> Files:
@@ -104,6 +106,9 @@ def derived_files(run: Run, sample: str) -> Files:
     for entry in found:
         if entry.by_region:
             files += run.of_atlases(sample, f"{entry.key}/regions/{{atlas}}.tsv")
+    if not run.has_images(sample) and any(e.facts.makes or e.facts.shards for e in found):
+        # there is no other page or picture of these
+        files.append(run.path(sample, _STATE))
     return files
 
 
@@ -116,7 +121,7 @@ def exported_files(run: Run, sample: str) -> Files:
 def all_files(run: Run, sample: str) -> Files:
     """Everything, from raw tiles to the report."""
     if not run.has_images(sample):
-        return derived_files(run, sample)
+        return derived_files(run, sample) + exported_files(run, sample)
     files = stitching_files(run, sample) + channel_shift_files(run, sample)
     files += fused_files(run, sample)
     files += corrected_volume_files(run, sample)
@@ -130,17 +135,21 @@ def all_files(run: Run, sample: str) -> Files:
 
 
 def verified_files(run: Run, sample: str) -> Files:
-    """Records of having read every volume back."""
+    """Records of having read every volume, mesh, skeleton and layer of points back."""
     paths = map(PurePosixPath, all_files(run, sample))
     files = [str(path.with_name("verified.json")) for path in paths if path.name == _COMPLETE]
-    return files + run.of_atlases(sample, "labels/{atlas}/meshes_verified.json")
+    files += run.of_atlases(sample, f"labels/{{atlas}}/{_OBJECTS_VERIFIED}")
+    found = derived_volumes.entries(run, sample).values()
+    layers = [entry.key for entry in found if entry.facts.shards]
+    layers += [f"cells/{name}" for name in run.option(sample, "cells")]
+    return files + [run.path(sample, f"{layer}/{_OBJECTS_VERIFIED}") for layer in layers]
 
 
 def reported_files(run: Run, sample: str) -> Files:
     """Tables and pictures that the report shows."""
     channels = [f"fused/{{channel}}/{_COMPLETE}", "views/fused_{channel}.png"]
     sides: list[str] = []
-    names = ["views/neuroglancer.json"]
+    names = [_STATE]
     if run.is_tiled(sample):
         sides += [
             "intensity/{channel}/flatfield.json",

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from terareg.core.cost import ITK_MB, Load, RuleCost
-from terareg.core.extents import Extent, Sample
+from terareg.core.extents import Extent, Sample, bytes_of
 from terareg.exports.settings import ExportSettings, slab_planes
 from terareg.volumes.cost import PYRAMID
 
@@ -23,6 +23,9 @@ def _exports(sample: Sample) -> Iterator[tuple[ExportSettings, Extent, int]]:
         grid, size = sample.grid, sample.size.bytes_per_voxel
         if origin.kind == "corrected_volume":
             grid = sample.corrected
+        elif origin.kind == "derived":
+            made = sample.derived[origin.derived]
+            grid, size = made.grid, bytes_of(made.dtype)
         elif origin.kind == "labels":
             grid, size = sample.labels, _IDS_BYTES
         elif origin.kind == "registration":

@@ -106,6 +106,7 @@ def make_export(
         The record: source, grid, and facts of the files.
     """
     source = open_origin(settings.origin, *place, files.get("image"))
+    settings = settings.settled(source.is_segmentation, source.dtype.name, f"export.{name}")
     table = label_table(settings, Path(files.get("atlas", ".")).parent)
     clipped: list[Clipped] = []
     picture, slabs = prepare_export(settings, source, table, name, workers, clipped)
@@ -152,7 +153,8 @@ def prepare_export(
     slabs = export_slabs(source, frame, settings.interpolation, workers, clipped=clipped)
     aligned = settings.origin.kind in ("atlas_space", "atlases")
     if table is None:
-        return Picture(name, frame, source.dtype.name, aligned=aligned), slabs
+        labels = source.is_segmentation
+        return Picture(name, frame, source.dtype.name, labels=labels, aligned=aligned), slabs
     if settings.labels == "rgb":
         coloured = ((first, table.coloured(slab)) for first, slab in slabs)
         return Picture(name, frame, "uint8", aligned=aligned, colours=True), coloured

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from terareg.core.errors import ConfigError
@@ -16,7 +16,7 @@ PLANE_ENDINGS = {"tiff_series": "tif", "png_series": "png"}
 TILES = "pyramid_8bit"
 _OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
 #: kinds of volumes in the store, and how many names follow
-VOLUMES = {"fused": 1, "corrected_volume": 1, "labels": 1, "atlas_space": 2}
+VOLUMES = {"fused": 1, "corrected_volume": 1, "derived": 1, "labels": 1, "atlas_space": 2}
 #: maps of a registration: file, and component in it
 MAPS = {
     "jacobian": ("jacobian.nrrd", 0),
@@ -26,8 +26,9 @@ MAPS = {
 }
 ATLAS_IMAGES = ("template", "annotation")
 _PLACES = (
-    "fused/CHANNEL, corrected_volume/CHANNEL, labels/ATLAS, atlas_space/ATLAS/CHANNEL, "
-    f"registration/ATLAS/{{{', '.join(MAPS)}}} or atlases/ATLAS/{{{', '.join(ATLAS_IMAGES)}}}"
+    "fused/CHANNEL, corrected_volume/CHANNEL, derived/NAME, labels/ATLAS, "
+    f"atlas_space/ATLAS/CHANNEL, registration/ATLAS/{{{', '.join(MAPS)}}} "
+    f"or atlases/ATLAS/{{{', '.join(ATLAS_IMAGES)}}}"
 )
 _SLAB_BYTES = 256 * 2**20
 
@@ -40,13 +41,14 @@ class Origin:
     ----------
     kind : str
         One of :data:`VOLUMES`, "registration" or "atlases".
-    atlas, channel, image : str
+    atlas, channel, derived, image : str
         As far as the kind has them; ``image`` is the name of a map or of an image of an atlas.
     """
 
     kind: str
     atlas: str = ""
     channel: str = ""
+    derived: str = ""
     image: str = ""
 
     @classmethod
@@ -58,6 +60,8 @@ class Origin:
                 return cls(kind, atlas=names[0], channel=names[1])
             if kind == "labels":
                 return cls(kind, atlas=names[0])
+            if kind == "derived":
+                return cls(kind, derived=names[0])
             return cls(kind, channel=names[0])
         for folder, images in (("registration", MAPS), ("atlases", ATLAS_IMAGES)):
             if kind == folder and len(names) == 2 and names[1] in images:
@@ -67,7 +71,8 @@ class Origin:
     @property
     def text(self) -> str:
         """As it is written in the configuration."""
-        return "/".join(p for p in (self.kind, self.atlas, self.channel, self.image) if p)
+        names = self.kind, self.atlas, self.channel, self.derived, self.image
+        return "/".join(name for name in names if name)
 
     @property
     def is_volume(self) -> bool:
@@ -76,7 +81,7 @@ class Origin:
 
     @property
     def is_segmentation(self) -> bool:
-        """Whether voxels are ids of regions."""
+        """Whether voxels are ids of the regions of an atlas."""
         return self.kind == "labels" or self.image == "annotation"
 
 
@@ -94,7 +99,8 @@ class ExportSettings:
     isotropic : bool
         Whether voxels become cubes with the longest edge of the source's voxels.
     interpolation : str
-        "mean" or "nearest" for images, "vote" or "nearest" for regions.
+        "mean" or "nearest" for images, "vote" or "nearest" for regions and labels; empty for the
+        first of these where what a derived volume holds is not known yet, see :meth:`settled`.
     labels : str
         Voxels of regions: "ids" of the atlas, "consecutive" numbers, or "rgb" colours.
     axis : str
@@ -137,13 +143,10 @@ class ExportSettings:
                 f"{key}.isotropic: true contradicts resolution_um: {list(size)}; give one number, "
                 "or isotropic: false"
             )
-        possible = ("vote", "nearest") if origin.is_segmentation else ("mean", "nearest")
-        chosen = entry["interpolation"] or possible[0]
-        if chosen not in possible:
+        chosen = entry["interpolation"] or ""
+        if origin.kind != "derived":
             what = "regions" if origin.is_segmentation else "an image"
-            raise ConfigError(
-                f"{key}.interpolation: {chosen} is not for {what}; use {' or '.join(possible)}"
-            )
+            chosen = _interpolation(chosen, what, key)
         labels = entry["labels"]
         if labels != "ids" and not origin.is_segmentation:
             raise ConfigError(
@@ -183,10 +186,51 @@ class ExportSettings:
             entry["axis"], planes, (float(low), float(high)),
         )  # fmt: skip
 
+    def settled(self, labels: bool, dtype: str, key: str = "export") -> ExportSettings:
+        """Settings of a derived volume of which it is known what it holds; others as they are.
+
+        Parameters
+        ----------
+        labels : bool
+            Whether it holds labels, or else an image.
+        dtype : str
+            NumPy name of the type of its voxels.
+
+        Raises
+        ------
+        ConfigError
+            For a combination that makes no sense.
+        """
+        if self.origin.kind != "derived":
+            return self
+        what = "labels" if labels else "an image"
+        chosen = _interpolation(self.interpolation, what, key)
+        if self.format == TILES and labels:
+            raise ConfigError(
+                f"{key}.format: {TILES} shows images, and {self.origin.text} holds labels; use "
+                "another format"
+            )
+        if self.format == "png_series" and dtype not in ("uint8", "uint16"):
+            raise ConfigError(
+                f"{key}.format: png_series holds 8 or 16 bits, and {self.origin.text} is of type "
+                f"{dtype}; use tiff_series"
+            )
+        return replace(self, interpolation=chosen)
+
     @property
     def is_series(self) -> bool:
         """Whether the export is a folder of planes or tiles in the store."""
         return self.format not in ENDINGS
+
+
+def _interpolation(given: str, what: str, key: str) -> str:
+    """How an image, regions or labels are resampled; the first way where none is given."""
+    possible = ("mean", "nearest") if what == "an image" else ("vote", "nearest")
+    if given and given not in possible:
+        raise ConfigError(
+            f"{key}.interpolation: {given} is not for {what}; use {' or '.join(possible)}"
+        )
+    return given or possible[0]
 
 
 def slab_planes(plane_bytes: float) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
+from terareg.storage.records import write_files
 from terareg.storage.store import Store
 from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.precomputed import morton
@@ -33,7 +34,7 @@ def write_annotations(
     position_um: np.ndarray,
     properties: Mapping[str, np.ndarray],
     frame: Frame,
-) -> None:
+) -> dict[str, dict[str, Any]]:
     """Write points as a precomputed annotation layer.
 
     Parameters
@@ -47,6 +48,11 @@ def write_annotations(
         Shown beside a point, and usable in shaders, as float32.
     frame : Frame
         Volume that the points belong to; it bounds the index together with the points.
+
+    Returns
+    -------
+    dict
+        What is known of every object, by key.
     """
     store.delete_folder(key)
     points = np.asarray(position_um, float).reshape(-1, 3)[:, ::-1].astype("<f4")
@@ -55,16 +61,19 @@ def write_annotations(
     low = np.minimum(corners[0], points.min(axis=0, initial=np.inf)).astype(float)
     high = np.maximum(corners[1], points.max(axis=0, initial=-np.inf)).astype(float)
     ids = np.arange(1, len(points) + 1, dtype=np.uint64)
-    spatial = []
+    spatial: list[dict[str, Any]] = []
+    objects: dict[str, dict[str, Any]] = {}
     for level, (grid, size, cells, chosen) in enumerate(_levels(points, low, high)):
         name = f"spatial{level}"
         parts = [_cell(records[which], ids[which]) for which in chosen]
-        bits = _write_shard(store, f"{key}/{name}", cells, parts)
+        bits, shard = _shard(cells, parts)
+        objects |= write_files(store, f"{key}/{name}", {"0.shard": shard})
         most = max(map(len, chosen), default=1)
         spatial.append(
             {"key": name, "grid_shape": grid, "chunk_size": size, "limit": most, "sharding": bits}
         )
-    bits = _write_shard(store, f"{key}/by_id", ids.tolist(), [r.tobytes() for r in records])
+    bits, shard = _shard(ids.tolist(), [r.tobytes() for r in records])
+    objects |= write_files(store, f"{key}/by_id", {"0.shard": shard})
     info = {
         "@type": "neuroglancer_annotations_v1",
         "dimensions": {axis: [1e-6, "m"] for axis in "xyz"},
@@ -77,7 +86,8 @@ def write_annotations(
         "spatial": spatial,
     }
     # last, so that a layer without it is not complete; the order of the dimensions matters
-    store.write(f"{key}/info", (json.dumps(info, indent=1) + "\n").encode())
+    text = (json.dumps(info, indent=1) + "\n").encode()
+    return objects | write_files(store, key, {"info": text})
 
 
 def _records(points: np.ndarray, properties: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -125,8 +135,8 @@ def _levels(points: np.ndarray, low: np.ndarray, high: np.ndarray):
         left = left[kept]
 
 
-def _write_shard(store: Store, key: str, ids: list[int], values: list[bytes]) -> dict[str, Any]:
-    """Write values under ascending numbers as one shard; return how it is divided."""
+def _shard(ids: list[int], values: list[bytes]) -> tuple[dict[str, Any], bytes]:
+    """How one shard of values under ascending numbers is divided, and the shard."""
     last = int(ids[-1]) if ids else 0
     parts_bits = max(0, last.bit_length() - _INDEX_BITS)
     # with very sparse numbers a part would be empty too often: fewer, longer parts
@@ -135,5 +145,4 @@ def _write_shard(store: Store, key: str, ids: list[int], values: list[bytes]) ->
     sizes = [len(value) for value in values]
     starts = [0, *itertools.accumulate(sizes)]
     head, tail = sharding.head_and_tail(ids, starts[:-1], sizes, starts[-1])
-    store.write(f"{key}/0.shard", b"".join([head, *values, tail]))
-    return sharding.to_json()
+    return sharding.to_json(), b"".join([head, *values, tail])

@@ -57,11 +57,6 @@ def _sum_regions(sample: Sample) -> Load:
     return Load(n * label_batches(sample), read, cpu_s=n * voxels * (0.1 + 0.05 * count))
 
 
-def _verify_meshes(sample: Sample) -> Load:
-    """Not part of the usual work: time of one job that reads the meshes of an atlas."""
-    return Load(0, cpu_s=10.0)
-
-
 # ------------------------------------------------------------------ memory
 def _mesh_labels(sample: Sample, threads: int) -> float:
     """A job that holds the level of the labels from which meshes are made."""
@@ -78,7 +73,6 @@ RULES = {
     "init_labels": RuleCost("regions", atlas(4), for_each(atlases)),
     "transform_labels": RuleCost("regions", blocks(4.5, 3, 400), _transform_labels, heavy=True),
     "mesh_labels": RuleCost("regions", _mesh_labels, for_each(atlases, 60.0), heavy=True),
-    "verify_meshes": RuleCost("regions", load=_verify_meshes),
     "init_atlas_space": RuleCost("regions", load=for_each(atlas_spaces)),
     "transform_volume": RuleCost("regions", blocks(4), _transform_volume, heavy=True),
     "sum_regions": RuleCost("regions", blocks(4.5, 2, 240), _sum_regions, heavy=True),

@@ -17,6 +17,7 @@ from terareg.core.cost import (
     whole,
 )
 from terareg.core.extents import Sample
+from terareg.derived.catalogue import TOOLS
 from terareg.intensity.cost import BIAS_RESOLUTION, bias_fields
 from terareg.registration.cost import channels_registered, of_atlases, registered
 from terareg.volumes.cost import image_volumes
@@ -55,6 +56,12 @@ def _first_look(sample: Sample) -> Load:
     return Load(n, n * gb, cpu_s=n * (8.0 + 4.0 * gb))
 
 
+def _states(sample: Sample) -> Load:
+    """One state, unless there are only tables to see."""
+    drawn = (d.kind or TOOLS[d.tool].shards for d in sample.derived.values())
+    return Load(1 if sample.size.channels or any(drawn) else 0)
+
+
 RULES = {
     "first_look": RuleCost("views", _looked_at, _first_look, heavy=True, needs="tiles"),
     "draw_flatfield": RuleCost("views", planes(24), for_each(raw_channels, 3.0), needs="tiles"),
@@ -74,6 +81,6 @@ RULES = {
     "draw_regions": RuleCost("views", load=for_each(atlases)),
     "draw_cells": RuleCost("views", load=for_each(_counted_cells)),
     "draw_fiducials": RuleCost("views", load=for_each(atlases_given("fiducials"))),
-    "write_neuroglancer_state": RuleCost("views"),
+    "write_neuroglancer_state": RuleCost("views", load=_states),
     "make_report": RuleCost("views"),
 }

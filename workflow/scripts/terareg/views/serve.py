@@ -35,6 +35,8 @@ _CLIENT_PATH = "/v/terareg/"
 _PUBLIC_ORIGIN = neuroglancer.PUBLIC_VIEWER.rstrip("/")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVENTS_PATH = "/events/terareg"
+# links hold whole states, too long to copy from a terminal: /open/1 leads to the first
+_OPEN_PATH = "/open/"
 _HEARTBEAT_S = 15.0
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})$")
 _IDLE_S = 60.0  # an idle connection is closed after this time
@@ -93,6 +95,11 @@ class FolderServer(ThreadingHTTPServer):
     def link(self, state: dict) -> str:
         """Link that shows a state whose volumes lie in this folder."""
         return neuroglancer.link(neuroglancer.with_store(state, self.url), self.viewer)
+
+    def short_links(self) -> list[tuple[str, str]]:
+        """Names and short links of the pages, which lead to their links."""
+        numbered = enumerate(self.pages, 1)
+        return [(name, f"{self.url}{_OPEN_PATH}{number}") for number, (name, _) in numbered]
 
     def shutdown(self) -> None:
         """Stop serving, and end the event streams that are still open."""
@@ -164,9 +171,11 @@ class Handler(BaseHTTPRequestHandler):
             return self._empty(HTTPStatus.FORBIDDEN, {})
         path = unquote(urlsplit(self.path).path)
         if path == "/":
-            return self._page(body)
+            return self._list_pages(body)
         if path == "/favicon.ico":
             return self._empty(HTTPStatus.NO_CONTENT, {})
+        if path.startswith(_OPEN_PATH):
+            return self._lead_on(path.removeprefix(_OPEN_PATH), body)
         if path == _EVENTS_PATH and self.server.client:
             return self._quiet_events(body)
         if path.startswith(_CLIENT_PATH) and self.server.client:
@@ -183,6 +192,18 @@ class Handler(BaseHTTPRequestHandler):
             return self._file(packed, body, headers, ranges=False)
         return self._empty(HTTPStatus.NOT_FOUND, {})
 
+    def _lead_on(self, number: str, body: bool) -> None:
+        """Send the browser to a link, which may be longer than a header can be."""
+        links = {str(n): html.escape(link) for n, (_, link) in enumerate(self.server.pages, 1)}
+        if number not in links:
+            return self._empty(HTTPStatus.NOT_FOUND, {})
+        target = links[number]
+        return self._page(
+            f'<meta http-equiv="refresh" content="0; url={target}">'
+            f'<p><a href="{target}">To the viewer</a></p>',
+            body,
+        )
+
     def _quiet_events(self, body: bool) -> None:
         """Keep the event stream of the bundled client open; without it the client complains."""
         self.close_connection = True
@@ -196,14 +217,17 @@ class Handler(BaseHTTPRequestHandler):
             if self.server.closing.wait(_HEARTBEAT_S):
                 return
 
-    def _page(self, body: bool) -> None:
+    def _list_pages(self, body: bool) -> None:
         items = "".join(
             f'<li><a href="{html.escape(link)}">{html.escape(name)}</a></li>'
             for name, link in self.server.pages
         )
+        self._page(f"<h1>Volumes</h1><ul>{items}</ul>", body)
+
+    def _page(self, content: str, body: bool) -> None:
         text = (
             '<!doctype html><html lang="en"><meta charset="utf-8"><title>terareg</title>'
-            f"<h1>Volumes</h1><ul>{items}</ul></html>"
+            f"{content}</html>"
         ).encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/html; charset=utf-8")
@@ -334,7 +358,7 @@ def _serve(options: argparse.Namespace) -> int:
         paths = sorted(Path(options.folder).glob("**/views/neuroglancer.json"))
     server.pages = [(path.parent.parent.name, server.link(read_json(path))) for path in paths]
     _say(f"serving {server.folder} at {server.url} (end with Ctrl-C)")
-    for name, link in server.pages:
+    for name, link in server.short_links():
         _say(f"{name}\n  {link}")
     try:
         server.serve_forever()

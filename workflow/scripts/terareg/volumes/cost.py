@@ -139,6 +139,11 @@ def _verify(sample: Sample) -> Load:
     return Load(0, gigabytes, cpu_s=10 * gigabytes)
 
 
+def _verify_objects(sample: Sample) -> Load:
+    """Not part of the usual work: time of one job that reads the objects of a layer."""
+    return Load(0, cpu_s=10.0)
+
+
 # ------------------------------------------------------------------ memory
 def fuse_job_mb(
     block: tuple[int, int, int],
@@ -200,4 +205,5 @@ RULES = {
     "finish_pyramid": RuleCost("fused", _coarse_blocks, for_each(volumes, 2.0), heavy=True),
     "finalize_volume": RuleCost("fused", load=for_each(volumes)),
     "verify_volume": RuleCost("fused", blocks(2.75), _verify, heavy=True),
+    "verify_objects": RuleCost("fused", load=_verify_objects),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from terareg.storage.foreign import TEXT_BYTES, decode_text, read_object
+from terareg.storage.foreign import DEFLATE_RATIO, TEXT_BYTES, decode_text, read_object
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.storage.tiff_planes import Planes, TiffNotes, find_planes
@@ -20,6 +20,8 @@ _TAGS = {
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 _HEADER_BYTES = 8
 _REDUCED_OR_MASK = 1 | 4
+# most bytes that one byte can be inflated to: LZW has codes of 12 bits for up to 4096 bytes
+_RATIOS = {5: 2731, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,7 @@ def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
                 "write the pages of each kind into a file of their own"
             )
         _check_places(tags, tiff.file.size, number)
+        _check_room(tags, own, number)
         found.append(directory)
     if kind is None:
         raise ValueError("it has no page")
@@ -177,6 +180,19 @@ def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> N
     ends = [a + n for a, n in zip(starts, counts or [1] * len(starts))]
     if max(ends) > size and len(starts) > 0:
         raise ValueError(f"page {number} ends at byte {max(ends)} but the file has {size}")
+
+
+def _check_room(tags: dict[int, tuple[int, ...]], kind: PageKind, number: int) -> None:
+    """Raise if the compressed pixels of a page cannot become as many as it says."""
+    counts = tags.get(_TILE_BYTES if _TILE_STARTS in tags else _STRIP_BYTES, ())
+    ratio = _RATIOS.get(tags.get(_COMPRESSION, (1,))[0])
+    # a part of no bytes was never written, and is empty
+    if ratio is None or not counts or min(counts) == 0 or sum(counts) * ratio >= kind.bytes:
+        return
+    raise ValueError(
+        f"page {number} has {_words(kind)}, which {sum(counts)} compressed bytes cannot hold; "
+        "copy it again"
+    )
 
 
 def _plain_start(tags: dict[int, tuple[int, ...]], kind: PageKind) -> int | None:

@@ -1,4 +1,4 @@
-"""Read the meshes and names of regions back and compare them with what was written."""
+"""Read meshes, skeletons, points and their metadata back and compare them with what was written."""
 
 from terareg.core.errors import VolumeError
 from terareg.execution.job import run_job
@@ -9,10 +9,7 @@ from terareg.storage.store import Store
 def main() -> None:
     store = Store(snakemake.params.store)
     count = 0
-    for path, rule in (
-        (snakemake.input.plan, "init_labels"),
-        (snakemake.input.meshes, "mesh_labels"),
-    ):
+    for path, rule in zip(snakemake.input.lists, snakemake.params.writers, strict=True):
         objects = read_json(path)["objects"]
         damaged = damaged_objects(store, objects)
         if damaged:

@@ -1,0 +1,70 @@
+"""One line for the start and one for the end of a job, among what else Snakemake says."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from terareg.execution.job_lines import JobLines
+
+
+def shown(*records, quiet=()):
+    """What a handler with the filter writes; each record is a message and its further fields."""
+    text, now = io.StringIO(), [0.0]
+    handler = logging.StreamHandler(text)
+    handler.addFilter(lambda record: getattr(record, "event", None) not in quiet)
+    handler.addFilter(JobLines(handler, lambda: now[0]))
+    for message, later, more in records:
+        now[0] += later
+        handler.handle(logging.makeLogRecord({"msg": message, "levelname": "INFO", **more}))
+    return [re.sub(r"^\d\d:\d\d:\d\d  ", "", line) for line in text.getvalue().splitlines()]
+
+
+def begin(number, rule, local=True, **wildcards):
+    more = {"jobid": number, "rule_name": rule, "wildcards": wildcards, "local": local}
+    return f"rule {rule}", 0, {"event": LogEvent.JOB_INFO, **more}
+
+
+def end(number, later):
+    return "Finished", later, {"event": LogEvent.JOB_FINISHED, "job_id": number}
+
+
+RUN = (
+    ("Job stats", 0, {"event": LogEvent.RUN_INFO, "stats": {"fuse": 1, "register": 1, "total": 2}}),
+    ("Select jobs to execute...", 0, {}),
+    ("Execute 2 jobs...", 0, {}),
+    begin(4, "fuse", sample="brain", channel="ch0"),
+    begin(7, "register", local=False, sample="brain"),
+    end(4, 32),
+    (None, 0, {"event": LogEvent.PROGRESS, "done": 1, "total": 2}),
+    ("Error in rule x", 0, {"event": LogEvent.JOB_ERROR}),
+    end(7, 7200),
+    ("Complete log(s): a.log", 0, {}),
+)
+
+
+def test_a_job_has_one_line_at_its_start_and_one_at_its_end():
+    assert shown(*RUN) == [
+        "Job stats",
+        "fuse brain ch0: starts",
+        "register brain: is submitted",
+        "fuse brain ch0: done in 32 s, 1 of 2",
+        "Error in rule x",
+        "register brain: done in 2.0 h, 2 of 2",
+        "Complete log(s): a.log",
+    ]
+
+
+def test_what_the_user_silenced_stays_silent():
+    assert shown(*RUN, quiet=(LogEvent.JOB_FINISHED, LogEvent.PROGRESS))[1:3] == [
+        "fuse brain ch0: starts",
+        "register brain: is submitted",
+    ]
+    assert not [line for line in shown(*RUN, quiet=(LogEvent.JOB_FINISHED,)) if "done" in line]
+
+
+def test_the_end_of_a_job_whose_start_was_not_seen():
+    assert shown(end(3, 1)) == ["job 3: done in 0 s, 1"]
