@@ -2,7 +2,8 @@
 
 The criterion is the share of the sample's variance that no function of the atlas intensity
 explains: one minus the correlation ratio of Roche 1998, with hat functions of intensity so that it
-is differentiable. It works equally for inverted, saturated or arbitrary contrast.
+is differentiable. It works equally for inverted, saturated or arbitrary contrast. Beyond a face at
+which the atlas was cut, two levels of their own say whether the sample goes on.
 
 References
 ----------
@@ -23,7 +24,7 @@ from scipy.spatial.transform import Rotation
 from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
 from terareg.registration.flow import SamplingGrid
-from terareg.registration.images import WorkingImage, resample
+from terareg.registration.images import WorkingImage, cut_faces, resample
 from terareg.registration.landmarks import Landmarks, fit_similarity
 
 EXTENTS = ("whole", "right", "left")
@@ -270,6 +271,7 @@ class _Level:
             name: torch.tensor(np.clip(atlas.values * presence(atlas, name), 0, _BRIGHTEST))[None]
             for name in EXTENTS
         }
+        self.cut = cut_faces(atlas)
         mean = (self.weight * self.target).sum() / self.weight.sum()
         self.variance = (self.weight * (self.target - mean) ** 2).sum().clamp_min(1e-9)
 
@@ -279,9 +281,16 @@ class _Level:
         image = self.grid.sample(self.volumes[extent], points)[0]
         position = image * ((_BINS - 1) / _BRIGHTEST)
         hats = (1 - (position - torch.arange(_BINS)[:, None]).abs()).clamp_min(0)
+        if self.cut:
+            # beyond a cut face the sample may go on as the atlas does at the face, or end: levels
+            # of their own. They follow the atlas alone: with the sample's own tissue as predictor
+            # a sample that lies wholly beyond the face would be explained best
+            beyond = self.grid.beyond(self.cut, points)
+            onward = (image / _BRIGHTEST).clamp(0, 1)
+            hats = torch.cat([hats * (1 - beyond), beyond * torch.stack([onward, 1 - onward])])
         weighted = hats * self.weight
         normal = weighted @ hats.T
-        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(_BINS)
+        ridge = 1e-5 * normal.diagonal().sum() * torch.eye(len(hats))
         curve = torch.linalg.solve(normal + ridge, weighted @ self.target)
         residual = self.target - curve @ hats
         return ((self.weight * residual**2).sum() / self.variance).double()
