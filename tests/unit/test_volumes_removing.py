@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from cloudvolume import CloudVolume
+from s3_server import put_folder
 
 from terareg.cli.main import main
 from terareg.core.errors import VolumeError
@@ -138,6 +139,79 @@ def test_of_shards_no_part_is_removed(tmp_path):
     folder = precomputed(tmp_path, sharded=True)
     with pytest.raises(VolumeError, match="chunks in shards, of which no part can be removed"):
         find_parts(str(folder), box_vox=((0, 0, 0), (8, 8, 8)))
+
+
+@pytest.mark.parametrize("make", [precomputed, zarr_2])
+@pytest.mark.parametrize("step", range(1, 15, 3))
+def test_a_removal_that_was_interrupted_goes_on_with_the_same_level(
+    tmp_path, monkeypatch, make, step
+):
+    """However far it came; asked again for level 1, it does not take what is level 1 now."""
+    folder = make(tmp_path)
+    before = files(folder)
+    gone = {name for name in before if name.startswith("1/")}
+    left = [step]
+
+    def dying(name):
+        act = getattr(Store, name)
+
+        def method(self, *arguments):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+            return act(self, *arguments)
+
+        return method
+
+    with monkeypatch.context() as patched:
+        for name in ("write", "delete"):
+            patched.setattr(Store, name, dying(name))
+        with pytest.raises(KeyboardInterrupt):
+            remove_parts(str(folder), [1])
+    rest = find_parts(str(folder), [1])
+    assert "the rest of level 1" in rest.what
+    assert {key for key in rest.keys if not key.startswith("1/")} <= {".zmetadata"}
+    remove_parts(str(folder), [1])
+    assert files(folder) == before - gone
+    again = find_parts(str(folder), [1])
+    assert again.keys and all(key.startswith("2/") for key in again.keys)
+
+
+@pytest.mark.parametrize("make", [precomputed, zarr_2])
+def test_the_removal_of_a_volume_that_was_interrupted_can_be_asked_for_again(
+    tmp_path, monkeypatch, make
+):
+    folder = make(tmp_path)
+    keys = find_parts(str(folder)).keys
+    act, left = Store.delete, [len(keys) - 1]
+
+    def delete(self, key):
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        act(self, key)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Store, "delete", delete)
+        with pytest.raises(KeyboardInterrupt):
+            remove_parts(str(folder))
+    assert find_parts(str(folder), [1]).what == f"the rest of {folder}"
+    remove_parts(str(folder), [1])
+    assert not [key for key in keys if (folder / key).exists()]
+    assert not (folder / "removing.json").exists()
+
+
+def test_a_level_in_a_bucket(tmp_path, s3):
+    folder = precomputed(tmp_path)
+    client = s3.client()
+    client.create_bucket(Bucket="lab")
+    put_folder(client, "lab", "layers/brain/", folder)
+    before = {entry.key for entry in Store("s3://lab/layers/brain").list("")}
+    found = remove_parts("s3://lab/layers/brain", [1])
+    left = {entry.key for entry in Store("s3://lab/layers/brain").list("")}
+    assert before - left == set(found.keys) and all(key.startswith("1/") for key in found.keys)
+    info = json.loads(Store("s3://lab/layers/brain").read("info"))
+    assert [scale["key"] for scale in info["scales"]] == ["0", "2", "3"]
 
 
 def test_what_cannot_be_removed_is_one_sentence(tmp_path):

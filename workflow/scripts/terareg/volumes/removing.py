@@ -6,10 +6,11 @@ promise every object: they are removed as a whole, by ``remove_derived``.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from terareg.core.errors import VolumeError
@@ -24,16 +25,21 @@ from terareg.volumes.objects import PLAN_FILE
 
 _ALMOST = 1e-6  # of a voxel
 _COPY = ".zmetadata"
+# says which levels are being removed, since the metadata of the volume do not
+_NOTE = "removing.json"
 
 
 @dataclass(frozen=True)
 class _Level:
-    """A level: its chunks, their axes, and voxels of the finest level for one of it, by axis."""
+    """A level: its chunks, their axes, and voxels of the finest level for one of it, by axis.
 
-    grid: ChunkGrid
+    ``grid`` is None where an interrupted removal has come to its metadata, after its chunks.
+    """
+
+    grid: ChunkGrid | None
     axes: str
     factor: Mapping[str, float]
-    files: tuple[str, ...]  # metadata of the level alone
+    files: tuple[str, ...]  # metadata of the level alone; what makes it an array is the first
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,7 @@ class _Volume:
     file: str  # its metadata
     metadata: dict[str, Any]
     levels: list[_Level]
+    going: list[int]  # levels whose removal was interrupted
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -50,17 +57,16 @@ class _Volume:
 
     def without(self, levels: Sequence[int]) -> dict[str, Any]:
         """Metadata that no longer name some levels."""
-        ome = self.metadata.get("attributes", self.metadata)
+        changed = copy.deepcopy(self.metadata)
+        ome = changed.get("attributes", changed)
         image = ome.get("ome", ome)
         parent, key = (
-            (self.metadata, "scales")
-            if self.file == "info"
-            else (image["multiscales"][0], "datasets")
+            (changed, "scales") if self.file == "info" else (image["multiscales"][0], "datasets")
         )
         parent[key] = [part for n, part in enumerate(parent[key]) if n not in levels]
         # a second copy of the metadata of all levels
-        self.metadata.pop("consolidated_metadata", None)
-        return self.metadata
+        changed.pop("consolidated_metadata", None)
+        return changed
 
 
 def find_parts(
@@ -82,7 +88,9 @@ def find_parts(
     Returns
     -------
     Removal
-        Of a whole volume its metadata and chunks, without what else lies in its folder.
+        Of a whole volume its chunks and metadata, without what else lies in its folder. Where the
+        removal of levels was interrupted, the rest of these levels and nothing else: the others
+        may have other numbers now than the caller thinks.
 
     Raises
     ------
@@ -90,7 +98,53 @@ def find_parts(
         If there is no volume, no such level, nothing in the region, if a region is asked for of
         precomputed shards, or if a run has made the volume.
     """
+    return _parts(_open(address), levels, box_vox).whole
+
+
+def remove_parts(
+    address: str, levels: Sequence[int] = (), box_vox: tuple[Box, Box] | None = None
+) -> Removal:
+    """Remove what :func:`find_parts` finds; it may be interrupted, and asked for again.
+
+    Chunks go before the metadata that name them, but for single levels, which the metadata of the
+    volume name no longer before their chunks go. A note in the volume says until the end which
+    levels are going.
+    """
     volume = _open(address)
+    found = _parts(volume, levels, box_vox)
+    if found.levels:
+        note = {"file": volume.file, "metadata": volume.metadata, "levels": found.levels}
+        volume.store.write(_NOTE, to_json(note))
+        if len(found.levels) < len(volume.levels):
+            volume.store.write(volume.file, to_json(volume.without(found.levels)))
+    remove([found.chunks])
+    remove([found.files])
+    if found.levels:
+        volume.store.delete(_NOTE)
+    return found.whole
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What goes: chunks, then files of metadata; and the levels that the volume will not have."""
+
+    chunks: Removal
+    files: Removal
+    levels: list[int]
+
+    @property
+    def whole(self) -> Removal:
+        one, two = self.chunks, self.files
+        return replace(one, keys=one.keys + two.keys, size=one.size + two.size)
+
+
+def _parts(
+    volume: _Volume, levels: Sequence[int] = (), box_vox: tuple[Box, Box] | None = None
+) -> _Parts:
+    address, what = volume.store.url, ""
+    if volume.going:
+        all_of_them = len(volume.going) == len(volume.levels)
+        levels, box_vox, what = () if all_of_them else volume.going, None, "the rest of "
     chosen = sorted(set(levels)) or range(len(volume.levels))
     for level in chosen:
         if not 0 <= level < len(volume.levels):
@@ -104,34 +158,26 @@ def find_parts(
                 f"{address}: no chunk of level {', '.join(map(str, chosen))} lies in {box_vox} as "
                 "a whole; give a larger region, or a finer level"
             )
-        return _removal(volume.store, found, f"chunks of {address} in {box_vox}")
+        what = f"chunks of {address} in {box_vox}"
+        return _Parts(_removal(volume.store, found, what), _removal(volume.store, [], what), [])
+    own = [name for n in chosen for name in volume.levels[n].files]
     if not levels:
-        own = [*volume.files, *(name for level in volume.levels for name in level.files)]
-        what = f"all of {address}"
+        own += reversed(volume.files)
+        what = what + address if what else f"all of {address}"
     elif len(chosen) == len(volume.levels):
         raise VolumeError(f"{address} has no other level; give no level to remove the volume")
     else:
-        own = [name for n in chosen for name in volume.levels[n].files]
         # a second copy of all metadata would still name the levels
         own += [_COPY] if volume.file == ".zattrs" else []
-        what = f"level {', '.join(map(str, chosen))} of {address}"
+        what += f"level {', '.join(map(str, chosen))} of {address}"
     there = (volume.store.entry(name) for name in own)
-    found = [entry for entry in there if entry is not None]
-    for n in chosen:
-        found += _chunks(volume.store, volume.levels[n].grid)
-    return _removal(volume.store, found, what)
-
-
-def remove_parts(
-    address: str, levels: Sequence[int] = (), box_vox: tuple[Box, Box] | None = None
-) -> Removal:
-    """Remove what :func:`find_parts` finds; metadata name a level no longer before it goes."""
-    found = find_parts(address, levels, box_vox)
-    if levels and box_vox is None:
-        volume = _open(address)
-        volume.store.write(volume.file, to_json(volume.without(levels)))
-    remove([found])
-    return found
+    files = [entry for entry in there if entry is not None]
+    chunks = [entry for n in chosen for entry in _chunks(volume.store, volume.levels[n].grid)]
+    return _Parts(
+        _removal(volume.store, chunks, what),
+        _removal(volume.store, files, what),
+        list(chosen),
+    )
 
 
 def _open(address: str) -> _Volume:
@@ -145,37 +191,46 @@ def _open(address: str) -> _Volume:
                 "out of derived: and ask for remove_derived, or describe what is to stay as an "
                 "entry of its own (level, levels, box_vox)"
             )
-    name, metadata = read_metadata(address, store)
+    going: list[int] = []
+    if store.exists(_NOTE):
+        note = read_json_object(store, _NOTE)
+        with boundary(store.address(_NOTE), VolumeError, "remove it, and the level by hand"):
+            name, metadata, going = note["file"], note["metadata"], list(map(int, note["levels"]))
+    else:
+        name, metadata = read_metadata(address, store)
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         reader = _scales if name == "info" else _datasets
-        return _Volume(store, name, metadata, list(reader(store, metadata)))
+        return _Volume(store, name, metadata, list(reader(store, metadata, going)), going)
 
 
-def _scales(store: Store, info: Mapping[str, Any]) -> Iterator[_Level]:
+def _scales(store: Store, info: Mapping[str, Any], going: Sequence[int]) -> Iterator[_Level]:
     finest = info["scales"][0]["resolution"]
     for n, scale in enumerate(info["scales"]):
         factor = {a: s / f for a, s, f in zip("xyz", scale["resolution"], finest)}
         yield _Level(precomputed_grid(info, n), "xyz", factor, ())
 
 
-def _datasets(store: Store, metadata: Mapping[str, Any]) -> Iterator[_Level]:
+def _datasets(store: Store, metadata: Mapping[str, Any], going: Sequence[int]) -> Iterator[_Level]:
     third = "zarr_format" in metadata
     attributes = metadata.get("attributes", {}) if third else metadata
     image = attributes.get("ome", attributes)["multiscales"][0]
     axes, _ = ome_axes(image)
     finest = ome_scale(image, image["datasets"][0], len(axes)) or [1.0] * len(axes)
-    for dataset in image["datasets"]:
+    for number, dataset in enumerate(image["datasets"]):
         path = str(dataset["path"])
         names = ("zarr.json",) if third else (".zarray", ".zattrs")
         files = tuple(f"{path}/{name}" for name in names)
         scale = ome_scale(image, dataset, len(axes)) or finest
-        grid = zarr_grid(path, read_json_object(store, files[0]), third=third)
+        gone = number in going and not store.exists(files[0])
+        grid = None if gone else zarr_grid(path, read_json_object(store, files[0]), third=third)
         factor = {a: s / f for a, s, f in zip(axes, scale, finest)}
         yield _Level(grid, "".join(axes), factor, files)
 
 
-def _chunks(store: Store, grid: ChunkGrid) -> list[Entry]:
+def _chunks(store: Store, grid: ChunkGrid | None) -> list[Entry]:
     """Objects of a level."""
+    if grid is None:
+        return []
     naming = find_naming(store, grid)
     if naming is None:
         return []
@@ -186,6 +241,7 @@ def _chunks(store: Store, grid: ChunkGrid) -> list[Entry]:
 def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[Entry]:
     """Objects of the chunks of a level that lie in a region as a whole."""
     grid = level.grid
+    assert grid is not None, "of a level that is going no region is asked for"
     if grid.shards:
         raise VolumeError(
             f"{volume.store.address(grid.folder)} has its chunks in shards, of which no part can "
@@ -212,6 +268,7 @@ def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[En
 
 def _finest(volume: _Volume, axis: str) -> int:
     level = volume.levels[0]
+    assert level.grid is not None, "see _inside"
     return level.grid.shape[level.axes.index(axis)] if axis in level.axes else 0
 
 
