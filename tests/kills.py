@@ -21,8 +21,8 @@ LOST = (
     ("fused/ch0", "corrected_volume/ch0"),
     ("intensity/ch0", "stitching", "bias", "fused/ch0", "corrected_volume/ch0"),
 )
-WORKS = b"Select jobs to execute"
-_STEPS = re.compile(rb"(\d+) of (\d+) steps \(")
+_WORKS = re.compile(rb": (?:starts|is submitted)$", re.MULTILINE)
+_STEPS = re.compile(rb": done in .*, (\d+) of (\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def _killed(engine: Engine, victim: str, moment_s: float, log: Path) -> bool:
     with open(log, "ab") as stream, engine.start(TARGET, stdout=stream) as process:
         begun = log.stat().st_size
         try:
-            while process.poll() is None and WORKS not in log.read_bytes()[begun:]:
+            while process.poll() is None and not _WORKS.search(log.read_bytes()[begun:]):
                 time.sleep(0.02)
             due = time.monotonic() + moment_s
             while process.poll() is None:
