@@ -371,8 +371,10 @@ SETTINGS = {
 OUTSIDE = {
     "fusion": {"sides"},
     "intensity.bias": {"enabled", "volume_um"},
-    "registration": {"channel", "atlases", "pose", "landmarks", "landmark_um", "export"},
-}
+    "registration": {
+        "channel", "atlases", "pose", "landmarks", "landmark_um", "export", "error_bars",
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("path", SETTINGS)
@@ -465,8 +467,7 @@ def _settings_of(config):
     PlacementSettings(**stitching["placement"])
     VolumeSettings(**config["volume"])
     PoseSettings(**config["registration"]["pose"])
-    others = ("channel", "atlases", "pose", "landmarks", "landmark_um", "export")
-    RegistrationSettings(**_without(config["registration"], *others))
+    RegistrationSettings(**_without(config["registration"], *OUTSIDE["registration"]))
 
 
 def _without(options, *keys):

@@ -44,6 +44,12 @@ def test_the_csv_holds_every_cell_with_its_features(found, tmp_path):
     assert np.abs(read - cells["position_um"]).max() < 0.006
     assert float(rows[3]["contrast"]) == pytest.approx(cells["contrast"][3], abs=0.006)
     assert {(r["region_id"], r["acronym"], r["hemisphere"]) for r in rows} == {("7", "A2", "left")}
+    judged = cells.copy()
+    judged["probability"] = 0.75
+    write_cells_csv(tmp_path / "e.csv", judged, cells["position_um"], labels)
+    head, first = (tmp_path / "e.csv").read_text().splitlines()[:2]
+    assert head.endswith("saturated,probability,region_id,acronym,hemisphere")
+    assert first.endswith(",0.750,7,A2,left")
     write_cells_csv(tmp_path / "d.csv", cells, cells["position_um"])
     assert (tmp_path / "d.csv").read_text().splitlines()[0] == (
         "z_um,y_um,x_um,contrast,intensity,background,roundness,saturated"
@@ -56,6 +62,7 @@ def test_the_summary_says_how_many_and_how_clear(found):
     assert figures["cells"] == len(cells) and figures["per_mm3"] == len(cells) / 2
     low, middle, high = figures["quartiles"]["contrast"]
     assert SETTINGS.threshold < low < middle < high
+    assert np.isnan(cells["probability"]).all(), "nobody has marked any"
     none = summary(cells[:0], frame, 2.0)
     assert none["cells"] == 0 and none["quartiles"]["contrast"] is None
 

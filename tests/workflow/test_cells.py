@@ -57,6 +57,16 @@ def brain_with_cells():
     return labels, tissue, np.clip(np.rint(image), 0, 65535).astype(np.uint16), centres
 
 
+def write_marks(folder, centres):
+    """Half of the cells, and places away from all cells, of which some are on other blobs."""
+    places = np.random.default_rng(1).uniform(0, np.array(SHAPE), (4000, 3))
+    far = np.linalg.norm(places[:, None] - centres[None], axis=2).min(1) > 8
+    rows = [(*place, "yes") for place in centres[::2]] + [(*p, "no") for p in places[far]]
+    lines = [",".join(f"{v * SPACING_UM:.1f}" for v in row[:3]) + f",{row[3]}" for row in rows]
+    (folder / "marks.csv").write_text("\n".join(["z_um,y_um,x_um,cell", *lines]) + "\n")
+    return "marks.csv"
+
+
 @pytest.mark.slow
 def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     labels, tissue, image, centres = brain_with_cells()
@@ -79,7 +89,10 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
         "labels": {"resolution_um": 25},
         "volume": {"chunk": 16, "block": 32},
         "cells": {"bright": {"channel": "cfos", "diameter_um": DIAMETER_UM, "heat_map_um": 0},
-                  "none": {"channel": "cfos", "diameter_um": DIAMETER_UM, "threshold": 900}},
+                  "none": {"channel": "cfos", "diameter_um": DIAMETER_UM, "threshold": 900},
+                  # low enough for many that are none, which the marks tell from cells
+                  "judged": {"channel": "cfos", "diameter_um": DIAMETER_UM, "threshold": 3,
+                             "roundness": 0, "marks": write_marks(workspace.folder, centres)}},
         "derived": {"blobs": {"from": "fused/cfos", "do": "signal", "method": "top_hat",
                               "background_um": 200, "threshold": 200, "weak": 120}},
     }  # fmt: skip
@@ -87,7 +100,7 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     results = workspace.folder / "results/scan"
     wanted = ("cells/bright/mouse/regions.tsv", "cells/none.csv",
               "views/neuroglancer.json", "derived/blobs/regions/mouse.tsv",
-              "cells/bright/objects_verified.json")  # fmt: skip
+              "cells/bright/objects_verified.json", "cells/judged.csv")  # fmt: skip
     paths = [f"results/scan/{name}" for name in wanted]
     done = workspace.snakemake("--cores", "2", *paths, "--quiet")
     assert done.returncode == 0, done.stderr
@@ -99,6 +112,17 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     near = np.linalg.norm(found[:, None] - centres[None], axis=2)
     hits = len({int(n) for n in near.argmin(1)[near.min(1) < 2]})
     assert 2 * hits / (len(found) + len(centres)) >= 0.95
+
+    # a filter that was trained by marks leaves out what only looks like cells
+    judged = json.loads((results / "cells/judged.json").read_text())
+    learned = judged["filter"]
+    assert learned["unfiltered"] < 0.7 < 0.95 < learned["accuracy"] and learned["rejected"] > 20
+    with open(results / "cells/judged.csv", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    kept = np.array([[float(r[f"{a}_um"]) for a in "zyx"] for r in rows]) / SPACING_UM
+    hits = (np.linalg.norm(centres[:, None] - kept[None], axis=2).min(1) < 2).sum()
+    assert hits >= 0.95 * len(centres) and len(kept) - hits <= 0.1 * len(centres)
+    assert all(float(row["probability"]) >= 0.5 for row in rows)
 
     # counts of regions within 3 % of all cells, those above added up
     with open(results / wanted[0], newline="") as stream:

@@ -475,7 +475,8 @@ def foreign_imports(script: Path) -> set[str]:
 def test_environments_name_all_that_their_rules_import(root):
     packages = {
         "SimpleITK": "simpleitk", "torch": "pytorch", "matplotlib": "matplotlib-base",
-        "skimage": "scikit-image", "PIL": "pillow", "yaml": "pyyaml", "botocore": "boto3",
+        "skimage": "scikit-image", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml",
+        "botocore": "boto3",
         "compressed_segmentation": "compressed-segmentation", "xxhash": "python-xxhash",
         "google_crc32c": "google-crc32c", "DracoPy": "dracopy",
     }  # fmt: skip

@@ -29,8 +29,9 @@ rule find_cells:
 
 
 rule gather_cells:
-    """Join the cells of all batches: a table, a summary and a layer for the viewer."""
+    """Join the cells of all batches, filtered if there are marks: a table, a summary and a layer."""
     input:
+        marks=of_cells(own_files.cell_marks),
         plan=of_cells(inputs.cell_source, "plan.json"),
         blobs=batch_files("cells/{cells}/batches/{batch}.npy", signal_cost.cell_batches),
     output:

@@ -7,6 +7,7 @@ from terareg.execution.job import run_job
 from terareg.regions.annotations import write_annotations
 from terareg.signal.blobs import BlobSettings
 from terareg.signal.cells import FEATURES, gather, save_array, summary, write_cells_csv
+from terareg.signal.marks import LEAST_PROBABILITY, marks_name, probabilities, read_marks
 from terareg.signal.search import three, working_um
 from terareg.storage.records import read_json, write_json
 from terareg.storage.store import Store
@@ -29,13 +30,25 @@ def main() -> None:
             "cells.%s.threshold or correct diameter_um",
             given["diameter_um"], given["threshold"], given["channel"], name,
         )  # fmt: skip
+    filtered = {}
+    for path in snakemake.input.get("marks", []):
+        marks = read_marks(path, volume.frame)
+        reach_um = max(settings.diameter_um) / 2
+        cells["probability"], filtered = probabilities(cells, marks, reach_um, marks_name(path))
+        kept = cells["probability"] >= LEAST_PROBABILITY
+        filtered["rejected"] = int((~kept).sum())
+        cells = cells[kept]
     features = {feature: cells[feature] for feature in FEATURES}
+    if filtered:
+        features["probability"] = cells["probability"]
     key = f"{sample}/cells/{name}/annotations"
     objects = write_annotations(store, key, cells["position_um"], features, frame)
     save_array(snakemake.output.cells, cells)
     write_cells_csv(snakemake.output.table, cells, cells["position_um"])
     figures = summary(cells, frame, math.prod(frame.extent_um) / 1e9)
     figures |= {"settings": given, "level": level, "layer": key, "objects": objects}
+    if filtered:
+        figures["filter"] = filtered
     write_json(snakemake.output.summary, figures)
 
 

@@ -209,6 +209,8 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for key in ("points", "sample_labels"):
         for name, entry in config[key].items():
             yield f"{key}.{name}.path", entry["path"]
+    for name, entry in config["cells"].items():
+        yield f"cells.{name}.marks", entry["marks"]
     for name, derived in entries_of(config).items():
         for key, path in derived.files.items():
             yield f"derived.{name}.{key}", path

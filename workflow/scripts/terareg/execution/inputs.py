@@ -466,8 +466,8 @@ def regions_of_points(run: Run, sample: str, points: str) -> str:
 
 # ------------------------------------------------------------------ cells
 def cell_settings(run: Run, sample: str, cells: str) -> dict[str, Any]:
-    """What a set of cells is found by, without what only its counts need."""
-    return _without(run.option(sample, "cells")[cells], ("heat_map_um",))
+    """What a set of cells is found by, without what only its filter and its counts need."""
+    return _without(run.option(sample, "cells")[cells], ("heat_map_um", "marks"))
 
 
 def cell_source(run: Run, sample: str, cells: str, name: str) -> str:

@@ -22,7 +22,7 @@ Files = list[str]
 
 
 def own_tables(run: Run, sample: str) -> Files:
-    """Files of the user besides the images: XML, positions, flat-field, marked points."""
+    """Files of the user besides the images: XML, positions, flat-field, marks, points."""
     config = run.samples[sample]
     files = list(config["stitching"]["xml"].values())
     for key in ("stitching.tile_configuration", "intensity.flatfield.image"):
@@ -30,6 +30,7 @@ def own_tables(run: Run, sample: str) -> Files:
     for pairs in (config["fiducials"], config["registration"]["landmarks"]):
         for pair in pairs.values():
             files += [pair["sample"], pair["atlas"]]
+    files += [entry["marks"] for entry in config["cells"].values() if entry["marks"]]
     return files + [entry["path"] for entry in config["points"].values()]
 
 
@@ -114,6 +115,11 @@ def point_settings(run: Run, sample: str, points: str) -> dict[str, Any]:
 def point_file(run: Run, sample: str, points: str) -> str:
     """The user's file of a set of points."""
     return followed(run, sample, point_settings(run, sample, points)["path"])
+
+
+def cell_marks(run: Run, sample: str, cells: str) -> Files:
+    """Places that the user marked as cells or none, if there are any."""
+    return _given(run, sample, run.option(sample, "cells")[cells]["marks"])
 
 
 def derived_own_files(run: Run, sample: str, derived: str) -> Files:

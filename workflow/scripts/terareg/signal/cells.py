@@ -15,8 +15,8 @@ from terareg.core.frames import Frame
 from terareg.signal.blobs import BLOB, BlobSettings, join_blobs
 from terareg.storage.store import atomic_file, write_atomic
 
-#: one cell of a sample: place in micrometres (z, y, x), and what :data:`~terareg.signal.blobs.BLOB`
-#: says of it
+#: one cell of a sample: place in micrometres (z, y, x), what :data:`~terareg.signal.blobs.BLOB`
+#: says of it, and its probability by :mod:`terareg.signal.marks`, NaN without marks
 CELL = np.dtype(
     [
         ("position_um", "<f8", 3),
@@ -25,6 +25,7 @@ CELL = np.dtype(
         ("background", "<f4"),
         ("roundness", "<f4"),
         ("saturated", "?"),
+        ("probability", "<f4"),
     ]
 )
 #: features in the tables, and how they are written
@@ -67,8 +68,9 @@ def gather(
     cells = np.zeros(len(blobs), CELL)
     cells["position_um"] = frame.to_um(blobs["centre_vox"])
     for name in CELL.names or ():
-        if name != "position_um":
+        if name not in ("position_um", "probability"):
             cells[name] = blobs[name]
+    cells["probability"] = np.nan
     return cells
 
 
@@ -96,6 +98,8 @@ def write_cells_csv(
 ) -> None:
     """Write cells as CSV, one line each: z_um, y_um, x_um, features, and labels if given.
 
+    With a filter that was trained by marks, ``probability`` is another column.
+
     Parameters
     ----------
     path : path
@@ -106,14 +110,17 @@ def write_cells_csv(
         Region id, acronym and hemisphere of every cell, and whether it lies in the atlas.
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    names = ["z_um", "y_um", "x_um", *FEATURES, "saturated"]
-    names += ["region_id", "acronym", "hemisphere"][: len(labels)]
     form = ",".join(["%.2f"] * 3 + [f"%{form}" for form in FEATURES.values()] + ["%d"])
+    more = ["saturated"]
+    if np.isfinite(cells["probability"]).any():
+        more, form = [*more, "probability"], form + ",%.3f"
     form += "".join(",%s" for _ in labels)
+    names = ["z_um", "y_um", "x_um", *FEATURES, *more]
+    names += ["region_id", "acronym", "hemisphere"][: len(labels)]
     with atomic_file(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", newline="\n", write_through=True)
         text.write(",".join(names) + "\n")
-        columns = [cells[name].tolist() for name in (*FEATURES, "saturated")]
+        columns = [cells[name].tolist() for name in (*FEATURES, *more)]
         lines = zip(*np.asarray(position_um, float).reshape(-1, 3).T.tolist(), *columns, *labels)
         text.writelines(form % line + "\n" for line in lines)
         text.detach()

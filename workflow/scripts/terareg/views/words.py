@@ -73,6 +73,12 @@ CELLS: dict[str, Word] = {
     "quartiles.contrast": "contrast (quarter, half, three quarters of the cells are below)",
     "saturated": "cells with saturated voxels",
     "per_mm3": "cells per mm³ of the whole volume",
+    "filter.rejected": "blobs that the filter left out",
+    "filter.accuracy": ("the filter is right about other marks in (%)", percent),
+    "filter.precision": ("of what it keeps, cells (%)", percent),
+    "filter.unfiltered": ("without it (%)", percent),
+    "filter.recall": ("of the marked cells it keeps (%)", percent),
+    "filter.without_blob": "marks where no blob was found",
 }
 # columns of tables
 STEPS = {
