@@ -42,7 +42,7 @@ def guarded(function, *arguments):
 blas.pin_kernels(os.environ)
 
 if screen() is not None:
-    screen().addFilter(JobLines(screen()))
+    screen().addFilter(JobLines(screen(), does_jobs))
 
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples

@@ -73,17 +73,20 @@ def jobs_to_run(sample_of):
 
 
 def screen():
-    """The handler that shows the jobs of a run; None in a dry run, a job, or another workflow."""
+    """The handler that shows the jobs of a run; None in a job, or in another workflow."""
     own = (
         Path(workflow.main_snakefile).resolve().parent
         == scripts_folder().resolve().parent
     )
-    if not own or not workflow.is_main_process or workflow.dryrun:
-        return None
-    if workflow.output_settings.verbose:
+    if not own or not workflow.is_main_process or workflow.output_settings.verbose:
         return None
     handlers = logging.getLogger("snakemake.logging").handlers
     return next((h for h in handlers if h.name == "DefaultStreamHandler"), None)
+
+
+def does_jobs():
+    """Whether this is no dry run; not known before all rules are read."""
+    return not workflow.dryrun
 
 
 check_places()

@@ -22,19 +22,28 @@ class JobLines(logging.Filter):
     ----------
     handler : logging.Handler
         What shows Snakemake's records.
+    wanted : callable
+        Whether lines are written; otherwise everything is shown as it is. Asked for each record.
     clock : callable
         Seconds, in place of :func:`time.time`.
     """
 
-    def __init__(self, handler: logging.Handler, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        handler: logging.Handler,
+        wanted: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()
-        self._handler, self._clock = handler, clock
+        self._handler, self._wanted, self._clock = handler, wanted, clock
         # label and start of each job that runs, by its number
         self._running: dict[int, tuple[str, float]] = {}
         self._done, self._total = 0, 0
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether the handler shows a record as it is; lines of jobs are written here instead."""
+        if not self._wanted():
+            return True
         event = getattr(getattr(record, "event", None), "value", None)
         if event == "job_info":
             self._begin(record)
