@@ -619,6 +619,7 @@ def test_any_grid_with_holes(rows: int, columns: int, data) -> None:
 
 
 # ------------------------------------------------------------------ S3
+@pytest.mark.slow
 def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     write_colm(tmp_path, [[1, 1], [1, 0]], channels=(0, 10))
     for path in sorted(tmp_path.rglob("*")):

@@ -330,6 +330,7 @@ def test_a_single_line_has_no_overlap_along_the_other_axis(tmp_path, cells):
 
 
 # ------------------------------------------------------------------ S3
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [(1,) * 6, (4, 2)], ids=["planes", "blocks"])
 def test_s3_equals_folder(tmp_path, bucket, blocks):
     data = write_folders(tmp_path / "Ex1", GRID, blocks=blocks)

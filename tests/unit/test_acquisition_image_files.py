@@ -259,6 +259,7 @@ def test_a_page_of_another_size_or_damaged(tmp_path):
 BIG = np.random.default_rng(1).integers(0, 60000, (6, 400, 300), "uint16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"metadata": None}, {"compression": "zlib"}], ids=str)
 def test_pages_are_read_from_s3_by_ranges(tmp_path, bucket, options):
     write(tmp_path / "a.tif", BIG, **options)

@@ -368,6 +368,7 @@ def test_names_that_do_not_tell_the_plane(names, message):
 
 
 # ------------------------------------------------------------------ S3
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [True, False], ids=["pages", "planes"])
 def test_s3_equals_folder(tmp_path, bucket, pages):
     write_pages(tmp_path) if pages else write_planes(tmp_path)

@@ -71,6 +71,7 @@ def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
         snakemake_command(Path("my brain"), [])
 
 
+@pytest.mark.slow
 def test_the_command_is_printed_and_then_run(sample):
     done = subprocess.run(
         [sys.executable, "-m", "terareg.cli.main", "run", "brain.yaml", "--", "--version"],

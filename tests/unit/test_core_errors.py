@@ -10,6 +10,7 @@ from terareg.core.errors import ConfigError, TeraregError, few, last_line, one_l
 KINDS = [k for n, k in vars(errors).items() if n.endswith("Error")]
 
 
+@pytest.mark.slow
 @given(st.text() | st.text(max_size=20).map(lambda text: text * 500))
 def test_every_message_is_one_line_that_a_terminal_only_prints(text):
     message = str(ConfigError(f"points a.csv: {text}; correct it"))

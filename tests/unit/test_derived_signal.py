@@ -46,6 +46,7 @@ def whole(image, threshold, weak, chosen, dust, inside=None):
     return kept[labels]
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.tuples(st.integers(5, 20), st.integers(9, 30), st.integers(9, 30)), st.integers(0, 99),

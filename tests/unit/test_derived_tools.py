@@ -201,6 +201,7 @@ def test_damage_to_ome_zarr_0_4_is_found(store):
         volume.read(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharded", [True, False])
 @pytest.mark.parametrize("codec", ["raw", "gzip", "compressed_segmentation"])
 def test_cloud_volume_and_zarr_read_what_is_converted(store, sharded, codec):
@@ -267,6 +268,7 @@ def test_downsample_is_what_numpy_makes_of_the_whole(shape, factor, mode, labels
         assert volume.frame.spacing_um == tuple(s * f for s, f in zip((2.0, 1.0, 1.0), factor))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     shape=SHAPES,
@@ -302,6 +304,7 @@ def test_a_mask_of_floats_becomes_black_and_white(store):
     np.testing.assert_array_equal(found[1:], mask[1:].astype(np.uint8) * 255)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     shape=SHAPES,
@@ -413,6 +416,7 @@ def test_tables_of_ids_as_spreadsheets_write_them(tmp_path, text):
     assert read_id_table(str(tmp_path / "ids.csv")) == {1: 2}
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(shape=SHAPES, seed=st.integers(0, 9), labels=st.booleans())
 def test_reorder_puts_planes_where_the_list_says(shape, seed, labels):
@@ -454,6 +458,7 @@ def test_percentiles_are_those_of_numpy():
     np.testing.assert_array_equal(found, wanted.T)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_ends_in_the_same_bytes(tmp_path):
     """Also when chunks lie in objects of their own, which appear before the record does."""
     array = noise((13, 18, 21), "uint16")

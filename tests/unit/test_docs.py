@@ -75,6 +75,7 @@ def missing_modules(text: str, page: Path) -> list[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_test_and_module_that_a_page_names_exists(page):
     text = page.read_text(encoding="utf-8")

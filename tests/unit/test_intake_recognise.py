@@ -318,6 +318,7 @@ def test_a_folder_of_volumes_of_one_shape(here, capsys):
     assert list(config["input"]["channels"]) == ["green", "red"]
 
 
+@pytest.mark.slow
 def test_s3(bucket, here, capsys):
     folders.blaze(here / "raw")
     for path in (here / "raw").iterdir():

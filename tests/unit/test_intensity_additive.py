@@ -32,6 +32,7 @@ def floor_of(**changes):
     return find_floor(BlockData.of(merge_sums([scene(**changes)[1]])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("medium", [0.0, 30.0])
 def test_stray_light_becomes_an_additive_image(seed, medium):
@@ -47,6 +48,7 @@ def test_stray_light_becomes_an_additive_image(seed, medium):
     assert np.sqrt(np.mean(left**2)) < 4 < 30 < source.additive.std()
 
 
+@pytest.mark.slow
 def test_a_constant_leaves_steps_where_there_is_stray_light():
     _, _, with_image = estimate(glow=200.0)
     _, flatfield, constant = estimate(FlatfieldSettings(background=150.0), glow=200.0)
@@ -64,6 +66,7 @@ def test_without_stray_light_the_offset_stays_a_number(medium):
     assert "a constant, which explains the tiles without tissue" in info["background_model"]
 
 
+@pytest.mark.slow
 def test_noise_of_empty_places_is_not_cut_off():
     source, flatfield, _ = estimate(glow=200.0, medium=0.0)
     corner = source.data[source.names[0]]
@@ -95,12 +98,14 @@ def test_tissue_everywhere_has_no_level():
     assert "too few tiles without tissue" in info["background_model"]
 
 
+@pytest.mark.slow
 def test_an_additive_image_above_the_signal_is_said():
     _, flatfield, info = estimate(glow=4000.0)
     assert flatfield.additive is not None
     assert any("the additive image varies by" in text for text in info["warnings"])
 
 
+@pytest.mark.slow
 def test_it_is_stored_on_its_blocks_and_comes_back(tmp_path):
     _, flatfield, info = estimate(glow=200.0, drift=0.0)
     assert info["tile_gains"] is False and not info["warnings"]

@@ -60,6 +60,7 @@ def test_field_is_normalised_over_tissue(found):
     np.testing.assert_allclose(scaled.log_field, field.log_field, atol=0.01)
 
 
+@pytest.mark.slow
 def test_space_outside_the_tissue_does_not_matter(found):
     """D45: only tissue counts, found by threshold or given."""
     image, log, tissue, _ = found
@@ -74,6 +75,7 @@ def test_space_outside_the_tissue_does_not_matter(found):
     assert 100 * (np.log(threshold.evaluate(FRAME)) - log)[inner].std() < 5
 
 
+@pytest.mark.slow
 def test_resolution_hardly_matters(found):
     """Row B8."""
     image, _, tissue, field = found
@@ -82,6 +84,7 @@ def test_resolution_hardly_matters(found):
     assert 100 * ratio.std() < 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [(7, 11, 13), (1, 40, 5), (32, 9, 44), (64, 64, 64), (3, 1, 1)])
 def test_blocks_equal_the_whole_to_the_last_bit(found, block):
     volume = Frame((23, 29, 31), (61.3, 37.7, 37.7), (900.0, -420.0, 20.0), "ILA")

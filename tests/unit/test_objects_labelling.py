@@ -72,6 +72,7 @@ SHAPES = st.tuples(*[st.integers(1, 13)] * 3)
 EDGES = st.tuples(*[st.integers(1, 7)] * 3)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(SHAPES, EDGES, st.sampled_from([6, 18, 26]), st.sampled_from([0.1, 0.25, 0.5]),
        st.integers(0, 5), st.integers(0, 2**32 - 1))  # fmt: skip

@@ -57,6 +57,7 @@ def test_atlas_files_are_lossless_and_in_millimetres(atlas, tmp_path):
     assert len(json.loads((tmp_path / files["ontology"]).read_text())) == len(atlas.ontology)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_other_seed_other_brain(atlas, tmp_path):
     again = make_atlas(BrainSettings(seed=3, atlas_spacing_um=100.0))
     write_atlas(atlas, tmp_path / "a")

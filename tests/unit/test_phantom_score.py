@@ -135,6 +135,7 @@ def run(perfect, tmp_path):
     return ScorePaths(perfect.truth, results, perfect.store)
 
 
+@pytest.mark.slow
 def test_perfect_artefacts_score_perfectly(perfect):
     result = score(perfect)
     assert result["tile_error_vox"] == {"mean": 0.0, "max": 0.0}
@@ -159,6 +160,7 @@ def test_perfect_artefacts_score_perfectly(perfect):
     assert "FAIL" not in format_table(lines) and "<= 300" in format_table(lines)
 
 
+@pytest.mark.slow
 def test_precomputed_labels_score_as_ome_zarr(perfect, phantom, tmp_path):
     _, _, sample = phantom
     labels, _ = sample.labels_grid(sample.frame.axes_um())
@@ -181,6 +183,7 @@ def test_one_misplaced_tile_is_found(run, phantom):
     ]
 
 
+@pytest.mark.slow
 def test_a_shift_of_the_whole_fused_frame_is_counted_once(run, phantom):
     _, truth, sample = phantom
     tiles = {n: list(t["origin_vox"]) for n, t in truth["tiles"].items()}
@@ -295,6 +298,7 @@ def test_truth_of_a_cut_volume_judges_what_it_can(run, tmp_path):
         score(paths, ["registration"])
 
 
+@pytest.mark.slow
 def test_command_writes_the_score_and_the_table(run, capsys):
     out = run.results / "score.json"
     arguments = ["score", "--truth", run.truth, "--results", run.results, "--store", run.store]

@@ -214,6 +214,7 @@ def test_a_vote_makes_a_slanted_border_smooth():
     assert wrong[0] < 0.5 * wrong[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [2, 3, 4, 5])
 def test_votes_blockwise_equal_the_whole_where_they_are_equal(factor):
     atlas = toy_atlas(spacing_um=(0.3, 0.1, 0.7))

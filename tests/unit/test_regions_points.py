@@ -31,6 +31,7 @@ def some_points(count=7, seed=0):
     return Points(tuple(f"cell {n}" for n in range(count)), position)
 
 
+@pytest.mark.slow
 def test_d35_all_25000_points_come_back_in_order(tmp_path):
     points, transform, atlas = some_points(25000), AffineMap(rotation()), toy_atlas()
     there = carry_points(points, transform, atlas, to="atlas")

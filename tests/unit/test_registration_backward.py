@@ -184,6 +184,7 @@ def test_directions_weigh_as_the_noise_of_what_they_predict(of_atlas, of_sample,
     assert low <= share_of_noise(one, other) <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noisy_side", ["atlas", "sample"])
 def test_the_noise_of_neither_side_draws_the_map(noisy_side):
     """The sample predicts a noisy atlas better than the other way round; and as it was before

@@ -97,6 +97,7 @@ def test_boxes_that_overlap_without_tissue_keep_the_affine_and_say_so():
     assert any(w.startswith("deformation_rejected") for w in result.summary["warnings"])
 
 
+@pytest.mark.slow
 def test_voxels_without_a_value_give_a_warning_and_finite_fields():
     truth = Truth(amplitude_um=300.0)
     data = truth.sample().data
@@ -113,6 +114,7 @@ def test_voxels_without_a_value_give_a_warning_and_finite_fields():
     assert truth.error_um(result.transform) < 0.7 * before
 
 
+@pytest.mark.slow
 def test_twenty_to_one_anisotropy_works_and_is_named():
     frame = Frame((6, 104, 136), (1250.0, 62.5, 62.5), (500.0, 0.0, 0.0), "RIP")
     true = affine_about_centre((0, 0, 6), shift_um=(0, 150, 100))
@@ -143,6 +145,7 @@ def test_impossible_affines_are_named_by_both_stages(affine, message):
         initial_affine(atlas(), sample, PoseSettings(affine=affine))
 
 
+@pytest.mark.slow
 def test_a_mirrored_affine_is_used_and_named():
     mirrored = np.diag([1.0, 1.0, -1.0, 1.0])
     mirrored[2, 3] = 2 * ATLAS_FRAME.centre_um[2]

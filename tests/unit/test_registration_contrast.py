@@ -73,6 +73,7 @@ def sides(request):
     return halves(atlas(), 0.55), [TRUTH.sample()]
 
 
+@pytest.mark.slow
 def test_two_images_tell_what_neither_tells_alone(sides):
     """Structure in the left half is in the first image only, that in the right in the second."""
     together = errors_um(register(*sides, SETTINGS, np.eye(4)))
@@ -83,6 +84,7 @@ def test_two_images_tell_what_neither_tells_alone(sides):
     )
 
 
+@pytest.mark.slow
 def test_a_single_image_may_stand_in_a_list():
     bare = register(atlas(), TRUTH.sample(), replace(SETTINGS, iterations=4), np.eye(4))
     listed = register([atlas()], [TRUTH.sample()], replace(SETTINGS, iterations=4), np.eye(4))
@@ -92,6 +94,7 @@ def test_a_single_image_may_stand_in_a_list():
     assert bare.predicted.shape == (1, *ATLAS_FRAME.shape)
 
 
+@pytest.mark.slow
 def test_files_name_channels_and_terms(tmp_path):
     settings = replace(SETTINGS, iterations=2, levels=1, contrast_order=2)
     two = halves(TRUTH.sample(), 650.0)
@@ -125,6 +128,7 @@ def test_polynomials_of_two_images_are_recovered_for_every_channel():
     assert (contrast.apply(found, images, fraction) - targets).abs().max() < 2e-3
 
 
+@pytest.mark.slow
 def test_channels_decide_together_which_class_a_voxel_is():
     prior = torch.full((3, 1, 1, 1), 1 / 3)
     one = Mixture(((0.1, 0.5, 0.1),), ((1.8, 0.0),), prior)
@@ -136,6 +140,7 @@ def test_channels_decide_together_which_class_a_voxel_is():
     torch.testing.assert_close(both.sum(0), torch.ones(1, 1, 1))
 
 
+@pytest.mark.slow
 def test_where_one_channel_has_no_data_no_channel_counts():
     first, second = halves(TRUTH.sample(), 650.0)
     hole = np.zeros(ATLAS_FRAME.shape, bool)

@@ -200,6 +200,7 @@ def varied(value, label, points):
     return np.where(label > 0, inverted * shade, 0.0)
 
 
+@pytest.mark.slow
 def test_known_affine_is_recovered():
     true = affine_about_centre((6, -4, 5), (1.05, 0.96, 1.02), (300, -200, 250))
     truth = Truth(true)
@@ -209,6 +210,7 @@ def test_known_affine_is_recovered():
     assert truth.error_um(result.transform) < 0.5 * 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", [None, varied], ids=["same", "varied"])
 def test_known_deformation_is_recovered(contrast):
     truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)
@@ -221,6 +223,7 @@ def test_known_deformation_is_recovered(contrast):
     assert result.summary["inverse_error_um"] < 250 / 4
 
 
+@pytest.mark.slow
 def test_time_dependent_flow_recovers_it_as_well():
     truth = Truth(amplitude_um=450.0)
     settings = replace(SETTINGS, flow="time_dependent", time_steps=4)
@@ -229,6 +232,7 @@ def test_time_dependent_flow_recovers_it_as_well():
     assert result.transform.velocity.shape[:2] == (4, 3)
 
 
+@pytest.mark.slow
 def test_posteriors_find_the_missing_patch_and_the_artefact():
     truth = Truth(amplitude_um=300.0)
     points = grid(ATLAS_FRAME)
@@ -257,6 +261,7 @@ def test_posteriors_find_the_missing_patch_and_the_artefact():
     assert truth.error_um(result.transform) < 0.8 * 250
 
 
+@pytest.mark.slow
 def test_masked_voxels_do_not_count():
     truth = Truth(amplitude_um=300.0)
     sample = truth.sample()
@@ -271,6 +276,7 @@ def test_masked_voxels_do_not_count():
     assert error[8:22, 8:18, 14:26].mean() < 0.6 * 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kernel_um", "done"), [(900.0, 1), (None, 2)])
 def test_resuming_gives_the_same_bytes(tmp_path, kernel_um, done):
     truth = Truth(amplitude_um=300.0)
@@ -303,6 +309,7 @@ def test_resuming_gives_the_same_bytes(tmp_path, kernel_um, done):
     assert (tmp_path / "state.npz").read_bytes() == (tmp_path / "half.npz").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_predicted_image_is_that_of_the_transform_and_not_of_the_first_affine():
     truth = Truth(affine_about_centre((0, 0, 10), (1.1, 1, 0.95)), amplitude_um=500.0)
     sample = truth.sample()
@@ -339,6 +346,7 @@ def test_sigma_keeps_to_its_floor_which_is_higher_at_coarse_levels():
     assert fine == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_other_settings_or_code_is_not_used(tmp_path, caplog):
     caplog.set_level("INFO")
     sample, settings = Truth().sample(), replace(SETTINGS, iterations=2, levels=1)
@@ -377,6 +385,7 @@ def test_saved_tables_are_readable(tmp_path):
     np.testing.assert_allclose(loaded.to_atlas(points), result.transform.to_atlas(points), atol=0.1)
 
 
+@pytest.mark.slow
 def test_ten_times_larger_gives_the_same_result():
     truth = Truth(amplitude_um=300.0)
     settings = RegistrationSettings(levels=1, iterations=8, device="cpu")
@@ -393,6 +402,7 @@ def test_ten_times_larger_gives_the_same_result():
     assert abs(large.summary["match_deformed"] - small.summary["match_deformed"]) < 0.01
 
 
+@pytest.mark.slow
 def test_stiffer_settings_deform_less():
     sample = Truth(amplitude_um=450.0).sample()
     settings = replace(SETTINGS, levels=1, iterations=16)
@@ -423,6 +433,7 @@ def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog)
     assert any(text.startswith("folding: ") for text in result.summary["warnings"])
 
 
+@pytest.mark.slow
 def test_hardly_any_regularisation_does_not_make_it_fold():
     settings = replace(
         SETTINGS, kernel_um=500.0, kernel_power=1.5, velocity_um=None, regularisation=1e-5,
@@ -432,6 +443,7 @@ def test_hardly_any_regularisation_does_not_make_it_fold():
     assert 0 < result.summary["jacobian_min"]
 
 
+@pytest.mark.slow
 def test_fixed_and_rigid_affines_stay_so():
     sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()
     settings = replace(SETTINGS, levels=1, iterations=8)

@@ -61,6 +61,7 @@ def test_ratios_of_volumes_scatter_about_one(case):
     assert 0.01 < np.log(bars.volume_ratios).std() < 0.5
 
 
+@pytest.mark.slow
 def test_the_same_state_gives_the_same_bars_and_files_hold_them(case, tmp_path):
     _, _, plan, state, bars = case
     again = error_bars(plan, state)
@@ -74,6 +75,7 @@ def test_the_same_state_gives_the_same_bars_and_files_hold_them(case, tmp_path):
     assert frame.spacing_um == pytest.approx(bars.frame.spacing_um)
 
 
+@pytest.mark.slow
 def test_an_affine_alone_has_error_bars_too(case):
     _, _, plan, state, _ = case
     alone = error_bars(plan, state, deformed=False)

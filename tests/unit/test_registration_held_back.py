@@ -24,6 +24,7 @@ def status(result):
     return {v.key.removeprefix("registration."): v.status for v in verdicts}
 
 
+@pytest.mark.slow
 def test_a_deformation_that_is_right_carries_on_through_blocks_held_back():
     result = register(atlas(), Truth(AFFINE, 450.0).sample(), FREE, AFFINE, hints=HINTS)
     assert result.summary["held_back_gain"] > 0.3
@@ -31,6 +32,7 @@ def test_a_deformation_that_is_right_carries_on_through_blocks_held_back():
     assert status(result)["held_back_gain"] == "pass"
 
 
+@pytest.mark.slow
 def test_a_deformation_that_follows_texture_does_not_pass():
     """The affine is right, and the sample has coarse texture that the atlas has not."""
     texture = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal((30, 26, 34)), 1.5)

@@ -133,6 +133,7 @@ def ball(noise=0.0):
     return Image(data.astype(np.float32), ATLAS_FRAME, name="ball")
 
 
+@pytest.mark.slow
 def test_inside_a_constant_region_landmarks_tell_what_images_cannot():
     """A swirl deep in tissue without texture: seen by no voxel, told by twelve landmarks."""
     frame, centre = ATLAS_FRAME, ATLAS_FRAME.centre_um
@@ -205,6 +206,7 @@ def test_far_and_mirrored_landmarks_are_named():
     assert any(w.startswith("mirrored_landmarks:") for w in info["warnings"])
 
 
+@pytest.mark.slow
 def test_landmarks_are_in_the_affine_the_table_and_the_checkpoint(tmp_path):
     true = affine_about_centre((0, 0, 12))
     image, sample = ball(), ball(noise=0.03)

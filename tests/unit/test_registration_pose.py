@@ -71,6 +71,7 @@ def test_wide_poses_are_found_in_inverted_contrast(rotation, scale, shift):
     assert info["unexplained"] < 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["right", "left"])
 def test_a_hemisphere_is_recognised(side):
     true = affine_about_centre((5, 0, 4), shift_um=(300, 200, 0))
@@ -90,6 +91,7 @@ def test_a_hemisphere_is_recognised(side):
     assert there[0 if side == "right" else -1].max() == 0
 
 
+@pytest.mark.slow
 def test_wrong_orientation_is_named():
     sample, _ = reoriented(atlas(), "PIR")
     wrong = Image(
@@ -105,6 +107,7 @@ def test_wrong_orientation_is_named():
     assert not any(w.startswith("orientation") for w in right["warnings"])
 
 
+@pytest.mark.slow
 def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     """The search may reach a neighbouring orientation by itself; the code is wrong all the same."""
     sample, true = reoriented(atlas(), "ILP")
@@ -168,6 +171,7 @@ def test_pose_of_the_phantom_is_not_trivial():
     assert Transform.from_affine(np.eye(4), ATLAS_FRAME, ATLAS_FRAME).inverse_error_um() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", range(3))
 def test_one_wrong_letter_is_never_answered_by_the_mirror_image_alone(axis):
     """It changes the handedness: advice that kept it would exchange left and right."""

@@ -96,6 +96,7 @@ def test_an_annotation_on_another_grid_is_refused():
         Regions(np.ones((4, 4, 4)), {})
 
 
+@pytest.mark.slow
 def test_regions_that_say_nothing_change_nothing():
     truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=300.0)
     short = replace(SETTINGS, iterations=8)
@@ -107,6 +108,7 @@ def test_regions_that_say_nothing_change_nothing():
     np.testing.assert_array_equal(alone.posteriors, plain.posteriors)
 
 
+@pytest.mark.slow
 def test_an_annotation_of_one_region_changes_nothing():
     truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=300.0)
     hints = Hints(regions=Regions(np.ones(ATLAS_FRAME.shape, int), {}))
@@ -121,6 +123,7 @@ def test_an_annotation_of_one_region_changes_nothing():
     assert np.abs(with_one.predicted - plain.predicted).mean() < 0.01
 
 
+@pytest.mark.slow
 def test_regions_help_where_contrast_follows_them():
     """Blocks are bright or dark in the sample; the template does not say which."""
     truth = Truth(affine_about_centre((3, 0, -2), shift_um=(150, 0, 0)), amplitude_um=450.0)

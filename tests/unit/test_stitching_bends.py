@@ -244,6 +244,7 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
         place(world.acquisition, pairs, tile_model="affine")
 
 
+@pytest.mark.slow
 def test_turned_tiles_are_measured_and_placed_to_a_fraction_of_a_voxel(tmp_path):
     """From images: 2 x 2 tiles of which one is turned by 1.2 degrees and 2 % larger."""
     size = (20, 144, 144)

@@ -81,6 +81,7 @@ def measured(*arguments, **options):
     return measure_channel_shift(*channels(*arguments, **options), NAMES, SEARCH_UM)
 
 
+@pytest.mark.slow
 def test_shift_is_found_although_half_of_the_structure_differs():
     found = measured(SHIFT, common=0.7, own=0.7)
     assert found.state == "measured" and not found.bends and not found.warnings
@@ -91,6 +92,7 @@ def test_shift_is_found_although_half_of_the_structure_differs():
     assert moved[1:] == (-2.0, 3.0) and moved[0] == found.shift_vox[0]
 
 
+@pytest.mark.slow
 def test_channels_that_coincide_are_not_touched_and_dust_in_both_does_not_pull():
     found = measured((0, 0, 0), own=0.3)
     assert found.applied(SHAPE) == ((0.0, 0.0, 0.0), None)
@@ -132,6 +134,7 @@ def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     assert "fused where ch0 lies" in text and "stitching.channel_shift_um" in text
 
 
+@pytest.mark.slow
 def test_a_shift_beyond_the_search_is_looked_for_once_more_and_then_not_applied():
     first, second = channels((1.0, 9.0, -8.0), own=0.3)
     found = measure_channel_shift(first, second, NAMES, SEARCH_UM)
@@ -148,6 +151,7 @@ def test_channels_without_any_structure_have_no_place():
     assert found.reason == "no plane shows structure in both ch0 and ch1"
 
 
+@pytest.mark.slow
 def test_one_tile_and_a_tile_that_moved_between_the_channels():
     assert np.abs(np.subtract(measured(SHIFT, tiles=1, own=0.3).shift_vox, SHIFT)).max() < 0.1
     first, second = channels(SHIFT, own=0.3, tiles=4)

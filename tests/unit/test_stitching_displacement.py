@@ -121,6 +121,7 @@ def test_empty_pair_has_no_signal(constant):
     assert result.reliability < 0.99
 
 
+@pytest.mark.slow
 def test_tiles_without_common_content_give_no_link():
     """The null test of the reliability: unrelated pairs must not agree by chance."""
     links = 0
@@ -297,6 +298,7 @@ def turned_pair(degrees, shape=(40, 384, 72), step=48.0):
     return {"0,0": camera(a, 1), "0,1": camera(b, 2)}, displ
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("degrees", [0.4, 3.0])
 def test_a_tile_turned_so_much_that_no_windows_agree_is_measured_along_the_seam(degrees):
     """By 3 degrees the displacement changes by 20 pixels over the seam."""
@@ -335,6 +337,7 @@ def test_windows_avoid_planes_without_signal():
     assert np.abs(np.array(result.displ_vox) - expected).max() < 0.1
 
 
+@pytest.mark.slow
 def test_equal_results_whatever_the_workers(tmp_path):
     images, _, _ = pair_of(np.array([1.0, 2.0, 3.0]))
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}

@@ -52,6 +52,7 @@ def run(tiles, names, direction="EAST", settings=SETTINGS, step=STEP):
 
 
 # ---------------------------------------------------------------- displacements
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
 @pytest.mark.parametrize("true", [(0, 0, 0), (2, -3, 4), (-5, 8, -7)])
 def test_known_shifts_are_recovered_to_the_voxel(direction, true):

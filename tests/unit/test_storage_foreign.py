@@ -234,6 +234,7 @@ BEGINS = {".json": b"[", ".xml": b"<a>", ".yaml": b"a: [", ".ini": b"[a]\n"}
 ENDS = {".json": b"0]", ".xml": b"</a>"}
 
 
+@pytest.mark.slow
 def test_the_largest_files_are_read_within_bounds(tmp_path):
     """Of every kind of filling, in a process with one gigabyte, within seconds."""
     cases = []

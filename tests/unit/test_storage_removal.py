@@ -123,6 +123,7 @@ def test_the_text_says_what_would_go_and_how(store):
     assert removal_text([], False, "x") == "nothing to remove\n"
 
 
+@pytest.mark.slow
 def test_s3_is_like_a_folder(store, monkeypatch):
     moto = pytest.importorskip("moto")
     import boto3

@@ -100,6 +100,7 @@ def name_of(fault) -> str:
 
 
 # ------------------------------------------------------------------ objects
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*BUSY, *BROKEN, hangs_up], ids=name_of)
 def test_what_is_read_is_whole_after_faults(server, store, fault, monkeypatch):
     impatient(monkeypatch, fault)
@@ -119,6 +120,7 @@ def test_a_range_is_whole_after_faults(server, store, fault):
         store.read_range("a", len(BODY) + 1, 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*BUSY, hangs_up], ids=name_of)
 def test_what_is_written_is_whole_after_faults(server, store, fault, monkeypatch):
     impatient(monkeypatch, fault)
@@ -128,6 +130,7 @@ def test_what_is_written_is_whole_after_faults(server, store, fault, monkeypatch
     assert server.asked.count("PutObject") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "why"),
     [

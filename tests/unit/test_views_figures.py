@@ -127,6 +127,7 @@ DRAWINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(DRAWINGS))
 def test_every_picture_is_a_small_png_without_metadata(name):
     data = DRAWINGS[name]()

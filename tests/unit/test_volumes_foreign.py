@@ -795,6 +795,7 @@ READERS = {  # of the process with bounds
 }
 
 
+@pytest.mark.slow
 def test_images_that_ask_for_more_than_they_hold(tmp_path, values):
     """Read or refused in a process with one gigabyte, within seconds."""
     cases = []

@@ -113,6 +113,7 @@ def foreign(folder):
     return "elsewhere"
 
 
+@pytest.mark.slow
 def test_foreign_volumes_are_read_without_an_orientation(place, foreign):
     for name in ("ome.zarr", "precomputed"):
         volume = terareg.open_volume(f"{place}/{foreign}/{name}")
@@ -236,6 +237,7 @@ def test_the_code_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     assert "0 (20, 37, 45) (5.0, 2.0, 2.0)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_a_bucket_is_a_place_like_a_folder(folder, s3):
     """All three kinds of array, of a volume of terareg and of a foreign image."""

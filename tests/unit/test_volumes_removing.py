@@ -201,6 +201,7 @@ def test_the_removal_of_a_volume_that_was_interrupted_can_be_asked_for_again(
     assert not (folder / "removing.json").exists()
 
 
+@pytest.mark.slow
 def test_a_level_in_a_bucket(tmp_path, s3):
     folder = precomputed(tmp_path)
     client = s3.client()

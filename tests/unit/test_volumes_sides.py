@@ -35,6 +35,7 @@ def fuse(sides, origins, light, edges=(16, 512), longest=99):
     return out
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(
     st.sampled_from([0, 1, 2]), st.sampled_from([0, 1]), st.sampled_from(["volume", "tile"]),

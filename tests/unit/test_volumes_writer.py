@@ -134,6 +134,7 @@ def read_everywhere(folder, plan, level):
 
 
 # ---------------------------------------------------------------- readers agree
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "spacing", "changes"),
     [
@@ -158,6 +159,7 @@ def test_every_reader_sees_the_plain_pyramid(tmp_path, shape, spacing, changes):
         np.testing.assert_array_equal(Volume(Store(str(tmp_path)), "v").read(level), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_other_types(tmp_path, dtype):
     array = image(dtype=dtype) if dtype == "uint8" else image().astype("float32") / 7
@@ -169,6 +171,7 @@ def test_other_types(tmp_path, dtype):
             np.testing.assert_array_equal(values, expected, f"{reader}, level {level}")
 
 
+@pytest.mark.slow
 def test_labels_keep_their_ids(tmp_path):
     rng = np.random.default_rng(1)
     ids = np.array([0, 7, 614454277, 4294967295], np.uint32)
@@ -708,6 +711,7 @@ def bucket(s3, monkeypatch):
     return Store("s3://brains/lab/one")
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_s3_holds_the_same_bytes(bucket, tmp_path):
     array = image((20, 40, 33))
