@@ -72,4 +72,12 @@ def test_a_dry_run_is_shown_as_it_is():
 
 
 def test_the_end_of_a_job_whose_start_was_not_seen():
-    assert shown(end(3, 1)) == ["job 3: done in 0 s, 1"]
+    assert shown(end(3, 1)) == ["job 3: done, 1"]
+    text, later, more = end(3, 1)
+    assert shown((f"{text} jobid: 3 (Rule: fuse)", later, more)) == ["fuse: done, 1"]
+
+
+def test_ends_alone_where_starts_are_silenced():
+    """``--quiet rules``, with which the demo runs."""
+    lines = shown(*RUN, quiet=(LogEvent.JOB_INFO, LogEvent.JOB_ERROR))
+    assert lines[1:3] == ["job 4: done, 1 of 2", "job 7: done, 2 of 2"]

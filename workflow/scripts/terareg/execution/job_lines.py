@@ -7,11 +7,13 @@ The whole of what Snakemake says of a job (files, reason, resources) is in its o
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 
 from terareg.core.parallel import duration
 
+_RULE = re.compile(r"\(Rule: (\w+)\)")
 _BETWEEN = ("Select jobs to execute", "Execute ")
 
 
@@ -67,9 +69,14 @@ class JobLines(logging.Filter):
     def _end(self, record: logging.LogRecord) -> None:
         self._done += 1
         number = record.__dict__["job_id"]
-        label, start = self._running.pop(number, (f"job {number}", self._clock()))
         count = f"{self._done} of {self._total}" if self._total else f"{self._done}"
-        self._write(record, label, f"done in {duration(self._clock() - start)}, {count}")
+        if number in self._running:
+            label, start = self._running.pop(number)
+            self._write(record, label, f"done in {duration(self._clock() - start)}, {count}")
+            return
+        # --quiet rules: starts are not shown, and so not known either
+        rule = _RULE.search(str(record.msg))
+        self._write(record, rule[1] if rule else f"job {number}", f"done, {count}")
 
     def _write(self, record: logging.LogRecord, label: str, what: str) -> None:
         clock = time.strftime("%H:%M:%S", time.localtime(self._clock()))
