@@ -21,7 +21,7 @@ endif
 help:
 	@sed -n '2,3s/^# *//p' Makefile
 	@echo "make install         set up .venv with the command terareg, and no more"
-	@echo "make unit            unit tests that take less than a second each: two minutes"
+	@echo "make unit            unit tests that take less than half a second each: two minutes"
 	@echo "make quick           unit and workflow tests, without engines (SLURM, AWS, S3) and browser"
 	@echo "make docs            renew what the pages take from the code: keys, pictures"
 	@echo "make site            build the pages and the API as a site, in site/"

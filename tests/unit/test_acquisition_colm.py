@@ -634,6 +634,7 @@ def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     assert raw_state(layout("s3://scope/run 1")).layout == raw_state(layout(tmp_path)).layout
 
 
+@pytest.mark.slow
 def test_s3_errors(bucket) -> None:
     with pytest.raises(AcquisitionError, match=r"there is no Experiment.ini in s3://scope/none"):
         index("s3://scope/none")

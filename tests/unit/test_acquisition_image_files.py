@@ -288,6 +288,7 @@ def test_a_few_rows_of_a_plane_are_read_from_s3_by_ranges(tmp_path, bucket, opti
     assert count == len(data), "whole planes take one request"
 
 
+@pytest.mark.slow
 def test_s3_files_that_are_empty_or_gone(bucket):
     bucket.put_object(Bucket="scope", Key="raw/a.tif", Body=b"")
     store = Store("s3://scope/raw")

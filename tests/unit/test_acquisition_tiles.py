@@ -495,6 +495,7 @@ def test_flatfield_and_corrected_exclude_each_other(kept: tuple[TileSource, Stor
         TileSource(source.acquisition, "ch0", flatfield=source.flatfield, corrected=store)
 
 
+@pytest.mark.slow
 @pytest.mark.engine
 def test_s3_keeps_the_same_bytes(kept: tuple[TileSource, Store], s3) -> None:
     source, store = kept

@@ -47,6 +47,7 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_an_atlas_is_downloaded_once_and_then_works_offline(server, home, tmp_path, capsys):
     assert main(["atlas", "get", NAME, "--url", server.url]) == 0
     assert server.asked == ["/last_versions.conf", f"/{NAME}_v1.2.tar.gz"]
@@ -74,6 +75,7 @@ def test_a_file_that_changed_since_the_download_is_refused(server, home, tmp_pat
         prepare_atlas(AtlasSettings(**atlas_keys(atlas)), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_wrong_checksum_or_a_cut_download_installs_nothing(server, home):
     with pytest.raises(AtlasError, match=r"has SHA-256 .*, not 00ff; nothing was installed"):
         download.download_atlas(NAME, "1.2", server.url, "00ff")
@@ -86,6 +88,7 @@ def test_a_wrong_checksum_or_a_cut_download_installs_nothing(server, home):
     download.download_atlas(NAME, "1.2", server.url, right)
 
 
+@pytest.mark.slow
 def test_archives_that_hold_no_atlas_or_leave_their_folder(server, home, tmp_path):
     stray = tmp_path / "stray.txt"
     stray.write_text("x")
@@ -101,6 +104,7 @@ def test_archives_that_hold_no_atlas_or_leave_their_folder(server, home, tmp_pat
         download.download_atlas(NAME, "1.2", server.url)
 
 
+@pytest.mark.slow
 def test_names_and_servers_that_are_not_there(server, home):
     with pytest.raises(AtlasError, match="no BrainGlobe atlas small_mouse_41um; did you mean"):
         download.download_atlas("small_mouse_41um", server=server.url)

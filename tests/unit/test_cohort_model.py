@@ -143,6 +143,7 @@ def test_one_in_twenty_is_found_where_there_is_nothing(test):
     assert np.mean(p <= 0.5) == pytest.approx(0.5, abs=0.04)
 
 
+@pytest.mark.slow
 def test_false_discoveries_are_held_down():
     """Closed form: q is the least of p m / rank over this and larger p."""
     p = np.array([0.01, np.nan, 0.04, 0.03, 0.005, 1.0])

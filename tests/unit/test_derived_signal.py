@@ -74,6 +74,7 @@ def test_blocks_are_the_hysteresis_of_the_whole(tmp_path_factory, shape, seed, m
     assert np.array_equal(found, expected.astype(np.uint32))
 
 
+@pytest.mark.slow
 def test_masks_on_other_grids_keep_signal_out(tmp_path):
     store, image = Store(str(tmp_path)), image_of((16, 24, 24), 5)
     make_source(store, image)

@@ -76,6 +76,7 @@ def expect_pyramid(volume, array, mode):
         np.testing.assert_array_equal(volume.read(level), array)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(shape=SHAPES, layout=LAYOUTS, data=st.data())
 def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
@@ -129,6 +130,7 @@ def lab(tmp_path_factory):
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["ome-zarr", "ome-zarr-0.4", "precomputed", "sharded"])
 def test_a_source_on_the_web_is_that_of_its_folder(store, lab, form):
     folder, url = lab
@@ -154,6 +156,7 @@ def test_a_source_on_the_web_is_that_of_its_folder(store, lab, form):
         describe_image(missing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("codec", ["raw", "gzip", "zstd", "blosc-zstd", "blosc-lz4"])
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32", "uint32"])
 def test_ome_zarr_0_4_is_read_by_all(store, codec, dtype):
@@ -244,6 +247,7 @@ def test_jpeg_stays_near_and_damage_is_found(store):
     assert len(remove_damaged_blocks(store, volume.key, volume.plan)) == 1
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     shape=SHAPES,
@@ -350,6 +354,7 @@ def test_a_stretch_counts_what_lies_beyond():
     assert found.tolist() == [0, 255] and (clipped.low, clipped.high) == (1, 1)
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(
     shape=SHAPES,

@@ -83,6 +83,7 @@ def test_every_test_and_module_that_a_page_names_exists(page):
     assert missing_modules(text, page) == []
 
 
+@pytest.mark.slow
 def test_what_is_named_wrongly_is_found():
     """The test above can fail: an old module, an old file of tests, a function of another file."""
     text = "`planning.py`, `test_ground_s3`, `test_docs::test_none`, `core/frames.py`\n`::test_x`"
@@ -119,6 +120,7 @@ def test_rules_that_are_named_as_a_place_of_a_feature_exist():
 TARGETS = {"plan", "previews", "registration", "results", "store"}
 
 
+@pytest.mark.slow
 def test_identifiers_that_tests_cite_are_in_the_list():
     known, cited = features(), set()
     for path in ROOT.glob("tests/*/test_*.py"):

@@ -45,6 +45,7 @@ def alone(workspace, **derived):
     return load_run({"sample": "tools", "derived": derived})
 
 
+@pytest.mark.slow
 def test_a_source_on_the_web_is_planned_from_its_metadata(workspace):
     precomputed(workspace.folder / "lab")
     server = FolderServer(workspace.folder)

@@ -87,6 +87,7 @@ def test_failure_is_one_sentence_with_the_log(tmp_path, root, last, sentence):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_log_of_a_failed_attempt_survives_its_retry(tmp_path, root):
     """Also if the attempt was killed, and the log removed before the next, as Snakemake does."""
     run(tmp_path, root, "os.kill(os.getpid(), 9)")
@@ -206,6 +207,7 @@ def test_every_flipped_bit_of_a_file_between_two_jobs_is_found(tmp_path, root):
             compare_checksums(store, "results/brain", where)
 
 
+@pytest.mark.slow
 def test_a_job_reads_no_spoiled_file(tmp_path, root):
     run(tmp_path, root, WRITE, store="store/brain", output=[FILE])
     assert run(tmp_path, root, "pass", store="store/brain", input=[FILE]).returncode == 0

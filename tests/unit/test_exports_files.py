@@ -216,6 +216,7 @@ def test_a_series_has_a_file_for_each_plane(tmp_path, form, dtype):
     assert record["bytes"] == sum(e.size for e in store.list("brain/exports/a"))
 
 
+@pytest.mark.slow
 def test_a_series_goes_into_a_bucket(bucket):
     store, array = Store("s3://scope/lab"), voxels("uint8")
     picture = Picture("a", Frame(SHAPE, SPACING), "uint8")

@@ -277,6 +277,7 @@ def precomputed(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("write", "name"),
     [

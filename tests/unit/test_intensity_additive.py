@@ -118,6 +118,7 @@ def test_it_is_stored_on_its_blocks_and_comes_back(tmp_path):
     assert abs(float(flatfield.additive.mean())) < 0.02 * np.ptp(flatfield.additive)
 
 
+@pytest.mark.slow
 def test_parts_of_a_plane_are_corrected_as_in_the_whole():
     source, flatfield, _ = estimate(glow=200.0)
     plane = source.data[source.names[7]][3]

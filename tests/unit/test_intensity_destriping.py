@@ -120,6 +120,7 @@ def percent(values: np.ndarray) -> float:
     return 100 * float(np.sqrt(np.mean(values**2) / 2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lines", ["rows", "columns"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_stripes_of_known_depth_are_evened_out(tmp_path, lines, seed):
@@ -150,6 +151,7 @@ def test_errors_of_the_flatfield_do_not_add_up_along_a_row(tmp_path, columns):
     assert np.abs(lost).max() < 0.015
 
 
+@pytest.mark.slow
 def test_planes_that_were_not_measured_are_left_alone(tmp_path):
     source = make(Streaks(seed=2))
     expected = solve(source, tmp_path / "whole")[2]
@@ -187,6 +189,7 @@ def test_dark_tiles_get_no_gains_of_noise(tmp_path):
     assert record["spread_percent"] < 2
 
 
+@pytest.mark.slow
 def test_spots_and_a_tile_that_shows_something_else_do_little_harm(tmp_path):
     source = make(Streaks(seed=5))
     expected = solve(source, tmp_path / "clean")[2]
@@ -225,6 +228,7 @@ def test_a_single_tile_has_nothing_to_compare_with(tmp_path):
     assert np.all(found["T00"] == 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", ["slab", "begin", "record"])
 def test_a_killed_job_goes_on_where_it_was(tmp_path, monkeypatch, kill):
     source = make(Streaks(pixels=60, planes=70))

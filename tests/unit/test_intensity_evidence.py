@@ -31,6 +31,7 @@ def test_even_tiles_are_left_as_they_are(seed):
     assert not info["warnings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes, gains, stripes",
     [

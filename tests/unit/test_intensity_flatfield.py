@@ -67,6 +67,7 @@ def test_brightness_that_drifts_from_tile_to_tile():
     assert np.corrcoef(gains, truth)[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_fixed_lines_are_part_of_the_profile():
     with_lines, _, info = scene_estimate(seed=3, fixed_lines=0.04)
     without, _, _ = scene_estimate(FlatfieldSettings(lines=False), seed=3, fixed_lines=0.04)
@@ -75,6 +76,7 @@ def test_fixed_lines_are_part_of_the_profile():
     assert info["line_percent"]["columns"] < 0.5
 
 
+@pytest.mark.slow
 def test_stripes_of_single_tiles_are_not_part_of_the_profile():
     source = TruthSource(Scene(seed=4, stripes=0.05))
     sums = sum_tiles(source, source.names, None, source.origins)
@@ -84,6 +86,7 @@ def test_stripes_of_single_tiles_are_not_part_of_the_profile():
     assert info["line_percent"]["rows"] < 1
 
 
+@pytest.mark.slow
 def test_dark_offset_where_everything_outside_the_brain_is_empty():
     _, background, _ = scene_estimate(seed=5, medium=0.0)
     assert background == pytest.approx(150, abs=2)
@@ -110,6 +113,7 @@ def test_a_single_tile_gives_an_estimate():
     assert info["warnings"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1,) * 10, (3, 7), (9, 1), (2, 3, 5)])
 def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):
     names = brain.names
@@ -124,6 +128,7 @@ def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):
         assert info == estimate[1]
 
 
+@pytest.mark.slow
 def test_sampled_planes_and_tiles_agree_with_all(brain, estimate):
     # row B2: every n-th plane
     some = FlatfieldSettings(planes=4, slabs=4)
@@ -136,6 +141,7 @@ def test_sampled_planes_and_tiles_agree_with_all(brain, estimate):
     assert sample_tiles(brain.acquisition, some) == brain.names
 
 
+@pytest.mark.slow
 def test_planes_that_were_filled_in_do_not_count(brain):
     source = TruthSource(brain.scene)
     first = source.names[0]
@@ -182,6 +188,7 @@ def test_tiles_that_hardly_overlap_have_no_blocks():
     assert BlockLayout(places, (64, 64), 16).pairs("east") == []
 
 
+@pytest.mark.slow
 def test_true_positions_make_a_better_profile_than_the_stage_s():
     """Overlaps that are compared where they lie hold the same tissue."""
     source = TruthSource(Scene(seed=8, jitter=6))
@@ -230,6 +237,7 @@ def test_gains_of_tiles_are_corrected_where_that_is_asked_for(tmp_path):
     assert spread[True] < 0.02
 
 
+@pytest.mark.slow
 def test_gains_that_change_with_depth_are_corrected_where_that_is_asked_for(tmp_path):
     source = TruthSource(Scene(seed=2, drift=0.1, fade=0.4))
     last = source.scene.planes - 1

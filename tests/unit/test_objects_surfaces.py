@@ -26,6 +26,7 @@ def triangles(surface):
     return sorted(min(t[i:] + t[:i] for i in range(3)) for t in corners)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 6)] * 3),
        st.integers(0, 2**32 - 1), st.integers(1, 3))  # fmt: skip

@@ -16,6 +16,7 @@ def atlas():
 
 
 # ------------------------------------------------------------------ atlas
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2, 4])
 def test_atlas_has_regions_of_sufficient_size_on_both_sides(seed):
     atlas = make_atlas(BrainSettings(seed=seed, atlas_spacing_um=100.0))

@@ -106,6 +106,7 @@ def test_cells_are_in_the_second_channel_only(sample):
     assert not brighter[drawn == 0].any() and (brighter[drawn > 0.01] > 0).all()
 
 
+@pytest.mark.slow
 def test_counted_cells_stand_where_the_truth_says_and_only_if_asked_for(sample, atlas, tmp_path):
     settings = replace(sample.settings, counted_cells=200, counted_cell_um=400.0)
     counted = GeneratedSample(atlas, FRAME, settings)

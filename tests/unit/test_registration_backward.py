@@ -239,6 +239,7 @@ def test_the_last_kernel_follows_the_residuals_between_its_bounds():
     assert plan.kernel_um(0, None) > widest, "the first kernels are wider still"
 
 
+@pytest.mark.slow
 def test_residuals_shorter_than_voxels_can_show_give_a_kernel_of_some_voxels():
     fine, coarse = planned(), planned()
     coarse.voxels_um = [1.1 * voxel for voxel in coarse.voxels_um]
@@ -247,6 +248,7 @@ def test_residuals_shorter_than_voxels_can_show_give_a_kernel_of_some_voxels():
     assert widths[1] == pytest.approx(1.1 * widths[0])
 
 
+@pytest.mark.slow
 def test_the_finest_level_is_gone_through_twice_where_the_kernel_is_free():
     free, given = planned(), planned(kernel_um=900.0)
     assert free.voxels_um == [*given.voxels_um, given.voxels_um[-1]]

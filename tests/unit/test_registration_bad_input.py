@@ -159,6 +159,7 @@ def test_a_mirrored_affine_is_used_and_named():
     assert is_finite(register(atlas(), sample, SETTINGS, mirrored))
 
 
+@pytest.mark.slow
 def test_the_same_image_twice_gives_the_identity():
     """Nothing is left to explain: no division by a vanishing variance."""
     result = register(atlas(), atlas(), SETTINGS, np.eye(4))

@@ -164,6 +164,7 @@ def test_a_surface_stays_where_it_is_when_dark_tissue_turns_bright():
     assert abs(bias[0]) < 0.5 * bias[1], bias
 
 
+@pytest.mark.slow
 def test_mixture_posteriors_sum_to_one_and_name_the_class():
     prior = torch.tensor([0.8, 0.1, 0.1])[:, None, None, None]
     mixture = Mixture(((0.1, 0.5, 0.1),), ((1.8, 0.0),), prior)
@@ -337,6 +338,7 @@ def test_images_cut_by_a_mask_enter_with_a_soft_surface():
         np.testing.assert_array_equal(working.values, soft.values)
 
 
+@pytest.mark.slow
 def test_sigma_keeps_to_its_floor_which_is_higher_at_coarse_levels():
     same = atlas()
     settings = replace(SETTINGS, iterations=16, sigma_floor=0.05)
@@ -364,6 +366,7 @@ def test_a_checkpoint_of_other_settings_or_code_is_not_used(tmp_path, caplog):
     assert "cannot be read" in caplog.text
 
 
+@pytest.mark.slow
 def test_saved_tables_are_readable(tmp_path):
     settings = replace(SETTINGS, iterations=6)
     result = register(atlas(), Truth(amplitude_um=200.0).sample(), settings, np.eye(4))
@@ -414,6 +417,7 @@ def test_stiffer_settings_deform_less():
     )
 
 
+@pytest.mark.slow
 def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog):
     from terareg.registration import emlddmm
 

@@ -96,6 +96,7 @@ def test_resampling_keeps_means_and_positions(spacing, within):
     assert np.allclose(coarse.weight, 1)
 
 
+@pytest.mark.slow
 def test_resampling_gives_the_same_bytes_with_any_number_of_threads():
     """Snakemake gives a job as many threads of BLAS as it has cores."""
     program = """

@@ -164,6 +164,7 @@ def test_inside_a_constant_region_landmarks_tell_what_images_cannot():
     assert np.abs(moved[far > 0]).mean() < 60
 
 
+@pytest.mark.slow
 def test_a_turn_about_an_axis_of_symmetry_is_told_by_landmarks():
     """A ball looks alike from every side; three landmarks say which side it is."""
     image = ball()
@@ -192,6 +193,7 @@ def test_two_landmarks_help_a_search_but_give_no_pose():
     assert any(w.startswith("few_landmarks: 2 landmarks") for w in info["warnings"])
 
 
+@pytest.mark.slow
 def test_far_and_mirrored_landmarks_are_named():
     settings = PoseSettings(extent="whole", check_orientation=False)
     landmarks = replace(marked(np.eye(4)), names=tuple("abcdefghi"))

@@ -52,6 +52,7 @@ def test_search_after_an_orientation_code(code):
     assert corner_error_um(found, true) < 250.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rotation, scale, shift",
     [
@@ -123,6 +124,7 @@ def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     assert info["better_orientations"] == []
 
 
+@pytest.mark.slow
 def test_fixed_scale_stays_fixed():
     sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()
     settings = PoseSettings(extent="whole", scale=(1.0, 1.0, 1.0), check_orientation=False)
@@ -147,6 +149,7 @@ def test_settings_are_checked():
         PoseSettings(scale=(1, 0, 1))
 
 
+@pytest.mark.slow
 def test_units_do_not_matter():
     true = affine_about_centre((5, -4, 8), shift_um=(200, 0, 100))
     sample = Truth(true).sample()

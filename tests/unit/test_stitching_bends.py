@@ -149,6 +149,7 @@ def test_every_tile_has_its_own_shape():
     assert placement.summary["tiles_bent"] == 12
 
 
+@pytest.mark.slow
 def test_tiles_that_are_only_moved_stay_so_whatever_the_noise():
     world = World(acquisition_of(3, 3), {})
     for noise in (0.0, 0.1, 1.0):

@@ -106,12 +106,14 @@ def test_a_fraction_within_its_error_is_no_reason_to_interpolate():
     assert shift.applied(SHAPE) == ((0.0, 1.0, -2.3), None)
 
 
+@pytest.mark.slow
 def test_what_is_bright_in_one_channel_may_be_dark_in_the_other():
     found = measured(SHIFT, common=-0.8, own=0.3)
     assert found.inverted
     assert np.abs(np.subtract(found.shift_vox, SHIFT)).max() < 0.1
 
 
+@pytest.mark.slow
 def test_magnification_and_rotation_are_told_and_applied():
     matrix = np.eye(3) + np.array([[0, 0, 0], [0, 0.012, -0.006], [0, 0.006, 0.012]])
     found = measured(SHIFT, matrix=matrix, own=0.3)
@@ -125,6 +127,7 @@ def test_magnification_and_rotation_are_told_and_applied():
         assert np.abs(back @ (place - moved) - true).max() < 0.12
 
 
+@pytest.mark.slow
 def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     found = measured(SHIFT, common=0.0, own=1.0)
     assert found.state == "not measured"
@@ -162,6 +165,7 @@ def test_one_tile_and_a_tile_that_moved_between_the_channels():
     assert "differs in T2 (" in text and "the stage moved between the channels" in text
 
 
+@pytest.mark.slow
 def test_a_tile_that_one_of_the_channels_lacks_is_not_compared():
     first, second = channels(SHIFT, own=0.3, tiles=3)
     del second.arrays["T1"]

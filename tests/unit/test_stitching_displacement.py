@@ -18,6 +18,7 @@ from terareg.stitching.settings import DisplacementSettings
 from terareg.stitching.strips import Strips
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["EAST", "SOUTH"])
 @pytest.mark.parametrize("true", [(0, 0, 0), (2.0, -3.0, 4.0), (-1.35, 2.6, -3.45)])
 def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
@@ -30,6 +31,7 @@ def test_recovers_subvoxel_shift_with_independent_noise(direction, true):
     assert result.agree == result.of
 
 
+@pytest.mark.slow
 def test_links_have_no_bias_that_grows_with_the_shift():
     """Fractional shifts up to 9 pixels, noise as strong as the structure, single planes."""
     rng = np.random.default_rng(0)
@@ -56,6 +58,7 @@ def test_links_have_no_bias_that_grows_with_the_shift():
         assert abs(slope) < 4 * spread[axis] / true[:, axis].std() < 0.03
 
 
+@pytest.mark.slow
 def test_patches_of_a_wide_seam_are_shorter(monkeypatch):
     true = np.array([1.3, -2.6, 0.4])
     images, names, expected = pair_of(true, shape=(20, 96, 224), step=100.0)
@@ -169,6 +172,7 @@ def test_a_search_that_is_too_small_says_so():
     assert result.displ_vox == result.expected_vox
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planes", [24, -34])
 def test_the_search_goes_on_along_z_where_tiles_lie_many_planes_apart(planes):
     shape, true = (72, 72, 72), np.array([planes, 1.3, -2.4])
@@ -187,6 +191,7 @@ def test_the_search_goes_on_along_z_where_tiles_lie_many_planes_apart(planes):
     assert narrow.status == "disagree"
 
 
+@pytest.mark.slow
 def test_tiles_without_common_content_give_no_link_at_any_depth():
     links = 0
     for seed in range(6):
@@ -237,6 +242,7 @@ def test_odd_shapes(shape):
     assert error[0] < (0.5 if shape[0] < 8 else 0.15)  # in five planes z is a guess
 
 
+@pytest.mark.slow
 def test_binned_search_agrees_with_unbinned():
     images, names, expected = pair_of(np.array([1.0, 5.0, -3.0]), shape=(32, 160, 160), step=100.0)
     tiles = {n: camera(i, k) for k, (n, i) in enumerate(images.items())}

@@ -36,6 +36,7 @@ def scattered(rng, number):
     return rng.uniform((6, 8, 8), np.subtract(SHAPE, (6, 8, 8)), (number, 3))
 
 
+@pytest.mark.slow
 def test_sparse_cells_are_placed_nearly_as_well_as_the_noise_allows():
     rng = np.random.default_rng(1)
     errors, bounds = [], []

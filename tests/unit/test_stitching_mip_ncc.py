@@ -63,6 +63,7 @@ def test_known_shifts_are_recovered_to_the_voxel(direction, true):
     assert result.reliability > 0.7
 
 
+@pytest.mark.slow
 def test_a_fraction_of_a_voxel_is_rounded():
     result, expected = measured(np.array([1.3, -2.4, 3.4]))
     assert np.abs(np.array(result.displ_vox) - expected).max() <= 0.7
@@ -91,6 +92,7 @@ def test_a_peak_next_to_where_nothing_overlaps_is_no_peak():
     assert mip_ncc.find_peak(a, b, [15, 15], [15, 15], 16)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_nominal_step_with_fraction_is_truncated_and_planes_may_be_offset():
     canvas = texture((160, 160, 290), 2, fine=2.0)
     names = ("0,0", "0,1")
@@ -108,6 +110,7 @@ def test_a_nominal_step_with_fraction_is_truncated_and_planes_may_be_offset():
 
 
 # ---------------------------------------------------------------- attributes
+@pytest.mark.slow
 def test_sub_volumes_are_equal_and_the_first_ones_deeper():
     result, _ = measured(np.zeros(3), settings=replace(SETTINGS, subvolume_planes=50))
     assert [w.z for w in result.windows] == [(0, 40), (40, 80), (80, 120)]

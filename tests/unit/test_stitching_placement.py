@@ -337,6 +337,7 @@ def test_file_round_trip(tmp_path):
         load_placement(tmp_path / "q.json")
 
 
+@pytest.mark.slow
 def test_five_thousand_tiles_with_outliers_and_missing_links():
     acquisition, true, links = simulate(50, 100, 1)
     rng = np.random.default_rng(0)

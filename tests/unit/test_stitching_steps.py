@@ -12,6 +12,7 @@ from terareg.stitching.displacement import measure_pair
 from terareg.stitching.steps import Steps, estimate_steps
 
 
+@pytest.mark.slow
 def test_true_step_is_found_when_the_metadata_are_wrong():
     """Issue 98 of TeraStitcher: the stated overlap puts the true step outside the search range."""
     shape, step = (20, 128, 128), 92
@@ -37,6 +38,7 @@ def test_true_step_is_found_when_the_metadata_are_wrong():
     assert Steps.from_json(steps.to_json()) == steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, text", [
         ("mirrored", "next column of the layout should lie right in the images but lies left"),

@@ -310,6 +310,7 @@ folders = st.text(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(st.data())
 def test_what_is_written_is_read(data):

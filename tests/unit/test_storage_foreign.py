@@ -185,6 +185,7 @@ NESTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nest", NESTS)
 @pytest.mark.parametrize("name", READERS)
 def test_deep_long_and_binary_files_are_one_sentence(tmp_path, name, nest):
@@ -214,6 +215,7 @@ def test_what_is_no_file_is_one_sentence(tmp_path, name, kind):
         read(str(path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_files_larger_than_any_of_their_kind(tmp_path, name):
     _, read, error = READERS[name]

@@ -110,6 +110,7 @@ def test_what_is_read_is_whole_after_faults(server, store, fault, monkeypatch):
     assert server.asked.count("GetObject") >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BROKEN, ids=name_of)
 def test_a_range_is_whole_after_faults(server, store, fault):
     store.write("a", BODY)
@@ -173,6 +174,7 @@ def test_refusals_are_not_tried_again(server, store, code, advice):
     assert server.asked.count("GetObject") == 1
 
 
+@pytest.mark.slow
 def test_nobody_at_the_address_is_one_sentence_without_keys(monkeypatch, server):
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
@@ -260,6 +262,7 @@ def test_a_record_that_cannot_be_had_is_not_a_missing_record(server, store, monk
         read_record(store, "r.json")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [refuses(503, "SlowDown"), *BROKEN], ids=name_of)
 def test_a_plane_is_whole_after_a_fault(server, store, fault, tmp_path):
     import tifffile
@@ -335,6 +338,7 @@ def test_a_password_in_the_address_of_the_server_is_refused(monkeypatch, name):
         assert "SECRET" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["s3://bucket/a@b/c", "data/a@b?x=1", "s3://bucket/run?2"])
 def test_unusual_names_are_no_credentials(address):
     assert Store(address).url == address

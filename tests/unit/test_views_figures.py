@@ -280,6 +280,7 @@ def test_composite_is_grey_where_both_agree():
     assert np.ptp(canvas.composite(image, -image, (-1, 1)), axis=2).max() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

@@ -94,6 +94,7 @@ def test_all_orientations_come_back():
         assert np.array_equal(back, array) and own == frame
 
 
+@pytest.mark.slow
 def test_the_picture_shows_sample_atlas_and_grid():
     source = Tiles()
     sections = first_look.middle_sections(source)

@@ -163,6 +163,7 @@ def ask(server, path, method="GET", **headers):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("wanted", "start", "stop"),
     [("bytes=0-9", 0, 10), ("bytes=90-", 90, 100), ("bytes=-7", 93, 100), ("bytes=95-500", 95, 100),
@@ -175,6 +176,7 @@ def test_byte_ranges(server, wanted, start, stop):
     assert "Access-Control-Allow-Origin" not in headers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [("https://neuroglancer-demo.appspot.com", True), ("http://localhost:8000", True),
@@ -188,17 +190,20 @@ def test_only_the_viewers_may_read(server, origin, allowed):
     assert ("Access-Control-Allow-Private-Network" in headers) == allowed
 
 
+@pytest.mark.slow
 def test_another_name_of_this_address_is_refused(server):
     assert ask(server, "/a/data.bin", Host="example.org:80")[0] == 403
     assert ask(server, "/a/data.bin", Host="localhost:1234")[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["bytes=100-", "bytes=9-3", "bytes=-", "bytes=-0", "lines=1-2"])
 def test_ranges_without_bytes_are_refused(server, wanted):
     status, headers, _ = ask(server, "/a/data.bin", Range=wanted)
     assert status == 416 and headers["Content-Range"] == "bytes */100"
 
 
+@pytest.mark.slow
 def test_head_and_preflight(server):
     status, headers, body = ask(server, "/a/data.bin", "HEAD")
     assert (status, headers["Content-Length"], body) == (200, "100", b"")
@@ -207,11 +212,13 @@ def test_head_and_preflight(server):
     assert status == 204 and "Range" in headers["Access-Control-Allow-Headers"]
 
 
+@pytest.mark.slow
 def test_packed_files_are_found_under_their_plain_name(server):
     status, headers, body = ask(server, "/a/packed")
     assert (status, headers["Content-Encoding"], body) == (200, "gzip", b"gzipped")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     ["/../secret", "/%2e%2e/secret", "/a/../../secret", "/link", "/a", "/none", "//etc/passwd",
@@ -221,16 +228,19 @@ def test_nothing_outside_the_folder_is_served(server, path):
     assert ask(server, path)[0] == 404
 
 
+@pytest.mark.slow
 def test_it_listens_on_the_loopback_address_only(server):
     assert server.server_address[0] == "127.0.0.1"
 
 
+@pytest.mark.slow
 def test_the_first_page_lists_links_escaped(server):
     server.pages = [("<b>", "http://x/?a=1&b=2")]
     status, _, body = ask(server, "/")
     assert status == 200 and b"&lt;b&gt;" in body and b"a=1&amp;b=2" in body
 
 
+@pytest.mark.slow
 def test_short_links_lead_to_the_links(server):
     link = server.link(ng.build_state([image()], FRAME))
     server.pages = [("a", "http://x/#!1"), ("b", link)]
@@ -259,6 +269,7 @@ def test_command_makes_links_into_a_bucket(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["page.html", "picture.svg", "code.js", "style.css", "run.wasm"])
 def test_what_lies_in_results_never_runs_in_the_origin_of_the_viewer(server, name):
     (server.folder / name).write_text("<script>alert(1)</script>")
@@ -273,6 +284,7 @@ def test_what_lies_in_results_never_runs_in_the_origin_of_the_viewer(server, nam
         assert headers["Content-Type"].startswith("text/plain")
 
 
+@pytest.mark.slow
 def test_a_range_of_thousands_of_digits_is_refused(server):
     for wanted in ("bytes=" + "9" * 5000 + "-", "bytes=0-" + "9" * 5000, "bytes=-" + "9" * 5000):
         assert ask(server, "/a/data.bin", Range=wanted)[0] == 416

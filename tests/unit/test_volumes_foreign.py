@@ -363,6 +363,7 @@ def test_headers_that_cannot_be(tmp_path, values, patch, message):
     refused(tmp_path / "a.nii", message)
 
 
+@pytest.mark.slow
 def test_zeros_without_end_behind_the_voxels(tmp_path, values):
     write_nifti(tmp_path / "a.nii", values)
     data = (tmp_path / "a.nii").read_bytes()

@@ -287,6 +287,7 @@ def test_a_level_with_a_scale_too_few_is_an_error():
     assert ome_scale({}, {"path": "0"}, 3) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["brain.nii.gz", "brain.nrrd", "brain.tif"])
 def test_headers_of_files_on_s3_are_read_but_channels_refused(tmp_path, bucket, name):
     if name.endswith("tif"):

@@ -208,6 +208,7 @@ def test_a_server_that_fails_is_asked_again_and_then_named(monkeypatch):
         store_at("http://127.0.0.1:9/x").read("info")
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_used(folder):
     code = (
         "import sys, terareg\n"

@@ -241,6 +241,7 @@ def test_levels_halve_fine_axes_first_until_one_chunk():
         assert max(spacing) / min(spacing) <= 2
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60)
 @given(
     st.tuples(*[st.integers(1, 17)] * 3),
@@ -288,6 +289,7 @@ def test_batches_are_consecutive_and_complete():
         plan.batch(7, 7)
 
 
+@pytest.mark.slow
 def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
     store, plan, array, folder = written
     before = files(folder / "a")
