@@ -163,9 +163,14 @@ def test_values_that_lie_in_another_file_are_not_read(tmp_path):
     refused(tmp_path, "x.h5#a", "keeps its values in other files")
     with h5py.File(tmp_path / "y.h5", "w") as file:
         file["a"] = h5py.ExternalLink("x.h5", "a")
+        file["soft"] = h5py.SoftLink("/a")
+        file["deep/soft"] = h5py.SoftLink("/soft")
+        file["round"] = h5py.SoftLink("/round")
         file["b"] = h5py.SoftLink("/c")
         file["c"] = np.ones((2, 4, 6), np.uint8)
-    refused(tmp_path, "y.h5#a", "is a link to another file, 'x.h5'; name that file")
+    for part in ("a", "soft", "deep:soft"):
+        refused(tmp_path, f"y.h5#{part}", "is a link to another file, 'x.h5'; name that file")
+    refused(tmp_path, "y.h5#round", "the links of 'round' lead round in a circle")
     assert hdf5.linked_file(store, "y.h5", "a") == ("x.h5", "a")
     assert read(tmp_path, "y.h5#b", np.s_[0:1, 0:1, 0:1]) == 1
 

@@ -91,7 +91,7 @@ class PlacedTile:
 
     @property
     def shape(self) -> np.ndarray:
-        """The three as columns of a matrix, see :mod:`terareg.stitching.bends`."""
+        """The three as columns of a matrix, see :mod:`terareg.stitching.shapes`."""
         return np.column_stack([self.lean_vox, self.height_vox, self.width_vox])
 
 

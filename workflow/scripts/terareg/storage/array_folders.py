@@ -15,12 +15,10 @@ import numpy as np
 import tensorstore as ts
 
 from terareg.storage.foreign import load_json, read_object, short
-from terareg.storage.part_names import without_indices
+from terareg.storage.part_names import DRIVERS, without_indices
 from terareg.storage.store import Store
 
 _AXES = "TCZYX"
-#: files that describe an array, and the drivers of tensorstore that read it
-DRIVERS = {"attributes.json": "n5", "zarr.json": "zarr3", ".zarray": "zarr"}
 
 
 def open_array(store: Store, file: str, part: str) -> FolderArray:

@@ -28,6 +28,7 @@ from terareg.storage.tiff import ObjectFile
 _BDV = re.compile(r"t\d+/s\d+/\d+/cells")
 _IMAGE_SIZES = ("ImageSizeZ", "ImageSizeY", "ImageSizeX")
 _WORDS = 8
+_MOST_LINKS = 16
 
 
 def open_file(store: Store, key: str) -> tuple[h5py.File, ObjectFile]:
@@ -65,18 +66,12 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
     ValueError
         If there is none, or it lies in another file.
     """
-    where: Any = file
-    for word in path.split("/"):
-        link = where.get(word, getlink=True) if isinstance(where, h5py.Group) else None
-        if link is None:
-            there = few_names(where)
-            raise ValueError(f"it has no {short(path)} (no {short(word)}, but {there})")
-        if isinstance(link, h5py.ExternalLink):
-            raise ValueError(
-                f"{short(path)} is a link to another file, {short(link.filename)}; name that file "
-                "itself"
-            )
-        where = where[word]
+    where, _ = _follow(file, path)
+    if isinstance(where, h5py.ExternalLink):
+        raise ValueError(
+            f"{short(path)} is a link to another file, {short(where.filename)}; name that file "
+            "itself"
+        )
     if not isinstance(where, h5py.Dataset):
         raise ValueError(f"{short(path)} is a group of {few_names(where)}; name a data set")
     if where.is_virtual or where.external:
@@ -88,19 +83,43 @@ def linked_file(store: Store, key: str, path: str) -> tuple[str, str] | None:
     """File and path in it to which a path of an HDF5 file links; None if it lies in the file."""
     file, source = open_file(store, key)
     try:
-        where: Any = file
-        words = path.split("/")
-        for number, word in enumerate(words):
-            link = where.get(word, getlink=True) if isinstance(where, h5py.Group) else None
-            if link is None:
-                raise ValueError(f"{key} has no {path}, which the XML lists; save it again")
-            if isinstance(link, h5py.ExternalLink):
-                return str(link.filename), "/".join([link.path, *words[number + 1 :]])
-            where = where[word]
+        try:
+            where, left = _follow(file, path)
+        except ValueError as problem:
+            raise ValueError(
+                f"{key} has no {path}, which the XML lists; save it again"
+            ) from problem
+        if isinstance(where, h5py.ExternalLink):
+            return str(where.filename), "/".join([where.path, *left])
         return None
     finally:
         file.close()
         source.close()
+
+
+def _follow(file: h5py.File, path: str) -> tuple[Any, list[str]]:
+    """What a path leads to: an object of the file, or a link out of it and the words after that.
+
+    Soft links are followed here, since h5py follows those to a link out of the file as well.
+    """
+    where: Any = file
+    words, links = path.split("/"), 0
+    while words:
+        word = words.pop(0)
+        link = where.get(word, getlink=True) if isinstance(where, h5py.Group) else None
+        if link is None:
+            raise ValueError(f"it has no {short(path)} (no {short(word)}, but {few_names(where)})")
+        if isinstance(link, h5py.ExternalLink):
+            return link, words
+        if isinstance(link, h5py.SoftLink):
+            links += 1
+            if links > _MOST_LINKS:
+                raise ValueError(f"the links of {short(path)} lead round in a circle")
+            where = file if link.path.startswith("/") else where
+            words = [part for part in link.path.split("/") if part not in ("", ".")] + words
+            continue
+        where = where[word]
+    return where, []
 
 
 def few_names(group: Any) -> str:

@@ -27,7 +27,8 @@ from terareg.storage.store import Entry, Store
 
 _PART = re.compile(r"(.*?[^/.]\.(?:h5|hdf5|ims|czi|lif|n5|zarr))#([^/]+)", re.IGNORECASE)
 _FOLDERS = (".n5", ".zarr")
-_METADATA = ("attributes.json", "zarr.json", ".zarray")
+#: files that describe an array in a folder, and the drivers of tensorstore that read it
+DRIVERS = {"attributes.json": "n5", "zarr.json": "zarr3", ".zarray": "zarr"}
 
 
 def split_part(key: str) -> tuple[str, str] | None:
@@ -68,6 +69,6 @@ def part_entry(store: Store, key: str) -> Entry | None:
     names = [file]
     if is_folder(file):
         array, _ = without_indices(part)
-        names = [(PurePosixPath(file) / array / name).as_posix() for name in _METADATA]
+        names = [(PurePosixPath(file) / array / name).as_posix() for name in DRIVERS]
     found = next((e for name in names if (e := store.entry(name)) is not None), None)
     return None if found is None else Entry(key, found.size, found.stamp)
