@@ -14,6 +14,7 @@ from terareg.stitching.cells import CellGrid
 from terareg.stitching.pairs import SEAM_AXIS, PairResult
 from terareg.stitching.seam_tables import LEAST_POINTS, seam_table
 from terareg.stitching.shapes import LEAST_VOX
+from terareg.volumes.warps import on_lattice
 
 CLEAR = 4.0  # standard errors from which a shape is told
 _PRIOR_VOX = 2.0  # scale of the shapes that are looked for
@@ -61,11 +62,14 @@ def misfits_of(
     pairs: Sequence[PairResult],
     positions: np.ndarray,
     shapes: Mapping[str, np.ndarray],
+    fields: Mapping[str, np.ndarray] | None = None,
 ) -> dict[int, np.ndarray]:
     """How far seams do not fit, voxels, part by part along them, by the number of the pair.
 
     Each is the median over the points of a third of a seam, so that their noise does not count;
-    thirds with fewer than two points, and pairs without points, have none.
+    thirds with fewer than two points, and pairs without points, have none. ``fields`` are those of
+    tiles that are distorted within themselves, (2, rows, columns), see
+    :class:`terareg.volumes.warps.Warp`.
     """
     if not any(pair.points for pair in pairs):
         return {}
@@ -83,6 +87,8 @@ def misfits_of(
                          grid.tile_shape)  # fmt: skip
         expected = design @ known
     left = points.displ - expected
+    for side, sign, at in ((0, 1.0, points.first), (1, -1.0, points.first - expected)):
+        left[:, 1:] += sign * _by_fields(grid, ends[:, side], at, fields or {})
     found = {}
     for k, pair in enumerate(pairs):
         own = points.of_pair(k)
@@ -203,6 +209,15 @@ class _Solver:
         found: np.ndarray = factor.solve(right)
         found += factor.solve(right - normal @ found)
         return found
+
+
+def _by_fields(grid: CellGrid, cells: np.ndarray, at: np.ndarray, fields) -> np.ndarray:
+    """What the fields of tiles add to places, voxels along y and x, (points, 2)."""
+    found = np.zeros((len(cells), 2))
+    for name, nodes in fields.items():
+        own = cells == grid.index[name]
+        found[own] = on_lattice(nodes, grid.tile_shape[1:], at[own, 1], at[own, 2]).T
+    return found
 
 
 def _columns(grid: CellGrid, free: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], int]:

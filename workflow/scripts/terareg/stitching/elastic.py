@@ -5,8 +5,8 @@ zero mean over the tile, with one standard deviation and one correlation length 
 follow from the points of all seams by restricted maximum likelihood (Patterson and Thompson,
 Biometrika 58:545, 1971). Origins are the generalised least squares solution, in which fields are
 integrated out; fields are their conditional means (kriging; Rasmussen and Williams, Gaussian
-Processes for Machine Learning, 2006, ch. 2). Far from its seams a field is therefore zero, and so is
-that of a tile without links.
+Processes for Machine Learning, 2006, ch. 2). Far from its seams a field is therefore zero, and so
+is that of a tile without links.
 
 A field is what its lattice of nodes says, linearly between them. Its prior is expanded into the
 eigenvectors of the covariance of the nodes, so that the normal equations are sparse: a block for
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, sparse, special
@@ -27,6 +27,7 @@ from terareg.stitching.cells import CellGrid
 from terareg.stitching.pairs import SEAM_AXIS, PairResult
 from terareg.stitching.seam_tables import LEAST_POINTS, SeamTable, seam_table
 from terareg.stitching.trends import robust_fit
+from terareg.volumes.warps import lattice_parts
 
 NODES = 17  # of the lattice of a field along y and along x, the first and last pixel among them
 #: correlation lengths that are compared, of the longer side of a tile
@@ -156,10 +157,10 @@ def interpolation(places: np.ndarray, size: Sequence[int]) -> sparse.csr_matrix:
 
     ``size`` is that of a tile along y and x; beyond its edges the field is that at the edge.
     """
-    places = np.asarray(places, float)
-    share = np.clip(places / np.maximum(np.array(size, float) - 1, 1), 0, 1) * (NODES - 1)
-    low = np.minimum(share.astype(int), NODES - 2)
-    part = share - low
+    low, part = (
+        np.stack(found, axis=1)
+        for found in zip(*(lattice_parts(p, n, NODES) for p, n in zip(np.transpose(places), size)))
+    )
     rows, columns, entries = [], [], []
     for dy in (0, 1):
         for dx in (0, 1):
@@ -309,7 +310,10 @@ class _Model:
         flat = np.array([(i, j) for i, j, _ in self.seams.grid.neighbours], int).reshape(-1, 2)
         count = len(flat)
         step = sparse.csr_matrix(
-            (np.tile([-1.0, 1.0], count), (np.repeat(np.arange(count), 2), flat.ravel() * self._width)),
+            (
+                np.tile([-1.0, 1.0], count),
+                (np.repeat(np.arange(count), 2), flat.ravel() * self._width),
+            ),
             (count, cells * self._width),
         )
         start = self.seams.start[:, 1:]
