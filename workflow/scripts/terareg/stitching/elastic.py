@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, sparse, special
@@ -127,9 +128,9 @@ def solve_elastic(
     seams = _Seams(grid, pairs, table, start, shapes)
     counted = np.asarray(used)[table.owner]
     weights = np.where(counted, _first_weights(seams), 0.0)
+    number = len(LENGTHS) // 2
     for _ in range(_ROUNDS):
-        models = [_Model(seams, length, weights) for length in LENGTHS]
-        best = min(models, key=lambda model: model.cost)
+        number, best = _likeliest(seams, weights, number)
         left = seams.values - best.design @ best.solution
         weights = np.where(counted, _weights_again(seams, left), 0.0)
     best = _Model(seams, best.length, weights)
@@ -174,7 +175,8 @@ def interpolation(places: np.ndarray, size: Sequence[int]) -> sparse.csr_matrix:
     )
 
 
-def field_basis(length: float, size: Sequence[int]) -> np.ndarray:
+@lru_cache(maxsize=16)
+def field_basis(length: float, size: tuple[int, int]) -> np.ndarray:
     """Fields at the nodes, (nodes, terms), of which a sum with unit normal factors is a sample.
 
     The covariance is ``exp(-d^2 / (2 length^2))`` less what makes the mean over the nodes other
@@ -191,9 +193,11 @@ def field_basis(length: float, size: Sequence[int]) -> np.ndarray:
     values, vectors = values[::-1], vectors[:, ::-1]
     share = np.cumsum(np.maximum(values, 0)) / np.maximum(values, 0).sum()
     terms = min(int(np.searchsorted(share, _KEPT)) + 1, _MOST_TERMS)
-    basis: np.ndarray = vectors[:, :terms] * np.sqrt(values[:terms])
+    basis = vectors[:, :terms] * np.sqrt(values[:terms])
     # what is left out counts as well, so that the standard deviation is that of the whole field
-    return basis * math.sqrt(NODES**2 / float((basis**2).sum()))
+    basis = basis * math.sqrt(NODES**2 / float((basis**2).sum()))
+    basis.flags.writeable = False
+    return np.asarray(basis)
 
 
 class _Seams:
@@ -270,7 +274,7 @@ class _Model:
         if sd is None:
             found = optimize.minimize_scalar(
                 lambda log: self._evaluate(math.exp(log))[0],
-                bounds=tuple(map(math.log, _SD_VOX)), method="bounded", options={"xatol": 0.03},
+                bounds=tuple(map(math.log, _SD_VOX)), method="bounded", options={"xatol": 0.1},
             )  # fmt: skip
             sd = math.exp(float(found.x))
         self.ratio = sd
@@ -344,6 +348,25 @@ class _Model:
         """Origins (y, x) of all cells without fields."""
         own = slice(None, None, self._width)
         return np.asarray(_factor(self._normal[own, own].tocsc()).solve(self._right[own]))
+
+
+def _likeliest(seams: _Seams, weights: np.ndarray, begin: int) -> tuple[int, _Model]:
+    """Number of the correlation length that no neighbour surpasses, from one on, and its model."""
+    found: dict[int, tuple[float, float]] = {}
+
+    def cost(number: int) -> float:
+        if number not in found:
+            model = _Model(seams, LENGTHS[number], weights)
+            found[number] = model.cost, model.ratio
+        return found[number][0]
+
+    best = begin
+    while True:
+        near = [n for n in (best, best - 1, best + 1) if 0 <= n < len(LENGTHS)]
+        better = min(near, key=cost)
+        if better == best:
+            return best, _Model(seams, LENGTHS[best], weights, found[best][1])
+        best = better
 
 
 def _factor(matrix: sparse.csc_matrix):

@@ -9,6 +9,7 @@ a link between them are placed by the model, and no position is left undetermine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -40,6 +41,7 @@ _EXPLAINED = 0.5
 # them, and the least misfit, in voxels, that is worth interpolating every tile.
 _FORETOLD = 0.25
 _LEAST_MISFIT = 0.3
+_NO_WORSE = 1.1  # times the misfit, at which the simpler of two models is taken
 _TIE = 1e-7  # relative weight of the model once links have been kept or rejected
 
 
@@ -146,10 +148,10 @@ def place(
     found = replace(found, leans=leans, shapes=shapes)
     if tile_model in MODELS_OF_POINTS:
         # fields are added to what is clear of shapes, so that "elastic" begins as "auto" does
-        shaped = "affine" if tile_model == "affine" else "auto"
-        found = _bent(grid, pairs, found, settings, shaped)
-    if tile_model in ("elastic", "auto"):
-        found = _distorted(grid, pairs, found, settings, tile_model)
+        shaped = _bent(grid, pairs, found, settings, "affine" if tile_model == "affine" else "auto")
+        if tile_model in ("elastic", "auto"):
+            shaped = _distorted(grid, pairs, (found, shaped), settings, tile_model)
+        found = shaped
     return report(grid, pairs, found, settings)
 
 
@@ -210,18 +212,30 @@ def _bent_by(
 
 
 def _distorted(
-    grid: CellGrid, pairs: Sequence[PairResult], found: Solution, settings: PlacementSettings,
-    tile_model: str,
+    grid: CellGrid, pairs: Sequence[PairResult], solutions: tuple[Solution, Solution],
+    settings: PlacementSettings, tile_model: str,
 ) -> Solution:  # fmt: skip
-    """The solution with fields of tiles that are distorted within themselves; else as it is."""
+    """A solution with fields of tiles that are distorted within themselves; else as it is.
+
+    ``solutions`` are those without and with shapes of tiles that are turned, larger or sheared.
+    """
+    plain, found = solutions
     before = _misfit(misfits_of(grid, pairs, found.positions, found.shapes), found.kept)
     if tile_model == "auto" and before < _LEAST_MISFIT:
         return found
+    elastic = solve_elastic(grid, pairs, found.kept, found.positions, found.shapes)
+    if elastic is None or (tile_model == "auto" and not _foretold(elastic)):
+        return found
+    if plain is not found:
+        # shapes that only stand for what fields explain as well are none
+        other = solve_elastic(grid, pairs, plain.kept, plain.positions, plain.shapes)
+        if other is not None and _left(other) < _NO_WORSE * _left(elastic):
+            found, elastic = plain, other
+            before = _misfit(misfits_of(grid, pairs, found.positions, found.shapes), found.kept)
     best, used = found, found.kept
-    for _ in range(2):  # links that straight tiles contradict may be those that tell the fields
-        elastic = solve_elastic(grid, pairs, used, found.positions, found.shapes)
-        if elastic is None or (tile_model == "auto" and not _foretold(elastic)):
-            return best
+    for again in (False, True):  # links that straight tiles contradict may tell the fields
+        if again:
+            elastic = solve_elastic(grid, pairs, used, found.positions, found.shapes) or elastic
         ends = grid.links(pairs)
         step = elastic.positions[ends[:, 1]] - elastic.positions[ends[:, 0]]
         displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
@@ -238,6 +252,11 @@ def _distorted(
             break
         used = kept
     return best
+
+
+def _left(elastic: Elastic) -> float:
+    """Mean misfit at places of seams that were not used, with fields."""
+    return float(elastic.held_out.bent.mean()) if len(elastic.held_out.bent) else math.inf
 
 
 def _foretold(elastic: Elastic) -> bool:

@@ -56,10 +56,17 @@ class Warp:
 
     @cached_property
     def _inverse(self) -> np.ndarray:
-        """What is to be taken from a place to find the index, at the nodes of a finer lattice."""
+        """What is to be taken from a place to find the index, at the nodes of a finer lattice.
+
+        It goes beyond the tile by what the field may move.
+        """
         rows, columns = ((n - 1) * _FINER + 1 for n in self.nodes.shape[1:])
         y, x = np.meshgrid(
-            *(np.linspace(0, n - 1, k) for n, k in zip(self.size, (rows, columns))), indexing="ij"
+            *(
+                np.linspace(-self.reach, n - 1 + self.reach, k)
+                for n, k in zip(self.size, (rows, columns))
+            ),
+            indexing="ij",
         )
         found = np.zeros((2, rows, columns))
         for _ in range(_STEPS):
@@ -75,7 +82,9 @@ class Warp:
     def straighten(self, z, y, x) -> list[np.ndarray]:
         """Inverse of :meth:`bend`, for arrays of indices along z, y and x of any one shape."""
         inside = self._of_alignment(z, y, x)
-        field = on_lattice(self._inverse, self.size, inside[1], inside[2])
+        around = [n + 2 * self.reach for n in self.size]
+        y_at, x_at = (np.asarray(at) + self.reach for at in inside[1:])
+        field = on_lattice(self._inverse, around, y_at, x_at)
         return [a - b for a, b in zip((z, y, x), self._of_channel(*field))]
 
     def _of_alignment(self, z, y, x) -> list:
