@@ -118,10 +118,10 @@ def report(
         state = "model"
         if count[cell]:
             state = "linked" if group[cell] == largest else "group"
-        shape = found.shapes.get(name, np.zeros((3, 3)))
+        lean, height, width = map(_floats, found.shapes.get(name, np.zeros((3, 3))).T)
         tiles[name] = PlacedTile(
             cell // grid.columns, cell % grid.columns, _floats(x[cell]), _integers(x[cell]),
-            state, int(count[cell]), *(_floats(column) for column in shape.T),
+            state, int(count[cell]), lean, height, width,
             _nodes(fields[name]) if name in fields else None,
         )  # fmt: skip
     unscanned = {

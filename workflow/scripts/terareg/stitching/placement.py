@@ -238,8 +238,8 @@ class Placement:
                 name: PlacedTile(
                     t["row"], t["column"], tuple(t["origin_vox"]), tuple(t["integer"]),
                     t["state"], t["links"],
-                    *(tuple(t.get(f"{key}_vox", _ZERO)) for key in ("lean", "height", "width")),
-                    _tuples(t.get("field_vox")),
+                    tuple(t.get("lean_vox", _ZERO)), tuple(t.get("height_vox", _ZERO)),
+                    tuple(t.get("width_vox", _ZERO)), _tuples(t.get("field_vox")),
                 )
                 for name, t in sorted(
                     data["tiles"].items(), key=lambda item: (item[1]["row"], item[1]["column"])
