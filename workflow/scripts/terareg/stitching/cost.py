@@ -62,6 +62,23 @@ def _measure_displacements(sample: Sample) -> Load:
     return Load(pair_batches(sample), read, cpu_s=(7.5 if in_parts else 6) * read)
 
 
+def _has_fields(sample: Sample) -> bool:
+    """Whether tiles may be found to be distorted within themselves."""
+    return sample.option("stitching.model") in ("elastic", "auto")
+
+
+def _place_tiles(sample: Sample) -> Load:
+    """Usually there are no fields; then the equations are small."""
+    tiles = sample.size.tiles
+    most = Load(1, cpu_s=5 + 0.3 * tiles) if _has_fields(sample) else None
+    return Load(1, cpu_s=1 + 0.01 * tiles, most=most)
+
+
+def _equations(sample: Sample, threads: int) -> float:
+    """The normal equations of the fields of all tiles and their factors."""
+    return ITK_MB + (2.0 * sample.size.tiles if _has_fields(sample) else 0.0)
+
+
 def shifted_channels(sample: Sample) -> int:
     """Channels and sides whose shift against others is measured or given."""
     wanted = sample.option("stitching.channel_shift")
@@ -135,7 +152,7 @@ RULES = {
     "gather_displacements": RuleCost("stitching", needs="tiles"),
     "project_displacements": RuleCost("stitching", needs="tiles"),
     "threshold_displacements": RuleCost("stitching", needs="tiles"),
-    "place_tiles": RuleCost("stitching", needs="tiles"),
+    "place_tiles": RuleCost("stitching", _equations, _place_tiles, needs="tiles"),
     "measure_channel_shift": RuleCost(
         "stitching", _compared_patches, _measure_channel_shift, heavy=True, needs="tiles"
     ),
