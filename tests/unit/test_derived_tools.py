@@ -24,7 +24,7 @@ from terareg.derived.counts import add_counts, count_values, percentiles
 from terareg.derived.stretch import Stretch
 from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
-from terareg.derived.view import check_unchanged, open_view
+from terareg.derived.view import check_unchanged, count_absent, open_view
 from terareg.storage.store import Store
 from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
@@ -506,6 +506,26 @@ def test_a_source_elsewhere_keeps_its_place_and_is_watched(store, tmp_path):
     Store(path).write("0-4_0-4_0-4", b"other")
     with pytest.raises(VolumeError, match="has changed while it was read"):
         check_unchanged(path, state)
+
+
+def test_chunks_that_a_source_elsewhere_lacks_are_told(store, tmp_path):
+    array = noise((9, 8, 7), "uint16")
+    array[:4, :4, :4] = 0
+    path = f"{tmp_path}/lab/precomputed"
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": "uint16", "num_channels": 1},
+        "scale_metadata": {"size": [7, 8, 9], "encoding": "raw", "chunk_size": [4, 4, 4],
+                           "resolution": [500, 500, 2000]},
+    }  # fmt: skip
+    ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
+    entry = entry_of("convert", address=path)
+    for look in (lambda: count_absent(entry, path), lambda: run_entry(store, entry)):
+        with pytest.raises(VolumeError, match=r"0-4_0-4_0-4.* set fill_missing: true if"):
+            look()
+    entry = entry_of("convert", address=path, fill_missing=True)
+    assert count_absent(entry, path) == 1 and count_absent(entry, "https://lab.org/a") == 0
+    np.testing.assert_array_equal(run_entry(store, entry).read(0), array)
 
 
 def test_negative_ids_and_regions_outside_are_told(store, tmp_path):

@@ -113,9 +113,13 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
 
 
 def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    """Image of a channel of an input of kind volume.
+
+    Its address ``path``, the number ``channel`` in it, and ``fill_missing``.
+    """
     image = config["input"]["channels"][name]
-    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
+    given = {"path": image} if isinstance(image, str) else image
+    return {"channel": 0, "fill_missing": False, **given}
 
 
 @dataclass(frozen=True)

@@ -287,7 +287,7 @@ def _check_keys(entry: Entry, where: str) -> None:
     if settings.get("orientation") is not None:
         check_orientation(settings["orientation"], f"{where}.orientation")
     if entry.address is None:
-        for key in ("channel", "spacing_um", "orientation"):
+        for key in ("channel", "spacing_um", "orientation", "fill_missing"):
             if settings.get(key) is not None:
                 raise ConfigError(
                     f"{where}.{key}: {settings[key]!r} belongs to files and volumes elsewhere; "

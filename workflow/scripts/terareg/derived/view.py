@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +17,13 @@ from terareg.derived.catalogue import IMAGE, LABELS
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
-from terareg.storage.web import store_at
+from terareg.storage.web import is_web, store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.importing import check_whole
 from terareg.volumes.reader import Levels, Volume
+
+logger = logging.getLogger(__name__)
 
 # of volumes whose orientation nobody states; no tool depends on it
 _ANY_ORIENTATION = "SAR"
@@ -184,6 +188,23 @@ def nearest_labels(volume: Volume, frame: Frame) -> np.ndarray:
     return found
 
 
+def count_absent(entry: Entry, address: str | None) -> int:
+    """Number of chunks of a source elsewhere that are absent and zeros; it is said in the log.
+
+    Raises
+    ------
+    VolumeError
+        If chunks are absent that the format does not define as zeros, unless the entry says so.
+    """
+    if address is None or is_web(address):
+        return 0
+    filled = bool(entry.settings.get("fill_missing"))
+    absent = check_whole(describe_image(address, believed=False), filled)
+    if absent:
+        logger.warning("derived.%s: %d chunks of %s are absent: zeros", entry.name, absent, address)
+    return absent
+
+
 def check_unchanged(address: str | None, state: str) -> None:
     """Raise :class:`VolumeError` if a source elsewhere is not what it was when the job was planned.
 
@@ -209,6 +230,7 @@ def _open(address: str, entry: Entry) -> Levels:
             None if spacing is None else tuple(spacing),
             orientation or _ANY_ORIENTATION,
             entry.settings.get("channel") or 0,
+            bool(entry.settings.get("fill_missing")),
         ),
     )
 
