@@ -340,7 +340,7 @@ def test_a_source_without_numbers_is_told(store):
     make_source(store, np.zeros((4, 6, 6), np.float32))
     entry = entry_of("equalize")
     tool = make_tool(open_view(store, "brain", entry), entry)
-    with pytest.raises(VolumeError, match="holds no number; check what it was made from"):
+    with pytest.raises(VolumeError, match="contains only NaN; check its source"):
         tool.finish([counts])
 
 
@@ -385,12 +385,12 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
     table = tmp_path / "ids.csv"
     table.write_text("from,to\n1,2\n")
     with pytest.raises(
-        VolumeError, match=r"lacks 62 of the ids in block 0_0_0 .*\(2, 3, 4, 5, 6 and"
+        VolumeError, match=r"list 62 of the ids in block 0_0_0.*\(2, 3, 4, 5, 6 and"
     ):
         run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
     table.write_text("from,to\n1,4294967296\n")
     with pytest.raises(
-        ConfigError, match=r"derived\.made: .*id 1 becomes 4294967296, which uint32"
+        ConfigError, match=r"derived\.made: .*id 1 becomes 4294967296, too large for uint32"
     ):
         run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
 
@@ -398,10 +398,10 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("from,to\n1,2\n1,3\n", "id 1 becomes 2 and 3"),
-        ("from,to\n1,-2\n", "row 1 holds '-2', not a whole number"),
-        ("from,to\n1,2.5\n", "row 1 holds '2.5'"),
-        ("a,b\n1,2\n", "its columns are 'a', 'b', not from and to"),
+        ("from,to\n1,2\n1,3\n", "id 1 is mapped to both 2 and 3"),
+        ("from,to\n1,-2\n", "row 1 has '-2', which is not a whole number"),
+        ("from,to\n1,2.5\n", "row 1 has '2.5'"),
+        ("a,b\n1,2\n", "its columns are 'a', 'b', without from and to"),
         ("from,to\n", "it has no row"),
         ("", "it is empty"),
         ("from,to\n1\n", "line 2 has 1 values for 2 columns"),
@@ -437,7 +437,7 @@ def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
     array = noise((5, 6, 7), "uint16")
     make_source(store, array)
     for order, words in (
-        ([0, 1, 2, 3], "1 of 5 planes are not used .first: 4.; add them, or set losses: true"),
+        ([0, 1, 2, 3], "1 of 5 planes are left out .first: 4.; add them, or set losses: true"),
         ([0, 1, 2, 3, 3], "plane 3 is used twice; correct the order, or set duplicates: true"),
         ([0, 1, 2, 3, 5], "order: 5 is not a plane of source, which has planes 0 to 4"),
     ):
@@ -450,7 +450,7 @@ def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
         run_entry(store, entry, files=[str(file)]).read(0), array[[3, 3, 0]]
     )
     file.write_text("3\nthree\n")
-    with pytest.raises(ConfigError, match="row 2 holds 'three'"):
+    with pytest.raises(ConfigError, match="row 2 has 'three'"):
         read_order(str(file))
 
 
@@ -504,7 +504,7 @@ def test_a_source_elsewhere_keeps_its_place_and_is_watched(store, tmp_path):
     state = image_state(path)
     check_unchanged(path, state)
     Store(path).write("0-4_0-4_0-4", b"other")
-    with pytest.raises(VolumeError, match="has changed while it was read"):
+    with pytest.raises(VolumeError, match="changed while it was being read"):
         check_unchanged(path, state)
 
 
@@ -533,13 +533,13 @@ def test_negative_ids_and_regions_outside_are_told(store, tmp_path):
     image = sitk.GetImageFromArray(np.full((4, 5, 6), -3, np.int32))
     sitk.WriteImage(image, str(path))
     entry = entry_of("convert", address=str(path), spacing_um=[1, 1, 1], labels=True)
-    with pytest.raises(VolumeError, match="holds the id -3, and labels are not negative"):
+    with pytest.raises(VolumeError, match="contains the id -3, but labels cannot be negative"):
         run_entry(store, entry)
     entry = entry_of(
         "convert", address=str(path), spacing_um=[1, 1, 1], box_vox=[[0, 0, 0], [5, 5, 5]]
     )
     with pytest.raises(
-        ConfigError, match=r"derived\.made\.box_vox: .* leaves the volume, whose level"
+        ConfigError, match=r"derived\.made\.box_vox: .* reaches beyond the volume, whose level"
     ):
         open_view(store, "brain", entry, str(path))
 

@@ -75,7 +75,7 @@ class Signal(Joining):
         check_settings(self.filter, spacing)
         if self.weak is not None and self.weak > self.threshold:
             raise ConfigError(
-                f"weak: {self.weak:g} is above threshold {self.threshold:g}; exchange them"
+                f"weak: {self.weak:g} is above threshold: {self.threshold:g}; swap them"
             )
         for key, name in (("within", self.within), ("exclude", self.exclude)):
             if name is not None and not self.source.beside(name).is_segmentation:
@@ -109,8 +109,9 @@ class Signal(Joining):
         found["voxels"] = np.array([joined.voxels.sum()])
         share = 100 * joined.voxels.sum() / np.prod(self.source.shape)
         logger.info(
-            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or small: %d of %d "
-            "voxels", joined.voxels.sum(), share, len(joined.voxels), joined.dust, joined.dust_vox,
+            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or too small: %d "
+            "components with %d voxels",
+            joined.voxels.sum(), share, len(joined.voxels), joined.dust, joined.dust_vox,
         )  # fmt: skip
         if not len(joined.voxels):
             logger.warning(

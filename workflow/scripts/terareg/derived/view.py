@@ -98,14 +98,16 @@ class View:
         last: Box = tuple(b + o for b, o in zip(stop, self.start))
         if any(b > n for b, n in zip(last, self.stop)):
             raise VolumeError(
-                f"box {tuple(start)} to {tuple(stop)} leaves the region of {self.name}"
+                f"box {tuple(start)} to {tuple(stop)} reaches beyond the region of {self.name}"
             )
         return self.levels.read(self.level, first, last)
 
     def beside(self, name: str) -> Volume:
         """Another volume of the sample."""
         if self.place is None:
-            raise VolumeError(f"{self.name}: there is no other volume beside it")
+            raise VolumeError(
+                f"{self.name}: there are no other volumes beside it; open it as a volume of a store"
+            )
         return self.place.volume(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -212,7 +214,7 @@ def check_unchanged(address: str | None, state: str) -> None:
     """
     if address is not None and image_state(address) != state:
         raise VolumeError(
-            f"{address} has changed while it was read; run again when nobody writes to it"
+            f"{address} changed while it was being read; run again when nothing is writing to it"
         )
 
 

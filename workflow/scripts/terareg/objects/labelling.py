@@ -51,7 +51,7 @@ class ComponentSettings:
             raise ConfigError(f"connectivity {self.connectivity} is unknown; use 6, 18 or 26")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ConfigError(
-                f"threshold {self.low} is above the upper one, {self.high}; exchange them"
+                f"the lower threshold {self.low} is above the upper one, {self.high}; swap them"
             )
         if self.dust_vox < 0:
             raise ConfigError(f"dust of {self.dust_vox} voxels is impossible; give 0 or more")
@@ -113,7 +113,7 @@ def label_voxels(voxels: np.ndarray, settings: ComponentSettings) -> tuple[np.nd
         if voxels.dtype.kind == "f":
             raise VolumeError(
                 "components of equal voxels need labels, but the voxels are floating-point "
-                "numbers; give a threshold (low, high)"
+                "numbers; set low or high"
             )
         if voxels.dtype == np.uint64:
             voxels = voxels.view(np.int64)  # which is what is compared: only equality counts
@@ -263,8 +263,8 @@ def join(
     keep = np.flatnonzero(wanted)
     if len(keep) > _MOST:
         raise VolumeError(
-            f"there are {len(keep)} components, but labels end at {_MOST}; set dust_vox, or a "
-            "narrower threshold"
+            f"there are {len(keep)} components, more than the {_MOST} that labels can number; "
+            "raise dust_vox or narrow the threshold"
         )
     keep = keep[np.argsort(begin[keep], kind="stable")]
     number = np.zeros(groups, np.uint32)
