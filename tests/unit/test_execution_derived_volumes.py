@@ -122,6 +122,25 @@ def test_jobs_follow_the_bytes_and_memory_the_blocks(workspace):
     assert loads["measure_derived"].jobs == 0
 
 
+def test_local_contrast_reads_and_holds_what_lies_around_a_block(workspace):
+    large = precomputed(workspace.folder / "large", (20_000, 10_000, 5_000), type="image",
+                        data_type="uint16")  # fmt: skip
+
+    def planned(**more):
+        entry = {"from": large, "do": "equalize", "block": 256, **more}
+        return sizing.sized(alone(workspace, a=entry), "tools")
+
+    plain, local = planned(), planned(local_um=100)
+    assert plain.derived["a"].halo == (0, 0, 0) and local.derived["a"].halo == (0, 150, 150)
+    assert planned(local_um=100, per="whole").derived["a"].halo == (150, 150, 150)
+    around = (556 / 256) ** 2
+    loads = [RULES["derive_blocks"].load(sample) for sample in (plain, local)]
+    assert loads[1].read_gb == pytest.approx(around * loads[0].read_gb)
+    assert loads[1].cpu_s > 5 * loads[0].cpu_s
+    one, more = (request_mb("derive_blocks", sample, 1) for sample in (plain, local))
+    assert more - one > 2 * (around - 1) * 2 * 256**3 / 1e6
+
+
 def test_volumes_of_the_sample_are_sources(workspace):
     derived = {"a": {"from": "fused/t1", "do": "convert"}, "b": {"from": "a", "do": "equalize"}}
     config = scan(workspace, derived=derived)
@@ -182,6 +201,15 @@ def test_volumes_of_the_sample_are_sources(workspace):
             {"do": "convert", "format": "precomputed", "codec": "png"},
             "derived.a.codec: png holds uint8 or "
             "uint16, not uint64; use another codec, or make 8 bits",
+        ),
+        (
+            {"do": "equalize", "labels": False, "local_um": 20},
+            "derived.a.local_um: 20 makes regions of 1 x 20 x 20 voxels, too few for a histogram",
+        ),
+        (
+            {"do": "equalize", "labels": False, "local_um": 300, "block": 256},
+            "derived.a.local_um: 300 makes regions of 1 x 300 x 300 voxels, larger than a block of "
+            "256; give a smaller edge, a larger block:, or a coarser level:",
         ),
         ({"do": "reorder", "order": "order.txt"}, "derived.a.order: 'order.txt' does not exist"),
     ],

@@ -143,6 +143,8 @@ class DerivedVolume:
         How it is laid out, see :func:`terareg.derived.section.output_options`.
     measured : bool
         Whether the source is read once more before anything is made.
+    halo : tuple of int
+        Voxels (z, y, x) of the source that a block is made of beyond its own, on each side.
     """
 
     tool: str
@@ -155,6 +157,7 @@ class DerivedVolume:
     kind: str
     output: Mapping[str, Any]
     measured: bool = False
+    halo: tuple[int, int, int] = (0, 0, 0)
 
     @property
     def source_gb(self) -> float:

@@ -125,9 +125,12 @@ def _measure(sample: Sample, each: DerivedVolume) -> Load:
 
 def _derive(sample: Sample, each: DerivedVolume) -> Load:
     written, encoding = _written(each)
-    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    again = math.prod(_with_halo(each, each.block)) / math.prod(each.block)
+    rate = _READ_CPU * again + TOOLS[each.tool].cpu_s
+    if any(each.halo):
+        rate += TOOLS[each.tool].halo_cpu_s
     seconds = rate * each.source_gb + encoding
-    return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
+    return Load(_batches(sample, each), again * _read_gb(sample, each), written, seconds)
 
 
 def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
@@ -186,6 +189,12 @@ def _gathered_mb(sample: Sample, threads: int) -> float:
     return ITK_MB + _GATHERED_BYTES * voxels
 
 
+def _with_halo(each: DerivedVolume, box: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Voxels of the source that are read for a block of ``box`` voxels of it."""
+    z, y, x = (min(n, b + 2 * h) for b, h, n in zip(box, each.halo, each.source.shape))
+    return z, y, x
+
+
 def _job_mb(
     sample: Sample, each: DerivedVolume, threads: int, held_times: tuple[float, float]
 ) -> float:
@@ -196,6 +205,8 @@ def _job_mb(
     )
     if TOOLS[each.tool].slabs:
         depth = min(depth, SLAB_PLANES)
+    if held_times[1]:
+        depth, height, width = _with_halo(each, (depth, height, width))
     read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
     made = block * bytes_of(each.dtype) if each.kind else 0.0
     sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0

@@ -275,6 +275,11 @@ def _check_keys(entry: Entry, where: str) -> None:
         ends = settings.get(key)
         if ends is not None and not ends[0] < ends[1]:
             raise ConfigError(f"{where}.{key}: {ends} must be a lower value and an upper one")
+    if settings.get("contrast_limit") is not None and settings.get("local_um") is None:
+        raise ConfigError(
+            f"{where}.contrast_limit: {settings['contrast_limit']} cuts the histograms of regions, "
+            "of which none are asked for; give local_um, their edge, or remove it"
+        )
     if settings.get("box_vox") is not None and settings.get("box_um") is not None:
         raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
     for key in ("box_vox", "box_um"):
