@@ -1,8 +1,6 @@
-"""Local contrast: block by block what SciPy makes of the whole array, and near to scikit-image's."""
+"""Local contrast: of any box what SciPy makes of the whole array, and near to scikit-image's."""
 
 from __future__ import annotations
-
-import tempfile
 
 import numpy as np
 import pytest
@@ -144,7 +142,7 @@ def test_volumes_in_any_blocks_have_the_same_bytes(tmp_path, per, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0.01, 0.03])
 def test_a_plane_is_nearly_what_scikit_image_makes_of_it(limit):
-    """Its bins are wider, its weights half a voxel aside, and it stretches the result at the end."""
+    """Its bins are wider, its weights half a voxel aside, and its result is stretched again."""
     array = scene((1, 256, 320))
     low, high = float(array.min()), float(array.max())
     contrast = LocalContrast((Axis.of(1, 1), Axis.of(256, 64), Axis.of(320, 64)), limit)
