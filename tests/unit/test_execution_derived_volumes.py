@@ -141,6 +141,24 @@ def test_local_contrast_reads_and_holds_what_lies_around_a_block(workspace):
     assert more - one > 2 * (around - 1) * 2 * 256**3 / 1e6
 
 
+def test_a_mask_is_made_and_planned_before_what_is_read_within_it(workspace):
+    large = precomputed(workspace.folder / "large", type="image", data_type="uint16")
+    run = alone(
+        workspace,
+        a={"from": large, "do": "convert", "within": "derived/tissue", "block": 256},
+        tissue={"from": large, "do": "tissue", "level": 1},
+        b={"from": large, "do": "convert", "block": 256},
+    )
+    plan = "results/tools/derived/tissue/plan.json"
+    assert plan in inputs.derived_source(run, "tools", "a")
+    assert plan not in inputs.derived_source(run, "tools", "b")
+    assert inputs.complete_source(run, "tools", "a") == {
+        "complete_within": "results/tools/derived/tissue/complete.json"
+    }
+    made = sizing.sized(run, "tools").derived
+    assert made["a"].masked and not made["b"].masked and list(made) == ["tissue", "a", "b"]
+
+
 def test_volumes_of_the_sample_are_sources(workspace):
     derived = {"a": {"from": "fused/t1", "do": "convert"}, "b": {"from": "a", "do": "equalize"}}
     config = scan(workspace, derived=derived)
@@ -203,6 +221,10 @@ def test_volumes_of_the_sample_are_sources(workspace):
             "uint16, not uint64; use another codec, or make 8 bits",
         ),
         (
+            {"do": "equalize", "labels": False, "within": "derived/b"},
+            "derived.a.within: derived/b is an image; give a volume of labels, for example one of",
+        ),
+        (
             {"do": "equalize", "labels": False, "local_um": 20},
             "derived.a.local_um: 20 makes regions of 1 x 20 x 20 voxels, too few for a histogram",
         ),
@@ -220,7 +242,8 @@ def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
     lab = precomputed(workspace.folder / "lab")
     (workspace.folder / "ids.csv").write_text("from,to\n1,4294967296\n")
     with pytest.raises(ConfigError) as error:
-        sizing.sized(alone(workspace, a={"from": lab} | settings), "tools")
+        image = {"from": lab, "do": "convert", "labels": False}
+        sizing.sized(alone(workspace, b=image, a={"from": lab} | settings), "tools")
     assert words.replace("LAB", lab) in str(error.value)
 
 

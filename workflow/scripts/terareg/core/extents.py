@@ -145,6 +145,8 @@ class DerivedVolume:
         Whether the source is read once more before anything is made.
     halo : tuple of int
         Voxels (z, y, x) of the source that a block is made of beyond its own, on each side.
+    masked : bool
+        Whether labels say where the source is read.
     """
 
     tool: str
@@ -158,6 +160,7 @@ class DerivedVolume:
     output: Mapping[str, Any]
     measured: bool = False
     halo: tuple[int, int, int] = (0, 0, 0)
+    masked: bool = False
 
     @property
     def source_gb(self) -> float:

@@ -24,7 +24,9 @@ _LEAST_REGION = 512
 #: types in which a volume stores images; all others become float32
 STORED_IMAGES = ("uint8", "uint16", "float32")
 #: keys that every tool has: where the voxels come from
-SOURCE_KEYS = ("level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation")
+SOURCE_KEYS = (
+    "level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation", "within",
+)  # fmt: skip
 #: keys that every tool has that makes a volume: how it is laid out
 OUTPUT_KEYS = (
     "format", "sharded", "codec", "chunk", "block", "levels", "downsampling", "halved",

@@ -1,8 +1,8 @@
 """Local contrast (CLAHE): grey values are equalised by the histograms of the regions around them.
 
 Contrast limited adaptive histogram equalisation (Pizer et al., Comput. Vision Graph. Image Process.
-39:355-368, 1987; Zuiderveld, Graphics Gems IV, 474-485, 1994). Every axis is divided into regions of
-nearly equal length, from its first voxel to its last, whatever the blocks are. A region has a
+39:355-368, 1987; Zuiderveld, Graphics Gems IV, 474-485, 1994). Every axis is divided into regions
+of nearly equal length, from its first voxel to its last, whatever the blocks are. A region has a
 histogram, whose bins are cut at a limit; what is cut off is spread evenly over the bins below it.
 The sum of this histogram up to a grey value is what the value becomes, and between the centres of
 regions the sums are interpolated linearly along each axis.

@@ -211,7 +211,9 @@ def _job_mb(
     made = block * bytes_of(each.dtype) if each.kind else 0.0
     sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
     at_once = min(threads, each.blocks)
-    worked = block * TOOLS[each.tool].work_bytes
+    # a part of a block of a mask: labels, their places, and a part of the source
+    mask = 10 * min(depth, SLAB_PLANES) * height * width / 1e6 if each.masked else 0.0
+    worked = block * TOOLS[each.tool].work_bytes + mask
     held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
     return ITK_MB + held + 1000 * each.held_gb
 

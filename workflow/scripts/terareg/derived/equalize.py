@@ -57,6 +57,16 @@ class Equalize(Tool):
             {"local_um": self.local_um, "per": self.per}, self.source.frame.spacing_um
         )
 
+    def _contrast(self, regions: Box) -> LocalContrast:
+        z, y, x = (Axis.of(n, wanted) for n, wanted in zip(self.source.shape, regions))
+        return LocalContrast((z, y, x), self.contrast_limit)
+
+    def source_box(self, block: Block) -> tuple[Box, Box]:
+        """The block, and the regions around it."""
+        if self._regions is None:
+            return block.start, block.stop
+        return self._contrast(self._regions).around(block.start, block.stop)
+
     def measure(self, block: Block) -> dict[str, np.ndarray]:
         """Count the values of the planes of a block."""
         voxels = image_values(self.source.name, self.source.read(block.start, block.stop))
@@ -100,8 +110,7 @@ class Equalize(Tool):
 
     def _locally(self, block: Block, regions: Box, ends: Ends) -> tuple[np.ndarray, Clipped]:
         """The block, each voxel equalised by the regions around it."""
-        z, y, x = (Axis.of(n, wanted) for n, wanted in zip(self.source.shape, regions))
-        contrast = LocalContrast((z, y, x), self.contrast_limit)
+        contrast = self._contrast(regions)
         first, last = contrast.around(block.start, block.stop)
         voxels = image_values(self.source.name, self.source.read(first, last))
         result, clipped = np.zeros(block.shape, self.dtype), Clipped()

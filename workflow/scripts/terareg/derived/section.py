@@ -84,9 +84,18 @@ class Entry:
         return {key: value for key, value in given.items() if value is not None}
 
     @property
+    def mask(self) -> str | None:
+        """Labels of the sample outside of which its source counts as zeros.
+
+        A tool that has the key ``within`` itself reads beyond it.
+        """
+        return None if "within" in self.facts.keys else self.settings.get("within")
+
+    @property
     def others(self) -> dict[str, str]:
         """Other volumes of the sample that its tool reads, by key."""
-        return {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        found = {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        return found if self.mask is None else found | {"within": self.mask}
 
     @property
     def measures(self) -> bool:
@@ -193,7 +202,14 @@ def _add(name: str, entries: Mapping[str, Entry], ordered: dict[str, Entry], tra
     if name in trail:
         circle = [*trail[trail.index(name) :], name]
         what = "is made from itself" if len(circle) == 2 else f"is a circle: {' <- '.join(circle)}"
-        raise ConfigError(f"derived.{name}.from: {what}; give one of them another source")
+        after = entries[trail[-1]]
+        keys = [key for key, other in after.others.items() if other == f"derived/{name}"]
+        where = f"derived.{after.name}.{keys[0]}" if keys else f"derived.{name}.from"
+        raise ConfigError(f"{where}: {what}; give one of them another source")
+    for other in entries[name].others.values():
+        before = other.removeprefix("derived/")
+        if before != other and before in entries:
+            _add(before, entries, ordered, [*trail, name])
     source = entries[name].volume or ""
     if source.startswith("derived/"):
         before = source.removeprefix("derived/")

@@ -11,9 +11,9 @@ import numpy as np
 from terareg.core.errors import ConfigError
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import LABELS
+from terareg.derived.mask import nearest_labels
 from terareg.derived.parted import Joining
 from terareg.derived.tool import Measured
-from terareg.derived.view import nearest_labels
 from terareg.objects.components import component_part, numbered
 from terareg.objects.labelling import ComponentSettings, extended
 from terareg.signal.foreground import (

@@ -81,6 +81,7 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
         where = f"derived.{each.name}"
         try:
             source = _source_of(run, sample, each, sources)
+            _check_mask(each, made)
             made[each.name] = _sized(each, source, sample.config["volume"])
         except ConfigError:
             raise
@@ -238,7 +239,18 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         output=output,
         measured=entry.measures,
         halo=facts.halo(settings, read.spacing_um),
+        masked=entry.mask is not None,
     )
+
+
+def _check_mask(entry: Entry, made: Mapping[str, DerivedVolume]) -> None:
+    """A mask that is an image."""
+    kind, _, name = (entry.settings.get("within") or "").partition("/")
+    if kind == "derived" and made[name].kind != LABELS:
+        raise ConfigError(
+            f"derived.{entry.name}.within: {kind}/{name} is an image; give a volume of labels, for "
+            "example one of do: tissue"
+        )
 
 
 def _check_local(entry: Entry, read: Extent, block: int) -> None:
