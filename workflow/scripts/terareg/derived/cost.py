@@ -27,6 +27,8 @@ _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
 _SUM_CPU = 0.02  # seconds for a million voxels of a channel, of sums of signal
 _PIECE_MB = 300.0
 _GATHERED_BYTES = 0.05  # for each voxel of the source
+_JOINED_BYTES = 0.5  # for each voxel of a row of blocks, of pieces that are joined (noise at worst)
+_JOINING = ("components", "signal")
 # how often a block of the source and of the result is held at once, on each thread
 _MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
@@ -184,9 +186,19 @@ def _objects_mb(sample: Sample, threads: int) -> float:
 
 
 def _gathered_mb(sample: Sample, threads: int) -> float:
-    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
-    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
-    return ITK_MB + _GATHERED_BYTES * voxels
+    """Memory of a job that holds some numbers for each label in each block, or joins pieces.
+
+    Pieces are held of a row of blocks, and what blocks share of a layer.
+    """
+    found = [0.0]
+    for each in _measured(sample):
+        (depth, height, _), (planes, lines, width) = each.block, each.source.shape
+        if each.tool in _JOINING:
+            row, layer = depth * height * width, depth * lines * width
+            found.append(_JOINED_BYTES * row + _GATHERED_BYTES * layer)
+        else:
+            found.append(_GATHERED_BYTES * planes * lines * width)
+    return ITK_MB + max(found) / 1e6
 
 
 def _with_halo(each: DerivedVolume, box: tuple[float, float, float]) -> tuple[float, float, float]:
