@@ -155,6 +155,14 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
             {"a": entry(do="equalize", clip_percent=50)},
             "derived.a.clip_percent: 50 must be more than 50",
         ),
+        (
+            {"a": entry(do="equalize", contrast_limit=0.02)},
+            "derived.a.contrast_limit: 0.02 cuts the histograms of regions, of which none",
+        ),
+        (
+            {"a": entry(do="equalize", local_um=0)},
+            "derived.a.local_um: 0 must be more than 0",
+        ),
         ({"a/b": entry()}, "derived: 'a/b' would make a bad folder name"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import threading
 
@@ -419,6 +420,47 @@ def test_bad_tables_of_ids(tmp_path, text, words):
 def test_tables_of_ids_as_spreadsheets_write_them(tmp_path, text):
     (tmp_path / "ids.csv").write_bytes(text.encode())
     assert read_id_table(str(tmp_path / "ids.csv")) == {1: 2}
+
+
+def test_a_table_in_parquet_without_its_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "ids.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ConfigError,
+        match=r"ids\.parquet cannot be read: Parquet needs the package pyarrow, which is not "
+        r"installed; install it",
+    ):
+        read_id_table(str(tmp_path / "ids.parquet"))
+
+
+def test_tables_of_ids_in_parquet(tmp_path):
+    """With 64 bits, other columns between and other cases of letters."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra and is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = str(tmp_path / "ids.parquet")
+    largest = 2**64 - 1
+
+    def write(**columns):
+        parquet.write_table(arrow.table(columns), path)
+
+    old = np.array([1, 7, largest], np.uint64)
+    write(To=arrow.array([5, 6, 7], arrow.int32()), name=["a", "b", "c"], From=arrow.array(old))
+    assert read_id_table(path) == {1: 5, 7: 6, largest: 7}
+    for columns, words in (
+        ({"from": [1.0], "to": [2]}, "column 'from' holds double, not integers"),
+        ({"from": [1, 1], "to": [2, 3]}, "id 1 becomes 2 and 3"),
+        ({"from": [1, None], "to": [2, 3]}, "row 2 holds None, not a whole number"),
+        ({"from": [1], "to": [-2]}, "row 1 holds -2, not a whole number"),
+        ({"a": [1], "to": [2]}, "its columns are 'a', 'to', not from and to"),
+        ({"from": arrow.array([], arrow.int64()), "to": arrow.array([], arrow.int64())}, "no row"),
+    ):
+        write(**columns)
+        with pytest.raises(ConfigError, match=words):
+            read_id_table(path)
+    file = tmp_path / "ids.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match=r"ids\.parquet cannot be read"):
+        read_id_table(path)
 
 
 @pytest.mark.slow

@@ -147,6 +147,10 @@ class DerivedVolume:
         How it is laid out, see :func:`terareg.derived.section.output_options`.
     measured : bool
         Whether the source is read once more before anything is made.
+    halo : tuple of int
+        Voxels (z, y, x) of the source that a block is made of beyond its own, on each side.
+    masked : bool
+        Whether labels say where the source is read.
     """
 
     tool: str
@@ -159,6 +163,8 @@ class DerivedVolume:
     kind: str
     output: Mapping[str, Any]
     measured: bool = False
+    halo: tuple[int, int, int] = (0, 0, 0)
+    masked: bool = False
 
     @property
     def source_gb(self) -> float:

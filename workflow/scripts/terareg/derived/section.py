@@ -84,9 +84,18 @@ class Entry:
         return {key: value for key, value in given.items() if value is not None}
 
     @property
+    def mask(self) -> str | None:
+        """Labels of the sample outside of which its source counts as zeros.
+
+        A tool that has the key ``within`` itself reads beyond it.
+        """
+        return None if "within" in self.facts.keys else self.settings.get("within")
+
+    @property
     def others(self) -> dict[str, str]:
         """Other volumes of the sample that its tool reads, by key."""
-        return {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        found = {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        return found if self.mask is None else found | {"within": self.mask}
 
     @property
     def measures(self) -> bool:
@@ -201,7 +210,14 @@ def _add(name: str, entries: Mapping[str, Entry], ordered: dict[str, Entry], tra
             if len(circle) == 2
             else f"the entries are each other's sources: {' <- '.join(circle)}"
         )
-        raise ConfigError(f"derived.{name}.from: {what}; give one of them another source")
+        after = entries[trail[-1]]
+        keys = [key for key, other in after.others.items() if other == f"derived/{name}"]
+        where = f"derived.{after.name}.{keys[0]}" if keys else f"derived.{name}.from"
+        raise ConfigError(f"{where}: {what}; give one of them another source")
+    for other in entries[name].others.values():
+        before = other.removeprefix("derived/")
+        if before != other and before in entries:
+            _add(before, entries, ordered, [*trail, name])
     source = entries[name].volume or ""
     if source.startswith("derived/"):
         before = source.removeprefix("derived/")
@@ -285,6 +301,11 @@ def _check_keys(entry: Entry, where: str) -> None:
             raise ConfigError(
                 f"{where}.{key}: {ends} is not a range; give the lower value first, then the upper"
             )
+    if settings.get("contrast_limit") is not None and settings.get("local_um") is None:
+        raise ConfigError(
+            f"{where}.contrast_limit: {settings['contrast_limit']} limits the contrast of regions, "
+            "which need local_um; give local_um, their edge, or remove contrast_limit"
+        )
     if settings.get("box_vox") is not None and settings.get("box_um") is not None:
         raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
     for key in ("box_vox", "box_um"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.derived.boxes import box_of
 from terareg.derived.catalogue import IMAGE, LABELS
+from terareg.derived.mask import Mask
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
@@ -66,6 +68,9 @@ class View:
         Its grid.
     place : Place, optional
         Where what is made of it lies, for tools that leave files of their own.
+    within : str, optional
+        Labels of the sample, for example "derived/tissue", outside of which voxels are read as
+        zeros, see :class:`terareg.derived.mask.Mask`.
     """
 
     levels: Levels
@@ -76,11 +81,17 @@ class View:
     offset_vox: Box
     frame: Frame
     place: Place | None = None
+    within: str | None = None
 
     @property
     def name(self) -> str:
         """For messages."""
         return self.levels.name
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        """Where voxels are read."""
+        return None if self.within is None else Mask(self.beside(self.within))
 
     @property
     def shape(self) -> Box:
@@ -100,7 +111,16 @@ class View:
             raise VolumeError(
                 f"box {tuple(start)} to {tuple(stop)} reaches beyond the region of {self.name}"
             )
-        return self.levels.read(self.level, first, last)
+        if self.mask is None:
+            return self.levels.read(self.level, first, last)
+        frame = self.frame.cropped(start, stop)
+        if self.mask.is_outside(frame):
+            return np.zeros(frame.shape, self.dtype)
+        return self.mask.keep(self.levels.read(self.level, first, last), frame)
+
+    def is_outside(self, start: Sequence[int], stop: Sequence[int]) -> bool:
+        """Whether a box is not read, because none of its voxels lies within :attr:`within`."""
+        return self.mask is not None and self.mask.is_outside(self.frame.cropped(start, stop))
 
     def beside(self, name: str) -> Volume:
         """Another volume of the sample."""
@@ -163,31 +183,8 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
         tuple(a + o for a, o in zip(start, offset)),
         frame.cropped(start, stop),
         Place(store, sample, entry.name),
+        entry.mask,
     )
-
-
-def nearest_labels(volume: Volume, frame: Frame) -> np.ndarray:
-    """Label at the centre of every voxel of a grid; 0 outside of the volume.
-
-    Parameters
-    ----------
-    volume : Volume
-        Labels, on any grid of the same axes.
-    frame : Frame
-    """
-    index, inside = [], []
-    for axis in range(3):
-        step = (frame.axes_um()[axis] - volume.frame.origin_um[axis]) / volume.frame.spacing_um[
-            axis
-        ]
-        nearest = np.floor(step + 0.5).astype(np.int64)
-        inside.append((nearest >= 0) & (nearest < volume.frame.shape[axis]))
-        index.append(np.clip(nearest, 0, volume.frame.shape[axis] - 1))
-    start = [int(i.min()) for i in index]
-    stop = [int(i.max()) + 1 for i in index]
-    found = volume.read(0, start, stop)[np.ix_(*(i - a for i, a in zip(index, start)))]
-    found[~np.logical_and.outer(np.logical_and.outer(*inside[:2]), inside[2])] = 0
-    return found
 
 
 def count_absent(entry: Entry, address: str | None) -> int:

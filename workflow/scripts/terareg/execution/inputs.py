@@ -302,11 +302,12 @@ def bias_settings(run: Run, sample: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ derived volumes
 def derived_source(run: Run, sample: str, derived: str) -> Files:
-    """The plan of the volume that an entry is made from, or files that stand for one elsewhere."""
+    """Plans of the volumes that an entry reads, or files that stand for one elsewhere."""
     entry = derived_volumes.entry(run, sample, derived)
+    others = [run.path(sample, f"{volume}/plan.json") for volume in entry.others.values()]
     if entry.volume is not None:
-        return [run.path(sample, f"{entry.volume}/plan.json")]
-    return tracked(headers.image_files(derived_volumes.address_of(run, entry)))
+        return [run.path(sample, f"{entry.volume}/plan.json"), *others]
+    return [*tracked(headers.image_files(derived_volumes.address_of(run, entry))), *others]
 
 
 def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
