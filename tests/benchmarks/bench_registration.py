@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("--voxel-um", type=float, default=150.0)
     parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--only", nargs="+", default=[""], help="pairs that hold one of these texts")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of pairs")
     parser.add_argument("--ants", metavar="PYTHON", help="interpreter that has antspyx")
     parser.add_argument("--ants-kinds", nargs="+", default=["Affine", "SyN"], metavar="KIND")
     parser.add_argument("--json", type=Path, help="also write the figures here")

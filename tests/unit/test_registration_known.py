@@ -184,7 +184,7 @@ def test_frames_that_are_turned_are_told_before_sizes():
     ours, theirs = ({"name": n} | FRAMES[n].to_json() for n in ("ccf", "lsfm"))
     with pytest.raises(RegistrationError, match="has axes SAR, not RIP as in the atlas ccf"):
         check_described("x", described, ours, theirs)
-    with pytest.raises(RegistrationError, match="no transform.json of a registration of terareg"):
+    with pytest.raises(RegistrationError, match=r"no transform\.json of a registration of terareg"):
         check_described("x", {}, ours, theirs)
 
 

@@ -8,6 +8,7 @@ the other.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 
 from terareg.atlas.prepare import Atlas
 from terareg.core.errors import RegistrationError
+from terareg.core.frames import Frame
+from terareg.regions.labels import regions_at
 from terareg.registration.known import KnownAtlas, KnownTransform, read_known
 from terareg.registration.transform import PointMap, Transform
 from terareg.storage.records import read_json
@@ -28,6 +31,29 @@ _PLACES = 60_000  # of a brain that are looked at
 _LEAST_OVERLAP = 0.5
 _BETTER = 0.05
 _MOST_SAMPLING = 0.1  # voxels of the atlas
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """An atlas of the two between which a transform is known.
+
+    Attributes
+    ----------
+    name : str
+    atlas : Atlas
+    template : path, optional
+        See :class:`~terareg.registration.known.KnownAtlas`.
+    """
+
+    name: str
+    atlas: Atlas
+    template: str | os.PathLike[str] | None = None
+
+    @property
+    def known(self) -> KnownAtlas:
+        """The same as the reader of known transforms needs it."""
+        places = brain_places(self.atlas)
+        return KnownAtlas(self.name, self.atlas.frame, places, self.template)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +88,18 @@ def brain_places(atlas: Atlas, most: int = _PLACES) -> np.ndarray:
 
 
 def compose(
-    registered: Transform,
-    summary: Mapping[str, Any],
-    atlases: tuple[KnownAtlas, KnownAtlas],
-    brains: tuple[Atlas, Atlas],
+    registration: tuple[Transform, Mapping[str, Any]],
+    reached: Reached,
+    through: Reached,
     settings: Mapping[str, Any],
 ) -> Composition:
     """Compose a known transform with a registration.
 
     Parameters
     ----------
-    registered : Transform
-        Of the atlas that the sample was registered to.
-    summary : mapping
-        Facts of that registration.
-    atlases, brains : tuple
-        The reached atlas and the one that it is reached through.
+    registration : tuple of Transform and mapping
+        Of the atlas ``through`` to the sample, and its ``summary.json``.
+    reached, through : Reached
     settings : mapping
         ``transform`` (folder, or files in the order in which they act on points) and
         ``points_from``, as in :func:`~terareg.registration.known.read_known`.
@@ -88,34 +110,20 @@ def compose(
         Besides those of :func:`~terareg.registration.known.read_known`: if the two brains do not
         lie on each other, or do so better in the opposite direction.
     """
-    reached, through = atlases
-    origin = settings["points_from"] or reached.name
-    files = settings["transform"]
-    known = read_known(files, reached, through, origin)
+    registered, summary = registration
+    pair = reached.known, through.known
+    origin, files = settings["points_from"] or reached.name, settings["transform"]
+    known = read_known(files, *pair, origin)
     there, back = known.transform.to_sample, known.transform.to_atlas
-    overlap = _overlap((there, back), atlases, brains)
-    reverse = _overlap((back, there), atlases, brains)
-    where = f"atlases.{reached.name}.through"
-    if reverse > overlap + _BETTER:
-        other = through.name if origin == reached.name else reached.name
-        raise RegistrationError(
-            f"{where}: this transform lays {100 * overlap:.0f} % of the brains of {reached.name} "
-            f"and {through.name} on each other, its inverse {100 * reverse:.0f} %; set "
-            f"points_from: {other} (with several files, list them in the opposite order if they "
-            "were listed for images)"
-        )
-    if overlap < _LEAST_OVERLAP:
-        raise RegistrationError(
-            f"{where}: this transform lays only {100 * overlap:.0f} % of the brains of "
-            f"{reached.name} and {through.name} on each other; give the one that was made with "
-            "these two templates"
-        )
+    brains = tuple(zip(pair, (through.atlas, reached.atlas)))
+    overlap, reverse = (_overlap(maps, brains) for maps in ((there, back), (back, there)))
+    _check_overlap(overlap, reverse, (reached.name, through.name), origin)
     transform = known.transform.then(registered)
-    facts = _facts(transform, known, registered, reached)
+    facts = _facts(transform, known, registered, pair[0])
     facts |= {
         "through": through.name,
         "points_from": origin,
-        "files": _names(files),
+        "files": [files] if isinstance(files, str) else [Path(f).name for f in files],
         "known": known.facts
         | {"overlap_percent": 100 * overlap, "reversed_overlap_percent": 100 * reverse},
         "registered": dict(summary),
@@ -123,10 +131,55 @@ def compose(
     if known.facts["kind"] == "registration":
         facts["known_registration"] = read_json(Path(str(files)) / "summary.json")
     logger.info(
-        "%s reached through %s: %.0f %% of both brains meet", reached.name, through.name,
-        100 * overlap,
-    )  # fmt: skip
+        "%s through %s: %.0f %% of both brains meet", reached.name, through.name, 100 * overlap
+    )
     return Composition(transform, facts)
+
+
+def labels_before(
+    transforms: tuple[Transform, Transform], initial: np.ndarray, atlas: Atlas, frame: Frame
+) -> np.ndarray:
+    """Regions of the sample's voxels by the first affine of the registration, uint32 (z, y, x).
+
+    Parameters
+    ----------
+    transforms : tuple of Transform
+        Of the reached atlas, and of the one that it is reached through, to the sample.
+    initial : numpy.ndarray, shape (4, 4)
+        First affine of the latter, um (z, y, x).
+    atlas : Atlas
+        The reached one.
+    frame : Frame
+        Voxels of the sample.
+    """
+    composed, registered = transforms
+    inverse = np.linalg.inv(initial)
+    place = np.empty((3, *frame.shape), np.float32)
+    z, y, x = frame.axes_um()
+    for n, height in enumerate(z):
+        points = np.stack(np.meshgrid([height], y, x, indexing="ij")).reshape(3, -1).T
+        through = points @ inverse[:3, :3].T + inverse[:3, 3]
+        moved = composed.to_atlas(registered.to_sample(through))
+        place[:, n] = moved.T.reshape(3, *frame.shape[1:])
+    labels: np.ndarray = regions_at(atlas, place)[0]
+    return labels
+
+
+def _check_overlap(overlap: float, reverse: float, names: tuple[str, str], origin: str) -> None:
+    reached, through = names
+    where = f"atlases.{reached}.through"
+    if reverse > overlap + _BETTER:
+        other = through if origin == reached else reached
+        raise RegistrationError(
+            f"{where}: this transform lays {100 * overlap:.0f} % of the brains of {reached} and "
+            f"{through} on each other, its inverse {100 * reverse:.0f} %; set points_from: {other} "
+            "(files are listed in the order in which they act on points)"
+        )
+    if overlap < _LEAST_OVERLAP:
+        raise RegistrationError(
+            f"{where}: this transform lays only {100 * overlap:.0f} % of the brains of {reached} "
+            f"and {through} on each other; give the one that was made with these two templates"
+        )
 
 
 def _facts(
@@ -153,16 +206,9 @@ def _facts(
     }
 
 
-def _overlap(
-    maps: tuple[PointMap, PointMap],
-    atlases: tuple[KnownAtlas, KnownAtlas],
-    brains: tuple[Atlas, Atlas],
-) -> float:
-    """Mean share of either brain that is mapped into the other."""
-    shares = [
-        _share_inside(move(own.brain_um), brain)
-        for move, own, brain in zip(maps, atlases, reversed(brains))
-    ]
+def _overlap(maps: tuple[PointMap, PointMap], brains: Sequence[tuple[KnownAtlas, Atlas]]) -> float:
+    """Mean share of either brain that is mapped into the other, which stands beside it."""
+    shares = [_share_inside(move(own.brain_um), other) for move, (own, other) in zip(maps, brains)]
     return float(np.mean(shares))
 
 
@@ -172,7 +218,3 @@ def _share_inside(points_um: np.ndarray, atlas: Atlas) -> float:
     inside = np.all((index >= 0) & (index < size), axis=1)
     found = atlas.index[tuple(np.clip(index, 0, size - 1).T)]
     return float(np.mean(inside & (atlas.ids[found] > 0)))
-
-
-def _names(files: str | Sequence[str]) -> list[str]:
-    return [files] if isinstance(files, str) else [Path(f).name for f in files]

@@ -129,9 +129,7 @@ def read_known(
 
 
 # ---------------------------------------------------------------------- terareg
-def _of_folder(
-    folder: str, source: KnownAtlas, target: KnownAtlas, where: str
-) -> KnownTransform:
+def _of_folder(folder: str, source: KnownAtlas, target: KnownAtlas, where: str) -> KnownTransform:
     given = [
         {"name": a.name, "orientation": a.frame.orientation, "shape": a.frame.shape,
          "spacing_um": a.frame.spacing_um}
@@ -172,7 +170,7 @@ class _Field:
         """Whether points lie inside the outer faces."""
         size = np.array(self.vectors.shape[1:])[:, None]
         index = self.index(points)
-        inside: np.ndarray = ((index >= -0.5) & (index <= size - 0.5)).all(0)
+        inside: np.ndarray = np.all((index >= -0.5) & (index <= size - 0.5), axis=0)
         return inside
 
 
@@ -191,6 +189,7 @@ def _of_itk(
     if not fields:
         matrix = np.eye(4)
         for step in steps:
+            assert not isinstance(step, _Field)
             matrix = step @ matrix
         affine = check_affine(np.linalg.inv(last) @ matrix @ first, name)
         known = Transform.from_affine(affine, source.frame, target.frame)
@@ -231,13 +230,13 @@ def itk_space(atlas: KnownAtlas) -> np.ndarray:
         reader.ReadImageInformation()
     except RuntimeError as error:
         raise RegistrationError(
-            f"{atlas.template} has no header that ITK reads ({last_line(error)}); without it, files "
-            "of ITK cannot be placed: give a registration of terareg, or the template as NRRD"
+            f"{atlas.template} has no header that ITK reads ({last_line(error)}), without which "
+            "files of ITK cannot be placed; give a registration of terareg, or the template as NRRD"
         ) from error
     if reader.GetSize()[::-1] != atlas.frame.shape:
         raise RegistrationError(
-            f"{atlas.template} has {reader.GetSize()[::-1]} voxels (z, y, x), but the prepared atlas "
-            f"{atlas.name} {atlas.frame.shape}; run prepare_atlas again"
+            f"{atlas.template} has {reader.GetSize()[::-1]} voxels (z, y, x), but the prepared "
+            f"atlas {atlas.name} {atlas.frame.shape}; run prepare_atlas again"
         )
     direction = np.array(reader.GetDirection()).reshape(3, 3)
     physical = np.eye(4)
@@ -436,7 +435,7 @@ def _check_folding(transform: Transform, name: str) -> None:
     least = float(jacobian.min())
     if least <= 0:
         raise RegistrationError(
-            f"{name} folds: {100 * float((jacobian <= 0).mean()):.2g} % of it have a volume of zero "
-            f"or less (least {least:.2g}), so that points have no single place; give a transform "
-            "that can be inverted"
+            f"{name} folds: {100 * float((jacobian <= 0).mean()):.2g} % of it have a volume of "
+            f"zero or less (least {least:.2g}), so that points have no single place; give a "
+            "transform that can be inverted"
         )

@@ -54,7 +54,7 @@ def check_described(
     RegistrationError
         If the file is another one, or a frame is turned otherwise or has another size.
     """
-    frames = [described.get(key) for key in ("atlas_frame", "sample_frame")]
+    frames: list[Any] = [described.get(key) for key in ("atlas_frame", "sample_frame")]
     if not str(described.get("direction", "")).startswith(_DIRECTION) or None in frames:
         raise RegistrationError(
             f"{name} has no transform.json of a registration of terareg; give its folder, "
