@@ -48,8 +48,12 @@ def tracked(paths: Iterable[str]) -> list[str]:
 
 def untracked_state(paths: Iterable[str]) -> list[list[Any]]:
     """Name, size and time of the files that Snakemake cannot follow."""
-    found = [Path(path) for path in paths if _BRACES.search(path)]
-    stats = [(str(path), path.stat()) for path in found if path.exists()]
+    return file_states(path for path in paths if _BRACES.search(path))
+
+
+def file_states(paths: Iterable[str]) -> list[list[Any]]:
+    """Name, size and time of files."""
+    stats = [(str(path), path.stat()) for path in map(Path, paths) if path.exists()]
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 

@@ -30,6 +30,7 @@ from terareg.views.words import (
     BIAS,
     CELLS,
     COLUMNS,
+    COMPOSITION,
     FLATFIELD,
     PLACEMENT,
     QUALITY,
@@ -315,6 +316,11 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         # both may hold the same warnings about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
+        if "through" in data:
+            # the registration itself has its own entry
+            measured += thresholds.of_registration({**data, "registered": None}, atlas)
+            stage["tables"].append(_composition(atlas, data))
+            continue
         measured += thresholds.of_registration(data, atlas)
         facts = worded(data, REGISTRATION)
         voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
@@ -332,6 +338,18 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
                 [[parse(v) for v in row.values()] for row in last.values()],
             )
         )
+
+
+def _composition(atlas: str, data: Mapping[str, Any]) -> dict:
+    """What is known of an atlas that was reached through another one."""
+    through = data["through"]
+    facts = worded(data, COMPOSITION)
+    facts["verdicts"] = f"those of {through}, and what is listed here"
+    facts["error bars"] = (
+        f"those of {through}; the error of the known transform is not in them, and nobody here "
+        "measured it"
+    )
+    return facts_table(f"Atlas {atlas}, reached through {through}", facts)
 
 
 def where_it_is_bad(results: Results) -> list[dict]:
