@@ -41,6 +41,21 @@ from terareg.views.words import (
 )
 
 _MOST_ROWS = 20
+#: what is told of tiles that are distorted within themselves, and the keys of the placement
+_FIELDS = {
+    "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
+        "field_sd_vox",
+        "field_length_px",
+    ),
+    "misfit of seams without and with it (voxels)": (
+        "field_misfit_before_vox",
+        "field_misfit_after_vox",
+    ),
+    "misfit of places of seams that were left out, without and with it (voxels)": (
+        "field_held_out_before_vox",
+        "field_held_out_after_vox",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
         ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
         ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
+        ("stitching.distorted_tiles", "", finite(data["summary"].get("tiles_distorted"))),
         ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
         ("stitching.seams_off_percent", "", finite(data["summary"].get("seams_off_percent"))),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
@@ -207,6 +223,10 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     model = data.get("model", {})
     for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
+    summary = data["summary"]
+    if summary.get("tiles_distorted"):
+        for words, keys in _FIELDS.items():
+            facts[words] = [finite(summary.get(key)) for key in keys]
     stage["tables"].append(facts_table("Placement", facts))
     refused = [
         [
