@@ -120,6 +120,21 @@ def test_until_stops_there(workspace):
             {"count_points"},
         ),
         (
+            {
+                "derived": {
+                    "axons": {
+                        "from": "fused/signal",
+                        "do": "signal",
+                        "threshold": 50,
+                        "length": True,
+                        "thickest_um": 10,
+                    }
+                }
+            },
+            {"measure_derived", "sum_signal", "measure_signal"},
+            {"skeletonize"},
+        ),
+        (
             {"stitching__xml": {"xml_merging": "own.xml"}},
             {"place_tiles"},
             {"measure_displacements", "estimate_steps"},

@@ -10,13 +10,14 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from terareg.core.errors import ConfigError, StoreError
 from terareg.core.extents import channels_of
 from terareg.core.orientation import check_orientation
 from terareg.derived.catalogue import OUTPUT_KEYS, SOURCE_KEYS, TOOLS, ToolFacts
+from terareg.objects.line_reach import THICKEST_UM
 from terareg.storage.store import Store
 from terareg.storage.web import is_web, store_at
 
@@ -79,8 +80,9 @@ class Entry:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The settings that only its tool has, by name; without those that are not given."""
-        given = {key: self.settings.get(key) for key in self.facts.keys}
+        """The settings that its tool gets, by name; without those that are not given."""
+        keys = [key for key in self.facts.keys if key not in self.facts.table_keys]
+        given = {key: self.settings.get(key) for key in keys}
         return {key: value for key, value in given.items() if value is not None}
 
     @property
@@ -103,6 +105,19 @@ class Entry:
         part = ("level", "box_vox", "box_um")
         whole = not any(self.settings.get(key) for key in part)
         return self.do == "signal" and (self.volume or "").startswith(_CHANNELS) and whole
+
+    @property
+    def thickest_um(self) -> float | None:
+        """Diameter of the thickest fibres whose length is measured in regions; None if none is."""
+        if not self.settings.get("length"):
+            return None
+        given = self.settings.get("thickest_um")
+        return THICKEST_UM if given is None else float(given)
+
+    def without_table_keys(self) -> Entry:
+        """The entry as far as what it makes depends on it."""
+        keys = self.facts.table_keys
+        return replace(self, settings={k: v for k, v in self.settings.items() if k not in keys})
 
     @property
     def files(self) -> dict[str, str]:
@@ -271,6 +286,13 @@ def _check_keys(entry: Entry, where: str) -> None:
     for key in entry.facts.needs:
         if settings.get(key) is None:
             raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} cannot work without")
+    if settings.get("length") and not entry.by_region:
+        raise ConfigError(
+            f"{where}.length: is measured in the regions of atlases, which needs a mask of all of "
+            "a channel; take level, box_vox and box_um away, and make it from fused/CHANNEL"
+        )
+    if settings.get("thickest_um") is not None and not settings.get("length"):
+        raise ConfigError(f"{where}.thickest_um: is about lengths; set length: true or remove it")
     for key in ("percent", "values"):
         ends = settings.get(key)
         if ends is not None and not ends[0] < ends[1]:

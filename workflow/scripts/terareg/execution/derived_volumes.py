@@ -21,6 +21,7 @@ from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.exports.settings import ExportSettings
+from terareg.objects.line_reach import check_reach
 from terareg.storage.web import is_web
 from terareg.volumes import headers
 
@@ -215,6 +216,8 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     extent = source.levels[level]
     start, stop = box_of(settings, extent.shape, extent.spacing_um, where, clip=not source.exact)
     read = Extent(tuple(b - a for a, b in zip(start, stop)), extent.spacing_um)
+    if entry.thickest_um is not None:
+        check_reach(entry.thickest_um, extent.spacing_um, f"{where}.thickest_um")
     kind = facts.made_kind(source.kind)
     if kind == LABELS and settings.get("downsampling") in ("mean", "sparse"):
         raise ConfigError(

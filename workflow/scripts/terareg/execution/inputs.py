@@ -344,8 +344,8 @@ def derived_batches(run: Run, sample: str, derived: str) -> int:
 
 
 def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
-    """The settings of an entry."""
-    return derived_volumes.entry(run, sample, derived).to_json()
+    """The settings of an entry, as far as what it makes follows them."""
+    return derived_volumes.entry(run, sample, derived).without_table_keys().to_json()
 
 
 def shown_derived(run: Run, sample: str) -> list[dict[str, Any]]:
@@ -374,6 +374,11 @@ def signal_source(run: Run, sample: str, derived: str) -> NamedFiles:
     entry = derived_volumes.entry(run, sample, derived)
     volumes = {"mask": entry.key, "channel": str(entry.volume)}
     return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
+
+
+def thickest_um(run: Run, sample: str, derived: str) -> float | None:
+    """Diameter of the thickest fibres whose length is measured; None if none is."""
+    return derived_volumes.entry(run, sample, derived).thickest_um
 
 
 def derived_state(run: Run, sample: str, derived: str) -> str:
