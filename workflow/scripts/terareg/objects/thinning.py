@@ -55,7 +55,8 @@ _NEAR_BITS = _bits(np.abs(_STEPS).sum(1) <= 2)
 _BACK = 6  # vertices from an end, towards which its direction is taken
 _FINE = 0.125  # voxels, step at which the surface is looked for
 
-Reader = Callable[[Sequence[int], Sequence[int]], np.ndarray]
+#: voxels ``start <= index < stop`` of the whole mask
+Reader = Callable[[Box, Box], np.ndarray]
 
 
 def line_lengths(
@@ -86,8 +87,8 @@ def line_lengths(
     """
     start, stop = box
     reach = line_reach_vox(thickest_um, spacing_um)
-    low = [max(0, a - r) for a, r in zip(start, reach)]
-    high = [min(n, b + r) for b, r, n in zip(stop, reach, shape)]
+    low: Box = tuple(max(0, a - r) for a, r in zip(start, reach))
+    high: Box = tuple(min(n, b + r) for b, r, n in zip(stop, reach, shape))
     mask = np.pad(np.asarray(read(low, high)) != 0, 1)
     lengths = np.zeros([b - a for a, b in zip(start, stop)], np.int64)
     if not mask.any():
