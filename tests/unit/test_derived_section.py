@@ -68,7 +68,7 @@ def test_lengths_are_no_matter_of_the_mask():
     assert found["b"].options == {"threshold": 5}
     assert found["b"].without_table_keys().settings == {
         key: value for key, value in found["a"].settings.items()
-        if key not in ("length", "thickest_um")
+        if key not in ("image", "length", "thickest_um")
     }  # fmt: skip
 
 
@@ -113,6 +113,22 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         (
             {"a": entry(do="signal", threshold=5, length=True, level=1)},
             "derived.a.length: is measured in the regions of atlases, which needs a mask of all",
+        ),
+        (
+            {"a": entry(do="signal", threshold=128, method="probability")},
+            "derived.a.threshold: 128 is no probability; give more than 0 and at most 1",
+        ),
+        (
+            {"a": entry(do="signal", threshold=0.5, method="probability", background_um=9)},
+            "derived.a.background_um: probabilities have no background; remove it",
+        ),
+        (
+            {"a": entry("p.tif", "signal", threshold=0.5, image="fused/green")},
+            "derived.a.image: 'fused/green' is not a volume of this sample",
+        ),
+        (
+            {"a": entry("p.tif", "signal", threshold=0.5, length=True)},
+            "or name the channel on whose grid it lies (image: fused/CHANNEL)",
         ),
         (
             {"a": entry(do="signal", threshold=5, thickest_um=9)},

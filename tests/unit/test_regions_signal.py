@@ -15,6 +15,7 @@ from terareg.regions.measure import RegionSums
 from terareg.regions.signal import (
     SUMS,
     SUMS_AND_LENGTH,
+    check_one_grid,
     signal_sums,
     signal_table,
     voxels_within,
@@ -124,5 +125,8 @@ def test_regions_must_hold_whole_voxels_of_the_mask():
     mask = Frame((40, 40, 41), (4.0, 2.0, 2.0))
     assert voxels_within(mask.downsampled((1, 2, 4)), mask, "derived.axons") == (1, 2, 4)
     other = Frame((40, 20, 20), (4.0, 4.0, 4.1))
+    check_one_grid(mask, mask, "derived.axons.image")
+    with pytest.raises(VolumeError, match=r"axons.image: the channel has \(40, 20, 20\) voxels"):
+        check_one_grid(mask, other, "derived.axons.image")
     with pytest.raises(VolumeError, match=r"derived.axons: regions of \(40, 20, 20\) voxels"):
         voxels_within(other, mask, "derived.axons")

@@ -135,6 +135,22 @@ def test_until_stops_there(workspace):
             {"skeletonize"},
         ),
         (
+            {
+                "derived": {
+                    "small": {"from": "fused/autofluorescence", "do": "convert"},
+                    "axons": {
+                        "from": "small",
+                        "do": "signal",
+                        "threshold": 0.5,
+                        "method": "probability",
+                        "image": "fused/signal",
+                    },
+                }
+            },
+            {"measure_derived", "sum_signal", "measure_signal"},
+            {"skeletonize"},
+        ),
+        (
             {"stitching__xml": {"xml_merging": "own.xml"}},
             {"place_tiles"},
             {"measure_displacements", "estimate_steps"},

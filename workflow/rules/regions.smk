@@ -86,7 +86,7 @@ rule sum_signal:
         code=code("sum_signal"),
         record=record_of("sum_signal/{derived}_{atlas}_{batch}"),
         store=setting("store"),
-        entry=of_derived(inputs.derived_entry),
+        channel=of_derived(inputs.signal_channel),
         thickest_um=of_derived(inputs.thickest_um),
         batches=batches(regions_cost.label_batches),
     script:

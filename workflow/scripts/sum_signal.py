@@ -10,7 +10,13 @@ from terareg.core.parallel import map_items
 from terareg.execution.job import run_job
 from terareg.regions.labels import hemisphere_block
 from terareg.regions.measure import RegionSums, save_sums
-from terareg.regions.signal import SUMS, SUMS_AND_LENGTH, signal_sums, voxels_within
+from terareg.regions.signal import (
+    SUMS,
+    SUMS_AND_LENGTH,
+    check_one_grid,
+    signal_sums,
+    voxels_within,
+)
 from terareg.regions.warp import LevelReader
 from terareg.registration.transform import Transform
 from terareg.storage.store import Store
@@ -25,8 +31,9 @@ def main() -> None:
     atlas = load_atlas(Path(snakemake.input.atlas).parent, template=False)
     transform = Transform.load(Path(snakemake.input.transform).parent)
     labels = Volume(store, f"{sample}/labels/{snakemake.wildcards.atlas}")
-    volumes = (f"derived/{name}", snakemake.params.entry["volume"])
+    volumes = (f"derived/{name}", snakemake.params.channel)
     mask, channel = (LevelReader(Volume(store, f"{sample}/{key}"), 0) for key in volumes)
+    check_one_grid(mask.frame, channel.frame, f"derived.{name}.image")
     factor = voxels_within(labels.frame, mask.frame, f"derived.{name}")
     thickest_um = snakemake.params.thickest_um
     names = SUMS if thickest_um is None else SUMS_AND_LENGTH

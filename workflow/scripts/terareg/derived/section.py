@@ -97,14 +97,19 @@ class Entry:
         return facts.measures and (not facts.unless or self.settings.get(facts.unless) is None)
 
     @property
+    def channel(self) -> str:
+        """Channel of the sample on whose grid signal lies, and whose brightness counts; or ""."""
+        found = self.settings.get("image") or self.volume or ""
+        return found if self.do == "signal" and found.startswith(_CHANNELS) else ""
+
+    @property
     def by_region(self) -> bool:
         """Whether what it makes is measured in the regions of atlases: signal in all of a channel.
 
         A part of the channel, or a coarser level, has a grid of its own.
         """
         part = ("level", "box_vox", "box_um")
-        whole = not any(self.settings.get(key) for key in part)
-        return self.do == "signal" and (self.volume or "").startswith(_CHANNELS) and whole
+        return bool(self.channel) and not any(self.settings.get(key) for key in part)
 
     @property
     def thickest_um(self) -> float | None:
@@ -226,6 +231,8 @@ def _check_source(
 ) -> None:
     """The source is there as far as the configuration tells, and is not the entry's own target."""
     own_volumes = dict(entry.others)
+    if entry.do == "signal" and entry.settings.get("image"):
+        own_volumes["image"] = entry.settings["image"]
     if entry.volume is not None and not entry.volume.startswith("derived/"):
         own_volumes["from"] = entry.volume
     for key, volume in own_volumes.items():
@@ -289,10 +296,13 @@ def _check_keys(entry: Entry, where: str) -> None:
     if settings.get("length") and not entry.by_region:
         raise ConfigError(
             f"{where}.length: is measured in the regions of atlases, which needs a mask of all of "
-            "a channel; take level, box_vox and box_um away, and make it from fused/CHANNEL"
+            "a channel; take level, box_vox and box_um away, and make it from fused/CHANNEL, or "
+            "name the channel on whose grid it lies (image: fused/CHANNEL)"
         )
     if settings.get("thickest_um") is not None and not settings.get("length"):
         raise ConfigError(f"{where}.thickest_um: is about lengths; set length: true or remove it")
+    if entry.do == "signal" and settings.get("method") == "probability":
+        _check_probability(settings, where)
     for key in ("percent", "values"):
         ends = settings.get(key)
         if ends is not None and not ends[0] < ends[1]:
@@ -315,6 +325,21 @@ def _check_keys(entry: Entry, where: str) -> None:
                     f"{where}.{key}: {settings[key]!r} belongs to files and volumes elsewhere; "
                     f"{entry.volume} has its own, so remove it"
                 )
+
+
+def _check_probability(settings: Mapping[str, Any], where: str) -> None:
+    for key in ("threshold", "weak"):
+        value = settings.get(key)
+        if value is not None and not 0 < value <= 1:
+            raise ConfigError(
+                f"{where}.{key}: {value:g} is no probability; give more than 0 and at most 1, or "
+                "another method"
+            )
+    if settings.get("background_um") is not None:
+        raise ConfigError(
+            f"{where}.background_um: probabilities have no background; remove it, or use method: "
+            "difference for an image"
+        )
 
 
 def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:

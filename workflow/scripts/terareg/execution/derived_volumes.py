@@ -83,6 +83,7 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
         try:
             source = _source_of(run, sample, each, sources)
             made[each.name] = _sized(each, source, sample.config["volume"])
+            _check_grid(each, made[each.name].grid, sample)
         except ConfigError:
             raise
         except TeraregError as error:
@@ -240,6 +241,21 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         output=output,
         measured=entry.measures,
     )
+
+
+def _check_grid(entry: Entry, grid: Extent, sample: Sample) -> None:
+    """Signal that was found elsewhere lies on the grid of its channel, where that is known."""
+    if not entry.by_region or entry.channel == entry.volume or sample.tiled:
+        return
+    wanted = sample.grid if entry.channel.startswith("fused/") else sample.corrected
+    near = all(abs(a / b - 1) < 1e-3 for a, b in zip(grid.spacing_um, wanted.spacing_um))
+    if grid.shape != wanted.shape or not near:
+        raise ConfigError(
+            f"derived.{entry.name}.image: {entry.channel} has {wanted.shape} voxels of "
+            f"{wanted.spacing_um} um, and {entry.volume or entry.address} {grid.shape} of "
+            f"{grid.spacing_um} um; give a volume on the grid of the channel, or take image away, "
+            "which leaves the mask without tables of regions"
+        )
 
 
 def _check_table(entry: Entry, dtype: str, where: str) -> None:

@@ -370,10 +370,15 @@ def derived_address(run: Run, sample: str, derived: str) -> str | None:
 
 
 def signal_source(run: Run, sample: str, derived: str) -> NamedFiles:
-    """The last files of a mask of signal, and of the channel that it was found in."""
+    """The last files of a mask of signal, and of the channel whose brightness counts."""
     entry = derived_volumes.entry(run, sample, derived)
-    volumes = {"mask": entry.key, "channel": str(entry.volume)}
+    volumes = {"mask": entry.key, "channel": entry.channel}
     return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
+
+
+def signal_channel(run: Run, sample: str, derived: str) -> str:
+    """Channel whose brightness counts where there is signal, for example "fused/signal"."""
+    return derived_volumes.entry(run, sample, derived).channel
 
 
 def thickest_um(run: Run, sample: str, derived: str) -> float | None:

@@ -51,6 +51,17 @@ def voxels_within(regions: Frame, mask: Frame, name: str) -> Box:
     )
 
 
+def check_one_grid(mask: Frame, channel: Frame, name: str) -> None:
+    """Raise :class:`VolumeError` if a mask that was made elsewhere has not the channel's voxels."""
+    near = np.allclose(mask.spacing_um, channel.spacing_um, rtol=1e-3)
+    if mask.shape != channel.shape or not near:
+        raise VolumeError(
+            f"{name}: the channel has {channel.shape} voxels of {channel.spacing_um} um, and the "
+            f"signal {mask.shape} of {mask.spacing_um} um; make it on the grid of the channel, or "
+            "take image away, which leaves the mask without tables of regions"
+        )
+
+
 def signal_sums(
     mask: BlockReader,
     channel: BlockReader,
