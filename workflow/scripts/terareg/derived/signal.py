@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import LABELS
 from terareg.derived.mask import nearest_labels
@@ -40,7 +40,7 @@ class Signal(Joining):
     ----------
     threshold, weak : float
         Of the answer: grey values above the background, with ``gradient`` grey values per
-        micrometre. ``weak`` is ``threshold`` if it is not given.
+        micrometre, with ``probability`` 0 to 1. ``weak`` is ``threshold`` if it is not given.
     method, background_um, smooth_um
         See :class:`terareg.signal.foreground.ForegroundSettings`.
     dust_vox : int
@@ -91,7 +91,10 @@ class Signal(Joining):
         shape = self.source.shape
         start, stop = extended(block, shape)
         spacing = self.source.frame.spacing_um
-        answer = foreground(self.source.read, (start, stop), shape, spacing, self.filter)
+        try:
+            answer = foreground(self.source.read, (start, stop), shape, spacing, self.filter)
+        except VolumeError as error:
+            raise VolumeError(f"{self.source.name}: {error}") from error
         weak = self.threshold if self.weak is None else self.weak
         found = (answer >= weak).astype(np.uint8)
         found += answer >= self.threshold

@@ -466,17 +466,26 @@ def _signal(results: Results, stage: dict) -> None:
     for table in results.glob("derived/*/regions/*.tsv"):
         title = f"Regions with most signal {table.parents[1].name}, {table.stem}"
         columns = ("signal_mm3", "signal_percent", "intensity_mean")
-        stage["tables"] += _most(results, table, title, columns)
+        stage["tables"] += _most(results, table, title, columns, ("length_mm", "length_mm_per_mm3"))
 
 
-def _most(results: Results, path: Path, title: str, columns: tuple[str, ...]) -> list[dict]:
-    """Regions in the order of the first of some columns, the largest first."""
+def _most(
+    results: Results,
+    path: Path,
+    title: str,
+    columns: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> list[dict]:
+    """Regions in the order of the first of some columns, the largest first.
+
+    Columns of the second tuple are shown where the table has them.
+    """
     rows = [
         row for row in read_table(path)
         if (row["scope"], row["hemisphere"]) == ("own", "both") and row["id"] != "0"
     ]  # fmt: skip
     most = sorted(rows, key=lambda row: -(finite(row[columns[0]]) or 0))[:_MOST_ROWS]
-    shown = ("acronym", "name", *columns)
+    shown = ("acronym", "name", *columns, *(c for c in optional if rows and c in rows[0]))
     if not any(finite(row[columns[0]]) for row in most):
         return []
     return [
