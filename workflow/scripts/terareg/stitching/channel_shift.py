@@ -162,7 +162,7 @@ def save_shift(path, shift: ChannelShift) -> None:
 
 def load_shift(path) -> ChannelShift:
     """Read a shift; a file of another kind is an error that names it."""
-    what = ("a shift of a channel", "measure_channel_shift")
+    what = ("a channel shift", "measure_channel_shift")
     return read_json_as(path, ChannelShift.from_json, what, StitchingError)
 
 
@@ -312,8 +312,8 @@ def _told(shift: ChannelShift) -> ChannelShift:
     """Log what was found; a shift that was not measured becomes a warning."""
     if shift.state == "not measured":
         text = (
-            f"the shift of channel {shift.channel} is not known ({shift.reason}); it is fused "
-            f"where {shift.against} lies; if you know the shift, give it in "
+            f"the shift of channel {shift.channel} could not be measured ({shift.reason}), so the "
+            f"channel is fused at the position of {shift.against}; if you know the shift, set "
             "stitching.channel_shift_um"
         )
         shift = replace(shift, warnings=(*shift.warnings, text))
@@ -395,7 +395,8 @@ def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) ->
     found = list(map_items(fine, list(zip(members, start)), workers=workers))
     kept = [k for k, item in enumerate(found) if item is not None]
     if len(kept) < 2:
-        return replace(nothing, reason="the patches that agree have no maximum of their own")
+        reason = "fewer than two of the agreeing patches have a correlation maximum of their own"
+        return replace(nothing, reason=reason)
     cuts, own = zip(*(found[k] for k in kept))
     members, centres, own = [members[k] for k in kept], centres[kept], np.array(own)
     trend, gradient, bend = _bent(centres, middle, own)
@@ -485,8 +486,9 @@ def _differing(members, residuals, trend: Trend, names: ChannelShift) -> tuple[s
     if not odd:
         return ()
     return (
-        f"the shift of channel {names.channel} differs in {few(odd)} voxels (z, y, x) from that "
-        "of the other tiles: the stage moved between the channels",
+        f"the shift of channel {names.channel} is not the same in all tiles: {few(odd)} differ "
+        "from the others by the voxels in brackets (z, y, x), so the stage moved between the "
+        "channels",
     )
 
 

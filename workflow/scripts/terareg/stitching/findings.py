@@ -222,7 +222,7 @@ def why_unusable(pair: PairResult, settings: PlacementSettings) -> str:
         return "no signal in the overlap"
     if pair.status == "beyond_search":
         listed = ", ".join(map(str, pair.search_vox))
-        return f"fits best at the limit of the search, {listed} voxels in z, y, x"
+        return f"best fit at the limit of the search, {listed} voxels in z, y, x"
     if pair.status != "ok":
         return f"windows disagree ({pair.agree} of {pair.of} agree)"
     probability = pair.engine == "ncc"
@@ -242,8 +242,8 @@ def _why_rejected(residual, pair: PairResult, model, in_loop: bool) -> str:
     off = np.array(pair.displ_vox) - model[pair.direction]
     listed = ", ".join(f"{v:.1f}" for v in off)
     return (
-        f"{np.abs(off).max():.1f} voxels off the stage's usual step ({listed} in z, y, x), and no "
-        "loop confirms it"
+        f"{np.abs(off).max():.1f} voxels off the usual step of the stage ({listed} in z, y, x), "
+        "and no loop confirms it"
     )
 
 
@@ -266,8 +266,8 @@ def _seam_warnings(pairs, links) -> list[str]:
     if not off:
         return []
     return [
-        f"{len(off)} seams correlate less than half as well where their tiles were placed as at "
-        f"their own best fit: {few([words for _, words in sorted(off)])}"
+        f"{len(off)} seams correlate less than half as well at the placed positions as at their "
+        f"own best fit: {few([words for _, words in sorted(off)])}"
     ]
 
 
@@ -298,8 +298,8 @@ def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile], growth: float) -
     if not gaps:
         return []
     return [
-        f"the shapes of tiles leave the overlap, so that the fused volume is black between "
-        f"{few(gaps)}; acquire with more overlap, or set stitching.model: translation"
+        "the measured shapes of tiles leave gaps between neighbours, where the fused volume is "
+        f"black: {few(gaps)}; acquire with more overlap, or set stitching.model: translation"
     ]
 
 
@@ -357,8 +357,8 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
         )
     if groups > 1:
         warnings.append(
-            f"{groups} groups of tiles are linked within but not to each other; the stage model "
-            "places them"
+            f"{groups} groups of tiles have no links to one another, only within each group; the "
+            "stage model places the groups"
         )
     rejected = [f"{link.a}-{link.b}" for link in links if link.state == "rejected"]
     if rejected:
@@ -368,7 +368,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     beyond = [f"{pair.a}-{pair.b}" for pair in pairs if pair.status == "beyond_search"]
     if beyond:
         warnings.append(
-            f"the best fit of {len(beyond)} of {len(pairs)} pairs of neighbours lies at the limit "
+            f"the best fit of {len(beyond)} of {len(pairs)} neighbouring pairs lies at the limit "
             f"of the search ({few(beyond)}); enlarge stitching.displacement.search_um"
         )
     for direction in DIRECTIONS:
@@ -390,22 +390,26 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     warnings += jump_warnings(pairs, found.kept)
     told = lean_warnings(found.leans, grid.tile_shape[0])
     if told and found.shapes:
-        told[0] += "; fusion moves their planes accordingly (xml_merging.xml holds their middle)"
+        told[0] += (
+            "; fusion shifts their planes accordingly (xml_merging.xml has the position of their "
+            "middle plane)"
+        )
     elif told:
         told[0] += (
-            "; they are placed right in the middle of the stack alone: set stitching.model: auto"
+            "; only the middle of their stack is in the right place: set stitching.model: auto"
         )
     bent = shape_warnings(found.shapes, len(tiles), grid.tile_shape)
     if bent:
         bent[0] += (
-            "; fusion puts them right (xml_merging.xml holds their middles alone, placement.json "
-            "the rest)"
+            "; fusion corrects this (xml_merging.xml has only the positions of their middles, "
+            "placement.json the rest)"
         )
     if found.growth:
         told.insert(
             0,
-            f"what all tiles show changes its size by {-100 * found.growth:+.2f} % from the first "
-            "plane to the last; fusion scales their planes (xml_merging.xml holds their middle)",
+            f"the magnification of all tiles changes by {-100 * found.growth:+.2f} % from the "
+            "first plane to the last; fusion rescales their planes (xml_merging.xml has the "
+            "position of their middle plane)",
         )
     warnings += told + bent + _field_warnings(found, len(tiles))
     return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles, found.growth)

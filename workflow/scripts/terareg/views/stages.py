@@ -30,6 +30,7 @@ from terareg.views.words import (
     BIAS,
     CELLS,
     COLUMNS,
+    COMPOSITION,
     FLATFIELD,
     PLACEMENT,
     QUALITY,
@@ -335,6 +336,11 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         # both may hold the same warnings about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
+        if "through" in data:
+            # the registration itself has its own entry
+            measured += thresholds.of_registration({**data, "registered": None}, atlas)
+            stage["tables"].append(_composition(atlas, data))
+            continue
         measured += thresholds.of_registration(data, atlas)
         facts = worded(data, REGISTRATION)
         voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
@@ -352,6 +358,18 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
                 [[parse(v) for v in row.values()] for row in last.values()],
             )
         )
+
+
+def _composition(atlas: str, data: Mapping[str, Any]) -> dict:
+    """What is known of an atlas that was reached through another one."""
+    through = data["through"]
+    facts = worded(data, COMPOSITION)
+    facts["verdicts"] = f"those of {through}, and what is listed here"
+    facts["error bars"] = (
+        f"those of {through}; the error of the known transform is not in them, and nobody here "
+        "measured it"
+    )
+    return facts_table(f"Atlas {atlas}, reached through {through}", facts)
 
 
 def where_it_is_bad(results: Results) -> list[dict]:
@@ -448,17 +466,26 @@ def _signal(results: Results, stage: dict) -> None:
     for table in results.glob("derived/*/regions/*.tsv"):
         title = f"Regions with most signal {table.parents[1].name}, {table.stem}"
         columns = ("signal_mm3", "signal_percent", "intensity_mean")
-        stage["tables"] += _most(results, table, title, columns)
+        stage["tables"] += _most(results, table, title, columns, ("length_mm", "length_mm_per_mm3"))
 
 
-def _most(results: Results, path: Path, title: str, columns: tuple[str, ...]) -> list[dict]:
-    """Regions in the order of the first of some columns, the largest first."""
+def _most(
+    results: Results,
+    path: Path,
+    title: str,
+    columns: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> list[dict]:
+    """Regions in the order of the first of some columns, the largest first.
+
+    Columns of the second tuple are shown where the table has them.
+    """
     rows = [
         row for row in read_table(path)
         if (row["scope"], row["hemisphere"]) == ("own", "both") and row["id"] != "0"
     ]  # fmt: skip
     most = sorted(rows, key=lambda row: -(finite(row[columns[0]]) or 0))[:_MOST_ROWS]
-    shown = ("acronym", "name", *columns)
+    shown = ("acronym", "name", *columns, *(c for c in optional if rows and c in rows[0]))
     if not any(finite(row[columns[0]]) for row in most):
         return []
     return [
