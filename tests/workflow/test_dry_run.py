@@ -162,7 +162,7 @@ def test_until_stops_there(workspace):
             {"export_planes"},
         ),
         ({"stitching__tile_configuration": "t.txt"}, {"measure_displacements"}, set()),
-        ({"volume__formats": ["precomputed"]}, CHAIN, set()),
+        ({"volume__formats": ["precomputed"], "stitching__model": "elastic"}, CHAIN, set()),
         ({"stitching__channel": "signal", "registration": {"channel": "signal"}}, CHAIN, set()),
         (
             {

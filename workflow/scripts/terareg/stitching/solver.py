@@ -9,6 +9,7 @@ a link between them are placed by the model, and no position is left undetermine
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,8 @@ from terareg.stitching.settings import MODELS, MODELS_OF_POINTS
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
+
+logger = logging.getLogger(__name__)
 
 # Largest deviation, in standard deviations, of a link that no loop confirms from the stage model,
 # and the same if it contradicts the robust solution as well.
@@ -152,7 +155,16 @@ def place(
         if tile_model in ("elastic", "auto"):
             shaped = _distorted(grid, pairs, (found, shaped), settings, tile_model)
         found = shaped
-    return report(grid, pairs, found, settings)
+    placement = report(grid, pairs, found, settings)
+    if tile_model == "elastic" and found.elastic is None and len(pairs):
+        text = (
+            "stitching.model is elastic, but no seam has points that tell how tiles are distorted "
+            "(nothing in common, or displacements of the engine mip_ncc or of a file of your own); "
+            "tiles are fused as straight"
+        )
+        logger.warning("%s", text)
+        placement = replace(placement, warnings=(*placement.warnings, text))
+    return placement
 
 
 def _applied(leans: dict[str, Lean], tile_model: str) -> dict[str, Lean]:
