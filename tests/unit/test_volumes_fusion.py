@@ -16,9 +16,10 @@ from terareg.volumes.fusion import (
     fused_frame,
     fused_origins,
 )
+from terareg.volumes.growths import Growth
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
 from terareg.volumes.sides import Side
-from terareg.volumes.tile_boxes import Growth, affine_box, resample
+from terareg.volumes.tile_boxes import affine_box, resample
 
 COSINE = FusionSettings()
 

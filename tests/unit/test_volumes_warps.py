@@ -7,9 +7,10 @@ import pytest
 
 from terareg.core.errors import StitchingError
 from terareg.volumes.fusion import FusionSettings, RowFusion
+from terareg.volumes.growths import Growth
 from terareg.volumes.plan import Frame, VolumeSettings, make_plan, rows_of
 from terareg.volumes.sides import Side
-from terareg.volumes.tile_boxes import Growth, affine_box
+from terareg.volumes.tile_boxes import affine_box
 from terareg.volumes.warps import Warp, on_lattice, resample_warped
 
 SHAPE = (6, 64, 72)

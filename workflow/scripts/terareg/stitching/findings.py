@@ -19,7 +19,8 @@ from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warning
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
 from terareg.stitching.shapes import LEAST_VOX, matrix_of, shape_warnings
-from terareg.volumes.tile_boxes import Growth, affine_box
+from terareg.volumes.growths import Growth
+from terareg.volumes.tile_boxes import affine_box
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import numpy as np
 from terareg.core.errors import StitchingError
 from terareg.stitching.shapes import matrix_of
 from terareg.storage.records import read_json_as, write_json
-from terareg.volumes.tile_boxes import Growth
+from terareg.volumes.growths import Growth
 from terareg.volumes.warps import Warp
 
 _ZERO = (0.0, 0.0, 0.0)

@@ -23,16 +23,10 @@ import numpy as np
 from terareg.core.errors import ConfigError, StitchingError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped, to_integer
+from terareg.volumes.growths import Box, Origin
 from terareg.volumes.plan import Block, VolumePlan
 from terareg.volumes.sides import Light, Side, lit, shares
-from terareg.volumes.tile_boxes import (
-    LEAST_WEIGHT,
-    Box,
-    Origin,
-    PlacedTile,
-    affine_box,
-    resample,
-)
+from terareg.volumes.tile_boxes import LEAST_WEIGHT, PlacedTile, affine_box, resample
 from terareg.volumes.warps import resample_warped
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from terareg.volumes.tile_boxes import LEAST_WEIGHT, Box, Growth, Origin, PlacedTile
+from terareg.volumes.growths import Box, Growth, Origin
+from terareg.volumes.tile_boxes import LEAST_WEIGHT, PlacedTile
 from terareg.volumes.warps import Warp
 
 if TYPE_CHECKING:

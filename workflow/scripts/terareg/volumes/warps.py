@@ -18,7 +18,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
-    from terareg.volumes.tile_boxes import Box, Growth
+    from terareg.volumes.growths import Box, Growth
 
 _FINER = 4  # nodes of the inverse for each of the field, along both axes
 _STEPS = 8  # of the iteration that inverts it, each of which leaves a tenth of the error or less
