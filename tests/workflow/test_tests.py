@@ -68,7 +68,6 @@ THROUGH = {
     "views.stages": ("views_report", "sections of the report"),
     "views.words": ("views_report", "words of the report's tables"),
     "views.tables": ("views_report", "tables of the report"),
-    "volumes.growths": ("volumes_fusion", "a part of where a tile lies"),
     "volumes.ngff_04": ("derived_tools", "metadata that every reader of OME-Zarr 0.4 is shown"),
     "volumes.chunks": ("volumes_foreign", "names of chunks as a volume is looked at"),
     "volumes.itk_files": ("volumes_images", "files that only ITK reads"),
