@@ -123,7 +123,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ({"a": {"from": "fused/signal"}}, "derived.a: key do is missing"),
         (
             {"a": entry(do="signal", threshold=5, length=True, level=1)},
-            "derived.a.length: is measured in the regions of atlases, which needs a mask of all",
+            "derived.a.length: it is measured in the regions of atlases, which needs a mask of the",
         ),
         (
             {"a": entry(do="signal", threshold=128, method="probability")},
@@ -139,11 +139,11 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry("p.tif", "signal", threshold=0.5, length=True)},
-            "or name the channel on whose grid it lies (image: fused/CHANNEL)",
+            "or name the channel whose grid it has (image: fused/CHANNEL)",
         ),
         (
             {"a": entry(do="signal", threshold=5, thickest_um=9)},
-            "derived.a.thickest_um: is about lengths; set length: true",
+            "derived.a.thickest_um belongs to length: true; set that",
         ),
         ({"a": entry(colour=1)}, "derived.a.colour is not a known key"),
         (
@@ -193,7 +193,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry(do="equalize", contrast_limit=0.02)},
-            "derived.a.contrast_limit: 0.02 cuts the histograms of regions, of which none",
+            "derived.a.contrast_limit: 0.02 limits the contrast of regions, which need",
         ),
         (
             {"a": entry(do="equalize", local_um=0)},

@@ -451,7 +451,7 @@ def test_tables_of_ids_in_parquet(tmp_path):
         ({"from": [1, 1], "to": [2, 3]}, "id 1 becomes 2 and 3"),
         ({"from": [1, None], "to": [2, 3]}, "row 2 holds None, not a whole number"),
         ({"from": [1], "to": [-2]}, "row 1 holds -2, not a whole number"),
-        ({"a": [1], "to": [2]}, "its columns are 'a', 'to', not from and to"),
+        ({"a": [1], "to": [2]}, "its columns are 'a', 'to', without from and to"),
         ({"from": arrow.array([], arrow.int64()), "to": arrow.array([], arrow.int64())}, "no row"),
     ):
         write(**columns)
