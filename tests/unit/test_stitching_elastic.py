@@ -114,9 +114,7 @@ def test_seams_of_distorted_tiles_fit_and_the_report_says_how_much(tmp_path):
     assert "9 of 9 tiles" in text and "take them as straight" in text
     save_placement(tmp_path / "p.json", placement)
     assert load_placement(tmp_path / "p.json") == placement
-    assert place(world.acquisition, pairs, tile_model="auto") == placement
-    asked = place(world.acquisition, pairs, tile_model="elastic")
-    assert world.misfit(asked) == pytest.approx(world.misfit(placement))
+    assert place(world.acquisition, pairs, tile_model="elastic") == placement
 
 
 @pytest.mark.slow
@@ -140,6 +138,7 @@ def test_points_that_are_off_bend_no_tile():
     )
 
 
+@pytest.mark.slow
 def test_tiles_without_links_have_no_field_and_fields_fade_away_from_seams():
     world = World(acquisition_of(1, 3), 1.0)
     pairs = world.pairs()[:1]
@@ -156,6 +155,7 @@ def test_tiles_without_links_have_no_field_and_fields_fade_away_from_seams():
     assert not placement.warps(SIZE) and "no seam has points" in placement.warnings[-1]
 
 
+@pytest.mark.slow
 def test_a_pair_without_points_counts_with_its_displacement():
     world = World(acquisition_of(2, 2), 1.0)
     pairs = world.pairs()
@@ -169,6 +169,7 @@ def test_a_pair_without_points_counts_with_its_displacement():
     assert len(found.fields) == 4 and np.isfinite(found.residuals).all()
 
 
+@pytest.mark.slow
 def test_samples_of_the_basis_have_the_variance_and_mean_of_their_law():
     basis = field_basis(0.3, (100, 200))
     drawn = basis @ np.random.default_rng(0).standard_normal((basis.shape[1], 400))
