@@ -168,7 +168,7 @@ def test_what_an_earlier_run_left_is_not_shown(results, picture):
     (results / "views" / "stripes_ch0.png").write_bytes(picture)
     assert gather(results, files=made) == before
     shown = gather(results)
-    assert shown != before and "Stripes of channel ch0" in json.dumps(shown)
+    assert shown != before and "Stripe artefacts of channel ch0" in json.dumps(shown)
     step = [v["value"] for v in shown["verdicts"] if v["key"] == "intensity.seam_percent"]
     assert step == [0.1]
     write(results, "intensity/ch0/stripes.json",
@@ -303,7 +303,7 @@ def test_cells_and_signal_per_region(results):
     assert "cells per mm³" in report.render_report(data) and not stage["warnings"]
     write(results, "cells/cfos.json", {"cells": 0, "settings": {"channel": "ch0"}})
     (stage,) = [s for s in gather(results)["stages"] if s["id"] == "cells"]
-    assert "no cell was found; look at the channel" in stage["warnings"][0]
+    assert "no cell was found; check the channel" in stage["warnings"][0]
 
 
 def test_figures_are_embedded_beside_their_stage(results):
@@ -345,7 +345,7 @@ def test_thresholds_can_be_changed_and_mistakes_are_named(results):
     found = {v["key"]: v["status"] for v in gather(results, limits=limits)["verdicts"]}
     assert found["registration.jacobian_min"] == "pass"
     for wrong, message in (
-        ({"a": {}}, "threshold 'a' is not known"),
+        ({"a": {}}, "threshold 'a' is unknown"),
         ({"accuracy.mean_um": {"alarm": 1}}, "'alarm' is not known; give warn or fail"),
         ({"accuracy.mean_um": {"warn": "1"}}, "warn '1' is not a number"),
     ):
@@ -432,7 +432,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
     text = data["methods"]["text"]
-    assert "The sides left and right of channel signal, which lay 5.0, " in text
+    assert "the sample, where the volume and brightness of every region were" in text
     assert "right was multiplied by 0.4 to match left" in text
 
 
@@ -503,7 +503,7 @@ def test_an_error_bar_is_a_column_where_there_is_one(results):
 def test_numbers_of_one_name_are_one_number(results):
     """What is missing is told once: of the tissue that the atlas expects."""
     text = " ".join(Page(report.render_report(gather(results))).words)
-    assert "missing in the sample" in text
+    assert "of the sample" in text
     for number in ("5.0%", "0.05", "5 %"):
         assert f"missing {number}" not in text and f"missing (%) {number}" not in text
 
@@ -538,10 +538,10 @@ def test_methods_name_the_version_and_can_be_copied(results):
     data = gather(results, settings=USUAL, provenance=origin)
     assert "terareg 9.8.7" in data["methods"]["text"] and "numpy 2.0" in data["methods"]["text"]
     assert "@article{tward," in report.render_report(data)
-    assert "Stripes" not in data["methods"]["text"]
+    assert "Stripe" not in data["methods"]["text"]
     gains = {"lines": "rows", "spread_percent": 3.0, "seam_percent": {"before": 9, "after": 1}}
     write(results, "intensity/ch0/stripes.json", gains)
-    assert "Stripes" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
+    assert "Stripe" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
 
 
 def test_a_sample_without_atlas_shows_its_volume_first(tmp_path, picture):

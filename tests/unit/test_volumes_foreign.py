@@ -113,7 +113,9 @@ def test_positions_of_micro_manager(tmp_path, values):
 def test_a_volume_spread_over_files_needs_all_of_them(tmp_path, values):
     note = ome([("a.tif", 4), ("b.tif", 3)])
     write_ome(tmp_path / "a.tif", values[:4], note)
-    refused(tmp_path / "a.tif", r"'b.tif', which holds other planes of its image, is not beside it")
+    refused(
+        tmp_path / "a.tif", r"'b.tif', which contains other planes of its image, is not beside it"
+    )
     write_ome(tmp_path / "b.tif", values[4:], note)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
     assert image_files(str(tmp_path / "a.tif"))[1:] == [str(tmp_path / "b.tif")]
@@ -146,10 +148,10 @@ def test_metadata_in_a_companion(tmp_path, values):
 def test_what_a_file_says_and_what_it_has(tmp_path, values, stated, listed):
     pixels = f'<Pixels SizeC="1" SizeT="1" SizeZ="{stated}">{listed.format(stated)}</Pixels>'
     write_ome(tmp_path / "a.tif", values, f"<Image>{pixels}</Image>")
-    refused(tmp_path / "a.tif", f"says that it has {stated} planes but has 7")
+    refused(tmp_path / "a.tif", f"its metadata state stated planes but it has 7")
     note = f"ImageJ=1.54\nimages={stated}\nslices={stated}\n"
     tifffile.imwrite(tmp_path / "b.tif", values, metadata=None, description=note)
-    refused(tmp_path / "b.tif", f"says that it has {stated} planes but has 7")
+    refused(tmp_path / "b.tif", f"its metadata state stated planes but it has 7")
 
 
 # ---------------------------------------------------------------------- habits of writers
@@ -197,7 +199,7 @@ def test_pages_that_differ_or_are_inverted(tmp_path, values):
         tiff.write(values[1, :5], metadata=None)
     refused(tmp_path / "a.tif", r"page 1 .* has 5 x 8 pixels of uint16 but page 0 has 9 x 8 pix")
     tifffile.imwrite(tmp_path / "b.tif", values, photometric="miniswhite")
-    refused(tmp_path / "b.tif", "says that its zero is white")
+    refused(tmp_path / "b.tif", "has inverted grey values")
     tifffile.imwrite(tmp_path / "c.tif", np.stack([values, values]), metadata={"axes": "TZYX"})
     refused(tmp_path / "c.tif", "it holds 2 times of 7 planes; give one time")
 
@@ -311,7 +313,7 @@ def test_the_sform_wins_and_what_contradicts_it_is_an_error(tmp_path, values):
     assert read_header(str(path)).spacing_um == SPACING
     # pixdim says a millimetre, the sform what is right
     write_nifti(path, values, (80, "<3f", 1, 1, 1))
-    message = r"its sform amounts to voxels of \(0.025, 0.02, 0.03\), its pixdim says \(1, 1, 1\)"
+    message = r"its sform gives voxels of \(0.025, 0.02, 0.03\) but its pixdim \(1, 1, 1\)"
     with pytest.raises(ConfigError, match=message):
         read_header(str(path))
     # left and right are exchanged between the two forms
@@ -350,7 +352,7 @@ def test_a_sheared_header_is_refused_unless_the_user_states_the_grid(tmp_path, v
         ((108, "<f", float("inf")), "begin at byte inf"),
         ((108, "<f", float("nan")), "begin at byte nan"),
         ((108, "<f", -100.0), "begin at byte -100"),
-        ((42, "<3h", 32767, 32767, 32767), r"need \d+ bytes, which \d+ bytes of a file cannot"),
+        ((42, "<3h", 32767, 32767, 32767), r"need \d+ bytes, too many for a file"),
         ((42, "<3h", 8, 9, 5), r"its sizes \(8, 9, 5\) need 1072 bytes but it has 1360"),
         ((42, "<3h", 8, 9, -7), "its sizes are"),
         ((40, "<h", 9), "cannot be read as NIfTI"),
@@ -392,13 +394,13 @@ def test_a_pipe_or_a_device_in_place_of_a_file(tmp_path, name):
 def test_a_compressed_chunk_without_end(tmp_path, values):
     write_precomputed(tmp_path / "p", values, suffix=".gz", pack=gzip.compress)
     next((tmp_path / "p").glob("25*/*")).write_bytes(gzip.compress(bytes(2**26)))
-    with pytest.raises(VolumeError, match="larger than its metadata say"):
+    with pytest.raises(VolumeError, match="larger than its metadata"):
         read(tmp_path / "p")
 
 
 def test_not_one_number(tmp_path):
     write_nifti(tmp_path / "a.nii", np.full(SHAPE, np.nan, np.float32))
-    with pytest.raises(VolumeError, match="none of its voxels is a number"):
+    with pytest.raises(VolumeError, match=r"all of its voxels are NaN\);"):
         read(tmp_path / "a.nii")
 
 
@@ -430,7 +432,7 @@ def written(folder, values, form, spacing_um):
 
 def test_a_zarr_without_a_unit_is_asked_for_its_voxel_size(tmp_path, values):
     write_zarr(tmp_path / "a.zarr", values, unit=None)
-    with pytest.raises(ConfigError, match="does not say how large its voxels are; set input"):
+    with pytest.raises(ConfigError, match="states no voxel size; set input"):
         read_header(str(tmp_path / "a.zarr"))
     with pytest.raises(ConfigError, match="does not say how large its voxels are"):
         open_image(str(tmp_path / "a.zarr"), ImageSettings(orientation="RIP"))
@@ -505,7 +507,7 @@ def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
     header = read_header(str(tmp_path / "p"))
     assert (header.spacing_um, check_whole(header)) == (SPACING, 0)
     next((tmp_path / "p").glob("25*/*")).unlink()
-    with pytest.raises(VolumeError, match=r"has 11 of 12 chunks .*a precomputed volume has no"):
+    with pytest.raises(VolumeError, match=r"has 11 of 12 chunks .*a precomputed volume cannot"):
         check_whole(header)
 
 
@@ -539,7 +541,9 @@ def test_a_volume_of_which_nothing_is_there(tmp_path, values, make):
     for path in [p for p in (tmp_path / "a").glob("*/**/*") if p.is_file()]:
         if path.name != ".zarray":
             path.rename(path.with_name(f"lost_{path.name}"))
-    with pytest.raises(VolumeError, match=r"has no chunk under .*where its metadata say"):
+    with pytest.raises(
+        VolumeError, match=r"has no chunk under .*where its voxels are according to its metadata;"
+    ):
         read_header(str(tmp_path / "a"))
 
 
@@ -559,7 +563,7 @@ def test_an_object_that_own_records_name(tmp_path, values, form):
     assert check_whole(header) == 0
     objects = [p for p in folder.glob("*/**/*") if p.is_file() and p.suffix != ".json"]
     objects[0].unlink()
-    with pytest.raises(VolumeError, match="is absent or changed since it was written"):
+    with pytest.raises(VolumeError, match="has changed since it was written"):
         check_whole(header)
 
 
@@ -567,7 +571,7 @@ def test_chunks_that_no_memory_holds(tmp_path, values):
     write_zarr(tmp_path / "a.zarr", values, chunk=(8, 16, 8))
     path = tmp_path / "a.zarr/0/.zarray"
     path.write_text(path.read_text().replace("[8, 16, 8]", "[4096, 4096, 4096]"))
-    refused(tmp_path / "a.zarr", "chunks of 4096 x 4096 x 4096 voxels in 0, which is more than can")
+    refused(tmp_path / "a.zarr", "chunks of 4096 x 4096 x 4096 voxels in 0 are too")
 
 
 @pytest.mark.parametrize("name", [".zattrs", "0/.zarray", "info"])
@@ -585,7 +589,7 @@ def test_times_are_not_dropped(tmp_path, values):
     steps = [{"type": "scale", "scale": [1, *SPACING]}]
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
     group.attrs["multiscales"] = [image]
-    with pytest.raises(VolumeError, match="holds 2 times; give one volume"):
+    with pytest.raises(VolumeError, match="contains 2 time points; give one volume"):
         read_header(str(tmp_path / "a.zarr"))
 
 

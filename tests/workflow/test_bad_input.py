@@ -113,7 +113,7 @@ ON_S3 = {"input__path": "s3://brains/raw/brain", "store": "s3://brains/terareg-v
         ({"TERAREG_IMAGE": "", "AWS_REGION": ""}, {}, "set AWS_REGION, TERAREG_IMAGE in the env"),
         ({"TERAREG_PREFIX": "s3://brains"}, {}, "TERAREG_PREFIX must be s3://bucket/prefix"),
         ({}, {"store": "results"}, "store: results is a local folder, which jobs on other"),
-        ({}, {"store": "s3://brains/terareg/x"}, "lies among the tracked files"),
+        ({}, {"store": "s3://brains/terareg/x"}, "is among the tracked files"),
     ],
 )
 def test_a_site_of_aws_that_cannot_work_is_named_before_anything_is_asked(

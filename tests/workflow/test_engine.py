@@ -182,7 +182,7 @@ def test_another_workflow_can_use_this_one_as_a_module(deployed):
     jobs = running.job_counts(done)
     for rule in ("index_acquisition", "place_tiles", "register", "make_report"):
         assert jobs.get(rule) == 1, jobs
-    assert "room in the store: " in done.stderr, "the plan, as without a module"
+    assert "space needed in the store: " in done.stderr, "the plan, as without a module"
 
 
 def test_a_module_that_lacks_its_library_says_what_to_do(deployed, tmp_path):

@@ -70,8 +70,8 @@ class LineGains:
 
     def _damaged(self, why: str) -> IntensityError:
         return IntensityError(
-            f"the gains of lines in {self.store.address(self.key)} cannot be read ({why}); run "
-            "again with -R estimate_stripes"
+            f"the line gains in {self.store.address(self.key)} cannot be read ({why}); run again "
+            "with -R estimate_stripes"
         )
 
 
@@ -96,8 +96,7 @@ def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains | None:
         return LineGains(info["lines"], bottoms, store, info["key"], info["sha256"])
     except (KeyError, TypeError) as error:
         raise IntensityError(
-            f"{path} does not describe gains of lines ({error} is missing); run estimate_stripes "
-            "again"
+            f"{path} does not contain line gains ({error} is missing); run estimate_stripes again"
         ) from error
 
 

@@ -124,8 +124,8 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
                       ("regions", "region_volumes"), ("cells", "cells")):  # fmt: skip
         if name in wanted and key not in truth:
             raise ScoreError(
-                f"{paths.truth} knows no {key.replace('_', ' ')}, as its volume was cut and not "
-                f"generated; leave stage {name} out (stages: tiles flatfield fused)"
+                f"{paths.truth} has no {key.replace('_', ' ')}, because its volume was cut and "
+                f"not generated; leave stage {name} out (stages: tiles flatfield fused)"
             )
     result: dict[str, Any] = {key: None for keys in STAGES.values() for key in keys}
     result["details"] = {}

@@ -187,9 +187,9 @@ def count_absent(store: Store, grid: ChunkGrid) -> int:
         looked = itertools.islice(grid.indices(), _MOST_LOOKED_AT)
         absent = next((n for i in looked if (n := grid.name(i, naming)) not in names), "unknown")
         raise VolumeError(
-            f"{store.address(grid.folder)} has {there} of {total} chunks (first that is absent: "
-            f"{absent}), and a precomputed volume has no word for zeros; copy them again, or write "
-            "the volume with its black chunks"
+            f"{store.address(grid.folder)} has {there} of {total} chunks (first missing: "
+            f"{absent}), and a precomputed volume cannot state that missing chunks are zero; copy "
+            "them again, or write the volume with its black chunks"
         )
     return total - there
 
@@ -214,6 +214,6 @@ def _check_chunk(chunk: Sequence[int], dtype: Any, folder: str) -> None:
     item = int(digits[:3]) if str(dtype)[:1] in "<>|=" else -(-int(digits[:3]) // 8)
     if math.prod(chunk) * item > _MOST_CHUNK_BYTES:
         raise ValueError(
-            f"chunks of {' x '.join(map(str, chunk))} voxels in {folder}, which is more than can "
-            "be read at once; write it in smaller chunks"
+            f"chunks of {' x '.join(map(str, chunk))} voxels in {folder} are too large to be read "
+            "at once; write it in smaller chunks"
         )

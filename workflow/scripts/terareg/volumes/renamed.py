@@ -83,7 +83,7 @@ class RenamedChunks:
         except FileNotFoundError as error:
             if self.grid.form == "zarr":
                 return None
-            raise VolumeError(f"{self.store.address(name)} is absent; copy it again") from error
+            raise VolumeError(f"{self.store.address(name)} is missing; copy it again") from error
         return _decompress(data, self.naming.suffix, self._most)
 
     def _array(self, chunks: dict[str, bytes]) -> ts.TensorStore:
@@ -124,5 +124,5 @@ def _decompress(data: bytes, suffix: str, most: int) -> bytes:
         return data
     found = inflate.decompress(data, most)
     if not inflate.eof:
-        raise ValueError("a compressed chunk is cut off, or larger than its metadata say")
+        raise ValueError("a compressed chunk is cut off, or larger than its metadata state")
     return found
