@@ -432,7 +432,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
     text = data["methods"]["text"]
-    assert "the sample, where the volume and brightness of every region were" in text
+    assert "The sides left and right of channel signal, which were 5.0, " in text
     assert "right was multiplied by 0.4 to match left" in text
 
 
@@ -503,7 +503,7 @@ def test_an_error_bar_is_a_column_where_there_is_one(results):
 def test_numbers_of_one_name_are_one_number(results):
     """What is missing is told once: of the tissue that the atlas expects."""
     text = " ".join(Page(report.render_report(gather(results))).words)
-    assert "of the sample" in text
+    assert "missing from the sample" in text
     for number in ("5.0%", "0.05", "5 %"):
         assert f"missing {number}" not in text and f"missing (%) {number}" not in text
 
