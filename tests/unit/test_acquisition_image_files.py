@@ -187,7 +187,7 @@ def test_one_file_of_several_of_an_ome_tiff(tmp_path):
 @pytest.mark.parametrize("stated", [5, 14])
 def test_pages_and_what_is_said_of_them(tmp_path, stated):
     """Neither a black plane for one that is absent, nor a plane dropped."""
-    store, message = Store(str(tmp_path)), f"its metadata state stated planes but it has 7"
+    store, message = Store(str(tmp_path)), f"its metadata state {stated} planes but it has 7"
     for listed in ("", f'<TiffData IFD="0" PlaneCount="{stated}"/>'):
         note = f'<OME><Image><Pixels SizeC="1" SizeT="1" SizeZ="{stated}">{listed}</Pixels>'
         write(tmp_path / "a.tif", metadata=None, description=note + "</Image></OME>")

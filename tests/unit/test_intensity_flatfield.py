@@ -324,7 +324,7 @@ def test_no_tile_with_signal():
 
 
 def test_background_above_the_signal(sums):
-    with pytest.raises(IntensityError, match="lower intensity.flatfield.background"):
+    with pytest.raises(IntensityError, match=r"lower intensity\.flatfield\.background"):
         estimate_flatfield([sums], FlatfieldSettings(background=60000.0))
 
 

@@ -148,10 +148,10 @@ def test_metadata_in_a_companion(tmp_path, values):
 def test_what_a_file_says_and_what_it_has(tmp_path, values, stated, listed):
     pixels = f'<Pixels SizeC="1" SizeT="1" SizeZ="{stated}">{listed.format(stated)}</Pixels>'
     write_ome(tmp_path / "a.tif", values, f"<Image>{pixels}</Image>")
-    refused(tmp_path / "a.tif", f"its metadata state stated planes but it has 7")
+    refused(tmp_path / "a.tif", f"its metadata state {stated} planes but it has 7")
     note = f"ImageJ=1.54\nimages={stated}\nslices={stated}\n"
     tifffile.imwrite(tmp_path / "b.tif", values, metadata=None, description=note)
-    refused(tmp_path / "b.tif", f"its metadata state stated planes but it has 7")
+    refused(tmp_path / "b.tif", f"its metadata state {stated} planes but it has 7")
 
 
 # ---------------------------------------------------------------------- habits of writers

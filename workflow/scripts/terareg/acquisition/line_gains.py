@@ -62,7 +62,7 @@ class LineGains:
     def _array(self) -> tensorstore.TensorStore:
         record = read_record(self.store, f"{self.key}.json")
         if record is None or record.get("sha256") != self.digest:
-            raise self._damaged("its record is absent or belongs to another run")
+            raise self._damaged("its record is missing or belongs to another run")
         try:
             return tensorstore.open(array_spec(self.store, self.key, _CACHE_BYTES)).result()
         except ARRAY_ERRORS as error:

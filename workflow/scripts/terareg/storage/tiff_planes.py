@@ -204,7 +204,9 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
         named = [(a if a == "C" else "Z", n) for a, n in named]
     letters = [a for a, _ in named]
     if len(set(letters)) < len(letters) or not set(letters) <= set("CZT"):
-        raise ValueError(f"{len(letters) + 2} dimensions {tuple(shape)}; give one volume of three")
+        raise ValueError(
+            f"{len(letters) + 2} dimensions {tuple(shape)}; give one volume with three"
+        )
     sizes = dict(named)
     total = 1
     for n in sizes.values():
