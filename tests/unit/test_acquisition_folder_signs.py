@@ -45,7 +45,7 @@ def test_tiles_of_others_in_place_of_a_colm(tmp_path, write, words):
 def test_a_colm_in_place_of_other_tiles(tmp_path):
     raw = write_metadata(tmp_path / "raw", 2, 3)
     words = r".*; the folder contains the Experiment.ini of a COLM .*, for which input.kind is colm"
-    with pytest.raises(AcquisitionError, match="holds no folder of a tile" + words):
+    with pytest.raises(AcquisitionError, match="contains no tile folder" + words):
         survey(raw, "terastitcher", channels={"signal": "."})
     with pytest.raises(AcquisitionError, match="there is no tiles.tsv in" + words):
         survey(raw, "table", table="tiles.tsv")

@@ -60,6 +60,18 @@ def test_entries_come_after_what_they_are_made_from():
     assert Entry.from_json(found["c"].to_json()).options == found["c"].options == {}
 
 
+def test_lengths_are_no_matter_of_the_mask():
+    """So that asking for them later makes no mask again."""
+    plain = entry(do="signal", threshold=5)
+    found = entries_of(check(described(a=plain, b=plain | {"length": True, "thickest_um": 9})))
+    assert found["a"].thickest_um is None and found["b"].thickest_um == 9
+    assert found["b"].options == {"threshold": 5}
+    assert found["b"].without_table_keys().settings == {
+        key: value for key, value in found["a"].settings.items()
+        if key not in ("image", "length", "thickest_um")
+    }  # fmt: skip
+
+
 def test_no_key_of_the_section_changes_a_configuration_without_it():
     config = described()
     del config["derived"]
@@ -109,6 +121,30 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
             "derived.a.do: 'converts' is not possible; did you mean convert?",
         ),
         ({"a": {"from": "fused/signal"}}, "derived.a: key do is missing"),
+        (
+            {"a": entry(do="signal", threshold=5, length=True, level=1)},
+            "derived.a.length: it is measured in the regions of atlases, which needs a mask of the",
+        ),
+        (
+            {"a": entry(do="signal", threshold=128, method="probability")},
+            "derived.a.threshold: 128 is no probability; give more than 0 and at most 1",
+        ),
+        (
+            {"a": entry(do="signal", threshold=0.5, method="probability", background_um=9)},
+            "derived.a.background_um: probabilities have no background; remove it",
+        ),
+        (
+            {"a": entry("p.tif", "signal", threshold=0.5, image="fused/green")},
+            "derived.a.image: 'fused/green' is not a volume of this sample",
+        ),
+        (
+            {"a": entry("p.tif", "signal", threshold=0.5, length=True)},
+            "or name the channel whose grid it has (image: fused/CHANNEL)",
+        ),
+        (
+            {"a": entry(do="signal", threshold=5, thickest_um=9)},
+            "derived.a.thickest_um belongs to length: true; set that",
+        ),
         ({"a": entry(colour=1)}, "derived.a.colour is not a known key"),
         (
             {"a": entry(factor=[2, 2, 2])},
@@ -154,6 +190,14 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         (
             {"a": entry(do="equalize", clip_percent=50)},
             "derived.a.clip_percent: 50 must be more than 50",
+        ),
+        (
+            {"a": entry(do="equalize", contrast_limit=0.02)},
+            "derived.a.contrast_limit: 0.02 limits the contrast of regions, which need",
+        ),
+        (
+            {"a": entry(do="equalize", local_um=0)},
+            "derived.a.local_um: 0 must be more than 0",
         ),
         ({"a/b": entry()}, "derived: 'a/b' would make a bad folder name"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import threading
 
@@ -24,7 +25,7 @@ from terareg.derived.counts import add_counts, count_values, percentiles
 from terareg.derived.stretch import Stretch
 from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
-from terareg.derived.view import check_unchanged, open_view
+from terareg.derived.view import check_unchanged, count_absent, open_view
 from terareg.storage.store import Store
 from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
@@ -421,6 +422,47 @@ def test_tables_of_ids_as_spreadsheets_write_them(tmp_path, text):
     assert read_id_table(str(tmp_path / "ids.csv")) == {1: 2}
 
 
+def test_a_table_in_parquet_without_its_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "ids.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ConfigError,
+        match=r"ids\.parquet cannot be read: Parquet needs the package pyarrow, which is not "
+        r"installed; install it",
+    ):
+        read_id_table(str(tmp_path / "ids.parquet"))
+
+
+def test_tables_of_ids_in_parquet(tmp_path):
+    """With 64 bits, other columns between and other cases of letters."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra and is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = str(tmp_path / "ids.parquet")
+    largest = 2**64 - 1
+
+    def write(**columns):
+        parquet.write_table(arrow.table(columns), path)
+
+    old = np.array([1, 7, largest], np.uint64)
+    write(To=arrow.array([5, 6, 7], arrow.int32()), name=["a", "b", "c"], From=arrow.array(old))
+    assert read_id_table(path) == {1: 5, 7: 6, largest: 7}
+    for columns, words in (
+        ({"from": [1.0], "to": [2]}, "column 'from' holds double, not integers"),
+        ({"from": [1, 1], "to": [2, 3]}, "id 1 becomes 2 and 3"),
+        ({"from": [1, None], "to": [2, 3]}, "row 2 holds None, not a whole number"),
+        ({"from": [1], "to": [-2]}, "row 1 holds -2, not a whole number"),
+        ({"a": [1], "to": [2]}, "its columns are 'a', 'to', without from and to"),
+        ({"from": arrow.array([], arrow.int64()), "to": arrow.array([], arrow.int64())}, "no row"),
+    ):
+        write(**columns)
+        with pytest.raises(ConfigError, match=words):
+            read_id_table(path)
+    file = tmp_path / "ids.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match=r"ids\.parquet cannot be read"):
+        read_id_table(path)
+
+
 @pytest.mark.slow
 @EXAMPLES
 @given(shape=SHAPES, seed=st.integers(0, 9), labels=st.booleans())
@@ -506,6 +548,26 @@ def test_a_source_elsewhere_keeps_its_place_and_is_watched(store, tmp_path):
     Store(path).write("0-4_0-4_0-4", b"other")
     with pytest.raises(VolumeError, match="changed while it was being read"):
         check_unchanged(path, state)
+
+
+def test_chunks_that_a_source_elsewhere_lacks_are_told(store, tmp_path):
+    array = noise((9, 8, 7), "uint16")
+    array[:4, :4, :4] = 0
+    path = f"{tmp_path}/lab/precomputed"
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": "uint16", "num_channels": 1},
+        "scale_metadata": {"size": [7, 8, 9], "encoding": "raw", "chunk_size": [4, 4, 4],
+                           "resolution": [500, 500, 2000]},
+    }  # fmt: skip
+    ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
+    entry = entry_of("convert", address=path)
+    for look in (lambda: count_absent(entry, path), lambda: run_entry(store, entry)):
+        with pytest.raises(VolumeError, match=r"0-4_0-4_0-4.* set fill_missing: true if"):
+            look()
+    entry = entry_of("convert", address=path, fill_missing=True)
+    assert count_absent(entry, path) == 1 and count_absent(entry, "https://lab.org/a") == 0
+    np.testing.assert_array_equal(run_entry(store, entry).read(0), array)
 
 
 def test_negative_ids_and_regions_outside_are_told(store, tmp_path):

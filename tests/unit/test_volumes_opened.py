@@ -196,7 +196,7 @@ def test_a_store_on_the_web_is_read_only_and_public(web):
                 lambda: store.delete_folder("x"), lambda: store.create("x")):  # fmt: skip
         with pytest.raises(StoreError, match="is read-only"):
             act()
-    with pytest.raises(StoreError, match="holds a user or a password"):
+    with pytest.raises(StoreError, match="contains a user name or password"):
         store_at("https://me:secret@server/x")
     with pytest.raises(StoreError, match="not the address of a folder on the web"):
         store_at("https://server/x?token=1")

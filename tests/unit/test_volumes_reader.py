@@ -150,7 +150,7 @@ def test_boxes(linear):
     assert linear.read(1, (0, 0, 0), (0, 4, 4)).shape == (0, 4, 4)
     with pytest.raises(VolumeError, match=r"box .*beyond level 0 of v, whose shape is"):
         linear.read(0, (0, 0, 0), (41, 2, 2))
-    with pytest.raises(VolumeError, match="has levels 0 to 4, there is no level 9"):
+    with pytest.raises(VolumeError, match="has levels 0 to 4, not 9"):
         linear.read(9)
     with pytest.raises(VolumeError, match="resolution -1 um is impossible"):
         linear.resampled(-1)

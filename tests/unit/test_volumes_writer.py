@@ -504,7 +504,7 @@ def test_what_is_lost_is_named_and_comes_back_equal(written, lost):
         store.write(name, store.read(name)[:-7])
     else:
         store.delete(name)
-    message = {"record": f"1 of {len(plan.blocks())} blocks missing .first: {block.name}",
+    message = {"record": f"1 of {len(plan.blocks())} blocks are missing .first: {block.name}",
                "pyramid": "no coarse levels"}.get(lost, name)  # fmt: skip
     with pytest.raises(VolumeError, match=message):
         finalize_volume(store, "v", plan)
@@ -672,7 +672,7 @@ def test_init_is_idempotent_and_refuses_another_volume(written):
     assert not list((tmp_path / "a/v").rglob("*.shard"))
     delete_volume(store, "v")
     assert files(tmp_path / "a") == {}
-    with pytest.raises(VolumeError, match="not a volume of terareg"):
+    with pytest.raises(VolumeError, match="not a volume written by terareg"):
         Volume(store, "v")
 
 

@@ -55,7 +55,7 @@ class Components(Joining):
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """Join the components of all blocks."""
         joined, found = self.joined(parts, self.settings)
-        if not len(joined.voxels):
+        if not joined.count:
             raise VolumeError(
                 f"{self.source.name}: no component is left (left out as dust: {joined.dust}, of "
                 f"{joined.dust_vox} voxels); check the source, the threshold and dust_vox"
@@ -63,8 +63,7 @@ class Components(Joining):
         logger.info(
             "%d components with %d voxels in all, the largest with %d; left out as dust: %d with "
             "%d voxels in all",
-            len(joined.voxels), joined.voxels.sum(), joined.voxels.max(), joined.dust,
-            joined.dust_vox,
+            joined.count, joined.kept_vox, joined.largest_vox, joined.dust, joined.dust_vox,
         )  # fmt: skip
         return found
 

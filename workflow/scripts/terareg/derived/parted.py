@@ -11,7 +11,8 @@ from terareg.core.errors import VolumeError
 from terareg.derived.tool import Measured, Tool
 from terareg.objects.components import join_parts
 from terareg.objects.id_shards import IdShards
-from terareg.objects.labelling import ComponentSettings, Joined, extended
+from terareg.objects.joining import Joined
+from terareg.objects.labelling import ComponentSettings, extended
 from terareg.objects.parts import Parts
 from terareg.objects.properties import FOLDER, write_numbers
 from terareg.storage.records import damaged_objects
@@ -93,7 +94,8 @@ class Joining(Parted):
         return joined, {
             "block": found["block"],
             "digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
-            "voxels": joined.voxels,
+            "count": np.array([joined.count]),
+            "voxels": np.array([joined.kept_vox]),
         }
 
     def numbers(self, block: Block, measured: Measured) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from terareg.storage.records import read_json_as, write_json
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
+    from terareg.volumes.warps import Warp
 
 logger = logging.getLogger(__name__)
 
@@ -206,6 +207,22 @@ def channel_poses(
         places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
         matrices[name] = lean if bent is None else bent @ lean
     return places, matrices
+
+
+def channel_warps(
+    names: Iterable[str],
+    placement: Placement,
+    shifts: Sequence[ChannelShift],
+    tile_shape: Sequence[int],
+) -> dict[str, Warp]:
+    """Fields of tiles of a channel, or of one of its sides, as fusion needs them.
+
+    They are those of the alignment channel, at the pixels that show the same; see
+    :func:`channel_poses`.
+    """
+    found = placement.warps(tile_shape)
+    moved, bent = _chained([shift.applied(tile_shape) for shift in shifts])
+    return {n: replace(found[n], moved=moved, bent=bent) for n in names if n in found}
 
 
 def _chained(

@@ -10,8 +10,8 @@ from terareg.stitching import mip_ncc
 
 ENGINES = ("ncc", "mip_ncc")
 #: how a tile may lie, see :func:`terareg.stitching.solver.place`, and models that need points
-MODELS = ("translation", "depth", "affine", "auto")
-MODELS_OF_POINTS = ("affine", "auto")
+MODELS = ("translation", "depth", "affine", "elastic", "auto")
+MODELS_OF_POINTS = ("affine", "elastic", "auto")
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": (
-            "Look at the map of the tiles: are the unused displacements all in one row or column?"
-        ),
+        "advice": "Look at the map of the tiles: are the unused displacements all in one row or "
+        "column?",
     },
     "stitching.loose_tiles": {
         "text": "Tiles with tissue whose position was not measured",
@@ -116,14 +115,25 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Fusion corrects this; look at their seams, and check that camera and objective "
         "are fixed. Section Stitching gives the names and figures of the tiles.",
     },
+    "stitching.distorted_tiles": {
+        "text": "Tiles that are distorted within themselves",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Fusion puts them right near their seams. Far from any seam nothing is known: "
+        "match the refractive index of sample and medium, or acquire with more overlap. Their size "
+        "stands in section Stitching.",
+    },
     "stitching.seam_misfit_vox": {
         "text": "Residual misfit of parts of seams, 95th percentile",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": None,
-        "advice": "Tiles are warped within themselves, which is not corrected: look at the seams. "
-        "Acquire with more overlap, using only the centre of the field of view.",
+        "advice": "Tiles are warped within themselves, and not corrected unless a warning says so: "
+        "look at the seams. Try stitching.model: elastic, or acquire with more overlap, "
+        "using only the centre of the field of view.",
     },
     "stitching.seams_off_percent": {
         "text": "Seams that correlate less than half as well at the placed positions as at their "
@@ -181,9 +191,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "at the flat-fields of both sides.",
     },
     "stitching.sides_sharper": {
-        "text": (
-            "Sharpness of each side of a channel in its own half, relative to the other side there"
-        ),
+        "text": "Sharpness of each side of a channel in its own half, relative to the other side "
+        "there",
         "unit": "times",
         "worse": "below",
         "warn": 1.0,
@@ -196,9 +205,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0.5,
         "fail": 5.0,
-        "advice": (
-            "Lower the exposure next time; the intensities of bright regions are underestimated."
-        ),
+        "advice": "Lower the exposure next time; the intensities of bright regions are "
+        "underestimated.",
     },
     "volume.clipped_percent": {
         "text": "Voxels clipped by a correction",
@@ -240,9 +248,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 1.25,
         "fail": 1.6,
-        "advice": (
-            "A brain is rarely stretched along one axis only: check the voxel size along each axis."
-        ),
+        "advice": "A brain is rarely stretched along one axis only: check the voxel size along "
+        "each axis.",
     },
     "registration.inverse_error_vox": {
         "text": "Largest error after mapping to the sample and back",
@@ -267,13 +274,12 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 0.01,
         "fail": -0.02,
-        "advice": "The deformation follows noise, or contrast that is absent from the atlas: raise "
-        "registration.regularisation, or register another channel.",
+        "advice": "The deformation follows noise, or contrast that is absent from the atlas: "
+        "raise registration.regularisation, or register another channel.",
     },
     "registration.unexplained_percent": {
-        "text": (
-            "Fraction of the tissue in regions that differ from the prediction by more than noise"
-        ),
+        "text": "Fraction of the tissue in regions that differ from the prediction by more than "
+        "noise",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -330,9 +336,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 95.0,
         "fail": 50.0,
-        "advice": (
-            "Expected if only part of a brain was imaged; otherwise check orientation and pose."
-        ),
+        "advice": "Expected if only part of a brain was imaged; otherwise check orientation and "
+        "pose.",
     },
     "accuracy.mean_um": {
         "text": "Fiducial error, mean",
@@ -391,8 +396,8 @@ def merge_thresholds(changes: Mapping[str, Mapping[str, float | None]] | None) -
                 raise ConfigError(f"threshold {key}: {name!r} is unknown; give warn or fail")
             if value is not None and not isinstance(value, (int, float)):
                 raise ConfigError(
-                    f"threshold {key}: {name} {value!r} is not a number; give one, or null for no "
-                    "limit"
+                    f"threshold {key}: {name} {value!r} is not a number; give one, "
+                    "or null for no limit"
                 )
             table[key][name] = value
     return table
@@ -426,7 +431,20 @@ def judge(
 
 
 def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
-    """Figures of a registration to be judged, from its ``summary.json``."""
+    """Figures of a registration to be judged, from its ``summary.json``.
+
+    Where the atlas was reached through another one, those of the other's registration and, if it
+    has some, of the known transform between the two follow, each with its own subject.
+    """
+    found = _of_one(summary, atlas)
+    if "through" in summary:
+        through = summary["through"]
+        found += _of_one(summary.get("registered") or {}, through)
+        found += _of_one(summary.get("known_registration") or {}, f"{atlas} to {through}")
+    return found
+
+
+def _of_one(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
@@ -434,6 +452,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
+    voxel = voxel or finite(summary.get("voxel_um"))
     figures["inverse_error_vox"] = error / voxel if error is not None and voxel else None
     before, after = (finite(summary.get(f"match_{k}")) for k in ("affine", "deformed"))
     if before is not None and after is not None:

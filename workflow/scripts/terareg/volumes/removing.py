@@ -244,7 +244,7 @@ def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[En
     """Objects of the chunks of a level that lie in a region as a whole."""
     grid = level.grid
     assert grid is not None, "of a level that is going no region is asked for"
-    if grid.shards:
+    if grid.sharding:
         raise VolumeError(
             f"{volume.store.address(grid.folder)} has its chunks in shards, which can only be "
             "removed as a whole; convert the volume with sharded: false, or convert the part to "
