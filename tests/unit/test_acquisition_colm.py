@@ -175,8 +175,8 @@ def test_a1_decoys_are_left_out(tmp_path: Path) -> None:
     assert len(acquisition.channels) == 1 and acquisition.tile_shape[0] == 4
     # every image and folder that is not understood is named, files of other kinds are not
     assert acquisition.problems == (
-        "1 folders of VW0 that are not a tile's were passed over (first: LOC_old)",
-        "2 images in folders of tiles are no planes by their names and were passed over (first: "
+        "1 folders of VW0 that do not belong to a tile were ignored (first: LOC_old)",
+        "2 images in tile folders do not have names of planes and were ignored (first: "
         "VW0/LOC000/CHN00_bias.tiff)",
     )
 

@@ -218,7 +218,7 @@ def test_decoys_are_left_out(tmp_path):
     acquisition = index(tmp_path)
     assert len(acquisition.tiles) == 4
     assert acquisition.problems == (
-        "1 folders that are not a tile's were passed over (first: old)",
+        "1 folders that do not belong to a tile were ignored (first: old)",
     )
 
 
@@ -245,7 +245,7 @@ def test_empty_folders_are_places_that_were_not_imaged(tmp_path):
         "001000_001000", "001000_001060", "001080_001000",
     ]  # fmt: skip
     assert acquisition.problems == (
-        "2 folders without an image were taken for places that were not imaged (first: "
+        "2 folders without an image were taken for positions that were not imaged (first: "
         "001080/001080_001060)",
     )
 
@@ -325,7 +325,7 @@ def test_a_single_line_has_no_overlap_along_the_other_axis(tmp_path, cells):
     expected = [o if n > 1 else 0 for o, n in zip((0.2, 0.25), (acquisition.rows, len(cells)))]
     assert acquisition.overlap[0] == pytest.approx(expected[0])
     assert len(acquisition.pairs()) == len(cells) - 1
-    alone = ("there is one tile only; nothing is stitched",) if len(cells) == 1 else ()
+    alone = ("there is only one tile, so nothing is stitched",) if len(cells) == 1 else ()
     assert acquisition.problems == alone
 
 

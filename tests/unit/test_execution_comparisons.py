@@ -123,7 +123,7 @@ def test_where_the_section_belongs(tmp_path, monkeypatch, finished):
     ):
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             load_run({"comparisons": {"x": wrong}})
-    with pytest.raises(ConfigError, match="are not compared; copy the small files"):
+    with pytest.raises(ConfigError, match="cannot be compared; copy the small files"):
         load_run({"comparisons": {"x": {"table": "t", "atlas": "a"}}}, "s3://bucket/results")
     with pytest.raises(ConfigError, match="'cohort' is reserved for comparisons of groups"):
         load_run({**sample, "sample": "cohort"})

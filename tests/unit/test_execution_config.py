@@ -79,7 +79,7 @@ def changed(path, value):
         (
             "volume.block",
             100,
-            "volume.block: 100 is not a power of two times volume.chunk; give 64, 128",
+            "volume.block: 100 is not volume.chunk times a power of two; give 64, 128",
         ),
         ("registration.levels", 0, "registration.levels: 0 must be at least 1"),
         ("registration.atlases", ["mouse", "mouse"], "registration.atlases"),

@@ -191,10 +191,13 @@ def test_volumes_of_the_sample_are_sources(workspace):
             {"do": "convert", "level": 3},
             "derived.a.level: 3 is not a level of LAB, which has levels 0 to 2",
         ),
-        ({"do": "convert", "downsampling": "mean"}, "derived.a.downsampling: labels have no mean"),
+        (
+            {"do": "convert", "downsampling": "mean"},
+            ("derived.a.downsampling: labels cannot be averaged"),
+        ),
         (
             {"do": "downsample", "downsampling": "mean"},
-            "derived.a.downsampling: labels have no mean",
+            "derived.a.downsampling: labels cannot be averaged",
         ),
         ({"do": "equalize"}, "derived.a.do: equalize is made of image, and LAB is labels"),
         (
@@ -203,7 +206,7 @@ def test_volumes_of_the_sample_are_sources(workspace):
         ),
         (
             {"do": "remap", "table": "ids.csv", "ids": "uint32"},
-            "ids.csv makes id 4294967296 of 1, which uint32 cannot hold; set ids: uint64",
+            "ids.csv maps id 1 to 4294967296, too large for uint32; set ids: uint64",
         ),
         ({"do": "remap", "table": "other.csv"}, "derived.a.table: 'other.csv' does not exist"),
         (
@@ -213,7 +216,7 @@ def test_volumes_of_the_sample_are_sources(workspace):
         ),
         (
             {"do": "convert", "channel": 1},
-            "derived.a.channel: LAB has channels 0 to 0, there is no",
+            "derived.a.channel: LAB has channels 0 to 0, not",
         ),
         (
             {"do": "convert", "format": "precomputed", "codec": "png"},

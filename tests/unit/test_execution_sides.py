@@ -41,7 +41,7 @@ def test_the_ends_of_every_axis_are_known(low, high):
         ({"signal": {"left": "-x", "rihgt": "+x"}},
          r"input.sides.signal: 'rihgt' is not among input.channels \(left, right, auto\)"),
         ({"auto": {"left": "-x", "right": "+x"}},
-         "input.sides.auto: 'auto' is listed under input.channels as well, by itself"),
+         "input.sides.auto: 'auto' is also a channel under input.channels"),
         ({"a": {"left": "-x", "right": "+x"}, "b": {"left": "-x", "auto": "+x"}},
          "input.sides.b: 'left' is a side of a already"),
         ({"signal": {"left": "-x", "right": None}},

@@ -122,5 +122,5 @@ def test_stacks_that_begin_at_different_heights(tmp_path):
 
 def test_a_lif_of_overviews_alone(tmp_path):
     files.write_lif(tmp_path / "x.lif", [("a", np.ones((1, 1, 1, 8, 8), np.uint16), "")])
-    with pytest.raises(AcquisitionError, match="holds no stack of several planes"):
+    with pytest.raises(AcquisitionError, match="contains no stack of several planes"):
         found(tmp_path)

@@ -109,7 +109,7 @@ def test_voxels_without_a_value_give_a_warning_and_finite_fields():
     result = register(atlas(), broken, SETTINGS, np.eye(4))
     assert is_finite(result)
     for warnings in (info["warnings"], result.summary["warnings"]):
-        assert any(w.startswith("not_a_number: sample has 1.06 % voxels") for w in warnings)
+        assert any(w.startswith("not_a_number: sample has 1.06 % of its voxels") for w in warnings)
     before = truth.error_um(Transform.from_affine(np.eye(4), ATLAS_FRAME, ATLAS_FRAME))
     assert truth.error_um(result.transform) < 0.7 * before
 

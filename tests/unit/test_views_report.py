@@ -320,7 +320,7 @@ def test_unused_links_are_listed_with_their_reason(results):
     rows = stage["tables"][1]["rows"]
     assert rows == [
         ["LOC001", "LOC002", "contradicts the others, not used", "50", "residual 50 > 3"],
-        ["LOC000", "LOC002", "not measured well, not used", "0", "windows disagree (1 of 6 agree)"],
+        ["LOC000", "LOC002", "poorly measured, not used", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
 
@@ -414,7 +414,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     match = {
         "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "across": "volume",
         "gain": 0.4, "gain_sigma": 0.01, "left_percent": 4.0, "places": 9, "sharper": 0.8,
-        "warnings": ["exchange the ends"],
+        "warnings": ["swap the ends"],
     }  # fmt: skip
     shift = {"channel": "right", "against": "left", "state": "measured", "bend_vox": 0.0,
              "shift_vox": [1.0, -2.0, 0.5], "sigma_vox": [0.02] * 3, "agree": 8, "of": 9,
@@ -428,7 +428,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     assert found["stitching.sides_left_percent"]["status"] == "warn"
     assert found["stitching.sides_sharper"]["status"] == "fail"
     stage = next(s for s in data["stages"] if s["id"] == "stitching")
-    assert "exchange the ends" in stage["warnings"]
+    assert "swap the ends" in stage["warnings"]
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
     text = data["methods"]["text"]
@@ -454,7 +454,7 @@ def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_
     assert not [subject for _, subject in found if subject == "ch2"]
     stage = next(s for s in data["stages"] if s["id"] == "stitching")
     assert "the shift of ch2 is not" in stage["warnings"]
-    (table,) = [t for t in stage["tables"] if t["title"] == "Channels that do not coincide"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Shifts between channels"]
     assert [row[0] for row in table["rows"]] == ["ch1", "ch2", "ch3"]
 
 
@@ -518,7 +518,7 @@ def test_keys_of_files_never_reach_the_reader(results):
     ]
     names = [row[0] for row in shown]
     assert not [n for n in names if "_" in n or "new key" in n or "other thing" in n]
-    assert ["brightness, brightest hundredth (factor of the mean)", "1.257"] in shown
+    assert ["brightness, 99th percentile (factor of the mean)", "1.257"] in shown
 
 
 def test_settings_are_all_there_and_changed_ones_by_themselves(results):

@@ -313,13 +313,13 @@ def test_the_sform_wins_and_what_contradicts_it_is_an_error(tmp_path, values):
     assert read_header(str(path)).spacing_um == SPACING
     # pixdim says a millimetre, the sform what is right
     write_nifti(path, values, (80, "<3f", 1, 1, 1))
-    message = r"its sform amounts to voxels of \(0.025, 0.02, 0.03\), its pixdim says \(1, 1, 1\)"
+    message = r"its sform gives voxels of \(0.025, 0.02, 0.03\) but its pixdim \(1, 1, 1\)"
     with pytest.raises(ConfigError, match=message):
         read_header(str(path))
     # left and right are exchanged between the two forms
     row = struct.unpack_from("<4f", path.read_bytes(), 280)
     write_nifti(path, values, (280, "<4f", *(-v for v in row)))
-    with pytest.raises(ConfigError, match="its sform gives the axes z, y, x as SPR but its"):
+    with pytest.raises(ConfigError, match=r"its sform gives the axes z, y, x as S.[RL] but its"):
         read_header(str(path))
     # what the user states overrules both
     header = read_header(str(path), SPACING)
@@ -400,7 +400,7 @@ def test_a_compressed_chunk_without_end(tmp_path, values):
 
 def test_not_one_number(tmp_path):
     write_nifti(tmp_path / "a.nii", np.full(SHAPE, np.nan, np.float32))
-    with pytest.raises(VolumeError, match="none of its voxels is a number"):
+    with pytest.raises(VolumeError, match="all of its voxels are NaN"):
         read(tmp_path / "a.nii")
 
 
@@ -609,7 +609,7 @@ def test_chunks_that_no_memory_holds(tmp_path, values):
     write_zarr(tmp_path / "a.zarr", values, chunk=(8, 16, 8))
     path = tmp_path / "a.zarr/0/.zarray"
     path.write_text(path.read_text().replace("[8, 16, 8]", "[4096, 4096, 4096]"))
-    refused(tmp_path / "a.zarr", "chunks of 4096 x 4096 x 4096 voxels in 0, which is more than can")
+    refused(tmp_path / "a.zarr", "chunks of 4096 x 4096 x 4096 voxels in 0 are too large")
 
 
 @pytest.mark.parametrize("name", [".zattrs", "0/.zarray", "info"])
@@ -627,7 +627,7 @@ def test_times_are_not_dropped(tmp_path, values):
     steps = [{"type": "scale", "scale": [1, *SPACING]}]
     image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
     group.attrs["multiscales"] = [image]
-    with pytest.raises(VolumeError, match="holds 2 times; give one volume"):
+    with pytest.raises(VolumeError, match="contains 2 time points; give one volume"):
         read_header(str(tmp_path / "a.zarr"))
 
 

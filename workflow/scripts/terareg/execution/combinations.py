@@ -319,9 +319,9 @@ def _check_through(name: str, atlas: dict[str, Any], atlases: dict[str, Any]) ->
         )
     if points is None and not is_folder(through["transform"]):
         raise ConfigError(
-            f"{key}.points_from is missing; files of ITK and ANTs do not say whose points they map "
-            f"to the other atlas: write {name!r} or {other!r} (a transform that brings the image "
-            f"of {other} onto the grid of {name} maps points of {name})"
+            f"{key}.points_from is missing; files of ITK and ANTs do not state whose points they "
+            f"map to the other atlas; write {name!r} or {other!r} (a transform that brings the "
+            f"image of {other} onto the grid of {name} maps points of {name})"
         )
     if isinstance(through["transform"], list):
         for path in through["transform"]:
