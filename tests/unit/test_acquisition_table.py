@@ -221,8 +221,8 @@ def test_holes_and_an_empty_column_between_columns(tmp_path):
     assert acquisition.scanned() == ((False, True, False, True), (True, True, False, True))
     assert len(acquisition.pairs()) == 3
     assert acquisition.problems == (
-        "column 2 of the grid (counted from 0) without any tile: what lies on the two sides is "
-        "placed by the stage's steps alone",
+        "column 2 of the grid (counted from 0) without any tile: the parts on either side "
+        "are placed by the nominal steps of the stage alone",
     )
     xml = stages.from_acquisition(acquisition, "signal")
     assert [s.dir_name for s in xml.stacks] == ["", ".", "", ".", ".", ".", "", "."]

@@ -66,7 +66,7 @@ def test_inside_a_clone_the_command_is_the_short_one(sample, monkeypatch):
 def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
     Path("my brain").mkdir()
     with pytest.raises(
-        ConfigError, match="is a folder, not a sample file; terareg init 'my brain'"
+        ConfigError, match="is a folder, not a sample file; write one with: terareg init 'my brain'"
     ):
         snakemake_command(Path("my brain"), [])
 

@@ -51,7 +51,7 @@ def test_a_sample_may_have_its_results_elsewhere(finished, tmp_path):
 def test_a_path_that_snakemake_would_misread_is_refused(finished, tmp_path):
     (tmp_path / "cohort.tsv").rename(tmp_path / "{mine}.tsv")
     with pytest.raises(
-        CohortError, match=r"comparisons.drug: '\{mine\}.tsv' holds a word in braces"
+        CohortError, match=r"comparisons.drug: '\{mine\}.tsv' contains a word in braces"
     ):
         comparisons.check(run_of(table="{mine}.tsv"))
 

@@ -203,7 +203,7 @@ def test_every_flipped_bit_of_a_file_between_two_jobs_is_found(tmp_path, root):
         spoiled = bytearray(whole)
         spoiled[bit // 8] ^= 1 << bit % 8
         (tmp_path / FILE).write_bytes(spoiled)
-        with pytest.raises(StoreError, match=r"flatfield\.tif is not what demo_rule wrote"):
+        with pytest.raises(StoreError, match=r"flatfield\.tif has changed since demo_rule wrote"):
             compare_checksums(store, "results/brain", where)
 
 

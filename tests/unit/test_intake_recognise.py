@@ -169,7 +169,9 @@ def test_channels_that_are_left_and_right_are_guessed_to_be_two_sides(here, caps
     source = config["input"]
     assert source["channels"] == {"ch488_left": "488/left", "ch488_right": "488/right"}
     assert source["sides"] == {"ch488": {"ch488_left": "-x", "ch488_right": "+x"}}
-    assert "GUESS: channels whose names differ in left and right" in Path("brain.yaml").read_text()
+    assert ("GUESS: channels whose names differ only in left and right") in Path(
+        "brain.yaml"
+    ).read_text()
     check_tiles(config, ["ch488_left", "ch488_right"])
 
 
@@ -347,7 +349,7 @@ def test_files_of_many_on_s3(bucket, here):
 def test_what_is_not_read_is_named_with_what_to_do(here):
     (here / "scan.nd2").write_bytes(b"\xda\xce\xbe\n")
     for place in (here / "scan.nd2", here):
-        with pytest.raises(AcquisitionError, match=r"scan.nd2: .nd2 files are not read; export"):
+        with pytest.raises(AcquisitionError, match=r"scan.nd2: .nd2 files cannot be read; export"):
             recognise(str(place))
     (here / "dataset.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     with pytest.raises(AcquisitionError, match=r"give the XML file of the BigStitcher project"):
@@ -362,6 +364,6 @@ def test_files_that_are_there_are_kept(here, capsys):
     folders.own_table(here / "raw")
     Path("sample.yaml").write_text("mine\n")
     assert main(["init", str(here / "raw")]) == 1
-    assert "sample.yaml is there already; give another name" in capsys.readouterr().err
+    assert "sample.yaml already exists; give another name" in capsys.readouterr().err
     assert Path("sample.yaml").read_text() == "mine\n"
     assert main(["init", str(here / "raw"), "--force"]) == 0

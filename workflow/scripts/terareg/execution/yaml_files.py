@@ -64,7 +64,7 @@ def check_size(data: Any, name: str) -> None:
         if left < 0 or depth > _MOST_DEPTH:
             how = f"more than {_MOST_DEPTH} levels" if left >= 0 else f"over {_MOST_NODES} values"
             raise ConfigError(
-                f"{name} has {how}, when its aliases (&, *) are expanded; write it without them"
+                f"{name} has {how} when its aliases (&, *) are expanded; write it without them"
             )
         if isinstance(value, Mapping):
             stack += [(part, depth + 1) for part in value.values()]
