@@ -65,7 +65,7 @@ def changed(path, value):
             {488: 0},
             "input.channels: the name 488 is not text; write it in quotes",
         ),
-        ("input.path", "~/raw", "input.path: '~/raw' begins with ~; write the full path"),
+        ("input.path", "~/raw", "input.path: '~/raw' begins with ~; write"),
         ("store", "", "store: '' does not fit"),
         (
             "results",
@@ -86,10 +86,7 @@ def changed(path, value):
         (
             "input.channels",
             {"mouse": 0},
-            (
-                "'mouse' is the name of two viewer layers (channels, atlases, tiles); rename one of "
-                "them"
-            ),
+            "'mouse' is the name of two viewer layers",
         ),
         (
             "points",

@@ -50,7 +50,7 @@ def test_a_job_has_one_line_at_its_start_and_one_at_its_end():
     assert shown(*RUN) == [
         "Job stats",
         "fuse brain ch0: starts",
-        "register brain: submitted",
+        "register brain: is submitted",
         "fuse brain ch0: done in 32 s, 1 of 2",
         "Error in rule x",
         "register brain: done in 2.0 h, 2 of 2",
@@ -61,7 +61,7 @@ def test_a_job_has_one_line_at_its_start_and_one_at_its_end():
 def test_what_the_user_silenced_stays_silent():
     assert shown(*RUN, quiet=(LogEvent.JOB_FINISHED, LogEvent.PROGRESS))[1:3] == [
         "fuse brain ch0: starts",
-        "register brain: submitted",
+        "register brain: is submitted",
     ]
     assert not [line for line in shown(*RUN, quiet=(LogEvent.JOB_FINISHED,)) if "done" in line]
 

@@ -58,7 +58,7 @@ def test_without_a_pixel_size_it_is_asked_for_only_where_positions_do_not_need_i
         ({"ChunkTransformationMatrixAxis": None}, "give a matrix of 4 x 4"),
         ({"ChunkTransformationMatrix": [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
          "rotates or stretches the chunk along X"),
-        ({"ChunkTransformationMatrix": [["a", 0, 0, 0]] + [[0, 0, 1, 0]] * 3}, "values that are not numbers"),
+        ({"ChunkTransformationMatrix": [["a", 0, 0, 0]] + [[0, 0, 1, 0]] * 3}, "are not numbers"),
         ({"PixelSize": [-1, 2, 3]}, r"PixelSize is \[-1, 2, 3\]"),
         ({"PixelSize": [9, 9, 9]}, "its chunks have PixelSize"),
     ],

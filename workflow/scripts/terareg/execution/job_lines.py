@@ -64,7 +64,7 @@ class JobLines(logging.Filter):
         values = " ".join(str(value) for value in (said.get("wildcards") or {}).values())
         label = f"{said['rule_name']} {values}".rstrip()
         self._running[said["jobid"]] = label, self._clock()
-        self._write(record, label, "starts" if said.get("local") else "submitted")
+        self._write(record, label, "starts" if said.get("local") else "is submitted")
 
     def _end(self, record: logging.LogRecord) -> None:
         self._done += 1
