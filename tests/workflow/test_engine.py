@@ -208,7 +208,7 @@ def test_an_environment_in_a_folder_with_a_blank_is_one_sentence(workspace, tmp_
         cwd=workspace.folder, text=True, capture_output=True, env=workspace.environment(),
     )  # fmt: skip
     assert done.returncode == 1
-    assert "the environment lies in a folder with a blank" in done.stdout + done.stderr
+    assert "the environment is in a folder with a blank" in done.stdout + done.stderr
 
 
 def test_a_clone_in_a_folder_with_braces_is_one_sentence(tmp_path):
@@ -216,4 +216,4 @@ def test_a_clone_in_a_folder_with_braces_is_one_sentence(tmp_path):
     workspace.write(workspace.sample())
     done = workspace.snakemake("-n")
     assert done.returncode == 1
-    assert "the workflow lies in a folder with a word in braces" in done.stdout + done.stderr
+    assert "the workflow is in a folder with a word in braces" in done.stdout + done.stderr
