@@ -54,7 +54,7 @@ def write(name, text):
         (write("raw-brain/Scanned Cells.txt", "1,1\n1,1\n"), {}, "Scanned Cells.txt"),
         (remove("atlas/ontology.json"), {}, "atlases.mouse.ontology: 'atlas/ontology.json' does"),
         (None, {"fiducials__mouse": {"sample": "a.csv", "atlas": "b.csv"}},
-         "fiducials.mouse.sample: 'a.csv' does not exist (seen from "),
+         "fiducials.mouse.sample: 'a.csv' does not exist (relative to "),
         (append("sample.yaml", "sample: another\n"), {}, "key sample appears twice (first on"),
         (None, {"input__path": "nowhere"}, "there is no Experiment.ini in nowhere"),
         (None, {"input__orientation": "RRS"}, "names one anatomical axis twice"),

@@ -77,7 +77,7 @@ def test_a_flipped_bit_in_a_file_between_two_jobs_stops_the_second(finished, wor
                           "results/demo/views/flatfield_ch0.png")  # fmt: skip
     assert done.returncode != 0
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("draw_flatfield: ")]
-    assert "intensity/ch0/flatfield.tif is not what refine_flatfield wrote" in line
+    assert "intensity/ch0/flatfield.tif has changed since refine_flatfield wrote" in line
     assert "it was damaged or edited, so delete it and run again" in line
 
 
