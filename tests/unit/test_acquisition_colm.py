@@ -175,8 +175,8 @@ def test_a1_decoys_are_left_out(tmp_path: Path) -> None:
     assert len(acquisition.channels) == 1 and acquisition.tile_shape[0] == 4
     # every image and folder that is not understood is named, files of other kinds are not
     assert acquisition.problems == (
-        "1 folders of VW0 that are not a tile's were passed over (first: LOC_old)",
-        "2 images in folders of tiles are no planes by their names and were passed over (first: "
+        "1 folders of VW0 that do not belong to a tile were ignored (first: LOC_old)",
+        "2 images in tile folders do not have names of planes and were ignored (first: "
         "VW0/LOC000/CHN00_bias.tiff)",
     )
 
@@ -185,7 +185,7 @@ def test_a1_decoys_are_left_out(tmp_path: Path) -> None:
 def test_a_tile_folder_that_was_renamed_by_hand_is_an_error(tmp_path: Path, name: str) -> None:
     write_colm(tmp_path, [[1, 1]])
     shutil.copytree(tmp_path / "VW0" / "LOC000", tmp_path / "VW0" / name)
-    with pytest.raises(AcquisitionError, match="holds planes like a tile but is not named like"):
+    with pytest.raises(AcquisitionError, match="contains planes like a tile but is not named like"):
         index(tmp_path)
 
 
@@ -255,15 +255,15 @@ def edit_ini(root: Path, old: str, new: str) -> None:
 PROBLEMS = {
     "planes": (
         lambda root: edit_ini(root, 'Corner) = "4"', 'Corner) = "512"'),
-        "says 512 planes .* but the files have 4",
+        r"states 512 planes.* but the files have 4",
     ),
     "pixels": (
         lambda root: edit_ini(root, 'X Resolution = "8"\nY Resolution = "8"', "X Resolution = 16"),
-        r"says 16 x 16 pixels \(y, x\) but the files have 8 x 8",
+        r"states 16 x 16 pixels \(y, x\) but the files have 8 x 8",
     ),
     "channels": (
         lambda root: edit_ini(root, 'Channels = "1"', 'Channels = "3"'),
-        r"says 3 channels .* but files of 1 were found \(CHN00\)",
+        r"states 3 channels.*but files of 1 channels were found \(CHN00\)",
     ),
     "overlap": (
         lambda root: edit_ini(root, 'Vertical Overlap (%) = "20"', 'Vertical Overlap (%) = "70"'),
@@ -353,7 +353,7 @@ BAD_INPUT = {
     "cells shape": (
         lambda r: (r / "Scanned Cells.txt").write_text("1,1\n"),
         {},
-        "Scanned Cells.txt has 1 lines, but Experiment.ini says 2 rows",
+        r"Scanned Cells.txt has 1 lines, but Experiment.ini states 2 rows",
     ),
     "overlap 0": (
         lambda r: edit_ini(r, 'Vertical Overlap (%) = "20"', 'Vertical Overlap (%) = "0"'),
@@ -388,7 +388,7 @@ BAD_INPUT = {
     "no planes at all": (
         lambda r: [p.unlink() for p in r.glob("VW0/*/*")],
         {},
-        "hold no plane such as CHN00_PLN0000.tif",
+        r"contain no plane such as CHN00_PLN0000.tif",
     ),
     "missing plane": (
         lambda r: plane_path(r).unlink(),
@@ -408,7 +408,7 @@ BAD_INPUT = {
     "plane twice": (
         lambda r: shutil.copy(plane_path(r), plane_path(r).with_name("CHN00_PLN0002.tif")),
         {},
-        "holds plane 2 of channel 0 twice .*; remove one of them",
+        r"contains plane 2 of channel 0 twice.*; remove one of them",
     ),
     "empty plane": (
         lambda r: plane_path(r).write_bytes(b""),
@@ -459,9 +459,9 @@ BAD_INPUT = {
     "channel not there": (
         lambda r: None,
         {"channels": {"auto": 0, "signal": 1}},
-        r"channel 'signal' \(CHN01\) has no file in any tile, found was CHN00; correct",
+        r"channel 'signal' \(CHN01\) has no file in any tile, where CHN00 was found; correct",
     ),
-    "no signal": (flatten, {}, "channel ch0: no tile has signal, every plane looked at"),
+    "no signal": (flatten, {}, "channel ch0: no tile has signal: all planes examined"),
     "own voxel size": (
         lambda r: None,
         {"spacing_um": (2.5, 0.0, 0.5)},
@@ -661,7 +661,8 @@ def test_a_tile_that_lacks_a_side_is_an_error_or_has_the_other_side_alone(tmp_pa
     write_colm(tmp_path, HOLES, channels=(0, 1))
     remove(tmp_path, "LOC003", 1)
     words = (
-        r"LOC003 has no plane of side right \(CHN01\) but .*missing_sides: other, which takes left"
+        r"LOC003 has no plane of side right \(CHN01\) but .*missing_sides: other, which uses "
+        r"only left"
     )
     with pytest.raises(AcquisitionError, match=words):
         index(tmp_path, **SIDES)

@@ -26,10 +26,13 @@ def survey(path, kind, **source):
     [
         (
             folders.zeiss,
-            r"the folder holds 12 OME-TIFF files, which is input.kind: table \(terareg",
+            r"the folder contains 12 OME-TIFF files, for which input.kind is table \(terareg",
         ),
-        (folders.smartspim, "tiles in TeraStitcher's two levels .*, which is input.kind: terastit"),
-        (folders.fiji, "holds 6 TIFF or PNG files, which is input.kind: table"),
+        (
+            folders.smartspim,
+            "tiles in TeraStitcher's two levels .*, for which input.kind is terastit",
+        ),
+        (folders.fiji, "contains 6 TIFF or PNG files, for which input.kind is table"),
     ],
 )
 def test_tiles_of_others_in_place_of_a_colm(tmp_path, write, words):
@@ -41,8 +44,8 @@ def test_tiles_of_others_in_place_of_a_colm(tmp_path, write, words):
 
 def test_a_colm_in_place_of_other_tiles(tmp_path):
     raw = write_metadata(tmp_path / "raw", 2, 3)
-    words = r".*; the folder holds the Experiment.ini of a COLM .*, which is input.kind: colm"
-    with pytest.raises(AcquisitionError, match="holds no folder of a tile" + words):
+    words = r".*; the folder contains the Experiment.ini of a COLM .*, for which input.kind is colm"
+    with pytest.raises(AcquisitionError, match="contains no tile folder" + words):
         survey(raw, "terastitcher", channels={"signal": "."})
     with pytest.raises(AcquisitionError, match="there is no tiles.tsv in" + words):
         survey(raw, "table", table="tiles.tsv")

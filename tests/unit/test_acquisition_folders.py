@@ -218,7 +218,7 @@ def test_decoys_are_left_out(tmp_path):
     acquisition = index(tmp_path)
     assert len(acquisition.tiles) == 4
     assert acquisition.problems == (
-        "1 folders that are not a tile's were passed over (first: old)",
+        "1 folders that do not belong to a tile were ignored (first: old)",
     )
 
 
@@ -231,7 +231,7 @@ def test_a_tile_folder_that_was_renamed_by_hand_is_an_error(tmp_path, name):
     write_folders(tmp_path, GRID[:4])
     source = tmp_path / "001000" / ("" if "/" not in name else "001000_001000")
     shutil.copytree(source, tmp_path / name)
-    with pytest.raises(AcquisitionError, match="holds images like a tile but is not named like"):
+    with pytest.raises(AcquisitionError, match="contains images like a tile but is not named like"):
         index(tmp_path)
 
 
@@ -245,7 +245,7 @@ def test_empty_folders_are_places_that_were_not_imaged(tmp_path):
         "001000_001000", "001000_001060", "001080_001000",
     ]  # fmt: skip
     assert acquisition.problems == (
-        "2 folders without an image were taken for places that were not imaged (first: "
+        "2 folders without an image were taken for positions that were not imaged (first: "
         "001080/001080_001060)",
     )
 
@@ -271,17 +271,17 @@ def rewrite(name, image):
 
 BAD = {
     "no tiles": (lambda r: shutil.rmtree(r / "001000") or shutil.rmtree(r / "001080"), {},
-                 "holds no folder of a tile with images such as 000000/000000_000000"),
+                 "contains no tile folder with images such as 000000/000000_000000"),
     "no planes": (lambda r: [p.unlink() for p in r.glob("*/*/*.tif")], {},
-                  "holds no folder of a tile with images such as 000000/000000_000000"),
-    "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif lies between two pla"),
+                  "contains no tile folder with images such as 000000/000000_000000"),
+    "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif is between two"),
     "no overlap": (lambda r: None, {"spacing_um": (2.5, 0.3, 0.5)},
-                   "names of tile folders are 27 pixels apart in y but tiles have 20, so that"),
+                   "names of tile folders are 27 pixels apart in y but tiles have 20, so"),
     "overlap of a tile": (lambda r: None, {"spacing_um": (2.5, 10, 0.5)},
                           "overlap in y is 0.96 of a tile, but neighbours can only be aligned"),
     "own overlap": (lambda r: None, {"overlap": (0.95, 0.25)}, r"input.overlap \(y\) is 0.95 of"),
     "no channel": (lambda r: None, {"channels": {"a": ".", "b": "Ex2"}},
-                   r"Ex2 \(channel b\) holds no folder of a tile with images such as"),
+                   r"Ex2 \(channel b\) contains no tile folder with images such as"),
     "another size": (rewrite("001080_001000_000025.tif", np.ones((20, 17), "uint16")), {},
                      r"_000025.tif has 20 x 17 pixels \(y, x\) but the other planes have 20 x 16"),
     "another type": (rewrite("001080_001000_000025.tif", np.ones((20, 16), "uint8")), {},
@@ -289,7 +289,7 @@ BAD = {
     "unreadable": (lambda r: (r / "001080/001080_001000/001080_001000_000050.tif").write_bytes(b""),
                    {}, "_000050.tif is empty; copy it again"),
     "one place": (lambda r: shutil.copytree(r / "001000/001000_001060", r / "001000/001000_001061"),
-                  {}, "tiles 001000_00106[01] and 001000_00106[01] are in one place of the grid"),
+                  {}, "001000_00106[01] and 001000_00106[01] are in the same cell of the grid"),
 }  # fmt: skip
 
 
@@ -325,7 +325,7 @@ def test_a_single_line_has_no_overlap_along_the_other_axis(tmp_path, cells):
     expected = [o if n > 1 else 0 for o, n in zip((0.2, 0.25), (acquisition.rows, len(cells)))]
     assert acquisition.overlap[0] == pytest.approx(expected[0])
     assert len(acquisition.pairs()) == len(cells) - 1
-    alone = ("there is one tile only; nothing is stitched",) if len(cells) == 1 else ()
+    alone = ("there is only one tile, so nothing is stitched",) if len(cells) == 1 else ()
     assert acquisition.problems == alone
 
 

@@ -221,8 +221,8 @@ def test_holes_and_an_empty_column_between_columns(tmp_path):
     assert acquisition.scanned() == ((False, True, False, True), (True, True, False, True))
     assert len(acquisition.pairs()) == 3
     assert acquisition.problems == (
-        "column 2 of the grid (counted from 0) without any tile: what lies on the two sides is "
-        "placed by the stage's steps alone",
+        "column 2 of the grid (counted from 0) without any tile: the parts on either side "
+        "are placed by the nominal steps of the stage alone",
     )
     xml = stages.from_acquisition(acquisition, "signal")
     assert [s.dir_name for s in xml.stacks] == ["", ".", "", ".", ".", ".", "", "."]
@@ -241,11 +241,11 @@ YX = "path y_um x_um"
 POSITIONS = [(f"{name_of(c)}.tif", *position(c)) for c in CELLS]
 BAD = {
     "unknown column": ("path row colum", lines_of(), {}, "line 1: 'colum' is not a known column;"),
-    "column twice": ("path row row", lines_of(), {}, "line 1: column row is there twice"),
+    "column twice": ("path row row", lines_of(), {}, "line 1: column row appears twice"),
     "half a pair": ("path row", [("a.tif", 1)], {}, "line 1: column column is missing; add it"),
     "no path": ("row column", [(0, 0)], {}, "line 1: column path is missing"),
     "no places": ("path", [("a.tif",)], {}, "tiles.tsv has neither columns row and c"),
-    "two places": (RC, lines_of(), {"grid": GridOrder()}, "says where tiles are, and so does inp"),
+    "two places": (RC, lines_of(), {"grid": GridOrder()}, "say where tiles are; remove one of"),
     "no channel": (RC, lines_of(), {"channels": {"a": 0, "b": 1}}, "line 1: column channel is mis"),
     "other channels": (f"{RC} channel", [("t00.tif", 0, 0, 5)], {}, "lists no tile of channels 0"),
     "short line": (RC, lines_of(l4=("a.tif", 0)), {}, "line 4: 2 values for 3 columns"),
@@ -253,15 +253,16 @@ BAD = {
     "no number": (RC, lines_of(l3=("t01.tif", 0, "one")), {}, "line 3: column is 'one'; write a w"),
     "no position": (YX, [("t00.tif", "nan", 0)], {}, "line 2: y_um is 'nan'; write a number of"),
     "negative row": (RC, lines_of(l3=("t01.tif", -1, 0)), {}, "line 3: row is '-1'; write a whole"),
-    "leaves": (RC, lines_of(l3=("../t01.tif", 0, 1)), {}, "line 3: path '../t01.tif' leaves input"),
-    "absolute": (RC, lines_of(l3=("/t01.tif", 0, 1)), {}, "line 3: path '/t01.tif' leaves input.p"),
-    "absent": (RC, lines_of(l3=("t77.tif", 0, 1)), {}, r"line 3: t77.tif is not there in .*; corr"),
-    "absent first": (RC, lines_of(l2=("t77.tif", 0, 0)), {}, "line 2: t77.tif is not there in"),
-    "empty folder": (RC, [("none", 0, 0)], {}, "line 2: none holds no TIFF or PNG file in"),
+    "leaves": (RC, lines_of(l3=("../t01.tif", 0, 1)), {}, "line 3: path '../t01.tif' is outside"),
+    "absolute": (RC, lines_of(l3=("/t01.tif", 0, 1)), {}, r"line 3: path '/t01.tif' is outside"),
+    "absent": (RC, lines_of(l3=("t77.tif", 0, 1)), {}, r"line 3: t77.tif does not exist .*; corr"),
+    "absent first": (RC, lines_of(l2=("t77.tif", 0, 0)), {}, r"line 2: t77.tif does not exist in"),
+    "empty folder": (RC, [("none", 0, 0)], {}, "line 2: none contains no TIFF or PNG file in"),
     "one cell": (RC, lines_of(l6=("t11.tif", 0, 1)), {}, "line 6: the tile of line 3 is listed"),
     "one cell by name": (f"{RC} tile", [("t00.tif", 0, 0, "a"), ("t01.tif", 0, 0, "b")], {},
-                         "line 3: the tile is in row 0, column 0 of the grid, as that of line 2"),
-    "one file": (RC, lines_of(l6=("t01.tif", 1, 1)), {}, "line 6: t01.tif is that of line 3 as w"),
+                         ("line 3: the tile is in row 0, column 0 of the grid, like that of "
+"line 2")),
+    "one file": (RC, lines_of(l6=("t01.tif", 1, 1)), {}, r"line 6: t01.tif is also on line 3;"),
     "two forms": (RC, lines_of(l6=("t11", 1, 1)), {}, r"line 6: t11 and t00.tif \(line 2\) are a"),
     "huge grid": (RC, lines_of(l6=("t11.tif", 999999, 1)), {}, "1000000 x 3 cells is too large"),
     "no overlap": (RC, lines_of(), {"overlap": None}, "key overlap is missing; tiles.tsv has no"),
@@ -272,26 +273,28 @@ BAD = {
                  "positions in tiles.tsv: overlap in y is 0.95 of a tile, but neighbours can"),
     "backwards": (f"{RC} y_um x_um", [(f"{name_of(c)}.tif", *c, -y, x) for c, (y, x) in
                                      ((c, position(c)) for c in CELLS)], {},
-                  "positions in tiles.tsv fall in y from one row to the next; turn the sign"),
+                  (r"positions in tiles.tsv fall in y from one row to the next; reverse the "
+r"sign")),
     "exchanged": (f"{RC} y_um x_um",
                   [(f"{name_of(c)}.tif", *c, *position({(0, 0): (0, 1), (0, 1): (0, 0)}.get(c, c)))
-                   for c in CELLS], {}, r"tiles.tsv: positions form no grid: .* off it"),
+                   for c in CELLS], {}, r"tiles.tsv: the positions do not form a grid:.* off it"),
     "one place": (YX, [*POSITIONS[:5], ("t12.tif", *position((1, 1), (0.1, 0)))], {},
-                  "tiles.tsv: tiles line 6 and line 7 are in one place of the grid; remove one"),
+                  (r"tiles.tsv: tiles line 6 and line 7 are in the same cell of the grid; "
+r"remove one")),
     "no grid": (YX, [*POSITIONS[:4], ("t11.tif", *position((1, 1), (3.6, 0))), POSITIONS[5]], {},
-                r"tiles.tsv: positions form no grid: line 6 lies off it, line 6 by \d+% of a step"),
+                r"the positions do not form a grid: line 6 is off it, line 6 by \d+% of a step"),
     "no full grid": ("path", [(f"t0{c}.tif",) for c in range(3)], {"grid": GridOrder(rows=2)},
                      "tiles.tsv: 3 tiles do not fill a grid of 2 x 2; correct input.grid, or add"),
     "z range": (f"{RC} z_first z_last", [(*line, 3, 2) for line in lines_of()], {},
-                "line 2: z_first is above z_last; exchange them"),
+                "line 2: z_first is above z_last; swap them"),
     "pages": (f"{RC} z_first z_last", [(*line, 0, 5) for line in lines_of()], {},
-              "line 2: t00.tif has 5 planes but planes 0 to 5 .* were asked for"),
+              "line 2: t00.tif has 5 planes but planes 0 to 5 .* are needed"),
     "pattern of folders": (RC, [("t*/a.tif", 0, 0)], {}, "line 2: path 't./a.tif': only the file"),
     "one png": (RC, [("a.png", 0, 0)], {}, "line 2: path 'a.png' is one plane; give its folder or"),
     "tile name": (f"{RC} tile", [(*lines_of()[0], "a/b")], {}, "line 2: tile 'a/b': use letters"),
     "a tile elsewhere": (
         f"{RC} tile channel", [("t00.tif", 0, 0, "a", 0), ("t01.tif", 0, 1, "a", 1)],
-        {"channels": {"x": 0, "y": 1}}, "line 3: the tile is elsewhere than on line 2"),
+        {"channels": {"x": 0, "y": 1}}, "line 3: the tile has another position than on line 2"),
     "a channel less": (
         f"{RC} channel", [(*line, k != 3) for k, line in enumerate(lines_of(), 2)][:2],
         {"channels": {"x": "True", "y": "False"}}, r"R00C00 has no plane of channel y \(False\)"),
@@ -359,7 +362,7 @@ def test_the_number_that_differs_is_that_of_the_plane(names, spans):
     ("names", "message"),
     [
         (["z1_c1.tif", "z2_c2.tif"], "names such as z1_c1.tif differ in 2 numbers; give a pattern"),
-        (["z1.tif", "bias1.tif"], "bias1.tif and z1.tif are files of several kinds; give a pat"),
+        (["z1.tif", "bias1.tif"], r"bias1.tif and z1.tif are files of different kinds; give a"),
     ],
 )
 def test_names_that_do_not_tell_the_plane(names, message):
@@ -456,7 +459,7 @@ def test_channels_of_one_file_are_told_apart_by_pages(tmp_path, order):
             np.testing.assert_array_equal(read, stacks[k][c])
     write_table(tmp_path, columns, [["0.tif", 0, 0, 0, 0, 9], ["1.tif", 0, 0, 1, 0, 9]])
     with pytest.raises(
-        AcquisitionError, match=r"holds 2 channels of 5 planes; list .* \(0 to 4, 5"
+        AcquisitionError, match=r"contains 2 channels of 5 planes; list.* \(0 to 4, 5"
     ):
         index(tmp_path, overlap=(0.2, 0.2))
 
@@ -484,11 +487,11 @@ def test_tiles_that_are_arrays_in_one_file(tmp_path):
     os.utime(tmp_path / "scan.h5", (1, 1))
     assert raw_state(good).channels != before.channels and raw_state(good).layout == before.layout
     for part, words in [
-        ("none", "line 3: scan.h5#none was never written"),
+        ("none", r"line 3: scan.h5#none has a shape but no values, so it was never written"),
         ("signed", "scan.h5#signed is int16, but tiles have unsigned integers"),
         ("absent", "it has no 'absent' .no 'absent', but 'a', 'b', 'none', 'signed'."),
     ]:
         with pytest.raises(AcquisitionError, match=words):
             index_acquisition(layout("a", part), IndexSettings("brain", "SAR"))
-    with pytest.raises(AcquisitionError, match=r"line 3: scan.h5#a is that of line 2 as well"):
+    with pytest.raises(AcquisitionError, match=r"line 3: scan.h5#a is also on line 2; remove"):
         _ = layout("a", "a").survey

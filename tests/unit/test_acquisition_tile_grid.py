@@ -144,13 +144,22 @@ def move(name, off):
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (move("1,2", (40, 0)), r"positions form no grid: 1,2 lies off it, 1,2 by 4\d% of a step"),
-        (move("0,0", (3, 121)), "tiles 0,[01] and 0,[01] are in one place of the grid; remove one"),
-        ({"a": (0, 0), "b": (0, 0)}, "tiles a and b are in one place"),
-        ({"a": (0, 0), "b": (100, 100), "c": (200, 0)}, "form no grid"),
+        (
+            move("1,2", (40, 0)),
+            r"positions do not form a grid: 1,2 is off it, 1,2 by 4\d% of a step",
+        ),
+        (
+            move("0,0", (3, 121)),
+            "tiles 0,[01] and 0,[01] are in the same cell of the grid; remove one",
+        ),
+        (
+            {"a": (0, 0), "b": (0, 0)},
+            "tiles a and b are in the same cell of the grid; remove one of",
+        ),
+        ({"a": (0, 0), "b": (100, 100), "c": (200, 0)}, "do not form a grid"),
         (
             {f"{r},{c}": (90 * r, 120 * c + 60 * (r % 2)) for r, c in full(4, 3)},
-            r"positions form no grid: \d,\d and \d,\d would both be row",
+            r"positions do not form a grid: \d,\d and \d,\d would both be row",
         ),
     ],
 )
@@ -160,5 +169,5 @@ def test_positions_that_form_no_grid_are_named(places, message):
 
 
 def test_two_tiles_on_a_diagonal_tell_no_grid():
-    with pytest.raises(AcquisitionError, match="positions of a, b form no grid: no tile lies"):
+    with pytest.raises(AcquisitionError, match="positions of a, b do not form a grid: no tile is"):
         find_grid({"a": (0, 0), "b": (100, 100)})

@@ -149,7 +149,7 @@ def _cut(atlas, name, change):
 def test_an_atlas_that_contradicts_itself_is_refused(home, break_it, words):
     atlas = write_older(home)
     break_it(atlas)
-    words = words.replace("has 8, 6, 10", r"says that the atlas has \[8, 6, 10\] voxels")
+    words = words.replace("has 8, 6, 10", r"states that the atlas has \[8, 6, 10\] voxels")
     with pytest.raises((AtlasError, ConfigError), match=words):
         atlas_keys(find_atlas(NAME))
 

@@ -120,7 +120,7 @@ def test_names_and_servers_that_are_not_there(server, home):
 
 def test_commands_list_and_show(server, home, capsys):
     assert main(["atlas", "list"]) == 0
-    assert "none; terareg atlas get" in capsys.readouterr().out
+    assert "none; download one with: terareg atlas get" in capsys.readouterr().out
     download.download_atlas(NAME, "1.2", server.url)
     assert main(["atlas", "list", "--remote", "--url", server.url]) == 0
     listed = capsys.readouterr().out

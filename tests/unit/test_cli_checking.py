@@ -92,7 +92,7 @@ def test_too_little_room_or_memory_is_to_be_corrected(workspace, capsys, monkeyp
     monkeypatch.setattr(checking, "_memory_mb", lambda: 100.0)
     code, text = checked(workspace, config, capsys)
     assert code == 1
-    assert "To do: sample brain: its largest job asks for" in text
+    assert "To do: sample brain: its largest job needs" in text
     assert "To do: sample brain: store results has" in text
 
 

@@ -66,7 +66,7 @@ def test_inside_a_clone_the_command_is_the_short_one(sample, monkeypatch):
 def test_a_folder_in_place_of_a_sample_leads_to_init(sample):
     Path("my brain").mkdir()
     with pytest.raises(
-        ConfigError, match="is a folder, not a sample file; terareg init 'my brain'"
+        ConfigError, match="is a folder, not a sample file; write one with: terareg init 'my brain'"
     ):
         snakemake_command(Path("my brain"), [])
 
@@ -93,7 +93,9 @@ def test_aliases_that_snakemake_would_follow_are_refused_before_it_starts(tmp_pa
         path = tmp_path / f"{name}.yaml"
         path.write_text(f"sample: brain\n{text}\n")
         assert main([verb, str(path)]) == 1
-        assert "through its aliases (&, *); write it without them" in capsys.readouterr().err
+        assert (
+            "when its aliases (&, *) are expanded; write it without them"
+        ) in capsys.readouterr().err
 
 
 def test_a_library_alone_is_named(monkeypatch, tmp_path):
@@ -102,7 +104,7 @@ def test_a_library_alone_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(installation, "_SHARED", "share/of-nobody")
     installation.home.cache_clear()
     try:
-        with pytest.raises(ConfigError, match="has no workflow beside it; install it again"):
+        with pytest.raises(ConfigError, match="comes without the workflow; install it again"):
             installation.home()
     finally:
         installation.home.cache_clear()

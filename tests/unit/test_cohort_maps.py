@@ -62,5 +62,7 @@ def test_maps_on_different_grids_are_named(tmp_path):
     other = Frame(FRAME.shape, (50.0, 50.0, 50.0), orientation="SAR")
     for name, frame in (("one", FRAME), ("two", other)):
         nrrd.write_scalar(tmp_path / f"{name}.nrrd", np.ones(FRAME.shape, np.float32), frame)
-    with pytest.raises(CohortError, match=r"those of 'two' \(12, 14, 16\) of \(50.0, 50.0, 50.0\)"):
+    with pytest.raises(
+        CohortError, match=r"those of 'two' have \(12, 14, 16\) of \(50.0, 50.0, 50.0\)"
+    ):
         common_frame({name: tmp_path / f"{name}.nrrd" for name in ("one", "two")})

@@ -45,15 +45,15 @@ def test_the_folder_of_results_is_no_covariate(tmp_path):
 @pytest.mark.parametrize(
     ("text", "arguments", "sentence"),
     [
-        ("sample\tage\na\t1\n", (), "the column group is there 0 times (columns: sample, age)"),
+        ("sample\tage\na\t1\n", (), "the column group occurs 0 times (columns: sample, age)"),
         (GOOD.replace("sex", "age"), (), "two columns are called 'age'; rename one of them"),
         (GOOD.replace("8.5", ""), (), "line 3: age of sample 'b' is missing; fill the cell"),
         (GOOD.replace("8.5", "NA"), (), "line 3: age of sample 'b' is missing"),
-        (GOOD.replace("b\tctrl", "a\tctrl"), (), "sample 'a' is there 2 times; a sample"),
+        (GOOD.replace("b\tctrl", "a\tctrl"), (), "sample 'a' occurs 2 times; remove"),
         (GOOD.replace("b\tctrl", "b\tdrug"), (), "group 'ctrl' has 1 sample, too few"),
         (GOOD, (("ctrl", "sham"),), "no sample belongs to group 'sham' (groups: ctrl"),
         (GOOD, (("drug", "drug"),), "group 'drug' cannot be compared with itself"),
-        (GOOD, (None, ("weight",)), "covariate 'weight' is not among its columns (age, sex)"),
+        (GOOD, (None, ("weight",)), "covariate 'weight' is not one of its columns (age, sex)"),
         (GOOD.replace("b\tctrl\t8.5", "b\tctrl"), (), "line 3: 3 cells instead of 4"),
         (GOOD.replace("sex", "used"), (), "a covariate cannot be called 'used'"),
         ("", (), "it is empty"),

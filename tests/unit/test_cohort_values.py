@@ -82,6 +82,6 @@ def test_different_atlases_are_not_compared():
     check_same_atlas({"one": info, "two": dict(info)}, "ccf")
     other = info | {"files": {"annotation.nrrd": "b"}}
     with pytest.raises(
-        CohortError, match="atlas 'ccf' of sample 'two' is not that of sample 'one'"
+        CohortError, match="atlas 'ccf' of sample 'two' differs from that of sample 'one'"
     ):
         check_same_atlas({"one": info, "two": other}, "ccf")

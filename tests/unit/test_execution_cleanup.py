@@ -61,7 +61,7 @@ def test_the_confirmed_sample_goes_from_both_places_and_no_other(workspace, conf
     assert left(workspace) == {
         f"{root}/two/{name}" for root in ("results", "store") for name in MADE
     }
-    assert "6 files removed" in text and "would go" in text
+    assert "6 files removed" in text and "would be removed" in text
 
 
 def test_what_is_found_is_all_that_goes(workspace, configs):
@@ -84,7 +84,7 @@ def test_derived_volumes_without_an_entry_go_and_no_others(workspace, configs):
     configs[0]["confirm_removal"] = "one"
     gone = str(workspace.folder / "results/one/derived/gone")
     configs[1]["derived"] = {"other": {"from": gone, "do": "convert"}}
-    with pytest.raises(StoreError, match=r"belongs to the input .*gone; nothing was removed"):
+    with pytest.raises(StoreError, match=r"belongs to the input .*gone, so nothing was removed"):
         remove_derived(run_of(workspace, *configs))
     del configs[1]["derived"]
     remove_derived(run_of(workspace, *configs))

@@ -51,7 +51,7 @@ def test_a_sample_may_have_its_results_elsewhere(finished, tmp_path):
 def test_a_path_that_snakemake_would_misread_is_refused(finished, tmp_path):
     (tmp_path / "cohort.tsv").rename(tmp_path / "{mine}.tsv")
     with pytest.raises(
-        CohortError, match=r"comparisons.drug: '\{mine\}.tsv' holds a word in braces"
+        CohortError, match=r"comparisons.drug: '\{mine\}.tsv' contains a word in braces"
     ):
         comparisons.check(run_of(table="{mine}.tsv"))
 
@@ -123,7 +123,7 @@ def test_where_the_section_belongs(tmp_path, monkeypatch, finished):
     ):
         with pytest.raises(ConfigError, match=re.escape(sentence)):
             load_run({"comparisons": {"x": wrong}})
-    with pytest.raises(ConfigError, match="are not compared; copy the small files"):
+    with pytest.raises(ConfigError, match="cannot be compared; copy the small files"):
         load_run({"comparisons": {"x": {"table": "t", "atlas": "a"}}}, "s3://bucket/results")
     with pytest.raises(ConfigError, match="'cohort' is reserved for comparisons of groups"):
         load_run({**sample, "sample": "cohort"})

@@ -46,7 +46,7 @@ def changed(path, value):
     ("path", "value", "words"),
     [
         ("sampel", "x", "sampel is not a known key; did you mean sample?"),
-        ("intensity.shadows", "rows", "shadows is called intensity.destriping now; rename the key"),
+        ("intensity.shadows", "rows", "shadows is now called intensity.destriping; rename the key"),
         ("stitching.chanel", "auto", "stitching.chanel is not a known key; did you mean channel?"),
         ("input.orientation", "RAX", "input.orientation: 'RAX' is not an orientation"),
         ("input.orientation", "RLS", "input.orientation: 'RLS' names one anatomical axis twice"),
@@ -54,7 +54,7 @@ def changed(path, value):
         ("input.orientation", None, "input: key orientation is missing"),
         ("input.path", None, "input: key path is missing"),
         ("input.channels", {}, "input.channels"),
-        ("input.channels", {"a": 0, "b": 0}, "gives two names to one channel number"),
+        ("input.channels", {"a": 0, "b": 0}, "gives two channels the same channel number"),
         ("input.channels", {"a": -1}, "input.channels.a: -1 must be at least 0"),
         ("input.spacing_um", [0, 1, 1], r"input.spacing_um.0: 0 must be at least 0.05"),
         ("input.spacing_um", [5000, 1, 1], r"input.spacing_um.0: 5000 must be at most 200"),
@@ -65,7 +65,7 @@ def changed(path, value):
             {488: 0},
             "input.channels: the name 488 is not text; write it in quotes",
         ),
-        ("input.path", "~/raw", "input.path: '~/raw' begins with ~, write the whole path"),
+        ("input.path", "~/raw", "input.path: '~/raw' begins with ~; write"),
         ("store", "", "store: '' does not fit"),
         (
             "results",
@@ -73,26 +73,30 @@ def changed(path, value):
             "results: 's3://bucket/x' is not a folder that Snakemake can use",
         ),
         ("intensity.flatfield.tiles", 0, "intensity.flatfield.tiles: 0 must be at least 1"),
-        ("jobs.gb_per_job", float("nan"), "jobs.gb_per_job: nan is not possible"),
+        ("jobs.gb_per_job", float("nan"), "jobs.gb_per_job: nan is not a finite"),
         ("registration.resolution_um", float("inf"), "registration.resolution_um: inf is not"),
         ("volume.block", 0, "volume.block: 0 must be at least 4"),
         (
             "volume.block",
             100,
-            "volume.block: 100 is not a power of two times volume.chunk; give 64, 128",
+            "volume.block: 100 is not volume.chunk times a power of two; give 64, 128",
         ),
         ("registration.levels", 0, "registration.levels: 0 must be at least 1"),
         ("registration.atlases", ["mouse", "mouse"], "registration.atlases"),
-        ("input.channels", {"mouse": 0}, "'mouse' is the name of two layers of the viewer"),
+        (
+            "input.channels",
+            {"mouse": 0},
+            "'mouse' is the name of two viewer layers",
+        ),
         (
             "points",
             {"c": {"path": "c.csv", "atlas": "rat"}},
-            "points.c.atlas: 'rat' is not among the registered atlases (mouse)",
+            "points.c.atlas: 'rat' is not a registered atlas; use one of mouse",
         ),
         (
             "points",
             {"c": {"path": "c.csv", "atlas": "mouse", "axes": "xy"}},
-            "points.c.axes: 'xy' is not possible",
+            "points.c.axes: 'xy' is not allowed; did you mean zxy? (possible",
         ),
         (
             "points",
@@ -102,18 +106,18 @@ def changed(path, value):
         (
             "cells",
             {"c": {"channel": "red", "diameter_um": 10}},
-            "cells.c.channel: channel 'red' is not among input.channels (",
+            "cells.c.channel: channel 'red' is not one of input.channels;",
         ),
         ("cells", {"c": {"channel": "a"}}, "cells.c: key diameter_um is missing; cells need"),
         (
             "cells",
             {"c": {"channel": "a", "diameter_um": [9, 9]}},
-            "cells.c.diameter_um: [9, 9] does not fit; diameter of a cell",
+            "cells.c.diameter_um: [9, 9] does not fit; apparent diameter of a cell",
         ),
-        ("cells", {"c d": {"channel": "a", "diameter_um": 9}}, "would make a bad folder name"),
+        ("cells", {"c d": {"channel": "a", "diameter_um": 9}}, "cannot be a folder name"),
         ("intensity.corrected_tiles", "kept", "did you mean keep?"),
         ("intensity.bias.resolution_um", "100 um", "write the number alone"),
-        ("stitching.channel", "green", "channel 'green' is not among input.channels"),
+        ("stitching.channel", "green", "channel 'green' is not one of input.channels"),
         (
             "stitching",
             {"tile_configuration": "t.txt", "xml": {"xml_import": "i.xml"}},
@@ -122,42 +126,44 @@ def changed(path, value):
         (
             "stitching",
             {"channel_shift": "given"},
-            "nothing does not go with stitching.channel_shift: given",
+            "nothing does not match stitching.channel_shift: given",
         ),
         (
             "stitching.channel_shift_um",
             {"signal": [1, 2, 3]},
-            "does not go with stitching.channel_shift: measure; give a shift of every channel",
+            "does not match stitching.channel_shift: measure; give a shift of every channel",
         ),
         (
             "stitching",
             {"channel_shift": "given", "channel_shift_um": {"auto": [1, 2, 3]}},
-            "'auto' is not among the channels besides auto, whose tiles are compared (signal)",
+            "'auto' is not a channel other than the alignment channel auto; use one of signal",
         ),
         (
             "stitching",
             {"channel": "signal", "channel_shift": "given", "channel_shift_um": {"auto": [1, 2]}},
             "stitching.channel_shift_um.auto",
         ),
-        ("registration.channel", "green", "channel 'green' is not among input.channels"),
-        ("registration.channel", ["signal", "green"], "channel 'green' is not among input.channel"),
+        ("registration.channel", "green", "channel 'green' is not one of input.channels"),
+        ("registration.channel", ["signal", "green"], "channel 'green' is not one of"),
         (
             "registration.channel",
             ["signal", "signal"],
-            "signal, signal names a channel twice; name",
+            "signal, signal contains a channel twice; name",
         ),
         ("registration.channel", [], "registration.channel"),
-        ("atlases.mouse.images", {"n b": "n.nrrd"}, "'n b' would make a bad folder name"),
+        ("atlases.mouse.images", {"n b": "n.nrrd"}, "'n b' cannot be a folder name"),
         (
             "atlases.mouse.images",
             {"a": "n.nrrd", "b": "n.nrrd"},
-            "n.nrrd, n.nrrd names a file twice",
+            "n.nrrd, n.nrrd contains a file twice",
         ),
         (
             "labels.resolution_um",
             5,
-            "labels.resolution_um: 5 is finer than the corrected volume that it is made from "
-            "(intensity.bias.volume_um 10.0); lower that as well, or set it to null",
+            (
+                "labels.resolution_um: 5 is finer than the corrected volume that it is made "
+                "from (intensity.bias.volume_um: 10.0); lower that too, or set it to null"
+            ),
         ),
         ("registration.resolution_um", 9, "registration.resolution_um: 9 is finer than the corr"),
         ("atlas_space.resolution_um", 9, "atlas_space.resolution_um: 9 is finer than the corr"),
@@ -177,10 +183,14 @@ def changed(path, value):
         ("sample_labels", {"rat": {"path": "l.nrrd"}}, "sample_labels: atlas 'rat' is not"),
         ("sample_labels", {"mouse": {}}, "sample_labels.mouse: key path is missing"),
         ("registration.landmark_um", 0, "registration.landmark_um: 0 must be more than 0"),
-        ("sample", "a/b", "would make a bad folder name"),
+        ("sample", "a/b", "cannot be a folder name"),
         ("sample", "atlases", "is reserved"),
         ("input.kind", "volume", "input.path: 'raw' belongs to tiles, not to input.kind: volume"),
-        ("input.channels", {"a": "a.nii"}, "'a.nii' is not a channel number; write the number"),
+        (
+            "input.channels",
+            {"a": "a.nii"},
+            ("'a.nii' is not a channel number; write the channel number"),
+        ),
         ("input.spacing_um", [300, 1, 1], "input.spacing_um.0: 300 must be at most 200"),
         ("intensity.destriping", "lines", "intensity.destriping: 'lines'"),
         (
@@ -204,7 +214,7 @@ def test_landmarks_cannot_be_fiducials_as_well():
     pair = {"mouse": {"sample": "marks.csv", "atlas": "atlas.csv"}}
     config = changed("fiducials", pair)
     config["registration"] = {"landmarks": pair}
-    with pytest.raises(ConfigError, match=r"fiducials.mouse.sample: 'marks.csv' is among regist"):
+    with pytest.raises(ConfigError, match=r"fiducials.mouse.sample: 'marks.csv' is also in"):
         check(config)
     config["registration"] = {"landmarks": {"mouse": pair["mouse"] | {"sample": "others.csv"}}}
     check(config)
@@ -232,13 +242,13 @@ TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "
             {"a": 0},
             "input.channels.a: 0 is not a folder; write the folder of i",
         ),
-        (FOLDERS, "channels", {"a": "x", "b": "x"}, "gives two names to one folder"),
-        (TABLE, "channels", {"a": 1, "b": "1"}, "gives two names to one channel of a table"),
+        (FOLDERS, "channels", {"a": "x", "b": "x"}, "gives two channels the same folder"),
+        (TABLE, "channels", {"a": 1, "b": "1"}, "gives two channels the same channel of a table"),
         (
             TABLE,
             "channels",
             {"a": {"path": "x"}},
-            "is not a channel of a table; write what the",
+            "is not a channel of a table; write the value of the",
         ),
         (TABLE, "table", None, "input: key table is missing; give the name of the table of tiles"),
         (FOLDERS, "first_level", "X", "use V, H"),
@@ -249,7 +259,7 @@ TABLE = FOLDERS | {"kind": "table", "channels": {"a": 0, "b": "red"}, "table": "
             TABLE,
             "grid",
             {"order": "zigzag"},
-            "input.grid.order: 'zigzag' is not possible; us",
+            "input.grid.order: 'zigzag' is not allowed;",
         ),
         (TABLE, "grid", {"rows": 0}, "input.grid.rows: 0 must be at least 1"),
         (TABLE, "grid", {"row": 3}, "input.grid.row is not a known key; did you mean rows?"),
@@ -284,7 +294,7 @@ VOLUME = {
         ),
         ("channels", {"t1": {"channel": 1}}, "input.channels.t1: key path is missing"),
         ("channels", {"t1": {"path": "a", "chanel": 1}}, "did you mean channel?"),
-        ("channels", {"a": "x", "b": {"path": "x"}}, "gives two names to one image"),
+        ("channels", {"a": "x", "b": {"path": "x"}}, "gives two channels the same image"),
         ("overlap", [0.1, 0.1], "input.overlap: [0.1, 0.1] belongs to tiles"),
         ("spacing_um", [0, 1, 1], "input.spacing_um.0: 0 must be at least 0.05"),
         ("kind", "volumes", "did you mean volume?"),
@@ -347,7 +357,11 @@ def test_a_cohort_shares_defaults_and_a_sample_wins(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("sample: [", "is not valid YAML"), ("- a\n", "holds no settings"), (None, "cannot be read")],
+    [
+        ("sample: [", "is not valid YAML"),
+        ("- a\n", "contains no settings"),
+        (None, "cannot be read"),
+    ],
 )
 def test_broken_sample_files(tmp_path, text, words):
     if text is not None:
@@ -512,9 +526,9 @@ def _name_of(value):
     [
         ("registration.priors", [0.5, 0.5, 0.5], "registration.priors: .* sum to 1.5"),
         ("stitching.displacement.search_um", [0, 0, 0], "leaves nothing to search"),
-        ("intensity.flatfield.method", "image", "image, and no other, needs the path of a TIFF"),
-        ("intensity.flatfield.image", "own.tif", "does not go with intensity.flatfield.method"),
-        ("intensity.flatfield", {"tile_gains": True, "method": "none"}, "finds no gains"),
+        ("intensity.flatfield.method", "image", "image, and it needs the path of a TIFF"),
+        ("intensity.flatfield.image", "own.tif", r"does not match intensity.flatfield.method"),
+        ("intensity.flatfield", {"tile_gains": True, "method": "none"}, "estimates no gains"),
         ("intensity.flatfield", {"tile_gains": True, "tiles": 3}, "needs every tile"),
         ("volume.formats", [], "volume.formats"),
         ("volume.formats", ["ome-zarr", "ome-zarr"], "volume.formats"),

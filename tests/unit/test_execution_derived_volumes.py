@@ -191,19 +191,22 @@ def test_volumes_of_the_sample_are_sources(workspace):
             {"do": "convert", "level": 3},
             "derived.a.level: 3 is not a level of LAB, which has levels 0 to 2",
         ),
-        ({"do": "convert", "downsampling": "mean"}, "derived.a.downsampling: labels have no mean"),
+        (
+            {"do": "convert", "downsampling": "mean"},
+            ("derived.a.downsampling: labels cannot be averaged"),
+        ),
         (
             {"do": "downsample", "downsampling": "mean"},
-            "derived.a.downsampling: labels have no mean",
+            "derived.a.downsampling: labels cannot be averaged",
         ),
-        ({"do": "equalize"}, "derived.a.do: equalize is made of image, and LAB is labels"),
+        ({"do": "equalize"}, "derived.a.do: equalize works on image, but LAB is labels"),
         (
             {"do": "remap", "table": "ids.csv", "labels": False},
-            "remap is made of labels, and LAB is image",
+            "remap works on labels, but LAB is image",
         ),
         (
             {"do": "remap", "table": "ids.csv", "ids": "uint32"},
-            "ids.csv makes id 4294967296 of 1, which uint32 cannot hold; set ids: uint64",
+            "ids.csv maps id 1 to 4294967296, too large for uint32; set ids: uint64",
         ),
         ({"do": "remap", "table": "other.csv"}, "derived.a.table: 'other.csv' does not exist"),
         (
@@ -213,12 +216,12 @@ def test_volumes_of_the_sample_are_sources(workspace):
         ),
         (
             {"do": "convert", "channel": 1},
-            "derived.a.channel: LAB has channels 0 to 0, there is no",
+            "derived.a.channel: LAB has channels 0 to 0, not",
         ),
         (
             {"do": "convert", "format": "precomputed", "codec": "png"},
-            "derived.a.codec: png holds uint8 or "
-            "uint16, not uint64; use another codec, or make 8 bits",
+            "derived.a.codec: png stores uint8 or "
+            "uint16, not uint64; use another codec, or convert",
         ),
         (
             {"do": "equalize", "labels": False, "within": "derived/b"},
@@ -250,7 +253,7 @@ def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
 @pytest.mark.parametrize(
     ("entry", "export", "words"),
     [
-        ({}, {}, r"export\.x\.format: nifti says how the axes lie in the body, which is not known"),
+        ({}, {}, r"export\.x\.format: nifti stores the anatomical orientation, which is unknown"),
         ({}, {"format": "tiff"}, ""),
         ({"orientation": "SAR"}, {}, ""),
         (

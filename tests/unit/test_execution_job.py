@@ -203,7 +203,7 @@ def test_every_flipped_bit_of_a_file_between_two_jobs_is_found(tmp_path, root):
         spoiled = bytearray(whole)
         spoiled[bit // 8] ^= 1 << bit % 8
         (tmp_path / FILE).write_bytes(spoiled)
-        with pytest.raises(StoreError, match=r"flatfield\.tif is not what demo_rule wrote"):
+        with pytest.raises(StoreError, match=r"flatfield\.tif has changed since demo_rule wrote"):
             compare_checksums(store, "results/brain", where)
 
 
@@ -214,7 +214,7 @@ def test_a_job_reads_no_spoiled_file(tmp_path, root):
     (tmp_path / FILE).write_bytes(b"cut off")
     done = run(tmp_path, root, "os.mkdir('began')", store="store/brain", input=[FILE])
     assert done.returncode == 1 and not (tmp_path / "began").exists()
-    assert "it was damaged or edited; delete it and run again" in done.stderr
+    assert "it was damaged or edited, so delete it and run again" in done.stderr
 
 
 def test_files_that_no_job_wrote_are_read_as_they_are(tmp_path, root):

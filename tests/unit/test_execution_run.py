@@ -119,8 +119,8 @@ def test_data_on_s3_beside_the_tracked_files_can_be_reached(workspace):
     [
         ({"store": "results"}, "sample brain: store: results is a local folder, which jobs on"),
         ({"input__path": "raw"}, "sample brain: input.path: raw is a local folder, which jobs on"),
-        ({"store": f"{REMOTE}/volumes"}, "lies among the tracked files in s3://brains/terareg,"),
-        ({"store": REMOTE}, "lies among the tracked files in s3://brains/terareg,"),
+        ({"store": f"{REMOTE}/volumes"}, "is among the tracked files in s3://brains/terareg,"),
+        ({"store": REMOTE}, "is among the tracked files in s3://brains/terareg,"),
     ],
 )
 def test_what_other_machines_cannot_reach_is_refused_for_them_alone(workspace, over, words):

@@ -43,7 +43,7 @@ def test_what_stands_nearest_to_an_image_counts(tmp_path):
 def test_without_a_pixel_size_it_is_asked_for_only_where_positions_do_not_need_it(tmp_path):
     files.bids(tmp_path)
     (tmp_path / "sample-brain_SPIM.json").unlink()
-    with pytest.raises(AcquisitionError, match="no JSON file says ChunkTransformationMatrix and"):
+    with pytest.raises(AcquisitionError, match="no JSON file states ChunkTransformationMatrix and"):
         found(tmp_path)
     for path in (tmp_path / "sub-01/micr").glob("*chunk-0[2-6]*"):
         path.unlink()
@@ -57,8 +57,8 @@ def test_without_a_pixel_size_it_is_asked_for_only_where_positions_do_not_need_i
         ({"ChunkTransformationMatrix": [[1, 0], [0, 1]]}, "give a matrix of 4 x 4"),
         ({"ChunkTransformationMatrixAxis": None}, "give a matrix of 4 x 4"),
         ({"ChunkTransformationMatrix": [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]},
-         "turns or stretches the chunk along X"),
-        ({"ChunkTransformationMatrix": [["a", 0, 0, 0]] + [[0, 0, 1, 0]] * 3}, "holds no numbers"),
+         "rotates or stretches the chunk along X"),
+        ({"ChunkTransformationMatrix": [["a", 0, 0, 0]] + [[0, 0, 1, 0]] * 3}, "are not numbers"),
         ({"PixelSize": [-1, 2, 3]}, r"PixelSize is \[-1, 2, 3\]"),
         ({"PixelSize": [9, 9, 9]}, "its chunks have PixelSize"),
     ],

@@ -58,7 +58,7 @@ def test_angles_are_refused(tmp_path):
     quarter = np.array([[0, 0, 1, 0], [0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 1.0]])
     files.big_stitcher(tmp_path, angles={3: quarter})
     with pytest.raises(
-        AcquisitionError, match=r"views 0 and 3 are turned or stretched .* one angle"
+        AcquisitionError, match=r"views 0 and 3 are rotated or stretched.* one angle"
     ):
         of_project(look(tmp_path), XML)
 
@@ -74,12 +74,20 @@ def edited(folder, *replacements) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("<unit>µm</unit>", "<unit>pixel</unit>", "has the unit 'pixel', which is no length"),
+        ("<unit>µm</unit>", "<unit>pixel</unit>", "has the unit 'pixel', which is not a length"),
         ("<voxelSize>", "<other>", "cannot be read"),
-        ("bdv.hdf5", "spimreconstruction.filemap", "kept as 'spimreconstruction.filemap'; resave"),
+        (
+            "bdv.hdf5",
+            "spimreconstruction.filemap",
+            (r"stored as 'spimreconstruction.filemap'; resave"),
+        ),
         (">dataset.h5<", ">../other/dataset.h5<", "in '../other/dataset.h5'; put them beside"),
         (">dataset.h5<", ">dataset.dat<", "in 'dataset.dat'; name it .h5"),
-        ("<integerpattern>0<", "<integerpattern>0-5<", "the times '0-5'; export a project of one"),
+        (
+            "<integerpattern>0<",
+            "<integerpattern>0-5<",
+            ("the time points '0-5'; export a project with one"),
+        ),
         ("<size>30 20 4</size>", "<size>30 20</size>", "'30 20' are not 3 numbers"),
         ('setup="5"', 'setup="55"', "view setup 5 has no registration"),
         ("<affine>", "<affine>nan ", "are not 12 numbers"),
@@ -108,7 +116,9 @@ def test_partitions_lie_beside_the_first_file(tmp_path):
     with h5py.File(tmp_path / "dataset.h5", "r+") as file:
         del file["t00000/s02"]
         file["t00000/s02"] = h5py.ExternalLink("/etc/passwd", "t00000/s02")
-    with pytest.raises(AcquisitionError, match="it links to '/etc/passwd'; partitions must lie"):
+    with pytest.raises(
+        AcquisitionError, match=("it links to '/etc/passwd'; put all partitions beside")
+    ):
         of_project(look(tmp_path), XML)
 
 

@@ -36,7 +36,7 @@ def test_imaris_files_at_one_place_are_told_by_their_names(tmp_path):
     assert "overlap" in guess.asked and guess.table.splitlines()[2].endswith("\tAF488\t0\t1")
     for letter, path in zip("abcd", sorted(tmp_path.glob("t_*"))):
         path.rename(path.with_name(f"{letter}.ims"))
-    with pytest.raises(AcquisitionError, match="holds 4 stacks of Imaris whose files do not say"):
+    with pytest.raises(AcquisitionError, match="contains 4 stacks of Imaris whose files state no"):
         found(tmp_path)
 
 
@@ -54,7 +54,7 @@ def test_one_czi_stack_is_one_tile(tmp_path):
 def test_czi_times_are_refused_and_illuminations_are_channels(tmp_path):
     plane = stack((0, 0))[0]
     czi(tmp_path, {(("C", 0), ("T", t)): (plane, (0, 0), 1) for t in (0, 1)})
-    with pytest.raises(AcquisitionError, match="it has 2 places along T; export one"):
+    with pytest.raises(AcquisitionError, match="it has 2 positions along T; export one"):
         found(tmp_path)
     czi(tmp_path, {(("C", 0), ("I", i)): (plane, (0, 0), 1) for i in (0, 1)})
     assert list(found(tmp_path).source["channels"]) == ["AF488_side0", "AF488_side1"]
@@ -122,5 +122,5 @@ def test_stacks_that_begin_at_different_heights(tmp_path):
 
 def test_a_lif_of_overviews_alone(tmp_path):
     files.write_lif(tmp_path / "x.lif", [("a", np.ones((1, 1, 1, 8, 8), np.uint16), "")])
-    with pytest.raises(AcquisitionError, match="holds no stack of several planes"):
+    with pytest.raises(AcquisitionError, match="contains no stack of several planes"):
         found(tmp_path)

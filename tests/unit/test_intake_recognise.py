@@ -127,7 +127,7 @@ def test_ultramicroscope_without_positions_asks_for_the_overlap(here, capsys):
 def test_ome_tiff_with_a_file_for_each_tile_and_channel(here, capsys):
     folders.zeiss(here / "raw")
     check_tiles(started(here / "raw", capsys), ["AF488", "Cy5"])
-    assert "stage x and y are taken to grow" in Path("brain.yaml").read_text().replace(
+    assert "stage x and y are assumed to increase" in Path("brain.yaml").read_text().replace(
         "\n  # ", " "
     )
 
@@ -169,7 +169,9 @@ def test_channels_that_are_left_and_right_are_guessed_to_be_two_sides(here, caps
     source = config["input"]
     assert source["channels"] == {"ch488_left": "488/left", "ch488_right": "488/right"}
     assert source["sides"] == {"ch488": {"ch488_left": "-x", "ch488_right": "+x"}}
-    assert "GUESS: channels whose names differ in left and right" in Path("brain.yaml").read_text()
+    assert ("GUESS: channels whose names differ only in left and right") in Path(
+        "brain.yaml"
+    ).read_text()
     check_tiles(config, ["ch488_left", "ch488_right"])
 
 
@@ -315,7 +317,7 @@ def test_a_folder_of_volumes_of_one_shape(here, capsys):
         tifffile.imwrite(here / f"raw/{name}.tif", VOLUME, photometric="minisblack")
     config = started(here / "raw", capsys, spacing_um=[50, 40, 40])
     assert config["input"]["kind"] == "volume"
-    assert "remove what is none" in Path("brain.yaml").read_text()
+    assert "remove those that are not" in Path("brain.yaml").read_text()
     assert list(config["input"]["channels"]) == ["green", "red"]
 
 
@@ -347,14 +349,14 @@ def test_files_of_many_on_s3(bucket, here):
 def test_what_is_not_read_is_named_with_what_to_do(here):
     (here / "scan.nd2").write_bytes(b"\xda\xce\xbe\n")
     for place in (here / "scan.nd2", here):
-        with pytest.raises(AcquisitionError, match=r"scan.nd2: .nd2 files are not read; export"):
+        with pytest.raises(AcquisitionError, match=r"scan.nd2: .nd2 files cannot be read; export"):
             recognise(str(place))
     (here / "dataset.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
-    with pytest.raises(AcquisitionError, match=r"give the XML of BigStitcher's project"):
+    with pytest.raises(AcquisitionError, match=r"give the XML file of the BigStitcher project"):
         recognise(str(here / "dataset.h5"))
     (here / "none").mkdir()
     (here / "none/notes.txt").write_text("nothing")
-    with pytest.raises(AcquisitionError, match="has 1 files and no image that is known"):
+    with pytest.raises(AcquisitionError, match="has 1 files but no image in a known format"):
         recognise(str(here / "none"))
 
 
@@ -362,6 +364,6 @@ def test_files_that_are_there_are_kept(here, capsys):
     folders.own_table(here / "raw")
     Path("sample.yaml").write_text("mine\n")
     assert main(["init", str(here / "raw")]) == 1
-    assert "sample.yaml is there already; give another name" in capsys.readouterr().err
+    assert "sample.yaml already exists; give another name" in capsys.readouterr().err
     assert Path("sample.yaml").read_text() == "mine\n"
     assert main(["init", str(here / "raw"), "--force"]) == 0

@@ -162,7 +162,7 @@ def error_cases():
     return [
         (np.full(FRAME.shape, 7.0), FRAME, {}, r"image is constant \(7\)"),
         (broken, FRAME, {}, "image has 1 voxels that are not finite"),
-        (image, FRAME, {"threshold": 1e6}, "image holds 0 voxels of tissue at 300 um"),
+        (image, FRAME, {"threshold": 1e6}, "image has 0 voxels of tissue at 300 um"),
         (image[:3], small, {}, "N4 needs at least 4 along each axis"),
         (image[:4], FRAME, {}, "does not fit its frame"),
     ]
@@ -180,7 +180,7 @@ def test_mask_of_another_shape():
 
 
 def test_field_of_another_orientation(found):
-    with pytest.raises(IntensityError, match="has orientation ILA, the volume SAR"):
+    with pytest.raises(IntensityError, match="has orientation ILA but the volume has"):
         found[3].evaluate(Frame((2, 2, 2), (1, 1, 1)))
 
 

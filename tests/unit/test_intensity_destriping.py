@@ -287,10 +287,10 @@ def test_means_of_other_positions_are_refused(tmp_path):
     whole = (tmp_path / "some.npz").read_bytes()
     for damaged in (whole.replace(b"NUMPY", b"NUMPI", 1), whole[:400] + b"??" + whole[402:]):
         (tmp_path / "some.npz").write_bytes(damaged)
-        with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
+        with pytest.raises(IntensityError, match=r"some\.npz: the line means cannot be read"):
             estimate_stripes([tmp_path / "some.npz"], layout, store, "k", "state")
     (tmp_path / "some.npz").write_bytes(b"PK nothing")
-    with pytest.raises(IntensityError, match=r"some\.npz: means of lines cannot be read"):
+    with pytest.raises(IntensityError, match=r"some\.npz: the line means cannot be read"):
         estimate_stripes([tmp_path / "some.npz"], layout, store, "k", "state")
     with pytest.raises(IntensityError, match="lines 'diagonals' are unknown"):
         LineLayout.of(source.acquisition, source.origins, "diagonals")
@@ -324,7 +324,7 @@ def test_damaged_gains_are_one_sentence(tmp_path):
     with pytest.raises(IntensityError, match=r"line_gains cannot be read .*-R estimate_stripes"):
         load_line_gains(tmp_path / "other.json", store).of("T11", 0)
     write_json(tmp_path / "less.json", {"lines": "rows"})
-    with pytest.raises(IntensityError, match=r"less\.json does not describe gains of lines"):
+    with pytest.raises(IntensityError, match=r"less\.json does not contain line gains \('tiles'"):
         load_line_gains(tmp_path / "less.json", store)
     for entry in list(store.list("intensity/ch0/line_gains")):
         if "/c/" in entry.key:

@@ -151,5 +151,5 @@ def test_errors(tmp_path):
         MeshSettings(error_nm=-1)
     with pytest.raises(ConfigError, match="0 levels of detail"):
         MeshSettings(levels=0)
-    with pytest.raises(ConfigError, match=r"2\^30 shards are not possible"):
+    with pytest.raises(ConfigError, match=r"2\^30 shards are impossible"):
         IdShards(30)

@@ -218,7 +218,7 @@ def test_impossible_settings_are_refused(change, message):
 
 def test_an_acquisition_is_not_written_over(tmp_path):
     write(tmp_path, QUIET)
-    with pytest.raises(AcquisitionError, match="already holds an acquisition; delete it or"):
+    with pytest.raises(AcquisitionError, match="already contains an acquisition; delete it or"):
         write(tmp_path, QUIET)
 
 

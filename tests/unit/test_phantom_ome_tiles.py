@@ -28,7 +28,7 @@ def test_tiles_lie_where_the_stage_was(tmp_path, capsys):
     places = {(float(line[2]), float(line[3])) for line in lines[1:]}
     assert len(places) == 6 and min(places) == CORNER_UM
     again = ["ome", "--raw", str(tmp_path / "raw"), "--out", str(tmp_path / "ome")]
-    assert main(again) == 1 and "is there already" in capsys.readouterr().err
+    assert main(again) == 1 and "already exists" in capsys.readouterr().err
     assert main([*again[:-1], str(tmp_path / "one"), "--channels", "1"]) == 0
     assert tifffile.imread(tmp_path / "one/scan_000.ome.tif").shape == (5, 64, 64)
     with pytest.raises(AcquisitionError, match=r"Experiment\.ini"):

@@ -274,7 +274,7 @@ def test_missing_artefacts_are_named(run, remove, stage, made_by):
 
 def test_missing_volumes_and_stages_are_named(run, tmp_path):
     empty = ScorePaths(run.truth, run.results, tmp_path)
-    with pytest.raises(ScoreError, match="holds no volume; run the workflow up to finalize_vol"):
+    with pytest.raises(ScoreError, match="contains no volume; run the workflow up to"):
         score(empty, ["fused"])
     with pytest.raises(ScoreError, match="stage 'fuse' is unknown; choose from tiles, flatfield"):
         score(run, ["fuse"])
@@ -294,7 +294,7 @@ def test_truth_of_a_cut_volume_judges_what_it_can(run, tmp_path):
     write_zarr(tmp_path / "demo" / "fused" / "ch0", fused)
     paths = ScorePaths(out / "truth", tmp_path / "results", tmp_path)
     assert score(paths, ["fused"])["fused_psnr_db"] > 100
-    with pytest.raises(ScoreError, match="knows no landmarks, as its volume was cut"):
+    with pytest.raises(ScoreError, match="has no landmarks, because its volume was cut"):
         score(paths, ["registration"])
 
 
@@ -337,7 +337,7 @@ def test_demo_writes_a_configuration_and_refuses_to_overwrite(phantom, capsys):
         assert Path(config["atlases"]["phantom"][key]).exists()
     assert all(Path(p).exists() for p in config["fiducials"]["phantom"].values())
     assert cli.main(["make", "--out", str(out), "--small"]) == 1
-    assert "already holds an acquisition" in capsys.readouterr().err
+    assert "already contains an acquisition" in capsys.readouterr().err
 
 
 def test_cells_are_paired_once_and_faint_ones_may_be_missed():

@@ -163,7 +163,10 @@ def test_where_one_channel_has_no_data_no_channel_counts():
         ({"name": "sample one"}, "sample one is given twice; give every image and channel once"),
         (
             {"frame": replace(ATLAS_FRAME, origin_um=(0.0, 0.0, 90.0))},
-            r"sample two has .* at \(0.0, 0.0, 90.0\), sample one .* need one grid",
+            (
+                r"sample two has .*um at \(0.0, 0.0, 90.0\) but sample one.*together need the "
+                r"same grid"
+            ),
         ),
         (
             {"data": np.zeros((4, 5, 6)), "frame": Frame((4, 5, 6), (250.0,) * 3)},

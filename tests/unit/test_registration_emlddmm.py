@@ -463,7 +463,7 @@ def test_fixed_and_rigid_affines_stay_so():
         ({"flow": "fast"}, "flow 'fast' is unknown"),
         ({"regularisation": 0.0}, "regularisation 0.0 is impossible"),
         ({"contrast_order": 9}, "choose 0 to 5"),
-        ({"priors": (0.5, 0.5, 0.5)}, "no probabilities"),
+        ({"priors": (0.5, 0.5, 0.5)}, "not probabilities"),
         ({"resolution_um": -1.0}, "positive length"),
         ({"levels": 0}, "choose 1 to 8"),
         ({"iterations": 0}, "at least 1"),

@@ -68,7 +68,7 @@ def test_strong_anisotropy_is_a_named_warning():
 
 
 def test_masks_and_frames_must_fit():
-    with pytest.raises(RegistrationError, match="its frame says"):
+    with pytest.raises(RegistrationError, match="its frame has"):
         Image(np.zeros((3, 4, 5)), FRAME)
     with pytest.raises(RegistrationError, match="resample the mask"):
         Image(np.zeros(FRAME.shape), FRAME, np.zeros((2, 2, 2)))

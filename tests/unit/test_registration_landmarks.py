@@ -235,8 +235,8 @@ def test_landmarks_are_in_the_affine_the_table_and_the_checkpoint(tmp_path):
     "change, message",
     [
         ({"sample_um": POINTS[:8]}, "9 points in the atlas and 8 in the sample"),
-        ({"sample_um": POINTS[:, :2]}, "sample_um of shape .9, 2. are no points"),
-        ({"atlas_um": np.full((9, 3), np.nan)}, "all of them numbers"),
+        ({"sample_um": POINTS[:, :2]}, r"sample_um has shape \(9, 2\) or values that are not"),
+        ({"atlas_um": np.full((9, 3), np.nan)}, "rows of z, y, x in"),
         ({"atlas_um": np.zeros((0, 3)), "sample_um": np.zeros((0, 3))}, "0 points in the atlas"),
         ({"sigma_um": 0.0}, "deviation of 0.0 um is impossible"),
         ({"names": ("a", "b")}, "2 names for 9 points"),

@@ -247,7 +247,9 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
     shape[2, 1] = 300
     world = World(acquisition_of(2, 2), {"T01": shape}, jitter=0.5)
     pairs = [pair for pair in world.pairs() if pair.points]
-    with pytest.raises(StitchingError, match=r"tile T01 of .* fills no box in the volume"):
+    with pytest.raises(
+        StitchingError, match=(r"tile T01 of .* leans so much that no box of the volume")
+    ):
         place(world.acquisition, pairs, tile_model="affine")
 
 

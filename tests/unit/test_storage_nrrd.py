@@ -168,5 +168,5 @@ def test_files_of_another_kind_are_refused(tmp_path):
         nrrd.read_scalar(path)
     with pytest.raises(StoreError, match="No such file"):
         nrrd.read_scalar(tmp_path / "absent.nrrd")
-    with pytest.raises(StoreError, match=r"cannot write .* check space and permissions"):
+    with pytest.raises(StoreError, match=r"cannot write .*check free space and permissions"):
         nrrd.write_image(tmp_path / "absent" / "x.nrrd", np.zeros((1, 1, 1), np.uint8), FRAME)

@@ -82,17 +82,21 @@ def test_boxes_of_every_format(written):
             "DataSet:ResolutionLevel 7:TimePoint 0:Channel 0:Data",
             "no 'ResolutionLevel 7'",
         ),
-        ("imaris", "DataSet:ResolutionLevel 0", "is a group of 'TimePoint 0'; name a data set"),
+        ("imaris", "DataSet:ResolutionLevel 0", "is a group of 'TimePoint 0'; name a dataset"),
         ("hdf5", "t00000:s99:0:cells", "no 's99', but 's00', 's01'"),
         ("n5", "setup99:timepoint0:s0", "there is no array in .*dataset.n5/setup99"),
-        ("zarr", "s7-t0.zarr:0:T0:C3", "axis C has 1 places, there is none of number 3"),
+        (
+            "zarr",
+            "s7-t0.zarr:0:T0:C3",
+            r"axis C has positions 0 to 0, not 3\); check that the file is complete",
+        ),
         ("zarr", "s7-t0.zarr:0:Q1", r"it has no axis \['Q'\]"),
-        ("czi", "C1:M99:S0", "it has no stack .* but C0:M0:S0, C0:M1:S0"),
-        ("czi", "nothing", "'nothing' is no dimension and index"),
-        ("lif", "9:M0:C0", "it holds 2 images, there is none of number 9"),
-        ("lif", "1:M9:C0", "axis M of image 1 has 6 places"),
-        ("lif", "1:M0", "name an index of each"),
-        ("lif", "one", "'one' is no number of an image"),
+        ("czi", "C1:M99:S0", r"it has no stack .*only C0:M0:S0, C0:M1:S0"),
+        ("czi", "nothing", "'nothing' is not a dimension and index"),
+        ("lif", "9:M0:C0", r"contains 2 images, so there is no image 9\);"),
+        ("lif", "1:M9:C0", "axis M of image 1 has 6"),
+        ("lif", "1:M0", "give an index for each"),
+        ("lif", "one", "'one' is not the number of an image"),
     ],
 )
 def test_parts_that_are_not_there(tmp_path, kind, part, words):
@@ -160,7 +164,7 @@ def test_values_that_lie_in_another_file_are_not_read(tmp_path):
     store = hdf5_file(
         tmp_path, shape=(2, 4, 6), dtype="u1", external=[(str(outside), 0, 48)]
     )  # fmt: skip
-    refused(tmp_path, "x.h5#a", "keeps its values in other files")
+    refused(tmp_path, "x.h5#a", "stores its values in other files")
     with h5py.File(tmp_path / "y.h5", "w") as file:
         file["a"] = h5py.ExternalLink("x.h5", "a")
         file["soft"] = h5py.SoftLink("/a")
@@ -170,7 +174,7 @@ def test_values_that_lie_in_another_file_are_not_read(tmp_path):
         file["c"] = np.ones((2, 4, 6), np.uint8)
     for part in ("a", "soft", "deep:soft"):
         refused(tmp_path, f"y.h5#{part}", "is a link to another file, 'x.h5'; name that file")
-    refused(tmp_path, "y.h5#round", "the links of 'round' lead round in a circle")
+    refused(tmp_path, "y.h5#round", "the links of 'round' form a circle")
     assert hdf5.linked_file(store, "y.h5", "a") == ("x.h5", "a")
     assert read(tmp_path, "y.h5#b", np.s_[0:1, 0:1, 0:1]) == 1
 
@@ -200,7 +204,7 @@ def test_bits_of_unsigned_integers_are_signed_only_where_the_format_says_so(tmp_
 @pytest.mark.parametrize("shape", [(4, 5), (2, 2, 3, 4)])
 def test_arrays_of_another_number_of_axes(tmp_path, shape):
     hdf5_file(tmp_path, shape=shape, dtype="u2")
-    refused(tmp_path, "x.h5#a", "give an array of three dimensions")
+    refused(tmp_path, "x.h5#a", "give an array with three dimensions")
 
 
 @pytest.mark.parametrize("text", ["99", "0", "3.5", "many"])
@@ -223,7 +227,7 @@ def test_attributes_of_imaris_are_letters_texts_or_numbers(tmp_path):
 # ---------------------------------------------------------------------- N5 and Zarr
 def test_an_array_of_several_channels_asks_for_one(tmp_path):
     files.write_array(tmp_path / "x.zarr/0", "zarr", np.arange(48, dtype="u2").reshape(2, 2, 3, 4))
-    refused(tmp_path, "x.zarr#0", "it has 2 places along C; name one")
+    refused(tmp_path, "x.zarr#0", "it has 2 positions along C; choose one")
     assert read(tmp_path, "x.zarr#0:C1", np.s_[0:1, 0:1, 0:2]).ravel().tolist() == [24, 25]
 
 
@@ -233,7 +237,7 @@ def test_metadata_of_arrays_that_cannot_be(tmp_path):
     for text, words in [
         ('{"dimensions": [4, 4, true], "blockSize": [4, 4, 4]}', "a size of True"),
         ('{"dimensions": [4, 4, 4]}', "'blockSize' is missing"),
-        ('{"dimensions": [9, 9, 9], "blockSize": [9999, 9999, 9999]}', "in smaller ones"),
+        ('{"dimensions": [9, 9, 9], "blockSize": [9999, 9999, 9999]}', "in smaller"),
         ("[" * 100_000, "nested too deeply"),
     ]:
         path.write_text(text)
@@ -260,7 +264,7 @@ def test_czi_stacks_begin_anywhere_along_z_and_have_no_holes(tmp_path):
     ("blocks", "words"),
     [
         ({("C0", 0): (0, 0), ("C0", 2): (0, 0)}, "1 of its planes are missing .first: 1."),
-        ({("C0", 0): (0, 0), ("C0", 1): (0, 3)}, "planes of C0 lie at 2 places"),
+        ({("C0", 0): (0, 0), ("C0", 1): (0, 3)}, "planes of C0 are at 2"),
     ],
 )
 def test_czi_stacks_that_are_none(tmp_path, blocks, words):

@@ -324,7 +324,7 @@ def test_a_block_that_cannot_be_had_is_a_sentence_and_no_zeros(
      "s3://bucket/a?X-Amz-Credential=SECRET&X-Amz-Signature=SECRET", "file://u:SECRET@host/a"],
 )  # fmt: skip
 def test_an_address_with_credentials_is_refused_and_not_repeated(address):
-    with pytest.raises(StoreError, match="holds a password, key or signature") as error:
+    with pytest.raises(StoreError, match="contains a password, key or signature") as error:
         Store(address)
     assert "SECRET" not in str(error.value) and "KEY" not in str(error.value)
 
@@ -333,7 +333,7 @@ def test_an_address_with_credentials_is_refused_and_not_repeated(address):
 def test_a_password_in_the_address_of_the_server_is_refused(monkeypatch, name):
     monkeypatch.setenv(name, "http://lab:SECRET@127.0.0.1:1")
     for use in (lambda: Store("s3://bucket").read("a"), lambda: Store("s3://bucket").kvstore("a")):
-        with pytest.raises(StoreError, match=f"the variable {name}") as error:
+        with pytest.raises(StoreError, match=f"the environment variable {name}") as error:
             use()
         assert "SECRET" not in str(error.value)
 

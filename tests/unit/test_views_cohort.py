@@ -56,7 +56,7 @@ def test_the_page_tells_what_was_found_and_whom_not_to_trust(compared, tmp_path)
     assert "drug (4 samples) against control (4 samples)" in page
     assert re.search(r"<strong>brain2</strong> \(control\): it folds", page)
     assert "Volcano &lt;b&gt;" in page and "age" in page
-    assert "linear model of the group beside age" in page
+    assert "linear model of the group with age" in page
     assert not re.findall(r"(?:src|href)=\"(?!data:)", page) and not re.findall("https?:", page)
 
 

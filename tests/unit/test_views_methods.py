@@ -35,7 +35,7 @@ def test_a_usual_run(values):
     for words in ("terareg 1.2", "N4 (Tustison et al. 2010) at 400", "atlas mouse", "100 µm",
                   "normalised cross-correlation", "cosine weights", "numpy 2.0"):  # fmt: skip
         assert words in text, words
-    assert "TeraStitcher" not in text and "Stripes" not in text
+    assert "TeraStitcher" not in text and "Stripe" not in text
     assert keys(found["bibtex"]) == ["terareg", "snakemake", "n4", "beg", "tward", "omezarr"]
     assert found["bibtex"].count("{") == found["bibtex"].count("}")
     assert "doi = {10.3389/fnins.2020.00052}" in found["bibtex"]
@@ -46,7 +46,7 @@ def test_a_usual_run(values):
     [
         ({"stitching__displacement": {"engine": "mip_ncc"}}, "Bria and Iannello", "band-passed"),
         ({"intensity__bias": {"enabled": False}}, "terareg", "N4"),
-        ({"intensity__destriping": "rows"}, "Stripes of the light-sheet", "Bria"),
+        ({"intensity__destriping": "rows"}, "Stripe artefacts of the light-sheet", "Bria"),
         ({"intensity__flatfield": {"method": "none"}}, "without a flat-field", "divided by"),
         ({"fusion": {"blending": "none"}}, "tiles were averaged", "cosine"),
         ({"volume": {"formats": ["precomputed"]}}, "terareg", "OME-Zarr"),

@@ -128,7 +128,10 @@ def test_store_address_is_put_in_and_buckets_are_mapped_to_their_server():
         (lambda: ng.Source("../a", "precomputed", FRAME), "would leave the store"),
         (lambda: ng.image_layer("c", image, window=(5, 5)), "window 5.0 to 5.0 is empty"),
         (lambda: ng.image_layer("c", image, window=(0, 5), colour="red"), "'red' is not"),
-        (lambda: ng.build_state([image(), image()], FRAME), "two layers have one name"),
+        (
+            lambda: ng.build_state([image(), image()], FRAME),
+            "the layers ch0, ch0 have the same name; rename one of",
+        ),
         (lambda: serve.read_cdn(["s3://b"]), "is not START=ADDRESS"),
     ],
 )

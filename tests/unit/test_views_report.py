@@ -168,7 +168,7 @@ def test_what_an_earlier_run_left_is_not_shown(results, picture):
     (results / "views" / "stripes_ch0.png").write_bytes(picture)
     assert gather(results, files=made) == before
     shown = gather(results)
-    assert shown != before and "Stripes of channel ch0" in json.dumps(shown)
+    assert shown != before and "Stripe artefacts of channel ch0" in json.dumps(shown)
     step = [v["value"] for v in shown["verdicts"] if v["key"] == "intensity.seam_percent"]
     assert step == [0.1]
     write(results, "intensity/ch0/stripes.json",
@@ -303,7 +303,7 @@ def test_cells_and_signal_per_region(results):
     assert "cells per mm³" in report.render_report(data) and not stage["warnings"]
     write(results, "cells/cfos.json", {"cells": 0, "settings": {"channel": "ch0"}})
     (stage,) = [s for s in gather(results)["stages"] if s["id"] == "cells"]
-    assert "no cell was found; look at the channel" in stage["warnings"][0]
+    assert "no cell was found; check the channel" in stage["warnings"][0]
 
 
 def test_figures_are_embedded_beside_their_stage(results):
@@ -320,7 +320,7 @@ def test_unused_links_are_listed_with_their_reason(results):
     rows = stage["tables"][1]["rows"]
     assert rows == [
         ["LOC001", "LOC002", "contradicts the others, not used", "50", "residual 50 > 3"],
-        ["LOC000", "LOC002", "not measured well, not used", "0", "windows disagree (1 of 6 agree)"],
+        ["LOC000", "LOC002", "poorly measured, not used", "0", "windows disagree (1 of 6 agree)"],
     ]
     assert stage["warnings"] == ["one tile by the model"]
 
@@ -345,8 +345,8 @@ def test_thresholds_can_be_changed_and_mistakes_are_named(results):
     found = {v["key"]: v["status"] for v in gather(results, limits=limits)["verdicts"]}
     assert found["registration.jacobian_min"] == "pass"
     for wrong, message in (
-        ({"a": {}}, "threshold 'a' is not known"),
-        ({"accuracy.mean_um": {"alarm": 1}}, "'alarm' is not known; give warn or fail"),
+        ({"a": {}}, "threshold 'a' is unknown"),
+        ({"accuracy.mean_um": {"alarm": 1}}, "'alarm' is unknown; give warn or fail"),
         ({"accuracy.mean_um": {"warn": "1"}}, "warn '1' is not a number"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -414,7 +414,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     match = {
         "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "across": "volume",
         "gain": 0.4, "gain_sigma": 0.01, "left_percent": 4.0, "places": 9, "sharper": 0.8,
-        "warnings": ["exchange the ends"],
+        "warnings": ["swap the ends"],
     }  # fmt: skip
     shift = {"channel": "right", "against": "left", "state": "measured", "bend_vox": 0.0,
              "shift_vox": [1.0, -2.0, 0.5], "sigma_vox": [0.02] * 3, "agree": 8, "of": 9,
@@ -428,11 +428,11 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     assert found["stitching.sides_left_percent"]["status"] == "warn"
     assert found["stitching.sides_sharper"]["status"] == "fail"
     stage = next(s for s in data["stages"] if s["id"] == "stitching")
-    assert "exchange the ends" in stage["warnings"]
+    assert "swap the ends" in stage["warnings"]
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
     text = data["methods"]["text"]
-    assert "The sides left and right of channel signal, which lay 5.0, " in text
+    assert "The sides left and right of channel signal, which were 5.0, " in text
     assert "right was multiplied by 0.4 to match left" in text
 
 
@@ -454,7 +454,7 @@ def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_
     assert not [subject for _, subject in found if subject == "ch2"]
     stage = next(s for s in data["stages"] if s["id"] == "stitching")
     assert "the shift of ch2 is not" in stage["warnings"]
-    (table,) = [t for t in stage["tables"] if t["title"] == "Channels that do not coincide"]
+    (table,) = [t for t in stage["tables"] if t["title"] == "Shifts between channels"]
     assert [row[0] for row in table["rows"]] == ["ch1", "ch2", "ch3"]
 
 
@@ -503,7 +503,7 @@ def test_an_error_bar_is_a_column_where_there_is_one(results):
 def test_numbers_of_one_name_are_one_number(results):
     """What is missing is told once: of the tissue that the atlas expects."""
     text = " ".join(Page(report.render_report(gather(results))).words)
-    assert "missing in the sample" in text
+    assert "missing from the sample" in text
     for number in ("5.0%", "0.05", "5 %"):
         assert f"missing {number}" not in text and f"missing (%) {number}" not in text
 
@@ -518,7 +518,7 @@ def test_keys_of_files_never_reach_the_reader(results):
     ]
     names = [row[0] for row in shown]
     assert not [n for n in names if "_" in n or "new key" in n or "other thing" in n]
-    assert ["brightness, brightest hundredth (factor of the mean)", "1.257"] in shown
+    assert ["brightness, 99th percentile (factor of the mean)", "1.257"] in shown
 
 
 def test_settings_are_all_there_and_changed_ones_by_themselves(results):
@@ -538,10 +538,10 @@ def test_methods_name_the_version_and_can_be_copied(results):
     data = gather(results, settings=USUAL, provenance=origin)
     assert "terareg 9.8.7" in data["methods"]["text"] and "numpy 2.0" in data["methods"]["text"]
     assert "@article{tward," in report.render_report(data)
-    assert "Stripes" not in data["methods"]["text"]
+    assert "Stripe" not in data["methods"]["text"]
     gains = {"lines": "rows", "spread_percent": 3.0, "seam_percent": {"before": 9, "after": 1}}
     write(results, "intensity/ch0/stripes.json", gains)
-    assert "Stripes" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
+    assert "Stripe" in gather(results, settings=USUAL)["methods"]["text"], "the run found some"
 
 
 def test_a_sample_without_atlas_shows_its_volume_first(tmp_path, picture):

@@ -183,7 +183,9 @@ def test_precomputed_and_state(tmp_path):
     plan = make_plan("p", Frame(SHAPE, SPACING), "uint16", VolumeSettings(32, 32, ("precomputed",)))
     init_volume(Store(str(tmp_path)), "v", plan)
     address = str(tmp_path / "v/precomputed")
-    with pytest.raises(VolumeError, match="has no chunk under 0, where its metadata say"):
+    with pytest.raises(
+        VolumeError, match="has no chunk under 0, where its voxels are according to its metadata;"
+    ):
         read_header(address)
     (tmp_path / "v/precomputed/0").mkdir(exist_ok=True)
     (tmp_path / "v/precomputed/0/1.shard").write_bytes(b"x")
@@ -258,18 +260,17 @@ def plain_zarr(folder):
     ("make", "error", "words"),
     [
         (absent, VolumeError, "absent.nii.gz does not exist; correct the path"),
-        (empty_folder, VolumeError, "is not an image that terareg reads; give a NIfTI"),
+        (empty_folder, VolumeError, "is not an image that terareg can read; give a NIfTI"),
         (truncated, VolumeError, "cut.nii.gz cannot be read as NIfTI"),
         (text_file("a.nii"), VolumeError, "a.nii cannot be read as NIfTI"),
-        (text_file("a.nrrd"), VolumeError, "a.nrrd cannot be read as NRRD (not an NRRD file)"),
+        (text_file("a.nrrd"), VolumeError, "a.nrrd cannot be read as NRRD (it is not an"),
         (text_file("a.tif"), VolumeError, "a.tif cannot be read as TIFF"),
-        (four_dimensions, VolumeError, "4 dimensions (4, 5, 6, 7); give one volume of three"),
+        (four_dimensions, VolumeError, "4 dimensions (4, 5, 6, 7); give one volume with three"),
         (one_plane, VolumeError, "has shape (1, 20, 30) (z, y, x), which is not a volume"),
-        (tiff_without_spacing, ConfigError, "stack.tif does not say how large its voxels are; "
-         "set input.spacing_um"),
+        (tiff_without_spacing, ConfigError, "stack.tif states no voxel size; set input.spacing_um"),
         (one_millimetre, ConfigError, "may be millimetres or micrometres; set input.spacing_um"),
         (implausible, ConfigError, "(1e+06, 1e+06, 1e+06) um (z, y, x), which is implausible"),
-        (plain_zarr, VolumeError, "without an OME-Zarr image in it"),
+        (plain_zarr, VolumeError, "without an OME-Zarr image; give"),
     ],
 )  # fmt: skip
 def test_bad_images_are_one_sentence(tmp_path, make, error, words):
@@ -316,7 +317,10 @@ def test_channels_have_to_lie_on_one_grid(tmp_path):
         check_channels({"a": first, "b": header("c.nii", shape=(4, 5, 6))}, "SPL")
     with pytest.raises(VolumeError, match=r"channel b has voxels of \(100, 100, 100\) um"):
         check_channels({"a": first, "b": header("d.nii", spacing_um=(100, 100, 100))}, "SPL")
-    with pytest.raises(ConfigError, match=r"are SPL \(written LPS .*not SAR; correct input.orie"):
+    with pytest.raises(
+        ConfigError,
+        match=r"orientation SPL \(z, y, x; in order x, y, z: LPS\).*not SAR; correct input.orie",
+    ):
         check_channels({"a": first}, "SAR")
     # a voxel size by the user overrules what the header says of the grid
     check_channels({"a": read_header(str(tmp_path / "a.nii"), SPACING)}, "SAR")

@@ -42,13 +42,13 @@ def test_header_and_voxels_of_every_level(path):
     np.testing.assert_array_equal(image.read(1, (0, 0, 0), (6, 11, 18)), VALUES[::-1][:, ::2, ::2])
     assert image.level_frame(0).spacing_um == SPACING
     np.testing.assert_allclose(image.level_frame(1).spacing_um, (5, 1.5 * 21 / 11, 2 * 35 / 18))
-    with pytest.raises(VolumeError, match="has channels 0 to 1, there is no channel 2"):
+    with pytest.raises(VolumeError, match="has channels 0 to 1, not 2"):
         open_image(path, ImageSettings(orientation="SAR", channel=2))
 
 
 def test_what_the_user_says_of_the_voxel_size_counts(path):
     edit(path, lambda file: file["DataSetInfo/Image"].attrs.clear())
-    with pytest.raises(ConfigError, match="does not say how large its voxels are"):
+    with pytest.raises(ConfigError, match="states no voxel size"):
         read_header(path)
     assert read_header(path, (4, 4, 4)).spacing_um == (4, 4, 4)
     image = open_image(path, ImageSettings((4.0, 2.0, 2.0), "SAR"))
@@ -76,11 +76,11 @@ def rename(file) -> None:
     ("change", "words"),
     [
         (lambda f: f["DataSetInfo/Image"].attrs.update(X=files.letters(99)),
-         "says 99 voxels along X but 35 are stored"),
+         "states 99 voxels along X but 35 are stored"),
         (lambda f: f["DataSetInfo/Image"].attrs.update(ExtMax0=files.letters(-9)),
          "its extents run from"),
-        (rename, "it holds 2 times; export one"),
-        (lambda f: f.pop("DataSet"), "no 'DataSet', and so is no file of Imaris"),
+        (rename, "contains 2 time points; export one"),
+        (lambda f: f.pop("DataSet"), "no 'DataSet', so it is not an Imaris"),
         (lambda f: f.move("DataSet/ResolutionLevel 0", "DataSet/ResolutionLevel 5"),
          "not 'ResolutionLevel 0'"),
         (lambda f: f["DataSet/ResolutionLevel 0/TimePoint 0/Channel 0"].attrs.update(
@@ -111,7 +111,9 @@ def test_chunks_that_were_never_written(tmp_path):
         file.create_dataset(name, shape, "u2", chunks=(4, 16, 16))
 
     edit(path, empty)
-    with pytest.raises(VolumeError, match="channel 0 was never written"):
+    with pytest.raises(
+        VolumeError, match="channel 0 has a shape but no values, so it was never written"
+    ):
         check_whole(header)
     edit(path, lambda file: file[name].write_direct(np.ones(file[name].shape, "u2")[:4].copy(),
                                                      np.s_[:4], np.s_[:4]))  # fmt: skip

@@ -68,11 +68,11 @@ def test_what_is_not_finite_is_zero_and_counted():
 @pytest.mark.parametrize(
     ("value", "dtype", "stored", "words"),
     [
-        (2**24 + 1, "uint32", "float32", "holds the integer 16777217, which float32 cannot tell"),
-        (-(2**25), "int32", "float32", "holds the integer -33554432"),
-        (1e300, "float64", "float32", "holds 1e[+]300, which is beyond float32; scale the image"),
-        (1, "float32", "uint16", "holds voxels of type float32 though its header says uint16"),
-        (1, "complex64", "float32", "holds voxels of type complex64"),
+        (2**24 + 1, "uint32", "float32", "contains the integer 16777217, too large for float32"),
+        (-(2**25), "int32", "float32", "contains the integer -33554432"),
+        (1e300, "float64", "float32", "contains 1e[+]300, too large for float32; scale the image"),
+        (1, "float32", "uint16", "has voxels of type float32 although its header states uint16"),
+        (1, "complex64", "float32", "has voxels of type complex64"),
     ],
 )
 def test_what_cannot_be_held_is_an_error(value, dtype, stored, words):
@@ -83,7 +83,9 @@ def test_what_cannot_be_held_is_an_error(value, dtype, stored, words):
 
 
 def test_an_image_that_is_not_what_its_header_says():
-    with pytest.raises(VolumeError, match=r"has \(3, 3, 3\) voxels .* its header says \(20, 33"):
+    with pytest.raises(
+        VolumeError, match=r"has \(3, 3, 3\) voxels .*although its header states \(20, 33"
+    ):
         imported(np.zeros((3, 3, 3), np.float32))
 
 

@@ -148,9 +148,9 @@ def test_boxes(linear):
     whole = linear.read(0)
     np.testing.assert_array_equal(linear.read(0, (3, 60, 2), (39, 70, 80)), whole[3:39, 60:70, 2:])
     assert linear.read(1, (0, 0, 0), (0, 4, 4)).shape == (0, 4, 4)
-    with pytest.raises(VolumeError, match=r"box .* leaves level 0 of v, whose shape is"):
+    with pytest.raises(VolumeError, match=r"box .*beyond level 0 of v, whose shape is"):
         linear.read(0, (0, 0, 0), (41, 2, 2))
-    with pytest.raises(VolumeError, match="has levels 0 to 4, there is no level 9"):
+    with pytest.raises(VolumeError, match="has levels 0 to 4, not 9"):
         linear.read(9)
     with pytest.raises(VolumeError, match="resolution -1 um is impossible"):
         linear.resampled(-1)
@@ -162,7 +162,7 @@ def test_labels_have_no_mean(tmp_path):
     values = np.full((8, 8, 8), 614454277, np.uint32)
     volume = stored(tmp_path, values, Frame(values.shape, (2.0,) * 3), kind="segmentation")
     assert (volume.read(0) == 614454277).all()
-    with pytest.raises(VolumeError, match="holds labels, which have no mean"):
+    with pytest.raises(VolumeError, match="contains labels, which cannot be averaged"):
         volume.resampled(4.0)
 
 

@@ -153,5 +153,5 @@ def test_blurred_and_dimmed_far_halves_leave_the_near_ones_and_no_step():
 def test_sides_without_a_light_are_a_mistake_of_the_caller():
     source = grid(1, 1, (4, 8, 8))
     sides = two(source, source, {"T00": (0, 0, 0)})
-    with pytest.raises(ValueError, match="2 sides do not go with light None"):
+    with pytest.raises(ValueError, match="2 sides do not match the light None"):
         fuse(sides, {"T00": (0, 0, 0)}, None)

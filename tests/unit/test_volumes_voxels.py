@@ -35,5 +35,5 @@ def test_a_file_that_is_none_any_more_is_refused(tmp_path, values, name):
     header = describe_image(str(path), believed=False)
     pack = gzip.compress if name.endswith(".gz") else bytes
     path.write_bytes(pack(bytes(352 + values.nbytes)))
-    with pytest.raises(ValueError, match="its header has changed since it was looked at"):
+    with pytest.raises(ValueError, match="its header has changed since it was read"):
         file_voxels(str(path), header)

@@ -326,16 +326,16 @@ def test_rows_are_written_as_blocks_are_and_only_what_lacks_is_made(written):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"chunk": 48}, "chunk 48 is not possible; use a power of two"),
+        ({"chunk": 48}, "chunk 48 is impossible; use a power of two"),
         ({"block": 96}, "block 96 is not chunk 8 times a power of two"),
         ({"formats": ()}, "formats is empty"),
         ({"formats": ("n5",)}, "formats: 'n5' is unknown; use ome-zarr, precomputed"),
         ({"codec": "zip"}, "codec: 'zip' is unknown"),
         (
             {"chunk_shape": (3, 8, 8)},
-            r"chunk \[3, 8, 8\] is not possible; give three powers of two",
+            r"chunk \[3, 8, 8\] is impossible; give three powers of two",
         ),
-        ({"kind": "segmentation", "downsampling": "mean"}, "labels have no mean"),
+        ({"kind": "segmentation", "downsampling": "mean"}, "labels cannot be averaged"),
         ({"sharded": False, "precomputed": "gzip", "formats": ("precomputed",)}, "need shards"),
         ({"encoding": "jpeg2000"}, "encoding: 'jpeg2000' is unknown"),
         ({"downsampling": "median"}, "downsampling: 'median' is unknown"),
@@ -504,7 +504,7 @@ def test_what_is_lost_is_named_and_comes_back_equal(written, lost):
         store.write(name, store.read(name)[:-7])
     else:
         store.delete(name)
-    message = {"record": f"1 of {len(plan.blocks())} blocks missing .first: {block.name}",
+    message = {"record": f"1 of {len(plan.blocks())} blocks are missing .first: {block.name}",
                "pyramid": "no coarse levels"}.get(lost, name)  # fmt: skip
     with pytest.raises(VolumeError, match=message):
         finalize_volume(store, "v", plan)
@@ -527,7 +527,7 @@ def test_blocks_of_other_data_are_rewritten_and_mixed_volumes_refused(written):
     other[0] += 1
     first = plan.batch(0, 2)
     write_blocks(store, "v", plan, first, lambda b: (cut(other, b), Clipped()), fingerprint="g")
-    with pytest.raises(VolumeError, match="no coarse levels of its present blocks"):
+    with pytest.raises(VolumeError, match="no coarse levels made from its current blocks"):
         finalize_volume(store, "v", plan)
     finish_pyramid(store, "v", plan)
     with pytest.raises(VolumeError, match="made from other data or settings"):
@@ -665,14 +665,14 @@ def test_init_is_idempotent_and_refuses_another_volume(written):
     init_volume(store, "v", plan)
     assert files(tmp_path / "a") == before
     other = make_plan("v", Frame(SHAPE, SPACING), "uint16", small(block=16))
-    with pytest.raises(VolumeError, match="holds another volume; remove its records"):
+    with pytest.raises(VolumeError, match="contains another volume; remove its records"):
         init_volume(store, "v", other)
     assert files(tmp_path / "a") == before
     init_volume(store, "v", other, replace=True)
     assert not list((tmp_path / "a/v").rglob("*.shard"))
     delete_volume(store, "v")
     assert files(tmp_path / "a") == {}
-    with pytest.raises(VolumeError, match="not a volume of terareg"):
+    with pytest.raises(VolumeError, match="not a volume written by terareg"):
         Volume(store, "v")
 
 

@@ -54,13 +54,13 @@ def write(name, text):
         (write("raw-brain/Scanned Cells.txt", "1,1\n1,1\n"), {}, "Scanned Cells.txt"),
         (remove("atlas/ontology.json"), {}, "atlases.mouse.ontology: 'atlas/ontology.json' does"),
         (None, {"fiducials__mouse": {"sample": "a.csv", "atlas": "b.csv"}},
-         "fiducials.mouse.sample: 'a.csv' does not exist (seen from "),
-        (append("sample.yaml", "sample: another\n"), {}, "key sample is there twice (first on"),
+         "fiducials.mouse.sample: 'a.csv' does not exist (relative to "),
+        (append("sample.yaml", "sample: another\n"), {}, "key sample appears twice (first on"),
         (None, {"input__path": "nowhere"}, "there is no Experiment.ini in nowhere"),
         (None, {"input__orientation": "RRS"}, "names one anatomical axis twice"),
         (None, {"input__spacing_um": [0, 1, 1]}, "input.spacing_um.0: 0 must be at least"),
         (None, {"stitching__chanel": "signal"}, "did you mean channel?"),
-        (None, {"registration__channel": "green"}, "channel 'green' is not among"),
+        (None, {"registration__channel": "green"}, "channel 'green' is not one of"),
         (None, {"store": "gs://bucket"}, "store 'gs://bucket' is not supported"),
     ],
 )  # fmt: skip
@@ -113,7 +113,7 @@ ON_S3 = {"input__path": "s3://brains/raw/brain", "store": "s3://brains/terareg-v
         ({"TERAREG_IMAGE": "", "AWS_REGION": ""}, {}, "set AWS_REGION, TERAREG_IMAGE in the env"),
         ({"TERAREG_PREFIX": "s3://brains"}, {}, "TERAREG_PREFIX must be s3://bucket/prefix"),
         ({}, {"store": "results"}, "store: results is a local folder, which jobs on other"),
-        ({}, {"store": "s3://brains/terareg/x"}, "lies among the tracked files"),
+        ({}, {"store": "s3://brains/terareg/x"}, "is among the tracked files"),
     ],
 )
 def test_a_site_of_aws_that_cannot_work_is_named_before_anything_is_asked(

@@ -149,7 +149,7 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
     # none are a table without lines, said in the log and the summary
     assert len((results / "cells/none.csv").read_text().splitlines()) == 1
     assert json.loads((results / "cells/none.json").read_text())["cells"] == 0
-    assert "look at the channel" in (results / "logs/gather_cells/none.log").read_text()
+    assert "check the channel" in (results / "logs/gather_cells/none.log").read_text()
     layers = json.loads((results / wanted[2]).read_text())["layers"]
     (source,) = [each["source"] for each in layers if each["name"] == "cells bright"]
     info = workspace.folder / "results" / source.split("{store}/")[1] / "info"

@@ -67,4 +67,4 @@ def test_what_cannot_be_compared_is_said_before_or_in_the_first_job(workspace):
     table.write_text("\n".join([lines[0] + "\tbatch", *same]) + "\n")
     done = workspace.snakemake("--cores", "1", "cohort", "--quiet")
     assert done.returncode
-    assert "covariate 'batch' says the same as the group" in done.stderr + done.stdout
+    assert "covariate 'batch' coincides with the group" in done.stderr + done.stdout

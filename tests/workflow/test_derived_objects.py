@@ -115,7 +115,7 @@ def test_a_spoiled_mesh_is_found_and_written_again(done, workspace):
     command = "--cores", "1", "--quiet", "rules"
     found = workspace.snakemake(*command, "--", target)
     (line,) = [x for x in found.stderr.splitlines() if x.startswith("verify_objects: ")]
-    assert found.returncode != 0 and ".shard is not what was written (1 of " in line
+    assert found.returncode != 0 and ".shard has changed since it was written (1 of " in line
     assert "run again with -R write_objects" in line
     mended = workspace.snakemake(*command, "-R", "write_objects", "--", target)
     assert mended.returncode == 0, mended.stderr

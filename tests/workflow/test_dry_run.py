@@ -286,7 +286,7 @@ def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
     whole = stages_of(run_plan.plan_text("brain", brain))
     done = workspace.snakemake("-n")
     assert done.returncode == 0 and stages_of(done.stderr) == whole and len(whole) == 8
-    assert "room in the store: " in done.stderr
+    assert "space needed in the store: " in done.stderr
     one = workspace.snakemake("-n", "--", "results/brain/fused/signal/batches/0.json")
     found = stages_of(one.stderr)
     assert found["Fused volume"][0] == 2 and "Bias field" not in found
@@ -299,7 +299,7 @@ def test_a_dry_run_ends_with_the_plan_of_its_jobs(workspace):
 def test_nothing_else_prints_a_plan(workspace, arguments):
     workspace.write(workspace.sample())
     done = workspace.snakemake(*arguments)
-    assert done.returncode == 0 and "room in the store" not in done.stdout + done.stderr
+    assert done.returncode == 0 and "space needed in the store" not in done.stdout + done.stderr
 
 
 def test_the_slurm_profile_gives_the_same_jobs(workspace):

@@ -182,7 +182,7 @@ def test_another_workflow_can_use_this_one_as_a_module(deployed):
     jobs = running.job_counts(done)
     for rule in ("index_acquisition", "place_tiles", "register", "make_report"):
         assert jobs.get(rule) == 1, jobs
-    assert "room in the store: " in done.stderr, "the plan, as without a module"
+    assert "space needed in the store: " in done.stderr, "the plan, as without a module"
 
 
 def test_a_module_that_lacks_its_library_says_what_to_do(deployed, tmp_path):
@@ -208,7 +208,7 @@ def test_an_environment_in_a_folder_with_a_blank_is_one_sentence(workspace, tmp_
         cwd=workspace.folder, text=True, capture_output=True, env=workspace.environment(),
     )  # fmt: skip
     assert done.returncode == 1
-    assert "the environment lies in a folder with a blank" in done.stdout + done.stderr
+    assert "the environment is in a folder with a blank" in done.stdout + done.stderr
 
 
 def test_a_clone_in_a_folder_with_braces_is_one_sentence(tmp_path):
@@ -216,4 +216,4 @@ def test_a_clone_in_a_folder_with_braces_is_one_sentence(tmp_path):
     workspace.write(workspace.sample())
     done = workspace.snakemake("-n")
     assert done.returncode == 1
-    assert "the workflow lies in a folder with a word in braces" in done.stdout + done.stderr
+    assert "the workflow is in a folder with a word in braces" in done.stdout + done.stderr

@@ -57,7 +57,7 @@ def test_spoiled_and_lost_blocks_are_found_and_written_again(fused, finished):
     lines = sorted(x for x in done.stderr.splitlines() if x.startswith("verify_volume: "))
     assert len(lines) == 2 and "fused/ch0" in lines[0] and "fused/ch1" in lines[1]
     for line in lines:
-        assert "1 of 1 blocks are not what was written (first: 0_0_0)" in line
+        assert "1 of 1 blocks have changed since they were written (first: 0_0_0)" in line
         assert "-R fuse_blocks" in line
     done = fused.snakemake(*run, "-R", "fuse_blocks", "--", *complete)
     assert done.returncode == 0, done.stderr
@@ -77,8 +77,8 @@ def test_a_flipped_bit_in_a_file_between_two_jobs_stops_the_second(finished, wor
                           "results/demo/views/flatfield_ch0.png")  # fmt: skip
     assert done.returncode != 0
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("draw_flatfield: ")]
-    assert "intensity/ch0/flatfield.tif is not what refine_flatfield wrote" in line
-    assert "it was damaged or edited; delete it and run again" in line
+    assert "intensity/ch0/flatfield.tif has changed since refine_flatfield wrote" in line
+    assert "it was damaged or edited, so delete it and run again" in line
 
 
 def test_spoiled_meshes_and_names_are_found(fused):
@@ -87,7 +87,7 @@ def test_spoiled_meshes_and_names_are_found(fused):
     spoil(min((fused.folder / folder / "precomputed/mesh").glob("*.index")))
     done = fused.snakemake("--cores", "1", "--quiet", "rules", "--", target)
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("verify_objects: ")]
-    assert done.returncode != 0 and ".index is not what was written (1 of " in line
+    assert done.returncode != 0 and ".index has changed since it was written (1 of " in line
     assert "run again with -R mesh_labels" in line
     done = fused.snakemake("--cores", "1", "--quiet", "rules", "-R", "mesh_labels", "--", target)
     assert done.returncode == 0, done.stderr

@@ -76,7 +76,7 @@ def test_the_chain_is_that_of_any_tiles(workspace):
     ("make", "source", "words"),
     [
         (folders, {"spacing_um": [100, 10, 23]}, "names of tile folders are 239 pixels apart in y"),
-        (table, {"text": "path\tchannel\n5.tif\t1\n6.tif\t1\n"}, "line 2: 5.tif is not there in"),
+        (table, {"text": "path\tchannel\n5.tif\t1\n6.tif\t1\n"}, "line 2: 5.tif does not exist in"),
     ],
 )  # fmt: skip
 def test_bad_tiles_stop_the_workflow_before_any_job(workspace, make, source, words):

@@ -116,4 +116,4 @@ def test_an_installed_package_runs_without_a_clone(installed, tmp_path):
     shown = re.search(r"^snakemake .*", done.stdout, re.MULTILINE)[0]
     assert f"--snakefile {snakefile} --configfile sample.yaml --cores all" in shown
     done = terareg("run", "--profile", "aws-batch", "sample.yaml")
-    assert done.returncode == 1 and "run it from a clone" in done.stderr
+    assert done.returncode == 1 and "run from a clone" in done.stderr

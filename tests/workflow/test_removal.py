@@ -37,7 +37,10 @@ def test_without_the_sample_everything_runs_again_and_the_input_is_untouched(
     copy, acquired, raw_before
 ):
     text = remove(copy, "remove_sample", "--config", "confirm_removal=other")
-    assert "would go; nothing was removed. To remove them: --config confirm_removal=demo" in text
+    assert (
+        "would be removed; nothing was removed yet. To remove them: --config confirm_removal=demo"
+        in text
+    )
     assert (copy.folder / "results/demo/report.html").is_file()
     remove(copy, "remove_sample", "--config", "confirm_removal=demo")
     assert not list((copy.folder / "results/demo").rglob("*.json"))

@@ -205,7 +205,7 @@ def another_unit(workspace):
     [
         (another_unit, "sample scan is 12.5 mm long but atlas mouse 0.25 mm"),
         (absent, "sample scan: absent.nii.gz does not exist; correct the path"),
-        (tiff_without_spacing, "a.tif does not say how large its voxels are; set input.spacing_um"),
+        (tiff_without_spacing, "a.tif states no voxel size; set input.spacing_um"),
         (two_shapes, "channel t2 has shape (30, 40, 51) (z, y, x) but channel t1 has (30, 40, 50)"),
         (another_orientation, "are SAR (written RAS where axes are listed x, y, z), not RAS"),
     ],

@@ -49,7 +49,7 @@ RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
 if not SAMPLES and not RUN.comparisons and not is_linted():
     raise WorkflowError(
-        "no sample is configured, so there is nothing to do; give a sample's file "
+        "no sample is configured, so there is nothing to do; give a sample file "
         "(snakemake --configfile sample.yaml) or set sample: in config/config.yaml"
     )
 guarded(raw_data.check, RUN)

@@ -14,13 +14,13 @@ def check_places():
     """Raise if Snakemake cannot start jobs from where Python or the workflow lie."""
     if " " in sys.executable:
         raise WorkflowError(
-            f"the environment lies in a folder with a blank ({sys.executable}), from which no job "
-            "can start; make it where no folder has one"
+            f"the environment is in a folder with a blank in its path ({sys.executable}), "
+            "from which no job can start; create it in a path without blanks"
         )
     if re.search(r"\{\s*\w", str(scripts_folder())):
         raise WorkflowError(
-            f"the workflow lies in a folder with a word in braces ({scripts_folder()}), which "
-            "Snakemake takes for a wildcard; clone it where no folder has one (data, samples and "
+            f"the workflow is in a folder with a word in braces ({scripts_folder()}), which "
+            "Snakemake takes for a wildcard; clone it to a path without braces (data, samples and "
             "the folder of a run may have them)"
         )
 
@@ -31,7 +31,7 @@ def scripts_folder():
     folder = Path(here).parent / "scripts"
     if not folder.is_dir():
         raise WorkflowError(
-            f"{here}: the library beside these rules cannot be read from there; clone the "
+            f"{here}: the library beside these rules cannot be read from here; clone the "
             "repository and give the module the path of workflow/Snakefile in the clone"
         )
     return folder

@@ -80,7 +80,7 @@ rule export_regions:
 
 
 rule export_bids:
-    """Make a BIDS data set of microscopy of a sample, in the store."""
+    """Make a BIDS microscopy dataset of a sample, in the store."""
     input:
         plans=of_sample(inputs.fused_files, "plan.json"),
         complete=of_sample(inputs.fused_files, "complete.json"),

@@ -26,7 +26,7 @@ def main() -> None:
     cells = gather(snakemake.input.blobs, settings, frame)
     if not len(cells):
         logging.getLogger("terareg").warning(
-            "no cell of %s um stands out by %g in channel %s; look at the channel, then lower "
+            "no cell of %s um stands out by %g in channel %s; check the channel, then lower "
             "cells.%s.threshold or correct diameter_um",
             given["diameter_um"], given["threshold"], given["channel"], name,
         )  # fmt: skip

@@ -13,14 +13,14 @@ def main() -> None:
     cohort = read_cohort(snakemake.input.table, given["groups"], given["covariates"])
     reference, other = cohort.groups
     pictures = {
-        snakemake.input.volcano: f"Regions with all parts: to the right, {other} has more than "
-        f"{reference}; above the dashed line and in colour, what is found.",
+        snakemake.input.volcano: f"Regions with all their parts: to the right, {other} has more "
+        f"than {reference}; regions above the dashed line, in colour, are significant.",
         snakemake.input.heat_map: "Regions with the smallest p-values, sample by sample; red is "
         "more than the mean of all samples.",
     }
     for path in snakemake.input.maps:
         pictures[path] = (
-            f"{Path(path).stem.replace('_', ' ')} in the atlas, in planes through the clearest "
+            f"{Path(path).stem.replace('_', ' ')} in the atlas, in slices through the clearest "
             f"difference: mean of {reference}, mean of {other}, standard deviation, Cohen's d."
         )
     files = ComparisonFiles(

@@ -14,8 +14,9 @@ def main() -> None:
         damaged = damaged_objects(store, objects)
         if damaged:
             raise VolumeError(
-                f"{store.address(damaged[0])} is not what was written ({len(damaged)} of "
-                f"{len(objects)} objects differ); run again with -R {rule}, which writes them anew"
+                f"{store.address(damaged[0])} has changed since it was written ({len(damaged)} of "
+                f"{len(objects)} objects differ); run again with -R {rule}, which writes them "
+                "again"
             )
         count += len(objects)
     write_json(snakemake.output.verified, {"objects": count})

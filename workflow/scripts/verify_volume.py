@@ -19,22 +19,22 @@ def main() -> None:
     damaged = remove_damaged_blocks(store, key, plan, snakemake.threads)
     if damaged:
         raise VolumeError(
-            f"{store.address(key)}: {len(damaged)} of {len(plan.blocks())} blocks are not what was "
-            f"written (first: {damaged[0]}); run again with -R {snakemake.params.writer}, which "
-            "writes these and no others"
+            f"{store.address(key)}: {len(damaged)} of {len(plan.blocks())} blocks have changed "
+            f"since they were written (first: {damaged[0]}); run again with -R "
+            f"{snakemake.params.writer}, which rewrites only these"
         )
     levels = remove_damaged_top(store, key, plan, snakemake.threads)
     if levels:
         raise VolumeError(
-            f"{store.address(key)}: level {levels[0]} is not what its finer level makes; run again "
+            f"{store.address(key)}: level {levels[0]} does not match its finer level; run again "
             "with -R finish_pyramid, which writes the coarse levels again"
         )
     complete = read_json(snakemake.input.complete)
     files = remove_damaged_metadata(store, key, plan, complete.get("window"))
     if files:
         raise VolumeError(
-            f"{store.address(key)}: {files[0]} is not what was written; delete "
-            f"{snakemake.input.plan} and run again, which writes it and no voxel"
+            f"{store.address(key)}: {files[0]} has changed since it was written; delete "
+            f"{snakemake.input.plan} and run again, which rewrites it without the voxels"
         )
     write_json(
         snakemake.output.verified, {"blocks": len(plan.blocks()), "sha256": complete["sha256"]}

@@ -102,8 +102,8 @@ class ColmLayout(Layout):
         entries = itertools.islice(self.raw.walk(key), _LOOKED_AT)
         if any(plane_of(PurePosixPath(entry.key).name) for entry in entries):
             raise AcquisitionError(
-                f"{self.raw.address(key)} holds planes like a tile but is not named like one "
-                "(LOC000); give it its name or move it out of the view's folder"
+                f"{self.raw.address(key)} contains planes like a tile but is not named like one "
+                "(LOC000); rename it or move it out of the view folder"
             )
         if not folder.startswith("."):
             self._other_folders.append(folder)
@@ -123,8 +123,8 @@ class ColmLayout(Layout):
             )
         if self._other_folders:
             problems.append(
-                f"{len(self._other_folders)} folders of {self.view} that are not a tile's were "
-                f"passed over (first: {self._other_folders[0]})"
+                f"{len(self._other_folders)} folders of {self.view} that do not belong to a tile "
+                f"were ignored (first: {self._other_folders[0]})"
             )
         extra = sorted(set(found) - set(map(_location, tiles)))
         if extra:
@@ -159,7 +159,7 @@ class ColmLayout(Layout):
             stack = files.setdefault(channel, {})
             if plane in stack:
                 raise AcquisitionError(
-                    f"{folder} holds plane {plane} of channel {channel} twice "
+                    f"{folder} contains plane {plane} of channel {channel} twice "
                     f"({PurePosixPath(stack[plane].key).name} and {path.name}); remove one of them"
                 )
             stack[plane] = entry
@@ -179,19 +179,19 @@ class ColmLayout(Layout):
         if meta.channels_stated not in (None, len(found)):
             names = ", ".join(map(self.channel_mark, found))
             yield (
-                f"{_INI} says {meta.channels_stated} channels (Num Enabled Channels) but files of "
-                f"{len(found)} were found ({names})"
+                f"{_INI} states {meta.channels_stated} channels (Num Enabled Channels) but files "
+                f"of {len(found)} channels were found ({names})"
             )
         if shape != meta.tile_pixels:
             yield (
-                f"{_INI} says {meta.tile_pixels[0]} x {meta.tile_pixels[1]} pixels (y, x) but the "
-                f"files have {shape[0]} x {shape[1]}; the files were believed, and the pixel size "
+                f"{_INI} states {meta.tile_pixels[0]} x {meta.tile_pixels[1]} pixels (y, x) but "
+                f"the files have {shape[0]} x {shape[1]}; the files were used, and the pixel size "
                 "is right only if they were cropped: otherwise set input.spacing_um"
             )
         if depth != meta.planes:
             yield (
-                f"{_INI} says {meta.planes} planes (Num in stack) but the files have {depth}; the "
-                "files were believed"
+                f"{_INI} states {meta.planes} planes (Num in stack) but the files have {depth}; "
+                "the files were used"
             )
 
 

@@ -55,6 +55,6 @@ def other_kind(raw: Store, kind: str) -> str:
     if found is None or found[1] == kind:
         return ""
     return (
-        f"; the folder holds {found[0]}, which is input.kind: {found[1]} (terareg init "
+        f"; the folder contains {found[0]}, for which input.kind is {found[1]} (terareg init "
         f"{raw.url} writes a sample file for it)"
     )

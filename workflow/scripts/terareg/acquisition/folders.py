@@ -76,10 +76,10 @@ class FolderLayout(Layout):
             if not self._folders(number):
                 where = self.raw.address(root) if root else self.raw.url
                 raise AcquisitionError(
-                    f"{where} (channel {list(self.options.channels)[number]}) holds no folder of "
-                    "a tile with images such as 000000/000000_000000 (positions in tenths of "
-                    "micrometres); correct input.path or input.channels"
-                    f"{other_kind(self.raw, self.kind)}"
+                    f"{where} (channel {list(self.options.channels)[number]}) contains no tile "
+                    "folder with images such as 000000/000000_000000 (positions in tenths of "
+                    "micrometres); correct input.path or "
+                    f"input.channels{other_kind(self.raw, self.kind)}"
                 )
         places = self._folders(0)
         grid = find_grid({name: (v / _PER_UM, h / _PER_UM) for name, (_, v, h) in places.items()})
@@ -131,9 +131,9 @@ class FolderLayout(Layout):
         entries = itertools.islice(self.raw.walk(folder), _LOOKED_AT)
         if looks_like and any(_IMAGE.search(entry.key) for entry in entries):
             raise AcquisitionError(
-                f"{self.raw.address(folder)} holds images like a tile but is not named like one "
-                "(000000/000000_000000, both with the same first number); give it its name or "
-                "move it out of input.path"
+                f"{self.raw.address(folder)} contains images like a tile but is not named like "
+                "one (000000/000000_000000, both with the same first number); rename it or move "
+                "it out of input.path"
             )
         if not folder.rpartition("/")[2].startswith("."):
             self._passed.add(folder)
@@ -159,12 +159,12 @@ class FolderLayout(Layout):
                 )
         if self._empty:
             problems.append(
-                f"{len(self._empty)} folders without an image were taken for places that were not "
-                f"imaged (first: {min(self._empty)})"
+                f"{len(self._empty)} folders without an image were taken for positions that were "
+                f"not imaged (first: {min(self._empty)})"
             )
         if self._passed:
             problems.append(
-                f"{len(self._passed)} folders that are not a tile's were passed over (first: "
+                f"{len(self._passed)} folders that do not belong to a tile were ignored (first: "
                 f"{min(self._passed)})"
             )
         return tiles
@@ -201,14 +201,14 @@ class FolderLayout(Layout):
             # numbers in names are rounded, or truncated, to tenths of micrometres
             if off > max(0.25 * step, min(1.0, 0.5 * step)):
                 raise AcquisitionError(
-                    f"{entry.key} lies between two planes: planes are {step / _PER_UM:g} um apart, "
-                    f"from {start / _PER_UM:g} um on; correct input.spacing_um or remove it"
+                    f"{entry.key} is between two planes: planes are {step / _PER_UM:g} um apart, "
+                    f"starting at {start / _PER_UM:g} um; correct input.spacing_um or remove it"
                 )
             files = found.setdefault(channel, {})
             if plane in files:
                 raise AcquisitionError(
-                    f"{files[plane].key} and {PurePosixPath(entry.key).name} are one plane; remove "
-                    "one of them or correct input.spacing_um"
+                    f"{files[plane].key} and {PurePosixPath(entry.key).name} are the same plane; "
+                    "remove one of them or correct input.spacing_um"
                 )
             files[plane] = entry
             spans.setdefault(channel, {})[plane] = match.span("plane")
@@ -225,8 +225,8 @@ class FolderLayout(Layout):
                 files[int(match["plane"])] = entry
         if not files:
             raise AcquisitionError(
-                f"{self._folders(0)[tile.name][0]} holds no image such as {tile.name}_000000.tif; "
-                "copy the planes or remove the folder"
+                f"{self._folders(0)[tile.name][0]} contains no image such as "
+                f"{tile.name}_000000.tif; copy the planes or remove the folder"
             )
         return files
 

@@ -165,8 +165,8 @@ def _part_layout(store: Store, key: str) -> tuple[PlaneLayout, int]:
         )
     if 0 < facts.absent[0] == facts.absent[1]:
         raise AcquisitionError(
-            f"{key} was never written, it has a shape but no values; remove the tile, or save it "
-            "again"
+            f"{key} has a shape but no values, so it was never written; remove the tile, or save "
+            "it again"
         )
     return PlaneLayout(facts.shape[1:], facts.dtype, None, "<", True, more=True), facts.shape[0]
 
@@ -190,7 +190,7 @@ def unreadable(key: str, error: Exception) -> AcquisitionError:
     """The error for a file that cannot be read."""
     if isinstance(error, FileNotFoundError):
         return AcquisitionError(
-            f"{key} is gone since the acquisition was indexed; copy it back or run "
+            f"{key} has disappeared since the acquisition was indexed; copy it back or run "
             "index_acquisition again"
         )
     reason = error.strerror if isinstance(error, OSError) and error.strerror else error
@@ -213,8 +213,8 @@ def layout_of(
         pages = _pages(file, key).pages
         if page >= len(pages):
             raise AcquisitionError(
-                f"{key} has {len(pages)} pages but page {page} (counted from 0) was asked for; "
-                "copy it again, or run index_acquisition again"
+                f"{key} has {len(pages)} pages but page {page} (counted from 0) is needed; copy "
+                "it again, or run index_acquisition again"
             )
         return _tiff_layout(tiff, key, pages[page], alone=False)
     except struct.error as error:
@@ -234,8 +234,8 @@ def _truncated(key: str, size: int) -> AcquisitionError:
 
 def _foreign(key: str, what: str) -> AcquisitionError:
     return AcquisitionError(
-        f"{key} {what}, but planes must be TIFF or PNG files of one image with one unsigned 8 or "
-        "16 bit integer per pixel; convert or remove it"
+        f"{key} {what}, but planes must be TIFF or PNG files with one image of unsigned 8 or 16 "
+        "bit integers, one per pixel; convert or remove it"
     )
 
 
@@ -277,7 +277,7 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
         name = {1: "unsigned", 2: "signed", 3: "floating-point"}.get(kind, "unknown")
         raise _foreign(key, f"is a TIFF of {samples} x {bits} bit {name} samples per pixel")
     if value(_PHOTOMETRIC, 1) == 0:
-        raise _foreign(key, "says that its zero is white (WhiteIsZero), so that bright may be dark")
+        raise _foreign(key, "has inverted grey values (WhiteIsZero)")
     compressed = value(_COMPRESSION, 1) != 1
     tiled = _TILE_STARTS in tags
     starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
@@ -286,7 +286,7 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
     if not counts and not compressed and len(starts) == 1:
         counts = (image_bytes,)
     if not starts or len(starts) != len(counts):
-        raise _foreign(key, "is a TIFF without a table of its strips")
+        raise _foreign(key, "is a TIFF without a table of strips")
     if min(starts) < _HEADER_BYTES:
         raise _foreign(key, "has pixels that begin in the header of the file")
     if max(start + count for start, count in zip(starts, counts)) + page.skip > size:
@@ -331,10 +331,10 @@ def _check_one_channel(pages: _Pages, key: str, part: tuple[int, int] | None) ->
     depth = len(pages.pages) // pages.channels
     if part is None or part[0] // depth != part[1] // depth:
         raise AcquisitionError(
-            f"{key} holds {pages.channels} channels of {depth} planes; list it in a table "
-            "(input.kind: table) with z_first and z_last of each channel "
-            f"(0 to {depth - 1}, {depth} to {2 * depth - 1}, ...), or write each channel of a tile "
-            "into a file of its own"
+            f"{key} contains {pages.channels} channels of {depth} planes; list it in a table "
+            f"(input.kind: table) with z_first and z_last of each channel (0 to {depth - 1}, "
+            f"{depth} to {2 * depth - 1}, ...), or write each channel of a tile to a file of its "
+            "own"
         )
 
 
@@ -373,15 +373,15 @@ def _find_pages(file: ObjectFile, key: str) -> _Pages:
         raise
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         why = reason(error)
-        if why.startswith("its pages go round"):
+        if why.startswith("its list of pages is circular"):
             raise AcquisitionError(f"{key} is damaged ({why}); copy it again") from error
         text = f"{key} {why[3:]}" if why.startswith("it ") else f"{key}: {why}"
         raise AcquisitionError(text if "; " in why else f"{text}; copy it again") from error
     if planes.companions:
         raise AcquisitionError(
             f"{key} is one of several files of an OME-TIFF (another is {planes.companions[0]!r}) "
-            "and holds a part of its planes; give the folder of the planes, or write each tile "
-            "into one file"
+            "and contains only part of its planes; give the folder of the planes, or write each "
+            "tile to one file"
         )
     images = [page for _, page in planes.places]
     if planes.one_directory:

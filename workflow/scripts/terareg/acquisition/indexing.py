@@ -129,8 +129,8 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     stacks, found = _scan(layout, tiles, settings)
     if over := layout.passed_over():
         problems.append(
-            f"{len(over)} images in folders of tiles are no planes by their names and were passed "
-            f"over (first: {over[0]})"
+            f"{len(over)} images in tile folders do not have names of planes and were ignored "
+            f"(first: {over[0]})"
         )
     channels = _choose_channels(layout, found, settings)
     _check_stacks(layout, stacks, channels, settings, problems)
@@ -220,15 +220,15 @@ def _scan_stack(raw: Store, stack: Stack) -> _Scanned:
             if last >= len(layouts):
                 raise AcquisitionError(
                     f"{entry.key} has {len(layouts)} planes but planes {first} to {last} (counted "
-                    "from 0) were asked for; copy it again or correct z_first and z_last"
+                    "from 0) are needed; copy it again or correct z_first and z_last"
                 )
             layouts = layouts[first : last + 1]
         for layout in layouts:
             note(layout.kind, entry.key)
         if planes and number <= planes[-1]:
             raise AcquisitionError(
-                f"{entry.key} begins with plane {number} but the file before it holds planes up "
-                f"to {planes[-1]}; remove one of them or correct input.spacing_um (z)"
+                f"{entry.key} begins with plane {number} but the file before it ends with plane "
+                f"{planes[-1]}; remove one of them or correct input.spacing_um (z)"
             )
         counts[number] = len(layouts)
         planes += range(number, number + len(layouts))
@@ -274,7 +274,7 @@ def _choose_channels(
     if numbers is None:
         if not found:
             raise AcquisitionError(
-                f"{settings.sample}: the folders of {layout.raw.url} hold no plane such as "
+                f"{settings.sample}: the folders of {layout.raw.url} contain no plane such as "
                 "CHN00_PLN0000.tif; check input.path and the file names"
             )
         return tuple(Channel(f"ch{index}", index) for index in found)
@@ -283,15 +283,15 @@ def _choose_channels(
     if count > 1:
         raise ConfigError(
             f"{settings.sample}: input.channels has the index {index!r} {count} times; give each "
-            "channel its own"
+            "channel an index of its own"
         )
     for channel in channels:
         if channel.index not in found:
             there = ", ".join(map(layout.channel_mark, found)) or "nothing"
             raise AcquisitionError(
                 f"{settings.sample}: channel {channel.name!r} "
-                f"({layout.channel_mark(channel.index)}) has no file in any tile, found was "
-                f"{there}; correct input.channels"
+                f"({layout.channel_mark(channel.index)}) has no file in any tile, where {there} "
+                "was found; correct input.channels"
             )
     return channels
 
@@ -315,7 +315,7 @@ def _check_stacks(
                 raise AcquisitionError(
                     f"{tile} has no plane of side {channel.name} "
                     f"({layout.channel_mark(channel.index)}) but other tiles have; copy them, or "
-                    f"set input.missing_sides: other, which takes {first} alone there"
+                    f"set input.missing_sides: other, which uses only {first} there"
                 )
             else:
                 raise AcquisitionError(
@@ -326,8 +326,8 @@ def _check_stacks(
 
     for name, tiles in lacking.items():
         problems.append(
-            f"{len(tiles)} of {len(stacks)} tiles lack side {name} ({few(tiles)}); "
-            f"{settings.second_sides[name]} was taken alone there"
+            f"{len(tiles)} of {len(stacks)} tiles have no side {name} ({few(tiles)}); only "
+            f"{settings.second_sides[name]} was used there"
         )
 
 
@@ -419,8 +419,8 @@ def _check_signal(raw: Store, acquisition: Acquisition) -> None:
                 break
         else:
             raise AcquisitionError(
-                f"{acquisition.sample} channel {channel.name}: no tile has signal, every plane "
-                f"looked at ({len(_SIGNAL_DEPTHS)} in each of {len(acquisition.tiles)} tiles) is "
+                f"{acquisition.sample} channel {channel.name}: no tile has signal: all planes "
+                f"examined ({len(_SIGNAL_DEPTHS)} in each of {len(acquisition.tiles)} tiles) are "
                 "constant; check the files or leave the channel out of input.channels"
             )
 

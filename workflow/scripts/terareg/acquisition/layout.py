@@ -251,7 +251,7 @@ class Layout(ABC):
 def _gaps(tiles: Sequence[RawTile], grid: TileGrid) -> list[str]:
     """Messages on irregularities of a grid that can nevertheless be stitched."""
     if len(tiles) == 1:
-        return ["there is one tile only; nothing is stitched"]
+        return ["there is only one tile, so nothing is stitched"]
     problems = []
     for what, number, there in (
         ("row", grid.rows, {tile.row for tile in tiles}),
@@ -261,8 +261,8 @@ def _gaps(tiles: Sequence[RawTile], grid: TileGrid) -> list[str]:
         if empty:
             problems.append(
                 f"{what}{'s' if len(empty) > 1 else ''} {', '.join(map(str, empty))} of the grid "
-                "(counted from 0) without any tile: what lies on the two sides is placed by the "
-                "stage's steps alone"
+                "(counted from 0) without any tile: the parts on either side are placed by the "
+                "nominal steps of the stage alone"
             )
     return problems
 
@@ -305,21 +305,21 @@ def survey_grid(
         apart = step[axis] / options.spacing_um[1 + axis]
         if apart < 0:
             raise AcquisitionError(
-                f"{source} fall in {name} from one {('row', 'column')[axis]} to the next; turn the "
-                "sign of the positions, or the order of rows and columns"
+                f"{source} fall in {name} from one {('row', 'column')[axis]} to the next; reverse "
+                "the sign of the positions, or the order of rows and columns"
             )
         value, words = 1 - apart / size, f"{source}: overlap in {name}"
         if options.overlap is not None:
             own = options.overlap[axis]
             if apart and abs(own - value) > 0.005:
                 problems.append(
-                    f"input.overlap ({name}) is {own:.1%} but {source} amount to {value:.1%}; "
+                    f"input.overlap ({name}) is {own:.1%} but {source} give {value:.1%}; "
                     "input.overlap was used"
                 )
             value, words = own, f"input.overlap ({name})"
         elif value <= 0:
             raise AcquisitionError(
-                f"{source} are {apart:.0f} pixels apart in {name} but tiles have {size}, so that "
+                f"{source} are {apart:.0f} pixels apart in {name} but tiles have {size}, so "
                 "neighbours do not overlap; correct the positions or input.spacing_um, or set "
                 "input.overlap"
             )

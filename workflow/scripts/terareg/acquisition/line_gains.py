@@ -62,7 +62,7 @@ class LineGains:
     def _array(self) -> tensorstore.TensorStore:
         record = read_record(self.store, f"{self.key}.json")
         if record is None or record.get("sha256") != self.digest:
-            raise self._damaged("its record is absent or belongs to another run")
+            raise self._damaged("its record is missing or belongs to another run")
         try:
             return tensorstore.open(array_spec(self.store, self.key, _CACHE_BYTES)).result()
         except ARRAY_ERRORS as error:
@@ -70,8 +70,8 @@ class LineGains:
 
     def _damaged(self, why: str) -> IntensityError:
         return IntensityError(
-            f"the gains of lines in {self.store.address(self.key)} cannot be read ({why}); run "
-            "again with -R estimate_stripes"
+            f"the line gains in {self.store.address(self.key)} cannot be read ({why}); run again "
+            "with -R estimate_stripes"
         )
 
 
@@ -96,8 +96,7 @@ def load_line_gains(path: str | os.PathLike, store: Store) -> LineGains | None:
         return LineGains(info["lines"], bottoms, store, info["key"], info["sha256"])
     except (KeyError, TypeError) as error:
         raise IntensityError(
-            f"{path} does not describe gains of lines ({error} is missing); run estimate_stripes "
-            "again"
+            f"{path} does not contain line gains ({error} is missing); run estimate_stripes again"
         ) from error
 
 

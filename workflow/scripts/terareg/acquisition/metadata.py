@@ -82,9 +82,10 @@ def load_colm_metadata(
                 texts.append(decode_text(read_object(raw, name, TEXT_BYTES)))
             except FileNotFoundError as error:
                 raise AcquisitionError(
-                    f"there is no {name} in {raw.url}; point input.path at the folder that holds "
-                    f"{_INI}, {_CELLS} and the view folder (VW0), or set input.kind to "
-                    f"terastitcher, table or volume for other input{other_kind(raw, 'colm')}"
+                    f"there is no {name} in {raw.url}; point input.path at the folder that "
+                    f"contains {_INI}, {_CELLS} and the view folder (VW0), or set input.kind to "
+                    "terastitcher, table or volume for other kinds of "
+                    f"input{other_kind(raw, 'colm')}"
                 ) from error
     return read_colm_metadata(texts[0], texts[1], spacing_um=spacing_um, overlap=overlap)
 
@@ -232,7 +233,7 @@ class _Ini:
                 self.values.setdefault((section, _fold(key)), _unquote(value))
         if not self.values:
             raise AcquisitionError(
-                f"{name} holds no line 'key = value'; copy it from the microscope again"
+                f"{name} has no line 'key = value'; copy it from the microscope again"
             )
 
     def has(self, section: str, key: str) -> bool:
@@ -302,13 +303,13 @@ def _read_cells(text: str, rows: int, columns: int, ini_name: str) -> tuple[tupl
         cells = [_unquote(cell) for cell in re.split(r"[,;\t]", line.rstrip(",;\t"))]
         if len(cells) != columns:
             raise AcquisitionError(
-                f"{name} line {number} has {len(cells)} cells, but {ini_name} says {columns} "
+                f"{name} line {number} has {len(cells)} cells, but {ini_name} states {columns} "
                 "columns (Num Horizontal); correct whichever is wrong"
             )
         table.append(tuple(_cell(cell, name, number) for cell in cells))
     if len(table) != rows:
         raise AcquisitionError(
-            f"{name} has {len(table)} lines, but {ini_name} says {rows} rows (Num Vertical); "
+            f"{name} has {len(table)} lines, but {ini_name} states {rows} rows (Num Vertical); "
             "correct whichever is wrong"
         )
     if not any(any(row) for row in table):
@@ -374,7 +375,7 @@ def _spacing(
         return wanted
     if any(abs(w - s) > 0.01 * s for w, s in zip(wanted, stated)):
         problems.append(
-            f"input.spacing_um is {_list(wanted)} um (z, y, x) but {ini.name} amounts to "
+            f"input.spacing_um is {_list(wanted)} um (z, y, x) but {ini.name} gives "
             f"{_list(stated)} um; input.spacing_um was used"
         )
     return wanted

@@ -119,7 +119,7 @@ def read_box(
         if box[0].stop > array.shape[0]:
             raise AcquisitionError(
                 f"{key} has {array.shape[0]} planes but plane {box[0].stop - 1} (counted from 0) "
-                "was asked for; copy it again, or run index_acquisition again"
+                "is needed; copy it again, or run index_acquisition again"
             )
         z, y, x = box
         depth = array.chunk[0]
@@ -151,7 +151,7 @@ def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None
         ) from error
     if (image.shape, image.dtype.name) != (tuple(expected[0]), expected[1]):
         raise AcquisitionError(
-            f"{key} decodes to {image.shape} {image.dtype}, but {expected[0]} {expected[1]} was "
+            f"{key} decodes to {image.shape} {image.dtype}, but {expected[0]} {expected[1]} is "
             "stated in its header; copy it again"
         )
     return image

@@ -123,7 +123,7 @@ class TableLayout(Layout):
             )
         if placed and self.grid is not None:
             raise ConfigError(
-                f"{self.table} says where tiles are, and so does input.grid; remove one of them"
+                f"{self.table} and input.grid both say where tiles are; remove one of them"
             )
         return lines
 
@@ -162,8 +162,8 @@ class TableLayout(Layout):
             if before is not line:
                 raise self._fail(
                     line.number,
-                    f"the tile is in row {cell[0]}, column {cell[1]} of the grid, as that of line "
-                    f"{before.number} is; remove one of them",
+                    f"the tile is in row {cell[0]}, column {cell[1]} of the grid, like that of "
+                    f"line {before.number}; remove one of them",
                 )
             name = line.tile or f"R{cell[0]:02d}C{cell[1]:02d}"
             named[name], cells[name] = own, cell
@@ -188,8 +188,8 @@ class TableLayout(Layout):
             if (line.cell, line.yx_um, line.z_um) != (first.cell, first.yx_um, first.z_um):
                 raise self._fail(
                     line.number,
-                    f"the tile is elsewhere than on line {first.number}; channels of a tile have "
-                    "one place",
+                    f"the tile has another position than on line {first.number}; give all "
+                    "channels of a tile the same position",
                 )
             own[line.channel] = line
         return groups
@@ -209,8 +209,8 @@ class TableLayout(Layout):
         grid = fit_grid(dict.fromkeys(cells, (0.0, 0.0)), cells)
         if self.options.overlap is None and grid.rows * grid.columns > 1:
             raise ConfigError(
-                f"input: key overlap is missing; {self.table} has no positions that tell by how "
-                "much tiles overlap, give fractions [y, x]"
+                f"input: key overlap is missing; {self.table} has no positions to compute the "
+                "overlap from; give fractions [y, x]"
             )
         return grid
 
@@ -245,7 +245,7 @@ class TableLayout(Layout):
         if self.grid is not None and self.grid.rows is None and self.grid.columns is None:
             problems.append(
                 f"the grid was guessed: {len(named)} tiles as {grid.rows} rows of {grid.columns}; "
-                "set input.grid.rows"
+                "if that is wrong, set input.grid.rows"
             )
         order = find_order([grid.cells[name] for name in named])
         if order is not None:
@@ -309,7 +309,7 @@ class TableLayout(Layout):
     def _files(self, line: TileLine) -> list[Entry]:
         files = list(self._list(line))
         if not files:
-            what = "is not there" if line.is_file else "holds no TIFF or PNG file"
+            what = "does not exist" if line.is_file else "contains no TIFF or PNG file"
             raise self._fail(line.number, f"{line.path} {what} in {self.raw.url}; correct path")
         return files
 
@@ -366,14 +366,15 @@ def number_spans(names: list[str]) -> list[tuple[int, int]]:
     if len(kinds) > 1:
         one, other, *_ = sorted(kinds.values())
         raise AcquisitionError(
-            f"{one} and {other} are files of several kinds; give a pattern that one kind matches"
+            f"{one} and {other} are files of different kinds; give a pattern that matches only "
+            "one kind"
         )
     number = len(groups[0])
     differ = [k for k in range(number) if len({own[k][0] for own in groups}) > 1]
     if len(differ) > 1:
         raise AcquisitionError(
             f"names such as {names[0]} differ in {len(differ)} numbers; give a pattern in which "
-            "only the plane differs"
+            "only the plane number differs"
         )
     if not number:
         return [(len(stem), len(stem)) for stem in stems]

@@ -162,7 +162,7 @@ class _Reader:
                 hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(COLUMNS)}"
                 raise self.fail(number, f"{short(name)} is not a known column; {hint}")
             if columns.count(name) > 1:
-                raise self.fail(number, f"column {name} is there twice; remove one")
+                raise self.fail(number, f"column {name} appears twice; remove one")
         needed = ["path", *(b for a, b in _TOGETHER if a in columns)]
         needed += [a for a, b in _TOGETHER if b in columns]
         for name in needed:
@@ -185,7 +185,7 @@ class _Reader:
             path = check_key(row["path"])
         except StoreError as error:
             raise self.fail(
-                number, f"path {row['path']!r} leaves input.path; use a path below it"
+                number, f"path {row['path']!r} is outside input.path; use a path below it"
             ) from error
         line = TileLine(
             number, path, self.channels.index(self.stack(row)),
@@ -200,12 +200,12 @@ class _Reader:
         if line.tile is not None and not _NAME.fullmatch(line.tile):
             raise self.fail(number, f"tile {short(line.tile)}: use letters, digits, _ and -")
         if line.planes is not None and line.planes[0] > line.planes[1]:
-            raise self.fail(number, "z_first is above z_last; exchange them")
+            raise self.fail(number, "z_first is above z_last; swap them")
         folder = str(PurePosixPath(path).parent)
         if line.is_pattern and any(sign in folder for sign in _SIGNS) and not self.exists(folder):
             raise self.fail(
                 number,
-                f"path {path!r}: only the file's name may be a pattern, of a folder there",
+                f"path {path!r}: only the file name may be a pattern, not a folder",
             )
         if path.lower().endswith(".png") and not line.is_pattern:
             raise self.fail(number, f"path {path!r} is one plane; give its folder or a pattern")
@@ -233,10 +233,10 @@ class _Reader:
                 raise self.fail(
                     line.number,
                     f"{line.path} and {lines[0].path} (line {lines[0].number}) are a file of "
-                    "several planes and files of one plane; bring all tiles into one form",
+                    "several planes and files of one plane each; convert all tiles to one form",
                 )
             before = seen.setdefault((line.path, line.planes), line.number)
             if before != line.number:
                 raise self.fail(
-                    line.number, f"{line.path} is that of line {before} as well; remove one of them"
+                    line.number, f"{line.path} is also on line {before}; remove one of them"
                 )

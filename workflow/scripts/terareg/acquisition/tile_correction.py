@@ -61,7 +61,7 @@ class Flatfield:
         object.__setattr__(self, "background", float(self.background))
         if profile.ndim != 2 or profile.size == 0:
             raise IntensityError(
-                f"flat-field of shape {profile.shape} is not an image; give one of two dimensions"
+                f"flat-field of shape {profile.shape} is not an image; give one with two dimensions"
             )
         if not np.all(np.isfinite(profile)) or profile.min() <= 0:
             raise IntensityError(

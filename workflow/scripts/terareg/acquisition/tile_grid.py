@@ -64,7 +64,7 @@ def guess_shape(tiles: int, longer: str = "rows") -> tuple[int, int]:
         "rows" or "columns": which of them is the larger number.
     """
     if tiles < 1:
-        raise ValueError(f"{tiles} tiles make no grid")
+        raise ValueError(f"{tiles} tiles do not form a grid")
     most = 4 if tiles < 4 else 2 * math.isqrt(tiles)
     shapes = [(a, b) for b in range(1, most + 1) for a in range(b, most + 1) if a * b >= tiles]
     large, small = min(shapes, key=lambda shape: (shape[0] * shape[1], shape[0] - shape[1]))
@@ -87,7 +87,9 @@ def cells_in_order(
         row 0, left is column 0.
     """
     if order not in ORDERS or start not in STARTS:
-        raise ValueError(f"order {order!r} from {start!r}: use one of {ORDERS} and of {STARTS}")
+        raise ValueError(
+            f"order {order!r} from {start!r}: use an order of {ORDERS} and a start of {STARTS}"
+        )
     down = list(range(rows)) if start.startswith("top") else list(range(rows))[::-1]
     right = list(range(columns)) if start.endswith("left") else list(range(columns))[::-1]
     across = order.endswith("horizontal")
@@ -144,8 +146,8 @@ def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     down = _typical(_steps(places, next_down))
     if right is None and down is None and len(places) > 1:
         raise AcquisitionError(
-            f"positions of {few(names)} form no grid: no tile lies beside or below another; "
-            f"{_REMEDY}"
+            f"the positions of {few(names)} do not form a grid: no tile is beside or below "
+            f"another; {_REMEDY}"
         )
     steps = _complete(down, right)
     cells = _count(places, steps, next_right, next_down)
@@ -163,8 +165,8 @@ def find_grid(positions: Mapping[str, Position]) -> TileGrid:
     for name, cell in zip(names, cells):
         if cell in at:
             raise AcquisitionError(
-                f"positions form no grid: {at[cell]} and {name} would both be row {cell[0]}, "
-                f"column {cell[1]}; {_REMEDY}"
+                f"the positions do not form a grid: {at[cell]} and {name} would both be row "
+                f"{cell[0]}, column {cell[1]}; {_REMEDY}"
             )
         at[cell] = name
     first = next((place for place, cell in zip(places, cells) if cell == (0, 0)), None)
@@ -251,8 +253,8 @@ def _check_apart(names: list[str], places: list[Position], steps: list[Position]
 
 def _one_place(first: str, second: str) -> AcquisitionError:
     return AcquisitionError(
-        f"tiles {first} and {second} are in one place of the grid; remove one of them or correct "
-        "its position"
+        f"tiles {first} and {second} are in the same cell of the grid; remove one of them or "
+        "correct its position"
     )
 
 
@@ -343,6 +345,7 @@ def _check_regular(names, places, cells, origin, steps) -> None:
     if off:
         worst = max(off, key=off.__getitem__)
         raise AcquisitionError(
-            f"positions form no grid: {few(list(off))} lie{'s' if len(off) == 1 else ''} off it, "
-            f"{worst} by {off[worst]:.0%} of a step (at most {_OFF:.0%}); {_REMEDY}"
+            f"the positions do not form a grid: {few(list(off))} "
+            f"{'is' if len(off) == 1 else 'are'} off it, {worst} by {off[worst]:.0%} of a step "
+            f"(at most {_OFF:.0%}); {_REMEDY}"
         )

@@ -84,7 +84,9 @@ class TileSource:
         corrected: Store | None = None,
     ) -> None:
         if flatfield is not None and corrected is not None:
-            raise ValueError("corrected arrays are corrected already: give no flatfield with them")
+            raise ValueError(
+                "corrected tiles are already corrected; give them without a flat-field"
+            )
         self.channel = acquisition.channel(channel)
         self.acquisition = acquisition.of_channel(channel)
         self.flatfield = flatfield
@@ -284,14 +286,14 @@ class TileSource:
         key = corrected_key(self.channel.name, tile)
         record = read_record(self.corrected, f"{key}.json")
         if record is None:
-            raise self._incomplete(tile, "is not there")
+            raise self._incomplete(tile, "does not exist")
         wanted = (list(self.acquisition.tile_shape), self.acquisition.dtype)
         if (record.get("shape"), record.get("dtype")) != wanted:
             raise self._incomplete(tile, "belongs to another acquisition")
         there = {entry.key: entry.size for entry in self.corrected.list(key)}
         for name, size in record["objects"].items():
             if there.get(name) != size:
-                raise self._incomplete(tile, f"is damaged ({name} is absent or changed)")
+                raise self._incomplete(tile, f"is damaged ({name} is missing or changed)")
         try:
             array = tensorstore.open(array_spec(self.corrected, key)).result()
         except ARRAY_ERRORS as error:
@@ -369,7 +371,7 @@ def write_corrected(
     record_key = f"{key}.json"
     done = is_done(store, record_key, fingerprint)
     if done is not None:
-        logger.info("%s is complete already", store.address(key))
+        logger.info("%s is already complete", store.address(key))
         return done
     start = time.monotonic()
     shape, dtype = source.acquisition.tile_shape, source.acquisition.dtype
@@ -398,7 +400,7 @@ def write_corrected(
             write_slab,
             range(0, shape[0], chunk[0]),
             workers=workers,
-            what=f"{tile} corrected slabs",
+            what=f"{tile}: corrected slabs",
         )
     )
     clipped = sum((slab.clipped for slab in slabs), Clipped())
@@ -470,7 +472,7 @@ def _check_range(part: slice, size: int, tile: str, what: str) -> slice:
     stop = size if part.stop is None else int(part.stop)
     if part.step not in (None, 1) or not 0 <= start < stop <= size:
         raise AcquisitionError(
-            f"{tile}: {what} {start} to {stop} were asked for, but the tile has 0 to {size}; "
+            f"{tile}: {what} {start} to {stop} were requested, but the tile has 0 to {size}; "
             "correct the request"
         )
     return slice(start, stop)

@@ -234,7 +234,7 @@ def zarr_level_shape(path: str | os.PathLike[str]) -> tuple[int, int, int] | Non
             return None
         shape = [int(n) for n in metadata["shape"]]
         if len(shape) < 3 or any(n != 1 for n in shape[:-3]):
-            raise AtlasError(f"{path} has shape {shape}; give one volume of three dimensions")
+            raise AtlasError(f"{path} has shape {shape}; give one volume with three dimensions")
         return shape[-3], shape[-2], shape[-1]
 
 
@@ -246,7 +246,7 @@ def _check_shapes(atlas: InstalledAtlas, data: Mapping[str, Any], files: Mapping
         shape = zarr_level_shape(files[key]) or describe_image(files[key], believed=False).shape
         if list(shape) != [int(n) for n in stated]:
             raise AtlasError(
-                f"{atlas.file} says that the atlas has {stated} voxels but {files[key]} has "
+                f"{atlas.file} states that the atlas has {stated} voxels but {files[key]} has "
                 f"{list(shape)}; install the atlas again"
             )
 

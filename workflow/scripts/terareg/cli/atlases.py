@@ -30,9 +30,9 @@ def list_atlases(server: str | None, *, remote: bool) -> int:
     for atlas in found:
         _say(f"  {atlas.name:40} {atlas.version}")
     if not found:
-        _say("  none; terareg atlas get allen_mouse_25um downloads one")
+        _say("  none; download one with: terareg atlas get allen_mouse_25um")
     if not remote:
-        _say("terareg atlas list --remote asks BrainGlobe's server for all atlases")
+        _say("list all atlases of BrainGlobe with: terareg atlas list --remote")
         return 0
     there = {atlas.name: atlas.version for atlas in found}
     _say(f"at {server or SERVER}:")
@@ -54,8 +54,8 @@ def show_atlas(name: str) -> int:
     if data.get("shape"):
         _say(f"  {'voxels':12} {' x '.join(map(str, data['shape']))} (z, y, x)")
     _say(f"  {'voxel size':12} {' x '.join(f'{v:g}' for v in keys['spacing_um'])} um")
-    _say(f"  {'orientation':12} {keys['orientation']} (z, y, x), as a sample file writes it")
-    sides = "an image of the hemispheres" if "hemispheres" in keys else "its middle plane"
+    _say(f"  {'orientation':12} {keys['orientation']} (z, y, x), as in a sample file")
+    sides = "an image of the hemispheres" if "hemispheres" in keys else "the middle plane"
     _say(f"  {'left, right':12} by {sides}")
     _say(f"  {'regions':12} {len(ontology)}: {_top(ontology)}")
     record = atlas.folder / DOWNLOAD_RECORD

@@ -112,8 +112,8 @@ def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
     largest = max((row.memory_mb for row in rows), default=0)
     if largest > memory:
         wrong.append(
-            f"sample {sample}: its largest job asks for {largest / 1000:.1f} GB of memory and this "
-            f"machine has {memory / 1000:.1f} GB; use a larger one, a coarser "
+            f"sample {sample}: its largest job needs {largest / 1000:.1f} GB of memory but this "
+            f"machine has {memory / 1000:.1f} GB; use a larger machine, a coarser "
             "registration.resolution_um or smaller blocks (docs/scaling.md)"
         )
     return wrong + _check_room(run.samples[sample]["store"], store_gb(planned), sample)
@@ -168,8 +168,8 @@ def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:
     if free_gb >= needed_gb:
         return []
     return [
-        f"sample {sample}: store {store} has {free_gb:.1f} GB of room but the volumes may take "
-        f"{needed_gb:.1f} GB; free some, or set store: to a larger disk"
+        f"sample {sample}: store {store} has {free_gb:.1f} GB free but the volumes may take "
+        f"{needed_gb:.1f} GB; free some space, or point store: to a larger disk"
     ]
 
 

@@ -14,7 +14,7 @@ from terareg import __version__
 from terareg.core.errors import TeraregError
 
 _EPILOGUE = """\
-from a folder of the microscope to results:
+from a microscope folder to results:
   terareg init /data/brain7 --out brain7.yaml
   terareg check brain7.yaml
   terareg run brain7.yaml previews
@@ -65,25 +65,25 @@ def _parser() -> argparse.ArgumentParser:
 def _add_init(commands) -> None:
     init = commands.add_parser(
         "init",
-        help="look into a folder or file and write a sample file for it",
-        description="Look into a folder (or s3://bucket/prefix, or one image) and write a sample "
-        "file, and a table of tiles if one is needed. What is a guess is marked as one; the "
-        "orientation is left blank, since no file says it.",
+        help="inspect a folder or file and write a sample file for it",
+        description="Inspect a folder (or s3://bucket/prefix, or one image) and write a sample "
+        "file, and a table of tiles if one is needed. Guesses are marked; the orientation is "
+        "left blank, because no file states it.",
     )
     init.add_argument("source", help="folder, s3://bucket/prefix, or image file")
     init.add_argument("--out", type=Path, default=Path("sample.yaml"), help="file to write")
-    init.add_argument("--name", help="name of the brain; by default that of the folder")
-    init.add_argument("--atlas", default="allen_mouse_25um", help="a BrainGlobe atlas by name")
-    init.add_argument("--force", action="store_true", help="write over existing files")
+    init.add_argument("--name", help="name of the brain (default: name of the folder)")
+    init.add_argument("--atlas", default="allen_mouse_25um", help="name of a BrainGlobe atlas")
+    init.add_argument("--force", action="store_true", help="overwrite existing files")
     init.set_defaults(command=_init)
 
 
 def _add_check(commands) -> None:
     check = commands.add_parser(
         "check",
-        help="check a sample file and say what the run needs",
-        description="Check a sample file and its raw data as a run would, and say what the run "
-        "needs: jobs, hours, memory, disk. Nothing is written.",
+        help="check a sample file and estimate what the run needs",
+        description="Check a sample file and its raw data as a run would, and estimate what the "
+        "run needs: jobs, hours, memory and disk space. Nothing is written.",
     )
     check.add_argument("sample", type=Path, help="sample file (YAML)")
     check.set_defaults(command=_check)
@@ -94,23 +94,26 @@ def _add_run(commands) -> None:
         "run",
         usage="terareg run [--profile PROFILE] SAMPLE [--] [TARGET ...] [SNAKEMAKE OPTIONS ...]",
         help="run a sample with Snakemake",
-        description="Run a sample: print the command of Snakemake, then start it. Everything "
-        "after the sample file goes to Snakemake, for example -n (dry run) or previews (a target). "
+        description="Run a sample: print the Snakemake command, then start it. Everything after "
+        "the sample file goes to Snakemake, for example -n (dry run) or previews (a target). "
         "Without --cores and --profile, all cores of this machine are used.",
     )
-    run.add_argument("--profile", help="slurm, aws-batch, or a folder with a profile of yours")
+    run.add_argument("--profile", help="slurm, aws-batch, or a folder with your own profile")
     run.add_argument("sample", type=Path, help="sample file (YAML)")
-    run.add_argument("arguments", nargs=argparse.REMAINDER, help="targets and options")
+    run.add_argument(
+        "arguments", nargs=argparse.REMAINDER, help="targets, and options of Snakemake"
+    )
     run.set_defaults(command=_run)
 
 
 def _add_remove(commands) -> None:
     removal = commands.add_parser(
         "remove",
-        help="remove a volume that no run has made, levels of it, or a region",
-        description="List what would go of an OME-Zarr or precomputed volume: all of it, some "
-        "levels, or the chunks that lie in a region as a whole. Nothing is removed without "
-        "--confirm. Volumes of a run are removed by its targets remove_derived and remove_sample.",
+        help="remove a volume that was not made by a run, some of its levels, or a region",
+        description="List what would be removed of an OME-Zarr or precomputed volume: all of it, "
+        "some levels, or the chunks completely inside a region. Nothing is removed without "
+        "--confirm. Volumes made by a run are removed with its targets remove_derived and "
+        "remove_sample.",
     )
     removal.add_argument("volume", help="folder or s3:// address of the volume")
     removal.add_argument(
@@ -118,26 +121,28 @@ def _add_remove(commands) -> None:
     )
     removal.add_argument(
         "--box-vox", type=int, nargs=6, metavar=("Z0", "Y0", "X0", "Z1", "Y1", "X1"),
-        help="first voxel of a region and the one beyond the last, of the finest level",
+        help="first voxel of a region and the one past its last, at the finest level",
     )  # fmt: skip
-    removal.add_argument("--confirm", action="store_true", help="remove what was listed")
+    removal.add_argument("--confirm", action="store_true", help="remove what is listed")
     removal.set_defaults(command=_remove)
 
 
 def _add_atlas(commands) -> None:
-    atlas = commands.add_parser("atlas", help="list, show or get BrainGlobe atlases")
+    atlas = commands.add_parser("atlas", help="list, show or download BrainGlobe atlases")
     verbs = atlas.add_subparsers(title="verbs", required=True, metavar="VERB")
-    listed = verbs.add_parser("list", help="atlases on this machine, and those that can be had")
-    listed.add_argument("--remote", action="store_true", help="ask the server for all of them")
-    listed.add_argument("--url", help="server to ask, in place of BrainGlobe's")
+    listed = verbs.add_parser(
+        "list", help="list the atlases on this machine, or those on the server"
+    )
+    listed.add_argument("--remote", action="store_true", help="list all atlases on the server")
+    listed.add_argument("--url", help="server to use instead of that of BrainGlobe")
     listed.set_defaults(command=_atlas_list)
-    show = verbs.add_parser("show", help="what an atlas on this machine is")
+    show = verbs.add_parser("show", help="describe an atlas on this machine")
     show.add_argument("name", help="for example allen_mouse_25um, or a folder")
     show.set_defaults(command=_atlas_show)
-    get = verbs.add_parser("get", help="download an atlas once")
+    get = verbs.add_parser("get", help="download an atlas")
     get.add_argument("name", help="for example allen_mouse_25um")
-    get.add_argument("--version", help="for example 1.2; by default the newest")
-    get.add_argument("--url", help="server to get it from, in place of BrainGlobe's")
+    get.add_argument("--version", help="for example 1.2 (default: the newest)")
+    get.add_argument("--url", help="server to download from instead of that of BrainGlobe")
     get.add_argument("--sha256", help="checksum that the archive must have")
     get.set_defaults(command=_atlas_get)
 

@@ -47,8 +47,8 @@ def snakemake_command(
     """
     if sample.is_dir():
         raise ConfigError(
-            f"{sample} is a folder, not a sample file; terareg init {shlex.quote(str(sample))} "
-            "writes one for it"
+            f"{sample} is a folder, not a sample file; write one with: terareg init "
+            f"{shlex.quote(str(sample))}"
         )
     read_yaml(sample)
     rest = list(arguments)
@@ -84,8 +84,8 @@ def _profile(name: str) -> str:
         return name
     if name == "aws-batch" and not is_clone():
         raise ConfigError(
-            "--profile aws-batch: jobs in the cloud get the workflow's sources from a clone of the "
-            "repository, and this is an installed package; run it from a clone (docs/aws.md)"
+            "--profile aws-batch: jobs in the cloud get the sources of the workflow from a clone "
+            "of the repository, but this is an installed package; run from a clone (docs/aws.md)"
         )
     own = home() / "profiles" / name
     return str(own) if own.is_dir() else name
@@ -97,6 +97,7 @@ def _program() -> str:
     found = str(beside) if beside.is_file() else shutil.which("snakemake")
     if found is None:
         raise ConfigError(
-            "there is no snakemake in this environment; install it (pip install 'snakemake<10')"
+            "snakemake is not installed in this environment; install it (pip install "
+            "'snakemake<10')"
         )
     return found

@@ -35,7 +35,7 @@ def init(source: str, out: Path, name: str | None, atlas: str, force: bool) -> i
     for file in files:
         if file.exists() and not force:
             raise ConfigError(
-                f"{file} is there already; give another name (--out), or --force to write over it"
+                f"{file} already exists; give another name (--out), or --force to overwrite it"
             )
     for file, text in files.items():
         try:
@@ -43,7 +43,7 @@ def init(source: str, out: Path, name: str | None, atlas: str, force: bool) -> i
             write_atomic(file, text.encode())
         except OSError as error:
             raise ConfigError(
-                f"{file} cannot be written ({error.strerror}); give another place with --out"
+                f"{file} cannot be written ({error.strerror}); give another path with --out"
             ) from error
     _tell(source, found, out, table)
     return 0

@@ -45,8 +45,8 @@ def common_frame(paths: Mapping[str, str | os.PathLike[str]]) -> Frame:
         if other != frame:
             raise CohortError(
                 f"maps of sample {first!r} have {frame.shape} voxels of {frame.spacing_um} um, "
-                f"those of {sample!r} {other.shape} of {other.spacing_um} um; run both with the "
-                "same atlas and registration.resolution_um"
+                f"but those of {sample!r} have {other.shape} of {other.spacing_um} um; run "
+                "both with the same atlas and registration.resolution_um"
             )
     return frame
 

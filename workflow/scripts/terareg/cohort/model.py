@@ -107,20 +107,18 @@ def design_of(cohort: Cohort) -> Design:
     for name in cohort.covariates:
         columns = _columns([m.covariates[name] for m in members])
         if not columns.shape[1]:
-            raise CohortError(
-                f"covariate {name!r} has one value in all samples, so that nothing depends on it; "
-                "leave it out"
-            )
+            raise CohortError(f"covariate {name!r} has the same value in all samples; leave it out")
         before = np.concatenate(parts, axis=1)
         if _rank(np.concatenate([before, columns], axis=1)) < before.shape[1] + columns.shape[1]:
             raise CohortError(
-                f"covariate {name!r} follows from those before it; leave one of them out"
+                f"covariate {name!r} is a linear combination of those before it; leave one of "
+                "them out"
             )
         parts.append(columns)
         if _rank(np.column_stack([group, *parts])) < 1 + sum(p.shape[1] for p in parts):
             raise CohortError(
-                f"covariate {name!r} says the same as the group, so that nothing can tell them "
-                "apart; leave it out, or add samples in which they differ"
+                f"covariate {name!r} coincides with the group, so their effects cannot be "
+                "separated; leave it out, or add samples in which they differ"
             )
     design = Design(group, np.concatenate(parts, axis=1))
     if not design.testable():

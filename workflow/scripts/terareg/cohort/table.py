@@ -98,7 +98,7 @@ def read_cohort(
     for column in (SAMPLE, GROUP):
         if columns.count(column) != 1:
             raise CohortError(
-                f"{name}: the column {column} is there {columns.count(column)} times (columns: "
+                f"{name}: the column {column} occurs {columns.count(column)} times (columns: "
                 f"{few(list(columns))}); the first line needs sample and group, once each"
             )
     twice = [column for column, count in Counter(columns).items() if count > 1]
@@ -109,7 +109,7 @@ def read_cohort(
     for column in chosen:
         if column not in others:
             raise CohortError(
-                f"{name}: covariate {column!r} is not among its columns "
+                f"{name}: covariate {column!r} is not one of its columns "
                 f"({few(others) or 'there are no others'}); correct the name"
             )
     for column in set(chosen) & set(_RESERVED):
@@ -118,8 +118,8 @@ def read_cohort(
     for line, cells in table.rows:
         if len(cells) != len(columns):
             raise CohortError(
-                f"{name}, line {line}: {len(cells)} cells instead of {len(columns)}; write one for "
-                "each column"
+                f"{name}, line {line}: {len(cells)} cells instead of {len(columns)}; write one "
+                "for each column"
             )
         row = dict(zip(columns, cells))
         for column in (SAMPLE, GROUP, *chosen):
@@ -133,8 +133,8 @@ def read_cohort(
     repeated = [sample for sample, count in names.items() if count > 1]
     if repeated:
         raise CohortError(
-            f"{name}: sample {repeated[0]!r} is there {names[repeated[0]]} times; a sample counts "
-            "once, so remove a line or correct its name"
+            f"{name}: sample {repeated[0]!r} occurs {names[repeated[0]]} times; remove the extra "
+            "lines or correct a name"
         )
     compared = _groups(name, [row[GROUP] for row in rows], groups)
     rows = [row for row in rows if row[GROUP] in compared]
@@ -185,8 +185,8 @@ def _groups(name: str, found: list[str], groups: Sequence[str] | None) -> tuple[
     if groups is None:
         if len(there) != 2:
             raise CohortError(
-                f"{name}: {len(there)} groups ({few(there)}), but two are compared; name the "
-                "reference and the other one under groups:"
+                f"{name}: {len(there)} groups ({few(there)}), but two are compared; name two of "
+                "them under groups, the reference first"
             )
         return there[0], there[1]
     for group in groups:
@@ -197,7 +197,9 @@ def _groups(name: str, found: list[str], groups: Sequence[str] | None) -> tuple[
             )
     reference, other = groups
     if reference == other:
-        raise CohortError(f"{name}: group {other!r} cannot be compared with itself; name two")
+        raise CohortError(
+            f"{name}: group {other!r} cannot be compared with itself; name two groups"
+        )
     return reference, other
 
 
@@ -206,8 +208,8 @@ def _check_sizes(name: str, members: Sequence[Member], groups: tuple[str, str]) 
     for group in groups:
         if sizes[group] < _LEAST:
             raise CohortError(
-                f"{name}: group {group!r} has {sizes[group]} sample{'s'[: sizes[group] != 1]}, too "
-                f"few to know how its samples differ; give {_LEAST} or more"
+                f"{name}: group {group!r} has {sizes[group]} sample{'s'[: sizes[group] != 1]}, "
+                f"too few to estimate their variation; give {_LEAST} or more"
             )
 
 

@@ -143,8 +143,8 @@ def check_same_atlas(atlases: Mapping[str, Mapping[str, Any]], atlas: str) -> No
     for sample, info in atlases.items():
         if any(info.get(key) != reference.get(key) for key in ("frame", "files")):
             raise CohortError(
-                f"atlas {atlas!r} of sample {sample!r} is not that of sample {first!r}: their "
-                "grids or regions differ; run both with the same atlas"
+                f"atlas {atlas!r} of sample {sample!r} differs from that of sample {first!r} in "
+                "its grid or regions; run both with the same atlas"
             )
 
 

@@ -72,7 +72,9 @@ class Frame:
         object.__setattr__(self, "origin_um", tuple(float(o) for o in self.origin_um))
         object.__setattr__(self, "orientation", check_orientation(self.orientation))
         if len(self.shape) != 3 or min(self.shape) < 1:
-            raise ConfigError(f"shape {self.shape} is not a volume; three positive sizes needed")
+            raise ConfigError(
+                f"shape {self.shape} is not that of a volume; give three positive sizes"
+            )
         if len(self.spacing_um) != 3 or not all(
             math.isfinite(s) and s > 0 for s in self.spacing_um
         ):

@@ -24,9 +24,9 @@ def check_orientation(code: str, name: str = "orientation") -> str:
     pairs = {_AXIS_OF_LETTER.get(letter) for letter in text}
     if len(text) != 3 or None in pairs:
         raise ConfigError(
-            f"{name}: {code!r} is not an orientation; write three letters for the array axes "
-            "z, y, x, each the direction in which the index grows (R or L, A or P, S or I), "
-            "for example RIP"
+            f"{name}: {code!r} is not an orientation; write three letters for the array axes z, "
+            "y, x, each the anatomical direction in which the index increases (R or L, A or P, S "
+            "or I), for example RIP"
         )
     if len(pairs) != 3:
         raise ConfigError(

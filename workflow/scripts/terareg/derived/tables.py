@@ -115,7 +115,7 @@ def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
         chosen = [fields[at] for at in _places([field.name.lower() for field in fields])]
         for field in chosen:
             if not types.is_integer(field.type):
-                raise ValueError(f"column {short(field.name)} holds {field.type}, not integers")
+                raise ValueError(f"column {short(field.name)} contains {field.type}, not integers")
         rows = file.metadata.num_rows
         if rows > _MOST_ROWS:
             raise ValueError(f"it has {rows} rows, more than {_MOST_ROWS}")

@@ -59,9 +59,9 @@ def compare_checksums(store: Store, root: str, paths: Iterable[str]) -> None:
         found = file_hash(path)
         if found != record.get("sha256"):
             raise StoreError(
-                f"{path} is not what {record.get('rule')} wrote (SHA-256 {found[:12]} instead of "
-                f"{str(record.get('sha256'))[:12]}): it was damaged or edited; delete it and run "
-                "again, and give files of your own in the configuration instead"
+                f"{path} has changed since {record.get('rule')} wrote it (SHA-256 {found[:12]} "
+                f"instead of {str(record.get('sha256'))[:12]}); it was damaged or edited, so "
+                "delete it and run again, and give files of your own in the configuration instead"
             )
 
     for _ in map_items(compare, _own(paths, root), workers=_WORKERS):

@@ -33,9 +33,9 @@ _LARGEST_TILE_VOXEL_UM = 200
 _RESERVED = {"atlases": "prepared atlases", "cohort": "comparisons of groups"}
 # how channels are identified, by kind of input
 _CHANNEL_TYPES: dict[str, tuple[type | tuple[type, ...], str]] = {
-    "colm": (int, "channel number; write the number in the file names"),
+    "colm": (int, "channel number; write the channel number in the file names"),
     "terastitcher": (str, 'folder; write the folder of its tiles, or "." for input.path itself'),
-    "table": ((int, str), "channel of a table; write what the column channel says"),
+    "table": ((int, str), "channel of a table; write the value of the column channel"),
 }
 #: sections that need images of the sample's own
 _OF_IMAGES = ("atlases", "points", "fiducials", "sample_labels")
@@ -62,7 +62,7 @@ def check_combinations(config: dict[str, Any]) -> None:
     ):
         if name not in channels:
             raise ConfigError(
-                f"{key}: channel {name!r} is not among input.channels ({few(channels)})"
+                f"{key}: channel {name!r} is not one of input.channels; use one of {few(channels)}"
             )
     _check_stitching(config)
     _check_volume(config["volume"])
@@ -81,8 +81,7 @@ def check_alone(config: dict[str, Any]) -> None:
     for key in _OF_IMAGES:
         if config[key]:
             raise ConfigError(
-                f"{key}: this sample has no images that they could belong to; add input: or remove "
-                f"{key}"
+                f"{key}: this sample has no images for it to apply to; add input: or remove {key}"
             )
     _check_volume(config["volume"])
 
@@ -92,7 +91,7 @@ def _check_places(config: dict[str, Any]) -> None:
     for what, name in _names(config):
         if not _NAME.fullmatch(name):
             raise ConfigError(
-                f"{what} {name!r} would make a bad folder name; use letters, digits, _ and -"
+                f"{what} {name!r} cannot be a folder name; use letters, digits, _ and -"
             )
     if config["sample"] in _RESERVED:
         raise ConfigError(
@@ -141,8 +140,8 @@ def _check_input(config: dict[str, Any]) -> None:
 def _check_tiles_input(source: dict[str, Any]) -> None:
     if source["path"] is None:
         raise ConfigError(
-            "input: key path is missing; give the folder that holds the raw tiles, or set "
-            "input.kind: volume where the channels are volumes already"
+            "input: key path is missing; give the folder of the raw tiles, or set input.kind: "
+            "volume if the channels are volumes already"
         )
     Store(source["path"])
     kind = source["kind"]
@@ -156,13 +155,13 @@ def _check_tiles_input(source: dict[str, Any]) -> None:
     values = [str(value) for value in source["channels"].values()]
     if len(set(values)) != len(values):
         raise ConfigError(
-            f"input.channels: {source['channels']} gives two names to one "
+            f"input.channels: {source['channels']} gives two channels the same "
             f"{what.split(';', maxsplit=1)[0]}"
         )
     if kind != "colm" and source["spacing_um"] is None:
         raise ConfigError(
-            f"input: key spacing_um is missing; files of input.kind: {kind} do not say how large a "
-            "voxel is, give [z, y, x] in micrometres"
+            f"input: key spacing_um is missing; files of input.kind: {kind} state no voxel size; "
+            "give [z, y, x] in micrometres"
         )
     if kind == "table" and source["table"] is None:
         raise ConfigError(
@@ -171,8 +170,8 @@ def _check_tiles_input(source: dict[str, Any]) -> None:
     for i, size in enumerate(source["spacing_um"] or ()):
         if size > _LARGEST_TILE_VOXEL_UM:
             raise ConfigError(
-                f"input.spacing_um.{i}: {size} must be at most {_LARGEST_TILE_VOXEL_UM}; a voxel "
-                "size of tiles in micrometres"
+                f"input.spacing_um.{i}: {size} must be at most {_LARGEST_TILE_VOXEL_UM}; give the "
+                "voxel size of the tiles in micrometres"
             )
 
 
@@ -191,8 +190,8 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     for key in ("path", "overlap"):
         if source[key] is not None:
             raise ConfigError(
-                f"input.{key}: {source[key]!r} belongs to tiles, not to input.kind: volume; remove "
-                "it, images are listed under input.channels"
+                f"input.{key}: {source[key]!r} belongs to tiles, not to input.kind: volume; "
+                "remove it, and list the images under input.channels"
             )
     for key in ("xml", "tile_configuration"):
         if config["stitching"][key]:
@@ -215,7 +214,7 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     images = [channel_image(config, name) for name in source["channels"]]
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):
-        raise ConfigError(f"input.channels: {source['channels']} gives two names to one image")
+        raise ConfigError(f"input.channels: {source['channels']} gives two channels the same image")
 
 
 def _check_intensity(intensity: dict[str, Any]) -> None:
@@ -225,17 +224,17 @@ def _check_intensity(intensity: dict[str, Any]) -> None:
     if stripes_given and (method, flatfield["background"]) == ("none", None):
         raise ConfigError(
             f"intensity.destriping needs the dark offset of the camera, which {key}.method: none "
-            f"does not find; give {key}.background"
+            f"does not estimate; set {key}.background"
         )
     if (method == "image") != (flatfield["image"] is not None):
         raise ConfigError(
-            f"{key}.image: {flatfield['image']!r} does not go with {key}.method: {method}; "
-            "method image, and no other, needs the path of a TIFF"
+            f"{key}.image: {flatfield['image']!r} does not match {key}.method: {method}; only "
+            "method: image uses an image, and it needs the path of a TIFF"
         )
     if flatfield["tile_gains"] in (True, "depth") and method != "statistics":
         raise ConfigError(
-            f"{key}.tile_gains: {flatfield['tile_gains']!r} does not go with {key}.method: "
-            f"{method}, which finds no gains; set tile_gains: false or method: statistics"
+            f"{key}.tile_gains: {flatfield['tile_gains']!r} does not match {key}.method: "
+            f"{method}, which estimates no gains; set tile_gains: false or method: statistics"
         )
     if flatfield["tile_gains"] in (True, "depth") and flatfield["tiles"] not in ("all", 1):
         raise ConfigError(
@@ -256,7 +255,7 @@ def _check_stitching(config: dict[str, Any]) -> None:
     if not any(search):
         raise ConfigError(
             f"stitching.displacement.search_um: {search} leaves nothing to search; give how far "
-            "(z, y, x) tiles may lie from their nominal places, for example [40, 60, 60]"
+            "(z, y, x) tiles may be from their nominal positions, for example [40, 60, 60]"
         )
     _check_channel_shift(config)
 
@@ -268,16 +267,16 @@ def _check_channel_shift(config: dict[str, Any]) -> None:
     aligned, channels = sides_of(config, aligned_channel(config))[0], config["input"]["channels"]
     if bool(given) != (mode == "given") and (given or len(channels) > 1):
         raise ConfigError(
-            f"stitching.channel_shift_um: {given or 'nothing'} does not go with "
+            f"stitching.channel_shift_um: {given or 'nothing'} does not match "
             f"stitching.channel_shift: {mode}; give a shift of every channel together with "
             "channel_shift: given, or neither"
         )
     for name in given:
         if name not in channels or name == aligned:
             raise ConfigError(
-                f"stitching.channel_shift_um: {name!r} is not among the channels besides "
-                f"{aligned}, whose tiles are compared "
-                f"({few(c for c in channels if c != aligned) or 'there are none'})"
+                f"stitching.channel_shift_um: {name!r} is not a channel other than the alignment "
+                f"channel {aligned}; use one of "
+                f"{few(c for c in channels if c != aligned) or 'none'}"
             )
     missing = [c for c in channels if c != aligned and c not in given] if given else []
     if missing:
@@ -293,7 +292,7 @@ def _check_atlases(atlases: dict[str, Any]) -> None:
         files = [atlas["template"], *atlas["images"].values()]
         if len(set(files)) < len(files):
             raise ConfigError(
-                f"atlases.{name}.images: {few(files)} names a file twice, template "
+                f"atlases.{name}.images: {few(files)} contains a file twice, the template "
                 "included; give every image once"
             )
         if atlas["through"] is not None:
@@ -320,9 +319,9 @@ def _check_through(name: str, atlas: dict[str, Any], atlases: dict[str, Any]) ->
         )
     if points is None and not is_folder(through["transform"]):
         raise ConfigError(
-            f"{key}.points_from is missing; files of ITK and ANTs do not say whose points they map "
-            f"to the other atlas: write {name!r} or {other!r} (a transform that brings the image "
-            f"of {other} onto the grid of {name} maps points of {name})"
+            f"{key}.points_from is missing; files of ITK and ANTs do not state whose points they "
+            f"map to the other atlas; write {name!r} or {other!r} (a transform that brings the "
+            f"image of {other} onto the grid of {name} maps points of {name})"
         )
     if isinstance(through["transform"], list):
         for path in through["transform"]:
@@ -343,7 +342,7 @@ def _check_registration(config: dict[str, Any]) -> None:
     section, names = config["registration"], registered_channels(config)
     if len(set(names)) < len(names):
         raise ConfigError(
-            f"registration.channel: {few(names)} names a channel twice; name every channel once"
+            f"registration.channel: {few(names)} contains a channel twice; name every channel once"
         )
     for name in section["atlases"] or []:
         if name not in config["atlases"]:
@@ -367,8 +366,8 @@ def _check_registration(config: dict[str, Any]) -> None:
     priors = section["priors"]
     if abs(sum(priors) - 1) > 1e-6:
         raise ConfigError(
-            f"registration.priors: {priors} sum to {sum(priors):g}; give the shares of matching, "
-            "artefact and missing voxels, which sum to 1"
+            f"registration.priors: {priors} sum to {sum(priors):g}; give fractions of matching, "
+            "artefact and missing voxels that sum to 1"
         )
 
 
@@ -377,8 +376,8 @@ def _check_points(config: dict[str, Any], registered: list[str]) -> None:
     for name, points in config["points"].items():
         if points["atlas"] not in registered:
             raise ConfigError(
-                f"points.{name}.atlas: {points['atlas']!r} is not among the registered atlases "
-                f"({few(registered) or 'none are'})"
+                f"points.{name}.atlas: {points['atlas']!r} is not a registered atlas; use one of "
+                f"{few(registered) or 'none'}"
             )
     landmarks = config["registration"]["landmarks"]
     for key, entries in (
@@ -391,9 +390,9 @@ def _check_points(config: dict[str, Any], registered: list[str]) -> None:
     for name, pair in config["fiducials"].items():
         if pair["sample"] == landmarks.get(name, {}).get("sample"):
             raise ConfigError(
-                f"fiducials.{name}.sample: {pair['sample']!r} is among registration.landmarks too; "
-                "points that take part in a registration cannot measure its error, so divide them "
-                "between two files"
+                f"fiducials.{name}.sample: {pair['sample']!r} is also in registration.landmarks; "
+                "points used by a registration cannot measure its error, so divide them between "
+                "two files"
             )
 
 
@@ -404,8 +403,8 @@ def _check_layers(config: dict[str, Any], registered: list[str]) -> None:
     for name in layers:
         if layers.count(name) > 1:
             raise ConfigError(
-                f"{name!r} is the name of two layers of the viewer (channels, atlases, tiles); "
-                "rename one of them"
+                f"{name!r} is the name of two viewer layers (channels, atlases, tiles); rename "
+                "one of them"
             )
 
 
@@ -423,8 +422,8 @@ def _check_resolutions(config: dict[str, Any]) -> None:
         if wanted is not None and wanted < bias["volume_um"]:
             raise ConfigError(
                 f"{section}.{key}: {wanted} is finer than the corrected volume that it is made "
-                f"from (intensity.bias.volume_um {bias['volume_um']}); lower that as well, or set "
-                "it to null for the full resolution"
+                f"from (intensity.bias.volume_um: {bias['volume_um']}); lower that too, or set it "
+                "to null for full resolution"
             )
 
 
@@ -432,8 +431,8 @@ def _check_volume(volume: dict[str, Any]) -> None:
     steps = math.log2(volume["block"] / volume["chunk"])
     if steps < 0 or steps % 1:
         raise ConfigError(
-            f"volume.block: {volume['block']} is not a power of two times volume.chunk; "
-            f"give {volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
+            f"volume.block: {volume['block']} is not volume.chunk times a power of two; give "
+            f"{volume['chunk']}, {2 * volume['chunk']}, {4 * volume['chunk']} ..."
         )
 
 
@@ -451,14 +450,14 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         volumes = [n for n, e in entries_of(config).items() if e.facts.makes]
         if origin.derived and origin.derived not in volumes:
             raise ConfigError(
-                f"{key}.from: {origin.derived!r} is not among the volumes of the section derived "
-                f"({few(volumes) or 'there are none'})"
+                f"{key}.from: {origin.derived!r} is not a volume of the section derived; use one "
+                f"of {few(volumes) or 'none'}"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(
-                f"{key}.from: {origin.atlas!r} is not among the registered atlases "
-                f"({few(atlases) or 'none are'})"
+                f"{key}.from: {origin.atlas!r} is not a registered atlas; use one of "
+                f"{few(atlases) or 'none'}"
             )
         for kind, option in (
             ("corrected_volume", "intensity.bias.enabled"),
@@ -491,7 +490,7 @@ def _check_bids(config: dict[str, Any]) -> None:
         label = bids_label(channel)
         if label in stains:
             raise ConfigError(
-                f"bids.enabled: the channels {stains[label]!r} and {channel!r} are both {label!r} "
-                "in BIDS, which allows letters and digits; rename one of them"
+                f"bids.enabled: the channels {stains[label]!r} and {channel!r} would both be "
+                f"{label!r} in BIDS, which allows only letters and digits; rename one of them"
             )
         stains[label] = channel

@@ -67,8 +67,8 @@ def check(run: Run) -> None:
         for path in [settings["table"], *results]:
             if _BRACES.search(path):
                 raise CohortError(
-                    f"comparisons.{name}: {path!r} holds a word in braces, which Snakemake takes "
-                    "for a wildcard; rename the file or folder"
+                    f"comparisons.{name}: {path!r} contains a word in braces, which Snakemake "
+                    "takes for a wildcard; rename the file or folder"
                 )
         for member in cohort_of(run, name).members:
             where = f"comparisons.{name}: sample {member.sample!r}"

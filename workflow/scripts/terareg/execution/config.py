@@ -54,16 +54,16 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
         parts = [("the configuration", own)] if "sample" in own else []
         if not parts and own.get("derived"):
             raise ConfigError(
-                "derived: the configuration has no key sample, whose folder the derived volumes go "
-                "to; set sample: to a name"
+                "derived: the configuration has no key sample, which names the folder of the "
+                "derived volumes; set sample: to a name"
             )
         if not parts:
             check_shared(own)
     else:
         if "sample" in own:
             raise ConfigError(
-                "the configuration has both sample: and cohort:; move the sample into a file of "
-                "its own and list it under cohort:"
+                "the configuration has both sample: and cohort:; move the sample to a file of its "
+                "own and list it under cohort:"
             )
         if not isinstance(files, list) or not files:
             raise ConfigError(f"cohort: {short(files)} must be a list of sample files")
@@ -76,14 +76,17 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
         name = complete["sample"]
         if name in samples:
             raise ConfigError(
-                f"sample {name!r} is described twice (second time in {source}); "
-                "two samples may not share a name, since they would share a folder"
+                f"sample {name!r} is described twice (second time in {source}); rename one, "
+                "because samples with the same name would share a folder"
             )
         samples[name] = complete
     for key in ("results",):
         values = sorted({s[key] for s in samples.values()})
         if len(values) > 1:
-            raise ConfigError(f"{key}: the samples of one run must agree, found {few(values)}")
+            raise ConfigError(
+                f"{key}: the samples of one run must agree, but they have "
+                f"{few(values)}; give one value"
+            )
     return samples
 
 
@@ -127,13 +130,13 @@ def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
     asked = {}
     if "orientation" in source and source["orientation"] is None:
         asked["input.orientation"] = (
-            "write three letters, for the axes z (planes), y (rows) and x (columns) the direction "
-            "in which each index grows (R or L, A or P, S or I), for example SAR; no program can "
-            "see it, and config/README.md shows how to find it"
+            "write three letters for the axes z (planes), y (rows) and x (columns), each the "
+            "anatomical direction in which the index increases (R or L, A or P, S or I), for "
+            "example SAR; no file states it, and config/README.md shows how to find it"
         )
     if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
         asked["input.spacing_um"] = (
-            "give the voxel size [z, y, x] in micrometres, which no file of the tiles says"
+            "give the voxel size [z, y, x] in micrometres, which no file of the tiles states"
         )
     return asked
 
@@ -149,8 +152,8 @@ def _fill_atlases(config: dict[str, Any]) -> None:
         for other in _OF_FILES:
             if atlas.get(other) is not None:
                 raise ConfigError(
-                    f"{where}.{other}: {atlas[other]!r} does not go with {where}.name, which says "
-                    "it; remove one of them"
+                    f"{where}.{other}: {atlas[other]!r} and {where}.name both define it; remove "
+                    "one of them"
                 )
         version = atlas.get("version")
         if version is not None and not isinstance(version, str):
@@ -167,15 +170,15 @@ def _fill_atlases(config: dict[str, Any]) -> None:
 def _check_plain(value: Any, where: str) -> None:
     """Refuse names that YAML takes for numbers, paths with ~, and numbers that are not finite."""
     if isinstance(value, str) and value.startswith("~"):
-        raise ConfigError(f"{where}: {short(value, 120)} begins with ~, write the whole path")
+        raise ConfigError(f"{where}: {short(value, 120)} begins with ~; write the full path")
     if isinstance(value, str) and "\0" in value:
-        raise ConfigError(f"{where}: {short(value)} holds a NUL character; remove it")
+        raise ConfigError(f"{where}: {short(value)} contains a NUL character; remove it")
     # an infinite window means one polynomial for the whole brain
     endless = where.endswith(".contrast_window_um") and value == math.inf
     if isinstance(value, float) and not math.isfinite(value) and not endless:
-        raise ConfigError(f"{where}: {value} is not possible; give a number")
+        raise ConfigError(f"{where}: {value} is not a finite number; give one")
     if isinstance(value, int) and value.bit_length() > _MOST_BITS:
-        raise ConfigError(f"{where}: {short(value)} is not possible; give a number")
+        raise ConfigError(f"{where}: {short(value)} is not a finite number; give one")
     if isinstance(value, Mapping):
         for key, part in value.items():
             if not isinstance(key, str):
@@ -236,5 +239,5 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue
         state = "is not a file" if Path(path).exists() else "does not exist"
-        where = "" if Path(path).is_absolute() else f" (seen from {Path.cwd()})"
+        where = "" if Path(path).is_absolute() else f" (relative to {Path.cwd()})"
         raise ConfigError(f"{key}: {path!r} {state}{where}; correct the path")

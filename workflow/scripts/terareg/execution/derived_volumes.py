@@ -110,9 +110,9 @@ def _check_exports(
         settings.settled(volume.kind == LABELS, volume.dtype, key)
         if settings.format in ("nifti", "nrrd") and not sources[settings.origin.text].oriented:
             raise ConfigError(
-                f"{key}.format: {settings.format} says how the axes lie in the body, which is not "
-                f"known of the source of {settings.origin.text}; give orientation in its entry of "
-                "derived, or use format: tiff"
+                f"{key}.format: {settings.format} stores the anatomical orientation, which is "
+                f"unknown for the source of {settings.origin.text}; give orientation in its entry "
+                "of derived, or use format: tiff"
             )
 
 
@@ -145,7 +145,7 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
     if channel >= header.channels:
         raise ConfigError(
             f"derived.{entry.name}.channel: {address} has channels 0 to {header.channels - 1}, "
-            f"there is no channel {channel}"
+            f"not {channel}"
         )
     if header.form in headers.FILE_FORMS and "://" in header.name:
         where = "on the web" if is_web(header.name) else "on S3"
@@ -198,14 +198,14 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         source = replace(source, kind=LABELS if settings["labels"] else IMAGE)
     if source.kind not in facts.accepts:
         raise ConfigError(
-            f"{where}.do: {entry.do} is made of {' or '.join(facts.accepts)}, and "
+            f"{where}.do: {entry.do} works on {' or '.join(facts.accepts)}, but "
             f"{entry.volume or entry.address} is {source.kind}; give another source, or set "
             "labels: if its metadata are wrong"
         )
     if source.kind == LABELS and source.dtype.startswith("float"):
         raise ConfigError(
-            f"{where}.labels: {entry.volume or entry.address} holds {source.dtype}, which are no "
-            "ids of labels; convert it to integers"
+            f"{where}.labels: {entry.volume or entry.address} has type {source.dtype}, which "
+            "cannot be labels; convert it to integers"
         )
     level = settings.get("level") or 0
     if level >= len(source.levels):
@@ -223,7 +223,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     kind = facts.made_kind(source.kind)
     if kind == LABELS and settings.get("downsampling") in ("mean", "sparse"):
         raise ConfigError(
-            f"{where}.downsampling: labels have no mean; use mode, max, min or stride"
+            f"{where}.downsampling: labels cannot be averaged; use mode, max, min or stride"
         )
     dtype = facts.dtype(settings, source.kind, source.dtype)
     _check_codec(entry, dtype, kind)
@@ -290,8 +290,8 @@ def _check_table(entry: Entry, dtype: str, where: str) -> None:
     for old, new in read_id_table(path).items():
         if new > most:
             raise ConfigError(
-                f"{where}.table: {path} makes id {new} of {old}, which {dtype} cannot hold; set "
-                "ids: uint64"
+                f"{where}.table: {path} maps id {old} to {new}, too large for {dtype}; set ids: "
+                "uint64"
             )
 
 
@@ -307,8 +307,8 @@ def _check_codec(entry: Entry, dtype: str, kind: str) -> None:
     fitting = _OF_CODEC.get(codec or "", (dtype,))
     if kind and dtype not in fitting:
         raise ConfigError(
-            f"derived.{entry.name}.codec: {codec} holds {' or '.join(fitting)}, not {dtype}; use "
-            "another codec, or make 8 bits of it first (do: quantize)"
+            f"derived.{entry.name}.codec: {codec} stores {' or '.join(fitting)}, not {dtype}; use "
+            "another codec, or convert to 8 bits first (do: quantize)"
         )
 
 

@@ -31,7 +31,7 @@ def home() -> Path:
         if (folder / _SNAKEFILE).is_file():
             return folder
     raise ConfigError(
-        f"the library in {_LIBRARY} has no workflow beside it; install it again from a clone "
+        f"the library in {_LIBRARY} comes without the workflow; install it again from a clone "
         "(pip install .)"
     )
 

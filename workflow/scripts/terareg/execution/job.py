@@ -25,12 +25,12 @@ from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store
 
 _DISK_ERRORS = {
-    errno.ENOSPC: "disk full while writing {file}; free some space and run again, what is "
-    "finished is kept",
+    errno.ENOSPC: "disk full while writing {file}; free some space and run again; finished work "
+    "is kept",
     errno.EDQUOT: "disk quota used up while writing {file}; free some space or ask for more, and "
-    "run again, what is finished is kept",
-    errno.EROFS: "{file} lies on a file system that is mounted read-only; give results:, store: "
-    "or TMPDIR a folder that can be written",
+    "run again; finished work is kept",
+    errno.EROFS: "{file} is on a file system that is mounted read-only; point results:, store: or "
+    "TMPDIR to a writable folder",
 }
 #: folder of the job records, below a sample's folder in the store
 RECORD_FOLDER = "logs"

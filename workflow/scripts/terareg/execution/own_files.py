@@ -152,8 +152,8 @@ def copied_file(run: Run, sample: str, copy: str) -> str:
     path = copied_files(run, sample)[copy]
     if run.remote is not None:
         raise ConfigError(
-            f"sample {sample}: {path!r} holds a word in braces, which Snakemake takes for a "
-            "wildcard where files are in remote storage; rename the file or folder"
+            f"sample {sample}: {path!r} contains a word in braces, which Snakemake takes for a "
+            "wildcard when files are in remote storage; rename the file or folder"
         )
     return path
 

@@ -257,7 +257,7 @@ def load_run(
     for sample, settings in run.samples.items():
         if settings.pop("comparisons"):
             raise ConfigError(
-                f"sample {sample}: comparisons: belongs beside cohort:, or into a file of its own; "
+                f"sample {sample}: comparisons: belongs beside cohort:, or in a file of its own; "
                 "move it there"
             )
         try:
@@ -282,7 +282,7 @@ def _shared(config: Mapping[str, Any], remote: str | None) -> tuple[dict[str, An
     comparisons: dict[str, Any] = shared["comparisons"]
     if comparisons and remote is not None:
         raise ConfigError(
-            f"comparisons.{next(iter(comparisons))}: results in {remote} are not compared; copy "
+            f"comparisons.{next(iter(comparisons))}: results in {remote} cannot be compared; copy "
             "the small files of the samples and run this section on one machine"
         )
     return comparisons, shared["results"]
@@ -312,6 +312,6 @@ def _check_reach(sample: str, settings: Mapping[str, Any], tracked: str) -> None
             )
     if f"{store}/".startswith(f"{tracked}/"):
         raise ConfigError(
-            f"sample {sample}: store: {store} lies among the tracked files in {tracked}, which "
+            f"sample {sample}: store: {store} is among the tracked files in {tracked}, which "
             f"Snakemake lists one by one; give it a prefix of its own ({tracked}-volumes)"
         )

@@ -114,8 +114,7 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
-        f"{jobs} jobs, {hours:.1f} CPU hours; "
-        f"{raw:.1f} GB of {what}, {moved / raw:.1f} bytes moved for each of theirs; "
-        f"room in the store: {store_gb(sample):.1f} GB"
+        f"{jobs} jobs, {hours:.1f} CPU hours; {raw:.1f} GB of {what}, {moved / raw:.1f} bytes "
+        f"moved for each of these; space needed in the store: {store_gb(sample):.1f} GB"
     )
     return "\n".join(lines) + "\n"

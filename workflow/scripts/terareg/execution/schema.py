@@ -87,7 +87,7 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         near = difflib.get_close_matches(unknown[:40], known, 1, 0.6)
         prefix = "" if where == "configuration" else where + "."
         if prefix + unknown in _RENAMED:
-            return f"{prefix}{unknown} is called {_RENAMED[prefix + unknown]} now; rename the key"
+            return f"{prefix}{unknown} is now called {_RENAMED[prefix + unknown]}; rename the key"
         advice = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(sorted(known))}"
         return f"{prefix}{unknown} is not a known key; {advice}"
     if error.validator == "required":
@@ -99,11 +99,11 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         )
         options = ", ".join(map(str, error.validator_value))
         advice = f"did you mean {near[0]}? (possible: {options})" if near else f"use {options}"
-        return f"{where}: {shown} is not possible; {advice}"
+        return f"{where}: {shown} is not allowed; {advice}"
     if error.validator == "type":
         return (
             f"{where}: {shown} is not of type {_words(error.validator_value)}; {hint}"
-            + (" (write the number alone, units are fixed by the key's name)"
+            + (" (write the number alone; the name of the key fixes the unit)"
                if isinstance(value, str) and re.match(r"\s*[\d.]+\s*\S+", value) else "")
         )  # fmt: skip
     limits = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most",

@@ -22,33 +22,33 @@ def check_sides(config: Mapping[str, Any]) -> None:
     sides, channels = source["sides"], source["channels"]
     if sides and source["kind"] == "volume":
         raise ConfigError(
-            "input.sides belongs to tiles, not to input.kind: volume; remove it, or fuse the sides "
-            "before"
+            "input.sides belongs to tiles, not to input.kind: volume; remove it, or fuse the "
+            "sides beforehand"
         )
     taken: dict[str, str] = {}
     for name, own in sides.items():
         key = f"input.sides.{name}"
         if name in channels:
             raise ConfigError(
-                f"{key}: {name!r} is listed under input.channels as well, by itself; give the "
-                "channel that its sides make another name, or remove it from one of the two"
+                f"{key}: {name!r} is also a channel under input.channels; give the channel made "
+                "of the sides another name, or remove it from one of the two"
             )
         for side, end in own.items():
             if side not in channels:
                 raise ConfigError(
-                    f"{key}: {side!r} is not among input.channels ({few(channels)}); list "
-                    "the images of every side there"
+                    f"{key}: {side!r} is not one of input.channels ({few(channels)}); list the "
+                    "images of every side there"
                 )
             if side in taken:
                 raise ConfigError(
-                    f"{key}: {side!r} is a side of {taken[side]} already; a side belongs to one "
-                    "channel"
+                    f"{key}: {side!r} is already a side of {taken[side]}; name each side in one "
+                    "channel only"
                 )
             taken[side] = name
             if end is None:
                 raise ConfigError(
-                    f"{key}.{side} is left blank; write at which end of which axis this side is "
-                    f"best, where its light enters or its camera stands: {', '.join(ENDS)}"
+                    f"{key}.{side} is left blank; write the end of the axis at which this side is "
+                    f"best, where its light enters or its camera is: {', '.join(ENDS)}"
                 )
         _check_ends(key, own)
 
@@ -56,12 +56,12 @@ def check_sides(config: Mapping[str, Any]) -> None:
 def _check_ends(key: str, own: Mapping[str, str]) -> None:
     if len(own) != 2:
         raise ConfigError(
-            f"{key}: {', '.join(own) or 'nothing'} is no pair; name two sides and the end of the "
-            "axis where each is best, for example {left: -x, right: +x}"
+            f"{key}: {', '.join(own) or 'nothing'} is not a pair; name two sides, each with the "
+            f"end of the axis where it is best, for example {{left: -x, right: +x}}"
         )
     (one, first), (other, second) = own.items()
     if first == second or first[1] != second[1]:
         raise ConfigError(
-            f"{key}: {one} is best at {first} and {other} at {second}, which are not the two ends "
-            "of one axis; write for example -x and +x"
+            f"{key}: {one} is best at {first} and {other} at {second}, which are not opposite "
+            "ends of one axis; write for example -x and +x"
         )

@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
                 f"{path} is not valid YAML (line {line}); correct it there"
             ) from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no settings; it must be a mapping of keys to values")
+        raise ConfigError(f"{path} contains no settings; write keys and values (key: value)")
     check_size(data, str(path))
     return data
 
@@ -64,7 +64,7 @@ def check_size(data: Any, name: str) -> None:
         if left < 0 or depth > _MOST_DEPTH:
             how = f"more than {_MOST_DEPTH} levels" if left >= 0 else f"over {_MOST_NODES} values"
             raise ConfigError(
-                f"{name} has {how}, through its aliases (&, *); write it without them"
+                f"{name} has {how} when its aliases (&, *) are expanded; write it without them"
             )
         if isinstance(value, Mapping):
             stack += [(part, depth + 1) for part in value.values()]
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
                 line = key.start_mark.line + 1
                 if key.value in seen:
                     raise ConfigError(
-                        f"line {line}: key {shorten(key.value, 60)} is there twice (first on line "
+                        f"line {line}: key {shorten(key.value, 60)} appears twice (first on line "
                         f"{seen[key.value]}); remove one of them"
                     )
                 seen[key.value] = line

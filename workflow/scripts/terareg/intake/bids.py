@@ -52,7 +52,7 @@ def bids(look: Look) -> Found | None:
             "_".join(f"{k}-{v}" for k, v in zip(("sub", "ses", "sample"), each) if v) for each in of
         )
         raise AcquisitionError(
-            f"{look.store.url} is a BIDS data set of {len(of)} samples, {', '.join(names[:4])}; "
+            f"{look.store.url} is a BIDS dataset of {len(of)} samples, {', '.join(names[:4])}; "
             "give the folder micr of one of them"
         )
     spacing = _spacing(look, found)
@@ -63,7 +63,7 @@ def bids(look: Look) -> Found | None:
     }  # fmt: skip
     notes, guesses, asked = {}, {}, {}
     if spacing is None:
-        asked["spacing_um"] = "voxel size [z, y, x] in micrometres; no JSON file says PixelSize"
+        asked["spacing_um"] = "voxel size [z, y, x] in micrometres; no JSON file states PixelSize"
     else:
         notes["spacing_um"] = "z, y, x, from PixelSize of the JSON files"
     tiles = {c.entities["chunk"] for c in found}
@@ -72,9 +72,9 @@ def bids(look: Look) -> Found | None:
     if len(tiles) > 1 and None in places:
         lacking = found[places.index(None)].key
         raise AcquisitionError(
-            f"{look.store.url} is a BIDS data set of {len(tiles)} chunks, but no JSON file says "
-            f"ChunkTransformationMatrix and PixelSize of {lacking}; add them, or list the tiles in "
-            "a table (input.kind: table) with row and column"
+            f"{look.store.url} is a BIDS dataset of {len(tiles)} chunks, but no JSON file states "
+            f"ChunkTransformationMatrix and PixelSize of {lacking}; add them, or list the tiles "
+            "in a table (input.kind: table) with row and column"
         )
     columns += ["y_um", "x_um", "z_um"] if len(tiles) > 1 else ["row", "column"]
     for chunk, label, place in zip(found, labels, places):
@@ -84,8 +84,8 @@ def bids(look: Look) -> Found | None:
         notes["table"] = "positions from ChunkTransformationMatrix of the JSON files"
     guesses["channels"] = "the names; the first is compared between tiles (stitching.channel)"
     return Found(
-        f"{len(tiles)} chunks of a BIDS data set", source,
-        (f"{len(found)} images are named as BIDS names chunks, such as {found[0].key}",),
+        f"{len(tiles)} chunks of a BIDS dataset", source,
+        (f"{len(found)} images have BIDS names of chunks, such as {found[0].key}",),
         notes, guesses, asked, table_text(columns, lines),
     )  # fmt: skip
 
@@ -180,7 +180,9 @@ def _place(
             "a matrix of 4 x 4 and the axes X, Y, Z"
         )
     if not all(_is_number(v) and math.isfinite(v) for r in rows for v in r):
-        raise AcquisitionError(f"{name}: ChunkTransformationMatrix holds no numbers; {_REMEDY}")
+        raise AcquisitionError(
+            f"{name}: ChunkTransformationMatrix has values that are not numbers; {_REMEDY}"
+        )
     size = dict(zip("ZYX", spacing))
     unit = UM_PER[str(chunk.meta.get("PixelSizeUnits")).lower()]
     found = {"Z": 0.0}
@@ -194,8 +196,9 @@ def _place(
             step = math.nan
         if any(abs(v) > _SAME for v in others) or math.isnan(step):
             raise AcquisitionError(
-                f"{name}: its ChunkTransformationMatrix turns or stretches the chunk along {axis}; "
-                "give a matrix that only moves it (1 in voxels, or PixelSize on the diagonal)"
+                f"{name}: its ChunkTransformationMatrix rotates or stretches the chunk along "
+                f"{axis}; give a matrix that only translates it (1 in voxels, or PixelSize on the "
+                "diagonal)"
             )
         found[axis] = float(rows[k][-1]) * step
     return found["Z"], found["Y"], found["X"]

@@ -105,8 +105,8 @@ def big_stitcher(look: Look) -> Found | None:
             found.append(name)
     if len(found) > 1:
         raise AcquisitionError(
-            f"{look.store.url} holds {len(found)} projects of BigStitcher, {few(found)}; give one "
-            "of these files itself"
+            f"{look.store.url} contains {len(found)} projects of BigStitcher, {few(found)}; give "
+            "one of these files"
         )
     return of_project(look, found[0]) if found else None
 
@@ -196,7 +196,7 @@ class _Links:
 def _beside(file: str, name: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"it links to {short(name)}; partitions must lie beside {file}")
+        raise ValueError(f"it links to {short(name)}; put all partitions beside {file}")
     return (PurePosixPath(file).parent / path).as_posix()
 
 
@@ -208,8 +208,8 @@ def read_project(root: Element) -> Project:
     form = _FORMATS.get(loader.get("format", ""))
     if form is None:
         raise ValueError(
-            f"its images are kept as {short(loader.get('format', ''))}; resave the project as HDF5 "
-            "or N5 in BigStitcher"
+            f"its images are stored as {short(loader.get('format', ''))}; resave the project as "
+            "HDF5 or N5 in BigStitcher"
         )
     data = _data(root, _child(loader, form))
     if not data.lower().endswith(_ENDINGS[form]):
@@ -243,10 +243,10 @@ def read_project(root: Element) -> Project:
         labels = {} if attributes is None else {a.tag: (a.text or "").strip() for a in attributes}
         views.append(View(number, tuple(int(n) for n in size), labels, affines[number]))
     if not 1 <= len(views) <= _MOST_VIEWS:
-        raise ValueError(f"it has {len(views)} views that are there")
+        raise ValueError(f"only {len(views)} of its views exist")
     if len(spacings) > 1:
         raise ValueError(
-            f"its views have voxels of {len(spacings)} sizes: {short(sorted(spacings))}"
+            f"its views have {len(spacings)} different voxel sizes: {short(sorted(spacings))}"
         )
     return Project(tuple(views), spacings.pop(), dict(_names(setups)), form, data, groups, time)
 
@@ -269,7 +269,7 @@ def _only_time(sequence: Element) -> int:
     if first is not None and last is not None:
         pattern = f"{int(first)}" if int(first) == int(last) else f"{int(first)}-{int(last)}"
     if not re.fullmatch(r"\d{1,6}", pattern):
-        raise ValueError(f"it has the times {short(pattern)}; export a project of one time")
+        raise ValueError(f"it has the time points {short(pattern)}; export a project with one")
     return int(pattern)
 
 
@@ -281,8 +281,8 @@ def _spacing(setup: Element, number: int) -> tuple[float, float, float]:
     factor = UM_PER.get(unit.lower().replace("\u03bc", "\u00b5"))
     if factor is None:
         raise ValueError(
-            f"the voxel size of view setup {number} has the unit {short(unit)}, which is no "
-            "length; write um in the XML if it is that"
+            f"the voxel size of view setup {number} has the unit {short(unit)}, which is not a "
+            "length; write um in the XML if it is micrometres"
         )
     x, y, z = _numbers(_text(voxel, "size"), 3)
     if min(x, y, z) <= 0:
@@ -317,7 +317,7 @@ def tile_places(project: Project) -> dict[int, tuple[float, float, float]]:
     """
     common = project.views[0].affine[:, :3]
     if abs(np.linalg.det(common)) < 1e-12:
-        raise ValueError(f"the transform of view setup {project.views[0].setup} has no inverse")
+        raise ValueError(f"the transform of view setup {project.views[0].setup} cannot be inverted")
     inverse = np.linalg.inv(common)
     found = {}
     for view in project.views:
@@ -326,9 +326,9 @@ def tile_places(project: Project) -> dict[int, tuple[float, float, float]]:
         turned = np.abs(moved * size).sum(axis=1) / 2
         if (turned > _TURNED * size.max()).any():
             raise ValueError(
-                f"views {project.views[0].setup} and {view.setup} are turned or stretched against "
-                f"each other by up to {turned.max():.0f} voxels; views of several angles are not "
-                "fused, give a project of one angle"
+                f"views {project.views[0].setup} and {view.setup} are rotated or stretched "
+                f"relative to each other by up to {turned.max():.0f} voxels; views from several "
+                "angles cannot be fused, so give a project of one angle"
             )
         # where the middle of the tile is, less where it would be without a transform
         place = inverse @ view.affine[:, 3] + moved @ (size / 2)

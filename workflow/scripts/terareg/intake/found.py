@@ -72,7 +72,7 @@ class Look:
         found = [e.key for e in itertools.islice(self.store.walk(), _MOST + 1)]
         if len(found) > _MOST:
             raise AcquisitionError(
-                f"{self.store.url} holds more than {_MOST} files; give the folder of one sample"
+                f"{self.store.url} contains more than {_MOST} files; give the folder of one sample"
             )
         return sorted(key for key in found if not hidden(key))
 

@@ -52,8 +52,8 @@ def part_files(look: Look, only: str | None = None) -> Found | None:
                     raise missing_package(error) from error
         if not stacks:
             raise AcquisitionError(
-                f"{look.store.address(own[0])} holds no stack of several planes; give a file with "
-                "one"
+                f"{look.store.address(own[0])} contains no stack of several planes; give a file "
+                "with one"
             )
         kept = _together(stacks)
         found = _found(look, kept, form)
@@ -86,13 +86,14 @@ def _told(kept: Sequence[Stack], rest: Sequence[Stack], form: str) -> dict[str, 
     if rest:
         tiles = dict.fromkeys(f"{s.path} ({_size(s)[0]} x {_size(s)[1]})" for s in rest)
         words.append(
-            f"{len(rest)} stacks of {form} are left out, of another size or another scan "
-            f"({few(list(tiles))}); list them if they belong to the sample"
+            f"{len(rest)} stacks of {form} are left out because they have another size or belong "
+            f"to another scan ({few(list(tiles))}); list them if they belong to the sample"
         )
     scenes = {stack.place[-1][1] for stack in kept if form == "CZI"}
     if len(scenes) > 1:
         words.append(
-            f"{len(scenes)} scenes are taken for parts of one sample; remove the lines of others"
+            f"{len(scenes)} scenes are taken for parts of one sample; remove the lines of scenes "
+            "that are not"
         )
     return {"path": "; ".join(words)} if words else {}
 
@@ -114,8 +115,8 @@ def _found(look: Look, stacks: list[Stack], form: str) -> Found:
         if found is not None:
             return found
         raise AcquisitionError(
-            f"{look.store.url} holds {len(tiles)} stacks of {form} whose files do not say where "
-            f"they lie (first: {stacks[0].path}); list them in a table (input.kind: table) with "
+            f"{look.store.url} contains {len(tiles)} stacks of {form} whose files state no "
+            f"positions (first: {stacks[0].path}); list them in a table (input.kind: table) with "
             "row and column, or name the files by row and column"
         )
     return _one_tile(look, stacks, form)
@@ -134,7 +135,7 @@ def _one_tile(look: Look, stacks: Sequence[Stack], form: str) -> Found:
         source["spacing_um"] = list(ome.spacing_um)
         notes["spacing_um"] = f"z, y, x, from {stacks[0].example}"
     else:
-        asked["spacing_um"] = "voxel size [z, y, x] in micrometres, which the file does not say"
+        asked["spacing_um"] = "voxel size [z, y, x] in micrometres, which the file does not state"
     lines = [[s.path, s.label, 0, 0] for s in stacks]
     return Found(
         f"one stack of {form}", source, (f"{stacks[0].example} is a file of {form}",),
@@ -181,7 +182,7 @@ def _zeiss(look: Look, name: str) -> Iterator[Stack]:
     several = [a for a, values in left.items() if len(values) > 1]
     if several:
         raise ValueError(
-            f"it has {len(left[several[0]])} places along {several[0]}; export one of them"
+            f"it has {len(left[several[0]])} positions along {several[0]}; export one of them"
         )
     sides = len({dict(k).get("I", 0) for k in index.stacks}) > 1
     for indices, stack in index.stacks.items():

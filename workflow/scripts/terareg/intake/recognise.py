@@ -33,15 +33,15 @@ from terareg.volumes.headers import Header, describe_image, image_form
 
 #: formats that are not read, and what to do with them
 _UNREAD = {
-    ".h5": "give the XML of BigStitcher's project beside it, or its folder",
-    ".hdf5": "give the XML of BigStitcher's project beside it, or its folder",
-    ".n5": "give the XML of BigStitcher's project beside it, or its folder",
+    ".h5": "give the XML file of the BigStitcher project beside it, or its folder",
+    ".hdf5": "give the XML file of the BigStitcher project beside it, or its folder",
+    ".n5": "give the XML file of the BigStitcher project beside it, or its folder",
     ".lsm": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
     ".nd2": "export the tiles as OME-TIFF with Bio-Formats (bfconvert)",
 }
 _TILE_FILES = (".czi", ".lif")
 _COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
-_VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not say"
+_VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not state"
 
 
 def recognise(address: str) -> Found:
@@ -98,16 +98,20 @@ def _nothing(look: Look) -> Found:
             if key.lower().endswith(ending) or f"{ending}/" in key.lower():
                 raise _not_read(look.store.address(key), remedy)
     seen = likely_kind(look.store)
-    what = f"holds {seen[0]}" if seen else f"has {len(look.keys)} files and no image that is known"
+    what = (
+        (f"contains {seen[0]}")
+        if seen
+        else f"has {len(look.keys)} files but no image in a known format"
+    )
     raise AcquisitionError(
-        f"{look.store.url} {what}, but no tiles or volume that can be recognised; list the tiles "
-        "in a table (input.kind: table), or give the image file itself"
+        f"{look.store.url} {what}, but tiles or a volume were not recognised; list the tiles in a "
+        "table (input.kind: table), or give the image file itself"
     )
 
 
 def _not_read(address: str, remedy: str) -> AcquisitionError:
     ending = PurePosixPath(address).suffix
-    return AcquisitionError(f"{address}: {ending} files are not read; {remedy}")
+    return AcquisitionError(f"{address}: {ending} files cannot be read; {remedy}")
 
 
 # ---------------------------------------------------------------------- kinds by their names
@@ -131,7 +135,7 @@ def _colm(look: Look) -> Found | None:
     return Found(
         "tiles of a COLM microscope", source,
         ("Experiment.ini and Scanned Cells.txt are there",),
-        {"channels": "your names, and numbers after CHN in the names of files"},
+        {"channels": "names of your choice, and the numbers after CHN in the file names"},
     )  # fmt: skip
 
 
@@ -208,8 +212,10 @@ def _volume_files(look: Look) -> Found | None:
     shape = " x ".join(map(str, first.shape))
     if len(files) == 1:
         return _volumes(files, first, (f"{first.name} is the only image, {shape} voxels",))
-    why = (f"{len(files)} images have one shape, {shape} voxels (z, y, x)",)
-    guess = "images of one shape are taken for channels of one brain; remove what is none"
+    why = (f"{len(files)} images have the same shape, {shape} voxels (z, y, x)",)
+    guess = (
+        "images of the same shape are taken for channels of one brain; remove those that are not"
+    )
     return _volumes(files, first, why, guess)
 
 
@@ -239,7 +245,7 @@ def _volumes(
             asked["spacing_um"] = _VOLUME_ASKS
     else:
         size = " x ".join(f"{v:g}" for v in header.spacing_um)
-        why += (f"its header says voxels of {size} um (z, y, x)",)
+        why += (f"its header states voxels of {size} um (z, y, x)",)
     if header.orientation is not None:
-        notes["orientation"] = f"the header says {header.orientation} (z, y, x)"
+        notes["orientation"] = f"the header states {header.orientation} (z, y, x)"
     return Found("a volume", source, why, notes, {"channels": guess}, asked)

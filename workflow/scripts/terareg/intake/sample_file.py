@@ -12,8 +12,8 @@ import yaml
 from terareg.intake.found import Found
 
 _ORIENTATION = (
-    "three letters, for z (planes), y (rows), x (columns) the direction in which each index grows: "
-    "R or L, A or P, S or I (config/README.md shows how to find them)"
+    "three letters for z (planes), y (rows), x (columns), each the anatomical direction in which "
+    "the index increases: R or L, A or P, S or I (config/README.md shows how to find them)"
 )
 _WIDTH = 100
 
@@ -52,10 +52,12 @@ def sample_text(found: Found, name: str, atlas: str) -> str:
     lines += _entry(found, "orientation", None)
     lines += [
         "",
-        *_comment("where volumes are written: a folder with room for them, or s3://bucket/prefix"),
+        *_comment("where volumes are written: a folder with enough space, or s3://bucket/prefix"),
         "store: results",
         "",
-        *_comment("GUESS: the atlas; terareg atlas list names others, and get installs them"),
+        *_comment(
+            "GUESS: the atlas; terareg atlas list shows others, terareg atlas get installs them"
+        ),
         "atlases:",
         f"  {re.sub(r'[^A-Za-z0-9_-]+', '_', atlas)}: {{name: {_flow(atlas)}}}",
     ]

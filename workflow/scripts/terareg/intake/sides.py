@@ -9,8 +9,9 @@ from terareg.intake.found import Found
 
 _ENDS = {"left": "-x", "right": "+x"}
 _GUESS = (
-    "channels whose names differ in left and right are taken for two sides of one, whose light "
-    "enters at the first column (-x) and at the last (+x); exchange the ends, or remove the key"
+    "channels whose names differ only in left and right are taken for two sides of one channel, "
+    "with the light entering at the first column (-x) and at the last (+x); swap the ends, or "
+    "remove the key"
 )
 
 

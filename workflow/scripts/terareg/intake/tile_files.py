@@ -37,8 +37,8 @@ _CELL = re.compile(
     re.IGNORECASE,
 )
 _STAGE_GUESS = (
-    "stage x and y are taken to grow with columns and rows of the images; tiles that come out "
-    "mirrored or torn mean the other sign"
+    "stage x and y are assumed to increase with the columns and rows of the images; if tiles come "
+    "out mirrored or in the wrong order, reverse the sign"
 )
 _FIRST_CHANNEL = "the names; the first is compared between tiles (stitching.channel)"
 
@@ -106,7 +106,9 @@ def lavision(look: Look) -> Found | None:
     source, notes, asked = _source(look, channels, ome, example)
     guesses = {}
     if positioned:
-        notes["table"] = "rows and columns from the names, positions from the files' stage offsets"
+        notes["table"] = (
+            "rows and columns from the names, positions from the stage offsets in the files"
+        )
     elif len(firsts) > 1 and ome and ome.overlap:
         source["overlap"] = [ome.overlap, ome.overlap]
         notes["overlap"] = f"y, x, from {PurePosixPath(example).name}"
@@ -172,7 +174,7 @@ def _source(
         source["spacing_um"] = list(spacing)
         return source, {"spacing_um": spacing_note(example, form)}, {}
     known = [f"{a} is {v:g}" for a, v in zip("zyx", spacing) if v]
-    more = f"; {PurePosixPath(example).name} says that {', '.join(known)}" if known else ""
+    more = f"; {PurePosixPath(example).name} states that {', '.join(known)}" if known else ""
     return source, {}, {"spacing_um": f"voxel size [z, y, x] in micrometres{more}"}
 
 
@@ -294,12 +296,11 @@ def tiles_by_names(look: Look, stacks: Sequence[Stack]) -> Found | None:
     lines = [[s.path, s.label, *cells[s.path]] for s in placed]
     return Found(
         "tiles named by row and column", source,
-        (f"{len(placed)} stacks are named by two numbers, such as {first.path}",),
+        (f"{len(placed)} stacks have names with two numbers, such as {first.path}",),
         notes,
         {
             "channels": _FIRST_CHANNEL,
-            "table": "rows and columns are read from the names; exchange them if the tiles lie "
-            "otherwise",
+            "table": "rows and columns are read from the names; swap them if that is wrong",
         },
         asked, table_text(["path", "channel", "row", "column"], lines),
     )  # fmt: skip
@@ -325,7 +326,7 @@ def tile_configuration(look: Look, stacks: Sequence[Stack]) -> Found | None:
     assert first is not None
     source, notes, asked = _source(look, {"signal": "signal"}, first.ome, first.example)
     spacing = source["spacing_um"]
-    why = (f"{name} lists {len(listed)} tiles that are here, such as {listed[0].name}",)
+    why = (f"{name} lists {len(listed)} tiles that exist here, such as {listed[0].name}",)
     guesses = {}
     if spacing is None:
         # without a voxel size the steps of the grid are known in pixels only
@@ -344,7 +345,7 @@ def tile_configuration(look: Look, stacks: Sequence[Stack]) -> Found | None:
         ]
         notes["table"] = f"positions from {name}, times the voxel size"
     return Found(
-        "tiles of Fiji's stitching plugin", source, why, notes, guesses, asked,
+        "tiles of the stitching plugin of Fiji", source, why, notes, guesses, asked,
         table_text(columns, lines),
     )  # fmt: skip
 

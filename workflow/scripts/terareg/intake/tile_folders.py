@@ -45,7 +45,7 @@ def terastitcher(look: Look) -> Found | None:
     smart = _read_smart(look)
     lasers = all(_LASER.search(root) for root in roots)
     title = "tiles of a SmartSPIM" if smart or lasers else "tiles in TeraStitcher's folders"
-    why = [f"files lie in two levels of folders named by positions, such as {example}"]
+    why = [f"files are in two levels of folders named by positions, such as {example}"]
     channels = channel_names(root.rpartition("/")[2] or "signal" for root in roots)
     source: dict[str, Any] = {
         "kind": "terastitcher",
@@ -55,7 +55,7 @@ def terastitcher(look: Look) -> Found | None:
     }
     notes, guesses, asked = {}, {}, {}
     if len(roots) > 1:
-        why.append(f"{len(roots)} folders hold such a tree each, one for each channel")
+        why.append(f"{len(roots)} folders contain such a tree, one for each channel")
     outer = set().union(*roots.values())
     if smart and smart.x and outer <= smart.x:
         source["first_level"] = "H"
@@ -74,7 +74,7 @@ def terastitcher(look: Look) -> Found | None:
             guesses["spacing_um"] = f"z, y, x; {smart.name} calls the first X/Z step"
     else:
         source["spacing_um"] = None
-        known = f"; planes are {step:g} um apart by the names of their files" if step else ""
+        known = f"; planes are {step:g} um apart according to their file names" if step else ""
         asked["spacing_um"] = f"voxel size [z, y, x] in micrometres{known}"
     return Found(title, source, tuple(why), notes, guesses, asked)
 

@@ -119,7 +119,7 @@ class BiasField:
         """
         if frame.orientation != self.frame.orientation:
             raise IntensityError(
-                f"bias field has orientation {self.frame.orientation}, the volume "
+                f"bias field has orientation {self.frame.orientation} but the volume has "
                 f"{frame.orientation}; estimate it on that volume"
             )
         axes = [
@@ -190,17 +190,17 @@ def estimate_bias(
     if mask is not None and mask.shape != image.shape:
         raise IntensityError(
             f"tissue mask of shape {mask.shape} does not fit the image {image.shape}; give one "
-            "of the image's shape"
+            "with the shape of the image"
         )
     if not np.isfinite(image).all():
         raise IntensityError(
             f"image has {int(np.count_nonzero(~np.isfinite(image)))} voxels that are not finite; "
-            "no bias field can be estimated, repair the volume"
+            "repair the volume, then estimate the bias field"
         )
     if image.min() == image.max():
         raise IntensityError(
-            f"image is constant ({float(image.min()):g}); no bias field can be estimated, check "
-            "the channel"
+            f"image is constant ({float(image.min()):g}); check the channel, or set "
+            "intensity.bias.enabled: false"
         )
     factor = tuple(max(1, round(settings.resolution_um / s)) for s in frame.spacing_um)
     factor = tuple(min(f, n) for f, n in zip(factor, frame.shape))
@@ -211,7 +211,7 @@ def estimate_bias(
         smaller = "a smaller intensity.bias.resolution_um"
         remedy = "intensity.bias.enabled: false" if thin else smaller
         raise IntensityError(
-            f"image has {low.shape} voxels of {settings.resolution_um:g} um, N4 needs at least "
+            f"image has {low.shape} voxels of {settings.resolution_um:g} um but N4 needs at least "
             f"{_MINIMUM_SIZE} along each axis; set {remedy}"
         )
     if mask is None:
@@ -222,16 +222,16 @@ def estimate_bias(
         tissue = (part > 0.5) & (low > 0)
     if np.count_nonzero(tissue) < _MINIMUM_TISSUE:
         raise IntensityError(
-            f"image holds {np.count_nonzero(tissue)} voxels of tissue at "
-            f"{settings.resolution_um:g} um, the bias field needs {_MINIMUM_TISSUE}; give a lower "
-            "bias threshold or a smaller resolution_um"
+            f"image has {np.count_nonzero(tissue)} voxels of tissue at {settings.resolution_um:g} "
+            f"um but the bias field needs {_MINIMUM_TISSUE}; lower the threshold or resolution_um "
+            "of intensity.bias"
         )
     log_field = _n4(low, tissue, low_frame, settings)
     log_field -= log_field[tissue].mean(dtype=np.float64)
     if not np.isfinite(log_field).all():
         raise IntensityError(
-            f"N4 diverged on {np.count_nonzero(tissue)} voxels of tissue; give a larger "
-            "bias spline_distance_mm"
+            f"N4 diverged on {np.count_nonzero(tissue)} voxels of tissue; raise "
+            "intensity.bias.spline_distance_mm"
         )
     logger.info(
         "bias field on %s voxels, tissue %.1f %%, standard deviation %.1f %%",
@@ -266,8 +266,8 @@ def _n4(image: np.ndarray, tissue: np.ndarray, frame: Frame, settings: BiasSetti
         return sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(picture)).astype(np.float64)
     except RuntimeError as error:
         raise IntensityError(
-            f"N4 failed on {np.count_nonzero(tissue)} voxels of tissue "
-            f"({last_line(error)}); give a larger bias spline_distance_mm"
+            f"N4 failed on {np.count_nonzero(tissue)} voxels of tissue ({last_line(error)}); "
+            "raise intensity.bias.spline_distance_mm"
         ) from error
     finally:
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)

@@ -52,7 +52,7 @@ class BlockData:
         valid = stats["planes"] > 0
         if not valid.any():
             raise IntensityError(
-                f"none of {len(valid)} tiles holds signal (every plane is constant); check the "
+                f"none of {len(valid)} tiles has signal (every plane is constant); check the "
                 "channel and its exposure"
             )
         edges = stats["edges_y"], stats["edges_x"]
@@ -85,9 +85,9 @@ class BlockData:
         signal = self.mean[self.valid] - background
         if np.mean(signal > 10 * self.error[self.valid]) < 1e-3:
             raise IntensityError(
-                f"none of {len(self.mean)} tiles holds signal above the background of "
-                f"{background:.4g} counts; check the channel and its exposure, or set a smaller "
-                "background"
+                f"none of {len(self.mean)} tiles has signal above the background of "
+                f"{background:.4g} counts; check the channel and its exposure, or lower "
+                "intensity.flatfield.background"
             )
 
     def tissue_fraction(self, background: float) -> float:

@@ -99,7 +99,7 @@ def estimate_stripes(
     record_key = f"{key}.json"
     done = is_done(store, record_key, fingerprint)
     if done is not None:
-        logger.info("%s is complete already", store.address(key))
+        logger.info("%s is already complete", store.address(key))
         store.delete_folder(f"{key}.slabs")
         return done
     store.delete(record_key)
@@ -173,7 +173,7 @@ def _finish_slab(
         "seam_percent": median.tolist(),
     }
     write_record(store, record_key, record)
-    logger.info("planes to %d of %d are solved", heights.stop, layout.planes)
+    logger.info("solved planes up to %d of %d", heights.stop, layout.planes)
     return record
 
 

@@ -102,8 +102,8 @@ def estimate_flatfield(
     info["tissue_fraction"] = data.tissue_fraction(background)
     if not np.isfinite(profile).all() or profile.min() < _LEAST_PROFILE:
         raise IntensityError(
-            f"flat-field profile falls to {float(profile.min()):.3g} of its mean; the tiles do "
-            "not determine it, lower degree or give an image of the profile"
+            f"flat-field profile falls to {float(profile.min()):.3g} of its mean, so the tiles do "
+            "not determine it; lower intensity.flatfield.degree or give an image of the profile"
         )
     for text in info["warnings"]:
         logger.warning("flat-field: %s", text)
@@ -120,8 +120,9 @@ def _of_one_tile(
     info["seam_percent"] = None
     info["background_from"] = "given" if given else "darkest blocks"
     info["warnings"].append(
-        "a single tile does not tell its shading from its tissue, so the profile is left flat and "
-        f"{background:.4g} counts are subtracted; give intensity.flatfield.image if it is known"
+        "shading and tissue cannot be told apart in a single tile, so the profile is left flat "
+        f"and {background:.4g} counts are subtracted; give intensity.flatfield.image if you have "
+        "a flat-field"
     )
     return np.ones((int(data.edges[0][-1]), int(data.edges[1][-1])), np.float32), background
 
@@ -189,7 +190,7 @@ def _background_model(shading: Shading) -> str:
     if shading.background_from == "given":
         return "the given constant"
     if shading.floor is None:
-        return "a constant: too few tiles without tissue to tell an additive image from it"
+        return "a constant: there are too few tiles without tissue to estimate an additive image"
     if "image" in shading.disagreement:
         return "a constant: an additive image explains the overlaps no better"
     return "a constant, which explains the tiles without tissue"
@@ -214,29 +215,33 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
     background, source = shading.background, shading.background_from
     if source == "overlaps" and background < _LEAST_DARK:
         found.append(
-            f"the dark offset ended at its lower bound ({background:.1f} counts), which cameras do "
-            "not have; look at the flat-field and give intensity.flatfield.background"
+            f"the dark offset ended at its lower bound ({background:.1f} counts), which no camera "
+            "has; inspect the flat-field and set intensity.flatfield.background"
         )
     if source == "darkest blocks":
         found.append(
-            f"no overlaps with signal, so the background of {background:.4g} counts is the "
-            "level of the darkest blocks; set background if the camera's offset is known"
+            f"no overlaps with signal, so the background of {background:.4g} counts is the level "
+            "of the darkest blocks; set intensity.flatfield.background if the dark offset of the "
+            "camera is known"
         )
     if shading.additive is not None:
         size = float(np.ptp(shading.additive))
         if size > shading.signal:
             found.append(
                 f"the additive image varies by {size:.4g} counts but tissue adds only "
-                f"{shading.signal:.4g} to it: what is left is the small difference of two large "
-                "numbers; keep stray light from the camera or raise the exposure"
+                f"{shading.signal:.4g} to it, so the corrected signal is a small difference of "
+                "large numbers; keep stray light from the camera or raise the exposure"
             )
     seams, steps = info["seam_percent"], info.get("step_percent")
     if seams is not None and steps and seams["after"] > _LARGE_STEP:
         parts = ", ".join(f"{name} {size:.2g} %" for name, size in steps.items())
         found.append(
-            f"neighbouring tiles differ by {seams['after']:.2g} % where they overlap; what the "
-            f"overlaps show is {parts}; corrected: {info['corrected']}"
-            + (f", stripes along {info['stripes']} (see there)" * (info["stripes"] != "none"))
+            f"neighbouring tiles differ by {seams['after']:.2g} % where they overlap; differences "
+            f"found in the overlaps: {parts}; corrected: {info['corrected']}"
+            + (
+                f", stripes along {info['stripes']} (see the part on stripe artefacts)"
+                * (info["stripes"] != "none")
+            )
         )
     return found
 
@@ -269,7 +274,8 @@ def read_profile(path: str | os.PathLike, shape: tuple[int, int]) -> np.ndarray:
         if header.shape != (1, *shape) or header.channels != 1:
             found = header.shape[1:] if header.shape[0] == header.channels == 1 else header.shape
             raise IntensityError(
-                f"{name} has shape {found}, the tiles {tuple(shape)}; give one of the tiles' shape"
+                f"{name} has shape {found} but the tiles have {tuple(shape)}; give one with the "
+                "shape of a tile"
             )
         image = file_voxels(os.fspath(path), header)[0]
     image = image.astype(np.float64)

@@ -81,7 +81,7 @@ class LineSystem:
             scaled = scale * rest
             power, old = _dot(rest, scaled), power
             step = scaled + (power / old) * step
-        logger.warning("gains of lines are not settled after %d steps", _STEPS)
+        logger.warning("the line gains have not converged after %d steps", _STEPS)
         return found
 
     def _apply(self, gains: np.ndarray) -> np.ndarray:

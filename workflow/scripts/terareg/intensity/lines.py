@@ -265,7 +265,7 @@ class LineMeans:
             raise _unreadable(path, error) from error
         if found is None or found.shape != shape:
             raise IntensityError(
-                f"means of lines of {pair.first} and {pair.second} are missing or of other "
+                f"the line means of {pair.first} and {pair.second} are missing or from other "
                 "positions; run again with -R sum_lines"
             )
         return found
@@ -273,5 +273,5 @@ class LineMeans:
 
 def _unreadable(path: str | os.PathLike, error: Exception) -> IntensityError:
     return IntensityError(
-        f"{path}: means of lines cannot be read ({error}); delete the file and run again"
+        f"{path}: the line means cannot be read ({error}); delete the file and run again"
     )

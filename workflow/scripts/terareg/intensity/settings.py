@@ -76,8 +76,8 @@ class FlatfieldSettings:
                 raise ConfigError(f"flat-field {name} {value!r} is below {low}; raise it")
         if self.background is not None and not 0 <= self.background < np.inf:
             raise ConfigError(
-                f"flat-field background {self.background} counts is impossible; give a number "
-                "from 0, or leave it out to have it estimated"
+                f"flat-field background {self.background} counts is impossible; give 0 or more, "
+                "or leave it out to have it estimated"
             )
         if self.tile_gains not in (False, True, "depth", "auto"):
             raise ConfigError(
@@ -87,18 +87,18 @@ class FlatfieldSettings:
         wanted = self.tile_gains not in (False, "auto")
         if wanted and self.method != "statistics":
             raise ConfigError(
-                f"flat-field method {self.method!r} finds no gains of tiles; set tile_gains to "
-                "false or method to statistics"
+                f"flat-field method {self.method!r} does not estimate tile gains; set tile_gains: "
+                "false or method: statistics"
             )
         if wanted and self.tiles not in ("all", 1):
             raise ConfigError(
                 f"flat-field tile_gains need every tile, but tiles is {self.tiles}; set "
-                "intensity.flatfield.tiles to all or tile_gains to false"
+                "intensity.flatfield.tiles: all or tile_gains: false"
             )
         if (self.method == "image") != (self.image is not None):
             raise ConfigError(
                 f"flat-field method {self.method!r} and image {self.image!r} contradict each "
-                "other; method image, and no other, needs the path of a TIFF"
+                "other; only method: image uses an image, and it needs the path of a TIFF"
             )
 
 

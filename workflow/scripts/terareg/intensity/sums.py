@@ -264,8 +264,8 @@ def _tile_sums(
         plane = source.read(name, z, z + 1)[0].astype(np.float64)
         if plane.shape != layout.size:
             raise IntensityError(
-                f"{name}: plane {z} has shape {plane.shape}, other planes {layout.size}; "
-                "replace the plane"
+                f"{name}: plane {z} has shape {plane.shape} but the other planes have "
+                f"{layout.size}; replace the plane"
             )
         if plane.min() == plane.max():  # a missing plane that was filled in
             continue
@@ -350,7 +350,9 @@ def merge_sums(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarra
     """
     parts = [part for part in parts if len(part["tiles"])]
     if not parts:
-        raise IntensityError("no tile statistics were given; the flat-field needs at least a tile")
+        raise IntensityError(
+            "no tile statistics were given; the flat-field needs at least one tile"
+        )
     first = parts[0]
     for part in parts[1:]:
         same = all(np.array_equal(part[key], first[key]) for key in _SHARED)
@@ -372,7 +374,7 @@ def merge_sums(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarra
         if not np.isfinite(merged[key]).all():
             bad = merged["tiles"][~np.isfinite(merged[key]).reshape(len(order), -1).all(1)][0]
             raise IntensityError(
-                f"tile {bad}: its statistics hold values that are not finite; delete them and "
+                f"tile {bad}: its statistics contain values that are not finite; delete them and "
                 "run again"
             )
     return merged | {key: first[key] for key in _SHARED}

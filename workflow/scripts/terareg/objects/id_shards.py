@@ -35,7 +35,7 @@ class IdShards:
 
     def __post_init__(self) -> None:
         if not 0 <= self.bits <= _MOST_BITS:
-            raise ConfigError(f"2^{self.bits} shards are not possible; use 0 to {_MOST_BITS} bits")
+            raise ConfigError(f"2^{self.bits} shards are impossible; use 0 to {_MOST_BITS} bits")
 
     @property
     def count(self) -> int:

@@ -68,7 +68,7 @@ class MeshSettings:
         if not self.error_nm >= 0:
             raise ConfigError(f"mesh error {self.error_nm} nm is impossible; give 0 or more")
         if not 1 <= self.levels <= 10:
-            raise ConfigError(f"{self.levels} levels of detail are not possible; use 1 to 10")
+            raise ConfigError(f"{self.levels} levels of detail are impossible; use 1 to 10")
 
 
 def surface_part(

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     ome.add_argument("--out", type=Path, required=True, help="new folder")
     ome.add_argument("--channels", type=int, nargs="+", default=[], help="numbers (default: all)")
 
-    score = command("score", _score, "judge the results of a run by the truth")
+    score = command("score", _score, "score the results of a run against the truth")
     score.add_argument("--truth", type=Path, required=True)
     score.add_argument("--results", type=Path, required=True, help="for example results/demo")
     score.add_argument("--store", type=Path, required=True, help="folder of the array store")

@@ -305,7 +305,7 @@ def write_colm(
     raw, truth = Path(raw), Path(truth)
     if (raw / "VW0").exists():
         raise AcquisitionError(
-            f"{raw} already holds an acquisition; delete it or choose another folder"
+            f"{raw} already contains an acquisition; delete it or choose another folder"
         )
     placement = place_tiles(settings)
     (raw / "VW0").mkdir(parents=True)
@@ -508,7 +508,7 @@ def colm_from_tiles(folder: Path, raw: Path, step_um: float = 50.0) -> ColmSetti
         if image.shape != first.shape or image.dtype != first.dtype:
             raise AcquisitionError(
                 f"{name} is {image.dtype} {image.shape}, the first tile {first.dtype} "
-                f"{first.shape}; all tiles must be alike"
+                f"{first.shape}; give tiles of one type and shape"
             )
         target = raw / "VW0" / tile
         target.mkdir(parents=True)

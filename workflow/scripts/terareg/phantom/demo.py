@@ -87,7 +87,7 @@ def make_demo(out: Path, settings: DemoSettings) -> dict:
     out = Path(out)
     if (out / "raw" / "VW0").exists():
         raise AcquisitionError(
-            f"{out / 'raw'} already holds an acquisition; delete it or choose another folder"
+            f"{out / 'raw'} already contains an acquisition; delete it or choose another folder"
         )
     atlas = make_atlas(settings.brain)
     files = write_atlas(atlas, out / "atlas")

@@ -43,7 +43,7 @@ def write_ome_tiles(raw: Path, out: Path, channels: Sequence[int] = ()) -> list[
         If ``out`` is there, or ``raw`` holds no acquisition.
     """
     if out.exists():
-        raise AcquisitionError(f"{out} is there already; choose another folder")
+        raise AcquisitionError(f"{out} already exists; choose another folder")
     chosen: dict[str, int | str] = {f"ch{number}": number for number in channels}
     layout = ColmLayout(
         Store(str(raw)), LayoutOptions(chosen) if chosen else LayoutOptions(), "VW0"

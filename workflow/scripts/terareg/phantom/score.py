@@ -124,8 +124,8 @@ def score(paths: ScorePaths, stages: Sequence[str] | None = None) -> dict[str, A
                       ("regions", "region_volumes"), ("cells", "cells")):  # fmt: skip
         if name in wanted and key not in truth:
             raise ScoreError(
-                f"{paths.truth} knows no {key.replace('_', ' ')}, as its volume was cut and not "
-                f"generated; leave stage {name} out (stages: tiles flatfield fused)"
+                f"{paths.truth} has no {key.replace('_', ' ')}, because its volume was cut and "
+                f"not generated; leave stage {name} out (stages: tiles flatfield fused)"
             )
     result: dict[str, Any] = {key: None for keys in STAGES.values() for key in keys}
     result["details"] = {}
@@ -189,7 +189,7 @@ def _open_volume(folder: Path, made_by: str) -> _Lazy | _Precomputed:
             fill_missing=True, bounded=True,
         )  # fmt: skip
         return _Precomputed(layer)
-    raise ScoreError(f"{folder} holds no volume; run the workflow up to {made_by} first")
+    raise ScoreError(f"{folder} contains no volume; run the workflow up to {made_by} first")
 
 
 class _Lazy:
@@ -488,8 +488,8 @@ def _score_regions(paths: ScorePaths, truth: dict, result: dict) -> None:
         needed = {"id", "hemisphere", "volume_mm3"}
         if not needed <= set(table.fieldnames or ()):
             raise ScoreError(
-                f"{path} lacks column {sorted(needed - set(table.fieldnames or ()))[0]}; "
-                "measure the regions again"
+                f"{path} has no column {sorted(needed - set(table.fieldnames or ()))[0]}; measure "
+                "the regions again"
             )
         for row in table:
             # regions of the truth have no descendants, so rows of scope "tree" add nothing
@@ -580,7 +580,7 @@ def _score_cost(paths: ScorePaths, result: dict) -> None:
                 seconds[stage] = seconds.get(stage, 0.0) + _number(row.get("s"))
                 memory[stage] = max(memory.get(stage, 0.0), _number(row.get("max_rss")))
     if not seconds:
-        raise ScoreError(f"{folder} holds no benchmark tables (*.tsv); run the workflow first")
+        raise ScoreError(f"{folder} contains no benchmark tables (*.tsv); run the workflow first")
     result["seconds"], result["peak_memory_mb"] = seconds, memory
     result["details"]["cost"] = {
         "seconds_total": sum(seconds.values()),

@@ -52,8 +52,8 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         kept, inverse = "affine", before
         velocity = torch.zeros_like(velocity)
         warnings.append(
-            f"deformation_rejected: it explains the data worse ({deformed:.4f}) than the "
-            f"affine alone ({affine_only:.4f}); the affine was kept"
+            f"deformation_rejected: the deformation explains the data worse ({deformed:.4f}) than "
+            f"the affine alone ({affine_only:.4f}), so only the affine was kept"
         )
     x = problem.start(inverse, velocity)
     gain, gains = gain_held_back(plan, state)
@@ -68,12 +68,12 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
         used = plan.settings.regularisation * state.stiffness
         warnings.append(
             f"folding: with a regularisation of {plan.settings.regularisation:g} the deformation "
-            f"folded; {used:g} was used, set registration.regularisation to it or more"
+            f"folded; {used:g} was used; set registration.regularisation to that value or more"
         )
     if jacobian.min() <= 0.1:
         warnings.append(
-            f"jacobian: the volume ratio falls to {jacobian.min():.3f}; raise regularisation "
-            "or look at the damage map there"
+            f"jacobian: the volume ratio falls to {jacobian.min():.3f}; raise "
+            "registration.regularisation, or look at the damage map there"
         )
     with torch.no_grad():
         predicted, coefficients = problem.predict(x)
@@ -134,8 +134,13 @@ def regional_facts(fit: RegionFit, plan: Plan, warnings: list[str]) -> dict:
         "worse_percent": fit.share(lost),
     }
     texts = (
-        ("unexplained", unexplained, "differ from what the atlas predicts by more than noise"),
-        ("worse_regions", lost, "are explained worse by the deformation, on blocks held back"),
+        ("unexplained", unexplained, "differ from the prediction of the atlas by more than noise"),
+        (
+            "worse_regions",
+            lost,
+            "are explained worse by the deformation than by the affine, in blocks held back from "
+            "the fit",
+        ),
     )
     for key, chosen, text in texts:
         order = np.flatnonzero(chosen)[np.argsort(-fit.voxels[chosen], kind="stable")]
@@ -154,9 +159,9 @@ def scale_facts(affine: np.ndarray, warnings: list[str]) -> dict:
     scale, ratio = float(np.prod(stretches) ** (1 / 3)), float(stretches[0] / stretches[-1])
     if max(scale, 1 / scale) > _USUAL_SCALE:
         warnings.append(
-            f"scale: the sample is {scale:.2f} times as long as the atlas, and brains of one kind "
-            f"differ by {_USUAL_SCALE - 1:.0%} at most; check the voxel size, or give an atlas of "
-            "this age"
+            f"scale: the sample is {scale:.2f} times as long as the atlas, but brains of one "
+            f"species and age differ by {_USUAL_SCALE - 1:.0%} at most; check the voxel size, or "
+            "give an atlas of this age"
         )
     return {"scale": scale, "scale_ratio": ratio}
 

@@ -108,10 +108,12 @@ def load(path: Path | None, fingerprint: str | None) -> State | None:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays["json"].tobytes())
     except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError) as error:
-        logger.warning("checkpoint %s cannot be read (%s); starting anew", path, error)
+        logger.warning("checkpoint %s cannot be read (%s); starting again", path, error)
         return None
     if fingerprint is not None and facts["fingerprint"] != fingerprint:
-        logger.warning("checkpoint %s is of other images, settings or code; starting anew", path)
+        logger.warning(
+            "checkpoint %s belongs to other images, settings or code; starting again", path
+        )
         return None
     if fingerprint is not None:
         logger.info("resuming at level %d from %s", facts["level"], path)

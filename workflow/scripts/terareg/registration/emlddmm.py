@@ -293,6 +293,6 @@ def _text(sigmas: Sequence[float]) -> str:
 def _check(value: float, where: str) -> None:
     if not math.isfinite(value):
         raise RegistrationError(
-            f"the registration energy is {value} at {where}; check the images for extreme "
-            "values, or raise regularisation"
+            f"the registration energy is {value} at {where}; check the images for extreme values, "
+            "or raise registration.regularisation"
         )

@@ -53,19 +53,19 @@ class Image:
         object.__setattr__(self, "data", data)
         if data.shape != self.frame.shape:
             raise RegistrationError(
-                f"{self.name}: the array has shape {data.shape} but its frame says "
+                f"{self.name}: the array has shape {data.shape} but its frame has "
                 f"{self.frame.shape}; give the frame of this array"
             )
         if self.mask is not None:
             mask = np.asarray(self.mask, np.float32)
             if mask.shape != data.shape:
                 raise RegistrationError(
-                    f"{self.name}: the mask has shape {mask.shape} but the image has {data.shape}; "
-                    "resample the mask to the image's grid"
+                    f"{self.name}: the mask has shape {mask.shape} but the image has "
+                    f"{data.shape}; resample the mask to the grid of the image"
                 )
             if not np.isfinite(mask).all() or mask.min() < 0 or mask.max() > 1:
                 raise RegistrationError(
-                    f"{self.name}: the mask holds values outside 0 to 1; give weights between "
+                    f"{self.name}: the mask contains values outside 0 to 1; give weights between "
                     "0 (ignore) and 1 (use)"
                 )
             object.__setattr__(self, "mask", mask)
@@ -129,25 +129,26 @@ def prepare(image: Image) -> WorkingImage:
     if not valid.all():
         share = 100 * (1 - valid.mean())
         if not valid.any():
-            raise RegistrationError(
-                f"{name}: all {data.size} voxels are not a number; check how the file was read"
-            )
-        warnings.append(f"not_a_number: {name} has {share:.3g} % voxels without a value; ignored")
+            raise RegistrationError(f"{name}: all {data.size} voxels are NaN; check the file")
+        warnings.append(
+            f"not_a_number: {name} has {share:.3g} % of its voxels without a value (NaN); they are "
+            "ignored"
+        )
         data = np.where(valid, data, np.median(data[valid]))
     if not (weight > 0).any():
         raise RegistrationError(
-            f"{name}: the mask leaves no voxel; give a mask that is positive on the tissue"
+            f"{name}: the mask leaves no voxels; give a mask that is positive on the tissue"
         )
     low, high = float(data.min()), float(data.max())
     if high - low <= 1e-6 * max(abs(low), abs(high), 1e-30):
         raise RegistrationError(
-            f"{name}: every voxel has the value {low:g}; check the channel and how it was read"
+            f"{name}: every voxel has the value {low:g}; check the channel and its file"
         )
     ratio = max(frame.spacing_um) / min(frame.spacing_um)
     if ratio >= _STRONG_ANISOTROPY:
         warnings.append(
-            f"anisotropy: {name} has voxels of {frame.spacing_um} um, {ratio:.0f}:1; "
-            "the result is no finer than the longest side"
+            f"anisotropy: {name} has voxels of {frame.spacing_um} um, {ratio:.0f}:1; the result "
+            "cannot be finer than the longest side"
         )
     background = _background(data)
     contrast = np.abs(data - background)
@@ -156,15 +157,15 @@ def prepare(image: Image) -> WorkingImage:
     scale = float(np.percentile(contrast[tissue], 98)) if tissue.sum() >= 32 else 0.0
     if not scale > 0:
         raise RegistrationError(
-            f"{name}: no tissue stands out of the background ({background:g}); check the channel, "
-            "or give an image with contrast"
+            f"{name}: no tissue stands out from the background ({background:g}); check the "
+            "channel, or give an image with contrast"
         )
     if not (weight[tissue] > 0).any():
         raise RegistrationError(
             f"{name}: the mask leaves no tissue; give a mask that is positive on the tissue"
         )
     if share > 0.98:
-        warnings.append(f"no_background: {name} shows hardly any background ({share:.0%} tissue)")
+        warnings.append(f"no_background: {name} has hardly any background ({share:.0%} tissue)")
     sign = 1.0 if np.median(data[tissue]) >= background else -1.0
     values = np.clip(sign * (data - background) / scale, -0.5, 2.0).astype(np.float32)
     values[weight == 0] = 0
@@ -372,8 +373,8 @@ def check_overlap(atlas: Frame, sample: Frame, affine: np.ndarray) -> None:
     if np.any(moved.max(1) <= low) or np.any(moved.min(1) >= high):
         raise RegistrationError(
             f"the initial affine puts the atlas at {np.rint(moved.min(1)).tolist()} to "
-            f"{np.rint(moved.max(1)).tolist()} um, outside the sample "
-            f"({np.rint(low).tolist()} to {np.rint(high).tolist()} um); correct the translation"
+            f"{np.rint(moved.max(1)).tolist()} um, outside the sample ({np.rint(low).tolist()} to "
+            f"{np.rint(high).tolist()} um); correct the translation or the initial affine"
         )
 
 

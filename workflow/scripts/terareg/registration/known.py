@@ -286,7 +286,7 @@ def _parts_of(transform: sitk.Transform, name: str) -> list[_Step]:
         return [_field(vectors, image.GetSpacing(), image.GetOrigin(), image.GetDirection(), name)]
     if not transform.IsLinear():
         raise RegistrationError(
-            f"{name} holds a {transform.GetName()}, which is neither linear nor a displacement "
+            f"{name} contains a {transform.GetName()}, which is neither linear nor a displacement "
             "field; convert it with SimpleITK.TransformToDisplacementField"
         )
     matrix = np.eye(4)
@@ -305,7 +305,9 @@ def _field(
     name: str,
 ) -> _Field:
     if not np.isfinite(vectors).all():
-        raise RegistrationError(f"{name} holds values that are not numbers; write the field again")
+        raise RegistrationError(
+            f"{name} contains values that are not finite; write the field again"
+        )
     physical = np.eye(4)
     physical[:3, :3] = np.array(direction).reshape(3, 3) * np.array(spacing)
     physical[:3, 3] = origin
@@ -436,6 +438,6 @@ def _check_folding(transform: Transform, name: str) -> None:
     if least <= 0:
         raise RegistrationError(
             f"{name} folds: {100 * float((jacobian <= 0).mean()):.2g} % of it have a volume of "
-            f"zero or less (least {least:.2g}), so that points have no single place; give a "
+            f"zero or less (least {least:.2g}), so points have no unique position; give a "
             "transform that can be inverted"
         )

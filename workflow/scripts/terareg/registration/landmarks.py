@@ -50,14 +50,14 @@ class Landmarks:
             points = np.array(getattr(self, side), np.float64)
             if points.ndim != 2 or points.shape[1] != 3 or not np.isfinite(points).all():
                 raise RegistrationError(
-                    f"landmarks: {side} of shape {points.shape} are no points; give n rows of "
-                    "z, y, x in micrometres, all of them numbers"
+                    f"landmarks: {side} has shape {points.shape} or values that are not finite; "
+                    "give n rows of z, y, x in micrometres"
                 )
             object.__setattr__(self, side, points)
         if not len(self.atlas_um) == len(self.sample_um) > 0:
             raise RegistrationError(
-                f"landmarks: {len(self.atlas_um)} points in the atlas and {len(self.sample_um)} in "
-                "the sample; mark every place on both sides, in the same order"
+                f"landmarks: {len(self.atlas_um)} points in the atlas and {len(self.sample_um)} "
+                "in the sample; mark every landmark in both, in the same order"
             )
         if not (math.isfinite(self.sigma_um) and self.sigma_um > 0):
             raise RegistrationError(
@@ -91,8 +91,8 @@ class Landmarks:
     def far(self, distance_um: np.ndarray, spread_um: float) -> list[str]:
         """A warning for every landmark whose distance from its partner exceeds five spreads."""
         return [
-            f"landmark: {name!r} stays {d:.0f} um from its partner, where about "
-            f"{spread_um:.0f} um were expected; check that both points mark the same place"
+            f"landmark: {name!r} is still {d:.0f} um from its counterpart, where about "
+            f"{spread_um:.0f} um are expected; check that both points mark the same structure"
             for name, d in zip(self.names, distance_um)
             if d > 5 * spread_um
         ]

@@ -128,7 +128,7 @@ def _initial_affine(
         if np.linalg.det(affine[:3, :3]) * np.linalg.det(declared) < 0:
             warnings.append(
                 f"mirrored_affine: the given affine and the orientation codes {codes[0]} and "
-                f"{codes[1]} disagree about mirroring; left and right may be exchanged"
+                f"{codes[1]} disagree about mirroring; left and right may be swapped"
             )
         extent = _best_extent({name: search.unexplained(affine, name) for name in extents})
         start = search.unexplained(affine, extent)
@@ -149,15 +149,17 @@ def _initial_affine(
         nearest = _nearest_code(affine, *codes)
         if ranked[0][0] < value - _BETTER and ranked[0][1] != codes[1]:
             best = [c for v, c, _ in ranked if v < ranked[0][0] + _BETTER and c != codes[1]]
-            doubt = _doubt(best, codes[1], f"unexplained {ranked[0][0]:.2f} against {value:.2f}")
+            doubt = _doubt(
+                best, codes[1], f"unexplained variance {ranked[0][0]:.2f} against {value:.2f}"
+            )
         elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
-            doubt = _doubt([nearest], codes[1], "to which the pose turned it by itself")
+            doubt = _doubt([nearest], codes[1], "the pose found without constraint")
         if doubt.codes:
             warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
     if value > _POOR:
         warnings.append(
-            f"poor_pose: the atlas explains only {1 - value:.0%} of the sample's contrast; look "
-            "at the preview, and give rotation and translation if it is wrong"
+            f"poor_pose: the atlas explains only {1 - value:.0%} of the contrast of the sample; "
+            "look at the preview, and if it is wrong give rotation and translation"
         )
     marks = {}
     if landmarks is not None:
@@ -202,7 +204,7 @@ def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
     if codes and not confirmed:
         raise RegistrationError(
             f"{Doubt(codes).sentence(name, info['orientation'])} and run again, or set "
-            "input.orientation_confirmed: true if the preview shows that it is right"
+            "input.orientation_confirmed: true if the preview shows that the orientation is right"
         )
 
 
@@ -218,9 +220,9 @@ class Doubt:
         pairs = " or ".join(self.codes)
         reason = f" ({self.reason})" if self.reason else ""
         return (
-            f"sample {name.removeprefix('sample ')} is declared {declared} but fits the atlas much "
-            f"better as {pairs}{reason}; codes that differ in R and L alone are mirror images, "
-            "which only a mark of the left or right side can tell apart: correct input.orientation"
+            f"sample {name.removeprefix('sample ')} is declared {declared} but fits the atlas "
+            f"much better as {pairs}{reason}; codes that differ only in R and L are mirror "
+            "images, which only a mark on one side can tell apart; correct input.orientation"
         )
 
 
@@ -255,16 +257,17 @@ def _judge_landmarks(
     fits = [fit_similarity(landmarks, axes, spread, search.scale) for axes in (declared, -declared)]
     if fits[0] is None:
         warnings.append(
-            f"few_landmarks: {len(landmarks)} landmarks, or all on one line, do not give a pose; "
-            "they count beside the images; mark three or more that span a plane"
+            f"few_landmarks: {len(landmarks)} landmarks, or landmarks all on one line, do not "
+            "determine a pose, so they are only used together with the images; mark three or more "
+            "that are not on one line"
         )
         return distances, warnings
     as_declared, mirrored = (float(np.median(fit.distances(landmarks))) for fit in fits)
     if as_declared > 2 * spread and mirrored < 0.5 * as_declared:
         warnings.append(
             f"mirrored_landmarks: the landmarks fit a mirrored brain better ({mirrored:.0f} um "
-            f"against {as_declared:.0f} um); check input.orientation and left and right of the "
-            "marks"
+            f"against {as_declared:.0f} um); check input.orientation, and left and right of the "
+            "landmarks"
         )
     return distances, warnings
 

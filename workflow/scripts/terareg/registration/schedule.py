@@ -303,7 +303,9 @@ def check_grids(images: Sequence[Image]) -> Sequence[Image]:
         If there is none, one has another grid, or two have the same name.
     """
     if not images:
-        raise RegistrationError("there is no image to register; give at least one on either side")
+        raise RegistrationError(
+            "there is no image to register; give at least one for the atlas and one for the sample"
+        )
     first = images[0]
     for number, image in enumerate(images[1:], 1):
         if image.name in [earlier.name for earlier in images[:number]]:
@@ -313,9 +315,9 @@ def check_grids(images: Sequence[Image]) -> Sequence[Image]:
         if not same_grid(first.frame, image.frame):
             raise RegistrationError(
                 f"{image.name} has {image.frame.shape} voxels of {image.frame.spacing_um} um at "
-                f"{image.frame.origin_um}, {first.name} {first.frame.shape} of "
+                f"{image.frame.origin_um} but {first.name} has {first.frame.shape} of "
                 f"{first.frame.spacing_um} um at {first.frame.origin_um}; images that are "
-                "registered together need one grid, so resample one of them"
+                "registered together need the same grid, so resample one of them"
             )
     return images
 
@@ -324,8 +326,8 @@ def check_regions(regions: Regions | None, template: Image) -> Regions | None:
     """Return the regions unchanged, if they lie on the template's grid."""
     if regions is not None and regions.labels.shape != template.frame.shape:
         raise RegistrationError(
-            f"the annotation has {regions.labels.shape} voxels, {template.name} has "
-            f"{template.frame.shape}; give the annotation on the template's grid"
+            f"the annotation has {regions.labels.shape} voxels but {template.name} has "
+            f"{template.frame.shape}; give the annotation on the grid of the template"
         )
     return regions
 
@@ -344,7 +346,7 @@ def choose_device(name: str) -> torch.device:
     """Turn "auto", "cpu" or "cuda" into a device; "cuda" without one is an error."""
     if name == "cuda" and not torch.cuda.is_available():
         raise RegistrationError(
-            "device cuda was asked for but PyTorch finds no CUDA device; set device: auto or cpu"
+            "device is cuda but PyTorch finds no CUDA device; set device: auto or cpu"
         )
     wanted = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if wanted == "auto" else wanted)

@@ -138,8 +138,8 @@ class RegistrationSettings:
             )
         if len(self.priors) != 3 or min(self.priors) <= 0 or abs(sum(self.priors) - 1) > 1e-6:
             raise RegistrationError(
-                f"priors {self.priors} are no probabilities; give three positive numbers "
-                "(match, artefact, missing) that sum to 1"
+                f"priors {self.priors} are not probabilities; give three positive numbers (match, "
+                "artefact, missing) that sum to 1"
             )
         for name, least in (("iterations", 1), ("time_steps", 2), ("threads", 1)):
             if getattr(self, name) < least:

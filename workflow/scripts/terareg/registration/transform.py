@@ -85,7 +85,7 @@ class Transform:
                 )
             if not np.isfinite(value).all():
                 raise RegistrationError(
-                    f"{words} holds values that are not numbers; run the registration again"
+                    f"{words} contains values that are not finite; run the registration again"
                 )
             object.__setattr__(self, name, value)
 
@@ -352,8 +352,8 @@ def check_affine(affine: np.ndarray, name: str) -> np.ndarray:
     matrix = np.array(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise RegistrationError(
-            f"{name}: an affine of shape {matrix.shape} with every entry a number was expected as "
-            "4 x 4; correct the file"
+            f"{name}: an affine of shape {matrix.shape} is not a 4 x 4 matrix of finite numbers; "
+            "correct the file"
         )
     if not np.allclose(matrix[3], [0, 0, 0, 1]):
         raise RegistrationError(

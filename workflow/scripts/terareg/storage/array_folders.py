@@ -66,14 +66,14 @@ class FolderArray:
         for axis, size in zip(above, sizes):
             if axis not in indices and size > 1:
                 raise ValueError(
-                    f"it has {size} places along {axis}; name one, as in {folder}:{axis}0"
+                    f"it has {size} positions along {axis}; choose one, as in {folder}:{axis}0"
                 )
         self._first: Any = tuple(indices.pop(axis, 0) for axis in above)
         if indices:
             raise ValueError(f"it has no axis {short(list(indices))}; its shape is {sizes}")
         for axis, index, size in zip(above, self._first, sizes):
             if index >= size:
-                raise ValueError(f"axis {axis} has {size} places, there is none of number {index}")
+                raise ValueError(f"axis {axis} has positions 0 to {size - 1}, not {index}")
         # with more axes the shape stays as it is, and is refused
         kept = slice(-3, None) if above else slice(None)
         self.shape: Any = tuple(sizes[kept])
@@ -81,7 +81,7 @@ class FolderArray:
         self._spec = {"driver": driver, "kvstore": store.kvstore(folder)}
         self._reversed = driver == "n5"
         if math.prod(chunk) > 1 << 32:
-            raise ValueError(f"its chunks have {chunk} voxels; save it in smaller ones")
+            raise ValueError(f"its chunks have {chunk} voxels; save it in smaller chunks")
         context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         self._data = ts.open(self._spec, open=True, read=True, context=context).result()
         self.dtype = self._data.dtype.numpy_dtype.name

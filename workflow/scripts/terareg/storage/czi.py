@@ -94,7 +94,7 @@ def _index(file: ObjectFile) -> CziIndex:
         warnings.simplefilter("ignore")
         with czifile.CziFile(file, multifile=False, detectmosaic=False) as czi:
             if czi.header.file_part:
-                raise ValueError("it is a part of a set of files; give the first file of the set")
+                raise ValueError("it is part of a set of files; give the first file of the set")
             entries = czi.subblock_directory
             text = czi.metadata(raw=True) if czi.header.metadata_position else ""
     data = (text or "").encode()
@@ -111,14 +111,14 @@ def _index(file: ObjectFile) -> CziIndex:
             continue
         deep = [a for a, d in sizes.items() if a not in "XY" and d.size > 1]
         if deep:
-            raise ValueError(f"a subblock of several places along {deep[0]}")
+            raise ValueError(f"a subblock spans several positions along {deep[0]}")
         if entry.file_part:
             raise ValueError("some of its images are in other files of a set; save it as one file")
         rest = tuple(sorted((a, int(d.start)) for a, d in sizes.items() if a not in "XYZ"))
         z = int(sizes["Z"].start) if "Z" in sizes else 0
         groups.setdefault(rest, []).append((z, sizes, entry))
     if not groups:
-        raise ValueError("it holds no image")
+        raise ValueError("it contains no image")
     return CziIndex({rest: _stack(rest, own) for rest, own in sorted(groups.items())}, text or "")
 
 
@@ -127,10 +127,10 @@ def _stack(rest: Indices, blocks: list[_Block]) -> CziStack:
     places = {(s["Y"].start, s["X"].start, s["Y"].size, s["X"].size) for _, s, _ in blocks}
     name = ":".join(f"{a}{n}" for a, n in rest)
     if len(places) > 1:
-        raise ValueError(f"planes of {name or 'its image'} lie at {len(places)} places")
+        raise ValueError(f"the planes of {name or 'its image'} are at {len(places)} positions")
     for z, _, entry in blocks:
         if z in planes:
-            raise ValueError(f"plane {z} of {name or 'its image'} is there twice")
+            raise ValueError(f"plane {z} of {name or 'its image'} occurs twice")
         planes[z] = entry
     y, x, height, width = places.pop()
     return CziStack(planes, (int(y), int(x)), (int(height), int(width)))
@@ -140,7 +140,7 @@ def open_array(store: Store, file: str, part: str) -> CziArray:
     """Open a stack; see :func:`terareg.storage.part_arrays.open_part`."""
     rest, asked = without_indices(part)
     if rest:
-        raise ValueError(f"{short(rest)} is no dimension and index such as C0")
+        raise ValueError(f"{short(rest)} is not a dimension and index such as C0")
     return CziArray(store, file, asked)
 
 
@@ -152,7 +152,7 @@ class CziArray:
         key = tuple(sorted(asked.items()))
         if key not in stacks:
             there = [":".join(f"{a}{n}" for a, n in rest) for rest in stacks]
-            raise ValueError(f"it has no stack {dict(key)}, but {', '.join(there[:6])}")
+            raise ValueError(f"it has no stack {dict(key)}, only {', '.join(there[:6])}")
         self._stack = stacks[key]
         numbers = sorted(self._stack.planes)
         if numbers[-1] - numbers[0] + 1 != len(numbers):
@@ -165,7 +165,7 @@ class CziArray:
         types = {str(entry.dtype) for entry in self._stack.planes.values()}
         self.dtype = _DTYPES.get(types.pop(), "") if len(types) == 1 else ""
         if not self.dtype:
-            raise ValueError("its pixels are no grey values of 8 or 16 bits; convert it")
+            raise ValueError("its pixels are not grey values of 8 or 16 bits; convert it")
         self.chunk: Any = (1, *self._stack.shape)
         self.absent = (0, 0)
         self._source = ObjectFile(store, file, ranged=True)
@@ -183,7 +183,7 @@ class CziArray:
         segment = czifile.czifile.Segment(self._file._fh, entry.file_position).data()
         wanted = math.prod(self._stack.shape) * np.dtype(self.dtype).itemsize
         if not 0 <= segment.data_size <= 2 * wanted + (1 << 16):
-            raise ValueError(f"a subblock of {segment.data_size} bytes, not {wanted}")
+            raise ValueError(f"a subblock has {segment.data_size} bytes instead of {wanted}")
         return _decode(segment.data(raw=True), entry.compression, self._stack.shape, self.dtype)
 
     def close(self) -> None:
@@ -224,7 +224,7 @@ def _zstd(data: bytes, size: int, *, packed: bool) -> bytes:
         data = data[start:]
     found = imagecodecs.zstd_decode(data, out=size)
     if len(found) != size:
-        raise ValueError(f"a subblock of {len(found)} bytes, not {size}")
+        raise ValueError(f"a subblock has {len(found)} bytes instead of {size}")
     if apart:
         low, high = np.frombuffer(found, np.uint8).reshape(2, -1)
         return np.stack([low, high], axis=1).tobytes()

@@ -72,7 +72,7 @@ def reason(problem: Exception) -> str:
     if isinstance(problem, RecursionError):
         return "it is nested too deeply"
     if isinstance(problem, UnicodeError):
-        return "it is not text of a known encoding"
+        return "it is not text in a known encoding"
     if isinstance(problem, OSError) and problem.strerror:
         return problem.strerror
     if isinstance(problem, KeyError):
@@ -108,8 +108,9 @@ def check_memory(needed: float, name: str, error: type[TeraregError]) -> None:
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > there:
         raise error(
-            f"{name} asks for {needed / 1e9:.4g} GB of memory at once but this machine has "
-            f"{there / 1e9:.4g} GB; give OME-Zarr, which is read in parts, or correct its header"
+            f"{name} needs {needed / 1e9:.4g} GB of memory at once but this machine has "
+            f"{there / 1e9:.4g} GB; convert it to OME-Zarr, which is read in parts, or correct "
+            "its header"
         )
 
 
@@ -144,7 +145,7 @@ def read_object(store: Store, key: str, most: int = METADATA_BYTES) -> bytes:
 
 def _checked_size(data: bytes, most: int) -> bytes:
     if len(data) > most:
-        raise ValueError(f"it has more than {most / 2**20:g} MiB")
+        raise ValueError(f"it is larger than {most / 2**20:g} MiB")
     return data
 
 
@@ -205,7 +206,7 @@ def _no_number(word: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{shorten(text, 40)} is beyond floating-point numbers")
+        raise ValueError(f"{shorten(text, 40)} is too large for a floating-point number")
     return value
 
 

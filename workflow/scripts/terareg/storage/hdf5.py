@@ -73,9 +73,9 @@ def find_dataset(file: h5py.File, path: str) -> h5py.Dataset:
             "itself"
         )
     if not isinstance(where, h5py.Dataset):
-        raise ValueError(f"{short(path)} is a group of {few_names(where)}; name a data set")
+        raise ValueError(f"{short(path)} is a group of {few_names(where)}; name a dataset")
     if where.is_virtual or where.external:
-        raise ValueError(f"{short(path)} keeps its values in other files; save it as one file")
+        raise ValueError(f"{short(path)} stores its values in other files; save it as one file")
     return where
 
 
@@ -114,7 +114,7 @@ def _follow(file: h5py.File, path: str) -> tuple[Any, list[str]]:
         if isinstance(link, h5py.SoftLink):
             links += 1
             if links > _MOST_LINKS:
-                raise ValueError(f"the links of {short(path)} lead round in a circle")
+                raise ValueError(f"the links of {short(path)} form a circle")
             where = file if link.path.startswith("/") else where
             words = [part for part in link.path.split("/") if part not in ("", ".")] + words
             continue

@@ -33,7 +33,7 @@ def open_array(store: Store, file: str, part: str) -> LifArray:
     """Open a stack; see :func:`terareg.storage.part_arrays.open_part`."""
     number, indices = without_indices(part)
     if not re.fullmatch(r"\d{1,6}", number):
-        raise ValueError(f"{short(number)} is no number of an image")
+        raise ValueError(f"{short(number)} is not the number of an image")
     opened, source = open_file(store, file)
     try:
         return LifArray(opened, source, int(number), indices)
@@ -54,16 +54,20 @@ class LifArray:
         self._file, self._source, self._indices = file, source, dict(indices)
         if number >= len(file.images):
             raise ValueError(
-                f"it holds {len(file.images)} images, there is none of number {number}"
+                f"it contains {len(file.images)} images, so there is no image {number}"
             )
         self._image = file.images[number]
         sizes = dict(self._image.sizes)
         for axis, index in indices.items():
             if index >= sizes.get(axis, 0):
-                raise ValueError(f"axis {axis} of image {number} has {sizes.get(axis, 0)} places")
+                raise ValueError(
+                    f"axis {axis} of image {number} has {sizes.get(axis, 0)} positions"
+                )
         left = [a for a, n in sizes.items() if a not in "XYZ" and a not in indices and n > 1]
         if left or not {"X", "Y"} <= set(sizes):
-            raise ValueError(f"image {number} has axes {short(list(sizes))}; name an index of each")
+            raise ValueError(
+                f"image {number} has axes {short(list(sizes))}; give an index for each"
+            )
         shape = (sizes.get("Z", 1), sizes["Y"], sizes["X"])
         frame = tuple(self._image.frames.frame_dims)
         if frame != ("Y", "X"):

@@ -148,7 +148,7 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray, frame: Frame) -
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         raise StoreError(
-            f"cannot write {path} ({last_line(error)}); check space and permissions"
+            f"cannot write {path} ({last_line(error)}); check free space and permissions"
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -269,7 +269,7 @@ def image_slabs(path: str | os.PathLike[str], frame: Frame) -> Iterator[tuple[in
                 yield done, slab.reshape(-1, *header.shape[1:])
                 done += len(slab) // (header.shape[1] * header.shape[2])
         if done != header.shape[0] or buffer:
-            raise ValueError(f"{done} planes of {header.shape[0]}")
+            raise ValueError(f"it ends after {done} of {header.shape[0]} planes")
 
 
 def header_keys(path: str | os.PathLike[str]) -> dict[str, str]:

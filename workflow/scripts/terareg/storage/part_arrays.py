@@ -75,7 +75,7 @@ def open_part(store: Store, key: str, error: type[TeraregError]) -> Iterator[Par
         If there is no such array, it cannot be read, or it is none of three dimensions.
     """
     split = split_part(key)
-    assert split is not None, "only parts are opened"
+    assert split is not None, "only its parts can be opened"
     file, part = split
     with boundary(key, error, _REMEDY):
         opened = _open(store, file, part)
@@ -117,7 +117,7 @@ def _open(store: Store, file: str, part: str) -> PartReader:
 def missing_package(error: ModuleNotFoundError) -> TeraregError:
     """What to do where a package for a microscope's own format is not installed."""
     return TeraregError(
-        f"this format is read with the package {error.name}, which is not installed; install it "
+        f"reading this format needs the package {error.name}, which is not installed; install it "
         "(pip install 'terareg[microscopes]')"
     )
 
@@ -125,6 +125,6 @@ def missing_package(error: ModuleNotFoundError) -> TeraregError:
 def _check(array: PartReader, key: str, error: type[TeraregError]) -> None:
     shape = array.shape
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > _MOST_VOXELS:
-        raise ValueError(f"it has shape {short(list(shape))}; give an array of three dimensions")
+        raise ValueError(f"it has shape {short(list(shape))}; give an array with three dimensions")
     # one chunk is decoded as a whole
     check_memory(8 * math.prod(array.chunk), key, error)

@@ -68,7 +68,9 @@ def find_intermediates(places: Iterable[Store]) -> list[Removal]:
             for entry in place.list(name)
             if entry.key.endswith(_LEFT_BEHIND)
         ]
-        found.append(_removal(place, rests, f"checkpoints and rests of jobs in {place.url}"))
+        found.append(
+            _removal(place, rests, f"checkpoints and temporary files of jobs in {place.url}")
+        )
     return [removal for removal in found if removal.keys]
 
 
@@ -122,8 +124,8 @@ def protect(removals: Iterable[Removal], addresses: Iterable[str]) -> None:
             for mine in own:
                 if gone == mine or gone.startswith(mine + "/"):
                     raise StoreError(
-                        f"{removal.store.address(key)} belongs to the input {mine}; nothing was "
-                        "removed, move the input out of the results and the store first"
+                        f"{removal.store.address(key)} belongs to the input {mine}, so nothing "
+                        "was removed; move the input out of the results and the store first"
                     )
 
 
@@ -141,7 +143,11 @@ def removal_text(removals: list[Removal], confirmed: bool, how: str) -> str:
     if not removals:
         return "nothing to remove\n"
     size, count = sum(r.size for r in removals), sum(len(r.keys) for r in removals)
-    end = "removed" if confirmed else f"would go; nothing was removed. To remove them: {how}"
+    end = (
+        "removed"
+        if confirmed
+        else f"would be removed; nothing was removed yet. To remove them: {how}"
+    )
     return "\n".join([*lines, f"{size / 1e9:10.3f} GB {count:8d} files {end}"]) + "\n"
 
 
@@ -179,7 +185,7 @@ def _check_inside(place: Store, folder: str) -> None:
     inside = Path(_canonical(str(top.parent)), top.name, folder)
     if _canonical(str(top / folder)) != str(inside):
         raise StoreError(
-            f"{top / folder} is a link; what it leads to is not removed, remove it yourself"
+            f"{top / folder} is a link, whose target is not removed; remove it yourself"
         )
 
 

@@ -221,8 +221,8 @@ class Bucket:
             advice = f"the AWS credentials for {url} have expired ({code}); log in and run again"
         else:
             advice = (
-                f"S3 answered {code} for {address}; run again later, what is finished is kept; "
-                "if it goes on, let fewer jobs run at once (--jobs)"
+                f"S3 answered {code} for {address}; run again later (finished work is kept); if "
+                "it persists, let fewer jobs run at once (--jobs)"
             )
         return StoreError(advice)
 
@@ -244,8 +244,8 @@ def outage(address: str, error: Exception) -> StoreError | None:
         return None
     cause = re.sub(r" \[\w+='.*", "", text.rpartition("failed: ")[2])
     return StoreError(
-        f"S3 or the network failed {_ATTEMPTS} times for {address} ({cause}); run again, what is "
-        "finished is kept"
+        f"S3 or the network failed {_ATTEMPTS} times for {address} ({cause}); run again, finished "
+        "work is kept"
     )
 
 
@@ -289,9 +289,9 @@ def check_no_secret(address: str, what: str) -> None:
     authority, query = re.split("[/?]", rest, maxsplit=1)[0], rest.partition("?")[2]
     if "@" in authority or _SECRET.search(query):
         raise StoreError(
-            f"{what} ({scheme}://...) holds a password, key or signature, which logs and reports "
-            "would repeat; leave it out and give credentials by the environment or ~/.aws "
-            "(aws configure)"
+            f"{what} ({scheme}://...) contains a password, key or signature, which logs and "
+            "reports would repeat; remove it and give credentials through the environment or "
+            "~/.aws (aws configure)"
         )
 
 
@@ -299,6 +299,6 @@ def _endpoint() -> str | None:
     """Address of an S3 server other than AWS's."""
     for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
         if os.environ.get(name):
-            check_no_secret(os.environ[name], f"the variable {name}")
+            check_no_secret(os.environ[name], f"the environment variable {name}")
             return os.environ[name]
     return None

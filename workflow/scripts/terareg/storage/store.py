@@ -66,7 +66,7 @@ class Store:
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
         if "\0" in url:
-            raise StoreError(f"store {url!r} holds a NUL character; correct the path")
+            raise StoreError(f"store {url!r} contains a NUL character; correct the path")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:
             raise StoreError(f"store {url!r} names no bucket; write s3://bucket/prefix")
         object.__setattr__(self, "url", url.rstrip("/") or "/")
@@ -263,8 +263,8 @@ class Store:
         if error.errno == errno.ENOSPC:
             return _disk_full(self.address(key))
         return StoreError(
-            f"cannot {verb} {self.address(key)} ({error.strerror}); "
-            "check the folder's permissions or point store: elsewhere"
+            f"cannot {verb} {self.address(key)} ({error.strerror}); check the permissions of the "
+            "folder or point store: elsewhere"
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -381,8 +381,7 @@ def outage(address: str, error: Exception) -> StoreError | None:
 
 def _disk_full(address: str) -> StoreError:
     return StoreError(
-        f"disk full while writing {address}; free some space and run again, what is finished is "
-        "kept"
+        f"disk full while writing {address}; free some space and run again, finished work is kept"
     )
 
 

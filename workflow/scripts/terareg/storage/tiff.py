@@ -180,7 +180,7 @@ class Tiff:
         """Read the header; :class:`ValueError` if the file is not a TIFF."""
         head = file.get(0, 16)
         if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            raise ValueError("no TIFF file")
+            raise ValueError("it is not a TIFF file")
         order, big = "<" if head[:1] == b"I" else ">", b"+" in head[2:4]
         (first,) = struct.unpack_from(order + ("Q" if big else "I"), head, 8 if big else 4)
         return cls(file, order, big, first)
@@ -191,7 +191,7 @@ class Tiff:
         seen: set[int] = set()
         while offset:
             if offset in seen or len(seen) >= _MAX_PAGES:
-                raise ValueError("its pages go round in a circle")
+                raise ValueError("its list of pages is circular")
             seen.add(offset)
             yield offset
             offset = self.following(offset)
@@ -224,7 +224,7 @@ class Tiff:
                 if number > self._inline:
                     (at,) = self._unpack(self._word, at)
                 if number > _MAX_TEXT:
-                    raise ValueError(f"a description of {number} bytes")
+                    raise ValueError(f"its description has {number} bytes")
                 text = self.file.get(at, number)
                 return text.split(b"\0", 1)[0].decode("utf-8", "replace")
         return ""
@@ -247,7 +247,7 @@ class Tiff:
     def _count(self, offset: int) -> int:
         (count,) = self._unpack("Q" if self.big else "H", offset)
         if count > _MAX_TAGS:
-            raise struct.error("too many tags")
+            raise struct.error("it has too many tags")
         return count
 
     def _entries(self, offset: int) -> Iterator[tuple[int, int, int, int]]:
@@ -256,7 +256,7 @@ class Tiff:
         place, count = self._start(offset), self._count(offset)
         entries = self.file.get(place, count * form.size)
         if len(entries) < count * form.size:
-            raise struct.error("the file ends within a directory")
+            raise struct.error("the file ends within its table of pages")
         # the values of an entry, or their offset, are its last bytes
         for start, (tag, kind, number) in enumerate(form.iter_unpack(entries)):
             yield tag, kind, number, place + (start + 1) * form.size - self._inline

@@ -106,8 +106,8 @@ def check_beside(name: str) -> str:
     """Return the name of a file that lies beside another one, or raise :class:`ValueError`."""
     if not name or re.search(r"[/\\\0]|^[A-Za-z]:", name) or name in (".", ".."):
         raise ValueError(
-            f"it refers to {name[:80]!r}, which is not a file of its own folder; put both into one "
-            "folder and correct the name"
+            f"it refers to {name[:80]!r}, which is not a file of its own folder; put both into "
+            "one folder and correct the name"
         )
     return name
 
@@ -130,15 +130,15 @@ def _arranged(
     """
     channels, depth, times = (sizes.get(axis, 1) for axis in "CZT")
     if times > 1 and depth > 1:
-        raise ValueError(f"it holds {times} times of {depth} planes; give one time")
+        raise ValueError(f"it contains {times} time points of {depth} planes; give one time point")
     total = channels * depth * times
     if total != pages:
         raise ValueError(
-            f"it says that it has {_product(sizes)} planes but has {pages}; write it again, or "
+            f"its metadata state {_product(sizes)} planes but it has {pages}; write it again, or "
             "copy the missing part"
         )
     if not 1 <= total <= MAX_PLANES:
-        raise ValueError(f"{total} planes are too many")
+        raise ValueError(f"its {total} planes are too many")
     axis = "T" if times > 1 else "Z"
     # some writers call planes channels
     if depth == times == 1 and channels > 1 and not true_channels:
@@ -175,10 +175,10 @@ def _imagej(notes: TiffNotes, description: str) -> Planes:
         sizes["C"] = 1
     single = notes.pages == 1 and images > 1
     if images > MAX_PLANES:
-        raise ValueError(f"it says that it has {images} planes, which are too many")
+        raise ValueError(f"its metadata state {images} planes, which are too many")
     if notes.pages not in (1, images):
         raise ValueError(
-            f"it says that it has {images} planes but has {notes.pages}; write it again, or copy "
+            f"its metadata state {images} planes but it has {notes.pages}; write it again, or copy "
             "the missing part"
         )
     # ImageJ states how to display channels if there are real ones
@@ -191,7 +191,7 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
     noted = json.loads(description)
     shape = [int(n) for n in noted["shape"]]
     if min(shape, default=0) < 1 or len(shape) > 12:
-        raise ValueError(f"it says that its shape is {tuple(shape[:12])}")
+        raise ValueError(f"its metadata state the shape {tuple(shape[:12])}")
     axes = noted.get("axes")
     if isinstance(axes, str) and len(axes) == len(shape):
         named = [(a, n) for a, n in zip(axes, shape) if a not in "YXS" and n > 1]
@@ -204,13 +204,15 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
         named = [(a if a == "C" else "Z", n) for a, n in named]
     letters = [a for a, _ in named]
     if len(set(letters)) < len(letters) or not set(letters) <= set("CZT"):
-        raise ValueError(f"{len(letters) + 2} dimensions {tuple(shape)}; give one volume of three")
+        raise ValueError(
+            f"{len(letters) + 2} dimensions {tuple(shape)}; give one volume with three"
+        )
     sizes = dict(named)
     total = 1
     for n in sizes.values():
         total *= n
     if total > MAX_PLANES:
-        raise ValueError(f"it says that it has {total} planes, which are too many")
+        raise ValueError(f"its metadata state {total} planes, which are too many")
     # pages that were appended one by one, each with metadata of its own
     if total == 1 and notes.pages > 1:
         if all(text in ("", description) for text in notes.descriptions()):
@@ -235,7 +237,7 @@ def _ome(notes: TiffNotes, text: str) -> Planes:
     images, root = _parse_ome(text)
     if "MetadataFile" in root:
         if notes.companion is None:
-            raise ValueError(f"its metadata lie in {root['MetadataFile'][:80]!r}")
+            raise ValueError(f"its metadata are in {root['MetadataFile'][:80]!r}")
         images, _ = _parse_ome(notes.companion(check_beside(root["MetadataFile"])))
     own = [image for image in images if any(_is_own(d, notes, root) for d in image.data)]
     names = {d["FileName"] for image in images for d in image.data if d.get("FileName")}
@@ -251,7 +253,7 @@ def _ome(notes: TiffNotes, text: str) -> Planes:
             f"its OME-XML lists planes of other files only ({listed}); give it its name back"
         )
     if len(own) > 1:
-        raise ValueError(f"it holds {len(own)} images; write each into a file of its own")
+        raise ValueError(f"it contains {len(own)} images; write each to a file of its own")
     return _ome_planes(own[0], notes, root)
 
 
@@ -294,16 +296,16 @@ def _ome_planes(image: _Image, notes: TiffNotes, root: dict[str, str]) -> Planes
     for axis in "CZT":
         value = image.pixels.get(f"Size{axis}", "1")
         if not re.fullmatch(r"\d{1,9}", value):
-            raise ValueError(f"it says that Size{axis} is {value[:40]!r}")
+            raise ValueError(f"its metadata state Size{axis} {value[:40]!r}")
         sizes[axis] = int(value)
     if image.samples > 1 and sizes["C"] % image.samples == 0:
         sizes["C"] //= image.samples
     order = image.pixels.get("DimensionOrder", "XYZCT")[2:]
     if sorted(order) != ["C", "T", "Z"]:
-        raise ValueError(f"it says that the order of its axes is {order[:40]!r}")
+        raise ValueError(f"its metadata state the order of axes {order[:40]!r}")
     total = sizes["C"] * sizes["Z"] * sizes["T"]
     if not 1 <= total <= MAX_PLANES:
-        raise ValueError(f"it says that it has {_product(sizes)} planes")
+        raise ValueError(f"its metadata state {_product(sizes)} planes")
     simple = [d for d in image.data if not {"IFD", "PlaneCount", "FileName", "UUID"} & set(d)]
     if len(simple) == len(image.data) <= 1:
         return _arranged(sizes, order, notes.pages, true_channels=image.true_channels)
@@ -317,7 +319,7 @@ def _listed(
     notes, _ = context
     channels, depth, times = (sizes[axis] for axis in "CZT")
     if times > 1 and depth > 1:
-        raise ValueError(f"it holds {times} times of {depth} planes; give one time")
+        raise ValueError(f"it contains {times} time points of {depth} planes; give one time point")
     axis, count = ("T", times) if times > 1 else ("Z", depth)
     found: dict[tuple[int, int], Place] = {}
     own_pages: set[int] = set()
@@ -325,14 +327,14 @@ def _listed(
         key = where["C"], where[axis]
         if found.setdefault(key, place) != place:
             raise ValueError(
-                f"its OME-XML gives channel {key[0]}, plane {key[1]} two places; write it again"
+                f"its OME-XML lists channel {key[0]}, plane {key[1]} twice; write it again"
             )
         if place[0] is None:
             own_pages.add(place[1])
     # there are more pages than are listed, or listed ones are missing
     if own_pages and (max(own_pages) >= notes.pages or len(own_pages) != notes.pages):
         raise ValueError(
-            f"it says that it has {max(len(own_pages), max(own_pages) + 1)} planes but has "
+            f"its metadata state {max(len(own_pages), max(own_pages) + 1)} planes but it has "
             f"{notes.pages}; write it again, or copy the missing part"
         )
     own = {key for key, place in found.items() if place[0] is None}
@@ -344,7 +346,7 @@ def _listed(
         absent = [(c, z) for c in wanted for z in range(count) if (c, z) not in found]
         if absent:
             raise ValueError(
-                f"its OME-XML says {_product(sizes)} planes but lists {len(found)} (none for "
+                f"its OME-XML states {_product(sizes)} planes but lists {len(found)} (none for "
                 f"channel {absent[0][0]}, plane {absent[0][1]}); write it again"
             )
     if len(wanted) > 1 and count == 1 and not image.true_channels:
@@ -364,7 +366,7 @@ def _listed_places(
         numbers = {}
         for key in ("IFD", "FirstC", "FirstZ", "FirstT", "PlaneCount"):
             if key in data and not re.fullmatch(r"\d{1,9}", data[key]):
-                raise ValueError(f"its OME-XML says {key}={data[key][:40]!r}")
+                raise ValueError(f"its OME-XML has the value {key}={data[key][:40]!r}")
             numbers[key] = int(data.get(key, "0"))
         own = _is_own(data, notes, root)
         name = None if own else check_beside(data.get("FileName", ""))
@@ -373,8 +375,8 @@ def _listed_places(
             count = 1 if "IFD" in data or not own else notes.pages
         if own and numbers["IFD"] + count > notes.pages:
             raise ValueError(
-                f"it says that it has {numbers['IFD'] + count} planes but has {notes.pages}; write "
-                "it again, or copy the missing part"
+                f"its metadata state {numbers['IFD'] + count} planes but it has {notes.pages}; "
+                "write it again, or copy the missing part"
             )
         listed += count
         first, weight = 0, 1
@@ -388,7 +390,7 @@ def _listed_places(
             weight *= sizes[axis]
         if max(first + count, listed) > total:
             raise ValueError(
-                f"its OME-XML lists {max(first + count, listed)} planes but says "
+                f"its OME-XML lists {max(first + count, listed)} planes but states "
                 f"{_product(sizes)}; write it again"
             )
         for step in range(count):

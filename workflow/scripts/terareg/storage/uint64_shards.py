@@ -61,7 +61,7 @@ class Sharding:
     def from_json(cls, stated: Mapping[str, Any]) -> Sharding:
         """From the specification in an ``info`` that others wrote; :class:`ValueError`."""
         if stated["@type"] != _TYPE:
-            raise ValueError(f"sharding {stated['@type']!r} is not known, only {_TYPE}")
+            raise ValueError(f"sharding {stated['@type']!r} is unknown; use {_TYPE}")
         bits = [stated[f"{name}_bits"] for name in ("preshift", "minishard", "shard")]
         if not all(type(n) is int and 0 <= n <= _MOST_BITS for n in bits):
             raise ValueError(f"sharding with {bits} bits")

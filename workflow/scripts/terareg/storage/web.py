@@ -51,12 +51,12 @@ class WebStore(Store):
         parts = urlsplit(self.url)
         if not is_web(self.url) or not parts.hostname or parts.query or parts.fragment:
             raise StoreError(
-                f"{self.url!r} is not the address of a folder on the web; write https://server/folder"
+                f"{self.url!r} is not the web address of a folder; write https://server/folder"
             )
         if parts.username or parts.password:
             raise StoreError(
-                f"the address of {parts.hostname} holds a user or a password; only public volumes "
-                "are read from the web"
+                f"the address of {parts.hostname} contains a user name or password; only public "
+                "volumes are read from the web, so remove it"
             )
         object.__setattr__(self, "url", self.url.rstrip("/"))
 
@@ -105,7 +105,7 @@ class WebStore(Store):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise StoreError(f"{self.url} can only be read; give a folder or s3://bucket/prefix")
+        raise StoreError(f"{self.url} is read-only; give a folder or s3://bucket/prefix")
 
     def _ask(
         self, key: str, headers: dict[str, str] | None = None, method: str = "GET"

@@ -18,10 +18,10 @@ from terareg.views.tables import parse, rows_table, show
 _TEMPLATE = "cohort.html.j2"
 _SHOWN = 25  # regions of a table
 _FAMILIES = {
-    ("tree", "both"): "regions with all parts, both sides together",
-    ("tree", "sides"): "regions with all parts, left and right apart",
+    ("tree", "both"): "regions with all their parts, both sides together",
+    ("tree", "sides"): "regions with all their parts, left and right separately",
     ("own", "both"): "regions without their parts, both sides together",
-    ("own", "sides"): "regions without their parts, left and right apart",
+    ("own", "sides"): "regions without their parts, left and right separately",
 }
 _COLUMNS = (
     ("acronym", "region"), ("name", "name"), ("mean_reference", "{0}"), ("mean_compared", "{1}"),
@@ -29,8 +29,8 @@ _COLUMNS = (
     ("p", "p"), ("q", "q"),
 )  # fmt: skip
 _TESTS = {
-    "linear_model": "p-values are those of the t-test of the group in a linear model",
-    "permutation": "p-values come from permutations (Freedman and Lane's)",
+    "linear_model": "p-values are from the t-test of the group in a linear model",
+    "permutation": "p-values are from permutations (Freedman and Lane)",
 }
 Row = Mapping[str, str]
 
@@ -194,15 +194,16 @@ def _table(title: str, rows: Sequence[Row], groups: Sequence[str]) -> dict[str, 
 
 
 def _methods(settings: Mapping[str, Any], covariates: Sequence[str]) -> str:
-    beside = f" beside {', '.join(covariates)}" if covariates else ""
+    beside = f" with {', '.join(covariates)} as covariates" if covariates else ""
     version = importlib.metadata.version("scipy")
     return (
-        f"Regions of atlas {settings['atlas']} were compared by a linear model of the group{beside}"
-        f"; {_TESTS[settings['test']]}. Hedges' g is the difference in standard deviations of the "
-        "residuals, without bias in small samples; its interval comes from the noncentral t "
-        "distribution. q is Benjamini and Hochberg's false discovery rate within a family: one "
-        "measure, of regions with or without their parts, of both sides or of left and right. "
-        "Regions with the same values in all samples count as one test. A region has no value in a "
-        f"sample in which less than {show(100 * settings['min_coverage'])} % of it was imaged. "
-        f"Computed with terareg and SciPy {version}."
+        f"Regions of atlas {settings['atlas']} were compared with a linear model of the "
+        f"group{beside}; {_TESTS[settings['test']]}. Hedges' g is the difference in standard "
+        "deviations of the residuals, corrected for bias in small samples; its interval is from "
+        "the noncentral t distribution. q is the false discovery rate of Benjamini and Hochberg "
+        "within a family: one measure, of regions with or without their parts, of both sides "
+        "together or of left and right separately. Regions with the same values in all samples "
+        "count as one test. A region has no value in a sample in which less than "
+        f"{show(100 * settings['min_coverage'])} % of it was imaged. Computed with terareg and "
+        f"SciPy {version}."
     )

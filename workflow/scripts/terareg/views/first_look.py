@@ -101,7 +101,7 @@ def _section(
             lines = [start[0] + np.array(depths), start[right] + np.arange(raw.shape[1])]
         return raw, *(line // bins[a] for line, a in zip(lines, (down, right)))
 
-    for raw, rows, columns in map_items(part, crossed, workers=workers, what="tiles looked at"):
+    for raw, rows, columns in map_items(part, crossed, workers=workers, what="read tiles"):
         place = rows[:, None], columns[None]
         np.add.at(total, place, raw)
         np.add.at(count, place, 1)
@@ -165,6 +165,6 @@ def facts(acquisition: Acquisition, channels: Iterable[str]) -> list[str]:
         f"{len(acquisition.tiles)} tiles in {acquisition.rows} rows, {acquisition.columns} columns",
         f"each {' x '.join(map(str, acquisition.tile_shape))} voxels (z, y, x)",
         f"voxel {voxel} µm",
-        f"together {millimetres} mm",
+        f"in total {millimetres} mm",
         f"raw data {size / 1e9:.3g} GB",
     ]

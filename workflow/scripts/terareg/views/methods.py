@@ -87,7 +87,7 @@ def methods(
         + f", a workflow for Snakemake {cite('snakemake')}."
     ]
     if settings.get("input.kind") == "volume":
-        sentences.append("The volume was imported as it was.")
+        sentences.append("The volume was imported unchanged.")
     else:
         sentences += _of_tiles(settings, cite)
         sentences += map(_of_sides, sides)
@@ -116,23 +116,25 @@ def _of_tiles(settings: Mapping[str, Any], cite) -> list[str]:
         sentences = ["Tiles were used without a flat-field."]
     if settings["intensity.destriping"] in ("rows", "columns"):
         sentences.append(
-            "Stripes of the light-sheet were removed by a gain for each line of each plane."
+            "Stripe artefacts of the light-sheet were removed with a gain for each line of each "
+            "plane."
         )
     given = any(value for key, value in settings.items() if key.startswith("stitching.xml."))
     if given:
         sentences.append(
-            f"Positions of the tiles were taken from files of TeraStitcher {cite('terastitcher')}."
+            f"The positions of the tiles were taken from TeraStitcher files {cite('terastitcher')}."
         )
     elif settings["stitching.displacement.engine"] == "mip_ncc":
         sentences.append(
-            "Displacements of neighbouring tiles were measured by cross-correlation of maximum "
-            f"intensity projections as in TeraStitcher {cite('terastitcher')}, and all tiles were "
-            "placed together by robust least squares."
+            "The displacements of neighbouring tiles were measured by cross-correlation of "
+            f"maximum intensity projections as in TeraStitcher {cite('terastitcher')}, and all "
+            "tiles were placed together by robust least squares."
         )
     else:
         sentences.append(
-            "Displacements of neighbouring tiles were measured by normalised cross-correlation of "
-            "band-passed windows, and all tiles were placed together by robust least squares."
+            "The displacements of neighbouring tiles were measured by normalised "
+            "cross-correlation of band-passed windows, and all tiles were placed together by "
+            "robust least squares."
         )
     blending = settings["fusion.blending"]
     how = "blended with cosine weights" if blending == "cosine" else "averaged"
@@ -143,12 +145,12 @@ def _of_sides(match: Mapping[str, Any]) -> str:
     (first, second), shift = match["sides"], match.get("shift_um")
     lay = ""
     if shift is not None:
-        lay = f", which lay {', '.join(f'{v:.1f}' for v in shift)} µm (z, y, x) apart,"
+        lay = f", which were {', '.join(f'{v:.1f}' for v in shift)} µm (z, y, x) apart,"
     return (
         f"The sides {first} and {second} of channel {match['channel']}{lay} were fused so that "
-        f"each counts in the half of the {match['across']} next to its light, after each had been "
-        f"corrected by a flat-field of its own; {second} was multiplied by "
-        f"{match['gain']:.3g} to match {first} in brightness."
+        f"each is used in the half of the {match['across']} next to its light-sheet, after "
+        f"correction with its own flat-field; {second} was multiplied by {match['gain']:.3g} to "
+        f"match {first} in brightness."
     )
 
 
@@ -163,24 +165,24 @@ def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str
             )
             continue
         voxel = (summary.get("levels") or [{}])[-1].get("voxel_um")
-        finest = f", at voxels of {voxel:g} µm in the end" if voxel else ""
+        finest = f", with a final voxel size of {voxel:g} µm" if voxel else ""
         if summary.get("kept") == "affine":
             sentences.append(
-                f"The atlas {name} (cite it as its authors ask) was registered to the sample by an "
-                f"affine transform{finest}."
+                f"The atlas {name} (please cite it as its authors request) was registered to the "
+                f"sample by an affine transform{finest}."
             )
             continue
         sentences.append(
-            f"The atlas {name} (cite it as its authors ask) was registered to the sample by an "
-            "affine transform and a diffeomorphism (large deformation diffeomorphic metric "
-            f"mapping) {cite('beg')}, together with a contrast transform and a mixture of "
+            f"The atlas {name} (please cite it as its authors request) was registered to the "
+            "sample by an affine transform and a diffeomorphism (large deformation diffeomorphic "
+            f"metric mapping) {cite('beg')}, together with a contrast transform and a mixture of "
             f"matching, missing and artefact tissue {cite('tward')}{finest}; the weight of the "
             f"regularisation was {settings['registration.regularisation']:g}."
         )
     if atlases:
         sentences.append(
-            "Labels of the atlas were carried into the sample, and volume and brightness of every "
-            "region were measured there."
+            "The labels of the atlas were transformed into the sample, where the volume and "
+            "brightness of every region were measured."
         )
     return sentences
 

@@ -387,7 +387,9 @@ def build_state(
     """
     names = [layer["name"] for layer in layers]
     if len(set(names)) != len(names):
-        raise ConfigError(f"two layers have one name among {few(sorted(names))}; rename one")
+        raise ConfigError(
+            f"two of the layers {few(sorted(names))} have the same name; rename one of them"
+        )
     # annotation layers come first: on a slow machine Neuroglancer may write its state while it is
     # still reading one, and then drops annotation layers not yet read (AnnotationUserLayer.toJSON)
     ordered = sorted(layers, key=lambda layer: layer["type"] != "annotation")

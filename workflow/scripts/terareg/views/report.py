@@ -44,66 +44,69 @@ STAGES = (
     ("regions", "Regions"),
     ("cells", "Cells and signal"),
     ("accuracy", "Accuracy"),
-    ("other", "Further pictures"),
+    ("other", "Other pictures"),
 )
 
 # file name without its ending (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
     (r"borders_[zyx]_(?P<of>.+)", "brain",
-     "Borders of the atlas's regions on the sample, at the resolution of the image."),
+     "Borders of the atlas regions on the sample, at the resolution of the image."),
     (r"worst_(?P<of>.+)", "worst",
-     "The regions that fit worst, each at its worst place: its border is light blue, the others "
+     "The worst-fitting regions, each at its worst position: its border is light blue, the others "
      "are orange."),
     (r"quality_(?P<of>.+)", "where",
-     "Every region in the colour of its fit, of its missing share, of its artefacts, and of its "
-     "change of volume."),
+     "Every region coloured by its fit, its missing fraction, its artefacts and its change of "
+     "volume."),
     (r"first_look_(?P<of>.+)", "acquisition",
-     "First look: raw tiles where the stage put them, beside the atlas turned to the declared "
+     "First look: raw tiles at their stage positions, beside the atlas in the declared "
      "orientation."),
     (r"flatfield_(?P<of>.+)", "intensity",
-     "Flat-field: how sensitive each camera pixel is, with profiles along rows and columns."),
+     ("Flat-field: relative sensitivity of each camera pixel, with profiles along rows and "
+"columns.")),
     (r"tile_means_(?P<of>.+)", "intensity",
-     "Mean of all tiles before and after the correction. After, it should be even; where "
-     "tiles are few, the sample's own structure stays in it."),
+     "Mean of all tiles before and after the correction. Afterwards it should be even; with few "
+     "tiles, some structure of the sample remains."),
     (r"stripes_(?P<of>.+)", "intensity",
-     "Stripes of the light-sheet: the tile whose lines differ most, before and after, and the "
-     "brightness of its lines. Streaks should fade, and anatomy stay."),
+     "Stripe artefacts: the tile whose lines differ most, before and after destriping, and the "
+     "brightness of its lines. Stripes should fade while the anatomy remains."),
     (r"placement", "stitching",
-     "Map of the tiles where they were placed; colour and dash of a link between two tiles tell "
-     "whether its measured displacement was used."),
+     "Map of the placed tiles; the colour and dashes of a link between two tiles show whether its "
+     "measured displacement was used."),
     (r"seams", "stitching",
-     "Worst seams before and after the placement; one tile is magenta, the other "
-     "green, so that a good fit is grey."),
+     "Worst seams before and after the placement; one tile is magenta and the other green, so a "
+     "good fit is grey."),
     (r"loop_closure", "stitching",
-     "Contradiction among the displacements around every four tiles; zero is perfect."),
+     "Loop closure: contradiction among the displacements around every four tiles; zero is "
+     "perfect."),
     (r"fused_(?P<of>.+)", "fused",
-     "Three middle planes of the volume with orientation letters and scale bar."),
+     "Three middle slices of the volume with orientation letters and scale bar."),
     (r"corrected_volume_(?P<of>.+)", "bias",
-     "Three middle planes of the volume after bias correction."),
+     "Three middle slices of the volume after bias correction."),
     (r"bias_(?P<of>.+)", "bias",
-     "Bias field: image before, field that is divided out, image after."),
+     "Bias field: image before, the field divided out, and image after."),
     (r"preview_(?P<of>.+)", "registration",
      "Initial alignment: region boundaries of the atlas on the sample, and the atlas beside it."),
     (r"overlay_(?P<of>.+)", "registration",
-     "Region boundaries on the sample by the initial affine and after registration."),
+     "Region boundaries on the sample before (initial affine) and after registration."),
     (r"prediction_(?P<of>.+)", "registration",
-     "Sample, atlas as the registration predicts it, checkerboard of both, and difference."),
+     "Sample, its prediction from the atlas, a checkerboard of both, and their difference."),
     (r"posteriors_(?P<of>.+)", "registration",
-     "Where the sample matches the atlas, where it is an artefact, where tissue is missing."),
+     ("Where the sample matches the atlas, where it shows an artefact, and where tissue is "
+"missing.")),
     (r"energy_(?P<of>.+)", "registration",
-     "Misfit and energy of the deformation against the step; the sum should fall and level off."),
+     "Misfit and energy of the deformation at each step; their sum should fall and level off."),
     (r"error_bars_(?P<of>.+)", "registration",
-     "How far the borders of regions may be off: standard deviation in micrometres."),
+     "Uncertainty of the borders of regions: standard deviation in micrometres."),
     (r"jacobian_histogram_(?P<of>.+)", "registration",
-     "How often each local change of volume occurs; zero or less would be a fold."),
+     "Distribution of the local change of volume; zero or less would be a fold."),
     (r"jacobian_(?P<of>.+)", "registration",
-     "Map of the local change of volume in three planes."),
+     "Map of the local change of volume in three slices."),
     (r"regions_(?P<of>.+)", "regions",
      "Volumes of the largest regions, left against right."),
     (r"cells_(?P<of>.+)", "cells",
-     "Regions with most cells, left against right."),
+     "Regions with the most cells, left against right."),
     (r"fiducials_(?P<of>.+)", "accuracy",
-     "Distance of every fiducial from its partner, before and after registration."),
+     "Distance of every fiducial from its counterpart, before and after registration."),
 )  # fmt: skip
 
 # pattern of files under the results folder, what they are
@@ -112,19 +115,19 @@ ARTEFACTS = (
     ("acquisition.json", "index of the raw data"),
     ("intensity/*/flatfield.tif", "flat-field, mean 1 (float32)"),
     ("intensity/*/flatfield.json", "dark offset and quality of the flat-field"),
-    ("stitching/xml_*.xml", "stitching in TeraStitcher's format"),
+    ("stitching/xml_*.xml", "stitching in the format of TeraStitcher"),
     ("stitching/placement.json", "positions, links and residuals"),
-    ("stitching/channels/*.json", "shift of a channel or side against another"),
-    ("stitching/sides/*.json", "brightness of the sides of a channel, and where each counts"),
+    ("stitching/channels/*.json", "shift of a channel or side relative to another"),
+    ("stitching/sides/*.json", "brightness of the sides of a channel, and where each is used"),
     ("stitching/render/*", "Render: tile specifications and point matches"),
     ("fused/*/complete.json", "summary of the fused or imported volume"),
     ("bias/*.nrrd", "log of the bias field"),
     ("corrected_volume/*/complete.json", "summary of the corrected volume"),
-    ("registration/*/*.nrrd", "fields of the registration, readable by ITK tools"),
+    ("registration/*/*.nrrd", "displacement fields of the registration, readable by ITK tools"),
     ("registration/*/*.txt", "affine matrices, atlas to sample, micrometres, (z, y, x)"),
     ("registration/*/energy.tsv", "energy of every iteration"),
     ("registration/*/summary.json", "summary of the registration"),
-    ("registration/*/quality.tsv", "fit, missing share, artefacts and volume of every region"),
+    ("registration/*/quality.tsv", "fit, missing fraction, artefacts and volume of every region"),
     ("labels/*/complete.json", "summary of the label volume"),
     ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
     ("points/*.*", "transformed points, and their counts per region"),
@@ -135,7 +138,7 @@ ARTEFACTS = (
     ("derived/*/regions/*.tsv", "signal per region"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
-    ("overlap/*.tsv", "overlap of regions with the sample's own labels"),
+    ("overlap/*.tsv", "overlap of regions with the labels of the sample"),
     ("views/slices_*.html", "slice browser"),
     ("views/neuroglancer.json", "state for Neuroglancer"),
 )

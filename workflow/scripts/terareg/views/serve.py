@@ -79,7 +79,7 @@ class FolderServer(ThreadingHTTPServer):
             super().__init__(("127.0.0.1", port), Handler)
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"port {port} is not free ({error}); give another one or 0"
+                f"port {port} is not available ({error}); give another port, or 0 for any free one"
             ) from error
 
     @property
@@ -325,17 +325,19 @@ def read_cdn(items: Sequence[str]) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a folder until interrupted; the exit status is 1 if the arguments are wrong."""
     parser = argparse.ArgumentParser(prog="terareg view", description=__doc__)
-    parser.add_argument("folder", help="array store or results folder, or s3://bucket/prefix")
-    parser.add_argument("--port", type=int, default=0, help="port; 0 takes a free one")
+    parser.add_argument(
+        "folder", help="folder of the array store or of the results, or s3://bucket/prefix"
+    )
+    parser.add_argument("--port", type=int, default=0, help="port; 0 for any free one")
     parser.add_argument(
         "--state",
         nargs="*",
         type=Path,
-        help="neuroglancer.json files; those below FOLDER if absent",
+        help="neuroglancer.json files (default: those below FOLDER)",
     )
     parser.add_argument(
         "--cdn", nargs="*", default=[], metavar="START=ADDRESS",
-        help="servers in front of buckets, for links into S3",
+        help="web servers in front of buckets, for links to S3",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
@@ -347,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(options: argparse.Namespace) -> int:
     if options.folder.startswith("s3://"):
         if not options.state:
-            raise ConfigError("give --state neuroglancer.json to make links into a bucket")
+            raise ConfigError("give --state neuroglancer.json to make links to a bucket")
         for path in options.state:
             state = neuroglancer.with_store(read_json(path), options.folder, read_cdn(options.cdn))
             _say(f"{path}\n  {neuroglancer.link(state)}")
@@ -357,7 +359,7 @@ def _serve(options: argparse.Namespace) -> int:
     if paths is None:
         paths = sorted(Path(options.folder).glob("**/views/neuroglancer.json"))
     server.pages = [(path.parent.parent.name, server.link(read_json(path))) for path in paths]
-    _say(f"serving {server.folder} at {server.url} (end with Ctrl-C)")
+    _say(f"serving {server.folder} at {server.url} (stop with Ctrl-C)")
     for name, link in server.short_links():
         _say(f"{name}\n  {link}")
     try:

@@ -117,7 +117,9 @@ def _numbered(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     found = [np.unique(plane) for plane in labels]
     ids = np.unique(np.concatenate([*found, [0]]))
     if len(ids) > 2**16:
-        raise VolumeError(f"{len(ids)} labels are too many for a slice browser, which takes 65536")
+        raise VolumeError(
+            f"{len(ids)} labels are more than the 65536 that a slice browser can show"
+        )
     numbers = np.empty(labels.shape, "<u2")
     for plane, row in zip(labels, numbers):
         row[...] = np.searchsorted(ids, plane)

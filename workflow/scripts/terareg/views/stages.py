@@ -129,8 +129,8 @@ def _input(results: Results, stage: dict) -> None:
     rows = [[name, *(image[k] for k in keys)] for name, image in data["channels"].items()]
     stage["tables"].append(rows_table("Images", columns, rows))
     stage["warnings"] += [
-        f"channel {name}: {image['absent_chunks']} chunks of {image['source']} are absent and were "
-        "read as zeros, as its format says"
+        f"channel {name}: {image['absent_chunks']} chunks of {image['source']} are missing and "
+        "were read as zeros, as its format specifies"
         for name, image in data["channels"].items()
         if image.get("absent_chunks")
     ]
@@ -172,13 +172,13 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
         channel, info = path.parent.name, read_json(path)
         facts = worded(info, FLATFIELD)
         causes = info.get("step_percent") or {}
-        facts |= {f"of the step, {cause} (%)": value for cause, value in causes.items()}
+        facts |= {f"part of the step due to {cause} (%)": value for cause, value in causes.items()}
         tables = {f"Flat-field of channel {channel}": facts}
         seams = info.get("seam_percent")
         for lines in results.glob(f"intensity/{channel}/stripes.json"):
             gains = read_json(lines)
             seams = gains["seam_percent"] or seams
-            tables[f"Stripes of channel {channel}"] = worded(gains, STRIPES)
+            tables[f"Stripe artefacts of channel {channel}"] = worded(gains, STRIPES)
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
@@ -216,7 +216,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         f"pairs of neighbours: {PLACEMENT.get(state, state)}": count
         for state, count in counts.items()
     }
-    facts["misfit left between neighbours, median, worst (voxels)"] = median_worst(residuals)
+    facts["residual misfit between neighbours, median, worst (voxels)"] = median_worst(residuals)
     facts["contradiction around four tiles, median, worst (voxels)"] = median_worst(loops)
     for state, count in counted(tile["state"] for tile in data["tiles"].values()):
         facts[f"tiles: {PLACEMENT.get(state, state)}"] = count
@@ -269,7 +269,7 @@ def _channels(results: Results, stage: dict, measured: list) -> None:
             "channel", "against", "shift is", "z, y, x (voxels)", "standard error (voxel)",
             "change within the tile (voxels)", "patches that agree",
         )  # fmt: skip
-        stage["tables"].append(rows_table("Channels that do not coincide", columns, rows))
+        stage["tables"].append(rows_table("Shifts between channels", columns, rows))
 
 
 def _sides(results: Results, stage: dict, measured: list) -> None:
@@ -292,9 +292,9 @@ def _sides(results: Results, stage: dict, measured: list) -> None:
     if rows:
         columns = (
             "channel", "first side (best at)", "second side (best at)",
-            "each counts in its half of", "second is multiplied by", "standard error",
-            "difference left where they meet (%)",
-            "sharper in its own half (times)", "places compared",
+            "each is used in its half of", "second side is multiplied by", "standard error",
+            "remaining difference where they meet (%)",
+            "sharper in its own half (factor)", "places compared",
         )  # fmt: skip
         stage["tables"].append(rows_table("Sides of one channel", columns, rows))
 
@@ -344,7 +344,7 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         measured += thresholds.of_registration(data, atlas)
         facts = worded(data, REGISTRATION)
         voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
-        facts["voxel of each pass (µm)"] = ", ".join(f"{v:g}" for v in voxels if v)
+        facts["voxel size of each level (µm)"] = ", ".join(f"{v:g}" for v in voxels if v)
         stage["tables"].append(facts_table(f"Registration to {atlas}", facts))
     for path in results.glob("registration/*/energy.tsv"):
         rows = read_table(path)
@@ -353,7 +353,7 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         last = {row["level"]: row for row in rows}
         stage["tables"].append(
             rows_table(
-                f"Last step of each pass, {path.parent.name}",
+                f"Last step of each level, {path.parent.name}",
                 [STEPS.get(c, label(c)) for c in rows[0]],
                 [[parse(v) for v in row.values()] for row in last.values()],
             )
@@ -391,7 +391,7 @@ def where_it_is_bad(results: Results) -> list[dict]:
         suspicious = sum(map(worst.needs_a_look, rows))
         most = max(_MOST_ROWS, min(suspicious, 2 * _MOST_ROWS))
         atlas = path.parent.name
-        title = f"{atlas}: worst of {len(rows)} regions on one side"
+        title = f"{atlas}: worst of {len(rows)} regions per hemisphere"
         table = rows_table(title, [*(QUALITY[c] for c in columns), "what"], cells[:most])
         found.append(
             {
@@ -454,17 +454,17 @@ def _cells(results: Results, stage: dict) -> None:
         stage["tables"].append(facts_table(f"Cells {path.stem}", facts))
         if not data["cells"]:
             stage["warnings"].append(
-                f"{path.stem}: no cell was found; look at the channel, then lower threshold or "
+                f"{path.stem}: no cell was found; check the channel, then lower threshold or "
                 "correct diameter_um"
             )
         for table in results.glob(f"cells/{path.stem}/*/regions.tsv"):
-            title = f"Regions with most cells {path.stem}, {table.parent.name}"
+            title = f"Regions with the most cells {path.stem}, {table.parent.name}"
             stage["tables"] += _most(results, table, title, ("count", "per_mm3"))
 
 
 def _signal(results: Results, stage: dict) -> None:
     for table in results.glob("derived/*/regions/*.tsv"):
-        title = f"Regions with most signal {table.parents[1].name}, {table.stem}"
+        title = f"Regions with the most signal {table.parents[1].name}, {table.stem}"
         columns = ("signal_mm3", "signal_percent", "intensity_mean")
         stage["tables"] += _most(results, table, title, columns, ("length_mm", "length_mm_per_mm3"))
 
@@ -526,7 +526,8 @@ def _overlap(results: Results, stage: dict, measured: list) -> None:
         columns = [c for c in rows[0] if c not in ("kind", "id")]
         stage["tables"].append(
             rows_table(
-                f"Regions against the sample's own labels, {path.stem}: worst of {len(regions)}",
+                f"Regions compared with the labels of the sample, {path.stem}: worst of "
+                f"{len(regions)}",
                 [COLUMNS.get(c, label(c)) for c in columns],
                 [[parse(r[c]) for c in columns] for r in worst],
             )

@@ -33,7 +33,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "Read the list in section Acquisition; metadata and files disagree.",
+        "advice": "Read the list in section Acquisition: metadata and files disagree.",
     },
     "acquisition.missing_planes": {
         "text": "Planes missing in the raw data",
@@ -41,17 +41,18 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "Copy the planes again, or accept that they are blank or interpolated.",
+        "advice": "Copy the planes again, or accept that they are black or interpolated.",
     },
     "intensity.seam_percent": {
-        "text": "Brightness step left between neighbouring tiles",
+        "text": "Remaining brightness step between neighbouring tiles",
         "unit": "%",
         "worse": "above",
         "warn": 1.0,
         "fail": 5.0,
-        "advice": "Section Intensity says how much of it are gains, an additive image or stripes, "
-        "and what of these is corrected. Unexplained steps are of tiles in the wrong place, of "
-        "tissue that changed in between, or of a profile that needs more planes or an image.",
+        "advice": "Section Flat-field says how much of the step comes from gains, an additive "
+        "image or stripes, and which of these are corrected. What remains comes from misplaced "
+        "tiles, from tissue that changed in between, or from a flat-field that needs more "
+        "planes or an image.",
     },
     "stitching.kept_percent": {
         "text": "Neighbours with tissue in their overlap whose measured displacement was used",
@@ -59,16 +60,16 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 95.0,
         "fail": 70.0,
-        "advice": "Look at the map of the tiles: are displacements that were not used in one row "
-        "or column?",
+        "advice": "Look at the map of the tiles: are the unused displacements all in one row or "
+        "column?",
     },
     "stitching.loose_tiles": {
-        "text": "Tiles with tissue whose place nothing measured",
+        "text": "Tiles with tissue whose position was not measured",
         "unit": "",
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "They lie where the stage should have moved them: look at their seams.",
+        "advice": "They are at their nominal stage positions: look at their seams.",
     },
     "stitching.loop_closure_vox": {
         "text": "Largest contradiction among the displacements around four tiles",
@@ -79,15 +80,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look at the worst seams; a stage that drifts needs a larger search radius.",
     },
     "stitching.residual_p95_vox": {
-        "text": "Misfit left between neighbouring tiles, exceeded by one in twenty",
+        "text": "Residual misfit between neighbouring tiles, 95th percentile",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.0,
         "fail": 3.0,
-        "advice": "Tiles may be warped or tilted; look at the worst seams.",
+        "advice": "Tiles may be warped or tilted: look at the worst seams.",
     },
     "stitching.lean_left_vox": {
-        "text": "Displacement of neighbours that changes over the stack and is not corrected",
+        "text": "Change of the displacement of neighbours over the stack that is not corrected",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
@@ -102,17 +103,17 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "Look whether stage and camera are square to each other; their names and figures "
-        "stand in section Stitching.",
+        "advice": "Check that stage and camera are square to each other; section Stitching gives "
+        "the names and figures of the tiles.",
     },
     "stitching.bent_tiles": {
-        "text": "Tiles that are turned, larger or sheared against their neighbours",
+        "text": "Tiles that are rotated, scaled or sheared relative to their neighbours",
         "unit": "",
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "Fusion puts them right; look at their seams, and whether camera and objective "
-        "are fixed. Their names and figures stand in section Stitching.",
+        "advice": "Fusion corrects this; look at their seams, and check that camera and objective "
+        "are fixed. Section Stitching gives the names and figures of the tiles.",
     },
     "stitching.distorted_tiles": {
         "text": "Tiles that are distorted within themselves",
@@ -125,17 +126,18 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "stands in section Stitching.",
     },
     "stitching.seam_misfit_vox": {
-        "text": "Misfit of parts of seams that is left, exceeded by one in twenty",
+        "text": "Residual misfit of parts of seams, 95th percentile",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": None,
         "advice": "Tiles are warped within themselves, and not corrected unless a warning says so: "
-        "look at the seams. Try stitching.model: elastic, or acquire with more overlap towards the "
-        "middle of the objective's field.",
+        "look at the seams. Try stitching.model: elastic, or acquire with more overlap, "
+        "using only the centre of the field of view.",
     },
     "stitching.seams_off_percent": {
-        "text": "Seams that correlate less than half as well as placed as at their own best fit",
+        "text": "Seams that correlate less than half as well at the placed positions as at their "
+        "own best fit",
         "unit": "%",
         "worse": "above",
         "warn": 0,
@@ -149,8 +151,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 20.0,
         "fail": None,
-        "advice": "So much is seldom chromatic: look whether the cameras are aligned, and at both "
-        "channels together in the viewer.",
+        "advice": "A shift this large is rarely chromatic: check the alignment of the cameras, "
+        "and look at both channels together in the viewer.",
     },
     "stitching.channels_unmeasured": {
         "text": "Channels whose shift against the alignment channel could not be measured",
@@ -158,44 +160,44 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0,
         "fail": None,
-        "advice": "They are fused where the alignment channel lies: compare them in the viewer, or "
-        "give the shift (stitching.channel_shift_um).",
+        "advice": "They are fused at the position of the alignment channel: compare them in the "
+        "viewer, or give the shift (stitching.channel_shift_um).",
     },
     "stitching.channel_left_vox": {
-        "text": "Shift of a channel that may be left in its volume (two standard errors)",
+        "text": "Shift of a channel that may remain in its volume (two standard errors)",
         "unit": "voxels",
         "worse": "above",
         "warn": 0.5,
         "fail": 2.0,
-        "advice": "The channels share little structure: compare them in the viewer, or give the "
-        "shift of beads (stitching.channel_shift_um).",
+        "advice": "The channels share little structure: compare them in the viewer, or give a "
+        "shift measured with beads (stitching.channel_shift_um).",
     },
     "stitching.sides_brightness": {
-        "text": "Brightness of one side of a channel over that of the other, corrected in fusion",
+        "text": "Brightness of one side of a channel relative to the other, corrected in fusion",
         "unit": "times",
         "worse": "above",
         "warn": 2.0,
         "fail": 5.0,
-        "advice": "Look whether both lights were on and equally strong, and whether the dark "
+        "advice": "Check that both light-sheets were on and equally strong, and that the dark "
         "offset of both sides is right (section Flat-field).",
     },
     "stitching.sides_left_percent": {
-        "text": "Difference in brightness that is left where the sides of a channel meet",
+        "text": "Remaining difference in brightness where the sides of a channel meet",
         "unit": "%",
         "worse": "above",
         "warn": 3.0,
         "fail": 15.0,
-        "advice": "One factor does not fit all tiles: look at the middle of the volume, and at the "
-        "flat-fields of both sides.",
+        "advice": "A single factor does not suit all tiles: look at the middle of the volume, and "
+        "at the flat-fields of both sides.",
     },
     "stitching.sides_sharper": {
-        "text": "How many times sharper each side of a channel is in its own half than in the "
-        "other's",
+        "text": "Sharpness of each side of a channel in its own half, relative to the other side "
+        "there",
         "unit": "times",
         "worse": "below",
         "warn": 1.0,
         "fail": 0.9,
-        "advice": "The light seems to enter from the other end: exchange the ends in input.sides.",
+        "advice": "The light seems to enter from the other end: swap the ends in input.sides.",
     },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
@@ -203,7 +205,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0.5,
         "fail": 5.0,
-        "advice": "Lower the exposure next time; intensities of bright regions are too small.",
+        "advice": "Lower the exposure next time; the intensities of bright regions are "
+        "underestimated.",
     },
     "volume.clipped_percent": {
         "text": "Voxels clipped by a correction",
@@ -211,40 +214,42 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0.5,
         "fail": 5.0,
-        "advice": "Compare dark offset and flat-field with the raw images.",
+        "advice": "Compare the dark offset and the flat-field with the raw images.",
     },
     "registration.jacobian_min": {
-        "text": "Strongest local shrinkage: volume in the sample over that in the atlas (Jacobian)",
+        "text": "Strongest local shrinkage: volume in the sample relative to the atlas (Jacobian)",
         "unit": "",
         "worse": "below",
         "warn": 0.1,
         "fail": 0.0,
-        "advice": "Zero or less is a fold: raise the smoothness of the deformation.",
+        "advice": "Zero or less is a fold: raise registration.regularisation.",
     },
     "registration.jacobian_max": {
-        "text": "Strongest local growth: volume in the sample over that in the atlas (Jacobian)",
+        "text": "Strongest local growth: volume in the sample relative to the atlas (Jacobian)",
         "unit": "",
         "worse": "above",
         "warn": 4.0,
         "fail": 10.0,
-        "advice": "Raise registration.regularisation, or look whether tissue is swollen or torn.",
+        "advice": "Raise registration.regularisation, or check whether tissue is swollen or torn.",
     },
     "registration.scale_factor": {
-        "text": "Length of the sample against that of the atlas, larger or smaller by this factor",
+        "text": "Length of the sample relative to the atlas (factor, larger or smaller)",
         "unit": "",
         "worse": "above",
         "warn": 1.15,
         "fail": 1.3,
-        "advice": "Brains of one age differ by less, clearing included: check the voxel size, or "
-        "give an atlas of this age; every volume is wrong by the third power.",
+        "advice": "Brains of one age differ by less, even after clearing: check the voxel size, "
+        "or give an atlas of this age; if it is wrong, volumes are wrong by the third power of "
+        "this factor.",
     },
     "registration.scale_ratio": {
-        "text": "Stretch along one axis over that along another, the largest ratio",
+        "text": "Largest ratio of the stretch along two axes",
         "unit": "",
         "worse": "above",
         "warn": 1.25,
         "fail": 1.6,
-        "advice": "A brain is not stretched along one axis only: check the voxel size along each.",
+        "advice": "A brain is rarely stretched along one axis only: check the voxel size along "
+        "each axis.",
     },
     "registration.inverse_error_vox": {
         "text": "Largest error after mapping to the sample and back",
@@ -255,7 +260,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
-        "text": "Gain by the deformation over the affine alone (log likelihood of a voxel)",
+        "text": "Gain of the deformation over the affine alone (log likelihood per voxel)",
         "unit": "",
         "worse": "below",
         "warn": 0.01,
@@ -263,17 +268,18 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
     "registration.held_back_gain": {
-        "text": "Gain by the deformation over the affine alone, on blocks held back from the fit "
-        "(log likelihood of a voxel)",
+        "text": "Gain of the deformation over the affine alone, in blocks held back from the fit "
+        "(log likelihood per voxel)",
         "unit": "",
         "worse": "below",
         "warn": 0.01,
         "fail": -0.02,
-        "advice": "The deformation follows noise, or a contrast that the atlas lacks: raise "
-        "registration.regularisation, or register another channel.",
+        "advice": "The deformation follows noise, or contrast that is absent from the atlas: "
+        "raise registration.regularisation, or register another channel.",
     },
     "registration.unexplained_percent": {
-        "text": "Share of the tissue in regions that differ from the prediction by more than noise",
+        "text": "Fraction of the tissue in regions that differ from the prediction by more than "
+        "noise",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -281,7 +287,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Do not trust the borders of the regions that section Registration names.",
     },
     "registration.worse_percent": {
-        "text": "Share of the tissue in regions that the affine fits better on blocks held back",
+        "text": "Fraction of the tissue in regions that the affine alone fits better, in blocks "
+        "held back",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
@@ -290,7 +297,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "Registration names the regions.",
     },
     "registration.matching_percent": {
-        "text": "Share of the sample's tissue that the atlas explains",
+        "text": "Fraction of the sample's tissue that the atlas explains",
         "unit": "%",
         "worse": "below",
         "warn": 70.0,
@@ -298,37 +305,39 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Look at the map of missing tissue and artefacts, slice by slice if need be.",
     },
     "registration.missing_percent": {
-        "text": "Share of the atlas's tissue that is missing in the sample",
+        "text": "Fraction of the atlas tissue that is missing from the sample",
         "unit": "%",
         "worse": "above",
         "warn": 10.0,
         "fail": 50.0,
-        "advice": "Look where it is missing: volumes of regions there are the atlas's, not this "
-        "brain's.",
+        "advice": "Look where it is missing: volumes of regions there come from the atlas, not "
+        "from this brain.",
     },
     "registration.artefact_percent": {
-        "text": "Share of the atlas's tissue where the sample shows an artefact",
+        "text": "Fraction of the atlas tissue where the sample shows an artefact",
         "unit": "%",
         "worse": "above",
         "warn": 15.0,
         "fail": 40.0,
-        "advice": "Look at the map: bubbles, debris, stain; or the contrast differs too much.",
+        "advice": "Look at the map for bubbles, debris or staining artefacts; or the contrast "
+        "differs too much.",
     },
     "registration.residual_percent": {
-        "text": "Typical difference of sample and prediction (SD, relative to bright tissue)",
+        "text": "Typical difference between sample and prediction (SD, relative to bright tissue)",
         "unit": "%",
         "worse": "above",
         "warn": 15.0,
         "fail": 30.0,
-        "advice": "Noise, or structures that the atlas lacks: register another channel.",
+        "advice": "Noise, or structures that are absent from the atlas: register another channel.",
     },
     "regions.coverage_percent": {
-        "text": "Share of the atlas's volume that was imaged",
+        "text": "Fraction of the atlas volume that was imaged",
         "unit": "%",
         "worse": "below",
         "warn": 95.0,
         "fail": 50.0,
-        "advice": "Expected for a part of a brain; otherwise check orientation and pose.",
+        "advice": "Expected if only part of a brain was imaged; otherwise check orientation and "
+        "pose.",
     },
     "accuracy.mean_um": {
         "text": "Fiducial error, mean",
@@ -336,15 +345,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 150.0,
         "fail": 500.0,
-        "advice": "Look at the worst points in the accuracy table: are they marked right?",
+        "advice": "Look at the worst points in the accuracy table: are they marked correctly?",
     },
     "overlap.dice_mean": {
-        "text": "Overlap with the sample's own labels (Dice), mean of the regions",
+        "text": "Overlap with the labels of the sample (Dice), mean over the regions",
         "unit": "",
         "worse": "below",
         "warn": 0.7,
         "fail": 0.4,
-        "advice": "Look at the worst regions; thin ones are low by nature.",
+        "advice": "Look at the worst regions; thin regions always score low.",
     },
 }
 
@@ -381,12 +390,15 @@ def merge_thresholds(changes: Mapping[str, Mapping[str, float | None]] | None) -
     table = {key: dict(row) for key, row in THRESHOLDS.items()}
     for key, limits in (changes or {}).items():
         if key not in table:
-            raise ConfigError(f"threshold {key!r} is not known; choose among {', '.join(table)}")
+            raise ConfigError(f"threshold {key!r} is unknown; choose one of {', '.join(table)}")
         for name, value in limits.items():
             if name not in ("warn", "fail"):
-                raise ConfigError(f"threshold {key}: {name!r} is not known; give warn or fail")
+                raise ConfigError(f"threshold {key}: {name!r} is unknown; give warn or fail")
             if value is not None and not isinstance(value, (int, float)):
-                raise ConfigError(f"threshold {key}: {name} {value!r} is not a number")
+                raise ConfigError(
+                    f"threshold {key}: {name} {value!r} is not a number; give one, "
+                    "or null for no limit"
+                )
             table[key][name] = value
     return table
 

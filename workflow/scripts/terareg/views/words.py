@@ -10,16 +10,16 @@ FLATFIELD: dict[str, Word] = {
     "profile_range": "sensitivity of a camera pixel, lowest and highest (1 is the mean)",
     "background": "dark offset (counts)",
     "background_error": "uncertainty of the dark offset (counts)",
-    "background_model": "the dark offset is",
-    "corrected": "corrected beside the flat-field",
+    "background_model": "model of the dark offset",
+    "corrected": "corrected in addition to the flat-field",
     "seam_percent.before": "brightness step between neighbouring tiles, before (%)",
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
     "tiles": "tiles that were read",
     "planes": "planes that were read",
-    "tissue_fraction": ("planes that show tissue (%)", percent),
+    "tissue_fraction": ("planes with tissue (%)", percent),
 }  # fmt: skip
 STRIPES: dict[str, Word] = {
-    "lines": "stripes run along",
+    "lines": "direction of the stripes",
     "spread_percent": "strength of the stripes (SD over the lines, %)",
     "seam_percent.before": "brightness step between neighbouring tiles, before (%)",
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
@@ -27,11 +27,11 @@ STRIPES: dict[str, Word] = {
 PLACEMENT = {
     "kept": "measured displacement used",
     "rejected": "contradicts the others, not used",
-    "unused": "not measured well, not used",
+    "unused": "poorly measured, not used",
     "empty": "no tissue in the overlap",
-    "linked": "placed by their neighbours",
-    "group": "placed as a group that nothing ties to the others",
-    "model": "placed where the stage should have moved them",
+    "linked": "placed relative to their neighbours",
+    "group": "placed as a group without links to the others",
+    "model": "placed at their nominal stage positions",
 }
 VOLUME: dict[str, Word] = {
     "shape": "size z, y, x (voxels)",
@@ -42,13 +42,13 @@ VOLUME: dict[str, Word] = {
     "min": "smallest value (counts)",
     "max": "largest value (counts)",
     "mean": "mean value (counts)",
-    "window": "counts that pictures show black and white",
+    "window": "counts shown as black and white in pictures",
 }
 BIAS: dict[str, Word] = {
-    "field_1_percent": "brightness, darkest hundredth (factor of the mean)",
-    "field_99_percent": "brightness, brightest hundredth (factor of the mean)",
+    "field_1_percent": "brightness, 1st percentile (factor of the mean)",
+    "field_99_percent": "brightness, 99th percentile (factor of the mean)",
     "resolution_um": "voxel size at which it was estimated (µm)",
-    "iterations": "most iterations on each level",
+    "iterations": "maximum number of iterations at each level",
 }
 REGISTRATION: dict[str, Word] = {
     "images.sample": ("registered", ", ".join),
@@ -56,14 +56,14 @@ REGISTRATION: dict[str, Word] = {
     "extent": ("part of the atlas", lambda part: {"whole": "the whole"}.get(part, f"{part} half")),
     "kept": ("transform", lambda kept: {"deformation": "affine and deformation",
                                         "affine": "affine alone"}.get(kept, kept)),
-    "scale": "length of the sample over that of the atlas (factor)",
-    "scale_ratio": "stretch along one axis over that along another (factor)",
+    "scale": "length of the sample relative to the atlas (factor)",
+    "scale_ratio": "largest ratio of the stretch along two axes (factor)",
     "jacobian_min": "strongest local shrinkage (factor of volume)",
     "jacobian_max": "strongest local growth (factor of volume)",
     "inverse_error_um": "largest error after mapping to the sample and back (µm)",
     "landmarks.count": "landmarks",
-    "landmarks.affine_mean_um": "mean distance of landmarks by the affine alone (µm)",
-    "landmarks.mean_um": "mean distance of landmarks in the end (µm)",
+    "landmarks.affine_mean_um": "mean distance of landmarks with the affine alone (µm)",
+    "landmarks.mean_um": "mean distance of landmarks after registration (µm)",
 }  # fmt: skip
 COMPOSITION: dict[str, Word] = {
     "through": "labels came through the atlas",
@@ -82,16 +82,16 @@ CELLS: dict[str, Word] = {
     "cells": "cells",
     "settings.channel": "channel",
     "settings.diameter_um": "diameter (µm)",
-    "settings.threshold": "least contrast (SD of the tissue around)",
-    "quartiles.contrast": "contrast (quarter, half, three quarters of the cells are below)",
+    "settings.threshold": "minimum contrast (SD of the surrounding tissue)",
+    "quartiles.contrast": "contrast (quartiles of the cells)",
     "saturated": "cells with saturated voxels",
     "per_mm3": "cells per mm³ of the whole volume",
-    "filter.rejected": "blobs that the filter left out",
-    "filter.accuracy": ("the filter is right about other marks in (%)", percent),
-    "filter.precision": ("of what it keeps, cells (%)", percent),
-    "filter.unfiltered": ("without it (%)", percent),
-    "filter.recall": ("of the marked cells it keeps (%)", percent),
-    "filter.without_blob": "marks where no blob was found",
+    "filter.rejected": "blobs rejected by the filter",
+    "filter.accuracy": ("accuracy of the filter on held-out marks (%)", percent),
+    "filter.precision": ("precision of the filter: cells among the blobs it keeps (%)", percent),
+    "filter.unfiltered": ("the same without the filter (%)", percent),
+    "filter.recall": ("recall of the filter: marked cells that it keeps (%)", percent),
+    "filter.without_blob": "marks without a blob",
 }
 # columns of tables
 STEPS = {
@@ -106,7 +106,7 @@ STEPS = {
     "sigma": "noise (of bright tissue)",
 }
 COLUMNS = {
-    "coverage": "share imaged",
+    "coverage": "fraction imaged",
     "count": "cells",
     "per_mm3": "cells per mm³",
     "signal_mm3": "signal (mm³)",
@@ -115,8 +115,8 @@ COLUMNS = {
     "length_mm_per_mm3": "length per volume (mm/mm³)",
     "intensity_mean": "mean brightness of the signal (counts)",
     "dice": "overlap (Dice)",
-    "affine_dice": "overlap by the affine alone (Dice)",
-    "affine_error_um": "error by the affine alone (µm)",
+    "affine_dice": "overlap with the affine alone (Dice)",
+    "affine_error_um": "error with the affine alone (µm)",
 }
 QUALITY = {
     "acronym": "region",

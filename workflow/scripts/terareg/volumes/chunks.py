@@ -235,6 +235,6 @@ def _check_chunk(chunk: Sequence[int], dtype: Any, folder: str) -> None:
     item = int(digits[:3]) if str(dtype)[:1] in "<>|=" else -(-int(digits[:3]) // 8)
     if math.prod(chunk) * item > _MOST_CHUNK_BYTES:
         raise ValueError(
-            f"chunks of {' x '.join(map(str, chunk))} voxels in {folder}, which is more than can "
-            "be read at once; write it in smaller chunks"
+            f"chunks of {' x '.join(map(str, chunk))} voxels in {folder} are too large to be read "
+            "at once; write it in smaller chunks"
         )

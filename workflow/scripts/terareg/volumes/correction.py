@@ -52,8 +52,8 @@ def correct_block(
         field = bias_evaluate(volume.level_frame(level).cropped(start, stop))
         if field.shape != part.shape:
             raise VolumeError(
-                f"the bias field has shape {field.shape} where block {block.name} of "
-                f"{volume.plan.name} has {part.shape}"
+                f"the bias field has shape {field.shape} but block {block.name} of "
+                f"{volume.plan.name} has {part.shape}; estimate it again"
             )
         if not (np.isfinite(field).all() and field.min() > 0):
             raise VolumeError(

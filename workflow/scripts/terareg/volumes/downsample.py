@@ -35,7 +35,7 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     """
     step = tuple(step)
     if not set(step) <= {1, 2} or array.ndim != 3:
-        raise VolumeError(f"downsampling by {step} is not a step of the pyramid; use 1 or 2")
+        raise VolumeError(f"downsampling by {step} is impossible; use 1 or 2")
     if mode not in _REDUCE and mode != "stride":
         known = ", ".join([*_REDUCE, "stride"])
         raise VolumeError(f"downsampling mode {mode!r} is unknown; use one of {known}")

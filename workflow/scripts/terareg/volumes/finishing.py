@@ -84,8 +84,8 @@ def finalize_volume(
     pyramid = read_record(store, f"{key}/{PYRAMID_FILE}")
     if pyramid is None or pyramid.get("fingerprint") != pyramid_fingerprint(plan, records):
         raise VolumeError(
-            f"{store.address(key)} has no coarse levels of its present blocks; "
-            "run again to have them written"
+            f"{store.address(key)} has no coarse levels made from its current blocks; run again "
+            "to have them written"
         )
     present = {entry.key: entry.size for entry in store.list(key)}
     wanted: dict[str, int] = {}
@@ -95,8 +95,8 @@ def finalize_volume(
     for name, size in [*wanted.items(), *((f"{key}/{name}", None) for name in files)]:
         if name not in present:
             raise VolumeError(
-                f"{store.address(name)} is missing though its block was finished; "
-                "run again to have it rewritten"
+                f"{store.address(name)} is missing although its block was finished; run again to "
+                "have it rewritten"
             )
         if size is not None and present[name] != size:
             raise VolumeError(
@@ -132,9 +132,8 @@ def finalize_volume(
             )
     if summary["clipped_low"] + summary["clipped_high"] >= summary["voxels"] > 0:
         raise VolumeError(
-            f"{store.address(key)}: not one of {summary['voxels']} voxels has a value that "
-            f"{plan.dtype} can hold (all are not a number, infinite or out of range); check what "
-            "it was made from"
+            f"{store.address(key)}: none of {summary['voxels']} voxels has a value that "
+            f"{plan.dtype} can represent (all are NaN, infinite or out of range); check its source"
         )
     if not plan.is_segmentation:
         counts = histogram.merge(histogram.unpack(r["histogram"]) for r in records)

@@ -89,7 +89,7 @@ def fused_frame(
         If there is no tile, or no plane that every tile has.
     """
     if not origins:
-        raise StitchingError("the placement has no tile; nothing can be fused")
+        raise StitchingError("the placement has no tiles to fuse; run place_tiles again")
     shape = acquisition.tile_shape
     starts, stops = zip(*(_extent(origins[n], shape, settings) for n in sorted(origins)))
     start, stop = np.min(starts, axis=0), np.max(stops, axis=0)
@@ -98,7 +98,7 @@ def fused_frame(
         if start[0] >= stop[0]:
             first = max(origins, key=lambda n: origins[n][0])
             raise StitchingError(
-                f"no plane lies in every tile (tile {first} starts at plane "
+                f"there is no plane that all tiles have (tile {first} starts at plane "
                 f"{origins[first][0]:g}); use z_extent: union or check its placement"
             )
     frame = Frame(
@@ -154,7 +154,7 @@ class RowFusion:
         light: Light | None = None,
     ) -> None:
         if len(sides) != (1 if light is None else 2):
-            raise ValueError(f"{len(sides)} sides do not go with light {light}")
+            raise ValueError(f"{len(sides)} sides do not match the light {light}; give two")
         self.sides, self.blocks, self.light = sides, blocks, light
         self._lock = threading.Lock()
         self.box = Block(

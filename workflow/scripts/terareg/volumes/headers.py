@@ -142,13 +142,13 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     name = header.name
     if min(header.shape) < 2:
         raise VolumeError(
-            f"{name} has shape {header.shape} (z, y, x), which is not a volume; give one image of "
-            "three dimensions"
+            f"{name} has shape {header.shape} (z, y, x), which is not a volume; give one image "
+            "with three dimensions"
         )
     if spacing_um is not None:
         header = replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
     if header.spacing_um is None:
-        raise ConfigError(f"{name} does not say how large its voxels are; {_SPACING_REMEDY}")
+        raise ConfigError(f"{name} states no voxel size; {_SPACING_REMEDY}")
     check_plausible(header.shape, header.spacing_um, name)
     return header
 
@@ -193,8 +193,8 @@ def check_plausible(
     low, high = VOXEL_RANGE_UM
     if len(spacing_um) != 3 or not all(low <= s <= high for s in spacing_um):
         raise error(
-            f"{name} has voxels of {_list(spacing_um)} um (z, y, x), which is implausible (not "
-            f"from {low:g} to {high:g}); {remedy}"
+            f"{name} has voxels of {_list(spacing_um)} um (z, y, x), which is implausible "
+            f"(outside {low:g} to {high:g} um); {remedy}"
         )
     extent = [n * s for n, s in zip(shape, spacing_um)]
     if max(extent) > LONGEST_UM or math.prod(shape) > _MOST_VOXELS:
@@ -228,7 +228,7 @@ def check_extents(
     if not 1 / MOST_APART <= own / other <= MOST_APART:
         raise ConfigError(
             f"sample {names[0]} is {own / 1e3:.4g} mm long but atlas {names[1]} {other / 1e3:.4g} "
-            f"mm, which cannot be one kind of brain; correct input.spacing_um or "
+            "mm, so they cannot be brains of one species; correct input.spacing_um or "
             f"atlases.{names[1]}.spacing_um (micrometres, z, y, x)"
         )
 
@@ -267,10 +267,9 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
     for header in headers.values():
         if header.orientation not in (None, orientation.upper()):
             raise ConfigError(
-                f"{header.name} says in its header that its array axes z, y, x are "
-                f"{header.orientation} (written {header.orientation[::-1]} where axes are listed "
-                f"x, y, z), not {orientation}; correct input.orientation, or set input.spacing_um "
-                "to overrule the header"
+                f"{header.name} has orientation {header.orientation} (z, y, x; in order x, y, z: "
+                f"{header.orientation[::-1]}) in its header, not {orientation}; correct "
+                "input.orientation, or set input.spacing_um to overrule the header"
             )
 
 
@@ -379,7 +378,7 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
         count -= 1
     sizes = layout.dim[1 : count + 1]
     if count != 3:
-        raise ValueError(f"{count} dimensions {sizes}; give one volume of three")
+        raise ValueError(f"{count} dimensions {sizes}; give one volume with three")
     if min(sizes) < 1:
         raise ValueError(f"its sizes are {sizes}")
     if layout.dtype is None:
@@ -388,7 +387,7 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
     room = size * DEFLATE_RATIO if name.lower().endswith(".gz") else size
     if room < wanted:
         raise ValueError(
-            f"its sizes {sizes} need {wanted} bytes, which {size} bytes of a file cannot hold"
+            f"its sizes {sizes} need {wanted} bytes, too many for a file of {size} bytes"
         )
     if room == size and size - wanted >= layout.voxel_bytes // sizes[2]:
         raise ValueError(f"its sizes {sizes} need {wanted} bytes but it has {size}")
@@ -465,13 +464,13 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
             continue
         if not isinstance(metadata, dict):
             raise VolumeError(
-                f"{store.address(name)} holds {short(metadata)}; give the metadata of a volume"
+                f"{store.address(name)} contains {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
     if is_web(store.url) or (_is_local(store) and not os.path.exists(address)):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
-        f"{address} is not an image that terareg reads; give a NIfTI, NRRD, TIFF or Imaris "
+        f"{address} is not an image that terareg can read; give a NIfTI, NRRD, TIFF or Imaris "
         "file, or the folder of an OME-Zarr or precomputed volume"
     )
 
@@ -499,8 +498,8 @@ def _volume_header(address: str) -> Header:
         naming = grid.naming if is_web(address) else find_naming(store, grid)
     if naming is None:
         raise VolumeError(
-            f"{address} has no chunk under {grid.folder}, where its metadata say that its voxels "
-            "are; copy them, or correct the metadata"
+            f"{address} has no chunk under {grid.folder}, where its voxels are according to its "
+            "metadata; copy them, or correct the metadata"
         )
     return header
 
@@ -517,13 +516,13 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     multiscales = attributes.get("ome", attributes).get("multiscales")
     if not multiscales:
         raise VolumeError(
-            f"{store.url} is a Zarr group without an OME-Zarr image in it; give the group that "
-            "has multiscales"
+            f"{store.url} is a Zarr group without an OME-Zarr image; give the group that has "
+            "multiscales"
         )
     image = multiscales[0]
     axes, units = ome_axes(image)
     if not {"x", "y", "z"} <= set(axes):
-        raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
+        raise VolumeError(f"{store.url} has axes {axes}; give one volume with three dimensions")
     check_levels(image["datasets"])
     dataset = image["datasets"][0]
     scale = ome_scale(image, dataset, len(axes))
@@ -537,7 +536,9 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     sizes = dict(zip(axes, array["shape"], strict=True))
     times = sizes.get("t", 1)
     if times != 1:
-        raise VolumeError(f"{store.url} holds {times} times; give one volume of three dimensions")
+        raise VolumeError(
+            f"{store.url} contains {times} time points; give one volume with three dimensions"
+        )
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
     factors = um_factors(units)
     spacing: tuple[float, float, float] | None = None
@@ -651,7 +652,9 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
 def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
     """The header with a voxel size in micrometres; the file may not state the unit."""
     if unit is not None and unit not in UM_PER:
-        raise ConfigError(f"{header.name} gives its voxel size in {short(unit)}; {_SPACING_REMEDY}")
+        raise ConfigError(
+            f"{header.name} states its voxel size in {short(unit)}; {_SPACING_REMEDY}"
+        )
     known = unit or likely_unit(spacing)
     if known is None:
         raise ConfigError(

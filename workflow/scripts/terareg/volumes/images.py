@@ -168,7 +168,7 @@ def _open_file(address: str, settings: ImageSettings) -> OpenedImage:
     with boundary(address, VolumeError, "check that the file is complete"):
         array = file_voxels(address, header, settings.channel)
         if array.dtype.kind == "f" and not np.isfinite(array).any():
-            raise ValueError("none of its voxels is a number")
+            raise ValueError("all of its voxels are NaN")
     return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
@@ -176,8 +176,7 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
     header = describe_image(address, believed=settings.spacing_um is None)
     if not 0 <= settings.channel < header.channels:
         raise VolumeError(
-            f"{address} has channels 0 to {header.channels - 1}, there is no channel "
-            f"{settings.channel}"
+            f"{address} has channels 0 to {header.channels - 1}, not {settings.channel}"
         )
     shapes = level_shapes(address)
     folder, _, name = address.rpartition("/")
@@ -215,7 +214,7 @@ def _grid(header: Header, settings: ImageSettings) -> tuple:
     asked = replace(settings, orientation=settings.orientation or found)
     if found and settings.orientation and check_orientation(settings.orientation) != found:
         logger.warning(
-            "%s says that it is oriented %s; %s is used as configured",
+            "%s has orientation %s in its header; %s is used, as configured",
             header.name, found, settings.orientation,
         )  # fmt: skip
     return _asked(header.name, asked, header.spacing_um)
@@ -226,12 +225,15 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
     attributes = metadata.get("attributes", {}) if third else metadata
     ome = attributes.get("ome", attributes)
     if not ome.get("multiscales"):
-        raise VolumeError(f"{store.url} is a Zarr group without an OME-Zarr image in it")
+        raise VolumeError(
+            f"{store.url} is a Zarr group without an OME-Zarr image; give the group that has "
+            "multiscales"
+        )
     image = ome["multiscales"][0]
     axes, units = ome_axes(image)
     kept = [a for a in axes if a in "zyx"]
     if sorted(kept) != ["x", "y", "z"]:
-        raise VolumeError(f"{store.url} has axes {axes}; give one volume of three dimensions")
+        raise VolumeError(f"{store.url} has axes {axes}; give one volume with three dimensions")
     check_levels(image["datasets"])
     spacing, sources = [], []
     for dataset in image["datasets"]:
@@ -269,14 +271,12 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
 def _check_fixed(name: str, grid: ChunkGrid, fixed: dict[int, int]) -> None:
     for axis, index in fixed.items():
         if not 0 <= index < grid.shape[axis]:
-            raise VolumeError(
-                f"{name} has channels 0 to {grid.shape[axis] - 1}, there is no channel {index}"
-            )
+            raise VolumeError(f"{name} has channels 0 to {grid.shape[axis] - 1}, not {index}")
 
 
 def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> OpenedImage:
     if "scales" not in info:
-        raise VolumeError(f"{store.address('info')} describes no precomputed volume")
+        raise VolumeError(f"{store.address('info')} does not describe a precomputed volume")
     check_levels(info["scales"])
     spacing, sources = [], []
     for index, scale in enumerate(info["scales"]):
@@ -313,7 +313,7 @@ def _naming(store: Store, grid: ChunkGrid) -> Naming:
     naming = find_naming(store, grid) or grid.naming
     if naming != grid.naming:
         logger.warning(
-            "%s: its chunks are not called as its metadata say, but like %s",
+            "%s: the names of its chunks differ from those in its metadata; they are like %s",
             store.url, grid.name((0,) * len(grid.shape), naming),
         )  # fmt: skip
     return naming
@@ -341,13 +341,12 @@ def _asked(name: str, settings: ImageSettings, found: Sequence[float] | None) ->
     spacing = settings.spacing_um or found
     if spacing is None:
         raise ConfigError(
-            f"{name} does not say how large its voxels are; set spacing_um to three numbers "
-            "(z, y, x) in micrometres"
+            f"{name} states no voxel size; set spacing_um to three numbers (z, y, x) in micrometres"
         )
     if settings.orientation is None:
         raise ConfigError(
-            f"{name} does not say how it is oriented; set orientation to three letters for its "
-            "axes z, y, x, for example RIP"
+            f"{name} states no orientation; set orientation to three letters for its axes z, y, "
+            "x, for example RIP"
         )
     return tuple(spacing), (0.0, 0.0, 0.0), settings.orientation
 
@@ -356,7 +355,7 @@ def _channel(name: str, array: Any, axis: int, channel: int) -> Any:
     axis %= array.ndim
     count = array.shape[axis]
     if not 0 <= channel < count:
-        raise VolumeError(f"{name} has channels 0 to {count - 1}, there is no channel {channel}")
+        raise VolumeError(f"{name} has channels 0 to {count - 1}, not {channel}")
     return array[(slice(None),) * axis + (channel,)]
 
 

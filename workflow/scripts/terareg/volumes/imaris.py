@@ -83,7 +83,7 @@ def _read(file: h5py.File) -> ImarisImage:
     levels = _numbers(file, "DataSet", _LEVEL)
     times = _numbers(file, f"DataSet/{_LEVEL}0", _TIME)
     if times > 1:
-        raise ValueError(f"it holds {times} times; export one of them")
+        raise ValueError(f"it contains {times} time points; export one of them")
     count = _numbers(file, f"DataSet/{_LEVEL}0/{_TIME}0", _CHANNEL)
     shapes, types = [], set()
     for level in range(levels):
@@ -105,8 +105,8 @@ def _read(file: h5py.File) -> ImarisImage:
         for axis, size, own in zip(_SIZES, stated, shapes[0]):
             if size is not None and size != own:
                 raise ValueError(
-                    f"its header says {size:g} voxels along {axis} but {own} are stored; export it "
-                    "again"
+                    f"its header states {size:g} voxels along {axis} but {own} are stored; export "
+                    "it again"
                 )
         low = [_number(hdf5.attribute(info, f"ExtMin{k}")) for k in (2, 1, 0)]
         high = [_number(hdf5.attribute(info, f"ExtMax{k}")) for k in (2, 1, 0)]
@@ -128,7 +128,7 @@ def _numbers(file: h5py.File, path: str, word: str) -> int:
     """How many groups are called by a word and a number, which must count from 0."""
     group: Any = file.get(path)
     if group is None or not hasattr(group, "keys"):
-        raise ValueError(f"it has no {short(path)}, and so is no file of Imaris")
+        raise ValueError(f"it has no {short(path)}, so it is not an Imaris file")
     found = {name for name in group if re.fullmatch(rf"{word}\d{{1,6}}", name)}
     if not found or found != {f"{word}{k}" for k in range(len(found))}:
         raise ValueError(

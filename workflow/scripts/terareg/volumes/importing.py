@@ -77,8 +77,8 @@ def _absent_in_imaris(header: Header) -> int:
         absent, chunks = part_facts(store, key, VolumeError).absent
         if 0 < absent == chunks:
             raise VolumeError(
-                f"{header.name} channel {channel} was never written, it has a shape but no values; "
-                "export it again"
+                f"{header.name} channel {channel} has a shape but no values, so it was never "
+                "written; export it again"
             )
         count += absent
     return count
@@ -94,8 +94,8 @@ def _check_own(parent: Store, form: str) -> None:
         for name, size in record["objects"].items():
             if name.startswith(f"{key}/{form}/") and there.get(name) != size:
                 raise VolumeError(
-                    f"{store.address(name)} is absent or changed since it was written; run the "
-                    "workflow that made it again"
+                    f"{store.address(name)} is missing or has changed since it was written; run "
+                    "the workflow that made it again"
                 )
 
 
@@ -166,8 +166,8 @@ def import_block(image: OpenedImage, plan: VolumePlan, block: Block) -> tuple[np
     """
     if image.frame.shape != plan.frame.shape:
         raise VolumeError(
-            f"{image.name} has {image.frame.shape} voxels (z, y, x) though its header says "
-            f"{plan.frame.shape}; write it anew, for example as NRRD"
+            f"{image.name} has {image.frame.shape} voxels (z, y, x) although its header states "
+            f"{plan.frame.shape}; save it again, for example as NRRD"
         )
     return as_stored(image.name, image.read(0, block.start, block.stop), np.dtype(plan.dtype))
 
@@ -181,8 +181,8 @@ def as_stored(name: str, voxels: np.ndarray, wanted: np.dtype) -> tuple[np.ndarr
         return np.ascontiguousarray(voxels, wanted), Clipped()
     if wanted.kind == "u" or voxels.dtype.kind not in "buif":
         raise VolumeError(
-            f"{name} holds voxels of type {voxels.dtype} though its header says {wanted}; write it "
-            "anew, for example as NRRD"
+            f"{name} has voxels of type {voxels.dtype} although its header states {wanted}; save "
+            "it again, for example as NRRD"
         )
     result = np.empty(voxels.shape, np.float32)
     clipped = Clipped()
@@ -199,7 +199,7 @@ def _as_float32(name: str, voxels: np.ndarray) -> tuple[np.ndarray, Clipped]:
         for value in (voxels.min().item(), voxels.max().item()):
             if abs(value) > _EXACT_INTEGER:
                 raise VolumeError(
-                    f"{name} holds the integer {value}, which float32 cannot tell from its "
+                    f"{name} contains the integer {value}, too large for float32 to tell from its "
                     "neighbours; scale the image to uint16, or convert it to float32 yourself"
                 )
         return voxels.astype(np.float32), Clipped()
@@ -209,7 +209,7 @@ def _as_float32(name: str, voxels: np.ndarray) -> tuple[np.ndarray, Clipped]:
     beyond = finite & ~np.isfinite(result)
     if beyond.any():
         raise VolumeError(
-            f"{name} holds {voxels[beyond][0]:g}, which is beyond float32; scale the image"
+            f"{name} contains {voxels[beyond][0]:g}, too large for float32; scale the image down"
         )
     if finite.all():
         return result, Clipped()

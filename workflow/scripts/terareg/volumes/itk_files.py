@@ -38,12 +38,14 @@ def read_itk(
             reader.ReadImageInformation()
             if reader.GetDimension() != 3:
                 raise error(
-                    f"{name} has {reader.GetDimension()} dimensions; give one volume of three"
+                    f"{name} has {reader.GetDimension()} dimensions; give one volume with three"
                 )
             voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
             there = sum(f.stat().st_size for f in (Path(path), *detached_files(path)))
             if voxels > there * DEFLATE_RATIO:
-                raise ValueError(f"its sizes {reader.GetSize()} need more than {there} bytes hold")
+                raise ValueError(
+                    f"its sizes {reader.GetSize()} need more than the {there} bytes there are"
+                )
             check_memory(16 * voxels, name, error)
             return reader, sitk.GetArrayFromImage(reader.Execute())
         except RuntimeError as problem:

@@ -63,11 +63,11 @@ class NiftiLayout:
                 if not math.isfinite(offset) or not (
                     offset == 0 or _HEADER_BYTES <= offset < 2**31
                 ):
-                    raise ValueError(f"its voxels are said to begin at byte {offset:g}")
+                    raise ValueError(f"its header states that its voxels begin at byte {offset:g}")
                 layout = cls(order, dim, code, int(offset) or _FIRST_VOXEL, slope, intercept)
                 if layout.scaled and not math.isfinite(intercept):
                     raise ValueError(
-                        f"its values are said to be scaled by {slope:g} + {intercept:g}"
+                        f"its header states that its values are scaled by {slope:g} + {intercept:g}"
                     )
                 return layout
         return None
@@ -153,10 +153,10 @@ def nifti_grid(data: bytes, order: str) -> NiftiGrid:
     found = {form: _letters(own) for form, own in forms.items()}
     problem = ""
     if name == "sform" and not _alike(spacing, sizes):
-        problem = f"its sform amounts to voxels of {_list(spacing)}, its pixdim says {_list(sizes)}"
+        problem = f"its sform gives voxels of {_list(spacing)} but its pixdim {_list(sizes)}"
     elif len(set(found.values())) > 1:
         problem = (
-            f"its sform says that its axes z, y, x are {found['sform'] or 'oblique'}, its qform "
+            f"its sform gives the axes z, y, x as {found['sform'] or 'oblique'} but its qform as "
             f"{found['qform'] or 'oblique'}"
         )
     elif shear := _shear(columns):

@@ -101,7 +101,7 @@ def read_nrrd_header(file: ObjectFile) -> NrrdHeader:
     """
     raw = file.get(0, _HEAD_BYTES)
     if not raw.startswith(b"NRRD"):
-        raise ValueError("not an NRRD file")
+        raise ValueError("it is not an NRRD file")
     end = re.search(rb"\r?\n\r?\n", raw)
     if end is None and file.size > _HEAD_BYTES:
         raise ValueError("its header has no end")
@@ -129,7 +129,7 @@ def _header(fields: dict[str, str], names: list[str], start: int) -> NrrdHeader:
         raise ValueError(f"its sizes are {fields['sizes'][:60]!r}")
     if "dimension" in fields and int(fields["dimension"]) != len(sizes):
         raise ValueError(
-            f"it says {fields['dimension'][:20]} dimensions but has {len(sizes)} sizes"
+            f"it states {fields['dimension'][:20]} dimensions but has {len(sizes)} sizes"
         )
     directions = re.findall(r"none|\([^)]*\)", fields.get("spacedirections", ""))
     spatial = _spatial(sizes, directions, fields.get("kinds", "").lower().split())
@@ -188,7 +188,7 @@ def _spatial(
     if len(spatial) > 3:
         spatial = [i for i in spatial if sizes[i] > 1]
     if len(spatial) != 3:
-        raise ValueError(f"{len(spatial)} dimensions {sizes}; give one volume of three")
+        raise ValueError(f"{len(spatial)} dimensions {sizes}; give one volume with three")
     return tuple(spatial)
 
 
@@ -274,8 +274,8 @@ def check_data(header: NrrdHeader, size_of: Callable[[str], int | None], own_siz
             )
     elif header.encoding == "gzip" and there * DEFLATE_RATIO < wanted:
         raise ValueError(
-            f"its sizes {header.sizes} need {wanted} bytes, which {there} compressed ones cannot "
-            "hold; copy it again or correct the header"
+            f"its sizes {header.sizes} need {wanted} bytes, too many for its {there} compressed "
+            "bytes; copy it again or correct the header"
         )
     elif header.encoding == "text" and there * 2 * 8 < wanted:
-        raise ValueError(f"its sizes {header.sizes} need more numbers than its text holds")
+        raise ValueError(f"its sizes {header.sizes} need more numbers than its text has")

@@ -54,7 +54,8 @@ def volume_file(store: Store, key: str) -> dict:
     content = read_record(store, f"{key}/{PLAN_FILE}")
     if content is None or "plan" not in content:
         raise VolumeError(
-            f"{store.address(key)} is not a volume of terareg ({PLAN_FILE} is missing)"
+            f"{store.address(key)} is not a volume written by terareg ({PLAN_FILE} is missing); "
+            "correct the path"
         )
     return content
 
@@ -85,8 +86,8 @@ def read_block_records(store: Store, key: str, plan: VolumePlan, workers: int = 
     missing = [b for b, r in zip(blocks, records) if r is None]
     if missing:
         raise VolumeError(
-            f"{store.address(key)}: {len(missing)} of {len(blocks)} blocks missing "
-            f"(first: {missing[0].name}); run again to have them written"
+            f"{store.address(key)}: {len(missing)} of {len(blocks)} blocks are missing (first: "
+            f"{missing[0].name}); run again to have them written"
         )
     return records
 

@@ -84,8 +84,8 @@ def open_volume(
     is_file = image_form(plain) is not None or plain.lower().endswith(META_IMAGE)
     if is_file and ("://" in plain and not plain.startswith(("file://", "s3://"))):
         raise VolumeError(
-            f"{plain} is one file on the web; download it, only OME-Zarr and precomputed volumes "
-            "are read in parts"
+            f"{plain} is one file on the web; download it, since only OME-Zarr and precomputed "
+            "volumes can be read in parts"
         )
     if not is_file:
         own = _own_volume(plain)
@@ -171,7 +171,7 @@ class OpenVolume:
         """Grid of a level; all levels share their outer faces."""
         if not self._oriented:
             raise ConfigError(
-                f"{self.name} does not say how it is oriented; open it with orientation= and three "
+                f"{self.name} states no orientation; open it with orientation= and three "
                 'letters for its axes z, y, x, for example "RIP"'
             )
         return self._source.level_frame(level)
@@ -254,22 +254,22 @@ class OpenVolume:
         given = () if box is None else tuple(box) if isinstance(box, Sequence) else (box,)
         if len(given) > 3 or not all(isinstance(s, slice) for s in given):
             raise VolumeError(
-                f"box {box!r} is not a part of a volume; give up to three slices, for example "
-                "np.s_[10:20, :, 30:]"
+                f"box {box!r} does not select a part of a volume; give up to three slices, for "
+                "example np.s_[10:20, :, 30:]"
             )
         start, stop = [], []
         for part, size in zip((*given, *[slice(None)] * (3 - len(given))), shape):
             if part.step not in (None, 1):
                 raise VolumeError(
-                    f"box {box!r} has a step; read every voxel, or another level ({self.levels} "
-                    "there are)"
+                    f"box {box!r} has a step; read every voxel, or another of the {self.levels} "
+                    "levels"
                 )
             first = 0 if part.start is None else int(part.start)
             last = size if part.stop is None else int(part.stop)
             if not 0 <= first <= last <= size:
                 raise VolumeError(
-                    f"box {box!r} leaves level {level} of {self.name}, whose shape is {shape}; "
-                    "count from 0, negative numbers are not understood"
+                    f"box {box!r} reaches beyond level {level} of {self.name}, whose shape is "
+                    f"{shape}; count from 0 (negative numbers are not supported)"
                 )
             start.append(first)
             stop.append(last)

@@ -107,9 +107,7 @@ class VolumeSettings:
             object.__setattr__(self, "chunk_shape", tuple(self.chunk_shape))
             self._check_flat()
         elif self.chunk not in _EDGES:
-            raise ConfigError(
-                f"chunk {self.chunk} is not possible; use a power of two from 4 to 256"
-            )
+            raise ConfigError(f"chunk {self.chunk} is impossible; use a power of two from 4 to 256")
         ratio = self.block / self.chunk
         if ratio < 1 or not math.log2(ratio).is_integer():
             raise ConfigError(
@@ -121,7 +119,7 @@ class VolumeSettings:
         for name in self.formats:
             _check("formats", name, FORMATS)
         if len(set(self.formats)) != len(self.formats):
-            raise ConfigError(f"formats {list(self.formats)} names one twice; name each once")
+            raise ConfigError(f"formats {list(self.formats)} has one of them twice; name each once")
         _check("codec", self.codec, CODECS)
         _check("precomputed", self.precomputed, PRECOMPUTED_ENCODINGS)
         _check("kind", self.kind, KINDS)
@@ -134,19 +132,21 @@ class VolumeSettings:
         if self.downsampling is not None:
             _check("downsampling", self.downsampling, DOWNSAMPLINGS)
         if self.kind == "segmentation" and self.downsampling in ("mean", "sparse"):
-            raise ConfigError("labels have no mean; downsample them by mode, max, min or stride")
+            raise ConfigError(
+                "labels cannot be averaged; downsample them by mode, max, min or stride"
+            )
         if "precomputed" in self.formats and not self.sharded and self.gzips_precomputed:
             raise ConfigError(
-                "precomputed chunks that are gzip-compressed need shards, since readers expect "
-                "them uncompressed in objects of their own; set sharded: true or another codec"
+                "precomputed chunks with gzip need shards, because readers expect unsharded "
+                "chunks without compression; set sharded: true or another codec"
             )
 
     def _check_flat(self) -> None:
         edges = self.chunk_shape or ()
         if len(edges) != 3 or not set(edges) <= set(_FLAT_EDGES) or max(edges) != self.chunk:
             raise ConfigError(
-                f"chunk {list(edges)} is not possible; give three powers of two (z, y, x) from 1 "
-                "to 1024"
+                f"chunk {list(edges)} is impossible; give three powers of two (z, y, x) from 1 to "
+                "1024"
             )
 
     @property
@@ -257,7 +257,7 @@ class VolumePlan:
         empty.
         """
         if not 0 <= index < count:
-            raise VolumeError(f"batch {index} of {count} does not exist; count from 0")
+            raise VolumeError(f"batch {index} of {count} does not exist; count batches from 0")
         rows = rows_of(self.blocks(), longest=math.prod(self.frame.shape))
         chosen = rows[index * len(rows) // count : (index + 1) * len(rows) // count]
         return [block for row in chosen for block in row]
@@ -333,7 +333,9 @@ class VolumePlan:
             frame = Frame.from_json(data["frame"])
             plan = make_plan(data["name"], frame, data["dtype"], settings)
         except (KeyError, TypeError, AttributeError) as error:
-            raise VolumeError(f"volume plan cannot be read ({error!r}); make it anew") from error
+            raise VolumeError(
+                f"volume plan cannot be read ({error!r}); remove the volume and run again"
+            ) from error
         if plan.to_json() != data:
             raise VolumeError(
                 f"volume {plan.name!r} was laid out by another version of terareg; "
@@ -370,8 +372,8 @@ def make_plan(name: str, frame: Frame, dtype: str, settings: VolumeSettings) -> 
     encodable = _ENCODED.get(settings.encoding or "", (dtype,))
     if "precomputed" in settings.formats and dtype not in encodable:
         raise ConfigError(
-            f"{name}: {settings.encoding} cannot hold {dtype}, only {' or '.join(encodable)}; use "
-            "another codec"
+            f"{name}: {settings.encoding} cannot store {dtype}, only {' or '.join(encodable)}; "
+            "use another codec"
         )
     if settings.encoding == "jpeg" and settings.edges[0] * settings.edges[1] > _MOST_JPEG_ROWS:
         raise ConfigError(f"{name}: chunk {settings.edges} is too large for jpeg; use 128")

@@ -58,9 +58,7 @@ class Levels:
     def level_frame(self, level: int) -> Frame:
         """Grid of a level."""
         if not 0 <= level < self.levels:
-            raise VolumeError(
-                f"{self.name} has levels 0 to {self.levels - 1}, there is no level {level}"
-            )
+            raise VolumeError(f"{self.name} has levels 0 to {self.levels - 1}, not {level}")
         return self.frames[level]
 
     def read(
@@ -79,7 +77,8 @@ class Levels:
         stop = shape if stop is None else tuple(int(b) for b in stop)
         if not all(0 <= a <= b <= n for a, b, n in zip(start, stop, shape)):
             raise VolumeError(
-                f"box {start} to {stop} leaves level {level} of {self.name}, whose shape is {shape}"
+                f"box {start} to {stop} reaches beyond level {level} of {self.name}, whose shape "
+                f"is {shape}"
             )
         if any(a == b for a, b in zip(start, stop)):
             return np.zeros([b - a for a, b in zip(start, stop)], self.dtype)
@@ -125,11 +124,13 @@ class Levels:
         """
         frame = target if isinstance(target, Frame) else self.frame.resampled(_three(target))
         if self.is_segmentation:
-            raise VolumeError(f"{self.name} holds labels, which have no mean; read a level instead")
+            raise VolumeError(
+                f"{self.name} contains labels, which cannot be averaged; read a level instead"
+            )
         if frame.orientation != self.frame.orientation:
             raise VolumeError(
-                f"{self.name} is oriented {self.frame.orientation}, not {frame.orientation}; "
-                "ask for a grid in its orientation"
+                f"{self.name} has orientation {self.frame.orientation}, not {frame.orientation}; "
+                "give a grid in its orientation"
             )
         level = self.level_for(frame.spacing_um)
         source = self.level_frame(level)

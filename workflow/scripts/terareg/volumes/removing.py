@@ -155,8 +155,8 @@ def _parts(
         found = [e for n in chosen for e in _inside(volume, volume.levels[n], box_vox)]
         if not found:
             raise VolumeError(
-                f"{address}: no chunk of level {', '.join(map(str, chosen))} lies in {box_vox} as "
-                "a whole; give a larger region, or a finer level"
+                f"{address}: no chunk of level {', '.join(map(str, chosen))} is completely inside "
+                f"{box_vox}; give a larger region, or a finer level"
             )
         what = f"chunks of {address} in {box_vox}"
         return _Parts(_removal(volume.store, found, what), _removal(volume.store, [], what), [])
@@ -165,7 +165,9 @@ def _parts(
         own += reversed(volume.files)
         what = what + address if what else f"all of {address}"
     elif len(chosen) == len(volume.levels):
-        raise VolumeError(f"{address} has no other level; give no level to remove the volume")
+        raise VolumeError(
+            f"{address} has no other level; to remove the whole volume, give no level"
+        )
     else:
         # a second copy of all metadata would still name the levels
         own += [_COPY] if volume.file == ".zattrs" else []
@@ -187,9 +189,9 @@ def _open(address: str) -> _Volume:
     for place in (address, folder or "."):
         if Store(place).exists(PLAN_FILE):
             raise VolumeError(
-                f"{address} was made by a run, whose records promise every object; take its entry "
-                "out of derived: and ask for remove_derived, or describe what is to stay as an "
-                "entry of its own (level, levels, box_vox)"
+                f"{address} was made by a run, whose records list every object; take its entry "
+                "out of derived and ask for remove_derived, or make what is to be kept an entry "
+                "of its own (level, levels, box_vox)"
             )
     going: list[int] = []
     if store.exists(_NOTE):
@@ -244,8 +246,9 @@ def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[En
     assert grid is not None, "of a level that is going no region is asked for"
     if grid.sharding:
         raise VolumeError(
-            f"{volume.store.address(grid.folder)} has its chunks in shards, of which no part can "
-            "be removed; convert the volume with sharded: false, or with box_vox what is to stay"
+            f"{volume.store.address(grid.folder)} has its chunks in shards, which can only be "
+            "removed as a whole; convert the volume with sharded: false, or convert the part to "
+            "be kept with box_vox"
         )
     naming = find_naming(volume.store, grid)
     if naming is None:

@@ -94,13 +94,13 @@ def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
         elif own != kind:
             raise ValueError(
                 f"page {number} (counted from 0) has {_words(own)} but page 0 has {_words(kind)}; "
-                "write the pages of each kind into a file of their own"
+                "write the pages of each kind to a file of their own"
             )
         _check_places(tags, tiff.file.size, number)
         _check_room(tags, own, number)
         found.append(directory)
     if kind is None:
-        raise ValueError("it has no page")
+        raise ValueError("it has no pages")
     return kind, tuple(found), start
 
 
@@ -131,13 +131,13 @@ def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
     for other in planes.companions:
         if store.entry(other) is None:
             raise ValueError(
-                f"{other!r}, which holds other planes of its image, is not beside it; copy all "
+                f"{other!r}, which contains other planes of its image, is not beside it; copy all "
                 f"{len(planes.companions) + 1} files of the set into one folder"
             )
     if planes.one_directory:
         if start is None or start + len(planes.places) * kind.bytes > file.size:
             raise ValueError(
-                f"it says that it has {len(planes.places)} planes but ends before that; copy it "
+                f"its metadata state {len(planes.places)} planes but it ends before that; copy it "
                 "again"
             )
     return TiffStack(kind, directories, start, tiff.order, planes)
@@ -162,8 +162,8 @@ def _kind(tags: dict[int, tuple[int, ...]], number: int) -> PageKind:
         raise ValueError(f"page {number} has {shape[0]} x {shape[1]} pixels of {samples} samples")
     if tags.get(_PHOTOMETRIC, (1,))[0] == 0:
         raise ValueError(
-            f"page {number} says that its zero is white (WhiteIsZero), so that bright may be dark; "
-            "invert it, or save it with BlackIsZero"
+            f"page {number} has inverted grey values (WhiteIsZero); invert it, or save it with "
+            "BlackIsZero"
         )
     width = next(n for n in (8, 16, 32, 64) if n >= bits[0])
     return PageKind(shape, samples, f"{word}{width}")
@@ -174,7 +174,7 @@ def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> N
     starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
     counts = tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
     if not starts or (counts and len(counts) != len(starts)):
-        raise ValueError(f"page {number} does not say where its pixels are")
+        raise ValueError(f"page {number} does not state where its pixels are")
     if min(starts) < _HEADER_BYTES and not (counts and min(counts) == 0):
         raise ValueError(f"the pixels of page {number} begin in the header of the file")
     ends = [a + n for a, n in zip(starts, counts or [1] * len(starts))]
@@ -190,8 +190,8 @@ def _check_room(tags: dict[int, tuple[int, ...]], kind: PageKind, number: int) -
     if ratio is None or not counts or min(counts) == 0 or sum(counts) * ratio >= kind.bytes:
         return
     raise ValueError(
-        f"page {number} has {_words(kind)}, which {sum(counts)} compressed bytes cannot hold; "
-        "copy it again"
+        f"page {number} has {_words(kind)}, too many for its {sum(counts)} compressed bytes; copy "
+        "it again"
     )
 
 

@@ -52,9 +52,7 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
         If the file is damaged, see :func:`terareg.storage.foreign.boundary`.
     """
     if not 0 <= channel < header.channels:
-        raise VolumeError(
-            f"{address} has channels 0 to {header.channels - 1}, there is no channel {channel}"
-        )
+        raise VolumeError(f"{address} has channels 0 to {header.channels - 1}, not {channel}")
     reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[header.form]
     return reader(address, header, channel)
 
@@ -92,7 +90,7 @@ def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
         head = stream.read(348)
         layout = NiftiLayout.of(head)
         if layout is None or layout.dtype is None:
-            raise ValueError("its header has changed since it was looked at")
+            raise ValueError("its header has changed since it was read")
         dtype = _stored(layout.dtype, layout.order)
         stream.read(layout.offset - len(head))
         excess = max(0, layout.voxel_bytes // layout.shape[0] - 1)
@@ -242,7 +240,7 @@ def _pages(folder: Store, name: str, places, stack: TiffStack) -> Iterator[tuple
                     if page >= len(directories):
                         raise ValueError(
                             f"{key} has {len(directories)} pages but page {page} (counted from 0) "
-                            "is wanted"
+                            "is needed"
                         )
                     tiff.filehandle.seek(directories[page])
                     yield number, tifffile.TiffPage(tiff, index=0).asarray(maxworkers=1)
@@ -251,8 +249,8 @@ def _pages(folder: Store, name: str, places, stack: TiffStack) -> Iterator[tuple
 def _check_same(key: str, kind: PageKind, expected: PageKind) -> None:
     if kind != expected:
         raise ValueError(
-            f"{key} has pages of {kind.shape} {kind.dtype} but the named file of {expected.shape} "
-            f"{expected.dtype}"
+            f"{key} has pages of {kind.shape} {kind.dtype} but the named file has "
+            f"{expected.shape} {expected.dtype}"
         )
 
 

@@ -84,7 +84,7 @@ def init_volume(
         return
     if not replace and next(iter(store.list(f"{key}/{RECORD_FOLDER}")), None) is not None:
         raise VolumeError(
-            f"{store.address(key)} holds another volume; remove its records "
+            f"{store.address(key)} contains another volume; remove its records "
             f"({key}/{RECORD_FOLDER}) to have it replaced"
         )
     delete_volume(store, key)
@@ -152,7 +152,7 @@ class BlockWriter:
         """Write the next planes, and count what was clipped when they were made."""
         if layer.dtype.kind == "f" and not np.isfinite(layer).all():
             raise VolumeError(
-                f"block {self.block.name} of {self._plan.name} holds values that are not finite"
+                f"block {self.block.name} of {self._plan.name} contains values that are not finite"
             )
         self._statistics.add(layer)
         self._clipped += clipped

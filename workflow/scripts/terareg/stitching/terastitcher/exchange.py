@@ -106,8 +106,8 @@ def check_fits(xml: ProjectXml, acquisition: Acquisition, name: str = "XML") -> 
         tile = at.get((stack.row, stack.column))
         if bool(stack.dir_name) != (tile is not None):
             raise StitchingError(
-                f"{name} says that cell {stack.row},{stack.column} was "
-                f"{'acquired' if stack.dir_name else 'not acquired'} but the acquisition says "
+                f"{name} states that cell {stack.row},{stack.column} was "
+                f"{'acquired' if stack.dir_name else 'not acquired'} but the acquisition states "
                 "otherwise; give the XML of this acquisition"
             )
         if tile is not None and stack.bytes_per_channel not in (0, size):

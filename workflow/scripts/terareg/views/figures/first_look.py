@@ -47,7 +47,7 @@ def first_look(
     ]
     height = sum(3.1 * min(1.4, ratio) + 0.35 for ratio in tallest)
     figure = canvas.new_figure(
-        9.8, 1.1 + height, "First look: do the same letters stand beside the same structures?"
+        9.8, 1.1 + height, "First look: are the same letters next to the same structures?"
     )
     axes = canvas.axes_grid(figure, 3, 3, height_ratios=[min(1.4, ratio) for ratio in tallest])
     limits = canvas.window(np.concatenate([np.ravel(image) for image, _ in planes]))
@@ -60,15 +60,15 @@ def first_look(
         axes[axis, 0].set_ylabel(canvas.view_name(frame, axis), fontsize=10, fontweight="bold")
     code = planes[0][1].orientation
     axes[0, 0].set_title(f"raw tiles, declared {code}")
-    axes[0, 1].set_title(f"atlas, turned to {code}")
+    axes[0, 1].set_title(f"atlas, reoriented to {code}")
     _grid(axes[0, 2], boxes)
     canvas.note(axes[1, 2], notes)
     canvas.note(axes[2, 2], [
-        "Tiles lie where the stage put them: they are",
+        "Tiles are at their stage positions: they are",
         "not stitched and not corrected, steps in",
         "brightness are expected.",
         "Left and right often look alike: only a mark",
-        "on one side tells them apart.",
+        "on one side can tell them apart.",
         "If a letter is wrong, correct",
         "input.orientation before you go on.",
     ])  # fmt: skip

@@ -73,9 +73,9 @@ def no_stripes(steps: Mapping[str, float]) -> Figure:
     steps : mapping of str to float
         Causes and their brightness steps, percent of one tile.
     """
-    figure = canvas.new_figure(8.6, 2.6, "Stripes of the light-sheet: none")
+    figure = canvas.new_figure(8.6, 2.6, "Stripe artefacts: none")
     axes = canvas.axes_grid(figure, 1, 1)
-    lines = ["Lines of neighbouring tiles agree in their overlaps: no line was corrected.", ""]
+    lines = ["The lines of neighbouring tiles agree where they overlap: no line was corrected.", ""]
     canvas.note(axes[0, 0], lines + [f"{name}: {size:.2f} %" for name, size in steps.items()])
     return figure
 
@@ -104,7 +104,7 @@ def stripes_map(
     y = _around(line if rows else height // 2, height)
     x = _around(width // 2 if rows else line, width)
     z, lines = _around(plane, len(gains)), y if rows else x
-    figure = canvas.new_figure(8.6, 7.2, f"Stripes of the light-sheet in tile {tile}")
+    figure = canvas.new_figure(8.6, 7.2, f"Stripe artefacts in tile {tile}")
     axes = canvas.axes_grid(figure, 2, 2, height_ratios=(1.4, 1))
     low, high = canvas.window(before[y, x])
     for ax, image, title in zip(axes[0], (before, after), ("before", "after")):
@@ -168,7 +168,7 @@ def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
     texts = {
         "method": "method: {}",
         "background": "dark offset: {:.1f} counts",
-        "background_model": "it is {}",
+        "background_model": "model of the dark offset: {}",
         "tiles": "tiles used: {:d}",
         "planes": "planes used: {:d}",
         "tissue_fraction": "planes with tissue: {:.0%}",

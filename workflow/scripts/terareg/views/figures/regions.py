@@ -52,7 +52,7 @@ def region_bars(
         }
     table = {n: d for n, d in table.items() if sum(d.values()) > 0}
     if not table:
-        return canvas.nothing(f"Largest regions: {label}", "no region has any.")
+        return canvas.nothing(f"Largest regions: {label}", "no region contains any.")
     names = sorted(table, key=lambda n: (-sum(table[n].values()), n))[:most]
     figure = canvas.new_figure(8.6, 1.7 + 0.33 * len(names), f"Largest regions: {label}")
     axes = canvas.axes_grid(figure, 1, 1)[0, 0]
@@ -116,7 +116,7 @@ def fiducial_errors(rows: Sequence[Mapping[str, Any]], *, voxel_um: float | None
         axes.set_ylabel("points, worst first")
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel("distance from the partner point (µm)")
+    axes.set_xlabel("distance from the counterpart (µm)")
     axes.set_title(f"{len(rows)} points, 95th percentile {np.percentile(errors, 95):.0f} µm")
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.grid(axis="x", alpha=0.3)

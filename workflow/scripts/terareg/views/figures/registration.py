@@ -84,7 +84,7 @@ def preview_alignment(
         axes[0],
         (
             f"sample ({sample_frame.orientation})",
-            "atlas, moved by the affine",
+            "atlas, transformed by the affine",
             f"atlas as it is ({atlas_frame.orientation})",
         ),
     ):
@@ -294,7 +294,9 @@ def quality_map(
         Of both.
     """
     names = [name for name, *_ in _QUALITY]
-    figure, axes = canvas.plane_rows(frame, names, "Where is it bad? Every region", bar=True)
+    figure, axes = canvas.plane_rows(
+        frame, names, "Where does the registration fit badly? Every region", bar=True
+    )
     for axis in range(3):
         axes[0, axis].set_title(canvas.view_name(frame, axis))
     for cells, (_, key, most, text) in zip(axes, _QUALITY):
@@ -312,8 +314,8 @@ def quality_map(
             ticks = np.linspace(0, most, 3)
             bar.set_ticks(ticks, labels=[f"{2.0**t:.3g}" for t in ticks])
     figure.supxlabel(
-        "white: outside the atlas; grey: region too small, or too little of it matches, to be "
-        "judged",
+        "white: outside the atlas; grey: not judged (region too small, or too little of it "
+        "matches)",
         fontsize=8, x=0.01, ha="left",
     )  # fmt: skip
     return figure
@@ -342,7 +344,7 @@ def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
         far as present, ``match``, ``regularisation``, ``landmarks``, ``voxel_um``.
     """
     if not rows:
-        return canvas.nothing("Energy of the registration", "the table has no step.")
+        return canvas.nothing("Energy of the registration", "the table has no steps.")
     levels = list(dict.fromkeys(str(row["level"]) for row in rows))
     names = [n for n in ("total", "match", "regularisation", "landmarks") if n in rows[0]]
     figure = canvas.new_figure(
@@ -448,10 +450,10 @@ def jacobian_histogram(jacobian: np.ndarray, mask: np.ndarray | None = None) -> 
         Voxels that are used, for example the atlas's tissue.
     """
     values = np.ravel(jacobian if mask is None else jacobian[mask])
-    figure = canvas.new_figure(8.6, 3.4, "How often each change of volume occurs")
+    figure = canvas.new_figure(8.6, 3.4, "Distribution of the change of volume")
     axes = canvas.axes_grid(figure, 1, 1)[0, 0]
     axes.hist(values, bins=80, color=canvas.BLUE, log=True)
-    axes.axvline(1, color="black", lw=1, ls="--", label="1: volume kept")
+    axes.axvline(1, color="black", lw=1, ls="--", label="1: volume unchanged")
     folds = int(np.count_nonzero(values <= 0))
     axes.axvline(0, color=canvas.RED, lw=1.5, label=f"0: fold ({folds} voxels at or below)")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:g}"))

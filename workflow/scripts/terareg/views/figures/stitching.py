@@ -91,7 +91,7 @@ def placement_map(
         for s, n in used.items()
     ]
     if nominal:
-        handles.append(Line2D([], [], color="#999999", ls="--", label="position told by the stage"))
+        handles.append(Line2D([], [], color="#999999", ls="--", label="position from the stage"))
     if arrows:
         handles.append(Line2D([], [], color=canvas.PURPLE, lw=1.5, label=arrows))
     figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=8)
@@ -142,7 +142,9 @@ def _draw_links(field, links, places, size) -> dict[str, int]:
 def _residual_histogram(axes, links) -> None:
     kept = [np.linalg.norm(link["residual_vox"]) for link in links if link["state"] == "kept"]
     if not kept:
-        canvas.note(axes, ["No link was measured:", "all tiles lie where", "the stage model says."])
+        canvas.note(
+            axes, ["No link was measured:", "all tiles are where", "the stage model puts them."]
+        )
         return
     top = max(1.0, float(np.max(kept)) * 1.05)
     axes.hist(kept, bins=np.linspace(0, top, 21), color=canvas.BLUE)
@@ -177,7 +179,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
         0.5 + 4.0 * min(seam["after"][0].shape) / max(seam["after"][0].shape) for seam in seams
     ]
     figure = canvas.new_figure(
-        8.6, 0.8 + sum(heights), "Worst seams: grey fits, coloured fringes do not"
+        8.6, 0.8 + sum(heights), "Worst seams: grey is a good fit, coloured fringes a bad one"
     )
     axes = canvas.axes_grid(figure, len(seams), 2, height_ratios=heights)
     for row, seam in zip(axes, seams):
@@ -225,7 +227,7 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
         four measured displacements around the cell, zero if none is wrong; ``kept``: whether the
         placement used all four links.
     """
-    title = "Loop closure: an error measure that needs no truth"
+    title = "Loop closure: a measure of error without ground truth"
     if not loops:
         return canvas.nothing(title, "no four neighbouring tiles were all compared.")
     vectors = np.array([np.asarray(loop["closure_vox"], float) for loop in loops])
@@ -251,7 +253,7 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
     figure.colorbar(picture, ax=axes[0, 0], label="closure (voxel)", fraction=0.05)
     axes[0, 0].set_xticks(np.arange(grid.shape[1])[:: max(1, grid.shape[1] // 12)])
     axes[0, 0].set_yticks(np.arange(grid.shape[0])[:: max(1, grid.shape[0] // 12)])
-    axes[0, 0].set_xlabel("column of the cell's first tile")
+    axes[0, 0].set_xlabel("column of the first tile of the cell")
     axes[0, 0].set_ylabel("row")
     axes[0, 0].set_title("per 2 x 2 cell (white: not measured)")
     if not kept.all():
@@ -263,7 +265,7 @@ def loop_closure(loops: Sequence[Mapping[str, Any]]) -> Figure:
     axes[0, 1].set_ylim(0, 101)
     axes[0, 1].set_xlim(0, top * 1.03)
     axes[0, 1].set_xlabel("closure (voxel)")
-    axes[0, 1].set_ylabel("percent of cells below, kept links")
+    axes[0, 1].set_ylabel("cells below this closure (%), kept links")
     worst = np.abs(vectors[kept]).max(axis=0, initial=0)
     axes[0, 1].set_title("worst z, y, x: " + ", ".join(f"{v:.2g}" for v in worst))
     axes[0, 1].grid(alpha=0.3)

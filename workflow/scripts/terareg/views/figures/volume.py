@@ -106,7 +106,7 @@ def bias_field(
         if info and info.get(key) is not None:
             facts.append(f"{info[key]} {unit}")
     figure.supxlabel(
-        ", ".join(facts) + "; orange = brighter than it should be, divided out", fontsize=8,
+        ", ".join(facts) + "; orange = too bright, divided out", fontsize=8,
         x=0.01, ha="left",
     )  # fmt: skip
     return figure
