@@ -313,8 +313,12 @@ def test_images_of_an_input_that_is_a_volume():
     several = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
     source = VOLUME["input"] | {"channels": several, "spacing_um": [1000, 1000, 1000]}
     config = check(VOLUME | {"input": source})
-    assert channel_image(config, "a") == {"path": "brain.zarr", "channel": 0}
-    assert channel_image(config, "b") == {"path": "brain.zarr", "channel": 1}
+    plain = {"path": "brain.zarr", "channel": 0, "fill_missing": False}
+    assert channel_image(config, "a") == plain
+    assert channel_image(config, "b") == plain | {"channel": 1}
+    several["a"] = {"path": "brain.zarr", "fill_missing": True}
+    config = check(VOLUME | {"input": source | {"channels": several}})
+    assert channel_image(config, "a") == plain | {"fill_missing": True}
 
 
 def test_defaults_are_filled_in_deeply():

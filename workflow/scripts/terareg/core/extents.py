@@ -113,9 +113,13 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
 
 
 def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    """Image of a channel of an input of kind volume.
+
+    Its address ``path``, the number ``channel`` in it, and ``fill_missing``.
+    """
     image = config["input"]["channels"][name]
-    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
+    given = {"path": image} if isinstance(image, str) else image
+    return {"channel": 0, "fill_missing": False, **given}
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,10 @@ class DerivedVolume:
         How it is laid out, see :func:`terareg.derived.section.output_options`.
     measured : bool
         Whether the source is read once more before anything is made.
+    halo : tuple of int
+        Voxels (z, y, x) of the source that a block is made of beyond its own, on each side.
+    masked : bool
+        Whether labels say where the source is read.
     """
 
     tool: str
@@ -155,6 +163,8 @@ class DerivedVolume:
     kind: str
     output: Mapping[str, Any]
     measured: bool = False
+    halo: tuple[int, int, int] = (0, 0, 0)
+    masked: bool = False
 
     @property
     def source_gb(self) -> float:

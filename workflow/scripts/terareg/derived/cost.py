@@ -9,6 +9,7 @@ from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches, blocks, f
 from terareg.core.extents import DerivedVolume, Sample, bytes_of
 from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
 from terareg.derived.section import entries_of
+from terareg.objects.line_reach import line_reach_vox
 from terareg.regions.cost import label_batches
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
@@ -25,8 +26,14 @@ _PRECOMPUTED = {
 _LABEL_SHARE = 0.05
 _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
 _SUM_CPU = 0.02  # seconds for a million voxels of a channel, of sums of signal
+_PIECE_VOX = 256  # of the channel along each axis, which are read at once for sums of signal
 _PIECE_MB = 300.0
+# of lengths, for each voxel of a piece and around: as read, as masks, as lists of a tenth
+_LENGTH_BYTES = 16.0
+_LENGTH_CPU = 0.2  # seconds for a million of these voxels
 _GATHERED_BYTES = 0.05  # for each voxel of the source
+_JOINED_BYTES = 0.5  # for each voxel of a row of blocks, of pieces that are joined (noise at worst)
+_JOINING = ("components", "signal")
 # how often a block of the source and of the result is held at once, on each thread
 _MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
@@ -125,9 +132,12 @@ def _measure(sample: Sample, each: DerivedVolume) -> Load:
 
 def _derive(sample: Sample, each: DerivedVolume) -> Load:
     written, encoding = _written(each)
-    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    again = math.prod(_with_halo(each, each.block)) / math.prod(each.block)
+    rate = _READ_CPU * again + TOOLS[each.tool].cpu_s
+    if any(each.halo):
+        rate += TOOLS[each.tool].halo_cpu_s
     seconds = rate * each.source_gb + encoding
-    return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
+    return Load(_batches(sample, each), again * _read_gb(sample, each), written, seconds)
 
 
 def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
@@ -145,6 +155,9 @@ def _sum_signal(sample: Sample) -> Load:
     tables, voxels = _by_region(sample), sample.grid.megavoxels
     gigabytes = 1e-3 * voxels * (_LABEL_SHARE * 4 + sample.size.bytes_per_voxel)
     cpu = 0.15 * sample.labels.megavoxels + _SUM_CPU * voxels if tables else 0.0
+    lengths = _length_megavoxels(sample)
+    if lengths:
+        cpu += _LENGTH_CPU * voxels * lengths / (_PIECE_VOX**3 / 1e6)
     return Load(tables * label_batches(sample) if tables else 0, tables * gigabytes,
                 cpu_s=tables * cpu)  # fmt: skip
 
@@ -156,7 +169,17 @@ def _one_each(sample: Sample, each: DerivedVolume) -> Load:
 # ------------------------------------------------------------------ memory
 def _summed(sample: Sample, threads: int) -> float:
     """Labels, sides and sums of a block of labels, and a piece of the channel."""
-    return blocks(8.5, 2, 240)(sample, threads) + _PIECE_MB * threads
+    lengths = _LENGTH_BYTES * _length_megavoxels(sample)
+    return blocks(8.5, 2, 240)(sample, threads) + (_PIECE_MB + lengths) * threads
+
+
+def _length_megavoxels(sample: Sample) -> float:
+    """Voxels of a piece, and around as far as lengths look, in millions; 0 without lengths."""
+    found = [e.thickest_um for e in entries_of(sample.config).values() if e.thickest_um is not None]
+    if not found:
+        return 0.0
+    reach = line_reach_vox(max(found), sample.grid.spacing_um)
+    return math.prod(_PIECE_VOX + 2 * r for r in reach) / 1e6
 
 
 def _blocks(
@@ -181,9 +204,25 @@ def _objects_mb(sample: Sample, threads: int) -> float:
 
 
 def _gathered_mb(sample: Sample, threads: int) -> float:
-    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
-    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
-    return ITK_MB + _GATHERED_BYTES * voxels
+    """Memory of a job that holds some numbers for each label in each block, or joins pieces.
+
+    Pieces are held of a row of blocks, and what blocks share of a layer.
+    """
+    found = [0.0]
+    for each in _measured(sample):
+        (depth, height, _), (planes, lines, width) = each.block, each.source.shape
+        if each.tool in _JOINING:
+            row, layer = depth * height * width, depth * lines * width
+            found.append(_JOINED_BYTES * row + _GATHERED_BYTES * layer)
+        else:
+            found.append(_GATHERED_BYTES * planes * lines * width)
+    return ITK_MB + max(found) / 1e6
+
+
+def _with_halo(each: DerivedVolume, box: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Voxels of the source that are read for a block of ``box`` voxels of it."""
+    z, y, x = (min(n, b + 2 * h) for b, h, n in zip(box, each.halo, each.source.shape))
+    return z, y, x
 
 
 def _job_mb(
@@ -196,11 +235,15 @@ def _job_mb(
     )
     if TOOLS[each.tool].slabs:
         depth = min(depth, SLAB_PLANES)
+    if held_times[1]:
+        depth, height, width = _with_halo(each, (depth, height, width))
     read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
     made = block * bytes_of(each.dtype) if each.kind else 0.0
     sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
     at_once = min(threads, each.blocks)
-    worked = block * TOOLS[each.tool].work_bytes
+    # a part of a block of a mask: labels, their places, and a part of the source
+    mask = 10 * min(depth, SLAB_PLANES) * height * width / 1e6 if each.masked else 0.0
+    worked = block * TOOLS[each.tool].work_bytes + mask
     held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
     return ITK_MB + held + 1000 * each.held_gb
 

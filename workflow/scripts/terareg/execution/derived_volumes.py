@@ -16,11 +16,12 @@ from terareg.core.errors import ConfigError, TeraregError
 from terareg.core.extents import DerivedVolume, Extent, Sample, bytes_of
 from terareg.core.levels import Box, level_factors
 from terareg.derived.boxes import box_of
-from terareg.derived.catalogue import IMAGE, LABELS
+from terareg.derived.catalogue import IMAGE, LABELS, check_regions, contrast_regions
 from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.exports.settings import ExportSettings
+from terareg.objects.line_reach import check_reach
 from terareg.storage.web import is_web
 from terareg.volumes import headers
 
@@ -81,7 +82,9 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
         where = f"derived.{each.name}"
         try:
             source = _source_of(run, sample, each, sources)
+            _check_mask(each, made)
             made[each.name] = _sized(each, source, sample.config["volume"])
+            _check_grid(each, made[each.name].grid, sample)
         except ConfigError:
             raise
         except TeraregError as error:
@@ -215,6 +218,8 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     extent = source.levels[level]
     start, stop = box_of(settings, extent.shape, extent.spacing_um, where, clip=not source.exact)
     read = Extent(tuple(b - a for a, b in zip(start, stop)), extent.spacing_um)
+    if entry.thickest_um is not None:
+        check_reach(entry.thickest_um, extent.spacing_um, f"{where}.thickest_um")
     kind = facts.made_kind(source.kind)
     if kind == LABELS and settings.get("downsampling") in ("mean", "sparse"):
         raise ConfigError(
@@ -224,6 +229,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     _check_codec(entry, dtype, kind)
     output = output_options(entry, volume, kind or source.kind)
     _check_table(entry, dtype, where)
+    _check_local(entry, read, output["block"])
     grid = facts.grid(settings, read)
     return DerivedVolume(
         tool=entry.do,
@@ -236,7 +242,43 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         kind=kind,
         output=output,
         measured=entry.measures,
+        halo=facts.halo(settings, read.spacing_um),
+        masked=entry.mask is not None,
     )
+
+
+def _check_mask(entry: Entry, made: Mapping[str, DerivedVolume]) -> None:
+    """A mask that is an image."""
+    kind, _, name = (entry.settings.get("within") or "").partition("/")
+    if kind == "derived" and made[name].kind != LABELS:
+        raise ConfigError(
+            f"derived.{entry.name}.within: {kind}/{name} is an image; give a volume of labels, for "
+            "example one of do: tissue"
+        )
+
+
+def _check_local(entry: Entry, read: Extent, block: int) -> None:
+    """Regions of local contrast that are too small, or larger than blocks."""
+    regions = contrast_regions(entry.settings, read.spacing_um)
+    try:
+        check_regions(regions, entry.settings.get("local_um"), read.shape, block)
+    except ConfigError as error:
+        raise ConfigError(f"derived.{entry.name}.{error}") from error
+
+
+def _check_grid(entry: Entry, grid: Extent, sample: Sample) -> None:
+    """Signal that was found elsewhere lies on the grid of its channel, where that is known."""
+    if not entry.by_region or entry.channel == entry.volume or sample.tiled:
+        return
+    wanted = sample.grid if entry.channel.startswith("fused/") else sample.corrected
+    near = all(abs(a / b - 1) < 1e-3 for a, b in zip(grid.spacing_um, wanted.spacing_um))
+    if grid.shape != wanted.shape or not near:
+        raise ConfigError(
+            f"derived.{entry.name}.image: {entry.channel} has {wanted.shape} voxels of "
+            f"{wanted.spacing_um} um, and {entry.volume or entry.address} {grid.shape} of "
+            f"{grid.spacing_um} um; give a volume on the grid of the channel, or take image away, "
+            "which leaves the mask without tables of regions"
+        )
 
 
 def _check_table(entry: Entry, dtype: str, where: str) -> None:

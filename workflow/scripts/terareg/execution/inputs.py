@@ -307,11 +307,12 @@ def bias_settings(run: Run, sample: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ derived volumes
 def derived_source(run: Run, sample: str, derived: str) -> Files:
-    """The plan of the volume that an entry is made from, or files that stand for one elsewhere."""
+    """Plans of the volumes that an entry reads, or files that stand for one elsewhere."""
     entry = derived_volumes.entry(run, sample, derived)
+    others = [run.path(sample, f"{volume}/plan.json") for volume in entry.others.values()]
     if entry.volume is not None:
-        return [run.path(sample, f"{entry.volume}/plan.json")]
-    return tracked(headers.image_files(derived_volumes.address_of(run, entry)))
+        return [run.path(sample, f"{entry.volume}/plan.json"), *others]
+    return [*tracked(headers.image_files(derived_volumes.address_of(run, entry))), *others]
 
 
 def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
@@ -349,8 +350,8 @@ def derived_batches(run: Run, sample: str, derived: str) -> int:
 
 
 def derived_entry(run: Run, sample: str, derived: str) -> dict[str, Any]:
-    """The settings of an entry."""
-    return derived_volumes.entry(run, sample, derived).to_json()
+    """The settings of an entry, as far as what it makes follows them."""
+    return derived_volumes.entry(run, sample, derived).without_table_keys().to_json()
 
 
 def shown_derived(run: Run, sample: str) -> list[dict[str, Any]]:
@@ -375,10 +376,20 @@ def derived_address(run: Run, sample: str, derived: str) -> str | None:
 
 
 def signal_source(run: Run, sample: str, derived: str) -> NamedFiles:
-    """The last files of a mask of signal, and of the channel that it was found in."""
+    """The last files of a mask of signal, and of the channel whose brightness counts."""
     entry = derived_volumes.entry(run, sample, derived)
-    volumes = {"mask": entry.key, "channel": str(entry.volume)}
+    volumes = {"mask": entry.key, "channel": entry.channel}
     return {key: run.path(sample, f"{name}/complete.json") for key, name in volumes.items()}
+
+
+def signal_channel(run: Run, sample: str, derived: str) -> str:
+    """Channel whose brightness counts where there is signal, for example "fused/signal"."""
+    return derived_volumes.entry(run, sample, derived).channel
+
+
+def thickest_um(run: Run, sample: str, derived: str) -> float | None:
+    """Diameter of the thickest fibres whose length is measured; None if none is."""
+    return derived_volumes.entry(run, sample, derived).thickest_um
 
 
 def derived_state(run: Run, sample: str, derived: str) -> str:

@@ -41,6 +41,21 @@ from terareg.views.words import (
 )
 
 _MOST_ROWS = 20
+#: what is told of tiles that are distorted within themselves, and the keys of the placement
+_FIELDS = {
+    "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
+        "field_sd_vox",
+        "field_length_px",
+    ),
+    "misfit of seams without and with it (voxels)": (
+        "field_misfit_before_vox",
+        "field_misfit_after_vox",
+    ),
+    "misfit of places of seams that were left out, without and with it (voxels)": (
+        "field_held_out_before_vox",
+        "field_held_out_after_vox",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -191,6 +206,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
         ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
         ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
+        ("stitching.distorted_tiles", "", finite(data["summary"].get("tiles_distorted"))),
         ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
         ("stitching.seams_off_percent", "", finite(data["summary"].get("seams_off_percent"))),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
@@ -207,6 +223,10 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     model = data.get("model", {})
     for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
+    summary = data["summary"]
+    if summary.get("tiles_distorted"):
+        for words, keys in _FIELDS.items():
+            facts[words] = [finite(summary.get(key)) for key in keys]
     stage["tables"].append(facts_table("Placement", facts))
     refused = [
         [
@@ -446,17 +466,26 @@ def _signal(results: Results, stage: dict) -> None:
     for table in results.glob("derived/*/regions/*.tsv"):
         title = f"Regions with most signal {table.parents[1].name}, {table.stem}"
         columns = ("signal_mm3", "signal_percent", "intensity_mean")
-        stage["tables"] += _most(results, table, title, columns)
+        stage["tables"] += _most(results, table, title, columns, ("length_mm", "length_mm_per_mm3"))
 
 
-def _most(results: Results, path: Path, title: str, columns: tuple[str, ...]) -> list[dict]:
-    """Regions in the order of the first of some columns, the largest first."""
+def _most(
+    results: Results,
+    path: Path,
+    title: str,
+    columns: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> list[dict]:
+    """Regions in the order of the first of some columns, the largest first.
+
+    Columns of the second tuple are shown where the table has them.
+    """
     rows = [
         row for row in read_table(path)
         if (row["scope"], row["hemisphere"]) == ("own", "both") and row["id"] != "0"
     ]  # fmt: skip
     most = sorted(rows, key=lambda row: -(finite(row[columns[0]]) or 0))[:_MOST_ROWS]
-    shown = ("acronym", "name", *columns)
+    shown = ("acronym", "name", *columns, *(c for c in optional if rows and c in rows[0]))
     if not any(finite(row[columns[0]]) for row in most):
         return []
     return [

@@ -114,14 +114,25 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Fusion puts them right; look at their seams, and whether camera and objective "
         "are fixed. Their names and figures stand in section Stitching.",
     },
+    "stitching.distorted_tiles": {
+        "text": "Tiles that are distorted within themselves",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Fusion puts them right near their seams. Far from any seam nothing is known: "
+        "match the refractive index of sample and medium, or acquire with more overlap. Their size "
+        "stands in section Stitching.",
+    },
     "stitching.seam_misfit_vox": {
         "text": "Misfit of parts of seams that is left, exceeded by one in twenty",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": None,
-        "advice": "Tiles are warped within themselves, which is not corrected: look at the seams. "
-        "Acquire with more overlap towards the middle of the objective's field.",
+        "advice": "Tiles are warped within themselves, and not corrected unless a warning says so: "
+        "look at the seams. Try stitching.model: elastic, or acquire with more overlap towards the "
+        "middle of the objective's field.",
     },
     "stitching.seams_off_percent": {
         "text": "Seams that correlate less than half as well as placed as at their own best fit",

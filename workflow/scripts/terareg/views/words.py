@@ -111,6 +111,8 @@ COLUMNS = {
     "per_mm3": "cells per mm³",
     "signal_mm3": "signal (mm³)",
     "signal_percent": "signal (% of the region)",
+    "length_mm": "length (mm)",
+    "length_mm_per_mm3": "length per volume (mm/mm³)",
     "intensity_mean": "mean brightness of the signal (counts)",
     "dice": "overlap (Dice)",
     "affine_dice": "overlap by the affine alone (Dice)",
