@@ -121,9 +121,9 @@ def _one_image(per_voxel: float, per_atlas: float) -> Memory:
 
 
 def _composed(sample: Sample, threads: int) -> float:
-    """A known field on the voxels of an atlas, and grids of 384 nodes along its longest side."""
+    """A known field on the voxels of an atlas, and grids of some 320 nodes along its length."""
     needs = (
-        28 * atlas.megavoxels + 280 * atlas.at(atlas.length_um / 384)
+        28 * atlas.megavoxels + 480 * atlas.at(atlas.length_um / 320)
         for atlas in sample.atlases.values()
     )
     return TORCH_MB + max(needs, default=0)
