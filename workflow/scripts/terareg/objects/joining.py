@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -381,7 +381,8 @@ class _Joining:
         return np.where(kept, found.begin, _NEVER)
 
     def _save(self, number: int, arrays: dict[str, np.ndarray]) -> None:
-        np.savez(self._folder / f"{number}.npz", allow_pickle=False, **arrays)
+        named: dict[str, Any] = dict(arrays)
+        np.savez(self._folder / f"{number}.npz", **named)
 
     def _load(self, number: int) -> dict[str, np.ndarray]:
         with np.load(self._folder / f"{number}.npz") as data:
