@@ -144,9 +144,9 @@ def test_entries_follow_their_masks_and_circles_are_told():
     found = entries_of(described())
     assert list(found) == ["tissue", "a"]
     assert found["a"].mask == WITHIN and found["a"].others == {"within": WITHIN}
-    words = r"derived\.tissue\.within: is a circle: a <- tissue <- a; give one of them another"
+    words = r"derived\.tissue\.within: the entries are each other.s sources: a <- tissue <- a"
     with pytest.raises(ConfigError, match=words):
         entries_of(described(within="derived/a"))
     signal = {"from": "fused/signal", "do": "signal", "threshold": 9, "within": "derived/s"}
-    with pytest.raises(ConfigError, match=r"derived\.s\.within: is made from itself"):
+    with pytest.raises(ConfigError, match=r"derived\.s\.within: the entry is its own source"):
         entries_of({"derived": {"s": signal}})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import tifffile
 from derived_helpers import entry_of, make_source, run_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objects_helpers import Held, blocks_of
 from scipy import ndimage
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
 from terareg.derived.section import Entry, check_section
@@ -118,7 +119,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path):
         entry = entry_of("signal", **{"threshold": 5.0} | settings)
         return make_tool(open_view(store, "brain", entry), entry)
 
-    with pytest.raises(ConfigError, match="weak: 9 is above threshold 5; exchange them"):
+    with pytest.raises(ConfigError, match="weak: 9 is above threshold: 5; swap them"):
         tool(weak=9.0)
     with pytest.raises(ConfigError, match="background_um: 1 is less than two voxels"):
         tool(background_um=1.0)
@@ -133,3 +134,32 @@ def test_what_does_not_fit_is_one_sentence(tmp_path):
     }  # fmt: skip
     with pytest.raises(ConfigError, match=r"derived.axons.within: 'derived/tisue' is not an entry"):
         check_section(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_probabilities_of_any_type_give_the_same_mask(tmp_path, dtype):
+    """What another program found, a file elsewhere, with hysteresis and least size."""
+    probability = ndimage.gaussian_filter(np.random.default_rng(3).random((16, 24, 24)), 1.0)
+    probability = np.rint((probability - 0.3) / 0.4 * 255).clip(0, 255) / 255
+    scale = 1 if dtype == "float32" else np.iinfo(dtype).max
+    array = np.rint(probability * scale) if scale > 1 else probability
+    tifffile.imwrite(tmp_path / "axons.tif", array.astype(dtype))
+    entry = entry_of(
+        "signal", address=str(tmp_path / "axons.tif"), threshold=0.7, weak=0.55, dust_vox=5,
+        method="probability", spacing_um=list(SPACING_UM), image="fused/signal",
+    )  # fmt: skip
+    assert entry.by_region and entry.channel == "fused/signal"
+    found = run_entry(Store(str(tmp_path)), entry).read(0)
+    expected = whole(probability.astype(np.float32), 0.7, 0.55, ForegroundSettings("plain"), 5)
+    assert np.array_equal(found > 0, expected) and 0 < expected.mean() < 0.5
+
+
+def test_what_is_no_probability_is_said(tmp_path):
+    percent = np.full((8, 8, 8), 37.0, np.float32)
+    tifffile.imwrite(tmp_path / "percent.tif", percent)
+    entry = entry_of("signal", address=str(tmp_path / "percent.tif"), threshold=0.5,
+                     method="probability", spacing_um=list(SPACING_UM))  # fmt: skip
+    assert not entry.by_region
+    with pytest.raises(VolumeError, match=r"percent.tif: probabilities reach from 0 to 37, and"):
+        run_entry(Store(str(tmp_path)), entry)

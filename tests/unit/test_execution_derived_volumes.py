@@ -208,8 +208,8 @@ def test_volumes_of_the_sample_are_sources(workspace):
         ({"do": "remap", "table": "other.csv"}, "derived.a.table: 'other.csv' does not exist"),
         (
             {"do": "convert", "box_vox": [[0, 0, 0], [501, 9, 9]]},
-            "derived.a.box_vox: [[0, 0, 0], [501, 9, 9]]"
-            " leaves the volume, whose level has 500 x 600 x 700 voxels of 1 x 1 x 1 um",
+            "derived.a.box_vox: [[0, 0, 0], [501, 9, 9]] reaches beyond the volume, whose level "
+            "has 500 x 600 x 700 voxels of 1 x 1 x 1 um",
         ),
         (
             {"do": "convert", "channel": 1},

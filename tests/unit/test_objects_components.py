@@ -67,10 +67,12 @@ def test_damaged_parts_and_a_changed_source_are_told(parts):
     _, numbers = join_parts(parts, blocks, digests, chosen)
     found = parts.read(f"numbers/{blocks[0].name}", numbers[blocks[0].name])["numbers"]
     block, voxels = next(extended_blocks(1 - IMAGE, EDGE))
-    with pytest.raises(VolumeError, match="the source was changed; run the measuring again"):
+    with pytest.raises(
+        VolumeError, match="so the source has changed; delete the folder 'measured'"
+    ):
         numbered(voxels, block, found, chosen)
     parts.write(blocks[1].name, {"voxels": np.zeros(1)})
-    with pytest.raises(StoreError, match="is not what was written for this run"):
+    with pytest.raises(StoreError, match="was not written by this run"):
         join_parts(parts, blocks, digests, chosen)
 
 

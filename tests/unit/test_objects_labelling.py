@@ -134,5 +134,5 @@ def test_errors():
         ComponentSettings(6, low=5, high=4)
     with pytest.raises(ConfigError, match="dust of -1 voxels"):
         ComponentSettings(6, dust_vox=-1)
-    with pytest.raises(VolumeError, match="floating-point numbers; give a threshold"):
+    with pytest.raises(VolumeError, match="floating-point numbers; set low or high"):
         label_voxels(np.zeros((2, 2, 2), np.float32), ComponentSettings())

@@ -120,6 +120,37 @@ def test_until_stops_there(workspace):
             {"count_points"},
         ),
         (
+            {
+                "derived": {
+                    "axons": {
+                        "from": "fused/signal",
+                        "do": "signal",
+                        "threshold": 50,
+                        "length": True,
+                        "thickest_um": 10,
+                    }
+                }
+            },
+            {"measure_derived", "sum_signal", "measure_signal"},
+            {"skeletonize"},
+        ),
+        (
+            {
+                "derived": {
+                    "small": {"from": "fused/autofluorescence", "do": "convert"},
+                    "axons": {
+                        "from": "small",
+                        "do": "signal",
+                        "threshold": 0.5,
+                        "method": "probability",
+                        "image": "fused/signal",
+                    },
+                }
+            },
+            {"measure_derived", "sum_signal", "measure_signal"},
+            {"skeletonize"},
+        ),
+        (
             {"stitching__xml": {"xml_merging": "own.xml"}},
             {"place_tiles"},
             {"measure_displacements", "estimate_steps"},

@@ -63,7 +63,7 @@ rule measure_regions:
 
 
 rule sum_signal:
-    """Add up signal and its intensities in every region and hemisphere, in a batch of blocks."""
+    """Add up signal, its intensities and lengths in every region and hemisphere, in a batch of blocks."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
@@ -86,7 +86,8 @@ rule sum_signal:
         code=code("sum_signal"),
         record=record_of("sum_signal/{derived}_{atlas}_{batch}"),
         store=setting("store"),
-        entry=of_derived(inputs.derived_entry),
+        channel=of_derived(inputs.signal_channel),
+        thickest_um=of_derived(inputs.thickest_um),
         batches=batches(regions_cost.label_batches),
     script:
         "../scripts/sum_signal.py"

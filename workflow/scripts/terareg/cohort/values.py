@@ -100,8 +100,10 @@ def values_of(
         for measure, column in (
             ("percent", "signal_percent"),
             ("intensity_per_mm3", "intensity_per_mm3"),
+            ("length_per_mm3", "length_mm_per_mm3"),
         ):
-            yield from _column(f"{name}_{measure}", rows, seen, _number_in(column))
+            if not rows or column in rows[0]:
+                yield from _column(f"{name}_{measure}", rows, seen, _number_in(column))
 
 
 def write_values(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -25,7 +25,8 @@ _LEAST_REGION = 512
 STORED_IMAGES = ("uint8", "uint16", "float32")
 #: keys that every tool has: where the voxels come from
 SOURCE_KEYS = (
-    "level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation", "within",
+    "level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation", "fill_missing",
+    "within",
 )  # fmt: skip
 #: keys that every tool has that makes a volume: how it is laid out
 OUTPUT_KEYS = (
@@ -157,6 +158,9 @@ class ToolFacts:
         Bytes that a job holds for each voxel of a block, besides the source and the result.
     volumes : tuple of str
         Those of its keys that name other volumes of the sample.
+    table_keys : tuple of str
+        Those of its keys that only its tables of regions follow, so that another value leaves what
+        it makes as it is.
     shards : bool
         Whether it writes an object for each label (rules write_objects and finish_objects).
     cpu_s : float
@@ -182,6 +186,7 @@ class ToolFacts:
     grid: Callable[[Mapping[str, Any], Extent], Extent] = same_grid
     work_bytes: float = 0.0
     volumes: tuple[str, ...] = ()
+    table_keys: tuple[str, ...] = ()
     shards: bool = False
     cpu_s: float = 1.0
     halo: Callable[[Mapping[str, Any], Sequence[float]], Box] = no_halo
@@ -252,6 +257,9 @@ TOOLS: dict[str, ToolFacts] = {
             "dust_vox",
             "within",
             "exclude",
+            "image",
+            "length",
+            "thickest_um",
         ),
         accepts=(IMAGE,),
         makes=LABELS,
@@ -260,6 +268,7 @@ TOOLS: dict[str, ToolFacts] = {
         dtype=_labels,
         work_bytes=40.0,
         volumes=("within", "exclude"),
+        table_keys=("image", "length", "thickest_um"),
         cpu_s=60.0,
     ),
     "downsample": ToolFacts(("factor", "downsampling"), slabs=True, grid=_larger_voxels),

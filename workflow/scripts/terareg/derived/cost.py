@@ -9,6 +9,7 @@ from terareg.core.cost import ITK_MB, Load, Memory, RuleCost, batches, blocks, f
 from terareg.core.extents import DerivedVolume, Sample, bytes_of
 from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
 from terareg.derived.section import entries_of
+from terareg.objects.line_reach import line_reach_vox
 from terareg.regions.cost import label_batches
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
@@ -25,7 +26,11 @@ _PRECOMPUTED = {
 _LABEL_SHARE = 0.05
 _SHARD_MB = 4000.0  # surfaces of the labels of one shard, while they are joined
 _SUM_CPU = 0.02  # seconds for a million voxels of a channel, of sums of signal
+_PIECE_VOX = 256  # of the channel along each axis, which are read at once for sums of signal
 _PIECE_MB = 300.0
+# of lengths, for each voxel of a piece and around: as read, as masks, as lists of a tenth
+_LENGTH_BYTES = 16.0
+_LENGTH_CPU = 0.2  # seconds for a million of these voxels
 _GATHERED_BYTES = 0.05  # for each voxel of the source
 _JOINED_BYTES = 0.5  # for each voxel of a row of blocks, of pieces that are joined (noise at worst)
 _JOINING = ("components", "signal")
@@ -150,6 +155,9 @@ def _sum_signal(sample: Sample) -> Load:
     tables, voxels = _by_region(sample), sample.grid.megavoxels
     gigabytes = 1e-3 * voxels * (_LABEL_SHARE * 4 + sample.size.bytes_per_voxel)
     cpu = 0.15 * sample.labels.megavoxels + _SUM_CPU * voxels if tables else 0.0
+    lengths = _length_megavoxels(sample)
+    if lengths:
+        cpu += _LENGTH_CPU * voxels * lengths / (_PIECE_VOX**3 / 1e6)
     return Load(tables * label_batches(sample) if tables else 0, tables * gigabytes,
                 cpu_s=tables * cpu)  # fmt: skip
 
@@ -161,7 +169,17 @@ def _one_each(sample: Sample, each: DerivedVolume) -> Load:
 # ------------------------------------------------------------------ memory
 def _summed(sample: Sample, threads: int) -> float:
     """Labels, sides and sums of a block of labels, and a piece of the channel."""
-    return blocks(8.5, 2, 240)(sample, threads) + _PIECE_MB * threads
+    lengths = _LENGTH_BYTES * _length_megavoxels(sample)
+    return blocks(8.5, 2, 240)(sample, threads) + (_PIECE_MB + lengths) * threads
+
+
+def _length_megavoxels(sample: Sample) -> float:
+    """Voxels of a piece, and around as far as lengths look, in millions; 0 without lengths."""
+    found = [e.thickest_um for e in entries_of(sample.config).values() if e.thickest_um is not None]
+    if not found:
+        return 0.0
+    reach = line_reach_vox(max(found), sample.grid.spacing_um)
+    return math.prod(_PIECE_VOX + 2 * r for r in reach) / 1e6
 
 
 def _blocks(

@@ -81,7 +81,7 @@ class Equalize(Tool):
         """Percentiles ``low`` and ``high`` of every ``plane`` that has any value."""
         planes, found = percentiles(add_counts(parts), (100 - self.clip_percent, self.clip_percent))
         if not planes.size:
-            raise VolumeError(f"{self.source.name} holds no number; check what it was made from")
+            raise VolumeError(f"{self.source.name} contains only NaN; check its source")
         return {"plane": planes, "low": found[:, 0], "high": found[:, 1]}
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:

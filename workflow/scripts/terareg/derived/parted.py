@@ -39,7 +39,9 @@ class Parted(Tool):
         """The parts, named after their blocks."""
         place = self.source.place
         if place is None:
-            raise VolumeError(f"{self.source.name}: there is no place for parts of blocks")
+            raise VolumeError(
+                f"{self.source.name}: its parts need a store; open it as a volume of a store"
+            )
         return Parts(place.store, f"{place.key}/{_FOLDER}")
 
     def part(self, voxels: np.ndarray, block: Block) -> dict[str, np.ndarray]:
@@ -178,8 +180,8 @@ class Sharded(Parted):
         damaged = damaged_objects(store, objects)
         if damaged:
             raise VolumeError(
-                f"{store.address(damaged[0])} is missing or not what was written; delete the "
-                "folder 'objects' of this entry in results and run again"
+                f"{store.address(damaged[0])} is missing or was changed; delete the folder "
+                "'objects' of this entry in results and run again"
             )
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)
@@ -196,7 +198,9 @@ class Sharded(Parted):
     def check_rows(self, rows: list[dict]) -> None:
         """Raise VolumeError if what was made is not what was asked for."""
         if not rows:
-            raise VolumeError(f"{self.source.name}: no label is left; check the source and dust")
+            raise VolumeError(
+                f"{self.source.name}: no label is left; check the source and dust_vox"
+            )
 
     def write_info(self, where: tuple[Store, str], properties: str | None) -> dict[str, dict]:
         """Write the metadata of the objects; return what is known of them by key.

@@ -64,7 +64,7 @@ class Reorder(Tool):
         lost = sorted(set(range(count)) - set(planes))
         if lost and not self.losses:
             raise ConfigError(
-                f"order: {len(lost)} of {count} planes are not used (first: {lost[0]}); add them, "
+                f"order: {len(lost)} of {count} planes are left out (first: {lost[0]}); add them, "
                 "or set losses: true"
             )
 

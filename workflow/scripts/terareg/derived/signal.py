@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import LABELS
 from terareg.derived.mask import nearest_labels
@@ -40,7 +40,7 @@ class Signal(Joining):
     ----------
     threshold, weak : float
         Of the answer: grey values above the background, with ``gradient`` grey values per
-        micrometre. ``weak`` is ``threshold`` if it is not given.
+        micrometre, with ``probability`` 0 to 1. ``weak`` is ``threshold`` if it is not given.
     method, background_um, smooth_um
         See :class:`terareg.signal.foreground.ForegroundSettings`.
     dust_vox : int
@@ -75,7 +75,7 @@ class Signal(Joining):
         check_settings(self.filter, spacing)
         if self.weak is not None and self.weak > self.threshold:
             raise ConfigError(
-                f"weak: {self.weak:g} is above threshold {self.threshold:g}; exchange them"
+                f"weak: {self.weak:g} is above threshold: {self.threshold:g}; swap them"
             )
         for key, name in (("within", self.within), ("exclude", self.exclude)):
             if name is not None and not self.source.beside(name).is_segmentation:
@@ -91,7 +91,10 @@ class Signal(Joining):
         shape = self.source.shape
         start, stop = extended(block, shape)
         spacing = self.source.frame.spacing_um
-        answer = foreground(self.source.read, (start, stop), shape, spacing, self.filter)
+        try:
+            answer = foreground(self.source.read, (start, stop), shape, spacing, self.filter)
+        except VolumeError as error:
+            raise VolumeError(f"{self.source.name}: {error}") from error
         weak = self.threshold if self.weak is None else self.weak
         found = (answer >= weak).astype(np.uint8)
         found += answer >= self.threshold
@@ -108,8 +111,9 @@ class Signal(Joining):
         joined, found = self.joined(parts, self.components)
         share = 100 * joined.kept_vox / np.prod(self.source.shape)
         logger.info(
-            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or small: %d of %d "
-            "voxels", joined.kept_vox, share, joined.count, joined.dust, joined.dust_vox,
+            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or too small: %d "
+            "components with %d voxels",
+            joined.kept_vox, share, joined.count, joined.dust, joined.dust_vox,
         )  # fmt: skip
         if not joined.count:
             logger.warning(

@@ -48,9 +48,9 @@ def read_id_table(path: str) -> dict[int, int]:
         for number, (old, new) in enumerate(pairs, 1):
             source, target = _id(old, number), _id(new, number)
             if table.setdefault(source, target) != target:
-                raise ValueError(f"id {source} becomes {table[source]} and {target}")
+                raise ValueError(f"id {source} is mapped to both {table[source]} and {target}")
         if not table:
-            raise ValueError("it has no row")
+            raise ValueError("it has no rows")
         return table
 
 
@@ -58,12 +58,12 @@ def read_order(order: str | Sequence[int]) -> list[int]:
     """Numbers of planes, from a list or from a text file with one number a line."""
     if not isinstance(order, str):
         return [int(n) for n in order]
-    with boundary(order, ConfigError, "give one number of a plane a line"):
+    with boundary(order, ConfigError, "write one plane number on each line"):
         text = decode_text(read_bytes(order, TEXT_BYTES))
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         found = [_id(line, number) for number, line in enumerate(lines, 1)]
         if not found:
-            raise ValueError("it has no line")
+            raise ValueError("it has no lines")
         return found
 
 
@@ -97,7 +97,7 @@ def _rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 def _places(names: Sequence[str]) -> list[int]:
     """Numbers of the two columns."""
     if not set(_HEADS) <= set(names):
-        raise ValueError(f"its columns are {few(map(short, names)) or 'none'}, not from and to")
+        raise ValueError(f"its columns are {few(map(short, names)) or 'none'}, without from and to")
     return [names.index(head) for head in _HEADS]
 
 
@@ -127,5 +127,7 @@ def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 def _id(value: Any, number: int) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdigit() or int(text) > _LARGEST:
-        raise ValueError(f"row {number} holds {short(value)}, not a whole number from 0 on")
+        raise ValueError(
+            f"row {number} has {short(value)}, which is not a whole number of 0 or more"
+        )
     return int(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,10 +19,13 @@ from terareg.derived.mask import Mask
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
-from terareg.storage.web import store_at
+from terareg.storage.web import is_web, store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.importing import check_whole
 from terareg.volumes.reader import Levels, Volume
+
+logger = logging.getLogger(__name__)
 
 # of volumes whose orientation nobody states; no tool depends on it
 _ANY_ORIENTATION = "SAR"
@@ -105,7 +109,7 @@ class View:
         last: Box = tuple(b + o for b, o in zip(stop, self.start))
         if any(b > n for b, n in zip(last, self.stop)):
             raise VolumeError(
-                f"box {tuple(start)} to {tuple(stop)} leaves the region of {self.name}"
+                f"box {tuple(start)} to {tuple(stop)} reaches beyond the region of {self.name}"
             )
         if self.mask is None:
             return self.levels.read(self.level, first, last)
@@ -121,7 +125,9 @@ class View:
     def beside(self, name: str) -> Volume:
         """Another volume of the sample."""
         if self.place is None:
-            raise VolumeError(f"{self.name}: there is no other volume beside it")
+            raise VolumeError(
+                f"{self.name}: there are no other volumes beside it; open it as a volume of a store"
+            )
         return self.place.volume(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -181,6 +187,23 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
     )
 
 
+def count_absent(entry: Entry, address: str | None) -> int:
+    """Number of chunks of a source elsewhere that are absent and zeros; it is said in the log.
+
+    Raises
+    ------
+    VolumeError
+        If chunks are absent that the format does not define as zeros, unless the entry says so.
+    """
+    if address is None or is_web(address):
+        return 0
+    filled = bool(entry.settings.get("fill_missing"))
+    absent = check_whole(describe_image(address, believed=False), filled)
+    if absent:
+        logger.warning("derived.%s: %d chunks of %s are absent: zeros", entry.name, absent, address)
+    return absent
+
+
 def check_unchanged(address: str | None, state: str) -> None:
     """Raise :class:`VolumeError` if a source elsewhere is not what it was when the job was planned.
 
@@ -188,7 +211,7 @@ def check_unchanged(address: str | None, state: str) -> None:
     """
     if address is not None and image_state(address) != state:
         raise VolumeError(
-            f"{address} has changed while it was read; run again when nobody writes to it"
+            f"{address} changed while it was being read; run again when nothing is writing to it"
         )
 
 
@@ -206,6 +229,7 @@ def _open(address: str, entry: Entry) -> Levels:
             None if spacing is None else tuple(spacing),
             orientation or _ANY_ORIENTATION,
             entry.settings.get("channel") or 0,
+            bool(entry.settings.get("fill_missing")),
         ),
     )
 

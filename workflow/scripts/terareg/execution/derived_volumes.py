@@ -21,6 +21,7 @@ from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.exports.settings import ExportSettings
+from terareg.objects.line_reach import check_reach
 from terareg.storage.web import is_web
 from terareg.volumes import headers
 
@@ -83,6 +84,7 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
             source = _source_of(run, sample, each, sources)
             _check_mask(each, made)
             made[each.name] = _sized(each, source, sample.config["volume"])
+            _check_grid(each, made[each.name].grid, sample)
         except ConfigError:
             raise
         except TeraregError as error:
@@ -216,6 +218,8 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     extent = source.levels[level]
     start, stop = box_of(settings, extent.shape, extent.spacing_um, where, clip=not source.exact)
     read = Extent(tuple(b - a for a, b in zip(start, stop)), extent.spacing_um)
+    if entry.thickest_um is not None:
+        check_reach(entry.thickest_um, extent.spacing_um, f"{where}.thickest_um")
     kind = facts.made_kind(source.kind)
     if kind == LABELS and settings.get("downsampling") in ("mean", "sparse"):
         raise ConfigError(
@@ -260,6 +264,21 @@ def _check_local(entry: Entry, read: Extent, block: int) -> None:
         check_regions(regions, entry.settings.get("local_um"), read.shape, block)
     except ConfigError as error:
         raise ConfigError(f"derived.{entry.name}.{error}") from error
+
+
+def _check_grid(entry: Entry, grid: Extent, sample: Sample) -> None:
+    """Signal that was found elsewhere lies on the grid of its channel, where that is known."""
+    if not entry.by_region or entry.channel == entry.volume or sample.tiled:
+        return
+    wanted = sample.grid if entry.channel.startswith("fused/") else sample.corrected
+    near = all(abs(a / b - 1) < 1e-3 for a, b in zip(grid.spacing_um, wanted.spacing_um))
+    if grid.shape != wanted.shape or not near:
+        raise ConfigError(
+            f"derived.{entry.name}.image: {entry.channel} has {wanted.shape} voxels of "
+            f"{wanted.spacing_um} um, and {entry.volume or entry.address} {grid.shape} of "
+            f"{grid.spacing_um} um; give a volume on the grid of the channel, or take image away, "
+            "which leaves the mask without tables of regions"
+        )
 
 
 def _check_table(entry: Entry, dtype: str, where: str) -> None:

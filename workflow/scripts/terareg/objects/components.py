@@ -138,7 +138,8 @@ def numbered(
     labels, count = label_voxels(voxels, settings)
     if len(numbers) != count:
         raise VolumeError(
-            f"block {block.name} of the source has {count} components, but had {len(numbers)} when "
-            "it was measured: the source was changed; run the measuring again"
+            f"block {block.name} of the source has {count} components but had {len(numbers)} when "
+            "it was measured, so the source has changed; delete the folder 'measured' of this "
+            "entry in results and run again"
         )
     return renumber(labels, block, numbers)

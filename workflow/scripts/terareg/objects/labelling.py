@@ -49,7 +49,7 @@ class ComponentSettings:
             raise ConfigError(f"connectivity {self.connectivity} is unknown; use 6, 18 or 26")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ConfigError(
-                f"threshold {self.low} is above the upper one, {self.high}; exchange them"
+                f"the lower threshold {self.low} is above the upper one, {self.high}; swap them"
             )
         if self.dust_vox < 0:
             raise ConfigError(f"dust of {self.dust_vox} voxels is impossible; give 0 or more")
@@ -111,7 +111,7 @@ def label_voxels(voxels: np.ndarray, settings: ComponentSettings) -> tuple[np.nd
         if voxels.dtype.kind == "f":
             raise VolumeError(
                 "components of equal voxels need labels, but the voxels are floating-point "
-                "numbers; give a threshold (low, high)"
+                "numbers; set low or high"
             )
         if voxels.dtype == np.uint64:
             voxels = voxels.view(np.int64)  # which is what is compared: only equality counts

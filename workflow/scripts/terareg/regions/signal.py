@@ -1,4 +1,4 @@
-"""How much of every region and hemisphere is signal, and how bright that is.
+"""How much of every region and hemisphere is signal, how bright that is, and how long.
 
 The mask lies on the full grid of a channel, regions on a coarser level of the same volume, whose
 voxels hold whole voxels of the mask. So sums are taken at full resolution, by voxel of the regions.
@@ -15,6 +15,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
+from terareg.objects.thinning import line_lengths
 
 if TYPE_CHECKING:
     from terareg.atlas.ontology import Ontology
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 #: what is summed, in the order in which :class:`terareg.regions.measure.RegionSums` gets it
 SUMS = ("voxels", "intensity")
+#: the same with the length of centre lines
+SUMS_AND_LENGTH = (*SUMS, "length_nm")
 _PIECE_VOX = 256
 _SIDES = {"left": [1], "right": [2], "both": [0, 1, 2]}
 
@@ -48,10 +51,25 @@ def voxels_within(regions: Frame, mask: Frame, name: str) -> Box:
     )
 
 
+def check_one_grid(mask: Frame, channel: Frame, name: str) -> None:
+    """Raise :class:`VolumeError` if a mask that was made elsewhere has not the channel's voxels."""
+    near = np.allclose(mask.spacing_um, channel.spacing_um, rtol=1e-3)
+    if mask.shape != channel.shape or not near:
+        raise VolumeError(
+            f"{name}: the channel has {channel.shape} voxels of {channel.spacing_um} um, and the "
+            f"signal {mask.shape} of {mask.spacing_um} um; make it on the grid of the channel, or "
+            "take image away, which leaves the mask without tables of regions"
+        )
+
+
 def signal_sums(
-    mask: BlockReader, channel: BlockReader, box: tuple[Box, Box], factor: Box
-) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels of signal, and the sum of their brightness, in every voxel of a box of regions.
+    mask: BlockReader,
+    channel: BlockReader,
+    box: tuple[Box, Box],
+    factor: Box,
+    thickest_um: float | None = None,
+) -> tuple[list[np.ndarray], int]:
+    """Voxels of signal, their brightness and length, in every voxel of a box of regions.
 
     Parameters
     ----------
@@ -61,14 +79,21 @@ def signal_sums(
         First voxel (z, y, x) of the regions, and the one beyond the last.
     factor : tuple of int
         See :func:`voxels_within`.
+    thickest_um : float, optional
+        Diameter of the thickest fibres; with it the length of centre lines is measured, see
+        :func:`terareg.objects.thinning.line_lengths`.
 
     Returns
     -------
-    voxels, intensity : numpy.ndarray of float32, shape of the box
+    list of numpy.ndarray of float32, shape of the box
+        :data:`SUMS`, or :data:`SUMS_AND_LENGTH`.
+    int
+        Voxels of the mask that were left of what is too thick to have a length.
     """
     start, stop = box
-    counts = np.zeros([b - a for a, b in zip(start, stop)], np.float32)
-    sums = np.zeros_like(counts)
+    names = SUMS if thickest_um is None else SUMS_AND_LENGTH
+    totals = [np.zeros([b - a for a, b in zip(start, stop)], np.float32) for _ in names]
+    thick = 0
     edges = [max(1, _PIECE_VOX // f) for f in factor]
     for first in itertools.product(*(range(a, b, e) for a, b, e in zip(start, stop, edges))):
         last = [min(b, a + e) for a, b, e in zip(first, stop, edges)]
@@ -77,10 +102,17 @@ def signal_sums(
         found = mask.read(begin, end) != 0
         if found.any():
             place = tuple(slice(a - s, b - s) for a, b, s in zip(first, last, start))
-            counts[place] = _added(found.astype(np.float64), factor)
+            totals[0][place] = _added(found.astype(np.float64), factor)
             bright = np.where(found, channel.read(begin, end), 0)
-            sums[place] = _added(bright.astype(np.float64), factor)
-    return counts, sums
+            totals[1][place] = _added(bright.astype(np.float64), factor)
+            if thickest_um is not None:
+                frame = mask.frame
+                lengths, left = line_lengths(
+                    mask.read, (begin, end), frame.shape, frame.spacing_um, thickest_um
+                )
+                totals[2][place] = _added(lengths.astype(np.float64), factor)
+                thick += left
+    return totals, thick
 
 
 def signal_table(
@@ -91,7 +123,7 @@ def signal_table(
     Parameters
     ----------
     sums : RegionSums
-        With the channels :data:`SUMS`.
+        With the channels :data:`SUMS` or :data:`SUMS_AND_LENGTH`.
     measured : sequence of mapping
         Rows of the region table: id, scope, hemisphere, volume_mm3, coverage; text or numbers.
     ontology : Ontology
@@ -104,16 +136,23 @@ def signal_table(
         A row for each row of the region table, in its order: id, acronym, name, parent, depth,
         scope, hemisphere; signal_mm3, signal_percent (of the region's volume), intensity_sum (grey
         values of all voxels of signal), intensity_per_mm3 (of the region), intensity_mean (of the
-        signal), volume_mm3, coverage. None where there is nothing to divide by.
+        signal), with lengths length_mm and length_mm_per_mm3 (of the region), volume_mm3,
+        coverage. None where there is nothing to divide by.
     """
+    with_length = sums.channels == SUMS_AND_LENGTH
     own = {region: _amount(sides) for region, sides in sums.cells().items()}
     scopes = {"own": own, "tree": ontology.roll_up(own)}
     rows = []
     for row in measured:
         region, scope, side = int(row["id"]), str(row["scope"]), str(row["hemisphere"])
-        found = scopes[scope].get(region, np.zeros((len(SUMS), 3)))
-        voxels, intensity = found[:, _SIDES[side]].sum(axis=1).tolist()
+        found = scopes[scope].get(region, np.zeros((len(sums.channels), 3)))
+        voxels, intensity, *length_nm = found[:, _SIDES[side]].sum(axis=1).tolist()
         volume, signal = float(row["volume_mm3"]), voxels * voxel_mm3
+        length = {}
+        if with_length:
+            length_mm = length_nm[0] / 1e6
+            per_mm3 = length_mm / volume if volume else None
+            length = {"length_mm": length_mm, "length_mm_per_mm3": per_mm3}
         rows.append(
             {
                 **ontology.columns(region),
@@ -124,6 +163,7 @@ def signal_table(
                 "intensity_sum": intensity,
                 "intensity_per_mm3": intensity / volume if volume else None,
                 "intensity_mean": intensity / voxels if voxels else None,
+                **length,
                 "volume_mm3": volume,
                 "coverage": None if row["coverage"] in ("", None) else float(row["coverage"]),
             }
@@ -132,8 +172,8 @@ def signal_table(
 
 
 def _amount(sides: Mapping[int, Any]) -> np.ndarray:
-    """Totals of :data:`SUMS` by hemisphere (0 neither, 1 left, 2 right), float64 (2, 3)."""
-    totals = np.zeros((len(SUMS), 3))
+    """Totals of all channels by hemisphere (0 neither, 1 left, 2 right), float64 (channels, 3)."""
+    totals = np.zeros((len(next(iter(sides.values())).channels), 3))
     for side, cell in sides.items():
         totals[:, side] = [channel.total for channel in cell.channels]
     return totals

@@ -16,14 +16,16 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.levels import Box
 
 DIFFERENCE, TOP_HAT, GRADIENT, PLAIN = "difference", "top_hat", "gradient", "plain"
-METHODS = (DIFFERENCE, TOP_HAT, GRADIENT, PLAIN)
+PROBABILITY = "probability"
+METHODS = (DIFFERENCE, TOP_HAT, GRADIENT, PLAIN, PROBABILITY)
 _ACROSS = 4  # coarse voxels of the background's size
 _FAR, _REACH = 3.0, 4.0  # radius of its Gaussian, and of all others, standard deviations
 _MOST_REACH = 256  # voxels, half of a usual block: what is read for a block is eight times that
+_ROUNDED = 1e-3  # by which a probability may leave 0 to 1
 _LEAST_SLOPE = 0.5  # voxels, standard deviation of the Gaussian whose slope is taken
 
 #: voxels ``start <= index < stop`` of the whole volume
@@ -36,8 +38,9 @@ class ForegroundSettings:
 
     Attributes
     ----------
-    method : {"difference", "top_hat", "gradient", "plain"}
-        Brightness above that of a Gaussian, above the opening, its slope, or as it is.
+    method : {"difference", "top_hat", "gradient", "plain", "probability"}
+        Brightness above that of a Gaussian, above the opening, its slope, or as it is; or the image
+        is the probability of signal, see :func:`as_probability`.
     background_um : float
         Standard deviation of the Gaussian, or edge of the box; larger than what is looked for.
     smooth_um : float
@@ -72,20 +75,20 @@ def check_settings(settings: ForegroundSettings, spacing_um: Sequence[float]) ->
             if settings.smooth_um / spacing < _LEAST_SLOPE:
                 raise ConfigError(
                     f"smooth_um: {settings.smooth_um:g} is less than half a voxel along {axis} "
-                    f"({spacing:g} um), from which no slope can be taken; give "
+                    f"({spacing:g} um), too little for a gradient; give "
                     f"{_LEAST_SLOPE * max(spacing_um):g} or more"
                 )
     if settings.has_background and settings.background_um < 2 * max(spacing_um):
         raise ConfigError(
             f"background_um: {settings.background_um:g} is less than two voxels of "
-            f"{max(spacing_um):g} um; give the size of what is dark around the signal"
+            f"{max(spacing_um):g} um; give the size of the dark surroundings of the signal"
         )
     reach = halo_vox(settings, spacing_um)
     if max(reach) > _MOST_REACH:
         raise ConfigError(
             f"background_um: {settings.background_um:g} with smooth_um: {settings.smooth_um:g} "
-            f"needs {max(reach)} voxels around every block, more than {_MOST_REACH}; give less, or "
-            "read a coarser level (level: 1)"
+            f"needs {max(reach)} voxels around every block, more than the {_MOST_REACH} allowed; "
+            "lower background_um or smooth_um, or read a coarser level (level: 1)"
         )
 
 
@@ -112,7 +115,13 @@ def foreground(
     Returns
     -------
     numpy.ndarray of float32, shape of the box
-        In grey values; with ``gradient`` in grey values per micrometre.
+        In grey values, with ``gradient`` in grey values per micrometre, with ``probability``
+        0 to 1.
+
+    Raises
+    ------
+    VolumeError
+        If what should be probabilities is none.
     """
     scales = _scales(settings, spacing_um)
     start, stop = box
@@ -120,8 +129,10 @@ def foreground(
     high = [min(n, b + h) for b, h, n in zip(stop, scales.halo, shape)]
     inner = tuple(slice(a - f, b - f) for a, b, f in zip(start, stop, low))
     if not settings.has_background:
-        values = np.asarray(read(low, high)).astype(np.float32)
-        if settings.method == PLAIN:
+        found = np.asarray(read(low, high))
+        probable = settings.method == PROBABILITY
+        values = as_probability(found) if probable else found.astype(np.float32)
+        if settings.method in (PLAIN, PROBABILITY):
             return _smoothed(values, scales.smooth)[inner]
         return _slope(values, scales.smooth, spacing_um)[inner]
     # whole coarse voxels, as many as the background of the box needs
@@ -140,6 +151,37 @@ def foreground(
     cut = tuple(slice(a - f, b - f) for a, b, f in zip(low, high, first))
     answer = _smoothed(voxels[cut].astype(np.float32), scales.smooth)[inner]
     return answer - _interpolated(background, begin, (start, stop), (scales.factor, shape))
+
+
+def as_probability(values: np.ndarray) -> np.ndarray:
+    """Probabilities 0 to 1, float32.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        uint8 or uint16, whose largest value is 1 (255 or 65535), or floats of 0 to 1, of which
+        those that are not numbers are 0.
+
+    Raises
+    ------
+    VolumeError
+        If they are of another type, or floats of another range.
+    """
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
+    if values.dtype.kind != "f":
+        raise VolumeError(
+            f"probabilities have type {values.dtype}; give uint8 or uint16 (whose largest value is "
+            "1), or floats of 0 to 1"
+        )
+    known = np.nan_to_num(values.astype(np.float32), nan=0.0)
+    low, high = float(known.min(initial=0)), float(known.max(initial=0))
+    if low < -_ROUNDED or high > 1 + _ROUNDED:
+        raise VolumeError(
+            f"probabilities reach from {low:g} to {high:g}, and not from 0 to 1; scale them, or "
+            "use method: plain with a threshold in their own unit"
+        )
+    return np.clip(known, 0, 1)
 
 
 def halo_vox(settings: ForegroundSettings, spacing_um: Sequence[float]) -> Box:
