@@ -85,11 +85,11 @@ def join_blocks(
     Parameters
     ----------
     blocks : sequence of Block
-        All of a volume, in z, y, x order.
+        All of a volume.
     pieces : Pieces
     settings : ComponentSettings
     write : callable
-        Called once for each block, in their order, with the final numbers of its components,
+        Called once for each block, in z, y, x order, with the final numbers of its components,
         uint32, 0 for one that is left out.
 
     Raises
@@ -146,6 +146,7 @@ class _Joining:
     def __init__(
         self, blocks: Sequence[Block], pieces: Pieces, settings: ComponentSettings, folder: Path
     ) -> None:
+        blocks = sorted(blocks, key=lambda block: block.index)
         by_layer = itertools.groupby(blocks, key=lambda block: block.index[0])
         self._layers = [list(layer) for _, layer in by_layer]
         self._pieces, self._folder = pieces, folder
