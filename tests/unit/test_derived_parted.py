@@ -180,12 +180,25 @@ def test_objects(store, do, settings):
     folder = json.loads(store.read(f"{where[1]}/info"))["segment_properties"]
     listed = json.loads(store.read(f"{where[1]}/{folder}/info"))["inline"]
     assert listed["ids"] == [str(row["label"]) for row in rows]
+    (index,) = (key for key in objects if key.endswith(".spatial"))
+    assert index == f"{where[1]}/0-72000_0-70000_0-80000.spatial", "all of the source is one box"
+    assert set(json.loads(store.read(index))) == set(listed["ids"])
     size = "voxels" if do == "mesh" else "length_um"
     (values,) = (p["values"] for p in listed["properties"] if p["id"] == size)
     np.testing.assert_allclose(values, [row[size] for row in rows])
     store.delete(next(iter(summaries[0]["objects"])))
     with pytest.raises(VolumeError, match="is missing or was changed; delete"):
         tool.finish_objects(summaries, where)
+
+
+def test_objects_of_a_region_have_no_spatial_index(store):
+    """Readers would look for boxes of the whole source."""
+    view = view_of(labels_of(store), store, "labels", (0, 0, 1))
+    tool, _, measured = prepared(view, "mesh", multiresolution=False, sharded=False)
+    where = store, f"brain/derived/made/{tool.folder}"
+    _, objects = tool.finish_objects([tool.write_objects(measured, where, [0])], where)
+    assert tool.index is None and not [key for key in objects if key.endswith(".spatial")]
+    assert "spatial_index" not in json.loads(store.read(f"{where[1]}/info"))
 
 
 def test_a_part_of_another_run_is_told(store):

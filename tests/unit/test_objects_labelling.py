@@ -51,7 +51,8 @@ def by_blocks(voxels, edge, chosen):
         box = tuple(slice(a, b) for a, b in zip(block.start, block.stop))
         result[box] = renumber(local[block.index], block, numbers)
 
-    return result, join_blocks(blocks, Held(parts), chosen, write)
+    shuffled = [blocks[n] for n in np.random.default_rng(0).permutation(len(blocks))]
+    return result, join_blocks(shuffled, Held(parts), chosen, write)
 
 
 def whole(mask, connectivity, dust=0):

@@ -46,6 +46,7 @@ class Mesh(Sharded):
             self.dust_vox,
             tuple(self.only),
             self.shards,
+            self.index,
         )
 
     def check(self) -> None:

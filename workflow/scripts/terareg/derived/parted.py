@@ -15,7 +15,8 @@ from terareg.objects.joining import Joined
 from terareg.objects.labelling import ComponentSettings, extended
 from terareg.objects.parts import Parts
 from terareg.objects.properties import FOLDER, write_numbers
-from terareg.storage.records import damaged_objects
+from terareg.objects.spatial_index import SpatialIndex
+from terareg.storage.records import damaged_objects, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
 
@@ -131,6 +132,17 @@ class Sharded(Parted):
         voxels = int(np.prod(self.source.shape, dtype=np.int64))
         return IdShards(min(_MOST_BITS, max(0, (voxels // _SHARD_VOXELS).bit_length())))
 
+    @property
+    def index(self) -> SpatialIndex | None:
+        """Boxes of space in which objects are listed: those of the source.
+
+        None for a region of it, whose boxes are not those that readers look for in the source.
+        """
+        source = self.source
+        if source.shape != source.levels.level_frame(source.level).shape:
+            return None
+        return SpatialIndex.of(source.frame, source.offset_vox, source.level)
+
     def write_objects(
         self, measured: Measured, where: tuple[Store, str], shards: Iterable[int]
     ) -> dict:
@@ -174,6 +186,9 @@ class Sharded(Parted):
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)
         listed = write_numbers(*where, rows)
+        if self.index is not None:
+            files = self.index.files(summary["index"] for summary in summaries)
+            objects |= write_files(*where, files)
         objects |= listed | self.write_info(where, FOLDER if listed else None)
         for entry in list(store.list(key)):
             if entry.key not in objects:

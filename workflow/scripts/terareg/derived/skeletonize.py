@@ -48,7 +48,7 @@ class Skeletonize(Sharded):
         if margin_um is None:
             margin_um = 2 * max(self.source.frame.spacing_um)
         settings = SkeletonSettings(self.scale, margin_um, self.spur_um, self.dust_um)
-        return SkeletonFiles(settings, self.sharded, self.swc, self.shards)
+        return SkeletonFiles(settings, self.sharded, self.swc, self.shards, self.index)
 
     def check(self) -> None:
         """The settings are possible."""

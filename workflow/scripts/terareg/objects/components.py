@@ -68,7 +68,7 @@ def join_parts(
     parts : Parts
         Of :func:`component_part`, named after the blocks; numbers are written beside them.
     blocks : sequence of Block
-        All, in z, y, x order.
+        All of the volume.
     digests : mapping of str to str
         Of the parts, by name of the block.
     settings : ComponentSettings

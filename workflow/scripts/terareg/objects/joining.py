@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import sparse
@@ -85,11 +85,11 @@ def join_blocks(
     Parameters
     ----------
     blocks : sequence of Block
-        All of a volume, in z, y, x order.
+        All of a volume.
     pieces : Pieces
     settings : ComponentSettings
     write : callable
-        Called once for each block, in their order, with the final numbers of its components,
+        Called once for each block, in z, y, x order, with the final numbers of its components,
         uint32, 0 for one that is left out.
 
     Raises
@@ -146,6 +146,7 @@ class _Joining:
     def __init__(
         self, blocks: Sequence[Block], pieces: Pieces, settings: ComponentSettings, folder: Path
     ) -> None:
+        blocks = sorted(blocks, key=lambda block: block.index)
         by_layer = itertools.groupby(blocks, key=lambda block: block.index[0])
         self._layers = [list(layer) for _, layer in by_layer]
         self._pieces, self._folder = pieces, folder
@@ -381,7 +382,8 @@ class _Joining:
         return np.where(kept, found.begin, _NEVER)
 
     def _save(self, number: int, arrays: dict[str, np.ndarray]) -> None:
-        np.savez(self._folder / f"{number}.npz", allow_pickle=False, **arrays)
+        named: dict[str, Any] = dict(arrays)
+        np.savez(self._folder / f"{number}.npz", **named)
 
     def _load(self, number: int) -> dict[str, np.ndarray]:
         with np.load(self._folder / f"{number}.npz") as data:

@@ -20,6 +20,7 @@ from terareg.objects import legacy, multires
 from terareg.objects.id_shards import IdShards, write_shard
 from terareg.objects.parts import Parts
 from terareg.objects.simplify import simplified_together
+from terareg.objects.spatial_index import SpatialIndex
 from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
 from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
@@ -50,6 +51,8 @@ class MeshSettings:
         Labels to make; all, if there are none.
     shards : IdShards
         Parts in which objects are written, and with ``sharded`` their files.
+    index : SpatialIndex, optional
+        Boxes of space in which objects are listed.
     """
 
     form: str = "multiresolution"
@@ -59,6 +62,7 @@ class MeshSettings:
     dust_vox: int = 0
     ids: tuple[int, ...] = ()
     shards: IdShards = field(default_factory=IdShards)
+    index: SpatialIndex | None = None
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -157,11 +161,12 @@ def write_meshes(
     dict
         ``rows``: for each mesh its ``label``, ``voxels``, ``volume_um3``, and the ``triangles`` of
         the finest level of detail; ``objects``: what is known of each by key; ``dust``: labels
-        that were left out.
+        that were left out; ``index``: where labels lie, see
+        :meth:`terareg.objects.spatial_index.SpatialIndex.files`.
     """
     store, key = where
     frame, _ = grid
-    summary: dict = {"rows": [], "objects": {}, "dust": 0}
+    summary: dict = {"rows": [], "objects": {}, "dust": 0, "index": {}}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
         chosen = []
@@ -179,6 +184,10 @@ def write_meshes(
                     "triangles": len(details[0].faces),
                 }
             )
+            if settings.index is not None:
+                settings.index.add(
+                    summary["index"], label, (details[0].vertices_nm, details[0].faces)
+                )
             if settings.form == "legacy":
                 name = f"{label}.mesh"
                 data = legacy.encode_fragment(details[0].vertices_nm, details[0].faces)
@@ -206,7 +215,8 @@ def write_info(
     sharding = settings.shards.to_json() if settings.sharded else None
     info = legacy.INFO if settings.form == "legacy" else multires.info_json(sharding)
     named = {} if properties is None else {"segment_properties": properties}
-    return write_files(store, key, {"info": to_json(info | named)})
+    index = {} if settings.index is None else settings.index.info()
+    return write_files(store, key, {"info": to_json(info | named | index)})
 
 
 def check_ids(labels: Collection[int], settings: MeshSettings, name: str) -> None:

@@ -26,6 +26,7 @@ from terareg.objects.skeletons import (
     joined_skeleton,
     to_swc,
 )
+from terareg.objects.spatial_index import SpatialIndex
 from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
@@ -47,12 +48,15 @@ class SkeletonFiles:
         Also one SWC file for each label, in micrometres.
     shards : IdShards
         Parts in which objects are written, and with ``sharded`` their files.
+    index : SpatialIndex, optional
+        Boxes of space in which objects are listed.
     """
 
     settings: SkeletonSettings = field(default_factory=SkeletonSettings)
     sharded: bool = False
     swc: bool = False
     shards: IdShards = field(default_factory=IdShards)
+    index: SpatialIndex | None = None
 
 
 def skeleton_part(
@@ -98,13 +102,15 @@ def write_skeletons(
     -------
     dict
         ``rows``: for each skeleton its ``label`` and the fields of :class:`SkeletonFacts`;
-        ``objects``: what is known of each by key; ``dust``: labels of which nothing was left.
+        ``objects``: what is known of each by key; ``dust``: labels of which nothing was left;
+        ``index``: where labels lie, see
+        :meth:`terareg.objects.spatial_index.SpatialIndex.files`.
     """
     frame, offset_vox = grid
     store, key = where
     spacing_nm = np.array(frame.spacing_um) * _NM_PER_UM
     corner_nm = np.array(offset_vox) * spacing_nm
-    summary: dict = {"rows": [], "objects": {}, "dust": 0}
+    summary: dict = {"rows": [], "objects": {}, "dust": 0, "index": {}}
     for shard in shards:
         written: dict[int, tuple[bytes, bytes]] = {}
         for label, pieces in _objects(*parts, shard):
@@ -114,6 +120,9 @@ def write_skeletons(
                 continue
             facts = facts_of(whole, frame.spacing_um)
             summary["rows"].append({"label": label, **asdict(facts)})
+            if files.index is not None:
+                places_nm = ((whole.vertices + 0.5) * spacing_nm + corner_nm)[:, ::-1]
+                files.index.add(summary["index"], label, (places_nm, whole.edges))
             data = encode_skeleton(whole, spacing_nm, corner_nm)
             objects = {}
             if files.sharded:
@@ -137,7 +146,8 @@ def write_info(
     """
     info = info_json(files.shards.to_json() if files.sharded else None)
     named = {} if properties is None else {"segment_properties": properties}
-    return write_files(store, key, {"info": to_json(info | named)})
+    index = {} if files.index is None else files.index.info()
+    return write_files(store, key, {"info": to_json(info | named | index)})
 
 
 def _packed(found: dict[int, Skeleton], shards: IdShards) -> dict[str, np.ndarray]:
