@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "workflow/scripts"), str(Path(__file__).parent)]
 
 from layered_drawing import Edge, Style, reduced, svg  # noqa: E402
-from workspaces import Workspace  # noqa: E402
+from workspaces import ATLAS, Workspace  # noqa: E402
 
 from terareg.execution.rule_table import RULES  # noqa: E402
 from terareg.execution.run_plan import STAGES  # noqa: E402
@@ -61,6 +61,8 @@ _EVERYTHING = {
     },
     "bids": {"enabled": True},
     "atlases__mouse__images": {"nissl": "n.nrrd"},
+    "atlases__other": ATLAS
+    | {"through": {"atlas": "mouse", "transform": "t.tfm", "points_from": "other"}},
 }
 
 
@@ -114,7 +116,7 @@ def rule_graph() -> set[Edge]:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         tiled = workspace.sample("tiled", **_EVERYTHING)
-        for name in ("s.csv", "a.csv", "c.csv", "{c}.csv", "l.csv", "m.csv", "n.nrrd"):
+        for name in ("s.csv", "a.csv", "c.csv", "{c}.csv", "l.csv", "m.csv", "n.nrrd", "t.tfm"):
             (workspace.folder / name).touch()
         (workspace.folder / "image.nrrd").write_bytes(_IMAGE + bytes(128))
         volume = workspace.sample("volume")

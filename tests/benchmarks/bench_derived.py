@@ -36,7 +36,8 @@ SMALL = VOLUME | {"block": 128}
 SHAPES = ((256, 256, 256), (1024, 256, 256))
 OVER = (
     ("convert", {"codec": "raw"}),
-    ("components", {"low": 4000}),
+    # nothing but pieces: one voxel in 30 is the first of one
+    ("components", {"low": 1500, "connectivity": 6}),
 )
 RUNS = (
     ("convert", {"codec": "raw", "levels": 1}),

@@ -2,12 +2,14 @@
 
     python tests/benchmarks/bench_error_bars.py cases --folder CASES       # made by regbench.py
     python tests/benchmarks/bench_error_bars.py phantom --seeds 0 1 2 3
+    python tests/benchmarks/bench_error_bars.py real --data ../shared/data --only P28
 
 Every case is registered with the defaults, its error bars are estimated, and two things are
 counted: how often the true position lies within the interval along each axis (at landmarks), and
 how often the true volume of a region does (regions of at least 0.1 mm3). The last column says by
 what both factors of ``CALIBRATION`` would have to be multiplied for exactly 90 %: factors were set
-with the first half of the cases, and hold on the other half.
+with the first half of the cases, and hold on the other half. ``real`` takes the volumes of groups
+of regions from the sample's own annotation, which others drew: its errors count as ours.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_registration import Pair, case_pairs, phantom_pairs, voted
+from bench_registration import Pair, case_pairs, phantom_pairs, real_pairs, voted
 from scipy import ndimage, stats
 
 from terareg.core.frames import Frame
@@ -79,42 +81,52 @@ def volume_scores(pair: Pair, transform: Transform, bars: ErrorBars) -> np.ndarr
     grid = np.stack(np.meshgrid(*pair.label_frame.axes_um(), indexing="ij")).reshape(3, -1).T
     found = voted(labels, frame, transform.to_atlas(grid))
     true, measured = (
-        np.bincount(np.searchsorted(ids, values[values > 0]), minlength=len(ids))
+        np.bincount(np.searchsorted(ids, values[np.isin(values, ids) & (values > 0)]),
+                    minlength=len(ids))
         for values in (pair.labels.reshape(-1), found)
-    )
+    )  # fmt: skip
     least = LEAST_MM3 * 1e9 / pair.label_frame.voxel_volume_um3
     used = (true >= least) & (drawn[0] > 0) & (measured > 0)
+    if pair.points_um is None:
+        used &= np.isin(ids, pair.ids)  # groups that both annotations have
     logs = np.log(drawn[1:, used] / drawn[0, used])
     return np.log(measured[used] / true[used]) / np.sqrt((logs**2).mean(0))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=("cases", "phantom"))
+    parser.add_argument("what", choices=("cases", "phantom", "real"))
     parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--voxel-um", type=float, default=200.0)
+    parser.add_argument("--only", default="", help="pairs whose name holds this text")
     options = parser.parse_args()
-    pairs = (
-        case_pairs(options.folder, options.data)
-        if options.what == "cases"
-        else phantom_pairs(options.seeds, options.voxel_um)
-    )
+    pairs = {
+        "cases": lambda: case_pairs(options.folder, options.data),
+        "phantom": lambda: phantom_pairs(options.seeds, options.voxel_um),
+        "real": lambda: real_pairs(options.data),
+    }[options.what]()
     write = sys.stdout.write
     write("| case | CPU-s registration / bars | median sd (um) | position in 90 % | ")
     write("volume in 90 % | regions | factors needed |\n|---|---|---|---|---|---|---|\n")
-    for pair in pairs:
+    for pair in (pair for pair in pairs if options.only in pair.name):
         transform, bars, first, second = registered(pair)
-        position = np.abs(position_scores(pair, transform, bars))
-        volume = np.abs(volume_scores(pair, transform, bars))
-        needed = [np.quantile(z, 0.9) / t for z, t in ((position, POSITION), (volume, VOLUME))]
-        write(
-            f"| {pair.name} | {first:.0f} / {second:.0f} | {bars.summary['median_um']:.0f} | "
-            f"{np.mean(position < POSITION):.3f} | {np.mean(volume < VOLUME):.3f} | "
-            f"{len(volume)} | {needed[0]:.2f}, {needed[1]:.2f} |\n"
-        )
-        sys.stdout.flush()
+        scored: Pair | None = pair
+        while scored is not None:
+            place, factor = "-", "-"
+            if scored.points_um is not None:
+                position = np.abs(position_scores(scored, transform, bars))
+                place = f"{np.mean(position < POSITION):.3f}"
+                factor = f"{np.quantile(position, 0.9) / POSITION:.2f}"
+            volume = np.abs(volume_scores(scored, transform, bars))
+            write(
+                f"| {scored.name} | {first:.0f} / {second:.0f} | "
+                f"{bars.summary['median_um']:.0f} | {place} | {np.mean(volume < VOLUME):.3f} | "
+                f"{len(volume)} | {factor}, {np.quantile(volume, 0.9) / VOLUME:.2f} |\n"
+            )
+            sys.stdout.flush()
+            scored = scored.also
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python tests/benchmarks/bench_registration.py cases --folder CASES      # made by regbench.py
     python tests/benchmarks/bench_registration.py real --data ../shared/data
     ... --ants /elsewhere/bin/python      # of another environment, made with pip install antspyx
+    ... --ants-kinds SyN-MI-tuned SyN-CC-tuned      # names of antspyx, or of ants_worker.TUNED
 
 ``phantom`` needs nothing but this repository: the phantom brain with contrast that changes by
 region, a missing patch and a bright artefact. ``cases`` are folders with ``case.npz`` and
@@ -302,7 +303,7 @@ def main() -> None:
     parser.add_argument("--voxel-um", type=float, default=150.0)
     parser.add_argument("--folder", type=Path, help="cases made by regbench.py")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--only", default="", help="pairs whose name holds this text")
+    parser.add_argument("--only", nargs="+", default=[""], help="parts of the names of pairs")
     parser.add_argument("--ants", metavar="PYTHON", help="interpreter that has antspyx")
     parser.add_argument("--ants-kinds", nargs="+", default=["Affine", "SyN"], metavar="KIND")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -317,7 +318,7 @@ def main() -> None:
     write = sys.stdout.write
     write("| pair | method | TRE mean / 95 % (um) | Dice mean / 10 % | min J | CPU-s | MB |\n")
     write("|---|---|---|---|---|---|---|\n")
-    for pair in (pair for pair in pairs if options.only in pair.name):
+    for pair in (pair for pair in pairs if any(part in pair.name for part in options.only)):
         for name, method in methods(options.ants, options.ants_kinds).items():
             start = time.process_time()
             to_atlas, facts = method(pair)

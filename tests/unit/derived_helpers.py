@@ -17,12 +17,12 @@ from terareg.volumes.writer import finish_pyramid, init_volume, write_block, wri
 VOLUME = {"chunk": 4, "block": 8, "formats": ["ome-zarr"], "codec": "zstd", "precomputed": "raw"}
 
 
-def make_source(store: Store, array: np.ndarray, volume=VOLUME):
-    """Write an array as the fused volume of a sample; integers of 32 and 64 bits are labels."""
-    key, spacing = "brain/fused/signal", (2.0, 1.0, 1.0)
+def make_source(store: Store, array: np.ndarray, volume=VOLUME, name="fused/signal", frame=None):
+    """Write an array as a volume of a sample; integers of 32 and 64 bits are labels."""
+    key, frame = f"brain/{name}", frame or Frame(array.shape, (2.0, 1.0, 1.0))
     kind = "segmentation" if array.dtype.itemsize >= 4 and array.dtype.kind == "u" else "image"
     settings = VolumeSettings(**volume | {"kind": kind, "formats": ("ome-zarr",)})
-    plan = make_plan("source", Frame(array.shape, spacing), array.dtype.name, settings)
+    plan = make_plan("source", frame, array.dtype.name, settings)
     init_volume(store, key, plan)
     for block in plan.blocks():
         part = array[tuple(slice(a, b) for a, b in zip(block.start, block.stop))]
@@ -53,7 +53,8 @@ def run_entry(store: Store, entry: Entry, *, order=None, files=(), volume=VOLUME
         return tool.make(block, measured)
 
     chosen = blocks if order is None else [blocks[i] for i in order.permutation(len(blocks))]
-    write_blocks(store, key, plan, chosen, make, fingerprint="g")
+    notes = (lambda block: {"outside": tool.is_outside(block)}) if entry.mask else lambda _: {}
+    write_blocks(store, key, plan, chosen, make, fingerprint="g", notes=notes)
     finish_pyramid(store, key, plan)
     finalize_volume(store, key, plan, fingerprint="g")
     return Volume(store, key)

@@ -103,7 +103,9 @@ def test_the_newest_version_is_taken_and_any_other_by_its_number(home):
         write_older(home, version=version)
     assert find_atlas(NAME).version == "1.10"
     assert find_atlas(NAME, "1.9").version == "1.9"
-    with pytest.raises(AtlasError, match=r"in version 1.2, 1.9, 1.10, not 2.0; terareg atlas get"):
+    with pytest.raises(
+        AtlasError, match=r"in version 1.2, 1.9, 1.10, not 2.0; download it with: terareg atlas get"
+    ):
         find_atlas(NAME, "2.0")
 
 
@@ -112,13 +114,16 @@ def test_a_folder_may_lie_anywhere(home, tmp_path):
     assert (atlas.name, atlas.version) == (NAME, "1.2")
     atlas = find_atlas(str(write_newer(tmp_path / "other").parent))
     assert (atlas.name, atlas.version) == ("small_mouse_40um", "1.2")
-    with pytest.raises(AtlasError, match="holds no BrainGlobe atlas"):
+    with pytest.raises(AtlasError, match="contains no BrainGlobe atlas"):
         find_atlas(str(tmp_path))
 
 
 def test_what_is_not_there_is_named_with_its_remedy(home):
     write_older(home)
-    with pytest.raises(AtlasError, match="did you mean small_mouse_40um, or terareg atlas get"):
+    with pytest.raises(
+        AtlasError,
+        match=r"did you mean small_mouse_40um\? Otherwise download it with: terareg atlas get",
+    ):
         find_atlas("small_mouse_20um")
 
 
@@ -155,7 +160,7 @@ def test_voxels_that_were_not_fetched_are_no_zeros(home):
     manifest = write_newer(home)
     annotation = manifest.parents[3] / "annotation-sets/small-annotation/1_0"
     shutil.rmtree(annotation / "annotations_compressed.ome.zarr/1/c")
-    with pytest.raises(AtlasError, match="has no voxels yet; open the atlas once"):
+    with pytest.raises(AtlasError, match="has no voxels yet; open the template"):
         atlas_keys(find_atlas(NAME))
     _cut(manifest.parent, "manifest.json", lambda d: d | {"resolution": [10, 10, 10]})
     with pytest.raises(AtlasError, match="has no level with voxels of"):
@@ -178,7 +183,10 @@ def test_a_name_stands_for_the_keys_of_the_files(home):
     for atlas, words in (
         ({"name": NAME, "orientation": "RIP"}, "orientation: 'RIP' does not go with"),
         ({"name": NAME, "version": 1.2}, 'write it in quotes, "1.2"'),
-        ({"name": "no_mouse"}, r"atlases.ccf.name: atlas no_mouse is not in .*; terareg atlas get"),
+        (
+            {"name": "no_mouse"},
+            "atlases.ccf.name: atlas no_mouse is not in .*with: terareg atlas get",
+        ),
         ({"version": "1.2"}, "an atlas needs a name, or template"),
     ):
         with pytest.raises((AtlasError, ConfigError), match=words):

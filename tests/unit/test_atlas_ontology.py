@@ -118,7 +118,7 @@ def test_missing_colours_are_filled_and_stay(tmp_path):
         ("id,acronym\n5,a\n", "line 2: name missing"),
         ("id,acronym,name\nx,a,b\n", "id 'x' is not an integer"),
         ("id,acronym,name\n1.5,a,b\n", "id '1.5' is not an integer"),
-        ("id,acronym,name\n5,a,b\n5,c,d\n", "id 5 is there twice"),
+        ("id,acronym,name\n5,a,b\n5,c,d\n", "id 5 is used twice"),
         ("id,acronym,name,parent\n5,a,b,6\n", "names parent 6, which is not in the ontology"),
         ("id,acronym,name,parent\n5,a,b,6\n6,c,d,5\n", "form a circle"),
         ("id,acronym,name\n4294967296,a,b\n", "not between 1 and 4294967295"),

@@ -150,7 +150,8 @@ def test_unlisted_ids_are_named_or_accepted(tmp_path, source, labels):
     labels[0, 0, :4] = (11, 12, 12, 13)
     settings = source(annotation=labels)
     with pytest.raises(
-        AtlasError, match=r"3 ids without ontology entry, 4 voxels: 11 \(1 voxels\), 12 \(2 voxels"
+        AtlasError,
+        match=r"3 ids, in 4 voxels, that are not in the ontology: 11 \(1 voxels\), 12 \(2 voxels",
     ):
         prepare_atlas(settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -182,7 +183,10 @@ def bad(**more):
         (bad(annotation=np.full(SHAPE, -3, np.int32)), "has id -3, outside 0 to"),
         (bad(annotation=np.full(SHAPE, 3.25, np.float32)), "value 3.25, not an integer region id"),
         (bad(annotation=np.full(SHAPE, np.inf, np.float32)), "value inf, not an integer"),
-        (bad(annotation=np.full(SHAPE, 614454277, np.float32)), "cannot tell it from its neigh"),
+        (
+            bad(annotation=np.full(SHAPE, 614454277, np.float32)),
+            "too large to be told from its neigh",
+        ),
         (bad(annotation=np.zeros(SHAPE, np.uint8)), "has no labelled voxel"),
     ],
 )
@@ -263,7 +267,7 @@ def test_orientation_that_contradicts_a_nifti_header(tmp_path, source, orientati
         sitk.WriteImage(image, name)
     prepare_atlas(settings, tmp_path / "out")
     wrong = AtlasSettings(**{**vars(settings), "orientation": "SPR"})
-    message = rf"array axes are {orientation}, not SPR; correct atlases.NAME.orientation"
+    message = rf"has orientation {orientation} in its NIfTI header, not SPR; correct atlases.NAME"
     with pytest.raises(AtlasError, match=message):
         prepare_atlas(wrong, tmp_path / "out")
     prepare_atlas(AtlasSettings(**{**vars(wrong), "spacing_um": (30, 20, 10)}), tmp_path / "out")
@@ -290,7 +294,7 @@ def test_unreadable_and_four_dimensional_files(tmp_path, source):
 
 
 def test_incomplete_or_damaged_folders(tmp_path, source):
-    with pytest.raises(AtlasError, match="holds no prepared atlas; run the rule prepare_atlas"):
+    with pytest.raises(AtlasError, match="contains no prepared atlas; run the rule prepare_atlas"):
         load_atlas(tmp_path)
     prepare_atlas(source(), tmp_path / "out")
     path = tmp_path / "out" / "annotation.nrrd"

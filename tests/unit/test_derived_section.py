@@ -81,22 +81,33 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
 @pytest.mark.parametrize(
     ("derived", "words"),
     [
-        ({"a": entry("a")}, "derived.a.from: is made from itself; give one of them another source"),
+        (
+            {"a": entry("a")},
+            "derived.a.from: the entry is its own source; give one of them another source",
+        ),
         (
             {"a": entry("b"), "b": entry("c"), "c": entry("a")},
-            "derived.a.from: is a circle: a <- b <- c <- a; give one of them",
+            (
+                "derived.a.from: the entries are each other's sources: a <- b <- c <- a; give one "
+                "of them"
+            ),
         ),
         (
             {"a": entry("fused/green")},
-            "'fused/green' is not a volume of this sample; there are: "
-            "fused/signal, fused/autofluorescence",
+            (
+                "'fused/green' is not a volume of this sample, which has fused/signal, "
+                "fused/autofluorescence"
+            ),
         ),
         (
             {"a": entry("labels/rat")},
-            "'labels/rat' is not a volume of this sample; there are: labels/mouse",
+            "'labels/rat' is not a volume of this sample, which has labels/mouse",
         ),
-        ({"small": entry(), "a": entry("smal")}, "there is no entry 'smal'; did you mean small?"),
-        ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry is written"),
+        (
+            {"small": entry(), "a": entry("smal")},
+            "there is no entry 'smal' in derived; did you mean small?",
+        ),
+        ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry itself is written"),
         (
             {"a": entry("https://me:secret@lab.org/x")},
             "derived.a.from: the address of lab.org holds a user or a password",
@@ -112,7 +123,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ({"a": {"from": "fused/signal"}}, "derived.a: key do is missing"),
         (
             {"a": entry(do="signal", threshold=5, length=True, level=1)},
-            "derived.a.length: is measured in the regions of atlases, which needs a mask of all",
+            "derived.a.length: it is measured in the regions of atlases, which needs a mask of the",
         ),
         (
             {"a": entry(do="signal", threshold=128, method="probability")},
@@ -128,11 +139,11 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry("p.tif", "signal", threshold=0.5, length=True)},
-            "or name the channel on whose grid it lies (image: fused/CHANNEL)",
+            "or name the channel whose grid it has (image: fused/CHANNEL)",
         ),
         (
             {"a": entry(do="signal", threshold=5, thickest_um=9)},
-            "derived.a.thickest_um: is about lengths; set length: true",
+            "derived.a.thickest_um belongs to length: true; set that",
         ),
         ({"a": entry(colour=1)}, "derived.a.colour is not a known key"),
         (
@@ -141,7 +152,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry(spacing_um=[1, 1, 1])},
-            "belongs to files and volumes elsewhere; fused/signal has",
+            "for files and volumes from elsewhere; fused/signal",
         ),
         (
             {"a": entry(box_vox=[[0, 0, 0], [1, 0, 1]])},
@@ -153,27 +164,40 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry(format="precomputed", codec="zstd")},
-            "derived.a.codec: precomputed has no zstd; "
-            "use one of raw, gzip, compressed_segmentation, jpeg, png",
+            (
+                "derived.a.codec: precomputed does not support zstd; use one of raw, gzip, "
+                "compressed_segmentation, jpeg, png"
+            ),
         ),
-        ({"a": entry(format="both", codec="jpeg")}, "derived.a.codec: ome-zarr has no jpeg"),
-        ({"a": entry(format="precomputed", codec="gzip", sharded=False)}, "needs shards"),
+        (
+            {"a": entry(format="both", codec="jpeg")},
+            "derived.a.codec: ome-zarr does not support jpeg",
+        ),
+        ({"a": entry(format="precomputed", codec="gzip", sharded=False)}, "need shards"),
         ({"a": entry(chunk=[3, 4, 4])}, "derived.a.chunk.0: 3 is not possible"),
         (
             {"a": entry(block=96)},
-            "derived.a.block: 96 is not a power of two times the longest side of chunk",
+            "derived.a.block: 96 is not the longest side of the chunk",
         ),
         (
             {"a": entry(do="remap")},
-            "derived.a: key table is missing; do: remap cannot work without",
+            "derived.a: key table is missing; do: remap needs it",
         ),
         (
             {"a": entry(do="quantize", values=[3, 3])},
-            "derived.a.values: [3, 3] must be a lower value",
+            "derived.a.values: [3, 3] is not a range",
         ),
         (
             {"a": entry(do="equalize", clip_percent=50)},
             "derived.a.clip_percent: 50 must be more than 50",
+        ),
+        (
+            {"a": entry(do="equalize", contrast_limit=0.02)},
+            "derived.a.contrast_limit: 0.02 limits the contrast of regions, which need",
+        ),
+        (
+            {"a": entry(do="equalize", local_um=0)},
+            "derived.a.local_um: 0 must be more than 0",
         ),
         ({"a/b": entry()}, "derived: 'a/b' would make a bad folder name"),
     ],
@@ -185,7 +209,13 @@ def test_what_cannot_work_is_said_at_once(derived, words):
 
 
 def test_names_that_differ_in_case_only_are_one_folder_elsewhere():
-    with pytest.raises(ConfigError, match="'small' and 'Small' are one folder where names"):
+    with pytest.raises(
+        ConfigError,
+        match=(
+            "'small' and 'Small' differ only in case, and some file systems would put them "
+            "into one folder; rename"
+        ),
+    ):
         check(described(small=entry(), Small=entry()))
 
 
@@ -193,7 +223,7 @@ def test_a_volume_that_is_not_made_is_no_source():
     config = described(a=entry("corrected_volume/signal"))
     assert check(config)["derived"]["a"]["from"] == "corrected_volume/signal"
     config["intensity"] = {"bias": {"enabled": False}}
-    with pytest.raises(ConfigError, match="is not a volume of this sample; there are: none"):
+    with pytest.raises(ConfigError, match="is not a volume of this sample, which has none"):
         check(config)
 
 
@@ -202,7 +232,7 @@ def test_a_sample_without_input_has_only_derived_volumes():
     (sample,) = load_samples(config).values()
     assert sample["input"]["kind"] == "none" and sample["input"]["channels"] == {}
     with pytest.raises(
-        ConfigError, match="'fused/signal' is not a volume of this sample; there are: none"
+        ConfigError, match="'fused/signal' is not a volume of this sample, which has none"
     ):
         check({"sample": "masks", "derived": {"a": entry()}})
     with pytest.raises(ConfigError, match="has no key sample"):
@@ -231,7 +261,7 @@ def test_regions_in_micrometres_are_widened_to_voxels():
     box = {"box_um": [[2.0, 0.0, 1.4], [7.9999999, 30.0, 3.0]]}
     assert box_of(box, (10, 30, 20), (2.0, 1.0, 0.7), "a") == ((1, 0, 2), (4, 30, 5))
     with pytest.raises(
-        ConfigError, match=r"a\.box_um: .* leaves the volume, whose level has 10 x 29"
+        ConfigError, match=r"a\.box_um: .* reaches beyond the volume, whose level has 10 x 29"
     ):
         box_of(box, (10, 29, 20), (2.0, 1.0, 0.7), "a")
     assert box_of(box, (10, 29, 20), (2.0, 1.0, 0.7), "a", clip=True) == ((1, 0, 2), (4, 29, 5))

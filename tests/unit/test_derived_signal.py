@@ -119,7 +119,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path):
         entry = entry_of("signal", **{"threshold": 5.0} | settings)
         return make_tool(open_view(store, "brain", entry), entry)
 
-    with pytest.raises(ConfigError, match="weak: 9 is above threshold 5; exchange them"):
+    with pytest.raises(ConfigError, match="weak: 9 is above threshold: 5; swap them"):
         tool(weak=9.0)
     with pytest.raises(ConfigError, match="background_um: 1 is less than two voxels"):
         tool(background_um=1.0)

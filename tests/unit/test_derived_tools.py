@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import threading
 
@@ -24,7 +25,7 @@ from terareg.derived.counts import add_counts, count_values, percentiles
 from terareg.derived.stretch import Stretch
 from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
-from terareg.derived.view import check_unchanged, open_view
+from terareg.derived.view import check_unchanged, count_absent, open_view
 from terareg.storage.store import Store
 from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
@@ -340,7 +341,7 @@ def test_a_source_without_numbers_is_told(store):
     make_source(store, np.zeros((4, 6, 6), np.float32))
     entry = entry_of("equalize")
     tool = make_tool(open_view(store, "brain", entry), entry)
-    with pytest.raises(VolumeError, match="holds no number; check what it was made from"):
+    with pytest.raises(VolumeError, match="contains only NaN; check its source"):
         tool.finish([counts])
 
 
@@ -385,12 +386,12 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
     table = tmp_path / "ids.csv"
     table.write_text("from,to\n1,2\n")
     with pytest.raises(
-        VolumeError, match=r"lacks 62 of the ids in block 0_0_0 .*\(2, 3, 4, 5, 6 and"
+        VolumeError, match=r"list 62 of the ids in block 0_0_0.*\(2, 3, 4, 5, 6 and"
     ):
         run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
     table.write_text("from,to\n1,4294967296\n")
     with pytest.raises(
-        ConfigError, match=r"derived\.made: .*id 1 becomes 4294967296, which uint32"
+        ConfigError, match=r"derived\.made: .*id 1 becomes 4294967296, too large for uint32"
     ):
         run_entry(store, entry_of("remap", table=str(table)), files=[str(table)])
 
@@ -398,10 +399,10 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("from,to\n1,2\n1,3\n", "id 1 becomes 2 and 3"),
-        ("from,to\n1,-2\n", "row 1 holds '-2', not a whole number"),
-        ("from,to\n1,2.5\n", "row 1 holds '2.5'"),
-        ("a,b\n1,2\n", "its columns are 'a', 'b', not from and to"),
+        ("from,to\n1,2\n1,3\n", "id 1 is mapped to both 2 and 3"),
+        ("from,to\n1,-2\n", "row 1 has '-2', which is not a whole number"),
+        ("from,to\n1,2.5\n", "row 1 has '2.5'"),
+        ("a,b\n1,2\n", "its columns are 'a', 'b', without from and to"),
         ("from,to\n", "it has no row"),
         ("", "it is empty"),
         ("from,to\n1\n", "line 2 has 1 values for 2 columns"),
@@ -421,6 +422,47 @@ def test_tables_of_ids_as_spreadsheets_write_them(tmp_path, text):
     assert read_id_table(str(tmp_path / "ids.csv")) == {1: 2}
 
 
+def test_a_table_in_parquet_without_its_package_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "ids.parquet").write_bytes(b"PAR1")
+    with pytest.raises(
+        ConfigError,
+        match=r"ids\.parquet cannot be read: Parquet needs the package pyarrow, which is not "
+        r"installed; install it",
+    ):
+        read_id_table(str(tmp_path / "ids.parquet"))
+
+
+def test_tables_of_ids_in_parquet(tmp_path):
+    """With 64 bits, other columns between and other cases of letters."""
+    arrow = pytest.importorskip("pyarrow", reason="pyarrow is an extra and is not installed")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    path = str(tmp_path / "ids.parquet")
+    largest = 2**64 - 1
+
+    def write(**columns):
+        parquet.write_table(arrow.table(columns), path)
+
+    old = np.array([1, 7, largest], np.uint64)
+    write(To=arrow.array([5, 6, 7], arrow.int32()), name=["a", "b", "c"], From=arrow.array(old))
+    assert read_id_table(path) == {1: 5, 7: 6, largest: 7}
+    for columns, words in (
+        ({"from": [1.0], "to": [2]}, "column 'from' holds double, not integers"),
+        ({"from": [1, 1], "to": [2, 3]}, "id 1 becomes 2 and 3"),
+        ({"from": [1, None], "to": [2, 3]}, "row 2 holds None, not a whole number"),
+        ({"from": [1], "to": [-2]}, "row 1 holds -2, not a whole number"),
+        ({"a": [1], "to": [2]}, "its columns are 'a', 'to', without from and to"),
+        ({"from": arrow.array([], arrow.int64()), "to": arrow.array([], arrow.int64())}, "no row"),
+    ):
+        write(**columns)
+        with pytest.raises(ConfigError, match=words):
+            read_id_table(path)
+    file = tmp_path / "ids.parquet"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ConfigError, match=r"ids\.parquet cannot be read"):
+        read_id_table(path)
+
+
 @pytest.mark.slow
 @EXAMPLES
 @given(shape=SHAPES, seed=st.integers(0, 9), labels=st.booleans())
@@ -437,7 +479,7 @@ def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
     array = noise((5, 6, 7), "uint16")
     make_source(store, array)
     for order, words in (
-        ([0, 1, 2, 3], "1 of 5 planes are not used .first: 4.; add them, or set losses: true"),
+        ([0, 1, 2, 3], "1 of 5 planes are left out .first: 4.; add them, or set losses: true"),
         ([0, 1, 2, 3, 3], "plane 3 is used twice; correct the order, or set duplicates: true"),
         ([0, 1, 2, 3, 5], "order: 5 is not a plane of source, which has planes 0 to 4"),
     ):
@@ -450,7 +492,7 @@ def test_reorder_says_what_would_be_lost_or_doubled(store, tmp_path):
         run_entry(store, entry, files=[str(file)]).read(0), array[[3, 3, 0]]
     )
     file.write_text("3\nthree\n")
-    with pytest.raises(ConfigError, match="row 2 holds 'three'"):
+    with pytest.raises(ConfigError, match="row 2 has 'three'"):
         read_order(str(file))
 
 
@@ -504,8 +546,28 @@ def test_a_source_elsewhere_keeps_its_place_and_is_watched(store, tmp_path):
     state = image_state(path)
     check_unchanged(path, state)
     Store(path).write("0-4_0-4_0-4", b"other")
-    with pytest.raises(VolumeError, match="has changed while it was read"):
+    with pytest.raises(VolumeError, match="changed while it was being read"):
         check_unchanged(path, state)
+
+
+def test_chunks_that_a_source_elsewhere_lacks_are_told(store, tmp_path):
+    array = noise((9, 8, 7), "uint16")
+    array[:4, :4, :4] = 0
+    path = f"{tmp_path}/lab/precomputed"
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": "uint16", "num_channels": 1},
+        "scale_metadata": {"size": [7, 8, 9], "encoding": "raw", "chunk_size": [4, 4, 4],
+                           "resolution": [500, 500, 2000]},
+    }  # fmt: skip
+    ts.open(spec).result()[...].write(array.transpose(2, 1, 0)[..., None]).result()
+    entry = entry_of("convert", address=path)
+    for look in (lambda: count_absent(entry, path), lambda: run_entry(store, entry)):
+        with pytest.raises(VolumeError, match=r"0-4_0-4_0-4.* set fill_missing: true if"):
+            look()
+    entry = entry_of("convert", address=path, fill_missing=True)
+    assert count_absent(entry, path) == 1 and count_absent(entry, "https://lab.org/a") == 0
+    np.testing.assert_array_equal(run_entry(store, entry).read(0), array)
 
 
 def test_negative_ids_and_regions_outside_are_told(store, tmp_path):
@@ -513,13 +575,13 @@ def test_negative_ids_and_regions_outside_are_told(store, tmp_path):
     image = sitk.GetImageFromArray(np.full((4, 5, 6), -3, np.int32))
     sitk.WriteImage(image, str(path))
     entry = entry_of("convert", address=str(path), spacing_um=[1, 1, 1], labels=True)
-    with pytest.raises(VolumeError, match="holds the id -3, and labels are not negative"):
+    with pytest.raises(VolumeError, match="contains the id -3, but labels cannot be negative"):
         run_entry(store, entry)
     entry = entry_of(
         "convert", address=str(path), spacing_um=[1, 1, 1], box_vox=[[0, 0, 0], [5, 5, 5]]
     )
     with pytest.raises(
-        ConfigError, match=r"derived\.made\.box_vox: .* leaves the volume, whose level"
+        ConfigError, match=r"derived\.made\.box_vox: .* reaches beyond the volume, whose level"
     ):
         open_view(store, "brain", entry, str(path))
 

@@ -313,8 +313,12 @@ def test_images_of_an_input_that_is_a_volume():
     several = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
     source = VOLUME["input"] | {"channels": several, "spacing_um": [1000, 1000, 1000]}
     config = check(VOLUME | {"input": source})
-    assert channel_image(config, "a") == {"path": "brain.zarr", "channel": 0}
-    assert channel_image(config, "b") == {"path": "brain.zarr", "channel": 1}
+    plain = {"path": "brain.zarr", "channel": 0, "fill_missing": False}
+    assert channel_image(config, "a") == plain
+    assert channel_image(config, "b") == plain | {"channel": 1}
+    several["a"] = {"path": "brain.zarr", "fill_missing": True}
+    config = check(VOLUME | {"input": source | {"channels": several}})
+    assert channel_image(config, "a") == plain | {"fill_missing": True}
 
 
 def test_defaults_are_filled_in_deeply():
@@ -541,3 +545,67 @@ def test_settings_of_further_kinds_of_input_are_listed_too():
     found = settings(check({"sample": "brain", "input": volume}))
     assert found["input.channels.a.path"]["value"] == "a.nii"
     assert found["input.channels.a.channel"] == {"value": 0, "default": 0, "changed": False}
+
+
+def reached(through, **over):
+    """A configuration whose atlas ccf is reached through another one."""
+    config = merge(BASE, over)
+    config["atlases"]["ccf"] = config["atlases"]["mouse"] | {"through": through}
+    return config
+
+
+THROUGH = {"atlas": "mouse", "transform": "known.tfm", "points_from": "ccf"}
+
+
+@pytest.mark.parametrize(
+    ("through", "words"),
+    [
+        (
+            {"atlas": "rat"},
+            r"'rat' is not such an atlas; .* registered to \(mouse\)",
+        ),
+        ({"atlas": "ccf"}, "through.atlas: 'ccf' is not such an atlas"),
+        ({"points_from": "rat"}, "points_from: 'rat' is neither 'ccf' nor 'mouse'"),
+        ({"points_from": None}, "points_from is missing; files of ITK and ANTs do not say"),
+        ({"transform": ["a.tfm", "folder"]}, "'folder' has no ending that ITK knows"),
+        ({"transform": []}, "through.transform"),
+        ({"transforms": "x"}, "transforms is not a known key"),
+    ],
+)
+def test_how_an_atlas_is_reached_is_checked(through, words):
+    with pytest.raises(ConfigError, match=words):
+        check(reached(THROUGH | through))
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"registration": {"atlases": ["ccf"]}}, "through 'mouse', which is not listed; add it"),
+        (
+            {"registration": {"landmarks": {"ccf": {"sample": "s", "atlas": "a"}}}},
+            "landmarks.ccf: the sample is not registered to ccf, but to mouse",
+        ),
+    ],
+)
+def test_the_other_atlas_is_registered(over, words):
+    with pytest.raises(ConfigError, match=words):
+        check(reached(THROUGH, **over))
+
+
+def test_no_chain_of_atlases_and_no_images_of_one_that_is_not_registered():
+    config = reached(THROUGH)
+    last = THROUGH | {"atlas": "ccf", "points_from": "rat"}
+    config["atlases"]["rat"] = config["atlases"]["mouse"] | {"through": last}
+    with pytest.raises(ConfigError, match="'ccf' is itself reached through another one"):
+        check(config)
+    config = reached(THROUGH)
+    config["atlases"]["ccf"]["images"] = {"nissl": "n"}
+    with pytest.raises(ConfigError, match="ccf is reached through mouse; remove them, or"):
+        check(config)
+
+
+def test_the_folder_of_a_registration_says_its_direction():
+    folder = {"atlas": "mouse", "transform": "results/lsfm/registration/ccf"}
+    config = check(reached(folder))
+    assert config["atlases"]["ccf"]["through"]["points_from"] is None
+    assert config["atlases"]["mouse"]["through"] is None

@@ -122,6 +122,43 @@ def test_jobs_follow_the_bytes_and_memory_the_blocks(workspace):
     assert loads["measure_derived"].jobs == 0
 
 
+def test_local_contrast_reads_and_holds_what_lies_around_a_block(workspace):
+    large = precomputed(workspace.folder / "large", (20_000, 10_000, 5_000), type="image",
+                        data_type="uint16")  # fmt: skip
+
+    def planned(**more):
+        entry = {"from": large, "do": "equalize", "block": 256, **more}
+        return sizing.sized(alone(workspace, a=entry), "tools")
+
+    plain, local = planned(), planned(local_um=100)
+    assert plain.derived["a"].halo == (0, 0, 0) and local.derived["a"].halo == (0, 150, 150)
+    assert planned(local_um=100, per="whole").derived["a"].halo == (150, 150, 150)
+    around = (556 / 256) ** 2
+    loads = [RULES["derive_blocks"].load(sample) for sample in (plain, local)]
+    assert loads[1].read_gb == pytest.approx(around * loads[0].read_gb)
+    assert loads[1].cpu_s > 5 * loads[0].cpu_s
+    one, more = (request_mb("derive_blocks", sample, 1) for sample in (plain, local))
+    assert more - one > 2 * (around - 1) * 2 * 256**3 / 1e6
+
+
+def test_a_mask_is_made_and_planned_before_what_is_read_within_it(workspace):
+    large = precomputed(workspace.folder / "large", type="image", data_type="uint16")
+    run = alone(
+        workspace,
+        a={"from": large, "do": "convert", "within": "derived/tissue", "block": 256},
+        tissue={"from": large, "do": "tissue", "level": 1},
+        b={"from": large, "do": "convert", "block": 256},
+    )
+    plan = "results/tools/derived/tissue/plan.json"
+    assert plan in inputs.derived_source(run, "tools", "a")
+    assert plan not in inputs.derived_source(run, "tools", "b")
+    assert inputs.complete_source(run, "tools", "a") == {
+        "complete_within": "results/tools/derived/tissue/complete.json"
+    }
+    made = sizing.sized(run, "tools").derived
+    assert made["a"].masked and not made["b"].masked and list(made) == ["tissue", "a", "b"]
+
+
 def test_volumes_of_the_sample_are_sources(workspace):
     derived = {"a": {"from": "fused/t1", "do": "convert"}, "b": {"from": "a", "do": "equalize"}}
     config = scan(workspace, derived=derived)
@@ -171,8 +208,8 @@ def test_volumes_of_the_sample_are_sources(workspace):
         ({"do": "remap", "table": "other.csv"}, "derived.a.table: 'other.csv' does not exist"),
         (
             {"do": "convert", "box_vox": [[0, 0, 0], [501, 9, 9]]},
-            "derived.a.box_vox: [[0, 0, 0], [501, 9, 9]]"
-            " leaves the volume, whose level has 500 x 600 x 700 voxels of 1 x 1 x 1 um",
+            "derived.a.box_vox: [[0, 0, 0], [501, 9, 9]] reaches beyond the volume, whose level "
+            "has 500 x 600 x 700 voxels of 1 x 1 x 1 um",
         ),
         (
             {"do": "convert", "channel": 1},
@@ -183,6 +220,19 @@ def test_volumes_of_the_sample_are_sources(workspace):
             "derived.a.codec: png holds uint8 or "
             "uint16, not uint64; use another codec, or make 8 bits",
         ),
+        (
+            {"do": "equalize", "labels": False, "within": "derived/b"},
+            "derived.a.within: derived/b is an image; give a volume of labels, for example one of",
+        ),
+        (
+            {"do": "equalize", "labels": False, "local_um": 20},
+            "derived.a.local_um: 20 makes regions of 1 x 20 x 20 voxels, too few for a histogram",
+        ),
+        (
+            {"do": "equalize", "labels": False, "local_um": 300, "block": 256},
+            "derived.a.local_um: 300 makes regions of 1 x 300 x 300 voxels, larger than a block of "
+            "256; give a smaller edge, a larger block:, or a coarser level:",
+        ),
         ({"do": "reorder", "order": "order.txt"}, "derived.a.order: 'order.txt' does not exist"),
     ],
 )
@@ -192,7 +242,8 @@ def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
     lab = precomputed(workspace.folder / "lab")
     (workspace.folder / "ids.csv").write_text("from,to\n1,4294967296\n")
     with pytest.raises(ConfigError) as error:
-        sizing.sized(alone(workspace, a={"from": lab} | settings), "tools")
+        image = {"from": lab, "do": "convert", "labels": False}
+        sizing.sized(alone(workspace, b=image, a={"from": lab} | settings), "tools")
     assert words.replace("LAB", lab) in str(error.value)
 
 

@@ -7,6 +7,7 @@ from planned_samples import run_of, scan
 
 from terareg.core.errors import ConfigError
 from terareg.execution import inputs, sizing
+from terareg.execution.rule_table import jobs_of_rules
 from terareg.intensity.cost import tile_batches
 from terareg.stitching.cost import pair_batches, shifted_channels
 
@@ -218,3 +219,63 @@ def test_a_shift_that_is_given_needs_no_tiles_and_one_that_is_not_wanted_no_job(
     none = run_of(workspace, workspace.sample(stitching={"channel_shift": "none"}))
     assert inputs.channel_shift(none, "brain", "signal") == {}
     assert sizing.batches_of(none, "brain", shifted_channels) == 0
+
+
+# ---------------------------------------------------------------- through another atlas
+@pytest.fixture
+def through(workspace):
+    """An atlas of labels that is reached through a template, by two files."""
+    brain = workspace.sample(registration={"error_bars": True})
+    known = {"atlas": "mouse", "transform": ["1Warp.nii.gz", "0.mat"], "points_from": "ccf"}
+    brain["atlases"]["ccf"] = brain["atlases"]["mouse"] | {"through": known}
+    brain["export"] = {
+        name: {"from": f"registration/ccf/{name}"} for name in ("jacobian", "missing")
+    }
+    return run_of(workspace, brain)
+
+
+def test_a_composition_reads_registration_atlases_and_known_files(through):
+    base = inputs.base_files(through, "brain", "ccf")
+    assert base["base_forward"] == "results/brain/registration/mouse/forward.nrrd"
+    assert base["base_summary"] == "results/brain/registration/mouse/summary.json"
+    assert inputs.through_files(through, "ccf")["base_atlas"] == "results/atlases/mouse/atlas.json"
+    assert inputs.known_transform(through, "ccf") == ["1Warp.nii.gz", "0.mat"]
+    assert inputs.known_state(through, "ccf") == []
+    settings = inputs.known_settings(through, "ccf")
+    assert settings["points_from"] == "ccf"
+    assert settings["templates"] == dict.fromkeys(("reached", "through"), "atlas/template.nrrd")
+    assert "through" not in inputs.atlas_settings(through, "ccf")
+
+
+def test_what_no_composition_has_is_that_of_the_registration(through):
+    predicted = inputs.fit_file(through, "brain", "ccf", "predicted")
+    assert predicted == "results/brain/registration/mouse/predicted.nrrd"
+    assert inputs.initial_file(through, "brain", "ccf").endswith("mouse/initial_affine.txt")
+    assert inputs.error_files(through, "brain", "ccf") == {}
+    assert inputs.error_files(through, "brain", "mouse")
+    assert inputs.deviation_volumes(through, "brain") == [
+        "results/brain/registration/mouse/deviation.json"
+    ]
+    jacobian, missing = (
+        inputs.export_source(through, "brain", name)["image"] for name in ("jacobian", "missing")
+    )
+    assert jacobian == "results/brain/registration/ccf/jacobian.nrrd"
+    assert missing == "results/brain/registration/mouse/posteriors.nrrd"
+
+
+def test_only_registrations_cost_one(through):
+    sample = sizing.sized(through, "brain")
+    assert list(sample.atlases) == ["mouse", "ccf"] and list(sample.registered) == ["mouse"]
+    jobs = jobs_of_rules(sample)
+    assert jobs["register"] == jobs["estimate_errors"] == jobs["first_look"] == 1
+    assert jobs["compose_transforms"] == jobs["assess_composition"] == 1
+    assert jobs["measure_regions"] == 2
+
+
+def test_files_with_braces_are_followed_by_their_state(workspace):
+    brain = workspace.sample()
+    known = {"atlas": "mouse", "transform": ["{1}.nii.gz", "0.mat"], "points_from": "ccf"}
+    brain["atlases"]["ccf"] = brain["atlases"]["mouse"] | {"through": known}
+    run = run_of(workspace, brain)
+    assert inputs.known_transform(run, "ccf") == []
+    assert [row[0] for row in inputs.known_state(run, "ccf")] == known["transform"]

@@ -60,6 +60,20 @@ def test_a_section_counts_for_registered_atlases_only(workspace, run):
     assert chosen.atlases_with("brain", "fiducials") == []
 
 
+def test_an_atlas_may_be_reached_through_another_one(workspace, run):
+    brain = workspace.sample("brain")
+    through = {"atlas": "mouse", "transform": "known.tfm", "points_from": "ccf"}
+    brain["atlases"]["ccf"] = brain["atlases"]["mouse"] | {"through": through}
+    brain["fiducials"] = {"ccf": {"sample": "s.csv", "atlas": "a.csv"}}
+    both = run_of(workspace, brain)
+    assert both.atlases_of("brain") == ["mouse", "ccf"] and both.composed_atlases == ["ccf"]
+    assert both.registered_atlases("brain") == ["mouse"]
+    assert (both.registered_for("ccf"), both.registered_for("mouse")) == ("mouse", "mouse")
+    assert both.atlases_with("brain", "fiducials") == ["ccf"]
+    assert both.of_atlases("brain", "regions/{atlas}.tsv")[-1].endswith("ccf.tsv")
+    assert run.composed_atlases == [] and run.registered_atlases("brain") == ["mouse", "rat"]
+
+
 @pytest.mark.parametrize(
     ("over", "aligned", "registered"),
     [

@@ -168,7 +168,7 @@ def test_copies_are_of_their_own_and_nothing_old_remains(store):
 def test_a_volume_without_ome_zarr_has_no_place_in_bids(tmp_path):
     store = Store(str(tmp_path))
     make_volumes(store, ("precomputed",))
-    with pytest.raises(VolumeError, match="c-fos has no OME-Zarr copy, which BIDS asks for; add"):
+    with pytest.raises(VolumeError, match="c-fos has no OME-Zarr copy, which BIDS requires; add"):
         write_dataset(store, "mouse_7", CHANNELS, BidsSettings("mouse7"))
 
 
@@ -189,7 +189,10 @@ def test_mistakes_are_said_in_one_sentence(over, words):
 
 
 def test_what_volumes_state_cannot_be_said_otherwise():
-    with pytest.raises(ConfigError, match=r"bids.metadata.PixelSize: the volumes state it"):
+    with pytest.raises(
+        ConfigError,
+        match=r"bids.metadata.PixelSize: terareg writes this field from the volume; remove it",
+    ):
         BidsSettings.from_config(section(metadata={"PixelSize": [1, 1]}), "m")
-    with pytest.raises(ConfigError, match="has no letter or digit for a label"):
+    with pytest.raises(ConfigError, match="has no letter or digit, which a BIDS label"):
         BidsSettings.from_config(section(), "___")

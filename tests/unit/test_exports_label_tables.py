@@ -47,7 +47,7 @@ def test_colours_are_those_of_the_ontology():
 
 
 def test_an_id_that_the_atlas_lacks_is_an_error():
-    with pytest.raises(VolumeError, match="hold id 77, which the atlas lacks"):
+    with pytest.raises(VolumeError, match="contain id 77, which is not in the atlas"):
         LabelTable.of(IDS, ONTOLOGY, "consecutive").renumbered(np.array([5, 77], np.uint32))
 
 

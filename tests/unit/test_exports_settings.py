@@ -58,7 +58,7 @@ def test_a_derived_volume_is_settled_when_it_is_known_what_it_holds():
     for entry, labels, dtype, words in (
         ({"interpolation": "mean"}, True, "uint32", "mean is not for labels; use vote or nearest"),
         ({"interpolation": "vote"}, False, "uint8", "vote is not for an image; use mean or near"),
-        ({"format": "pyramid_8bit"}, True, "uint8", "derived/mask holds labels; use another"),
+        ({"format": "pyramid_8bit"}, True, "uint8", "derived/mask contains labels; use another"),
         ({"format": "png_series"}, True, "uint32", "is of type uint32; use tiff_series"),
     ):
         with pytest.raises(ConfigError, match=words):
@@ -77,16 +77,16 @@ def test_one_number_makes_cubes_and_three_do_not():
     ("entry", "words"),
     [
         ({}, "export.mine: key from is missing"),
-        ({"from": "fused"}, "export.mine.from: 'fused' is nothing that can be exported; write fus"),
+        ({"from": "fused"}, "export.mine.from: 'fused' cannot be exported; write"),
         ({"from": "fused/green"}, "export.mine.from: channel 'green' is not among input.channels"),
         ({"from": "derived/mask"}, "'mask' is not among the volumes of the section derived (there"),
         ({"from": "labels/mouse"}, "'mouse' is not among the registered atlases (allen)"),
-        ({"from": "registration/allen/x"}, "'registration/allen/x' is nothing that can be"),
+        ({"from": "registration/allen/x"}, "'registration/allen/x' cannot be exported;"),
         ({"from": "fused/signal", "format": "nfti"}, "did you mean nifti?"),
         ({"from": "fused/signal", "interpolation": "vote"}, "vote is not for an image; use mean"),
         ({"from": "labels/allen", "interpolation": "mean"}, "mean is not for regions; use vote"),
         ({"from": "fused/signal", "labels": "rgb"}, "labels: rgb is for regions, and fused/signal"),
-        ({"from": "labels/allen", "labels": "rgb"}, "rgb makes pictures, which nifti does not"),
+        ({"from": "labels/allen", "labels": "rgb"}, "rgb makes colour images, which are not"),
         ({"from": "labels/allen", "format": "png_series"}, "use labels: consecutive or rgb"),
         ({"from": "registration/allen/match", "format": "png_series"}, "use tiff_series"),
         ({"from": "fused/signal", "resolution_um": [1, 2]}, "export.mine.resolution_um"),
@@ -135,9 +135,9 @@ def test_an_origin_reads_back():
     [
         ({"from": "fused/signal", "planes": "all"}, "planes: all is for format: pyramid_8bit"),
         ({"from": "fused/signal", "axis": "y"}, "axis: y is for format: pyramid_8bit"),
-        ({"from": "labels/allen", "format": "pyramid_8bit"}, "pyramid_8bit shows images"),
+        ({"from": "labels/allen", "format": "pyramid_8bit"}, "pyramid_8bit is for images"),
         ({"from": "fused/signal", "format": "pyramid_8bit", "clip_percent": [99, 1]},
-         "clip_percent: [99, 1] leaves no grey values"),
+         "clip_percent: [99, 1] is an empty range of grey values"),
         ({"from": "fused/signal", "format": "pyramid_8bit", "planes": []}, "export.mine.planes"),
         ({"from": "fused/signal", "format": "pyramid_8bit", "planes": "last"}, "mine.planes"),
     ],

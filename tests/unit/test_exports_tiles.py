@@ -122,7 +122,7 @@ def test_the_folder_holds_all_tiles_and_a_page_that_needs_no_network(tmp_path):
 
 
 def test_a_plane_that_is_not_there_is_one_sentence(tmp_path):
-    with pytest.raises(VolumeError, match="plane 6 along z was asked for, but the export has 6"):
+    with pytest.raises(VolumeError, match="plane 6 along z; the export has"):
         write_tiles(Store(str(tmp_path)), "x", replace(MINE, planes=(6,)), SOURCE, "x")
 
 

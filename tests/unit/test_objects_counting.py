@@ -104,7 +104,9 @@ def test_background_alone_has_no_rows():
 
 
 def test_errors():
-    with pytest.raises(VolumeError, match=r"image have shape \(2, 2, 1\), the labels \(2, 2, 2\)"):
+    with pytest.raises(
+        VolumeError, match=r"image have shape \(2, 2, 1\) but the labels have \(2, 2, 2\)"
+    ):
         count_block(np.zeros((2, 2, 2), np.uint32), (0, 0, 0), np.zeros((2, 2, 1)))
-    with pytest.raises(VolumeError, match="no block to count"):
+    with pytest.raises(VolumeError, match="no blocks to count"):
         merge_counts([])

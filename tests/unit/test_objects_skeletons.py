@@ -121,5 +121,5 @@ def test_bytes_for_neuroglancer():
 
 
 def test_errors():
-    with pytest.raises(ConfigError, match="scale of skeletons is -1; give 0 or more"):
+    with pytest.raises(ConfigError, match="scale -1 is impossible for skeletons; give 0 or more"):
         SkeletonSettings(scale=-1)

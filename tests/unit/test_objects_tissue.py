@@ -55,11 +55,11 @@ def test_given_threshold_and_share():
 
 
 def test_errors():
-    with pytest.raises(VolumeError, match="all means are 5, so that no threshold separates"):
+    with pytest.raises(VolumeError, match="all means are 5, so no threshold separates"):
         tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings())
     with pytest.raises(VolumeError, match=r"no mean reaches the threshold 9 \(the largest is 5"):
         tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(9.0))
     with pytest.raises(VolumeError, match="everything is above the threshold 2; give a higher"):
         tissue_mask(np.full((4, 4, 4), 5.0), TissueSettings(2.0))
-    with pytest.raises(ConfigError, match="least_share 2 is not a share"):
+    with pytest.raises(ConfigError, match="least_share 2 is not a fraction"):
         TissueSettings(least_share=2)

@@ -9,7 +9,7 @@ import tensorstore as ts
 from terareg.core.frames import Frame
 from terareg.regions import annotations
 from terareg.storage.store import Store
-from terareg.volumes.precomputed import morton
+from terareg.volumes.chunks import morton
 
 FRAME = Frame((30, 50, 80), (5.0, 2.0, 2.0))
 

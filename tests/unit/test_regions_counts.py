@@ -55,7 +55,7 @@ def test_no_points_are_a_table_of_zeros(tmp_path):
 def test_a_region_that_the_table_lacks_is_an_error(tmp_path):
     atlas = toy_atlas()
     rows = [r for r in measured(atlas, tmp_path) if r["id"] != "7"]
-    with pytest.raises(PointsError, match="2 points lie in region 7, which the table"):
+    with pytest.raises(PointsError, match="2 points lie in region 7, which is not in the table"):
         count_table(np.array([7, 7, 1], np.uint32), ["left"] * 3, rows, atlas.ontology)
 
 

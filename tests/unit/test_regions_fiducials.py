@@ -88,18 +88,18 @@ def test_missing_partners_are_named_or_warned_of(case, caplog):
     atlas, sample, transform = case
     fewer = Points(("extra", *NAMES[2:]), sample.position_um[1:])
     message = (
-        r"3 without partner: 'landmark 0' \(atlas only\), 'landmark 1' \(atlas only\), "
-        r"'extra' \(sample only\)"
+        r"3 without a counterpart: 'landmark 0' \(atlas only\), 'landmark 1' \(atlas "
+        r"only\), 'extra' \(sample only\)"
     )
     with pytest.raises(PointsError, match=message):
         score_fiducials(atlas, fewer, transform)
     with caplog.at_level(logging.WARNING):
         rows = score_fiducials(atlas, fewer, transform, unpaired="warn")
-    assert "3 without partner" in caplog.text
+    assert "3 without a counterpart: '" in caplog.text
     assert [r["name"] for r in rows if r["kind"] == "fiducial"] == list(NAMES[2:])
     none = Points(("other",), sample.position_um[:1])
     with pytest.raises(
-        PointsError, match=r"none of the 9 names of the atlas \(first: 'landmark 0'\) is in the"
+        PointsError, match=r"none of the 9 names in the atlas \(first: 'landmark 0'\) is in the"
     ):
         score_fiducials(atlas, none, transform, unpaired="warn")
 
@@ -112,11 +112,11 @@ def test_outside_twice_and_unnamed(case):
     with pytest.raises(PointsError, match=r"fiducials of the atlas: 9 of 9 points lie outside"):
         score_fiducials(Points(NAMES, atlas.position_um - 1e5), sample, transform)
     twice = Points(("a", "a", *NAMES[2:]), atlas.position_um)
-    with pytest.raises(PointsError, match=r"fiducials of the atlas: 'a' is there twice"):
+    with pytest.raises(PointsError, match="fiducials of the atlas: 'a' appears twice"):
         score_fiducials(twice, sample, transform)
     with pytest.raises(PointsError, match=r"fiducials of the sample: number 2 has no name"):
         score_fiducials(atlas, Points(("a", "", *NAMES[2:]), sample.position_um), transform)
-    with pytest.raises(PointsError, match="policy 'skip' is not known"):
+    with pytest.raises(PointsError, match="policy 'skip' is unknown"):
         score_fiducials(atlas, sample, transform, unpaired="skip")
 
 
@@ -132,7 +132,7 @@ def test_files_are_checked_before_anything_is_registered(tmp_path):
     with pytest.raises(PointsError, match=r"'b' \(atlas only\), 'c' \(sample only\)"):
         check_pairs(sample, atlas, FRAME)
     atlas.write_text("name,z,y,x\na,1,2,3\n")
-    with pytest.raises(PointsError, match="columns x, y, z do not say their unit"):
+    with pytest.raises(PointsError, match="columns x, y, z state no unit"):
         check_pairs(sample, atlas, FRAME)
 
 
@@ -146,9 +146,11 @@ def test_landmarks_are_paired_by_name_and_checked_alike(tmp_path):
     np.testing.assert_allclose(landmarks.atlas_um, [[20, 40, 60], [80, 100, 120], [140, 160, 180]])
     np.testing.assert_allclose(landmarks.sample_um, [[4, 5, 6], [7, 8, 9], [10, 20, 30]])
     paths["sample"].write_text("name,x_um,y_um,z_um\nc,30,20,10\na,6,5,4\n")
-    with pytest.raises(PointsError, match=r"landmarks: 1 without partner: 'b' \(atlas only\)"):
+    with pytest.raises(
+        PointsError, match=r"landmarks: 1 without a counterpart: 'b' \(atlas only\)"
+    ):
         pair_landmarks(paths, frames, 80.0)
-    with pytest.raises(PointsError, match=r"landmarks: 1 without partner"):
+    with pytest.raises(PointsError, match="landmarks: 1 without a counterpart: '"):
         check_pairs(paths["sample"], paths["atlas"], FRAME, "landmark")
     paths["sample"].write_text("name,x_um,y_um,z_um\nc,30,20,10\na,6,5,4\nb,9e9,8,7\n")
     with pytest.raises(PointsError, match=r"landmarks .*sample.csv against the sample: 1 of 3 poi"):

@@ -231,9 +231,12 @@ def test_written_table(case, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [  # D37: ids that the atlas lacks are not merged into a nameless row
-        ({"labels": 99}, r"labels hold id 99 \(3 voxels here\), which the atlas lacks"),
-        ({"labels": 2**32 - 2}, "labels hold id 4294967294"),
-        ({"channels": {"red": np.zeros((2, 2, 2), np.uint16)}}, r"channels \['red'\], the measu"),
+        ({"labels": 99}, r"labels contain id 99 \(3 voxels here\), which is not in the atlas"),
+        ({"labels": 2**32 - 2}, "labels contain id 4294967294"),
+        (
+            {"channels": {"red": np.zeros((2, 2, 2), np.uint16)}},
+            r"channels \['red'\] but the measu",
+        ),
         ({"red": np.zeros((2, 2, 3), np.uint16)}, r"red has shape \(2, 2, 3\) but the labels"),
         ({"red": np.zeros((2, 2, 2), np.float64)}, "red has type float64"),
     ],

@@ -204,7 +204,7 @@ def test_errors(tmp_path):
         write_meshes(store, "m", np.zeros(FRAME.shape, np.uint32), FRAME, FRAME)
     with pytest.raises(VolumeError, match="labels have shape"):
         write_meshes(store, "m", np.zeros((2, 2, 2), np.uint32), FRAME, FRAME)
-    with pytest.raises(VolumeError, match="labels hold id 99, which the ontology lacks"):
+    with pytest.raises(VolumeError, match="labels contain id 99, which is not in the ontology"):
         segment_properties([0, 7, 99], toy_atlas().ontology)
     assert not list(store.list())
 

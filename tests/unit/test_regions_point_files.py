@@ -103,7 +103,7 @@ def test_the_atlas_coordinates_of_cellfinder_are_read_where_points_are_in_the_at
 def test_types_of_markers_are_asked_for_and_chosen(tmp_path):
     path = tmp_path / "classified.xml"
     path.write_text(XML.format(groups=group(1, VOXELS[:1]) + group(2, VOXELS[1:])))
-    with pytest.raises(PointsError, match=r"1 of type 1, 2 of type 2\); say which count: types"):
+    with pytest.raises(PointsError, match=r"1 of type 1, 2 of type 2\); choose with types"):
         read_listed(path)
     assert np.array_equal(read_listed(path, PointForm(types=(2,))).values, VOXELS[1:])
     both = read_listed(path, PointForm(types=(1, 2)))
@@ -115,12 +115,22 @@ def test_types_of_markers_are_asked_for_and_chosen(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "given", "message"),
     [
-        ("p.csv", "z_um,y_um,x_um\n1,2,3\n", {"units": "um"}, "name their axes and unit; remove"),
-        ("p.csv", "z_um,y_um,x_um\n1,2,3\n", {"axes": "xyz"}, "name their axes and unit; remove"),
+        (
+            "p.csv",
+            "z_um,y_um,x_um\n1,2,3\n",
+            {"units": "um"},
+            "already state axes and unit; remove",
+        ),
+        (
+            "p.csv",
+            "z_um,y_um,x_um\n1,2,3\n",
+            {"axes": "xyz"},
+            "already state axes and unit; remove",
+        ),
         ("p.csv", "Position X,Position Y,Position Z,Unit\n1,2,3,px\n", {}, "has 'px', not um"),
         ("p.csv", "Position X,Position Y,Position Z\n1,2\n", {}, "line 2: 2 values for 3"),
         ("p.csv", "\nT\n=\nPosition X,Position Y,Position Z\n1,2,a\n", {}, "line 5: .* not three"),
-        ("p.csv", "axis-0,axis-1\n1,2\n", {}, "no coordinates among the columns 'axis-0'"),
+        ("p.csv", "axis-0,axis-1\n1,2\n", {}, "no coordinates in the columns 'axis-0'"),
         ("p.xml", "<a/>", {}, "has no markers; give cellfinder's XML"),
         ("p.xml", XML.format(groups=group(2, [("a", 1, 2)])), {}, "cannot be read as XML"),
         ("p.xml", "<a>", {}, "cannot be read as XML"),
@@ -128,7 +138,7 @@ def test_types_of_markers_are_asked_for_and_chosen(tmp_path):
             "p.xml",
             XML.format(groups=group(2, [("1e300", 1, 2)])),
             {},
-            "a marker that is not a place",
+            "a marker without a finite position",
         ),
         ("p.xml", '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', {}, "cannot be read as XML"),
     ],

@@ -96,12 +96,12 @@ def test_units_and_column_orders_of_csv(tmp_path):
     ("text", "message"),
     [
         ("", "it is empty"),
-        ("z,y,x\n1,2,3\n", "columns x, y, z do not say their unit; call them"),
-        ("a,b\n1,2\n", "no coordinates among the columns 'a', 'b'; use name"),
-        ("z_um,y_um\n1,2\n", "not one set of three coordinates"),
-        ("z_um,y_um,x_um,z_vox\n1,2,3,4\n", "not one set of three coordinates"),
-        ("z_um,y_um,x_vox\n1,2,3\n", "not one set of three coordinates in one unit"),
-        ("z_um,y_um,x_um,x_um\n1,2,3,3\n", "a column is there twice"),
+        ("z,y,x\n1,2,3\n", "columns x, y, z state no unit; call them"),
+        ("a,b\n1,2\n", "no coordinates in the columns 'a', 'b'; use name"),
+        ("z_um,y_um\n1,2\n", "not exactly one set of three coordinates"),
+        ("z_um,y_um,x_um,z_vox\n1,2,3,4\n", "not exactly one set of three coordinates"),
+        ("z_um,y_um,x_vox\n1,2,3\n", "not exactly one set of three coordinates in one unit"),
+        ("z_um,y_um,x_um,x_um\n1,2,3,3\n", "two of the columns have the same name"),
         ("z_um,y_um,x_um\n\n", "has no points below its header"),
         ("z_um,y_um,x_um\n1,2\n", "line 2: 2 values for 3 columns"),
         ("z_um,y_um,x_um\n1,2,3\n1,2,abc\n", "line 3: .* are not three numbers"),
@@ -188,8 +188,11 @@ def test_further_dimensions_are_passed_over(tmp_path):
             {"layers": [{"type": "annotation", "name": n} for n in "ab"]},
             r"there are several annotation layers \(found: 'a', 'b'\)",
         ),
-        (state("local://annotations", dimensions={"a": [1, "m"]}), "lack x, y, z"),
-        (state("local://annotations", dimensions=None), "gives no dimensions"),
+        (
+            state("local://annotations", dimensions={"a": [1, "m"]}),
+            "dimensions 'a' do not include x, y, z",
+        ),
+        (state("local://annotations", dimensions=None), "has no dimensions"),
         (
             state("local://annotations", dimensions={**XYZ, "x": [1, "s"]}),
             r"dimension \[1, 's'\] is not a length",
@@ -200,14 +203,17 @@ def test_further_dimensions_are_passed_over(tmp_path):
         ),
         (
             state("precomputed://x", []),
-            r"holds no annotations of this layer; copy them into a local",
+            r"contains no annotations of this layer; copy them to a local",
         ),
         (state("local://annotations", ["x"]), "annotation 1 is 'x', not a point"),
         (
             state("local://annotations", [{"type": "point", "point": [1, 2]}]),
             r"point \[1, 2\], but the layer has 3 dimensions",
         ),
-        (state(local(outputDimensions=XYZ, matrix=[[1, 0], [0, 1]])), r"matrix has shape \(2, 2\)"),
+        (
+            state(local(outputDimensions=XYZ, matrix=[[1, 0], [0, 1]])),
+            r"the matrix of the source has shape \(2, 2\)",
+        ),
     ],
 )
 def test_bad_states(tmp_path, data, message):
@@ -241,9 +247,11 @@ def test_points_outside_are_an_error_that_names_the_first():
     points = Points(("in", "out"), np.array([[10.0, 10, 10], [10, 10, 100]]))
     with pytest.raises(
         PointsError,
-        match=r"cells.csv against the sample: 1 of 2 points lie outside the volume, "
-        r"first number 2 \('out'\) at z, y, x = \(10.0, 10.0, 100.0\) um, volume "
-        r"\(-1.5, 1.0, 2.0\) to \(98.5, 61.0, 82.0\) um; check units",
+        match=(
+            r"cells.csv against the sample: 1 of 2 points lie outside the volume, the first "
+            r"being number 2 \('out'\) at z, y, x = \(10.0, 10.0, 100.0\) um while the "
+            r"volume extends from \(-1.5, 1.0, 2.0\) to \(98.5, 61.0, 82.0\) um; check units"
+        ),
     ):
         check_inside(points, FRAME, "cells.csv against the sample")
     check_inside(replace(points, position_um=points.position_um[:1], names=("in",)), FRAME, "x")

@@ -81,5 +81,5 @@ def test_a_damaged_or_foreign_table_is_an_error(found, tmp_path):
     (tmp_path / "cut.npy").write_bytes(data[:-9])
     with pytest.raises(StoreError, match=r"cut.npy cannot be read .*; delete it and run again"):
         load_array(tmp_path / "cut.npy", BLOB)
-    with pytest.raises(StoreError, match="does not hold what this version of terareg writes"):
+    with pytest.raises(StoreError, match="was not written by this version of terareg"):
         load_array(paths[0], CELL)

@@ -105,7 +105,9 @@ def test_settings_that_do_not_fit_the_voxels():
     with pytest.raises(ConfigError, match=r"smooth_um: 0.5 is less than half a voxel along z"):
         check_settings(ForegroundSettings("gradient", smooth_um=0.5), SPACING_UM)
     check_settings(ForegroundSettings("plain", background_um=0.1), SPACING_UM)
-    with pytest.raises(ConfigError, match=r"needs \d+ voxels around every block, more than 256"):
+    with pytest.raises(
+        ConfigError, match=r"needs \d+ voxels around every block, more than the 256 allowed"
+    ):
         check_settings(ForegroundSettings("difference", 100.0), SPACING_UM)
     assert halo_vox(ForegroundSettings("plain", smooth_um=4.0), SPACING_UM) == (8, 16, 11)
     assert min(halo_vox(ForegroundSettings("difference", 24.0), SPACING_UM)) >= 3 * 24 / 2

@@ -68,9 +68,11 @@ def test_marks_beside_blobs_are_counted_and_too_few_are_an_error():
     _, facts = probabilities(cells, (position_um, answers), REACH_UM, "marks")
     assert facts["without_blob"] == 50 and facts["cells"] + facts["others"] == 70
     few = position_um[50:65], answers[50:65]
-    with pytest.raises(PointsError, match=r"marks m: \d of the marked cells and \d+ of the marked"):
+    with pytest.raises(
+        PointsError, match=r"marks m: \d of the marked cells and \d+ of the other marks"
+    ):
         probabilities(cells, few, REACH_UM, "marks m")
-    with pytest.raises(PointsError, match="0 of the marked cells and 0 of the marked others"):
+    with pytest.raises(PointsError, match="0 of the marked cells and 0 of the other marks"):
         probabilities(cells[:0], few, REACH_UM, "marks")
 
 
@@ -78,7 +80,7 @@ def test_two_marks_of_one_blob_that_differ():
     cells, truth = blobs()
     position_um, answers = marked(cells, truth)
     twice = np.vstack([position_um, position_um[3]]), np.append(answers, ~answers[3])
-    with pytest.raises(PointsError, match="place 121 is on a blob that another mark says the opp"):
+    with pytest.raises(PointsError, match="mark 121 contradicts another mark on the same blob"):
         probabilities(cells, twice, REACH_UM, "marks")
     same = np.vstack([position_um, position_um[3]]), np.append(answers, answers[3])
     assert probabilities(cells, same, REACH_UM, "marks")[1]["marks"] == 121
@@ -100,11 +102,11 @@ def test_marks_are_read_with_their_answers(tmp_path, yes, no):
     [
         (
             "z_um,y_um,x_um\n1,2,3\n",
-            "0 of its columns are called cell or is_cell; name one",
+            "0 of its columns are called cell or is_cell, where one",
         ),
         ("z_um,y_um,x_um,cell,is_cell\n1,2,3,1,1\n", "2 of its columns are called"),
-        ("z_um,y_um,x_um,cell\n1,2,3,yes\n1,2,4,maybe\n", "place 2 has 'maybe' in the column"),
-        ("z_um,y_um,x_um,cell\n1,2,3,\n", "place 1 has '' in the column"),
+        ("z_um,y_um,x_um,cell\n1,2,3,yes\n1,2,4,maybe\n", "mark 2 has 'maybe' in that column"),
+        ("z_um,y_um,x_um,cell\n1,2,3,\n", "mark 1 has '' in that column"),
         ("z_um,y_um,cell\n1,2,1\n", "x"),
     ],
 )

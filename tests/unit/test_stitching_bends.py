@@ -130,9 +130,9 @@ def test_one_turned_tile_is_found_wherever_it_lies_and_the_others_are_copied(whi
         placement = place(world.acquisition, pairs, tile_model=model)
         assert world.misfit(placement) < 0.3
         (text,) = placement.warnings
-        assert text.startswith(f"1 of 9 tiles are turned, larger or sheared: {which} (0.")
+        assert text.startswith(f"1 of 9 tiles are rotated, scaled or sheared: {which} (0.")
         assert "degrees counterclockwise, 1." in text and "% larger" in text
-        assert "xml_merging.xml holds their middles alone" in text
+        assert "xml_merging.xml has only the positions of their middles" in text
         assert placement.summary["links_kept"] == 12
         assert placement.summary["closure_max_vox"] < 0.3
         assert placement.summary["tiles_bent"] == 1
@@ -181,8 +181,11 @@ def test_magnification_that_changes_with_depth_is_told_and_undone(growth, shapes
         pairs.append(replace(pair, lean_vox=tuple(slopes.tolist()), lean_sigma_vox=(0.1, 0.1, 0.1)))
     placement = place(world.acquisition, pairs, tile_model="auto")
     assert placement.growth == pytest.approx(growth, rel=0.1)
-    (text,) = [text for text in placement.warnings if "all tiles show" in text]
-    assert f"changes its size by {-100 * placement.growth:+.2f} % from the first plane" in text
+    (text,) = [text for text in placement.warnings if "magnification of all tiles" in text]
+    assert (
+        f"the magnification of all tiles changes by {-100 * placement.growth:+.2f} % from the "
+        "first plane"
+    ) in text
     assert list(placement.matrices(SIZE)) == list(shapes)
     assert world.misfit(placement) < 0.5
     assert place(world.acquisition, pairs, tile_model="translation").growth == 0
@@ -231,8 +234,11 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
     shape[2, 1] = 80
     world = World(acquisition_of(2, 2), {"T01": shape}, jitter=0.5)
     placement = place(world.acquisition, world.pairs(), tile_model="affine")
-    (text,) = [text for text in placement.warnings if "leave the overlap" in text]
-    assert "black between T00-T01 (" in text and "set stitching.model: translation" in text
+    (text,) = [text for text in placement.warnings if "leave gaps between neighbours" in text]
+    assert (
+        "gaps between neighbours, where the fused volume is black: T00-T01 (" in text
+        and "set stitching.model: translation" in text
+    )
     save_placement(tmp_path / "p.json", placement)
     again = load_placement(tmp_path / "p.json")
     assert again == placement and np.array_equal(

@@ -181,7 +181,7 @@ def test_the_file_of_a_shift_comes_back(tmp_path):
         save_shift(tmp_path / "s.json", shift)
         assert load_shift(tmp_path / "s.json") == shift
     (tmp_path / "s.json").write_text("{}")
-    with pytest.raises(StitchingError, match=r"not a shift of a channel .*measure_channel_shift"):
+    with pytest.raises(StitchingError, match=r"is not a channel shift .*measure_channel_shift"):
         load_shift(tmp_path / "s.json")
 
 

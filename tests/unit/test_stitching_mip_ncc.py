@@ -235,7 +235,7 @@ def test_too_small_an_overlap_is_an_error_that_says_what_to_do():
         run(tiles, ("0,0", "0,1"), step=103.0)
     with pytest.raises(StitchingError, match=r"\[60, 128, 0\]"):
         run(tiles, ("0,0", "0,1"), step=140.0)
-    with pytest.raises(StitchingError, match=r"\[24, 128, 48\] .* more subvolume_planes"):
+    with pytest.raises(StitchingError, match=r"\[24, 128, 48\] .* raise subvolume_planes"):
         run(tiles, ("0,0", "0,1"), settings=replace(SETTINGS, subvolume_planes=29))
 
 

@@ -205,9 +205,9 @@ def test_unreliable_links_are_not_used():
     assert placement.links[1].reason.startswith("windows disagree")
     links[1] = link(links[1].a, links[1].b, "SOUTH", [9, 250, 9], "beyond_search")
     placement = place(acquisition, links)
-    assert placement.links[1].reason.startswith("fits best at the limit of the search, ")
+    assert placement.links[1].reason.startswith("best fit at the limit of the search, ")
     (told,) = [text for text in placement.warnings if "search_um" in text]
-    assert told.startswith("the best fit of 1 of 4 pairs of neighbours lies at the limit")
+    assert told.startswith("the best fit of 1 of 4 neighbouring pairs lies at the limit")
 
 
 def leaning_links(links, leans, sigma=0.1, noise=0.0):
@@ -230,7 +230,8 @@ def test_a_tile_that_leans_is_named_with_its_figure():
     placement = place(acquisition, leaning)
     (text,) = [text for text in placement.warnings if "lean" in text]
     assert (
-        "1 of 9 tiles lean" in text and "over the 100 planes of the stack: T1_1 (y +6.0 +-" in text
+        "1 of 9 tiles lean" in text
+        and ("over the 100 planes of the stack, in voxels: T1_1 (y +6.0 +-") in text
     )
     assert "x -2.0 +- 0.0" in text and "stitching.model: auto" in text
     assert placement.summary["lean_left_vox"] == pytest.approx(5.8, abs=0.2)
@@ -239,7 +240,7 @@ def test_a_tile_that_leans_is_named_with_its_figure():
     auto = place(acquisition, leaning, tile_model="auto")
     assert np.abs(np.subtract(auto.tiles["T1_1"].lean_vox, [0, 6, -2])).max() < 0.1
     assert list(auto.matrices((100, 256, 256))) == ["T1_1"] and auto.summary["lean_left_vox"] < 0.2
-    assert any("fusion moves their planes" in text for text in auto.warnings)
+    assert any("fusion shifts their planes" in text for text in auto.warnings)
     assert auto.origins(subpixel=True) == placement.origins(subpixel=True)
 
 

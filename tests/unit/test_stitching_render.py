@@ -213,13 +213,16 @@ def test_foreign_specifications_are_placed_by_their_layout(tmp_path, stitched):
         ("[1]", "item 1 is not a tile specification"),
         ('[{"tileId": "a"}]', "item 1 is not a tile specification .*'z'"),
         ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 2"))], "item 1 .'a'. is not a tile"),
-        ([foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 nan 0"))], "no number of pixels"),
+        (
+            [foreign("a", 0, 0, 0, leaf("AffineModel2D", "1 0 0 1 nan 0"))],
+            "a finite number of pixels",
+        ),
         (
             [foreign("a", 0, 0, 0, leaf("AffineModel2D", "1.1 0 0 1 0 0"))],
             "by 4.9 pixels at a corner",
         ),
         ([foreign("a", 0, 0, 0, leaf("PolynomialTransform2D", "1"))], "Poly.* AffineModel2D or"),
-        ([foreign("a", 0, 0, 0, {"type": "ref", "refId": "lens"})], "transform 'ref'"),
+        ([foreign("a", 0, 0, 0, {"type": "ref", "refId": "lens"})], "transform of class 'ref'"),
     ],
 )
 def test_what_cannot_be_a_position_is_one_sentence(tmp_path, text, words):
@@ -245,7 +248,10 @@ def test_broken_gzip_and_absent_files(tmp_path, stitched):
             lambda s: s + [replace(s[0], tile_id="x", row=7)],
             r"'x' \(row 7, column 0\) is not a tile",
         ),
-        (lambda s: [x for x in s if x.column == 0], "has nothing for LOC001, LOC003;"),
+        (
+            lambda s: [x for x in s if x.column == 0],
+            "has no tile specification for LOC001, LOC003;",
+        ),
         (lambda s: s + [replace(s[0], origin_yx_vox=(9.0, 0.0))], "moves LOC002 by 42.5 pixels"),
     ],
 )

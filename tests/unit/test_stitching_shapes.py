@@ -27,7 +27,7 @@ def test_only_what_matters_is_told_and_the_worst_first():
     assert shape_warnings({"A": small, "B": lean}, 9, SIZE) == []
     shapes = {"A": small, "C": 0.5 * large, "D": large}
     (text,) = shape_warnings(shapes, 9, SIZE)
-    assert text.startswith("2 of 9 tiles are turned, larger or sheared: D (1.00 degrees clockwise")
+    assert text.startswith("2 of 9 tiles are rotated, scaled or sheared: D (1.00 degrees clockwise")
     assert ", C (0.50 degrees" in text
 
 

@@ -100,7 +100,7 @@ def test_exchanged_ends_and_unequal_lights_are_told():
     assert found.sharper < 1
     exchanged, unequal = found.warnings
     assert "left shows less fine structure than right at -x" in exchanged
-    assert "exchange the ends in input.sides.signal" in exchanged
+    assert "swap the ends in input.sides.signal" in exchanged
     assert "left is 3.3" in unequal and "times as bright as right" in unequal
 
 
@@ -115,7 +115,7 @@ def test_where_the_sides_share_no_tissue_nothing_is_changed_and_the_report_is_to
     found = match_sides(dark, None, ("signal", ENDS), AUTO)
     assert found.gain == 1.0 and found.left_percent is None and found.sharper is None
     (text,) = found.warnings
-    assert "no bright tissue together where they meet" in text
+    assert "no bright tissue in common where they meet" in text
 
 
 def test_a_tile_that_lacks_a_side_is_not_compared():

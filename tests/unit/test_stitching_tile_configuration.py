@@ -76,9 +76,15 @@ def test_the_configuration_of_a_real_mosaic(root):
         ("dim = 2\na; ; (1, two)\n", r"line 2: 'a; ; \(1, two\)' has a coordinate that is not"),
         ("dim = 2\na; ; (1, nan)\n", r"line 2: .* not a number of pixels; correct it"),
         ("dim = 2\na; ; (1, 1e300)\n", r"line 2: .* not a number of pixels; correct it"),
-        ("dim = 2\n#\na 1 2\n", r"line 3: 'a 1 2' is not a tile; write it as name; ; \(x, y\)"),
-        ("dim = 3\n ; ; (1, 2, 3)\n", r"line 2: .* is not a tile; write it as name; ; \(x, y, z\)"),
-        ("dim = 3\na; ; (1, 2, 3) 4\n", r"line 2: .* is not a tile; write it as"),
+        (
+            "dim = 2\n#\na 1 2\n",
+            r"line 3: 'a 1 2' is not a line for a tile; write it as name; ; \(x, y\)",
+        ),
+        (
+            "dim = 3\n ; ; (1, 2, 3)\n",
+            r"line 2: .* is not a line for a tile; write it as name; ; \(x, y, z\)",
+        ),
+        ("dim = 3\na; ; (1, 2, 3) 4\n", r"line 2: .* is not a line for a tile; write it as"),
         ("dim = 2\na; ; (1, 2)\r\na; ; (3, 4)", r"line 3: .* names the tile of line 2 again"),
         ("dim = 2\n", "lists no tiles"),
         ("", "lists no tiles"),

@@ -1,11 +1,19 @@
-"""Sharded files, read by tensorstore."""
+"""Sharded files: what is written is read by tensorstore, and what that writes is read here."""
 
+import gzip
+import itertools
+import struct
+from collections import Counter
+
+import numpy as np
+import pytest
 import tensorstore as ts
+from examples import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terareg.storage.store import Store
-from terareg.storage.uint64_shards import Sharding
+from terareg.storage.uint64_shards import Sharding, ShardReader
 
 
 @settings(max_examples=40, deadline=None)
@@ -41,3 +49,82 @@ def test_tensorstore_finds_every_object(tmp_path_factory, objects, shift, parts,
         assert found[number.to_bytes(8, "big")] == data
     absent = next(n for n in range(100) if n not in objects)
     assert found.read(absent.to_bytes(8, "big")).result().state == "missing"
+
+
+@examples(25)
+@given(
+    st.dictionaries(st.integers(0, 2**64 - 1), st.binary(max_size=20), min_size=1, max_size=40),
+    st.tuples(st.integers(0, 9), st.integers(0, 5), st.integers(0, 9)),
+    st.tuples(*[st.sampled_from(["raw", "gzip"])] * 2),
+    st.sampled_from(["identity", "murmurhash3_x86_128"]),
+)
+def test_every_object_that_tensorstore_writes_is_found(
+    tmp_path_factory, objects, bits, encodings, hash_name
+):
+    store = Store(str(tmp_path_factory.mktemp("shards")))
+    stated = {
+        **dict(zip(("preshift_bits", "minishard_bits", "shard_bits"), bits)),
+        **dict(zip(("minishard_index_encoding", "data_encoding"), encodings)),
+        "@type": "neuroglancer_uint64_sharded_v1",
+        "hash": hash_name,
+    }
+    kept = ts.KvStore.open(
+        {
+            "driver": "neuroglancer_uint64_sharded",
+            "base": {"driver": "file", "path": f"{store.url}/a/"},
+            "metadata": stated,
+        }
+    ).result()
+    with ts.Transaction() as transaction:
+        for number, data in objects.items():
+            kept.with_transaction(transaction)[number.to_bytes(8, "big")] = data
+    reader = ShardReader(store, "a", Sharding.from_json(stated), len(objects), 64)
+    assert {number: reader.read(number) for number in objects} == objects
+    assert reader.read(next(n for n in itertools.count() if n not in objects)) is None
+    files = [entry.key.removeprefix("a/") for entry in store.list("a")]
+    assert Counter(n for name in files for n in reader.numbers(name).tolist()) == Counter(
+        list(objects)
+    )
+
+
+def _one_index(folder, index, data=b"abc", encoding="gzip"):
+    (folder / "a").mkdir()
+    head = struct.pack("<QQ", len(data), len(data) + len(index))
+    (folder / "a/0.shard").write_bytes(head + data + index)
+    sharding = Sharding(0, 0, 0, encoding, "gzip")
+    return ShardReader(Store(str(folder)), "a", sharding, 10, 1000)
+
+
+def _table(size):
+    return np.array([[7], [0], [size]], "<u8").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("index", "data", "message"),
+    [
+        (gzip.compress(bytes(2**26)), b"", "index 0 of 0.shard from byte 0 to"),
+        (gzip.compress(bytes(2**16)), b"", "larger than 240 bytes"),
+        (gzip.compress(_table(3))[:-9], b"abc", "cut off"),
+        (gzip.compress(bytes(25)), b"", "has 25 bytes"),
+        (gzip.compress(_table(2**40)), b"abc", "object 7 has 1099511627776 bytes, 1000 are"),
+        (gzip.compress(_table(900)), b"abc", "bytes 16 to 916 are asked for"),
+        (gzip.compress(_table(99)), gzip.compress(bytes(2**16)), "larger than 1000 bytes"),
+    ],
+)
+def test_files_that_ask_for_more_than_they_hold(tmp_path, index, data, message):
+    if b"larger than 1000" in message.encode():
+        index = gzip.compress(_table(len(data)))
+    with pytest.raises(ValueError, match=message):
+        _one_index(tmp_path, index, data).read(7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"@type": "x"}, {"hash": "md5"}, {"minishard_bits": 60}, {"shard_bits": -1},
+        {"preshift_bits": "3"}, {"data_encoding": "zstd"},
+    ],
+)  # fmt: skip
+def test_unknown_ways_of_sharding_are_refused(change):
+    with pytest.raises(ValueError, match="sharding"):
+        Sharding.from_json(Sharding(1, 2, 3).to_json() | change)

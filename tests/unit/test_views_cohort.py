@@ -68,6 +68,12 @@ def test_a_registration_is_judged_as_in_its_own_report(compared):
     assert status == "fail" and "-0.2" in reasons
 
 
+def test_a_registration_that_failed_fails_what_comes_through_it():
+    composed = {"through": "lsfm", "jacobian_min": 0.5, "registered": {"jacobian_min": -0.2}}
+    assert verdict_of(composed, "ccf")[0] == "fail"
+    assert verdict_of(composed | {"registered": {"jacobian_min": 0.5}}, "ccf") == ("pass", "")
+
+
 def test_pictures_show_the_regions_that_differ(compared):
     _, samples, effects, values = compared
     shown = shown_rows(effects, "volume_mm3")

@@ -28,6 +28,7 @@ BRAIN = RNG.integers(0, 900, SHAPE).astype(np.float32)
 LABELS = RNG.integers(0, 3, SHAPE).astype(np.uint32) * 614454277 % 4294967291
 LABELS = LABELS.astype(np.uint32)
 
+FIELD = np.random.default_rng(0).standard_normal((2, 17, 17)).tolist()
 PLACEMENT = {
     "tiles": {
         "LOC000": {"origin_vox": [0, 0, 0]},
@@ -64,6 +65,14 @@ DRAWINGS = {
     "tile_means": lambda: intensity.tile_means(BRAIN[0], BRAIN[1], channel="ch0"),
     "placement": lambda: stitching.placement_map(
         PLACEMENT, (10, 100, 120), (5, 1, 1), dict.fromkeys(PLACEMENT["tiles"], (0, 0, 0))
+    ),
+    "fields": lambda: stitching.placement_map(
+        {
+            **PLACEMENT,
+            "tiles": {n: {**t, "field_vox": FIELD} for n, t in PLACEMENT["tiles"].items()},
+        },
+        (10, 100, 120),
+        (5, 1, 1),
     ),
     "seams": lambda: stitching.seam_pairs(seams()),
     "loops": lambda: stitching.loop_closure(

@@ -72,3 +72,10 @@ def test_every_citation_in_the_text_has_its_entry(values):
     found = methods(values(**over), {"mouse": SUMMARY}, {})
     cited = re.findall(r"\((\w[^()]*? \d{4}(?:; [^()]*? \d{4})*)\)", found["text"])
     assert len(keys(found["bibtex"])) == 1 + len(cited)
+
+
+def test_an_atlas_through_another_one_was_not_registered(values):
+    composed = {"through": "lsfm", "files": ["1Warp.nii.gz", "0.mat"]}
+    text = methods(values(), {"lsfm": SUMMARY, "ccf": composed}, {})["text"]
+    assert "atlas ccf" in text and "was reached through lsfm, by a known transform" in text
+    assert "(1Warp.nii.gz, 0.mat)" in text and text.count("was registered to the sample") == 1

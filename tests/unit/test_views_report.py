@@ -582,3 +582,32 @@ def test_a_public_store_gives_a_link_to_the_viewer(results):
     assert link.startswith("https://neuroglancer-demo.appspot.com/#!")
     write(results, "views/neuroglancer.json", {"layers": [{"source": "zarr3://{store}/a"}]})
     assert gather(results)["viewer"]["link"] == ""
+
+
+def test_an_atlas_that_is_reached_through_another_one_says_so(results):
+    """Its figures are its own and the known transform's; those of the registration are there."""
+    plain = {(v["key"], v["subject"]): v["value"] for v in gather(results)["verdicts"]}
+    summary = {
+        "through": "allen", "points_from": "ccf", "files": ["1Warp.nii.gz", "0.mat"],
+        "jacobian_min": 0.4, "jacobian_max": 1.5, "inverse_error_um": 20.0, "voxel_um": 100.0,
+        "warnings": ["positions move by up to 9 um"],
+        "known": {"kind": "registration", "overlap_percent": 91.0},
+        "known_registration": {"jacobian_min": 0.7, "scale": 1.5},
+        "registered": {"jacobian_min": -0.05},
+    }  # fmt: skip
+    folder = results / "registration/ccf"
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(summary))
+    data = gather(results)
+    found = {(v["key"], v["subject"]): v["value"] for v in data["verdicts"]}
+    assert found["registration.jacobian_min", "ccf"] == 0.4
+    assert found["registration.inverse_error_vox", "ccf"] == 0.2
+    assert found["registration.jacobian_min", "ccf to allen"] == 0.7
+    assert found["registration.scale_factor", "ccf to allen"] == 1.5
+    assert {k: v for k, v in found.items() if k[1] == "allen"} == {
+        k: v for k, v in plain.items() if k[1] == "allen"
+    }
+    page = report.render_report(data)
+    for words in ("Atlas ccf, reached through allen", "1Warp.nii.gz, 0.mat",
+                  "ccf: positions move by up to 9 um", "nobody here measured it"):  # fmt: skip
+        assert words in page, words

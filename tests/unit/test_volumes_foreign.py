@@ -16,6 +16,7 @@ import imagecodecs
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tensorstore as ts
 import tifffile
 import zarr
 from bounded import SECONDS, read_within_bounds
@@ -36,6 +37,7 @@ from terareg.volumes.headers import (
 )
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.importing import check_whole, describe_input
+from terareg.volumes.opened import open_volume
 from terareg.volumes.plan import VolumeSettings, make_plan
 from terareg.volumes.writer import init_volume, write_blocks
 
@@ -505,8 +507,48 @@ def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
     header = read_header(str(tmp_path / "p"))
     assert (header.spacing_um, check_whole(header)) == (SPACING, 0)
     next((tmp_path / "p").glob("25*/*")).unlink()
-    with pytest.raises(VolumeError, match=r"has 11 of 12 chunks .*a precomputed volume has no"):
+    with pytest.raises(VolumeError, match=r"has 11 of 12 chunks .* set fill_missing: true"):
         check_whole(header)
+
+
+@pytest.mark.parametrize("shards", [None, "raw", "gzip"])
+def test_a_chunk_that_is_absent_is_no_zero(tmp_path, values, shards):
+    """Tensorstore leaves out chunks of zeros, and reads chunks that are lost as zeros."""
+    path, lacking = tmp_path / "p", values.copy()
+    lacking[:4, 4:8, :4] = 0
+    write_with_tensorstore(path, lacking, shards)
+    header = read_header(str(path))
+    name = re.escape("0-4_4-8_0-4")
+    with pytest.raises(VolumeError, match=rf"has 11 of 12 chunks .*{name}\), .*fill_missing: true"):
+        check_whole(header)
+    assert check_whole(header, fill_missing=True) == 1
+    image = open_image(str(path), KNOWN)
+    np.testing.assert_array_equal(image.read(0, (4, 0, 0), SHAPE), lacking[4:])
+    with pytest.raises(VolumeError, match=rf"{name} .*; copy it again, or set fill_missing"):
+        image.read(0, (3, 3, 3), (5, 5, 5))
+    filled = open_image(str(path), ImageSettings(SPACING, "RIP", fill_missing=True))
+    np.testing.assert_array_equal(filled.read(0), lacking)
+    with pytest.raises(VolumeError, match="fill_missing"):
+        open_volume(str(path)).numpy(np.s_[:5])
+    assert (open_volume(str(path), fill_missing=True).numpy(np.s_[:5]) == lacking[:5]).all()
+
+
+def write_with_tensorstore(path, values, shards):
+    scale = {"size": values.shape[::-1], "chunk_size": [4, 4, 4], "encoding": "raw",
+             "resolution": [30000, 20000, 25000]}  # fmt: skip
+    if shards:
+        scale["sharding"] = {
+            "@type": "neuroglancer_uint64_sharded_v1", "hash": "murmurhash3_x86_128",
+            "preshift_bits": 1, "minishard_bits": 1, "shard_bits": 1,
+            "minishard_index_encoding": shards, "data_encoding": shards,
+        }  # fmt: skip
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": values.dtype.name, "num_channels": 1},
+        "scale_metadata": scale,
+    }  # fmt: skip
+    with ts.Transaction() as transaction:
+        ts.open(spec).result().with_transaction(transaction)[..., 0] = values.transpose(2, 1, 0)
 
 
 @pytest.mark.parametrize("stated", [".", "/"])
@@ -648,6 +690,13 @@ def bomb(pack=gzip.compress):
     return pack(ZEROS) * 20
 
 
+@functools.cache
+def packed_zeros():
+    """The same in one stream."""
+    pack = zlib.compressobj(wbits=31)
+    return b"".join(pack.compress(ZEROS) for _ in range(20)) + pack.flush()
+
+
 def bomb_behind_nifti(path, values):
     write_nifti(path.with_name("a.nii"), values)
     path.write_bytes(gzip.compress(path.with_name("a.nii").read_bytes()) + bomb())
@@ -753,6 +802,19 @@ def bomb_for_precomputed(suffix, pack):
     return lambda path, values: write_precomputed(path, values, suffix=suffix, pack=pack)
 
 
+def bomb_in_shards(index):
+    def make(path, values):
+        write_with_tensorstore(path, values, "gzip")
+        for file in path.glob("*/*.shard"):
+            data = packed_zeros()
+            entries = [[*range(12)], [0] * 12, [len(data)] + [0] * 11]
+            table = gzip.compress(np.array(entries, "<u8").tobytes())
+            ends = (0, len(data)) if index else (len(data), len(data) + len(table))
+            file.write_bytes(struct.pack("<2Q", *ends) * 2 + data + table)
+
+    return make
+
+
 def long_metadata(name, unit):
     def make(path, values):
         (write_precomputed if name == "info" else write_zarr)(path, values)
@@ -787,6 +849,10 @@ BOUNDED = {
     "gzip/a": bomb_for_precomputed(".gz", lambda _: bomb()),
     "zstd/a": bomb_for_precomputed(".zstd", lambda _: bomb(imagecodecs.zstd_encode)),
     "brotli/a": bomb_for_precomputed(".br", lambda _: bomb(imagecodecs.brotli_encode)),
+    "index/a": bomb_in_shards(index=True),
+    "sharded/a": bomb_in_shards(index=False),
+    "one/a": bomb_for_precomputed(".gz", lambda _: packed_zeros()),
+    "one/a.zarr": bomb_for_zarr({"id": "gzip", "level": 1}, packed_zeros),
     "info/a": long_metadata("info", b"{},"),
 }
 READERS = {  # of the process with bounds

@@ -104,7 +104,7 @@ def test_an_export_that_shows_nothing_more_is_one_sentence(finished, workspace):
     running.configure(workspace, export={"fine": fine})
     done = workspace.snakemake("--cores", "1", "--quiet", "all", "--", "exports")
     assert done.returncode != 0
-    assert "would show nothing more; raise resolution_um" in done.stderr
+    assert "would add no detail; raise resolution_um" in done.stderr
     assert not (workspace.folder / "results/demo/exports/fine.nii.gz").exists()
 
 

@@ -362,7 +362,7 @@ def test_hooks_of_pre_commit_are_what_make_lint_runs(root):
 
 
 #: packages of an extra: whoever has such files installs them, and a message says so
-OPTIONAL = {"czifile", "liffile"}
+OPTIONAL = {"czifile", "liffile", "pyarrow"}
 #: names of packages on conda-forge that differ on PyPI
 PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib", "python-xxhash": "xxhash"}
 

@@ -74,7 +74,7 @@ THROUGH = {
     "volumes.meta_image": ("volumes_foreign", "headers of one kind of file"),
     "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
     "volumes.nrrd": ("volumes_headers", "headers of one kind of file"),
-    "volumes.renamed": ("volumes_foreign", "chunks under names of other writers"),
+    "volumes.fetched": ("volumes_foreign", "chunks under names of other writers"),
     "volumes.zarr_arrays": ("volumes_opened", "zarr-python over a store"),
     "volumes.tiff_stack": ("volumes_headers", "planes of one kind of file"),
 }

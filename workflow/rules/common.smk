@@ -11,6 +11,7 @@ from terareg.execution import (
     comparisons,
     derived_volumes,
     inputs,
+    known_transforms,
     own_files,
     provenance,
     raw_data,
@@ -54,6 +55,7 @@ if not SAMPLES and not RUN.comparisons and not is_linted():
 guarded(raw_data.check, RUN)
 guarded(comparisons.check, RUN)
 guarded(sizing.check_extents, RUN)
+guarded(known_transforms.check, RUN)
 
 
 def one_of(names):
@@ -93,6 +95,12 @@ def atlas_file(name):
 def registration_files():
     """Output files of a registration, by the names that scripts use."""
     named = inputs.REGISTRATION_FILES.items()
+    return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
+
+
+def composed_files():
+    """Output files of a composition, by the names that scripts use."""
+    named = inputs.COMPOSED_FILES.items()
     return {key: result(f"registration/{{atlas}}/{name}") for key, name in named}
 
 

@@ -25,6 +25,7 @@ rule index_input:
         record=record_of("index_input"),
         images=of_sample(raw_data.raw_addresses),
         raw_state=of_sample(raw_data.sample_state),
+        fill_missing=of_sample(raw_data.filled_channels),
         spacing_um=setting("input.spacing_um"),
         orientation=setting("input.orientation"),
     script:

@@ -91,6 +91,8 @@ rule register:
         log_of("register/{atlas}"),
     benchmark:
         benchmark_of("register/{atlas}")
+    wildcard_constraints:
+        atlas=one_of(set(RUN.atlases) - set(RUN.composed_atlases)),
     conda:
         "../envs/register.yaml"
     threads: threads_of("register")
@@ -108,6 +110,38 @@ rule register:
         orientation_confirmed=setting("input.orientation_confirmed"),
     script:
         "../scripts/register.py"
+
+
+rule compose_transforms:
+    """Compose the registration to one atlas with the known transform to another one."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_atlas(inputs.through_files)),
+        unpack(of_registration(inputs.base_files)),
+        known=of_atlas(inputs.known_transform),
+        own_template=of_atlas(inputs.template_source),
+        base_template=of_atlas(inputs.base_template),
+    output:
+        **composed_files(),
+    log:
+        log_of("compose_transforms/{atlas}"),
+    benchmark:
+        benchmark_of("compose_transforms/{atlas}")
+    wildcard_constraints:
+        atlas=one_of(RUN.composed_atlases),
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("compose_transforms")
+    resources:
+        mem_mb=memory("compose_transforms"),
+        runtime=runtime("compose_transforms"),
+    params:
+        code=code("compose_transforms"),
+        record=record_of("compose_transforms/{atlas}"),
+        settings=of_atlas(inputs.known_settings),
+        state=of_atlas(inputs.known_state),
+    script:
+        "../scripts/compose_transforms.py"
 
 
 rule estimate_errors:

@@ -230,7 +230,7 @@ rule assess_registration:
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         **registration_files(),
-        initial=result("registration/{atlas}/initial_affine.txt"),
+        initial=of_registration(inputs.initial_file),
         complete=of_sample(inputs.registration_volumes),
     output:
         verdicts=result("registration/{atlas}/verdicts.json"),
@@ -285,6 +285,8 @@ rule assess_registration:
         log_of("assess_registration/{atlas}"),
     benchmark:
         benchmark_of("assess_registration/{atlas}")
+    wildcard_constraints:
+        atlas=one_of(set(RUN.atlases) - set(RUN.composed_atlases)),
     conda:
         "../envs/register.yaml"
     threads: threads_of("assess_registration")
@@ -299,6 +301,59 @@ rule assess_registration:
         thresholds=setting("report.thresholds"),
     script:
         "../scripts/assess_registration.py"
+
+
+rule assess_composition:
+    """Judge and draw the regions of an atlas that the sample reaches through another one."""
+    input:
+        unpack(of_atlas(inputs.prepared_atlas)),
+        unpack(of_registration(inputs.base_files)),
+        **composed_files(),
+        predicted=of_registration(inputs.fit_file, "predicted"),
+        posteriors=of_registration(inputs.fit_file, "posteriors"),
+        initial=of_registration(inputs.initial_file),
+        complete=of_sample(inputs.registration_volumes),
+    output:
+        verdicts=result("registration/{atlas}/verdicts.json"),
+        quality=result("registration/{atlas}/quality.tsv"),
+        map=report(
+            result("views/quality_{atlas}.png"),
+            caption="../report/quality.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "regions"},
+        ),
+        overlay=report(
+            result("views/overlay_{atlas}.png"),
+            caption="../report/overlay.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "overlay"},
+        ),
+        jacobian=report(
+            result("views/jacobian_{atlas}.png"),
+            caption="../report/jacobian.rst",
+            category="Registration",
+            labels={"sample": "{sample}", "atlas": "{atlas}", "figure": "Jacobian"},
+        ),
+    log:
+        log_of("assess_composition/{atlas}"),
+    benchmark:
+        benchmark_of("assess_composition/{atlas}")
+    wildcard_constraints:
+        atlas=one_of(RUN.composed_atlases),
+    conda:
+        "../envs/register.yaml"
+    threads: threads_of("assess_composition")
+    resources:
+        mem_mb=memory("assess_composition"),
+        runtime=runtime("assess_composition"),
+    params:
+        code=code("assess_composition"),
+        record=record_of("assess_composition/{atlas}"),
+        store=setting("store"),
+        sources=of_sample(inputs.registration_sources),
+        thresholds=setting("report.thresholds"),
+    script:
+        "../scripts/assess_composition.py"
 
 
 rule draw_error_bars:
@@ -387,8 +442,8 @@ rule make_slices:
         unpack(of_atlas(inputs.prepared_atlas)),
         labels=result("labels/{atlas}/complete.json"),
         complete=of_sample(inputs.registration_volume, "complete.json"),
-        posteriors=result("registration/{atlas}/posteriors.nrrd"),
-        basis=result("registration/{atlas}/contrast.json"),
+        posteriors=of_registration(inputs.fit_file, "posteriors"),
+        basis=of_registration(inputs.fit_file, "basis"),
     output:
         page=report(
             result("views/slices_{atlas}.html"),
@@ -535,7 +590,8 @@ rule write_neuroglancer_state:
         code=code("write_neuroglancer_state"),
         record=record_of("write_neuroglancer_state"),
         channels=of_sample(Run.channels_of),
-        atlases=of_sample(Run.registered_atlases),
+        atlases=of_sample(Run.atlases_of),
+        registered=of_sample(Run.registered_atlases),
         scored=of_sample(Run.atlases_with, "fiducials"),
         marked=of_sample(Run.atlases_with, "registration.landmarks"),
         viewer=setting("viewer"),

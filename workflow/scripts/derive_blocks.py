@@ -32,6 +32,7 @@ def main() -> None:
         lambda block: tool.make(block, found),
         fingerprint=state,
         workers=snakemake.threads,
+        notes=(lambda block: {"outside": tool.is_outside(block)}) if entry.mask else lambda _: {},
     )
     check_unchanged(settings.address, settings.source_state)
     write_json(snakemake.output.batch, summary)

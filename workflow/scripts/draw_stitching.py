@@ -50,9 +50,12 @@ def main() -> None:
         if len(seams) < SEAMS and all(overlapping(acquisition, s) for s in shifts):
             before, after = (crops(source, link, shift) for shift in shifts)
             size = float(np.linalg.norm(link.residual_vox))
+            ends = (placement.tiles[name].field_vox for name in (link.a, link.b))
+            drawn = " (drawn straight)" if any(ends) else ""
             seams.append(
                 {
-                    "title": f"{link.a} - {link.b}: {link.state}, residual {size:.2f} voxels",
+                    "title": f"{link.a} - {link.b}: {link.state}, "
+                    f"residual {size:.2f} voxels{drawn}",
                     "before": before,
                     "after": after,
                     "spacing_um": acquisition.spacing_um[1:],

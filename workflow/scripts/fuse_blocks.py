@@ -7,7 +7,7 @@ from terareg.acquisition.model import Acquisition, load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.core.numeric import Clipped
 from terareg.execution.job import run_job
-from terareg.stitching.channel_shift import channel_poses, load_shift
+from terareg.stitching.channel_shift import channel_poses, channel_warps, load_shift
 from terareg.stitching.placement import Placement, load_placement
 from terareg.stitching.sides import load_match
 from terareg.storage.records import fingerprint, read_json, write_json
@@ -32,9 +32,9 @@ def side_of(
     source = open_tiles(acquisition, name, files, store)
     shifts = [snakemake.input.get(prefix + "shift") for prefix in prefixes]
     there = {tile.name: relative[tile.name] for tile in source.acquisition.tiles}
-    origins, matrices = channel_poses(
-        there, placement, [load_shift(path) for path in shifts if path], acquisition.tile_shape
-    )
+    shifted = [load_shift(path) for path in shifts if path]
+    origins, matrices = channel_poses(there, placement, shifted, acquisition.tile_shape)
+    warps = channel_warps(there, placement, shifted, acquisition.tile_shape)
     growths = placement.growths(there, acquisition.tile_shape)
     state = {
         "origins": origins,
@@ -43,7 +43,9 @@ def side_of(
     }
     if growths:
         state["growths"] = {tile: asdict(growth) for tile, growth in growths.items()}
-    return Side(source, origins, matrices, growths), state
+    if warps:
+        state["fields"] = {tile: warp.nodes.tolist() for tile, warp in warps.items()}
+    return Side(source, origins, matrices, growths, warps=warps), state
 
 
 def main() -> None:
@@ -54,6 +56,8 @@ def main() -> None:
     settings = FusionSettings(**snakemake.params.fusion)
     placement = load_placement(snakemake.input.placement)
     relative = fused_origins(placement.origins(settings.subpixel), planned["offset_vox"], settings)
+    if not settings.subpixel:
+        relative |= placement.warped_origins(planned["offset_vox"])
     found = [
         side_of(acquisition, number, placement, relative)
         for number in range(len(snakemake.params.sides))

@@ -16,7 +16,10 @@ def main() -> None:
     plan = VolumePlan.from_json(planned["plan"])
     # the plan decides the grid, whatever the header says
     grid = ImageSettings(
-        plan.frame.spacing_um, plan.frame.orientation, channel=settings.image["channel"]
+        plan.frame.spacing_um,
+        plan.frame.orientation,
+        settings.image["channel"],
+        settings.image["fill_missing"],
     )
     image = open_image(settings.image["path"], grid)
     state = fingerprint(settings.code, settings.raw_state, planned, settings.image["channel"])

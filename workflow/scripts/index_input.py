@@ -12,7 +12,9 @@ def main() -> None:
         name: read_header(address, settings.spacing_um) for name, address in settings.images.items()
     }
     check_channels(headers, settings.orientation)
-    absent = {name: check_whole(header) for name, header in headers.items()}
+    absent = {
+        name: check_whole(header, name in settings.fill_missing) for name, header in headers.items()
+    }
     write_json(snakemake.output.index, describe_input(headers, settings.orientation, absent))
 
 

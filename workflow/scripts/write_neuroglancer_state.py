@@ -60,7 +60,7 @@ def main() -> None:
             atlas, source, segments=shown, colours=colours[f"labels/{atlas}"]
         )
         layers.append(layer)
-    for atlas, path in zip(settings.atlases, snakemake.input.deviations):
+    for atlas, path in zip(settings.registered, snakemake.input.deviations):
         key = f"{sample}/registration/{atlas}/deviation"
         window = read_json(path)["window"]
         source = volume_source(key, path)

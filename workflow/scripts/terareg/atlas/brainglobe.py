@@ -112,11 +112,11 @@ def find_atlas(name: str, version: str | None = None) -> InstalledAtlas:
     if named:
         there = ", ".join(a.version for a in named)
         raise AtlasError(
-            f"atlas {name} is in {folder} in version {there}, not {version}; {get} downloads it"
+            f"{folder} has atlas {name} in version {there}, not {version}; download it with: {get}"
         )
     near = difflib.get_close_matches(name, {a.name for a in found}, 1, 0.6)
-    hint = f"did you mean {near[0]}, or " if near else ""
-    raise AtlasError(f"atlas {name} is not in {folder}; {hint}{get} downloads it once")
+    hint = f"did you mean {near[0]}? Otherwise " if near else ""
+    raise AtlasError(f"atlas {name} is not in {folder}; {hint}download it with: {get}")
 
 
 def _in_folder(folder: Path) -> InstalledAtlas:
@@ -129,7 +129,7 @@ def _in_folder(folder: Path) -> InstalledAtlas:
             called = known["name"] if known else f"{data.get('name', folder.name)}{resolution}"
             return InstalledAtlas(called, str(data.get("version", "?")).replace("_", "."), file)
     raise AtlasError(
-        f"{folder} holds no BrainGlobe atlas ({_METADATA} or {_MANIFEST}); correct the path"
+        f"{folder} contains no BrainGlobe atlas ({_METADATA} or {_MANIFEST}); correct the path"
     )
 
 
@@ -152,7 +152,7 @@ def atlas_keys(atlas: InstalledAtlas) -> dict[str, Any]:
         spacing = [float(v) for v in data["resolution"]]
         if len(spacing) != 3 or not all(0.01 <= v <= 50_000 for v in spacing):
             raise AtlasError(
-                f"{atlas.file}: resolution {short(data['resolution'])} is not three numbers of "
+                f"{atlas.file}: resolution {short(data['resolution'])} is not three numbers in "
                 f"micrometres; {remedy}"
             )
         reader = _older if atlas.file.name == _METADATA else _newer
@@ -212,8 +212,8 @@ def _level(image: Path, spacing: list[float]) -> Path:
             # the program that installs them fetches voxels when they are first asked for
             if not (level / "c").is_dir():
                 raise AtlasError(
-                    f"{level} has no voxels yet; open the atlas once with brainglobe-atlasapi "
-                    "(its template, annotation and hemispheres), which fetches them"
+                    f"{level} has no voxels yet; open the template, annotation and hemispheres of "
+                    "the atlas once with brainglobe-atlasapi, which downloads them"
                 )
             return level
         found.append("x".join(f"{v:g}" for v in own))

@@ -90,14 +90,16 @@ def download_atlas(
         known = available_atlases(server)
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.6)
-            hint = f"did you mean {near[0]}?" if near else "terareg atlas list --remote names all"
+            hint = (
+                f"did you mean {near[0]}?" if near else "list all with: terareg atlas list --remote"
+            )
             raise AtlasError(f"there is no BrainGlobe atlas {name}; {hint}")
         version = known[name]
     folder = brainglobe_folder()
     target = folder / f"{name}_v{version}"
     address = f"{(server or SERVER).rstrip('/')}/{target.name}.tar.gz"
     if target.exists():
-        raise AtlasError(f"{target} is there but holds no atlas; remove it and try again")
+        raise AtlasError(f"{target} exists but contains no atlas; remove it and try again")
     with boundary(str(folder), AtlasError, "free some space or set BRAINGLOBE_DIR"):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".terareg-", dir=folder) as place:
@@ -105,8 +107,8 @@ def download_atlas(
             found = _fetch(address, archive, progress)
             if sha256 is not None and found != sha256.lower():
                 raise AtlasError(
-                    f"{address} has SHA-256 {found}, not {sha256}; nothing was installed, ask for "
-                    "the checksum again"
+                    f"{address} has SHA-256 {found}, not {sha256}; nothing was installed; check "
+                    "the checksum with its source"
                 )
             unpacked = _unpack(archive, target.name, Path(place, "unpacked"), address)
             files = {
@@ -123,11 +125,11 @@ def download_atlas(
 
 def _open(address: str) -> http.client.HTTPResponse:
     if not address.startswith(("https://", "http://")):
-        raise ValueError("it is not the address of a server (https://)")
+        raise ValueError("it is not an address that begins with https:// or http://")
     try:
         return urllib.request.urlopen(address, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        raise ValueError(f"the server answers {error.code} {error.reason}") from error
+        raise ValueError(f"the server answered {error.code} {error.reason}") from error
     except urllib.error.URLError as error:
         raise ValueError(f"no connection: {error.reason}") from error
 
@@ -150,7 +152,7 @@ def _fetch(address: str, file: Path, progress: Progress) -> str:
 
 def _unpack(archive: Path, name: str, place: Path, address: str) -> Path:
     """Unpack an archive that holds one folder of a name; return that folder."""
-    with boundary(address, AtlasError, "ask for another version or server"):
+    with boundary(address, AtlasError, "try another version or server"):
         with tarfile.open(archive, "r:gz") as tar:
             tar.extractall(place, filter="data")
     archive.unlink()
@@ -159,7 +161,7 @@ def _unpack(archive: Path, name: str, place: Path, address: str) -> Path:
         there = ", ".join(sorted(p.name for p in place.iterdir())[:5]) or "nothing"
         shutil.rmtree(place)
         raise AtlasError(
-            f"{address} holds {there}, not the folder {name} of an atlas; ask for another version "
-            "or server"
+            f"{address} contains {there} instead of the folder {name} of the atlas; try another "
+            "version or server"
         )
     return folder

@@ -92,7 +92,7 @@ class Ontology:
                 )
             if item.id in given:
                 raise AtlasError(
-                    f"ontology: id {item.id} is there twice ({short(given[item.id].name)} and "
+                    f"ontology: id {item.id} is used twice ({short(given[item.id].name)} and "
                     f"{short(item.name)}); keep one of them"
                 )
             colour = item.colour or _default_colour(item.id)
@@ -121,8 +121,9 @@ class Ontology:
         deepest = max(self._depth, key=self._depth.__getitem__, default=0)
         if self._depth.get(deepest, 0) > _MOST_DEPTH:
             raise AtlasError(
-                f"ontology: region {deepest} ({given[deepest].acronym}) lies below "
-                f"{self._depth[deepest]} others, more than {_MOST_DEPTH}; correct the parents"
+                f"ontology: region {deepest} ({given[deepest].acronym}) has "
+                f"{self._depth[deepest]} ancestors, more than the {_MOST_DEPTH} allowed; correct "
+                "the parents"
             )
         circle = [i for i in given if i not in self._structures]
         if circle:
@@ -269,8 +270,8 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
         rows = _json_rows(data, path) if first in ("{", "[") else _table_rows(data)
         if len(rows) > _MOST_REGIONS:
             raise AtlasError(
-                f"ontology {path} has {len(rows)} regions, more than {_MOST_REGIONS}; correct "
-                "atlases.NAME.ontology"
+                f"ontology {path} has {len(rows)} regions, more than the {_MOST_REGIONS} allowed; "
+                "correct atlases.NAME.ontology"
             )
         return Ontology(_structures(_by_voxel_value(rows), path))
 
@@ -281,7 +282,9 @@ def _json_rows(content: bytes, path: Path) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(data, dict):
         data = data.get("msg", [data])
     if not isinstance(data, list):
-        raise AtlasError(f"ontology {path} is not a list of regions; give the Allen API's JSON")
+        raise AtlasError(
+            f"ontology {path} is not a list of regions; give the JSON of the Allen API"
+        )
     rows: list[tuple[str, dict[str, Any]]] = []
     stack = [(item, None) for item in reversed(data)]
     while stack:

@@ -206,7 +206,9 @@ def make_atlas(
     """
     for name, array in (("annotation", annotation), ("template", template), ("sides", sides)):
         if array is not None and array.shape != frame.shape:
-            raise AtlasError(f"atlas: {name} has shape {array.shape}, the frame {frame.shape}")
+            raise AtlasError(
+                f"atlas: {name} has shape {array.shape} but the frame has {frame.shape}"
+            )
     counts = _count_ids(annotation)
     missing = [i for i in counts if i and i not in ontology]
     if missing:
@@ -240,7 +242,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     orientation = check_orientation(settings.orientation, "atlases.NAME.orientation")
     if settings.unlisted not in ("error", "accept"):
         raise AtlasError(
-            f"atlases.NAME.unlisted: {settings.unlisted!r} is not known; write error or accept"
+            f"atlases.NAME.unlisted: {settings.unlisted!r} is unknown; write error or accept"
         )
     ontology = read_ontology(settings.ontology)
     stated = settings.spacing_um is not None
@@ -265,7 +267,9 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
             Structure(i, f"unlisted-{i}", f"unlisted region {i}") for i in unlisted
         )
     if set(counts) <= {0}:
-        raise AtlasError(f"{annotation.name} has no labelled voxel; give the atlas's annotation")
+        raise AtlasError(
+            f"{annotation.name} has no labelled voxel; give the annotation of the atlas"
+        )
 
     sides = None
     if settings.hemispheres is not None:
@@ -310,7 +314,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         info["origin"] = settings.origin
     write_json(out / "atlas.json", info | {"sha256": fingerprint(info)})
     logger.info(
-        "atlas: %d regions of %d in the ontology, %s",
+        "atlas: %d of the %d regions in the ontology are in the annotation, %s",
         len([i for i in counts if i]), len(ontology),
         ", ".join(f"{k} {v:.4g} mm" for k, v in info["extent_mm"].items()),
     )  # fmt: skip
@@ -328,8 +332,9 @@ def _hashes(sources: Mapping[str, str]) -> dict[str, dict[str, str]]:
             whole = read_json(record)["files"].get(file.name, digest)
             if digest != whole:
                 raise AtlasError(
-                    f"{key} {path} is not what was downloaded (SHA-256 {digest[:12]}, downloaded "
-                    f"{whole[:12]}); remove the folder and get the atlas again (terareg atlas get)"
+                    f"{key} {path} has changed since it was downloaded (SHA-256 {digest[:12]} "
+                    f"instead of {whole[:12]}); remove the folder and get the atlas again "
+                    "(terareg atlas get)"
                 )
         found[key] = {"name": file.name, "sha256": digest}
     return found
@@ -438,7 +443,7 @@ def load_atlas(folder: str | os.PathLike, *, template: bool = True) -> Atlas:
         found = np.minimum(np.searchsorted(ids, slab), len(ids) - 1)
         if not np.array_equal(ids[found], slab):
             raise AtlasError(
-                f"{folder / 'annotation.nrrd'} has ids that atlas.json lacks; {_RUN_AGAIN}"
+                f"{folder / 'annotation.nrrd'} has ids that are not in atlas.json; {_RUN_AGAIN}"
             )
         index[start : start + len(slab)] = found
     sides = None
@@ -459,7 +464,7 @@ def _checked_info(folder: str | os.PathLike, names: Sequence[str] = ()) -> dict[
     """What ``atlas.json`` says, if it and these files are what :func:`prepare_atlas` wrote."""
     folder = Path(folder)
     if not (folder / "atlas.json").is_file():
-        raise AtlasError(f"{folder} holds no prepared atlas; run the rule prepare_atlas")
+        raise AtlasError(f"{folder} contains no prepared atlas; run the rule prepare_atlas")
     info: dict[str, Any] = read_json(folder / "atlas.json")
     facts = {key: value for key, value in info.items() if key != "sha256"}
     if info.get("sha256") != fingerprint(facts):
@@ -485,8 +490,8 @@ def lossless_ids(array: np.ndarray, name: str) -> np.ndarray:
                 )
             if np.abs(slab).max() >= 2 ** (np.finfo(array.dtype).nmant + 1):
                 raise AtlasError(
-                    f"{name} has id {slab.max():.0f} in type {array.dtype}, which cannot "
-                    "tell it from its neighbours; give the annotation as uint32"
+                    f"{name} has id {slab.max():.0f} in type {array.dtype}, too large to be told "
+                    "from its neighbours; give the annotation as uint32"
                 )
         for value in (slab.min(), slab.max()):
             if not 0 <= value <= _MAX_ID:
@@ -511,8 +516,8 @@ def _unlisted_message(name: str, missing: list[int], counts: dict[int, int]) -> 
     first = ", ".join(f"{i} ({counts[i]} voxels)" for i in missing[:5])
     total = sum(counts[i] for i in missing)
     return (
-        f"{name} has {len(missing)} ids without ontology entry, {total} voxels: {first}"
-        f"{', ...' if len(missing) > 5 else ''}; add them to the ontology or set "
+        f"{name} has {len(missing)} ids, in {total} voxels, that are not in the ontology: "
+        f"{first}{', ...' if len(missing) > 5 else ''}; add them to the ontology or set "
         "atlases.NAME.unlisted: accept"
     )
 

@@ -103,8 +103,8 @@ def _read_level(path: Path, key: str, name: str) -> SourceImage:
     shape = zarr_level_shape(path)
     if shape is None:
         raise AtlasError(
-            f"{key} {path} is a folder but no level of an OME-Zarr image (zarr.json of an array); "
-            f"{remedy}"
+            f"{key} {path} is a folder but not a level of an OME-Zarr image, which has a "
+            f"zarr.json of an array; {remedy}"
         )
     spec = {"driver": "zarr3", "kvstore": {"driver": "file", "path": f"{path}/"}}
     with boundary(name, AtlasError, remedy):
@@ -121,7 +121,7 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
     if first.array.shape != second.array.shape:
         raise AtlasError(
             f"{pair} have different shapes, {first.array.shape} and {second.array.shape}; give "
-            "both at one resolution"
+            "both at the same resolution"
         )
     if stated or first.spacing is None or second.spacing is None:
         return
@@ -136,7 +136,7 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
         if np.any(np.abs(np.subtract(a, b)) > tolerance):
             raise AtlasError(
                 f"{pair} have different {what} in their headers, {_numbers(a)} and {_numbers(b)}; "
-                f"give files on one grid, or set atlases.NAME.spacing_um to state that they are"
+                "give files on one grid, or set atlases.NAME.spacing_um if they are on one"
             )
 
 
@@ -145,9 +145,9 @@ def check_header_orientation(stated: str, images: tuple[SourceImage, ...]) -> No
     for image in images:
         if image.orientation not in (None, stated):
             raise AtlasError(
-                f"{image.name} says in its NIfTI header that its array axes are "
-                f"{image.orientation}, not {stated}; correct atlases.NAME.orientation (axes z, y, "
-                "x), or set atlases.NAME.spacing_um to overrule the header"
+                f"{image.name} has orientation {image.orientation} in its NIfTI header, not "
+                f"{stated}; correct atlases.NAME.orientation (axes z, y, x), or set "
+                "atlases.NAME.spacing_um to overrule the header"
             )
 
 
@@ -200,7 +200,9 @@ def intensities_of(image: SourceImage) -> np.ndarray:
     if array.dtype.name not in _KEPT_TYPES:
         array = array.astype(np.float32)
     if not np.isfinite(array).all():
-        raise AtlasError(f"{image.name} has values that are not finite; replace them by 0")
+        raise AtlasError(f"{image.name} has values that are not finite; replace them with 0")
     if array.min() == array.max():
-        raise AtlasError(f"{image.name} is {array.min()} everywhere; give an image of the atlas")
+        raise AtlasError(
+            f"{image.name} is {array.min()} everywhere; give an image that is not constant"
+        )
     return array

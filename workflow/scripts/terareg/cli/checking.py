@@ -148,12 +148,13 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
     yield f"  volume       {z} x {y} x {x} voxels of {spacing} um: {size} mm (z, y, x)"
     if "input.orientation" not in asked:
         yield f"  orientation  {source['orientation']} (z, y, x)"
-    for name in run.registered_atlases(sample):
+    for name in run.atlases_of(sample):
         extent = planned.atlases[name]
         voxel = " x ".join(f"{s:g}" for s in extent.spacing_um)
         shape = " x ".join(map(str, extent.shape))
         code = run.atlas(name)["orientation"]
-        yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x)"
+        by = "" if run.is_registered(name) else f", reached through {run.registered_for(name)}"
+        yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
 
 
 def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:

@@ -91,8 +91,13 @@ def raw_channels(sample: Sample) -> int:
 
 
 def atlases(sample: Sample) -> int:
-    """Atlases that a sample is registered to."""
+    """Atlases that are carried into a sample."""
     return len(sample.atlases)
+
+
+def composed_atlases(sample: Sample) -> int:
+    """Those of them that are reached through another one."""
+    return len(sample.atlases) - len(sample.registered)
 
 
 def atlases_given(key: str) -> Count:

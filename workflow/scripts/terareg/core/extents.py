@@ -113,9 +113,13 @@ def registered_channels(config: Mapping[str, Any]) -> list[str]:
 
 
 def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Image of a channel of an input of kind volume: {"path": address, "channel": number in it}."""
+    """Image of a channel of an input of kind volume.
+
+    Its address ``path``, the number ``channel`` in it, and ``fill_missing``.
+    """
     image = config["input"]["channels"][name]
-    return {"path": image, "channel": 0} if isinstance(image, str) else dict(image)
+    given = {"path": image} if isinstance(image, str) else image
+    return {"channel": 0, "fill_missing": False, **given}
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,10 @@ class DerivedVolume:
         How it is laid out, see :func:`terareg.derived.section.output_options`.
     measured : bool
         Whether the source is read once more before anything is made.
+    halo : tuple of int
+        Voxels (z, y, x) of the source that a block is made of beyond its own, on each side.
+    masked : bool
+        Whether labels say where the source is read.
     """
 
     tool: str
@@ -155,6 +163,8 @@ class DerivedVolume:
     kind: str
     output: Mapping[str, Any]
     measured: bool = False
+    halo: tuple[int, int, int] = (0, 0, 0)
+    masked: bool = False
 
     @property
     def source_gb(self) -> float:
@@ -203,7 +213,7 @@ class Sample:
     overlap : float
         Largest nominal overlap of neighbours, a fraction of the tile.
     atlases : mapping of str to Extent
-        Grids of the atlases that it is registered to.
+        Grids of the atlases that are carried into it.
     derived : mapping of str to DerivedVolume
         Entries of its section ``derived:``, each after the one that it is made from.
     copies : int
@@ -292,6 +302,16 @@ class Sample:
     def largest_atlas(self) -> Extent:
         """The atlas with the most voxels; a single voxel if there is no atlas."""
         return max(self.atlases.values(), key=lambda g: g.megavoxels, default=_POINT)
+
+    @property
+    def registered(self) -> dict[str, Extent]:
+        """Atlases that it is registered to, without those that are reached through another one."""
+        described = self.config.get("atlases", {})
+        return {
+            name: extent
+            for name, extent in self.atlases.items()
+            if described.get(name, {}).get("through") is None
+        }
 
     def atlas_images(self, atlas: str) -> int:
         """Images of an atlas that are registered, including the template."""

@@ -54,8 +54,8 @@ def box_of(
         last = [max(a + 1, min(b, n)) for a, b, n in zip(first, last, shape)]
     if not all(0 <= a < b <= n for a, b, n in zip(first, last, shape)):
         raise ConfigError(
-            f"{where}.{key}: {settings[key]} leaves the volume, whose level has "
-            f"{' x '.join(map(str, shape))} voxels of "
-            f"{' x '.join(f'{s:g}' for s in spacing_um)} um (z, y, x); give a region inside it"
+            f"{where}.{key}: {settings[key]} reaches beyond the volume, whose level has "
+            f"{' x '.join(map(str, shape))} voxels of {' x '.join(f'{s:g}' for s in spacing_um)} "
+            "um (z, y, x); give a region inside it"
         )
     return tuple(first), tuple(last)

@@ -6,10 +6,12 @@ A tool is one entry here, a module of this package with what it does to a block
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from terareg.core.errors import ConfigError
 from terareg.core.extents import Extent
 from terareg.core.levels import Box
 from terareg.derived.tables import order_length
@@ -17,10 +19,15 @@ from terareg.derived.tables import order_length
 IMAGE, LABELS = "image", "labels"
 #: planes of the source that tools hold at once where they do not need a whole block
 SLAB_PLANES = 64
+#: voxels of a region of local contrast: two for each bin of its histogram
+_LEAST_REGION = 512
 #: types in which a volume stores images; all others become float32
 STORED_IMAGES = ("uint8", "uint16", "float32")
 #: keys that every tool has: where the voxels come from
-SOURCE_KEYS = ("level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation")
+SOURCE_KEYS = (
+    "level", "box_vox", "box_um", "channel", "labels", "spacing_um", "orientation", "fill_missing",
+    "within",
+)  # fmt: skip
 #: keys that every tool has that makes a volume: how it is laid out
 OUTPUT_KEYS = (
     "format", "sharded", "codec", "chunk", "block", "levels", "downsampling", "halved",
@@ -56,6 +63,61 @@ def _larger_voxels(settings: Mapping[str, Any], source: Extent) -> Extent:
     factor = settings.get("factor") or (2, 2, 2)
     shape: Box = tuple(-(-n // f) for n, f in zip(source.shape, factor))
     return Extent(shape, tuple(s * f for s, f in zip(source.spacing_um, factor)))
+
+
+def contrast_regions(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box | None:
+    """Voxels (z, y, x) of a region of local contrast; None where there is none."""
+    edge = settings.get("local_um")
+    if edge is None:
+        return None
+    z, y, x = (max(1, round(edge / s)) for s in spacing_um)
+    return (z if settings.get("per") == "whole" else 1, y, x)
+
+
+def check_regions(
+    regions: Box | None, local_um: float | None, shape: Box | None = None, block: int = 0
+) -> None:
+    """Refuse regions of local contrast that are too small, or larger than the blocks of a volume.
+
+    Parameters
+    ----------
+    regions : tuple of int or None
+        See :func:`contrast_regions`.
+    local_um : float or None
+        Their edge.
+    shape : tuple of int, optional
+        Voxels of the source.
+    block : int
+        Edge of a block, if ``shape`` is given.
+
+    Raises
+    ------
+    ConfigError
+    """
+    if regions is None:
+        return
+    size = f"regions of {' x '.join(map(str, regions))} voxels"
+    if math.prod(regions) < _LEAST_REGION:
+        raise ConfigError(
+            f"local_um: {local_um:g} makes {size}, too few for a histogram; give an edge with "
+            f"{_LEAST_REGION} voxels or more"
+        )
+    if shape is not None and any(min(r, n) > block for r, n in zip(regions, shape)):
+        raise ConfigError(
+            f"local_um: {local_um:g} makes {size}, larger than a block of {block}; give a smaller "
+            "edge, a larger block:, or a coarser level:"
+        )
+
+
+def _contrast_halo(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box:
+    """A voxel depends on the regions whose centres are next to it."""
+    z, y, x = contrast_regions(settings, spacing_um) or (0, 0, 0)
+    return (3 * z // 2 if z > 1 else 0, 3 * y // 2, 3 * x // 2)
+
+
+def no_halo(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box:
+    """A block depends on its own voxels."""
+    return (0, 0, 0)
 
 
 def _as_many_planes(settings: Mapping[str, Any], source: Extent) -> Extent:
@@ -104,6 +166,11 @@ class ToolFacts:
     cpu_s : float
         Seconds of processor time for a gigabyte of voxels of the source, without reading, writing
         and making levels.
+    halo : callable
+        Voxels (z, y, x) that a block is made of beyond its own, on each side, from the settings and
+        the spacing.
+    halo_cpu_s : float
+        Seconds more, for a gigabyte of the source, where there are any.
     """
 
     keys: tuple[str, ...] = ()
@@ -122,6 +189,8 @@ class ToolFacts:
     table_keys: tuple[str, ...] = ()
     shards: bool = False
     cpu_s: float = 1.0
+    halo: Callable[[Mapping[str, Any], Sequence[float]], Box] = no_halo
+    halo_cpu_s: float = 0.0
 
     def made_kind(self, source: str) -> str:
         """Kind of the volume that is made of a source of this kind; "" for none."""
@@ -212,7 +281,12 @@ TOOLS: dict[str, ToolFacts] = {
         cpu_s=2.0,
     ),
     "equalize": ToolFacts(
-        ("clip_percent", "per", "least_range"), accepts=(IMAGE,), measures=True, cpu_s=2.0
+        ("clip_percent", "per", "least_range", "local_um", "contrast_limit"),
+        accepts=(IMAGE,),
+        measures=True,
+        cpu_s=2.0,
+        halo=_contrast_halo,
+        halo_cpu_s=60.0,
     ),
     "remap": ToolFacts(
         ("table", "missing", "ids"),

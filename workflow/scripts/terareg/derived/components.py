@@ -44,8 +44,8 @@ class Components(Joining):
         """Images need a threshold."""
         if self.settings.of_labels and self.source.kind != LABELS:
             raise ConfigError(
-                f"{self.source.name} is an image, of which components need low: or high: (grey "
-                "values); set labels: true if its voxels are labels"
+                f"{self.source.name} is an image, whose components need a threshold; set low or "
+                "high (grey values), or labels: true if its voxels are labels"
             )
 
     def part(self, voxels: np.ndarray, block: Block) -> dict[str, np.ndarray]:
@@ -55,15 +55,15 @@ class Components(Joining):
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """Join the components of all blocks."""
         joined, found = self.joined(parts, self.settings)
-        if not len(joined.voxels):
+        if not joined.count:
             raise VolumeError(
-                f"{self.source.name}: no component is left (dust: {joined.dust}, of "
+                f"{self.source.name}: no component is left (left out as dust: {joined.dust}, of "
                 f"{joined.dust_vox} voxels); check the source, the threshold and dust_vox"
             )
         logger.info(
-            "%d components of %d voxels, the largest of %d; left out as dust: %d of %d voxels",
-            len(joined.voxels), joined.voxels.sum(), joined.voxels.max(), joined.dust,
-            joined.dust_vox,
+            "%d components with %d voxels in all, the largest with %d; left out as dust: %d with "
+            "%d voxels in all",
+            joined.count, joined.kept_vox, joined.largest_vox, joined.dust, joined.dust_vox,
         )  # fmt: skip
         return found
 

@@ -65,6 +65,7 @@ def as_kind(name: str, voxels: np.ndarray, dtype: str, kind: str) -> tuple[np.nd
         return as_stored(name, voxels, np.dtype(dtype))
     if voxels.dtype.kind == "i" and voxels.size and voxels.min() < 0:
         raise VolumeError(
-            f"{name} holds the id {voxels.min()}, and labels are not negative; give ids from 0 on"
+            f"{name} contains the id {voxels.min()}, but labels cannot be negative; give ids of 0 "
+            "or more"
         )
     return np.ascontiguousarray(voxels, np.dtype(dtype)), Clipped()

@@ -32,6 +32,8 @@ _PIECE_MB = 300.0
 _LENGTH_BYTES = 16.0
 _LENGTH_CPU = 0.2  # seconds for a million of these voxels
 _GATHERED_BYTES = 0.05  # for each voxel of the source
+_JOINED_BYTES = 0.5  # for each voxel of a row of blocks, of pieces that are joined (noise at worst)
+_JOINING = ("components", "signal")
 # how often a block of the source and of the result is held at once, on each thread
 _MEASURES, _MAKES = (2.5, 0.0), (2.0, 2.75)
 
@@ -130,9 +132,12 @@ def _measure(sample: Sample, each: DerivedVolume) -> Load:
 
 def _derive(sample: Sample, each: DerivedVolume) -> Load:
     written, encoding = _written(each)
-    rate = _READ_CPU + TOOLS[each.tool].cpu_s
+    again = math.prod(_with_halo(each, each.block)) / math.prod(each.block)
+    rate = _READ_CPU * again + TOOLS[each.tool].cpu_s
+    if any(each.halo):
+        rate += TOOLS[each.tool].halo_cpu_s
     seconds = rate * each.source_gb + encoding
-    return Load(_batches(sample, each), _read_gb(sample, each), written, seconds)
+    return Load(_batches(sample, each), again * _read_gb(sample, each), written, seconds)
 
 
 def _write_objects(sample: Sample, each: DerivedVolume) -> Load:
@@ -199,9 +204,25 @@ def _objects_mb(sample: Sample, threads: int) -> float:
 
 
 def _gathered_mb(sample: Sample, threads: int) -> float:
-    """Memory of a job that holds some numbers for each label, or piece of one, in each block."""
-    voxels = max((math.prod(each.source.shape) / 1e6 for each in _measured(sample)), default=0.0)
-    return ITK_MB + _GATHERED_BYTES * voxels
+    """Memory of a job that holds some numbers for each label in each block, or joins pieces.
+
+    Pieces are held of a row of blocks, and what blocks share of a layer.
+    """
+    found = [0.0]
+    for each in _measured(sample):
+        (depth, height, _), (planes, lines, width) = each.block, each.source.shape
+        if each.tool in _JOINING:
+            row, layer = depth * height * width, depth * lines * width
+            found.append(_JOINED_BYTES * row + _GATHERED_BYTES * layer)
+        else:
+            found.append(_GATHERED_BYTES * planes * lines * width)
+    return ITK_MB + max(found) / 1e6
+
+
+def _with_halo(each: DerivedVolume, box: tuple[float, float, float]) -> tuple[float, float, float]:
+    """Voxels of the source that are read for a block of ``box`` voxels of it."""
+    z, y, x = (min(n, b + 2 * h) for b, h, n in zip(box, each.halo, each.source.shape))
+    return z, y, x
 
 
 def _job_mb(
@@ -214,11 +235,15 @@ def _job_mb(
     )
     if TOOLS[each.tool].slabs:
         depth = min(depth, SLAB_PLANES)
+    if held_times[1]:
+        depth, height, width = _with_halo(each, (depth, height, width))
     read = depth * height * width / 1e6 * bytes_of(each.source_dtype)
     made = block * bytes_of(each.dtype) if each.kind else 0.0
     sent = 1.15 * len(each.output["formats"]) * made if sample.on_s3 else 0.0
     at_once = min(threads, each.blocks)
-    worked = block * TOOLS[each.tool].work_bytes
+    # a part of a block of a mask: labels, their places, and a part of the source
+    mask = 10 * min(depth, SLAB_PLANES) * height * width / 1e6 if each.masked else 0.0
+    worked = block * TOOLS[each.tool].work_bytes + mask
     held = at_once * (held_times[0] * read + held_times[1] * made + sent + worked)
     return ITK_MB + held + 1000 * each.held_gb
 

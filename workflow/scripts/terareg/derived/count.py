@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.errors import ConfigError, VolumeError
+from terareg.derived.mask import nearest_labels
 from terareg.derived.tool import Measured, Tool
-from terareg.derived.view import nearest_labels
 from terareg.objects.counting import CountTable, count_block, merge_counts, object_rows, region_rows
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Volume

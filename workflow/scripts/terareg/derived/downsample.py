@@ -45,17 +45,22 @@ class Downsample(Tool):
         """Where the first voxel of the result lies, rounded down to whole voxels of the result."""
         return tuple(o // f for o, f in zip(self.source.offset_vox, self.factor))
 
+    def source_box(self, block: Block) -> tuple[Box, Box]:
+        """All voxels that become one of the block's."""
+        start: Box = tuple(a * f for a, f in zip(block.start, self.factor))
+        stop: Box = tuple(
+            min(b * f, n) for b, f, n in zip(block.stop, self.factor, self.source.shape)
+        )
+        return start, stop
+
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """The block, made a few planes at a time."""
         result = np.empty(block.shape, self.dtype)
         clipped = Clipped()
         depth = max(1, SLAB_PLANES // self.factor[0])
-        stop: Box = tuple(
-            min(b * f, n) for b, f, n in zip(block.stop, self.factor, self.source.shape)
-        )
+        start, stop = self.source_box(block)
         for first in range(0, block.shape[0], depth):
             part = result[first : first + depth]
-            start: Box = tuple(a * f for a, f in zip(block.start, self.factor))
             low = start[0] + first * self.factor[0]
             high = min(low + depth * self.factor[0], stop[0])
             voxels = self.source.read((low, *start[1:]), (high, *stop[1:]))

@@ -11,7 +11,8 @@ from terareg.core.errors import VolumeError
 from terareg.derived.tool import Measured, Tool
 from terareg.objects.components import join_parts
 from terareg.objects.id_shards import IdShards
-from terareg.objects.labelling import ComponentSettings, Joined, extended
+from terareg.objects.joining import Joined
+from terareg.objects.labelling import ComponentSettings, extended
 from terareg.objects.parts import Parts
 from terareg.objects.properties import FOLDER, write_numbers
 from terareg.storage.records import damaged_objects
@@ -37,7 +38,9 @@ class Parted(Tool):
         """The parts, named after their blocks."""
         place = self.source.place
         if place is None:
-            raise VolumeError(f"{self.source.name}: there is no place for parts of blocks")
+            raise VolumeError(
+                f"{self.source.name}: its parts need a store; open it as a volume of a store"
+            )
         return Parts(place.store, f"{place.key}/{_FOLDER}")
 
     def part(self, voxels: np.ndarray, block: Block) -> dict[str, np.ndarray]:
@@ -91,7 +94,8 @@ class Joining(Parted):
         return joined, {
             "block": found["block"],
             "digest": np.frombuffer(digests, np.uint8).reshape(-1, 16),
-            "voxels": joined.voxels,
+            "count": np.array([joined.count]),
+            "voxels": np.array([joined.kept_vox]),
         }
 
     def numbers(self, block: Block, measured: Measured) -> np.ndarray:
@@ -164,8 +168,8 @@ class Sharded(Parted):
         damaged = damaged_objects(store, objects)
         if damaged:
             raise VolumeError(
-                f"{store.address(damaged[0])} is missing or not what was written; delete the "
-                "folder 'objects' of this entry in results and run again"
+                f"{store.address(damaged[0])} is missing or was changed; delete the folder "
+                "'objects' of this entry in results and run again"
             )
         rows = sorted((r for s in summaries for r in s["rows"]), key=lambda row: row["label"])
         self.check_rows(rows)
@@ -179,7 +183,9 @@ class Sharded(Parted):
     def check_rows(self, rows: list[dict]) -> None:
         """Raise VolumeError if what was made is not what was asked for."""
         if not rows:
-            raise VolumeError(f"{self.source.name}: no label is left; check the source and dust")
+            raise VolumeError(
+                f"{self.source.name}: no label is left; check the source and dust_vox"
+            )
 
     def write_info(self, where: tuple[Store, str], properties: str | None) -> dict[str, dict]:
         """Write the metadata of the objects; return what is known of them by key.

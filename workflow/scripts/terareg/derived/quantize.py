@@ -49,7 +49,7 @@ class Quantize(Tool):
         """The two values, ``low`` and ``high``."""
         _, found = percentiles(add_counts(parts), self.percent)
         if not len(found):
-            raise VolumeError(f"{self.source.name} holds no number; check what it was made from")
+            raise VolumeError(f"{self.source.name} contains only NaN; check its source")
         return {"low": found[:, 0], "high": found[:, 1]}
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:

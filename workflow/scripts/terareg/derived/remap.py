@@ -38,8 +38,8 @@ class Remap(Tool):
         for old, new in self._ids.items():
             if new > most:
                 raise ConfigError(
-                    f"{self.table}: id {old} becomes {new}, which {self.dtype} cannot hold; set "
-                    "ids: uint64"
+                    f"{self.table}: id {old} becomes {new}, too large for {self.dtype}; set ids: "
+                    "uint64"
                 )
 
     @cached_property
@@ -73,7 +73,7 @@ class Remap(Tool):
         absent = np.unique(ids[~found])
         if self.missing == "error":
             raise VolumeError(
-                f"{self.table} lacks {absent.size} of the ids in block {block.name} of "
+                f"{self.table} does not list {absent.size} of the ids in block {block.name} of "
                 f"{self.source.name} ({few([str(i) for i in absent.tolist()])}); add them, or set "
                 "missing: keep or zero"
             )
@@ -82,7 +82,7 @@ class Remap(Tool):
             return result
         if absent[-1] > np.iinfo(result.dtype).max:
             raise VolumeError(
-                f"{self.source.name} holds id {absent[-1]}, which {result.dtype} cannot hold; set "
+                f"{self.source.name} contains id {absent[-1]}, too large for {result.dtype}; set "
                 "ids: uint64"
             )
         result[~found] = ids[~found]

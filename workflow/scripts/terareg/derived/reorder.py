@@ -11,6 +11,7 @@ import numpy as np
 
 from terareg.core.errors import ConfigError, few
 from terareg.core.frames import Frame
+from terareg.core.levels import Box
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import SLAB_PLANES
 from terareg.derived.convert import as_kind
@@ -63,9 +64,14 @@ class Reorder(Tool):
         lost = sorted(set(range(count)) - set(planes))
         if lost and not self.losses:
             raise ConfigError(
-                f"order: {len(lost)} of {count} planes are not used (first: {lost[0]}); add them, "
+                f"order: {len(lost)} of {count} planes are left out (first: {lost[0]}); add them, "
                 "or set losses: true"
             )
+
+    def source_box(self, block: Block) -> tuple[Box, Box]:
+        """From the first plane that is used to the last."""
+        planes = self._planes[block.start[0] : block.stop[0]]
+        return (min(planes), *block.start[1:]), (max(planes) + 1, *block.stop[1:])
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """The block; planes that lie near each other in the source are read together."""

@@ -86,9 +86,18 @@ class Entry:
         return {key: value for key, value in given.items() if value is not None}
 
     @property
+    def mask(self) -> str | None:
+        """Labels of the sample outside of which its source counts as zeros.
+
+        A tool that has the key ``within`` itself reads beyond it.
+        """
+        return None if "within" in self.facts.keys else self.settings.get("within")
+
+    @property
     def others(self) -> dict[str, str]:
         """Other volumes of the sample that its tool reads, by key."""
-        return {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        found = {key: self.options[key] for key in self.facts.volumes if key in self.options}
+        return found if self.mask is None else found | {"within": self.mask}
 
     @property
     def measures(self) -> bool:
@@ -183,8 +192,8 @@ def check_section(config: Mapping[str, Any]) -> None:
         other = lower.setdefault(entry.name.lower(), entry.name)
         if other != entry.name:
             raise ConfigError(
-                f"derived: {other!r} and {entry.name!r} are one folder where names do not differ "
-                "in case; rename one of them"
+                f"derived: {other!r} and {entry.name!r} differ only in case, and some file "
+                "systems would put them into one folder; rename one of them"
             )
         where = f"derived.{entry.name}"
         _check_source(entry, where, volumes, config)
@@ -201,8 +210,12 @@ def _entry(name: str, given: Mapping[str, Any], section: Mapping[str, Any]) -> E
         return Entry(name, do, f"derived/{source}", None, settings)
     if re.fullmatch(r"[A-Za-z0-9_-]+", source):
         near = difflib.get_close_matches(source, section, 1, 0.6)
-        advice = f"did you mean {near[0]}?" if near else "write fused/CHANNEL, or ./NAME for a file"
-        raise ConfigError(f"derived.{name}.from: there is no entry {source!r}; {advice}")
+        advice = (
+            f"did you mean {near[0]}?"
+            if near
+            else "write fused/CHANNEL for a fused channel, or ./NAME for a file"
+        )
+        raise ConfigError(f"derived.{name}.from: there is no entry {source!r} in derived; {advice}")
     return Entry(name, do, None, source, settings)
 
 
@@ -212,16 +225,27 @@ def _add(name: str, entries: Mapping[str, Entry], ordered: dict[str, Entry], tra
         return
     if name in trail:
         circle = [*trail[trail.index(name) :], name]
-        what = "is made from itself" if len(circle) == 2 else f"is a circle: {' <- '.join(circle)}"
-        raise ConfigError(f"derived.{name}.from: {what}; give one of them another source")
+        what = (
+            "the entry is its own source"
+            if len(circle) == 2
+            else f"the entries are each other's sources: {' <- '.join(circle)}"
+        )
+        after = entries[trail[-1]]
+        keys = [key for key, other in after.others.items() if other == f"derived/{name}"]
+        where = f"derived.{after.name}.{keys[0]}" if keys else f"derived.{name}.from"
+        raise ConfigError(f"{where}: {what}; give one of them another source")
+    for other in entries[name].others.values():
+        before = other.removeprefix("derived/")
+        if before != other and before in entries:
+            _add(before, entries, ordered, [*trail, name])
     source = entries[name].volume or ""
     if source.startswith("derived/"):
         before = source.removeprefix("derived/")
         _add(before, entries, ordered, [*trail, name])
         if not entries[before].facts.makes:
             raise ConfigError(
-                f"derived.{name}.from: {before!r} makes no volume (do: {entries[before].do}); give "
-                "the volume that it is made from"
+                f"derived.{name}.from: {before!r} makes no volume (do: {entries[before].do}); "
+                "give a volume, for example the source of that entry"
             )
     ordered[name] = entries[name]
 
@@ -243,8 +267,8 @@ def _check_source(
         if name not in volumes[kind]:
             known = ", ".join(f"{kind}/{each}" for each in volumes[kind]) or "none"
             raise ConfigError(
-                f"{where}.{key}: {volume!r} is not a volume of this sample; there are: {known} "
-                "(write ./ before a relative path)"
+                f"{where}.{key}: {volume!r} is not a volume of this sample, which has {known}; "
+                "name one of them, or write ./ before a relative path"
             )
     if entry.address is None:
         return
@@ -258,8 +282,8 @@ def _check_source(
     own = f"{_canonical(config['store'])}/{config['sample']}/{entry.key}"
     if f"{_canonical(address)}/".startswith(f"{own}/"):
         raise ConfigError(
-            f"{where}.from: {entry.address!r} is where this entry is written; give another source "
-            "or another name"
+            f"{where}.from: {entry.address!r} is where this entry itself is written; give another "
+            "source, or rename the entry"
         )
 
 
@@ -269,8 +293,8 @@ def _check_entry(name: str, where: str, config: Mapping[str, Any]) -> None:
     if name not in section or not TOOLS[section[name]["do"]].makes:
         known = [other for other, given in section.items() if TOOLS[given["do"]].makes]
         raise ConfigError(
-            f"{where}: 'derived/{name}' is not an entry that makes a volume; there are: "
-            f"{', '.join(known)}"
+            f"{where}: 'derived/{name}' is not an entry that makes a volume; entries that do: "
+            f"{', '.join(known) or 'none'}"
         )
 
 
@@ -285,45 +309,52 @@ def _check_keys(entry: Entry, where: str) -> None:
     for key, value in entry.settings.items():
         if value is not None and key not in known:
             users = [name for name, facts in TOOLS.items() if key in facts.keys]
-            whose = f"belongs to do: {', '.join(users)}" if users else "is about volumes"
+            whose = f"belongs to do: {', '.join(users)}" if users else "applies to volumes"
             raise ConfigError(
                 f"{where}.{key}: {value!r} {whose}, not to do: {entry.do}; remove it or correct do"
             )
     settings = entry.settings
     for key in entry.facts.needs:
         if settings.get(key) is None:
-            raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} cannot work without")
+            raise ConfigError(f"{where}: key {key} is missing; do: {entry.do} needs it")
     if settings.get("length") and not entry.by_region:
         raise ConfigError(
-            f"{where}.length: is measured in the regions of atlases, which needs a mask of all of "
-            "a channel; take level, box_vox and box_um away, and make it from fused/CHANNEL, or "
-            "name the channel on whose grid it lies (image: fused/CHANNEL)"
+            f"{where}.length: it is measured in the regions of atlases, which needs a mask of the "
+            "whole channel; remove level, box_vox and box_um, and make it from fused/CHANNEL, or "
+            "name the channel whose grid it has (image: fused/CHANNEL)"
         )
     if settings.get("thickest_um") is not None and not settings.get("length"):
-        raise ConfigError(f"{where}.thickest_um: is about lengths; set length: true or remove it")
+        raise ConfigError(f"{where}.thickest_um belongs to length: true; set that or remove it")
     if entry.do == "signal" and settings.get("method") == "probability":
         _check_probability(settings, where)
     for key in ("percent", "values"):
         ends = settings.get(key)
         if ends is not None and not ends[0] < ends[1]:
-            raise ConfigError(f"{where}.{key}: {ends} must be a lower value and an upper one")
+            raise ConfigError(
+                f"{where}.{key}: {ends} is not a range; give the lower value first, then the upper"
+            )
+    if settings.get("contrast_limit") is not None and settings.get("local_um") is None:
+        raise ConfigError(
+            f"{where}.contrast_limit: {settings['contrast_limit']} limits the contrast of regions, "
+            "which need local_um; give local_um, their edge, or remove contrast_limit"
+        )
     if settings.get("box_vox") is not None and settings.get("box_um") is not None:
         raise ConfigError(f"{where}: box_vox and box_um both give the region; remove one of them")
     for key in ("box_vox", "box_um"):
         box = settings.get(key)
         if box is not None and not all(a < b for a, b in zip(*box)):
             raise ConfigError(
-                f"{where}.{key}: {box} is empty; give the first corner and the one beyond the "
-                "last, [[z, y, x], [z, y, x]]"
+                f"{where}.{key}: {box} is empty; give the first voxel and the one past the last, "
+                "[[z, y, x], [z, y, x]]"
             )
     if settings.get("orientation") is not None:
         check_orientation(settings["orientation"], f"{where}.orientation")
     if entry.address is None:
-        for key in ("channel", "spacing_um", "orientation"):
+        for key in ("channel", "spacing_um", "orientation", "fill_missing"):
             if settings.get(key) is not None:
                 raise ConfigError(
-                    f"{where}.{key}: {settings[key]!r} belongs to files and volumes elsewhere; "
-                    f"{entry.volume} has its own, so remove it"
+                    f"{where}.{key}: {settings[key]!r} is only for files and volumes from "
+                    f"elsewhere; {entry.volume} states its own, so remove it"
                 )
 
 
@@ -352,25 +383,26 @@ def _check_output(entry: Entry, where: str, volume: Mapping[str, Any]) -> None:
         if codec is not None and form in formats and CODECS[codec][number] is None:
             fitting = ", ".join(name for name, both in CODECS.items() if both[number])
             raise ConfigError(
-                f"{where}.codec: {form} has no {codec}; use one of {fitting}, or another format"
+                f"{where}.codec: {form} does not support {codec}; use one of {fitting}, or "
+                "another format"
             )
     if codec == "gzip" and "precomputed" in formats and settings.get("sharded") is False:
         raise ConfigError(
-            f"{where}.codec: gzip of precomputed chunks needs shards, since readers expect them "
-            "uncompressed in objects of their own; set sharded: true or codec: raw"
+            f"{where}.codec: precomputed chunks with gzip need shards, because readers expect "
+            "unsharded chunks without compression; set sharded: true or codec: raw"
         )
     if settings.get("format") == OME_ZARR_04 and settings.get("sharded"):
         raise ConfigError(
-            f"{where}.sharded: OME-Zarr 0.4 has no shards; remove it, or use format: ome-zarr, "
-            "which is 0.5"
+            f"{where}.sharded: OME-Zarr 0.4 has no shards; remove it, or use format: ome-zarr "
+            "(version 0.5)"
         )
     edges = chunk_edges(entry, volume)
     block = settings.get("block") or max(volume["block"], *edges)
     ratio = block // max(edges)
     if block % max(edges) or ratio & (ratio - 1):
         raise ConfigError(
-            f"{where}.block: {block} is not a power of two times the longest side of chunk "
-            f"{list(edges)}; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
+            f"{where}.block: {block} is not the longest side of the chunk {list(edges)} times a "
+            f"power of two; give {max(edges)}, {2 * max(edges)}, {4 * max(edges)} ..."
         )
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.numeric import Clipped
 from terareg.derived.catalogue import LABELS
+from terareg.derived.mask import nearest_labels
 from terareg.derived.parted import Joining
 from terareg.derived.tool import Measured
-from terareg.derived.view import nearest_labels
 from terareg.objects.components import component_part, numbered
 from terareg.objects.labelling import ComponentSettings, extended
 from terareg.signal.foreground import (
@@ -75,7 +75,7 @@ class Signal(Joining):
         check_settings(self.filter, spacing)
         if self.weak is not None and self.weak > self.threshold:
             raise ConfigError(
-                f"weak: {self.weak:g} is above threshold {self.threshold:g}; exchange them"
+                f"weak: {self.weak:g} is above threshold: {self.threshold:g}; swap them"
             )
         for key, name in (("within", self.within), ("exclude", self.exclude)):
             if name is not None and not self.source.beside(name).is_segmentation:
@@ -109,13 +109,13 @@ class Signal(Joining):
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """Join the components of all blocks."""
         joined, found = self.joined(parts, self.components)
-        found["voxels"] = np.array([joined.voxels.sum()])
-        share = 100 * joined.voxels.sum() / np.prod(self.source.shape)
+        share = 100 * joined.kept_vox / np.prod(self.source.shape)
         logger.info(
-            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or small: %d of %d "
-            "voxels", joined.voxels.sum(), share, len(joined.voxels), joined.dust, joined.dust_vox,
+            "signal: %d voxels (%.3g %%) in %d components; left out as too weak or too small: %d "
+            "components with %d voxels",
+            joined.kept_vox, share, joined.count, joined.dust, joined.dust_vox,
         )  # fmt: skip
-        if not len(joined.voxels):
+        if not joined.count:
             logger.warning(
                 "nothing in %s reaches threshold %g; look at the channel, then lower it",
                 self.source.name, self.threshold,

@@ -77,7 +77,10 @@ class Tissue(Tool):
             counts[box] += found["counts"][begin:end].reshape(shape)
             begin = end
         if not counts.all():
-            raise VolumeError(f"{self.source.name}: blocks are missing among what was measured")
+            raise VolumeError(
+                f"{self.source.name}: some blocks were not measured; delete the folder 'measured' "
+                "of this entry in results and run again"
+            )
         mask, threshold = tissue_mask(sums / counts, self.settings)
         cell = np.array([*self.cell, *self.cell])
         boxes = np.minimum(boxes_of(mask) * cell, [*self.source.shape, *self.source.shape])

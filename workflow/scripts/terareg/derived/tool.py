@@ -51,6 +51,14 @@ class Tool:
     def check(self) -> None:
         """Raise :class:`ConfigError` or another error if the settings do not fit the source."""
 
+    def source_box(self, block: Block) -> tuple[Box, Box]:
+        """Start and stop of what is read of the source for a block of the result."""
+        return block.start, block.stop
+
+    def is_outside(self, block: Block) -> bool:
+        """Whether nothing is read for a block: all of it lies outside of the source's mask."""
+        return self.source.is_outside(*self.source_box(block))
+
     def measure(self, block: Block) -> dict[str, np.ndarray]:
         """What one block of the source tells: arrays by name."""
         raise NotImplementedError

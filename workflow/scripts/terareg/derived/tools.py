@@ -63,6 +63,7 @@ def make_tool(view: View, entry: Entry, files: Sequence[str] = ()) -> Tool:
     options.pop("ids", None)
     tool = CLASSES[entry.do](view, dtype, **options)
     try:
+        _ = view.mask
         tool.check()
     except ConfigError as error:
         raise ConfigError(f"derived.{entry.name}: {error}") from error

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,17 @@ from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.derived.boxes import box_of
 from terareg.derived.catalogue import IMAGE, LABELS
+from terareg.derived.mask import Mask
 from terareg.derived.section import Entry
 from terareg.storage.foreign import boundary
 from terareg.storage.store import Store
-from terareg.storage.web import store_at
+from terareg.storage.web import is_web, store_at
 from terareg.volumes.headers import describe_image, image_state, nrrd_orientation, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.importing import check_whole
 from terareg.volumes.reader import Levels, Volume
+
+logger = logging.getLogger(__name__)
 
 # of volumes whose orientation nobody states; no tool depends on it
 _ANY_ORIENTATION = "SAR"
@@ -62,6 +68,9 @@ class View:
         Its grid.
     place : Place, optional
         Where what is made of it lies, for tools that leave files of their own.
+    within : str, optional
+        Labels of the sample, for example "derived/tissue", outside of which voxels are read as
+        zeros, see :class:`terareg.derived.mask.Mask`.
     """
 
     levels: Levels
@@ -72,11 +81,17 @@ class View:
     offset_vox: Box
     frame: Frame
     place: Place | None = None
+    within: str | None = None
 
     @property
     def name(self) -> str:
         """For messages."""
         return self.levels.name
+
+    @cached_property
+    def mask(self) -> Mask | None:
+        """Where voxels are read."""
+        return None if self.within is None else Mask(self.beside(self.within))
 
     @property
     def shape(self) -> Box:
@@ -94,14 +109,25 @@ class View:
         last: Box = tuple(b + o for b, o in zip(stop, self.start))
         if any(b > n for b, n in zip(last, self.stop)):
             raise VolumeError(
-                f"box {tuple(start)} to {tuple(stop)} leaves the region of {self.name}"
+                f"box {tuple(start)} to {tuple(stop)} reaches beyond the region of {self.name}"
             )
-        return self.levels.read(self.level, first, last)
+        if self.mask is None:
+            return self.levels.read(self.level, first, last)
+        frame = self.frame.cropped(start, stop)
+        if self.mask.is_outside(frame):
+            return np.zeros(frame.shape, self.dtype)
+        return self.mask.keep(self.levels.read(self.level, first, last), frame)
+
+    def is_outside(self, start: Sequence[int], stop: Sequence[int]) -> bool:
+        """Whether a box is not read, because none of its voxels lies within :attr:`within`."""
+        return self.mask is not None and self.mask.is_outside(self.frame.cropped(start, stop))
 
     def beside(self, name: str) -> Volume:
         """Another volume of the sample."""
         if self.place is None:
-            raise VolumeError(f"{self.name}: there is no other volume beside it")
+            raise VolumeError(
+                f"{self.name}: there are no other volumes beside it; open it as a volume of a store"
+            )
         return self.place.volume(name)
 
     def to_json(self) -> dict[str, Any]:
@@ -157,31 +183,25 @@ def open_view(store: Store, sample: str, entry: Entry, address: str | None = Non
         tuple(a + o for a, o in zip(start, offset)),
         frame.cropped(start, stop),
         Place(store, sample, entry.name),
+        entry.mask,
     )
 
 
-def nearest_labels(volume: Volume, frame: Frame) -> np.ndarray:
-    """Label at the centre of every voxel of a grid; 0 outside of the volume.
+def count_absent(entry: Entry, address: str | None) -> int:
+    """Number of chunks of a source elsewhere that are absent and zeros; it is said in the log.
 
-    Parameters
-    ----------
-    volume : Volume
-        Labels, on any grid of the same axes.
-    frame : Frame
+    Raises
+    ------
+    VolumeError
+        If chunks are absent that the format does not define as zeros, unless the entry says so.
     """
-    index, inside = [], []
-    for axis in range(3):
-        step = (frame.axes_um()[axis] - volume.frame.origin_um[axis]) / volume.frame.spacing_um[
-            axis
-        ]
-        nearest = np.floor(step + 0.5).astype(np.int64)
-        inside.append((nearest >= 0) & (nearest < volume.frame.shape[axis]))
-        index.append(np.clip(nearest, 0, volume.frame.shape[axis] - 1))
-    start = [int(i.min()) for i in index]
-    stop = [int(i.max()) + 1 for i in index]
-    found = volume.read(0, start, stop)[np.ix_(*(i - a for i, a in zip(index, start)))]
-    found[~np.logical_and.outer(np.logical_and.outer(*inside[:2]), inside[2])] = 0
-    return found
+    if address is None or is_web(address):
+        return 0
+    filled = bool(entry.settings.get("fill_missing"))
+    absent = check_whole(describe_image(address, believed=False), filled)
+    if absent:
+        logger.warning("derived.%s: %d chunks of %s are absent: zeros", entry.name, absent, address)
+    return absent
 
 
 def check_unchanged(address: str | None, state: str) -> None:
@@ -191,7 +211,7 @@ def check_unchanged(address: str | None, state: str) -> None:
     """
     if address is not None and image_state(address) != state:
         raise VolumeError(
-            f"{address} has changed while it was read; run again when nobody writes to it"
+            f"{address} changed while it was being read; run again when nothing is writing to it"
         )
 
 
@@ -209,6 +229,7 @@ def _open(address: str, entry: Entry) -> Levels:
             None if spacing is None else tuple(spacing),
             orientation or _ANY_ORIENTATION,
             entry.settings.get("channel") or 0,
+            bool(entry.settings.get("fill_missing")),
         ),
     )
 

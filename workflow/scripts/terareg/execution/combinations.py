@@ -19,6 +19,12 @@ from terareg.core.orientation import check_orientation
 from terareg.derived.section import entries_of
 from terareg.execution.sides import check_sides
 from terareg.exports.settings import ExportSettings, bids_label
+from terareg.registration.known_files import (
+    FIELD_ENDINGS,
+    TRANSFORM_ENDINGS,
+    ending_of,
+    is_folder,
+)
 from terareg.storage.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -290,6 +296,47 @@ def _check_atlases(atlases: dict[str, Any]) -> None:
                 f"atlases.{name}.images: {few(files)} names a file twice, template "
                 "included; give every image once"
             )
+        if atlas["through"] is not None:
+            _check_through(name, atlas, atlases)
+
+
+def _check_through(name: str, atlas: dict[str, Any], atlases: dict[str, Any]) -> None:
+    """An atlas is reached through another one, to which samples are registered."""
+    through, key = atlas["through"], f"atlases.{name}.through"
+    other = through["atlas"]
+    described = [a for a in atlases if a != name and atlases[a]["through"] is None]
+    if other not in described:
+        reached = other in atlases and other != name
+        why = "is itself reached through another one" if reached else "is not such an atlas"
+        raise ConfigError(
+            f"{key}.atlas: {other!r} {why}; name an atlas that the sample is registered to "
+            f"({few(described) or 'there are none'})"
+        )
+    points = through["points_from"]
+    if points not in (None, name, other):
+        raise ConfigError(
+            f"{key}.points_from: {points!r} is neither {name!r} nor {other!r}; name the atlas "
+            "whose points the transform maps to the other one"
+        )
+    if points is None and not is_folder(through["transform"]):
+        raise ConfigError(
+            f"{key}.points_from is missing; files of ITK and ANTs do not say whose points they map "
+            f"to the other atlas: write {name!r} or {other!r} (a transform that brings the image "
+            f"of {other} onto the grid of {name} maps points of {name})"
+        )
+    if isinstance(through["transform"], list):
+        for path in through["transform"]:
+            if not ending_of(path):
+                raise ConfigError(
+                    f"{key}.transform: {path!r} has no ending that ITK knows "
+                    f"({', '.join((*TRANSFORM_ENDINGS, *FIELD_ENDINGS))}); list files only, a "
+                    "folder stands alone"
+                )
+    if atlas["images"]:
+        raise ConfigError(
+            f"atlases.{name}.images: images help a registration, but {name} is reached through "
+            f"{other}; remove them, or give them to {other}"
+        )
 
 
 def _check_registration(config: dict[str, Any]) -> None:
@@ -303,6 +350,19 @@ def _check_registration(config: dict[str, Any]) -> None:
             raise ConfigError(
                 f"registration.atlases: atlas {name!r} is not described under atlases: "
                 f"({few(config['atlases']) or 'none are'})"
+            )
+        through = config["atlases"][name]["through"]
+        if through is not None and through["atlas"] not in section["atlases"]:
+            raise ConfigError(
+                f"registration.atlases: {name!r} is reached through {through['atlas']!r}, which is "
+                "not listed; add it"
+            )
+    for name in section["landmarks"]:
+        through = config["atlases"].get(name, {}).get("through")
+        if through is not None:
+            raise ConfigError(
+                f"registration.landmarks.{name}: the sample is not registered to {name}, but to "
+                f"{through['atlas']}; give landmarks of that one"
             )
     priors = section["priors"]
     if abs(sum(priors) - 1) > 1e-6:

@@ -85,7 +85,7 @@ def check(run: Run) -> None:
 
 def _check_made(run: Run, sample: str, settings: Mapping[str, Any], where: str) -> None:
     for key, wanted, there in (
-        ("atlas", [settings["atlas"]], run.registered_atlases(sample)),
+        ("atlas", [settings["atlas"]], run.atlases_of(sample)),
         ("cells", settings["cells"], list(run.option(sample, "cells"))),
         ("channels", settings["channels"], run.channels_of(sample)),
         ("signals", settings["signals"], _signals_of(run, sample)),

@@ -18,6 +18,7 @@ from terareg.derived.section import check_section, entries_of
 from terareg.execution import schema
 from terareg.execution.combinations import check_alone, check_combinations
 from terareg.execution.yaml_files import check_size, merge, read_yaml
+from terareg.registration.known_files import known_files
 from terareg.storage.foreign import boundary, short
 
 _MOST_BITS = 64
@@ -195,6 +196,9 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"atlases.{name}.{key}", atlas[key]
         for image, path in atlas["images"].items():
             yield f"atlases.{name}.images.{image}", path
+        if atlas["through"] is not None:
+            for path in known_files(atlas["through"]["transform"]):
+                yield f"atlases.{name}.through.transform", path
     for name, path in config["stitching"]["xml"].items():
         yield f"stitching.xml.{name}", path
     yield "stitching.tile_configuration", config["stitching"]["tile_configuration"]
@@ -226,7 +230,8 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
         if path is None or "://" in path or Path(path).is_file():
             continue
         # labels may be a volume, and images of an atlas levels of one, which are folders
-        if key.startswith(("sample_labels.", "atlases.")) and Path(path).is_dir():
+        folders_too = key.startswith(("sample_labels.", "atlases.")) and ".through." not in key
+        if folders_too and Path(path).is_dir():
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue

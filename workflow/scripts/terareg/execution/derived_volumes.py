@@ -16,7 +16,7 @@ from terareg.core.errors import ConfigError, TeraregError
 from terareg.core.extents import DerivedVolume, Extent, Sample, bytes_of
 from terareg.core.levels import Box, level_factors
 from terareg.derived.boxes import box_of
-from terareg.derived.catalogue import IMAGE, LABELS
+from terareg.derived.catalogue import IMAGE, LABELS, check_regions, contrast_regions
 from terareg.derived.section import Entry, entries_of, output_options
 from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
@@ -82,6 +82,7 @@ def sizes(run: Run, sample: Sample, name: str) -> dict[str, DerivedVolume]:
         where = f"derived.{each.name}"
         try:
             source = _source_of(run, sample, each, sources)
+            _check_mask(each, made)
             made[each.name] = _sized(each, source, sample.config["volume"])
             _check_grid(each, made[each.name].grid, sample)
         except ConfigError:
@@ -228,6 +229,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
     _check_codec(entry, dtype, kind)
     output = output_options(entry, volume, kind or source.kind)
     _check_table(entry, dtype, where)
+    _check_local(entry, read, output["block"])
     grid = facts.grid(settings, read)
     return DerivedVolume(
         tool=entry.do,
@@ -240,7 +242,28 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         kind=kind,
         output=output,
         measured=entry.measures,
+        halo=facts.halo(settings, read.spacing_um),
+        masked=entry.mask is not None,
     )
+
+
+def _check_mask(entry: Entry, made: Mapping[str, DerivedVolume]) -> None:
+    """A mask that is an image."""
+    kind, _, name = (entry.settings.get("within") or "").partition("/")
+    if kind == "derived" and made[name].kind != LABELS:
+        raise ConfigError(
+            f"derived.{entry.name}.within: {kind}/{name} is an image; give a volume of labels, for "
+            "example one of do: tissue"
+        )
+
+
+def _check_local(entry: Entry, read: Extent, block: int) -> None:
+    """Regions of local contrast that are too small, or larger than blocks."""
+    regions = contrast_regions(entry.settings, read.spacing_um)
+    try:
+        check_regions(regions, entry.settings.get("local_um"), read.shape, block)
+    except ConfigError as error:
+        raise ConfigError(f"derived.{entry.name}.{error}") from error
 
 
 def _check_grid(entry: Entry, grid: Extent, sample: Sample) -> None:

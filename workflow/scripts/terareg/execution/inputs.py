@@ -14,11 +14,12 @@ from terareg.core.cost import Count
 from terareg.core.errors import ConfigError
 from terareg.execution import derived_volumes
 from terareg.execution.own_files import point_settings
-from terareg.execution.raw_data import source_state, tracked, untracked_state
+from terareg.execution.raw_data import file_states, source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
 from terareg.exports.settings import ENDINGS, MAPS, ExportSettings
 from terareg.intensity.cost import tile_batches
+from terareg.registration.known_files import known_files
 from terareg.stitching.cost import pair_batches
 from terareg.volumes import headers
 
@@ -52,6 +53,10 @@ REGISTRATION_FILES = _TRANSFORM_FILES | {
     "energy": "energy.tsv",
     "summary": "summary.json",
     "state": "state.npz",
+}
+#: what is written where a registration is composed with a known transform
+COMPOSED_FILES = _TRANSFORM_FILES | {
+    key: REGISTRATION_FILES[key] for key in ("jacobian", "to_atlas", "to_sample", "summary")
 }
 #: what is written of the errors of a registration, by the names that scripts use
 ERROR_FILES = {
@@ -302,11 +307,12 @@ def bias_settings(run: Run, sample: str) -> dict[str, Any]:
 
 # ------------------------------------------------------------------ derived volumes
 def derived_source(run: Run, sample: str, derived: str) -> Files:
-    """The plan of the volume that an entry is made from, or files that stand for one elsewhere."""
+    """Plans of the volumes that an entry reads, or files that stand for one elsewhere."""
     entry = derived_volumes.entry(run, sample, derived)
+    others = [run.path(sample, f"{volume}/plan.json") for volume in entry.others.values()]
     if entry.volume is not None:
-        return [run.path(sample, f"{entry.volume}/plan.json")]
-    return tracked(headers.image_files(derived_volumes.address_of(run, entry)))
+        return [run.path(sample, f"{entry.volume}/plan.json"), *others]
+    return [*tracked(headers.image_files(derived_volumes.address_of(run, entry))), *others]
 
 
 def complete_source(run: Run, sample: str, derived: str) -> NamedFiles:
@@ -433,14 +439,63 @@ def landmark_files(run: Run, sample: str, atlas: str) -> NamedFiles:
 
 
 def transform_files(run: Run, sample: str, atlas: str) -> NamedFiles:
-    """A registration's transform."""
+    """The transform of an atlas: of its registration, or composed."""
     folder = run.path(sample, f"registration/{atlas}")
     return {key: f"{folder}/{name}" for key, name in _TRANSFORM_FILES.items()}
 
 
+def fit_file(run: Run, sample: str, atlas: str, key: str) -> str:
+    """What a registration found beside its transform; for an atlas that is reached through another
+    one, that of the other."""
+    folder = run.path(sample, f"registration/{run.registered_for(atlas)}")
+    return f"{folder}/{REGISTRATION_FILES[key]}"
+
+
+def initial_file(run: Run, sample: str, atlas: str) -> str:
+    """The first affine of that registration."""
+    return run.path(sample, f"registration/{run.registered_for(atlas)}/initial_affine.txt")
+
+
+def base_files(run: Run, sample: str, atlas: str) -> NamedFiles:
+    """The transform and summary of the registration that an atlas is reached through."""
+    base = run.registered_for(atlas)
+    files = {f"base_{key}": path for key, path in transform_files(run, sample, base).items()}
+    return files | {"base_summary": fit_file(run, sample, atlas, "summary")}
+
+
+def through_files(run: Run, atlas: str) -> NamedFiles:
+    """The prepared atlas that another one is reached through."""
+    through = prepared_atlas(run, run.registered_for(atlas))
+    return {f"base_{key}": path for key, path in through.items()}
+
+
+def known_transform(run: Run, atlas: str) -> Files:
+    """The user's files of the transform between the two, if Snakemake can follow all of them."""
+    files = known_files(run.atlas(atlas)["through"]["transform"])
+    return files if len(tracked(files)) == len(files) else []
+
+
+def known_state(run: Run, atlas: str) -> list[list[Any]]:
+    """Their state otherwise."""
+    files = known_files(run.atlas(atlas)["through"]["transform"])
+    return [] if known_transform(run, atlas) else file_states(files)
+
+
+def known_settings(run: Run, atlas: str) -> dict[str, Any]:
+    """How an atlas is reached through another one, and the templates of both."""
+    through: dict[str, Any] = run.atlas(atlas)["through"]
+    names = {"reached": atlas, "through": through["atlas"]}
+    return through | {"templates": {k: run.atlas(a)["template"] for k, a in names.items()}}
+
+
+def base_template(run: Run, atlas: str) -> Files:
+    """The template of the atlas that another one is reached through, if it can be followed."""
+    return template_source(run, run.registered_for(atlas))
+
+
 def error_files(run: Run, sample: str, atlas: str) -> NamedFiles:
-    """The error bars of a registration, if they are wanted."""
-    if not run.option(sample, "registration.error_bars"):
+    """The error bars of a registration, if they are wanted; of a composition there are none."""
+    if not run.option(sample, "registration.error_bars") or not run.is_registered(atlas):
         return {}
     folder = run.path(sample, f"registration/{atlas}")
     return {key: f"{folder}/{name}" for key, name in ERROR_FILES.items()}
@@ -450,7 +505,8 @@ def deviation_volumes(run: Run, sample: str) -> Files:
     """Plans of the volumes that show the deviation of borders, if they are wanted."""
     if not run.option(sample, "registration.error_bars"):
         return []
-    return run.of_atlases(sample, f"registration/{{atlas}}/{ERROR_FILES['volume']}")
+    pattern = f"registration/{{atlas}}/{ERROR_FILES['volume']}"
+    return run.of_atlases(sample, pattern, run.registered_atlases(sample))
 
 
 def paired_landmarks(run: Run, sample: str) -> Files:
@@ -514,7 +570,11 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
         folder = run.path(sample, origin.text)
         files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
     elif origin.kind == "registration":
-        files = {"image": run.path(sample, f"registration/{origin.atlas}/{MAPS[origin.image][0]}")}
+        file = MAPS[origin.image][0]
+        # posteriors are those of the registration, also where it serves another atlas
+        composed = file in COMPOSED_FILES.values()
+        folder = origin.atlas if composed else run.registered_for(origin.atlas)
+        files = {"image": run.path(sample, f"registration/{folder}/{file}")}
     else:
         files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
     if origin.is_segmentation or origin.kind == "atlases":
@@ -549,7 +609,7 @@ def fused_files(run: Run, sample: str, name: str) -> Files:
 def atlas_settings(run: Run, atlas: str) -> dict[str, Any]:
     """Description of an atlas without its further images, which have a rule of their own."""
     settings = run.atlas(atlas)
-    known = _without(settings, ("images", "name", "version"))
+    known = _without(settings, ("images", "name", "version", "through"))
     if settings["name"] is None:
         return known
     return known | {"origin": f"BrainGlobe {settings['name']} {settings['version']}"}
@@ -592,8 +652,8 @@ def prepared_atlas(run: Run, atlas: str) -> NamedFiles:
 
 
 def prepared_atlases(run: Run, sample: str, name: str) -> Files:
-    """A file of every registered atlas, in terareg's form."""
-    return [run.atlas_path(atlas, _ATLAS_FILES[name]) for atlas in run.registered_atlases(sample)]
+    """A file of every atlas of a sample, in terareg's form."""
+    return [run.atlas_path(atlas, _ATLAS_FILES[name]) for atlas in run.atlases_of(sample)]
 
 
 def image_names(run: Run, atlas: str) -> list[str]:

@@ -48,8 +48,12 @@ def tracked(paths: Iterable[str]) -> list[str]:
 
 def untracked_state(paths: Iterable[str]) -> list[list[Any]]:
     """Name, size and time of the files that Snakemake cannot follow."""
-    found = [Path(path) for path in paths if _BRACES.search(path)]
-    stats = [(str(path), path.stat()) for path in found if path.exists()]
+    return file_states(path for path in paths if _BRACES.search(path))
+
+
+def file_states(paths: Iterable[str]) -> list[list[Any]]:
+    """Name, size and time of files."""
+    stats = [(str(path), path.stat()) for path in map(Path, paths) if path.exists()]
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
@@ -137,6 +141,12 @@ def _local_metadata(run: Run, sample: str) -> list[str]:
 def image_of_channel(run: Run, sample: str, channel: str) -> dict[str, Any]:
     """Image of a channel: its address, and the channel's number in it."""
     return channel_image(run.samples[sample], channel)
+
+
+def filled_channels(run: Run, sample: str) -> list[str]:
+    """Channels of an image that may lack chunks, which are then zeros."""
+    names = run.channels_of(sample)
+    return [name for name in names if image_of_channel(run, sample, name)["fill_missing"]]
 
 
 def image_address(run: Run, sample: str, channel: str) -> str:

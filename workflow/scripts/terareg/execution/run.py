@@ -144,8 +144,8 @@ class Run:
         return [self.path(sample, pattern.format(channel=c)) for c in self.all_sides(sample)]
 
     def of_atlases(self, sample: str, pattern: str, chosen: list[str] | None = None) -> list[str]:
-        """Tracked files for the registered or the chosen atlases; ``pattern`` has an {atlas}."""
-        atlases = self.registered_atlases(sample) if chosen is None else chosen
+        """Tracked files for all or the chosen atlases of a sample; ``pattern`` has an {atlas}."""
+        atlases = self.atlases_of(sample) if chosen is None else chosen
         return [self.path(sample, pattern.format(atlas=a)) for a in atlases]
 
     def atlas_path(self, atlas: str, name: str) -> str:
@@ -168,17 +168,36 @@ class Run:
         """Samples that use an atlas."""
         return [n for n, s in self.samples.items() if atlas in s["atlases"]]
 
-    def registered_atlases(self, sample: str) -> list[str]:
-        """Atlases that a sample is registered to; none without images."""
+    def atlases_of(self, sample: str) -> list[str]:
+        """Atlases that are carried into a sample, registered or through another; or none."""
         if not self.has_images(sample):
             return []
         chosen = self.samples[sample]["registration"]["atlases"]
         return list(self.samples[sample]["atlases"]) if chosen is None else chosen
 
+    def registered_atlases(self, sample: str) -> list[str]:
+        """Those that the sample itself is registered to."""
+        return [a for a in self.atlases_of(sample) if self.is_registered(a)]
+
+    def is_registered(self, atlas: str) -> bool:
+        """Whether samples are registered to an atlas, rather than reaching it through another."""
+        return self.atlas(atlas)["through"] is None
+
+    def registered_for(self, atlas: str) -> str:
+        """The atlas whose registration an atlas needs: itself, or that which it is reached by."""
+        through = self.atlas(atlas)["through"]
+        return atlas if through is None else str(through["atlas"])
+
+    @property
+    def composed_atlases(self) -> list[str]:
+        """Names of atlases that are reached through another one, of all samples."""
+        described = [s["atlases"] for s in self.samples.values()]
+        return sorted({n for each in described for n, a in each.items() if a["through"]})
+
     def atlases_with(self, sample: str, key: str) -> list[str]:
-        """Registered atlases for which a section of the configuration gives something."""
+        """Atlases of a sample for which a section of the configuration gives something."""
         given = self.option(sample, key)
-        return [a for a in self.registered_atlases(sample) if a in given]
+        return [a for a in self.atlases_of(sample) if a in given]
 
     def alignment_channel(self, sample: str) -> str:
         """The channel whose tiles are compared; the others take over its placement."""

@@ -43,7 +43,7 @@ def sized(run: Run, sample: str) -> Sample:
         config=run.samples[sample],
         grid=Extent(size.volume_shape, raw_data.spacing_um(run, sample)),
         overlap=0.0 if run.is_imported(sample) else max(raw_data.survey(run, sample).overlap),
-        atlases={a: _atlas_extent(run, described[a]) for a in run.registered_atlases(sample)},
+        atlases={a: _atlas_extent(run, described[a]) for a in run.atlases_of(sample)},
     )
     return _with_entries(run, found, sample)
 
@@ -117,6 +117,12 @@ def _tiled_size(run: Run, sample: str) -> Size:
             round(width * (found.columns - 1) + found.tile_pixels[1]),
         ),
     )
+
+
+def known_extent(run: Run, settings: Mapping[str, Any]) -> Extent | None:
+    """Extent of an atlas, or None where its files do not tell it."""
+    extent = _atlas_extent(run, settings)
+    return None if extent is _ALLEN_25_UM else extent
 
 
 def _atlas_extent(run: Run, settings: Mapping[str, Any]) -> Extent:

@@ -8,7 +8,8 @@ from terareg.execution import derived_volumes
 from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
 
-_FIGURES = ("overlay", "prediction", "posteriors", "energy", "jacobian")
+_FIGURES = ("overlay", "jacobian")
+_FIGURES_OF_FIT = ("prediction", "posteriors", "energy")
 _COMPLETE = "complete.json"
 _STATE = "views/neuroglancer.json"
 _OBJECTS_VERIFIED = "objects_verified.json"
@@ -56,22 +57,25 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 def preview_files(run: Run, sample: str) -> Files:
     """Raw tiles beside the atlas, and pictures of the initial poses."""
-    files = run.of_atlases(sample, "registration/{atlas}/preview.png")
+    registered = run.registered_atlases(sample)
+    files = run.of_atlases(sample, "registration/{atlas}/preview.png", registered)
     return first_looks(run, sample) + files
 
 
 def first_looks(run: Run, sample: str) -> Files:
-    """Raw tiles beside every atlas; a volume has no tiles."""
+    """Raw tiles beside every registered atlas; a volume has no tiles."""
     if run.is_imported(sample):
         return []
-    return run.of_atlases(sample, "views/first_look_{atlas}.png")
+    registered = run.registered_atlases(sample)
+    return run.of_atlases(sample, "views/first_look_{atlas}.png", registered)
 
 
 def registration_files(run: Run, sample: str) -> Files:
-    """Registrations of all atlases."""
+    """Registrations of all atlases, and transforms of those that are reached through others."""
     files = run.of_atlases(sample, "registration/{atlas}/transform.json")
     if run.option(sample, "registration.error_bars"):
-        files += run.of_atlases(sample, "registration/{atlas}/error_bars.json")
+        registered = run.registered_atlases(sample)
+        files += run.of_atlases(sample, "registration/{atlas}/error_bars.json", registered)
     if run.option(sample, "registration.export"):
         files += run.of_atlases(sample, "registration/{atlas}/itk/sample_to_atlas_composite.tfm")
     return files
@@ -96,7 +100,7 @@ def region_files(run: Run, sample: str) -> Files:
         files += [run.path(sample, f"cells/{name}.csv")]
         files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
     if run.option(sample, "atlas_space.enabled"):
-        for atlas in run.registered_atlases(sample):
+        for atlas in run.atlases_of(sample):
             files += run.of_channels(sample, f"atlas_space/{atlas}/{{channel}}/{_COMPLETE}")
     return files
 
@@ -175,13 +179,14 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/bias_{channel}.png",
             "views/corrected_volume_{channel}.png",
         ]
-    atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
+    registered = [f"views/{name}_{{atlas}}.png" for name in _FIGURES_OF_FIT]
     if run.option(sample, "registration.error_bars"):
-        atlases += ["views/error_bars_{atlas}.png", "registration/{atlas}/error_bars.json"]
-    atlases += [
-        f"registration/{{atlas}}/{name}"
-        for name in ("preview.png", "pose.json", "summary.json", "energy.tsv")
+        registered += ["views/error_bars_{atlas}.png", "registration/{atlas}/error_bars.json"]
+    registered += [
+        f"registration/{{atlas}}/{name}" for name in ("preview.png", "pose.json", "energy.tsv")
     ]
+    atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
+    atlases.append("registration/{atlas}/summary.json")
     atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
     atlases += [
         "registration/{atlas}/quality.tsv",
@@ -196,6 +201,8 @@ def reported_files(run: Run, sample: str) -> Files:
         files += run.of_channels(sample, pattern)
     for pattern in sides:
         files += run.of_sides(sample, pattern)
+    for pattern in registered:
+        files += run.of_atlases(sample, pattern, run.registered_atlases(sample))
     for pattern in atlases:
         files += run.of_atlases(sample, pattern)
     for name in run.option(sample, "cells"):

@@ -59,7 +59,9 @@ class BidsSettings:
         """Settings of the section ``bids`` of a sample of this name."""
         own = sorted(set(section["metadata"]) & set(_OWN_FIELDS))
         if own:
-            raise ConfigError(f"bids.metadata.{own[0]}: the volumes state it themselves; remove it")
+            raise ConfigError(
+                f"bids.metadata.{own[0]}: terareg writes this field from the volume; remove it"
+            )
         return cls(
             subject=section["subject"] or bids_label(name),
             sample=section["sample"],
@@ -114,7 +116,7 @@ def write_dataset(
         volume = Volume(store, f"{sample}/fused/{channel}")
         if "ome-zarr" not in volume.plan.settings.formats:
             raise VolumeError(
-                f"{volume.name} has no OME-Zarr copy, which BIDS asks for; add ome-zarr to "
+                f"{volume.name} has no OME-Zarr copy, which BIDS requires; add ome-zarr to "
                 "volume.formats"
             )
         name = f"{settings.folder}/{settings.stem(channel)}"
@@ -124,7 +126,7 @@ def write_dataset(
         def take(one: str, source=source, target=target) -> bool:
             return _take(store, one, target + one[len(source) :], copy=settings.copy)
 
-        links = list(map_items(take, found, workers=workers, what=f"{channel}: files of BIDS"))
+        links = list(map_items(take, found, workers=workers, what=f"BIDS files, {channel}"))
         objects, linked = objects + len(links), linked and all(links)
         store.write(f"{key}/{name}.json", to_json(_sidecar(volume, channel, settings)))
         names.append(f"{name}.ome.zarr")

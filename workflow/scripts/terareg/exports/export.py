@@ -180,5 +180,8 @@ def label_table(settings: ExportSettings, folder: Path) -> LabelTable | None:
     atlas = load_atlas(folder, template=False)
     table = LabelTable.of(atlas.ids.tolist(), atlas.ontology, settings.labels)
     if not table.regions:
-        raise VolumeError(f"the annotation of atlas {settings.origin.atlas} holds no region")
+        raise VolumeError(
+            f"the annotation of atlas {settings.origin.atlas} contains no region; give another "
+            "atlas"
+        )
     return table

@@ -174,7 +174,9 @@ def _parts(head: bytes, picture: Picture, slabs: Slabs) -> Iterator[memoryview |
 
 def _check_count(planes: int, picture: Picture) -> None:
     if planes != picture.frame.shape[0]:
-        raise StoreError(f"{picture.name}: {planes} planes of {picture.frame.shape[0]} were given")
+        raise StoreError(
+            f"{picture.name}: {planes} of its {picture.frame.shape[0]} planes were given"
+        )
 
 
 def _write_tiff(

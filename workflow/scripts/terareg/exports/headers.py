@@ -67,8 +67,8 @@ def nifti_header(
     """
     if max(frame.shape) > _LONGEST_NIFTI:
         raise VolumeError(
-            f"{name}: {max(frame.shape)} voxels along an axis are more than NIfTI holds "
-            f"({_LONGEST_NIFTI}); raise resolution_um, or use format: nrrd or tiff"
+            f"{name}: {max(frame.shape)} voxels along an axis are more than the {_LONGEST_NIFTI} "
+            "that NIfTI allows; raise resolution_um, or use format: nrrd or tiff"
         )
     affine = affine_mm(frame, "RAS")
     spacing = [s * _MM_PER_UM for s in frame.spacing_um[::-1]]

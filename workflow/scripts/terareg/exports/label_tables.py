@@ -79,8 +79,8 @@ class LabelTable:
         wrong = known[place] != ids
         if wrong.any():
             raise VolumeError(
-                f"the labels hold id {int(np.asarray(ids)[wrong][0])}, which the atlas lacks; make "
-                "the labels again from this atlas"
+                f"the labels contain id {int(np.asarray(ids)[wrong][0])}, which is not in the "
+                "atlas; make the labels again from this atlas"
             )
         found: np.ndarray = what[place]
         return found

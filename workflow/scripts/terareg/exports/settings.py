@@ -66,7 +66,7 @@ class Origin:
         for folder, images in (("registration", MAPS), ("atlases", ATLAS_IMAGES)):
             if kind == folder and len(names) == 2 and names[1] in images:
                 return cls(kind, atlas=names[0], image=names[1])
-        raise ConfigError(f"{text!r} is nothing that can be exported; write {_PLACES}")
+        raise ConfigError(f"{text!r} cannot be exported; write {_PLACES}")
 
     @property
     def text(self) -> str:
@@ -140,8 +140,8 @@ class ExportSettings:
             size = tuple(map(float, wanted if isinstance(wanted, list) else [wanted] * 3))
         if size is not None and entry["isotropic"] and len(set(size)) > 1:
             raise ConfigError(
-                f"{key}.isotropic: true contradicts resolution_um: {list(size)}; give one number, "
-                "or isotropic: false"
+                f"{key}.isotropic: true contradicts resolution_um: {list(size)}; give one number "
+                "as resolution_um, or isotropic: false"
             )
         chosen = entry["interpolation"] or ""
         if origin.kind != "derived":
@@ -154,16 +154,15 @@ class ExportSettings:
             )
         if labels == "rgb" and form in ("nifti", "nrrd"):
             raise ConfigError(
-                f"{key}.labels: rgb makes pictures, which {form} does not hold; use format: tiff, "
-                "tiff_series or png_series"
+                f"{key}.labels: rgb makes colour images, which are not written as {form}; use "
+                "format: tiff, tiff_series or png_series"
             )
         if form == "png_series" and (
             origin.kind == "registration" or (origin.is_segmentation and labels == "ids")
         ):
             remedy = "labels: consecutive or rgb" if origin.is_segmentation else "tiff_series"
             raise ConfigError(
-                f"{key}.format: png_series holds 8 or 16 bits, too few for {origin.text}; "
-                f"use {remedy}"
+                f"{key}.format: PNG stores 8 or 16 bits, too few for {origin.text}; use {remedy}"
             )
         for name, usual in _OF_TILES.items():
             if form != TILES and entry[name] != usual:
@@ -172,13 +171,14 @@ class ExportSettings:
                 )
         if form == TILES and origin.is_segmentation:
             raise ConfigError(
-                f"{key}.format: {TILES} shows images, and {origin.text} holds regions; use "
+                f"{key}.format: {TILES} is for images, and {origin.text} contains regions; use "
                 "format: png_series with labels: rgb"
             )
         low, high = entry["clip_percent"]
         if not low < high:
             raise ConfigError(
-                f"{key}.clip_percent: {[low, high]} leaves no grey values; give the lower first"
+                f"{key}.clip_percent: {[low, high]} is an empty range of grey values; give the "
+                "lower percentage first"
             )
         planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
         return cls(
@@ -207,13 +207,13 @@ class ExportSettings:
         chosen = _interpolation(self.interpolation, what, key)
         if self.format == TILES and labels:
             raise ConfigError(
-                f"{key}.format: {TILES} shows images, and {self.origin.text} holds labels; use "
-                "another format"
+                f"{key}.format: {TILES} is for images, and {self.origin.text} contains labels; "
+                "use another format"
             )
         if self.format == "png_series" and dtype not in ("uint8", "uint16"):
             raise ConfigError(
-                f"{key}.format: png_series holds 8 or 16 bits, and {self.origin.text} is of type "
-                f"{dtype}; use tiff_series"
+                f"{key}.format: PNG stores 8 or 16 bits as integers, and {self.origin.text} is of "
+                f"type {dtype}; use tiff_series"
             )
         return replace(self, interpolation=chosen)
 
@@ -243,7 +243,7 @@ def bids_label(name: str) -> str:
     label = "".join(c for c in name if c.isascii() and c.isalnum())
     if not label:
         raise ConfigError(
-            f"{name!r} has no letter or digit for a label of BIDS; give bids.subject, or another "
-            "name to the channel"
+            f"{name!r} has no letter or digit, which a BIDS label needs; set bids.subject, or "
+            "rename the channel"
         )
     return label

@@ -50,8 +50,8 @@ def export_frame(
     wanted = tuple(float(r) for r in resolution_um)
     if all(w < f * (1 - _ALIKE) for w, f in zip(wanted, finest)):
         raise VolumeError(
-            f"{source.name} has voxels of {_list(finest)} um, an export of {_list(wanted)} um "
-            "would show nothing more; raise resolution_um, or leave it out for the finest level"
+            f"{source.name} has voxels of {_list(finest)} um, so an export at {_list(wanted)} um "
+            "would add no detail; raise resolution_um, or leave it out to export the finest level"
         )
     return source.frame.resampled(wanted)
 

@@ -94,8 +94,8 @@ def shown_planes(
         wanted = tuple(int(n) for n in settings.planes)
     if max(wanted) >= size:
         raise VolumeError(
-            f"plane {max(wanted)} along {settings.axis} was asked for, but the export has {size} "
-            "planes; count from 0"
+            f"there is no plane {max(wanted)} along {settings.axis}; the export has planes 0 to "
+            f"{size - 1}"
         )
     # neighbours are read together, because a chunk of the source holds many planes
     together = slab_planes(4 * math.prod(frame.shape) / size)

@@ -15,15 +15,12 @@ import numpy as np
 
 from terareg.core.errors import VolumeError
 from terareg.core.levels import Box
+from terareg.objects.joining import Joined, join_blocks
 from terareg.objects.labelling import (
-    BlockComponents,
     ComponentSettings,
-    Joined,
     block_components,
-    join,
     label_voxels,
     renumber,
-    shared_voxels,
 )
 from terareg.objects.parts import Parts
 from terareg.volumes.plan import Block
@@ -64,8 +61,7 @@ def join_parts(
 ) -> tuple[Joined, dict[str, str]]:
     """Join the components of all blocks, and leave each block the numbers of its components.
 
-    Memory holds a few numbers for each component of each block, and the planes of two rows of
-    blocks.
+    Memory follows a layer of blocks, see :func:`terareg.objects.joining.join_blocks`.
 
     Parameters
     ----------
@@ -83,45 +79,41 @@ def join_parts(
     numbers : dict of str to str
         Digests of the blocks' numbers, by name of the block.
     """
-    names = {block.index: block.name for block in blocks}
+    numbers: dict[str, str] = {}
 
-    @functools.lru_cache(maxsize=4 * (blocks[-1].index[2] + 1) + 8)
-    def part(index: Box) -> BlockComponents:
-        arrays = parts.read(names[index], digests[names[index]])
-        low, high = (tuple(arrays[f"{n}{axis}"] for axis in range(3)) for n in ("low", "high"))
-        return BlockComponents(arrays["voxels"], arrays["first"], low, high, arrays.get("strong"))
+    def write(block: Block, found: np.ndarray) -> None:
+        numbers[block.name] = parts.write(f"numbers/{block.name}", {"numbers": found})
 
-    def low_planes(index: Box) -> tuple[np.ndarray, ...] | None:
-        return part(index).low if index in names else None
+    return join_blocks(blocks, _Stored(parts, blocks, digests), settings, write), numbers
 
-    voxels, first, strong, offsets, total = [], [], [], {}, 0
-    for block in blocks:
-        found = part(block.index)
-        offsets[block.index] = total
-        voxels.append(found.voxels)
-        first.append(found.first)
-        if found.strong is not None:
-            strong.append(found.strong)
-        total += len(found.voxels)
-    pairs = [np.zeros((2, 0), np.int64)]
-    for block in blocks:
-        for index, here, there in shared_voxels(block, part(block.index), low_planes):
-            # components are counted from 1 in their block, and from 0 through all of them
-            begin = np.array([[offsets[block.index] - 1], [offsets[index] - 1]])
-            pairs.append(np.stack([here, there]).astype(np.int64) + begin)
-    joined = join(
-        np.concatenate(voxels),
-        np.concatenate(first),
-        np.hstack(pairs),
-        settings,
-        np.concatenate(strong) if strong else None,
-    )
-    numbers = {}
-    for block, found_voxels in zip(blocks, voxels):
-        begin_of = offsets[block.index]
-        chosen = joined.numbers[begin_of : begin_of + len(found_voxels)]
-        numbers[block.name] = parts.write(f"numbers/{block.name}", {"numbers": chosen})
-    return joined, numbers
+
+class _Stored:
+    """Components of blocks from their parts; planes of the last ones that were asked are held."""
+
+    def __init__(self, parts: Parts, blocks: Sequence[Block], digests: Mapping[str, str]) -> None:
+        self._parts, self._digests = parts, digests
+        self._names = {block.index: block.name for block in blocks}
+        row = max(block.index[2] for block in blocks) + 1
+        self._planes = functools.lru_cache(maxsize=4 * row + 8)(self._read_planes)
+
+    def low(self, index: Box) -> tuple[np.ndarray, ...] | None:
+        return self._planes(index, "low") if index in self._names else None
+
+    def high(self, block: Block) -> tuple[np.ndarray, ...]:
+        return self._read_planes(block.index, "high")
+
+    def owned(self, block: Block) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        arrays = self._read(block.index, ["voxels", "first", "strong"])
+        return arrays["voxels"], arrays["first"], arrays.get("strong")
+
+    def _read_planes(self, index: Box, which: str) -> tuple[np.ndarray, ...]:
+        names = [f"{which}{axis}" for axis in range(3)]
+        arrays = self._read(index, names)
+        return tuple(arrays[name] for name in names)
+
+    def _read(self, index: Box, names: list[str]) -> dict[str, np.ndarray]:
+        name = self._names[index]
+        return self._parts.read(name, self._digests[name], names)
 
 
 def numbered(
@@ -146,7 +138,8 @@ def numbered(
     labels, count = label_voxels(voxels, settings)
     if len(numbers) != count:
         raise VolumeError(
-            f"block {block.name} of the source has {count} components, but had {len(numbers)} when "
-            "it was measured: the source was changed; run the measuring again"
+            f"block {block.name} of the source has {count} components but had {len(numbers)} when "
+            "it was measured, so the source has changed; delete the folder 'measured' of this "
+            "entry in results and run again"
         )
     return renumber(labels, block, numbers)

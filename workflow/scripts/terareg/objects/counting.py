@@ -69,7 +69,7 @@ def count_block(
     """
     for name, other in (("image", image), ("regions", regions)):
         if other is not None and other.shape != labels.shape:
-            raise VolumeError(f"{name} have shape {other.shape}, the labels {labels.shape}")
+            raise VolumeError(f"{name} have shape {other.shape} but the labels have {labels.shape}")
     planes = [
         _count_plane(
             labels[z],
@@ -136,7 +136,7 @@ def merge_counts(tables: Iterable[CountTable]) -> CountTable:
     """One table of several, of different blocks; a table may name a pair more than once."""
     tables = list(tables)
     if not tables:
-        raise VolumeError("there is no block to count")
+        raise VolumeError("there are no blocks to count")
     label = np.concatenate([t.label for t in tables])
     region = np.concatenate([t.region for t in tables])
     order = np.lexsort((region, label))

@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, sparse
-from scipy.sparse.csgraph import connected_components
+from scipy import ndimage
 from skimage import measure
 
 from terareg.core.errors import ConfigError, VolumeError
@@ -23,7 +22,6 @@ from terareg.core.levels import Box
 from terareg.volumes.plan import Block
 
 CONNECTIVITIES = (6, 18, 26)
-_MOST = np.iinfo(np.uint32).max
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class ComponentSettings:
             raise ConfigError(f"connectivity {self.connectivity} is unknown; use 6, 18 or 26")
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ConfigError(
-                f"threshold {self.low} is above the upper one, {self.high}; exchange them"
+                f"the lower threshold {self.low} is above the upper one, {self.high}; swap them"
             )
         if self.dust_vox < 0:
             raise ConfigError(f"dust of {self.dust_vox} voxels is impossible; give 0 or more")
@@ -113,7 +111,7 @@ def label_voxels(voxels: np.ndarray, settings: ComponentSettings) -> tuple[np.nd
         if voxels.dtype.kind == "f":
             raise VolumeError(
                 "components of equal voxels need labels, but the voxels are floating-point "
-                "numbers; give a threshold (low, high)"
+                "numbers; set low or high"
             )
         if voxels.dtype == np.uint64:
             voxels = voxels.view(np.int64)  # which is what is compared: only equality counts
@@ -162,7 +160,7 @@ def block_components(labels: np.ndarray, count: int, block: Block, shape: Box) -
 
 def shared_voxels(
     block: Block,
-    planes: BlockComponents,
+    high_planes: Sequence[np.ndarray],
     low_planes: Callable[[Box], Sequence[np.ndarray] | None],
 ) -> Iterator[tuple[Box, np.ndarray, np.ndarray]]:
     """Pairs of components that are the same, of a block and of those after it.
@@ -170,8 +168,8 @@ def shared_voxels(
     Parameters
     ----------
     block : Block
-    planes : BlockComponents
-        Of this block.
+    high_planes : sequence of numpy.ndarray
+        Of this block, see :class:`BlockComponents`.
     low_planes : callable
         Returns the low planes of the block at an index, None if there is none.
 
@@ -182,7 +180,7 @@ def shared_voxels(
     here, there : numpy.ndarray of uint32, shape (n,)
         Numbers of the same component in the two blocks.
     """
-    for axis, high in enumerate(planes.high):
+    for axis, high in enumerate(high_planes):
         if not high.size:
             continue
         across = [a for a in range(3) if a != axis]
@@ -201,81 +199,6 @@ def shared_voxels(
             both = (here > 0) & (there > 0)
             pairs = np.unique(np.stack([here[both], there[both]]), axis=1)
             yield index, pairs[0], pairs[1]
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Components of a volume.
-
-    Attributes
-    ----------
-    numbers : numpy.ndarray of uint32, shape (n,)
-        Final number of every component of every block, block by block; 0 for one that is left out.
-    voxels : numpy.ndarray of int64, shape (m,)
-        Voxels of the final components.
-    dust : int
-        Components that were left out.
-    dust_vox : int
-        Their voxels.
-    """
-
-    numbers: np.ndarray
-    voxels: np.ndarray
-    dust: int
-    dust_vox: int
-
-
-def join(
-    voxels: np.ndarray,
-    first: np.ndarray,
-    pairs: np.ndarray,
-    settings: ComponentSettings,
-    strong: np.ndarray | None = None,
-) -> Joined:
-    """Join the components of blocks.
-
-    Parameters
-    ----------
-    voxels, first : numpy.ndarray of int64, shape (n,)
-        Of the components of all blocks, see :class:`BlockComponents`.
-    pairs : numpy.ndarray of int64, shape (2, m)
-        Which of them are the same, counted from 0 through all blocks.
-    settings : ComponentSettings
-    strong : numpy.ndarray of bool, shape (n,), optional
-        If given, a joined component is kept only if one of its parts is strong.
-
-    Raises
-    ------
-    VolumeError
-        If there are more components than a label volume can number.
-    """
-    count = len(voxels)
-    graph = sparse.coo_array((np.ones(pairs.shape[1], bool), pairs), shape=(count, count))
-    groups, group = connected_components(graph, directed=False) if count else (0, np.zeros(0, int))
-    total = np.zeros(groups, np.int64)
-    np.add.at(total, group, voxels)
-    begin = np.full(groups, np.iinfo(np.int64).max)
-    owned = voxels > 0
-    np.minimum.at(begin, group[owned], first[owned])
-    wanted = total >= max(settings.dust_vox, 1)
-    if strong is not None:
-        wanted &= np.bincount(group[strong], minlength=groups) > 0
-    keep = np.flatnonzero(wanted)
-    if len(keep) > _MOST:
-        raise VolumeError(
-            f"there are {len(keep)} components, but labels end at {_MOST}; set dust_vox, or a "
-            "narrower threshold"
-        )
-    keep = keep[np.argsort(begin[keep], kind="stable")]
-    number = np.zeros(groups, np.uint32)
-    number[keep] = np.arange(1, len(keep) + 1, dtype=np.uint32)
-    left_out = total[total > 0].sum() - total[keep].sum()
-    return Joined(
-        number[group],
-        total[keep],
-        int(np.count_nonzero(total)) - len(keep),
-        int(left_out),
-    )
 
 
 def renumber(labels: np.ndarray, block: Block, numbers: np.ndarray) -> np.ndarray:

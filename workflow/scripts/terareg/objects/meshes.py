@@ -223,8 +223,8 @@ def check_ids(labels: Collection[int], settings: MeshSettings, name: str) -> Non
     missing = [str(label) for label in settings.ids if label not in labels]
     if missing:
         raise VolumeError(
-            f"{name} has no mesh for id {few(missing)}; check the ids, and dust_vox, which is "
-            f"{settings.dust_vox}"
+            f"{name} has no mesh for id {few(missing)}; check the ids and dust_vox "
+            f"({settings.dust_vox})"
         )
     if not labels:
         raise VolumeError(

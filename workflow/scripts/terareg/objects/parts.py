@@ -16,7 +16,7 @@ from terareg.storage.store import Store
 _MAGIC = b"terareg-part-1\n"
 _START = len(_MAGIC) + 8
 _GUESS = 1 << 15  # bytes that hold the head of most objects
-_AGAIN = "run the measuring of this entry again (delete its folder 'measured' in results)"
+_AGAIN = "delete the folder 'measured' of this entry in results and run again"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,5 @@ class Parts:
             data = self.store.read_range(key, 0, _START + size)[0]
         head = data[_START : _START + size]
         if not data.startswith(_MAGIC) or xxhash.xxh3_128_hexdigest(head) != digest:
-            raise StoreError(
-                f"{self.store.address(key)} is not what was written for this run; {_AGAIN}"
-            )
+            raise StoreError(f"{self.store.address(key)} was not written by this run; {_AGAIN}")
         return json.loads(head), _START + size, data

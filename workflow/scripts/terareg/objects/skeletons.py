@@ -53,7 +53,9 @@ class SkeletonSettings:
     def __post_init__(self) -> None:
         for name in ("scale", "margin_um", "spur_um", "dust_um"):
             if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} of skeletons is {getattr(self, name)}; give 0 or more")
+                raise ConfigError(
+                    f"{name} {getattr(self, name)} is impossible for skeletons; give 0 or more"
+                )
 
 
 @dataclass(frozen=True)

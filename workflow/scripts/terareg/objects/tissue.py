@@ -32,7 +32,7 @@ class TissueSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.least_share <= 1:
-            raise ConfigError(f"least_share {self.least_share} is not a share; give 0 to 1")
+            raise ConfigError(f"least_share {self.least_share} is not a fraction; give 0 to 1")
 
 
 def cell_sums(
@@ -93,8 +93,8 @@ def tissue_mask(means: np.ndarray, settings: TissueSettings) -> tuple[np.ndarray
     if threshold is None:
         if smooth.min() == smooth.max():
             raise VolumeError(
-                f"all means are {smooth.min():g}, so that no threshold separates tissue; check the "
-                "source"
+                f"all means are {smooth.min():g}, so no threshold separates tissue from "
+                "background; check the source"
             )
         # a few bright structures would otherwise be told from all the rest
         threshold = float(threshold_otsu(np.minimum(smooth, np.percentile(smooth, _BRIGHT))))

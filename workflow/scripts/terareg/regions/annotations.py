@@ -21,7 +21,7 @@ from terareg.core.levels import Box
 from terareg.storage.records import write_files
 from terareg.storage.store import Store
 from terareg.storage.uint64_shards import Sharding
-from terareg.volumes.precomputed import morton
+from terareg.volumes.chunks import morton
 
 _MOST_SHOWN = 4000  # points of a cell of the index
 _MOST_LEVELS = 16

@@ -71,8 +71,8 @@ def count_table(
     lost = sorted(set(own) - known)
     if lost:
         raise PointsError(
-            f"{sum(own[lost[0]].of.values())} points lie in region {lost[0]}, which the table of "
-            "regions lacks; make the table again from this atlas"
+            f"{sum(own[lost[0]].of.values())} points lie in region {lost[0]}, which is not in the "
+            "table of regions; make the table again from this atlas"
         )
     scopes = {"own": own, "tree": ontology.roll_up(own)}
     rows = []

@@ -67,7 +67,7 @@ def score_fiducials(
         its volume.
     """
     if unpaired not in ("error", "warn"):
-        raise PointsError(f"fiducials: policy {unpaired!r} is not known; write error or warn")
+        raise PointsError(f"fiducials: policy {unpaired!r} is unknown; write error or warn")
     names, in_atlas, in_sample = _paired(atlas_points, sample_points, "fiducial", unpaired)
     check_inside(atlas_points, transform.atlas_frame, "fiducials of the atlas")
     check_inside(sample_points, transform.sample_frame, "fiducials of the sample")
@@ -171,27 +171,28 @@ def _check_partners(atlas: Sequence[str], sample: Sequence[str], what: str, unpa
         unnamed = [n for n, name in enumerate(names, 1) if not name]
         if unnamed:
             raise PointsError(
-                f"{what}s of the {where}: number {unnamed[0]} has no name; name every {what}, "
-                "the same in atlas and sample"
+                f"{what}s of the {where}: number {unnamed[0]} has no name; give every {what} a "
+                "name, the same in atlas and sample"
             )
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise PointsError(
-                f"{what}s of the {where}: {short(twice[0])} is there twice; give every {what} its "
-                "own name"
+                f"{what}s of the {where}: {short(twice[0])} appears twice; give every {what} a "
+                "name of its own"
             )
     if not set(atlas) & set(sample):
         raise PointsError(
-            f"{what}s: none of the {len(atlas)} names of the atlas (first: {short(atlas[0])}) is "
-            f"in the sample's list (first: {short(sample[0])}); write the same names on both sides"
+            f"{what}s: none of the {len(atlas)} names in the atlas (first: {short(atlas[0])}) is "
+            f"in the list of the sample (first: {short(sample[0])}); use the same names in both"
         )
     lonely = [f"{name!r} (atlas only)" for name in atlas if name not in set(sample)]
     lonely += [f"{name!r} (sample only)" for name in sample if name not in set(atlas)]
     if not lonely:
         return
     message = (
-        f"{what}s: {len(lonely)} without partner: {', '.join(lonely[:5])}"
-        f"{', ...' if len(lonely) > 5 else ''}; mark them on both sides or remove them"
+        f"{what}s: {len(lonely)} without a counterpart: "
+        f"{', '.join(lonely[:5])}{', ...' if len(lonely) > 5 else ''}; mark them in both the "
+        "atlas and the sample, or remove them"
     )
     if unpaired == "error":
         raise PointsError(message)

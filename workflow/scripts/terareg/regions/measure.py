@@ -104,20 +104,20 @@ class RegionSums:
         """
         if set(channels) != set(self.channels):
             raise VolumeError(
-                f"block has channels {sorted(channels)}, the measurement needs "
-                f"{sorted(self.channels)}; give every block the same"
+                f"the block has channels {sorted(channels)} but the measurement needs "
+                f"{sorted(self.channels)}; measure every block with the same channels"
             )
         if hemispheres.dtype != np.uint8:
-            raise VolumeError(f"hemispheres have type {hemispheres.dtype}; give uint8")
+            raise VolumeError(f"the hemispheres have type {hemispheres.dtype}; give uint8")
         for name, array in {"hemispheres": hemispheres, **channels}.items():
             if array.shape != labels.shape:
                 raise VolumeError(
-                    f"{name} has shape {array.shape} but the labels {labels.shape}; make labels "
-                    "and channels on one grid"
+                    f"{name} has shape {array.shape} but the labels {labels.shape}; resample "
+                    "labels and channels to one grid"
                 )
             if array.dtype not in (np.uint8, np.uint16, np.float32):
                 raise VolumeError(
-                    f"{name} has type {array.dtype}; measure uint8, uint16 or float32 voxels"
+                    f"{name} has type {array.dtype}; give uint8, uint16 or float32 voxels"
                 )
         flat = labels.reshape(-1)
         arrays = [channels[name].reshape(-1) for name in self.channels]
@@ -132,8 +132,8 @@ class RegionSums:
         if wrong.any():
             first = int(labels[wrong][0])
             raise VolumeError(
-                f"labels hold id {first} ({int(np.count_nonzero(labels == first))} voxels here), "
-                "which the atlas lacks; make the labels again from this atlas"
+                f"the labels contain id {first} ({int(np.count_nonzero(labels == first))} voxels "
+                "here), which is not in the atlas; make the labels again from this atlas"
             )
         bins = known * 3 + sides
         inside = labels != 0
@@ -177,8 +177,8 @@ class RegionSums:
             or not np.array_equal(other.ids, self.ids)
         ):
             raise VolumeError(
-                "region sums of different atlases, channels or grids cannot be added; measure all "
-                "blocks again"
+                "region sums from different atlases, channels or grids cannot be added; measure "
+                "all blocks again"
             )
         for key, cell in other._cells.items():
             self._put(key, cell)

@@ -132,7 +132,7 @@ def write_meshes(
     """
     settings = settings or MeshSettings()
     if labels.shape != frame.shape:
-        raise VolumeError(f"labels have shape {labels.shape}, their frame {frame.shape}")
+        raise VolumeError(f"the labels have shape {labels.shape} but their frame has {frame.shape}")
     ids = np.unique(labels)
     ids = ids[ids != 0]
     if not ids.size:
@@ -203,8 +203,8 @@ def segment_properties(ids: Iterable[int], ontology: Ontology) -> dict:
     missing = wanted - {region.id for region in listed}
     if missing:
         raise VolumeError(
-            f"labels hold id {min(missing)}, which the ontology lacks; make the labels again from "
-            "this atlas"
+            f"the labels contain id {min(missing)}, which is not in the ontology; make the labels "
+            "again from this atlas"
         )
     return {
         "@type": "neuroglancer_segment_properties",

@@ -58,8 +58,9 @@ def read_sample_labels(
     slack = np.maximum(given.spacing_um, sample.spacing_um)
     if np.any(np.abs(np.subtract(given.extent_um, sample.extent_um)) > slack):
         raise VolumeError(
-            f"labels {path} cover {_sizes(given)} um (z, y, x), the sample {_sizes(sample)} um; "
-            "give an image of the same field of view with the same axes, or its voxel size"
+            f"labels {path} cover {_sizes(given)} um (z, y, x) but the sample covers "
+            f"{_sizes(sample)} um; give an image of the same field of view with the same axes, or "
+            "state its voxel size"
         )
     origin = (
         o - s / 2 + t / 2 for o, s, t in zip(sample.origin_um, sample.spacing_um, given.spacing_um)
@@ -108,7 +109,7 @@ def score_labels(
     if unknown:
         raise VolumeError(
             f"labels of the sample: id {unknown[0]} is not in the atlas's ontology "
-            f"({len(unknown)} in all); use the ids of the atlas"
+            f"({len(unknown)} in all); use ids of the atlas"
         )
     affine = Transform.from_affine(transform.affine, transform.atlas_frame, transform.sample_frame)
     counts = [_counts(labels, frame, t, atlas, to_group) for t in (transform, affine)]
@@ -117,9 +118,9 @@ def score_labels(
         raise VolumeError(
             "labels of the sample: no voxel has a label"
             + (
-                " below the groups; name groups that hold labelled regions"
+                " within the groups; name groups that contain labelled regions"
                 if groups
-                else "; check it"
+                else "; check the image"
             )
         )
     cube = frame.voxel_volume_um3 / 1e9
@@ -144,7 +145,7 @@ def score_labels(
     absent = [row["acronym"] for row in rows if not found[row["id"]]]
     if absent:
         logger.warning(
-            "%d labelled regions have no voxel of the atlas in the sample: %s",
+            "%d labelled regions have no voxel in the transformed atlas labels: %s",
             len(absent),
             ", ".join(absent[:5]),
         )
@@ -158,7 +159,7 @@ def _grouping(ontology: Ontology, groups: Sequence[int]) -> dict[int, int]:
     missing = [g for g in groups if g not in ontology]
     if missing:
         raise VolumeError(
-            f"groups: region {missing[0]} is not in the atlas's ontology; name ids that it has"
+            f"groups: region {missing[0]} is not in the atlas's ontology; use ids of the ontology"
         )
     chosen = set(groups)
     nearest = {}

@@ -195,19 +195,21 @@ def _coordinates(
 ) -> tuple[list[int], str | tuple[float, float, float]]:
     """Positions of z, y, x among the columns, and their unit."""
     if len(set(header)) != len(header):
-        raise PointsError(f"points {path}: a column is there twice in {_listed(header)}; {_HELP}")
+        raise PointsError(
+            f"points {path}: two of the columns have the same name, {_listed(header)}; {_HELP}"
+        )
     own = [c for c in header if re.fullmatch(f"[zyx]_({'|'.join(UNITS_UM)})", c)]
     if own:
         units = {c[2:] for c in own}
         if len(units) != 1 or len(own) != len(AXES):
             raise PointsError(
-                f"points {path}: columns {_listed(header)} are not one set of three coordinates "
-                f"in one unit; {_HELP}"
+                f"points {path}: columns {_listed(header)} are not exactly one set of three "
+                f"coordinates in one unit; {_HELP}"
             )
         if form.axes is not None or form.units is not None:
             raise PointsError(
-                f"points {path}: columns {', '.join(own)} name their axes and unit; remove axes "
-                "and units from the configuration"
+                f"points {path}: columns {', '.join(own)} already state axes and unit; remove "
+                "axes and units from the configuration"
             )
         unit = units.pop()
         return [header.index(f"{a}_{unit}") for a in AXES], unit
@@ -218,12 +220,12 @@ def _coordinates(
             unit_here = form.units if form.units is not None else known
             if unit_here is None:
                 raise PointsError(
-                    f"points {path}: columns {', '.join(wanted)} do not say their unit; call them "
-                    "x_um, y_um, z_um (or _vox), or give units in the section points"
+                    f"points {path}: columns {', '.join(wanted)} state no unit; call them x_um, "
+                    "y_um, z_um (or _vox), or give units in the section points"
                 )
             order = form.axes or axes
             return [header.index(wanted[order.index(a)]) for a in AXES], unit_here
-    raise PointsError(f"points {path}: no coordinates among the columns {_listed(header)}; {_HELP}")
+    raise PointsError(f"points {path}: no coordinates in the columns {_listed(header)}; {_HELP}")
 
 
 def _listed(header: list[str]) -> str:
@@ -260,17 +262,19 @@ def _read_markers(path: Path, form: PointForm) -> Listed:
     counts = ", ".join(f"{len(found[kind])} of type {kind}" for kind in sorted(found))
     if form.types is None and len(found) > 1:
         raise PointsError(
-            f"points {path} has markers of several types ({counts}); say which count: types: [2] "
-            "for what cellfinder took for cells, 1 being candidates that it rejected"
+            f"points {path} has markers of several types ({counts}); choose with types, for "
+            "example types: [2] (in files of cellfinder, 2 is a cell and 1 a rejected candidate)"
         )
     chosen = sorted(found) if form.types is None else sorted(set(form.types))
     points = [(kind, at) for kind in chosen for at in found.get(kind, [])]
     if not points:
-        raise PointsError(f"points {path} has no marker of types {chosen} (it has {counts})")
+        raise PointsError(
+            f"points {path} has no marker of types {chosen}, only {counts}; correct types"
+        )
     order = form.axes or "xyz"
     values = np.array([at for _, at in points], float)[:, [order.index(a) for a in AXES]]
     if not (np.abs(values) <= FAR_UM).all():
-        raise PointsError(f"points {path} has a marker that is not a place; correct it")
+        raise PointsError(f"points {path} has a marker without a finite position; correct it")
     kinds = tuple(str(kind) for kind, _ in points)
     unit = "vox" if form.units is None else form.units
     return Listed(("",) * len(points), values, unit, {"type": kinds})

@@ -114,10 +114,10 @@ def _outside(points: Points, frame: Frame, what: str) -> str:
     low = frame.to_um(np.full(3, -0.5))
     high = frame.to_um(np.array(frame.shape) - 0.5)
     return (
-        f"{what}: {outside.size} of {len(points)} points lie outside the volume, first "
+        f"{what}: {outside.size} of {len(points)} points lie outside the volume, the first being "
         f"number {first + 1} ({points.names[first]!r}) at z, y, x = "
-        f"{_triple(points.position_um[first])} um, volume {_triple(low)} to {_triple(high)} "
-        "um; check units, axis order and voxel size"
+        f"{_triple(points.position_um[first])} um while the volume extends from {_triple(low)} to "
+        f"{_triple(high)} um; check units, axis order and voxel size"
     )
 
 
@@ -138,7 +138,7 @@ def transform_points(points: Points, transform: Transform, *, to: str) -> Points
         As many, in the same order, with the same names and labels.
     """
     if to not in ("sample", "atlas"):
-        raise PointsError(f"points can be carried to 'sample' or 'atlas', not to {to!r}")
+        raise PointsError(f"points can be transformed to 'sample' or 'atlas', not to {to!r}")
     if not len(points):
         return points
     carry = transform.to_sample if to == "sample" else transform.to_atlas
@@ -297,7 +297,9 @@ def _points_of_state(
     state: Any, path: Path, layer: str | None, offset_um: tuple[float, float, float]
 ) -> Points:
     if not isinstance(state, dict):
-        raise PointsError(f"points {path} is not a Neuroglancer state; save the viewer's state")
+        raise PointsError(
+            f"points {path} is not a Neuroglancer state; save the state of the viewer as JSON"
+        )
     chosen = _annotation_layer(state, layer, path)
     where = f"points {path}, layer {short(chosen.get('name', ''))}"
     to_um = _layer_transform(chosen, state, where)
@@ -306,8 +308,8 @@ def _points_of_state(
         kind = item.get("type", "point") if isinstance(item, dict) else item
         if kind != "point" or not isinstance(item.get("point"), list):
             raise PointsError(
-                f"{where}: annotation {number} is {short(kind)}, not a point; remove it or put the "
-                "points into a layer of their own"
+                f"{where}: annotation {number} is {short(kind)}, not a point; remove it or put "
+                "the points in a layer of their own"
             )
         point = item["point"]
         if len(point) != to_um.shape[1] - 1 or not _are_numbers(point):
@@ -319,8 +321,8 @@ def _points_of_state(
         rows.append(point)
     if not rows:
         raise PointsError(
-            f"{where}: the state holds no annotations of this layer; copy them into a local layer "
-            "(source local://annotations) and save the viewer's state"
+            f"{where}: the state contains no annotations of this layer; copy them to a local "
+            "layer (source local://annotations) and save the viewer's state"
         )
     homogeneous = np.ones((len(rows), to_um.shape[1]))
     homogeneous[:, :-1] = rows
@@ -330,7 +332,7 @@ def _points_of_state(
         first = int(far[0])
         raise PointsError(
             f"{where}: annotation {first + 1} has point {_shown(rows[first])}, which is not a "
-            "place; remove it or correct the layer's dimensions"
+            "finite position; remove it or correct the dimensions of the layer"
         )
     return Points(tuple(names), found)
 
@@ -394,7 +396,10 @@ def _annotation_layer(state: dict, wanted: str | None, path: Path) -> dict:
         asked = f" named {wanted!r}" if wanted is not None else ""
         raise PointsError(f"points {path}: {what}{asked} (found: {listed}); name one of them")
     if not isinstance(named[0].get("annotations", []), list):
-        raise PointsError(f"points {path}: the annotations of the layer are not a list")
+        raise PointsError(
+            f"points {path}: the annotations of the layer are not a list; save the state of the "
+            "viewer again"
+        )
     return named[0]
 
 
@@ -408,12 +413,12 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
     transform = transform or {}
     output = transform.get("outputDimensions") or state.get("dimensions")
     if not isinstance(output, dict):
-        raise PointsError(f"{where}: the state gives no dimensions; save the viewer's state again")
+        raise PointsError(f"{where}: the state has no dimensions; save the viewer's state again")
     names = list(output)
     absent = [axis for axis in reversed(AXES) if axis not in names]
     if absent:
         raise PointsError(
-            f"{where}: dimensions {few(map(short, names))} lack {', '.join(absent)}; "
+            f"{where}: dimensions {few(map(short, names))} do not include {', '.join(absent)}; "
             "name the axes x, y and z"
         )
     given = list((transform.get("inputDimensions") or output).values())
@@ -423,8 +428,8 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
     matrix = np.array(matrix, float)
     if matrix.shape != (len(names), len(given) + 1):
         raise PointsError(
-            f"{where}: the source's matrix has shape {matrix.shape} for {len(given)} input and "
-            f"{len(names)} output dimensions; save the viewer's state again"
+            f"{where}: the matrix of the source has shape {matrix.shape} for {len(given)} input "
+            f"and {len(names)} output dimensions; save the viewer's state again"
         )
     rows = [names.index(axis) for axis in AXES]
     # an axis that x, y and z do not depend on (time, channel) needs no unit of length

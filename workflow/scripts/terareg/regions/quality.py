@@ -128,7 +128,7 @@ def region_quality(
     if not chosen.size:
         raise VolumeError(
             f"no region of the atlas has {_JUDGED} voxels of {frame.spacing_um} um in the sample; "
-            "check the initial pose"
+            "check the initial pose of the registration"
         )
     measured = _measures(compact, chosen, maps)
     worst = ndimage.gaussian_filter(maps.badness(), _BLUR)

@@ -12,6 +12,7 @@ from terareg.core.cost import (
     Memory,
     RuleCost,
     atlases_given,
+    composed_atlases,
     for_each,
     one,
 )
@@ -62,28 +63,28 @@ def _working_mvox(sample: Sample, atlas: Extent) -> float:
 
 # ------------------------------------------------------------------ work
 def of_atlases(cpu_per_mvox: float, channels: Count, sums: float = 0.0) -> Callable[[Sample], Load]:
-    """Work for each atlas, in proportion to the sample at the registration's finest voxel.
+    """Work for each registration, in proportion to the sample at the registration's finest voxel.
 
     ``channels`` of the sample are read. The fraction ``sums`` of the processor time is in
     proportion to the number of sums of the contrast transform.
     """
 
     def load(sample: Sample) -> Load:
-        read, cpu = 0.0, 5.0 * len(sample.atlases)
-        for name, atlas in sample.atlases.items():
+        read, cpu = 0.0, 5.0 * len(sample.registered)
+        for name, atlas in sample.registered.items():
             working = _working_mvox(sample, atlas)
             voxel_um = (sample.grid.megavoxels / working) ** (1 / 3) * min(sample.grid.spacing_um)
             read += channels(sample) * level_gb(sample, voxel_um) + 6e-3 * atlas.megavoxels
             more = sums * (_contrast_sums(sample, name) / _USUAL_SUMS - 1)
             cpu += cpu_per_mvox * working * (1 + more)
-        return Load(len(sample.atlases), read, cpu_s=cpu)
+        return Load(len(sample.registered), read, cpu_s=cpu)
 
     return load
 
 
 def errors_estimated(sample: Sample) -> int:
     """Number of registrations whose error bars are estimated."""
-    return len(sample.atlases) if sample.option("registration.error_bars") else 0
+    return len(sample.registered) if sample.option("registration.error_bars") else 0
 
 
 def _errors(sample: Sample) -> Load:
@@ -119,6 +120,15 @@ def _one_image(per_voxel: float, per_atlas: float) -> Memory:
     return registered(lambda sample, name: per_voxel, lambda sample, name: per_atlas)
 
 
+def _composed(sample: Sample, threads: int) -> float:
+    """A known field on the voxels of an atlas, and grids of 384 nodes along its longest side."""
+    needs = (
+        28 * atlas.megavoxels + 280 * atlas.at(atlas.length_um / 384)
+        for atlas in sample.atlases.values()
+    )
+    return TORCH_MB + max(needs, default=0)
+
+
 RULES = {
     "pair_landmarks": RuleCost(
         "registration", load=for_each(atlases_given("registration.landmarks"))
@@ -145,6 +155,9 @@ RULES = {
         _errors,
         heavy=True,
         least_minutes=120,
+    ),
+    "compose_transforms": RuleCost(
+        "registration", _composed, for_each(composed_atlases, 90.0), heavy=True
     ),
     "export_transform": RuleCost("registration", _one_image(60, 0), for_each(_exported, 5.0)),
 }

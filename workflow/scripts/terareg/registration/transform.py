@@ -493,10 +493,14 @@ def _resampled(
 ) -> Transform:
     """Transform that represents two point maps, forward and inverse, (n, 3) to (n, 3)."""
     there, back = maps
-    grid = np.stack(np.meshgrid(*frame.axes_um(), indexing="ij")).reshape(3, -1)
-    forward = _apply(np.linalg.inv(affine), there(grid.T).T) - grid
-    inverse = back(_apply(affine, grid).T).T - grid
-    forward, inverse = (d.reshape(3, *frame.shape).astype(np.float32) for d in (forward, inverse))
+    inverted = np.linalg.inv(affine)
+    forward, inverse = (np.empty((3, *frame.shape), np.float32) for _ in maps)
+    z, y, x = frame.axes_um()
+    for n, height in enumerate(z):
+        plane = np.stack(np.meshgrid([height], y, x, indexing="ij")).reshape(3, -1)
+        shape = (3, *frame.shape[1:])
+        forward[:, n] = (_apply(inverted, there(plane.T).T) - plane).reshape(shape)
+        inverse[:, n] = (back(_apply(affine, plane).T).T - plane).reshape(shape)
     return Transform(affine, frame, forward, inverse, *frames)
 
 

@@ -105,8 +105,8 @@ class BlobSettings:
             raise VolumeError(
                 f"{what}: a diameter of {self.diameter_um[axis]:g} um is {min(across):.2g} voxels "
                 f"of {frame.spacing_um[axis]:g} um along {'zyx'[axis]}, less than "
-                f"{_LEAST_VOXELS:g}; such cells cannot be told from noise: give the diameter that "
-                "they have in the image, or a finer volume"
+                f"{_LEAST_VOXELS:g}; cells so small cannot be told from noise: give their "
+                "diameter in the image, or use a finer volume"
             )
 
 

@@ -48,7 +48,7 @@ def load_array(path: str | os.PathLike[str], dtype: np.dtype) -> np.ndarray:
         raise StoreError(f"{path} cannot be read ({error}); delete it and run again") from error
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         raise StoreError(
-            f"{path} does not hold what this version of terareg writes; delete it and run again"
+            f"{path} was not written by this version of terareg; delete it and run again"
         )
     return array
 

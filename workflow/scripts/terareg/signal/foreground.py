@@ -75,20 +75,20 @@ def check_settings(settings: ForegroundSettings, spacing_um: Sequence[float]) ->
             if settings.smooth_um / spacing < _LEAST_SLOPE:
                 raise ConfigError(
                     f"smooth_um: {settings.smooth_um:g} is less than half a voxel along {axis} "
-                    f"({spacing:g} um), from which no slope can be taken; give "
+                    f"({spacing:g} um), too little for a gradient; give "
                     f"{_LEAST_SLOPE * max(spacing_um):g} or more"
                 )
     if settings.has_background and settings.background_um < 2 * max(spacing_um):
         raise ConfigError(
             f"background_um: {settings.background_um:g} is less than two voxels of "
-            f"{max(spacing_um):g} um; give the size of what is dark around the signal"
+            f"{max(spacing_um):g} um; give the size of the dark surroundings of the signal"
         )
     reach = halo_vox(settings, spacing_um)
     if max(reach) > _MOST_REACH:
         raise ConfigError(
             f"background_um: {settings.background_um:g} with smooth_um: {settings.smooth_um:g} "
-            f"needs {max(reach)} voxels around every block, more than {_MOST_REACH}; give less, or "
-            "read a coarser level (level: 1)"
+            f"needs {max(reach)} voxels around every block, more than the {_MOST_REACH} allowed; "
+            "lower background_um or smooth_um, or read a coarser level (level: 1)"
         )
 
 

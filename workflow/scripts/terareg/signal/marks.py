@@ -60,15 +60,14 @@ def read_marks(path: str | os.PathLike[str], frame: Frame) -> tuple[np.ndarray, 
     columns = [values for name, values in points.further.items() if name.lower() in _COLUMNS]
     if len(columns) != 1:
         raise PointsError(
-            f"marks {path}: {len(columns)} of its columns are called cell or is_cell; name one of "
-            "them so, with yes or no for every place"
+            f"marks {path}: {len(columns)} of its columns are called cell or is_cell, where one "
+            "is needed; give one, with yes or no for every mark"
         )
     answers = [value.strip().lower() for value in columns[0]]
     for number, (given, answer) in enumerate(zip(columns[0], answers), 1):
         if answer not in _YES + _NO:
             raise PointsError(
-                f"marks {path}: place {number} has {short(given)} in the column of cells; write "
-                "yes or no"
+                f"marks {path}: mark {number} has {short(given)} in that column; write yes or no"
             )
     return points.position_um, np.array([answer in _YES for answer in answers])
 
@@ -113,16 +112,16 @@ def probabilities(
     for number, (blob, answer) in enumerate(zip(found.tolist(), is_cell.tolist()), 1):
         if blob >= 0 and answers.setdefault(blob, answer) != answer:
             raise PointsError(
-                f"{name}: place {number} is on a blob that another mark says the opposite of; "
-                "remove one of the two"
+                f"{name}: mark {number} contradicts another mark on the same blob; remove one of "
+                "the two"
             )
     chosen = np.array(sorted(answers), int)
     truth = np.array([answers[blob] for blob in chosen.tolist()], bool)
     cell_count, other_count = int(truth.sum()), int((~truth).sum())
     if min(cell_count, other_count) < _LEAST:
         raise PointsError(
-            f"{name}: {cell_count} of the marked cells and {other_count} of the marked others lie "
-            f"on a blob that was found, and {_LEAST} of each are needed; mark more, or lower "
+            f"{name}: {cell_count} of the marked cells and {other_count} of the other marks are "
+            f"on a blob that was found, but {_LEAST} of each are needed; mark more, or lower "
             "threshold"
         )
     features = _features(cells)
@@ -140,8 +139,8 @@ def probabilities(
     }
     if facts["accuracy"] <= max(facts["unfiltered"], 1 - facts["unfiltered"]):
         logger.warning(
-            "%s: the filter is right about %.0f %% of marks that it was not trained with, and so "
-            "is who takes all blobs for the same; look at what was marked, or leave the marks out",
+            "%s: the filter is right about %.0f %% of the marks held back from its training, no "
+            "better than one answer for all blobs; check the marks, or do without them",
             name, 100 * facts["accuracy"],
         )  # fmt: skip
     return model.predict_proba(features)[:, 1].astype(np.float32), facts

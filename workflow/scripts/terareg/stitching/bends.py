@@ -12,20 +12,18 @@ from scipy.sparse.linalg import splu
 
 from terareg.stitching.cells import CellGrid
 from terareg.stitching.pairs import SEAM_AXIS, PairResult
+from terareg.stitching.seam_tables import LEAST_POINTS, seam_table
 from terareg.stitching.shapes import LEAST_VOX
+from terareg.volumes.warps import on_lattice
 
 CLEAR = 4.0  # standard errors from which a shape is told
 _PRIOR_VOX = 2.0  # scale of the shapes that are looked for
 _LEAST_SHAPE = 0.05  # voxels; smaller shapes are as good as none
-_NOISE_VOX = 0.1  # standard deviation of points, at least
-_UNKNOWN_VOX = 0.25  # the same where no pair has enough of them to tell
 _CUT = 4.685  # standard deviations at which a point no longer counts
 _ITERATIONS = 20
 _PASSES = 2  # of the solution, between which points are looked up again in b
 _TIE = 1e-4  # weight of neighbours' places at the start, which leaves no cell loose
-_SPREAD = 0.05  # of the tile, over which points must be spread to tell a slope from their noise
 _LEAST_OF_PART = 2  # points of a part of a seam, from which its misfit is told
-_LEAST_POINTS = 4  # of a link, from which its slopes are used
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,18 @@ def misfits_of(
     pairs: Sequence[PairResult],
     positions: np.ndarray,
     shapes: Mapping[str, np.ndarray],
+    fields: Mapping[str, np.ndarray] | None = None,
 ) -> dict[int, np.ndarray]:
     """How far seams do not fit, voxels, part by part along them, by the number of the pair.
 
     Each is the median over the points of a third of a seam, so that their noise does not count;
-    thirds with fewer than two points, and pairs without points, have none.
+    thirds with fewer than two points, and pairs without points, have none. ``fields`` are those of
+    tiles that are distorted within themselves, (2, rows, columns), see
+    :class:`terareg.volumes.warps.Warp`.
     """
     if not any(pair.points for pair in pairs):
         return {}
-    points = _points_of(pairs, grid.tile_shape)
+    points = seam_table(pairs, grid.tile_shape)
     ends = grid.links(pairs)[points.owner]
     free = dict.fromkeys(sorted(shapes), (0, 1, 2))
     columns = _columns(grid, free)
@@ -86,10 +87,12 @@ def misfits_of(
                          grid.tile_shape)  # fmt: skip
         expected = design @ known
     left = points.displ - expected
+    for side, sign, at in ((0, 1.0, points.first), (1, -1.0, points.first - expected)):
+        left[:, 1:] += sign * _by_fields(grid, ends[:, side], at, fields or {})
     found = {}
     for k, pair in enumerate(pairs):
         own = points.of_pair(k)
-        if len(pair.points) < _LEAST_POINTS or own.start == own.stop:
+        if len(pair.points) < LEAST_POINTS or own.start == own.stop:
             continue
         along = 3 - SEAM_AXIS[pair.direction]
         third = (3 * points.first[own, along] / grid.tile_shape[along]).astype(int)
@@ -128,7 +131,7 @@ def solve_bends(
         Tile name to the columns of its shape that are unknown.
     """
     size = grid.tile_shape
-    points = _points_of(pairs, size)
+    points = seam_table(pairs, size)
     ends = grid.links(pairs)[points.owner]
     counted = np.where(np.asarray(used)[points.owner], points.noise**-2.0, 0.0)
     names = sorted(free)
@@ -151,21 +154,6 @@ def solve_bends(
         shapes[grid.names[cell]][:, term] = np.round(solution[column], 6) + 0.0
     sigmas = {name: _sigmas(design, weights, grid.index[name], columns) for name in names}
     return Bends(solution[: grid.cells] - solution[0], shapes, sigmas, residuals)
-
-
-@dataclass(frozen=True)
-class _Points:
-    """Points of all pairs: places in tile a, displacements, number of the pair, and noise."""
-
-    first: np.ndarray  # (n, 3)
-    displ: np.ndarray  # (n, 3)
-    owner: np.ndarray
-    noise: np.ndarray
-
-    def of_pair(self, number: int) -> slice:
-        """Those of a pair, which follow each other."""
-        first, last = np.searchsorted(self.owner, (number, number + 1))
-        return slice(int(first), int(last))
 
 
 class _Solver:
@@ -223,48 +211,19 @@ class _Solver:
         return found
 
 
+def _by_fields(grid: CellGrid, cells: np.ndarray, at: np.ndarray, fields) -> np.ndarray:
+    """What the fields of tiles add to places, voxels along y and x, (points, 2)."""
+    found = np.zeros((len(cells), 2))
+    for name, nodes in fields.items():
+        own = cells == grid.index[name]
+        found[own] = on_lattice(nodes, grid.tile_shape[1:], at[own, 1], at[own, 2]).T
+    return found
+
+
 def _columns(grid: CellGrid, free: Mapping[str, Sequence[int]]) -> dict[tuple[int, int], int]:
     """Number of the unknown of every (cell, column of its shape) in the solution."""
     unknown = [(grid.index[name], term) for name in sorted(free) for term in free[name]]
     return {key: grid.cells + k for k, key in enumerate(unknown)}
-
-
-def _points_of(pairs: Sequence[PairResult], size: Sequence[int]) -> _Points:
-    first, displ, owner, noise = [], [], [], []
-    extents = np.array(size, float)
-    for k, pair in enumerate(pairs):
-        if pair.status != "ok":
-            continue
-        places = np.array([p.at_vox for p in pair.points], float).reshape(-1, 3)
-        values = np.array([p.displ_vox for p in pair.points], float).reshape(-1, 3)
-        scatter = np.nan
-        if len(places) < _LEAST_POINTS:
-            low = np.maximum(0, pair.displ_vox)
-            high = extents - 1 + np.minimum(0, pair.displ_vox)
-            places = np.tile((low + high) / 2, (_LEAST_POINTS, 1))
-            values = np.tile(np.array(pair.displ_vox, float), (_LEAST_POINTS, 1))
-        else:
-            # how well points agree, whatever the shapes of the tiles
-            flat = places / extents
-            flat = np.column_stack([np.ones(len(flat)), flat[:, np.ptp(flat, axis=0) > _SPREAD]])
-            if len(flat) > 2 * flat.shape[1]:
-                left = np.abs(values - flat @ np.linalg.lstsq(flat, values, rcond=None)[0])
-                free = len(flat) / (len(flat) - flat.shape[1])
-                scatter = 1.4826 * math.sqrt(free) * float(np.median(left, axis=0).max())
-        first.append(places)
-        displ.append(values)
-        owner += [k] * len(places)
-        noise += [scatter] * len(places)
-    # pairs with few points are taken to be as noisy as the others
-    level = np.array(noise, float)
-    known = level[np.isfinite(level)]
-    level[~np.isfinite(level)] = np.median(known) if len(known) else _UNKNOWN_VOX
-    return _Points(
-        np.concatenate(first) if first else np.zeros((0, 3)),
-        np.concatenate(displ) if displ else np.zeros((0, 3)),
-        np.array(owner, int),
-        np.maximum(level, _NOISE_VOX),
-    )
 
 
 def _design(places, ends, columns, cells: int, size) -> sparse.csr_matrix:

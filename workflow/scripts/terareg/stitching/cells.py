@@ -20,7 +20,9 @@ class CellGrid:
     def __init__(self, acquisition: Acquisition) -> None:
         tiles = acquisition.tiles
         if not tiles:
-            raise StitchingError("the acquisition has no tiles; nothing can be placed")
+            raise StitchingError(
+                "the acquisition has no tiles to place; check the files of the input folder"
+            )
         self.rows = max(acquisition.rows, 1 + max(t.row for t in tiles))
         self.columns = max(acquisition.columns, 1 + max(t.column for t in tiles))
         self.cells = self.rows * self.columns
@@ -35,7 +37,9 @@ class CellGrid:
             self.names[cell] = tile.name
         self.index = {name: cell for cell, name in self.names.items()}
         if len(self.index) != len(tiles):
-            raise StitchingError("two tiles of the acquisition have the same name; rename one")
+            raise StitchingError(
+                "two tiles of the acquisition have the same name; rename one of them"
+            )
         self.neighbours = [
             (cell, other, direction)
             for cell in range(self.cells)

@@ -121,7 +121,7 @@ def find_places(reference: TileReader, channel: TileReader, workers: int = 1) ->
         return contrast
 
     candidates = [Place(name, z) for name in names for z in starts]
-    found = map_items(look, candidates, workers=workers, what="looked at planes of both channels")
+    found = map_items(look, candidates, workers=workers, what="inspected planes of both channels")
     ranked = sorted(
         (place for place in zip(candidates, found) if place[1] > 0), key=lambda item: -item[1]
     )
@@ -183,7 +183,7 @@ def read_patches(
                 )
         return patches
 
-    found = map_items(read, places, workers=workers, what="read places of both channels")
+    found = map_items(read, places, workers=workers, what="read patches of both channels")
     patches = [patch for of_place in found for patch in of_place]
     if len(places) >= _FIXED_OF:
         for number in {patch.field for patch in patches}:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from terareg.storage.records import read_json_as, write_json
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
+    from terareg.volumes.warps import Warp
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +162,7 @@ def save_shift(path, shift: ChannelShift) -> None:
 
 def load_shift(path) -> ChannelShift:
     """Read a shift; a file of another kind is an error that names it."""
-    what = ("a shift of a channel", "measure_channel_shift")
+    what = ("a channel shift", "measure_channel_shift")
     return read_json_as(path, ChannelShift.from_json, what, StitchingError)
 
 
@@ -206,6 +207,22 @@ def channel_poses(
         places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
         matrices[name] = lean if bent is None else bent @ lean
     return places, matrices
+
+
+def channel_warps(
+    names: Iterable[str],
+    placement: Placement,
+    shifts: Sequence[ChannelShift],
+    tile_shape: Sequence[int],
+) -> dict[str, Warp]:
+    """Fields of tiles of a channel, or of one of its sides, as fusion needs them.
+
+    They are those of the alignment channel, at the pixels that show the same; see
+    :func:`channel_poses`.
+    """
+    found = placement.warps(tile_shape)
+    moved, bent = _chained([shift.applied(tile_shape) for shift in shifts])
+    return {n: replace(found[n], moved=moved, bent=bent) for n in names if n in found}
 
 
 def _chained(
@@ -295,8 +312,8 @@ def _told(shift: ChannelShift) -> ChannelShift:
     """Log what was found; a shift that was not measured becomes a warning."""
     if shift.state == "not measured":
         text = (
-            f"the shift of channel {shift.channel} is not known ({shift.reason}); it is fused "
-            f"where {shift.against} lies; if you know the shift, give it in "
+            f"the shift of channel {shift.channel} could not be measured ({shift.reason}), so the "
+            f"channel is fused at the position of {shift.against}; if you know the shift, set "
             "stitching.channel_shift_um"
         )
         shift = replace(shift, warnings=(*shift.warnings, text))
@@ -378,7 +395,8 @@ def _fitted(nothing: ChannelShift, patches, vote: _Vote, shape, workers: int) ->
     found = list(map_items(fine, list(zip(members, start)), workers=workers))
     kept = [k for k, item in enumerate(found) if item is not None]
     if len(kept) < 2:
-        return replace(nothing, reason="the patches that agree have no maximum of their own")
+        reason = "fewer than two of the agreeing patches have a correlation maximum of their own"
+        return replace(nothing, reason=reason)
     cuts, own = zip(*(found[k] for k in kept))
     members, centres, own = [members[k] for k in kept], centres[kept], np.array(own)
     trend, gradient, bend = _bent(centres, middle, own)
@@ -468,8 +486,9 @@ def _differing(members, residuals, trend: Trend, names: ChannelShift) -> tuple[s
     if not odd:
         return ()
     return (
-        f"the shift of channel {names.channel} differs in {few(odd)} voxels (z, y, x) from that "
-        "of the other tiles: the stage moved between the channels",
+        f"the shift of channel {names.channel} is not the same in all tiles: {few(odd)} differ "
+        "from the others by the voxels in brackets (z, y, x), so the stage moved between the "
+        "channels",
     )
 
 

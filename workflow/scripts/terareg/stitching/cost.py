@@ -58,7 +58,7 @@ def _estimate_steps(sample: Sample) -> Load:
 
 def _measure_displacements(sample: Sample) -> Load:
     read = sample.size.pairs * _pair_gb(sample)
-    in_parts = sample.option("stitching.model") in ("affine", "auto")
+    in_parts = sample.option("stitching.model") in ("affine", "elastic", "auto")
     return Load(pair_batches(sample), read, cpu_s=(7.5 if in_parts else 6) * read)
 
 

@@ -122,8 +122,8 @@ def measure_pair(
         if expected[axis] - search[axis] > shape[axis] - MIN_OVERLAP:
             raise StitchingError(
                 f"{tile_a} and {tile_b} ({direction}) do not overlap: expected step "
-                f"{expected[axis]:.0f} of {shape[axis]} pixels; correct input.overlap or "
-                "the positions that are given, or enlarge stitching.displacement.search_um"
+                f"{expected[axis]:.0f} of {shape[axis]} pixels; correct input.overlap or the tile "
+                "positions, or enlarge stitching.displacement.search_um"
             )
         pair = Strips(source, shape, (tile_a, tile_b), direction, expected, tuple(search))
         attempt = _measure(pair, settings)

@@ -14,6 +14,7 @@ from scipy.sparse.csgraph import connected_components
 from terareg.core.errors import few
 from terareg.stitching.bends import misfits_of
 from terareg.stitching.cells import CellGrid, corroborated, sides_of
+from terareg.stitching.elastic import Elastic
 from terareg.stitching.leans import Lean, jump_warnings, lean_left, lean_warnings, leaning
 from terareg.stitching.pairs import DIRECTIONS, SEAM_AXIS, PairResult
 from terareg.stitching.placement import Link, PlacedTile, Placement, PlacementSettings
@@ -54,6 +55,10 @@ class Solution:
         Displacements of the pairs less what these shapes explain; None: as measured.
     growth : float
         See :class:`~terareg.stitching.placement.Placement`.
+    elastic : Elastic or None
+        Fields of tiles that fusion is to correct.
+    misfit_before_vox : float or None
+        Mean misfit of thirds of kept seams without these fields.
     """
 
     positions: np.ndarray
@@ -66,6 +71,8 @@ class Solution:
     shapes: dict[str, np.ndarray] = field(default_factory=dict)
     straight: np.ndarray | None = None
     growth: float = 0.0
+    elastic: Elastic | None = None
+    misfit_before_vox: float | None = None
 
 
 def report(
@@ -106,15 +113,16 @@ def report(
     _, group = connected_components(graph, directed=False)
     sizes = np.bincount(group[sorted(grid.names)], minlength=group.max() + 1)
     largest = int(np.argmax(sizes))
-    tiles = {}
+    tiles, fields = {}, _fields_of(found)
     for cell, name in grid.names.items():
         state = "model"
         if count[cell]:
             state = "linked" if group[cell] == largest else "group"
-        shape = found.shapes.get(name, np.zeros((3, 3)))
+        lean, height, width = map(_floats, found.shapes.get(name, np.zeros((3, 3))).T)
         tiles[name] = PlacedTile(
             cell // grid.columns, cell % grid.columns, _floats(x[cell]), _integers(x[cell]),
-            state, int(count[cell]), *(_floats(column) for column in shape.T),
+            state, int(count[cell]), lean, height, width,
+            _nodes(fields[name]) if name in fields else None,
         )  # fmt: skip
     unscanned = {
         f"{cell // grid.columns},{cell % grid.columns}": _integers(x[cell])
@@ -128,8 +136,9 @@ def report(
     summary["seams_off_percent"] = (
         100 * sum(share < SEAM_SHARE for share in shares) / len(shares) if shares else None
     )
-    misfits = misfits_of(grid, pairs, x, found.shapes)
+    misfits = misfits_of(grid, pairs, x, found.shapes, fields)
     within = [size for k, sizes in misfits.items() if kept[k] for size in sizes]
+    summary |= _summary_of_fields(found, fields, within)
     summary["seam_misfit_vox"] = float(np.percentile(within, 95)) if within else None
     summary["tiles_bent"] = sum(
         bool(np.abs(shape[:, 1:]).max() > LEAST_VOX) for shape in found.shapes.values()
@@ -156,13 +165,64 @@ def report(
     )
 
 
+def _fields_of(found: Solution) -> dict[str, np.ndarray]:
+    """Fields as they are written: to a tenth of a thousandth of a voxel."""
+    if found.elastic is None:
+        return {}
+    return {name: np.round(nodes, 4) + 0.0 for name, nodes in found.elastic.fields.items()}
+
+
+def _nodes(field_vox: np.ndarray) -> tuple[tuple[tuple[float, ...], ...], ...]:
+    return tuple(tuple(tuple(row) for row in axis) for axis in field_vox.tolist())
+
+
+def _summary_of_fields(found: Solution, fields, within: Sequence[float]) -> dict:
+    """Numbers of the report on tiles that are distorted within themselves."""
+    elastic = found.elastic
+    if elastic is None:
+        return {"tiles_distorted": 0}
+    return {
+        "tiles_distorted": len(fields),
+        "field_sd_vox": round(elastic.sd_vox, 4),
+        "field_length_px": round(elastic.length_px, 2),
+        "field_misfit_before_vox": found.misfit_before_vox,
+        "field_misfit_after_vox": float(np.mean(within)) if within else None,
+        "field_held_out_before_vox": _statistic(np.mean, elastic.held_out.moved),
+        "field_held_out_after_vox": _statistic(np.mean, elastic.held_out.bent),
+    }
+
+
+def _field_warnings(found: Solution, tiles: int) -> list[str]:
+    """Sentences for the user about tiles that are distorted within themselves."""
+    elastic = found.elastic
+    if elastic is None:
+        return []
+    held = elastic.held_out
+    words = (
+        f"{len(elastic.fields)} of {tiles} tiles are distorted within themselves, by "
+        f"{elastic.sd_vox:.1f} voxels (standard deviation) that change over about "
+        f"{elastic.length_px:.0f} px; fusion puts them right near their seams (placement.json "
+        "holds how, xml_merging.xml their origins alone); pictures, flat-field and files for other "
+        "programs take them as straight"
+    )
+    if not len(held.moved):
+        return [words]
+    foretold = (
+        f"places of seams that were left out lie {held.moved.mean():.2f} voxels off without that "
+        f"and {held.bent.mean():.2f} with it"
+    )
+    if held.gain <= 0:
+        foretold += ", so that it says nothing: set stitching.model: auto"
+    return [f"{words}; {foretold}"]
+
+
 def why_unusable(pair: PairResult, settings: PlacementSettings) -> str:
     """Why a pair is not used as a link; empty if it is."""
     if pair.status == "no_signal":
         return "no signal in the overlap"
     if pair.status == "beyond_search":
         listed = ", ".join(map(str, pair.search_vox))
-        return f"fits best at the limit of the search, {listed} voxels in z, y, x"
+        return f"best fit at the limit of the search, {listed} voxels in z, y, x"
     if pair.status != "ok":
         return f"windows disagree ({pair.agree} of {pair.of} agree)"
     probability = pair.engine == "ncc"
@@ -182,8 +242,8 @@ def _why_rejected(residual, pair: PairResult, model, in_loop: bool) -> str:
     off = np.array(pair.displ_vox) - model[pair.direction]
     listed = ", ".join(f"{v:.1f}" for v in off)
     return (
-        f"{np.abs(off).max():.1f} voxels off the stage's usual step ({listed} in z, y, x), and no "
-        "loop confirms it"
+        f"{np.abs(off).max():.1f} voxels off the usual step of the stage ({listed} in z, y, x), "
+        "and no loop confirms it"
     )
 
 
@@ -206,8 +266,8 @@ def _seam_warnings(pairs, links) -> list[str]:
     if not off:
         return []
     return [
-        f"{len(off)} seams correlate less than half as well where their tiles were placed as at "
-        f"their own best fit: {few([words for _, words in sorted(off)])}"
+        f"{len(off)} seams correlate less than half as well at the placed positions as at their "
+        f"own best fit: {few([words for _, words in sorted(off)])}"
     ]
 
 
@@ -238,8 +298,8 @@ def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile], growth: float) -
     if not gaps:
         return []
     return [
-        f"the shapes of tiles leave the overlap, so that the fused volume is black between "
-        f"{few(gaps)}; acquire with more overlap, or set stitching.model: translation"
+        "the measured shapes of tiles leave gaps between neighbours, where the fused volume is "
+        f"black: {few(gaps)}; acquire with more overlap, or set stitching.model: translation"
     ]
 
 
@@ -297,8 +357,8 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
         )
     if groups > 1:
         warnings.append(
-            f"{groups} groups of tiles are linked within but not to each other; the stage model "
-            "places them"
+            f"{groups} groups of tiles have no links to one another, only within each group; the "
+            "stage model places the groups"
         )
     rejected = [f"{link.a}-{link.b}" for link in links if link.state == "rejected"]
     if rejected:
@@ -308,7 +368,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     beyond = [f"{pair.a}-{pair.b}" for pair in pairs if pair.status == "beyond_search"]
     if beyond:
         warnings.append(
-            f"the best fit of {len(beyond)} of {len(pairs)} pairs of neighbours lies at the limit "
+            f"the best fit of {len(beyond)} of {len(pairs)} neighbouring pairs lies at the limit "
             f"of the search ({few(beyond)}); enlarge stitching.displacement.search_um"
         )
     for direction in DIRECTIONS:
@@ -330,24 +390,28 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     warnings += jump_warnings(pairs, found.kept)
     told = lean_warnings(found.leans, grid.tile_shape[0])
     if told and found.shapes:
-        told[0] += "; fusion moves their planes accordingly (xml_merging.xml holds their middle)"
+        told[0] += (
+            "; fusion shifts their planes accordingly (xml_merging.xml has the position of their "
+            "middle plane)"
+        )
     elif told:
         told[0] += (
-            "; they are placed right in the middle of the stack alone: set stitching.model: auto"
+            "; only the middle of their stack is in the right place: set stitching.model: auto"
         )
     bent = shape_warnings(found.shapes, len(tiles), grid.tile_shape)
     if bent:
         bent[0] += (
-            "; fusion puts them right (xml_merging.xml holds their middles alone, placement.json "
-            "the rest)"
+            "; fusion corrects this (xml_merging.xml has only the positions of their middles, "
+            "placement.json the rest)"
         )
     if found.growth:
         told.insert(
             0,
-            f"what all tiles show changes its size by {-100 * found.growth:+.2f} % from the first "
-            "plane to the last; fusion scales their planes (xml_merging.xml holds their middle)",
+            f"the magnification of all tiles changes by {-100 * found.growth:+.2f} % from the "
+            "first plane to the last; fusion rescales their planes (xml_merging.xml has the "
+            "position of their middle plane)",
         )
-    warnings += told + bent
+    warnings += told + bent + _field_warnings(found, len(tiles))
     return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles, found.growth)
 
 
@@ -361,7 +425,7 @@ def _error_of_median(values: np.ndarray) -> np.ndarray:
 
 
 def _statistic(function, values) -> float | None:
-    return float(function(values)) if values else None
+    return float(function(values)) if len(values) else None
 
 
 def _floats(values) -> tuple[float, float, float]:

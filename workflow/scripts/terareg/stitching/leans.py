@@ -182,8 +182,8 @@ def lean_warnings(leans: Mapping[str, Lean], planes: int) -> list[str]:
     worst = sorted(odd, key=lambda n: -max(map(abs, odd[n].vox)))
     told = few([f"{name} ({odd[name].words()})" for name in worst])
     return [
-        f"{len(odd)} of {len(leans)} tiles lean, so that their displacements change with depth, by "
-        f"voxels over the {planes} planes of the stack: {told}"
+        f"{len(odd)} of {len(leans)} tiles lean: their displacements change with depth; over the "
+        f"{planes} planes of the stack, in voxels: {told}"
     ]
 
 
@@ -230,8 +230,8 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
     if not told:
         return []
     return [
-        f"{len(told)} pairs have another displacement in a part of their depth, where their seam "
-        f"does not fit (did the stage jump?): {few(told)}"
+        f"{len(told)} pairs have a different displacement over part of their depth, where their "
+        f"seam does not match (did the stage jump?): {few(told)}"
     ]
 
 

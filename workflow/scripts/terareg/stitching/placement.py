@@ -12,6 +12,7 @@ from terareg.core.errors import StitchingError
 from terareg.stitching.shapes import matrix_of
 from terareg.storage.records import read_json_as, write_json
 from terareg.volumes.tile_boxes import Growth
+from terareg.volumes.warps import Warp
 
 _ZERO = (0.0, 0.0, 0.0)
 
@@ -77,6 +78,10 @@ class PlacedTile:
         How far what it shows moves (z, y, x), beside its own planes, rows and columns, from its
         first plane to its last, from its first row to its last and from its first column to its
         last, as fusion corrects it; ``origin_vox`` holds in its middle.
+    field_vox : tuple or None
+        How far what it shows moves beside these, along y and x: of each the values at the nodes of
+        a lattice, row by row, from the first pixel of the tile to the last, linear between them
+        and alike in all planes; their mean is about 0. None: not at all.
     """
 
     row: int
@@ -88,6 +93,7 @@ class PlacedTile:
     lean_vox: tuple[float, float, float] = _ZERO
     height_vox: tuple[float, float, float] = _ZERO
     width_vox: tuple[float, float, float] = _ZERO
+    field_vox: tuple[tuple[tuple[float, ...], ...], ...] | None = None
 
     @property
     def shape(self) -> np.ndarray:
@@ -185,6 +191,28 @@ class Placement:
             if np.any(tile.shape)
         }
 
+    def warps(self, tile_shape: Sequence[int]) -> dict[str, Warp]:
+        """Field of every tile of ``tile_shape`` that is distorted within itself."""
+        size = int(tile_shape[1]), int(tile_shape[2])
+        return {
+            name: Warp(np.array(tile.field_vox, float), size)
+            for name, tile in self.tiles.items()
+            if tile.field_vox is not None
+        }
+
+    def warped_origins(self, offset_vox: Sequence[int]) -> dict[str, tuple[float, float, float]]:
+        """Origins, in whole planes, of tiles that are interpolated within their planes anyway.
+
+        ``offset_vox`` is the placement of the first voxel of the volume.
+        """
+        return {
+            name: tuple(
+                float(v - o) for v, o in zip((tile.integer[0], *tile.origin_vox[1:]), offset_vox)
+            )
+            for name, tile in self.tiles.items()
+            if tile.field_vox is not None
+        }
+
     def growths(
         self, origins: Mapping[str, Sequence[float]], tile_shape: Sequence[int]
     ) -> dict[str, Growth]:
@@ -210,7 +238,8 @@ class Placement:
                 name: PlacedTile(
                     t["row"], t["column"], tuple(t["origin_vox"]), tuple(t["integer"]),
                     t["state"], t["links"],
-                    *(tuple(t.get(f"{key}_vox", _ZERO)) for key in ("lean", "height", "width")),
+                    tuple(t.get("lean_vox", _ZERO)), tuple(t.get("height_vox", _ZERO)),
+                    tuple(t.get("width_vox", _ZERO)), _tuples(t.get("field_vox")),
                 )
                 for name, t in sorted(
                     data["tiles"].items(), key=lambda item: (item[1]["row"], item[1]["column"])
@@ -245,4 +274,4 @@ def load_placement(path) -> Placement:
 def _tuples(value):
     if isinstance(value, dict):
         return {k: _tuples(v) for k, v in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -32,9 +32,9 @@ def measure_projections(source, acquisition, pair, expected, settings) -> PairRe
     if min(mip_ncc.search_ranges(thinnest, search)) < 1:
         raise StitchingError(
             f"{name_a} and {name_b} ({direction}) overlap in sub-volumes of {list(thinnest)} "
-            f"voxels (z, y, x) and search_um is {list(settings.search_um)}: mip_ncc must leave "
-            f"{mip_ncc.MIN_OVERLAP} voxels and so has nothing to search on one axis; set "
-            'stitching.displacement.engine: "ncc", or more subvolume_planes'
+            f"voxels (z, y, x) and search_um is {list(settings.search_um)}: mip_ncc keeps "
+            f"{mip_ncc.MIN_OVERLAP} voxels in common, so it has nothing to search along one axis; "
+            'set stitching.displacement.engine: "ncc", or raise subvolume_planes'
         )
     starts = [box_a[0][0] + sum(sizes[:k]) for k in range(number)]
     windows: list[WindowResult] = []

@@ -118,7 +118,7 @@ def read_tilespecs(path: str | os.PathLike) -> tuple[TileSpec, ...]:
         pure translation (affine transforms that only translate are accepted).
     """
     name = os.fspath(path)
-    remedy = "give a JSON list of tile specifications, plain or gzip"
+    remedy = "give a JSON list of tile specifications, plain or gzipped"
     with boundary(name, StitchingError, remedy):
         with open(open_regular(path), "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
@@ -173,8 +173,8 @@ def tile_origins(
     absent = sorted(own - places.keys())
     if absent:
         raise StitchingError(
-            f"{name} has nothing for {few(absent)}; give the tile specifications of this "
-            "acquisition"
+            f"{name} has no tile specification for {few(absent)}; give the tile specifications of "
+            "this acquisition"
         )
     origins = {}
     for tile, found in places.items():
@@ -183,7 +183,7 @@ def tile_origins(
         if off > _STRAIGHT:
             raise StitchingError(
                 f"{name} moves {tile} by {off:.1f} pixels between sections; give tile "
-                "specifications in which a tile has one place"
+                "specifications in which every tile has one position"
             )
         origins[tile] = (float(starts[tile]), float(y), float(x))
     return origins
@@ -325,12 +325,14 @@ def _tilespec(item: dict, where: str) -> TileSpec:
     corners = np.array([[0, 0, 1], [width - 1, 0, 1], [0, height - 1, 1]]).T
     moved = (matrix @ corners)[:2]
     if not (np.abs(moved) <= _MAX_PIXELS).all() or not abs(section) <= _MAX_PIXELS:
-        raise StitchingError(f"{where} lies at no number of pixels; correct its transform")
+        raise StitchingError(
+            f"{where} has a position that is not a finite number of pixels; correct its transform"
+        )
     off = float(np.abs(moved - moved[:, :1] - (corners - corners[:, :1])[:2]).max())
     if off > _STRAIGHT:
         raise StitchingError(
-            f"{where} is not only moved but bent or turned by {off:.1f} pixels at a corner; give "
-            "tile specifications with translations"
+            f"{where} is not only translated: its transform rotates or deforms it by {off:.1f} "
+            "pixels at a corner; give tile specifications with translations only"
         )
     return TileSpec(key, section, row, column, (float(moved[1, 0]), float(moved[0, 0])))
 
@@ -344,8 +346,8 @@ def _leaves(transform: dict, where: str) -> Iterator[np.ndarray]:
     kind = transform.get("className", transform.get("type"))
     if kind not in (_AFFINE, _TRANSLATION):
         raise StitchingError(
-            f"{where} has a transform {str(kind)[:80]!r}; give tile specifications with "
-            "AffineModel2D or TranslationModel2D alone"
+            f"{where} has a transform of class {str(kind)[:80]!r}; give tile specifications that "
+            "use only AffineModel2D or TranslationModel2D"
         )
     numbers = [float(v) for v in transform["dataString"].split()]
     if kind == _TRANSLATION:

@@ -10,8 +10,8 @@ from terareg.stitching import mip_ncc
 
 ENGINES = ("ncc", "mip_ncc")
 #: how a tile may lie, see :func:`terareg.stitching.solver.place`, and models that need points
-MODELS = ("translation", "depth", "affine", "auto")
-MODELS_OF_POINTS = ("affine", "auto")
+MODELS = ("translation", "depth", "affine", "elastic", "auto")
+MODELS_OF_POINTS = ("affine", "elastic", "auto")
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ class DisplacementSettings:
         if self.windows < 2 or self.window_planes < 1 or self.patches < 1 or self.widen < 1:
             raise StitchingError(
                 f"windows {self.windows}, window_planes {self.window_planes}, patches "
-                f"{self.patches}, widen {self.widen}: need at least 2, 1, 1, 1"
+                f"{self.patches}, widen {self.widen}; give at least 2, 1, 1, 1"
             )
         if self.binning < 0 or self.patch_px < 8 or self.tolerance_vox < 0:
             raise StitchingError(
                 f"binning {self.binning}, patch_px {self.patch_px}, tolerance_vox "
-                f"{self.tolerance_vox}: need at least 0, 8, 0"
+                f"{self.tolerance_vox}; give at least 0, 8, 0"
             )
         if not 0 <= self.min_reliability <= 1:
             raise StitchingError(

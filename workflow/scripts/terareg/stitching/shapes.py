@@ -42,7 +42,7 @@ def shape_warnings(shapes: Mapping[str, np.ndarray], tiles: int, size: Sequence[
         return []
     worst = sorted(told, key=lambda name: -float(np.abs(told[name][:, 1:]).max()))
     words = few([f"{name} ({shape_words(told[name], size)})" for name in worst])
-    return [f"{len(told)} of {tiles} tiles are turned, larger or sheared: {words}"]
+    return [f"{len(told)} of {tiles} tiles are rotated, scaled or sheared: {words}"]
 
 
 def shape_words(shape: np.ndarray, size: Sequence[int]) -> str:

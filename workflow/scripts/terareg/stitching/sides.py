@@ -161,7 +161,7 @@ def match_sides(
             lambda item: _look(sources, shift, item, light.axis),
             items,
             workers=workers,
-            what="compared places of both sides",
+            what="compared patches of both sides",
         )
         if place is not None
     ]
@@ -176,7 +176,7 @@ def match_sides(
     for text in result.warnings:
         logger.warning("%s", text)
     logger.info(
-        "channel %s: %s is multiplied by %.4f; each side counts in its half of the %s",
+        "channel %s: %s is multiplied by %.4f; each side is used in its half of the %s",
         channel, sides[1], result.gain, result.across,
     )  # fmt: skip
     return result
@@ -329,15 +329,15 @@ def _with_gain(result: SideMatch, places: Sequence[_Place], number: int, blend: 
     texts = []
     if result.sharper is not None and result.sharper < 1:
         texts.append(
-            f"{one} shows less fine structure than {other} at {result.ends[0]}, where it should be "
-            f"the better side, and more at {result.ends[1]}: if the pictures say so too, exchange "
-            f"the ends in input.sides.{result.channel}"
+            f"{one} shows less fine structure than {other} at {result.ends[0]}, where it should "
+            f"be the better side, and more at {result.ends[1]}: if the pictures confirm this, "
+            f"swap the ends in input.sides.{result.channel}"
         )
     logs = _ratios(places, number, max(blend / 2, _MEET))
     if not logs:
         texts.append(
-            f"{one} and {other} show no bright tissue together where they meet, so that their "
-            "brightness could not be compared and was left as it is: look at the middle of "
+            f"{one} and {other} have no bright tissue in common where they meet, so their "
+            "brightness could not be compared and was left unchanged: inspect the middle of "
             f"channel {result.channel}"
         )
         return replace(result, warnings=tuple(texts))
@@ -347,8 +347,8 @@ def _with_gain(result: SideMatch, places: Sequence[_Place], number: int, blend: 
     gain = math.exp(middle)
     if max(gain, 1 / gain) > _OFF:
         texts.append(
-            f"{one} is {gain:.2f} times as bright as {other} where they meet: look whether both "
-            "lights were on and equally strong, and whether the dark offset of both is right"
+            f"{one} is {gain:.2f} times as bright as {other} where they meet: check that both "
+            "light-sheets were on and equally strong, and that the dark offset of both is right"
         )
     return replace(
         result,

@@ -9,6 +9,7 @@ a link between them are placed by the model, and no position is left undetermine
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from scipy.sparse.linalg import splu
 from terareg.core.errors import StitchingError
 from terareg.stitching.bends import Bends, clear_shapes, misfits_of, solve_bends
 from terareg.stitching.cells import CellGrid, corroborated
+from terareg.stitching.elastic import Elastic, solve_elastic
 from terareg.stitching.findings import Solution, report, why_unusable
 from terareg.stitching.leans import Lean, growth_of, leaning, leans_of_tiles, without_growth
 from terareg.stitching.pairs import DIRECTIONS, PairResult
@@ -35,6 +37,11 @@ _STRAYS = 5.0
 _STRAYS_AND_WRONG = 3.0
 # Share of the misfit of seams that shapes of tiles may leave, to be taken for what they are.
 _EXPLAINED = 0.5
+# Part of the misfit of seams that fields of tiles must take away at places that are not known to
+# them, and the least misfit, in voxels, that is worth interpolating every tile.
+_FORETOLD = 0.25
+_LEAST_MISFIT = 0.3
+_NO_WORSE = 1.1  # times the misfit, at which the simpler of two models is taken
 _TIE = 1e-7  # relative weight of the model once links have been kept or rejected
 
 
@@ -63,7 +70,8 @@ def place(
     tile_model : str
         "translation": every tile is moved as a whole; "depth": its planes may move with depth, by
         the lean that the links measured; "affine": turned, magnified and sheared as well, by what
-        points of the seams measured; "auto": the simplest of these that explains the links, for
+        points of the seams measured; "elastic": with a smooth field of its own as well, see
+        :mod:`terareg.stitching.elastic`; "auto": the simplest of these that explains the links, for
         tiles for which it is clear and large enough to matter.
 
     Returns
@@ -139,7 +147,11 @@ def place(
     shapes = {name: _leaning_shape(lean) for name, lean in _applied(leans, tile_model).items()}
     found = replace(found, leans=leans, shapes=shapes)
     if tile_model in MODELS_OF_POINTS:
-        found = _bent(grid, pairs, found, settings, tile_model)
+        # fields are added to what is clear of shapes, so that "elastic" begins as "auto" does
+        shaped = _bent(grid, pairs, found, settings, "affine" if tile_model == "affine" else "auto")
+        if tile_model in ("elastic", "auto"):
+            shaped = _distorted(grid, pairs, (found, shaped), settings, tile_model)
+        found = shaped
     return report(grid, pairs, found, settings)
 
 
@@ -197,6 +209,65 @@ def _bent_by(
     return replace(
         found, positions=bends.positions, kept=kept, shapes=bends.shapes, straight=step + left
     )
+
+
+def _distorted(
+    grid: CellGrid, pairs: Sequence[PairResult], solutions: tuple[Solution, Solution],
+    settings: PlacementSettings, tile_model: str,
+) -> Solution:  # fmt: skip
+    """A solution with fields of tiles that are distorted within themselves; else as it is.
+
+    ``solutions`` are those without and with shapes of tiles that are turned, larger or sheared.
+    """
+    plain, found = solutions
+    before = _misfit(misfits_of(grid, pairs, found.positions, found.shapes), found.kept)
+    if tile_model == "auto" and before < _LEAST_MISFIT:
+        return found
+    elastic = solve_elastic(grid, pairs, found.kept, found.positions, found.shapes)
+    if elastic is None or (tile_model == "auto" and not _foretold(elastic)):
+        return found
+    if plain is not found:
+        # shapes that only stand for what fields explain as well are none
+        other = solve_elastic(grid, pairs, plain.kept, plain.positions, plain.shapes)
+        if other is not None and _left(other) < _NO_WORSE * _left(elastic):
+            found, elastic = plain, other
+            before = _misfit(misfits_of(grid, pairs, found.positions, found.shapes), found.kept)
+    best, used = found, found.kept
+    for again in (False, True):  # links that straight tiles contradict may tell the fields
+        if again:
+            elastic = solve_elastic(grid, pairs, used, found.positions, found.shapes) or elastic
+        ends = grid.links(pairs)
+        step = elastic.positions[ends[:, 1]] - elastic.positions[ends[:, 0]]
+        displ = np.array([p.displ_vox for p in pairs], float).reshape(-1, 3)
+        left = np.where(np.isnan(elastic.residuals), displ - step, elastic.residuals)
+        length = np.linalg.norm(left, axis=1)
+        scatter = 1.4826 * float(np.median(length[used]))
+        limit = max(settings.reject_vox, settings.reject_sigmas * scatter)
+        kept = found.usable & (length <= limit)
+        best = replace(
+            found, positions=elastic.positions, kept=kept, straight=step + left, elastic=elastic,
+            misfit_before_vox=before,
+        )  # fmt: skip
+        if np.array_equal(kept, used):
+            break
+        used = kept
+    return best
+
+
+def _left(elastic: Elastic) -> float:
+    """Mean misfit at places of seams that were not used, with fields."""
+    return float(elastic.held_out.bent.mean()) if len(elastic.held_out.bent) else math.inf
+
+
+def _foretold(elastic: Elastic) -> bool:
+    """Whether fields foretell places of seams that were not used for them."""
+    held = elastic.held_out
+    return held.sure and held.gain > _FORETOLD and float(held.moved.mean()) > _LEAST_MISFIT
+
+
+def _misfit(misfits: dict[int, np.ndarray], kept: np.ndarray) -> float:
+    sizes = [size for k, found in misfits.items() if kept[k] for size in found]
+    return float(np.mean(sizes)) if sizes else 0.0
 
 
 def _explain(grid: CellGrid, pairs, found: Solution, bends: Bends) -> bool:

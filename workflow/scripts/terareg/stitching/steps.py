@@ -135,7 +135,9 @@ def estimate_steps(
         # a part of the rows is enough to estimate the intensities
         return _Overview(bin_pixels(raw, (1, bins, bins)), levels_of(raw[:, ::bins]), raw.nbytes)
 
-    views = dict(zip(names, map_items(overview, names, workers=workers, what="looked at tiles")))
+    views = dict(
+        zip(names, map_items(overview, names, workers=workers, what="read overviews of tiles"))
+    )
     search = np.array(settings.search_um) / np.array(acquisition.spacing_um)
     found: dict[str, tuple[float, float, float] | None] = {}
     used, agree, of, warnings = {}, {}, {}, []
@@ -148,7 +150,7 @@ def estimate_steps(
                     lambda pair: _vote(views[pair[0]], views[pair[1]], side, bins, settings.dark),
                     pairs,
                     workers=workers,
-                    what=f"tried pairs, {side.name}",
+                    what=f"correlated pairs, {side.name}",
                 )
                 if vote is not None
             ]
@@ -164,7 +166,7 @@ def estimate_steps(
                 if other is not None:
                     raise StitchingError(_contradiction(direction, side, other))
             logger.info(
-                "%s step: %d of %d pairs agree, the nominal one is used",
+                "%s step: %d of %d pairs agree; the nominal step is used",
                 direction, agree[direction], of[direction],
             )  # fmt: skip
             agree[direction] = 0
@@ -174,8 +176,8 @@ def estimate_steps(
         used[direction] = bool(np.any(np.abs(step - nominal)[1:] > 0.5 * search[1:]))
         if used[direction]:
             warnings.append(
-                f"{direction} step is {step[1]:.0f}, {step[2]:.0f} px (y, x) but the metadata say "
-                f"{nominal[1]:.0f}, {nominal[2]:.0f}; the measured step is used"
+                f"the {direction} step is {step[1]:.0f}, {step[2]:.0f} px (y, x) but the metadata "
+                f"say {nominal[1]:.0f}, {nominal[2]:.0f}; the measured step is used"
             )
     for text in warnings:
         logger.warning("%s", text)
@@ -230,11 +232,11 @@ def _vote(
 def _contradiction(direction: str, side: Neighbour, step: np.ndarray) -> str:
     line, expected = ("column", "right") if direction == "EAST" else ("row", "below")
     return (
-        f"the next {line} of the layout should lie {expected} in the images but lies "
-        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): an axis of the stage "
-        "runs against the pixels or the axes are exchanged; list the tiles in a table (input.kind: "
-        "table) whose rows and columns follow the pixels, or there correct input.grid.start and "
-        "order or the signs of the positions"
+        f"the next {line} of the layout should be {expected} in the images but is "
+        f"{side.name.lower()} (step {step[1]:.0f}, {step[2]:.0f} px in y, x): a stage axis runs "
+        "opposite to its image axis, or the two axes are swapped; list the tiles in a table "
+        "(input.kind: table) whose rows and columns follow the images, or, in such a table, "
+        "correct input.grid.start and order or the signs of the positions"
     )
 
 

@@ -166,7 +166,7 @@ def _entry(text: str, dimensions: int, number: int, where: str) -> TileEntry:
     match = _TILE.fullmatch(text)
     if match is None or not match[1].strip():
         shape = "(x, y, z)" if dimensions == 3 else "(x, y)"
-        raise StitchingError(f"{where} is not a tile; write it as name; ; {shape}")
+        raise StitchingError(f"{where} is not a line for a tile; write it as name; ; {shape}")
     numbers = [_number(part) for part in match[3].split(",")]
     if len(numbers) != dimensions:
         raise StitchingError(

@@ -10,6 +10,7 @@ from terareg.core.cost import (
     atlas,
     atlases,
     atlases_given,
+    composed_atlases,
     flat,
     for_each,
     planes,
@@ -55,7 +56,7 @@ def _looked_at(sample: Sample, threads: int) -> float:
 
 def _first_look(sample: Sample) -> Load:
     """A plane of every tile, and 64 planes of every tile of the middle row and column."""
-    size, n = sample.size, len(sample.atlases)
+    size, n = sample.size, len(sample.registered)
     crossed = 64 * 2 * math.sqrt(size.tiles)
     gb = 1e-3 * size.plane_mb * (size.tiles + crossed)
     return Load(n, n * gb, cpu_s=n * (8.0 + 4.0 * gb))
@@ -80,6 +81,13 @@ RULES = {
             lambda sample, name: 110 + 25 * channels_registered(sample), lambda sample, name: 15
         ),
         of_atlases(2.0, channels_registered),
+    ),
+    "assess_composition": RuleCost(
+        "registration",
+        registered(
+            lambda sample, name: 110 + 25 * channels_registered(sample), lambda sample, name: 15
+        ),
+        for_each(composed_atlases, 10.0),
     ),
     "draw_error_bars": RuleCost(
         "registration",

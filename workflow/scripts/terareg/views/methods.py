@@ -155,6 +155,13 @@ def _of_sides(match: Mapping[str, Any]) -> str:
 def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str]:
     sentences = []
     for name, summary in atlases.items():
+        if "through" in summary:
+            sentences.append(
+                f"The atlas {name} (cite it, and the source of the transform, as their authors "
+                f"ask) was reached through {summary['through']}, by a known transform between the "
+                f"two ({', '.join(summary['files'])})."
+            )
+            continue
         voxel = (summary.get("levels") or [{}])[-1].get("voxel_um")
         finest = f", at voxels of {voxel:g} µm in the end" if voxel else ""
         if summary.get("kept") == "affine":

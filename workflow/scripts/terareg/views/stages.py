@@ -30,6 +30,7 @@ from terareg.views.words import (
     BIAS,
     CELLS,
     COLUMNS,
+    COMPOSITION,
     FLATFIELD,
     PLACEMENT,
     QUALITY,
@@ -41,6 +42,21 @@ from terareg.views.words import (
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
+#: what is told of tiles that are distorted within themselves, and the keys of the placement
+_FIELDS = {
+    "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
+        "field_sd_vox",
+        "field_length_px",
+    ),
+    "misfit of seams without and with it (voxels)": (
+        "field_misfit_before_vox",
+        "field_misfit_after_vox",
+    ),
+    "misfit of places of seams that were left out, without and with it (voxels)": (
+        "field_held_out_before_vox",
+        "field_held_out_after_vox",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -193,6 +209,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.loop_closure_vox", "", percentile(loops, 1)),
         ("stitching.lean_left_vox", "", finite(data["summary"].get("lean_left_vox"))),
         ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
+        ("stitching.distorted_tiles", "", finite(data["summary"].get("tiles_distorted"))),
         ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
         ("stitching.seams_off_percent", "", finite(data["summary"].get("seams_off_percent"))),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
@@ -209,6 +226,10 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     model = data.get("model", {})
     for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
+    summary = data["summary"]
+    if summary.get("tiles_distorted"):
+        for words, keys in _FIELDS.items():
+            facts[words] = [finite(summary.get(key)) for key in keys]
     stage["tables"].append(facts_table("Placement", facts))
     refused = [
         [
@@ -328,6 +349,11 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         # both may hold the same warnings about the images
         texts = dict.fromkeys([*texts, *data.get("warnings", ())])
         stage["warnings"] += [f"{atlas}: {text}" for text in texts]
+        if "through" in data:
+            # the registration itself has its own entry
+            measured += thresholds.of_registration({**data, "registered": None}, atlas)
+            stage["tables"].append(_composition(atlas, data))
+            continue
         measured += thresholds.of_registration(data, atlas)
         facts = worded(data, REGISTRATION)
         voxels = [level.get("voxel_um") for level in data.get("levels") or ()]
@@ -345,6 +371,18 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
                 [[parse(v) for v in row.values()] for row in last.values()],
             )
         )
+
+
+def _composition(atlas: str, data: Mapping[str, Any]) -> dict:
+    """What is known of an atlas that was reached through another one."""
+    through = data["through"]
+    facts = worded(data, COMPOSITION)
+    facts["verdicts"] = f"those of {through}, and what is listed here"
+    facts["error bars"] = (
+        f"those of {through}; the error of the known transform is not in them, and nobody here "
+        "measured it"
+    )
+    return facts_table(f"Atlas {atlas}, reached through {through}", facts)
 
 
 def where_it_is_bad(results: Results) -> list[dict]:

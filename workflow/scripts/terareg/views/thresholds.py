@@ -114,14 +114,25 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Fusion puts them right; look at their seams, and whether camera and objective "
         "are fixed. Their names and figures stand in section Stitching.",
     },
+    "stitching.distorted_tiles": {
+        "text": "Tiles that are distorted within themselves",
+        "unit": "",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "Fusion puts them right near their seams. Far from any seam nothing is known: "
+        "match the refractive index of sample and medium, or acquire with more overlap. Their size "
+        "stands in section Stitching.",
+    },
     "stitching.seam_misfit_vox": {
         "text": "Misfit of parts of seams that is left, exceeded by one in twenty",
         "unit": "voxels",
         "worse": "above",
         "warn": 1.5,
         "fail": None,
-        "advice": "Tiles are warped within themselves, which is not corrected: look at the seams. "
-        "Acquire with more overlap towards the middle of the objective's field.",
+        "advice": "Tiles are warped within themselves, and not corrected unless a warning says so: "
+        "look at the seams. Try stitching.model: elastic, or acquire with more overlap towards the "
+        "middle of the objective's field.",
     },
     "stitching.seams_off_percent": {
         "text": "Seams that correlate less than half as well as placed as at their own best fit",
@@ -408,7 +419,20 @@ def judge(
 
 
 def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
-    """Figures of a registration to be judged, from its ``summary.json``."""
+    """Figures of a registration to be judged, from its ``summary.json``.
+
+    Where the atlas was reached through another one, those of the other's registration and, if it
+    has some, of the known transform between the two follow, each with its own subject.
+    """
+    found = _of_one(summary, atlas)
+    if "through" in summary:
+        through = summary["through"]
+        found += _of_one(summary.get("registered") or {}, through)
+        found += _of_one(summary.get("known_registration") or {}, f"{atlas} to {through}")
+    return found
+
+
+def _of_one(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, float | None]]:
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
@@ -416,6 +440,7 @@ def of_registration(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, s
         figures[key] = finite(summary.get(key))
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
+    voxel = voxel or finite(summary.get("voxel_um"))
     figures["inverse_error_vox"] = error / voxel if error is not None and voxel else None
     before, after = (finite(summary.get(f"match_{k}")) for k in ("affine", "deformed"))
     if before is not None and after is not None:

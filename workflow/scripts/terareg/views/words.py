@@ -65,6 +65,19 @@ REGISTRATION: dict[str, Word] = {
     "landmarks.affine_mean_um": "mean distance of landmarks by the affine alone (µm)",
     "landmarks.mean_um": "mean distance of landmarks in the end (µm)",
 }  # fmt: skip
+COMPOSITION: dict[str, Word] = {
+    "through": "labels came through the atlas",
+    "files": ("by a known transform", ", ".join),
+    "known.kind": "kind of that transform",
+    "points_from": "it maps points of",
+    "known.overlap_percent": "share of both brains that it lays on each other (%)",
+    "known.jacobian_min": "its strongest local shrinkage (factor of volume)",
+    "known.jacobian_max": "its strongest local growth (factor of volume)",
+    "known.inverse_error_um": "its largest error after mapping there and back (µm)",
+    "known.sampling_error_um": "error of the grid that holds it, 99 % are below (µm)",
+    "composition_error_um": "error of the grid that holds both, 99 % are below (µm)",
+    "inverse_error_um": "largest error after mapping to the sample and back (µm)",
+}
 CELLS: dict[str, Word] = {
     "cells": "cells",
     "settings.channel": "channel",

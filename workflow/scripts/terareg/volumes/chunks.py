@@ -58,8 +58,8 @@ class ChunkGrid:
         Voxel offset of a precomputed volume.
     naming : Naming
         As the metadata say.
-    shards : bool
-        Whether precomputed chunks lie in shards.
+    sharding : mapping, optional
+        How precomputed chunks lie in shards, as the metadata say.
     channels : int
         Number of channels of a precomputed volume; one chunk holds all of them.
     """
@@ -70,7 +70,7 @@ class ChunkGrid:
     chunk: tuple[int, ...]
     naming: Naming = Naming()
     offset: tuple[int, ...] = ()
-    shards: bool = False
+    sharding: Mapping[str, Any] | None = None
     channels: int = 1
 
     def walk(self, store: Store) -> Iterator[str]:
@@ -96,6 +96,11 @@ class ChunkGrid:
         )
         return "_".join(ranges) + naming.suffix
 
+    def number(self, index: Sequence[int]) -> int:
+        """Number of a precomputed chunk in shards."""
+        z, y, x = ((n - 1).bit_length() for n in reversed(self.counts))
+        return morton(tuple(reversed(tuple(index))), (z, y, x))
+
     def indices(self) -> Iterator[tuple[int, ...]]:
         """Indices of all chunks."""
         return itertools.product(*map(range, self.counts))
@@ -103,7 +108,7 @@ class ChunkGrid:
     def pattern(self, naming: Naming) -> re.Pattern:
         """Pattern that matches the names of chunks."""
         if self.form == "precomputed":
-            if self.shards:
+            if self.sharding:
                 return re.compile(r"[0-9a-f]+\.(shard|data|index)")
             return re.compile("_".join([r"-?\d+--?\d+"] * 3) + re.escape(naming.suffix))
         numbers = re.escape(naming.separator).join([r"\d+"] * len(self.shape))
@@ -113,9 +118,20 @@ class ChunkGrid:
     def other_namings(self) -> list[Naming]:
         """Namings that writers use although the metadata say otherwise."""
         if self.form == "precomputed":
-            return [] if self.shards else [Naming(suffix=suffix) for suffix in SUFFIXES]
+            return [] if self.sharding else [Naming(suffix=suffix) for suffix in SUFFIXES]
         separators = [s for s in (".", "/") if s != self.naming.separator]
         return [replace(self.naming, separator=s) for s in separators]
+
+
+def morton(position: Sequence[int], grid_bits: Sequence[int]) -> int:
+    """Compressed Morton code of a chunk at (z, y, x); x has the lowest bits."""
+    code = out = 0
+    for bit in range(max(grid_bits, default=0)):
+        for axis in (2, 1, 0):
+            if bit < grid_bits[axis]:
+                code |= ((position[axis] >> bit) & 1) << out
+                out += 1
+    return code
 
 
 def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGrid:
@@ -149,9 +165,9 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
         raise ValueError(f"scale {level} has not three dimensions")
     channels = int(info.get("num_channels", 1))
     _check_chunk((*chunk, channels), info["data_type"], str(scale["key"]))
-    shards = bool(scale.get("sharding"))
     key = check_key(str(scale["key"]))
-    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, shards, channels)
+    sharding = scale.get("sharding") or None
+    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels)
 
 
 def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
@@ -166,32 +182,37 @@ def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
     return found
 
 
-def count_absent(store: Store, grid: ChunkGrid) -> int:
-    """Number of chunks of a level that have no object.
+def count_absent(store: Store, grid: ChunkGrid, fill_missing: bool = False) -> int:
+    """Number of chunks of a level that have no object; shards are not looked into.
 
     Raises
     ------
     VolumeError
-        If some are absent and the format does not define these as zeros.
+        If some are absent and neither the format nor ``fill_missing`` makes them zeros.
     """
     naming = find_naming(store, grid)
-    if naming is None or grid.shards:
+    if naming is None or grid.sharding:
         return 0
     pattern = grid.pattern(naming)
     total = math.prod(grid.counts)
     there = sum(1 for name in grid.walk(store) if pattern.fullmatch(name))
     if there >= total:
         return 0
-    if grid.form == "precomputed":
+    if grid.form == "precomputed" and not fill_missing:
         names = set(grid.walk(store))
         looked = itertools.islice(grid.indices(), _MOST_LOOKED_AT)
         absent = next((n for i in looked if (n := grid.name(i, naming)) not in names), "unknown")
-        raise VolumeError(
-            f"{store.address(grid.folder)} has {there} of {total} chunks (first that is absent: "
-            f"{absent}), and a precomputed volume has no word for zeros; copy them again, or write "
-            "the volume with its black chunks"
-        )
+        raise incomplete(store, grid, there, absent)
     return total - there
+
+
+def incomplete(store: Store, grid: ChunkGrid, there: int, absent: str) -> VolumeError:
+    """What to say of a precomputed volume that lacks chunks; ``absent`` is the first of them."""
+    return VolumeError(
+        f"{store.address(grid.folder)} has {there} of {math.prod(grid.counts)} chunks (first that "
+        f"is absent: {absent}), and a precomputed volume does not say that these are zero; copy "
+        "them again, or set fill_missing: true if whoever wrote the volume left out black chunks"
+    )
 
 
 def _sizes(values: Any) -> tuple[int, ...]:

@@ -66,7 +66,8 @@ def finalize_volume(
         Deterministic summary: ``sha256`` over the blocks, ``blocks``, ``objects``, ``bytes``,
         ``shape``, ``spacing_um``, ``levels``, ``formats``, ``min``, ``max``, ``mean``,
         ``voxels``, ``saturated``, ``clipped_low``, ``clipped_high`` and, for images,
-        ``window``.
+        ``window``; ``blocks_outside``, of blocks whose records say whether they are outside of what
+        was to be read.
 
     Raises
     ------
@@ -122,6 +123,13 @@ def finalize_volume(
         "mean": math.fsum(r["sum"] for r in records) / math.prod(plan.frame.shape),
         **{k: sum(r[k] for r in records) for k in SUMS},
     }
+    if any("outside" in record for record in records):
+        summary["blocks_outside"] = sum(bool(record.get("outside")) for record in records)
+        if summary["blocks_outside"] == len(records):
+            raise VolumeError(
+                f"{store.address(key)}: all of it lies outside of what within: names; check that "
+                "those labels are of this sample and not empty"
+            )
     if summary["clipped_low"] + summary["clipped_high"] >= summary["voxels"] > 0:
         raise VolumeError(
             f"{store.address(key)}: not one of {summary['voxels']} voxels has a value that "

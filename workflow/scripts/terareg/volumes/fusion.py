@@ -33,6 +33,7 @@ from terareg.volumes.tile_boxes import (
     affine_box,
     resample,
 )
+from terareg.volumes.warps import resample_warped
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition, Tile
@@ -118,7 +119,12 @@ def fused_frame(
 def fused_origins(
     origins: Mapping[str, Sequence[float]], offset_vox: Sequence[int], settings: FusionSettings
 ) -> dict[str, Origin]:
-    """Placements relative to the fused volume; whole voxels unless ``settings.subpixel``."""
+    """Placements relative to the fused volume; whole voxels unless ``settings.subpixel``.
+
+    Tiles that are interpolated within their planes whatever the settings (those with a
+    :class:`~terareg.volumes.warps.Warp`) need no whole rows and columns: see
+    :meth:`terareg.stitching.placement.Placement.warped_origins`.
+    """
     return {
         name: tuple(
             (float(o) if settings.subpixel else _nearest(o)) - a for o, a in zip(origin, offset_vox)
@@ -355,8 +361,10 @@ def _tiles(sides: Sequence[Side], settings: FusionSettings) -> list[list[PlacedT
 def _boxes(side: Side, settings: FusionSettings) -> dict[str, tuple[Box, Box]]:
     shape, matrices = side.source.acquisition.tile_shape, side.matrices
     return {
-        n: affine_box(n, o, matrices[n], shape, side.growths.get(n))
-        if n in matrices
+        n: affine_box(
+            n, o, matrices.get(n, np.eye(3)), shape, side.growths.get(n), side.warps.get(n)
+        )
+        if n in matrices or n in side.warps
         else _extent(o, shape, settings)
         for n, o in side.origins.items()
     }
@@ -399,7 +407,16 @@ def _tiles_of(
         growth = side.growths.get(tile.name)
         tiles.append(
             PlacedTile(
-                tile.name, number, start, stop, origin, matrix, growth, blank, (ramps[0], ramps[1])
+                tile.name,
+                number,
+                start,
+                stop,
+                origin,
+                matrix,
+                growth,
+                blank,
+                (ramps[0], ramps[1]),
+                warp=side.warps.get(tile.name),
             )
         )
     return tiles
@@ -475,6 +492,10 @@ def _read(
     source: TileReader, tile: PlacedTile, ranges: Sequence[tuple[int, int]], buffer: np.ndarray
 ) -> np.ndarray:
     """A tile's voxels in ranges (z, y, x) of the volume, interpolated at a fractional origin."""
+    if tile.warp is not None:
+        matrix = np.eye(3) if tile.matrix is None else tile.matrix
+        pose = tile.origin, matrix, tile.growth, tile.warp
+        return resample_warped(source, tile.name, pose, ranges)
     if tile.matrix is not None:
         return resample(source, tile.name, (tile.origin, tile.matrix, tile.growth), ranges)
     first, last, fractions = [], [], []

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -25,10 +24,12 @@ from terareg.storage.store import ARRAY_ERRORS, Store, outage
 from terareg.storage.web import store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
+    Naming,
     find_naming,
     precomputed_grid,
     zarr_grid,
 )
+from terareg.volumes.fetched import FetchedChunks
 from terareg.volumes.headers import (
     Header,
     check_levels,
@@ -46,7 +47,6 @@ from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import orientation_of, read_itk
 from terareg.volumes.meta_image import META_IMAGE
 from terareg.volumes.reader import Levels
-from terareg.volumes.renamed import RenamedChunks
 from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,14 @@ class ImageSettings:
         none (TIFF, OME-Zarr, precomputed).
     channel : int
         Channel to read from an image with several.
+    fill_missing : bool
+        Whether chunks that a precomputed volume lacks are zeros; an error by default.
     """
 
     spacing_um: tuple[float, float, float] | None = None
     orientation: str | None = None
     channel: int = 0
+    fill_missing: bool = False
 
 
 class OpenedImage(Levels):
@@ -85,7 +88,7 @@ class OpenedImage(Levels):
         self.is_segmentation = False
 
     def array(self, level: int) -> Any:
-        """What a level is read from: a NumPy or tensorstore array, renamed chunks, or a part."""
+        """What a level is read from: a NumPy or tensorstore array, fetched chunks, or a part."""
         return self._sources[level]
 
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
@@ -95,7 +98,7 @@ class OpenedImage(Levels):
             return np.ascontiguousarray(source[box])
         if isinstance(source, _FilePart):
             return source.read(box)
-        if isinstance(source, RenamedChunks):
+        if isinstance(source, FetchedChunks):
             with boundary(self.name, VolumeError, "check that the volume is complete"):
                 return np.ascontiguousarray(source.read(start, stop))
         try:
@@ -285,7 +288,11 @@ def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Open
             return array[ts.d["z", "y", "x"].transpose[:]]
 
         grid = precomputed_grid(info, index)
-        sources.append(_source(store, (grid, spec), view, ([2, 1, 0], {})))
+        naming = _naming(store, grid)
+        axes: tuple[list[int], dict[int, int]] = ([2, 1, 0], {})
+        sources.append(
+            FetchedChunks(store, (grid, naming), spec, view, axes, settings.fill_missing)
+        )
         spacing.append([r / 1e3 for r in scale["resolution"][::-1]])
     image = _pyramid(store.url, sources, spacing, settings)
     image.is_segmentation = info.get("type") == "segmentation"
@@ -293,20 +300,23 @@ def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Open
 
 
 def _source(store: Store, how: tuple[ChunkGrid, dict], view, axes: tuple) -> Any:
-    """A level as tensorstore opens it, or read through the real names of its chunks."""
+    """A level of Zarr as tensorstore opens it, or read through the real names of its chunks."""
     grid, spec = how
-    naming = find_naming(store, grid)
-    if naming not in (None, grid.naming):
+    naming = _naming(store, grid)
+    if naming != grid.naming:
+        return FetchedChunks(store, (grid, naming), spec, view, axes)
+    return view(_open(store, spec | {"kvstore": store.kvstore(grid.folder)}))
+
+
+def _naming(store: Store, grid: ChunkGrid) -> Naming:
+    """How the chunks of a level are named, with a warning where the metadata say otherwise."""
+    naming = find_naming(store, grid) or grid.naming
+    if naming != grid.naming:
         logger.warning(
             "%s: its chunks are not called as its metadata say, but like %s",
             store.url, grid.name((0,) * len(grid.shape), naming),
         )  # fmt: skip
-        return RenamedChunks(store, (grid, naming), spec, view, axes)
-    if grid.form == "zarr":
-        return view(_open(store, spec | {"kvstore": store.kvstore(grid.folder)}))
-    address = store.kvstore("x")
-    address["path"] = str(PurePosixPath(address["path"]).parent) + "/"
-    return view(_open(store, spec | {"kvstore": address}))
+    return naming
 
 
 def _pyramid(

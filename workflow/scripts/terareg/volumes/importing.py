@@ -21,6 +21,7 @@ from terareg.storage.part_arrays import part_facts
 from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
 from terareg.volumes.chunks import count_absent
+from terareg.volumes.fetched import count_absent_in_shards
 from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.imaris import part_of
@@ -32,8 +33,14 @@ _SLAB_VOXELS = 1 << 22
 _EXACT_INTEGER = 1 << 24
 
 
-def check_whole(header: Header) -> int:
+def check_whole(header: Header, fill_missing: bool = False) -> int:
     """Count the chunks of a volume that are absent because they are zero.
+
+    Parameters
+    ----------
+    header : Header
+    fill_missing : bool
+        Whether those that a precomputed volume lacks are zeros too.
 
     Returns
     -------
@@ -55,7 +62,10 @@ def check_whole(header: Header) -> int:
         _check_own(Store(folder), form)
         return 0
     with boundary(header.name, VolumeError, "check that the volume is complete"):
-        return count_absent(store, chunk_grid(store))
+        grid = chunk_grid(store)
+        if grid.sharding:
+            return count_absent_in_shards(store, grid, fill_missing)
+        return count_absent(store, grid, fill_missing)
 
 
 def _absent_in_imaris(header: Header) -> int:

@@ -46,6 +46,7 @@ def open_volume(
     spacing_um: Sequence[float] | None = None,
     orientation: str | None = None,
     channel: int = 0,
+    fill_missing: bool = False,
 ) -> OpenVolume:
     """Open a volume for reading.
 
@@ -63,6 +64,8 @@ def open_volume(
         :attr:`OpenVolume.frame` alone.
     channel : int
         Channel to read of an image with several.
+    fill_missing : bool
+        Whether chunks that a precomputed volume lacks are zeros; an error by default.
 
     Returns
     -------
@@ -92,13 +95,13 @@ def open_volume(
     if spacing_um is not None:
         size = tuple(float(s) for s in spacing_um)
     try:
-        image: Levels = open_image(plain, ImageSettings(size, orientation, channel))
+        image: Levels = open_image(plain, ImageSettings(size, orientation, channel, fill_missing))
         return OpenVolume(image, None if is_file else plain, True)
     except ConfigError:
         if orientation is not None:
             raise
     # only frames need an orientation; what else is missing is an error again
-    image = open_image(plain, ImageSettings(size, _UNKNOWN, channel))
+    image = open_image(plain, ImageSettings(size, _UNKNOWN, channel, fill_missing))
     return OpenVolume(image, None if is_file else plain, False)
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from terareg.storage.store import Store
 from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.box_writers import LayerWriter, OwnObjects, Together
+from terareg.volumes.chunks import morton
 from terareg.volumes.plan import Block, Box, VolumePlan
 
 FOLDER = "precomputed"
@@ -239,17 +240,6 @@ class _ShardWriter:
         )
         self._tail_start = len(self._head) + starts[-1]
         return {number: len(self._head) + start for number, start in zip(numbers, starts)}
-
-
-def morton(position: Box, grid_bits: Box) -> int:
-    """Compressed Morton code of a chunk at (z, y, x); x has the lowest bits."""
-    code = out = 0
-    for bit in range(max(grid_bits, default=0)):
-        for axis in (2, 1, 0):
-            if bit < grid_bits[axis]:
-                code |= ((position[axis] >> bit) & 1) << out
-                out += 1
-    return code
 
 
 def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes:

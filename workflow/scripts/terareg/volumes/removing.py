@@ -242,7 +242,7 @@ def _inside(volume: _Volume, level: _Level, box_vox: tuple[Box, Box]) -> list[En
     """Objects of the chunks of a level that lie in a region as a whole."""
     grid = level.grid
     assert grid is not None, "of a level that is going no region is asked for"
-    if grid.shards:
+    if grid.sharding:
         raise VolumeError(
             f"{volume.store.address(grid.folder)} has its chunks in shards, of which no part can "
             "be removed; convert the volume with sharded: false, or with box_vox what is to stay"

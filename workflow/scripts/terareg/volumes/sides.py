@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from terareg.volumes.tile_boxes import LEAST_WEIGHT, Box, Growth, Origin, PlacedTile
+from terareg.volumes.warps import Warp
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
@@ -40,6 +41,9 @@ class Side:
         is undone before.
     gain : float
         Its voxels are multiplied by it.
+    warps : mapping
+        Tile name to its field, of tiles that are distorted within themselves: the index is then
+        ``warp.straighten(matrix @ (v - origin))``, with the identity for tiles without a matrix.
     """
 
     source: TileReader
@@ -47,6 +51,7 @@ class Side:
     matrices: Mapping[str, np.ndarray] = field(default_factory=dict)
     growths: Mapping[str, Growth] = field(default_factory=dict)
     gain: float = 1.0
+    warps: Mapping[str, Warp] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from terareg.core.errors import StitchingError
+from terareg.volumes.warps import Warp, warped_box
 
 if TYPE_CHECKING:
     from terareg.acquisition.tile_reader import TileReader
@@ -79,6 +80,8 @@ class PlacedTile:
         Weights along y and x, float64, one for each voxel.
     share : array or None
         Weights of its side along the light's axis, float64; None in channels that have one side.
+    warp : Warp or None
+        See :class:`terareg.volumes.sides.Side`.
     """
 
     name: str
@@ -91,6 +94,7 @@ class PlacedTile:
     blank: frozenset[int]
     ramps: tuple[np.ndarray, np.ndarray]
     share: np.ndarray | None = None
+    warp: Warp | None = None
 
     @property
     def key(self) -> tuple[int, str]:
@@ -104,18 +108,35 @@ def affine_box(
     matrix: np.ndarray,
     shape: Sequence[int],
     growth: Growth | None = None,
+    warp: Warp | None = None,
 ) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
     """Voxels of the volume [start, stop) that lie within a tile at each of their corners.
 
-    Voxel v shows the tile at index ``matrix @ (v - origin)``, with ``growth`` undone before. A tile
-    that leans fills no box; of what sticks out of the box nothing is used, so that no voxel is made
-    up.
+    Voxel v shows the tile at index ``matrix @ (v - origin)``, with ``growth`` undone before and
+    ``warp`` after. A tile that leans fills no box; of what sticks out of the box nothing is used,
+    so that no voxel is made up.
 
     Raises
     ------
     StitchingError
         If no voxel is left; it names the tile.
     """
+    start: Sequence[int]
+    stop: Sequence[int]
+    if warp is not None:
+        start, stop = warped_box(shape, origin, matrix, growth, warp)
+    else:
+        start, stop = _straight_box(shape, origin, matrix, growth)
+    if any(low >= high for low, high in zip(start, stop)):
+        raise StitchingError(
+            f"tile {name} of {tuple(shape)} voxels leans so much that it fills no box in the "
+            f"volume (matrix {np.round(matrix, 4).tolist()}); look at its figures in the report, "
+            "and set stitching.model: translation or stitching.channel_shift: none"
+        )
+    return tuple(start), tuple(stop)
+
+
+def _straight_box(shape, origin, matrix: np.ndarray, growth: Growth | None):
     back = np.linalg.inv(matrix)
     last = np.array(shape, float) - 1
     corners = np.array(list(itertools.product((0, 1), repeat=3)))
@@ -126,13 +147,7 @@ def affine_box(
     for axis in range(3):
         start.append(math.ceil(places[corners[:, axis] == 0, axis].max() - _TOLERANCE))
         stop.append(math.floor(places[corners[:, axis] == 1, axis].min() + _TOLERANCE) + 1)
-    if any(low >= high for low, high in zip(start, stop)):
-        raise StitchingError(
-            f"tile {name} of {tuple(shape)} voxels leans so much that it fills no box in the "
-            f"volume (matrix {np.round(matrix, 4).tolist()}); look at its figures in the report, "
-            "and set stitching.model: translation or stitching.channel_shift: none"
-        )
-    return tuple(start), tuple(stop)
+    return start, stop
 
 
 def resample(

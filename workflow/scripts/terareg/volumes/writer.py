@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -115,12 +116,20 @@ class BlockWriter:
         One of ``plan.blocks()``.
     fingerprint : str
         Of everything that the block is made from, see :mod:`terareg.storage.records`.
+    notes : mapping
+        What the record says besides.
     """
 
     def __init__(
-        self, store: Store, key: str, plan: VolumePlan, block: Block, fingerprint: str
+        self,
+        store: Store,
+        key: str,
+        plan: VolumePlan,
+        block: Block,
+        fingerprint: str,
+        notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        self.block = block
+        self.block, self._notes = block, dict(notes)
         self._begin = time.monotonic()
         self._store, self._plan, self._fingerprint = store, plan, fingerprint
         # A record of older data must not vouch for what is about to change.
@@ -169,6 +178,7 @@ class BlockWriter:
             **self._statistics.to_json(),
             "clipped_low": self._clipped.low,
             "clipped_high": self._clipped.high,
+            **self._notes,
             "objects": objects,
             **object_hashes(self._store, self._plan, objects),
             "run": {
@@ -256,6 +266,7 @@ def write_block(
     *,
     fingerprint: str,
     clipped: Clipped = Clipped(),  # noqa: B008 (frozen)
+    notes: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict:
     """Write one block at all block levels and then its record.
 
@@ -270,6 +281,8 @@ def write_block(
         Of everything that the block was made from, see :mod:`terareg.storage.records`.
     clipped : Clipped
         Voxels that were clipped when ``array`` was made.
+    notes : mapping
+        What the record says besides.
 
     Returns
     -------
@@ -285,7 +298,7 @@ def write_block(
             f"block {block.name} of {plan.name} is {plan.dtype} {block.shape}, "
             f"not {array.dtype} {array.shape}"
         )
-    writer = BlockWriter(store, key, plan, block, fingerprint)
+    writer = BlockWriter(store, key, plan, block, fingerprint, notes)
     try:
         for first in range(0, array.shape[0], plan.chunk[0]):
             writer.add(array[first : first + plan.chunk[0]], Clipped() if first else clipped)
@@ -305,8 +318,12 @@ def write_blocks(
     *,
     fingerprint: str,
     workers: int = 1,
+    notes: Callable[[Block], Mapping[str, Any]] = lambda block: {},
 ) -> dict:
     """Make and write blocks on threads; those with a valid record are skipped.
+
+    ``notes`` tells what the record of a block says besides, for example that it is ``outside`` of
+    what was to be read, see :func:`terareg.volumes.finishing.finalize_volume`.
 
     Returns
     -------
@@ -321,7 +338,16 @@ def write_blocks(
         if record is not None:
             return record
         array, clipped = make(block)
-        return write_block(store, key, plan, block, array, fingerprint=fingerprint, clipped=clipped)
+        return write_block(
+            store,
+            key,
+            plan,
+            block,
+            array,
+            fingerprint=fingerprint,
+            clipped=clipped,
+            notes=notes(block),
+        )
 
     records = map_items(one, blocks, workers=workers, what=f"{plan.name}: blocks")
     return _summary(list(records), fingerprint)

@@ -63,7 +63,7 @@ def parse_xml(data: bytes | str, name: str = "XML") -> ProjectXml:
     except DefusedXmlException as error:
         raise StitchingError(
             f"{name} declares entities ({type(error).__name__}), which no TeraStitcher project "
-            "does; do not trust this file"
+            "needs; do not trust this file"
         ) from error
     except (ParseError, UnicodeError, ValueError, LookupError) as error:
         raise StitchingError(f"{name} is not well-formed XML ({error}); export it again") from error
@@ -188,8 +188,8 @@ class _ProjectReader:
         for child in element:
             if child.tag != "Displacement" or child.get("TYPE") != "MIP_NCC":
                 raise self.fail(
-                    f"{where}: displacement of type {short(child.get('TYPE'))}; only "
-                    "MIP_NCC is known"
+                    f"{where}: displacement of type {short(child.get('TYPE'))}; only MIP_NCC is "
+                    "supported, so measure the displacements with it"
                 )
             axes = list(child)
             if len(axes) != 3:
@@ -260,7 +260,10 @@ class _ProjectReader:
         for part in text.split(";"):
             match = re.fullmatch(r"\s*\[(\d{1,9}),(\d{1,9})\)\s*", part)
             if match is None:
-                raise self.fail(f"{where}: Z_RANGES={text[:60]!r} is not like [0,10);[12,20)")
+                raise self.fail(
+                    f"{where}: Z_RANGES={text[:60]!r} is not a list of ranges; write it like "
+                    "[0,10);[12,20)"
+                )
             result.append((int(match[1]), int(match[2])))
         flat = [v for pair in result for v in pair]
         if any(b <= a for a, b in pairwise(flat)):
@@ -276,6 +279,6 @@ class _ProjectReader:
             or re.match(r"[A-Za-z]:|[A-Za-z][A-Za-z0-9+.-]*://", folder)
         ):
             raise self.fail(
-                f"{where}: DIR_NAME={folder[:80]!r} leaves stacks_dir; folders must be relative "
-                "to it, without '..'"
+                f"{where}: DIR_NAME={folder[:80]!r} leads out of stacks_dir; give a folder "
+                "relative to it, without '..'"
             )

@@ -23,6 +23,9 @@ _STATES = {
 }
 
 
+_MOST_FIELDS = 150  # tiles whose fields are drawn
+
+
 @canvas.picture
 def placement_map(
     placement: Mapping[str, Any],
@@ -36,6 +39,7 @@ def placement_map(
     ----------
     placement : mapping
         As in ``placement.json``: ``tiles``, name to a mapping with ``origin_vox`` (z, y, x);
+        ``field_vox`` of distorted tiles, (2, rows, columns), is drawn as arrows;
         ``links``, mappings with a, b, state (kept, rejected, unused, empty) and residual_vox
         (z, y, x).
     tile_shape : sequence of int
@@ -73,6 +77,7 @@ def placement_map(
                 place[1] + size[1] / 2, place[0] + size[0] / 2, name,
                 ha="center", va="center", fontsize=7 if len(tiles) <= 60 else 5,
             )  # fmt: skip
+    arrows = _draw_fields(field, placement["tiles"], places, size)
     used = _draw_links(field, placement["links"], places, size)
     field.set_xlim(corner[1] - 0.05 * size[1], corner[1] + reach[1] + 0.05 * size[1])
     field.set_ylim(corner[0] + reach[0] + 0.05 * size[0], corner[0] - 0.05 * size[0])
@@ -87,9 +92,33 @@ def placement_map(
     ]
     if nominal:
         handles.append(Line2D([], [], color="#999999", ls="--", label="position told by the stage"))
+    if arrows:
+        handles.append(Line2D([], [], color=canvas.PURPLE, lw=1.5, label=arrows))
     figure.legend(handles=handles, loc="outside lower left", ncols=5, frameon=False, fontsize=8)
     _residual_histogram(axes[0, 1], placement["links"])
     return figure
+
+
+def _draw_fields(axes, tiles, places, size) -> str:
+    """Arrows of the fields of distorted tiles, enlarged; what they mean, or nothing."""
+    fields = {n: np.array(t["field_vox"]) for n, t in tiles.items() if t.get("field_vox")}
+    if not fields or len(fields) > _MOST_FIELDS:
+        return ""
+    largest = max(float(np.hypot(*nodes).max()) for nodes in fields.values())
+    shown = slice(None, None, 4)
+    start, step = [], []
+    for name, nodes in sorted(fields.items()):
+        rows, columns = (np.linspace(0, n, k) for n, k in zip(size, nodes.shape[1:]))
+        y, x = np.meshgrid(rows[shown], columns[shown], indexing="ij")
+        start.append(np.stack([x.ravel(), y.ravel()]) + np.array(places[name])[::-1, None])
+        step.append(nodes[::-1, shown, shown].reshape(2, -1))
+    (x, y), (along_x, along_y) = np.concatenate(start, axis=1), np.concatenate(step, axis=1)
+    scale = 0.12 * min(size) / max(largest, 1e-9)
+    axes.quiver(
+        x, y, along_x * scale, along_y * scale, angles="xy", scale_units="xy", scale=1,
+        color=canvas.PURPLE, width=0.002,
+    )  # fmt: skip
+    return f"distortion within tiles, enlarged: the longest arrow is {largest:.1f} voxels"
 
 
 def _draw_links(field, links, places, size) -> dict[str, int]:
