@@ -59,6 +59,19 @@ def test_a_third_of_the_tiles_may_be_empty():
     assert info["tissue_fraction"] < 0.7
 
 
+def test_tissue_in_the_middle_of_a_tile_alone_is_seen():
+    """What no overlap shows; the tile beside it is empty."""
+    acquisition = TruthSource(Scene(seed=2, rows=1, columns=3, pixels=64, planes=8, empty=()))
+    middle = acquisition.data["LOC001"]
+    for name in ("LOC001", "LOC002"):
+        acquisition.data[name] = np.full_like(middle, 150)
+        acquisition.data[name] += np.random.default_rng(1).integers(0, 9, middle.shape, np.uint16)
+    acquisition.data["LOC001"][:, 20:44, 20:44] += 1500
+    _, info = estimate_flatfield([sum_tiles(acquisition, acquisition.names)])
+    shares = info["tissue_by_tile"]
+    assert shares["LOC000"] > 0.2 and 0.05 < shares["LOC001"] < 0.4 and shares["LOC002"] == 0
+
+
 def test_brightness_that_drifts_from_tile_to_tile():
     error, _, info = scene_estimate(seed=2, drift=0.15)
     assert error < 3

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from registration_phantom import ATLAS_FRAME, Truth, affine_about_centre, atlas, grid, intensity
+from scipy import ndimage
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame, all_orientations, orientation_matrix
@@ -192,3 +193,50 @@ def test_one_wrong_letter_is_never_answered_by_the_mirror_image_alone(axis):
     with pytest.raises(RegistrationError, match=r"AI[LR] or AI[LR].* mark of the left or right"):
         check_confirmed(info, "brain7", False)
     check_confirmed(info, "brain7", True)
+
+
+def ellipsoid(half_axes_um, grey, bend_um=0.0, seed=None):
+    """A brain that is an ellipsoid with a brighter front and a darker floor, stored as SAR."""
+    rng = np.random.default_rng(seed)
+    shape = [int(2.5 * half / 150) for half in half_axes_um]
+    axes = [(np.arange(n) - (n - 1) / 2) * 150 for n in shape]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"))
+    if bend_um:
+        field = [ndimage.gaussian_filter(rng.standard_normal(shape), 5) for _ in range(3)]
+        places += bend_um * np.stack([f / np.abs(f).max() for f in field])
+    z, y, _ = places / np.array(half_axes_um).reshape(3, 1, 1, 1)
+    inside = ((places / np.array(half_axes_um).reshape(3, 1, 1, 1)) ** 2).sum(0) < 1
+    values = np.where(inside, grey[0], 0.0)
+    values[inside & (y > 0.1)] = grey[1]
+    values[inside & (z < -0.3) & (y <= 0.1)] = grey[2]
+    values = ndimage.gaussian_filter(values, 1.0) + 100
+    values += (30 if seed is not None else 0) * rng.standard_normal(shape)
+    return Image(values.astype(np.float32), Frame(shape, (150.0,) * 3, (0, 0, 0), "SAR"), name="b")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("half_axes_um", "wrong"),
+    [((950, 1300, 1375), ("SPR", "IAR")), ((1600, 1600, 1600), ("SPR",)),
+     ((1500, 2600, 1500), ("SPR",))],
+)  # fmt: skip
+def test_a_wrong_letter_is_named_where_most_of_a_brain_is_its_outline(half_axes_um, wrong):
+    """Ellipsoids: little of the variance tells front from back, but much of what is left."""
+    grey, settings = (900, 1100, 700), PoseSettings(extent="whole")
+    atlas_image = ellipsoid(half_axes_um, grey)
+    sample = ellipsoid(half_axes_um, grey, bend_um=150.0, seed=1)
+    for code in (*wrong, "SAR"):
+        frame = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), code)
+        _, info = initial_affine(atlas_image, Image(sample.data, frame, name="b"), settings)
+        expected = [] if code == "SAR" else ["SAL", "SAR"]
+        assert sorted(info["better_orientations"]) == expected, code
+
+
+@pytest.mark.slow
+def test_an_ellipsoid_that_is_the_same_both_ways_gets_no_advice():
+    halves, grey = (1000, 1300, 1400), (900, 900, 900)
+    sample = ellipsoid(halves, grey, bend_um=100.0, seed=2)
+    frame = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), "SPR")
+    settings = PoseSettings(extent="whole")
+    _, info = initial_affine(ellipsoid(halves, grey), Image(sample.data, frame, name="b"), settings)
+    assert info["better_orientations"] == []

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from terareg.core.errors import ConfigError
+from terareg.core.errors import ConfigError, VolumeError
 from terareg.signal.foreground import (
     METHODS,
     ForegroundSettings,
+    as_probability,
     check_settings,
     foreground,
     halo_vox,
@@ -42,11 +43,25 @@ def answer(image, chosen, box=None):
 )  # fmt: skip
 def test_any_box_is_the_part_of_the_whole(shape, method, background_um, smooth_um, dtype, data):
     image = image_of(shape, data.draw(st.integers(0, 99)), dtype)
+    if method == "probability" and dtype == np.float32:
+        image /= image.max()
     chosen = ForegroundSettings(method, background_um, 1.6 if method == "gradient" else smooth_um)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, shape))
     part = tuple(slice(a, b) for a, b in zip(start, stop))
     assert np.array_equal(answer(image, chosen, (start, stop)), answer(image, chosen)[part])
+
+
+def test_probabilities_are_0_to_1_whatever_their_type():
+    bytes_ = np.arange(256, dtype=np.uint8)
+    expected = np.arange(256) / 255
+    for values in (bytes_, bytes_.astype(np.uint16) * 257, expected, expected.astype(np.float32)):
+        np.testing.assert_allclose(as_probability(values), expected, atol=1e-6)
+    assert as_probability(np.array([np.nan, 1.0005])).tolist() == [0, 1]
+    with pytest.raises(VolumeError, match="have type int32; give uint8 or uint16"):
+        as_probability(np.zeros(3, np.int32))
+    with pytest.raises(VolumeError, match="reach from 0 to 100, and not from 0 to 1"):
+        as_probability(np.array([0.0, 100.0]))
 
 
 def plain_background(image, method, background_um):

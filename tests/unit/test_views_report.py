@@ -177,6 +177,15 @@ def test_what_an_earlier_run_left_is_not_shown(results, picture):
     assert step == [v["value"] for v in before["verdicts"] if v["key"] == "intensity.seam_percent"]
 
 
+def test_a_tile_with_tissue_in_its_middle_alone_is_loose(results):
+    """Its neighbours see nothing of it, so only its own brightness tells."""
+    info = {"method": "statistics", "seam_percent": 0.4}
+    for shares, loose in (({"LOC004": 0.2, "LOC000": 0.9}, 2), ({"LOC004": 0.002}, 1)):
+        write(results, "intensity/ch0/flatfield.json", info | {"tissue_by_tile": shares})
+        (verdict,) = (v for v in gather(results)["verdicts"] if v["key"] == "stitching.loose_tiles")
+        assert (verdict["value"], verdict["status"]) == (loose, "warn")
+
+
 def test_what_the_run_took_stands_beside_its_plan(results):
     assert "Per stage" not in report.render_report(gather(results))
     plan = [Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from scipy import ndimage
 
 from terareg.storage.records import read_table
@@ -94,13 +95,22 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
                   "judged": {"channel": "cfos", "diameter_um": DIAMETER_UM, "threshold": 3,
                              "roundness": 0, "marks": write_marks(workspace.folder, centres)}},
         "derived": {"blobs": {"from": "fused/cfos", "do": "signal", "method": "top_hat",
-                              "background_um": 200, "threshold": 200, "weak": 120}},
+                              "background_um": 200, "threshold": 200, "weak": 120},
+                    # a fibre that another program found, as probabilities
+                    "fibre": {"from": str(workspace.folder / "fibre.tif"), "do": "signal",
+                              "method": "probability",
+                              "threshold": 0.5, "spacing_um": [SPACING_UM] * 3,
+                              "image": "fused/cfos", "length": True, "thickest_um": 200}},
     }  # fmt: skip
+    fibre = np.zeros(SHAPE, np.uint8)
+    fibre[40:45, 20:96, 50:55] = 200
+    tifffile.imwrite(workspace.folder / "fibre.tif", fibre)
     workspace.write(config)
     results = workspace.folder / "results/scan"
     wanted = ("cells/bright/mouse/regions.tsv", "cells/none.csv",
               "views/neuroglancer.json", "derived/blobs/regions/mouse.tsv",
-              "cells/bright/objects_verified.json", "cells/judged.csv")  # fmt: skip
+              "cells/bright/objects_verified.json", "cells/judged.csv",
+              "derived/fibre/regions/mouse.tsv")  # fmt: skip
     paths = [f"results/scan/{name}" for name in wanted]
     done = workspace.snakemake("--cores", "2", *paths, "--quiet")
     assert done.returncode == 0, done.stderr
@@ -170,5 +180,15 @@ def test_cells_are_found_and_counted_in_the_regions_they_lie_in(workspace):
         assert float(row["intensity_mean"]) == pytest.approx(image[inside].mean())
         share = 100 * inside.sum() / np.count_nonzero(regions == region)
         assert float(row["signal_percent"]) == pytest.approx(share)
+    # the fibre is as long as it is, divided between the regions that it passes through
+    lengths = {(r["acronym"], r["scope"], r["hemisphere"]): float(r["length_mm"])
+               for r in read_table(results / wanted[-1])}  # fmt: skip
+    along = labels[42, 20:96, 52]
+    for region, acronym in ((1, "B"), (2, "F"), (3, "L")):
+        true_mm = np.count_nonzero(along == region) * SPACING_UM / 1000
+        assert lengths[acronym, "own", "both"] == pytest.approx(true_mm, abs=0.12)
+    assert lengths["T", "tree", "both"] == pytest.approx(
+        np.count_nonzero(along) * SPACING_UM / 1000, abs=0.1
+    )
     sides = [float(rows["T", "tree", side]["signal_mm3"]) for side in ("left", "right", "both")]
     assert sides[0] + sides[1] == pytest.approx(sides[2])

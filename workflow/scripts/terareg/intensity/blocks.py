@@ -92,8 +92,20 @@ class BlockData:
 
     def tissue_fraction(self, background: float) -> float:
         """Fraction of the blocks that are brighter than a tenth of the brightest."""
-        signal = self.mean[self.valid] - background
-        return float(np.mean(signal > 0.1 * np.quantile(signal, 0.99)))
+        return float(self._tissue(background)[self.valid].mean())
+
+    def tissue_by_tile(self, background: float) -> list[float]:
+        """The same of every tile; 0 for one without valid planes."""
+        tissue = self._tissue(background)
+        return [
+            float(blocks[seen].mean()) if seen.any() else 0.0
+            for blocks, seen in zip(tissue, self.valid)
+        ]
+
+    def _tissue(self, background: float) -> np.ndarray:
+        signal = self.mean - background
+        found: np.ndarray = signal > 0.1 * np.quantile(signal[self.valid], 0.99)
+        return found
 
 
 def _overlaps(stats: Mapping[str, np.ndarray]) -> tuple[Overlap, ...]:

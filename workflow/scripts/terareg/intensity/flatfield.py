@@ -100,6 +100,8 @@ def estimate_flatfield(
     info["background"] = float(background)
     info["profile_range"] = [float(profile.min()), float(profile.max())]
     info["tissue_fraction"] = data.tissue_fraction(background)
+    shares = (round(share, 4) for share in data.tissue_by_tile(background))
+    info["tissue_by_tile"] = dict(zip(stats["tiles"].tolist(), shares))
     if not np.isfinite(profile).all() or profile.min() < _LEAST_PROFILE:
         raise IntensityError(
             f"flat-field profile falls to {float(profile.min()):.3g} of its mean, so the tiles do "

@@ -9,17 +9,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.errors import RegistrationError
-from terareg.core.frames import all_orientations, orientation_matrix
+from terareg.core.frames import orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
 from terareg.registration.landmarks import Landmarks, fit_similarity
-from terareg.registration.search import EXTENTS, Search
+from terareg.registration.search import EXTENTS, Search, nearest_code
 from terareg.registration.transform import check_affine
 
 logger = logging.getLogger(__name__)
 
-# difference of unexplained variance above which one pose is clearly better than another
+# one pose is clearly better than another if it leaves so much less of the variance unexplained, or
+# so much less of what the other leaves: most of a brain's variance is its outline, which fits many
 _BETTER = 0.03
+_BETTER_SHARE = 0.25
 _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user rotated by more than this may be nearer to another orientation code
@@ -146,12 +148,11 @@ def _initial_affine(
     doubt = Doubt()
     if settings.check_orientation:
         ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
-        nearest = _nearest_code(affine, *codes)
-        if ranked[0][0] < value - _BETTER and ranked[0][1] != codes[1]:
-            best = [c for v, c, _ in ranked if v < ranked[0][0] + _BETTER and c != codes[1]]
-            doubt = _doubt(
-                best, codes[1], f"unexplained variance {ranked[0][0]:.2f} against {value:.2f}"
-            )
+        nearest = nearest_code(affine, *codes)
+        if _fits_better(ranked[0], value, codes[1]):
+            lowest = ranked[0][0]
+            best = [c for v, c, _ in ranked if not _clearly_less(lowest, v) and c != codes[1]]
+            doubt = _doubt(best, codes[1], f"unexplained variance {lowest:.2g} against {value:.2g}")
         elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
             doubt = _doubt([nearest], codes[1], "the pose found without constraint")
         if doubt.codes:
@@ -226,6 +227,21 @@ class Doubt:
         )
 
 
+def _clearly_less(unexplained: float, other: float) -> bool:
+    return unexplained < max(other - _BETTER, (1 - _BETTER_SHARE) * other)
+
+
+def _fits_better(best: tuple[float, str, str], declared_value: float, declared: str) -> bool:
+    """Whether the best of all orientation codes is clearly better than the declared one.
+
+    A mirror image may leave a smaller share by what is asymmetric in a sample (damage, shading).
+    """
+    value, code, _ = best
+    if code in (declared, mirrored(declared)):
+        return code != declared and value < declared_value - _BETTER
+    return _clearly_less(value, declared_value)
+
+
 def _doubt(codes: list[str], declared: str, reason: str) -> Doubt:
     """Every code with its mirror image, which fits a symmetric brain equally well."""
     pairs = dict.fromkeys(code for best in codes for code in (best, mirrored(best)))
@@ -278,20 +294,6 @@ def _best_extent(scores: dict[str, float]) -> str:
     if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
         return "whole"
     return best
-
-
-def _nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
-    """Code of the sample nearest to the axes of a pose, among codes of the declared handedness.
-
-    The declared code if the pose is mirrored against it, which is reported elsewhere.
-    """
-    linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if np.linalg.det(linear) * np.linalg.det(orientation_matrix(atlas_code, declared)) < 0:
-        return declared
-    fits = {code: float((orientation_matrix(atlas_code, code) * linear).sum())
-            for code in all_orientations()}  # fmt: skip
-    best = max(fits, key=fits.__getitem__)
-    return best if fits[best] > fits[declared] + 1e-6 else declared
 
 
 def _decompose(affine: np.ndarray, permutation: np.ndarray) -> dict:

@@ -240,14 +240,32 @@ class Search:
             found = [(*self.descend(pose, extent, 0, 12), extent) for pose, extent in starts]
             coarse.append((*min(found, key=lambda item: item[0]), code))
         coarse.sort(key=lambda item: (item[0], item[3]))
-        fine = []
+        fine: dict[str, tuple[float, str, str]] = {}
         for _, pose, extent, code in coarse[:_LOOKED_AT]:
             _, best = self.descend(pose, extent, 1, 15)
-            fine.append((self.unexplained(best.affine(), extent), code, extent))
-        fine.sort()
-        rest = [(max(value, fine[-1][0]), code, extent)
-                for value, _, extent, code in coarse[_LOOKED_AT:]]  # fmt: skip
-        return fine + rest
+            affine = best.affine()
+            value = self.unexplained(affine, extent)
+            # from a neighbouring code a pose may turn by a right angle: it is that of where it ends
+            code = nearest_code(affine, atlas_code, code)
+            fine[code] = min(fine.get(code, (value, code, extent)), (value, code, extent))
+        worst = max(value for value, _, _ in fine.values())
+        rest = [(max(value, worst), code, extent)
+                for value, _, extent, code in coarse if code not in fine]  # fmt: skip
+        return sorted(fine.values()) + rest
+
+
+def nearest_code(affine: np.ndarray, atlas_code: str, declared: str) -> str:
+    """Code of the sample nearest to the axes of a pose, among codes of the declared handedness.
+
+    The declared code if the pose is mirrored against it, which is reported elsewhere.
+    """
+    linear = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.linalg.det(linear) * np.linalg.det(orientation_matrix(atlas_code, declared)) < 0:
+        return declared
+    fits = {code: float((orientation_matrix(atlas_code, code) * linear).sum())
+            for code in all_orientations()}  # fmt: skip
+    best = max(fits, key=fits.__getitem__)
+    return best if fits[best] > fits[declared] + 1e-6 else declared
 
 
 class _Level:

@@ -40,6 +40,7 @@ from terareg.views.words import (
     VOLUME,
 )
 
+_LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
@@ -196,8 +197,10 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     loops = sorted(math.hypot(*loop["closure_vox"]) for loop in data["loops"] if loop["kept"])
     structured = [link for link in links if link["state"] != "empty"]
     share = 100 * counts.get("kept", 0) / len(structured) if structured else None
-    # tiles without any structure are placed by their neighbours, which is no fault
+    # tiles without any structure are placed by their neighbours, which is no fault; one whose
+    # tissue lies in its middle shows none to its neighbours
     visible = {name for link in structured for name in (link["a"], link["b"])}
+    visible |= _tiles_with_tissue(results)
     loose = [n for n, t in data["tiles"].items() if t["state"] in ("model", "group")]
     measured += [
         ("stitching.kept_percent", "", share),
@@ -243,6 +246,16 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
         title = "Neighbours whose measured displacement was not used"
         stage["tables"].append(rows_table(title, columns, refused))
+
+
+def _tiles_with_tissue(results: Results) -> set[str]:
+    """Tiles in which a channel shows more tissue than a speck, wherever that is."""
+    return {
+        name
+        for path in results.glob("intensity/*/flatfield.json")
+        for name, share in (read_json(path).get("tissue_by_tile") or {}).items()
+        if share >= _LEAST_TISSUE
+    }
 
 
 def _channels(results: Results, stage: dict, measured: list) -> None:
