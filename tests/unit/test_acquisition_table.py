@@ -209,7 +209,7 @@ def test_a_guessed_grid_is_said(tmp_path):
     acquisition = index(tmp_path, grid=GridOrder(), overlap=(0.2, 0.2))
     assert (acquisition.rows, acquisition.columns) == (3, 2)
     assert acquisition.problems == (
-        "the grid was guessed: 6 tiles as 3 rows of 2; set input.grid.rows",
+        "the grid was guessed: 6 tiles as 3 rows of 2; if that is wrong, set input.grid.rows",
     )
 
 

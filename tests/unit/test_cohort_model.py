@@ -171,7 +171,7 @@ def test_covariates_that_cannot_be_told_apart_are_named():
         CohortError, match=("covariate 'days' is a linear combination of those before it")
     ):
         design_of(cohort(*ages, names=("weeks", "days")))
-    with pytest.raises(CohortError, match="covariate 'age' has one value"):
+    with pytest.raises(CohortError, match="covariate 'age' has the same value"):
         design_of(cohort(*[(g, 3.0) for g in ("control", "control", "drug", "drug")],
                          names=("age",)))  # fmt: skip
     few = [("control", 1.0, "a"), ("control", 2.0, "b"), ("drug", 2.5, "b"), ("drug", 5.0, "a")]

@@ -580,7 +580,7 @@ THROUGH = {"atlas": "mouse", "transform": "known.tfm", "points_from": "ccf"}
         ),
         ({"atlas": "ccf"}, "through.atlas: 'ccf' is not such an atlas"),
         ({"points_from": "rat"}, "points_from: 'rat' is neither 'ccf' nor 'mouse'"),
-        ({"points_from": None}, "points_from is missing; files of ITK and ANTs do not say"),
+        ({"points_from": None}, "points_from is missing; files of ITK and ANTs do not state"),
         ({"transform": ["a.tfm", "folder"]}, "'folder' has no ending that ITK knows"),
         ({"transform": []}, "through.transform"),
         ({"transforms": "x"}, "transforms is not a known key"),

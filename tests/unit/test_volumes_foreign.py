@@ -115,7 +115,9 @@ def test_positions_of_micro_manager(tmp_path, values):
 def test_a_volume_spread_over_files_needs_all_of_them(tmp_path, values):
     note = ome([("a.tif", 4), ("b.tif", 3)])
     write_ome(tmp_path / "a.tif", values[:4], note)
-    refused(tmp_path / "a.tif", r"'b.tif', which holds other planes of its image, is not beside it")
+    refused(
+        tmp_path / "a.tif", r"'b.tif', which contains other planes of its image, is not beside it"
+    )
     write_ome(tmp_path / "b.tif", values[4:], note)
     np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
     assert image_files(str(tmp_path / "a.tif"))[1:] == [str(tmp_path / "b.tif")]
@@ -432,7 +434,7 @@ def written(folder, values, form, spacing_um):
 
 def test_a_zarr_without_a_unit_is_asked_for_its_voxel_size(tmp_path, values):
     write_zarr(tmp_path / "a.zarr", values, unit=None)
-    with pytest.raises(ConfigError, match="does not say how large its voxels are; set input"):
+    with pytest.raises(ConfigError, match="states no voxel size; set input"):
         read_header(str(tmp_path / "a.zarr"))
     with pytest.raises(ConfigError, match="states no voxel size"):
         open_image(str(tmp_path / "a.zarr"), ImageSettings(orientation="RIP"))

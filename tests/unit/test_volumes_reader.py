@@ -154,7 +154,7 @@ def test_boxes(linear):
         linear.read(9)
     with pytest.raises(VolumeError, match="resolution -1 um is impossible"):
         linear.resampled(-1)
-    with pytest.raises(VolumeError, match="is oriented SAR, not RIP"):
+    with pytest.raises(VolumeError, match="has orientation SAR, not RIP"):
         linear.resampled(Frame((2, 2, 2), (9.0,) * 3, orientation="RIP"))
 
 
