@@ -17,10 +17,10 @@ from terareg.objects.line_reach import (
 
 def test_a_round_sees_as_far_as_parities_change_in_their_order():
     """A voxel sees neighbours that went before it, and those their neighbours, of other parity."""
-    bits = np.array([[turn >> n & 1 for n in (2, 1, 0)] for turn in thinning._ORDER])
+    bits = np.array([[turn >> n & 1 for n in (2, 1, 0)] for turn in thinning.ORDER])
     changes = np.abs(np.diff(bits, axis=0)).sum(0)
-    assert sorted(thinning._ORDER) == list(range(8))
-    assert tuple(changes + 1) == line_reach._ROUND
+    assert sorted(thinning.ORDER) == list(range(8))
+    assert tuple(changes + 1) == line_reach.ROUND
 
 
 def test_axes_go_back_equally_far():

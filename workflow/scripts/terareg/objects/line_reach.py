@@ -24,7 +24,7 @@ SPUR = 0.5
 #: how far along (z, y, x) one round of thinning sees: the eight parities of a voxel's place are
 #: taken in an order in which that of (z, y, x) changes (2, 3, 2) times, and a voxel sees its
 #: neighbours
-_ROUND: Box = (3, 4, 3)
+ROUND: Box = (3, 4, 3)
 _MOST_REACH = 256  # voxels, half of a usual block
 
 
@@ -54,7 +54,7 @@ def line_reach_vox(thickest_um: float, spacing_um: Sequence[float]) -> Box:
     along = SMOOTHING + spur_steps(thickest_um, spacing_um) + 5
     z, y, x = (
         (rounds + CLEANING) * step + max(along, math.ceil(ONWARD * thickest_um / s) + 1)
-        for step, s in zip(_ROUND, spacing_um)
+        for step, s in zip(ROUND, spacing_um)
     )
     return z, y, x
 

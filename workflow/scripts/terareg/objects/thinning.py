@@ -39,7 +39,7 @@ _STEPS = np.array([s for s in itertools.product((-1, 0, 1), repeat=3) if s != (0
 _FORWARD = [n for n, step in enumerate(_STEPS.tolist()) if step > [0, 0, 0]]
 _FACES = [n for n, step in enumerate(_STEPS) if np.abs(step).sum() == 1]
 #: parities (z, y, x) in an order in which few change; line_reach counts the changes
-_ORDER = (0b000, 0b001, 0b011, 0b111, 0b101, 0b100, 0b110, 0b010)
+ORDER = (0b000, 0b001, 0b011, 0b111, 0b101, 0b100, 0b110, 0b010)
 
 
 def _bits(which: Sequence[bool] | np.ndarray) -> np.int32:
@@ -143,7 +143,7 @@ def thinned(mask: np.ndarray, first: Sequence[int], rounds: Sequence[Sequence[in
         candidates, turns = live[at_surface], parity[at_surface]
         needed[candidates[_kinds(flat, candidates, strides)[1]]] = True
         gone = 0
-        for turn in _ORDER:
+        for turn in ORDER:
             here = candidates[turns == turn]
             here = here[~needed[here]]
             simple, isthmus = _kinds(flat, here, strides)
@@ -169,7 +169,7 @@ def _clean(
     """Take away what lines needed once and need no more, except their ends."""
     parity = _parity(live, *place)
     for _ in range(CLEANING):
-        for turn in _ORDER:
+        for turn in ORDER:
             here = live[(parity == turn) & flat[live]]
             neighbours = np.zeros(len(here), np.uint8)
             for stride in strides:
