@@ -145,6 +145,7 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "l": depth * longer / 1e6,
         "g": size.tiles * longer / 1e6,
         "s": size.tiles * flatfield["slabs"] * flatfield["blocks"] ** 2 / 1e6,
+        "q": size.tiles if sample.option("stitching.model") in ("elastic", "auto") else 0,
         "o": min(96, size.tiles) * min(16, max(8, 0.07 * depth)) * binned / 1e6,
         "w": min(sample.option("stitching.displacement")["window_planes"], depth),
         "S": max(64, 2 * sample.overlap * longer) * longer / 1e6,

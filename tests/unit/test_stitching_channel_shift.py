@@ -134,7 +134,7 @@ def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     assert found.applied(SHAPE) == ((0.0, 0.0, 0.0), None)
     assert "shares too little structure with ch0 within 12, 24, 24 um" in found.reason
     (text,) = found.warnings
-    assert "fused where ch0 lies" in text and "stitching.channel_shift_um" in text
+    assert "fused at the position of ch0" in text and "stitching.channel_shift_um" in text
 
 
 @pytest.mark.slow
@@ -162,7 +162,9 @@ def test_one_tile_and_a_tile_that_moved_between_the_channels():
     found = measure_channel_shift(first, second, NAMES, SEARCH_UM)
     assert np.abs(np.subtract(found.shift_vox, SHIFT)).max() < 0.2
     (text,) = found.warnings
-    assert "differs in T2 (" in text and "the stage moved between the channels" in text
+    assert (
+        "not the same in all tiles: T2 (" in text and "the stage moved between the channels" in text
+    )
 
 
 @pytest.mark.slow

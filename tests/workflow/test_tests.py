@@ -69,7 +69,6 @@ THROUGH = {
     "views.words": ("views_report", "words of the report's tables"),
     "views.tables": ("views_report", "tables of the report"),
     "volumes.ngff_04": ("derived_tools", "metadata that every reader of OME-Zarr 0.4 is shown"),
-    "volumes.chunks": ("volumes_foreign", "names of chunks as a volume is looked at"),
     "volumes.itk_files": ("volumes_images", "files that only ITK reads"),
     "volumes.meta_image": ("volumes_foreign", "headers of one kind of file"),
     "volumes.nifti": ("volumes_headers", "headers of one kind of file"),
