@@ -171,14 +171,14 @@ def _check_overlap(overlap: float, reverse: float, names: tuple[str, str], origi
     if reverse > overlap + _BETTER:
         other = through if origin == reached else reached
         raise RegistrationError(
-            f"{where}: this transform lays {100 * overlap:.0f} % of the brains of {reached} and "
-            f"{through} on each other, its inverse {100 * reverse:.0f} %; set points_from: {other} "
-            "(files are listed in the order in which they act on points)"
+            f"{where}: with this transform the brains of {reached} and {through} overlap by only "
+            f"{100 * overlap:.0f} %, with its inverse by {100 * reverse:.0f} %; set points_from: "
+            f"{other}, or list the files in the order in which they act on points"
         )
     if overlap < _LEAST_OVERLAP:
         raise RegistrationError(
-            f"{where}: this transform lays only {100 * overlap:.0f} % of the brains of {reached} "
-            f"and {through} on each other; give the one that was made with these two templates"
+            f"{where}: with this transform the brains of {reached} and {through} overlap by only "
+            f"{100 * overlap:.0f} %; give the one that was made with these two templates"
         )
 
 
