@@ -667,7 +667,7 @@ def test_a_tile_that_lacks_a_side_is_an_error_or_has_the_other_side_alone(tmp_pa
     with pytest.raises(AcquisitionError, match=words):
         index(tmp_path, **SIDES)
     found = index(tmp_path, **SIDES, missing_sides="other")
-    (text,) = [p for p in found.problems if "lack" in p]
+    (text,) = [p for p in found.problems if "have no side" in p]
     assert text == "1 of 10 tiles have no side right (LOC003); only left was used there"
     assert set(found.planes["LOC003"]) == {"left"} and len(found.of_channel("left").tiles) == 10
     assert "LOC003" not in [tile.name for tile in found.of_channel("right").tiles]

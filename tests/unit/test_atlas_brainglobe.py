@@ -181,7 +181,10 @@ def test_a_name_stands_for_the_keys_of_the_files(home):
     assert (atlas["orientation"], atlas["spacing_um"]) == ("PIL", SPACING_UM)
     assert (atlas["name"], atlas["version"], atlas["unlisted"]) == (NAME, "1.2", "error")
     for atlas, words in (
-        ({"name": NAME, "orientation": "RIP"}, "orientation: 'RIP' does not go with"),
+        (
+            {"name": NAME, "orientation": "RIP"},
+            "orientation: 'RIP' and atlases.ccf.name both define it",
+        ),
         ({"name": NAME, "version": 1.2}, 'write it in quotes, "1.2"'),
         (
             {"name": "no_mouse"},

@@ -94,7 +94,7 @@ def test_a_wrong_checksum_or_a_cut_download_installs_nothing(server, home):
 def test_archives_that_hold_no_atlas_or_leave_their_folder(server, home, tmp_path):
     stray = tmp_path / "stray.txt"
     stray.write_text("x")
-    for name, words in (("elsewhere/stray.txt", "holds elsewhere, not the folder"),
+    for name, words in (("elsewhere/stray.txt", "contains elsewhere instead of the folder"),
                         ("../stray.txt", "cannot be read")):  # fmt: skip
         with tarfile.open(server.archive, "w:gz") as tar:
             tar.add(stray, arcname=name)

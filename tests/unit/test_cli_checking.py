@@ -71,8 +71,8 @@ def test_the_first_mistake_is_one_sentence(workspace, capsys):
     code, text = checked(workspace, config, capsys)
     assert code == 1
     assert text == (
-        "To do: stitching.channel: channel 'red' is not among input.channels (autofluorescence, "
-        "signal)\n"
+        "To do: stitching.channel: channel 'red' is not one of input.channels; use one of "
+        "autofluorescence, signal\n"
     )
 
 

@@ -110,7 +110,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ({"a": entry("results/brain/derived/a/ome.zarr")}, "is where this entry itself is written"),
         (
             {"a": entry("https://me:secret@lab.org/x")},
-            "derived.a.from: the address of lab.org holds a user or a password",
+            "derived.a.from: the address of lab.org contains a user name or password",
         ),
         (
             {"a": entry(format="ome-zarr-0.4", sharded=True)},
@@ -118,7 +118,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         ),
         (
             {"a": entry(do="converts")},
-            "derived.a.do: 'converts' is not possible; did you mean convert?",
+            "derived.a.do: 'converts' is not allowed; did you mean convert?",
         ),
         ({"a": {"from": "fused/signal"}}, "derived.a: key do is missing"),
         (
@@ -174,7 +174,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
             "derived.a.codec: ome-zarr does not support jpeg",
         ),
         ({"a": entry(format="precomputed", codec="gzip", sharded=False)}, "need shards"),
-        ({"a": entry(chunk=[3, 4, 4])}, "derived.a.chunk.0: 3 is not possible"),
+        ({"a": entry(chunk=[3, 4, 4])}, "derived.a.chunk.0: 3 is not allowed"),
         (
             {"a": entry(block=96)},
             "derived.a.block: 96 is not the longest side of the chunk",
@@ -199,7 +199,7 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
             {"a": entry(do="equalize", local_um=0)},
             "derived.a.local_um: 0 must be more than 0",
         ),
-        ({"a/b": entry()}, "derived: 'a/b' would make a bad folder name"),
+        ({"a/b": entry()}, "derived: 'a/b' cannot be a folder name"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(derived, words):
@@ -237,9 +237,7 @@ def test_a_sample_without_input_has_only_derived_volumes():
         check({"sample": "masks", "derived": {"a": entry()}})
     with pytest.raises(ConfigError, match="has no key sample"):
         load_samples({"derived": {"a": entry("s3://lab/masks")}})
-    with pytest.raises(
-        ConfigError, match="atlases: this sample has no images that they could belong"
-    ):
+    with pytest.raises(ConfigError, match="atlases: this sample has no images for it to apply to"):
         check(config | {"atlases": described()["atlases"]})
     assert entries_of(check({"sample": "masks", "derived": {}})) == {}, "to remove what was there"
     with pytest.raises(ConfigError, match="key input is missing"):

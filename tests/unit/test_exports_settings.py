@@ -79,8 +79,8 @@ def test_one_number_makes_cubes_and_three_do_not():
         ({}, "export.mine: key from is missing"),
         ({"from": "fused"}, "export.mine.from: 'fused' cannot be exported; write"),
         ({"from": "fused/green"}, "export.mine.from: channel 'green' is not among input.channels"),
-        ({"from": "derived/mask"}, "'mask' is not among the volumes of the section derived (there"),
-        ({"from": "labels/mouse"}, "'mouse' is not among the registered atlases (allen)"),
+        ({"from": "derived/mask"}, "'mask' is not a volume of the section derived, which has none"),
+        ({"from": "labels/mouse"}, "'mouse' is not a registered atlas (there is allen)"),
         ({"from": "registration/allen/x"}, "'registration/allen/x' cannot be exported;"),
         ({"from": "fused/signal", "format": "nfti"}, "did you mean nifti?"),
         ({"from": "fused/signal", "interpolation": "vote"}, "vote is not for an image; use mean"),
@@ -106,7 +106,7 @@ def test_what_is_not_made_cannot_be_exported():
         checked({"from": "corrected_volume/signal"}, intensity={"bias": {"enabled": False}})
     with pytest.raises(ConfigError, match=r"not made while atlas_space.enabled is false"):
         checked({"from": "atlas_space/allen/signal"}, atlas_space={"enabled": False})
-    with pytest.raises(ConfigError, match="export: 'a b' would make a bad folder name"):
+    with pytest.raises(ConfigError, match="export: 'a b' cannot be a folder name"):
         check(SAMPLE | {"export": {"a b": {"from": "fused/signal"}}})
 
 

@@ -202,7 +202,7 @@ def test_far_and_mirrored_landmarks_are_named():
     sample = Truth().sample()
     _, info = initial_affine(atlas(), sample, settings, replace(landmarks, sample_um=wrong))
     (warning,) = [w for w in info["warnings"] if w.startswith("landmark:")]
-    assert "'d' stays" in warning
+    assert "'d' is still" in warning
     flipped = landmarks.sample_um * [1, 1, -1] + [0, 0, 2 * ATLAS_FRAME.centre_um[2]]
     _, info = initial_affine(atlas(), sample, settings, replace(landmarks, sample_um=flipped))
     assert any(w.startswith("mirrored_landmarks:") for w in info["warnings"])

@@ -119,7 +119,7 @@ def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     found, info = initial_affine(atlas(), wrong, settings)
     np.testing.assert_array_equal(found, true)
     assert info["better_orientations"] == ["ILP", "IRP"]
-    assert any("as ILP or IRP (to which the pose turned it" in w for w in info["warnings"])
+    assert any("as ILP or IRP (the pose found without constraint" in w for w in info["warnings"])
     turned = PoseSettings(extent="whole", affine=true, rotation_deg=(90.0, 0.0, 0.0))
     _, info = initial_affine(atlas(), wrong, turned)
     assert info["better_orientations"] == []
@@ -190,7 +190,9 @@ def test_one_wrong_letter_is_never_answered_by_the_mirror_image_alone(axis):
         assert info["left_right"] == "as declared by input.orientation; the images cannot tell"
         return check_confirmed(info, "brain7", False)
     assert sorted(info["better_orientations"][:2]) == ["AIL", "AIR"]
-    with pytest.raises(RegistrationError, match=r"AI[LR] or AI[LR].* mark of the left or right"):
+    with pytest.raises(
+        RegistrationError, match=r"AI[LR] or AI[LR].* which only a mark on one side can tell"
+    ):
         check_confirmed(info, "brain7", False)
     check_confirmed(info, "brain7", True)
 

@@ -248,7 +248,7 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
     world = World(acquisition_of(2, 2), {"T01": shape}, jitter=0.5)
     pairs = [pair for pair in world.pairs() if pair.points]
     with pytest.raises(
-        StitchingError, match=(r"tile T01 of .* leans so much that no box of the volume")
+        StitchingError, match=(r"tile T01 of .* leans or is distorted so much that it fills no")
     ):
         place(world.acquisition, pairs, tile_model="affine")
 

@@ -41,9 +41,9 @@ def test_true_step_is_found_when_the_metadata_are_wrong():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, text", [
-        ("mirrored", "next column of the layout should lie right in the images but lies left"),
-        ("upside down", "next row of the layout should lie below in the images but lies above"),
-        ("transposed", "next column of the layout should lie right in the images but lies below"),
+        ("mirrored", "next column of the layout should be right in the images but is left"),
+        ("upside down", "next row of the layout should be below in the images but is above"),
+        ("transposed", "next column of the layout should be right in the images but is below"),
     ],
 )  # fmt: skip
 def test_a_layout_that_contradicts_the_images_is_an_error(name, text):

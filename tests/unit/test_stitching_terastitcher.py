@@ -426,7 +426,7 @@ def test_unreadable_and_huge_files(tmp_path, monkeypatch):
     path = tmp_path / "huge.xml"
     path.write_text(GOLDEN_IMPORT)
     monkeypatch.setattr(reading, "_MAX_BYTES", 100)
-    with pytest.raises(StitchingError, match="it has more than"):
+    with pytest.raises(StitchingError, match="it is larger than"):
         reading.read_xml(path)
 
 

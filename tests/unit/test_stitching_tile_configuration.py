@@ -105,7 +105,7 @@ def test_files_that_cannot_be_read(tmp_path):
     with open(write(tmp_path, FIJI_2D), "ab") as stream:
         stream.truncate(65 * 2**20)
         path = stream.name
-    with pytest.raises(StitchingError, match="it has more than 64 MiB"):
+    with pytest.raises(StitchingError, match="it is larger than 64 MiB"):
         read_tile_configuration(path)
 
 

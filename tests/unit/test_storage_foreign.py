@@ -262,7 +262,7 @@ def test_metadata_of_a_microscope_that_is_a_pipe(tmp_path):
 # ---------------------------------------------------------------------- YAML
 def test_a_key_that_is_there_twice(tmp_path):
     (tmp_path / "a.yaml").write_text("sample: a\ninput:\n  path: x\n  path: y\n")
-    with pytest.raises(ConfigError, match=r"line 4: key path is there twice \(first on line 3\)"):
+    with pytest.raises(ConfigError, match=r"line 4: key path appears twice \(first on line 3\)"):
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("base: &b {x: 1}\nother: {<<: *b, x: 2}\n")
     assert read_yaml(tmp_path / "b.yaml")["other"] == {"x": 2}
@@ -272,10 +272,10 @@ def test_aliases_that_grow_or_return(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
     (tmp_path / "bomb.yaml").write_text("\n".join(lines))
-    with pytest.raises(ConfigError, match="over 100000 values, through its aliases"):
+    with pytest.raises(ConfigError, match="over 100000 values when its aliases"):
         read_yaml(tmp_path / "bomb.yaml")
     (tmp_path / "self.yaml").write_text("a: &a\n  b: *a\n")
-    with pytest.raises(ConfigError, match="more than 50 levels, through its aliases"):
+    with pytest.raises(ConfigError, match="50 levels"):
         read_yaml(tmp_path / "self.yaml")
     config = {"sample": "s"}
     config["input"] = config

@@ -733,7 +733,7 @@ def test_s3_holds_the_same_bytes(bucket, tmp_path):
     bucket.delete(next(n for n in lost if "ome.zarr/0" in n))
     with pytest.raises(VolumeError, match="missing"):
         volume.read(0)
-    with pytest.raises(VolumeError, match="is missing though its block was finished"):
+    with pytest.raises(VolumeError, match="is missing although its block was finished"):
         finalize_volume(bucket, "v", plan)
 
 

@@ -86,7 +86,7 @@ def test_a_flatfield_of_the_users_is_checked_first_and_followed(copy):
     tifffile.imwrite(path, np.ones((5, 6), np.float32))
     running.configure(copy, intensity__flatfield={"method": "image", "image": str(path)})
     done = copy.snakemake("--cores", "1", "results/demo/inputs.json")
-    assert done.returncode != 0 and "has shape (5, 6), the tiles" in done.stderr
+    assert done.returncode != 0 and "has shape (5, 6) but the tiles" in done.stderr
     shape = json.loads((copy.folder / "results/demo/acquisition.json").read_text())["tile_shape"]
     tifffile.imwrite(path, np.ones(shape[1:], np.float32))
     target = "results/demo/intensity/ch0/nominal/flatfield.json"

@@ -207,7 +207,10 @@ def another_unit(workspace):
         (absent, "sample scan: absent.nii.gz does not exist; correct the path"),
         (tiff_without_spacing, "a.tif states no voxel size; set input.spacing_um"),
         (two_shapes, "channel t2 has shape (30, 40, 51) (z, y, x) but channel t1 has (30, 40, 50)"),
-        (another_orientation, "are SAR (written RAS where axes are listed x, y, z), not RAS"),
+        (
+            another_orientation,
+            "has orientation SAR (z, y, x; in order x, y, z: RAS) in its header, not RAS",
+        ),
     ],
 )
 def test_bad_images_stop_the_workflow_before_any_job(workspace, make, words):

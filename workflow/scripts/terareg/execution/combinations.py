@@ -450,14 +450,14 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
         volumes = [n for n, e in entries_of(config).items() if e.facts.makes]
         if origin.derived and origin.derived not in volumes:
             raise ConfigError(
-                f"{key}.from: {origin.derived!r} is not a volume of the section derived; use one "
-                f"of {few(volumes) or 'none'}"
+                f"{key}.from: {origin.derived!r} is not a volume of the section derived, which "
+                f"has {few(volumes) or 'none'}; correct the name"
             )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(
-                f"{key}.from: {origin.atlas!r} is not a registered atlas; use one of "
-                f"{few(atlases) or 'none'}"
+                f"{key}.from: {origin.atlas!r} is not a registered atlas (there "
+                f"{'are' if len(atlases) > 1 else 'is'} {few(atlases) or 'none'}); correct the name"
             )
         for kind, option in (
             ("corrected_volume", "intensity.bias.enabled"),

@@ -94,8 +94,8 @@ def affine_box(
         start, stop = _straight_box(shape, origin, matrix, growth)
     if any(low >= high for low, high in zip(start, stop)):
         raise StitchingError(
-            f"tile {name} of {tuple(shape)} voxels leans so much that no box of the volume is "
-            f"filled by it (matrix {np.round(matrix, 4).tolist()}); check its figures in the "
+            f"tile {name} of {tuple(shape)} voxels leans or is distorted so much that it fills no "
+            f"box of the volume (matrix {np.round(matrix, 4).tolist()}); check its figures in the "
             "report, and set stitching.model: translation or stitching.channel_shift: none"
         )
     return tuple(start), tuple(stop)
