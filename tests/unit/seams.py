@@ -14,6 +14,19 @@ SPACING = (4.0, 2.0, 2.0)
 SMALL = DisplacementSettings(search_um=(16.0, 16.0, 16.0), windows=4, window_planes=16)
 
 
+def acquisition_of(rows, columns, size, step):
+    """A full grid of tiles of ``size`` (z, y, x), ``step`` voxels apart along y and x."""
+    tiles = tuple(
+        SimpleNamespace(name=f"T{r}{c}", row=r, column=c, origin_vox=(0.0, r * step, c * step))
+        for r in range(rows)
+        for c in range(columns)
+    )
+    return SimpleNamespace(
+        tiles=tiles, rows=rows, columns=columns, tile_shape=size, spacing_um=(2.0, 2.0, 2.0),
+        overlap=(1 - step / size[1],) * 2,
+    )  # fmt: skip
+
+
 class Memory:
     """A tile source whose tiles are arrays."""
 

@@ -1,12 +1,11 @@
 """Tiles that are turned or larger: their shapes are found, and only theirs."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy import ndimage
-from seams import Memory, camera, texture
+from seams import Memory, acquisition_of, camera, texture
 
 from terareg.core.errors import StitchingError
 from terareg.stitching.bends import clear_shapes, solve_bends
@@ -30,18 +29,6 @@ def turned(degrees, larger, size=SIZE):
         1 + larger / 100
     ) - np.eye(2)
     return slope * (np.array(size) - 1)
-
-
-def acquisition_of(rows, columns, size=SIZE, step=STEP):
-    tiles = tuple(
-        SimpleNamespace(name=f"T{r}{c}", row=r, column=c, origin_vox=(0.0, r * step, c * step))
-        for r in range(rows)
-        for c in range(columns)
-    )
-    return SimpleNamespace(
-        tiles=tiles, rows=rows, columns=columns, tile_shape=size, spacing_um=(2.0, 2.0, 2.0),
-        overlap=(1 - step / size[1],) * 2,
-    )  # fmt: skip
 
 
 class World:
@@ -123,7 +110,7 @@ class World:
 
 @pytest.mark.parametrize("which", ["T11", "T00", "T01"])
 def test_one_turned_tile_is_found_wherever_it_lies_and_the_others_are_copied(which):
-    world = World(acquisition_of(3, 3), {which: turned(0.8, 1.5)})
+    world = World(acquisition_of(3, 3, SIZE, STEP), {which: turned(0.8, 1.5)})
     pairs = world.pairs()
     assert world.misfit(place(world.acquisition, pairs, tile_model="translation")) > 2
     for model in ("affine", "auto"):
@@ -141,7 +128,7 @@ def test_one_turned_tile_is_found_wherever_it_lies_and_the_others_are_copied(whi
 
 def test_every_tile_has_its_own_shape():
     rng = np.random.default_rng(3)
-    acquisition = acquisition_of(3, 4)
+    acquisition = acquisition_of(3, 4, SIZE, STEP)
     shapes = {t.name: rng.uniform(-3, 3, (3, 3)) for t in acquisition.tiles}
     world = World(acquisition, shapes)
     placement = place(acquisition, world.pairs(), tile_model="auto")
@@ -151,7 +138,7 @@ def test_every_tile_has_its_own_shape():
 
 @pytest.mark.slow
 def test_tiles_that_are_only_moved_stay_so_whatever_the_noise():
-    world = World(acquisition_of(3, 3), {})
+    world = World(acquisition_of(3, 3, SIZE, STEP), {})
     for noise in (0.0, 0.1, 1.0):
         pairs = world.pairs(noise)
         assert place(world.acquisition, pairs, tile_model="auto") == place(
@@ -162,7 +149,7 @@ def test_tiles_that_are_only_moved_stay_so_whatever_the_noise():
 def test_a_tile_that_leans_and_one_that_is_turned():
     lean = np.zeros((3, 3))
     lean[:, 0] = 0, 5, -2
-    world = World(acquisition_of(3, 3), {"T11": turned(-0.5, -1.0), "T00": lean})
+    world = World(acquisition_of(3, 3, SIZE, STEP), {"T11": turned(-0.5, -1.0), "T00": lean})
     placement = place(world.acquisition, world.pairs(), tile_model="affine")
     assert world.misfit(placement) < 0.3
     assert placement.tiles["T00"].lean_vox == pytest.approx((0, 5, -2), abs=0.2)
@@ -172,7 +159,7 @@ def test_a_tile_that_leans_and_one_that_is_turned():
 @pytest.mark.parametrize("shapes", [{}, {"T11": turned(0.8, 1.5)}])
 @pytest.mark.parametrize("growth", [-0.02, 0.01])
 def test_magnification_that_changes_with_depth_is_told_and_undone(growth, shapes):
-    world = World(acquisition_of(3, 3), shapes, growth=growth)
+    world = World(acquisition_of(3, 3, SIZE, STEP), shapes, growth=growth)
     middle = (SIZE[0] - 1) / 2
     pairs = []
     for pair in world.pairs():
@@ -192,7 +179,7 @@ def test_magnification_that_changes_with_depth_is_told_and_undone(growth, shapes
 
 
 def test_links_that_contradict_the_others_bend_no_tile():
-    world = World(acquisition_of(4, 4), {"T22": turned(0.8, 1.5)})
+    world = World(acquisition_of(4, 4, SIZE, STEP), {"T22": turned(0.8, 1.5)})
     pairs = world.pairs()
     (bad,) = (k for k, pair in enumerate(pairs) if (pair.a, pair.b) == ("T11", "T12"))
     wrong = pairs[bad]
@@ -213,7 +200,7 @@ def test_links_that_contradict_the_others_bend_no_tile():
 
 
 def test_links_without_points_count_and_one_tile_has_none():
-    world = World(acquisition_of(2, 2), {"T01": turned(0.8, 1.5)})
+    world = World(acquisition_of(2, 2, SIZE, STEP), {"T01": turned(0.8, 1.5)})
     pairs = world.pairs()
     grid = CellGrid(world.acquisition)
     pairs[2] = PairResult(**{**vars(pairs[2]), "points": ()})
@@ -222,7 +209,9 @@ def test_links_without_points_count_and_one_tile_has_none():
     found = solve_bends(grid, pairs, np.ones(4, bool), start - start[0], free)
     assert "T01" in clear_shapes(found)
     assert np.abs(found.residuals).max() < 0.3
-    assert place(acquisition_of(1, 1), [], tile_model="affine").origins() == {"T00": (0, 0, 0)}
+    assert place(acquisition_of(1, 1, SIZE, STEP), [], tile_model="affine").origins() == {
+        "T00": (0, 0, 0)
+    }
     bare = [PairResult(**{**vars(pair), "points": ()}) for pair in pairs]
     told = place(world.acquisition, bare, tile_model="auto")
     assert not told.matrices(SIZE)
@@ -232,7 +221,7 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
     """The overlap of 30 voxels is gone where a tile is sheared by 80 over its height."""
     shape = np.zeros((3, 3))
     shape[2, 1] = 80
-    world = World(acquisition_of(2, 2), {"T01": shape}, jitter=0.5)
+    world = World(acquisition_of(2, 2, SIZE, STEP), {"T01": shape}, jitter=0.5)
     placement = place(world.acquisition, world.pairs(), tile_model="affine")
     (text,) = [text for text in placement.warnings if "leave gaps between neighbours" in text]
     assert (
@@ -245,7 +234,7 @@ def test_shapes_that_leave_the_overlap_are_told(tmp_path):
         again.matrices(SIZE)["T01"], placement.matrices(SIZE)["T01"]
     )
     shape[2, 1] = 300
-    world = World(acquisition_of(2, 2), {"T01": shape}, jitter=0.5)
+    world = World(acquisition_of(2, 2, SIZE, STEP), {"T01": shape}, jitter=0.5)
     pairs = [pair for pair in world.pairs() if pair.points]
     with pytest.raises(
         StitchingError, match=(r"tile T01 of .* leans or is distorted so much that it fills no")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from scipy import ndimage
+from seams import acquisition_of
 
 from terareg.stitching.cells import CellGrid
 from terareg.stitching.channel_shift import ChannelShift, channel_poses, channel_warps
@@ -18,18 +19,6 @@ from terareg.volumes.warps import on_lattice
 
 SIZE = (60, 200, 200)
 STEP = 165
-
-
-def acquisition_of(rows, columns):
-    tiles = tuple(
-        SimpleNamespace(name=f"T{r}{c}", row=r, column=c, origin_vox=(0.0, r * STEP, c * STEP))
-        for r in range(rows)
-        for c in range(columns)
-    )
-    return SimpleNamespace(
-        tiles=tiles, rows=rows, columns=columns, tile_shape=SIZE, spacing_um=(2.0, 2.0, 2.0),
-        overlap=(1 - STEP / SIZE[1],) * 2,
-    )  # fmt: skip
 
 
 class World:
@@ -98,7 +87,7 @@ class World:
 
 @pytest.mark.slow
 def test_seams_of_distorted_tiles_fit_and_the_report_says_how_much(tmp_path):
-    world = World(acquisition_of(3, 3), 1.0)
+    world = World(acquisition_of(3, 3, SIZE, STEP), 1.0)
     pairs = world.pairs()
     straight = place(world.acquisition, pairs, tile_model="translation")
     placement = place(world.acquisition, pairs, tile_model="auto")
@@ -119,7 +108,7 @@ def test_seams_of_distorted_tiles_fit_and_the_report_says_how_much(tmp_path):
 
 @pytest.mark.slow
 def test_straight_tiles_stay_so_whatever_the_noise():
-    world = World(acquisition_of(2, 3), 0.0)
+    world = World(acquisition_of(2, 3, SIZE, STEP), 0.0)
     for noise in (0.1, 1.5):
         pairs = world.pairs(noise)
         assert place(world.acquisition, pairs, tile_model="auto") == place(
@@ -129,7 +118,7 @@ def test_straight_tiles_stay_so_whatever_the_noise():
 
 @pytest.mark.slow
 def test_points_that_are_off_bend_no_tile():
-    straight, bent = (World(acquisition_of(2, 3), sd) for sd in (0.0, 1.0))
+    straight, bent = (World(acquisition_of(2, 3, SIZE, STEP), sd) for sd in (0.0, 1.0))
     wrong = place(straight.acquisition, straight.pairs(outliers=5), tile_model="auto")
     assert not wrong.warps(SIZE)
     found = place(bent.acquisition, bent.pairs(outliers=5), tile_model="auto")
@@ -140,7 +129,7 @@ def test_points_that_are_off_bend_no_tile():
 
 @pytest.mark.slow
 def test_tiles_without_links_have_no_field_and_fields_fade_away_from_seams():
-    world = World(acquisition_of(1, 3), 1.0)
+    world = World(acquisition_of(1, 3, SIZE, STEP), 1.0)
     pairs = world.pairs()[:1]
     grid = CellGrid(world.acquisition)
     start = np.array([world.origins[name] for name in sorted(world.origins)])
@@ -157,7 +146,7 @@ def test_tiles_without_links_have_no_field_and_fields_fade_away_from_seams():
 
 @pytest.mark.slow
 def test_a_pair_without_points_counts_with_its_displacement():
-    world = World(acquisition_of(2, 2), 1.0)
+    world = World(acquisition_of(2, 2, SIZE, STEP), 1.0)
     pairs = world.pairs()
     pairs[1] = replace(pairs[1], points=())
     grid = CellGrid(world.acquisition)
@@ -185,7 +174,7 @@ def test_samples_of_the_basis_have_the_variance_and_mean_of_their_law():
 
 def test_channels_find_the_field_at_the_pixels_that_show_the_same():
     """A channel that is shifted and magnified: voxels lead to the index that shows their place."""
-    world = World(acquisition_of(1, 2), 1.0)
+    world = World(acquisition_of(1, 2, SIZE, STEP), 1.0)
     straight = place(world.acquisition, world.pairs(), tile_model="translation")
     nodes = tuple(tuple(map(tuple, axis)) for axis in world.fields["T01"].tolist())
     tiles = {**straight.tiles, "T01": replace(straight.tiles["T01"], field_vox=nodes)}

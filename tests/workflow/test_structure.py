@@ -95,6 +95,13 @@ def test_every_job_has_log_benchmark_environment_and_script(jobs):
         assert Path(rule.script).name == f"{SAME_SCRIPT.get(name, name)}.py", name
 
 
+def test_nothing_runs_before_the_check_of_inputs_but_what_it_reads(jobs):
+    """Of jobs that could start, Snakemake takes any of those with the highest priority."""
+    first = jobs["check_inputs"].priority
+    as_early = {name for name, rule in jobs.items() if rule.priority >= first}
+    assert as_early == {"check_inputs", "index_acquisition", "index_input", "copy_own_file"}
+
+
 def test_every_script_environment_caption_and_schema_exists():
     text = "".join(p.read_text() for p in (ROOT / "workflow/rules").glob("*.smk"))
     named = set(re.findall(r'"\.\./((?:scripts|envs|report)/[^"]+)"', text))

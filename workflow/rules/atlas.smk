@@ -16,7 +16,7 @@ rule prepare_atlas:
         f"{RUN.results}/atlases/logs/{{atlas}}.log",
     benchmark:
         f"{RUN.results}/atlases/benchmarks/{{atlas}}.tsv"
-    priority: 100
+    priority: 90
     conda:
         "../envs/register.yaml"
     threads: threads_of("prepare_atlas")
@@ -44,7 +44,7 @@ rule prepare_atlas_image:
         f"{RUN.results}/atlases/logs/{{atlas}}_{{image}}.log",
     benchmark:
         f"{RUN.results}/atlases/benchmarks/{{atlas}}_{{image}}.tsv"
-    priority: 100
+    priority: 90
     conda:
         "../envs/register.yaml"
     threads: threads_of("prepare_atlas_image")

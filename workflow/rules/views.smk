@@ -18,7 +18,7 @@ rule first_look:
     benchmark:
         benchmark_of("first_look/{atlas}")
     # a wrong orientation is then seen before the statistics of the tiles are gathered
-    priority: 100
+    priority: 90
     conda:
         "../envs/views.yaml"
     threads: threads_of("first_look")
