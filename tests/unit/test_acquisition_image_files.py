@@ -72,6 +72,57 @@ def test_pages_of_every_writer_read_back_alone(tmp_path, options):
             assert count == 3 * SHAPE[2] * 2
 
 
+PARTS = {
+    "strips": {"rowsperstrip": 16, "compression": "zlib"},
+    "strips, lzw with predictor": {"rowsperstrip": 8, "compression": "lzw", "predictor": True},
+    "tiles": {"tile": (32, 48), "compression": "zlib"},
+    "tiles, plain": {"tile": (16, 64)},
+    "tiles larger than the plane": {"tile": (512, 512), "compression": "zlib"},
+}
+
+
+@pytest.mark.parametrize("options", PARTS.values(), ids=PARTS)
+@pytest.mark.parametrize("page", [None, 1])
+def test_rows_come_from_the_strips_or_tiles_that_hold_them(tmp_path, options, page):
+    stack = np.random.default_rng(1).integers(
+        0, 4000, (1 if page is None else 2, 250, 130), "uint16"
+    )
+    write(tmp_path / "a.tif", stack, metadata=None, **options)
+    store, expected = Store(str(tmp_path)), (stack.shape[1:], "uint16")
+    for start, stop in [(0, 250), (0, 1), (249, 250), (31, 33), (16, 32), (90, 170), (40, 40)]:
+        rows, count = read_rows(store, "a.tif", expected, slice(start, stop), page=page)
+        np.testing.assert_array_equal(rows, stack[-1, start:stop])
+        if max(options.get("tile", (0,))) < 250:
+            # at most a tile's rows above and below, of bytes that do not shrink, and directories
+            assert count <= (stop - start + 64) * 192 * 2 * 1.1 + 8192
+
+
+def test_strips_that_lie_far_apart_are_read_one_by_one_and_empty_ones_are_an_error(tmp_path):
+    write(tmp_path / "a.tif", STACK[0], rowsperstrip=20, compression="zlib")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        starts, counts = (tiff.pages[0].tags[name] for name in ("StripOffsets", "StripByteCounts"))
+        first, code = starts.value[0], {3: "H", 4: "I"}
+    moved = len(data) + 100_000
+    packed = struct.pack(f"<{code[starts.dtype]}", moved)
+    strip = data[first : first + counts.value[0]]
+    far = data[: starts.valueoffset] + packed + data[starts.valueoffset + len(packed) :]
+    (tmp_path / "a.tif").write_bytes(far + bytes(100_000) + strip)
+    store = Store(str(tmp_path))
+    plane, count = read_rows(store, "a.tif", EXPECTED)
+    np.testing.assert_array_equal(plane, STACK[0])
+    assert count < 20_000
+
+    nothing = struct.pack(f"<{code[counts.dtype]}", 0)
+    (tmp_path / "a.tif").write_bytes(
+        data[: counts.valueoffset] + nothing + data[counts.valueoffset + len(nothing) :]
+    )
+    with pytest.raises(
+        AcquisitionError, match=r"a.tif is damaged \(a strip or tile has no bytes\)"
+    ):
+        read_rows(store, "a.tif", EXPECTED)
+
+
 def test_one_directory_for_many_images(tmp_path):
     write_imagej_beyond_4_gb(tmp_path / "a.tif")
     store = Store(str(tmp_path))

@@ -1,13 +1,13 @@
 """Pixels of single planes: rows of an image file, or of one of its pages.
 
-Rows of an uncompressed TIFF are read directly from their place in the file. Otherwise the whole
-file is decoded if it holds one plane, or else the whole page.
+Rows of an uncompressed TIFF are read directly from their place in the file. Of a TIFF in compressed
+strips, or in tiles, those are decoded that hold the rows; a PNG is decoded as a whole.
 """
 
 from __future__ import annotations
 
-import io
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import imagecodecs
@@ -86,9 +86,7 @@ def read_rows(
             layout = layout_of(file, key, page)
             check_kind(layout.kind, key, expected)
             if layout.data_start is None:
-                out[...] = _decode(file, key, expected, None if page is None else layout)[
-                    start:stop
-                ]
+                out[...] = _decode(file, key, layout, start, stop)
             else:
                 view = out.reshape(-1).view(np.uint8).data
                 file.fill(layout.data_start + start * shape[1] * out.itemsize, view)
@@ -131,17 +129,14 @@ def read_box(
     return out, out.nbytes
 
 
-def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None) -> np.ndarray:
-    """Decode an image that is compressed, tiled or scattered over its file."""
-    name = PurePosixPath(key).name
+def _decode(file: ObjectFile, key: str, layout: PlaneLayout, start: int, stop: int) -> np.ndarray:
+    """Decode rows of an image that is compressed, tiled or scattered over its file."""
     try:
-        if page is not None:
-            image = _decode_page(file, name, page)
-        elif (data := file.all())[:8] == PNG_SIGNATURE:
-            image = imagecodecs.png_decode(data)
+        if file.get(0, 8) == PNG_SIGNATURE:
+            image = imagecodecs.png_decode(file.all())
+            found, image = image.shape, image[start:stop]
         else:
-            with tifffile.TiffFile(io.BytesIO(data), name=name) as tiff:
-                image = tiff.pages.first.asarray(maxworkers=1)
+            found, image = _decode_page(file, PurePosixPath(key).name, layout, start, stop)
     except MemoryError:
         raise
     except Exception as error:  # damaged bytes can make decoders raise anything
@@ -149,15 +144,55 @@ def _decode(file: ObjectFile, key: str, expected: Kind, page: PlaneLayout | None
             f"{key} is damaged ({error}); copy it again, or delete it and set "
             "input.missing_planes: interpolate"
         ) from error
-    if (image.shape, image.dtype.name) != (tuple(expected[0]), expected[1]):
+    if (found, image.dtype.name) != layout.kind:
         raise AcquisitionError(
-            f"{key} decodes to {image.shape} {image.dtype}, but {expected[0]} {expected[1]} is "
+            f"{key} decodes to {found} {image.dtype}, but {layout.shape} {layout.dtype} is "
             "stated in its header; copy it again"
         )
     return image
 
 
-def _decode_page(file: ObjectFile, name: str, page: PlaneLayout) -> np.ndarray:
+def _decode_page(
+    file: ObjectFile, name: str, layout: PlaneLayout, start: int, stop: int
+) -> tuple[tuple[int, ...], np.ndarray]:
+    """Shape of a page of a TIFF, and rows of it from the strips or tiles that hold them."""
     with tifffile.TiffFile(file, name=name) as tiff:
-        tiff.filehandle.seek(page.directory)
-        return tifffile.TiffPage(tiff, index=0).asarray(maxworkers=1)
+        tiff.filehandle.seek(layout.directory)
+        page = tifffile.TiffPage(tiff, index=0)
+        if page.shape != layout.shape or len(page.chunks) != 2:
+            return page.shape, page.asarray(maxworkers=1)[start:stop]
+        height, width = (min(chunk, size) for chunk, size in zip(page.chunks, page.shape))
+        across = -(-page.shape[1] // width)
+        first, last = start // height * across, -(-stop // height) * across
+        out = np.empty((stop - start, page.shape[1]), page.dtype)
+        encoded = _segments(file, page.dataoffsets[first:last], page.databytecounts[first:last])
+        for index, data in enumerate(encoded, first):
+            tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
+            values, (_, _, top, left, _), _ = page.decode(data, index, **tables)
+            rows, columns = values.shape[1:3]
+            low, high = max(start, top), min(stop, top + rows)
+            right = min(left + columns, page.shape[1])
+            out[low - start : high - start, left:right] = values[
+                0, low - top : high - top, : right - left, 0
+            ]
+        return page.shape, out
+
+
+def _segments(
+    file: ObjectFile, starts: Sequence[int], counts: Sequence[int]
+) -> Iterator[memoryview]:
+    """Encoded strips or tiles; those that lie close together are fetched at once."""
+    if not counts:
+        return
+    if min(counts) < 1:
+        raise ValueError("a strip or tile has no bytes")
+    begin, end = min(starts), max(start + count for start, count in zip(starts, counts))
+    if end - begin <= 2 * sum(counts):
+        span = memoryview(bytearray(end - begin))
+        file.fill(begin, span)
+        yield from (span[start - begin :][:count] for start, count in zip(starts, counts))
+        return
+    for start, count in zip(starts, counts):
+        data = memoryview(bytearray(count))
+        file.fill(start, data)
+        yield data
