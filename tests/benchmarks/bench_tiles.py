@@ -26,6 +26,7 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 from terareg.acquisition.colm import ColmLayout  # noqa: E402
 from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
+from terareg.acquisition.plane_files import read_rows  # noqa: E402
 from terareg.acquisition.tile_correction import Flatfield  # noqa: E402
 from terareg.acquisition.tiles import TileSource, corrected_key, write_corrected  # noqa: E402
 from terareg.core.parallel import peak_memory_mb  # noqa: E402
@@ -103,6 +104,32 @@ def read_slabs(source: TileSource, pool: ThreadPoolExecutor, y=slice(None), x=sl
     list(pool.map(lambda z: source.read("LOC000", z, min(z + 16, depth), y, x).shape, starts))
 
 
+WRITERS = {
+    "plain": {},
+    "zlib, strips": {"compression": "zlib"},
+    "LZW, strips of 2 rows": {"compression": "lzw", "rowsperstrip": 2},
+    "zlib, tiles": {"compression": "zlib", "tile": (256, 256)},
+    "zlib, one strip": {"compression": "zlib", "rowsperstrip": 2**16},
+}
+
+
+def bench_parts(folder: Path, size: int) -> None:
+    """Reading a plane in five parts, as rows of blocks do, beside reading it once."""
+    image = np.random.default_rng(0).poisson(300, (size, size)).astype("uint16")
+    store, expected = Store(str(folder)), ((size, size), "uint16")
+    parts = [slice(start, start + -(-size // 5)) for start in range(0, size, -(-size // 5))]
+    for name, options in WRITERS.items():
+        tifffile.imwrite(folder / "plane.tif", image, photometric="minisblack", **options)
+        seconds = []
+        for rows in ([slice(None)], parts):
+            begin = time.process_time()
+            for _ in range(8):
+                for part in rows:
+                    read_rows(store, "plane.tif", expected, part)
+            seconds.append((time.process_time() - begin) / 8)
+        print(f"{name:34s}{seconds[0]:10.4f}{seconds[1]:10.4f}{seconds[1] / seconds[0]:8.2f}")
+
+
 def bench_kept(
     root: Path, flatfield: Flatfield, pool: ThreadPoolExecutor, threads: int, base: float
 ) -> None:
@@ -153,6 +180,8 @@ def main() -> None:
             base = bench_files(root, compression or "plain", flatfield, pool)
             if compression is None:
                 bench_kept(root, flatfield, pool, args.threads, base)
+        print("one plane, CPU seconds".ljust(34) + "      once  in parts   ratio")
+        bench_parts(Path(folder), args.size)
     print(f"peak memory {peak_memory_mb():.0f} MB")
 
 
