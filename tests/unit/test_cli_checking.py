@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import yaml
 import zarr
 from cohort_truth import write_cohort, write_table_of
@@ -64,6 +65,20 @@ def test_a_sample_of_derived_volumes_alone(workspace, capsys):
     derived = {"shared": {"from": "v.ome.zarr", "do": "convert", "format": "precomputed"}}
     code, text = checked(workspace, {"sample": "only", "derived": derived}, capsys)
     assert code == 0 and "sample only, without images of its own\n  derived      shared" in text
+
+
+def test_images_are_told_one_a_line(workspace, capsys):
+    tifffile.imwrite("c.tif", np.ones((2, 9, 8, 7), np.uint16), metadata={"axes": "CZYX"}, ome=True)
+    channels = {"red": {"path": "c.tif", "channel": 0}, "green": {"path": "c.tif", "channel": 1}}
+    image = {
+        "kind": "volume",
+        "channels": channels,
+        "spacing_um": [50, 50, 50],
+        "orientation": "SAR",
+    }
+    code, text = checked(workspace, {"sample": "only", "input": image, "atlases": {}}, capsys)
+    assert code == 0, text
+    assert f"channels     red: c.tif, channel 0\n{'':15}green: c.tif, channel 1\n" in text
 
 
 def test_the_first_mistake_is_one_sentence(workspace, capsys):

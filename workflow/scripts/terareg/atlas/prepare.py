@@ -36,6 +36,7 @@ from terareg.atlas.sources import (
     read_image,
     spacing_of,
 )
+from terareg.atlas.symmetry import check_left_right
 from terareg.core.errors import AtlasError
 from terareg.core.frames import Frame
 from terareg.core.orientation import check_orientation
@@ -234,8 +235,9 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     ------
     AtlasError
         If a file cannot be read; template and annotation differ in shape or frame; the voxel size
-        is missing, ambiguous or implausible; ids are not integers from 0 to 2**32 - 1, or are not
-        in the ontology; the template is constant.
+        is missing, ambiguous or implausible; the template is symmetric about another axis than
+        left-right, and no image of the hemispheres says otherwise; ids are not integers from 0 to
+        2**32 - 1, or are not in the ontology; the template is constant.
     ConfigError
         If the orientation is invalid.
     """
@@ -277,6 +279,8 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         image = read_image(settings.hemispheres, "hemispheres", stated=stated)
         check_same_grid(annotation, image, stated=stated)
         sides = _sides(image, settings.hemisphere_values)
+    else:
+        check_left_right(intensities, labels, orientation, template.name)
 
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)

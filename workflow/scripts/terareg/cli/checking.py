@@ -144,7 +144,11 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
         )
         for problem in found.problems:
             yield f"  note         {problem}"
-    yield f"  channels     {', '.join(f'{k}: {v}' for k, v in source['channels'].items())}"
+    lines = [f"{name}: {_channel(value)}" for name, value in source["channels"].items()]
+    apart = (
+        f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "
+    )
+    yield f"  channels     {apart.join(lines)}"
     yield f"  volume       {z} x {y} x {x} voxels of {spacing} um: {size} mm (z, y, x)"
     if "input.orientation" not in asked:
         yield f"  orientation  {source['orientation']} (z, y, x)"
@@ -155,6 +159,15 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
         code = run.atlas(name)["orientation"]
         by = "" if run.is_registered(name) else f", reached through {run.registered_for(name)}"
         yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
+
+
+def _channel(value: Any) -> str:
+    """A channel of tiles: its number; of volumes: the image, and the keys that were set."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    unset = (value["path"], None, False)
+    more = [f"{key} {v}" for key, v in value.items() if not any(v is one for one in unset)]
+    return ", ".join([str(value["path"]), *more])
 
 
 def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:

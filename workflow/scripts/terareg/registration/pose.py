@@ -204,7 +204,7 @@ def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
     codes = tuple(info.get("better_orientations", ()))
     if codes and not confirmed:
         raise RegistrationError(
-            f"{Doubt(codes).sentence(name, info['orientation'])} and run again, or set "
+            f"{Doubt(codes).sentence(name, info['orientation'])}, and run again, or set "
             "input.orientation_confirmed: true if the preview shows that the orientation is right"
         )
 
@@ -223,7 +223,8 @@ class Doubt:
         return (
             f"sample {name.removeprefix('sample ')} is declared {declared} but fits the atlas "
             f"much better as {pairs}{reason}; codes that differ only in R and L are mirror "
-            "images, which only a mark on one side can tell apart; correct input.orientation"
+            "images, which only a mark on one side can tell apart; correct input.orientation, or "
+            "atlases.NAME.orientation if that is the wrong one"
         )
 
 
