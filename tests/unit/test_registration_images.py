@@ -53,6 +53,34 @@ def test_bright_artefact_does_not_hide_dim_tissue():
     assert prepared.tissue.sum() > 0.8 * ball().sum()
 
 
+@pytest.mark.parametrize("gain", [3, 10, 30])
+def test_bright_parts_hide_neither_tissue_nor_its_contrast(gain):
+    """A nuclear stain: a fifth of the brain is many times as bright as the rest."""
+    brain = ball(radius=9.0)
+    texture = ndimage.gaussian_filter(np.random.default_rng(3).standard_normal(brain.shape), 1.5)
+    grey = brain * (1 + 0.2 * texture / texture.std())
+    bright = brain & (np.indices(brain.shape)[1] > 15)
+    assert 0.1 < bright.sum() / brain.sum() < 0.3
+    data = np.where(bright, gain * grey, grey) + 0.02 * np.random.default_rng(4).standard_normal(
+        brain.shape
+    )
+    ready = prepare(Image(data.astype(np.float32), FRAME))
+    assert (ready.tissue & brain).sum() / (ready.tissue | brain).sum() > 0.75
+    dim = ndimage.binary_erosion(brain & ~bright, iterations=2)
+    assert np.corrcoef(ready.values[dim], data[dim])[0, 1] > 0.99
+    assert ready.values[dim].mean() > 0.11, "dim tissue stands out"
+    order = np.argsort(data[brain])
+    assert (np.diff(ready.values[brain][order]) >= 0).all(), "no grey value changes places"
+
+
+def test_ordinary_contrast_is_left_as_it_is():
+    data = ball_image().data
+    ready = prepare(Image(data, FRAME))
+    low, high = (ready.values[ball()].min(), ready.values[ball()].max())
+    assert 0 < low < high
+    np.testing.assert_allclose(np.corrcoef(data.ravel(), ready.values.ravel())[0, 1], 1, atol=1e-6)
+
+
 def test_voxels_without_value_get_no_weight_and_a_warning():
     data = ball_image().data.copy()
     data[:3] = np.nan

@@ -235,6 +235,26 @@ def test_a_wrong_letter_is_named_where_most_of_a_brain_is_its_outline(half_axes_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("gain", [10, 30])
+def test_a_brain_whose_ends_are_very_bright_is_found_and_gets_no_advice(gain):
+    """As cerebellum and olfactory bulb in a nuclear stain, with the floor of the brain cut away."""
+    true = affine_about_centre((4, 3, 5), (0.95, 0.9, 1.0), (200, 100, 0))
+
+    def stained(value, label, points):
+        along = Truth(true).to_atlas(points)[2] / ATLAS_FRAME.extent_um[2]
+        return value * np.where((along < 0.25) | (along > 0.78), gain, 1)
+
+    whole = Truth(true).sample(contrast=stained)
+    data = whole.data[:, : int(0.6 * whole.data.shape[1])]
+    frame = Frame(data.shape, whole.frame.spacing_um, whole.frame.origin_um, "RIP")
+    found, info = initial_affine(
+        atlas(), Image(data, frame, name="b"), PoseSettings(extent="whole")
+    )
+    assert corner_error_um(found, true) < 1500.0
+    assert info["better_orientations"] == []
+
+
+@pytest.mark.slow
 def test_an_ellipsoid_that_is_the_same_both_ways_gets_no_advice():
     halves, grey = (1000, 1300, 1400), (900, 900, 900)
     sample = ellipsoid(halves, grey, bend_um=100.0, seed=2)

@@ -24,6 +24,12 @@ _CUT_SHARE = 0.9
 _CUT_FACE = 0.02
 _CUT_BLUR = 1.0
 _CUT_DEPTH = 1.5
+# intensity, in medians of the tissue, from which on they are compressed: templates and
+# autofluorescence have few voxels beyond it
+_BRIGHT = 2.0
+# share of the variance between the classes below a threshold, above which these are classes: noise
+# and haze have up to .74, dim tissue beside very bright parts .86 to .95
+_APART = 0.8
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class WorkingImage:
     Attributes
     ----------
     values : numpy.ndarray, float32, shape (z, y, x)
-        Background 0, bright tissue (98th percentile) about 1.
+        Background 0, bright tissue (98th percentile) about 1; see :func:`prepare`.
     weight : numpy.ndarray, float32
         0 where there are no data, otherwise up to 1.
     tissue : numpy.ndarray of bool
@@ -109,7 +115,9 @@ def prepare(image: Image) -> WorkingImage:
     """Check an image, find its tissue and bring its intensities to a common scale.
 
     Background is the median of the outer faces. Bright-field images (tissue darker than its
-    surroundings) work as well; they are inverted, so that tissue is positive.
+    surroundings) work as well; they are inverted, so that tissue is positive. Beyond twice the
+    median of the tissue intensities grow as their logarithm, so that a few bright parts, such as
+    cerebellum and olfactory bulb in a nuclear stain, do not decide alone where the atlas lies.
 
     Raises
     ------
@@ -154,6 +162,8 @@ def prepare(image: Image) -> WorkingImage:
     contrast = np.abs(data - background)
     tissue = tissue_mask(contrast)
     share = tissue.mean()
+    if tissue.any() and (median := float(np.median(contrast[tissue]))) > 0:
+        _compress(contrast, _BRIGHT * median)
     scale = float(np.percentile(contrast[tissue], 98)) if tissue.sum() >= 32 else 0.0
     if not scale > 0:
         raise RegistrationError(
@@ -167,9 +177,16 @@ def prepare(image: Image) -> WorkingImage:
     if share > 0.98:
         warnings.append(f"no_background: {name} has hardly any background ({share:.0%} tissue)")
     sign = 1.0 if np.median(data[tissue]) >= background else -1.0
-    values = np.clip(sign * (data - background) / scale, -0.5, 2.0).astype(np.float32)
+    values = np.copysign(contrast, sign * (data - background)) / scale
+    values = np.clip(values, -0.5, 2.0).astype(np.float32)
     values[weight == 0] = 0
     return WorkingImage(values, weight, tissue, frame, tuple(warnings))
+
+
+def _compress(contrast: np.ndarray, knee: float) -> None:
+    """Let contrast go on as a logarithm beyond the knee, with the same slope there; in place."""
+    bright = contrast > knee
+    contrast[bright] = knee * (1 + np.log(contrast[bright] / knee))
 
 
 def reduced(image: Image, voxel_um: float | None = None) -> Image:
@@ -212,18 +229,17 @@ def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
     """Voxels whose contrast with the background is above Otsu's threshold (1979), cleaned.
 
     The threshold is found on the square roots, which keeps dim tissue in spite of bright artefacts.
-    Holes are filled if ``fill`` is true, and pieces smaller than 2 % of the largest are dropped.
+    If most of what stands out lies below it (a nuclear stain, in which cerebellum and olfactory
+    bulb are 20 times as bright as the rest), the threshold below it is taken. Holes are filled if
+    ``fill`` is true, and pieces smaller than 2 % of the largest are dropped.
     """
     root = np.sqrt(ndimage.gaussian_filter(contrast, 0.7))
     root = np.minimum(root, np.percentile(root, 99.5))
-    counts, edges = np.histogram(root, 256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    total = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (total / below - (total[-1] - total) / above) ** 2
-    cut = centres[int(np.nanargmax(between[:-1]))]
+    cut, _ = _otsu(root)
+    below = root[root <= cut]
+    lower, apart = _otsu(below)
+    if apart >= _APART and (below > lower).sum() > (root > cut).sum():
+        cut = lower
     mask = ndimage.binary_fill_holes(root > cut) if fill else root > cut
     labels, n = ndimage.label(mask)
     if n > 1:
@@ -231,6 +247,20 @@ def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
         sizes[0] = 0
         mask = (sizes >= 0.02 * sizes.max())[labels]
     return mask
+
+
+def _otsu(values: np.ndarray) -> tuple[float, float]:
+    """Otsu's threshold, and the share of the variance that lies between the classes."""
+    counts, edges = np.histogram(values, 256)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below = np.cumsum(counts)
+    above = below[-1] - below
+    total = np.cumsum(counts * centres)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (total / below - (total[-1] - total) / above) ** 2
+    best = int(np.nanargmax(between[:-1]))
+    variance = float(np.var(values, dtype=np.float64)) * below[-1] ** 2
+    return centres[best], float(between[best]) / max(variance, 1e-30)
 
 
 def soften_cut(image: WorkingImage) -> WorkingImage:

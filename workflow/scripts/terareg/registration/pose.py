@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 
 # one pose is clearly better than another if it leaves so much less of the variance unexplained, or
 # so much less of what the other leaves: most of a brain's variance is its outline, which fits many
-_BETTER = 0.03
+_BETTER = 0.1
 _BETTER_SHARE = 0.25
+_BETTER_EXTENT = 0.03
 _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user rotated by more than this may be nearer to another orientation code
@@ -292,7 +293,7 @@ def _judge_landmarks(
 def _best_extent(scores: dict[str, float]) -> str:
     """Best extent; a half is chosen only if it explains clearly more than the whole."""
     best = min(scores, key=scores.__getitem__)
-    if "whole" in scores and scores[best] > scores["whole"] - _BETTER:
+    if "whole" in scores and scores[best] > scores["whole"] - _BETTER_EXTENT:
         return "whole"
     return best
 

@@ -32,6 +32,7 @@ _VOXELS_PER_SIZE = (9, 18)
 _BINS = 8
 _LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
+_SATURATED = 2.5  # medians of the tissue
 # standard deviations of the mean log scale and of its differences, and the cost of one of them
 _SCALE_PRIOR = (0.3, 0.15, 0.02)
 # residual distance between brains after an affine (share of the brain's size), and the cost of a
@@ -78,6 +79,16 @@ def presence(image: WorkingImage, extent: str) -> np.ndarray:
     distance = sign * (frame.axes_um()[axis] - middle) / frame.spacing_um[axis]
     ramp = np.clip(0.5 + distance / 2, 0, 1).astype(np.float32)
     return np.broadcast_to(ramp.reshape([-1 if a == axis else 1 for a in range(3)]), shape).copy()
+
+
+def saturated(image: WorkingImage) -> np.ndarray:
+    """Intensities that a pose is judged by, float32 (z, y, x), at most :data:`_BRIGHTEST`.
+
+    Bright parts are cut off where few voxels of a template or of autofluorescence are: the variance
+    within them says little of where a brain lies.
+    """
+    top = min(_BRIGHTEST, _SATURATED * float(np.median(image.values[image.tissue])))
+    return np.clip(image.values, -0.2, top) * np.float32(_BRIGHTEST / top)
 
 
 class Search:
@@ -283,10 +294,10 @@ class _Level:
         )
         axes = [torch.tensor(axis) for axis in sample.frame.axes_um()]
         self.points = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
-        self.target = torch.tensor(np.clip(sample.values, -0.2, _BRIGHTEST)).reshape(-1)
+        self.target = torch.tensor(saturated(sample)).reshape(-1)
         self.weight = torch.tensor(sample.weight).reshape(-1)
         self.volumes = {
-            name: torch.tensor(np.clip(atlas.values * presence(atlas, name), 0, _BRIGHTEST))[None]
+            name: torch.tensor(np.maximum(saturated(atlas) * presence(atlas, name), 0))[None]
             for name in EXTENTS
         }
         self.cut = cut_faces(atlas)
