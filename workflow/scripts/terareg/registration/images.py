@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
+from terareg.core.threshold import tissue_threshold
 
 _MINIMUM_VOXELS = 4
 _STRONG_ANISOTROPY = 20.0
@@ -27,9 +28,6 @@ _CUT_DEPTH = 1.5
 # intensity, in medians of the tissue, from which on they are compressed: templates and
 # autofluorescence have few voxels beyond it
 _BRIGHT = 2.0
-# share of the variance between the classes below a threshold, above which these are classes: noise
-# and haze have up to .74, dim tissue beside very bright parts .86 to .95
-_APART = 0.8
 
 
 @dataclass(frozen=True)
@@ -226,41 +224,20 @@ def _block_sums(planes: np.ndarray, factor: Sequence[int]) -> np.ndarray:
 
 
 def tissue_mask(contrast: np.ndarray, fill: bool = True) -> np.ndarray:
-    """Voxels whose contrast with the background is above Otsu's threshold (1979), cleaned.
+    """Voxels whose contrast with the background is above :func:`tissue_threshold`, cleaned.
 
-    The threshold is found on the square roots, which keeps dim tissue in spite of bright artefacts.
-    If most of what stands out lies below it (a nuclear stain, in which cerebellum and olfactory
-    bulb are 20 times as bright as the rest), the threshold below it is taken. Holes are filled if
-    ``fill`` is true, and pieces smaller than 2 % of the largest are dropped.
+    Holes are filled if ``fill`` is true, and pieces smaller than 2 % of the largest are dropped.
     """
-    root = np.sqrt(ndimage.gaussian_filter(contrast, 0.7))
-    root = np.minimum(root, np.percentile(root, 99.5))
-    cut, _ = _otsu(root)
-    below = root[root <= cut]
-    lower, apart = _otsu(below)
-    if apart >= _APART and (below > lower).sum() > (root > cut).sum():
-        cut = lower
-    mask = ndimage.binary_fill_holes(root > cut) if fill else root > cut
+    smooth = ndimage.gaussian_filter(contrast, 0.7)
+    mask = smooth > tissue_threshold(smooth)
+    if fill:
+        mask = ndimage.binary_fill_holes(mask)
     labels, n = ndimage.label(mask)
     if n > 1:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
         mask = (sizes >= 0.02 * sizes.max())[labels]
     return mask
-
-
-def _otsu(values: np.ndarray) -> tuple[float, float]:
-    """Otsu's threshold, and the share of the variance that lies between the classes."""
-    counts, edges = np.histogram(values, 256)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    above = below[-1] - below
-    total = np.cumsum(counts * centres)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        between = below * above * (total / below - (total[-1] - total) / above) ** 2
-    best = int(np.nanargmax(between[:-1]))
-    variance = float(np.var(values, dtype=np.float64)) * below[-1] ** 2
-    return centres[best], float(between[best]) / max(variance, 1e-30)
 
 
 def soften_cut(image: WorkingImage) -> WorkingImage:

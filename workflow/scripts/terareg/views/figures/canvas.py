@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from terareg.core.frames import Frame
+from terareg.core.threshold import tissue_threshold
 
 P = ParamSpec("P")
 
@@ -30,6 +31,7 @@ _VIEWS = {
     "S": "horizontal", "I": "horizontal", "A": "coronal", "P": "coronal",
     "R": "sagittal", "L": "sagittal",
 }  # fmt: skip
+_WHITE = 3.0  # in what is typical of tissue
 _DPI = 100
 _STYLE = {
     "font.size": 9.0,
@@ -117,7 +119,9 @@ def axes_grid(figure: Figure, rows: int, columns: int, **ratios) -> np.ndarray:
 def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[float, float]:
     """Display range of an image: percentiles of its finite values, never empty.
 
-    A constant image gets a range of one around its value, so that it shows as mid grey.
+    White is at most three times what is typical of tissue above the lower end, so that a few very
+    bright parts do not leave the rest black. A constant image gets a range of one around its value,
+    so that it shows as mid grey.
     """
     values = np.asarray(values)
     finite = values[np.isfinite(values)]
@@ -126,6 +130,10 @@ def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[fl
     bottom, top = (float(v) for v in np.percentile(finite, [low, high]))
     if top <= bottom:
         bottom, top = float(finite.min()), float(finite.max())
+    if top > bottom:
+        contrast = np.clip(finite.astype(np.float32) - bottom, 0, None)
+        tissue = contrast[contrast > tissue_threshold(contrast)]
+        top = min(top, bottom + _WHITE * float(np.median(tissue))) if tissue.size else top
     return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
 
 
