@@ -163,7 +163,8 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
     ----------
     seams : sequence of mapping
         ``title``; ``before`` and ``after``: pairs of 2-D crops (tile a, tile b) of the same place,
-        by the stage's positions and by the solved ones; ``spacing_um`` (row, column) optional.
+        by the stage's positions and as fusion reads the tiles; ``spacing_um`` (row, column)
+        optional.
     most : int
         Seams shown, from the first.
 
@@ -187,7 +188,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
             np.concatenate([np.ravel(i) for i in (*seam["before"], *seam["after"])])
         )
         for cell, key, words in zip(
-            row, ("before", "after"), ("stage position", "solved position")
+            row, ("before", "after"), ("at the stage's position", "as fused")
         ):
             first, second = (_lying(canvas.shrink(i, 400)[0]) for i in seam[key])
             picture = canvas.composite(first, second, limits)
