@@ -74,6 +74,16 @@ DRAWINGS = {
         (10, 100, 120),
         (5, 1, 1),
     ),
+    "too many fields": lambda: stitching.placement_map(
+        {
+            "tiles": {
+                f"T{n}": {"origin_vox": (0, 0, 120 * n), "field_vox": FIELD} for n in range(151)
+            },
+            "links": [],
+        },
+        (10, 100, 120),
+        (5, 1, 1),
+    ),
     "seams": lambda: stitching.seam_pairs(seams()),
     "loops": lambda: stitching.loop_closure(
         [

@@ -405,6 +405,8 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
             "; fusion corrects this (xml_merging.xml has only the positions of their middles, "
             "placement.json the rest)"
         )
+        if found.elastic is not None:
+            bent[0] += "; with distorted tiles this is a part of their distortion"
     if found.growth:
         told.insert(
             0,

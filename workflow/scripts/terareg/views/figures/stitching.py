@@ -102,8 +102,10 @@ def placement_map(
 def _draw_fields(axes, tiles, places, size) -> str:
     """Arrows of the fields of distorted tiles, enlarged; what they mean, or nothing."""
     fields = {n: np.array(t["field_vox"]) for n, t in tiles.items() if t.get("field_vox")}
-    if not fields or len(fields) > _MOST_FIELDS:
+    if not fields:
         return ""
+    if len(fields) > _MOST_FIELDS:
+        return f"{len(fields)} tiles are distorted within themselves, too many to be drawn"
     largest = max(float(np.hypot(*nodes).max()) for nodes in fields.values())
     shown = slice(None, None, 4)
     start, step = [], []
