@@ -169,6 +169,7 @@ def image_planes(
     See :func:`terareg.volumes.voxels.file_planes`; a damaged file is a :class:`VolumeError`.
     """
     header = describe_image(address, believed=False)
+    check_memory(header.held_bytes // header.shape[0], address, VolumeError)
     with boundary(address, VolumeError, "check that the file is complete"):
         yield from file_planes(address, header, wanted, channel)
 
