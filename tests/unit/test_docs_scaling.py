@@ -30,8 +30,8 @@ def two_images():
     return {"mouse": {**files, "orientation": "RIP", "images": {"nissl": "n.nrrd"}}}
 
 
-def imported(sample):
-    return replace(sample, size=replace(sample.size, held_gb=3.0))
+def imported(sample, held_gb, tiles):
+    return replace(sample, size=replace(sample.size, held_gb=held_gb, tiles=tiles))
 
 
 def compared(sample):
@@ -69,7 +69,8 @@ SAMPLES = {
         1,
     ),
     "a comparison": (compared(brain(**at_working_voxel())), 17, 1, 1),
-    "an image file": (imported(brain(**at_working_voxel())), 17, 1, 1),
+    "an image file": (imported(brain(**at_working_voxel()), 3.0, 0), 17, 1, 1),
+    "an image in chunks": (imported(brain(**at_working_voxel()), 0.0, 0), 17, 1, 1),
 }
 
 
@@ -156,6 +157,8 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "m": (deep * math.prod(grown) + 24 * 128**2) / 1e6,
         "b": 2 * deep * min(sides[0], grown[0] + 30) * sides[1] / 1e6,
         "W": 9 * 64 * height * size.tile_shape[2] * size.bytes_per_voxel / 1e6,
+        "p": 0 if sample.tiled or not size.held_gb else math.prod(grid.shape[1:]) / 1e6,
+        "h": int(not sample.tiled and not size.held_gb),
         "f": size.held_gb,
         "c": math.prod(grid.shape) * size.bytes_per_voxel / levels**3 / 1e6,
         "A": math.prod(atlas.shape) / 1e6,

@@ -122,6 +122,19 @@ def test_an_image_of_two_channels_is_one_file(workspace):
     assert state["t1"] == state["again"] == raw_data.channel_state(run, "scan", "t1")
 
 
+def test_the_first_look_follows_the_image_of_the_channel_that_finds_the_pose(workspace, config):
+    over = scan(workspace)
+    path = over["input"]["channels"]["t1"]
+    over["input"]["channels"]["t2"] = {"path": path, "channel": 1}
+    over["registration"] = {"channel": "t2"}
+    run = run_of(workspace, config, over)
+    expected = {"path": path, "channel": 1, "fill_missing": False}
+    assert raw_data.pose_image(run, "scan") == expected
+    assert raw_data.pose_files(run, "scan") == [path]
+    assert raw_data.pose_raw_state(run, "scan") == raw_data.channel_state(run, "scan", "t2")
+    assert raw_data.pose_image(run, "brain") is None and raw_data.pose_files(run, "brain") == []
+
+
 def test_a_local_image_is_refused_where_jobs_see_no_local_files(workspace):
     config = scan(workspace) | {"store": "s3://brains/volumes"}
     run = run_of(workspace, config, remote="s3://brains/terareg")

@@ -133,8 +133,11 @@ def test_previews_come_before_any_registration(workspace):
     ]
 
 
-def test_a_volume_has_no_tiles_to_look_at_first(workspace):
+def test_a_volume_is_looked_at_first_too(workspace):
     config = workspace.sample()
     config["input"] = {"kind": "volume", "orientation": "SAR", "channels": {"t1": {"path": "a"}}}
     run = run_of(workspace, config)
-    assert targets.preview_files(run, "brain") == ["results/brain/registration/mouse/preview.png"]
+    looks = ["results/brain/views/first_look_mouse.png"]
+    previews = ["results/brain/registration/mouse/preview.png"]
+    assert targets.preview_files(run, "brain") == looks + previews
+    assert set(looks) <= set(targets.reported_files(run, "brain"))

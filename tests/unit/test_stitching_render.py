@@ -132,14 +132,29 @@ def test_gzip_is_the_same_every_time(tmp_path, stitched):
 
 def test_stack_and_thinned_sections(tmp_path, stitched):
     acquisition, placement, _ = stitched
-    write_stack(tmp_path / "stack.json", acquisition)
+    write_stack(tmp_path / "stack.json", acquisition, placement)
     stack = read(tmp_path / "stack.json")
+    assert stack["versionNotes"] == f"terareg, sample {acquisition.sample}"
     assert stack["stackResolutionX"] == pytest.approx(400)
     assert stack["stackResolutionZ"] == 5000
     write_tilespecs(tmp_path / "t.json", acquisition, placement, "ch0", RenderSettings(z_step=2))
     assert {spec["z"] % 2 for spec in read(tmp_path / "t.json")} == {0}
     with pytest.raises(StitchingError, match=r"z_step 0 .* too small"):
         RenderSettings(z_step=0)
+
+
+def test_the_stack_says_that_transforms_are_not_all_that_fusion_does(tmp_path, stitched):
+    acquisition, placement, _ = stitched
+    bent = dict(placement.tiles)
+    bent["LOC000"] = replace(bent["LOC000"], field_vox=(((0.0, 1.0),) * 2,) * 2)
+    bent["LOC001"] = replace(bent["LOC001"], lean_vox=(0.0, 3.0, 0.0))
+    write_stack(tmp_path / "a.json", acquisition, replace(placement, tiles=bent))
+    assert (
+        f"; 2 of {len(bent)} tiles are sheared, scaled or distorted in the fused volume but "
+        in (read(tmp_path / "a.json")["versionNotes"])
+    )
+    write_stack(tmp_path / "b.json", acquisition, replace(placement, growth=0.01))
+    assert f"; {len(bent)} of {len(bent)} tiles" in read(tmp_path / "b.json")["versionNotes"]
 
 
 # ---------------------------------------------------------------- import

@@ -74,6 +74,16 @@ DRAWINGS = {
         (10, 100, 120),
         (5, 1, 1),
     ),
+    "too many fields": lambda: stitching.placement_map(
+        {
+            "tiles": {
+                f"T{n}": {"origin_vox": (0, 0, 120 * n), "field_vox": FIELD} for n in range(151)
+            },
+            "links": [],
+        },
+        (10, 100, 120),
+        (5, 1, 1),
+    ),
     "seams": lambda: stitching.seam_pairs(seams()),
     "loops": lambda: stitching.loop_closure(
         [
@@ -118,6 +128,8 @@ DRAWINGS = {
         [{"level": 0, "voxel_um": "200", "total": "3.5", "match": "3"}] * 4
         + [{"level": 1, "voxel_um": "100", "total": "2", "match": "1"}]
     ),
+    "error bars": lambda: registration.error_bars(BRAIN / 10, LABELS, BRAIN, FRAME),
+    "error bars of nothing": lambda: registration.error_bars(BRAIN, 0 * LABELS, BRAIN, FRAME),
     "jacobian": lambda: registration.jacobian_map(BRAIN / 450 - 0.1, FRAME),
     "histogram": lambda: registration.jacobian_histogram(BRAIN / 450 - 0.1, BRAIN > 100),
     "regions": lambda: regions.region_bars(

@@ -564,6 +564,20 @@ def test_a_sample_without_atlas_shows_its_volume_first(tmp_path, picture):
     assert "Worst regions" not in text
 
 
+def test_the_first_look_at_an_image_is_beside_what_is_said_of_it(tmp_path, results, picture):
+    image = {"source": "a.nii", "form": "NIfTI", "source_dtype": "uint8", "dtype": "uint8"}
+    frame = {"shape": [3, 4, 5], "spacing_um": [1.0, 1.0, 1.0], "orientation": "SAR"}
+    own = tmp_path / "imported"
+    write(own, "input.json", {"version": 1, "frame": frame, "channels": {"t1": image}})
+    for folder, there in ((own, "input"), (results, "acquisition")):
+        (folder / "views").mkdir(parents=True, exist_ok=True)
+        (folder / "views/first_look_mouse.png").write_bytes(picture)
+        stages = {stage["id"]: stage for stage in gather(folder)["stages"]}
+        files = [figure["file"] for figure in stages[there]["figures"]]
+        assert files == ["views/first_look_mouse.png"]
+        assert {"input", "acquisition"} & stages.keys() == {there}
+
+
 def test_volumes_are_links_where_a_browser_can_follow(results):
     write(results, "fused/ch0/complete.json", {"formats": ["ome-zarr", "precomputed"]})
     (results / "fused" / "ch0" / "ome.zarr").mkdir()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from terareg.core.errors import StitchingError
-from terareg.volumes.fusion import FusionSettings, RowFusion
+from terareg.volumes.fusion import FusionSettings, RowFusion, fused_pair
 from terareg.volumes.growths import Growth
 from terareg.volumes.plan import Frame, VolumeSettings, make_plan, rows_of
 from terareg.volumes.sides import Side
@@ -106,6 +106,20 @@ def test_two_distorted_tiles_show_the_scene_as_it_is_whatever_the_blocks():
     assert np.abs(straight[seen] - expected[seen]).mean() > 30
     for longest in (1, 99):
         np.testing.assert_array_equal(fused(source, warps, origins, longest, (16, 16)), whole)
+
+
+def test_the_seam_of_two_distorted_tiles_is_shown_as_it_is_fused():
+    origins = {"A": (0.0, 3.25, 2.5), "B": (0.0, 2.75, 54.4)}
+    warps = {name: Warp(smooth(k), SHAPE[1:]) for k, name in enumerate(origins)}
+    source = Tiles({name: tile(warps[name], origins[name]) for name in origins})
+    settings = FusionSettings(subpixel=True)
+    first, second = fused_pair(Side(source, origins, warps=warps), ("A", "B"), settings)
+    assert first.shape == second.shape and min(first.shape) > 12
+    assert np.abs(first - second).mean() < 5
+    before, after = fused_pair(Side(source, origins), ("A", "B"), settings)
+    assert np.abs(before - after).mean() > 30
+    away = {"A": (0.0, 0.0, 0.0), "B": (0.0, 0.0, 80.0)}
+    assert fused_pair(Side(source, away), ("A", "B"), settings) is None
 
 
 @pytest.mark.parametrize("moved", [False, True])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+from PIL import Image
 from running import job_counts
 from workspaces import ROOT, Workspace
 
@@ -21,14 +22,14 @@ OF_TILES = {
     "refine_flatfield", "sum_lines", "estimate_stripes", "correct_tiles", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_blocks",
-    "draw_flatfield", "draw_stripes", "draw_stitching", "first_look",
+    "draw_flatfield", "draw_stripes", "draw_stitching",
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",
     "estimate_bias_field", "correct_volume", "prepare_atlas", "preview_alignment", "register",
     "transform_labels", "mesh_labels", "sum_regions", "measure_regions", "transform_volume",
     "check_inputs", "write_neuroglancer_state", "assess_registration", "make_report",
-    "draw_brain", "make_slices",
+    "draw_brain", "make_slices", "first_look",
 }  # fmt: skip
 
 
@@ -265,7 +266,8 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         "volume": {"chunk": 16, "block": 32},
     }  # fmt: skip
     workspace.write(config)
-    wanted = ("results/scan/regions/mouse.tsv", "results/scan/views/neuroglancer.json")
+    wanted = ("results/scan/regions/mouse.tsv", "results/scan/views/neuroglancer.json",
+              "results/scan/views/first_look_mouse.png")  # fmt: skip
     done = workspace.snakemake("--cores", "2", *wanted, "--quiet")
     assert done.returncode == 0, done.stderr
 
@@ -292,6 +294,13 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         true = np.count_nonzero(labels == region) * 0.25**3
         assert row["volume_low_mm3"] < row["volume_mm3"] < row["volume_high_mm3"]
         assert abs(row["volume_mm3"] - true) < 4 * row["volume_sd_mm3"] < 2 * true
+
+    # the first look has the image beside the atlas
+    picture = np.asarray(Image.open(workspace.folder / wanted[2]).convert("L"), float)
+    third = picture.shape[1] // 3
+    rows = slice(picture.shape[0] // 10, picture.shape[0] // 3)
+    shown = [picture[rows, start : start + third] for start in (0, third)]
+    assert all(image.std() > 20 for image in shown)
 
     layers = json.loads((workspace.folder / wanted[1]).read_text())["layers"]
     (layer,) = [layer for layer in layers if layer["name"] == "error bars mouse (um)"]

@@ -2,10 +2,11 @@
 
 
 rule first_look:
-    """Draw raw tiles at the stage's positions beside the atlas, before anything long runs."""
+    """Draw raw tiles at the stage's positions, or an image, beside the atlas, before long work."""
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
-        acquisition=result("acquisition.json"),
+        index=of_sample(inputs.index_file),
+        image=of_sample(raw_data.pose_files),
     output:
         picture=report(
             result("views/first_look_{atlas}.png"),
@@ -17,7 +18,7 @@ rule first_look:
         log_of("first_look/{atlas}"),
     benchmark:
         benchmark_of("first_look/{atlas}")
-    # a wrong orientation is then seen before the statistics of the tiles are gathered
+    # a wrong orientation is then seen before tiles are measured or an image is imported
     priority: 90
     conda:
         "../envs/views.yaml"
@@ -30,6 +31,7 @@ rule first_look:
         record=record_of("first_look/{atlas}"),
         channel=of_sample(raw_data.pose_side),
         channels=of_sample(Run.channels_of),
+        image=of_sample(raw_data.pose_image),
         raw_state=of_sample(raw_data.pose_raw_state),
     script:
         "../scripts/first_look.py"
@@ -155,6 +157,7 @@ rule draw_stitching:
         record=record_of("draw_stitching"),
         channel=of_sample(Run.alignment_side),
         store=setting("store"),
+        fusion=of_sample(inputs.fusion_settings),
         raw_state=of_sample(raw_data.alignment_raw_state),
     script:
         "../scripts/draw_stitching.py"

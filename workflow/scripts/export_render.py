@@ -16,7 +16,7 @@ def main() -> None:
     channel = snakemake.params.channel
     write_tilespecs(snakemake.output.tilespecs, acquisition, placement, channel)
     write_point_matches(snakemake.output.matches, acquisition, placement, channel, pairs)
-    write_stack(snakemake.output.stack, acquisition)
+    write_stack(snakemake.output.stack, acquisition, placement)
     nominal = own_positions(acquisition, snakemake.input)
     for path, origins in (
         (snakemake.output.nominal, {t.name: t.origin_vox for t in nominal.tiles}),

@@ -1,4 +1,4 @@
-"""Draw raw tiles at the stage's positions beside the atlas, before anything long runs."""
+"""Draw raw images beside the atlas, before anything long runs: tiles, or an image to import."""
 
 from pathlib import Path
 
@@ -6,29 +6,38 @@ from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import TileSource
 from terareg.atlas.prepare import load_atlas
 from terareg.execution.job import run_job
+from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
 from terareg.views import first_look
 from terareg.views.figures.first_look import first_look as draw
+from terareg.volumes.importing import frame_of_input
+
+
+def tiles() -> tuple:
+    acquisition = load_acquisition(snakemake.input.index)
+    source = TileSource(acquisition, snakemake.params.channel)
+    sections = first_look.middle_sections(source, snakemake.threads)
+    facts = first_look.facts(acquisition, snakemake.params.channels)
+    return sections, first_look.tile_boxes_um(acquisition), facts
+
+
+def image() -> tuple:
+    index = read_json(snakemake.input.index)
+    known = dict(snakemake.params.image)
+    address, frame = known.pop("path"), frame_of_input(index)
+    sections = first_look.image_sections(address, frame, known, snakemake.threads)
+    return sections, [], first_look.image_facts(index, snakemake.params.channel)
 
 
 def main() -> None:
-    acquisition = load_acquisition(snakemake.input.acquisition)
-    source = TileSource(acquisition, snakemake.params.channel)
-    sections = first_look.middle_sections(source, snakemake.threads)
+    sections, boxes, facts = image() if snakemake.params.image else tiles()
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
-    code = acquisition.orientation
+    code = sections[0].frame.orientation
     template, frame = first_look.turned(atlas.template, atlas.frame, code)
     # numbers of regions have the borders of their ids, and need no array of their own
     numbers, _ = first_look.turned(atlas.index, atlas.frame, code)
-    picture = draw(
-        [(section.image, section.frame) for section in sections],
-        template,
-        numbers,
-        frame,
-        first_look.tile_boxes_um(acquisition),
-        first_look.facts(acquisition, snakemake.params.channels),
-    )
-    write_atomic(snakemake.output.picture, picture)
+    planes = [(section.image, section.frame) for section in sections]
+    write_atomic(snakemake.output.picture, draw(planes, template, numbers, frame, boxes, facts))
 
 
 run_job(snakemake, main)

@@ -7,12 +7,13 @@ from terareg.acquisition.model import Acquisition, load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.core.numeric import Clipped
 from terareg.execution.job import run_job
-from terareg.stitching.channel_shift import channel_poses, channel_warps, load_shift
+from terareg.stitching.channel_shift import load_shift
 from terareg.stitching.placement import Placement, load_placement
+from terareg.stitching.posed_tiles import posed_side, relative_origins
 from terareg.stitching.sides import load_match
 from terareg.storage.records import fingerprint, read_json, write_json
 from terareg.storage.store import Store
-from terareg.volumes.fusion import FusionSettings, RowFusion, fused_origins
+from terareg.volumes.fusion import FusionSettings, RowFusion
 from terareg.volumes.plan import VolumePlan, rows_of
 from terareg.volumes.sides import Side
 from terareg.volumes.writer import write_rows
@@ -31,21 +32,18 @@ def side_of(
     files = {key: snakemake.input.get(prefixes[-1] + key) for key in TILES}
     source = open_tiles(acquisition, name, files, store)
     shifts = [snakemake.input.get(prefix + "shift") for prefix in prefixes]
-    there = {tile.name: relative[tile.name] for tile in source.acquisition.tiles}
     shifted = [load_shift(path) for path in shifts if path]
-    origins, matrices = channel_poses(there, placement, shifted, acquisition.tile_shape)
-    warps = channel_warps(there, placement, shifted, acquisition.tile_shape)
-    growths = placement.growths(there, acquisition.tile_shape)
+    side = posed_side(source, placement, relative, shifted)
     state = {
-        "origins": origins,
-        "matrices": {tile: matrix.tolist() for tile, matrix in matrices.items()},
+        "origins": side.origins,
+        "matrices": {tile: matrix.tolist() for tile, matrix in side.matrices.items()},
         "shading": open_shading(files, store).state,
     }
-    if growths:
-        state["growths"] = {tile: asdict(growth) for tile, growth in growths.items()}
-    if warps:
-        state["fields"] = {tile: warp.nodes.tolist() for tile, warp in warps.items()}
-    return Side(source, origins, matrices, growths, warps=warps), state
+    if side.growths:
+        state["growths"] = {tile: asdict(growth) for tile, growth in side.growths.items()}
+    if side.warps:
+        state["fields"] = {tile: warp.nodes.tolist() for tile, warp in side.warps.items()}
+    return side, state
 
 
 def main() -> None:
@@ -55,9 +53,7 @@ def main() -> None:
     plan = VolumePlan.from_json(planned["plan"])
     settings = FusionSettings(**snakemake.params.fusion)
     placement = load_placement(snakemake.input.placement)
-    relative = fused_origins(placement.origins(settings.subpixel), planned["offset_vox"], settings)
-    if not settings.subpixel:
-        relative |= placement.warped_origins(planned["offset_vox"])
+    relative = relative_origins(placement, planned["offset_vox"], settings)
     found = [
         side_of(acquisition, number, placement, relative)
         for number in range(len(snakemake.params.sides))

@@ -113,8 +113,23 @@ def pose_side(run: Run, sample: str) -> str:
 
 
 def pose_raw_state(run: Run, sample: str) -> str:
-    """State of its planes."""
-    return raw_state(run, sample, pose_side(run, sample))
+    """State of its planes, or of its image."""
+    state = channel_state if run.is_imported(sample) else raw_state
+    return state(run, sample, pose_side(run, sample))
+
+
+def pose_image(run: Run, sample: str) -> dict[str, Any] | None:
+    """Its image, see :func:`image_of_channel`; None if there are tiles."""
+    if not run.is_imported(sample):
+        return None
+    return image_of_channel(run, sample, pose_side(run, sample))
+
+
+def pose_files(run: Run, sample: str) -> list[str]:
+    """Local files of that image, where Snakemake can see them."""
+    if not run.is_imported(sample):
+        return []
+    return channel_files(run, sample, pose_side(run, sample))
 
 
 def metadata_files(run: Run, sample: str) -> list[str]:

@@ -56,16 +56,14 @@ def corrected_volume_files(run: Run, sample: str) -> Files:
 
 
 def preview_files(run: Run, sample: str) -> Files:
-    """Raw tiles beside the atlas, and pictures of the initial poses."""
+    """Raw images beside the atlas, and pictures of the initial poses."""
     registered = run.registered_atlases(sample)
     files = run.of_atlases(sample, "registration/{atlas}/preview.png", registered)
     return first_looks(run, sample) + files
 
 
 def first_looks(run: Run, sample: str) -> Files:
-    """Raw tiles beside every registered atlas; a volume has no tiles."""
-    if run.is_imported(sample):
-        return []
+    """Raw images beside every registered atlas."""
     registered = run.registered_atlases(sample)
     return run.of_atlases(sample, "views/first_look_{atlas}.png", registered)
 

@@ -203,8 +203,8 @@ def _field_warnings(found: Solution, tiles: int) -> list[str]:
         f"{len(elastic.fields)} of {tiles} tiles are distorted within themselves, by "
         f"{elastic.sd_vox:.1f} voxels (standard deviation) that change over about "
         f"{elastic.length_px:.0f} px; fusion puts them right near their seams (placement.json "
-        "holds how, xml_merging.xml their origins alone); pictures, flat-field and files for other "
-        "programs take them as straight"
+        "holds how, xml_merging.xml their origins alone); flat-field and files for other programs "
+        "take them as straight"
     )
     if not len(held.moved):
         return [words]
@@ -405,6 +405,8 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
             "; fusion corrects this (xml_merging.xml has only the positions of their middles, "
             "placement.json the rest)"
         )
+        if found.elastic is not None:
+            bent[0] += "; with distorted tiles this is a part of their distortion"
     if found.growth:
         told.insert(
             0,

@@ -207,8 +207,22 @@ def write_point_matches(
     return _write_list(path, _matches(acquisition, placement, channel, pairs, settings))
 
 
-def write_stack(path: str | os.PathLike, acquisition: Acquisition, cycle: int = 1) -> None:
-    """Write the stack's metadata (resolution in nanometres) as Render's StackVersion."""
+def write_stack(
+    path: str | os.PathLike, acquisition: Acquisition, placement: Placement, cycle: int = 1
+) -> None:
+    """Write the stack's metadata (resolution in nanometres) as Render's StackVersion.
+
+    Its notes name how many tiles fusion more than moves, which their transforms do not hold.
+    """
+    tiles = placement.tiles.values()
+    more = sum(bool(np.any(tile.shape)) or tile.field_vox is not None for tile in tiles)
+    more = len(tiles) if placement.growth else more
+    notes = f"terareg, sample {acquisition.sample}"
+    if more:
+        notes += (
+            f"; {more} of {len(tiles)} tiles are sheared, scaled or distorted in the fused volume "
+            "but only moved here, see placement.json"
+        )
     z, y, x = (float(s) * 1000 for s in acquisition.spacing_um)
     data = {
         "cycleNumber": cycle,
@@ -216,7 +230,7 @@ def write_stack(path: str | os.PathLike, acquisition: Acquisition, cycle: int = 
         "stackResolutionX": x,
         "stackResolutionY": y,
         "stackResolutionZ": z,
-        "versionNotes": f"terareg, sample {acquisition.sample}",
+        "versionNotes": notes,
     }
     with _open(path) as write:
         write(json.dumps(data, indent=1, sort_keys=True) + "\n")

@@ -50,15 +50,30 @@ def _browsed(sample: Sample, threads: int) -> float:
 
 
 def _looked_at(sample: Sample, threads: int) -> float:
-    """An atlas, and raw planes on every thread."""
-    return atlas(12)(sample, threads) + 8 * threads * sample.size.plane_mb
+    """An atlas, and raw planes on every thread, or parts of an image or a plane of its file."""
+    made = 60 + atlas(12)(sample, threads) + 8 * threads * sample.size.plane_mb
+    if sample.tiled:
+        return made
+    _, y, x = sample.grid.shape
+    return made + (24e-6 * y * x if sample.size.held_gb else 150 * threads)
 
 
 def _first_look(sample: Sample) -> Load:
-    """A plane of every tile, and 64 planes of every tile of the middle row and column."""
+    """A plane of every tile, and 64 planes of every tile of the middle row and column.
+
+    Of an image three planes, of a file all that is stored before the last of 512 planes.
+    """
     size, n = sample.size, len(sample.registered)
-    crossed = 64 * 2 * math.sqrt(size.tiles)
-    gb = 1e-3 * size.plane_mb * (size.tiles + crossed)
+    if sample.tiled:
+        crossed = 64 * 2 * math.sqrt(size.tiles)
+        gb = 1e-3 * size.plane_mb * (size.tiles + crossed)
+    elif size.held_gb:
+        gb = size.volume_gb
+    else:
+        # in chunks of 64 voxels, at full resolution at worst
+        z, y, x = sample.grid.shape
+        planes_mvox = 64e-6 * (z * y + z * x + y * x)
+        gb = min(size.volume_gb, 1e-3 * size.bytes_per_voxel * planes_mvox)
     return Load(n, n * gb, cpu_s=n * (8.0 + 4.0 * gb))
 
 
@@ -69,7 +84,7 @@ def _states(sample: Sample) -> Load:
 
 
 RULES = {
-    "first_look": RuleCost("views", _looked_at, _first_look, heavy=True, needs="tiles"),
+    "first_look": RuleCost("views", _looked_at, _first_look, heavy=True),
     "draw_flatfield": RuleCost("views", planes(24), for_each(raw_channels, 3.0), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),

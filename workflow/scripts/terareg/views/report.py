@@ -58,8 +58,8 @@ FIGURES = (
      "Every region coloured by its fit, its missing fraction, its artefacts and its change of "
      "volume."),
     (r"first_look_(?P<of>.+)", "acquisition",
-     "First look: raw tiles at their stage positions, beside the atlas in the declared "
-     "orientation."),
+     "First look: raw tiles at their stage positions, or the raw image, beside the atlas in the "
+     "declared orientation."),
     (r"flatfield_(?P<of>.+)", "intensity",
      ("Flat-field: relative sensitivity of each camera pixel, with profiles along rows and "
 "columns.")),
@@ -73,8 +73,8 @@ FIGURES = (
      "Map of the placed tiles; the colour and dashes of a link between two tiles show whether its "
      "measured displacement was used."),
     (r"seams", "stitching",
-     "Worst seams before and after the placement; one tile is magenta and the other green, so a "
-     "good fit is grey."),
+     "Worst seams, at the stage's positions and as they are fused; one tile is magenta and the "
+     "other green, so a good fit is grey."),
     (r"loop_closure", "stitching",
      "Loop closure: contradiction among the displacements around every four tiles; zero is "
      "perfect."),
@@ -194,6 +194,9 @@ def gather_report(
     own = Results(folder, names)
     measured = gather_stages(own, stages)
     pictures = _figures(own)
+    if stages["input"]["tables"]:
+        # an image is not acquired here
+        pictures["input"] = pictures.pop("acquisition", [])
     for key, stage in stages.items():
         stage["figures"] = pictures.get(key, [])
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]

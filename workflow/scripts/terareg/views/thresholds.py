@@ -51,8 +51,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 5.0,
         "advice": "Section Flat-field says how much of the step comes from gains, an additive "
         "image or stripes, and which of these are corrected. What remains comes from misplaced "
-        "tiles, from tissue that changed in between, or from a flat-field that needs more "
-        "planes or an image.",
+        "or distorted tiles, from tissue that changed in between, or from a flat-field that needs "
+        "more planes or an image.",
     },
     "stitching.kept_percent": {
         "text": "Neighbours with tissue in their overlap whose measured displacement was used",
@@ -113,7 +113,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "warn": 0,
         "fail": None,
         "advice": "Fusion corrects this; look at their seams, and check that camera and objective "
-        "are fixed. Section Stitching gives the names and figures of the tiles.",
+        "are fixed, unless the tiles are distorted within themselves as well. Section Stitching "
+        "gives the names and figures of the tiles.",
     },
     "stitching.distorted_tiles": {
         "text": "Tiles that are distorted within themselves",

@@ -127,6 +127,30 @@ def fused_origins(
     }
 
 
+def fused_pair(
+    side: Side, names: tuple[str, str], settings: FusionSettings
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The overlap of two tiles in its middle plane, as fusion reads each of them.
+
+    Returns
+    -------
+    two numpy.ndarray, (y, x), or None
+        None if the tiles do not overlap.
+    """
+    (of_side,) = _tiles([side], settings)
+    tiles = {tile.name: tile for tile in of_side}
+    both = [tiles[name] for name in names]
+    low = [max(tile.start[axis] for tile in both) for axis in range(3)]
+    high = [min(tile.stop[axis] for tile in both) for axis in range(3)]
+    if any(first >= last for first, last in zip(low, high)):
+        return None
+    middle = (low[0] + high[0]) // 2
+    ranges = [(middle, middle + 1), (low[1], high[1]), (low[2], high[2])]
+    none = np.empty(0, side.source.acquisition.dtype)
+    first, second = (_read(side.source, tile, ranges, none)[0] for tile in both)
+    return first, second
+
+
 class RowFusion:
     """Fuses neighbouring blocks layer by layer, on threads, and reads each part of a tile once.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -47,7 +47,7 @@ from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import orientation_of, read_itk
 from terareg.volumes.meta_image import META_IMAGE
 from terareg.volumes.reader import Levels
-from terareg.volumes.voxels import file_voxels
+from terareg.volumes.voxels import file_planes, file_voxels
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +159,19 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     opener = _open_precomputed if name == "info" else _open_ome_zarr
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
         return opener(store, metadata, settings)
+
+
+def image_planes(
+    address: str, wanted: Sequence[int], channel: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield planes across z of a NIfTI, NRRD or TIFF file, one held at a time.
+
+    See :func:`terareg.volumes.voxels.file_planes`; a damaged file is a :class:`VolumeError`.
+    """
+    header = describe_image(address, believed=False)
+    check_memory(header.held_bytes // header.shape[0], address, VolumeError)
+    with boundary(address, VolumeError, "check that the file is complete"):
+        yield from file_planes(address, header, wanted, channel)
 
 
 def _open_file(address: str, settings: ImageSettings) -> OpenedImage:

@@ -10,8 +10,9 @@ import bz2
 import io
 import math
 import zlib
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +22,7 @@ from terareg.core.errors import VolumeError
 from terareg.storage.foreign import check_memory
 from terareg.storage.store import Store, open_regular
 from terareg.storage.tiff import ObjectFile, Tiff
+from terareg.storage.tiff_planes import Place
 from terareg.volumes.headers import Header
 from terareg.volumes.nifti import NiftiLayout, nifti_stream
 from terareg.volumes.nrrd import NrrdHeader, read_nrrd_header
@@ -51,10 +53,57 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
     ValueError, LookupError, OSError, EOFError
         If the file is damaged, see :func:`terareg.storage.foreign.boundary`.
     """
-    if not 0 <= channel < header.channels:
-        raise VolumeError(f"{address} has channels 0 to {header.channels - 1}, not {channel}")
+    _check_channel(address, header, channel)
     reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[header.form]
     return reader(address, header, channel)
+
+
+def file_planes(
+    address: str, header: Header, wanted: Sequence[int], channel: int = 0
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield planes across z of a channel of an image file, without holding the file.
+
+    Of compressed files, what lies before the last plane is decompressed; nothing is read behind it.
+
+    Parameters
+    ----------
+    address : str
+        Local path.
+    header : Header
+        Of the file.
+    wanted : sequence of int
+        Indices along z, ascending.
+    channel : int
+
+    Yields
+    ------
+    index : int
+        Each of ``wanted``, in the order in which the planes are stored.
+    plane : numpy.ndarray, shape (y, x)
+
+    Raises
+    ------
+    VolumeError, ValueError, LookupError, OSError, EOFError
+        As :func:`file_voxels`.
+    """
+    _check_channel(address, header, channel)
+    reader = {"NIfTI": _nifti_planes, "NRRD": _nrrd_planes, "TIFF": _tiff_planes}[header.form]
+    return reader(address, header, channel, wanted)
+
+
+def _check_channel(address: str, header: Header, channel: int) -> None:
+    if not 0 <= channel < header.channels:
+        raise VolumeError(f"{address} has channels 0 to {header.channels - 1}, not {channel}")
+
+
+def _fill(stream: io.RawIOBase | io.BufferedIOBase, view: memoryview) -> None:
+    """Fill a buffer from a stream."""
+    done = 0
+    while done < len(view):
+        count = stream.readinto(view[done : done + _PART])
+        if not count:
+            raise ValueError(f"it has {done} bytes of voxels instead of {len(view)}")
+        done += count
 
 
 def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int) -> bytearray:
@@ -64,12 +113,7 @@ def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int)
     limit.
     """
     data = bytearray(wanted)
-    view, done = memoryview(data), 0
-    while done < wanted:
-        count = stream.readinto(view[done : done + _PART])
-        if not count:
-            raise ValueError(f"it has {done} bytes of voxels instead of {wanted}")
-        done += count
+    _fill(stream, memoryview(data))
     more = 0
     while part := stream.read(min(_PART, excess + 1)):
         more += len(part)
@@ -84,27 +128,53 @@ def _stored(dtype: str, order: str) -> np.dtype:
 
 
 # ---------------------------------------------------------------------- NIfTI
-def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
+@contextmanager
+def _nifti_open(address: str, header: Header) -> Iterator[tuple[Any, NiftiLayout]]:
+    """The stream of a file at its first voxel, and how voxels are stored."""
     with open(open_regular(address), "rb") as file:
         stream = nifti_stream(file, address)
         head = stream.read(348)
         layout = NiftiLayout.of(head)
-        if layout is None or layout.dtype is None:
+        if layout is None or layout.dtype is None or layout.shape != header.shape:
             raise ValueError("its header has changed since it was read")
-        dtype = _stored(layout.dtype, layout.order)
         stream.read(layout.offset - len(head))
-        excess = max(0, layout.voxel_bytes // layout.shape[0] - 1)
-        data = _exactly(stream, layout.voxel_bytes, excess)
+        yield stream, layout
+
+
+def _nifti_values(
+    data: bytearray, layout: NiftiLayout, shape: tuple[int, ...], channel: int
+) -> np.ndarray:
+    dtype = _stored(str(layout.dtype), layout.order)
     array = np.frombuffer(data, dtype)
     if layout.samples > 1:
-        array = np.ascontiguousarray(array.reshape(*layout.shape, layout.samples)[..., channel])
-    array = array.reshape(layout.shape)
+        array = np.ascontiguousarray(array.reshape(*shape, layout.samples)[..., channel])
+    array = array.reshape(shape)
     if layout.scaled:
         values = array.astype(np.float64)
         values *= layout.slope
         values += layout.intercept
         return values
     return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
+    with _nifti_open(address, header) as (stream, layout):
+        excess = max(0, layout.voxel_bytes // layout.shape[0] - 1)
+        data = _exactly(stream, layout.voxel_bytes, excess)
+    return _nifti_values(data, layout, layout.shape, channel)
+
+
+def _nifti_planes(
+    address: str, header: Header, channel: int, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    with _nifti_open(address, header) as (stream, layout):
+        size, done = layout.voxel_bytes // layout.shape[0], 0
+        for number in wanted:
+            stream.seek((number - done) * size, 1)
+            data = bytearray(size)
+            _fill(stream, memoryview(data))
+            done = number + 1
+            yield number, _nifti_values(data, layout, layout.shape[1:], channel)
 
 
 # ---------------------------------------------------------------------- NRRD
@@ -130,33 +200,104 @@ def _nrrd(address: str, header: Header, channel: int) -> np.ndarray:
     return np.ascontiguousarray(array[channel])
 
 
-def _nrrd_part(path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
+def _nrrd_part(path: Path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
     dtype = _stored(found.dtype, ">" if found.big_endian else "<")
     with open(open_regular(path), "rb") as file:
-        file.seek(start)
-        for _ in range(found.line_skip):
-            if not file.readline(1 << 20):
-                raise ValueError("it ends before its voxels")
-        if found.encoding == "text":
-            text = file.read(64 * count // dtype.itemsize)
-            values = np.array(text.split()[: count // dtype.itemsize], dtype.newbyteorder("="))
-            if values.nbytes != count:
-                raise ValueError(
-                    f"it has {len(values)} voxels instead of {count // dtype.itemsize}"
-                )
-            return values
-        if found.encoding == "raw":
-            if found.byte_skip < 0:
-                file.seek(-count, 2)
-            else:
-                file.seek(found.byte_skip, 1)
-            data = _exactly(file, count, count)
-        else:
-            stream = _Inflated(file, found.encoding)
-            if found.byte_skip > 0:
-                stream.skip(found.byte_skip)
-            data = _exactly(stream, count, 0)
+        stream = _nrrd_stream(file, found, start, count)
+        data = _exactly(stream, count, count if found.encoding == "raw" else 0)
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
+
+
+def _nrrd_stream(file: BinaryIO, found: NrrdHeader, start: int, count: int) -> Any:
+    """An open data file of ``count`` bytes as a stream at its first voxel."""
+    dtype = _stored(found.dtype, ">" if found.big_endian else "<")
+    file.seek(start)
+    for _ in range(found.line_skip):
+        if not file.readline(1 << 20):
+            raise ValueError("it ends before its voxels")
+    if found.encoding == "text":
+        text = file.read(64 * count // dtype.itemsize)
+        values = np.array(text.split()[: count // dtype.itemsize], dtype.newbyteorder("="))
+        if values.nbytes != count:
+            raise ValueError(f"it has {len(values)} voxels instead of {count // dtype.itemsize}")
+        return io.BytesIO(values.astype(dtype, copy=False).tobytes())
+    if found.encoding == "raw":
+        if found.byte_skip < 0:
+            file.seek(-count, 2)
+        else:
+            file.seek(found.byte_skip, 1)
+        return file
+    stream = _Inflated(file, found.encoding)
+    if found.byte_skip > 0:
+        stream.skip(found.byte_skip)
+    return stream
+
+
+def _nrrd_planes(
+    address: str, header: Header, channel: int, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    folder, name = _beside(address)
+    with ObjectFile(folder, name) as file:
+        found = read_nrrd_header(file)
+    sizes = found.sizes[::-1]
+    z, y, x = (len(sizes) - 1 - axis for axis in reversed(found.spatial))
+    if found.shape != header.shape:
+        raise ValueError("its header has changed since it was read")
+    # axes of channels lie before z or within its planes
+    outer = math.prod(sizes[:z])
+    which, sample = divmod(channel, header.channels // outer)
+    order = [axis for axis in range(z + 1, len(sizes)) if axis not in (y, x)]
+    within = [axis - z - 1 for axis in (*order, y, x)]
+    size = found.voxel_bytes // (outer * sizes[z])
+    dtype = _stored(found.dtype, ">" if found.big_endian else "<")
+    with closing(_NrrdBytes(folder, name, found)) as stored:
+        for number in wanted:
+            data = stored.take((which * sizes[z] + number) * size, size)
+            plane = np.frombuffer(data, dtype).reshape(sizes[z + 1 :]).transpose(within)
+            plane = plane.reshape(-1, *plane.shape[-2:])[sample]
+            yield number, np.ascontiguousarray(plane, dtype.newbyteorder("="))
+
+
+class _NrrdBytes:
+    """Decompressed bytes of the data files of an NRRD file, one after the other, read forward."""
+
+    def __init__(self, folder: Store, name: str, found: NrrdHeader) -> None:
+        self.found, self.start = found, 0 if found.files else found.start
+        self.paths = [folder.path(file) for file in found.files or (name,)]
+        self.each, rest = divmod(found.voxel_bytes, len(self.paths))
+        if rest:
+            raise ValueError(f"{len(self.paths)} data files for {found.voxel_bytes} bytes")
+        self.part, self.at = -1, 0
+        self.file: BinaryIO | None = None
+        self.stream: Any = None
+
+    def take(self, start: int, count: int) -> bytearray:
+        """``count`` bytes from byte ``start``, which is not before the end of the last call."""
+        data, done = bytearray(count), 0
+        while done < count:
+            part, first = divmod(start + done, self.each)
+            size = min(count - done, self.each - first)
+            if part != self.part:
+                self._open(part)
+            skip = first - self.at
+            if isinstance(self.stream, _Inflated):
+                self.stream.skip(skip)
+            else:
+                self.stream.seek(skip, 1)
+            _fill(self.stream, memoryview(data)[done : done + size])
+            self.at = first + size
+            done += size
+        return data
+
+    def _open(self, part: int) -> None:
+        self.close()
+        self.part, self.at = part, 0
+        self.file = open(open_regular(self.paths[part]), "rb")
+        self.stream = _nrrd_stream(self.file, self.found, self.start, self.each)
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
 
 class _Inflated(io.RawIOBase):
@@ -201,42 +342,56 @@ class _Inflated(io.RawIOBase):
 
 # ---------------------------------------------------------------------- TIFF
 def _tiff(address: str, header: Header, channel: int) -> np.ndarray:
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
-        stack = read_stack(folder, name, file)
-        which, sample = divmod(channel, stack.kind.samples)
-        places = stack.planes.of_channel(which)
-        out = np.empty((len(places), *stack.kind.shape), np.dtype(stack.kind.dtype))
-        if stack.planes.one_directory:
-            start = (stack.plain_start or 0) + which * stack.planes.depth * stack.kind.bytes
-            return _plain(file, stack, start, sample, out)
-    for number, page in _pages(folder, name, places, stack):
-        if page.dtype.kind == "b":
-            page = page.astype(np.uint8)
-        if page.ndim == 3:
-            page = page[..., sample] if page.shape[-1] == stack.kind.samples else page[sample]
-        if page.shape != out.shape[1:] or page.dtype != out.dtype:
-            raise ValueError(
-                f"plane {number} decodes to {page.shape} {page.dtype} instead of {out.shape[1:]} "
-                f"{out.dtype}"
-            )
-        out[number] = page
+    out = np.empty(header.shape, np.dtype(header.dtype))
+    for number, plane in _tiff_planes(address, header, channel, range(header.shape[0])):
+        out[number] = plane
     return out
 
 
-def _pages(folder: Store, name: str, places, stack: TiffStack) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield number and pixels of planes, file by file."""
+def _tiff_planes(
+    address: str, header: Header, channel: int, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    folder, name = _beside(address)
+    with ObjectFile(folder, name) as file:
+        stack = read_stack(folder, name, file)
+        kind = stack.kind
+        if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
+            raise ValueError("its header has changed since it was read")
+        which, sample = divmod(channel, kind.samples)
+        places = stack.planes.of_channel(which)
+        if stack.planes.one_directory:
+            start = (stack.plain_start or 0) + which * stack.planes.depth * kind.bytes
+            for number in wanted:
+                yield number, _plain(file, stack, start + number * kind.bytes, sample)
+            return
+    for number, page in _pages(folder, name, [(n, places[n]) for n in wanted], stack):
+        if page.dtype.kind == "b":
+            page = page.astype(np.uint8)
+        if page.ndim == 3:
+            page = page[..., sample] if page.shape[-1] == kind.samples else page[sample]
+        if page.shape != kind.shape or page.dtype != np.dtype(kind.dtype):
+            raise ValueError(
+                f"plane {number} decodes to {page.shape} {page.dtype} instead of {kind.shape} "
+                f"{kind.dtype}"
+            )
+        yield number, page
+
+
+def _pages(
+    folder: Store, name: str, wanted: Iterable[tuple[int, Place]], stack: TiffStack
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield number and pixels of planes, whose numbers and places are given, file by file."""
     by_file: dict[str, list[tuple[int, int]]] = {}
-    for number, (other, page) in enumerate(places):
+    for number, (other, page) in wanted:
         by_file.setdefault(other or name, []).append((number, page))
-    for key, wanted in by_file.items():
+    for key, pages in by_file.items():
         with ObjectFile(folder, key) as file:
             directories = stack.directories
             if key != name:
                 kind, directories, _ = look_at_pages(Tiff.open(file))
                 _check_same(key, kind, stack.kind)
             with tifffile.TiffFile(file, name=PurePosixPath(key).name) as tiff:
-                for number, page in wanted:
+                for number, page in pages:
                     if page >= len(directories):
                         raise ValueError(
                             f"{key} has {len(directories)} pages but page {page} (counted from 0) "
@@ -254,18 +409,14 @@ def _check_same(key: str, kind: PageKind, expected: PageKind) -> None:
         )
 
 
-def _plain(
-    file: ObjectFile, stack: TiffStack, start: int, sample: int, out: np.ndarray
-) -> np.ndarray:
+def _plain(file: ObjectFile, stack: TiffStack, start: int, sample: int) -> np.ndarray:
     kind = stack.kind
     dtype = _stored(kind.dtype, stack.byteorder)
-    pixels = math.prod(kind.shape) * kind.samples
-    for number in range(len(out)):
-        data = bytearray(kind.bytes)
-        file.fill(start + number * kind.bytes, memoryview(data))
-        page = np.frombuffer(data, dtype, pixels).reshape(*kind.shape, kind.samples)
-        out[number] = page[..., sample]
-    return out
+    data = bytearray(kind.bytes)
+    file.fill(start, memoryview(data))
+    page = np.frombuffer(data, dtype, math.prod(kind.shape) * kind.samples)
+    page = page.reshape(*kind.shape, kind.samples)[..., sample]
+    return np.ascontiguousarray(page, dtype.newbyteorder("="))
 
 
 def _beside(address: str) -> tuple[Store, str]:

@@ -1,4 +1,4 @@
-"""Picture of the first look: raw tiles at the stage's positions beside the atlas."""
+"""Picture of the first look: raw images beside the atlas."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def first_look(
 ) -> Figure:
     """Draw three middle planes of the sample, the same planes of the atlas, and the grid of tiles.
 
+    Without tiles the sample is an image that is imported.
+
     Parameters
     ----------
     planes : sequence of (image, frame)
@@ -36,7 +38,7 @@ def first_look(
     atlas_frame : Frame
         Of both.
     boxes : sequence of (name, left, top, width, height)
-        Tiles seen along z, micrometres.
+        Tiles seen along z, micrometres; none for an image.
     notes : sequence of str
         Lines of text.
     """
@@ -59,14 +61,22 @@ def first_look(
         canvas.show_plane(axes[axis, 1], canvas.outlined(*own, shown), atlas_frame, axis)
         axes[axis, 0].set_ylabel(canvas.view_name(frame, axis), fontsize=10, fontweight="bold")
     code = planes[0][1].orientation
-    axes[0, 0].set_title(f"raw tiles, declared {code}")
+    axes[0, 0].set_title(f"{'raw tiles' if boxes else 'raw image'}, declared {code}")
     axes[0, 1].set_title(f"atlas, reoriented to {code}")
-    _grid(axes[0, 2], boxes)
-    canvas.note(axes[1, 2], notes)
-    canvas.note(axes[2, 2], [
-        "Tiles are at their stage positions: they are",
-        "not stitched and not corrected, steps in",
-        "brightness are expected.",
+    beside = list(axes[:, 2])
+    if boxes:
+        _grid(beside.pop(0), boxes)
+        remarks = [
+            "Tiles are at their stage positions: they are",
+            "not stitched and not corrected, steps in",
+            "brightness are expected.",
+        ]
+    else:
+        beside.pop().set_axis_off()
+        remarks = ["The image is not corrected and not aligned."]
+    canvas.note(beside[0], notes)
+    canvas.note(beside[1], [
+        *remarks,
         "Left and right often look alike: only a mark",
         "on one side can tell them apart.",
         "If a letter is wrong, correct",

@@ -421,8 +421,8 @@ def error_bars(
     """
     inside = labels > 0
     shown = np.ma.masked_array(deviation_um, ~inside)
-    strong = float(np.percentile(deviation_um[inside], 99)) if inside.any() else 1.0
-    title = "Standard deviation of borders"
+    median, strong = np.percentile(deviation_um[inside], [50, 99]) if inside.any() else (0.0, 1.0)
+    title = "How far borders may be off: standard deviation of their place"
     figure, axes = canvas.plane_rows(frame, [""], title, bar=True)
     window = canvas.window(image)
     for axis, cell in enumerate(axes[0]):
@@ -433,8 +433,19 @@ def error_bars(
         drawn = canvas.show_plane(
             cell, canvas.plane(shown, axis), frame, axis, cmap="viridis", vmin=0, vmax=strong
         )
+        borders = canvas.boundaries(canvas.enlarge(canvas.plane(labels, axis)))
+        lines = np.ones((*borders.shape, 4))
+        lines[..., 3] = borders
+        # smoothed, or lines of one pixel would have gaps
+        cell.imshow(lines, extent=drawn.get_extent(), interpolation="antialiased")
         cell.set_title(canvas.view_name(frame, axis))
-    figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, label="um, along any axis")
+    figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, extend="max",
+                    label="µm, along any one axis")  # fmt: skip
+    figure.supxlabel(
+        f"median {median:.3g} µm, 99 % of all places below {strong:.3g} µm; lines: borders of "
+        "regions; grey: outside them",
+        fontsize=8, x=0.01, ha="left",
+    )  # fmt: skip
     return figure
 
 

@@ -102,8 +102,10 @@ def placement_map(
 def _draw_fields(axes, tiles, places, size) -> str:
     """Arrows of the fields of distorted tiles, enlarged; what they mean, or nothing."""
     fields = {n: np.array(t["field_vox"]) for n, t in tiles.items() if t.get("field_vox")}
-    if not fields or len(fields) > _MOST_FIELDS:
+    if not fields:
         return ""
+    if len(fields) > _MOST_FIELDS:
+        return f"{len(fields)} tiles are distorted within themselves, too many to be drawn"
     largest = max(float(np.hypot(*nodes).max()) for nodes in fields.values())
     shown = slice(None, None, 4)
     start, step = [], []
@@ -163,7 +165,8 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
     ----------
     seams : sequence of mapping
         ``title``; ``before`` and ``after``: pairs of 2-D crops (tile a, tile b) of the same place,
-        by the stage's positions and by the solved ones; ``spacing_um`` (row, column) optional.
+        by the stage's positions and as fusion reads the tiles; ``spacing_um`` (row, column)
+        optional.
     most : int
         Seams shown, from the first.
 
@@ -187,7 +190,7 @@ def seam_pairs(seams: Sequence[Mapping[str, Any]], *, most: int = 6) -> Figure:
             np.concatenate([np.ravel(i) for i in (*seam["before"], *seam["after"])])
         )
         for cell, key, words in zip(
-            row, ("before", "after"), ("stage position", "solved position")
+            row, ("before", "after"), ("at the stage's position", "as fused")
         ):
             first, second = (_lying(canvas.shrink(i, 400)[0]) for i in seam[key])
             picture = canvas.composite(first, second, limits)
