@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from terareg.core.threshold import tissue_threshold
+from terareg.core.threshold import tissue_threshold, white_level
 
 
 def contrast(tissue=0.2, bright=0.0, factor=1.0, noise=0.02, size=100_000):
@@ -39,3 +39,13 @@ def test_shape_does_not_matter_and_images_without_contrast_have_a_threshold():
     assert tissue_threshold(values.reshape(20, 20, 20)) == tissue_threshold(values)
     for constant in (0.0, 3.0):
         assert not (np.full(5, constant) > tissue_threshold(np.full(5, constant)) + 1e-9).any()
+
+
+def test_white_leaves_tissue_visible_beside_bright_parts_and_else_what_it_is():
+    ordinary = contrast()
+    assert white_level(ordinary, 0.0, 1.3) == 1.3
+    stained = contrast(bright=0.05, factor=20.0)
+    assert 2 < white_level(stained, 0.0, 26.0) < 4
+    quantiles = np.percentile(stained + 100, np.linspace(0, 100, 4001))
+    assert 102 < white_level(quantiles, 100.0, 126.0) < 104
+    assert white_level(np.full(9, 5.0), 5.0, 6.0) == 6.0

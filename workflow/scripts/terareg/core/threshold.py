@@ -1,4 +1,4 @@
-"""Threshold between background and tissue.
+"""Threshold between background and tissue, and the brightness that is shown as white.
 
 References
 ----------
@@ -12,6 +12,7 @@ import numpy as np
 # share of the variance between the classes below a threshold, above which these are classes: noise
 # and haze have up to .74, dim tissue beside very bright parts .86 to .95
 _APART = 0.8
+_WHITE = 3.0  # in what is typical of tissue
 
 
 def tissue_threshold(contrast: np.ndarray) -> float:
@@ -29,6 +30,26 @@ def tissue_threshold(contrast: np.ndarray) -> float:
     if apart >= _APART and (below > lower).sum() > (root > cut).sum():
         cut = lower
     return cut**2
+
+
+def white_level(values: np.ndarray, black: float, white: float) -> float:
+    """Value to show as white: ``white``, or less if that would leave tissue black.
+
+    It is at most three times as far above ``black`` as the median of the tissue, so that a few very
+    bright parts do not hide the rest.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        Finite values of an image, or quantiles of them at equal steps.
+    black, white : float
+        Display range that would be used otherwise.
+    """
+    contrast = np.clip(np.asarray(values, np.float32) - black, 0, None)
+    tissue = contrast[contrast > tissue_threshold(contrast)]
+    if tissue.size == 0:
+        return white
+    return min(white, black + _WHITE * float(np.median(tissue)))
 
 
 def _otsu(values: np.ndarray) -> tuple[float, float]:

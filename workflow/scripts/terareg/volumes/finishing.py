@@ -11,6 +11,7 @@ import numpy as np
 
 from terareg.core.errors import VolumeError
 from terareg.core.parallel import map_items
+from terareg.core.threshold import white_level
 from terareg.storage.records import content_hash, read_record, to_json
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff
@@ -32,6 +33,7 @@ from terareg.volumes.plan import Block, VolumePlan
 logger = logging.getLogger(__name__)
 
 # least width: the noise of an almost empty channel must not fill the whole display range
+_QUANTILES = 4001  # of a channel, by which its display range is chosen
 _LEAST_WINDOW = {"uint8": 32.0, "uint16": 255.0}
 
 
@@ -271,8 +273,14 @@ def _top_differs(store: Store, key: str, plan: VolumePlan, level: int, box: Bloc
 def display_window(
     counts: Mapping[int, int], dtype: str, percent: tuple[float, float] = (0.1, 99.9)
 ) -> tuple[float, float]:
-    """Display range from a merged histogram, with a least width for almost empty channels."""
+    """Display range from a merged histogram, with a least width for almost empty channels.
+
+    A few very bright parts do not leave the rest black, see :func:`white_level`.
+    """
     low, high = (histogram.percentile(dict(counts), p) for p in percent)
+    if high > low:
+        quantiles = histogram.percentiles(dict(counts), np.linspace(0, 100, _QUANTILES))
+        high = white_level(quantiles, low, high)
     if dtype == "float32":
         return low, high if high > low else low + 1.0
     bottom, top = ngff.type_range(dtype)

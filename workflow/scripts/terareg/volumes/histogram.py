@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -51,15 +51,21 @@ def merge(histograms: Iterable[dict[int, int]]) -> dict[int, int]:
 
 def percentile(counts: dict[int, int], percent: float) -> float:
     """Value below which ``percent`` of the voxels lie, exact to the width of a bin."""
+    return float(percentiles(counts, [percent])[0])
+
+
+def percentiles(counts: dict[int, int], percents: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Values below which so many percent of the voxels lie; zeros if there are none."""
     bins = np.array(sorted(counts))
     sizes = np.array([counts[b] for b in bins], np.float64)
+    ranks = np.asarray(percents, np.float64) / 100 * sizes.sum()
     if not bins.size:
-        return 0.0
-    rank = percent / 100 * sizes.sum()
-    last = min(int(np.searchsorted(np.cumsum(sizes), rank)), bins.size - 1)
-    low, high = _edges(int(bins[last]))
-    inside = (rank - (np.cumsum(sizes)[last] - sizes[last])) / sizes[last]
-    return float(low + min(max(inside, 0.0), 1.0) * (high - low))
+        return np.zeros(ranks.shape)
+    ends = np.cumsum(sizes)
+    last = np.minimum(np.searchsorted(ends, ranks), bins.size - 1)
+    low, high = np.array([_edges(int(index)) for index in bins]).T
+    inside = np.clip((ranks - (ends - sizes)[last]) / sizes[last], 0.0, 1.0)
+    return low[last] + inside * (high - low)[last]
 
 
 def pack(counts: dict[int, int]) -> dict[str, str]:

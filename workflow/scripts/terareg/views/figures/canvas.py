@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from terareg.core.frames import Frame
-from terareg.core.threshold import tissue_threshold
+from terareg.core.threshold import white_level
 
 P = ParamSpec("P")
 
@@ -31,7 +31,6 @@ _VIEWS = {
     "S": "horizontal", "I": "horizontal", "A": "coronal", "P": "coronal",
     "R": "sagittal", "L": "sagittal",
 }  # fmt: skip
-_WHITE = 3.0  # in what is typical of tissue
 _DPI = 100
 _STYLE = {
     "font.size": 9.0,
@@ -131,9 +130,7 @@ def window(values: np.ndarray, low: float = 0.5, high: float = 99.7) -> tuple[fl
     if top <= bottom:
         bottom, top = float(finite.min()), float(finite.max())
     if top > bottom:
-        contrast = np.clip(finite.astype(np.float32) - bottom, 0, None)
-        tissue = contrast[contrast > tissue_threshold(contrast)]
-        top = min(top, bottom + _WHITE * float(np.median(tissue))) if tissue.size else top
+        top = white_level(finite, bottom, top)
     return (bottom, top) if top > bottom else (bottom - 0.5, bottom + 0.5)
 
 
