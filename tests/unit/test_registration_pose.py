@@ -125,6 +125,31 @@ def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     assert info["better_orientations"] == []
 
 
+def test_a_shear_is_found_in_a_contrast_that_changes_over_the_brain():
+    true = affine_about_centre((4, -3, 5))
+    true[:3, :3] @= np.eye(3) + np.array([[0, 0.1, 0], [0, 0, -0.08], [0, 0, 0]])
+    true[:3, 3] = ATLAS_FRAME.centre_um + [200, 0, -150] - true[:3, :3] @ ATLAS_FRAME.centre_um
+    shaded = Truth(true).sample(
+        contrast=lambda v, label, p: v * (0.6 + 0.8 * (p[2] - p[2].min()) / np.ptp(p[2]))
+    )
+    found, _ = initial_affine(atlas(), shaded, QUICK)
+    assert corner_error_um(found, true) < 100.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("behind_um", [1100, 500])
+def test_a_sample_without_its_end_does_not_shrink_the_atlas(behind_um):
+    """A third and two fifths of the brain are cut away: half an axis is 3300 um."""
+    true = affine_about_centre((4, -3, 5), shift_um=(200, 0, -150))
+    cut = ATLAS_FRAME.centre_um[2] + behind_um
+    sample = Truth(true).sample(
+        contrast=lambda v, label, p: np.where(Truth(true).to_atlas(p)[2] > cut, 0, v)
+    )
+    found, info = initial_affine(atlas(), sample, QUICK)
+    assert corner_error_um(found, true) < 500.0
+    np.testing.assert_allclose(info["scale"], 1.0, atol=0.1)
+
+
 @pytest.mark.slow
 def test_fixed_scale_stays_fixed():
     sample = Truth(affine_about_centre(scale=(1.1, 1.1, 1.1))).sample()

@@ -98,8 +98,9 @@ def initial_affine(
     affine : numpy.ndarray, float64, shape (4, 4)
         Atlas um to sample um, axis order z, y, x.
     info : dict
-        ``unexplained`` (share of the sample's variance that the pose leaves unexplained, with
-        ``unexplained_at_start``), ``extent`` (part of the atlas found in the sample),
+        ``unexplained`` (share of the sample's variance that the pose leaves unexplained before its
+        last refinement, with ``unexplained_at_start``), ``extent`` (part of the atlas found in the
+        sample),
         ``orientation`` (declared code of the sample), ``better_orientations`` (codes with which it
         fits much better, each next to its mirror image, best first; usually none),
         ``left_right`` (evidence that left and right are not exchanged),
@@ -145,11 +146,15 @@ def _initial_affine(
             found = {name: search.best(declared, name, *given) for name in extents}
             extent = _best_extent({name: value for name, (value, _) in found.items()})
             affine = found[extent][1].affine()
-    value = search.unexplained(affine, extent)
+    # orientations are compared as the search found them
+    value, nearest = search.unexplained(affine, extent), nearest_code(affine, *codes)
+    if settings.affine is None and settings.search:
+        pose = search.pose_of_landmarks(declared, extent)
+        pose = pose or search.pose(declared, extent, *given)
+        affine = search.refine([affine, pose.affine()], extent)
     doubt = Doubt()
     if settings.check_orientation:
         ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
-        nearest = nearest_code(affine, *codes)
         if _fits_better(ranked[0], value, codes[1]):
             lowest = ranked[0][0]
             best = [c for v, c, _ in ranked if not _clearly_less(lowest, v) and c != codes[1]]

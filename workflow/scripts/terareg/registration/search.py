@@ -1,9 +1,15 @@
-"""Search for rotation, scale and position at two coarse resolutions.
+"""Search for rotation, scale and position at coarse resolutions, then for an affine at finer ones.
 
-The criterion is the share of the sample's variance that no function of the atlas intensity
-explains: one minus the correlation ratio of Roche 1998, with hat functions of intensity so that it
-is differentiable. It works equally for inverted, saturated or arbitrary contrast. Beyond a face at
-which the atlas was cut, two levels of their own say whether the sample goes on.
+The criterion of the search is the share of the sample's variance that no function of the atlas
+intensity explains: one minus the correlation ratio of Roche 1998, with hat functions of intensity
+so that it is differentiable. It works equally for inverted, saturated or arbitrary contrast. Beyond
+a face at which the atlas was cut, two levels of their own say whether the sample goes on.
+
+One function for the whole brain is enough to find the pose, but biases it: where contrast follows
+regions, or tissue is missing, outline and cut face move to make up for it. The affine that is found
+last therefore leaves the least variance to a straight line of the atlas intensity, and of its
+tissue fraction, that varies smoothly in space (:mod:`terareg.registration.contrast`). A straight
+line, since a bent one can shift the surface of a brain.
 
 References
 ----------
@@ -23,12 +29,25 @@ from scipy.spatial.transform import Rotation
 
 from terareg.core.frames import all_orientations, orientation_matrix
 from terareg.registration import lbfgs
+from terareg.registration.contrast import LocalContrast
 from terareg.registration.flow import SamplingGrid
-from terareg.registration.images import WorkingImage, cut_faces, resample
+from terareg.registration.images import (
+    WorkingImage,
+    crop_to_tissue,
+    cut_faces,
+    resample,
+    tissue_fraction,
+)
 from terareg.registration.landmarks import Landmarks, fit_similarity
 
 EXTENTS = ("whole", "right", "left")
 _VOXELS_PER_SIZE = (9, 18)
+# of the affine; its window of contrast (standard deviation) and the margin around the sample's
+# tissue, relative to the size of the atlas; and steps at every resolution
+_VOXELS_PER_SIZE_OF_AFFINE = (18, 36)
+_WINDOW = 0.15
+_MARGIN = 0.15
+_AFFINE_STEPS = 40
 _BINS = 8
 _LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
@@ -122,6 +141,7 @@ class Search:
             self.spread_um = math.hypot(self.spread_um, landmarks.sigma_um)
         self.unit = self.size / 10
         self.levels = [_Level(atlas, sample, self.size / n, self.unit) for n in _VOXELS_PER_SIZE]
+        self.images = atlas, sample
         self.sample_centre = sample.tissue_centre_um
         self.sample_size = sample.tissue_volume_um3 ** (1 / 3)
         self.parts = {name: _centre_and_size(atlas, presence(atlas, name)) for name in EXTENTS}
@@ -235,6 +255,54 @@ class Search:
         rotation, logs, position = (part.numpy() for part in parts(end.x.double()))
         return end.value, replace(pose, rotation=rotation, log_scale=logs, position=position)
 
+    def refine(self, starts: Sequence[np.ndarray], extent: str) -> np.ndarray:
+        """Affine near one of ``starts`` (4 x 4, atlas um to sample um) that explains the most.
+
+        Contrast may vary in space. With a fixed scale only rotation and position are refined. Which
+        start is best shows after refining: one function of intensity prefers a small atlas where
+        much of the sample is missing.
+        """
+        for voxels in _VOXELS_PER_SIZE_OF_AFFINE:
+            level = _LocalLevel(*self.images, extent, self.size / voxels)
+            ends = [self._refined(level, start, extent) for start in starts]
+            starts = [min(ends, key=lambda end: end[0])[1]]
+        return starts[0]
+
+    def _refined(
+        self, level: _LocalLevel, affine: np.ndarray, extent: str
+    ) -> tuple[float, np.ndarray]:
+        """Criterion and affine at the minimum near ``affine``."""
+        centre, start = torch.tensor(self.parts[extent][0]), torch.tensor(affine)
+
+        def moved(x):
+            linear, shift = x[:9].reshape(3, 3) / 4, x[9:] * self.unit
+            if self.scale is None:
+                change = torch.eye(3, dtype=x.dtype) + linear
+            else:
+                change = torch.linalg.matrix_exp((linear - linear.T) / 2)
+            forward = change @ start[:3, :3]
+            offset = start[:3, :3] @ centre + start[:3, 3] + shift - forward @ centre
+            return forward, offset
+
+        def objective(x32):
+            x = x32.double().requires_grad_(True)
+            forward, offset = moved(x)
+            inverse = torch.linalg.inv(forward)
+            value = level.unexplained(inverse, -inverse @ offset)
+            if self.landmarks is not None:
+                value = value + self._landmark_cost(forward, offset)
+            (gradient,) = torch.autograd.grad(value, x)
+            return float(value.detach()), gradient.float()
+
+        end = lbfgs.minimise(
+            objective, torch.zeros(12), lbfgs.Memory(),
+            iterations=_AFFINE_STEPS, tolerance=1e-6, first_step=0.1,
+        )  # fmt: skip
+        forward, offset = moved(end.x.double())
+        found = np.eye(4)
+        found[:3, :3], found[:3, 3] = forward.numpy(), offset.numpy()
+        return end.value, found
+
     def rank_orientations(
         self, atlas_code: str, extents: Sequence[str]
     ) -> list[tuple[float, str, str]]:
@@ -323,6 +391,48 @@ class _Level:
         curve = torch.linalg.solve(normal + ridge, weighted @ self.target)
         residual = self.target - curve @ hats
         return ((self.weight * residual**2).sum() / self.variance).double()
+
+
+class _LocalLevel:
+    """Both images at one voxel size, or theirs if that is larger, and a contrast that varies."""
+
+    def __init__(
+        self, atlas: WorkingImage, sample: WorkingImage, extent: str, voxel_um: float
+    ) -> None:
+        size = atlas.tissue_volume_um3 ** (1 / 3)
+        atlas, sample = (
+            # whole voxels, whose means do not blur more than they must
+            resample(image, [s * max(1, round(voxel_um / s)) for s in image.frame.spacing_um])
+            for image in (atlas, sample)
+        )
+        sample = crop_to_tissue(sample, _MARGIN * size)
+        self.unit = size / 10
+        self.grid, seen = (
+            SamplingGrid(
+                frame.shape,
+                tuple(s / self.unit for s in frame.spacing_um),
+                tuple(o / self.unit for o in frame.origin_um),
+            )
+            for frame in (atlas.frame, sample.frame)
+        )
+        self.points = seen.points(torch.device("cpu")).reshape(3, -1).double() * self.unit
+        there = presence(atlas, extent)
+        values = np.stack([np.maximum(saturated(atlas), 0), tissue_fraction(atlas)])
+        self.volumes = torch.tensor(values * there)
+        self.target = torch.tensor(saturated(sample))[None]
+        self.weight = torch.tensor(sample.weight)
+        self.contrast = LocalContrast(seen, (1,), _WINDOW * size / self.unit, torch.device("cpu"))
+        mean = (self.weight * self.target).sum() / self.weight.sum()
+        self.variance = (self.weight * (self.target - mean) ** 2).sum().clamp_min(1e-9)
+
+    def unexplained(self, linear: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
+        """Share of the variance left by the map x_atlas = linear @ y_sample + offset (um)."""
+        points = ((linear @ self.points + offset[:, None]) / self.unit).float()
+        pulled = self.grid.sample(self.volumes, points).reshape(2, *self.weight.shape)
+        image, fraction = pulled[:1], pulled[1]
+        coefficients = self.contrast.fit(image, fraction, self.target, self.weight)
+        residual = self.target - self.contrast.apply(coefficients, image, fraction)
+        return ((self.weight * residual**2).sum(dtype=torch.float64) / self.variance).double()
 
 
 def rotation_matrix(vector: torch.Tensor) -> torch.Tensor:
