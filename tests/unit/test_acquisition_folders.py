@@ -260,6 +260,22 @@ def test_negative_positions(tmp_path):
     assert [(t.row, t.column) for t in tiles] == GRID[:4]
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["long", "short"])
+@pytest.mark.parametrize("first", [-150, -60], ids=["below 0", "through 0"])
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif"])
+def test_negative_heights_keep_the_order_of_planes(tmp_path, short, first, ending):
+    """A sign that is taken for a hyphen turns the stack over."""
+    data = write_folders(tmp_path, GRID[:4], short=short)
+    for path in list(tmp_path.glob("*/*/*.tif")):
+        before, _, number = path.name[:-4].rpartition("_")
+        moved = f"{int(number) + first:06d}{ending}"
+        path.rename(path.with_name(f"{before}_{moved}" if before else moved))
+    acquisition = index(tmp_path)
+    for tile in acquisition.tiles:
+        read = TileSource(acquisition, "signal").read(tile.name, 0, 6)
+        np.testing.assert_array_equal(read, data[tile.name])
+
+
 def spoil_name(root):
     path = next(root.glob("001000/001000_001060/*_000050.tif"))
     path.rename(path.with_name("001000_001060_000062.tif"))

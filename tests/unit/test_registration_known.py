@@ -202,6 +202,16 @@ def test_a_transform_that_folds_is_refused(atlases, tmp_path):
         read_known(str(tmp_path / "folds.nrrd"), atlases["ccf"], atlases["lsfm"], "ccf")
 
 
+def test_a_field_that_is_no_number_somewhere_is_refused(atlases, tmp_path):
+    """ITK reads NaN in NIfTI files as 0, where a voxel then stays in its place."""
+    image = field_image(atlases, whole(atlases, 90.0))
+    image.SetPixel(4, 5, 6, (np.nan, 0.0, 0.0))
+    for name in ("nan.nii.gz", "nan.nii", "nan.nrrd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        with pytest.raises(RegistrationError, match=f"{name} contains values that are not finite"):
+            read_known(str(tmp_path / name), atlases["ccf"], atlases["lsfm"], "ccf")
+
+
 def test_other_files_are_one_sentence(atlases, tmp_path):
     (tmp_path / "text.mat").write_text("no transform")
     sitk.WriteImage(sitk.Image(4, 4, 4, sitk.sitkUInt8), str(tmp_path / "image.nrrd"))

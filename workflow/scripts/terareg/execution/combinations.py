@@ -214,7 +214,10 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     images = [channel_image(config, name) for name in source["channels"]]
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):
-        raise ConfigError(f"input.channels: {source['channels']} gives two channels the same image")
+        raise ConfigError(
+            f"input.channels: {source['channels']} gives two channels the same image; give each an "
+            "image of its own"
+        )
 
 
 def _check_intensity(intensity: dict[str, Any]) -> None:

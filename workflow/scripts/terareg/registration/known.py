@@ -34,7 +34,7 @@ from terareg.registration.known_files import (
 )
 from terareg.registration.transform import PointMap, Transform, check_affine
 from terareg.storage.records import read_json
-from terareg.volumes.itk_files import read_itk
+from terareg.volumes.itk_files import nan_in_nifti, read_itk
 
 _HEADERS = FIELD_ENDINGS  # of images whose headers say where ITK puts them
 # nodes along the longest side of the grid on which a field is held: at first, and at most
@@ -256,6 +256,10 @@ def _steps_of(path: str, where: str) -> list[_Step]:
             raise RegistrationError(
                 f"{name} is an image without vectors; give a displacement field (three components, "
                 "x, y, z) or a file of ITK's transforms"
+            )
+        if nan_in_nifti(path):
+            raise RegistrationError(
+                f"{name} contains values that are not finite; write the field again"
             )
         image = (reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         return [_field(vectors, *image, name)]

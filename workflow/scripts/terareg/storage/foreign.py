@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from terareg.core.errors import TeraregError
@@ -215,19 +215,34 @@ def _finite(text: str) -> float:
 class _Table:
     columns: tuple[str, ...]
     delimiter: str
+    signs: set[str] = field(default_factory=set, init=False, compare=False)
 
     def number(self, text: str) -> float:
         """Number in a cell; NaN if it holds none.
 
         Where cells are not separated by commas, a comma is the decimal sign: spreadsheets separate
         cells by semicolons exactly where the decimal sign is a comma.
+
+        Raises
+        ------
+        ValueError
+            If other cells have the other decimal sign: one of the two then groups thousands.
         """
-        if self.delimiter != "," and "." not in text:
-            text = text.replace(",", ".")
+        plain, sign = text, "." if "." in text else "," if "," in text else ""
+        if self.delimiter != "," and sign == ",":
+            plain = text.replace(",", ".")
         try:
-            return float(text) if "_" not in text else math.nan
+            value = float(plain) if "_" not in plain else math.nan
         except ValueError:
             return math.nan
+        if sign and self.delimiter != ",":
+            self.signs.add(sign)
+            if len(self.signs) > 1:
+                raise ValueError(
+                    f"it has numbers with a point and with a comma (here {shorten(text, 30)}), one "
+                    "of which must group thousands; write one decimal sign and no groups"
+                )
+        return value
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,10 @@ from terareg.storage.store import Store, check_key
 
 #: suffixes that writers add to the names of compressed chunks
 SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
+# what is decoded, as the metadata of Zarr 2, Zarr 3 and precomputed volumes call it
+_COMPRESSORS = ("blosc", "bz2", "gzip", "zlib", "zstd")
+_CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd")
+_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 _MOST_CHUNK_BYTES = 1 << 32
 _MOST_LOOKED_AT = 100_000
 
@@ -139,6 +143,9 @@ def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGri
     shape = _sizes(array["shape"])
     if not third:
         naming = Naming(_separator(array.get("dimension_separator", ".")))
+        _check_codecs("filters", array.get("filters") or [], "id", ())
+        packed = array.get("compressor")
+        _check_codecs("the compressor", [] if packed is None else [packed], "id", _COMPRESSORS)
         chunk = inner = _sizes(array["chunks"])
     else:
         keys = array.get("chunk_key_encoding", {"name": "default"})
@@ -147,9 +154,12 @@ def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGri
         naming = Naming(_separator(separator), "c" if default else "")
         chunk = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
         inner = chunk
+        _check_codecs("the codec", array.get("codecs", []), "name", _CODECS)
         for codec in array.get("codecs", []):
             if codec["name"] == "sharding_indexed":
                 inner = _sizes(codec["configuration"]["chunk_shape"])
+                parts = codec["configuration"].get("codecs", [])
+                _check_codecs("the codec", parts, "name", _CODECS)
     _check_chunk(inner, array["data_type" if third else "dtype"], folder)
     if len(chunk) != len(shape):
         raise ValueError(f"chunks of {len(chunk)} axes for an array of {len(shape)}")
@@ -165,6 +175,12 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
         raise ValueError(f"scale {level} has not three dimensions")
     channels = int(info.get("num_channels", 1))
     _check_chunk((*chunk, channels), info["data_type"], str(scale["key"]))
+    encoding = scale.get("encoding", "raw")
+    if encoding not in _ENCODINGS:
+        raise ValueError(
+            f"its chunks have the encoding {short(encoding)}; write it with one of "
+            f"{', '.join(_ENCODINGS)}"
+        )
     key = check_key(str(scale["key"]))
     sharding = scale.get("sharding") or None
     return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels)
@@ -222,6 +238,17 @@ def _sizes(values: Any) -> tuple[int, ...]:
     ):
         raise ValueError(f"sizes {short(values)}")
     return sizes
+
+
+def _check_codecs(what: str, listed: Any, key: str, known: Sequence[str]) -> None:
+    """Raise :class:`ValueError` for the first codec of chunks that is not decoded here."""
+    for codec in listed:
+        name = codec[key] if isinstance(codec, Mapping) else codec
+        if name not in known:
+            raise ValueError(
+                f"its chunks have {what} {short(name)}, which cannot be decoded; write it again"
+                + (f" with one of {', '.join(_COMPRESSORS)}" if known else " without filters")
+            )
 
 
 def _separator(value: Any) -> str:

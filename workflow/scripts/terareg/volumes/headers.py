@@ -44,7 +44,7 @@ IMARIS = (".ims",)
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
-    "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
+    "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
     "meter": 1e6, "m": 1e6,
 }  # fmt: skip
 #: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
@@ -87,8 +87,8 @@ class Header:
     is_segmentation : bool
         Whether the metadata of a volume say that its voxels are labels.
     origin_um, direction : tuple of float or None
-        For NIfTI and NRRD files: centre of the first voxel in world coordinates of the file, and
-        the unit vectors of the axes x, y and z, one after the other.
+        For NIfTI and NRRD files: centre of the first voxel in world coordinates (left, posterior,
+        superior, as in ITK), and the unit vectors of the axes x, y and z, one after the other.
     """
 
     name: str
@@ -400,7 +400,7 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
     header = Header(
         name, "NIfTI", layout.shape, dtype, orientation=grid.orientation, channels=layout.samples
     )
-    return _on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
+    return on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
 
 
 # ---------------------------------------------------------------------- NRRD
@@ -411,7 +411,11 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
     found = Header(source.name, "NRRD", header.shape, header.dtype, channels=channels)
     if not believed or header.spacing is None:
         return found
-    return _on_grid(found, header.spacing, header.unit, (header.origin, header.direction))
+    if header.contradiction:
+        raise ConfigError(
+            f"{source.name} contradicts itself: {header.contradiction}; {_SPACING_REMEDY}"
+        )
+    return on_grid(found, header.spacing, header.unit, (header.origin, header.direction))
 
 
 def nrrd_orientation(address: str) -> str | None:
@@ -445,7 +449,7 @@ def _imaris(store: Store, name: str, address: str, *, believed: bool) -> Header:
     if not believed or image.spacing is None:
         return header
     corner = None if image.corner is None else image.corner[::-1]
-    return _on_grid(header, image.spacing, image.unit.lower() or None, (corner, None))
+    return on_grid(header, image.spacing, image.unit.lower() or None, (corner, None))
 
 
 # ---------------------------------------------------------------------- volumes in folders
@@ -526,6 +530,8 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     check_levels(image["datasets"])
     dataset = image["datasets"][0]
     scale = ome_scale(image, dataset, len(axes))
+    scales = [ome_scale(image, each, len(axes)) for each in image["datasets"]]
+    check_finest_first(store.url, [[s[axes.index(a)] for a in "zyx"] for s in scales if s])
     name = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
     try:
         array = read_json_object(store, name)
@@ -534,11 +540,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
             f"{store.address(name)} does not exist; check that the volume is complete"
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
-    times = sizes.get("t", 1)
-    if times != 1:
-        raise VolumeError(
-            f"{store.url} contains {times} time points; give one volume with three dimensions"
-        )
+    check_other_axes(store.url, sizes)
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
     factors = um_factors(units)
     spacing: tuple[float, float, float] | None = None
@@ -571,10 +573,40 @@ def check_levels(levels: Sequence) -> None:
 
 
 def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
-    """Names of the axes of an OME-Zarr image in order, and their units by name."""
+    """Names of the axes of an OME-Zarr image in order, and their units by name.
+
+    Axes of channels and of time are called c and t, whatever name they have beside their type.
+    """
     axes = image.get("axes", "tczyx")  # version 0.3 and earlier: only names, or no axes
-    names = [a["name"].lower() if isinstance(a, dict) else a for a in axes]
-    return names, {a["name"].lower(): a.get("unit") for a in axes if isinstance(a, dict)}
+    names = [_axis_name(a) if isinstance(a, dict) else a for a in axes]
+    return names, {_axis_name(a): a.get("unit") for a in axes if isinstance(a, dict)}
+
+
+def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:
+    """Raise :class:`VolumeError` unless the first level has the smallest voxels, as formats ask."""
+    for level, own in enumerate(sizes):
+        if any(a < b * (1 - 1e-3) for a, b in zip(own, sizes[0])):
+            raise VolumeError(
+                f"{name} states for level {level} smaller voxels than for level 0, {_list(own)} "
+                f"and {_list(sizes[0])}; list its levels from fine to coarse"
+            )
+
+
+def _axis_name(axis: Mapping[str, Any]) -> str:
+    return {"channel": "c", "time": "t"}.get(str(axis.get("type")), axis["name"].lower())
+
+
+def check_other_axes(name: str, sizes: Mapping[str, int]) -> None:
+    """Raise :class:`VolumeError` for an axis beside channels and space along which there are more.
+
+    ``sizes`` are those of all axes by name.
+    """
+    for axis, size in sizes.items():
+        if axis not in "czyx" and size != 1:
+            what = "time points" if axis == "t" else f"images along its axis {short(axis)}"
+            raise VolumeError(
+                f"{name} contains {size} {what}; give one volume with three dimensions"
+            )
 
 
 def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
@@ -611,6 +643,7 @@ def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGr
     spacing: tuple[float, float, float] = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
     shape: tuple[int, int, int] = tuple(_size(n) for n in scale["size"][::-1])
     channels = _size(info.get("num_channels", 1))
+    check_finest_first(store.url, [[float(r) for r in s["resolution"]] for s in info["scales"]])
     header = Header(
         store.url,
         "precomputed",
@@ -649,7 +682,7 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
 
 
 # ---------------------------------------------------------------------- voxel size
-def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
+def on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
     """The header with a voxel size in micrometres; the file may not state the unit."""
     if unit is not None and unit not in UM_PER:
         raise ConfigError(
