@@ -298,6 +298,16 @@ def _check_atlases(atlases: dict[str, Any]) -> None:
                 f"atlases.{name}.images: {few(files)} contains a file twice, the template "
                 "included; give every image once"
             )
+        if atlas["annotation"] in files:
+            raise ConfigError(
+                f"atlases.{name}.annotation: {atlas['annotation']!r} is also the template or an "
+                "image; give the annotation a file of its own"
+            )
+        if atlas["hemispheres"] is None and atlas["hemisphere_values"] != [1, 2]:
+            raise ConfigError(
+                f"atlases.{name}.hemisphere_values: {atlas['hemisphere_values']} needs the image "
+                f"atlases.{name}.hemispheres; give it, or remove the values"
+            )
         if atlas["through"] is not None:
             _check_through(name, atlas, atlases)
 
