@@ -5,9 +5,13 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from examples import examples, spoiled
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from terareg.acquisition.image_files import estimate_pages, read_layout, read_pages
 from terareg.acquisition.plane_files import read_rows
@@ -276,9 +280,9 @@ def test_parts_that_were_never_written(tmp_path):
     with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
         tag = tiff.pages[0].tags["StripByteCounts"]
         assert tag.count == 4
-        data[tag.valueoffset + 2 * tag.valuebytecount // 8 : tag.valueoffset + tag.valuebytecount] = (
-            bytes(tag.valuebytecount - 2 * tag.valuebytecount // 8)
-        )
+        data[
+            tag.valueoffset + 2 * tag.valuebytecount // 8 : tag.valueoffset + tag.valuebytecount
+        ] = bytes(tag.valuebytecount - 2 * tag.valuebytecount // 8)
     (tmp_path / "a.tif").write_bytes(data)
     with pytest.raises(AcquisitionError, match=r"a.tif: 3 of its 4 parts were never written"):
         read_rows(Store(str(tmp_path)), "a.tif", EXPECTED)
@@ -299,6 +303,40 @@ def test_a_page_of_another_size_or_damaged(tmp_path):
     with pytest.raises(AcquisitionError, match=r"b.tif is damaged \(.*\); copy it again"):
         read_rows(store, "b.tif", EXPECTED, page=3)
     np.testing.assert_array_equal(read_rows(store, "b.tif", EXPECTED, page=4)[0], STACK[4])
+
+
+SPOILED = {
+    "page.tif": {"metadata": None},
+    "zlib.tif": {"metadata": None, "compression": "zlib"},
+    "tiles.tif": {"metadata": None, "compression": "lzw", "tile": (16, 16)},
+    "ome.tif": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "imagej.tif": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "big.tif": {"bigtiff": True, "byteorder": ">"},
+    "plane.png": None,
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_tiles_are_read_or_refused(tmp_path, name, data):
+    path, options = tmp_path / name, SPOILED[name]
+    alone = name in ("page.tif", "zlib.tif", "tiles.tif", "plane.png")
+    if options is None:
+        path.write_bytes(imagecodecs.png_encode(STACK[0]))
+    else:
+        write(path, STACK[0] if alone else STACK, **options)
+    path.write_bytes(spoiled(path.read_bytes(), data.draw))
+    store, page = Store(str(tmp_path)), None if alone else 3
+    for look in (
+        lambda: read_layout(store, name) if alone else read_pages(store, name),
+        lambda: estimate_pages(store, name),
+        lambda: read_rows(store, name, EXPECTED, page=page),
+    ):
+        try:
+            look()
+        except AcquisitionError as error:
+            assert "\n" not in str(error) and "; " in str(error)
 
 
 # ------------------------------------------------------------------ S3

@@ -292,7 +292,9 @@ def test_hemispheres_lie_where_the_orientation_says(tmp_path, source):
     prepare_atlas(settings, tmp_path / "out")
     assert np.array_equal(load_atlas(tmp_path / "out").hemispheres, sides)
     wrong = replace(settings, hemisphere_values=(2, 1))
-    message = r"by orientation RIP the voxels of value 2 \(left\) lie on the right of those of value"
+    message = (
+        r"by orientation RIP the voxels of value 2 \(left\) lie on the right of those of value"
+    )
     with pytest.raises(AtlasError, match=message):
         prepare_atlas(wrong, tmp_path / "out")
     with pytest.raises(AtlasError, match="1 stands for both hemispheres; give the values of"):

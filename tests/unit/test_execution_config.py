@@ -362,7 +362,10 @@ def test_a_cohort_shares_defaults_and_a_sample_wins(tmp_path):
         ("- a\n", "contains no settings"),
         (None, "cannot be read"),
         ("input: {spacing_um: [010, 2, 2]}", "line 1: 010 is 8 in YAML; write a number in digits"),
-        ("sample: s\ninput: {channels: {a: 2:30}}", "line 2: 2:30 is 150 in YAML; .* in quotes for"),
+        (
+            "sample: s\ninput: {channels: {a: 2:30}}",
+            "line 2: 2:30 is 150 in YAML; .* in quotes for",
+        ),
         ("sample: 1_0", "1_0 is 10 in YAML"),
         ("sample: 1:30.5", "1:30.5 is 90.5 in YAML; write a number without colons"),
     ],

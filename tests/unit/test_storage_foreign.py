@@ -16,9 +16,11 @@ from hypothesis import strategies as st
 from terareg.acquisition.metadata import load_colm_metadata
 from terareg.acquisition.table_lines import read_table
 from terareg.atlas.ontology import read_ontology
+from terareg.cohort.table import read_cohort
 from terareg.core.errors import (
     AcquisitionError,
     AtlasError,
+    CohortError,
     ConfigError,
     PointsError,
     StitchingError,
@@ -29,6 +31,7 @@ from terareg.derived.tables import read_id_table, read_order
 from terareg.execution.config import check
 from terareg.execution.yaml_files import read_yaml
 from terareg.regions.points import read_points
+from terareg.signal.marks import read_marks
 from terareg.stitching.render import read_tilespecs
 from terareg.stitching.terastitcher.reading import read_xml
 from terareg.stitching.tile_configuration import read_tile_configuration
@@ -67,6 +70,9 @@ SPECS = json.dumps(
 YAML = b"sample: brain\ninput:\n  path: raw\n  orientation: RIP\n  channels: {a: 0}\n"
 TABLE = b"path,row,column\nt0,0,0\nt1,0,1\n"
 
+COHORT = b"sample,group,age,sex,results\n" + b"".join(
+    b"s%d,%s,%d,f,r\n" % (n, b"old" if n > 2 else b"young", 8 + n) for n in range(6)
+)
 MARKERS = b"""<?xml version="1.0"?><CellCounter_Marker_File><Marker_Data>
 <Current_Type>1</Current_Type><Marker_Type><Type>2</Type><Marker><MarkerX>3</MarkerX><MarkerY>4</MarkerY><MarkerZ>5</MarkerZ>
 </Marker></Marker_Type></Marker_Data></CellCounter_Marker_File>"""
@@ -109,6 +115,9 @@ READERS = {
     "order.txt": (b"0\n2\n1\n", read_order, ConfigError),
     "Experiment.ini": (INI, read_microscope, AcquisitionError),
     "Scanned Cells.txt": (b"1,1\n", read_microscope, AcquisitionError),
+    "cohort.csv": (COHORT, read_cohort, CohortError),
+    "marks.csv": (b"z_um,y_um,x_um,cell\n1,2,3,yes\n4,5,6,no\n", lambda p: read_marks(p, FRAME),
+                  PointsError),
     "tiles.csv": (TABLE, lambda p: read_table(read_bytes(p), "tiles.csv", ["a"]),
                   AcquisitionError),
 }  # fmt: skip

@@ -20,7 +20,7 @@ import tensorstore as ts
 import tifffile
 import zarr
 from bounded import SECONDS, read_within_bounds
-from examples import PROFILE, examples
+from examples import PROFILE, examples, spoiled
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -174,12 +174,12 @@ def index_pages(*names):
 
 
 TIFF_STATEMENTS = {
-    "turned": (dict(extratags=[(274, "H", 1, 4, True)]), r"tag Orientation \(274\) is 4"),
-    "signed by ImageJ": (dict(description=CALIBRATED.format(0, -32768.0)), "ImageJ calibrates its"),
-    "curved by ImageJ": (dict(description=CALIBRATED.format(8, 0)), r"its values \(cf=8, c0=0"),
-    "signed by OME": (dict(description=OME_TYPES.format('Type="int16" '), ome=False),
+    "turned": ({"extratags": [(274, "H", 1, 4, True)]}, r"tag Orientation \(274\) is 4"),
+    "signed by ImageJ": ({"description": CALIBRATED.format(0, -32768.0)}, "ImageJ calibrates its"),
+    "curved by ImageJ": ({"description": CALIBRATED.format(8, 0)}, r"its values \(cf=8, c0=0"),
+    "signed by OME": ({"description": OME_TYPES.format('Type="int16" '), "ome": False},
                       "states Type int16 but its pixels are uint16"),
-    "turned by OME": (dict(description=OME_TYPES.format('SizeX="9" SizeY="8" '), ome=False),
+    "turned by OME": ({"description": OME_TYPES.format('SizeX="9" SizeY="8" '), "ome": False},
                       r"states SizeX 9 and SizeY 8 but it has 8 x 9 pixels \(x, y\)"),
 }  # fmt: skip
 
@@ -207,9 +207,7 @@ def test_the_order_that_imagej_states(tmp_path, values, order):
     stack = np.stack([values[:6:2], values[1:6:2]])
     pages = stack if order == "zct" else stack.transpose(1, 0, 2, 3)
     note = f"ImageJ=1.54\nimages=6\nchannels=2\nslices=3\norder={order}\n"
-    tifffile.imwrite(
-        tmp_path / "a.tif", pages.reshape(6, 9, 8), metadata=None, description=note
-    )
+    tifffile.imwrite(tmp_path / "a.tif", pages.reshape(6, 9, 8), metadata=None, description=note)
     for channel in range(2):
         found = read(tmp_path / "a.tif", ImageSettings(SPACING, "RIP", channel))
         np.testing.assert_array_equal(found, stack[channel])
@@ -438,7 +436,8 @@ def test_meta_image_follows_no_other_file(tmp_path, values):
 
 def write_meta(path, values, **more):
     fields = {"ObjectType": "Image", "NDims": 3, "BinaryData": True, "CompressedData": False,
-              "ElementSpacing": "30 20 25", "DimSize": "8 9 7", "ElementType": "MET_USHORT"}  # fmt: skip
+              "ElementSpacing": "30 20 25", "DimSize": "8 9 7",
+              "ElementType": "MET_USHORT"}  # fmt: skip
     text = "".join(f"{k} = {v}\n" for k, v in (fields | more).items() if v is not None)
     path.write_bytes(f"{text}ElementDataFile = LOCAL\n".encode() + values.tobytes())
 
@@ -934,19 +933,7 @@ def make_image(folder, name):
 @QUICK
 @given(data=st.data())
 def test_spoiled_images_are_read_or_refused(tmp_path, name, data):
-    content = bytearray(make_image(tmp_path, name))
-    near = st.integers(0, min(len(content), 600) - 1)
-    kind = data.draw(st.sampled_from(["cut", "flip", "fill", "grow"]))
-    place = data.draw(near | st.integers(0, len(content) - 1))
-    if kind == "cut":
-        content = content[:place]
-    elif kind == "flip":
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "fill":
-        content[place : place + 4] = data.draw(st.sampled_from([b"\xff" * 4, b"\x00" * 4, b"9999"]))
-    else:
-        content = content[:place] + bytes(data.draw(st.integers(1, 5000))) + content[place:]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(spoiled(make_image(tmp_path, name), data.draw))
     for look in (
         lambda: read_header(str(tmp_path / name), SPACING),
         lambda: read_header(str(tmp_path / name)),
@@ -1155,13 +1142,42 @@ def test_images_that_ask_for_more_than_they_hold(tmp_path, values):
             assert re.search("hold|cannot", result["message"]), result
 
 
-@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info"])
+def write_third(folder, values):
+    """OME-Zarr 0.5."""
+    write_zarr(folder, values)
+    (folder / ".zattrs").unlink()
+    (folder / "0/.zarray").unlink()
+    (folder / "0").rename(folder / "c")
+    (folder / "0").mkdir()
+    (folder / "c").rename(folder / "0/c")
+    steps = [{"type": "scale", "scale": list(SPACING)}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ome = {"version": "0.5", "multiscales": [image]}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    (folder / "zarr.json").write_text(json.dumps(group))
+    chunks = {"name": "regular", "configuration": {"chunk_shape": [4, 4, 4]}}
+    array = {"zarr_format": 3, "node_type": "array", "shape": SHAPE, "data_type": "uint16",
+             "chunk_grid": chunks, "chunk_key_encoding": {"name": "default"}, "fill_value": 0,
+             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+             "attributes": {}}  # fmt: skip
+    (folder / "0/zarr.json").write_text(json.dumps(array))
+
+
+def test_a_third_version_is_read(tmp_path, values):
+    write_third(tmp_path / "a", values)
+    np.testing.assert_array_equal(read(tmp_path / "a"), values)
+    assert read_header(str(tmp_path / "a")).spacing_um == SPACING
+
+
+@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info", "zarr.json", "0/zarr.json"])
 @QUICK
 @given(data=st.data())
 def test_spoiled_metadata_are_read_or_refused(tmp_path_factory, name, data):
     folder = tmp_path_factory.mktemp("v") / "a"
     values = (np.arange(np.prod(SHAPE)).reshape(SHAPE) + 1).astype(np.uint16)
-    (write_precomputed if name == "info" else write_zarr)(folder, values)
+    third = write_third if name.endswith("zarr.json") else write_zarr
+    (write_precomputed if name == "info" else third)(folder, values)
     text = json.loads((folder / name).read_text())
     odd = st.sampled_from([None, -1, 0, 1e300, 10**30, "x", [], {}, True, [[1]], "../..", "\0"])
     at, key, parts = text, None, []

@@ -117,7 +117,10 @@ def _sentence(error: jsonschema.ValidationError) -> str:
 
 def _is_number(value: Any) -> bool:
     """Whether a text is a number that YAML does not take for one: '10', or 2e1 without a point."""
-    return isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,2})?", value, re.I) is not None
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,2})?", value, re.I) is not None
+    )
 
 
 def _words(kind: Any) -> str:

@@ -82,8 +82,8 @@ class _Loader(yaml.SafeLoader):
         if plain.lstrip("+-").startswith(("0x", "0b")) or plain.lstrip("+-") == str(abs(value)):
             return value
         raise ConfigError(
-            f"line {node.start_mark.line + 1}: {shorten(node.value, 40)} is {value} in YAML; write a "
-            f"number in digits alone, or '{shorten(node.value, 40)}' in quotes for a name"
+            f"line {node.start_mark.line + 1}: {shorten(node.value, 40)} is {value} in YAML; write "
+            f"a number in digits alone, or '{shorten(node.value, 40)}' in quotes for a name"
         )
 
     def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
@@ -92,7 +92,7 @@ class _Loader(yaml.SafeLoader):
         if ":" in node.value:
             raise ConfigError(
                 f"line {node.start_mark.line + 1}: {shorten(node.value, 40)} is {value} in YAML; "
-                f"write a number without colons, or '{shorten(node.value, 40)}' in quotes for a name"
+                f"write a number without colons, or '{shorten(node.value, 40)}' in quotes"
             )
         return value
 
@@ -112,4 +112,6 @@ class _Loader(yaml.SafeLoader):
 
 
 for _kind in ("int", "float"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_kind}", getattr(_Loader, f"construct_yaml_{_kind}"))
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:{_kind}", getattr(_Loader, f"construct_yaml_{_kind}")
+    )

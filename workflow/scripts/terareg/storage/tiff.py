@@ -72,6 +72,8 @@ class ObjectFile(io.RawIOBase):
 
     def get(self, start: int, count: int) -> bytes:
         """Bytes from ``start``; fewer than ``count`` at the end of the file."""
+        if not 0 <= start < self.size:  # a damaged file may name any place
+            return b""
         if self._data is not None:
             return self._data[start : start + count]
         offset = start - self._window_start
@@ -86,6 +88,8 @@ class ObjectFile(io.RawIOBase):
 
     def fill(self, start: int, view: memoryview) -> None:
         """Fill a buffer with the bytes from ``start``."""
+        if not 0 <= start <= self.size:
+            raise EOFError("the file ends too early")
         if self._data is not None:
             view[:] = self._data[start : start + len(view)]
             return

@@ -9,6 +9,7 @@ are needed too, from the same folder.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -208,7 +209,7 @@ def _product(sizes: dict[str, int]) -> str:
 def _check_camera(notes: TiffNotes) -> None:
     """Raise if Micro-Manager numbers the pages otherwise than as planes of one volume."""
     order: list[int] = []
-    first: dict | None = None
+    first: dict[str, Any] | None = None
     differ: set[str] = set()
     for text in notes.camera():
         try:
@@ -224,7 +225,7 @@ def _check_camera(notes: TiffNotes) -> None:
             f"Micro-Manager states that its pages differ in {few(sorted(differ))}, not only in z; "
             "save each stack to a file of its own"
         )
-    if any(b <= a for a, b in zip(order, order[1:])):
+    if any(b <= a for a, b in itertools.pairwise(order)):
         raise ValueError(
             f"Micro-Manager numbers its planes {few(list(map(str, order)))}, not upwards; save "
             "them in order"

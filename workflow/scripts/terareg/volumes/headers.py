@@ -44,8 +44,8 @@ IMARIS = (".ims",)
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
-    "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
-    "meter": 1e6, "m": 1e6,
+    "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3,
+    "centimeter": 1e4, "meter": 1e6, "m": 1e6,
 }  # fmt: skip
 #: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
 VOXEL_RANGE_UM = (0.05, 5_000.0)

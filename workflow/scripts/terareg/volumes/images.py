@@ -38,9 +38,9 @@ from terareg.volumes.headers import (
     image_form,
     level_shapes,
     nrrd_orientation,
-    on_grid,
     ome_axes,
     ome_scale,
+    on_grid,
     read_json_object,
     read_metadata,
     um_factors,
@@ -204,9 +204,7 @@ def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     if reader.GetNumberOfComponents() > 1:
         array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
-    header = Header(
-        address, "MetaImage", array.shape, array.dtype.name, orientation=orientation
-    )
+    header = Header(address, "MetaImage", array.shape, array.dtype.name, orientation=orientation)
     if settings.spacing_um is None:
         if shear := shear_of(reader.GetDirection()):
             raise ConfigError(
@@ -348,7 +346,11 @@ def _pyramid(
 
 
 def _ratios(
-    name: str, shapes: Sequence[Sequence[int]], spacing: Sequence[Sequence[float]], *, believed: bool
+    name: str,
+    shapes: Sequence[Sequence[int]],
+    spacing: Sequence[Sequence[float]],
+    *,
+    believed: bool,
 ) -> list[list[float]]:
     """Voxel size of every level over that of the first one, along (z, y, x).
 

@@ -59,7 +59,7 @@ def read_itk(
 
 
 def nan_in_nifti(path: str | os.PathLike) -> bool:
-    """Whether a NIfTI file that ITK can read has voxels that are not finite: ITK reads them as 0."""
+    """Whether a NIfTI file has voxels that are not finite, which ITK reads as 0."""
     name = os.fspath(path)
     if not name.lower().endswith((".nii", ".nii.gz")):
         return False
@@ -69,7 +69,7 @@ def nan_in_nifti(path: str | os.PathLike) -> bool:
         layout = NiftiLayout.of(head)
         if layout is None or layout.dtype not in ("float32", "float64"):
             return False
-        dtype = np.dtype(layout.dtype).newbyteorder(layout.order)
+        dtype = np.dtype(layout.dtype).newbyteorder("<" if layout.order == "<" else ">")
         stream.read(layout.offset - len(head))
         left = math.prod(max(1, n) for n in layout.dim[1 : layout.dim[0] + 1]) * dtype.itemsize
         while part := stream.read(min(_PART, left)):

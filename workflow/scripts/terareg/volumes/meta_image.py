@@ -57,7 +57,9 @@ def check_meta_image(path: str | os.PathLike) -> None:
     if line is None:
         return
     fields: dict[str, str] = {}
-    for key, value in re.findall(r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head[: line.end()], re.M):
+    for key, value in re.findall(
+        r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head[: line.end()], re.M
+    ):
         before = fields.setdefault(key.lower(), value)
         if before != value:
             raise ValueError(

@@ -165,8 +165,12 @@ def _header(fields: dict[str, str], names: list[str], start: int) -> NrrdHeader:
             origin = tuple(s * float(v) for s, v in zip(signs, match[1].split(",")))
     stated = _spacings(fields, sizes, spatial)
     given, contradiction = given or stated, ""
-    if given and stated and any(
-        abs(abs(a) - abs(b)) > _ROUNDING * max(abs(a), abs(b)) for a, b in zip(given, stated)
+    if (
+        given
+        and stated
+        and any(
+            abs(abs(a) - abs(b)) > _ROUNDING * max(abs(a), abs(b)) for a, b in zip(given, stated)
+        )
     ):  # NaN stands for an axis without a spacing
         contradiction = (
             f"its space directions give voxels of {_list(given)} but its spacings {_list(stated)}"
