@@ -293,7 +293,7 @@ def test_hemispheres_lie_where_the_orientation_says(tmp_path, source):
     assert np.array_equal(load_atlas(tmp_path / "out").hemispheres, sides)
     wrong = replace(settings, hemisphere_values=(2, 1))
     message = (
-        r"by orientation RIP the voxels of value 2 \(left\) lie on the right of those of value"
+        r"by orientation RIP the voxels of value 2 \(left\) are on the right of those of value"
     )
     with pytest.raises(AtlasError, match=message):
         prepare_atlas(wrong, tmp_path / "out")

@@ -543,7 +543,7 @@ def _sides(image: SourceImage, values: tuple[int, int], frame: Frame) -> np.ndar
     if centres[0] > centres[1]:
         raise AtlasError(
             f"{image.name}: by orientation {frame.orientation} the voxels of value {left} (left) "
-            f"lie on the right of those of value {right} (right); correct "
+            f"are on the right of those of value {right} (right); correct "
             "atlases.NAME.orientation, or swap atlases.NAME.hemisphere_values (of an atlas given "
             "by its name, give the files instead)"
         )

@@ -144,8 +144,8 @@ def check_upright(orientation: int) -> None:
     if orientation > 1:
         raise ValueError(
             f"its tag Orientation (274) is {orientation}, which some programs turn or mirror the "
-            "image by and others ignore; set it to 1 once the pixels lie as you want them (tiffset "
-            "-s 274 1 FILE)"
+            "image by and others ignore; set it to 1 if the stored rows are right as they are "
+            "(tiffset -s 274 1 FILE)"
         )
 
 
