@@ -160,12 +160,12 @@ def estimate_pages(
 
 def _part_layout(store: Store, key: str) -> tuple[PlaneLayout, int]:
     """Layout of the planes of an array in a file, and their number."""
-    facts = part_facts(store, key, AcquisitionError)
+    facts = part_facts(store, key, AcquisitionError, counted=False)
     if facts.dtype not in ("uint8", "uint16"):
         raise AcquisitionError(
             f"{key} is {facts.dtype}, but tiles have unsigned integers of 8 or 16 bits; convert it"
         )
-    if 0 < facts.absent[0] == facts.absent[1]:
+    if facts.is_empty:
         raise AcquisitionError(
             f"{key} has a shape but no values, so it was never written; remove the tile, or save "
             "it again"

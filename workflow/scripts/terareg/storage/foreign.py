@@ -77,7 +77,9 @@ def reason(problem: Exception) -> str:
         return problem.strerror
     if isinstance(problem, KeyError):
         return f"{short(problem.args[0] if problem.args else '')} is missing"
-    return shorten(" ".join(str(problem).split()) or type(problem).__name__)
+    # tensorstore repeats all that it was asked
+    text = re.split(r" \[(?:tensorstore_spec|source locations)=", str(problem))[0]
+    return shorten(" ".join(text.split()) or type(problem).__name__)
 
 
 def shorten(text: str, most: int = _WORDS) -> str:

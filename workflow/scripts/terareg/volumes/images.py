@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, check_orientation
-from terareg.storage.foreign import boundary, check_memory
+from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
@@ -108,7 +108,7 @@ class OpenedImage(Levels):
             return np.ascontiguousarray(source[box].read().result())
         except ARRAY_ERRORS as error:
             raise outage(self.name, error) or VolumeError(
-                f"{self.name} cannot be read: {error}"
+                f"{self.name} cannot be read: {reason(error)}; check that the volume is complete"
             ) from error
 
 
@@ -414,5 +414,5 @@ def _open(store: Store, spec: dict) -> ts.TensorStore:
         return ts.open(spec, open=True, read=True, context=context).result()
     except ARRAY_ERRORS as error:
         raise outage(store.url, error) or VolumeError(
-            f"{store.url} cannot be opened: {error}"
+            f"{store.url} cannot be opened: {reason(error)}; check that the volume is complete"
         ) from error
