@@ -565,7 +565,7 @@ def test_settings_of_further_kinds_of_input_are_listed_too():
     volume = {"kind": "volume", "orientation": "SAR", "channels": {"a": {"path": "a.nii"}}}
     found = settings(check({"sample": "brain", "input": volume}))
     assert found["input.channels.a.path"]["value"] == "a.nii"
-    assert found["input.channels.a.channel"] == {"value": 0, "default": 0, "changed": False}
+    assert found["input.channels.a.channel"] == {"value": None, "default": None, "changed": False}
 
 
 def reached(through, **over):

@@ -144,3 +144,11 @@ def test_a_header_of_labels_that_states_other_axes_is_no_warning(tmp_path):
     with pytest.raises(VolumeError, match=message):
         read_sample_labels(path, SAMPLE)
     np.testing.assert_array_equal(read_sample_labels(path, SAMPLE, SAMPLE.spacing_um)[0], labels)
+
+
+def test_labels_of_several_components_are_refused(tmp_path):
+    labels = np.zeros((*SAMPLE.shape, 3), np.uint8)
+    image = sitk.GetImageFromArray(labels, isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "rgb.nrrd"))
+    with pytest.raises(VolumeError, match=r"rgb.nrrd have 3 components per voxel; give one id"):
+        read_sample_labels(tmp_path / "rgb.nrrd", SAMPLE, SAMPLE.spacing_um)

@@ -194,7 +194,7 @@ def test_what_was_never_written_is_counted(tmp_path):
 @pytest.mark.parametrize("kind", METADATA)
 def test_chunks_that_a_folder_lacks_are_counted_and_a_tile_without_any_is_refused(tmp_path, kind):
     """A tile whose chunks were not copied is as black as one outside of the tissue."""
-    write, key, values = KINDS[kind]
+    write, key, _ = KINDS[kind]
     write(tmp_path)
     store, folder = Store(str(tmp_path)), (tmp_path / key.partition("#")[0] / METADATA[kind]).parent
     facts = part_facts(store, key, AcquisitionError)

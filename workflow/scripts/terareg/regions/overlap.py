@@ -17,6 +17,7 @@ from terareg.regions.labels import label_block, slabs
 from terareg.registration.transform import Transform
 from terareg.volumes.headers import describe_image, image_form
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.meta_image import META_IMAGE
 
 if TYPE_CHECKING:
     from terareg.atlas.ontology import Ontology
@@ -54,6 +55,12 @@ def read_sample_labels(
         If its values are not ids.
     """
     settings = ImageSettings(tuple(spacing_um) if spacing_um else None, sample.orientation)
+    if not str(path).lower().endswith(META_IMAGE):
+        found = describe_image(str(path), believed=False)
+        if found.channels != 1:
+            raise VolumeError(
+                f"labels {path} have {found.channels} components per voxel; give one id for each"
+            )
     if spacing_um is None and image_form(str(path)) == "NIfTI":
         stated = describe_image(str(path)).orientation
         if stated not in (None, sample.orientation):

@@ -273,6 +273,32 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
             )
 
 
+def check_channel(header: Header, name: str, stated: int | None) -> None:
+    """Raise :class:`VolumeError` unless it is clear which channel of an image is meant.
+
+    Parameters
+    ----------
+    header : Header
+    name : str
+        Of the channel in the configuration.
+    stated : int or None
+        Its number in the image, if the user gives one.
+    """
+    if stated is None and header.channels == 1:
+        return
+    if stated is None:
+        names = f" ({', '.join(header.channel_names)})" if header.channel_names else ""
+        raise VolumeError(
+            f"{header.name} contains {header.channels} channels{names}; set input.channels.{name} "
+            f"to {{path: {header.name}, channel: N}} with a number from 0 to {header.channels - 1}"
+        )
+    if stated >= header.channels:
+        raise VolumeError(
+            f"{header.name} has channels 0 to {header.channels - 1}, not {stated}; correct "
+            f"input.channels.{name}.channel"
+        )
+
+
 def image_state(address: str) -> str:
     """Digest of names, sizes and change stamps of the files that an image consists of.
 
