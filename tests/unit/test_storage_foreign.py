@@ -240,6 +240,9 @@ def test_a_key_that_is_there_twice(tmp_path):
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("base: &b {x: 1}\nother: {<<: *b, x: 2}\n")
     assert read_yaml(tmp_path / "b.yaml")["other"] == {"x": 2}
+    with pytest.raises(ValueError, match="its key 'a' has two values; remove one of them"):
+        load_json(b'{"b": [{"a": 1, "c": 2, "a": [3]}]}')
+    assert load_json(b'{"a": {"b": 1}, "a": {"b": 1}}') == {"a": {"b": 1}}
 
 
 def test_aliases_that_grow_or_return(tmp_path):

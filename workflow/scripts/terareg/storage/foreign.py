@@ -178,7 +178,9 @@ def decode_text(data: bytes) -> str:
 
 
 def load_json(data: bytes) -> Any:
-    """Value of JSON in any encoding of :func:`decode_text`; NaN and infinity are refused.
+    """Value of JSON in any encoding of :func:`decode_text`.
+
+    NaN, infinity, and keys with two values are refused.
 
     Raises
     ------
@@ -187,7 +189,12 @@ def load_json(data: bytes) -> Any:
     """
     _check_count(data, b"[{", _MOST_PARTS, "lists and objects")
     _check_count(data, b",", _MOST_VALUES, "values")
-    return json.loads(decode_text(data), parse_constant=_no_number, parse_float=_finite)
+    return json.loads(
+        decode_text(data),
+        parse_constant=_no_number,
+        parse_float=_finite,
+        object_pairs_hook=_with_one_value,
+    )
 
 
 def check_xml(data: bytes) -> None:
@@ -199,6 +206,16 @@ def _check_count(data: bytes, signs: bytes, most: int, what: str) -> None:
     """A parser's objects take up to 100 times the bytes of the text: count them before."""
     if sum(data.count(sign) for sign in signs) > most:
         raise ValueError(f"it has more than {most} {what}")
+
+
+def _with_one_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key has two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                raise ValueError(f"its key {short(key)} has two values; remove one of them")
+    return found
 
 
 def _no_number(word: str) -> float:
