@@ -152,6 +152,11 @@ def changed(path, value):
         ),
         ("registration.channel", [], "registration.channel"),
         ("atlases.mouse.images", {"n b": "n.nrrd"}, "'n b' cannot be a folder name"),
+        ("atlases.mouse.annotation", "t", "is also the template or an image; give the annota"),
+        ("atlases.mouse.hemisphere_values", [2, 1], "needs the image atlases.mouse.hemispheres"),
+        ("atlases.mouse.hemisphere_values", [1, 1], "does not fit; values of"),
+        ("store", "s3//bucket/x", "is neither a folder nor an address; write s3://bucket/prefix"),
+        ("store", "D:\\brains", "is neither a folder nor an address"),
         (
             "atlases.mouse.images",
             {"a": "n.nrrd", "b": "n.nrrd"},

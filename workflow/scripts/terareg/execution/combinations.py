@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from terareg.core.errors import ConfigError, few
+from terareg.core.errors import ConfigError, StoreError, few
 from terareg.core.extents import (
     aligned_channel,
     channel_image,
@@ -98,7 +98,10 @@ def _check_places(config: dict[str, Any]) -> None:
             f"sample: {config['sample']!r} is reserved for {_RESERVED[config['sample']]}; choose "
             "another name"
         )
-    Store(config["store"])  # raises for any other kind of address
+    try:
+        Store(config["store"])  # raises for any other kind of address
+    except StoreError as error:
+        raise ConfigError(f"store: {error}") from error
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
             f"results: {config['results']!r} is not a folder that Snakemake can use; give a path "
