@@ -687,6 +687,47 @@ def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
         check_whole(header)
 
 
+@pytest.mark.parametrize(
+    "change", [{"voxel_offset": [7, 2, 1]}, {"size": [8, 9, 6]}, {"chunk_sizes": [[8, 4, 4]]}]
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_chunks_that_the_metadata_do_not_name(tmp_path, values, change, suffix):
+    """Counted alone, they stand for those that are absent, which fill_missing makes black."""
+    write_precomputed(
+        tmp_path / "p", values, suffix=suffix, pack=gzip.compress if suffix else bytes
+    )
+    assert check_whole(read_header(str(tmp_path / "p"))) == 0
+    info = json.loads((tmp_path / "p/info").read_text())
+    info["scales"][0] |= change
+    (tmp_path / "p/info").write_text(json.dumps(info))
+    header = read_header(str(tmp_path / "p"))
+    for fill_missing in (False, True):
+        with pytest.raises(VolumeError, match=r"has chunks such as \d.*, which is none of the \d+"):
+            check_whole(header, fill_missing=fill_missing)
+
+
+@pytest.mark.parametrize("change", [{"size": [9, 9, 7]}, {"size": [9, 5, 7]}])
+def test_chunks_in_shards_that_the_metadata_do_not_name(tmp_path, values, change):
+    write_with_tensorstore(tmp_path / "p", values, "gzip")
+    assert check_whole(read_header(str(tmp_path / "p"))) == 0
+    info = json.loads((tmp_path / "p/info").read_text())
+    info["scales"][0] |= change
+    (tmp_path / "p/info").write_text(json.dumps(info))
+    header = read_header(str(tmp_path / "p"))
+    with pytest.raises(VolumeError, match=r"has \d+ chunks in its shards that are none of the \d+"):
+        check_whole(header)
+
+
+def test_chunks_beyond_an_array_that_was_made_smaller_do_not_count(tmp_path, values):
+    write_zarr(tmp_path / "a.zarr", values)
+    file = tmp_path / "a.zarr/0/.zarray"
+    file.write_text(file.read_text().replace("[7, 9, 8]", "[4, 9, 8]"))
+    header = read_header(str(tmp_path / "a.zarr"))
+    assert check_whole(header) == 0
+    (tmp_path / "a.zarr/0/0/0/0").unlink()
+    assert check_whole(header) == 1
+
+
 @pytest.mark.parametrize("shards", [None, "raw", "gzip"])
 def test_a_chunk_that_is_absent_is_no_zero(tmp_path, values, shards):
     """Tensorstore leaves out chunks of zeros, and reads chunks that are lost as zeros."""

@@ -66,6 +66,8 @@ class ChunkGrid:
         How precomputed chunks lie in shards, as the metadata say.
     channels : int
         Number of channels of a precomputed volume; one chunk holds all of them.
+    chunkings : int
+        Number of sizes of chunks of a precomputed volume, the first of which is read.
     """
 
     form: str
@@ -76,6 +78,7 @@ class ChunkGrid:
     offset: tuple[int, ...] = ()
     sharding: Mapping[str, Any] | None = None
     channels: int = 1
+    chunkings: int = 1
 
     def walk(self, store: Store) -> Iterator[str]:
         """Names of the objects below the level's folder."""
@@ -99,6 +102,15 @@ class ChunkGrid:
             for i, c, n, o in zip(index, self.chunk, self.shape, self.offset)
         )
         return "_".join(ranges) + naming.suffix
+
+    def holds(self, name: str) -> bool:
+        """Whether a name that has the form of those of chunks is one of the level's."""
+        numbers = [int(n) for n in re.findall(r"(?<!\d)-?\d+", name)]
+        if self.form == "zarr":
+            return all(n < count for n, count in zip(numbers, self.counts, strict=True))
+        index = [(a - o) // c for a, o, c in zip(numbers[::2], self.offset, self.chunk)]
+        inside = all(0 <= i < count for i, count in zip(index, self.counts))
+        return inside and name.startswith(self.name(index, Naming()))
 
     def number(self, index: Sequence[int]) -> int:
         """Number of a precomputed chunk in shards."""
@@ -183,7 +195,8 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
         )
     key = check_key(str(scale["key"]))
     sharding = scale.get("sharding") or None
-    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels)
+    sizes = len(scale["chunk_sizes"])
+    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels, sizes)
 
 
 def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
@@ -210,10 +223,22 @@ def count_absent(store: Store, grid: ChunkGrid, fill_missing: bool = False) -> i
     if naming is None or grid.sharding:
         return 0
     pattern = grid.pattern(naming)
-    total = math.prod(grid.counts)
-    there = sum(1 for name in grid.walk(store) if pattern.fullmatch(name))
+    total, there, stray = math.prod(grid.counts), 0, ""
+    for name in grid.walk(store):
+        if pattern.fullmatch(name):
+            if grid.holds(name):
+                there += 1
+            else:
+                stray = min(stray or name, name)
     if there >= total:
         return 0
+    # of several sizes of chunks, others may be there as well
+    if stray and grid.form == "precomputed" and grid.chunkings == 1:
+        raise VolumeError(
+            f"{store.address(grid.folder)} has chunks such as {stray}, which is none of the "
+            f"{total} that its info states (of which {there} are there); correct size, "
+            "voxel_offset or chunk_sizes"
+        )
     if grid.form == "precomputed" and not fill_missing:
         names = set(grid.walk(store))
         looked = itertools.islice(grid.indices(), _MOST_LOOKED_AT)
