@@ -911,6 +911,33 @@ def test_levels_are_listed_from_fine_to_coarse(tmp_path, values, make):
         read_header(str(tmp_path / "a"))
 
 
+@pytest.mark.parametrize(
+    ("unit", "scale", "expected"),
+    [
+        ("Micrometre", 25, 25),
+        ("millimetres", 0.025, 25),
+        ("inch", 0.001, 25.4),
+        ("parsec", 25, r"states its voxel size in 'parsec'; set input.spacing_um"),
+        (None, 25, r"states no voxel size; set input.spacing_um"),
+        ("micrometer", -25, r"states voxels of \(-25, 25, 25\) for level 0; correct its metadata"),
+        ("micrometer", 0, r"states voxels of \(0, 25, 25\) for level 0; correct its metadata"),
+    ],
+)
+def test_units_and_sizes_of_ome_zarr(tmp_path, values, unit, scale, expected):
+    write_zarr(tmp_path / "a", values)
+    image = json.loads((tmp_path / "a/.zattrs").read_text())["multiscales"][0]
+    rest = 25 if scale <= 0 else scale
+    image["axes"] = [{"name": n, "type": "space", "unit": unit} for n in "zyx"]
+    transform = {"type": "scale", "scale": [scale, rest, rest]}
+    image["datasets"][0]["coordinateTransformations"] = [transform]
+    (tmp_path / "a/.zattrs").write_text(json.dumps({"multiscales": [image]}))
+    if isinstance(expected, str):
+        with pytest.raises((VolumeError, ConfigError), match=expected):
+            read_header(str(tmp_path / "a"))
+    else:
+        assert read_header(str(tmp_path / "a")).spacing_um == pytest.approx([expected] * 3)
+
+
 @pytest.mark.parametrize("name", ["c", "channel", "Channels", "wavelength"])
 def test_channels_by_whatever_name(tmp_path, values, name):
     write_levels(

@@ -45,7 +45,10 @@ FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
     "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3,
-    "centimeter": 1e4, "meter": 1e6, "m": 1e6,
+    "centimeter": 1e4, "meter": 1e6, "m": 1e6, "inch": 25400.0,
+    "nanometre": 1e-3, "nanometers": 1e-3, "nanometres": 1e-3, "micrometre": 1.0,
+    "micrometers": 1.0, "micrometres": 1.0, "millimetre": 1e3, "millimeters": 1e3,
+    "millimetres": 1e3,
 }  # fmt: skip
 #: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
 VOXEL_RANGE_UM = (0.05, 5_000.0)
@@ -148,7 +151,8 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     if spacing_um is not None:
         header = replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
     if header.spacing_um is None:
-        raise ConfigError(f"{name} states no voxel size; {_SPACING_REMEDY}")
+        states = f"its voxel size in {short(header.unit)}" if header.unit else "no voxel size"
+        raise ConfigError(f"{name} states {states}; {_SPACING_REMEDY}")
     check_plausible(header.shape, header.spacing_um, name)
     return header
 
@@ -582,6 +586,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         spacing,
         channels=_size(sizes.get("c", 1)),
         is_segmentation="image-label" in attributes.get("ome", attributes),
+        unit=_unknown_unit(units) if spacing is None else None,
     )
     return header, grid
 
@@ -609,8 +614,13 @@ def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]
 
 
 def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:
-    """Raise :class:`VolumeError` unless the first level has the smallest voxels, as formats ask."""
+    """Raise :class:`VolumeError` unless level 0 has the smallest voxels, and all are above 0."""
     for level, own in enumerate(sizes):
+        if not all(size > 0 for size in own):
+            raise VolumeError(
+                f"{name} states voxels of {_list(own)} for level {level}; correct its metadata, "
+                "sizes are larger than 0"
+            )
         if any(a < b * (1 - 1e-3) for a, b in zip(own, sizes[0])):
             raise VolumeError(
                 f"{name} states for level {level} smaller voxels than for level 0, {_list(own)} "
@@ -640,6 +650,12 @@ def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
     found = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
     known = [factor for factor in found if factor is not None]
     return known if len(known) == 3 else None
+
+
+def _unknown_unit(units: Mapping[str, str | None]) -> str | None:
+    """The first unit of the axes z, y and x that none knows; None if all lack one or are known."""
+    stated = (str(units[a]) for a in "zyx" if units.get(a))
+    return next((unit for unit in stated if unit.lower() not in UM_PER), None)
 
 
 def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
