@@ -1238,6 +1238,28 @@ def test_a_third_version_is_read(tmp_path, values):
     assert read_header(str(tmp_path / "a")).spacing_um == SPACING
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"dimension_names": ["X", "y", "z"]},
+            r"axes z, y, x .*, but its array names them x, y, z",
+        ),
+        ({"dimension_names": ["a", "b", None]}, None),
+        ({"storage_transformers": [{"name": "x"}]}, "have storage_transformers; write it with a"),
+        ({"chunk_grid": {"name": "rectilinear"}}, "a grid 'rectilinear'; write it with a regular"),
+    ],
+)
+def test_arrays_of_the_third_version_that_state_something_else(tmp_path, values, change, message):
+    write_third(tmp_path / "a", values)
+    path = tmp_path / "a/0/zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if message:
+        refused(tmp_path / "a", message)
+    else:
+        np.testing.assert_array_equal(read(tmp_path / "a"), values)
+
+
 @pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info", "zarr.json", "0/zarr.json"])
 @QUICK
 @given(data=st.data())

@@ -164,8 +164,11 @@ def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGri
         default = keys["name"] == "default"
         separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
         naming = Naming(_separator(separator), "c" if default else "")
-        chunk = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
-        inner = chunk
+        kind = array["chunk_grid"].get("name", "regular")
+        if kind != "regular" or array.get("storage_transformers"):
+            other = "storage_transformers" if kind == "regular" else f"a grid {short(kind)}"
+            raise ValueError(f"its chunks have {other}; write it with a regular grid alone")
+        chunk = inner = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
         _check_codecs("the codec", array.get("codecs", []), "name", _CODECS)
         for codec in array.get("codecs", []):
             if codec["name"] == "sharding_indexed":

@@ -571,6 +571,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
     check_other_axes(store.url, sizes)
+    check_names(store.url, axes, array)
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
     factors = um_factors(units)
     spacing: tuple[float, float, float] | None = None
@@ -643,6 +644,18 @@ def check_other_axes(name: str, sizes: Mapping[str, int]) -> None:
             raise VolumeError(
                 f"{name} contains {size} {what}; give one volume with three dimensions"
             )
+
+
+def check_names(name: str, axes: Sequence[str], array: Mapping[str, Any]) -> None:
+    """Raise :class:`VolumeError` if an array (``zarr.json``) names its axes in another order."""
+    own = [str(n).lower() for n in array.get("dimension_names") or () if n is not None]
+    own = [n for n in own if n in ("z", "y", "x")]
+    stated = [a for a in axes if a in "zyx"]
+    if sorted(own) == ["x", "y", "z"] and own != stated:
+        raise VolumeError(
+            f"{name} has the axes {', '.join(stated)} in its multiscales, but its array names them "
+            f"{', '.join(own)} (dimension_names); correct the one that is wrong"
+        )
 
 
 def um_factors(units: Mapping[str, str | None]) -> list[float] | None:

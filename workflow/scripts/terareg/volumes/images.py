@@ -33,6 +33,7 @@ from terareg.volumes.fetched import FetchedChunks
 from terareg.volumes.headers import (
     Header,
     check_levels,
+    check_names,
     check_other_axes,
     describe_image,
     image_form,
@@ -256,6 +257,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
             if name not in "zyx"
         }
         check_other_axes(store.url, dict(zip(axes, grid.shape, strict=True)))
+        check_names(store.url, axes, array)
         _check_fixed(store.url, grid, fixed)
         order = [kept.index(a) for a in "zyx"]
 
