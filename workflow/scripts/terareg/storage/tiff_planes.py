@@ -247,7 +247,7 @@ def _camera_axes(noted: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------------- ImageJ
 def _check_calibration(description: str) -> None:
     """Raise if ImageJ shows other values than are stored, as it does for signed integers."""
-    function = re.search(r"^cf=(\d+)\s*$", description, re.M)
+    function = re.search(r"^cf=(\d{1,9})\s*$", description, re.M)
     if function is None:
         return
     numbers = dict(re.findall(r"^(c\d)=(\S+)\s*$", description, re.M))
