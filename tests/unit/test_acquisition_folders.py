@@ -281,6 +281,11 @@ def spoil_name(root):
     path.rename(path.with_name("001000_001060_000062.tif"))
 
 
+def number_name(root, number):
+    path = next(root.glob("001000/001000_001060/*_000050.tif"))
+    path.rename(path.with_name(f"001000_001060_{number}.tif"))
+
+
 def rewrite(name, image):
     return lambda root: tifffile.imwrite(root / "001080" / "001080_001000" / name, image)
 
@@ -291,6 +296,10 @@ BAD = {
     "no planes": (lambda r: [p.unlink() for p in r.glob("*/*/*.tif")], {},
                   "contains no tile folder with images such as 000000/000000_000000"),
     "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif is between two"),
+    "a number that is none of a plane": (lambda r: number_name(r, "9" * 200), {},
+                                         r"9.tif is beyond 262144 planes .*; rename or remove it"),
+    "a number with a time in it": (lambda r: number_name(r, "20260131235000"), {},
+                                   r"_20260131235000.tif is beyond 262144 planes by the number"),
     "no overlap": (lambda r: None, {"spacing_um": (2.5, 0.3, 0.5)},
                    "names of tile folders are 27 pixels apart in y but tiles have 20, so"),
     "overlap of a tile": (lambda r: None, {"spacing_um": (2.5, 10, 0.5)},

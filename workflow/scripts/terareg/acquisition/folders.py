@@ -263,7 +263,8 @@ def _plane_of(entry: Entry) -> tuple[int, tuple[int, int]]:
 
 def _number(text: str) -> int:
     """A position; negative ones have their sign after leading zeros."""
-    return int(re.sub(r"^0*-", "-", text))
+    # enough for any place, and small enough to reckon with
+    return max(-(10**18), min(int(re.sub(r"^0*-", "-", text)), 10**18))
 
 
 def _join(*parts: str) -> str:
