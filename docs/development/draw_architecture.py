@@ -30,7 +30,8 @@ PAGE = HERE / "architecture.md"
 _TABLE = re.compile(r"(?<=<!-- rooms -->\n).*?(?=<!-- end of rooms -->)", re.DOTALL)
 _OTHER = Style("#f4f4f2", "#999", dashed=True)
 _IMAGE = (
-    b"NRRD0004\ntype: uint16\ndimension: 3\nsizes: 4 4 4\nspacings: 25 25 25\nencoding: raw\n\n"
+    b"NRRD0004\ntype: uint16\ndimension: 3\nsizes: 4 4 4\nspacings: 25 25 25\n"
+    b"endian: little\nencoding: raw\n\n"
 )
 #: everything that a sample of tiles may ask for, so that every rule has a job
 _EVERYTHING = {

@@ -260,9 +260,30 @@ def test_negative_positions(tmp_path):
     assert [(t.row, t.column) for t in tiles] == GRID[:4]
 
 
+@pytest.mark.parametrize("short", [False, True], ids=["long", "short"])
+@pytest.mark.parametrize("first", [-150, -60], ids=["below 0", "through 0"])
+@pytest.mark.parametrize("ending", [".tif", ".ome.tif"])
+def test_negative_heights_keep_the_order_of_planes(tmp_path, short, first, ending):
+    """A sign that is taken for a hyphen turns the stack over."""
+    data = write_folders(tmp_path, GRID[:4], short=short)
+    for path in list(tmp_path.glob("*/*/*.tif")):
+        before, _, number = path.name[:-4].rpartition("_")
+        moved = f"{int(number) + first:06d}{ending}"
+        path.rename(path.with_name(f"{before}_{moved}" if before else moved))
+    acquisition = index(tmp_path)
+    for tile in acquisition.tiles:
+        read = TileSource(acquisition, "signal").read(tile.name, 0, 6)
+        np.testing.assert_array_equal(read, data[tile.name])
+
+
 def spoil_name(root):
     path = next(root.glob("001000/001000_001060/*_000050.tif"))
     path.rename(path.with_name("001000_001060_000062.tif"))
+
+
+def number_name(root, number):
+    path = next(root.glob("001000/001000_001060/*_000050.tif"))
+    path.rename(path.with_name(f"001000_001060_{number}.tif"))
 
 
 def rewrite(name, image):
@@ -275,6 +296,10 @@ BAD = {
     "no planes": (lambda r: [p.unlink() for p in r.glob("*/*/*.tif")], {},
                   "contains no tile folder with images such as 000000/000000_000000"),
     "a name between two planes": (spoil_name, {}, r"001000_001060_000062.tif is between two"),
+    "a number that is none of a plane": (lambda r: number_name(r, "9" * 200), {},
+                                         r"9.tif is beyond 262144 planes .*; rename or remove it"),
+    "a number with a time in it": (lambda r: number_name(r, "20260131235000"), {},
+                                   r"_20260131235000.tif is beyond 262144 planes by the number"),
     "no overlap": (lambda r: None, {"spacing_um": (2.5, 0.3, 0.5)},
                    "names of tile folders are 27 pixels apart in y but tiles have 20, so"),
     "overlap of a tile": (lambda r: None, {"spacing_um": (2.5, 10, 0.5)},

@@ -5,11 +5,15 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+from examples import examples, spoiled
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
-from terareg.acquisition.image_files import estimate_pages, read_pages
+from terareg.acquisition.image_files import estimate_pages, read_layout, read_pages
 from terareg.acquisition.plane_files import read_rows
 from terareg.core.errors import AcquisitionError
 from terareg.storage.store import Store
@@ -289,6 +293,52 @@ def test_pixels_that_are_inverted_or_lie_in_the_header(tmp_path):
         read_rows(store, "b.tif", EXPECTED)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"extratags": [(274, "H", 1, 6, True)]}, r"its tag Orientation \(274\) is 6"),
+        ({"description": "ImageJ=1.54\nimages={}\ncf=0\nc0=-32768.0\nc1=1.0\n"},
+         r"ImageJ calibrates its values \(cf=0, c0=-32768.0, c1=1.0\)"),
+        ({"description": '<OME><Image><Pixels Type="int16" SizeZ="{}"/></Image></OME>'},
+         "states Type int16 but its pixels are uint16"),
+        ({"description": '<OME><Image><Pixels SizeX="40" SizeY="30" SizeZ="{}"/></Image></OME>'},
+         r"states SizeX 40 and SizeY 30 but it has 30 x 40 pixels \(x, y\)"),
+    ],
+)  # fmt: skip
+def test_what_contradicts_the_pixels_of_one_page_or_many(tmp_path, options, message):
+    store = Store(str(tmp_path))
+    for stack, look in ((STACK, read_pages), (STACK[0], read_layout)):
+        pages = len(stack) if stack.ndim == 3 else 1
+        given = {k: v.format(pages) if isinstance(v, str) else v for k, v in options.items()}
+        write(tmp_path / "a.tif", stack, metadata=None, ome=False, **given)
+        with pytest.raises(AcquisitionError, match=f"a.tif: .*{message}") as caught:
+            look(store, "a.tif")
+        assert "\n" not in str(caught.value) and "; " in str(caught.value)
+
+
+def test_pages_of_several_channels_by_micro_manager(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        for n, plane in enumerate(STACK):
+            note = (51123, "s", 0, f'{{"SliceIndex": {n // 2}, "ChannelIndex": {n % 2}}}', True)
+            tiff.write(plane, metadata=None, contiguous=False, extratags=[note])
+    with pytest.raises(AcquisitionError, match="its pages differ in channel, not only in z"):
+        read_pages(Store(str(tmp_path)), "a.tif")
+
+
+def test_parts_that_were_never_written(tmp_path):
+    write(tmp_path / "a.tif", STACK[0], metadata=None, compression="zlib", rowsperstrip=10)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        tag = tiff.pages[0].tags["StripByteCounts"]
+        assert tag.count == 4
+        data[
+            tag.valueoffset + 2 * tag.valuebytecount // 8 : tag.valueoffset + tag.valuebytecount
+        ] = bytes(tag.valuebytecount - 2 * tag.valuebytecount // 8)
+    (tmp_path / "a.tif").write_bytes(data)
+    with pytest.raises(AcquisitionError, match=r"a.tif: 3 of its 4 parts were never written"):
+        read_rows(Store(str(tmp_path)), "a.tif", EXPECTED)
+
+
 def test_a_page_of_another_size_or_damaged(tmp_path):
     store = Store(str(tmp_path))
     another_size(tmp_path / "a.tif")
@@ -304,6 +354,40 @@ def test_a_page_of_another_size_or_damaged(tmp_path):
     with pytest.raises(AcquisitionError, match=r"b.tif is damaged \(.*\); copy it again"):
         read_rows(store, "b.tif", EXPECTED, page=3)
     np.testing.assert_array_equal(read_rows(store, "b.tif", EXPECTED, page=4)[0], STACK[4])
+
+
+SPOILED = {
+    "page.tif": {"metadata": None},
+    "zlib.tif": {"metadata": None, "compression": "zlib"},
+    "tiles.tif": {"metadata": None, "compression": "lzw", "tile": (16, 16)},
+    "ome.tif": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "imagej.tif": {"imagej": True, "metadata": {"axes": "ZYX"}},
+    "big.tif": {"bigtiff": True, "byteorder": ">"},
+    "plane.png": None,
+}
+
+
+@pytest.mark.parametrize("name", SPOILED)
+@examples(50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_tiles_are_read_or_refused(tmp_path, name, data):
+    path, options = tmp_path / name, SPOILED[name]
+    alone = name in ("page.tif", "zlib.tif", "tiles.tif", "plane.png")
+    if options is None:
+        path.write_bytes(imagecodecs.png_encode(STACK[0]))
+    else:
+        write(path, STACK[0] if alone else STACK, **options)
+    path.write_bytes(spoiled(path.read_bytes(), data.draw))
+    store, page = Store(str(tmp_path)), None if alone else 3
+    for look in (
+        lambda: read_layout(store, name) if alone else read_pages(store, name),
+        lambda: estimate_pages(store, name),
+        lambda: read_rows(store, name, EXPECTED, page=page),
+    ):
+        try:
+            look()
+        except AcquisitionError as error:
+            assert "\n" not in str(error) and "; " in str(error)
 
 
 # ------------------------------------------------------------------ S3

@@ -154,6 +154,11 @@ ERRORS = {
         CELLS,
         r"Experiment.ini \[North Scan Region\] Stack Step \(mm\) is missing; add it",
     ),
+    "key twice": (
+        change("Stack Step (mm)", '"0.005"\nstack step (mm) = "0.0025"'),
+        CELLS,
+        r"Stack Step \(mm\) appears twice with different values; keep the right one",
+    ),
     "no number": (change("Num Vertical", '"three"'), CELLS, "is 'three', not a number"),
     "not finite": (change("Num Vertical", '"inf"'), CELLS, "is 'inf', not a number"),
     "zero rows": (change("Num Vertical", '"0"'), CELLS, "Num Vertical is 0, but must be a whole"),

@@ -20,6 +20,9 @@ from brainglobe_truth import (
     write_newer,
     write_older,
 )
+from examples import examples, spoiled_text
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from terareg.atlas.brainglobe import (
     atlas_keys,
@@ -29,7 +32,7 @@ from terareg.atlas.brainglobe import (
     zarr_level_shape,
 )
 from terareg.atlas.prepare import AtlasSettings, load_atlas, prepare_atlas
-from terareg.core.errors import AtlasError, ConfigError
+from terareg.core.errors import AtlasError, ConfigError, TeraregError
 from terareg.execution import inputs
 from terareg.execution.config import check
 from terareg.execution.run import Run, load_run
@@ -152,6 +155,24 @@ def test_an_atlas_that_contradicts_itself_is_refused(home, break_it, words):
     words = words.replace("has 8, 6, 10", r"states that the atlas has \[8, 6, 10\] voxels")
     with pytest.raises((AtlasError, ConfigError), match=words):
         atlas_keys(find_atlas(NAME))
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "manifest.json"])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_metadata_are_read_or_refused(home, tmp_path, name, data):
+    kept = tmp_path / name
+    if not kept.exists():
+        folder = (write_older if name == "metadata.json" else write_newer)(home)
+        file = folder if folder.is_file() else folder / name
+        kept.write_bytes(file.read_bytes())
+        (tmp_path / "where").write_text(str(file))
+    file = Path((tmp_path / "where").read_text())
+    file.write_bytes(spoiled_text(kept.read_bytes(), data.draw))
+    try:
+        atlas_keys(find_atlas(str(file.parent)))
+    except TeraregError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000
 
 
 def test_voxels_that_were_not_fetched_are_no_zeros(home):

@@ -124,13 +124,22 @@ def test_missing_colours_are_filled_and_stay(tmp_path):
         ("id,acronym,name\n4294967296,a,b\n", "not between 1 and 4294967295"),
         ("id,acronym,name,colour\n5,a,b,blue\n", "colour 'blue' is not of the form RRGGBB"),
         ("id,acronym,name,structure_id_path\n5,a,b,/1/2/\n", "does not end in the region's id"),
+        ("id,acronym,name,structure_id_path,parent_structure_id\n5,a,b,/1/5/,2\n",
+         "line 2: region 5 has the parent 2 but its path '/1/5/' names 1; correct one of them"),
+        ("id,acronym,name,path,parent\n5,a,b,5,2\n", "parent 2 but its path '5' names 0"),
+        ("id,structure_id,acronym,name\n5,6,a,b\n", "line 2: id is 5 but structure_id is 6; rem"),
+        ("id,acronym,name,parent,parent_id\n5,a,b,1,2\n", "parent is 1 but parent_id is 2"),
+        ("id,id,acronym,name\n5,6,a,b\n", "two of its columns are called 'id'; rename one"),
+        ("id;acronym;name\n1.000;a;b\n", "id '1.000' is not an integer"),
+        ('[{"id": 5, "acronym": "a", "name": "b", "rgb_triplet": [300, 0, 0]}]',
+         r"colour \[300, 0, 0\] is not three numbers from 0 to 255"),
         ("id,acronym,name\n", "no regions found"),
         ("", "it is empty"),
         ('{"msg": 3}', "is not a list of regions"),
         ("[1, 2]", "entry 1 is 1, not a region"),
         ("[{", "cannot be read as JSON"),
     ],
-)
+)  # fmt: skip
 def test_errors_name_the_line_and_the_remedy(tmp_path, text, message):
     with pytest.raises(AtlasError, match=message):
         read_ontology(write(tmp_path, "o.csv", text))

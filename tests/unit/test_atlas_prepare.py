@@ -256,6 +256,51 @@ def test_template_and_annotation_in_different_frames(tmp_path, source, change, w
     prepare_atlas(stated, tmp_path / "out")
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mha"])
+def test_images_of_several_formats_on_one_grid(tmp_path, source, labels, suffix):
+    """NIfTI counts to the right and forward, NRRD as it says, ITK to the left and back."""
+    settings = source(spacing=(0.03, 0.02, 0.01), orientation="SPL")
+    image = sitk.ReadImage(settings.annotation)
+    other = settings.annotation.replace(".nrrd", suffix)
+    for turned in (np.eye(3), np.diag([-1.0, -1.0, 1.0])):
+        for name in (settings.template, other):
+            image = sitk.ReadImage(settings.template if name != other else settings.annotation)
+            image.SetOrigin((1.0, -2.0, 3.0))
+            image.SetDirection(turned.ravel())
+            sitk.WriteImage(image, name)
+        orientation = "SPL" if turned[0, 0] > 0 else "SAR"
+        changed = replace(settings, annotation=other, orientation=orientation)
+        prepare_atlas(changed, tmp_path / "out")
+        assert np.array_equal(load_atlas(tmp_path / "out").annotation, labels)
+    image.SetDirection((-1, 0, 0, 0, 1, 0, 0, 0, -1))
+    sitk.WriteImage(image, other)
+    with pytest.raises(AtlasError, match="have different directions in their headers"):
+        prepare_atlas(changed, tmp_path / "out")
+
+
+def test_hemispheres_lie_where_the_orientation_says(tmp_path, source):
+    """Exchanged sides change no total of a region, so that nothing else tells it."""
+    settings = source(hemispheres=str(tmp_path / "sides.nrrd"))
+    plain = prepare_atlas(replace(settings, hemispheres=None), tmp_path / "out")
+    axis, lower = plain["hemispheres"]["axis"], plain["hemispheres"]["lower"]
+    sides = np.full(SHAPE, 3 - lower, np.uint8)
+    sides[tuple(slice(2) if a == axis else slice(None) for a in range(3))] = lower
+    sides[0] = 0
+    image = sitk.GetImageFromArray(sides)
+    image.SetSpacing((10, 20, 30))
+    sitk.WriteImage(image, settings.hemispheres)
+    prepare_atlas(settings, tmp_path / "out")
+    assert np.array_equal(load_atlas(tmp_path / "out").hemispheres, sides)
+    wrong = replace(settings, hemisphere_values=(2, 1))
+    message = (
+        r"by orientation RIP the voxels of value 2 \(left\) are on the right of those of value"
+    )
+    with pytest.raises(AtlasError, match=message):
+        prepare_atlas(wrong, tmp_path / "out")
+    with pytest.raises(AtlasError, match="1 stands for both hemispheres; give the values of"):
+        prepare_atlas(replace(settings, hemisphere_values=(1, 1)), tmp_path / "out")
+
+
 @pytest.mark.parametrize("orientation", ["SAR", "RIP", "ILA"])
 def test_orientation_that_contradicts_a_nifti_header(tmp_path, source, orientation):
     settings = source(".nii", spacing=(0.03, 0.02, 0.01), orientation=orientation)

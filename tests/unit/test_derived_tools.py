@@ -402,6 +402,8 @@ def test_remap_names_what_the_table_lacks_or_cannot_say(store, tmp_path):
         ("from,to\n1,2\n1,3\n", "id 1 is mapped to both 2 and 3"),
         ("from,to\n1,-2\n", "row 1 has '-2', which is not a whole number"),
         ("from,to\n1,2.5\n", "row 1 has '2.5'"),
+        ("from,to\n1,²\n", "row 1 has '²', which is not a whole number"),
+        (f"from,to\n1,{'9' * 5000}\n", r"row 1 has '9+\.\.\.', which is not a whole number"),
         ("a,b\n1,2\n", "its columns are 'a', 'b', without from and to"),
         ("from,to\n", "it has no row"),
         ("", "it is empty"),

@@ -26,7 +26,7 @@ def at_working_voxel(channels=("ch0",), **over):
 
 
 def two_images():
-    files = dict.fromkeys(("template", "annotation", "ontology"), "x")
+    files = {key: key for key in ("template", "annotation", "ontology")}
     return {"mouse": {**files, "orientation": "RIP", "images": {"nissl": "n.nrrd"}}}
 
 

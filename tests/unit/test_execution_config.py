@@ -152,6 +152,11 @@ def changed(path, value):
         ),
         ("registration.channel", [], "registration.channel"),
         ("atlases.mouse.images", {"n b": "n.nrrd"}, "'n b' cannot be a folder name"),
+        ("atlases.mouse.annotation", "t", "is also the template or an image; give the annota"),
+        ("atlases.mouse.hemisphere_values", [2, 1], "needs the image atlases.mouse.hemispheres"),
+        ("atlases.mouse.hemisphere_values", [1, 1], "does not fit; values of"),
+        ("store", "s3//bucket/x", "is neither a folder nor an address; write s3://bucket/prefix"),
+        ("store", "D:\\brains", "is neither a folder nor an address"),
         (
             "atlases.mouse.images",
             {"a": "n.nrrd", "b": "n.nrrd"},
@@ -361,6 +366,13 @@ def test_a_cohort_shares_defaults_and_a_sample_wins(tmp_path):
         ("sample: [", "is not valid YAML"),
         ("- a\n", "contains no settings"),
         (None, "cannot be read"),
+        ("input: {spacing_um: [010, 2, 2]}", "line 1: 010 is 8 in YAML; write a number in digits"),
+        (
+            "sample: s\ninput: {channels: {a: 2:30}}",
+            "line 2: 2:30 is 150 in YAML; .* in quotes for",
+        ),
+        ("sample: 1_0", "1_0 is 10 in YAML"),
+        ("sample: 1:30.5", "1:30.5 is 90.5 in YAML; write a number without colons"),
     ],
 )
 def test_broken_sample_files(tmp_path, text, words):
@@ -558,7 +570,7 @@ def test_settings_of_further_kinds_of_input_are_listed_too():
     volume = {"kind": "volume", "orientation": "SAR", "channels": {"a": {"path": "a.nii"}}}
     found = settings(check({"sample": "brain", "input": volume}))
     assert found["input.channels.a.path"]["value"] == "a.nii"
-    assert found["input.channels.a.channel"] == {"value": 0, "default": 0, "changed": False}
+    assert found["input.channels.a.channel"] == {"value": None, "default": None, "changed": False}
 
 
 def reached(through, **over):

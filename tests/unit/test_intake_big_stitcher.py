@@ -5,8 +5,11 @@ from __future__ import annotations
 import container_files as files
 import numpy as np
 import pytest
+from examples import examples, spoiled_text
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
-from terareg.core.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError, TeraregError
 from terareg.intake.big_stitcher import big_stitcher, of_project
 from terareg.intake.found import Look
 from terareg.intake.recognise import recognise
@@ -100,6 +103,20 @@ def test_what_cannot_be(tmp_path, old, new, words):
     edited(tmp_path, (old, new))
     with pytest.raises(AcquisitionError, match=words):
         of_project(look(tmp_path), XML)
+
+
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_projects_are_read_or_refused(tmp_path, data):
+    if not (tmp_path / "whole.txt").exists():
+        files.big_stitcher(tmp_path)
+        (tmp_path / XML).rename(tmp_path / "whole.txt")
+    content = (tmp_path / "whole.txt").read_bytes()
+    (tmp_path / XML).write_bytes(spoiled_text(content, data.draw))
+    try:
+        of_project(look(tmp_path), XML)
+    except TeraregError as error:
+        assert "\n" not in str(error) and "; " in str(error)
 
 
 def test_a_file_that_lacks_a_view_is_told(tmp_path):

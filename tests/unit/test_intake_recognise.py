@@ -14,13 +14,16 @@ import tifffile
 import yaml
 import zarr
 from colm_stub import write_linked_planes
+from examples import examples, spoiled, spoiled_text
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 from microscope_folders import CELLS, PLANES, SPACING_UM, stack
 
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.acquisition.plane_files import read_rows
 from terareg.cli.main import main
-from terareg.core.errors import AcquisitionError
+from terareg.core.errors import AcquisitionError, TeraregError
 from terareg.execution.config import check
 from terareg.intake.found import Found
 from terareg.intake.recognise import recognise
@@ -369,3 +372,35 @@ def test_files_that_are_there_are_kept(here, capsys):
     assert "sample.yaml already exists; give another name" in capsys.readouterr().err
     assert Path("sample.yaml").read_text() == "mine\n"
     assert main(["init", str(here / "raw"), "--force"]) == 0
+
+
+def test_a_position_of_thousands_of_digits_is_none(tmp_path):
+    folders.smartspim(tmp_path)
+    file = min(tmp_path.rglob("*metadata*.txt"))
+    file.write_bytes(file.read_bytes() + b"9" * 5000 + b"\t0\t0\n")
+    assert recognise(str(tmp_path)).source["spacing_um"] == [5.0, 1.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    ("write", "pattern"),
+    [
+        (files.bids, "*.json"), (folders.blaze, "*.tif"), (folders.smartspim, "*.txt"),
+        (folders.fiji, "*.txt"), (folders.own_table, "*.[tc]sv"), (folders.micromanager, "*.tif"),
+    ],
+)  # fmt: skip
+@examples(25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_folders_are_recognised_or_refused(tmp_path, write, pattern, data):
+    kept = tmp_path / "kept"
+    if not kept.exists():
+        write(tmp_path / "raw")
+        first = min((tmp_path / "raw").rglob(pattern))
+        kept.write_bytes(first.read_bytes())
+        (tmp_path / "name").write_text(str(first))
+    change = spoiled if pattern == "*.tif" else spoiled_text
+    path = Path((tmp_path / "name").read_text())
+    path.write_bytes(change(kept.read_bytes(), data.draw))
+    try:
+        recognise(str(tmp_path / "raw"))
+    except TeraregError as error:
+        assert "\n" not in str(error) and len(str(error)) < 2000

@@ -142,6 +142,20 @@ def test_the_opposite_direction_is_told(pair, field):
         compose((registered(), {}), *pair, settings(field, "lsfm"))
 
 
+@pytest.mark.parametrize(("axis", "words"), [(2, "front"), (1, "top"), (0, "right")])
+def test_a_mirrored_transform_is_told(pair, tmp_path, axis, words):
+    """A brain lies on its mirror image as well as on itself."""
+    affine = np.eye(4)
+    affine[:3, 3] = SHIFT_UM
+    centre = np.array([1250.0, 1050, 1450])[axis]
+    affine[axis, axis], affine[axis, 3] = -1, 2 * centre + SHIFT_UM[axis]
+    folder = tmp_path / "known"
+    Transform.from_affine(affine, CCF, LSFM).save(folder)
+    (folder / "summary.json").write_text("{}")
+    with pytest.raises(RegistrationError, match=rf"carries the {words} of ccf to the other side"):
+        compose((registered(), {}), *pair, settings(str(folder), None))
+
+
 def test_brains_that_do_not_meet_are_refused(pair, tmp_path):
     far = sitk.TranslationTransform(3, (1.9, 0.0, 0.0))
     sitk.WriteTransform(far, str(tmp_path / "far.tfm"))

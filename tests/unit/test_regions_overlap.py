@@ -12,6 +12,7 @@ from terareg.core.frames import Frame
 from terareg.regions.labels import label_block
 from terareg.regions.overlap import read_sample_labels, score_labels
 from terareg.registration.transform import Transform
+from terareg.volumes.headers import describe_image
 
 SAMPLE = Frame((14, 12, 16), (22.0, 28.0, 21.0), (-30.0, 10.0, 5.0), "RIP")
 
@@ -131,3 +132,23 @@ def test_labels_of_another_field_of_view_or_without_ids_are_named(tmp_path):
     write(tmp_path / "mixed.nrrd", np.full(SAMPLE.shape, 0.5, np.float32), SAMPLE.spacing_um)
     with pytest.raises(AtlasError, match=r"mixed.nrrd has value 0.5, not an integer region id"):
         read_sample_labels(tmp_path / "mixed.nrrd", SAMPLE)
+
+
+def test_a_header_of_labels_that_states_other_axes_is_no_warning(tmp_path):
+    """Left and right of a brain are alike: a mirrored image has almost the same Dice."""
+    labels = np.random.default_rng(0).integers(0, 9, SAMPLE.shape).astype(np.uint16)
+    path = tmp_path / "labels.nii"
+    write(path, labels, SAMPLE.spacing_um)
+    assert describe_image(str(path)).orientation == "SPL" != SAMPLE.orientation
+    message = rf"have orientation SPL .* but the sample {SAMPLE.orientation}; save them with"
+    with pytest.raises(VolumeError, match=message):
+        read_sample_labels(path, SAMPLE)
+    np.testing.assert_array_equal(read_sample_labels(path, SAMPLE, SAMPLE.spacing_um)[0], labels)
+
+
+def test_labels_of_several_components_are_refused(tmp_path):
+    labels = np.zeros((*SAMPLE.shape, 3), np.uint8)
+    image = sitk.GetImageFromArray(labels, isVector=True)
+    sitk.WriteImage(image, str(tmp_path / "rgb.nrrd"))
+    with pytest.raises(VolumeError, match=r"rgb.nrrd have 3 components per voxel; give one id"):
+        read_sample_labels(tmp_path / "rgb.nrrd", SAMPLE, SAMPLE.spacing_um)

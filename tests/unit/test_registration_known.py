@@ -7,6 +7,9 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from examples import examples, spoiled
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame
@@ -200,6 +203,50 @@ def test_a_transform_that_folds_is_refused(atlases, tmp_path):
     sitk.WriteImage(field_image(atlases, whole(atlases, 1500.0)), str(tmp_path / "folds.nrrd"))
     with pytest.raises(RegistrationError, match=r"folds.nrrd folds: .* that can be inverted"):
         read_known(str(tmp_path / "folds.nrrd"), atlases["ccf"], atlases["lsfm"], "ccf")
+
+
+def test_a_field_that_is_no_number_somewhere_is_refused(atlases, tmp_path):
+    """ITK reads NaN in NIfTI files as 0, where a voxel then stays in its place."""
+    image = field_image(atlases, whole(atlases, 90.0))
+    image.SetPixel(4, 5, 6, (np.nan, 0.0, 0.0))
+    for name in ("nan.nii.gz", "nan.nii", "nan.nrrd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+        with pytest.raises(RegistrationError, match=f"{name} contains values that are not finite"):
+            read_known(str(tmp_path / name), atlases["ccf"], atlases["lsfm"], "ccf")
+
+
+WRITERS = {
+    "a.tfm": lambda p: sitk.WriteTransform(sitk.AffineTransform(3), p),
+    "a.mat": lambda p: sitk.WriteTransform(sitk.AffineTransform(3), p),
+    "a.nii": lambda p: sitk.WriteImage(sitk.Image((9, 8, 7), sitk.sitkVectorFloat32, 3), p),
+    "a.nii.gz": lambda p: sitk.WriteImage(sitk.Image((9, 8, 7), sitk.sitkVectorFloat32, 3), p),
+    "a.nrrd": lambda p: sitk.WriteImage(sitk.Image((9, 8, 7), sitk.sitkVectorFloat32, 3), p),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_spoiled_files_are_read_or_refused(atlases, tmp_path, name, data):
+    """ITK ends the whole process where sizes in a .mat file are wrong."""
+    path = tmp_path / name
+    WRITERS[name](str(path))
+    path.write_bytes(spoiled(path.read_bytes(), data.draw))
+    try:
+        read_known(str(path), atlases["ccf"], atlases["lsfm"], "ccf")
+    except RegistrationError as error:
+        assert "\n" not in str(error) and "; " in str(error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [300, 2400, 5000])
+def test_a_damaged_hdf5_file_does_not_end_the_process(atlases, tmp_path, place):
+    path = tmp_path / "a.h5"
+    sitk.WriteTransform(sitk.CompositeTransform([sitk.AffineTransform(3)]), str(path))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes(175) + whole[place:])
+    with pytest.raises(RegistrationError, match=r"a\.h5 cannot be read"):
+        read_known(str(path), atlases["ccf"], atlases["lsfm"], "ccf")
 
 
 def test_other_files_are_one_sentence(atlases, tmp_path):

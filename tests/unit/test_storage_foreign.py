@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 from bounded import SECONDS, read_within_bounds
-from examples import PROFILE, examples
+from examples import PROFILE, examples, spoiled_text
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from terareg.acquisition.metadata import load_colm_metadata
 from terareg.acquisition.table_lines import read_table
 from terareg.atlas.ontology import read_ontology
+from terareg.cohort.table import read_cohort
 from terareg.core.errors import (
     AcquisitionError,
     AtlasError,
+    CohortError,
     ConfigError,
     PointsError,
     StitchingError,
@@ -29,6 +30,7 @@ from terareg.derived.tables import read_id_table, read_order
 from terareg.execution.config import check
 from terareg.execution.yaml_files import read_yaml
 from terareg.regions.points import read_points
+from terareg.signal.marks import read_marks
 from terareg.stitching.render import read_tilespecs
 from terareg.stitching.terastitcher.reading import read_xml
 from terareg.stitching.tile_configuration import read_tile_configuration
@@ -67,6 +69,9 @@ SPECS = json.dumps(
 YAML = b"sample: brain\ninput:\n  path: raw\n  orientation: RIP\n  channels: {a: 0}\n"
 TABLE = b"path,row,column\nt0,0,0\nt1,0,1\n"
 
+COHORT = b"sample,group,age,sex,results\n" + b"".join(
+    b"s%d,%s,%d,f,r\n" % (n, b"old" if n > 2 else b"young", 8 + n) for n in range(6)
+)
 MARKERS = b"""<?xml version="1.0"?><CellCounter_Marker_File><Marker_Data>
 <Current_Type>1</Current_Type><Marker_Type><Type>2</Type><Marker><MarkerX>3</MarkerX><MarkerY>4</MarkerY><MarkerZ>5</MarkerZ>
 </Marker></Marker_Type></Marker_Data></CellCounter_Marker_File>"""
@@ -109,6 +114,9 @@ READERS = {
     "order.txt": (b"0\n2\n1\n", read_order, ConfigError),
     "Experiment.ini": (INI, read_microscope, AcquisitionError),
     "Scanned Cells.txt": (b"1,1\n", read_microscope, AcquisitionError),
+    "cohort.csv": (COHORT, read_cohort, CohortError),
+    "marks.csv": (b"z_um,y_um,x_um,cell\n1,2,3,yes\n4,5,6,no\n", lambda p: read_marks(p, FRAME),
+                  PointsError),
     "tiles.csv": (TABLE, lambda p: read_table(read_bytes(p), "tiles.csv", ["a"]),
                   AcquisitionError),
 }  # fmt: skip
@@ -117,40 +125,6 @@ READERS = {
 FILES = [
     name for name in READERS if name not in ("tiles.csv", "Experiment.ini", "Scanned Cells.txt")
 ]
-
-# what may stand where something else is expected
-OTHERS = [b"", b"null", b"true", b"0", b"-1", b"1.5", b"1e308", b"-1e-320", b"18446744073709551616",
-          b"9" * 5000, b"NaN", b"[]", b"{}", b"[[], {}]", b'{"id": 1}', b'""', b'"x"', b"x",
-          b'"../x"', b"'", b"<x>", b"&lt;", b"=1+1", b"~", b"*a", b"!!python/name:os.system",
-          b"0x" + b"f" * 5000]  # fmt: skip
-
-
-def spoil(data: bytes, draw) -> bytes:
-    """A copy that was cut, flipped, doubled, or had something foreign put in or exchanged."""
-    kind = draw(st.sampled_from(["cut", "flip", "put", "double", "repeat", "exchange", "exchange"]))
-    place = draw(st.integers(0, len(data)))
-    if kind == "cut":
-        return data[:place]
-    if kind == "flip":
-        data = bytearray(data)
-        data[place % len(data)] ^= 1 << draw(st.integers(0, 7))
-        return bytes(data)
-    if kind == "put":
-        part = draw(
-            st.binary(max_size=20)
-            | st.sampled_from(
-                [b"\0", b"\xff\xfe", b"1e999", b"NaN", b"-Infinity", b"9" * 5000, b'"' * 3,
-                 b"[" * 5000, b"{" * 5000, b"&a [*a]", b"x" * 200_000, b"\r", b"\n", b";", b"../"]
-            )
-        )  # fmt: skip
-        return data[:place] + part + data[place:]
-    if kind == "double":
-        return data + data
-    if kind == "exchange":  # a word, a number or a list for something of another kind
-        parts = list(re.finditer(rb'"[^"]*"|[\w.+-]+|[\[{][^\[\]{}]*[\]}]', data))
-        part = draw(st.sampled_from(parts))
-        return data[: part.start()] + draw(st.sampled_from(OTHERS)) + data[part.end() :]
-    return data[:place] * draw(st.integers(2, 5)) + data[place:]
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -166,7 +140,7 @@ def test_what_is_whole_is_read(tmp_path, name):
 def test_spoiled_text_is_read_or_refused(tmp_path, name, data):
     content, read, _ = READERS[name]
     path = tmp_path / name
-    path.write_bytes(spoil(content, data.draw))
+    path.write_bytes(spoiled_text(content, data.draw))
     try:
         read(str(path))
     except TeraregError as error:
@@ -266,6 +240,9 @@ def test_a_key_that_is_there_twice(tmp_path):
         read_yaml(tmp_path / "a.yaml")
     (tmp_path / "b.yaml").write_text("base: &b {x: 1}\nother: {<<: *b, x: 2}\n")
     assert read_yaml(tmp_path / "b.yaml")["other"] == {"x": 2}
+    with pytest.raises(ValueError, match="its key 'a' has two values; remove one of them"):
+        load_json(b'{"b": [{"a": 1, "c": 2, "a": [3]}]}')
+    assert load_json(b'{"a": {"b": 1}, "a": {"b": 1}}') == {"a": {"b": 1}}
 
 
 def test_aliases_that_grow_or_return(tmp_path):

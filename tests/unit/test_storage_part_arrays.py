@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from container_files import stack
 
+from terareg.acquisition.image_files import read_pages
 from terareg.core.errors import AcquisitionError, TeraregError
 from terareg.intake.recognise import recognise
 from terareg.storage import array_folders, czi, hdf5, lif
@@ -187,6 +189,41 @@ def test_what_was_never_written_is_counted(tmp_path):
     store = Store(str(tmp_path))
     assert part_facts(store, "x.h5#a", AcquisitionError).absent == (1, 2)
     assert part_facts(store, "x.h5#none", AcquisitionError).absent == (1, 1)
+
+
+@pytest.mark.parametrize("kind", METADATA)
+def test_chunks_that_a_folder_lacks_are_counted_and_a_tile_without_any_is_refused(tmp_path, kind):
+    """A tile whose chunks were not copied is as black as one outside of the tissue."""
+    write, key, _ = KINDS[kind]
+    write(tmp_path)
+    store, folder = Store(str(tmp_path)), (tmp_path / key.partition("#")[0] / METADATA[kind]).parent
+    facts = part_facts(store, key, AcquisitionError)
+    chunks = [p for p in folder.rglob("*") if p.is_file() and p.name[0] not in ".a"]
+    assert facts.absent == (0, len(chunks)) and not facts.is_empty
+    chunks[0].unlink()
+    assert part_facts(store, key, AcquisitionError).absent == (1, len(chunks))
+    assert part_facts(store, key, AcquisitionError, counted=False).absent == (0, 0)
+    for path in chunks[1:]:
+        path.unlink()
+    assert part_facts(store, key, AcquisitionError).is_empty
+    with pytest.raises(AcquisitionError, match="has a shape but no values, so it was never writ"):
+        read_pages(store, key)
+
+
+@pytest.mark.parametrize(("stated", "other"), [("/", "."), (".", "/")])
+def test_chunks_of_zarr_under_other_names_are_told(tmp_path, stated, other):
+    files.write_array(tmp_path / "a.zarr/0", "zarr", stack((0, 0), 0))
+    file = tmp_path / "a.zarr/0/.zarray"
+    metadata = json.loads(file.read_text())
+    if metadata.get("dimension_separator", ".") != other:
+        for path in [p for p in file.parent.rglob("*") if p.is_file() and p != file]:
+            name = other.join(path.relative_to(file.parent).as_posix().replace("/", ".").split("."))
+            (file.parent / name).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(file.parent / name)
+    file.write_text(json.dumps(metadata | {"dimension_separator": stated}))
+    message = rf"names of its chunks have '\{other}' between their numbers but its .* '\{stated}'"
+    with pytest.raises(AcquisitionError, match=message):
+        part_facts(Store(str(tmp_path)), "a.zarr#0", AcquisitionError)
 
 
 def test_bits_of_unsigned_integers_are_signed_only_where_the_format_says_so(tmp_path):

@@ -151,7 +151,10 @@ def test_signs_of_urls_are_part_of_a_prefix_and_of_a_folder(tmp_path):
     assert Store((tmp_path / "my brain").as_uri()).exists("x")
 
 
-@pytest.mark.parametrize("url", ["gs://bucket/x", "s3:///prefix"])
+@pytest.mark.parametrize(
+    "url",
+    ["gs://bucket/x", "s3:///prefix", "s3:/bucket/x", "s3//bucket/x", "s3:x", "D:\\x"],
+)
 def test_unsupported_addresses(url):
     with pytest.raises(StoreError, match=r"store '.*'"):
         Store(url)

@@ -20,7 +20,7 @@ import tensorstore as ts
 import tifffile
 import zarr
 from bounded import SECONDS, read_within_bounds
-from examples import PROFILE, examples
+from examples import PROFILE, examples, spoiled
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
@@ -156,6 +156,100 @@ def test_what_a_file_says_and_what_it_has(tmp_path, values, stated, listed):
     refused(tmp_path / "b.tif", f"its metadata state {stated} planes but it has 7")
 
 
+OME_TYPES = '<OME><Image><Pixels {}SizeC="1" SizeT="1" SizeZ="7"><TiffData/></Pixels></Image></OME>'
+CALIBRATED = "ImageJ=1.54\nimages=7\nslices=7\ncf={}\nc0={}\nc1=1.0\n"
+
+
+def camera_pages(path, values, axes):
+    """Pages as Micro-Manager writes them, each with its place along every axis."""
+    with tifffile.TiffWriter(path) as tiff:
+        for plane, place in zip(values, axes):
+            note = (51123, "s", 0, json.dumps(place), True)
+            tiff.write(plane, metadata=None, contiguous=False, extratags=[note])
+
+
+def index_pages(*names):
+    """Places in the words of Micro-Manager 1.4 and 2."""
+    return [{name: n // 2 if name == "SliceIndex" else n % 2 for name in names} for n in range(7)]
+
+
+TIFF_STATEMENTS = {
+    "turned": ({"extratags": [(274, "H", 1, 4, True)]}, r"tag Orientation \(274\) is 4"),
+    "signed by ImageJ": ({"description": CALIBRATED.format(0, -32768.0)}, "ImageJ calibrates its"),
+    "curved by ImageJ": ({"description": CALIBRATED.format(8, 0)}, r"its values \(cf=8, c0=0"),
+    "signed by OME": ({"description": OME_TYPES.format('Type="int16" '), "ome": False},
+                      "states Type int16 but its pixels are uint16"),
+    "turned by OME": ({"description": OME_TYPES.format('SizeX="9" SizeY="8" '), "ome": False},
+                      r"states SizeX 9 and SizeY 8 but it has 8 x 9 pixels \(x, y\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("options", "message"), TIFF_STATEMENTS.values(), ids=TIFF_STATEMENTS)
+def test_statements_of_tiff_that_contradict_its_pixels(tmp_path, values, options, message):
+    tifffile.imwrite(tmp_path / "a.tif", values, metadata=None, **options)
+    refused(tmp_path / "a.tif", message)
+
+
+def test_statements_of_tiff_that_agree_with_its_pixels(tmp_path, values):
+    agree = 'Type="uint16" SizeX="8" SizeY="9" '
+    for options in (
+        {"extratags": [(274, "H", 1, 1, True)]},
+        {"description": CALIBRATED.format(0, 0)},
+        {"description": OME_TYPES.format(agree), "ome": False},
+    ):
+        tifffile.imwrite(tmp_path / "a.tif", values, metadata=None, **options)
+        np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+
+
+@pytest.mark.parametrize("order", ["zct", "czt"])
+def test_the_order_that_imagej_states(tmp_path, values, order):
+    """Micro-Manager writes order=zct where one channel follows the other."""
+    stack = np.stack([values[:6:2], values[1:6:2]])
+    pages = stack if order == "zct" else stack.transpose(1, 0, 2, 3)
+    note = f"ImageJ=1.54\nimages=6\nchannels=2\nslices=3\norder={order}\n"
+    tifffile.imwrite(tmp_path / "a.tif", pages.reshape(6, 9, 8), metadata=None, description=note)
+    for channel in range(2):
+        found = read(tmp_path / "a.tif", ImageSettings(SPACING, "RIP", channel))
+        np.testing.assert_array_equal(found, stack[channel])
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ([{"Axes": {"z": n // 2, "channel": "ab"[n % 2]}} for n in range(7)], "differ in channel,"),
+        ([{"Axes": {"z": n, "time": n % 2}} for n in range(7)], "differ in time, not only in z"),
+        (index_pages("SliceIndex", "ChannelIndex", "PositionIndex"), "in channel, position, not"),
+        ([{"SliceIndex": 6 - n} for n in range(7)], r"numbers its planes 6, 5, .*, not upwards"),
+        ([{"SliceIndex": n, "ChannelIndex": 0} for n in range(7)], None),
+        ([{"Axes": {"z": 3 * n}} for n in range(7)], None),
+        ([[], 1, None, "x", {}, {"Axes": 1}, {"SliceIndex": "x"}], None),
+    ],
+)  # fmt: skip
+def test_pages_of_micro_manager(tmp_path, values, axes, message):
+    """A stack of two channels is no volume of twice as many planes."""
+    camera_pages(tmp_path / "a.tif", values, axes)
+    if message:
+        refused(tmp_path / "a.tif", message)
+    else:
+        np.testing.assert_array_equal(read(tmp_path / "a.tif"), values)
+
+
+def test_parts_of_a_page_that_were_never_written(tmp_path, values):
+    tifffile.imwrite(tmp_path / "a.tif", values, metadata=None, compression="zlib")
+    never_written(tmp_path / "a.tif", 3)
+    refused(tmp_path / "a.tif", "1 of the 1 parts of page 3 were never written")
+
+
+def never_written(path, page):
+    """Clear place and size of the pixels of a page, as a writer leaves them that was killed."""
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as tiff:
+        for name in ("StripOffsets", "StripByteCounts"):
+            tag = tiff.pages[page].tags[name]
+            struct.pack_into("<H" if tag.dtype == 3 else "<I", data, tag.offset + 8, 0)
+    path.write_bytes(data)
+
+
 # ---------------------------------------------------------------------- habits of writers
 def habits(path, values):
     """One stack as it is written from Python, in several ways."""
@@ -236,6 +330,51 @@ def test_nrrd_of_every_encoding(tmp_path, values, encoding):
     np.testing.assert_array_equal(read(tmp_path / "b.nhdr"), values)
 
 
+DIRECTIONS = {"space": "left-posterior-superior", "space units": '"mm" "mm" "mm"',
+              "space directions": "(0.03,0,0) (0,0.02,0) (0,0,0.025)"}  # fmt: skip
+SHEARED = DIRECTIONS | {"space directions": "(0.03,0,0) (0.01,0.02,0) (0,0,0.025)"}
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"endian": "BIG?"}, r"states the byte order 'BIG\?' for uint16; write endian: little or"),
+        ({"endian": None}, "states no byte order for uint16; add endian: little or endian: big"),
+        ({"dimension": "4", "sizes": "8 9 1 7", "kinds": "domain domain domain time"},
+         "contains 7 time points; give one time point"),
+        ({"sizes ": "8 9 7", "Sizes": "8 9 6"}, "has the field 'sizes' twice, '8 9 7' and '8 9 6'"),
+    ],
+)  # fmt: skip
+def test_nrrd_headers_that_are_not_clear(tmp_path, values, more, message):
+    write_nrrd(tmp_path / "a.nrrd", values, **more)
+    text = (tmp_path / "a.nrrd").read_bytes().replace(b"endian: None\n", b"")
+    (tmp_path / "a.nrrd").write_bytes(text)
+    refused(tmp_path / "a.nrrd", message)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (DIRECTIONS | {"spacings": "1 1 1"}, r"give voxels of \(0.025, 0.02, 0.03\) but its spa"),
+        (SHEARED, "its axes are sheared by 26.6 degrees"),
+        ({"spacings": "30 20 25", "units": '"um" "mm" "um"'}, "have different units, mm, um"),
+        (DIRECTIONS | {"spacings": "nan nan nan"}, None),
+        (DIRECTIONS | {"spacings": "0.03 0.02 0.025"}, None),
+        ({"spacings": "30 20 25", "units": '"\u03bcm" "\u03bcm" "\u03bcm"'}, None),
+    ],
+)
+def test_nrrd_grids_that_contradict_themselves(tmp_path, values, more, message):
+    path = tmp_path / "a.nrrd"
+    write_nrrd(path, values, **more)
+    if message is None:
+        assert read_header(str(path)).spacing_um == SPACING
+        return
+    with pytest.raises(ConfigError, match=rf"contradicts itself: .*{message}.*; set input.spacing"):
+        read_header(str(path))
+    assert read_header(str(path), SPACING).spacing_um == SPACING
+    np.testing.assert_array_equal(read(path), values)
+
+
 def test_nrrd_equals_what_itk_reads(tmp_path):
     rng = np.random.default_rng(0)
     for dtype in ("uint8", "int16", "uint32", "float32", "float64"):
@@ -293,6 +432,39 @@ def test_meta_image_follows_no_other_file(tmp_path, values):
         (tmp_path / "a.mhd").write_text(text.replace("a.raw", name))
         with pytest.raises(VolumeError, match=r"not a file of its own folder|into one file"):
             open_image(str(tmp_path / "a.mhd"), KNOWN)
+
+
+def write_meta(path, values, **more):
+    fields = {"ObjectType": "Image", "NDims": 3, "BinaryData": True, "CompressedData": False,
+              "ElementSpacing": "30 20 25", "DimSize": "8 9 7",
+              "ElementType": "MET_USHORT"}  # fmt: skip
+    text = "".join(f"{k} = {v}\n" for k, v in (fields | more).items() if v is not None)
+    path.write_bytes(f"{text}ElementDataFile = LOCAL\n".encode() + values.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"DimSize": "8 9 6"}, r"its sizes \(8, 9, 6\) need 864 bytes but it has 1008"),
+        ({"DimSize": "8 9 8"}, r"its sizes \(8, 9, 8\) need 1152 bytes but it has 1008"),
+        ({"dimsize": "8 9 6"}, "has the field 'dimsize' twice"),
+        ({"TransformMatrix": "1 0.5 0 0 1 0 0 0 1"}, "its axes are sheared by 26.6 degrees"),
+        ({"ElementSpacing": "1 1 1"}, "may be millimetres or micrometres; set"),
+        ({"ElementSpacing": None}, "may be millimetres or micrometres; set"),
+        ({"ElementSpacing": ".03 .02 .025"}, None),
+        ({}, None),
+    ],
+)
+def test_meta_images_follow_the_rules_of_the_others(tmp_path, values, more, message):
+    """The unit by magnitude, no sheared axes, and no plane that its sizes leave out."""
+    write_meta(tmp_path / "a.mha", values, **more)
+    if message is None:
+        image = open_image(str(tmp_path / "a.mha"), ImageSettings(orientation="SPL"))
+        assert image.frame.spacing_um == SPACING
+        np.testing.assert_array_equal(image.read(0), values)
+        return
+    with pytest.raises((VolumeError, ConfigError), match=message):
+        open_image(str(tmp_path / "a.mha"), ImageSettings(orientation="SPL"))
 
 
 # ---------------------------------------------------------------------- NIfTI
@@ -360,6 +532,8 @@ def test_a_sheared_header_is_refused_unless_the_user_states_the_grid(tmp_path, v
         ((40, "<h", 9), "cannot be read as NIfTI"),
         ((112, "<2f", 2.0, float("nan")), r"scaled by 2 \+ nan"),
         ((70, "<h", 1792), "voxel type 1792"),
+        ((344, "<4s", b""), "its header is that of Analyze, not of a NIfTI-1 file"),
+        ((344, "<4s", b"ni1"), r"its header is of the kind b'ni1', not of a NIfTI-1 file that con"),
     ],
 )
 def test_headers_that_cannot_be(tmp_path, values, patch, message):
@@ -513,6 +687,47 @@ def test_chunks_with_an_ending(tmp_path, values, suffix, pack):
         check_whole(header)
 
 
+@pytest.mark.parametrize(
+    "change", [{"voxel_offset": [7, 2, 1]}, {"size": [8, 9, 6]}, {"chunk_sizes": [[8, 4, 4]]}]
+)
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_chunks_that_the_metadata_do_not_name(tmp_path, values, change, suffix):
+    """Counted alone, they stand for those that are absent, which fill_missing makes black."""
+    write_precomputed(
+        tmp_path / "p", values, suffix=suffix, pack=gzip.compress if suffix else bytes
+    )
+    assert check_whole(read_header(str(tmp_path / "p"))) == 0
+    info = json.loads((tmp_path / "p/info").read_text())
+    info["scales"][0] |= change
+    (tmp_path / "p/info").write_text(json.dumps(info))
+    header = read_header(str(tmp_path / "p"))
+    for fill_missing in (False, True):
+        with pytest.raises(VolumeError, match=r"has chunks such as \d.*, which is none of the \d+"):
+            check_whole(header, fill_missing=fill_missing)
+
+
+@pytest.mark.parametrize("change", [{"size": [9, 9, 7]}, {"size": [9, 5, 7]}])
+def test_chunks_in_shards_that_the_metadata_do_not_name(tmp_path, values, change):
+    write_with_tensorstore(tmp_path / "p", values, "gzip")
+    assert check_whole(read_header(str(tmp_path / "p"))) == 0
+    info = json.loads((tmp_path / "p/info").read_text())
+    info["scales"][0] |= change
+    (tmp_path / "p/info").write_text(json.dumps(info))
+    header = read_header(str(tmp_path / "p"))
+    with pytest.raises(VolumeError, match=r"has \d+ chunks in its shards that are none of the \d+"):
+        check_whole(header)
+
+
+def test_chunks_beyond_an_array_that_was_made_smaller_do_not_count(tmp_path, values):
+    write_zarr(tmp_path / "a.zarr", values)
+    file = tmp_path / "a.zarr/0/.zarray"
+    file.write_text(file.read_text().replace("[7, 9, 8]", "[4, 9, 8]"))
+    header = read_header(str(tmp_path / "a.zarr"))
+    assert check_whole(header) == 0
+    (tmp_path / "a.zarr/0/0/0/0").unlink()
+    assert check_whole(header) == 1
+
+
 @pytest.mark.parametrize("shards", [None, "raw", "gzip"])
 def test_a_chunk_that_is_absent_is_no_zero(tmp_path, values, shards):
     """Tensorstore leaves out chunks of zeros, and reads chunks that are lost as zeros."""
@@ -633,6 +848,134 @@ def test_times_are_not_dropped(tmp_path, values):
         read_header(str(tmp_path / "a.zarr"))
 
 
+# ---------------------------------------------------------------------- levels, axes, codecs
+def write_levels(folder, values, scales, *, axes="zyx", types=()):
+    """OME-Zarr 0.4 with a level for each scale, of every second voxel of the one before."""
+    group = zarr.open_group(str(folder), mode="w", zarr_format=2)
+    listed = []
+    for level, scale in enumerate(scales):
+        part = (slice(None),) * (len(axes) - 3) + (slice(None, None, 2**level),) * 3
+        group.create_array(str(level), data=values[part], chunks=(4,) * len(axes))
+        steps = [{"type": "scale", "scale": [1] * (len(axes) - 3) + [scale] * 3}] if scale else []
+        listed.append({"path": str(level), "coordinateTransformations": steps})
+    described = [
+        {"name": a, "type": "space", "unit": "micrometer"} if a in "zyx" else {"name": a, "type": t}
+        for a, t in zip(axes, [*types, "", "", ""])
+    ]
+    group.attrs["multiscales"] = [{"axes": described, "datasets": listed}]
+
+
+LEVELS = np.arange(16**3, dtype=np.uint16).reshape(16, 16, 16)
+
+
+@pytest.mark.parametrize("scales", [(10, 20, 40), (10, 0, 0)])
+def test_levels_cover_the_same_field_of_view(tmp_path, scales):
+    write_levels(tmp_path / "a.zarr", LEVELS, scales)
+    image = open_image(str(tmp_path / "a.zarr"), ImageSettings(orientation="RIP"))
+    assert [f.spacing_um[0] for f in image.frames] == [10, 20, 40]
+    assert {f.extent_um for f in image.frames} == {(160.0,) * 3}
+
+
+@pytest.mark.parametrize("scales", [(10, 10, 10), (10, 40, 160), (10, 20, 20)])
+def test_levels_whose_sizes_contradict_their_voxels(tmp_path, scales):
+    """One voxel size for all levels: a coarse level then is a part of the brain."""
+    write_levels(tmp_path / "a.zarr", LEVELS, scales)
+    message = r"states for level \d voxels .* times as large .* correct the metadata, or set"
+    with pytest.raises(VolumeError, match=message):
+        open_image(str(tmp_path / "a.zarr"), ImageSettings(orientation="RIP"))
+    image = open_image(str(tmp_path / "a.zarr"), ImageSettings((10.0,) * 3, "RIP"))
+    assert [f.spacing_um[0] for f in image.frames] == [10, 20, 40]
+
+
+def test_levels_of_precomputed_volumes_by_the_same_rule(tmp_path, values):
+    write_precomputed(tmp_path / "p", values)
+    info = json.loads((tmp_path / "p/info").read_text())
+    first = info["scales"][0]
+    coarse = first | {"key": "c", "resolution": [60000, 40000, 25000], "size": [4, 5, 4]}
+    (tmp_path / "p/info").write_text(json.dumps(info | {"scales": [first, coarse]}))
+    with pytest.raises(VolumeError, match="states for level 1 voxels 1 x 2 x 2 times as large"):
+        open_image(str(tmp_path / "p"), ImageSettings(orientation="RIP"))
+
+
+@pytest.mark.parametrize("make", ["ome-zarr", "precomputed"])
+def test_levels_are_listed_from_fine_to_coarse(tmp_path, values, make):
+    if make == "ome-zarr":
+        write_levels(tmp_path / "a", LEVELS, (40, 20, 10))
+    else:
+        write_precomputed(tmp_path / "a", values)
+        info = json.loads((tmp_path / "a/info").read_text())
+        finer = info["scales"][0] | {"resolution": [15000, 10000, 12500], "key": "f"}
+        info["scales"].append(finer)
+        (tmp_path / "a/info").write_text(json.dumps(info))
+    with pytest.raises(VolumeError, match=r"smaller voxels than for level 0.*from fine to coarse"):
+        read_header(str(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "expected"),
+    [
+        ("Micrometre", 25, 25),
+        ("millimetres", 0.025, 25),
+        ("inch", 0.001, 25.4),
+        ("parsec", 25, r"states its voxel size in 'parsec'; set input.spacing_um"),
+        (None, 25, r"states no voxel size; set input.spacing_um"),
+        ("micrometer", -25, r"states voxels of \(-25, 25, 25\) for level 0; correct its metadata"),
+        ("micrometer", 0, r"states voxels of \(0, 25, 25\) for level 0; correct its metadata"),
+    ],
+)
+def test_units_and_sizes_of_ome_zarr(tmp_path, values, unit, scale, expected):
+    write_zarr(tmp_path / "a", values)
+    image = json.loads((tmp_path / "a/.zattrs").read_text())["multiscales"][0]
+    rest = 25 if scale <= 0 else scale
+    image["axes"] = [{"name": n, "type": "space", "unit": unit} for n in "zyx"]
+    transform = {"type": "scale", "scale": [scale, rest, rest]}
+    image["datasets"][0]["coordinateTransformations"] = [transform]
+    (tmp_path / "a/.zattrs").write_text(json.dumps({"multiscales": [image]}))
+    if isinstance(expected, str):
+        with pytest.raises((VolumeError, ConfigError), match=expected):
+            read_header(str(tmp_path / "a"))
+    else:
+        assert read_header(str(tmp_path / "a")).spacing_um == pytest.approx([expected] * 3)
+
+
+@pytest.mark.parametrize("name", ["c", "channel", "Channels", "wavelength"])
+def test_channels_by_whatever_name(tmp_path, values, name):
+    write_levels(
+        tmp_path / "a", np.stack([values, values + 1]), (25,), axes=[name, *"zyx"],
+        types=["channel"],
+    )  # fmt: skip
+    assert read_header(str(tmp_path / "a")).channels == 2
+    for channel in range(2):
+        found = read(tmp_path / "a", ImageSettings(SPACING, "RIP", channel))
+        np.testing.assert_array_equal(found, values + channel)
+
+
+@pytest.mark.parametrize(("kind", "message"), [("time", "2 time points"), ("", "axis 'angle'")])
+def test_other_axes_are_not_dropped(tmp_path, values, kind, message):
+    stack = np.stack([values, values])
+    write_levels(tmp_path / "a", stack, (25,), axes=["angle", *"zyx"], types=[kind])
+    refused(tmp_path / "a", message)
+    write_levels(tmp_path / "b", stack[:1], (25,), axes=["angle", *"zyx"], types=[kind])
+    np.testing.assert_array_equal(read(tmp_path / "b"), values)
+
+
+@pytest.mark.parametrize(
+    ("make", "change", "message"),
+    [
+        (write_zarr, {"filters": [{"id": "delta"}]}, "have filters 'delta', .* without filters"),
+        (write_zarr, {"compressor": {"id": "lz4"}}, "have the compressor 'lz4', .* one of blosc"),
+        (write_precomputed, {"encoding": "jxl"}, "have the encoding 'jxl'; write it with one of"),
+    ],
+)
+def test_codecs_that_are_not_known_are_named_at_once(tmp_path, values, make, change, message):
+    make(tmp_path / "a", values)
+    path = tmp_path / "a" / ("0/.zarray" if make is write_zarr else "info")
+    content = json.loads(path.read_text())
+    content.get("scales", [content])[0].update(change)
+    path.write_text(json.dumps(content))
+    refused(tmp_path / "a", message)
+
+
 # ---------------------------------------------------------------------- whatever happens to a file
 def make_image(folder, name):
     values = (np.arange(np.prod(SHAPE)).reshape(SHAPE) + 1).astype(np.uint16)
@@ -658,19 +1001,7 @@ def make_image(folder, name):
 @QUICK
 @given(data=st.data())
 def test_spoiled_images_are_read_or_refused(tmp_path, name, data):
-    content = bytearray(make_image(tmp_path, name))
-    near = st.integers(0, min(len(content), 600) - 1)
-    kind = data.draw(st.sampled_from(["cut", "flip", "fill", "grow"]))
-    place = data.draw(near | st.integers(0, len(content) - 1))
-    if kind == "cut":
-        content = content[:place]
-    elif kind == "flip":
-        content[place] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "fill":
-        content[place : place + 4] = data.draw(st.sampled_from([b"\xff" * 4, b"\x00" * 4, b"9999"]))
-    else:
-        content = content[:place] + bytes(data.draw(st.integers(1, 5000))) + content[place:]
-    (tmp_path / name).write_bytes(content)
+    (tmp_path / name).write_bytes(spoiled(make_image(tmp_path, name), data.draw))
     for look in (
         lambda: read_header(str(tmp_path / name), SPACING),
         lambda: read_header(str(tmp_path / name)),
@@ -880,13 +1211,64 @@ def test_images_that_ask_for_more_than_they_hold(tmp_path, values):
             assert re.search("hold|cannot", result["message"]), result
 
 
-@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info"])
+def write_third(folder, values):
+    """OME-Zarr 0.5."""
+    write_zarr(folder, values)
+    (folder / ".zattrs").unlink()
+    (folder / "0/.zarray").unlink()
+    (folder / "0").rename(folder / "c")
+    (folder / "0").mkdir()
+    (folder / "c").rename(folder / "0/c")
+    steps = [{"type": "scale", "scale": list(SPACING)}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}
+    ome = {"version": "0.5", "multiscales": [image]}
+    group = {"zarr_format": 3, "node_type": "group", "attributes": {"ome": ome}}
+    (folder / "zarr.json").write_text(json.dumps(group))
+    chunks = {"name": "regular", "configuration": {"chunk_shape": [4, 4, 4]}}
+    array = {"zarr_format": 3, "node_type": "array", "shape": SHAPE, "data_type": "uint16",
+             "chunk_grid": chunks, "chunk_key_encoding": {"name": "default"}, "fill_value": 0,
+             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+             "attributes": {}}  # fmt: skip
+    (folder / "0/zarr.json").write_text(json.dumps(array))
+
+
+def test_a_third_version_is_read(tmp_path, values):
+    write_third(tmp_path / "a", values)
+    np.testing.assert_array_equal(read(tmp_path / "a"), values)
+    assert read_header(str(tmp_path / "a")).spacing_um == SPACING
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"dimension_names": ["X", "y", "z"]},
+            r"axes z, y, x .*, but its array names them x, y, z",
+        ),
+        ({"dimension_names": ["a", "b", None]}, None),
+        ({"storage_transformers": [{"name": "x"}]}, "have storage_transformers; write it with a"),
+        ({"chunk_grid": {"name": "rectilinear"}}, "a grid 'rectilinear'; write it with a regular"),
+    ],
+)
+def test_arrays_of_the_third_version_that_state_something_else(tmp_path, values, change, message):
+    write_third(tmp_path / "a", values)
+    path = tmp_path / "a/0/zarr.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    if message:
+        refused(tmp_path / "a", message)
+    else:
+        np.testing.assert_array_equal(read(tmp_path / "a"), values)
+
+
+@pytest.mark.parametrize("name", ["0/.zarray", ".zattrs", "info", "zarr.json", "0/zarr.json"])
 @QUICK
 @given(data=st.data())
 def test_spoiled_metadata_are_read_or_refused(tmp_path_factory, name, data):
     folder = tmp_path_factory.mktemp("v") / "a"
     values = (np.arange(np.prod(SHAPE)).reshape(SHAPE) + 1).astype(np.uint16)
-    (write_precomputed if name == "info" else write_zarr)(folder, values)
+    third = write_third if name.endswith("zarr.json") else write_zarr
+    (write_precomputed if name == "info" else third)(folder, values)
     text = json.loads((folder / name).read_text())
     odd = st.sampled_from([None, -1, 0, 1e300, 10**30, "x", [], {}, True, [[1]], "../..", "\0"])
     at, key, parts = text, None, []

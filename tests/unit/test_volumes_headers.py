@@ -14,6 +14,8 @@ from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, all_orientations, orientation_matrix
 from terareg.storage.store import Store
 from terareg.volumes.headers import (
+    Header,
+    check_channel,
     check_channels,
     image_files,
     image_state,
@@ -324,3 +326,30 @@ def test_channels_have_to_lie_on_one_grid(tmp_path):
         check_channels({"a": first}, "SAR")
     # a voxel size by the user overrules what the header says of the grid
     check_channels({"a": read_header(str(tmp_path / "a.nii"), SPACING)}, "SAR")
+
+
+@pytest.mark.parametrize(
+    ("count", "stated", "message"),
+    [
+        (1, None, None),
+        (3, 0, None),
+        (3, 2, None),
+        (
+            3,
+            None,
+            r"contains 3 channels \(x, y, z\); set input.channels.dapi to {path: a.tif, chan",
+        ),
+        (3, 3, "has channels 0 to 2, not 3; correct input.channels.dapi.channel"),
+        (1, 1, "has channels 0 to 0, not 1"),
+    ],
+)
+def test_which_of_several_channels_is_asked_for(count, stated, message):
+    """The red part of a picture in colours is no brain in grey."""
+    header = Header(
+        "a.tif", "TIFF", (4, 4, 4), "uint8", channels=count, channel_names=("x", "y", "z")
+    )
+    if message is None:
+        check_channel(header, "dapi", stated)
+        return
+    with pytest.raises(VolumeError, match=message):
+        check_channel(header, "dapi", stated)

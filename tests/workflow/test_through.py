@@ -92,10 +92,10 @@ def registration(workspace, shapes=((40,) * 3, (40,) * 3), codes=("SAR", "SAR"))
     """What a dry run reads of the folder of a registration, and two atlases of 10 mm."""
     config = described(workspace, transform="known", points_from=None)
     for name in ("ccf", "lsfm"):
-        path = workspace.folder / f"{name}.nii.gz"
-        write_nifti(path, np.zeros((40, 40, 40), np.uint16))
-        files = {"template": path.name, "annotation": path.name, "orientation": "SAR"}
-        config["atlases"][name] |= files
+        files = {key: f"{name}_{key}.nii.gz" for key in ("template", "annotation")}
+        for file in files.values():
+            write_nifti(workspace.folder / file, np.zeros((40, 40, 40), np.uint16))
+        config["atlases"][name] |= files | {"orientation": "SAR"}
     folder = workspace.folder / "known"
     folder.mkdir()
     for name in ("affine.txt", "forward.nrrd", "inverse.nrrd", "summary.json"):

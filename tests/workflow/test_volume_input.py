@@ -101,7 +101,7 @@ def test_a_large_ome_zarr_is_sized_from_its_metadata(workspace):
                                                   "chunks": [1, 64, 64, 64],
                                                   "dtype": "<u2"}))  # fmt: skip
     (folder / "0/0.0.0.0").write_bytes(b"x")
-    channels = {"a": "brain.zarr", "b": {"path": "brain.zarr", "channel": 1}}
+    channels = {name: {"path": "brain.zarr", "channel": n} for n, name in enumerate("ab")}
     jobs = dry_run(workspace, described(workspace, channels))
     assert jobs["import_volume"] == 2 * 8, "50 GB a job"
     assert jobs["total"] <= 500

@@ -37,7 +37,11 @@ from terareg.storage.store import Entry, Store, check_key
 _NUMBER = r"0*-?\d+"
 _OUTER = re.compile(_NUMBER)
 _INNER = re.compile(rf"({_NUMBER})_({_NUMBER})")
-_PLANE = re.compile(r"(?:[^.].*\D)?(?P<plane>\d+)\.(?:tiff?|png)", re.IGNORECASE)
+# a minus after an underscore, or at the beginning, is a sign; elsewhere it separates words
+_PLANE = re.compile(
+    r"(?:(?:[^.].*_)?(?P<signed>0*-\d+)|(?:[^.].*\D)?(?P<plane>\d+))(?:\.ome)?\.(?:tiff?|png)",
+    re.IGNORECASE,
+)
 _IMAGE = re.compile(r"[^/.][^/]*\.(?:tiff?|png)$", re.IGNORECASE)
 # a number with something written after it, or two numbers anywhere in the name
 _LIKE_A_TILE = re.compile(r"-?\d|.*\d{3,}_-?\d{3,}")
@@ -194,8 +198,7 @@ class FolderLayout(Layout):
         found: dict[int, dict[int, Entry]] = {}
         spans: dict[int, dict[int, tuple[int, int]]] = {}
         for channel, entry in self.entries(tile):
-            match = _PLANE.fullmatch(PurePosixPath(entry.key).name)
-            number = int(match["plane"])
+            number, span = _plane_of(entry)
             plane = round((number - start) / step)
             off = abs(number - start - plane * step)
             # numbers in names are rounded, or truncated, to tenths of micrometres
@@ -211,7 +214,7 @@ class FolderLayout(Layout):
                     "remove one of them or correct input.spacing_um"
                 )
             files[plane] = entry
-            spans.setdefault(channel, {})[plane] = match.span("plane")
+            spans.setdefault(channel, {})[plane] = span
         if in_blocks:
             return {channel: Blocks(files) for channel, files in found.items()}
         return {c: Series(files, spans[c], start, step) for c, files in found.items()}
@@ -221,8 +224,7 @@ class FolderLayout(Layout):
         files = {}
         for channel, entry in self.entries(tile):
             if channel == 0:
-                match = _PLANE.fullmatch(PurePosixPath(entry.key).name)
-                files[int(match["plane"])] = entry
+                files[_plane_of(entry)[0]] = entry
         if not files:
             raise AcquisitionError(
                 f"{self._folders(0)[tile.name][0]} contains no image such as "
@@ -252,9 +254,17 @@ class FolderLayout(Layout):
         return length / round(length / single) / pages
 
 
+def _plane_of(entry: Entry) -> tuple[int, tuple[int, int]]:
+    """Number in the name of a plane, and where it stands."""
+    match = _PLANE.fullmatch(PurePosixPath(entry.key).name)
+    group = "plane" if match["signed"] is None else "signed"
+    return _number(match[group]), match.span(group)
+
+
 def _number(text: str) -> int:
     """A position; negative ones have their sign after leading zeros."""
-    return int(re.sub(r"^0*-", "-", text))
+    # enough for any place, and small enough to reckon with
+    return max(-(10**18), min(int(re.sub(r"^0*-", "-", text)), 10**18))
 
 
 def _join(*parts: str) -> str:

@@ -21,20 +21,20 @@ from terareg.storage.foreign import reason
 from terareg.storage.part_arrays import part_facts
 from terareg.storage.part_names import split_part
 from terareg.storage.store import Store
-from terareg.storage.tiff import ObjectFile, Tiff
-from terareg.storage.tiff_planes import TiffNotes, find_planes
+from terareg.storage.tiff import CAMERA, ObjectFile, Tiff
+from terareg.storage.tiff_planes import TiffNotes, check_upright, check_values, find_planes
 
 #: what a file holds: its rows and columns, and its type
 Kind = tuple[tuple[int, int], str]
 TIFF_SUFFIXES = (".tif", ".tiff", ".btf", ".tf8")
 _KEPT_FILES = 256
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER = 256, 257, 258, 259, 266
-_STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PREDICTOR = 273, 277, 279, 317
+_STRIP_STARTS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PREDICTOR = 273, 274, 277, 279, 317
 _PHOTOMETRIC, _HEADER_BYTES = 262, 8
 _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT = 324, 325, 339
 _TAGS = {
-    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER, _STRIP_STARTS, _SAMPLES, _STRIP_BYTES,
-    _PREDICTOR, _PHOTOMETRIC, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _FILL_ORDER, _STRIP_STARTS, _ORIENTATION, _SAMPLES,
+    _STRIP_BYTES, _PREDICTOR, _PHOTOMETRIC, _TILE_STARTS, _TILE_BYTES, _SAMPLE_FORMAT,
 }  # fmt: skip
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -98,7 +98,9 @@ def read_layout(store: Store, key: str) -> PlaneLayout:
     """
     try:
         with ObjectFile(store, key) as file:
-            return layout_of(file, key)
+            layout = layout_of(file, key)
+            _check_described(file, key, layout)
+            return layout
     except (OSError, EOFError) as error:
         raise unreadable(key, error) from error
 
@@ -158,12 +160,12 @@ def estimate_pages(
 
 def _part_layout(store: Store, key: str) -> tuple[PlaneLayout, int]:
     """Layout of the planes of an array in a file, and their number."""
-    facts = part_facts(store, key, AcquisitionError)
+    facts = part_facts(store, key, AcquisitionError, counted=False)
     if facts.dtype not in ("uint8", "uint16"):
         raise AcquisitionError(
             f"{key} is {facts.dtype}, but tiles have unsigned integers of 8 or 16 bits; convert it"
         )
-    if 0 < facts.absent[0] == facts.absent[1]:
+    if facts.is_empty:
         raise AcquisitionError(
             f"{key} has a shape but no values, so it was never written; remove the tile, or save "
             "it again"
@@ -239,6 +241,29 @@ def _foreign(key: str, what: str) -> AcquisitionError:
     )
 
 
+def _refused(key: str, why: str) -> AcquisitionError:
+    """The error for a file whose metadata contradict its pages."""
+    text = f"{key} {why[3:]}" if why.startswith("it ") else f"{key}: {why}"
+    return AcquisitionError(text if "; " in why else f"{text}; copy it again")
+
+
+def _check_described(file: ObjectFile, key: str, layout: PlaneLayout) -> None:
+    """Raise if the description of a TIFF of one plane contradicts its pixels."""
+    if layout.directory:
+        tiff = _open(file, key)
+        try:
+            check_values(tiff.description(tiff.first), layout.kind)
+        except ValueError as error:
+            raise _refused(key, reason(error)) from error
+
+
+def _stated_kind(tags: dict[int, tuple[int, ...]]) -> Kind:
+    """Rows, columns and type of a page, whether or not tiles may have them."""
+    word = {2: "int", 3: "float"}.get(tags.get(_SAMPLE_FORMAT, (1,))[0], "uint")
+    shape = (tags.get(_HEIGHT, (0,))[0], tags.get(_WIDTH, (0,))[0])
+    return shape, f"{word}{tags.get(_BITS, (1,))[0]}"
+
+
 def _png_layout(file: ObjectFile, key: str) -> PlaneLayout:
     header = file.get(8, 21)
     if len(header) < 21 or file.get(file.size - 8, 4) != b"IEND":
@@ -278,6 +303,10 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
         raise _foreign(key, f"is a TIFF of {samples} x {bits} bit {name} samples per pixel")
     if value(_PHOTOMETRIC, 1) == 0:
         raise _foreign(key, "has inverted grey values (WhiteIsZero)")
+    try:
+        check_upright(value(_ORIENTATION, 1))
+    except ValueError as error:
+        raise _refused(key, reason(error)) from error
     compressed = value(_COMPRESSION, 1) != 1
     tiled = _TILE_STARTS in tags
     starts = tags.get(_TILE_STARTS if tiled else _STRIP_STARTS, ())
@@ -289,6 +318,11 @@ def _tiff_layout(tiff: Tiff, key: str, page: _Page, *, alone: bool) -> PlaneLayo
         raise _foreign(key, "is a TIFF without a table of strips")
     if min(starts) < _HEADER_BYTES:
         raise _foreign(key, "has pixels that begin in the header of the file")
+    if min(counts) == 0:
+        raise AcquisitionError(
+            f"{key}: {sum(n == 0 for n in counts)} of its {len(counts)} parts were never written; "
+            "copy it again, or delete it and set input.missing_planes: interpolate"
+        )
     if max(start + count for start, count in zip(starts, counts)) + page.skip > size:
         raise _truncated(key, size)
     if not compressed and sum(counts) < image_bytes:
@@ -367,6 +401,8 @@ def _find_pages(file: ObjectFile, key: str) -> _Pages:
             len(offsets),
             tiff.description(tiff.first),
             descriptions=lambda: (tiff.description(offset) for offset in offsets),
+            kind=_stated_kind(tiff.tags(tiff.first, _TAGS)),
+            camera=lambda: (tiff.description(offset, CAMERA) for offset in offsets),
         )
         planes = find_planes(notes)
     except struct.error:
@@ -375,8 +411,7 @@ def _find_pages(file: ObjectFile, key: str) -> _Pages:
         why = reason(error)
         if why.startswith("its list of pages is circular"):
             raise AcquisitionError(f"{key} is damaged ({why}); copy it again") from error
-        text = f"{key} {why[3:]}" if why.startswith("it ") else f"{key}: {why}"
-        raise AcquisitionError(text if "; " in why else f"{text}; copy it again") from error
+        raise _refused(key, why) from error
     if planes.companions:
         raise AcquisitionError(
             f"{key} is one of several files of an OME-TIFF (another is {planes.companions[0]!r}) "

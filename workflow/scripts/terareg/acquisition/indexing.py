@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 # headers read per stack if compression makes all file sizes different
 _HEADERS_PER_STACK = 64
 _SMALLEST = 8
+#: more planes than any scan has: a number in a name that says more is none of a plane
+_MOST_PLANES = 1 << 18
 # planes per stack that are searched for signal, as fractions of its depth
 _SIGNAL_DEPTHS = (0.5, 0.25, 0.75)
 
@@ -141,6 +143,12 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     if first > 0 and last + 1 == survey.planes:
         first = 0  # numbered from 0, but the first planes are missing everywhere
     depth = last - first + 1
+    if depth > _MOST_PLANES:
+        files = next(stack.stack.files for stack in used if stack.planes[-1] == last)
+        raise AcquisitionError(
+            f"{files[max(files)].key} is beyond {_MOST_PLANES} planes by the number in its name; "
+            "rename or remove it"
+        )
     problems += layout.disagreements(found, shape, depth)
     if first > 0:
         problems.append(f"planes are numbered from {first}; plane {first} was taken as plane 0")

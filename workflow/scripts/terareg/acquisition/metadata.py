@@ -223,6 +223,7 @@ class _Ini:
     def __init__(self, text: str, name: str) -> None:
         self.name = name
         self.values: dict[tuple[str, str], str] = {}
+        self._twice: set[tuple[str, str]] = set()
         section = ""
         for line in text.lstrip("\ufeff").splitlines():
             line = line.strip()
@@ -230,7 +231,9 @@ class _Ini:
                 section = _fold(line[1 : line.index("]")])
             elif "=" in line and not line.startswith((";", "#")):
                 key, value = line.split("=", 1)
-                self.values.setdefault((section, _fold(key)), _unquote(value))
+                place, given = (section, _fold(key)), _unquote(value)
+                if self.values.setdefault(place, given) != given:
+                    self._twice.add(place)
         if not self.values:
             raise AcquisitionError(
                 f"{name} has no line 'key = value'; copy it from the microscope again"
@@ -245,6 +248,11 @@ class _Ini:
             raise AcquisitionError(
                 f"{_key_name(self.name, section, key)} {state}; add it, or copy the file from the "
                 "microscope again"
+            )
+        if (_fold(section), _fold(key)) in self._twice:
+            raise AcquisitionError(
+                f"{_key_name(self.name, section, key)} appears twice with different values; keep "
+                "the right one"
             )
         return self.values[_fold(section), _fold(key)]
 

@@ -218,7 +218,10 @@ class _Reader:
 
     def value(self, number: int, row: dict[str, str], name: str) -> float:
         text, whole = row[name], not name.endswith("_um")
-        value = self.table.number(text)
+        try:
+            value = self.table.number(text)
+        except ValueError as error:
+            raise self.fail(number, f"{name}: {error}") from error
         # spreadsheets write integers with a decimal separator where a column has gaps
         right = 0 <= value <= 1_000_000 and value == int(value) if whole else abs(value) <= _FAR_UM
         if not right:

@@ -123,8 +123,9 @@ def _in_folder(folder: Path) -> InstalledAtlas:
     for name in (_METADATA, _MANIFEST):
         file = folder / name
         if file.is_file():
-            data = _read(file)
-            resolution = f"_{data['resolution'][0]:g}um" if data.get("resolution") else ""
+            with boundary(str(file), AtlasError, "install the atlas again"):
+                data = _read(file)
+                resolution = f"_{data['resolution'][0]:g}um" if data.get("resolution") else ""
             known = _IN_FOLDER.fullmatch(folder.name)
             called = known["name"] if known else f"{data.get('name', folder.name)}{resolution}"
             return InstalledAtlas(called, str(data.get("version", "?")).replace("_", "."), file)
@@ -158,10 +159,10 @@ def atlas_keys(atlas: InstalledAtlas) -> dict[str, Any]:
         reader = _older if atlas.file.name == _METADATA else _newer
         files = reader(atlas, data, spacing)
         orientation = _orientation(str(data.get("orientation", "asr")), atlas.file)
-    for key, path in files.items():
-        if not Path(path).exists():
-            raise AtlasError(f"atlas {atlas.name} has no {key} ({path}); {remedy}")
-    _check_shapes(atlas, data, files)
+        for key, path in files.items():
+            if not Path(path).exists():
+                raise AtlasError(f"atlas {atlas.name} has no {key} ({path}); {remedy}")
+        _check_shapes(atlas, data, files)
     keys = {**files, "orientation": orientation, "spacing_um": spacing}
     return keys | {"hemisphere_values": [1, 2]} if "hemispheres" in files else keys
 

@@ -42,6 +42,8 @@ _ALIASES = {
     "path": ("structure_id_path", "path"),
     "colour": ("colour", "color", "color_hex_triplet", "rgb_triplet"),
 }
+# columns that mean the same, where a table has several
+_SAME = (("id", "structure_id"), ("parent", "parent_id", "parent_structure_id"))
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,9 @@ def _json_rows(content: bytes, path: Path) -> list[tuple[str, dict[str, Any]]]:
 def _table_rows(content: bytes) -> list[tuple[str, dict[str, Any]]]:
     table = parse_table(content)
     columns = [name.lower() for name in table.columns]
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice:
+        raise ValueError(f"two of its columns are called {twice[:40]!r}; rename one of them")
     return [(f"line {line}", dict(zip(columns, row))) for line, row in table.rows]
 
 
@@ -341,10 +346,10 @@ def _text(value: Any) -> str:
 def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Structure]:
     structures = []
     for where, row in rows:
-        values = {}
-        for key, aliases in _ALIASES.items():
-            found = (row[a] for a in aliases if row.get(a) not in (None, ""))
-            values[key] = next(found, None)
+        values = {
+            key: next((row[a] for a in aliases if row.get(a) not in (None, "")), None)
+            for key, aliases in _ALIASES.items()
+        }
         missing = [key for key in ("id", "acronym", "name") if values[key] is None]
         if missing:
             raise AtlasError(
@@ -354,11 +359,19 @@ def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Stru
         region = _integer(values["id"], f"ontology {path}, {where}: id")
         if region <= 0:
             continue
+        for names in _SAME:
+            _check_alike(row, names, f"ontology {path}, {where}")
         parent = values["parent"]
         if parent is not None:
             parent = _integer(parent, f"ontology {path}, {where}: parent")
-        elif values["path"] is not None:
-            parent = _parent_in_path(values["path"], region, f"ontology {path}, {where}")
+        if values["path"] is not None:
+            above = _parent_in_path(values["path"], region, f"ontology {path}, {where}") or 0
+            if parent is not None and max(0, parent) != max(0, above):
+                raise AtlasError(
+                    f"ontology {path}, {where}: region {region} has the parent {parent} but its "
+                    f"path {short(values['path'])} names {above}; correct one of them"
+                )
+            parent = above
         structures.append(
             Structure(
                 region,
@@ -371,12 +384,21 @@ def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Stru
     return structures
 
 
+def _check_alike(row: dict[str, Any], names: tuple[str, ...], where: str) -> None:
+    """Raise if columns that state the same number differ in a row."""
+    given = {name: row[name] for name in names if row.get(name) not in (None, "")}
+    numbers = {name: _integer(value, f"{where}: {name}") for name, value in given.items()}
+    if len(set(numbers.values())) > 1:
+        listed = " but ".join(f"{name} is {number}" for name, number in numbers.items())
+        raise AtlasError(f"{where}: {listed}; remove all but one of these columns")
+
+
 def _integer(value: Any, name: str) -> int:
     """Integer of ``997``, ``"997"`` or ``"997.0"`` (a spreadsheet's column with gaps)."""
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     text = value if isinstance(value, (str, float)) else ""
-    match = re.fullmatch(r"\s*([+-]?\d{1,20})([.,]0*)?\s*", str(text))
+    match = re.fullmatch(r"\s*([+-]?\d{1,20})([.,]0{0,2})?\s*", str(text))
     if match is None:
         raise AtlasError(f"{name} {short(value)} is not an integer; correct it")
     return int(match[1])
@@ -394,7 +416,10 @@ def _colour(value: Any, name: str) -> str:
     if value is None:
         return ""
     if isinstance(value, (list, tuple)) and len(value) == 3:
-        return "".join(f"{_integer(v, f'{name}: colour') & 255:02X}" for v in value)
+        parts = [_integer(v, f"{name}: colour") for v in value]
+        if not all(0 <= part <= 255 for part in parts):
+            raise AtlasError(f"{name}: colour {short(value)} is not three numbers from 0 to 255")
+        return "".join(f"{part:02X}" for part in parts)
     text = str(value).strip().lstrip("#").upper()
     # spreadsheets drop the leading zeros of a colour made of digits only
     text = text.zfill(6) if text.isdigit() else text

@@ -278,7 +278,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
         sources["hemispheres"] = settings.hemispheres
         image = read_image(settings.hemispheres, "hemispheres", stated=stated)
         check_same_grid(annotation, image, stated=stated)
-        sides = _sides(image, settings.hemisphere_values)
+        sides = _sides(image, settings.hemisphere_values, frame)
     else:
         check_left_right(intensities, labels, orientation, template.name)
 
@@ -526,8 +526,13 @@ def _unlisted_message(name: str, missing: list[int], counts: dict[int, int]) -> 
     )
 
 
-def _sides(image: SourceImage, values: tuple[int, int]) -> np.ndarray:
+def _sides(image: SourceImage, values: tuple[int, int], frame: Frame) -> np.ndarray:
     left, right = values
+    if left == right:
+        raise AtlasError(
+            f"atlases.NAME.hemisphere_values: {left} stands for both hemispheres; give the values "
+            "of [left, right]"
+        )
     for side, value in (("left", left), ("right", right)):
         if not np.any(image.array == value):
             raise AtlasError(
@@ -537,7 +542,23 @@ def _sides(image: SourceImage, values: tuple[int, int]) -> np.ndarray:
     sides = np.zeros(image.array.shape, np.uint8)
     sides[image.array == left] = LEFT
     sides[image.array == right] = RIGHT
+    plane = midplane(frame)
+    centres = [_centre_along(sides == side, plane.axis) for side in (plane.lower, plane.upper)]
+    if centres[0] > centres[1]:
+        raise AtlasError(
+            f"{image.name}: by orientation {frame.orientation} the voxels of value {left} (left) "
+            f"are on the right of those of value {right} (right); correct "
+            "atlases.NAME.orientation, or swap atlases.NAME.hemisphere_values (of an atlas given "
+            "by its name, give the files instead)"
+        )
     return sides
+
+
+def _centre_along(mask: np.ndarray, axis: int) -> float:
+    """Mean index of the chosen voxels along an axis."""
+    others = tuple(a for a in range(3) if a != axis)
+    counts = np.count_nonzero(mask, axis=others)
+    return float(counts @ np.arange(len(counts)) / counts.sum())
 
 
 def _extent_mm(frame: Frame) -> dict[str, float]:

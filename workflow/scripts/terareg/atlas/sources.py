@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import SimpleITK as sitk
 import tensorstore as ts
 
 from terareg.atlas.brainglobe import zarr_level_shape
@@ -22,6 +23,7 @@ from terareg.volumes.headers import (
     likely_unit,
 )
 from terareg.volumes.itk_files import read_itk
+from terareg.volumes.meta_image import shear_of
 from terareg.volumes.voxels import file_voxels
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,8 @@ class SourceImage:
     """An image as read: array, and what its header says of the grid (x, y, z), if anything.
 
     Spacing and origin are in micrometres, and ``unit`` is the unit in which the header states them;
-    for a file that ITK reads, ``unit`` is None and both are as in the header.
+    None where it states none and the magnitude does not tell it either: both are then as in the
+    header. World coordinates are those of ITK (left, posterior, superior).
     """
 
     name: str
@@ -72,9 +75,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
         reader, array = read_itk(path, AtlasError, name)
         if reader.GetNumberOfComponents() != 1:
             raise AtlasError(f"{name} has several components per voxel; give a grey or label image")
-        return SourceImage(
-            name, key, array, reader.GetSpacing(), None, reader.GetOrigin(), reader.GetDirection()
-        )
+        return _of_itk(name, key, reader, array, stated=stated)
     with boundary(name, AtlasError, remedy):
         try:
             header = describe_image(str(path), believed=not stated)
@@ -96,6 +97,28 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
         name, key, array, spacing, header.unit, header.origin_um, header.direction,
         header.orientation,
     )  # fmt: skip
+
+
+def _of_itk(
+    name: str, key: str, reader: sitk.ImageFileReader, array: np.ndarray, *, stated: bool
+) -> SourceImage:
+    """An image as ITK reads it; its headers state no unit."""
+    spacing, origin = reader.GetSpacing(), reader.GetOrigin()
+    # columns of ITK's matrix are the axes
+    direction = tuple(np.array(reader.GetDirection()).reshape(3, 3).T.ravel().tolist())
+    if stated:
+        return SourceImage(name, key, array, spacing, None, origin, direction)
+    if shear := shear_of(reader.GetDirection()):
+        raise AtlasError(
+            f"{name}: its axes are sheared by {shear:.1f} degrees; set atlases.NAME.spacing_um to "
+            "[z, y, x] in micrometres"
+        )
+    unit = likely_unit(spacing)
+    if unit is not None:
+        factor = 1000.0 if unit == "mm" else 1.0
+        spacing = tuple(float(f"{s * factor:.6g}") for s in spacing)
+        origin, unit = tuple(v * factor for v in origin), f"{unit} (by magnitude)"
+    return SourceImage(name, key, array, spacing, unit, origin, direction)
 
 
 def _read_level(path: Path, key: str, name: str) -> SourceImage:
@@ -126,12 +149,13 @@ def check_same_grid(first: SourceImage, second: SourceImage, *, stated: bool) ->
     if stated or first.spacing is None or second.spacing is None:
         return
     scale = np.array(first.spacing)
+    lengths_too = (first.unit is None) == (second.unit is None)
     for what, a, b, tolerance in (
         ("spacings", first.spacing, second.spacing, 1e-3 * scale),
         ("origins", first.origin, second.origin, 1e-2 * scale),
         ("directions", first.direction, second.direction, 1e-3),
     ):
-        if a is None or b is None:
+        if a is None or b is None or (what != "directions" and not lengths_too):
             continue
         if np.any(np.abs(np.subtract(a, b)) > tolerance):
             raise AtlasError(
@@ -167,16 +191,11 @@ def spacing_of(
             )
         unit, spacing = image.unit, tuple(reversed(image.spacing))
         if unit is None:
-            likely = likely_unit(spacing)
-            if likely is None:
-                raise AtlasError(
-                    f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
-                    "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
-                    "micrometres"
-                )
-            factor = 1000.0 if likely == "mm" else 1.0
-            spacing = tuple(float(f"{s * factor:.6g}") for s in spacing)
-            unit = f"{likely} (by magnitude)"
+            raise AtlasError(
+                f"{image.name}: voxel size {_numbers(image.spacing)} in its header may be "
+                "millimetres or micrometres; set atlases.NAME.spacing_um to [z, y, x] in "
+                "micrometres"
+            )
         source = f"header of {image.name} in {unit}"
         remedy = "set atlases.NAME.spacing_um to [z, y, x] in micrometres"
         logger.info("atlas: voxel size %s um from the %s", _numbers(spacing), source)
@@ -191,7 +210,8 @@ def spacing_of(
 
 
 def _numbers(values) -> str:
-    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
+    # adding 0 leaves no negative zero
+    return "(" + ", ".join(f"{v + 0:.6g}" for v in values) + ")"
 
 
 def intensities_of(image: SourceImage) -> np.ndarray:

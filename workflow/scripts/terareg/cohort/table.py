@@ -138,7 +138,8 @@ def read_cohort(
         )
     compared = _groups(name, [row[GROUP] for row in rows], groups)
     rows = [row for row in rows if row[GROUP] in compared]
-    kinds = {c: _values(table.number, [row[c] for row in rows]) for c in chosen}
+    with boundary(name, CohortError, "write one decimal sign"):
+        kinds = {c: _values(table.number, [row[c] for row in rows]) for c in chosen}
     members = tuple(
         Member(row[SAMPLE], row[GROUP], {c: kinds[c][n] for c in chosen}, row.get(RESULTS, ""))
         for n, row in enumerate(rows)

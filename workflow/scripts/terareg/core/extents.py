@@ -119,7 +119,7 @@ def channel_image(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """
     image = config["input"]["channels"][name]
     given = {"path": image} if isinstance(image, str) else image
-    return {"channel": 0, "fill_missing": False, **given}
+    return {"fill_missing": False, **given, "channel": given.get("channel") or 0}
 
 
 @dataclass(frozen=True)

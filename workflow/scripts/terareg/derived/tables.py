@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 def _id(value: Any, number: int) -> int:
     text = str(value).strip()
-    if isinstance(value, bool) or not text.isdigit() or int(text) > _LARGEST:
+    if isinstance(value, bool) or not re.fullmatch("0*[0-9]{1,20}", text) or int(text) > _LARGEST:
         raise ValueError(
             f"row {number} has {short(value)}, which is not a whole number of 0 or more"
         )

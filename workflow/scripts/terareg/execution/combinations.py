@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from terareg.core.errors import ConfigError, few
+from terareg.core.errors import ConfigError, StoreError, few
 from terareg.core.extents import (
     aligned_channel,
     channel_image,
@@ -98,7 +98,10 @@ def _check_places(config: dict[str, Any]) -> None:
             f"sample: {config['sample']!r} is reserved for {_RESERVED[config['sample']]}; choose "
             "another name"
         )
-    Store(config["store"])  # raises for any other kind of address
+    try:
+        Store(config["store"])  # raises for any other kind of address
+    except StoreError as error:
+        raise ConfigError(f"store: {error}") from error
     if not re.fullmatch(r"[^{}:]+", config["results"]):
         raise ConfigError(
             f"results: {config['results']!r} is not a folder that Snakemake can use; give a path "
@@ -214,7 +217,10 @@ def _check_volume_input(config: dict[str, Any]) -> None:
     images = [channel_image(config, name) for name in source["channels"]]
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):
-        raise ConfigError(f"input.channels: {source['channels']} gives two channels the same image")
+        raise ConfigError(
+            f"input.channels: {source['channels']} gives two channels the same image; give each an "
+            "image of its own"
+        )
 
 
 def _check_intensity(intensity: dict[str, Any]) -> None:
@@ -294,6 +300,16 @@ def _check_atlases(atlases: dict[str, Any]) -> None:
             raise ConfigError(
                 f"atlases.{name}.images: {few(files)} contains a file twice, the template "
                 "included; give every image once"
+            )
+        if atlas["annotation"] in files:
+            raise ConfigError(
+                f"atlases.{name}.annotation: {atlas['annotation']!r} is also the template or an "
+                "image; give the annotation a file of its own"
+            )
+        if atlas["hemispheres"] is None and atlas["hemisphere_values"] != [1, 2]:
+            raise ConfigError(
+                f"atlases.{name}.hemisphere_values: {atlas['hemisphere_values']} needs the image "
+                f"atlases.{name}.hemispheres; give it, or remove the values"
             )
         if atlas["through"] is not None:
             _check_through(name, atlas, atlases)

@@ -190,6 +190,9 @@ def image_headers(run: Run, sample: str) -> dict[str, headers.Header]:
             for name, address in addresses.items()
         }
         headers.check_channels(found, source["orientation"])
+        for name, image in source["channels"].items():
+            stated = None if isinstance(image, str) else image["channel"]
+            headers.check_channel(found[name], name, stated)
     return found
 
 

@@ -100,6 +100,8 @@ def _sentence(error: jsonschema.ValidationError) -> str:
         options = ", ".join(map(str, error.validator_value))
         advice = f"did you mean {near[0]}? (possible: {options})" if near else f"use {options}"
         return f"{where}: {shown} is not allowed; {advice}"
+    if error.validator == "type" and "number" in str(error.validator_value) and _is_number(value):
+        return f"{where}: {shown} is text in YAML, not a number; write {float(value):g}"
     if error.validator == "type":
         return (
             f"{where}: {shown} is not of type {_words(error.validator_value)}; {hint}"
@@ -111,6 +113,14 @@ def _sentence(error: jsonschema.ValidationError) -> str:
     if error.validator in limits:
         return f"{where}: {shown} must be {limits[error.validator]} {error.validator_value}; {hint}"
     return f"{where}: {shown} does not fit; {hint}"
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a text is a number that YAML does not take for one: '10', or 2e1 without a point."""
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d{1,2})?", value, re.I) is not None
+    )
 
 
 def _words(kind: Any) -> str:

@@ -73,7 +73,28 @@ def check_size(data: Any, name: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses a key given twice."""
+    """YAML loader that refuses a key given twice, and numbers that YAML reads as others."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """An integer as people read it: 010 is 8 in YAML, 1:30 is 90, and 1_0 is 10."""
+        value: int = super().construct_yaml_int(node)
+        plain = node.value.lower()
+        if plain.lstrip("+-").startswith(("0x", "0b")) or plain.lstrip("+-") == str(abs(value)):
+            return value
+        raise ConfigError(
+            f"line {node.start_mark.line + 1}: {shorten(node.value, 40)} is {value} in YAML; write "
+            f"a number in digits alone, or '{shorten(node.value, 40)}' in quotes for a name"
+        )
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """The same for floating-point numbers: 1:30.5 is 90.5."""
+        value: float = super().construct_yaml_float(node)
+        if ":" in node.value:
+            raise ConfigError(
+                f"line {node.start_mark.line + 1}: {shorten(node.value, 40)} is {value} in YAML; "
+                f"write a number without colons, or '{shorten(node.value, 40)}' in quotes"
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: dict[str, int] = {}
@@ -88,3 +109,9 @@ class _Loader(yaml.SafeLoader):
                 seen[key.value] = line
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+
+for _kind in ("int", "float"):
+    _Loader.add_constructor(
+        f"tag:yaml.org,2002:{_kind}", getattr(_Loader, f"construct_yaml_{_kind}")
+    )

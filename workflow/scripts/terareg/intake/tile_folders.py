@@ -10,7 +10,7 @@ from typing import Any
 from terareg.intake.found import PLANE, Found, Look, channel_names
 from terareg.storage.foreign import decode_text, read_object
 
-_NUMBER = r"0*-?\d+"
+_NUMBER = r"0*-?\d{1,18}"
 _PLACE = re.compile(rf"(?:(?P<root>.*)/)?(?P<outer>{_NUMBER})/(?P<inner>{_NUMBER}_{_NUMBER})/[^/]+")
 _LASER = re.compile(r"(?:^|/)Ex_\d+_(?:Ch|Em)_?\d+[^/]*$", re.IGNORECASE)
 _METADATA = re.compile(r"(?:.*/)?[^/]*metadata[^/]*\.txt", re.IGNORECASE)

@@ -31,6 +31,7 @@ _PLACES = 60_000  # of a brain that are looked at
 _LEAST_OVERLAP = 0.5
 _BETTER = 0.05
 _MOST_SAMPLING = 0.1  # voxels of the atlas
+_OPPOSITE = 0.5  # cosine between an axis and its reverse from which it is turned round
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,12 +109,14 @@ def compose(
     ------
     RegistrationError
         Besides those of :func:`~terareg.registration.known.read_known`: if the two brains do not
-        lie on each other, or do so better in the opposite direction.
+        lie on each other, or do so better in the opposite direction, or if right and left (front
+        and back, top and bottom) are exchanged.
     """
     registered, summary = registration
     pair = reached.known, through.known
     origin, files = settings["points_from"] or reached.name, settings["transform"]
     known = read_known(files, *pair, origin)
+    _check_sides(known.transform, (reached.name, through.name))
     there, back = known.transform.to_sample, known.transform.to_atlas
     brains = tuple(zip(pair, (through.atlas, reached.atlas)))
     overlap, reverse = (_overlap(maps, brains) for maps in ((there, back), (back, there)))
@@ -163,6 +166,28 @@ def labels_before(
         place[:, n] = moved.T.reshape(3, *frame.shape[1:])
     labels: np.ndarray = regions_at(atlas, place)[0]
     return labels
+
+
+def _check_sides(transform: Transform, names: tuple[str, str]) -> None:
+    """Raise if a transform exchanges the ends of an anatomical axis: a brain fits its mirror image.
+
+    ``names`` are those of the reached atlas and of the one that it is reached through.
+    """
+    own, other = transform.atlas_frame.orientation, transform.sample_frame.orientation
+    for ends, words in (("RL", "right"), ("AP", "front"), ("SI", "top")):
+        first, second = (
+            next(n for n, letter in enumerate(code) if letter in ends) for code in (own, other)
+        )
+        same = (own[first] == ends[0]) == (other[second] == ends[0])
+        along = transform.affine[second, first] * (1 if same else -1)
+        length = float(np.linalg.norm(transform.affine[:3, first]))
+        if along < -_OPPOSITE * length:
+            raise RegistrationError(
+                f"atlases.{names[0]}.through: this transform carries the {words} of {names[0]} to "
+                f"the other side of {names[1]}; correct atlases.{names[0]}.orientation ({own}) or "
+                f"atlases.{names[1]}.orientation ({other}), or give the transform that was made "
+                "with these two templates"
+            )
 
 
 def _check_overlap(overlap: float, reverse: float, names: tuple[str, str], origin: str) -> None:

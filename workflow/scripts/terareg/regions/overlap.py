@@ -15,7 +15,9 @@ from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.regions.labels import label_block, slabs
 from terareg.registration.transform import Transform
+from terareg.volumes.headers import describe_image, image_form
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.meta_image import META_IMAGE
 
 if TYPE_CHECKING:
     from terareg.atlas.ontology import Ontology
@@ -47,11 +49,26 @@ def read_sample_labels(
     Raises
     ------
     VolumeError
-        If the image does not cover the same extent as the sample.
+        If the image does not cover the same extent as the sample, or its NIfTI header states other
+        axes.
     AtlasError
         If its values are not ids.
     """
     settings = ImageSettings(tuple(spacing_um) if spacing_um else None, sample.orientation)
+    if not str(path).lower().endswith(META_IMAGE):
+        found = describe_image(str(path), believed=False)
+        if found.channels != 1:
+            raise VolumeError(
+                f"labels {path} have {found.channels} components per voxel; give one id for each"
+            )
+    if spacing_um is None and image_form(str(path)) == "NIfTI":
+        stated = describe_image(str(path)).orientation
+        if stated not in (None, sample.orientation):
+            raise VolumeError(
+                f"labels {path} have orientation {stated} (z, y, x) in their header but the sample "
+                f"{sample.orientation}; save them with the axes of the sample, or set "
+                "sample_labels.NAME.spacing_um to overrule the header"
+            )
     image = open_image(str(path), settings)
     given = image.frames[0]
     labels = lossless_ids(image.read(0, (0, 0, 0), given.shape), f"labels {path}")

@@ -217,6 +217,13 @@ def _coordinates(
         space = "atlas" if form.space == "atlas" else "raw"
         wanted = [name.format(space=space) for name in names]
         if all(name in header for name in wanted):
+            more = re.sub(r"\d+$", str(len(AXES)), wanted[-1])
+            if more != wanted[-1] and more in header:
+                raise PointsError(
+                    f"points {path}: columns {wanted[0]} to {more} give positions along more than "
+                    "three axes (of an image with channels or times); leave out the columns that "
+                    "are not z, y and x, and call these axis-0, axis-1, axis-2"
+                )
             unit_here = form.units if form.units is not None else known
             if unit_here is None:
                 raise PointsError(

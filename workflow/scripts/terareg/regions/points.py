@@ -411,6 +411,11 @@ def _layer_transform(layer: dict, state: dict, where: str) -> np.ndarray:
         source = local[0] if local else (source[0] if source else None)
     transform = source.get("transform") if isinstance(source, dict) else None
     transform = transform or {}
+    if not isinstance(transform, dict):
+        raise PointsError(
+            f"{where}: the transform of the source is a {type(transform).__name__}, as in old "
+            "versions of Neuroglancer; open the state in a current one and save it again"
+        )
     output = transform.get("outputDimensions") or state.get("dimensions")
     if not isinstance(output, dict):
         raise PointsError(f"{where}: the state has no dimensions; save the viewer's state again")

@@ -14,6 +14,8 @@ of it at the face.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +31,14 @@ from terareg.registration.flow import SamplingGrid, cpu_threads, inverse_displac
 from terareg.registration.known_files import (
     FIELD_ENDINGS,
     check_described,
+    check_matlab,
     ending_of,
     is_folder,
 )
 from terareg.registration.transform import PointMap, Transform, check_affine
+from terareg.storage.foreign import boundary
 from terareg.storage.records import read_json
-from terareg.volumes.itk_files import read_itk
+from terareg.volumes.itk_files import nan_in_nifti, read_itk
 
 _HEADERS = FIELD_ENDINGS  # of images whose headers say where ITK puts them
 # nodes along the longest side of the grid on which a field is held: at first, and at most
@@ -228,7 +232,7 @@ def itk_space(atlas: KnownAtlas) -> np.ndarray:
     reader.SetFileName(str(atlas.template))
     try:
         reader.ReadImageInformation()
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeError) as error:
         raise RegistrationError(
             f"{atlas.template} has no header that ITK reads ({last_line(error)}), without which "
             "files of ITK cannot be placed; give a registration of terareg, or the template as NRRD"
@@ -250,6 +254,11 @@ def itk_space(atlas: KnownAtlas) -> np.ndarray:
 def _steps_of(path: str, where: str) -> list[_Step]:
     """Linear maps (4 x 4) and fields of a file, in the order in which they act on points."""
     name = f"{where}: {path}"
+    with boundary(name, RegistrationError, "give a file that ITK or ANTs wrote"):
+        return _steps_in(path, name)
+
+
+def _steps_in(path: str, name: str) -> list[_Step]:
     if ending_of(str(path)) in FIELD_ENDINGS:
         reader, vectors = read_itk(path, RegistrationError, name)
         if vectors.ndim != 4 or vectors.shape[-1] != 3:
@@ -257,15 +266,31 @@ def _steps_of(path: str, where: str) -> list[_Step]:
                 f"{name} is an image without vectors; give a displacement field (three components, "
                 "x, y, z) or a file of ITK's transforms"
             )
+        if nan_in_nifti(path):
+            raise RegistrationError(
+                f"{name} contains values that are not finite; write the field again"
+            )
         image = (reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         return [_field(vectors, *image, name)]
+    check_matlab(path)
+    if ending_of(str(path)) in (".h5", ".hdf5"):
+        _check_hdf5(path)
     try:
         transform = sitk.ReadTransform(str(path))
     except RuntimeError as error:
-        raise RegistrationError(
-            f"{name} cannot be read ({last_line(error)}); give a file that ITK or ANTs wrote"
-        ) from error
+        raise ValueError(last_line(error)) from error
     return _parts_of(transform, name)
+
+
+def _check_hdf5(path: str) -> None:
+    """Raise :class:`ValueError` if reading a file ends the process, as damaged HDF5 does in ITK."""
+    code = "import sys, SimpleITK; SimpleITK.ReadTransform(sys.argv[1])"
+    command = [sys.executable, "-c", code, os.path.abspath(path)]
+    tried = subprocess.run(command, capture_output=True, check=False)
+    if tried.returncode:
+        said = tried.stderr.decode(errors="replace").strip().splitlines()
+        why = said[-1].strip() if said and tried.returncode > 0 else "it is damaged"
+        raise ValueError(f"{why.rstrip('.')}; copy it again")
 
 
 def _parts_of(transform: sitk.Transform, name: str) -> list[_Step]:

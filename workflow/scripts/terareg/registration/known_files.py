@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 from terareg.core.errors import RegistrationError
+from terareg.storage.foreign import read_bytes
 
 #: ends of the names of displacement fields, and of transforms, as ITK and ANTs write them
 FIELD_ENDINGS = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 TRANSFORM_ENDINGS = (".mat", ".txt", ".tfm", ".h5", ".hdf5")
 #: files that a registration of terareg must have; the last one describes its frames
 FOLDER_FILES = ("affine.txt", "forward.nrrd", "inverse.nrrd", "summary.json", "transform.json")
+_MATLAB_BYTES, _MATLAB_NAME, _MATLAB_NUMBERS = 1 << 20, 200, 1000
 _DIRECTION = "x_sample = affine @ phi(x_atlas)"
 # voxels of the working grids by which a box may be larger than the image that it covers
 _SLACK = 2.0
@@ -32,6 +35,35 @@ def known_files(transform: str | Sequence[str]) -> list[str]:
         return [transform]
     # an address s3://bucket/folder must keep its two slashes
     return [f"{transform.rstrip('/')}/{name}" for name in FOLDER_FILES]
+
+
+def check_matlab(path: str) -> None:
+    """Raise :class:`ValueError` unless a file of ITK that ends in .mat is whole.
+
+    ITK believes what such a file states of its sizes, and ends the process where that is wrong.
+    Matlab's format of level 4: of each vector five integers (type, rows, columns, imaginary part,
+    length of the name), the name, and the numbers.
+    """
+    if ending_of(path) != ".mat":
+        return
+    data, at = read_bytes(path, _MATLAB_BYTES), 0
+    while at < len(data):
+        order = "<" if data[at + 2 : at + 4] == b"\0\0" else ">"
+        head = struct.unpack_from(f"{order}5i", data, at) if at + 20 <= len(data) else (-1,) * 5
+        kind, rows, columns, imaginary, letters = head
+        width = {0: 8, 10: 4}.get(kind % 100)
+        if (
+            kind not in (0, 10, 100, 110, 1000, 1010, 1100, 1110)
+            or width is None
+            or imaginary
+            or not 1 <= letters <= _MATLAB_NAME
+            or not 0 <= rows <= _MATLAB_NUMBERS
+            or columns != 1
+        ):
+            raise ValueError(f"at byte {at} is no vector of numbers as ITK writes it")
+        at += 20 + letters + rows * width
+    if not data or at != len(data):
+        raise ValueError(f"it has {len(data)} bytes but states {at}; copy it again")
 
 
 def check_described(

@@ -8,6 +8,8 @@ format's fill.
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -43,8 +45,6 @@ def array_metadata(store: Store, folder: str) -> tuple[str, dict[str, Any]]:
 class FolderArray:
     """An array; attributes are those of :class:`terareg.storage.part_arrays.PartReader`."""
 
-    absent = (0, 0)
-
     def __init__(
         self,
         store: Store,
@@ -78,6 +78,10 @@ class FolderArray:
         kept = slice(-3, None) if above else slice(None)
         self.shape: Any = tuple(sizes[kept])
         self.chunk: Any = tuple(chunk[kept])
+        counts = [-(-n // c) for n, c in zip(sizes, chunk)]
+        self._chunks = math.prod(counts[kept])
+        fixed = [str(i // c) for i, c in zip(self._first, chunk)]
+        self._named = _Names(store, folder, (name, metadata), (fixed, len(sizes)))
         self._spec = {"driver": driver, "kvstore": store.kvstore(folder)}
         self._reversed = driver == "n5"
         if math.prod(chunk) > 1 << 32:
@@ -86,6 +90,19 @@ class FolderArray:
         self._data = ts.open(self._spec, open=True, read=True, context=context).result()
         self.dtype = self._data.dtype.numpy_dtype.name
 
+    @property
+    def absent(self) -> tuple[int, int]:
+        """Chunks without an object, and all chunks."""
+        return max(0, self._chunks - sum(1 for _ in self._named)), self._chunks
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no chunk has an object; :class:`ValueError` if they have other names."""
+        if next(iter(self._named), None) is not None:
+            return False
+        self._named.check_separator()
+        return True
+
     def read(self, z: slice, y: slice, x: slice) -> np.ndarray:
         box = (*self._first, z, y, x)
         found = self._data[tuple(box[::-1])].T if self._reversed else self._data[box]
@@ -93,3 +110,55 @@ class FolderArray:
 
     def close(self) -> None:
         """Nothing is held open."""
+
+
+class _Names:
+    """Objects of the chunks of an array: all along its last three axes, at fixed places of others.
+
+    Parameters
+    ----------
+    store, folder
+    described : (str, dict)
+        As of :func:`array_metadata`.
+    axes : (list of str, int)
+        Number of the chunk along each axis before the last three, and the number of axes.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        folder: str,
+        described: tuple[str, dict[str, Any]],
+        axes: tuple[list[str], int],
+    ) -> None:
+        self._store, self._folder = store, folder
+        name, metadata = described
+        fixed, number = axes
+        words = fixed + [r"\d+"] * (number - len(fixed))
+        prefix = ""
+        if DRIVERS[name] == "n5":
+            words, self._sign = words[::-1], "/"
+        elif DRIVERS[name] == "zarr":
+            self._sign = metadata.get("dimension_separator", ".")
+        else:
+            keys = metadata.get("chunk_key_encoding", {"name": "default"})
+            prefix = "c" if keys["name"] == "default" else ""
+            self._sign = keys.get("configuration", {}).get("separator", "/" if prefix else ".")
+        self._words = [*prefix, *words]
+
+    def __iter__(self) -> Iterator[str]:
+        """Keys of the objects that are there."""
+        return self._matching(self._sign)
+
+    def _matching(self, sign: str) -> Iterator[str]:
+        pattern = re.compile(re.escape(f"{self._folder}/") + re.escape(sign).join(self._words))
+        return (e.key for e in self._store.walk(self._folder) if pattern.fullmatch(e.key))
+
+    def check_separator(self) -> None:
+        """Raise :class:`ValueError` if chunks are there under names with another separator."""
+        other = {"/": ".", ".": "/"}.get(self._sign, "/")
+        if next(self._matching(other), None) is not None:
+            raise ValueError(
+                f"the names of its chunks have {other!r} between their numbers but its metadata "
+                f"state {short(self._sign)}; correct the separator in the metadata"
+            )

@@ -167,7 +167,7 @@ class CziArray:
         if not self.dtype:
             raise ValueError("its pixels are not grey values of 8 or 16 bits; convert it")
         self.chunk: Any = (1, *self._stack.shape)
-        self.absent = (0, 0)
+        self.absent, self.is_empty = (0, 0), False
         self._source = ObjectFile(store, file, ranged=True)
         self._file = czifile.CziFile(self._source, multifile=False)
 

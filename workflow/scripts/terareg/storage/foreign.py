@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from terareg.core.errors import TeraregError
@@ -77,7 +77,9 @@ def reason(problem: Exception) -> str:
         return problem.strerror
     if isinstance(problem, KeyError):
         return f"{short(problem.args[0] if problem.args else '')} is missing"
-    return shorten(" ".join(str(problem).split()) or type(problem).__name__)
+    # tensorstore repeats all that it was asked
+    text = re.split(r" \[(?:tensorstore_spec|source locations)=", str(problem))[0]
+    return shorten(" ".join(text.split()) or type(problem).__name__)
 
 
 def shorten(text: str, most: int = _WORDS) -> str:
@@ -176,7 +178,9 @@ def decode_text(data: bytes) -> str:
 
 
 def load_json(data: bytes) -> Any:
-    """Value of JSON in any encoding of :func:`decode_text`; NaN and infinity are refused.
+    """Value of JSON in any encoding of :func:`decode_text`.
+
+    NaN, infinity, and keys with two values are refused.
 
     Raises
     ------
@@ -185,7 +189,12 @@ def load_json(data: bytes) -> Any:
     """
     _check_count(data, b"[{", _MOST_PARTS, "lists and objects")
     _check_count(data, b",", _MOST_VALUES, "values")
-    return json.loads(decode_text(data), parse_constant=_no_number, parse_float=_finite)
+    return json.loads(
+        decode_text(data),
+        parse_constant=_no_number,
+        parse_float=_finite,
+        object_pairs_hook=_with_one_value,
+    )
 
 
 def check_xml(data: bytes) -> None:
@@ -197,6 +206,16 @@ def _check_count(data: bytes, signs: bytes, most: int, what: str) -> None:
     """A parser's objects take up to 100 times the bytes of the text: count them before."""
     if sum(data.count(sign) for sign in signs) > most:
         raise ValueError(f"it has more than {most} {what}")
+
+
+def _with_one_value(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no key has two values."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if value != found[key]:
+                raise ValueError(f"its key {short(key)} has two values; remove one of them")
+    return found
 
 
 def _no_number(word: str) -> float:
@@ -215,19 +234,34 @@ def _finite(text: str) -> float:
 class _Table:
     columns: tuple[str, ...]
     delimiter: str
+    signs: set[str] = field(default_factory=set, init=False, compare=False)
 
     def number(self, text: str) -> float:
         """Number in a cell; NaN if it holds none.
 
         Where cells are not separated by commas, a comma is the decimal sign: spreadsheets separate
         cells by semicolons exactly where the decimal sign is a comma.
+
+        Raises
+        ------
+        ValueError
+            If other cells have the other decimal sign: one of the two then groups thousands.
         """
-        if self.delimiter != "," and "." not in text:
-            text = text.replace(",", ".")
+        plain, sign = text, "." if "." in text else "," if "," in text else ""
+        if self.delimiter != "," and sign == ",":
+            plain = text.replace(",", ".")
         try:
-            return float(text) if "_" not in text else math.nan
+            value = float(plain) if "_" not in plain else math.nan
         except ValueError:
             return math.nan
+        if sign and self.delimiter != ",":
+            self.signs.add(sign)
+            if len(self.signs) > 1:
+                raise ValueError(
+                    f"it has numbers with a point and with a comma (here {shorten(text, 30)}), one "
+                    "of which must group thousands; write one decimal sign and no groups"
+                )
+        return value
 
 
 @dataclass(frozen=True)

@@ -166,6 +166,7 @@ class Hdf5Array:
             self.absent = (max(0, all_chunks - data.id.get_num_chunks()), all_chunks)
         elif data.nbytes and not data.id.get_storage_size():
             self.absent = (1, 1)
+        self.is_empty = 0 < self.absent[0] == self.absent[1]
 
     def read(self, z: slice, y: slice, x: slice) -> np.ndarray:
         values = self._data[z, y, x]

@@ -46,7 +46,7 @@ def open_array(store: Store, file: str, part: str) -> LifArray:
 class LifArray:
     """A stack; attributes are those of :class:`terareg.storage.part_arrays.PartReader`."""
 
-    absent = (0, 0)
+    absent, is_empty = (0, 0), False
 
     def __init__(
         self, file: liffile.LifFile, source: ObjectFile, number: int, indices: Mapping[str, int]

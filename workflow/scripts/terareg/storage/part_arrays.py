@@ -34,13 +34,21 @@ class PartReader(Protocol):
     chunk : (z, y, x)
         What is decoded at once.
     absent : (int, int)
-        Chunks that were never written and read as zeros, and all chunks.
+        Chunks that were never written and read as zeros, and all chunks. In folders they are
+        counted when they are asked for.
+    is_empty : bool
+        Whether no chunk was ever written.
     """
 
     shape: tuple[int, int, int]
     dtype: str
     chunk: tuple[int, int, int]
-    absent: tuple[int, int]
+
+    @property
+    def absent(self) -> tuple[int, int]: ...
+
+    @property
+    def is_empty(self) -> bool: ...
 
     def read(self, z: slice, y: slice, x: slice) -> np.ndarray:
         """Values of a box inside of the array."""
@@ -56,6 +64,7 @@ class PartFacts:
     shape: tuple[int, int, int]
     dtype: str
     absent: tuple[int, int]
+    is_empty: bool
 
 
 @contextmanager
@@ -86,10 +95,16 @@ def open_part(store: Store, key: str, error: type[TeraregError]) -> Iterator[Par
             opened.close()
 
 
-def part_facts(store: Store, key: str, error: type[TeraregError]) -> PartFacts:
-    """Shape, type and absent chunks of an array; see :func:`open_part`."""
+def part_facts(
+    store: Store, key: str, error: type[TeraregError], *, counted: bool = True
+) -> PartFacts:
+    """Shape, type and absent chunks of an array; see :func:`open_part`.
+
+    With ``counted`` false, the objects of a folder are not listed, and ``absent`` is (0, 0).
+    """
     with open_part(store, key, error) as array:
-        return PartFacts(array.shape, array.dtype, array.absent)
+        absent = array.absent if counted else (0, 0)
+        return PartFacts(array.shape, array.dtype, absent, array.is_empty)
 
 
 def _open(store: Store, file: str, part: str) -> PartReader:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import errno
 import os
+import re
 import shutil
 import stat
 import uuid
@@ -42,6 +43,10 @@ class Entry:
     stamp: str
 
 
+# addresses with a slash too few, and paths of Windows: as names of folders they would be made here
+_ALMOST = re.compile(r"(?:s3|gs|https?|file)(?::/?[^/]|//)|[A-Za-z]:\\", re.IGNORECASE)
+
+
 @dataclass(frozen=True)
 class Store:
     """Objects below a folder or an S3 prefix.
@@ -65,6 +70,11 @@ class Store:
             url = unquote(path)
         elif "://" in url and not url.startswith("s3://"):
             raise StoreError(f"store {url!r} is not supported; give a folder or s3://bucket/prefix")
+        elif _ALMOST.match(url):
+            raise StoreError(
+                f"store {url!r} is neither a folder nor an address; write s3://bucket/prefix, or "
+                "the path of a folder of this machine"
+            )
         if "\0" in url:
             raise StoreError(f"store {url!r} contains a NUL character; correct the path")
         if url.startswith("s3://") and not url.removeprefix("s3://").partition("/")[0]:

@@ -23,6 +23,8 @@ _MAX_VALUES = 1_000_000
 _MAX_PAGES = 1_000_000
 _MAX_TEXT = 64 * 2**20
 _DESCRIPTION = 270
+#: what Micro-Manager states of a page, JSON
+CAMERA = 51123
 # byte count and struct code of the field types that hold integers
 _FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 
@@ -70,6 +72,8 @@ class ObjectFile(io.RawIOBase):
 
     def get(self, start: int, count: int) -> bytes:
         """Bytes from ``start``; fewer than ``count`` at the end of the file."""
+        if not 0 <= start < self.size:  # a damaged file may name any place
+            return b""
         if self._data is not None:
             return self._data[start : start + count]
         offset = start - self._window_start
@@ -84,6 +88,8 @@ class ObjectFile(io.RawIOBase):
 
     def fill(self, start: int, view: memoryview) -> None:
         """Fill a buffer with the bytes from ``start``."""
+        if not 0 <= start <= self.size:
+            raise EOFError("the file ends too early")
         if self._data is not None:
             view[:] = self._data[start : start + len(view)]
             return
@@ -214,13 +220,13 @@ class Tiff:
             found[tag] = self._unpack(f"{number}{letter}", at)
         return found
 
-    def description(self, offset: int) -> str:
-        """Text of the tag ImageDescription of a directory; empty without one.
+    def description(self, offset: int, tag: int = _DESCRIPTION) -> str:
+        """Text of the tag ImageDescription of a directory, or another; empty without one.
 
         :class:`ValueError` if it is longer than any program writes.
         """
-        for tag, kind, number, at in self._entries(offset):
-            if tag == _DESCRIPTION and kind == 2:
+        for found, kind, number, at in self._entries(offset):
+            if found == tag and kind == 2:
                 if number > self._inline:
                     (at,) = self._unpack(self._word, at)
                 if number > _MAX_TEXT:

@@ -9,10 +9,12 @@ are needed too, from the same folder.
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from terareg.core.errors import few
 
@@ -73,6 +75,10 @@ class TiffNotes:
         Descriptions of all pages.
     companion : callable, optional
         Text of another file of the folder, by name.
+    kind : (shape, dtype), optional
+        Rows and columns of the pages, and the NumPy name of their type.
+    camera : callable, optional
+        What Micro-Manager states of all pages, JSON.
     """
 
     name: str
@@ -81,6 +87,8 @@ class TiffNotes:
     samples: int = 1
     descriptions: Callable[[], Iterable[str]] = tuple
     companion: Callable[[str], str] | None = None
+    kind: tuple[tuple[int, int], str] | None = None
+    camera: Callable[[], Iterable[str]] = tuple
 
 
 def find_planes(notes: TiffNotes) -> Planes:
@@ -99,7 +107,46 @@ def find_planes(notes: TiffNotes) -> Planes:
         return _shaped(notes, first)
     if re.search(r"<(?:\w+:)?OME\b", first) or re.search(r"<(?:\w+:)?Pixels\b", first):
         return _ome(notes, first)
+    _check_camera(notes)
     return _in_order(notes.pages)
+
+
+def check_values(description: str, kind: tuple[tuple[int, int], str]) -> None:
+    """Raise :class:`ValueError` where a description contradicts the pixels of its page.
+
+    Parameters
+    ----------
+    description : str
+        ImageJ's, or OME-XML; of other text nothing is known.
+    kind : (shape, dtype)
+        Rows and columns, and the NumPy name of the type.
+    """
+    if description.startswith("ImageJ="):
+        _check_calibration(description)
+    elif "Pixels" in description:
+        found = [
+            {k: html.unescape(a or b) for k, a, b in _ATTRIBUTE.findall(inner)}
+            for tag, inner, _ in (match.groups() for match in _TAG.finditer(description))
+            if tag == "Pixels"
+        ]
+        # the XML of one file may describe the images of others too
+        problems = [_contradiction(pixels, kind) for pixels in found]
+        if problems and all(problems):
+            raise ValueError(problems[0])
+
+
+def check_upright(orientation: int) -> None:
+    """Raise :class:`ValueError` if the tag Orientation of a page asks to turn or mirror it.
+
+    Some programs follow it (ITK, OpenCV), others do not (Fiji, tifffile), and some writers write a
+    wrong one: what the user saw is not known.
+    """
+    if orientation > 1:
+        raise ValueError(
+            f"its tag Orientation (274) is {orientation}, which some programs turn or mirror the "
+            "image by and others ignore; set it to 1 if the stored rows are right as they are "
+            "(tiffset -s 274 1 FILE)"
+        )
 
 
 def check_beside(name: str) -> str:
@@ -158,8 +205,64 @@ def _product(sizes: dict[str, int]) -> str:
     return " x ".join(parts) or "1"
 
 
+# ---------------------------------------------------------------------- Micro-Manager
+def _check_camera(notes: TiffNotes) -> None:
+    """Raise if Micro-Manager numbers the pages otherwise than as planes of one volume."""
+    order: list[int] = []
+    first: dict[str, Any] | None = None
+    differ: set[str] = set()
+    for text in notes.camera():
+        try:
+            axes = _camera_axes(json.loads(text))
+        except ValueError:
+            return
+        plane = axes.pop("z", None)
+        order += [plane] if isinstance(plane, int) else []
+        first = axes if first is None else first
+        differ |= {axis for axis in axes.keys() | first.keys() if axes.get(axis) != first.get(axis)}
+    if differ:
+        raise ValueError(
+            f"Micro-Manager states that its pages differ in {few(sorted(differ))}, not only in z; "
+            "save each stack to a file of its own"
+        )
+    if any(b <= a for a, b in itertools.pairwise(order)):
+        raise ValueError(
+            f"Micro-Manager numbers its planes {few(list(map(str, order)))}, not upwards; save "
+            "them in order"
+        )
+
+
+def _camera_axes(noted: Any) -> dict[str, Any]:
+    """Indices of a page along every axis: of NDTiff, or of a stack of Micro-Manager 1.4 and 2."""
+    if not isinstance(noted, dict):
+        return {}
+    axes = next((noted[key] for key in ("Axes", "axes") if isinstance(noted.get(key), dict)), None)
+    if axes is not None:
+        return {str(key): value for key, value in axes.items()}
+    words = {"z": "SliceIndex", "channel": "ChannelIndex", "time": "FrameIndex",
+             "position": "PositionIndex"}  # fmt: skip
+    return {axis: noted[word] for axis, word in words.items() if isinstance(noted.get(word), int)}
+
+
 # ---------------------------------------------------------------------- ImageJ
+def _check_calibration(description: str) -> None:
+    """Raise if ImageJ shows other values than are stored, as it does for signed integers."""
+    function = re.search(r"^cf=(\d{1,9})\s*$", description, re.M)
+    if function is None:
+        return
+    numbers = dict(re.findall(r"^(c\d)=(\S+)\s*$", description, re.M))
+    if function[1] == "0" and float(numbers.get("c0", 0)) == 0 and float(numbers.get("c1", 1)) == 1:
+        return
+    listed = ", ".join(f"{name}={number[:20]}" for name, number in sorted(numbers.items())[:5])
+    raise ValueError(
+        f"ImageJ calibrates its values (cf={function[1]}{listed and ', '}{listed}), so the stored "
+        "ones are others than it shows; choose Image, Type, 32-bit and save it again, or Analyze, "
+        "Calibrate, None if the stored ones are right"
+    )
+
+
 def _imagej(notes: TiffNotes, description: str) -> Planes:
+    _check_calibration(description)
     noted = {k: int(v) for k, v in re.findall(r"^(\w+)=(\d{1,18})\s*$", description, re.M)}
     words = {"C": "channels", "Z": "slices", "T": "frames"}
     sizes = {axis: noted.get(word, 1) for axis, word in words.items()}
@@ -183,7 +286,12 @@ def _imagej(notes: TiffNotes, description: str) -> Planes:
         )
     # ImageJ states how to display channels if there are real ones
     coloured = re.search(r"^mode=(?:composite|color)\s*$", description, re.M) is not None
-    return _arranged(sizes, "CZT", images, one_directory=single, true_channels=coloured)
+    # Micro-Manager writes it where all planes of a channel follow each other
+    stated = re.search(r"^order=(\w{1,40})\s*$", description, re.M)
+    order = stated[1].upper() if stated else "CZT"
+    if sorted(order) != ["C", "T", "Z"]:
+        raise ValueError(f"its metadata state the order of axes {order!r}")
+    return _arranged(sizes, order, images, one_directory=single, true_channels=coloured)
 
 
 # ---------------------------------------------------------------------- tifffile
@@ -223,6 +331,27 @@ def _shaped(notes: TiffNotes, description: str) -> Planes:
 
 
 # ---------------------------------------------------------------------- OME-XML
+_OME_TYPES = {"float": "float32", "double": "float64", "bit": "uint8"}
+
+
+def _contradiction(pixels: Mapping[str, str], kind: tuple[tuple[int, int], str]) -> str:
+    """What OME-XML states that the pixels of the file are not; empty if they agree."""
+    (rows, columns), dtype = kind
+    sizes = [pixels.get("SizeX", str(columns)), pixels.get("SizeY", str(rows))]
+    if sizes != [str(columns), str(rows)]:
+        return (
+            f"its OME-XML states SizeX {sizes[0][:20]} and SizeY {sizes[1][:20]} but it has "
+            f"{columns} x {rows} pixels (x, y); write it again"
+        )
+    stated = pixels.get("Type", dtype)
+    if _OME_TYPES.get(stated, stated) != dtype:
+        return (
+            f"its OME-XML states Type {stated[:20]} but its pixels are {dtype}; correct the XML, "
+            "or write it again"
+        )
+    return ""
+
+
 @dataclass
 class _Image:
     """An image of OME-XML: sizes, order of axes, and what its TiffData elements say."""
@@ -292,6 +421,8 @@ def _is_own(data: dict[str, str], notes: TiffNotes, root: dict[str, str]) -> boo
 
 
 def _ome_planes(image: _Image, notes: TiffNotes, root: dict[str, str]) -> Planes:
+    if notes.kind is not None and (problem := _contradiction(image.pixels, notes.kind)):
+        raise ValueError(problem)
     sizes = {}
     for axis in "CZT":
         value = image.pixels.get(f"Size{axis}", "1")

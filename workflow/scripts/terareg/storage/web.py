@@ -141,7 +141,11 @@ class WebStore(Store):
 def _size(headers: Any, received: int) -> int:
     """Size of the whole object, of which a part may have been asked for."""
     whole = headers.get("Content-Range", "").rpartition("/")[2]
-    if whole.isdigit():
+    if _is_size(whole):
         return int(whole)
     length = headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else received
+    return int(length) if _is_size(length) else received
+
+
+def _is_size(text: str) -> bool:
+    return text.isdecimal() and len(text) < 20

@@ -19,6 +19,10 @@ from terareg.storage.store import Store, check_key
 
 #: suffixes that writers add to the names of compressed chunks
 SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
+# what is decoded, as the metadata of Zarr 2, Zarr 3 and precomputed volumes call it
+_COMPRESSORS = ("blosc", "bz2", "gzip", "zlib", "zstd")
+_CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd")
+_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
 _MOST_CHUNK_BYTES = 1 << 32
 _MOST_LOOKED_AT = 100_000
 
@@ -62,6 +66,8 @@ class ChunkGrid:
         How precomputed chunks lie in shards, as the metadata say.
     channels : int
         Number of channels of a precomputed volume; one chunk holds all of them.
+    chunkings : int
+        Number of sizes of chunks of a precomputed volume, the first of which is read.
     """
 
     form: str
@@ -72,6 +78,7 @@ class ChunkGrid:
     offset: tuple[int, ...] = ()
     sharding: Mapping[str, Any] | None = None
     channels: int = 1
+    chunkings: int = 1
 
     def walk(self, store: Store) -> Iterator[str]:
         """Names of the objects below the level's folder."""
@@ -95,6 +102,15 @@ class ChunkGrid:
             for i, c, n, o in zip(index, self.chunk, self.shape, self.offset)
         )
         return "_".join(ranges) + naming.suffix
+
+    def holds(self, name: str) -> bool:
+        """Whether a name that has the form of those of chunks is one of the level's."""
+        numbers = [int(n) for n in re.findall(r"(?<!\d)-?\d+", name)]
+        if self.form == "zarr":
+            return all(n < count for n, count in zip(numbers, self.counts, strict=True))
+        index = [(a - o) // c for a, o, c in zip(numbers[::2], self.offset, self.chunk)]
+        inside = all(0 <= i < count for i, count in zip(index, self.counts))
+        return inside and name.startswith(self.name(index, Naming()))
 
     def number(self, index: Sequence[int]) -> int:
         """Number of a precomputed chunk in shards."""
@@ -139,17 +155,26 @@ def zarr_grid(folder: str, array: Mapping[str, Any], *, third: bool) -> ChunkGri
     shape = _sizes(array["shape"])
     if not third:
         naming = Naming(_separator(array.get("dimension_separator", ".")))
+        _check_codecs("filters", array.get("filters") or [], "id", ())
+        packed = array.get("compressor")
+        _check_codecs("the compressor", [] if packed is None else [packed], "id", _COMPRESSORS)
         chunk = inner = _sizes(array["chunks"])
     else:
         keys = array.get("chunk_key_encoding", {"name": "default"})
         default = keys["name"] == "default"
         separator = keys.get("configuration", {}).get("separator", "/" if default else ".")
         naming = Naming(_separator(separator), "c" if default else "")
-        chunk = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
-        inner = chunk
+        kind = array["chunk_grid"].get("name", "regular")
+        if kind != "regular" or array.get("storage_transformers"):
+            other = "storage_transformers" if kind == "regular" else f"a grid {short(kind)}"
+            raise ValueError(f"its chunks have {other}; write it with a regular grid alone")
+        chunk = inner = _sizes(array["chunk_grid"]["configuration"]["chunk_shape"])
+        _check_codecs("the codec", array.get("codecs", []), "name", _CODECS)
         for codec in array.get("codecs", []):
             if codec["name"] == "sharding_indexed":
                 inner = _sizes(codec["configuration"]["chunk_shape"])
+                parts = codec["configuration"].get("codecs", [])
+                _check_codecs("the codec", parts, "name", _CODECS)
     _check_chunk(inner, array["data_type" if third else "dtype"], folder)
     if len(chunk) != len(shape):
         raise ValueError(f"chunks of {len(chunk)} axes for an array of {len(shape)}")
@@ -165,9 +190,16 @@ def precomputed_grid(info: Mapping[str, Any], level: int) -> ChunkGrid:
         raise ValueError(f"scale {level} has not three dimensions")
     channels = int(info.get("num_channels", 1))
     _check_chunk((*chunk, channels), info["data_type"], str(scale["key"]))
+    encoding = scale.get("encoding", "raw")
+    if encoding not in _ENCODINGS:
+        raise ValueError(
+            f"its chunks have the encoding {short(encoding)}; write it with one of "
+            f"{', '.join(_ENCODINGS)}"
+        )
     key = check_key(str(scale["key"]))
     sharding = scale.get("sharding") or None
-    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels)
+    sizes = len(scale["chunk_sizes"])
+    return ChunkGrid("precomputed", key, shape, chunk, Naming(), offset, sharding, channels, sizes)
 
 
 def find_naming(store: Store, grid: ChunkGrid) -> Naming | None:
@@ -194,10 +226,22 @@ def count_absent(store: Store, grid: ChunkGrid, fill_missing: bool = False) -> i
     if naming is None or grid.sharding:
         return 0
     pattern = grid.pattern(naming)
-    total = math.prod(grid.counts)
-    there = sum(1 for name in grid.walk(store) if pattern.fullmatch(name))
+    total, there, stray = math.prod(grid.counts), 0, ""
+    for name in grid.walk(store):
+        if pattern.fullmatch(name):
+            if grid.holds(name):
+                there += 1
+            else:
+                stray = min(stray or name, name)
     if there >= total:
         return 0
+    # of several sizes of chunks, others may be there as well
+    if stray and grid.form == "precomputed" and grid.chunkings == 1:
+        raise VolumeError(
+            f"{store.address(grid.folder)} has chunks such as {stray}, which is none of the "
+            f"{total} that its info states (of which {there} are there); correct size, "
+            "voxel_offset or chunk_sizes"
+        )
     if grid.form == "precomputed" and not fill_missing:
         names = set(grid.walk(store))
         looked = itertools.islice(grid.indices(), _MOST_LOOKED_AT)
@@ -222,6 +266,17 @@ def _sizes(values: Any) -> tuple[int, ...]:
     ):
         raise ValueError(f"sizes {short(values)}")
     return sizes
+
+
+def _check_codecs(what: str, listed: Any, key: str, known: Sequence[str]) -> None:
+    """Raise :class:`ValueError` for the first codec of chunks that is not decoded here."""
+    for codec in listed:
+        name = codec[key] if isinstance(codec, Mapping) else codec
+        if name not in known:
+            raise ValueError(
+                f"its chunks have {what} {short(name)}, which cannot be decoded; write it again"
+                + (f" with one of {', '.join(_COMPRESSORS)}" if known else " without filters")
+            )
 
 
 def _separator(value: Any) -> str:

@@ -182,12 +182,35 @@ def count_absent_in_shards(store: Store, grid: ChunkGrid, fill_missing: bool = F
     wanted = grid.pattern(grid.naming)
     names = sorted(name for name in grid.walk(store) if wanted.fullmatch(name))
     found = [reader.numbers(name) for name in names]
-    there = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+    every = np.unique(np.concatenate([np.zeros(0, np.uint64), *found]))
+    there = every[_on_grid(every, grid)]
+    if there.size < min(total, every.size):
+        raise VolumeError(
+            f"{store.address(grid.folder)} has {every.size - there.size} chunks in its shards that "
+            f"are none of the {total} that its info states (of which {there.size} are there); "
+            "correct size or chunk_sizes"
+        )
     if there.size < total and not fill_missing:
         numbered = ((grid.number(index), index) for index in grid.indices())
         first = next(index for number, index in numbered if not _has(there, number))
         raise incomplete(store, grid, there.size, grid.name(first))
     return total - there.size
+
+
+def _on_grid(numbers: np.ndarray, grid: ChunkGrid) -> np.ndarray:
+    """Which numbers are those of chunks of a grid, bool; inverse of ``grid.number``."""
+    counts = grid.counts[::-1]
+    bits = [(n - 1).bit_length() for n in counts]
+    index = np.zeros((3, numbers.size), np.uint64)
+    place = 0
+    for bit in range(max(bits)):
+        for axis in (2, 1, 0):
+            if bit < bits[axis]:
+                part = (numbers >> np.uint64(place)) & np.uint64(1)
+                index[axis] |= part << np.uint64(bit)
+                place += 1
+    inside = numbers >> np.uint64(place) == 0
+    return inside & (index < np.array(counts, np.uint64)[:, None]).all(axis=0)
 
 
 def _has(numbers: np.ndarray, number: int) -> bool:

@@ -44,8 +44,11 @@ IMARIS = (".ims",)
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
-    "microns": 1.0, "um": 1.0, "µm": 1.0, "millimeter": 1e3, "mm": 1e3, "centimeter": 1e4,
-    "meter": 1e6, "m": 1e6,
+    "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3,
+    "centimeter": 1e4, "meter": 1e6, "m": 1e6, "inch": 25400.0,
+    "nanometre": 1e-3, "nanometers": 1e-3, "nanometres": 1e-3, "micrometre": 1.0,
+    "micrometers": 1.0, "micrometres": 1.0, "millimetre": 1e3, "millimeters": 1e3,
+    "millimetres": 1e3,
 }  # fmt: skip
 #: voxel sizes outside this range, and volumes longer than this, are taken for a wrong unit
 VOXEL_RANGE_UM = (0.05, 5_000.0)
@@ -87,8 +90,8 @@ class Header:
     is_segmentation : bool
         Whether the metadata of a volume say that its voxels are labels.
     origin_um, direction : tuple of float or None
-        For NIfTI and NRRD files: centre of the first voxel in world coordinates of the file, and
-        the unit vectors of the axes x, y and z, one after the other.
+        For NIfTI and NRRD files: centre of the first voxel in world coordinates (left, posterior,
+        superior, as in ITK), and the unit vectors of the axes x, y and z, one after the other.
     """
 
     name: str
@@ -148,7 +151,8 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     if spacing_um is not None:
         header = replace(header, spacing_um=tuple(float(s) for s in spacing_um), orientation=None)
     if header.spacing_um is None:
-        raise ConfigError(f"{name} states no voxel size; {_SPACING_REMEDY}")
+        states = f"its voxel size in {short(header.unit)}" if header.unit else "no voxel size"
+        raise ConfigError(f"{name} states {states}; {_SPACING_REMEDY}")
     check_plausible(header.shape, header.spacing_um, name)
     return header
 
@@ -271,6 +275,32 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
                 f"{header.orientation[::-1]}) in its header, not {orientation}; correct "
                 "input.orientation, or set input.spacing_um to overrule the header"
             )
+
+
+def check_channel(header: Header, name: str, stated: int | None) -> None:
+    """Raise :class:`VolumeError` unless it is clear which channel of an image is meant.
+
+    Parameters
+    ----------
+    header : Header
+    name : str
+        Of the channel in the configuration.
+    stated : int or None
+        Its number in the image, if the user gives one.
+    """
+    if stated is None and header.channels == 1:
+        return
+    if stated is None:
+        names = f" ({', '.join(header.channel_names)})" if header.channel_names else ""
+        raise VolumeError(
+            f"{header.name} contains {header.channels} channels{names}; set input.channels.{name} "
+            f"to {{path: {header.name}, channel: N}} with a number from 0 to {header.channels - 1}"
+        )
+    if stated >= header.channels:
+        raise VolumeError(
+            f"{header.name} has channels 0 to {header.channels - 1}, not {stated}; correct "
+            f"input.channels.{name}.channel"
+        )
 
 
 def image_state(address: str) -> str:
@@ -400,7 +430,7 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
     header = Header(
         name, "NIfTI", layout.shape, dtype, orientation=grid.orientation, channels=layout.samples
     )
-    return _on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
+    return on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
 
 
 # ---------------------------------------------------------------------- NRRD
@@ -411,7 +441,11 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
     found = Header(source.name, "NRRD", header.shape, header.dtype, channels=channels)
     if not believed or header.spacing is None:
         return found
-    return _on_grid(found, header.spacing, header.unit, (header.origin, header.direction))
+    if header.contradiction:
+        raise ConfigError(
+            f"{source.name} contradicts itself: {header.contradiction}; {_SPACING_REMEDY}"
+        )
+    return on_grid(found, header.spacing, header.unit, (header.origin, header.direction))
 
 
 def nrrd_orientation(address: str) -> str | None:
@@ -445,7 +479,7 @@ def _imaris(store: Store, name: str, address: str, *, believed: bool) -> Header:
     if not believed or image.spacing is None:
         return header
     corner = None if image.corner is None else image.corner[::-1]
-    return _on_grid(header, image.spacing, image.unit.lower() or None, (corner, None))
+    return on_grid(header, image.spacing, image.unit.lower() or None, (corner, None))
 
 
 # ---------------------------------------------------------------------- volumes in folders
@@ -526,6 +560,8 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
     check_levels(image["datasets"])
     dataset = image["datasets"][0]
     scale = ome_scale(image, dataset, len(axes))
+    scales = [ome_scale(image, each, len(axes)) for each in image["datasets"]]
+    check_finest_first(store.url, [[s[axes.index(a)] for a in "zyx"] for s in scales if s])
     name = f"{dataset['path']}/{'zarr.json' if third else '.zarray'}"
     try:
         array = read_json_object(store, name)
@@ -534,11 +570,8 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
             f"{store.address(name)} does not exist; check that the volume is complete"
         ) from error
     sizes = dict(zip(axes, array["shape"], strict=True))
-    times = sizes.get("t", 1)
-    if times != 1:
-        raise VolumeError(
-            f"{store.url} contains {times} time points; give one volume with three dimensions"
-        )
+    check_other_axes(store.url, sizes)
+    check_names(store.url, axes, array)
     dtype = array["data_type"] if third else _zarr_type(array["dtype"])
     factors = um_factors(units)
     spacing: tuple[float, float, float] | None = None
@@ -554,6 +587,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         spacing,
         channels=_size(sizes.get("c", 1)),
         is_segmentation="image-label" in attributes.get("ome", attributes),
+        unit=_unknown_unit(units) if spacing is None else None,
     )
     return header, grid
 
@@ -571,10 +605,57 @@ def check_levels(levels: Sequence) -> None:
 
 
 def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]]:
-    """Names of the axes of an OME-Zarr image in order, and their units by name."""
+    """Names of the axes of an OME-Zarr image in order, and their units by name.
+
+    Axes of channels and of time are called c and t, whatever name they have beside their type.
+    """
     axes = image.get("axes", "tczyx")  # version 0.3 and earlier: only names, or no axes
-    names = [a["name"].lower() if isinstance(a, dict) else a for a in axes]
-    return names, {a["name"].lower(): a.get("unit") for a in axes if isinstance(a, dict)}
+    names = [_axis_name(a) if isinstance(a, dict) else a for a in axes]
+    return names, {_axis_name(a): a.get("unit") for a in axes if isinstance(a, dict)}
+
+
+def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:
+    """Raise :class:`VolumeError` unless level 0 has the smallest voxels, and all are above 0."""
+    for level, own in enumerate(sizes):
+        if not all(size > 0 for size in own):
+            raise VolumeError(
+                f"{name} states voxels of {_list(own)} for level {level}; correct its metadata, "
+                "sizes are larger than 0"
+            )
+        if any(a < b * (1 - 1e-3) for a, b in zip(own, sizes[0])):
+            raise VolumeError(
+                f"{name} states for level {level} smaller voxels than for level 0, {_list(own)} "
+                f"and {_list(sizes[0])}; list its levels from fine to coarse"
+            )
+
+
+def _axis_name(axis: Mapping[str, Any]) -> str:
+    return {"channel": "c", "time": "t"}.get(str(axis.get("type")), axis["name"].lower())
+
+
+def check_other_axes(name: str, sizes: Mapping[str, int]) -> None:
+    """Raise :class:`VolumeError` for an axis beside channels and space along which there are more.
+
+    ``sizes`` are those of all axes by name.
+    """
+    for axis, size in sizes.items():
+        if axis not in "czyx" and size != 1:
+            what = "time points" if axis == "t" else f"images along its axis {short(axis)}"
+            raise VolumeError(
+                f"{name} contains {size} {what}; give one volume with three dimensions"
+            )
+
+
+def check_names(name: str, axes: Sequence[str], array: Mapping[str, Any]) -> None:
+    """Raise :class:`VolumeError` if an array (``zarr.json``) names its axes in another order."""
+    own = [str(n).lower() for n in array.get("dimension_names") or () if n is not None]
+    own = [n for n in own if n in ("z", "y", "x")]
+    stated = [a for a in axes if a in "zyx"]
+    if sorted(own) == ["x", "y", "z"] and own != stated:
+        raise VolumeError(
+            f"{name} has the axes {', '.join(stated)} in its multiscales, but its array names them "
+            f"{', '.join(own)} (dimension_names); correct the one that is wrong"
+        )
 
 
 def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
@@ -582,6 +663,12 @@ def um_factors(units: Mapping[str, str | None]) -> list[float] | None:
     found = [UM_PER.get(str(units.get(a)).lower()) for a in "zyx"]
     known = [factor for factor in found if factor is not None]
     return known if len(known) == 3 else None
+
+
+def _unknown_unit(units: Mapping[str, str | None]) -> str | None:
+    """The first unit of the axes z, y and x that none knows; None if all lack one or are known."""
+    stated = (str(units[a]) for a in "zyx" if units.get(a))
+    return next((unit for unit in stated if unit.lower() not in UM_PER), None)
 
 
 def ome_scale(image: Mapping, dataset: Mapping, axes: int) -> list[float] | None:
@@ -611,6 +698,7 @@ def _precomputed(store: Store, info: Mapping[str, Any]) -> tuple[Header, ChunkGr
     spacing: tuple[float, float, float] = tuple(float(r) / 1e3 for r in scale["resolution"][::-1])
     shape: tuple[int, int, int] = tuple(_size(n) for n in scale["size"][::-1])
     channels = _size(info.get("num_channels", 1))
+    check_finest_first(store.url, [[float(r) for r in s["resolution"]] for s in info["scales"]])
     header = Header(
         store.url,
         "precomputed",
@@ -649,7 +737,7 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
 
 
 # ---------------------------------------------------------------------- voxel size
-def _on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
+def on_grid(header: Header, spacing: Sequence[float], unit: str | None, world: tuple) -> Header:
     """The header with a voxel size in micrometres; the file may not state the unit."""
     if unit is not None and unit not in UM_PER:
         raise ConfigError(

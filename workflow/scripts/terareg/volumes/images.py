@@ -17,7 +17,7 @@ import tensorstore as ts
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.frames import Frame, check_orientation
-from terareg.storage.foreign import boundary, check_memory
+from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
@@ -33,23 +33,27 @@ from terareg.volumes.fetched import FetchedChunks
 from terareg.volumes.headers import (
     Header,
     check_levels,
+    check_names,
+    check_other_axes,
     describe_image,
     image_form,
     level_shapes,
     nrrd_orientation,
     ome_axes,
     ome_scale,
+    on_grid,
     read_json_object,
     read_metadata,
     um_factors,
 )
 from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import orientation_of, read_itk
-from terareg.volumes.meta_image import META_IMAGE
+from terareg.volumes.meta_image import META_IMAGE, shear_of
 from terareg.volumes.reader import Levels
 from terareg.volumes.voxels import file_planes, file_voxels
 
 logger = logging.getLogger(__name__)
+_APART = 2.0  # voxels of a level by which its extent may differ from that of the first
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class OpenedImage(Levels):
             return np.ascontiguousarray(source[box].read().result())
         except ARRAY_ERRORS as error:
             raise outage(self.name, error) or VolumeError(
-                f"{self.name} cannot be read: {error}"
+                f"{self.name} cannot be read: {reason(error)}; check that the volume is complete"
             ) from error
 
 
@@ -213,9 +217,15 @@ def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader, array = read_itk(address)
     if reader.GetNumberOfComponents() > 1:
         array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
-    spacing = tuple(s * 1e3 for s in reader.GetSpacing()[::-1])
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
-    header = Header(address, "MetaImage", array.shape, array.dtype.name, spacing, orientation)
+    header = Header(address, "MetaImage", array.shape, array.dtype.name, orientation=orientation)
+    if settings.spacing_um is None:
+        if shear := shear_of(reader.GetDirection()):
+            raise ConfigError(
+                f"{address} contradicts itself: its axes are sheared by {shear:.1f} degrees; set "
+                "spacing_um to [z, y, x] in micrometres"
+            )
+        header = on_grid(header, reader.GetSpacing()[::-1], None, (None, None))
     return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
 
 
@@ -259,6 +269,8 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
             for name in axes
             if name not in "zyx"
         }
+        check_other_axes(store.url, dict(zip(axes, grid.shape, strict=True)))
+        check_names(store.url, axes, array)
         _check_fixed(store.url, grid, fixed)
         order = [kept.index(a) for a in "zyx"]
 
@@ -276,8 +288,7 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
         stated = um_factors(units) or [1.0 if settings.spacing_um else math.nan] * 3
         spacing.append([scale[axes.index(a)] * f for a, f in zip("zyx", stated)])
     if settings.spacing_um and not math.isfinite(spacing[0][0]):
-        sizes = [source.shape for source in sources]
-        spacing = [[round(a / b) for a, b in zip(sizes[0], size)] for size in sizes]
+        spacing[0] = [1.0] * 3
     return _pyramid(store.url, sources, spacing, settings)
 
 
@@ -341,12 +352,52 @@ def _pyramid(
     known: tuple[float, float, float] | None = asked or (None if first is None else tuple(first))
     size, _, orientation = _asked(name, replace(settings, spacing_um=known), first)
     frames = []
-    for array, level in zip(sources, spacing):
-        ratio = [a / b for a, b in zip(level, spacing[0])]
+    shapes = [source.shape for source in sources]
+    for array, ratio in zip(sources, _ratios(name, shapes, spacing, believed=asked is None)):
         scaled = [s * r for s, r in zip(size, ratio)]
         origin = [(c - s) / 2 for c, s in zip(scaled, size)]
         frames.append(Frame(array.shape, tuple(scaled), tuple(origin), orientation))
     return OpenedImage(name, frames, sources)
+
+
+def _ratios(
+    name: str,
+    shapes: Sequence[Sequence[int]],
+    spacing: Sequence[Sequence[float]],
+    *,
+    believed: bool,
+) -> list[list[float]]:
+    """Voxel size of every level over that of the first one, along (z, y, x).
+
+    All levels cover the same field of view, but for the rounding of their sizes. With ``believed``
+    false, sizes count where the metadata contradict them, as they do where these state no size.
+    """
+    found: list[list[float]] = []
+    for level, (shape, own) in enumerate(zip(shapes, spacing)):
+        by_size = [_whole(n / m) for n, m in zip(shapes[0], shape)]
+        ratio = [a / b if b else math.nan for a, b in zip(own, spacing[0])]
+        if not all(map(math.isfinite, ratio)):
+            ratio = by_size
+        elif any(abs(m * r - n) > _APART * max(r, 1.0) for n, m, r in zip(shapes[0], shape, ratio)):
+            if believed:
+                raise VolumeError(
+                    f"{name} states for level {level} voxels {_times(ratio)} times as large as "
+                    f"those of level 0 (z, y, x), but it has {_times(shape)} of them where level 0 "
+                    f"has {_times(shapes[0])}; correct the metadata, or set spacing_um"
+                )
+            ratio = by_size
+        found.append(ratio)
+    return found
+
+
+def _whole(ratio: float) -> float:
+    """A ratio of sizes without what the rounding of the smaller one changes."""
+    near = round(ratio)
+    return float(near) if near and abs(ratio - near) < 0.5 else ratio
+
+
+def _times(values: Sequence[float]) -> str:
+    return " x ".join(f"{v:.4g}" for v in values)
 
 
 def _asked(name: str, settings: ImageSettings, found: Sequence[float] | None) -> tuple:
@@ -378,5 +429,5 @@ def _open(store: Store, spec: dict) -> ts.TensorStore:
         return ts.open(spec, open=True, read=True, context=context).result()
     except ARRAY_ERRORS as error:
         raise outage(store.url, error) or VolumeError(
-            f"{store.url} cannot be opened: {error}"
+            f"{store.url} cannot be opened: {reason(error)}; check that the volume is complete"
         ) from error

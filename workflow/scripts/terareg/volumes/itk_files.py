@@ -14,7 +14,11 @@ import SimpleITK as sitk
 
 from terareg.core.errors import TeraregError, VolumeError
 from terareg.storage.foreign import DEFLATE_RATIO, boundary, check_memory
-from terareg.volumes.meta_image import detached_files
+from terareg.storage.store import open_regular
+from terareg.volumes.meta_image import check_meta_image, detached_files
+from terareg.volumes.nifti import NiftiLayout, nifti_stream
+
+_PART = 1 << 24
 
 
 def read_itk(
@@ -33,7 +37,8 @@ def read_itk(
     with boundary(name, error, "convert it to NRRD, NIfTI or TIFF"):
         for file in detached_files(path):
             if not file.is_file():
-                raise ValueError(f"its data file {file.name!r} is not beside it")
+                raise ValueError(f"its data file {file.name!r} is not beside it; copy it there")
+        check_meta_image(path)
         try:
             reader.ReadImageInformation()
             if reader.GetDimension() != 3:
@@ -51,6 +56,28 @@ def read_itk(
         except RuntimeError as problem:
             lines = str(problem).strip().splitlines() or ["unknown"]
             raise ValueError(lines[-1].strip().rstrip(".")) from problem
+
+
+def nan_in_nifti(path: str | os.PathLike) -> bool:
+    """Whether a NIfTI file has voxels that are not finite, which ITK reads as 0."""
+    name = os.fspath(path)
+    if not name.lower().endswith((".nii", ".nii.gz")):
+        return False
+    with open(open_regular(name), "rb") as file:
+        stream = nifti_stream(file, name)
+        head = stream.read(348)
+        layout = NiftiLayout.of(head)
+        if layout is None or layout.dtype not in ("float32", "float64"):
+            return False
+        dtype = np.dtype(layout.dtype).newbyteorder("<" if layout.order == "<" else ">")
+        stream.read(layout.offset - len(head))
+        left = math.prod(max(1, n) for n in layout.dim[1 : layout.dim[0] + 1]) * dtype.itemsize
+        while part := stream.read(min(_PART, left)):
+            left -= len(part)
+            whole = len(part) // dtype.itemsize * dtype.itemsize
+            if not np.isfinite(np.frombuffer(part[:whole], dtype)).all():
+                return True
+    return False
 
 
 def orientation_of(direction: np.ndarray) -> str | None:

@@ -1,16 +1,24 @@
-"""Which files a MetaImage header names (standard library only)."""
+"""What a MetaImage header states, and which files it names (standard library only)."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from terareg.storage.store import open_regular
 from terareg.storage.tiff_planes import check_beside
+from terareg.volumes.nifti import shear_degrees
 
 META_IMAGE = (".mha", ".mhd")
 _HEAD_BYTES = 1 << 16
+# bytes of a number; those of MET_LONG depend on the machine that wrote it
+_BYTES = {
+    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
+    "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+}  # fmt: skip
 
 
 def detached_files(path: str | os.PathLike) -> list[Path]:
@@ -25,9 +33,7 @@ def detached_files(path: str | os.PathLike) -> list[Path]:
     if path.suffix.lower() not in META_IMAGE:
         os.close(open_regular(path))
         return []
-    with open(open_regular(path), "rb") as stream:
-        head = stream.read(_HEAD_BYTES).decode("latin-1")
-    match = re.search(r"^[ \t]*ElementDataFile[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head, re.M | re.I)
+    match = _data_line(_head(path))
     if match is None:
         raise ValueError("it names no ElementDataFile")
     words = match[1].split()
@@ -36,3 +42,64 @@ def detached_files(path: str | os.PathLike) -> list[Path]:
             return []
         raise ValueError(f"its voxels are in {match[1][:40]!r}; write them into one file")
     return [path.parent / check_beside(match[1])]
+
+
+def check_meta_image(path: str | os.PathLike) -> None:
+    """Raise :class:`ValueError` where a header contradicts itself, or the size of its data.
+
+    ITK takes no notice: it drops planes that a size leaves out, and sheared axes.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in META_IMAGE:
+        return
+    head = _head(path)
+    line = _data_line(head)
+    if line is None:
+        return
+    fields: dict[str, str] = {}
+    for key, value in re.findall(
+        r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head[: line.end()], re.M
+    ):
+        before = fields.setdefault(key.lower(), value)
+        if before != value:
+            raise ValueError(
+                f"its header has the field {key[:40]!r} twice, {before[:40]!r} and {value[:40]!r}; "
+                "remove one of them"
+            )
+    sizes = [int(n) for n in fields.get("dimsize", "").split()]
+    if len(sizes) == 3:
+        _check_size(path, fields, sizes, line)
+
+
+def shear_of(direction: Sequence[float]) -> float:
+    """Largest deviation from right angles of ITK's direction matrix, degrees; 0 within rounding."""
+    return shear_degrees([list(direction[axis::3]) for axis in range(3)])
+
+
+def _check_size(path: Path, fields: dict[str, str], sizes: list[int], line: re.Match[str]) -> None:
+    number = _BYTES.get(fields.get("elementtype", "").upper())
+    packed = fields.get("compresseddata", "").lower() == "true"
+    if number is None or packed or fields.get("binarydata", "true").lower() == "false":
+        return
+    wanted = math.prod(sizes) * int(fields.get("elementnumberofchannels", "1")) * number
+    skipped = max(0, int(fields.get("headersize", "0")))
+    if line[1].split()[0].upper() == "LOCAL":
+        skipped = len(line.string[: line.end()].encode("latin-1")) + 1
+        there = path.stat().st_size
+    else:
+        there = (path.parent / check_beside(line[1])).stat().st_size
+    room = there - skipped
+    if room < wanted or room >= wanted + wanted // sizes[2]:
+        raise ValueError(
+            f"its sizes {tuple(sizes)} need {wanted} bytes but it has {max(room, 0)}; copy it "
+            "again or correct the header"
+        )
+
+
+def _head(path: Path) -> str:
+    with open(open_regular(path), "rb") as stream:
+        return stream.read(_HEAD_BYTES).decode("latin-1")
+
+
+def _data_line(head: str) -> re.Match[str] | None:
+    return re.search(r"^[ \t]*ElementDataFile[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head, re.M | re.I)

@@ -21,6 +21,7 @@ _NIFTI_TYPES = {
 _COLOURS = {128: 3, 2304: 4}  # bytes per voxel
 _HEADER_BYTES, _FIRST_VOXEL = 348, 352
 _UNITS = {1: "m", 2: "mm", 3: "um"}
+_TO_LPS = (-1.0, -1.0, 1.0)  # from right, anterior, superior
 _ROUNDING = 1e-3  # tolerance of lengths and of sines of angles
 
 
@@ -64,6 +65,13 @@ class NiftiLayout:
                     offset == 0 or _HEADER_BYTES <= offset < 2**31
                 ):
                     raise ValueError(f"its header states that its voxels begin at byte {offset:g}")
+                magic = head[344:348].rstrip(b"\0")
+                if magic != b"n+1":
+                    what = "that of Analyze" if not magic else f"of the kind {magic[:4]!r}"
+                    raise ValueError(
+                        f"its header is {what}, not of a NIfTI-1 file that contains its voxels "
+                        "('n+1'); convert it to NIfTI-1 or NRRD"
+                    )
                 layout = cls(order, dim, code, int(offset) or _FIRST_VOXEL, slope, intercept)
                 if layout.scaled and not math.isfinite(intercept):
                     raise ValueError(
@@ -115,8 +123,8 @@ class NiftiGrid:
     contradiction : str
         What the other statements say instead; empty if they agree.
     origin, direction : tuple of float or None
-        Centre of the first voxel (right, anterior, superior), and unit vectors of the axes x, y
-        and z, one after the other.
+        Centre of the first voxel (left, posterior, superior, as in ITK), and unit vectors of the
+        axes x, y and z, one after the other.
     """
 
     spacing: tuple[float, float, float]
@@ -159,13 +167,16 @@ def nifti_grid(data: bytes, order: str) -> NiftiGrid:
             f"its sform gives the axes z, y, x as {found['sform'] or 'oblique'} but its qform as "
             f"{found['qform'] or 'oblique'}"
         )
-    elif shear := _shear(columns):
+    elif shear := shear_degrees(columns):
         problem = f"its axes are sheared by {shear:.1f} degrees"
     if name == "sform":
         origin = tuple(struct.unpack_from(f"{order}f", data, 292 + 16 * i)[0] for i in range(3))
     else:
         origin = struct.unpack_from(f"{order}3f", data, 268)
-    direction = tuple(v / (math.hypot(*c) or 1.0) for c in reversed(columns) for v in c)
+    direction = tuple(
+        s * v / (math.hypot(*c) or 1.0) for c in reversed(columns) for s, v in zip(_TO_LPS, c)
+    )
+    origin = tuple(s * v for s, v in zip(_TO_LPS, origin))
     return NiftiGrid(tuple(spacing), unit, found[name], problem, origin, direction)
 
 
@@ -173,7 +184,7 @@ def _alike(one: list[float], other: list[float]) -> bool:
     return all(abs(a - b) <= _ROUNDING * max(abs(a), abs(b)) for a, b in zip(one, other))
 
 
-def _shear(columns: list[list[float]]) -> float:
+def shear_degrees(columns: list[list[float]]) -> float:
     """Largest deviation of an angle between two axes from 90 degrees; 0 within rounding."""
     worst = 0.0
     for one, other in combinations(columns, 2):

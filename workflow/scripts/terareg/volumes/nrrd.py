@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from terareg.storage.foreign import DEFLATE_RATIO
 from terareg.storage.store import check_key
 from terareg.storage.tiff import ObjectFile
+from terareg.volumes.nifti import shear_degrees
 
 _TYPES = {
     "signed char": "int8", "int8": "int8", "int8_t": "int8",
@@ -35,6 +36,7 @@ _ENCODINGS = {
 }  # fmt: skip
 _HEAD_BYTES = 1 << 16
 _MOST_FILES = 100_000
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,10 @@ class NrrdHeader:
     orientation : str or None
         Code of (z, y, x) from directions and space; it is often wrong in headers.
     origin, direction : tuple of float or None
-        Centre of the first voxel, and unit vectors of the axes x, y and z, one after the other.
+        Centre of the first voxel (left, posterior, superior, as in ITK), and unit vectors of the
+        axes x, y and z, one after the other.
+    contradiction : str
+        What makes the grid unclear; empty if nothing does.
     """
 
     sizes: tuple[int, ...]
@@ -79,6 +84,7 @@ class NrrdHeader:
     orientation: str | None
     origin: tuple[float, ...] | None = None
     direction: tuple[float, ...] | None = None
+    contradiction: str = ""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -116,7 +122,11 @@ def read_nrrd_header(file: ObjectFile) -> NrrdHeader:
         if not colon:
             raise ValueError(f"line {number + 2} of its header is {line[:40]!r}")
         key = re.sub(r"\s", "", key.lower())
-        fields[key] = value.strip()
+        if fields.setdefault(key, value.strip()) != value.strip():
+            raise ValueError(
+                f"its header has the field {key[:40]!r} twice, {fields[key][:40]!r} and "
+                f"{value.strip()[:40]!r}; remove one of them"
+            )
         if key == "datafile" and value.strip().upper().startswith("LIST"):
             names = [line.strip() for line in lines[number + 1 :] if line.strip()]
             break
@@ -139,32 +149,47 @@ def _header(fields: dict[str, str], names: list[str], start: int) -> NrrdHeader:
     encoding = _ENCODINGS.get(fields["encoding"].lower())
     if encoding is None:
         raise ValueError(f"encoding {fields['encoding'][:40]!r}; write it with raw or gzip")
-    given, orientation, origin, direction = None, None, None, None
+    given, orientation, origin, direction, shear = None, None, None, None, 0.0
     if len(directions) == len(sizes):
         vectors = [[float(v) for v in directions[i][1:-1].split(",")] for i in reversed(spatial)]
         given = [math.hypot(*v) for v in vectors]
+        shear = shear_degrees(vectors)
         orientation = _orientation(vectors, fields.get("space", ""))
-        direction = tuple(c / (math.hypot(*v) or 1.0) for v in reversed(vectors) for c in v)
+        signs = _signs_of(fields.get("space", ""))
+        direction = tuple(
+            s * c / (math.hypot(*v) or 1.0)
+            for v in reversed(vectors)
+            for s, c in zip(signs, v, strict=True)
+        )
         if match := re.fullmatch(r"\(([^)]*)\)", fields.get("spaceorigin", "")):
-            origin = tuple(float(v) for v in match[1].split(","))
-    elif "spacings" in fields:
-        parts = fields["spacings"].split()
-        if len(parts) != len(sizes):
-            raise ValueError(f"it has {len(sizes)} sizes but {len(parts)} spacings")
-        given = [float(parts[i]) for i in reversed(spatial)]
+            origin = tuple(s * float(v) for s, v in zip(signs, match[1].split(",")))
+    stated = _spacings(fields, sizes, spatial)
+    given, contradiction = given or stated, ""
+    if (
+        given
+        and stated
+        and any(
+            abs(abs(a) - abs(b)) > _ROUNDING * max(abs(a), abs(b)) for a, b in zip(given, stated)
+        )
+    ):  # NaN stands for an axis without a spacing
+        contradiction = (
+            f"its space directions give voxels of {_list(given)} but its spacings {_list(stated)}"
+        )
+    elif shear:
+        contradiction = f"its axes are sheared by {shear:.1f} degrees"
     if given is not None and not all(math.isfinite(s) for s in given):
         given = None
     units = re.findall(r'"([^"]*)"', fields.get("spaceunits", fields.get("units", "")))
     unit = next((u.strip().lower() for u in units if u.strip()), None)
-    stated = {u.strip().lower() for u in units if u.strip() and u.strip() != "???"}
-    if len(stated) > 1 and len(units) == 3:
-        raise ValueError(f"its axes have different units, {', '.join(sorted(stated))[:60]}")
+    known = {u.strip().lower() for u in units if u.strip() and u.strip() != "???"}
+    if len(known) > 1 and len(units) == 3:
+        contradiction = f"its axes have different units, {', '.join(sorted(known))[:60]}"
     return NrrdHeader(
         sizes,
         spatial,
         _TYPES[word],
         encoding,
-        fields.get("endian", "little").lower() == "big",
+        _is_big(fields.get("endian"), _TYPES[word], encoding),
         int(fields.get("lineskip", "0")),
         int(fields.get("byteskip", "0")),
         _data_files(fields.get("datafile"), names),
@@ -174,12 +199,45 @@ def _header(fields: dict[str, str], names: list[str], start: int) -> NrrdHeader:
         orientation,
         origin,
         direction,
+        contradiction,
     )
+
+
+def _is_big(endian: str | None, dtype: str, encoding: str) -> bool:
+    """Byte order of the voxels, which a header has to state where it matters."""
+    order = (endian or "").strip().lower()
+    if order not in ("little", "big") and encoding != "text" and dtype not in ("int8", "uint8"):
+        raise ValueError(
+            f"its header states the byte order {endian[:20]!r} for {dtype}; write endian: little "
+            "or endian: big"
+            if endian
+            else f"its header states no byte order for {dtype}; add endian: little or endian: big"
+        )
+    return order == "big"
+
+
+def _spacings(
+    fields: dict[str, str], sizes: tuple[int, ...], spatial: tuple[int, int, int]
+) -> list[float] | None:
+    """What the field spacings states along (z, y, x)."""
+    if "spacings" not in fields:
+        return None
+    parts = fields["spacings"].split()
+    if len(parts) != len(sizes):
+        raise ValueError(f"it has {len(sizes)} sizes but {len(parts)} spacings")
+    return [float(parts[i]) for i in reversed(spatial)]
+
+
+def _list(values: list[float]) -> str:
+    return "(" + ", ".join(f"{v:.6g}" for v in values) + ")"
 
 
 def _spatial(
     sizes: tuple[int, ...], directions: list[str], kinds: list[str]
 ) -> tuple[int, int, int]:
+    times = [n for n, kind in zip(sizes, kinds) if kind == "time" and n > 1]
+    if times:
+        raise ValueError(f"it contains {times[0]} time points; give one time point")
     spatial = list(range(len(sizes)))
     if len(directions) == len(sizes):
         spatial = [i for i in spatial if directions[i] != "none"]
@@ -192,14 +250,28 @@ def _spatial(
     return tuple(spatial)
 
 
-def _orientation(vectors: list[list[float]], space: str) -> str | None:
-    """Code of (z, y, x) from the directions of the axes."""
+def _letters_of(space: str) -> list[str]:
+    """Letters of the axes of a space, "L" for left and so on."""
     names = space.strip().lower()
     words = {"right": "R", "left": "L", "anterior": "A", "posterior": "P", "superior": "S",
              "inferior": "I"}  # fmt: skip
-    axes = [words.get(w, "") for w in names.split("-")[:3]]
     if len(names) in (3, 4) and "-" not in names:
-        axes = list(names[:3].upper())
+        return list(names[:3].upper())
+    return [words.get(w, "") for w in names.split("-")[:3]]
+
+
+def _signs_of(space: str) -> tuple[float, float, float]:
+    """Factors from the axes of a space to left, posterior, superior; ones for one without name."""
+    letters = _letters_of(space)
+    if [letter in pair for letter, pair in zip(letters, ("LR", "PA", "SI"))] != [True] * 3:
+        return 1.0, 1.0, 1.0
+    x, y, z = (1.0 if letter in "LPS" else -1.0 for letter in letters)
+    return x, y, z
+
+
+def _orientation(vectors: list[list[float]], space: str) -> str | None:
+    """Code of (z, y, x) from the directions of the axes."""
+    axes = _letters_of(space)
     opposite = dict(zip("RLAPSI", "LRPAIS"))
     if len(axes) != 3 or not set(axes) <= set(opposite):
         return None

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from terareg.storage.foreign import DEFLATE_RATIO, TEXT_BYTES, decode_text, read_object
 from terareg.storage.store import Store
-from terareg.storage.tiff import ObjectFile, Tiff
-from terareg.storage.tiff_planes import Planes, TiffNotes, find_planes
+from terareg.storage.tiff import CAMERA, ObjectFile, Tiff
+from terareg.storage.tiff_planes import Planes, TiffNotes, check_upright, find_planes
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
-_STRIP_STARTS, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 277, 279, 284
+_STRIP_STARTS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 274, 277, 279, 284
 _TILE_STARTS, _TILE_BYTES, _FORMAT = 324, 325, 339
 _TAGS = {
-    _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_STARTS, _SAMPLES,
-    _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT,
+    _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_STARTS, _ORIENTATION,
+    _SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT,
 }  # fmt: skip
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 _HEADER_BYTES = 8
@@ -125,7 +125,14 @@ def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
             raise ValueError(f"its companion {other!r} is not beside it; copy it there") from None
 
     notes = TiffNotes(
-        name, len(directories), tiff.description(tiff.first), kind.samples, descriptions, companion
+        name,
+        len(directories),
+        tiff.description(tiff.first),
+        kind.samples,
+        descriptions,
+        companion,
+        (kind.shape, kind.dtype),
+        lambda: (tiff.description(directory, CAMERA) for directory in directories),
     )
     planes = find_planes(notes)
     for other in planes.companions:
@@ -165,6 +172,7 @@ def _kind(tags: dict[int, tuple[int, ...]], number: int) -> PageKind:
             f"page {number} has inverted grey values (WhiteIsZero); invert it, or save it with "
             "BlackIsZero"
         )
+    check_upright(tags.get(_ORIENTATION, (1,))[0])
     width = next(n for n in (8, 16, 32, 64) if n >= bits[0])
     return PageKind(shape, samples, f"{word}{width}")
 
@@ -175,7 +183,12 @@ def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> N
     counts = tags.get(_TILE_BYTES if tiled else _STRIP_BYTES, ())
     if not starts or (counts and len(counts) != len(starts)):
         raise ValueError(f"page {number} does not state where its pixels are")
-    if min(starts) < _HEADER_BYTES and not (counts and min(counts) == 0):
+    if counts and min(counts) == 0:
+        raise ValueError(
+            f"{sum(n == 0 for n in counts)} of the {len(counts)} parts of page {number} were never "
+            "written; write it again, with all pixels"
+        )
+    if min(starts) < _HEADER_BYTES:
         raise ValueError(f"the pixels of page {number} begin in the header of the file")
     ends = [a + n for a, n in zip(starts, counts or [1] * len(starts))]
     if max(ends) > size and len(starts) > 0:
@@ -186,8 +199,7 @@ def _check_room(tags: dict[int, tuple[int, ...]], kind: PageKind, number: int) -
     """Raise if the compressed pixels of a page cannot become as many as it says."""
     counts = tags.get(_TILE_BYTES if _TILE_STARTS in tags else _STRIP_BYTES, ())
     ratio = _RATIOS.get(tags.get(_COMPRESSION, (1,))[0])
-    # a part of no bytes was never written, and is empty
-    if ratio is None or not counts or min(counts) == 0 or sum(counts) * ratio >= kind.bytes:
+    if ratio is None or not counts or sum(counts) * ratio >= kind.bytes:
         return
     raise ValueError(
         f"page {number} has {_words(kind)}, too many for its {sum(counts)} compressed bytes; copy "
