@@ -91,7 +91,8 @@ def surface_part(
     """
     wanted = frozenset(settings.ids) or None
     surfaces = dict(block_surfaces(labels, block, frame.shape, wanted))
-    surfaces = _fewer(surfaces, frame, settings.error_nm / 2)
+    if settings.error_nm:
+        surfaces = _fewer(surfaces, frame, settings.error_nm / 2)
     own = labels[tuple(slice(n) for n in block.shape)]
     return _packed(own, surfaces, settings.shards)
 
@@ -111,8 +112,7 @@ def _packed(
     labels: np.ndarray, surfaces: dict[int, Surface], shards: IdShards
 ) -> dict[str, np.ndarray]:
     """Arrays of a block, apart for each shard: voxels of labels, and surfaces."""
-    ids, voxels = np.unique(labels, return_counts=True)
-    ids, voxels = ids[ids > 0].astype(np.uint64), voxels[ids > 0]
+    ids, voxels = _counted(labels)
     names = np.array(list(surfaces), np.uint64)
     of_ids, of_names = shards.number(ids), shards.number(names)
     arrays = {}
@@ -123,7 +123,7 @@ def _packed(
         none = np.zeros((0, 3), np.int64)
         for name, array in {
             "ids": ids[inside],
-            "voxels": voxels[inside].astype(np.int64),
+            "voxels": voxels[inside],
             "labels": np.array(chosen, np.uint64),
             "counts": np.array([(len(s.vertices), len(s.faces)) for s in listed], np.int64).reshape(
                 -1, 2
@@ -133,6 +133,16 @@ def _packed(
         }.items():
             arrays[f"{number}/{name}"] = array
     return arrays
+
+
+def _counted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels but 0, ascending, uint64, and how many voxels each has."""
+    flat = labels.reshape(-1)
+    # runs of equal voxels are few
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    ids, which = np.unique(flat[ends], return_inverse=True)
+    voxels = np.bincount(which, np.diff(ends, prepend=-1)).astype(np.int64)
+    return ids[ids > 0].astype(np.uint64), voxels[ids > 0]
 
 
 def write_meshes(
