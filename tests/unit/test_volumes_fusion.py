@@ -414,5 +414,7 @@ def test_nothing_sticks_out_of_the_box_of_a_leaning_tile_and_too_much_is_an_erro
     start, stop = affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))
     assert (start, stop) == ((0, 0, 0), (11, 15, 20))
     matrix[1, 0] = 3.0
-    with pytest.raises(StitchingError, match=r"tile T00 .*that it fills no box of the volume.*set stitch"):
+    with pytest.raises(
+        StitchingError, match=r"tile T00 .*that it fills no box of the volume.*set stitch"
+    ):
         affine_box("T00", (0.0, 0.0, 0.0), matrix, (11, 20, 20))

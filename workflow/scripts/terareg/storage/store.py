@@ -25,7 +25,6 @@ from urllib.parse import unquote
 from terareg.core.errors import StoreError
 from terareg.storage import s3, traffic
 
-
 # names of folders and of an object, none of which leads elsewhere or may be left out
 _PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*")
 

@@ -88,8 +88,8 @@ class FetchedChunks:
         ranges: list[range] = [range(1)] * len(self.grid.shape)
         for axis in range(len(ranges)):
             # a chunk of a precomputed volume has all channels
-            part = fixed.get(axis, 0) // self.grid.chunk[axis]
-            ranges[axis] = range(part, part + 1)
+            chosen = fixed.get(axis, 0) // self.grid.chunk[axis]
+            ranges[axis] = range(chosen, chosen + 1)
         for axis, a, b in zip(places, start, stop):
             size = self.grid.chunk[axis]
             ranges[axis] = range(a // size, -(-b // size))
