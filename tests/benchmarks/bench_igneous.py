@@ -5,8 +5,9 @@
         /tmp/igneous/bin/igneous [--edge 256] [--times 1] [--only transfer downsample ...]
 
 Noise of 16 bits in uncompressed precomputed chunks of 64^3 voxels, and blobs as labels of 32 bits.
-Seconds are processor time of processes of their own, without what they take to start: the least of
-some runs, between which the programs take turns. Beside the transfer, a copy of the source's files.
+Seconds are processor time of processes of their own, less what the same takes for a tiny volume:
+the least of some runs, between which the programs take turns. Beside the transfer, a copy of the
+source's files.
 Results are compared: level 1 with level 0, numbers of components, volumes of meshes.
 """
 
@@ -73,7 +74,10 @@ def cpu_s(who: int) -> float:
 def of_command(command: list[str]) -> float:
     """Processor time of a command."""
     before = cpu_s(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True)
+    # igneous has its own environment, and must not find packages of this one
+    own = command[0] == sys.executable
+    env = {n: v for n, v in os.environ.items() if own or n != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return cpu_s(resource.RUSAGE_CHILDREN) - before
@@ -156,24 +160,19 @@ def make_source(folder: str, edge: int, *, with_labels: bool) -> int:
     return int(labels.max())
 
 
-def run_igneous(folder: str, name: str, program: str) -> tuple[float, tuple]:
-    """Processor time, and what :func:`facts` needs to know."""
-    _, commands, _, _ = RUNS[name]
-    places = {"SOURCE": folder, "DEST": f"file://{folder}/made"}
-    used = sum(of_command([program, *(_filled(w, places) for w in each)]) for each in commands)
-    if "DEST" in commands[0]:
-        return used, (f"{folder}/made", None, "")
-    return used, (f"{folder}/{'labels' if name == 'meshes' else 'image'}", None, "")
-
-
-def run_terareg(folder: str, name: str) -> tuple[float, tuple]:
-    """Processor time, and what :func:`facts` needs to know."""
-    _, _, do, settings = RUNS[name]
+def run(folder: str, name: str, igneous: str) -> tuple[float, tuple]:
+    """Processor time of a program, igneous or terareg, and what :func:`facts` needs to know."""
+    _, commands, do, settings = RUNS[name]
+    source = f"{folder}/{'labels' if name == 'meshes' else 'image'}"
+    if igneous:
+        places = {"SOURCE": folder, "DEST": f"file://{folder}/made"}
+        used = sum(of_command([igneous, *(_filled(w, places) for w in each)]) for each in commands)
+        return used, (f"{folder}/made" if "DEST" in commands[0] else source, None, "")
     used = of_command([sys.executable, __file__, "--job", json.dumps([folder, do, settings])])
     made = f"{folder}/store/brain/derived/made"
     if name == "meshes":
-        return used, (f"{folder}/labels", None, f"{made}/mesh")
-    return used, (f"{made}/precomputed", f"{folder}/image" if name == "downsample" else None, "")
+        return used, (source, None, f"{made}/mesh")
+    return used, (f"{made}/precomputed", source if name == "downsample" else None, "")
 
 
 def clear(folder: str) -> None:
@@ -204,37 +203,32 @@ def main() -> None:
     if not Path(given.program).is_file():
         raise SystemExit(f"there is no program {given.program}")
     megabytes = 2 * given.edge**3 / 1e6
-    starts = {"igneous": [given.program, "--help"],
-              "terareg": [sys.executable, __file__, "--nothing"]}  # fmt: skip
-    start = {n: min(of_command(c) for _ in range(given.times + 1)) for n, c in starts.items()}
     with tempfile.TemporaryDirectory() as folder:
-        count = make_source(folder, given.edge, with_labels="meshes" in given.only)
-        print(f"{megabytes:.0f} MB of noise, {count} labels; seconds to start: {start}")
+        meshes = "meshes" in given.only
+        make_source(f"{folder}/tiny", 64, with_labels=meshes)
+        count = make_source(folder, given.edge, with_labels=meshes)
+        print(f"{megabytes:.0f} MB of noise, {count} labels")
         for name in given.only:
             used: dict[str, list[float]] = {}
             told: dict[str, str] = {}
             for _ in range(given.times):
                 for who in ("igneous", "terareg"):
-                    clear(folder)
-                    run = run_igneous(folder, name, given.program) if who == "igneous" else (
-                        run_terareg(folder, name))  # fmt: skip
-                    used.setdefault(who, []).append(run[0])
+                    for where in (f"{folder}/tiny", folder):
+                        clear(where)
+                        seconds, made = run(where, name, given.program if who == "igneous" else "")
+                        used.setdefault(f"{who} {where == folder}", []).append(seconds)
                     try:
-                        told[who] = facts(name, *run[1])
+                        told[who] = facts(name, *made)
                     except Exception as error:  # what cannot be read back is a result as well
                         told[who] = f"not read back: {type(error).__name__}: {str(error)[:80]}"
                 if name == "transfer":
                     clear(folder)
                     used.setdefault("copy", []).append(by_copying(folder))
-            for who, seconds in used.items():
-                least = min(seconds) - start.get(who, 0.0) * _starts(name, who)
-                print(f"{RUNS[name][0]:30}{who:9}{least:8.2f} s{megabytes / least:8.0f} MB/s  "
+            least = {which: min(seconds) for which, seconds in used.items()}
+            found = {w: least[f"{w} True"] - least[f"{w} False"] for w in ("igneous", "terareg")}
+            for who, seconds in (found | {w: s for w, s in least.items() if w == "copy"}).items():
+                print(f"{RUNS[name][0]:30}{who:9}{seconds:8.2f} s{megabytes / seconds:8.0f} MB/s  "
                       f"{told.get(who, '')}", flush=True)  # fmt: skip
-
-
-def _starts(name: str, who: str) -> int:
-    """How often a program is started."""
-    return len(RUNS[name][1]) if who == "igneous" else 1
 
 
 def _filled(word: str, places: dict[str, str]) -> str:

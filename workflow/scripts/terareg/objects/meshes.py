@@ -21,7 +21,14 @@ from terareg.objects.id_shards import IdShards, write_shard
 from terareg.objects.parts import Parts
 from terareg.objects.simplify import simplified_together
 from terareg.objects.spatial_index import SpatialIndex
-from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
+from terareg.objects.surfaces import (
+    STEPS,
+    Surface,
+    block_surfaces,
+    joined,
+    merged,
+    with_volume,
+)
 from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
@@ -103,7 +110,7 @@ def _fewer(surfaces: dict[int, Surface], frame: Frame, error_nm: float) -> dict[
     pairs = [(s.vertices * step_nm, s.faces) for s in surfaces.values()]
     found = simplified_together(pairs, error_nm)
     return {
-        label: Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces)
+        label: merged(Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces))
         for label, (vertices_nm, faces) in zip(surfaces, found)
     }
 
@@ -128,11 +135,18 @@ def _packed(
             "counts": np.array([(len(s.vertices), len(s.faces)) for s in listed], np.int64).reshape(
                 -1, 2
             ),
-            "vertices": np.concatenate([none, *(s.vertices for s in listed)]).astype(np.int32),
-            "faces": np.concatenate([none, *(s.faces for s in listed)]).astype(np.uint32),
+            "vertices": _small(np.concatenate([none, *(s.vertices for s in listed)])),
+            "faces": _small(np.concatenate([none, *(s.faces for s in listed)])),
         }.items():
             arrays[f"{number}/{name}"] = array
     return arrays
+
+
+def _small(numbers: np.ndarray) -> np.ndarray:
+    """The same in 16 bits, or in 32, which hold all numbers of surfaces."""
+    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    short = np.iinfo(np.int16)
+    return numbers.astype(np.int16 if short.min <= low and high <= short.max else np.int32)
 
 
 def _counted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -88,12 +88,22 @@ class SpatialIndex:
             Points of its triangles or lines. One that leaves a box is listed in all that its own
             box touches.
         """
-        corners = [points_nm[simplices[:, n]] for n in range(simplices.shape[1])]
-        low, high = functools.reduce(np.minimum, corners), functools.reduce(np.maximum, corners)
         start = np.array(self.first_vox) * self.resolution_nm
         edge = self.edge_vox * np.array(self.resolution_nm)
         last = np.array(self._counts()) - 1
-        begin, end = (np.clip((c - start) // edge, 0, last).astype(np.int64) for c in (low, high))
+
+        def boxes_at(places: np.ndarray) -> np.ndarray:
+            return np.clip((places - start) // edge, 0, last).astype(np.int64)
+
+        if len(simplices):
+            whole = points_nm.min(axis=0), points_nm.max(axis=0)
+            first, other = map(boxes_at, whole)
+            if (first == other).all():
+                # as for most objects
+                return {self._name(first.tolist()): np.concatenate(whole).tolist()}
+        corners = [points_nm[simplices[:, n]] for n in range(simplices.shape[1])]
+        low, high = functools.reduce(np.minimum, corners), functools.reduce(np.maximum, corners)
+        begin, end = boxes_at(low), boxes_at(high)
         # the same boxes for most neighbours, so that one number for all of them is compared
         codes = np.ravel_multi_index((*begin.T, *end.T), self._counts() * 2)
         order = np.argsort(codes, kind="stable")

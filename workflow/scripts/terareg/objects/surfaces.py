@@ -22,8 +22,8 @@ from terareg.volumes.plan import Block
 STEPS = 64
 #: a vertex index of the volume fits into this many bits along each axis
 _BITS = 21
-# share of its volume that an object may lack
-_VOLUME_ERROR = 1e-3
+# share of its volume that an object may lack, and its root
+_VOLUME_ERROR, _NEAR = 1e-3, 0.03
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def block_surfaces(
     """
     # outside of the volume there is background: one plane of it at each end
     pad = [(int(a == 0), int(b == n)) for a, b, n in zip(block.start, block.stop, shape)]
-    labels = np.pad(labels, pad)
+    if wanted is not None or any(map(any, pad)):
+        labels = np.pad(labels, pad)
     if wanted is not None:
         known = [label for label in wanted if label <= np.iinfo(labels.dtype).max]
         labels[np.isin(labels, np.array(known, labels.dtype), invert=True)] = 0
@@ -75,14 +76,21 @@ def block_surfaces(
     for label in sorted(mesher.ids()):
         found = mesher.get(label)
         mesher.erase(label)
-        halves = (2 * found.vertices).astype(np.int64) + 2 * corner
+        steps = (STEPS * found.vertices).astype(np.int64) + STEPS * corner
         # of z, y, x, which turns the other way round than x, y, z
-        yield int(label), Surface(halves * (STEPS // 2), found.faces[:, ::-1].astype(np.int64))
+        yield int(label), Surface(steps, found.faces[:, ::-1].astype(np.int64))
 
 
 def joined(surfaces: Iterable[Surface]) -> Surface:
     """One surface of those of several blocks, which share the vertices at their borders."""
     surfaces = list(surfaces)
+    if len(surfaces) == 1:
+        return surfaces[0]
+    return merged(*surfaces)
+
+
+def merged(*surfaces: Surface) -> Surface:
+    """One surface of some, with one vertex at each place and no triangle without extent."""
     vertices = np.concatenate([s.vertices for s in surfaces])
     offsets = np.cumsum([0] + [len(s.vertices) for s in surfaces])
     faces = np.concatenate([s.faces + o for s, o in zip(surfaces, offsets)])
@@ -122,8 +130,8 @@ def with_volume(vertices: np.ndarray, faces: np.ndarray, volume: float) -> np.nd
     """Vertices moved along their normals until the surface encloses a volume.
 
     Marching cubes cuts the corners of voxels and simplification those of the surface, which makes
-    small and thin objects too small. The change of volume is the surface times the shift, to first
-    order; three steps at most. No vertex moves by more than half of the mean edge.
+    small and thin objects too small. Newton's method, three steps at most. No vertex moves by more
+    than half of the mean edge at once.
 
     Parameters
     ----------
@@ -133,21 +141,27 @@ def with_volume(vertices: np.ndarray, faces: np.ndarray, volume: float) -> np.nd
         Wanted, in the cube of the vertices' unit; it is met to one part in a thousand, unless that
         is too far.
     """
+    corners, place = faces.T.copy(), vertices.T.astype(np.float64)
     for _ in range(3):
-        a, b, c = (vertices[faces[:, n]] for n in range(3))
-        normal = -np.cross(b - a, c - a)  # of z, y, x, which turns the other way round than x, y, z
-        # the same volume as that of a, b and c
+        a, b, c = (place[:, corner] for corner in corners)
+        b, c = b - a, c - a
+        # outwards of z, y, x, which turns the other way round than x, y, z
+        normal = np.stack([b[i] * c[j] - b[j] * c[i] for i, j in ((2, 1), (0, 2), (1, 0))])
         missing = volume - float(np.einsum("ij,ij->", a, normal)) / 6
-        area = np.linalg.norm(normal, axis=1).sum() / 2
-        if area == 0 or abs(missing) <= _VOLUME_ERROR * volume:
-            return vertices
-        limit = 0.5 * float(np.linalg.norm(b - a, axis=1).mean())
-        way = np.zeros_like(vertices)
-        for axis in range(3):
-            weights = np.ascontiguousarray(normal[:, axis])
-            for n in range(3):
-                way[:, axis] += np.bincount(faces[:, n], weights, len(vertices))
-        length = np.linalg.norm(way, axis=1, keepdims=True)
+        if abs(missing) <= _VOLUME_ERROR * volume:
+            break
+        # six times the change of volume with the place of each vertex
+        way = np.stack(
+            [sum(np.bincount(corner, part, place.shape[1]) for corner in corners)
+             for part in normal]
+        )  # fmt: skip
+        length = np.sqrt(np.einsum("ij,ij->j", way, way))
+        rate = length.sum() / 6
+        if rate == 0:
+            break
+        limit = 0.5 * float(np.sqrt(np.einsum("ij,ij->j", b, b)).mean())
         way = np.divide(way, length, out=np.zeros_like(way), where=length > 0)
-        vertices = vertices + np.clip(missing / area, -limit, limit) * way
-    return vertices
+        place = place + np.clip(missing / rate, -limit, limit) * way
+        if abs(missing) <= min(_NEAR * volume, limit * rate):
+            break  # what is left is about the square of that
+    return place.T.copy()

@@ -307,7 +307,7 @@ class NewObject:
         self._store, self._key = store, check_key(key)
         self.size = 0
         self._descriptor = -1
-        self._part: Path | None = None
+        self._part: str | None = None
         self._data = bytearray()
         if store.is_s3:
             return
@@ -357,7 +357,8 @@ class NewObject:
         if self._descriptor >= 0:
             self._close()
         if self._part is not None:
-            self._part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._part)
 
     def _write(self, start: int, views: list[memoryview]) -> None:
         while views:
@@ -447,7 +448,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryv
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a local file for writing; it appears when the ``with`` block ends without an error."""
-    path = Path(path)
     part = _part_of(path)
     try:
         with open(part, "wb") as stream:
@@ -456,10 +456,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
         raise
 
 
-def _part_of(path: Path) -> Path:
+def _part_of(path: str | os.PathLike[str]) -> str:
     """The temporary file for a file that is to appear at ``path``."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
