@@ -2,19 +2,22 @@
 
     python -m venv /tmp/igneous && /tmp/igneous/bin/pip install igneous-pipeline==4.37.0
     PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_igneous.py \
-        /tmp/igneous/bin/igneous [EDGE]
+        /tmp/igneous/bin/igneous [--edge 256] [--times 1] [--only transfer downsample ...]
 
 Noise of 16 bits in uncompressed precomputed chunks of 64^3 voxels, and blobs as labels of 32 bits.
-Seconds are processor time of processes of their own, without what they take to start. Results are
-compared: voxels of level 0 and 1 with the source, numbers of components, volumes of meshes.
-EDGE is the edge of the source in voxels (256 by default).
+Seconds are processor time of processes of their own, less what the same takes for a tiny volume:
+the least of some runs, between which the programs take turns. Beside the transfer, a copy of the
+source's files.
+Results are compared: level 1 with level 0, numbers of components, volumes of meshes.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -35,23 +38,27 @@ VOLUME = {"chunk": 64, "block": 256, "formats": ["precomputed"], "codec": "none"
           "precomputed": "raw"}  # fmt: skip
 PLAIN = {"codec": "raw", "format": "precomputed", "sharded": False}
 THRESHOLD = 1500
-#: {what: (command of igneous, tool of terareg, its settings)}
+#: {name: (what, command of igneous, tool of terareg, its settings)}
 RUNS = {
-    "transfer, 6 levels by 2x2x1": (
+    "transfer": (
+        "transfer, 6 levels by 2x2x1",
         [["image", "xfer", "SOURCE/image", "DEST", "--compress", "none"]],
         "convert", PLAIN | {"halved": "yx", "levels": 6},
     ),
-    "downsample, 2 levels by 2x2x2": (
+    "downsample": (
+        "2 levels more by 2x2x2",
         [["image", "downsample", "SOURCE/image", "--volumetric", "--num-mips", "2", "--compress",
           "none"]],
-        "convert", PLAIN | {"halved": "zyx", "levels": 3},
+        "downsample", PLAIN | {"factor": (2, 2, 2), "halved": "zyx", "levels": 2},
     ),
-    "components, 6 neighbours": (
+    "components": (
+        "components, 6 neighbours",
         [["image", "ccl", "auto", "SOURCE/image", "DEST", "--threshold-gte", str(THRESHOLD),
           "--encoding", "raw", "--shape", "256,256,256"]],
         "components", PLAIN | {"low": THRESHOLD, "connectivity": 6, "levels": 1},
     ),
-    "meshes, not simplified": (
+    "meshes": (
+        "meshes, not simplified",
         [["mesh", "forge", "SOURCE/labels", "--skip-simplify", "--shape", "256,256,256"],
          ["mesh", "merge", "SOURCE/labels"]],
         "mesh", {"multiresolution": False, "sharded": False},
@@ -67,7 +74,10 @@ def cpu_s(who: int) -> float:
 def of_command(command: list[str]) -> float:
     """Processor time of a command."""
     before = cpu_s(resource.RUSAGE_CHILDREN)
-    done = subprocess.run(command, capture_output=True, text=True)
+    # igneous has its own environment, and must not find packages of this one
+    own = command[0] == sys.executable
+    env = {n: v for n, v in os.environ.items() if own or n != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return cpu_s(resource.RUSAGE_CHILDREN) - before
@@ -99,9 +109,18 @@ def by_terareg(folder: str, do: str, settings: dict) -> None:
     tool.finish_objects([summary], where)
 
 
-def facts(what: str, path: str, mesh: str) -> str:
-    """What can be compared of a result."""
-    if what.startswith("meshes"):
+def by_copying(folder: str) -> float:
+    """Processor time of copying the source's files, in this process."""
+    before = cpu_s(resource.RUSAGE_SELF)
+    for path in Path(folder, "image").rglob("*"):
+        if path.is_file():
+            Path(folder, "made", path.name).write_bytes(path.read_bytes())
+    return cpu_s(resource.RUSAGE_SELF) - before
+
+
+def facts(name: str, path: str, finer: str | None, mesh: str) -> str:
+    """What can be compared of a result; ``finer`` has the level before its first, if it is so."""
+    if name == "meshes":
         volume = CloudVolume(f"file://{path}", mesh_dir=mesh, progress=False)
         volumes, faces = [], 0
         for label in (1, 2, 3):
@@ -111,51 +130,105 @@ def facts(what: str, path: str, mesh: str) -> str:
             volumes.append(abs(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6))
             faces += len(found.faces)
         return f"volumes of labels 1 to 3 {[round(v) for v in volumes]}, {faces} triangles"
-    array = np.asarray(CloudVolume(f"file://{path}", progress=False, fill_missing=True)[:])
-    if what.startswith("components"):
+    if name == "components":
+        array = np.asarray(CloudVolume(f"file://{path}", progress=False, fill_missing=True)[:])
         return f"{len(np.unique(array)) - 1} components"
-    finer = np.asarray(CloudVolume(f"file://{path}", mip=1, progress=False)[:])[..., 0]
-    step = [round(n / m) for n, m in zip(array.shape, finer.shape)]
-    even = array[..., 0].astype(float).reshape(
-        finer.shape[0], step[0], finer.shape[1], step[1], finer.shape[2], step[2]
-    )  # fmt: skip
-    difference = finer - even.mean(axis=(1, 3, 5))
-    return f"level 1 is {difference.mean():+.3f} grey values from the mean of its voxels"
+    # a corner is enough, and the same of all sizes
+    mips = [(finer or path, 0), (path, 0 if finer else 1)]
+    first, second = (CloudVolume(f"file://{p}", mip=m, progress=False) for p, m in mips)
+    step = [round(n / m) for n, m in zip(first.shape[:3], second.shape[:3])]
+    wide = [128 // s * s for s in step]
+    even = np.asarray(first[: wide[0], : wide[1], : wide[2]])[..., 0].astype(float)
+    even = even.reshape([n for w, s in zip(wide, step) for n in (w // s, s)]).mean(axis=(1, 3, 5))
+    coarse = np.asarray(second[tuple(slice(n) for n in even.shape)])[..., 0]
+    difference = (coarse - even).mean()
+    return f"a level is {difference:+.3f} grey values from the mean of the voxels before"
+
+
+def make_source(folder: str, edge: int, *, with_labels: bool) -> int:
+    """Write noise, and labels if they are needed; return their number."""
+    rng = np.random.default_rng(0)
+    noise = np.empty((edge,) * 3, np.uint16)
+    for plane in noise:
+        plane[...] = rng.gamma(2, 300, plane.shape)
+    write(f"{folder}/image", noise, "image")
+    if not with_labels:
+        return 0
+    smooth = ndimage.gaussian_filter(rng.standard_normal((edge,) * 3, np.float32), 6)
+    labels = ndimage.label(smooth > 1.5 * smooth.std())[0].astype(np.uint32)
+    write(f"{folder}/labels", labels, "segmentation")
+    return int(labels.max())
+
+
+def run(folder: str, name: str, igneous: str) -> tuple[float, tuple]:
+    """Processor time of a program, igneous or terareg, and what :func:`facts` needs to know."""
+    _, commands, do, settings = RUNS[name]
+    source = f"{folder}/{'labels' if name == 'meshes' else 'image'}"
+    if igneous:
+        places = {"SOURCE": folder, "DEST": f"file://{folder}/made"}
+        used = sum(of_command([igneous, *(_filled(w, places) for w in each)]) for each in commands)
+        return used, (f"{folder}/made" if "DEST" in commands[0] else source, None, "")
+    used = of_command([sys.executable, __file__, "--job", json.dumps([folder, do, settings])])
+    made = f"{folder}/store/brain/derived/made"
+    if name == "meshes":
+        return used, (source, None, f"{made}/mesh")
+    return used, (f"{made}/precomputed", source if name == "downsample" else None, "")
+
+
+def clear(folder: str) -> None:
+    """Remove what a run made beside or in the source."""
+    for name in ("store", "made"):
+        shutil.rmtree(f"{folder}/{name}", ignore_errors=True)
+    os.makedirs(f"{folder}/made")
+    for name in ("image", "labels"):
+        path = Path(folder, name, "info")
+        if path.is_file():
+            info = json.loads(path.read_text())
+            keep = {info["scales"][0]["key"], "info"}
+            for other in Path(folder, name).iterdir():
+                if other.name not in keep:
+                    shutil.rmtree(other) if other.is_dir() else other.unlink()
+            info["scales"] = info["scales"][:1]
+            info.pop("mesh", None)
+            path.write_text(json.dumps(info))
 
 
 def main() -> None:
-    program, edge = sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 256
-    rng = np.random.default_rng(0)
-    noise = rng.gamma(2, 300, (edge,) * 3).astype(np.uint16)
-    smooth = ndimage.gaussian_filter(rng.standard_normal((edge,) * 3).astype(np.float32), 6)
-    labels = ndimage.label(smooth > 1.5 * smooth.std())[0].astype(np.uint32)
-    start = {"igneous": of_command([program, "--help"]),
-             "terareg": of_command([sys.executable, __file__, "--nothing"])}  # fmt: skip
-    print(f"{2 * edge**3 / 1e6:.0f} MB of noise, {labels.max()} labels; seconds to start: {start}")
-    for what, (commands, do, settings) in RUNS.items():
-        for name in ("igneous", "terareg"):
-            with tempfile.TemporaryDirectory() as folder:
-                write(f"{folder}/image", noise, "image")
-                write(f"{folder}/labels", labels, "segmentation")
-                os.makedirs(f"{folder}/made")
-                if name == "igneous":
-                    places = {"SOURCE": folder, "DEST": f"file://{folder}/made"}
-                    filled = [[_filled(word, places) for word in each] for each in commands]
-                    used = sum(of_command([program, *each]) - start[name] for each in filled)
-                    made = f"{folder}/made" if "DEST" in commands[0] else None
-                    made = made or f"{folder}/{'labels' if do == 'mesh' else 'image'}"
-                    mesh = ""
-                else:
-                    job = json.dumps([folder, do, settings])
-                    used = of_command([sys.executable, __file__, "--job", job]) - start[name]
-                    made = f"{folder}/store/brain/derived/made/precomputed"
-                    mesh = f"{folder}/store/brain/derived/made/mesh"
-                    made = f"{folder}/labels" if do == "mesh" else made
-                try:
-                    told = facts(what, made, mesh)
-                except Exception as error:  # what cannot be read back is a result as well
-                    told = f"not read back: {type(error).__name__}: {str(error)[:80]}"
-                print(f"{what:32}{name:9}{used:8.2f} s  {told}", flush=True)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("program")
+    parser.add_argument("--edge", type=int, default=256)
+    parser.add_argument("--times", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS))
+    given = parser.parse_args()
+    if not Path(given.program).is_file():
+        raise SystemExit(f"there is no program {given.program}")
+    megabytes = 2 * given.edge**3 / 1e6
+    with tempfile.TemporaryDirectory() as folder:
+        meshes = "meshes" in given.only
+        make_source(f"{folder}/tiny", 64, with_labels=meshes)
+        count = make_source(folder, given.edge, with_labels=meshes)
+        print(f"{megabytes:.0f} MB of noise, {count} labels")
+        for name in given.only:
+            used: dict[str, list[float]] = {}
+            told: dict[str, str] = {}
+            for _ in range(given.times):
+                for who in ("igneous", "terareg"):
+                    for where in (f"{folder}/tiny", folder):
+                        clear(where)
+                        seconds, made = run(where, name, given.program if who == "igneous" else "")
+                        used.setdefault(f"{who} {where == folder}", []).append(seconds)
+                    try:
+                        told[who] = facts(name, *made)
+                    except Exception as error:  # what cannot be read back is a result as well
+                        told[who] = f"not read back: {type(error).__name__}: {str(error)[:80]}"
+                if name == "transfer":
+                    clear(folder)
+                    used.setdefault("copy", []).append(by_copying(folder))
+            least = {which: min(seconds) for which, seconds in used.items()}
+            found = {w: least[f"{w} True"] - least[f"{w} False"] for w in ("igneous", "terareg")}
+            for who, seconds in (found | {w: s for w, s in least.items() if w == "copy"}).items():
+                print(f"{RUNS[name][0]:30}{who:9}{seconds:8.2f} s{megabytes / seconds:8.0f} MB/s  "
+                      f"{told.get(who, '')}", flush=True)  # fmt: skip
 
 
 def _filled(word: str, places: dict[str, str]) -> str:
@@ -169,6 +242,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--job"]:
         by_terareg(*json.loads(sys.argv[2]))
     elif sys.argv[1:2] != ["--nothing"]:
-        if not Path(sys.argv[1]).is_file():
-            raise SystemExit(f"there is no program {sys.argv[1]}")
         main()

@@ -315,6 +315,34 @@ def test_cells_and_signal_per_region(results):
     assert "no cell was found; check the channel" in stage["warnings"][0]
 
 
+def test_derived_volumes_name_the_labels_that_they_lie_within(results):
+    chosen = {
+        "derived.tissue.do": "tissue", "derived.tissue.from": "fused/ch0",
+        "derived.small.do": "downsample", "derived.small.from": "fused/ch0",
+        "derived.small.within": "derived/tissue",
+    }  # fmt: skip
+    settings = {k: {"value": v, "default": None, "changed": True} for k, v in chosen.items()}
+    write(results, "derived/tissue/complete.json", {"blocks": 12})
+    write(results, "derived/small/complete.json", {"blocks": 12, "blocks_outside": 5})
+    data = gather(results, settings=settings | USUAL)
+    ((table,),) = [s["tables"] for s in data["stages"] if s["id"] == "derived"]
+    assert table["columns"][3:] == [
+        "only within the labels", "blocks without these labels", "of blocks"
+    ]  # fmt: skip
+    assert table["rows"] == [
+        ["small", "downsample", "fused/ch0", "derived/tissue", "5", "12"],
+        ["tissue", "tissue", "fused/ch0", "–", "–", "–"],
+    ]
+    page = report.render_report(data)
+    assert "only within the labels" in page and "derived/tissue" in page
+    chosen.pop("derived.small.within")
+    (results / "derived/small/complete.json").unlink()
+    settings = {key: settings[key] for key in chosen}
+    data = gather(results, settings=settings | USUAL)
+    ((table,),) = [s["tables"] for s in data["stages"] if s["id"] == "derived"]
+    assert table["columns"] == ["volume or objects", "tool", "made from"]
+
+
 def test_figures_are_embedded_beside_their_stage(results):
     stage = next(s for s in gather(results)["stages"] if s["id"] == "intensity")
     (figure,) = stage["figures"]

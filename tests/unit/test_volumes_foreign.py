@@ -768,6 +768,44 @@ def write_with_tensorstore(path, values, shards):
         ts.open(spec).result().with_transaction(transaction)[..., 0] = values.transpose(2, 1, 0)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "sharded"), [("uint8", True), ("float32", False), ("uint64", False)]
+)
+def test_uncompressed_chunks_of_two_channels(tmp_path, dtype, sharded):
+    """They are copied without tensorstore, which wrote them."""
+    values = np.random.default_rng(0).integers(0, 250, (2, 9, 10, 11)).astype(dtype)
+    scale = {"size": [11, 10, 9], "chunk_size": [4, 3, 5], "encoding": "raw",
+             "resolution": [1000] * 3, "voxel_offset": [2, -3, 7]}  # fmt: skip
+    if sharded:
+        scale["sharding"] = {
+            "@type": "neuroglancer_uint64_sharded_v1", "hash": "identity", "preshift_bits": 1,
+            "minishard_bits": 1, "shard_bits": 3, "data_encoding": "gzip",
+        }  # fmt: skip
+    spec = {
+        "driver": "neuroglancer_precomputed", "kvstore": f"file://{tmp_path}/", "create": True,
+        "multiscale_metadata": {"type": "image", "data_type": dtype, "num_channels": 2},
+        "scale_metadata": scale,
+    }  # fmt: skip
+    with ts.Transaction() as transaction:
+        array = ts.open(spec).result().with_transaction(transaction)
+        array[ts.d[:3].translate_to[0]] = values.transpose(3, 2, 1, 0)
+    for channel in (0, 1):
+        image = open_image(str(tmp_path), ImageSettings((1.0, 1.0, 1.0), "RIP", channel))
+        for start, stop in (
+            ((0, 0, 0), (9, 10, 11)),
+            ((4, 2, 3), (6, 7, 9)),
+            ((8, 9, 10), (9, 10, 11)),
+        ):
+            box = tuple(map(slice, start, stop))
+            found = image.read(0, start, stop)
+            assert found.dtype == dtype and (found == values[channel][box]).all()
+    if not sharded:
+        chunk = next(path for path in tmp_path.rglob("*_*") if path.is_file())
+        chunk.write_bytes(chunk.read_bytes()[:-1])
+        with pytest.raises(VolumeError, match=r"chunk .* has \d+ bytes instead of \d+"):
+            image.read(0)
+
+
 @pytest.mark.parametrize("stated", [".", "/"])
 def test_zarr_chunks_with_another_separator(tmp_path, values, stated):
     write_zarr(tmp_path / "a.zarr", values)

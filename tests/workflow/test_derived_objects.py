@@ -97,6 +97,25 @@ def test_a_mesh_of_every_component(done):
     assert info["@type"] == "neuroglancer_multilod_draco" and "sharding" in info
 
 
+def test_the_spatial_index_says_where_meshes_lie(done):
+    folder = done.folder / "results/tools/derived/surfaces/mesh"
+    index = json.loads((folder / "info").read_text())["spatial_index"]
+    assert index["resolution"] == [s * 1000 for s in SPACING_UM[::-1]]
+    boxes: dict[int, list] = {}
+    for path in folder.glob("*.spatial"):
+        for label, box in json.loads(path.read_text()).items():
+            boxes.setdefault(int(label), []).append(box)
+    found = Volume(Store(str(done.folder / "results")), "tools/derived/cells").read(0)
+    assert set(boxes) == set(np.unique(found)) - {0}
+    for label, listed in boxes.items():
+        (z, y, x) = ndimage.find_objects((found == label).astype(int))[0]
+        low, high = np.min(listed, axis=0)[:3], np.max(listed, axis=0)[3:]
+        size = np.array(index["resolution"])
+        # the error of the mesh, and corners of voxels that its surface cuts
+        assert np.abs(low - size * (x.start, y.start, z.start)).max() < 1500
+        assert np.abs(high - size * (x.stop, y.stop, z.stop)).max() < 1500
+
+
 def test_nothing_is_left_to_do(done):
     again = done.snakemake("-n", "--quiet", "rules", "--", "derived_volumes")
     assert "Nothing to be done" in again.stdout + again.stderr

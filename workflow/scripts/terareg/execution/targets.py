@@ -207,7 +207,9 @@ def reported_files(run: Run, sample: str) -> Files:
         files.append(run.path(sample, f"cells/{name}.json"))
         files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
         files += run.of_atlases(sample, f"views/cells_{name}_{{atlas}}.png")
-    files += [path for path in derived_files(run, sample) if "/regions/" in path]
+    files += [
+        path for path in derived_files(run, sample) if "/regions/" in path or _COMPLETE in path
+    ]
     scored = run.atlases_with(sample, "fiducials")
     files += run.of_atlases(sample, "views/fiducials_{atlas}.png", scored)
     return files + first_looks(run, sample) + scores(run, sample)

@@ -21,7 +21,14 @@ from terareg.objects.id_shards import IdShards, write_shard
 from terareg.objects.parts import Parts
 from terareg.objects.simplify import simplified_together
 from terareg.objects.spatial_index import SpatialIndex
-from terareg.objects.surfaces import STEPS, Surface, block_surfaces, joined, with_volume
+from terareg.objects.surfaces import (
+    STEPS,
+    Surface,
+    block_surfaces,
+    joined,
+    merged,
+    with_volume,
+)
 from terareg.storage.records import to_json, write_files
 from terareg.storage.store import Store
 from terareg.volumes.plan import Block
@@ -91,7 +98,8 @@ def surface_part(
     """
     wanted = frozenset(settings.ids) or None
     surfaces = dict(block_surfaces(labels, block, frame.shape, wanted))
-    surfaces = _fewer(surfaces, frame, settings.error_nm / 2)
+    if settings.error_nm:
+        surfaces = _fewer(surfaces, frame, settings.error_nm / 2)
     own = labels[tuple(slice(n) for n in block.shape)]
     return _packed(own, surfaces, settings.shards)
 
@@ -102,7 +110,7 @@ def _fewer(surfaces: dict[int, Surface], frame: Frame, error_nm: float) -> dict[
     pairs = [(s.vertices * step_nm, s.faces) for s in surfaces.values()]
     found = simplified_together(pairs, error_nm)
     return {
-        label: Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces)
+        label: merged(Surface(np.rint(vertices_nm / step_nm).astype(np.int64), faces))
         for label, (vertices_nm, faces) in zip(surfaces, found)
     }
 
@@ -111,8 +119,7 @@ def _packed(
     labels: np.ndarray, surfaces: dict[int, Surface], shards: IdShards
 ) -> dict[str, np.ndarray]:
     """Arrays of a block, apart for each shard: voxels of labels, and surfaces."""
-    ids, voxels = np.unique(labels, return_counts=True)
-    ids, voxels = ids[ids > 0].astype(np.uint64), voxels[ids > 0]
+    ids, voxels = _counted(labels)
     names = np.array(list(surfaces), np.uint64)
     of_ids, of_names = shards.number(ids), shards.number(names)
     arrays = {}
@@ -123,16 +130,33 @@ def _packed(
         none = np.zeros((0, 3), np.int64)
         for name, array in {
             "ids": ids[inside],
-            "voxels": voxels[inside].astype(np.int64),
+            "voxels": voxels[inside],
             "labels": np.array(chosen, np.uint64),
             "counts": np.array([(len(s.vertices), len(s.faces)) for s in listed], np.int64).reshape(
                 -1, 2
             ),
-            "vertices": np.concatenate([none, *(s.vertices for s in listed)]).astype(np.int32),
-            "faces": np.concatenate([none, *(s.faces for s in listed)]).astype(np.uint32),
+            "vertices": _small(np.concatenate([none, *(s.vertices for s in listed)])),
+            "faces": _small(np.concatenate([none, *(s.faces for s in listed)])),
         }.items():
             arrays[f"{number}/{name}"] = array
     return arrays
+
+
+def _small(numbers: np.ndarray) -> np.ndarray:
+    """The same in 16 bits, or in 32, which hold all numbers of surfaces."""
+    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    short = np.iinfo(np.int16)
+    return numbers.astype(np.int16 if short.min <= low and high <= short.max else np.int32)
+
+
+def _counted(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels but 0, ascending, uint64, and how many voxels each has."""
+    flat = labels.reshape(-1)
+    # runs of equal voxels are few
+    ends = np.append(np.flatnonzero(flat[1:] != flat[:-1]), flat.size - 1)
+    ids, which = np.unique(flat[ends], return_inverse=True)
+    voxels = np.bincount(which, np.diff(ends, prepend=-1)).astype(np.int64)
+    return ids[ids > 0].astype(np.uint64), voxels[ids > 0]
 
 
 def write_meshes(

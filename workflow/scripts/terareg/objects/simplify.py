@@ -18,6 +18,8 @@ _MOST_ROUNDS = 200
 _LEAST_SHARE = 0.002  # a round that collapses fewer of the vertices is the last
 _TURN = 0.2  # cosine of the largest angle by which a triangle may turn
 _PASSES = 3
+_COST_STEPS = 1 << 20  # costs of edges are compared in as many steps of the largest
+_SHUFFLE = np.uint64(0x9E3779B97F4A7C15)  # an odd number, so that products differ
 _TOGETHER = 1_000_000  # triangles of surfaces that are simplified at once
 
 
@@ -45,6 +47,8 @@ def simplified_together(
         Vertices and faces of each.
     error : float
     """
+    if error <= 0:
+        return list(surfaces)
     result: list[tuple[np.ndarray, np.ndarray]] = []
     first = 0
     while first < len(surfaces):
@@ -160,7 +164,10 @@ def _round(mesh: _Mesh, error: float, rejected: np.ndarray) -> tuple[int, np.nda
         return 0, rejected
     rank = np.full(len(keys), len(keys))
     chosen = np.flatnonzero(possible)
-    rank[chosen[np.lexsort((keys[chosen], cost[chosen]))]] = np.arange(len(chosen))
+    # digits that depend on place and unit decide nothing; equal ones in an order without direction
+    about = np.rint(cost[chosen] * (_COST_STEPS / error**2))
+    shuffled = keys[chosen].astype(np.uint64) * _SHUFFLE
+    rank[chosen[np.lexsort((shuffled, about))]] = np.arange(len(chosen))
     picked = _apart(u, v, rank, count)
     good = _keeps_shape(mesh, (u, v), place, picked)
     refused = keys[picked[~good]]

@@ -7,6 +7,7 @@ the lower and of the upper corner. The ``info`` of meshes or skeletons says how 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -87,17 +88,31 @@ class SpatialIndex:
             Points of its triangles or lines. One that leaves a box is listed in all that its own
             box touches.
         """
-        corners = points_nm[simplices]
-        low, high = corners.min(axis=1), corners.max(axis=1)
         start = np.array(self.first_vox) * self.resolution_nm
         edge = self.edge_vox * np.array(self.resolution_nm)
         last = np.array(self._counts()) - 1
-        begin, end = (np.clip((c - start) // edge, 0, last).astype(np.int64) for c in (low, high))
-        ranges, group = np.unique(np.hstack([begin, end]), axis=0, return_inverse=True)
+
+        def boxes_at(places: np.ndarray) -> np.ndarray:
+            return np.clip((places - start) // edge, 0, last).astype(np.int64)
+
+        if len(simplices):
+            whole = points_nm.min(axis=0), points_nm.max(axis=0)
+            first, other = map(boxes_at, whole)
+            if (first == other).all():
+                # as for most objects
+                return {self._name(first.tolist()): np.concatenate(whole).tolist()}
+        corners = [points_nm[simplices[:, n]] for n in range(simplices.shape[1])]
+        low, high = functools.reduce(np.minimum, corners), functools.reduce(np.maximum, corners)
+        begin, end = boxes_at(low), boxes_at(high)
+        # the same boxes for most neighbours, so that one number for all of them is compared
+        codes = np.ravel_multi_index((*begin.T, *end.T), self._counts() * 2)
+        order = np.argsort(codes, kind="stable")
+        starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+        least_of = np.minimum.reduceat(low[order], starts)
+        most_of = np.maximum.reduceat(high[order], starts)
+        ranges = np.hstack([begin, end])[order[starts]]
         found: dict[str, list[float]] = {}
-        for number, row in enumerate(ranges.tolist()):
-            chosen = group.reshape(-1) == number
-            least, most = low[chosen].min(axis=0), high[chosen].max(axis=0)
+        for row, least, most in zip(ranges.tolist(), least_of, most_of):
             spans = (range(a, b + 1) for a, b in zip(row[:3], row[3:]))
             for index in itertools.product(*spans):
                 lower, upper = start + index * edge, start + (np.array(index) + 1) * edge

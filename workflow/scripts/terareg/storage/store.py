@@ -25,9 +25,14 @@ from urllib.parse import unquote
 from terareg.core.errors import StoreError
 from terareg.storage import s3, traffic
 
+# names of folders and of an object, none of which leads elsewhere or may be left out
+_PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*")
+
 
 def check_key(key: str) -> str:
     """Return ``key`` if it stays inside the store, otherwise raise :class:`StoreError`."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key
     path = PurePosixPath(key)
     if not key or path.is_absolute() or ".." in path.parts or "\\" in key or "\0" in key:
         raise StoreError(f"key {key!r} would leave the store; use a relative path without '..'")
@@ -105,9 +110,13 @@ class Store:
         """Store below ``key``."""
         return Store(f"{self.url}/{check_key(key)}")
 
+    @cached_property
+    def _folder(self) -> Path:
+        return Path(self.url)
+
     def path(self, key: str) -> Path:
         """Path of a key in a folder store."""
-        return Path(self.url) / check_key(key)
+        return self._folder / check_key(key)
 
     def address(self, key: str) -> str:
         """Full address for messages and links."""
@@ -163,16 +172,19 @@ class Store:
         data, size, stamp = self._s3.read_range(check_key(key), start, count)
         return data, Entry(key, size, stamp)
 
-    def write(self, key: str, data: bytes | bytearray) -> None:
-        """Write an object atomically, making folders as needed."""
+    def write(self, key: str, data: bytes | bytearray | memoryview) -> None:
+        """Write an object atomically, making folders as needed; a memoryview is of bytes."""
         traffic.tell(written=len(data))
         if self.is_s3:
-            self._s3.write(check_key(key), data)
+            self._s3.write(check_key(key), bytes(data) if isinstance(data, memoryview) else data)
             return
         path = self.path(key)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, data)
+            try:
+                write_atomic(path, data)
+            except FileNotFoundError:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(path, data)
         except OSError as error:
             raise self._os_error("write", key, error) from error
 
@@ -304,7 +316,7 @@ class NewObject:
         self._store, self._key = store, check_key(key)
         self.size = 0
         self._descriptor = -1
-        self._part: Path | None = None
+        self._part: str | None = None
         self._data = bytearray()
         if store.is_s3:
             return
@@ -354,7 +366,8 @@ class NewObject:
         if self._descriptor >= 0:
             self._close()
         if self._part is not None:
-            self._part.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(self._part)
 
     def _write(self, start: int, views: list[memoryview]) -> None:
         while views:
@@ -435,7 +448,7 @@ def open_regular(path: str | os.PathLike[str]) -> int:
     return descriptor
 
 
-def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
+def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
     """Write a local file so that it is either complete or absent, even after a power cut."""
     with atomic_file(path) as stream:
         stream.write(data)
@@ -444,7 +457,6 @@ def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
 @contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a local file for writing; it appears when the ``with`` block ends without an error."""
-    path = Path(path)
     part = _part_of(path)
     try:
         with open(part, "wb") as stream:
@@ -453,10 +465,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(stream.fileno())
         os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(part)
         raise
 
 
-def _part_of(path: Path) -> Path:
+def _part_of(path: str | os.PathLike[str]) -> str:
     """The temporary file for a file that is to appear at ``path``."""
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    folder, name = os.path.split(os.fspath(path))
+    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")

@@ -92,7 +92,7 @@ class WebStore(Store):
     def folders(self, key: str = "") -> list[str]:
         return []
 
-    def write(self, key: str, data: bytes | bytearray) -> None:
+    def write(self, key: str, data: bytes | bytearray | memoryview) -> None:
         self._refuse()
 
     def create(self, key: str) -> NoReturn:

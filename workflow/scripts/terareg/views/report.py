@@ -43,6 +43,7 @@ STAGES = (
     ("registration", "Registration"),
     ("regions", "Regions"),
     ("cells", "Cells and signal"),
+    ("derived", "Derived volumes"),
     ("accuracy", "Accuracy"),
     ("other", "Other pictures"),
 )
@@ -135,6 +136,7 @@ ARTEFACTS = (
     ("cells/*/*/cells.csv", "cells in the atlas"),
     ("cells/*/*/regions.tsv", "cells per region"),
     ("cells/*/*/density.nrrd", "map of cells in the atlas, per cubic millimetre"),
+    ("derived/*/complete.json", "summary of a derived volume"),
     ("derived/*/regions/*.tsv", "signal per region"),
     ("regions/*.tsv", "volume and intensity per region"),
     ("accuracy/*.tsv", "fiducial errors"),
@@ -192,7 +194,7 @@ def gather_report(
     if files is not None:
         names = frozenset(Path(path).relative_to(folder).as_posix() for path in files)
     own = Results(folder, names)
-    measured = gather_stages(own, stages)
+    measured = gather_stages(own, stages, settings or {})
     pictures = _figures(own)
     if stages["input"]["tables"]:
         # an image is not acquired here

@@ -85,9 +85,12 @@ class Results:
 
 
 def gather_stages(
-    results: Results, stages: Mapping[str, dict]
+    results: Results, stages: Mapping[str, dict], settings: Mapping[str, Mapping[str, Any]]
 ) -> list[tuple[str, str, float | None]]:
-    """Fill the entries of all stages; return what was measured."""
+    """Fill the entries of all stages; return what was measured.
+
+    ``settings`` are those of :func:`terareg.execution.schema.settings`.
+    """
     measured: list[tuple[str, str, float | None]] = []
     _input(results, stages["input"])
     _acquisition(results, stages["acquisition"], measured)
@@ -102,6 +105,7 @@ def gather_stages(
     _regions(results, stages["regions"], measured)
     _cells(results, stages["cells"])
     _signal(results, stages["cells"])
+    _derived(results, settings, stages["derived"])
     _accuracy(results, stages["accuracy"], measured)
     _overlap(results, stages["accuracy"], measured)
     if _imported(results):
@@ -480,6 +484,32 @@ def _signal(results: Results, stage: dict) -> None:
         title = f"Regions with the most signal {table.parents[1].name}, {table.stem}"
         columns = ("signal_mm3", "signal_percent", "intensity_mean")
         stage["tables"] += _most(results, table, title, columns, ("length_mm", "length_mm_per_mm3"))
+
+
+def _derived(results: Results, settings: Mapping[str, Mapping[str, Any]], stage: dict) -> None:
+    entries: dict[str, dict[str, Any]] = {}
+    for key, one in settings.items():
+        section, *path = key.split(".")
+        if section == "derived" and len(path) == 2:
+            entries.setdefault(path[0], {})[path[1]] = one["value"]
+    rows = []
+    for name, entry in sorted(entries.items()):
+        made = results.glob(f"derived/{name}/complete.json")
+        summary = read_json(made[0]) if made else {}
+        blocks = summary.get("blocks") if "blocks_outside" in summary else None
+        rows.append([name, entry.get("do"), entry.get("from"), entry.get("within"),
+                     summary.get("blocks_outside"), blocks])  # fmt: skip
+    if rows:
+        columns = ("volume or objects", "tool", "made from", "only within the labels",
+                   "blocks without these labels", "of blocks")  # fmt: skip
+        used = [n for n in range(len(columns)) if any(row[n] is not None for row in rows)]
+        stage["tables"].append(
+            rows_table(
+                "What was made of other volumes",
+                [columns[n] for n in used],
+                [[row[n] for n in used] for row in rows],
+            )
+        )
 
 
 def _most(

@@ -35,7 +35,7 @@ class OwnObjects:
         self._store = store
         self._objects: dict[str, int] = {}
 
-    def put(self, key: str, data: bytes) -> None:
+    def put(self, key: str, data: bytes | memoryview) -> None:
         """Write an object."""
         self._store.write(key, data)
         self._objects[key] = len(data)

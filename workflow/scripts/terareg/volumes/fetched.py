@@ -17,7 +17,7 @@ import json
 import lzma
 import math
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -48,7 +48,8 @@ class FetchedChunks:
     view : callable
         Turns the array that tensorstore opens into axes z, y, x.
     axes : (list of int, dict)
-        Which axes of the array are z, y and x, and the index along every other axis.
+        Which axes of the array are z, y and x, and the index along every other axis; for a
+        precomputed volume, axis 3 is that of the channels.
     fill_missing : bool
         Whether an absent chunk of a precomputed volume is zeros too.
     """
@@ -66,6 +67,10 @@ class FetchedChunks:
         self.grid, self.naming = names
         self._filled = fill_missing or self.grid.form == "zarr"
         self._metadata = self._read_metadata()
+        self._plain = False
+        if self.grid.form == "precomputed":
+            scale = json.loads(self._metadata["info"])["scales"][spec["scale_index"]]
+            self._plain = scale["encoding"] == "raw"
         array = self._array({})
         self.dtype, self.shape, self.chunk_layout = array.dtype, array.shape, array.chunk_layout
         voxels = math.prod(self.grid.chunk) * self.grid.channels
@@ -81,9 +86,10 @@ class FetchedChunks:
         """Voxels of a box (z, y, x)."""
         places, fixed = self.axes
         ranges: list[range] = [range(1)] * len(self.grid.shape)
-        for axis, fixed_index in fixed.items():
-            part = fixed_index // self.grid.chunk[axis]
-            ranges[axis] = range(part, part + 1)
+        for axis in range(len(ranges)):
+            # a chunk of a precomputed volume has all channels
+            chosen = fixed.get(axis, 0) // self.grid.chunk[axis]
+            ranges[axis] = range(chosen, chosen + 1)
         for axis, a, b in zip(places, start, stop):
             size = self.grid.chunk[axis]
             ranges[axis] = range(a // size, -(-b // size))
@@ -92,20 +98,49 @@ class FetchedChunks:
         for layer in layers:
             # one layer of encoded chunks is held at a time
             ranges[places[0]] = range(layer, layer + 1)
-            array = self._array(self._fetch(list(itertools.product(*ranges))))
+            indices = list(itertools.product(*ranges))
             first, last = max(layer * depth, start[0]), min((layer + 1) * depth, stop[0])
+            part = found[first - start[0] : last - start[0]]
+            if self._plain:
+                self._copy(indices, (first, *start[1:]), part)
+                continue
+            chunks = zip(indices, self._fetch(indices))
+            array = self._array({self.grid.name(i): data for i, data in chunks if data is not None})
             box = (slice(first, last), *(slice(a, b) for a, b in zip(start[1:], stop[1:])))
-            found[first - start[0] : last - start[0]] = array[box].read().result()
+            part[...] = array[box].read().result()
         return found
 
-    def _fetch(self, indices: Sequence[tuple[int, ...]]) -> dict[str, bytes]:
+    def _copy(
+        self, indices: Sequence[tuple[int, ...]], start: Sequence[int], out: np.ndarray
+    ) -> None:
+        """Copy uncompressed chunks into an array that begins at voxel ``start`` (z, y, x)."""
+        grid, dtype = self.grid, self.dtype.numpy_dtype.newbyteorder("<")
+        for index, data in zip(indices, self._fetch(indices)):
+            begin = [i * c for i, c in zip(index, grid.chunk)][::-1]
+            shape = [min(c, n - a) for c, n, a in zip(grid.chunk[::-1], grid.shape[::-1], begin)]
+            low = [max(a - b, 0) for a, b in zip(begin, start)]
+            high = [min(a + n - b, m) for a, n, b, m in zip(begin, shape, start, out.shape)]
+            place = out[tuple(slice(a, b) for a, b in zip(low, high))]
+            if data is None:
+                place[...] = 0
+                continue
+            expected = math.prod(shape) * grid.channels * dtype.itemsize
+            if len(data) != expected:
+                raise ValueError(
+                    f"chunk {grid.name(index)} has {len(data)} bytes instead of {expected}"
+                )
+            voxels = np.frombuffer(data, dtype).reshape(grid.channels, *shape)[self.axes[1][3]]
+            inside = (slice(a + b - c, a + b - c + n)
+                      for a, b, c, n in zip(low, start, begin, place.shape))  # fmt: skip
+            place[...] = voxels[tuple(inside)]
+
+    def _fetch(self, indices: Sequence[tuple[int, ...]]) -> Iterator[bytes | None]:
+        """Yield encoded chunks; None for those that are absent and zeros."""
         if type(self.store) is Store and not self.store.is_s3:
-            read = [self._chunk(index) for index in indices]
-        else:
-            with ThreadPoolExecutor(_REQUESTS) as pool:
-                read = list(pool.map(self._chunk, indices))
-        pairs = zip(indices, read)
-        return {self.grid.name(index): data for index, data in pairs if data is not None}
+            yield from map(self._chunk, indices)
+            return
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            yield from pool.map(self._chunk, indices)
 
     def _chunk(self, index: tuple[int, ...]) -> bytes | None:
         if self._shards is not None:

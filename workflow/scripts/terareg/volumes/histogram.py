@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -28,8 +29,7 @@ def histogram(array: np.ndarray) -> dict[int, int]:
         counts = np.zeros(np.iinfo(flat.dtype).max + 1, np.int64)
         for first in range(0, flat.size, _PLANE_VOXELS):
             counts += np.bincount(flat[first : first + _PLANE_VOXELS], minlength=counts.size)
-        bins = _bins(np.arange(counts.size))
-        used, where = np.unique(bins, return_inverse=True)
+        used, where = _bins_of_integers(counts.size)
         totals = np.bincount(where, weights=counts).astype(np.int64)
         return {int(b): int(n) for b, n in zip(used, totals) if n}
     merged: dict[int, int] = {}
@@ -82,6 +82,12 @@ def unpack(data: dict[str, str]) -> dict[int, int]:
     return {
         int(b): int(n) for b, n in zip(data["bins"].split(), data["counts"].split(), strict=True)
     }
+
+
+@functools.cache
+def _bins_of_integers(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bins of the integers from 0, ascending, and which of these each integer has."""
+    return np.unique(_bins(np.arange(count)), return_inverse=True)
 
 
 def _bins(values: np.ndarray) -> np.ndarray:

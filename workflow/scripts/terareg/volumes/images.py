@@ -313,7 +313,7 @@ def _open_precomputed(store: Store, info: dict, settings: ImageSettings) -> Open
 
         grid = precomputed_grid(info, index)
         naming = _naming(store, grid)
-        axes: tuple[list[int], dict[int, int]] = ([2, 1, 0], {})
+        axes = ([2, 1, 0], {3: settings.channel})
         sources.append(
             FetchedChunks(store, (grid, naming), spec, view, axes, settings.fill_missing)
         )

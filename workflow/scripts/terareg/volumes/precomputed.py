@@ -197,7 +197,7 @@ class _ShardWriter:
             shape = (min(c, b - a) for a, b, c in zip(start, shard.stop, chunk))
             sizes[number] = math.prod(shape) * np.dtype(self._plan.dtype).itemsize
         self._raw = (_encoding(self._plan), _data_encoding(self._plan)) == ("raw", "raw")
-        self._pieces: dict[int, bytes] = {}
+        self._pieces: dict[int, bytes | memoryview] = {}
         self._starts = self._laid_out(sizes) if self._raw else {}
         self._object = store.create(key)
 
@@ -242,8 +242,10 @@ class _ShardWriter:
         return {number: len(self._head) + start for number, start in zip(numbers, starts)}
 
 
-def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes:
+def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes | memoryview:
     encoding = _encoding(plan)
+    if (encoding, _data_encoding(plan)) == ("raw", "raw"):
+        return chunk.reshape(-1).view(np.uint8).data
     # chunks are images whose rows are those of all planes, one after the other
     rows = chunk.reshape(-1, chunk.shape[2])
     # the type stubs of imagecodecs know only bytes, but its functions take arrays

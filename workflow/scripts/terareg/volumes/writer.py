@@ -222,7 +222,7 @@ class _Statistics:
         self._low = self._high = None
         self._sum: int | float = 0
         self._planes = self._voxels = self._saturated = 0
-        self._histogram: dict[int, int] = {}
+        self._histograms: list[dict[int, int]] = []
 
     def add(self, layer: np.ndarray) -> None:
         """Count the next planes."""
@@ -238,7 +238,7 @@ class _Statistics:
                 self._saturated += int(np.count_nonzero(plane == high))
         if self._counted:
             every = layer[-self._planes % _COUNTED_PLANES :: _COUNTED_PLANES, ::_COUNTED_ROWS]
-            self._histogram = histogram.merge([self._histogram, histogram.histogram(every)])
+            self._histograms.append(histogram.histogram(every))
         self._planes += layer.shape[0]
         self._voxels += layer.size
 
@@ -253,7 +253,7 @@ class _Statistics:
             "saturated": self._saturated,
         }
         if self._counted:
-            result["histogram"] = histogram.pack(self._histogram)
+            result["histogram"] = histogram.pack(histogram.merge(self._histograms))
         return result
 
 
