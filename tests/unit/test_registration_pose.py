@@ -125,6 +125,7 @@ def test_a_pose_that_the_search_turned_into_another_orientation_is_named():
     assert info["better_orientations"] == []
 
 
+@pytest.mark.slow
 def test_a_shear_is_found_in_a_contrast_that_changes_over_the_brain():
     true = affine_about_centre((4, -3, 5))
     true[:3, :3] @= np.eye(3) + np.array([[0, 0.1, 0], [0, 0, -0.08], [0, 0, 0]])

@@ -184,8 +184,6 @@ def _segments(
     """Encoded strips or tiles; those that lie close together are fetched at once."""
     if not counts:
         return
-    if min(counts) < 1:
-        raise ValueError("a strip or tile has no bytes")
     begin, end = min(starts), max(start + count for start, count in zip(starts, counts))
     if end - begin <= 2 * sum(counts):
         span = memoryview(bytearray(end - begin))

@@ -148,7 +148,8 @@ def _initial_affine(
             affine = found[extent][1].affine()
     # orientations are compared as the search found them
     value, nearest = search.unexplained(affine, extent), nearest_code(affine, *codes)
-    if settings.affine is None and settings.search:
+    # of one hemisphere a better affine has not made the registration better
+    if settings.affine is None and settings.search and extent == "whole":
         pose = search.pose_of_landmarks(declared, extent)
         pose = pose or search.pose(declared, extent, *given)
         affine = search.refine([affine, pose.affine()], extent)
