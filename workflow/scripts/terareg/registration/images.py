@@ -27,7 +27,7 @@ _CUT_BLUR = 1.0
 _CUT_DEPTH = 1.5
 # intensity, in medians of the tissue, from which on they are compressed: templates and
 # autofluorescence have few voxels beyond it
-_BRIGHT = 2.0
+_BRIGHT = 2.5
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def prepare(image: Image) -> WorkingImage:
     """Check an image, find its tissue and bring its intensities to a common scale.
 
     Background is the median of the outer faces. Bright-field images (tissue darker than its
-    surroundings) work as well; they are inverted, so that tissue is positive. Beyond twice the
+    surroundings) work as well; they are inverted, so that tissue is positive. Beyond 2.5 times the
     median of the tissue intensities grow as their logarithm, so that a few bright parts, such as
     cerebellum and olfactory bulb in a nuclear stain, do not decide alone where the atlas lies.
 
