@@ -12,8 +12,9 @@ from terareg.core.errors import AtlasError
 
 _SAMPLES = 64  # voxels along an axis that are looked at
 # another axis is taken for left-right if its mirror image correlates at least so much, that of the
-# declared axis less, and it leaves at most such a share of what that leaves. Templates of whole
-# brains have .93 to .999 for left-right and .64 to .83 for the others
+# declared axis less, and it leaves at most such a share of what that leaves. Templates of mouse
+# brains (CCF, DeMBA at three ages) have .94 to .999 for left-right and .64 to .83 for the others;
+# images of single brains have less (.53 to .93), and then nothing is said
 _SYMMETRIC = 0.9
 _SHARE = 1 / 3
 
