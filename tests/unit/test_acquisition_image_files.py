@@ -118,6 +118,23 @@ def test_strips_that_lie_far_apart_are_read_one_by_one(tmp_path):
     assert count < 20_000
 
 
+@pytest.mark.parametrize("options", [{"rowsperstrip": 10}, {"tile": (16, 16)}], ids=str)
+def test_a_table_that_names_too_few_strips_or_tiles_is_an_error(tmp_path, options):
+    write(tmp_path / "a.tif", STACK[0], metadata=None, compression="zlib", **options)
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    with tifffile.TiffFile(tmp_path / "a.tif") as tiff:
+        tags = tiff.pages[0].tags
+        kind = "Tile" if "tile" in options else "Strip"
+        for tag in (tags[f"{kind}Offsets"], tags[f"{kind}ByteCounts"]):
+            data[tag.offset + 4 : tag.offset + 8] = struct.pack("<I", tag.count - 1)
+            number = tag.count
+    (tmp_path / "a.tif").write_bytes(data)
+    message = rf"a.tif is damaged \(its table names {number - 1} of {number} strips or tiles\)"
+    for rows in (slice(None), slice(0, 5)):
+        with pytest.raises(AcquisitionError, match=message):
+            read_rows(Store(str(tmp_path)), "a.tif", EXPECTED, rows)
+
+
 def test_one_directory_for_many_images(tmp_path):
     write_imagej_beyond_4_gb(tmp_path / "a.tif")
     store = Store(str(tmp_path))

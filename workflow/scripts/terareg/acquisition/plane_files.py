@@ -163,8 +163,11 @@ def _decode_page(
             return page.shape, page.asarray(maxworkers=1)[start:stop]
         height, width = (min(chunk, size) for chunk, size in zip(page.chunks, page.shape))
         across = -(-page.shape[1] // width)
+        parts = -(-page.shape[0] // height) * across
+        if len(page.dataoffsets) < parts:
+            raise ValueError(f"its table names {len(page.dataoffsets)} of {parts} strips or tiles")
         first, last = start // height * across, -(-stop // height) * across
-        out = np.empty((stop - start, page.shape[1]), page.dtype)
+        out, filled = np.empty((stop - start, page.shape[1]), page.dtype), 0
         encoded = _segments(file, page.dataoffsets[first:last], page.databytecounts[first:last])
         for index, data in enumerate(encoded, first):
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
@@ -172,9 +175,11 @@ def _decode_page(
             rows, columns = values.shape[1:3]
             low, high = max(start, top), min(stop, top + rows)
             right = min(left + columns, page.shape[1])
-            out[low - start : high - start, left:right] = values[
-                0, low - top : high - top, : right - left, 0
-            ]
+            part = values[0, low - top : high - top, : right - left, 0]
+            out[low - start : high - start, left:right] = part
+            filled += part.size
+        if filled != out.size:
+            raise ValueError(f"its strips or tiles have {filled} of {out.size} pixels")
         return page.shape, out
 
 
