@@ -25,9 +25,9 @@ _CUT_SHARE = 0.9
 _CUT_FACE = 0.02
 _CUT_BLUR = 1.0
 _CUT_DEPTH = 1.5
-# intensity, in medians of the tissue, from which on they are compressed: templates and
-# autofluorescence have few voxels beyond it
-_BRIGHT = 2.5
+#: intensity, in medians of the tissue, from which on a part is bright: templates and
+#: autofluorescence have few voxels beyond it
+BRIGHT = 2.5
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def prepare(image: Image) -> WorkingImage:
     tissue = tissue_mask(contrast)
     share = tissue.mean()
     if tissue.any() and (median := float(np.median(contrast[tissue]))) > 0:
-        _compress(contrast, _BRIGHT * median)
+        _compress(contrast, BRIGHT * median)
     scale = float(np.percentile(contrast[tissue], 98)) if tissue.sum() >= 32 else 0.0
     if not scale > 0:
         raise RegistrationError(

@@ -32,6 +32,7 @@ from terareg.registration import lbfgs
 from terareg.registration.contrast import LocalContrast
 from terareg.registration.flow import SamplingGrid
 from terareg.registration.images import (
+    BRIGHT,
     WorkingImage,
     crop_to_tissue,
     cut_faces,
@@ -51,7 +52,6 @@ _AFFINE_STEPS = 40
 _BINS = 8
 _LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
-_SATURATED = 2.5  # medians of the tissue
 # standard deviations of the mean log scale and of its differences, and the cost of one of them
 _SCALE_PRIOR = (0.3, 0.15, 0.02)
 # residual distance between brains after an affine (share of the brain's size), and the cost of a
@@ -106,7 +106,7 @@ def saturated(image: WorkingImage) -> np.ndarray:
     Bright parts are cut off where few voxels of a template or of autofluorescence are: the variance
     within them says little of where a brain lies.
     """
-    top = min(_BRIGHTEST, _SATURATED * float(np.median(image.values[image.tissue])))
+    top = min(_BRIGHTEST, BRIGHT * float(np.median(image.values[image.tissue])))
     return np.clip(image.values, -0.2, top) * np.float32(_BRIGHTEST / top)
 
 
