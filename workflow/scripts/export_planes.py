@@ -1,9 +1,10 @@
-"""Write a volume, labels or a map as files of planes or tiles, in the store."""
+"""Write a volume, labels or a map as files of planes, tiles or blocks, in the store."""
 
 from terareg.execution.job import run_job
 from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_planes
-from terareg.exports.settings import TILES, ExportSettings
+from terareg.exports.settings import TERAFLY, TILES, ExportSettings
+from terareg.exports.terafly import write_terafly
 from terareg.exports.tiles import write_tiles
 from terareg.storage.records import write_json
 from terareg.storage.store import Store
@@ -18,6 +19,8 @@ def main() -> None:
         folder = place[0], f"{place[1]}/exports/{name}"
         if each.settings.format == TILES:
             return write_tiles(*folder, each.settings, each.source, name, each.workers)
+        if each.settings.format == TERAFLY:
+            return write_terafly(*folder, each.picture, each.boxes, each.workers)
         return write_planes(*folder, each.settings.format, each.picture, each.slabs, each.workers)
 
     record = make_export(name, settings, place, snakemake.input, write, snakemake.threads)

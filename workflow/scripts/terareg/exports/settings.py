@@ -14,6 +14,9 @@ ENDINGS = {"nifti": "nii.gz", "nrrd": "nrrd", "tiff": "ome.tif"}
 PLANE_ENDINGS = {"tiff_series": "tif", "png_series": "png"}
 #: 8-bit JPEG tiles with a page that shows them
 TILES = "pyramid_8bit"
+#: folders of blocks at several resolutions, of at most this many voxels (and one) along each axis
+TERAFLY = "terafly"
+TERAFLY_EDGE = 256
 _OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
 #: kinds of volumes in the store, and how many names follow
 VOLUMES = {"fused": 1, "corrected_volume": 1, "derived": 1, "labels": 1, "atlas_space": 2}
@@ -93,7 +96,7 @@ class ExportSettings:
     ----------
     origin : Origin
     format : str
-        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, or :data:`TILES`.
+        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, :data:`TILES` or :data:`TERAFLY`.
     resolution_um : tuple of float or None
         Voxels (z, y, x) of the export; None for those of the source's finest level.
     isotropic : bool
@@ -164,6 +167,14 @@ class ExportSettings:
             raise ConfigError(
                 f"{key}.format: PNG stores 8 or 16 bits, too few for {origin.text}; use {remedy}"
             )
+        if form == TERAFLY and (
+            origin.kind == "registration" or (origin.is_segmentation and labels != "consecutive")
+        ):
+            remedy = "labels: consecutive" if origin.is_segmentation else "format: tiff"
+            raise ConfigError(
+                f"{key}.format: {TERAFLY} stores one number of 8 or 16 bits for each voxel, too "
+                f"few for {origin.text}; use {remedy}"
+            )
         for name, usual in _OF_TILES.items():
             if form != TILES and entry[name] != usual:
                 raise ConfigError(
@@ -215,11 +226,16 @@ class ExportSettings:
                 f"{key}.format: PNG stores 8 or 16 bits as integers, and {self.origin.text} is of "
                 f"type {dtype}; use tiff_series"
             )
+        if self.format == TERAFLY and dtype not in ("uint8", "uint16"):
+            raise ConfigError(
+                f"{key}.format: {TERAFLY} stores 8 or 16 bits as integers, and {self.origin.text} "
+                f"is of type {dtype}; use format: tiff"
+            )
         return replace(self, interpolation=chosen)
 
     @property
     def is_series(self) -> bool:
-        """Whether the export is a folder of planes or tiles in the store."""
+        """Whether the export is a folder of planes, tiles or blocks in the store."""
         return self.format not in ENDINGS
 
 

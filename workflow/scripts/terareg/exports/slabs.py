@@ -6,7 +6,7 @@ Slabs depend on the size of a plane alone, so that the numbers do not depend on 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +22,11 @@ _ALIKE = 1e-6
 # votes per axis; the product over three axes fits into 63 bits
 _VOTES = 2**16
 _BALLOT = 2**22  # votes that are counted at once
+
+#: first voxel (z, y, x) of a box, and the one behind its last
+VoxelBox = tuple[Sequence[int], Sequence[int]]
+#: makes slabs (first plane, planes) of a grid, all of it or a box
+Boxes = Callable[[Frame, VoxelBox | None], Iterator[tuple[int, np.ndarray]]]
 
 
 def export_frame(
@@ -61,7 +66,7 @@ def export_slabs(
     frame: Frame,
     interpolation: str,
     workers: int = 1,
-    box: tuple[Sequence[int], Sequence[int]] | None = None,
+    box: VoxelBox | None = None,
     clipped: list[Clipped] | None = None,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (first plane, planes) of a source on another grid.
