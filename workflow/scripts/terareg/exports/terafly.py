@@ -1,8 +1,8 @@
 """TeraFly's folders of blocks, what TeraStitcher calls "TIFF (tiled, 3D)".
 
 Every level is a folder ``RES(YxXxZ)``, named after its voxels, with blocks ``Y/Y_X/Y_X_Z.tif``:
-TIFF files of at most 257 voxels along each axis, one page for each plane, LZW. Y, X and Z say where the
-first voxel of a block lies, in tenths of a micrometre from that of the volume.
+TIFF files of at most 257 voxels along each axis, one page for each plane, LZW. Y, X and Z say where
+the first voxel of a block lies, in tenths of a micrometre from that of the volume.
 
 ``mdata.bin`` lists the blocks of a level, little-endian: float32 version (2); int32 axes (1, 2, 3:
 y, x, z); float32 voxel sizes twice, in micrometres, and the origin, in millimetres, as (y, x, z);

@@ -40,7 +40,7 @@ NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 TIFF = (".tif", ".tiff", ".btf")
 IMARIS = (".ims",)
-#: forms of files that are read whole; Imaris is read box by box
+#: forms of files whose planes are read one by one; Imaris is read in chunks
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
@@ -114,10 +114,14 @@ class Header:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that a reader holds in memory: files are read whole, volumes box by box."""
+        """Bytes that a reader of boxes holds besides them: a plane of a file, none of a volume."""
         if self.form not in FILE_FORMS:
             return 0
-        # the file's own copy, and the array made from it
+        return self.whole_bytes // self.shape[0]
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of a file that is read whole: its own copy of all channels, and an array of one."""
         one = math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
         return one * (1 + self.channels)
 
