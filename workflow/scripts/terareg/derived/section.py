@@ -257,6 +257,11 @@ def _check_source(
     own_volumes = dict(entry.others)
     if entry.do == "signal" and entry.settings.get("image"):
         own_volumes["image"] = entry.settings["image"]
+        if not own_volumes["image"].startswith(_CHANNELS):
+            raise ConfigError(
+                f"{where}.image: {own_volumes['image']} is not a channel, which signal is measured "
+                "in; name fused/CHANNEL or corrected_volume/CHANNEL"
+            )
     if entry.volume is not None and not entry.volume.startswith("derived/"):
         own_volumes["from"] = entry.volume
     for key, volume in own_volumes.items():

@@ -1,7 +1,7 @@
 """Boxes of image files, which are never held in memory: :class:`FileBoxes`.
 
 Voxels that lie uncompressed and in order in one file are read from where they are. All others are
-decompressed once, plane by plane, into a temporary file without a name, which ends with the process.
+decompressed once, plane by plane, into a temporary file without a name that ends with the process.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import BinaryIO
 import numpy as np
 
 from terareg.core.errors import VolumeError
-from terareg.volumes.headers import Header
-from terareg.volumes.voxels import PlainVoxels, file_planes, plain_voxels, read_exactly
+from terareg.volumes.headers import SERIES, Header
+from terareg.volumes.voxels import PlainPlanes, PlainVoxels, file_planes, plain_voxels, read_exactly
 
 Box = tuple[slice, slice, slice]
 
@@ -32,7 +32,7 @@ class FileBoxes:
     Attributes
     ----------
     address : str
-        Local path.
+        Local path; for a folder of planes also an address on S3.
     header : Header
         Of the file.
     channel : int
@@ -41,7 +41,7 @@ class FileBoxes:
     address: str
     header: Header
     channel: int = 0
-    _plain: PlainVoxels | None = field(default=None, init=False)
+    _plain: PlainVoxels | PlainPlanes | None = field(default=None, init=False)
     _planes: _Planes | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -107,8 +107,8 @@ class _Planes:
         self._lock = threading.Lock()
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="terareg-", buffering=0)
         weakref.finalize(self, self._file.close)
-        # pages of TIFF are found one by one; other files are read from their beginning
-        self._in_order = header.form != "TIFF"
+        # pages and planes of their own are found one by one; other files are read from their start
+        self._in_order = header.form not in ("TIFF", SERIES)
         self._coming: Iterator[tuple[int, np.ndarray]] | None = None
 
     def hold(self, first: int, stop: int) -> None:
@@ -138,7 +138,7 @@ class _Planes:
                 f"plane {number} has {plane.shape} voxels of {plane.dtype} instead of "
                 f"{header.shape[1:]} of {self._dtype}"
             )
-        view = memoryview(np.ascontiguousarray(plane)).cast("B")
+        view = np.ascontiguousarray(plane).data.cast("B")
         try:
             done = 0
             while done < len(view):

@@ -37,6 +37,7 @@ from terareg.volumes.headers import (
     check_names,
     check_other_axes,
     describe_image,
+    find_series,
     image_form,
     level_shapes,
     nrrd_orientation,
@@ -158,7 +159,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
-    if form is not None:
+    if form is not None or find_series(address) is not None:
         return _open_file(address, settings)
     if address.lower().endswith(META_IMAGE):
         return _open_meta_image(address, settings)
@@ -172,7 +173,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
 def image_planes(
     address: str, wanted: Sequence[int], channel: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield planes across z of a NIfTI, NRRD or TIFF file, one held at a time.
+    """Yield planes across z of a NIfTI, NRRD or TIFF file or a folder of planes, one at a time.
 
     See :func:`terareg.volumes.voxels.file_planes`; a damaged file is a :class:`VolumeError`.
     """

@@ -20,15 +20,17 @@ from typing import Any, BinaryIO
 import numpy as np
 import tifffile
 
-from terareg.core.errors import VolumeError
+from terareg.acquisition.plane_files import read_rows
+from terareg.core.errors import AcquisitionError, VolumeError
 from terareg.storage.foreign import check_memory
 from terareg.storage.store import Store, open_regular
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.storage.tiff_planes import Place
-from terareg.volumes.headers import Header
+from terareg.volumes.headers import SERIES, Header, find_series
 from terareg.volumes.meta_image import MetaLayout, meta_layout
 from terareg.volumes.nifti import NiftiLayout, nifti_stream
 from terareg.volumes.nrrd import NrrdHeader, read_nrrd_header
+from terareg.volumes.plane_series import PlaneSeries
 from terareg.volumes.tiff_stack import PageKind, TiffStack, look_at_pages, read_stack
 
 _PART = 1 << 24
@@ -99,6 +101,8 @@ def file_planes(
     _check_channel(address, header, channel)
     if header.form == "TIFF":
         return _tiff_planes(address, header, channel, wanted)
+    if header.form == SERIES:
+        return _series_planes(address, header, wanted)
     reader = {"NIfTI": _nifti_planes, "NRRD": _nrrd_planes, "MetaImage": _meta_planes}[header.form]
     return reader(address, header, (channel, to_end), wanted)
 
@@ -140,7 +144,20 @@ class PlainVoxels:
         return _values(found, self.scale)
 
 
-def plain_voxels(address: str, header: Header, channel: int = 0) -> PlainVoxels | None:
+@dataclass(frozen=True)
+class PlainPlanes:
+    """Planes in files of their own, of which the first is uncompressed."""
+
+    series: PlaneSeries
+
+    def rows(self, plane: int, first: int, stop: int) -> np.ndarray:
+        """Rows ``first`` until ``stop`` of a plane."""
+        return _series_rows(self.series, plane, slice(first, stop))
+
+
+def plain_voxels(
+    address: str, header: Header, channel: int = 0
+) -> PlainVoxels | PlainPlanes | None:
     """Where the voxels of a channel lie uncompressed and in order; None if they do not.
 
     Raises
@@ -149,6 +166,9 @@ def plain_voxels(address: str, header: Header, channel: int = 0) -> PlainVoxels 
         As :func:`file_voxels`; a file of the wrong size is such an error.
     """
     _check_channel(address, header, channel)
+    if header.form == SERIES:
+        series = _series(address, header)
+        return PlainPlanes(series) if series.plain else None
     reader = {
         "NIfTI": _plain_nifti, "NRRD": _plain_nrrd, "TIFF": _plain_tiff, "MetaImage": _plain_meta,
     }[header.form]  # fmt: skip
@@ -640,6 +660,31 @@ def _plain(file: ObjectFile, stack: TiffStack, start: int, sample: int) -> np.nd
     page = np.frombuffer(data, dtype, math.prod(kind.shape) * kind.samples)
     page = page.reshape(*kind.shape, kind.samples)[..., sample]
     return np.ascontiguousarray(page, dtype.newbyteorder("="))
+
+
+# ---------------------------------------------------------------------- planes
+def _series(address: str, header: Header) -> PlaneSeries:
+    series = find_series(address)
+    if series is None or (series.shape, series.dtype) != (header.shape, header.dtype):
+        raise ValueError("its planes have changed since they were looked at")
+    return series
+
+
+def _series_rows(series: PlaneSeries, plane: int, rows: slice) -> np.ndarray:
+    name = series.names[plane]
+    try:
+        return read_rows(series.store, name, (series.shape[1:], series.dtype), rows)[0]
+    except AcquisitionError as error:
+        reason = str(error).split(";")[0].removeprefix(f"{name} ")
+        raise VolumeError(f"{series.store.address(name)} {reason}; copy it again") from error
+
+
+def _series_planes(
+    address: str, header: Header, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    series = _series(address, header)
+    for number in wanted:
+        yield number, _series_rows(series, number, slice(0, header.shape[1]))
 
 
 def _beside(address: str) -> tuple[Store, str]:
