@@ -564,8 +564,12 @@ def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
 
 
 def export_source(run: Run, sample: str, export: str) -> NamedFiles:
-    """Files that an export is made from: a complete volume or a map; for regions, their atlas."""
-    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    """Files that an export is made from: a complete volume or a map; for regions, their atlas.
+
+    Outlines of the tiles are drawn from their placement, on the grid of the fused volume.
+    """
+    settings = ExportSettings.from_config(export_settings(run, sample, export))
+    origin = settings.origin
     if origin.is_volume:
         folder = run.path(sample, origin.text)
         files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
@@ -579,6 +583,9 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
         files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
     if origin.is_segmentation or origin.kind == "atlases":
         files |= prepared_atlas(run, origin.atlas)
+    if settings.outlines:
+        grid = run.path(sample, f"fused/{origin.channel}/plan.json")
+        files |= tiles_drawn(run, sample) | {"grid": grid}
     return files
 
 

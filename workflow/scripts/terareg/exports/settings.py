@@ -17,7 +17,10 @@ TILES = "pyramid_8bit"
 #: folders of blocks at several resolutions, of at most this many voxels (and one) along each axis
 TERAFLY = "terafly"
 TERAFLY_EDGE = 256
-_OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
+_OF_TILES = {
+    "axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9], "outlines": False,
+}  # fmt: skip
+_OUTLINED = ("fused", "corrected_volume")
 #: kinds of volumes in the store, and how many names follow
 VOLUMES = {"fused": 1, "corrected_volume": 1, "derived": 1, "labels": 1, "atlas_space": 2}
 #: maps of a registration: file, and component in it
@@ -112,6 +115,8 @@ class ExportSettings:
         Of tiles: "middle", "all", "max" or "mean" (projections), or numbers of planes.
     clip_percent : (float, float)
         Of tiles: percentiles of the shown voxels that become black and white.
+    outlines : bool
+        Of tiles: whether the page can show where the tiles of the microscope lie.
     """
 
     origin: Origin
@@ -123,6 +128,7 @@ class ExportSettings:
     axis: str = "z"
     planes: str | tuple[int, ...] = "middle"
     clip_percent: tuple[float, float] = (0.1, 99.9)
+    outlines: bool = False
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -191,10 +197,15 @@ class ExportSettings:
                 f"{key}.clip_percent: {[low, high]} is an empty range of grey values; give the "
                 "lower percentage first"
             )
+        if entry["outlines"] and origin.kind not in _OUTLINED:
+            raise ConfigError(
+                f"{key}.outlines: {origin.text} is not on the grid of the tiles; export "
+                "fused/CHANNEL or corrected_volume/CHANNEL, or remove outlines"
+            )
         planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
         return cls(
             origin, form, size, entry["isotropic"], chosen, labels,
-            entry["axis"], planes, (float(low), float(high)),
+            entry["axis"], planes, (float(low), float(high)), entry["outlines"],
         )  # fmt: skip
 
     def settled(self, labels: bool, dtype: str, key: str = "export") -> ExportSettings:
