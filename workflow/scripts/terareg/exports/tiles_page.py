@@ -122,7 +122,7 @@ function outline() {
     const wide = (edges[2] - edges[0]) * stretch[0] * scale;
     const high = (edges[3] - edges[1]) * stretch[1] * scale;
     shown += 1;
-    context.lineWidth = 1;
+    context.lineWidth = 2;
     context.strokeStyle = "#5cf";
     context.strokeRect(x, y, wide, high);
     context.font = "16px system-ui, sans-serif";
