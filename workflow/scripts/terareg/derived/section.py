@@ -352,6 +352,11 @@ def _check_keys(entry: Entry, where: str) -> None:
                 f"{where}.{key}: {box} is empty; give the first voxel and the one past the last, "
                 "[[z, y, x], [z, y, x]]"
             )
+    if entry.do == "tissue" and isinstance(settings.get("resolution_um"), list):
+        raise ConfigError(
+            f"{where}.resolution_um: {settings['resolution_um']} are three sizes, but tissue is "
+            "found in cubes; give one number"
+        )
     if settings.get("orientation") is not None:
         check_orientation(settings["orientation"], f"{where}.orientation")
     if entry.address is None:
