@@ -8,8 +8,10 @@ import pytest
 import tifffile
 
 from terareg.core.errors import ConfigError, VolumeError
+from terareg.storage.store import Store
 from terareg.volumes.headers import describe_image, level_shapes, read_header
 from terareg.volumes.images import ImageSettings, open_image
+from terareg.volumes.plane_series import plane_names, read_series
 
 VALUES = np.random.default_rng(0).integers(0, 60000, (12, 9, 8)).astype(np.uint16)
 KNOWN = ImageSettings((3.0, 2.0, 2.0), "RIP")
@@ -65,6 +67,9 @@ def test_planes_that_are_no_series_are_one_sentence(tmp_path):
 def test_steps_of_names_are_no_gaps(tmp_path):
     folder = tmp_path / "planes"
     written(folder, "plain", "{}00")
+    store = Store(str(folder))
+    series = read_series(store, plane_names(store))
+    assert series.names[:3] == ("000.tif", "100.tif", "200.tif") and series.plain
     np.testing.assert_array_equal(open_image(str(folder), KNOWN).read(0), VALUES)
 
 

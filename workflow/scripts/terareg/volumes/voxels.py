@@ -666,7 +666,7 @@ def _plain(file: ObjectFile, stack: TiffStack, start: int, sample: int) -> np.nd
 def _series(address: str, header: Header) -> PlaneSeries:
     series = find_series(address)
     if series is None or (series.shape, series.dtype) != (header.shape, header.dtype):
-        raise ValueError("its planes have changed since they were looked at")
+        raise ValueError("its planes have changed since its header was read")
     return series
 
 
