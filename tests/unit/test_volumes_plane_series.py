@@ -33,6 +33,7 @@ def written(folder, kind: str, name: str = "brain 2_z{}", values=VALUES) -> str:
 def test_any_box_is_that_of_the_planes(tmp_path, kind):
     folder = written(tmp_path / "planes", kind)
     (tmp_path / "planes/notes.txt").write_text("of the microscope")
+    written(tmp_path / "planes/other", kind)
     header = read_header(folder, KNOWN.spacing_um)
     assert (header.shape, header.dtype) == (VALUES.shape, "uint16")
     assert level_shapes(folder) == [VALUES.shape]
@@ -84,3 +85,12 @@ def test_a_plane_unlike_the_others_or_damaged_is_named(tmp_path):
         open_image(folder, KNOWN).read(0)
     tifffile.imwrite(tmp_path / "planes/brain 2_z0.tif", VALUES.astype("f4")[0])
     refused(tmp_path / "planes", "is a folder of planes, but brain 2_z0.tif .*; give planes of 8")
+
+
+def test_planes_on_s3_are_those_of_the_folder(tmp_path, bucket):
+    folder = written(tmp_path / "planes", "packed")
+    for path in (tmp_path / "planes").iterdir():
+        bucket.write(f"planes/{path.name}", path.read_bytes())
+    address = bucket.address("planes")
+    assert describe_image(address).shape == describe_image(folder).shape
+    np.testing.assert_array_equal(open_image(address, KNOWN).read(0), VALUES)

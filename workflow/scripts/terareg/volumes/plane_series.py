@@ -6,6 +6,7 @@ Standard library only, because the workflow reads headers while it is being load
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -47,7 +48,11 @@ class PlaneSeries:
 
 def plane_names(store: Store) -> list[str]:
     """TIFF and PNG files right in a folder, without hidden ones."""
-    found = (entry.key for entry in store.walk())
+    if store.is_s3:
+        found = [entry.key for entry in store.walk()]
+    else:
+        with os.scandir(store.url) as entries:
+            found = [entry.name for entry in entries if entry.is_file()]
     return [
         key
         for key in found
