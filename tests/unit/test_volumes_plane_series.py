@@ -90,7 +90,7 @@ def test_a_plane_unlike_the_others_or_damaged_is_named(tmp_path):
 def test_planes_on_s3_are_those_of_the_folder(tmp_path, bucket):
     folder = written(tmp_path / "planes", "packed")
     for path in (tmp_path / "planes").iterdir():
-        bucket.write(f"planes/{path.name}", path.read_bytes())
-    address = bucket.address("planes")
+        bucket.put_object(Bucket="scope", Key=f"lab/planes/{path.name}", Body=path.read_bytes())
+    address = "s3://scope/lab/planes"
     assert describe_image(address).shape == describe_image(folder).shape
     np.testing.assert_array_equal(open_image(address, KNOWN).read(0), VALUES)
