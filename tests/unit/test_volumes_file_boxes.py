@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -53,6 +54,28 @@ def test_any_box_is_that_of_the_whole(tmp_path, name):
         np.testing.assert_array_equal(found, expected[tuple(map(slice, low, high))])
         assert found.dtype == np.uint16
     np.testing.assert_array_equal(image.read(0), expected)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.nrrd", "packed.mha", "a.tif"])
+def test_memory_follows_the_box_and_a_plane_not_the_file(tmp_path, name):
+    planes = np.arange(64, dtype=np.uint16)[:, None, None] + np.zeros((64, 256, 256), np.uint16)
+    path = str(tmp_path / name)
+    if name.endswith(".tif"):
+        tifffile.imwrite(path, planes, compression="zlib", photometric="minisblack")
+    else:
+        image = sitk.GetImageFromArray(planes)
+        sitk.WriteImage(image, path, useCompression="packed" in name)
+    tracemalloc.start()
+    try:
+        image = open_image(path, KNOWN)
+        for first in range(0, 64, 4):
+            found = image.read(0, (first, 0, 0), (first + 4, 256, 128))
+            assert (found[:, 0, 0] == planes[first : first + 4, 0, 0]).all()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # a box and some planes; the decompressor reads a megabyte at once
+    assert peak < 2 * found.nbytes + 8 * planes[0].nbytes + 2**20 < planes.nbytes / 2
 
 
 def test_threads_that_read_at_once_see_the_same_voxels(tmp_path):

@@ -28,7 +28,9 @@ class Size:
         Nominal (z, y, x) voxels of the fused volume.
     bytes_per_voxel : int
     held_gb : float
-        The largest image file that is read into memory whole; 0 where tiles are read.
+        What is held of the largest image file; 0 where tiles or volumes are read.
+    passed_gb : float
+        Voxels of an image file that every job goes through to reach its own; 0 for others.
     raw_channels : int
         Channels with every side of a channel counted; as many as channels if not given.
     """
@@ -40,6 +42,7 @@ class Size:
     volume_shape: tuple[int, int, int]
     bytes_per_voxel: int = 2
     held_gb: float = 0.0
+    passed_gb: float = 0.0
     raw_channels: int = 0
 
     def __post_init__(self) -> None:
@@ -136,7 +139,9 @@ class DerivedVolume:
     source_share : float
         Stored bytes that are read for each byte of its voxels.
     held_gb : float
-        Its image file, if that is read into memory whole.
+        What is held of its image file; 0 for volumes.
+    passed_gb : float
+        Voxels of its image file that every job goes through to reach its own; 0 for others.
     grid : Extent
         What is made; blocks are cut from it.
     dtype : str
@@ -158,6 +163,7 @@ class DerivedVolume:
     source_dtype: str
     source_share: float
     held_gb: float
+    passed_gb: float
     grid: Extent
     dtype: str
     kind: str

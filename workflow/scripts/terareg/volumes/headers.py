@@ -125,6 +125,12 @@ class Header:
         return self.whole_bytes // self.shape[0]
 
     @property
+    def passed_bytes(self) -> int:
+        """Bytes that a reader goes through to reach its own: of files that may be one stream."""
+        plain = self.form == "NIfTI" and not self.name.lower().endswith(".gz")
+        return 0 if plain or self.form not in ("NIfTI", "NRRD") else self.whole_bytes // 2
+
+    @property
     def whole_bytes(self) -> int:
         """Bytes of a file that is read whole: its own copy of all channels, and an array of one."""
         one = math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
