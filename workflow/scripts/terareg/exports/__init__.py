@@ -1,1 +1,1 @@
-"""Files for other programs: NIfTI, NRRD, TIFF, series of planes, tiles for browsers, BIDS."""
+"""Files for other programs: NIfTI, NRRD, TIFF, series of planes, tiles for browsers, blocks for Vaa3D, BIDS."""

@@ -10,6 +10,7 @@ import bz2
 import io
 import math
 import os
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -131,9 +132,6 @@ class PlainVoxels:
     stored: np.dtype
     scale: tuple[float, float] | None = None
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
-
     def rows(self, plane: int, first: int, stop: int) -> np.ndarray:
         """Rows ``first`` until ``stop`` of a plane, as values."""
         _, height, width = self.shape
@@ -199,6 +197,7 @@ def _opened(
     there = os.fstat(descriptor).st_size - start
     wanted = math.prod(header.shape) * stored.itemsize
     plain = PlainVoxels(descriptor, start, header.shape, stored, scale)
+    weakref.finalize(plain, os.close, descriptor)
     if there < wanted:
         raise ValueError(f"it has {max(there, 0)} bytes of voxels instead of {wanted}")
     return plain
