@@ -23,7 +23,7 @@ VALUES = np.random.default_rng(0).integers(0, 60000, (7, 6, 5)).astype(np.uint16
 FILES = {
     "a.nii": True, "a.nii.gz": False, "a.nrrd": True, "packed.nrrd": False, "a.nhdr": True,
     "a.mha": True, "a.mhd": True, "packed.mha": False, "packed.mhd": False, "rgb.mha": False,
-    "a.tif": False, "packed.tif": False,
+    "a.tif": True, "packed.tif": False, "big.tif": True,
 }  # fmt: skip
 KNOWN = ImageSettings((3.0, 2.0, 1.0), "RIP")
 
@@ -32,7 +32,12 @@ def made(folder, name) -> OpenedImage:
     path = str(folder / name)
     if name.endswith(".tif"):
         codec = "zlib" if "packed" in name else None
-        tifffile.imwrite(path, VALUES, compression=codec, photometric="minisblack")
+        order = ">" if "big" in name else "<"
+        with tifffile.TiffWriter(path, byteorder=order) as tiff:
+            for plane in VALUES:
+                tiff.write(
+                    plane, compression=codec, contiguous=False, metadata=None, rowsperstrip=4
+                )
         return open_image(path, KNOWN)
     voxels = np.stack([VALUES, VALUES + 1], -1) if "rgb" in name else VALUES
     image = sitk.GetImageFromArray(voxels, isVector="rgb" in name)

@@ -81,8 +81,8 @@ def read_series(store: Store, names: list[str]) -> PlaneSeries:
     except TeraregError as error:
         reason = str(error).split(";")[0]
         raise VolumeError(
-            f"{store.url} is a folder of planes, but {reason}; give planes of 8 or 16 bits in TIFF "
-            "or PNG"
+            f"{store.url} is not an image that terareg can read; give one of its files, or planes "
+            f"of 8 or 16 bits alone ({reason})"
         ) from error
     return PlaneSeries(
         store, tuple(ordered), (len(ordered), *first.shape), first.dtype,

@@ -110,14 +110,14 @@ def file_planes(
 
 @dataclass(frozen=True)
 class PlainVoxels:
-    """Voxels of one number each that lie uncompressed in a file, x fastest and z slowest.
+    """Voxels of one number each that lie uncompressed in a file, in planes with x fastest.
 
     Attributes
     ----------
     descriptor : int
         Of the open file, which is closed with this object.
-    start : int
-        First byte.
+    starts : sequence of int
+        First byte of each plane.
     shape : tuple of int
         (z, y, x).
     stored : numpy.dtype
@@ -127,16 +127,16 @@ class PlainVoxels:
     """
 
     descriptor: int
-    start: int
+    starts: Sequence[int]
     shape: tuple[int, int, int]
     stored: np.dtype
     scale: tuple[float, float] | None = None
 
     def rows(self, plane: int, first: int, stop: int) -> np.ndarray:
         """Rows ``first`` until ``stop`` of a plane, as values."""
-        _, height, width = self.shape
+        width = self.shape[2]
         step = width * self.stored.itemsize
-        at = self.start + (plane * height + first) * step
+        at = self.starts[plane] + first * step
         data = read_exactly(self.descriptor, at, (stop - first) * step)
         found = np.frombuffer(data, self.stored).reshape(stop - first, width)
         return _values(found, self.scale)
@@ -187,16 +187,19 @@ def read_exactly(descriptor: int, start: int, count: int) -> bytearray:
 
 def _opened(
     path: str | os.PathLike,
-    start: int,
+    starts: int | Sequence[int],
     header: Header,
     stored: np.dtype,
     scale: tuple[float, float] | None = None,
 ) -> PlainVoxels:
-    """Voxels in a file that must have all of them."""
-    descriptor = open_regular(path)
-    there = os.fstat(descriptor).st_size - start
+    """Voxels in a file that must have all of them; the start of all, or of each plane."""
     wanted = math.prod(header.shape) * stored.itemsize
-    plain = PlainVoxels(descriptor, start, header.shape, stored, scale)
+    if isinstance(starts, int):
+        starts = range(starts, starts + wanted, wanted // header.shape[0])
+    descriptor = open_regular(path)
+    missing = max(starts) + wanted // header.shape[0] - os.fstat(descriptor).st_size
+    there = wanted - missing
+    plain = PlainVoxels(descriptor, starts, header.shape, stored, scale)
     weakref.finalize(plain, os.close, descriptor)
     if there < wanted:
         raise ValueError(f"it has {max(there, 0)} bytes of voxels instead of {wanted}")
@@ -582,12 +585,22 @@ def _plain_tiff(address: str, header: Header, channel: int) -> PlainVoxels | Non
     kind = stack.kind
     stored = _stored(kind.dtype, stack.byteorder)
     plane = math.prod(kind.shape) * stored.itemsize
-    if not stack.planes.one_directory or kind.samples > 1 or kind.bytes != plane:
+    if kind.samples > 1 or kind.bytes != plane:
         return None
     if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
         raise ValueError("its header has changed since it was read")
-    start = (stack.plain_start or 0) + channel * stack.planes.depth * plane
-    return _opened(address, start, header, stored)
+    path = folder.path(name)
+    if stack.planes.one_directory:
+        start = (stack.plain_starts[0] or 0) + channel * stack.planes.depth * plane
+        return _opened(path, start, header, stored)
+    starts = []
+    for other, page in stack.planes.of_channel(channel):
+        own = not other and page < len(stack.plain_starts)
+        first = stack.plain_starts[page] if own else None
+        if first is None:
+            return None
+        starts.append(first)
+    return _opened(path, starts, header, stored)
 
 
 def _tiff_planes(
@@ -602,7 +615,7 @@ def _tiff_planes(
         which, sample = divmod(channel, kind.samples)
         places = stack.planes.of_channel(which)
         if stack.planes.one_directory:
-            start = (stack.plain_start or 0) + which * stack.planes.depth * kind.bytes
+            start = (stack.plain_starts[0] or 0) + which * stack.planes.depth * kind.bytes
             for number in wanted:
                 yield number, _plain(file, stack, start + number * kind.bytes, sample)
             return
