@@ -207,9 +207,9 @@ def test_behind_a_dense_part_the_other_side_counts_although_it_is_farther_from_i
                 array[:, :48] = np.rint(0.6 * ndimage.gaussian_filter(sharp, (0, 6, 6)))
     found = match_sides(behind, None, ("signal", ENDS), CONTENT)
     assert share(found, "T0", [(2, 20, 20), (2, 76, 20)]) == [1.0, 1.0]
-    upper, lower = share(found, "T1", [(2, 16, 44), (2, 80, 44)])
-    assert upper < 0.1 and lower > 0.6
-    assert found.own_percent[1] > 55
+    upper, lower = share(found, "T1", [(2, 12, 46), (2, 84, 46)])
+    assert upper < 0.1 and lower > 0.5
+    assert found.own_percent[1] > 53
     plain = match_sides(behind, None, ("signal", ENDS), AUTO)
     assert plain.maps == {} and plain.own_percent == pytest.approx((50, 50), abs=5)
 

@@ -85,6 +85,7 @@ DRAWINGS = {
         (5, 1, 1),
     ),
     "seams": lambda: stitching.seam_pairs(seams()),
+    "sides": lambda: sides.sides_map(SIDES, (4, 2, 2)),
     "loops": lambda: stitching.loop_closure(
         [
             {"row": 0, "column": 2, "closure_vox": [0, 0.1, 0.3], "kept": True},
@@ -308,6 +309,7 @@ def test_composite_is_grey_where_both_agree():
         lambda: stitching.seam_pairs([]),
         lambda: brain.zooms([], (0, 1)),
         lambda: stitching.loop_closure([]),
+        lambda: sides.sides_map(SIDES | {"picture": {}}, (4, 2, 2)),
         lambda: registration.energy_curve([]),
         lambda: regions.region_bars([{"acronym": "CP", "hemisphere": "left", "volume_mm3": "0"}]),
         lambda: regions.fiducial_errors([{"name": "a", "error_um": ""}]),

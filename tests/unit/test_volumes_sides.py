@@ -60,6 +60,12 @@ def shown_by(seed, shape=(3, 5, 6), step=(5.0, 7.0, 8.0), start=(1.5, 2.0, 3.25)
     return ShareMap(start, step, values.astype(np.uint8))
 
 
+def nominal(source, step=(0, 0, 0), first=0.0):
+    """Give the tiles of a grid their positions at the stage."""
+    for tile in source.acquisition.tiles:
+        tile.origin_vox = (first, float(step[1] * tile.row), float(step[2] * tile.column))
+
+
 @pytest.mark.slow
 @settings(deadline=None, max_examples=15)
 @given(
@@ -71,8 +77,8 @@ def test_blocks_equal_the_whole_where_sides_count_by_content(
     axis, by_tile, by, edges, longest, lacks
 ):
     first, second = (grid(2, 3, (11, 17, 19), seed=seed) for seed in (1, 2))
-    for tile in first.acquisition.tiles:
-        tile.origin_vox = (0.0, 13.0 * tile.row, 14.0 * tile.column)
+    for source in (first, second):
+        nominal(source, (0, 13, 14))
     if lacks:
         del second.arrays["T01"]
     origins = placed(first, (13, 14), jitter=1)
@@ -85,7 +91,8 @@ def test_blocks_equal_the_whole_where_sides_count_by_content(
 
 def test_a_map_weighs_the_sides_and_what_counts_nowhere_is_not_read():
     first, second = (grid(1, 1, (6, 40, 50), seed=seed) for seed in (1, 2))
-    first.acquisition.tiles[0].origin_vox = (7.0, 0.0, 0.0)
+    for source in (first, second):
+        nominal(source, first=7.0)
     origins = {"T00": (7, 0, 0)}
     values = np.zeros((1, 2, 6), np.uint8)
     values[0, :, 0], values[0, 0, 1], values[0, 1, 1] = WHOLE, WHOLE, 100
@@ -106,7 +113,8 @@ def test_a_side_that_counts_nowhere_is_not_read(value, number):
     sources = [grid(1, 1, (6, 8, 9), seed=seed) for seed in (1, 2)]
     shown = ShareMap((0.0, 0.0, 0.0), (3.0, 4.0, 3.0), np.full((2, 2, 3), value, np.uint8))
     origins = {"T00": (0, 0, 0)}
-    sources[0].acquisition.tiles[0].origin_vox = (0.0, 0.0, 0.0)
+    for source in sources:
+        nominal(source)
     fused = fuse(two(*sources, origins), origins, Light(2, 0, maps={"": shown}))
     np.testing.assert_array_equal(fused, sources[number].arrays["T00"])
     assert sources[1 - number].voxels == 0

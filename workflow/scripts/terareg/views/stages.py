@@ -303,13 +303,13 @@ def _sides(results: Results, stage: dict, measured: list) -> None:
         ]
         rows.append([
             channel, *(f"{side} ({end})" for side, end in zip((first, second), data["ends"])),
-            data["across"], data["gain"], data["gain_sigma"], data["left_percent"],
-            data["sharper"], data["places"],
+            data["weights"], data["across"], data["own_percent"], data["gain"],
+            data["gain_sigma"], data["left_percent"], data["sharper"], data["places"],
         ])  # fmt: skip
     if rows:
         columns = (
             "channel", "first side (best at)", "second side (best at)",
-            "each is used in its half of", "second side is multiplied by", "standard error",
+            "weights by", "each is better in its half of", "each gives (% of the tissue)", "second side is multiplied by", "standard error",
             "remaining difference where they meet (%)",
             "sharper in its own half (factor)", "places compared",
         )  # fmt: skip
