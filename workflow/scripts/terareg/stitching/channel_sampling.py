@@ -17,6 +17,7 @@ _SIDE_DEPTHS = 3  # of the stack at which they are compared, two planes at each,
 _SIDE_DEPTHS_Z = 9  # the same where the sides differ along z
 _SIDE_UM = 300.0  # along z between these where what sides show decides
 _MOST_DEPTHS = 16
+LOOKED_AT = 8  # planes of a tile by which the side is chosen that a displacement is measured on
 WIDEN = 2  # a shift that is not found is looked for once more over this many times the range
 
 

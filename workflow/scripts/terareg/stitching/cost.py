@@ -17,6 +17,7 @@ from terareg.core.extents import Sample
 from terareg.stitching.channel_sampling import (
     DEPTHS,
     FIELD,
+    LOOKED_AT,
     MOST_PLACES,
     MOST_TILES,
     PATCH_PX,
@@ -58,6 +59,9 @@ def _estimate_steps(sample: Sample) -> Load:
 
 def _measure_displacements(sample: Sample) -> Load:
     read = sample.size.pairs * _pair_gb(sample)
+    if sample.measured_sides > 1:  # a few planes of both, by which the side is chosen
+        looked_at = min(LOOKED_AT, sample.size.tile_shape[0])
+        read += sample.size.pairs * 4 * looked_at * sample.size.plane_mb / 1e3
     in_parts = sample.option("stitching.model") in ("affine", "elastic", "auto")
     return Load(pair_batches(sample), read, cpu_s=(7.5 if in_parts else 6) * read)
 

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 from terareg.core.errors import StitchingError
 from terareg.core.parallel import map_items
 from terareg.stitching.channel_sampling import SIDE_TILES, side_depths
 from terareg.stitching.channel_shift import ChannelShift
 from terareg.stitching.filters import bin_pixels
+from terareg.stitching.fine_structure import band
 from terareg.stitching.pairs import as_tuples
 from terareg.stitching.side_shares import (
     CORRELATED,
@@ -44,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 _BLOCK = 16  # pixels of a side of the blocks whose means are compared
 _LOOKED_AT_PX = 1024  # most pixels along a side of a plane; larger ones are binned
-_FINE_PX, _COARSE_PX = 1.0, 3.0  # sigma of the filters between which lies fine structure
 _BRIGHT = 0.1  # of the brightest blocks: darker ones say nothing about a ratio
 _LEAST_BLOCKS = 8  # of a place, for a ratio
 _MEET = 0.1  # of the axis, on both sides of its middle, in which brightness is compared, at least
@@ -324,13 +323,9 @@ def _look(sources, shift: ChannelShift | None, item: tuple[str, int], axis: int)
 
 
 def _blocks(planes: np.ndarray, edge: int, axis: int) -> tuple[np.ndarray, ...]:
-    """Of blocks of planes: mean, power of fine structure without noise, and its mean square.
-
-    Stripes that the light leaves run along it: fine is what changes along the light, or in any
-    direction if it comes along z.
-    """
+    """Of blocks of planes: mean, power of fine structure without noise, and its mean square."""
     values = planes.astype(np.float32)
-    fine = [_band(p, axis) for p in values]
+    fine = [band(p, axis) for p in values]
     rows, columns = (n // edge for n in values.shape[1:])
 
     def mean(image: np.ndarray) -> np.ndarray:
@@ -341,16 +336,6 @@ def _blocks(planes: np.ndarray, edge: int, axis: int) -> tuple[np.ndarray, ...]:
     # noise is new in every plane, structure is not
     product = fine[0] * fine[-1]
     return mean(values.mean(axis=0)), mean(product), mean(product * product)
-
-
-def _band(plane: np.ndarray, axis: int) -> np.ndarray:
-    across = [0.0 if k == axis else _FINE_PX for k in (1, 2)]
-    smooth = ndimage.gaussian_filter(plane, across if axis else 0)
-    if not axis:
-        return ndimage.gaussian_filter(plane, _FINE_PX) - ndimage.gaussian_filter(plane, _COARSE_PX)
-    return ndimage.gaussian_filter1d(smooth, _FINE_PX, axis - 1) - ndimage.gaussian_filter1d(
-        smooth, _COARSE_PX, axis - 1
-    )
 
 
 def _bright(place: Place) -> np.ndarray:

@@ -42,6 +42,7 @@ from terareg.views.words import (
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
+_STRETCHED = 0.3  # voxels by which magnification may change a displacement without a word
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
     "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
@@ -227,6 +228,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     facts["contradiction around four tiles, median, worst (voxels)"] = median_worst(loops)
     for state, count in counted(tile["state"] for tile in data["tiles"].values()):
         facts[f"tiles: {PLACEMENT.get(state, state)}"] = count
+    for side, count in counted(k["side"] for k in links if k.get("side") and k["state"] == "kept"):
+        facts[f"displacements used that were measured on side {side}"] = count
     model = data.get("model", {})
     for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
@@ -262,10 +265,30 @@ def _tiles_with_tissue(results: Results) -> set[str]:
     }
 
 
+def _stretched(results: Results, shift: Mapping[str, Any]) -> list[str]:
+    """A word where displacements were measured on a side that is magnified differently."""
+    placed = results / "stitching/placement.json"
+    if not placed.is_file():
+        return []
+    links = [link for link in read_json(placed)["links"] if link.get("side") == shift["channel"]]
+    off = [
+        max(abs(sum(g * d for g, d in zip(row, link["displ_vox"]))) for row in shift["gradient"])
+        for link in links
+    ]
+    if not off or max(off) < _STRETCHED:
+        return []
+    return [
+        f"{len(links)} displacements were measured on side {shift['channel']}, whose magnification "
+        f"differs from that of {shift['against']}, so they are off by up to {max(off):.1f} voxels: "
+        "set stitching.side: first"
+    ]
+
+
 def _channels(results: Results, stage: dict, measured: list) -> None:
     rows = []
     for path in results.glob("stitching/channels/*.json"):
         data = read_json(path)
+        stage["warnings"] += _stretched(results, data)
         channel = data["channel"]
         stage["warnings"] += data["warnings"]
         found = data["state"] != "not measured"
