@@ -469,8 +469,22 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     assert "swap the ends" in stage["warnings"]
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:6] == [
-        "signal", "left (-x)", "right (+x)", "content", "volume", [60.0, 40.0]
+        "signal", "left (-x)", "right (+x)", "content", "volume", "60, 40"
     ]
+    links = json.loads((results / "stitching/placement.json").read_text())
+    for link in links["links"]:
+        link |= {"side": "right", "state": "kept"}
+    write(results, "stitching/placement.json", links)
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    count = len(links["links"])
+    assert ["displacements used that were measured on side right", str(count)] in [
+        row[:2] for table in stage["tables"] for row in table["rows"]
+    ]
+    assert not any("magnification" in text for text in stage["warnings"])
+    write(results, "stitching/channels/right.json",
+          shift | {"gradient": [[0, 0, 0], [0, 0.01, 0], [0, 0, 0.01]]})  # fmt: skip
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    assert any("set stitching.side: first" in text for text in stage["warnings"])
     text = data["methods"]["text"]
     assert "The sides left and right of channel signal, which were 5.0, " in text
     assert "right was multiplied by 0.4 to match left" in text

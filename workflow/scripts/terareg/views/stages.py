@@ -187,6 +187,9 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
             tables[f"Stripe artefacts of channel {channel}"] = worded(gains, STRIPES)
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
+        measured.append(
+            ("intensity.saturated_percent", channel, finite(info.get("saturated_percent")))
+        )
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
         stage["tables"] += [facts_table(*table) for table in tables.items()]
 
