@@ -72,9 +72,10 @@ def test_where_both_sides_are_alike_the_first_is_measured_and_workers_change_not
 @pytest.mark.slow
 def test_a_displacement_that_the_clearer_side_does_not_show_is_looked_for_on_the_other():
     found, acquisition, pairs, expected = sides(blurred=None)
-    rng = np.random.default_rng(3)
-    # sharp, but of different tissue: a file of another tile
-    found["left"].tiles["0,1"] = 2 * rng.permutation(found["left"].tiles["0,1"], axis=1)
+    # sharp and bright, but of different tissue: files of another tile
+    other = pair_of(TRUE, seed=8)[0]
+    found["left"].tiles["0,0"] = camera(2 * other["0,0"], 1)
+    found["left"].tiles["0,1"] = camera(2 * found["right"].tiles["0,1"], 2)
     (result,) = measure_better_sides(found, acquisition, pairs, SMALL, axis=2)
     assert (result.status, result.side) == ("ok", "right")
     assert np.abs(np.subtract(result.displ_vox, expected)).max() < 0.1

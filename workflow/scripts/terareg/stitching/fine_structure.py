@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 _FINE_PX, _COARSE_PX = 1.0, 3.0  # sigma of the filters between which lies fine structure
+_GAIN = 36.0  # of second differences along both axes, squared
 _LEAST = 1e-5  # of the squared mean: noise that is always there, for images without any
 
 
@@ -28,10 +29,14 @@ def clearness(planes: np.ndarray, axis: int) -> float:
     """Power of the fine structure of two neighbouring planes (2, y, x) over that of their noise.
 
     Noise is new in every plane, structure is not. Blurred, dim and noisy images have little of it.
+    How much noise there is, is seen in what changes from pixel to pixel along both axes (Immerkaer,
+    Computer Vision and Image Understanding 64:300, 1996), because structure changes from plane to
+    plane as well.
     """
     first, last = (band(plane, axis) for plane in (planes[0], planes[-1]))
     power = max(0.0, float(np.mean(first * last, dtype=np.float64)))
-    both = np.mean(first * first, dtype=np.float64) + np.mean(last * last, dtype=np.float64)
+    left = np.diff(planes.astype(np.float32), 2, axis=1)
+    left = np.diff(left, 2, axis=2)
     mean = float(np.mean(planes, dtype=np.float64))
-    noise = max(0.0, float(both) / 2 - power) + _LEAST * mean * mean
+    noise = float(np.mean(left * left, dtype=np.float64)) / _GAIN + _LEAST * mean * mean
     return power / noise if noise > 0 else 0.0
