@@ -21,7 +21,9 @@ def tissue(limit, seed=0, share=0.01, dtype=np.uint16):
     return np.minimum(np.rint(planes), limit).astype(dtype)
 
 
-@pytest.mark.parametrize("limit, bits", [(255, 8), (4095, 12), (16383, 14), (65535, 16), (3995, None)])
+@pytest.mark.parametrize(
+    "limit, bits", [(255, 8), (4095, 12), (16383, 14), (65535, 16), (3995, None)]
+)
 def test_a_plateau_at_the_limit_of_the_camera_is_counted(limit, bits):
     planes = tissue(limit)
     found = saturation([peaks(planes), peaks(planes // 2)])

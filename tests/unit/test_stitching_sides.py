@@ -119,7 +119,7 @@ def test_where_the_sides_share_no_tissue_nothing_is_changed_and_the_report_is_to
     assert found.gain == 1.0 and found.left_percent is None and found.sharper is None
     (text,) = found.warnings
     assert "right shows no fine structure above its noise in channel signal" in text
-    moved = [place for place in dark[0].arrays]
+    moved = list(dark[0].arrays)
     dark = sides()
     for place, of_side in zip((0, 2), dark):
         empty = [name for name in moved if name != f"T{place}"]
@@ -166,7 +166,9 @@ def test_the_file_of_a_match_comes_back(tmp_path):
     match = SideMatch("signal", ("a", "b"), ("+y", "-y"), "tile", 1.5, 0.1, 2.0, 3, 1.2, ("x",))
     save_match(tmp_path / "m.json", match)
     assert load_match(tmp_path / "m.json") == match and match.light(0.1).low == 1
-    shown = ShareMap((1.0, 2.0, 3.5), (4.0, 5.0, 6.0), np.arange(8, dtype=np.uint8).reshape(2, 2, 2))
+    shown = ShareMap(
+        (1.0, 2.0, 3.5), (4.0, 5.0, 6.0), np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    )
     save_match(tmp_path / "m.json", replace(match, maps={"": shown}))
     assert load_match(tmp_path / "m.json").light(0.1).maps == {"": shown}
     (tmp_path / "m.json").write_text("[]")
@@ -218,9 +220,7 @@ def test_without_structure_the_distance_decides_and_the_report_is_told():
     rng = np.random.default_rng(4)
     noise = sides()
     for source in noise:
-        source.arrays = {
-            n: rng.poisson(400, SHAPE).astype(np.uint16) for n in source.arrays
-        }
+        source.arrays = {n: rng.poisson(400, SHAPE).astype(np.uint16) for n in source.arrays}
     found = match_sides(noise, None, ("signal", ENDS), CONTENT | {"across": "volume"})
     assert share(found, "T0", [(2, 48, 20)])[0] > 0.85
     assert share(found, "T2", [(2, 48, 76)])[0] < 0.15

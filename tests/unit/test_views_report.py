@@ -469,7 +469,12 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     assert "swap the ends" in stage["warnings"]
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
     assert table["rows"][0][:6] == [
-        "signal", "left (-x)", "right (+x)", "content", "volume", "60, 40"
+        "signal",
+        "left (-x)",
+        "right (+x)",
+        "content",
+        "volume",
+        "60, 40",
     ]
     links = json.loads((results / "stitching/placement.json").read_text())
     for link in links["links"]:

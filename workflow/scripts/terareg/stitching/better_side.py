@@ -11,8 +11,8 @@ import numpy as np
 from terareg.core.parallel import map_items
 from terareg.stitching.channel_sampling import LOOKED_AT
 from terareg.stitching.displacement import expected_step, measure_pair
-from terareg.stitching.fine_structure import clearness
 from terareg.stitching.filters import bin_pixels
+from terareg.stitching.fine_structure import clearness
 from terareg.stitching.pairs import SEAM_AXIS, PairResult
 from terareg.stitching.settings import DisplacementSettings
 
@@ -95,7 +95,10 @@ def _clear(source, shape, pair, step, axis: int) -> float:
     if moved > size[across - 1] - 8:  # no overlap to look at
         return 0.0
     found = []
-    for name, span in ((pair[0], (moved, size[across - 1])), (pair[1], (0, size[across - 1] - moved))):
+    for name, span in (
+        (pair[0], (moved, size[across - 1])),
+        (pair[1], (0, size[across - 1] - moved)),
+    ):
         window = [slice(0, n) for n in size]
         window[across - 1] = slice(*span)
         starts = {int(v) for v in (np.arange(_DEPTHS) + 0.5) / _DEPTHS * (depth - thick + 1)}

@@ -3,8 +3,8 @@
 Render works on 2-D tiles in sections: every plane of every tile is a separate tile, and its section
 is the plane of the fused volume in which it lies. Only ``AffineModel2D`` is written, whose data
 string lists M00 M10 M01 M11 B0 B1: it has everything by which fusion transforms a tile within its
-planes, but for fields of distorted tiles. A file whose name ends in ``.gz`` is compressed; equal input
-gives equal bytes.
+planes, but for fields of distorted tiles. A file whose name ends in ``.gz`` is compressed; equal
+input gives equal bytes.
 
 Tile specifications of any program can be read as positions if their transforms are close to
 translations: what they turn, scale or shear, and a lean, is measured again.

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_ZERO: tuple[float, float, float] = (0.0, 0.0, 0.0)
 _MOST_CELLS = 250_000  # of a map
 _SPREAD = 1.2  # cells, sigma along y and x, over which powers are summed
 _SMOOTH = 0.7  # cells, sigma of the smoothing of a map
@@ -108,9 +109,7 @@ class Powers:
 
     def cells(self, places: np.ndarray) -> tuple[np.ndarray, ...]:
         """Indices of the cells nearest to ``places``, (3, n) voxels."""
-        steps = [
-            np.rint((p - s) / d) for p, s, d in zip(places, self.start_vox, self.step_vox)
-        ]
+        steps = [np.rint((p - s) / d) for p, s, d in zip(places, self.start_vox, self.step_vox)]
         shape = self.power.shape[1:]
         return tuple(np.clip(k, 0, n - 1).astype(np.intp) for k, n in zip(steps, shape))
 
@@ -124,8 +123,9 @@ def powers_of(places: Sequence[Place], across: str, area: Area) -> dict[str, Pow
     if across == "volume":
         grid = (area.first, area.size, _steps(depth, edge, area.size))
         return {"": _powers([(p, np.array(p.nominal)) for p in places], grid)}
-    shape = tuple(float(n) for n in area.tile_shape)
-    grid = ((0.0, 0.0, 0.0), shape, _steps(depth, edge, shape))
+    deep, high, wide = area.tile_shape
+    shape = (float(deep), float(high), float(wide))
+    grid = (_ZERO, shape, _steps(depth, edge, shape))
     return {
         name: _powers([(p, np.zeros(3)) for p in places if p.tile == name], grid)
         for name in sorted({place.tile for place in places})
@@ -161,7 +161,9 @@ def sharpness_ratios(powers: Mapping[str, Powers], place: Place) -> np.ndarray:
     """
     one, at = _at(powers, place)
     index = one.cells(at)
-    power, error, mean = (a[(slice(None), *index)] for a in (one.power, one.error, one.mean))
+    power, error, mean = (
+        np.array([of_side[index] for of_side in a]) for a in (one.power, one.error, one.mean)
+    )
     known = np.all((power > _NOISE * error) & (mean > 0), axis=0)
     relative = np.log(np.where(known, power, 1)) / 2 - np.log(np.where(known, mean, 1))
     ratio: np.ndarray = np.where(known, relative[0] - relative[1], np.nan)
@@ -237,7 +239,9 @@ def _depth_step(area: Area) -> float:
     return area.tile_shape[0] / max(1, count)
 
 
-def _steps(depth: float, edge: Sequence[float], size: Sequence[float]) -> tuple[float, ...]:
+def _steps(
+    depth: float, edge: Sequence[float], size: Sequence[float]
+) -> tuple[float, float, float]:
     """Edges of cells (z, y, x), voxels, such that there are not too many."""
     merged = 1
     while True:
@@ -265,8 +269,8 @@ def _powers(places, grid) -> Powers:
     half = tuple(s / math.sqrt(2) for s in spread)
     square = ndimage.gaussian_filter(sums[1], half, mode="constant")
     square = np.maximum(square, 0) * CORRELATED / (4 * math.pi * _SPREAD**2)
-    start = tuple(float(a + s / 2 - 0.5) for a, s in zip(first, step))
-    return Powers(start, tuple(float(s) for s in step), power, np.sqrt(square), mean)
+    z, y, x = (float(a + s / 2 - 0.5) for a, s in zip(first, step))
+    return Powers((z, y, x), step, power, np.sqrt(square), mean)
 
 
 def _distance(light: Light, shape: Sequence[int]) -> np.ndarray:

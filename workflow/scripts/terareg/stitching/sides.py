@@ -426,9 +426,7 @@ def _tissue(place: Place, gain: float) -> np.ndarray:
     return shown
 
 
-def _with_gain(
-    result: SideMatch, logs: Sequence[float], shown: tuple[float, float]
-) -> SideMatch:
+def _with_gain(result: SideMatch, logs: Sequence[float], shown: tuple[float, float]) -> SideMatch:
     """The match with the gain of the second side; 1 where one of them shows nothing."""
     if not logs or min(shown) < _CLEAR < max(shown):
         return replace(result, gain=1.0, gain_sigma=0.0, left_percent=None, places=0)

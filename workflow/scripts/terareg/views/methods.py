@@ -151,8 +151,8 @@ def _of_sides(match: Mapping[str, Any]) -> str:
         where = "each counts where it shows more fine structure"
     return (
         f"The sides {first} and {second} of channel {match['channel']}{lay} were fused so that "
-        f"{where}, after correction with its own flat-field; {second} was multiplied by {match['gain']:.3g} to "
-        f"match {first} in brightness."
+        f"{where}, after correction with its own flat-field; {second} was multiplied by "
+        f"{match['gain']:.3g} to match {first} in brightness."
     )
 
 

@@ -335,7 +335,8 @@ def _sides(results: Results, stage: dict, measured: list) -> None:
     if rows:
         columns = (
             "channel", "first side (best at)", "second side (best at)",
-            "weights by", "each is better in its half of", "each gives (% of the tissue)", "second side is multiplied by", "standard error",
+            "weights by", "each is better in its half of", "each gives (% of the tissue)",
+            "second side is multiplied by", "standard error",
             "remaining difference where they meet (%)",
             "sharper in its own half (factor)", "places compared",
         )  # fmt: skip

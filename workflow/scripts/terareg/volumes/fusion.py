@@ -189,7 +189,7 @@ class RowFusion:
         )
         of_sides = _tiles(sides, settings)
         if light is not None:
-            nominal = {}
+            nominal: dict[str, Sequence[float]] = {}
             for side in reversed(sides if light.maps else ()):
                 nominal |= {t.name: t.origin_vox for t in side.source.acquisition.tiles}
             of_sides = lit(of_sides, light, plan.frame.shape[light.axis], nominal)
@@ -222,9 +222,7 @@ class RowFusion:
         with self._lock:
             self._buffers.setdefault(buffer.size, []).append(buffer)
 
-    def alike(
-        self, tiles: Sequence[PlacedTile], planes: tuple[int, int]
-    ) -> list[tuple[int, int]]:
+    def alike(self, tiles: Sequence[PlacedTile], planes: tuple[int, int]) -> list[tuple[int, int]]:
         """Cut a range of planes where the weights of tiles change.
 
         That is everywhere if the light comes along z, or sides count by what they show.
@@ -267,9 +265,7 @@ class RowFusion:
                 self._weights[key] = found
         return found
 
-    def _shown(
-        self, tiles: Sequence[PlacedTile], z: int, y: Range, x: Range
-    ) -> list[np.ndarray]:
+    def _shown(self, tiles: Sequence[PlacedTile], z: int, y: Range, x: Range) -> list[np.ndarray]:
         """Weights in plane ``z`` where both sides of a tile cover it and count by content."""
         key = ("ramps", *(tile.key for tile in tiles), y, x)
         ramps = self._weights.get(key)

@@ -53,7 +53,7 @@ class ShareMap:
     def at(self, places: np.ndarray) -> np.ndarray:
         """Shares, float64 (n), at the points of the grid nearest to ``places``, (3, n)."""
         index = tuple(self._nearest(axis, place) for axis, place in enumerate(places))
-        shares: np.ndarray = self.values[index] / WHOLE
+        shares: np.ndarray = np.divide(self.values[index], float(WHOLE))
         return shares
 
     def extent(
@@ -97,8 +97,9 @@ class ShareMap:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ShareMap:
         """Inverse of :meth:`to_json`."""
-        start, step = (tuple(float(v) for v in data[key]) for key in ("start_vox", "step_vox"))
-        return cls(start, step, unpacked(data["values"], data["shape"]))
+        z, y, x = (float(v) for v in data["start_vox"])
+        dz, dy, dx = (float(v) for v in data["step_vox"])
+        return cls((z, y, x), (dz, dy, dx), unpacked(data["values"], data["shape"]))
 
     def _between(self, axis: int, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points before and after places along an axis, and how far they are from the first."""

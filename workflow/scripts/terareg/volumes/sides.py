@@ -89,15 +89,13 @@ class Light:
         falling = (1 + np.cos(np.pi * place)) / 2
         return falling if side == self.low else 1 - falling
 
-    def content(
-        self, tile: PlacedTile, nominal: Sequence[float]
-    ) -> tuple[ShareMap, Origin] | None:
+    def content(self, tile: PlacedTile, nominal: Sequence[float]) -> tuple[ShareMap, Origin] | None:
         """The map for a tile of the first side, whose origin at the stage is ``nominal``."""
         if tile.name in self.maps:
             return self.maps[tile.name], tile.origin
         if "" in self.maps:
-            moved = tuple(float(a - b) for a, b in zip(tile.origin, nominal))
-            return self.maps[""], moved
+            z, y, x = (float(a - b) for a, b in zip(tile.origin, nominal))
+            return self.maps[""], (z, y, x)
         return None
 
     def to_json(self) -> dict:

@@ -37,7 +37,9 @@ def sides_map(match: Mapping[str, Any], spacing_um: Sequence[float]) -> Figure:
     )
     ratio = float(np.clip(height / width, 0.25, 1.5))
     figure = canvas.new_figure(
-        10.0, 1.3 + 7.0 * ratio, f"Sides of channel {match['channel']}: weights by {match['weights']}"
+        10.0,
+        1.3 + 7.0 * ratio,
+        f"Sides of channel {match['channel']}: weights by {match['weights']}",
     )
     axes = canvas.axes_grid(figure, 2, 3)
     extent = (0.0, width, height, 0.0)
@@ -48,9 +50,7 @@ def sides_map(match: Mapping[str, Any], spacing_um: Sequence[float]) -> Figure:
             cell.imshow(image, cmap="gray", vmin=0, vmax=WHOLE, extent=extent, aspect="equal")
             cell.set_title(f"{side} ({end}): {words}")
     share = unpacked(shown["share"], shown["shape"]) / WHOLE
-    picture = axes[0, 2].imshow(
-        share, cmap=_SHARES, vmin=0, vmax=1, extent=extent, aspect="equal"
-    )
+    picture = axes[0, 2].imshow(share, cmap=_SHARES, vmin=0, vmax=1, extent=extent, aspect="equal")
     figure.colorbar(picture, ax=axes[0, 2], label=f"weight of {one}", fraction=0.05)
     axes[0, 2].set_title(_own(match))
     structure = [unpacked(text, shown["shape"]).astype(float) for text in shown["structure"]]
