@@ -36,7 +36,7 @@ def in_planes(
     -------
     linear : numpy.ndarray, (2, 2)
     moved : numpy.ndarray, (n, 2)
-        Relative to the tile's origin, index (y, x) of plane k lies at ``linear @ index + moved[k]``.
+        Index (y, x) of plane k lies, beside the origin, at ``linear @ index + moved[k]``.
     """
     slopes = _slopes(shape, tile_shape)[1:]
     middle = (np.array(tile_shape, float) - 1) / 2

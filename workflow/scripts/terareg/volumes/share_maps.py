@@ -77,9 +77,13 @@ class ShareMap:
             shown = begin + np.flatnonzero(part.any(axis=others))
             start, step = self.start_vox[axis], self.step_vox[axis]
             # between a point that counts and one that does not, voxels still count
-            low = -np.inf if shown[0] == 0 else start + (shown[0] - 1) * step
-            top = shown[-1] == self.values.shape[axis] - 1
-            found.append((float(low), np.inf if top else float(start + (shown[-1] + 1) * step)))
+            below, above = int(shown[0]) - 1, int(shown[-1]) + 1
+            found.append(
+                (
+                    -np.inf if below < 0 else start + below * step,
+                    np.inf if above == self.values.shape[axis] else start + above * step,
+                )
+            )
         return found
 
     def __eq__(self, other: object) -> bool:
