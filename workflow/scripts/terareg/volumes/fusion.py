@@ -195,6 +195,7 @@ class RowFusion:
             of_sides = lit(of_sides, light, plan.frame.shape[light.axis], nominal)
         self.tiles = [t for tiles in of_sides for t in tiles if _touches(t, self.box)]
         self._weights: dict[tuple, list[np.ndarray]] = {}
+        self._held: dict[tuple, tuple[tuple[float, ...], list[np.ndarray]]] = {}
         self._buffers: dict[int, list[np.ndarray]] = {}
 
     def __call__(self, first: int, last: int) -> Callable[[Block, np.ndarray], Clipped]:
@@ -277,14 +278,15 @@ class RowFusion:
                 ).astype(np.float32)
                 for tile in tiles
             ]
-        pairs = _pairs(tiles)
+        pairs = [(tiles[first].content, first, second) for first, second in _pairs(tiles)]
+        maps = [(*content, pair) for content, *pair in pairs if content is not None]
+        depths = tuple(shown.depth(z - moved[0]) for shown, moved, _ in maps)
+        held = self._held.get(key)
+        if held is not None and held[0] == depths:
+            return held[1]
         raw = list(ramps)
-        for first, second in pairs:
-            content = tiles[first].content
-            if content is None:
-                continue
-            shown, moved = content
-            share = shown.plane(z - moved[0], np.arange(*y) - moved[1], np.arange(*x) - moved[2])
+        for (shown, moved, (first, second)), depth in zip(maps, depths):
+            share = shown.plane(depth, np.arange(*y) - moved[1], np.arange(*x) - moved[2])
             raw[second] = ramps[second] * np.maximum(1 - share, _LEAST_SHARE)
             raw[first] = ramps[first] * np.maximum(share, _LEAST_SHARE, out=share)
         total = raw[0].copy()
@@ -292,7 +294,9 @@ class RowFusion:
             total += weight
         np.reciprocal(total, out=total)
         gains = [np.float32(self.sides[tile.side].gain) for tile in tiles]
-        return [w * total if gain == 1 else w * (total * gain) for w, gain in zip(raw, gains)]
+        found = [w * total if gain == 1 else w * (total * gain) for w, gain in zip(raw, gains)]
+        self._held[key] = depths, found
+        return found
 
 
 class _Layer:

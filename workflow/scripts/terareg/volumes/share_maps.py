@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 
 #: value of a map where only the first side counts
 WHOLE = 250
+_STEPS = 16  # between two points along z, if there are as many planes
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,14 @@ class ShareMap:
     def filled(self, value: int) -> ShareMap:
         """The same grid with one value everywhere."""
         return replace(self, values=np.full_like(self.values, value))
+
+    def depth(self, z: float) -> float:
+        """The plane, near ``z``, whose shares hold there, so that few planes have to be computed.
+
+        Between two points along z they change in sixteen steps.
+        """
+        thick = max(1.0, self.step_vox[0] // _STEPS)
+        return (math.floor(z / thick) + 0.5) * thick - 0.5
 
     def plane(self, z: float, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         """Shares, float32 (rows, columns), at plane ``z``, rows ``y`` and columns ``x``, voxels.
