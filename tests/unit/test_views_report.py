@@ -478,7 +478,7 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     ]
     links = json.loads((results / "stitching/placement.json").read_text())
     for link in links["links"]:
-        link |= {"side": "right", "state": "kept"}
+        link |= {"side": "right", "state": "kept", "displ_vox": [0.0, 1.0, 100.0]}
     write(results, "stitching/placement.json", links)
     stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
     count = len(links["links"])

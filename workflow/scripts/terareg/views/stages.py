@@ -270,15 +270,16 @@ def _tiles_with_tissue(results: Results) -> set[str]:
 
 def _stretched(results: Results, shift: Mapping[str, Any]) -> list[str]:
     """A word where displacements were measured on a side that is magnified differently."""
-    placed = results / "stitching/placement.json"
-    if not placed.is_file():
+    placed, gradient = results / "stitching/placement.json", shift.get("gradient") or ()
+    if not gradient or not placed.exists():
         return []
     links = [link for link in read_json(placed)["links"] if link.get("side") == shift["channel"]]
     off = [
-        max(abs(sum(g * d for g, d in zip(row, link["displ_vox"]))) for row in shift["gradient"])
+        abs(sum(g * d for g, d in zip(row, link["displ_vox"])))
         for link in links
+        for row in gradient
     ]
-    if not off or max(off) < _STRETCHED:
+    if max(off, default=0.0) < _STRETCHED:
         return []
     return [
         f"{len(links)} displacements were measured on side {shift['channel']}, whose magnification "
