@@ -73,17 +73,21 @@ def test_maps_of_large_volumes_have_coarser_cells():
     wide = Area((0.0, 0.0, 0.0), (8.0, 4e4, 4e4), (8, 64, 128), {"T": (3,)})
     powers = powers_of([place(np.ones((2, 8)))], "volume", wide)[""]
     assert powers.power[0].size <= 260_000 and powers.step_vox[1] == 5 * EDGE
-    assert powers_of([], "volume", wide) == {} and side_picture([], [], LIGHT, wide) == {}
+    assert powers_of([], "volume", wide) == {} and side_picture([], [], LIGHT, wide, 1.0) == {}
 
 
 def test_the_picture_shows_both_sides_and_the_shares_of_a_plane_along_the_light():
     fine = [np.arange(1.0, 9.0), np.arange(8.0, 0.0, -1.0)]
     looked_at, share = place(fine, means=(100.0, 50.0)), np.tile(np.linspace(1, 0, 8), 4)
-    shown = side_picture([looked_at], [share], LIGHT, area())
+    # the same tile twice is no brighter
+    shown = side_picture([looked_at, looked_at], [share, share], LIGHT, area(), 1.0)
+    assert shown == side_picture([looked_at], [share], LIGHT, area(), 1.0)
     assert (shown["shape"], shown["axes"], shown["step_vox"]) == ([4, 8], "yx", [EDGE, EDGE])
     shares = unpacked(shown["share"], shown["shape"]) / WHOLE
     assert shares[2, 0] > 0.9 and shares[2, -1] < 0.1
     bright = [unpacked(text, shown["shape"])[2, 4] for text in shown["brightness"]]
     assert bright[0] == pytest.approx(2 * bright[1], abs=2)
+    even = side_picture([looked_at], [share], LIGHT, area(), 2.0)["brightness"]
+    assert even[0] == even[1], "the second side is shown as bright as it is fused"
     first, second = (unpacked(text, shown["shape"])[2].astype(int) for text in shown["structure"])
     assert first[1] < first[-2] and second[1] > second[-2]

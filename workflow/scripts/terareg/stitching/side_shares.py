@@ -187,9 +187,11 @@ def structure(places: Sequence[Place]) -> tuple[float, float]:
 
 
 def side_picture(
-    places: Sequence[Place], shares: Sequence[np.ndarray], light: Light, area: Area
+    places: Sequence[Place], shares: Sequence[np.ndarray], light: Light, area: Area, gain: float
 ) -> dict[str, Any]:
     """Both sides and their shares on coarse blocks of the middle plane, for the report.
+
+    The second side is as bright as in fusion, multiplied by ``gain``.
 
     Returns
     -------
@@ -212,7 +214,11 @@ def side_picture(
     share = ndimage.gaussian_filter(total, (0, 0.5, 0.5), mode="constant")
     share = share / np.maximum(weight, 1e-9)
     middle = np.take(count > 0, total.shape[across] // 2, across)
-    images = {"brightness": powers.mean, "structure": np.sqrt(np.maximum(powers.power, 0))}
+    # where tiles overlap, more blocks have been summed
+    summed = ndimage.gaussian_filter(count, (0, _SPREAD, _SPREAD), mode="constant")
+    factors = np.array([1.0, gain])[:, None, None, None] / np.maximum(summed, 1e-9)
+    structure = np.sqrt(np.maximum(powers.power, 0) * np.maximum(summed, 0))
+    images = {"brightness": powers.mean * factors, "structure": structure * factors}
     found: dict[str, Any] = {}
     for name, both in images.items():
         planes = np.take(both, total.shape[across] // 2, 1 + across) * middle

@@ -217,7 +217,7 @@ def match_sides(
             meeting = _ratios(places, [share - 0.5 for share in shares], _MEET_SHARE)
             result = _with_left(result, meeting)
     result = _with_shares(_with_words(result, shown), places, shares)
-    result = replace(result, picture=side_picture(places, shares, light, area))
+    result = replace(result, picture=side_picture(places, shares, light, area, result.gain))
     for text in result.warnings:
         logger.warning("%s", text)
     logger.info(
