@@ -129,6 +129,25 @@ def test_a_single_tile_gives_an_estimate():
     assert info["warnings"]
 
 
+def test_tissue_beyond_the_limit_of_the_camera_is_told_with_its_share():
+    source = TruthSource(Scene(rows=2, columns=2, empty=(), planes=6, pixels=64))
+    top = np.percentile(np.concatenate([p.ravel() for p in source.data.values()]), 98)
+    for name, planes in source.data.items():  # of 12 bits, exposed too long
+        source.data[name] = np.minimum(planes * (4095 / top), 4095).astype(planes.dtype)
+    whole = np.mean([np.mean(planes == 4095) for planes in source.data.values()])
+    _, info = estimate_flatfield([sum_tiles(source, source.names)])
+    assert info["saturated_at"] == 4095
+    assert info["saturated_percent"] == pytest.approx(100 * whole, rel=1e-3)
+    (text,) = [text for text in info["warnings"] if "saturated" in text]
+    assert "saturated at 4095 counts, the limit of 12 bits" in text
+
+
+def test_tissue_within_the_limit_of_the_camera_is_not_called_saturated(estimate):
+    _, info = estimate
+    assert info["saturated_at"] is None and info["saturated_percent"] == 0
+    assert not any("saturated" in text for text in info["warnings"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("sizes", [(1,) * 10, (3, 7), (9, 1), (2, 3, 5)])
 def test_batches_do_not_matter_to_the_last_bit(brain, sums, estimate, sizes):

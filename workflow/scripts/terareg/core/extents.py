@@ -109,6 +109,13 @@ def aligned_channel(config: Mapping[str, Any]) -> str:
     return channel
 
 
+def measured_sides(config: Mapping[str, Any]) -> list[str]:
+    """The sides of the alignment channel on which displacements are measured."""
+    sides, options = sides_of(config, aligned_channel(config)), config["stitching"]
+    both = options["side"] == "better" and options["displacement"]["engine"] == "ncc"
+    return sides if both else sides[:1]
+
+
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
     """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
@@ -253,6 +260,11 @@ class Sample:
         """Sides of the channel that has most of them."""
         sides = self.option("input.sides")
         return max(map(len, sides.values()), default=1)
+
+    @property
+    def measured_sides(self) -> int:
+        """Sides of the alignment channel on which displacements are measured."""
+        return len(measured_sides(self.config))
 
     @property
     def input_kind(self) -> str:

@@ -222,6 +222,22 @@ def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
     return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
 
 
+def measured_tiles(run: Run, sample: str) -> NamedFiles:
+    """The same of all sides on which displacements are measured; the second's are ``other_...``."""
+    files: NamedFiles = {}
+    for prefix, side in zip(SIDE_PREFIXES, run.measured_sides(sample)):
+        for key, name in (("profile", "flatfield.tif"), ("info", "flatfield.json")):
+            files[prefix + key] = run.path(sample, f"intensity/{side}/nominal/{name}")
+    return files
+
+
+def measured_ends(run: Run, sample: str) -> dict[str, str]:
+    """The sides on which displacements are measured, and at which end each is best."""
+    sides = run.measured_sides(sample)
+    ends = side_ends(run, sample, run.alignment_channel(sample))
+    return {side: ends[side] for side in sides} if len(sides) > 1 else {}
+
+
 def tiles_drawn(run: Run, sample: str) -> NamedFiles:
     """Files that the outlines of the tiles are drawn from; a volume has no tiles."""
     if not run.is_tiled(sample):

@@ -17,6 +17,8 @@ FLATFIELD: dict[str, Word] = {
     "tiles": "tiles that were read",
     "planes": "planes that were read",
     "tissue_fraction": ("planes with tissue (%)", percent),
+    "saturated_at": "brightest value of raw pixels, at which some are saturated (counts)",
+    "saturated_percent": "saturated raw pixels (%)",
 }  # fmt: skip
 STRIPES: dict[str, Word] = {
     "lines": "direction of the stripes",
