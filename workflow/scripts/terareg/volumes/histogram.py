@@ -40,9 +40,11 @@ class Counter:
 
     def __init__(self, dtype: Any) -> None:
         dtype = np.dtype(dtype)
-        self._values: np.ndarray | None = None  # how often each integer occurs
+        # how often each integer occurs, up to the largest so far: rows of blocks have one each
+        self._values: np.ndarray | None = None
         if dtype in (np.uint8, np.uint16):
-            self._values = np.zeros(np.iinfo(dtype).max + 1, np.int64)
+            self._integers = np.iinfo(dtype).max + 1
+            self._values = np.zeros(0, np.int64)
         self._bins: dict[int, int] = {}
 
     def add(self, array: np.ndarray) -> None:
@@ -51,9 +53,9 @@ class Counter:
         for first in range(0, flat.size, _PLANE_VOXELS):
             part = flat[first : first + _PLANE_VOXELS]
             if self._values is not None:
-                # no longer than the largest value of the part
-                counts = np.bincount(part)
-                self._values[: counts.size] += counts
+                counts = np.bincount(part, minlength=self._values.size)
+                counts[: self._values.size] += self._values
+                self._values = counts
                 continue
             part = part.astype(np.float32)
             used, numbers = np.unique(_bins(part[~np.isnan(part)]), return_counts=True)
@@ -63,8 +65,8 @@ class Counter:
         """What :func:`histogram` says of all voxels so far."""
         if self._values is None:
             return self._bins
-        used, where = _bins_of_integers(self._values.size)
-        totals = np.bincount(where, weights=self._values).astype(np.int64)
+        used, where = _bins_of_integers(self._integers)
+        totals = np.bincount(where[: self._values.size], self._values).astype(np.int64)
         return {int(b): int(n) for b, n in zip(used, totals) if n}
 
 
