@@ -8,7 +8,7 @@ import pytest
 
 from terareg.core.errors import StoreError
 from terareg.storage import records
-from terareg.storage.store import Store, outage
+from terareg.storage.store import Store, _part_of, outage
 
 
 def test_write_read_list_delete(tmp_path):
@@ -68,6 +68,21 @@ def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path, monkeypatch)
     monkeypatch.undo()
     assert store.read("x.json") == b"old"
     assert [e.key for e in store.list()] == ["x.json"]
+
+
+def test_no_two_processes_write_the_same_file_before_it_appears(tmp_path):
+    names = {_part_of(tmp_path / "x") for _ in range(3)}
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, "\n".join(_part_of(tmp_path / "x") for _ in range(3)).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    names |= {_part_of(tmp_path / "x") for _ in range(3)}
+    names |= set(os.read(read, 4096).decode().splitlines())
+    os.close(read)
+    os.close(write)
+    assert len(names) == 9 and {os.path.dirname(n) for n in names} == {str(tmp_path)}
 
 
 def test_deleting_what_cannot_be_there_is_nothing_and_what_cannot_be_deleted_is_named(tmp_path):
