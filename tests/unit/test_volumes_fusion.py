@@ -282,7 +282,7 @@ def test_a_tile_is_read_into_the_buffers_of_the_one_that_ends_before_it():
     origins = placed(source, (0, 20))
     frame, _ = fused_frame(source.acquisition, origins, COSINE)
     plan = make_plan("v", frame, "uint16", VolumeSettings(16, 16))
-    row = plan.blocks()
+    row = rows_of(plan.blocks(), 99)[0]
     fusion = RowFusion([Side(source, origins)], plan, row, COSINE)
     fuse_blocks(fusion, row, plan, np.empty(frame.shape, "uint16"))
     runs = 12 // source.planes_at_once
