@@ -1,7 +1,6 @@
 """Volumes: three readers agree with a plain NumPy pyramid; crashes and rewrites leave no trace."""
 
 import json
-import math
 import multiprocessing
 import shutil
 import time
@@ -32,14 +31,12 @@ from terareg.volumes.finishing import (
 from terareg.volumes.objects import record_key
 from terareg.volumes.plan import (
     FORMATS,
-    Block,
     VolumeSettings,
     make_plan,
     rows_of,
 )
 from terareg.volumes.reader import Volume
 from terareg.volumes.writer import (
-    _Statistics,
     delete_volume,
     finish_pyramid,
     init_volume,
@@ -708,17 +705,15 @@ def test_records_say_what_the_block_holds(written):
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", [(600, 300), (3, 65536), (3, 65537)])
-def test_sums_of_the_brightest_voxels_are_exact(shape):
-    shape = (2, *shape)
-    settings = VolumeSettings(4, 1 << 17, formats=("precomputed",))
+@pytest.mark.parametrize("shape", [(2, 600, 300), (2, 3, 65536), (2, 3, 65537)])
+def test_sums_of_the_brightest_voxels_are_exact(tmp_path, shape):
+    settings = small(chunk=64, block=1 << 17, formats=("precomputed",))
     plan = make_plan("v", Frame(shape, SPACING), "uint16", settings)
-    block = Block((0, 0, 0), (0, 0, 0), shape)
-    assert plan.blocks() == [block]
-    statistics = _Statistics(plan, block)
-    statistics.add(np.full(shape, 65535, np.uint16))
-    made = statistics.to_json()
-    assert made["sum"] == 65535 * math.prod(shape) and made["saturated"] == math.prod(shape)
+    store, (block,) = Store(str(tmp_path)), plan.blocks()
+    init_volume(store, "v", plan)
+    bright = np.full(shape, 65535, np.uint16)
+    record = write_block(store, "v", plan, block, bright, fingerprint="f")
+    assert record["sum"] == 65535 * bright.size and record["saturated"] == bright.size
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):
