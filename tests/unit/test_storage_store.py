@@ -8,7 +8,7 @@ import pytest
 
 from terareg.core.errors import StoreError
 from terareg.storage import records
-from terareg.storage.store import Store, outage
+from terareg.storage.store import Store, outage, write_atomic
 
 
 def test_write_read_list_delete(tmp_path):
@@ -68,6 +68,23 @@ def test_a_failed_write_leaves_the_old_object_and_no_rest(tmp_path, monkeypatch)
     monkeypatch.undo()
     assert store.read("x.json") == b"old"
     assert [e.key for e in store.list()] == ["x.json"]
+
+
+def test_no_two_processes_write_the_same_file_before_it_appears(tmp_path, monkeypatch):
+    # files stay under the names that they have before they appear, where none may be there already
+    monkeypatch.setattr(os, "replace", lambda source, target: None)
+    write_atomic(tmp_path / "x", b"1")
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            write_atomic(tmp_path / "x", b"2")
+            status = 0
+        finally:
+            os._exit(status)
+    assert os.waitpid(child, 0)[1] == 0
+    write_atomic(tmp_path / "x", b"3")
+    assert sorted(path.read_bytes() for path in tmp_path.iterdir()) == [b"1", b"2", b"3"]
 
 
 def test_deleting_what_cannot_be_there_is_nothing_and_what_cannot_be_deleted_is_named(tmp_path):

@@ -277,6 +277,20 @@ def test_a_block_reads_only_what_lies_in_it():
     assert len(set(source.reads)) == len(source.reads), "rows of tiles are read whole, once"
 
 
+def test_a_tile_is_read_into_the_buffers_of_the_one_that_ends_before_it():
+    source = grid(1, 6, (12, 20, 20))
+    origins = placed(source, (0, 20))
+    frame, _ = fused_frame(source.acquisition, origins, COSINE)
+    plan = make_plan("v", frame, "uint16", VolumeSettings(16, 16))
+    row = rows_of(plan.blocks(), 99)[0]
+    fusion = RowFusion([Side(source, origins)], plan, row, COSINE)
+    fuse_blocks(fusion, row, plan, np.empty(frame.shape, "uint16"))
+    runs = 12 // source.planes_at_once
+    held = sum(map(len, fusion._buffers.values()))
+    # a block of 16 voxels may end in the next tile, of which one run is held besides
+    assert held == runs + 1, f"{held} buffers for tiles of {runs} runs of planes"
+
+
 def test_frame_covers_all_tiles_and_starts_at_zero():
     source = grid(2, 2, (5, 14, 15))
     frame, offset = fused_frame(

@@ -389,6 +389,18 @@ def test_percentiles_of_merged_histograms(dtype):
         assert abs(histogram.percentile(merged, percent) - exact) <= max(1.5, 0.04 * exact)
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_a_histogram_is_the_same_in_parts(dtype):
+    rng = np.random.default_rng(0)
+    # brighter parts come last, so that what was counted before has to grow
+    parts = [rng.gamma(2, scale, (3, 4, 5)).clip(0, 255).astype(dtype) for scale in (2, 10, 80)]
+    counter = histogram.Counter(dtype)
+    for part in parts:
+        counter.add(part)
+    assert counter.histogram() == histogram.histogram(np.stack(parts))
+    assert histogram.Counter(dtype).histogram() == {}
+
+
 def test_histogram_of_negative_values_is_ordered():
     counts = histogram.histogram(np.array([[[-8.0, -1.0, 0.0, 0.5, 3.0]]], np.float32))
     assert list(counts.values()) == [1] * 5
@@ -691,6 +703,17 @@ def test_records_say_what_the_block_holds(written):
             store, "v", plan, plan.blocks()[0],
             np.zeros(plan.blocks()[0].shape, np.uint8), fingerprint="f",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", [(2, 600, 300), (2, 3, 65536), (2, 3, 65537)])
+def test_sums_of_the_brightest_voxels_are_exact(tmp_path, shape):
+    settings = small(chunk=64, block=1 << 17, formats=("precomputed",))
+    plan = make_plan("v", Frame(shape, SPACING), "uint16", settings)
+    store, (block,) = Store(str(tmp_path)), plan.blocks()
+    init_volume(store, "v", plan)
+    bright = np.full(shape, 65535, np.uint16)
+    record = write_block(store, "v", plan, block, bright, fingerprint="f")
+    assert record["sum"] == 65535 * bright.size and record["saturated"] == bright.size
 
 
 def test_values_that_are_not_finite_are_refused(tmp_path):

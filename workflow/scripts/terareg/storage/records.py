@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -215,6 +216,8 @@ def is_done(store: Store, key: str, wanted: str) -> dict[str, Any] | None:
 
 
 def _plain(value: Any) -> Any:
+    if type(value) in (str, int, bool, NoneType):
+        return value
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import errno
+import itertools
 import os
 import re
 import shutil
@@ -118,6 +119,10 @@ class Store:
         """Path of a key in a folder store."""
         return self._folder / check_key(key)
 
+    def _file(self, key: str) -> str:
+        """As :meth:`path`, without an object for a path, which costs more than opening a file."""
+        return f"{self.url}/{check_key(key)}"
+
     def address(self, key: str) -> str:
         """Full address for messages and links."""
         return f"{self.url}/{check_key(key)}"
@@ -139,7 +144,7 @@ class Store:
     def _read(self, key: str) -> bytes:
         if not self.is_s3:
             try:
-                with open(open_regular(self.path(key)), "rb") as stream:
+                with open(open_regular(self._file(key)), "rb") as stream:
                     return stream.read()
             except NotADirectoryError as error:
                 raise FileNotFoundError(self.address(key)) from error
@@ -178,12 +183,12 @@ class Store:
         if self.is_s3:
             self._s3.write(check_key(key), bytes(data) if isinstance(data, memoryview) else data)
             return
-        path = self.path(key)
+        path = self._file(key)
         try:
             try:
                 write_atomic(path, data)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
                 write_atomic(path, data)
         except OSError as error:
             raise self._os_error("write", key, error) from error
@@ -450,8 +455,20 @@ def open_regular(path: str | os.PathLike[str]) -> int:
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
     """Write a local file so that it is either complete or absent, even after a power cut."""
-    with atomic_file(path) as stream:
-        stream.write(data)
+    part, left = _part_of(path), memoryview(data).cast("B")
+    try:
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(part, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
 
 
 @contextmanager
@@ -471,6 +488,16 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _part_of(path: str | os.PathLike[str]) -> str:
-    """The temporary file for a file that is to appear at ``path``."""
+    """The temporary file for a file that is to appear at ``path``; no two are the same."""
     folder, name = os.path.split(os.fspath(path))
-    return os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
+    return os.path.join(folder, f".{name}.{_process.hex}{next(_parts):x}.part")
+
+
+def _renew_process() -> None:
+    global _process
+    _process = uuid.uuid4()
+
+
+# random bytes for each file would cost as much as opening it
+_process, _parts = uuid.uuid4(), itertools.count()
+os.register_at_fork(after_in_child=_renew_process)

@@ -47,7 +47,11 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
     padding = [(0, n % s) for n, s in zip(array.shape, step)]
     if any(p[1] for p in padding):
         array = np.pad(array, padding, mode="edge")
-    out = np.empty([n // s for n, s in zip(array.shape, step)], array.dtype)
+    made = np.empty([n // s for n, s in zip(array.shape, step)], array.dtype)
+    out = made
+    if step[0] == 1 and array.flags.c_contiguous:
+        # rows of all planes, one after the other: planes may be too small for one call each
+        array, out = array.reshape(1, -1, array.shape[2]), made.reshape(1, -1, made.shape[2])
     reduce = _REDUCE[mode]
     rows = max(1, _BAND_VOXELS // max(1, array.shape[2]))
     for z in range(out.shape[0]):
@@ -55,7 +59,7 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
         for y in range(0, out.shape[1], rows):
             # a few rows at a time, so that the wide sums stay in the processor's cache
             reduce(planes[:, y * step[1] : (y + rows) * step[1]], step, out[z, y : y + rows])
-    return out
+    return made
 
 
 def _mean_rows(planes: np.ndarray, step: tuple[int, ...], out: np.ndarray) -> None:

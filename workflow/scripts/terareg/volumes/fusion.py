@@ -321,12 +321,12 @@ class _Layer:
             (planes, [tile for tile in tiles if _touches(tile, block)])
             for planes, tiles in self._runs
         ]
-        windows = [self._windows[t.key, planes[0]] for planes, tiles in work for t in tiles]
-        for window in windows:
-            # a window that another thread is reading will be ready when it is needed
-            window.read_if_free()
         clipped = Clipped()
         for planes, tiles in work:
+            windows = [self._windows[tile.key, planes[0]] for tile in tiles]
+            for window in windows:
+                # a window that another thread is reading will be ready when it is needed
+                window.read_if_free()
             part = out[planes[0] - self._first : planes[1] - self._first]
             for x in _cuts(tiles, block, 2):
                 for y in _cuts(tiles, block, 1):
@@ -342,8 +342,9 @@ class _Layer:
                         inside = slice(low - planes[0], high - planes[0])
                         shown = [data[inside] for data in values]
                         clipped += _blend(shown, weights, cell[inside])
-        for window in windows:
-            window.leave()
+            for window in windows:
+                # at once, so that the next tile is read into the buffers of one that ends here
+                window.leave()
         return clipped
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,20 +25,49 @@ def histogram(array: np.ndarray) -> dict[int, int]:
     dict
         Bin to count, bins ascending, no zero counts.
     """
-    flat = np.ascontiguousarray(array).reshape(-1)
-    if flat.dtype in (np.uint8, np.uint16):
-        counts = np.zeros(np.iinfo(flat.dtype).max + 1, np.int64)
+    counter = Counter(array.dtype)
+    counter.add(array)
+    return counter.histogram()
+
+
+class Counter:
+    """Makes the :func:`histogram` of voxels that are given part by part.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype or anything that names one
+    """
+
+    def __init__(self, dtype: Any) -> None:
+        dtype = np.dtype(dtype)
+        # how often each integer occurs, up to the largest so far: rows of blocks have one each
+        self._values: np.ndarray | None = None
+        if dtype in (np.uint8, np.uint16):
+            self._integers = np.iinfo(dtype).max + 1
+            self._values = np.zeros(0, np.int64)
+        self._bins: dict[int, int] = {}
+
+    def add(self, array: np.ndarray) -> None:
+        """Count voxels."""
+        flat = np.ascontiguousarray(array).reshape(-1)
         for first in range(0, flat.size, _PLANE_VOXELS):
-            counts += np.bincount(flat[first : first + _PLANE_VOXELS], minlength=counts.size)
-        used, where = _bins_of_integers(counts.size)
-        totals = np.bincount(where, weights=counts).astype(np.int64)
+            part = flat[first : first + _PLANE_VOXELS]
+            if self._values is not None:
+                counts = np.bincount(part, minlength=self._values.size)
+                counts[: self._values.size] += self._values
+                self._values = counts
+                continue
+            part = part.astype(np.float32)
+            used, numbers = np.unique(_bins(part[~np.isnan(part)]), return_counts=True)
+            self._bins = merge([self._bins, dict(zip(used.tolist(), numbers.tolist()))])
+
+    def histogram(self) -> dict[int, int]:
+        """What :func:`histogram` says of all voxels so far."""
+        if self._values is None:
+            return self._bins
+        used, where = _bins_of_integers(self._integers)
+        totals = np.bincount(where[: self._values.size], self._values).astype(np.int64)
         return {int(b): int(n) for b, n in zip(used, totals) if n}
-    merged: dict[int, int] = {}
-    for first in range(0, flat.size, _PLANE_VOXELS):
-        part = flat[first : first + _PLANE_VOXELS].astype(np.float32)
-        used, counts = np.unique(_bins(part[~np.isnan(part)]), return_counts=True)
-        merged = merge([merged, dict(zip(used.tolist(), counts.tolist()))])
-    return merged
 
 
 def merge(histograms: Iterable[dict[int, int]]) -> dict[int, int]:

@@ -42,6 +42,8 @@ from terareg.volumes.plan import Block, VolumePlan
 
 # only every n-th plane and row are counted, which suffices for the display range
 _COUNTED_PLANES = _COUNTED_ROWS = 4
+_COUNTED_VOXELS = 1 << 18  # whose statistics are made at once
+_NARROW_VOXELS = 1 << 16  # of 16 bits, whose sum fits into 32 bits
 #: given a layer's first plane and the one after its last, returns the function that fills an array
 #: with a block's part of the layer
 LayerMaker = Callable[[int, int], Callable[[Block, np.ndarray], Clipped]]
@@ -222,23 +224,26 @@ class _Statistics:
         self._low = self._high = None
         self._sum: int | float = 0
         self._planes = self._voxels = self._saturated = 0
-        self._histograms: list[dict[int, int]] = []
+        self._histogram = histogram.Counter(plan.dtype)
 
     def add(self, layer: np.ndarray) -> None:
         """Count the next planes."""
-        wide = np.float64 if self._dtype.kind == "f" else np.uint64
-        for plane in layer:
-            # plane by plane, so that each is fetched from memory once
-            self._hash.update(plane)
-            low, high = plane.min().item(), plane.max().item()
+        depth = max(1, _COUNTED_VOXELS // layer[0].size)
+        for first in range(0, layer.shape[0], depth):
+            # a few planes at a time, so that each is fetched from memory once
+            planes = layer[first : first + depth]
+            self._hash.update(planes)
+            low, high = planes.min().item(), planes.max().item()
             self._low = low if self._low is None else min(low, self._low)
             self._high = high if self._high is None else max(high, self._high)
-            self._sum += plane.sum(dtype=wide).item()
+            for plane in planes:
+                # one by one, because sums of floats depend on what is summed together
+                self._sum += _sum(plane)
             if self._counted and self._dtype.kind == "u" and high == np.iinfo(self._dtype).max:
-                self._saturated += int(np.count_nonzero(plane == high))
+                self._saturated += int(np.count_nonzero(planes == high))
         if self._counted:
             every = layer[-self._planes % _COUNTED_PLANES :: _COUNTED_PLANES, ::_COUNTED_ROWS]
-            self._histograms.append(histogram.histogram(every))
+            self._histogram.add(every)
         self._planes += layer.shape[0]
         self._voxels += layer.size
 
@@ -253,8 +258,20 @@ class _Statistics:
             "saturated": self._saturated,
         }
         if self._counted:
-            result["histogram"] = histogram.pack(histogram.merge(self._histograms))
+            result["histogram"] = histogram.pack(self._histogram.histogram())
         return result
+
+
+def _sum(plane: np.ndarray) -> int | float:
+    """Sum of a plane; exact of integers."""
+    if plane.dtype.kind == "f":
+        return plane.sum(dtype=np.float64).item()
+    if plane.dtype.kind == "u" and plane.itemsize <= 2 and plane.shape[1] <= _NARROW_VOXELS:
+        # 32 bits are summed twice as fast as 64, and hold the sum of so many voxels
+        rows = _NARROW_VOXELS // max(1, plane.shape[1])
+        parts = (plane[y : y + rows] for y in range(0, plane.shape[0], rows))
+        return sum(part.sum(dtype=np.uint32).item() for part in parts)
+    return plane.sum(dtype=np.uint64).item()
 
 
 def write_block(
