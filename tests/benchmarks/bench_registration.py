@@ -70,6 +70,11 @@ class Pair:
 Mapper = Callable[[np.ndarray], np.ndarray]
 
 
+# atlas and sample; the last ones differ much in size, in either direction
+AGES = (("CCF", "P5"), ("CCF", "P14"), ("CCF", "P28"), ("P28", "P14"),
+        ("P28", "P5"), ("P5", "P14"), ("P5", "CCF"))  # fmt: skip
+
+
 def phantom_pairs(seeds: list[int], voxel_um: float) -> Iterator[Pair]:
     """The phantom brain, 8 x 11.5 x 6 mm, seen by the channel with the stranger contrast."""
     from terareg.phantom.atlas import BrainSettings, make_atlas
@@ -120,7 +125,7 @@ def case_pairs(folder: Path, data: Path) -> Iterator[Pair]:
 
 
 def real_pairs(data: Path) -> Iterator[Pair]:
-    """CCF to the DeMBA brains of 5, 14 and 28 days, and three FVB brains; labels on both sides.
+    """CCF, the DeMBA brains of 5, 14 and 28 days, and three FVB brains; labels on both sides.
 
     Ids of the CCF are grouped by ``allen_ccf/groups.json``: a voxel belongs to the nearest ancestor
     of its id that the table lists.
@@ -129,21 +134,24 @@ def real_pairs(data: Path) -> Iterator[Pair]:
     parents = {row["id"]: row["parent_id"] for row in read_json(ccf / "ontology.json")}
     tables = {name: {int(i) for i in read_json(ccf / "groups.json")[name]}
               for name in ("coarse", "mid")}  # fmt: skip
-    atlas = _read(ccf / "average_template_200.nrrd", "RIP", "CCF")
-    annotation = _read_labels(ccf / "annotation_200.nrrd")
-    regions = Regions(annotation, parents)
+    brains = {"CCF": (_read(ccf / "average_template_200.nrrd", "RIP", "CCF"),
+                      _read_labels(ccf / "annotation_200.nrrd"))}  # fmt: skip
     for age in (5, 14, 28):
-        folder = data / f"demba_p{age}"
-        sample = _read(folder / f"demba_P{age}_reference_200.nrrd", "RIP", f"P{age}")
-        theirs = _read_labels(folder / f"demba_P{age}_annotation_200.nrrd")
+        file = data / f"demba_p{age}" / f"demba_P{age}"
+        brains[f"P{age}"] = (
+            _read(file.with_name(f"{file.name}_reference_200.nrrd"), "RIP", f"P{age}"),
+            _read_labels(file.with_name(f"{file.name}_annotation_200.nrrd")),
+        )
+    for a, b in AGES:
+        (atlas, annotation), (sample, theirs) = brains[a], brains[b]
         pair = None
         for name, table in tables.items():
             own, other = (_grouped(labels, parents, table) for labels in (annotation, theirs))
             ids = np.intersect1d(_regions(own, 1), _regions(other, 1))
             also = "" if name == "mid" else f", {name}"
-            pair = Pair(f"CCF to P{age}{also}", atlas, sample, own, atlas.frame, other,
+            pair = Pair(f"{a} to {b}{also}", atlas, sample, own, atlas.frame, other,
                         sample.frame, np.ones(other.shape, bool), ids, also=pair,
-                        regions=regions)  # fmt: skip
+                        regions=Regions(annotation, parents))  # fmt: skip
         yield pair
     mri = data / "mouse_mri_fvb"
     for first, second in ((1, 2), (1, 3), (2, 3)):

@@ -23,7 +23,7 @@ from terareg.registration.flow import (
     inverse_displacement,
 )
 from terareg.registration.images import Image, prepare, soften_cut, tissue_fraction
-from terareg.registration.schedule import Hints, Plan, choose_device
+from terareg.registration.schedule import Hints, Plan, choose_device, freedom
 from terareg.registration.settings import RegistrationSettings
 from terareg.registration.transform import Transform, jacobian_determinant
 
@@ -438,6 +438,17 @@ def test_a_level_that_folds_is_repeated_with_more_stiffness(monkeypatch, caplog)
 
 
 @pytest.mark.slow
+def test_brains_of_another_size_may_differ_more_in_shape():
+    def scaled(factor):
+        return freedom(np.diag([factor, factor, factor, 1.0]))
+
+    assert scaled(1.0) == scaled(1.06) == scaled(1 / 1.06) == 1.0
+    assert 1 < scaled(1.12) < scaled(1.25) < scaled(2.0) == 4.0
+    assert scaled(0.8) == pytest.approx(scaled(1.25))
+    # volumes count, not single lengths
+    assert freedom(np.diag([1.3, 1 / 1.3, 1.0, 1.0])) == 1.0
+
+
 def test_hardly_any_regularisation_does_not_make_it_fold():
     settings = replace(
         SETTINGS, kernel_um=500.0, kernel_power=1.5, velocity_um=None, regularisation=1e-5,

@@ -53,6 +53,11 @@ ANNEALING = 3.0
 _KERNELS = (0.1, 0.15)
 _KERNEL_OF_RESIDUALS = 2.25
 _KERNEL_VOXELS = 6
+# logarithms of the ratio of the volumes of two brains: up to the first they are of one age and
+# preparation; the second one beyond it, twice the energy of the deformation is expected
+_SAME_SIZE = 0.2
+_OTHER_SIZE = 0.3
+_LOOSEST = 4.0
 # share of a doubling that is forgiven in a ratio of lengths
 _NEARLY = 0.05
 # standard deviation of the contrast window relative to the size of the atlas, without and with
@@ -106,6 +111,8 @@ class Plan:
         the last level is found from residuals, the others take no smaller voxels than it allows.
     doublings : list of int
         Of the kernel's width at every level, relative to that at the last.
+    regularisation : float
+        Weight of the energy of the deformation, see :func:`freedom`.
     fingerprint : str
         Hash of images, settings and start.
     """
@@ -124,6 +131,7 @@ class Plan:
             sample = [correct_grid(channel) for channel in sample]
         self.names = {"atlas": [i.name for i in atlas], "sample": [i.name for i in sample]}
         self.settings, self.affine = settings, affine
+        self.regularisation = settings.regularisation / freedom(affine)
         self.extent, self.landmarks = hints.extent, hints.landmarks
         wanted = settings.regions == "auto"
         self.regions = check_regions(hints.regions, atlas[0]) if wanted else None
@@ -227,7 +235,7 @@ class Plan:
             times=1 if s.flow == "stationary" else s.time_steps,
             contrast=self.contrasts()[state.contrast],
             backward_order=self.contrasts()[state.contrast].orders[0],
-            regularisation=s.regularisation * state.stiffness,
+            regularisation=self.regularisation * state.stiffness,
             affine=s.affine,
             prior=s.priors,
             sigma_floor=s.sigma_floor,
@@ -292,6 +300,22 @@ class Plan:
             finest = crop_to_tissue(self.working(self.sample, self.voxels_um[-1]), near).frame
             problem.hold(Held(state.held, self.space.grid(finest, self.space.sample_centre)))
         return problem, sample[0]
+
+
+def freedom(affine: np.ndarray) -> float:
+    """Factor, 1 to 4, by which the energy of a deformation counts less than between equal brains.
+
+    Brains of different size differ in shape too: a young brain is no small adult one, and tissue
+    that shrinks or swells does not do so evenly. The expected energy grows with the square of the
+    logarithm of the ratio of the volumes beyond a fifth.
+
+    Parameters
+    ----------
+    affine : numpy.ndarray, shape (4, 4)
+        Atlas to sample.
+    """
+    other = abs(math.log(abs(float(np.linalg.det(affine[:3, :3])))))
+    return min(1 + (max(0.0, other - _SAME_SIZE) / _OTHER_SIZE) ** 2, _LOOSEST)
 
 
 def check_grids(images: Sequence[Image]) -> Sequence[Image]:

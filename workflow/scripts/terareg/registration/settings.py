@@ -48,6 +48,8 @@ class RegistrationSettings:
         Room for the flow around the atlas tissue; None is size / 5.
     regularisation : float
         Weight of the flow's energy relative to the match term, dimensionless; larger is stiffer.
+        Divided by up to 4 where the volumes of atlas and sample differ by more than a fifth, see
+        :func:`terareg.registration.schedule.freedom`.
     affine : str
         "affine" (12 numbers), "rigid" (rotation and translation; keeps the initial scale), or
         "fixed".

@@ -166,7 +166,9 @@ def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str
                 f"two ({', '.join(summary['files'])})."
             )
             continue
-        voxel = (summary.get("levels") or [{}])[-1].get("voxel_um")
+        last = (summary.get("levels") or [{}])[-1]
+        voxel = last.get("voxel_um")
+        weight = last.get("regularisation", settings["registration.regularisation"])
         finest = f", with a final voxel size of {voxel:g} µm" if voxel else ""
         if summary.get("kept") == "affine":
             sentences.append(
@@ -179,7 +181,7 @@ def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str
             "sample by an affine transform and a diffeomorphism (large deformation diffeomorphic "
             f"metric mapping) {cite('beg')}, together with a contrast transform and a mixture of "
             f"matching, missing and artefact tissue {cite('tward')}{finest}; the weight of the "
-            f"regularisation was {settings['registration.regularisation']:g}."
+            f"regularisation was {weight:.3g}."
         )
     if atlases:
         sentences.append(
