@@ -28,7 +28,7 @@ def test_every_point_is_counted_once_in_its_region_and_in_those_above(tmp_path):
     points = rng.uniform(-30, 280, (5000, 3))
     where, ids, sides = located_in_atlas(points, AffineMap(), atlas)
     assert np.array_equal(where, points)
-    table = count_table(ids, sides, measured(atlas, tmp_path), atlas.ontology)
+    table = count_table((ids, sides), measured(atlas, tmp_path), atlas.ontology)
     rows = {(r["id"], r["scope"], r["hemisphere"]): r for r in table}
     for region in atlas.ids[1:].tolist():
         for side in ("left", "right"):
@@ -48,7 +48,7 @@ def test_every_point_is_counted_once_in_its_region_and_in_those_above(tmp_path):
 
 def test_no_points_are_a_table_of_zeros(tmp_path):
     atlas = toy_atlas()
-    table = count_table(np.zeros(0, np.uint32), [], measured(atlas, tmp_path), atlas.ontology)
+    table = count_table((np.zeros(0, np.uint32), []), measured(atlas, tmp_path), atlas.ontology)
     assert {r["count"] for r in table} == {0} and len(table) > 20
 
 
@@ -56,7 +56,7 @@ def test_a_region_that_the_table_lacks_is_an_error(tmp_path):
     atlas = toy_atlas()
     rows = [r for r in measured(atlas, tmp_path) if r["id"] != "7"]
     with pytest.raises(PointsError, match="2 points are in region 7, which is not in the table"):
-        count_table(np.array([7, 7, 1], np.uint32), ["left"] * 3, rows, atlas.ontology)
+        count_table((np.array([7, 7, 1], np.uint32), ["left"] * 3), rows, atlas.ontology)
 
 
 def test_points_are_carried_in_parts_as_they_are_in_one(monkeypatch):
