@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 import yaml
 import zarr
@@ -53,6 +54,17 @@ def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, cap
     config["input"]["chanels"] = {}
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "input.chanels is not a known key" in text
+
+
+def test_a_blank_orientation_is_that_of_the_header_until_it_is_filled_in(workspace, capsys):
+    image = sitk.GetImageFromArray(np.ones((9, 8, 7), np.uint16))
+    image.SetSpacing([0.2, 0.2, 0.2])  # columns grow to the left, rows to posterior: SPL
+    sitk.WriteImage(image, "t1.nii.gz")
+    source = {"kind": "volume", "channels": {"t1": "t1.nii.gz"}, "orientation": None}
+    code, text = checked(workspace, {"sample": "only", "input": source, "atlases": {}}, capsys)
+    assert code == 1 and text.count("To do") == 1
+    assert "the header states SPL, which is to be confirmed" in text and "no file" not in text
+    assert "Imported volume" in text and "Fused" not in text
 
 
 def test_a_sample_of_derived_volumes_alone(workspace, capsys):

@@ -12,10 +12,11 @@ from typing import Any
 from terareg.atlas.brainglobe import find_atlas
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, raw_data, sizing
-from terareg.execution.config import asked_of
+from terareg.execution.config import NOWHERE_STATED, asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, store_gb
 from terareg.execution.yaml_files import merge, read_yaml
+from terareg.volumes.headers import first_of_several, read_header
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")
@@ -38,9 +39,14 @@ def check(path: Path) -> int:
         config = merge(read_yaml(_SHARED), config)
     asked = asked_of(config)
     wrong = [f"{key} is left blank; {what}" for key, what in asked.items()]
-    if asked.keys() <= _STAND_INS.keys():
+    stand_ins = dict(_STAND_INS)
+    if stated := _stated_orientation(config):
+        stand_ins["input.orientation"] = stated
+        wrong = [w.replace(NOWHERE_STATED, f"the header states {stated}, which is to be confirmed")
+                 for w in wrong]  # fmt: skip
+    if asked.keys() <= stand_ins.keys():
         try:
-            wrong += _check_rest(path, _filled(config, asked), asked)
+            wrong += _check_rest(path, _filled(config, asked, stand_ins), asked)
         except TeraregError as error:
             wrong.append(str(error))
     for sentence in wrong:
@@ -85,13 +91,31 @@ def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
     return told
 
 
-def _filled(config: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:
+def _filled(
+    config: Mapping[str, Any], asked: Mapping[str, str], stand_ins: Mapping[str, str]
+) -> dict[str, Any]:
     """The configuration with stand-ins where it is left blank."""
     filled = dict(config)
     for key in asked:
         section, name = key.split(".")
-        filled[section] = {**filled[section], name: _STAND_INS[key]}
+        filled[section] = {**filled[section], name: stand_ins[key]}
     return filled
+
+
+def _stated_orientation(config: Mapping[str, Any]) -> str | None:
+    """Orientation in the header of a volume, where a NIfTI file states one."""
+    source = config.get("input")
+    if not isinstance(source, Mapping) or source.get("kind") != "volume":
+        return None
+    images = source.get("channels")
+    if source.get("spacing_um") or not isinstance(images, Mapping) or not images:
+        return None
+    first = next(iter(images.values()))
+    address = first.get("path") if isinstance(first, Mapping) else first
+    try:
+        return read_header(str(address)).orientation
+    except (TeraregError, OSError):
+        return None  # told of by the check of the rest
 
 
 def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
@@ -149,6 +173,9 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
         f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "
     )
     yield f"  channels     {apart.join(lines)}"
+    for header in {} if run.is_tiled(sample) else raw_data.image_headers(run, sample).values():
+        if header.others:
+            yield f"  note         {header.name}: {first_of_several(header)}"
     yield f"  volume       {z} x {y} x {x} voxels of {spacing} um: {size} mm (z, y, x)"
     if "input.orientation" not in asked:
         yield f"  orientation  {source['orientation']} (z, y, x)"

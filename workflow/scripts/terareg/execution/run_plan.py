@@ -106,7 +106,10 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
             str(row.jobs), f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}",
             f"{row.read_gb:.1f}", f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}",
         )  # fmt: skip
-        lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
+        title = STAGES[row.stage]
+        if row.stage == "fused" and not sample.tiled:
+            title = "Imported volume"
+        lines.append(f"{title:22}" + "".join(f"{v:>13}" for v in values))
     if any(counts is None or counts.get(rule) for rule in _DERIVED):
         lines += entry_lines(sample, threads_of("derive_blocks", sample))
     raw = sample.raw_gb

@@ -37,6 +37,7 @@ import tifffile
 
 from terareg.acquisition.tile_correction import Flatfield, smooth_image
 from terareg.core.errors import IntensityError, TeraregError
+from terareg.core.numeric import is_full_scale
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.evidence import Evidence, gather_evidence
 from terareg.intensity.settings import FlatfieldSettings
@@ -89,6 +90,7 @@ def estimate_flatfield(
         "planes": int(stats["planes"].sum()),
         "warnings": [],
     }
+    info |= _saturation(stats, data)
     additive = None
     if settings.method == "statistics" and len(stats["tiles"]) == 1:
         profile, background = _of_one_tile(data, settings, info)
@@ -110,6 +112,15 @@ def estimate_flatfield(
     for text in info["warnings"]:
         logger.warning("flat-field: %s", text)
     return Flatfield(profile=profile, background=float(background), additive=additive), info
+
+
+def _saturation(stats: Mapping[str, np.ndarray], data: BlockData) -> dict[str, Any]:
+    """Largest count of the raw tiles, and the share of pixels there if no camera gives more."""
+    counts, pixels = stats["largest"].T
+    largest = int(counts.max())
+    area = int(data.edges[0][-1]) * int(data.edges[1][-1])
+    share = float(100 * pixels[counts == largest].sum() / max(1, int(stats["planes"].sum()) * area))
+    return {"largest": largest, "saturated_percent": share if is_full_scale(largest) else 0.0}
 
 
 def _of_one_tile(

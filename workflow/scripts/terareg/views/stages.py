@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terareg.core.errors import few
 from terareg.storage.records import read_json, read_table
 from terareg.views import thresholds, worst
 from terareg.views.tables import (
@@ -42,6 +43,7 @@ from terareg.views.words import (
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
+_FEW_VALUES = 48  # of an image; one of 8 bits has some hundred, those within 3 % being one
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
     "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
@@ -139,6 +141,12 @@ def _input(results: Results, stage: dict) -> None:
         for name, image in data["channels"].items()
         if image.get("absent_chunks")
     ]
+    stage["warnings"] += [
+        f"channel {name}: {image['source']} lists further images (multiscales), which are ignored: "
+        f"{few(image['ignored_images'])}"
+        for name, image in data["channels"].items()
+        if image.get("ignored_images")
+    ]
 
 
 def _acquisition(results: Results, stage: dict, measured: list) -> None:
@@ -186,6 +194,8 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
             tables[f"Stripe artefacts of channel {channel}"] = worded(gains, STRIPES)
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
+        saturated = finite(info.get("saturated_percent"))
+        measured.append(("intensity.saturated_percent", channel, saturated))
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
         stage["tables"] += [facts_table(*table) for table in tables.items()]
 
@@ -332,7 +342,14 @@ def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
             ):
                 found = [v for n in names if (v := finite(data.get(n))) is not None]
                 value = 100 * sum(found) / voxels if found else None
+                if key == "volume.saturated_percent" and imported and value is not None:
+                    value = max(value, finite(data.get("piled_percent")) or 0.0)
                 measured.append((key, f"{channel}, {words}", value))
+        if imported and (finite(data.get("grey_values")) or _FEW_VALUES) < _FEW_VALUES:
+            stage["warnings"].append(
+                f"channel {channel} has only {data['grey_values']} different values, as labels or "
+                "a mask have; check that its image was given, not a segmentation"
+            )
         title = f"{words.capitalize()} volume of channel {channel}"
         stage["tables"].append(facts_table(title, worded(data, VOLUME)))
 

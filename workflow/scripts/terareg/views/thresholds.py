@@ -200,6 +200,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "fail": 0.9,
         "advice": "The light seems to enter from the other end: swap the ends in input.sides.",
     },
+    "intensity.saturated_percent": {
+        "text": "Saturated pixels of the raw tiles",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 5.0,
+        "advice": "Lower the exposure next time; the intensities of bright regions are "
+        "underestimated.",
+    },
     "volume.saturated_percent": {
         "text": "Saturated voxels",
         "unit": "%",

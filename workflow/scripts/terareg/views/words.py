@@ -16,6 +16,7 @@ FLATFIELD: dict[str, Word] = {
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
     "tiles": "tiles that were read",
     "planes": "planes that were read",
+    "largest": "largest value of the raw tiles (counts)",
     "tissue_fraction": ("planes with tissue (%)", percent),
 }  # fmt: skip
 STRIPES: dict[str, Word] = {

@@ -125,6 +125,7 @@ def describe_input(
                 "source_dtype": header.dtype,
                 "dtype": header.stored_dtype,
                 "absent_chunks": (absent or {}).get(name, 0),
+                "ignored_images": list(header.others),
             }
             for name, header in headers.items()
         },
