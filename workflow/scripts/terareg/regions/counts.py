@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,10 +50,9 @@ def count_table(
     list of dict
         A row for each row of the region table, in its order: id, acronym, name, parent, depth,
         scope ("own", or "tree" with all regions below), hemisphere, count, with draws
-        ``count_expected`` (their mean), ``count_low`` and ``count_high`` (ends of the interval of
-        90 %), volume_mm3 (of the
-        region in the sample), per_mm3 (None without volume) and coverage (share of the region that
-        was imaged). The last row has id 0: what lies in no region.
+        ``count_low`` and ``count_high`` (ends of the interval of 90 %, widened to whole points),
+        volume_mm3 (of the region in the sample), per_mm3 (None without volume) and coverage (share
+        of the region that was imaged). The last row has id 0: what lies in no region.
 
     Raises
     ------
@@ -109,11 +109,11 @@ def _figures(counts: np.ndarray) -> dict[str, Any]:
     """Columns of a row from the counts as registered (first) and in every draw."""
     figures: dict[str, Any] = {"count": int(counts[0])}
     if len(counts) > 1:
-        expected = float(counts[1:].mean())
-        # a draw and its opposite say the same of the size of the error
+        # the count as registered is nearer to the truth than the mean of the draws, see
+        # docs/development/decisions.md; a draw and its opposite say the same of the error's size
         draws = (len(counts) - 1) // 2
-        reach = float(stats.t.ppf((1 + _INTERVAL) / 2, draws) * counts[1:].std())
-        figures["count_expected"] = round(expected, 2)
-        figures["count_low"] = round(max(0.0, expected - reach), 2)
-        figures["count_high"] = round(expected + reach, 2)
+        deviation = math.sqrt(float(np.mean((counts[1:] - counts[0]) ** 2)))
+        reach = float(stats.t.ppf((1 + _INTERVAL) / 2, draws)) * deviation
+        figures["count_low"] = max(0, math.floor(counts[0] - reach))
+        figures["count_high"] = math.ceil(counts[0] + reach)
     return figures
