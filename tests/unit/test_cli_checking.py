@@ -67,6 +67,16 @@ def test_a_blank_orientation_is_that_of_the_header_until_it_is_filled_in(workspa
     assert "Imported volume" in text and "Fused" not in text
 
 
+def test_a_table_of_regions_that_cannot_be_read_is_to_be_corrected(workspace, capsys):
+    config = workspace.sample(grid=(1, 2), planes=100)
+    bad = workspace.folder / "names.csv"
+    bad.write_text("number,acronym\n1,A\n")
+    next(iter(config["atlases"].values()))["ontology"] = str(bad)
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "CPU hours" in text
+    assert "ontology: ontology" not in text and "names.csv, line 2: id and name missing" in text
+
+
 def test_a_sample_of_derived_volumes_alone(workspace, capsys):
     group = zarr.create_group("v.ome.zarr", zarr_format=3)
     group.create_array("0", data=np.ones((8, 8, 8), np.uint8))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from terareg.atlas.brainglobe import find_atlas
+from terareg.atlas.ontology import read_ontology
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, raw_data, sizing
 from terareg.execution.config import NOWHERE_STATED, asked_of
@@ -61,6 +62,7 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
     """Check what is filled in and print what the run needs; return what has to be corrected."""
     absent = _take_absent_atlases(config)
     run = load_run(config, files=[path])
+    absent += _wrong_ontologies(run)
     if not run.samples and not run.comparisons:
         raise ConfigError(f"{path}: key sample is missing; give the brain a name")
     comparisons.check(run)
@@ -89,6 +91,19 @@ def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
                 told.append(f"atlases.{key}.name: {error}")
                 config["atlases"] = {k: v for k, v in config["atlases"].items() if k != key}
     return told
+
+
+def _wrong_ontologies(run: Run) -> list[str]:
+    """What is wrong with the tables of regions that lie on this machine."""
+    wrong = []
+    for key in run.atlases:
+        name = run.atlas(key)["ontology"]
+        if name and Path(name).is_file():
+            try:
+                read_ontology(name)
+            except AtlasError as error:
+                wrong.append(f"atlases.{key}: {error}")
+    return wrong
 
 
 def _filled(
