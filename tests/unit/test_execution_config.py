@@ -454,7 +454,11 @@ SAMPLES = {
     "tile-table": "table",
     "serial-two-photon": "volume",
     "mouse-mri": "volume",
+    "mouse-microct": "volume",
+    "rat-mri": "volume",
     "human-mri": "volume",
+    "macaque-mri": "volume",
+    "zebrafish-larva": "volume",
 }
 
 
