@@ -75,7 +75,7 @@ def test_points_are_carried_in_parts_as_they_are_in_one(monkeypatch):
 
 
 def test_counts_near_a_border_that_may_lie_elsewhere_have_an_interval_that_holds_the_truth():
-    """Two halves; the border is moved by errors of 6 um, and 40 % of the points lie within 12 um."""
+    """Two halves, whose border is moved by errors of 6 um; 40 % of points lie within 12 um."""
     annotation = np.ones((40, 8, 8), np.uint32)
     annotation[20:] = 7
     frame = Frame(annotation.shape, (5.0, 25.0, 25.0), orientation="RIP")

@@ -382,7 +382,7 @@ def test_numbers_of_colours_are_no_brightness_but_a_coloured_grey_scale_is(tmp_p
         header = read_header(str(path), SPACING)
         assert header.is_palette == (name == "labels")
         if name == "labels":
-            with pytest.raises(VolumeError, match="numbers of colours .* in Fiji with Image"):
+            with pytest.raises(VolumeError, match=r"numbers of colours .* in Fiji with Image"):
                 check_channel(header, "red", None)
         else:
             check_channel(header, "red", None)

@@ -96,6 +96,11 @@ def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[P
     return rows
 
 
+def stage_title(stage: str, *, tiled: bool) -> str:
+    """Title of a stage; a sample without tiles has an imported volume."""
+    return "Imported volume" if stage == "fused" and not tiled else STAGES[stage]
+
+
 def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None) -> str:
     """The plan of a sample (:func:`make_plan`) as a table for people."""
     rows = make_plan(sample, counts)
@@ -106,9 +111,7 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
             str(row.jobs), f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}",
             f"{row.read_gb:.1f}", f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}",
         )  # fmt: skip
-        title = STAGES[row.stage]
-        if row.stage == "fused" and not sample.tiled:
-            title = "Imported volume"
+        title = stage_title(row.stage, tiled=sample.tiled)
         lines.append(f"{title:22}" + "".join(f"{v:>13}" for v in values))
     if any(counts is None or counts.get(rule) for rule in _DERIVED):
         lines += entry_lines(sample, threads_of("derive_blocks", sample))

@@ -43,6 +43,9 @@ from terareg.views.words import (
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
+# smaller over larger half of an atlas: below the first it is one of one side, below the second
+# its halves are unequal
+_ONE_SIDED, _HALF = 0.1, 0.9
 _FEW_VALUES = 48  # of an image; one of 8 bits has some hundred, those within 3 % being one
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
@@ -426,7 +429,7 @@ def where_it_is_bad(results: Results) -> list[dict]:
         most = max(_MOST_ROWS, min(suspicious, 2 * _MOST_ROWS))
         atlas = path.parent.name
         title = f"{atlas}: worst of {len(rows)} regions per hemisphere"
-        table = rows_table(title, [*(QUALITY[c] for c in columns), "what"], cells[:most])
+        table = rows_table(title, [*(QUALITY[c] for c in columns), "reason to look"], cells[:most])
         found.append(
             {
                 "atlas": atlas,
@@ -465,6 +468,7 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
         total = sum(v for v, _ in weights)
         share = 100 * sum(v * c for v, c in weights) / total if total else None
         measured.append(("regions.coverage_percent", path.stem, share))
+        stage["warnings"] += _unequal_halves(own, path.stem)
         largest = sorted(both, key=lambda r: -(finite(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
         columns = [
             c for c in (rows[0] if rows else ())
@@ -481,6 +485,28 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
             )
 
 
+def _unequal_halves(rows: list[dict], atlas: str) -> list[str]:
+    """What to say if the left of an atlas is not as large as its right."""
+    halves = {
+        side: sum(
+            finite(row.get("atlas_volume_mm3")) or 0
+            for row in rows
+            if row.get("hemisphere") == side
+        )
+        for side in ("left", "right")
+    }
+    low, high = sorted(halves.values())
+    # an atlas of one hemisphere has one side alone
+    if not _ONE_SIDED * high < low < _HALF * high:
+        return []
+    share = 100 * halves["left"] / (low + high)
+    return [
+        f"{share:.0f} % of the regions of atlas {atlas} are left and {100 - share:.0f} % right, "
+        "because the middle plane of its image, which divides them, is not that of its brain; give "
+        f"atlases.{atlas}.hemispheres, or use the rows of both sides alone"
+    ]
+
+
 def _cells(results: Results, stage: dict) -> None:
     for path in results.glob("cells/*.json"):
         data = read_json(path)
@@ -493,7 +519,8 @@ def _cells(results: Results, stage: dict) -> None:
             )
         for table in results.glob(f"cells/{path.stem}/*/regions.tsv"):
             title = f"Regions with the most cells {path.stem}, {table.parent.name}"
-            stage["tables"] += _most(results, table, title, ("count", "per_mm3"))
+            interval = ("count_low", "count_high")
+            stage["tables"] += _most(results, table, title, ("count", "per_mm3"), interval)
 
 
 def _signal(results: Results, stage: dict) -> None:

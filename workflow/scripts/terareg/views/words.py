@@ -109,6 +109,8 @@ STEPS = {
 COLUMNS = {
     "coverage": "fraction imaged",
     "count": "cells",
+    "count_low": "cells at least (interval of 90 %)",
+    "count_high": "cells at most (interval of 90 %)",
     "per_mm3": "cells per mm³",
     "signal_mm3": "signal (mm³)",
     "signal_percent": "signal (% of the region)",
@@ -127,7 +129,7 @@ QUALITY = {
     "missing_percent": "missing (%)",
     "artefact_percent": "artefact (%)",
     "volume_ratio": "volume, median (factor)",
-    "volume_ratio_low": "smallest",
-    "volume_ratio_high": "largest",
+    "volume_ratio_low": "volume, smallest",
+    "volume_ratio_high": "volume, largest",
     "error_um": "error bar (µm)",
 }

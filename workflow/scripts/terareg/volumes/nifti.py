@@ -76,7 +76,8 @@ class NiftiLayout:
                         f"its header is {what}, not of a NIfTI-1 file that contains its voxels "
                         "('n+1'); convert it to NIfTI-1 or NRRD"
                     )
-                layout = cls(order, dim, code, int(offset) or _FIRST_VOXEL, slope, intercept, intent == _LABELS)
+                start = int(offset) or _FIRST_VOXEL
+                layout = cls(order, dim, code, start, slope, intercept, intent == _LABELS)
                 if layout.scaled and not math.isfinite(intercept):
                     raise ValueError(
                         f"its header states that its values are scaled by {slope:g} + {intercept:g}"

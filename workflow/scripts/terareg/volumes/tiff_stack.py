@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from terareg.storage.foreign import DEFLATE_RATIO, TEXT_BYTES, decode_text, read_object
 from terareg.storage.store import Store
@@ -195,7 +196,7 @@ def _brightens(colours: tuple[int, ...]) -> bool:
         return False
     red, green, blue = (colours[n * size : (n + 1) * size] for n in range(3))
     light = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b in zip(red, green, blue)]
-    darker = sum(max(0.0, a - b) for a, b in zip(light, light[1:]))
+    darker = sum(max(0.0, a - b) for a, b in pairwise(light))
     return light[-1] > light[0] and darker <= _DARKER * (max(light) - min(light))
 
 
