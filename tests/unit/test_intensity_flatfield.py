@@ -168,6 +168,21 @@ def test_planes_that_were_filled_in_do_not_count(brain):
     assert profile_error(flatfield.profile, brain.profile) < 2
 
 
+def test_pixels_at_the_full_scale_of_the_camera_are_counted(brain, estimate):
+    """A camera of 12 bits gives no more than 4095, in files of 16 bits."""
+    source = TruthSource(brain.scene)
+    assert estimate[1]["saturated_percent"] == 0 and estimate[1]["largest"] != 4095
+    top = max(tile.max() for tile in source.data.values())
+    for name, tile in source.data.items():
+        source.data[name] = (tile.astype(float) * 4500 / top).clip(0, 4095).astype(tile.dtype)
+    raw = np.stack(list(source.data.values()))
+    wanted = 100 * np.mean(raw == 4095)
+    sums = [sum_tiles(source, [name]) for name in source.names]
+    _, info = estimate_flatfield(sums)
+    assert info["largest"] == 4095 and wanted > 0
+    assert info["saturated_percent"] == pytest.approx(wanted)
+
+
 @pytest.mark.parametrize("shape", [(48, 80), (61, 47)])
 def test_tiles_need_not_be_square(shape):
     source = TruthSource(Scene(pixels=96, planes=6, seed=6))
