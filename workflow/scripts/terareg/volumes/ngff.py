@@ -281,8 +281,9 @@ def _image_label(metadata: Mapping[str, Any]) -> dict:
         ]
     names, acronyms = metadata.get("label_names", {}), metadata.get("label_acronyms", {})
     if names:
+        # napari finds the row of a label by its "index"
         label["properties"] = [
-            {"label-value": int(i), "name": str(names[i])}
+            {"label-value": int(i), "index": int(i), "name": str(names[i])}
             | ({"acronym": str(acronyms[i])} if i in acronyms else {})
             for i in sorted(names, key=int)
         ]
