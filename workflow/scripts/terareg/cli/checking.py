@@ -15,7 +15,7 @@ from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, raw_data, sizing
 from terareg.execution.config import NOWHERE_STATED, asked_of
 from terareg.execution.run import Run, load_run
-from terareg.execution.run_plan import make_plan, plan_text, store_gb
+from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.yaml_files import merge, read_yaml
 from terareg.volumes.headers import first_of_several, read_header
 
@@ -219,7 +219,8 @@ def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:
     while not folder.exists():
         folder = folder.parent
     free_gb = shutil.disk_usage(folder).free / 1e9
-    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed_gb:.1f} GB needed")
+    needed = size_text(needed_gb)
+    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed} needed")
     if free_gb >= needed_gb:
         return []
     return [

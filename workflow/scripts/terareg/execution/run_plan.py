@@ -101,6 +101,11 @@ def stage_title(stage: str, *, tiled: bool) -> str:
     return "Imported volume" if stage == "fused" and not tiled else STAGES[stage]
 
 
+def size_text(gb: float) -> str:
+    """Gigabytes in words; in megabytes where they would read 0.0 GB."""
+    return f"{gb:.1f} GB" if gb >= 0.05 or gb == 0 else f"{1000 * gb:.2g} MB"
+
+
 def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None) -> str:
     """The plan of a sample (:func:`make_plan`) as a table for people."""
     rows = make_plan(sample, counts)
@@ -120,7 +125,7 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
-        f"{jobs} jobs, {hours:.1f} CPU hours; {raw:.1f} GB of {what}, {moved / raw:.1f} bytes "
-        f"moved for each of these; space needed in the store: {store_gb(sample):.1f} GB"
+        f"{jobs} jobs, {hours:.1f} CPU hours; {size_text(raw)} of {what}, {moved / raw:.1f} bytes "
+        f"moved for each of these; space needed in the store: {size_text(store_gb(sample))}"
     )
     return "\n".join(lines) + "\n"
