@@ -272,8 +272,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
-        "text": "By how much the deformation makes the voxels of the sample more probable than the "
-        "affine alone",
+        "text": "Gain in the probability of a voxel by the deformation over the affine alone",
         "unit": LOG_RATIO,
         "worse": "below",
         "warn": 0.01,
@@ -281,8 +280,8 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
     "registration.held_back_gain": {
-        "text": "By how much the deformation makes voxels that were held back from the fit more "
-        "probable than the affine alone",
+        "text": "Gain in the probability of a voxel by the deformation over the affine alone, in "
+        "blocks held back from the fit",
         "unit": LOG_RATIO,
         "worse": "below",
         "warn": 0.01,
