@@ -672,6 +672,14 @@ def test_halves_of_an_atlas_that_differ_are_told(results):
     assert "give atlases.off.hemispheres" in told
 
 
+def test_shares_near_nothing_have_no_exponent(results):
+    write(results, "fused/ch0/complete.json", {"voxels": 10**9, "saturated": 3,
+                                               "clipped_low": 0, "clipped_high": 0})  # fmt: skip
+    shown = {v["key"]: v["shown"] for v in gather(results)["verdicts"]}
+    assert shown["volume.saturated_percent"] == "below 0.001\u00a0%"
+    assert shown["volume.clipped_percent"] == "0\u00a0%"
+
+
 def test_likelihoods_are_shown_as_percent(results):
     data = gather(results)
     shown = {v["key"]: (v["shown"], v["limits"]) for v in data["verdicts"]}

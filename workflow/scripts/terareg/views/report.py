@@ -27,6 +27,7 @@ from terareg.views.stages import Results, gather_stages, where_it_is_bad
 from terareg.views.tables import show, size
 
 _TEMPLATE = "report.html.j2"
+_LEAST_PERCENT = 0.001  # below which a share is said to be below it
 _PACKAGES = (
     "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
     "terareg",
@@ -214,7 +215,9 @@ def gather_report(
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
         value, unit = thresholds.in_unit(verdict["value"], verdict["unit"])
-        words = [show(value), unit]
+        # a share so small is not zero, and no reader wants its exponent
+        tiny = unit == "%" and 0 < value < _LEAST_PERCENT
+        words = [f"below {_LEAST_PERCENT:g}" if tiny else show(value), unit]
         verdict["shown"] = "\u00a0".join(word for word in words if word)
     where = where_it_is_bad(own)
     for one in where:

@@ -33,6 +33,7 @@ from terareg.views.words import (
     COLUMNS,
     COMPOSITION,
     FLATFIELD,
+    MISSING_PLANES,
     PLACEMENT,
     QUALITY,
     REGISTRATION,
@@ -175,7 +176,7 @@ def _acquisition(results: Results, stage: dict, measured: list) -> None:
         "orientation of the array axes z, y, x": data.get("orientation"),
         "overlap y, x (%)": [100 * v for v in data.get("overlap") or ()],
         "channels": [c["name"] if isinstance(c, Mapping) else c for c in data.get("channels", ())],
-        "missing planes are": data.get("missing_planes"),
+        "missing planes": MISSING_PLANES.get(data.get("missing_planes")),
     }
     if shape and data.get("dtype"):
         size = math.prod(shape) * len(tiles) * len(facts["channels"])

@@ -19,6 +19,11 @@ FLATFIELD: dict[str, Word] = {
     "largest": "largest value of the raw tiles (counts)",
     "tissue_fraction": ("planes with tissue (%)", percent),
 }  # fmt: skip
+MISSING_PLANES = {
+    "error": "stop the run",
+    "blank": "are read as black",
+    "interpolate": "are interpolated",
+}
 STRIPES: dict[str, Word] = {
     "lines": "direction of the stripes",
     "spread_percent": "strength of the stripes (SD over the lines, %)",
