@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -95,7 +96,8 @@ def count_table(
 def _by_region(located: Located, drawn: Iterable[Located]) -> dict[int, np.ndarray]:
     """Points of every region that has any and of 0, int64 (1 + draws, 3), by hemisphere."""
     found = []
-    for ids, sides in (located, *drawn):
+    # draws are looked up one after the other and not held
+    for ids, sides in itertools.chain([located], drawn):
         side = np.array([_SIDES.index(s) for s in sides], np.int64)
         key, count = np.unique(np.asarray(ids, np.int64) * 3 + side, return_counts=True)
         found.append(dict(zip(key.tolist(), count.tolist())))
