@@ -7,7 +7,7 @@
 Every case is registered with the defaults, its error bars are estimated, and three things are
 counted: how often the true position lies within the interval along each axis (at landmarks), how
 often the true volume of a region does (regions of at least 0.1 mm3), and how often the true number
-of 30 000 points, drawn in the tissue, that lie in a region. The last column says by
+of 30 000 voxels, drawn in the tissue, whose centres lie in a region. The last column says by
 what both factors of ``CALIBRATION`` would have to be multiplied for exactly 90 %: factors were set
 with the first half of the cases, and hold on the other half. ``real`` takes the volumes of groups
 of regions from the sample's own annotation, which others drew: its errors count as ours.
@@ -111,7 +111,8 @@ def count_scores(pair: Pair, transform: Transform, bars: ErrorBars) -> tuple[flo
     places = np.argwhere(np.isin(pair.labels, ids[ids > 0]))
     places = places[rng.integers(0, len(places), POINTS)]
     true = np.bincount(np.searchsorted(ids, pair.labels[tuple(places.T)]), minlength=len(ids))
-    points = pair.label_frame.to_um(places + rng.uniform(-0.5, 0.5, places.shape))
+    # labels are those of the centres of voxels
+    points = pair.label_frame.to_um(places)
     names = Ontology([Structure(int(i), str(i), str(i)) for i in ids if i > 0])
     atlas = make_atlas(pair.atlas_labels.astype(np.uint32), pair.atlas_label_frame, names)
     _, found, sides = located_in_atlas(points, transform, atlas)

@@ -54,6 +54,8 @@ def check(path: Path) -> int:
         _say(f"To do: {sentence}")
     if not wrong:
         target = "previews" if "sample" in config or "cohort" in config else "cohort"
+        if "sample" in config and not config.get("atlases"):
+            target = "fused_volumes"  # there is nothing to compare with
         _say(f"Nothing to correct. Next: terareg run {path} {target}")
     return 1 if wrong else 0
 
