@@ -87,6 +87,7 @@ def test_a_sample_of_derived_volumes_alone(workspace, capsys):
     derived = {"shared": {"from": "v.ome.zarr", "do": "convert", "format": "precomputed"}}
     code, text = checked(workspace, {"sample": "only", "derived": derived}, capsys)
     assert code == 0 and "sample only, without images of its own\n  derived      shared" in text
+    assert "Next: terareg run sample.yaml derived_volumes" in text
 
 
 def test_images_are_told_one_a_line(workspace, capsys):
@@ -100,6 +101,7 @@ def test_images_are_told_one_a_line(workspace, capsys):
     }
     code, text = checked(workspace, {"sample": "only", "input": image, "atlases": {}}, capsys)
     assert code == 0, text
+    assert "Next: terareg run sample.yaml fused_volumes" in text, "there is no atlas"
     assert f"channels     red: c.tif, channel 0\n{'':15}green: c.tif, channel 1\n" in text
 
 

@@ -53,11 +53,20 @@ def check(path: Path) -> int:
     for sentence in wrong:
         _say(f"To do: {sentence}")
     if not wrong:
-        target = "previews" if "sample" in config or "cohort" in config else "cohort"
-        if "sample" in config and not config.get("atlases"):
-            target = "fused_volumes"  # there is nothing to compare with
-        _say(f"Nothing to correct. Next: terareg run {path} {target}")
+        _say(f"Nothing to correct. Next: terareg run {path} {_next_target(config)}")
     return 1 if wrong else 0
+
+
+def _next_target(config: Mapping[str, Any]) -> str:
+    """The target that shows most for the least time."""
+    if "cohort" in config:
+        return "previews"
+    if "sample" not in config:
+        return "cohort"
+    if "input" not in config:
+        return "derived_volumes"
+    # without an atlas there is nothing to see the sample beside
+    return "previews" if config.get("atlases") else "fused_volumes"
 
 
 def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) -> list[str]:
