@@ -125,8 +125,8 @@ def describe_input(
                 "source_dtype": header.dtype,
                 "dtype": header.stored_dtype,
                 "absent_chunks": (absent or {}).get(name, 0),
-                "ignored_images": list(header.others),
             }
+            | ({"ignored_images": list(header.others)} if header.others else {})
             for name, header in headers.items()
         },
     }
