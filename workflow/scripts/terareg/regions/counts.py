@@ -111,7 +111,8 @@ def _figures(counts: np.ndarray) -> dict[str, Any]:
     """Columns of a row from the counts as registered (first) and in every draw."""
     figures: dict[str, Any] = {"count": int(counts[0])}
     if len(counts) > 1:
-        # the mean of draws is no nearer to the truth, see docs/development/decisions.md; a draw and its opposite say the same of the error's size
+        # the mean of the draws is no nearer to the truth, see docs/development/decisions.md;
+        # a draw and its opposite say the same of the error's size
         draws = (len(counts) - 1) // 2
         deviation = math.sqrt(float(np.mean((counts[1:] - counts[0]) ** 2)))
         reach = float(stats.t.ppf((1 + _INTERVAL) / 2, draws)) * deviation
