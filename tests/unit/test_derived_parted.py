@@ -153,6 +153,9 @@ def test_count_refuses_an_image_on_another_grid(store):
     view = view_of(labels_of(store), store, "labels")
     with pytest.raises(ConfigError, match="no level of fused/signal has the grid of held"):
         prepared(view, "count", image="fused/signal")
+    write_volume(store, "derived/cells", labels_of(store), "segmentation")
+    with pytest.raises(ConfigError, match="derived/cells contains labels; give a volume of an im"):
+        prepared(view, "count", image="derived/cells")
     with pytest.raises(ConfigError, match="fused/signal is an image; give a volume of labels"):
         prepared(view, "count", regions="fused/signal")
     tool, _, measured = prepared(view_of(np.zeros(SHAPE, np.uint32), store, "labels"), "count")

@@ -39,6 +39,13 @@ def entry(source="fused/signal", do="convert", **more):
     return {"from": source, "do": do, **more}
 
 
+def test_a_count_comes_after_the_volume_of_its_intensities():
+    count = entry("labels/mouse", "count", image="derived/bright")
+    found = entries_of(check(described(counted=count, bright=entry(do="equalize"))))
+    assert list(found) == ["bright", "counted"]
+    assert found["counted"].others == {"image": "derived/bright"}
+
+
 def test_entries_come_after_what_they_are_made_from():
     config = check(
         described(
@@ -136,6 +143,18 @@ def test_no_key_of_the_section_changes_a_configuration_without_it():
         (
             {"a": entry("p.tif", "signal", threshold=0.5, image="fused/green")},
             "derived.a.image: 'fused/green' is not a volume of this sample",
+        ),
+        (
+            {"b": entry(), "a": entry("p.tif", "signal", threshold=0.5, image="derived/b")},
+            "derived.a.image: derived/b is not a channel, which signal is measured in; name fused",
+        ),
+        (
+            {"a": entry("labels/mouse", "count", image="derived/b")},
+            "derived.a.image: 'derived/b' is not an entry that makes a volume",
+        ),
+        (
+            {"a": entry(do="tissue", resolution_um=[50, 50, 20])},
+            "derived.a.resolution_um: [50, 50, 20] are three sizes, but tissue is found in cubes",
         ),
         (
             {"a": entry("p.tif", "signal", threshold=0.5, length=True)},

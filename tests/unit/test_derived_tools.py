@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.extents import Extent
+from terareg.core.frames import Frame
 from terareg.derived.catalogue import TOOLS
 from terareg.derived.counts import add_counts, count_values, percentiles
 from terareg.derived.stretch import Stretch
@@ -271,6 +272,77 @@ def test_downsample_is_what_numpy_makes_of_the_whole(shape, factor, mode, labels
         volume = run_entry(Store(folder), entry)
         expect_pyramid(volume, wanted, mode or ("mode" if labels else "mean"))
         assert volume.frame.spacing_um == tuple(s * f for s, f in zip((2.0, 1.0, 1.0), factor))
+
+
+def covered(sizes: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Length of every voxel of one axis (columns) in every voxel of another (rows), by edges."""
+    low = np.maximum(sizes[:-1, None], edges[None, :-1])
+    return np.maximum(np.minimum(sizes[1:, None], edges[None, 1:]) - low, 0)
+
+
+@settings(EXAMPLES, max_examples=10)
+@given(
+    shape=SHAPES,
+    size=st.sampled_from([None, 2.0, 3.0, [2.0, 3.0, 1.0], [5.0, 1.5, 2.5]]),
+    seed=st.integers(0, 9),
+)
+def test_resample_gives_each_label_the_voxels_that_it_fills_most_of(shape, size, seed):
+    array = noise(shape, "uint32", seed, most=4)
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("resample", levels=1, **({} if size is None else {"resolution_um": size}))
+        volume = run_entry(Store(folder), entry, order=np.random.default_rng(seed))
+        result = volume.read(0)
+    spacing = np.broadcast_to(2.0 if size is None else size, 3)
+    there = np.array([2.0, 1.0, 1.0])
+    counts = np.ceil(np.array(shape) * there / spacing - 1e-6).astype(int)
+    assert volume.frame.shape == tuple(counts)
+    np.testing.assert_allclose(volume.frame.spacing_um, spacing)
+    shares = [
+        covered(np.arange(m + 1) * s, np.arange(n + 1) * t)
+        for m, s, n, t in zip(counts, spacing, shape, there)
+    ]
+    votes = np.stack([
+        np.einsum("az,by,cx,zyx->abc", *shares, (array == label).astype(float))
+        for label in range(5)
+    ])  # fmt: skip
+    found = np.take_along_axis(votes, result[None].astype(int), 0)[0]
+    np.testing.assert_allclose(found, votes.max(0), rtol=1e-3)
+
+
+@settings(EXAMPLES, max_examples=10)
+@given(shape=SHAPES, dtype=st.sampled_from(["uint16", "float32"]), seed=st.integers(0, 9))
+def test_resample_by_whole_ratios_is_the_mean_of_the_voxels(shape, dtype, seed):
+    array = noise(shape, dtype, seed)
+    size = [4.0, 2.0, 3.0]
+    with tempfile.TemporaryDirectory() as folder:
+        make_source(Store(folder), array)
+        entry = entry_of("resample", resolution_um=size, levels=1)
+        result = run_entry(Store(folder), entry).read(0)
+    cut = [[(i, min(i + n, m)) for i in range(0, m, n)] for m, n in zip(shape, (2, 2, 3))]
+    wanted = np.array([
+        [[array[a:b, c:d, e:f].mean(dtype=float) for e, f in cut[2]] for c, d in cut[1]]
+        for a, b in cut[0]
+    ])  # fmt: skip
+    atol = 0.5 + 1e-3 if dtype == "uint16" else 1e-2
+    np.testing.assert_allclose(result, wanted, atol=atol)
+
+
+def test_resample_keeps_a_ramp_at_its_place_whatever_the_blocks(tmp_path):
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (9, 17, 21)), indexing="ij")
+    frame = Frame(z.shape, (2.0, 1.0, 1.0), (10.0, -3.0, 0.0))
+    ramp = (100 + 20 * z + 5 * y + 3 * x).astype(np.float32)
+    make_source(Store(str(tmp_path)), ramp, frame=frame)
+    volume = run_entry(Store(str(tmp_path)), entry_of("resample", resolution_um=2.6, levels=1))
+    where = volume.frame.axes_um()
+    inner = np.s_[1:-1, 1:-1, 1:-1]
+    values = [100 + 20 * (where[0] - 10) / 2, 5 * (where[1] + 3), 3 * where[2]]
+    wanted = values[0][:, None, None] + values[1][:, None] + values[2]
+    np.testing.assert_allclose(volume.read(0)[inner], wanted[inner], rtol=1e-5)
+    whole, _ = Volume(Store(str(tmp_path)), "brain/fused/signal").resampled(2.6)
+    np.testing.assert_allclose(volume.read(0), whole, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"finer than the voxels .* adds no detail; raise it"):
+        run_entry(Store(str(tmp_path)), entry_of("resample", "b", resolution_um=0.5))
 
 
 @pytest.mark.slow

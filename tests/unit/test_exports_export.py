@@ -37,8 +37,8 @@ def test_regions_of_an_atlas_are_what_was_asked_for(labels):
     settings = ExportSettings(
         Origin("atlases", "toy", image="annotation"), "tiff", interpolation="vote", labels=labels
     )
-    picture, slabs = prepare_export(settings, source, table, "regions")
-    found = np.concatenate([slab for _, slab in slabs])
+    picture, boxes = prepare_export(settings, source, table, "regions")
+    found = np.concatenate([slab for _, slab in boxes(picture.frame, None)])
     assert picture.aligned and picture.frame == atlas.frame
     if labels == "ids":
         np.testing.assert_array_equal(found, atlas.annotation)

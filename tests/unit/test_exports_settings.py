@@ -60,6 +60,7 @@ def test_a_derived_volume_is_settled_when_it_is_known_what_it_holds():
         ({"interpolation": "vote"}, False, "uint8", "vote is not for an image; use mean or near"),
         ({"format": "pyramid_8bit"}, True, "uint8", "derived/mask contains labels; use another"),
         ({"format": "png_series"}, True, "uint32", "is of type uint32; use tiff_series"),
+        ({"format": "terafly"}, False, "float32", "is of type float32; use format: tiff"),
     ):
         with pytest.raises(ConfigError, match=words):
             made(**entry).settled(labels, dtype)
@@ -89,6 +90,9 @@ def test_one_number_makes_cubes_and_three_do_not():
         ({"from": "labels/allen", "labels": "rgb"}, "rgb makes colour images, which are not"),
         ({"from": "labels/allen", "format": "png_series"}, "use labels: consecutive or rgb"),
         ({"from": "registration/allen/match", "format": "png_series"}, "use tiff_series"),
+        ({"from": "labels/allen", "format": "terafly"}, "8 or 16 bits for each voxel, too few for "
+         "labels/allen; use labels: consecutive"),
+        ({"from": "registration/allen/match", "format": "terafly"}, "use format: tiff"),
         ({"from": "fused/signal", "resolution_um": [1, 2]}, "export.mine.resolution_um"),
         ({"from": "fused/signal", "resolution_um": 0}, "export.mine.resolution_um"),
         ({"from": "fused/signal", "resolution_um": [1, 2, 3], "isotropic": True},
@@ -124,6 +128,8 @@ def test_memory_follows_a_plane_and_not_the_volume():
     coarse = {"export": {"x": {"from": "fused/ch0", "resolution_um": 25}}}
     assert cost.RULES["export_volume"].load(brain(**coarse)).read_gb < 0.1 * loads.read_gb
     assert cost.RULES["export_planes"].load(brain(**export)).jobs == 0
+    blocks = {"export": {"x": {"from": "fused/ch0", "format": "terafly"}}}
+    assert cost.RULES["export_planes"].memory_mb(brain(**blocks), 4) < memory(brain(**export), 4)
 
 
 def test_an_origin_reads_back():
@@ -136,6 +142,9 @@ def test_an_origin_reads_back():
         ({"from": "fused/signal", "planes": "all"}, "planes: all is for format: pyramid_8bit"),
         ({"from": "fused/signal", "axis": "y"}, "axis: y is for format: pyramid_8bit"),
         ({"from": "labels/allen", "format": "pyramid_8bit"}, "pyramid_8bit is for images"),
+        ({"from": "fused/signal", "outlines": True}, "outlines: True is for format: pyramid_8bit"),
+        ({"from": "atlas_space/allen/signal", "format": "pyramid_8bit", "outlines": True},
+         "outlines: atlas_space/allen/signal is not on the grid of the tiles; export fused"),
         ({"from": "fused/signal", "format": "pyramid_8bit", "clip_percent": [99, 1]},
          "clip_percent: [99, 1] is an empty range of grey values"),
         ({"from": "fused/signal", "format": "pyramid_8bit", "planes": []}, "export.mine.planes"),

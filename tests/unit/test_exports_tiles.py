@@ -22,6 +22,7 @@ from terareg.exports.tiles import (
     TILE,
     grey_levels,
     level_sizes,
+    outlines_on,
     shown_planes,
     tile_count,
     write_tiles,
@@ -91,7 +92,7 @@ def test_the_folder_holds_all_tiles_and_a_page_that_needs_no_network(tmp_path):
     store = Store(str(tmp_path))
     store.write("b/exports/mine/max_files/0/0_0.jpg", b"of an earlier export")
     mine = replace(MINE, planes=(0, 5), clip_percent=(1.0, 99.0))
-    record = write_tiles(store, "b/exports/mine", mine, SOURCE, "mine", workers=2)
+    record = write_tiles(store, "b/exports/mine", mine, SOURCE, workers=2)
     names = [entry.key for entry in store.list("b/exports/mine")]
     tiles = [name for name in names if name.endswith(".jpg")]
     assert record["planes"] == 2 and record["tiles"] == len(tiles) == 2 * tile_count(520, 300)
@@ -116,17 +117,34 @@ def test_the_folder_holds_all_tiles_and_a_page_that_needs_no_network(tmp_path):
     assert not re.search(r"(src|href)\s*=\s*[\"']?https?:", page) and "http" not in page
     told = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
     assert told["planes"] == ["z0000", "z0005"] and (told["width"], told["height"]) == (520, 300)
+    assert told["title"] == "mine" and told["outlines"] == []
     assert told["letters"] == ["R", "A"] and told["spacing_um"] == [2.0, 2.0]
-    again = write_tiles(store, "b/exports/mine", mine, SOURCE, "mine")
+    again = write_tiles(store, "b/exports/mine", mine, SOURCE)
     assert again == record
+
+
+@pytest.mark.parametrize("axis", "zyx")
+def test_outlines_lie_where_the_boxes_do(axis):
+    frame = Frame((6, 30, 52), (5.0, 2.0, 2.0), (100.0, 7.0, -4.0), "SAR")
+    # from the outer corner of voxel (1, 2, 3) to that of (4, 20, 40)
+    corners = frame.to_um(np.array([[0.5, 1.5, 2.5], [3.5, 19.5, 39.5]]))
+    across = "zyx".index(axis)
+    rows, columns = (a for a in range(3) if a != across)
+    low, high = (1, 2, 3), (4, 20, 40)
+    expected = (
+        "T",
+        [low[columns], low[rows], high[columns], high[rows]],
+        [low[across], high[across]],
+    )
+    assert outlines_on(frame, {"T": (corners[1], corners[0])}, axis) == [expected]
 
 
 def test_a_plane_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(VolumeError, match="plane 6 along z; the export has"):
-        write_tiles(Store(str(tmp_path)), "x", replace(MINE, planes=(6,)), SOURCE, "x")
+        write_tiles(Store(str(tmp_path)), "x", replace(MINE, planes=(6,)), SOURCE)
 
 
 def test_an_image_of_one_value_is_shown_all_the_same(tmp_path):
     flat = OpenedImage("f", [Frame((2, 3, 4), (1.0, 1.0, 1.0))], [np.full((2, 3, 4), 7.5, "f4")])
-    record = write_tiles(Store(str(tmp_path)), "x", MINE, flat, "x")
+    record = write_tiles(Store(str(tmp_path)), "x", MINE, flat)
     assert record["window"][1] > record["window"][0] and record["tiles"] == tile_count(4, 3)

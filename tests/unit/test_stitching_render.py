@@ -147,14 +147,71 @@ def test_the_stack_says_that_transforms_are_not_all_that_fusion_does(tmp_path, s
     acquisition, placement, _ = stitched
     bent = dict(placement.tiles)
     bent["LOC000"] = replace(bent["LOC000"], field_vox=(((0.0, 1.0),) * 2,) * 2)
-    bent["LOC001"] = replace(bent["LOC001"], lean_vox=(0.0, 3.0, 0.0))
+    bent["LOC001"] = replace(bent["LOC001"], height_vox=(2.0, 3.0, 0.0))
+    bent["LOC002"] = replace(bent["LOC002"], lean_vox=(0.0, 3.0, 0.0))
     write_stack(tmp_path / "a.json", acquisition, replace(placement, tiles=bent))
     assert (
-        f"; 2 of {len(bent)} tiles are sheared, scaled or distorted in the fused volume but "
+        f"; 2 of {len(bent)} tiles are distorted or tilted along z in the fused volume, which"
         in (read(tmp_path / "a.json")["versionNotes"])
     )
     write_stack(tmp_path / "b.json", acquisition, replace(placement, growth=0.01))
-    assert f"; {len(bent)} of {len(bent)} tiles" in read(tmp_path / "b.json")["versionNotes"]
+    assert read(tmp_path / "b.json")["versionNotes"] == f"terareg, sample {acquisition.sample}"
+
+
+BENT = {"lean_vox": (0.0, 1.5, -2.0), "height_vox": (0.0, 0.4, 0.9), "width_vox": (0.0, -0.8, 0.6)}
+
+
+@pytest.mark.parametrize("growth", [0.0, 0.02])
+def test_transforms_put_pixels_where_fusion_puts_them(tmp_path, stitched, growth):
+    """Of a tile that leans, is turned and larger, in a volume whose planes grow."""
+    acquisition, placement, _ = stitched
+    tiles = dict(placement.tiles)
+    tiles["LOC002"] = replace(tiles["LOC002"], **BENT)
+    placement = replace(placement, tiles=tiles, growth=growth)
+    write_tilespecs(tmp_path / "t.json", acquisition, placement, "ch0")
+    origin, middle = tiles["LOC002"].origin_vox, (np.array(SHAPE) - 1) / 2
+    matrix = placement.matrices(SHAPE)["LOC002"]
+    (grown,) = placement.growths({"LOC002": origin}, SHAPE).values() or [None]
+    for spec in read(tmp_path / "t.json"):
+        name, plane = spec["tileId"].split("_")[0], int(spec["tileId"].split("_")[1][1:])
+        if name != "LOC002":
+            assert growth or spec["transforms"]["specList"][0]["dataString"].startswith("1.0 0.0 0")
+            continue
+        seen = []
+        for y, x in ((0, 0), (59, 0), (7, 49)):
+            index = np.array([plane, y, x], float)
+            place = np.linalg.solve(matrix, index - middle) + middle + origin
+            if grown is not None:
+                place = grown.done(place[None])[0]
+            seen.append(corner(spec, x, y))
+            assert np.abs(seen[-1] - place[:0:-1]).max() < 1e-9
+        corners = [corner(spec, x, y) for x in (0, 49) for y in (0, 59)]
+        low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+        assert (spec["minX"], spec["minY"]) == pytest.approx(tuple(low))
+        assert (spec["maxX"], spec["maxY"]) == pytest.approx(tuple(high))
+
+
+def test_tiles_that_lean_and_are_turned_are_read_at_the_same_positions(tmp_path, stitched):
+    acquisition, placement, _ = stitched
+    tiles = {name: replace(tile, **BENT) for name, tile in placement.tiles.items()}
+    write_tilespecs(tmp_path / "t.json", acquisition, replace(placement, tiles=tiles), "ch0")
+    origins = tile_origins(read_tilespecs(tmp_path / "t.json"), acquisition)
+    for name, found in origins.items():
+        assert found[1:] == pytest.approx(tiles[name].origin_vox[1:], abs=1e-6)
+
+
+def test_matches_of_tiles_that_lean_follow_the_plane(tmp_path, stitched):
+    acquisition, placement, pairs = stitched
+    leaning = [replace(pair, lean_vox=(0, 3.0, -6.0), lean_sigma_vox=(0.1,) * 3) for pair in pairs]
+    write_point_matches(tmp_path / "m.json", acquisition, placement, "ch0", leaning)
+    moved = {}
+    for match in read(tmp_path / "m.json"):
+        if match["pId"].startswith("LOC000") and match["qId"].startswith("LOC002"):
+            plane, points = int(match["pId"].split("_")[1][1:]), match["matches"]
+            moved[plane] = np.subtract(points["p"], points["q"])[:, 0]
+    first, last = min(moved), max(moved)
+    change = (moved[last] - moved[first]) / (last - first)
+    assert change == pytest.approx(np.array([-6.0, 3.0]) / 3)
 
 
 # ---------------------------------------------------------------- import

@@ -1,5 +1,6 @@
 """Sides of a channel are compared: their brightness, and of what each shows its half well."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,12 @@ from terareg.core.errors import StitchingError
 from terareg.stitching.channel_shift import ChannelShift, channel_poses
 from terareg.stitching.placement import PlacedTile, Placement
 from terareg.stitching.sides import SideMatch, load_match, match_sides, save_match
+from terareg.volumes.share_maps import ShareMap
 from terareg.volumes.sides import Light
 
 SHAPE, STEP = (6, 96, 96), 80
 ENDS = {"left": "-x", "right": "+x"}
-AUTO = {"across": "auto", "blend": 0.1}
+AUTO = {"across": "auto", "blend": 0.1, "weights": "distance"}
 
 
 class Tiles:
@@ -26,6 +28,7 @@ class Tiles:
         self.acquisition = SimpleNamespace(
             tiles=tiles,
             tile_shape=SHAPE,
+            spacing_um=(4.0, 2.0, 2.0),
             tile=lambda name: next(t for t in tiles if t.name == name),
         )
 
@@ -115,7 +118,15 @@ def test_where_the_sides_share_no_tissue_nothing_is_changed_and_the_report_is_to
     found = match_sides(dark, None, ("signal", ENDS), AUTO)
     assert found.gain == 1.0 and found.left_percent is None and found.sharper is None
     (text,) = found.warnings
-    assert "no bright tissue in common where they meet" in text
+    assert "right shows no fine structure above its noise in channel signal" in text
+    moved = list(dark[0].arrays)
+    dark = sides()
+    for place, of_side in zip((0, 2), dark):
+        empty = [name for name in moved if name != f"T{place}"]
+        of_side.arrays |= {name: np.zeros(SHAPE, np.uint16) for name in empty}
+    found = match_sides(dark, None, ("signal", ENDS), AUTO)
+    assert found.gain == 1.0 and found.left_percent is None
+    assert any("no bright tissue in common where they meet" in text for text in found.warnings)
 
 
 def test_a_tile_that_lacks_a_side_is_not_compared():
@@ -155,9 +166,107 @@ def test_the_file_of_a_match_comes_back(tmp_path):
     match = SideMatch("signal", ("a", "b"), ("+y", "-y"), "tile", 1.5, 0.1, 2.0, 3, 1.2, ("x",))
     save_match(tmp_path / "m.json", match)
     assert load_match(tmp_path / "m.json") == match and match.light(0.1).low == 1
+    shown = ShareMap(
+        (1.0, 2.0, 3.5), (4.0, 5.0, 6.0), np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    )
+    save_match(tmp_path / "m.json", replace(match, maps={"": shown}))
+    assert load_match(tmp_path / "m.json").light(0.1).maps == {"": shown}
     (tmp_path / "m.json").write_text("[]")
     with pytest.raises(StitchingError, match=r"a match of sides .*match_sides"):
         load_match(tmp_path / "m.json")
+
+
+# ---------------------------------------------------------------- weights by content
+CONTENT = AUTO | {"weights": "content"}
+
+
+def share(found, tile, places):
+    """Shares of the first side at places (n, 3) of a tile of the row."""
+    places = np.array(places, float) + (0, 0, 0 if tile in found.maps else STEP * int(tile[1]))
+    shown = found.maps.get(tile) or found.maps[""]
+    return [float(shown.plane(z, np.array([y]), np.array([x]))[0, 0]) for z, y, x in places]
+
+
+@pytest.mark.parametrize("of", ["volume", "tile"])
+def test_by_content_each_side_counts_in_its_half(of):
+    found = match_sides(sides(of=of, gain=0.6), None, ("signal", ENDS), CONTENT)
+    assert found.across == of and not found.warnings
+    assert found.gain == pytest.approx(1 / 0.6, rel=0.01) and found.left_percent < 2.5
+    assert np.allclose(found.own_percent, 50, atol=5)
+    near, far = ("T0", "T2") if of == "volume" else ("T1", "T1")
+    assert share(found, near, [(2, 48, 20)])[0] > 0.95
+    assert share(found, far, [(2, 48, 76)])[0] < 0.05
+    assert found == match_sides(sides(of=of, gain=0.6), None, ("signal", ENDS), CONTENT, 2)
+
+
+def test_behind_a_dense_part_the_other_side_counts_although_it_is_farther_from_its_light():
+    """Light from the left is scattered in the upper half of the first tile."""
+    behind = sides(dim=0.1)
+    for number, source in enumerate(behind):
+        for name, array in source.arrays.items():
+            if number == 0 and name != "T0":
+                sharp = array[:, :48].astype(float)
+                array[:, :48] = np.rint(0.6 * ndimage.gaussian_filter(sharp, (0, 6, 6)))
+    found = match_sides(behind, None, ("signal", ENDS), CONTENT)
+    assert share(found, "T0", [(2, 20, 20), (2, 76, 20)]) == [1.0, 1.0]
+    upper, lower = share(found, "T1", [(2, 12, 46), (2, 84, 46)])
+    assert upper < 0.1 and lower > 0.5
+    assert found.own_percent[1] > 53
+    plain = match_sides(behind, None, ("signal", ENDS), AUTO)
+    assert plain.maps == {} and plain.own_percent == pytest.approx((50, 50), abs=5)
+
+
+def test_without_structure_the_distance_decides_and_the_report_is_told():
+    rng = np.random.default_rng(4)
+    noise = sides()
+    for source in noise:
+        source.arrays = {n: rng.poisson(400, SHAPE).astype(np.uint16) for n in source.arrays}
+    found = match_sides(noise, None, ("signal", ENDS), CONTENT | {"across": "volume"})
+    assert share(found, "T0", [(2, 48, 20)])[0] > 0.85
+    assert share(found, "T2", [(2, 48, 76)])[0] < 0.15
+    (text,) = found.warnings
+    assert "neither left nor right shows fine structure above its noise" in text
+
+
+def test_a_side_that_is_dark_counts_nowhere_and_is_not_brightened():
+    rng = np.random.default_rng(4)
+    dark = sides()
+    dark[1].arrays = {n: rng.poisson(5, SHAPE).astype(np.uint16) for n in dark[1].arrays}
+    found = match_sides(dark, None, ("signal", ENDS), CONTENT)
+    assert found.gain == 1.0 and found.own_percent[0] > 97
+    (text,) = found.warnings
+    assert "right shows no fine structure above its noise" in text
+
+
+def test_a_side_out_of_focus_is_told():
+    soft = sides()
+    for name, array in soft[1].arrays.items():
+        soft[1].arrays[name] = np.rint(
+            ndimage.gaussian_filter(array.astype(float), (0, 2.5, 2.5))
+        ).astype(np.uint16)
+    found = match_sides(soft, None, ("signal", ENDS), CONTENT)
+    assert found.own_percent[1] < 40
+    ends = {"left": "-x", "right": "+x"}
+    sharp = sides(dim=0.0)
+    for name, array in soft[1].arrays.items():
+        array[...] = np.rint(ndimage.gaussian_filter(
+            sharp[0].arrays[name].astype(float), (0, 4, 4)
+        ))  # fmt: skip
+    sharp[1].arrays = soft[1].arrays
+    clear = sides(dim=0.0, seed=0)[0]
+    found = match_sides([clear, sharp[1]], None, ("signal", ends), CONTENT)
+    assert found.own_percent[1] < 5
+    assert any("right gives only" in text and "in focus" in text for text in found.warnings)
+
+
+def test_stripes_along_the_light_do_not_count_as_structure():
+    striped = sides(dim=0.0)
+    rng = np.random.default_rng(9)
+    gains = 1 + 0.3 * rng.standard_normal((1, SHAPE[1], 1))
+    far = striped[0].arrays["T2"]
+    far[...] = np.clip(np.rint(far * gains), 0, 65535)
+    found = match_sides(striped, None, ("signal", ENDS), CONTENT | {"across": "volume"})
+    assert share(found, "T2", [(2, 48, 60)])[0] < 0.1
 
 
 # ---------------------------------------------------------------- places of sides

@@ -17,9 +17,11 @@ from terareg.views.figures import (
     intensity,
     regions,
     registration,
+    sides,
     stitching,
     volume,
 )
+from terareg.volumes.share_maps import packed
 
 RNG = np.random.default_rng(0)
 SHAPE = (9, 17, 12)
@@ -29,6 +31,16 @@ LABELS = RNG.integers(0, 3, SHAPE).astype(np.uint32) * 614454277 % 4294967291
 LABELS = LABELS.astype(np.uint32)
 
 FIELD = np.random.default_rng(0).standard_normal((2, 17, 17)).tolist()
+SIDES = {
+    "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "weights": "content",
+    "own_percent": [60.0, 40.0],
+    "picture": {
+        "shape": [3, 8], "axes": "yx", "step_vox": [16.0, 16.0],
+        "brightness": [packed(np.full(24, 200)), packed(np.arange(24))],
+        "structure": [packed(np.arange(24)), packed(np.arange(24)[::-1])],
+        "share": packed(np.tile(np.linspace(250, 0, 8), 3)),
+    },
+}  # fmt: skip
 PLACEMENT = {
     "tiles": {
         "LOC000": {"origin_vox": [0, 0, 0]},
@@ -85,6 +97,7 @@ DRAWINGS = {
         (5, 1, 1),
     ),
     "seams": lambda: stitching.seam_pairs(seams()),
+    "sides": lambda: sides.sides_map(SIDES, (4, 2, 2)),
     "loops": lambda: stitching.loop_closure(
         [
             {"row": 0, "column": 2, "closure_vox": [0, 0.1, 0.3], "kept": True},
@@ -308,6 +321,7 @@ def test_composite_is_grey_where_both_agree():
         lambda: stitching.seam_pairs([]),
         lambda: brain.zooms([], (0, 1)),
         lambda: stitching.loop_closure([]),
+        lambda: sides.sides_map(SIDES | {"picture": {}}, (4, 2, 2)),
         lambda: registration.energy_curve([]),
         lambda: regions.region_bars([{"acronym": "CP", "hemisphere": "left", "volume_mm3": "0"}]),
         lambda: regions.fiducial_errors([{"name": "a", "error_um": ""}]),

@@ -450,6 +450,7 @@ def test_the_command_of_the_viewer_can_be_pasted_whatever_the_folder_is_called(r
 def test_sides_of_a_channel_are_judged_and_described(results):
     match = {
         "channel": "signal", "sides": ["left", "right"], "ends": ["-x", "+x"], "across": "volume",
+        "weights": "content", "own_percent": [60.0, 40.0],
         "gain": 0.4, "gain_sigma": 0.01, "left_percent": 4.0, "places": 9, "sharper": 0.8,
         "warnings": ["swap the ends"],
     }  # fmt: skip
@@ -467,7 +468,28 @@ def test_sides_of_a_channel_are_judged_and_described(results):
     stage = next(s for s in data["stages"] if s["id"] == "stitching")
     assert "swap the ends" in stage["warnings"]
     (table,) = [t for t in stage["tables"] if t["title"] == "Sides of one channel"]
-    assert table["rows"][0][:4] == ["signal", "left (-x)", "right (+x)", "volume"]
+    assert table["rows"][0][:6] == [
+        "signal",
+        "left (-x)",
+        "right (+x)",
+        "content",
+        "volume",
+        "60, 40",
+    ]
+    links = json.loads((results / "stitching/placement.json").read_text())
+    for link in links["links"]:
+        link |= {"side": "right", "state": "kept", "displ_vox": [0.0, 1.0, 100.0]}
+    write(results, "stitching/placement.json", links)
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    count = len(links["links"])
+    assert ["displacements used that were measured on side right", str(count)] in [
+        row[:2] for table in stage["tables"] for row in table["rows"]
+    ]
+    assert not any("magnification" in text for text in stage["warnings"])
+    write(results, "stitching/channels/right.json",
+          shift | {"gradient": [[0, 0, 0], [0, 0.01, 0], [0, 0, 0.01]]})  # fmt: skip
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "stitching")
+    assert any("set stitching.side: first" in text for text in stage["warnings"])
     text = data["methods"]["text"]
     assert "The sides left and right of channel signal, which were 5.0, " in text
     assert "right was multiplied by 0.4 to match left" in text

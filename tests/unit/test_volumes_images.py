@@ -89,7 +89,7 @@ def test_a_file_that_was_cut_off(tmp_path, values, suffix):
     sitk.WriteImage(itk(values), str(path), suffix == ".nrrd")
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(VolumeError, match="cannot be read"):
-        open_image(str(path))
+        open_image(str(path)).read(0)
 
 
 def test_all_orientations_of_nrrd(tmp_path):

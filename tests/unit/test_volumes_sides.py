@@ -9,6 +9,7 @@ from test_volumes_fusion import fuse_blocks, grid, placed
 
 from terareg.volumes.fusion import FusionSettings, RowFusion, fused_frame, fused_origins
 from terareg.volumes.plan import VolumeSettings, make_plan, rows_of
+from terareg.volumes.share_maps import WHOLE, ShareMap
 from terareg.volumes.sides import Light, Side
 
 COSINE = FusionSettings()
@@ -51,6 +52,72 @@ def test_blocks_equal_the_whole(axis, low, across, by, edges, longest, lacks):
     light = Light(axis, low, across, blend=0.3)
     whole = fuse(sides, origins, light)
     np.testing.assert_array_equal(fuse(sides, origins, light, edges, longest), whole)
+
+
+def shown_by(seed, shape=(3, 5, 6), step=(5.0, 7.0, 8.0), start=(1.5, 2.0, 3.25)):
+    """A map of shares that are whole in parts."""
+    values = np.random.default_rng(seed).integers(-200, 450, shape).clip(0, WHOLE)
+    return ShareMap(start, step, values.astype(np.uint8))
+
+
+def nominal(source, step=(0, 0, 0), first=0.0):
+    """Give the tiles of a grid their positions at the stage."""
+    for tile in source.acquisition.tiles:
+        tile.origin_vox = (first, float(step[1] * tile.row), float(step[2] * tile.column))
+
+
+@pytest.mark.slow
+@settings(deadline=None, max_examples=15)
+@given(
+    st.sampled_from([0, 2]), st.booleans(),
+    st.sampled_from([(0.0, 0.0, 0.0), (1.0, -1.0, 2.0), (0.25, -0.5, 1.5)]),
+    st.sampled_from([(4, 4), (8, 16), (4, 16)]), st.integers(1, 3), st.booleans(),
+)  # fmt: skip
+def test_blocks_equal_the_whole_where_sides_count_by_content(
+    axis, by_tile, by, edges, longest, lacks
+):
+    first, second = (grid(2, 3, (11, 17, 19), seed=seed) for seed in (1, 2))
+    for source in (first, second):
+        nominal(source, (0, 13, 14))
+    if lacks:
+        del second.arrays["T01"]
+    origins = placed(first, (13, 14), jitter=1)
+    sides = two(first, second, origins, by=by, gain=0.8)
+    maps = {name: shown_by(k) for k, name in enumerate(sorted(origins))}
+    light = Light(axis, 0, blend=0.3, maps=maps if by_tile else {"": shown_by(9)})
+    whole = fuse(sides, origins, light)
+    np.testing.assert_array_equal(fuse(sides, origins, light, edges, longest), whole)
+
+
+def test_a_map_weighs_the_sides_and_what_counts_nowhere_is_not_read():
+    first, second = (grid(1, 1, (6, 40, 50), seed=seed) for seed in (1, 2))
+    for source in (first, second):
+        nominal(source, first=7.0)
+    origins = {"T00": (7, 0, 0)}
+    values = np.zeros((1, 2, 6), np.uint8)
+    values[0, :, 0], values[0, 0, 1], values[0, 1, 1] = WHOLE, WHOLE, 100
+    shown = ShareMap((9.0, 9.5, 4.5), (6.0, 20.0, 8.0), values)
+    fused = fuse(two(first, second, origins), origins, Light(2, 0, maps={"": shown}))
+    y = np.clip((np.arange(40) - 9.5) / 20, 0, 1)[:, None]
+    x = np.clip((np.arange(50) - 4.5) / 8, 0, 5)[None]
+    share = np.where(x < 1, 1 - x * (y * 0.6), (1 - 0.6 * y) * np.clip(2 - x, 0, 1))
+    expected = first.arrays["T00"] * share + second.arrays["T00"] * (1 - share)
+    assert np.abs(fused - expected).max() < 1.1
+    np.testing.assert_array_equal(fused[:, :, :5], first.arrays["T00"][:, :, :5])
+    np.testing.assert_array_equal(fused[:, :, 21:], second.arrays["T00"][:, :, 21:])
+    assert first.voxels == 6 * 40 * 21, "only columns before the third point of the map"
+
+
+@pytest.mark.parametrize("value, number", [(WHOLE, 0), (0, 1)])
+def test_a_side_that_counts_nowhere_is_not_read(value, number):
+    sources = [grid(1, 1, (6, 8, 9), seed=seed) for seed in (1, 2)]
+    shown = ShareMap((0.0, 0.0, 0.0), (3.0, 4.0, 3.0), np.full((2, 2, 3), value, np.uint8))
+    origins = {"T00": (0, 0, 0)}
+    for source in sources:
+        nominal(source)
+    fused = fuse(two(*sources, origins), origins, Light(2, 0, maps={"": shown}))
+    np.testing.assert_array_equal(fused, sources[number].arrays["T00"])
+    assert sources[1 - number].voxels == 0
 
 
 @pytest.mark.parametrize("low", [0, 1])

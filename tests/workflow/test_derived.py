@@ -80,6 +80,33 @@ def test_an_image_file_becomes_derived_volumes_without_any_tiles(workspace):
     assert jobs["derive_blocks"] == 2
 
 
+def test_folders_of_planes_become_volumes_in_one_call(workspace):
+    derived, series = {}, {}
+    for number, name in enumerate(("a", "b")):
+        series[name] = np.random.default_rng(number).integers(0, 9999, (11, 20, 18), np.uint16)
+        (workspace.folder / name).mkdir()
+        for plane, image in enumerate(series[name]):
+            path = workspace.folder / name / f"{name} {plane}.tif"
+            tifffile.imwrite(path, image, compression="zlib" if number else None)
+        derived[name] = {"from": f"./{name}", "do": "convert", "format": "precomputed",
+                         "levels": 1, "spacing_um": [4, 2, 2]}  # fmt: skip
+    export = {"blocks": {"from": "derived/a", "format": "terafly"}}
+    workspace.write({"sample": "tools", "volume": {"chunk": 8, "block": 16}, "derived": derived,
+                     "export": export})  # fmt: skip
+    done = workspace.snakemake("--cores", "2", "--quiet", "all", "--", "derived_volumes", "exports")
+    assert done.returncode == 0, done.stderr
+    results = workspace.folder / "results"
+    for name, planes in series.items():
+        volume = Volume(Store(str(results)), f"tools/derived/{name}")
+        np.testing.assert_array_equal(volume.read(0), planes)
+        assert volume.frame.spacing_um == (4.0, 2.0, 2.0)
+    blocks = results / "tools/exports/blocks"
+    record = json.loads((results / "tools/exports/blocks.planes.json").read_text())
+    assert sorted(record["levels"]) == sorted(path.name for path in blocks.iterdir())
+    block = tifffile.imread(blocks / "RES(20x18x11)/000000/000000_000000/000000_000000_000000.tif")
+    np.testing.assert_array_equal(block, series["a"])
+
+
 def test_a_dry_run_prints_jobs_bytes_and_memory_of_derived_volumes(workspace):
     config, _ = described(workspace)
     config["derived"]["part"]["from"] = "absent.tif"

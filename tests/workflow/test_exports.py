@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 
 import nibabel
 import numpy as np
@@ -32,10 +33,11 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
             "atlas": {"from": f"atlases/{ATLAS}/template"},
             "carried": {"from": f"atlas_space/{ATLAS}/{CHANNEL}"},
             "colours": {"from": f"labels/{ATLAS}", "format": "png_series", "labels": "rgb"},
+            "look": {"from": f"fused/{CHANNEL}", "format": "pyramid_8bit", "outlines": True},
         },
     )
     jobs = running.planned(workspace, "exports")
-    assert jobs == {"export_volume": 6, "export_planes": 1, "export_regions": 2, "exports": 1}
+    assert jobs == {"export_volume": 6, "export_planes": 2, "export_regions": 2, "exports": 1}
     done = workspace.snakemake("--cores", "2", "--quiet", "all", "--", "exports")
     assert done.returncode == 0, done.stderr
     folder, store = (
@@ -72,6 +74,15 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     record = json.loads((folder / "colours.planes.json").read_text())
     planes = sorted(e.key for e in store.list("demo/exports/colours"))
     assert len(planes) == record["planes"] == labels.frame.shape[0]
+    page = (workspace.folder / "results/demo/exports/look/index.html").read_text()
+    outlines = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))["outlines"]
+    placement = json.loads((workspace.folder / "results/demo/stitching/placement.json").read_text())
+    assert {name for name, *_ in outlines} == set(placement["tiles"])
+    # tiles begin at the corner of the volume, and reach its other end
+    edges = np.array([corners for _, corners, _ in outlines])
+    assert np.abs(edges[:, :2].min(0)).max() < 2
+    width_height = Volume(store, f"demo/fused/{CHANNEL}").frame.shape[:0:-1]
+    assert np.abs(edges[:, 2:].max(0) - width_height).max() < 2
     # what is there is not made again, and a changed file is noticed by its checksum
     assert running.planned(workspace, "exports") == {}
     told = json.loads(

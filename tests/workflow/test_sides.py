@@ -47,7 +47,11 @@ def test_two_sides_become_one_volume_without_a_seam(fused):
     shift = json.loads((results / "stitching/channels/right.json").read_text())
     assert shift["against"] == "left"
     assert np.abs(np.subtract(shift["shift_vox"], SIDES.shift_vox)).max() < 0.1
+    placement = json.loads((results / "stitching/placement.json").read_text())
+    measured_on = {(k["a"], k["b"]): k["side"] for k in placement["links"]}
+    assert measured_on["LOC000", "LOC003"] == "left" and measured_on["LOC002", "LOC005"] == "right"
     match = json.loads((results / "stitching/sides/signal.json").read_text())
+    assert match["weights"] == "content" and 40 < match["own_percent"][0] < 60
     assert match["across"] == "volume" and match["left_percent"] < 1 and not match["warnings"]
     volume = Volume(Store(str(workspace.folder / "results")), "sides/fused/signal")
     seen = np.asarray(volume.read(0), float)

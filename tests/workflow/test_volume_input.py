@@ -23,7 +23,7 @@ OF_TILES = {
     "refine_flatfield", "sum_lines", "estimate_stripes", "correct_tiles", "import_tiles",
     "estimate_steps", "measure_displacements", "gather_displacements", "project_displacements",
     "threshold_displacements", "place_tiles", "export_render", "init_volume", "fuse_blocks",
-    "draw_flatfield", "draw_stripes", "draw_stitching",
+    "draw_flatfield", "draw_stripes", "draw_sides", "draw_stitching",
 }  # fmt: skip
 OF_VOLUMES = {
     "index_input", "init_import", "import_volume", "finish_pyramid", "finalize_volume",

@@ -30,7 +30,7 @@ rule export_volume:
 
 
 rule export_planes:
-    """Write a volume, labels or a map as files of planes or tiles, in the store."""
+    """Write a volume, labels or a map as files of planes, tiles or blocks, in the store."""
     input:
         unpack(of_export(inputs.export_source)),
     output:

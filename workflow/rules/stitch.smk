@@ -60,7 +60,7 @@ rule estimate_steps:
 rule measure_displacements:
     """Measure the displacements of one batch of neighbouring tiles in the alignment channel."""
     input:
-        unpack(of_sample(inputs.unplaced_tiles)),
+        unpack(of_sample(inputs.measured_tiles)),
         acquisition=result("acquisition.json"),
         steps=result("stitching/steps.json"),
         nominal=of_sample(own_files.own_xml, "xml_import"),
@@ -81,11 +81,12 @@ rule measure_displacements:
         code=code("measure_displacements"),
         record=record_of("measure_displacements/{batch}"),
         channel=of_sample(Run.alignment_side),
+        sides=of_sample(inputs.measured_ends),
         settings=setting("stitching.displacement"),
         model=setting("stitching.model"),
         store=setting("store"),
         batches=batches(stitching_cost.pair_batches),
-        raw_state=of_sample(raw_data.alignment_raw_state),
+        raw_state=of_sample(raw_data.measured_raw_state),
     script:
         "../scripts/measure_displacements.py"
 

@@ -82,6 +82,41 @@ rule draw_flatfield:
         "../scripts/draw_flatfield.py"
 
 
+rule draw_sides:
+    """Draw both sides of a channel, coarsely, and where each counts in the fused volume."""
+    input:
+        match=result("stitching/sides/{channel}.json"),
+        acquisition=result("acquisition.json"),
+    output:
+        sides=report(
+            result("views/sides_{channel}.png"),
+            caption="../report/sides.rst",
+            category="Stitching",
+            labels={
+                "sample": "{sample}",
+                "channel": "{channel}",
+                "figure": "sides",
+            },
+        ),
+    log:
+        log_of("draw_sides/{channel}"),
+    benchmark:
+        benchmark_of("draw_sides/{channel}")
+    wildcard_constraints:
+        channel=one_of(RUN.two_sided_channels),
+    conda:
+        "../envs/views.yaml"
+    threads: threads_of("draw_sides")
+    resources:
+        mem_mb=memory("draw_sides"),
+        runtime=runtime("draw_sides"),
+    params:
+        code=code("draw_sides"),
+        record=record_of("draw_sides/{channel}"),
+    script:
+        "../scripts/draw_sides.py"
+
+
 rule draw_stripes:
     """Draw the effect of intensity.destriping on the tile whose lines differ most."""
     input:

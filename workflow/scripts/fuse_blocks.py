@@ -64,7 +64,7 @@ def main() -> None:
         match = load_match(snakemake.input.match)
         light = match.light(snakemake.params.blend)
         sides[1] = replace(sides[1], gain=match.gain)
-        states.append(asdict(light) | {"gain": match.gain})
+        states.append(light.to_json() | {"gain": match.gain})
     whole = all(o % 1 == 0 for side in sides for origin in side.origins.values() for o in origin)
     settings = replace(settings, subpixel=settings.subpixel or not whole)
     # the bytes are the same whether tiles were corrected earlier or are corrected on the fly

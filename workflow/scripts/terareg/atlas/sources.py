@@ -90,7 +90,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
             raise AtlasError(
                 f"{name} has shape {header.shape}; give one volume with three dimensions"
             )
-        check_memory(header.held_bytes, name, AtlasError)
+        check_memory(header.whole_bytes, name, AtlasError)
         array = file_voxels(str(path), header)
     spacing = None if header.spacing_um is None else header.spacing_um[::-1]
     return SourceImage(

@@ -28,7 +28,9 @@ class Size:
         Nominal (z, y, x) voxels of the fused volume.
     bytes_per_voxel : int
     held_gb : float
-        The largest image file that is read into memory whole; 0 where tiles are read.
+        What is held of the largest image file; 0 where tiles or volumes are read.
+    passed_gb : float
+        Voxels of an image file that every job goes through to reach its own; 0 for others.
     raw_channels : int
         Channels with every side of a channel counted; as many as channels if not given.
     """
@@ -40,6 +42,7 @@ class Size:
     volume_shape: tuple[int, int, int]
     bytes_per_voxel: int = 2
     held_gb: float = 0.0
+    passed_gb: float = 0.0
     raw_channels: int = 0
 
     def __post_init__(self) -> None:
@@ -106,6 +109,13 @@ def aligned_channel(config: Mapping[str, Any]) -> str:
     return channel
 
 
+def measured_sides(config: Mapping[str, Any]) -> list[str]:
+    """The sides of the alignment channel on which displacements are measured."""
+    sides, options = sides_of(config, aligned_channel(config)), config["stitching"]
+    both = options["side"] == "better" and options["displacement"]["engine"] == "ncc"
+    return sides if both else sides[:1]
+
+
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
     """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
@@ -136,7 +146,9 @@ class DerivedVolume:
     source_share : float
         Stored bytes that are read for each byte of its voxels.
     held_gb : float
-        Its image file, if that is read into memory whole.
+        What is held of its image file; 0 for volumes.
+    passed_gb : float
+        Voxels of its image file that every job goes through to reach its own; 0 for others.
     grid : Extent
         What is made; blocks are cut from it.
     dtype : str
@@ -158,6 +170,7 @@ class DerivedVolume:
     source_dtype: str
     source_share: float
     held_gb: float
+    passed_gb: float
     grid: Extent
     dtype: str
     kind: str
@@ -247,6 +260,11 @@ class Sample:
         """Sides of the channel that has most of them."""
         sides = self.option("input.sides")
         return max(map(len, sides.values()), default=1)
+
+    @property
+    def measured_sides(self) -> int:
+        """Sides of the alignment channel on which displacements are measured."""
+        return len(measured_sides(self.config))
 
     @property
     def input_kind(self) -> str:

@@ -65,6 +65,25 @@ def _larger_voxels(settings: Mapping[str, Any], source: Extent) -> Extent:
     return Extent(shape, tuple(s * f for s, f in zip(source.spacing_um, factor)))
 
 
+def resampled_um(
+    wanted: float | Sequence[float] | None, spacing_um: Sequence[float]
+) -> tuple[float, float, float]:
+    """Voxel size (z, y, x) that is asked for; cubes with the longest edge where nothing is."""
+    if wanted is None:
+        wanted = max(spacing_um)
+    if isinstance(wanted, Sequence):
+        z, y, x = (float(s) for s in wanted)
+        return z, y, x
+    return (float(wanted),) * 3
+
+
+def _other_voxels(settings: Mapping[str, Any], source: Extent) -> Extent:
+    wanted = resampled_um(settings.get("resolution_um"), source.spacing_um)
+    sizes = zip(source.shape, source.spacing_um, wanted)
+    shape: Box = tuple(max(1, math.ceil(n * s / t - 1e-6)) for n, s, t in sizes)
+    return Extent(shape, wanted)
+
+
 def contrast_regions(settings: Mapping[str, Any], spacing_um: Sequence[float]) -> Box | None:
     """Voxels (z, y, x) of a region of local contrast; None where there is none."""
     edge = settings.get("local_um")
@@ -272,6 +291,7 @@ TOOLS: dict[str, ToolFacts] = {
         cpu_s=60.0,
     ),
     "downsample": ToolFacts(("factor", "downsampling"), slabs=True, grid=_larger_voxels),
+    "resample": ToolFacts(("resolution_um",), slabs=True, grid=_other_voxels, cpu_s=15.0),
     "quantize": ToolFacts(
         ("percent", "values", "least_range"),
         accepts=(IMAGE,),

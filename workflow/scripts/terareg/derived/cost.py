@@ -98,9 +98,9 @@ def _of_entries(
 
 
 def _read_gb(sample: Sample, each: DerivedVolume) -> float:
-    """What is read once; a file is read whole by every job."""
-    if each.held_gb:
-        return _batches(sample, each) * each.held_gb / 2
+    """What is read once; a compressed file is read by every job up to its planes."""
+    if each.passed_gb:
+        return _batches(sample, each) * each.passed_gb
     return each.source_gb * each.source_share
 
 
@@ -187,7 +187,7 @@ def _blocks(
 ) -> Memory:
     """Memory of a job that holds, on each thread, some times a block of the source and the result.
 
-    Image files are held whole.
+    Of an image file, planes are held beside them.
     """
 
     def memory(sample: Sample, threads: int) -> float:

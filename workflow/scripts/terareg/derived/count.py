@@ -33,6 +33,8 @@ class Count(Tool):
     def check(self) -> None:
         """The grids fit."""
         if self.image is not None:
+            if self._volume(self.image).is_segmentation:
+                raise ConfigError(f"image: {self.image} contains labels; give a volume of an image")
             self._level_of(self._volume(self.image))
         if self.regions is not None and not self._volume(self.regions).is_segmentation:
             raise ConfigError(f"regions: {self.regions} is an image; give a volume of labels")

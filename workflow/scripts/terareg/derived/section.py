@@ -257,6 +257,11 @@ def _check_source(
     own_volumes = dict(entry.others)
     if entry.do == "signal" and entry.settings.get("image"):
         own_volumes["image"] = entry.settings["image"]
+        if not own_volumes["image"].startswith(_CHANNELS):
+            raise ConfigError(
+                f"{where}.image: {own_volumes['image']} is not a channel, which signal is measured "
+                "in; name fused/CHANNEL or corrected_volume/CHANNEL"
+            )
     if entry.volume is not None and not entry.volume.startswith("derived/"):
         own_volumes["from"] = entry.volume
     for key, volume in own_volumes.items():
@@ -347,6 +352,11 @@ def _check_keys(entry: Entry, where: str) -> None:
                 f"{where}.{key}: {box} is empty; give the first voxel and the one past the last, "
                 "[[z, y, x], [z, y, x]]"
             )
+    if entry.do == "tissue" and isinstance(settings.get("resolution_um"), list):
+        raise ConfigError(
+            f"{where}.resolution_um: {settings['resolution_um']} are three sizes, but tissue is "
+            "found in cubes; give one number"
+        )
     if settings.get("orientation") is not None:
         check_orientation(settings["orientation"], f"{where}.orientation")
     if entry.address is None:

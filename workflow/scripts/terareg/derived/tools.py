@@ -16,6 +16,7 @@ from terareg.derived.mesh import Mesh
 from terareg.derived.quantize import Quantize
 from terareg.derived.remap import Remap
 from terareg.derived.reorder import Reorder
+from terareg.derived.resample import Resample
 from terareg.derived.section import Entry, output_options
 from terareg.derived.signal import Signal
 from terareg.derived.skeletonize import Skeletonize
@@ -34,6 +35,7 @@ CLASSES: dict[str, type[Tool]] = {
     "tissue": Tissue,
     "signal": Signal,
     "downsample": Downsample,
+    "resample": Resample,
     "quantize": Quantize,
     "equalize": Equalize,
     "remap": Remap,

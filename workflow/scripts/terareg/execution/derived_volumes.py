@@ -41,6 +41,7 @@ class _Source:
     kind: str
     share: float = 1.0
     held_gb: float = 0.0
+    passed_gb: float = 0.0
     exact: bool = True
     oriented: bool = True
 
@@ -172,7 +173,10 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
     believed = entry.settings.get("spacing_um") is None
     stated = header.orientation is not None or header.form == "NRRD"
     oriented = entry.settings.get("orientation") is not None or (believed and stated)
-    return _Source(levels, header.dtype, kind, held_gb=header.held_bytes / 1e9, oriented=oriented)
+    return _Source(
+        levels, header.dtype, kind, oriented=oriented,
+        held_gb=header.held_bytes / 1e9, passed_gb=header.passed_bytes / 1e9,
+    )  # fmt: skip
 
 
 @cache
@@ -243,6 +247,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         source_dtype=source.dtype,
         source_share=source.share,
         held_gb=source.held_gb,
+        passed_gb=source.passed_gb,
         grid=grid,
         dtype=dtype,
         kind=kind,
@@ -328,7 +333,13 @@ def _as_source(made: DerivedVolume, source: _Source) -> _Source:
     zarr = "ome-zarr" in made.output["formats"]
     share = _LABEL_SHARE if made.kind == LABELS else _ZARR_SHARE if zarr else 1.0
     return replace(
-        source, levels=levels, dtype=made.dtype, kind=made.kind, share=share, held_gb=0.0
+        source,
+        levels=levels,
+        dtype=made.dtype,
+        kind=made.kind,
+        share=share,
+        held_gb=0.0,
+        passed_gb=0.0,
     )
 
 

@@ -223,6 +223,22 @@ def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
     return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
 
 
+def measured_tiles(run: Run, sample: str) -> NamedFiles:
+    """The same of all sides on which displacements are measured; the second's are ``other_...``."""
+    files: NamedFiles = {}
+    for prefix, side in zip(SIDE_PREFIXES, run.measured_sides(sample)):
+        for key, name in (("profile", "flatfield.tif"), ("info", "flatfield.json")):
+            files[prefix + key] = run.path(sample, f"intensity/{side}/nominal/{name}")
+    return files
+
+
+def measured_ends(run: Run, sample: str) -> dict[str, str]:
+    """The sides on which displacements are measured, and at which end each is best."""
+    sides = run.measured_sides(sample)
+    ends = side_ends(run, sample, run.alignment_channel(sample))
+    return {side: ends[side] for side in sides} if len(sides) > 1 else {}
+
+
 def tiles_drawn(run: Run, sample: str) -> NamedFiles:
     """Files that the outlines of the tiles are drawn from; a volume has no tiles."""
     if not run.is_tiled(sample):
@@ -574,8 +590,12 @@ def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
 
 
 def export_source(run: Run, sample: str, export: str) -> NamedFiles:
-    """Files that an export is made from: a complete volume or a map; for regions, their atlas."""
-    origin = ExportSettings.from_config(export_settings(run, sample, export)).origin
+    """Files that an export is made from: a complete volume or a map; for regions, their atlas.
+
+    Outlines of the tiles are drawn from their placement, on the grid of the fused volume.
+    """
+    settings = ExportSettings.from_config(export_settings(run, sample, export))
+    origin = settings.origin
     if origin.is_volume:
         folder = run.path(sample, origin.text)
         files = {"plan": f"{folder}/plan.json", "complete": f"{folder}/complete.json"}
@@ -589,6 +609,9 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
         files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
     if origin.is_segmentation or origin.kind == "atlases":
         files |= prepared_atlas(run, origin.atlas)
+    if settings.outlines:
+        grid = run.path(sample, f"fused/{origin.channel}/plan.json")
+        files |= tiles_drawn(run, sample) | {"grid": grid}
     return files
 
 

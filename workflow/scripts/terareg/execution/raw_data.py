@@ -95,6 +95,12 @@ def alignment_raw_state(run: Run, sample: str) -> str:
     return raw_state(run, sample, run.alignment_side(sample))
 
 
+def measured_raw_state(run: Run, sample: str) -> str | list[str]:
+    """The same of all sides on which displacements are measured."""
+    states = [raw_state(run, sample, side) for side in run.measured_sides(sample)]
+    return states[0] if len(states) == 1 else states
+
+
 def channel_raw_state(run: Run, sample: str, channel: str) -> str | list[str]:
     """The same of all sides of a channel."""
     states = [raw_state(run, sample, side) for side in run.sides_of(sample, channel)]

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError
-from terareg.core.extents import aligned_channel, channels_of, registered_channels, sides_of
+from terareg.core.extents import (
+    aligned_channel,
+    channels_of,
+    measured_sides,
+    registered_channels,
+    sides_of,
+)
 from terareg.execution.config import check_files, check_shared, load_samples
 from terareg.execution.yaml_files import read_yaml
 from terareg.views.thresholds import merge_thresholds
@@ -206,6 +212,10 @@ class Run:
     def alignment_side(self, sample: str) -> str:
         """The side of that channel whose tiles are compared: its first."""
         return self.sides_of(sample, self.alignment_channel(sample))[0]
+
+    def measured_sides(self, sample: str) -> list[str]:
+        """The sides of the alignment channel on which displacements are measured."""
+        return measured_sides(self.samples[sample])
 
     def shifted_channels(self, sample: str) -> list[str]:
         """The channels, and sides, whose shift against others is measured or given."""

@@ -99,6 +99,7 @@ def _imported_size(run: Run, sample: str) -> Size:
         volume_shape=images[0].shape,
         bytes_per_voxel=max(_STORED_BYTES[image.stored_dtype] for image in images),
         held_gb=max(image.held_bytes for image in images) / 1e9,
+        passed_gb=max(image.passed_bytes for image in images) / 1e9,
     )
 
 

@@ -170,6 +170,7 @@ def reported_files(run: Run, sample: str) -> Files:
             "views/seams.png",
             "views/loop_closure.png",
         ]
+        names += [f"views/sides_{channel}.png" for channel in run.two_sided(sample)]
     if run.measured_volume(sample) == "corrected_volume":
         channels += [
             "bias/{channel}.json",

@@ -1,1 +1,1 @@
-"""Files for other programs: NIfTI, NRRD, TIFF, series of planes, tiles for browsers, BIDS."""
+"""Files for other programs: NIfTI, NRRD, TIFF, planes, tiles for a page, blocks for Vaa3D, BIDS."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from terareg.core.cost import ITK_MB, Load, RuleCost
 from terareg.core.extents import Extent, Sample, bytes_of
-from terareg.exports.settings import ExportSettings, slab_planes
+from terareg.exports.settings import TERAFLY, TERAFLY_EDGE, ExportSettings, slab_planes
 from terareg.volumes.cost import PYRAMID
 
 _WRITE_CPU = 30.0  # seconds to compress a GB
@@ -51,6 +51,8 @@ def _load(series: bool):
         for settings, grid, size in _exports(sample):
             if settings.is_series == series:
                 gigabytes = _read_gb(settings, grid, size)
+                if settings.format == TERAFLY:
+                    gigabytes *= PYRAMID
                 jobs, read = jobs + 1, read + gigabytes
                 written, cpu = written + _PACKED * gigabytes, cpu + _WRITE_CPU * gigabytes
         return Load(jobs, read, written, cpu)
@@ -62,13 +64,17 @@ def _slabs_mb(sample: Sample, threads: int) -> float:
     """Memory of a job: a slab with what is made of it, and a map or an atlas that is held whole."""
     most = 0.0
     for settings, grid, size in _exports(sample):
-        plane = grid.shape[1] * grid.shape[2] * max(size, 4) / 1e6
+        height, width, held = *grid.shape[1:], 0.0
+        if settings.format == TERAFLY:
+            # blocks of levels are made from voxels that are up to twice as fine; one is written
+            height, width = (min(n, 2 * TERAFLY_EDGE) for n in (height, width))
+            held = 2 * size * TERAFLY_EDGE**3 / 1e6
+        plane = height * width * max(size, 4) / 1e6
         depth = min(grid.shape[0], slab_planes(plane * 1e6))
-        held = 0.0
         if settings.origin.kind == "registration":
-            held = 16 * sample.largest_atlas.megavoxels
+            held += 16 * sample.largest_atlas.megavoxels
         elif not settings.origin.is_volume or settings.origin.is_segmentation:
-            held = 8 * sample.largest_atlas.megavoxels
+            held += 8 * sample.largest_atlas.megavoxels
         most = max(most, 3 * plane * depth + held)
     return ITK_MB + most
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from terareg.atlas.prepare import load_atlas, load_template
 from terareg.core.errors import VolumeError
+from terareg.core.frames import Frame
 from terareg.core.numeric import Clipped
-from terareg.exports.files import Picture
+from terareg.exports.files import Picture, Slabs
 from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import MAPS, ExportSettings, Origin
-from terareg.exports.slabs import export_frame, export_slabs
+from terareg.exports.slabs import Boxes, VoxelBox, export_frame, export_slabs
 from terareg.storage import nrrd
 from terareg.storage.store import Store
 from terareg.volumes.images import OpenedImage
@@ -62,8 +63,8 @@ class Export:
     source : Levels
     picture : Picture
         Its description.
-    slabs : iterator of tuple of int and numpy.ndarray
-        First plane and voxels of slabs of planes, which are made when asked for.
+    boxes : callable
+        Makes the voxels of a grid, or of a box of it, as slabs of planes.
     workers : int
         Threads.
     """
@@ -72,8 +73,13 @@ class Export:
     settings: ExportSettings
     source: Levels
     picture: Picture
-    slabs: Iterator[tuple[int, np.ndarray]]
+    boxes: Boxes
     workers: int
+
+    @property
+    def slabs(self) -> Slabs:
+        """First plane and voxels of slabs of all planes, which are made when asked for."""
+        return self.boxes(self.picture.frame, None)
 
 
 def make_export(
@@ -109,8 +115,8 @@ def make_export(
     settings = settings.settled(source.is_segmentation, source.dtype.name, f"export.{name}")
     table = label_table(settings, Path(files.get("atlas", ".")).parent)
     clipped: list[Clipped] = []
-    picture, slabs = prepare_export(settings, source, table, name, workers, clipped)
-    facts = write(Export(name, settings, source, picture, slabs, workers))
+    picture, boxes = prepare_export(settings, source, table, name, workers, clipped)
+    facts = write(Export(name, settings, source, picture, boxes, workers))
     total = sum(clipped, Clipped())
     return {
         "from": settings.origin.text,
@@ -133,8 +139,8 @@ def prepare_export(
     name: str,
     workers: int = 1,
     clipped: list[Clipped] | None = None,
-) -> tuple[Picture, Iterator[tuple[int, np.ndarray]]]:
-    """What is to be written: a description, and the slabs of planes, which are made when asked for.
+) -> tuple[Picture, Boxes]:
+    """What is to be written: a description, and what makes its voxels.
 
     Parameters
     ----------
@@ -150,20 +156,27 @@ def prepare_export(
         See :func:`terareg.exports.slabs.export_slabs`.
     """
     frame = export_frame(source, settings.resolution_um, settings.isotropic)
-    slabs = export_slabs(source, frame, settings.interpolation, workers, clipped=clipped)
     aligned = settings.origin.kind in ("atlas_space", "atlases")
+
+    def made(values: Callable[[np.ndarray], np.ndarray] | None = None) -> Boxes:
+        def boxes(grid: Frame, box: VoxelBox | None) -> Iterator[tuple[int, np.ndarray]]:
+            parts = export_slabs(source, grid, settings.interpolation, workers, box, clipped)
+            return parts if values is None else ((first, values(slab)) for first, slab in parts)
+
+        return boxes
+
     if table is None:
         labels = source.is_segmentation
-        return Picture(name, frame, source.dtype.name, labels=labels, aligned=aligned), slabs
+        return Picture(name, frame, source.dtype.name, labels=labels, aligned=aligned), made()
     if settings.labels == "rgb":
-        coloured = ((first, table.coloured(slab)) for first, slab in slabs)
-        return Picture(name, frame, "uint8", aligned=aligned, colours=True), coloured
+        picture = Picture(name, frame, "uint8", aligned=aligned, colours=True)
+        return picture, made(table.coloured)
     picture = Picture(name, frame, table.dtype, labels=True, aligned=aligned)
     if settings.labels == "ids":
-        return picture, slabs
+        return picture, made()
     palette = table.palette() if table.dtype == "uint8" else None
     picture = Picture(name, frame, table.dtype, labels=True, aligned=aligned, palette=palette)
-    return picture, ((first, table.renumbered(slab)) for first, slab in slabs)
+    return picture, made(table.renumbered)
 
 
 def label_table(settings: ExportSettings, folder: Path) -> LabelTable | None:

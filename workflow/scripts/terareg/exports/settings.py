@@ -14,7 +14,13 @@ ENDINGS = {"nifti": "nii.gz", "nrrd": "nrrd", "tiff": "ome.tif"}
 PLANE_ENDINGS = {"tiff_series": "tif", "png_series": "png"}
 #: 8-bit JPEG tiles with a page that shows them
 TILES = "pyramid_8bit"
-_OF_TILES = {"axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9]}
+#: folders of blocks at several resolutions, of at most this many voxels (and one) along each axis
+TERAFLY = "terafly"
+TERAFLY_EDGE = 256
+_OF_TILES = {
+    "axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9], "outlines": False,
+}  # fmt: skip
+_OUTLINED = ("fused", "corrected_volume")
 #: kinds of volumes in the store, and how many names follow
 VOLUMES = {"fused": 1, "corrected_volume": 1, "derived": 1, "labels": 1, "atlas_space": 2}
 #: maps of a registration: file, and component in it
@@ -93,7 +99,7 @@ class ExportSettings:
     ----------
     origin : Origin
     format : str
-        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, or :data:`TILES`.
+        One of :data:`ENDINGS` or :data:`PLANE_ENDINGS`, :data:`TILES` or :data:`TERAFLY`.
     resolution_um : tuple of float or None
         Voxels (z, y, x) of the export; None for those of the source's finest level.
     isotropic : bool
@@ -109,6 +115,8 @@ class ExportSettings:
         Of tiles: "middle", "all", "max" or "mean" (projections), or numbers of planes.
     clip_percent : (float, float)
         Of tiles: percentiles of the shown voxels that become black and white.
+    outlines : bool
+        Of tiles: whether the page can show where the tiles of the microscope lie.
     """
 
     origin: Origin
@@ -120,6 +128,7 @@ class ExportSettings:
     axis: str = "z"
     planes: str | tuple[int, ...] = "middle"
     clip_percent: tuple[float, float] = (0.1, 99.9)
+    outlines: bool = False
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -164,6 +173,14 @@ class ExportSettings:
             raise ConfigError(
                 f"{key}.format: PNG stores 8 or 16 bits, too few for {origin.text}; use {remedy}"
             )
+        if form == TERAFLY and (
+            origin.kind == "registration" or (origin.is_segmentation and labels != "consecutive")
+        ):
+            remedy = "labels: consecutive" if origin.is_segmentation else "format: tiff"
+            raise ConfigError(
+                f"{key}.format: {TERAFLY} stores one number of 8 or 16 bits for each voxel, too "
+                f"few for {origin.text}; use {remedy}"
+            )
         for name, usual in _OF_TILES.items():
             if form != TILES and entry[name] != usual:
                 raise ConfigError(
@@ -180,10 +197,15 @@ class ExportSettings:
                 f"{key}.clip_percent: {[low, high]} is an empty range of grey values; give the "
                 "lower percentage first"
             )
+        if entry["outlines"] and origin.kind not in _OUTLINED:
+            raise ConfigError(
+                f"{key}.outlines: {origin.text} is not on the grid of the tiles; export "
+                "fused/CHANNEL or corrected_volume/CHANNEL, or remove outlines"
+            )
         planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
         return cls(
             origin, form, size, entry["isotropic"], chosen, labels,
-            entry["axis"], planes, (float(low), float(high)),
+            entry["axis"], planes, (float(low), float(high)), entry["outlines"],
         )  # fmt: skip
 
     def settled(self, labels: bool, dtype: str, key: str = "export") -> ExportSettings:
@@ -215,11 +237,16 @@ class ExportSettings:
                 f"{key}.format: PNG stores 8 or 16 bits as integers, and {self.origin.text} is of "
                 f"type {dtype}; use tiff_series"
             )
+        if self.format == TERAFLY and dtype not in ("uint8", "uint16"):
+            raise ConfigError(
+                f"{key}.format: {TERAFLY} stores 8 or 16 bits as integers, and {self.origin.text} "
+                f"is of type {dtype}; use format: tiff"
+            )
         return replace(self, interpolation=chosen)
 
     @property
     def is_series(self) -> bool:
-        """Whether the export is a folder of planes or tiles in the store."""
+        """Whether the export is a folder of planes, tiles or blocks in the store."""
         return self.format not in ENDINGS
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import imagecodecs
 import numpy as np
@@ -32,6 +32,9 @@ from terareg.volumes.reader import Levels
 TILE = 256
 _QUALITY = 90
 _WHITE = 255
+
+#: opposite corners (z, y, x) of a box, micrometres
+Corners = tuple[Sequence[float], Sequence[float]]
 
 
 def level_sizes(width: int, height: int) -> list[tuple[int, int]]:
@@ -109,11 +112,28 @@ def shown_planes(
 
 
 def write_tiles(
-    store: Store, key: str, settings: ExportSettings, source: Levels, name: str, workers: int = 1
+    store: Store,
+    key: str,
+    settings: ExportSettings,
+    source: Levels,
+    outlines: Mapping[str, Corners] | None = None,
+    workers: int = 1,
 ) -> dict:
     """Write tiles of all planes, their descriptions (``.dzi``) and the page ``index.html``.
 
     What an earlier export left in the folder is removed first; the page is written last.
+
+    Parameters
+    ----------
+    store : Store
+    key : str
+        Folder; its name is the title of the page.
+    settings : ExportSettings
+    source : Levels
+    outlines : mapping of str to (corner, corner), optional
+        Boxes that the page can outline, by name: opposite corners (z, y, x), micrometres.
+    workers : int
+        Threads.
 
     Returns
     -------
@@ -147,10 +167,11 @@ def write_tiles(
         store.write(f"{key}/{plane_name}.dzi", _dzi(width, height))
         names.append(plane_name)
     told = {
-        "title": name, "planes": names, "width": frame.shape[columns],
+        "title": key.rpartition("/")[2], "planes": names, "width": frame.shape[columns],
         "height": frame.shape[rows], "tile": TILE, "window": [low, high],
         "spacing_um": [frame.spacing_um[columns], frame.spacing_um[rows]],
         "letters": [frame.orientation[columns], frame.orientation[rows]],
+        "outlines": outlines_on(frame, outlines or {}, settings.axis),
     }  # fmt: skip
     text = json.dumps(told, sort_keys=True).replace("<", "\\u003c")
     page = f"{key}/index.html"
@@ -159,6 +180,25 @@ def write_tiles(
         "planes": len(names), "tiles": tiles, "page": page, "window": [low, high], "bytes": size,
         "sha256": total.hexdigest(),
     }  # fmt: skip
+
+
+def outlines_on(
+    frame: Frame, boxes: Mapping[str, Corners], axis: str
+) -> list[tuple[str, list[float], list[float]]]:
+    """Name of each box, its edges on a plane, and along the axis across planes.
+
+    Edges on a plane are left, top, right and bottom in pixels from the corner of the first one;
+    those across are first and last in planes, so that a box is on plane n if n + 0.5 is between
+    them.
+    """
+    across = "zyx".index(axis)
+    rows, columns = (a for a in range(3) if a != across)
+    found = []
+    for name, corners in boxes.items():
+        low, high = np.sort(frame.to_index(np.array(corners, float)) + 0.5, axis=0).round(3)
+        edges = [low[columns], low[rows], high[columns], high[rows]]
+        found.append((name, [float(e) for e in edges], [float(low[across]), float(high[across])]))
+    return found
 
 
 def _projection(

@@ -27,6 +27,7 @@ PAGE = """<!DOCTYPE html>
   <button id="out" title="zoom out">&minus;</button>
   <button id="in" title="zoom in">+</button>
   <button id="fit" title="whole plane">fit</button>
+  <button id="tiles" title="outlines of the tiles" hidden>tiles</button>
   <span id="state"></span>
 </div>
 <script type="application/json" id="data">@DATA@</script>
@@ -43,6 +44,7 @@ const extent = [data.width * stretch[0], data.height * stretch[1]];
 const opposite = {R: "L", L: "R", A: "P", P: "A", S: "I", I: "S"};
 const tiles = new Map();
 let plane = Math.floor(data.planes.length / 2), scale = 1, left = 0, upper = 0, waiting = 0;
+let outlined = false;
 
 document.title = data.title;
 document.getElementById("title").textContent = data.title;
@@ -109,6 +111,26 @@ function write(text, x, y) {
   context.fillText(text, x, y);
 }
 
+// outlines of the boxes that the plane goes through; a projection shows all
+function outline() {
+  const number = /^[zyx](\\d+)$/.exec(data.planes[plane]);
+  let shown = 0;
+  for (const [name, edges, across] of data.outlines) {
+    const middle = number ? Number(number[1]) + 0.5 : null;
+    if (number && !(across[0] <= middle && middle < across[1])) continue;
+    const x = left + edges[0] * stretch[0] * scale, y = upper + edges[1] * stretch[1] * scale;
+    const wide = (edges[2] - edges[0]) * stretch[0] * scale;
+    const high = (edges[3] - edges[1]) * stretch[1] * scale;
+    shown += 1;
+    context.lineWidth = 2;
+    context.strokeStyle = "#5cf";
+    context.strokeRect(x, y, wide, high);
+    context.font = "16px system-ui, sans-serif";
+    if (context.measureText(name).width < wide) write(name, x + wide / 2, y + high / 2);
+  }
+  return shown;
+}
+
 function draw() {
   context.fillStyle = "#000";
   context.fillRect(0, 0, view.width, view.height);
@@ -118,6 +140,7 @@ function draw() {
   // coarser levels first, which show while finer ones are on their way
   let missing = 0;
   for (let n = Math.max(0, level - 3); n <= level; n++) missing = paint(n);
+  document.body.dataset.outlines = outlined ? outline() : 0;
   const [column, row] = data.letters;
   write(opposite[column], 20, height() / 2);
   write(column, view.width - 20, height() / 2);
@@ -185,6 +208,13 @@ slider.addEventListener("input", () => { plane = Number(slider.value); draw(); }
 document.getElementById("in").onclick = () => zoom(2, view.width / 2, view.height / 2);
 document.getElementById("out").onclick = () => zoom(0.5, view.width / 2, view.height / 2);
 document.getElementById("fit").onclick = fit;
+const button = document.getElementById("tiles");
+button.hidden = data.outlines.length === 0;
+button.onclick = () => {
+  outlined = !outlined;
+  button.style.background = outlined ? "#06a" : "";
+  draw();
+};
 addEventListener("keydown", e => {
   const step = {ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1}[e.key];
   if (!step || e.target === slider) return;

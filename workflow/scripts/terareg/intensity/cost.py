@@ -59,23 +59,23 @@ def _sampled(sample: Sample) -> tuple[int, float]:
 
 
 # ------------------------------------------------------------------ work
-def _sum_tiles(of_channels: int | None = None) -> Callable[[Sample], Load]:
-    """Statistics of ``of_channels`` channels, all of them by default."""
+def _sum_tiles(first: bool = False) -> Callable[[Sample], Load]:
+    """Statistics of all channels, or of the sides that displacements are measured on."""
 
     def load(sample: Sample) -> Load:
         tiles, share = _sampled(sample)
-        count = sample.size.raw_channels if of_channels is None else of_channels
+        count = sample.measured_sides if first else sample.size.raw_channels
         read = count * sample.size.tile_gb * tiles * share
         return Load(count * sum_batches(sample), read, cpu_s=10 * read)
 
     return load
 
 
-def _solve_flatfield(of_channels: int | None = None) -> Callable[[Sample], Load]:
-    """Flat-fields of ``of_channels`` channels from their statistics, all of them by default."""
+def _solve_flatfield(first: bool = False) -> Callable[[Sample], Load]:
+    """Flat-fields of all channels, or of the sides that displacements are measured on."""
 
     def load(sample: Sample) -> Load:
-        count = sample.size.raw_channels if of_channels is None else of_channels
+        count = sample.measured_sides if first else sample.size.raw_channels
         return Load(count, cpu_s=count * (5 + 0.3 * _sampled(sample)[0]))
 
     return load
@@ -173,10 +173,10 @@ def _line_gains(sample: Sample, threads: int) -> float:
 BIAS_RESOLUTION = "intensity.bias.resolution_um"
 RULES = {
     "sum_tiles": RuleCost(
-        "intensity", planes(8), if_measured(_sum_tiles(1)), heavy=True, needs="tiles"
+        "intensity", planes(8), if_measured(_sum_tiles(first=True)), heavy=True, needs="tiles"
     ),
     "estimate_flatfield": RuleCost(
-        "intensity", _equations, if_measured(_solve_flatfield(1)), needs="tiles"
+        "intensity", _equations, if_measured(_solve_flatfield(first=True)), needs="tiles"
     ),
     "sum_placed_tiles": RuleCost("intensity", planes(8), _sum_tiles(), heavy=True, needs="tiles"),
     "refine_flatfield": RuleCost("intensity", _equations, _solve_flatfield(), needs="tiles"),

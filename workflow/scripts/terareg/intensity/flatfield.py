@@ -37,9 +37,9 @@ import tifffile
 
 from terareg.acquisition.tile_correction import Flatfield, smooth_image
 from terareg.core.errors import IntensityError, TeraregError
-from terareg.core.numeric import is_full_scale
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.evidence import Evidence, gather_evidence
+from terareg.intensity.saturation import saturation
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.shading import Shading, block_centres, fit_shading
 from terareg.intensity.sums import merge_sums
@@ -53,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 _LEAST_DARK = 1.0  # counts; a smaller dark offset is only the bound of the search
 _LARGE_STEP = 1.0  # percent between corrected tiles, above which the causes are named
+_SATURATED = 0.5  # percent of the raw pixels
 _LEAST_PROFILE = 0.02  # of the mean; dividing by the profile multiplies noise by its inverse
 
 
@@ -90,7 +91,15 @@ def estimate_flatfield(
         "planes": int(stats["planes"].sum()),
         "warnings": [],
     }
-    info |= _saturation(stats, data)
+    saturated = saturation(stats["peak"].tolist())
+    info["saturated_at"] = saturated and saturated["at"]
+    info["saturated_percent"] = saturated["percent"] if saturated else 0.0
+    if saturated and saturated["percent"] >= _SATURATED:
+        bits = f", the limit of {saturated['bits']} bits" if saturated["bits"] else ""
+        info["warnings"].append(
+            f"{saturated['percent']:.2g} % of the raw pixels are saturated at {saturated['at']} "
+            f"counts{bits}: the brightness of these places is lost, so lower the exposure next time"
+        )
     additive = None
     if settings.method == "statistics" and len(stats["tiles"]) == 1:
         profile, background = _of_one_tile(data, settings, info)
@@ -112,15 +121,6 @@ def estimate_flatfield(
     for text in info["warnings"]:
         logger.warning("flat-field: %s", text)
     return Flatfield(profile=profile, background=float(background), additive=additive), info
-
-
-def _saturation(stats: Mapping[str, np.ndarray], data: BlockData) -> dict[str, Any]:
-    """Largest count of the raw tiles, and the share of pixels there if no camera gives more."""
-    counts, pixels = stats["largest"].T
-    largest = int(counts.max())
-    area = int(data.edges[0][-1]) * int(data.edges[1][-1])
-    share = float(100 * pixels[counts == largest].sum() / max(1, int(stats["planes"].sum()) * area))
-    return {"largest": largest, "saturated_percent": share if is_full_scale(largest) else 0.0}
 
 
 def _of_one_tile(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from terareg.core.errors import IntensityError
+from terareg.intensity.saturation import add_peak
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.storage.store import write_atomic
 
@@ -35,7 +36,7 @@ _LEAST_BLOCK = 4.0  # pixels; the noise of a block is found from its own pixels
 
 _PER_TILE = (
     "tiles", "grid", "planes", "depths", "mean", "error", "rows", "columns", "line_planes",
-    "east_mean", "east_error", "south_mean", "south_error", "largest",
+    "east_mean", "east_error", "south_mean", "south_error", "peak",
 )  # fmt: skip
 _SHARED = ("edges_y", "edges_x", "places", "planes_sampled", "blocks")
 
@@ -205,8 +206,9 @@ def sum_tiles(
         east_error                                       tile of the row (0) and the last one (1)
         south_mean,         float32 (n, 2, s, p, q)      the same for columns
         south_error
-        largest             int64 (n, 2)                 largest count, and pixels that have it
         edges_y, edges_x    int64 (b + 1,), (c + 1,)     where the blocks begin and end, pixels
+        peak                int64 (n, 5)                 brightest pixels, see
+                                                         :mod:`terareg.intensity.saturation`
         places              int64 (all tiles, 5)         :class:`BlockLayout` of the acquisition
         planes_sampled      int64 ()                     planes sampled over the whole depth
         blocks              int64 ()                     blocks along a tile that were asked for
@@ -259,11 +261,12 @@ def _tile_sums(
     in_columns = np.zeros((groups, len(section_y) - 1, width))
     planes, line_planes = np.zeros(slabs, np.int64), np.zeros(groups, np.int64)
     depths = np.zeros(slabs)
-    largest = (0, 0)
+    peak = np.zeros(5, np.int64)
     for k, z in enumerate((chosen - bottom).tolist()):
         if not 0 <= z < source.acquisition.tile_shape[0]:
             continue
-        plane = source.read(name, z, z + 1)[0].astype(np.float64)
+        read = source.read(name, z, z + 1)[0]
+        plane = read.astype(np.float64)
         if plane.shape != layout.size:
             raise IntensityError(
                 f"{name}: plane {z} has shape {plane.shape} but the other planes have "
@@ -271,10 +274,7 @@ def _tile_sums(
             )
         if plane.min() == plane.max():  # a missing plane that was filled in
             continue
-        top = int(plane.max())
-        if top >= largest[0]:
-            before = largest[1] if top == largest[0] else 0
-            largest = top, before + int(np.count_nonzero(plane == top))
+        peak = add_peak(peak, read)
         slab = k * slabs // len(chosen)
         group = slab * groups // slabs
         square = plane * plane
@@ -295,7 +295,7 @@ def _tile_sums(
         "rows": (in_rows / (lines * np.diff(section_x)[:, None])).astype(np.float32),
         "columns": (in_columns / (lines * np.diff(section_y)[:, None])).astype(np.float32),
         "line_planes": line_planes,
-        "largest": np.array(largest, np.int64),
+        "peak": peak,
     }
     for side in SIDES:
         both = np.zeros((2, 2, slabs, *layout.counts[side]), np.float32)

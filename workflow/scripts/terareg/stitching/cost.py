@@ -17,14 +17,15 @@ from terareg.core.extents import Sample
 from terareg.stitching.channel_sampling import (
     DEPTHS,
     FIELD,
+    LOOKED_AT,
     MOST_PLACES,
     MOST_TILES,
     PATCH_PX,
     PLANES,
-    SIDE_DEPTHS_Z,
     SIDE_TILES,
     WIDEN,
     search_in_voxels,
+    side_depths,
 )
 from terareg.stitching.overview import BINNED_TO, MAX_TILES, overview_planes
 
@@ -58,6 +59,9 @@ def _estimate_steps(sample: Sample) -> Load:
 
 def _measure_displacements(sample: Sample) -> Load:
     read = sample.size.pairs * _pair_gb(sample)
+    if sample.measured_sides > 1:  # a few planes of both, by which the side is chosen
+        looked_at = min(LOOKED_AT, sample.size.tile_shape[0])
+        read += sample.size.pairs * 4 * looked_at * sample.size.plane_mb / 1e3
     in_parts = sample.option("stitching.model") in ("affine", "elastic", "auto")
     return Load(pair_batches(sample), read, cpu_s=(7.5 if in_parts else 6) * read)
 
@@ -117,8 +121,10 @@ def _compared_patches(sample: Sample, threads: int) -> float:
 
 def _match_sides(sample: Sample) -> Load:
     count, size = len(sample.option("input.sides")), sample.size
-    read_planes = 2 * 2 * min(size.tiles, SIDE_TILES) * min(SIDE_DEPTHS_Z, size.tile_shape[0])
-    read = count * read_planes * size.plane_mb / 1e3
+    content = sample.option("fusion.sides.weights") == "content"
+    depths = side_depths(size.tile_shape[0], sample.grid.spacing_um[0], 0, content)
+    tiles = size.tiles if content else min(size.tiles, SIDE_TILES)
+    read = count * 2 * 2 * tiles * min(depths, size.tile_shape[0]) * size.plane_mb / 1e3
     return Load(count, read, cpu_s=count * 5 + 25 * read)
 
 

@@ -102,7 +102,7 @@ def measure_pair(
         more than 25 voxels on every axis.
     """
     settings = settings or DisplacementSettings()
-    expected = _expected(acquisition, tile_a, tile_b, direction, settings)
+    expected = expected_step(acquisition, tile_a, tile_b, direction, settings)
     if settings.engine == "mip_ncc":
         return measure_projections(
             source, acquisition, (tile_a, tile_b, direction), expected, settings
@@ -374,7 +374,10 @@ def _slanting(pair: Strips, measured, lags, bins, settings: DisplacementSettings
     )
 
 
-def _expected(acquisition, a, b, direction, settings) -> tuple[float, float, float]:
+def expected_step(
+    acquisition: Acquisition, a: str, b: str, direction: str, settings: DisplacementSettings
+) -> tuple[float, float, float]:
+    """Displacement (z, y, x) of a pair about which it is looked for, voxels."""
     if direction not in DIRECTIONS:
         raise StitchingError(f"direction {direction!r} is not one of EAST, SOUTH")
     own = settings.step_east_vox if direction == "EAST" else settings.step_south_vox

@@ -104,7 +104,7 @@ def report(
             Link(
                 pair.a, pair.b, pair.direction, _floats(pair.displ_vox), _floats(residual),
                 _floats(pair.sigma_vox), float(pair.reliability), state, reason,
-                pair.lean_vox, pair.lean_sigma_vox, _seam_share(pair, residual),
+                pair.lean_vox, pair.lean_sigma_vox, _seam_share(pair, residual), pair.side,
             )
         )  # fmt: skip
     accepted = measured[kept]

@@ -118,6 +118,8 @@ class PairResult:
     fall_vox : tuple of float or None
         Distance (z, y, x) from ``displ_vox`` at which the correlation has fallen to half, voxels;
         0 along an axis that was not searched; None where no correlation was measured.
+    side : str or None
+        The side of the channel that it was measured on; None where the channel has one.
     """
 
     a: str
@@ -139,6 +141,7 @@ class PairResult:
     lean_sigma_vox: tuple[float, float, float] | None = None
     points: tuple[SeamPoint, ...] = ()
     fall_vox: tuple[float, float, float] | None = None
+    side: str | None = None
 
     def to_json(self) -> dict:
         """Return a JSON-able dictionary, see :meth:`from_json`."""

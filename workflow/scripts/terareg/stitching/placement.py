@@ -125,6 +125,8 @@ class Link:
     seam_share : float or None
         Correlation of the seam where the tiles were placed, as a share of that at its own best
         fit; None where that was not measured.
+    side : str or None
+        The side of the channel that it was measured on; None where the channel has one.
     """
 
     a: str
@@ -139,6 +141,7 @@ class Link:
     lean_vox: tuple[float, float, float] | None = None
     lean_sigma_vox: tuple[float, float, float] | None = None
     seam_share: float | None = None
+    side: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 Render works on 2-D tiles in sections: every plane of every tile is a separate tile, and its section
 is the plane of the fused volume in which it lies. Only ``AffineModel2D`` is written, whose data
-string lists M00 M10 M01 M11 B0 B1. A file whose name ends in ``.gz`` is compressed; equal input
-gives equal bytes.
+string lists M00 M10 M01 M11 B0 B1: it has everything by which fusion transforms a tile within its
+planes, but for fields of distorted tiles. A file whose name ends in ``.gz`` is compressed; equal
+input gives equal bytes.
 
-Tile specifications of any program can be read as positions if their transforms are translations.
+Tile specifications of any program can be read as positions if their transforms are close to
+translations: what they turn, scale or shear, and a lean, is measured again.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ import numpy as np
 
 from terareg.core.errors import StitchingError, few
 from terareg.stitching.pairs import PairResult
-from terareg.stitching.placement import Placement
+from terareg.stitching.placement import PlacedTile, Placement
+from terareg.stitching.shapes import in_planes
 from terareg.storage.foreign import boundary
 from terareg.storage.store import open_regular
 
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
 _AFFINE = "mpicbg.trakem2.transform.AffineModel2D"
 _TRANSLATION = "mpicbg.trakem2.transform.TranslationModel2D"
 _OWN_ID = re.compile(r"(.+)_z(\d{1,9})_.+")  # see tile_id
-_STRAIGHT = 0.5  # pixels; tolerance for a pure translation, and between sections of a tile
+_STRAIGHT = 0.5  # pixels; tolerance between sections of a tile about one place or one line
+_BENT = 0.05  # of a tile, by which its corners may lie elsewhere than a translation puts them
 _MOST_COMPRESSED = 300  # characters to a byte; tile specifications have 20 to 40
 _CHUNK = 2**16  # characters read at once
 _MAX_ITEM = 2**20  # characters of one tile specification
@@ -83,7 +87,8 @@ class TileSpec:
     row, column : int or None
         Cell of the grid, from the layout; None if the layout does not give it.
     origin_yx_vox : tuple of float
-        Position (y, x) of the first pixel.
+        Position (y, x) of the first pixel; of an image that is turned, scaled or sheared where it
+        would be if it were not, with the same middle.
     """
 
     tile_id: str
@@ -114,8 +119,8 @@ def read_tilespecs(path: str | os.PathLike) -> tuple[TileSpec, ...]:
     Raises
     ------
     StitchingError
-        If the file cannot be read, or for the first item that is not a tile specification or not a
-        pure translation (affine transforms that only translate are accepted).
+        If the file cannot be read, or for the first item that is not a tile specification or whose
+        affine transform moves a corner by more than a twentieth of the tile beside the middle.
     """
     name = os.fspath(path)
     remedy = "give a JSON list of tile specifications, plain or gzipped"
@@ -143,19 +148,20 @@ def tile_origins(
     A specification belongs to the tile that its id names (:func:`tile_id`), or else to the tile at
     the row and column of its layout. In the first case the id tells the plane, so that planes may
     be missing; in the second the first section of a tile is taken as its first plane. z is in whole
-    planes.
+    planes. Of a tile that leans, whose position changes evenly with the section, the position in
+    the middle of the stack is taken.
 
     Raises
     ------
     StitchingError
-        If a specification belongs to no tile, a tile has none, or a tile is not in one place in
-        all sections; ``name`` is that of the file.
+        If a specification belongs to no tile, a tile has none, or the positions of a tile in its
+        sections lie on no line; ``name`` is that of the file.
     """
     own = {tile.name for tile in acquisition.tiles}
     at: dict[tuple[int | None, int | None], str] = {
         (tile.row, tile.column): tile.name for tile in acquisition.tiles
     }
-    places: dict[str, list[tuple[float, float]]] = {}
+    places: dict[str, list[tuple[float, float, float]]] = {}
     starts: dict[str, float] = {}
     for spec in specs:
         match = _OWN_ID.fullmatch(spec.tile_id)
@@ -168,7 +174,7 @@ def tile_origins(
                 f"{name}: {spec.tile_id[:80]!r} (row {spec.row}, column {spec.column}) is not a "
                 "tile of the acquisition; give the tile specifications of this acquisition"
             )
-        places.setdefault(tile, []).append(spec.origin_yx_vox)
+        places.setdefault(tile, []).append((spec.section, *spec.origin_yx_vox))
         starts[tile] = min(start, starts.get(tile, math.inf))
     absent = sorted(own - places.keys())
     if absent:
@@ -178,12 +184,18 @@ def tile_origins(
         )
     origins = {}
     for tile, found in places.items():
-        y, x = np.median(found, axis=0)
-        off = float(np.abs(np.subtract(found, (y, x))).max())
+        sections, at_each = np.array(found)[:, 0], np.array(found)[:, 1:]
+        y, x = np.median(at_each, axis=0)
+        off = float(np.abs(at_each - (y, x)).max())
         if off > _STRAIGHT:
+            middle = starts[tile] + (int(acquisition.tile_shape[0]) - 1) / 2
+            design = np.column_stack([np.ones(len(sections)), sections - middle])
+            line = np.linalg.lstsq(design, at_each, rcond=None)[0]
+            y, x = line[0]
+        if off > _STRAIGHT and float(np.abs(at_each - design @ line).max()) > _STRAIGHT:
             raise StitchingError(
                 f"{name} moves {tile} by {off:.1f} pixels between sections; give tile "
-                "specifications in which every tile has one position"
+                "specifications in which every tile has one position, or leans evenly"
             )
         origins[tile] = (float(starts[tile]), float(y), float(x))
     return origins
@@ -200,7 +212,8 @@ def write_point_matches(
     """Write the measured displacements as point matches, a JSON list; return their number.
 
     Points lie near the middle line of the overlap. p and q are pixels of the two tiles; the
-    placement maps them to positions that differ by exactly the residual of the link. A pair is
+    placement maps them to positions that differ by exactly the residual of the link (where a tile
+    is turned, scaled or sheared, on average over the seam). A pair is
     written for every section that holds planes of both tiles; its weight is the reliability, 0 if
     the placement did not keep the link.
     """
@@ -212,16 +225,16 @@ def write_stack(
 ) -> None:
     """Write the stack's metadata (resolution in nanometres) as Render's StackVersion.
 
-    Its notes name how many tiles fusion more than moves, which their transforms do not hold.
+    Its notes name how many tiles fusion transforms in ways that their transforms do not hold: by
+    fields, and along z.
     """
     tiles = placement.tiles.values()
-    more = sum(bool(np.any(tile.shape)) or tile.field_vox is not None for tile in tiles)
-    more = len(tiles) if placement.growth else more
+    more = sum(bool(np.any(tile.shape[0])) or tile.field_vox is not None for tile in tiles)
     notes = f"terareg, sample {acquisition.sample}"
     if more:
         notes += (
-            f"; {more} of {len(tiles)} tiles are sheared, scaled or distorted in the fused volume "
-            "but only moved here, see placement.json"
+            f"; {more} of {len(tiles)} tiles are distorted or tilted along z in the fused volume, "
+            "which is left out here, see placement.json"
         )
     z, y, x = (float(s) * 1000 for s in acquisition.spacing_um)
     data = {
@@ -243,24 +256,29 @@ def tile_id(tile: str, plane: int, channel: str) -> str:
 
 def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
     acquisition.channel(channel)
-    _, height, width = acquisition.tile_shape
+    depth, height, width = (int(n) for n in acquisition.tile_shape)
     spacing = acquisition.spacing_um
+    poses = {name: _affines(tile, placement, (depth, height, width))
+             for name, tile in placement.tiles.items()}  # fmt: skip
+    corners = np.array([[0, 0], [width - 1, 0], [0, height - 1], [width - 1, height - 1]], float)
     for section, tiles in _sections(acquisition, placement, settings):
         for tile, plane in tiles:
             files = acquisition.planes[tile.name][channel]
             if plane in files.missing:
                 continue
-            _, y, x = (float(v) for v in placement.tiles[tile.name].origin_vox)
+            linear, moved = (part[plane] for part in poses[tile.name])
+            there = corners @ linear.T + moved
+            (x0, y0), (x1, y1) = there.min(axis=0).tolist(), there.max(axis=0).tolist()
             key, page = acquisition.plane_file(tile, channel, plane)
             yield {
                 "tileId": tile_id(tile.name, plane, channel),
                 "z": float(section),
                 "width": int(width),
                 "height": int(height),
-                "minX": x,
-                "minY": y,
-                "maxX": x + width - 1,
-                "maxY": y + height - 1,
+                "minX": x0,
+                "minY": y0,
+                "maxX": x1,
+                "maxY": y1,
                 "minIntensity": float(settings.min_intensity),
                 "maxIntensity": float(settings.max_intensity),
                 "groupId": _group(section),
@@ -283,11 +301,27 @@ def _tilespecs(acquisition, placement, channel, settings) -> Iterator[dict]:
                         {
                             "type": "leaf",
                             "className": _AFFINE,
-                            "dataString": f"1.0 0.0 0.0 1.0 {x!r} {y!r}",
+                            "dataString": " ".join(
+                                repr(float(v)) for v in (*linear.T.ravel(), *moved)
+                            ),
                         }
                     ],
                 },
             }
+
+
+def _affines(tile: PlacedTile, placement: Placement, shape) -> tuple[np.ndarray, np.ndarray]:
+    """Where pixels (x, y) of every plane of a tile lie: matrices (n, 2, 2) and origins (n, 2)."""
+    planes = np.arange(shape[0])
+    linear, moved = in_planes(tile.shape, shape, planes)
+    moved = moved + tile.origin_vox[1:]
+    matrices = np.repeat(linear[None], len(planes), axis=0)
+    for growth in placement.growths({"": tile.origin_vox}, shape).values():
+        factors = growth.factors(tile.origin_vox[0] + planes)
+        matrices = matrices * factors[:, None, None]
+        centre = np.array(growth.centre[1:])
+        moved = (moved - centre) * factors[:, None] + centre
+    return matrices[:, ::-1, ::-1], moved[:, ::-1]
 
 
 def _items(text, name: str, most: int) -> Iterator:
@@ -343,12 +377,17 @@ def _tilespec(item: dict, where: str) -> TileSpec:
             f"{where} has a position that is not a finite number of pixels; correct its transform"
         )
     off = float(np.abs(moved - moved[:, :1] - (corners - corners[:, :1])[:2]).max())
-    if off > _STRAIGHT:
+    if off > max(_STRAIGHT, _BENT * max(width, height)):
         raise StitchingError(
             f"{where} is not only translated: its transform rotates or deforms it by {off:.1f} "
-            "pixels at a corner; give tile specifications with translations only"
+            f"pixels at a corner (at most {100 * _BENT:g} % of the tile); give tile specifications "
+            "with translations and small deformations only"
         )
-    return TileSpec(key, section, row, column, (float(moved[1, 0]), float(moved[0, 0])))
+    x, y = moved[:, 0]
+    if not np.array_equal(matrix[:2, :2], np.eye(2)):
+        middle = np.array([(width - 1) / 2, (height - 1) / 2, 1])
+        x, y = (matrix @ middle)[:2] - middle[:2]
+    return TileSpec(key, section, row, column, (float(y), float(x)))
 
 
 def _leaves(transform: dict, where: str) -> Iterator[np.ndarray]:
@@ -383,7 +422,7 @@ def _matches(acquisition, placement, channel, pairs, settings) -> Iterator[dict]
             for pair in by_first.get(tile.name, ()):
                 if pair.b not in here:
                     continue
-                p, q = _points(acquisition.tile_shape, pair, settings.matches_per_pair)
+                p, q = _points(acquisition.tile_shape, pair, settings.matches_per_pair, plane)
                 weight = float(pair.reliability) if (pair.a, pair.b) in kept else 0.0
                 first = tile_id(pair.a, plane, channel)
                 second = tile_id(pair.b, here[pair.b], channel)
@@ -398,10 +437,13 @@ def _matches(acquisition, placement, channel, pairs, settings) -> Iterator[dict]
                 }
 
 
-def _points(shape, pair: PairResult, number: int) -> tuple[list, list]:
-    """[[x...], [y...]] in tile a and in tile b, along the middle of their overlap."""
+def _points(shape, pair: PairResult, number: int, plane: int) -> tuple[list, list]:
+    """[[x...], [y...]] in a plane of tile a and in tile b, along the middle of their overlap."""
+    depth, height, width = shape
     _, dy, dx = pair.displ_vox
-    _, height, width = shape
+    if pair.lean_vox is not None and any(_told(pair)):
+        part = plane / max(1, depth - 1) - 0.5
+        dy, dx = (d + part * v for d, v in zip((dy, dx), pair.lean_vox[1:]))
     low = np.array([max(0.0, dx), max(0.0, dy)])
     high = np.array([min(width, width + dx), min(height, height + dy)]) - 1
     share = (np.arange(number) + 0.5) / number
@@ -415,6 +457,12 @@ def _points(shape, pair: PairResult, number: int) -> tuple[list, list]:
     )
     moved = points - np.array([[dx], [dy]])
     return points.tolist(), moved.tolist()
+
+
+def _told(pair: PairResult) -> list[bool]:
+    """Along which axes the displacement clearly changes with depth."""
+    leans = zip(pair.lean_vox or (), pair.lean_sigma_vox or ())
+    return [abs(lean) > max(1.0, 4 * sigma) for lean, sigma in leans]
 
 
 def _sections(acquisition, placement, settings) -> Iterator[tuple[int, list]]:

@@ -20,6 +20,30 @@ LEAST_VOX = 1.0
 _LEAST_STRETCH = 0.1  # %, from which a tile is called stretched
 
 
+def in_planes(
+    shape: np.ndarray, tile_shape: Sequence[int], planes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where planes of a tile show what they show, without what it moves along z.
+
+    Parameters
+    ----------
+    shape : numpy.ndarray, (3, 3)
+    tile_shape : sequence of int
+    planes : numpy.ndarray, (n)
+        Numbers of planes of the tile.
+
+    Returns
+    -------
+    linear : numpy.ndarray, (2, 2)
+    moved : numpy.ndarray, (n, 2)
+        Index (y, x) of plane k lies, beside the origin, at ``linear @ index + moved[k]``.
+    """
+    slopes = _slopes(shape, tile_shape)[1:]
+    middle = (np.array(tile_shape, float) - 1) / 2
+    depth = np.asarray(planes, float)[:, None] - middle[0]
+    return np.eye(2) + slopes[:, 1:], depth * slopes[:, 0] - slopes[:, 1:] @ middle[1:]
+
+
 def matrix_of(shape: np.ndarray, tile_shape: Sequence[int]) -> np.ndarray:
     """Matrix, (3, 3), from places relative to a tile's middle to its indices relative to it."""
     return np.linalg.inv(np.eye(3) + _slopes(shape, tile_shape))

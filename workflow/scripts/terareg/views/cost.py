@@ -40,6 +40,10 @@ def _drawn_stripes(sample: Sample) -> int:
     return sample.size.raw_channels if known else 0
 
 
+def _two_sided(sample: Sample) -> int:
+    return len(sample.option("input.sides"))
+
+
 def _counted_cells(sample: Sample) -> int:
     return len(sample.option("cells")) * len(sample.atlases)
 
@@ -86,6 +90,7 @@ def _states(sample: Sample) -> Load:
 RULES = {
     "first_look": RuleCost("views", _looked_at, _first_look, heavy=True),
     "draw_flatfield": RuleCost("views", planes(24), for_each(raw_channels, 3.0), needs="tiles"),
+    "draw_sides": RuleCost("views", load=for_each(_two_sided), needs="tiles"),
     "draw_stripes": RuleCost("views", _gains_of_a_tile, for_each(_drawn_stripes), needs="tiles"),
     "draw_stitching": RuleCost("views", planes(8), needs="tiles"),
     "draw_volume": RuleCost("views", flat(230), for_each(image_volumes, 4.0)),

@@ -20,7 +20,7 @@ from terareg.acquisition.tiles import TileSource
 from terareg.core.frames import Frame, orientation_matrix
 from terareg.core.parallel import map_items
 from terareg.views.tables import size as byte_size
-from terareg.volumes.headers import FILE_FORMS, image_form, nrrd_orientation
+from terareg.volumes.headers import FILE_FORMS, find_series, image_form, nrrd_orientation
 from terareg.volumes.images import ImageSettings, image_planes, open_image
 from terareg.volumes.importing import frame_of_input
 from terareg.volumes.reader import Levels
@@ -102,7 +102,7 @@ def image_sections(
     VolumeError
         If the image is damaged where it is read.
     """
-    if image_form(address) in FILE_FORMS:
+    if image_form(address) in FILE_FORMS or find_series(address) is not None:
         return _sections_of_file(address, frame, channel["channel"])
     grid = ImageSettings(frame.spacing_um, frame.orientation, **channel)
     return level_sections(open_image(address, grid), workers)

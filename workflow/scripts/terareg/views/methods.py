@@ -146,11 +146,13 @@ def _of_sides(match: Mapping[str, Any]) -> str:
     lay = ""
     if shift is not None:
         lay = f", which were {', '.join(f'{v:.1f}' for v in shift)} µm (z, y, x) apart,"
+    where = f"each is used in the half of the {match['across']} next to its light-sheet"
+    if match["weights"] == "content":
+        where = "each counts where it shows more fine structure"
     return (
         f"The sides {first} and {second} of channel {match['channel']}{lay} were fused so that "
-        f"each is used in the half of the {match['across']} next to its light-sheet, after "
-        f"correction with its own flat-field; {second} was multiplied by {match['gain']:.3g} to "
-        f"match {first} in brightness."
+        f"{where}, after correction with its own flat-field; {second} was multiplied by "
+        f"{match['gain']:.3g} to match {first} in brightness."
     )
 
 

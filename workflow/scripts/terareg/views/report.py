@@ -77,6 +77,9 @@ FIGURES = (
     (r"seams", "stitching",
      "Worst seams, at the stage's positions and as they are fused; one tile is magenta and the "
      "other green, so a good fit is grey."),
+    (r"sides_(?P<of>.+)", "stitching",
+     "Both sides of a channel on coarse blocks of the middle plane, and the weight of each in the "
+     "fused volume. The side with more structure should count; along the red line both do."),
     (r"loop_closure", "stitching",
      "Loop closure: contradiction among the displacements around every four tiles; zero is "
      "perfect."),

@@ -48,6 +48,7 @@ _MOST_ROWS = 20
 # its halves are unequal
 _ONE_SIDED, _HALF = 0.1, 0.9
 _FEW_VALUES = 48  # of an image; one of 8 bits has some hundred, those within 3 % being one
+_STRETCHED = 0.3  # voxels by which magnification may change a displacement without a word
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
     "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
@@ -198,8 +199,9 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
             tables[f"Stripe artefacts of channel {channel}"] = worded(gains, STRIPES)
         after = seams.get("after") if isinstance(seams, Mapping) else seams
         measured.append(("intensity.seam_percent", channel, finite(after)))
-        saturated = finite(info.get("saturated_percent"))
-        measured.append(("intensity.saturated_percent", channel, saturated))
+        measured.append(
+            ("intensity.saturated_percent", channel, finite(info.get("saturated_percent")))
+        )
         stage["warnings"] += [f"{channel}: {text}" for text in info.get("warnings", ())]
         stage["tables"] += [facts_table(*table) for table in tables.items()]
 
@@ -241,6 +243,8 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
     facts["contradiction around four tiles, median, worst (voxels)"] = median_worst(loops)
     for state, count in counted(tile["state"] for tile in data["tiles"].values()):
         facts[f"tiles: {PLACEMENT.get(state, state)}"] = count
+    for side, count in counted(k["side"] for k in links if k.get("side") and k["state"] == "kept"):
+        facts[f"displacements used that were measured on side {side}"] = count
     model = data.get("model", {})
     for side, words in (("EAST", "to the right"), ("SOUTH", "down")):
         facts[f"step from tile to tile {words}, z, y, x (voxels)"] = model.get(side)
@@ -276,10 +280,31 @@ def _tiles_with_tissue(results: Results) -> set[str]:
     }
 
 
+def _stretched(results: Results, shift: Mapping[str, Any]) -> list[str]:
+    """A word where displacements were measured on a side that is magnified differently."""
+    placed, gradient = results / "stitching/placement.json", shift.get("gradient") or ()
+    if not gradient or not placed.exists():
+        return []
+    links = [link for link in read_json(placed)["links"] if link.get("side") == shift["channel"]]
+    off = [
+        abs(sum(g * d for g, d in zip(row, link["displ_vox"])))
+        for link in links
+        for row in gradient
+    ]
+    if max(off, default=0.0) < _STRETCHED:
+        return []
+    return [
+        f"{len(links)} displacements were measured on side {shift['channel']}, whose magnification "
+        f"differs from that of {shift['against']}, so they are off by up to {max(off):.1f} voxels: "
+        "set stitching.side: first"
+    ]
+
+
 def _channels(results: Results, stage: dict, measured: list) -> None:
     rows = []
     for path in results.glob("stitching/channels/*.json"):
         data = read_json(path)
+        stage["warnings"] += _stretched(results, data)
         channel = data["channel"]
         stage["warnings"] += data["warnings"]
         found = data["state"] != "not measured"
@@ -317,13 +342,14 @@ def _sides(results: Results, stage: dict, measured: list) -> None:
         ]
         rows.append([
             channel, *(f"{side} ({end})" for side, end in zip((first, second), data["ends"])),
-            data["across"], data["gain"], data["gain_sigma"], data["left_percent"],
-            data["sharper"], data["places"],
+            data["weights"], data["across"], data["own_percent"], data["gain"],
+            data["gain_sigma"], data["left_percent"], data["sharper"], data["places"],
         ])  # fmt: skip
     if rows:
         columns = (
             "channel", "first side (best at)", "second side (best at)",
-            "each is used in its half of", "second side is multiplied by", "standard error",
+            "weights by", "each is better in its half of", "each gives (% of the tissue)",
+            "second side is multiplied by", "standard error",
             "remaining difference where they meet (%)",
             "sharper in its own half (factor)", "places compared",
         )  # fmt: skip

@@ -56,6 +56,15 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "or distorted tiles, from tissue that changed in between, or from a flat-field that needs "
         "more planes or an image.",
     },
+    "intensity.saturated_percent": {
+        "text": "Raw pixels at the upper limit of the camera",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0.5,
+        "fail": 5.0,
+        "advice": "Lower the exposure next time; the intensities of bright regions are "
+        "underestimated.",
+    },
     "stitching.kept_percent": {
         "text": "Neighbours with tissue in their overlap whose measured displacement was used",
         "unit": "%",
@@ -201,15 +210,6 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "warn": 1.0,
         "fail": 0.9,
         "advice": "The light seems to enter from the other end: swap the ends in input.sides.",
-    },
-    "intensity.saturated_percent": {
-        "text": "Saturated pixels of the raw tiles",
-        "unit": "%",
-        "worse": "above",
-        "warn": 0.5,
-        "fail": 5.0,
-        "advice": "Lower the exposure next time; the intensities of bright regions are "
-        "underestimated.",
     },
     "volume.saturated_percent": {
         "text": "Saturated voxels",

@@ -16,8 +16,9 @@ FLATFIELD: dict[str, Word] = {
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
     "tiles": "tiles that were read",
     "planes": "planes that were read",
-    "largest": "largest value of the raw tiles (counts)",
     "tissue_fraction": ("planes with tissue (%)", percent),
+    "saturated_at": "brightest value of raw pixels, at which some are saturated (counts)",
+    "saturated_percent": "saturated raw pixels (%)",
 }  # fmt: skip
 MISSING_PLANES = {
     "error": "stop the run",

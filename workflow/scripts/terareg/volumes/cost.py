@@ -126,8 +126,8 @@ def _fuse_blocks(sample: Sample) -> Load:
 def _import_volume(sample: Sample) -> Load:
     n, size = sample.size.channels, sample.size
     jobs = n * block_batches(sample)
-    # a file is read whole by every job
-    read = jobs * size.held_gb / 2 if size.held_gb else n * size.volume_gb
+    # a compressed file is read by every job up to its planes
+    read = jobs * size.passed_gb if size.passed_gb else n * size.volume_gb
     cpu = n * (size.volume_gb + write_cpu(sample, size.volume_gb))
     return Load(jobs, read, n * stored_gb(sample, size.volume_gb), cpu)
 
@@ -193,7 +193,7 @@ def _coarse_blocks(sample: Sample, threads: int) -> float:
 
 
 def _held_image(sample: Sample, threads: int) -> float:
-    """Memory of a job that imports blocks of an image, which may be held whole."""
+    """Memory of a job that imports blocks of an image, and holds planes of a file."""
     return blocks(2.75)(sample, threads) + 1000 * sample.size.held_gb
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Range = tuple[int, int]
 _BAND_VOXELS = 1 << 16  # of a plane, blended at once
+_LEAST_SHARE = np.float32(1e-6)  # of a side, so that one of the tiles always has a weight
 
 
 @dataclass(frozen=True)
@@ -188,9 +189,13 @@ class RowFusion:
         )
         of_sides = _tiles(sides, settings)
         if light is not None:
-            of_sides = lit(of_sides, light, plan.frame.shape[light.axis])
+            nominal: dict[str, Sequence[float]] = {}
+            for side in reversed(sides if light.maps else ()):
+                nominal |= {t.name: t.origin_vox for t in side.source.acquisition.tiles}
+            of_sides = lit(of_sides, light, plan.frame.shape[light.axis], nominal)
         self.tiles = [t for tiles in of_sides for t in tiles if _touches(t, self.box)]
         self._weights: dict[tuple, list[np.ndarray]] = {}
+        self._held: dict[tuple, tuple[tuple[float, ...], list[np.ndarray]]] = {}
         self._buffers: dict[int, list[np.ndarray]] = {}
 
     def __call__(self, first: int, last: int) -> Callable[[Block, np.ndarray], Clipped]:
@@ -218,9 +223,12 @@ class RowFusion:
         with self._lock:
             self._buffers.setdefault(buffer.size, []).append(buffer)
 
-    def alike(self, planes: tuple[int, int]) -> list[tuple[int, int]]:
-        """Cut a range of planes where weights change: everywhere if the light comes along z."""
-        if self.light is None or self.light.axis:
+    def alike(self, tiles: Sequence[PlacedTile], planes: tuple[int, int]) -> list[tuple[int, int]]:
+        """Cut a range of planes where the weights of tiles change.
+
+        That is everywhere if the light comes along z, or sides count by what they show.
+        """
+        if self.light is None or (self.light.axis and not _by_content(tiles)):
             return [planes]
         return [(z, z + 1) for z in range(*planes)]
 
@@ -239,6 +247,8 @@ class RowFusion:
         found = self._weights.get(key)
         if found is None:
             axis = None if self.light is None else self.light.axis
+            if _by_content(tiles):
+                return self._shown(tiles, planes[0], y, x)
             parts = None if axis is None else shares(tiles, axis, (planes, y, x)[axis])
             raw = []
             for number, tile in enumerate(tiles):
@@ -254,6 +264,38 @@ class RowFusion:
             found = [(w * gain / total).astype(np.float32) for w, gain in zip(raw, gains)]
             if axis != 0:
                 self._weights[key] = found
+        return found
+
+    def _shown(self, tiles: Sequence[PlacedTile], z: int, y: Range, x: Range) -> list[np.ndarray]:
+        """Weights in plane ``z`` where both sides of a tile cover it and count by content."""
+        key = ("ramps", *(tile.key for tile in tiles), y, x)
+        ramps = self._weights.get(key)
+        if ramps is None:
+            ramps = self._weights[key] = [
+                np.outer(
+                    tile.ramps[0][y[0] - tile.start[1] : y[1] - tile.start[1]],
+                    tile.ramps[1][x[0] - tile.start[2] : x[1] - tile.start[2]],
+                ).astype(np.float32)
+                for tile in tiles
+            ]
+        pairs = [(tiles[first].content, first, second) for first, second in _pairs(tiles)]
+        maps = [(*content, pair) for content, *pair in pairs if content is not None]
+        depths = tuple(shown.depth(z - moved[0]) for shown, moved, _ in maps)
+        held = self._held.get(key)
+        if held is not None and held[0] == depths:
+            return held[1]
+        raw = list(ramps)
+        for (shown, moved, (first, second)), depth in zip(maps, depths):
+            share = shown.plane(depth, np.arange(*y) - moved[1], np.arange(*x) - moved[2])
+            raw[second] = ramps[second] * np.maximum(1 - share, _LEAST_SHARE)
+            raw[first] = ramps[first] * np.maximum(share, _LEAST_SHARE, out=share)
+        total = raw[0].copy()
+        for weight in raw[1:]:
+            total += weight
+        np.reciprocal(total, out=total)
+        gains = [np.float32(self.sides[tile.side].gain) for tile in tiles]
+        found = [w * total if gain == 1 else w * (total * gain) for w, gain in zip(raw, gains)]
+        self._held[key] = depths, found
         return found
 
 
@@ -295,7 +337,7 @@ class _Layer:
                     if not here:
                         cell[...] = 0
                         continue
-                    for low, high in self._fusion.alike(planes):
+                    for low, high in self._fusion.alike(here, planes):
                         weights = self._fusion.weights(here, (low, high), y, x)
                         inside = slice(low - planes[0], high - planes[0])
                         shown = [data[inside] for data in values]
@@ -346,6 +388,17 @@ class _Window:
             self._buffer = self._fusion.take(math.prod(high - low for low, high in ranges))
             self._data = _read(self._source, self._tile, ranges, self._buffer)
         return self._data
+
+
+def _pairs(tiles: Sequence[PlacedTile]) -> list[tuple[int, int]]:
+    """Numbers of the first and second side of each tile that both sides of are among these."""
+    second = {tile.name: number for number, tile in enumerate(tiles) if tile.side}
+    return [(k, second[t.name]) for k, t in enumerate(tiles) if not t.side and t.name in second]
+
+
+def _by_content(tiles: Sequence[PlacedTile]) -> bool:
+    """Whether weights of these tiles change with the place because of what sides show."""
+    return any(tiles[first].content is not None for first, _ in _pairs(tiles))
 
 
 def _nearest(value: float) -> int:

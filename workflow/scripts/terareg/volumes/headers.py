@@ -34,14 +34,19 @@ from terareg.volumes.imaris import read_imaris
 from terareg.volumes.meta_image import META_IMAGE, detached_files
 from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
 from terareg.volumes.nrrd import check_data, read_nrrd_header
+from terareg.volumes.plane_series import PlaneSeries, plane_names, read_series
 from terareg.volumes.tiff_stack import companions_of, read_stack
 
 NIFTI = (".nii", ".nii.gz")
 NRRD = (".nrrd", ".nhdr")
 TIFF = (".tif", ".tiff", ".btf")
 IMARIS = (".ims",)
-#: forms of files that are read whole; Imaris is read box by box
+#: form of a folder of planes
+SERIES = "series of planes"
+#: forms of files whose planes are read one by one; Imaris is read in chunks
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
+#: files that describe a volume in a folder, any one of them
+VOLUME_FILES = ("zarr.json", ".zattrs", "info")
 UM_PER = {
     "angstrom": 1e-4, "nanometer": 1e-3, "nm": 1e-3, "micrometer": 1.0, "micron": 1.0,
     "microns": 1.0, "um": 1.0, "µm": 1.0, "μm": 1.0, "millimeter": 1e3, "mm": 1e3,
@@ -70,7 +75,7 @@ class Header:
     name : str
         Address, for messages.
     form : str
-        "NIfTI", "NRRD", "TIFF", "Imaris", "OME-Zarr" or "precomputed".
+        "NIfTI", "NRRD", "TIFF", "Imaris", "OME-Zarr", "precomputed" or :data:`SERIES`.
     shape : tuple of int
         Voxels along (z, y, x).
     dtype : str
@@ -120,10 +125,20 @@ class Header:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that a reader holds in memory: files are read whole, volumes box by box."""
-        if self.form not in FILE_FORMS:
+        """Bytes that a reader of boxes holds besides them: a plane of a file, none of a volume."""
+        if self.form not in (*FILE_FORMS, SERIES):
             return 0
-        # the file's own copy, and the array made from it
+        return self.whole_bytes // self.shape[0]
+
+    @property
+    def passed_bytes(self) -> int:
+        """Bytes that a reader goes through to reach its own: of files that may be one stream."""
+        plain = self.form == "NIfTI" and not self.name.lower().endswith(".gz")
+        return 0 if plain or self.form not in ("NIfTI", "NRRD") else self.whole_bytes // 2
+
+    @property
+    def whole_bytes(self) -> int:
+        """Bytes of a file that is read whole: its own copy of all channels, and an array of one."""
         one = math.prod(self.shape) * int(re.sub(r"\D", "", self.dtype)) // 8
         return one * (1 + self.channels)
 
@@ -171,6 +186,9 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
     address = str(address).rstrip("/")
     form = image_form(address)
     if form is None:
+        series = find_series(address)
+        if series is not None:
+            return Header(address, SERIES, series.shape, series.dtype)
         return _volume_header(address)
     store, name = _beside(address)
     if store.entry(name) is None:
@@ -182,6 +200,25 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
     with boundary(address, VolumeError, "check that the file is complete", form):
         with ObjectFile(store, name, ranged=True) as file:
             return reader(_Source(store, name, file, address), believed=believed)
+
+
+def find_series(address: str) -> PlaneSeries | None:
+    """The planes in a folder, local or on S3, that has no volume; None if there are none.
+
+    Raises
+    ------
+    VolumeError
+        If the planes are no series, see :func:`terareg.volumes.plane_series.read_series`.
+    """
+    if is_web(address) or image_form(address) is not None:
+        return None
+    if "://" not in address and not os.path.isdir(address):
+        return None
+    store = store_at(address)
+    if any(store.exists(name) for name in VOLUME_FILES):
+        return None
+    names = plane_names(store)
+    return read_series(store, names) if names else None
 
 
 def _is_there(store: Store, address: str) -> bool:
@@ -356,8 +393,7 @@ def image_files(address: str) -> list[str]:
         return [address, *(str(store.path(other)) for other in others)]
     if not _is_local(store):
         return []
-    names = ("zarr.json", ".zattrs", "info")
-    return [str(store.path(n)) for n in names if store.exists(n)][:1]
+    return [str(store.path(n)) for n in VOLUME_FILES if store.exists(n)][:1]
 
 
 def data_files(path: str) -> list[str]:
@@ -521,7 +557,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     VolumeError
         If there is none, or it cannot be read.
     """
-    for name in ("zarr.json", ".zattrs", "info"):
+    for name in VOLUME_FILES:
         try:
             metadata = read_json_object(store, name)
         except (FileNotFoundError, IsADirectoryError):
@@ -535,7 +571,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg can read; give a NIfTI, NRRD, TIFF or Imaris "
-        "file, or the folder of an OME-Zarr or precomputed volume"
+        "file, or the folder of an OME-Zarr or precomputed volume or of TIFF or PNG planes"
     )
 
 
@@ -750,6 +786,9 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
             with boundary(address, VolumeError, "check that the file is complete", "Imaris"):
                 return list(read_imaris(*_beside(address)).shapes)
         return [describe_image(address, believed=False).shape]
+    series = find_series(address)
+    if series is not None:
+        return [series.shape]
     store = store_at(address)
     name, metadata = read_metadata(address, store)
     with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):

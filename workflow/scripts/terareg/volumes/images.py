@@ -30,12 +30,14 @@ from terareg.volumes.chunks import (
     zarr_grid,
 )
 from terareg.volumes.fetched import FetchedChunks
+from terareg.volumes.file_boxes import FileBoxes
 from terareg.volumes.headers import (
     Header,
     check_levels,
     check_names,
     check_other_axes,
     describe_image,
+    find_series,
     image_form,
     level_shapes,
     nrrd_orientation,
@@ -47,10 +49,10 @@ from terareg.volumes.headers import (
     um_factors,
 )
 from terareg.volumes.imaris import part_of
-from terareg.volumes.itk_files import orientation_of, read_itk
-from terareg.volumes.meta_image import META_IMAGE, shear_of
+from terareg.volumes.itk_files import open_itk, orientation_of, read_itk
+from terareg.volumes.meta_image import META_IMAGE, meta_layout, shear_of
 from terareg.volumes.reader import Levels
-from terareg.volumes.voxels import file_planes, file_voxels
+from terareg.volumes.voxels import file_planes
 
 logger = logging.getLogger(__name__)
 _APART = 2.0  # voxels of a level by which its extent may differ from that of the first
@@ -87,12 +89,12 @@ class OpenedImage(Levels):
         self.frames = tuple(frames)
         self._sources = tuple(sources)
         first = sources[0]
-        plain = isinstance(first, (np.ndarray, _FilePart))
+        plain = isinstance(first, (np.ndarray, _FilePart, FileBoxes))
         self.dtype = first.dtype if plain else first.dtype.numpy_dtype
         self.is_segmentation = False
 
     def array(self, level: int) -> Any:
-        """What a level is read from: a NumPy or tensorstore array, fetched chunks, or a part."""
+        """What a level is read from: an array of NumPy or tensorstore, or a reader of boxes."""
         return self._sources[level]
 
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
@@ -102,6 +104,9 @@ class OpenedImage(Levels):
             return np.ascontiguousarray(source[box])
         if isinstance(source, _FilePart):
             return source.read(box)
+        if isinstance(source, FileBoxes):
+            with boundary(self.name, VolumeError, "check that the file is complete"):
+                return source.read(box)
         if isinstance(source, FetchedChunks):
             with boundary(self.name, VolumeError, "check that the volume is complete"):
                 return np.ascontiguousarray(source.read(start, stop))
@@ -139,8 +144,8 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     Returns
     -------
     OpenedImage
-        NIfTI, NRRD, MetaImage and TIFF files are held in memory; Imaris files, OME-Zarr and
-        precomputed volumes are read box by box.
+        It is read box by box. NIfTI, NRRD, MetaImage and TIFF files that are compressed are
+        decompressed into a temporary file, see :mod:`terareg.volumes.file_boxes`.
 
     Raises
     ------
@@ -154,7 +159,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
-    if form is not None:
+    if form is not None or find_series(address) is not None:
         return _open_file(address, settings)
     if address.lower().endswith(META_IMAGE):
         return _open_meta_image(address, settings)
@@ -168,12 +173,12 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
 def image_planes(
     address: str, wanted: Sequence[int], channel: int = 0
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield planes across z of a NIfTI, NRRD or TIFF file, one held at a time.
+    """Yield planes across z of a NIfTI, NRRD or TIFF file or a folder of planes, one at a time.
 
     See :func:`terareg.volumes.voxels.file_planes`; a damaged file is a :class:`VolumeError`.
     """
     header = describe_image(address, believed=False)
-    check_memory(header.held_bytes // header.shape[0], address, VolumeError)
+    check_memory(header.held_bytes, address, VolumeError)
     with boundary(address, VolumeError, "check that the file is complete"):
         yield from file_planes(address, header, wanted, channel)
 
@@ -183,10 +188,10 @@ def _open_file(address: str, settings: ImageSettings) -> OpenedImage:
     header = describe_image(address, believed=not known)
     check_memory(header.held_bytes, address, VolumeError)
     with boundary(address, VolumeError, "check that the file is complete"):
-        array = file_voxels(address, header, settings.channel)
-        if array.dtype.kind == "f" and not np.isfinite(array).any():
+        voxels = FileBoxes(address, header, settings.channel)
+        if voxels.dtype.kind == "f" and not voxels.has_numbers():
             raise ValueError("all of its voxels are NaN")
-    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(header.shape, *_grid(header, settings))], [voxels])
 
 
 def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
@@ -214,11 +219,23 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
 
 
 def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
-    reader, array = read_itk(address)
-    if reader.GetNumberOfComponents() > 1:
-        array = np.ascontiguousarray(_channel(address, array, -1, settings.channel))
+    reader = open_itk(address)
+    layout = meta_layout(address)
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
-    header = Header(address, "MetaImage", array.shape, array.dtype.name, orientation=orientation)
+    if layout is not None:
+        header = Header(
+            address, "MetaImage", layout.shape, layout.dtype,
+            orientation=orientation, channels=layout.samples,
+        )  # fmt: skip
+        with boundary(address, VolumeError, "check that the file is complete"):
+            voxels: Any = FileBoxes(address, header, settings.channel)
+    else:
+        voxels = read_itk(address)[1]
+        if reader.GetNumberOfComponents() > 1:
+            voxels = np.ascontiguousarray(_channel(address, voxels, -1, settings.channel))
+        header = Header(
+            address, "MetaImage", voxels.shape, voxels.dtype.name, orientation=orientation
+        )
     if settings.spacing_um is None:
         if shear := shear_of(reader.GetDirection()):
             raise ConfigError(
@@ -226,7 +243,7 @@ def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
                 "spacing_um to [z, y, x] in micrometres"
             )
         header = on_grid(header, reader.GetSpacing()[::-1], None, (None, None))
-    return OpenedImage(address, [Frame(array.shape, *_grid(header, settings))], [array])
+    return OpenedImage(address, [Frame(header.shape, *_grid(header, settings))], [voxels])
 
 
 def _grid(header: Header, settings: ImageSettings) -> tuple:

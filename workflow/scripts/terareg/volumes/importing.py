@@ -22,7 +22,7 @@ from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
 from terareg.volumes.chunks import count_absent
 from terareg.volumes.fetched import count_absent_in_shards
-from terareg.volumes.headers import FILE_FORMS, Header, chunk_grid
+from terareg.volumes.headers import FILE_FORMS, SERIES, Header, chunk_grid
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.imaris import part_of
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
@@ -52,7 +52,7 @@ def check_whole(header: Header, fill_missing: bool = False) -> int:
     VolumeError
         If chunks are absent although the format, or records of terareg beside it, require them.
     """
-    if header.form in FILE_FORMS:
+    if header.form in (*FILE_FORMS, SERIES):
         return 0
     if header.form == "Imaris":
         return _absent_in_imaris(header)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,9 @@ from terareg.volumes.nifti import NiftiLayout, nifti_stream
 _PART = 1 << 24
 
 
+_REMEDY = "convert it to NRRD, NIfTI or TIFF"
+
+
 def read_itk(
     path: str | os.PathLike, error: type[TeraregError] = VolumeError, name: str | None = None
 ) -> tuple[sitk.ImageFileReader, np.ndarray]:
@@ -32,30 +37,46 @@ def read_itk(
         Of the class ``error``, naming ``name``, which is the path by default.
     """
     name = name or os.fspath(path)
+    reader = open_itk(path, error, name)
+    check_memory(16 * math.prod(reader.GetSize()) * reader.GetNumberOfComponents(), name, error)
+    with boundary(name, error, _REMEDY), _plain_errors():
+        return reader, sitk.GetArrayFromImage(reader.Execute())
+
+
+def open_itk(
+    path: str | os.PathLike, error: type[TeraregError] = VolumeError, name: str | None = None
+) -> sitk.ImageFileReader:
+    """Checked header of one image of three dimensions; arguments and errors of :func:`read_itk`."""
+    name = name or os.fspath(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(os.fspath(path))
-    with boundary(name, error, "convert it to NRRD, NIfTI or TIFF"):
+    with boundary(name, error, _REMEDY), _plain_errors():
         for file in detached_files(path):
             if not file.is_file():
                 raise ValueError(f"its data file {file.name!r} is not beside it; copy it there")
         check_meta_image(path)
-        try:
-            reader.ReadImageInformation()
-            if reader.GetDimension() != 3:
-                raise error(
-                    f"{name} has {reader.GetDimension()} dimensions; give one volume with three"
-                )
-            voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
-            there = sum(f.stat().st_size for f in (Path(path), *detached_files(path)))
-            if voxels > there * DEFLATE_RATIO:
-                raise ValueError(
-                    f"its sizes {reader.GetSize()} need more than the {there} bytes there are"
-                )
-            check_memory(16 * voxels, name, error)
-            return reader, sitk.GetArrayFromImage(reader.Execute())
-        except RuntimeError as problem:
-            lines = str(problem).strip().splitlines() or ["unknown"]
-            raise ValueError(lines[-1].strip().rstrip(".")) from problem
+        reader.ReadImageInformation()
+        if reader.GetDimension() != 3:
+            raise error(
+                f"{name} has {reader.GetDimension()} dimensions; give one volume with three"
+            )
+        voxels = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+        there = sum(f.stat().st_size for f in (Path(path), *detached_files(path)))
+        if voxels > there * DEFLATE_RATIO:
+            raise ValueError(
+                f"its sizes {reader.GetSize()} need more than the {there} bytes there are"
+            )
+    return reader
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn an error of ITK into a :class:`ValueError` with its last line."""
+    try:
+        yield
+    except RuntimeError as problem:
+        lines = str(problem).strip().splitlines() or ["unknown"]
+        raise ValueError(lines[-1].strip().rstrip(".")) from problem
 
 
 def nan_in_nifti(path: str | os.PathLike) -> bool:

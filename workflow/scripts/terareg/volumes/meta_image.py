@@ -6,6 +6,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from terareg.storage.store import open_regular
@@ -14,11 +15,75 @@ from terareg.volumes.nifti import shear_degrees
 
 META_IMAGE = (".mha", ".mhd")
 _HEAD_BYTES = 1 << 16
-# bytes of a number; those of MET_LONG depend on the machine that wrote it
-_BYTES = {
-    "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4,
-    "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
+# types of numbers; that of MET_LONG depends on the machine that wrote it
+_TYPES = {
+    "MET_CHAR": "int8", "MET_UCHAR": "uint8", "MET_SHORT": "int16", "MET_USHORT": "uint16",
+    "MET_INT": "int32", "MET_UINT": "uint32", "MET_LONG_LONG": "int64",
+    "MET_ULONG_LONG": "uint64", "MET_FLOAT": "float32", "MET_DOUBLE": "float64",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MetaLayout:
+    """How a MetaImage stores its voxels.
+
+    Attributes
+    ----------
+    file : Path
+        That holds them.
+    start : int
+        First byte of the voxels in it.
+    shape : tuple of int
+        (z, y, x).
+    dtype : str
+        NumPy name of the numbers.
+    samples : int
+        Numbers of a voxel.
+    big_endian, compressed : bool
+        Compressed voxels are one stream of zlib.
+    """
+
+    file: Path
+    start: int
+    shape: tuple[int, int, int]
+    dtype: str
+    samples: int
+    big_endian: bool
+    compressed: bool
+
+    @property
+    def voxel_bytes(self) -> int:
+        """Bytes of all voxels, decompressed."""
+        return math.prod(self.shape) * self.samples * (int(re.sub(r"\D", "", self.dtype)) // 8)
+
+
+def meta_layout(path: str | os.PathLike) -> MetaLayout | None:
+    """Where the voxels of a checked MetaImage lie; None for text and unusual types."""
+    path = Path(path)
+    head = _head(path)
+    line = _data_line(head)
+    if path.suffix.lower() not in META_IMAGE or line is None:
+        return None
+    fields = _fields(head, line)
+    sizes = [int(n) for n in fields.get("dimsize", "").split()]
+    dtype = _TYPES.get(fields.get("elementtype", "").upper())
+    if len(sizes) != 3 or dtype is None or fields.get("binarydata", "true").lower() == "false":
+        return None
+    local = line[1].split()[0].upper() == "LOCAL"
+    file = path if local else path.parent / check_beside(line[1])
+    msb = fields.get("elementbyteordermsb", fields.get("binarydatabyteordermsb", "false"))
+    layout = MetaLayout(
+        file, len(head[: line.end()].encode("latin-1")) + 1 if local else 0,
+        (sizes[2], sizes[1], sizes[0]), dtype,
+        int(fields.get("elementnumberofchannels", "1")), msb.lower() == "true",
+        fields.get("compresseddata", "false").lower() == "true",
+    )  # fmt: skip
+    skipped = int(fields.get("headersize", "0"))
+    if skipped < 0 and layout.compressed:
+        return None
+    if skipped < 0:
+        return replace(layout, start=file.stat().st_size - layout.voxel_bytes)
+    return replace(layout, start=layout.start + skipped)
 
 
 def detached_files(path: str | os.PathLike) -> list[Path]:
@@ -56,16 +121,7 @@ def check_meta_image(path: str | os.PathLike) -> None:
     line = _data_line(head)
     if line is None:
         return
-    fields: dict[str, str] = {}
-    for key, value in re.findall(
-        r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head[: line.end()], re.M
-    ):
-        before = fields.setdefault(key.lower(), value)
-        if before != value:
-            raise ValueError(
-                f"its header has the field {key[:40]!r} twice, {before[:40]!r} and {value[:40]!r}; "
-                "remove one of them"
-            )
+    fields = _fields(head, line)
     sizes = [int(n) for n in fields.get("dimsize", "").split()]
     if len(sizes) == 3:
         _check_size(path, fields, sizes, line)
@@ -76,12 +132,27 @@ def shear_of(direction: Sequence[float]) -> float:
     return shear_degrees([list(direction[axis::3]) for axis in range(3)])
 
 
+def _fields(head: str, line: re.Match[str]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for key, value in re.findall(
+        r"^[ \t]*(\w+)[ \t]*=[ \t]*(.*?)[ \t]*\r?$", head[: line.end()], re.M
+    ):
+        before = fields.setdefault(key.lower(), value)
+        if before != value:
+            raise ValueError(
+                f"its header has the field {key[:40]!r} twice, {before[:40]!r} and {value[:40]!r}; "
+                "remove one of them"
+            )
+    return fields
+
+
 def _check_size(path: Path, fields: dict[str, str], sizes: list[int], line: re.Match[str]) -> None:
-    number = _BYTES.get(fields.get("elementtype", "").upper())
+    dtype = _TYPES.get(fields.get("elementtype", "").upper())
     packed = fields.get("compresseddata", "").lower() == "true"
-    if number is None or packed or fields.get("binarydata", "true").lower() == "false":
+    if dtype is None or packed or fields.get("binarydata", "true").lower() == "false":
         return
-    wanted = math.prod(sizes) * int(fields.get("elementnumberofchannels", "1")) * number
+    wanted = math.prod(sizes) * int(fields.get("elementnumberofchannels", "1"))
+    wanted *= int(re.sub(r"\D", "", dtype)) // 8
     skipped = max(0, int(fields.get("headersize", "0")))
     if line[1].split()[0].upper() == "LOCAL":
         skipped = len(line.string[: line.end()].encode("latin-1")) + 1

@@ -12,11 +12,12 @@ from terareg.storage.tiff import CAMERA, ObjectFile, Tiff
 from terareg.storage.tiff_planes import Planes, TiffNotes, check_upright, find_planes
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+_FILL_ORDER = 266
 _STRIP_STARTS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 274, 277, 279, 284
 _TILE_STARTS, _TILE_BYTES, _FORMAT, _COLOUR_MAP = 324, 325, 339, 320
 _TAGS = {
-    _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIP_STARTS, _ORIENTATION,
-    _SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT, _COLOUR_MAP,
+    _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_STARTS,
+    _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT, _COLOUR_MAP,
 }  # fmt: skip
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 _HEADER_BYTES = 8
@@ -65,8 +66,10 @@ class TiffStack:
         Of every page.
     directories : tuple of int
         Offsets of the directories of those pages that are planes.
-    plain_start : int or None
-        Byte of the first pixel if all pages follow each other after a single directory; else None.
+    plain_starts : tuple of int or None
+        Of each of those pages, the byte of its first pixel if pixels lie uncompressed, one after
+        the other; else None. If all pages follow each other after a single directory, that of the
+        first.
     byteorder : str
         "<" or ">".
     planes : Planes
@@ -74,13 +77,13 @@ class TiffStack:
 
     kind: PageKind
     directories: tuple[int, ...]
-    plain_start: int | None
+    plain_starts: tuple[int | None, ...]
     byteorder: str
     planes: Planes
 
 
-def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
-    """Kind of the pages, offsets of their directories, and first byte of uncompressed pixels.
+def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], tuple[int | None, ...]]:
+    """Kind of the pages, offsets of their directories, and first bytes of uncompressed pixels.
 
     Pages of reduced resolution and masks are left out.
 
@@ -90,14 +93,15 @@ def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
         If pages differ, or their pixels do not lie inside the file.
     """
     found: list[int] = []
-    kind, start = None, None
+    starts: list[int | None] = []
+    kind = None
     for number, directory in enumerate(tiff.directories()):
         tags = tiff.tags(directory, _TAGS)
         if found and tags.get(_SUBFILE, (0,))[0] & _REDUCED_OR_MASK:
             continue
         own = _kind(tags, number)
         if kind is None:
-            kind, start = own, _plain_start(tags, own)
+            kind = own
         elif own != kind:
             raise ValueError(
                 f"page {number} (counted from 0) has {_words(own)} but page 0 has {_words(kind)}; "
@@ -106,9 +110,10 @@ def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], int | None]:
         _check_places(tags, tiff.file.size, number)
         _check_room(tags, own, number)
         found.append(directory)
+        starts.append(_plain_start(tags))
     if kind is None:
         raise ValueError("it has no pages")
-    return kind, tuple(found), start
+    return kind, tuple(found), tuple(starts)
 
 
 def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
@@ -120,7 +125,7 @@ def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
         See :func:`terareg.storage.foreign.boundary`.
     """
     tiff = Tiff.open(file)
-    kind, directories, start = look_at_pages(tiff)
+    kind, directories, starts = look_at_pages(tiff)
 
     def descriptions() -> Iterator[str]:
         return (tiff.description(directory) for directory in directories)
@@ -149,12 +154,13 @@ def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
                 f"{len(planes.companions) + 1} files of the set into one folder"
             )
     if planes.one_directory:
+        start = starts[0]
         if start is None or start + len(planes.places) * kind.bytes > file.size:
             raise ValueError(
                 f"its metadata state {len(planes.places)} planes but it ends before that; copy it "
                 "again"
             )
-    return TiffStack(kind, directories, start, tiff.order, planes)
+    return TiffStack(kind, directories, starts, tiff.order, planes)
 
 
 def companions_of(store: Store, name: str) -> list[str]:
@@ -230,10 +236,12 @@ def _check_room(tags: dict[int, tuple[int, ...]], kind: PageKind, number: int) -
     )
 
 
-def _plain_start(tags: dict[int, tuple[int, ...]], kind: PageKind) -> int | None:
+def _plain_start(tags: dict[int, tuple[int, ...]]) -> int | None:
     """Byte at which pixels begin if they lie uncompressed, one after the other; else None."""
     starts, counts = tags.get(_STRIP_STARTS, ()), tags.get(_STRIP_BYTES, ())
     if not starts or tags.get(_COMPRESSION, (1,))[0] != 1 or tags.get(_BITS, (1,))[0] % 8:
+        return None
+    if tags.get(_FILL_ORDER, (1,))[0] != 1:
         return None
     if any(a + n != b for a, n, b in zip(starts, counts, starts[1:])):
         return None

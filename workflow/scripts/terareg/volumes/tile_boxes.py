@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from terareg.core.errors import StitchingError
 from terareg.volumes.growths import Box, Growth, Origin
+from terareg.volumes.share_maps import ShareMap
 from terareg.volumes.warps import Warp, warped_box
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class PlacedTile:
         Weights of its side along the light's axis, float64; None in channels that have one side.
     warp : Warp or None
         See :class:`terareg.volumes.sides.Side`.
+    content : (ShareMap, tuple of float) or None
+        Where each of its sides counts by what it shows, instead of ``share``: at a voxel of the
+        volume less these (z, y, x).
     """
 
     name: str
@@ -60,6 +64,7 @@ class PlacedTile:
     ramps: tuple[np.ndarray, np.ndarray]
     share: np.ndarray | None = None
     warp: Warp | None = None
+    content: tuple[ShareMap, Origin] | None = None
 
     @property
     def key(self) -> tuple[int, str]:

@@ -9,23 +9,29 @@ from __future__ import annotations
 import bz2
 import io
 import math
+import os
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
 import tifffile
 
-from terareg.core.errors import VolumeError
+from terareg.acquisition.plane_files import read_rows
+from terareg.core.errors import AcquisitionError, VolumeError
 from terareg.storage.foreign import check_memory
 from terareg.storage.store import Store, open_regular
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.storage.tiff_planes import Place
-from terareg.volumes.headers import Header
+from terareg.volumes.headers import SERIES, Header, find_series
+from terareg.volumes.meta_image import MetaLayout, meta_layout
 from terareg.volumes.nifti import NiftiLayout, nifti_stream
 from terareg.volumes.nrrd import NrrdHeader, read_nrrd_header
+from terareg.volumes.plane_series import PlaneSeries
 from terareg.volumes.tiff_stack import PageKind, TiffStack, look_at_pages, read_stack
 
 _PART = 1 << 24
@@ -59,11 +65,18 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
 
 
 def file_planes(
-    address: str, header: Header, wanted: Sequence[int], channel: int = 0
+    address: str,
+    header: Header,
+    wanted: Sequence[int],
+    channel: int = 0,
+    *,
+    to_end: bool = False,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield planes across z of a channel of an image file, without holding the file.
 
-    Of compressed files, what lies before the last plane is decompressed; nothing is read behind it.
+    Of compressed files, what lies before the last plane is decompressed; nothing is read behind it
+    unless ``to_end``, which demands that NIfTI and NRRD end where their sizes say, and compares the
+    checksums of compressed data.
 
     Parameters
     ----------
@@ -87,8 +100,110 @@ def file_planes(
         As :func:`file_voxels`.
     """
     _check_channel(address, header, channel)
-    reader = {"NIfTI": _nifti_planes, "NRRD": _nrrd_planes, "TIFF": _tiff_planes}[header.form]
-    return reader(address, header, channel, wanted)
+    if header.form == "TIFF":
+        return _tiff_planes(address, header, channel, wanted)
+    if header.form == SERIES:
+        return _series_planes(address, header, wanted)
+    reader = {"NIfTI": _nifti_planes, "NRRD": _nrrd_planes, "MetaImage": _meta_planes}[header.form]
+    return reader(address, header, (channel, to_end), wanted)
+
+
+@dataclass(frozen=True)
+class PlainVoxels:
+    """Voxels of one number each that lie uncompressed in a file, in planes with x fastest.
+
+    Attributes
+    ----------
+    descriptor : int
+        Of the open file, which is closed with this object.
+    starts : sequence of int
+        First byte of each plane.
+    shape : tuple of int
+        (z, y, x).
+    stored : numpy.dtype
+        Of the numbers in the file, with its byte order.
+    scale : tuple of float or None
+        Slope and intercept by which they become values of float64.
+    """
+
+    descriptor: int
+    starts: Sequence[int]
+    shape: tuple[int, int, int]
+    stored: np.dtype
+    scale: tuple[float, float] | None = None
+
+    def rows(self, plane: int, first: int, stop: int) -> np.ndarray:
+        """Rows ``first`` until ``stop`` of a plane, as values."""
+        width = self.shape[2]
+        step = width * self.stored.itemsize
+        at = self.starts[plane] + first * step
+        data = read_exactly(self.descriptor, at, (stop - first) * step)
+        found = np.frombuffer(data, self.stored).reshape(stop - first, width)
+        return _values(found, self.scale)
+
+
+@dataclass(frozen=True)
+class PlainPlanes:
+    """Planes in files of their own, of which the first is uncompressed."""
+
+    series: PlaneSeries
+
+    def rows(self, plane: int, first: int, stop: int) -> np.ndarray:
+        """Rows ``first`` until ``stop`` of a plane."""
+        return _series_rows(self.series, plane, slice(first, stop))
+
+
+def plain_voxels(
+    address: str, header: Header, channel: int = 0
+) -> PlainVoxels | PlainPlanes | None:
+    """Where the voxels of a channel lie uncompressed and in order; None if they do not.
+
+    Raises
+    ------
+    VolumeError, ValueError, LookupError, OSError, EOFError
+        As :func:`file_voxels`; a file of the wrong size is such an error.
+    """
+    _check_channel(address, header, channel)
+    if header.form == SERIES:
+        series = _series(address, header)
+        return PlainPlanes(series) if series.plain else None
+    reader = {
+        "NIfTI": _plain_nifti, "NRRD": _plain_nrrd, "TIFF": _plain_tiff, "MetaImage": _plain_meta,
+    }[header.form]  # fmt: skip
+    return reader(address, header, channel)
+
+
+def read_exactly(descriptor: int, start: int, count: int) -> bytearray:
+    """Bytes of a file from ``start``; :class:`EOFError` if it ends before."""
+    data = bytearray(count)
+    view, done = memoryview(data), 0
+    while done < count:
+        more = os.preadv(descriptor, [view[done:]], start + done)
+        if not more:
+            raise EOFError("the file ends too early")
+        done += more
+    return data
+
+
+def _opened(
+    path: str | os.PathLike,
+    starts: int | Sequence[int],
+    header: Header,
+    stored: np.dtype,
+    scale: tuple[float, float] | None = None,
+) -> PlainVoxels:
+    """Voxels in a file that must have all of them; the start of all, or of each plane."""
+    wanted = math.prod(header.shape) * stored.itemsize
+    if isinstance(starts, int):
+        starts = range(starts, starts + wanted, wanted // header.shape[0])
+    descriptor = open_regular(path)
+    missing = max(starts) + wanted // header.shape[0] - os.fstat(descriptor).st_size
+    there = wanted - missing
+    plain = PlainVoxels(descriptor, starts, header.shape, stored, scale)
+    weakref.finalize(plain, os.close, descriptor)
+    if there < wanted:
+        raise ValueError(f"it has {max(there, 0)} bytes of voxels instead of {wanted}")
+    return plain
 
 
 def _check_channel(address: str, header: Header, channel: int) -> None:
@@ -114,12 +229,17 @@ def _exactly(stream: io.RawIOBase | io.BufferedIOBase, wanted: int, excess: int)
     """
     data = bytearray(wanted)
     _fill(stream, memoryview(data))
+    _ended(stream, wanted, excess)
+    return data
+
+
+def _ended(stream: Any, wanted: int, excess: int) -> None:
+    """Read a stream that is behind its ``wanted`` bytes of voxels to its end, see _exactly."""
     more = 0
     while part := stream.read(min(_PART, excess + 1)):
         more += len(part)
         if more > excess:
             raise ValueError(f"it has more than the {wanted} bytes of voxels that its sizes need")
-    return data
 
 
 def _stored(dtype: str, order: str) -> np.dtype:
@@ -148,25 +268,52 @@ def _nifti_values(
     array = np.frombuffer(data, dtype)
     if layout.samples > 1:
         array = np.ascontiguousarray(array.reshape(*shape, layout.samples)[..., channel])
-    array = array.reshape(shape)
-    if layout.scaled:
-        values = array.astype(np.float64)
-        values *= layout.slope
-        values += layout.intercept
+    return _values(array.reshape(shape), _scale(layout))
+
+
+def _scale(layout: NiftiLayout) -> tuple[float, float] | None:
+    return (layout.slope, layout.intercept) if layout.scaled else None
+
+
+def _values(stored: np.ndarray, scale: tuple[float, float] | None) -> np.ndarray:
+    if scale is not None:
+        values = stored.astype(np.float64)
+        values *= scale[0]
+        values += scale[1]
         return values
-    return array.astype(dtype.newbyteorder("="), copy=False)
+    return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+
+
+def _excess(layout: NiftiLayout) -> int:
+    """Bytes behind the voxels of a NIfTI file that may be something else: less than a plane."""
+    return max(0, layout.voxel_bytes // layout.shape[0] - 1)
 
 
 def _nifti(address: str, header: Header, channel: int) -> np.ndarray:
     with _nifti_open(address, header) as (stream, layout):
-        excess = max(0, layout.voxel_bytes // layout.shape[0] - 1)
-        data = _exactly(stream, layout.voxel_bytes, excess)
+        data = _exactly(stream, layout.voxel_bytes, _excess(layout))
     return _nifti_values(data, layout, layout.shape, channel)
 
 
+def _plain_nifti(address: str, header: Header, channel: int) -> PlainVoxels | None:
+    if address.lower().endswith(".gz"):
+        return None
+    with _nifti_open(address, header) as (stream, layout):
+        if layout.samples > 1:
+            return None
+        stream.seek(0, 2)
+        if stream.tell() - layout.offset > layout.voxel_bytes + _excess(layout):
+            raise ValueError(
+                f"it has more than the {layout.voxel_bytes} bytes of voxels that its sizes need"
+            )
+        stored = _stored(str(layout.dtype), layout.order)
+    return _opened(address, layout.offset, header, stored, _scale(layout))
+
+
 def _nifti_planes(
-    address: str, header: Header, channel: int, wanted: Sequence[int]
+    address: str, header: Header, how: tuple[int, bool], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
+    channel, to_end = how
     with _nifti_open(address, header) as (stream, layout):
         size, done = layout.voxel_bytes // layout.shape[0], 0
         for number in wanted:
@@ -175,6 +322,9 @@ def _nifti_planes(
             _fill(stream, memoryview(data))
             done = number + 1
             yield number, _nifti_values(data, layout, layout.shape[1:], channel)
+        if to_end:
+            stream.seek((layout.shape[0] - done) * size, 1)
+            _ended(stream, layout.voxel_bytes, _excess(layout))
 
 
 # ---------------------------------------------------------------------- NRRD
@@ -233,9 +383,31 @@ def _nrrd_stream(file: BinaryIO, found: NrrdHeader, start: int, count: int) -> A
     return stream
 
 
+def _plain_nrrd(address: str, header: Header, channel: int) -> PlainVoxels | None:
+    folder, name = _beside(address)
+    with ObjectFile(folder, name) as file:
+        found = read_nrrd_header(file)
+    if found.shape != header.shape:
+        raise ValueError("its header has changed since it was read")
+    in_order = found.spatial == (0, 1, 2)
+    if found.encoding != "raw" or len(found.files) > 1 or not in_order:
+        return None
+    path = folder.path((found.files or (name,))[0])
+    with open(open_regular(path), "rb") as data:
+        count = found.voxel_bytes
+        stream = _nrrd_stream(data, found, 0 if found.files else found.start, count)
+        start = stream.tell()
+        if data.seek(0, 2) - start > 2 * count:
+            raise ValueError(f"it has more than the {count} bytes of voxels that its sizes need")
+    stored = _stored(found.dtype, ">" if found.big_endian else "<")
+    start += channel * math.prod(header.shape) * stored.itemsize
+    return _opened(path, start, header, stored)
+
+
 def _nrrd_planes(
-    address: str, header: Header, channel: int, wanted: Sequence[int]
+    address: str, header: Header, how: tuple[int, bool], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
+    channel, to_end = how
     folder, name = _beside(address)
     with ObjectFile(folder, name) as file:
         found = read_nrrd_header(file)
@@ -256,6 +428,8 @@ def _nrrd_planes(
             plane = np.frombuffer(data, dtype).reshape(sizes[z + 1 :]).transpose(within)
             plane = plane.reshape(-1, *plane.shape[-2:])[sample]
             yield number, np.ascontiguousarray(plane, dtype.newbyteorder("="))
+        if to_end:
+            stored.to_end()
 
 
 class _NrrdBytes:
@@ -279,15 +453,26 @@ class _NrrdBytes:
             size = min(count - done, self.each - first)
             if part != self.part:
                 self._open(part)
-            skip = first - self.at
-            if isinstance(self.stream, _Inflated):
-                self.stream.skip(skip)
-            else:
-                self.stream.seek(skip, 1)
+            self._skip(first - self.at)
             _fill(self.stream, memoryview(data)[done : done + size])
             self.at = first + size
             done += size
         return data
+
+    def to_end(self) -> None:
+        """Read to the end of every data file, each of which must end behind its voxels."""
+        for part in range(max(0, self.part), len(self.paths)):
+            if part != self.part:
+                self._open(part)
+            self._skip(self.each - self.at)
+            self.at = self.each
+            _ended(self.stream, self.each, self.each if self.found.encoding == "raw" else 0)
+
+    def _skip(self, count: int) -> None:
+        if isinstance(self.stream, _Inflated):
+            self.stream.skip(count)
+        else:
+            self.stream.seek(count, 1)
 
     def _open(self, part: int) -> None:
         self.close()
@@ -340,12 +525,82 @@ class _Inflated(io.RawIOBase):
             count -= len(data)
 
 
+# ---------------------------------------------------------------------- MetaImage
+def _meta_layout(address: str, header: Header) -> MetaLayout:
+    layout = meta_layout(address)
+    if layout is None or (layout.shape, layout.dtype) != (header.shape, header.dtype):
+        raise ValueError("its header has changed since it was read")
+    return layout
+
+
+def _plain_meta(address: str, header: Header, channel: int) -> PlainVoxels | None:
+    layout = _meta_layout(address, header)
+    if layout.compressed or layout.samples > 1:
+        return None
+    stored = _stored(layout.dtype, ">" if layout.big_endian else "<")
+    return _opened(layout.file, layout.start, header, stored)
+
+
+def _meta_planes(
+    address: str, header: Header, how: tuple[int, bool], wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    layout, (channel, to_end) = _meta_layout(address, header), how
+    dtype = _stored(layout.dtype, ">" if layout.big_endian else "<")
+    depth, *shape = layout.shape
+    size, done = layout.voxel_bytes // depth, 0
+    with open(open_regular(layout.file), "rb") as file:
+        file.seek(layout.start)
+        stream: Any = _Inflated(file, "gzip") if layout.compressed else file
+
+        def skip(planes: int) -> None:
+            if isinstance(stream, _Inflated):
+                stream.skip(planes * size)
+            else:
+                stream.seek(planes * size, 1)
+
+        for number in wanted:
+            skip(number - done)
+            data = bytearray(size)
+            _fill(stream, memoryview(data))
+            done = number + 1
+            plane = np.frombuffer(data, dtype).reshape(*shape, layout.samples)[..., channel]
+            yield number, np.ascontiguousarray(plane, dtype.newbyteorder("="))
+        if to_end:
+            skip(depth - done)
+            _ended(stream, layout.voxel_bytes, 0 if layout.compressed else size - 1)
+
+
 # ---------------------------------------------------------------------- TIFF
 def _tiff(address: str, header: Header, channel: int) -> np.ndarray:
     out = np.empty(header.shape, np.dtype(header.dtype))
     for number, plane in _tiff_planes(address, header, channel, range(header.shape[0])):
         out[number] = plane
     return out
+
+
+def _plain_tiff(address: str, header: Header, channel: int) -> PlainVoxels | None:
+    folder, name = _beside(address)
+    with ObjectFile(folder, name) as file:
+        stack = read_stack(folder, name, file)
+    kind = stack.kind
+    stored = _stored(kind.dtype, stack.byteorder)
+    plane = math.prod(kind.shape) * stored.itemsize
+    if kind.samples > 1 or kind.bytes != plane:
+        return None
+    if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
+        raise ValueError("its header has changed since it was read")
+    path = folder.path(name)
+    if stack.planes.one_directory:
+        start = (stack.plain_starts[0] or 0) + channel * stack.planes.depth * plane
+        return _opened(path, start, header, stored)
+    starts = []
+    for other, page in stack.planes.of_channel(channel):
+        own = not other and page < len(stack.plain_starts)
+        first = stack.plain_starts[page] if own else None
+        if first is None:
+            return None
+        starts.append(first)
+    return _opened(path, starts, header, stored)
 
 
 def _tiff_planes(
@@ -360,7 +615,7 @@ def _tiff_planes(
         which, sample = divmod(channel, kind.samples)
         places = stack.planes.of_channel(which)
         if stack.planes.one_directory:
-            start = (stack.plain_start or 0) + which * stack.planes.depth * kind.bytes
+            start = (stack.plain_starts[0] or 0) + which * stack.planes.depth * kind.bytes
             for number in wanted:
                 yield number, _plain(file, stack, start + number * kind.bytes, sample)
             return
@@ -417,6 +672,31 @@ def _plain(file: ObjectFile, stack: TiffStack, start: int, sample: int) -> np.nd
     page = np.frombuffer(data, dtype, math.prod(kind.shape) * kind.samples)
     page = page.reshape(*kind.shape, kind.samples)[..., sample]
     return np.ascontiguousarray(page, dtype.newbyteorder("="))
+
+
+# ---------------------------------------------------------------------- planes
+def _series(address: str, header: Header) -> PlaneSeries:
+    series = find_series(address)
+    if series is None or (series.shape, series.dtype) != (header.shape, header.dtype):
+        raise ValueError("its planes have changed since its header was read")
+    return series
+
+
+def _series_rows(series: PlaneSeries, plane: int, rows: slice) -> np.ndarray:
+    name = series.names[plane]
+    try:
+        return read_rows(series.store, name, (series.shape[1:], series.dtype), rows)[0]
+    except AcquisitionError as error:
+        reason = str(error).split(";")[0].removeprefix(f"{name} ")
+        raise VolumeError(f"{series.store.address(name)} {reason}; copy it again") from error
+
+
+def _series_planes(
+    address: str, header: Header, wanted: Sequence[int]
+) -> Iterator[tuple[int, np.ndarray]]:
+    series = _series(address, header)
+    for number in wanted:
+        yield number, _series_rows(series, number, slice(0, header.shape[1]))
 
 
 def _beside(address: str) -> tuple[Store, str]:
