@@ -1,4 +1,4 @@
-# Two commands do everything on a fresh machine with Python 3.11:
+# Two commands do everything on a fresh machine with Python 3.11, 3.12 or 3.13:
 #   make demo [SEED=0]   generate an acquisition, run the whole chain on it, score it
 #   make test            all tests; what cannot run here is skipped by name
 # WORKERS processes share the tests; TESTS are more options of pytest, for example TESTS="-k bias".
@@ -6,14 +6,26 @@ SEED ?= 0
 CORES ?= $(shell nproc)
 # more of them than four would ask for more memory than a laptop has
 WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
-PYTHON ?= python3.11
+# what .venv is made with: the oldest of those that are here, unless it is given (PYTHON=python3.12)
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13,$(shell command -v $(p))) python3.11)
 BIN := .venv/bin
+VERSION_OF = $(shell $(1) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 DEMO := demo/seed-$(SEED)
 export MPLBACKEND := Agg
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --durations=25 --durations-min=1 $(TESTS)
 
 ifneq ($(words $(CURDIR)),1)
 $(error the folder "$(CURDIR)" has a blank in its path, which programs of the environment do not take; clone terareg where no folder has one)
+endif
+
+# an environment of another Python would be used without a word
+ifneq ($(origin PYTHON),file)
+ifneq ($(wildcard .venv/ready),)
+ifneq ($(call VERSION_OF,$(PYTHON)),$(call VERSION_OF,$(BIN)/python))
+$(error .venv was made with Python $(call VERSION_OF,$(BIN)/python), but PYTHON is $(PYTHON), \
+  Python $(call VERSION_OF,$(PYTHON)); remove the environment with rm -r .venv, and run this again)
+endif
+endif
 endif
 
 .PHONY: help install demo test unit quick coverage docs site image-lock lint clean

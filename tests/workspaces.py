@@ -59,8 +59,10 @@ class Workspace:
         """Configuration of a described (not stored) acquisition with one atlas."""
         raw = write_metadata(self.folder / f"raw-{name}", *grid, planes=planes)
         (self.folder / "atlas").mkdir(exist_ok=True)
-        for key in ("template", "annotation", "ontology"):
+        for key in ("template", "annotation"):
             (self.folder / ATLAS[key]).touch()
+        if not (ontology := self.folder / ATLAS["ontology"]).exists():
+            ontology.write_text('[{"id": 1, "acronym": "A", "name": "A"}]')
         config = {
             "sample": name,
             "input": {

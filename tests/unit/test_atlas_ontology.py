@@ -103,6 +103,13 @@ def test_parent_is_sum_of_children_plus_own():
     assert list(total) == [997, 8, 567, 614454277]
 
 
+def test_a_table_of_labels_without_acronyms_is_named_by_its_names(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("Label,Structure\n0,Background\n1,Hippocampus\n21,Hippocampus\n")
+    found = [(item.id, item.acronym, item.name) for item in read_ontology(path)]
+    assert found == [(1, "Hippocampus", "Hippocampus"), (21, "Hippocampus", "Hippocampus")]
+
+
 def test_missing_colours_are_filled_and_stay(tmp_path):
     ontology = Ontology([Structure(5, "a", "a"), Structure(6, "b", "b")])
     colours = [s.colour for s in ontology]
@@ -115,7 +122,8 @@ def test_missing_colours_are_filled_and_stay(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,acronym\n5,a\n", "line 2: name missing"),
+        ("id,acronym\n5,a\n", "line 2: name missing; .* but it has 'id', 'acronym'$"),
+        ("id,acronym,name\n5,a,b\n6,,c\n", "line 3: acronym missing"),
         ("id,acronym,name\nx,a,b\n", "id 'x' is not an integer"),
         ("id,acronym,name\n1.5,a,b\n", "id '1.5' is not an integer"),
         ("id,acronym,name\n5,a,b\n5,c,d\n", "id 5 is used twice"),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 import yaml
 import zarr
@@ -55,6 +56,27 @@ def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, cap
     assert code == 1 and "input.chanels is not a known key" in text
 
 
+def test_a_blank_orientation_is_that_of_the_header_until_it_is_filled_in(workspace, capsys):
+    image = sitk.GetImageFromArray(np.ones((9, 8, 7), np.uint16))
+    image.SetSpacing([0.2, 0.2, 0.2])  # columns grow to the left, rows to posterior: SPL
+    sitk.WriteImage(image, "t1.nii.gz")
+    source = {"kind": "volume", "channels": {"t1": "t1.nii.gz"}, "orientation": None}
+    code, text = checked(workspace, {"sample": "only", "input": source, "atlases": {}}, capsys)
+    assert code == 1 and text.count("To do") == 1
+    assert "the header states SPL, which is to be confirmed" in text and "no file" not in text
+    assert "Imported volume" in text and "Fused" not in text
+
+
+def test_a_table_of_regions_that_cannot_be_read_is_to_be_corrected(workspace, capsys):
+    config = workspace.sample(grid=(1, 2), planes=100)
+    bad = workspace.folder / "names.csv"
+    bad.write_text("number,acronym\n1,A\n")
+    next(iter(config["atlases"].values()))["ontology"] = str(bad)
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "CPU hours" in text
+    assert "ontology: ontology" not in text and "names.csv, line 2: id and name missing" in text
+
+
 def test_a_sample_of_derived_volumes_alone(workspace, capsys):
     group = zarr.create_group("v.ome.zarr", zarr_format=3)
     group.create_array("0", data=np.ones((8, 8, 8), np.uint8))
@@ -65,6 +87,7 @@ def test_a_sample_of_derived_volumes_alone(workspace, capsys):
     derived = {"shared": {"from": "v.ome.zarr", "do": "convert", "format": "precomputed"}}
     code, text = checked(workspace, {"sample": "only", "derived": derived}, capsys)
     assert code == 0 and "sample only, without images of its own\n  derived      shared" in text
+    assert "Next: terareg run sample.yaml derived_volumes" in text
 
 
 def test_images_are_told_one_a_line(workspace, capsys):
@@ -78,6 +101,7 @@ def test_images_are_told_one_a_line(workspace, capsys):
     }
     code, text = checked(workspace, {"sample": "only", "input": image, "atlases": {}}, capsys)
     assert code == 0, text
+    assert "Next: terareg run sample.yaml fused_volumes" in text, "there is no atlas"
     assert f"channels     red: c.tif, channel 0\n{'':15}green: c.tif, channel 1\n" in text
 
 

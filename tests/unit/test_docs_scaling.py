@@ -68,6 +68,15 @@ SAMPLES = {
         1,
         1,
     ),
+    "error bars": (
+        brain(
+            registration={"resolution_um": WORKING_UM, "channel": ["ch0"], "error_bars": True},
+            cells={"a": {"channel": "ch0", "diameter_um": 10}},
+        ),
+        17,
+        1,
+        1,
+    ),
     "a comparison": (compared(brain(**at_working_voxel())), 17, 1, 1),
     "an image file": (imported(brain(**at_working_voxel()), 3.0, 0), 17, 1, 1),
     "an image in chunks": (imported(brain(**at_working_voxel()), 0.0, 0), 17, 1, 1),
@@ -165,6 +174,7 @@ def symbols_of(sample, threads: int, sums: int, images: int, channels: int) -> d
         "a": atlas.at(max(n * s for n, s in zip(atlas.shape, atlas.spacing_um)) / 320),
         "V": grid.at(sample.option("intensity.bias.resolution_um")),
         "R": grid.at(WORKING_UM),
+        "e": grid.at(WORKING_UM) if sample.option("registration.error_bars") else 0,
         "I": images,
         "C": channels,
         "T": sums,

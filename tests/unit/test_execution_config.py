@@ -6,6 +6,7 @@ import math
 
 import pytest
 import yaml
+from brainglobe_truth import write_older
 
 from terareg.core.errors import ConfigError
 from terareg.core.extents import channel_image
@@ -454,13 +455,22 @@ SAMPLES = {
     "tile-table": "table",
     "serial-two-photon": "volume",
     "mouse-mri": "volume",
+    "mouse-microct": "volume",
+    "rat-mri": "volume",
     "human-mri": "volume",
+    "macaque-mri": "volume",
+    "zebrafish-larva": "volume",
 }
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_samples_for_each_kind_of_image_are_valid(root, name):
-    config = check(yaml.safe_load((root / f"config/samples/{name}.yaml").read_text()))
+def test_samples_for_each_kind_of_image_are_valid(root, name, tmp_path, monkeypatch):
+    given = yaml.safe_load((root / f"config/samples/{name}.yaml").read_text())
+    for atlas in given["atlases"].values():
+        if "name" in atlas:  # as if it were installed
+            write_older(tmp_path).rename(tmp_path / f"{atlas['name']}_v1.2")
+    monkeypatch.setenv("BRAINGLOBE_DIR", str(tmp_path))
+    config = check(given)
     assert config["input"]["kind"] == SAMPLES[name]
     assert config["atlases"]
 

@@ -250,6 +250,15 @@ def test_what_does_not_fit_the_source_is_said_when_the_workflow_is_loaded(
     assert words.replace("LAB", lab) in str(error.value)
 
 
+def test_of_several_channels_one_has_to_be_named(workspace):
+    several = precomputed(workspace.folder / "two", type="image", data_type="uint16",
+                          num_channels=2)  # fmt: skip
+    entry = {"from": several, "do": "convert"}
+    with pytest.raises(ConfigError, match=r"derived\.a\.channel: .* has 2 channels; give the num"):
+        sizing.sized(alone(workspace, a=entry), "tools")
+    sizing.sized(alone(workspace, a=entry | {"channel": 1}), "tools")
+
+
 @pytest.mark.parametrize(
     ("entry", "export", "words"),
     [

@@ -326,6 +326,20 @@ def test_a_folder_of_volumes_of_one_shape(here, capsys):
     assert list(config["input"]["channels"]) == ["green", "red"]
 
 
+def test_labels_and_masks_beside_an_image_are_no_channels(here, capsys):
+    (here / "raw").mkdir()
+    for name in ("m1_T2", "m1_labels", "m1_brain-mask", "segmentation"):
+        tifffile.imwrite(here / f"raw/{name}.tif", VOLUME, photometric="minisblack")
+    config = started(here / "raw", capsys, spacing_um=[50, 40, 40])
+    assert len(config["input"]["channels"]) == 1
+    text = Path("brain.yaml").read_text()
+    assert "labels or masks: m1_brain-mask.tif, m1_labels.tif" in " ".join(text.split("\n# "))
+    (here / "raw/m1_T2.tif").unlink()
+    Path("brain.yaml").unlink()
+    # where nothing else is there, they are shown
+    assert len(started(here / "raw", capsys, spacing_um=[50, 40, 40])["input"]["channels"]) == 3
+
+
 @pytest.mark.slow
 def test_s3(bucket, here, capsys):
     folders.blaze(here / "raw")

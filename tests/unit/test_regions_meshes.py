@@ -226,7 +226,7 @@ def test_labels_carry_the_colours_and_names_of_the_ontology(tmp_path):
     stored = json.loads((tmp_path / "a/ome.zarr/zarr.json").read_text())
     properties = stored["attributes"]["ome"]["image-label"]["properties"]
     assert properties == [
-        {"label-value": r.id, "name": r.name, "acronym": r.acronym} for r in regions
+        {"label-value": r.id, "index": r.id, "name": r.name, "acronym": r.acronym} for r in regions
     ]
     with pytest.raises(AtlasError, match="no region with id 99"):
         label_metadata([99], ontology)

@@ -67,9 +67,19 @@ def test_the_same_state_gives_the_same_bars_and_files_hold_them(case, tmp_path):
     again = error_bars(plan, state)
     assert np.array_equal(again.deviation_um, bars.deviation_um)
     assert np.array_equal(again.volume_ratios, bars.volume_ratios)
+    assert np.array_equal(again.shifts_um, bars.shifts_um)
     bars.save(tmp_path)
     values, frame = nrrd.read_scalar(tmp_path / "deviation.nrrd")
     assert np.array_equal(values, bars.deviation_um) and frame.shape == bars.sample_frame.shape
+    values, frame = nrrd.read_scalar(tmp_path / "shifts.nrrd")
+    assert np.array_equal(values.reshape(bars.shifts_um.shape), bars.shifts_um)
+    assert frame.shape == bars.part.shape
+    # the deviation is that of the draws
+    square = np.square(bars.shifts_um).mean((0, 1))
+    axes = np.meshgrid(*bars.part.axes_um(), indexing="ij")
+    index = bars.sample_frame.to_index(np.stack(axes, -1)[1:-1, 1:-1, 1:-1])
+    there = ndimage.map_coordinates(bars.deviation_um, np.moveaxis(index, -1, 0), order=1)
+    assert np.median(np.abs(there / np.sqrt(square[1:-1, 1:-1, 1:-1]) - 1)) < 0.05
     values, frame = nrrd.read_scalar(tmp_path / "volume_ratios.nrrd")
     assert np.array_equal(values, bars.volume_ratios)
     assert frame.spacing_um == pytest.approx(bars.frame.spacing_um)

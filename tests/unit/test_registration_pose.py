@@ -258,6 +258,7 @@ def test_a_wrong_letter_is_named_where_most_of_a_brain_is_its_outline(half_axes_
         _, info = initial_affine(atlas_image, Image(sample.data, frame, name="b"), settings)
         expected = [] if code == "SAR" else ["SAL", "SAR"]
         assert sorted(info["better_orientations"]) == expected, code
+        assert not any(w.startswith("undecided_orientation") for w in info["warnings"])
 
 
 @pytest.mark.slow
@@ -281,10 +282,12 @@ def test_a_brain_whose_ends_are_very_bright_is_found_and_gets_no_advice(gain):
 
 
 @pytest.mark.slow
-def test_an_ellipsoid_that_is_the_same_both_ways_gets_no_advice():
+def test_an_ellipsoid_that_is_the_same_both_ways_gets_no_advice_and_is_called_undecided():
     halves, grey = (1000, 1300, 1400), (900, 900, 900)
     sample = ellipsoid(halves, grey, bend_um=100.0, seed=2)
     frame = Frame(sample.frame.shape, sample.frame.spacing_um, (0, 0, 0), "SPR")
     settings = PoseSettings(extent="whole")
     _, info = initial_affine(ellipsoid(halves, grey), Image(sample.data, frame, name="b"), settings)
     assert info["better_orientations"] == []
+    (told,) = [w for w in info["warnings"] if w.startswith("undecided_orientation")]
+    assert "sample b, declared SPR, fits the atlas about as well in" in told and "IPR" in told

@@ -280,7 +280,7 @@ def test_foreign_specifications_are_placed_by_their_layout(tmp_path, stitched):
         ("", r"not a complete JSON list of tile specifications \(at ''\)"),
         ('{"tileId": "a"}', "not a complete JSON list"),
         ('[{"tileId": "a"', "not a complete JSON list"),
-        ("[" * 5000, "cannot be read|no complete"),
+        ("[" * 5000, "cannot be read|not a complete"),
         ("[]", "empty list"),
         ("[1]", "item 1 is not a tile specification"),
         ('[{"tileId": "a"}]', "item 1 is not a tile specification .*'z'"),

@@ -330,3 +330,14 @@ def test_composite_is_grey_where_both_agree():
 )
 def test_a_picture_of_nothing_says_so_instead_of_failing(draw):
     assert Image.open(io.BytesIO(draw())).width > 500
+
+
+def test_a_region_of_one_side_has_no_difference_of_sides():
+    rows = [
+        {"acronym": name, "scope": "own", "hemisphere": side, "volume_mm3": volume}
+        for name, volumes in (("both", (10, 8)), ("one", (0.5, 30)))
+        for side, volume in zip(("left", "right"), volumes)
+    ]
+    drawn = regions.region_bars.__wrapped__(rows)
+    texts = [text.get_text() for text in drawn.axes[0].texts]
+    assert texts == ["-22 %"]

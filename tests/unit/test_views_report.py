@@ -675,3 +675,59 @@ def test_an_atlas_that_is_reached_through_another_one_says_so(results):
     for words in ("Atlas ccf, reached through allen", "1Warp.nii.gz, 0.mat",
                   "ccf: positions move by up to 9 um", "nobody here measured it"):  # fmt: skip
         assert words in page, words
+
+
+def test_halves_of_an_atlas_that_differ_are_told(results):
+    """The middle plane of an image in which the brain lies to one side divides it wrongly."""
+    head = "id\tacronym\tname\tscope\themisphere\tvolume_mm3\tatlas_volume_mm3\tcoverage\n"
+    rows = {
+        "off": [("left", 7), ("right", 5), ("both", 12)],
+        "even": [("left", 6.1), ("right", 5.9), ("both", 12)],
+        "half": [("left", 6), ("right", 0), ("both", 6)],
+    }
+    for name, sides in rows.items():
+        lines = [f"1\tA\tA\town\t{side}\t1\t{volume}\t1\n" for side, volume in sides]
+        write(results, f"regions/{name}.tsv", head + "".join(lines))
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "regions")
+    (told,) = stage["warnings"]
+    assert told.startswith("58 % of the regions of atlas off are left and 42 % right")
+    assert "give atlases.off.hemispheres" in told
+
+
+def test_shares_near_nothing_have_no_exponent(results):
+    write(results, "fused/ch0/complete.json", {"voxels": 10**9, "saturated": 3,
+                                               "clipped_low": 0, "clipped_high": 0})  # fmt: skip
+    shown = {v["key"]: v["shown"] for v in gather(results)["verdicts"]}
+    assert shown["volume.saturated_percent"] == "below 0.001\u00a0%"
+    assert shown["volume.clipped_percent"] == "0\u00a0%"
+
+
+def test_likelihoods_are_shown_as_percent(results):
+    data = gather(results)
+    shown = {v["key"]: (v["shown"], v["limits"]) for v in data["verdicts"]}
+    # a logarithm of 0.3 per voxel
+    assert shown["registration.gain"][0].split() == ["35", "%"]
+    assert shown["registration.gain"][1] == "warns at or below 1 %, fails at or below 0 %"
+    value, unit = thresholds.in_unit(9.11e-05, thresholds.LOG_RATIO)
+    assert (value, unit) == (0.0, "%")
+
+
+def test_an_image_is_imported_and_told_of_what_is_odd_about_it(tmp_path):
+    folder = tmp_path / "scan"
+    image = {"source": "a.zarr", "form": "OME-Zarr", "source_dtype": "uint16", "dtype": "uint16"}
+    frame = {"shape": [3, 4, 5], "spacing_um": [9, 9, 9], "orientation": "SAR"}
+    channels = {"t1": image | {"ignored_images": ["'dapi'"]}, "seg": image, "dark": image}
+    write(folder, "input.json", {"frame": frame, "channels": channels})
+    usual = {"voxels": 1000, "saturated": 0, "clipped_low": 0, "clipped_high": 0}
+    write(folder, "fused/t1/complete.json", usual | {"grey_values": 300, "piled_percent": 7.5})
+    write(folder, "fused/seg/complete.json", usual | {"grey_values": 41, "piled_percent": 0})
+    write(folder, "fused/dark/complete.json", usual)
+    data = gather(folder)
+    warnings = [w for stage in data["stages"] for w in stage["warnings"]]
+    assert any(
+        "lists further images (multiscales), which are ignored: 'dapi'" in w for w in warnings
+    )
+    assert sum("different values, as labels" in w for w in warnings) == 1
+    assert any("channel seg has only 41 different values" in w for w in warnings)
+    status = {v["subject"]: v["status"] for v in data["verdicts"] if "saturated" in v["key"]}
+    assert status == {"t1, imported": "fail", "seg, imported": "pass", "dark, imported": "pass"}

@@ -17,6 +17,7 @@ from terareg.volumes.headers import (
     Header,
     check_channel,
     check_channels,
+    first_of_several,
     image_files,
     image_state,
     ome_scale,
@@ -356,3 +357,50 @@ def test_which_of_several_channels_is_asked_for(count, stated, message):
         return
     with pytest.raises(VolumeError, match=message):
         check_channel(header, "dapi", stated)
+
+
+def test_a_segmentation_is_no_channel(tmp_path):
+    sitk.WriteImage(itk(zeros("uint8")), str(tmp_path / "labels.nii"))
+    path = str(tmp_path / "labels.nii")
+    assert not read_header(path).is_segmentation
+    patched(tmp_path / "labels.nii", (68, "<h", 1002))
+    header = read_header(path)
+    assert header.is_segmentation and header.orientation == "SPL"
+    with pytest.raises(VolumeError, match=r"labels\.nii is a segmentation .* input\.channels\.t1"):
+        check_channel(header, "t1", None)
+
+
+def test_numbers_of_colours_are_no_brightness_but_a_coloured_grey_scale_is(tmp_path):
+    voxels, ramp = zeros("uint8", (3, 5, 7)), np.arange(256, dtype=np.uint16) * 257
+    scales = {
+        "labels": np.random.default_rng(0).integers(0, 65535, (3, 256)).astype(np.uint16),
+        "green": np.stack([0 * ramp, ramp, 0 * ramp]),
+        # black, purple, orange, white
+        "fire": np.stack([np.minimum(2 * ramp.astype(int), 65535), ramp // 4 * 3,
+                          np.maximum(ramp, 20000)]).astype(np.uint16),
+    }  # fmt: skip
+    for name, colours in scales.items():
+        path = tmp_path / f"{name}.tif"
+        tifffile.imwrite(path, voxels, photometric="palette", colormap=colours)
+        header = read_header(str(path), SPACING)
+        assert header.is_palette == (name == "labels")
+        if name == "labels":
+            with pytest.raises(VolumeError, match=r"numbers of colours .* in Fiji with Image"):
+                check_channel(header, "red", None)
+        else:
+            check_channel(header, "red", None)
+
+
+def test_further_images_of_an_ome_zarr_volume_are_told(tmp_path):
+    group = zarr.create_group(tmp_path / "v.zarr", zarr_format=3)
+    group.create_array("0", data=np.ones((4, 5, 6), np.uint8))
+    scale = [{"type": "scale", "scale": [9.0, 9.0, 9.0]}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["ome"] = {
+        "version": "0.5",
+        "multiscales": [image, image | {"name": "dapi"}, image],
+    }
+    header = read_header(str(tmp_path / "v.zarr"))
+    assert header.others == ("'dapi'", "'number 3'")
+    assert "list 3 images (multiscales), of which the first is read" in first_of_several(header)

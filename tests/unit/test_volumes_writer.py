@@ -766,3 +766,24 @@ def test_a_volume_can_be_moved(written):
     expected = Volume(store, "v").read(1)
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
     np.testing.assert_array_equal(Volume(Store(str(tmp_path / "elsewhere")), "v").read(1), expected)
+
+
+def test_few_values_and_the_full_scale_of_a_camera_are_in_the_summary(tmp_path):
+    """Of an image of 12 bits in 16, of the same without saturation, and of a segmentation."""
+    shape, store = (40, 64, 64), Store(str(tmp_path))
+    plan = make_plan("v", Frame(shape, (5.0, 5.0, 5.0)), "uint16", small(formats=("ome-zarr",)))
+    bright = np.random.default_rng(0).gamma(4.0, 600.0, shape)
+    found = {
+        key: make(store, values.astype(np.uint16), plan, key)
+        for key, values in {
+            "saturated": bright.clip(0, 4095),
+            "not": 4095 * bright / bright.max(),
+            "labels": (bright // 1000).clip(0, 9),
+        }.items()
+    }
+    share = 100 * np.mean(bright >= 4095)
+    assert share > 3 and found["saturated"]["saturated"] == 0
+    # the bin below the highest is taken for what belongs to the image
+    assert found["saturated"]["piled_percent"] == pytest.approx(share, abs=1.0)
+    assert found["not"]["max"] == 4095 and found["not"]["piled_percent"] == 0
+    assert found["labels"]["grey_values"] == 10 and found["saturated"]["grey_values"] > 100

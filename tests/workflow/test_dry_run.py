@@ -5,9 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import running
-from colm_stub import write_linked_planes
+import SimpleITK as sitk
+import yaml
+from brainglobe_truth import write_older
+from colm_stub import write_linked_planes, write_metadata
+from microscope_folders import SPACING_UM, own_table, smartspim
 from running import job_counts
 from workspaces import loaded_workflow
 
@@ -25,9 +30,9 @@ CHAIN = {
 }  # fmt: skip
 
 
-def dry_run(workspace, config, *arguments):
+def dry_run(workspace, config, *arguments, **env):
     workspace.write(config)
-    return job_counts(workspace.snakemake("-n", *arguments, "--quiet", "rules"))
+    return job_counts(workspace.snakemake("-n", *arguments, "--quiet", "rules", **env))
 
 
 def test_the_whole_chain(workspace):
@@ -180,6 +185,53 @@ def test_configurations(workspace, over, more, less):
     jobs = dry_run(workspace, workspace.sample(**over))
     assert more <= jobs.keys()
     assert less.isdisjoint(jobs)
+
+
+def _write_images(config: dict, folder: Path) -> None:
+    """Small files where the sample names its images, and its table."""
+    source = config["input"]
+    spacing = source.get("spacing_um") or [100, 100, 100]
+    for path in source["channels"].values():
+        image = sitk.GetImageFromArray(np.ones((20, 20, 20), np.uint16))
+        # the index of columns grows to the right, of rows to anterior, of planes to superior
+        image.SetDirection([-1, 0, 0, 0, -1, 0, 0, 0, 1])
+        image.SetSpacing([s / 1000 for s in spacing[::-1]])
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(folder / path))
+
+
+SHIPPED = sorted((Path(__file__).parents[2] / "config/samples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
+def test_every_shipped_sample_plans_a_run_once_its_files_are_there(workspace, path):
+    """With small files at the places that the sample names; BrainGlobe atlases by their names."""
+    config = yaml.safe_load(path.read_text().replace("/data/", "data/"))
+    config.pop("store", None)
+    folder, source = workspace.folder, config["input"]
+    kind = source["kind"]
+    raw = folder / source.get("path", "data")
+    raw.mkdir(parents=True)
+    if kind == "volume":
+        _write_images(config, folder)
+    elif kind == "colm":
+        write_metadata(raw, 1, 2, planes=100)
+    elif kind == "terastitcher":
+        smartspim(raw)
+    else:
+        own_table(raw)
+        del source["channels"]["signal"]
+        source["spacing_um"] = list(SPACING_UM)
+    installed = folder / "brainglobe"
+    for atlas in config["atlases"].values():
+        if "name" in atlas:
+            write_older(installed).rename(installed / f"{atlas['name']}_v1.2")
+        for key in {"template", "annotation", "ontology"} & atlas.keys():
+            (folder / atlas[key]).parent.mkdir(parents=True, exist_ok=True)
+            (folder / atlas[key]).touch()
+    jobs = dry_run(workspace, config, BRAINGLOBE_DIR=str(installed))
+    assert {"prepare_atlas", "register", "measure_regions", "make_report"} <= jobs.keys()
+    assert ("import_volume" in jobs) == (kind == "volume") == ("fuse_blocks" not in jobs)
 
 
 def test_a_cohort_runs_several_samples(workspace):

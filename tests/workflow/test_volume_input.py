@@ -14,6 +14,7 @@ from PIL import Image
 from running import job_counts
 from workspaces import ROOT, Workspace
 
+from terareg.storage.records import read_table
 from terareg.storage.store import Store
 from terareg.volumes.reader import Volume
 
@@ -265,9 +266,17 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         "labels": {"resolution_um": 250},
         "volume": {"chunk": 16, "block": 32},
     }  # fmt: skip
+    # points of both spaces: the regions of those in the atlas are known
+    cells = np.random.default_rng(0).uniform(8, 31, (500, 3)) * 250
+    lines = [",".join(f"{v:.1f}" for v in place) for place in cells]
+    (workspace.folder / "p.csv").write_text("\n".join(["z_um,y_um,x_um", *lines]) + "\n")
+    config["points"] = {
+        space: {"path": "p.csv", "atlas": "mouse", "space": space} for space in ("sample", "atlas")
+    }
     workspace.write(config)
     wanted = ("results/scan/regions/mouse.tsv", "results/scan/views/neuroglancer.json",
-              "results/scan/views/first_look_mouse.png")  # fmt: skip
+              "results/scan/views/first_look_mouse.png",
+              "results/scan/points/sample.tsv", "results/scan/points/atlas.tsv")  # fmt: skip
     done = workspace.snakemake("--cores", "2", *wanted, "--quiet")
     assert done.returncode == 0, done.stderr
 
@@ -294,6 +303,17 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
         true = np.count_nonzero(labels == region) * 0.25**3
         assert row["volume_low_mm3"] < row["volume_mm3"] < row["volume_high_mm3"]
         assert abs(row["volume_mm3"] - true) < 4 * row["volume_sd_mm3"] < 2 * true
+
+    counted = [
+        {(r["acronym"], r["hemisphere"]): r for r in read_table(workspace.folder / name)}
+        for name in wanted[3:]
+    ]
+    for name in "BFL":
+        low, count, high = (
+            int(counted[0][name, "both"][key]) for key in ("count_low", "count", "count_high")
+        )
+        assert low <= count <= high and low < high and count > 10
+    assert "count_low" not in counted[1]["B", "both"]
 
     # the first look has the image beside the atlas
     picture = np.asarray(Image.open(workspace.folder / wanted[2]).convert("L"), float)

@@ -62,6 +62,7 @@ rule count_cells:
     input:
         unpack(of_atlas(inputs.prepared_atlas)),
         unpack(of_registration(inputs.transform_files)),
+        unpack(of_registration(inputs.error_files)),
         cells=result("cells/{cells}.npy"),
         regions=result("regions/{atlas}.tsv"),
     output:

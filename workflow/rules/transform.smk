@@ -170,6 +170,7 @@ rule count_points:
     """Count a list of points in the regions and hemispheres of its atlas."""
     input:
         unpack(of_points(inputs.atlas_of_points)),
+        unpack(of_points(inputs.errors_of_points)),
         points=result("points/{points}.csv"),
         regions=of_points(inputs.regions_of_points),
     output:

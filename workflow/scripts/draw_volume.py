@@ -7,6 +7,7 @@ from terareg.views.figures.volume import mid_planes
 from terareg.volumes.reader import Volume
 
 VOXELS = 400  # along the longest side of the picture
+WORDS = {"fused": "", "corrected_volume": ": bias field divided out"}
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     level = volume.level_for(max(volume.frame.extent_um) / VOXELS)
     frame = volume.level_frame(level)
     window = read_json(snakemake.input.complete)["window"]
-    title = f"{sample}, {channel}: {kind.replace('_', ' ')}"
+    title = f"{sample}, {channel}{WORDS[kind]}"
     picture = mid_planes(volume.read(level), frame, title=title, limits=window)
     write_atomic(snakemake.output.picture, picture)
 

@@ -13,6 +13,7 @@ def main() -> None:
     work = snakemake.params.work
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     records = read_job_records(store, work["jobs"])
+    tiled = Path(snakemake.input.index).name == "acquisition.json"
     plan = [Planned(**stage) for stage in work["plan"]]
     data = gather_report(
         Path(snakemake.input.index).parent,
@@ -20,7 +21,7 @@ def main() -> None:
         provenance=dict(snakemake.params.provenance) | {"software": software_versions()},
         limits=snakemake.params.thresholds,
         store_url=snakemake.params.store,
-        costs=cost_table(plan, records, work["raw_gb"]),
+        costs=cost_table(plan, records, work["raw_gb"], tiled=tiled),
         files=snakemake.input,
         settings=snakemake.params.settings,
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from terareg.core.errors import AtlasError
+from terareg.core.errors import AtlasError, few
 from terareg.core.table_cells import from_cell, to_cell
 from terareg.storage.foreign import (
     boundary,
@@ -257,7 +257,8 @@ def read_ontology(path: str | os.PathLike) -> Ontology:
     Formats are JSON (the Allen API's ``{"msg": [...]}`` with nested ``children``, a nested or flat
     list, BrainGlobe's ``structures.json``) and tables separated by tab, comma or semicolon with a
     header (the Allen CSV with ``structure_id_path``, BrainGlobe's ``terminology.csv``, or id,
-    acronym, name and, optionally, parent and colour). Rows whose id is 0 or less stand for the
+    name and, optionally, acronym, parent and colour). Without any acronyms, names are used for
+    them. Rows whose id is 0 or less stand for the
     background and are left out.
 
     Raises
@@ -345,16 +346,20 @@ def _text(value: Any) -> str:
 
 def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Structure]:
     structures = []
+    named = not any(row.get(a) for _, row in rows for a in _ALIASES["acronym"])
     for where, row in rows:
         values = {
             key: next((row[a] for a in aliases if row.get(a) not in (None, "")), None)
             for key, aliases in _ALIASES.items()
         }
+        if named:
+            values["acronym"] = values["name"]
         missing = [key for key in ("id", "acronym", "name") if values[key] is None]
         if missing:
             raise AtlasError(
                 f"ontology {path}, {where}: {' and '.join(missing)} missing; every region needs "
-                "columns id, acronym and name (parent and colour if you have them)"
+                "columns id and name (acronym, parent and colour if you have them), but it has "
+                f"{few(short(column) for column in row) or 'none'}"
             )
         region = _integer(values["id"], f"ontology {path}, {where}: id")
         if region <= 0:

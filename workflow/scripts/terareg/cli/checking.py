@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from terareg.atlas.brainglobe import find_atlas
+from terareg.atlas.ontology import read_ontology
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, raw_data, sizing
-from terareg.execution.config import asked_of
+from terareg.execution.config import NOWHERE_STATED, asked_of
 from terareg.execution.run import Run, load_run
-from terareg.execution.run_plan import make_plan, plan_text, store_gb
+from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.yaml_files import merge, read_yaml
+from terareg.volumes.headers import first_of_several, read_header
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")
@@ -38,23 +40,40 @@ def check(path: Path) -> int:
         config = merge(read_yaml(_SHARED), config)
     asked = asked_of(config)
     wrong = [f"{key} is left blank; {what}" for key, what in asked.items()]
-    if asked.keys() <= _STAND_INS.keys():
+    stand_ins = dict(_STAND_INS)
+    if stated := _stated_orientation(config):
+        stand_ins["input.orientation"] = stated
+        wrong = [w.replace(NOWHERE_STATED, f"the header states {stated}, which is to be confirmed")
+                 for w in wrong]  # fmt: skip
+    if asked.keys() <= stand_ins.keys():
         try:
-            wrong += _check_rest(path, _filled(config, asked), asked)
+            wrong += _check_rest(path, _filled(config, asked, stand_ins), asked)
         except TeraregError as error:
             wrong.append(str(error))
     for sentence in wrong:
         _say(f"To do: {sentence}")
     if not wrong:
-        target = "previews" if "sample" in config or "cohort" in config else "cohort"
-        _say(f"Nothing to correct. Next: terareg run {path} {target}")
+        _say(f"Nothing to correct. Next: terareg run {path} {_next_target(config)}")
     return 1 if wrong else 0
+
+
+def _next_target(config: Mapping[str, Any]) -> str:
+    """The target that shows most for the least time."""
+    if "cohort" in config:
+        return "previews"
+    if "sample" not in config:
+        return "cohort"
+    if "input" not in config:
+        return "derived_volumes"
+    # without an atlas there is nothing to see the sample beside
+    return "previews" if config.get("atlases") else "fused_volumes"
 
 
 def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) -> list[str]:
     """Check what is filled in and print what the run needs; return what has to be corrected."""
     absent = _take_absent_atlases(config)
     run = load_run(config, files=[path])
+    absent += _wrong_ontologies(run)
     if not run.samples and not run.comparisons:
         raise ConfigError(f"{path}: key sample is missing; give the brain a name")
     comparisons.check(run)
@@ -85,13 +104,44 @@ def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
     return told
 
 
-def _filled(config: Mapping[str, Any], asked: Mapping[str, str]) -> dict[str, Any]:
+def _wrong_ontologies(run: Run) -> list[str]:
+    """What is wrong with the tables of regions that lie on this machine."""
+    wrong = []
+    for key in run.atlases:
+        name = run.atlas(key)["ontology"]
+        if name and Path(name).is_file():
+            try:
+                read_ontology(name)
+            except AtlasError as error:
+                wrong.append(f"atlases.{key}: {error}")
+    return wrong
+
+
+def _filled(
+    config: Mapping[str, Any], asked: Mapping[str, str], stand_ins: Mapping[str, str]
+) -> dict[str, Any]:
     """The configuration with stand-ins where it is left blank."""
     filled = dict(config)
     for key in asked:
         section, name = key.split(".")
-        filled[section] = {**filled[section], name: _STAND_INS[key]}
+        filled[section] = {**filled[section], name: stand_ins[key]}
     return filled
+
+
+def _stated_orientation(config: Mapping[str, Any]) -> str | None:
+    """Orientation in the header of a volume, where a NIfTI file states one."""
+    source = config.get("input")
+    if not isinstance(source, Mapping) or source.get("kind") != "volume":
+        return None
+    images = source.get("channels")
+    if source.get("spacing_um") or not isinstance(images, Mapping) or not images:
+        return None
+    first = next(iter(images.values()))
+    address = first.get("path") if isinstance(first, Mapping) else first
+    try:
+        return read_header(str(address)).orientation
+    except (TeraregError, OSError):
+        return None  # told of by the check of the rest
 
 
 def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
@@ -149,6 +199,9 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
         f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "
     )
     yield f"  channels     {apart.join(lines)}"
+    for header in {} if run.is_tiled(sample) else raw_data.image_headers(run, sample).values():
+        if header.others:
+            yield f"  note         {header.name}: {first_of_several(header)}"
     yield f"  volume       {z} x {y} x {x} voxels of {spacing} um: {size} mm (z, y, x)"
     if "input.orientation" not in asked:
         yield f"  orientation  {source['orientation']} (z, y, x)"
@@ -177,7 +230,8 @@ def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:
     while not folder.exists():
         folder = folder.parent
     free_gb = shutil.disk_usage(folder).free / 1e9
-    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed_gb:.1f} GB needed")
+    needed = size_text(needed_gb)
+    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed} needed")
     if free_gb >= needed_gb:
         return []
     return [

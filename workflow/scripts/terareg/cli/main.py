@@ -68,7 +68,7 @@ def _add_init(commands) -> None:
         help="inspect a folder or file and write a sample file for it",
         description="Inspect a folder (or s3://bucket/prefix, or one image) and write a sample "
         "file, and a table of tiles if one is needed. Guesses are marked; the orientation is "
-        "left blank, because no file states it.",
+        "left blank for you to fill in or confirm.",
     )
     init.add_argument("source", help="folder, s3://bucket/prefix, or image file")
     init.add_argument("--out", type=Path, default=Path("sample.yaml"), help="file to write")

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 
+def is_full_scale(value: float) -> bool:
+    """Whether a camera of 8 to 16 bits gives no more than ``value``, for example 4095."""
+    return value in (2**bits - 1 for bits in range(8, 17))
+
+
 @dataclass(frozen=True)
 class Clipped:
     """Voxels that a cast had to clip: below and above the range of the integer type."""

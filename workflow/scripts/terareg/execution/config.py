@@ -21,6 +21,8 @@ from terareg.execution.yaml_files import check_size, merge, read_yaml
 from terareg.registration.known_files import known_files
 from terareg.storage.foreign import boundary, short
 
+#: said of an orientation that no header states
+NOWHERE_STATED = "no file states it"
 _MOST_BITS = 64
 # stands for the images of a sample that has none
 _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
@@ -132,7 +134,7 @@ def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
         asked["input.orientation"] = (
             "write three letters for the axes z (planes), y (rows) and x (columns), each the "
             "anatomical direction in which the index increases (R or L, A or P, S or I), for "
-            "example SAR; no file states it, and config/README.md shows how to find it"
+            f"example SAR; {NOWHERE_STATED}, and config/README.md shows how to find it"
         )
     if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
         asked["input.spacing_um"] = (

@@ -142,7 +142,13 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
     header = _header(
         address, entry.settings.get("spacing_um") and tuple(entry.settings["spacing_um"])
     )
-    channel = entry.settings.get("channel") or 0
+    channel = entry.settings.get("channel")
+    if channel is None and header.channels > 1:
+        raise ConfigError(
+            f"derived.{entry.name}.channel: {address} has {header.channels} channels; give the "
+            f"number of one, from 0 to {header.channels - 1}"
+        )
+    channel = channel or 0
     if channel >= header.channels:
         raise ConfigError(
             f"derived.{entry.name}.channel: {address} has channels 0 to {header.channels - 1}, "

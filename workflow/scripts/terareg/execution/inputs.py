@@ -61,6 +61,7 @@ COMPOSED_FILES = _TRANSFORM_FILES | {
 #: what is written of the errors of a registration, by the names that scripts use
 ERROR_FILES = {
     "deviation": "deviation.nrrd",
+    "shifts": "shifts.nrrd",
     "volume_ratios": "volume_ratios.nrrd",
     "error_facts": "error_bars.json",
     "volume": "deviation.json",
@@ -539,6 +540,15 @@ def atlas_of_points(run: Run, sample: str, points: str) -> NamedFiles:
 def transform_of_points(run: Run, sample: str, points: str) -> NamedFiles:
     """The transform that a set of points goes through."""
     return transform_files(run, sample, point_settings(run, sample, points)["atlas"])
+
+
+def errors_of_points(run: Run, sample: str, points: str) -> NamedFiles:
+    """Transform and error bars, if the regions of a set of points depend on them."""
+    settings = point_settings(run, sample, points)
+    errors = error_files(run, sample, settings["atlas"])
+    if settings["space"] == "atlas" or not errors:
+        return {}
+    return errors | transform_files(run, sample, settings["atlas"])
 
 
 def regions_of_points(run: Run, sample: str, points: str) -> str:

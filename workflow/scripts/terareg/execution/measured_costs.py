@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from terareg.execution.rule_table import RULES
-from terareg.execution.run_plan import STAGES, Planned
+from terareg.execution.run_plan import STAGES, Planned, stage_title
 
 #: the most bytes that should be moved for each byte of raw data where tiles are deep: raw data read
 #: once, some planes for statistics and displacements, volumes written
@@ -61,7 +61,11 @@ def measured_rules(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def cost_table(
-    plan: Sequence[Planned], records: Iterable[Mapping[str, Any]], raw_gb: float
+    plan: Sequence[Planned],
+    records: Iterable[Mapping[str, Any]],
+    raw_gb: float,
+    *,
+    tiled: bool = True,
 ) -> dict[str, Any]:
     """Table of the report: each stage as measured, and as planned in brackets.
 
@@ -73,6 +77,8 @@ def cost_table(
         Of all jobs so far.
     raw_gb : float
         Raw data of all channels.
+    tiled : bool
+        Whether the sample consists of tiles.
 
     Returns
     -------
@@ -86,7 +92,7 @@ def cost_table(
         "stage", "jobs", "processor (h)", "longest job (min)", "read (GB)", "written (GB)",
         "memory of the largest job (MB)",
     )  # fmt: skip
-    rows = [_row(STAGES[p.stage], measured.get(p.stage), p) for p in plan]
+    rows = [_row(stage_title(p.stage, tiled=tiled), measured.get(p.stage), p) for p in plan]
     done = list(measured.values())
     rows.append(_row("all", _sum(done) if done else None, _sum(plan)))
     moved = sum(m.read_gb + m.written_gb for m in done)

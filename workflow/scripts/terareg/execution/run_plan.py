@@ -96,6 +96,16 @@ def make_plan(sample: Sample, counts: Mapping[str, int] | None = None) -> list[P
     return rows
 
 
+def stage_title(stage: str, *, tiled: bool) -> str:
+    """Title of a stage; a sample without tiles has an imported volume."""
+    return "Imported volume" if stage == "fused" and not tiled else STAGES[stage]
+
+
+def size_text(gb: float) -> str:
+    """Gigabytes in words; in megabytes where they would read 0.0 GB."""
+    return f"{gb:.1f} GB" if gb >= 0.05 or gb == 0 else f"{1000 * gb:.2g} MB"
+
+
 def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None) -> str:
     """The plan of a sample (:func:`make_plan`) as a table for people."""
     rows = make_plan(sample, counts)
@@ -106,7 +116,8 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
             str(row.jobs), f"{row.cpu_hours:.2f}", f"{row.longest_minutes:.1f}",
             f"{row.read_gb:.1f}", f"{row.written_gb:.1f}", f"{row.memory_mb:.0f}",
         )  # fmt: skip
-        lines.append(f"{STAGES[row.stage]:22}" + "".join(f"{v:>13}" for v in values))
+        title = stage_title(row.stage, tiled=sample.tiled)
+        lines.append(f"{title:22}" + "".join(f"{v:>13}" for v in values))
     if any(counts is None or counts.get(rule) for rule in _DERIVED):
         lines += entry_lines(sample, threads_of("derive_blocks", sample))
     raw = sample.raw_gb
@@ -114,7 +125,7 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
-        f"{jobs} jobs, {hours:.1f} CPU hours; {raw:.1f} GB of {what}, {moved / raw:.1f} bytes "
-        f"moved for each of these; space needed in the store: {store_gb(sample):.1f} GB"
+        f"{jobs} jobs, {hours:.1f} CPU hours; {size_text(raw)} of {what}, {moved / raw:.1f} bytes "
+        f"moved for each of these; space needed in the store: {size_text(store_gb(sample))}"
     )
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from terareg.acquisition.folder_signs import likely_kind
 from terareg.acquisition.table_lines import COLUMNS, stack_name
-from terareg.core.errors import AcquisitionError, TeraregError
+from terareg.core.errors import AcquisitionError, TeraregError, few
 from terareg.intake.bids import bids
 from terareg.intake.big_stitcher import big_stitcher, of_project
 from terareg.intake.found import Found, Look, channel_names, spacing_note
@@ -41,6 +41,7 @@ _UNREAD = {
 }
 _TILE_FILES = (".czi", ".lif")
 _COLM_CHANNEL = re.compile(r"CHN(\d+)_PLN\d+\.(?:tiff?|png)$", re.IGNORECASE)
+_LABELS = re.compile(r"(^|[^a-z])(labels?|masks?|seg(mentation)?s?|annotations?)([^a-z]|$)", re.I)
 _VOLUME_ASKS = "voxel size [z, y, x] in micrometres, which the image does not state"
 
 
@@ -204,15 +205,20 @@ def _volume_files(look: Look) -> Found | None:
                 headers[name] = describe_image(str(look.store.path(name)))
             except TeraregError:
                 continue
+    labels = [name for name in headers if _LABELS.search(name) or headers[name].is_segmentation]
+    if len(labels) < len(headers):
+        headers = {name: header for name, header in headers.items() if name not in labels}
     shapes = {header.shape for header in headers.values()}
     if not headers or len(shapes) > 1 or min(next(iter(shapes))) < 2:
         return None
     first = next(iter(headers.values()))
     files = {re.split(r"\.", n)[0]: str(look.store.path(n)) for n in headers}
     shape = " x ".join(map(str, first.shape))
+    left_out = (f"left out, because they are labels or masks: {few(labels)}",) if labels else ()
     if len(files) == 1:
-        return _volumes(files, first, (f"{first.name} is the only image, {shape} voxels",))
-    why = (f"{len(files)} images have the same shape, {shape} voxels (z, y, x)",)
+        why = (f"{first.name} is the only image, {shape} voxels", *left_out)
+        return _volumes(files, first, why)
+    why = (f"{len(files)} images have the same shape, {shape} voxels (z, y, x)", *left_out)
     guess = (
         "images of the same shape are taken for channels of one brain; remove those that are not"
     )

@@ -13,6 +13,7 @@ from terareg.core.cost import (
     for_each,
 )
 from terareg.core.extents import Sample
+from terareg.registration.cost import shifts_mb
 from terareg.volumes.cost import PYRAMID, atlas_spaces, level_gb, read_share, row_batches
 
 _LABEL_SHARE = 0.05  # compressed size of labels over their uncompressed size
@@ -26,6 +27,10 @@ def label_batches(sample: Sample) -> int:
 
 def _points(sample: Sample) -> int:
     return len(sample.option("points"))
+
+
+def _counted_points(sample: Sample, threads: int) -> float:
+    return atlas(4)(sample, threads) + shifts_mb(sample)
 
 
 # ------------------------------------------------------------------ work
@@ -78,7 +83,7 @@ RULES = {
     "sum_regions": RuleCost("regions", blocks(4.5, 2, 240), _sum_regions, heavy=True),
     "measure_regions": RuleCost("regions", atlas(4), for_each(atlases, 2.0)),
     "transform_points": RuleCost("regions", atlas(4), for_each(_points)),
-    "count_points": RuleCost("regions", atlas(4), for_each(_points)),
+    "count_points": RuleCost("regions", _counted_points, for_each(_points)),
     "score_registration": RuleCost("regions", load=for_each(atlases_given("fiducials"))),
     "score_labels": RuleCost(
         "regions", _drawn_labels, for_each(atlases_given("sample_labels"), 10.0)

@@ -87,6 +87,13 @@ def errors_estimated(sample: Sample) -> int:
     return len(sample.registered) if sample.option("registration.error_bars") else 0
 
 
+def shifts_mb(sample: Sample) -> float:
+    """What a job holds of the draws of an error, 36 numbers on voxels twice as large, twice."""
+    if not errors_estimated(sample):
+        return 0.0
+    return 36 * max(_working_mvox(sample, atlas) for atlas in sample.registered.values())
+
+
 def _errors(sample: Sample) -> Load:
     if not errors_estimated(sample):
         return Load(0)

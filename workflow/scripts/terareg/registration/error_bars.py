@@ -87,6 +87,11 @@ class ErrorBars:
         ``sample_frame``, along any one axis: a border moves by this much across itself. Beyond the
         part of the sample that the registration used, that of the nearest voxel in it.
     sample_frame : Frame
+    shifts_um : numpy.ndarray, float32, shape (draws, 3, z, y, x)
+        By how much every draw of the error moves the atlas at the voxels of ``part``, along
+        (z, y, x) of the sample. The opposite of a draw is as probable as the draw.
+    part : Frame
+        Of the shifts: the part of the sample that the registration used.
     volume_ratios : numpy.ndarray, float32, shape (draws, z, y, x)
         By how much every draw of the error changes the volume in the sample of a piece of the atlas
         that lies at the voxels of ``frame``; 1 is no change.
@@ -101,14 +106,22 @@ class ErrorBars:
 
     deviation_um: np.ndarray
     sample_frame: Frame
+    shifts_um: np.ndarray
+    part: Frame
     volume_ratios: np.ndarray
     frame: Frame
     summary: dict = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
-        """Write ``deviation.nrrd``, ``volume_ratios.nrrd`` and, last, ``error_bars.json``."""
+        """Write all as NRRD files and, last, ``error_bars.json``.
+
+        ``deviation.nrrd``, ``shifts.nrrd`` (three components for every draw) and
+        ``volume_ratios.nrrd``.
+        """
         folder = Path(folder)
         nrrd.write_scalar(folder / "deviation.nrrd", self.deviation_um, self.sample_frame)
+        listed = self.shifts_um.reshape(-1, *self.part.shape)
+        nrrd.write_scalar(folder / "shifts.nrrd", listed, self.part)
         nrrd.write_scalar(folder / "volume_ratios.nrrd", self.volume_ratios, self.frame)
         write_json(folder / "error_bars.json", self.summary)
 
@@ -160,15 +173,16 @@ def error_bars(plan: Plan, state: State, *, deformed: bool = True) -> ErrorBars:
         truth, noise = fit.draw(number)
         truth = fit.coloured(truth, scale, fall)
         errors.append(fit.solve(fit.prior(truth) + noise))
-    square = torch.stack([fit.moved(error).square().mean(0) for error in errors]).mean(0)
-    deviation = CALIBRATION["position"] * square.sqrt()
+    shifts = CALIBRATION["position"] * torch.stack([fit.moved(error) for error in errors])
+    deviation = shifts.square().mean((0, 1)).sqrt()
     flow = fine_flow(problem)
     usual = fit.volumes(flow, torch.zeros_like(x))
     factor = CALIBRATION["volume"]
     ratios = np.stack([fit.volumes(flow, factor * error) / usual for error in errors])
     with torch.no_grad():
         expected = problem.expected_tissue(x)
-    deviation_um = deviation.cpu().numpy() * np.float32(plan.space.length)
+    unit = np.float32(plan.space.length)
+    deviation_um = deviation.cpu().numpy() * unit
     summary = {
         "draws": DRAWS,
         "calibration": CALIBRATION,
@@ -187,6 +201,8 @@ def error_bars(plan: Plan, state: State, *, deformed: bool = True) -> ErrorBars:
     return ErrorBars(
         _on(whole, deviation_um, seen.frame),
         whole,
+        shifts.cpu().numpy() * unit,
+        seen.frame,
         ratios.astype(np.float32),
         _frame_of(plan, flow.grid),
         summary,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from terareg.core.errors import RegistrationError
+from terareg.core.errors import RegistrationError, few
 from terareg.core.frames import orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
@@ -164,6 +164,8 @@ def _initial_affine(
             doubt = _doubt([nearest], codes[1], "the pose found without constraint")
         if doubt.codes:
             warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
+        else:
+            warnings += _undecided(ranked, value, sample.name, codes[1])
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the contrast of the sample; "
@@ -248,6 +250,22 @@ def _fits_better(best: tuple[float, str, str], declared_value: float, declared: 
     if code in (declared, mirrored(declared)):
         return code != declared and value < declared_value - _BETTER
     return _clearly_less(value, declared_value)
+
+
+def _undecided(
+    ranked: list[tuple[float, str, str]], value: float, name: str, declared: str
+) -> list[str]:
+    """What to say if other orientations, of which none is the mirror image, fit as well."""
+    alike = (declared, mirrored(declared))
+    others = [c for v, c, _ in ranked if c not in alike and not _clearly_less(value, v)]
+    if not others:
+        return []
+    return [
+        f"undecided_orientation: sample {name.removeprefix('sample ')}, declared {declared}, fits "
+        f"the atlas about as well in {len(others)} other orientations ({few(others)}), so the "
+        "images do not tell which is right; compare the letters in the preview with what you know "
+        "of the sample, or mark three landmarks"
+    ]
 
 
 def _doubt(codes: list[str], declared: str, reason: str) -> Doubt:

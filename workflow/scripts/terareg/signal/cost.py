@@ -6,6 +6,7 @@ from typing import Any
 
 from terareg.core.cost import ITK_MB, Load, RuleCost
 from terareg.core.extents import Sample
+from terareg.registration.cost import errors_estimated, shifts_mb
 from terareg.signal.search import read_mvox, three, working_um
 from terareg.volumes.cost import block_batches, level_gb
 
@@ -49,7 +50,9 @@ def _gather_cells(sample: Sample) -> Load:
 def _count_cells(sample: Sample) -> Load:
     count = len(_sets(sample)) * len(sample.atlases)
     voxels = sample.largest_atlas.megavoxels
-    return Load(count, cpu_s=count * (5 + 20 * _million_cells(sample) + 0.2 * voxels))
+    # with error bars a cell is looked up 24 times more
+    each = 20 + (12 if errors_estimated(sample) else 0)
+    return Load(count, cpu_s=count * (5 + each * _million_cells(sample) + 0.2 * voxels))
 
 
 # ------------------------------------------------------------------ memory
@@ -68,7 +71,7 @@ def _table(sample: Sample, threads: int) -> float:
 
 
 def _in_atlas(sample: Sample, threads: int) -> float:
-    return _table(sample, threads) + 20 * sample.largest_atlas.megavoxels
+    return _table(sample, threads) + 20 * sample.largest_atlas.megavoxels + shifts_mb(sample)
 
 
 RULES = {

@@ -222,7 +222,7 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
         away = other - np.array(pair.displ_vox)
         if np.abs(away).max() > _JUMP_VOX:
             planes = [z for i in found.members for z in rest[i].z]
-            listed = ", ".join(f"{v:.0f}" for v in away)
+            listed = ", ".join(str(round(float(v))) for v in away)
             told.append(
                 f"{pair.a}-{pair.b} (by {listed} in z, y, x between planes {min(planes)} and "
                 f"{max(planes)})"

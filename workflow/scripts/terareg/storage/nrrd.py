@@ -12,7 +12,6 @@ Reference: http://teem.sourceforge.net/nrrd/format.html
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import re
@@ -28,7 +27,7 @@ import SimpleITK as sitk
 
 from terareg.core.errors import ConfigError, StoreError, last_line
 from terareg.core.frames import Frame
-from terareg.storage.store import write_atomic
+from terareg.storage.store import gzipped, write_atomic
 
 _TYPES = {
     "unsigned char": "uint8", "signed char": "int8", "unsigned short": "uint16", "short": "int16",
@@ -184,7 +183,7 @@ def _write(
     else:
         lines.append(f"{_ORIENTATION_KEY}:={frame.orientation}")
     raw = np.ascontiguousarray(data.astype(data.dtype.newbyteorder("<"), copy=False))
-    body = gzip.compress(raw.data.cast("B"), compresslevel=dialect.level, mtime=0)
+    body = gzipped(raw.data.cast("B"), dialect.level)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, ("\n".join(lines) + "\n\n").encode() + body)
 

@@ -15,6 +15,7 @@ import re
 import shutil
 import stat
 import uuid
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from terareg.core.errors import StoreError
 from terareg.storage import s3, traffic
 
 # names of folders and of an object, none of which leads elsewhere or may be left out
+_GZIP_WBITS = 31  # a gzip header, and the largest window
 _PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*")
 
 
@@ -451,6 +453,14 @@ def open_regular(path: str | os.PathLike[str]) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def gzipped(data: bytes | bytearray | memoryview, level: int) -> bytes:
+    """One gzip member without a time; the same bytes in every version of Python.
+
+    ``gzip.compress`` of Python 3.13 names another operating system in its header than those before.
+    """
+    return zlib.compress(data, level, wbits=_GZIP_WBITS)
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:

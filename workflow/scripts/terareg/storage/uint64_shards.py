@@ -9,7 +9,6 @@ src/datasource/precomputed.
 from __future__ import annotations
 
 import functools
-import gzip
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.storage.store import Store
+from terareg.storage.store import Store, gzipped
 
 _GZIP_LEVEL = 6
 _TYPE, _ENCODINGS, _MOST_BITS = "neuroglancer_uint64_sharded_v1", ("raw", "gzip"), 64
@@ -120,7 +119,7 @@ class Sharding:
             )
             data = table.astype("<u8").tobytes()
             if self.minishard_index_encoding == "gzip":
-                data = gzip.compress(data, _GZIP_LEVEL, mtime=0)
+                data = gzipped(data, _GZIP_LEVEL)
             head[index[own[0]]] = end, end + len(data)
             tail.append(data)
             end += len(data)

@@ -19,6 +19,7 @@ from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.tiles import TileSource
 from terareg.core.frames import Frame, orientation_matrix
 from terareg.core.parallel import map_items
+from terareg.views.tables import size as byte_size
 from terareg.volumes.headers import FILE_FORMS, find_series, image_form, nrrd_orientation
 from terareg.volumes.images import ImageSettings, image_planes, open_image
 from terareg.volumes.importing import frame_of_input
@@ -290,7 +291,7 @@ def image_facts(index: Mapping[str, Any], channel: str) -> list[str]:
         f"channel {channel}, {image['form']}",
         f"{' x '.join(map(str, frame.shape))} voxels (z, y, x)",
         *_size_facts(frame),
-        f"raw data {np.prod(frame.shape, dtype=float) * sum(sizes) / 1e9:.3g} GB",
+        f"raw data {byte_size(int(np.prod(frame.shape, dtype=float)) * sum(sizes))}",
     ]
     if image["form"] == "NRRD":
         stated = nrrd_orientation(image["source"])
@@ -312,5 +313,5 @@ def facts(acquisition: Acquisition, channels: Iterable[str]) -> list[str]:
         f"{len(acquisition.tiles)} tiles in {acquisition.rows} rows, {acquisition.columns} columns",
         f"each {' x '.join(map(str, acquisition.tile_shape))} voxels (z, y, x)",
         *_size_facts(whole_frame(acquisition)),
-        f"raw data {size / 1e9:.3g} GB",
+        f"raw data {byte_size(int(size))}",
     ]

@@ -27,6 +27,7 @@ from terareg.views.stages import Results, gather_stages, where_it_is_bad
 from terareg.views.tables import show, size
 
 _TEMPLATE = "report.html.j2"
+_LEAST_PERCENT = 0.001  # below which a share is said to be below it
 _PACKAGES = (
     "snakemake", "numpy", "scipy", "tensorstore", "torch", "SimpleITK", "tifffile", "matplotlib",
     "terareg",
@@ -127,7 +128,17 @@ ARTEFACTS = (
     ("fused/*/complete.json", "summary of the fused or imported volume"),
     ("bias/*.nrrd", "log of the bias field"),
     ("corrected_volume/*/complete.json", "summary of the corrected volume"),
-    ("registration/*/*.nrrd", "displacement fields of the registration, readable by ITK tools"),
+    ("registration/*/*_displacement.nrrd", "displacement fields, readable by ITK tools"),
+    ("registration/*/forward.nrrd", "the map to the sample, on the grid of the deformation"),
+    ("registration/*/inverse.nrrd", "the map to the atlas, on the grid of the deformation"),
+    ("registration/*/velocity.nrrd", "velocity of the deformation"),
+    ("registration/*/jacobian.nrrd", "local change of volume"),
+    ("registration/*/posteriors.nrrd", "probabilities of match, artefact and missing tissue"),
+    ("registration/*/predicted.nrrd", "the atlas in position and contrast of the sample"),
+    ("registration/*/contrast.nrrd", "coefficients of the contrast"),
+    ("registration/*/deviation.nrrd", "standard deviation of borders, micrometres"),
+    ("registration/*/shifts.nrrd", "draws of the error of the registration"),
+    ("registration/*/volume_ratios.nrrd", "draws of the error of volumes"),
     ("registration/*/*.txt", "affine matrices, atlas to sample, micrometres, (z, y, x)"),
     ("registration/*/energy.tsv", "energy of every iteration"),
     ("registration/*/summary.json", "summary of the registration"),
@@ -206,7 +217,10 @@ def gather_report(
         stage["figures"] = pictures.get(key, [])
     verdicts = [asdict(v) for v in thresholds.judge(measured, limits)]
     for verdict in verdicts:
-        words = [show(verdict["value"]), verdict["unit"]]
+        value, unit = thresholds.in_unit(verdict["value"], verdict["unit"])
+        # a share so small is not zero, and no reader wants its exponent
+        tiny = unit == "%" and 0 < value < _LEAST_PERCENT
+        words = [f"below {_LEAST_PERCENT:g}" if tiny else show(value), unit]
         verdict["shown"] = "\u00a0".join(word for word in words if word)
     where = where_it_is_bad(own)
     for one in where:

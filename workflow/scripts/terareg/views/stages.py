@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from terareg.core.errors import few
 from terareg.storage.records import read_json, read_table
 from terareg.views import thresholds, worst
 from terareg.views.tables import (
@@ -32,6 +33,7 @@ from terareg.views.words import (
     COLUMNS,
     COMPOSITION,
     FLATFIELD,
+    MISSING_PLANES,
     PLACEMENT,
     QUALITY,
     REGISTRATION,
@@ -42,6 +44,10 @@ from terareg.views.words import (
 
 _LEAST_TISSUE = 0.01  # of the blocks of a tile
 _MOST_ROWS = 20
+# smaller over larger half of an atlas: below the first it is one of one side, below the second
+# its halves are unequal
+_ONE_SIDED, _HALF = 0.1, 0.9
+_FEW_VALUES = 48  # of an image; one of 8 bits has some hundred, those within 3 % being one
 _STRETCHED = 0.3  # voxels by which magnification may change a displacement without a word
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
@@ -140,6 +146,12 @@ def _input(results: Results, stage: dict) -> None:
         for name, image in data["channels"].items()
         if image.get("absent_chunks")
     ]
+    stage["warnings"] += [
+        f"channel {name}: {image['source']} lists further images (multiscales), which are ignored: "
+        f"{few(image['ignored_images'])}"
+        for name, image in data["channels"].items()
+        if image.get("ignored_images")
+    ]
 
 
 def _acquisition(results: Results, stage: dict, measured: list) -> None:
@@ -165,7 +177,7 @@ def _acquisition(results: Results, stage: dict, measured: list) -> None:
         "orientation of the array axes z, y, x": data.get("orientation"),
         "overlap y, x (%)": [100 * v for v in data.get("overlap") or ()],
         "channels": [c["name"] if isinstance(c, Mapping) else c for c in data.get("channels", ())],
-        "missing planes are": data.get("missing_planes"),
+        "missing planes": MISSING_PLANES.get(data.get("missing_planes")),
     }
     if shape and data.get("dtype"):
         size = math.prod(shape) * len(tiles) * len(facts["channels"])
@@ -360,7 +372,14 @@ def _volumes(results: Results, kind: str, stage: dict, measured: list) -> None:
             ):
                 found = [v for n in names if (v := finite(data.get(n))) is not None]
                 value = 100 * sum(found) / voxels if found else None
+                if key == "volume.saturated_percent" and imported and value is not None:
+                    value = max(value, finite(data.get("piled_percent")) or 0.0)
                 measured.append((key, f"{channel}, {words}", value))
+        if imported and (finite(data.get("grey_values")) or _FEW_VALUES) < _FEW_VALUES:
+            stage["warnings"].append(
+                f"channel {channel} has only {data['grey_values']} different values, as labels or "
+                "a mask have; check that its image was given, not a segmentation"
+            )
         title = f"{words.capitalize()} volume of channel {channel}"
         stage["tables"].append(facts_table(title, worded(data, VOLUME)))
 
@@ -437,7 +456,7 @@ def where_it_is_bad(results: Results) -> list[dict]:
         most = max(_MOST_ROWS, min(suspicious, 2 * _MOST_ROWS))
         atlas = path.parent.name
         title = f"{atlas}: worst of {len(rows)} regions per hemisphere"
-        table = rows_table(title, [*(QUALITY[c] for c in columns), "what"], cells[:most])
+        table = rows_table(title, [*(QUALITY[c] for c in columns), "reason to look"], cells[:most])
         found.append(
             {
                 "atlas": atlas,
@@ -476,6 +495,7 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
         total = sum(v for v, _ in weights)
         share = 100 * sum(v * c for v, c in weights) / total if total else None
         measured.append(("regions.coverage_percent", path.stem, share))
+        stage["warnings"] += _unequal_halves(own, path.stem)
         largest = sorted(both, key=lambda r: -(finite(r.get("volume_mm3")) or 0))[:_MOST_ROWS]
         columns = [
             c for c in (rows[0] if rows else ())
@@ -492,6 +512,28 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
             )
 
 
+def _unequal_halves(rows: list[dict], atlas: str) -> list[str]:
+    """What to say if the left of an atlas is not as large as its right."""
+    halves = {
+        side: sum(
+            finite(row.get("atlas_volume_mm3")) or 0
+            for row in rows
+            if row.get("hemisphere") == side
+        )
+        for side in ("left", "right")
+    }
+    low, high = sorted(halves.values())
+    # an atlas of one hemisphere has one side alone
+    if not _ONE_SIDED * high < low < _HALF * high:
+        return []
+    share = 100 * halves["left"] / (low + high)
+    return [
+        f"{share:.0f} % of the regions of atlas {atlas} are left and {100 - share:.0f} % right, "
+        "because the middle plane of its image, which divides them, is not that of its brain; give "
+        f"atlases.{atlas}.hemispheres, or use the rows of both sides alone"
+    ]
+
+
 def _cells(results: Results, stage: dict) -> None:
     for path in results.glob("cells/*.json"):
         data = read_json(path)
@@ -504,7 +546,8 @@ def _cells(results: Results, stage: dict) -> None:
             )
         for table in results.glob(f"cells/{path.stem}/*/regions.tsv"):
             title = f"Regions with the most cells {path.stem}, {table.parent.name}"
-            stage["tables"] += _most(results, table, title, ("count", "per_mm3"))
+            interval = ("count_low", "count_high")
+            stage["tables"] += _most(results, table, title, ("count", "per_mm3"), interval)
 
 
 def _signal(results: Results, stage: dict) -> None:

@@ -16,6 +16,8 @@ from terareg.core.errors import ConfigError
 
 FAIL, WARN, PASS = "fail", "warn", "pass"
 _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
+#: unit of logarithms of a ratio, which are shown as the per cent by which it is more than one
+LOG_RATIO = "log ratio"
 
 # key: text, unit, worse (above or below the limits), warn, fail, advice
 THRESHOLDS: dict[str, dict[str, Any]] = {
@@ -270,17 +272,17 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Raise the resolution or the number of time steps.",
     },
     "registration.gain": {
-        "text": "Gain of the deformation over the affine alone (log likelihood per voxel)",
-        "unit": "",
+        "text": "Gain in the probability of a voxel by the deformation over the affine alone",
+        "unit": LOG_RATIO,
         "worse": "below",
         "warn": 0.01,
         "fail": 0.0,
         "advice": "The deformation explains no more than the affine: check the initial pose.",
     },
     "registration.held_back_gain": {
-        "text": "Gain of the deformation over the affine alone, in blocks held back from the fit "
-        "(log likelihood per voxel)",
-        "unit": "",
+        "text": "Gain in the probability of a voxel by the deformation over the affine alone, in "
+        "blocks held back from the fit",
+        "unit": LOG_RATIO,
         "worse": "below",
         "warn": 0.01,
         "fail": -0.02,
@@ -500,6 +502,14 @@ def _status(value: float, row: Mapping[str, Any]) -> str:
 
 def _limits(row: Mapping[str, Any]) -> str:
     words = "above" if row["worse"] == "above" else "at or below"
-    unit = f" {row['unit']}" if row["unit"] else ""
-    parts = [f"{s}s {words} {row[s]:g}{unit}" for s in (WARN, FAIL) if row[s] is not None]
+    limits = ((s, in_unit(row[s], row["unit"])) for s in (WARN, FAIL) if row[s] is not None)
+    parts = [f"{s}s {words} {value:.3g}{f' {unit}' if unit else ''}" for s, (value, unit) in limits]
     return ", ".join(parts)
+
+
+def in_unit(value: float, unit: str) -> tuple[float, str]:
+    """A value and its unit as readers see them."""
+    if unit == LOG_RATIO:
+        percent = 100 * math.expm1(value)
+        return (round(percent, 1) if abs(percent) >= 0.05 else 0.0), "%"
+    return value, unit

@@ -20,6 +20,11 @@ FLATFIELD: dict[str, Word] = {
     "saturated_at": "brightest value of raw pixels, at which some are saturated (counts)",
     "saturated_percent": "saturated raw pixels (%)",
 }  # fmt: skip
+MISSING_PLANES = {
+    "error": "stop the run",
+    "blank": "are read as black",
+    "interpolate": "are interpolated",
+}
 STRIPES: dict[str, Word] = {
     "lines": "direction of the stripes",
     "spread_percent": "strength of the stripes (SD over the lines, %)",
@@ -110,6 +115,8 @@ STEPS = {
 COLUMNS = {
     "coverage": "fraction imaged",
     "count": "cells",
+    "count_low": "cells at least (interval of 90 %)",
+    "count_high": "cells at most (interval of 90 %)",
     "per_mm3": "cells per mm³",
     "signal_mm3": "signal (mm³)",
     "signal_percent": "signal (% of the region)",
@@ -128,7 +135,7 @@ QUALITY = {
     "missing_percent": "missing (%)",
     "artefact_percent": "artefact (%)",
     "volume_ratio": "volume, median (factor)",
-    "volume_ratio_low": "smallest",
-    "volume_ratio_high": "largest",
+    "volume_ratio_low": "volume, smallest",
+    "volume_ratio_high": "volume, largest",
     "error_um": "error bar (µm)",
 }

@@ -52,8 +52,9 @@ def zoom_title(number: int, row: Mapping[str, Any]) -> str:
 
 def sentence(row: Mapping[str, Any]) -> dict[str, Any]:
     """A region of the first page: its name, its side, why it is there, and whether to look."""
+    acronym = f" ({row['acronym']})" if row["acronym"] != row["name"] else ""
     return {
-        "name": f"{row['name']} ({row['acronym']}), {row['hemisphere']}",
+        "name": f"{row['name']}{acronym}, {row['hemisphere']}",
         "why": reason_text(row),
         "look": needs_a_look(row),
     }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from terareg.core.errors import VolumeError
+from terareg.core.numeric import is_full_scale
 from terareg.core.parallel import map_items
 from terareg.core.threshold import white_level
 from terareg.storage.records import content_hash, read_record, to_json
@@ -68,6 +69,8 @@ def finalize_volume(
         Deterministic summary: ``sha256`` over the blocks, ``blocks``, ``objects``, ``bytes``,
         ``shape``, ``spacing_um``, ``levels``, ``formats``, ``min``, ``max``, ``mean``,
         ``voxels``, ``saturated``, ``clipped_low``, ``clipped_high`` and, for images,
+        ``grey_values`` (how many different, those within 3 % being one, of every n-th voxel),
+        ``piled_percent`` (voxels at the full scale of a camera below that of the type) and
         ``window``; ``blocks_outside``, of blocks whose records say whether they are outside of what
         was to be read.
 
@@ -139,6 +142,8 @@ def finalize_volume(
         )
     if not plan.is_segmentation:
         counts = histogram.merge(histogram.unpack(r["histogram"]) for r in records)
+        summary["grey_values"] = len(counts)
+        summary["piled_percent"] = _piled_percent(counts, summary["max"])
         summary["window"] = list(display_window(counts, plan.dtype, display_percent))
         if "ome-zarr" in plan.settings.formats:
             metadata = volume_file(store, key)["metadata"]
@@ -146,6 +151,18 @@ def finalize_volume(
             for name, content in group.items():
                 store.write(f"{key}/{ngff.FOLDER}/{name}", to_json(content))
     return summary
+
+
+def _piled_percent(counts: Mapping[int, int], largest: float) -> float:
+    """Share of voxels beyond the usual in the highest bin, if no camera gives more than its end.
+
+    Images of a camera of 12 bits lie in files of 16, so that saturation is not at the end of the
+    type.
+    """
+    if not is_full_scale(largest) or len(counts) < 2:
+        return 0.0
+    *_, below, top = (counts[bin_] for bin_ in sorted(counts))
+    return 100 * max(0, top - below) / sum(counts.values())
 
 
 def remove_damaged_blocks(store: Store, key: str, plan: VolumePlan, workers: int = 1) -> list[str]:

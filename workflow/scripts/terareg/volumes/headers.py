@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from terareg.core.errors import ConfigError, TeraregError, VolumeError
+from terareg.core.errors import ConfigError, TeraregError, VolumeError, few
 from terareg.storage.foreign import (
     DEFLATE_RATIO,
     boundary,
@@ -94,6 +94,10 @@ class Header:
         Unit of the voxel size in the header, and whether that was only inferred from its magnitude.
     is_segmentation : bool
         Whether the metadata of a volume say that its voxels are labels.
+    is_palette : bool
+        Whether the voxels are numbers of colours, of which higher ones are not brighter.
+    others : tuple of str
+        Names of further images that the metadata of an OME-Zarr volume list, which are not read.
     origin_um, direction : tuple of float or None
         For NIfTI and NRRD files: centre of the first voxel in world coordinates (left, posterior,
         superior, as in ITK), and the unit vectors of the axes x, y and z, one after the other.
@@ -111,6 +115,8 @@ class Header:
     direction: tuple[float, ...] | None = None
     is_segmentation: bool = False
     channel_names: tuple[str, ...] = ()
+    is_palette: bool = False
+    others: tuple[str, ...] = ()
 
     @property
     def stored_dtype(self) -> str:
@@ -315,7 +321,7 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
 
 
 def check_channel(header: Header, name: str, stated: int | None) -> None:
-    """Raise :class:`VolumeError` unless it is clear which channel of an image is meant.
+    """Raise :class:`VolumeError` unless it is an image and clear which of its channels is meant.
 
     Parameters
     ----------
@@ -325,6 +331,17 @@ def check_channel(header: Header, name: str, stated: int | None) -> None:
     stated : int or None
         Its number in the image, if the user gives one.
     """
+    if header.is_segmentation:
+        raise VolumeError(
+            f"{header.name} is a segmentation according to its header, but input.channels.{name} "
+            "needs an image, whose values are brightness; give the image from which it was made"
+        )
+    if header.is_palette:
+        raise VolumeError(
+            f"{header.name} contains numbers of colours (a palette), not brightness; save the "
+            "image in grey values, in Fiji with Image, Lookup Tables, Grays if its numbers are "
+            f"brightness, and give that as input.channels.{name}"
+        )
     if stated is None and header.channels == 1:
         return
     if stated is None:
@@ -338,6 +355,14 @@ def check_channel(header: Header, name: str, stated: int | None) -> None:
             f"{header.name} has channels 0 to {header.channels - 1}, not {stated}; correct "
             f"input.channels.{name}.channel"
         )
+
+
+def first_of_several(header: Header) -> str:
+    """What is done if an OME-Zarr volume lists further images."""
+    return (
+        f"its metadata list {len(header.others) + 1} images (multiscales), of which the first is "
+        f"read and {few(header.others)} ignored"
+    )
 
 
 def image_state(address: str) -> str:
@@ -458,14 +483,16 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
     if room == size and size - wanted >= layout.voxel_bytes // sizes[2]:
         raise ValueError(f"its sizes {sizes} need {wanted} bytes but it has {size}")
     dtype = "float64" if layout.scaled else layout.dtype
+    header = Header(
+        name, "NIfTI", layout.shape, dtype, channels=layout.samples,
+        is_segmentation=layout.is_labels,
+    )  # fmt: skip
     if not believed:
-        return Header(name, "NIfTI", layout.shape, dtype, channels=layout.samples)
+        return header
     grid = nifti_grid(data, layout.order)
     if grid.contradiction:
         raise ConfigError(f"{name} contradicts itself: {grid.contradiction}; {_SPACING_REMEDY}")
-    header = Header(
-        name, "NIfTI", layout.shape, dtype, orientation=grid.orientation, channels=layout.samples
-    )
+    header = replace(header, orientation=grid.orientation)
     return on_grid(header, grid.spacing, grid.unit, (grid.origin, grid.direction))
 
 
@@ -498,7 +525,10 @@ def _tiff(source: _Source, *, believed: bool) -> Header:
     stack = read_stack(source.store, source.key, source.file)
     kind, planes = stack.kind, stack.planes
     shape = (planes.depth, *kind.shape)
-    return Header(source.name, "TIFF", shape, kind.dtype, channels=planes.channels * kind.samples)
+    return Header(
+        source.name, "TIFF", shape, kind.dtype, channels=planes.channels * kind.samples,
+        is_palette=kind.is_palette,
+    )  # fmt: skip
 
 
 # ---------------------------------------------------------------------- Imaris
@@ -589,7 +619,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
             f"{store.url} is a Zarr group without an OME-Zarr image; give the group that has "
             "multiscales"
         )
-    image = multiscales[0]
+    image, *others = multiscales
     axes, units = ome_axes(image)
     if not {"x", "y", "z"} <= set(axes):
         raise VolumeError(f"{store.url} has axes {axes}; give one volume with three dimensions")
@@ -624,6 +654,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         channels=_size(sizes.get("c", 1)),
         is_segmentation="image-label" in attributes.get("ome", attributes),
         unit=_unknown_unit(units) if spacing is None else None,
+        others=tuple(short(each.get("name") or f"number {n}") for n, each in enumerate(others, 2)),
     )
     return header, grid
 

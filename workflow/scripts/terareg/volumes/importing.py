@@ -126,6 +126,7 @@ def describe_input(
                 "dtype": header.stored_dtype,
                 "absent_chunks": (absent or {}).get(name, 0),
             }
+            | ({"ignored_images": list(header.others)} if header.others else {})
             for name, header in headers.items()
         },
     }

@@ -8,7 +8,6 @@ Specification: https://ngff.openmicroscopy.org/0.5/ and the Zarr 3 core and shar
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ import imagecodecs
 import numpy as np
 
 from terareg.storage.shards import Shard, checksum
-from terareg.storage.store import Store
+from terareg.storage.store import Store, gzipped
 from terareg.volumes import ngff_04
 from terareg.volumes.box_writers import OwnObjects
 from terareg.volumes.plan import Block, VolumePlan
@@ -250,7 +249,7 @@ class ShardWriter:
         if codec == "zstd":
             return codecs.zstd_encode(chunk, level=_LEVEL)
         if codec == "gzip":
-            return gzip.compress(chunk.tobytes(), _LEVEL, mtime=0)
+            return gzipped(chunk.tobytes(), _LEVEL)
         return codecs.blosc_encode(
             chunk,
             level=_LEVEL,
@@ -281,8 +280,9 @@ def _image_label(metadata: Mapping[str, Any]) -> dict:
         ]
     names, acronyms = metadata.get("label_names", {}), metadata.get("label_acronyms", {})
     if names:
+        # napari finds the row of a label by its "index"
         label["properties"] = [
-            {"label-value": int(i), "name": str(names[i])}
+            {"label-value": int(i), "index": int(i), "name": str(names[i])}
             | ({"acronym": str(acronyms[i])} if i in acronyms else {})
             for i in sorted(names, key=int)
         ]

@@ -20,6 +20,7 @@ _NIFTI_TYPES = {
 }  # fmt: skip
 _COLOURS = {128: 3, 2304: 4}  # bytes per voxel
 _HEADER_BYTES, _FIRST_VOXEL = 348, 352
+_LABELS = 1002  # intent code of images whose voxels are labels
 _UNITS = {1: "m", 2: "mm", 3: "um"}
 _TO_LPS = (-1.0, -1.0, 1.0)  # from right, anterior, superior
 _ROUNDING = 1e-3  # tolerance of lengths and of sines of angles
@@ -41,6 +42,8 @@ class NiftiLayout:
         Byte (after decompression) of the first voxel.
     slope, intercept : float
         Value = slope * stored + intercept, if ``scaled``.
+    is_labels : bool
+        Whether the header states that the voxels are labels (intent code 1002).
     """
 
     order: str
@@ -49,6 +52,7 @@ class NiftiLayout:
     offset: int
     slope: float
     intercept: float
+    is_labels: bool = False
 
     @classmethod
     def of(cls, head: bytes) -> NiftiLayout | None:
@@ -59,7 +63,7 @@ class NiftiLayout:
         for order in "<>":
             if struct.unpack_from(f"{order}i", head)[0] == _HEADER_BYTES:
                 dim = struct.unpack_from(f"{order}8h", head, 40)
-                code = struct.unpack_from(f"{order}h", head, 70)[0]
+                intent, code = struct.unpack_from(f"{order}2h", head, 68)
                 offset, slope, intercept = struct.unpack_from(f"{order}3f", head, 108)
                 if not math.isfinite(offset) or not (
                     offset == 0 or _HEADER_BYTES <= offset < 2**31
@@ -72,7 +76,8 @@ class NiftiLayout:
                         f"its header is {what}, not of a NIfTI-1 file that contains its voxels "
                         "('n+1'); convert it to NIfTI-1 or NRRD"
                     )
-                layout = cls(order, dim, code, int(offset) or _FIRST_VOXEL, slope, intercept)
+                start = int(offset) or _FIRST_VOXEL
+                layout = cls(order, dim, code, start, slope, intercept, intent == _LABELS)
                 if layout.scaled and not math.isfinite(intercept):
                     raise ValueError(
                         f"its header states that its values are scaled by {slope:g} + {intercept:g}"

@@ -12,7 +12,6 @@ folder src/datasource/precomputed.
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import math
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ import compressed_segmentation
 import imagecodecs
 import numpy as np
 
-from terareg.storage.store import Store
+from terareg.storage.store import Store, gzipped
 from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.box_writers import LayerWriter, OwnObjects, Together
 from terareg.volumes.chunks import morton
@@ -260,7 +259,7 @@ def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes | memoryview:
         data = codecs.png_encode(rows, level=1)
     else:
         data = chunk.tobytes()
-    return gzip.compress(data, 1, mtime=0) if _data_encoding(plan) == "gzip" else bytes(data)
+    return gzipped(data, 1) if _data_encoding(plan) == "gzip" else bytes(data)
 
 
 def _encoding(plan: VolumePlan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from terareg.storage.foreign import DEFLATE_RATIO, TEXT_BYTES, decode_text, read_object
 from terareg.storage.store import Store
@@ -13,14 +14,17 @@ from terareg.storage.tiff_planes import Planes, TiffNotes, check_upright, find_p
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _FILL_ORDER = 266
 _STRIP_STARTS, _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR = 273, 274, 277, 279, 284
-_TILE_STARTS, _TILE_BYTES, _FORMAT = 324, 325, 339
+_TILE_STARTS, _TILE_BYTES, _FORMAT, _COLOUR_MAP = 324, 325, 339, 320
 _TAGS = {
     _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_STARTS,
-    _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT,
+    _ORIENTATION, _SAMPLES, _STRIP_BYTES, _PLANAR, _TILE_STARTS, _TILE_BYTES, _FORMAT, _COLOUR_MAP,
 }  # fmt: skip
 _KINDS = {1: "uint", 2: "int", 3: "float"}
 _HEADER_BYTES = 8
 _REDUCED_OR_MASK = 1 | 4
+_PALETTE = 3
+# by how much a scale of colours may darken on its way from black to bright, of its range
+_DARKER = 0.25
 # most bytes that one byte can be inflated to: LZW has codes of 12 bits for up to 4096 bytes
 _RATIOS = {5: 2731, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
 
@@ -36,11 +40,14 @@ class PageKind:
     samples : int
         Numbers per pixel.
     dtype : str
+    is_palette : bool
+        Whether pixels are numbers of colours, of which higher ones are not brighter.
     """
 
     shape: tuple[int, int]
     samples: int
     dtype: str
+    is_palette: bool = False
 
     @property
     def bytes(self) -> int:
@@ -180,7 +187,23 @@ def _kind(tags: dict[int, tuple[int, ...]], number: int) -> PageKind:
         )
     check_upright(tags.get(_ORIENTATION, (1,))[0])
     width = next(n for n in (8, 16, 32, 64) if n >= bits[0])
-    return PageKind(shape, samples, f"{word}{width}")
+    palette = tags.get(_PHOTOMETRIC, (1,))[0] == _PALETTE
+    is_palette = palette and not _brightens(tags.get(_COLOUR_MAP, ()))
+    return PageKind(shape, samples, f"{word}{width}", is_palette)
+
+
+def _brightens(colours: tuple[int, ...]) -> bool:
+    """Whether colours (all red values, then green, then blue) show grey values.
+
+    Fiji shows 8-bit grey values in colours (green, fire) and saves them like that.
+    """
+    size = len(colours) // 3
+    if not size:
+        return False
+    red, green, blue = (colours[n * size : (n + 1) * size] for n in range(3))
+    light = [0.3 * r + 0.59 * g + 0.11 * b for r, g, b in zip(red, green, blue)]
+    darker = sum(max(0.0, a - b) for a, b in pairwise(light))
+    return light[-1] > light[0] and darker <= _DARKER * (max(light) - min(light))
 
 
 def _check_places(tags: dict[int, tuple[int, ...]], size: int, number: int) -> None:

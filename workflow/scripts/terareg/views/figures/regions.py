@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 
 from terareg.views.figures import canvas
 
+_LEAST_SIDE = 0.2  # of the larger side, for a difference of sides to be a percentage
+
 
 @canvas.picture
 def region_bars(
@@ -66,6 +68,9 @@ def region_bars(
         reach = max(max(table[n].values()) for n in names)
         for y, name in enumerate(names):
             left, right = (table[name].get(s, 0.0) for s in ("left", "right"))
+            # where nearly all is on one side, a difference of sides says nothing
+            if min(left, right) < _LEAST_SIDE * max(left, right):
+                continue
             text = f"{100 * (right - left) / ((left + right) / 2):+.0f} %"
             axes.text(max(left, right) + 0.01 * reach, y, text, va="center", fontsize=8)
         axes.set_xlim(0, reach * 1.12)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from terareg.core.frames import Frame
 from terareg.views.figures import canvas
+from terareg.views.tables import show
 
 
 @canvas.picture
@@ -44,8 +45,9 @@ def mid_planes(
         canvas.show_plane(cell, planes[axis], frame, axis, vmin=limits[0], vmax=limits[1])
         cell.set_title(plane_title(frame, axis, index[axis]))
     figure.supxlabel(
-        f"black = {limits[0]:.4g}, white = {limits[1]:.4g} counts", fontsize=8, x=0.01, ha="left"
-    )
+        f"black = {show(limits[0])}, white = {show(limits[1])} counts",
+        fontsize=8, x=0.01, ha="left",
+    )  # fmt: skip
     return figure
 
 
@@ -104,7 +106,7 @@ def bias_field(
     facts = [f"field {field.min():.2f} to {field.max():.2f}"]
     for key, unit in (("resolution_um", "µm"), ("iterations", "iterations")):
         if info and info.get(key) is not None:
-            facts.append(f"{info[key]} {unit}")
+            facts.append(f"{show(info[key])} {unit}")
     figure.supxlabel(
         ", ".join(facts) + "; orange = too bright, divided out", fontsize=8,
         x=0.01, ha="left",
