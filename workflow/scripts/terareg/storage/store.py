@@ -27,8 +27,8 @@ from urllib.parse import unquote
 from terareg.core.errors import StoreError
 from terareg.storage import s3, traffic
 
-# names of folders and of an object, none of which leads elsewhere or may be left out
 _GZIP_WBITS = 31  # a gzip header, and the largest window
+# names of folders and of an object, none of which leads elsewhere or may be left out
 _PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*")
 
 
