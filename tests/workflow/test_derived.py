@@ -118,7 +118,7 @@ def test_a_dry_run_prints_jobs_bytes_and_memory_of_derived_volumes(workspace):
     done = workspace.snakemake("-n", "derived_volumes")
     (row,) = [line for line in done.stderr.splitlines() if line.startswith("Derived volumes")]
     assert row.split()[2] == "6", "two plans, one measurement, one gathering, two batches"
-    assert "GB of sources" in done.stderr and "space needed in the store" in done.stderr
+    assert "MB of sources" in done.stderr and "space needed in the store" in done.stderr
     assert not (workspace.folder / "results").exists()
 
 
