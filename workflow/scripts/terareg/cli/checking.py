@@ -13,7 +13,7 @@ from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, raw_data, sizing
-from terareg.execution.config import NOWHERE_STATED, asked_of
+from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.yaml_files import merge, read_yaml
@@ -38,13 +38,10 @@ def check(path: Path) -> int:
     config = read_yaml(path)
     if _SHARED.is_file():
         config = merge(read_yaml(_SHARED), config)
-    asked = asked_of(config)
+    stated = _stated_orientation(config)
+    asked = asked_of(config, stated)
     wrong = [f"{key} is left blank; {what}" for key, what in asked.items()]
-    stand_ins = dict(_STAND_INS)
-    if stated := _stated_orientation(config):
-        stand_ins["input.orientation"] = stated
-        wrong = [w.replace(NOWHERE_STATED, f"the header states {stated}, which is to be confirmed")
-                 for w in wrong]  # fmt: skip
+    stand_ins = _STAND_INS | ({"input.orientation": stated} if stated else {})
     if asked.keys() <= stand_ins.keys():
         try:
             wrong += _check_rest(path, _filled(config, asked, stand_ins), asked)
@@ -129,12 +126,13 @@ def _filled(
 
 
 def _stated_orientation(config: Mapping[str, Any]) -> str | None:
-    """Orientation in the header of a volume, where a NIfTI file states one."""
+    """Orientation in the header of a NIfTI file, for one that is left blank."""
     source = config.get("input")
     if not isinstance(source, Mapping) or source.get("kind") != "volume":
         return None
     images = source.get("channels")
-    if source.get("spacing_um") or not isinstance(images, Mapping) or not images:
+    blank = source.get("orientation") is None and not source.get("spacing_um")
+    if not blank or not isinstance(images, Mapping) or not images:
         return None
     first = next(iter(images.values()))
     address = first.get("path") if isinstance(first, Mapping) else first

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
-def is_full_scale(value: float) -> bool:
-    """Whether a camera of 8 to 16 bits gives no more than ``value``, for example 4095."""
-    return value in (2**bits - 1 for bits in range(8, 17))
+def full_scale_bits(value: float) -> int | None:
+    """Bits of a camera that gives no more than ``value``, 12 for 4095; None if there is none."""
+    return next((bits for bits in range(8, 65) if value == 2**bits - 1), None)
 
 
 @dataclass(frozen=True)

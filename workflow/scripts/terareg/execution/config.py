@@ -21,8 +21,6 @@ from terareg.execution.yaml_files import check_size, merge, read_yaml
 from terareg.registration.known_files import known_files
 from terareg.storage.foreign import boundary, short
 
-#: said of an orientation that no header states
-NOWHERE_STATED = "no file states it"
 _MOST_BITS = 64
 # stands for the images of a sample that has none
 _ANY_INPUT = {"path": ".", "orientation": "SAR", "channels": {"none": 0}}
@@ -124,17 +122,23 @@ def _checked(config: Mapping[str, Any]) -> dict[str, Any]:
     return complete
 
 
-def asked_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Keys that a sample leaves blank although only its owner can fill them in, and how to."""
+def asked_of(config: Mapping[str, Any], stated: str | None = None) -> dict[str, str]:
+    """Keys that a sample leaves blank although only its owner can fill them in, and how to.
+
+    ``stated`` is the orientation that the header of its image states, if it does.
+    """
     source = config.get("input")
     if not isinstance(source, Mapping):
         return {}
     asked = {}
     if "orientation" in source and source["orientation"] is None:
+        known = "no file states it"
+        if stated:
+            known = f"the header states {stated}, which is to be confirmed"
         asked["input.orientation"] = (
             "write three letters for the axes z (planes), y (rows) and x (columns), each the "
             "anatomical direction in which the index increases (R or L, A or P, S or I), for "
-            f"example SAR; {NOWHERE_STATED}, and config/README.md shows how to find it"
+            f"example SAR; {known}, and config/README.md shows how to find it"
         )
     if source.get("kind") in ("terastitcher", "table") and source.get("spacing_um") is None:
         asked["input.spacing_um"] = (

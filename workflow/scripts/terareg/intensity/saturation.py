@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-_LEAST_BITS = 8
+from terareg.core.numeric import full_scale_bits
+
 _JUST_BELOW = 64  # part of the brightest value within which pixels are just below it
 # pixels of a plateau, at least, and their number relative to those just below
 _FULL_SCALE = (20, 0.5)  # at 2^n - 1
@@ -67,10 +68,9 @@ def saturation(peaks: Sequence[Sequence[int]]) -> dict[str, Any] | None:
         return None
     top, highest = int(found[:, 0].max()), int(found[:, 4].max())
     count, below = (int(v) for v in found[found[:, 0] == top, 1:3].sum(axis=0))
-    bits = top.bit_length() if top > 0 and top & (top + 1) == 0 else None
-    full = bits is not None and bits >= _LEAST_BITS
-    least, share = _FULL_SCALE if full else _ANYWHERE
+    bits = full_scale_bits(top)
+    least, share = _FULL_SCALE if bits else _ANYWHERE
     if top <= 0 or (top < highest and (count < least or count < share * below)):
         return None
     percent = 100 * count / max(1, int(found[:, 3].sum()))
-    return {"at": top, "bits": bits if full else None, "percent": float(f"{percent:.4g}")}
+    return {"at": top, "bits": bits, "percent": float(f"{percent:.4g}")}

@@ -89,7 +89,7 @@ def leans_of_tiles(
     Weighted least squares over the leans of the pairs. Of each group of tiles that links tie
     together the median is 0: that all tiles lean alike cannot be seen where they meet.
     """
-    used = [(p.a, p.b, lean) for p, keep in zip(pairs, kept) if keep and (lean := _measured(p))]
+    used = [(p.a, p.b, lean) for p, keep in zip(pairs, kept) if keep and (lean := lean_of_pair(p))]
     ends = {name for a, b, _ in used for name in (a, b)}
     tied = [name for name in names if name in ends]
     index = {name: k for k, name in enumerate(tied)}
@@ -196,7 +196,7 @@ def lean_left(
     """
     found = []
     for pair, keep in zip(pairs, kept):
-        lean = _measured(pair)
+        lean = lean_of_pair(pair)
         if keep and lean is not None:
             a, b = (shapes[n][:, 0] if n in shapes else np.zeros(3) for n in (pair.a, pair.b))
             left = np.abs(np.array(lean.vox) - b + a) - 2 * np.array(lean.sigma_vox)
@@ -235,7 +235,8 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
     ]
 
 
-def _measured(pair: PairResult) -> Lean | None:
+def lean_of_pair(pair: PairResult) -> Lean | None:
+    """The lean of a pair, or None if it was not measured."""
     if pair.lean_vox is None or pair.lean_sigma_vox is None:
         return None
     return Lean(pair.lean_vox, pair.lean_sigma_vox)

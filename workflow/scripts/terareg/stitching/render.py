@@ -28,6 +28,7 @@ from urllib.parse import quote
 import numpy as np
 
 from terareg.core.errors import StitchingError, few
+from terareg.stitching.leans import lean_of_pair
 from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import PlacedTile, Placement
 from terareg.stitching.shapes import in_planes
@@ -441,9 +442,10 @@ def _points(shape, pair: PairResult, number: int, plane: int) -> tuple[list, lis
     """[[x...], [y...]] in a plane of tile a and in tile b, along the middle of their overlap."""
     depth, height, width = shape
     _, dy, dx = pair.displ_vox
-    if pair.lean_vox is not None and any(_told(pair)):
+    lean = lean_of_pair(pair)
+    if lean is not None and any(lean.told().vox):
         part = plane / max(1, depth - 1) - 0.5
-        dy, dx = (d + part * v for d, v in zip((dy, dx), pair.lean_vox[1:]))
+        dy, dx = (d + part * v for d, v in zip((dy, dx), lean.vox[1:]))
     low = np.array([max(0.0, dx), max(0.0, dy)])
     high = np.array([min(width, width + dx), min(height, height + dy)]) - 1
     share = (np.arange(number) + 0.5) / number
@@ -457,12 +459,6 @@ def _points(shape, pair: PairResult, number: int, plane: int) -> tuple[list, lis
     )
     moved = points - np.array([[dx], [dy]])
     return points.tolist(), moved.tolist()
-
-
-def _told(pair: PairResult) -> list[bool]:
-    """Along which axes the displacement clearly changes with depth."""
-    leans = zip(pair.lean_vox or (), pair.lean_sigma_vox or ())
-    return [abs(lean) > max(1.0, 4 * sigma) for lean, sigma in leans]
 
 
 def _sections(acquisition, placement, settings) -> Iterator[tuple[int, list]]:

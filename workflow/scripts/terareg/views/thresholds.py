@@ -18,6 +18,7 @@ FAIL, WARN, PASS = "fail", "warn", "pass"
 _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
 #: unit of logarithms of a ratio, which are shown as the per cent by which it is more than one
 LOG_RATIO = "log ratio"
+_EXPOSURE = "Lower the exposure next time; the intensities of bright regions are underestimated."
 
 # key: text, unit, worse (above or below the limits), warn, fail, advice
 THRESHOLDS: dict[str, dict[str, Any]] = {
@@ -62,8 +63,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0.5,
         "fail": 5.0,
-        "advice": "Lower the exposure next time; the intensities of bright regions are "
-        "underestimated.",
+        "advice": _EXPOSURE,
     },
     "stitching.kept_percent": {
         "text": "Neighbours with tissue in their overlap whose measured displacement was used",
@@ -217,8 +217,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "above",
         "warn": 0.5,
         "fail": 5.0,
-        "advice": "Lower the exposure next time; the intensities of bright regions are "
-        "underestimated.",
+        "advice": _EXPOSURE,
     },
     "volume.clipped_percent": {
         "text": "Voxels clipped by a correction",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from terareg.core.errors import VolumeError
-from terareg.core.numeric import is_full_scale
+from terareg.core.numeric import full_scale_bits
 from terareg.core.parallel import map_items
 from terareg.core.threshold import white_level
 from terareg.storage.records import content_hash, read_record, to_json
@@ -159,7 +159,7 @@ def _piled_percent(counts: Mapping[int, int], largest: float) -> float:
     Images of a camera of 12 bits lie in files of 16, so that saturation is not at the end of the
     type.
     """
-    if not is_full_scale(largest) or len(counts) < 2:
+    if full_scale_bits(largest) is None or len(counts) < 2:
         return 0.0
     *_, below, top = (counts[bin_] for bin_ in sorted(counts))
     return 100 * max(0, top - below) / sum(counts.values())
