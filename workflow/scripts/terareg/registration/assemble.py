@@ -56,10 +56,13 @@ def assemble(plan: Plan, state: State) -> RegistrationResult:
             f"the affine alone ({affine_only:.4f}), so only the affine was kept"
         )
     x = problem.start(inverse, velocity)
-    gain, gains = gain_held_back(plan, state)
-    regional: dict[str, Any] = {"held_back_gain": gain}
+    held_back = gain_held_back(plan, state)
+    regional: dict[str, Any] = {
+        "held_back_gain": held_back.mean,
+        "held_back_error": held_back.error,
+    }
     if plan.regions is not None:
-        fit = plan.tree.judged(*problem.left_in_regions(x), *gains)
+        fit = plan.tree.judged(*problem.left_in_regions(x), *held_back.regions)
         regional |= regional_facts(fit, plan, warnings)
     transform = _transform(plan, problem, inverse, velocity)
     jacobian = transform.jacobian()

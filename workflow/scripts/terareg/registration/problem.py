@@ -316,41 +316,21 @@ class Problem:
         return self.painter.medians(self.atlas_voxels(x), *flat)
 
     # ------------------------------------------------------------------ held-back blocks
-    def hold_back(self, side: float) -> None:
-        """Give no weight to a random half of the sample's blocks, the same half every time."""
-        counts = [
-            math.ceil(n * step / side)
-            for n, step in zip(self.sample_grid.shape, self.sample_grid.spacing)
-        ]
-        blocks = np.random.default_rng(0).permutation(math.prod(counts)) % 2
-        index = [
-            (np.arange(n) * step / side).astype(int)
-            for n, step in zip(self.sample_grid.shape, self.sample_grid.spacing)
-        ]
-        used = self._tensor(blocks.reshape(counts)[np.ix_(*index)])
-        self.held_back = self.weight * (1 - used)
-        self.weight = self.weight * used
+    def hold_back(self, used: np.ndarray) -> None:
+        """Give no weight to voxels of the sample that are not ``used``, bool (z, y, x)."""
+        share = self._tensor(used)
+        self.held_back = self.weight * (1 - share)
+        self.weight = self.weight * share
 
     def log_losses(self, x: torch.Tensor) -> torch.Tensor:
         """-log p of every voxel of the sample at x, shape (z, y, x)."""
         rest = self.predict(x)[0] - self.target
         return self.mixture.negative_log_likelihood(rest, self.target)
 
-    @torch.no_grad()
-    def mean_held_back(self, x: torch.Tensor, values: torch.Tensor) -> tuple[float, np.ndarray]:
-        """Means of ``values`` (z, y, x) over the blocks held back; x says where the regions lie.
-
-        Mean over all tissue that the atlas knows, and mean and standard error of every region,
-        shape (2, ids); no ids without an annotation.
-        """
-        weight = self.held_back * self.known(x)
+    def tissue(self, x: torch.Tensor) -> torch.Tensor:
+        """Where tissue is expected at x or seen, and the atlas knows of it: 0 to 1, (z, y, x)."""
         expected = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
-        mass = weight * torch.maximum(expected, (self.target[0] > 0.1).float())
-        mean = float((mass * values).sum() / mass.sum().clamp_min(1e-6))
-        if self.painter is None:
-            return mean, np.empty((2, 0))
-        flat = (t.reshape(-1).cpu().numpy() for t in (values, weight))
-        return mean, self.painter.means(self.atlas_voxels(x), *flat)
+        return self.known(x) * torch.maximum(expected, (self.target[0] > 0.1).float())
 
     # ------------------------------------------------------------------ unknowns
     def start(self, inverse: np.ndarray, velocity: torch.Tensor | None) -> torch.Tensor:

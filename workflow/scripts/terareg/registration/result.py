@@ -52,7 +52,8 @@ class RegistrationResult:
         with regions ``unexplained`` and ``worse_regions`` (names of regions that differ from the
         prediction by more than noise, and of those that the affine alone explains better on blocks
         held back) and their share of the tissue, ``unexplained_percent`` and ``worse_percent``,
-        ``held_back_gain`` (nats per voxel, see :mod:`terareg.registration.held_back`),
+        ``held_back_gain`` and its standard error ``held_back_error`` (nats per voxel, see
+        :mod:`terareg.registration.held_back`),
         ``scale`` (length of the sample over that of the atlas, by the affine) and ``scale_ratio``
         (of the axis with the largest to that with the smallest scale),
         ``match_affine`` and ``match_deformed`` (nats per tissue voxel), ``inverse_error_um``,

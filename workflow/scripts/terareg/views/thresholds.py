@@ -280,13 +280,14 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
     },
     "registration.held_back_gain": {
         "text": "Gain in the probability of a voxel by the deformation over the affine alone, in "
-        "blocks held back from the fit",
+        "blocks held back from the fit, beyond chance",
         "unit": LOG_RATIO,
         "worse": "below",
         "warn": 0.01,
         "fail": -0.02,
-        "advice": "The deformation follows noise, or contrast that is absent from the atlas: "
-        "raise registration.regularisation, or register another channel.",
+        "advice": "At 0 the images cannot tell whether the deformation is right: look at the "
+        "borders. Below, it follows noise, or contrast that is absent from the atlas: raise "
+        "registration.regularisation, or register another channel.",
     },
     "registration.unexplained_percent": {
         "text": "Fraction of the tissue in regions that differ from the prediction by more than "
@@ -459,8 +460,11 @@ def _of_one(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, floa
     figures = {key: finite(summary.get(key)) for key in ("jacobian_min", "jacobian_max")}
     scale = finite(summary.get("scale"))
     figures["scale_factor"] = max(scale, 1 / scale) if scale else None
-    for key in ("scale_ratio", "held_back_gain", "unexplained_percent", "worse_percent"):
+    for key in ("scale_ratio", "unexplained_percent", "worse_percent"):
         figures[key] = finite(summary.get(key))
+    figures["held_back_gain"] = beyond_chance(
+        finite(summary.get("held_back_gain")), finite(summary.get("held_back_error"))
+    )
     levels = summary.get("levels") or [{}]
     error, voxel = finite(summary.get("inverse_error_um")), finite(levels[-1].get("voxel_um"))
     voxel = voxel or finite(summary.get("voxel_um"))
@@ -477,6 +481,13 @@ def _of_one(summary: Mapping[str, Any], atlas: str) -> list[tuple[str, str, floa
     for name, share in shares.items():
         figures[f"{name}_percent"] = None if share is None or finite(share) is None else 100 * share
     return [(f"registration.{key}", atlas, value) for key, value in figures.items()]
+
+
+def beyond_chance(value: float | None, error: float | None) -> float | None:
+    """A value less twice its standard error, 0 where that is larger; None without one of them."""
+    if value is None or error is None:
+        return None
+    return math.copysign(max(abs(value) - 2 * error, 0.0), value)
 
 
 def finite(value: Any) -> float | None:
