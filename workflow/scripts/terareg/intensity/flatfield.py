@@ -39,7 +39,7 @@ from terareg.acquisition.tile_correction import Flatfield, smooth_image
 from terareg.core.errors import IntensityError, TeraregError
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.evidence import Evidence, gather_evidence
-from terareg.intensity.saturation import saturation
+from terareg.intensity.saturation import SATURATED_PERCENT, saturation
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.shading import Shading, block_centres, fit_shading
 from terareg.intensity.sums import merge_sums
@@ -53,7 +53,6 @@ logger = logging.getLogger(__name__)
 
 _LEAST_DARK = 1.0  # counts; a smaller dark offset is only the bound of the search
 _LARGE_STEP = 1.0  # percent between corrected tiles, above which the causes are named
-_SATURATED = 0.5  # percent of the raw pixels
 _LEAST_PROFILE = 0.02  # of the mean; dividing by the profile multiplies noise by its inverse
 
 
@@ -94,7 +93,7 @@ def estimate_flatfield(
     saturated = saturation(stats["peak"].tolist())
     info["saturated_at"] = saturated and saturated["at"]
     info["saturated_percent"] = saturated["percent"] if saturated else 0.0
-    if saturated and saturated["percent"] >= _SATURATED:
+    if saturated and saturated["percent"] > SATURATED_PERCENT:
         bits = f", the limit of {saturated['bits']} bits" if saturated["bits"] else ""
         info["warnings"].append(
             f"{saturated['percent']:.2g} % of the raw pixels are saturated at {saturated['at']} "
