@@ -135,6 +135,7 @@ def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     assert "shares too little structure with ch0 within 12, 24, 24 um" in found.reason
     (text,) = found.warnings
     assert "fused at the position of ch0" in text and "stitching.channel_shift_um" in text
+    assert "enlarge stitching.channel_search_um" in text
 
 
 @pytest.mark.slow
