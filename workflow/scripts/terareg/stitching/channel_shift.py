@@ -304,15 +304,15 @@ def measure_channel_shift(
             f"{names[1]} shares too little structure with {names[0]} within {reach} um (z, y, x): "
             f"{nothing.agree} of {nothing.of} patches agree"
         )
-        widest = any(s >= n // 4 for s, n in zip(searched[-1][1:], shape[1:]))
-        return _told(replace(nothing, reason=reason), widest)
+        capped = any(s >= n // 4 for s, n in zip(searched[-1][1:], shape[1:]))
+        return _told(replace(nothing, reason=reason), capped)
     return _told(_fitted(nothing, patches, vote, shape, workers))
 
 
-def _told(shift: ChannelShift, widest: bool = False) -> ChannelShift:
+def _told(shift: ChannelShift, capped: bool = False) -> ChannelShift:
     """Log what was found; a shift that was not measured becomes a warning."""
     if shift.state == "not measured":
-        farther = "no more than a quarter of the tile is searched, so" if widest else (
+        farther = "no more than a quarter of the tile is searched, so" if capped else (
             "enlarge stitching.channel_search_um, or"
         )  # fmt: skip
         text = (
