@@ -32,7 +32,7 @@ from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noq
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
 from terareg.core.frames import Frame  # noqa: E402
-from terareg.core.parallel import peak_memory_mb  # noqa: E402
+from terareg.core.parallel import peak_memory_mb, share_heap  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
 from terareg.volumes.cost import fuse_job_mb  # noqa: E402
 from terareg.volumes.fusion import (  # noqa: E402
@@ -200,6 +200,7 @@ def cpu_seconds(work: Callable[[Path], None]) -> float:
 
 def job(root: Path, block: int, workers: int, pipe) -> None:
     """Fuse an acquisition; send what is predicted of its memory, and what it took."""
+    share_heap()
     mosaic = Mosaic(root, block, ("ome-zarr",))
     folder = Path(tempfile.mkdtemp(prefix="bench-fusion-"))
     before = peak_memory_mb()

@@ -9,10 +9,13 @@ make_tiles.py), or the generator itself, and sets are made first:
     python tests/benchmarks/bench_stitching.py --mosaic ../shared/data/tiles_mosaic2d
     python tests/benchmarks/bench_stitching.py --crop ../shared/data/lightsheet_crop3d/*.tif
 
-Prints one line per set: seam errors (largest of the three axes, voxels), measured pairs, false
-links kept, usable links lost, CPU seconds per pair of the measurement, and the share of the data
-set that was read for the steps and the displacements. ``--peer PYTHON``, the interpreter of an
-environment with multiview-stitcher, registers the same tiles with that library in the same run.
+Tiles are corrected by a first flat-field, measured and placed, and the flat-field is estimated
+again there, and stripes if it shows any, as the workflow does by default. Prints one line per set:
+seam errors (largest of the three axes, voxels), measured pairs, false links kept, usable links
+lost, the brightness step that is left, CPU seconds of one flat-field and per pair of the
+measurement, the share of the data set that was read for the steps and the displacements, and the
+checks of the report that do not pass. ``--peer PYTHON``, the interpreter of an environment with
+multiview-stitcher, registers the same tiles with that library in the same run.
 
 ``--crop`` cuts 2 x 2 tiles at known places out of a real volume and adds noise of its own to each.
 """
@@ -25,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,14 +42,29 @@ sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
 from terareg.acquisition.colm import ColmLayout  # noqa: E402
 from terareg.acquisition.indexing import IndexSettings, index_acquisition  # noqa: E402
 from terareg.acquisition.layout import LayoutOptions  # noqa: E402
+from terareg.acquisition.line_gains import wanted_lines  # noqa: E402
 from terareg.acquisition.model import Acquisition, Channel, Tile  # noqa: E402
+from terareg.acquisition.tile_correction import Flatfield  # noqa: E402
 from terareg.acquisition.tiles import TileSource  # noqa: E402
+from terareg.intensity.destriping import estimate_stripes  # noqa: E402
+from terareg.intensity.flatfield import estimate_flatfield, save_flatfield  # noqa: E402
+from terareg.intensity.lines import LineLayout, sum_lines  # noqa: E402
+from terareg.intensity.sums import sum_tiles  # noqa: E402
 from terareg.stitching.displacement import measure_batch  # noqa: E402
 from terareg.stitching.pairs import neighbours  # noqa: E402
-from terareg.stitching.settings import ENGINES, DisplacementSettings  # noqa: E402
+from terareg.stitching.placement import Placement, save_placement  # noqa: E402
+from terareg.stitching.settings import (  # noqa: E402
+    ENGINES,
+    MODELS,
+    MODELS_OF_POINTS,
+    DisplacementSettings,
+)
 from terareg.stitching.solver import place  # noqa: E402
 from terareg.stitching.steps import estimate_steps  # noqa: E402
+from terareg.storage.records import write_json  # noqa: E402
 from terareg.storage.store import Store  # noqa: E402
+from terareg.views.stages import Results, gather_stages  # noqa: E402
+from terareg.views.thresholds import PASS, judge  # noqa: E402
 
 _COMMON = "--tile-size 256 256 --depth 120 --overlap .15 --layout colm --vignetting .4"
 _SETS = {
@@ -71,21 +90,37 @@ def make(tool: Path, name: str, seed: int, folder: Path) -> None:
 
 
 def run(
-    folder: Path, settings: DisplacementSettings, workers: int, peer_python: str | None
+    folder: Path, settings: DisplacementSettings, workers: int, peer_python: str | None, model: str
 ) -> Iterator[dict]:
-    """Measure and place one set, and compare with its truth; the peer's row follows ours."""
+    """Correct, measure and place one set as the workflow does, and compare with its truth.
+
+    The peer's row follows ours.
+    """
     truth = json.loads((folder / "truth.json").read_text())
     store = Store(str(folder / "colm"))
     acquisition = index_acquisition(
         ColmLayout(store, LayoutOptions()), IndexSettings(folder.name, "SAR")
     )
-    source = TileSource(acquisition, acquisition.channels[0].name)
+    channel = acquisition.channels[0].name
+    raw = TileSource(acquisition, channel)
+    tiles = [tile.name for tile in acquisition.tiles]
+    start = time.process_time()
+    flatfield, _ = estimate_flatfield([sum_tiles(raw, tiles)])
+    source = TileSource(acquisition, channel, flatfield=flatfield)
+    flat_seconds = time.process_time() - start
     steps = estimate_steps(source, acquisition, settings)
-    settings = steps.apply(settings)
+    settings = steps.apply(replace(settings, points=model in MODELS_OF_POINTS))
     start = time.process_time()
     pairs = measure_batch(source, acquisition, neighbours(acquisition), settings, workers)
     seconds = time.process_time() - start
-    placement = place(acquisition, pairs)
+    placement = place(acquisition, pairs, None, model)
+    origins = {n: tile.origin_vox for n, tile in placement.tiles.items()}
+    start = time.process_time()
+    profile, info = estimate_flatfield([sum_tiles(raw, tiles, None, origins)])
+    flat_seconds = max(flat_seconds, time.process_time() - start)
+    stripes = _stripes(TileSource(acquisition, channel, flatfield=profile), placement, info)
+    told = _told(acquisition, channel, placement, (profile, info, stripes))
+    steps_left = (stripes and stripes["seam_percent"]) or info["seam_percent"] or {}
     name = {(t.row, t.column): t.name for t in acquisition.tiles}
     links = {(link.a, link.b): link for link in placement.links}
     seams, pair_errors, false, lost, usable, usable_seams = [], [], 0, 0, 0, []
@@ -117,8 +152,11 @@ def run(
         "lost": lost,
         "false": false,
         "closure": placement.summary["closure_max_vox"],
+        "brightness_%": steps_left.get("after", float("nan")),
+        "cpu_s_flat": flat_seconds,
         "cpu_s_per_pair": seconds / len(pairs),
         "asked_share": (steps.bytes + sum(p.bytes for p in pairs)) / stored,
+        "told": ", ".join(told) or "nothing",
     }
     if peer_python:
         origins, seconds = peer(peer_python, source, acquisition)
@@ -131,6 +169,42 @@ def run(
             "usable": usable,
             "cpu_s_per_pair": seconds / len(pairs),
         }
+
+
+def _stripes(source: TileSource, placement: Placement, info: dict) -> dict | None:
+    """The record of the gains of lines, where the flat-field's statistics ask for them."""
+    lines = wanted_lines("auto", info)
+    if lines == "none":
+        return None
+    layout = LineLayout.of(source.acquisition, placement.origins(subpixel=True), lines)
+    with tempfile.TemporaryDirectory() as name:
+        sums = Path(name, "0.npz")
+        sum_lines(sums, source, [tile.name for tile in source.acquisition.tiles], layout)
+        return estimate_stripes([sums], layout, Store(name), "gains", "bench")
+
+
+def _told(
+    acquisition: Acquisition,
+    channel: str,
+    placement: Placement,
+    shading: tuple[Flatfield, dict, dict | None],
+) -> list[str]:
+    """What the report says of a set: the checks that do not pass, with their figures."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_json(folder / "acquisition.json", acquisition.to_json())
+        save_placement(folder / "stitching" / "placement.json", placement)
+        place_at = folder / "intensity" / channel / "flatfield"
+        flatfield, info, stripes = shading
+        save_flatfield(f"{place_at}.tif", f"{place_at}.json", flatfield, info)
+        if stripes is not None:
+            write_json(place_at.with_name("stripes.json"), stripes)
+        stages = defaultdict(lambda: {"title": "", "warnings": [], "tables": []})
+        verdicts = judge(gather_stages(Results(folder), stages, {}))
+    for stage in ("intensity", "stitching"):
+        for text in stages[stage]["warnings"]:
+            print(f"  {text}", file=sys.stderr)
+    return [f"{v.key} {v.value:.3g} {v.status}" for v in verdicts if v.status != PASS]
 
 
 _PEER = """
@@ -275,6 +349,7 @@ def main() -> None:
     parser.add_argument("--peer", help="Python of an environment with multiview-stitcher")
     parser.add_argument("--search-um", nargs=3, type=float, default=(40.0, 60.0, 60.0))
     parser.add_argument("--engine", default="ncc", choices=ENGINES)
+    parser.add_argument("--model", default="auto", choices=MODELS)
     parser.add_argument("--workers", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.mosaic:
@@ -291,7 +366,7 @@ def main() -> None:
     rows = (
         row
         for folder in folders
-        for row in run(folder, settings, arguments.workers, arguments.peer)
+        for row in run(folder, settings, arguments.workers, arguments.peer, arguments.model)
     )
     for row in rows:
         mean, worst = _LIMITS.get(row["set"], (0.1, 0.5))
@@ -304,6 +379,7 @@ def main() -> None:
             writer = csv.DictWriter(sys.stdout, list(row), delimiter="\t", restval="-")
             writer.writeheader()
         writer.writerow(row)
+        sys.stdout.flush()
     sys.exit(1 if failed else 0)
 
 

@@ -25,6 +25,7 @@ class Scene:
     fixed_lines: float = 0.0  # relative, the same in every tile, constant along x
     stripes: float = 0.0  # relative, new in every tile
     drift: float = 0.02  # relative brightness of a tile
+    bleaching: float = 0.0  # relative, by which every tile is darker than the last one, in rows
     fade: float = 0.0  # by which it changes, up or down, from the first plane to the last
     dark: float = 150.0
     medium: float = 30.0
@@ -54,6 +55,8 @@ class TruthSource:
         ]
         self.additive = scene.dark + scene.glow * _corner(scene.pixels)
         self.gains = {cell: 1 + scene.drift * rng.standard_normal() for cell in cells}
+        for n, cell in enumerate(cells):
+            self.gains[cell] *= (1 - scene.bleaching) ** n
         signs = np.random.default_rng([scene.seed, 1]).uniform(-1, 1, len(cells))
         self.fades = dict(zip(cells, scene.fade * signs))
         places = {cell: rng.integers(-scene.jitter, scene.jitter + 1, 2) for cell in cells}

@@ -7,7 +7,8 @@ import pytest
 from scipy import ndimage
 from seams import SMALL, Memory, camera, grid, pair_of
 
-from terareg.stitching.better_side import measure_better_sides
+from terareg.stitching.better_side import as_on_first_side, measure_better_sides
+from terareg.stitching.channel_shift import ChannelShift
 from terareg.stitching.fine_structure import clearness
 
 TRUE = np.array([1.4, -2.3, 3.6])
@@ -89,6 +90,46 @@ def test_a_tile_that_has_one_side_is_compared_on_that():
     settings = replace(SMALL, search_um=(8.0, 8.0, 8.0))
     (result,) = measure_better_sides(found, acquisition, pairs, settings, axis=2)
     assert result.side == "left"
+
+
+@pytest.mark.slow
+def test_a_camera_that_magnifies_more_gives_the_same_displacement():
+    """Its tiles lie further apart in its own pixels; what is measured on the first side stays."""
+    larger = 1.03
+    images, names, expected = pair_of(TRUE)
+    shape = next(iter(images.values())).shape
+    middle = (np.array(shape) - 1) / 2
+    matrix = np.diag([1.0, larger, larger])
+    offset = np.array([0.0, 1.5, -2.5])
+    tiles = {
+        name: camera(
+            # index of the second camera = matrix @ (index of the first - middle) + middle + offset
+            ndimage.affine_transform(
+                image, np.linalg.inv(matrix), middle - np.linalg.solve(matrix, middle + offset)
+            ),
+            k,
+        )
+        for k, (name, image) in enumerate(images.items())
+    }
+    acquisition = grid(images, shape, (72.0, 72.0))
+    settings = replace(SMALL, points=True)
+    pairs = [(*names, "EAST")]
+    (seen,) = measure_better_sides({"right": Side(tiles, names)}, acquisition, pairs, settings, 2)
+    assert seen.status == "ok" and seen.points
+    assert np.abs(np.subtract(seen.displ_vox, expected)).max() > 1
+    # as measured between channels: shift = -offset and grows with the place as the index shrinks
+    gradient = tuple(map(tuple, np.eye(3) - matrix))
+    shift = ChannelShift("right", "left", "measured", shift_vox=tuple(-offset), gradient=gradient)
+    first, other = as_on_first_side([seen, replace(seen, side="left")], shift, shape)
+    assert np.abs(np.subtract(first.displ_vox, expected)).max() < 0.15
+    moved = [np.subtract(point.displ_vox, expected) for point in first.points]
+    assert np.abs(np.median(moved, axis=0)).max() < 0.15
+    places = np.subtract([p.at_vox for p in first.points], [p.at_vox for p in seen.points])
+    there = np.array([p.at_vox for p in first.points]) - middle
+    assert np.abs(places + there @ (matrix - np.eye(3)) + offset).max() < 1e-6
+    assert other.displ_vox == seen.displ_vox
+    plain = replace(shift, gradient=((0.0, 0.0, 0.0),) * 3)
+    assert as_on_first_side([seen], plain, shape) == [seen]
 
 
 def test_clearness_falls_with_blur_dimness_and_noise_but_not_with_stripes_along_the_light():

@@ -135,6 +135,10 @@ def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     assert "shares too little structure with ch0 within 12, 24, 24 um" in found.reason
     (text,) = found.warnings
     assert "fused at the position of ch0" in text and "stitching.channel_shift_um" in text
+    assert "enlarge stitching.channel_search_um" in text
+    sources = channels(SHIFT, common=0.0, own=1.0)
+    (text,) = measure_channel_shift(*sources, NAMES, (6.0, 60.0, 60.0)).warnings
+    assert "no more than a quarter of the tile is searched" in text and "enlarge" not in text
 
 
 @pytest.mark.slow

@@ -49,7 +49,6 @@ THROUGH = {
     "intensity.equations": ("intensity_flatfield", "parts of the flat-field's equations"),
     "intensity.evidence": ("intensity_evidence", "what the estimate of the flat-field finds"),
     "intensity.line_system": ("intensity_destriping", "the equations of the gains of lines"),
-    "intensity.shading": ("intensity_flatfield", "the solution of the flat-field's equations"),
     "registration.backward": ("registration_backward", "terms of the energy of a registration"),
     "registration.cost": ("execution_rule_table", "a part of the table of rules"),
     "registration.held_back": ("registration_held_back", "a judgement of a whole registration"),

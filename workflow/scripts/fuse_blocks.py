@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from terareg.acquisition.model import Acquisition, load_acquisition
 from terareg.acquisition.tiles import open_shading, open_tiles
 from terareg.core.numeric import Clipped
+from terareg.core.parallel import share_heap
 from terareg.execution.job import run_job
 from terareg.stitching.channel_shift import load_shift
 from terareg.stitching.placement import Placement, load_placement
@@ -47,6 +48,7 @@ def side_of(
 
 
 def main() -> None:
+    share_heap()
     sample, channel = snakemake.wildcards.sample, snakemake.wildcards.channel
     acquisition = load_acquisition(snakemake.input.acquisition)
     planned = read_json(snakemake.input.plan)

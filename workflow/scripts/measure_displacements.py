@@ -4,7 +4,8 @@ from terareg.acquisition.model import load_acquisition
 from terareg.acquisition.tiles import open_tiles
 from terareg.core.parallel import batch_range
 from terareg.execution.job import run_job
-from terareg.stitching.better_side import measure_better_sides
+from terareg.stitching.better_side import as_on_first_side, measure_better_sides
+from terareg.stitching.channel_shift import load_shift
 from terareg.stitching.displacement import measure_batch
 from terareg.stitching.nominal import own_positions
 from terareg.stitching.pairs import neighbours, save_pairs
@@ -33,6 +34,9 @@ def main() -> None:
         measured = measure_better_sides(
             sources, acquisition, chosen, settings, axis, snakemake.threads
         )
+        if snakemake.input.get("other_shift"):
+            shift = load_shift(snakemake.input.other_shift)
+            measured = as_on_first_side(measured, shift, acquisition.tile_shape)
     else:
         (source,) = sources.values()
         measured = measure_batch(source, acquisition, chosen, settings, snakemake.threads)

@@ -198,8 +198,10 @@ def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
     """
     if run.option(sample, "stitching.channel_shift") == "given":
         return {}
-    against = shading_files(run, sample, run.shifted_against(sample, channel))
-    return shading_files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
+    # displacements measured on a second side need its shift before any tile is placed
+    files = _first_shading if channel in run.measured_sides(sample) else shading_files
+    against = files(run, sample, run.shifted_against(sample, channel))
+    return files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
 
 
 def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
@@ -217,18 +219,26 @@ def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
     return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
 
 
-def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
-    """Files needed to read tiles whose positions are not known yet: a first flat-field."""
-    folder = run.path(sample, f"intensity/{run.alignment_side(sample)}/nominal")
+def _first_shading(run: Run, sample: str, channel: str) -> NamedFiles:
+    """The flat-field of a channel or side that needs no positions."""
+    folder = run.path(sample, f"intensity/{channel}/nominal")
     return {"profile": f"{folder}/flatfield.tif", "info": f"{folder}/flatfield.json"}
 
 
+def unplaced_tiles(run: Run, sample: str) -> NamedFiles:
+    """Files needed to read tiles whose positions are not known yet: a first flat-field."""
+    return _first_shading(run, sample, run.alignment_side(sample))
+
+
 def measured_tiles(run: Run, sample: str) -> NamedFiles:
-    """The same of all sides on which displacements are measured; the second's are ``other_...``."""
+    """The same of all sides on which displacements are measured; the second's are ``other_...``.
+
+    ``other_shift`` says where the second side lies beside the first.
+    """
     files: NamedFiles = {}
     for prefix, side in zip(SIDE_PREFIXES, run.measured_sides(sample)):
-        for key, name in (("profile", "flatfield.tif"), ("info", "flatfield.json")):
-            files[prefix + key] = run.path(sample, f"intensity/{side}/nominal/{name}")
+        own = _first_shading(run, sample, side) | channel_shift(run, sample, side)
+        files |= {prefix + key: path for key, path in own.items()}
     return files
 
 

@@ -144,7 +144,7 @@ class Equations:
         return weights.sum(axes, dtype=np.float64).ravel()
 
 
-def _within_tiles(problem: ShadingProblem, background: float) -> list[Equations]:
+def within_tiles(problem: ShadingProblem, background: float) -> list[Equations]:
     """Equations of nearby blocks of the same tile."""
     data, basis = problem.data, problem.basis
     signal = data.mean - np.float32(background)
@@ -218,7 +218,7 @@ def solve(
         blur = 0.0 if start else 0.3 * 0.5**step
         free = problem.spread > 0 and (start is not None or step >= _FREE_AFTER)
         if not abs(fit.background - used) < _STILL:
-            within, used = _within_tiles(problem, fit.background), fit.background
+            within, used = within_tiles(problem, fit.background), fit.background
         equations = within + _in_overlaps(problem, fit)
         normal = _normal_equations(data, basis, equations, fit, blur)
         old, fit = fit, _step(problem, normal, fit, line_power, (step >= 2 or bool(start), free))

@@ -39,9 +39,10 @@ from terareg.acquisition.tile_correction import Flatfield, smooth_image
 from terareg.core.errors import IntensityError, TeraregError
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.evidence import Evidence, gather_evidence
-from terareg.intensity.saturation import saturation
+from terareg.intensity.saturation import SATURATED_PERCENT, saturation
 from terareg.intensity.settings import FlatfieldSettings
 from terareg.intensity.shading import Shading, block_centres, fit_shading
+from terareg.intensity.slope import Slope
 from terareg.intensity.sums import merge_sums
 from terareg.storage.foreign import boundary
 from terareg.storage.records import write_json
@@ -53,7 +54,6 @@ logger = logging.getLogger(__name__)
 
 _LEAST_DARK = 1.0  # counts; a smaller dark offset is only the bound of the search
 _LARGE_STEP = 1.0  # percent between corrected tiles, above which the causes are named
-_SATURATED = 0.5  # percent of the raw pixels
 _LEAST_PROFILE = 0.02  # of the mean; dividing by the profile multiplies noise by its inverse
 
 
@@ -94,7 +94,7 @@ def estimate_flatfield(
     saturated = saturation(stats["peak"].tolist())
     info["saturated_at"] = saturated and saturated["at"]
     info["saturated_percent"] = saturated["percent"] if saturated else 0.0
-    if saturated and saturated["percent"] >= _SATURATED:
+    if saturated and saturated["percent"] > SATURATED_PERCENT:
         bits = f", the limit of {saturated['bits']} bits" if saturated["bits"] else ""
         info["warnings"].append(
             f"{saturated['percent']:.2g} % of the raw pixels are saturated at {saturated['at']} "
@@ -147,9 +147,11 @@ def _from_tiles(
     info: dict[str, Any],
 ) -> tuple[np.ndarray, float, np.ndarray | None]:
     """Profile, background and additive image of the tiles; everything else goes into ``info``."""
+    every = settings.tiles in ("all", 1)
     shading = fit_shading(
-        data, stats, settings.degree, background=settings.background, lines=settings.lines
-    )
+        data, stats, settings.degree, background=settings.background, lines=settings.lines,
+        gains=settings.tile_gains is not False and every,
+    )  # fmt: skip
     profile, background, additive = shading.profile, shading.background, None
     raw = data
     if shading.additive is not None:
@@ -161,8 +163,8 @@ def _from_tiles(
     evidence = gather_evidence(shading.problem, shading.fit, shading.rest)
     chosen = settings.tile_gains
     if chosen == "auto":
-        every = settings.tiles in ("all", 1)
         chosen = evidence.gains if evidence is not None and every else False
+        chosen = chosen or any(shading.fading)
     gains = np.broadcast_to(shading.gains, data.valid.shape)
     total = np.where(data.valid, np.log(gains), 0).sum(1)
     of_tile = np.exp(total / np.maximum(data.valid.sum(1), 1))
@@ -245,6 +247,8 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
                 f"{shading.signal:.4g} to it, so the corrected signal is a small difference of "
                 "large numbers; keep stray light from the camera or raise the exposure"
             )
+    if shading.slope is not None:
+        found.append(_faded(shading, shading.slope))
     seams, steps = info["seam_percent"], info.get("step_percent")
     if seams is not None and steps and seams["after"] > _LARGE_STEP:
         parts = ", ".join(f"{name} {size:.2g} %" for name, size in steps.items())
@@ -257,6 +261,31 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
             )
         )
     return found
+
+
+def _faded(shading: Shading, slope: Slope) -> str:
+    """A sentence about brightness that changes evenly from tile to tile."""
+    words = [
+        f"{100 * abs(float(np.expm1(value))):.2g} % along {axis}"
+        for axis, value in zip("yx", slope.over_tile)
+        if value
+    ]
+    seen = (
+        f"the overlaps would have the profile slope by {' and '.join(words)} more than brightness "
+        "does within the tiles: tiles get evenly darker or brighter from row to row or from column "
+        "to column, as by bleaching or a fading lamp"
+    )
+    if not any(shading.fading):
+        return (
+            f"{seen}; it is left in the profile, since gains of tiles are not corrected: set "
+            "intensity.flatfield.tile_gains: auto and tiles: all"
+        )
+    steps = [
+        f"{100 * float(np.expm1(value)):+.2g} % from {line} to {line}"
+        for line, value in zip(("row", "column"), shading.fading)
+        if value
+    ]
+    return f"{seen}; it is corrected as gains of tiles ({', '.join(steps)})"
 
 
 def _given(data: BlockData, settings: FlatfieldSettings) -> tuple[np.ndarray, float, str]:

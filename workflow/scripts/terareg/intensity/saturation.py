@@ -13,6 +13,8 @@ import numpy as np
 
 from terareg.core.numeric import full_scale_bits
 
+#: per cent of the raw pixels from which saturation is told
+SATURATED_PERCENT = 0.5
 _JUST_BELOW = 64  # part of the brightest value within which pixels are just below it
 # pixels of a plateau, at least, and their number relative to those just below
 _FULL_SCALE = (20, 0.5)  # at 2^n - 1

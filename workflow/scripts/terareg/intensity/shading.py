@@ -16,6 +16,7 @@ from terareg.acquisition.tile_correction import smooth_image
 from terareg.intensity.additive import Floor, find_floor
 from terareg.intensity.blocks import Basis, BlockData, LinePatterns, block_means
 from terareg.intensity.equations import RELATIVE_FLOOR, Fit, ShadingProblem, solve
+from terareg.intensity.slope import Slope, find_slope, with_slope
 from terareg.intensity.sums import line_sections
 
 _LINE_LAGS = (1, 2, 4, 8)  # pixels
@@ -60,6 +61,10 @@ class Shading:
         "constant", and "image" where an additive image was tried.
     problem, fit : ShadingProblem, Fit
         The equations at the end, and their solution.
+    slope : Slope or None
+        Slope of the profile that gains of the tiles stand for, see :mod:`terareg.intensity.slope`.
+    fading : tuple of float
+        Change of the log gains that this makes from row to row and from column to column.
     """
 
     profile: np.ndarray
@@ -75,6 +80,8 @@ class Shading:
     disagreement: dict[str, float]
     problem: ShadingProblem
     fit: Fit
+    slope: Slope | None = None
+    fading: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def fit_shading(
     *,
     background: float | None = None,
     lines: bool = True,
+    gains: bool = True,
 ) -> Shading:
     """Find profile, dark offset or additive image, and gains.
 
@@ -113,6 +121,8 @@ def fit_shading(
         Dark offset in counts, where it is known; then there is no additive image.
     lines : bool
         Whether fixed line patterns are looked for.
+    gains : bool
+        Whether the gains of tiles may stand for a slope of the profile.
 
     Raises
     ------
@@ -152,20 +162,23 @@ def fit_shading(
         # blocks without tissue contradict the given dark offset and get less weight accordingly
         vague = replace(data, floor_error=_NEIGHBOURS * shape)
         model = _fit_model(replace(problem, data=vague), stats, lines)
+    slope, fading = find_slope(model.problem, model.fit) if data.overlaps else None, (0.0, 0.0)
+    if slope is not None and gains:
+        model, fading = _sloped(model, slope, stats)
     rest = None
     if floor is not None and (additive is not None or (shape and background is not None)):
         _, rest = _parts_of_level(floor, _at_blocks(model.profile, data.edges))
         rest = smooth_image(rest, *block_centres(data.edges), model.profile.shape)
     known = data.valid.sum(1, keepdims=True)
     of_tile = np.where(data.valid, model.fit.gains, 0).sum(1, keepdims=True)
-    gains = np.where(data.valid, model.fit.gains, of_tile / np.maximum(known, 1))
+    of_slab = np.where(data.valid, model.fit.gains, of_tile / np.maximum(known, 1))
     return Shading(
         profile=model.profile.astype(np.float32),
         background=float(level),
         background_from=source,
         background_error=model.fit.background_error if source == "overlaps" else None,
         additive=additive,
-        gains=np.exp(gains),
+        gains=np.exp(of_slab),
         line_percent=(100 * float(model.patterns.y.std()), 100 * float(model.patterns.x.std())),
         signal=_signal(model.problem.data, model.fit.background),
         rest=rest,
@@ -173,7 +186,26 @@ def fit_shading(
         disagreement=left,
         problem=model.problem,
         fit=model.fit,
+        slope=slope,
+        fading=fading,
     )
+
+
+def _sloped(
+    model: _Model, slope: Slope, stats: Mapping[str, np.ndarray]
+) -> tuple[_Model, tuple[float, float]]:
+    """The model with a slope of its profile changed, and log gains per row and per column."""
+    places = {(row, column): place for row, column, _, *place in stats["places"].tolist()}
+    cells = [tuple(cell) for cell in stats["grid"].tolist()]
+    positions = np.array([places[cell] for cell in cells], float)
+    fit, per_pixel = with_slope(model.problem, model.fit, slope, positions)
+    profile = np.exp(model.problem.basis.pixels(fit.coefficients) + model.patterns.pixels())
+    fading = []
+    for axis, change in enumerate(per_pixel):
+        index = [cell[axis] for cell in cells]
+        steps = max(1, max(index) - min(index))
+        fading.append(change * float(np.ptp(positions[:, axis])) / steps)
+    return replace(model, profile=profile / profile.mean(), fit=fit), (fading[0], fading[1])
 
 
 def _signal(data: BlockData, background: float) -> float:

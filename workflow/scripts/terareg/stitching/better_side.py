@@ -13,13 +13,15 @@ from terareg.stitching.channel_sampling import LOOKED_AT
 from terareg.stitching.displacement import expected_step, measure_pair
 from terareg.stitching.filters import bin_pixels
 from terareg.stitching.fine_structure import clearness
-from terareg.stitching.pairs import SEAM_AXIS, PairResult
+from terareg.stitching.pairs import SEAM_AXIS, PairResult, SeamPoint
 from terareg.stitching.settings import DisplacementSettings
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
     from terareg.acquisition.tiles import TileSource
+    from terareg.stitching.channel_shift import ChannelShift
 
+Vox = tuple[float, float, float]
 _DEPTHS = LOOKED_AT // 2  # of the stack at which an overlap is looked at, two planes at each
 _LOOKED_AT_PX = 1024  # most pixels along a side of a plane; larger ones are binned
 _CLEARLY = 1.5  # times as clear as the first side, from which the second one is measured
@@ -67,6 +69,48 @@ def measure_better_sides(
         return found
 
     return list(map_items(measure, pairs, workers=workers, what="measured pairs"))
+
+
+def as_on_first_side(
+    pairs: Sequence[PairResult], shift: ChannelShift, tile_shape: Sequence[int]
+) -> list[PairResult]:
+    """Pairs as the first side would show them, of which some were measured on the second.
+
+    Parameters
+    ----------
+    pairs : sequence of PairResult
+        Those with the ``side`` of ``shift`` are changed, if that shift changes within the tile: a
+        camera that magnifies more, or is turned, sees tiles displaced by as much more.
+    shift : ChannelShift
+        Of the second side against the first.
+    tile_shape : sequence of int
+
+    Returns
+    -------
+    list of PairResult
+    """
+    moved, matrix = shift.applied(tile_shape)
+    if matrix is None:
+        return list(pairs)
+    straight = np.linalg.inv(matrix)
+
+    def turned(vox: Sequence[float], by: Sequence[float] = (0.0, 0.0, 0.0)) -> Vox:
+        z, y, x = np.round(straight @ np.array(vox) + np.array(by), 9).tolist()
+        return z, y, x
+
+    return [
+        replace(
+            pair,
+            displ_vox=turned(pair.displ_vox),
+            windows=tuple(replace(w, displ_vox=turned(w.displ_vox)) for w in pair.windows),
+            points=tuple(
+                SeamPoint(turned(p.at_vox, moved), turned(p.displ_vox)) for p in pair.points
+            ),
+        )
+        if pair.side == shift.channel and pair.status == "ok"
+        else pair
+        for pair in pairs
+    ]
 
 
 def _order(sources, acquisition, pair, settings, axis: int) -> list[str]:

@@ -304,17 +304,21 @@ def measure_channel_shift(
             f"{names[1]} shares too little structure with {names[0]} within {reach} um (z, y, x): "
             f"{nothing.agree} of {nothing.of} patches agree"
         )
-        return _told(replace(nothing, reason=reason))
+        capped = any(s >= n // 4 for s, n in zip(searched[-1][1:], shape[1:]))
+        return _told(replace(nothing, reason=reason), capped)
     return _told(_fitted(nothing, patches, vote, shape, workers))
 
 
-def _told(shift: ChannelShift) -> ChannelShift:
+def _told(shift: ChannelShift, capped: bool = False) -> ChannelShift:
     """Log what was found; a shift that was not measured becomes a warning."""
     if shift.state == "not measured":
+        farther = "no more than a quarter of the tile is searched, so" if capped else (
+            "enlarge stitching.channel_search_um, or"
+        )  # fmt: skip
         text = (
             f"the shift of channel {shift.channel} could not be measured ({shift.reason}), so the "
-            f"channel is fused at the position of {shift.against}; if you know the shift, set "
-            "stitching.channel_shift_um"
+            f"channel is fused at the position of {shift.against}; if it lies farther away, "
+            f"{farther} give the shift in stitching.channel_shift_um"
         )
         shift = replace(shift, warnings=(*shift.warnings, text))
     for text in shift.warnings:

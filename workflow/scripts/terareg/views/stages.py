@@ -48,7 +48,6 @@ _MOST_ROWS = 20
 # its halves are unequal
 _ONE_SIDED, _HALF = 0.1, 0.9
 _FEW_VALUES = 48  # of an image; one of 8 bits has some hundred, those within 3 % being one
-_STRETCHED = 0.3  # voxels by which magnification may change a displacement without a word
 #: what is told of tiles that are distorted within themselves, and the keys of the placement
 _FIELDS = {
     "distortion within tiles: standard deviation (voxels), length over which it changes (px)": (
@@ -280,31 +279,10 @@ def _tiles_with_tissue(results: Results) -> set[str]:
     }
 
 
-def _stretched(results: Results, shift: Mapping[str, Any]) -> list[str]:
-    """A word where displacements were measured on a side that is magnified differently."""
-    placed, gradient = results / "stitching/placement.json", shift.get("gradient") or ()
-    if not gradient or not placed.exists():
-        return []
-    links = [link for link in read_json(placed)["links"] if link.get("side") == shift["channel"]]
-    off = [
-        abs(sum(g * d for g, d in zip(row, link["displ_vox"])))
-        for link in links
-        for row in gradient
-    ]
-    if max(off, default=0.0) < _STRETCHED:
-        return []
-    return [
-        f"{len(links)} displacements were measured on side {shift['channel']}, whose magnification "
-        f"differs from that of {shift['against']}, so they are off by up to {max(off):.1f} voxels: "
-        "set stitching.side: first"
-    ]
-
-
 def _channels(results: Results, stage: dict, measured: list) -> None:
     rows = []
     for path in results.glob("stitching/channels/*.json"):
         data = read_json(path)
-        stage["warnings"] += _stretched(results, data)
         channel = data["channel"]
         stage["warnings"] += data["warnings"]
         found = data["state"] != "not measured"

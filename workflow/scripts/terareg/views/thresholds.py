@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from terareg.core.errors import ConfigError
+from terareg.intensity.saturation import SATURATED_PERCENT
 
 FAIL, WARN, PASS = "fail", "warn", "pass"
 _ORDER = {FAIL: 0, WARN: 1, PASS: 2}
@@ -61,7 +62,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "text": "Raw pixels at the upper limit of the camera",
         "unit": "%",
         "worse": "above",
-        "warn": 0.5,
+        "warn": SATURATED_PERCENT,
         "fail": 5.0,
         "advice": _EXPOSURE,
     },

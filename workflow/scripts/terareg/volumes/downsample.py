@@ -43,13 +43,9 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
         return array
     if mode == "stride":
         return np.ascontiguousarray(array[:: step[0], :: step[1], :: step[2]])
-    # repeating the last voxel of an odd axis gives the mean or mode of the voxels that exist
-    padding = [(0, n % s) for n, s in zip(array.shape, step)]
-    if any(p[1] for p in padding):
-        array = np.pad(array, padding, mode="edge")
-    made = np.empty([n // s for n, s in zip(array.shape, step)], array.dtype)
+    made = np.empty([-(-n // s) for n, s in zip(array.shape, step)], array.dtype)
     out = made
-    if step[0] == 1 and array.flags.c_contiguous:
+    if step[0] == 1 and array.flags.c_contiguous and not array.shape[1] % step[1]:
         # rows of all planes, one after the other: planes may be too small for one call each
         array, out = array.reshape(1, -1, array.shape[2]), made.reshape(1, -1, made.shape[2])
     reduce = _REDUCE[mode]
@@ -58,7 +54,12 @@ def downsample(array: np.ndarray, step: Sequence[int], mode: str = "mean") -> np
         planes = array[z * step[0] : (z + 1) * step[0]]
         for y in range(0, out.shape[1], rows):
             # a few rows at a time, so that the wide sums stay in the processor's cache
-            reduce(planes[:, y * step[1] : (y + rows) * step[1]], step, out[z, y : y + rows])
+            band = planes[:, y * step[1] : (y + rows) * step[1]]
+            odd = [(0, -n % s) for n, s in zip(band.shape, step)]
+            if any(more for _, more in odd):
+                # repeating the last voxel gives the mean or mode of the voxels that exist
+                band = np.pad(band, odd, mode="edge")
+            reduce(band, step, out[z, y : y + rows])
     return made
 
 

@@ -1,0 +1,68 @@
+"""Brightness that falls from tile to tile is told from a profile that slopes."""
+
+import numpy as np
+import pytest
+from intensity_truth import Scene, TruthSource, profile_error
+
+from terareg.intensity.blocks import BlockData
+from terareg.intensity.flatfield import estimate_flatfield
+from terareg.intensity.settings import FlatfieldSettings
+from terareg.intensity.shading import fit_shading
+from terareg.intensity.slope import Slope, find_slope, with_slope
+from terareg.intensity.sums import merge_sums, sum_tiles
+
+GRID = {"rows": 5, "columns": 6, "empty": (), "drift": 0.0, "pixels": 96}
+
+
+def estimate(settings=None, **changes):
+    source = TruthSource(Scene(**GRID | changes))
+    sums = sum_tiles(source, source.names, settings, source.origins)
+    flatfield, info = estimate_flatfield([sums], settings)
+    return source, flatfield, info
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_tiles_that_get_darker_row_by_row_do_not_slope_the_profile(seed):
+    source, flatfield, info = estimate(seed=seed, bleaching=0.03)
+    assert profile_error(flatfield.profile, source.profile) < 2
+    assert info["tile_gains"] in (True, "depth") and info["seam_percent"]["after"] < 1
+    (text,) = [text for text in info["warnings"] if "bleaching" in text]
+    assert "% along y more" in text and "from row to row" in text
+    # found relative to each other, over all tiles
+    found = np.log([info["gains"][name] for name in source.names])
+    true = np.log([source.gains[t.row, t.column] for t in source.acquisition.tiles])
+    rows = np.array([tile.row for tile in source.acquisition.tiles])
+    falls = [np.polyfit(rows, values, 1)[0] for values in (found, true)]
+    assert falls[0] == pytest.approx(falls[1], rel=0.25)
+
+
+def test_without_gains_the_slope_stays_in_the_profile_and_is_told():
+    settings = FlatfieldSettings(tile_gains=False)
+    source, flatfield, info = estimate(settings, bleaching=0.03)
+    assert profile_error(flatfield.profile, source.profile) > 4
+    assert info["seam_percent"]["after"] < 1, "seams alone say nothing"
+    assert any("it is left in the profile" in text for text in info["warnings"])
+
+
+@pytest.mark.parametrize("changes", [{}, {"drift": 0.1}, {"stripes": 0.05}])
+def test_tiles_that_do_not_fade_are_not_said_to(changes):
+    _, _, info = estimate(seed=2, **changes)
+    assert not any("bleaching" in text for text in info["warnings"])
+
+
+def test_a_slope_and_the_gains_that_make_up_for_it_change_no_overlap():
+    source = TruthSource(Scene(rows=3, columns=3, empty=(), pixels=64, planes=4, jitter=3))
+    stats = merge_sums([sum_tiles(source, source.names, None, source.origins)])
+    shading = fit_shading(BlockData.of(stats), stats, 4)
+    problem, fit = shading.problem, shading.fit
+    assert find_slope(problem, fit) is None and shading.slope is None
+    positions = stats["places"][:, 3:].astype(float)
+    changed, per_pixel = with_slope(problem, fit, Slope((0.3, -0.2)), positions)
+    assert per_pixel == pytest.approx((0.3 / 64, -0.2 / 64))
+    for index in range(len(problem.data.overlaps)):
+        before, after = (problem.ratio(f, index) for f in (fit, changed))
+        assert np.abs(before - after).max() < 1e-9
+    profiles = [problem.basis.pixels(f.coefficients) for f in (fit, changed)]
+    rise = np.diff(profiles, axis=0)[0]
+    assert rise[-1, 0] - rise[0, 0] == pytest.approx(0.3 * 63 / 64)
+    assert rise[0, -1] - rise[0, 0] == pytest.approx(-0.2 * 63 / 64)
