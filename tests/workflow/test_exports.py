@@ -84,14 +84,11 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     assert np.abs(edges[:, :2].min(0)).max() < 2
     width_height = Volume(store, f"demo/fused/{CHANNEL}").frame.shape[:0:-1]
     assert np.abs(edges[:, 2:].max(0) - width_height).max() < 2
-    # the other channel is shifted by a few voxels; a page of both shows what both have seen
+    # the other channel is less than a voxel off: one at most is lost on either side
     page = (workspace.folder / "results/demo/exports/shared/index.html").read_text()
     shared = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
-    (path,) = (workspace.folder / "results/demo/stitching/channels").glob("*.json")
-    shift = np.abs(json.loads(path.read_text())["shift_vox"])[:0:-1]
-    assert shift.max() > 0.9
     lost = width_height - np.array([shared["width"], shared["height"]])
-    assert np.all((lost >= np.rint(shift)) & (lost <= np.ceil(shift) + 2))
+    assert np.all((lost >= 0) & (lost <= 2)), lost
     # what is there is not made again, and a changed file is noticed by its checksum
     assert running.planned(workspace, "exports") == {}
     told = json.loads(
