@@ -23,7 +23,8 @@ CHAIN = {
         "pose": {"extent": "whole", "check_orientation": False},
     },
     "labels": {"resolution_um": 100, "mesh_resolution_um": 100},
-    "derived": {"small": {"from": "fused/ch0", "do": "downsample", "factor": [1, 2, 2]}},
+    # a tool that first measures its source: numbers of blocks go from job to job through the store
+    "derived": {"dark": {"from": "fused/ch0", "do": "quantize", "format": "precomputed"}},
 }  # fmt: skip
 OTHER_CHANNEL = "CHN01"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -298,6 +299,22 @@ def test_files_that_do_not_say_their_voxel_size_ask_for_the_key_of_the_entry(wor
     run = alone(workspace, a={"from": "a.tif", "do": "convert", "spacing_um": [2, 1, 1]})
     made = sizing.sized(run, "tools").derived["a"]
     assert made.grid.shape == (5, 6, 7) and made.held_gb > 0
+
+
+def test_a_compressed_file_is_cut_into_as_few_jobs_as_its_decompression_is_worth(workspace):
+    source = precomputed(workspace.folder / "a", (20_000, 10_000, 5_000), type="image",
+                         data_type="uint16")  # fmt: skip
+    for codec, most in (("raw", 1), ("gzip", 7)):
+        entry = {"from": source, "do": "convert", "codec": codec, "format": "precomputed"}
+        plain = sizing.sized(alone(workspace, a=entry), "tools")
+        packed = replace(plain, derived={"a": replace(plain.derived["a"], passed_gb=2000.0)})
+        once, load = (RULES["derive_blocks"].load(sample) for sample in (plain, packed))
+        assert derived_batches(plain, "a") > 20 and derived_batches(packed, "a") == most
+        assert load.jobs == most and load.read_gb == pytest.approx(2000 * most)
+        # seconds that decompressing takes count for the time limit of the jobs
+        assert load.cpu_s == pytest.approx(once.cpu_s + 6 * 2000 * most)
+        assert "and 2000.0 GB in TMPDIR" in plan_text("tools", packed)
+        assert "TMPDIR" not in plan_text("tools", plain)
 
 
 def test_jobs_on_other_machines_reach_no_local_source(workspace):

@@ -20,11 +20,13 @@ from terareg.exports import slabs
 from terareg.exports.settings import TILES, ExportSettings, Origin
 from terareg.exports.tiles import (
     TILE,
+    box_of_all,
     grey_levels,
     level_sizes,
     outlines_on,
     shown_planes,
     tile_count,
+    voxels_within,
     write_tiles,
 )
 from terareg.storage.store import Store
@@ -121,6 +123,45 @@ def test_the_folder_holds_all_tiles_and_a_page_that_needs_no_network(tmp_path):
     assert told["letters"] == ["R", "A"] and told["spacing_um"] == [2.0, 2.0]
     again = write_tiles(store, "b/exports/mine", mine, SOURCE)
     assert again == record
+
+
+def test_only_what_all_channels_have_seen_is_shown(tmp_path):
+    frame, size = SOURCE.frame, np.array([4, 200, 300])
+    shifts = [(0, 0, 0), (1.4, -20.0, 30.6), (-1, 5, 0)]
+    places = ([0, 0, 0], [2, 100, 220])  # of two tiles, which cover the volume
+    channels = []
+    for shift in shifts:
+        starts = [np.array(place) + shift - 0.5 for place in places]
+        channels.append([tuple(frame.to_um(np.stack([s, s + size])).tolist()) for s in starts])
+    start, stop = voxels_within(frame, box_of_all(channels))
+    # the second channel begins at 1.4 and 30.6, and ends at y 280; the third ends at z 5
+    assert (start, stop) == ((2, 5, 31), (5, 280, 520))
+    shown = VALUES[2:5, 5:280, 31:520]
+
+    store = Store(str(tmp_path))
+    mine = replace(MINE, planes="all", common=True)
+    tile = {"T": channels[0][1]}
+    record = write_tiles(store, "e", mine, SOURCE, tile, within=box_of_all(channels))
+    page = store.read(record["page"]).decode()
+    told = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    assert told["planes"] == ["z0002", "z0003", "z0004"]
+    assert (told["width"], told["height"]) == (489, 275)
+    assert told["outlines"] == [["T", [189, 95, 489, 295], [2, 6]]]
+    assert told["window"] == [np.percentile(shown, p, method="inverted_cdf") for p in (0.1, 99.9)]
+    level = len(level_sizes(489, 275)) - 1
+    left = imagecodecs.jpeg8_decode(store.read(f"e/z0003_files/{level}/0_0.jpg")).astype(int)
+    wanted = grey_levels(shown[1], *told["window"])[-1][:TILE, :TILE]
+    assert left.shape == wanted.shape and abs(left.mean() - wanted.mean()) < 1.5
+    ((_, best),) = shown_planes(replace(mine, planes="max"), SOURCE, frame, box=(start, stop))
+    np.testing.assert_array_equal(best, shown.max(0))
+
+    with pytest.raises(VolumeError, match="no plane 5 along z; the export has planes 2 to 4"):
+        list(shown_planes(replace(mine, planes=(3, 5)), SOURCE, frame, box=(start, stop)))
+    apart = [channels[0], [tuple(np.array(box) + [100.0, 0, 0]) for box in channels[0]]]
+    with pytest.raises(VolumeError, match="tiles of the channels have no place in common"):
+        box_of_all(apart)
+    with pytest.raises(VolumeError, match="channels have no voxel of the export in common"):
+        voxels_within(frame, ([0, 0, 0], [1.0, 1.0, 1.0]))
 
 
 @pytest.mark.parametrize("axis", "zyx")

@@ -1,13 +1,25 @@
 """Tissue of a phantom with known extent."""
 
+import logging
+
 import numpy as np
 import pytest
+from derived_helpers import entry_of, make_source, run_entry
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from objects_helpers import ball, blocks_of
+from scipy import ndimage
 
 from terareg.core.errors import ConfigError, VolumeError
-from terareg.objects.tissue import TissueSettings, boxes_of, cell_sums, tissue_mask
+from terareg.objects.tissue import (
+    NO_BACKGROUND,
+    TissueSettings,
+    boxes_of,
+    cell_sums,
+    dark_spread,
+    tissue_mask,
+)
+from terareg.storage.store import Store
 
 
 @settings(max_examples=40, deadline=None)
@@ -52,6 +64,31 @@ def test_given_threshold_and_share():
     image, _ = phantom()
     mask, threshold = tissue_mask(image, TissueSettings(250.0, 0.0))
     assert threshold == 250 and len(boxes_of(mask)) > 1
+
+
+def textured():
+    """Tissue with structures of some cells, and noise: the inside of a sample."""
+    rng = np.random.default_rng(0)
+    structure = ndimage.gaussian_filter(rng.standard_normal((24, 26, 28)), 2)
+    return 400 + 60 * structure / structure.std() + rng.normal(0, 20, structure.shape)
+
+
+@pytest.mark.parametrize("more", [{}, {"threshold": 400.0}])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_source_without_background_is_told_of(tmp_path, caplog, whole, more):
+    image = phantom()[0][8:32, 10:36, 10:38] if whole else textured()
+    image = image.clip(0).round().astype(np.uint16)
+    _, threshold = tissue_mask(image.astype(float), TissueSettings())
+    assert (dark_spread(image, threshold) < NO_BACKGROUND) == whole
+    store = Store(str(tmp_path))
+    make_source(store, image)
+    entry = entry_of("tissue", resolution_um=1, **more if not whole else {})
+    with caplog.at_level(logging.WARNING):
+        run_entry(store, entry, volume={"chunk": 8, "block": 16, "formats": ["ome-zarr"],
+                                        "codec": "zstd", "precomputed": "raw"})  # fmt: skip
+    told = [r.getMessage() for r in caplog.records if "may have no background" in r.getMessage()]
+    # whoever gives a threshold has looked
+    assert len(told) == (not whole and not more)
 
 
 def test_errors():

@@ -34,10 +34,11 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
             "carried": {"from": f"atlas_space/{ATLAS}/{CHANNEL}"},
             "colours": {"from": f"labels/{ATLAS}", "format": "png_series", "labels": "rgb"},
             "look": {"from": f"fused/{CHANNEL}", "format": "pyramid_8bit", "outlines": True},
+            "shared": {"from": f"fused/{CHANNEL}", "format": "pyramid_8bit", "common": True},
         },
     )
     jobs = running.planned(workspace, "exports")
-    assert jobs == {"export_volume": 6, "export_planes": 2, "export_regions": 2, "exports": 1}
+    assert jobs == {"export_volume": 6, "export_planes": 3, "export_regions": 2, "exports": 1}
     done = workspace.snakemake("--cores", "2", "--quiet", "all", "--", "exports")
     assert done.returncode == 0, done.stderr
     folder, store = (
@@ -83,6 +84,11 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     assert np.abs(edges[:, :2].min(0)).max() < 2
     width_height = Volume(store, f"demo/fused/{CHANNEL}").frame.shape[:0:-1]
     assert np.abs(edges[:, 2:].max(0) - width_height).max() < 2
+    # the other channel is less than a voxel off: one at most is lost on either side
+    page = (workspace.folder / "results/demo/exports/shared/index.html").read_text()
+    shared = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    lost = width_height - np.array([shared["width"], shared["height"]])
+    assert np.all((lost >= 0) & (lost <= 2)), lost
     # what is there is not made again, and a changed file is noticed by its checksum
     assert running.planned(workspace, "exports") == {}
     told = json.loads(

@@ -34,6 +34,7 @@ from terareg.storage.records import (
     ContentHash,
     is_done,
     read_record,
+    remove_record,
     to_json,
     write_record,
 )
@@ -377,7 +378,7 @@ def write_corrected(
     shape, dtype = source.acquisition.tile_shape, source.acquisition.dtype
     chunk, shard = _chunk_shape(shape), _shard_shape(shape)
     slab_grid = tuple(-(-n // c) for n, c in zip((chunk[0], *shape[1:]), chunk))
-    store.delete(record_key)
+    remove_record(store, record_key)
     store.delete_folder(key)
     metadata = plain_array_json(shape, dtype, ("z", "y", "x"), chunk, shard)
     store.write(f"{key}/zarr.json", to_json(metadata))

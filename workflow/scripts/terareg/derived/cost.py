@@ -14,6 +14,7 @@ from terareg.regions.cost import label_batches
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
+_INFLATE_CPU = 6.0  # seconds for a GB of voxels of a compressed file (noise 5.4, and to be kept)
 #: (seconds for a GB of voxels with its pyramid, compressed share) by format and encoding
 _OME_ZARR = {
     "none": (2.0, 1.0), "gzip": (35.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
@@ -45,10 +46,18 @@ def derived_batches(sample: Sample, name: str) -> int:
 
 
 def _batches(sample: Sample, each: DerivedVolume) -> int:
-    gigabytes = max(each.source_gb, each.made_gb)
-    return batches(
-        gigabytes, each.rows, sample.option("jobs.gb_per_job"), max(1, len(sample.derived))
-    )
+    gigabytes, most = max(each.source_gb, each.made_gb), each.rows
+    if each.passed_gb:
+        # every job decompresses all that lies before its planes: more jobs than the work is worth
+        # would only do that more often
+        work = (_READ_CPU + TOOLS[each.tool].cpu_s) * each.source_gb + _written(each)[1]
+        most = min(most, 1 + int(work / (_INFLATE_CPU * each.passed_gb)))
+    return batches(gigabytes, most, sample.option("jobs.gb_per_job"), max(1, len(sample.derived)))
+
+
+def _inflating(sample: Sample, each: DerivedVolume) -> float:
+    """Seconds that all jobs of an entry take to decompress its source."""
+    return _batches(sample, each) * _INFLATE_CPU * each.passed_gb
 
 
 def derived_gb(sample: Sample) -> float:
@@ -127,7 +136,8 @@ def _counted(sample: Sample) -> list[DerivedVolume]:
 def _measure(sample: Sample, each: DerivedVolume) -> Load:
     rate = _READ_CPU + TOOLS[each.tool].cpu_s
     jobs = _batches(sample, each)
-    return Load(jobs, _read_gb(sample, each), cpu_s=rate * each.source_gb)
+    seconds = rate * each.source_gb + _inflating(sample, each)
+    return Load(jobs, _read_gb(sample, each), cpu_s=seconds)
 
 
 def _derive(sample: Sample, each: DerivedVolume) -> Load:
@@ -136,7 +146,7 @@ def _derive(sample: Sample, each: DerivedVolume) -> Load:
     rate = _READ_CPU * again + TOOLS[each.tool].cpu_s
     if any(each.halo):
         rate += TOOLS[each.tool].halo_cpu_s
-    seconds = rate * each.source_gb + encoding
+    seconds = rate * each.source_gb + encoding + _inflating(sample, each)
     return Load(_batches(sample, each), again * _read_gb(sample, each), written, seconds)
 
 
@@ -256,10 +266,11 @@ def entry_lines(sample: Sample, threads: int) -> list[str]:
         read = _read_gb(sample, each) * (2 if each.measured and each.kind else 1)
         mega = _job_mb(sample, each, threads, _MAKES if each.kind else _MEASURES)
         block = " x ".join(map(str, each.block))
+        kept = f", and {each.passed_gb:.1f} GB in TMPDIR" if each.passed_gb else ""
         lines.append(
             f"derived {name}: {each.tool}, {each.blocks} blocks of {block} voxels in "
             f"{_batches(sample, each)} batches, reads {read:.1f} GB, writes {written:.1f} GB; "
-            f"a job holds {mega / 1000:.1f} GB on {threads} threads"
+            f"a job holds {mega / 1000:.1f} GB on {threads} threads{kept}"
         )
     return lines
 

@@ -12,7 +12,14 @@ from terareg.core.errors import VolumeError
 from terareg.core.levels import Box
 from terareg.core.numeric import Clipped
 from terareg.derived.tool import Measured, Tool
-from terareg.objects.tissue import TissueSettings, boxes_of, cell_sums, tissue_mask
+from terareg.objects.tissue import (
+    NO_BACKGROUND,
+    TissueSettings,
+    boxes_of,
+    cell_sums,
+    dark_spread,
+    tissue_mask,
+)
 from terareg.volumes.plan import Block
 
 logger = logging.getLogger(__name__)
@@ -65,7 +72,11 @@ class Tissue(Tool):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
-        """The mask of the cells, its threshold, and the boxes of its pieces in voxels."""
+        """The mask of the cells, its threshold, and the boxes of its pieces in voxels.
+
+        ``dark_spread`` says how even the background is, see
+        :func:`terareg.objects.tissue.dark_spread`.
+        """
         found = self.gather(parts)
         grid = [-(-n // c) for n, c in zip(self.source.shape, self.cell)]
         sums, counts = np.zeros(grid, found["sums"].dtype), np.zeros(grid, np.int64)
@@ -81,14 +92,29 @@ class Tissue(Tool):
                 f"{self.source.name}: some blocks were not measured; delete the folder 'measured' "
                 "of this entry in results and run again"
             )
-        mask, threshold = tissue_mask(sums / counts, self.settings)
+        means = sums / counts
+        mask, threshold = tissue_mask(means, self.settings)
+        spread = dark_spread(means, threshold)
         cell = np.array([*self.cell, *self.cell])
         boxes = np.minimum(boxes_of(mask) * cell, [*self.source.shape, *self.source.shape])
         logger.info(
             "tissue from grey value %g: %.1f %% of the volume in %d pieces", threshold,
             100 * mask.mean(), len(boxes),
         )  # fmt: skip
-        return {"mask": mask, "threshold": np.array([threshold]), "boxes": boxes}
+        if self.threshold is None and spread > NO_BACKGROUND:
+            logger.warning(
+                "%s may have no background: what is darker than %g varies by %.2f of its distance "
+                "from the rest, where background around a sample has %g or less, so that the mask "
+                "would follow the texture of the tissue; look at it, and give a threshold or leave "
+                "it out",
+                self.source.name, threshold, spread, NO_BACKGROUND,
+            )  # fmt: skip
+        return {
+            "mask": mask,
+            "threshold": np.array([threshold]),
+            "boxes": boxes,
+            "dark_spread": np.array([spread]),
+        }
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """The mask of the cells in the voxels of a block."""

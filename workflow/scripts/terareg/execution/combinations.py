@@ -469,10 +469,11 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
                 f"{key}.from: {origin.derived!r} is not a volume of the section derived, which "
                 f"has {few(volumes) or 'none'}; correct the name"
             )
-        if settings.outlines and config["input"]["kind"] == "volume":
-            raise ConfigError(
-                f"{key}.outlines: the input is a volume, which has no tiles; remove outlines"
-            )
+        for option in ("outlines", "common"):
+            if getattr(settings, option) and config["input"]["kind"] == "volume":
+                raise ConfigError(
+                    f"{key}.{option}: the input is a volume, which has no tiles; remove {option}"
+                )
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(

@@ -602,7 +602,8 @@ def export_settings(run: Run, sample: str, export: str) -> dict[str, Any]:
 def export_source(run: Run, sample: str, export: str) -> NamedFiles:
     """Files that an export is made from: a complete volume or a map; for regions, their atlas.
 
-    Outlines of the tiles are drawn from their placement, on the grid of the fused volume.
+    Outlines of the tiles, and what all channels have seen, are found from the placement of the
+    tiles and the shifts of the channels, on the grid of the fused volume.
     """
     settings = ExportSettings.from_config(export_settings(run, sample, export))
     origin = settings.origin
@@ -619,7 +620,11 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
         files = {"image": run.atlas_path(origin.atlas, f"{origin.image}.nrrd")}
     if origin.is_segmentation or origin.kind == "atlases":
         files |= prepared_atlas(run, origin.atlas)
-    if settings.outlines:
+    if settings.common:
+        for number, channel in enumerate(run.channels_of(sample)):
+            for path in channel_shift(run, sample, run.sides_of(sample, channel)[0]).values():
+                files[f"shift_{number}"] = path
+    if settings.outlines or settings.common:
         grid = run.path(sample, f"fused/{origin.channel}/plan.json")
         files |= tiles_drawn(run, sample) | {"grid": grid}
     return files

@@ -21,6 +21,7 @@ from terareg.core.errors import TeraregError, one_line
 from terareg.core.parallel import map_items, peak_memory_mb
 from terareg.execution.checksums import compare_checksums, write_checksums
 from terareg.storage import traffic
+from terareg.storage.durable import make_durable
 from terareg.storage.records import read_record, write_record
 from terareg.storage.store import Store
 
@@ -91,6 +92,8 @@ def run_job(job: Job, work: Callable[[], None]) -> None:
                 if store is not None:
                     compare_checksums(store, record["root"], job.input)
                 work()
+            # whoever sees that the job has ended takes what it wrote for granted
+            make_durable()
             if store is not None:
                 _leave_records(store, record, job, {"rule": name, "started": started}, start)
         except TeraregError as error:
@@ -182,6 +185,7 @@ def _leave_records(
     try:
         write_checksums(store, record["root"], job.rule, job.output)
         write_record(store, key, facts | took | traffic.totals())
+        make_durable()
     except TeraregError as error:
         # the work is done; check_inputs is the one that reports a store that cannot be written
         logging.getLogger("terareg").warning("no record of this job: %s", error)

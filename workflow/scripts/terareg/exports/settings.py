@@ -19,6 +19,7 @@ TERAFLY = "terafly"
 TERAFLY_EDGE = 256
 _OF_TILES = {
     "axis": "z", "planes": "middle", "clip_percent": [0.1, 99.9], "outlines": False,
+    "common": False,
 }  # fmt: skip
 _OUTLINED = ("fused", "corrected_volume")
 #: kinds of volumes in the store, and how many names follow
@@ -117,6 +118,8 @@ class ExportSettings:
         Of tiles: percentiles of the shown voxels that become black and white.
     outlines : bool
         Of tiles: whether the page can show where the tiles of the microscope lie.
+    common : bool
+        Of tiles: whether only the box is shown that all channels have seen.
     """
 
     origin: Origin
@@ -129,6 +132,7 @@ class ExportSettings:
     planes: str | tuple[int, ...] = "middle"
     clip_percent: tuple[float, float] = (0.1, 99.9)
     outlines: bool = False
+    common: bool = False
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -197,15 +201,17 @@ class ExportSettings:
                 f"{key}.clip_percent: {[low, high]} is an empty range of grey values; give the "
                 "lower percentage first"
             )
-        if entry["outlines"] and origin.kind not in _OUTLINED:
-            raise ConfigError(
-                f"{key}.outlines: {origin.text} is not on the grid of the tiles; export "
-                "fused/CHANNEL or corrected_volume/CHANNEL, or remove outlines"
-            )
+        for name in ("outlines", "common"):
+            if entry[name] and origin.kind not in _OUTLINED:
+                raise ConfigError(
+                    f"{key}.{name}: {origin.text} is not on the grid of the tiles; export "
+                    f"fused/CHANNEL or corrected_volume/CHANNEL, or remove {name}"
+                )
         planes = entry["planes"] if isinstance(entry["planes"], str) else tuple(entry["planes"])
         return cls(
             origin, form, size, entry["isotropic"], chosen, labels,
             entry["axis"], planes, (float(low), float(high)), entry["outlines"],
+            entry["common"],
         )  # fmt: skip
 
     def settled(self, labels: bool, dtype: str, key: str = "export") -> ExportSettings:

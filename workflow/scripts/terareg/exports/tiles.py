@@ -22,7 +22,7 @@ from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
 from terareg.exports.settings import ExportSettings, slab_planes
-from terareg.exports.slabs import export_frame, export_slabs
+from terareg.exports.slabs import VoxelBox, export_frame, export_slabs
 from terareg.exports.tiles_page import PAGE
 from terareg.storage.store import Store
 from terareg.volumes import histogram
@@ -32,6 +32,7 @@ from terareg.volumes.reader import Levels
 TILE = 256
 _QUALITY = 90
 _WHITE = 255
+_ROUNDING = 1e-6  # voxels
 
 #: opposite corners (z, y, x) of a box, micrometres
 Corners = tuple[Sequence[float], Sequence[float]]
@@ -71,12 +72,17 @@ def grey_levels(plane: np.ndarray, low: float, high: float) -> list[np.ndarray]:
 
 
 def shown_planes(
-    settings: ExportSettings, source: Levels, frame: Frame, workers: int = 1
+    settings: ExportSettings,
+    source: Levels,
+    frame: Frame,
+    workers: int = 1,
+    box: VoxelBox | None = None,
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield name and pixels of every plane that is shown.
 
     Rows and columns are the two axes that are left, in the order z, y, x. Projections are float32
-    for means, otherwise of the source's type.
+    for means, otherwise of the source's type. Of a ``box`` of the frame, planes have the numbers
+    that they have without it.
 
     Raises
     ------
@@ -84,27 +90,31 @@ def shown_planes(
         If a plane is asked for that the export does not have.
     """
     axis = "zyx".index(settings.axis)
-    size = frame.shape[axis]
+    low, high = box or ((0, 0, 0), frame.shape)
+    begin, end = low[axis], high[axis]
     how = (source, frame, settings.interpolation, workers)
     if settings.planes in ("max", "mean"):
-        yield settings.planes, _projection(export_slabs(*how), settings.planes, axis, size)
+        parts = export_slabs(*how, box=(low, high))
+        yield settings.planes, _projection(parts, settings.planes, axis, end - begin)
         return
     if settings.planes == "middle":
-        wanted: tuple[int, ...] = (size // 2,)
+        wanted: tuple[int, ...] = ((begin + end) // 2,)
     elif settings.planes == "all":
-        wanted = tuple(range(size))
+        wanted = tuple(range(begin, end))
     else:
         wanted = tuple(int(n) for n in settings.planes)
-    if max(wanted) >= size:
+    missing = next((n for n in sorted(wanted, reverse=True) if not begin <= n < end), None)
+    if missing is not None:
         raise VolumeError(
-            f"there is no plane {max(wanted)} along {settings.axis}; the export has planes 0 to "
-            f"{size - 1}"
+            f"there is no plane {missing} along {settings.axis}; the export has planes {begin} to "
+            f"{end - 1}"
         )
     # neighbours are read together, because a chunk of the source holds many planes
-    together = slab_planes(4 * math.prod(frame.shape) / size)
-    digits = max(4, len(str(size - 1)))
+    pixels = math.prod(b - a for a, b in zip(low, high)) / (end - begin)
+    together = slab_planes(4 * pixels)
+    digits = max(4, len(str(frame.shape[axis] - 1)))
     for first, last in _runs(sorted(wanted), together):
-        start, stop = [0, 0, 0], list(frame.shape)
+        start, stop = list(low), list(high)
         start[axis], stop[axis] = first, last + 1
         part = np.concatenate([s for _, s in export_slabs(*how, box=(start, stop))])
         for number in range(first, last + 1):
@@ -118,6 +128,7 @@ def write_tiles(
     source: Levels,
     outlines: Mapping[str, Corners] | None = None,
     workers: int = 1,
+    within: Corners | None = None,
 ) -> dict:
     """Write tiles of all planes, their descriptions (``.dzi``) and the page ``index.html``.
 
@@ -134,6 +145,9 @@ def write_tiles(
         Boxes that the page can outline, by name: opposite corners (z, y, x), micrometres.
     workers : int
         Threads.
+    within : (corner, corner), optional
+        The part that is shown, opposite corners (z, y, x) in micrometres; voxels that lie in it as
+        a whole.
 
     Returns
     -------
@@ -143,10 +157,11 @@ def write_tiles(
     """
     store.delete_folder(key)
     frame = export_frame(source, settings.resolution_um, settings.isotropic)
-    low, high = _window(settings, source, frame, workers)
+    box = voxels_within(frame, within) if within else ((0, 0, 0), frame.shape)
+    low, high = _window(settings, source, frame, workers, box)
     rows, columns = (a for a in range(3) if a != "zyx".index(settings.axis))
     names, tiles, size, total = [], 0, 0, hashlib.sha256()
-    for plane_name, plane in shown_planes(settings, source, frame, workers):
+    for plane_name, plane in shown_planes(settings, source, frame, workers, box):
         levels = grey_levels(plane, low, high)
         height, width = plane.shape
         wanted = [(n, y, x) for n, level in enumerate(levels)
@@ -166,6 +181,11 @@ def write_tiles(
             total.update(hashlib.sha256(data).digest())
         store.write(f"{key}/{plane_name}.dzi", _dzi(width, height))
         names.append(plane_name)
+    # across planes the numbers are those of all planes
+    across = "zyx".index(settings.axis)
+    start, stop = ([*corner] for corner in box)
+    start[across], stop[across] = 0, frame.shape[across]
+    frame = frame.cropped(start, stop)
     told = {
         "title": key.rpartition("/")[2], "planes": names, "width": frame.shape[columns],
         "height": frame.shape[rows], "tile": TILE, "window": [low, high],
@@ -180,6 +200,44 @@ def write_tiles(
         "planes": len(names), "tiles": tiles, "page": page, "window": [low, high], "bytes": size,
         "sha256": total.hexdigest(),
     }  # fmt: skip
+
+
+def box_of_all(channels: Sequence[Sequence[Corners]]) -> Corners:
+    """Opposite corners (z, y, x) of what all channels have seen, from first tile to last.
+
+    Parameters
+    ----------
+    channels : sequence of sequence of (corner, corner)
+        Corners of the tiles of each channel; axes may run in any direction.
+    """
+    seen = [np.array(tiles, float) for tiles in channels]
+    low = np.max([tiles.min(axis=(0, 1)) for tiles in seen], axis=0)
+    high = np.min([tiles.max(axis=(0, 1)) for tiles in seen], axis=0)
+    if not np.all(low < high):
+        raise VolumeError(
+            "the tiles of the channels have no place in common; look at the shifts of the channels "
+            "in the report, or remove common"
+        )
+    return low.tolist(), high.tolist()
+
+
+def voxels_within(frame: Frame, corners: Corners) -> VoxelBox:
+    """First voxel (z, y, x) of those that lie between two corners, and the one after the last.
+
+    Raises
+    ------
+    VolumeError
+        If there is none.
+    """
+    faces = np.sort(frame.to_index(np.array(corners, float)) + 0.5, axis=0)
+    low = np.clip(np.ceil(faces[0] - _ROUNDING), 0, frame.shape).astype(int).tolist()
+    high = np.clip(np.floor(faces[1] + _ROUNDING), 0, frame.shape).astype(int).tolist()
+    if not all(a < b for a, b in zip(low, high)):
+        raise VolumeError(
+            "the channels have no voxel of the export in common; look at their shifts in the "
+            "report, or remove common"
+        )
+    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 def outlines_on(
@@ -226,13 +284,13 @@ def _runs(numbers: list[int], longest: int) -> Iterator[tuple[int, int]]:
 
 
 def _window(
-    settings: ExportSettings, source: Levels, frame: Frame, workers: int
+    settings: ExportSettings, source: Levels, frame: Frame, workers: int, box: VoxelBox
 ) -> tuple[float, float]:
     """Counts of black and white: percentiles of all planes that are shown."""
     counts: dict[int, int] = {}
     exact = np.zeros(2**16, np.int64)
     integers = False
-    for _, plane in shown_planes(settings, source, frame, workers):
+    for _, plane in shown_planes(settings, source, frame, workers, box):
         if plane.dtype in (np.uint8, np.uint16):
             exact += np.bincount(plane.ravel(), minlength=exact.size)
             integers = True

@@ -36,7 +36,7 @@ from terareg.acquisition.line_gains import gains_spec
 from terareg.intensity.line_system import LineSystem
 from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
 from terareg.storage.arrays import array_spec, write_error
-from terareg.storage.records import content_hash, is_done, write_record
+from terareg.storage.records import content_hash, is_done, remove_record, write_record
 from terareg.storage.store import ARRAY_ERRORS, Store
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def estimate_stripes(
         logger.info("%s is already complete", store.address(key))
         store.delete_folder(f"{key}.slabs")
         return done
-    store.delete(record_key)
+    remove_record(store, record_key)
     array = _begin(layout, store, key, fingerprint)
     system = LineSystem.of(layout)
     with LineMeans(sums) as means:

@@ -33,7 +33,7 @@ from terareg.stitching.pairs import PairResult
 from terareg.stitching.placement import PlacedTile, Placement
 from terareg.stitching.shapes import in_planes
 from terareg.storage.foreign import boundary
-from terareg.storage.store import open_regular
+from terareg.storage.store import atomic_file, open_regular
 
 if TYPE_CHECKING:
     from terareg.acquisition.model import Acquisition
@@ -506,14 +506,9 @@ def _open(path: str | os.PathLike):
     """Text writer to a file that appears once it is complete; gzip for names ending in .gz."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as raw:
-            if path.name.endswith(".gz"):
-                with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-                    yield lambda text: packed.write(text.encode())
-            else:
-                yield lambda text: raw.write(text.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with atomic_file(path) as raw:
+        if path.name.endswith(".gz"):
+            with gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
+                yield lambda text: packed.write(text.encode())
+        else:
+            yield lambda text: raw.write(text.encode())

@@ -27,6 +27,7 @@ import SimpleITK as sitk
 
 from terareg.core.errors import ConfigError, StoreError, last_line
 from terareg.core.frames import Frame
+from terareg.storage.durable import settle_file
 from terareg.storage.store import gzipped, write_atomic
 
 _TYPES = {
@@ -144,6 +145,7 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray, frame: Frame) -
     part = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         sitk.WriteImage(image, str(part), True)
+        settle_file(part)
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         raise StoreError(

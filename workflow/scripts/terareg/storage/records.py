@@ -1,8 +1,9 @@
 """Records: small JSON files that say what was made, from what, and that it is complete.
 
-A record is written last and atomically. Its ``fingerprint`` covers the code, the settings and the
-content of everything it was made of; work is skipped only if a record with the same fingerprint
-exists together with the objects that it names.
+A record is written last and atomically, when all that it names is on the disk
+(:mod:`terareg.storage.durable`). Its ``fingerprint`` covers the code, the settings and the content
+of everything it was made of; work is skipped only if a record with the same fingerprint exists
+together with the objects that it names.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import xxhash
 from terareg.core.errors import StoreError, TeraregError
 from terareg.core.parallel import map_items
 from terareg.core.table_cells import to_cell
+from terareg.storage.durable import make_durable
 from terareg.storage.store import Store, write_atomic
 
 _Made = TypeVar("_Made")
@@ -196,8 +198,19 @@ def read_record(store: Store, key: str) -> dict[str, Any] | None:
 
 
 def write_record(store: Store, key: str, record: Mapping[str, Any]) -> None:
-    """Write a record. Call it when everything that the record names is in the store."""
+    """Write a record. Call it when everything that the record names is in the store.
+
+    All objects that this process has written are made durable before.
+    """
+    make_durable()
     store.write(key, to_json(record))
+
+
+def remove_record(store: Store, key: str) -> None:
+    """Remove a record, durably, before what it names is changed; nothing happens without one."""
+    if store.exists(key):
+        store.delete(key)
+        store.settle_folder(key.rpartition("/")[0])
 
 
 def is_done(store: Store, key: str, wanted: str) -> dict[str, Any] | None:

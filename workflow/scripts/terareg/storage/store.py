@@ -2,7 +2,8 @@
 
 Small objects (JSON records, metadata) go through :class:`Store`; arrays go through tensorstore,
 which takes :meth:`Store.kvstore`. Both see the same keys. A write is atomic: readers see the old
-object or the new one, never a part.
+object or the new one, never a part. What was written to a folder is on its disk when
+:func:`terareg.storage.durable.make_durable` has returned.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ from typing import Any, BinaryIO
 from urllib.parse import unquote
 
 from terareg.core.errors import StoreError
-from terareg.storage import s3, traffic
+from terareg.storage import durable, s3, traffic
+from terareg.storage.durable import disk_error, disk_full, make_durable
 
 _GZIP_WBITS = 31  # a gzip header, and the largest window
+_STARTED_BYTES = 1 << 23  # of an object that grows, which the system is asked to write at once
 # names of folders and of an object, none of which leads elsewhere or may be left out
 _PLAIN_KEY = re.compile(r"(?!\.{1,2}(/|\Z))[^/\\\0]+(/(?!\.{1,2}(/|\Z))[^/\\\0]+)*")
 
@@ -188,12 +191,13 @@ class Store:
         path = self._file(key)
         try:
             try:
-                write_atomic(path, data)
+                descriptor = _appear(path, data)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                write_atomic(path, data)
+                durable.make_folders(os.path.dirname(path))
+                descriptor = _appear(path, data)
         except OSError as error:
             raise self._os_error("write", key, error) from error
+        durable.follow(path, descriptor, len(data))
 
     def create(self, key: str) -> NewObject:
         """Begin an object that is written piece by piece."""
@@ -272,6 +276,11 @@ class Store:
             return
         self._s3.delete_all([check_key(key) for key in keys])
 
+    def settle_folder(self, key: str) -> None:
+        """Wait until what was removed from a folder is gone from the disk; S3 needs no waiting."""
+        if not self.is_s3:
+            durable.settle_folder(self._file(key))
+
     def check_writable(self, needed_bytes: int = 0) -> None:
         """Raise :class:`StoreError` unless an object can be written and removed here.
 
@@ -289,12 +298,7 @@ class Store:
                 )
 
     def _os_error(self, verb: str, key: str, error: OSError) -> StoreError:
-        if error.errno == errno.ENOSPC:
-            return _disk_full(self.address(key))
-        return StoreError(
-            f"cannot {verb} {self.address(key)} ({error.strerror}); check the permissions of the "
-            "folder or point store: elsewhere"
-        )
+        return disk_error(verb, self.address(key), error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self.url}
@@ -321,17 +325,17 @@ class NewObject:
 
     def __init__(self, store: Store, key: str) -> None:
         self._store, self._key = store, check_key(key)
-        self.size = 0
+        self.size = self._unstarted = 0
         self._descriptor = -1
         self._part: str | None = None
         self._data = bytearray()
         if store.is_s3:
             return
-        self._path = store.path(key)
+        self._path = store._file(key)
         self._part = _part_of(self._path)
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            durable.make_folders(os.path.dirname(self._path))
+            self._descriptor = _new_file(self._part)
         except OSError as error:
             raise store._os_error("write", key, error) from error
 
@@ -349,32 +353,39 @@ class NewObject:
                 self._write(start, views)
             except OSError as error:
                 raise self._store._os_error("write", self._key, error) from error
+            self._unstarted += sum(len(piece) for piece in pieces)
+            if self._unstarted >= _STARTED_BYTES:
+                durable.start_writing(self._descriptor)
+                self._unstarted = 0
         self.size = max(self.size, stop)
 
     def commit(self) -> None:
-        """Make the object appear, complete and on disk."""
+        """Make the object appear, complete."""
         if self._store.is_s3:
             self._store.write(self._key, self._data)
             self._data = bytearray()
             return
         traffic.tell(written=self.size)
+        if self._part is None:
+            raise ValueError(f"{self._key} was committed or discarded before")
         try:
-            os.fsync(self._descriptor)
-            self._close()
-            if self._part is not None:
-                os.replace(self._part, self._path)
-            self._part = None
+            durable.start_writing(self._descriptor)
+            os.replace(self._part, self._path)
         except OSError as error:
             raise self._store._os_error("write", self._key, error) from error
+        descriptor, self._descriptor, self._part = self._descriptor, -1, None
+        durable.follow(self._path, descriptor, self.size)
 
     def discard(self) -> None:
         """Remove what was written, unless the object was committed."""
         self._data = bytearray()
         if self._descriptor >= 0:
-            self._close()
+            os.close(self._descriptor)
+            self._descriptor = -1
         if self._part is not None:
             with suppress(FileNotFoundError):
                 os.unlink(self._part)
+            self._part = None
 
     def _write(self, start: int, views: list[memoryview]) -> None:
         while views:
@@ -384,10 +395,6 @@ class NewObject:
                 done -= len(views.pop(0))
             if done:
                 views[0] = views[0][done:]
-
-    def _close(self) -> None:
-        descriptor, self._descriptor = self._descriptor, -1
-        os.close(descriptor)
 
 
 #: the exceptions that tensorstore raises
@@ -405,14 +412,8 @@ def outage(address: str, error: Exception) -> StoreError | None:
         Raised by tensorstore; only its text tells the cause.
     """
     if "No space left" in str(error):
-        return _disk_full(address)
+        return disk_full(address)
     return s3.outage(address, error)
-
-
-def _disk_full(address: str) -> StoreError:
-    return StoreError(
-        f"disk full while writing {address}; free some space and run again, finished work is kept"
-    )
 
 
 def _files_below(folder: str, prefix: str) -> Iterator[Entry]:
@@ -464,37 +465,59 @@ def gzipped(data: bytes | bytearray | memoryview, level: int) -> bytes:
 
 
 def write_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
-    """Write a local file so that it is either complete or absent, even after a power cut."""
-    part, left = _part_of(path), memoryview(data).cast("B")
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        try:
-            while left:
-                left = left[os.write(descriptor, left) :]
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(part, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(part)
-        raise
+    """Write a local file so that it is either complete or absent, even after a power cut.
+
+    It may name objects, so that these are made durable before it appears.
+    """
+    with atomic_file(path, buffered=False) as stream:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[stream.write(left) :]
 
 
 @contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a local file for writing; it appears when the ``with`` block ends without an error."""
+def atomic_file(path: str | os.PathLike[str], *, buffered: bool = True) -> Iterator[BinaryIO]:
+    """Open a local file for writing; it appears when the ``with`` block ends without an error.
+
+    See :func:`write_atomic`.
+    """
     part = _part_of(path)
     try:
-        with open(part, "wb") as stream:
+        with open(_new_file(part), "wb", buffering=-1 if buffered else 0) as stream:
             yield stream
             stream.flush()
+            make_durable()
             os.fsync(stream.fileno())
         os.replace(part, path)
     except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(part)
         raise
+
+
+def _appear(path: str, data: bytes | bytearray | memoryview) -> int:
+    """Write a file that appears when it is complete; return its descriptor."""
+    part, left = _part_of(path), memoryview(data).cast("B")
+    try:
+        descriptor = _new_file(part)
+        try:
+            while left:
+                left = left[os.write(descriptor, left) :]
+            if len(data) >= durable.WORTH_STARTING:
+                durable.start_writing(descriptor)
+            os.replace(part, path)
+        except BaseException:
+            os.close(descriptor)
+            raise
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(part)
+        raise
+    return descriptor
+
+
+def _new_file(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def _part_of(path: str | os.PathLike[str]) -> str:

@@ -101,6 +101,9 @@ class Header:
     origin_um, direction : tuple of float or None
         For NIfTI and NRRD files: centre of the first voxel in world coordinates (left, posterior,
         superior, as in ITK), and the unit vectors of the axes x, y and z, one after the other.
+    is_stream : bool
+        Whether the voxels of an NIfTI or NRRD file are compressed as one, so that those at the end
+        are reached through all others.
     """
 
     name: str
@@ -117,6 +120,7 @@ class Header:
     channel_names: tuple[str, ...] = ()
     is_palette: bool = False
     others: tuple[str, ...] = ()
+    is_stream: bool = False
 
     @property
     def stored_dtype(self) -> str:
@@ -132,9 +136,8 @@ class Header:
 
     @property
     def passed_bytes(self) -> int:
-        """Bytes that a reader goes through to reach its own: of files that may be one stream."""
-        plain = self.form == "NIfTI" and not self.name.lower().endswith(".gz")
-        return 0 if plain or self.form not in ("NIfTI", "NRRD") else self.whole_bytes // 2
+        """Bytes that a reader decompresses to reach its own, and keeps in a temporary file."""
+        return self.whole_bytes // 2 if self.is_stream else 0
 
     @property
     def whole_bytes(self) -> int:
@@ -485,7 +488,7 @@ def _nifti(source: _Source, *, believed: bool) -> Header:
     dtype = "float64" if layout.scaled else layout.dtype
     header = Header(
         name, "NIfTI", layout.shape, dtype, channels=layout.samples,
-        is_segmentation=layout.is_labels,
+        is_segmentation=layout.is_labels, is_stream=name.lower().endswith(".gz"),
     )  # fmt: skip
     if not believed:
         return header
@@ -501,7 +504,10 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
     header = read_nrrd_header(source.file)
     check_data(header, source.store.size, source.file.size)
     channels = math.prod(header.sizes) // math.prod(header.shape)
-    found = Header(source.name, "NRRD", header.shape, header.dtype, channels=channels)
+    found = Header(
+        source.name, "NRRD", header.shape, header.dtype, channels=channels,
+        is_stream=header.encoding not in ("raw", "text"),
+    )  # fmt: skip
     if not believed or header.spacing is None:
         return found
     if header.contradiction:

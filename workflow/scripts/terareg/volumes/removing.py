@@ -15,8 +15,9 @@ from typing import Any
 
 from terareg.core.errors import VolumeError
 from terareg.core.levels import Box
+from terareg.storage.durable import make_durable
 from terareg.storage.foreign import boundary
-from terareg.storage.records import to_json
+from terareg.storage.records import write_record
 from terareg.storage.removal import Removal, remove
 from terareg.storage.store import Entry, Store
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
@@ -114,9 +115,10 @@ def remove_parts(
     found = _parts(volume, levels, box_vox)
     if found.levels:
         note = {"file": volume.file, "metadata": volume.metadata, "levels": found.levels}
-        volume.store.write(_NOTE, to_json(note))
+        write_record(volume.store, _NOTE, note)
         if len(found.levels) < len(volume.levels):
-            volume.store.write(volume.file, to_json(volume.without(found.levels)))
+            write_record(volume.store, volume.file, volume.without(found.levels))
+        make_durable()
     remove([found.chunks])
     remove([found.files])
     if found.levels:

@@ -19,7 +19,14 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.numeric import Clipped
 from terareg.core.parallel import map_items, peak_memory_mb, release_memory
-from terareg.storage.records import ContentHash, is_done, read_record, to_json, write_record
+from terareg.storage.records import (
+    ContentHash,
+    is_done,
+    read_record,
+    remove_record,
+    to_json,
+    write_record,
+)
 from terareg.storage.store import Store
 from terareg.volumes import histogram, ngff, precomputed
 from terareg.volumes.downsample import downsample
@@ -92,7 +99,7 @@ def init_volume(
     delete_volume(store, key)
     for name, data in files.items():
         store.write(f"{key}/{name}", data)
-    store.write(f"{key}/{PLAN_FILE}", to_json(content))
+    write_record(store, f"{key}/{PLAN_FILE}", content)
 
 
 def delete_volume(store: Store, key: str) -> None:
@@ -102,6 +109,7 @@ def delete_volume(store: Store, key: str) -> None:
         if name == RECORD_FOLDER:
             store.delete(f"{key}/{PYRAMID_FILE}")
             store.delete(f"{key}/{PLAN_FILE}")
+            store.settle_folder(key)
 
 
 class BlockWriter:
@@ -136,7 +144,7 @@ class BlockWriter:
         self._store, self._plan, self._fingerprint = store, plan, fingerprint
         # A record of older data must not vouch for what is about to change.
         self._where = record_key(key, block)
-        store.delete(self._where)
+        remove_record(store, self._where)
         self._statistics = _Statistics(plan, block)
         self._clipped = Clipped()
         self._levels: list[_LevelWriter] = []
@@ -469,7 +477,7 @@ def finish_pyramid(store: Store, key: str, plan: VolumePlan, workers: int = 1) -
     done = is_done(store, where, wanted)
     if done is not None:
         return done
-    store.delete(where)
+    remove_record(store, where)
     objects: dict[str, int] = {}
     for level in range(plan.block_levels, len(plan.levels)):
 
