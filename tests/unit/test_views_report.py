@@ -518,7 +518,7 @@ def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_
 
 
 def test_the_first_page_says_whether_why_and_what_next(results, picture):
-    (results / "views" / "borders_z_allen.jpg").write_bytes(picture)
+    (results / "views" / "borders_coronal_allen.jpg").write_bytes(picture)
     write(results, "views/slices_allen.html", "<!doctype html>")
     data = gather(results)
     assert data["conclusion"]["title"] == "Not usable as it is"
@@ -532,7 +532,7 @@ def test_the_first_page_says_whether_why_and_what_next(results, picture):
     assert brain["suspicious"] == 1
     text = report.render_report(data)
     places = [text.index(words) for words in (
-        "Not usable as it is", "What to do next", "borders_z_allen", "Worst regions",
+        "Not usable as it is", "What to do next", "borders_coronal_allen", "Worst regions",
         "Where is it bad</h2>", 'id="checks"', 'id="acquisition"',
     )]  # fmt: skip
     assert places == sorted(places)

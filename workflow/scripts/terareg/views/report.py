@@ -51,7 +51,7 @@ STAGES = (
 
 # file name without its ending (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
-    (r"borders_[zyx]_(?P<of>.+)", "brain",
+    (r"borders_(?:coronal|horizontal|sagittal)_(?P<of>.+)", "brain",
      "Borders of the atlas regions on the sample, at the resolution of the image."),
     (r"worst_(?P<of>.+)", "worst",
      "The worst-fitting regions, each at its worst position: its border is light blue, the others "
@@ -60,8 +60,8 @@ FIGURES = (
      "Every region coloured by its fit, its missing fraction, its artefacts and its change of "
      "volume."),
     (r"first_look_(?P<of>.+)", "acquisition",
-     "First look: raw tiles at their stage positions, or the raw image, beside the atlas in the "
-     "declared orientation."),
+     "First look: raw tiles at their stage positions, or the raw image, turned upright by the "
+     "declared orientation, beside the atlas. Both must look alike."),
     (r"flatfield_(?P<of>.+)", "intensity",
      ("Flat-field: relative sensitivity of each camera pixel, with profiles along rows and "
 "columns.")),
