@@ -70,7 +70,7 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(chromium, page, 
 
 
 def test_every_voxel_is_shown_and_keys_move(chromium, page, image):
-    keys = "".join(map(press, ("2", "ArrowRight", "PageDown", "ArrowUp", "ArrowUp", "b")))
+    keys = "".join(map(press, ("3", "ArrowRight", "PageDown", "ArrowUp", "ArrowUp", "b")))
     value = f"(() => {{ {keys} return {voxels(30, 20)}; }})()"
     visit = chromium.visit(page.as_uri(), until=READY, value=value)
     assert visit.errors == []
@@ -81,7 +81,7 @@ def test_every_voxel_is_shown_and_keys_move(chromium, page, image):
 
 
 def test_damage_is_coloured_where_it_is(chromium, page, image):
-    keys = "".join(map(press, ("2", "b", "m")))
+    keys = "".join(map(press, ("3", "b", "m")))
     value = f"(() => {{ {keys} return {voxels(30, 20)}; }})()"
     blue = np.array(chromium.visit(page.as_uri(), until=READY, value=value).value)
     inner = np.s_[4:26, 4:16]
@@ -103,7 +103,7 @@ def test_borders_are_drawn_and_regions_named_under_the_pointer(chromium, page):
         if (p[4 * x] - p[4 * x + 2] > 80)
           orange.push(x / c.width);
       return [inside, outside, orange]; })()"""
-    point = point.replace("KEYS", press("2"))
+    point = point.replace("KEYS", press("3"))
     visit = chromium.visit(page.as_uri(), until=READY, value=point)
     inside, outside, orange = visit.value
     assert inside == "CA1, Field CA1" and outside == ""

@@ -12,7 +12,7 @@ from terareg.views.customary import SHOWN, turned, view_across, views
 from terareg.views.figures import brain, canvas, registration, volume
 
 # how an atlas page shows a plane: what stands at its top, and at its right
-PAGES = {"coronal": "SR", "horizontal": "AR", "sagittal": "SP"}
+PAGES = {"coronal": "SR", "sagittal": "SP", "horizontal": "AR"}
 SIZE = {"R": 7, "P": 9, "I": 5}
 STEP = {"R": 20.0, "P": 30.0, "I": 50.0}
 HIGH = {"R": 1, "P": 20, "I": 400}

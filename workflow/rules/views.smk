@@ -443,7 +443,7 @@ rule draw_brain:
                     "figure": f"borders, {view}",
                 },
             )
-            for view in ("coronal", "horizontal", "sagittal")
+            for view in ("coronal", "sagittal", "horizontal")
         },
         worst=report(
             result("views/worst_{atlas}.jpg"),

@@ -187,7 +187,7 @@ def reported_files(run: Run, sample: str) -> Files:
     atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
     atlases.append("registration/{atlas}/summary.json")
     atlases += [
-        f"views/borders_{view}_{{atlas}}.jpg" for view in ("coronal", "horizontal", "sagittal")
+        f"views/borders_{view}_{{atlas}}.jpg" for view in ("coronal", "sagittal", "horizontal")
     ]
     atlases += [
         "registration/{atlas}/quality.tsv",

@@ -17,7 +17,8 @@ from terareg.core.orientation import check_orientation, opposite
 #: an array with this orientation has its planes, rows and columns as they are shown
 SHOWN = "IPR"
 #: in the order in which planes are shown, and the directions in which their rows and columns grow
-_VIEWS = (("coronal", "I", "R"), ("horizontal", "P", "R"), ("sagittal", "I", "P"))
+_VIEWS = (("coronal", "I", "R"), ("sagittal", "I", "P"), ("horizontal", "P", "R"))
+NAMES = tuple(name for name, *_ in _VIEWS)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class View:
     Attributes
     ----------
     name : str
-        "coronal", "horizontal" or "sagittal".
+        One of :data:`NAMES`.
     axis : int
         Array axis perpendicular to the planes.
     down, right : int
@@ -65,7 +66,7 @@ class View:
 
 
 def views(orientation: str) -> tuple[View, View, View]:
-    """The coronal, horizontal and sagittal planes of an array.
+    """The coronal, sagittal and horizontal planes of an array.
 
     Parameters
     ----------

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
-from terareg.views import neuroglancer, thresholds, worst
+from terareg.views import customary, neuroglancer, thresholds, worst
 from terareg.views.conclusion import conclude, next_steps
 from terareg.views.methods import methods
 from terareg.views.page import embedded_image, render_page
@@ -51,8 +51,11 @@ STAGES = (
 
 # file name without its ending (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
-    (r"borders_(?:coronal|horizontal|sagittal)_(?P<of>.+)", "brain",
-     "Borders of the atlas regions on the sample, at the resolution of the image."),
+    *(
+        (rf"borders_{view}_(?P<of>.+)", "brain",
+         "Borders of the atlas regions on the sample, at the resolution of the image.")
+        for view in customary.NAMES
+    ),
     (r"worst_(?P<of>.+)", "worst",
      "The worst-fitting regions, each at its worst position: its border is light blue, the others "
      "are orange."),
