@@ -138,12 +138,19 @@ def test_too_little_room_or_memory_is_to_be_corrected(workspace, capsys, monkeyp
 
 
 def test_a_comparison_is_told_by_its_groups(workspace, capsys):
-    samples = write_cohort(workspace.folder / "results", size=2)
-    write_table_of(workspace.folder / "cohort.tsv", samples, {"age": [8, 9, 9, 8]})
+    samples = write_cohort(workspace.folder / "results", size=3)
+    table = workspace.folder / "cohort.tsv"
+    write_table_of(table, samples, {"age": [8, 9, 9, 8, 7, 9]})
     config = {"comparisons": {"drug": {"table": "cohort.tsv", "atlas": "ccf"}}}
     code, text = checked(workspace, config, capsys)
-    assert code == 0 and "comparison drug: control 2, drug 2 samples; covariates: age" in text
+    assert code == 0 and "comparison drug: control 3, drug 3 samples; covariates: age" in text
     assert "Next: terareg run sample.yaml cohort" in text
+    whole = table.read_text()
+    table.write_text("\n".join(whole.splitlines()[:5]) + "\n")
+    code, text = checked(workspace, config, capsys)
+    assert code == 1
+    assert "To do: comparisons.drug: 4 samples are too few for 3 coefficients" in text
+    table.write_text(whole)
     (workspace.folder / "results/brain0/regions/ccf.tsv").unlink()
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "To do: comparisons.drug: sample 'brain0' has no results" in text

@@ -14,6 +14,7 @@ import numpy as np
 from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
 from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
+from terareg.cohort.model import design_of
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
 from terareg.execution import comparisons, inputs, raw_data, sizing
 from terareg.execution.config import asked_of
@@ -87,6 +88,10 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
         sizes = (sum(m.group == group for m in cohort.members) for group in cohort.groups)
         groups = ", ".join(f"{group} {size}" for group, size in zip(cohort.groups, sizes))
         _say(f"comparison {name}: {groups} samples; covariates: {few(cohort.covariates) or 'none'}")
+        try:
+            design_of(cohort)
+        except TeraregError as error:
+            absent.append(f"comparisons.{name}: {error}")
     raw_data.check(run)
     sizing.check_extents(run)
     for sample in run.samples:

@@ -117,8 +117,9 @@ def make_export(
     table = label_table(settings, Path(files.get("atlas", ".")).parent)
     clipped: list[Clipped] = []
     picture, boxes = prepare_export(settings, source, table, name, workers, clipped)
-    if table is None and "complete" in files:
-        shown = read_json(files["complete"]).get("window")
+    # asked by get: the inputs of a job are a list of files with names
+    if table is None and (summary := files.get("complete")):
+        shown = read_json(summary).get("window")
         picture = replace(picture, window=tuple(shown) if shown else None)
     facts = write(Export(name, settings, source, picture, boxes, workers))
     total = sum(clipped, Clipped())
