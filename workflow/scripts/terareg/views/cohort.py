@@ -52,6 +52,13 @@ class ComparisonFiles:
     pictures: Mapping[Path, str]
 
 
+def map_title(name: str) -> str:
+    """A map of a comparison in words: "log_jacobian", or "cells_" and a name of cells."""
+    if name.startswith("cells_"):
+        return f"{name.removeprefix('cells_')}: density (per mm³)"
+    return "Local change of volume (natural logarithm of the Jacobian)"
+
+
 def measure_title(measure: str) -> str:
     """A measure in words."""
     fixed = {"volume_mm3": "Volume (mm³)", "volume_percent": "Volume (% of all regions)"}
