@@ -124,7 +124,7 @@ def gather_page(
     sections = [_measure(m, files.effects, settings["fdr"], groups) for m in measures]
     fixed = ("sample", "group", "used", "verdict", "reasons")
     covariates = [key for key in files.samples[0] if key not in fixed]
-    columns = ["sample", "group", *covariates, "registration", "what failed or warned", "counts"]
+    columns = ["sample", "group", *covariates, "registration", "what failed or warned", "used"]
     keys = ("sample", "group", *covariates, "verdict", "reasons", "used")
     return {
         "name": name,

@@ -47,7 +47,7 @@ def mid_planes(
         canvas.show_plane(cell, planes[axis], frame, axis, vmin=limits[0], vmax=limits[1])
         cell.set_title(plane_title(frame, view, index[axis]))
     figure.supxlabel(
-        f"black = {show(limits[0])}, white = {show(limits[1])} counts",
+        f"grey values: black = {show(limits[0])}, white = {show(limits[1])}",
         fontsize=8, x=0.01, ha="left",
     )  # fmt: skip
     return figure
