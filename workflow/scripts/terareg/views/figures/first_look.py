@@ -111,4 +111,4 @@ def _grid(axes, boxes: Sequence[Box]) -> None:
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"{len(boxes)} tiles, seen along z")
+    axes.set_title(f"{len(boxes)} tiles (x right, y down)")
