@@ -34,6 +34,11 @@ def voxels(rows, columns):
       }} return found; }})()"""
 
 
+def shown(plane):
+    """A plane across z as an atlas shows it: y and x of ILA are exchanged and reversed."""
+    return plane.T[::-1, ::-1]
+
+
 @pytest.fixture(scope="module")
 def image():
     return np.random.default_rng(2).integers(0, 256, FRAME.shape).astype(np.float32)
@@ -58,30 +63,30 @@ def test_it_opens_without_errors_requests_or_sideways_scrolling(chromium, page, 
     assert visit.errors == []
     assert [r for r in visit.requests if not r.startswith("data:")] == [page.as_uri()]
     assert visit.value["wide"] <= size[0]
-    # the coronal plane first, in the middle: A is the third letter of ILA
-    assert (visit.value["axis"], visit.value["slice"]) == ("2", "15")
-    assert visit.value["where"] == "coronal, slice 16 of 30 (0.30 mm)"
+    # the coronal plane first, in the middle
+    assert (visit.value["axis"], visit.value["slice"]) == ("1", "15")
+    assert visit.value["where"] == "coronal, slice 16 of 30, 0.30 mm from the anterior end"
     assert len(Image.open(io.BytesIO(visit.png)).convert("RGB").getcolors(1 << 24)) > 50
 
 
 def test_every_voxel_is_shown_and_keys_move(chromium, page, image):
-    keys = "".join(map(press, ("1", "ArrowRight", "PageDown", "ArrowUp", "ArrowUp", "b")))
-    value = f"(() => {{ {keys} return {voxels(20, 30)}; }})()"
+    keys = "".join(map(press, ("3", "ArrowRight", "PageDown", "ArrowUp", "ArrowUp", "b")))
+    value = f"(() => {{ {keys} return {voxels(30, 20)}; }})()"
     visit = chromium.visit(page.as_uri(), until=READY, value=value)
     assert visit.errors == []
-    found = np.array(visit.value).reshape(20, 30, 3)
+    found = np.array(visit.value).reshape(30, 20, 3)
     # from slice 4 one on, ten back to the first, then two on; letters and bar lie at the edges
-    inner = np.s_[4:16, 4:26]
-    assert np.abs(found[inner] - image[2][inner][..., None]).max() <= 1
+    inner = np.s_[4:26, 4:16]
+    assert np.abs(found[inner] - shown(image[2])[inner][..., None]).max() <= 1
 
 
 def test_damage_is_coloured_where_it_is(chromium, page, image):
-    keys = "".join(map(press, ("1", "b", "m")))
-    value = f"(() => {{ {keys} return {voxels(20, 30)}; }})()"
+    keys = "".join(map(press, ("3", "b", "m")))
+    value = f"(() => {{ {keys} return {voxels(30, 20)}; }})()"
     blue = np.array(chromium.visit(page.as_uri(), until=READY, value=value).value)
-    inner = np.s_[4:16, 4:26]
-    wanted = 0.35 * image[4][..., None] + 0.65 * np.array([86, 180, 233])
-    assert np.abs(blue.reshape(20, 30, 3)[inner] - wanted[inner]).max() <= 3
+    inner = np.s_[4:26, 4:16]
+    wanted = 0.35 * shown(image[4])[..., None] + 0.65 * np.array([86, 180, 233])
+    assert np.abs(blue.reshape(30, 20, 3)[inner] - wanted[inner]).max() <= 3
 
 
 def test_borders_are_drawn_and_regions_named_under_the_pointer(chromium, page):
@@ -98,9 +103,9 @@ def test_borders_are_drawn_and_regions_named_under_the_pointer(chromium, page):
         if (p[4 * x] - p[4 * x + 2] > 80)
           orange.push(x / c.width);
       return [inside, outside, orange]; })()"""
-    point = point.replace("KEYS", press("1"))
+    point = point.replace("KEYS", press("3"))
     visit = chromium.visit(page.as_uri(), until=READY, value=point)
     inside, outside, orange = visit.value
     assert inside == "CA1, Field CA1" and outside == ""
-    for border in (10 / 30, 20 / 30):
+    for border in (5 / 20, 15 / 20):
         assert min(abs(x - border) for x in orange) < 0.005

@@ -27,6 +27,7 @@ def checked(workspace, config, capsys) -> tuple[int, str]:
 
 def test_a_good_sample_is_told_on_one_screen(workspace, capsys):
     config = workspace.sample(grid=(1, 2), planes=100)
+    config["atlases"] = {"mine": write_atlas(workspace.folder)}
     code, text = checked(workspace, config, capsys)
     assert code == 0
     assert len(text.splitlines()) < 40
@@ -123,6 +124,7 @@ def test_settings_of_the_folder_are_read_first(workspace, capsys, monkeypatch, t
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "channel 'red'" in text
     config["stitching"] = {"channel": "signal"}
+    config["atlases"] = {"mine": write_atlas(workspace.folder)}
     assert checked(workspace, config, capsys)[0] == 0
 
 
@@ -136,12 +138,86 @@ def test_too_little_room_or_memory_is_to_be_corrected(workspace, capsys, monkeyp
 
 
 def test_a_comparison_is_told_by_its_groups(workspace, capsys):
-    samples = write_cohort(workspace.folder / "results", size=2)
-    write_table_of(workspace.folder / "cohort.tsv", samples, {"age": [8, 9, 9, 8]})
+    samples = write_cohort(workspace.folder / "results", size=3)
+    table = workspace.folder / "cohort.tsv"
+    write_table_of(table, samples, {"age": [8, 9, 9, 8, 7, 9]})
     config = {"comparisons": {"drug": {"table": "cohort.tsv", "atlas": "ccf"}}}
     code, text = checked(workspace, config, capsys)
-    assert code == 0 and "comparison drug: control 2, drug 2 samples; covariates: age" in text
+    assert code == 0 and "comparison drug: control 3, drug 3 samples; covariates: age" in text
     assert "Next: terareg run sample.yaml cohort" in text
+    whole = table.read_text()
+    table.write_text("\n".join(whole.splitlines()[:5]) + "\n")
+    code, text = checked(workspace, config, capsys)
+    assert code == 1
+    assert "To do: comparisons.drug: 4 samples are too few for 3 coefficients" in text
+    table.write_text(whole)
     (workspace.folder / "results/brain0/regions/ccf.tsv").unlink()
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "To do: comparisons.drug: sample 'brain0' has no results" in text
+
+
+def write_atlas(folder, code="SAR", symmetric="x", annotation=(20, 22, 24), region=1):
+    """A small atlas whose template mirrors itself along one axis; returns its description."""
+    half = np.random.default_rng(0).integers(1, 900, (20, 22, 24)).astype(np.uint16)
+    axis = "zyx".index(symmetric)
+    template = half + np.flip(half, axis)
+    labels = np.full(annotation, region, np.uint32)
+    for name, array in (("t.nrrd", template), ("a.nrrd", labels)):
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing([0.2, 0.2, 0.2])
+        sitk.WriteImage(image, str(folder / name))
+    (folder / "o.csv").write_text("id,acronym,name\n1,A,a region\n")
+    files = {"template": "t.nrrd", "annotation": "a.nrrd", "ontology": "o.csv"}
+    return {key: str(folder / name) for key, name in files.items()} | {"orientation": code}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "Nothing to correct"),
+        ({"code": "RAS"}, "To do: template t.nrrd mirrors itself along x (correlation 1.00) and "
+         "not along z"),
+        ({"code": "RAS"}, "left-right in atlases.mine.orientation: RAS; a code written for x, y, z "
+         "is SAR here, or give atlases.mine.hemispheres"),
+        ({"annotation": (10, 11, 12)}, "To do: atlases.mine: template t.nrrd and annotation a.nrrd "
+         "have different shapes"),
+        ({"region": 7}, "that are not in the ontology: 7"),
+    ],
+)  # fmt: skip
+def test_voxels_of_a_small_atlas_are_read(workspace, capsys, change, words):
+    config = workspace.sample(grid=(1, 2), planes=100)
+    config["atlases"] = {"mine": write_atlas(workspace.folder, **change)}
+    code, text = checked(workspace, config, capsys)
+    assert words in text and "NAME" not in text
+    assert code == (1 if change else 0) and "CPU hours" in text
+
+
+def test_voxels_of_a_large_atlas_are_left_to_its_job(workspace, capsys, monkeypatch):
+    monkeypatch.setattr(checking, "_ATLAS_MEGAVOXELS", 0.01)
+    config = workspace.sample(grid=(1, 2), planes=100)
+    config["atlases"] = {"mine": write_atlas(workspace.folder, code="RAS")}
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "million voxels of atlas mine are not read here" in text
+
+
+def imported(workspace, capsys, path):
+    image = {"kind": "volume", "channels": {"t1": str(path)}, "orientation": "SPL"}
+    return checked(workspace, {"sample": "only", "input": image, "atlases": {}}, capsys)
+
+
+def test_middle_planes_of_an_image_are_read(workspace, capsys):
+    path = workspace.folder / "t1.nii.gz"
+    voxels = np.random.default_rng(0).integers(1, 900, (40, 40, 40)).astype(np.uint16)
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing([0.2, 0.2, 0.2])
+    sitk.WriteImage(image, str(path))
+    code, text = imported(workspace, capsys, path)
+    assert code == 0 and "note" not in text
+    path.write_bytes(path.read_bytes()[:-9000])
+    code, text = imported(workspace, capsys, path)
+    assert code == 1 and "To do: sample only, channel t1: " in text and str(path) in text
+    image = sitk.GetImageFromArray(np.zeros_like(voxels))
+    image.SetSpacing([0.2, 0.2, 0.2])
+    sitk.WriteImage(image, str(path))
+    code, text = imported(workspace, capsys, path)
+    assert code == 0 and f"middle planes of {path} hold nothing but 0" in text

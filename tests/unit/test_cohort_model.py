@@ -177,6 +177,12 @@ def test_covariates_that_cannot_be_told_apart_are_named():
     few = [("control", 1.0, "a"), ("control", 2.0, "b"), ("drug", 2.5, "b"), ("drug", 5.0, "a")]
     with pytest.raises(CohortError, match="4 samples are too few for 4 coefficients"):
         design_of(cohort(*few, names=("age", "sex")))
+    with pytest.raises(CohortError, match="4 samples are too few for 3 coefficients"):
+        design_of(cohort(*few, names=("age",)))
+    # the smallest cohort that is compared has a value of everything
+    pairs = design_of(cohort(*[row[:1] for row in few], names=()))
+    found = compare(pairs, np.array([[1.0], [2.0], [4.0], [5.5]]))
+    assert np.isfinite([found.p, found.g, found.low, found.high]).all() and found.df == 2
 
 
 def test_categories_and_numbers_become_columns():

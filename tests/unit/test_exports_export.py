@@ -7,11 +7,14 @@ import pytest
 from regions_helpers import toy_atlas
 
 from terareg.core.frames import Frame
+from terareg.exports import export
 from terareg.exports.export import make_export, open_origin, prepare_export
 from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import ExportSettings, Origin
 from terareg.storage import nrrd
+from terareg.storage.records import write_json
 from terareg.storage.store import Store
+from terareg.volumes.images import OpenedImage
 
 FRAME = Frame((4, 5, 6), (50.0, 50.0, 50.0), (10.0, 0.0, 0.0), "RIP")
 
@@ -30,8 +33,6 @@ def test_a_map_of_a_registration_is_its_component_on_its_grid(tmp_path):
 @pytest.mark.parametrize("labels", ["ids", "consecutive", "rgb"])
 def test_regions_of_an_atlas_are_what_was_asked_for(labels):
     atlas = toy_atlas()
-    from terareg.volumes.images import OpenedImage
-
     source = OpenedImage("a", [atlas.frame], [atlas.annotation])
     table = LabelTable.of(atlas.ids.tolist(), atlas.ontology, labels)
     settings = ExportSettings(
@@ -69,3 +70,17 @@ def test_the_record_says_what_was_written_and_clipped(tmp_path):
         "labels": None, "source_spacing_um": [50.0, 50.0, 50.0], "dtype": "float32",
         "minimum": 0.5, "clipped_low": 0, "clipped_high": 0,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("said", [{"window": [3.0, 90.0]}, {}])
+def test_an_image_is_shown_as_the_report_shows_its_volume(tmp_path, monkeypatch, said):
+    image = np.arange(120, dtype=np.uint16).reshape(FRAME.shape)
+    source = OpenedImage("signal", [FRAME], [image])
+    monkeypatch.setattr(export, "open_origin", lambda *_: source)
+    write_json(tmp_path / "complete.json", said)
+    settings = ExportSettings(Origin("fused", channel="signal"), "nifti")
+    seen = []
+    files = {"complete": str(tmp_path / "complete.json")}
+    make_export("all", settings, (Store(str(tmp_path)), "b"), files,
+                lambda each: seen.append(each.picture) or {})  # fmt: skip
+    assert seen[0].window == (tuple(said["window"]) if said else None)

@@ -113,6 +113,16 @@ def test_labels_and_the_space_of_an_atlas_are_stated():
     assert nibabel.Nifti1Header(nifti_header(frame, "uint16")[:348]).get_intent()[0] == "none"
 
 
+def test_nifti_states_what_is_shown_black_and_white(tmp_path):
+    array, frame = voxels("uint16"), Frame(SHAPE, SPACING)
+    for window, wanted in (((120.5, 4000.0), (120.5, 4000.0)), (None, (0, 0))):
+        path = tmp_path / "a.nii.gz"
+        write_file(path, "nifti", Picture("a", frame, "uint16", window=window), pieces(array))
+        image = nibabel.load(path)
+        assert (image.header["cal_min"], image.header["cal_max"]) == wanted
+        np.testing.assert_array_equal(np.asarray(image.dataobj).T, array)
+
+
 def test_what_nifti_cannot_count_is_an_error_with_a_remedy():
     frame = Frame((1, 1, 40_000), (1.0, 1.0, 1.0))
     with pytest.raises(VolumeError, match=r"wide: 40000 voxels .* raise resolution_um, or use"):

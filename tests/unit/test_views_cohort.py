@@ -14,7 +14,7 @@ from terareg.cohort.model import Design
 from terareg.cohort.regions import Inference, compare_regions, side_by_side
 from terareg.cohort.values import KEYS, Measured, values_of
 from terareg.storage.records import read_json, read_table, write_table
-from terareg.views.cohort import ComparisonFiles, gather_page, verdict_of, write_page
+from terareg.views.cohort import ComparisonFiles, gather_page, map_title, verdict_of, write_page
 from terareg.views.figures.cohort import heat_map, shown_rows, value_key, volcano, voxel_maps
 
 SETTINGS = {"atlas": "ccf", "test": "linear_model", "min_coverage": 0.9, "fdr": 0.05}
@@ -94,3 +94,8 @@ def test_maps_are_drawn_through_the_clearest_difference():
     pixels = np.asarray(Image.open(io.BytesIO(voxel_maps(maps, rows, FRAME, "map"))).convert("RGB"))
     red = (pixels[..., 0] > 90) & (pixels[..., 1] < 30) & (pixels[..., 2] < 60)
     assert red.sum() > 500
+
+
+def test_maps_have_their_unit_in_their_title():
+    assert map_title("cells_cfos") == "cfos: density (per mm³)"
+    assert "natural logarithm" in map_title("log_jacobian")

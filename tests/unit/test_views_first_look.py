@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import tifffile
 from PIL import Image
 
-from terareg.core.frames import Frame, all_orientations, orientation_matrix
+from terareg.core.frames import Frame
 from terareg.views import first_look
 from terareg.views.figures.first_look import first_look as draw
 from terareg.views.first_look import Section
@@ -178,28 +178,6 @@ def test_a_hole_in_the_grid_stays_empty_and_few_planes_are_read():
     assert np.isfinite(flat.image).mean() > 0.85
     # one plane of each tile, and at most 64 of those in the middle row and column
     assert source.planes <= 11 + 65 * (4 + 3 + 3)
-
-
-@pytest.mark.parametrize("code", ["ILA", "RIP", "SAR", "PSL"])
-def test_an_atlas_is_turned_so_that_its_axes_run_as_the_code_says(code):
-    frame = Frame((4, 5, 6), (10.0, 20.0, 30.0), (7, 7, 7), "RIP")
-    array = np.arange(120).reshape(frame.shape)
-    found, turned = first_look.turned(array, frame, code)
-    assert found.shape == turned.shape and turned.orientation == code
-    matrix = orientation_matrix("RIP", code)
-    for index in ((0, 0, 0), (3, 1, 5), (2, 4, 0)):
-        centred = (np.array(index) - (np.array(frame.shape) - 1) / 2) * frame.spacing_um
-        place = matrix @ centred / turned.spacing_um + (np.array(turned.shape) - 1) / 2
-        assert found[tuple(np.rint(place).astype(int))] == array[index]
-
-
-def test_all_orientations_come_back():
-    frame = Frame((2, 3, 4), (1.0, 2.0, 3.0), (0, 0, 0), "RIP")
-    array = np.arange(24).reshape(frame.shape)
-    for code in all_orientations():
-        there = first_look.turned(array, frame, code)
-        back, own = first_look.turned(*there, "RIP")
-        assert np.array_equal(back, array) and own == frame
 
 
 @pytest.mark.slow

@@ -513,7 +513,7 @@ def test_channels_that_do_not_coincide_are_judged_and_one_that_was_not_measured_
 
 
 def test_the_first_page_says_whether_why_and_what_next(results, picture):
-    (results / "views" / "borders_z_allen.jpg").write_bytes(picture)
+    (results / "views" / "borders_coronal_allen.jpg").write_bytes(picture)
     write(results, "views/slices_allen.html", "<!doctype html>")
     data = gather(results)
     assert data["conclusion"]["title"] == "Not usable as it is"
@@ -527,7 +527,7 @@ def test_the_first_page_says_whether_why_and_what_next(results, picture):
     assert brain["suspicious"] == 1
     text = report.render_report(data)
     places = [text.index(words) for words in (
-        "Not usable as it is", "What to do next", "borders_z_allen", "Worst regions",
+        "Not usable as it is", "What to do next", "borders_coronal_allen", "Worst regions",
         "Where is it bad</h2>", 'id="checks"', 'id="acquisition"',
     )]  # fmt: skip
     assert places == sorted(places)
@@ -726,3 +726,12 @@ def test_an_image_is_imported_and_told_of_what_is_odd_about_it(tmp_path):
     assert any("channel seg has only 41 different values" in w for w in warnings)
     status = {v["subject"]: v["status"] for v in data["verdicts"] if "saturated" in v["key"]}
     assert status == {"t1, imported": "fail", "seg, imported": "pass", "dark, imported": "pass"}
+
+
+def test_one_voxel_is_in_the_singular_and_means_are_of_grey_values(results):
+    assert thresholds.in_unit(1.0, "voxels") == (1.0, "voxel")
+    assert thresholds.in_unit(1.5, "voxels") == (1.5, "voxels")
+    write(results, "regions/a.tsv", "acronym\tname\themisphere\tvolume_mm3\tcoverage\tred_mean\n"
+          "A\tA\tboth\t2\t1\t700\n")  # fmt: skip
+    stage = next(s for s in gather(results)["stages"] if s["id"] == "regions")
+    assert "red: mean grey value" in str(stage["tables"])

@@ -33,27 +33,36 @@ def data_of(page):
     return json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
 
 
+def stored(shown):
+    """An array of the page in the order of :data:`FRAME`."""
+    return shown.transpose(0, 2, 1)[:, ::-1, ::-1]
+
+
 def unpacked(text, dtype):
     return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
 
 
 def test_voxels_labels_and_probabilities_come_back(page):
     data = data_of(page)
-    assert tuple(data["shape"]) == FRAME.shape and data["views"][1] == "sagittal"
-    assert data["letters"] == [["S", "I"], ["R", "L"], ["P", "A"]]
-    steps = unpacked(data["sample"], np.uint8).reshape(FRAME.shape)
-    grey = np.cumsum(steps, axis=2, dtype=np.uint8)
+    # as an atlas shows it, I down, P and R: y of ILA runs the other way, and so does x
+    shape = (6, 30, 20)
+    assert tuple(data["shape"]) == shape and data["spacing_um"] == [50, 20, 20]
+    assert data["views"] == ["horizontal", "coronal", "sagittal"]
+    assert data["letters"] == [["S", "I"], ["A", "P"], ["L", "R"]]
+    steps = unpacked(data["sample"], np.uint8).reshape(shape)
+    grey = stored(np.cumsum(steps, axis=2, dtype=np.uint8))
     wanted = 255 * np.clip((IMAGE - 100) / 1000, 0, 1)
     assert np.abs(grey - wanted).max() <= 0.5001
-    numbers = unpacked(data["labels"], "<u2").reshape(FRAME.shape)
+    numbers = stored(unpacked(data["labels"], "<u2").reshape(shape))
     found = np.array([0, 3, 614454277])[numbers]
     assert np.array_equal(found, LABELS)
     assert data["names"] == ["", NAMES[3], NAMES[614454277]]
     damage = data["damage"]
     values = unpacked(damage["maps"]["missing"], np.uint8).reshape(damage["shape"]) / 15
-    assert np.abs(values - DAMAGE["missing"]).max() <= 0.5 / 15 + 1e-6
-    # voxel (1, 2, 3) of the coarse grid, in voxels of the fine one
-    at = np.array(damage["start"]) + np.array(damage["step"]) * [1, 2, 3]
+    assert np.abs(stored(values) - DAMAGE["missing"]).max() <= 0.5 / 15 + 1e-6
+    # voxel (1, 2, 3) of the coarse grid is (1, 2, 2) of the turned one; in voxels of the fine one
+    z, x, y = np.array(damage["start"]) + np.array(damage["step"]) * [1, 2, 2]
+    at = np.array([z, 19 - y, 29 - x])
     assert np.allclose(FRAME.to_um(at), COARSE.to_um(np.array([1, 2, 3])))
 
 

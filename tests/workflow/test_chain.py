@@ -52,7 +52,10 @@ def promised_files() -> list[str]:
     names += ["accuracy/phantom.tsv", "accuracy/phantom.json"]
     pictures = ("overlay", "prediction", "posteriors", "energy", "jacobian", "regions", "fiducials")
     names += [f"views/{x}_phantom.png" for x in (*pictures, "quality", "first_look")]
-    names += [f"views/{x}_phantom.jpg" for x in ("borders_z", "borders_y", "borders_x", "worst")]
+    names += [
+        f"views/{x}_phantom.jpg"
+        for x in ("borders_coronal", "borders_horizontal", "borders_sagittal", "worst")
+    ]
     names += ["views/slices_phantom.html", "registration/phantom/quality.tsv"]
     return names + [f"views/{x}.png" for x in ("placement", "seams", "loop_closure")]
 

@@ -52,6 +52,9 @@ def test_other_programs_read_what_the_run_made(finished, workspace):
     expected, frame = volume.resampled(50.0)
     whole = np.clip(expected, 0, 65535)
     np.testing.assert_allclose(np.asarray(signal.dataobj).T, whole, atol=0.51)
+    summary = folder.parent / f"corrected_volume/{CHANNEL}/complete.json"
+    shown = json.loads(summary.read_text())["window"]
+    assert [signal.header["cal_min"], signal.header["cal_max"]] == pytest.approx(shown)
     record = json.loads((folder / "signal.nii.gz.json").read_text())
     assert record["clipped_high"] == np.count_nonzero(np.rint(expected) > 65535)
     np.testing.assert_allclose(signal.affine, affine_mm(frame, "RAS"), atol=1e-5)

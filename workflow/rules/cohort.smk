@@ -112,6 +112,7 @@ rule draw_cohort:
 rule draw_cohort_map:
     """Draw a compared map in three planes of the atlas."""
     input:
+        table=of_comparison(comparisons.table_of),
         mean_reference=cohort_file("maps/{map}/mean_reference.nrrd"),
         mean_compared=cohort_file("maps/{map}/mean_compared.nrrd"),
         sd=cohort_file("maps/{map}/sd.nrrd"),
@@ -130,6 +131,7 @@ rule draw_cohort_map:
         runtime=runtime("draw_cohort_map"),
     params:
         code=code("draw_cohort_map"),
+        settings=of_comparison(comparisons.settings_of),
         record=cohort_record("draw_cohort_map/{map}"),
     script:
         "../scripts/draw_cohort_map.py"

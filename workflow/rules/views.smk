@@ -433,17 +433,17 @@ rule draw_brain:
         quality=result("registration/{atlas}/quality.tsv"),
     output:
         **{
-            axis: report(
-                result(f"views/borders_{axis}_{{atlas}}.jpg"),
+            view: report(
+                result(f"views/borders_{view}_{{atlas}}.jpg"),
                 caption="../report/borders.rst",
                 category="Registration",
                 labels={
                     "sample": "{sample}",
                     "atlas": "{atlas}",
-                    "figure": f"borders across {axis}",
+                    "figure": f"borders, {view}",
                 },
             )
-            for axis in "zyx"
+            for view in ("coronal", "sagittal", "horizontal")
         },
         worst=report(
             result("views/worst_{atlas}.jpg"),

@@ -4,9 +4,10 @@ from terareg.core.frames import Frame
 from terareg.execution.job import run_job
 from terareg.storage.records import read_json, read_table
 from terareg.storage.store import Store, write_atomic
+from terareg.views.customary import views
 from terareg.views.figures import brain
 from terareg.views.planes import labelled_centre_um, plane_frame, read_plane
-from terareg.views.worst import SHOWN, axis_of_sections, zoom_title, zoom_um
+from terareg.views.worst import SHOWN, zoom_title, zoom_um
 from terareg.volumes.reader import Volume
 
 PIXELS = 1400  # along the longest side of a plane
@@ -26,14 +27,16 @@ def main() -> None:
 
     pixel_um = max(max(image.frame.extent_um) / PIXELS, finest)
     centre_um = labelled_centre_um(labels)
-    for axis, path in enumerate(snakemake.output[name] for name in ("z", "y", "x")):
-        plane = plane_frame(image.frame, axis, centre_um, pixel_um)
-        write_atomic(path, brain.borders(*pair(plane), plane, limits))
-    axis, windows = axis_of_sections(image.frame), []
+    coronal, *_ = shown = views(image.frame.orientation)
+    for view in shown:
+        plane = plane_frame(image.frame, view.axis, centre_um, pixel_um)
+        picture = brain.borders(*pair(plane), plane, limits)
+        write_atomic(snakemake.output[view.name], picture)
+    windows = []
     for number, row in enumerate(read_table(snakemake.input.quality)[:SHOWN], 1):
         place_um, half_um = zoom_um(row, image.frame)
         pixel_um = max(2 * half_um / ZOOMED, finest)
-        plane = plane_frame(image.frame, axis, place_um, pixel_um, half_um)
+        plane = plane_frame(image.frame, coronal.axis, place_um, pixel_um, half_um)
         title = zoom_title(number, row)
         windows.append(brain.Zoom(title, *pair(plane), plane, int(row["id"])))
     write_atomic(snakemake.output.worst, brain.zooms(windows, limits))

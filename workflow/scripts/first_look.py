@@ -32,12 +32,10 @@ def image() -> tuple:
 def main() -> None:
     sections, boxes, facts = image() if snakemake.params.image else tiles()
     atlas = load_atlas(Path(snakemake.input.atlas).parent)
-    code = sections[0].frame.orientation
-    template, frame = first_look.turned(atlas.template, atlas.frame, code)
     # numbers of regions have the borders of their ids, and need no array of their own
-    numbers, _ = first_look.turned(atlas.index, atlas.frame, code)
     planes = [(section.image, section.frame) for section in sections]
-    write_atomic(snakemake.output.picture, draw(planes, template, numbers, frame, boxes, facts))
+    picture = draw(planes, atlas.template, atlas.index, atlas.frame, boxes, facts)
+    write_atomic(snakemake.output.picture, picture)
 
 
 run_job(snakemake, main)

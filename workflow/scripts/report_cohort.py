@@ -5,7 +5,7 @@ from pathlib import Path
 from terareg.cohort.table import read_cohort
 from terareg.execution.job import run_job
 from terareg.storage.records import read_table
-from terareg.views.cohort import ComparisonFiles, gather_page, write_page
+from terareg.views.cohort import ComparisonFiles, gather_page, map_title, write_page
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
     }
     for path in snakemake.input.maps:
         pictures[path] = (
-            f"{Path(path).stem.replace('_', ' ')} in the atlas, in slices through the clearest "
+            f"{map_title(Path(path).stem)}, in slices of the atlas through the clearest "
             f"difference: mean of {reference}, mean of {other}, standard deviation, Cohen's d."
         )
     files = ComparisonFiles(

@@ -221,15 +221,39 @@ def make_atlas(
     return Atlas(frame, ontology, ids, index, midplane(frame), sides, template)
 
 
-def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dict:
-    """Check an atlas and write it in terareg's form, see the module's docstring.
+@dataclass(frozen=True, eq=False)
+class CheckedAtlas:
+    """An atlas as its files hold it, read and found to be right.
 
-    Nothing is written before everything has been checked.
+    Attributes
+    ----------
+    frame : Frame
+    spacing_source : str
+        Where the voxel size comes from.
+    ontology : Ontology
+        Has an entry for every id but 0.
+    template : numpy.ndarray, shape (z, y, x)
+    annotation : numpy.ndarray of uint32, shape (z, y, x)
+    counts : dict
+        Voxels per id, ascending.
+    unlisted : list of int
+        Ids that the file of the ontology lacks.
+    sides : numpy.ndarray of uint8 or None, shape (z, y, x)
+        As in :class:`Atlas`.
+    """
 
-    Returns
-    -------
-    dict
-        Content of ``atlas.json``.
+    frame: Frame
+    spacing_source: str
+    ontology: Ontology
+    template: np.ndarray
+    annotation: np.ndarray
+    counts: dict[int, int]
+    unlisted: list[int]
+    sides: np.ndarray | None
+
+
+def read_atlas(settings: AtlasSettings) -> CheckedAtlas:
+    """Read the files of an atlas and check them against each other.
 
     Raises
     ------
@@ -250,7 +274,6 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     stated = settings.spacing_um is not None
     template = read_image(settings.template, "template", stated=stated)
     annotation = read_image(settings.annotation, "annotation", stated=stated)
-    sources = {"template": settings.template, "annotation": settings.annotation}
     check_same_grid(template, annotation, stated=stated)
     if not stated:
         check_header_orientation(orientation, (template, annotation))
@@ -275,35 +298,52 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
 
     sides = None
     if settings.hemispheres is not None:
-        sources["hemispheres"] = settings.hemispheres
         image = read_image(settings.hemispheres, "hemispheres", stated=stated)
         check_same_grid(annotation, image, stated=stated)
         sides = _sides(image, settings.hemisphere_values, frame)
     else:
         check_left_right(intensities, labels, orientation, template.name)
+    return CheckedAtlas(
+        frame, spacing_source, ontology, intensities, labels, counts, unlisted, sides
+    )
 
+
+def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dict:
+    """Check an atlas and write it in terareg's form, see the module's docstring.
+
+    Nothing is written before everything has been checked, see :func:`read_atlas`.
+
+    Returns
+    -------
+    dict
+        Content of ``atlas.json``.
+    """
+    found = read_atlas(settings)
+    frame, sides = found.frame, found.sides
     out = Path(out_folder)
     out.mkdir(parents=True, exist_ok=True)
     (out / "atlas.json").unlink(missing_ok=True)
     images = {
-        "template.nrrd": intensities,
-        "annotation.nrrd": labels,
+        "template.nrrd": found.template,
+        "annotation.nrrd": found.annotation,
         "hemispheres.nrrd": _plane_sides(midplane(frame), frame) if sides is None else sides,
     }
     for name, array in images.items():
         nrrd.write_image(out / name, array, frame)
-    write_atomic(out / "ontology.tsv", ontology.to_tsv())
+    write_atomic(out / "ontology.tsv", found.ontology.to_tsv())
 
+    keys = ("template", "annotation", "hemispheres", "ontology")
+    sources = {key: getattr(settings, key) for key in keys}
     plane = midplane(frame)
     info: dict[str, Any] = {
         "frame": frame.to_json(),
         "extent_mm": _extent_mm(frame),
-        "spacing_source": spacing_source,
-        "template_dtype": intensities.dtype.name,
-        "ids": list(counts),
-        "voxels": list(counts.values()),
-        "unlisted": unlisted,
-        "regions_in_ontology": len(ontology),
+        "spacing_source": found.spacing_source,
+        "template_dtype": found.template.dtype.name,
+        "ids": list(found.counts),
+        "voxels": list(found.counts.values()),
+        "unlisted": found.unlisted,
+        "regions_in_ontology": len(found.ontology),
         "hemispheres": {
             "source": "plane" if sides is None else "image",
             "axis": plane.axis,
@@ -311,7 +351,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
             "lower": plane.lower,
             "upper": plane.upper,
         },
-        "sources": _hashes({**sources, "ontology": settings.ontology}),
+        "sources": _hashes({key: path for key, path in sources.items() if path is not None}),
         "files": {name: file_hash(out / name) for name in [*images, "ontology.tsv"]},
     }
     if settings.origin is not None:
@@ -319,7 +359,7 @@ def prepare_atlas(settings: AtlasSettings, out_folder: str | os.PathLike) -> dic
     write_json(out / "atlas.json", info | {"sha256": fingerprint(info)})
     logger.info(
         "atlas: %d of the %d regions in the ontology are in the annotation, %s",
-        len([i for i in counts if i]), len(ontology),
+        len([i for i in found.counts if i]), len(found.ontology),
         ", ".join(f"{k} {v:.4g} mm" for k, v in info["extent_mm"].items()),
     )  # fmt: skip
     return info
@@ -350,19 +390,17 @@ def _folder_hash(folder: Path) -> str:
     return fingerprint({path.relative_to(folder).as_posix(): file_hash(path) for path in files})
 
 
-def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.PathLike) -> None:
-    """Check a further image of an atlas and write it beside the prepared atlas.
+def read_further_image(settings: AtlasSettings, path: str, name: str) -> tuple[np.ndarray, Frame]:
+    """Read a further image of an atlas, which lies on the grid of its template.
 
     Parameters
     ----------
     settings : AtlasSettings
-        Of the atlas; the image lies on the grid of its template.
+        Of the atlas.
     path : str
         Image file.
     name : str
         What messages call it.
-    out : path
-        The file ``NAME.nrrd`` to write; its checksum is written to ``NAME.json``.
 
     Raises
     ------
@@ -378,9 +416,23 @@ def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.P
         check_header_orientation(orientation, (image,))
     spacing_um, _ = spacing_of(settings.spacing_um, (template, image))
     frame = Frame(image.array.shape, spacing_um, orientation=orientation)
+    return intensities_of(image), frame
+
+
+def prepare_image(settings: AtlasSettings, path: str, name: str, out: str | os.PathLike) -> None:
+    """Write what :func:`read_further_image` reads as ``NAME.nrrd``, its checksum as ``NAME.json``.
+
+    Parameters
+    ----------
+    settings, path, name
+        As there.
+    out : path
+        The file ``NAME.nrrd`` to write.
+    """
+    image, frame = read_further_image(settings, path, name)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    nrrd.write_image(out, intensities_of(image), frame)
+    nrrd.write_image(out, image, frame)
     write_json(out.with_suffix(".json"), {"sha256": file_hash(out)})
 
 

@@ -9,18 +9,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
+from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
+from terareg.cohort.model import design_of
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
-from terareg.execution import comparisons, raw_data, sizing
+from terareg.execution import comparisons, inputs, raw_data, sizing
 from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
 from terareg.execution.yaml_files import merge, read_yaml
+from terareg.views.first_look import image_sections
 from terareg.volumes.headers import first_of_several, read_header
+from terareg.volumes.importing import describe_input, frame_of_input
 
 #: settings of all samples of a folder, which Snakemake reads first
 _SHARED = Path("config/config.yaml")
+# voxels are read where that takes seconds: atlases of so many millions of voxels (a mouse brain of
+# 25 um has 77), images of so many bytes
+_ATLAS_MEGAVOXELS = 100
+_IMAGE_BYTES = 1 << 30
 # stands in for what is left blank, where the rest can be checked without it
 _STAND_INS = {"input.orientation": "SAR"}
 
@@ -70,7 +80,6 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
     """Check what is filled in and print what the run needs; return what has to be corrected."""
     absent = _take_absent_atlases(config)
     run = load_run(config, files=[path])
-    absent += _wrong_ontologies(run)
     if not run.samples and not run.comparisons:
         raise ConfigError(f"{path}: key sample is missing; give the brain a name")
     comparisons.check(run)
@@ -79,11 +88,15 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
         sizes = (sum(m.group == group for m in cohort.members) for group in cohort.groups)
         groups = ", ".join(f"{group} {size}" for group, size in zip(cohort.groups, sizes))
         _say(f"comparison {name}: {groups} samples; covariates: {few(cohort.covariates) or 'none'}")
+        try:
+            design_of(cohort)
+        except TeraregError as error:
+            absent.append(f"comparisons.{name}: {error}")
     raw_data.check(run)
     sizing.check_extents(run)
     for sample in run.samples:
         absent += _show(run, sample, asked)
-    return absent
+    return absent + _wrong_atlases(run) + _wrong_images(run)
 
 
 def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
@@ -101,16 +114,64 @@ def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
     return told
 
 
-def _wrong_ontologies(run: Run) -> list[str]:
-    """What is wrong with the tables of regions that lie on this machine."""
+def _wrong_atlases(run: Run) -> list[str]:
+    """What the jobs that prepare the atlases would stop at, of files on this machine."""
     wrong = []
     for key in run.atlases:
-        name = run.atlas(key)["ontology"]
-        if name and Path(name).is_file():
+        images = run.atlas(key)["images"]
+        settings = AtlasSettings(**inputs.atlas_settings(run, key))
+        paths = (settings.template, settings.annotation, settings.ontology)
+        if not all(path and Path(path).exists() for path in paths):
+            continue  # on S3, or told of already
+        try:
+            read_ontology(settings.ontology)
+            if not _is_small(run, key):
+                continue
+            read_atlas(settings)
+            for name, path in images.items():
+                read_further_image(settings, path, name)
+        except TeraregError as error:
+            told = str(error).replace("atlases.NAME", f"atlases.{key}")
+            wrong.append(told if f"atlases.{key}" in told else f"atlases.{key}: {told}")
+    return wrong
+
+
+def _is_small(run: Run, key: str) -> bool:
+    """Whether an atlas is read in seconds; says so if it is not."""
+    extent = sizing.known_extent(run, run.atlas(key))
+    if extent is None or extent.megavoxels <= _ATLAS_MEGAVOXELS:
+        return True
+    _say(
+        f"note: the {extent.megavoxels:.0f} million voxels of atlas {key} are not read here; its "
+        "first job checks them"
+    )
+    return False
+
+
+def _wrong_images(run: Run) -> list[str]:
+    """What is wrong with the middle planes of images on this machine that are imported."""
+    wrong = []
+    for sample in filter(run.is_imported, run.samples):
+        found = raw_data.image_headers(run, sample)
+        code = run.samples[sample]["input"]["orientation"]
+        frame = frame_of_input(describe_input(found, code))
+        for channel, header in found.items():
+            image = dict(raw_data.image_of_channel(run, sample, channel))
+            path = image.pop("path")
+            if not Path(path).exists() or header.whole_bytes > _IMAGE_BYTES:
+                continue
             try:
-                read_ontology(name)
-            except AtlasError as error:
-                wrong.append(f"atlases.{key}: {error}")
+                sections = image_sections(path, frame, image, os.cpu_count() or 1)
+            except TeraregError as error:
+                wrong.append(f"sample {sample}, channel {channel}: {error}")
+                continue
+            ends = [(np.nanmin(s.image), np.nanmax(s.image)) for s in sections]
+            low, high = min(one for one, _ in ends), max(one for _, one in ends)
+            if low == high:
+                _say(
+                    f"note: sample {sample}, channel {channel}: the middle planes of {path} hold "
+                    f"nothing but {low:g}; is it the right channel?"
+                )
     return wrong
 
 

@@ -28,6 +28,8 @@ CONFIDENCE = 0.95
 _SAME = 1e-9  # relative, of numbers that differ by rounding
 _FLAT = 1e-7  # relative, of values that differ by the rounding of tables, which have nine digits
 _LEAST = 2  # samples of a group
+# samples beyond the coefficients: with one, the difference has no unbiased size (g)
+_FREEDOM = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +62,7 @@ class Design:
         """Whether both groups have samples enough, and covariates leave the group's part clear."""
         matrix = self.matrix()
         sizes = np.bincount(self.group.astype(int), minlength=2)
-        if sizes.min() < _LEAST or len(matrix) <= matrix.shape[1]:
+        if sizes.min() < _LEAST or len(matrix) < matrix.shape[1] + _FREEDOM:
             return False
         return int(np.linalg.matrix_rank(matrix)) == matrix.shape[1]
 
@@ -124,8 +126,8 @@ def design_of(cohort: Cohort) -> Design:
     if not design.testable():
         raise CohortError(
             f"{len(members)} samples are too few for {design.matrix().shape[1]} coefficients "
-            f"(group, mean, covariates {', '.join(cohort.covariates)}); add samples or leave "
-            "covariates out"
+            f"(group, mean, covariates {', '.join(cohort.covariates)}): {_FREEDOM} more than "
+            "coefficients are the least; add samples or leave covariates out"
         )
     return design
 
@@ -257,9 +259,7 @@ def _least_squares(design: Design, values: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _bias(df: int) -> float:
-    """Hedges' factor J(df), eq. 6e of Hedges 1981."""
-    if df < 2:
-        return math.nan
+    """Hedges' factor J(df), eq. 6e of Hedges 1981; it has no value for df below 2."""
     return math.exp(math.lgamma(df / 2) - math.log(df / 2) / 2 - math.lgamma((df - 1) / 2))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -67,7 +68,20 @@ def _parsed(path: Path) -> tuple[str, list[Path]]:
             and isinstance(body[0].value.value, str)
         ):
             node.body = body[1:] or [ast.Pass()]
-    return ast.dump(tree), imports
+    return _dumped(tree), imports
+
+
+def _dumped(tree: ast.Module) -> str:
+    """Text of a syntax tree, the same in Python 3.11 to 3.13.
+
+    From 3.12 on definitions have type parameters, which the code here does not use, and from 3.13
+    on what is empty is left out unless it is asked for.
+    """
+    if sys.version_info >= (3, 13):
+        text = ast.dump(tree, show_empty=True)
+    else:
+        text = ast.dump(tree)
+    return text.replace(", type_params=[]", "")
 
 
 def _files_of(module: str) -> list[Path]:

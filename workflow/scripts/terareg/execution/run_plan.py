@@ -125,7 +125,7 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
     moved = sum(row.read_gb + row.written_gb for row in rows)
     jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
     lines.append(
-        f"{jobs} jobs, {hours:.1f} CPU hours; {size_text(raw)} of {what}, {moved / raw:.1f} bytes "
-        f"moved for each of these; space needed in the store: {size_text(store_gb(sample))}"
+        f"{jobs} jobs, {hours:.1f} CPU hours; {size_text(raw)} of {what}, every byte of it read or "
+        f"written {moved / raw:.1f} times; space needed in the store: {size_text(store_gb(sample))}"
     )
     return "\n".join(lines) + "\n"

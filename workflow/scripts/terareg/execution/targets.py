@@ -186,7 +186,9 @@ def reported_files(run: Run, sample: str) -> Files:
     ]
     atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
     atlases.append("registration/{atlas}/summary.json")
-    atlases += [f"views/borders_{axis}_{{atlas}}.jpg" for axis in "zyx"]
+    atlases += [
+        f"views/borders_{view}_{{atlas}}.jpg" for view in ("coronal", "sagittal", "horizontal")
+    ]
     atlases += [
         "registration/{atlas}/quality.tsv",
         "views/quality_{atlas}.png",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from terareg.exports.label_tables import LabelTable
 from terareg.exports.settings import MAPS, ExportSettings, Origin
 from terareg.exports.slabs import Boxes, VoxelBox, export_frame, export_slabs
 from terareg.storage import nrrd
+from terareg.storage.records import read_json
 from terareg.storage.store import Store
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.reader import Levels, Volume
@@ -99,8 +100,8 @@ def make_export(
     place : tuple of Store and str
         Array store of the run, and the sample.
     files : mapping of str to str
-        ``image``, the file that holds a map or an image of an atlas, and ``atlas``, a file of the
-        prepared atlas, for regions.
+        ``image``, the file that holds a map or an image of an atlas; ``complete``, the summary of a
+        volume, with its display window; ``atlas``, a file of the prepared atlas, for regions.
     write : callable
         Writes an :class:`Export`; returns facts of the files for the record.
     workers : int
@@ -116,6 +117,10 @@ def make_export(
     table = label_table(settings, Path(files.get("atlas", ".")).parent)
     clipped: list[Clipped] = []
     picture, boxes = prepare_export(settings, source, table, name, workers, clipped)
+    # asked by get: the inputs of a job are a list of files with names
+    if table is None and (summary := files.get("complete")):
+        shown = read_json(summary).get("window")
+        picture = replace(picture, window=tuple(shown) if shown else None)
     facts = write(Export(name, settings, source, picture, boxes, workers))
     total = sum(clipped, Clipped())
     return {

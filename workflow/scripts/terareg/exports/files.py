@@ -50,6 +50,8 @@ class Picture:
         Whether voxels are red, green and blue.
     palette : numpy.ndarray, optional
         Colours of uint8 values for TIFF, shape (3, 256), uint16.
+    window : (float, float), optional
+        Grey values that programs show black and white at first, where the format states them.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Picture:
     aligned: bool = False
     colours: bool = False
     palette: np.ndarray | None = None
+    window: tuple[float, float] | None = None
 
 
 def write_file(
@@ -91,7 +94,7 @@ def write_file(
             if form == "nifti":
                 head = nifti_header(
                     picture.frame, picture.dtype, labels=picture.labels,
-                    aligned=picture.aligned, name=picture.name,
+                    aligned=picture.aligned, name=picture.name, window=picture.window,
                 )  # fmt: skip
                 parts = _parts(head, picture, seen.slabs(slabs))
             else:

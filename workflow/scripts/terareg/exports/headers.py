@@ -30,6 +30,8 @@ _LABEL_INTENT = 1002
 #: codes of qform and sform: the scanner's own space, and a space that the image was aligned to
 _SCANNER, _ALIGNED = 1, 2
 _NIFTI_HEAD, _FIRST_VOXEL = 348, 352
+#: cal_max, with cal_min behind it
+_CAL_MAX = 124
 
 
 def affine_mm(frame: Frame, space: str) -> np.ndarray:
@@ -53,12 +55,19 @@ def affine_mm(frame: Frame, space: str) -> np.ndarray:
 
 
 def nifti_header(
-    frame: Frame, dtype: str, *, labels: bool = False, aligned: bool = False, name: str = ""
+    frame: Frame,
+    dtype: str,
+    *,
+    labels: bool = False,
+    aligned: bool = False,
+    name: str = "",
+    window: tuple[float, float] | None = None,
 ) -> bytes:
     """Header of a NIfTI-1 file with its voxels behind it, 352 bytes.
 
     Sform and qform say the same. ``labels`` states that voxels are labels, ``aligned`` that the
-    image lies in the space of another one (an atlas).
+    image lies in the space of another one (an atlas). ``window`` are the grey values that
+    programs show black and white at first; without it they choose.
 
     Raises
     ------
@@ -82,6 +91,9 @@ def nifti_header(
     struct.pack_into("<8f", head, 76, handed, *spacing, 0, 0, 0, 0)
     struct.pack_into("<3f", head, 108, _FIRST_VOXEL, 1, 0)
     head[123] = _MM_AND_SECONDS
+    if window is not None:
+        low, high = window
+        struct.pack_into("<2f", head, _CAL_MAX, high, low)
     struct.pack_into("<79s", head, 148, name.encode("ascii", "replace"))
     struct.pack_into("<2h", head, 252, code, code)
     struct.pack_into("<6f", head, 256, b, c, d, *affine[:3, 3])

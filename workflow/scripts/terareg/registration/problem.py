@@ -481,7 +481,8 @@ class Problem:
                 r = float((both * a * b).sum(dtype=torch.float64) / square.clamp_min(1e-12))
                 r = min(max(r, 0.0), 0.95)
                 logs.append(math.log(spacing * (1 + r) / (1 - r)))
-        return math.exp(sum(logs) / len(logs))
+        # fsum: from Python 3.12 on sum() of floats rounds otherwise
+        return math.exp(math.fsum(logs) / len(logs))
 
     # ------------------------------------------------------------------ expectation-maximisation
     @torch.no_grad()

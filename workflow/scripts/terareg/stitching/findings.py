@@ -267,8 +267,8 @@ def _seam_warnings(pairs, links) -> list[str]:
     if not off:
         return []
     return [
-        f"{len(off)} seams correlate less than half as well at the placed positions as at their "
-        f"own best fit: {few([words for _, words in sorted(off)])}"
+        "seams that correlate less than half as well at the placed positions as at their own best "
+        f"fit: {len(off)}: {few([words for _, words in sorted(off)])}"
     ]
 
 
@@ -364,7 +364,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
     rejected = [f"{link.a}-{link.b}" for link in links if link.state == "rejected"]
     if rejected:
         warnings.append(
-            f"{len(rejected)} links contradict the others and were rejected: {few(rejected)}"
+            f"links that contradict the others and were rejected: {len(rejected)} ({few(rejected)})"
         )
     beyond = [f"{pair.a}-{pair.b}" for pair in pairs if pair.status == "beyond_search"]
     if beyond:

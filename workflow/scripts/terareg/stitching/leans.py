@@ -230,8 +230,8 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
     if not told:
         return []
     return [
-        f"{len(told)} pairs have a different displacement over part of their depth, where their "
-        f"seam does not match (did the stage jump?): {few(told)}"
+        "pairs that have a different displacement over part of their depth, where their seam does "
+        f"not match (did the stage jump?): {len(told)}: {few(told)}"
     ]
 
 

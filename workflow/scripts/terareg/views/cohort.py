@@ -52,6 +52,13 @@ class ComparisonFiles:
     pictures: Mapping[Path, str]
 
 
+def map_title(name: str) -> str:
+    """A map of a comparison in words: "log_jacobian", or "cells_" and a name of cells."""
+    if name.startswith("cells_"):
+        return f"{name.removeprefix('cells_')}: density (per mm³)"
+    return "Local change of volume (natural logarithm of the Jacobian)"
+
+
 def measure_title(measure: str) -> str:
     """A measure in words."""
     fixed = {"volume_mm3": "Volume (mm³)", "volume_percent": "Volume (% of all regions)"}
@@ -117,7 +124,7 @@ def gather_page(
     sections = [_measure(m, files.effects, settings["fdr"], groups) for m in measures]
     fixed = ("sample", "group", "used", "verdict", "reasons")
     covariates = [key for key in files.samples[0] if key not in fixed]
-    columns = ["sample", "group", *covariates, "registration", "what failed or warned", "counts"]
+    columns = ["sample", "group", *covariates, "registration", "what failed or warned", "used"]
     keys = ("sample", "group", *covariates, "verdict", "reasons", "used")
     return {
         "name": name,

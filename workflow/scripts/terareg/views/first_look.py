@@ -17,7 +17,7 @@ import numpy as np
 
 from terareg.acquisition.model import Acquisition, Tile
 from terareg.acquisition.tiles import TileSource
-from terareg.core.frames import Frame, orientation_matrix
+from terareg.core.frames import Frame
 from terareg.core.parallel import map_items
 from terareg.views.tables import size as byte_size
 from terareg.volumes.headers import FILE_FORMS, find_series, image_form, nrrd_orientation
@@ -239,30 +239,6 @@ def _section(
 def _around(index: int, width: int, size: int) -> slice:
     start = max(0, min(index - width // 2, size - width))
     return slice(start, min(size, start + width))
-
-
-def turned(array: np.ndarray, frame: Frame, orientation: str) -> tuple[np.ndarray, Frame]:
-    """An array with its axes exchanged and reversed, so that they run as a code says.
-
-    Parameters
-    ----------
-    array : numpy.ndarray, shape ``frame.shape``
-    frame : Frame
-    orientation : str
-
-    Returns
-    -------
-    array : numpy.ndarray
-        A view.
-    frame : Frame
-        Its origin is 0.
-    """
-    matrix = orientation_matrix(frame.orientation, orientation)
-    order = [int(np.flatnonzero(row)[0]) for row in matrix]
-    out = array.transpose(order)
-    flips = tuple(slice(None, None, -1 if row.sum() < 0 else 1) for row in matrix)
-    z, y, x = (frame.spacing_um[a] for a in order)
-    return out[flips], Frame(out[flips].shape, (z, y, x), (0, 0, 0), orientation)
 
 
 def tile_boxes_um(acquisition: Acquisition) -> list[tuple[str, float, float, float, float]]:

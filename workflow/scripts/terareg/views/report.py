@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
-from terareg.views import neuroglancer, thresholds, worst
+from terareg.views import customary, neuroglancer, thresholds, worst
 from terareg.views.conclusion import conclude, next_steps
 from terareg.views.methods import methods
 from terareg.views.page import embedded_image, render_page
@@ -51,8 +51,11 @@ STAGES = (
 
 # file name without its ending (the group names channel or atlas), stage, what the picture shows
 FIGURES = (
-    (r"borders_[zyx]_(?P<of>.+)", "brain",
-     "Borders of the atlas regions on the sample, at the resolution of the image."),
+    *(
+        (rf"borders_{view}_(?P<of>.+)", "brain",
+         "Borders of the atlas regions on the sample, at the resolution of the image.")
+        for view in customary.NAMES
+    ),
     (r"worst_(?P<of>.+)", "worst",
      "The worst-fitting regions, each at its worst position: its border is light blue, the others "
      "are orange."),
@@ -60,8 +63,8 @@ FIGURES = (
      "Every region coloured by its fit, its missing fraction, its artefacts and its change of "
      "volume."),
     (r"first_look_(?P<of>.+)", "acquisition",
-     "First look: raw tiles at their stage positions, or the raw image, beside the atlas in the "
-     "declared orientation."),
+     "First look: raw tiles at their stage positions, or the raw image, turned upright by the "
+     "declared orientation, beside the atlas. Both must look alike."),
     (r"flatfield_(?P<of>.+)", "intensity",
      ("Flat-field: relative sensitivity of each camera pixel, with profiles along rows and "
 "columns.")),

@@ -14,7 +14,7 @@ import json
 import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jinja2
@@ -23,7 +23,7 @@ import numpy as np
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.orientation import opposite
-from terareg.views.figures.canvas import view_name
+from terareg.views.customary import SHOWN, turned, view_across
 
 _TEMPLATE = "slices.html.j2"
 #: the page is smaller than this
@@ -71,25 +71,28 @@ def slices_page(
         own.
     damage_frame : Frame
     """
-    ids, numbers = _numbered(sample.labels)
+    labels, frame = turned(sample.labels, sample.frame)
+    image, _ = turned(sample.image, sample.frame)
+    ids, numbers = _numbered(labels)
     factor = max(1, math.ceil((math.prod(damage_frame.shape) / _MAP_VOXELS) ** (1 / 3)))
-    maps = {name: values[::factor, ::factor, ::factor] for name, values in damage.items()}
-    orientation = sample.frame.orientation
+    maps, coarse = {}, damage_frame
+    for name, values in damage.items():
+        thinned = values[::factor, ::factor, ::factor]
+        spacing = tuple(factor * step for step in damage_frame.spacing_um)
+        own = replace(damage_frame, shape=thinned.shape, spacing_um=spacing)
+        maps[name], coarse = turned(thinned, own)
     data = {
-        "shape": sample.frame.shape,
-        "spacing_um": sample.frame.spacing_um,
-        "views": [view_name(sample.frame, axis) for axis in range(3)],
-        "letters": [[opposite(letter), letter] for letter in orientation],
+        "shape": frame.shape,
+        "spacing_um": frame.spacing_um,
+        "views": [view_across(SHOWN, axis).name for axis in range(3)],
+        "letters": [[opposite(letter), letter] for letter in SHOWN],
         "names": [sample.names.get(int(i), f"region {i}") if i else "" for i in ids],
-        "sample": _packed(_differences(_grey(sample.image, sample.limits))),
+        "sample": _packed(_differences(_grey(image, sample.limits))),
         "labels": _packed(numbers),
         "damage": {
-            "shape": next(iter(maps.values())).shape,
-            "step": [
-                factor * coarse / fine
-                for coarse, fine in zip(damage_frame.spacing_um, sample.frame.spacing_um)
-            ],
-            "start": sample.frame.to_index(np.array(damage_frame.origin_um)).tolist(),
+            "shape": coarse.shape,
+            "step": np.divide(coarse.spacing_um, frame.spacing_um).tolist(),
+            "start": frame.to_index(np.array(coarse.origin_um)).tolist(),
             "maps": {name: _packed(_stepped(values)) for name, values in maps.items()},
         },
     }

@@ -484,10 +484,17 @@ def _regions(results: Results, stage: dict, measured: list) -> None:
                 rows_table(
                     f"Largest of {len(both)} regions, {path.stem} "
                     f"(all of them: {path.relative_to(results.folder)})",
-                    [COLUMNS.get(c, label(c)) for c in columns],
+                    [COLUMNS.get(c, _of_channel(c)) for c in columns],
                     [[parse(r[c]) for c in columns] for r in largest],
                 )
             )
+
+
+def _of_channel(column: str) -> str:
+    """A column of the region table in words: "signal_mean" is a mean of grey values."""
+    if column.endswith("_mean"):
+        return f"{column.removesuffix('_mean')}: mean grey value"
+    return label(column)
 
 
 def _unequal_halves(rows: list[dict], atlas: str) -> list[str]:

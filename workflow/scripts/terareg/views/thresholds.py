@@ -523,4 +523,4 @@ def in_unit(value: float, unit: str) -> tuple[float, str]:
     if unit == LOG_RATIO:
         percent = 100 * math.expm1(value)
         return (round(percent, 1) if abs(percent) >= 0.05 else 0.0), "%"
-    return value, unit
+    return value, unit.replace("voxels", "voxel", 1) if value == 1 else unit

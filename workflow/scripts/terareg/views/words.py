@@ -8,8 +8,8 @@ FLATFIELD: dict[str, Word] = {
     "method": ("made from", lambda method: {"statistics": "the tiles", "image": "an image"}.get(
         method, method)),
     "profile_range": "sensitivity of a camera pixel, lowest and highest (1 is the mean)",
-    "background": "dark offset (counts)",
-    "background_error": "uncertainty of the dark offset (counts)",
+    "background": "dark offset (grey values)",
+    "background_error": "uncertainty of the dark offset (grey values)",
     "background_model": "model of the dark offset",
     "corrected": "corrected in addition to the flat-field",
     "seam_percent.before": "brightness step between neighbouring tiles, before (%)",
@@ -17,7 +17,7 @@ FLATFIELD: dict[str, Word] = {
     "tiles": "tiles that were read",
     "planes": "planes that were read",
     "tissue_fraction": ("planes with tissue (%)", percent),
-    "saturated_at": "brightest value of raw pixels, at which some are saturated (counts)",
+    "saturated_at": "brightest value of raw pixels, at which some are saturated (grey value)",
     "saturated_percent": "saturated raw pixels (%)",
 }  # fmt: skip
 MISSING_PLANES = {
@@ -46,10 +46,10 @@ VOLUME: dict[str, Word] = {
     "levels": "resolutions stored",
     "formats": "formats",
     "bytes": ("size in the store", size),
-    "min": "smallest value (counts)",
-    "max": "largest value (counts)",
-    "mean": "mean value (counts)",
-    "window": "counts shown as black and white in pictures",
+    "min": "smallest grey value",
+    "max": "largest grey value",
+    "mean": "mean grey value",
+    "window": "grey values shown black and white in pictures",
 }
 BIAS: dict[str, Word] = {
     "field_1_percent": "brightness, 1st percentile (factor of the mean)",
@@ -122,7 +122,7 @@ COLUMNS = {
     "signal_percent": "signal (% of the region)",
     "length_mm": "length (mm)",
     "length_mm_per_mm3": "length per volume (mm/mm³)",
-    "intensity_mean": "mean brightness of the signal (counts)",
+    "intensity_mean": "mean brightness of the signal (grey value)",
     "dice": "overlap (Dice)",
     "affine_dice": "overlap with the affine alone (Dice)",
     "affine_error_um": "error with the affine alone (µm)",

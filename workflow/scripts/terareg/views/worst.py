@@ -66,8 +66,3 @@ def zoom_um(row: Mapping[str, Any], frame: Frame) -> tuple[list[float], float]:
     side = 1000 * float(row["volume_mm3"]) ** (1 / 3)
     half = max(_WIDE * side, _LEAST_VOXELS * min(frame.spacing_um)) / 2
     return place, float(np.clip(half, None, max(frame.extent_um) / 2))
-
-
-def axis_of_sections(frame: Frame) -> int:
-    """Array axis along anterior-posterior, across which sections are coronal."""
-    return next(a for a, letter in enumerate(frame.orientation) if letter in "AP")

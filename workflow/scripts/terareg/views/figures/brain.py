@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from terareg.core.frames import Frame
+from terareg.views.customary import view_across
 from terareg.views.figures import canvas
 
 _INCHES = 4.6
@@ -51,9 +52,10 @@ def borders(image: np.ndarray, labels: np.ndarray, frame: Frame, limits: Sequenc
     limits : (low, high)
         Counts shown black and white.
     """
-    drawn = canvas.outlined(image, labels, limits)
-    figure, axes = canvas.filled_figure(drawn.shape[:2], _INCHES)
-    canvas.show_plane(axes, drawn, frame, frame.shape.index(1))
+    drawn, axis = canvas.outlined(image, labels, limits), frame.shape.index(1)
+    shown = view_across(frame.orientation, axis).turned(drawn)
+    figure, axes = canvas.filled_figure(shown.shape[:2], _INCHES)
+    canvas.show_plane(axes, drawn, frame, axis)
     return figure
 
 

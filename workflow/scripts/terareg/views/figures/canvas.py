@@ -15,7 +15,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from terareg.core.frames import Frame
+from terareg.core.orientation import opposite
 from terareg.core.threshold import white_level
+from terareg.views.customary import View, view_across, views
 
 P = ParamSpec("P")
 
@@ -26,11 +28,6 @@ RED, PURPLE, GREY = "#d55e00", "#cc79a7", "#6b6b6b"
 _RGB_OF_REGION = (0, 220, 255)
 
 AXES = ("z", "y", "x")
-_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-_VIEWS = {
-    "S": "horizontal", "I": "horizontal", "A": "coronal", "P": "coronal",
-    "R": "sagittal", "L": "sagittal",
-}  # fmt: skip
 _DPI = 100
 _STYLE = {
     "font.size": 9.0,
@@ -162,21 +159,17 @@ def plane(volume: np.ndarray, axis: int, index: int | None = None) -> np.ndarray
     return np.take(volume, index, axis=axis)
 
 
-def plane_axes(axis: int) -> tuple[int, int]:
-    """Array axes that run down and to the right in the plane perpendicular to ``axis``."""
-    down, right = (a for a in range(3) if a != axis)
-    return down, right
-
-
 def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     """Draw one plane of a volume in true proportions with a scale bar and orientation letters.
+
+    It stands as in an atlas, see :mod:`terareg.views.customary`. Returns what ``imshow`` does.
 
     Parameters
     ----------
     axes : matplotlib axes
     image : numpy.ndarray
-        2-D, or 2-D with RGB; rows run down, as returned by :func:`plane`. Its pixels may be smaller
-        than the voxels of the frame, but it covers the same area.
+        2-D, or 2-D with RGB, its axes in the order of the array, as returned by :func:`plane`. Its
+        pixels may be smaller than the voxels of the frame, but it covers the same area.
     frame : Frame
         Frame of the whole volume; gives pixel sizes and letters.
     axis : int
@@ -184,22 +177,33 @@ def show_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
     **options
         For ``imshow``: cmap, vmin, vmax. Defaults to grey in the window of the image.
     """
-    down, right = plane_axes(axis)
-    height, width = frame.extent_um[down], frame.extent_um[right]
-    if image.ndim == 2 and "cmap" not in options and "norm" not in options:
-        options["cmap"] = "gray"
-        if "vmin" not in options:
-            options["vmin"], options["vmax"] = window(image)
-    drawn = axes.imshow(
-        image, extent=(0, width, height, 0), interpolation="nearest", aspect="equal", **options
-    )
+    drawn = add_plane(axes, image, frame, axis, **options)
+    view = view_across(frame.orientation, axis)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    letters(axes, frame.orientation[down], frame.orientation[right])
+    letters(axes, *view.letters)
+    height, width = plane_um(frame, view)
     scale_bar(axes, width, height, round_length(width / 3))
     return drawn
+
+
+def add_plane(axes, image: np.ndarray, frame: Frame, axis: int, **options):
+    """As :func:`show_plane`, over another plane: without letters and scale bar."""
+    view = view_across(frame.orientation, axis)
+    height, width = plane_um(frame, view)
+    if image.ndim == 2 and "cmap" not in options and "norm" not in options:
+        options["cmap"] = "gray"
+        if "vmin" not in options:
+            options["vmin"], options["vmax"] = window(image)
+    options = {"interpolation": "nearest", "aspect": "equal", **options}
+    return axes.imshow(view.turned(image), extent=(0, width, height, 0), **options)
+
+
+def plane_um(frame: Frame, view: View) -> tuple[float, float]:
+    """Height and width of a plane as it is shown."""
+    return frame.extent_um[view.down], frame.extent_um[view.right]
 
 
 def letters(axes, down: str, right: str) -> None:
@@ -211,9 +215,9 @@ def letters(axes, down: str, right: str) -> None:
         "transform": axes.transAxes, "fontsize": 9, "fontweight": "bold", "color": "#111111",
         "bbox": {"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.8},
     }  # fmt: skip
-    axes.text(0.5, 0.985, _OPPOSITE[down], ha="center", va="top", **style)
+    axes.text(0.5, 0.985, opposite(down), ha="center", va="top", **style)
     axes.text(0.5, 0.015, down, ha="center", va="bottom", **style)
-    axes.text(0.015, 0.5, _OPPOSITE[right], ha="left", va="center", **style)
+    axes.text(0.015, 0.5, opposite(right), ha="left", va="center", **style)
     axes.text(0.985, 0.5, right, ha="right", va="center", **style)
 
 
@@ -302,7 +306,7 @@ def enlarge(image: np.ndarray, smallest: int = 360) -> np.ndarray:
 
 
 def plane_rows(frame: Frame, names: Sequence[str], title: str, *, bar: bool = False):
-    """Return a figure and axes (rows, 3) for rows of three orthogonal planes.
+    """Return a figure, axes (rows, 3) for rows of three orthogonal planes, and the three views.
 
     Parameters
     ----------
@@ -315,19 +319,21 @@ def plane_rows(frame: Frame, names: Sequence[str], title: str, *, bar: bool = Fa
     bar : bool
         Leave room for a colour bar at the right.
     """
-    widths = [frame.extent_um[plane_axes(axis)[1]] for axis in range(3)]
-    tallest = max(frame.extent_um[plane_axes(axis)[0]] for axis in range(3))
+    shown = views(frame.orientation)
+    heights, widths = zip(*(plane_um(frame, view) for view in shown))
+    tallest = max(heights)
     height = (8.8 if bar else 9.7) * tallest / sum(widths)
     figure = new_figure(10, 0.9 + len(names) * (min(max(height, 1.2), 7.0) + 0.08), title)
     axes = axes_grid(figure, len(names), 3, width_ratios=widths)
     for row, name in zip(axes, names):
         row[0].set_ylabel(name, fontsize=10, fontweight="bold")
-    return figure, axes
+    return figure, axes, shown
 
 
-def view_name(frame: Frame, axis: int) -> str:
-    """Anatomical name of the planes perpendicular to an array axis."""
-    return _VIEWS[frame.orientation[axis]]
+def name_views(cells: Iterable, shown: Iterable[View]) -> None:
+    """Write the names of views above the panels of a row."""
+    for cell, view in zip(cells, shown):
+        cell.set_title(view.name)
 
 
 def nothing(title: str, reason: str) -> Figure:

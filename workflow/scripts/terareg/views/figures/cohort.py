@@ -152,7 +152,8 @@ def voxel_maps(maps: Mapping[str, np.ndarray], titles: Mapping[str, str], frame:
     place = np.unravel_index(int(np.argmax(np.abs(smooth))), d.shape)
     means = np.concatenate([maps[n].reshape(-1) for n in titles if n.startswith("mean")])
     low, high = canvas.window(means, 0.5, 99.9)
-    figure, axes = canvas.plane_rows(frame, list(titles.values()), title, bar=True)
+    figure, axes, shown = canvas.plane_rows(frame, list(titles.values()), title, bar=True)
+    canvas.name_views(axes[0], shown)
     for panels, name in zip(axes, titles):
         options = {"cmap": "gray", "vmin": low, "vmax": high}
         if name == "cohens_d":
@@ -160,8 +161,8 @@ def voxel_maps(maps: Mapping[str, np.ndarray], titles: Mapping[str, str], frame:
             options = {"cmap": "RdBu_r", "vmin": -reach, "vmax": reach}
         elif name == "sd":
             options["vmin"], options["vmax"] = canvas.window(maps[name], 0.5, 99.9)
-        for axis, panel in enumerate(panels):
-            image = canvas.plane(maps[name], axis, int(place[axis]))
-            drawn = canvas.show_plane(panel, image, frame, axis, **options)
+        for view, panel in zip(shown, panels):
+            image = canvas.plane(maps[name], view.axis, int(place[view.axis]))
+            drawn = canvas.show_plane(panel, image, frame, view.axis, **options)
         figure.colorbar(drawn, ax=list(panels), shrink=0.7)
     return figure

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from terareg.core.frames import Frame
+from terareg.views.customary import View, views
 from terareg.views.figures import canvas
 
 Box = tuple[str, float, float, float, float]
@@ -25,7 +26,7 @@ def first_look(
 ) -> Figure:
     """Draw three middle planes of the sample, the same planes of the atlas, and the grid of tiles.
 
-    Without tiles the sample is an image that is imported.
+    All planes stand as in an atlas. Without tiles the sample is an image that is imported.
 
     Parameters
     ----------
@@ -33,8 +34,7 @@ def first_look(
         Of the sample, one for each array axis; of the frame, the axis perpendicular to the plane
         has one voxel.
     template, regions : numpy.ndarray, shape (z, y, x)
-        Of the atlas, turned into the orientation of the sample; regions are any numbers that tell
-        them apart, 0 outside.
+        Of the atlas; regions are any numbers that tell them apart, 0 outside.
     atlas_frame : Frame
         Of both.
     boxes : sequence of (name, left, top, width, height)
@@ -42,27 +42,28 @@ def first_look(
     notes : sequence of str
         Lines of text.
     """
-    tallest = [
-        max(f.extent_um[d] / f.extent_um[r] for f in (frame, atlas_frame))
-        for axis, (_, frame) in enumerate(planes)
-        for d, r in [canvas.plane_axes(axis)]
-    ]
-    height = sum(3.1 * min(1.4, ratio) + 0.35 for ratio in tallest)
-    figure = canvas.new_figure(
-        9.8, 1.1 + height, "First look: are the same letters next to the same structures?"
-    )
-    axes = canvas.axes_grid(figure, 3, 3, height_ratios=[min(1.4, ratio) for ratio in tallest])
-    limits = canvas.window(np.concatenate([np.ravel(image) for image, _ in planes]))
-    shown = canvas.window(np.concatenate([np.ravel(canvas.plane(template, a)) for a in range(3)]))
-    for axis, (image, frame) in enumerate(planes):
-        drawn = np.nan_to_num(image, nan=limits[0])
-        canvas.show_plane(axes[axis, 0], drawn, frame, axis, vmin=limits[0], vmax=limits[1])
-        own = canvas.plane(template, axis), canvas.plane(regions, axis)
-        canvas.show_plane(axes[axis, 1], canvas.outlined(*own, shown), atlas_frame, axis)
-        axes[axis, 0].set_ylabel(canvas.view_name(frame, axis), fontsize=10, fontweight="bold")
     code = planes[0][1].orientation
+    shown = list(zip(views(code), views(atlas_frame.orientation)))
+    tallest = []
+    for view, own in shown:
+        pairs = ((planes[view.axis][1], view), (atlas_frame, own))
+        sizes = [canvas.plane_um(frame, one) for frame, one in pairs]
+        tallest.append(min(1.4, max(height / width for height, width in sizes)))
+    title = "First look: do sample and atlas stand the same way?"
+    figure = canvas.new_figure(9.8, 1.1 + sum(3.1 * ratio + 0.35 for ratio in tallest), title)
+    axes = canvas.axes_grid(figure, 3, 3, height_ratios=tallest)
+    limits = canvas.window(np.concatenate([np.ravel(image) for image, _ in planes]))
+    bright = canvas.window(np.concatenate([np.ravel(canvas.plane(template, a)) for a in range(3)]))
+    for row, (view, own) in zip(axes, shown):
+        image, frame = planes[view.axis]
+        drawn = np.nan_to_num(image, nan=limits[0])
+        canvas.show_plane(row[0], drawn, frame, view.axis, vmin=limits[0], vmax=limits[1])
+        whole = canvas.plane(template, own.axis), canvas.plane(regions, own.axis)
+        canvas.show_plane(row[1], canvas.outlined(*whole, bright), atlas_frame, own.axis)
+        row[0].set_ylabel(view.name, fontsize=10, fontweight="bold")
+        row[0].set_xlabel(_growing(view), fontsize=8)
     axes[0, 0].set_title(f"{'raw tiles' if boxes else 'raw image'}, declared {code}")
-    axes[0, 1].set_title(f"atlas, reoriented to {code}")
+    axes[0, 1].set_title("atlas")
     beside = list(axes[:, 2])
     if boxes:
         _grid(beside.pop(0), boxes)
@@ -79,10 +80,19 @@ def first_look(
         *remarks,
         "Left and right often look alike: only a mark",
         "on one side can tell them apart.",
-        "If a letter is wrong, correct",
-        "input.orientation before you go on.",
+        "If the sample stands otherwise than the atlas,",
+        "correct input.orientation before you go on:",
+        "below each plane is where the axes of the",
+        "image lead in it.",
     ])  # fmt: skip
     return figure
+
+
+def _growing(view: View) -> str:
+    """Where the axes of the array lead in a picture."""
+    places = zip((view.right, view.down), view.reversed[::-1], (("right", "left"), ("down", "up")))
+    words = [f"{canvas.AXES[axis]} grows {way[against]}" for axis, against, way in places]
+    return ", ".join(words)
 
 
 def _grid(axes, boxes: Sequence[Box]) -> None:
@@ -101,4 +111,4 @@ def _grid(axes, boxes: Sequence[Box]) -> None:
     axes.set_aspect("equal")
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_title(f"{len(boxes)} tiles, seen along z")
+    axes.set_title(f"{len(boxes)} tiles (x right, y down)")

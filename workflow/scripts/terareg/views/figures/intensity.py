@@ -59,8 +59,10 @@ def flatfield_map(
         )
         axes[2, 0].set_ylabel("camera row (pixel)")
         axes[2, 0].set_title("Background with its additive image, from tiles without tissue")
-        figure.colorbar(picture, ax=axes[2, 0], label="counts", fraction=0.05, pad=0.02)
-        canvas.note(axes[2, 1], [f"{image.min():.0f} to {image.max():.0f} counts,", "subtracted"])
+        figure.colorbar(picture, ax=axes[2, 0], label="grey value", fraction=0.05, pad=0.02)
+        canvas.note(
+            axes[2, 1], [f"{image.min():.0f} to {image.max():.0f} grey values,", "subtracted"]
+        )
     return figure
 
 
@@ -167,7 +169,7 @@ def _flatfield_facts(profile: np.ndarray, info: Mapping) -> list[str]:
     lines = [f"brightest / darkest: {profile.max() / max(profile.min(), 1e-9):.2f}"]
     texts = {
         "method": "method: {}",
-        "background": "dark offset: {:.1f} counts",
+        "background": "dark offset: {:.1f} grey values",
         "background_model": "model of the dark offset: {}",
         "tiles": "tiles used: {:d}",
         "planes": "planes used: {:d}",

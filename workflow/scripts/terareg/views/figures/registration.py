@@ -13,6 +13,7 @@ from scipy import ndimage
 
 from terareg.core.frames import Frame
 from terareg.regions.quality import SIDES
+from terareg.views.customary import views
 from terareg.views.figures import canvas
 from terareg.views.thresholds import Verdict
 
@@ -24,7 +25,6 @@ _QUALITY = (
     ("volume", "volume_ratio", 1.0, "factor"),
 )
 _OUTSIDE = ListedColormap(["white"]).with_extremes(bad="#bbbbbb")
-_ANATOMY = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 
 
 @canvas.picture
@@ -39,9 +39,8 @@ def preview_alignment(
     """Draw the atlas on the sample by the initial affine, to be checked before the registration.
 
     Left, the sample with the atlas's region boundaries; middle, the atlas at the same place after
-    the affine; right, the atlas in its own frame. The letters of the first two columns are from the
-    orientation of the sample, those of the third from that of the atlas: the same structure must
-    lie next to the same letter.
+    the affine; right, the atlas in its own frame. All stand in the same way: the first two columns
+    are turned by the orientation of the sample, the third by that of the atlas.
 
     Parameters
     ----------
@@ -64,22 +63,19 @@ def preview_alignment(
     axes = canvas.axes_grid(figure, 3, 3)
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(sample, a)) for a in range(3)]))
     shown = canvas.window(template)
-    for axis in range(3):
+    for row, view, own in zip(
+        axes, views(sample_frame.orientation), views(atlas_frame.orientation)
+    ):
+        axis = view.axis
         image = canvas.plane(sample, axis)
         where = to_index(plane_points(sample_frame, axis), affine, atlas_frame)
         labels = nearest_labels(annotation, where)
         atlas = ndimage.map_coordinates(np.asarray(template, np.float32), where, order=1, cval=0.0)
-        canvas.show_plane(axes[axis, 0], canvas.outlined(image, labels, limits), sample_frame, axis)
-        canvas.show_plane(axes[axis, 1], canvas.outlined(atlas, labels, shown), sample_frame, axis)
-        own = matching_axis(sample_frame, atlas_frame, axis)
-        canvas.show_plane(
-            axes[axis, 2],
-            canvas.outlined(canvas.plane(template, own), canvas.plane(annotation, own), shown),
-            atlas_frame, own,
-        )  # fmt: skip
-        axes[axis, 0].set_ylabel(
-            canvas.view_name(sample_frame, axis), fontsize=10, fontweight="bold"
-        )
+        canvas.show_plane(row[0], canvas.outlined(image, labels, limits), sample_frame, axis)
+        canvas.show_plane(row[1], canvas.outlined(atlas, labels, shown), sample_frame, axis)
+        whole = canvas.plane(template, own.axis), canvas.plane(annotation, own.axis)
+        canvas.show_plane(row[2], canvas.outlined(*whole, shown), atlas_frame, own.axis)
+        row[0].set_ylabel(view.name, fontsize=10, fontweight="bold")
     for cell, words in zip(
         axes[0],
         (
@@ -97,15 +93,15 @@ def _row_height(*frames: Frame) -> float:
     """Height in inches of one row of three panels of about 3 inches width."""
     tall = 0.0
     for frame in frames:
-        for axis in range(3):
-            down, right = canvas.plane_axes(axis)
-            tall = max(tall, 3.1 * min(1.25, frame.extent_um[down] / frame.extent_um[right]))
+        for view in views(frame.orientation):
+            height, width = canvas.plane_um(frame, view)
+            tall = max(tall, 3.1 * min(1.25, height / width))
     return tall + 0.25
 
 
 def plane_points(frame: Frame, axis: int) -> np.ndarray:
     """Micrometres on the middle plane, finer than its voxels, shape (3, rows, columns)."""
-    longest = max(frame.shape[a] for a in canvas.plane_axes(axis))
+    longest = max(n for a, n in enumerate(frame.shape) if a != axis)
     factor = max(1, -(-360 // longest))
     lines = []
     for number, (count, spacing, origin) in enumerate(
@@ -135,12 +131,6 @@ def nearest_labels(labels: np.ndarray, index: np.ndarray) -> np.ndarray:
     return np.where(inside, picked, 0)
 
 
-def matching_axis(sample: Frame, atlas: Frame, axis: int) -> int:
-    """Atlas array axis along the same anatomical direction as a sample axis."""
-    wanted = _ANATOMY[sample.orientation[axis]]
-    return next(a for a in range(3) if _ANATOMY[atlas.orientation[a]] == wanted)
-
-
 def _affine_text(affine: np.ndarray) -> str:
     stretch = np.linalg.svd(np.asarray(affine)[:3, :3], compute_uv=False)
     kind = "mirrored" if np.linalg.det(np.asarray(affine)[:3, :3]) < 0 else "not mirrored"
@@ -165,19 +155,16 @@ def registration_overlay(
         Atlas labels on the sample's grid, by the initial affine and by the final transform.
     """
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(sample, a)) for a in range(3)]))
-    figure, axes = canvas.plane_rows(
+    figure, axes, shown = canvas.plane_rows(
         frame,
         ("initial affine", "registered"),
         title or "Region boundaries before and after registration",
     )
     for row, labels in zip(axes, (before, after)):
-        for axis, cell in enumerate(row):
-            picture = canvas.outlined(
-                canvas.plane(sample, axis), canvas.plane(labels, axis), limits
-            )
-            canvas.show_plane(cell, picture, frame, axis)
-    for axis, cell in enumerate(axes[0]):
-        cell.set_title(canvas.view_name(frame, axis))
+        for view, cell in zip(shown, row):
+            planes = canvas.plane(sample, view.axis), canvas.plane(labels, view.axis)
+            canvas.show_plane(cell, canvas.outlined(*planes, limits), frame, view.axis)
+    canvas.name_views(axes[0], shown)
     return figure
 
 
@@ -208,27 +195,28 @@ def prediction(
     if len(channels) > 1:
         kinds = kinds[2:]
         names = [f"{name}\n{kind}" for name in channels for kind in kinds]
-    figure, axes = canvas.plane_rows(frame, names, title or "Sample against prediction", bar=True)
+    title = title or "Sample against prediction"
+    figure, axes, shown = canvas.plane_rows(frame, names, title, bar=True)
     for number, (sample, predicted) in enumerate(channels.values()):
-        planes = [(canvas.plane(sample, a), canvas.plane(predicted, a)) for a in range(3)]
+        planes = [(canvas.plane(sample, v.axis), canvas.plane(predicted, v.axis)) for v in shown]
         limits = canvas.window(np.concatenate([np.ravel(p[0]) for p in planes]))
         half = (limits[1] - limits[0]) / 2
         *rows, last = axes[len(kinds) * number :][: len(kinds)]
-        for axis, (image, guess) in enumerate(planes):
+        for n, (view, (image, guess)) in enumerate(zip(shown, planes)):
+            axis = view.axis
             pictures = (image, guess, _checkerboard(image, guess, frame, axis, squares))
             for row, picture in zip(rows, pictures[-len(rows) :]):
-                canvas.show_plane(row[axis], picture, frame, axis, vmin=limits[0], vmax=limits[1])
+                canvas.show_plane(row[n], picture, frame, axis, vmin=limits[0], vmax=limits[1])
             drawn = canvas.show_plane(
-                last[axis], image - guess, frame, axis, cmap="PuOr_r", vmin=-half, vmax=half
+                last[n], image - guess, frame, axis, cmap="PuOr_r", vmin=-half, vmax=half
             )
         figure.colorbar(drawn, ax=list(last), fraction=0.03, pad=0.01, label="sample - prediction")
-    for axis, cell in enumerate(axes[0]):
-        cell.set_title(canvas.view_name(frame, axis))
+    canvas.name_views(axes[0], shown)
     return figure
 
 
 def _checkerboard(image, guess, frame: Frame, axis: int, squares: int) -> np.ndarray:
-    down, right = canvas.plane_axes(axis)
+    down, right = (a for a in range(3) if a != axis)
     edge = max(frame.extent_um[down], frame.extent_um[right]) / squares
     rows = (np.arange(image.shape[0]) * frame.spacing_um[down] // edge).astype(int)
     columns = (np.arange(image.shape[1]) * frame.spacing_um[right] // edge).astype(int)
@@ -261,15 +249,17 @@ def posterior_maps(
             title += f"\n{verdict.text}: {verdict.value:.1f} %"
     maps = posteriors
     first = 0 if sample is None else 1
-    figure, axes = canvas.plane_rows(frame, ["sample"] * first + list(maps), title, bar=True)
-    for axis in range(3):
+    rows = ["sample"] * first + list(maps)
+    figure, axes, shown = canvas.plane_rows(frame, rows, title, bar=True)
+    for view, cells in zip(shown, axes.T):
+        axis = view.axis
         if sample is not None:
-            canvas.show_plane(axes[0, axis], canvas.plane(sample, axis), frame, axis)
-        for cell, values in zip(axes[first:, axis], maps.values()):
+            canvas.show_plane(cells[0], canvas.plane(sample, axis), frame, axis)
+        for cell, values in zip(cells[first:], maps.values()):
             drawn = canvas.show_plane(
                 cell, canvas.plane(values, axis), frame, axis, cmap="cividis", vmin=0, vmax=1
             )
-        axes[0, axis].set_title(canvas.view_name(frame, axis))
+    canvas.name_views(axes[0], shown)
     figure.colorbar(
         drawn, ax=list(axes[first:].ravel()), fraction=0.03, pad=0.01, label="probability"
     )
@@ -294,21 +284,20 @@ def quality_map(
         Of both.
     """
     names = [name for name, *_ in _QUALITY]
-    figure, axes = canvas.plane_rows(
-        frame, names, "Where does the registration fit badly? Every region", bar=True
-    )
-    for axis in range(3):
-        axes[0, axis].set_title(canvas.view_name(frame, axis))
+    title = "Where does the registration fit badly? Every region"
+    figure, axes, shown = canvas.plane_rows(frame, names, title, bar=True)
+    canvas.name_views(axes[0], shown)
     for cells, (_, key, most, text) in zip(axes, _QUALITY):
         found = {(row["id"], row["hemisphere"]): row[key] for row in rows if row[key] is not None}
         if key == "volume_ratio":
             found = {region: abs(np.log2(max(ratio, 1e-3))) for region, ratio in found.items()}
-        for axis, cell in enumerate(cells):
+        for view, cell in zip(shown, cells):
+            axis = view.axis
             regions = canvas.plane(labels, axis)
             image = _painted(regions, canvas.plane(sides, axis), found)
             background = np.where(regions > 0, np.nan, 0.0)
             canvas.show_plane(cell, background, frame, axis, cmap=_OUTSIDE, vmin=0, vmax=1)
-            drawn = canvas.show_plane(cell, image, frame, axis, cmap="YlOrRd", vmin=0, vmax=most)
+            drawn = canvas.add_plane(cell, image, frame, axis, cmap="YlOrRd", vmin=0, vmax=most)
         bar = figure.colorbar(drawn, ax=list(cells), fraction=0.03, pad=0.01, label=text)
         if key == "volume_ratio":
             ticks = np.linspace(0, most, 3)
@@ -379,17 +368,19 @@ def jacobian_map(jacobian: np.ndarray, frame: Frame) -> Figure:
     """
     log = np.log2(np.maximum(jacobian, 2.0**-4))
     strong = float(np.clip(np.percentile(np.abs(log), 99.5), 0.1, 3.0))
-    figure, axes = canvas.plane_rows(frame, [""], "Local change of volume (Jacobian)", bar=True)
-    for axis, cell in enumerate(axes[0]):
+    title = "Local change of volume (Jacobian)"
+    figure, axes, shown = canvas.plane_rows(frame, [""], title, bar=True)
+    canvas.name_views(axes[0], shown)
+    for view, cell in zip(shown, axes[0]):
+        axis = view.axis
         drawn = canvas.show_plane(
             cell, canvas.plane(log, axis), frame, axis, cmap="PuOr_r", vmin=-strong, vmax=strong
         )
         fold = canvas.plane(jacobian, axis) <= 0
         if fold.any():
-            canvas.show_plane(
+            canvas.add_plane(
                 cell, np.ma.masked_equal(fold, 0), frame, axis, cmap=ListedColormap(["black"])
             )
-        cell.set_title(canvas.view_name(frame, axis))
     bar = figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, label="sample / atlas")
     ticks = np.linspace(-strong, strong, 5)
     bar.set_ticks(ticks, labels=[f"{2.0**t:.2f}" for t in ticks])
@@ -423,22 +414,23 @@ def error_bars(
     shown = np.ma.masked_array(deviation_um, ~inside)
     median, strong = np.percentile(deviation_um[inside], [50, 99]) if inside.any() else (0.0, 1.0)
     title = "How far borders may be off: standard deviation of their place"
-    figure, axes = canvas.plane_rows(frame, [""], title, bar=True)
+    figure, axes, views_shown = canvas.plane_rows(frame, [""], title, bar=True)
+    canvas.name_views(axes[0], views_shown)
     window = canvas.window(image)
-    for axis, cell in enumerate(axes[0]):
+    for view, cell in zip(views_shown, axes[0]):
+        axis = view.axis
         canvas.show_plane(
             cell, canvas.plane(image, axis), frame, axis,
             cmap="gray", vmin=window[0], vmax=window[1],
         )  # fmt: skip
-        drawn = canvas.show_plane(
+        drawn = canvas.add_plane(
             cell, canvas.plane(shown, axis), frame, axis, cmap="viridis", vmin=0, vmax=strong
         )
         borders = canvas.boundaries(canvas.enlarge(canvas.plane(labels, axis)))
         lines = np.ones((*borders.shape, 4))
         lines[..., 3] = borders
         # smoothed, or lines of one pixel would have gaps
-        cell.imshow(lines, extent=drawn.get_extent(), interpolation="antialiased")
-        cell.set_title(canvas.view_name(frame, axis))
+        canvas.add_plane(cell, lines, frame, axis, interpolation="antialiased")
     figure.colorbar(drawn, ax=list(axes[0]), fraction=0.03, pad=0.01, extend="max",
                     label="µm, along any one axis")  # fmt: skip
     figure.supxlabel(

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from terareg.core.frames import Frame
+from terareg.views.customary import View
 from terareg.views.figures import canvas
 from terareg.views.tables import show
 
@@ -40,21 +41,22 @@ def mid_planes(
     planes = [canvas.plane(volume, axis, index[axis]) for axis in range(3)]
     if limits is None:
         limits = canvas.window(np.concatenate([np.ravel(p) for p in planes]))
-    figure, axes = canvas.plane_rows(frame, [""], title)
-    for axis, cell in enumerate(axes[0]):
+    figure, axes, shown = canvas.plane_rows(frame, [""], title)
+    for view, cell in zip(shown, axes[0]):
+        axis = view.axis
         canvas.show_plane(cell, planes[axis], frame, axis, vmin=limits[0], vmax=limits[1])
-        cell.set_title(plane_title(frame, axis, index[axis]))
+        cell.set_title(plane_title(frame, view, index[axis]))
     figure.supxlabel(
-        f"black = {show(limits[0])}, white = {show(limits[1])} counts",
+        f"grey values: black = {show(limits[0])}, white = {show(limits[1])}",
         fontsize=8, x=0.01, ha="left",
     )  # fmt: skip
     return figure
 
 
-def plane_title(frame: Frame, axis: int, index: int) -> str:
-    """Heading of one plane: anatomical view, axis and depth."""
-    depth = frame.spacing_um[axis] * index
-    return f"{canvas.view_name(frame, axis)} ({canvas.AXES[axis]} = {depth / 1000:.2f} mm)"
+def plane_title(frame: Frame, view: View, index: int) -> str:
+    """Heading of one plane: anatomical view, array axis and depth."""
+    depth = frame.spacing_um[view.axis] * index
+    return f"{view.name} ({canvas.AXES[view.axis]} = {depth / 1000:.2f} mm)"
 
 
 @canvas.picture
@@ -85,21 +87,22 @@ def bias_field(
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(before, a)) for a in range(3)]))
     strong = float(np.max(np.abs(np.log2(np.maximum(field, 1e-6)))))
     strong = max(0.05, min(strong, 3.0))
-    figure, axes = canvas.plane_rows(
+    figure, axes, shown = canvas.plane_rows(
         frame, ("before", "field", "after"), f"Bias field of channel {channel}", bar=True
     )
-    for axis in range(3):
+    canvas.name_views(axes[0], shown)
+    for view, cells in zip(shown, axes.T):
+        axis = view.axis
         canvas.show_plane(
-            axes[0, axis], canvas.plane(before, axis), frame, axis, vmin=limits[0], vmax=limits[1]
+            cells[0], canvas.plane(before, axis), frame, axis, vmin=limits[0], vmax=limits[1]
         )
         drawn = canvas.show_plane(
-            axes[1, axis], np.log2(np.maximum(canvas.plane(field, axis), 1e-6)), frame, axis,
+            cells[1], np.log2(np.maximum(canvas.plane(field, axis), 1e-6)), frame, axis,
             cmap="PuOr_r", vmin=-strong, vmax=strong,
         )  # fmt: skip
         canvas.show_plane(
-            axes[2, axis], canvas.plane(after, axis), frame, axis, vmin=limits[0], vmax=limits[1]
+            cells[2], canvas.plane(after, axis), frame, axis, vmin=limits[0], vmax=limits[1]
         )
-        axes[0, axis].set_title(canvas.view_name(frame, axis))
     bar = figure.colorbar(drawn, ax=list(axes[1]), fraction=0.03, pad=0.01, label="times the mean")
     ticks = np.linspace(-strong, strong, 5)
     bar.set_ticks(ticks, labels=[f"{2.0**t:.2f}" for t in ticks])
