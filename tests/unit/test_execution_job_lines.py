@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import re
+import threading
 
 from snakemake_interface_logger_plugins.common import LogEvent
 
@@ -81,3 +82,26 @@ def test_ends_alone_where_starts_are_silenced():
     """``--quiet rules``, with which the demo runs."""
     lines = shown(*RUN, quiet=(LogEvent.JOB_INFO, LogEvent.JOB_ERROR))
     assert lines[1:3] == ["job 4: done, 1 of 2", "job 7: done, 2 of 2"]
+
+
+def test_lines_are_written_under_the_lock_of_the_handler():
+    """Snakemake's handler takes a second lock in emit; all threads must take both in one order."""
+    free = []
+
+    class Handler(logging.StreamHandler):
+        def emit(self, record):
+            other = threading.Thread(target=self.look)
+            other.start()
+            other.join()
+            super().emit(record)
+
+        def look(self):
+            free.append(self.lock.acquire(blocking=False))
+            if free[-1]:
+                self.lock.release()
+
+    handler = Handler(io.StringIO())
+    handler.addFilter(JobLines(handler))
+    for message, _, more in RUN:
+        handler.handle(logging.makeLogRecord({"msg": message, "levelname": "INFO", **more}))
+    assert free == [False] * 7

@@ -84,4 +84,6 @@ class JobLines(logging.Filter):
             {"msg": f"{clock}  {label}: {what}", "levelno": record.levelno,
              "levelname": record.levelname}
         )  # fmt: skip
-        self._handler.emit(line)
+        # not emit: there Snakemake's handler takes a lock of its own after that of all handlers,
+        # and threads that take two locks in different orders wait for each other without an end
+        self._handler.handle(line)
