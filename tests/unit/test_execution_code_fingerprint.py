@@ -72,7 +72,7 @@ def test_a_change_behind_an_import_of_an_import_counts(scripts):
 def test_the_text_of_code_is_the_same_in_every_python():
     """As Python 3.11, 3.12 and 3.13 give it: another one would run everything again."""
     tree = ast.parse("class C: pass\n\ndef f(): return None\n")
-    assert code_fingerprint._dumped(tree) == (
+    assert code_fingerprint.dumped(tree) == (
         "Module(body=[ClassDef(name='C', bases=[], keywords=[], body=[Pass()], decorator_list=[]), "
         "FunctionDef(name='f', args=arguments(posonlyargs=[], args=[], kwonlyargs=[], "
         "kw_defaults=[], defaults=[]), body=[Return(value=Constant(value=None))], "

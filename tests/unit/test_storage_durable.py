@@ -146,7 +146,7 @@ def test_a_record_waits_for_objects_that_another_thread_is_making_durable(tmp_pa
 
 
 def test_what_waits_for_the_disk_is_bounded(tmp_path, disk):
-    store, most, before = Store(str(tmp_path)), durable._most_files(), len(open_files())
+    store, most, before = Store(str(tmp_path)), durable.most_files(), len(open_files())
     for number in range(2 * most + 1):
         store.write(f"a/{number}", b"x")
     assert len(disk.synced) >= 2 * most and len(open_files()) <= before + 1
@@ -155,7 +155,7 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path, disk):
     durable.make_durable()
     assert len(open_files()) == before
     # bytes count as well
-    large = bytes(durable._MOST_BYTES // 2)
+    large = bytes(durable.MOST_BYTES // 2)
     store.write("c/0", large)
     store.write("c/1", large)
     assert len(open_files()) == before and str(tmp_path / "c/1") in disk.synced

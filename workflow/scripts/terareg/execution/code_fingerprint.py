@@ -68,10 +68,10 @@ def _parsed(path: Path) -> tuple[str, list[Path]]:
             and isinstance(body[0].value.value, str)
         ):
             node.body = body[1:] or [ast.Pass()]
-    return _dumped(tree), imports
+    return dumped(tree), imports
 
 
-def _dumped(tree: ast.Module) -> str:
+def dumped(tree: ast.Module) -> str:
     """Text of a syntax tree, the same in Python 3.11 to 3.13.
 
     From 3.12 on definitions have type parameters, which the code here does not use, and from 3.13

@@ -28,7 +28,8 @@ from terareg.core.parallel import map_items
 
 #: bytes that are worth a request of their own to begin writing them
 WORTH_STARTING = 1 << 16
-_MOST_FILES, _MOST_BYTES = 256, 1 << 28
+#: files and bytes that are waited for together, at most
+MOST_FILES, MOST_BYTES = 256, 1 << 28
 _SHARE_OF_DESCRIPTORS = 8
 _THREADS = 4
 _START_WRITING = 2  # SYNC_FILE_RANGE_WRITE
@@ -54,7 +55,7 @@ class _Followed:
             self._files[path] = descriptor
             self._folders.add(os.path.dirname(path) or ".")
             self._bytes += size
-            full = len(self._files) >= _most_files() or self._bytes >= _MOST_BYTES
+            full = len(self._files) >= most_files() or self._bytes >= MOST_BYTES
         if replaced is not None:
             os.close(replaced)
         if full:
@@ -203,11 +204,12 @@ def _settle_folder(folder: str) -> OSError | None:
 
 
 @cache
-def _most_files() -> int:
+def most_files() -> int:
+    """How many files are waited for together, at most: few where few may be open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
-        return _MOST_FILES
-    return max(1, min(_MOST_FILES, soft // _SHARE_OF_DESCRIPTORS))
+        return MOST_FILES
+    return max(1, min(MOST_FILES, soft // _SHARE_OF_DESCRIPTORS))
 
 
 @cache

@@ -483,7 +483,7 @@ def atomic_file(path: str | os.PathLike[str], *, buffered: bool = True) -> Itera
     """
     part = _part_of(path)
     try:
-        with open(_new_file(part), "wb", buffering=-1 if buffered else 0) as stream:
+        with open(part, "xb", buffering=-1 if buffered else 0) as stream:
             yield stream
             stream.flush()
             make_durable()
