@@ -6,6 +6,7 @@ import re
 
 from terareg.core import blas
 from terareg.core.errors import TeraregError
+from terareg.core.orientation import VIEWS
 from terareg.execution import (
     cleanup,
     comparisons,

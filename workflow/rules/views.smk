@@ -443,7 +443,7 @@ rule draw_brain:
                     "figure": f"borders, {view}",
                 },
             )
-            for view in ("coronal", "sagittal", "horizontal")
+            for view in VIEWS
         },
         worst=report(
             result("views/worst_{atlas}.jpg"),

@@ -1,5 +1,7 @@
 """Write a volume, labels or a map as files of planes, tiles or blocks, in the store."""
 
+from collections.abc import Iterable
+
 from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.exports.export import Export, make_export
@@ -15,25 +17,20 @@ from terareg.views.neuroglancer import tile_boxes
 from terareg.volumes.plan import VolumePlan
 
 
-def boxes(shift: ChannelShift | None = None) -> dict:
-    """Corners of the tiles of a channel in the fused volume, micrometres."""
+def boxes(shifts: Iterable[ChannelShift] = ()) -> list[dict]:
+    """Corners of the tiles in the fused volume, micrometres, and of those of shifted channels."""
     planned = read_json(snakemake.input.grid)
     tile_shape = load_acquisition(snakemake.input.acquisition).tile_shape
-    placement = load_placement(snakemake.input.placement)
-    moved = shift.applied(tile_shape)[0] if shift else (0.0, 0.0, 0.0)
-    return tile_boxes(
-        {t: [o + by for o, by in zip(origin, moved)] for t, origin in placement.origins().items()},
-        tile_shape,
-        VolumePlan.from_json(planned["plan"]).frame,
-        planned["offset_vox"],
-    )
-
-
-def common() -> tuple[list[float], list[float]]:
-    """Corners of the box that the tiles of all channels have seen, micrometres."""
-    shifts = [path for name, path in snakemake.input.items() if name.startswith("shift_")]
-    channels = [boxes(), *(boxes(load_shift(path)) for path in shifts)]
-    return box_of_all([list(tiles.values()) for tiles in channels])
+    frame = VolumePlan.from_json(planned["plan"]).frame
+    origins = load_placement(snakemake.input.placement).origins()
+    moves = [(0.0, 0.0, 0.0), *(shift.applied(tile_shape)[0] for shift in shifts)]
+    return [
+        tile_boxes(
+            {tile: [o + by for o, by in zip(at, moved)] for tile, at in origins.items()},
+            tile_shape, frame, planned["offset_vox"],
+        )
+        for moved in moves
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -44,8 +41,14 @@ def main() -> None:
     def write(each: Export) -> dict:
         folder = place[0], f"{place[1]}/exports/{name}"
         if each.settings.format == TILES:
-            outlines = boxes() if each.settings.outlines else {}
-            within = common() if each.settings.common else None
+            outlines, within = {}, None
+            if each.settings.outlines or each.settings.common:
+                files = snakemake.input.items()
+                shifts = (load_shift(path) for key, path in files if key.startswith("shift_"))
+                channels = boxes(shifts)
+                outlines = channels[0] if each.settings.outlines else {}
+                if each.settings.common:
+                    within = box_of_all([list(tiles.values()) for tiles in channels])
             return write_tiles(*folder, each.settings, each.source, outlines, each.workers, within)
         if each.settings.format == TERAFLY:
             return write_terafly(*folder, each.picture, each.boxes, each.workers)

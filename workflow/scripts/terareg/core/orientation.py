@@ -13,6 +13,8 @@ from terareg.core.errors import ConfigError
 _AXIS_OF_LETTER = {"R": 0, "L": 0, "A": 1, "P": 1, "S": 2, "I": 2}
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _POSITIVE = "RAS"
+#: planes of a brain, in the order in which they are shown
+VIEWS = ("coronal", "sagittal", "horizontal")
 
 
 def check_orientation(code: str, name: str = "orientation") -> str:

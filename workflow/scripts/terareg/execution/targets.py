@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from terareg.core.orientation import VIEWS
 from terareg.execution import derived_volumes
 from terareg.execution.inputs import Files, corrected_batches, destripes, export_files
 from terareg.execution.run import Run
@@ -186,9 +187,7 @@ def reported_files(run: Run, sample: str) -> Files:
     ]
     atlases = [f"views/{name}_{{atlas}}.png" for name in _FIGURES]
     atlases.append("registration/{atlas}/summary.json")
-    atlases += [
-        f"views/borders_{view}_{{atlas}}.jpg" for view in ("coronal", "sagittal", "horizontal")
-    ]
+    atlases += [f"views/borders_{view}_{{atlas}}.jpg" for view in VIEWS]
     atlases += [
         "registration/{atlas}/quality.tsv",
         "views/quality_{atlas}.png",

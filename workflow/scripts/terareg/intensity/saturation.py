@@ -13,7 +13,7 @@ import numpy as np
 
 from terareg.core.numeric import full_scale_bits
 
-#: per cent of the raw pixels from which saturation is told
+#: per cent of the raw pixels above which saturation is told
 SATURATED_PERCENT = 0.5
 _JUST_BELOW = 64  # part of the brightest value within which pixels are just below it
 # pixels of a plateau, at least, and their number relative to those just below

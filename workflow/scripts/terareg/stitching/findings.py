@@ -268,7 +268,7 @@ def _seam_warnings(pairs, links) -> list[str]:
         return []
     return [
         "seams that correlate less than half as well at the placed positions as at their own best "
-        f"fit: {len(off)}: {few([words for _, words in sorted(off)])}"
+        f"fit: {len(off)} ({few([words for _, words in sorted(off)])})"
     ]
 
 

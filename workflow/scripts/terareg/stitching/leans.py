@@ -231,7 +231,7 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
         return []
     return [
         "pairs that have a different displacement over part of their depth, where their seam does "
-        f"not match (did the stage jump?): {len(told)}: {few(told)}"
+        f"not match (did the stage jump?): {len(told)} ({few(told)})"
     ]
 
 

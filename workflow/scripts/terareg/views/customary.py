@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from terareg.core.frames import Frame, orientation_matrix
-from terareg.core.orientation import check_orientation, opposite
+from terareg.core.orientation import VIEWS, check_orientation, opposite
 
 #: an array with this orientation has its planes, rows and columns as they are shown
 SHOWN = "IPR"
-#: in the order in which planes are shown, and the directions in which their rows and columns grow
-_VIEWS = (("coronal", "I", "R"), ("sagittal", "I", "P"), ("horizontal", "P", "R"))
-NAMES = tuple(name for name, *_ in _VIEWS)
+# directions in which rows and columns of the views grow
+_LETTERS = (("I", "R"), ("I", "P"), ("P", "R"))
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class View:
     Attributes
     ----------
     name : str
-        One of :data:`NAMES`.
+        One of :data:`terareg.core.orientation.VIEWS`.
     axis : int
         Array axis perpendicular to the planes.
     down, right : int
@@ -76,7 +75,7 @@ def views(orientation: str) -> tuple[View, View, View]:
     code = check_orientation(orientation)
     axis_of = {letter: a for a, own in enumerate(code) for letter in (own, opposite(own))}
     found = []
-    for name, down, right in _VIEWS:
+    for name, (down, right) in zip(VIEWS, _LETTERS):
         rows, columns = axis_of[down], axis_of[right]
         against = (code[rows] != down, code[columns] != right)
         found.append(View(name, 3 - rows - columns, rows, columns, (down, right), against))

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from terareg.core.orientation import VIEWS
 from terareg.storage.records import read_json
 from terareg.storage.store import write_atomic
-from terareg.views import customary, neuroglancer, thresholds, worst
+from terareg.views import neuroglancer, thresholds, worst
 from terareg.views.conclusion import conclude, next_steps
 from terareg.views.methods import methods
 from terareg.views.page import embedded_image, render_page
@@ -54,7 +55,7 @@ FIGURES = (
     *(
         (rf"borders_{view}_(?P<of>.+)", "brain",
          "Borders of the atlas regions on the sample, at the resolution of the image.")
-        for view in customary.NAMES
+        for view in VIEWS
     ),
     (r"worst_(?P<of>.+)", "worst",
      "The worst-fitting regions, each at its worst position: its border is light blue, the others "
