@@ -147,6 +147,9 @@ def test_regions_help_where_contrast_follows_them():
     error = {name: truth.error_um(result.transform) for name, result in found.items()}
     assert error["auto"] < 0.85 * error["none"], error
     assert found["auto"].terms == ["1", "T1(I1)", "T1(I2)", "fraction"]
+    levels = {name: [level["voxel_um"] for level in result.summary["levels"]]
+              for name, result in found.items()}  # fmt: skip
+    assert levels["auto"] == 3 * levels["none"], "all levels are repeated with better grey values"
 
 
 def test_the_verdict_names_regions_that_are_not_explained():

@@ -149,7 +149,7 @@ RULES = {
             lambda sample, name: 377 + 19 * _contrast_sums(sample, name),
             lambda sample, name: 6.5 + 6 * sample.atlas_images(name),
         ),
-        of_atlases(130.0, channels_registered, sums=0.4),
+        of_atlases(155.0, channels_registered, sums=0.4),
         heavy=True,
         least_minutes=240,
     ),

@@ -31,6 +31,7 @@ from terareg.registration.assemble import assemble, check_folding, fine_flow
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import Flow, change_grid, cpu_threads
 from terareg.registration.images import Image, check_overlap
+from terareg.registration.problem import Problem
 from terareg.registration.result import ENERGY_COLUMNS, RegistrationResult
 from terareg.registration.schedule import ANNEALING, Hints, Plan, check_grids
 from terareg.registration.settings import RegistrationSettings
@@ -103,8 +104,13 @@ def _solve(plan: Plan, path: Path | None, code: str) -> RegistrationResult:
         checkpoints.save(path, made_of, state)
     while state.level < len(plan.voxels_um):
         state = _level(plan, state.level, state)
-        if state.level == plan.first_pass:
+        if state.level in plan.passes[:1]:
             state = _choose_contrast(plan, state)
+        elif state.contrast:
+            problem, x = _at_finest(plan, state)
+            state = replace(state, levels=problem.estimate_levels(x))
+            if state.level in plan.passes:
+                state = _from_affine(plan, state)
         checkpoints.save(path, made_of, state)
     return assemble(plan, state)
 
@@ -137,14 +143,7 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     all levels are repeated from the affine, so that a wrong match of the first pass does not
     persist; if regions do not help, only the last level remains to be done.
     """
-    # at the voxels of the last level, otherwise as in the first pass
-    last = len(plan.voxels_um) - 1
-    problem, _ = plan.problem(last, replace(state, facts=[]), symmetric=False, annealing=ANNEALING)
-    velocity = torch.tensor(state.velocity, device=plan.device)
-    velocity = change_grid(velocity, problem.flow.grid.shape)
-    x = problem.start(state.inverse_affine, velocity)
-    problem.initial_mixture(x, state.sigma)
-    problem.update_mixture(x)
+    problem, x = _at_finest(plan, state)
     levels = problem.estimate_levels(x)
     problem.set_levels(levels)
     errors = [problem.generalised_error(x, one) for one in plan.contrasts()]
@@ -157,15 +156,27 @@ def _choose_contrast(plan: Plan, state: State) -> State:
     state.facts[-1]["contrast_errors"] = errors
     if best == 0:
         return replace(state, level=len(plan.voxels_um) - 1)
-    return replace(
-        state,
-        inverse_affine=plan.start(state),
-        velocity=None,
-        sigma=None,
-        levels=levels,
-        held=problem.posterior(x).cpu().numpy(),
-        contrast=best,
-    )
+    held = problem.posterior(x).cpu().numpy()
+    return _from_affine(plan, replace(state, levels=levels, held=held, contrast=best))
+
+
+def _at_finest(plan: Plan, state: State) -> tuple[Problem, torch.Tensor]:
+    """Energy on the voxels of the last level, and its unknowns, after the levels done so far."""
+    done = state.level == len(plan.voxels_um)
+    problem, _ = plan.problem(
+        len(plan.voxels_um) - 1, replace(state, facts=state.facts[:-1] if done else []),
+        symmetric=False, annealing=1.0 if done else ANNEALING,
+    )  # fmt: skip
+    velocity = torch.tensor(state.velocity, device=plan.device)
+    x = problem.start(state.inverse_affine, change_grid(velocity, problem.flow.grid.shape))
+    problem.initial_mixture(x, state.sigma)
+    problem.update_mixture(x)
+    return problem, x
+
+
+def _from_affine(plan: Plan, state: State) -> State:
+    """Start of another pass: what was learned of the images stays, the map does not."""
+    return replace(state, inverse_affine=plan.start(state), velocity=None, sigma=None)
 
 
 class FoldsError(Exception):
@@ -271,7 +282,6 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
         inverse_affine=inverse,
         velocity=velocity.cpu().numpy(),
         sigma=problem.mixture.matching,
-        levels=problem.estimate_levels(x) if state.contrast else None,
         energy=[*state.energy, *rows],
         facts=[*state.facts, facts],
     )

@@ -43,6 +43,8 @@ from terareg.registration.search import presence
 from terareg.registration.settings import RegistrationSettings
 from terareg.storage.records import content_hash, fingerprint
 
+# times that all levels are done if the atlas has regions
+_PASSES = 3
 # factor on the smallest sigma of the match at all levels but the last: residuals there are due to
 # misplaced tissue, and a sigma that became as small as they do would freeze the first match found
 # (deterministic annealing, Ueda & Nakano, Neural Netw. 11, 271, 1998)
@@ -107,8 +109,10 @@ class Plan:
     size : float
         Cube root of the atlas tissue's volume, um.
     voxels_um : list of float
-        Working voxel of every level, coarse to fine, with regions in two passes. If the kernel of
+        Working voxel of every level, coarse to fine, with regions in three passes. If the kernel of
         the last level is found from residuals, the others take no smaller voxels than it allows.
+    passes : list of int
+        Levels at which another pass begins; none without regions.
     doublings : list of int
         Of the kernel's width at every level, relative to that at the last.
     regularisation : float
@@ -168,9 +172,11 @@ class Plan:
         if count is None:
             count = 1 + max(0, round(math.log2(self.size / 20 / finest)))
         self.doublings = list(reversed(range(count)))
-        # a first pass with the template alone gives the match from which levels are estimated
-        self.first_pass = 0 if self.regions is None else count
-        self.doublings += self.doublings[: self.first_pass]
+        # a first pass with the template alone gives the match from which levels of regions are
+        # estimated, a second one better levels, from which a third begins
+        passes = range(1, 1 if self.regions is None else _PASSES)
+        self.passes = [count * number for number in passes]
+        self.doublings += self.doublings * len(self.passes)
         self.voxels_um = [finest * 2**n for n in self.doublings]
         if settings.kernel_um is None:
             # only the last pass needs voxels that are small against the kernel
