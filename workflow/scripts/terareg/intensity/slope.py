@@ -22,6 +22,7 @@ _LEAST_TILES = 6  # that tell of it
 _LEAST_WEIGHT = 0.02  # of that of the tile which tells most
 _STEPS = 25
 _BLUR = 0.3  # standard deviation of logarithms, halved after every step
+_SHARP, _STILL = 10, 1e-5  # steps after which nothing is blurred, and the last change of a slope
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,9 @@ def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
     parts = []
     for part in within_tiles(problem, fit.background):
         if part.axis == axis:
-            smooth = np.tensordot(fit.coefficients, part.basis, 1)[:, None]
-            parts.append((part.value - smooth, part.variance, part.basis[term][:, None]))
+            smooth = np.tensordot(fit.coefficients, part.basis, 1)[:, None].astype(np.float32)
+            change = part.basis[term][:, None].astype(np.float32)
+            parts.append((part.value - smooth, part.variance, change))
     tiles = len(fit.gains)
     everyone, weight = _slopes(parts, tiles, together=True)
     seen = weight > _LEAST_WEIGHT * weight.max()
@@ -91,17 +93,21 @@ def _slopes(
     """
     slope, weight = np.zeros(tiles), np.zeros(tiles)
     for step in range(_STEPS):
-        pull, weight = np.zeros(tiles), np.zeros(tiles)
+        pull, weight, before = np.zeros(tiles), np.zeros(tiles), slope
         for residual, variance, change in parts:
-            left = residual - slope[:, None, None] * change
-            near = variance + _BLUR**2 * 0.25**step + left**2
-            pull += (change * residual / near).sum((1, 2))
-            weight += (change**2 / near).sum((1, 2))
+            near = residual - slope.astype(np.float32)[:, None, None] * change
+            near *= near
+            near += variance + np.float32(_BLUR**2 * 0.25**step)
+            np.divide(change, near, out=near)
+            pull += np.einsum("tsk,tsk->t", near, residual)
+            weight += np.einsum("tsk,usk->t", near, change)
         if together:
             pull[:], total = pull.sum(), max(weight.sum(), 1e-12)
             slope = pull / total
         else:
             slope = pull / np.maximum(weight, 1e-12)
+        if step >= _SHARP and np.abs(slope - before).max() < _STILL:
+            break
     return 2 * slope, weight
 
 
