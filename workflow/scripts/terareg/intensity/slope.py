@@ -56,7 +56,9 @@ def find_slope(problem: ShadingProblem, fit: Fit) -> Slope | None:
     -------
     Slope or None
         None where neither is clear: the slope of all tiles, and the mean of their own, are more
-        than 10 %, and that mean is 2.5 times its standard error.
+        than 10 %, that mean is 2.5 times its standard error, and the profile is flatter without
+        the slope that the overlaps ask for: light that is absorbed along its way darkens the tissue
+        of all tiles alike, which denies a flat profile.
     """
     y, x = (_along(problem, fit, axis) for axis in (0, 1))
     return Slope((y, x)) if y or x else None
@@ -80,7 +82,16 @@ def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
     mean, error = float(own.mean()), float(own.std(ddof=1)) / float(np.sqrt(len(own)))
     slope, least = float(everyone[0]), np.log1p(_LEAST_PERCENT / 100)
     clear = min(abs(slope), abs(mean)) > least and abs(mean) > _SURE * error
-    return slope if clear and slope * mean > 0 else 0.0
+    fitted = _rise(problem, fit, axis)
+    flatter = abs(fitted + slope) < abs(fitted)
+    return slope if clear and slope * mean > 0 and flatter else 0.0
+
+
+def _rise(problem: ShadingProblem, fit: Fit, axis: int) -> float:
+    """How much a fitted log profile rises over the tile along an axis: that of a straight line."""
+    profile = np.tensordot(fit.coefficients, problem.basis.blocks, 1).mean(1 - axis)
+    centred = np.linspace(-0.5, 0.5, len(profile))
+    return float(centred @ profile / (centred @ centred))
 
 
 def _slopes(
