@@ -12,7 +12,8 @@ make_tiles.py), or the generator itself, and sets are made first:
 Tiles are corrected by a first flat-field, measured and placed, and the flat-field is estimated
 again there, and stripes if it shows any, as the workflow does by default. Prints one line per set:
 seam errors (largest of the three axes, voxels), measured pairs, false links kept, usable links
-lost, the brightness step that is left, CPU seconds of one flat-field and per pair of the
+lost, the brightness step that is left and what of it is beyond noise, CPU seconds of one flat-field
+and per pair of the
 measurement, the share of the data set that was read for the steps and the displacements, and the
 checks of the report that do not pass. ``--peer PYTHON``, the interpreter of an environment with
 multiview-stitcher, registers the same tiles with that library in the same run.
@@ -153,6 +154,7 @@ def run(
         "false": false,
         "closure": placement.summary["closure_max_vox"],
         "brightness_%": steps_left.get("after", float("nan")),
+        "beyond_noise_%": steps_left.get("beyond", float("nan")),
         "cpu_s_flat": flat_seconds,
         "cpu_s_per_pair": seconds / len(pairs),
         "asked_share": (steps.bytes + sum(p.bytes for p in pairs)) / stored,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from terareg.acquisition.colm import ColmLayout, plane_of
-from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.indexing import IndexSettings, check_files, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition, Channel, load_acquisition
 from terareg.acquisition.raw import PlaneFiles, raw_state
@@ -632,6 +632,11 @@ def test_a8_s3_equals_folder(tmp_path: Path, bucket) -> None:
     assert remote.pop("raw") == "s3://scope/run 1" and local.pop("raw") == str(tmp_path)
     assert remote == local
     assert raw_state(layout("s3://scope/run 1")).layout == raw_state(layout(tmp_path)).layout
+    checked = check_files(layout("s3://scope/run 1"), IndexSettings("s", "SAR"))
+    assert checked == local["problems"]
+    bucket.delete_object(Bucket="scope", Key="run 1/VW0/LOC002/VW0_LOC002D_CM0_CHN10_PLN0001.tif")
+    with pytest.raises(AcquisitionError, match=r"LOC002 channel ch10: 1 of \d planes missing"):
+        check_files(layout("s3://scope/run 1"), IndexSettings("s", "SAR"))
 
 
 @pytest.mark.slow
@@ -675,6 +680,27 @@ def test_a_tile_that_lacks_a_side_is_an_error_or_has_the_other_side_alone(tmp_pa
     remove(tmp_path, "LOC004", 0)
     with pytest.raises(AcquisitionError, match=r"LOC004 has no plane of channel left"):
         index(tmp_path, **SIDES, missing_sides="other")
+
+
+@pytest.mark.parametrize(
+    ("removed", "words"),
+    [
+        (("LOC003", 0), r"LOC003 has no plane of channel left \(CHN00\)"),
+        (("LOC003", 1), r"LOC003 has no plane of side right \(CHN01\)"),
+        (("LOC005", 1, 4, 5), r"LOC005 channel right: 2 of 6 planes missing \(first: \S*PLN0004"),
+        (("LOC005", 0, 0), r"LOC005 channel left: 1 of 6 planes missing \(first: \S*PLN0000"),
+    ],
+)
+def test_names_of_files_alone_tell_what_a_tile_lacks(tmp_path: Path, removed, words: str) -> None:
+    write_colm(tmp_path, HOLES, channels=(0, 1), planes=6)
+    for path in tmp_path.rglob("*.tif"):
+        path.write_bytes(b"")
+    own = IndexSettings("s", "SAR", second_sides=SIDES["second_sides"])
+    acquired = layout(tmp_path, channels=SIDES["channels"])
+    assert check_files(acquired, own) == list(acquired.survey.problems)
+    remove(tmp_path, *removed)
+    with pytest.raises(AcquisitionError, match=words):
+        check_files(acquired, own)
 
 
 def test_sides_of_different_sizes_and_depths_are_told(tmp_path: Path) -> None:

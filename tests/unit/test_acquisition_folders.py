@@ -14,7 +14,7 @@ import pytest
 import tifffile
 
 from terareg.acquisition.folders import FolderLayout
-from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.indexing import IndexSettings, check_files, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition
 from terareg.acquisition.raw import PageFiles, PlaneRange, raw_state
@@ -339,6 +339,22 @@ def test_a_tile_that_a_channel_lacks(tmp_path):
         index(tmp_path, {"y": "b", "x": "a"})
 
 
+@pytest.mark.parametrize("blocks", [(1,) * 6, (4, 2)], ids=["planes", "blocks"])
+def test_names_of_folders_and_files_tell_what_a_tile_lacks(tmp_path, blocks):
+    settings = IndexSettings("s", "SAR")
+    for name in ("a", "b"):
+        write_folders(tmp_path / name, GRID[:4], blocks=blocks)
+    assert check_files(layout(tmp_path, {"x": "a", "y": "b"}), settings) == []
+    folder = tmp_path / "b/001080/001080_001000"
+    max(folder.iterdir()).unlink()
+    words = f"001080_001000 channel y: {blocks[-1]} of 6 planes missing"
+    with pytest.raises(AcquisitionError, match=words):
+        check_files(layout(tmp_path, {"x": "a", "y": "b"}), settings)
+    shutil.rmtree(folder)
+    with pytest.raises(AcquisitionError, match=r"001080_001000 has no plane of channel y \(b\)"):
+        check_files(layout(tmp_path, {"x": "a", "y": "b"}), settings)
+
+
 @pytest.mark.parametrize(
     "cells", [[(0, 0)], [(0, 0), (0, 1), (0, 2)], [(r, 0) for r in range(3)]],
     ids=["one tile", "one row", "one column"],
@@ -369,3 +385,6 @@ def test_s3_equals_folder(tmp_path, bucket, blocks):
     )
     states = [raw_state(layout(root, {"a": "Ex1"})) for root in (tmp_path, "s3://scope/run 1")]
     assert states[0].layout == states[1].layout
+    told = check_files(layout("s3://scope/run 1", {"a": "Ex1"}), IndexSettings("s", "SAR"))
+    not_counted = ["planes of files of several planes on S3 are counted when the run begins"]
+    assert told == list(local.problems) + (not_counted if len(blocks) < 6 else [])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from terareg.acquisition.indexing import IndexSettings, index_acquisition
+from terareg.acquisition.indexing import IndexSettings, check_files, index_acquisition
 from terareg.acquisition.layout import LayoutOptions
 from terareg.acquisition.model import Acquisition
 from terareg.acquisition.plane_files import read_rows
@@ -329,6 +329,9 @@ def test_bad_files_are_named_with_their_line(tmp_path):
     with pytest.raises(AcquisitionError, match=r"line 5: t10.tif is truncated at 6 bytes"):
         index(tmp_path)
     tifffile.imwrite(path, STACKS[1, 0][:3], photometric="minisblack")
+    for look in (index, lambda root: check_files(layout(root), IndexSettings("s", "SAR"))):
+        with pytest.raises(AcquisitionError, match="R01C00 channel signal: 2 of 5 planes missing"):
+            look(tmp_path)
     with pytest.raises(AcquisitionError, match=r"R01C00 channel signal: 2 of 5 planes missing \(f"):
         index(tmp_path)
     assert index(tmp_path, missing_planes="blank").planes["R01C00"]["signal"].missing == (3, 4)

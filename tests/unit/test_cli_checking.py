@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +26,20 @@ def checked(workspace, config, capsys) -> tuple[int, str]:
     return code, told.out + told.err
 
 
+def scanned(workspace, **over) -> dict:
+    """A sample of two tiles, of whose planes there are the names alone."""
+    config = workspace.sample(grid=(1, 2), planes=100, **over)
+    for tile in ("LOC000", "LOC001"):
+        folder = Path(config["input"]["path"], "VW0", tile)
+        folder.mkdir(parents=True, exist_ok=True)
+        for channel in (0, 1):
+            for plane in range(100):
+                (folder / f"CHN{channel:02d}_PLN{plane:04d}.tif").touch()
+    return config
+
+
 def test_a_good_sample_is_told_on_one_screen(workspace, capsys):
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     config["atlases"] = {"mine": write_atlas(workspace.folder)}
     code, text = checked(workspace, config, capsys)
     assert code == 0
@@ -43,8 +56,28 @@ def test_a_good_sample_is_told_on_one_screen(workspace, capsys):
     assert not Path("results").exists() and not Path(".snakemake").exists()
 
 
+def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):
+    config = scanned(workspace)
+    config["atlases"] = {"mine": write_atlas(workspace.folder)}
+    folder = Path(config["input"]["path"], "VW0/LOC001")
+    (folder / "CHN01_PLN0042.tif").unlink()
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "CPU hours" in text
+    assert "To do: sample brain: LOC001 channel signal: 1 of 100 planes missing" in text
+    config["input"]["missing_planes"] = "interpolate"
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "note         1 planes are missing in 1 stacks and interpolated" in text
+    for path in folder.glob("CHN01*"):
+        path.unlink()
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "LOC001 has no plane of channel signal (CHN01) but other tiles" in text
+    shutil.rmtree(folder)
+    code, text = checked(workspace, config, capsys)
+    assert code == 1 and "1 of 2 tiles have no folder in VW0 (first: LOC001)" in text
+
+
 def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, capsys):
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     config["input"]["orientation"] = None
     code, text = checked(workspace, config, capsys)
     assert code == 1
@@ -69,7 +102,7 @@ def test_a_blank_orientation_is_that_of_the_header_until_it_is_filled_in(workspa
 
 
 def test_a_table_of_regions_that_cannot_be_read_is_to_be_corrected(workspace, capsys):
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     bad = workspace.folder / "names.csv"
     bad.write_text("number,acronym\n1,A\n")
     next(iter(config["atlases"].values()))["ontology"] = str(bad)
@@ -119,7 +152,7 @@ def test_the_first_mistake_is_one_sentence(workspace, capsys):
 def test_settings_of_the_folder_are_read_first(workspace, capsys, monkeypatch, tmp_path):
     shared = tmp_path / "shared.yaml"
     monkeypatch.setattr(checking, "_SHARED", shared)
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     shared.write_text(yaml.safe_dump({"stitching": {"channel": "red"}}))
     code, text = checked(workspace, config, capsys)
     assert code == 1 and "channel 'red'" in text
@@ -185,7 +218,7 @@ def write_atlas(folder, code="SAR", symmetric="x", annotation=(20, 22, 24), regi
     ],
 )  # fmt: skip
 def test_voxels_of_a_small_atlas_are_read(workspace, capsys, change, words):
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     config["atlases"] = {"mine": write_atlas(workspace.folder, **change)}
     code, text = checked(workspace, config, capsys)
     assert words in text and "NAME" not in text
@@ -194,7 +227,7 @@ def test_voxels_of_a_small_atlas_are_read(workspace, capsys, change, words):
 
 def test_voxels_of_a_large_atlas_are_left_to_its_job(workspace, capsys, monkeypatch):
     monkeypatch.setattr(checking, "_ATLAS_MEGAVOXELS", 0.01)
-    config = workspace.sample(grid=(1, 2), planes=100)
+    config = scanned(workspace)
     config["atlases"] = {"mine": write_atlas(workspace.folder, code="RAS")}
     code, text = checked(workspace, config, capsys)
     assert code == 0 and "million voxels of atlas mine are not read here" in text

@@ -124,9 +124,13 @@ def test_a_side_is_compared_with_the_first_of_its_channel_and_that_with_the_alig
     assert files["match"].endswith("stitching/sides/signal.json")
     one = inputs.side_tiles(run, "brain", "auto")
     assert set(one) == set(inputs.tile_files(run, "brain", "auto"))
-    assert inputs.compared_tiles(run, "brain", "right")["against_info"].endswith(
-        "intensity/left/flatfield.json"
-    )
+    compared = inputs.compared_tiles(run, "brain", "right")
+    assert compared["against_info"].endswith("intensity/left/flatfield.json")
+    # its own flat-field is estimated where its camera sees the tiles, which that shift says
+    assert compared["info"].endswith("intensity/right/nominal/flatfield.json")
+    shift = {"shift": files["other_shift"]}
+    assert inputs.second_shift(run, "brain", "right") == shift
+    assert not any(inputs.second_shift(run, "brain", side) for side in ("left", "auto"))
 
 
 def test_both_sides_are_counted(workspace):

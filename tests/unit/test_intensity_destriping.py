@@ -132,6 +132,7 @@ def test_stripes_of_known_depth_are_evened_out(tmp_path, lines, seed):
     # at half a line, interpolation blunts stripes that are two lines wide
     assert after < 1.0
     assert record["seam_percent"]["after"] < 1.2 < 8 < record["seam_percent"]["before"]
+    assert record["seam_percent"]["noise"] > 0.2 and record["seam_percent"]["beyond"] < 1
 
 
 def test_whole_positions_leave_almost_nothing(tmp_path):

@@ -10,6 +10,7 @@ from intensity_truth import Scene, TruthSource, profile_error
 
 from terareg.acquisition.tile_correction import Flatfield, Gain, load_flatfield
 from terareg.core.errors import ConfigError, IntensityError
+from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.flatfield import estimate_flatfield, read_profile, save_flatfield
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
 from terareg.intensity.sums import BlockLayout, load_sums, merge_sums, save_sums, sum_tiles
@@ -48,6 +49,32 @@ def test_profile_and_dark_offset_of_a_brain(brain, sums, estimate):
     assert info["seam_percent"]["after"] < 0.6 * info["seam_percent"]["before"]
     mean_tile = np.mean([planes.mean(0) for planes in brain.data.values()], 0) - brain.scene.dark
     assert profile_error(mean_tile, brain.profile) > 5 * error
+
+
+def test_a_step_is_judged_beyond_the_noise_of_a_weak_signal():
+    scene = Scene(seed=3, tissue=60.0, medium=5.0, drift=0.0, jitter=0, empty=())
+    source = TruthSource(scene)
+    stats = merge_sums([sum_tiles(source, source.names, None, source.origins)])
+    data = BlockData.of(stats)
+    found = estimate_flatfield([stats])[1]["seam_percent"]
+    assert found["after"] > 1.5 and found["beyond"] < 0.5, found
+    assert found["noise"] == pytest.approx(found["after"], rel=0.1)
+    # what is wrong with a profile shows all the same
+    y, x = np.meshgrid(*[np.linspace(-1, 1, scene.pixels)] * 2, indexing="ij")
+    for wrong in (1 + 0.05 * (x + y), 1 - 0.15 * (x**2 + y**2)):
+        step = seam_percent(data, scene.dark, source.profile * wrong)
+        assert step["beyond"] > 1 and step["noise"] == pytest.approx(found["noise"], rel=0.1)
+
+
+def test_a_blank_tile_says_nothing_of_profile_and_gains():
+    source = TruthSource(Scene(seed=4, rows=4, columns=5, empty=(), drift=0.0))
+    dark = np.random.default_rng(0).normal(150, 3, source.data["LOC007"].shape)
+    source.data["LOC007"] = np.rint(dark).astype(np.uint16)
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, source.origins)])
+    assert profile_error(flatfield.profile, source.profile) < 0.7
+    assert info["tile_gains"] is False
+    (text,) = [text for text in info["warnings"] if "show nothing" in text]
+    assert text.startswith("1 of 20 tiles show nothing where their neighbours show tissue (LOC007)")
 
 
 def test_a_third_of_the_tiles_may_be_empty():

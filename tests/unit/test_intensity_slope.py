@@ -50,6 +50,19 @@ def test_tiles_that_do_not_fade_are_not_said_to(changes):
     assert not any("bleaching" in text for text in info["warnings"])
 
 
+def test_light_that_is_absorbed_along_its_way_is_not_taken_for_fading():
+    """All tissue gets darker along x, within the tiles as well, and the overlaps agree."""
+    source = TruthSource(Scene(**GRID | {"seed": 1}))
+    for name in source.names:
+        _, _, x = source.origins[name]
+        left = 0.75 ** ((x + np.arange(GRID["pixels"])) / GRID["pixels"])
+        signal = (source.data[name] - source.scene.dark) * left
+        source.data[name] = np.rint(np.clip(source.scene.dark + signal, 0, None)).astype(np.uint16)
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, source.origins)])
+    assert profile_error(flatfield.profile, source.profile) < 2
+    assert not any("bleaching" in text for text in info["warnings"])
+
+
 def test_a_slope_and_the_gains_that_make_up_for_it_change_no_overlap():
     source = TruthSource(Scene(rows=3, columns=3, empty=(), pixels=64, planes=4, jitter=3))
     stats = merge_sums([sum_tiles(source, source.names, None, source.origins)])

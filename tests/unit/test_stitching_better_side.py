@@ -8,7 +8,7 @@ from scipy import ndimage
 from seams import SMALL, Memory, camera, grid, pair_of
 
 from terareg.stitching.better_side import as_on_first_side, measure_better_sides
-from terareg.stitching.channel_shift import ChannelShift
+from terareg.stitching.channel_shift import ChannelShift, own_origins, save_shift
 from terareg.stitching.fine_structure import clearness
 
 TRUE = np.array([1.4, -2.3, 3.6])
@@ -93,7 +93,7 @@ def test_a_tile_that_has_one_side_is_compared_on_that():
 
 
 @pytest.mark.slow
-def test_a_camera_that_magnifies_more_gives_the_same_displacement():
+def test_a_camera_that_magnifies_more_gives_the_same_displacement(tmp_path):
     """Its tiles lie further apart in its own pixels; what is measured on the first side stays."""
     larger = 1.03
     images, names, expected = pair_of(TRUE)
@@ -128,6 +128,13 @@ def test_a_camera_that_magnifies_more_gives_the_same_displacement():
     there = np.array([p.at_vox for p in first.points]) - middle
     assert np.abs(places + there @ (matrix - np.eye(3)) + offset).max() < 1e-6
     assert other.displ_vox == seen.displ_vox
+    # and back: where the second camera sees the tiles, in whose pixels its flat-field is estimated
+    save_shift(tmp_path / "right.json", shift)
+    there = own_origins(
+        {"a": (0.0, 0.0, 0.0), "b": first.displ_vox}, tmp_path / "right.json", shape
+    )
+    assert np.subtract(there["b"], there["a"]) == pytest.approx(seen.displ_vox, abs=1e-5)
+    assert own_origins({"b": expected}, None, shape) == {"b": pytest.approx(expected)}
     plain = replace(shift, gradient=((0.0, 0.0, 0.0),) * 3)
     assert as_on_first_side([seen], plain, shape) == [seen]
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terareg.core.errors import StitchingError
-from terareg.stitching.leans import leans_of_tiles
+from terareg.stitching.leans import lean_of_windows, leans_of_tiles
 from terareg.stitching.pairs import PairResult, WindowResult
 from terareg.stitching.placement import load_placement, save_placement
 from terareg.stitching.solver import place
@@ -261,6 +261,25 @@ def test_a_part_of_the_depth_with_another_displacement_is_told(jump, told):
     assert len(texts) == told
     if told:
         assert "T0_0-T0_1 (by 0, 9, -3 in z, y, x between planes 64 and 96)" in texts[0]
+
+
+@pytest.mark.parametrize("number", [3, 4, 8])
+def test_scatter_of_few_windows_is_no_lean_and_a_lean_of_many_is_clear(number):
+    rng = np.random.default_rng(number)
+    depths = np.linspace(0, 100, number).astype(int)
+
+    def found(lean):
+        moved = rng.normal(0, 0.5, (number, 3)) + np.outer((depths - 50) / 100, [0, lean, 0])
+        windows = [
+            WindowResult((z, z + 10), (0, 10), tuple(v), 0.5, 0.1, True, True)
+            for z, v in zip(depths.tolist(), moved.tolist())
+        ]
+        return lean_of_windows(windows, 110)[0]
+
+    beyond = [abs(lean.vox[1]) > 2 * lean.sigma_vox[1] for lean in (found(0.0) for _ in range(999))]
+    assert np.mean(beyond) < 0.07, "a twentieth, as two standard errors say"
+    if number == 8:
+        assert all(found(12.0).clear for _ in range(99))
 
 
 def test_leans_within_their_error_are_not_told():

@@ -79,7 +79,8 @@ def results(tmp_path, picture):
     })  # fmt: skip
     write(folder, "intensity/ch0/flatfield.json", {
         "method": "statistics", "background": 101.25, "tiles": 2, "planes": 128,
-        "seam_percent": {"before": 14.2, "after": 0.4}, "warnings": ["few planes"],
+        "seam_percent": {"before": 14.2, "after": 0.5, "noise": 0.3, "beyond": 0.4},
+        "warnings": ["few planes"],
     })  # fmt: skip
     write(folder, "stitching/placement.json", {
         "tiles": {
@@ -162,7 +163,7 @@ def gather(folder, **options):
 def test_what_an_earlier_run_left_is_not_shown(results, picture):
     before = gather(results)
     made = [p for p in results.rglob("*") if p.is_file()]
-    seams = {"before": 9.0, "after": 0.1}
+    seams = {"before": 9.0, "after": 3.0, "noise": 2.9, "beyond": 0.1}
     write(results, "intensity/ch0/stripes.json",
           {"lines": "rows", "spread_percent": 3.0, "seam_percent": seams})  # fmt: skip
     (results / "views" / "stripes_ch0.png").write_bytes(picture)

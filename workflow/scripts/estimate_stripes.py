@@ -5,6 +5,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.intensity.destriping import NO_STRIPES, estimate_stripes
 from terareg.intensity.lines import LineLayout
+from terareg.stitching.channel_shift import own_origins
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import Store
@@ -16,7 +17,8 @@ def main() -> None:
     if lines == "none":
         write_json(snakemake.output.stripes, NO_STRIPES)
         return
-    origins = load_placement(snakemake.input.placement).origins(subpixel=True)
+    placed = load_placement(snakemake.input.placement).origins(subpixel=True)
+    origins = own_origins(placed, snakemake.input.get("shift"), acquisition.tile_shape)
     own = acquisition.of_channel(snakemake.wildcards.channel)
     layout = LineLayout.of(own, origins, lines)
     sums = list(snakemake.input.lines)

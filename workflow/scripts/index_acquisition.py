@@ -1,16 +1,10 @@
 """Check the raw data of a sample and describe its acquisition."""
 
-from collections.abc import Mapping
-
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
 from terareg.acquisition.layout_kinds import open_layout
 from terareg.execution.job import run_job
+from terareg.execution.sides import second_sides
 from terareg.storage.records import write_json
-
-
-def second_sides(sides: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """The second side of every channel, and the first one."""
-    return {second: first for first, second in map(tuple, sides.values())}
 
 
 def main() -> None:

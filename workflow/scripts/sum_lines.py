@@ -6,6 +6,7 @@ from terareg.acquisition.tiles import TileSource, open_shading
 from terareg.core.parallel import batch_range
 from terareg.execution.job import run_job
 from terareg.intensity.lines import LineLayout, sum_lines, sum_no_lines
+from terareg.stitching.channel_shift import own_origins
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
@@ -20,7 +21,8 @@ def main() -> None:
     store = Store(snakemake.params.store).child(snakemake.wildcards.sample)
     flatfield = open_shading(snakemake.input, store)
     source = TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield)
-    origins = load_placement(snakemake.input.placement).origins(subpixel=True)
+    placed = load_placement(snakemake.input.placement).origins(subpixel=True)
+    origins = own_origins(placed, snakemake.input.get("shift"), acquisition.tile_shape)
     layout = LineLayout.of(source.acquisition, origins, lines)
     every = source.acquisition.tiles
     batch = batch_range(len(every), int(snakemake.wildcards.batch), snakemake.params.batches)

@@ -6,6 +6,7 @@ from terareg.core.parallel import batch_range
 from terareg.execution.job import run_job
 from terareg.intensity.settings import FlatfieldSettings, sample_tiles
 from terareg.intensity.sums import save_sums, sum_tiles
+from terareg.stitching.channel_shift import own_origins
 from terareg.stitching.placement import load_placement
 
 
@@ -16,7 +17,8 @@ def main() -> None:
     origins = None
     if snakemake.input.get("placement"):
         places = load_placement(snakemake.input.placement).tiles
-        origins = {name: tile.origin_vox for name, tile in places.items()}
+        placed = {name: tile.origin_vox for name, tile in places.items()}
+        origins = own_origins(placed, snakemake.input.get("shift"), acquisition.tile_shape)
     tiles = sample_tiles(source.acquisition, settings)
     batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]

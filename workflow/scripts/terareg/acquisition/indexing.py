@@ -27,6 +27,7 @@ from terareg.acquisition.raw import (
 from terareg.core.errors import AcquisitionError, ConfigError, few
 from terareg.core.frames import check_orientation
 from terareg.core.parallel import map_items
+from terareg.storage.part_names import split_part
 from terareg.storage.store import Entry, Store
 
 logger = logging.getLogger(__name__)
@@ -128,40 +129,12 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     survey = layout.survey
     problems = list(survey.problems)
     tiles = layout.find_tiles(problems)
-    stacks, found = _scan(layout, tiles, settings)
-    if over := layout.passed_over():
-        problems.append(
-            f"{len(over)} images in tile folders do not have names of planes and were ignored "
-            f"(first: {over[0]})"
-        )
-    channels = _choose_channels(layout, found, settings)
-    _check_stacks(layout, stacks, channels, settings, problems)
+    stacks, found, channels = _find_stacks(layout, tiles, settings, problems)
     shape, dtype = _check_kinds(layout, stacks, channels)
-    used = [stack for tile in stacks.values() for stack in tile.values()]
-    first = min(stack.planes[0] for stack in used)
-    last = max(stack.planes[-1] for stack in used)
-    if first > 0 and last + 1 == survey.planes:
-        first = 0  # numbered from 0, but the first planes are missing everywhere
-    depth = last - first + 1
-    if depth > _MOST_PLANES:
-        files = next(stack.stack.files for stack in used if stack.planes[-1] == last)
-        raise AcquisitionError(
-            f"{files[max(files)].key} is beyond {_MOST_PLANES} planes by the number in its name; "
-            "rename or remove it"
-        )
+    first, depth = _range_of(layout, stacks)
     problems += layout.disagreements(found, shape, depth)
-    if first > 0:
-        problems.append(f"planes are numbered from {first}; plane {first} was taken as plane 0")
-    folders = {tile: _folder(found, channels) for tile, found in stacks.items()}
-    planes = {
-        tile: {
-            c.name: own[c.index].files(folders[tile], first, depth)
-            for c in channels
-            if c.index in own
-        }
-        for tile, own in stacks.items()
-    }
-    _check_missing(planes, depth, settings, problems)
+    folders, planes = _locate(stacks, channels, first, depth)
+    _check_missing(planes, (first, depth), settings, problems)
     acquisition = Acquisition(
         sample=settings.sample,
         layout=layout.kind,
@@ -185,8 +158,96 @@ def index_acquisition(layout: Layout, settings: IndexSettings) -> Acquisition:
     return acquisition
 
 
+def check_files(layout: Layout, settings: IndexSettings) -> list[str]:
+    """Check that every tile has all its channels, sides and planes, from listings of its folders.
+
+    Files are opened only where a file of this machine, or an array in a file of many, holds several
+    planes; planes of such files on S3 are not counted here.
+
+    Returns
+    -------
+    list of str
+        Statements that are readable but contradictory or unusual, as in ``Acquisition.problems``.
+
+    Raises
+    ------
+    AcquisitionError
+        As :func:`index_acquisition`, as far as it follows from names of files.
+    """
+    problems = list(layout.survey.problems)
+    tiles = layout.find_tiles(problems)
+    stacks, found, channels = _find_stacks(layout, tiles, settings, problems, opened=False)
+    counted = {
+        tile: {number: stack for number, stack in own.items() if stack.planes}
+        for tile, own in stacks.items()
+    }
+    if any(counted.values()):
+        first, depth = _range_of(layout, counted)
+        problems += layout.disagreements(found, layout.survey.tile_pixels, depth)
+        _, planes = _locate(counted, channels, first, depth)
+        _check_missing(planes, (first, depth), settings, problems)
+    if counted != stacks:
+        problems.append("planes of files of several planes on S3 are counted when the run begins")
+    return problems
+
+
+def _find_stacks(
+    layout: Layout,
+    tiles: Sequence[RawTile],
+    settings: IndexSettings,
+    problems: list[str],
+    opened: bool = True,
+) -> tuple[dict[str, dict[int, _Scanned]], list[int], tuple[Channel, ...]]:
+    """Stacks by tile and channel number, all channel numbers found, and the channels to use."""
+    stacks, found = _scan(layout, tiles, settings, opened)
+    if over := layout.passed_over():
+        problems.append(
+            f"{len(over)} images in tile folders do not have names of planes and were ignored "
+            f"(first: {over[0]})"
+        )
+    channels = _choose_channels(layout, found, settings)
+    _check_stacks(layout, stacks, channels, settings, problems)
+    return stacks, found, channels
+
+
+def _range_of(layout: Layout, stacks: Mapping[str, Mapping[int, _Scanned]]) -> tuple[int, int]:
+    """First plane, as numbered in the layout, and number of planes of the acquisition."""
+    used = [stack for tile in stacks.values() for stack in tile.values()]
+    first = min(stack.planes[0] for stack in used)
+    last = max(stack.planes[-1] for stack in used)
+    if first > 0 and last + 1 == layout.survey.planes:
+        first = 0  # numbered from 0, but the first planes are missing everywhere
+    depth = last - first + 1
+    if depth > _MOST_PLANES:
+        files = next(stack.stack.files for stack in used if stack.planes[-1] == last)
+        raise AcquisitionError(
+            f"{files[max(files)].key} is beyond {_MOST_PLANES} planes by the number in its name; "
+            "rename or remove it"
+        )
+    return first, depth
+
+
+def _locate(
+    stacks: Mapping[str, Mapping[int, _Scanned]],
+    channels: Sequence[Channel],
+    first: int,
+    depth: int,
+) -> tuple[dict[str, str], dict[str, dict[str, StackFiles]]]:
+    """Folder of every tile, and where the planes of its channels lie."""
+    folders = {tile: _folder(own, channels) for tile, own in stacks.items() if own}
+    planes = {
+        tile: {
+            c.name: own[c.index].files(folders[tile], first, depth)
+            for c in channels
+            if c.index in own
+        }
+        for tile, own in stacks.items()
+    }
+    return folders, planes
+
+
 def _scan(
-    layout: Layout, tiles: Sequence[RawTile], settings: IndexSettings
+    layout: Layout, tiles: Sequence[RawTile], settings: IndexSettings, opened: bool
 ) -> tuple[dict[str, dict[int, _Scanned]], list[int]]:
     """Stacks of the wanted channels by tile and channel number, and all channel numbers found."""
     numbers = layout.numbers()
@@ -198,7 +259,7 @@ def _scan(
         scanned = {}
         for index in used:
             try:
-                scanned[index] = _scan_stack(layout.raw, found[index])
+                scanned[index] = _scan_stack(layout.raw, found[index], opened)
             except AcquisitionError as error:
                 raise AcquisitionError(f"{layout.where(tile.name, index)}{error}") from error
         return scanned, set(found)
@@ -208,7 +269,7 @@ def _scan(
     return stacks, sorted(set().union(*(indices for _, indices in scanned)))
 
 
-def _scan_stack(raw: Store, stack: Stack) -> _Scanned:
+def _scan_stack(raw: Store, stack: Stack, opened: bool) -> _Scanned:
     kinds: dict[Kind, tuple[int, str]] = {}
 
     def note(kind: Kind, key: str) -> None:
@@ -216,11 +277,14 @@ def _scan_stack(raw: Store, stack: Stack) -> _Scanned:
         kinds[kind] = (count + 1, example)
 
     if isinstance(stack, Series):
-        for kind, key in _series_kinds(raw, stack.files):
+        for kind, key in _series_kinds(raw, stack.files) if opened else ():
             note(kind, key)
         return _Scanned(stack, tuple(sorted(stack.files)), kinds, {})
     planes: list[int] = []
     counts: dict[int, int] = {}
+    in_parts = all(split_part(entry.key) for entry in stack.files.values())
+    if raw.is_s3 and not (opened or in_parts):
+        return _Scanned(stack, (), kinds, {})
     for number, entry in sorted(stack.files.items()):
         layouts = read_pages(raw, entry.key, stack.pages)
         if stack.pages is not None:
@@ -368,10 +432,14 @@ def _folder(found: Mapping[int, _Scanned], channels: Sequence[Channel]) -> str:
 
 def _check_missing(
     planes: Mapping[str, Mapping[str, StackFiles]],
-    depth: int,
+    numbers: tuple[int, int],
     settings: IndexSettings,
     problems: list[str],
 ) -> None:
+    """``numbers``: of the first plane in the layout, and of planes."""
+    first, depth = numbers
+    if first > 0:
+        problems.append(f"planes are numbered from {first}; plane {first} was taken as plane 0")
     gaps: list[str] = []
     count = 0
     for tile, stacks in planes.items():
@@ -379,8 +447,8 @@ def _check_missing(
             if not files.missing:
                 continue
             count += len(files.missing)
-            first = files.missing[0]
-            name = f"plane {first}" if isinstance(files, PageFiles) else files.name(first)
+            lacking = files.missing[0]
+            name = f"plane {lacking}" if isinstance(files, PageFiles) else files.name(lacking)
             gaps.append(
                 f"{tile} channel {channel}: {len(files.missing)} of {depth} planes missing "
                 f"(first: {name})"

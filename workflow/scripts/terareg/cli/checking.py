@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from terareg.acquisition.indexing import IndexSettings, check_files
 from terareg.atlas.brainglobe import find_atlas
 from terareg.atlas.ontology import read_ontology
 from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
@@ -20,6 +21,7 @@ from terareg.execution import comparisons, inputs, raw_data, sizing
 from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
 from terareg.execution.run_plan import make_plan, plan_text, size_text, store_gb
+from terareg.execution.sides import second_sides
 from terareg.execution.yaml_files import merge, read_yaml
 from terareg.views.first_look import image_sections
 from terareg.volumes.headers import first_of_several, read_header
@@ -206,7 +208,8 @@ def _stated_orientation(config: Mapping[str, Any]) -> str | None:
 def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
     """Print what a sample is and needs; return what stands in its way."""
     planned = sizing.sized(run, sample)
-    for line in _facts(run, sample, asked):
+    notes, wrong = _raw_files(run, sample)
+    for line in _facts(run, sample, asked, notes):
         _say(line)
     _say("")
     _say(plan_text(sample, planned))
@@ -217,7 +220,6 @@ def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
     _say(
         f"on this machine ({cores} cores, {memory / 1000:.0f} GB of memory): {least:.1f} h or more"
     )
-    wrong = []
     largest = max((row.memory_mb for row in rows), default=0)
     if largest > memory:
         wrong.append(
@@ -228,7 +230,26 @@ def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
     return wrong + _check_room(run.samples[sample]["store"], store_gb(planned), sample)
 
 
-def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
+def _raw_files(run: Run, sample: str) -> tuple[list[str], list[str]]:
+    """What is unusual about the files of the tiles, and what the run would stop at."""
+    if not run.is_tiled(sample):
+        return [], []
+    source = run.samples[sample]["input"]
+    settings = IndexSettings(
+        sample,
+        source["orientation"],
+        source["missing_planes"],
+        second_sides=second_sides(source["sides"]),
+        missing_sides=source["missing_sides"],
+    )
+    layout = raw_data.layout(run, sample)
+    try:
+        return check_files(layout, settings), []
+    except TeraregError as error:
+        return list(layout.survey.problems), [f"sample {sample}: {error}"]
+
+
+def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]) -> Iterator[str]:
     config = run.samples[sample]
     source = config["input"]
     planned = sizing.sized(run, sample)
@@ -251,8 +272,8 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str]) -> Iterator[str]:
             f"  overlap      {found.overlap[0]:.1%} between rows, {found.overlap[1]:.1%} between "
             "columns"
         )
-        for problem in found.problems:
-            yield f"  note         {problem}"
+        for note in notes:
+            yield f"  note         {note}"
     lines = [f"{name}: {_channel(value)}" for name, value in source["channels"].items()]
     apart = (
         f"\n{'':15}" if any(isinstance(v, Mapping) for v in source["channels"].values()) else ", "

@@ -198,10 +198,12 @@ def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
     """
     if run.option(sample, "stitching.channel_shift") == "given":
         return {}
-    # displacements measured on a second side need its shift before any tile is placed
-    files = _first_shading if channel in run.measured_sides(sample) else shading_files
-    against = files(run, sample, run.shifted_against(sample, channel))
-    return files(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
+    # the flat-field of a second side needs its shift before, and displacements that are measured on
+    # it need that shift before any tile is placed
+    own = _first_shading if second_shift(run, sample, channel) else shading_files
+    other = _first_shading if channel in run.measured_sides(sample) else shading_files
+    against = other(run, sample, run.shifted_against(sample, channel))
+    return own(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
 
 
 def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
@@ -217,6 +219,12 @@ def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
     if channel not in run.shifted_channels(sample):
         return {}
     return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
+
+
+def second_shift(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Where a second side lies beside the first; none for a first side."""
+    first = run.sides_of(sample, run.channel_of(sample, channel))[0]
+    return {} if channel == first else channel_shift(run, sample, channel)
 
 
 def _first_shading(run: Run, sample: str, channel: str) -> NamedFiles:

@@ -10,6 +10,11 @@ from terareg.core.errors import ConfigError, few
 ENDS = ("-z", "+z", "-y", "+y", "-x", "+x")
 
 
+def second_sides(sides: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The second side of every channel, and the first one."""
+    return {second: first for first, second in map(tuple, sides.values())}
+
+
 def check_sides(config: Mapping[str, Any]) -> None:
     """Refuse sides that are no two sides of one channel.
 

@@ -13,6 +13,12 @@ from numpy.polynomial import legendre
 from terareg.core.errors import IntensityError
 from terareg.intensity.sums import SIDES, BlockLayout
 
+_DARK = 0.05  # of what the others show, up to which a tile is blank
+_LEAST_BLOCKS = 8  # in which they show tissue
+_SURE = 2.0  # standard errors of the noise, below which a step is none
+# relative standard error of a variance that is found from the median of n values: this / sqrt(n)
+_MEDIAN_ERROR = 2.33
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -45,6 +51,7 @@ class BlockData:
     edges: tuple[np.ndarray, np.ndarray]
     overlaps: tuple[Overlap, ...]
     floor_error: float = 1.0  # counts; uncertainty of the level without tissue
+    blank: tuple[int, ...] = ()  # tiles without light; their overlaps are not valid
 
     @classmethod
     def of(cls, stats: Mapping[str, np.ndarray], overlaps: bool = True) -> BlockData:
@@ -56,8 +63,46 @@ class BlockData:
                 "channel and its exposure"
             )
         edges = stats["edges_y"], stats["edges_x"]
-        found = _overlaps(stats) if overlaps else ()
-        return cls(stats["mean"], stats["error"], valid, edges, found)
+        data = cls(
+            stats["mean"], stats["error"], valid, edges, _overlaps(stats) if overlaps else ()
+        )
+        blank = data._blank()
+        if not blank:
+            return data
+        lit = tuple(
+            replace(
+                part,
+                valid=part.valid
+                & ~(np.isin(part.first, blank) | np.isin(part.second, blank))[:, None],
+            )
+            for part in data.overlaps
+        )
+        return replace(data, overlaps=lit, blank=blank)
+
+    def _blank(self) -> tuple[int, ...]:
+        """Tiles that show nothing where their neighbours show tissue.
+
+        No gain explains them (a shutter that was closed, a file that holds zeros). As one of almost
+        0 it would tell the solution that gains differ by any amount.
+        """
+        dark = self.lowest()
+        bright = max(1.0, float(np.quantile(self.mean[self.valid] - dark, 0.99)))
+        shares: list[list[np.ndarray]] = [[] for _ in self.mean]
+        for overlap in self.overlaps:
+            both = [mean - np.float32(dark) for mean in overlap.mean]
+            for own, other, tiles in zip(both, both[::-1], (overlap.first, overlap.second)):
+                seen = (other > 0.1 * bright) & overlap.valid[..., None, None]
+                for tile, mine, theirs, where in zip(tiles.tolist(), own, other, seen):
+                    shares[tile].append(mine[where] / theirs[where])
+        joined = (np.concatenate(parts or [np.zeros(0)]) for parts in shares)
+        return tuple(
+            tile
+            for tile, share in enumerate(joined)
+            if share.size >= _LEAST_BLOCKS
+            and np.median(share) < _DARK
+            # stray light, which every tile has, may be brighter on one side of a seam
+            and np.quantile(self.mean[tile][self.valid[tile]] - dark, 0.99) < _DARK * bright
+        )
 
     def less(self, image: np.ndarray, floor_error: float) -> BlockData:
         """The data minus an additive image (y, x), which is known to ``floor_error`` counts."""
@@ -227,9 +272,10 @@ def seam_percent(
     Returns
     -------
     dict or None
-        ``before``, ``after``; None without overlaps that hold tissue.
+        ``before``, ``after``; ``noise``: what of the latter is independent from block to block, and
+        ``beyond`` that noise. None without overlaps that hold tissue.
     """
-    raw, corrected = [], []
+    raw, corrected, noise = [], [], []
     tissue = max(0.0, 0.1 * float(np.quantile(data.mean[data.valid] - background, 0.99)))
     for overlap in data.overlaps:
         x, y = (mean - background for mean in overlap.mean)
@@ -242,13 +288,47 @@ def seam_percent(
             gain = np.log(gains[overlap.first]) - np.log(gains[overlap.second])
             ratio = ratio - gain[..., None, None]
         corrected.append(ratio[seen])
+        # what blocks of a row share, or of a column, or what changes evenly, is not in these
+        four = np.diff(np.diff(np.where(seen, ratio, np.nan), axis=2), axis=3) / 2
+        noise.append(four[np.isfinite(four)])
     if not sum(part.size for part in raw):
         return None
-    before, after = (
-        100 * float(np.median(np.abs(np.concatenate(part)))) / np.sqrt(2)
-        for part in (raw, corrected)
-    )
-    return {"before": float(before), "after": float(after)}
+    before, after, alone = (np.concatenate(part) for part in (raw, corrected, noise))
+    return {"before": median_percent(before)} | beyond_noise(after, alone)
+
+
+def median_percent(ratios: np.ndarray) -> float:
+    """Median absolute value of log ratios of two tiles, percent of one; 0 of none."""
+    return 100 * float(np.median(np.abs(ratios))) / np.sqrt(2).item() if ratios.size else 0.0
+
+
+def beyond_noise(ratios: np.ndarray, noise: np.ndarray) -> dict[str, float]:
+    """How far log ratios of two tiles are beyond their noise, percent of one tile.
+
+    Parameters
+    ----------
+    ratios : numpy.ndarray of shape (n,)
+    noise : numpy.ndarray of shape (m,)
+        Values that are distributed as the noise of ``ratios``.
+
+    Returns
+    -------
+    dict
+        See :func:`step_beyond`.
+    """
+    return step_beyond(median_percent(ratios), median_percent(noise), (len(ratios), len(noise)))
+
+
+def step_beyond(after: float, noise: float, counts: Sequence[int]) -> dict[str, float]:
+    """A step, its noise, and ``beyond``: the root of the difference of their squares.
+
+    That is 0 where the difference is less than two standard errors; ``counts`` are the numbers of
+    values of which the two are medians.
+    """
+    error = _MEDIAN_ERROR * sum(1 / max(count, 1) for count in counts) ** 0.5
+    left = after**2 - noise**2
+    beyond = left**0.5 if left > _SURE * error * noise**2 else 0.0
+    return {"after": after, "noise": noise, "beyond": beyond}
 
 
 def block_means(image: np.ndarray, edges_y: np.ndarray, edges_x: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,6 +33,7 @@ import tensorstore
 from scipy import ndimage
 
 from terareg.acquisition.line_gains import gains_spec
+from terareg.intensity.blocks import median_percent, step_beyond
 from terareg.intensity.line_system import LineSystem
 from terareg.intensity.lines import PARTS, LineLayout, LineMeans, common_planes
 from terareg.storage.arrays import array_spec, write_error
@@ -87,7 +88,8 @@ def estimate_stripes(
         gains), ``sha256``, ``objects``, ``fingerprint``, ``spread_percent`` (of all), and
         ``seam_percent`` (``before``, ``after``: difference of lines with signal in overlaps,
         median of a slab and mean over slabs, percent of one tile, in one half of the parts of these
-        lines with gains found from the other half; None without such lines).
+        lines with gains found from the other half; ``noise``: what of it the halves do not share,
+        and ``beyond`` that; None without such lines).
 
     Raises
     ------
@@ -112,7 +114,7 @@ def estimate_stripes(
         ]
     squares = np.sum([slab["squares"] for slab in slabs], axis=0)
     spreads = 100 * np.sqrt(squares / (layout.planes * layout.shape[1]))
-    seams = np.array([slab["seam_percent"] for slab in slabs if slab["seam_percent"]])
+    seams = [slab for slab in slabs if slab["seam_percent"]]
     record = {
         "key": key,
         "lines": layout.lines,
@@ -164,33 +166,38 @@ def _finish_slab(
     except ARRAY_ERRORS as error:
         raise write_error(store, key, error) from error
     shard = f"{key}/c/0/{number}/0"
-    median = 100 / math.sqrt(2) * np.median(np.abs(seams), axis=1) if seams.size else np.zeros(0)
+    medians = [median_percent(part) for part in seams] if seams.size else []
     record = {
         "fingerprint": fingerprint,
         "objects": {shard: store.size(shard)},
         "xxh3": content_hash(gains),
         "squares": np.sum(np.square(gains - 1, dtype=np.float64), axis=(1, 2)).tolist(),
-        "seam_percent": median.tolist(),
+        "seam_percent": medians,
+        "seam_lines": seams.shape[1],
     }
     write_record(store, record_key, record)
     logger.info("solved planes up to %d of %d", heights.stop, layout.planes)
     return record
 
 
-def _percent(seams: np.ndarray) -> dict[str, float] | None:
-    """Mean over slabs (n, 2)."""
-    return dict(zip(("before", "after"), seams.mean(0).tolist())) if seams.size else None
+def _percent(slabs: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Means over slabs that have seams; None without any."""
+    if not slabs:
+        return None
+    before, after, noise = np.mean([slab["seam_percent"] for slab in slabs], axis=0).tolist()
+    count = sum(slab["seam_lines"] for slab in slabs)
+    return {"before": before} | step_beyond(after, noise, (count, count))
 
 
 def solve_slab(
     means: LineMeans, layout: LineLayout, number: int, system: LineSystem
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gains (tiles, planes, lines) of a slab, and the differences at seams in one plane (2, n)."""
+    """Gains (tiles, planes, lines) of a slab, and the differences at seams in one plane (3, n)."""
     slab = _LineSlab.of(means, layout, number)
     ratios = slab.ratio - slab.common
     system = replace(system, spread=_spread(ratios, slab.variance))
     logs = np.zeros((len(ratios), system.matrix.shape[1]), np.float32)
-    seams = np.zeros((2, 0), np.float32)
+    seams = np.zeros((3, 0), np.float32)
     for k, (ratio, variance) in enumerate(zip(ratios, slab.variance)):
         plane = replace(system, weight=1 / variance.astype(np.float64))
         found = plane.gains(ratio)
@@ -204,11 +211,24 @@ def solve_slab(
 
 
 def _held_out(slab: _LineSlab, plane: LineSystem) -> np.ndarray:
-    """Log ratios of one half of each line with signal: raw, and corrected by the other half."""
+    """Log ratios of one half of each line with signal: raw, corrected by the other half, noise.
+
+    The halves, ``n1`` and ``n2`` their noise, have the same gain. What is left of the second has
+    the noise ``n2 - G n1``, where the solution passes on a part G of that of the first; what is
+    left of both differs by ``(1 + G) (n2 - n1)``.
+    """
     one, two = slab.halves
-    left = two - plane.matrix @ plane.gains(one - slab.common)
+    left = [
+        mine - plane.matrix @ plane.gains(other - slab.common)
+        for mine, other in ((two, one), (one, two))
+    ]
     bright = slab.signal[slab.middle] > 0.1 * np.quantile(slab.signal, 0.99)
-    return np.stack([two, left])[:, bright].astype(np.float32)
+    noise = ((one - two) / np.sqrt(np.float32(2)))[bright]
+    spread = np.median(np.abs(left[0] - left[1])[bright]) if bright.any() else 0.0
+    alone = max(float(np.median(np.abs(noise))) if bright.any() else 0.0, 1e-12)
+    passed = min(max(float(spread) / (math.sqrt(2) * alone) - 1, 0.0), 1.0)
+    noise = noise * np.float32(math.sqrt(1 + passed**2))
+    return np.stack([two[bright], left[0][bright], noise]).astype(np.float32)
 
 
 @dataclass(frozen=True)

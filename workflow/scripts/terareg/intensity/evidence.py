@@ -14,7 +14,7 @@ import numpy as np
 from scipy import sparse, special
 from scipy.sparse import csgraph
 
-from terareg.intensity.blocks import BlockData, block_means
+from terareg.intensity.blocks import BlockData, block_means, median_percent
 from terareg.intensity.equations import Fit, ShadingProblem
 
 _LEAST_BLOCKS = 4  # of tissue in a pair and slab
@@ -121,7 +121,7 @@ def gather_evidence(
     tile_gains, tiles_share = _explain(of_pair, counts.sum(1, keepdims=True), pairs, tiles, scatter)
     slab_gains, slabs_share = _explain(medians - of_pair, counts, pairs, tiles, scatter)
     gain, depth = (
-        share**0.5 * _percent((gains[first] - gains[second])[np.isfinite(parts)])
+        share**0.5 * median_percent((gains[first] - gains[second])[np.isfinite(parts)])
         for gains, share, parts in (
             (np.broadcast_to(tile_gains, slab_gains.shape), tiles_share, medians),
             (slab_gains, slabs_share, medians),
@@ -136,7 +136,7 @@ def gather_evidence(
     rests = [side.less(believed) for side in sides]
     if shaded:
         rests = [_less_lines(part, lines_axis[most]) for part in rests]
-    unexplained = _percent(np.concatenate([part[np.isfinite(part)] for part in rests]))
+    unexplained = median_percent(np.concatenate([part[np.isfinite(part)] for part in rests]))
     # misplaced tiles show different tissue and differ by any amount
     least = max(_LEAST_PERCENT, 0.5 * unexplained)
     return Evidence(
@@ -144,7 +144,7 @@ def gather_evidence(
         depth=depth,
         rows=lines["rows"][0],
         columns=lines["columns"][0],
-        additive=_percent(np.concatenate([side.added for side in sides])),
+        additive=median_percent(np.concatenate([side.added for side in sides])),
         unexplained=unexplained,
         gains="depth" if depth > least else gain > least,
         stripes=most if shaded else "none",
@@ -258,8 +258,3 @@ def _means(lines: np.ndarray) -> np.ndarray:
     count = seen.sum(-1)
     total = np.where(seen, lines, 0.0).sum(-1)
     return np.where(2 * count > lines.shape[-1], total / np.maximum(count, 1), np.nan)
-
-
-def _percent(values: np.ndarray) -> float:
-    """Median absolute value of log ratios, percent of one tile."""
-    return 100 * float(np.median(np.abs(values))) / np.sqrt(2).item() if values.size else 0.0

@@ -36,7 +36,7 @@ import numpy as np
 import tifffile
 
 from terareg.acquisition.tile_correction import Flatfield, smooth_image
-from terareg.core.errors import IntensityError, TeraregError
+from terareg.core.errors import IntensityError, TeraregError, few
 from terareg.intensity.blocks import BlockData, seam_percent
 from terareg.intensity.evidence import Evidence, gather_evidence
 from terareg.intensity.saturation import SATURATED_PERCENT, saturation
@@ -194,6 +194,13 @@ def _from_tiles(
         info["step_percent"] = evidence.percent
         info["stripes"] = evidence.stripes
         info["corrected"] = _corrected(evidence, chosen, additive is not None)
+    if data.blank:
+        names = [str(stats["tiles"][tile]) for tile in data.blank]
+        info["warnings"].append(
+            f"{len(names)} of {len(data.mean)} tiles show nothing where their neighbours show "
+            f"tissue ({few(names)}), so the flat-field was estimated without their overlaps; look "
+            "at them, copy them again or leave them out"
+        )
     info["warnings"] += _doubts(shading, info)
     return profile, background, additive
 
@@ -250,11 +257,12 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
     if shading.slope is not None:
         found.append(_faded(shading, shading.slope))
     seams, steps = info["seam_percent"], info.get("step_percent")
-    if seams is not None and steps and seams["after"] > _LARGE_STEP:
+    if seams is not None and steps and seams["beyond"] > _LARGE_STEP:
         parts = ", ".join(f"{name} {size:.2g} %" for name, size in steps.items())
         found.append(
-            f"neighbouring tiles differ by {seams['after']:.2g} % where they overlap; differences "
-            f"found in the overlaps: {parts}; corrected: {info['corrected']}"
+            f"neighbouring tiles differ by {seams['after']:.2g} % where they overlap, "
+            f"{seams['beyond']:.2g} % beyond noise; differences found in the overlaps: {parts}; "
+            f"corrected: {info['corrected']}"
             + (
                 f", stripes along {info['stripes']} (see the part on stripe artefacts)"
                 * (info["stripes"] != "none")

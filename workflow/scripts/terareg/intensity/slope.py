@@ -22,6 +22,7 @@ _LEAST_TILES = 6  # that tell of it
 _LEAST_WEIGHT = 0.02  # of that of the tile which tells most
 _STEPS = 25
 _BLUR = 0.3  # standard deviation of logarithms, halved after every step
+_SHARP, _STILL = 10, 1e-5  # steps after which nothing is blurred, and the last change of a slope
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,9 @@ def find_slope(problem: ShadingProblem, fit: Fit) -> Slope | None:
     -------
     Slope or None
         None where neither is clear: the slope of all tiles, and the mean of their own, are more
-        than 10 %, and that mean is 2.5 times its standard error.
+        than 10 %, that mean is 2.5 times its standard error, and the profile is flatter without
+        the slope that the overlaps ask for: light that is absorbed along its way darkens the tissue
+        of all tiles alike, which denies a flat profile.
     """
     y, x = (_along(problem, fit, axis) for axis in (0, 1))
     return Slope((y, x)) if y or x else None
@@ -67,8 +70,9 @@ def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
     parts = []
     for part in within_tiles(problem, fit.background):
         if part.axis == axis:
-            smooth = np.tensordot(fit.coefficients, part.basis, 1)[:, None]
-            parts.append((part.value - smooth, part.variance, part.basis[term][:, None]))
+            smooth = np.tensordot(fit.coefficients, part.basis, 1)[:, None].astype(np.float32)
+            change = part.basis[term][:, None].astype(np.float32)
+            parts.append((part.value - smooth, part.variance, change))
     tiles = len(fit.gains)
     everyone, weight = _slopes(parts, tiles, together=True)
     seen = weight > _LEAST_WEIGHT * weight.max()
@@ -78,7 +82,16 @@ def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
     mean, error = float(own.mean()), float(own.std(ddof=1)) / float(np.sqrt(len(own)))
     slope, least = float(everyone[0]), np.log1p(_LEAST_PERCENT / 100)
     clear = min(abs(slope), abs(mean)) > least and abs(mean) > _SURE * error
-    return slope if clear and slope * mean > 0 else 0.0
+    fitted = _rise(problem, fit, axis)
+    flatter = abs(fitted + slope) < abs(fitted)
+    return slope if clear and slope * mean > 0 and flatter else 0.0
+
+
+def _rise(problem: ShadingProblem, fit: Fit, axis: int) -> float:
+    """How much a fitted log profile rises over the tile along an axis: that of a straight line."""
+    profile = np.tensordot(fit.coefficients, problem.basis.blocks, 1).mean(1 - axis)
+    centred = np.linspace(-0.5, 0.5, len(profile))
+    return float(centred @ profile / (centred @ centred))
 
 
 def _slopes(
@@ -91,17 +104,21 @@ def _slopes(
     """
     slope, weight = np.zeros(tiles), np.zeros(tiles)
     for step in range(_STEPS):
-        pull, weight = np.zeros(tiles), np.zeros(tiles)
+        pull, weight, before = np.zeros(tiles), np.zeros(tiles), slope
         for residual, variance, change in parts:
-            left = residual - slope[:, None, None] * change
-            near = variance + _BLUR**2 * 0.25**step + left**2
-            pull += (change * residual / near).sum((1, 2))
-            weight += (change**2 / near).sum((1, 2))
+            near = residual - slope.astype(np.float32)[:, None, None] * change
+            near *= near
+            near += variance + np.float32(_BLUR**2 * 0.25**step)
+            np.divide(change, near, out=near)
+            pull += np.einsum("tsk,tsk->t", near, residual)
+            weight += np.einsum("tsk,usk->t", near, change)
         if together:
             pull[:], total = pull.sum(), max(weight.sum(), 1e-12)
             slope = pull / total
         else:
             slope = pull / np.maximum(weight, 1e-12)
+        if step >= _SHARP and np.abs(slope - before).max() < _STILL:
+            break
     return 2 * slope, weight
 
 

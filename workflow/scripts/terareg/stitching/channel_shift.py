@@ -166,6 +166,28 @@ def load_shift(path) -> ChannelShift:
     return read_json_as(path, ChannelShift.from_json, what, StitchingError)
 
 
+def own_origins(
+    origins: Mapping[str, Sequence[float]], shift_path, tile_shape: Sequence[int]
+) -> dict[str, tuple[float, float, float]]:
+    """Origins of tiles in the pixels of a second side, in which its tiles overlap.
+
+    A camera that magnifies more, or is turned, sees tiles displaced by as much more, see
+    :func:`terareg.stitching.better_side.as_on_first_side`.
+
+    Parameters
+    ----------
+    origins : mapping of str to (z, y, x)
+        In those of the first side, voxels.
+    shift_path : path or None
+        Of the second side against the first; None for the first.
+    tile_shape : sequence of int
+    """
+    matrix = None if shift_path is None else load_shift(shift_path).applied(tile_shape)[1]
+    if matrix is None:
+        matrix = np.eye(3)
+    return {name: _rounded(matrix @ np.array(origin, float)) for name, origin in origins.items()}
+
+
 def channel_poses(
     origins: Mapping[str, Sequence[float]],
     placement: Placement,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import special
 
 from terareg.core.errors import few
 from terareg.stitching.consensus import find_consensus
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CLEAR = 4.0  # standard errors from which a lean is told
 _WINDOW_SIGMA = 0.1  # voxels, standard error of the displacement of a window, at least
+_TWO_SIGMA = 0.97725  # probability of a value below two standard errors
 _JUMP_AGREES = 2.0  # voxels, largest difference of windows that agree on another displacement
 _JUMP_VOX = 4.0  # voxels by which that differs at least from the displacement of the pair
 _LEAST_TILES = 4  # from which a trend of their leans is told
@@ -75,8 +77,9 @@ def lean_of_windows(windows: Sequence[WindowResult], planes: int) -> tuple[Lean,
     solution = inverse @ design.T @ values
     free = max(1, len(used) - 2)
     variance = ((values - design @ solution) ** 2).sum(axis=0) / free
-    # few windows may agree better than they are, so their scatter is not all that counts
-    variance = np.maximum(variance * (1 + 2 / free), _WINDOW_SIGMA**2)
+    # few windows may agree better than they are: three lie on a line by chance one time in ten
+    unsure = float(special.stdtrit(free, _TWO_SIGMA)) / 2
+    variance = np.maximum(variance * unsure**2, _WINDOW_SIGMA**2)
     sigma = np.sqrt(inverse[1, 1] * variance)
     return Lean(_floats(solution[1]), _floats(sigma)), solution[0]
 

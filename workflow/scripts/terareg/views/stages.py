@@ -196,8 +196,8 @@ def _intensity(results: Results, stage: dict, measured: list) -> None:
             gains = read_json(lines)
             seams = gains["seam_percent"] or seams
             tables[f"Stripe artefacts of channel {channel}"] = worded(gains, STRIPES)
-        after = seams.get("after") if isinstance(seams, Mapping) else seams
-        measured.append(("intensity.seam_percent", channel, finite(after)))
+        left = seams.get("beyond") if isinstance(seams, Mapping) else seams
+        measured.append(("intensity.seam_percent", channel, finite(left)))
         measured.append(
             ("intensity.saturated_percent", channel, finite(info.get("saturated_percent")))
         )

@@ -48,7 +48,7 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Copy the planes again, or accept that they are black or interpolated.",
     },
     "intensity.seam_percent": {
-        "text": "Remaining brightness step between neighbouring tiles",
+        "text": "Brightness step between neighbouring tiles that is left, beyond noise",
         "unit": "%",
         "worse": "above",
         "warn": 1.0,

@@ -14,6 +14,8 @@ FLATFIELD: dict[str, Word] = {
     "corrected": "corrected in addition to the flat-field",
     "seam_percent.before": "brightness step between neighbouring tiles, before (%)",
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
+    "seam_percent.noise": "what of it is noise, which no other block or line shares (%)",
+    "seam_percent.beyond": "brightness step that is left beyond noise (%)",
     "tiles": "tiles that were read",
     "planes": "planes that were read",
     "tissue_fraction": ("planes with tissue (%)", percent),
@@ -30,6 +32,8 @@ STRIPES: dict[str, Word] = {
     "spread_percent": "strength of the stripes (SD over the lines, %)",
     "seam_percent.before": "brightness step between neighbouring tiles, before (%)",
     "seam_percent.after": "brightness step between neighbouring tiles, after (%)",
+    "seam_percent.noise": "what of it is noise, which no other block or line shares (%)",
+    "seam_percent.beyond": "brightness step that is left beyond noise (%)",
 }
 PLACEMENT = {
     "kept": "measured displacement used",
