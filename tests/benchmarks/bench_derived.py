@@ -9,7 +9,7 @@ dask with zarr-python: one level, the same chunks in the same shards, no compres
 EDGE is the edge of the source in voxels of 16 bits.
 
 With --memory instead: the largest memory of each step of some tools, over sources of 1, 4 and 17 GB
-in blocks of 256 voxels, of which one in eight holds balls and a tube, and all others have no object
+in blocks of 256 voxels, of which one in 32 holds balls and a tube, and all others have no object
 in the store. Every step is one job in a process of its own, so that each looks at all blocks.
 """
 
@@ -156,7 +156,7 @@ TOOLS = {
 
 
 def make_sparse(folder: str, blocks: tuple[int, int, int]) -> None:
-    """Balls and a tube in one block of eight and along one row; nothing is stored of the others."""
+    """Balls and a tube in one block of 32 and along one row; nothing is stored of the others."""
     edge, rng = SPARSE["block"], np.random.default_rng(0)
     places = np.indices((edge,) * 3, np.int16, sparse=True)
     shapes = sum((n - edge // 2) ** 2 for n in places[:2]) < 20**2
@@ -170,7 +170,7 @@ def make_sparse(folder: str, blocks: tuple[int, int, int]) -> None:
     plan = make_plan("source", frame, "uint16", VolumeSettings(**SPARSE))
     init_volume(Store(folder), "sparse", plan)
     for number, block in enumerate(plan.blocks()):
-        if number % 8 == 0 or block.index[:2] == (0, 0):
+        if number % 32 == 0 or block.index[:2] == (0, 0):
             write_block(Store(folder), "sparse", plan, block, part, fingerprint="f")
 
 
