@@ -32,8 +32,8 @@ class Size:
     passed_gb : float
         Voxels of an image file that every job goes through to reach its own; 0 for others.
     kept_gb : float
-        Voxels of an image file that jobs decode into temporary files, those of their planes, or with
-        ``passed_gb`` all before them too; 0 for others.
+        Voxels of an image file that jobs decode into temporary files, those of their planes, or
+        with ``passed_gb`` all before them too; 0 for others.
     raw_channels : int
         Channels with every side of a channel counted; as many as channels if not given.
     """
