@@ -11,12 +11,13 @@ import numpy as np
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.core.numeric import Clipped
+from terareg.core.parallel import release_memory
 from terareg.derived.view import View
 from terareg.volumes.plan import Block
 
 #: what was found in the source: arrays by name
 Measured = Mapping[str, np.ndarray]
-_HELD_BYTES = 32 << 20  # of parts that are put together as soon as they are more
+_HELD_BYTES = 8 << 20  # of parts that are put together as soon as they are more
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Tool:
         for part in parts:
             held.append(part)
             size += _bytes_of(part)
+            release_memory()  # what looking at a block has freed would otherwise add up
             if size > most:
                 held = [self.gather(held)]
                 size = _bytes_of(held[0])
