@@ -1,20 +1,24 @@
 """Speed and memory of the tools of derived volumes, on a generated volume, beside plain copying.
 
-    PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_derived.py [EDGE]
+    PYTHONPATH=workflow/scripts:tests/unit .venv/bin/python tests/benchmarks/bench_derived.py \
+        [--edge 320] [--memory [TOOL ...]]
 
 One thread. Each tool runs in a process of its own, as its jobs do; seconds are processor time for
 reading, making, encoding, writing and all levels. Beside them the same copy by tensorstore and by
-dask with zarr-python: one level, the same chunks in the same shards, no compression. Then memory:
-tools over a source and over one of four times its size, in blocks of the same size.
-EDGE is the edge of the source in voxels of 16 bits (320 by default).
+dask with zarr-python: one level, the same chunks in the same shards, no compression.
+EDGE is the edge of the source in voxels of 16 bits.
+
+With --memory instead: the largest memory of each step of some tools, over sources of 1, 4 and 17 GB
+in blocks of 256 voxels, of which one in 32 holds balls and a tube, and all others have no object
+in the store. Every step is one job in a process of its own, so that each looks at all blocks.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 
@@ -24,21 +28,20 @@ import tensorstore as ts
 import zarr
 from derived_helpers import entry_of, make_source, run_entry
 
-from terareg.core.parallel import peak_memory_mb
+from terareg.core.frames import Frame
+from terareg.core.parallel import batch_range, map_items, peak_memory_mb
+from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import open_view
+from terareg.storage.array_files import read_arrays, write_arrays
+from terareg.storage.records import read_json, write_json, write_table
 from terareg.storage.store import Store
 from terareg.volumes.cost import ITK_MB
+from terareg.volumes.finishing import finalize_volume
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import finish_pyramid, init_volume, write_block, write_blocks
 
 VOLUME = {"chunk": 64, "block": 512, "formats": ["ome-zarr"], "codec": "blosc-zstd",
           "precomputed": "raw"}  # fmt: skip
-# what the memory of a job is measured with
-SMALL = VOLUME | {"block": 128}
-SHAPES = ((256, 256, 256), (1024, 256, 256))
-OVER = (
-    ("convert", {"codec": "raw"}),
-    # nothing but pieces: one voxel in 30 is the first of one
-    ("components", {"low": 1500, "connectivity": 6}),
-)
 RUNS = (
     ("convert", {"codec": "raw", "levels": 1}),
     ("convert", {"codec": "raw"}),
@@ -126,26 +129,124 @@ def _source(folder: str) -> ts.TensorStore:
     return ts.open({"driver": "zarr3", "kvstore": path}, read=True).result()
 
 
-def make_shape(folder: str, shape: tuple[int, int, int]) -> None:
-    """The same noise in blocks of 128 voxels."""
-    noise = np.random.default_rng(0).gamma(2, 300, shape)
-    make_source(Store(folder), noise.astype(np.uint16), volume=SMALL)
-
-
-def run_small(folder: str, do: str, more: dict) -> float:
-    """Peak memory of a tool in blocks of 128 voxels."""
-    run_entry(Store(folder), entry_of(do, **more), volume=SMALL)
-    return peak_memory_mb()
-
-
 def apart(function, *arguments):
     """Call a function in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(function, arguments)
 
 
+# ---------------------------------------------------------------- memory
+SPARSE = VOLUME | {"block": 256}
+#: blocks along z, y, x
+SIZES = {"1 GB": (2, 4, 4), "4 GB": (4, 4, 8), "17 GB": (8, 8, 8)}
+CELLS = {"source": "derived/cells"}
+#: {name: (tool, settings)}; those of cells follow components, which makes them
+TOOLS = {
+    "convert": ("convert", {}),
+    "downsample": ("downsample", {}),
+    "quantize": ("quantize", {}),
+    "equalize": ("equalize", {}),
+    "equalize whole": ("equalize", {"per": "whole"}),
+    "tissue": ("tissue", {}),
+    "components": ("components", {"low": 500, "connectivity": 6, "name": "cells"}),
+    "count": ("count", CELLS),
+    "mesh": ("mesh", CELLS | {"error_nm": 500.0}),
+    "skeletonize": ("skeletonize", CELLS),
+}
+
+
+def make_sparse(folder: str, blocks: tuple[int, int, int]) -> None:
+    """Balls and a tube in one block of 32 and along one row; nothing is stored of the others."""
+    edge, rng = SPARSE["block"], np.random.default_rng(0)
+    places = np.indices((edge,) * 3, np.int16, sparse=True)
+    shapes = sum((n - edge // 2) ** 2 for n in places[:2]) < 20**2
+    shapes = np.repeat(shapes, edge, axis=2)
+    for *centre, radius in rng.integers(
+        (30, 30, 30, 5), (edge - 30, edge - 30, edge - 30, 12), (60, 4)
+    ):
+        shapes |= sum((n.astype(int) - c) ** 2 for n, c in zip(places, centre)) < radius**2
+    part = (rng.gamma(2, 50, shapes.shape) + 900 * shapes).astype(np.uint16)
+    frame = Frame(tuple(n * edge for n in blocks), (2.0, 2.0, 2.0))
+    plan = make_plan("source", frame, "uint16", VolumeSettings(**SPARSE))
+    init_volume(Store(folder), "sparse", plan)
+    for number, block in enumerate(plan.blocks()):
+        if number % 32 == 0 or block.index[:2] == (0, 0):
+            write_block(Store(folder), "sparse", plan, block, part, fingerprint="f")
+
+
+def step_of(folder: str, name: str, step: str) -> float:
+    """One step of a tool over all blocks; the memory that it took at most."""
+    do, settings = TOOLS[name]
+    address = None if "source" in settings else f"{folder}/sparse/ome.zarr"
+    entry = entry_of(do, **{"name": name.replace(" ", "_")} | settings, address=address)
+    store, key = Store(folder), f"brain/{entry.key}"
+    tool = make_tool(open_view(store, "brain", entry, address), entry)
+    plan, found = plan_of(tool, entry, SPARSE, "brain"), f"{folder}/{entry.name}"
+    if step == "measure":
+        parts = tool.gathered(map_items(tool.measure, plan.blocks()))
+        write_arrays(f"{found}.batch.npz", parts)
+    elif step == "gather":
+        write_arrays(f"{found}.npz", tool.finish([read_arrays(f"{found}.batch.npz")]))
+    elif step == "make":
+        init_volume(store, key, plan, replace=True)
+        measured = read_arrays(f"{found}.npz") if entry.measures else {}
+        write_blocks(
+            store,
+            key,
+            plan,
+            plan.blocks(),
+            lambda b: tool.make(b, measured),
+            layers=lambda b: tool.layers(b, plan.chunk[0]),
+            fingerprint="f",
+        )
+    elif step == "finish":
+        finish_pyramid(store, key, plan)
+        finalize_volume(store, key, plan)
+    elif step == "tables":
+        for number, rows in enumerate(tool.tables(read_arrays(f"{found}.npz"))):
+            write_table(f"{found}.{number}.tsv", rows)
+    elif step == "write objects":
+        where, measured = (store, f"{key}/{tool.folder}"), read_arrays(f"{found}.npz")
+        summary = tool.write_objects(measured, where, batch_range(tool.shards.count, 0, 1))
+        write_json(f"{found}.json", summary)
+    else:
+        rows, _ = tool.finish_objects([read_json(f"{found}.json")], (store, f"{key}/{tool.folder}"))
+        write_table(f"{found}.tsv", rows)
+    return peak_memory_mb()
+
+
+def steps_of(name: str) -> list[str]:
+    do, settings = TOOLS[name]
+    entry = entry_of(do, **settings)
+    steps = ["measure", "gather"] * entry.measures + ["make", "finish"] * bool(entry.facts.makes)
+    steps += ["tables"] * (do == "count")
+    return steps + ["write objects", "finish objects"] * bool(entry.facts.shards)
+
+
+def memory(names: list[str]) -> None:
+    """A line for each step of each tool."""
+    peaks: dict[tuple[str, str], list[float]] = {}
+    for blocks in SIZES.values():
+        with tempfile.TemporaryDirectory() as folder:
+            apart(make_sparse, folder, blocks)
+            for name in names:
+                for step in steps_of(name):
+                    peaks.setdefault((name, step), []).append(apart(step_of, folder, name, step))
+                    print(name, step, round(peaks[name, step][-1]), flush=True)
+    print(f"{'largest memory in MB':32}" + "".join(f"{size:>8}" for size in SIZES))
+    for (name, step), found in peaks.items():
+        print(f"{name + ', ' + step:32}" + "".join(f"{peak:8.0f}" for peak in found))
+
+
 def main() -> None:
-    edge = int(sys.argv[1]) if len(sys.argv) > 1 else 320
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--edge", type=int, default=320)
+    parser.add_argument("--memory", nargs="*", choices=list(TOOLS))
+    given = parser.parse_args()
+    if given.memory is not None:
+        memory(given.memory or list(TOOLS))
+        return
+    edge = given.edge
     megabytes = 2 * edge**3 / 1e6
     block_mb = 2 * math.prod(min(512, edge) for _ in range(3)) / 1e6
     print(f"{megabytes:.0f} MB; a block {block_mb:.0f} MB, two and 2.75 of it with the interpreter "
@@ -159,14 +260,6 @@ def main() -> None:
         rows += [(f"{do} {more}", apart(run, (folder, edge, do, more))) for do, more in RUNS]
     for name, (cpu, wall, peak) in rows:
         print(f"{name:62}{cpu:8.2f}{megabytes / cpu:10.0f}{wall:8.2f}{peak:9.0f}")
-    peaks: dict[str, list[float]] = {}
-    for shape in SHAPES:
-        with tempfile.TemporaryDirectory() as folder:
-            apart(make_shape, folder, shape)
-            for do, more in OVER:
-                peaks.setdefault(do, []).append(apart(run_small, folder, do, more))
-    for do, (once, four_times) in peaks.items():
-        print(f"{do}: peak {once:.0f} MB, of four times as much {four_times:.0f} MB")
 
 
 if __name__ == "__main__":

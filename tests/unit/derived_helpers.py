@@ -45,7 +45,9 @@ def run_entry(store: Store, entry: Entry, *, order=None, files=(), volume=VOLUME
     blocks, measured = plan.blocks(), {}
     if entry.measures:
         halves = (blocks[::2], blocks[1::2])
-        measured = tool.finish([tool.gather([tool.measure(b) for b in h]) for h in halves if h])
+        measured = tool.finish(
+            [tool.gathered(tool.gathered(map(tool.measure, h)) for h in halves if h)]
+        )
 
     def make(block):
         if block.index in fails:
@@ -54,7 +56,11 @@ def run_entry(store: Store, entry: Entry, *, order=None, files=(), volume=VOLUME
 
     chosen = blocks if order is None else [blocks[i] for i in order.permutation(len(blocks))]
     notes = (lambda block: {"outside": tool.is_outside(block)}) if entry.mask else lambda _: {}
-    write_blocks(store, key, plan, chosen, make, fingerprint="g", notes=notes)
+
+    def layers(block):
+        return tool.layers(block, plan.chunk[0])
+
+    write_blocks(store, key, plan, chosen, make, fingerprint="g", notes=notes, layers=layers)
     finish_pyramid(store, key, plan)
     finalize_volume(store, key, plan, fingerprint="g")
     return Volume(store, key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 
 import numpy as np
@@ -89,6 +90,10 @@ def test_records_tell_which_boxes_are_empty(shape, grid, origin, seed):
         np.testing.assert_array_equal(mask.keep(voxels, frame), wanted)
 
 
+def voxels_of(boxes):
+    return sum(math.prod(b - a for a, b in zip(*box)) for box in boxes)
+
+
 def test_what_the_mask_covers_is_all_and_empty_blocks_are_not_read(tmp_path, monkeypatch):
     store = Store(str(tmp_path))
     array = np.zeros((12, 20, 34), np.uint16)
@@ -110,7 +115,10 @@ def test_what_the_mask_covers_is_all_and_empty_blocks_are_not_read(tmp_path, mon
     blocks = volume.plan.blocks()
     records = [read_record(store, f"{volume.key}/blocks/{block.name}.json") for block in blocks]
     full = [b for b in blocks if array[tuple(map(slice, b.start, b.stop))].any()]
-    assert len(whole) == len(blocks) == 30 and len(boxes) == len(full) == 2
+    assert len(blocks) == 30 and len(full) == 2
+    assert voxels_of(whole) == array.size and voxels_of(boxes) == sum(
+        math.prod(block.shape) for block in full
+    )
     assert [b for b, record in zip(blocks, records) if not record["outside"]] == full
     summary = finalize_volume(store, volume.key, volume.plan)
     assert (summary["blocks"], summary["blocks_outside"]) == (30, 28)

@@ -26,11 +26,13 @@ from terareg.derived.counts import add_counts, count_values, percentiles
 from terareg.derived.stretch import Stretch
 from terareg.derived.tables import read_id_table, read_order
 from terareg.derived.tools import CLASSES, make_tool, plan_of
-from terareg.derived.view import check_unchanged, count_absent, open_view
+from terareg.derived.view import View, check_unchanged, count_absent, open_view
 from terareg.storage.store import Store
 from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
 from terareg.volumes.headers import describe_image, image_state, level_shapes
+from terareg.volumes.images import OpenedImage
+from terareg.volumes.plan import Block
 from terareg.volumes.reader import Volume
 
 SHAPES = st.tuples(st.integers(1, 14), st.integers(2, 21), st.integers(2, 19))
@@ -408,13 +410,77 @@ def test_equalize_stretches_every_slice_or_the_whole(shape, dtype, per, clip, se
 
 def test_a_source_without_numbers_is_told(store):
     array = np.full((4, 6, 6), np.nan, np.float32)
-    counts = count_values(array, range(4))
-    assert counts["count"].size == 0
-    make_source(store, np.zeros((4, 6, 6), np.float32))
-    entry = entry_of("equalize")
-    tool = make_tool(open_view(store, "brain", entry), entry)
+    assert count_values(array, range(4))["count"].size == 0
+    tool = make_tool(view_of(array), entry_of("equalize"))
     with pytest.raises(VolumeError, match="contains only NaN; check its source"):
-        tool.finish([counts])
+        tool.finish([tool.measure(Block((0, 0, 0), (0, 0, 0), array.shape))])
+
+
+def view_of(array, start=(0, 0, 0), planes_together=1):
+    """An image in memory, from a voxel on, whose planes are decoded together."""
+    frame = Frame(array.shape, (2.0, 1.0, 1.0), orientation="SAR")
+    image = OpenedImage("array", [frame], [array])
+    image.planes_together = lambda level: planes_together
+    place = frame.cropped(start, array.shape)
+    return View(image, 0, start, array.shape, "image", start, place)
+
+
+@pytest.mark.parametrize("per", ["slice", "whole"])
+def test_counts_of_planes_that_are_known_are_not_held(per):
+    """Otherwise memory would follow the number of planes."""
+    array = noise((12, 8, 20), "uint16")
+    tool = make_tool(view_of(array), entry_of("equalize", per=per))
+    plan = plan_of(tool, entry_of("equalize"), VOLUME, "made")
+    parts = [tool.measure(block) for block in plan.blocks()]
+    layer = [p for p, block in zip(parts, plan.blocks()) if block.index[0] == 0]
+    some = tool.gather(layer[:-1])
+    assert some["count"].size and not some["done"].size
+    every = tool.gather([some, *layer[-1:]])
+    assert (every["count"].size == 0) == (per == "slice") == (len(every["done"]) == 8)
+    with pytest.raises(VolumeError, match="some blocks were not measured; delete the folder"):
+        tool.finish([tool.gathered(parts[:-1])])
+    backwards = tool.finish([tool.gathered(parts[::-1])])
+    low, high = np.percentile(array, [1, 99], axis=(1, 2) if per == "slice" else None,
+                              method="inverted_cdf", keepdims=per == "whole")  # fmt: skip
+    assert np.array_equal(backwards["low"], low.reshape(-1))
+    assert np.array_equal(backwards["high"], high.reshape(-1))
+
+
+def test_what_is_gathered_early_is_what_is_gathered_at_once(monkeypatch):
+    array = noise((9, 20, 17), "uint16")
+    for do, more in (("quantize", {}), ("equalize", {}), ("tissue", {"resolution_um": 4.0})):
+        entry = entry_of(do, **more)
+        tool = make_tool(view_of(array), entry)
+        blocks = plan_of(tool, entry, VOLUME, "made").blocks()
+        parts = [tool.measure(block) for block in blocks]
+        once = tool.finish([tool.gather(parts)])
+        monkeypatch.setattr("terareg.derived.tool._HELD_BYTES", 1)
+        early = tool.finish([tool.gathered(iter(parts))])
+        monkeypatch.undo()
+        assert once.keys() == early.keys()
+        assert all(np.array_equal(once[name], early[name]) for name in once)
+
+
+def test_parts_of_blocks_decode_no_chunk_twice():
+    array, block = noise((64, 8, 8), "uint16"), Block((1, 0, 0), (16, 0, 0), (32, 8, 8))
+
+    def planes(do, view, depth, of=block, **more):
+        parts = make_tool(view, entry_of(do, **more)).layers(of, depth)
+        return [(part.start[0], part.stop[0]) for part in parts]
+
+    assert planes("convert", view_of(array), 8) == [(16, 24), (24, 32)]
+    assert planes("convert", view_of(array, planes_together=16), 4) == [(16, 32)]
+    assert planes("convert", view_of(array, planes_together=6), 4) == [(16, 24), (24, 32)]
+    # the first plane lies within a chunk, as do then the first planes of all parts
+    assert planes("convert", view_of(array, (4, 0, 0), 8), 8) == [(16, 32)]
+    assert planes("convert", view_of(array, (8, 0, 0), 8), 8) == [(16, 24), (24, 32)]
+    # 8 planes of the result are 16 of the source
+    assert planes("downsample", view_of(array, planes_together=16), 4) == [
+        (16, 24), (24, 32)
+    ]  # fmt: skip
+    assert planes("equalize", view_of(array), 8) == [(16, 24), (24, 32)]
+    for do, more in (("equalize", {"local_um": 40}), ("reorder", {"order": [*range(64)]})):
+        assert planes(do, view_of(array), 8, **more) == [(16, 32)]
 
 
 def test_a_stretch_counts_what_lies_beyond():

@@ -23,6 +23,7 @@ from terareg.execution.schema import SCHEMA
 from terareg.storage.array_files import read_arrays, write_arrays
 from terareg.storage.records import write_json
 from terareg.views.serve import FolderServer
+from terareg.volumes.cost import temporary_gb
 
 SEGMENTATION = {"type": "segmentation", "data_type": "uint64", "num_channels": 1}
 
@@ -307,14 +308,42 @@ def test_a_compressed_file_is_cut_into_as_few_jobs_as_its_decompression_is_worth
     for codec, most in (("raw", 1), ("gzip", 7)):
         entry = {"from": source, "do": "convert", "codec": codec, "format": "precomputed"}
         plain = sizing.sized(alone(workspace, a=entry), "tools")
-        packed = replace(plain, derived={"a": replace(plain.derived["a"], passed_gb=2000.0)})
+        gzipped = replace(plain.derived["a"], passed_gb=2000.0, kept_gb=2000.0)
+        packed = replace(plain, derived={"a": gzipped})
         once, load = (RULES["derive_blocks"].load(sample) for sample in (plain, packed))
         assert derived_batches(plain, "a") > 20 and derived_batches(packed, "a") == most
         assert load.jobs == most and load.read_gb == pytest.approx(2000 * most)
         # seconds that decompressing takes count for the time limit of the jobs
         assert load.cpu_s == pytest.approx(once.cpu_s + 6 * 2000 * most)
-        assert "and 2000.0 GB in TMPDIR" in plan_text("tools", packed)
+        assert "and up to 2000.0 GB in TMPDIR" in plan_text("tools", packed)
         assert "TMPDIR" not in plan_text("tools", plain)
+
+
+def test_a_compressed_tiff_is_decoded_plane_by_plane_and_the_plan_says_where(workspace):
+    """Four layers of blocks of three rows each, which jobs share."""
+    image = np.zeros((32, 24, 10), np.uint8)
+    for name, codec in (("plain.tif", None), ("packed.tif", "zlib")):
+        tifffile.imwrite(workspace.folder / name, image, compression=codec)
+    said = {}
+    for name in ("plain.tif", "packed.tif"):
+        config = {
+            "sample": "tools",
+            "volume": {"chunk": 8, "block": 8},
+            "derived": {"a": {"from": name, "do": "convert", "spacing_um": [2, 1, 1]}},
+        }
+        sample = sizing.sized(load_run(config), "tools")
+        made = sample.derived["a"]
+        assert (made.passed_gb, made.kept_gb) == (0, image.nbytes / 1e9 * (name == "packed.tif"))
+        said[name] = plan_text("tools", replace(sample, derived={"a": large(made)}))
+    assert "TMPDIR" not in said["plain.tif"] and "up to 8.0 GB in TMPDIR" in said["packed.tif"]
+    # jobs of 12 rows, of 6 (two layers), of 2 and 3 (some of them in two layers), and of 3 and 1
+    for jobs, share in ((1, 1), (2, 0.5), (5, 0.5), (4, 0.25), (12, 0.25)):
+        assert temporary_gb((8.0, 0.0), (4, 3), jobs) == pytest.approx(8 * share)
+        assert temporary_gb((8.0, 8.0), (4, 3), jobs) == 8.0
+
+
+def large(made):
+    return replace(made, kept_gb=8.0 * (made.kept_gb > 0))
 
 
 def test_jobs_on_other_machines_reach_no_local_source(workspace):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-from planned_samples import brain
+from dataclasses import replace
 
-from terareg.execution import run_plan
+import pytest
+from planned_samples import brain, run_of, scan
+
+from terareg.execution import run_plan, sizing
+from terareg.volumes.cost import RULES
 
 
 @pytest.mark.parametrize(("rows", "columns", "channels"), [(2, 3, 1), (5, 6, 2), (6, 10, 4)])
@@ -38,6 +41,19 @@ def test_the_usual_chain_moves_few_bytes():
         plan = run_plan.make_plan(sample)
         moved = sum(row.read_gb + row.written_gb for row in plan)
         assert moved / sample.raw_gb < 2.3
+
+
+def test_the_plan_says_what_a_compressed_image_takes_beside_memory(workspace):
+    plain = sizing.sized(run_of(workspace, scan(workspace)), "scan")
+    packed = replace(plain, size=replace(plain.size, kept_gb=8.0))
+    (line,) = [row for row in run_plan.plan_text("t", packed).splitlines() if "TMPDIR" in row]
+    assert line.startswith("import_volume: the image is decoded plane by plane; each of 1 jobs ")
+    assert line.endswith("keeps up to 8.0 GB in TMPDIR")
+    assert "TMPDIR" not in run_plan.plan_text("t", plain)
+    once, more = (RULES["import_volume"].load(sample).cpu_s for sample in (plain, packed))
+    assert more == pytest.approx(once + 48)
+    # what was imported needs no place for it any more
+    assert "TMPDIR" not in run_plan.plan_text("t", packed, {"verify_volume": 1})
 
 
 def test_the_table_ends_with_the_sum():

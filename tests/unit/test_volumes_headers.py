@@ -66,6 +66,7 @@ def test_itk_files_of_every_type(tmp_path, suffix, dtype):
     assert header.held_bytes == 2 * image.read(0)[0].nbytes
     # a job decompresses what lies before its planes, but seeks in what is plain
     assert header.passed_bytes == (image.read(0).nbytes if suffix == ".nii.gz" else 0)
+    assert header.kept_bytes == header.passed_bytes
     assert image.dtype == np.dtype(dtype)
     if suffix == ".nrrd":
         packed = str(tmp_path / f"packed{suffix}")
@@ -154,6 +155,7 @@ def test_tiff_of_every_writer(tmp_path, kind):
     write_tiff(path, kind)
     header = read_header(path, SPACING)
     assert (header.shape, header.dtype) == (SHAPE, "uint16")
+    assert header.kept_bytes == (zeros().nbytes if kind == "compressed" else 0)
     assert header.spacing_um == SPACING
     settings = ImageSettings(SPACING, "SAR")
     assert open_image(path, settings).frame.shape == SHAPE

@@ -32,6 +32,7 @@ def main() -> None:
         lambda block: tool.make(block, found),
         fingerprint=state,
         workers=snakemake.threads,
+        layers=lambda block: tool.layers(block, plan.chunk[0]),
         notes=(lambda block: {"outside": tool.is_outside(block)}) if entry.mask else lambda _: {},
     )
     check_unchanged(settings.address, settings.source_state)

@@ -12,11 +12,9 @@ def main() -> None:
     settings = snakemake.params
     entry = Entry.from_json(settings.entry)
     view = open_view(Store(settings.store), snakemake.wildcards.sample, entry, settings.address)
-    parts = [part for path in snakemake.input.parts if (part := read_arrays(path))]
-    write_arrays(
-        snakemake.output.measured,
-        make_tool(view, entry, snakemake.input.get("own", [])).finish(parts),
-    )
+    tool = make_tool(view, entry, snakemake.input.get("own", []))
+    parts = (part for path in snakemake.input.parts if (part := read_arrays(path)))
+    write_arrays(snakemake.output.measured, tool.finish([tool.gathered(parts)]))
 
 
 run_job(snakemake, main)

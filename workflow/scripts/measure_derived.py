@@ -19,9 +19,9 @@ def main() -> None:
     plan = VolumePlan.from_json(read_json(snakemake.input.plan)["plan"])
     blocks = plan.batch(int(snakemake.wildcards.batch), settings.batches)
     what = f"{plan.name}: measured blocks"
-    parts = list(map_items(tool.measure, blocks, workers=snakemake.threads, what=what))
+    found = tool.gathered(map_items(tool.measure, blocks, workers=snakemake.threads, what=what))
     check_unchanged(settings.address, settings.source_state)
-    write_arrays(snakemake.output.part, tool.gather(parts) if parts else {})
+    write_arrays(snakemake.output.part, found)
 
 
 run_job(snakemake, main)

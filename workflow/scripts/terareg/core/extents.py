@@ -31,6 +31,9 @@ class Size:
         What is held of the largest image file; 0 where tiles or volumes are read.
     passed_gb : float
         Voxels of an image file that every job goes through to reach its own; 0 for others.
+    kept_gb : float
+        Voxels of an image file that jobs decode into temporary files, those of their planes, or
+        with ``passed_gb`` all before them too; 0 for others.
     raw_channels : int
         Channels with every side of a channel counted; as many as channels if not given.
     """
@@ -43,6 +46,7 @@ class Size:
     bytes_per_voxel: int = 2
     held_gb: float = 0.0
     passed_gb: float = 0.0
+    kept_gb: float = 0.0
     raw_channels: int = 0
 
     def __post_init__(self) -> None:
@@ -149,6 +153,9 @@ class DerivedVolume:
         What is held of its image file; 0 for volumes.
     passed_gb : float
         Voxels of its image file that every job goes through to reach its own; 0 for others.
+    kept_gb : float
+        Voxels of its image file that jobs decode into temporary files, those of their planes, or
+        with ``passed_gb`` all before them too; 0 for others.
     grid : Extent
         What is made; blocks are cut from it.
     dtype : str
@@ -178,6 +185,7 @@ class DerivedVolume:
     measured: bool = False
     halo: tuple[int, int, int] = (0, 0, 0)
     masked: bool = False
+    kept_gb: float = 0.0
 
     @property
     def source_gb(self) -> float:
@@ -195,9 +203,15 @@ class DerivedVolume:
         return tuple(min(self.output["block"], n) for n in self.grid.shape)
 
     @property
+    def rows_along(self) -> tuple[int, int]:
+        """Rows of blocks along z and y."""
+        edge: int = self.output["block"]
+        return -(-self.grid.shape[0] // edge), -(-self.grid.shape[1] // edge)
+
+    @property
     def rows(self) -> int:
         """Rows of blocks along x."""
-        return math.prod(-(-n // self.output["block"]) for n in self.grid.shape[:2])
+        return math.prod(self.rows_along)
 
     @property
     def blocks(self) -> int:

@@ -18,6 +18,8 @@ from terareg.volumes.plan import Block
 class Convert(Tool):
     """Copies voxels. What is special about a conversion is said by the keys of the output."""
 
+    by_planes = True
+
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """The voxels of the block."""
         voxels = self.source.read(block.start, block.stop)

@@ -11,10 +11,10 @@ from terareg.derived.catalogue import LABELS, SLAB_PLANES, TOOLS
 from terareg.derived.section import entries_of
 from terareg.objects.line_reach import line_reach_vox
 from terareg.regions.cost import label_batches
+from terareg.volumes.cost import INFLATE_CPU, temporary_gb
 
 _PYRAMID = 1.15  # size of all levels relative to the finest
 _READ_CPU = 1.0  # seconds for a GB of voxels
-_INFLATE_CPU = 6.0  # seconds for a GB of voxels of a compressed file (noise 5.4, and to be kept)
 #: (seconds for a GB of voxels with its pyramid, compressed share) by format and encoding
 _OME_ZARR = {
     "none": (2.0, 1.0), "gzip": (35.0, 0.65), "zstd": (6.0, 0.67), "blosc-lz4": (3.0, 0.6),
@@ -51,13 +51,13 @@ def _batches(sample: Sample, each: DerivedVolume) -> int:
         # every job decompresses all that lies before its planes: more jobs than the work is worth
         # would only do that more often
         work = (_READ_CPU + TOOLS[each.tool].cpu_s) * each.source_gb + _written(each)[1]
-        most = min(most, 1 + int(work / (_INFLATE_CPU * each.passed_gb)))
+        most = min(most, 1 + int(work / (INFLATE_CPU * each.passed_gb)))
     return batches(gigabytes, most, sample.option("jobs.gb_per_job"), max(1, len(sample.derived)))
 
 
 def _inflating(sample: Sample, each: DerivedVolume) -> float:
     """Seconds that all jobs of an entry take to decompress its source."""
-    return _batches(sample, each) * _INFLATE_CPU * each.passed_gb
+    return INFLATE_CPU * (_batches(sample, each) * each.passed_gb or each.kept_gb)
 
 
 def derived_gb(sample: Sample) -> float:
@@ -266,7 +266,11 @@ def entry_lines(sample: Sample, threads: int) -> list[str]:
         read = _read_gb(sample, each) * (2 if each.measured and each.kind else 1)
         mega = _job_mb(sample, each, threads, _MAKES if each.kind else _MEASURES)
         block = " x ".join(map(str, each.block))
-        kept = f", and {each.passed_gb:.1f} GB in TMPDIR" if each.passed_gb else ""
+        kept = ""
+        if each.kept_gb:
+            along = each.rows_along
+            most = temporary_gb((each.kept_gb, each.passed_gb), along, _batches(sample, each))
+            kept = f", and up to {most:.1f} GB in TMPDIR"
         lines.append(
             f"derived {name}: {each.tool}, {each.blocks} blocks of {block} voxels in "
             f"{_batches(sample, each)} batches, reads {read:.1f} GB, writes {written:.1f} GB; "

@@ -35,6 +35,8 @@ class Downsample(Tool):
     factor: Sequence[int] = (2, 2, 2)
     downsampling: str | None = None
 
+    by_planes = True
+
     @property
     def frame(self) -> Frame:
         """Grid of the result; sizes are rounded up."""

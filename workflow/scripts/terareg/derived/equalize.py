@@ -51,6 +51,11 @@ class Equalize(Tool):
         check_regions(self._regions, self.local_um)
 
     @property
+    def by_planes(self) -> bool:  # type: ignore[override]
+        """Whether no regions around a plane are looked at."""
+        return self._regions is None
+
+    @property
     def _regions(self) -> Box | None:
         """Voxels of a region of local contrast."""
         return contrast_regions(
@@ -68,21 +73,58 @@ class Equalize(Tool):
         return self._contrast(self._regions).around(block.start, block.stop)
 
     def measure(self, block: Block) -> dict[str, np.ndarray]:
-        """Count the values of the planes of a block."""
+        """Count the values of the planes of a block, and how many voxels they have."""
         voxels = image_values(self.source.name, self.source.read(block.start, block.stop))
-        planes = range(block.start[0], block.stop[0])
-        return count_values(voxels, planes if self.per == "slice" else [0] * len(voxels))
+        numbers = np.arange(*block.shape[:1], dtype=np.int32) + block.start[0]
+        planes = numbers if self.per == "slice" else np.zeros_like(numbers)
+        seen, times = np.unique(planes, return_counts=True)
+        return {
+            **count_values(voxels, planes.tolist()),
+            "seen": seen,
+            "voxels": times * voxels[0].size,
+            "done": np.zeros(0, np.int32),
+            "ends": np.zeros((0, 2)),
+        }
 
     def gather(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
-        """Counts of a batch."""
-        return add_counts(parts)
+        """Percentiles of the planes of which all voxels are known, and counts of the others.
+
+        So memory holds the counts of the planes of a layer of blocks, not of all.
+        """
+        counts = add_counts(parts)
+        joined = {
+            name: np.concatenate([part[name] for part in parts])
+            for name in ("seen", "voxels", "done", "ends")
+        }
+        seen, first = np.unique(joined["seen"], return_inverse=True)
+        voxels = np.zeros(seen.size, np.int64)
+        np.add.at(voxels, first.reshape(-1), joined["voxels"])
+        depth, height, width = self.source.shape
+        known = voxels == height * width * (1 if self.per == "slice" else depth)
+        chosen = np.isin(counts["plane"], seen[known])
+        ends = (100 - self.clip_percent, self.clip_percent)
+        planes, found = percentiles({n: c[chosen] for n, c in counts.items()}, ends)
+        return {
+            **{name: column[~chosen] for name, column in counts.items()},
+            "seen": seen[~known],
+            "voxels": voxels[~known],
+            "done": np.concatenate([joined["done"], planes]),
+            "ends": np.concatenate([joined["ends"], found]),
+        }
 
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """Percentiles ``low`` and ``high`` of every ``plane`` that has any value."""
-        planes, found = percentiles(add_counts(parts), (100 - self.clip_percent, self.clip_percent))
-        if not planes.size:
+        found = self.gather(parts)
+        if found["seen"].size:
+            raise VolumeError(
+                f"{self.source.name}: some blocks were not measured; delete the folder 'measured' "
+                "of this entry in results and run again"
+            )
+        if not found["done"].size:
             raise VolumeError(f"{self.source.name} contains only NaN; check its source")
-        return {"plane": planes, "low": found[:, 0], "high": found[:, 1]}
+        order = np.argsort(found["done"])
+        low, high = found["ends"][order].T
+        return {"plane": found["done"][order], "low": low, "high": high}
 
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """The stretched block."""

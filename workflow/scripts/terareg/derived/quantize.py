@@ -36,6 +36,8 @@ class Quantize(Tool):
     values: Sequence[float] | None = None
     least_range: float = 0.0
 
+    by_planes = True
+
     def measure(self, block: Block) -> dict[str, np.ndarray]:
         """Count the values of a block."""
         voxels = image_values(self.source.name, self.source.read(block.start, block.stop))

@@ -32,6 +32,8 @@ class Remap(Tool):
     table: str = ""
     missing: str = "error"
 
+    by_planes = True
+
     def check(self) -> None:
         """Refuse ids that the type of the result cannot hold."""
         most = np.iinfo(self.dtype).max

@@ -41,6 +41,8 @@ class Tissue(Tool):
     threshold: float | None = None
     least_share: float = 0.01
 
+    by_planes = True
+
     @property
     def settings(self) -> TissueSettings:
         """How tissue is told from background."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.core.numeric import Clipped
+from terareg.core.parallel import release_memory
 from terareg.derived.view import View
 from terareg.volumes.plan import Block
 
 #: what was found in the source: arrays by name
 Measured = Mapping[str, np.ndarray]
+_HELD_BYTES = 8 << 20  # of parts that are put together as soon as they are more
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,9 @@ class Tool:
     source: View
     dtype: str
 
+    #: whether :meth:`make` may be asked for some planes of a block, and makes the same voxels
+    by_planes = False
+
     @property
     def frame(self) -> Frame:
         """Grid of the result."""
@@ -59,6 +65,35 @@ class Tool:
         """Whether nothing is read for a block: all of it lies outside of the source's mask."""
         return self.source.is_outside(*self.source_box(block))
 
+    def layers(self, block: Block, depth: int) -> list[Block]:
+        """Parts of a block to be made one after the other, so that memory holds one of them.
+
+        Parameters
+        ----------
+        block : Block
+        depth : int
+            Planes that are written together, of which parts have a multiple.
+
+        Returns
+        -------
+        list of Block
+            In the order of their planes: the block itself, if it has to be made as a whole, or if
+            chunks of the source would be decoded more than once.
+        """
+        if not self.by_planes:
+            return [block]
+        low, high = (box[0] for box in self.source_box(block))
+        ratio = -(-(high - low) // block.shape[0])
+        planes = self.source.planes_together
+        depth *= planes // math.gcd(planes, depth * ratio)
+        first, last = block.start[0], block.stop[0]
+        ends = [(max(z, first), min(z + depth, last)) for z in range(0, last, depth)]
+        return [
+            replace(block, start=(a, *block.start[1:]), stop=(b, *block.stop[1:]))
+            for a, b in ends
+            if b > first
+        ]
+
     def measure(self, block: Block) -> dict[str, np.ndarray]:
         """What one block of the source tells: arrays by name."""
         raise NotImplementedError
@@ -67,6 +102,20 @@ class Tool:
         """What the blocks of a batch tell together; ``parts`` are in the order of the blocks."""
         raise NotImplementedError
 
+    def gathered(self, parts: Iterable[Measured]) -> dict[str, np.ndarray]:
+        """:meth:`gather` of any number of parts, which are not all held at the same time."""
+        held: list[Measured] = []
+        size, most = 0, _HELD_BYTES
+        for part in parts:
+            held.append(part)
+            size += _bytes_of(part)
+            release_memory()  # what looking at a block has freed would otherwise add up
+            if size > most:
+                held = [self.gather(held)]
+                size = _bytes_of(held[0])
+                most = max(_HELD_BYTES, 2 * size)
+        return self.gather(held) if held else {}
+
     def finish(self, parts: Sequence[Measured]) -> dict[str, np.ndarray]:
         """What all batches tell together; ``parts`` are from :meth:`gather`, in their order."""
         raise NotImplementedError
@@ -74,3 +123,7 @@ class Tool:
     def make(self, block: Block, measured: Measured) -> tuple[np.ndarray, Clipped]:
         """Voxels of a block of the result, of type ``dtype``, and what was clipped."""
         raise NotImplementedError
+
+
+def _bytes_of(measured: Measured) -> int:
+    return sum(array.nbytes for array in measured.values())

@@ -103,6 +103,12 @@ class View:
         """Type of the voxels as they are read."""
         return self.levels.dtype
 
+    @property
+    def planes_together(self) -> int:
+        """Planes that are decoded together; all, where the first lies within such planes."""
+        planes = self.levels.planes_together(self.level)
+        return self.shape[0] if self.start[0] % planes else planes
+
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """Voxels ``start <= index < stop`` of the view, (z, y, x)."""
         first: Box = tuple(a + o for a, o in zip(start, self.start))

@@ -42,6 +42,7 @@ class _Source:
     share: float = 1.0
     held_gb: float = 0.0
     passed_gb: float = 0.0
+    kept_gb: float = 0.0
     exact: bool = True
     oriented: bool = True
 
@@ -176,6 +177,7 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
     return _Source(
         levels, header.dtype, kind, oriented=oriented,
         held_gb=header.held_bytes / 1e9, passed_gb=header.passed_bytes / 1e9,
+        kept_gb=header.kept_bytes / 1e9,
     )  # fmt: skip
 
 
@@ -248,6 +250,7 @@ def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedV
         source_share=source.share,
         held_gb=source.held_gb,
         passed_gb=source.passed_gb,
+        kept_gb=source.kept_gb,
         grid=grid,
         dtype=dtype,
         kind=kind,
@@ -340,6 +343,7 @@ def _as_source(made: DerivedVolume, source: _Source) -> _Source:
         share=share,
         held_gb=0.0,
         passed_gb=0.0,
+        kept_gb=0.0,
     )
 
 

@@ -10,7 +10,7 @@ from terareg.derived.cost import RULES as _DERIVED
 from terareg.derived.cost import derived_gb, entry_lines
 from terareg.execution.requests import granted_mb, request_mb, threads_of
 from terareg.execution.rule_table import RULES, jobs_of_rules
-from terareg.volumes.cost import uncompressed_gb
+from terareg.volumes.cost import import_lines, uncompressed_gb
 
 _START_CPU_S = 5.0  # of a job, Snakemake's own processes included
 _DISK_GB_PER_S = 0.5
@@ -118,6 +118,8 @@ def plan_text(name: str, sample: Sample, counts: Mapping[str, int] | None = None
         )  # fmt: skip
         title = stage_title(row.stage, tiled=sample.tiled)
         lines.append(f"{title:22}" + "".join(f"{v:>13}" for v in values))
+    if counts is None or counts.get("import_volume"):
+        lines += import_lines(sample)
     if any(counts is None or counts.get(rule) for rule in _DERIVED):
         lines += entry_lines(sample, threads_of("derive_blocks", sample))
     raw = sample.raw_gb

@@ -100,6 +100,7 @@ def _imported_size(run: Run, sample: str) -> Size:
         bytes_per_voxel=max(_STORED_BYTES[image.stored_dtype] for image in images),
         held_gb=max(image.held_bytes for image in images) / 1e9,
         passed_gb=max(image.passed_bytes for image in images) / 1e9,
+        kept_gb=max(image.kept_bytes for image in images) / 1e9,
     )
 
 

@@ -200,8 +200,9 @@ def _paths(
             target = int(before[target])
         if path:
             reach = settings.scale * depth_um[path] + settings.margin_um
-            near = tree.query_ball_point(places_um[path], reach)
-            done[np.fromiter(itertools.chain.from_iterable(near), np.int64)] = True
+            # one by one: in a wide tube every voxel of the path has most others near it
+            for place_um, reach_um in zip(places_um[path], reach):
+                done[tree.query_ball_point(place_um, reach_um)] = True
 
     draw(root)
     for goal in goals.tolist():

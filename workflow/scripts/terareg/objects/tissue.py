@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,8 +67,14 @@ def cell_sums(
     for axis in range(3):
         index = (start[axis] + np.arange(voxels.shape[axis])) // cell[axis]
         begin = np.flatnonzero(np.diff(index, prepend=-1))
-        sums = np.add.reduceat(sums, begin, axis=axis, dtype=wide)
-        width = np.diff(np.append(begin, voxels.shape[axis]))
+        ends = np.append(begin, voxels.shape[axis])
+        if axis == 0:
+            # reduceat would copy all voxels to the wider type
+            layers = (voxels[a:b] for a, b in itertools.pairwise(ends))
+            sums = np.stack([layer.sum(axis=0, dtype=wide) for layer in layers])
+        else:
+            sums = np.add.reduceat(sums, begin, axis=axis)
+        width = np.diff(ends)
         counts = counts * width.reshape([-1 if a == axis else 1 for a in range(3)])
     return first, sums, counts
 

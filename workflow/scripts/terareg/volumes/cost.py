@@ -16,6 +16,7 @@ from terareg.core.cost import (
     for_each,
 )
 from terareg.core.extents import Extent, Sample, bytes_of
+from terareg.core.parallel import batch_range
 
 PYRAMID = 1.15  # size of all levels relative to the finest
 _SHARE = {"ome-zarr": 0.6, "precomputed": 1.0}  # compressed size relative to raw, noisy tissue
@@ -23,6 +24,7 @@ _WRITE_CPU = {"ome-zarr": 4.0, "precomputed": 2.0}  # seconds for a GB of voxels
 _GZIP_SHARE, _GZIP_CPU = 0.65, 40.0
 _ROW_VOXELS = 8192  # of the blocks of a row that are written together: four tiles, many open files
 _HELD_GB = 4.3  # of their objects, which are held in memory until they are sent to S3
+INFLATE_CPU = 6.0  # seconds for a GB of voxels of a compressed file (noise 5.4, and to be kept)
 _LAYER_PLANES = 64  # that fusion processes at once: those of a chunk
 
 
@@ -126,10 +128,45 @@ def _fuse_blocks(sample: Sample) -> Load:
 def _import_volume(sample: Sample) -> Load:
     n, size = sample.size.channels, sample.size
     jobs = n * block_batches(sample)
-    # a compressed file is read by every job up to its planes
+    # a file that is compressed as one is read by every job up to its planes
     read = jobs * size.passed_gb if size.passed_gb else n * size.volume_gb
     cpu = n * (size.volume_gb + write_cpu(sample, size.volume_gb))
+    cpu += INFLATE_CPU * (jobs * size.passed_gb or n * size.kept_gb)
     return Load(jobs, read, n * stored_gb(sample, size.volume_gb), cpu)
+
+
+def temporary_gb(kept: tuple[float, float], blocks: tuple[int, int], jobs: int) -> float:
+    """The most that one job keeps of a decoded image file in a temporary file.
+
+    Parameters
+    ----------
+    kept : tuple of float
+        ``kept_gb`` and ``passed_gb`` of the file.
+    blocks : tuple of int
+        Blocks along z and y of what is made of it; jobs have whole rows of them.
+    jobs : int
+    """
+    kept_gb, passed_gb = kept
+    if passed_gb:
+        return kept_gb
+    layers, lines = blocks
+    of_jobs = (batch_range(layers * lines, job, jobs) for job in range(jobs))
+    touched = max(rows[-1] // lines - rows[0] // lines + 1 for rows in of_jobs if rows)
+    return kept_gb * touched / layers
+
+
+def import_lines(sample: Sample) -> list[str]:
+    """What importing an image file needs besides memory, in a line of text."""
+    size = sample.size
+    if not size.kept_gb:
+        return []
+    planes, lines, _ = sample.blocks_along(sample.grid)
+    jobs = block_batches(sample)
+    most = temporary_gb((size.kept_gb, size.passed_gb), (planes, lines), jobs)
+    return [
+        f"import_volume: the image is decoded plane by plane; each of {size.channels * jobs} jobs "
+        f"keeps up to {most:.1f} GB in TMPDIR"
+    ]
 
 
 def _verify(sample: Sample) -> Load:

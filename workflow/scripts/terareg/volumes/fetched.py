@@ -82,6 +82,11 @@ class FetchedChunks:
             sharding = Sharding.from_json(self.grid.sharding)
             self._shards = ShardReader(store, self.grid.folder, sharding, total, self._most)
 
+    @property
+    def planes_together(self) -> int:
+        """Planes along z of a chunk."""
+        return self.grid.chunk[self.axes[0][0]]
+
     def read(self, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         """Voxels of a box (z, y, x)."""
         places, fixed = self.axes

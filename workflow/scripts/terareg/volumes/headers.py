@@ -104,6 +104,9 @@ class Header:
     is_stream : bool
         Whether the voxels of an NIfTI or NRRD file are compressed as one, so that those at the end
         are reached through all others.
+    is_apart : bool
+        Whether planes of a TIFF file or folder are decoded by themselves, because they are
+        compressed, have several numbers in a pixel, or lie in several files.
     """
 
     name: str
@@ -121,6 +124,7 @@ class Header:
     is_palette: bool = False
     others: tuple[str, ...] = ()
     is_stream: bool = False
+    is_apart: bool = False
 
     @property
     def stored_dtype(self) -> str:
@@ -136,8 +140,15 @@ class Header:
 
     @property
     def passed_bytes(self) -> int:
-        """Bytes that a reader decompresses to reach its own, and keeps in a temporary file."""
+        """Bytes that a reader decompresses to reach its own."""
         return self.whole_bytes // 2 if self.is_stream else 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes that a reader of all boxes keeps in a temporary file: one channel, decoded."""
+        if not (self.is_stream or self.is_apart):
+            return 0
+        return self.whole_bytes // (1 + self.channels)
 
     @property
     def whole_bytes(self) -> int:
@@ -191,7 +202,7 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
     if form is None:
         series = find_series(address)
         if series is not None:
-            return Header(address, SERIES, series.shape, series.dtype)
+            return Header(address, SERIES, series.shape, series.dtype, is_apart=not series.plain)
         return _volume_header(address)
     store, name = _beside(address)
     if store.entry(name) is None:
@@ -534,6 +545,7 @@ def _tiff(source: _Source, *, believed: bool) -> Header:
     return Header(
         source.name, "TIFF", shape, kind.dtype, channels=planes.channels * kind.samples,
         is_palette=kind.is_palette,
+        is_apart=any(stack.starts_of(channel) is None for channel in range(planes.channels)),
     )  # fmt: skip
 
 

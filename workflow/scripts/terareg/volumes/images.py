@@ -97,6 +97,15 @@ class OpenedImage(Levels):
         """What a level is read from: an array of NumPy or tensorstore, or a reader of boxes."""
         return self._sources[level]
 
+    def planes_together(self, level: int) -> int:
+        """Planes of a chunk; 1 where planes are read one by one."""
+        source = self._sources[level]
+        if isinstance(source, (np.ndarray, FileBoxes)):
+            return 1
+        if isinstance(source, (_FilePart, FetchedChunks)):
+            return source.planes_together
+        return int(source.chunk_layout.read_chunk.shape[0])
+
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         box: Any = tuple(slice(a, b) for a, b in zip(start, stop))
         source = self._sources[level]
@@ -126,6 +135,11 @@ class _FilePart:
     key: str
     shape: tuple[int, int, int]
     dtype: np.dtype
+
+    @property
+    def planes_together(self) -> int:
+        with open_part(self.store, self.key, VolumeError) as array:
+            return int(array.chunk[0])
 
     def read(self, box: tuple[slice, slice, slice]) -> np.ndarray:
         with open_part(self.store, self.key, VolumeError) as array:

@@ -45,6 +45,10 @@ class Levels:
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         raise NotImplementedError
 
+    def planes_together(self, level: int) -> int:
+        """Planes along z that are decoded together: those of a chunk."""
+        raise NotImplementedError
+
     @property
     def frame(self) -> Frame:
         """Grid of level 0."""
@@ -179,6 +183,10 @@ class Volume(Levels):
 
     def _read(self, level: int, start: Sequence[int], stop: Sequence[int]) -> np.ndarray:
         return read_level(self.store, self.key, self.plan, level, start, stop)
+
+    def planes_together(self, level: int) -> int:
+        """Planes of a chunk."""
+        return self.plan.chunk[0]
 
 
 class AxisWeights:

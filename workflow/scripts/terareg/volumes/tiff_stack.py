@@ -81,6 +81,24 @@ class TiffStack:
     byteorder: str
     planes: Planes
 
+    def starts_of(self, channel: int) -> int | list[int] | None:
+        """First byte of each plane of a channel, or that of the first of planes without gaps.
+
+        None where pixels have several numbers, or lie compressed or in another file.
+        """
+        if self.kind.samples > 1:
+            return None
+        if self.planes.one_directory:
+            return (self.plain_starts[0] or 0) + channel * self.planes.depth * self.kind.bytes
+        starts = []
+        for other, page in self.planes.of_channel(channel):
+            own = not other and page < len(self.plain_starts)
+            first = self.plain_starts[page] if own else None
+            if first is None:
+                return None
+            starts.append(first)
+        return starts
+
 
 def look_at_pages(tiff: Tiff) -> tuple[PageKind, tuple[int, ...], tuple[int | None, ...]]:
     """Kind of the pages, offsets of their directories, and first bytes of uncompressed pixels.

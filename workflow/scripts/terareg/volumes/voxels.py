@@ -585,22 +585,12 @@ def _plain_tiff(address: str, header: Header, channel: int) -> PlainVoxels | Non
     kind = stack.kind
     stored = _stored(kind.dtype, stack.byteorder)
     plane = math.prod(kind.shape) * stored.itemsize
-    if kind.samples > 1 or kind.bytes != plane:
+    starts = stack.starts_of(channel) if kind.bytes == plane * kind.samples else None
+    if starts is None:
         return None
     if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
         raise ValueError("its header has changed since it was read")
-    path = folder.path(name)
-    if stack.planes.one_directory:
-        start = (stack.plain_starts[0] or 0) + channel * stack.planes.depth * plane
-        return _opened(path, start, header, stored)
-    starts = []
-    for other, page in stack.planes.of_channel(channel):
-        own = not other and page < len(stack.plain_starts)
-        first = stack.plain_starts[page] if own else None
-        if first is None:
-            return None
-        starts.append(first)
-    return _opened(path, starts, header, stored)
+    return _opened(folder.path(name), starts, header, stored)
 
 
 def _tiff_planes(

@@ -318,20 +318,35 @@ def write_block(
         of every fourth row of every fourth plane), ``fingerprint``, and under ``run`` the seconds
         and the peak memory.
     """
-    if array.shape != block.shape or array.dtype != np.dtype(plan.dtype):
-        raise VolumeError(
-            f"block {block.name} of {plan.name} is {plan.dtype} {block.shape}, "
-            f"not {array.dtype} {array.shape}"
-        )
+    _checked(plan, block, array, clipped)
     writer = BlockWriter(store, key, plan, block, fingerprint, notes)
+    return _write_parts(writer, [(array, clipped)], plan)
+
+
+def _write_parts(
+    writer: BlockWriter, parts: Iterable[tuple[np.ndarray, Clipped]], plan: VolumePlan
+) -> dict:
+    """Write a block, given in parts of whole layers of chunks; return its record."""
     try:
-        for first in range(0, array.shape[0], plan.chunk[0]):
-            writer.add(array[first : first + plan.chunk[0]], Clipped() if first else clipped)
+        for array, clipped in parts:
+            for first in range(0, array.shape[0], plan.chunk[0]):
+                writer.add(array[first : first + plan.chunk[0]], Clipped() if first else clipped)
         record = writer.close()
     finally:
         writer.discard()
     release_memory()  # memory of encoded chunks would otherwise accumulate from block to block
     return record
+
+
+def _checked(
+    plan: VolumePlan, part: Block, array: np.ndarray, clipped: Clipped
+) -> tuple[np.ndarray, Clipped]:
+    if array.shape != part.shape or array.dtype != np.dtype(plan.dtype):
+        raise VolumeError(
+            f"block {part.name} of {plan.name} is {plan.dtype} {part.shape}, "
+            f"not {array.dtype} {array.shape}"
+        )
+    return array, clipped
 
 
 def write_blocks(
@@ -344,11 +359,13 @@ def write_blocks(
     fingerprint: str,
     workers: int = 1,
     notes: Callable[[Block], Mapping[str, Any]] = lambda block: {},
+    layers: Callable[[Block], Sequence[Block]] = lambda block: [block],
 ) -> dict:
     """Make and write blocks on threads; those with a valid record are skipped.
 
-    ``notes`` tells what the record of a block says besides, for example that it is ``outside`` of
-    what was to be read, see :func:`terareg.volumes.finishing.finalize_volume`.
+    ``layers`` are the parts in which a block is made, of whole layers of chunks. ``notes`` tells
+    what the record of a block says besides, for example that it is ``outside`` of what was to be
+    read, see :func:`terareg.volumes.finishing.finalize_volume`.
 
     Returns
     -------
@@ -362,16 +379,9 @@ def write_blocks(
         record = is_done(store, record_key(key, block), fingerprint)
         if record is not None:
             return record
-        array, clipped = make(block)
-        return write_block(
-            store,
-            key,
-            plan,
-            block,
-            array,
-            fingerprint=fingerprint,
-            clipped=clipped,
-            notes=notes(block),
+        writer = BlockWriter(store, key, plan, block, fingerprint, notes(block))
+        return _write_parts(
+            writer, (_checked(plan, part, *make(part)) for part in layers(block)), plan
         )
 
     records = map_items(one, blocks, workers=workers, what=f"{plan.name}: blocks")
