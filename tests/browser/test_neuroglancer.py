@@ -17,7 +17,8 @@ pytestmark = pytest.mark.browser
 
 SHAPE = (12, 90, 110)
 SPACING_UM = (4.0, 2.0, 2.0)
-FRAME = Frame(SHAPE, SPACING_UM)
+# a view of it is not turned
+FRAME = Frame(SHAPE, SPACING_UM, orientation="AIR")
 TOP = 255 * 16
 READY = """window.viewer && window.viewer.isReady() &&
   window.viewer.layerManager.managedLayers.every(l => l.isReady())"""
@@ -224,3 +225,33 @@ def test_labels_points_and_boxes_lie_where_they_should(look):
     rows, columns = np.nonzero(picture[..., 0] > 128)
     assert abs(rows.min() - 10) <= 1 and abs(rows.max() - 49) <= 1
     assert abs(columns.min() - 20) <= 1 and abs(columns.max() - 79) <= 1
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "ILA"])
+def test_a_brain_stands_upright_in_every_panel(chromium, server, orientation):
+    """The octant right, superior and anterior is bright: where do the panels show it?"""
+    array = np.zeros((40, 40, 40), np.uint16)
+    array[tuple(slice(18, None) if letter in "RSA" else slice(0, 22) for letter in orientation)] = (
+        TOP
+    )
+    frame = Frame(array.shape, SPACING_UM, orientation=orientation)
+    write_precomputed(server.folder / f"octant/{orientation}/precomputed", array)
+    source = ng.Source(f"octant/{orientation}", "precomputed", frame)
+    state = ng.build_state([ng.image_layer("octant", source, window=(0, TOP))], frame)
+    state |= {"showAxisLines": False, "showScaleBar": False}
+    turn = ng.upright(orientation)
+    anterior = next(i for i, letter in enumerate(orientation[::-1]) if letter in "AP")
+    into = turn[anterior, 2] * (1 if "A" in orientation else -1)
+    # across, down: right is 1, 0; superior 0, -1; anterior is away in the coronal panel
+    wanted = {"xy": (1, -1), "xz": (1, into), "yz": (-into, -1)}
+    for layout, (across, down) in wanted.items():
+        server.pages = [("octant", server.link(state | {"layout": layout}))]
+        ((_, short),) = server.short_links()
+        page = chromium.visit(short, until=READY, value=PANEL, size=(600, 500))
+        left, top, width, height = page.value
+        pixels = np.asarray(Image.open(io.BytesIO(page.png)).convert("L")).astype(int)
+        inside = pixels[int(top) : int(top + height), int(left) : int(left + width)]
+        rows, columns = np.nonzero(inside > 200)
+        assert len(rows) > 1000
+        assert np.sign(columns.mean() - width / 2) == across, layout
+        assert np.sign(rows.mean() - height / 2) == down, layout

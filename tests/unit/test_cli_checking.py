@@ -76,6 +76,20 @@ def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, 
     assert code == 1 and "1 of 2 tiles have no folder in VW0 (first: LOC001)" in text
 
 
+def test_a_cohort_is_added_up_and_needs_the_room_of_all_its_samples(workspace, capsys, monkeypatch):
+    for name in ("one", "two"):
+        config = workspace.sample(name, grid=(1, 2), planes=100)
+        config["atlases"] = {"mine": write_atlas(workspace.folder)}
+        workspace.write(config, f"{name}.yaml")
+    disk = type("Disk", (), {"free": 5e9})  # of one sample, but not of both
+    monkeypatch.setattr(checking.shutil, "disk_usage", lambda folder: disk)
+    code, text = checked(workspace, {"cohort": ["one.yaml"]}, capsys)
+    assert code == 0 and "all 1 samples" not in text and "up to 3.8 GB" in text
+    code, text = checked(workspace, {"cohort": ["one.yaml", "two.yaml"]}, capsys)
+    assert code == 1 and "all 2 samples: " in text and text.count("GB free, up to") == 1
+    assert "To do: samples one, two: store results has 5.0 GB free but the volumes may" in text
+
+
 def test_a_blank_orientation_is_asked_for_and_the_rest_is_checked(workspace, capsys):
     config = scanned(workspace)
     config["input"]["orientation"] = None

@@ -366,7 +366,7 @@ def test_a_cohort_shares_defaults_and_a_sample_wins(tmp_path):
     [
         ("sample: [", "is not valid YAML"),
         ("- a\n", "contains no settings"),
-        (None, "cannot be read"),
+        (None, r"cohort: '.*/s\.yaml' does not exist; correct the path"),
         ("input: {spacing_um: [010, 2, 2]}", "line 1: 010 is 8 in YAML; write a number in digits"),
         (
             "sample: s\ninput: {channels: {a: 2:30}}",
@@ -381,6 +381,14 @@ def test_broken_sample_files(tmp_path, text, words):
         (tmp_path / "s.yaml").write_text(text)
     with pytest.raises(ConfigError, match=words):
         load_samples({"cohort": ["s.yaml"]}, tmp_path)
+
+
+def test_the_path_of_a_sample_file_counts_from_where_terareg_was_started(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/s.yaml").write_text(yaml.safe_dump(BASE))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"'s.yaml' does not exist .relative to {tmp_path}"):
+        load_samples({"cohort": ["s.yaml"]})
 
 
 def test_no_sample_is_no_error_but_a_typo_is():

@@ -6,7 +6,13 @@ import pytest
 from terareg.atlas.ontology import Ontology, Structure
 from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
-from terareg.regions.quality import LIMITS, FitMaps, region_quality, volume_ratio_on
+from terareg.regions.quality import (
+    LIMITS,
+    FitMaps,
+    judged_sides,
+    region_quality,
+    volume_ratio_on,
+)
 from terareg.registration.transform import Transform
 
 SHAPE = (8, 10, 24)
@@ -100,3 +106,28 @@ def test_volume_ratios_are_those_of_the_atlas_at_each_voxel():
     found = volume_ratio_on(FRAME, transform, ramp, atlas)
     wanted = np.broadcast_to(1 + (FRAME.axes_um()[2] - 100) / 1000, SHAPE)
     assert np.abs(found - wanted).max() < 1e-5
+
+
+def test_a_sliver_beyond_the_middle_plane_is_judged_with_its_region(brain):
+    """Ids of one side each, as in atlases with left and right regions; the plane cuts off a row."""
+    labels, sides, maps = brain
+    labels[:, :6][labels[:, :6] == 2] = 5  # one sixth of region 5 lies beyond the plane
+    ontology = Ontology([*ONTOLOGY, Structure(5, "D", "Region D left", 1)])
+    maps.missing[:, 5][labels[:, 5] == 5] = 1
+    rows = region_quality(labels, sides, FRAME, maps, ontology)
+    found = {(r["id"], r["hemisphere"]): r for r in rows}
+    assert (5, "right") not in found
+    whole = found[5, "left"]
+    assert whole["voxels"] == 8 * 6 * 7
+    assert whole["volume_mm3"] == pytest.approx(whole["voxels"] * 0.1 * 0.05 * 0.05)
+    assert whole["missing_percent"] == pytest.approx(100 / 6), "nothing of it is forgotten"
+    assert all(r["score"] < 1 for r in rows)
+    assert {(HUGE, "left"), (HUGE, "right"), (2, "right")} <= found.keys()
+
+
+def test_only_slivers_change_sides():
+    labels = np.repeat(np.array([[7, 7, 7, 7, 7, 7], [3, 3, 3, 3, 3, 3], [0, 0, 0, 0, 0, 4]]), 2, 1)
+    sides = np.array([[1] * 10 + [2] * 2, [2] * 3 + [1] * 9, [1] * 11 + [0]], np.uint8)
+    wanted = sides.copy()
+    wanted[0] = 1
+    assert np.array_equal(judged_sides(labels.astype(np.uint32), sides), wanted)

@@ -208,3 +208,23 @@ def test_a_box_reads_no_more_than_its_cost_says():
             find_blobs(counted, start, stop, SETTINGS)
         most = max(most, counted.voxels)
     assert 0.3 * read_mvox(*sizes) < most / 1e6 <= read_mvox(*sizes)
+
+
+def test_noise_beside_what_no_tile_has_seen_is_no_cell():
+    """Tiles end in the medium, as in fused volumes; of the zeros beyond them one plane is left."""
+    rng = np.random.default_rng(0)
+    spacing_um, diameter_um = (100.0, 23.36, 23.36), 160.0
+    shape = (21, 120, 160)
+    image = np.clip(rng.normal(27, 11, shape), 0, None)
+    image[:8] += rng.normal(1000, 60, (8, *shape[1:]))
+    centres = np.array([[4.0, 40, 40], [4, 90, 110], [14, 60, 100]])
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in shape), indexing="ij"), -1)
+    for centre in centres:
+        far = np.linalg.norm((grid - centre) * spacing_um, axis=-1)
+        image += np.clip((diameter_um / 2 - far) / 23 + 0.5, 0, 1) * 1000
+    image[20] = 0
+    frame = Frame(shape, spacing_um)
+    settings = BlobSettings((diameter_um,) * 3)
+    found = cells_of(np.rint(image).astype(np.uint16), frame, settings)["centre_vox"]
+    assert len(found) == len(centres)
+    assert np.abs(found - centres).max() < 1

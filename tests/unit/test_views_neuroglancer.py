@@ -12,6 +12,7 @@ import pytest
 
 from terareg.core.errors import ConfigError, StoreError
 from terareg.core.frames import Frame
+from terareg.core.orientation import all_orientations, opposite
 from terareg.views import neuroglancer as ng
 from terareg.views import serve
 
@@ -332,6 +333,51 @@ def test_letters_stand_at_the_sides_that_they_name(orientation):
         assert centre[axis] > middle[axis] + 0.3 * (high - low)[axis]
         others = [a for a in range(3) if a != axis]
         assert np.abs(centre - middle)[others].max() < 0.1 * max(frame.extent_um)
+
+
+@pytest.mark.parametrize("orientation", all_orientations())
+def test_a_new_view_stands_upright_whatever_the_order_of_the_axes(orientation):
+    """Where the first panel shows a step of the body is known from the viewer's own formula."""
+    state = ng.build_state([image()], Frame((4, 5, 6), (3.0, 2.0, 1.0), orientation=orientation))
+    x, y, z, w = turn = state["crossSectionOrientation"]
+    assert turn == state["projectionOrientation"]
+    # a quaternion turns directions of the panel (right, down, away) into those of the data
+    turned = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    assert np.isclose(np.linalg.det(turned), 1), "the viewer cannot mirror"
+    steps = {}
+    for letter, place in zip(orientation, (2, 1, 0)):
+        for sign, name in ((1, letter), (-1, opposite(letter))):
+            step = np.zeros(3)
+            step[place] = sign
+            steps[name] = np.rint(turned.T @ step).tolist()
+    assert steps["R"] == [1, 0, 0] and steps["S"] == [0, -1, 0]
+    assert steps["A"] in ([0, 0, 1], [0, 0, -1])
+
+
+@pytest.mark.parametrize("orientation", ["SAR", "PIL", "ILA", "ARI"])
+def test_letters_are_upright_in_the_turned_panels(orientation):
+    frame = Frame((40, 60, 80), (4.0, 2.0, 2.0), orientation=orientation)
+    turn = ng.upright(orientation)[::-1]  # rows z, y, x
+    strokes = np.array(list(ng.letter_lines(frame).values())) - frame.to_um(np.array([20, 30, 40]))
+    names = list(ng.letter_lines(frame))
+    # right of a panel, down of a panel, in terms of right, down, away of the first
+    for right, down in (([1, 0, 0], [0, 1, 0]), ([1, 0, 0], [0, 0, 1]), ([0, 0, -1], [0, 1, 0])):
+        axis = "zyx"[3 - sum(int(np.flatnonzero(turn @ d)[0]) for d in (right, down))]
+        for word in ("left", "anterior"):
+            lines = [s for s, n in zip(strokes, names) if n.startswith(f"{word}, {axis}")]
+            if not lines:
+                continue
+            u, v = (np.array(lines) @ (turn @ np.array(d)) for d in (right, down))
+            if word == "left":  # its foot runs to the right, and lies below
+                assert u[1].max() == u.max() and v[1].min() == v.max()
+            else:  # its bar lies between top and foot
+                assert v.min() < v[2].min() == v[2].max() < v.max()
 
 
 def test_a_layer_of_lines_keeps_their_ends_and_draws_no_dots():

@@ -538,9 +538,9 @@ def test_regions_are_listed_the_worst_first_with_what_else_is_known_of_them(resu
     summary = json.loads((results / "registration/allen/summary.json").read_text())
     (one,) = gather(results)["where"]
     assert one["table"]["rows"][0] == [
-        "CP", "Caudoputamen", "left", "–", "60", "1", "1", "0.9", "1.1", "60\u00a0% missing",
+        "CP", "Caudoputamen", "left", "12", "–", "60", "1", "1", "0.9", "1.1", "60\u00a0% missing",
     ]  # fmt: skip
-    assert one["table"]["rows"][1][3:6] == ["1.23", "0", "0"]
+    assert one["table"]["rows"][1][4:7] == ["1.23", "0", "0"]
     write(results, "registration/allen/summary.json", summary | {"worse_regions": ["TH"]})
     (one,) = gather(results)["where"]
     assert one["table"]["rows"][1][-1] == "the affine fits better"

@@ -3,6 +3,7 @@
 import atexit
 import os
 import re
+import time
 
 from terareg.core import blas
 from terareg.core.errors import TeraregError
@@ -13,6 +14,7 @@ from terareg.execution import (
     derived_volumes,
     inputs,
     known_transforms,
+    made,
     own_files,
     provenance,
     raw_data,
@@ -46,6 +48,7 @@ blas.pin_kernels(os.environ)
 if screen() is not None:
     screen().addFilter(JobLines(screen(), does_jobs))
 
+START = time.time()
 RUN = guarded(load_run, config, remote_prefix(), config_files())
 SAMPLES = RUN.samples
 if not SAMPLES and not RUN.comparisons and not is_linted():
@@ -288,3 +291,7 @@ def print_plan():
 
 # Snakemake calls no handler in a dry run; at exit the jobs are known
 atexit.register(print_plan)
+
+
+onsuccess:
+    print(made.what_to_look_at(RUN, START), end="", file=sys.stderr)

@@ -96,9 +96,14 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
             absent.append(f"comparisons.{name}: {error}")
     raw_data.check(run)
     sizing.check_extents(run)
+    several = len(run.samples) > 1
     for sample in run.samples:
         absent += _show(run, sample, asked)
-    return absent + _wrong_atlases(run) + _wrong_images(run)
+        if several:
+            _say("")
+    if several:
+        _say(_sum_of(run))
+    return absent + _check_room(run) + _wrong_atlases(run) + _wrong_images(run)
 
 
 def _take_absent_atlases(config: dict[str, Any]) -> list[str]:
@@ -227,7 +232,18 @@ def _show(run: Run, sample: str, asked: Mapping[str, str]) -> list[str]:
             f"machine has {memory / 1000:.1f} GB; use a larger machine, a coarser "
             "registration.resolution_um or smaller blocks (docs/scaling.md)"
         )
-    return wrong + _check_room(run.samples[sample]["store"], store_gb(planned), sample)
+    return wrong
+
+
+def _sum_of(run: Run) -> str:
+    """What all samples of a cohort take together."""
+    rows = [row for sample in run.samples for row in make_plan(sizing.sized(run, sample))]
+    jobs, hours = sum(row.jobs for row in rows), sum(row.cpu_hours for row in rows)
+    cores = os.cpu_count() or 1
+    return (
+        f"all {len(run.samples)} samples: {jobs} jobs, {hours:.1f} CPU hours, "
+        f"{hours / cores:.1f} h or more on this machine"
+    )
 
 
 def _raw_files(run: Run, sample: str) -> tuple[list[str], list[str]]:
@@ -303,21 +319,34 @@ def _channel(value: Any) -> str:
     return ", ".join([str(value["path"]), *more])
 
 
-def _check_room(store: str, needed_gb: float, sample: str) -> list[str]:
-    if store.startswith("s3://"):
-        return []
-    folder = Path(store).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free_gb = shutil.disk_usage(folder).free / 1e9
-    needed = size_text(needed_gb)
-    _say(f"on the disk of store ({store}): {free_gb:.1f} GB free, up to {needed} needed")
-    if free_gb >= needed_gb:
-        return []
-    return [
-        f"sample {sample}: store {store} has {free_gb:.1f} GB free but the volumes may take "
-        f"{needed_gb:.1f} GB; free some space, or point store: to a larger disk"
-    ]
+def _check_room(run: Run) -> list[str]:
+    """Print what the samples need on each disk that holds their stores; return what is too much."""
+    disks: dict[int, tuple[Path, dict[str, float], set[str]]] = {}
+    for sample, settings in run.samples.items():
+        if settings["store"].startswith("s3://"):
+            continue
+        folder = Path(settings["store"]).absolute()
+        while not folder.exists():
+            folder = folder.parent
+        _, needs, stores = disks.setdefault(folder.stat().st_dev, (folder, {}, set()))
+        needs[sample] = store_gb(sizing.sized(run, sample))
+        stores.add(settings["store"])
+    wrong = []
+    for folder, needs, stores in disks.values():
+        free_gb, needed_gb = shutil.disk_usage(folder).free / 1e9, sum(needs.values())
+        named = few(sorted(stores))
+        _say(
+            f"on the disk of store ({named}): {free_gb:.1f} GB free, up to {size_text(needed_gb)} "
+            "needed"
+        )
+        if free_gb < needed_gb:
+            whose = "sample" if len(needs) == 1 else "samples"
+            wrong.append(
+                f"{whose} {few(list(needs))}: store {named} has {free_gb:.1f} GB free but the "
+                f"volumes may take {needed_gb:.1f} GB; free some space, or point store: to a "
+                "larger disk"
+            )
+    return wrong
 
 
 def _memory_mb() -> float:

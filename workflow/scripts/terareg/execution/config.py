@@ -67,6 +67,9 @@ def load_samples(config: Mapping[str, Any], folder: str | Path = ".") -> dict[st
             )
         if not isinstance(files, list) or not files:
             raise ConfigError(f"cohort: {short(files)} must be a list of sample files")
+        for path in (Path(folder) / str(f) for f in files):
+            if not path.is_file():
+                raise ConfigError(f"cohort: {_not_a_file(path)}; correct the path")
         parts = [(str(f), merge(own, read_yaml(Path(folder) / str(f)))) for f in files]
     samples: dict[str, dict[str, Any]] = {}
     for source, part in parts:
@@ -244,6 +247,11 @@ def check_files(config: Mapping[str, Any], made: Iterable[str] = ()) -> None:
             continue
         if any(folder in Path(path).absolute().parents for folder in folders):
             continue
-        state = "is not a file" if Path(path).exists() else "does not exist"
-        where = "" if Path(path).is_absolute() else f" (relative to {Path.cwd()})"
-        raise ConfigError(f"{key}: {path!r} {state}{where}; correct the path")
+        raise ConfigError(f"{key}: {_not_a_file(Path(path))}; correct the path")
+
+
+def _not_a_file(path: Path) -> str:
+    """What is wrong with a path of a file, and which folder it counts from."""
+    state = "is not a file" if path.exists() else "does not exist"
+    where = "" if path.is_absolute() else f" (relative to {Path.cwd()})"
+    return f"{str(path)!r} {state}{where}"

@@ -30,6 +30,8 @@ LIMITS = {
 SIDES = {1: "left", 2: "right"}
 # fewest voxels of a region on one side that is judged, and of its matching part
 _JUDGED = 20
+# smallest share of a region that is judged apart from its part on the other side
+_APART = 0.2
 # standard deviation of the blur before the worst place of a region is looked for, voxels
 _BLUR = 1.0
 
@@ -87,6 +89,35 @@ def volume_ratio_on(
     return found
 
 
+def judged_sides(labels: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """The side with which every voxel is judged: a sliver of a region goes with its other part.
+
+    Some atlases give a region of each side an id of its own, and those of others have one on one
+    side alone. The middle plane of the grid then cuts off a few voxels of it, of which nothing can
+    be said by themselves. A side that holds less than a fifth of its region is judged with the
+    other side, whatever the atlas.
+
+    Parameters
+    ----------
+    labels : numpy.ndarray of uint32, shape (z, y, x)
+        Region of every voxel, 0 for none.
+    sides : numpy.ndarray of uint8, same shape
+        1 left, 2 right, 0 for none.
+
+    Returns
+    -------
+    numpy.ndarray of uint8, same shape
+    """
+    regions, compact = np.unique(labels, return_inverse=True)
+    compact = compact.reshape(labels.shape)
+    counts = np.bincount((compact * 3 + sides).reshape(-1), minlength=3 * regions.size)
+    left, right = counts.reshape(-1, 3)[:, 1:].T
+    taken = np.tile(np.arange(3, dtype=np.uint8), (regions.size, 1))
+    taken[left < _APART * (left + right), 1] = 2
+    taken[right < _APART * (left + right), 2] = 1
+    return taken[compact, sides]
+
+
 def region_quality(
     labels: np.ndarray, sides: np.ndarray, frame: Frame, maps: FitMaps, ontology: Ontology
 ) -> list[dict[str, Any]]:
@@ -106,8 +137,9 @@ def region_quality(
     Returns
     -------
     list of dict
-        One for each region and hemisphere with at least 20 voxels. Keys: id, acronym, name,
-        hemisphere, volume_mm3 (that the atlas gives it in the sample), fit_percent (median
+        One for each region and hemisphere with at least 20 voxels, slivers as
+        :func:`judged_sides` has them. Keys: id, acronym, name, hemisphere, voxels and volume_mm3
+        (that the atlas gives it in the sample), fit_percent (median
         difference from the prediction where the sample matches, percent of bright tissue, of the
         channel where it is largest; None if too little of it matches), missing_percent and
         artefact_percent (shares of its volume), volume_ratio, volume_ratio_low and
@@ -120,6 +152,7 @@ def region_quality(
     VolumeError
         If no region is large enough.
     """
+    sides = judged_sides(labels, sides)
     code = np.where((labels > 0) & (sides > 0), labels.astype(np.int64) * 3 + sides, 0)
     keys, compact = np.unique(code, return_inverse=True)
     compact = compact.reshape(labels.shape)
@@ -142,6 +175,7 @@ def region_quality(
             "acronym": ontology[region].acronym,
             "name": ontology[region].name,
             "hemisphere": SIDES[side],
+            "voxels": int(counts[number]),
             "volume_mm3": float(counts[number] * frame.voxel_volume_um3 / 1e9),
         }
         row |= {name: value if np.isfinite(value) else None for name, value in values.items()}

@@ -55,6 +55,8 @@ _QUIET = np.arange(1, 4)  # of eight parts around a window, those whose mean cou
 _LEAST_BRIGHT = 0.5  # of the window itself, for a part to count
 # a blob stands out from this many of its surroundings in 26 directions, a diameter away
 _LOWER = 17
+# edge of squares of zeros where nothing was seen, voxels: noise that is cut off at zero has none
+_UNSEEN = 5
 _LEAST_RISE = 0.3  # by so much of the answer of the filter; a ball rises by 0.6 of it
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
@@ -150,7 +152,8 @@ def find_blobs(
     size = np.array(frame.shape)
     peaks = peaks[(((peaks > 0) & (peaks < size - 1)) | (size < 3)).all(axis=1)]
     gain = _Gain(sigma, frame.shape)
-    noise = _noise((answer, smooth[inner]), low, step, frame.shape, gain.ratio)
+    images = (answer, smooth[inner], _unseen(values)[inner])
+    noise = _noise(images, low, step, frame.shape, gain.ratio)
     at = tuple((peaks - low).T)
     here = noise[tuple((peaks // window - _first_window(low, window)).T)]
     here = here * (gain(peaks) / gain.of_filter)
@@ -252,8 +255,22 @@ class _Gain:
         return np.sqrt(variance)
 
 
+def _unseen(values: np.ndarray) -> np.ndarray:
+    """Where no tile lies: squares of zeros along two axes at least, bool."""
+    found = np.zeros(values.shape, bool)
+    if values.all():
+        return found
+    zero = values == 0
+    for pair in itertools.combinations(range(3), 2):
+        around = zero
+        for axis in pair:
+            around = ndimage.minimum_filter1d(around, _UNSEEN, axis, mode="nearest")
+        found |= around
+    return found
+
+
 def _noise(
-    images: tuple[np.ndarray, np.ndarray],
+    images: tuple[np.ndarray, np.ndarray, np.ndarray],
     low: Sequence[int],
     step: Sequence[int],
     shape: Sequence[int],
@@ -262,10 +279,10 @@ def _noise(
     """Standard deviation of the filtered tissue, float32, one for each window of the box.
 
     It is measured from every n-th voxel of the window and of those around it. ``images`` are the
-    filtered and the smoothed box, which begin at ``low`` with a whole window and end with one, or
-    with the volume.
+    filtered box, the smoothed one, and where nothing was seen; they begin at ``low`` with a whole
+    window and end with one, or with the volume.
     """
-    answer, smooth = (_samples(image, low, step, shape) for image in images)
+    answer, smooth, unseen = (_samples(image, low, step, shape) for image in images)
     counts = [n // SAMPLES - 2 for n in answer.shape]
     whole = [length for n in answer.shape for length in (n // SAMPLES, SAMPLES)]
     centre = smooth.reshape(whole).mean(axis=(1, 3, 5))
@@ -284,6 +301,9 @@ def _noise(
         # beside tissue, the medium without noise says nothing
         tissue = bright >= _LEAST_BRIGHT * centre[z + 1, 1:-1, 1:-1].reshape(-1, 1)
         parts[~tissue & tissue.any(axis=1, keepdims=True)] = np.inf
+        # where tiles end, the zeros beyond them have no noise
+        seen = np.isfinite(parts) & ~_rows(unseen[planes]).any(axis=1).reshape(-1, 8)
+        parts[~seen & seen.any(axis=1, keepdims=True)] = np.inf
         quiet = np.minimum(_QUIET, np.isfinite(parts).sum(axis=1, keepdims=True) - 1)
         chosen = np.take_along_axis(np.sort(parts, axis=1), quiet, axis=1)
         noise[z] = chosen.mean(axis=1).reshape(counts[1:])

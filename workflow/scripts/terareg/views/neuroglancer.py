@@ -20,9 +20,10 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from terareg.core.errors import ConfigError, few
-from terareg.core.frames import Frame
+from terareg.core.frames import Frame, orientation_matrix
 from terareg.core.orientation import opposite
 from terareg.storage.store import check_key
 
@@ -40,9 +41,9 @@ _FOLDER = {
     "precomputed": ("precomputed", "precomputed"),
 }
 _M_PER_UM = 1e-6
-# axis that a panel looks along: axes that run down and across in it, and whether the latter runs
-# to the right (1) or to the left (-1)
-_PANELS = {0: (1, 2, 1), 1: (0, 2, 1), 2: (1, 0, -1)}
+# directions that run to the right and down in each panel, in terms of those of the first one: its
+# right, its down, and away from the viewer
+_PANELS = (((1, 0, 0), (0, 1, 0)), ((1, 0, 0), (0, 0, 1)), ((0, 0, -1), (0, 1, 0)))
 # height of a letter, of the smaller side of its plane
 _LETTER = 0.08
 _WORDS = {"R": "right", "L": "left", "A": "anterior", "P": "posterior", "S": "superior",
@@ -261,7 +262,7 @@ def letter_lines(frame: Frame) -> dict[str, tuple[list[float], list[float]]]:
     """Strokes of the letters R, L, A, P, S, I at the sides of a volume, for :func:`line_layer`.
 
     They lie in the three planes that a new view shows first, upright as its panels show these
-    planes, a little inside the outer faces; in the view in space all are seen.
+    planes (:func:`upright`), a little inside the outer faces; in the view in space all are seen.
 
     Parameters
     ----------
@@ -271,8 +272,12 @@ def letter_lines(frame: Frame) -> dict[str, tuple[list[float], list[float]]]:
     middle = frame.to_um(np.array([n // 2 for n in frame.shape]))
     low = frame.to_um(np.full(3, -0.5))
     extent = np.array(frame.extent_um)
+    turn = upright(frame.orientation)[::-1]
     lines = {}
-    for along, (down, across, sign) in _PANELS.items():
+    for panel in _PANELS:
+        right, below = (turn @ np.array(direction) for direction in panel)
+        across, down = (int(np.flatnonzero(direction)[0]) for direction in (right, below))
+        along = 3 - across - down
         height = _LETTER * min(extent[down], extent[across])
         for axis in (down, across):
             code = frame.orientation[axis]
@@ -282,12 +287,35 @@ def letter_lines(frame: Frame) -> dict[str, tuple[list[float], list[float]]]:
                 for number, ends in enumerate(_STROKES[letter]):
                     points = []
                     for u, v in ends:
-                        point = centre.copy()
-                        point[across] += sign * (u - 0.35) * height
-                        point[down] += (v - 0.5) * height
+                        point = centre + ((u - 0.35) * right + (v - 0.5) * below) * height
                         points.append(point.tolist())
                     lines[f"{_WORDS[letter]}, {'zyx'[along]} {number}"] = (points[0], points[1])
     return lines
+
+
+def upright(orientation: str) -> np.ndarray:
+    """How a view is turned, so that coronal planes stand in its first panel as in an atlas.
+
+    Superior is up and right on the right in the first panel, and superior is up in the sagittal
+    planes. The viewer turns volumes but never mirrors them, so which way it looks through a
+    coronal plane is that of the array: in horizontal planes right is on the right, and anterior up
+    for half of the orientations, down for the other half.
+
+    Parameters
+    ----------
+    orientation : str
+        Code of the array axes z, y, x.
+
+    Returns
+    -------
+    numpy.ndarray of int, shape (3, 3)
+        Columns are the directions (x, y, z) of the array that run to the right, down and away from
+        the viewer: a rotation.
+    """
+    shown = orientation_matrix("AIR", orientation).astype(int)
+    # rows and columns of x, y, z
+    right, down = shown[::-1, 2], shown[::-1, 1]
+    return np.stack([right, down, np.cross(right, down)], axis=1)
 
 
 def cell_layer(name: str, key: str, *, colour: str = "#e69f00", visible: bool = False) -> dict:
@@ -397,9 +425,12 @@ def build_state(
     shown_um = middle if position_um is None else np.asarray(position_um, float)
     voxels = shown_um / np.array(frame.spacing_um)
     across = max(n * s for n, s in zip(frame.shape, frame.spacing_um)) / min(frame.spacing_um)
+    turn = [_number(v) for v in Rotation.from_matrix(upright(frame.orientation)).as_quat()]
     state: dict[str, Any] = {
         "dimensions": _dimensions(frame.spacing_um),
         "position": _xyz(voxels),
+        "crossSectionOrientation": turn,
+        "projectionOrientation": turn,
         "crossSectionScale": _number(max(across / 500, 1e-3)),
         "projectionScale": _number(across * 1.3),
         "crossSectionBackgroundColor": "#000000",

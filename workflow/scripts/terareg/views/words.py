@@ -135,6 +135,8 @@ QUALITY = {
     "acronym": "region",
     "name": "name",
     "hemisphere": "side",
+    "voxels": "voxels",
+    "volume_mm3": "mm³",
     "fit_percent": "fit: difference (%)",
     "missing_percent": "missing (%)",
     "artefact_percent": "artefact (%)",

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 from scipy import ndimage
 
 from terareg.core.frames import Frame
-from terareg.regions.quality import SIDES
+from terareg.regions.quality import SIDES, judged_sides
 from terareg.views.customary import views
 from terareg.views.figures import canvas
 from terareg.views.thresholds import Verdict
@@ -287,6 +287,7 @@ def quality_map(
     title = "Where does the registration fit badly? Every region"
     figure, axes, shown = canvas.plane_rows(frame, names, title, bar=True)
     canvas.name_views(axes[0], shown)
+    sides = judged_sides(labels, sides)
     for cells, (_, key, most, text) in zip(axes, _QUALITY):
         found = {(row["id"], row["hemisphere"]): row[key] for row in rows if row[key] is not None}
         if key == "volume_ratio":
