@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cohort_truth import FRAME, MORE, write_cohort
 
-from terareg.cohort.maps import common_frame, compare_maps, log_ratio
+from terareg.cohort.maps import compare_maps, in_slabs, log_ratios
 from terareg.cohort.model import Design, compare
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
@@ -21,12 +21,12 @@ def cohort(tmp_path_factory):
     return folder, [name for name, _ in samples], Design(group, np.ones((len(samples), 1)))
 
 
-def test_every_voxel_is_what_the_model_says_of_it(cohort, monkeypatch):
+def test_every_voxel_is_what_the_model_says_of_it(cohort):
     folder, samples, design = cohort
-    monkeypatch.setattr(nrrd, "_SLAB_BYTES", 4 * 14 * 16 * 5)  # five planes at a time
     paths = {name: folder / name / "registration/ccf/jacobian.nrrd" for name in samples}
-    assert common_frame(paths) == FRAME
-    made = compare_maps(list(paths.values()), FRAME, design, log_ratio)
+    frame, logs = log_ratios(paths)
+    assert frame == FRAME
+    made = compare_maps([in_slabs(log) for log in logs], frame, design)
     ratios = np.stack([np.log(nrrd.read_scalar(path)[0]) for path in paths.values()])
     flat = ratios.reshape(len(samples), -1).astype(float)
     expected = compare(design, flat)
@@ -41,28 +41,46 @@ def test_every_voxel_is_what_the_model_says_of_it(cohort, monkeypatch):
     assert made["cohens_d"][MORE].min() > 1 > abs(made["cohens_d"][elsewhere].mean()) * 20
 
 
-def test_maps_of_cells_are_read_on_the_grid_of_the_atlas(cohort):
+def test_maps_of_cells_are_read_on_the_grid_of_the_atlas(cohort, monkeypatch):
+    monkeypatch.setattr(nrrd, "_SLAB_BYTES", 4 * 14 * 16 * 5)  # five planes at a time
     folder, samples, design = cohort
     paths = [folder / name / "cells/cfos/ccf/density.nrrd" for name in samples]
-    made = compare_maps(paths, FRAME, design)
+    made = compare_maps([nrrd.image_slabs(path, FRAME) for path in paths], FRAME, design)
     more = made["mean_compared"] - made["mean_reference"]
     assert more[MORE].mean() == pytest.approx(60, abs=3)
 
 
-def test_voxels_without_spread_have_no_difference(tmp_path):
-    for n in range(4):
-        nrrd.write_scalar(tmp_path / f"{n}.nrrd", np.full(FRAME.shape, 3.0, np.float32), FRAME)
+def test_voxels_without_spread_have_no_difference():
+    alike = np.full(FRAME.shape, 3.0, np.float32)
     design = Design(np.array([0.0, 0, 1, 1]), np.ones((4, 1)))
-    made = compare_maps([tmp_path / f"{n}.nrrd" for n in range(4)], FRAME, design)
+    made = compare_maps([in_slabs(alike) for _ in range(4)], FRAME, design)
     assert not made["cohens_d"].any() and not made["sd"].any()
     assert (made["mean_reference"] == 3).all()
 
 
-def test_maps_on_different_grids_are_named(tmp_path):
+def test_deformations_on_grids_of_their_own_are_compared_on_the_finest(tmp_path):
+    """One box, as registrations make it: the same length, other numbers of voxels."""
+    frames = [Frame(shape, tuple(2400.0 / n for n in shape), (-200.0, 50.0, 0.0), "SAR")
+              for shape in ((12, 14, 16), (20, 24, 25), (15, 12, 16))]  # fmt: skip
+    paths = {}
+    for number, frame in enumerate(frames):
+        z, y, x = np.meshgrid(*frame.axes_um(), indexing="ij", sparse=True)
+        paths[str(number)] = tmp_path / f"{number}.nrrd"
+        log = (2e-4 * z - 1e-4 * y + 3e-4 * x + 0.1 * number).astype(np.float32)
+        nrrd.write_scalar(paths[str(number)], np.exp(log), frame)
+    frame, logs = log_ratios(paths)
+    assert frame == nrrd.read_scalar(paths["1"])[1]
+    inner = (slice(2, -2),) * 3  # beyond the last node of a coarser grid nothing is known
+    for number in (0, 2):
+        assert logs[number].shape == frame.shape
+        assert np.allclose((logs[number] - logs[1])[inner], 0.1 * (number - 1), atol=1e-5)
+
+
+def test_deformations_in_different_boxes_are_named(tmp_path):
     other = Frame(FRAME.shape, (50.0, 50.0, 50.0), orientation="SAR")
     for name, frame in (("one", FRAME), ("two", other)):
         nrrd.write_scalar(tmp_path / f"{name}.nrrd", np.ones(FRAME.shape, np.float32), frame)
     with pytest.raises(
-        CohortError, match=r"those of 'two' have \(12, 14, 16\) of \(50.0, 50.0, 50.0\)"
+        CohortError, match=r"'two' and 'one' lie in .* voxels of \(50.0, 50.0, 50.0"
     ):
-        common_frame({name: tmp_path / f"{name}.nrrd" for name in ("one", "two")})
+        log_ratios({name: tmp_path / f"{name}.nrrd" for name in ("one", "two")})

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_frame
-from terareg.cohort.maps import common_frame, compare_maps, log_ratio
+from terareg.cohort.maps import compare_maps, in_slabs, log_ratios
 from terareg.cohort.model import design_of
 from terareg.cohort.table import read_cohort, used_cohort
 from terareg.execution.job import run_job
-from terareg.storage.nrrd import write_scalar
+from terareg.storage.nrrd import image_slabs, write_scalar
 from terareg.storage.records import read_table
 
 
@@ -17,12 +17,14 @@ def main() -> None:
     images = dict(zip((member.sample for member in cohort.members), snakemake.input.images))
     cohort = used_cohort(cohort, read_table(snakemake.input.samples))
     paths = {member.sample: images[member.sample] for member in cohort.members}
-    # maps of cells lie on the grid of the atlas, which their files do not name
-    is_ratio = snakemake.wildcards.map == "log_jacobian"
-    frame = common_frame(paths) if is_ratio else load_frame(Path(snakemake.input.atlas).parent)
-    made = compare_maps(
-        list(paths.values()), frame, design_of(cohort), log_ratio if is_ratio else None
-    )
+    if snakemake.wildcards.map == "log_jacobian":
+        frame, logs = log_ratios(paths)
+        maps = [in_slabs(log) for log in logs]
+    else:
+        # their files do not name their grid, which is that of the atlas
+        frame = load_frame(Path(snakemake.input.atlas).parent)
+        maps = [image_slabs(path, frame) for path in paths.values()]
+    made = compare_maps(maps, frame, design_of(cohort))
     for name, image in made.items():
         write_scalar(snakemake.output[name], image, frame)
 

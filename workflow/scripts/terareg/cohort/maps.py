@@ -1,20 +1,21 @@
 """Maps in the atlas of many samples, compared voxel by voxel.
 
-Files are read a few planes at a time from all samples together, so that memory does not grow with
-the size of the atlas times the number of samples.
+Maps on the atlas's own grid are read a few planes at a time from all samples together, so that
+memory does not grow with the size of the atlas times the number of samples.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 
 from terareg.cohort.model import Design, compare_voxels
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
-from terareg.storage.nrrd import image_slabs, read_frame
+from terareg.storage.nrrd import read_scalar
 
 #: what is made, and what each map shows
 MAPS = {
@@ -24,50 +25,89 @@ MAPS = {
     "cohens_d": "standardised difference",
 }
 _SMALLEST_RATIO = 1e-3
+_PLANES = 8  # that are compared at once
 
 
-def log_ratio(ratio: np.ndarray) -> np.ndarray:
-    """Natural logarithm of local volume ratios; folds count as a very small ratio."""
-    return np.log(np.maximum(ratio, np.float32(_SMALLEST_RATIO)))
+def log_ratios(paths: Mapping[str, str | os.PathLike[str]]) -> tuple[Frame, list[np.ndarray]]:
+    """Logarithms of local volume ratios of all samples, on one grid.
 
+    The grid of a deformation has voxels as large as its details, which differ from sample to
+    sample, in a box that the atlas gives. The finest of them is taken, and the others are
+    interpolated linearly. Such grids have few voxels, so that all are held.
 
-def common_frame(paths: Mapping[str, str | os.PathLike[str]]) -> Frame:
-    """The grid of the samples' maps.
+    Parameters
+    ----------
+    paths : mapping of str to path
+        NRRD image of every sample, by its name.
+
+    Returns
+    -------
+    tuple
+        The frame, and an array of float32 for each sample; folds count as a very small ratio.
 
     Raises
     ------
     CohortError
-        If two samples have different ones.
+        If the boxes of two samples differ.
     """
-    frames = {sample: read_frame(path) for sample, path in paths.items()}
-    first, frame = next(iter(frames.items()))
-    for sample, other in frames.items():
-        if other != frame:
+    read = {sample: read_scalar(path) for sample, path in paths.items()}
+    finest = min(read, key=lambda sample: read[sample][1].voxel_volume_um3)
+    frame = read[finest][1]
+    for sample, (_, own) in read.items():
+        if not _one_box(own, frame):
             raise CohortError(
-                f"maps of sample {first!r} have {frame.shape} voxels of {frame.spacing_um} um, "
-                f"but those of {sample!r} have {other.shape} of {other.spacing_um} um; run "
-                "both with the same atlas and registration.resolution_um"
+                f"deformations of samples {finest!r} and {sample!r} lie in different boxes of the "
+                f"atlas ({frame.shape} voxels of {frame.spacing_um} um, {own.shape} of "
+                f"{own.spacing_um} um); run both with the same atlas, registration.resolution_um "
+                "and registration.margin_um"
             )
-    return frame
+    logs = (
+        (np.log(np.maximum(ratio, np.float32(_SMALLEST_RATIO))), own)
+        for ratio, own in read.values()
+    )
+    return frame, [log if own == frame else _on(frame, log, own) for log, own in logs]
+
+
+def _one_box(one: Frame, other: Frame) -> bool:
+    """Whether two frames begin at one place and are equally long, to a voxel."""
+    most = np.maximum(one.spacing_um, other.spacing_um)
+    begin = np.subtract(one.origin_um, other.origin_um)
+    length = np.multiply(one.shape, one.spacing_um) - np.multiply(other.shape, other.spacing_um)
+    alike = one.orientation == other.orientation
+    return alike and bool(np.all(np.abs(begin) < most) and np.all(np.abs(length) < most))
+
+
+def _on(frame: Frame, values: np.ndarray, own: Frame) -> np.ndarray:
+    """Values of one frame on another, interpolated linearly, continued from the faces."""
+    index = np.meshgrid(
+        *(
+            (place - origin) / step
+            for place, origin, step in zip(frame.axes_um(), own.origin_um, own.spacing_um)
+        ),
+        indexing="ij",
+    )
+    found: np.ndarray = ndimage.map_coordinates(values, index, order=1, mode="nearest")
+    return found
+
+
+def in_slabs(image: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield (first plane, planes) of an array, as :func:`terareg.storage.nrrd.image_slabs` does."""
+    for start in range(0, len(image), _PLANES):
+        yield start, image[start : start + _PLANES]
 
 
 def compare_maps(
-    paths: Sequence[str | os.PathLike[str]],
-    frame: Frame,
-    design: Design,
-    prepared: Callable[[np.ndarray], np.ndarray] | None = None,
+    images: Sequence[Iterable[tuple[int, np.ndarray]]], frame: Frame, design: Design
 ) -> dict[str, np.ndarray]:
     """Means, spread and standardised difference of every voxel.
 
     Parameters
     ----------
-    paths : sequence of path
-        NRRD image of every sample, in the order of the design.
+    images : sequence of iterable of tuple
+        Image of every sample in slabs (first plane, planes), cut alike, in the order of the design.
     frame : Frame
         Of all of them.
     design : Design
-    prepared : callable, optional
-        Applied to the values first.
 
     Returns
     -------
@@ -76,11 +116,9 @@ def compare_maps(
     """
     made = {name: np.zeros(frame.shape, np.float32) for name in MAPS}
     second = design.group > 0
-    for slabs in zip(*(image_slabs(path, frame) for path in paths), strict=True):
+    for slabs in zip(*images, strict=True):
         start, shape = slabs[0][0], slabs[0][1].shape
         values = np.stack([slab.reshape(-1) for _, slab in slabs]).astype(np.float64)
-        if prepared is not None:
-            values = prepared(values)
         d, sd = compare_voxels(design, values)
         found = (values[~second].mean(axis=0), values[second].mean(axis=0), sd, d)
         for name, part in zip(MAPS, found):
