@@ -292,11 +292,15 @@ def test_a_side_lies_where_its_shift_against_the_first_puts_it(columns):
     )
     for chain in (shifts[:1], shifts):
         places, matrices = channel_poses(origins, placement, chain, shape)
-        for voxel in ([9.0, 40.0, 70.0], [30.0, 100.0, 20.0]):
-            index = matrix @ (np.array(voxel) - origins["T"] - middle) + middle
-            for shift in chain:
+        deeper = np.array([sum(shift.shift_vox[0] for shift in chain), 0, 0])
+        for index in ([9.0, 40.0, 70.0], [20.0, 100.0, 20.0]):
+            aligned = np.array(index)
+            for shift in reversed(chain):
                 moved, bent = shift.applied(shape)
-                index = bent @ (index - moved)
+                aligned = np.linalg.solve(bent, aligned) + moved
+            # a plane is taken at one moment: the tile leans by what it does in that plane
+            voxel = np.linalg.solve(matrix, aligned - deeper - middle) + middle + deeper
+            voxel += origins["T"]
             np.testing.assert_allclose(matrices["T"] @ (voxel - np.array(places["T"])), index,
                                        atol=1e-5)  # fmt: skip
     if columns.any():

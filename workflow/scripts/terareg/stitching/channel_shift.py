@@ -223,10 +223,12 @@ def channel_poses(
             continue
         lean = leaning.get(name, np.eye(3))
         middle = half_extent(tile_shape)
-        # index in the alignment channel's tile: lean @ (v - start), which is that in the channel's
-        # plus what it is moved by
+        # index in the alignment channel's tile: lean @ (v - start), which across is that in the
+        # channel's plus what it is moved by; a plane of another depth is taken at the same moment,
+        # and where a tile leans, that is when it lies there
         start = np.array(origin, float) + middle - np.linalg.solve(lean, middle)
-        places[name] = _rounded(start + np.linalg.solve(lean, np.array(moved)), 9)
+        deeper, across = np.array([moved[0], 0.0, 0.0]), np.array([0.0, *moved[1:]])
+        places[name] = _rounded(start + deeper + np.linalg.solve(lean, across), 9)
         matrices[name] = lean if bent is None else bent @ lean
     return places, matrices
 
