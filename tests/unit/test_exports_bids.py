@@ -125,6 +125,38 @@ def test_the_data_set_follows_the_rules(store, session):
     assert sidecar["BodyPart"] == "BRAIN" and sidecar["AxesOrientation"] == "RAS"
 
 
+def test_a_published_data_set_is_an_ro_crate(store):
+    """Rules of RO-Crate 1.1: root, its metadata, entities that are all described, files there."""
+    given = section(license="CC-BY-4.0", published="2026-11-30", authors=["Ada L.", "Bo M."])
+    record = write_dataset(store, "mouse_7", CHANNELS, BidsSettings.from_config(given, "mouse_7"))
+    names = files_of(store)
+    assert store.read("mouse_7/bids/.bidsignore") == b"ro-crate-metadata.json\n"
+    crate = json.loads(store.read("mouse_7/bids/ro-crate-metadata.json"))
+    assert crate["@context"] == "https://w3id.org/ro/crate/1.1/context"
+    entities = {entity["@id"]: entity for entity in crate["@graph"]}
+    assert len(entities) == len(crate["@graph"])
+    own = entities["ro-crate-metadata.json"]
+    assert own["about"] == {"@id": "./"} and own["conformsTo"]["@id"].endswith("/crate/1.1")
+    root = entities["./"]
+    assert root["@type"] == "Dataset" and root["datePublished"] == "2026-11-30"
+    assert root["license"] == {"@id": "https://spdx.org/licenses/CC-BY-4.0"}
+    assert [entities[one["@id"]]["name"] for one in root["author"]] == ["Ada L.", "Bo M."]
+    parts = {part["@id"] for part in root["hasPart"]}
+    assert {f"{name}/" for name in record["images"]} <= parts
+    inside = {name for name in names if ".ome.zarr/" not in name}
+    assert {part for part in parts if not part.endswith("/")} == inside - {
+        "ro-crate-metadata.json", ".bidsignore"
+    }  # fmt: skip
+    told = {value["@id"] for entity in crate["@graph"] for value in entity.values()
+            if isinstance(value, dict)} | parts  # fmt: skip
+    assert told - set(entities) == {"https://w3id.org/ro/crate/1.1"}
+    description = json.loads(store.read("mouse_7/bids/dataset_description.json"))
+    assert description["License"] == "CC-BY-4.0" and description["Authors"] == ["Ada L.", "Bo M."]
+    terms = section(license="https://example.org/terms")
+    write_dataset(store, "mouse_7", CHANNELS, BidsSettings.from_config(terms, "mouse_7"))
+    assert files_of(store).isdisjoint({"ro-crate-metadata.json", ".bidsignore"})
+
+
 def test_what_is_against_the_rules_is_found(store):
     """The check above can fail."""
     settings = BidsSettings.from_config(section(), "mouse_7")
@@ -180,6 +212,8 @@ def test_a_volume_without_ome_zarr_has_no_place_in_bids(tmp_path):
         ({"bids": {"enabled": True}, "input": {**SAMPLE["input"], "channels": {"c-fos": 0,
           "cfos": 1}}}, "the channels 'c-fos' and 'cfos' would both be 'cfos' in BIDS"),
         ({"bids": {"enabled": True, "sex": "m"}}, "use male, female, other"),
+        ({"bids": {"enabled": True, "published": "2026-11-30"}}, "set bids.license, for example"),
+        ({"bids": {"enabled": True, "license": "CC BY", "published": "30.11.2026"}}, "bids."),
     ],
 )  # fmt: skip
 def test_mistakes_are_said_in_one_sentence(over, words):

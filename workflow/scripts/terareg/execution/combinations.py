@@ -504,6 +504,11 @@ def _check_bids(config: dict[str, Any]) -> None:
             f"bids.enabled: true needs OME-Zarr, but volume.formats is "
             f"{config['volume']['formats']}; add ome-zarr"
         )
+    if section["published"] and not section["license"]:
+        raise ConfigError(
+            "bids.published is given without bids.license, but what is published states its "
+            "terms; set bids.license, for example to CC-BY-4.0, or remove bids.published"
+        )
     if section["subject"] is None:
         bids_label(config["sample"])
     stains: dict[str, str] = {}

@@ -18,6 +18,8 @@ from typing import Any
 from terareg import __version__
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.core.parallel import map_items
+from terareg.exports.crate import FILE as CRATE
+from terareg.exports.crate import Terms, crate
 from terareg.exports.settings import bids_label
 from terareg.storage.records import to_json
 from terareg.storage.store import Store
@@ -27,6 +29,10 @@ from terareg.volumes.reader import Volume
 BIDS_VERSION = "1.10.0"
 _SUFFIX = "SPIM"
 _ABOUT = ("species", "strain", "sex", "age")
+_ABOUT_IMAGES = (
+    "Light-sheet microscopy of cleared tissue, stitched into one volume for each channel by "
+    "terareg {}."
+)
 _OWN_FIELDS = ("PixelSize", "PixelSizeUnits", "AxesOrientation")
 
 
@@ -45,6 +51,11 @@ class BidsSettings:
         Further fields of every sidecar, as the specification names them.
     copy : bool
         Whether images are copied also where they could be linked.
+    license : str or None
+        SPDX identifier or address.
+    published : str or None
+        Date, YYYY-MM-DD; with it and a licence the data set is an RO-Crate as well.
+    authors : tuple of str
     """
 
     subject: str
@@ -53,6 +64,9 @@ class BidsSettings:
     about: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     copy: bool = False
+    license: str | None = None
+    published: str | None = None
+    authors: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any], name: str) -> BidsSettings:
@@ -69,6 +83,9 @@ class BidsSettings:
             about={k: section[k] for k in _ABOUT if section[k] is not None},
             metadata=section["metadata"],
             copy=section["files"] == "copy",
+            license=section["license"],
+            published=section["published"],
+            authors=tuple(section["authors"]),
         )
 
     @property
@@ -147,6 +164,22 @@ def write_dataset(
         "DatasetType": "raw",
         "GeneratedBy": [{"Name": "terareg", "Version": __version__}],
     }
+    if settings.authors:
+        description["Authors"] = list(settings.authors)
+    if settings.license:
+        description["License"] = settings.license
+    if settings.license and settings.published:
+        terms = Terms(settings.published, settings.license, settings.authors)
+        images = dict(zip(names, (f"channel {channel}, fused" for channel in channels)))
+        files = {name.replace(".ome.zarr", ".json"): f"metadata of {name}" for name in names}
+        files |= {
+            "participants.tsv": "the animal", "samples.tsv": "the tissue",
+            "README.md": "what this data set is", "dataset_description.json": "name and version",
+        }  # fmt: skip
+        made = crate(sample, _ABOUT_IMAGES.format(__version__), terms, images, files)
+        store.write(f"{key}/{CRATE}", to_json(made))
+        # BIDS has no name for this file
+        store.write(f"{key}/.bidsignore", f"{CRATE}\n".encode())
     store.write(f"{key}/dataset_description.json", to_json(description))
     return {
         "dataset": store.address(key), "images": names, "objects": objects, "linked": linked,
@@ -187,8 +220,8 @@ def _sidecar(volume: Volume, channel: str, settings: BidsSettings) -> dict[str, 
 def _readme(sample: str, images: Sequence[str]) -> str:
     listed = "\n".join(f"- `{name}`" for name in images)
     return (
-        f"# {sample}\n\nLight-sheet microscopy of cleared tissue, stitched into one volume for "
-        f"each channel by terareg {__version__}.\n\n{listed}\n\nImages are OME-Zarr 0.5. "
+        f"# {sample}\n\n{_ABOUT_IMAGES.format(__version__)}\n\n{listed}\n\n"
+        "Images are OME-Zarr 0.5. "
         "`AxesOrientation` in the sidecars names the anatomical directions to which x, y and z "
         "point: R or L, A or P, S or I.\n"
     )
