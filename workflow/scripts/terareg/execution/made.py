@@ -50,4 +50,4 @@ def _warnings(pose: Path) -> Iterator[str]:
     """Sentences of a pose's file, without the word that sorts them."""
     for sentence in json.loads(pose.read_text(encoding="utf-8")).get("warnings", ()):
         _, _, text = sentence.partition(": ")
-        yield text
+        yield text or sentence
