@@ -60,6 +60,9 @@ def write_sample(results: Path, sample: str, rng: np.random.Generator, more: boo
     write_scalar(folder / "registration/ccf/jacobian.nrrd", ratio, FRAME)
     write_image(folder / "cells/cfos/ccf/density.nrrd", density, FRAME)
     atlas = {"frame": FRAME.to_json(), "files": over.get("files", {"annotation.nrrd": "abc"})}
+    annotation = results / "atlases/ccf/annotation.nrrd"
+    annotation.parent.mkdir(parents=True, exist_ok=True)
+    write_image(annotation, np.ones(FRAME.shape, np.uint32), FRAME)
     write_json(results / "atlases/ccf/atlas.json", atlas | {"sha256": fingerprint(atlas)})
     return folder
 

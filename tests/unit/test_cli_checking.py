@@ -26,9 +26,9 @@ def checked(workspace, config, capsys) -> tuple[int, str]:
     return code, told.out + told.err
 
 
-def scanned(workspace, **over) -> dict:
+def scanned(workspace, *name, **over) -> dict:
     """A sample of two tiles, of whose planes there are the names alone."""
-    config = workspace.sample(grid=(1, 2), planes=100, **over)
+    config = workspace.sample(*name, grid=(1, 2), planes=100, **over)
     for tile in ("LOC000", "LOC001"):
         folder = Path(config["input"]["path"], "VW0", tile)
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, 
 
 def test_a_cohort_is_added_up_and_needs_the_room_of_all_its_samples(workspace, capsys, monkeypatch):
     for name in ("one", "two"):
-        config = workspace.sample(name, grid=(1, 2), planes=100)
+        config = scanned(workspace, name)
         config["atlases"] = {"mine": write_atlas(workspace.folder)}
         workspace.write(config, f"{name}.yaml")
     disk = type("Disk", (), {"free": 5e9})  # of one sample, but not of both

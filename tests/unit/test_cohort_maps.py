@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from cohort_truth import FRAME, MORE, write_cohort
 
-from terareg.cohort.maps import compare_maps, in_slabs, log_ratios
+from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios
 from terareg.cohort.model import Design, compare
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
@@ -74,6 +74,25 @@ def test_deformations_on_grids_of_their_own_are_compared_on_the_finest(tmp_path)
     for number in (0, 2):
         assert logs[number].shape == frame.shape
         assert np.allclose((logs[number] - logs[1])[inner], 0.1 * (number - 1), atol=1e-5)
+
+
+def test_what_lies_in_no_region_is_known_on_any_grid(tmp_path, monkeypatch):
+    """A ball of regions in an atlas, seen on a coarser grid that begins outside of it."""
+    monkeypatch.setattr(nrrd, "_SLAB_BYTES", 4 * 24 * 26 * 5)  # five planes at a time
+    atlas = Frame((22, 24, 26), (50.0, 40.0, 40.0), (10.0, 0.0, -20.0), "SAR")
+    frame = Frame((9, 9, 9), (170.0, 150.0, 160.0), (-150.0, -100.0, -120.0), "SAR")
+
+    def ball(of):
+        z, y, x = np.meshgrid(*of.axes_um(), indexing="ij", sparse=True)
+        return (z - 500) ** 2 + (y - 480) ** 2 + (x - 470) ** 2 < 400**2
+
+    nrrd.write_image(tmp_path / "annotation.nrrd", 614454277 * ball(atlas).astype(np.uint32), atlas)
+    found = in_regions(tmp_path / "annotation.nrrd", atlas, frame)
+    # a voxel's centre is at most half a voxel of the atlas away from what it was compared with
+    z, y, x = np.meshgrid(*frame.axes_um(), indexing="ij", sparse=True)
+    away = np.sqrt((z - 500) ** 2 + (y - 480) ** 2 + (x - 470) ** 2)
+    assert found[away < 400 - 40].all() and not found[away > 400 + 40].any()
+    assert found.any() and not found.all()
 
 
 def test_deformations_in_different_boxes_are_named(tmp_path):

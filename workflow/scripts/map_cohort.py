@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from terareg.atlas.prepare import load_frame
-from terareg.cohort.maps import compare_maps, in_slabs, log_ratios
+from terareg.cohort.maps import compare_maps, in_regions, in_slabs, log_ratios
 from terareg.cohort.model import design_of
 from terareg.cohort.table import read_cohort, used_cohort
 from terareg.execution.job import run_job
@@ -17,16 +17,18 @@ def main() -> None:
     images = dict(zip((member.sample for member in cohort.members), snakemake.input.images))
     cohort = used_cohort(cohort, read_table(snakemake.input.samples))
     paths = {member.sample: images[member.sample] for member in cohort.members}
+    atlas = load_frame(Path(snakemake.input.atlas).parent)
     if snakemake.wildcards.map == "log_jacobian":
         frame, logs = log_ratios(paths)
         maps = [in_slabs(log) for log in logs]
+        inside = in_regions(snakemake.input.annotation, atlas, frame)
     else:
         # their files do not name their grid, which is that of the atlas
-        frame = load_frame(Path(snakemake.input.atlas).parent)
+        frame, inside = atlas, True
         maps = [image_slabs(path, frame) for path in paths.values()]
     made = compare_maps(maps, frame, design_of(cohort))
     for name, image in made.items():
-        write_scalar(snakemake.output[name], image, frame)
+        write_scalar(snakemake.output[name], image * inside, frame)
 
 
 run_job(snakemake, main)

@@ -15,7 +15,7 @@ from scipy import ndimage
 from terareg.cohort.model import Design, compare_voxels
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
-from terareg.storage.nrrd import read_scalar
+from terareg.storage.nrrd import image_slabs, read_scalar
 
 #: what is made, and what each map shows
 MAPS = {
@@ -87,6 +87,32 @@ def _on(frame: Frame, values: np.ndarray, own: Frame) -> np.ndarray:
         indexing="ij",
     )
     found: np.ndarray = ndimage.map_coordinates(values, index, order=1, mode="nearest")
+    return found
+
+
+def in_regions(annotation: str | os.PathLike[str], atlas: Frame, frame: Frame) -> np.ndarray:
+    """Which voxels of ``frame`` lie in a region of the atlas, bool, shape ``frame.shape``.
+
+    Around a brain the deformation only continues what is inside; samples hardly vary there, and
+    their standardised difference is any number.
+
+    Parameters
+    ----------
+    annotation : path
+        NRRD image of region ids on the grid ``atlas``, 0 for none; read plane by plane.
+    atlas, frame : Frame
+    """
+    index = [
+        np.rint((place - origin) / step).astype(np.int64)
+        for place, origin, step in zip(frame.axes_um(), atlas.origin_um, atlas.spacing_um)
+    ]
+    within = [(at >= 0) & (at < n) for at, n in zip(index, atlas.shape)]
+    rows, columns = (np.flatnonzero(axis) for axis in within[1:])
+    found = np.zeros(frame.shape, bool)
+    for start, slab in image_slabs(annotation, atlas):
+        for z in np.flatnonzero((index[0] >= start) & (index[0] < start + len(slab))):
+            plane = slab[index[0][z] - start]
+            found[np.ix_([z], rows, columns)] = plane[np.ix_(index[1][rows], index[2][columns])] > 0
     return found
 
 

@@ -21,6 +21,7 @@ from terareg.execution.run import Run
 
 #: the map that every registration has; others are those of cells
 JACOBIAN = "log_jacobian"
+_ANNOTATION = "annotation.nrrd"
 _CELLS = "cells_"
 _BRACES = re.compile(r"\{\s*\w")
 _NO_IMAGES = Size(0, 0, 0, (0, 0, 0), (1, 1, 1))
@@ -112,9 +113,9 @@ def _file_of(run: Run, name: str, sample: str, path: str) -> str:
     return (_folder_of(run, name, sample) / path).as_posix()
 
 
-def _atlas_of(run: Run, name: str, sample: str) -> str:
+def _atlas_of(run: Run, name: str, sample: str, file: str = "atlas.json") -> str:
     atlas = run.comparisons[name]["atlas"]
-    return (_folder_of(run, name, sample).parent / f"atlases/{atlas}/atlas.json").as_posix()
+    return (_folder_of(run, name, sample).parent / f"atlases/{atlas}/{file}").as_posix()
 
 
 def _all_files(run: Run, name: str, sample: str) -> list[str]:
@@ -126,7 +127,7 @@ def _all_files(run: Run, name: str, sample: str) -> list[str]:
         paths += [f"cells/{cells}/{atlas}/{file}" for file in ("regions.tsv", "density.nrrd")]
     paths += [f"derived/{signal}/regions/{atlas}.tsv" for signal in settings["signals"]]
     files = [_file_of(run, name, sample, path) for path in paths]
-    return [*files, _atlas_of(run, name, sample)]
+    return [*files, *(_atlas_of(run, name, sample, f) for f in ("atlas.json", _ANNOTATION))]
 
 
 def _samples(run: Run, name: str) -> list[str]:
@@ -173,7 +174,10 @@ def sample_maps(run: Run, name: str, shown: str) -> dict[str, Any]:
     if shown != JACOBIAN:
         path = f"cells/{shown.removeprefix(_CELLS)}/{atlas}/density.nrrd"
     images = [_file_of(run, name, sample, path) for sample in samples]
-    return {"images": images, "atlas": _atlas_of(run, name, samples[0])}
+    of_atlas = {"atlas": "atlas.json", "annotation": _ANNOTATION}
+    return {"images": images} | {
+        key: _atlas_of(run, name, samples[0], file) for key, file in of_atlas.items()
+    }
 
 
 def report_files(run: Run) -> list[str]:
