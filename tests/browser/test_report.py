@@ -17,7 +17,8 @@ pytestmark = pytest.mark.browser
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     (folder / "intensity" / "ch0").mkdir(parents=True)
-    info = {"method": "statistics", "seam_percent": {"before": 9, "after": 7}, "a_long_key" * 9: 1}
+    seams = {"before": 9, "after": 8, "noise": 3.9, "beyond": 7}
+    info = {"method": "statistics", "seam_percent": seams, "a_long_key" * 9: 1}
     (folder / "intensity" / "ch0" / "flatfield.json").write_text(json.dumps(info))
     (folder / "views").mkdir()
     picture = intensity.flatfield_map(

@@ -100,6 +100,6 @@ def test_deformations_in_different_boxes_are_named(tmp_path):
     for name, frame in (("one", FRAME), ("two", other)):
         nrrd.write_scalar(tmp_path / f"{name}.nrrd", np.ones(FRAME.shape, np.float32), frame)
     with pytest.raises(
-        CohortError, match=r"'two' and 'one' lie in .* voxels of \(50.0, 50.0, 50.0"
+        CohortError, match=r"'two' and 'one' are in .* voxels of \(50.0, 50.0, 50.0"
     ):
         log_ratios({name: tmp_path / f"{name}.nrrd" for name in ("one", "two")})

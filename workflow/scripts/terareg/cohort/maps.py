@@ -56,7 +56,7 @@ def log_ratios(paths: Mapping[str, str | os.PathLike[str]]) -> tuple[Frame, list
     for sample, (_, own) in read.items():
         if not _one_box(own, frame):
             raise CohortError(
-                f"deformations of samples {finest!r} and {sample!r} lie in different boxes of the "
+                f"deformations of samples {finest!r} and {sample!r} are in different boxes of the "
                 f"atlas ({frame.shape} voxels of {frame.spacing_um} um, {own.shape} of "
                 f"{own.spacing_um} um); run both with the same atlas, registration.resolution_um "
                 "and registration.margin_um"

@@ -120,6 +120,23 @@ def measured_sides(config: Mapping[str, Any]) -> list[str]:
     return sides if both else sides[:1]
 
 
+def first_flatfields(config: Mapping[str, Any], displaced: bool) -> list[str]:
+    """Channels and sides that have a flat-field before any tile is placed.
+
+    Those on which displacements are measured, if they are (``displaced``), and second sides, whose
+    shift tells where their camera sees the tiles.
+    """
+    measured = measured_sides(config)
+    found = dict.fromkeys(measured if displaced else ())
+    if config["stitching"]["channel_shift"] == "measure":
+        for channel in channels_of(config):
+            first, *second = sides_of(config, channel)
+            found |= dict.fromkeys(second)
+            if set(second) & set(measured):
+                found[first] = None
+    return list(found)
+
+
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
     """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
@@ -279,6 +296,11 @@ class Sample:
     def measured_sides(self) -> int:
         """Sides of the alignment channel on which displacements are measured."""
         return len(measured_sides(self.config))
+
+    @property
+    def first_flatfields(self) -> int:
+        """Flat-fields that are estimated before any tile is placed."""
+        return len(first_flatfields(self.config, self.measures_displacements))
 
     @property
     def input_kind(self) -> str:

@@ -11,7 +11,6 @@ from terareg.core.cost import (
     batches,
     blocks,
     for_each,
-    if_measured,
     planes,
     whole,
 )
@@ -60,11 +59,11 @@ def _sampled(sample: Sample) -> tuple[int, float]:
 
 # ------------------------------------------------------------------ work
 def _sum_tiles(first: bool = False) -> Callable[[Sample], Load]:
-    """Statistics of all channels, or of the sides that displacements are measured on."""
+    """Statistics of all channels, or of those that are needed before any tile is placed."""
 
     def load(sample: Sample) -> Load:
         tiles, share = _sampled(sample)
-        count = sample.measured_sides if first else sample.size.raw_channels
+        count = sample.first_flatfields if first else sample.size.raw_channels
         read = count * sample.size.tile_gb * tiles * share
         return Load(count * sum_batches(sample), read, cpu_s=10 * read)
 
@@ -72,10 +71,10 @@ def _sum_tiles(first: bool = False) -> Callable[[Sample], Load]:
 
 
 def _solve_flatfield(first: bool = False) -> Callable[[Sample], Load]:
-    """Flat-fields of all channels, or of the sides that displacements are measured on."""
+    """Flat-fields of all channels, or of those that are needed before any tile is placed."""
 
     def load(sample: Sample) -> Load:
-        count = sample.measured_sides if first else sample.size.raw_channels
+        count = sample.first_flatfields if first else sample.size.raw_channels
         return Load(count, cpu_s=count * (5 + 0.3 * _sampled(sample)[0]))
 
     return load
@@ -173,10 +172,10 @@ def _line_gains(sample: Sample, threads: int) -> float:
 BIAS_RESOLUTION = "intensity.bias.resolution_um"
 RULES = {
     "sum_tiles": RuleCost(
-        "intensity", planes(8), if_measured(_sum_tiles(first=True)), heavy=True, needs="tiles"
+        "intensity", planes(8), _sum_tiles(first=True), heavy=True, needs="tiles"
     ),
     "estimate_flatfield": RuleCost(
-        "intensity", _equations, if_measured(_solve_flatfield(first=True)), needs="tiles"
+        "intensity", _equations, _solve_flatfield(first=True), needs="tiles"
     ),
     "sum_placed_tiles": RuleCost("intensity", planes(8), _sum_tiles(), heavy=True, needs="tiles"),
     "refine_flatfield": RuleCost("intensity", _equations, _solve_flatfield(), needs="tiles"),
