@@ -70,6 +70,7 @@ _EVERYTHING = {
 #: files of finished samples that are compared with one of the run
 _FINISHED = (
     "regions/mouse.tsv", "registration/mouse/summary.json", "registration/mouse/jacobian.nrrd",
+    "../atlases/mouse/annotation.nrrd",
     "cells/cfos/mouse/regions.tsv", "cells/cfos/mouse/density.nrrd",
 )  # fmt: skip
 
