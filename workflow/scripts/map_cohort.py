@@ -21,14 +21,16 @@ def main() -> None:
     if snakemake.wildcards.map == "log_jacobian":
         frame, logs = log_ratios(paths)
         maps = [in_slabs(log) for log in logs]
-        inside = in_regions(snakemake.input.annotation, atlas, frame)
+        outside = ~in_regions(snakemake.input.annotation, atlas, frame)
     else:
         # their files do not name their grid, which is that of the atlas
-        frame, inside = atlas, True
+        frame, outside = atlas, None
         maps = [image_slabs(path, frame) for path in paths.values()]
     made = compare_maps(maps, frame, design_of(cohort))
     for name, image in made.items():
-        write_scalar(snakemake.output[name], image * inside, frame)
+        if outside is not None:
+            image[outside] = 0
+        write_scalar(snakemake.output[name], image, frame)
 
 
 run_job(snakemake, main)

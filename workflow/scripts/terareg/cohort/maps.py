@@ -10,11 +10,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-from scipy import ndimage
 
 from terareg.cohort.model import Design, compare_voxels
 from terareg.core.errors import CohortError
 from terareg.core.frames import Frame
+from terareg.core.resampling import resampled
 from terareg.storage.nrrd import image_slabs, read_scalar
 
 #: what is made, and what each map shows
@@ -65,7 +65,7 @@ def log_ratios(paths: Mapping[str, str | os.PathLike[str]]) -> tuple[Frame, list
         (np.log(np.maximum(ratio, np.float32(_SMALLEST_RATIO))), own)
         for ratio, own in read.values()
     )
-    return frame, [log if own == frame else _on(frame, log, own) for log, own in logs]
+    return frame, [log if own == frame else resampled(log, own, frame) for log, own in logs]
 
 
 def _one_box(one: Frame, other: Frame) -> bool:
@@ -75,19 +75,6 @@ def _one_box(one: Frame, other: Frame) -> bool:
     length = np.multiply(one.shape, one.spacing_um) - np.multiply(other.shape, other.spacing_um)
     alike = one.orientation == other.orientation
     return alike and bool(np.all(np.abs(begin) < most) and np.all(np.abs(length) < most))
-
-
-def _on(frame: Frame, values: np.ndarray, own: Frame) -> np.ndarray:
-    """Values of one frame on another, interpolated linearly, continued from the faces."""
-    index = np.meshgrid(
-        *(
-            (place - origin) / step
-            for place, origin, step in zip(frame.axes_um(), own.origin_um, own.spacing_um)
-        ),
-        indexing="ij",
-    )
-    found: np.ndarray = ndimage.map_coordinates(values, index, order=1, mode="nearest")
-    return found
 
 
 def in_regions(annotation: str | os.PathLike[str], atlas: Frame, frame: Frame) -> np.ndarray:

@@ -45,6 +45,7 @@ import torch
 from scipy import ndimage
 
 from terareg.core.frames import Frame
+from terareg.core.resampling import resampled
 from terareg.registration.assemble import fine_flow
 from terareg.registration.checkpoint import State
 from terareg.registration.flow import Flow, SamplingGrid, change_grid
@@ -199,7 +200,7 @@ def error_bars(plan: Plan, state: State, *, deformed: bool = True) -> ErrorBars:
     )  # fmt: skip
     whole = plan.working(plan.sample, plan.voxels_um[-1]).frame
     return ErrorBars(
-        _on(whole, deviation_um, seen.frame),
+        resampled(deviation_um, seen.frame, whole),
         whole,
         shifts.cpu().numpy() * unit,
         seen.frame,
@@ -399,16 +400,6 @@ class _Linearised:
         local = jacobian_determinant(displacement, Frame(grid.shape, grid.spacing))
         inverse = self.problem.inverse_affine(y)[:, :3]
         return local / abs(float(torch.linalg.det(inverse.double())))
-
-
-def _on(whole: Frame, values: np.ndarray, part: Frame) -> np.ndarray:
-    """Values of one frame on another, interpolated linearly, continued from the faces."""
-    axes = (part.to_index(np.stack([a, a, a], -1))[:, n] for n, a in enumerate(whole.axes_um()))
-    index = np.meshgrid(*axes, indexing="ij", sparse=True)
-    found: np.ndarray = ndimage.map_coordinates(
-        values, np.broadcast_arrays(*index), order=1, mode="nearest"
-    )
-    return found.astype(np.float32)
 
 
 def _frame_of(plan: Plan, grid: SamplingGrid) -> Frame:
