@@ -56,6 +56,7 @@ GROUND = (
     ("errors", "table_cells", "levels", "parallel", "numeric", "blas"),
     ("orientation", "extents"),
     ("frames", "cost"),
+    ("resampling",),
 )
 
 
