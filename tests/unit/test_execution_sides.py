@@ -128,9 +128,9 @@ def test_a_side_is_compared_with_the_first_of_its_channel_and_that_with_the_alig
     assert compared["against_info"].endswith("intensity/left/flatfield.json")
     # its own flat-field is estimated where its camera sees the tiles, which that shift says
     assert compared["info"].endswith("intensity/right/nominal/flatfield.json")
-    shift = {"shift": files["other_shift"]}
-    assert inputs.second_shift(run, "brain", "right") == shift
-    assert not any(inputs.second_shift(run, "brain", side) for side in ("left", "auto"))
+    own = {side: inputs.chained_shifts(run, "brain", side) for side in CHANNELS}
+    assert own["right"] == {key: files[key] for key in ("shift", "other_shift")}
+    assert own["left"] == {"shift": files["shift"]} and own["auto"] == {}
 
 
 def test_both_sides_are_counted(workspace):

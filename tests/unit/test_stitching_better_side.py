@@ -129,12 +129,15 @@ def test_a_camera_that_magnifies_more_gives_the_same_displacement(tmp_path):
     assert np.abs(places + there @ (matrix - np.eye(3)) + offset).max() < 1e-6
     assert other.displ_vox == seen.displ_vox
     # and back: where the second camera sees the tiles, in whose pixels its flat-field is estimated
-    save_shift(tmp_path / "right.json", shift)
-    there = own_origins(
-        {"a": (0.0, 0.0, 0.0), "b": first.displ_vox}, tmp_path / "right.json", shape
-    )
+    path = tmp_path / "right.json"
+    save_shift(path, shift)
+    tiles = {"a": (0.0, 0.0, 0.0), "b": first.displ_vox}
+    there = own_origins(tiles, (None, path), shape)
     assert np.subtract(there["b"], there["a"]) == pytest.approx(seen.displ_vox, abs=1e-5)
-    assert own_origins({"b": expected}, None, shape) == {"b": pytest.approx(expected)}
+    assert own_origins({"b": expected}, (None, None), shape) == {"b": pytest.approx(expected)}
+    # where the first camera is itself larger than that of the alignment channel by as much
+    twice = own_origins(tiles, (path, path), shape)
+    assert np.subtract(twice["b"], twice["a"]) == pytest.approx(matrix @ seen.displ_vox, abs=1e-5)
     plain = replace(shift, gradient=((0.0, 0.0, 0.0),) * 3)
     assert as_on_first_side([seen], plain, shape) == [seen]
 

@@ -128,6 +128,17 @@ def test_magnification_and_rotation_are_told_and_applied():
 
 
 @pytest.mark.slow
+def test_patches_that_a_larger_magnification_moves_apart_are_told_by_their_trend():
+    """The corners of the field differ by 3 voxels, more than patches that agree may."""
+    matrix = np.diag([1.0, 0.96, 0.96])
+    found = measured(SHIFT, matrix=matrix, own=0.3, tiles=4)
+    assert found.agree == found.of
+    assert np.abs(np.array(found.gradient) - (np.eye(3) - np.linalg.inv(matrix))).max() < 2e-3
+    middle = np.linalg.solve(matrix, SHIFT)  # in the channel's own pixels
+    assert np.abs(np.subtract(found.shift_vox, middle)).max() < 0.12
+
+
+@pytest.mark.slow
 def test_without_common_structure_nothing_is_shifted_and_the_report_is_told():
     found = measured(SHIFT, common=0.0, own=1.0)
     assert found.state == "not measured"

@@ -58,7 +58,7 @@ rule estimate_flatfield:
 
 use rule sum_tiles as sum_placed_tiles with:
     input:
-        unpack(of_channel(inputs.second_shift)),
+        unpack(of_channel(inputs.chained_shifts)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
     output:
@@ -103,7 +103,7 @@ rule sum_lines:
     With intensity.destriping: auto it ends at once if the flat-field's statistics show no stripes.
     """
     input:
-        unpack(of_channel(inputs.second_shift)),
+        unpack(of_channel(inputs.chained_shifts)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         profile=result("intensity/{channel}/flatfield.tif"),
@@ -137,7 +137,7 @@ rule estimate_stripes:
     The gains and their record are in the store; the output describes them.
     """
     input:
-        unpack(of_channel(inputs.second_shift)),
+        unpack(of_channel(inputs.chained_shifts)),
         acquisition=result("acquisition.json"),
         placement=result("stitching/placement.json"),
         info=result("intensity/{channel}/flatfield.json"),

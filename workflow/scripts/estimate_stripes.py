@@ -10,6 +10,8 @@ from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import Store
 
+SHIFTS = ("shift", "other_shift")
+
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
@@ -18,7 +20,8 @@ def main() -> None:
         write_json(snakemake.output.stripes, NO_STRIPES)
         return
     placed = load_placement(snakemake.input.placement).origins(subpixel=True)
-    origins = own_origins(placed, snakemake.input.get("shift"), acquisition.tile_shape)
+    shifts = (snakemake.input.get(key) for key in SHIFTS)
+    origins = own_origins(placed, shifts, acquisition.tile_shape)
     own = acquisition.of_channel(snakemake.wildcards.channel)
     layout = LineLayout.of(own, origins, lines)
     sums = list(snakemake.input.lines)

@@ -9,6 +9,8 @@ from terareg.intensity.sums import save_sums, sum_tiles
 from terareg.stitching.channel_shift import own_origins
 from terareg.stitching.placement import load_placement
 
+SHIFTS = ("shift", "other_shift")
+
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
@@ -18,7 +20,8 @@ def main() -> None:
     if snakemake.input.get("placement"):
         places = load_placement(snakemake.input.placement).tiles
         placed = {name: tile.origin_vox for name, tile in places.items()}
-        origins = own_origins(placed, snakemake.input.get("shift"), acquisition.tile_shape)
+        shifts = (snakemake.input.get(key) for key in SHIFTS)
+        origins = own_origins(placed, shifts, acquisition.tile_shape)
     tiles = sample_tiles(source.acquisition, settings)
     batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]

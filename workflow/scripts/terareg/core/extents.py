@@ -123,17 +123,17 @@ def measured_sides(config: Mapping[str, Any]) -> list[str]:
 def first_flatfields(config: Mapping[str, Any], displaced: bool) -> list[str]:
     """Channels and sides that have a flat-field before any tile is placed.
 
-    Those on which displacements are measured, if they are (``displaced``), and second sides, whose
-    shift tells where their camera sees the tiles.
+    Those on which displacements are measured, if they are (``displaced``), and all whose shift is
+    measured, which tells where their camera sees the tiles.
     """
     measured = measured_sides(config)
     found = dict.fromkeys(measured if displaced else ())
     if config["stitching"]["channel_shift"] == "measure":
-        for channel in channels_of(config):
-            first, *second = sides_of(config, channel)
-            found |= dict.fromkeys(second)
-            if set(second) & set(measured):
-                found[first] = None
+        aligned = sides_of(config, aligned_channel(config))[0]
+        every = [side for channel in channels_of(config) for side in sides_of(config, channel)]
+        found |= dict.fromkeys(side for side in every if side != aligned)
+        if len(measured) > 1:  # before any tile is placed, one is compared with the other
+            found[aligned] = None
     return list(found)
 
 

@@ -198,12 +198,12 @@ def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
     """
     if run.option(sample, "stitching.channel_shift") == "given":
         return {}
-    # the flat-field of a second side needs its shift before, and displacements that are measured on
-    # it need that shift before any tile is placed
-    own = _first_shading if second_shift(run, sample, channel) else shading_files
+    # a flat-field needs the shift of its channel before, and displacements that are measured on a
+    # second side need that side's shift before any tile is placed
     other = _first_shading if channel in run.measured_sides(sample) else shading_files
     against = other(run, sample, run.shifted_against(sample, channel))
-    return own(run, sample, channel) | {f"against_{k}": v for k, v in against.items()}
+    own = _first_shading(run, sample, channel)
+    return own | {f"against_{k}": v for k, v in against.items()}
 
 
 def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
@@ -221,10 +221,17 @@ def channel_shift(run: Run, sample: str, channel: str) -> NamedFiles:
     return {"shift": run.path(sample, f"stitching/channels/{channel}.json")}
 
 
-def second_shift(run: Run, sample: str, channel: str) -> NamedFiles:
-    """Where a second side lies beside the first; none for a first side."""
-    first = run.sides_of(sample, run.channel_of(sample, channel))[0]
-    return {} if channel == first else channel_shift(run, sample, channel)
+def chained_shifts(run: Run, sample: str, channel: str) -> NamedFiles:
+    """Where a channel or side lies beside the alignment channel.
+
+    ``shift`` is that of the first side, ``other_shift`` that of the second beside the first.
+    """
+    sides = run.sides_of(sample, run.channel_of(sample, channel))
+    files: NamedFiles = {}
+    for prefix, side in zip(SIDE_PREFIXES, sides[: sides.index(channel) + 1]):
+        shift = channel_shift(run, sample, side)
+        files |= {prefix + key: path for key, path in shift.items()}
+    return files
 
 
 def _first_shading(run: Run, sample: str, channel: str) -> NamedFiles:

@@ -44,6 +44,7 @@ logger = logging.getLogger(__name__)
 _TOLERANCE = 1.5  # voxels, largest difference of two patches that agree
 _MAGNIFICATION = 0.004  # relative difference of magnification that agreeing patches may show
 _CHANCE = 1e-3  # probability of agreeing by chance below which a shift is believed
+_GROWTHS = 8  # times, at most, that patches which lie on the trend of the others join them
 _UNSURE = 0.5  # voxels, standard error above which a shift is not used
 _BENDS = 0.2  # voxels at the border of the tile from which a linear change is told
 _SURE = 4.0  # standard errors from which anything is told
@@ -167,9 +168,9 @@ def load_shift(path) -> ChannelShift:
 
 
 def own_origins(
-    origins: Mapping[str, Sequence[float]], shift_path, tile_shape: Sequence[int]
+    origins: Mapping[str, Sequence[float]], shift_paths: Iterable, tile_shape: Sequence[int]
 ) -> dict[str, tuple[float, float, float]]:
-    """Origins of tiles in the pixels of a second side, in which its tiles overlap.
+    """Origins of tiles in the pixels of a channel or side, in which its tiles overlap.
 
     A camera that magnifies more, or is turned, sees tiles displaced by as much more, see
     :func:`terareg.stitching.better_side.as_on_first_side`.
@@ -177,12 +178,13 @@ def own_origins(
     Parameters
     ----------
     origins : mapping of str to (z, y, x)
-        In those of the first side, voxels.
-    shift_path : path or None
-        Of the second side against the first; None for the first.
+        In those of the alignment channel, voxels.
+    shift_paths : iterable of path or None
+        Of the shifts of :func:`channel_poses`; None for one that there is not.
     tile_shape : sequence of int
     """
-    matrix = None if shift_path is None else load_shift(shift_path).applied(tile_shape)[1]
+    shifts = [load_shift(path) for path in shift_paths if path is not None]
+    matrix = _chained([shift.applied(tile_shape) for shift in shifts])[1]
     if matrix is None:
         matrix = np.eye(3)
     return {name: _rounded(matrix @ np.array(origin, float)) for name, origin in origins.items()}
@@ -395,7 +397,38 @@ def _vote(patches: Sequence[ChannelPatch], search: Sequence[int], workers: int) 
     lags = [max(1, n - 2) for n in total.shape]
     found = find_consensus(votes, tolerance, steps, lags)
     shifts = np.array([vote.displ_vox for vote in votes])
-    return _Vote(found.members, shifts, sign, found.chance, found.of, bins)
+    vote = _Vote(found.members, shifts, sign, found.chance, found.of, bins)
+    if vote.chance > _CHANCE:
+        return vote
+    return replace(vote, members=_along_trend(patches, vote, shape, tolerance))
+
+
+def _along_trend(
+    patches: Sequence[ChannelPatch], vote: _Vote, shape: np.ndarray, tolerance: np.ndarray
+) -> tuple[int, ...]:
+    """The patches that agree, and those that agree with a linear trend of the first.
+
+    ``shape`` is the extent of the middles of all patches in the tile, voxels.
+
+    A camera that magnifies by a few percent more moves the patches of one corner alike, and those
+    of the others by more than patches may differ by.
+    """
+    members = vote.members
+    half = np.maximum(shape, 1.0) / 2
+    centres = np.array([patch.centre for patch in patches])
+    centres -= centres.mean(axis=0)
+    signal = np.array([patch.signal for patch in patches])
+    for _ in range(_GROWTHS):
+        axes = _spread(centres[list(members)], half)
+        if not axes:
+            break
+        design = _design(centres, half, axes)
+        trend = robust_fit(design[list(members)], vote.shifts[list(members)])
+        near = np.all(np.abs(vote.shifts - trend.at(design)) <= tolerance, axis=1) & signal
+        if near.sum() <= len(members):
+            break
+        members = tuple(np.flatnonzero(near).tolist())
+    return members
 
 
 def _field(patches: Sequence[ChannelPatch]) -> list[slice]:
