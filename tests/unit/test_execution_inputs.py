@@ -197,14 +197,8 @@ def test_files_of_an_atlas_are_those_that_are_given(workspace, plain):
 
 
 # ---------------------------------------------------------------- channels that do not coincide
-@pytest.mark.parametrize("kind", ["stream", "temporary"])
-def test_a_shift_is_measured_on_raw_planes_whatever_becomes_of_corrected_tiles(workspace, kind):
-    run = run_of(workspace, workspace.sample(intensity__corrected_tiles=kind))
-    files = inputs.compared_tiles(run, "brain", "signal")
-    # its own flat-field is estimated where its camera sees the tiles, which that shift says
-    assert files["profile"].endswith("intensity/signal/nominal/flatfield.tif")
-    assert files["against_profile"].endswith("intensity/autofluorescence/flatfield.tif")
-    assert not [path for path in files.values() if "/corrected/" in path]
+def test_a_shift_that_is_measured_is_a_file_of_the_channel(workspace):
+    run = run_of(workspace, workspace.sample())
     shift = inputs.channel_shift(run, "brain", "signal")
     assert shift == {"shift": "results/brain/stitching/channels/signal.json"}
     assert inputs.channel_shift(run, "brain", "autofluorescence") == {}
@@ -214,7 +208,6 @@ def test_a_shift_is_measured_on_raw_planes_whatever_becomes_of_corrected_tiles(w
 def test_a_shift_that_is_given_needs_no_tiles_and_one_that_is_not_wanted_no_job(workspace):
     given = {"channel_shift": "given", "channel_shift_um": {"signal": [1.0, 2.0, 3.0]}}
     run = run_of(workspace, workspace.sample(stitching=given))
-    assert inputs.compared_tiles(run, "brain", "signal") == {}
     assert inputs.given_shift(run, "brain", "signal") == [1.0, 2.0, 3.0]
     assert sizing.batches_of(run, "brain", shifted_channels) == 1
     none = run_of(workspace, workspace.sample(stitching={"channel_shift": "none"}))

@@ -128,6 +128,21 @@ def test_magnification_and_rotation_are_told_and_applied():
 
 
 @pytest.mark.slow
+def test_raw_tiles_do_as_well_as_corrected_ones():
+    """Shading is smooth, and the lines of the camera are the same at all places."""
+    first, second = channels(SHIFT, own=0.3, tiles=4)
+    y, x = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE[1:]), indexing="ij")
+    lines = 1 + 0.04 * np.random.default_rng(5).standard_normal((SHAPE[1], 1))
+    shading = (1 - 0.3 * (x**2 + y**2)) * (1 + 0.2 * x) * lines
+    for tiles in (first, second):
+        for name, image in tiles.arrays.items():
+            tiles.arrays[name] = np.rint(100 + (image - 100.0) * shading).astype(np.uint16)
+    found = measure_channel_shift(first, second, NAMES, SEARCH_UM)
+    assert found.state == "measured" and not found.bends
+    assert np.abs(np.subtract(found.shift_vox, SHIFT)).max() < 0.1
+
+
+@pytest.mark.slow
 def test_patches_that_a_larger_magnification_moves_apart_are_told_by_their_trend():
     """The corners of the field differ by 3 voxels, more than patches that agree may."""
     matrix = np.diag([1.0, 0.96, 0.96])

@@ -202,7 +202,6 @@ rule place_tiles:
 rule measure_channel_shift:
     """Measure how a channel is shifted against the alignment channel, on a few tiles."""
     input:
-        unpack(of_channel(inputs.compared_tiles)),
         acquisition=result("acquisition.json"),
     output:
         shift=result("stitching/channels/{channel}.json"),
@@ -222,7 +221,6 @@ rule measure_channel_shift:
         against=of_channel(Run.shifted_against),
         given=of_channel(inputs.given_shift),
         search_um=setting("stitching.channel_search_um"),
-        store=setting("store"),
         raw_state=of_channel(raw_data.compared_raw_state),
     script:
         "../scripts/measure_channel_shift.py"

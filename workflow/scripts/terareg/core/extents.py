@@ -120,23 +120,6 @@ def measured_sides(config: Mapping[str, Any]) -> list[str]:
     return sides if both else sides[:1]
 
 
-def first_flatfields(config: Mapping[str, Any], displaced: bool) -> list[str]:
-    """Channels and sides that have a flat-field before any tile is placed.
-
-    Those on which displacements are measured, if they are (``displaced``), and all whose shift is
-    measured, which tells where their camera sees the tiles.
-    """
-    measured = measured_sides(config)
-    found = dict.fromkeys(measured if displaced else ())
-    if config["stitching"]["channel_shift"] == "measure":
-        aligned = sides_of(config, aligned_channel(config))[0]
-        every = [side for channel in channels_of(config) for side in sides_of(config, channel)]
-        found |= dict.fromkeys(side for side in every if side != aligned)
-        if len(measured) > 1:  # before any tile is placed, one is compared with the other
-            found[aligned] = None
-    return list(found)
-
-
 def registered_channels(config: Mapping[str, Any]) -> list[str]:
     """The channels that are registered together; the first one finds the pose."""
     chosen = config["registration"]["channel"] or aligned_channel(config)
@@ -300,7 +283,7 @@ class Sample:
     @property
     def first_flatfields(self) -> int:
         """Flat-fields that are estimated before any tile is placed."""
-        return len(first_flatfields(self.config, self.measures_displacements))
+        return self.measured_sides if self.measures_displacements else 0
 
     @property
     def input_kind(self) -> str:

@@ -190,22 +190,6 @@ def channel_of_side(run: Run, sample: str, side: str) -> str:
     return run.path(sample, f"fused/{run.channel_of(sample, side)}/complete.json")
 
 
-def compared_tiles(run: Run, sample: str, channel: str) -> NamedFiles:
-    """Files needed to compare a channel's tiles with those that its shift is measured against.
-
-    Both are read from the raw planes, of which few are needed, also where corrected tiles are kept:
-    these may be deleted meanwhile.
-    """
-    if run.option(sample, "stitching.channel_shift") == "given":
-        return {}
-    # a flat-field needs the shift of its channel before, and displacements that are measured on a
-    # second side need that side's shift before any tile is placed
-    other = _first_shading if channel in run.measured_sides(sample) else shading_files
-    against = other(run, sample, run.shifted_against(sample, channel))
-    own = _first_shading(run, sample, channel)
-    return own | {f"against_{k}": v for k, v in against.items()}
-
-
 def given_shift(run: Run, sample: str, channel: str) -> list[float] | None:
     """The user's own shift of a channel, micrometres (z, y, x), if it is given."""
     if run.option(sample, "stitching.channel_shift") != "given":
