@@ -132,6 +132,39 @@ def test_dark_offset_where_everything_outside_the_brain_is_empty():
     assert background == pytest.approx(150, abs=2)
 
 
+def test_an_offset_that_overlaps_hardly_tell_is_told_with_what_it_does_to_brightness():
+    """Tissue of one brightness fits any offset, with a profile that goes with it."""
+    source = TruthSource(Scene(seed=6, rows=2, columns=3, empty=(), drift=0.0))
+    rng = np.random.default_rng(0)
+    for tile in source.acquisition.tiles:
+        signal = 200 * source.profile * (1 + 0.01 * rng.standard_normal(source.profile.shape))
+        planes = 240 + rng.poisson(signal, source.data[tile.name].shape)
+        source.data[tile.name] = planes.astype(np.uint16)
+    flatfield, info = estimate_flatfield([sum_tiles(source, source.names, None, source.origins)])
+    assert abs(flatfield.background - 240) < 3 * info["background_error"]
+    (text,) = [text for text in info["warnings"] if "dark offset no better than" in text]
+    assert f"{flatfield.background:.0f} +- {info['background_error']:.0f} counts" in text
+    assert "set intensity.flatfield.background" in text
+    _, given = estimate_flatfield(
+        [sum_tiles(source, source.names, None, source.origins)], FlatfieldSettings(background=240)
+    )
+    assert not given["warnings"]
+
+
+def test_tiles_that_are_misplaced_make_the_offset_as_unsure_as_it_is():
+    source = TruthSource(Scene(seed=7, vignetting=0.1, drift=0.0, medium=100.0))
+    rng = np.random.default_rng(1)
+    origins = {name: (z, y + rng.normal(0, 2), x + rng.normal(0, 2))
+               for name, (z, y, x) in source.origins.items()}  # fmt: skip
+    sure, unsure = (
+        estimate_flatfield([sum_tiles(source, source.names, None, places)])[1]
+        for places in (source.origins, origins)
+    )
+    assert abs(sure["background"] - 150) < 3 * sure["background_error"]
+    assert abs(unsure["background"] - 150) < 3 * unsure["background_error"]
+    assert unsure["background_error"] > 2 * sure["background_error"]
+
+
 def test_given_dark_offset_is_used(sums):
     flatfield, info = estimate_flatfield([sums], FlatfieldSettings(background=140.0))
     assert flatfield.background == 140

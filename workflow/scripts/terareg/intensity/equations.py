@@ -36,6 +36,7 @@ _DEEPEST_STRIPE = 0.3  # standard deviation of logarithms
 RELATIVE_FLOOR = 0.004  # smallest relative error of a block mean
 _LEAST_SIGNAL = 0.5  # counts; logarithms of less are not taken
 _STILL = 0.02  # counts; a smaller change of the dark offset is ignored
+_LEAST_SHARE = 0.01  # of what a step of the dark offset asks for that is left after the next one
 _FREE_AFTER = 3  # steps of the solution after which the dark offset is no longer held
 
 
@@ -63,7 +64,8 @@ class Fit:
     coefficients: np.ndarray  # of the log profile
     gains: np.ndarray  # logarithms (tiles, slabs)
     background: float  # counts
-    background_error: float = 0.0  # standard error, 0 where it is given
+    background_error: float = 0.0  # standard error if blocks are independent, 0 where it is given
+    background_scatter: float = 0.0  # standard error from the scatter of pairs and tiles
     roughness: float = 1.0  # prior precision of a coefficient is roughness * degree ** 6
     tile_spread: float = 0.02  # standard deviation of log gains: of tiles,
     slab_spread: float = 0.02  # and of the slabs of a tile around it
@@ -127,6 +129,8 @@ class Equations:
     ``value = basis @ coefficients``, in overlaps ``+ gain first - gain second + stripe
     + offset * background``. ``value``, ``variance`` and ``offset`` are float32 (a, slabs, blocks),
     ``basis`` is (terms, b, blocks). Within tiles a is tiles and b is 1; in overlaps both are pairs.
+    Within tiles ``value`` falls by ``offset`` per count of the dark offset, of which they tell
+    nothing: without any offset tissue would differ least.
     """
 
     value: np.ndarray
@@ -154,6 +158,7 @@ def within_tiles(problem: ShadingProblem, background: float) -> list[Equations]:
     error = np.where(usable, error, np.float32(np.inf))
     lines = problem.lines.over(tuple(edges[None] for edges in data.edges))[0]
     log = np.log(signal) - lines.astype(np.float32)
+    inverse = np.where(usable, 1 / signal, np.float32(0))
     found = []
     everything = slice(None)
     for axis in (0, 1):
@@ -164,7 +169,8 @@ def within_tiles(problem: ShadingProblem, background: float) -> list[Equations]:
             one, two = (..., a[0], a[1]), (..., b[0], b[1])
             change = (basis.blocks[one] - basis.blocks[two])[:, None]
             parts = _flat(log[one] - log[two], error[one] + error[two], change)
-            found.append(Equations(*parts, axis=axis, far=2 * lag >= lags[-1]))
+            follows = (inverse[one] - inverse[two]).reshape(parts[0].shape)
+            found.append(Equations(*parts, axis=axis, far=2 * lag >= lags[-1], offset=follows))
     return found
 
 
@@ -213,7 +219,7 @@ def solve(
     """Reweighted least squares, from wide to narrow weights unless ``start`` is given."""
     basis, data = problem.basis, problem.data
     fit = start or Fit(np.zeros(len(basis.orders)), np.zeros(data.valid.shape), problem.background)
-    within, used = [], np.nan
+    within, used, pull = [], np.nan, None
     for step in range(12 if start else 30):
         blur = 0.0 if start else 0.3 * 0.5**step
         free = problem.spread > 0 and (start is not None or step >= _FREE_AFTER)
@@ -221,14 +227,65 @@ def solve(
             within, used = within_tiles(problem, fit.background), fit.background
         equations = within + _in_overlaps(problem, fit)
         normal = _normal_equations(data, basis, equations, fit, blur)
-        old, fit = fit, _step(problem, normal, fit, line_power, (step >= 2 or bool(start), free))
+        prior = (step >= 2 or bool(start), free)
+        old, (fit, pull) = fit, _step(problem, normal, fit, line_power, prior)
         if step >= 2 or start:
             fit = replace(fit, stripes=_find_stripes(equations, fit))
         change = np.tensordot(fit.coefficients - old.coefficients, basis.blocks, 1)
         moved = abs(fit.background - old.background) > _STILL
         if np.abs(change).max() < 2e-4 and not moved and step >= (1 if start else 10):
             break
+    if pull is not None:
+        last = fit.background - old.background
+        fit = replace(fit, background_scatter=_offset_error(equations, fit, pull, last))
     return fit
+
+
+def _offset_error(equations: list[Equations], fit: Fit, pull: np.ndarray, last: float) -> float:
+    """Standard error of the dark offset, from what single pairs and tiles ask for.
+
+    The covariance of the solution takes blocks as independent, which they are not where tiles are
+    misplaced or lean; the contributions of whole pairs and tiles are, and scatter as they do
+    (Liang and Zeger, Biometrika 73:13, 1986, with the correction for their number). It also
+    takes the differences within tiles as known, but these follow the offset. A profile that follows
+    as much as the overlaps ask for leaves the offset open: where tissue is equally bright
+    everywhere, any will do. What is left of a step after that (a rank-one change of the equations;
+    Sherman and Morrison, Ann. Math. Stat. 21:124, 1950) divides the error, and the last step.
+
+    Parameters
+    ----------
+    equations : list of Equations
+    fit : Fit
+        Their solution.
+    pull : numpy.ndarray, shape (terms + tiles,)
+        Row of the covariance of the solution that belongs to the dark offset.
+    last : float
+        Change of the offset in the last step, counts.
+    """
+    orders = len(fit.coefficients)
+    follows = np.zeros(orders)
+    of_tiles, of_pairs = np.zeros(len(fit.gains)), []
+    for part in equations:
+        weight = _weights(part, fit, 0.0)
+        column = np.tensordot(pull[:orders], part.basis, 1)[:, None]
+        if part.overlap is None:
+            columns = part.basis.reshape(orders, -1)
+            follows += columns @ part.of_all(weight * part.offset)
+        else:
+            gains = pull[orders + 1 :]
+            gains = gains[part.overlap.first] - gains[part.overlap.second]
+            column = column + part.offset * pull[orders] + gains[:, None, None]
+        scores = np.sum(weight * _residual(part, fit) * column, axis=(1, 2), dtype=np.float64)
+        if part.overlap is None:
+            of_tiles += scores
+        else:
+            of_pairs.append(scores)
+    variance = sum(
+        float(np.sum(each**2)) * len(each) / max(len(each) - 1, 1)
+        for each in (of_tiles, np.concatenate(of_pairs))
+    )
+    share = max(_LEAST_SHARE, 1 + float(pull[:orders] @ follows))
+    return math.hypot(max(fit.background_error, math.sqrt(variance)), last) / share
 
 
 @dataclass(frozen=True)
@@ -378,8 +435,10 @@ def _step(
     fit: Fit,
     line_power: Sequence[float],
     free: tuple[bool, bool],
-) -> Fit:
+) -> tuple[Fit, np.ndarray | None]:
     """Solve the normal equations under the priors of ``fit``.
+
+    Returns also the row of the covariance that belongs to the dark offset, if it is free.
 
     The gain of a slab is the gain of its tile plus a deviation. Deviations are eliminated slab by
     slab; coefficients, dark offset and gains of tiles are solved together. ``free`` says whether
@@ -413,6 +472,7 @@ def _step(
         right[orders] = fit.background
     covariance = np.linalg.inv(matrix + np.diag(prior))
     answer = np.einsum("ij,j->i", covariance, right)
+    pull = covariance[orders] if free[1] else None
     deviations = np.einsum("sij,sj->si", inverse, normal.links_right)
     deviations -= np.einsum("sij,j->si", eliminated, answer)
     fit = replace(fit, coefficients=answer[:orders], gains=(answer[terms:] + deviations).T)
@@ -423,15 +483,16 @@ def _step(
             background_error=float(np.sqrt(covariance[orders, orders])),
         )
     if not free[0]:
-        return fit
+        return fit, pull
     square = answer**2 + np.diag(covariance)
     rough = np.mean((penalty * square[:orders])[lined == 0])
-    return replace(
+    adapted = replace(
         fit,
         roughness=float(np.clip(1 / rough, 1e-2, 10)),
         tile_spread=_spread(square[terms:]),
         slab_spread=_spread(deviations**2 + np.einsum("sii->si", inverse)),
     )
+    return adapted, pull
 
 
 def _spread(squares: np.ndarray) -> float:

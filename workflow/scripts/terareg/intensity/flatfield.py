@@ -53,6 +53,9 @@ from terareg.volumes.voxels import file_voxels
 logger = logging.getLogger(__name__)
 
 _LEAST_DARK = 1.0  # counts; a smaller dark offset is only the bound of the search
+_OFFSET_SIGMAS = 2.0  # standard errors of the dark offset that are allowed for
+_UNEVEN = 3.0  # percent of brightness within a tile that these may make, and
+_OFF_LEVEL = 20.0  # percent of brightness, above which the offset should be given
 _LARGE_STEP = 1.0  # percent between corrected tiles, above which the causes are named
 _LEAST_PROFILE = 0.02  # of the mean; dividing by the profile multiplies noise by its inverse
 
@@ -175,6 +178,7 @@ def _from_tiles(
     info["background_from"] = shading.background_from
     info["background_model"] = _background_model(shading)
     info["background_error"] = shading.background_error
+    info["background_effect"] = _offset_effect(shading)
     info["disagreement"] = shading.disagreement
     if shading.floor is not None:
         floor = shading.floor
@@ -240,6 +244,8 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
             f"the dark offset ended at its lower bound ({background:.1f} counts), which no camera "
             "has; inspect the flat-field and set intensity.flatfield.background"
         )
+    if source == "overlaps":
+        found += _unsure_offset(shading, info["background_effect"])
     if source == "darkest blocks":
         found.append(
             f"no overlaps with signal, so the background of {background:.4g} counts is the level "
@@ -269,6 +275,30 @@ def _doubts(shading: Shading, info: Mapping[str, Any]) -> list[str]:
             )
         )
     return found
+
+
+def _offset_effect(shading: Shading) -> dict[str, float]:
+    """What two standard errors of the dark offset make of the brightness of tissue, percent.
+
+    ``uneven``: difference between the brightest and the darkest places of the field; ``level``:
+    in the middle of it.
+    """
+    error = _OFFSET_SIGMAS * (shading.background_error or 0.0) / max(shading.signal, 1e-6)
+    low, high = np.quantile(shading.profile, (0.02, 0.98)).tolist()
+    return {"uneven": 100 * error * (1 / low - 1 / high), "level": 100 * error}
+
+
+def _unsure_offset(shading: Shading, effect: Mapping[str, float]) -> list[str]:
+    """A sentence where overlaps tell the dark offset too roughly for the brightness of tissue."""
+    if effect["uneven"] <= _UNEVEN and effect["level"] <= _OFF_LEVEL:
+        return []
+    return [
+        f"the overlaps tell the dark offset no better than {shading.background:.0f} +- "
+        f"{shading.background_error:.0f} counts, so tissue that is brighter or darker than most "
+        f"may be off by {effect['level']:.2g} % and uneven within the tiles by "
+        f"{effect['uneven']:.2g} %; set intensity.flatfield.background to what the camera counts "
+        "without light, or to what channels of the same camera show that are surer of it"
+    ]
 
 
 def _faded(shading: Shading, slope: Slope) -> str:

@@ -176,7 +176,7 @@ def fit_shading(
         profile=model.profile.astype(np.float32),
         background=float(level),
         background_from=source,
-        background_error=model.fit.background_error if source == "overlaps" else None,
+        background_error=model.fit.background_scatter if source == "overlaps" else None,
         additive=additive,
         gains=np.exp(of_slab),
         line_percent=(100 * float(model.patterns.y.std()), 100 * float(model.patterns.x.std())),
