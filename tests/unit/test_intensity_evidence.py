@@ -64,6 +64,19 @@ def test_gains_along_a_single_row_of_tiles_are_found_without_loops():
     assert info_of(**row)["tile_gains"] is False
 
 
+@pytest.mark.parametrize("seed", [11, 12])
+def test_a_step_between_two_rows_of_tiles_is_not_lost_among_even_columns(seed):
+    """Half of the overlaps, those along the rows, differ by nothing."""
+    source = TruthSource(Scene(seed=seed, empty=(), drift=0.0))
+    for tile in source.acquisition.tiles:
+        if tile.row == 0:
+            signal = source.data[tile.name] - source.scene.dark
+            source.data[tile.name] = np.rint(source.scene.dark + 0.9 * signal).clip(0).astype("u2")
+    _, info = estimate_flatfield([sum_tiles(source, source.names, None, source.origins)])
+    assert info["tile_gains"] is True and info["step_percent"]["gain of tiles"] > 2
+    assert info["seam_percent"]["beyond"] < 0.3
+
+
 def test_every_tile_is_needed_for_gains():
     settings = FlatfieldSettings(tiles=2)
     source = TruthSource(Scene(**EVEN | {"drift": 0.1}))

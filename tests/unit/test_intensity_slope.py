@@ -1,5 +1,7 @@
 """Brightness that falls from tile to tile is told from a profile that slopes."""
 
+import re
+
 import numpy as np
 import pytest
 from intensity_truth import Scene, TruthSource, profile_error
@@ -63,14 +65,25 @@ def test_light_that_is_absorbed_along_its_way_is_not_taken_for_fading():
     assert not any("bleaching" in text for text in info["warnings"])
 
 
+def test_how_much_fading_would_not_be_told_from_shading_is_said():
+    """What is told is more than that; few tiles tell nothing, and one row of them cannot fade."""
+    _, _, info = estimate(seed=0, bleaching=0.03)
+    told = next(text for text in info["warnings"] if "bleaching" in text)
+    per_row = abs(float(re.search(r"\(([-+][\d.]+) % from row", told)[1]))
+    assert 0 < info["hidden_fading"]["rows"] < per_row
+    few = TruthSource(Scene(rows=1, columns=4, empty=(), pixels=64, planes=4))
+    _, info = estimate_flatfield([sum_tiles(few, few.names, None, few.origins)])
+    assert info["hidden_fading"] == {"columns": "any"}
+
+
 def test_a_slope_and_the_gains_that_make_up_for_it_change_no_overlap():
     source = TruthSource(Scene(rows=3, columns=3, empty=(), pixels=64, planes=4, jitter=3))
     stats = merge_sums([sum_tiles(source, source.names, None, source.origins)])
     shading = fit_shading(BlockData.of(stats), stats, 4)
     problem, fit = shading.problem, shading.fit
-    assert find_slope(problem, fit) is None and shading.slope is None
+    assert not find_slope(problem, fit).found and shading.slope is None
     positions = stats["places"][:, 3:].astype(float)
-    changed, per_pixel = with_slope(problem, fit, Slope((0.3, -0.2)), positions)
+    changed, per_pixel = with_slope(problem, fit, Slope((0.3, -0.2), (0.1, 0.1)), positions)
     assert per_pixel == pytest.approx((0.3 / 64, -0.2 / 64))
     for index in range(len(problem.data.overlaps)):
         before, after = (problem.ratio(f, index) for f in (fit, changed))

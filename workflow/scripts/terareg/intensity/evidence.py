@@ -120,11 +120,12 @@ def gather_evidence(
     pairs = first, second
     tile_gains, tiles_share = _explain(of_pair, counts.sum(1, keepdims=True), pairs, tiles, scatter)
     slab_gains, slabs_share = _explain(medians - of_pair, counts, pairs, tiles, scatter)
+    sizes = [len(side.first) for side in sides]
     gain, depth = (
-        share**0.5 * median_percent((gains[first] - gains[second])[np.isfinite(parts)])
-        for gains, share, parts in (
-            (np.broadcast_to(tile_gains, slab_gains.shape), tiles_share, medians),
-            (slab_gains, slabs_share, medians),
+        share**0.5 * _typical(gains[first] - gains[second], np.isfinite(medians), sizes)
+        for gains, share in (
+            (np.broadcast_to(tile_gains, slab_gains.shape), tiles_share),
+            (slab_gains, slabs_share),
         )
     )
     left = [side.less(tile_gains + slab_gains) for side in sides]
@@ -149,6 +150,17 @@ def gather_evidence(
         gains="depth" if depth > least else gain > least,
         stripes=most if shaded else "none",
     )
+
+
+def _typical(differences: np.ndarray, seen: np.ndarray, sizes: list[int]) -> float:
+    """Median of differences (pairs, slabs) where they are seen, percent, on the side with more.
+
+    Tiles that differ from row to row alone do so in half of the overlaps at most, and the median
+    over all would be that of the noise. ``sizes`` are the pairs of each side.
+    """
+    cuts = np.cumsum(sizes)[:-1]
+    parts = zip(np.split(differences, cuts), np.split(seen, cuts))
+    return max(median_percent(part[there]) for part, there in parts)
 
 
 def _sides(problem: ShadingProblem, fit: Fit, rest: np.ndarray | None) -> list[_Side]:

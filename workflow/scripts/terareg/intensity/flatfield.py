@@ -179,6 +179,11 @@ def _from_tiles(
     info["background_model"] = _background_model(shading)
     info["background_error"] = shading.background_error
     info["background_effect"] = _offset_effect(shading)
+    info["hidden_fading"] = {
+        line: 100 * float(np.expm1(value)) if np.isfinite(value) else "any"
+        for line, value in zip(("rows", "columns"), shading.hidden)
+        if value
+    }
     info["disagreement"] = shading.disagreement
     if shading.floor is not None:
         floor = shading.floor

@@ -65,6 +65,8 @@ class Shading:
         Slope of the profile that gains of the tiles stand for, see :mod:`terareg.intensity.slope`.
     fading : tuple of float
         Change of the log gains that this makes from row to row and from column to column.
+    hidden : tuple of float
+        The largest such change that would not be found; infinite where too few tiles tell of it.
     """
 
     profile: np.ndarray
@@ -82,6 +84,7 @@ class Shading:
     fit: Fit
     slope: Slope | None = None
     fading: tuple[float, float] = (0.0, 0.0)
+    hidden: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,9 @@ def fit_shading(
         vague = replace(data, floor_error=_NEIGHBOURS * shape)
         model = _fit_model(replace(problem, data=vague), stats, lines)
     slope, fading = find_slope(model.problem, model.fit) if data.overlaps else None, (0.0, 0.0)
+    hidden = (0.0, 0.0) if slope is None else _per_step(stats, _per_pixel(slope.hidden, data))
+    if slope is not None and not slope.found:
+        slope = None
     if slope is not None and gains:
         model, fading = _sloped(model, slope, stats)
     rest = None
@@ -188,24 +194,44 @@ def fit_shading(
         fit=model.fit,
         slope=slope,
         fading=fading,
+        hidden=hidden,
     )
+
+
+def _per_pixel(over_tile: tuple[float, float], data: BlockData) -> tuple[float, float]:
+    y, x = (value / int(edges[-1]) for value, edges in zip(over_tile, data.edges))
+    return y, x
+
+
+def _per_step(
+    stats: Mapping[str, np.ndarray], per_pixel: tuple[float, float]
+) -> tuple[float, float]:
+    """A change per pixel along y and x as one from row to row and from column to column.
+
+    0 along an axis with one row, or column, of tiles.
+    """
+    cells, positions = stats["grid"], _positions(stats)
+    found = []
+    for axis, change in enumerate(per_pixel):
+        steps = int(np.ptp(cells[:, axis]))
+        found.append(change * float(np.ptp(positions[:, axis])) / steps if steps else 0.0)
+    return found[0], found[1]
+
+
+def _positions(stats: Mapping[str, np.ndarray]) -> np.ndarray:
+    """First pixels y and x of the tiles, (tiles, 2)."""
+    places = {(row, column): place for row, column, _, *place in stats["places"].tolist()}
+    return np.array([places[tuple(cell)] for cell in stats["grid"].tolist()], float)
 
 
 def _sloped(
     model: _Model, slope: Slope, stats: Mapping[str, np.ndarray]
 ) -> tuple[_Model, tuple[float, float]]:
     """The model with a slope of its profile changed, and log gains per row and per column."""
-    places = {(row, column): place for row, column, _, *place in stats["places"].tolist()}
-    cells = [tuple(cell) for cell in stats["grid"].tolist()]
-    positions = np.array([places[cell] for cell in cells], float)
-    fit, per_pixel = with_slope(model.problem, model.fit, slope, positions)
+    fit, per_pixel = with_slope(model.problem, model.fit, slope, _positions(stats))
     profile = np.exp(model.problem.basis.pixels(fit.coefficients) + model.patterns.pixels())
-    fading = []
-    for axis, change in enumerate(per_pixel):
-        index = [cell[axis] for cell in cells]
-        steps = max(1, max(index) - min(index))
-        fading.append(change * float(np.ptp(positions[:, axis])) / steps)
-    return replace(model, profile=profile / profile.mean(), fit=fit), (fading[0], fading[1])
+    found = replace(model, profile=profile / profile.mean(), fit=fit)
+    return found, _per_step(stats, per_pixel)
 
 
 def _signal(data: BlockData, background: float) -> float:

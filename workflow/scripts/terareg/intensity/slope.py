@@ -9,6 +9,7 @@ differ from tile to tile, so that all tiles must show about the same one, and a 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -34,12 +35,21 @@ class Slope:
     over_tile : tuple of float
         To be added to the log profile from the first to the last pixel along y and x; 0 along an
         axis along which the tissue does not deny it.
+    hidden : tuple of float
+        The largest slope along y and x that the tissue would not deny; infinite where too few tiles
+        tell of it.
     """
 
     over_tile: tuple[float, float]
+    hidden: tuple[float, float]
+
+    @property
+    def found(self) -> bool:
+        """Whether the tissue denies the slope along y or x."""
+        return any(self.over_tile)
 
 
-def find_slope(problem: ShadingProblem, fit: Fit) -> Slope | None:
+def find_slope(problem: ShadingProblem, fit: Fit) -> Slope:
     """Compare the slope of a fitted profile with that of the brightness within tiles.
 
     Differences within tiles, weighted as in :func:`terareg.intensity.equations.solve`, are fitted
@@ -54,18 +64,19 @@ def find_slope(problem: ShadingProblem, fit: Fit) -> Slope | None:
 
     Returns
     -------
-    Slope or None
-        None where neither is clear: the slope of all tiles, and the mean of their own, are more
-        than 10 %, that mean is 2.5 times its standard error, and the profile is flatter without
-        the slope that the overlaps ask for: light that is absorbed along its way darkens the tissue
-        of all tiles alike, which denies a flat profile.
+    Slope
+        Found along an axis where it is clear: the slope of all tiles, and the mean of their own,
+        are more than 10 %, that mean is 2.5 times its standard error, and the profile is flatter
+        without the slope that the overlaps ask for: light that is absorbed along its way darkens
+        the tissue of all tiles alike, which denies a flat profile.
     """
-    y, x = (_along(problem, fit, axis) for axis in (0, 1))
-    return Slope((y, x)) if y or x else None
+    (y, least_y), (x, least_x) = (_along(problem, fit, axis) for axis in (0, 1))
+    return Slope((y, x), (least_y, least_x))
 
 
-def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
-    """Slope over the tile along an axis that is missing in a fit; 0 if it is not clear."""
+def _along(problem: ShadingProblem, fit: Fit, axis: int) -> tuple[float, float]:
+    """Slope over the tile along an axis that is missing in a fit, 0 if it is not clear; and the
+    least that would be."""
     term = problem.basis.orders.index((1, 0) if axis == 0 else (0, 1))
     parts = []
     for part in within_tiles(problem, fit.background):
@@ -77,14 +88,14 @@ def _along(problem: ShadingProblem, fit: Fit, axis: int) -> float:
     everyone, weight = _slopes(parts, tiles, together=True)
     seen = weight > _LEAST_WEIGHT * weight.max()
     if seen.sum() < _LEAST_TILES:
-        return 0.0
+        return 0.0, math.inf
     own = _slopes(parts, tiles, together=False)[0][seen]
     mean, error = float(own.mean()), float(own.std(ddof=1)) / float(np.sqrt(len(own)))
-    slope, least = float(everyone[0]), np.log1p(_LEAST_PERCENT / 100)
-    clear = min(abs(slope), abs(mean)) > least and abs(mean) > _SURE * error
+    slope, least = float(everyone[0]), max(math.log1p(_LEAST_PERCENT / 100), _SURE * error)
+    clear = abs(slope) > math.log1p(_LEAST_PERCENT / 100) and abs(mean) > least
     fitted = _rise(problem, fit, axis)
     flatter = abs(fitted + slope) < abs(fitted)
-    return slope if clear and slope * mean > 0 and flatter else 0.0
+    return slope if clear and slope * mean > 0 and flatter else 0.0, least
 
 
 def _rise(problem: ShadingProblem, fit: Fit, axis: int) -> float:
