@@ -123,6 +123,7 @@ def test_stripes_of_single_tiles_are_not_part_of_the_profile():
     flatfield, info = estimate_flatfield([sums])
     assert profile_error(flatfield.profile, source.profile) < 2.5
     assert flatfield.background == pytest.approx(150, abs=3)
+    assert info["background_error"] < 3, "stripes are accounted for, and do not make it unsure"
     assert info["line_percent"]["rows"] < 1
 
 

@@ -275,7 +275,8 @@ def _offset_error(equations: list[Equations], fit: Fit, pull: np.ndarray, last: 
             gains = pull[orders + 1 :]
             gains = gains[part.overlap.first] - gains[part.overlap.second]
             column = column + part.offset * pull[orders] + gains[:, None, None]
-        scores = np.sum(weight * _residual(part, fit) * column, axis=(1, 2), dtype=np.float64)
+        left = weight * _beside_stripes(part, fit)
+        scores = np.sum(left * column, axis=(1, 2), dtype=np.float64)
         if part.overlap is None:
             of_tiles += scores
         else:
@@ -509,6 +510,15 @@ def _residual(part: Equations, fit: Fit) -> np.ndarray:
     return residual
 
 
+def _beside_stripes(part: Equations, fit: Fit) -> np.ndarray:
+    """Residuals, in overlaps after the stripes."""
+    residual = _residual(part, fit)
+    if part.overlap is None or not fit.stripes:
+        return residual
+    stripes = fit.stripes[part.index]
+    return _blocks_less_lines(part, residual, stripes.values, stripes.axis)
+
+
 def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     """Robust weights, float32.
 
@@ -516,11 +526,7 @@ def _weights(part: Equations, fit: Fit, blur: float) -> np.ndarray:
     that tissue makes. In overlaps it is a Cauchy loss of the residuals after the stripes. Its scale
     is the median of these residuals, which misplaced tiles make larger than the noise.
     """
-    residual = _residual(part, fit)
-    if part.overlap is not None and fit.stripes:
-        stripes = fit.stripes[part.index]
-        residual = _blocks_less_lines(part, residual, stripes.values, stripes.axis)
-    square = residual**2
+    square = _beside_stripes(part, fit) ** 2
     variance = part.variance + np.float32(blur**2)
     if part.overlap is None:
         if fit.stripes and fit.stripes[0].axis + 2 != part.axis:
