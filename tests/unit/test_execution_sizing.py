@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 from planned_samples import run_of, scan
 
+from terareg.core.errors import VolumeError
 from terareg.execution import sizing
 from terareg.intensity.cost import corrected_batches, tile_batches
 from terareg.regions.cost import label_batches
@@ -53,6 +54,22 @@ def test_an_atlas_that_cannot_be_read_yet_counts_as_a_whole_brain(workspace, ann
     (workspace.folder / "empty.nrrd").touch()
     run = run_of(workspace, workspace.sample(atlases__mouse__annotation=annotation))
     assert sizing.sized(run, "brain").atlases["mouse"].megavoxels > 50
+
+
+def test_cells_of_another_unit_are_told_before_any_job(workspace):
+    """10 um given as mm, or as nm: the first job that sees the voxels is hours away."""
+    for diameter_um, told in (
+        (0.01, r"sample scan, cells\.cfos\.diameter_um: a diameter of 0\.01 um is 0\.00033 voxels"),
+        ([30, 20, 9], r"a diameter of 9 um is 0\.9 voxels of 10 um along x"),
+        (10000, r"a diameter of 10000 um is 11111% of the whole volume, which is 0\.09 mm long"),
+    ):
+        config = scan(workspace) | {"cells": {"cfos": {"channel": "t1", "diameter_um": diameter_um}}}
+        with pytest.raises(VolumeError, match=told):
+            sizing.check_cells(run_of(workspace, config))
+    config = scan(workspace) | {"cells": {"cfos": {"channel": "t1", "diameter_um": [30, 20, 10]}}}
+    with pytest.raises(VolumeError, match="33% of the whole volume"):
+        sizing.check_cells(run_of(workspace, config))
+    sizing.check_cells(run_of(workspace, scan(workspace)))
 
 
 def test_only_registered_atlases_are_sized(workspace):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from cell_truth import Held, cell_volume, matched
 
-from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.signal.blobs import BLOB, BlobSettings, boxes, find_blobs, join_blobs
 from terareg.signal.search import box_vox, reach_vox, read_mvox, step_vox, three, working_um
@@ -170,14 +169,6 @@ def test_of_maxima_close_together_the_one_with_the_highest_contrast_stays():
     for order in itertools.permutations(range(4)):
         kept = join_blobs(blobs[list(order)], SETTINGS, frame)
         assert kept["voxel"].tolist() == [[1, 1, 3], [8, 8, 8]]
-
-
-def test_cells_smaller_than_a_voxel_are_an_error():
-    with pytest.raises(
-        VolumeError, match=r"cells x: a diameter of 3 um is 0.6 voxels of 5 um along z"
-    ):
-        BlobSettings((3.0,) * 3).check_size(Frame((9, 9, 9), (5.0, 1.0, 1.0)), "cells x")
-    BlobSettings((6.0,) * 3).check_size(Frame((9, 9, 9), (5.0, 1.0, 1.0)), "cells x")
 
 
 # ------------------------------------------------------------------ size of the search

@@ -27,7 +27,6 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.signal.search import REACH, SAMPLES, SIGMA, reach_vox, step_vox
@@ -60,7 +59,6 @@ _UNSEEN = 5
 _LEAST_RISE = 0.3  # by so much of the answer of the filter; a ball rises by 0.6 of it
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
-_LEAST_VOXELS = 1.0  # of a diameter, along any axis
 _MOST_CONTRAST = 1e6
 
 
@@ -98,18 +96,6 @@ class BlobSettings:
     def sigma_vox(self, frame: Frame) -> tuple[float, float, float]:
         """Width of the filter, voxels."""
         return tuple(SIGMA * d / s for d, s in zip(self.diameter_um, frame.spacing_um))
-
-    def check_size(self, frame: Frame, what: str) -> None:
-        """Raise :class:`VolumeError` if a cell is too small for the voxels of a volume."""
-        across = [d / s for d, s in zip(self.diameter_um, frame.spacing_um)]
-        if min(across) < _LEAST_VOXELS:
-            axis = across.index(min(across))
-            raise VolumeError(
-                f"{what}: a diameter of {self.diameter_um[axis]:g} um is {min(across):.2g} voxels "
-                f"of {frame.spacing_um[axis]:g} um along {'zyx'[axis]}, less than "
-                f"{_LEAST_VOXELS:g}; cells so small cannot be told from noise: give their "
-                "diameter in the image, or use a finer volume"
-            )
 
 
 def find_blobs(
