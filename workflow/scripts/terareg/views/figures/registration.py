@@ -325,7 +325,7 @@ def _painted(
 
 @canvas.picture
 def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the energy against the iteration, one panel per resolution level.
+    """Draw the energy against the iteration, one panel per pass at a resolution.
 
     Parameters
     ----------
@@ -341,14 +341,14 @@ def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
         max(5.0, min(10.0, 3.4 * len(levels))), 3.6, "Energy of the registration (lower is better)"
     )
     axes = canvas.axes_grid(figure, 1, len(levels))
-    for cell, level in zip(axes[0], levels):
+    for number, (cell, level) in enumerate(zip(axes[0], levels), 1):
         part = [row for row in rows if str(row["level"]) == level]
         colours = (canvas.BLUE, canvas.ORANGE, canvas.GREEN, canvas.PURPLE)
         for name, colour, style in zip(names, colours, ("-", "--", ":", "-.")):
             values = [float(row[name]) for row in part]
             cell.plot(range(len(part)), values, style, color=colour, label=name)
         voxel = part[0].get("voxel_um")
-        cell.set_title(f"level {level}" + (f" ({float(voxel):g} µm)" if voxel else ""))
+        cell.set_title(f"pass {number}" + (f" ({float(voxel):.3g} µm)" if voxel else ""))
         cell.set_xlabel("step")
         cell.grid(alpha=0.3)
     axes[0, 0].set_ylabel("energy")
