@@ -205,8 +205,14 @@ def test_a_comparison_is_told_by_its_groups(workspace, capsys):
     config = {"comparisons": {"drug": {"table": "cohort.tsv", "atlas": "ccf"}}}
     code, text = checked(workspace, config, capsys)
     assert code == 0 and "comparison drug: control 3, drug 3 samples; covariates: age" in text
-    assert "Next: terareg run sample.yaml cohort" in text
+    assert "Next: terareg run sample.yaml cohort" in text and "leaves out" not in text
     whole = table.read_text()
+    table.write_text(whole.replace("drug", "durg", 1))
+    config["comparisons"]["drug"]["groups"] = ["control", "drug"]
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "control 3, drug 2 samples" in text
+    assert "note: comparison drug leaves out the samples of durg 1; is a name misspelt?" in text
+    del config["comparisons"]["drug"]["groups"]
     table.write_text("\n".join(whole.splitlines()[:5]) + "\n")
     code, text = checked(workspace, config, capsys)
     assert code == 1

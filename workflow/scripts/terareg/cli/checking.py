@@ -94,6 +94,9 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
         sizes = (sum(m.group == group for m in cohort.members) for group in cohort.groups)
         groups = ", ".join(f"{group} {size}" for group, size in zip(cohort.groups, sizes))
         _say(f"comparison {name}: {groups} samples; covariates: {few(cohort.covariates) or 'none'}")
+        if cohort.others:
+            others = ", ".join(f"{group} {size}" for group, size in cohort.others.items())
+            _say(f"note: comparison {name} leaves out the samples of {others}; is a name misspelt?")
         try:
             design_of(cohort)
         except TeraregError as error:

@@ -58,8 +58,8 @@ class Reading:
             return ""
         return (
             f"points {name}: {_percent(self.in_region_percent)} of them are inside a region of the "
-            f"atlas, but {_percent(self.other_percent or 0)} would be {self.other}; correct axes or "
-            f"units of points.{name}, or the names of the columns in its file"
+            f"atlas, but {_percent(self.other_percent or 0)} would be {self.other}; correct axes "
+            f"or units of points.{name}, or the names of the columns in its file"
         )
 
 

@@ -367,9 +367,9 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "worse": "below",
         "warn": 80.0,
         "fail": 5.0,
-        "advice": "Look in the viewer at the cells or points outside of every region: they are counted "
-        "nowhere. If that is nearly all of them, points have another unit or order of axes, or are "
-        "voxels of another image.",
+        "advice": "Look in the viewer at the cells or points outside of every region: they are "
+        "counted nowhere. If that is nearly all of them, points have another unit or order of "
+        "axes, or are voxels of another image.",
     },
     "accuracy.mean_um": {
         "text": "Fiducial error, mean",
