@@ -142,7 +142,7 @@ def read_cohort(
             "lines or correct a name"
         )
     compared = _groups(name, [row[GROUP] for row in rows], groups)
-    others = Counter(row[GROUP] for row in rows if row[GROUP] not in compared)
+    left_out = Counter(row[GROUP] for row in rows if row[GROUP] not in compared)
     rows = [row for row in rows if row[GROUP] in compared]
     with boundary(name, CohortError, "write one decimal sign"):
         kinds = {c: _values(table.number, name, c, rows) for c in chosen}
@@ -151,7 +151,7 @@ def read_cohort(
         for n, row in enumerate(rows)
     )
     _check_sizes(name, members, compared)
-    return Cohort(members, compared, tuple(chosen), dict(others))
+    return Cohort(members, compared, tuple(chosen), dict(left_out))
 
 
 def sample_rows(
