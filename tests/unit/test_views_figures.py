@@ -374,3 +374,15 @@ def test_a_region_of_one_side_has_no_difference_of_sides():
     drawn = regions.region_bars.__wrapped__(rows)
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert texts == ["-22 %"]
+
+
+def test_rows_of_the_preview_are_as_high_as_their_planes():
+    """A long flat brain would leave as much paper as picture."""
+    long_flat = Frame((40, 60, 130), (100.0, 100.0, 100.0), orientation="ILA")
+    volume = np.random.default_rng(0).random(long_flat.shape)
+    figure = registration.preview_alignment.__wrapped__(
+        volume, long_flat, volume, (volume > 0.5).astype(np.uint32), long_flat, np.eye(4)
+    )
+    figure.canvas.draw()
+    coronal, sagittal, horizontal = (axes.get_position().height for axes in figure.axes[::3])
+    assert sagittal < coronal < horizontal

@@ -457,7 +457,7 @@ def _remark(row: Mapping[str, str], summary: Mapping[str, Any]) -> str:
     """Why a region is listed, and what the registration itself says of it."""
     words = [worst.reason_text(row)] if worst.needs_a_look(row) else []
     if row["acronym"] in (summary.get("unexplained") or ()):
-        words.append("differs by more than noise")
+        words.append("beyond noise")
     if row["acronym"] in (summary.get("worse_regions") or ()):
         words.append("the affine fits better")
     return "; ".join(words)
