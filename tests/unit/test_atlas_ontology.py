@@ -123,7 +123,7 @@ def test_missing_colours_are_filled_and_stay(tmp_path):
     ("text", "message"),
     [
         ("id,acronym\n5,a\n", "line 2: name missing; .* but it has 'id', 'acronym'$"),
-        ("id,acronym,name\n5,a,b\n6,,c\n", "line 3: acronym missing"),
+        ("id,acronym,name\n5,a,b\n6,,c\n", "line 3: acronym left blank, beside .6., .c.; fill"),
         ("id,acronym,name\nx,a,b\n", "id 'x' is not an integer"),
         ("id,acronym,name\n1.5,a,b\n", "id '1.5' is not an integer"),
         ("id,acronym,name\n5,a,b\n5,c,d\n", "id 5 is used twice"),

@@ -56,6 +56,20 @@ def test_a_good_sample_is_told_on_one_screen(workspace, capsys):
     assert not Path("results").exists() and not Path(".snakemake").exists()
 
 
+def test_the_sample_stands_beside_the_atlas_in_size(workspace, capsys):
+    """A voxel size in another order makes a brain that is flat and long."""
+    config = scanned(workspace)
+    config["atlases"] = {"mine": write_atlas(workspace.folder)}
+    config["atlases"]["mine"]["spacing_um"] = [25, 200, 300]
+    _, text = checked(workspace, config, capsys)
+    assert "mm of the atlas (front to back, top to bottom, side to side)" in text
+    assert "of atlas mine" not in text
+    config["input"]["spacing_um"] = [1.83, 1.83, 5]
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "the sample has 0.183 mm top to bottom beside 0.5 mm" in text
+    assert "18.9 mm side to side beside 7.2 mm of atlas mine; unless it is a part of" in text
+
+
 def test_a_plane_or_channel_that_a_tile_lacks_is_told_before_any_run(workspace, capsys):
     config = scanned(workspace)
     config["atlases"] = {"mine": write_atlas(workspace.folder)}
@@ -191,8 +205,14 @@ def test_a_comparison_is_told_by_its_groups(workspace, capsys):
     config = {"comparisons": {"drug": {"table": "cohort.tsv", "atlas": "ccf"}}}
     code, text = checked(workspace, config, capsys)
     assert code == 0 and "comparison drug: control 3, drug 3 samples; covariates: age" in text
-    assert "Next: terareg run sample.yaml cohort" in text
+    assert "Next: terareg run sample.yaml cohort" in text and "leaves out" not in text
     whole = table.read_text()
+    table.write_text(whole.replace("drug", "durg", 1))
+    config["comparisons"]["drug"]["groups"] = ["control", "drug"]
+    code, text = checked(workspace, config, capsys)
+    assert code == 0 and "control 3, drug 2 samples" in text
+    assert "note: comparison drug leaves out the samples of durg 1; is a name misspelt?" in text
+    del config["comparisons"]["drug"]["groups"]
     table.write_text("\n".join(whole.splitlines()[:5]) + "\n")
     code, text = checked(workspace, config, capsys)
     assert code == 1

@@ -31,7 +31,9 @@ def test_numbers_categories_and_groups(tmp_path):
 
 def test_samples_of_other_groups_are_left_out(tmp_path):
     text = GOOD + "e\tsham\t9\tf\n"
-    assert [m.sample for m in read(tmp_path, text, ("ctrl", "drug")).members] == list("abcd")
+    found = read(tmp_path, text, ("ctrl", "drug"))
+    assert [m.sample for m in found.members] == list("abcd") and found.others == {"sham": 1}
+    assert found.without([]).others == {"sham": 1} and read(tmp_path, GOOD).others == {}
     with pytest.raises(CohortError, match=r"3 groups \(ctrl, drug, sham\), but two are compared"):
         read(tmp_path, text)
 
@@ -56,6 +58,14 @@ def test_the_folder_of_results_is_no_covariate(tmp_path):
         (GOOD, (None, ("weight",)), "covariate 'weight' is not one of its columns (age, sex)"),
         (GOOD.replace("b\tctrl\t8.5", "b\tctrl"), (), "line 3: 3 cells instead of 4"),
         (GOOD.replace("sex", "used"), (), "a covariate cannot be called 'used'"),
+        (GOOD.replace("b\tctrl", "b\tCtrl"), (),
+         "3 groups (ctrl, Ctrl, drug), but two are compared; correct 'Ctrl' if it means 'ctrl', or "
+         "name two of them under groups"),
+        (GOOD + "e\tdurg\t9\tf\n", (), "correct 'durg' if it means 'drug', or"),
+        (GOOD.replace("drug", "ctrl"), (), "1 group (ctrl), but two are compared; name two"),
+        (GOOD.replace("8.5", "8.5 weeks"), (),
+         "age is '8.5 weeks' of sample 'b' but '9' of sample 'a'; write a number for every sample, "
+         "or a word for every one"),
         ("", (), "it is empty"),
     ],
 )  # fmt: skip

@@ -47,8 +47,10 @@ def test_the_plan_says_what_a_compressed_image_takes_beside_memory(workspace):
     plain = sizing.sized(run_of(workspace, scan(workspace)), "scan")
     packed = replace(plain, size=replace(plain.size, kept_gb=8.0))
     (line,) = [row for row in run_plan.plan_text("t", packed).splitlines() if "TMPDIR" in row]
-    assert line.startswith("import_volume: the image is decoded plane by plane; each of 1 jobs ")
+    assert line.startswith("import_volume: the image is decoded plane by plane; its job ")
     assert line.endswith("keeps up to 8.0 GB in TMPDIR")
+    small = replace(plain, size=replace(plain.size, kept_gb=0.004))
+    assert "its job keeps up to 4 MB in TMPDIR" in run_plan.plan_text("t", small)
     assert "TMPDIR" not in run_plan.plan_text("t", plain)
     once, more = (RULES["import_volume"].load(sample).cpu_s for sample in (plain, packed))
     assert more == pytest.approx(once + 48)

@@ -7,6 +7,7 @@ import pytest
 import SimpleITK as sitk
 from planned_samples import run_of, scan
 
+from terareg.core.errors import VolumeError
 from terareg.execution import sizing
 from terareg.intensity.cost import corrected_batches, tile_batches
 from terareg.regions.cost import label_batches
@@ -53,6 +54,23 @@ def test_an_atlas_that_cannot_be_read_yet_counts_as_a_whole_brain(workspace, ann
     (workspace.folder / "empty.nrrd").touch()
     run = run_of(workspace, workspace.sample(atlases__mouse__annotation=annotation))
     assert sizing.sized(run, "brain").atlases["mouse"].megavoxels > 50
+
+
+def test_cells_of_another_unit_are_told_before_any_job(workspace):
+    """10 um given as mm, or as nm: the first job that sees the voxels is hours away."""
+
+    def check(diameter_um):
+        cells = {"cfos": {"channel": "t1", "diameter_um": diameter_um}}
+        sizing.check_cells(run_of(workspace, scan(workspace) | {"cells": cells}))
+
+    key = r"sample scan, cells\.cfos\.diameter_um"
+    with pytest.raises(VolumeError, match=key + r": a diameter of 0\.01 um is 0\.00033 voxels"):
+        check(0.01)
+    with pytest.raises(VolumeError, match=r"a diameter of 9 um is 0\.9 voxels of 10 um along x"):
+        check([30, 20, 9])
+    with pytest.raises(VolumeError, match=key + r": a diameter of 30 um is 33% of the whole"):
+        check([30, 20, 10])
+    sizing.check_cells(run_of(workspace, scan(workspace)))
 
 
 def test_only_registered_atlases_are_sized(workspace):

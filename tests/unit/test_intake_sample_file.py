@@ -27,6 +27,12 @@ def test_names_of_channels_are_possible_and_apart():
     }  # fmt: skip
 
 
+def test_digits_that_a_unit_left_behind_are_not_written():
+    source = {"kind": "table", "spacing_um": [50.0, 15.573333333333332, 0.8125]}
+    text = sample_text(Found("tiles", source, ("a reason",)), "on", "allen_mouse_25um")
+    assert "  spacing_um: [50.0, 15.57333, 0.8125]\n" in text
+
+
 def test_what_is_written_is_what_was_found():
     source = {
         "kind": "table", "path": "/data/a: b #1", "channels": {"yes": "no", "c": "0012"},

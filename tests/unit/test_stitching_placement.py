@@ -244,10 +244,19 @@ def test_a_tile_that_leans_is_named_with_its_figure():
     assert auto.origins(subpixel=True) == placement.origins(subpixel=True)
 
 
-@pytest.mark.parametrize(("jump", "told"), [((0, 9, -3), True), ((0, 1, 1), False), (None, False)])
+@pytest.mark.parametrize(
+    ("jump", "told"),
+    [((0, 9, -3), True), ((0, 1, 1), False), (None, False), ("limit", False)],
+)
 def test_a_part_of_the_depth_with_another_displacement_is_told(jump, told):
-    """Of six windows two agree elsewhere: no lean, and no noise, whose peaks lie anywhere."""
+    """Of six windows two agree elsewhere: no lean, and no noise, whose peaks lie anywhere.
+
+    Two that both end at the limit of the search have found nothing.
+    """
     acquisition, _, links = simulate(1, 2)
+    if jump == "limit":
+        end = np.add(links[0].expected_vox, [0, -links[0].search_vox[1], 0])
+        jump = np.round(end) - links[0].displ_vox
     rng = np.random.default_rng(1)
     windows = []
     for k in range(6):

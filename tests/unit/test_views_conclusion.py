@@ -18,6 +18,7 @@ NEAR = ("registration.matching_percent", "mouse", 60.0)
 BAD = ("registration.matching_percent", "mouse", 10.0)
 DIM = ("volume.saturated_percent", "ch0", 50.0)
 TORN = ("stitching.kept_percent", "", 20.0)
+LOST = ("points.in_region_percent", "mine", 0.0)
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,9 @@ TORN = ("stitching.kept_percent", "", 20.0)
         ([NEAR], "warn", "Usable with care"),
         ([NEAR, DIM], "fail", "Usable for positions and volumes, not for brightness"),
         ([BAD, DIM], "fail", "Not usable as it is"),
+        ([GOOD, LOST], "fail", "Usable for positions and volumes, not for counts"),
+        ([LOST, DIM], "fail", "Usable for positions and volumes, not for brightness or counts"),
+        ([BAD, LOST], "fail", "Not usable as it is"),
         ([], "none", "Not judged yet"),
     ],
 )

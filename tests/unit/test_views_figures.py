@@ -138,7 +138,7 @@ DRAWINGS = {
         FRAME,
     ),
     "energy": lambda: registration.energy_curve(
-        [{"level": 0, "voxel_um": "200", "total": "3.5", "match": "3"}] * 4
+        [{"level": 0, "voxel_um": "200.123456", "total": "3.5", "match": "3"}] * 4
         + [{"level": 1, "voxel_um": "100", "total": "2", "match": "1"}]
     ),
     "error bars": lambda: registration.error_bars(BRAIN / 10, LABELS, BRAIN, FRAME),
@@ -219,6 +219,21 @@ def test_why_a_region_is_listed(row, words):
     assert worst.reason_text(row) == words
 
 
+@pytest.mark.parametrize(
+    ("name", "acronym", "told"),
+    [
+        ("Caudoputamen", "CP", "Caudoputamen (CP), left"),
+        ("Cerebellum left", "C28", "Cerebellum left (C28)"),
+        ("Left hippocampus", "HL", "Left hippocampus (HL)"),
+        ("Cleft", "Cleft", "Cleft, left"),
+    ],
+)
+def test_a_side_that_is_in_the_name_is_not_told_twice(name, acronym, told):
+    row = {"name": name, "acronym": acronym, "hemisphere": "left", "score": "2",
+           "reason": "missing", "missing_percent": "47.4"}  # fmt: skip
+    assert worst.sentence(row)["name"] == told
+
+
 def test_the_window_of_a_region_follows_its_size_and_fits_into_the_volume():
     row = {"z_um": "1", "y_um": "2", "x_um": "3", "volume_mm3": "0.008"}
     frame = Frame((100, 100, 100), (20, 20, 20), (0, 0, 0), "AIR")
@@ -251,6 +266,26 @@ def test_letters_name_the_direction_in_which_the_picture_grows():
     # FRAME is AIR: in the plane across z, rows go to I and columns to R
     assert place["I"][1] < 0.5 < place["S"][1]
     assert place["L"][0] < 0.5 < place["R"][0]
+
+
+def test_passes_are_numbered_in_their_order_whatever_their_levels():
+    rows = [{"level": n, "voxel_um": v, "total": 3, "match": 3} for n, v in
+            ((0, 271.25714), (1, 135.62857), (9, 67.814285))]  # fmt: skip
+    figure = registration.energy_curve.__wrapped__(rows)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["pass 1 (271 µm)", "pass 2 (136 µm)", "pass 3 (67.8 µm)"]
+
+
+def test_a_scale_bar_is_one_black_bar_on_paper_and_on_dark_tissue():
+    for background in ("white", "black"):
+        figure, axes = canvas.filled_figure((300, 300), 3)
+        axes.set_facecolor(background)
+        canvas.scale_bar(axes, 1000.0, 1000.0, 500.0)
+        figure.canvas.draw()
+        column = np.asarray(figure.canvas.buffer_rgba())[..., 0][250:, 120]
+        edges = np.flatnonzero(np.diff((column < 128).astype(int)))
+        outside = 0 if background == "white" else 2  # the dark around the white strip
+        assert len(edges) == 2 + outside
 
 
 def test_scale_bar_has_the_length_it_says_also_on_a_finer_picture():
@@ -339,3 +374,15 @@ def test_a_region_of_one_side_has_no_difference_of_sides():
     drawn = regions.region_bars.__wrapped__(rows)
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert texts == ["-22 %"]
+
+
+def test_rows_of_the_preview_are_as_high_as_their_planes():
+    """A long flat brain would leave as much paper as picture."""
+    long_flat = Frame((40, 60, 130), (100.0, 100.0, 100.0), orientation="ILA")
+    volume = np.random.default_rng(0).random(long_flat.shape)
+    figure = registration.preview_alignment.__wrapped__(
+        volume, long_flat, volume, (volume > 0.5).astype(np.uint32), long_flat, np.eye(4)
+    )
+    figure.canvas.draw()
+    coronal, sagittal, horizontal = (axes.get_position().height for axes in figure.axes[::3])
+    assert sagittal < coronal < horizontal

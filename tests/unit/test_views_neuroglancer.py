@@ -70,6 +70,12 @@ def test_plain_ome_zarr_needs_no_transform():
 
 
 def test_points_are_in_micrometres_x_y_z():
+    few = ng.some_points("mine", np.array([[1.5, 2, 3], [4, 5, 6]]))
+    assert few["name"] == "points mine" and not few["visible"]
+    assert [a["point"] for a in few["annotations"]] == [[3, 2, 1.5], [6, 5, 4]]
+    many = ng.some_points("mine", np.arange(15000.0).reshape(-1, 3))
+    assert many["name"] == "points mine (2000 of 5000)" and len(many["annotations"]) == 2000
+    assert many["annotations"][-1]["id"] == "5000"
     layer = ng.point_layer("fiducials", {"bregma": (1.5, 2, 3)})
     assert layer["annotations"][0]["point"] == [3, 2, 1.5]
     assert layer["source"]["transform"]["outputDimensions"]["x"] == [1e-6, "m"]

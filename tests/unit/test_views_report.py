@@ -282,6 +282,32 @@ def test_a_panel_appears_only_if_its_files_exist(results, tmp_path):
     assert "Time and memory" not in text
 
 
+def test_points_that_were_read_wrongly_are_in_the_verdict(results):
+    told = (
+        "points mine: 41 % of them are inside a region, but 98 % would be if z and x were exchanged"
+    )
+    write(results, "points/mine/summary.json", {
+        "points": 500, "atlas": "allen", "in_region_percent": 41.0, "outside_volume": 3,
+        "other": "if z and x were exchanged", "other_percent": 98.0, "warnings": [told],
+    })  # fmt: skip
+    write(
+        results,
+        "points/mine.tsv",
+        "id\tacronym\tname\tscope\themisphere\tcount\tper_mm3\n"
+        "1\tCP\tCaudoputamen\town\tboth\t205\t4.5\n",
+    )
+    data = gather(results)
+    (stage,) = [s for s in data["stages"] if s["id"] == "cells"]
+    facts, regions = stage["tables"]
+    assert ["points", "500"] in facts["rows"] and stage["warnings"] == [told]
+    assert regions["rows"] == [["CP", "Caudoputamen", "205", "4.5"]]
+    assert "points per mm³" in report.render_report(data)
+    found = {v["key"]: v for v in data["verdicts"] if v["key"].startswith("points.")}
+    assert {v["status"] for v in found.values()} == {"warn"}
+    assert found["points.other_reading_percent"]["value"] == 57
+    assert any("section Cells and signal says which" in s["advice"] for s in data["steps"])
+
+
 def test_cells_and_signal_per_region(results):
     write(results, "cells/cfos.json", {
         "cells": 12, "per_mm3": 3.5, "saturated": 0, "quartiles": {"contrast": [6, 8, 11]},
@@ -293,7 +319,7 @@ def test_cells_and_signal_per_region(results):
         "cells/cfos/allen/regions.tsv",
         head + "count\tper_mm3\n1\tCP\tCaudoputamen\town\tboth\t3\t4.5\n"
         "2\tTH\tThalamus\town\tboth\t9\t7\n2\tTH\tThalamus\ttree\tboth\t99\t7\n"
-        "0\t\tin no region\town\tboth\t40\t\n",
+        "0\t\tin no region\town\tboth\t4\t\n",
     )
     write(
         results,
@@ -311,6 +337,9 @@ def test_cells_and_signal_per_region(results):
     ]
     assert signal["rows"] == [["CP", "Caudoputamen", "0.5", "2.25", "900"]]
     assert "cells per mm³" in report.render_report(data) and not stage["warnings"]
+    (outside,) = [v for v in data["verdicts"] if v["key"].startswith("points.")]
+    assert outside["subject"] == "cfos, allen" and outside["shown"] == "66.67\u00a0%"
+    assert outside["status"] == "warn"
     write(results, "cells/cfos.json", {"cells": 0, "settings": {"channel": "ch0"}})
     (stage,) = [s for s in gather(results)["stages"] if s["id"] == "cells"]
     assert "no cell was found; check the channel" in stage["warnings"][0]

@@ -280,6 +280,18 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     done = workspace.snakemake("--cores", "2", *wanted, "--quiet")
     assert done.returncode == 0, done.stderr
 
+    for space in ("sample", "atlas"):
+        summary = workspace.folder / f"results/scan/points/{space}/summary.json"
+        reading = json.loads(summary.read_text())
+        assert reading["points"] == 500 and reading["outside_volume"] == 0
+        assert reading["in_region_percent"] > 50 and reading["other"] == ""
+    state = json.loads((workspace.folder / "results/scan/views/neuroglancer.json").read_text())
+    drawn = {layer["name"]: layer for layer in state["layers"]}
+    for space in ("sample", "atlas"):
+        assert len(drawn[f"points {space}"]["annotations"]) == 500
+    first = drawn["points sample"]["annotations"][0]["point"]
+    np.testing.assert_allclose(first, np.round(cells[0], 1)[::-1], atol=1e-6)
+
     store = Store(str(workspace.folder / "results"))
     volume = Volume(store, "scan/fused/t1")
     stored = volume.read(0)

@@ -59,6 +59,7 @@ if not SAMPLES and not RUN.comparisons and not is_linted():
 guarded(raw_data.check, RUN)
 guarded(comparisons.check, RUN)
 guarded(sizing.check_extents, RUN)
+guarded(sizing.check_cells, RUN)
 guarded(known_transforms.check, RUN)
 
 

@@ -148,6 +148,7 @@ rule transform_points:
     output:
         table=result("points/{points}.csv"),
         annotations=result("points/{points}.json"),
+        summary=result("points/{points}/summary.json"),
     log:
         log_of("transform_points/{points}"),
     benchmark:

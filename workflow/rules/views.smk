@@ -609,6 +609,7 @@ rule write_neuroglancer_state:
         ontologies=of_sample(inputs.prepared_atlases, "ontology"),
         meshes=of_sample(Run.of_atlases, "labels/{atlas}/meshes.json"),
         fiducials=of_sample(own_files.marked_points),
+        points=of_sample(own_files.drawn_points),
         landmarks=of_sample(inputs.paired_landmarks),
         deviations=of_sample(inputs.deviation_volumes),
         cells=of_sample(inputs.cell_summaries),
@@ -632,6 +633,7 @@ rule write_neuroglancer_state:
         registered=of_sample(Run.registered_atlases),
         scored=of_sample(Run.atlases_with, "fiducials"),
         marked=of_sample(Run.atlases_with, "registration.landmarks"),
+        points=setting("points"),
         viewer=setting("viewer"),
         derived=of_sample(inputs.shown_derived),
     script:

@@ -7,7 +7,7 @@ from terareg.execution.job import run_job
 from terareg.regions.warp import LevelReader
 from terareg.signal.blobs import BLOB, BlobSettings, boxes, find_blobs
 from terareg.signal.cells import save_array
-from terareg.signal.search import box_vox, three, working_um
+from terareg.signal.search import box_vox, check_size, three, working_um
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
 from terareg.volumes.plan import VolumePlan
@@ -21,9 +21,10 @@ def main() -> None:
     volume = Volume(Store(snakemake.params.store), key, plan)
     reader = LevelReader(volume, volume.level_for(working_um(given)))
     settings = BlobSettings(three(given["diameter_um"]), given["threshold"], given["roundness"])
-    settings.check_size(reader.frame, f"cells.{snakemake.wildcards.cells}.diameter_um")
-    edges = box_vox(settings.diameter_um, reader.frame.spacing_um)
-    cut = boxes(reader.frame.shape, edges)
+    frame, what = reader.frame, f"cells.{snakemake.wildcards.cells}.diameter_um"
+    check_size(settings.diameter_um, frame.shape, frame.spacing_um, what)
+    edges = box_vox(settings.diameter_um, frame.spacing_um)
+    cut = boxes(frame.shape, edges)
     chosen = batch_range(len(cut), int(snakemake.wildcards.batch), snakemake.params.batches)
     found = map_items(
         lambda n: find_blobs(reader, *cut[n], settings),

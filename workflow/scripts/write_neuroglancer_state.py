@@ -7,6 +7,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.atlas.prepare import load_ontology
 from terareg.derived.section import Entry
 from terareg.execution.job import run_job
+from terareg.regions.point_files import PointForm
 from terareg.regions.points import read_points
 from terareg.stitching.placement import load_placement
 from terareg.storage.records import read_json
@@ -81,6 +82,11 @@ def main() -> None:
         pairs = read_json(path)
         named = dict(zip(pairs["names"], pairs["sample_um"]))
         layers.append(neuroglancer.point_layer(f"landmarks {atlas}", named, colour="#d55e00"))
+    for (name, entry), path in zip(settings.points.items(), snakemake.input.points):
+        # those of the atlas were carried into the sample, and their file states its columns
+        form = PointForm.from_config(entry) if entry["space"] == "sample" else None
+        places = read_points(path, frame, form=form).position_um
+        layers.append(neuroglancer.some_points(name, places))
     for path in snakemake.input.cells:
         layer = read_json(path)["layer"]
         layers.append(neuroglancer.cell_layer(f"cells {layer.split('/')[-2]}", layer))

@@ -355,6 +355,13 @@ def _structures(rows: list[tuple[str, dict[str, Any]]], path: Path) -> list[Stru
         if named:
             values["acronym"] = values["name"]
         missing = [key for key in ("id", "acronym", "name") if values[key] is None]
+        blank = [key for key in missing if any(alias in row for alias in _ALIASES[key])]
+        if blank:
+            raise AtlasError(
+                f"ontology {path}, {where}: {' and '.join(blank)} left blank, beside "
+                f"{few(short(v) for v in row.values() if v not in (None, '')) or 'nothing'}; fill "
+                "it in, or remove the line if it is not a region"
+            )
         if missing:
             raise AtlasError(
                 f"ontology {path}, {where}: {' and '.join(missing)} missing; every region needs "

@@ -17,6 +17,7 @@ from terareg.atlas.ontology import read_ontology
 from terareg.atlas.prepare import AtlasSettings, read_atlas, read_further_image
 from terareg.cohort.model import design_of
 from terareg.core.errors import AtlasError, ConfigError, TeraregError, few
+from terareg.core.extents import Extent
 from terareg.execution import comparisons, inputs, raw_data, sizing
 from terareg.execution.config import asked_of
 from terareg.execution.run import Run, load_run
@@ -33,6 +34,9 @@ _SHARED = Path("config/config.yaml")
 # 25 um has 77), images of so many bytes
 _ATLAS_MEGAVOXELS = 100
 _IMAGE_BYTES = 1 << 30
+# a half of a brain, or a brain in much medium, stays within these factors of the atlas's size
+_LEAST_OF_ATLAS, _MOST_OF_ATLAS = 0.4, 2.5
+_DIRECTIONS = {"front to back": "AP", "top to bottom": "SI", "side to side": "RL"}
 # stands in for what is left blank, where the rest can be checked without it
 _STAND_INS = {"input.orientation": "SAR"}
 
@@ -90,12 +94,16 @@ def _check_rest(path: Path, config: dict[str, Any], asked: Mapping[str, str]) ->
         sizes = (sum(m.group == group for m in cohort.members) for group in cohort.groups)
         groups = ", ".join(f"{group} {size}" for group, size in zip(cohort.groups, sizes))
         _say(f"comparison {name}: {groups} samples; covariates: {few(cohort.covariates) or 'none'}")
+        if cohort.others:
+            others = ", ".join(f"{group} {size}" for group, size in cohort.others.items())
+            _say(f"note: comparison {name} leaves out the samples of {others}; is a name misspelt?")
         try:
             design_of(cohort)
         except TeraregError as error:
             absent.append(f"comparisons.{name}: {error}")
     raw_data.check(run)
     sizing.check_extents(run)
+    sizing.check_cells(run)
     several = len(run.samples) > 1
     for sample in run.samples:
         absent += _show(run, sample, asked)
@@ -308,6 +316,37 @@ def _facts(run: Run, sample: str, asked: Mapping[str, str], notes: Sequence[str]
         code = run.atlas(name)["orientation"]
         by = "" if run.is_registered(name) else f", reached through {run.registered_for(name)}"
         yield f"  atlas        {name}: {shape} voxels of {voxel} um, {code} (z, y, x){by}"
+        if "input.orientation" not in asked:
+            yield from _compared(planned.grid, source["orientation"], (name, extent, code))
+
+
+def _compared(grid: Extent, code: str, atlas: tuple[str, Extent, str]) -> Iterator[str]:
+    """The size of a sample beside that of an atlas, along the same directions of a brain."""
+    name, extent, code_of_atlas = atlas
+    own, other = _lengths_mm(grid, code), _lengths_mm(extent, code_of_atlas)
+    sizes = (" x ".join(f"{mm:.2f}" for mm in lengths.values()) for lengths in (own, other))
+    yield f"{'':15}{next(sizes)} mm beside {next(sizes)} mm of the atlas ({', '.join(own)})"
+    apart = [
+        f"{own[axis]:.3g} mm {axis} beside {other[axis]:.3g} mm"
+        for axis in own
+        if not _LEAST_OF_ATLAS <= own[axis] / other[axis] <= _MOST_OF_ATLAS
+    ]
+    if apart:
+        yield (
+            f"  note         the sample has {few(apart)} of atlas {name}; unless it is a part of a "
+            "brain, correct input.spacing_um (micrometres, in the order z, y, x) or "
+            "input.orientation"
+        )
+
+
+def _lengths_mm(extent: Extent, code: str) -> dict[str, float]:
+    """Edges of a volume by the direction that they run along."""
+    return {
+        axis: next(
+            n * s / 1000 for n, s, c in zip(extent.shape, extent.spacing_um, code) if c in letters
+        )
+        for axis, letters in _DIRECTIONS.items()
+    }
 
 
 def _channel(value: Any) -> str:

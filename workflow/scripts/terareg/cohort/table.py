@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from terareg.core.errors import CohortError, few
@@ -16,6 +17,7 @@ SAMPLE, GROUP, RESULTS = "sample", "group", "results"
 #: columns of the table of samples, which no covariate may be called
 _RESERVED = ("used", "verdict", "reasons")
 _LEAST = 2  # samples of a group
+_ALIKE = 0.7  # share of letters in common, from which a name may be a slip of another one
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,14 @@ class Cohort:
         The reference, and the group that is compared with it.
     covariates : tuple of str
         In the order of the table.
+    others : dict of str to int
+        Samples of the table that belong to another group and are left out, by group.
     """
 
     members: tuple[Member, ...]
     groups: tuple[str, str]
     covariates: tuple[str, ...]
+    others: dict[str, int] = field(default_factory=dict)
 
     def without(self, samples: Sequence[str]) -> Cohort:
         """The cohort without some of its samples.
@@ -65,7 +70,7 @@ class Cohort:
         """
         left = tuple(m for m in self.members if m.sample not in samples)
         _check_sizes("the cohort without " + few(sorted(samples)), left, self.groups)
-        return Cohort(left, self.groups, self.covariates)
+        return Cohort(left, self.groups, self.covariates, self.others)
 
 
 def read_cohort(
@@ -137,15 +142,16 @@ def read_cohort(
             "lines or correct a name"
         )
     compared = _groups(name, [row[GROUP] for row in rows], groups)
+    left_out = Counter(row[GROUP] for row in rows if row[GROUP] not in compared)
     rows = [row for row in rows if row[GROUP] in compared]
     with boundary(name, CohortError, "write one decimal sign"):
-        kinds = {c: _values(table.number, [row[c] for row in rows]) for c in chosen}
+        kinds = {c: _values(table.number, name, c, rows) for c in chosen}
     members = tuple(
         Member(row[SAMPLE], row[GROUP], {c: kinds[c][n] for c in chosen}, row.get(RESULTS, ""))
         for n, row in enumerate(rows)
     )
     _check_sizes(name, members, compared)
-    return Cohort(members, compared, tuple(chosen))
+    return Cohort(members, compared, tuple(chosen), dict(left_out))
 
 
 def sample_rows(
@@ -186,8 +192,8 @@ def _groups(name: str, found: list[str], groups: Sequence[str] | None) -> tuple[
     if groups is None:
         if len(there) != 2:
             raise CohortError(
-                f"{name}: {len(there)} groups ({few(there)}), but two are compared; name two of "
-                "them under groups, the reference first"
+                f"{name}: {len(there)} group{'s'[: len(there) != 1]} ({few(there)}), but two are "
+                f"compared; {_misspelt(there)}name two of them under groups, the reference first"
             )
         return there[0], there[1]
     for group in groups:
@@ -214,9 +220,30 @@ def _check_sizes(name: str, members: Sequence[Member], groups: tuple[str, str]) 
             )
 
 
-def _values(number: Callable[[str], float], cells: list[str]) -> list[float | str]:
-    """Numbers if all cells are numbers, else the names of categories."""
-    numbers = [number(cell) for cell in cells]
-    if all(map(math.isfinite, numbers)):
+def _misspelt(groups: Sequence[str]) -> str:
+    """What to say of a name that is nearly another one, or nothing."""
+    for n, group in enumerate(groups):
+        for other in groups[:n]:
+            alike = difflib.SequenceMatcher(None, group.casefold(), other.casefold()).ratio()
+            if alike >= _ALIKE:
+                return f"correct {group!r} if it means {other!r}, or "
+    return ""
+
+
+def _values(
+    number: Callable[[str], float], name: str, column: str, rows: Sequence[Mapping[str, str]]
+) -> list[float | str]:
+    """Numbers if all cells of a column are numbers, else the names of categories."""
+    numbers = [number(row[column]) for row in rows]
+    finite = [math.isfinite(value) for value in numbers]
+    if all(finite):
         return list(numbers)
-    return list(cells)
+    if any(finite):
+        # one cell that is no number would make each value a category of its own
+        odd, plain = finite.index(False), finite.index(True)
+        raise CohortError(
+            f"{name}: {column} is {rows[odd][column]!r} of sample {rows[odd][SAMPLE]!r} but "
+            f"{rows[plain][column]!r} of sample {rows[plain][SAMPLE]!r}; write a number for every "
+            f"sample, or a word for every one if {column} names categories"
+        )
+    return [row[column] for row in rows]

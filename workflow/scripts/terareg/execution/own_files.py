@@ -117,6 +117,16 @@ def point_file(run: Run, sample: str, points: str) -> str:
     return followed(run, sample, point_settings(run, sample, points)["path"])
 
 
+def drawn_points(run: Run, sample: str) -> Files:
+    """Files with the places of all sets of points in the sample: the user's, or carried there."""
+    return [
+        point_file(run, sample, name)
+        if entry["space"] == "sample"
+        else run.path(sample, f"points/{name}.csv")
+        for name, entry in run.option(sample, "points").items()
+    ]
+
+
 def cell_marks(run: Run, sample: str, cells: str) -> Files:
     """Places that the user marked as cells or none, if there are any."""
     return _given(run, sample, run.option(sample, "cells")[cells]["marks"])

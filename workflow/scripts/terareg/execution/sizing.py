@@ -17,6 +17,7 @@ from terareg.execution.own_files import copied_files
 from terareg.execution.run import Run
 from terareg.intensity.cost import corrected_batches
 from terareg.regions.cost import label_batches
+from terareg.signal.search import check_size, three
 from terareg.volumes import headers
 from terareg.volumes.cost import block_batches
 
@@ -67,6 +68,21 @@ def check_extents(run: Run) -> None:
         for atlas, extent in sample.atlases.items():
             if extent is not _ALLEN_25_UM:
                 headers.check_extents(own, (extent.shape, extent.spacing_um), (name, atlas))
+
+
+def check_cells(run: Run) -> None:
+    """Refuse cells that are too small for the voxels of their sample, or as large as a brain.
+
+    Raises
+    ------
+    VolumeError
+        Names the key.
+    """
+    for name in run.samples:
+        grid = sized(run, name).grid
+        for cells, entry in run.samples[name]["cells"].items():
+            what = f"sample {name}, cells.{cells}.diameter_um"
+            check_size(three(entry["diameter_um"]), grid.shape, grid.spacing_um, what)
 
 
 def users_of_job(run: Run, sample: str | None, atlas: str | None) -> list[Sample]:

@@ -209,6 +209,8 @@ def reported_files(run: Run, sample: str) -> Files:
         files.append(run.path(sample, f"cells/{name}.json"))
         files += run.of_atlases(sample, f"cells/{name}/{{atlas}}/regions.tsv")
         files += run.of_atlases(sample, f"views/cells_{name}_{{atlas}}.png")
+    for name in run.option(sample, "points"):
+        files += [run.path(sample, f"points/{name}{end}") for end in ("/summary.json", ".tsv")]
     files += [
         path for path in derived_files(run, sample) if "/regions/" in path or _COMPLETE in path
     ]

@@ -16,6 +16,7 @@ _ORIENTATION = (
     "the index increases: R or L, A or P, S or I (config/README.md shows how to find them)"
 )
 _WIDTH = 100
+_DIGITS = 7
 
 
 def sample_name(address: str, name: str | None = None) -> str:
@@ -73,6 +74,9 @@ def _entry(found: Found, key: str, value: Any) -> Iterator[str]:
         yield from _comment(f"GUESS: {found.guesses[key]}", "  ")
     elif note is not None:
         yield from _comment(note, "  ")
+    if key == "spacing_um" and value is not None:
+        # digits that another unit has left behind
+        value = [float(f"{v:.{_DIGITS}g}") for v in value]
     text = "" if value is None else f" {_flow(value)}"
     if isinstance(value, dict) and len(text) > _WIDTH - 15:
         yield f"  {key}:"

@@ -30,6 +30,7 @@ from terareg.regions.point_files import (
     FAR_UM,
     MOST_BYTES,
     RESULT_COLUMNS,
+    Listed,
     PointForm,
     read_listed,
 )
@@ -92,8 +93,10 @@ def check_inside(points: Points, frame: Frame, what: str) -> None:
         raise PointsError(_outside(points, frame, what))
 
 
-def marked_outside(points: Points, frame: Frame, what: str) -> Points:
+def marked_outside(points: Points, frame: Frame, what: str, advice: str = "") -> Points:
     """Mark the points that lie outside the outer faces of ``frame``, and say so in the log.
+
+    ``advice`` is said as well if all of them do.
 
     Raises
     ------
@@ -102,7 +105,7 @@ def marked_outside(points: Points, frame: Frame, what: str) -> Points:
     """
     inside = frame.contains(points.position_um)
     if not inside.any():
-        raise PointsError(_outside(points, frame, what))
+        raise PointsError("; ".join(filter(None, (_outside(points, frame, what), advice))))
     if not inside.all():
         logger.warning("%s", _outside(points, frame, what))
     return replace(points, in_volume=inside)
@@ -211,10 +214,24 @@ def read_points(
 
     See :mod:`terareg.regions.point_files` and :func:`read_neuroglancer_points`.
     """
+    return read_with_listing(path, frame, layer=layer, form=form)[0]
+
+
+def read_with_listing(
+    path: str | os.PathLike,
+    frame: Frame,
+    *,
+    layer: str | None = None,
+    form: PointForm | None = None,
+) -> tuple[Points, Listed | None]:
+    """Read points as :func:`read_points` does, and what the file lists.
+
+    The latter is None for a Neuroglancer state, which states axes and units.
+    """
     if Path(path).suffix.lower() == ".json":
-        return read_neuroglancer_points(path, layer=layer)
+        return read_neuroglancer_points(path, layer=layer), None
     listed = read_listed(path, form)
-    return Points(listed.names, listed.position_um(frame), further=listed.further)
+    return Points(listed.names, listed.position_um(frame), further=listed.further), listed
 
 
 def point_names(

@@ -4,7 +4,8 @@ A blob is a local maximum of the scale-normalised, negative Laplacian of Gaussia
 matched to the diameter of a cell (Lindeberg, Int. J. Comput. Vis. 30:79-116, 1998). It counts if
 it stands out from what the same filter makes of the tissue around it. That noise is measured in two
 ways, each too large in its own cases, and the smaller counts: the median of the filter's absolute
-values (too large where cells are dense), and the spread of the darkest values of the smoothed
+values, away from what stands out itself, so that cells are not each other's noise (too large where
+they leave hardly any tissue between them), and the spread of the darkest values of the smoothed
 image, times what the filter does to white noise (too large where brightness varies slowly). Of
 eight parts of the surroundings the quieter ones count, so that a border nearby does little. What is
 bright along fewer than three axes (vessels, fibres, edges, sheets) has a small curvature along one
@@ -27,7 +28,6 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from terareg.core.errors import VolumeError
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.signal.search import REACH, SAMPLES, SIGMA, reach_vox, step_vox
@@ -53,6 +53,11 @@ _NORMAL_MAD = 1.4826  # standard deviation of a normal distribution over its med
 _DARK, _DARK_SD = (0.05, 0.2), 0.803233
 _QUIET = np.arange(1, 4)  # of eight parts around a window, those whose mean counts
 _LEAST_BRIGHT = 0.5  # of the window itself, for a part to count
+# what stands out by so many standard deviations, and half a diameter around it, is no noise; found
+# in so many passes, as long as such a share of the samples is left
+_STANDS_OUT, _PASSES, _LEAST_LEFT = 3.0, 3, 0.1
+# and where such a share of them stands out by so much that no noise does, cut off at zero or not
+_SURE, _FEW = 5.0, 0.002
 # a blob stands out from this many of its surroundings in 26 directions, a diameter away
 _LOWER = 17
 # edge of squares of zeros where nothing was seen, voxels: noise that is cut off at zero has none
@@ -60,7 +65,6 @@ _UNSEEN = 5
 _LEAST_RISE = 0.3  # by so much of the answer of the filter; a ball rises by 0.6 of it
 _ROUNDING = math.sqrt(1 / 12)  # standard deviation of rounding to whole counts
 _RELATIVE_ROUNDING = 1e-6  # of single precision
-_LEAST_VOXELS = 1.0  # of a diameter, along any axis
 _MOST_CONTRAST = 1e6
 
 
@@ -98,18 +102,6 @@ class BlobSettings:
     def sigma_vox(self, frame: Frame) -> tuple[float, float, float]:
         """Width of the filter, voxels."""
         return tuple(SIGMA * d / s for d, s in zip(self.diameter_um, frame.spacing_um))
-
-    def check_size(self, frame: Frame, what: str) -> None:
-        """Raise :class:`VolumeError` if a cell is too small for the voxels of a volume."""
-        across = [d / s for d, s in zip(self.diameter_um, frame.spacing_um)]
-        if min(across) < _LEAST_VOXELS:
-            axis = across.index(min(across))
-            raise VolumeError(
-                f"{what}: a diameter of {self.diameter_um[axis]:g} um is {min(across):.2g} voxels "
-                f"of {frame.spacing_um[axis]:g} um along {'zyx'[axis]}, less than "
-                f"{_LEAST_VOXELS:g}; cells so small cannot be told from noise: give their "
-                "diameter in the image, or use a finer volume"
-            )
 
 
 def find_blobs(
@@ -289,15 +281,13 @@ def _noise(
     noise = np.empty(counts, np.float32)
     for z in range(counts[0]):
         planes = slice(z * SAMPLES, (z + 3) * SAMPLES)
-        filtered, smoothed = _rows(np.abs(answer[planes])), _rows(smooth[planes])
-        middle = filtered.shape[1] // 2
-        spread = _NORMAL_MAD * np.partition(filtered, middle, axis=1)[:, middle]
+        filtered, smoothed = _rows(answer[planes]), _rows(smooth[planes])
         bright = smoothed.mean(axis=1).reshape(-1, 8)
         _remove_slope(smoothed)
         ranks = [int(share * smoothed.shape[1]) for share in _DARK]
         ranked = np.partition(smoothed, ranks, axis=1)
         dark = (ranked[:, ranks[1]] - ranked[:, ranks[0]]) * np.float32(ratio / _DARK_SD)
-        parts = np.minimum(spread, dark).reshape(-1, 8)
+        parts = np.minimum(_spread_between(filtered, dark), dark).reshape(-1, 8)
         # beside tissue, the medium without noise says nothing
         tissue = bright >= _LEAST_BRIGHT * centre[z + 1, 1:-1, 1:-1].reshape(-1, 1)
         parts[~tissue & tissue.any(axis=1, keepdims=True)] = np.inf
@@ -308,6 +298,45 @@ def _noise(
         chosen = np.take_along_axis(np.sort(parts, axis=1), quiet, axis=1)
         noise[z] = chosen.mean(axis=1).reshape(counts[1:])
     return noise
+
+
+def _spread_between(filtered: np.ndarray, dark: np.ndarray) -> np.ndarray:
+    """Standard deviation of rows of samples of the filter, without what stands out of them.
+
+    ``dark`` is the other measure of each row. What stands out is judged by both, and by the window
+    that the row belongs to, one of eight; windows where nothing clearly does are left as they are.
+    """
+    values = np.abs(filtered)
+    middle = values.shape[1] // 2
+    spread = _NORMAL_MAD * np.partition(values, middle, axis=1)[:, middle]
+    chosen = np.arange(len(spread))
+    for _ in range(_PASSES):
+        parts = np.sort(np.minimum(spread[chosen], dark[chosen]).reshape(-1, 8), axis=1)
+        level = np.repeat(parts[:, _QUIET].mean(axis=1), 8)[:, None]
+        sure = filtered[chosen] > _SURE * level
+        rows = np.repeat(sure.reshape(len(parts), -1).mean(axis=1) > _FEW, 8)
+        chosen = chosen[rows]
+        if not len(chosen):
+            break
+        left = ~_grown(filtered[chosen] > _STANDS_OUT * level[rows])
+        count = left.sum(axis=1)
+        ranked = np.sort(np.where(left, values[chosen], np.inf), axis=1)
+        found = _NORMAL_MAD * np.take_along_axis(ranked, count[:, None] // 2, axis=1)[:, 0]
+        enough = count >= _LEAST_LEFT * values.shape[1]
+        spread[chosen] = np.where(enough, np.minimum(found, spread[chosen]), spread[chosen])
+    return spread
+
+
+def _grown(rows: np.ndarray) -> np.ndarray:
+    """Samples that are marked, or next to marked ones, in every row."""
+    edge = 3 * SAMPLES // 2
+    marked = rows.reshape(-1, edge, edge, edge).copy()
+    for axis in (1, 2, 3):
+        cells = np.moveaxis(marked, axis, 1)  # of the same memory
+        before = cells.copy()
+        cells[:, 1:] |= before[:, :-1]
+        cells[:, :-1] |= before[:, 1:]
+    return marked.reshape(rows.shape)
 
 
 def _samples(

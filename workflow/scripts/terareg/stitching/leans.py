@@ -214,7 +214,7 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
     """
     told = []
     for pair, keep in zip(pairs, kept):
-        rest = [w for w in pair.windows if not w.agrees]
+        rest = [w for w in pair.windows if not w.agrees and _is_within_search(w, pair)]
         if not keep or pair.engine != "ncc" or len(rest) < 2:
             continue
         lags = [2 * s + 1 for s in pair.search_vox]
@@ -236,6 +236,16 @@ def jump_warnings(pairs: Sequence[PairResult], kept: Iterable[bool]) -> list[str
         "pairs that have a different displacement over part of their depth, where their seam does "
         f"not match (did the stage jump?): {len(told)} ({few(told)})"
     ]
+
+
+def _is_within_search(window: WindowResult, pair: PairResult) -> bool:
+    """Whether a window has a peak, rather than the highest value at the limit of the search.
+
+    Windows without structure of their own end there, and so agree with each other.
+    """
+    away = np.abs(np.subtract(window.displ_vox, pair.expected_vox))
+    reach = np.array(pair.search_vox, float)
+    return bool(window.signal and (away < np.where(reach > 0, reach - 0.5, 1)).all())
 
 
 def lean_of_pair(pair: PairResult) -> Lean | None:

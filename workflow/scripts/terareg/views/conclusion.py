@@ -9,6 +9,8 @@ from terareg.views.thresholds import FAIL, PASS, THRESHOLDS, WARN
 
 # stages whose faults spoil brightness and leave positions and volumes of regions as they are
 _OF_BRIGHTNESS = ("input", "intensity", "volume")
+# of what the user's own lists say, which leaves the brain as it is
+_OF_POINTS = "points"
 _MOST_REASONS = 3
 
 
@@ -29,11 +31,15 @@ def conclude(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not verdicts:
         return {"status": "none", "title": "Not judged yet", "reasons": [], "more": 0}
     failed = [v for v in verdicts if v["status"] == FAIL]
-    spoilt = [v for v in failed if not _of_brightness(v)]
+    points = [v for v in failed if v["key"].split(".")[0] == _OF_POINTS]
+    spoilt = [v for v in failed if not _of_brightness(v) and v not in points]
     found = by_importance([v for v in verdicts if v["status"] != PASS])
     status, title = PASS, "Usable"
     if spoilt:
         status, title = FAIL, "Not usable as it is"
+    elif points:
+        brightness = "brightness or " if len(failed) > len(points) else ""
+        status, title = FAIL, f"Usable for positions and volumes, not for {brightness}counts"
     elif failed:
         status, title = FAIL, "Usable for positions and volumes, not for brightness"
     elif found:

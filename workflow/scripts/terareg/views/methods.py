@@ -169,7 +169,7 @@ def _of_atlases(settings: Mapping[str, Any], atlases: Mapping, cite) -> list[str
         last = (summary.get("levels") or [{}])[-1]
         voxel = last.get("voxel_um")
         weight = last.get("regularisation", settings["registration.regularisation"])
-        finest = f", with a final voxel size of {voxel:g} µm" if voxel else ""
+        finest = f", with a final voxel size of {voxel:.3g} µm" if voxel else ""
         if summary.get("kept") == "affine":
             sentences.append(
                 f"The atlas {name} (please cite it as its authors request) was registered to the "

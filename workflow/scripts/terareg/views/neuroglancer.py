@@ -41,6 +41,7 @@ _FOLDER = {
     "precomputed": ("precomputed", "precomputed"),
 }
 _M_PER_UM = 1e-6
+_MOST_POINTS = 2000  # of a set, written into the state itself
 # directions that run to the right and down in each panel, in terms of those of the first one: its
 # right, its down, and away from the viewer
 _PANELS = (((1, 0, 0), (0, 1, 0)), ((1, 0, 0), (0, 0, 1)), ((0, 0, -1), (0, 1, 0)))
@@ -233,6 +234,17 @@ def point_layer(
             for key, point in points_um.items()
         ],
     )
+
+
+def some_points(name: str, position_um: np.ndarray, *, colour: str = "#56b4e9") -> dict:
+    """Layer of a set of points (n, 3), micrometres (z, y, x); of many, evenly chosen ones."""
+    count = len(position_um)
+    chosen = np.unique(np.linspace(0, count - 1, min(count, _MOST_POINTS)).astype(int))
+    few = f" ({len(chosen)} of {count})" if len(chosen) < count else ""
+    items = [
+        {"type": "point", "id": str(n + 1), "point": _xyz(position_um[n])} for n in chosen.tolist()
+    ]
+    return _annotations(f"points {name}{few}", colour, items, visible=False)
 
 
 def line_layer(

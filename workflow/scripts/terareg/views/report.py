@@ -150,6 +150,7 @@ ARTEFACTS = (
     ("labels/*/complete.json", "summary of the label volume"),
     ("atlas_space/*/*/complete.json", "summary of a channel in atlas space"),
     ("points/*.*", "transformed points, and their counts per region"),
+    ("points/*/summary.json", "how well points lie in the regions"),
     ("cells/*.csv", "cells in the sample"),
     ("cells/*/*/cells.csv", "cells in the atlas"),
     ("cells/*/*/regions.tsv", "cells per region"),

@@ -35,6 +35,7 @@ from terareg.views.words import (
     FLATFIELD,
     MISSING_PLANES,
     PLACEMENT,
+    POINTS,
     QUALITY,
     REGISTRATION,
     STEPS,
@@ -109,7 +110,8 @@ def gather_stages(
     _volumes(results, "corrected_volume", stages["bias"], measured)
     _registration(results, stages["registration"], measured)
     _regions(results, stages["regions"], measured)
-    _cells(results, stages["cells"])
+    _cells(results, stages["cells"], measured)
+    _points(results, stages["cells"], measured)
     _signal(results, stages["cells"])
     _derived(results, settings, stages["derived"])
     _accuracy(results, stages["accuracy"], measured)
@@ -392,12 +394,16 @@ def _registration(results: Results, stage: dict, measured: list) -> None:
         rows = read_table(path)
         if not rows or "level" not in rows[0]:
             continue
-        last = {row["level"]: row for row in rows}
+        last = list({row["level"]: row for row in rows}.values())
         stage["tables"].append(
             rows_table(
-                f"Last step of each level, {path.parent.name}",
+                f"Last step of each pass, {path.parent.name}",
                 [STEPS.get(c, label(c)) for c in rows[0]],
-                [[parse(v) for v in row.values()] for row in last.values()],
+                # in their order: passes that were not needed leave gaps in the levels
+                [
+                    [parse(v) for v in (row | {"level": str(n)}).values()]
+                    for n, row in enumerate(last, 1)
+                ],
             )
         )
 
@@ -451,7 +457,7 @@ def _remark(row: Mapping[str, str], summary: Mapping[str, Any]) -> str:
     """Why a region is listed, and what the registration itself says of it."""
     words = [worst.reason_text(row)] if worst.needs_a_look(row) else []
     if row["acronym"] in (summary.get("unexplained") or ()):
-        words.append("differs by more than noise")
+        words.append("beyond noise")
     if row["acronym"] in (summary.get("worse_regions") or ()):
         words.append("the affine fits better")
     return "; ".join(words)
@@ -519,7 +525,7 @@ def _unequal_halves(rows: list[dict], atlas: str) -> list[str]:
     ]
 
 
-def _cells(results: Results, stage: dict) -> None:
+def _cells(results: Results, stage: dict, measured: list) -> None:
     for path in results.glob("cells/*.json"):
         data = read_json(path)
         facts = worded(data, CELLS)
@@ -533,6 +539,26 @@ def _cells(results: Results, stage: dict) -> None:
             title = f"Regions with the most cells {path.stem}, {table.parent.name}"
             interval = ("count_low", "count_high")
             stage["tables"] += _most(results, table, title, ("count", "per_mm3"), interval)
+            outside = [finite(row["count"]) for row in read_table(table) if row["id"] == "0"]
+            if data["cells"] and outside:
+                share = 100 * (1 - (outside[-1] or 0) / data["cells"])
+                subject = f"{path.stem}, {table.parent.name}"
+                measured.append(("points.in_region_percent", subject, share))
+
+
+def _points(results: Results, stage: dict, measured: list) -> None:
+    for path in results.glob("points/*/summary.json"):
+        data, name = read_json(path), path.parent.name
+        stage["tables"].append(facts_table(f"Points {name}", worded(data, POINTS)))
+        stage["warnings"] += data["warnings"]
+        share, other = data["in_region_percent"], data["other_percent"]
+        measured.append(("points.in_region_percent", name, share))
+        gain = None if other is None else other - share
+        measured.append(("points.other_reading_percent", name, gain))
+        for table in results.glob(f"points/{name}.tsv"):
+            title = f"Regions with the most points {name}, {data['atlas']}"
+            columns, interval = ("count", "per_mm3"), ("count_low", "count_high")
+            stage["tables"] += _most(results, table, title, columns, interval, "points")
 
 
 def _signal(results: Results, stage: dict) -> None:
@@ -574,10 +600,11 @@ def _most(
     title: str,
     columns: tuple[str, ...],
     optional: tuple[str, ...] = (),
+    objects: str = "cells",
 ) -> list[dict]:
     """Regions in the order of the first of some columns, the largest first.
 
-    Columns of the second tuple are shown where the table has them.
+    Columns of the second tuple are shown where the table has them; ``objects`` are what is counted.
     """
     rows = [
         row for row in read_table(path)
@@ -590,7 +617,7 @@ def _most(
     return [
         rows_table(
             f"{title} (all of them: {path.relative_to(results.folder)})",
-            [COLUMNS.get(c, label(c)) for c in shown],
+            [COLUMNS.get(c, label(c)).format(objects=objects) for c in shown],
             [[parse(row[c]) for c in shown] for row in most],
         )
     ]

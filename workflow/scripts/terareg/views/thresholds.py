@@ -352,6 +352,25 @@ THRESHOLDS: dict[str, dict[str, Any]] = {
         "advice": "Expected if only part of a brain was imaged; otherwise check orientation and "
         "pose.",
     },
+    "points.other_reading_percent": {
+        "text": "Points that would be inside a region as well if their file were read otherwise",
+        "unit": "%",
+        "worse": "above",
+        "warn": 0,
+        "fail": None,
+        "advice": "The axes or the unit of these points are probably wrong, and so is every count: "
+        "section Cells and signal says which reading fits.",
+    },
+    "points.in_region_percent": {
+        "text": "Cells or points inside a region of the atlas",
+        "unit": "%",
+        "worse": "below",
+        "warn": 80.0,
+        "fail": 5.0,
+        "advice": "Look in the viewer at the cells or points outside of every region: they are "
+        "counted nowhere. If that is nearly all of them, points have another unit or order of "
+        "axes, or are voxels of another image.",
+    },
     "accuracy.mean_um": {
         "text": "Fiducial error, mean",
         "unit": "µm",

@@ -107,6 +107,12 @@ CELLS: dict[str, Word] = {
     "filter.recall": ("recall of the filter: marked cells that it keeps (%)", percent),
     "filter.without_blob": "marks without a blob",
 }
+POINTS: dict[str, Word] = {
+    "points": "points",
+    "atlas": "atlas",
+    "outside_volume": "outside of the volume that they were given in",
+    "in_region_percent": "inside a region of the atlas (%)",
+}
 # columns of tables
 STEPS = {
     "level": "pass",
@@ -121,10 +127,10 @@ STEPS = {
 }
 COLUMNS = {
     "coverage": "fraction imaged",
-    "count": "cells",
-    "count_low": "cells at least (interval of 90 %)",
-    "count_high": "cells at most (interval of 90 %)",
-    "per_mm3": "cells per mm³",
+    "count": "{objects}",
+    "count_low": "{objects} at least (interval of 90 %)",
+    "count_high": "{objects} at most (interval of 90 %)",
+    "per_mm3": "{objects} per mm³",
     "signal_mm3": "signal (mm³)",
     "signal_percent": "signal (% of the region)",
     "length_mm": "length (mm)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,6 +46,11 @@ def limits_text() -> str:
     )
 
 
+def with_side(name: str, side: str) -> str:
+    """A region's name and its side, which some atlases have in the name already."""
+    return name if re.search(rf"\b{side}\b", name, re.IGNORECASE) else f"{name}, {side}"
+
+
 def zoom_title(number: int, row: Mapping[str, Any]) -> str:
     """Title of a zoom."""
     return f"{number}. {row['acronym']}, {row['hemisphere']}: {reason_text(row)}"
@@ -54,7 +60,7 @@ def sentence(row: Mapping[str, Any]) -> dict[str, Any]:
     """A region of the first page: its name, its side, why it is there, and whether to look."""
     acronym = f" ({row['acronym']})" if row["acronym"] != row["name"] else ""
     return {
-        "name": f"{row['name']}{acronym}, {row['hemisphere']}",
+        "name": with_side(f"{row['name']}{acronym}", row["hemisphere"]),
         "why": reason_text(row),
         "look": needs_a_look(row),
     }

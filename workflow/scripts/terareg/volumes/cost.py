@@ -163,9 +163,11 @@ def import_lines(sample: Sample) -> list[str]:
     planes, lines, _ = sample.blocks_along(sample.grid)
     jobs = block_batches(sample)
     most = temporary_gb((size.kept_gb, size.passed_gb), (planes, lines), jobs)
+    number = size.channels * jobs
+    who = "its job" if number == 1 else f"each of {number} jobs"
+    much = f"{most:.1f} GB" if most >= 0.1 else f"{1000 * most:.0f} MB"
     return [
-        f"import_volume: the image is decoded plane by plane; each of {size.channels * jobs} jobs "
-        f"keeps up to {most:.1f} GB in TMPDIR"
+        f"import_volume: the image is decoded plane by plane; {who} keeps up to {much} in TMPDIR"
     ]
 
 

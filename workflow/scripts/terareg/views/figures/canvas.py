@@ -224,7 +224,8 @@ def letters(axes, down: str, right: str) -> None:
 def scale_bar(axes, width_um: float, height_um: float, length_um: float) -> None:
     """Draw a bar of a known length at the lower left of a picture with axes in micrometres."""
     x, y = 0.04 * width_um, 0.93 * height_um
-    for colour, thickness in (("black", 5.5), ("white", 3.0)):
+    # black within white is one bar on dark tissue and on white paper
+    for colour, thickness in (("white", 6.0), ("black", 3.0)):
         axes.plot([x, x + length_um], [y, y], color=colour, lw=thickness, solid_capstyle="butt")
     axes.text(
         x, y - 0.02 * height_um, length_text(length_um), color="black", fontsize=8, va="bottom",

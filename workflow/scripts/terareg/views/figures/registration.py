@@ -55,12 +55,10 @@ def preview_alignment(
     affine : numpy.ndarray, shape (4, 4)
         Maps atlas points to sample points, micrometres, (z, y, x).
     """
-    figure = canvas.new_figure(
-        9.6,
-        1.4 + 3 * _row_height(sample_frame, atlas_frame),
-        "Initial alignment: does it look right?",
-    )
-    axes = canvas.axes_grid(figure, 3, 3)
+    tall = _row_heights(sample_frame, atlas_frame)
+    title = "Initial alignment: does it look right?"
+    figure = canvas.new_figure(9.6, 1.4 + sum(tall), title)
+    axes = canvas.axes_grid(figure, 3, 3, height_ratios=tall)
     limits = canvas.window(np.concatenate([np.ravel(canvas.plane(sample, a)) for a in range(3)]))
     shown = canvas.window(template)
     for row, view, own in zip(
@@ -89,14 +87,13 @@ def preview_alignment(
     return figure
 
 
-def _row_height(*frames: Frame) -> float:
-    """Height in inches of one row of three panels of about 3 inches width."""
-    tall = 0.0
-    for frame in frames:
-        for view in views(frame.orientation):
-            height, width = canvas.plane_um(frame, view)
-            tall = max(tall, 3.1 * min(1.25, height / width))
-    return tall + 0.25
+def _row_heights(*frames: Frame) -> list[float]:
+    """Heights in inches of the rows of coronal, sagittal and horizontal panels, 3 inches wide."""
+    tall = []
+    for same in zip(*(views(frame.orientation) for frame in frames)):
+        sizes = [canvas.plane_um(frame, view) for frame, view in zip(frames, same)]
+        tall.append(3.1 * min(1.25, max(height / width for height, width in sizes)) + 0.25)
+    return tall
 
 
 def plane_points(frame: Frame, axis: int) -> np.ndarray:
@@ -325,7 +322,7 @@ def _painted(
 
 @canvas.picture
 def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draw the energy against the iteration, one panel per resolution level.
+    """Draw the energy against the iteration, one panel per pass at a resolution.
 
     Parameters
     ----------
@@ -341,14 +338,14 @@ def energy_curve(rows: Sequence[Mapping[str, Any]]) -> Figure:
         max(5.0, min(10.0, 3.4 * len(levels))), 3.6, "Energy of the registration (lower is better)"
     )
     axes = canvas.axes_grid(figure, 1, len(levels))
-    for cell, level in zip(axes[0], levels):
+    for number, (cell, level) in enumerate(zip(axes[0], levels), 1):
         part = [row for row in rows if str(row["level"]) == level]
         colours = (canvas.BLUE, canvas.ORANGE, canvas.GREEN, canvas.PURPLE)
         for name, colour, style in zip(names, colours, ("-", "--", ":", "-.")):
             values = [float(row[name]) for row in part]
             cell.plot(range(len(part)), values, style, color=colour, label=name)
         voxel = part[0].get("voxel_um")
-        cell.set_title(f"level {level}" + (f" ({float(voxel):g} µm)" if voxel else ""))
+        cell.set_title(f"pass {number}" + (f" ({float(voxel):.3g} µm)" if voxel else ""))
         cell.set_xlabel("step")
         cell.grid(alpha=0.3)
     axes[0, 0].set_ylabel("energy")
