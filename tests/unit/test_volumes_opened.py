@@ -176,7 +176,7 @@ def test_what_cannot_be_opened_is_one_sentence(folder, web):
     for address, words in (
         (f"{folder}/nothing", "does not exist; correct the path"),
         (f"{web}/nothing", "does not exist; correct the path"),
-        (f"{web}/t1.nii.gz", "is one file on the web; download it"),
+        (f"{web}/t1.nii.gz", "does not exist; correct the path, or make it public"),
         ("ftp://server/x", "is not supported"),
     ):
         with pytest.raises((VolumeError, StoreError)) as error:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
 import running
+import SimpleITK as sitk
 import tifffile
 from running import job_counts
 
 from terareg.storage.store import Store
+from terareg.views.serve import FolderServer
 from terareg.volumes.reader import Volume
 
 TARGETS = (
@@ -148,3 +151,52 @@ def test_the_viewer_has_layers_of_what_is_derived(finished, workspace):
     assert set(shapes["segments"]) <= set(properties["inline"]["ids"])
     info = json.loads(store.read("demo/labels/phantom/precomputed/mesh/info"))
     assert info["@type"] == "neuroglancer_multilod_draco"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_image_files_on_s3_and_the_web_become_what_those_on_disk_become(workspace, s3):
+    stack = np.random.default_rng(0).gamma(2, 300, (21, 40, 50)).astype(np.uint16)
+    image = sitk.GetImageFromArray(stack)
+    image.SetSpacing((0.002, 0.002, 0.004))
+    sitk.WriteImage(image, str(workspace.folder / "stack.nii.gz"))
+    tifffile.imwrite(workspace.folder / "stack.tif", stack, compression="zlib")
+    client = s3.client()
+    client.create_bucket(Bucket="lab")
+    for name in ("stack.nii.gz", "stack.tif"):
+        client.upload_file(str(workspace.folder / name), "lab", f"images/{name}")
+    server = FolderServer(workspace.folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    quantized = {"do": "quantize", "values": [0, 2000]}
+    config = {
+        "sample": "tools",
+        "volume": {"chunk": 8, "block": 16},
+        "derived": {
+            "here": quantized | {"from": "./stack.nii.gz"},
+            "s3": quantized | {"from": "s3://lab/images/stack.nii.gz"},
+            "web": quantized | {"from": f"{server.url}/stack.tif", "spacing_um": [4, 2, 2]},
+        },
+    }
+    try:
+        workspace.write(config)
+        done = workspace.snakemake("--cores", "2", "derived_volumes", "--quiet", **s3.env)
+        assert done.returncode == 0, done.stderr
+        store = Store(str(workspace.folder / "results"))
+        here, *others = (Volume(store, f"tools/derived/{name}") for name in config["derived"])
+        for other in others:
+            np.testing.assert_array_equal(other.read(0), here.read(0))
+            assert other.frame.spacing_um == here.frame.spacing_um
+        # what changed is read again, and nothing else
+        tifffile.imwrite(workspace.folder / "stack.tif", stack[::-1].copy(), compression="zlib")
+        again = workspace.snakemake("-n", "derived_volumes", "--quiet", "rules", **s3.env)
+        assert job_counts(again)["derive_blocks"] == 1
+        config["derived"]["s3"]["from"] = "s3://lab/images/other.nii.gz"
+        workspace.write(config)
+        absent = workspace.snakemake("-n", "derived_volumes", "--quiet", "rules", **s3.env)
+        told = "s3://lab/images/other.nii.gz does not exist; correct the path"
+        assert told in absent.stdout + absent.stderr
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from terareg.core.errors import StoreError
 from terareg.storage import traffic
 from terareg.storage.store import Store, open_regular
 
@@ -32,8 +33,10 @@ _FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 class ObjectFile(io.RawIOBase):
     """Random access to an object, also as a stream.
 
-    On disk, bytes are read by position. From S3, the whole object is downloaded, or with ``ranged``
-    only the parts that are asked for.
+    On disk, bytes are read by position. From S3 and the web, the whole object is downloaded, or
+    with ``ranged`` only the parts that are asked for; an object that another one takes the place of
+    meanwhile is a :class:`~terareg.core.errors.StoreError`. :meth:`get` belongs to one thread,
+    :meth:`fill` to any.
 
     Attributes
     ----------
@@ -41,7 +44,7 @@ class ObjectFile(io.RawIOBase):
     stamp : str
         Changes with the content.
     bytes_read : int
-        Bytes of pixels read from disk, or all bytes fetched from S3.
+        Bytes of pixels read from disk, or all bytes fetched from elsewhere.
     """
 
     def __init__(self, store: Store, key: str, *, ranged: bool = False) -> None:
@@ -52,7 +55,7 @@ class ObjectFile(io.RawIOBase):
         self._window, self._window_start = b"", 0
         self._position = 0
         self.bytes_read = 0
-        if not store.is_s3:
+        if store.is_local:
             self._descriptor = open_regular(store.path(key))
             stat = os.fstat(self._descriptor)
             self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
@@ -123,7 +126,12 @@ class ObjectFile(io.RawIOBase):
     def _fetch(self, start: int, count: int) -> bytes:
         if count <= 0:
             return b""
-        data, _ = self._store.read_range(self._key, start, count)
+        data, entry = self._store.read_range(self._key, start, count)
+        if (entry.size, entry.stamp) != (self.size, self.stamp):
+            raise StoreError(
+                f"{self._store.address(self._key)} changed while it was being read; run again when "
+                "nothing is writing to it"
+            )
         self.bytes_read += len(data)
         return data
 

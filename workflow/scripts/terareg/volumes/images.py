@@ -21,7 +21,7 @@ from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
-from terareg.storage.web import store_at
+from terareg.storage.web import beside, store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
     Naming,
@@ -215,8 +215,7 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
             f"{address} has channels 0 to {header.channels - 1}, not {settings.channel}"
         )
     shapes = level_shapes(address)
-    folder, _, name = address.rpartition("/")
-    store = store_at(folder or ("/" if address.startswith("/") else "."))
+    store, name = beside(address)
     sources = [
         _FilePart(
             store, join_part(name, part_of(level, settings.channel)), shape, np.dtype(header.dtype)

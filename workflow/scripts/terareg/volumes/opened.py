@@ -55,8 +55,8 @@ def open_volume(
     address : str
         A volume of terareg (``results/brain/fused/signal``, also its ``ome.zarr`` or
         ``precomputed``), an OME-Zarr image (0.4 or 0.5), or a Neuroglancer precomputed volume: a
-        folder, ``s3://bucket/prefix``, or ``https://``. Or an image file on disk: NIfTI, NRRD,
-        MetaImage, TIFF.
+        folder, ``s3://bucket/prefix``, or ``https://``. Or an image file at such a place: NIfTI,
+        NRRD, TIFF, and on disk MetaImage.
     spacing_um : (z, y, x), optional
         Voxel size in micrometres, where the image does not state it.
     orientation : str, optional
@@ -82,11 +82,6 @@ def open_volume(
     for scheme in ("precomputed://", "zarr://"):
         plain = plain.removeprefix(scheme)
     is_file = image_form(plain) is not None or plain.lower().endswith(META_IMAGE)
-    if is_file and ("://" in plain and not plain.startswith(("file://", "s3://"))):
-        raise VolumeError(
-            f"{plain} is one file on the web; download it, since only OME-Zarr and precomputed "
-            "volumes can be read in parts"
-        )
     if not is_file:
         own = _own_volume(plain)
         if own is not None:
