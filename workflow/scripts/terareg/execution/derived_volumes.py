@@ -306,6 +306,7 @@ def _check_table(entry: Entry, dtype: str, where: str) -> None:
 _OF_CODEC = {
     "jpeg": ("uint8",),
     "png": ("uint8", "uint16"),
+    "jpegxl": ("uint8",),
     "compressed_segmentation": ("uint32", "uint64"),
 }
 
