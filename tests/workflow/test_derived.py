@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 
 import numpy as np
@@ -30,6 +31,9 @@ def described(workspace):
     """A stack of planes, cut, and then made 8 bits of; and the stack."""
     stack = np.random.default_rng(0).gamma(2, 300, (21, 40, 50)).astype(np.uint16)
     tifffile.imwrite(workspace.folder / "stack.tif", stack)
+    # of the part, which begins at 0 and 10 um along y and x
+    table = "plate,well,y_um,x_um,height_um,width_um\np,A1,-1,9,20,30\np,A2,-1,49,20,30\n"
+    (workspace.folder / "wells.csv").write_text(table)
     derived = {
         "dark": {"from": "part", "do": "quantize", "format": "precomputed", "sharded": False},
         "part": {
@@ -43,7 +47,10 @@ def described(workspace):
         "sample": "tools",
         "volume": {"chunk": 8, "block": 16},
         "derived": derived,
-        "export": {"dark": {"from": "derived/dark", "format": "tiff"}},
+        "export": {
+            "dark": {"from": "derived/dark", "format": "tiff"},
+            "shown": {"from": "derived/dark", "format": "pyramid_8bit", "outlines": "wells.csv"},
+        },
     }, stack
 
 
@@ -65,6 +72,10 @@ def test_an_image_file_becomes_derived_volumes_without_any_tiles(workspace):
     assert info["scales"][0]["resolution"] == [2000, 2000, 4000]
     with tifffile.TiffFile(workspace.folder / "results/tools/exports/dark.ome.tif") as file:
         np.testing.assert_array_equal(file.asarray(), dark.read(0))
+    page = store.read("tools/exports/shown/index.html").decode()
+    told = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    outlines = {name: edges for name, edges, _ in told["outlines"]}
+    assert outlines == {"p": [0, 0, 35, 10], "p A1": [0, 0, 15, 10], "p A2": [20, 0, 35, 10]}
     state = json.loads((workspace.folder / "results/tools/views/neuroglancer.json").read_text())
     assert [layer["name"] for layer in state["layers"]] == ["derived part", "derived dark"]
     assert state["dimensions"] == {"x": [2e-6, "m"], "y": [2e-6, "m"], "z": [4e-6, "m"]}
