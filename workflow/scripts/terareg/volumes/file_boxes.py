@@ -119,6 +119,7 @@ class _Planes:
         self._dtype = np.dtype(header.dtype)
         self._size = math.prod(header.shape[1:]) * self._dtype.itemsize
         self._there = bytearray(header.shape[0])
+        self._place = beside(address)
         self._found = self._entry()
         self._lock = threading.Lock()
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="terareg-", buffering=0)
@@ -144,11 +145,8 @@ class _Planes:
 
     def _entry(self) -> Entry | None:
         """Size and stamp of the file; a folder of planes has none."""
-        address, header, _ = self._source
-        if header.form == SERIES:
-            return None
-        store, name = beside(address)
-        return store.entry(name)
+        store, name = self._place
+        return None if self._source[1].form == SERIES else store.entry(name)
 
     def _decompress(self, missing: list[int]) -> None:
         address, header, channel = self._source
