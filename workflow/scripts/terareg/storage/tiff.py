@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from terareg.storage import traffic
 from terareg.storage.store import Store, open_regular
 
 _HEAD_BYTES = 4096
+_WINDOWS = 4
 _REMOTE_BYTES = 65536  # least that a request fetches: directories often follow each other
 _MAX_TAGS = 4096
 _MAX_VALUES = 1_000_000
@@ -52,7 +54,8 @@ class ObjectFile(io.RawIOBase):
         self._store, self._key = store, key
         self._data: bytes | None = None
         self._descriptor = -1
-        self._window, self._window_start = b"", 0
+        # parts that were read last, and their first bytes: readers go to and fro between pages
+        self._windows: deque[tuple[int, bytes]] = deque(maxlen=_WINDOWS)
         self._position = 0
         self.bytes_read = 0
         if store.is_local:
@@ -60,9 +63,10 @@ class ObjectFile(io.RawIOBase):
             stat = os.fstat(self._descriptor)
             self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
         elif ranged:
-            self._window, entry = store.read_range(key, 0, _REMOTE_BYTES)
+            window, entry = store.read_range(key, 0, _REMOTE_BYTES)
+            self._windows.append((0, window))
             self.size, self.stamp = entry.size, entry.stamp
-            self.bytes_read = len(self._window)
+            self.bytes_read = len(window)
         else:
             self._data = store.read(key)
             self.size, self.stamp = len(self._data), ""
@@ -79,15 +83,16 @@ class ObjectFile(io.RawIOBase):
             return b""
         if self._data is not None:
             return self._data[start : start + count]
-        offset = start - self._window_start
-        if offset < 0 or offset + count > len(self._window):
-            if self._descriptor >= 0:
-                self._window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
-            else:
-                wanted = min(max(count, _REMOTE_BYTES), max(0, self.size - start))
-                self._window = self._fetch(start, wanted)
-            self._window_start, offset = start, 0
-        return self._window[offset : offset + count]
+        for first, window in self._windows:
+            offset = start - first
+            if offset >= 0 and offset + count <= len(window):
+                return window[offset : offset + count]
+        if self._descriptor >= 0:
+            window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
+        else:
+            window = self._fetch(start, min(max(count, _REMOTE_BYTES), self.size - start))
+        self._windows.appendleft((start, window))
+        return window[:count]
 
     def fill(self, start: int, view: memoryview) -> None:
         """Fill a buffer with the bytes from ``start``."""

@@ -21,14 +21,15 @@ from typing import BinaryIO
 import numpy as np
 
 from terareg.core.errors import StoreError, VolumeError
+from terareg.core.parallel import batch_range, map_items
 from terareg.storage.store import Entry
 from terareg.storage.web import beside
-from terareg.volumes.headers import SERIES, Header
+from terareg.volumes.headers import PLANES_AT_ONCE, SERIES, Header
 from terareg.volumes.voxels import PlainPlanes, PlainVoxels, file_planes, plain_voxels
 
 Box = tuple[slice, slice, slice]
-# of planes, each of which waits for its answer
-_REQUESTS = 4
+# of planes elsewhere, each of which waits for its answer
+_REQUESTS = PLANES_AT_ONCE
 
 
 @dataclass
@@ -151,8 +152,16 @@ class _Planes:
     def _decompress(self, missing: list[int]) -> None:
         address, header, channel = self._source
         if not self._in_order:
-            for number, plane in file_planes(address, header, missing, channel):
-                self._keep(number, plane)
+            count = _REQUESTS if "://" in address else 1
+            parts = (batch_range(len(missing), part, count) for part in range(count))
+
+            def take(part: range) -> None:
+                wanted = missing[part.start : part.stop]
+                for number, plane in file_planes(address, header, wanted, channel):
+                    self._keep(number, plane)
+
+            for _ in map_items(take, parts, workers=count):
+                pass
             return
         if self._coming is None:
             every = range(header.shape[0])

@@ -44,6 +44,8 @@ IMARIS = (".ims",)
 SERIES = "series of planes"
 #: forms of files whose planes are read one by one; Imaris is read in chunks
 FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
+#: planes of a file on S3 or the web that are read at the same time
+PLANES_AT_ONCE = 4
 #: files that describe a volume in a folder, any one of them
 VOLUME_FILES = ("zarr.json", ".zattrs", "info")
 UM_PER = {
@@ -132,10 +134,11 @@ class Header:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that a reader of boxes holds besides them: a plane of a file, none of a volume."""
+        """Bytes that a reader of boxes holds besides them: planes of a file, none of a volume."""
         if self.form not in (*FILE_FORMS, SERIES):
             return 0
-        return self.whole_bytes // self.shape[0]
+        planes = PLANES_AT_ONCE if "://" in self.name else 1
+        return planes * self.whole_bytes // self.shape[0]
 
     @property
     def passed_bytes(self) -> int:
