@@ -176,7 +176,16 @@ def test_temporary_files_leave_nothing_behind(tmp_path, monkeypatch):
 #: where files lie, and those that are read there; a connection to the S3 in memory takes a while
 ELSEWHERE = [
     ("web", name)
-    for name in ("a.nii", "a.nii.gz", "packed.nrrd", "a.nhdr", "packed.tif", "big.tif")
+    for name in (
+        "a.nii",
+        "a.nii.gz",
+        "packed.nrrd",
+        "a.nhdr",
+        "packed.tif",
+        "big.tif",
+        "a.mha",
+        "packed.mhd",
+    )
 ] + [("S3", "a.nii"), ("S3", "packed.tif")]
 
 

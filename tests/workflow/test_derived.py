@@ -171,6 +171,7 @@ def test_image_files_on_s3_and_the_web_become_what_those_on_disk_become(workspac
     image = sitk.GetImageFromArray(stack)
     image.SetSpacing((0.002, 0.002, 0.004))
     sitk.WriteImage(image, str(workspace.folder / "stack.nii.gz"))
+    sitk.WriteImage(image, str(workspace.folder / "stack.mha"))
     tifffile.imwrite(workspace.folder / "stack.tif", stack, compression="zlib")
     client = s3.client()
     client.create_bucket(Bucket="lab")
@@ -186,6 +187,7 @@ def test_image_files_on_s3_and_the_web_become_what_those_on_disk_become(workspac
         "derived": {
             "here": quantized | {"from": "./stack.nii.gz"},
             "s3": quantized | {"from": "s3://lab/images/stack.nii.gz"},
+            "meta": quantized | {"from": f"{server.url}/stack.mha"},
             "web": quantized | {"from": f"{server.url}/stack.tif", "spacing_um": [4, 2, 2]},
         },
     }

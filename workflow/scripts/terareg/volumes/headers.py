@@ -30,8 +30,13 @@ from terareg.storage.tiff import ObjectFile
 from terareg.storage.web import beside, is_web, store_at
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
 from terareg.volumes.imaris import read_imaris
-from terareg.volumes.meta_image import META_IMAGE, detached_files
-from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
+from terareg.volumes.meta_image import (
+    META_IMAGE,
+    check_layout,
+    detached_files,
+    meta_layout,
+)
+from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream, shear_degrees
 from terareg.volumes.nrrd import check_data, read_nrrd_header
 from terareg.volumes.plane_series import PlaneSeries, plane_names, read_series
 from terareg.volumes.tiff_stack import companions_of, read_stack
@@ -43,7 +48,7 @@ IMARIS = (".ims",)
 #: form of a folder of planes
 SERIES = "series of planes"
 #: forms of files whose planes are read one by one; Imaris is read in chunks
-FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
+FILE_FORMS = ("NIfTI", "NRRD", "TIFF", "MetaImage")
 #: planes of a file on S3 or the web that are read at the same time
 PLANES_AT_ONCE = 4
 #: files that describe a volume in a folder, any one of them
@@ -213,7 +218,7 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
         raise VolumeError(f"{address} {state}; correct the path{otherwise}")
     if form == "Imaris":
         return _imaris(store, name, address, believed=believed)
-    reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
+    reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff, "MetaImage": _meta}[form]
     with boundary(address, VolumeError, "check that the file is complete", form):
         with ObjectFile(store, name, ranged=True) as file:
             return reader(_Source(store, name, file, address), believed=believed)
@@ -426,6 +431,9 @@ def _parts(store: Store, name: str, address: str) -> list[str]:
     with boundary(address, VolumeError, "check that the file is complete"):
         if image_form(address) == "TIFF":
             found = companions_of(store, name)
+        elif image_form(address) == "MetaImage":
+            layout = meta_layout(store, name)
+            found = [layout.file] if layout is not None and layout.file != name else []
         elif image_form(address) == "NRRD":
             with ObjectFile(store, name, ranged=True) as file:
                 found = list(read_nrrd_header(file).files)
@@ -441,7 +449,7 @@ def _store_and_name(address: str) -> tuple[Store, str | None]:
 def image_form(address: str) -> str | None:
     """Form of an image file from the end of its name; None for the folder of a volume."""
     lower = address.lower()
-    for form, endings in zip((*FILE_FORMS, "Imaris"), (NIFTI, NRRD, TIFF, IMARIS)):
+    for form, endings in zip((*FILE_FORMS, "Imaris"), (NIFTI, NRRD, TIFF, META_IMAGE, IMARIS)):
         if lower.endswith(endings):
             return form
     return None
@@ -520,6 +528,28 @@ def nrrd_orientation(address: str) -> str | None:
     with boundary(address, VolumeError, "check that the file is complete"):
         with ObjectFile(store, name, ranged=True) as file:
             return read_nrrd_header(file).orientation
+
+
+# ---------------------------------------------------------------------- MetaImage
+def _meta(source: _Source, *, believed: bool) -> Header:
+    """Header of a MetaImage; which way its axes point is often wrong, and so is not told."""
+    layout = meta_layout(source.store, source.key)
+    if layout is None:
+        raise ValueError("its voxels are text or of an unusual type; write them as binary numbers")
+    check_layout(layout, source.store.size(layout.file))
+    header = Header(
+        source.name, "MetaImage", layout.shape, layout.dtype, channels=layout.samples,
+        is_stream=layout.compressed,
+    )  # fmt: skip
+    if not believed or layout.spacing is None:
+        return header
+    axes = [list((layout.direction or ())[first : first + 3]) for first in (0, 3, 6)]
+    if shear := shear_degrees(axes):
+        raise ConfigError(
+            f"{source.name} contradicts itself: its axes are sheared by {shear:.1f} degrees; "
+            f"{_SPACING_REMEDY}"
+        )
+    return on_grid(header, layout.spacing[::-1], None, (layout.origin, layout.direction))
 
 
 # ---------------------------------------------------------------------- TIFF

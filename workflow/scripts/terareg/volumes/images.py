@@ -50,7 +50,7 @@ from terareg.volumes.headers import (
 )
 from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import open_itk, orientation_of, read_itk
-from terareg.volumes.meta_image import META_IMAGE, meta_layout, shear_of
+from terareg.volumes.meta_image import meta_layout, shear_of
 from terareg.volumes.reader import Levels
 from terareg.volumes.voxels import file_planes
 
@@ -173,10 +173,10 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
+    if form == "MetaImage" and "://" not in address:
+        return _open_meta_image(address, settings)
     if form is not None or find_series(address) is not None:
         return _open_file(address, settings)
-    if address.lower().endswith(META_IMAGE):
-        return _open_meta_image(address, settings)
     store = store_at(address)
     name, metadata = read_metadata(address, store)
     opener = _open_precomputed if name == "info" else _open_ome_zarr
@@ -233,7 +233,7 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
 
 def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader = open_itk(address)
-    layout = meta_layout(address)
+    layout = meta_layout(*beside(address))
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
     if layout is not None:
         header = Header(

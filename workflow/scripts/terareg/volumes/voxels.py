@@ -520,7 +520,7 @@ class _Inflated(io.RawIOBase):
 
 # ---------------------------------------------------------------------- MetaImage
 def _meta_layout(address: str, header: Header) -> MetaLayout:
-    layout = meta_layout(address)
+    layout = meta_layout(*beside(address))
     if layout is None or (layout.shape, layout.dtype) != (header.shape, header.dtype):
         raise ValueError("its header has changed since it was read")
     return layout
@@ -531,7 +531,7 @@ def _plain_meta(address: str, header: Header, channel: int) -> PlainVoxels | Non
     if layout.compressed or layout.samples > 1:
         return None
     stored = _stored(layout.dtype, ">" if layout.big_endian else "<")
-    return _opened(beside(str(layout.file)), layout.start, header, stored)
+    return _opened((beside(address)[0], layout.file), layout.start, header, stored)
 
 
 def _meta_planes(
@@ -541,7 +541,7 @@ def _meta_planes(
     dtype = _stored(layout.dtype, ">" if layout.big_endian else "<")
     depth, *shape = layout.shape
     size, done = layout.voxel_bytes // depth, 0
-    with _stream_of(*beside(str(layout.file))) as file:
+    with _stream_of(beside(address)[0], layout.file) as file:
         file.seek(layout.start)
         stream: Any = _Inflated(file, "gzip") if layout.compressed else file
 
