@@ -233,7 +233,8 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
 
 def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader = open_itk(address)
-    layout = meta_layout(*beside(address))
+    with boundary(address, VolumeError, "check that the file is complete"):
+        layout = meta_layout(*beside(address))
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
     if layout is not None:
         header = Header(
