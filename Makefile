@@ -80,6 +80,7 @@ docs: .venv/ready
 	  p = pathlib.Path('config/README.md'); h = '## All keys\n'; \
 	  p.write_text(p.read_text().split(h)[0] + h + '\n' + describe())"
 	$(BIN)/python docs/development/draw_architecture.py
+	$(BIN)/python docs/development/make_notebook.py
 
 .venv-docs/ready: docs/requirements.txt
 	@echo "== installing the tools of the site into .venv-docs (once, 50 MB)"

@@ -25,6 +25,7 @@ SHOWN = (
     "profiles/**/*.json",
     "profiles/**/*.yaml",
     "docs/**/*.md",
+    "docs/**/*.ipynb",
     "docs/**/*.png",
     "docs/**/*.svg",
 )

@@ -29,7 +29,7 @@ import zarr
 from derived_helpers import entry_of, make_source, run_entry
 
 from terareg.core.frames import Frame
-from terareg.core.parallel import batch_range, map_items, peak_memory_mb
+from terareg.core.parallel import batch_range, map_items, peak_memory_mb, share_heap
 from terareg.derived.tools import make_tool, plan_of
 from terareg.derived.view import open_view
 from terareg.storage.array_files import read_arrays, write_arrays
@@ -176,6 +176,7 @@ def make_sparse(folder: str, blocks: tuple[int, int, int]) -> None:
 
 def step_of(folder: str, name: str, step: str) -> float:
     """One step of a tool over all blocks; the memory that it took at most."""
+    share_heap()  # as jobs do
     do, settings = TOOLS[name]
     address = None if "source" in settings else f"{folder}/sparse/ome.zarr"
     entry = entry_of(do, **{"name": name.replace(" ", "_")} | settings, address=address)

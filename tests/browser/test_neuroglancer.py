@@ -10,8 +10,12 @@ import tensorstore as ts
 from PIL import Image
 
 from terareg.core.frames import Frame
+from terareg.core.numeric import Clipped
+from terareg.storage.store import Store
 from terareg.views import neuroglancer as ng
 from terareg.views import serve
+from terareg.volumes.plan import VolumeSettings, make_plan
+from terareg.volumes.writer import init_volume, write_blocks
 
 pytestmark = pytest.mark.browser
 
@@ -41,6 +45,7 @@ def server(tmp_path_factory, volume):
     write_precomputed(root / "brain/fused/ch0/precomputed", volume)
     write_ome_zarr(root / "brain/fused/ch0/ome.zarr", volume)
     write_ome_zarr_04(root / "brain/derived/ch0/ome.zarr", volume)
+    write_jpegxl(root, "narrow", (volume // 16).astype(np.uint8))
     labels = np.zeros(SHAPE, np.uint32)
     labels[:, 20:50, 30:80] = 614454277
     write_precomputed(root / "brain/labels/atlas/precomputed", labels)
@@ -76,6 +81,20 @@ def write_precomputed(folder, array):
         }
     ).result()  # fmt: skip
     store[..., 0].write(array.T).result()
+
+
+def write_jpegxl(root, name, array):
+    """A volume as this program writes it."""
+    settings = VolumeSettings(
+        chunk=16, block=32, formats=("precomputed",), encoding="jpegxl", levels=1
+    )
+    plan = make_plan(name, FRAME, array.dtype.name, settings)
+    store, key = Store(str(root)), f"brain/derived/{name}"
+    init_volume(store, key, plan)
+    write_blocks(
+        store, key, plan, plan.blocks(),
+        lambda b: (array[tuple(map(slice, b.start, b.stop))].copy(), Clipped()), fingerprint="f",
+    )  # fmt: skip
 
 
 def write_ome_zarr(folder, array):
@@ -160,6 +179,13 @@ def layer(form, affine=None, **options):
     folder = "brain/derived/ch0" if form == "ome-zarr-0.4" else "brain/fused/ch0"
     source = ng.Source(folder, form, FRAME, affine)
     return ng.image_layer("ch0", source, window=(0, TOP), **options)
+
+
+def test_jpegxl_shows_every_voxel(look, volume):
+    source = ng.Source("brain/derived/narrow", "precomputed", FRAME)
+    picture, visit = look([ng.image_layer("xl", source, window=(0, 255))], 7)
+    expected = np.repeat((volume[7] / 16)[..., None], 3, axis=2)
+    assert np.abs(picture - expected).max() <= 0.5, visit.errors
 
 
 @pytest.mark.parametrize("z", [0, 7])

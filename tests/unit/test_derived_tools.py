@@ -31,7 +31,7 @@ from terareg.storage.store import Store
 from terareg.views.serve import FolderServer
 from terareg.volumes.finishing import remove_damaged_blocks
 from terareg.volumes.headers import describe_image, image_state, level_shapes
-from terareg.volumes.images import OpenedImage
+from terareg.volumes.images import ImageSettings, OpenedImage, open_image
 from terareg.volumes.plan import Block
 from terareg.volumes.reader import Volume
 
@@ -92,10 +92,11 @@ def test_convert_keeps_every_voxel_in_any_layout(shape, layout, data):
         "gzip",
         "blosc-lz4",
         None,
-        "compressed_segmentation" if labels else "png",
+        "compressed_segmentation" if labels else "jpegxl" if dtype == "uint8" else "png",
     ]
     codec = data.draw(st.sampled_from(codecs))
     form = {"zstd": "ome-zarr", "blosc-lz4": "ome-zarr", "png": "precomputed",
+            "jpegxl": "precomputed",
             "compressed_segmentation": "precomputed"}.get(codec, "both")  # fmt: skip
     if codec == "png" and dtype == "float32":
         codec = "raw"
@@ -210,12 +211,12 @@ def test_damage_to_ome_zarr_0_4_is_found(store):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharded", [True, False])
-@pytest.mark.parametrize("codec", ["raw", "gzip", "compressed_segmentation"])
+@pytest.mark.parametrize("codec", ["raw", "gzip", "compressed_segmentation", "jpegxl"])
 def test_cloud_volume_and_zarr_read_what_is_converted(store, sharded, codec):
-    labels = codec == "compressed_segmentation"
-    array = noise((13, 18, 21), "uint64" if labels else "uint16", most=9)
+    dtype = {"compressed_segmentation": "uint64", "jpegxl": "uint8"}.get(codec, "uint16")
+    array = noise((13, 18, 21), dtype, most=9)
     make_source(store, array)
-    form = "both" if codec != "compressed_segmentation" else "precomputed"
+    form = "precomputed" if codec in ("compressed_segmentation", "jpegxl") else "both"
     if codec == "gzip" and not sharded:
         form = "ome-zarr"
     entry = entry_of("convert", format=form, codec=codec, sharded=sharded, voxel_offset=[5, -3, 2])
@@ -233,6 +234,43 @@ def test_cloud_volume_and_zarr_read_what_is_converted(store, sharded, codec):
         place = zarr.open(f"{folder}/ome.zarr", mode="r").attrs["ome"]["multiscales"][0]
         moved = place["datasets"][0]["coordinateTransformations"][1]
         assert moved["translation"] == [10.0, -3.0, 2.0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [True, False])
+def test_jpegxl_of_any_writer_is_read_and_damage_is_found(store, tmp_path, sharded):
+    array = noise((19, 22, 21), "uint8", most=250)
+    info = CloudVolume.create_new_info(
+        1,
+        "image",
+        "uint8",
+        "jxl",
+        (1000, 1000, 2000),
+        (0, 0, 0),
+        (21, 22, 19),
+        chunk_size=(8, 8, 8),
+    )
+    theirs = CloudVolume(f"file://{tmp_path}/theirs", info=info, compress=None, progress=False)
+    theirs.commit_info()
+    theirs.scale["jpeg_quality"] = 100  # as cloud-volume calls that of JPEG XL too: lossless
+    theirs[:] = array.transpose(2, 1, 0)[..., None]
+    image = open_image(f"{tmp_path}/theirs", ImageSettings(orientation="SAR"))
+    assert theirs.encoding == "jxl"
+    np.testing.assert_array_equal(image.read(0), np.asarray(theirs[:])[..., 0].transpose(2, 1, 0))
+    np.testing.assert_array_equal(image.read(0, (3, 8, 9), (17, 9, 20)),
+                                  image.read(0)[3:17, 8:9, 9:20])  # fmt: skip
+
+    make_source(store, array)
+    entry = entry_of("convert", format="precomputed", codec="jpegxl", sharded=sharded,
+                     chunk=8, block=16)  # fmt: skip
+    volume = run_entry(store, entry)
+    np.testing.assert_array_equal(volume.read(0), array)
+    assert remove_damaged_blocks(store, volume.key, volume.plan) == []
+    largest = max(store.list(f"{volume.key}/precomputed/0"), key=lambda entry: entry.size).key
+    data = bytearray(store.read(largest))
+    data[len(data) // 2] ^= 255
+    store.write(largest, data)
+    assert len(remove_damaged_blocks(store, volume.key, volume.plan)) == 1
 
 
 def test_jpeg_stays_near_and_damage_is_found(store):

@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -155,6 +157,33 @@ def test_a_published_data_set_is_an_ro_crate(store):
     terms = section(license="https://example.org/terms")
     write_dataset(store, "mouse_7", CHANNELS, BidsSettings.from_config(terms, "mouse_7"))
     assert files_of(store).isdisjoint({"ro-crate-metadata.json", ".bidsignore"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    shutil.which("bids-validator-deno") is None, reason="bids-validator-deno is not installed"
+)
+def test_the_validator_of_bids_has_no_error(store):
+    """The program itself, of which the test environment lacks 96 MB: it was run by hand."""
+
+    def errors() -> list[str]:
+        folder = str(store.path("mouse_7/bids"))
+        done = subprocess.run(
+            ["bids-validator-deno", "--json", folder], capture_output=True, check=False, timeout=100
+        )
+        issues = json.loads(done.stdout)["issues"]["issues"]
+        return [issue["code"] for issue in issues if issue["severity"] == "error"]
+
+    given = section(session="01", species="mus musculus", age=0.2, sex="female",
+                    metadata={"BodyPart": "BRAIN"}, license="CC-BY-4.0", published="2026-11-30",
+                    authors=["Ada Lovelace"])  # fmt: skip
+    for each in (section(), given):
+        write_dataset(store, "mouse_7", CHANNELS, BidsSettings.from_config(each, "mouse_7"))
+        assert errors() == []
+    name = next(name for name in files_of(store) if name.endswith("SPIM.json"))
+    sidecar = json.loads(store.read(f"mouse_7/bids/{name}")) | {"PixelSizeUnits": "inch"}
+    store.write(f"mouse_7/bids/{name}", json.dumps(sidecar).encode())
+    assert errors(), "it looks into the sidecars"
 
 
 def test_what_is_against_the_rules_is_found(store):

@@ -145,6 +145,8 @@ def test_an_origin_reads_back():
         ({"from": "fused/signal", "outlines": True}, "outlines: True is for format: pyramid_8bit"),
         ({"from": "atlas_space/allen/signal", "format": "pyramid_8bit", "outlines": True},
          "outlines: atlas_space/allen/signal is not on the grid of the tiles; export fused"),
+        ({"from": "fused/signal", "outlines": "wells.csv"},
+         "outlines: wells.csv is for format: pyramid_8bit"),
         ({"from": "fused/signal", "common": True}, "common: True is for format: pyramid_8bit"),
         ({"from": "derived/a", "format": "pyramid_8bit", "common": True},
          "common: derived/a is not on the grid of the tiles; export fused"),

@@ -183,6 +183,7 @@ def test_byte_ranges(server, wanted, start, stop):
     status, headers, body = ask(server, "/a/data.bin", Range=wanted)
     assert status == 206 and body == bytes(range(100))[start:stop]
     assert headers["Content-Range"] == f"bytes {start}-{stop - 1}/100"
+    assert headers["ETag"] == ask(server, "/a/data.bin", Range="bytes=0-3")[1]["ETag"]
     assert "Access-Control-Allow-Origin" not in headers
 
 

@@ -3,6 +3,7 @@
 import json
 import struct
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from terareg.volumes.headers import (
     first_of_several,
     image_files,
     image_state,
+    level_shapes,
     ome_scale,
     read_header,
 )
@@ -302,7 +304,7 @@ def test_a_level_with_a_scale_too_few_is_an_error():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["brain.nii.gz", "brain.nrrd", "brain.tif"])
-def test_headers_of_files_on_s3_are_read_but_channels_refused(tmp_path, bucket, name):
+def test_files_on_s3_have_the_headers_of_those_on_disk(tmp_path, bucket, name):
     if name.endswith("tif"):
         tifffile.imwrite(tmp_path / name, zeros(), photometric="minisblack")
     else:
@@ -311,10 +313,63 @@ def test_headers_of_files_on_s3_are_read_but_channels_refused(tmp_path, bucket, 
     here, there = str(tmp_path / name), f"s3://scope/atlas/{name}"
     found = read_header(there, SPACING)
     assert replace(found, name=here) == read_header(here, SPACING)
-    with pytest.raises(VolumeError, match=f"{there} is a .* file on S3, which is read from disk"):
-        check_channels({"a": found}, "SAR")
+    check_channels({"a": found}, "SAR")
     with pytest.raises(VolumeError, match=r"atlas/other.nrrd does not exist"):
         read_header("s3://scope/atlas/other.nrrd")
+
+
+META_TYPES = ["uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64"]
+
+
+@pytest.mark.parametrize("dtype", META_TYPES)
+@pytest.mark.parametrize("name", ["a.mha", "a.mhd"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_meta_images_are_described_as_itk_describes_them(tmp_path, dtype, name, packed):
+    image = sitk.GetImageFromArray(np.zeros((4, 5, 6), dtype))
+    image.SetSpacing((0.01, 0.02, 0.03))
+    image.SetOrigin((1.0, 2.0, 3.0))
+    turned = (0.8, -0.6, 0, 0, 0, -1, 0.6, 0.8, 0)
+    image.SetDirection(turned)
+    path = str(tmp_path / name)
+    sitk.WriteImage(image, path, packed)
+    header = read_header(path)
+    assert (header.form, header.shape, header.dtype) == ("MetaImage", (4, 5, 6), dtype)
+    assert header.spacing_um == (30, 20, 10) and header.orientation is None
+    assert header.origin_um == pytest.approx((1000, 2000, 3000))
+    assert header.direction == pytest.approx(np.reshape(turned, (3, 3)).T.ravel())
+    assert header.is_stream is packed and header.channels == 1
+    assert level_shapes(path) == [(4, 5, 6)]
+    names = [Path(file).name for file in image_files(path)]
+    assert names == ([name] if name == "a.mha" else [name, "a.zraw" if packed else "a.raw"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("DimSize = 6 5 4", "DimSize = 6 5 9", r"\(6, 5, 9\) need 540 bytes but it has 240"),
+        ("DimSize = 6 5 4", "DimSize = 6 5 2", r"\(6, 5, 2\) need 120 bytes but it has 240"),
+        ("DimSize = 6 5 4", "DimSize = 6 5 0", r"its sizes \(6, 5, 0\), .* are impossible"),
+        ("ElementDataFile = a.raw", "ElementDataFile = b.raw", "'b.raw' is not beside it"),
+        ("ElementDataFile = a.raw", "ElementDataFile = LIST", "its voxels are in 'LIST'"),
+        ("ElementDataFile = a.raw", "ElementDataFile = ../a.raw", "not a file of its own folder"),
+        ("BinaryData = True", "BinaryData = False", "text or of an unusual type"),
+        ("MET_USHORT", "MET_STRING", "text or of an unusual type"),
+        ("ElementSpacing = 0.01 0.02", "ElementSpacing = 0.01 x", "cannot be read"),
+        ("TransformMatrix = 1 0 0 0 1 0 0 0 1", "TransformMatrix = 1 0 0 0.6 0.8 0 0 0 1",
+         "its axes are sheared by 36.9 degrees"),
+    ],
+)  # fmt: skip
+def test_meta_images_that_contradict_themselves_are_refused(tmp_path, old, new, words):
+    image = sitk.GetImageFromArray(np.zeros((4, 5, 6), np.uint16))
+    image.SetSpacing((0.01, 0.02, 0.03))
+    path = tmp_path / "a.mhd"
+    sitk.WriteImage(image, str(path))
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    with pytest.raises((VolumeError, ConfigError), match=words) as error:
+        read_header(str(path))
+    assert "\n" not in str(error.value) and "; " in str(error.value)
 
 
 def test_channels_have_to_lie_on_one_grid(tmp_path):

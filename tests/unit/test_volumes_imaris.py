@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import container_files as files
 import h5py
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from terareg.core.errors import ConfigError, VolumeError
 from terareg.storage.store import Store
-from terareg.volumes.headers import check_channels, level_shapes, read_header
+from terareg.volumes.headers import check_channels, image_state, level_shapes, read_header
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.imaris import read_imaris
 from terareg.volumes.importing import check_whole
@@ -120,9 +122,17 @@ def test_chunks_that_were_never_written(tmp_path):
     assert check_whole(header) > 0, "counted, as chunks that are absent"
 
 
-def test_files_on_s3_are_refused_before_a_job(path):
-    from dataclasses import replace
-
-    header = replace(read_header(path), name="s3://bucket/brain.ims")
-    with pytest.raises(VolumeError, match="is an Imaris file on S3"):
-        check_channels({"a": header}, "SAR")
+@pytest.mark.slow
+def test_a_file_on_s3_is_that_on_disk(path, bucket):
+    bucket.upload_file(path, "scope", "lab/brain.ims")
+    address = "s3://scope/lab/brain.ims"
+    header = read_header(address)
+    check_channels({"a": header}, "SAR")
+    assert replace(header, name=path) == read_header(path) and check_whole(header) == 0
+    image = open_image(address, ImageSettings(orientation="SAR"))
+    np.testing.assert_array_equal(image.read(0), VALUES)
+    np.testing.assert_array_equal(image.read(1), VALUES[:, ::2, ::2])
+    state = image_state(address)
+    edit(path, lambda file: file["DataSetInfo/Image"].attrs.clear())
+    bucket.upload_file(path, "scope", "lab/brain.ims")
+    assert image_state(address) != state

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -176,7 +177,7 @@ def test_what_cannot_be_opened_is_one_sentence(folder, web):
     for address, words in (
         (f"{folder}/nothing", "does not exist; correct the path"),
         (f"{web}/nothing", "does not exist; correct the path"),
-        (f"{web}/t1.nii.gz", "is one file on the web; download it"),
+        (f"{web}/t1.nii.gz", "does not exist; correct the path, or make it public"),
         ("ftp://server/x", "is not supported"),
     ):
         with pytest.raises((VolumeError, StoreError)) as error:
@@ -226,7 +227,8 @@ def test_the_code_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     """docs/python.md, on a volume at the place that it names."""
     root = Path(__file__).resolve().parents[2]
     text = (root / "docs/python.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    code = "".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    assert code.count("volume.") > 8
     (tmp_path / "results/brain/fused").mkdir(parents=True)
     (tmp_path / "results/brain/fused/signal").symlink_to(folder / "brain/fused/a")
     monkeypatch.chdir(tmp_path)
@@ -236,6 +238,7 @@ def test_the_code_of_the_page_runs(folder, tmp_path, monkeypatch, capsys):
     np.testing.assert_array_equal(box, names["volume"].numpy(level=level)[2:6, :, 5:10])
     assert names["mean"] == pytest.approx(names["volume"].numpy(level=names["level"]).mean())
     assert "0 (20, 37, 45) (5.0, 2.0, 2.0)" in capsys.readouterr().out
+    assert plt.imread("middle.png").std() > 0.05, "a picture of something"
 
 
 @pytest.mark.slow

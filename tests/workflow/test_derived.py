@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import threading
 
 import numpy as np
 import pytest
 import running
+import SimpleITK as sitk
 import tifffile
 from running import job_counts
 
 from terareg.storage.store import Store
+from terareg.views.serve import FolderServer
 from terareg.volumes.reader import Volume
 
 TARGETS = (
@@ -27,6 +31,9 @@ def described(workspace):
     """A stack of planes, cut, and then made 8 bits of; and the stack."""
     stack = np.random.default_rng(0).gamma(2, 300, (21, 40, 50)).astype(np.uint16)
     tifffile.imwrite(workspace.folder / "stack.tif", stack)
+    # of the part, which begins at 0 and 10 um along y and x
+    table = "plate,well,y_um,x_um,height_um,width_um\np,A1,-1,9,20,30\np,A2,-1,49,20,30\n"
+    (workspace.folder / "wells.csv").write_text(table)
     derived = {
         "dark": {"from": "part", "do": "quantize", "format": "precomputed", "sharded": False},
         "part": {
@@ -40,7 +47,10 @@ def described(workspace):
         "sample": "tools",
         "volume": {"chunk": 8, "block": 16},
         "derived": derived,
-        "export": {"dark": {"from": "derived/dark", "format": "tiff"}},
+        "export": {
+            "dark": {"from": "derived/dark", "format": "tiff"},
+            "shown": {"from": "derived/dark", "format": "pyramid_8bit", "outlines": "wells.csv"},
+        },
     }, stack
 
 
@@ -62,6 +72,10 @@ def test_an_image_file_becomes_derived_volumes_without_any_tiles(workspace):
     assert info["scales"][0]["resolution"] == [2000, 2000, 4000]
     with tifffile.TiffFile(workspace.folder / "results/tools/exports/dark.ome.tif") as file:
         np.testing.assert_array_equal(file.asarray(), dark.read(0))
+    page = store.read("tools/exports/shown/index.html").decode()
+    told = json.loads(re.search(r'id="data">(.*?)</script>', page).group(1))
+    outlines = {name: edges for name, edges, _ in told["outlines"]}
+    assert outlines == {"p": [0, 0, 35, 10], "p A1": [0, 0, 15, 10], "p A2": [20, 0, 35, 10]}
     state = json.loads((workspace.folder / "results/tools/views/neuroglancer.json").read_text())
     assert [layer["name"] for layer in state["layers"]] == ["derived part", "derived dark"]
     assert state["dimensions"] == {"x": [2e-6, "m"], "y": [2e-6, "m"], "z": [4e-6, "m"]}
@@ -148,3 +162,54 @@ def test_the_viewer_has_layers_of_what_is_derived(finished, workspace):
     assert set(shapes["segments"]) <= set(properties["inline"]["ids"])
     info = json.loads(store.read("demo/labels/phantom/precomputed/mesh/info"))
     assert info["@type"] == "neuroglancer_multilod_draco"
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_image_files_on_s3_and_the_web_become_what_those_on_disk_become(workspace, s3):
+    stack = np.random.default_rng(0).gamma(2, 300, (21, 40, 50)).astype(np.uint16)
+    image = sitk.GetImageFromArray(stack)
+    image.SetSpacing((0.002, 0.002, 0.004))
+    sitk.WriteImage(image, str(workspace.folder / "stack.nii.gz"))
+    sitk.WriteImage(image, str(workspace.folder / "stack.mha"))
+    tifffile.imwrite(workspace.folder / "stack.tif", stack, compression="zlib")
+    client = s3.client()
+    client.create_bucket(Bucket="lab")
+    for name in ("stack.nii.gz", "stack.tif"):
+        client.upload_file(str(workspace.folder / name), "lab", f"images/{name}")
+    server = FolderServer(workspace.folder)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    quantized = {"do": "quantize", "values": [0, 2000]}
+    config = {
+        "sample": "tools",
+        "volume": {"chunk": 8, "block": 16},
+        "derived": {
+            "here": quantized | {"from": "./stack.nii.gz"},
+            "s3": quantized | {"from": "s3://lab/images/stack.nii.gz"},
+            "meta": quantized | {"from": f"{server.url}/stack.mha"},
+            "web": quantized | {"from": f"{server.url}/stack.tif", "spacing_um": [4, 2, 2]},
+        },
+    }
+    try:
+        workspace.write(config)
+        done = workspace.snakemake("--cores", "2", "derived_volumes", "--quiet", **s3.env)
+        assert done.returncode == 0, done.stderr
+        store = Store(str(workspace.folder / "results"))
+        here, *others = (Volume(store, f"tools/derived/{name}") for name in config["derived"])
+        for other in others:
+            np.testing.assert_array_equal(other.read(0), here.read(0))
+            assert other.frame.spacing_um == here.frame.spacing_um
+        # what changed is read again, and nothing else
+        tifffile.imwrite(workspace.folder / "stack.tif", stack[::-1].copy(), compression="zlib")
+        again = workspace.snakemake("-n", "derived_volumes", "--quiet", "rules", **s3.env)
+        assert job_counts(again)["derive_blocks"] == 1
+        config["derived"]["s3"]["from"] = "s3://lab/images/other.nii.gz"
+        workspace.write(config)
+        absent = workspace.snakemake("-n", "derived_volumes", "--quiet", "rules", **s3.env)
+        told = "s3://lab/images/other.nii.gz does not exist; correct the path"
+        assert told in absent.stdout + absent.stderr
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

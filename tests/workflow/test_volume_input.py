@@ -343,3 +343,24 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     shown = {each["description"]: each["point"] for each in layer["annotations"]}
     places = (39 - (marks + (1, -2, 2)))[:, ::-1] * 250  # x, y, z
     assert shown == {f"P{n}": place for n, place in enumerate(places.tolist())}
+
+
+@pytest.mark.slow
+@pytest.mark.engine
+def test_files_on_s3_are_imported_as_those_on_disk(workspace, s3):
+    values = np.random.default_rng(0).integers(0, 9999, (30, 40, 50)).astype(np.uint16)
+    write_nifti(workspace.folder / "a.nii.gz", values)
+    write_nifti(workspace.folder / "b.nii", values[::-1].copy())
+    client = s3.client()
+    client.create_bucket(Bucket="lab")
+    channels = {}
+    for name in ("a.nii.gz", "b.nii"):
+        client.upload_file(str(workspace.folder / name), "lab", f"images/{name}")
+        channels[name[0]] = f"s3://lab/images/{name}"
+    workspace.write(described(workspace, channels))
+    fused = [f"results/scan/fused/{name}/complete.json" for name in channels]
+    done = workspace.snakemake("--cores", "2", *fused, "--quiet", **s3.env)
+    assert done.returncode == 0, done.stderr
+    store = Store(str(workspace.folder / "results"))
+    for name, expected in (("a", values), ("b", values[::-1])):
+        np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)

@@ -1,5 +1,6 @@
 """Make one batch of blocks of a derived volume."""
 
+from terareg.core.parallel import share_heap
 from terareg.derived.section import Entry
 from terareg.derived.tools import make_tool
 from terareg.derived.view import check_unchanged, open_view
@@ -12,6 +13,7 @@ from terareg.volumes.writer import write_blocks
 
 
 def main() -> None:
+    share_heap()
     sample, settings = snakemake.wildcards.sample, snakemake.params
     entry, store = Entry.from_json(settings.entry), Store(settings.store)
     view = open_view(store, sample, entry, settings.address)

@@ -6,6 +6,7 @@ from terareg.acquisition.model import load_acquisition
 from terareg.execution.job import run_job
 from terareg.exports.export import Export, make_export
 from terareg.exports.files import write_planes
+from terareg.exports.outlines import read_outlines
 from terareg.exports.settings import TERAFLY, TILES, ExportSettings
 from terareg.exports.terafly import write_terafly
 from terareg.exports.tiles import box_of_all, write_tiles
@@ -42,13 +43,15 @@ def main() -> None:
         folder = place[0], f"{place[1]}/exports/{name}"
         if each.settings.format == TILES:
             outlines, within = {}, None
-            if each.settings.outlines or each.settings.common:
+            if each.settings.of_tiles:
                 files = snakemake.input.items()
                 shifts = (load_shift(path) for key, path in files if key.startswith("shift_"))
                 channels = boxes(shifts)
-                outlines = channels[0] if each.settings.outlines else {}
+                outlines = channels[0] if each.settings.outlines is True else {}
                 if each.settings.common:
                     within = box_of_all([list(tiles.values()) for tiles in channels])
+            if each.settings.table is not None:
+                outlines = read_outlines(snakemake.input.outlines, each.source.frame)
             return write_tiles(*folder, each.settings, each.source, outlines, each.workers, within)
         if each.settings.format == TERAFLY:
             return write_terafly(*folder, each.picture, each.boxes, each.workers)

@@ -1,6 +1,6 @@
 """Look at one batch of blocks of the source of a tool."""
 
-from terareg.core.parallel import map_items
+from terareg.core.parallel import map_items, share_heap
 from terareg.derived.section import Entry
 from terareg.derived.tools import make_tool
 from terareg.derived.view import check_unchanged, open_view
@@ -12,6 +12,7 @@ from terareg.volumes.plan import VolumePlan
 
 
 def main() -> None:
+    share_heap()
     settings = snakemake.params
     entry = Entry.from_json(settings.entry)
     view = open_view(Store(settings.store), snakemake.wildcards.sample, entry, settings.address)

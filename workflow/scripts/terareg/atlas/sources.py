@@ -71,7 +71,7 @@ def read_image(path: str | os.PathLike, key: str, *, stated: bool = False) -> So
     if "\0" in str(path) or not path.is_file():
         there = "\0" not in str(path) and os.path.lexists(path)
         raise AtlasError(f"{key} {path} {'is not a file' if there else 'does not exist'}; {remedy}")
-    if image_form(str(path)) is None:
+    if image_form(str(path)) in (None, "MetaImage"):
         reader, array = read_itk(path, AtlasError, name)
         if reader.GetNumberOfComponents() != 1:
             raise AtlasError(f"{name} has several components per voxel; give a grey or label image")

@@ -22,6 +22,7 @@ _OME_ZARR = {
 }  # fmt: skip
 _PRECOMPUTED = {
     "raw": (2.0, 1.0), "gzip": (40.0, 0.65), "png": (80.0, 0.6), "jpeg": (5.0, 0.06),
+    "jpegxl": (12.0, 0.6),
     "compressed_segmentation": (20.0, 0.05),
 }  # fmt: skip
 _LABEL_SHARE = 0.05

@@ -40,6 +40,7 @@ CODECS: dict[str, tuple[str | None, str | None]] = {
     "compressed_segmentation": (None, "compressed_segmentation"),
     "jpeg": (None, "jpeg"),
     "png": (None, "png"),
+    "jpegxl": (None, "jpegxl"),
 }
 _OWN = re.compile(f"({'|'.join(VOLUMES)})/([A-Za-z0-9][A-Za-z0-9_-]*)")
 

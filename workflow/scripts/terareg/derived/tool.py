@@ -17,7 +17,7 @@ from terareg.volumes.plan import Block
 
 #: what was found in the source: arrays by name
 Measured = Mapping[str, np.ndarray]
-_HELD_BYTES = 8 << 20  # of parts that are put together as soon as they are more
+_HELD_BYTES = 1 << 20  # of parts that are put together as soon as they are more
 
 
 @dataclass(frozen=True)

@@ -470,7 +470,7 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
                 f"has {few(volumes) or 'none'}; correct the name"
             )
         for option in ("outlines", "common"):
-            if getattr(settings, option) and config["input"]["kind"] == "volume":
+            if getattr(settings, option) is True and config["input"]["kind"] == "volume":
                 raise ConfigError(
                     f"{key}.{option}: the input is a volume, which has no tiles; remove {option}"
                 )

@@ -227,6 +227,9 @@ def files_of(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{key}.{name}.path", entry["path"]
     for name, entry in config["cells"].items():
         yield f"cells.{name}.marks", entry["marks"]
+    for name, entry in config["export"].items():
+        if isinstance(entry["outlines"], str):
+            yield f"export.{name}.outlines", entry["outlines"]
     for name, derived in entries_of(config).items():
         for key, path in derived.files.items():
             yield f"derived.{name}.{key}", path

@@ -155,12 +155,6 @@ def _elsewhere(run: Run, entry: Entry) -> _Source:
             f"derived.{entry.name}.channel: {address} has channels 0 to {header.channels - 1}, "
             f"not {channel}"
         )
-    if header.form in headers.FILE_FORMS and "://" in header.name:
-        where = "on the web" if is_web(header.name) else "on S3"
-        raise ConfigError(
-            f"derived.{entry.name}.from: {address} is a {header.form} file {where}, which is read "
-            "from disk only; give a local copy of it, or an OME-Zarr or precomputed volume"
-        )
     labels = entry.settings.get("labels")
     labels = header.is_segmentation if labels is None else labels
     assert header.spacing_um is not None, "a header without voxel size is an error before"
@@ -312,6 +306,7 @@ def _check_table(entry: Entry, dtype: str, where: str) -> None:
 _OF_CODEC = {
     "jpeg": ("uint8",),
     "png": ("uint8", "uint16"),
+    "jpegxl": ("uint8",),
     "compressed_segmentation": ("uint32", "uint64"),
 }
 

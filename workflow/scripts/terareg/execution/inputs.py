@@ -13,7 +13,7 @@ from typing import Any
 from terareg.core.cost import Count
 from terareg.core.errors import ConfigError
 from terareg.execution import derived_volumes
-from terareg.execution.own_files import point_settings
+from terareg.execution.own_files import followed, point_settings
 from terareg.execution.raw_data import file_states, source_state, tracked, untracked_state
 from terareg.execution.run import Run
 from terareg.execution.sizing import batches_of, volume_batches
@@ -623,7 +623,9 @@ def export_source(run: Run, sample: str, export: str) -> NamedFiles:
         for number, channel in enumerate(run.channels_of(sample)):
             for path in channel_shift(run, sample, run.sides_of(sample, channel)[0]).values():
                 files[f"shift_{number}"] = path
-    if settings.outlines or settings.common:
+    if settings.table is not None:
+        files["outlines"] = followed(run, sample, settings.table)
+    if settings.of_tiles:
         grid = run.path(sample, f"fused/{origin.channel}/plan.json")
         files |= tiles_drawn(run, sample) | {"grid": grid}
     return files

@@ -22,7 +22,7 @@ Files = list[str]
 
 
 def own_tables(run: Run, sample: str) -> Files:
-    """Files of the user besides the images: XML, positions, flat-field, marks, points."""
+    """Files of the user besides the images: XML, positions, flat-field, marks, points, outlines."""
     config = run.samples[sample]
     files = list(config["stitching"]["xml"].values())
     for key in ("stitching.tile_configuration", "intensity.flatfield.image"):
@@ -31,6 +31,8 @@ def own_tables(run: Run, sample: str) -> Files:
         for pair in pairs.values():
             files += [pair["sample"], pair["atlas"]]
     files += [entry["marks"] for entry in config["cells"].values() if entry["marks"]]
+    outlines = [entry["outlines"] for entry in config["export"].values()]
+    files += [path for path in outlines if isinstance(path, str)]
     return files + [entry["path"] for entry in config["points"].values()]
 
 

@@ -176,7 +176,7 @@ def image_address(run: Run, sample: str, channel: str) -> str:
     if run.remote is not None and not address.startswith("s3://"):
         raise ConfigError(
             f"sample {sample}: channel {channel}: {address} is a local path, which jobs on other "
-            "machines cannot read; give an OME-Zarr or precomputed volume on s3://"
+            "machines cannot read; give an image on s3://"
         )
     return address
 

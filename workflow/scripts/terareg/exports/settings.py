@@ -116,8 +116,9 @@ class ExportSettings:
         Of tiles: "middle", "all", "max" or "mean" (projections), or numbers of planes.
     clip_percent : (float, float)
         Of tiles: percentiles of the shown voxels that become black and white.
-    outlines : bool
-        Of tiles: whether the page can show where the tiles of the microscope lie.
+    outlines : bool or str
+        Of tiles: whether the page can show where the tiles of the microscope lie; or the table of
+        the boxes that it can show, see :func:`terareg.exports.outlines.read_outlines`.
     common : bool
         Of tiles: whether only the box is shown that all channels have seen.
     """
@@ -131,8 +132,18 @@ class ExportSettings:
     axis: str = "z"
     planes: str | tuple[int, ...] = "middle"
     clip_percent: tuple[float, float] = (0.1, 99.9)
-    outlines: bool = False
+    outlines: bool | str = False
     common: bool = False
+
+    @property
+    def table(self) -> str | None:
+        """Table of the user of the boxes that are outlined."""
+        return self.outlines if isinstance(self.outlines, str) else None
+
+    @property
+    def of_tiles(self) -> bool:
+        """Whether the places of the tiles are needed."""
+        return self.outlines is True or self.common
 
     @classmethod
     def from_config(cls, entry: Mapping[str, Any], key: str = "export") -> ExportSettings:
@@ -202,7 +213,7 @@ class ExportSettings:
                 "lower percentage first"
             )
         for name in ("outlines", "common"):
-            if entry[name] and origin.kind not in _OUTLINED:
+            if entry[name] is True and origin.kind not in _OUTLINED:
                 raise ConfigError(
                     f"{key}.{name}: {origin.text} is not on the grid of the tiles; export "
                     f"fused/CHANNEL or corrected_volume/CHANNEL, or remove {name}"

@@ -27,7 +27,7 @@ PAGE = """<!DOCTYPE html>
   <button id="out" title="zoom out">&minus;</button>
   <button id="in" title="zoom in">+</button>
   <button id="fit" title="whole plane">fit</button>
-  <button id="tiles" title="outlines of the tiles" hidden>tiles</button>
+  <button id="tiles" title="outlines" hidden>outlines</button>
   <span id="state"></span>
 </div>
 <script type="application/json" id="data">@DATA@</script>

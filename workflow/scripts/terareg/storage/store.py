@@ -99,6 +99,11 @@ class Store:
         return self.url.startswith("s3://")
 
     @property
+    def is_local(self) -> bool:
+        """Whether this is a folder of this machine, whose files can be opened."""
+        return not self.is_s3
+
+    @property
     def bucket(self) -> str:
         """Bucket of an S3 store."""
         return self.url.removeprefix("s3://").partition("/")[0]

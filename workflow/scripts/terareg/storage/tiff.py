@@ -9,14 +9,17 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from terareg.core.errors import StoreError
 from terareg.storage import traffic
 from terareg.storage.store import Store, open_regular
 
 _HEAD_BYTES = 4096
+_WINDOWS = 4
 _REMOTE_BYTES = 65536  # least that a request fetches: directories often follow each other
 _MAX_TAGS = 4096
 _MAX_VALUES = 1_000_000
@@ -32,8 +35,10 @@ _FIELD_TYPES = {1: (1, "B"), 3: (2, "H"), 4: (4, "I"), 16: (8, "Q")}
 class ObjectFile(io.RawIOBase):
     """Random access to an object, also as a stream.
 
-    On disk, bytes are read by position. From S3, the whole object is downloaded, or with ``ranged``
-    only the parts that are asked for.
+    On disk, bytes are read by position. From S3 and the web, the whole object is downloaded, or
+    with ``ranged`` only the parts that are asked for; an object that another one takes the place of
+    meanwhile is a :class:`~terareg.core.errors.StoreError`. :meth:`get` belongs to one thread,
+    :meth:`fill` to any.
 
     Attributes
     ----------
@@ -41,7 +46,7 @@ class ObjectFile(io.RawIOBase):
     stamp : str
         Changes with the content.
     bytes_read : int
-        Bytes of pixels read from disk, or all bytes fetched from S3.
+        Bytes of pixels read from disk, or all bytes fetched from elsewhere.
     """
 
     def __init__(self, store: Store, key: str, *, ranged: bool = False) -> None:
@@ -49,17 +54,19 @@ class ObjectFile(io.RawIOBase):
         self._store, self._key = store, key
         self._data: bytes | None = None
         self._descriptor = -1
-        self._window, self._window_start = b"", 0
+        # parts that were read last, and their first bytes: readers go to and fro between pages
+        self._windows: deque[tuple[int, bytes]] = deque(maxlen=_WINDOWS)
         self._position = 0
         self.bytes_read = 0
-        if not store.is_s3:
+        if store.is_local:
             self._descriptor = open_regular(store.path(key))
             stat = os.fstat(self._descriptor)
             self.size, self.stamp = stat.st_size, str(stat.st_mtime_ns)
         elif ranged:
-            self._window, entry = store.read_range(key, 0, _REMOTE_BYTES)
+            window, entry = store.read_range(key, 0, _REMOTE_BYTES)
+            self._windows.append((0, window))
             self.size, self.stamp = entry.size, entry.stamp
-            self.bytes_read = len(self._window)
+            self.bytes_read = len(window)
         else:
             self._data = store.read(key)
             self.size, self.stamp = len(self._data), ""
@@ -76,15 +83,16 @@ class ObjectFile(io.RawIOBase):
             return b""
         if self._data is not None:
             return self._data[start : start + count]
-        offset = start - self._window_start
-        if offset < 0 or offset + count > len(self._window):
-            if self._descriptor >= 0:
-                self._window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
-            else:
-                wanted = min(max(count, _REMOTE_BYTES), max(0, self.size - start))
-                self._window = self._fetch(start, wanted)
-            self._window_start, offset = start, 0
-        return self._window[offset : offset + count]
+        for first, window in self._windows:
+            offset = start - first
+            if offset >= 0 and offset + count <= len(window):
+                return window[offset : offset + count]
+        if self._descriptor >= 0:
+            window = os.pread(self._descriptor, max(count, _HEAD_BYTES), start)
+        else:
+            window = self._fetch(start, min(max(count, _REMOTE_BYTES), self.size - start))
+        self._windows.appendleft((start, window))
+        return window[:count]
 
     def fill(self, start: int, view: memoryview) -> None:
         """Fill a buffer with the bytes from ``start``."""
@@ -123,7 +131,12 @@ class ObjectFile(io.RawIOBase):
     def _fetch(self, start: int, count: int) -> bytes:
         if count <= 0:
             return b""
-        data, _ = self._store.read_range(self._key, start, count)
+        data, entry = self._store.read_range(self._key, start, count)
+        if (entry.size, entry.stamp) != (self.size, self.stamp):
+            raise StoreError(
+                f"{self._store.address(self._key)} changed while it was being read; run again when "
+                "nothing is writing to it"
+            )
         self.bytes_read += len(data)
         return data
 

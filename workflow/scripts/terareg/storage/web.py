@@ -23,6 +23,9 @@ _TIMEOUT_S = 30
 # public buckets answer 403 for an object that is not there
 _ABSENT = (403, 404, 410)
 _UNTRUE_RANGE = 416
+_PARTIAL = 206
+# of an object that a server which sends no parts may send as a whole
+_WHOLE_BYTES = 32 * 2**20
 
 
 def is_web(address: str) -> bool:
@@ -33,6 +36,12 @@ def is_web(address: str) -> bool:
 def store_at(address: str) -> Store:
     """The store at an address: a folder, ``s3://``, or, read only, ``https://``."""
     return WebStore(address) if is_web(address) else Store(address)
+
+
+def beside(address: str) -> tuple[Store, str]:
+    """Store of the folder that a file lies in, and its name there."""
+    folder, _, name = address.rpartition("/")
+    return store_at(folder or ("/" if address.startswith("/") else ".")), name
 
 
 class WebStore(Store):
@@ -60,6 +69,10 @@ class WebStore(Store):
             )
         object.__setattr__(self, "url", self.url.rstrip("/"))
 
+    @property
+    def is_local(self) -> bool:
+        return False
+
     def child(self, key: str) -> Store:
         return WebStore(self.address(key))
 
@@ -74,7 +87,7 @@ class WebStore(Store):
     def _read_range(self, key: str, start: int, count: int) -> tuple[bytes, Entry]:
         headers = {"Range": f"bytes={start}-{start + count - 1}"}
         data, total, stamp = self._ask(key, headers)
-        if total == len(data) > count:
+        if total == len(data) and (start or total > count):
             # a server that knows no ranges sends everything
             data = data[start : start + count]
         return data, Entry(key, total, stamp)
@@ -120,9 +133,11 @@ class WebStore(Store):
         for attempt in range(_ATTEMPTS):
             try:
                 with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+                    if headers and answer.status != _PARTIAL:
+                        _check_small(address, answer)
                     data = answer.read()
                     size = _size(answer.headers, len(data))
-                    return data, size, answer.headers.get("ETag", "")
+                    return data, size, _stamp(answer.headers)
             except urllib.error.HTTPError as error:
                 if error.code in _ABSENT:
                     raise FileNotFoundError(address) from error
@@ -136,6 +151,20 @@ class WebStore(Store):
         raise StoreError(
             f"{address} cannot be read ({problem}); check the address and the network"
         ) from problem
+
+
+def _stamp(headers: Any) -> str:
+    return str(headers.get("ETag") or headers.get("Last-Modified") or "")
+
+
+def _check_small(address: str, answer: Any) -> None:
+    """Raise if a server that was asked for a part sends a large object as a whole."""
+    length = answer.headers.get("Content-Length", "")
+    if not _is_size(length) or int(length) > _WHOLE_BYTES:
+        raise StoreError(
+            f"the server of {address} sends no parts of files (HTTP ranges); download the file, or "
+            "put it on a server that does, or on s3://"
+        )
 
 
 def _size(headers: Any, received: int) -> int:

@@ -14,6 +14,7 @@ import html
 import importlib.util
 import logging
 import mimetypes
+import os
 import re
 import shutil
 import sys
@@ -239,7 +240,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _file(self, file: Path, body: bool, headers: dict[str, str], *, ranges: bool = True):
         with open(file, "rb") as stream:
-            size = file.stat().st_size
+            facts = os.fstat(stream.fileno())
+            size = facts.st_size
             start, stop, status = 0, size, HTTPStatus.OK
             wanted = self.headers.get("Range") if ranges else None
             if wanted is not None:
@@ -261,6 +263,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Cache-Control", "no-cache")
             if ranges:
                 self.send_header("Accept-Ranges", "bytes")
+                self.send_header("ETag", f'"{facts.st_mtime_ns:x}-{size:x}"')
             for key, value in headers.items():
                 self.send_header(key, value)
             self.end_headers()

@@ -22,7 +22,7 @@ SUFFIXES = (".gz", ".br", ".zstd", ".zst", ".xz", ".bz2")
 # what is decoded, as the metadata of Zarr 2, Zarr 3 and precomputed volumes call it
 _COMPRESSORS = ("blosc", "bz2", "gzip", "zlib", "zstd")
 _CODECS = ("blosc", "bytes", "crc32c", "gzip", "sharding_indexed", "transpose", "zstd")
-_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation")
+_ENCODINGS = ("raw", "jpeg", "png", "compressed_segmentation", "jxl")
 _MOST_CHUNK_BYTES = 1 << 32
 _MOST_LOOKED_AT = 100_000
 

@@ -1,4 +1,4 @@
-"""Levels whose chunks are fetched here, and decoded by tensorstore.
+"""Levels whose chunks are fetched here, and decoded by tensorstore or, JPEG XL, by imagecodecs.
 
 Tensorstore takes an absent chunk for zeros, knows chunks only by the names that the metadata
 imply, and inflates what lies in shards without a limit. So the chunks of precomputed volumes that
@@ -31,6 +31,7 @@ from terareg.storage.store import Store
 from terareg.storage.uint64_shards import Sharding, ShardReader
 from terareg.volumes.chunks import ChunkGrid, Naming, incomplete
 
+_JPEGXL = "jxl"
 _REQUESTS = 8  # at once, where the volume is not on a disk
 
 
@@ -66,11 +67,8 @@ class FetchedChunks:
         self.store, self.spec, self.view, self.axes = store, spec, view, axes
         self.grid, self.naming = names
         self._filled = fill_missing or self.grid.form == "zarr"
+        self._encoding = ""
         self._metadata = self._read_metadata()
-        self._plain = False
-        if self.grid.form == "precomputed":
-            scale = json.loads(self._metadata["info"])["scales"][spec["scale_index"]]
-            self._plain = scale["encoding"] == "raw"
         array = self._array({})
         self.dtype, self.shape, self.chunk_layout = array.dtype, array.shape, array.chunk_layout
         voxels = math.prod(self.grid.chunk) * self.grid.channels
@@ -106,7 +104,7 @@ class FetchedChunks:
             indices = list(itertools.product(*ranges))
             first, last = max(layer * depth, start[0]), min((layer + 1) * depth, stop[0])
             part = found[first - start[0] : last - start[0]]
-            if self._plain:
+            if self._encoding in ("raw", _JPEGXL):
                 self._copy(indices, (first, *start[1:]), part)
                 continue
             chunks = zip(indices, self._fetch(indices))
@@ -118,7 +116,7 @@ class FetchedChunks:
     def _copy(
         self, indices: Sequence[tuple[int, ...]], start: Sequence[int], out: np.ndarray
     ) -> None:
-        """Copy uncompressed chunks into an array that begins at voxel ``start`` (z, y, x)."""
+        """Copy chunks that are decoded here into an array that begins at ``start`` (z, y, x)."""
         grid, dtype = self.grid, self.dtype.numpy_dtype.newbyteorder("<")
         for index, data in zip(indices, self._fetch(indices)):
             begin = [i * c for i, c in zip(index, grid.chunk)][::-1]
@@ -129,6 +127,8 @@ class FetchedChunks:
             if data is None:
                 place[...] = 0
                 continue
+            if self._encoding == _JPEGXL:
+                data = _from_jpegxl(data, (grid.channels, *shape), dtype)
             expected = math.prod(shape) * grid.channels * dtype.itemsize
             if len(data) != expected:
                 raise ValueError(
@@ -176,14 +176,14 @@ class FetchedChunks:
     def _read_metadata(self) -> dict[str, bytes]:
         """Names and contents of the metadata that tensorstore reads."""
         if self.grid.form == "precomputed":
-            content = read_object(self.store, "info")
-            if self.grid.sharding is not None:
-                info = json.loads(content)
+            info = json.loads(read_object(self.store, "info"))
+            self._encoding = info["scales"][self.spec["scale_index"]].get("encoding", "raw")
+            for scale in info["scales"]:
                 # chunks come out of their shards before tensorstore sees them
-                for scale in info["scales"]:
-                    scale.pop("sharding", None)
-                content = json.dumps(info).encode()
-            return {"info": content}
+                scale.pop("sharding", None)
+                if scale.get("encoding") == _JPEGXL:  # which it does not know
+                    scale["encoding"] = "raw"
+            return {"info": json.dumps(info).encode()}
         found = {}
         for name in ("zarr.json", ".zarray"):
             key = f"{self.grid.folder}/{name}"
@@ -256,6 +256,19 @@ def _on_grid(numbers: np.ndarray, grid: ChunkGrid) -> np.ndarray:
 def _has(numbers: np.ndarray, number: int) -> bool:
     at = int(np.searchsorted(numbers, np.uint64(number)))
     return at < numbers.size and int(numbers[at]) == number
+
+
+def _from_jpegxl(data: bytes, shape: Sequence[int], dtype: np.dtype) -> bytes:
+    """Raw bytes of a chunk (channel, z, y, x), whose rows are those of all planes of the picture.
+
+    :class:`ValueError` if the picture has another size or type.
+    """
+    channels, z, y, x = shape
+    if channels > 1:
+        raise ValueError(f"its chunks are JPEG XL of {channels} channels; write them as raw")
+    rows = np.empty((z * y, x), dtype.newbyteorder("="))
+    decode: Any = imagecodecs.jpegxl_decode  # its type stub knows no numthreads
+    return np.asarray(decode(data, numthreads=1, out=rows), dtype).tobytes()
 
 
 def _decompress(data: bytes, suffix: str, most: int) -> bytes:

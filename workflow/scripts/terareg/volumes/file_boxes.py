@@ -1,7 +1,8 @@
 """Boxes of image files, which are never held in memory: :class:`FileBoxes`.
 
-Voxels that lie uncompressed and in order in one file are read from where they are. All others are
-decompressed once, plane by plane, into a temporary file without a name that ends with the process.
+Voxels that lie uncompressed and in order in one file are read from where they are, on S3 and the
+web by requests for parts of the file. All others are decompressed once, plane by plane, into a
+temporary file without a name that ends with the process; nothing else of a file elsewhere is kept.
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
 import numpy as np
 
-from terareg.core.errors import VolumeError
-from terareg.volumes.headers import SERIES, Header
-from terareg.volumes.voxels import PlainPlanes, PlainVoxels, file_planes, plain_voxels, read_exactly
+from terareg.core.errors import StoreError, VolumeError
+from terareg.core.parallel import batch_range, map_items
+from terareg.storage.store import Entry
+from terareg.storage.web import beside
+from terareg.volumes.headers import PLANES_AT_ONCE, SERIES, Header
+from terareg.volumes.voxels import PlainPlanes, PlainVoxels, file_planes, plain_voxels
 
 Box = tuple[slice, slice, slice]
+# of planes elsewhere, each of which waits for its answer
+_REQUESTS = PLANES_AT_ONCE
 
 
 @dataclass
@@ -32,7 +39,7 @@ class FileBoxes:
     Attributes
     ----------
     address : str
-        Local path; for a folder of planes also an address on S3.
+        Local path, or address on S3 or, unless it is a folder of planes, on the web.
     header : Header
         Of the file.
     channel : int
@@ -43,11 +50,14 @@ class FileBoxes:
     channel: int = 0
     _plain: PlainVoxels | PlainPlanes | None = field(default=None, init=False)
     _planes: _Planes | None = field(default=None, init=False)
+    _pool: ThreadPoolExecutor | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._plain = plain_voxels(self.address, self.header, self.channel)
         if self._plain is None:
             self._planes = _Planes(self.address, self.header, self.channel)
+        elif "://" in self.address:
+            self._pool = ThreadPoolExecutor(_REQUESTS)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -66,6 +76,8 @@ class FileBoxes:
         ------
         VolumeError
             If the folder of temporary files has no room.
+        StoreError
+            If S3, a web server or the network fail, or the file changes meanwhile.
         ValueError, LookupError, OSError, EOFError
             If the file is damaged, see :func:`terareg.storage.foreign.boundary`.
         """
@@ -75,9 +87,13 @@ class FileBoxes:
             return out
         if self._planes is not None:
             self._planes.hold(z.start, z.stop)
-        for number in range(z.start, z.stop):
-            rows = self._rows(number, y.start, y.stop)
-            out[number - z.start] = rows[:, x]
+
+        def put(number: int) -> None:
+            out[number - z.start] = self._rows(number, y.start, y.stop)[:, x]
+
+        numbers = range(z.start, z.stop)
+        for _ in self._pool.map(put, numbers) if self._pool else map(put, numbers):
+            pass
         return out
 
     def _rows(self, plane: int, first: int, stop: int) -> np.ndarray:
@@ -104,6 +120,8 @@ class _Planes:
         self._dtype = np.dtype(header.dtype)
         self._size = math.prod(header.shape[1:]) * self._dtype.itemsize
         self._there = bytearray(header.shape[0])
+        self._place = beside(address)
+        self._found = self._entry()
         self._lock = threading.Lock()
         self._file: BinaryIO = tempfile.TemporaryFile(prefix="terareg-", buffering=0)
         weakref.finalize(self, self._file.close)
@@ -117,19 +135,41 @@ class _Planes:
             missing = [n for n in range(first, stop) if not self._there[n]]
             if not missing:
                 return
-            if self._in_order:
-                if self._coming is None:
-                    address, header, channel = self._source
-                    every = range(header.shape[0])
-                    self._coming = file_planes(address, header, every, channel, to_end=True)
-                for number, plane in self._coming:
+            try:
+                self._decompress(missing)
+            finally:
+                if self._entry() != self._found:
+                    raise StoreError(
+                        f"{self._source[0]} changed while it was being read; run again when "
+                        "nothing is writing to it"
+                    )
+
+    def _entry(self) -> Entry | None:
+        """Size and stamp of the file; a folder of planes has none."""
+        store, name = self._place
+        return None if self._source[1].form == SERIES else store.entry(name)
+
+    def _decompress(self, missing: list[int]) -> None:
+        address, header, channel = self._source
+        if not self._in_order:
+            count = _REQUESTS if "://" in address else 1
+            parts = (batch_range(len(missing), part, count) for part in range(count))
+
+            def take(part: range) -> None:
+                wanted = missing[part.start : part.stop]
+                for number, plane in file_planes(address, header, wanted, channel):
                     self._keep(number, plane)
-                    if number >= missing[-1] and number + 1 < len(self._there):
-                        return
-            else:
-                address, header, channel = self._source
-                for number, plane in file_planes(address, header, missing, channel):
-                    self._keep(number, plane)
+
+            for _ in map_items(take, parts, workers=count):
+                pass
+            return
+        if self._coming is None:
+            every = range(header.shape[0])
+            self._coming = file_planes(address, header, every, channel, to_end=True)
+        for number, plane in self._coming:
+            self._keep(number, plane)
+            if number >= missing[-1] and number + 1 < len(self._there):
+                return
 
     def _keep(self, number: int, plane: np.ndarray) -> None:
         _, header, _ = self._source
@@ -159,7 +199,12 @@ class _Planes:
         """Rows of a plane that is held."""
         width = self._source[1].shape[2]
         step = width * self._dtype.itemsize
-        data = read_exactly(
-            self._file.fileno(), plane * self._size + first * step, (stop - first) * step
-        )
+        data = bytearray((stop - first) * step)
+        view, done = memoryview(data), 0
+        while done < len(data):
+            at = plane * self._size + first * step + done
+            more = os.preadv(self._file.fileno(), [view[done:]], at)
+            if not more:
+                raise EOFError("a temporary file ends too early")
+            done += more
         return np.frombuffer(data, self._dtype).reshape(stop - first, width)

@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from terareg.core.errors import ConfigError, TeraregError, VolumeError, few
@@ -28,11 +27,16 @@ from terareg.storage.foreign import (
 from terareg.storage.part_arrays import missing_package
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
-from terareg.storage.web import is_web, store_at
+from terareg.storage.web import beside, is_web, store_at
 from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
 from terareg.volumes.imaris import read_imaris
-from terareg.volumes.meta_image import META_IMAGE, detached_files
-from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream
+from terareg.volumes.meta_image import (
+    META_IMAGE,
+    check_layout,
+    detached_files,
+    meta_layout,
+)
+from terareg.volumes.nifti import NiftiLayout, nifti_grid, nifti_stream, shear_degrees
 from terareg.volumes.nrrd import check_data, read_nrrd_header
 from terareg.volumes.plane_series import PlaneSeries, plane_names, read_series
 from terareg.volumes.tiff_stack import companions_of, read_stack
@@ -44,7 +48,9 @@ IMARIS = (".ims",)
 #: form of a folder of planes
 SERIES = "series of planes"
 #: forms of files whose planes are read one by one; Imaris is read in chunks
-FILE_FORMS = ("NIfTI", "NRRD", "TIFF")
+FILE_FORMS = ("NIfTI", "NRRD", "TIFF", "MetaImage")
+#: planes of a file on S3 or the web that are read at the same time
+PLANES_AT_ONCE = 4
 #: files that describe a volume in a folder, any one of them
 VOLUME_FILES = ("zarr.json", ".zattrs", "info")
 UM_PER = {
@@ -133,10 +139,11 @@ class Header:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that a reader of boxes holds besides them: a plane of a file, none of a volume."""
+        """Bytes that a reader of boxes holds besides them: planes of a file, none of a volume."""
         if self.form not in (*FILE_FORMS, SERIES):
             return 0
-        return self.whole_bytes // self.shape[0]
+        planes = PLANES_AT_ONCE if "://" in self.name else 1
+        return planes * self.whole_bytes // self.shape[0]
 
     @property
     def passed_bytes(self) -> int:
@@ -204,13 +211,14 @@ def describe_image(address: str, *, believed: bool = True) -> Header:
         if series is not None:
             return Header(address, SERIES, series.shape, series.dtype, is_apart=not series.plain)
         return _volume_header(address)
-    store, name = _beside(address)
+    store, name = beside(address)
     if store.entry(name) is None:
         state = "is not a file" if _is_there(store, address) else "does not exist"
-        raise VolumeError(f"{address} {state}; correct the path")
+        otherwise = ", or make it public" if is_web(address) else ""
+        raise VolumeError(f"{address} {state}; correct the path{otherwise}")
     if form == "Imaris":
         return _imaris(store, name, address, believed=believed)
-    reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff}[form]
+    reader = {"NIfTI": _nifti, "NRRD": _nrrd, "TIFF": _tiff, "MetaImage": _meta}[form]
     with boundary(address, VolumeError, "check that the file is complete", form):
         with ObjectFile(store, name, ranged=True) as file:
             return reader(_Source(store, name, file, address), believed=believed)
@@ -236,11 +244,7 @@ def find_series(address: str) -> PlaneSeries | None:
 
 
 def _is_there(store: Store, address: str) -> bool:
-    return _is_local(store) and os.path.lexists(address)
-
-
-def _is_local(store: Store) -> bool:
-    return not store.is_s3 and not is_web(store.url)
+    return store.is_local and os.path.lexists(address)
 
 
 def check_plausible(
@@ -300,17 +304,10 @@ def check_channels(headers: Mapping[str, Header], orientation: str) -> None:
     Raises
     ------
     VolumeError
-        If a channel is a file on S3, or two channels differ in shape or voxel size.
+        If two channels differ in shape or voxel size.
     ConfigError
         If a header states another orientation.
     """
-    for header in headers.values():
-        if header.form in (*FILE_FORMS, "Imaris") and header.name.startswith("s3://"):
-            article = "an" if header.form == "Imaris" else "a"
-            raise VolumeError(
-                f"{header.name} is {article} {header.form} file on S3, which is read from disk "
-                "only; give a local copy of it, or an OME-Zarr or precomputed volume"
-            )
     (first_name, first), *others = headers.items()
     for name, header in others:
         if header.shape != first.shape:
@@ -382,14 +379,16 @@ def first_of_several(header: Header) -> str:
 def image_state(address: str) -> str:
     """Digest of names, sizes and change stamps of the files that an image consists of.
 
-    The web lists nothing: there it is the digest of the metadata alone.
+    The web lists nothing: of a volume there it is the digest of the metadata alone.
     """
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
     if name is not None:
         for file in _parts(store, name, address):
-            stat = Path(store.path(file)).stat()
-            digest.update(f"{file}\t{stat.st_size}\t{stat.st_mtime_ns}\n".encode())
+            entry = store.entry(file)
+            if entry is None:
+                raise VolumeError(f"{store.address(file)} does not exist; correct the path")
+            digest.update(f"{file}\t{entry.size}\t{entry.stamp}\n".encode())
     elif is_web(address):
         file, metadata = read_metadata(address, store)
         digest.update(json.dumps([file, metadata], sort_keys=True).encode())
@@ -402,11 +401,11 @@ def image_state(address: str) -> str:
 def image_files(address: str) -> list[str]:
     """Local files that represent an image: a file and its companions, or a volume's metadata."""
     store, name = _store_and_name(address)
+    if not store.is_local:
+        return []
     if name is not None:
         others = _parts(store, name, address)[1:]
         return [address, *(str(store.path(other)) for other in others)]
-    if not _is_local(store):
-        return []
     return [str(store.path(n)) for n in VOLUME_FILES if store.exists(n)][:1]
 
 
@@ -428,12 +427,13 @@ def data_files(path: str) -> list[str]:
 
 def _parts(store: Store, name: str, address: str) -> list[str]:
     """Files that an image file consists of: itself, then its companions."""
-    if not _is_local(store):
-        return [name]
     found = []
     with boundary(address, VolumeError, "check that the file is complete"):
         if image_form(address) == "TIFF":
             found = companions_of(store, name)
+        elif image_form(address) == "MetaImage":
+            layout = meta_layout(store, name)
+            found = [layout.file] if layout is not None and layout.file != name else []
         elif image_form(address) == "NRRD":
             with ObjectFile(store, name, ranged=True) as file:
                 found = list(read_nrrd_header(file).files)
@@ -443,19 +443,13 @@ def _parts(store: Store, name: str, address: str) -> list[str]:
 def _store_and_name(address: str) -> tuple[Store, str | None]:
     if image_form(address) is None:
         return store_at(address), None
-    return _beside(address)
-
-
-def _beside(address: str) -> tuple[Store, str]:
-    """Folder of an image file, and its name there."""
-    folder, _, name = address.rpartition("/")
-    return store_at(folder or ("/" if address.startswith("/") else ".")), name
+    return beside(address)
 
 
 def image_form(address: str) -> str | None:
     """Form of an image file from the end of its name; None for the folder of a volume."""
     lower = address.lower()
-    for form, endings in zip((*FILE_FORMS, "Imaris"), (NIFTI, NRRD, TIFF, IMARIS)):
+    for form, endings in zip((*FILE_FORMS, "Imaris"), (NIFTI, NRRD, TIFF, META_IMAGE, IMARIS)):
         if lower.endswith(endings):
             return form
     return None
@@ -530,10 +524,32 @@ def _nrrd(source: _Source, *, believed: bool) -> Header:
 
 def nrrd_orientation(address: str) -> str | None:
     """Code of the axes (z, y, x) in the header of an NRRD file, which is often wrong."""
-    store, name = _beside(address)
+    store, name = beside(address)
     with boundary(address, VolumeError, "check that the file is complete"):
         with ObjectFile(store, name, ranged=True) as file:
             return read_nrrd_header(file).orientation
+
+
+# ---------------------------------------------------------------------- MetaImage
+def _meta(source: _Source, *, believed: bool) -> Header:
+    """Header of a MetaImage; which way its axes point is often wrong, and so is not told."""
+    layout = meta_layout(source.store, source.key)
+    if layout is None:
+        raise ValueError("its voxels are text or of an unusual type; write them as binary numbers")
+    check_layout(layout, source.store.size(layout.file))
+    header = Header(
+        source.name, "MetaImage", layout.shape, layout.dtype, channels=layout.samples,
+        is_stream=layout.compressed,
+    )  # fmt: skip
+    if not believed or layout.spacing is None:
+        return header
+    axes = [list((layout.direction or ())[first : first + 3]) for first in (0, 3, 6)]
+    if shear := shear_degrees(axes):
+        raise ConfigError(
+            f"{source.name} contradicts itself: its axes are sheared by {shear:.1f} degrees; "
+            f"{_SPACING_REMEDY}"
+        )
+    return on_grid(header, layout.spacing[::-1], None, (layout.origin, layout.direction))
 
 
 # ---------------------------------------------------------------------- TIFF
@@ -585,7 +601,7 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
                 f"{store.address(name)} contains {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
-    if is_web(store.url) or (_is_local(store) and not os.path.exists(address)):
+    if is_web(store.url) or (store.is_local and not os.path.exists(address)):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg can read; give a NIfTI, NRRD, TIFF or Imaris "
@@ -802,7 +818,7 @@ def level_shapes(address: str) -> list[tuple[int, int, int]]:
     if image_form(address) is not None:
         if address.lower().endswith(IMARIS):
             with boundary(address, VolumeError, "check that the file is complete", "Imaris"):
-                return list(read_imaris(*_beside(address)).shapes)
+                return list(read_imaris(*beside(address)).shapes)
         return [describe_image(address, believed=False).shape]
     series = find_series(address)
     if series is not None:

@@ -21,7 +21,7 @@ from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
-from terareg.storage.web import store_at
+from terareg.storage.web import beside, store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
     Naming,
@@ -50,7 +50,7 @@ from terareg.volumes.headers import (
 )
 from terareg.volumes.imaris import part_of
 from terareg.volumes.itk_files import open_itk, orientation_of, read_itk
-from terareg.volumes.meta_image import META_IMAGE, meta_layout, shear_of
+from terareg.volumes.meta_image import meta_layout, shear_of
 from terareg.volumes.reader import Levels
 from terareg.volumes.voxels import file_planes
 
@@ -173,10 +173,10 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
+    if form == "MetaImage" and "://" not in address:
+        return _open_meta_image(address, settings)
     if form is not None or find_series(address) is not None:
         return _open_file(address, settings)
-    if address.lower().endswith(META_IMAGE):
-        return _open_meta_image(address, settings)
     store = store_at(address)
     name, metadata = read_metadata(address, store)
     opener = _open_precomputed if name == "info" else _open_ome_zarr
@@ -215,8 +215,7 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
             f"{address} has channels 0 to {header.channels - 1}, not {settings.channel}"
         )
     shapes = level_shapes(address)
-    folder, _, name = address.rpartition("/")
-    store = store_at(folder or ("/" if address.startswith("/") else "."))
+    store, name = beside(address)
     sources = [
         _FilePart(
             store, join_part(name, part_of(level, settings.channel)), shape, np.dtype(header.dtype)
@@ -234,7 +233,8 @@ def _open_imaris(address: str, settings: ImageSettings) -> OpenedImage:
 
 def _open_meta_image(address: str, settings: ImageSettings) -> OpenedImage:
     reader = open_itk(address)
-    layout = meta_layout(address)
+    with boundary(address, VolumeError, "check that the file is complete"):
+        layout = meta_layout(*beside(address))
     orientation = orientation_of(np.array(reader.GetDirection()).reshape(3, 3))
     if layout is not None:
         header = Header(

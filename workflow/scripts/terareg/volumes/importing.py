@@ -20,6 +20,7 @@ from terareg.storage.foreign import boundary
 from terareg.storage.part_arrays import part_facts
 from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
+from terareg.storage.web import beside
 from terareg.volumes.chunks import count_absent
 from terareg.volumes.fetched import count_absent_in_shards
 from terareg.volumes.headers import FILE_FORMS, SERIES, Header, chunk_grid
@@ -69,8 +70,7 @@ def check_whole(header: Header, fill_missing: bool = False) -> int:
 
 
 def _absent_in_imaris(header: Header) -> int:
-    folder, _, name = header.name.rpartition("/")
-    store = Store(folder or ("/" if header.name.startswith("/") else "."))
+    store, name = beside(header.name)
     count = 0
     for channel in range(header.channels):
         key = join_part(name, part_of(0, channel))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from terareg.storage.store import open_regular
+from terareg.storage.foreign import DEFLATE_RATIO
+from terareg.storage.store import Store, open_regular
+from terareg.storage.tiff import ObjectFile
 from terareg.storage.tiff_planes import check_beside
 from terareg.volumes.nifti import shear_degrees
 
@@ -29,8 +31,8 @@ class MetaLayout:
 
     Attributes
     ----------
-    file : Path
-        That holds them.
+    file : str
+        Name of the file in the folder that holds them.
     start : int
         First byte of the voxels in it.
     shape : tuple of int
@@ -41,15 +43,23 @@ class MetaLayout:
         Numbers of a voxel.
     big_endian, compressed : bool
         Compressed voxels are one stream of zlib.
+    spacing : tuple of float or None
+        Of the voxels (x, y, z), in no stated unit.
+    origin, direction : tuple of float or None
+        Place of the first voxel, and the unit vectors of the axes x, y and z one after the other,
+        as in ITK.
     """
 
-    file: Path
+    file: str
     start: int
     shape: tuple[int, int, int]
     dtype: str
     samples: int
     big_endian: bool
     compressed: bool
+    spacing: tuple[float, ...] | None = None
+    origin: tuple[float, ...] | None = None
+    direction: tuple[float, ...] | None = None
 
     @property
     def voxel_bytes(self) -> int:
@@ -57,33 +67,72 @@ class MetaLayout:
         return math.prod(self.shape) * self.samples * (int(re.sub(r"\D", "", self.dtype)) // 8)
 
 
-def meta_layout(path: str | os.PathLike) -> MetaLayout | None:
-    """Where the voxels of a checked MetaImage lie; None for text and unusual types."""
-    path = Path(path)
-    head = _head(path)
+def meta_layout(store: Store, name: str) -> MetaLayout | None:
+    """Where the voxels of a MetaImage lie; None for text and unusual types."""
+    with ObjectFile(store, name, ranged=True) as stream:
+        head = stream.get(0, min(_HEAD_BYTES, stream.size)).decode("latin-1")
     line = _data_line(head)
-    if path.suffix.lower() not in META_IMAGE or line is None:
+    if not name.lower().endswith(META_IMAGE) or line is None:
         return None
     fields = _fields(head, line)
     sizes = [int(n) for n in fields.get("dimsize", "").split()]
     dtype = _TYPES.get(fields.get("elementtype", "").upper())
     if len(sizes) != 3 or dtype is None or fields.get("binarydata", "true").lower() == "false":
         return None
-    local = line[1].split()[0].upper() == "LOCAL"
-    file = path if local else path.parent / check_beside(line[1])
+    local = line[1].upper() == "LOCAL"
+    if not local and (line[1].upper().startswith("LIST") or "%" in line[1]):
+        raise ValueError(f"its voxels are in {line[1][:40]!r}; write them into one file")
+    file = name if local else check_beside(line[1])
     msb = fields.get("elementbyteordermsb", fields.get("binarydatabyteordermsb", "false"))
     layout = MetaLayout(
         file, len(head[: line.end()].encode("latin-1")) + 1 if local else 0,
         (sizes[2], sizes[1], sizes[0]), dtype,
         int(fields.get("elementnumberofchannels", "1")), msb.lower() == "true",
         fields.get("compresseddata", "false").lower() == "true",
+        _numbers(fields, ("elementspacing", "elementsize"), 3),
+        _numbers(fields, ("offset", "position", "origin"), 3),
+        _numbers(fields, ("transformmatrix", "orientation", "rotation"), 9),
     )  # fmt: skip
     skipped = int(fields.get("headersize", "0"))
     if skipped < 0 and layout.compressed:
         return None
     if skipped < 0:
-        return replace(layout, start=file.stat().st_size - layout.voxel_bytes)
+        return replace(layout, start=(store.size(file) or 0) - layout.voxel_bytes)
     return replace(layout, start=layout.start + skipped)
+
+
+def check_layout(layout: MetaLayout, size: int | None) -> None:
+    """Raise :class:`ValueError` unless a data file of this size can hold the voxels."""
+    if size is None:
+        raise ValueError(f"its data file {layout.file!r} is not beside it; copy it there")
+    if min(layout.shape) < 1 or layout.samples < 1 or layout.start < 0:
+        raise ValueError(
+            f"its sizes {layout.shape[::-1]}, {layout.samples} numbers for each voxel and first "
+            f"byte {layout.start} are impossible; correct the header"
+        )
+    room, wanted = size - layout.start, layout.voxel_bytes
+    if layout.compressed:
+        short = room * DEFLATE_RATIO < wanted
+    else:
+        short = room < wanted or room >= wanted + wanted // layout.shape[0]
+    if short:
+        raise ValueError(
+            f"its sizes {layout.shape[::-1]} need {wanted} bytes but it has {max(room, 0)}; copy "
+            "it again or correct the header"
+        )
+
+
+def _numbers(
+    fields: Mapping[str, str], keys: Sequence[str], count: int
+) -> tuple[float, ...] | None:
+    """Numbers of the first of these fields that a header has; None if there is none of them."""
+    text = next((fields[key] for key in keys if key in fields), None)
+    if text is None:
+        return None
+    found = tuple(float(word) for word in text.split())
+    if len(found) != count or not all(map(math.isfinite, found)):
+        raise ValueError(f"its field {keys[0]} has {text[:40]!r}, not {count} numbers")
+    return found
 
 
 def detached_files(path: str | os.PathLike) -> list[Path]:

@@ -25,6 +25,7 @@ import xxhash
 
 from terareg.core.errors import VolumeError
 from terareg.core.parallel import map_items
+from terareg.storage.foreign import boundary
 from terareg.storage.records import fingerprint as fingerprint_of
 from terareg.storage.records import read_record, to_json
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
@@ -118,6 +119,10 @@ def read_level(
             array = _open(to_json(ngff.spec(store, key, plan, level)))
             return array[box].read().result()
         _check_objects(store, key, plan, level, Block((0, 0, 0), tuple(start), tuple(stop)))
+        reader = precomputed.level_reader(store, key, plan, level)
+        if reader is not None:
+            with boundary(address, VolumeError, "run again to have it rewritten"):
+                return reader.read(start, stop)
         array = _open(to_json(precomputed.spec(store, key, plan, level)))
         z, y, x = (
             slice(part.start + offset, part.stop + offset)

@@ -25,7 +25,6 @@ from terareg.storage.web import is_web, store_at
 from terareg.volumes import ngff
 from terareg.volumes.headers import image_form, read_json_object
 from terareg.volumes.images import ImageSettings, open_image
-from terareg.volumes.meta_image import META_IMAGE
 from terareg.volumes.objects import PLAN_FILE
 from terareg.volumes.reader import Levels, Volume
 
@@ -55,8 +54,8 @@ def open_volume(
     address : str
         A volume of terareg (``results/brain/fused/signal``, also its ``ome.zarr`` or
         ``precomputed``), an OME-Zarr image (0.4 or 0.5), or a Neuroglancer precomputed volume: a
-        folder, ``s3://bucket/prefix``, or ``https://``. Or an image file on disk: NIfTI, NRRD,
-        MetaImage, TIFF.
+        folder, ``s3://bucket/prefix``, or ``https://``. Or an image file at such a place: NIfTI,
+        NRRD, MetaImage, TIFF.
     spacing_um : (z, y, x), optional
         Voxel size in micrometres, where the image does not state it.
     orientation : str, optional
@@ -81,12 +80,7 @@ def open_volume(
     plain = str(address).rstrip("/")
     for scheme in ("precomputed://", "zarr://"):
         plain = plain.removeprefix(scheme)
-    is_file = image_form(plain) is not None or plain.lower().endswith(META_IMAGE)
-    if is_file and ("://" in plain and not plain.startswith(("file://", "s3://"))):
-        raise VolumeError(
-            f"{plain} is one file on the web; download it, since only OME-Zarr and precomputed "
-            "volumes can be read in parts"
-        )
+    is_file = image_form(plain) is not None
     if not is_file:
         own = _own_volume(plain)
         if own is not None:

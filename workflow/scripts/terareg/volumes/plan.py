@@ -23,11 +23,12 @@ FORMATS = ("ome-zarr", "precomputed")
 CODECS = ("blosc-zstd", "blosc-lz4", "zstd", "gzip", "none")
 PRECOMPUTED_ENCODINGS = ("raw", "gzip")
 #: encodings of precomputed chunks that a volume may be given instead of its usual one
-ENCODINGS = ("raw", "gzip", "compressed_segmentation", "jpeg", "png")
+ENCODINGS = ("raw", "gzip", "compressed_segmentation", "jpeg", "png", "jpegxl")
 #: types that an encoding can hold
 _ENCODED = {
     "jpeg": ("uint8",),
     "png": ("uint8", "uint16"),
+    "jpegxl": ("uint8",),  # of 16 bits Neuroglancer shows nothing, and cloud-volume writes none
     "compressed_segmentation": ("uint32", "uint64"),
 }
 DOWNSAMPLINGS = ("mean", "sparse", "mode", "max", "min", "stride")
@@ -69,7 +70,7 @@ class VolumeSettings:
     encoding : str or None
         One of ``ENCODINGS`` for precomputed chunks instead of what ``precomputed`` and ``kind``
         say: "raw", "gzip" (raw, compressed; in shards only), "compressed_segmentation" (compressed
-        once more in shards), "jpeg" (quality 90; loses detail) or "png".
+        once more in shards), "jpeg" (quality 90; loses detail), "png" or "jpegxl" (lossless).
     downsampling : str or None
         One of ``DOWNSAMPLINGS``; None is the usual one of the kind.
     halved : str

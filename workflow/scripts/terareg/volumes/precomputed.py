@@ -13,6 +13,7 @@ folder src/datasource/precomputed.
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,17 +21,23 @@ from typing import Any
 import compressed_segmentation
 import imagecodecs
 import numpy as np
+import tensorstore as ts
 
+from terareg.storage.foreign import read_object
 from terareg.storage.store import Store, gzipped
 from terareg.storage.uint64_shards import Sharding
 from terareg.volumes.box_writers import LayerWriter, OwnObjects, Together
-from terareg.volumes.chunks import morton
+from terareg.volumes.chunks import morton, precomputed_grid
+from terareg.volumes.fetched import FetchedChunks
 from terareg.volumes.plan import Block, Box, VolumePlan
 
 FOLDER = "precomputed"
 _MOST_CHUNKS_PER_INDEX_BITS = 9
 _SEGMENTATION_BLOCK = (8, 8, 8)
 _JPEG_QUALITY = 90
+# lossless at this effort is integer arithmetic in one pass: fast, and the same bytes on any machine
+_JPEGXL = {"lossless": True, "effort": 1, "photometric": "GRAY", "numthreads": 1}
+_NAMES = {"jpegxl": "jxl"}
 _NM_PER_UM = 1000
 
 
@@ -62,7 +69,7 @@ def scale_json(plan: VolumePlan, level: int) -> dict:
         "voxel_offset": list(plan.offset_vox(level)[::-1]),
         "resolution": [_plain(s * _NM_PER_UM) for s in frame.spacing_um[::-1]],
         "chunk_size": list(plan.chunk[::-1]),
-        "encoding": encoding,
+        "encoding": _NAMES.get(encoding, encoding),
     }
     if plan.settings.sharded:
         scale["sharding"] = _sharding(plan, level).to_json()
@@ -71,6 +78,21 @@ def scale_json(plan: VolumePlan, level: int) -> dict:
     if encoding == "jpeg":
         scale["jpeg_quality"] = _JPEG_QUALITY
     return scale
+
+
+def level_reader(store: Store, key: str, plan: VolumePlan, level: int) -> FetchedChunks | None:
+    """Reader of the boxes of a level that tensorstore cannot decode; None for all others."""
+    if _encoding(plan) != "jpegxl":
+        return None
+    folder = store.child(f"{key}/{FOLDER}")
+    grid = precomputed_grid(json.loads(read_object(folder, "info")), level)
+    how = {"driver": "neuroglancer_precomputed", "scale_index": level}
+    return FetchedChunks(folder, (grid, grid.naming), how, _in_z_y_x, ([2, 1, 0], {3: 0}))
+
+
+def _in_z_y_x(array: ts.TensorStore) -> ts.TensorStore:
+    array = array[ts.d["x", "y", "z"].translate_to[0]][..., 0]
+    return array[ts.d["z", "y", "x"].transpose[:]]
 
 
 def spec(store: Store, key: str, plan: VolumePlan, level: int) -> dict:
@@ -257,6 +279,8 @@ def _encode_chunk(plan: VolumePlan, chunk: np.ndarray) -> bytes | memoryview:
         data = codecs.jpeg8_encode(rows, level=_JPEG_QUALITY)
     elif encoding == "png":
         data = codecs.png_encode(rows, level=1)
+    elif encoding == "jpegxl":
+        data = codecs.jpegxl_encode(rows, **_JPEGXL)
     else:
         data = chunk.tobytes()
     return gzipped(data, 1) if _data_encoding(plan) == "gzip" else bytes(data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +29,11 @@ _PALETTE = 3
 _DARKER = 0.25
 # most bytes that one byte can be inflated to: LZW has codes of 12 bits for up to 4096 bytes
 _RATIOS = {5: 2731, 8: DEFLATE_RATIO, 32946: DEFLATE_RATIO, 32773: 64}
+
+
+_KEPT_FILES = 64
+_stacks: OrderedDict[tuple[str, int, str], TiffStack] = OrderedDict()
+_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,21 @@ def read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
     ValueError, LookupError, struct.error, OSError
         See :func:`terareg.storage.foreign.boundary`.
     """
+    if store.is_local or not file.stamp:
+        return _read_stack(store, name, file)
+    # a directory is found only through the previous one, which elsewhere takes a request for each
+    with _lock:
+        if file.state in _stacks:
+            return _stacks[file.state]
+    found = _read_stack(store, name, file)
+    with _lock:
+        _stacks[file.state] = found
+        while len(_stacks) > _KEPT_FILES:
+            _stacks.popitem(last=False)
+    return found
+
+
+def _read_stack(store: Store, name: str, file: ObjectFile) -> TiffStack:
     tiff = Tiff.open(file)
     kind, directories, starts = look_at_pages(tiff)
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import bz2
 import io
 import math
-import os
-import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,9 +22,10 @@ import tifffile
 from terareg.acquisition.plane_files import read_rows
 from terareg.core.errors import AcquisitionError, VolumeError
 from terareg.storage.foreign import check_memory
-from terareg.storage.store import Store, open_regular
+from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile, Tiff
 from terareg.storage.tiff_planes import Place
+from terareg.storage.web import beside
 from terareg.volumes.headers import SERIES, Header, find_series
 from terareg.volumes.meta_image import MetaLayout, meta_layout
 from terareg.volumes.nifti import NiftiLayout, nifti_stream
@@ -35,6 +34,8 @@ from terareg.volumes.plane_series import PlaneSeries
 from terareg.volumes.tiff_stack import PageKind, TiffStack, look_at_pages, read_stack
 
 _PART = 1 << 24
+# bytes that a stream reads at once; elsewhere every part is a request
+_LOCAL_PART, _REMOTE_PART = 1 << 17, 1 << 23
 
 
 def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
@@ -43,7 +44,7 @@ def file_voxels(address: str, header: Header, channel: int = 0) -> np.ndarray:
     Parameters
     ----------
     address : str
-        Local path.
+        Local path, or address on S3 or the web.
     header : Header
         Of the file.
     channel : int
@@ -81,7 +82,7 @@ def file_planes(
     Parameters
     ----------
     address : str
-        Local path.
+        Local path, or address on S3 or the web.
     header : Header
         Of the file.
     wanted : sequence of int
@@ -114,8 +115,8 @@ class PlainVoxels:
 
     Attributes
     ----------
-    descriptor : int
-        Of the open file, which is closed with this object.
+    file : ObjectFile
+        The open file.
     starts : sequence of int
         First byte of each plane.
     shape : tuple of int
@@ -126,7 +127,7 @@ class PlainVoxels:
         Slope and intercept by which they become values of float64.
     """
 
-    descriptor: int
+    file: ObjectFile
     starts: Sequence[int]
     shape: tuple[int, int, int]
     stored: np.dtype
@@ -137,7 +138,8 @@ class PlainVoxels:
         width = self.shape[2]
         step = width * self.stored.itemsize
         at = self.starts[plane] + first * step
-        data = read_exactly(self.descriptor, at, (stop - first) * step)
+        data = bytearray((stop - first) * step)
+        self.file.fill(at, memoryview(data))
         found = np.frombuffer(data, self.stored).reshape(stop - first, width)
         return _values(found, self.scale)
 
@@ -173,20 +175,14 @@ def plain_voxels(
     return reader(address, header, channel)
 
 
-def read_exactly(descriptor: int, start: int, count: int) -> bytearray:
-    """Bytes of a file from ``start``; :class:`EOFError` if it ends before."""
-    data = bytearray(count)
-    view, done = memoryview(data), 0
-    while done < count:
-        more = os.preadv(descriptor, [view[done:]], start + done)
-        if not more:
-            raise EOFError("the file ends too early")
-        done += more
-    return data
+def _stream_of(store: Store, name: str) -> io.BufferedReader:
+    """A file as a stream, which is read in large parts."""
+    part = _LOCAL_PART if store.is_local else _REMOTE_PART
+    return io.BufferedReader(ObjectFile(store, name, ranged=True), part)
 
 
 def _opened(
-    path: str | os.PathLike,
+    place: tuple[Store, str],
     starts: int | Sequence[int],
     header: Header,
     stored: np.dtype,
@@ -196,14 +192,11 @@ def _opened(
     wanted = math.prod(header.shape) * stored.itemsize
     if isinstance(starts, int):
         starts = range(starts, starts + wanted, wanted // header.shape[0])
-    descriptor = open_regular(path)
-    missing = max(starts) + wanted // header.shape[0] - os.fstat(descriptor).st_size
-    there = wanted - missing
-    plain = PlainVoxels(descriptor, starts, header.shape, stored, scale)
-    weakref.finalize(plain, os.close, descriptor)
+    file = ObjectFile(*place, ranged=True)
+    there = wanted - (max(starts) + wanted // header.shape[0] - file.size)
     if there < wanted:
         raise ValueError(f"it has {max(there, 0)} bytes of voxels instead of {wanted}")
-    return plain
+    return PlainVoxels(file, starts, header.shape, stored, scale)
 
 
 def _check_channel(address: str, header: Header, channel: int) -> None:
@@ -251,7 +244,7 @@ def _stored(dtype: str, order: str) -> np.dtype:
 @contextmanager
 def _nifti_open(address: str, header: Header) -> Iterator[tuple[Any, NiftiLayout]]:
     """The stream of a file at its first voxel, and how voxels are stored."""
-    with open(open_regular(address), "rb") as file:
+    with _stream_of(*beside(address)) as file:
         stream = nifti_stream(file, address)
         head = stream.read(348)
         layout = NiftiLayout.of(head)
@@ -307,7 +300,7 @@ def _plain_nifti(address: str, header: Header, channel: int) -> PlainVoxels | No
                 f"it has more than the {layout.voxel_bytes} bytes of voxels that its sizes need"
             )
         stored = _stored(str(layout.dtype), layout.order)
-    return _opened(address, layout.offset, header, stored, _scale(layout))
+    return _opened(beside(address), layout.offset, header, stored, _scale(layout))
 
 
 def _nifti_planes(
@@ -329,17 +322,17 @@ def _nifti_planes(
 
 # ---------------------------------------------------------------------- NRRD
 def _nrrd(address: str, header: Header, channel: int) -> np.ndarray:
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
+    folder, name = beside(address)
+    with ObjectFile(folder, name, ranged=True) as file:
         found = read_nrrd_header(file)
     check_memory(2 * found.voxel_bytes, address, VolumeError)
     if found.files:
         each, rest = divmod(found.voxel_bytes, len(found.files))
         if rest:
             raise ValueError(f"{len(found.files)} data files for {found.voxel_bytes} bytes")
-        parts = [_nrrd_part(folder.path(f), found, 0, each) for f in found.files]
+        parts = [_nrrd_part((folder, file), found, 0, each) for file in found.files]
     else:
-        parts = [_nrrd_part(folder.path(name), found, found.start, found.voxel_bytes)]
+        parts = [_nrrd_part((folder, name), found, found.start, found.voxel_bytes)]
     array = np.concatenate(parts) if len(parts) > 1 else parts[0]
     array = array.reshape(found.sizes[::-1])
     # the axes of the array are those of the file in reverse order
@@ -350,9 +343,9 @@ def _nrrd(address: str, header: Header, channel: int) -> np.ndarray:
     return np.ascontiguousarray(array[channel])
 
 
-def _nrrd_part(path: Path, found: NrrdHeader, start: int, count: int) -> np.ndarray:
+def _nrrd_part(place: tuple[Store, str], found: NrrdHeader, start: int, count: int) -> np.ndarray:
     dtype = _stored(found.dtype, ">" if found.big_endian else "<")
-    with open(open_regular(path), "rb") as file:
+    with _stream_of(*place) as file:
         stream = _nrrd_stream(file, found, start, count)
         data = _exactly(stream, count, count if found.encoding == "raw" else 0)
     return np.frombuffer(data, dtype).astype(dtype.newbyteorder("="), copy=False)
@@ -384,16 +377,16 @@ def _nrrd_stream(file: BinaryIO, found: NrrdHeader, start: int, count: int) -> A
 
 
 def _plain_nrrd(address: str, header: Header, channel: int) -> PlainVoxels | None:
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
+    folder, name = beside(address)
+    with ObjectFile(folder, name, ranged=True) as file:
         found = read_nrrd_header(file)
     if found.shape != header.shape:
         raise ValueError("its header has changed since it was read")
     in_order = found.spatial == (0, 1, 2)
     if found.encoding != "raw" or len(found.files) > 1 or not in_order:
         return None
-    path = folder.path((found.files or (name,))[0])
-    with open(open_regular(path), "rb") as data:
+    place = folder, (found.files or (name,))[0]
+    with _stream_of(*place) as data:
         count = found.voxel_bytes
         stream = _nrrd_stream(data, found, 0 if found.files else found.start, count)
         start = stream.tell()
@@ -401,15 +394,15 @@ def _plain_nrrd(address: str, header: Header, channel: int) -> PlainVoxels | Non
             raise ValueError(f"it has more than the {count} bytes of voxels that its sizes need")
     stored = _stored(found.dtype, ">" if found.big_endian else "<")
     start += channel * math.prod(header.shape) * stored.itemsize
-    return _opened(path, start, header, stored)
+    return _opened(place, start, header, stored)
 
 
 def _nrrd_planes(
     address: str, header: Header, how: tuple[int, bool], wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
     channel, to_end = how
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
+    folder, name = beside(address)
+    with ObjectFile(folder, name, ranged=True) as file:
         found = read_nrrd_header(file)
     sizes = found.sizes[::-1]
     z, y, x = (len(sizes) - 1 - axis for axis in reversed(found.spatial))
@@ -437,10 +430,10 @@ class _NrrdBytes:
 
     def __init__(self, folder: Store, name: str, found: NrrdHeader) -> None:
         self.found, self.start = found, 0 if found.files else found.start
-        self.paths = [folder.path(file) for file in found.files or (name,)]
-        self.each, rest = divmod(found.voxel_bytes, len(self.paths))
+        self.folder, self.files = folder, found.files or (name,)
+        self.each, rest = divmod(found.voxel_bytes, len(self.files))
         if rest:
-            raise ValueError(f"{len(self.paths)} data files for {found.voxel_bytes} bytes")
+            raise ValueError(f"{len(self.files)} data files for {found.voxel_bytes} bytes")
         self.part, self.at = -1, 0
         self.file: BinaryIO | None = None
         self.stream: Any = None
@@ -461,7 +454,7 @@ class _NrrdBytes:
 
     def to_end(self) -> None:
         """Read to the end of every data file, each of which must end behind its voxels."""
-        for part in range(max(0, self.part), len(self.paths)):
+        for part in range(max(0, self.part), len(self.files)):
             if part != self.part:
                 self._open(part)
             self._skip(self.each - self.at)
@@ -477,7 +470,7 @@ class _NrrdBytes:
     def _open(self, part: int) -> None:
         self.close()
         self.part, self.at = part, 0
-        self.file = open(open_regular(self.paths[part]), "rb")
+        self.file = _stream_of(self.folder, self.files[part])
         self.stream = _nrrd_stream(self.file, self.found, self.start, self.each)
 
     def close(self) -> None:
@@ -527,7 +520,7 @@ class _Inflated(io.RawIOBase):
 
 # ---------------------------------------------------------------------- MetaImage
 def _meta_layout(address: str, header: Header) -> MetaLayout:
-    layout = meta_layout(address)
+    layout = meta_layout(*beside(address))
     if layout is None or (layout.shape, layout.dtype) != (header.shape, header.dtype):
         raise ValueError("its header has changed since it was read")
     return layout
@@ -538,7 +531,7 @@ def _plain_meta(address: str, header: Header, channel: int) -> PlainVoxels | Non
     if layout.compressed or layout.samples > 1:
         return None
     stored = _stored(layout.dtype, ">" if layout.big_endian else "<")
-    return _opened(layout.file, layout.start, header, stored)
+    return _opened((beside(address)[0], layout.file), layout.start, header, stored)
 
 
 def _meta_planes(
@@ -548,7 +541,7 @@ def _meta_planes(
     dtype = _stored(layout.dtype, ">" if layout.big_endian else "<")
     depth, *shape = layout.shape
     size, done = layout.voxel_bytes // depth, 0
-    with open(open_regular(layout.file), "rb") as file:
+    with _stream_of(beside(address)[0], layout.file) as file:
         file.seek(layout.start)
         stream: Any = _Inflated(file, "gzip") if layout.compressed else file
 
@@ -579,8 +572,8 @@ def _tiff(address: str, header: Header, channel: int) -> np.ndarray:
 
 
 def _plain_tiff(address: str, header: Header, channel: int) -> PlainVoxels | None:
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
+    folder, name = beside(address)
+    with ObjectFile(folder, name, ranged=True) as file:
         stack = read_stack(folder, name, file)
     kind = stack.kind
     stored = _stored(kind.dtype, stack.byteorder)
@@ -590,14 +583,14 @@ def _plain_tiff(address: str, header: Header, channel: int) -> PlainVoxels | Non
         return None
     if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
         raise ValueError("its header has changed since it was read")
-    return _opened(folder.path(name), starts, header, stored)
+    return _opened((folder, name), starts, header, stored)
 
 
 def _tiff_planes(
     address: str, header: Header, channel: int, wanted: Sequence[int]
 ) -> Iterator[tuple[int, np.ndarray]]:
-    folder, name = _beside(address)
-    with ObjectFile(folder, name) as file:
+    folder, name = beside(address)
+    with ObjectFile(folder, name, ranged=True) as file:
         stack = read_stack(folder, name, file)
         kind = stack.kind
         if (stack.planes.depth, *kind.shape) != header.shape or kind.dtype != header.dtype:
@@ -630,7 +623,7 @@ def _pages(
     for number, (other, page) in wanted:
         by_file.setdefault(other or name, []).append((number, page))
     for key, pages in by_file.items():
-        with ObjectFile(folder, key) as file:
+        with ObjectFile(folder, key, ranged=True) as file:
             directories = stack.directories
             if key != name:
                 kind, directories, _ = look_at_pages(Tiff.open(file))
@@ -687,8 +680,3 @@ def _series_planes(
     series = _series(address, header)
     for number in wanted:
         yield number, _series_rows(series, number, slice(0, header.shape[1]))
-
-
-def _beside(address: str) -> tuple[Store, str]:
-    folder, _, name = address.rpartition("/")
-    return Store(folder or ("/" if address.startswith("/") else ".")), name
