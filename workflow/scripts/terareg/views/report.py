@@ -105,7 +105,8 @@ FIGURES = (
     (r"energy_(?P<of>.+)", "registration",
      "Misfit and energy of the deformation at each step; their sum should fall and level off."),
     (r"error_bars_(?P<of>.+)", "registration",
-     "Uncertainty of the borders of regions: standard deviation in micrometres."),
+     ("Uncertainty of the borders of regions: standard deviation in micrometres. It is the least "
+"of the error, what images leave open: on brains of another age it was about twice as large.")),
     (r"jacobian_histogram_(?P<of>.+)", "registration",
      "Distribution of the local change of volume; zero or less would be a fold."),
     (r"jacobian_(?P<of>.+)", "registration",
