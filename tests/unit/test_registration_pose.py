@@ -7,6 +7,8 @@ from scipy import ndimage
 
 from terareg.core.errors import RegistrationError
 from terareg.core.frames import Frame, all_orientations, orientation_matrix
+from terareg.phantom.atlas import BrainSettings, make_atlas
+from terareg.phantom.sample import GeneratedSample, SampleSettings
 from terareg.registration.images import Image, prepare
 from terareg.registration.pose import PoseSettings, check_confirmed, initial_affine
 from terareg.registration.search import presence
@@ -91,6 +93,39 @@ def test_a_hemisphere_is_recognised(side):
     there = presence(prepare(atlas()), side)
     assert there[-1 if side == "right" else 0].min() == 1
     assert there[0 if side == "right" else -1].max() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normal", [(0, 0, -1), (-0.5, -0.2, -0.8), (0.3, 0.2, 0.9)])
+def test_a_brain_that_was_cut_is_found_whole_and_gets_no_advice(normal):
+    """The image goes on beyond the cut, as it does around a piece that lies in a chamber."""
+    brain = make_atlas(BrainSettings(seed=1, atlas_spacing_um=200.0))
+    frame = Frame((30, 42, 58), (200.0,) * 3, (0.0, 0.0, 0.0), "ILA")
+    sample = GeneratedSample(brain, frame, SampleSettings(seed=1, cells=10))
+    values = sample.block((0, 0, 0), frame.shape)[0]
+    labels, _ = sample.labels_grid(frame.axes_um())
+    along = np.einsum("i,i...->...", normal, np.indices(frame.shape))
+    there = along <= np.quantile(along[labels > 0], 0.62)
+    values = np.where(there, values, np.percentile(values, 1))
+    found, info = initial_affine(
+        Image(brain.template, brain.frame, name="atlas"), Image(values, frame, name="b")
+    )
+    seen = np.argwhere(there & (labels > 0))[::50] * 200.0
+    true = np.stack(sample.atlas_grid(frame.axes_um()))[:, there & (labels > 0)].T[::50]
+    error = np.linalg.norm(true @ found[:3, :3].T + found[:3, 3] - seen, axis=1)
+    assert error.mean() < 600.0
+    assert info["extent"] == "whole" and info["better_orientations"] == []
+
+
+@pytest.mark.slow
+def test_light_that_fades_with_depth_gives_no_advice():
+    true = affine_about_centre((4, -3, 5), (0.95, 1.0, 1.05), (200, 100, -300))
+    whole = Truth(true).sample()
+    fading = np.exp(-2.5 * np.linspace(0, 1, whole.data.shape[1]))[:, None]
+    sample = Image(whole.data * fading.astype(np.float32), whole.frame, name="b")
+    found, info = initial_affine(atlas(), sample)
+    assert corner_error_um(found, true) < 800.0
+    assert info["better_orientations"] == []
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ from terareg.core.frames import orientation_matrix
 from terareg.registration.flow import cpu_threads
 from terareg.registration.images import Image, check_overlap, prepare, reduced
 from terareg.registration.landmarks import Landmarks, fit_similarity
-from terareg.registration.search import EXTENTS, Search, nearest_code
+from terareg.registration.search import EXTENTS, NEAR, Search, nearest_code
 from terareg.registration.transform import check_affine
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 _BETTER = 0.1
 _BETTER_SHARE = 0.25
 _BETTER_EXTENT = 0.03
+_BETTER_NEAR = 0.05  # share of what is left that a pose found near the tissue must leave less
 _POOR = 0.8
 _MARKS_OF_A_SIDE = 4  # landmarks that can tell a brain from its mirror image
 # a start that the user rotated by more than this may be nearer to another orientation code
@@ -122,7 +124,10 @@ def _initial_affine(
 ) -> tuple[np.ndarray, dict]:
     small_atlas, small_sample = prepare(reduced(atlas)), prepare(reduced(sample))
     warnings = [*small_atlas.warnings, *small_sample.warnings]
-    search = Search(small_atlas, small_sample, settings.scale, landmarks)
+    searches = [
+        Search(small_atlas, small_sample, settings.scale, landmarks, near) for near in (None, NEAR)
+    ]
+    search = searches[0]
     codes = atlas.frame.orientation, sample.frame.orientation
     declared = orientation_matrix(*codes)
     extents = EXTENTS if settings.extent == "auto" else (settings.extent,)
@@ -142,30 +147,21 @@ def _initial_affine(
         affine = (search.pose_of_landmarks(declared, extents[0]) or pose).affine()
         start = search.unexplained(affine, extents[0])
         extent = extents[0]
-        if settings.search:
-            found = {name: search.best(declared, name, *given) for name in extents}
-            extent = _best_extent({name: value for name, (value, _) in found.items()})
-            affine = found[extent][1].affine()
-    # orientations are compared as the search found them
-    value, nearest = search.unexplained(affine, extent), nearest_code(affine, *codes)
-    # of one hemisphere a better affine has not made the registration better
-    if settings.affine is None and settings.search and extent == "whole":
-        pose = search.pose_of_landmarks(declared, extent)
-        pose = pose or search.pose(declared, extent, *given)
-        affine = search.refine([affine, pose.affine()], extent)
+    found, value = [(affine, extent)] * len(searches), search.unexplained(affine, extent)
+    if settings.affine is None and settings.search:
+        found = [_searched(each, declared, extents, given) for each in searches]
+        affine, extent, value = _better_explained(search, declared, given, found)
     doubt = Doubt()
     if settings.check_orientation:
-        ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
-        if _fits_better(ranked[0], value, codes[1]):
-            lowest = ranked[0][0]
-            best = [c for v, c, _ in ranked if not _clearly_less(lowest, v) and c != codes[1]]
-            doubt = _doubt(best, codes[1], f"unexplained variance {lowest:.2g} against {value:.2g}")
-        elif nearest != codes[1] and np.linalg.norm(settings.rotation_deg) < _TURNED_DEG:
-            doubt = _doubt([nearest], codes[1], "the pose found without constraint")
+        turned = bool(np.linalg.norm(settings.rotation_deg) >= _TURNED_DEG)
+        # as the searches found them: what is refined would be compared with what is not
+        judged = [_judged(*each, codes, turned) for each in zip(searches, found)]
+        doubt = _common([one for one, _ in judged])
         if doubt.codes:
             warnings.append(f"orientation: {doubt.sentence(sample.name, codes[1])}")
-        else:
-            warnings += _undecided(ranked, value, sample.name, codes[1])
+        elif all(one.codes or others for one, others in judged):
+            others = next(others for _, others in judged if others)
+            warnings.append(_undecided(others, sample.name, codes[1]))
     if value > _POOR:
         warnings.append(
             f"poor_pose: the atlas explains only {1 - value:.0%} of the contrast of the sample; "
@@ -191,6 +187,76 @@ def _initial_affine(
         "initial affine: %s atlas, unexplained variance %.3f (start %.3f)", extent, value, start
     )
     return affine, info
+
+
+def _searched(
+    search: Search,
+    declared: np.ndarray,
+    extents: Sequence[str],
+    given: tuple[np.ndarray, np.ndarray],
+) -> tuple[np.ndarray, str]:
+    """Best affine of a search, and the part of the atlas that it found."""
+    found = {name: search.best(declared, name, *given) for name in extents}
+    extent = _best_extent({name: value for name, (value, _) in found.items()})
+    return found[extent][1].affine(), extent
+
+
+def _better_explained(
+    search: Search,
+    declared: np.ndarray,
+    given: tuple[np.ndarray, np.ndarray],
+    found: Sequence[tuple[np.ndarray, str]],
+) -> tuple[np.ndarray, str, float]:
+    """Affine, refined, from what both searches found, and its extent; what it left before.
+
+    If they found different extents, that which leaves clearly less where contrast may vary. Of one
+    hemisphere a better affine has not made the registration better: it is not refined.
+    """
+    starts: dict[str, list[np.ndarray]] = {}
+    for affine, extent in found:
+        starts.setdefault(extent, []).append(affine)
+    (extent, own), *others = starts.items()
+    if others or extent == "whole":
+        ends = {}
+        for name, affines in starts.items():
+            pose = search.pose_of_landmarks(declared, name)
+            pose = pose or search.pose(declared, name, *given)
+            ends[name] = search.refine([*affines, pose.affine()], name)
+        for other, affines in others:
+            if ends[other][0] < (1 - _BETTER_NEAR) * ends[extent][0]:
+                extent, own = other, affines
+    value = min(search.unexplained(affine, extent) for affine in own)
+    return (ends[extent][1] if extent == "whole" else own[0]), extent, value
+
+
+def _judged(
+    search: Search, found: tuple[np.ndarray, str], codes: tuple[str, str], turned: bool
+) -> tuple[Doubt, list[str]]:
+    """What a search says of the declared orientation: doubt, and codes that fit as well."""
+    affine, extent = found
+    value, nearest = search.unexplained(affine, extent), nearest_code(affine, *codes)
+    ranked = search.rank_orientations(codes[0], list(dict.fromkeys(("whole", extent))))
+    if _fits_better(ranked[0], value, codes[1]):
+        lowest = ranked[0][0]
+        best = [c for v, c, _ in ranked if not _clearly_less(lowest, v) and c != codes[1]]
+        reason = f"unexplained variance {lowest:.2g} against {value:.2g}"
+        return _doubt(best, codes[1], reason), []
+    if nearest != codes[1] and not turned:
+        return _doubt([nearest], codes[1], "the pose found without constraint"), []
+    alike = (codes[1], mirrored(codes[1]))
+    return Doubt(), [c for v, c, _ in ranked if c not in alike and not _clearly_less(value, v)]
+
+
+def _common(doubts: Sequence[Doubt]) -> Doubt:
+    """Doubt if all doubt: of a part, and of fading light, one of the searches is deceived.
+
+    Codes that all name, or else those of all.
+    """
+    if not all(doubt.codes for doubt in doubts):
+        return Doubt()
+    every = list(dict.fromkeys(code for doubt in doubts for code in doubt.codes))
+    common = [code for code in every if all(code in doubt.codes for doubt in doubts)]
+    return Doubt(tuple(common or every), doubts[0].reason)
 
 
 def check_confirmed(info: dict, name: str, confirmed: bool) -> None:
@@ -252,20 +318,14 @@ def _fits_better(best: tuple[float, str, str], declared_value: float, declared: 
     return _clearly_less(value, declared_value)
 
 
-def _undecided(
-    ranked: list[tuple[float, str, str]], value: float, name: str, declared: str
-) -> list[str]:
+def _undecided(others: list[str], name: str, declared: str) -> str:
     """What to say if other orientations, of which none is the mirror image, fit as well."""
-    alike = (declared, mirrored(declared))
-    others = [c for v, c, _ in ranked if c not in alike and not _clearly_less(value, v)]
-    if not others:
-        return []
-    return [
+    return (
         f"undecided_orientation: sample {name.removeprefix('sample ')}, declared {declared}, fits "
         f"the atlas about as well in {len(others)} other orientations ({few(others)}), so the "
         "images do not tell which is right; compare the letters in the preview with what you know "
         "of the sample, or mark three landmarks"
-    ]
+    )
 
 
 def _doubt(codes: list[str], declared: str, reason: str) -> Doubt:

@@ -5,6 +5,11 @@ intensity explains: one minus the correlation ratio of Roche 1998, with hat func
 so that it is differentiable. It works equally for inverted, saturated or arbitrary contrast. Beyond
 a face at which the atlas was cut, two levels of their own say whether the sample goes on.
 
+What is far from the tissue says that the atlas ends where the sample does. A whole brain is found
+by it even where light fades strongly; for one that was cut, another part or orientation of the
+atlas fits better than the right one. So there are two searches, with all voxels and with tissue and
+its surroundings alone (:data:`NEAR`).
+
 One function for the whole brain is enough to find the pose, but biases it: where contrast follows
 regions, or tissue is missing, outline and cut face move to make up for it. The affine that is found
 last therefore leaves the least variance to a straight line of the atlas intensity, and of its
@@ -25,6 +30,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from terareg.core.frames import all_orientations, orientation_matrix
@@ -43,12 +49,19 @@ from terareg.registration.landmarks import Landmarks, fit_similarity
 
 EXTENTS = ("whole", "right", "left")
 _VOXELS_PER_SIZE = (9, 18)
+#: distance from the tissue up to which voxels count in the second search, relative to the size of
+#: the atlas: a voxel of the finer resolution, and none of the coarser one
+NEAR = 1 / 17.5
+# shifts of the first poses, relative to the size of the atlas: the centre of a part is elsewhere
+_SHIFTS = (0.15, 0.3)
+_DESCENTS = (10, 2)  # poses that are optimised at the two resolutions
 # of the affine; its window of contrast (standard deviation) and the margin around the sample's
 # tissue, relative to the size of the atlas; and steps at every resolution
 _VOXELS_PER_SIZE_OF_AFFINE = (18, 36)
 _WINDOW = 0.15
 _MARGIN = 0.15
 _AFFINE_STEPS = 40
+_MOST_STRETCH = 1.5  # along any direction, by which the affine may differ from its start
 _BINS = 8
 _LOOKED_AT = 6  # orientations that are refined: three pairs of mirror images
 _BRIGHTEST = 1.3
@@ -120,6 +133,9 @@ class Search:
         Fixed scale along the atlas axes; searched if None.
     landmarks : Landmarks, optional
         Their distances are added to the criterion; three or more give an additional start.
+    near : float, optional
+        Distance from the sample's tissue up to which voxels count, relative to the size of the
+        atlas; all voxels if None.
 
     Attributes
     ----------
@@ -133,6 +149,7 @@ class Search:
         sample: WorkingImage,
         scale: tuple[float, float, float] | None,
         landmarks: Landmarks | None = None,
+        near: float | None = None,
     ) -> None:
         self.scale, self.landmarks = scale, landmarks
         self.size = atlas.tissue_volume_um3 ** (1 / 3)
@@ -140,7 +157,10 @@ class Search:
         if landmarks is not None:
             self.spread_um = math.hypot(self.spread_um, landmarks.sigma_um)
         self.unit = self.size / 10
-        self.levels = [_Level(atlas, sample, self.size / n, self.unit) for n in _VOXELS_PER_SIZE]
+        away = math.inf if near is None else near * self.size
+        self.levels = [
+            _Level(atlas, sample, self.size / n, self.unit, away) for n in _VOXELS_PER_SIZE
+        ]
         self.images = atlas, sample
         self.sample_centre = sample.tissue_centre_um
         self.sample_size = sample.tissue_volume_um3 ** (1 / 3)
@@ -178,9 +198,9 @@ class Search:
         marked = self.pose_of_landmarks(permutation, extent)
         starts += [] if marked is None else [marked]
         ranked = sorted((self._cost(pose.affine(), extent), i) for i, pose in enumerate(starts))
-        coarse = [self.descend(starts[i], extent, 0, 25) for _, i in ranked[:6]]
+        coarse = [self.descend(starts[i], extent, 0, 25) for _, i in ranked[: _DESCENTS[0]]]
         coarse.sort(key=lambda item: item[0])
-        fine = [self.descend(pose, extent, 1, 30) for _, pose in coarse[:2]]
+        fine = [self.descend(pose, extent, 1, 30) for _, pose in coarse[: _DESCENTS[1]]]
         return min(fine, key=lambda item: item[0])
 
     def pose_of_landmarks(self, permutation: np.ndarray, extent: str) -> Pose | None:
@@ -215,11 +235,16 @@ class Search:
         turns += [12.0 * np.array(signs) for signs in itertools.product((1, -1), repeat=3)]
         ratio = self.sample_size / self.parts[extent][1]
         scales = (1.0, min(max(ratio, 0.6), 1.6)) if self.scale is None else (1.0,)
-        base = np.asarray(rotation_deg, float)
-        return [
-            self.pose(permutation, extent, base + turn, shift_um, scale)
+        base, shift = np.asarray(rotation_deg, float), np.asarray(shift_um, float)
+        turned = [
+            self.pose(permutation, extent, base + turn, shift, scale)
             for scale in scales
             for turn in turns
+        ]
+        moves = itertools.product(_SHIFTS, (1, -1), self.size * np.eye(3))
+        return turned + [
+            self.pose(permutation, extent, base, shift + share * sign * move)
+            for share, sign, move in moves
         ]
 
     def descend(self, pose: Pose, extent: str, level: int, iterations: int) -> tuple[float, Pose]:
@@ -255,8 +280,10 @@ class Search:
         rotation, logs, position = (part.numpy() for part in parts(end.x.double()))
         return end.value, replace(pose, rotation=rotation, log_scale=logs, position=position)
 
-    def refine(self, starts: Sequence[np.ndarray], extent: str) -> np.ndarray:
+    def refine(self, starts: Sequence[np.ndarray], extent: str) -> tuple[float, np.ndarray]:
         """Affine near one of ``starts`` (4 x 4, atlas um to sample um) that explains the most.
+
+        Returns the share of the variance that it leaves, and the affine.
 
         Contrast may vary in space. With a fixed scale only rotation and position are refined. Which
         start is best shows after refining: one function of intensity prefers a small atlas where
@@ -265,8 +292,9 @@ class Search:
         for voxels in _VOXELS_PER_SIZE_OF_AFFINE:
             level = _LocalLevel(*self.images, extent, self.size / voxels)
             ends = [self._refined(level, start, extent) for start in starts]
-            starts = [min(ends, key=lambda end: end[0])[1]]
-        return starts[0]
+            value, affine = min(ends, key=lambda end: end[0])
+            starts = [affine]
+        return value, affine
 
     def _refined(
         self, level: _LocalLevel, affine: np.ndarray, extent: str
@@ -301,6 +329,10 @@ class Search:
         forward, offset = moved(end.x.double())
         found = np.eye(4)
         found[:3, :3], found[:3, 3] = forward.numpy(), offset.numpy()
+        stretch = np.linalg.svd(found[:3, :3] @ np.linalg.inv(affine[:3, :3]), compute_uv=False)
+        if not 1 / _MOST_STRETCH < stretch.min() <= stretch.max() < _MOST_STRETCH:
+            # where little is seen a small piece of the atlas, much enlarged, would explain it all
+            return objective(torch.zeros(12))[0], affine
         return end.value, found
 
     def rank_orientations(
@@ -351,7 +383,12 @@ class _Level:
     """Both images at one coarse voxel size, and the criterion on them."""
 
     def __init__(
-        self, atlas: WorkingImage, sample: WorkingImage, voxel_um: float, unit: float
+        self,
+        atlas: WorkingImage,
+        sample: WorkingImage,
+        voxel_um: float,
+        unit: float,
+        away_um: float,
     ) -> None:
         atlas, sample = resample(atlas, voxel_um), resample(sample, voxel_um)
         frame, self.unit = atlas.frame, unit
@@ -363,7 +400,11 @@ class _Level:
         axes = [torch.tensor(axis) for axis in sample.frame.axes_um()]
         self.points = torch.stack(torch.meshgrid(*axes, indexing="ij")).reshape(3, -1)
         self.target = torch.tensor(saturated(sample)).reshape(-1)
-        self.weight = torch.tensor(sample.weight).reshape(-1)
+        weight = sample.weight
+        if sample.tissue.any():  # thin tissue has no voxel of its own
+            away = ndimage.distance_transform_edt(~sample.tissue, sample.frame.spacing_um)
+            weight = weight * (away <= away_um)
+        self.weight = torch.tensor(weight).reshape(-1)
         self.volumes = {
             name: torch.tensor(np.maximum(saturated(atlas) * presence(atlas, name), 0))[None]
             for name in EXTENTS
