@@ -53,7 +53,7 @@ def test_wells_without_plates_have_their_own_names(tmp_path):
         (TABLE + "p1;A9;0;0;-9;9\n", "give numbers, and sizes above 0"),
         (TABLE + ";p1;0;0;9;9\n", "a plate and a well of the name 'p1'"),
         (TABLE.splitlines()[0] + "\n", "it lists no well"),
-        (TABLE.splitlines()[0] + "\np;A1;900;0;9;9\n", "lists 1 wells, of which none lies in"),
+        (TABLE.splitlines()[0] + "\np;A1;900;0;9;9\n", "lists 1 wells, of which none is inside"),
     ],
 )
 def test_mistakes_are_said_in_one_sentence(tmp_path, text, words):

@@ -46,7 +46,7 @@ def read_outlines(path: str | os.PathLike[str], frame: Frame) -> dict[str, Corne
     if not any(_overlap(corners, faces) for corners in wells.values()):
         (_, y, x), (_, bottom, right) = faces.round(1).tolist()
         raise VolumeError(
-            f"{os.fspath(path)} lists {len(wells)} wells, of which none lies in the volume (y "
+            f"{os.fspath(path)} lists {len(wells)} wells, of which none is inside the volume (y "
             f"{y:g} to {bottom:g} um, x {x:g} to {right:g} um); give their places in the volume"
         )
     return {
