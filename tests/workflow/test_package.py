@@ -22,7 +22,8 @@ from workspaces import BIN, ROOT
 NOT_OF_THE_LIBRARY = {
     "czifile", "liffile",
     "pytest", "pytest-timeout", "pytest-cov", "pytest-xdist", "hypothesis", "nibabel", "moto",
-    "ome-zarr-models", "nbclient", "ipykernel", "neuroglancer", "snakefmt", "shfmt-py", "ruff", "mypy",
+    "ome-zarr-models", "nbclient", "ipykernel", "neuroglancer",
+    "snakefmt", "shfmt-py", "ruff", "mypy",
     "snakemake-executor-plugin-slurm", "snakemake-executor-plugin-aws-batch",
     "snakemake-storage-plugin-s3",
 }  # fmt: skip
