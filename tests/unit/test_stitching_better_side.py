@@ -132,11 +132,11 @@ def test_a_camera_that_magnifies_more_gives_the_same_displacement(tmp_path):
     path = tmp_path / "right.json"
     save_shift(path, shift)
     tiles = {"a": (0.0, 0.0, 0.0), "b": first.displ_vox}
-    there = own_origins(tiles, (None, path), shape)
+    there = own_origins(tiles, {"other_shift": path}, shape)
     assert np.subtract(there["b"], there["a"]) == pytest.approx(seen.displ_vox, abs=1e-5)
-    assert own_origins({"b": expected}, (None, None), shape) == {"b": pytest.approx(expected)}
+    assert own_origins({"b": expected}, {"shift": None}, shape) == {"b": pytest.approx(expected)}
     # where the first camera is itself larger than that of the alignment channel by as much
-    twice = own_origins(tiles, (path, path), shape)
+    twice = own_origins(tiles, {"shift": path, "other_shift": path}, shape)
     assert np.subtract(twice["b"], twice["a"]) == pytest.approx(matrix @ seen.displ_vox, abs=1e-5)
     plain = replace(shift, gradient=((0.0, 0.0, 0.0),) * 3)
     assert as_on_first_side([seen], plain, shape) == [seen]

@@ -10,8 +10,6 @@ from terareg.stitching.placement import load_placement
 from terareg.storage.records import file_hash, fingerprint, read_json, write_json
 from terareg.storage.store import Store
 
-SHIFTS = ("shift", "other_shift")
-
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
@@ -20,8 +18,7 @@ def main() -> None:
         write_json(snakemake.output.stripes, NO_STRIPES)
         return
     placed = load_placement(snakemake.input.placement).origins(subpixel=True)
-    shifts = (snakemake.input.get(key) for key in SHIFTS)
-    origins = own_origins(placed, shifts, acquisition.tile_shape)
+    origins = own_origins(placed, snakemake.input, acquisition.tile_shape)
     own = acquisition.of_channel(snakemake.wildcards.channel)
     layout = LineLayout.of(own, origins, lines)
     sums = list(snakemake.input.lines)

@@ -11,8 +11,6 @@ from terareg.stitching.placement import load_placement
 from terareg.storage.records import read_json
 from terareg.storage.store import Store
 
-SHIFTS = ("shift", "other_shift")
-
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
@@ -24,8 +22,7 @@ def main() -> None:
     flatfield = open_shading(snakemake.input, store)
     source = TileSource(acquisition, snakemake.wildcards.channel, flatfield=flatfield)
     placed = load_placement(snakemake.input.placement).origins(subpixel=True)
-    shifts = (snakemake.input.get(key) for key in SHIFTS)
-    origins = own_origins(placed, shifts, acquisition.tile_shape)
+    origins = own_origins(placed, snakemake.input, acquisition.tile_shape)
     layout = LineLayout.of(source.acquisition, origins, lines)
     every = source.acquisition.tiles
     batch = batch_range(len(every), int(snakemake.wildcards.batch), snakemake.params.batches)

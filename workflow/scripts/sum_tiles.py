@@ -9,8 +9,6 @@ from terareg.intensity.sums import save_sums, sum_tiles
 from terareg.stitching.channel_shift import own_origins
 from terareg.stitching.placement import load_placement
 
-SHIFTS = ("shift", "other_shift")
-
 
 def main() -> None:
     acquisition = load_acquisition(snakemake.input.acquisition)
@@ -20,8 +18,7 @@ def main() -> None:
     if snakemake.input.get("placement"):
         places = load_placement(snakemake.input.placement).tiles
         placed = {name: tile.origin_vox for name, tile in places.items()}
-        shifts = (snakemake.input.get(key) for key in SHIFTS)
-        origins = own_origins(placed, shifts, acquisition.tile_shape)
+        origins = own_origins(placed, snakemake.input, acquisition.tile_shape)
     tiles = sample_tiles(source.acquisition, settings)
     batch = batch_range(len(tiles), int(snakemake.wildcards.batch), snakemake.params.batches)
     chosen = [tiles[i] for i in batch]

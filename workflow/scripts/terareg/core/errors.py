@@ -81,6 +81,11 @@ def one_line(text: str) -> str:
     return f"{line[:_HEAD]} ... ({left_out} characters left out) ... {line[-_TAIL:]}"
 
 
+def changed(address: str) -> str:
+    """What to say of a file that somebody wrote to meanwhile."""
+    return f"{address} changed while it was being read; run again when nothing is writing to it"
+
+
 def few(names: Iterable[object]) -> str:
     """Names for a message: the first five, and how many more there are."""
     texts = [str(name) for name in names]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from terareg.core.errors import VolumeError
+from terareg.core.errors import VolumeError, changed
 from terareg.core.frames import Frame
 from terareg.core.levels import Box
 from terareg.derived.boxes import box_of
@@ -216,9 +216,7 @@ def check_unchanged(address: str | None, state: str) -> None:
     ``state`` is from :func:`terareg.volumes.headers.image_state`.
     """
     if address is not None and image_state(address) != state:
-        raise VolumeError(
-            f"{address} changed while it was being read; run again when nothing is writing to it"
-        )
+        raise VolumeError(changed(address))
 
 
 def _open(address: str, entry: Entry) -> Levels:

@@ -38,11 +38,11 @@ def read_outlines(path: str | os.PathLike[str], frame: Frame) -> dict[str, Corne
     Raises
     ------
     VolumeError
-        If the table cannot be read, names a well twice, or none of its wells lies in the volume.
+        If the table cannot be read, names a well twice, or none of its wells is inside the volume.
     """
-    with boundary(os.fspath(path), VolumeError, _REMEDY):
-        wells, plates = _wells(parse_table(read_bytes(path)), frame)
     faces = frame.to_um(np.array([[-0.5] * 3, [n - 0.5 for n in frame.shape]]))
+    with boundary(os.fspath(path), VolumeError, _REMEDY):
+        wells, plates = _wells(parse_table(read_bytes(path)), faces[:, 0].tolist())
     if not any(_overlap(corners, faces) for corners in wells.values()):
         (_, y, x), (_, bottom, right) = faces.round(1).tolist()
         raise VolumeError(
@@ -54,15 +54,13 @@ def read_outlines(path: str | os.PathLike[str], frame: Frame) -> dict[str, Corne
     } | wells
 
 
-def _wells(table: Table, frame: Frame) -> tuple[dict[str, Corners], dict[str, list[str]]]:
-    """Boxes of the wells by name, and names of the wells of each plate."""
+def _wells(table: Table, z_um: Sequence[float]) -> tuple[dict[str, Corners], dict[str, list[str]]]:
+    """Boxes of the wells by name, from the first to the last z, and those of each plate."""
     names = [column.lower() for column in table.columns]
     missing = [name for name in ("well", *_NUMBERS) if name not in names]
     if missing:
         raise ValueError(f"it has no column {missing[0]}")
-    (top, bottom) = frame.to_um(np.array([[-0.5] * 3, [n - 0.5 for n in frame.shape]]))[
-        :, 0
-    ].tolist()
+    top, bottom = z_um
     wells: dict[str, Corners] = {}
     plates: dict[str, list[str]] = {}
     for line, row in table.rows:

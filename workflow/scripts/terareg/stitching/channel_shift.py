@@ -13,7 +13,7 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SHIFTS = ("shift", "other_shift")  # files from the alignment channel to a side, in their order
 _TOLERANCE = 1.5  # voxels, largest difference of two patches that agree
 _MAGNIFICATION = 0.004  # relative difference of magnification that agreeing patches may show
 _CHANCE = 1e-3  # probability of agreeing by chance below which a shift is believed
@@ -168,7 +169,7 @@ def load_shift(path) -> ChannelShift:
 
 
 def own_origins(
-    origins: Mapping[str, Sequence[float]], shift_paths: Iterable, tile_shape: Sequence[int]
+    origins: Mapping[str, Sequence[float]], files: Mapping[str, Any], tile_shape: Sequence[int]
 ) -> dict[str, tuple[float, float, float]]:
     """Origins of tiles in the pixels of a channel or side, in which its tiles overlap.
 
@@ -179,11 +180,12 @@ def own_origins(
     ----------
     origins : mapping of str to (z, y, x)
         In those of the alignment channel, voxels.
-    shift_paths : iterable of path or None
-        Of the shifts of :func:`channel_poses`; None for one that there is not.
+    files : mapping of str to path or None
+        ``shift`` (of the first side against the alignment channel) and ``other_shift`` (of the
+        second side against the first), each if there is one.
     tile_shape : sequence of int
     """
-    shifts = [load_shift(path) for path in shift_paths if path is not None]
+    shifts = [load_shift(path) for path in map(files.get, _SHIFTS) if path is not None]
     matrix = _chained([shift.applied(tile_shape) for shift in shifts])[1]
     if matrix is None:
         matrix = np.eye(3)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from terareg.core.errors import StoreError
+from terareg.core.errors import StoreError, changed
 from terareg.storage import traffic
 from terareg.storage.store import Store, open_regular
 
@@ -133,10 +133,7 @@ class ObjectFile(io.RawIOBase):
             return b""
         data, entry = self._store.read_range(self._key, start, count)
         if (entry.size, entry.stamp) != (self.size, self.stamp):
-            raise StoreError(
-                f"{self._store.address(self._key)} changed while it was being read; run again when "
-                "nothing is writing to it"
-            )
+            raise StoreError(changed(self._store.address(self._key)))
         self.bytes_read += len(data)
         return data
 

@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from terareg.core.errors import StoreError, VolumeError
+from terareg.core.errors import StoreError, VolumeError, changed
 from terareg.core.parallel import batch_range, map_items
 from terareg.storage.store import Entry
 from terareg.storage.web import beside
@@ -139,10 +139,7 @@ class _Planes:
                 self._decompress(missing)
             finally:
                 if self._entry() != self._found:
-                    raise StoreError(
-                        f"{self._source[0]} changed while it was being read; run again when "
-                        "nothing is writing to it"
-                    )
+                    raise StoreError(changed(self._source[0]))
 
     def _entry(self) -> Entry | None:
         """Size and stamp of the file; a folder of planes has none."""
