@@ -604,8 +604,9 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
     if is_web(store.url) or (store.is_local and not os.path.exists(address)):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
-        f"{address} is not an image that terareg can read; give a NIfTI, NRRD, TIFF or Imaris "
-        "file, or the folder of an OME-Zarr or precomputed volume or of TIFF or PNG planes"
+        f"{address} is not an image that terareg can read; give a NIfTI, NRRD, MetaImage, "
+        "TIFF or Imaris file, or the folder of an OME-Zarr or precomputed volume or of TIFF or PNG "
+        "planes"
     )
 
 
