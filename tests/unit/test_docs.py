@@ -93,6 +93,29 @@ def test_what_is_named_wrongly_is_found():
     ]  # fmt: skip
 
 
+def rows_of_other_length(text: str) -> list[str]:
+    """Rows of tables with more or fewer cells than their head; a page drops what is too much."""
+    found, head, code = [], None, False
+    for number, line in enumerate(text.splitlines(), 1):
+        code ^= line.startswith("```")
+        if code or not line.startswith("|"):
+            head = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line)) - 1
+        head = head or cells
+        if cells != head:
+            found.append(f"line {number}: {cells} cells of {head}")
+    return found
+
+
+def test_rows_of_tables_have_the_cells_of_their_head():
+    wrong = {page.name: rows_of_other_length(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert {name: rows for name, rows in wrong.items() if rows} == {}
+    assert rows_of_other_length("| a | b |\n|---|---|\n| `1 \\| 2` | 3 | 4 |") == [
+        "line 3: 3 cells of 2"
+    ]
+
+
 def features() -> dict[str, list[str]]:
     """Cells of every feature of docs/features.md by its identifier."""
     lines = (ROOT / "docs/features.md").read_text(encoding="utf-8").splitlines()
