@@ -237,6 +237,8 @@ def _minimised(plan: Plan, level: int, state: State) -> State:
             problem.objective, x, memory, iterations=steps, first_step=0.1, report=report
         )
         x = end.x
+        if not rows:  # the start of the level could not be improved
+            report(x, end.value, end.evaluations)
         _check(end.value, f"level {level}")
         with torch.no_grad():
             velocity = problem.velocity(x)

@@ -191,7 +191,7 @@ def error_bars(plan: Plan, state: State, *, deformed: bool = True) -> ErrorBars:
         "prior_fall": fall,
         "noise_voxels": fit.noise_voxels,
         "rest": max(fit.rests),
-        "median_um": float(np.median(deviation_um[expected.cpu().numpy() > 0.5])),
+        "median_um": float(np.median(deviation_um[expected.cpu().numpy() > 0])),
     }
     logger.info(
         "error bars: prior %.3g, fall %.2f, noise over %.2f voxels, equations left %.2g, "

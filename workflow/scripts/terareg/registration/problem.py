@@ -527,9 +527,14 @@ class Problem:
 
     @torch.no_grad()
     def expected_tissue(self, x: torch.Tensor) -> torch.Tensor:
-        """Tissue that the atlas expects at the sample's voxels, 0 to 1; 0 without data."""
+        """Tissue that the atlas expects at the sample's voxels, 0 to 1; 0 without data.
+
+        It rises from 0 in voxels half filled to 1 in full ones: at the rim, a surface that is
+        off by a part of a voxel is no missing tissue.
+        """
         fraction = self.atlas_grid.sample(self.atlas, self.pulled_points(x))[-1]
-        return fraction * self.presence_on_sample(x) * self.weight * self.known(x)
+        inside = (2 * fraction - 1).clamp_min(0)
+        return inside * self.presence_on_sample(x) * self.weight * self.known(x)
 
     @torch.no_grad()
     def posterior(self, x: torch.Tensor) -> torch.Tensor:
