@@ -187,6 +187,32 @@ def test_a_tile_with_tissue_in_its_middle_alone_is_loose(results):
         assert (verdict["value"], verdict["status"]) == (loose, "warn")
 
 
+def test_seams_are_off_where_that_was_measured(results):
+    """A share that is foretold says nothing by itself."""
+    path = results / "stitching/placement.json"
+    data = json.loads(path.read_text())
+    for one, share in zip(data["links"], (1.0, 0.0, None, 0.99, None, None)):
+        one["seam_share"] = share
+    write(results, "stitching/placement.json", data)
+
+    def verdict():
+        shown = gather(results)
+        found = [v for v in shown["verdicts"] if v["key"] == "stitching.seams_off_percent"]
+        stage = next(s for s in shown["stages"] if s["id"] == "stitching")
+        return found[0]["value"], found[0]["status"], stage["warnings"]
+
+    fits = (
+        ({"at_best": 0.5, "as_placed": 0.9, "off": False}, [], 0, "pass"),
+        ({"at_best": 0.9, "as_placed": 0.1, "off": True}, ["LOC001-LOC002"], 100 / 3, "fail"),
+    )
+    for fit, told, percent, status in fits:
+        seams = [{"a": "LOC001", "b": "LOC002"} | fit]
+        write(results, "stitching/seams.json", {"seams": seams, "warnings": told})
+        value, given, warnings = verdict()
+        assert (value, given) == (pytest.approx(percent), status)
+        assert sorted(warnings) == sorted(["one tile by the model", *told])
+
+
 def test_what_the_run_took_stands_beside_its_plan(results):
     assert "Per stage" not in report.render_report(gather(results))
     plan = [Planned("fused", 4, 2.0, 12.0, 100.0, 60.0, 8192)]

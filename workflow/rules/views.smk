@@ -153,7 +153,7 @@ rule draw_stripes:
 
 
 rule draw_stitching:
-    """Draw the placement, the worst seams before and after it, and the loop closure."""
+    """Draw the placement, the worst seams and the loop closure; measure the seams in doubt."""
     input:
         unpack(of_sample(inputs.alignment_tiles)),
         acquisition=result("acquisition.json"),
@@ -171,6 +171,7 @@ rule draw_stitching:
             category="Stitching",
             labels={"sample": "{sample}", "figure": "worst seams"},
         ),
+        measured=result("stitching/seams.json"),
         loops=report(
             result("views/loop_closure.png"),
             caption="../report/loop_closure.rst",

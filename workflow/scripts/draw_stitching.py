@@ -1,4 +1,4 @@
-"""Draw the placement, the worst seams before and after it, and the loop closure."""
+"""Draw the placement, the worst seams and the loop closure; measure the seams in doubt."""
 
 from dataclasses import replace
 
@@ -9,6 +9,8 @@ from terareg.acquisition.tiles import TileSource, open_tiles
 from terareg.execution.job import run_job
 from terareg.stitching.placement import Link, load_placement
 from terareg.stitching.posed_tiles import posed_side, relative_origins
+from terareg.stitching.seam_fits import PARTS, SeamFit, correlation, doubtful, seams_to_json
+from terareg.storage.records import write_json
 from terareg.storage.store import Store, write_atomic
 from terareg.views.figures.stitching import loop_closure, placement_map, seam_pairs
 from terareg.volumes.fusion import FusionSettings, fused_pair
@@ -16,11 +18,13 @@ from terareg.volumes.fusion import FusionSettings, fused_pair
 SEAMS = 6
 
 
-def nominal_pair(source: TileSource, link: Link, shift_vox: np.ndarray) -> tuple | None:
-    """The overlap of two tiles at the stage's positions, in their middle common plane."""
+def shifted_pair(
+    source: TileSource, link: Link, shift_vox: np.ndarray, part: float = 0.5
+) -> tuple | None:
+    """The overlap of two tiles a shift apart, in one of their common planes."""
     depth, *size = source.acquisition.tile_shape
     shift = np.rint(shift_vox).astype(int)
-    z = (max(0, shift[0]) + min(depth, depth + shift[0])) // 2
+    z = max(0, shift[0]) + int(part * (depth - abs(shift[0])))
     low = [max(0, s) for s in shift[1:]]
     high = [min(n, n + s) for n, s in zip(size, shift[1:])]
     if abs(shift[0]) >= depth or any(i >= j for i, j in zip(low, high)):
@@ -52,7 +56,7 @@ def main() -> None:
     for link in worst:
         if len(seams) == SEAMS:
             break
-        before = nominal_pair(source, link, nominal[link.b] - nominal[link.a])
+        before = shifted_pair(source, link, nominal[link.b] - nominal[link.a])
         after = fused_pair(side, (link.a, link.b), settings)
         if before is None or after is None or min(*before[0].shape, *after[0].shape) <= 4:
             continue
@@ -61,6 +65,12 @@ def main() -> None:
         found = {"title": title, "before": before, "after": after}
         seams.append(found | {"spacing_um": acquisition.spacing_um[1:]})
     write_atomic(snakemake.output.seams, seam_pairs(seams))
+    fits = []
+    for link in doubtful(placement.links):
+        best = [shifted_pair(source, link, np.array(link.displ_vox), part) for part in PARTS]
+        here = [fused_pair(side, (link.a, link.b), settings, part) for part in PARTS]
+        fits.append(SeamFit(link.a, link.b, correlation(best), correlation(here)))
+    write_json(snakemake.output.measured, seams_to_json(fits))
 
 
 run_job(snakemake, main)

@@ -167,6 +167,7 @@ def reported_files(run: Run, sample: str) -> Files:
             sides += ["views/stripes_{channel}.png"]
         names += [
             "stitching/placement.json",
+            "stitching/seams.json",
             "views/placement.png",
             "views/seams.png",
             "views/loop_closure.png",

@@ -26,8 +26,6 @@ logger = logging.getLogger(__name__)
 
 _STEP_VOX = 3.0  # voxels by which a step may differ from the nominal one without a word
 _SURE = 0.999  # probability of what is said of a step, against chance
-#: share of the correlation of its best fit below which a seam does not fit as placed
-SEAM_SHARE = 0.5
 _FAR = 4.0  # times the distance at which a correlation is half; farther away there is none
 _FEW = 10  # links whose scatter a median of deviations may miss
 
@@ -133,10 +131,6 @@ def report(
     loops = _loops(grid, pairs, straight, kept, usable)
     summary = _summary(links, loops, tiles)
     summary["lean_left_vox"] = lean_left(pairs, kept, found.shapes)
-    shares = [link.seam_share for link in links if link.seam_share is not None]
-    summary["seams_off_percent"] = (
-        100 * sum(share < SEAM_SHARE for share in shares) / len(shares) if shares else None
-    )
     misfits = misfits_of(grid, pairs, x, found.shapes, fields)
     within = [size for k, sizes in misfits.items() if kept[k] for size in sizes]
     summary |= _summary_of_fields(found, fields, within)
@@ -254,22 +248,6 @@ def _seam_share(pair: PairResult, residual: np.ndarray) -> float | None:
         return None
     away = [abs(float(r)) / f for r, f in zip(residual, pair.fall_vox) if f > 0]
     return round(2.0 ** -sum(min(part, _FAR) ** 2 for part in away), 6)
-
-
-def _seam_warnings(pairs, links) -> list[str]:
-    """A sentence about seams that do not fit where their tiles were placed."""
-    off = [
-        (link.seam_share, f"{link.a}-{link.b} ({pair.peak:.2f} at best, "
-         f"{pair.peak * link.seam_share:.2f} as placed)")
-        for pair, link in zip(pairs, links)
-        if link.seam_share is not None and link.seam_share < SEAM_SHARE
-    ]  # fmt: skip
-    if not off:
-        return []
-    return [
-        "seams that correlate less than half as well at the placed positions as at their own best "
-        f"fit: {len(off)} ({few([words for _, words in sorted(off)])})"
-    ]
 
 
 def _gap_warnings(grid: CellGrid, tiles: dict[str, PlacedTile], growth: float) -> list[str]:
@@ -415,7 +393,7 @@ def _warnings(grid, pairs, links, tiles, groups, found) -> list[str]:
             "position of their middle plane)",
         )
     warnings += told + bent + _field_warnings(found, len(tiles))
-    return warnings + _seam_warnings(pairs, links) + _gap_warnings(grid, tiles, found.growth)
+    return warnings + _gap_warnings(grid, tiles, found.growth)
 
 
 def _error_of_median(values: np.ndarray) -> np.ndarray:

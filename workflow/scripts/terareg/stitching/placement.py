@@ -124,7 +124,8 @@ class Link:
         :class:`~terareg.stitching.pairs.PairResult`.
     seam_share : float or None
         Correlation of the seam where the tiles were placed, as a share of that at its own best
-        fit; None where that was not measured.
+        fit, foretold by the width of its peak; None where that was not measured. What it foretells
+        of a place far from the best fit may be wrong: see :mod:`terareg.stitching.seam_fits`.
     side : str or None
         The side of the channel that it was measured on; None where the channel has one.
     """

@@ -232,7 +232,7 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         ("stitching.bent_tiles", "", finite(data["summary"].get("tiles_bent"))),
         ("stitching.distorted_tiles", "", finite(data["summary"].get("tiles_distorted"))),
         ("stitching.seam_misfit_vox", "", finite(data["summary"].get("seam_misfit_vox"))),
-        ("stitching.seams_off_percent", "", finite(data["summary"].get("seams_off_percent"))),
+        ("stitching.seams_off_percent", "", _seams_off(results, links, stage)),
         ("stitching.leaning_tiles", "", finite(data["summary"].get("tiles_leaning"))),
     ]
     stage["warnings"] += [str(w) for w in data["warnings"]]
@@ -269,6 +269,17 @@ def _stitching(results: Results, stage: dict, measured: list) -> None:
         columns = ("tile", "neighbour", "displacement", "misfit (voxels)", "reason")
         title = "Neighbours whose measured displacement was not used"
         stage["tables"].append(rows_table(title, columns, refused))
+
+
+def _seams_off(results: Results, links: list[Mapping], stage: dict) -> float | None:
+    """Percent of the seams that do not fit as placed; a warning names them."""
+    path = results / "stitching" / "seams.json"
+    known = sum(link.get("seam_share") is not None for link in links)
+    if not (known and path.exists()):
+        return None
+    data = read_json(path)
+    stage["warnings"] += data["warnings"]
+    return 100 * sum(fit["off"] for fit in data["seams"]) / known
 
 
 def _tiles_with_tissue(results: Results) -> set[str]:

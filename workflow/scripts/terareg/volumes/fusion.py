@@ -129,9 +129,11 @@ def fused_origins(
 
 
 def fused_pair(
-    side: Side, names: tuple[str, str], settings: FusionSettings
+    side: Side, names: tuple[str, str], settings: FusionSettings, part: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """The overlap of two tiles in its middle plane, as fusion reads each of them.
+    """The overlap of two tiles in one plane, as fusion reads each of them.
+
+    ``part`` says which, as a share of the planes that both have: the middle one by default.
 
     Returns
     -------
@@ -145,8 +147,8 @@ def fused_pair(
     high = [min(tile.stop[axis] for tile in both) for axis in range(3)]
     if any(first >= last for first, last in zip(low, high)):
         return None
-    middle = (low[0] + high[0]) // 2
-    ranges = [(middle, middle + 1), (low[1], high[1]), (low[2], high[2])]
+    plane = low[0] + int(part * (high[0] - low[0]))
+    ranges = [(plane, plane + 1), (low[1], high[1]), (low[2], high[2])]
     none = np.empty(0, side.source.acquisition.dtype)
     first, second = (_read(side.source, tile, ranges, none)[0] for tile in both)
     return first, second
