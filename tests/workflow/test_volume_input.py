@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import tifffile
+import zarr
 from PIL import Image
 from running import job_counts
+from web_server import serving
 from workspaces import ROOT, Workspace
 
 from terareg.storage.records import read_table
@@ -345,22 +347,59 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     assert shown == {f"P{n}": place for n, place in enumerate(places.tolist())}
 
 
+def ome_zarr(folder, values):
+    """OME-Zarr 0.4 of voxels of 250 um, in chunks of 16 voxels."""
+    group = zarr.open_group(str(folder), mode="w", zarr_format=2)
+    array = group.create_array("0", shape=values.shape, chunks=(16, 16, 16), dtype=values.dtype)
+    array[...] = values
+    scale = [{"type": "scale", "scale": [250, 250, 250]}]
+    axes = [{"name": a, "type": "space", "unit": "micrometer"} for a in "zyx"]
+    image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
+    group.attrs["multiscales"] = [image | {"version": "0.4"}]
+
+
 @pytest.mark.slow
 @pytest.mark.engine
-def test_files_on_s3_are_imported_as_those_on_disk(workspace, s3):
-    values = np.random.default_rng(0).integers(0, 9999, (30, 40, 50)).astype(np.uint16)
+def test_images_on_s3_and_the_web_are_imported_as_those_on_disk(workspace, s3):
+    values, labels = toy_brain()
+    values = (values * 90).astype(np.uint16)
     write_nifti(workspace.folder / "a.nii.gz", values)
     write_nifti(workspace.folder / "b.nii", values[::-1].copy())
+    ome_zarr(workspace.folder / "d.ome.zarr", values[:, ::-1])
     client = s3.client()
     client.create_bucket(Bucket="lab")
-    channels = {}
-    for name in ("a.nii.gz", "b.nii"):
-        client.upload_file(str(workspace.folder / name), "lab", f"images/{name}")
-        channels[name[0]] = f"s3://lab/images/{name}"
-    workspace.write(described(workspace, channels))
-    fused = [f"results/scan/fused/{name}/complete.json" for name in channels]
-    done = workspace.snakemake("--cores", "2", *fused, "--quiet", **s3.env)
-    assert done.returncode == 0, done.stderr
-    store = Store(str(workspace.folder / "results"))
-    for name, expected in (("a", values), ("b", values[::-1])):
-        np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
+    client.upload_file(str(workspace.folder / "a.nii.gz"), "lab", "images/a.nii.gz")
+    config = workspace.sample("scan")
+    for name, image in (("template", values), ("annotation", labels)):
+        path = workspace.folder / "atlas" / f"{name}.nii.gz"
+        write_nifti(path, image)
+        config["atlases"]["mouse"][name] = str(path)
+    config["atlases"]["mouse"]["orientation"] = "SAR"
+    ontology = workspace.folder / "atlas/ontology.json"
+    ontology.write_text('[{"id": 1, "acronym": "B", "name": "B"}]')
+    with serving(workspace.folder) as url:
+        channels = {
+            "d": f"{url}/d.ome.zarr", "a": "s3://lab/images/a.nii.gz", "b": f"{url}/b.nii"
+        }  # fmt: skip
+        config["input"] = {"kind": "volume", "orientation": "SAR", "channels": channels}
+        workspace.write(config)
+        wanted = [f"results/scan/fused/{name}/complete.json" for name in channels]
+        wanted.append("results/scan/views/first_look_mouse.png")
+        done = workspace.snakemake("--cores", "2", *wanted, "--quiet", **s3.env)
+        assert done.returncode == 0, done.stderr
+        store = Store(str(workspace.folder / "results"))
+        for name, expected in (("a", values), ("b", values[::-1]), ("d", values[:, ::-1])):
+            np.testing.assert_array_equal(Volume(store, f"scan/fused/{name}").read(0), expected)
+        index = json.loads((workspace.folder / "results/scan/input.json").read_text())
+        absent = {name: image["absent_chunks"] for name, image in index["channels"].items()}
+        assert absent == {"d": None, "a": 0, "b": 0}
+        # what changed is read again, and no other channel
+        assert not job_counts(workspace.snakemake("-n", *wanted, "--quiet", "rules", **s3.env))
+        ome_zarr(workspace.folder / "d.ome.zarr", values)
+        again = job_counts(workspace.snakemake("-n", *wanted, "--quiet", "rules", **s3.env))
+        assert again["index_input"] == again["first_look"] == again["import_volume"] == 1
+        config["input"]["channels"]["b"] = f"{url}/planes"
+        workspace.write(config)
+        absent = workspace.snakemake("-n", *wanted, **s3.env)
+        told = f"sample scan: {url}/planes does not exist; correct the path, or make it public"
+        assert told in absent.stdout + absent.stderr

@@ -26,6 +26,7 @@ from terareg.registration.known_files import (
     is_folder,
 )
 from terareg.storage.store import Store
+from terareg.storage.web import plain_address, store_at
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _LARGEST_TILE_VOXEL_UM = 200
@@ -213,7 +214,10 @@ def _check_volume_input(config: dict[str, Any]) -> None:
                 f"input.channels.{name}: {image} is not an image; with input.kind: volume write "
                 "its path, for example brain.nii.gz"
             )
-        Store(channel_image(config, name)["path"])
+        try:
+            store_at(plain_address(channel_image(config, name)["path"]))
+        except StoreError as error:
+            raise ConfigError(f"input.channels.{name}: {error}") from error
     images = [channel_image(config, name) for name in source["channels"]]
     parts = [(image["path"], image["channel"]) for image in images]
     if len(set(parts)) != len(parts):

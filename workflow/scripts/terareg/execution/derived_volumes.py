@@ -22,7 +22,7 @@ from terareg.derived.tables import read_id_table
 from terareg.execution.run import Run
 from terareg.exports.settings import ExportSettings
 from terareg.objects.line_reach import check_reach
-from terareg.storage.web import is_web
+from terareg.storage.web import is_web, plain_address
 from terareg.volumes import headers
 
 _ZARR_SHARE, _LABEL_SHARE = 0.6, 0.05
@@ -189,13 +189,13 @@ _shapes = cache(headers.level_shapes)
 
 def address_of(run: Run, entry: Entry) -> str:
     """Address of a source elsewhere, which jobs must be able to reach."""
-    address = (entry.address or "").removeprefix("precomputed://").removeprefix("zarr://")
+    address = plain_address(entry.address or "")
     if run.remote is not None and not (address.startswith("s3://") or is_web(address)):
         raise ConfigError(
             f"derived.{entry.name}.from: {address} is a local path, which jobs on other machines "
             "cannot read; give a volume on s3:// or https://"
         )
-    return address.rstrip("/")
+    return address
 
 
 def _sized(entry: Entry, source: _Source, volume: Mapping[str, Any]) -> DerivedVolume:

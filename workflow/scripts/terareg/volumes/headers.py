@@ -28,7 +28,7 @@ from terareg.storage.part_arrays import missing_package
 from terareg.storage.store import Store
 from terareg.storage.tiff import ObjectFile
 from terareg.storage.web import beside, is_web, store_at
-from terareg.volumes.chunks import ChunkGrid, find_naming, precomputed_grid, zarr_grid
+from terareg.volumes.chunks import ChunkGrid, find_naming, look_for, precomputed_grid, zarr_grid
 from terareg.volumes.imaris import read_imaris
 from terareg.volumes.meta_image import (
     META_IMAGE,
@@ -170,7 +170,7 @@ def read_header(address: str, spacing_um: Sequence[float] | None = None) -> Head
     Parameters
     ----------
     address : str
-        Path or ``s3://`` address.
+        Path, ``s3://`` or ``https://`` address.
     spacing_um : sequence of 3 float, optional
         Voxel size (z, y, x) from the user, micrometres. If given, everything that the header says
         of the grid is ignored: voxel size and orientation.
@@ -379,7 +379,8 @@ def first_of_several(header: Header) -> str:
 def image_state(address: str) -> str:
     """Digest of names, sizes and change stamps of the files that an image consists of.
 
-    The web lists nothing: of a volume there it is the digest of the metadata alone.
+    The web lists nothing: of a volume there it is the digest of the metadata, and of the sizes and
+    stamps of chunks in all parts of the finest level.
     """
     store, name = _store_and_name(address)
     digest = hashlib.sha256()
@@ -392,6 +393,10 @@ def image_state(address: str) -> str:
     elif is_web(address):
         file, metadata = read_metadata(address, store)
         digest.update(json.dumps([file, metadata], sort_keys=True).encode())
+        with boundary(f"{address}: its metadata", VolumeError, "check that the volume is complete"):
+            grid = chunk_grid(store)
+            for entry in look_for(store, grid, find_naming(store, grid) or grid.naming):
+                digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
     else:
         for entry in store.list():
             digest.update(f"{entry.key}\t{entry.size}\t{entry.stamp}\n".encode())
@@ -601,7 +606,12 @@ def read_metadata(address: str, store: Store) -> tuple[str, dict]:
                 f"{store.address(name)} contains {short(metadata)}; give the metadata of a volume"
             )
         return name, metadata
-    if is_web(store.url) or (store.is_local and not os.path.exists(address)):
+    if is_web(store.url):
+        raise VolumeError(
+            f"{address} does not exist; correct the path, or make it public (folders of planes "
+            "cannot be read from the web, which lists no files)"
+        )
+    if store.is_local and not os.path.exists(address):
         raise VolumeError(f"{address} does not exist; correct the path")
     raise VolumeError(
         f"{address} is not an image that terareg can read; give a NIfTI, NRRD, MetaImage, "
@@ -630,7 +640,13 @@ def _volume_header(address: str) -> Header:
     remedy = "give an OME-Zarr or precomputed volume with complete metadata"
     with boundary(f"{address}: its metadata", VolumeError, remedy):
         header, grid = reader(store, metadata)
-        naming = grid.naming if is_web(address) else find_naming(store, grid)
+        naming = find_naming(store, grid)
+    if naming is None and is_web(address):
+        raise VolumeError(
+            f"{address} has none of {len(grid.spread())} chunks that were looked for in all parts "
+            f"of {grid.folder}, where its voxels are according to its metadata; copy them there, "
+            "or, if nearly all of it is black, give it in a folder or on s3://"
+        )
     if naming is None:
         raise VolumeError(
             f"{address} has no chunk under {grid.folder}, where its voxels are according to its "

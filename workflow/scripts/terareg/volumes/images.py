@@ -21,7 +21,7 @@ from terareg.storage.foreign import boundary, check_memory, reason
 from terareg.storage.part_arrays import open_part
 from terareg.storage.part_names import join_part
 from terareg.storage.store import ARRAY_ERRORS, Store, outage
-from terareg.storage.web import beside, store_at
+from terareg.storage.web import beside, plain_address, store_at
 from terareg.volumes.chunks import (
     ChunkGrid,
     Naming,
@@ -169,7 +169,7 @@ def open_image(address: str, settings: ImageSettings | None = None) -> OpenedIma
         If voxel size or orientation is unknown.
     """
     settings = settings or ImageSettings()
-    address = str(address).removeprefix("precomputed://").removeprefix("zarr://").rstrip("/")
+    address = plain_address(str(address))
     form = image_form(address)
     if form == "Imaris":
         return _open_imaris(address, settings)
