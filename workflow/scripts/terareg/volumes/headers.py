@@ -643,9 +643,9 @@ def _volume_header(address: str) -> Header:
         naming = find_naming(store, grid)
     if naming is None and is_web(address):
         raise VolumeError(
-            f"{address} has none of {len(grid.spread())} chunks that were looked for in all parts "
-            f"of {grid.folder}, where its voxels are according to its metadata; copy them there, "
-            "or, if nearly all of it is black, give it in a folder or on s3://"
+            f"{address} has no chunk at {len(grid.spread())} places spread over {grid.folder}, "
+            "where its voxels are according to its metadata; copy them there, or, if nearly all of "
+            "it is black, give it in a folder or on s3://"
         )
     if naming is None:
         raise VolumeError(
