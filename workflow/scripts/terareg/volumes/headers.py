@@ -66,6 +66,11 @@ VOXEL_RANGE_UM = (0.05, 5_000.0)
 LONGEST_UM = 500_000.0
 #: factor by which a sample may be longer or shorter than an atlas
 MOST_APART = 25.0
+# where an axis of OME-Zarr leads
+_TOWARDS = {
+    "left-to-right": "R", "right-to-left": "L", "posterior-to-anterior": "A",
+    "anterior-to-posterior": "P", "inferior-to-superior": "S", "superior-to-inferior": "I",
+}  # fmt: skip
 _MOST_VOXELS = 1 << 44
 _MOST_LEVELS = 64
 _STORED = ("uint8", "uint16", "float32")
@@ -91,7 +96,7 @@ class Header:
         Voxel size (z, y, x); None if the image does not state it.
     orientation : str or None
         Code of the axes (z, y, x), see :mod:`terareg.core.frames`; trusted only from NIfTI files
-        with a form code.
+        with a form code, and from OME-Zarr whose axes say it.
     channels : int
         Number of channels that an image file holds.
     channel_names : tuple of str
@@ -702,6 +707,7 @@ def _ome_zarr(store: Store, metadata: Mapping[str, Any]) -> tuple[Header, ChunkG
         shape,
         str(dtype),
         spacing,
+        orientation=ome_orientation(image),
         channels=_size(sizes.get("c", 1)),
         is_segmentation="image-label" in attributes.get("ome", attributes),
         unit=_unknown_unit(units) if spacing is None else None,
@@ -730,6 +736,18 @@ def ome_axes(image: Mapping[str, Any]) -> tuple[list[str], dict[str, str | None]
     axes = image.get("axes", "tczyx")  # version 0.3 and earlier: only names, or no axes
     names = [_axis_name(a) if isinstance(a, dict) else a for a in axes]
     return names, {_axis_name(a): a.get("unit") for a in axes if isinstance(a, dict)}
+
+
+def ome_orientation(image: Mapping[str, Any]) -> str | None:
+    """Code (z, y, x) of the anatomical orientation of the axes (RFC-4 of OME-NGFF), if stated."""
+    letters = {}
+    for axis in image.get("axes", ()):
+        stated = axis.get("orientation") if isinstance(axis, dict) else None
+        if isinstance(stated, dict) and stated.get("type") == "anatomical":
+            letters[axis["name"].lower()] = _TOWARDS.get(str(stated.get("value")), "?")
+    code = "".join(letters.get(name, "?") for name in "zyx")
+    pairs = sorted(code.translate(str.maketrans("LPI", "RAS")))
+    return code if pairs == ["A", "R", "S"] else None
 
 
 def check_finest_first(name: str, sizes: Sequence[Sequence[float]]) -> None:

@@ -42,6 +42,7 @@ from terareg.volumes.headers import (
     level_shapes,
     nrrd_orientation,
     ome_axes,
+    ome_orientation,
     ome_scale,
     on_grid,
     read_json_object,
@@ -285,6 +286,8 @@ def _open_ome_zarr(store: Store, metadata: dict, settings: ImageSettings) -> Ope
         )
     image = ome["multiscales"][0]
     axes, units = ome_axes(image)
+    if settings.orientation is None and settings.spacing_um is None:
+        settings = replace(settings, orientation=ome_orientation(image))
     kept = [a for a in axes if a in "zyx"]
     if sorted(kept) != ["x", "y", "z"]:
         raise VolumeError(f"{store.url} has axes {axes}; give one volume with three dimensions")
