@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from colm_stub import write_linked_planes
 from planned_samples import run_of, scan
+from plate_files import write_plate
 from web_server import serving
 
 from terareg.core.errors import ConfigError, TeraregError
-from terareg.execution import raw_data
+from terareg.execution import inputs, raw_data
 
 
 @pytest.fixture
@@ -134,6 +136,22 @@ def test_the_first_look_follows_the_image_of_the_channel_that_finds_the_pose(wor
     assert raw_data.pose_files(run, "scan") == [path]
     assert raw_data.pose_raw_state(run, "scan") == raw_data.channel_state(run, "scan", "t2")
     assert raw_data.pose_image(run, "brain") is None and raw_data.pose_files(run, "brain") == []
+
+
+def test_outlines_are_of_plates_alone(workspace):
+    config = scan(workspace) | {
+        "export": {"page": {"from": "fused/t1", "format": "pyramid_8bit", "outlines": True}}
+    }
+    told = r"scan: export\.page\.outlines: the input is a volume, which has neither tiles nor wells"
+    with pytest.raises(ConfigError, match=told):
+        raw_data.check(run_of(workspace, config))
+    wells = {"B/2": [np.ones((9, 8), np.uint16)] * 2}
+    plate = write_plate(workspace.folder / "plate", wells, axes="yx")
+    config["input"] |= {"channels": {"t1": str(plate)}, "spacing_um": None}
+    run = run_of(workspace, config)
+    raw_data.check(run)
+    assert raw_data.image_headers(run, "scan")["t1"].shape == (1, 9, 16)
+    assert inputs.export_source(run, "scan", "page")["index"].endswith("scan/input.json")
 
 
 def test_a_local_image_is_refused_where_jobs_see_no_local_files(workspace):

@@ -18,6 +18,7 @@ from examples import examples, spoiled, spoiled_text
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 from microscope_folders import CELLS, PLANES, SPACING_UM, stack
+from plate_files import write_plate
 from web_server import serving
 
 from terareg.acquisition.indexing import IndexSettings, index_acquisition
@@ -348,6 +349,16 @@ def test_volumes_that_say_their_voxel_size(here, place, capsys, write, name):
     assert main(["check", "sample.yaml"]) == 1
     contradicted = "not RAS; correct input.orientation" in capsys.readouterr().out
     assert contradicted is (name in ("brain.nii.gz", "brain.ome.zarr")), "of NRRD it is often wrong"
+
+
+def test_a_plate_is_a_sample_that_is_checked(here, capsys):
+    wells = {"A/1": [np.full((2, 9, 8), 7, np.uint16)], "B/3": [np.ones((2, 9, 8), np.uint16)] * 4}
+    write_plate(here / "plate.ome.zarr", wells, axes="cyx")
+    config = started(here / "plate.ome.zarr", capsys)
+    assert config["input"]["channels"]["ch1"]["channel"] == 1
+    assert "a plate has none, so that any three letters do" in " ".join(
+        Path("brain.yaml").read_text().replace("#", " ").split()
+    )
 
 
 def test_an_ome_tiff_volume_says_its_voxel_size(here, capsys):

@@ -22,8 +22,6 @@ from terareg.volumes.headers import (
     image_files,
     image_state,
     level_shapes,
-    ome_orientation,
-    ome_scale,
     read_header,
 )
 from terareg.volumes.images import ImageSettings, open_image
@@ -194,39 +192,6 @@ def test_ome_zarr(tmp_path, zarr_format, axes):
     ]
 
 
-@pytest.mark.parametrize(
-    ("axes", "values", "code"),
-    [
-        ("zyx", ("inferior-to-superior", "posterior-to-anterior", "right-to-left"), "SAL"),
-        ("cxyz", (None, "left-to-right", "anterior-to-posterior", "superior-to-inferior"), "IPR"),
-        ("zyx", ("inferior-to-superior", "posterior-to-anterior", None), None),
-        ("zyx", ("inferior-to-superior", "superior-to-inferior", "left-to-right"), None),
-        ("zyx", ("dorsal-to-palmar", "posterior-to-anterior", "left-to-right"), None),
-    ],
-)
-def test_axes_of_ome_zarr_that_say_where_they_lead(tmp_path, axes, values, code):
-    named = [
-        {"name": a, "type": "channel" if a == "c" else "space", "unit": "micrometer"}
-        | ({"orientation": {"type": "anatomical", "value": value}} if value else {})
-        for a, value in zip(axes, values)
-    ]
-    scale = [{"type": "scale", "scale": [1.0] * len(axes)}]
-    image = {"axes": named, "datasets": [{"path": "0", "coordinateTransformations": scale}]}
-    assert ome_orientation(image) == code
-    group = zarr.open_group(str(tmp_path / "a.zarr"), mode="w", zarr_format=2)
-    group.create_array("0", data=np.ones((3,) * len(axes), np.uint8))
-    group.attrs["multiscales"] = [image]
-    address = str(tmp_path / "a.zarr")
-    assert read_header(address).orientation == code
-    assert read_header(address, (1, 1, 1)).orientation is None, "the user overrules the header"
-    if code is None:
-        with pytest.raises(ConfigError, match="states no orientation"):
-            open_image(address)
-    else:
-        assert open_image(address).frame.orientation == code
-        assert open_image(address, ImageSettings(orientation="RAS")).frame.orientation == "RAS"
-
-
 def test_precomputed_and_state(tmp_path):
     plan = make_plan("p", Frame(SHAPE, SPACING), "uint16", VolumeSettings(32, 32, ("precomputed",)))
     init_volume(Store(str(tmp_path)), "v", plan)
@@ -327,13 +292,6 @@ def test_bad_images_are_one_sentence(tmp_path, make, error, words):
         read_header(str(make(tmp_path)), spacing)
     message = str(raised.value)
     assert words in message and "\n" not in message
-
-
-def test_a_level_with_a_scale_too_few_is_an_error():
-    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [4, 2]}]}
-    with pytest.raises(VolumeError, match=r"level 0 of an OME-Zarr image has 2 scales for 3 axes"):
-        ome_scale({}, level, 3)
-    assert ome_scale({}, {"path": "0"}, 3) is None
 
 
 @pytest.mark.slow

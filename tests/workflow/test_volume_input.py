@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import SimpleITK as sitk
 import tifffile
 import zarr
 from PIL import Image
+from plate_files import write_plate
 from running import job_counts
 from web_server import serving
 from workspaces import ROOT, Workspace
@@ -345,6 +348,41 @@ def test_a_floating_point_nifti_becomes_labels_and_regions(workspace):
     shown = {each["description"]: each["point"] for each in layer["annotations"]}
     places = (39 - (marks + (1, -2, 2)))[:, ::-1] * 250  # x, y, z
     assert shown == {f"P{n}": place for n, place in enumerate(places.tolist())}
+
+
+@pytest.mark.slow
+def test_a_plate_becomes_a_page_of_tiles_with_its_wells_and_sites(workspace):
+    random = np.random.default_rng(5)
+    sites = {well: list(random.integers(1, 250, (n, 2, 60, 80)).astype(np.uint16))
+             for well, n in (("A/1", 2), ("B/2", 1))}  # fmt: skip
+    write_plate(workspace.folder / "plate.zarr", sites, axes="cyx")
+    page = {"from": "fused/dapi", "format": "pyramid_8bit", "outlines": True,
+            "clip_percent": [0, 100]}  # fmt: skip
+    config = {
+        "sample": "plate",
+        "input": {"kind": "volume", "orientation": "SAR",
+                  "channels": {"dapi": {"path": "plate.zarr", "channel": 1}}},
+        "atlases": {}, "export": {"page": page},
+    }  # fmt: skip
+    workspace.write(config)
+    done = workspace.snakemake("--cores", "2", "results/plate/exports/page.planes.json", "--quiet")
+    assert done.returncode == 0, done.stderr
+    expected = np.zeros((120, 320), np.uint16)
+    expected[:60, :80], expected[:60, 80:160] = (image[1] for image in sites["A/1"])
+    expected[60:, 160:240] = sites["B/2"][0][1]
+    folder = workspace.folder / "results/plate"
+    stored = Volume(Store(str(workspace.folder / "results")), "plate/fused/dapi").read(0)
+    np.testing.assert_array_equal(stored, expected[None])
+    text = (folder / "exports/page/index.html").read_text()
+    found = {name: edges for name, edges, _ in json.loads(
+        re.search(r'"outlines": (\[.*?\]\]\])', text)[1])}  # fmt: skip
+    assert found == {"A1": [0, 0, 160, 60], "B2": [160, 60, 320, 120], "A1/0": [0, 0, 80, 60],
+                     "A1/1": [80, 0, 160, 60], "B2/0": [160, 60, 240, 120]}  # fmt: skip
+    shutil.rmtree(workspace.folder / "plate.zarr/B/2")
+    done = workspace.snakemake("-n")
+    assert "plate.zarr/B/2 is missing, although the plate lists this well" in (
+        done.stdout + done.stderr
+    )
 
 
 def ome_zarr(folder, values):

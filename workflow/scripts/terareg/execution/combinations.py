@@ -473,11 +473,9 @@ def _check_exports(config: dict[str, Any], registered: list[str]) -> None:
                 f"{key}.from: {origin.derived!r} is not a volume of the section derived, which "
                 f"has {few(volumes) or 'none'}; correct the name"
             )
-        for option in ("outlines", "common"):
-            if getattr(settings, option) is True and config["input"]["kind"] == "volume":
-                raise ConfigError(
-                    f"{key}.{option}: the input is a volume, which has no tiles; remove {option}"
-                )
+        # a plate, which only its metadata tell, has wells and sites to outline
+        if settings.common and config["input"]["kind"] == "volume":
+            raise ConfigError(f"{key}.common: the input is a volume, which has no tiles; remove it")
         atlases = list(config["atlases"]) if origin.kind == "atlases" else registered
         if origin.atlas and origin.atlas not in atlases:
             raise ConfigError(

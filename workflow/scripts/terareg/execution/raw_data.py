@@ -200,6 +200,12 @@ def image_headers(run: Run, sample: str) -> dict[str, headers.Header]:
         for name, image in source["channels"].items():
             stated = None if isinstance(image, str) else image["channel"]
             headers.check_channel(found[name], name, stated)
+        for name, export in run.option(sample, "export").items():
+            if export["outlines"] is True and not next(iter(found.values())).outlines:
+                raise ConfigError(
+                    f"export.{name}.outlines: the input is a volume, which has neither tiles nor "
+                    "wells; remove outlines, or give a table of boxes"
+                )
     return found
 
 

@@ -30,7 +30,7 @@ from terareg.intake.tile_folders import terastitcher
 from terareg.storage.foreign import parse_table, read_object
 from terareg.storage.store import Store
 from terareg.storage.web import beside, is_web, plain_address
-from terareg.volumes.headers import Header, describe_image, image_form, nrrd_orientation
+from terareg.volumes.headers import PLATE, Header, describe_image, image_form, nrrd_orientation
 
 #: formats that are not read, and what to do with them
 _UNREAD = {
@@ -261,6 +261,8 @@ def _volumes(
         }
     source: dict = {"kind": "volume", "channels": channels}
     notes, asked = {}, {}
+    if header.form == PLATE:
+        notes["orientation"] = "a plate has none, so that any three letters do, for example SAR"
     if header.spacing_um is None:
         store, image = beside(next(iter(files.values())))
         ome = Look(store).ome(image) if header.form == "TIFF" else None

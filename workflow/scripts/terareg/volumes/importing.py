@@ -22,9 +22,9 @@ from terareg.storage.part_arrays import part_facts
 from terareg.storage.part_names import join_part
 from terareg.storage.store import Store
 from terareg.storage.web import beside, is_web, store_at
-from terareg.volumes.chunks import count_absent
+from terareg.volumes.chunks import count_absent, find_naming
 from terareg.volumes.fetched import count_absent_in_shards
-from terareg.volumes.headers import FILE_FORMS, SERIES, Header, chunk_grid
+from terareg.volumes.headers import FILE_FORMS, PLATE, SERIES, Header, chunk_grids
 from terareg.volumes.images import OpenedImage
 from terareg.volumes.imaris import part_of
 from terareg.volumes.objects import PLAN_FILE, read_block_records, read_plan
@@ -66,13 +66,16 @@ def check_whole(header: Header, fill_missing: bool = False) -> int | None:
     if _is_own(folder):
         _check_own(store_at(folder), form)
         return 0
+    if header.form == PLATE:
+        _check_sites(store)
     if is_web(header.name):
         return None
     with boundary(header.name, VolumeError, "check that the volume is complete"):
-        grid = chunk_grid(store)
-        if grid.sharding:
-            return count_absent_in_shards(store, grid, fill_missing)
-        return count_absent(store, grid, fill_missing)
+        absent = 0
+        for grid in chunk_grids(store):
+            count = count_absent_in_shards if grid.sharding else count_absent
+            absent += count(store, grid, fill_missing)
+        return absent
 
 
 def _absent_in_imaris(header: Header) -> int:
@@ -88,6 +91,19 @@ def _absent_in_imaris(header: Header) -> int:
             )
         count += absent
     return count
+
+
+def _check_sites(store: Store) -> None:
+    """Raise unless every image of a plate has chunks, under the names that its metadata imply."""
+    grids = chunk_grids(store)
+    what = f"{store.url}: images"
+    found = map_items(lambda g: find_naming(store, g), grids, workers=_REQUESTS, what=what)
+    for grid, naming in zip(grids, found, strict=True):
+        if naming != grid.naming:
+            raise VolumeError(
+                f"{store.address(grid.folder)} has no chunks named as its metadata say; copy this "
+                "image again, or take it out of the metadata of the plate"
+            )
 
 
 def _is_own(folder: str) -> bool:
@@ -141,7 +157,8 @@ def describe_input(
     """
     first = next(iter(headers.values()))
     frame = Frame(first.shape, first.spacing_um, orientation=orientation)
-    return {
+    outlines = {"outlines": dict(first.outlines)} if first.outlines else {}
+    return outlines | {
         "version": _VERSION,
         "frame": frame.to_json(),
         "channels": {

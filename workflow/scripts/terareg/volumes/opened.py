@@ -23,9 +23,10 @@ from terareg.core.frames import Frame
 from terareg.storage.store import Store
 from terareg.storage.web import is_web, plain_address, store_at
 from terareg.volumes import ngff
-from terareg.volumes.headers import image_form, read_json_object
+from terareg.volumes.headers import image_form
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.objects import PLAN_FILE
+from terareg.volumes.ome_metadata import read_json_object
 from terareg.volumes.reader import Levels, Volume
 
 if TYPE_CHECKING:
