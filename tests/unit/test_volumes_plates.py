@@ -12,10 +12,12 @@ from web_server import serving
 
 from terareg.core.errors import VolumeError
 from terareg.exports.outlines import outlines_of_plate
-from terareg.volumes.headers import PLATE, image_state, level_shapes, read_header
+from terareg.storage.store import Store
+from terareg.volumes.headers import PLATE, image_state, level_shapes, read_header, read_metadata
 from terareg.volumes.images import ImageSettings, open_image
 from terareg.volumes.importing import check_whole, describe_input
 from terareg.volumes.opened import open_volume
+from terareg.volumes.plates import is_plate, read_plate
 
 KNOWN = ImageSettings(orientation="SAR")
 #: wells that are used are in rows A to C and columns 2 to 4
@@ -88,6 +90,11 @@ def test_sites_with_places_lie_there_and_the_first_counts(tmp_path, version):
     header = read_header(path)
     image = open_image(path, ImageSettings(orientation="SAR", channel=1))
     np.testing.assert_array_equal(image.read(0), expected)
+    _, metadata = read_metadata(path, Store(path))
+    assert is_plate(metadata) and not is_plate({"multiscales": []})
+    plate = read_plate(Store(path), metadata)
+    assert [site.path for site, _ in plate.sites][:3] == ["A/2/0/0", "A/2/1/0", "A/4/0/0"]
+    assert plate.first.place_um == (7000, -300) and plate.outlines == header.outlines
     assert dict(header.outlines) == told
     # wells first, then sites; in space, from face to face
     assert [name for name, _ in header.outlines][:3] == ["A2", "A4", "C3"]
