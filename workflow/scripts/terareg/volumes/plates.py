@@ -37,7 +37,8 @@ _NAMES = ("zarr.json", ".zattrs")
 _REQUESTS = 8  # at once
 _REMEDY = "copy it, or take it out of the metadata of the plate"
 _SAME = 1e-3
-_T, _R = TypeVar("_T"), TypeVar("_R")
+_T = TypeVar("_T")
+_R = TypeVar("_R")
 
 #: first row and column of a box of pixels, and the ones beyond its last
 Box = tuple[int, int, int, int]
