@@ -7,10 +7,13 @@ import shutil
 
 import numpy as np
 import pytest
+from examples import examples
+from hypothesis import given
+from hypothesis import strategies as st
 from plate_files import SPACING_UM, write_plate
 from web_server import serving
 
-from terareg.core.errors import VolumeError
+from terareg.core.errors import TeraregError, VolumeError
 from terareg.exports.outlines import outlines_of_plate
 from terareg.storage.store import Store
 from terareg.volumes.headers import PLATE, image_state, level_shapes, read_header, read_metadata
@@ -204,6 +207,31 @@ def test_what_is_wrong_is_one_sentence(tmp_path, spoil, words):
         with pytest.raises(VolumeError, match=words) as raised:
             look(str(path))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "A/4/zarr.json", "A/4/1/zarr.json"])
+@examples(40)
+@given(data=st.data())
+def test_spoiled_metadata_are_read_or_refused(tmp_path_factory, name, data):
+    path = tmp_path_factory.mktemp("p") / "p"
+    write_plate(path, {well: [np.ones((4, 5), np.uint8)] * 2 for well in ("A/2", "A/4")}, axes="yx")
+    at = text = json.loads((path / name).read_text())
+    parts = []
+    while isinstance(at, (dict, list)) and at:
+        key = data.draw(st.sampled_from(list(at) if isinstance(at, dict) else range(len(at))))
+        parts.append((at, key))
+        at = at[key]
+    at, key = data.draw(st.sampled_from(parts))
+    at[key] = data.draw(st.sampled_from([None, -1, 0, 1e300, 10**30, "x", [], {}, True, "../.."]))
+    (path / name).write_text(json.dumps(text))
+    for look in (
+        lambda: read_header(str(path), SPACING_UM),
+        lambda: open_image(str(path), ImageSettings(SPACING_UM, "SAR")).read(0),
+    ):
+        try:
+            look()
+        except TeraregError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000
 
 
 def test_images_that_differ_and_sites_at_one_place(tmp_path):

@@ -100,8 +100,11 @@ class Plate:
 
 
 def is_plate(metadata: Mapping[str, Any]) -> bool:
-    """Whether the metadata of a group are those of a plate."""
-    return isinstance(metadata, Mapping) and "plate" in ome_attributes(metadata)
+    """Whether the metadata of a group, which may be spoiled, are those of a plate."""
+    try:
+        return "plate" in ome_attributes(metadata)
+    except (AttributeError, TypeError):
+        return False
 
 
 def read_plate(store: Store, metadata: Mapping[str, Any]) -> Plate:
